@@ -1,0 +1,51 @@
+"""The table of all kernels by name.  A new op kind is a function in one of these files and an entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from parsim_kernels import attention, contraction, lookup, optimizer, pointwise, reduction
+from parsim_kernels.signature import Kernel
+
+KERNELS: Mapping[str, Kernel] = MappingProxyType(
+    {
+        "einsum": contraction.einsum,
+        "bias": pointwise.bias,
+        "sum_to": reduction.sum_to,
+        "layer_norm": reduction.layer_norm,
+        "layer_norm_grad_x": reduction.layer_norm_grad_x,
+        "layer_norm_grad_gamma": reduction.layer_norm_grad_gamma,
+        "gelu": pointwise.gelu,
+        "gelu_grad": pointwise.gelu_grad,
+        "relu": pointwise.relu,
+        "relu_grad": pointwise.relu_grad,
+        "dropout": pointwise.dropout,
+        "add": pointwise.add,
+        "cast": pointwise.cast,
+        "causal_softmax": attention.causal_softmax,
+        "causal_softmax_grad": attention.causal_softmax_grad,
+        "causal_scale": attention.causal_scale,
+        "scale_grad": pointwise.scale_grad,
+        "softmax": reduction.softmax,
+        "softmax_grad": reduction.softmax_grad,
+        "flash_attention": attention.flash_attention,
+        "flash_attention_grad": attention.flash_attention_grad,
+        "lookup": lookup.lookup,
+        "lookup_grad": lookup.lookup_grad,
+        "position": lookup.position,
+        "position_grad": lookup.position_grad,
+        "row_max": reduction.row_max,
+        "pick": lookup.pick,
+        "shifted_exp": pointwise.shifted_exp,
+        "row_sum": reduction.row_sum,
+        "normalize": pointwise.normalize,
+        "token_loss": reduction.token_loss,
+        "loss_sum": reduction.loss_sum,
+        "cross_entropy_grad": lookup.cross_entropy_grad,
+        "norm_sq": reduction.norm_sq,
+        "clip": optimizer.clip,
+        "adam": optimizer.adam,
+        "sgd": optimizer.sgd,
+    }
+)

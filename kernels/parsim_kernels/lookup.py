@@ -1,0 +1,99 @@
+"""Kernels that index by token: embeddings, positions and the label's part of the loss.
+
+A rank may hold only some rows of the vocabulary, those from `offset` on.  What lies elsewhere gives zeros: the shards sum to the whole.
+Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3, for the split of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from parsim_kernels.signature import Array, Attributes, Result, integer, number, same_shape
+
+
+def lookup(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """The rows of the table that the tokens name, from (tokens[B S], table[V D]): [B, S, D]; zeros for rows not held here.  0 FLOPs.
+
+    Raises:
+        ValueError: the tokens are no integers, or offset is missing.
+
+    >>> lookup((np.array([[4, 0]]), np.array([[1.0], [2.0]])), {"offset": 3})[0][0].tolist()
+    [[[2.0], [0.0]]]
+    """
+    tokens, table = inputs
+    local, here = _local(tokens, attributes, len(table))
+    y = np.zeros((*tokens.shape, *table.shape[1:]))
+    y[here] = table[local[here]]
+    return (y,), 0
+
+
+def lookup_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """d_table from (tokens, d_y, table_like), repeated tokens added up.  As many FLOPs as elements of d_y."""
+    tokens, d_y, table_like = inputs
+    if d_y.shape != (*tokens.shape, *table_like.shape[1:]):
+        raise ValueError(f"d_y of shape {d_y.shape} fits no lookup of {tokens.shape} in {table_like.shape}")
+    local, here = _local(tokens, attributes, len(table_like))
+    d_table = np.zeros(table_like.shape)
+    np.add.at(d_table, local[here], d_y[here])
+    return (d_table,), d_y.size
+
+
+def position(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """x[B T D] + table[offset : offset + T].  As many FLOPs as elements of x.
+
+    Raises:
+        ValueError: the table does not reach so far.
+    """
+    x, table = inputs
+    return (x + table[_span(x, table, attributes)],), x.size
+
+
+def position_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """d_table of `position` from (d_y, table_like); rows not used are zero.  As many FLOPs as elements of d_y."""
+    d_y, table_like = inputs
+    d_table = np.zeros(table_like.shape)
+    d_table[_span(d_y, table_like, attributes)] = d_y.sum(axis=0)
+    return (d_table,), d_y.size
+
+
+def pick(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """x[B S V] at the label of each token, 0 where the label lies in another shard, from (x, labels).  0 FLOPs."""
+    x, labels = _logits(inputs)
+    local, here = _local(labels, attributes, x.shape[-1])
+    picked = np.zeros(labels.shape)
+    picked[here] = x[(*np.nonzero(here), local[here])]
+    return (picked,), 0
+
+
+def cross_entropy_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """(p - onehot(label)) x scale, the gradient of the logits, from (probabilities[B S V], labels[B S]).  2 n FLOPs."""
+    probabilities, labels = _logits(inputs)
+    local, here = _local(labels, attributes, probabilities.shape[-1])
+    d_x = probabilities.copy()
+    d_x[(*np.nonzero(here), local[here])] -= 1
+    return (d_x * number(attributes, "scale"),), 2 * probabilities.size
+
+
+def _local(tokens: Array, attributes: Attributes, num_rows: int) -> tuple[Array, Array]:
+    """Row numbers within this shard, and where they lie in it."""
+    if tokens.dtype.kind not in "iu":
+        raise ValueError(f"tokens and labels are integers, not {tokens.dtype}")
+    local = tokens.astype(np.int64) - integer(attributes, "offset")
+    return local, np.asarray((local >= 0) & (local < num_rows))
+
+
+def _span(x: Array, table: Array, attributes: Attributes) -> slice:
+    offset, length = integer(attributes, "offset"), x.shape[1]
+    same_shape(x[0, 0], table[0])
+    if offset < 0 or offset + length > len(table):
+        raise ValueError(f"positions {offset} to {offset + length} leave a table of {len(table)} rows")
+    return slice(offset, offset + length)
+
+
+def _logits(inputs: Sequence[Array]) -> tuple[Array, Array]:
+    x, labels = inputs
+    if x.shape[:-1] != labels.shape:
+        raise ValueError(f"one label a row is needed: shapes {x.shape} and {labels.shape}")
+    return x, labels

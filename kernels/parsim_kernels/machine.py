@@ -1,0 +1,242 @@
+"""Ranks and their named buffers, in lockstep: compute, communicate and free, and a ledger of what each rank really did.
+
+Not charged as memory: what a kernel needs inside itself, the flat staging copy of a reduction (the transport's), messages on their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from parsim_kernels import fabric
+from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut, join, names_by_rank, write_back
+from parsim_kernels.fabric import Chunks, Transfer
+from parsim_kernels.kernels import KERNELS
+from parsim_kernels.ledger import Ledger
+from parsim_kernels.memory import Memory
+from parsim_kernels.signature import Array, Attributes, Result
+from parsim_kernels.transport import Lockstep
+
+
+class Machine:
+    """`num_ranks` ranks, each with named buffers and a ledger.  The caller issues; nothing here decides.
+
+    A misuse (unknown or taken name, shapes that do not fit) is a ValueError that names rank and buffer.
+
+    >>> import numpy as np
+    >>> machine = Machine(1)
+    >>> machine.hold(0, "x", np.array([-1.0, 2.0]), itemsize=2)
+    >>> machine.compute(0, "relu", ["x"], ["y"], [2], {})
+    >>> machine.get(0, "y").tolist(), machine.ledgers[0].flops, machine.ledgers[0].peak_bytes
+    ([0.0, 2.0], 2, 8)
+    """
+
+    def __init__(self, num_ranks: int) -> None:
+        """A machine that holds nothing."""
+        self.ledgers = [Ledger() for _ in range(num_ranks)]
+        self._memories = [Memory(rank, ledger) for rank, ledger in enumerate(self.ledgers)]
+        self._transport = Lockstep()
+
+    def names(self, rank: int) -> tuple[str, ...]:
+        """The names held on a rank, in the order in which they came."""
+        return self._memory(rank).names()
+
+    def get(self, rank: int, name: str) -> Array:
+        """The buffer itself, not a copy."""
+        return self._memory(rank).get(name)
+
+    def hold(self, rank: int, name: str, array: Array, itemsize: int) -> None:
+        """Take an array over, and maybe write to it later.
+
+        A view of a held array is charged with it, once; a view of any other array is charged as the whole of it, so copy a shard first.
+
+        Args:
+            rank: where it lies.
+            name: not yet held there.
+            array: float64, or integers.
+            itemsize: bytes an element is charged at.
+
+        Raises:
+            ValueError: the name is taken, another rank owns the memory, or the memory is charged at another itemsize.
+        """
+        for other in self._memories:
+            if other is not self._memory(rank) and other.owns(array):
+                raise ValueError(f"rank {rank}: buffer {name!r} lies in memory of rank {other.rank}; copy it first")
+        self._memory(rank).hold(name, array, itemsize)
+
+    def alias(self, rank: int, name: str, of: str) -> None:
+        """Give the buffer `of` a second name; it lives until both are freed."""
+        self._memory(rank).alias(name, of)
+
+    def rename(self, rank: int, old: str, new: str) -> None:
+        """Give the same buffer another name."""
+        self.alias(rank, new, old)
+        self.free(rank, old)
+
+    def free(self, rank: int, *names: str) -> None:
+        """Forget the names, and release memory with the last name in it."""
+        for name in names:
+            self._memory(rank).free(name)
+
+    def reset_peak(self) -> None:
+        """Start every rank's peak again from what is alive."""
+        for ledger in self.ledgers:
+            ledger.reset_peak()
+
+    def compute(
+        self,
+        rank: int,
+        kernel: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        itemsizes: Sequence[int],
+        attributes: Attributes,
+        *,
+        accumulate: bool = False,
+        in_place: bool = False,
+    ) -> None:
+        """Run a kernel on a rank and add its FLOPs; the outputs are new buffers, charged while the inputs are alive.
+
+        Args:
+            rank: where.
+            kernel: a name in KERNELS.
+            inputs: held buffers, in the kernel's order.
+            outputs: names of the results.
+            itemsizes: bytes an element of each new buffer; a buffer that exists keeps its own.
+            attributes: the kernel's.
+            accumulate: the outputs are held already; the results are added to them, as a GEMM with beta = 1 does: no FLOPs, no bytes.
+            in_place: the i-th result overwrites the i-th input, whose buffer then bears the output's name too; the caller frees the old.
+
+        Raises:
+            ValueError: an unknown kernel or name, a name already taken, shapes that do not fit.
+        """
+        memory = self._memory(rank)
+        if accumulate and in_place:
+            raise ValueError(f"rank {rank}: {kernel} cannot both accumulate into {list(outputs)} and run in place")
+        results, flops = self._run(rank, kernel, inputs, attributes)
+        per_result = outputs if accumulate else inputs[: len(results)] if in_place else itemsizes
+        if not len(results) == len(outputs) == len(per_result):
+            raise ValueError(f"rank {rank}: {kernel} has {len(results)} results, not {list(outputs)} with itemsizes {list(itemsizes)}")
+        self.ledgers[rank].flops += flops
+        for i, (name, result) in enumerate(zip(outputs, results, strict=True)):
+            if accumulate:
+                memory.overwrite(name, result, add=True)
+            elif in_place:
+                memory.overwrite(inputs[i], result)
+                if name != inputs[i]:
+                    memory.alias(name, inputs[i])
+            else:
+                memory.hold_result(name, result, itemsizes[i])
+
+    def communicate(
+        self,
+        operation: str,
+        axis: str,
+        group: Sequence[int],
+        sources: Sequence[str] | Sequence[Sequence[str]],
+        target: str | None,
+        transfers: Iterable[Transfer],
+        *,
+        dim: int = 0,
+        operator: Literal["sum", "max"] = "sum",
+        itemsize: int,
+    ) -> None:
+        """Run a collective among `group` by its transfers, and count every message at its sender.
+
+        all_reduce, reduce and broadcast change a bucket of buffers in place, as one flat array: all_reduce in np.array_split chunks, one
+        a rank; the others in one chunk (after a reduce only the root's is whole).  all_gather joins the shards along `dim` into the new
+        buffer `target`, reduce_scatter leaves the own shard there; the source stays held.
+
+        Args:
+            operation: all_reduce | reduce | broadcast | all_gather | reduce_scatter.
+            axis: the mesh axis that the ledger charges.
+            group: ranks, in the order of the transfers' positions.
+            sources: the bucket's names, the same on every rank, or one list a rank.
+            target: the new buffer's name; None where the operation is in place.
+            transfers: of this operation among len(group) positions.
+            dim: where all_gather joins and reduce_scatter cuts.
+            operator: what "sum" in the transfers stands for.
+            itemsize: bytes an element, on the wire and of the new buffer.
+
+        Raises:
+            ValueError: unknown operation or name, shapes that differ, a dim not divisible, or transfers that leave a chunk behind.
+        """
+        if operator not in ("sum", "max"):
+            raise ValueError(f"{operation} of {sources}: the operator is sum or max, not {operator!r}")
+        names = self._checked_names(operation, group, sources, target)
+        buckets = [[self.get(rank, name) for name in bucket] for rank, bucket in zip(group, names, strict=True)]
+        where = f"{operation} over {axis} of {names[0]} on ranks {list(group)}"
+        sent = [0] * len(group)
+
+        def send(src: int, dst: int, message: Array) -> None:
+            sent[src] += message.size * itemsize
+
+        try:
+            chunks = cut(operation, buckets, dim, group)
+            fabric.run((t._replace(operator=operator) if t.operator == "sum" else t for t in transfers), chunks, send)
+            results = _results(operation, chunks, dim)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        for rank, bucket, result, num_bytes in zip(group, buckets, results, sent, strict=True):
+            self.ledgers[rank].call(axis, operation)
+            self.ledgers[rank].send(axis, num_bytes)
+            if target is None:
+                write_back(bucket, result)
+            else:
+                self._memory(rank).hold_result(target, result, itemsize)
+
+    def send(self, src: int, dst: int, name: str, new_name: str, axis: str, itemsize: int) -> None:
+        """Post a copy of a buffer to the mailbox of `dst` as `new_name`; the bytes count at `src`, which still holds the buffer."""
+        array = self.get(src, name)
+        self._transport.post(self._memory(dst).rank, new_name, array)
+        self.ledgers[src].call(axis, "send")
+        self.ledgers[src].send(axis, array.size * itemsize)
+
+    def receive(self, dst: int, new_name: str, itemsize: int) -> bool:
+        """True, and the oldest message of that name is a new buffer of `dst`; False where none has arrived."""
+        self._memory(dst).check_free(new_name)
+        message = self._transport.take(dst, new_name)
+        if message is not None:
+            self._memory(dst).hold(new_name, message, itemsize)
+        return message is not None
+
+    def num_waiting(self) -> int:
+        """Messages sent and not received, over all ranks; 0 at the end of a correct run."""
+        return self._transport.num_waiting()
+
+    def _memory(self, rank: int) -> Memory:
+        if not 0 <= rank < len(self._memories):
+            raise ValueError(f"rank {rank} is not one of {len(self._memories)} ranks")
+        return self._memories[rank]
+
+    def _run(self, rank: int, kernel: str, inputs: Sequence[str], attributes: Attributes) -> Result:
+        if kernel not in KERNELS:
+            raise ValueError(f"rank {rank}: no kernel {kernel!r}; there are {', '.join(sorted(KERNELS))}")
+        arrays = [self.get(rank, name) for name in inputs]
+        try:
+            return KERNELS[kernel](arrays, attributes)
+        except ValueError as error:
+            raise ValueError(f"rank {rank}: {kernel}({', '.join(inputs)}): {error}") from error
+
+    def _checked_names(
+        self, operation: str, group: Sequence[int], sources: Sequence[str] | Sequence[Sequence[str]], target: str | None
+    ) -> list[tuple[str, ...]]:
+        if operation not in (*IN_PLACE, *NEW_BUFFER):
+            raise ValueError(f"no operation {operation!r}; there are {', '.join((*IN_PLACE, *NEW_BUFFER))}")
+        if not group or len(set(group)) != len(group):
+            raise ValueError(f"{operation}: the group {list(group)} is empty or names a rank twice")
+        names = names_by_rank(sources, len(group))
+        if operation in IN_PLACE and target is not None:
+            raise ValueError(f"{operation} of {names[0]} runs in place: it has no target {target!r}")
+        if operation in NEW_BUFFER and (target is None or len(names[0]) != 1):
+            raise ValueError(f"{operation} of {names[0]} needs one source and a target, not target {target!r}")
+        if target is not None:
+            for rank in group:
+                self._memory(rank).check_free(target)
+        return names
+
+
+def _results(operation: str, chunks: Chunks, dim: int) -> list[Array]:
+    if operation == "reduce_scatter":
+        return [join(own[position : position + 1], dim) for position, own in enumerate(chunks)]
+    return [join(own, dim if operation == "all_gather" else 0) for own in chunks]

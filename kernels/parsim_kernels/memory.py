@@ -1,0 +1,117 @@
+"""The named buffers of one rank, and what they cost: the arrays that own the memory, so that a view or a second name costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from parsim_kernels.ledger import Ledger
+from parsim_kernels.signature import Array
+
+
+@dataclass(slots=True)
+class _Owner:
+    """An array that owns its memory, and how many names lie in it."""
+
+    array: Array
+    itemsize: int
+    num_names: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return self.array.size * self.itemsize
+
+
+class Memory:
+    """The buffers of `rank`; every allocation and release goes to its ledger.  All misuse is a ValueError naming rank and buffer.
+
+    >>> memory = Memory(0, Ledger())
+    >>> whole = np.zeros(6)
+    >>> memory.hold("whole", whole, 2); memory.hold("half", whole[:3], 2)
+    >>> memory.ledger.live_bytes
+    12
+    """
+
+    __slots__ = ("_buffers", "_owners", "ledger", "rank")
+
+    def __init__(self, rank: int, ledger: Ledger) -> None:
+        """An empty memory that charges `ledger`."""
+        self.rank = rank
+        self.ledger = ledger
+        self._buffers: dict[str, Array] = {}
+        self._owners: dict[int, _Owner] = {}  # by id of the owning array, which _Owner keeps alive
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order in which they came."""
+        return tuple(self._buffers)
+
+    def get(self, name: str) -> Array:
+        """The buffer itself, not a copy.  Raises ValueError where the name is unknown."""
+        if name not in self._buffers:
+            raise ValueError(f"rank {self.rank}: no buffer {name!r}")
+        return self._buffers[name]
+
+    def owns(self, array: Array) -> bool:
+        """Whether the array lies in memory that some name here keeps."""
+        return id(_owning(array)) in self._owners
+
+    def check_free(self, name: str) -> None:
+        """Raise ValueError where the name is taken."""
+        if name in self._buffers:
+            raise ValueError(f"rank {self.rank}: buffer {name!r} is already held")
+
+    def hold(self, name: str, array: Array, itemsize: int) -> None:
+        """Name an array; the one that owns its memory is charged [elements x itemsize], once.
+
+        Raises:
+            ValueError: the name is taken, or the memory is charged at another itemsize already.
+        """
+        self.check_free(name)
+        root = _owning(array)
+        owner = self._owners.get(id(root))
+        if owner is None:
+            owner = self._owners[id(root)] = _Owner(root, itemsize)
+            self.ledger.allocate(owner.num_bytes)
+        elif owner.itemsize != itemsize:
+            raise ValueError(f"rank {self.rank}: buffer {name!r} at {itemsize} bytes an element is a view of memory at {owner.itemsize}")
+        owner.num_names += 1
+        self._buffers[name] = array
+
+    def hold_result(self, name: str, result: Array, itemsize: int) -> None:
+        """Name a new buffer: it shares no memory with a held one, nor keeps more alive than itself."""
+        fresh = _owning(result).size == result.size and not self.owns(result)
+        self.hold(name, result if fresh else result.copy(), itemsize)
+
+    def alias(self, name: str, of: str) -> None:
+        """Give the buffer `of` a second name."""
+        array = self.get(of)
+        self.hold(name, array, self._owners[id(_owning(array))].itemsize)
+
+    def free(self, name: str) -> None:
+        """Forget a name, and release the memory with the last name in it."""
+        key = id(_owning(self.get(name)))
+        owner = self._owners[key]
+        owner.num_names -= 1
+        del self._buffers[name]
+        if not owner.num_names:
+            del self._owners[key]
+            self.ledger.release(owner.num_bytes)
+
+    def overwrite(self, name: str, result: Array, *, add: bool = False) -> None:
+        """Write a result over a buffer, or add it in.
+
+        Raises:
+            ValueError: shape or kind of number differ.
+        """
+        buffer = self.get(name)
+        if buffer.shape != result.shape or not np.can_cast(result.dtype, buffer.dtype, "same_kind"):
+            found = f"a result of {result.shape} {result.dtype}"
+            raise ValueError(f"rank {self.rank}: {found} does not fit buffer {name!r} of {buffer.shape} {buffer.dtype}")
+        buffer[...] = buffer + result if add else result
+
+
+def _owning(array: Array) -> Array:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array

@@ -1,0 +1,101 @@
+"""What a kernel looks like: arrays and attributes in, arrays and a FLOP count out.  The kernels themselves stand in their own files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]  # float64, except tokens and labels: integers
+Attributes = Mapping[str, object]
+Result = tuple[tuple[Array, ...], int]  # outputs, and FLOPs counted from the shapes
+Kernel = Callable[[Sequence[Array], Attributes], Result]
+
+_REQUIRED = object()
+
+
+def number(attributes: Attributes, name: str, default: object = _REQUIRED) -> float:
+    """Attribute `name` as a float.
+
+    Raises:
+        ValueError: it is absent and has no default, or is no number.
+
+    >>> number({"scale": 2}, "scale")
+    2.0
+    """
+    value = attributes.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(_complaint(name, value, "a number"))
+    return float(value)
+
+
+def integer(attributes: Attributes, name: str, default: object = _REQUIRED) -> int:
+    """Attribute `name` as an int.
+
+    Raises:
+        ValueError: it is absent and has no default, or is no integer.
+
+    >>> integer({}, "offset", 0)
+    0
+    """
+    value = attributes.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(_complaint(name, value, "an integer"))
+    return int(value)
+
+
+def terms(attributes: Attributes, num_operands: int) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """The named dims of each operand and of the output, from attributes["expr"].
+
+    Raises:
+        ValueError: no expression, another number of operands, or a dim twice in one term.
+
+    >>> terms({"expr": "B S D, D F -> B S F"}, 2)
+    ((('B', 'S', 'D'), ('D', 'F')), ('B', 'S', 'F'))
+    """
+    expr = attributes.get("expr")
+    if not isinstance(expr, str) or expr.count("->") != 1:
+        raise ValueError(f"attribute 'expr' is {expr!r}, not of the form 'B S D, D F -> B S F'")
+    left, right = expr.split("->")
+    operands, out = tuple(tuple(term.split()) for term in left.split(",")), tuple(right.split())
+    if len(operands) != num_operands:
+        raise ValueError(f"{expr!r} has {len(operands)} operands, not {num_operands}")
+    if any(len(set(term)) != len(term) for term in (*operands, out)):
+        raise ValueError(f"{expr!r} names a dim twice in one term")
+    return operands, out
+
+
+def extents(*pairs: tuple[tuple[str, ...], Array]) -> dict[str, int]:
+    """The extent of every named dim, read from the arrays that bear it.
+
+    Raises:
+        ValueError: an array has another number of dims than names, or two arrays disagree on a dim.
+
+    >>> import numpy as np
+    >>> extents((("B", "D"), np.zeros((2, 3))), (("D", "F"), np.zeros((3, 5))))
+    {'B': 2, 'D': 3, 'F': 5}
+    """
+    found: dict[str, int] = {}
+    for dims, array in pairs:
+        if len(dims) != array.ndim:
+            raise ValueError(f"dims {' '.join(dims)} name {len(dims)} dims, the array has shape {array.shape}")
+        for dim, extent in zip(dims, array.shape, strict=True):
+            if found.setdefault(dim, extent) != extent:
+                raise ValueError(f"dim {dim} is {found[dim]} in one operand and {extent} in another")
+    return found
+
+
+def same_shape(*arrays: Array) -> None:
+    """Raise where an element-wise kernel would have to broadcast, so that a wrong shard shows.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if any(array.shape != arrays[0].shape for array in arrays):
+        raise ValueError(f"shapes differ: {', '.join(str(array.shape) for array in arrays)}")
+
+
+def _complaint(name: str, value: object, wanted: str) -> str:
+    return f"attribute {name!r} is missing" if value is _REQUIRED else f"attribute {name!r} is {value!r}, not {wanted}"

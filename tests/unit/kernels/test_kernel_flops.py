@@ -1,0 +1,106 @@
+"""FLOPs of every kernel against arithmetic written here, and what all kernels promise: pure functions that return fresh float64 arrays.
+
+B=2 S=3 Z=5 D=4 K=2 R=3 C=2 F=6 V=7.  With query_offset = 2 and 5 keys, queries 0, 1, 2 see 3, 4 and 5 keys: 12 pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from parsim_kernels import KERNELS
+
+Array = npt.NDArray[Any]
+
+
+def ones(*shape: int) -> Array:
+    return np.ones(shape)
+
+
+def one_to(high: int, *shape: int) -> Array:
+    return np.arange(np.prod(shape, dtype=int)).reshape(shape) % high
+
+
+X, W, ROW = ones(2, 3, 4), ones(4, 6), ones(4)  # 24 elements
+SCORES = ones(2, 2, 3, 3, 5)  # B K R S Z: 180 elements
+LOGITS, TOKENS = ones(2, 3, 7), one_to(7, 2, 3)  # 42 and 6 elements
+Q, KV, LSE = ones(2, 3, 2, 3, 2), ones(2, 5, 2, 2), ones(2, 2, 3, 3)
+MASK = {"scale": 0.5, "query_offset": 2}
+ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 1}
+
+Case = tuple[tuple[Array, ...], dict[str, object], int]
+CASES: dict[str, Case] = {
+    "einsum": ((X, W), {"expr": "B S D, D F -> B S F"}, 2 * 2 * 3 * 4 * 6),
+    "bias": ((X, ROW), {"expr": "B S D, D -> B S D"}, 24),
+    "sum_to": ((X,), {"expr": "B S D -> D"}, 24),
+    "layer_norm": ((X, ROW, ROW), {}, 7 * 24),
+    "layer_norm_grad_x": ((X, ROW, X), {}, 13 * 24),
+    "layer_norm_grad_gamma": ((X, X), {}, 7 * 24),
+    "gelu": ((X,), {}, 8 * 24),
+    "gelu_grad": ((X, X), {}, 16 * 24),
+    "relu": ((X,), {}, 24),
+    "relu_grad": ((X, X), {}, 24),
+    "dropout": ((X, X), {"p": 0.1}, 2 * 24),
+    "add": ((X, X), {}, 24),
+    "cast": ((X,), {}, 0),
+    "causal_softmax": ((SCORES,), dict(MASK), 5 * 180),
+    "causal_softmax_grad": ((SCORES, SCORES), {"scale": 0.5}, 4 * 180),
+    "causal_scale": ((SCORES,), dict(MASK), 180),
+    "scale_grad": ((SCORES,), {"scale": 0.5}, 180),
+    "softmax": ((SCORES,), {}, 5 * 180),
+    "softmax_grad": ((SCORES, SCORES), {}, 4 * 180),
+    "flash_attention": ((Q, KV, KV), dict(MASK), 4 * 2 * 12 * 2 * 2 * 3),  # 4 C pairs B K R
+    "flash_attention_grad": ((Q, KV, KV, Q, LSE, Q), dict(MASK), 10 * 2 * 12 * 2 * 2 * 3),
+    "lookup": ((TOKENS, ones(7, 4)), {"offset": 0}, 0),
+    "lookup_grad": ((TOKENS, X, ones(5, 4)), {"offset": 1}, 24),
+    "position": ((X, ones(8, 4)), {"offset": 3}, 24),
+    "position_grad": ((X, ones(8, 4)), {"offset": 3}, 24),
+    "row_max": ((LOGITS,), {}, 42),
+    "pick": ((LOGITS, TOKENS), {"offset": 2}, 0),
+    "shifted_exp": ((LOGITS, ones(2, 3)), {}, 2 * 42),
+    "row_sum": ((LOGITS,), {}, 42),
+    "normalize": ((LOGITS, ones(2, 3)), {}, 42),
+    "token_loss": ((ones(2, 3), ones(2, 3), ones(2, 3)), {}, 3 * 6),
+    "loss_sum": ((ones(2, 3),), {"scale": 0.5}, 6),
+    "cross_entropy_grad": ((LOGITS, TOKENS), {"offset": 2, "scale": 0.5}, 2 * 42),
+    "norm_sq": ((X,), {"scale": 1.0}, 2 * 24),
+    "clip": ((X, np.array(16.0)), {"max_norm": 1.0}, 24),
+    "adam": ((X, X, X, X), dict(ADAM), 12 * 24),
+    "sgd": ((X, X), {"lr": 0.1}, 2 * 24),
+}
+
+
+def test_every_kernel_has_a_count_here() -> None:
+    assert set(CASES) == set(KERNELS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_flops_are_those_of_the_shapes(name: str) -> None:
+    inputs, attributes, expected = CASES[name]
+    flops = KERNELS[name](inputs, attributes)[1]
+    assert flops == expected
+    assert type(flops) is int
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_kernel_writes_to_no_input_and_returns_arrays_of_its_own(name: str) -> None:
+    inputs, attributes, _ = CASES[name]
+    frozen = tuple(array.copy() for array in inputs)
+    for array in frozen:
+        array.flags.writeable = False
+    for output in KERNELS[name](frozen, attributes)[0]:
+        assert isinstance(output, np.ndarray)
+        assert output.dtype == np.float64
+        assert not any(np.shares_memory(output, array) for array in frozen)
+
+
+def test_add_also_counts_a_scalar_array() -> None:
+    assert KERNELS["add"]((np.array(1.0), np.array(2.0)), {})[1] == 1
+
+
+@pytest.mark.parametrize("sequence_length", [1, 2, 5])
+def test_causal_pairs_are_s_times_s_plus_1_over_2(sequence_length: int) -> None:
+    q, k = ones(1, sequence_length, 1, 1, 1), ones(1, sequence_length, 1, 1)
+    assert KERNELS["flash_attention"]((q, k, k), {"scale": 1.0})[1] == 4 * sequence_length * (sequence_length + 1) // 2

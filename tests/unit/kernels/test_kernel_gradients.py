@@ -1,0 +1,146 @@
+"""Every gradient kernel against central differences of its forward kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from parsim_kernels import KERNELS
+
+Array = npt.NDArray[Any]
+
+H = 1e-5  # truncation is H^2 and rounding 1e-16 / H: both near 1e-10
+TOLERANCE = 1e-7  # the two above times values and slopes of some tens
+
+
+def call(kernel: str, *inputs: Array, **attributes: object) -> tuple[Array, ...]:
+    return KERNELS[kernel](inputs, attributes)[0]
+
+
+def draw(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).normal(size=shape)
+
+
+def differences(forward: Callable[..., Array], inputs: Sequence[Array], which: int, d_y: Array) -> Array:
+    """d_inputs[which] of the sum of d_y x forward(*inputs), one element at a time."""
+    gradient = np.zeros(inputs[which].shape)
+    for index in np.ndindex(gradient.shape):
+        values = []
+        for sign in (1, -1):
+            moved = [array.copy() for array in inputs]
+            moved[which][index] += sign * H
+            values.append(float((forward(*moved) * d_y).sum()))
+        gradient[index] = (values[0] - values[1]) / (2 * H)
+    return gradient
+
+
+def check(forward: Callable[..., Array], inputs: Sequence[Array], which: int, d_y: Array, gradient: Array) -> None:
+    np.testing.assert_allclose(gradient, differences(forward, inputs, which, d_y), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_the_gradients_of_a_contraction_are_contractions() -> None:
+    x, w, d_y = draw(2, 3, 4), draw(4, 2, 3), draw(2, 3, 2, 3)
+
+    def forward(x: Array, w: Array) -> Array:
+        return call("einsum", x, w, expr="B S D, D K C -> B S K C")[0]
+
+    check(forward, (x, w), 0, d_y, call("einsum", d_y, w, expr="B S K C, D K C -> B S D")[0])
+    check(forward, (x, w), 1, d_y, call("einsum", x, d_y, expr="B S D, B S K C -> D K C")[0])
+
+
+def test_the_gradient_of_a_bias_is_sum_to() -> None:
+    x, b, d_y = draw(2, 3, 2, 4), draw(2, 4), draw(2, 3, 2, 4, seed=1)
+    gradient = call("sum_to", d_y, expr="B S K C -> K C")[0]
+    check(lambda x, b: call("bias", x, b, expr="B S K C, K C -> B S K C")[0], (x, b), 1, d_y, gradient)
+
+
+def test_layer_norm() -> None:
+    x, gamma, beta, d_y = draw(2, 3, 5), draw(5), draw(5, seed=1), draw(2, 3, 5, seed=1)
+
+    def forward(*inputs: Array) -> Array:
+        return call("layer_norm", *inputs)[0]
+
+    check(forward, (x, gamma, beta), 0, d_y, call("layer_norm_grad_x", x, gamma, d_y)[0])
+    check(forward, (x, gamma, beta), 1, d_y, call("layer_norm_grad_gamma", x, d_y)[0])
+    check(forward, (x, gamma, beta), 2, d_y, call("sum_to", d_y, expr="B T D -> D")[0])
+
+
+@pytest.mark.parametrize("kernel", ["gelu", "relu"])
+def test_activations(kernel: str) -> None:
+    x, d_y = 2 * draw(4, 5), draw(4, 5, seed=1)
+    assert np.abs(x).min() > 10 * H  # no element near the corner of relu
+    check(lambda x: call(kernel, x)[0], (x,), 0, d_y, call(f"{kernel}_grad", x, d_y)[0])
+
+
+def test_the_gradient_of_dropout_is_dropout() -> None:
+    x, d_y, mask = draw(4, 5), draw(4, 5, seed=1), np.arange(20).reshape(4, 5) % 3 > 0
+    check(lambda x: call("dropout", x, mask, p=0.25)[0], (x,), 0, d_y, call("dropout", d_y, mask, p=0.25)[0])
+
+
+def test_softmax() -> None:
+    x, d_y = draw(3, 5), draw(3, 5, seed=1)
+    check(lambda x: call("softmax", x)[0], (x,), 0, d_y, call("softmax_grad", call("softmax", x)[0], d_y)[0])
+
+
+@pytest.mark.parametrize("num_keys, query_offset", [(4, 0), (7, 3)])
+def test_causal_softmax(num_keys: int, query_offset: int) -> None:
+    scores, d_y = draw(1, 2, 2, 4, num_keys), draw(1, 2, 2, 4, num_keys, seed=1)
+
+    def forward(scores: Array) -> Array:
+        return call("causal_softmax", scores, scale=0.7, query_offset=query_offset)[0]
+
+    check(forward, (scores,), 0, d_y, call("causal_softmax_grad", forward(scores), d_y, scale=0.7)[0])
+
+
+def test_unfused_scale_and_softmax_have_the_gradient_of_the_fused() -> None:
+    scores, d_y = draw(1, 2, 2, 4, 4), draw(1, 2, 2, 4, 4, seed=1)
+
+    def forward(scores: Array) -> Array:
+        return call("softmax", call("causal_scale", scores, scale=0.7)[0])[0]
+
+    d_scaled = call("softmax_grad", forward(scores), d_y)[0]
+    check(forward, (scores,), 0, d_y, call("scale_grad", d_scaled, scale=0.7)[0])
+
+
+@pytest.mark.parametrize("num_keys, query_offset", [(4, 0), (6, 2)])
+def test_flash_attention(num_keys: int, query_offset: int) -> None:
+    q, k, v, d_o = draw(2, 4, 2, 3, 2), draw(2, num_keys, 2, 2), draw(2, num_keys, 2, 2, seed=1), draw(2, 4, 2, 3, 2, seed=1)
+    attributes = {"scale": 0.6, "query_offset": query_offset}
+
+    def forward(*inputs: Array) -> Array:
+        return call("flash_attention", *inputs, **attributes)[0]
+
+    o, lse = call("flash_attention", q, k, v, **attributes)
+    for which, gradient in enumerate(call("flash_attention_grad", q, k, v, o, lse, d_o, **attributes)):
+        check(forward, (q, k, v), which, d_o, gradient)
+
+
+def test_lookup_adds_up_repeated_tokens_and_leaves_out_other_shards() -> None:
+    tokens, table, d_y = np.array([[3, 5, 3], [0, 4, 9]]), draw(3, 4), draw(2, 3, 4)  # rows 3, 4, 5
+    gradient = call("lookup_grad", tokens, d_y, table, offset=3)[0]
+    check(lambda table: call("lookup", tokens, table, offset=3)[0], (table,), 0, d_y, gradient)
+
+
+def test_position() -> None:
+    x, table, d_y = draw(2, 3, 4), draw(6, 4), draw(2, 3, 4, seed=1)
+    gradient = call("position_grad", d_y, table, offset=2)[0]
+    check(lambda x, table: call("position", x, table, offset=2)[0], (x, table), 1, d_y, gradient)
+
+
+def test_cross_entropy_of_logits() -> None:
+    logits, labels = draw(2, 3, 5), np.array([[0, 4, 2], [1, 1, 3]])
+
+    def loss(logits: Array) -> Array:
+        (maximum,) = call("row_max", logits)
+        (exponentials,) = call("shifted_exp", logits, maximum)
+        (losses,) = call("token_loss", call("row_sum", exponentials)[0], maximum, call("pick", logits, labels, offset=0)[0])
+        return call("loss_sum", losses, scale=0.25)[0]
+
+    (maximum,) = call("row_max", logits)
+    (exponentials,) = call("shifted_exp", logits, maximum)
+    (probabilities,) = call("normalize", exponentials, call("row_sum", exponentials)[0])
+    gradient = call("cross_entropy_grad", probabilities, labels, offset=0, scale=0.25)[0]
+    check(loss, (logits,), 0, np.array(1.0), gradient)
