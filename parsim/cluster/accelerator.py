@@ -1,0 +1,76 @@
+"""What one accelerator can do, and the fitted laws by which it does less; the arithmetic stands in efficiency.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from parsim.errors import ScenarioError
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A GEMM law: launch + ((FLOPs / (efficiency peak))^q + (bytes / (memory_efficiency bandwidth))^q)^(1/q), q = exponent.
+
+    Source: the p-norm of the two roofs of Williams et al. 2009 (CACM 52(4)); constants by accelerator in the catalog.
+    """
+
+    efficiency: float  # of the dense peak
+    memory_efficiency: float  # of the HBM bandwidth; above 1 where operands stay in L2
+    launch_s: float
+    exponent: float  # q >= 1; 1 adds the roofs, infinity is the roofline
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLaw:
+    """A flash attention law: launch + FLOPs / (e(head_dim) peak) (1 + ramp / blocks per multiprocessor) + bytes / (e_m bandwidth).
+
+    Source: form fitted to aiconfigurator's attention tables; constants by accelerator in the catalog.
+    """
+
+    efficiency_by_head_dim: tuple[tuple[int, float], ...]  # ascending; linear between, constant outside
+    launch_s: float
+    ramp: float
+    memory_efficiency: float
+    backward_rate: float  # FLOP/s of the backward kernel over the forward's
+
+
+@dataclass(frozen=True, slots=True)
+class ElementwiseLaw:
+    """A law of kernels that only move bytes: launch + bytes / (memory_efficiency bandwidth)."""
+
+    memory_efficiency: float
+    launch_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One device: dense peaks by dtype, memory, and the laws of its kernels.
+
+    >>> gemm, attention, elementwise = Law(0.8, 0.8, 3e-6, 2.0), AttentionLaw(((128, 0.5),), 0.0, 0.0, 0.7, 0.8), ElementwiseLaw(0.8, 0.0)
+    >>> toy = Accelerator("toy", {"bf16": 1e12}, 1e11, 10**9, 8, gemm, attention, elementwise)
+    >>> toy.peak("bf16")
+    1000000000000.0
+    """
+
+    name: str
+    peak_flops_per_s: Mapping[str, float]  # dense, by dtype of the multiplication
+    hbm_bandwidth_bytes_per_s: float
+    hbm_capacity_bytes: int  # what a program can allocate
+    num_multiprocessors: int
+    gemm: Law
+    attention: AttentionLaw
+    elementwise: ElementwiseLaw
+    sustained_factor: float = 1.0  # training sustains this share of the isolated kernel's rate
+    source: str = ""
+
+    def peak(self, dtype: str) -> float:
+        """The dense peak for a dtype [FLOP/s].
+
+        Raises:
+            ScenarioError: the accelerator does not multiply that dtype.
+        """
+        if dtype not in self.peak_flops_per_s:
+            known = ", ".join(sorted(self.peak_flops_per_s))
+            raise ScenarioError(f'accelerator "{self.name}" has no peak for dtype "{dtype}"', remedy=f"It multiplies: {known}.")
+        return self.peak_flops_per_s[dtype]

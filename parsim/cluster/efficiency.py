@@ -1,0 +1,118 @@
+"""Seconds of one kernel on one accelerator, from its FLOPs and bytes: the laws of accelerator.py as arithmetic over arrays.
+
+What the kernels of a step are, and whether a stack fuses them, is decided above.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parsim.cluster.accelerator import Accelerator
+from parsim.cluster.scalars import Scalar, floats, shaped
+
+# Share of the GEMM rate by the power of two that divides the smallest extent [elements]; 64 of them are a cache line of 128 bytes.
+# Source: parsim fit to measured training steps of models with odd widths (BigScience, 14400 / 8 = 1800 columns a rank).
+_ALIGNED = 64
+_HALF_ALIGNED, _HALF_ALIGNED_SHARE = 32, 0.80
+_MISALIGNED_SHARE = 0.62
+
+
+def gemm_s(
+    accelerator: Accelerator, flops: Scalar, hbm_bytes: Scalar, dtype: str, *, aligned: Scalar = 1.0, sustained: Scalar | None = None
+) -> Scalar:
+    """Seconds of a matrix multiplication that has the device to itself.
+
+    Args:
+        accelerator: its gemm law is used.
+        flops: 2 m n k of it [FLOP].
+        hbm_bytes: both operands and the result, once each [bytes].
+        dtype: of the multiplication; a key of the accelerator's peaks.
+        aligned: share of the rate left by odd extents, see `alignment`.
+        sustained: share of the rate left by power and clocks in training; None: the accelerator's own factor, 1: an isolated kernel.
+
+    Returns:
+        launch + ((flops / (e sustained aligned peak))^q + (bytes / (e_m bandwidth))^q)^(1/q), broadcast over the arguments.
+
+    Raises:
+        ScenarioError: the accelerator has no peak for that dtype.
+
+    Source: p-norm of the two roofs of Williams et al. 2009 (CACM 52(4)), fitted to ai-dynamo/aiconfigurator@095f58a5 GEMM tables.
+    """
+    law = accelerator.gemm
+    factor = accelerator.sustained_factor if sustained is None else sustained
+    rate = law.efficiency * accelerator.peak(dtype)
+    shape, (work, traffic, share, keep, power) = floats(flops, hbm_bytes, aligned, factor, law.exponent)
+    compute_s = work / (rate * share * keep)
+    memory_s = traffic / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
+    # Relative to the larger roof, so that no power underflows however sharp the exponent.
+    roof_s = np.maximum(np.maximum(compute_s, memory_s), np.finfo(np.float64).tiny)
+    norm = np.power(np.power(compute_s / roof_s, power) + np.power(memory_s / roof_s, power), 1.0 / power)
+    return shaped(law.launch_s + roof_s * norm, shape)
+
+
+def attention_s(
+    accelerator: Accelerator,
+    pair_flops: Scalar,
+    hbm_bytes: Scalar,
+    num_blocks: Scalar,
+    head_dim: Scalar,
+    dtype: str,
+    *,
+    backward: bool = False,
+    sustained: Scalar | None = None,
+) -> Scalar:
+    """Seconds of a flash attention kernel.
+
+    Args:
+        accelerator: its attention law is used.
+        pair_flops: what is really done, unmasked pairs only: 4 head_dim a pair forward, 10 backward [FLOP].
+        hbm_bytes: queries, keys, values and outputs (and their gradients), once each [bytes].
+        num_blocks: independent blocks of work: batch x heads x ceil(sequence / 128).
+        head_dim: efficiency is linear between the measured head dims, constant outside them.
+        dtype: of the multiplication.
+        backward: the backward kernel runs at backward_rate of the forward kernel's FLOP/s.
+        sustained: as in `gemm_s`.
+
+    Returns:
+        launch + flops / (e sustained peak) (1 + ramp multiprocessors / blocks) + bytes / (e_m bandwidth), broadcast.
+
+    Raises:
+        ScenarioError: the accelerator has no peak for that dtype.
+
+    Source: fitted to ai-dynamo/aiconfigurator@095f58a5 attention tables; the FLOPs are those of Dao 2023 (arXiv:2307.08691), section 4.
+    """
+    law = accelerator.attention
+    factor = accelerator.sustained_factor if sustained is None else sustained
+    shape, (work, traffic, blocks, width, keep) = floats(pair_flops, hbm_bytes, num_blocks, head_dim, factor)
+    efficiency = np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
+    rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if backward else 1.0))
+    compute_s = work / rate * (1.0 + law.ramp * accelerator.num_multiprocessors / np.maximum(blocks, 1.0))
+    memory_s = traffic / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
+    return shaped(law.launch_s + compute_s + memory_s, shape)
+
+
+def elementwise_s(accelerator: Accelerator, hbm_bytes: Scalar, *, fused: bool = False) -> Scalar:
+    """Seconds of a kernel that only moves bytes; a fused one is part of another kernel and pays no launch.
+
+    Args:
+        accelerator: its elementwise law is used.
+        hbm_bytes: read and written [bytes].
+        fused: leave out the launch.
+
+    Source: fitted to ai-dynamo/aiconfigurator@095f58a5 scale_matrix tables and public copy benchmarks.
+    """
+    law = accelerator.elementwise
+    shape, (traffic,) = floats(hbm_bytes)
+    moved_s = traffic / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
+    return shaped(moved_s + (0.0 if fused else law.launch_s), shape)
+
+
+def alignment(extent: Scalar) -> Scalar:
+    """Share of the GEMM rate that a smallest matrix extent leaves [elements of 2 bytes].
+
+    >>> alignment([128, 96, 1800, 7]).tolist()
+    [1.0, 0.8, 0.62, 0.62]
+    """
+    shape, (elements,) = floats(extent)
+    half = np.where(np.fmod(elements, _HALF_ALIGNED) == 0, _HALF_ALIGNED_SHARE, _MISALIGNED_SHARE)
+    return shaped(np.where(np.fmod(elements, _ALIGNED) == 0, 1.0, half), shape)

@@ -1,0 +1,235 @@
+"""Seconds of what is sent: the arithmetic behind Cluster, over arrays with one value per plan.
+
+A group of n ranks, `stride` devices apart, has g ranks in each of k nodes.  In one node the node's law holds; across nodes the
+groups of a node share its NICs evenly, and the slower of node and NICs sets the bandwidth.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from parsim import units
+from parsim.cluster.link import AllToAllLaw, Link
+from parsim.cluster.scalars import Floats, Scalar, floats, shaped
+from parsim.errors import ScenarioError, did_you_mean
+
+if TYPE_CHECKING:
+    from parsim.cluster.cluster import Cluster, Fabric, Node
+
+OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "reduce", "broadcast")
+_SPLIT = ("all_reduce", "all_gather", "reduce_scatter")  # ranks of a node can first combine what leaves it
+_SWITCH_ADDS_ABOVE = 4  # ranks; NCCL uses NVLink SHARP above it.  Source: NVIDIA/nccl@5067397c src/graph/tuning.cc, measured sweeps
+
+
+def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar) -> tuple[Scalar, Scalar]:
+    """The ranks of a group in one node, g, and the nodes it spans, k; devices are numbered node by node.
+
+    >>> tuple(int(each) for each in placement(8, 16, 2))
+    (4, 4)
+    """
+    shape, (ranks, distance) = floats(num_ranks, stride)
+    inside, nodes = _placement(devices_per_node, ranks, distance)
+    return shaped(inside, shape), shaped(nodes, shape)
+
+
+def nic_port(node: Node, fabric: Fabric) -> Link:
+    """What a NIC sends through: its port, or the host link that it hangs on, whichever is narrower."""
+    return fabric.nic if fabric.nic.bandwidth_bytes_per_s <= node.host_link.bandwidth_bytes_per_s else node.host_link
+
+
+def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps: Scalar, num_ranks: Scalar, stride: Scalar) -> Scalar:
+    """Seconds of a collective; arguments, errors and source as in `Cluster.collective_s`."""
+    _known(operation)
+    shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
+    inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance)
+    seconds = _in_node_s(cluster.node, operation, wire, steps, ranks, distance)
+    if np.any(nodes > 1):
+        fabric = _fabric(cluster)
+        across = _all_to_all_s if operation == "all_to_all" else _across_s
+        seconds = np.where(nodes > 1, across(cluster, fabric, operation, wire, ranks, distance, inside, nodes), seconds)
+    return shaped(np.where(ranks > 1, seconds, 0.0), shape)
+
+
+def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2, senders: Scalar | None = None) -> Scalar:
+    """Seconds of a message to a neighbour; arguments, errors and source as in `Cluster.p2p_s`."""
+    node = cluster.node
+    sharing = np.minimum(np.asarray(stride, dtype=np.float64), node.devices_per_node) if senders is None else senders
+    shape, (payload, distance, ranks, sending) = floats(payload_bytes, stride, num_ranks, sharing)
+    start_s = node.link.latency_s if node.p2p_start_s is None else node.p2p_start_s
+    seconds = start_s + payload / (node.link.bandwidth_bytes_per_s * node.p2p_efficiency)
+    crosses = (distance * ranks > node.devices_per_node) & (ranks > 1)
+    if np.any(crosses):
+        fabric = _fabric(cluster)
+        nics = np.minimum(cluster.nics_per_node / np.maximum(sending, 1.0), 1.0)  # one message leaves by one NIC
+        rate = nics * (nic_port(node, fabric).bandwidth_bytes_per_s * fabric.p2p_efficiency)
+        across = fabric.p2p_start_s + payload / rate + fabric.p2p_ramp_s_per_sqrt_byte * np.sqrt(payload)
+        seconds = np.where(crosses, across, seconds)
+    return shaped(np.where(ranks > 1, seconds, 0.0), shape)
+
+
+def rates(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> tuple[float, float]:
+    """The bytes per second of wire traffic that a rank's node link, and its group's share of the NICs, let a large collective reach.
+
+    Infinite for what the group does not use.
+    """
+    _known(operation)
+    _, (ranks, distance) = floats(num_ranks, stride)
+    inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance)
+    by_node = _node_rate(cluster.node, operation, inside, distance)
+    if nodes[0] == 1:
+        return (float(by_node[0]) if num_ranks > 1 else np.inf), np.inf
+    fabric = _fabric(cluster)
+    if operation != "all_to_all":
+        return float(by_node[0]) if inside[0] > 1 else np.inf, float(_nic_rate(cluster, fabric, operation, ranks, inside, nodes)[0])
+    leaving = (ranks - inside) / (ranks - 1.0)  # of what a rank sends
+    by_nic = _device_nic_rate(cluster, fabric) * _all_to_all_law(fabric).efficiency / leaving
+    return (float((by_node / (1.0 - leaving))[0]) if inside[0] > 1 else np.inf), float(by_nic[0])
+
+
+def binding_link(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> str:
+    """The name of the link that bounds a large collective, as in `Cluster.binding_link`."""
+    by_node, by_nic = rates(cluster, operation, num_ranks, stride)
+    if by_nic < by_node:
+        return nic_port(cluster.node, _fabric(cluster)).name
+    return cluster.node.link.name if np.isfinite(by_node) else ""
+
+
+def explain_collective(cluster: Cluster, operation: str, wire_bytes: float, num_steps: int, num_ranks: int, stride: int) -> str:
+    """Text, as in `Cluster.explain_collective`."""
+    inside, nodes = (int(each) for each in placement(cluster.node.devices_per_node, num_ranks, stride))
+    head = f"{operation} of {num_ranks} ranks, {stride} apart: {inside} a node on {nodes} node{'s' if nodes > 1 else ''}"
+    if num_ranks == 1:
+        return f"{head}; nothing is sent"
+    by_node, by_nic = rates(cluster, operation, num_ranks, stride)
+    seconds = float(collective_s(cluster, operation, wire_bytes, num_steps, num_ranks, stride))
+    lines = [head, f"{binding_link(cluster, operation, num_ranks, stride)} binds"]
+    if np.isfinite(by_node):
+        link = cluster.node.link
+        lines.append(f"{link.name}: {_rate(by_node)} reached of {_rate(link.bandwidth_bytes_per_s)} ({cluster.node.source or link.source})")
+    if np.isfinite(by_nic):
+        fabric = _fabric(cluster)
+        port = nic_port(cluster.node, fabric)
+        nics = f"{cluster.nics_per_node} x {_rate(port.bandwidth_bytes_per_s)}"
+        groups = cluster.node.devices_per_node / inside
+        sharing = f"shared by {groups:g} groups" if groups > 1 else "all for this group"
+        source = fabric.source or port.source
+        lines.append(f"{port.name}: {_rate(by_nic)} reached; {nics} a node, {sharing} ({source})")
+    wire_s = units.format(wire_bytes / min(by_node, by_nic), "s")
+    lines.append(f"{units.format(wire_bytes, 'bytes')} on the wire: {units.format(seconds, 's')}, of it {wire_s} at that rate")
+    return "\n  ".join(lines)
+
+
+def _known(operation: str) -> None:
+    if operation not in OPERATIONS:
+        hint = did_you_mean(operation, OPERATIONS)
+        raise ScenarioError(f"unknown operation '{operation}'{hint}", where="collective", remedy=f"Known: {', '.join(OPERATIONS)}.")
+
+
+def _fabric(cluster: Cluster) -> Fabric:
+    if cluster.fabric is None:
+        what = f"a group leaves the {cluster.node.devices_per_node} devices of its node, and there is no fabric"
+        raise ScenarioError(what, where="cluster", remedy="Name one, e.g. fabric: ib-hdr-8rail.")
+    return cluster.fabric
+
+
+def _rate(bytes_per_s: float) -> str:
+    return units.format(bytes_per_s, "bytes/s")
+
+
+def _placement(devices_per_node: int, ranks: Floats, distance: Floats) -> tuple[Floats, Floats]:
+    inside = np.clip(np.floor_divide(devices_per_node, np.maximum(distance, 1.0)), 1.0, np.maximum(ranks, 1.0))
+    return inside, np.ceil(ranks / inside)
+
+
+def _in_node_s(node: Node, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
+    """start + steps step + wire / rate + ramp sqrt(wire), no faster than the link."""
+    law = (node.all_to_all or node.law) if operation == "all_to_all" else node.law
+    latency = law.start_s + steps * law.step_s
+    seconds = latency + wire / _node_rate(node, operation, ranks, distance) + law.ramp_s_per_sqrt_byte * np.sqrt(wire)
+    return np.maximum(seconds, wire / _link_limit(node, operation, ranks))
+
+
+def _node_rate(node: Node, operation: str, ranks: Floats, distance: Floats) -> Floats:
+    """What a rank sends a second among the `ranks` of its group in the node [bytes/s]."""
+    law = (node.all_to_all or node.law) if operation == "all_to_all" else node.law
+    added = (ranks > _SWITCH_ADDS_ABOVE) & (operation == "all_reduce")
+    rate = np.where(added, law.all_reduce_bytes_per_s, law.ring_bytes_per_s)
+    for members, apart, share in node.group_share:
+        rate = np.where((ranks == members) & (distance == apart), rate * share, rate)
+    return rate
+
+
+def _link_limit(node: Node, operation: str, ranks: Floats) -> Floats:
+    """What no collective can beat: a rank's link, or 2 (n - 1) / (n + 1) of it where the switch adds and multicasts (NVLink SHARP).
+
+    Derived: a rank sends (n + 1) / n of the payload there instead of the ring's 2 (n - 1) / n.
+    """
+    switch = node.switch_adds and operation == "all_reduce"
+    gain = np.where((ranks > _SWITCH_ADDS_ABOVE) & switch, np.maximum(1.0, 2.0 * (ranks - 1.0) / (ranks + 1.0)), 1.0)
+    return node.link.bandwidth_bytes_per_s * gain
+
+
+def _across_s(
+    cluster: Cluster, fabric: Fabric, operation: str, wire: Floats, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats
+) -> Floats:
+    """Ring and tree collectives over k > 1 nodes; what it gives for k = 1 is not used."""
+    doublings = np.log2(np.maximum(nodes, 2.0))
+    by_nic = _nic_rate(cluster, fabric, operation, ranks, inside, nodes)
+    rate = np.where(inside > 1, np.minimum(_node_rate(cluster.node, operation, inside, distance), by_nic), by_nic)
+    # NCCL all-gathers along rings, so latency is linear in the nodes, but all-reduces along trees.  Measured on 2 to 32 AWS p5 nodes,
+    # all-gather: linear fits with a median error of 8 %, the logarithm with 44 % (crazyguitar/aws-gpu-communication-benchmark).
+    latency = fabric.hop_s * doublings if operation == "all_reduce" else fabric.ring_step_s * (nodes - 1.0)
+    seconds = fabric.start_s + latency + wire / rate + fabric.ramp_s_per_sqrt_byte * np.sqrt(wire * doublings)
+    if operation == "all_reduce" and fabric.small:
+        payload = wire * ranks / (2.0 * np.maximum(ranks - 1.0, 1.0))
+        slow = np.minimum(fabric.small.bandwidth_bytes_per_s, rate)
+        ramp = fabric.small.ramp_s_per_sqrt_byte * np.sqrt(payload)
+        seconds = np.minimum(seconds, fabric.small.start_s + fabric.small.hop_s * doublings + payload / slow + ramp)
+    at_node = np.where(inside > 1, wire / _link_limit(cluster.node, operation, inside), 0.0)
+    at_nics = wire / (_nic_share(cluster, fabric, inside) * _combining(operation, ranks, nodes))
+    return np.maximum(seconds, np.maximum(at_node, at_nics))
+
+
+def _nic_share(cluster: Cluster, fabric: Fabric, inside: Floats) -> Floats:
+    """A group's even share of its node's NICs, whose other groups send at the same time [bytes/s]."""
+    return inside * _device_nic_rate(cluster, fabric)
+
+
+def _device_nic_rate(cluster: Cluster, fabric: Fabric) -> float:
+    return cluster.nics_per_node * nic_port(cluster.node, fabric).bandwidth_bytes_per_s / cluster.node.devices_per_node
+
+
+def _combining(operation: str, ranks: Floats, nodes: Floats) -> Floats:
+    """How much less than a ring's traffic has to cross the NICs when the ranks of a node combine first: (n - 1) k / (n (k - 1)).
+
+    Source: the hierarchical all-reduce's 2 (k - 1) / k of the payload a node, over the ring's 2 (n - 1) / n.
+    """
+    if operation not in _SPLIT:
+        return np.ones_like(ranks)
+    return np.maximum(ranks - 1.0, 1.0) * nodes / (ranks * np.maximum(nodes - 1.0, 1.0))
+
+
+def _nic_rate(cluster: Cluster, fabric: Fabric, operation: str, ranks: Floats, inside: Floats, nodes: Floats) -> Floats:
+    share = _nic_share(cluster, fabric, inside)
+    if operation != "all_reduce":
+        return share * (fabric.efficiency if fabric.ring_efficiency is None else fabric.ring_efficiency)
+    gain = np.minimum(fabric.two_node_gain, np.maximum(_combining(operation, ranks, nodes), 1.0))
+    return share * fabric.efficiency * np.where(nodes == 2, gain, 1.0)
+
+
+def _all_to_all_law(fabric: Fabric) -> AllToAllLaw:
+    return fabric.all_to_all or AllToAllLaw(fabric.start_s, fabric.efficiency, 0.0)
+
+
+def _all_to_all_s(
+    cluster: Cluster, fabric: Fabric, operation: str, wire: Floats, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats
+) -> Floats:
+    """Each device's NIC share carries what leaves the node, while the node's links carry the rest; for k > 1 nodes."""
+    law = _all_to_all_law(fabric)
+    leaving = wire * (ranks - inside) / np.maximum(ranks - 1.0, 1.0)
+    staying_s = np.where(inside > 1, (wire - leaving) / _node_rate(cluster.node, operation, inside, distance), 0.0)
+    by_nic = _device_nic_rate(cluster, fabric)
+    seconds = law.start_s + np.maximum(staying_s, leaving / (by_nic * law.efficiency)) + law.ramp_s_per_sqrt_byte * np.sqrt(leaving * ranks)
+    return np.maximum(seconds, np.maximum(leaving / by_nic, (wire - leaving) / cluster.node.link.bandwidth_bytes_per_s))

@@ -1,0 +1,36 @@
+"""The hybrid cube mesh of DGX-1: 8 devices with 6 links each, no switch; two quads with doubled edges, joined device by device."""
+
+from __future__ import annotations
+
+from parsim.cluster.cluster import Cluster
+from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
+from parsim.errors import ScenarioError
+
+LINKS_PER_DEVICE = 6
+# Links between each pair of devices, as `nvidia-smi topo -m` prints NV1 and NV2 on a DGX-1V.
+LINKS = {
+    **{(0, 1): 1, (0, 2): 1, (0, 3): 2, (1, 2): 2, (1, 3): 1, (2, 3): 2},
+    **{(4, 5): 1, (4, 6): 1, (4, 7): 2, (5, 6): 2, (5, 7): 1, (6, 7): 2},
+    **{(0, 4): 2, (1, 5): 2, (2, 6): 1, (3, 7): 1},
+}
+
+
+def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
+    """Each pair of devices that has links joined by as many sixths of the device's port.
+
+    Raises:
+        ScenarioError: the node has not 8 devices.
+    """
+    if cluster.node.devices_per_node != 8:
+        raise ScenarioError(
+            f"hybrid_cube_mesh joins 8 devices, not {cluster.node.devices_per_node}", where="cluster", remedy="Legal: devices_per_node: 8."
+        )
+    for node in range(num_nodes):
+        for (a, b), links in LINKS.items():
+            join(graph, ("device", node, a), ("device", node, b), cluster.node.link, lanes=links / LINKS_PER_DEVICE)
+
+
+TOPOLOGIES.register(
+    "hybrid_cube_mesh",
+    Topology("hybrid_cube_mesh", "node", build, "NVIDIA DGX-1 with Tesla V100 system architecture white paper, figure 4"),
+)

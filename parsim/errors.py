@@ -1,0 +1,97 @@
+"""What a user did wrong, where, and the way out.  Every error that user input can cause is a ParsimError."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class ParsimError(Exception):
+    """A mistake in what the user asked for: `what` is wrong, `where` it stands, and the `remedy`; empty parts are left out.
+
+    >>> print(ParsimError("tensor_parallel = 12 does not divide num_heads = 64", "plans.tp12", "Legal: 1, 2, 4."))
+    plans.tp12: tensor_parallel = 12 does not divide num_heads = 64
+      Legal: 1, 2, 4.
+    """
+
+    def __init__(self, what: str, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where, remedy)  # the three arguments: so it survives pickling to and from worker processes
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  {self.remedy}" if self.remedy else head
+
+
+class UnitError(ParsimError):
+    """A dimensioned value without its unit, or with a unit of something else."""
+
+
+class PlanError(ParsimError):
+    """A plan that does not fit its model, batch or number of devices."""
+
+
+class CapacityError(ParsimError):
+    """A plan that needs more memory than the device has."""
+
+
+class ScheduleError(ParsimError):
+    """A pipeline schedule that deadlocks or runs an action before what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One mistake of a scenario: `where` is its dotted path, `line` and `column` count from 1 (0: not from a file).
+
+    >>> print(Fault("a.yaml", 14, 5, "plans.tp12.tensor_paralel", "unknown key (did you mean 'tensor_parallel'?)"))
+    a.yaml:14:5: plans.tp12.tensor_paralel: unknown key (did you mean 'tensor_parallel'?)
+    """
+
+    path: str
+    line: int
+    column: int
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
+        return ": ".join(part for part in (place, self.where, self.message) if part)
+
+
+class ScenarioError(ParsimError):
+    """A scenario that cannot be read: all of its faults at once, in the order of the file."""
+
+    def __init__(self, what: str, where: str = "", remedy: str = "", faults: tuple[Fault, ...] = ()) -> None:
+        super().__init__(what, where, remedy)
+        self.args = (what, where, remedy, faults)
+        self.faults = faults
+
+    @classmethod
+    def of(cls, faults: Iterable[Fault]) -> ScenarioError:
+        """The error that says all of `faults`, one a line."""
+        found = tuple(faults)
+        return cls("\n".join(str(fault) for fault in found), faults=found)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The name of `known` that `name` was probably meant to be, or "".
+
+    >>> nearest("tensor_paralel", ["tensor_parallel", "pipeline_parallel"]), nearest("zebra", ["apple"])
+    ('tensor_parallel', '')
+    """
+    by_lower = {each.lower(): each for each in known}
+    matches = difflib.get_close_matches(name.lower()[:100], by_lower, n=1)
+    return by_lower[matches[0]] if matches else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The text " (did you mean 'x'?)" that follows a message on the unknown `name`, or "" where nothing is near.
+
+    >>> did_you_mean("1f1", ["1f1b", "gpipe"])
+    " (did you mean '1f1b'?)"
+    """
+    match = nearest(name, known)
+    return f" (did you mean '{match}'?)" if match else ""

@@ -1,0 +1,108 @@
+"""The catalog's hardware rows as dataclasses, by the mechanical rule that their files state; independent of the scenario reader."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ruamel.yaml import YAML
+
+import parsim.catalog
+from parsim import units
+from parsim.cluster import (
+    Accelerator,
+    AllToAllLaw,
+    AttentionLaw,
+    Cluster,
+    CollectiveLaw,
+    ElementwiseLaw,
+    Fabric,
+    Law,
+    Link,
+    Node,
+    SmallMessageLaw,
+)
+
+T = TypeVar("T")
+DATA = Path(parsim.catalog.__file__).parent / "data"
+SUFFIXES = {
+    "_s_per_sqrt_byte": "s/sqrt(bytes)",
+    "_flops_per_s": "FLOP/s",
+    "_bytes_per_s": "bytes/s",
+    "_bytes": "bytes",
+    "_s": "s",
+}
+
+
+def rows(kind: str) -> dict[str, dict[str, Any]]:
+    loaded: dict[str, dict[str, Any]] = YAML(typ="safe", pure=True).load((DATA / f"{kind}.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def made(type_: type[T], row: dict[str, Any], **given: Any) -> T:
+    """A dataclass of which every field is a key of the row, less the unit that the field's name ends in."""
+    values, columns = dict(given), fields(type_)  # type: ignore[arg-type]
+    for field in columns:
+        suffix = next((each for each in SUFFIXES if field.name.endswith(each)), "")
+        key = field.name.removesuffix(suffix)
+        if field.name not in values and key in row:
+            value = row[key]
+            if suffix and isinstance(value, dict):
+                values[field.name] = {name: units.parse(each, SUFFIXES[suffix]) for name, each in value.items()}
+            else:
+                values[field.name] = units.parse(value, SUFFIXES[suffix]) if suffix else value
+    used = {field.name.removesuffix(next((each for each in SUFFIXES if field.name.endswith(each)), "")) for field in columns}
+    assert set(row) <= used, set(row) - used
+    return type_(**values)
+
+
+def link(name: str) -> Link:
+    return made(Link, {**rows("links")[name], "source": name}, name=name)
+
+
+def accelerator(name: str) -> Accelerator:
+    row = {**rows("accelerators")[name], "source": name}
+    attention = dict(row["attention"])
+    by_head_dim = tuple(attention.pop("efficiency_by_head_dim").items())
+    return made(
+        Accelerator,
+        row,
+        name=name,
+        gemm=made(Law, row["gemm"]),
+        attention=made(AttentionLaw, attention, efficiency_by_head_dim=by_head_dim),
+        elementwise=made(ElementwiseLaw, row["elementwise"]),
+        hbm_capacity_bytes=int(units.parse(row["hbm_capacity"], "bytes")),
+    )
+
+
+def node(name: str) -> Node:
+    row = {**rows("nodes")[name], "source": name}
+    shares = tuple((*map(int, key.split("x")), share) for key, share in row.get("group_share", {}).items())
+    return made(
+        Node,
+        row,
+        name=name,
+        accelerator=accelerator(row["accelerator"]),
+        link=link(row["link"]),
+        host_link=link(row["host_link"]),
+        law=made(CollectiveLaw, row["law"]),
+        all_to_all=made(CollectiveLaw, row["all_to_all"]) if "all_to_all" in row else None,
+        group_share=shares,
+    )
+
+
+def fabric(name: str) -> Fabric:
+    row = {**rows("fabrics")[name], "source": name}
+    return made(
+        Fabric,
+        row,
+        name=name,
+        nic=link(row["nic"]),
+        small=made(SmallMessageLaw, row["small"]) if "small" in row else None,
+        all_to_all=made(AllToAllLaw, row["all_to_all"]) if "all_to_all" in row else None,
+    )
+
+
+def cluster(node_name: str, num_nodes: int = 1, fabric_name: str = "") -> Cluster:
+    return Cluster(node(node_name), num_nodes, fabric(fabric_name) if fabric_name else None)

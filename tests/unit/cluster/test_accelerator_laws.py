@@ -1,0 +1,125 @@
+"""Kernel laws against arithmetic on the page."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from cluster_rows import accelerator, rows
+
+from parsim.cluster import Accelerator, AttentionLaw, ElementwiseLaw, Law, alignment, attention_s, elementwise_s, gemm_s
+from parsim.errors import ScenarioError
+
+
+def toy(**changes: object) -> Accelerator:
+    """Peak 1000 FLOP/s, 100 bytes/s, 4 multiprocessors."""
+    figures: dict[str, object] = {
+        "name": "toy",
+        "peak_flops_per_s": {"bf16": 1000.0, "fp32": 100.0},
+        "hbm_bandwidth_bytes_per_s": 100.0,
+        "hbm_capacity_bytes": 10**6,
+        "num_multiprocessors": 4,
+        "gemm": Law(0.5, 0.8, 0.25, 2.0),
+        "attention": AttentionLaw(((64, 0.4), (128, 0.6)), 1.0, 0.5, 0.5, 0.75),
+        "elementwise": ElementwiseLaw(0.5, 2.0),
+        "sustained_factor": 0.8,
+    }
+    return Accelerator(**{**figures, **changes})  # type: ignore[arg-type]
+
+
+def test_gemm_is_launch_plus_the_p_norm_of_both_roofs() -> None:
+    # 1500 FLOP at .5 x 1000 is 3 s, 320 bytes at .8 x 100 is 4 s; hypotenuse 5.
+    assert gemm_s(toy(), 1500, 320, "bf16", sustained=1.0) == pytest.approx(0.25 + 5.0, rel=1e-14)
+
+
+def test_a_large_exponent_is_the_roofline_and_does_not_underflow() -> None:
+    sharp = toy(gemm=Law(0.5, 0.8, 0.0, 200.0))
+    assert gemm_s(sharp, 1500e-9, 320e-9, "bf16", sustained=1.0) == pytest.approx(4e-9, rel=1e-12)
+
+
+def test_sustained_and_alignment_slow_only_the_arithmetic() -> None:
+    assert gemm_s(toy(), 1500, 0, "bf16") == pytest.approx(0.25 + 3 / 0.8, rel=1e-14)
+    assert gemm_s(toy(), 1500, 0, "bf16", aligned=0.5, sustained=0.5) == pytest.approx(0.25 + 12, rel=1e-14)
+    assert gemm_s(toy(), 0, 320, "bf16", aligned=0.5) == pytest.approx(0.25 + 4, rel=1e-14)
+
+
+def test_attention_adds_a_ramp_of_few_blocks_and_its_bytes() -> None:
+    # 600 FLOP at .6 x 1000 is 1 s; 8 blocks on 4 multiprocessors ramp by .5 / 2; 100 bytes at .5 x 100 are 2 s; launch 1 s.
+    assert attention_s(toy(), 600, 100, 8, 128, "bf16", sustained=1.0) == pytest.approx(1 + 1.25 + 2, rel=1e-14)
+    # Halfway between the measured head dims the efficiency is halfway, outside it stays.
+    assert attention_s(toy(), 500, 0, 8, 96, "bf16", sustained=1.0) == pytest.approx(1 + 1.25, rel=1e-14)
+    assert attention_s(toy(), 600, 0, 8, 256, "bf16", sustained=1.0) == pytest.approx(1 + 1.25, rel=1e-14)
+
+
+def test_backward_attention_runs_at_its_share_of_the_forward_rate() -> None:
+    assert attention_s(toy(), 600, 0, 8, 128, "bf16", backward=True, sustained=1.0) == pytest.approx(1 + 1.25 / 0.75, rel=1e-14)
+    assert attention_s(toy(), 600, 0, 8, 128, "bf16") == pytest.approx(1 + 1.25 / 0.8, rel=1e-14)
+
+
+def test_fused_elementwise_pays_bytes_and_no_launch() -> None:
+    assert elementwise_s(toy(), 100) == 4.0
+    assert elementwise_s(toy(), 100, fused=True) == 2.0
+
+
+def test_alignment_is_a_cache_line_of_128_bytes() -> None:
+    assert [float(np.asarray(alignment(extent))) for extent in (64, 12288, 96, 1824, 1800, 8, 7, 1)] == [
+        1,
+        1,
+        0.8,
+        0.8,
+        0.62,
+        0.62,
+        0.62,
+        0.62,
+    ]
+
+
+def test_an_unknown_dtype_names_the_known_ones() -> None:
+    with pytest.raises(ScenarioError, match="fp8") as fault:
+        gemm_s(toy(), 1, 1, "fp8")
+    assert "bf16, fp32" in str(fault.value)
+
+
+def test_one_value_and_an_array_of_any_length_agree_in_every_bit() -> None:
+    device = accelerator("a100-sxm4-80gb")
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 3, 7, 16, 33):
+        flops, bytes_, blocks = (rng.integers(1, 10**12, length) for _ in range(3))
+        dims = rng.integers(1, 300, length)
+        gemm = np.asarray(gemm_s(device, flops, bytes_, "bf16", aligned=alignment(dims)))
+        attention = np.asarray(attention_s(device, flops, bytes_, blocks, dims, "bf16", backward=True))
+        strided = np.asarray(gemm_s(device, np.repeat(flops, 2)[::2], np.repeat(bytes_, 2)[::2], "bf16", aligned=alignment(dims)))
+        assert gemm.tolist() == strided.tolist()
+        for i in range(length):
+            assert gemm_s(device, int(flops[i]), int(bytes_[i]), "bf16", aligned=alignment(int(dims[i]))) == gemm[i]
+            one = attention_s(device, int(flops[i]), int(bytes_[i]), int(blocks[i]), int(dims[i]), "bf16", backward=True)
+            assert one == attention[i]
+            assert elementwise_s(device, int(bytes_[i])) == np.asarray(elementwise_s(device, bytes_))[i]
+
+
+def test_shapes_broadcast() -> None:
+    assert np.asarray(gemm_s(toy(), np.ones((3, 1)), np.ones(4), "bf16")).shape == (3, 4)
+    assert isinstance(gemm_s(toy(), 1, 1, "bf16"), float)
+
+
+@pytest.mark.parametrize("name", rows("accelerators"))
+def test_no_isolated_kernel_beats_the_peak_or_twice_the_memory(name: str) -> None:
+    device = accelerator(name)
+    for dtype in device.peak_flops_per_s:
+        flops = 2 * 8192.0**3
+        assert gemm_s(device, flops, 6 * 8192**2, dtype, sustained=1.0) > flops / device.peak(dtype)
+        assert attention_s(device, flops, 0, 10**4, 128, dtype, sustained=1.0) > flops / device.peak(dtype)
+    # Above 1 only where operands stay in L2 (the fitted 1.022 of the A100).
+    assert max(device.gemm.memory_efficiency, device.elementwise.memory_efficiency, device.attention.memory_efficiency) < 1.05
+    assert elementwise_s(device, 10**9) > 10**9 / device.hbm_bandwidth_bytes_per_s
+    assert 0 < device.sustained_factor <= 1
+
+
+def test_a_training_gemm_on_a100_runs_near_the_rates_that_are_published() -> None:
+    # ML-Engineering measures at best 271 TFLOP/s of 312 on the A100 and 795 of 989 on the H100 (maximum achievable matmul).
+    flops, bytes_ = 2 * 8192.0 * 8192 * 16384, 2 * (8192 * 8192 + 2 * 8192 * 16384)
+    for name, best_flops_per_s in (("a100-sxm4-80gb", 271.2e12), ("h100-sxm5-80gb", 794.5e12)):
+        seconds = float(np.asarray(gemm_s(accelerator(name), flops, bytes_, "bf16", sustained=1.0)))
+        assert 0.85 < flops / seconds / best_flops_per_s < 1.02
+        assert math.isfinite(seconds)

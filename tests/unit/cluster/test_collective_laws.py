@@ -1,0 +1,221 @@
+"""Collectives and point-to-point messages against arithmetic on the page, and against what wires can carry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cluster_rows import cluster
+
+from parsim.cluster import OPERATIONS, Cluster, CollectiveLaw, Fabric, Link, Node, placement
+from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
+from parsim.errors import ScenarioError
+
+DEVICE = Accelerator("toy", {"bf16": 1.0}, 1.0, 1, 1, Law(1, 1, 0, 1), AttentionLaw(((1, 1.0),), 0, 0, 1, 1), ElementwiseLaw(1, 0))
+WIRE = Link("wire", 100.0, 0.25)
+NODE = Node("toy", DEVICE, 8, WIRE, CollectiveLaw(2.0, 0.5, 50.0, 80.0, 0.125), WIRE, 4, "switched_node")
+FABRIC = Fabric("toy", Link("nic", 10.0, 1.0), 4, "fat_tree", 0.5, 1.0, 3.0, 4.0, 0.25, 5.0, 0.5)
+TOY = Cluster(NODE, 16, FABRIC)
+SHAPES = [(n, stride) for n in (2, 3, 4, 8, 16, 32, 64, 128) for stride in (1, 2, 4, 8, 16) if n * stride <= 128]
+CATALOG = [
+    ("dgx-1v-32gb", "ib-edr"),
+    ("dgx-a100-80gb", "ib-hdr-8rail"),
+    ("dgx-a100-40gb", "ib-edr"),
+    ("hgx-h100-80gb", "ib-ndr-8rail"),
+]
+
+
+def seconds(where: Cluster, operation: str, payload: float, ranks: int, stride: int) -> float:
+    factor = {"all_reduce": 2, "reduce": ranks / max(ranks - 1, 1), "broadcast": ranks / max(ranks - 1, 1)}.get(operation, 1)
+    steps = (2 if operation == "all_reduce" else 1) * (ranks - 1)
+    return float(np.asarray(where.collective_s(operation, factor * (ranks - 1) / ranks * payload, steps, ranks, stride)))
+
+
+def test_in_a_node_it_is_start_steps_bytes_and_ramp() -> None:
+    # n = 4 of 400 bytes: wire 2 x 3 / 4 x 400 = 600, steps 6: 2 + 6 x .5 + 600 / 50 + .125 sqrt(600)
+    assert seconds(TOY, "all_reduce", 400, 4, 1) == pytest.approx(2 + 3 + 12 + 0.125 * math.sqrt(600), rel=1e-14)
+    assert seconds(TOY, "all_gather", 400, 4, 2) == pytest.approx(2 + 1.5 + 6 + 0.125 * math.sqrt(300), rel=1e-14)
+
+
+def test_only_all_reduce_of_more_than_4_ranks_uses_the_switch_rate() -> None:
+    # n = 8 of 800 bytes: wire 1400, steps 14 at 80 bytes/s; the others 700 bytes at 50 bytes/s.
+    assert seconds(TOY, "all_reduce", 800, 8, 1) == pytest.approx(2 + 7 + 1400 / 80 + 0.125 * math.sqrt(1400), rel=1e-14)
+    assert seconds(TOY, "reduce_scatter", 800, 8, 1) == pytest.approx(2 + 3.5 + 14 + 0.125 * math.sqrt(700), rel=1e-14)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_group_of_one_costs_nothing(operation: str) -> None:
+    assert seconds(TOY, operation, 10**6, 1, 1) == 0.0
+    assert TOY.collective_s(operation, 10**6, 5, 1, 8) == 0.0
+    assert TOY.p2p_s(10**6, 8, num_ranks=1) == 0.0
+
+
+def test_devices_are_numbered_node_by_node() -> None:
+    found = [
+        tuple(int(np.asarray(each)) for each in placement(8, n, s))
+        for n, s in ((8, 1), (4, 2), (2, 8), (16, 1), (16, 2), (12, 1), (3, 16), (1, 1))
+    ]
+    assert found == [(8, 1), (4, 1), (1, 2), (8, 2), (4, 4), (8, 2), (1, 3), (1, 1)]
+
+
+def test_groups_of_stride_8_share_their_nodes_nics_and_whole_nodes_have_them_all() -> None:
+    # The node's NICs carry 4 x 10 x .5 = 20 bytes/s.  Eight groups of stride 8: 2.5 each.  One group of whole nodes: 20 < 80 of the node.
+    big = 10.0**13  # so large that latency and ramp are a few millionths
+    eighth = seconds(TOY, "all_reduce", big, 4, 8)
+    assert eighth == pytest.approx(1.5 * big / 2.5, rel=1e-5)
+    assert seconds(TOY, "all_reduce", big, 32, 1) == pytest.approx(2 * 31 / 32 * big / 20, rel=1e-5)
+    assert seconds(TOY, "all_reduce", big, 16, 2) == pytest.approx(2 * 15 / 16 * big / 10, rel=1e-5)
+
+
+def test_the_node_binds_where_its_ring_is_slower_than_its_nics() -> None:
+    wide = replace(TOY, fabric=replace(FABRIC, efficiency=1.0, nic=Link("nic", 100.0, 1.0)))
+    assert seconds(wide, "all_gather", 10.0**13, 32, 1) == pytest.approx(31 / 32 * 10.0**13 / 50, rel=1e-5)
+    assert wide.binding_link("all_gather", 32, 1) == "wire"
+    assert TOY.binding_link("all_gather", 32, 1) == "nic"
+
+
+def test_across_nodes_latency_is_logarithmic_for_all_reduce_and_linear_for_rings() -> None:
+    # 8 nodes of 1 rank: wire 2 x 7 / 8 x 800 = 1400 at 2.5 bytes/s; log2 k = 3
+    assert seconds(TOY, "all_reduce", 800, 8, 8) == pytest.approx(1 + 9 + 560 + 0.25 * math.sqrt(4200), rel=1e-14)
+    assert seconds(TOY, "all_gather", 800, 8, 8) == pytest.approx(1 + 28 + 280 + 0.25 * math.sqrt(2100), rel=1e-14)
+    assert seconds(TOY, "broadcast", 800, 8, 8) == pytest.approx(1 + 28 + 320 + 0.25 * math.sqrt(2400), rel=1e-14)
+
+
+def test_h100_with_8_ndr_is_the_published_law_of_whole_nodes() -> None:
+    # min(12.9 + 13.6 log2 k + S / 14.6 + .0156 sqrt(S), 70.6 log2 k + W / 386 + .00684 sqrt(W log2 k)), us, bytes, GB/s; 471 at k = 2.
+    where = cluster("hgx-h100-80gb", 1024, "ib-ndr-8rail")
+    for nodes in (2, 4, 16, 128, 1024):
+        for size in (4096.0, 10.0**5, 10.0**6, 10.0**8, 10.0**10):
+            ranks, doublings = 8 * nodes, math.log2(nodes)
+            wire = 2 * (ranks - 1) / ranks * size
+            # Two nodes: the node's 465 GB/s of in-switch reduction is just below the fit's 471.
+            rate = 465.3 if nodes == 2 else 386.0
+            large = 70.6 * doublings + wire / (rate * 1000) + 0.00684 * math.sqrt(wire * doublings)
+            small = 12.9 + 13.6 * doublings + size / 14600 + 0.0156 * math.sqrt(size)
+            assert seconds(where, "all_reduce", size, ranks, 1) * 1e6 == pytest.approx(min(large, small), rel=1e-3)
+
+
+def test_dgx_a100_with_hdr_reaches_its_published_bus_bandwidth() -> None:
+    # 192 GB/s at 32 GPUs and a large message: NVIDIA GTC24 S62129.
+    where = cluster("dgx-a100-80gb", 4, "ib-hdr-8rail")
+    size = 16e9
+    assert 2 * 31 / 32 * size / seconds(where, "all_reduce", size, 32, 1) == pytest.approx(192e9, rel=0.02)
+
+
+def test_all_to_all_loads_a_nic_with_what_leaves_the_node() -> None:
+    # 16 ranks on 2 nodes: of 15 peers 8 are in the other node.  A device's share of the NICs is 5 x .5 bytes/s.
+    big = 15.0 * 10**9
+    assert float(np.asarray(TOY.collective_s("all_to_all", big, 15, 16, 1))) == pytest.approx(1 + 8e9 / 2.5, rel=1e-12)
+
+
+def test_hybrid_cube_mesh_pairs_have_one_link_of_six() -> None:
+    where = cluster("dgx-1v-32gb")
+    wire = 10.0**11
+    pair, all_ = (float(np.asarray(where.collective_s("all_gather", wire, 1, n, 1))) for n in (2, 8))
+    assert pair / all_ == pytest.approx(6, rel=0.01)
+
+
+def test_neighbours_in_a_node_use_its_link_and_stages_of_whole_nodes_a_nic_each() -> None:
+    node = replace(NODE, p2p_start_s=2.0, p2p_efficiency=0.5)
+    where = Cluster(node, 16, replace(FABRIC, p2p_ramp_s_per_sqrt_byte=0.5))
+    assert where.p2p_s(100, 4) == 2 + 100 / 50
+    # Four NICs of 10 bytes/s at .5 for 8 senders: 2.5 each; 100 bytes: 5 + 40 + .5 x 10.
+    assert where.p2p_s(100, 8) == 5 + 40 + 5
+    assert where.p2p_s(100, 4, num_ranks=4) == 5 + 20 + 5  # leaves the node at every other boundary; 4 senders, a NIC each
+    assert where.p2p_s(100, 1, num_ranks=16) == 5 + 20 + 5  # a message leaves by one NIC, though four are idle
+    assert where.p2p_s(100, 8, senders=1) == 5 + 20 + 5
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("node", "fabric"), CATALOG)
+def test_no_prediction_beats_the_wires(operation: str, node: str, fabric: str) -> None:
+    where = cluster(node, 16, fabric)
+    assert where.fabric is not None
+    nics = where.nics_per_node * where.fabric.nic.bandwidth_bytes_per_s
+    for ranks, stride in SHAPES:
+        inside, nodes = (int(np.asarray(each)) for each in placement(8, ranks, stride))
+        for size in 10.0 ** np.arange(0, 12):
+            time = seconds(where, operation, size, ranks, stride)
+            wire = {"all_reduce": 2 * (ranks - 1) / ranks, "reduce": 1, "broadcast": 1}.get(operation, (ranks - 1) / ranks) * size
+            limit = where.node.link.bandwidth_bytes_per_s
+            if operation == "all_reduce" and where.node.switch_adds and inside > 4:
+                limit *= 2 * (inside - 1) / (inside + 1)  # NVLink SHARP sends (n + 1) / n of the payload
+            in_node = (wire if operation != "all_to_all" else wire * (inside - 1) / (ranks - 1)) if inside > 1 else 0.0
+            assert time * limit >= in_node * (1 - 1e-12)
+            if nodes > 1:
+                # What must leave a node for its groups: the payload of each, at the least (k - 1) / k of it each way.
+                groups = 8 / inside
+                least = (
+                    {"all_reduce": 2, "reduce": nodes / (nodes - 1), "broadcast": nodes / (nodes - 1)}.get(operation, 1)
+                    * (nodes - 1)
+                    / nodes
+                )
+                leaving = 8 * size * (ranks - inside) / ranks if operation == "all_to_all" else groups * least * size
+                assert time * nics >= leaving * (1 - 1e-12), (ranks, stride, size)
+
+
+def test_a_law_that_promises_more_than_the_link_is_clipped() -> None:
+    boast = replace(TOY, node=replace(NODE, law=CollectiveLaw(0.0, 0.0, 1000.0, 1000.0, 0.0)), fabric=replace(FABRIC, efficiency=9.0))
+    assert seconds(boast, "all_gather", 400, 4, 1) == 3.0  # 300 bytes at 100 bytes/s
+    assert seconds(boast, "all_gather", 10.0**12, 16, 8) == pytest.approx(
+        15 / 16 * 10.0**12 / 5, rel=1e-12
+    )  # 40 bytes/s of NICs over 8 groups
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_one_value_and_arrays_of_plans_agree_in_every_bit(operation: str) -> None:
+    where = cluster("dgx-a100-80gb", 128, "ib-hdr-8rail")
+    rng = np.random.default_rng(1)
+    wire = rng.integers(1, 10**10, 41)
+    ranks, stride = 2 ** rng.integers(0, 6, 41), 2 ** rng.integers(0, 5, 41)
+    together = np.asarray(where.collective_s(operation, wire, 2 * (ranks - 1), ranks, stride))
+    sent = np.asarray(where.p2p_s(wire, stride, num_ranks=ranks))
+    assert together.dtype == sent.dtype == np.float64
+    for i in range(41):
+        one = int(wire[i]), int(2 * (ranks[i] - 1)), int(ranks[i]), int(stride[i])
+        assert where.collective_s(operation, *one) == together[i]
+        assert where.p2p_s(one[0], one[3], num_ranks=one[2]) == sent[i]
+        assert np.asarray(where.collective_s(operation, *(np.array([each]) for each in one))).tolist() == [together[i]]
+
+
+def test_time_grows_with_bytes_and_with_nodes() -> None:
+    for node, fabric in CATALOG:
+        where = cluster(node, 64, fabric)
+        for operation in OPERATIONS:
+            over_bytes = np.asarray(where.collective_s(operation, 10.0 ** np.arange(12), 1, 64, 8))
+            assert np.all(np.diff(over_bytes) > 0)
+            nodes = 2.0 ** np.arange(2, 7)  # two nodes combine better, so from four on
+            assert np.all(np.diff(np.asarray(where.collective_s(operation, 10.0**6, nodes * 8, nodes, 8))) >= 0)
+
+
+def test_faults_say_the_way_out() -> None:
+    alone = Cluster(NODE)
+    with pytest.raises(ScenarioError, match="there is no fabric"):
+        alone.collective_s("all_reduce", 1, 1, 16, 1)
+    with pytest.raises(ScenarioError, match="there is no fabric"):
+        alone.p2p_s(1, 8)
+    with pytest.raises(ScenarioError, match="did you mean 'all_reduce'"):
+        TOY.collective_s("allreduce", 1, 1, 2, 1)
+    with pytest.raises(ScenarioError, match="2 nodes without a fabric"):
+        Cluster(NODE, 2)
+    with pytest.raises(ScenarioError, match="num_nodes = 0"):
+        Cluster(NODE, 0, FABRIC)
+
+
+def test_an_explanation_names_the_link_that_binds_and_its_numbers() -> None:
+    where = cluster("dgx-a100-80gb", 8, "ib-hdr-8rail")
+    text = where.explain_collective("all_reduce", 1.75e9, 14, 8, 8)
+    assert text.splitlines()[:2] == ["all_reduce of 8 ranks, 8 apart: 1 a node on 8 nodes", "  ib-hdr binds"]
+    assert "24 GB/s reached; 8 x 25 GB/s a node, shared by 8 groups" in text
+    inside = where.explain_collective("all_reduce", 1.75e9, 14, 8, 1)
+    assert "nvlink3 binds" in inside and "ib-hdr" not in inside
+    assert where.explain_collective("all_gather", 0, 0, 1, 1).endswith("nothing is sent")
+
+
+def test_a_node_cannot_use_more_nics_than_it_has() -> None:
+    assert Cluster(replace(NODE, num_nics=2), 2, FABRIC).nics_per_node == 2
+    assert Cluster(NODE, 2, replace(FABRIC, nics_per_node=1)).nics_per_node == 1
+    assert Cluster(NODE).nics_per_node == 0
+    assert TOY.num_devices == 128
