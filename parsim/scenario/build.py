@@ -1,0 +1,186 @@
+"""From the values of a file to a Scenario: every fault of the file is found before the first is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from parsim import catalog, schedules
+from parsim.cluster import Cluster, Node
+from parsim.errors import Fault, ParsimError, did_you_mean
+from parsim.model.spec import ModelSpec
+from parsim.parallel import legality
+from parsim.parallel.plan import Batch, Plan
+from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
+from parsim.scenario.fields import TAGS
+from parsim.scenario.rows import read, resolve
+from parsim.scenario.tree import Place, Tree
+from parsim.scenario.types import Measured, PlanSpace, Scenario
+
+_AXES: Final = tuple(each.name for each in fields(Plan))
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What could be built so far; None where the file is at fault."""
+
+    model: ModelSpec | None = None
+    node: Node | None = None
+    cluster: Cluster | None = None
+    num_devices: int | None = None
+    batch: Batch | None = None
+    plans: dict[str, Plan] = field(default_factory=dict)
+    spaces: dict[str, PlanSpace] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)
+
+
+def build(tree: Tree, default_name: str) -> tuple[Scenario | None, list[Fault]]:
+    """The scenario, or None and its faults in the order of the file, each once."""
+    found = list(tree.faults)
+    scenario = None
+    if tree.value is not None or not found:
+        sections, complaints = _sections(tree.value)
+        parts = _Parts()
+        complaints += _relations(sections, parts, tree.value if isinstance(tree.value, dict) else {})
+        # A value that YAML could not give is missing now: what that leads to at the same place was told already.
+        told = {fault.where for fault in found}
+        found += [fault for fault in (tree.fault(place, message) for place, message in complaints) if fault.where not in told]
+        if not found:
+            scenario = _scenario(sections, parts, tree.path, default_name)
+    unique = list(dict.fromkeys(found))
+    return scenario, sorted(unique, key=lambda fault: (fault.line, fault.column, fault.where))
+
+
+def _sections(value: Any) -> tuple[Sections, list[tuple[Place, str]]]:
+    """The sections without fault, and what is wrong with the others."""
+    if not isinstance(value, dict):
+        return Sections.model_validate({}), [((), "a scenario is a mapping with the keys model, cluster, batch and plans")]
+    try:
+        return Document.model_validate(value), []
+    except ValidationError as error:
+        complaints: list[tuple[Place, str]] = [
+            (tuple(each for each in one["loc"] if each not in TAGS), str(one["ctx"]["sentence"])) for one in error.errors()
+        ]
+    return Sections.model_validate(_without(value, [place for place, _ in complaints])), complaints
+
+
+def _without(value: dict[Any, Any], places: list[Place]) -> dict[Any, Any]:
+    """The value less the sections at fault: of plans and measured only the entries, of cluster only the fabric, where no more is."""
+    entries = {place[:2] for place in places if place[0:1] in (("plans",), ("measured",)) or place[:2] == ("cluster", "fabric")}
+    entries = {place for place in entries if len(place) == 2}
+    whole = {place[0] for place in places if place and place[:2] not in entries}
+    good = {key: each for key, each in value.items() if key not in whole}
+    for section in ("plans", "measured", "cluster"):
+        if isinstance(good.get(section), dict):
+            good[section] = {key: each for key, each in good[section].items() if (section, key) not in entries}
+    return good
+
+
+def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iterator[tuple[Place, str]]:
+    """What is wrong between sections, while `parts` are built."""
+    if sections.model is not None:
+        parts.model = resolve("models", sections.model)
+    if sections.cluster is not None:
+        yield from _cluster(sections.cluster, parts, value["cluster"].get("fabric") is not None)
+    if sections.batch is not None:
+        parts.batch = Batch(**dict(sections.batch))
+        yield from _batch(parts, parts.batch)
+    for name, plan in sections.plans.items():
+        place = ("plans", name)
+        if any(_is_open(getattr(plan, axis)) for axis in _AXES if axis != "layers_per_stage"):
+            parts.spaces[name] = _space(name, plan)
+        else:
+            yield from _plan(place, plan, parts)
+    stated = value.get("plans")
+    plans = [each for each in stated if isinstance(each, str)] if isinstance(stated, dict) else []
+    for name, measured in sections.measured.items():
+        yield from _measured(name, measured, plans, parts)
+
+
+def _cluster(section: ClusterSection, parts: _Parts, states_fabric: bool) -> Iterator[tuple[Place, str]]:
+    node: Node = resolve("nodes", section.node)
+    parts.node, parts.num_devices = node, section.num_nodes * node.devices_per_node
+    if section.num_nodes > 1 and section.fabric is None:
+        if not states_fabric:  # one that is stated, and wrong, was told already
+            yield ("cluster", "fabric"), f"missing: {section.num_nodes} nodes need a fabric; known: {', '.join(catalog.names('fabrics'))}"
+        return
+    fabric = resolve("fabrics", section.fabric) if section.fabric is not None else None
+    if section.num_nodes > 1 and node.num_nics == 0:
+        yield ("cluster", "node"), f'{section.num_nodes} nodes need NICs, but node "{node.name}" has num_nics = 0'
+        return
+    try:
+        parts.cluster = Cluster(node, section.num_nodes, fabric)
+    except ParsimError as error:  # what a cluster demands of its parts is known there
+        yield ("cluster",), f"{error.what} {error.remedy}".strip()
+
+
+def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
+    if parts.node is not None and batch.dtype not in parts.node.accelerator.peak_flops_per_s:
+        accelerator = parts.node.accelerator
+        known = ", ".join(accelerator.peak_flops_per_s)
+        yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{batch.dtype}'; it multiplies: {known}"
+    if parts.model is not None and batch.sequence_length > parts.model.max_positions:
+        longest = parts.model.max_positions
+        message = (
+            f'sequence_length = {batch.sequence_length} is above max_positions = {longest} of model "{parts.model.name}"; at most {longest}'
+        )
+        yield ("batch", "sequence_length"), message
+
+
+def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
+    values = dict(section)
+    batch = parts.batch
+    if values["data_parallel"] is None:
+        inner = values["tensor_parallel"] * values["pipeline_parallel"]
+        values["data_parallel"] = max(1, (parts.num_devices or 0) // inner)
+        batch = parts.batch if parts.num_devices is not None else None  # without devices, nobody knows the micro batches
+    if values["schedule"] is None:
+        values["schedule"] = legality.INTERLEAVED if values["virtual_pipeline"] > 1 else legality.PLAIN
+    if values["layers_per_stage"] is not None:
+        values["layers_per_stage"] = tuple(values["layers_per_stage"])
+    plan = Plan(**values)
+    parts.plans[place[1]] = plan
+    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, schedules.names()):
+        yield (*place, fault.field), str(fault)
+
+
+def _is_open(value: object) -> bool:
+    return value == "auto" or isinstance(value, list)
+
+
+def _space(name: str, section: PlanSection) -> PlanSpace:
+    axes: dict[str, tuple[object, ...]] = {}
+    for axis in (each for each in _AXES if each in section.model_fields_set):
+        value = getattr(section, axis)
+        if value is not None:
+            whole = axis == "layers_per_stage"
+            axes[axis] = (tuple(value),) if whole else tuple(dict.fromkeys(value)) if isinstance(value, list) else (value,)
+    return PlanSpace(name, axes)
+
+
+def _measured(name: str, section: MeasuredSection, plans: list[str], parts: _Parts) -> Iterator[tuple[Place, str]]:
+    parts.measured[name] = Measured(section.step_time, section.peak_memory, section.source)
+    if name not in plans:
+        yield ("measured", name), f"unknown plan '{name}'{did_you_mean(name, plans)}; plans here: {', '.join(plans)}"
+    if section.step_time is None and section.peak_memory is None:
+        yield ("measured", name), "holds no figure; give step_time, peak_memory or both"
+
+
+def _scenario(sections: Sections, parts: _Parts, path: str, default_name: str) -> Scenario:
+    assert parts.model is not None and parts.cluster is not None and parts.batch is not None
+    return Scenario(
+        name=sections.name or default_name,
+        model=parts.model,
+        cluster=parts.cluster,
+        batch=parts.batch,
+        stack=resolve("stacks", sections.stack),
+        plans=parts.plans,
+        spaces=parts.spaces,
+        measured=parts.measured,
+        seed=sections.seed,
+        path=path,
+        itemsize_bytes={name: read("dtypes", name) for name in catalog.names("dtypes")},
+    )

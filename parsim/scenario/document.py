@@ -1,0 +1,115 @@
+"""The keys of a scenario file: what may stand where, without looking at what the values mean together (build.py does)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from parsim import schedules
+from parsim.scenario.fields import Axis, Count, Known, Quantity, Row, Text
+from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
+
+DEFAULT_STACK = "megatron-2022"
+_SHORT: Mapping[str, str] = {
+    "dp": "data_parallel",
+    "tp": "tensor_parallel",
+    "pp": "pipeline_parallel",
+    "vpp": "virtual_pipeline",
+    "vp": "virtual_pipeline",
+    "sp": "sequence_parallel",
+    "mbs": "micro_batch",
+    "micro_batch_size": "micro_batch",
+    "gbs": "global_batch",
+    "global_batch_size": "global_batch",
+    "seq_length": "sequence_length",
+    "seq_len": "sequence_length",
+    "recomputation": "recompute",
+}
+
+
+class ClusterSection(Row):
+    """Where it runs."""
+
+    hints: ClassVar[Mapping[str, str]] = {"nodes": "num_nodes", "network": "fabric"}
+    node: NodeRef = Field(description="the node: a name of the catalog or an inline row")
+    num_nodes: Annotated[int, Field(gt=0, le=1_000_000)] = Field(1, description="the number of nodes")
+    fabric: FabricRef | None = Field(None, description="the network between the nodes: a name or an inline row; none for one node")
+
+
+class BatchSection(Row):
+    """What one optimizer step trains on."""
+
+    hints: ClassVar[Mapping[str, str]] = _SHORT
+    global_batch: Count = Field(description="the sequences of a step, all replicas together")
+    sequence_length: Count = Field(description="the tokens of a sequence")
+    dtype: Annotated[str, Known("dtypes")] = Field("bf16", description="the dtype of the matrix multiplications")
+
+
+class PlanSection(Row):
+    """How the work is split; an axis is a value, `auto`, or a list that the planner chooses from."""
+
+    hints: ClassVar[Mapping[str, str]] = _SHORT
+    data_parallel: Axis[Count] | None = Field(None, description="replicas; what remains of the devices where left out")
+    tensor_parallel: Axis[Count] = Field(1, description="ranks that split each layer")
+    pipeline_parallel: Axis[Count] = Field(1, description="ranks that split the layers")
+    virtual_pipeline: Axis[Count] = Field(1, description="model chunks a pipeline rank")
+    sequence_parallel: Axis[bool] = Field(False, description="whether the tensor-parallel ranks split the sequence between blocks")
+    micro_batch: Axis[Count] = Field(1, description="sequences that pass the pipeline together")
+    schedule: Axis[Annotated[str, Known("schedule", schedules.names)]] | None = Field(
+        None, description="the pipeline schedule; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out"
+    )
+    recompute: Axis[Literal["none", "selective", "full"]] = Field("none", description="which activations are computed again")
+    layers_per_stage: list[Count] | None = Field(None, description="layers by (virtual) stage; the stack's layer_split where left out")
+    gradient_sync: Axis[Literal["all_reduce", "master"]] = Field("all_reduce", description="how replicas agree on gradients")
+
+
+class MeasuredSection(Row):
+    """What somebody measured of a plan."""
+
+    step_time: Annotated[float, Quantity("s")] | None = Field(None, description="the time of a step")
+    peak_memory: Annotated[float, Quantity("bytes")] | None = Field(None, description="the memory of the device that holds most")
+    source: Text = Field("", description="where the figures stand")
+
+
+class Sections(Row):
+    """A scenario file of which parts may be missing, since they are at fault."""
+
+    schema_version: Literal[1] = Field(1, alias="schema", description="the version of this format")
+    name: Text = Field("", description="a name for reports; that of the file where left out")
+    model: ModelRef | None = Field(None, description="the model: a name of the catalog or an inline row")
+    cluster: ClusterSection | None = Field(None, description="where it runs: node, num_nodes and fabric")
+    batch: BatchSection | None = Field(None, description="what a step trains on: global_batch, sequence_length and dtype")
+    stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog or an inline row")
+    plans: dict[Text, PlanSection] = Field(default_factory=dict, description="the plans to compare, by name")
+    measured: dict[Text, MeasuredSection] = Field(default_factory=dict, description="what somebody measured, by plan")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
+
+
+class Document(Sections):
+    """A whole scenario file."""
+
+    model: ModelRef = Field(description="the model: a name of the catalog or an inline row")
+    cluster: ClusterSection = Field(description="where it runs: node, num_nodes and fabric")
+    batch: BatchSection = Field(description="what a step trains on: global_batch, sequence_length and dtype")
+    plans: Annotated[dict[Text, PlanSection], Field(min_length=1)] = Field(description="at least one plan, by name")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema, draft 7, that editors check scenario files with."""
+    schema: dict[str, Any] = _draft_7(Document.model_json_schema(ref_template="#/definitions/{model}"))
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
+
+
+def _draft_7(part: Any) -> Any:
+    """Rename what later drafts renamed; a row may leave out what its `base` has; forms of a value may overlap."""
+    if isinstance(part, list):
+        return [_draft_7(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    renamed = {"$defs": "definitions", "oneOf": "anyOf"}
+    result = {renamed.get(key, key): _draft_7(each) for key, each in part.items() if key != "discriminator"}
+    if "base" in result.get("properties", {}) and "required" in result:
+        result["anyOf"] = [{"required": result.pop("required")}, {"required": ["base"]}]
+    return result

@@ -1,0 +1,190 @@
+"""What the fields of rows and scenario files are made of: quantities with units, known names, names or inline rows, open axes.
+
+Row turns pydantic's complaints into parsim's sentences, each with the legal values and the way out.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag, ValidationError, model_validator
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
+
+from parsim import catalog, units
+from parsim.errors import ParsimError, did_you_mean
+from parsim.scenario.tree import show
+
+T = TypeVar("T")
+# Tags stand in pydantic's places; no key of a file is likely to be one.
+NAME, INLINE, VALUE, LIST, AUTO = "<name>", "<inline>", "<value>", "<list>", "<auto>"
+TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, "[key]")
+
+Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(max_length=10_000)]
+
+
+class Quantity:
+    """Annotates a float as text with a unit, e.g. "80 GiB"; the value is in base units and not negative, nor 0 without `zero`."""
+
+    def __init__(self, unit: str, *, zero: bool = False) -> None:
+        self.unit = unit
+        self.zero = zero
+
+    def check(self, value: object) -> float | int:
+        """The value in base units."""
+        try:
+            parsed = units.parse(value if not isinstance(value, dict | list) else show(value), self.unit)
+        except ParsimError as error:
+            raise complaint(error.what) from None
+        if parsed < 0 or (parsed == 0 and not self.zero):
+            raise complaint(f"must be {'at least' if self.zero else 'above'} 0, not '{value}'")
+        return parsed
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
+        return {
+            "type": "string",
+            "pattern": r"^\s*[+]?[0-9.]+([eE][+-]?[0-9]+)?\s*[A-Za-zµ]",
+            "description": f"a number and a unit of {self.unit}",
+        }
+
+
+class Known:
+    """Annotates text as one of some names: of the rows of a kind of the catalog, or of what `names` lists."""
+
+    def __init__(self, kind: str, names: Callable[[], tuple[str, ...]] | None = None) -> None:
+        self.what = kind.removesuffix("s")
+        self.names = names or (lambda: catalog.names(kind))
+
+    def check(self, name: str) -> str:
+        """The name, if it is known."""
+        if name in self.names():
+            return name
+        if self.what == "model" and name.startswith("hf:"):
+            raise complaint("reading a Hugging Face config comes later; write its numbers as an inline mapping")
+        raise complaint(f"unknown {self.what} {show(name)}{did_you_mean(name, self.names())}; known: {', '.join(self.names())}")
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, core_schema.str_schema(strict=True))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.names())}
+
+
+def name_or_inline(value: object) -> str | None:
+    """The tag of the name of a row, or of an inline row."""
+    return NAME if isinstance(value, str) else INLINE if isinstance(value, dict | BaseModel) else None
+
+
+def _axis_form(value: object) -> str:
+    return LIST if isinstance(value, list) else AUTO if value == "auto" else VALUE
+
+
+# An axis of a plan: a value, `auto`, or a list for the planner to choose from.
+Axis = Annotated[
+    Annotated[T, Tag(VALUE)] | Annotated[list[T], Field(min_length=1), Tag(LIST)] | Annotated[Literal["auto"], Tag(AUTO)],
+    Discriminator(_axis_form),
+]
+
+
+class Row(BaseModel):
+    """A mapping of a scenario file or the catalog; a `kind` lets it start from the catalog row named by `base`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=False)
+    kind: ClassVar[str] = ""
+    hints: ClassVar[Mapping[str, str]] = {}  # keys that people write -> the key they mean
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _speak(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
+        """Complain in our words; the row's own keys are known here, so the nearest can be named."""
+        if cls.kind and isinstance(value, dict) and "base" in value:
+            value = {**_based(cls.kind, value), "base": value["base"]}
+        try:
+            return handler(value)
+        except ValidationError as error:
+            details = [
+                InitErrorDetails(type=complaint(cls._sentence(each)), loc=each["loc"], input=each["input"]) for each in error.errors()
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, details) from None
+
+    @classmethod
+    def _sentence(cls, error: ErrorDetails) -> str:
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        key = str(error["loc"][-1]) if error["loc"] else ""
+        if error["type"] == "extra_forbidden":
+            hint = f" (did you mean '{cls.hints[key]}'?)" if key in cls.hints else did_you_mean(key, fields)
+            return f"unknown key{hint}; keys here: {', '.join(fields)}"
+        if error["type"] == "missing":
+            return f"missing; give {fields[key].description or 'a value'}" if key in fields else "missing"
+        return _sentence(error)
+
+
+def complaint(sentence: str) -> PydanticCustomError:
+    """The pydantic error that says `sentence`, and is passed on as it is."""
+    return PydanticCustomError("parsim", "{sentence}", {"sentence": sentence})
+
+
+def _sentence(error: ErrorDetails) -> str:
+    context, shown = error.get("ctx", {}), show(error["input"])
+    match error["type"]:
+        case "parsim":
+            return str(context["sentence"])
+        case "literal_error":
+            legal = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
+            near = did_you_mean(error["input"], legal) if isinstance(error["input"], str) else ""
+            return f"cannot be {shown}{near}; legal: {', '.join(legal)}"
+        case "greater_than":
+            return f"must be above {context['gt']:g}, not {shown}"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']:g}, not {shown}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}, not {shown}"
+        case "too_short":
+            return "must not be empty"
+    return f"must be {_WANTED[error['type']]}, not {shown}" if error["type"] in _WANTED else f"{error['msg']}, not {shown}"
+
+
+_WANTED: Final = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "union_tag_not_found": "a name or a mapping",
+    "invalid_key": "text",
+}
+
+
+def _based(kind: str, value: dict[str, Any]) -> dict[str, Any]:
+    """The catalog row that `value` starts from, with its changes; a changed figure loses the catalog's source."""
+    try:
+        row = catalog.row(kind, value["base"] if isinstance(value["base"], str) else show(value["base"]))
+    except ParsimError as error:
+        details = InitErrorDetails(type=complaint(f"{error.what}; {error.remedy}"), loc=("base",), input=value["base"])
+        raise ValidationError.from_exception_data(kind, [details]) from None
+    changes = {key: each for key, each in value.items() if key != "base"}
+    row["source"] = {figure: source for figure, source in row.get("source", {}).items() if figure not in changes}
+    return _merged(row, changes)
+
+
+def _merged(row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = copy.copy(row)
+    for key, each in changes.items():
+        both = isinstance(each, dict) and isinstance(row.get(key), dict)
+        merged[key] = _merged(row[key], each) if both else each
+    return merged

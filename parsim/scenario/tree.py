@@ -1,0 +1,256 @@
+"""A YAML file as plain values, with the line and column of every key.  What the values mean is left to document.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from parsim.errors import Fault
+
+Place = tuple[object, ...]  # the keys and indices that lead to a value
+_MOST_BYTES: Final = 4_000_000
+_MOST_VALUES: Final = 100_000  # an alias counts each time it is used, so that a small file cannot unfold to a huge one
+_MOST_LEVELS: Final = 40
+_TAG: Final = "tag:yaml.org,2002:"
+
+
+@dataclass(slots=True)
+class Tree:
+    """The values of a file; `spots` has the (line, column) of each key, from 1; `faults` what is wrong with its YAML."""
+
+    path: str
+    value: Any = None
+    spots: dict[Place, tuple[int, int]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, place: Place, message: str) -> Fault:
+        """The fault at `place`: where that is not in the file, at the nearest key above it."""
+        above = place
+        while above and above not in self.spots:
+            above = above[:-1]
+        line, column = self.spots.get(above, (0, 0))
+        return Fault(self.path, line, column, dotted(place), message)
+
+
+def dotted(place: Place) -> str:
+    """The place as text.
+
+    >>> dotted(("plans", "tp8", "schedule", 0))
+    'plans.tp8.schedule.0'
+    """
+    return ".".join(str(each)[:80] for each in place)
+
+
+def read(path: str | Path) -> Tree:
+    """The values of a YAML (or JSON) file; with faults, and perhaps without a value, where it cannot be read."""
+    tree = Tree(str(path))
+    text = _text(path, tree)
+    if text is not None:
+        root = _compose(text, tree)
+        if root is not None:
+            tree.spots[()] = (1, 1)
+            reader = _Reader(tree)
+            value = reader.value(root, ())
+            tree.value = None if reader.full else value
+        elif not tree.faults:
+            tree.faults.append(Fault(tree.path, 1, 1, "", "the file is empty; a scenario has at least model, cluster, batch and plans"))
+    return tree
+
+
+def of(mapping: object, name: str) -> Tree:
+    """The values of a Python mapping, copied to dicts and lists; there are no lines to point at."""
+    tree = Tree(name)
+    tree.value = _copy(mapping, 0, iter(range(_MOST_VALUES)), tree)
+    return tree
+
+
+def _text(path: str | Path, tree: Tree) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
+        if len(raw) <= _MOST_BYTES:
+            return raw.decode("utf-8-sig")
+        message = f"is larger than {_MOST_BYTES} bytes, which no scenario is"
+    except FileNotFoundError:
+        message = "no such file"
+    except IsADirectoryError:
+        message = "is a directory, not a scenario file"
+    except PermissionError:
+        message = "no permission to read the file"
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        message = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        tree.faults.append(Fault(tree.path, line, column, "", message))
+        return None
+    except (OSError, ValueError) as error:
+        message = f"cannot be read: {error}"
+    tree.faults.append(Fault(tree.path, 0, 0, "", message))
+    return None
+
+
+def _compose(text: str, tree: Tree) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        reason = " ".join(" ".join(part for part in (error.context, error.problem) if part).split())[:200]
+        tree.faults.append(Fault(tree.path, line, column, "", f"not YAML: {reason}"))
+    except RecursionError:
+        tree.faults.append(Fault(tree.path, 1, 1, "", f"nested more than {_MOST_LEVELS} levels deep"))
+    except Exception as error:  # whatever else its scanner trips over, e.g. control characters: the file is at fault, not the user's Python
+        reason = " ".join(str(error).split())[:200]
+        tree.faults.append(Fault(tree.path, 1, 1, "", f"not YAML: {reason}"))
+    return None
+
+
+class _Reader:
+    """Turns the nodes of one file into values and notes where they stand."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.left = _MOST_VALUES
+        self.full = False  # a limit was passed: what was read is not all
+        self.merging: list[Any] = []
+
+    def value(self, node: Any, place: Place) -> Any:
+        """The node as a dict, list or scalar."""
+        self.left -= 1
+        if self.left < 0 or len(place) > _MOST_LEVELS:
+            if not self.full:
+                limit = "unfolds to too many values" if self.left < 0 else f"nested more than {_MOST_LEVELS} levels deep"
+                self.add(node, place[:4], limit)
+            self.full = True
+        if self.full:
+            return None
+        if node.id == "mapping":
+            return self.mapping(node, place)
+        if node.id == "sequence":
+            items = []
+            for index, item in enumerate(node.value):
+                self.tree.spots[(*place, index)] = self.spot(item)
+                items.append(self.value(item, (*place, index)))
+            return items
+        return self.scalar(node, place)
+
+    def mapping(self, node: Any, place: Place) -> dict[object, Any]:
+        """The entries of a mapping: its own, then what `<<` merges in."""
+        entries: dict[object, Any] = {}
+        first: dict[object, int] = {}
+        for key_node, value_node in node.value:
+            if key_node.id == "scalar" and (key_node.tag == f"{_TAG}merge" or key_node.value == "<<"):
+                continue
+            if key_node.id != "scalar":
+                self.add(key_node, place, "a key must be text, not a list or mapping")
+                continue
+            key = self.scalar(key_node, place)
+            if not _is_key(key):
+                self.add(key_node, place, f"a key must be text, not {show(key)}")
+                continue
+            if key in first:
+                self.add(key_node, (*place, key), f"duplicate key; it stands in line {first[key]} already")
+                continue
+            first[key] = key_node.start_mark.line + 1
+            self.tree.spots[(*place, key)] = self.spot(key_node)
+            entries[key] = self.value(value_node, (*place, key))
+        for key_node, value_node in node.value:
+            if key_node.id == "scalar" and (key_node.tag == f"{_TAG}merge" or key_node.value == "<<"):
+                self.merge(value_node, place, entries, key_node)
+        return entries
+
+    def merge(self, node: Any, place: Place, entries: dict[object, Any], key_node: Any) -> None:
+        """Add to `entries` what it lacks from the mapping, or list of mappings, after `<<`."""
+        for source in node.value if node.id == "sequence" else [node]:
+            self.left -= 1
+            if source.id != "mapping" or source in self.merging or self.left < 0:
+                self.add(key_node, place, "'<<' merges a mapping, or a list of mappings, that does not hold itself")
+                return
+            own = {key: spot for key, spot in self.tree.spots.items() if key[: len(place)] == place and len(key) > len(place)}
+            self.merging.append(source)
+            merged = self.mapping(source, place)
+            self.merging.pop()
+            self.tree.spots.update(own)
+            for key, value in merged.items():
+                entries.setdefault(key, value)
+
+    def scalar(self, node: Any, place: Place) -> Any:
+        """The text, number, truth value or None that a scalar stands for."""
+        tag, text = str(node.tag).removeprefix(_TAG), str(node.value)
+        try:
+            match tag:
+                case "null":
+                    return None
+                case "bool":
+                    return {"true": True, "false": False}[text.lower()]
+                case "int":
+                    digits = text.replace("_", "")
+                    return int(digits, 0) if digits.lstrip("+-")[:2].lower() in ("0o", "0x", "0b") else int(digits)
+                case "float":
+                    digits = text.replace("_", "").lower()
+                    return float(digits.replace(".inf", "inf").replace(".nan", "nan"))
+                case "str" | "timestamp" | "merge" | "value":
+                    return text
+        except (ValueError, KeyError):
+            self.add(
+                node, place, f"'{text[:40]}' is no number that can be read" if tag in ("int", "float") else f"'{text[:40]}' is no {tag}"
+            )
+            return None
+        self.add(node, place, f"the tag '{tag[:40]}' means nothing in a scenario; leave it out")
+        return None
+
+    def spot(self, node: Any) -> tuple[int, int]:
+        """Line and column of a node, from 1."""
+        return node.start_mark.line + 1, node.start_mark.column + 1
+
+    def add(self, node: Any, place: Place, message: str) -> None:
+        """Note a fault at a node."""
+        self.tree.faults.append(Fault(self.tree.path, *self.spot(node), dotted(place), message))
+
+
+def _copy(value: object, level: int, budget: Iterator[int], tree: Tree) -> Any:
+    if level > _MOST_LEVELS or next(budget, None) is None:
+        if not tree.faults:
+            limit = f"nested more than {_MOST_LEVELS} levels deep" if level > _MOST_LEVELS else "holds too many values"
+            tree.faults.append(Fault(tree.path, 0, 0, "", limit))
+        return None
+    if isinstance(value, Mapping):
+        odd = [key for key in value if not _is_key(key)]
+        if odd and not tree.faults:
+            tree.faults.append(Fault(tree.path, 0, 0, "", f"a key must be text, not {show(odd[0])}"))
+        return {key: _copy(each, level + 1, budget, tree) for key, each in value.items() if _is_key(key)}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return [_copy(each, level + 1, budget, tree) for each in value]
+    return value
+
+
+def _is_key(key: object) -> bool:
+    """Whether a key is text, or one of the small whole numbers that some tables are keyed by."""
+    return isinstance(key, str) or (type(key) is int and 0 <= key < 2**31)
+
+
+def show(value: object) -> str:
+    """The value as a message quotes it: short, and in the words of YAML.
+
+    >>> show(True), show(None), show("x"), show({}), show(math.inf)
+    ('true', 'nothing', "'x'", 'a mapping', 'inf')
+    """
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return f"a number of {int(math.log10(abs(value))) + 1} digits"
+    if isinstance(value, str | int | float):
+        return repr(value) if len(str(value)) <= 60 else f"{str(value)[:57]!r}..."
+    return f"a {type(value).__name__}"
