@@ -1,0 +1,23 @@
+"""The named dims and the bytes of an element: one letter, one meaning.  A second placement is a second name (T beside S)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DIMS: Final = {
+    "B": "micro_batch, all replicas together",
+    "S": "sequence inside a block",
+    "T": "sequence on the residual stream",
+    "Z": "sequence of the keys",
+    "D": "hidden_size",
+    "K": "kv heads",
+    "R": "query heads a kv head",
+    "C": "head_dim",
+    "F": "ffn_hidden_size",
+    "V": "vocabulary, padded",
+    "P": "rows of the position table",
+}
+
+# What an element is charged at, by the role of its tensor: "compute" and "gradient" are the scenario's, the rest fixed.
+COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"
+FIXED_ITEMSIZE_BYTES: Final = {FLOAT32: 4, MASK: 1, INDEX: 8}

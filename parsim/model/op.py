@@ -1,0 +1,68 @@
+"""One operation as an einsum over named dims, and a block of them.  What a kind computes stands in op_kinds.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from parsim.model.dims import COMPUTE
+
+Dims = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """How one input's gradient is computed: `kernel` over the tensors named in `reads`.
+
+    Names in `reads` are roles: `dy` the output's gradient, `x0`, `x1` ... inputs, `y0`, `y1` outputs; in an op's own
+    `gradients`, any tensor of its block.  An empty kernel passes the output's gradient through unchanged.
+    """
+
+    of: str  # role of the input ('x0'), or the tensor's name
+    kernel: str = ""
+    reads: tuple[str, ...] = ("dy",)
+    attributes: tuple[tuple[str, float | str], ...] = ()  # empty: those of the op
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation over named dims: 'B S D, D F -> B S F'.  A dim absent from the output is contracted.
+
+    >>> Op("up", "B S D, D F -> B S F", ("x", "w"), ("h",)).terms
+    ((('B', 'S', 'D'), ('D', 'F')), (('B', 'S', 'F'),))
+    """
+
+    name: str
+    expr: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    kind: str = "einsum"
+    dtypes: tuple[str, ...] = (COMPUTE,)  # role of each output
+    attributes: tuple[tuple[str, float | str], ...] = ()  # 'offset:V', 'rsqrt:C', 'per_token' are resolved by the executor
+    tag: str = ""  # a region that recompute may name, such as core_attention
+    fused: bool = False  # runs inside the kernel of the op before it: no launch, no second pass over its input
+    in_place: bool = False  # the output overwrites the first input
+    gradients: tuple[Gradient, ...] | None = None  # None: those of the kind
+
+    @property
+    def terms(self) -> tuple[tuple[Dims, ...], tuple[Dims, ...]]:
+        """Dims of the inputs and of the outputs."""
+        left, right = self.expr.split("->")
+        inputs = tuple(tuple(term.split()) for term in left.split(",")) if self.inputs else ()
+        return inputs, tuple(tuple(term.split()) for term in right.split(","))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of ops that is placed, recomputed and priced as one: the embedding, a layer, the head.
+
+    `x` enters and `y` leaves on the residual stream; the embedding has no `x`, the head no `y`.
+    """
+
+    name: str
+    ops: tuple[Op, ...]
+    weights: Mapping[str, str]  # name -> initial values: normal | zeros | ones
+    takes: str = "x"
+    gives: str = "y"
+    shared: Mapping[str, str] = field(default_factory=dict)  # weight -> the block that owns it (tied embedding)
+    totals: tuple[str, ...] = ()  # scalars summed over a whole step, such as the loss

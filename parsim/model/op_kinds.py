@@ -1,0 +1,108 @@
+"""What each op kind computes: forward kernel, gradients, FLOPs.  The same kernels are written a second time, with numpy, in
+parsim_kernels: there FLOPs are counted from arrays at call time, here predicted, and `parsim verify` compares the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from parsim.model.op import Gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """An op kind: which kernel runs forward, and how each differentiable input gets its gradient."""
+
+    kernel: str
+    gradients: tuple[Gradient, ...] = ()
+    operator: str = "sum"  # how shards of a contracted dim combine
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """FLOPs of a kernel: `per_element` for each element of input `operand`; contraction and attention have their own rule."""
+
+    per_element: int = 0
+    operand: int = 0
+    family: str = "elementwise"  # gemm | attention | elementwise
+    skips: tuple[int, ...] = ()  # inputs of which only some rows are touched, or only the shape: no HBM traffic of their own
+
+
+_IDENTITY_0 = Gradient("x0")
+_IDENTITY_1 = Gradient("x1")
+
+KINDS: Final = {
+    "relabel": Kind("relabel", (_IDENTITY_0,)),
+    "draw": Kind("draw"),  # masks, tokens and labels: an input that comes to life where it is first needed
+    "einsum": Kind("einsum", (Gradient("x0", "einsum", ("dy", "x1")), Gradient("x1", "einsum", ("dy", "x0")))),
+    "bias": Kind("bias", (_IDENTITY_0, Gradient("x1", "sum_to"))),
+    "layer_norm": Kind(
+        "layer_norm",
+        (
+            Gradient("x0", "layer_norm_grad_x", ("x0", "x1", "dy")),
+            Gradient("x1", "layer_norm_grad_gamma", ("x0", "dy")),
+            Gradient("x2", "sum_to"),
+        ),
+    ),
+    "gelu": Kind("gelu", (Gradient("x0", "gelu_grad", ("x0", "dy")),)),
+    "relu": Kind("relu", (Gradient("x0", "relu_grad", ("x0", "dy")),)),
+    "dropout": Kind("dropout", (Gradient("x0", "dropout", ("dy", "x1")),)),
+    "add": Kind("add", (_IDENTITY_0, _IDENTITY_1)),
+    "causal_softmax": Kind("causal_softmax", (Gradient("x0", "causal_softmax_grad", ("y0", "dy")),)),
+    "causal_scale": Kind("causal_scale", (Gradient("x0", "scale_grad"),)),
+    "softmax": Kind("softmax", (Gradient("x0", "softmax_grad", ("y0", "dy")),)),
+    "flash_attention": Kind(
+        "flash_attention", (Gradient("x0 x1 x2", "flash_attention_grad", ("x0", "x1", "x2", "y0", "y1", "dy")),)
+    ),
+    "lookup": Kind("lookup", (Gradient("x1", "lookup_grad", ("x0", "dy", "x1")),)),
+    "position": Kind("position", (_IDENTITY_0, Gradient("x1", "position_grad", ("dy", "x1")))),
+    # The loss: differentiated as one (softmax minus one-hot), so its steps have no gradients of their own.
+    "cast": Kind("cast"),
+    "row_max": Kind("row_max", operator="max"),
+    "pick": Kind("pick"),
+    "shifted_exp": Kind("shifted_exp"),
+    "row_sum": Kind("row_sum"),
+    "normalize": Kind("normalize"),
+    "token_loss": Kind("token_loss"),
+    "loss_sum": Kind("loss_sum"),
+}
+
+COSTS: Final = {
+    "einsum": Cost(family="gemm"),  # 2 x the product of the extents of all dims
+    "bias": Cost(1),
+    "sum_to": Cost(1),
+    "layer_norm": Cost(7),  # mean, centre, square, variance, scale, gamma, beta
+    "layer_norm_grad_x": Cost(13),  # the statistics again, two means over D, their combination
+    "layer_norm_grad_gamma": Cost(7),
+    "gelu": Cost(8),
+    "gelu_grad": Cost(16),
+    "relu": Cost(1),
+    "relu_grad": Cost(1),
+    "dropout": Cost(2),
+    "add": Cost(1),
+    "causal_softmax": Cost(5),
+    "causal_softmax_grad": Cost(4),
+    "causal_scale": Cost(1),
+    "softmax": Cost(5),
+    "softmax_grad": Cost(4),
+    "scale_grad": Cost(1),
+    "flash_attention": Cost(4, family="attention"),  # x head_dim x unmasked pairs: two matmuls
+    "flash_attention_grad": Cost(10, family="attention"),  # five matmuls: Dao et al. 2022 (arXiv:2205.14135), algorithm 4
+    "lookup": Cost(0, skips=(1,)),
+    "lookup_grad": Cost(1, operand=1, skips=(2,)),
+    "position": Cost(1),
+    "position_grad": Cost(1, skips=(1,)),
+    "cast": Cost(0),
+    "draw": Cost(0),
+    "row_max": Cost(1),
+    "pick": Cost(0),
+    "shifted_exp": Cost(2),
+    "row_sum": Cost(1),
+    "normalize": Cost(1),
+    "token_loss": Cost(3),
+    "loss_sum": Cost(1),
+    "cross_entropy_grad": Cost(2),
+    "norm_sq": Cost(2),
+    "clip": Cost(1),
+    "adam": Cost(12),
+}

@@ -1,0 +1,5 @@
+"""Pipeline parallelism: layers over `pp`.  It shards no dim of a tensor; stages.py says who holds which layers."""
+
+from parsim.parallel.dimensions import DIMENSIONS, Dimension
+
+DIMENSIONS.register("pipeline_parallel", Dimension("pipeline_parallel", "pp", (), "Huang et al. 2019 (arXiv:1811.06965)"))

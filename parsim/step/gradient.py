@@ -1,0 +1,157 @@
+"""From a block's ops to calls: forward as written, backward derived op by op.  No placement yet: that is place.py's work.
+
+A weight's gradient is called after the collective that settles the input gradients of the same op, so that a stack that
+overlaps the two can (Megatron-LM's asynchronous tensor-parallel all-reduce).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.op import Block, Dims, Gradient, Op
+from parsim.model.op_kinds import KINDS
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A kernel on named tensors, each with its dims; outputs also with the role of their dtype."""
+
+    name: str
+    kernel: str
+    inputs: tuple[tuple[str, Dims], ...]
+    outputs: tuple[tuple[str, Dims, str], ...]
+    attributes: Mapping[str, float | str]
+    accumulate: bool = False
+    in_place: bool = False
+    fused: bool = False
+    tag: str = ""
+    operator: str = "sum"
+
+
+def forward(block: Block) -> list[Call]:
+    """One call an op."""
+    return [_forward(op, summed=op.outputs[0] in block.totals) for op in block.ops]
+
+
+def _forward(op: Op, *, summed: bool) -> Call:
+    ins, outs = op.terms
+    kind = KINDS[op.kind]
+    return Call(
+        op.name,
+        kind.kernel,
+        tuple(zip(op.inputs, ins, strict=True)),
+        tuple(zip(op.outputs, outs, op.dtypes, strict=True)),
+        dict(op.attributes),
+        accumulate=summed,
+        in_place=op.in_place,
+        fused=op.fused,
+        tag=op.tag,
+        operator=kind.operator,
+    )
+
+
+def backward(block: Block, fusions: tuple[str, ...]) -> tuple[list[Call], str]:
+    """Calls of the backward pass in issue order, and the name of the gradient of the block's input."""
+    derivation = _Derivation(block, fusions)
+    calls = list(derivation.run())
+    return calls, derivation.gradients.get(block.takes, "")
+
+
+@dataclass(slots=True)
+class _Derivation:
+    """The state of one derivation: the gradient of each tensor so far, and the weight gradients that wait."""
+
+    block: Block
+    fusions: tuple[str, ...]
+    gradients: dict[str, str] = field(default_factory=dict)
+    waiting: list[Call] = field(default_factory=list)
+    waiting_for: str = ""  # the input whose gradient is to be settled first
+    dims: dict[str, tuple[Dims, str]] = field(default_factory=dict)
+
+    def run(self) -> Iterator[Call]:
+        for op in self.block.ops:
+            ins, outs = op.terms
+            self.dims.update({n: (d, COMPUTE) for n, d in zip(op.inputs, ins, strict=True) if n not in self.dims})
+            self.dims.update({n: (d, t) for n, d, t in zip(op.outputs, outs, op.dtypes, strict=True)})
+        if self.block.gives:
+            self.gradients[self.block.gives] = f"d_{self.block.gives}"
+        for op in reversed(self.block.ops):
+            if op.gradients is None and op.outputs[0] not in self.gradients:
+                continue  # nothing flows back here: masks, tokens, the steps of the loss
+            is_relabel = op.kind == "relabel"
+            if not is_relabel and op.inputs[:1] != (self.waiting_for,):
+                yield from self.flush()
+            for row in KINDS[op.kind].gradients if op.gradients is None else op.gradients:
+                yield from self.row(op, row)
+            if is_relabel:
+                yield from self.flush()
+        yield from self.flush()
+
+    def flush(self) -> Iterator[Call]:
+        yield from self.waiting
+        self.waiting, self.waiting_for = [], ""
+
+    def row(self, op: Op, row: Gradient) -> Iterator[Call]:
+        """The calls of one gradient rule."""
+        roles = {"dy": self.gradients.get(op.outputs[0], "")}
+        roles.update({f"x{i}": name for i, name in enumerate(op.inputs)})
+        roles.update({f"y{i}": name for i, name in enumerate(op.outputs)})
+        targets = [roles.get(role, role) for role in row.of.split()]
+        if not row.kernel:
+            yield from self.pass_through(op, targets[0], roles["dy"])
+            return
+        read = [roles.get(role, role) for role in row.reads]
+        inputs = tuple((name, op.terms[1][0] if name == roles["dy"] else self.dims_in(op, name)) for name in read)
+        if targets[0] in self.block.weights:
+            self.waiting_for = op.inputs[0]
+            self.waiting += self.weight_gradient(op, row.kernel, inputs, targets[0])
+            return
+        yield from self.activation_gradient(op, row, inputs, targets)
+
+    def dims_in(self, op: Op, name: str) -> Dims:
+        """Dims under which the op itself sees a tensor, or those it was made with."""
+        return op.terms[0][op.inputs.index(name)] if name in op.inputs else self.dims[name][0]
+
+    def pass_through(self, op: Op, target: str, d_out: str) -> Iterator[Call]:
+        """The output's gradient is the input's too; a relabel changes its dims and may move it."""
+        before, after = op.terms[1][0], op.terms[0][op.inputs.index(target)]
+        if op.kind == "relabel":
+            yield Call(f"{op.name}.d", "relabel", ((d_out, before),), ((f"d_{target}", after, COMPUTE),), {})
+            self.gradients[target] = f"d_{target}"
+        elif target not in self.gradients:
+            self.gradients[target] = d_out
+        else:
+            yield self.add(op, self.gradients[target], d_out, after)
+
+    def activation_gradient(
+        self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], targets: list[str]
+    ) -> Iterator[Call]:
+        kernel, attributes, name = row.kernel, dict(row.attributes or op.attributes), f"{op.name}.d_{targets[0]}"
+        known = self.gradients.get(targets[0], "")
+        if known and kernel == "einsum":  # a GEMM adds into its output at no cost (beta = 1)
+            output = (known, self.dims_in(op, targets[0]), COMPUTE)
+            yield Call(name, kernel, inputs, (output,), attributes, accumulate=True, tag=op.tag)
+            return
+        outputs = tuple((f"d_{t}{'@part' if known else ''}", self.dims_in(op, t), COMPUTE) for t in targets)
+        yield Call(name, kernel, inputs, outputs, attributes, tag=op.tag)
+        if known:
+            yield self.add(op, known, outputs[0][0], outputs[0][1])
+            return
+        self.gradients.update(zip(targets, (o[0] for o in outputs), strict=True))
+
+    def weight_gradient(self, op: Op, kernel: str, inputs: tuple[tuple[str, Dims], ...], weight: str) -> Iterator[Call]:
+        """Into the step's gradient buffer: inside the GEMM where the stack fuses it, else through a part of its own."""
+        dims, name, into = self.dims_in(op, weight), f"{op.name}.d_{weight}", f"d_{weight}"
+        attributes = dict(op.attributes)
+        if "gradient_accumulation" in self.fusions and kernel in ("einsum", "lookup_grad"):
+            yield Call(name, kernel, inputs, ((into, dims, GRADIENT),), attributes, accumulate=True, tag=op.tag)
+            return
+        part = (f"{into}@part", dims, COMPUTE)
+        yield Call(name, kernel, inputs, (part,), attributes, tag=op.tag)
+        yield self.add(op, into, part[0], dims, GRADIENT)
+
+    def add(self, op: Op, into: str, part: str, dims: Dims, dtype: str = COMPUTE) -> Call:
+        inputs, outputs = ((into, dims), (part, dims)), ((into, dims, dtype),)
+        return Call(f"{op.name}.accumulate_{into}", "add", inputs, outputs, {}, in_place=True, tag=op.tag)

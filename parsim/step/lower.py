@@ -1,0 +1,118 @@
+"""`lower`: a structure becomes a Step.  It reads switches, never degrees or sizes, so one Step serves all plans of a structure."""
+
+from __future__ import annotations
+
+import functools
+
+from parsim.model.blocks import CORE_ATTENTION, decoder_layer
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.ends import embedding, head
+from parsim.model.op import Block, Dims
+from parsim.parallel.dimensions import rules
+from parsim.parallel.sharding import Rules, Sharding
+from parsim.step import gradient
+from parsim.step.liveness import operands_named, saved_for, with_frees
+from parsim.step.place import Placer
+from parsim.step.recompute import full, regather, selective
+from parsim.step.structure import Structure
+from parsim.step.task import Finish, Operand, Segment, Step, Task, Weight
+
+_STREAM: Dims = ("B", "T", "D")
+
+
+@functools.lru_cache(maxsize=256)
+def lower(structure: Structure) -> Step:
+    """The Step of a structure."""
+    table = rules(structure.dimensions)
+    layer = decoder_layer(
+        attention=structure.attention,
+        activation=structure.activation,
+        dropout=structure.dropout,
+        fusions=structure.fusions,
+    )
+    ends = embedding(dropout=structure.dropout, fusions=structure.fusions), head(tied=structure.tied)
+    first, middle, last = (_segment(block, structure, table) for block in (ends[0], layer, ends[1]))
+    return Step(structure, first, middle, last, tuple(_finish(structure)))
+
+
+def _segment(block: Block, structure: Structure, table: Rules) -> Segment:
+    placer = Placer(table)
+    x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.takes else None
+    if x:
+        placer.known["x"] = x
+    forward = placer.place(gradient.forward(block))
+    y = placer.known[block.gives] if block.gives else None
+    if y:
+        placer.known["d_y"] = Operand("d_y", y.sharding, COMPUTE)
+    calls, d_x = gradient.backward(block, structure.fusions)
+    placer.overlap = structure.tensor_overlap
+    backward = placer.place(calls)
+    weights = tuple(_weight(block, name, initial, placer) for name, initial in block.weights.items())
+    totals = tuple(placer.known[name] for name in block.totals)
+    d_x = placer.known[d_x].name if d_x else ""
+    backward = _recomputed(block.name, structure, forward, backward)
+    return _with_lives(Segment(block.name, tuple(forward), tuple(backward), weights, (), totals, x, y, d_x))
+
+
+def _recomputed(name: str, structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
+    backward = regather(forward, backward)
+    if name == "layer" and structure.recompute == "selective":
+        backward = selective(forward, backward, CORE_ATTENTION)
+    if name == "layer" and structure.recompute == "full":
+        backward = full(forward, backward, structure.early_stop)
+    return backward
+
+
+def _weight(block: Block, name: str, initial: str, placer: Placer) -> Weight:
+    gradient_sharding = placer.known[f"d_{name}"].sharding
+    return Weight(name, placer.known[name].sharding, gradient_sharding, initial, block.shared.get(name, block.name))
+
+
+def _with_lives(segment: Segment) -> Segment:
+    """The segment with frees on its tasks and the list of what it saves."""
+    lasting = {w.name for w in segment.weights} | {f"d_{w.name}" for w in segment.weights} | {t.name for t in segment.totals}
+    entering_backward = {"d_y"} if segment.y else set()
+    saved = saved_for(segment.backward, lasting | entering_backward)
+    leaving = {segment.y.name} if segment.y else set()
+    forward = with_frees(segment.forward, lasting | saved | leaving, {"x"} if segment.x else set())
+    backward = with_frees(segment.backward, lasting | {segment.d_x}, saved | entering_backward)
+    return Segment(
+        segment.name,
+        forward,
+        backward,
+        segment.weights,
+        operands_named(segment.forward, saved),
+        segment.totals,
+        segment.x,
+        segment.y,
+        segment.d_x,
+    )
+
+
+def _finish(structure: Structure) -> list[Finish]:
+    """The end of a step: reduce gradients, clip them by their norm over all ranks, update, and share the result."""
+    master = structure.gradient_sync == "master"
+    work = []
+    if structure.sequence_parallel:
+        work.append(Finish("sequence_parallel_gradients", "partial_tp", operation="all_reduce", axis="tp"))
+    if "dp" in structure.axes and not structure.gradient_overlap:
+        operation = "reduce" if master else "all_reduce"
+        work.append(Finish("data_parallel_gradients", "all", operation=operation, axis="dp"))
+    if structure.tied and "pp" in structure.axes:
+        work.append(Finish("tied_embedding_gradients", "tied", operation="all_reduce", axis="pp"))
+    work.append(Finish("gradient_norm", "all", kernel="norm_sq", master_only=master))
+    work += [
+        Finish(f"gradient_norm_{axis}", "norm", operation="all_reduce", axis=axis, master_only=master)
+        for axis in ("tp", "pp")
+        if axis in structure.axes
+    ]
+    work.append(Finish("clip", "all", kernel="clip", master_only=master))
+    work.append(Finish("adam", "all", kernel="adam", master_only=master))
+    if structure.master_weights:
+        work.append(Finish("cast_weights", "parameters", kernel="cast", master_only=master))
+    if master:
+        work.append(Finish("share_weights", "parameters", operation="broadcast", axis="dp"))
+    return work
+
+
+STATE_DTYPES = {"parameters": COMPUTE, "gradients": GRADIENT, "optimizer": FLOAT32}

@@ -1,0 +1,119 @@
+"""From calls to placed tasks: every operand gets its sharding, and `reshard` says which collectives stand between.
+
+A contraction over a sharded dim leaves a partial result.  It is settled where the value changes its name (a relabel) or is
+first used by a kernel that needs it whole; weight gradients stay partial until the step ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from parsim.errors import PlanError
+from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.parallel.mesh import AXES
+from parsim.parallel.sharding import Dims, Rules, Sharding, reshard
+from parsim.step.gradient import Call
+from parsim.step.task import Communicate, Compute, Operand, Task
+
+_IN_PLACE = ("all_reduce",)
+
+
+@dataclass(slots=True)
+class Placer:
+    """Places calls one after another; remembers which buffer bears each tensor's name, and where it lies."""
+
+    rules: Rules
+    overlap: bool = False  # collectives may run beside compute
+    known: dict[str, Operand] = field(default_factory=dict)
+
+    def place(self, calls: Iterable[Call]) -> list[Task]:
+        """The tasks of these calls, in order."""
+        return [task for call in calls for task in self.one(call)]
+
+    def one(self, call: Call) -> Iterator[Task]:
+        if call.kernel == "relabel":
+            yield from self.relabel(call)
+            return
+        inputs: list[Operand] = []
+        for name, dims in call.inputs:
+            operand = self.operand(name, dims)
+            if operand.sharding.partial and call.kernel != "add":  # a sum of partial sums is a partial sum
+                yield from self.settle(call, operand, name, operand.name, Sharding.of(dims, self.rules))
+                operand = self.operand(name, dims)
+            inputs.append(operand)
+        if call.kernel == "add":
+            inputs[0] = replace(inputs[0], dtype=call.outputs[0][2])
+            if inputs[0].sharding.partial != inputs[1].sharding.partial:
+                yield from self.to_common_partial(call, inputs)
+        outputs = tuple(self.output(call, inputs, *out) for out in call.outputs)
+        yield Compute(
+            call.name,
+            call.kernel,
+            tuple(inputs),
+            outputs,
+            call.attributes,
+            call.accumulate,
+            call.in_place,
+            call.fused,
+            call.tag,
+        )
+
+    def operand(self, name: str, dims: Dims) -> Operand:
+        """The buffer that bears `name`, seen under these dims; one not met before lies where the rules put it (a weight)."""
+        if name not in self.known:
+            self.known[name] = Operand(name, Sharding.of(dims, self.rules), COMPUTE)
+        found = self.known[name]
+        return found if found.dims == dims else replace(found, sharding=found.sharding.renamed(dims))
+
+    def output(self, call: Call, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
+        if call.kernel == "add":
+            partial: Mapping[str, str] = inputs[1].sharding.partial
+        else:
+            contracted = {a for o in inputs for d, axes in zip(o.dims, o.sharding.axes, strict=True) if d not in dims for a in axes}
+            partial = {axis: call.operator for axis in AXES if axis in contracted}
+        sharding = Sharding.of(dims, self.rules, partial)
+        if call.accumulate and name in self.known and self.known[name].sharding.partial != partial:
+            raise PlanError(f"{call.name} adds a result partial over {tuple(partial)} to one that is not")
+        buffer = inputs[0].name if call.in_place else self.known[name].name if call.accumulate and name in self.known else name
+        self.known[name] = Operand(buffer, sharding, dtype)
+        return self.known[name]
+
+    def to_common_partial(self, call: Call, inputs: list[Operand]) -> Iterator[Task]:
+        """Addends that are partial over different axes are first reduced to the axes they share."""
+        if call.outputs[0][2] == GRADIENT and not inputs[0].sharding.partial:
+            # The first contribution to a gradient buffer: zeros are partial over any axes.
+            inputs[0] = replace(inputs[0], sharding=replace(inputs[0].sharding, partial=inputs[1].sharding.partial))
+            return
+        common = inputs[0].sharding.partial.keys() & inputs[1].sharding.partial.keys()
+        for index in (0, 1):
+            own = inputs[index].sharding.partial
+            for axis in [a for a in AXES if a in own and a not in common]:
+                before = inputs[index]
+                after = {a: op for a, op in before.sharding.partial.items() if a != axis}
+                target = replace(before, sharding=replace(before.sharding, partial=after))
+                yield Communicate(f"{call.name}.all_reduce", "all_reduce", axis, before, target, operator=own[axis], tag=call.tag)
+                inputs[index] = target
+                self.known[call.inputs[index][0]] = target
+
+    def relabel(self, call: Call) -> Iterator[Task]:
+        ((source, before),) = call.inputs
+        ((target, after, _),) = call.outputs
+        operand = self.operand(source, before)
+        operand = replace(operand, sharding=operand.sharding.renamed(after))
+        yield from self.settle(call, operand, target, target, Sharding.of(after, self.rules))
+
+    def settle(self, call: Call, operand: Operand, name: str, buffer: str, want: Sharding) -> Iterator[Task]:
+        """Brings `operand` to `want` and calls the result `name`; new buffers are named after `buffer`."""
+        moves = reshard(operand.sharding, want)
+        fresh = [m for m in moves if m.operation not in _IN_PLACE]
+        for move in moves:
+            last = not fresh or move is fresh[-1]
+            new = operand.name if move.operation in _IN_PLACE else buffer if last else f"{buffer}~{move.axis}"
+            target = Operand(new, move.after, operand.dtype)
+            label = f"{call.name}.{move.operation}"
+            yield Communicate(
+                label, move.operation, move.axis, operand, target, move.dim, move.operator, self.overlap, call.tag
+            )
+            operand = target
+        self.known[name] = replace(operand, sharding=want)

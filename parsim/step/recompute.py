@@ -1,0 +1,59 @@
+"""Recomputation: which forward tasks run again in backward, so that their results need not be kept.
+
+Three cases of one pass.  Gathered tensors are gathered again (Korthikanti et al. 2022, section 4.2.2: only the shard is
+stored).  A tagged region runs again just before its first use (selective, section 5).  `full` runs the whole segment again,
+its last collective included, as checkpointing does (Narayanan et al. 2021, Eq. 3 counts it so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from parsim.step.task import Communicate, Compute, Operand, Task, allocates, reads, writes
+
+AGAIN = "@again"
+
+
+def regather(forward: Sequence[Task], backward: Sequence[Task]) -> list[Task]:
+    """Backward with every gathered tensor of forward gathered once more where backward first needs it."""
+    tasks = list(backward)
+    for task in forward:
+        if isinstance(task, Communicate) and task.operation == "all_gather":
+            tasks = _again([task], tasks, lambda _: True)
+    return tasks
+
+
+def selective(forward: Sequence[Task], backward: Sequence[Task], tag: str) -> list[Task]:
+    """Backward with the tagged region run again; the region's own gradients use the second results."""
+    region = [task for task in forward if task.tag == tag]
+    return _again(region, list(backward), lambda task: task.tag == tag) if region else list(backward)
+
+
+def full(forward: Sequence[Task], backward: Sequence[Task], early_stop: bool) -> list[Task]:
+    """The whole segment again, then its backward; with `early_stop` without the tail that backward does not need."""
+    again = list(forward)
+    needed = {name for task in backward for name in reads(task)}
+    while early_stop and again and not needed & set(writes(again[-1])):
+        again.pop()
+    return [*again, *backward]
+
+
+def _again(region: list[Task], backward: list[Task], uses_again: Callable[[Task], bool]) -> list[Task]:
+    """`region` re-issued before the first task that `uses_again` and reads a result; such tasks read the second results."""
+    produced = {o.name for task in region for o in allocates(task)}
+    users = [i for i, task in enumerate(backward) if uses_again(task) and produced & set(reads(task))]
+    if not users:
+        return backward
+    renamed = [_rename(task, produced) if i in users else task for i, task in enumerate(backward)]
+    return [*renamed[: users[0]], *(_rename(task, produced) for task in region), *renamed[users[0] :]]
+
+
+def _rename(task: Task, names: set[str]) -> Task:
+    def other(operand: Operand) -> Operand:
+        return replace(operand, name=operand.name + AGAIN) if operand.name in names else operand
+
+    if isinstance(task, Communicate):
+        return replace(task, source=other(task.source), target=other(task.target))
+    assert isinstance(task, Compute)
+    return replace(task, inputs=tuple(map(other, task.inputs)), outputs=tuple(map(other, task.outputs)))

@@ -1,0 +1,102 @@
+"""Plans as arrays: the extent of every dim and the degree of every axis, one value per plan.  One plan is an array of length 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, GRADIENT
+from parsim.model.spec import ModelSpec
+from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.sharding import Sharding
+from parsim.step.task import Operand
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Extents of dims (of one micro_batch, all replicas together), degrees of axes, and bytes of an element by role."""
+
+    dims: Mapping[str, Ints]
+    degrees: Mapping[str, Ints]
+    itemsize_bytes: Mapping[str, int]
+    num_plans: int
+
+    def local(self, sharding: Sharding, dim: str) -> Ints:
+        """Extent of one dim on one rank."""
+        extent = self.dims[dim]
+        for axis in sharding.axes[sharding.dims.index(dim)]:
+            extent = extent // self.degrees[axis]
+        return extent
+
+    def elements(self, sharding: Sharding) -> Ints:
+        """Elements of a tensor on one rank; a scalar has one."""
+        count = np.ones(self.num_plans, dtype=np.int64)
+        for dim in sharding.dims:
+            count = count * self.local(sharding, dim)
+        return count
+
+    def num_bytes(self, operand: Operand) -> Ints:
+        """Bytes of a buffer on one rank, at its declared dtype."""
+        return self.elements(operand.sharding) * self.itemsize_bytes[operand.dtype]
+
+    def group(self, axis: str) -> tuple[Ints, Ints]:
+        """Ranks of a group along `axis`, and the distance between neighbours: the product of the faster axes."""
+        stride = {"tp": 1, "dp": self.degrees["tp"], "pp": self.degrees["tp"] * self.degrees["dp"]}[axis]
+        return self.degrees[axis], np.broadcast_to(np.int64(stride), (self.num_plans,))
+
+
+def padded_vocabulary(vocab_size: int, multiple: int, tensor_parallel: int) -> int:
+    """The vocabulary, padded so that every shard is a multiple of `multiple` (Megatron-LM, make-vocab-size-divisible-by).
+
+    >>> padded_vocabulary(50257, 128, 8)
+    51200
+    """
+    unit = multiple * tensor_parallel
+    return -(-vocab_size // unit) * unit
+
+
+def sizes_of(
+    model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack, dtype_bytes: Mapping[str, int]
+) -> Sizes:
+    """Sizes of several plans of one model and batch.
+
+    >>> from parsim.parallel.plan import Batch, Plan, Stack
+    >>> tiny = ModelSpec("tiny", 2, 8, 32, 2, 2, 4, 64, 16)
+    >>> sizes = sizes_of(tiny, Batch(4, 16), [Plan(data_parallel=2, micro_batch=2)], Stack("any"), {"bf16": 2})
+    >>> int(sizes.dims["B"][0]), int(sizes.dims["V"][0])
+    (4, 128)
+    """
+
+    def each(values: Sequence[int]) -> Ints:
+        return np.array(values, dtype=np.int64)
+
+    count = len(plans)
+    same = {
+        **{dim: batch.sequence_length for dim in "STZ"},
+        "D": model.hidden_size,
+        "K": model.num_kv_heads,
+        "R": model.queries_per_kv_head,
+        "C": model.head_dim,
+        "F": model.ffn_hidden_size,
+        "P": model.max_positions,
+    }
+    dims = {dim: each([extent] * count) for dim, extent in same.items()}
+    dims["B"] = each([plan.micro_batch * plan.data_parallel for plan in plans])
+    dims["V"] = each([padded_vocabulary(model.vocab_size, stack.vocab_multiple, p.tensor_parallel) for p in plans])
+    degrees = {
+        "pp": each([plan.pipeline_parallel for plan in plans]),
+        "dp": each([plan.data_parallel for plan in plans]),
+        "tp": each([plan.tensor_parallel for plan in plans]),
+    }
+    compute = dtype_bytes[batch.dtype]
+    itemsize = {
+        COMPUTE: compute,
+        GRADIENT: compute if stack.gradient_dtype == "compute" else dtype_bytes[stack.gradient_dtype],
+        **FIXED_ITEMSIZE_BYTES,
+    }
+    return Sizes(dims, degrees, itemsize, count)

@@ -1,0 +1,140 @@
+"""What a Step is made of: tasks over placed operands, segments of them, and the work that ends a step.
+
+No sizes, no degrees, no seconds: `timing` prices a task, `estimator`, `simulator` and `executor` read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from parsim.parallel.sharding import Dims, Sharding
+from parsim.step.structure import Structure
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A buffer as one task sees it: its name, where it lies, and the role that sets the bytes of an element."""
+
+    name: str
+    sharding: Sharding
+    dtype: str
+
+    @property
+    def dims(self) -> Dims:
+        return self.sharding.dims
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """One kernel on one rank.  `accumulate` adds into the output, `in_place` overwrites the first input."""
+
+    name: str
+    kernel: str
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    attributes: Mapping[str, float | str]
+    accumulate: bool = False
+    in_place: bool = False
+    fused: bool = False
+    tag: str = ""
+    frees: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Communicate:
+    """One collective over one axis.  all_reduce works in place: `target` is then `source` with less left to reduce."""
+
+    name: str
+    operation: str
+    axis: str
+    source: Operand
+    target: Operand
+    dim: int = -1
+    operator: str = "sum"
+    asynchronous: bool = False  # runs on its axis's stream, beside compute that does not need its result
+    tag: str = ""
+    frees: tuple[str, ...] = ()
+
+
+Task = Compute | Communicate
+
+
+def reads(task: Task) -> tuple[str, ...]:
+    """Names of the buffers a task needs alive; one that it adds into is read as well."""
+    if isinstance(task, Communicate):
+        return (task.source.name,)
+    return tuple(o.name for o in (*task.inputs, *(task.outputs if task.accumulate else ())))
+
+
+def writes(task: Task) -> tuple[str, ...]:
+    """Names of the buffers that a task brings to life or changes."""
+    return (task.target.name,) if isinstance(task, Communicate) else tuple(o.name for o in task.outputs)
+
+
+def allocates(task: Task) -> tuple[Operand, ...]:
+    """The outputs that are new buffers."""
+    if isinstance(task, Communicate):
+        return () if task.target.name == task.source.name else (task.target,)
+    return () if task.in_place or task.accumulate else task.outputs
+
+
+def freeing(task: Task, names: tuple[str, ...]) -> Task:
+    """The task, after which these buffers die."""
+    return replace(task, frees=names)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A parameter of a segment: where it and its gradient lie, and which segment owns it when it is shared."""
+
+    name: str
+    sharding: Sharding
+    gradient: Sharding  # partial over the axes that a step's end reduces
+    initial: str
+    owner: str  # the segment's own name, or the other end's for a tied embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A block placed on the mesh: forward and backward tasks in issue order, with the buffers that live between them."""
+
+    name: str
+    forward: tuple[Task, ...]
+    backward: tuple[Task, ...]
+    weights: tuple[Weight, ...]
+    saved: tuple[Operand, ...]  # alive from forward to backward: the activations in flight
+    totals: tuple[Operand, ...]  # scalars summed over the step
+    x: Operand | None  # buffer that enters forward, and whose gradient leaves backward
+    y: Operand | None  # buffer that leaves forward, and whose gradient enters backward
+    d_x: str = ""  # the buffer that holds the gradient of x when backward ends
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """One piece of the work that ends a step, over a bucket of weights laid end to end.
+
+    `kernel` is an optimizer kernel, or empty where `operation` communicates.
+    """
+
+    name: str
+    bucket: str  # partial_tp | all | tied | norm | parameters
+    kernel: str = ""
+    operation: str = ""
+    axis: str = ""
+    master_only: bool = False  # only rank 0 of dp works; the others wait for its broadcast
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A training step of one structure: what every rank does to a micro_batch, and once at the end."""
+
+    structure: Structure
+    embedding: Segment
+    layer: Segment
+    head: Segment
+    finish: tuple[Finish, ...]
+
+    @property
+    def segments(self) -> tuple[Segment, Segment, Segment]:
+        return self.embedding, self.layer, self.head

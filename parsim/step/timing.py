@@ -1,0 +1,193 @@
+"""Seconds of every task, rounded once to integer picoseconds and shared by estimate and simulate.
+
+Sharing among symmetric groups (all data-parallel groups of a node on its NICs) is part of the price: see Cluster.collective_s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parsim.cluster.cluster import Cluster
+from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
+from parsim.cluster.scalars import Scalar
+from parsim.collectives import choose
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.op_kinds import COSTS
+from parsim.parallel.plan import Batch, Stack
+from parsim.step.count import extents, flops, hbm_bytes, payload
+from parsim.step.holdings import Holding, bucket_elements, segment_elements
+from parsim.step.sizes import Ints, Sizes
+from parsim.step.task import Communicate, Compute, Finish, Operand, Segment, Step, Task
+
+_PS_PER_S = 1e12
+_FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What a price depends on beside the plan: hardware, software stack, dtype of the matmuls."""
+
+    cluster: Cluster
+    stack: Stack
+    batch: Batch
+
+    @property
+    def sustained(self) -> float:
+        """Share of the isolated kernels' rate that training sustains: the stack's, or the accelerator's default."""
+        accelerator = self.cluster.node.accelerator
+        return self.stack.sustained_factor.get(accelerator.name, accelerator.sustained_factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Picoseconds of every task of a Step, one value per plan."""
+
+    forward: Mapping[str, tuple[Ints, ...]]  # by segment, task by task
+    backward: Mapping[str, tuple[Ints, ...]]
+    forward_host: Mapping[str, Ints]  # what a segment waits for its kernel launches
+    backward_host: Mapping[str, Ints]
+    reduce: Mapping[str, Ints]  # of a segment's gradients over dp
+    send: Ints  # one stage boundary
+    gather: Ints  # of a boundary tensor that came in shards
+
+
+def picoseconds(seconds: Scalar) -> Ints:
+    """The one rounding.
+
+    >>> int(picoseconds(1.5e-6))
+    1500000
+    """
+    return np.rint(np.asarray(seconds, dtype=np.float64) * _PS_PER_S).astype(np.int64)
+
+
+def price(step: Step, sizes: Sizes, market: Market) -> Prices:
+    """Picoseconds of all that a micro_batch needs."""
+    forward = {s.name: tuple(task_ps(t, sizes, market) for t in s.forward) for s in step.segments}
+    backward = {s.name: tuple(task_ps(t, sizes, market) for t in s.backward) for s in step.segments}
+    return Prices(
+        forward,
+        backward,
+        {s.name: _host_ps(s.forward, forward[s.name], market) for s in step.segments},
+        {s.name: _host_ps(s.backward, backward[s.name], market) for s in step.segments},
+        {s.name: _reduce_ps(step, s, sizes, market) for s in step.segments},
+        *_boundary_ps(step, sizes, market),
+    )
+
+
+def task_ps(task: Task, sizes: Sizes, market: Market) -> Ints:
+    """Picoseconds of one task that has its resources to itself."""
+    return picoseconds(compute_s(task, sizes, market) if isinstance(task, Compute) else communicate_s(task, sizes, market))
+
+
+def compute_s(task: Compute, sizes: Sizes, market: Market) -> Scalar:
+    """Seconds of a kernel by the law of its family."""
+    family, accelerator = COSTS[task.kernel].family, market.cluster.node.accelerator
+    work, traffic = flops(task, sizes), hbm_bytes(task, sizes)
+    if family == "gemm":
+        rate = gemm_alignment(task, sizes)
+        return gemm_s(accelerator, work, traffic, market.batch.dtype, aligned=rate, sustained=market.sustained)
+    if family == "attention":
+        query = task.inputs[0].sharding
+        heads = sizes.local(query, "B") * sizes.local(query, "K") * sizes.local(query, "R")
+        blocks = heads * -(-sizes.local(query, "S") // _FLASH_BLOCK)
+        width, backward = sizes.local(query, "C"), task.kernel.endswith("_grad")
+        dtype, keep = market.batch.dtype, market.sustained
+        return attention_s(accelerator, work, traffic, blocks, width, dtype, backward=backward, sustained=keep)
+    return elementwise_s(accelerator, traffic, fused=task.fused or not task.inputs)
+
+
+def gemm_alignment(task: Compute, sizes: Sizes) -> Scalar:
+    """Share of the GEMM rate left by the worst of m, n and k; a batched GEMM (attention) is not charged for its head_dim."""
+    left, right, out = (set(o.dims) for o in (*task.inputs, task.outputs[0]))
+    if left & right & out:
+        return 1.0
+    size = extents(task, sizes)
+    groups = (left & out, right & out, left & right)
+    return np.minimum.reduce([alignment(np.prod([size[d] for d in sorted(group)], axis=0)) for group in groups])  # type: ignore[arg-type]
+
+
+def communicate_s(task: Communicate, sizes: Sizes, market: Market) -> Scalar:
+    """Seconds of a collective; a slice keeps what is there."""
+    if task.operation == "slice":
+        return np.zeros(sizes.num_plans)
+    itemsize = sizes.itemsize_bytes[task.source.dtype]
+    return collective_s(task.operation, task.axis, sizes.elements(payload(task)), itemsize, sizes, market)
+
+
+def collective_s(operation: str, axis: str, elements: Ints, itemsize: int, sizes: Sizes, market: Market) -> Scalar:
+    """Seconds of a collective over an axis, by the algorithm that `choose` names."""
+    algorithm = choose(operation)
+    num_ranks, stride = sizes.group(axis)
+    wire_bytes = np.asarray(algorithm.busiest_elements(operation, num_ranks, elements)) * itemsize
+    num_steps = algorithm.num_steps(operation, num_ranks)
+    return market.cluster.collective_s(operation, wire_bytes, num_steps, num_ranks, stride)
+
+
+def _host_ps(tasks: Sequence[Task], prices: Sequence[Ints], market: Market) -> Ints:
+    """A segment never runs faster than the host launches its kernels."""
+    launched = [p for t, p in zip(tasks, prices, strict=True) if isinstance(t, Compute) and t.inputs and not t.fused]
+    floor = picoseconds(market.stack.host_launch_s) * len(launched)
+    busy = np.sum([p for t, p in zip(tasks, prices, strict=True) if isinstance(t, Compute)], axis=0, dtype=np.int64)
+    return np.maximum(floor - busy, 0)
+
+
+def _reduce_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:
+    elements = segment_elements(step, segment, sizes, "all")
+    itemsize = sizes.itemsize_bytes[GRADIENT]
+    return picoseconds(collective_s("all_reduce", "dp", elements, itemsize, sizes, market))
+
+
+def boundary(step: Step) -> Operand:
+    """What crosses a stage boundary, as it lies on each rank; with scatter_gather a rank sends only its 1/tp of it."""
+    assert step.layer.x is not None
+    return step.layer.x
+
+
+def boundary_bytes(step: Step, sizes: Sizes) -> Ints:
+    """Bytes that one rank sends over a stage boundary."""
+    whole = sizes.num_bytes(boundary(step))
+    return whole // sizes.degrees["tp"] if step.structure.scatter_gather else whole
+
+
+def _boundary_ps(step: Step, sizes: Sizes, market: Market) -> tuple[Ints, Ints]:
+    zero = np.zeros(sizes.num_plans, dtype=np.int64)
+    if "pp" not in step.structure.axes:
+        return zero, zero
+    num_ranks, stride = sizes.group("pp")
+    send = picoseconds(market.cluster.p2p_s(boundary_bytes(step, sizes), stride, num_ranks=num_ranks))
+    if not step.structure.scatter_gather:
+        return send, zero
+    elements, itemsize = sizes.elements(boundary(step).sharding), sizes.itemsize_bytes[COMPUTE]
+    return send, picoseconds(collective_s("all_gather", "tp", elements, itemsize, sizes, market))
+
+
+def finish_ps(step: Step, work: Finish, sizes: Sizes, holding: Holding, market: Market) -> Ints:
+    """Picoseconds of one piece of a step's end on a rank of this holding; a bucket is one coalesced call."""
+    if work.bucket == "norm":
+        elements = np.ones(sizes.num_plans, dtype=np.int64)
+    else:
+        elements = bucket_elements(step, sizes, work.bucket, holding)
+    if work.operation:
+        dtype = {"norm": FLOAT32, "parameters": COMPUTE}.get(work.bucket, GRADIENT)
+        if work.bucket == "tied":
+            return picoseconds(_tied_s(elements, sizes, market))
+        return picoseconds(collective_s(work.operation, work.axis, elements, sizes.itemsize_bytes[dtype], sizes, market))
+    return picoseconds(elementwise_s(market.cluster.node.accelerator, elements * _optimizer_bytes(work.kernel, sizes)))
+
+
+def _tied_s(elements: Ints, sizes: Sizes, market: Market) -> Scalar:
+    """An all_reduce between the first and the last stage only."""
+    two = np.minimum(sizes.degrees["pp"], 2)
+    stride = sizes.group("pp")[1] * np.maximum(sizes.degrees["pp"] - 1, 1)
+    algorithm = choose("all_reduce")
+    wire = np.asarray(algorithm.busiest_elements("all_reduce", two, elements)) * sizes.itemsize_bytes[GRADIENT]
+    return market.cluster.collective_s("all_reduce", wire, algorithm.num_steps("all_reduce", two), two, stride)
+
+
+def _optimizer_bytes(kernel: str, sizes: Sizes) -> int:
+    """HBM bytes an element: Adam reads and writes weight, two moments and reads the gradient, all float32 but that."""
+    gradient, state, compute = (sizes.itemsize_bytes[role] for role in (GRADIENT, FLOAT32, COMPUTE))
+    return {"norm_sq": gradient, "clip": 2 * gradient, "adam": 6 * state + gradient, "cast": state + compute}[kernel]
