@@ -1,0 +1,111 @@
+"""`estimate` for one plan with its reasons, `estimates` for arrays of plans: the same fold, the same arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from parsim.estimator.group import Group
+from parsim.estimator.memory import rank_memory
+from parsim.estimator.pipeline import CHARGES, timeline
+from parsim.estimator.result import Estimate, Estimates
+from parsim.estimator.totals import rank_flops, rank_hbm_bytes, rank_sent_bytes
+from parsim.model.spec import ModelSpec
+from parsim.parallel.plan import Plan
+from parsim.step.structure import Structure
+from parsim.step.timing import Market
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+_PS_PER_S = 1e12
+
+
+def group_of(scenario: Scenario, plans: Sequence[Plan]) -> Group:
+    """The plans of one structure and pipeline shape as arrays."""
+    market = Market(scenario.cluster, scenario.stack, scenario.batch)
+    return Group.of(scenario.model, market, plans, dict(scenario.itemsize_bytes))
+
+
+def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
+    """The predicted step time, memory and their reasons of one plan.
+
+    Raises:
+        ScenarioError: the scenario has no plan of that name.
+    """
+    name = plan if isinstance(plan, str) else "plan"
+    chosen = scenario.plan(plan) if isinstance(plan, str) else plan
+    group = group_of(scenario, [chosen])
+    line = timeline(group)
+    step_s = float(line.step_ps[0]) / _PS_PER_S
+    ranks = range(group.num_ranks)
+    critical = max(ranks, key=lambda r: (int(line.charges[r]["compute"][0]), -r))
+    memory = [rank_memory(group, rank).parts() for rank in ranks]
+    flops = tuple(rank_flops(group, rank) for rank in ranks)
+    tokens = scenario.batch.global_batch * scenario.batch.sequence_length
+    peak = scenario.cluster.node.accelerator.peak(scenario.batch.dtype) * chosen.num_devices * step_s
+    useful = model_flops_per_token(scenario.model, scenario.batch.sequence_length)
+    executed = sum(flops) * (chosen.num_devices // group.num_ranks)
+    return Estimate(
+        name=name,
+        plan=chosen,
+        step_s=step_s,
+        tokens_per_s=tokens / step_s,
+        tokens_per_s_per_device=tokens / step_s / chosen.num_devices,
+        mfu=useful[0] * tokens / peak,
+        mfu_causal=useful[1] * tokens / peak,
+        hfu=executed / peak,
+        breakdown_s={key: float(line.charges[critical][key][0]) / _PS_PER_S for key in CHARGES},
+        critical_rank=critical,
+        memory_bytes=tuple({part: int(value[0]) for part, value in parts.items()} for parts in memory),
+        capacity_bytes=scenario.cluster.node.accelerator.hbm_capacity_bytes,
+        flops=flops,
+        hbm_bytes=tuple(rank_hbm_bytes(group, rank) for rank in ranks),
+        sent_bytes=tuple(rank_sent_bytes(group, {"pp": rank, "dp": 0, "tp": 0}) for rank in ranks),
+        layers=tuple(int(n[0]) for n in group.layers),
+        num_micro_batches=group.num_micro_batches,
+    )
+
+
+def estimates(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
+    """Step time and peak memory of many plans; each equals `estimate` of that plan alone."""
+    grouped: dict[tuple[object, ...], list[int]] = {}
+    for index, plan in enumerate(plans):
+        structure = Structure.of(scenario.model, scenario.batch, plan, scenario.stack)
+        shape = (plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(scenario.batch))
+        grouped.setdefault((structure, *shape), []).append(index)
+    step_s, peak_bytes = np.zeros(len(plans)), np.zeros(len(plans), dtype=np.int64)
+    for indices in grouped.values():
+        group = group_of(scenario, [plans[i] for i in indices])
+        step_s[indices] = timeline(group).step_ps / _PS_PER_S
+        peak_bytes[indices] = np.max([rank_memory(group, rank).total for rank in range(group.num_ranks)], axis=0)
+    return Estimates(tuple(plans), step_s, peak_bytes, scenario.cluster.node.accelerator.hbm_capacity_bytes)
+
+
+def num_parameters(model: ModelSpec) -> int:
+    """All weights of the model, without vocabulary padding.
+
+    >>> gpt3 = ModelSpec("gpt3-175b", 96, 12288, 49152, 96, 96, 128, 50257, 2048)
+    >>> num_parameters(gpt3) / 1e9
+    174.60438784
+    """
+    ends = 0 if model.tied_embedding else model.vocab_size * model.hidden_size
+    return _without_input(model) + model.max_positions * model.hidden_size + ends
+
+
+def _without_input(model: ModelSpec) -> int:
+    """Weights that multiply every token: layers, final norm and head."""
+    hidden, width = model.hidden_size, model.num_heads * model.head_dim
+    keys = 2 * model.num_kv_heads * model.head_dim
+    attention = hidden * (width + keys) + width + keys + width * hidden + hidden
+    mlp = 2 * hidden * model.ffn_hidden_size + model.ffn_hidden_size + hidden
+    return model.num_layers * (attention + mlp + 4 * hidden) + 2 * hidden + model.vocab_size * hidden
+
+
+def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
+    """FLOPs that training a token needs, with full and with causal attention."""
+    attention = model.num_layers * sequence_length * model.num_heads * model.head_dim
+    weights = 6 * _without_input(model)
+    return weights + 12 * attention, weights + 6 * attention

@@ -1,0 +1,64 @@
+"""What an estimate says of one plan, in SI units; and the same of many plans as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsim.parallel.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The predicted step of one plan.  Lists run over pipeline ranks; every figure is one rank's, never a sum over ranks.
+
+    `mfu` counts 6 N + 12 L s w FLOPs a token (full attention, N without the input embedding, w = heads x head_dim) against the
+    dense peak of the matmul dtype; `mfu_causal` halves attention; `hfu` counts what the devices really execute.
+    Source: Chowdhery et al. 2022 (arXiv:2204.02311), appendix B; Korthikanti et al. 2022, section 6.
+    """
+
+    name: str
+    plan: Plan
+    step_s: float
+    tokens_per_s: float
+    tokens_per_s_per_device: float
+    mfu: float
+    mfu_causal: float
+    hfu: float
+    breakdown_s: Mapping[str, float]  # of the critical rank; sums to step_s
+    critical_rank: int
+    memory_bytes: tuple[Mapping[str, int], ...]  # parts, by pipeline rank
+    capacity_bytes: int
+    flops: tuple[int, ...]  # by pipeline rank, one device of it
+    hbm_bytes: tuple[int, ...]
+    sent_bytes: tuple[Mapping[str, int], ...]  # by pipeline rank, then axis
+    layers: tuple[int, ...]  # by (virtual) stage
+    num_micro_batches: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the most loaded rank."""
+        return max(sum(parts.values()) for parts in self.memory_bytes)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every rank fits its device."""
+        return self.peak_bytes <= self.capacity_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """Many plans: one value per plan."""
+
+    plans: tuple[Plan, ...]
+    step_s: NDArray[np.float64]
+    peak_bytes: NDArray[np.int64]
+    capacity_bytes: int
+
+    @property
+    def fits(self) -> NDArray[np.bool_]:
+        """Which plans fit their device."""
+        return self.peak_bytes <= self.capacity_bytes

@@ -1,0 +1,90 @@
+"""One pass through a segment: how long on its streams, how many bytes it keeps and needs at most, FLOPs and bytes sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parsim.step import count
+from parsim.step.sizes import Ints, Sizes
+from parsim.step.task import Communicate, Compute, Operand, Task, allocates, reads
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Time of a segment's pass: its makespan, and what the compute stream did in it."""
+
+    total_ps: Ints
+    compute_ps: Ints
+    host_ps: Ints  # waiting for kernel launches
+
+    @property
+    def exposed_ps(self) -> Ints:
+        """Time in which compute waited for tensor-parallel collectives."""
+        return self.total_ps - self.compute_ps - self.host_ps
+
+
+def span(tasks: Sequence[Task], prices: Sequence[Ints], host_ps: Ints) -> Span:
+    """The longest path through a segment: compute in order on one stream, collectives beside it where they are asynchronous.
+
+    A collective starts when all compute issued before it has ended, as NCCL's stream waits for the current one.
+    """
+    zero = np.zeros_like(host_ps)
+    compute, beside, busy = zero, zero, zero
+    ready: dict[str, Ints] = {}
+    for task, price in zip(tasks, prices, strict=True):
+        start = compute
+        for name in reads(task):
+            start = np.maximum(start, ready.get(name, zero))
+        if isinstance(task, Compute):
+            compute, busy = start + price, busy + price
+        elif task.asynchronous:
+            beside = np.maximum(start, beside) + price
+            ready[task.target.name] = beside
+        else:
+            compute = start + price
+    return Span(np.maximum(compute, beside) + host_ps, busy, host_ps)
+
+
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """Memory of a segment's pass, relative to what is alive when it starts."""
+
+    net_bytes: Ints
+    peak_bytes: Ints
+
+
+def lives(tasks: Sequence[Task], entering: Sequence[Operand], sizes: Sizes) -> Lives:
+    """Live bytes folded in issue order, as a caching allocator sees a stream: outputs come before inputs go."""
+    held = {operand.name: sizes.num_bytes(operand) for operand in entering}
+    live = np.zeros(sizes.num_plans, dtype=np.int64)
+    peak = live
+    for task in tasks:
+        for operand in allocates(task):
+            held[operand.name] = sizes.num_bytes(operand)
+            live = live + held[operand.name]
+        peak = np.maximum(peak, live)
+        for name in task.frees:
+            live = live - held.pop(name)
+    return Lives(live, peak)
+
+
+def flops(tasks: Sequence[Task], sizes: Sizes) -> Ints:
+    """FLOPs of one pass on one rank."""
+    zero = np.zeros(sizes.num_plans, dtype=np.int64)
+    return sum((count.flops(t, sizes) for t in tasks if isinstance(t, Compute)), start=zero)
+
+
+def hbm_bytes(tasks: Sequence[Task], sizes: Sizes) -> Ints:
+    """Bytes between HBM and the device in one pass on one rank."""
+    zero = np.zeros(sizes.num_plans, dtype=np.int64)
+    return sum((count.hbm_bytes(t, sizes) for t in tasks if isinstance(t, Compute)), start=zero)
+
+
+def sent_bytes(tasks: Sequence[Task], sizes: Sizes, axis: str, position: int) -> Ints:
+    """Bytes that the rank at `position` along `axis` sends over it in one pass."""
+    zero = np.zeros(sizes.num_plans, dtype=np.int64)
+    sent = (count.sent_bytes(t, sizes, position) for t in tasks if isinstance(t, Communicate) and t.axis == axis)
+    return sum(sent, start=zero)

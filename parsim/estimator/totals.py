@@ -1,0 +1,92 @@
+"""A step's FLOPs, HBM bytes and sent bytes of one device, as Python integers: per micro_batch, times how often, plus the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from parsim.collectives import choose
+from parsim.estimator import segment as passes
+from parsim.estimator.group import Group
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.op_kinds import COSTS
+from parsim.step.holdings import bucket_elements, segment_elements
+from parsim.step.task import Finish
+from parsim.step.timing import boundary, boundary_bytes
+
+Coordinates = Mapping[str, int]
+
+
+def rank_flops(group: Group, rank: int, dp: int = 0) -> int:
+    """FLOPs of a step on one device of a pipeline rank."""
+    total = 0
+    for segment in group.step.segments:
+        each = passes.flops(segment.forward, group.sizes) + passes.flops(segment.backward, group.sizes)
+        total += int(each[0]) * int(group.holding(rank).of(segment)[0]) * group.num_micro_batches
+    for work in group.step.finish:
+        if work.kernel and (dp == 0 or not work.master_only):
+            elements = int(bucket_elements(group.step, group.sizes, work.bucket, group.holding(rank))[0])
+            total += COSTS[work.kernel].per_element * elements
+    return total
+
+
+def rank_hbm_bytes(group: Group, rank: int) -> int:
+    """HBM bytes of a step's passes on one device of a pipeline rank."""
+    total = 0
+    for segment in group.step.segments:
+        each = passes.hbm_bytes(segment.forward, group.sizes) + passes.hbm_bytes(segment.backward, group.sizes)
+        total += int(each[0]) * int(group.holding(rank).of(segment)[0]) * group.num_micro_batches
+    return total
+
+
+def rank_sent_bytes(group: Group, at: Coordinates) -> dict[str, int]:
+    """Bytes that the device at these coordinates sends in a step, by axis."""
+    sent = dict.fromkeys(group.step.structure.axes, 0)
+    for axis in sent:
+        for segment in group.step.segments:
+            each = sum(passes.sent_bytes(tasks, group.sizes, axis, at[axis]) for tasks in (segment.forward, segment.backward))
+            sent[axis] += int(each[0]) * int(group.holding(at["pp"]).of(segment)[0]) * group.num_micro_batches
+    _add_boundaries(group, at, sent)
+    _add_reductions(group, at, sent)
+    return sent
+
+
+def _add_boundaries(group: Group, at: Coordinates, sent: dict[str, int]) -> None:
+    own = range(at["pp"], group.num_stages, group.num_ranks)
+    crossings = sum((s < group.num_stages - 1) + (s > 0) for s in own) * group.num_micro_batches  # as many in as out
+    if "pp" in sent:
+        sent["pp"] += crossings * int(boundary_bytes(group.step, group.sizes)[0])
+    if group.step.structure.scatter_gather:
+        elements = int(group.sizes.elements(boundary(group.step).sharding)[0])
+        sent["tp"] += crossings * _sent(group, "all_gather", "tp", at["tp"], elements, COMPUTE)
+
+
+def _add_reductions(group: Group, at: Coordinates, sent: dict[str, int]) -> None:
+    holding = group.holding(at["pp"])
+    if group.step.structure.gradient_overlap:
+        for segment in group.step.segments:
+            elements = int(segment_elements(group.step, segment, group.sizes, "all")[0])
+            copies = int(holding.of(segment)[0])
+            sent["dp"] += copies * _sent(group, "all_reduce", "dp", at["dp"], elements, GRADIENT)
+    for work in group.step.finish:
+        if work.operation:
+            sent[work.axis] += _finish_bytes(group, work, at)
+
+
+def _finish_bytes(group: Group, work: Finish, at: Coordinates) -> int:
+    if work.master_only and at["dp"]:
+        return 0
+    if work.bucket == "norm":
+        return _sent(group, work.operation, work.axis, at[work.axis], 1, FLOAT32)
+    elements = int(bucket_elements(group.step, group.sizes, work.bucket, group.holding(at["pp"]))[0])
+    if work.bucket == "tied":
+        ends = {0: 0, group.num_ranks - 1: 1}
+        if at["pp"] not in ends:
+            return 0
+        return int(choose("all_reduce").sent_elements("all_reduce", ends[at["pp"]], 2, elements)) * group.sizes.itemsize_bytes[GRADIENT]
+    dtype = COMPUTE if work.bucket == "parameters" else GRADIENT
+    return _sent(group, work.operation, work.axis, at[work.axis], elements, dtype)
+
+
+def _sent(group: Group, operation: str, axis: str, position: int, elements: int, dtype: str) -> int:
+    num_ranks = int(group.sizes.degrees[axis][0])
+    return int(choose(operation).sent_elements(operation, position, num_ranks, elements)) * group.sizes.itemsize_bytes[dtype]

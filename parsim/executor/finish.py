@@ -1,0 +1,128 @@
+"""The end of a step on one rank: gradients summed, clipped by their norm over all ranks, and the update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+
+from parsim.executor.rank import Meeting, Need, Rank
+from parsim.executor.values import shard
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.parallel.mesh import group
+from parsim.step.holdings import Holding, in_bucket, own_weights
+from parsim.step.task import Finish, Segment, Weight
+from parsim.step.timing import finish_ps
+
+# One step of Adam as the stacks run it; any values would do, as every plan runs the same.
+ADAM: Final = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "step": 1}
+MAX_NORM: Final = 1.0
+_NORM = "gradient_norm"
+
+Owned = list[tuple[str, Segment, Weight]]
+
+
+def owned(rank: Rank) -> Owned:
+    """The weights that have a buffer of their own on this rank, in order."""
+    structure = rank.job.step.structure
+    return [(i, s, w) for i, s in rank.held() for w in own_weights(s, structure)]
+
+
+def prepare(rank: Rank) -> None:
+    """Everything that lives through a step: weights, gradients, optimizer state, totals."""
+    job, machine = rank.job, rank.machine
+    for instance, segment, weight in owned(rank):
+        name = f"{instance}/{weight.name}"
+        whole = job.values.weight(_drawn_as(instance, weight), weight.name, weight.initial, [job.extent(d) for d in weight.sharding.dims])
+        part = shard(whole, weight.sharding, job.degrees, rank.at)
+        machine.hold(rank.number, name, part, job.itemsize(COMPUTE))
+        machine.hold(rank.number, f"{instance}/d_{weight.name}", np.zeros_like(part), job.itemsize(GRADIENT))
+        for state in _states(rank):
+            start = part.copy() if state == "master" else np.zeros_like(part)
+            machine.hold(rank.number, f"{name}.{state}", start, job.itemsize(FLOAT32))
+    for instance, segment in rank.held():
+        for total in segment.totals:
+            machine.hold(rank.number, f"{instance}/{total.name}", np.zeros(()), job.itemsize(FLOAT32))
+    machine.hold(rank.number, _NORM, np.zeros(()), job.itemsize(FLOAT32))
+
+
+def _drawn_as(instance: str, weight: Weight) -> str:
+    """A tied embedding starts with the same numbers on both stages."""
+    return "embedding" if weight.owner == "embedding" else instance
+
+
+def _states(rank: Rank) -> tuple[str, ...]:
+    return ("master", "m", "v") if rank.job.step.structure.master_weights else ("m", "v")
+
+
+def finish(rank: Rank, before_clip: Callable[[], None]) -> Iterator[Need]:
+    """The step's end, piece by piece; `before_clip` may look at the summed gradients."""
+    rank.clock.compute = max(rank.clock.compute, rank.clock.gradients)
+    for work in rank.job.step.finish:
+        waits = work.master_only and rank.at["dp"] > 0
+        if work.kernel == "clip" and not waits:
+            before_clip()
+        if work.operation and not waits:
+            yield from _meet(rank, work)
+        elif work.kernel and not waits:
+            _compute(rank, work)
+
+
+def _price(rank: Rank, work: Finish) -> int:
+    held = [segment.name for _, segment in rank.held()]
+    counts = (np.array([held.count(name)]) for name in ("embedding", "layer", "head"))
+    return int(finish_ps(rank.job.step, work, rank.job.sizes, Holding(*counts), rank.job.market)[0])
+
+
+def _meet(rank: Rank, work: Finish) -> Iterator[Need]:
+    members = group(rank.number, work.axis, rank.job.degrees)
+    bucket = [(i, w) for i, s, w in owned(rank) if in_bucket(w, s, work.bucket)]
+    names = tuple(f"{i}/{w.name}" if work.bucket == "parameters" else f"{i}/d_{w.name}" for i, w in bucket)
+    dtype = {"parameters": COMPUTE, "norm": FLOAT32}.get(work.bucket, GRADIENT)
+    if work.bucket == "norm":
+        names = (_NORM,)
+    if work.bucket == "tied":
+        members = (members[0], members[-1])
+        if rank.number not in members:
+            return
+    key, itemsize = (work.name, members), rank.job.itemsize(dtype)
+    if names:
+        yield Meeting(key, members, work.operation, work.axis, names, None, -1, "sum", itemsize, _price(rank, work), "compute")
+
+
+def _compute(rank: Rank, work: Finish) -> None:
+    for instance, _, weight in owned(rank):
+        _KERNELS[work.kernel](rank, instance, weight)
+    rank.clock.compute += _price(rank, work)
+
+
+def _add_norm(rank: Rank, instance: str, weight: Weight) -> None:
+    """Each element of a gradient counts once: on the first of the ranks that hold the same, and not for the tied copy."""
+    sharded = {axis for axes in weight.sharding.axes for axis in axes}
+    is_copy = weight.owner != instance and weight.owner == "embedding"
+    scale = 0.0 if is_copy or ("tp" not in sharded and rank.at["tp"]) else 1.0
+    gradient = [f"{instance}/d_{weight.name}"]
+    rank.machine.compute(rank.number, "norm_sq", gradient, [_NORM], [], {"scale": scale}, accumulate=True)
+
+
+def _clip(rank: Rank, instance: str, weight: Weight) -> None:
+    gradient = f"{instance}/d_{weight.name}"
+    rank.machine.compute(rank.number, "clip", [gradient, _NORM], [gradient], [], {"max_norm": MAX_NORM}, in_place=True)
+
+
+def _adam(rank: Rank, instance: str, weight: Weight) -> None:
+    name = f"{instance}/{weight.name}"
+    states = [name if "master" not in _states(rank) else f"{name}.master", f"{name}.m", f"{name}.v"]
+    inputs = [*states, f"{instance}/d_{weight.name}"]
+    rank.machine.compute(rank.number, "adam", inputs, states, [], ADAM, in_place=True)
+
+
+def _cast(rank: Rank, instance: str, weight: Weight) -> None:
+    """The new weights replace the old; numpy has no narrower type, so the numbers stay."""
+    name = f"{instance}/{weight.name}"
+    rank.machine.free(rank.number, name)
+    rank.machine.compute(rank.number, "cast", [f"{name}.master"], [name], [rank.job.itemsize(COMPUTE)], {})
+
+
+_KERNELS: Final = {"norm_sq": _add_norm, "clip": _clip, "adam": _adam, "cast": _cast}

@@ -1,0 +1,193 @@
+"""What one rank does in a step, as a generator: it computes by itself and yields where it needs others.
+
+The names of its buffers carry the segment's instance and the micro_batch: `layer3/0/norm1`; weights carry the instance only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from parsim.executor.clock import Clock
+from parsim.executor.job import Job
+from parsim.executor.values import Array, shard
+from parsim.model.dims import COMPUTE
+from parsim.parallel.mesh import coordinates, group
+from parsim.schedules import Action
+from parsim.step.holdings import own_weights
+from parsim.step.task import Communicate, Compute, Operand, Segment, Weight, allocates, reads
+from parsim_kernels import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """A collective that this rank has reached; it goes on when all of `members` have."""
+
+    key: tuple[object, ...]
+    members: tuple[int, ...]
+    operation: str
+    axis: str
+    names: tuple[str, ...]  # this rank's buffers
+    target: str | None
+    dim: int
+    operator: str
+    itemsize: int
+    ps: int
+    stream: str  # compute | beside | gradients
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A message that this rank needs before it can go on."""
+
+    name: str
+    itemsize: int
+
+
+Need = Meeting | Awaited
+
+
+@dataclass(slots=True)
+class Rank:
+    """One rank of the machine: its place, its clock, and the program of a step."""
+
+    number: int
+    job: Job
+    machine: Machine
+    clock: Clock
+    inputs_seen: dict[int, Array]  # gradient of the embedding's output, by micro_batch
+
+    @property
+    def at(self) -> dict[str, int]:
+        return coordinates(self.number, self.job.degrees)
+
+    def instances(self, stage: int) -> list[tuple[str, Segment]]:
+        """Copies of segments on a virtual stage, in forward order; layers are numbered over the whole model."""
+        first = sum(self.job.layers[:stage])
+        found = [(f"layer{first + i}", self.job.step.layer) for i in range(self.job.layers[stage])]
+        if stage == 0:
+            found.insert(0, ("embedding", self.job.step.embedding))
+        if stage == self.job.num_stages - 1:
+            found.append(("head", self.job.step.head))
+        return found
+
+    def held(self) -> list[tuple[str, Segment]]:
+        """All copies of segments on this rank."""
+        return [i for stage in range(self.at["pp"], self.job.num_stages, self.job.degrees["pp"]) for i in self.instances(stage)]
+
+    def lasting(self, instance: str, segment: Segment, name: str) -> str | None:
+        """The full name of a weight, a weight's gradient or a total; None for an activation."""
+        for weight in segment.weights:
+            if name in (weight.name, f"d_{weight.name}"):
+                return f"{self.owner(instance, weight)}/{name}"
+        return f"{instance}/{name}" if name in {t.name for t in segment.totals} else None
+
+    def owner(self, instance: str, weight: Weight) -> str:
+        """The instance whose buffer a weight is: the embedding's, where a tied head stands on the same rank."""
+        return "embedding" if weight.owner == "embedding" and self.job.degrees["pp"] == 1 else instance
+
+    def full(self, instance: str, segment: Segment, micro_batch: int, name: str) -> str:
+        return self.lasting(instance, segment, name) or f"{instance}/{micro_batch}/{name}"
+
+    def action(self, action: Action, last_backward: bool) -> Iterator[Need]:
+        """Receive, run the segments of the stage, send and let go."""
+        forward, stage, m = action.kind == "F", action.stage, action.micro_batch
+        instances = self.instances(stage) if forward else self.instances(stage)[::-1]
+        receives = stage > 0 if forward else stage < self.job.num_stages - 1
+        carried = ""
+        if receives:
+            carried = f"stage{stage}/{m}/{'x' if forward else 'd_y'}"
+            yield from self.receive(carried)
+        for instance, segment in instances:
+            carried = yield from self.segment(instance, segment, m, forward, carried)
+            if last_backward and self.job.step.structure.gradient_overlap:
+                yield self.bucket_meeting(instance, segment)
+        if carried:
+            self.send(carried, stage + 1 if forward else stage - 1, m, forward)
+
+    def segment(self, instance: str, segment: Segment, m: int, forward: bool, carried: str) -> Iterator[Need]:
+        """One pass through one copy of a segment; the result is the full name of the buffer that it hands on."""
+        entering, leaving = (segment.x, segment.y) if forward else (segment.y, segment.x)
+        if entering:
+            name = "x" if forward else "d_y"
+            self.machine.rename(self.number, carried, f"{instance}/{m}/{name}")
+        if not forward and segment.name == "embedding":
+            self.inputs_seen[m] = self.machine.get(self.number, f"{instance}/{m}/d_y").copy()
+        tasks = segment.forward if forward else segment.backward
+        prices = (self.job.prices.forward if forward else self.job.prices.backward)[segment.name]
+        host = (self.job.prices.forward_host if forward else self.job.prices.backward_host)[segment.name]
+        for index, task in enumerate(tasks):
+            ps = int(prices[index][0])
+            if isinstance(task, Compute):
+                self.compute(instance, segment, m, task, ps)
+            else:
+                yield from self.communicate(instance, segment, m, task, ps, ("F" if forward else "B", index))
+            self.machine.free(self.number, *(self.full(instance, segment, m, name) for name in task.frees))
+        self.clock.join(int(host[0]))
+        if not leaving:
+            return ""
+        return f"{instance}/{m}/{segment.y.name if forward and segment.y else segment.d_x}"
+
+    def compute(self, instance: str, segment: Segment, m: int, task: Compute, ps: int) -> None:
+        def named(operands: tuple[Operand, ...]) -> list[str]:
+            return [self.full(instance, segment, m, o.name) for o in operands]
+
+        itemsizes = [self.job.itemsize(o.dtype) for o in task.outputs]
+        if task.kernel == "draw":
+            self.draw(instance, m, task.outputs[0], named(task.outputs)[0])
+        else:
+            attributes = self.job.attributes(task, self.at)
+            flags = {"accumulate": task.accumulate, "in_place": task.in_place}
+            self.machine.compute(self.number, task.kernel, named(task.inputs), named(task.outputs), itemsizes, attributes, **flags)
+        self.clock.run([self.full(instance, segment, m, name) for name in reads(task)], ps)
+
+    def draw(self, instance: str, m: int, operand: Operand, name: str) -> None:
+        shape = [self.job.extent(dim) for dim in operand.dims]
+        whole = self.job.values.drawn(instance, operand.name, m, shape)
+        part = shard(whole, operand.sharding, self.job.degrees, self.at)
+        self.machine.hold(self.number, name, part, self.job.itemsize(operand.dtype))
+
+    def communicate(
+        self, instance: str, segment: Segment, m: int, task: Communicate, ps: int, index: tuple[object, ...]
+    ) -> Iterator[Need]:
+        source = self.full(instance, segment, m, task.source.name)
+        target = self.full(instance, segment, m, task.target.name) if allocates(task) else None
+        stream = "beside" if task.asynchronous else "compute"
+        members = group(self.number, task.axis, self.job.degrees)
+        key = (task.axis, members, instance, m, *index)
+        itemsize = self.job.itemsize(task.source.dtype)
+        yield Meeting(key, members, task.operation, task.axis, (source,), target, task.dim, task.operator, itemsize, ps, stream)
+
+    def receive(self, name: str) -> Iterator[Need]:
+        itemsize = self.job.itemsize(COMPUTE)
+        if not self.job.step.structure.scatter_gather:
+            yield Awaited(name, itemsize)
+            return
+        yield Awaited(f"{name}~tp", itemsize)
+        members, ps = group(self.number, "tp", self.job.degrees), int(self.job.prices.gather[0])
+        sources = (f"{name}~tp",)
+        yield Meeting(("gather", members, name), members, "all_gather", "tp", sources, name, 1, "sum", itemsize, ps, "compute")
+        self.machine.free(self.number, f"{name}~tp")
+
+    def send(self, carried: str, stage: int, m: int, forward: bool) -> None:
+        """Post a copy to the next stage's rank and let the buffer go; with scatter_gather only this rank's part of it."""
+        at = {**self.at, "pp": stage % self.job.degrees["pp"]}
+        name, posted = f"stage{stage}/{m}/{'x' if forward else 'd_y'}", carried
+        if self.job.step.structure.scatter_gather:
+            name, posted = f"{name}~tp", f"{carried}~tp"
+            whole = self.machine.get(self.number, carried)
+            self.machine.hold(self.number, posted, self.job.part(whole, self.at["tp"]), self.job.itemsize(COMPUTE))
+        dst = self.job.rank_at(at)
+        self.machine.send(self.number, dst, posted, name, "pp", self.job.itemsize(COMPUTE))
+        self.machine.free(self.number, *{posted, carried})
+        arrival = self.clock.post("F" if forward else "B", int(self.job.prices.send[0]))
+        self.job.arrivals[dst, name] = arrival
+
+    def bucket_meeting(self, instance: str, segment: Segment) -> Meeting:
+        """The gradients of one segment, summed over dp beside what follows."""
+        own = own_weights(segment, self.job.step.structure)
+        names = tuple(f"{instance}/d_{weight.name}" for weight in own)
+        members = group(self.number, "dp", self.job.degrees)
+        ps, itemsize = int(self.job.prices.reduce[segment.name][0]), self.job.itemsize("gradient")
+        key = ("bucket", members, instance)
+        return Meeting(key, members, "all_reduce", "dp", names, None, -1, "sum", itemsize, ps, "gradients")

@@ -1,0 +1,82 @@
+"""Bytes that a device sends, summed over the messages of every collective that runs, one by one.
+
+Slow where groups are large: `parsim verify` asks it of small plans, the estimator's closed forms must agree.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from parsim.collectives import choose, chunk_elements
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.simulator.program import Program
+from parsim.step.count import payload
+from parsim.step.holdings import own_weights, segment_elements
+from parsim.step.task import Communicate, Finish
+from parsim.step.timing import boundary
+
+
+def sent_bytes(program: Program, at: Mapping[str, int]) -> dict[str, int]:
+    """Bytes that the device at these coordinates sends in a step, by axis."""
+    sent = dict.fromkeys(program.step.structure.axes, 0)
+    structure = program.step.structure
+    last = {a.stage: a for a in program.order.by_rank[at["pp"]] if a.kind == "B"}
+    stream = int(program.sizes.elements(boundary(program.step).sharding)[0])
+    for action in program.order.by_rank[at["pp"]]:
+        for segment in program.segments(action.stage, action.kind):
+            for task in segment.forward if action.kind == "F" else segment.backward:
+                if isinstance(task, Communicate):
+                    elements = int(program.sizes.elements(payload(task))[0])
+                    sent[task.axis] += _sent(program, task.operation, task.axis, at[task.axis], elements, task.source.dtype)
+            if structure.gradient_overlap and action == last[action.stage]:
+                elements = int(segment_elements(program.step, segment, program.sizes, "all")[0])
+                sent["dp"] += _sent(program, "all_reduce", "dp", at["dp"], elements, GRADIENT)
+        parts = int(program.sizes.degrees["tp"][0]) if structure.scatter_gather else 1
+        if program.sends(action.stage, action.kind):
+            sent["pp"] += stream // parts * program.sizes.itemsize_bytes[COMPUTE]
+        if program.receives(action.stage, action.kind) and structure.scatter_gather:
+            sent["tp"] += _sent(program, "all_gather", "tp", at["tp"], stream, COMPUTE)
+    for work in program.step.finish:
+        if work.operation and not (work.master_only and at["dp"]):
+            sent[work.axis] += _finish(program, work, at)
+    return sent
+
+
+def _finish(program: Program, work: Finish, at: Mapping[str, int]) -> int:
+    if work.bucket == "norm":
+        return _sent(program, work.operation, work.axis, at[work.axis], 1, FLOAT32)
+    elements = 0
+    for stage in range(at["pp"], program.num_stages, program.num_ranks):
+        for segment in program.segments(stage, "F"):
+            for weight in own_weights(segment, program.step.structure):
+                taken = {
+                    "partial_tp": "tp" in weight.gradient.partial,
+                    "tied": weight.name == "word.weight",
+                    "all": True,
+                    "parameters": True,
+                }[work.bucket]
+                elements += int(program.sizes.elements(weight.sharding)[0]) * taken
+    dtype = COMPUTE if work.bucket == "parameters" else GRADIENT
+    if work.bucket != "tied":
+        return _sent(program, work.operation, work.axis, at[work.axis], elements, dtype)
+    if at["pp"] not in (0, program.num_ranks - 1):
+        return 0
+    return _messages("all_reduce", 2, elements)[min(at["pp"], 1)] * program.sizes.itemsize_bytes[dtype]
+
+
+def _sent(program: Program, operation: str, axis: str, position: int, elements: int, dtype: str) -> int:
+    if operation == "slice":
+        return 0
+    num_ranks = int(program.sizes.degrees[axis][0])
+    return _messages(operation, num_ranks, elements)[position] * program.sizes.itemsize_bytes[dtype]
+
+
+@functools.lru_cache(maxsize=4096)
+def _messages(operation: str, num_ranks: int, elements: int) -> tuple[int, ...]:
+    """Elements that each position sends: one collective, message by message."""
+    sent = [0] * num_ranks
+    chunks = 1 if operation in ("reduce", "broadcast") else num_ranks
+    for transfer in choose(operation).transfers(operation, num_ranks, "sum"):
+        sent[transfer.src] += int(chunk_elements(transfer.chunk, chunks, elements))
+    return tuple(sent)
