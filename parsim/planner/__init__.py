@@ -1,0 +1,8 @@
+"""Which split is best: enumerate the legal plans of a space, price them as arrays, drop what does not fit, rank the rest."""
+
+from __future__ import annotations
+
+from parsim.planner.search import Ranked, Ranking, plan
+from parsim.planner.space import candidates
+
+__all__ = ["Ranked", "Ranking", "candidates", "plan"]

@@ -1,0 +1,139 @@
+"""One check a quantity and plan: integers with ==, real numbers within 1e-12 of the one-rank run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from parsim.estimator.estimate import group_of
+from parsim.estimator.group import Group
+from parsim.estimator.memory import counted_peak_bytes
+from parsim.estimator.pipeline import timeline
+from parsim.estimator.totals import rank_flops, rank_sent_bytes
+from parsim.executor.run import Execution, execute
+from parsim.executor.values import shard
+from parsim.parallel.mesh import coordinates
+from parsim.parallel.plan import Plan
+from parsim.parallel.sharding import Sharding
+from parsim.simulator.program import Program
+from parsim.simulator.run import run
+from parsim.simulator.transfers import sent_bytes
+from parsim.verify.shrink import shrunk
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+# Sums of the same float64 numbers in another order: measured 1e-16 to 1e-14 of the largest gradient.
+TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One quantity of one plan: whether the back-ends agree, and on what."""
+
+    plan: str
+    quantity: str
+    ok: bool
+    detail: str
+
+
+def verify(scenario: Scenario, *, progress: Callable[[str], None] | None = None) -> tuple[Check, ...]:
+    """All checks of all plans; a plan too large to execute is shrunk by the rule of shrink.py."""
+    found: list[Check] = []
+    for name, plan in scenario.plans.items():
+        if progress:
+            progress(name)
+        small = shrunk(scenario, plan)
+        label = f"{name} (shrunk to {small.plan.num_devices} ranks)" if small.was_shrunk else name
+        found += verify_plan(small.scenario, small.plan, label)
+    return tuple(found)
+
+
+def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
+    """The checks of one plan, which must be small enough to execute."""
+    executed = execute(scenario, plan)
+    whole = execute(*_one_rank(scenario, plan))
+    group = group_of(scenario, [plan])
+    program = Program.of(scenario.model, executed.job.market, plan, dict(scenario.itemsize_bytes))
+    return tuple(Check(name, *result) for result in (*_counts(executed, group, program), *_numbers(executed, whole)))
+
+
+def _one_rank(scenario: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
+    """The same sums on one rank: micro_batches of all replicas together, the same padded vocabulary, nothing recomputed."""
+    multiple = scenario.stack.vocab_multiple * plan.tensor_parallel
+    return replace(scenario, stack=replace(scenario.stack, vocab_multiple=multiple)), Plan(
+        micro_batch=plan.micro_batch * plan.data_parallel
+    )
+
+
+Result = tuple[str, bool, str]
+
+
+def _counts(executed: Execution, group: Group, program: Program) -> Iterator[Result]:
+    trace = run(program)
+    places = [coordinates(rank, executed.job.degrees) for rank in range(executed.job.num_ranks)]
+    flops = [(rank_flops(group, at["pp"], at["dp"]), ledger.flops) for at, ledger in zip(places, executed.ledgers, strict=True)]
+    yield _integers("FLOPs", flops)
+    masters = [(at, led) for at, led in zip(places, executed.ledgers, strict=True) if at["dp"] == 0]  # a trace folds dp to its first rank
+    yield _integers("FLOPs, simulated", [(trace.flops[at["pp"]], ledger.flops) for at, ledger in masters])
+    for axis in group.step.structure.axes:
+        pairs = [
+            (rank_sent_bytes(group, at)[axis], ledger.sent_bytes.get(axis, 0))
+            for at, ledger in zip(places, executed.ledgers, strict=True)
+        ]
+        yield _integers(f"bytes sent over {axis}", pairs)
+        routed = [
+            (sent_bytes(program, at)[axis], ledger.sent_bytes.get(axis, 0)) for at, ledger in zip(places, executed.ledgers, strict=True)
+        ]
+        yield _integers(f"bytes sent over {axis}, simulated", routed)
+    peaks = [(int(counted_peak_bytes(group, at["pp"])[0]), ledger.peak_bytes) for at, ledger in zip(places, executed.ledgers, strict=True)]
+    yield _integers("peak bytes", peaks)
+    marks = [(trace.peak_bytes[at["pp"]], ledger.peak_bytes) for at, ledger in zip(places, executed.ledgers, strict=True)]
+    yield _integers("peak bytes, simulated", marks)
+    yield _integers("picoseconds, estimate and simulate", [(int(timeline(group).step_ps[0]), trace.step_ps)])
+    yield _integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, trace.step_ps)])
+
+
+def _integers(quantity: str, pairs: list[tuple[int, int]]) -> Result:
+    wrong = [(rank, *pair) for rank, pair in enumerate(pairs) if pair[0] != pair[1]]
+    if wrong:
+        rank, predicted, counted = wrong[0]
+        return quantity, False, f"rank {rank}: predicted {predicted:,}, executed {counted:,}; {len(wrong)} of {len(pairs)} differ"
+    low, high = min(p for p, _ in pairs), max(p for p, _ in pairs)
+    return quantity, True, f"{low:,}" if low == high else f"{low:,} to {high:,} by rank"
+
+
+def _numbers(executed: Execution, whole: Execution) -> Iterator[Result]:
+    """Gradients of weights and inputs, updated weights and the loss, against the one-rank run."""
+    job = executed.job
+    shardings = {(s.name, w.name): w.sharding for s in job.step.segments for w in s.weights}
+    stream = job.step.embedding.y
+    assert stream is not None
+    largest = max(float(np.abs(g).max()) for g in whole.gradients[0].values())
+    worst = {"weight gradients": 0.0, "updated weights": 0.0, "input gradients": 0.0}
+    for rank in range(job.num_ranks):
+        at = coordinates(rank, job.degrees)
+
+        def part(array: np.ndarray, sharding: Sharding, at: dict[str, int] = at) -> np.ndarray:
+            return shard(array, sharding, job.degrees, at)
+
+        for key, mine, full in (
+            ("weight gradients", executed.gradients[rank], whole.gradients[0]),
+            ("updated weights", executed.weights[rank], whole.weights[0]),
+        ):
+            for name, value in mine.items():
+                instance, weight = name.split("/")
+                sharding = shardings[instance.rstrip("0123456789"), weight]
+                reference = full.get(name, full.get(f"embedding/{weight}"))
+                assert reference is not None
+                scale = largest if key == "weight gradients" else 1.0
+                worst[key] = max(worst[key], float(np.abs(value - part(reference, sharding)).max()) / scale)
+        for m, value in executed.input_gradients[rank].items():
+            difference = float(np.abs(value - part(whole.input_gradients[0][m], stream.sharding)).max())
+            worst["input gradients"] = max(worst["input gradients"], difference / largest)
+    for key, error in worst.items():
+        yield key, error <= TOLERANCE, f"{error:.1e} of the largest, one-rank run"
+    yield "loss", abs(executed.loss - whole.loss) <= TOLERANCE * abs(whole.loss), f"{executed.loss:.12f}"

@@ -1,0 +1,81 @@
+"""A plan too large to execute becomes a small one of the same structure, by a stated rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from parsim.cluster.cluster import Cluster
+from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.stages import layers_of
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+RULE = (
+    "degrees and micro_batch above 2 become 2; one layer a stage, two on the first where the plan's stages are uneven; "
+    "heads, widths, vocabulary and sequence the least that the degrees divide; twice as many micro_batches as pipeline ranks"
+)
+_MOST_RANKS = 16
+_MOST_MULTIPLICATIONS = 2**31  # of a whole step: about a second in numpy
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A scenario with one executable plan."""
+
+    scenario: Scenario
+    plan: Plan
+    was_shrunk: bool
+
+
+def shrunk(scenario: Scenario, plan: Plan) -> Small:
+    """The plan itself where it can be executed in about a second, else its small likeness."""
+    if plan.num_devices <= _MOST_RANKS and _multiplications(scenario) <= _MOST_MULTIPLICATIONS:
+        return Small(scenario, plan, False)
+    layers = layers_of(plan, scenario.model.num_layers, scenario.stack.layer_split)
+    uneven = len(set(layers)) > 1
+    small = replace(
+        plan,
+        data_parallel=min(plan.data_parallel, 2),
+        tensor_parallel=min(plan.tensor_parallel, 2),
+        pipeline_parallel=min(plan.pipeline_parallel, 2),
+        virtual_pipeline=min(plan.virtual_pipeline, 2),
+        micro_batch=min(plan.micro_batch, 2),
+        layers_per_stage=None,
+    )
+    counts = [1 + (uneven and stage == 0) for stage in range(small.num_stages)]
+    small = replace(small, layers_per_stage=tuple(counts) if uneven else None)
+    grouped = scenario.model.num_kv_heads < scenario.model.num_heads
+    heads = 2 * small.tensor_parallel
+    model = replace(
+        scenario.model,
+        num_layers=sum(counts),
+        hidden_size=12,
+        ffn_hidden_size=8 * small.tensor_parallel,
+        num_kv_heads=heads // 2 if grouped else heads,
+        num_heads=heads,
+        head_dim=4,
+        vocab_size=30,
+        max_positions=8,
+    )
+    rounds = 2 * small.pipeline_parallel
+    batch = Batch(rounds * small.data_parallel * small.micro_batch, 4 * small.tensor_parallel, scenario.batch.dtype)
+    stack = replace(scenario.stack, vocab_multiple=8)
+    cluster = _cluster(scenario.cluster, small.num_devices)
+    return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)
+
+
+def _cluster(cluster: Cluster, num_devices: int) -> Cluster:
+    """As many of the nodes as the small plan needs; it may leave devices idle."""
+    needed = -(-num_devices // cluster.node.devices_per_node)
+    return replace(cluster, num_nodes=needed)
+
+
+def _multiplications(scenario: Scenario) -> int:
+    model, batch = scenario.model, scenario.batch
+    width = model.num_heads * model.head_dim
+    weights = model.num_layers * (4 * model.hidden_size * width + 2 * model.hidden_size * model.ffn_hidden_size)
+    weights += model.vocab_size * model.hidden_size
+    attention = model.num_layers * 2 * width * batch.sequence_length
+    return 3 * (weights + attention) * batch.global_batch * batch.sequence_length
