@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parsim.estimator.group import Group
+from parsim.estimator.group import Group, groups_of
 from parsim.estimator.memory import rank_memory
-from parsim.estimator.pipeline import CHARGES, timeline
+from parsim.estimator.pipeline import CHARGES, lower_bound, step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import rank_flops, rank_hbm_bytes, rank_sent_bytes
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Plan
-from parsim.step.structure import Structure
+from parsim.step.sizes import Ints
 from parsim.step.timing import Market
 
 if TYPE_CHECKING:
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 _PS_PER_S = 1e12
 
 
-def group_of(scenario: Scenario, plans: Sequence[Plan]) -> Group:
-    """The plans of one structure and pipeline shape as arrays."""
+def group_of(scenario: Scenario, plan: Plan) -> Group:
+    """One plan as arrays of length 1."""
+    return _groups(scenario, [plan])[0][0]
+
+
+def _groups(scenario: Scenario, plans: Sequence[Plan]) -> list[tuple[Group, list[int]]]:
     market = Market(scenario.cluster, scenario.stack, scenario.batch)
-    return Group.of(scenario.model, market, plans, dict(scenario.itemsize_bytes))
+    return groups_of(scenario.model, market, plans, scenario.itemsize_bytes)
 
 
 def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
@@ -37,7 +41,7 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     """
     name = plan if isinstance(plan, str) else "plan"
     chosen = scenario.plan(plan) if isinstance(plan, str) else plan
-    group = group_of(scenario, [chosen])
+    group = group_of(scenario, chosen)
     line = timeline(group)
     step_s = float(line.step_ps[0]) / _PS_PER_S
     ranks = range(group.num_ranks)
@@ -71,15 +75,18 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
 
 def estimates(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
     """Step time and peak memory of many plans; each equals `estimate` of that plan alone."""
-    grouped: dict[tuple[object, ...], list[int]] = {}
-    for index, plan in enumerate(plans):
-        structure = Structure.of(scenario.model, scenario.batch, plan, scenario.stack)
-        shape = (plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(scenario.batch))
-        grouped.setdefault((structure, *shape), []).append(index)
+    return _priced(scenario, plans, step_ps)
+
+
+def bounds(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
+    """As `estimates`, with a lower bound of the step time that needs no walk through the schedule, for a search to prune by."""
+    return _priced(scenario, plans, lower_bound)
+
+
+def _priced(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Group], Ints]) -> Estimates:
     step_s, peak_bytes = np.zeros(len(plans)), np.zeros(len(plans), dtype=np.int64)
-    for indices in grouped.values():
-        group = group_of(scenario, [plans[i] for i in indices])
-        step_s[indices] = timeline(group).step_ps / _PS_PER_S
+    for group, indices in _groups(scenario, plans):
+        step_s[indices] = fold(group) / _PS_PER_S
         peak_bytes[indices] = np.max([rank_memory(group, rank).total for rank in range(group.num_ranks)], axis=0)
     return Estimates(tuple(plans), step_s, peak_bytes, scenario.cluster.node.accelerator.hbm_capacity_bytes)
 

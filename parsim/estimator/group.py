@@ -1,9 +1,10 @@
-"""Plans that share a Step and a pipeline shape, as arrays: what each pipeline rank holds, and what its actions cost."""
+"""Plans as arrays: priced once for all plans of a structure, then taken in groups of one pipeline shape."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,43 +17,97 @@ from parsim.step.holdings import Holding
 from parsim.step.lower import lower
 from parsim.step.sizes import Ints, Sizes, sizes_of
 from parsim.step.structure import Structure
-from parsim.step.task import Segment, Step
+from parsim.step.task import Operand, Segment, Step
 from parsim.step.timing import Market, Prices, price
 
+T = TypeVar("T")
+Key = tuple[str, str]  # segment, F or B
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What one pass through one copy of each segment costs, and a message between stages; one value per plan."""
+
+    sizes: Sizes
+    spans: Mapping[Key, Span]
+    lives: Mapping[Key, Lives]
+    reduce: Mapping[str, Ints]
+    send: Ints
+    gather: Ints
+
+    def take(self, indices: Ints) -> Passes:
+        """The same of some of the plans."""
+        sizes = replace(_taken(self.sizes, indices), num_plans=len(indices))
+        return replace(_taken(replace(self, sizes=sizes), indices, skip=("sizes",)))
+
+
+def _taken(value: T, indices: Ints, skip: tuple[str, ...] = ()) -> T:
+    """A copy of a dataclass with every array in it indexed by plan."""
+    changes = {f.name: _index(getattr(value, f.name), indices) for f in fields(value) if f.name not in skip}  # type: ignore[arg-type]
+    return replace(value, **changes)  # type: ignore[type-var]
+
+
+def _index(value: object, indices: Ints) -> object:
+    if isinstance(value, np.ndarray):
+        return value[indices]
+    if isinstance(value, Mapping):
+        return {key: _index(each, indices) for key, each in value.items()}
+    return _taken(value, indices) if is_dataclass(value) else value
+
+
+def passes_of(step: Step, model: ModelSpec, market: Market, plans: Sequence[Plan], dtype_bytes: Mapping[str, int]) -> Passes:
+    """Price and measure every segment for plans of one structure."""
+    sizes = sizes_of(model, market.batch, plans, market.stack, dtype_bytes)
+    prices = price(step, sizes, market)
+    return Passes(
+        sizes,
+        {(s.name, kind): _span(s, kind, prices) for s in step.segments for kind in "FB"},
+        {(s.name, kind): _lives(s, kind, sizes) for s in step.segments for kind in "FB"},
+        prices.reduce,
+        prices.send,
+        prices.gather,
+    )
+
+
+def _span(segment: Segment, kind: str, prices: Prices) -> Span:
+    if kind == "F":
+        return span(segment.forward, prices.forward[segment.name], prices.forward_host[segment.name])
+    return span(segment.backward, prices.backward[segment.name], prices.backward_host[segment.name])
+
+
+def _lives(segment: Segment, kind: str, sizes: Sizes) -> Lives:
+    if kind == "F":
+        return lives(segment.forward, [segment.x] if segment.x else [], sizes)
+    entering = list(segment.saved)
+    if segment.y:
+        entering.append(Operand("d_y", segment.y.sharding, segment.y.dtype))
+    return lives(segment.backward, entering, sizes)
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Several plans of one structure, schedule, number of ranks, chunks and micro_batches."""
 
     step: Step
-    sizes: Sizes
     market: Market
-    prices: Prices
+    passes: Passes
     schedule: str
     num_ranks: int  # of the pipeline
     chunks: int
     num_micro_batches: int
     layers: Ints  # [virtual stage, plan]
-    _spans: dict[tuple[str, str], Span] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: ModelSpec, market: Market, plans: Sequence[Plan], dtype_bytes: dict[str, int]) -> Group:
-        """The group of these plans, which must agree in everything structural."""
+    def of(cls, step: Step, market: Market, passes: Passes, plans: Sequence[Plan], num_layers: int) -> Group:
+        """The group of these plans, whose passes are given."""
         first = plans[0]
-        step = lower(Structure.of(model, market.batch, first, market.stack))
-        sizes = sizes_of(model, market.batch, plans, market.stack, dtype_bytes)
-        layers = [layers_of(plan, model.num_layers, market.stack.layer_split) for plan in plans]
-        return cls(
-            step,
-            sizes,
-            market,
-            price(step, sizes, market),
-            first.schedule,
-            first.pipeline_parallel,
-            first.virtual_pipeline,
-            first.num_micro_batches(market.batch),
-            np.array(layers, dtype=np.int64).T,
-        )
+        layers = [layers_of(plan, num_layers, market.stack.layer_split) for plan in plans]
+        count, shape = first.num_micro_batches(market.batch), np.array(layers, dtype=np.int64).T
+        return cls(step, market, passes, first.schedule, first.pipeline_parallel, first.virtual_pipeline, count, shape)
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.passes.sizes
 
     @property
     def num_stages(self) -> int:
@@ -77,31 +132,35 @@ class Group:
         has_head = rank == rank_of(self.num_stages - 1, self.num_ranks)
         return Holding(self.zero + (rank == 0), layers, self.zero + has_head)
 
-    def span(self, segment: Segment, kind: str) -> Span:
-        """Time of one pass through one copy of a segment."""
-        key = (segment.name, kind)
-        if key not in self._spans:
-            tasks = segment.forward if kind == "F" else segment.backward
-            prices = (self.prices.forward if kind == "F" else self.prices.backward)[segment.name]
-            host = (self.prices.forward_host if kind == "F" else self.prices.backward_host)[segment.name]
-            self._spans[key] = span(tasks, prices, host)
-        return self._spans[key]
-
     def action(self, stage: int, kind: str) -> Span:
         """Time of one action: the segments of the stage one after another, and the gathering of what came in shards."""
         total, compute, host = self.zero, self.zero, self.zero
         for segment, copies in self.parts(stage):
-            each = self.span(segment, kind)
+            each = self.passes.spans[segment.name, kind]
             total, compute = total + copies * each.total_ps, compute + copies * each.compute_ps
             host = host + copies * each.host_ps
         receives = stage > 0 if kind == "F" else stage < self.num_stages - 1
-        return Span(total + self.prices.gather if receives else total, compute, host)
+        return Span(total + self.passes.gather if receives else total, compute, host)
 
-    def lives(self, segment: Segment, kind: str) -> Lives:
-        """Memory of one pass through one copy of a segment."""
-        if kind == "F":
-            return lives(segment.forward, [segment.x] if segment.x else [], self.sizes)
-        entering = list(segment.saved)
-        if segment.y:
-            entering.append(type(segment.y)("d_y", segment.y.sharding, segment.y.dtype))
-        return lives(segment.backward, entering, self.sizes)
+
+def groups_of(
+    model: ModelSpec, market: Market, plans: Sequence[Plan], dtype_bytes: Mapping[str, int]
+) -> list[tuple[Group, list[int]]]:
+    """All plans in groups, each with the indices of its plans: one pricing a structure, one group a pipeline shape."""
+    structures: dict[Structure, list[int]] = {}
+    for index, plan in enumerate(plans):
+        structures.setdefault(Structure.of(model, market.batch, plan, market.stack), []).append(index)
+    found = []
+    for structure, members in structures.items():
+        step = lower(structure)
+        passes = passes_of(step, model, market, [plans[i] for i in members], dtype_bytes)
+        shapes: dict[tuple[object, ...], list[int]] = {}
+        for place, index in enumerate(members):
+            plan = plans[index]
+            shape = (plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(market.batch))
+            shapes.setdefault(shape, []).append(place)
+        for places in shapes.values():
+            indices = [members[place] for place in places]
+            part = passes.take(np.array(places))
+            found.append((Group.of(step, market, part, [plans[i] for i in indices], model.num_layers), indices))
+    return found

@@ -78,14 +78,12 @@ def _dynamic(group: Group, rank: int) -> tuple[Ints, Ints]:
     """Bytes in flight, and of the action on top, in the state where their sum is largest."""
     states = memory_states(group.schedule, group.num_ranks, group.chunks, group.num_micro_batches)[rank]
     passes = {(c, k): action_lives(group, c * group.num_ranks + rank, k) for c in range(group.chunks) for k in "FB"}
-    best, parts = group.zero - 1, (group.zero, group.zero)
-    for state in states:
-        flying = sum((n * passes[c, "F"][0] for c, n in enumerate(state.in_flight)), start=group.zero)
-        on_top = passes[state.chunk, state.kind][1]
-        larger = flying + on_top > best
-        best = np.where(larger, flying + on_top, best)
-        parts = np.where(larger, flying, parts[0]), np.where(larger, on_top, parts[1])
-    return parts
+    kept = np.stack([passes[c, "F"][0] for c in range(group.chunks)])  # [chunk, plan]
+    flying = np.array([state.in_flight for state in states], dtype=np.int64) @ kept  # [state, plan]
+    on_top = np.stack([passes[state.chunk, state.kind][1] for state in states])
+    worst = np.argmax(flying + on_top, axis=0)
+    plans = np.arange(group.sizes.num_plans)
+    return flying[worst, plans], on_top[worst, plans]
 
 
 def action_lives(group: Group, stage: int, kind: str) -> tuple[Ints, Ints]:
@@ -101,7 +99,7 @@ def action_lives(group: Group, stage: int, kind: str) -> tuple[Ints, Ints]:
         peak = live + shard
     parts = group.parts(stage)
     for segment, copies in parts if forward else reversed(parts):
-        each = group.lives(segment, kind)
+        each = group.passes.lives[segment.name, kind]
         highest = live + np.maximum((copies - 1) * each.net_bytes, 0) + each.peak_bytes
         peak = np.where(copies > 0, np.maximum(peak, highest), peak)
         live = live + copies * each.net_bytes

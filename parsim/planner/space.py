@@ -53,6 +53,8 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]
     for combination in itertools.product(*values):
         chosen = dict(zip(names, combination, strict=True))
         for plan in _completed(scenario, chosen, axes):
+            if axes["virtual_pipeline"] == (AUTO,) and plan.virtual_pipeline > 1 and scenario.model.num_layers % plan.num_stages:
+                continue  # of its own accord the planner interleaves only even chunks
             wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, schedules.names())
             if not wrong:
                 found.append(plan)

@@ -11,6 +11,7 @@ class InterleavedOneFOneB:
     """Forward k of a rank is chunk (k // p) % v of micro_batch (k // (p v)) p + k % p; backward runs the chunks the other way."""
 
     source = "Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.2; order of Megatron-LM core/pipeline_parallel/schedules.py"
+    steady_rounds = 4
 
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
         """Warm-up of 2 (p - 1 - rank) + (v - 1) p forwards, then one forward and one backward in turn.

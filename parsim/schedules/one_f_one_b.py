@@ -11,6 +11,7 @@ class OneFOneB:
     """One chunk a rank."""
 
     source = "Narayanan et al. 2019 (PipeDream, SOSP) with the flush of Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.1"
+    steady_rounds = 2
 
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
         """Warm-up, steady state, cool-down."""

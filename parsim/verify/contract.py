@@ -56,7 +56,7 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     """The checks of one plan, which must be small enough to execute."""
     executed = execute(scenario, plan)
     whole = execute(*_one_rank(scenario, plan))
-    group = group_of(scenario, [plan])
+    group = group_of(scenario, plan)
     program = Program.of(scenario.model, executed.job.market, plan, dict(scenario.itemsize_bytes))
     return tuple(Check(name, *result) for result in (*_counts(executed, group, program), *_numbers(executed, whole)))
 
