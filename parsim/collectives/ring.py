@@ -16,7 +16,7 @@ from parsim_kernels.fabric import Operator
 class Ring:
     """Rank r sends to r + 1; chunk r ends on rank r."""
 
-    operations = ("all_gather", "all_reduce", "reduce_scatter")
+    operations: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter")
 
     def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
         """n (n - 1) messages for each of the two phases."""

@@ -18,7 +18,7 @@ from parsim_kernels.fabric import Operator
 class Star:
     """One whole tensor a message, one after another through the master's port."""
 
-    operations = ("broadcast", "reduce")
+    operations: tuple[str, ...] = ("broadcast", "reduce")
 
     def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
         """n - 1 messages."""

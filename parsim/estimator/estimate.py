@@ -95,8 +95,8 @@ def num_parameters(model: ModelSpec) -> int:
     """All weights of the model, without vocabulary padding.
 
     >>> gpt3 = ModelSpec("gpt3-175b", 96, 12288, 49152, 96, 96, 128, 50257, 2048)
-    >>> num_parameters(gpt3) / 1e9
-    174.60438784
+    >>> num_parameters(gpt3)
+    174604259328
     """
     ends = 0 if model.tied_embedding else model.vocab_size * model.hidden_size
     return _without_input(model) + model.max_positions * model.hidden_size + ends

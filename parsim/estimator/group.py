@@ -107,14 +107,17 @@ class Group:
 
     @property
     def sizes(self) -> Sizes:
+        """Extents, degrees and itemsizes of the plans."""
         return self.passes.sizes
 
     @property
     def num_stages(self) -> int:
+        """Virtual stages."""
         return self.num_ranks * self.chunks
 
     @property
     def zero(self) -> Ints:
+        """A zero for each plan."""
         return np.zeros(self.sizes.num_plans, dtype=np.int64)
 
     def parts(self, stage: int) -> list[tuple[Segment, Ints]]:
@@ -143,9 +146,7 @@ class Group:
         return Span(total + self.passes.gather if receives else total, compute, host)
 
 
-def groups_of(
-    model: ModelSpec, market: Market, plans: Sequence[Plan], dtype_bytes: Mapping[str, int]
-) -> list[tuple[Group, list[int]]]:
+def groups_of(model: ModelSpec, market: Market, plans: Sequence[Plan], dtype_bytes: Mapping[str, int]) -> list[tuple[Group, list[int]]]:
     """All plans in groups, each with the indices of its plans: one pricing a structure, one group a pipeline shape."""
     structures: dict[Structure, list[int]] = {}
     for index, plan in enumerate(plans):

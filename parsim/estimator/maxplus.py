@@ -16,7 +16,7 @@ NEVER = np.int64(-(2**61))  # minus infinity: no path.  Two of them still fit in
 def matrix(rows: list[list[Ints | None]], num_plans: int) -> Ints:
     """A matrix [plans, streams, streams] from its entries; None: the one stream does not wait for the other."""
     entries = [[np.full(num_plans, NEVER) if e is None else e for e in row] for row in rows]
-    return np.array(entries).transpose(2, 0, 1)
+    return np.ascontiguousarray(np.moveaxis(np.array(entries, dtype=np.int64), -1, 0))
 
 
 def product(after: Ints, before: Ints) -> Ints:
@@ -31,7 +31,7 @@ def power(base: Ints, exponents: Ints) -> Ints:
     >>> int(ends[0, 0, 0])
     15
     """
-    num_plans, num_streams, _ = base.shape
+    num_streams = base.shape[1]
     result = np.full_like(base, NEVER)
     result[:, range(num_streams), range(num_streams)] = 0
     rest = exponents.copy()
@@ -43,4 +43,4 @@ def power(base: Ints, exponents: Ints) -> Ints:
 
 def apply(ends: Ints, starts: Ints) -> Ints:
     """Stream ends [plans, streams] after starts [plans, streams]."""
-    return np.max(ends + starts[:, None, :], axis=2)
+    return np.asarray(np.max(ends + starts[:, None, :], axis=2))

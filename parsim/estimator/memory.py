@@ -36,7 +36,7 @@ class RankMemory:
     @property
     def total(self) -> Ints:
         """The peak."""
-        return np.sum(list(self.parts().values()), axis=0, dtype=np.int64)
+        return np.asarray(np.sum(list(self.parts().values()), axis=0, dtype=np.int64))
 
 
 def rank_memory(group: Group, rank: int) -> RankMemory:

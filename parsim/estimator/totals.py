@@ -43,8 +43,8 @@ def rank_sent_bytes(group: Group, at: Coordinates) -> dict[str, int]:
     sent = dict.fromkeys(group.step.structure.axes, 0)
     for axis in sent:
         for segment in group.step.segments:
-            each = sum(passes.sent_bytes(tasks, group.sizes, axis, at[axis]) for tasks in (segment.forward, segment.backward))
-            sent[axis] += int(each[0]) * int(group.holding(at["pp"]).of(segment)[0]) * group.num_micro_batches
+            each = sum(int(passes.sent_bytes(t, group.sizes, axis, at[axis])[0]) for t in (segment.forward, segment.backward))
+            sent[axis] += each * int(group.holding(at["pp"]).of(segment)[0]) * group.num_micro_batches
     _add_boundaries(group, at, sent)
     _add_reductions(group, at, sent)
     return sent

@@ -32,7 +32,7 @@ def owned(rank: Rank) -> Owned:
 def prepare(rank: Rank) -> None:
     """Everything that lives through a step: weights, gradients, optimizer state, totals."""
     job, machine = rank.job, rank.machine
-    for instance, segment, weight in owned(rank):
+    for instance, _, weight in owned(rank):
         name = f"{instance}/{weight.name}"
         whole = job.values.weight(_drawn_as(instance, weight), weight.name, weight.initial, [job.extent(d) for d in weight.sharding.dims])
         part = shard(whole, weight.sharding, job.degrees, rank.at)

@@ -48,18 +48,22 @@ class Job:
 
     @property
     def batch(self) -> Batch:
+        """What is trained on."""
         return self.market.batch
 
     @property
     def stack(self) -> Stack:
+        """The software stack."""
         return self.market.stack
 
     @property
     def num_ranks(self) -> int:
+        """Ranks of the whole mesh."""
         return self.plan.num_devices
 
     @property
     def num_stages(self) -> int:
+        """Virtual stages."""
         return self.plan.num_stages
 
     def extent(self, dim: str) -> int:
@@ -67,9 +71,11 @@ class Job:
         return int(self.sizes.dims[dim][0])
 
     def itemsize(self, dtype: str) -> int:
+        """Bytes that an element of this role is charged at."""
         return self.sizes.itemsize_bytes[dtype]
 
     def rank_at(self, at: dict[str, int]) -> int:
+        """The rank at these coordinates."""
         return mesh.rank_at(at, self.degrees)
 
     def part(self, whole: Array, position: int) -> Array:
@@ -85,6 +91,7 @@ class Job:
         return found
 
     def attribute(self, task: Compute, value: float | str, at: Mapping[str, int]) -> float | int:
+        """One attribute: a number, or a word such as `offset:V` with its number."""
         if not isinstance(value, str):
             return value
         word, _, dim = value.partition(":")

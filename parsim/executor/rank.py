@@ -5,7 +5,7 @@ The names of its buffers carry the segment's instance and the micro_batch: `laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from parsim.executor.clock import Clock
@@ -59,6 +59,7 @@ class Rank:
 
     @property
     def at(self) -> dict[str, int]:
+        """Coordinates on the mesh."""
         return coordinates(self.number, self.job.degrees)
 
     def instances(self, stage: int) -> list[tuple[str, Segment]]:
@@ -87,6 +88,7 @@ class Rank:
         return "embedding" if weight.owner == "embedding" and self.job.degrees["pp"] == 1 else instance
 
     def full(self, instance: str, segment: Segment, micro_batch: int, name: str) -> str:
+        """The name under which the machine holds a buffer of this pass."""
         return self.lasting(instance, segment, name) or f"{instance}/{micro_batch}/{name}"
 
     def action(self, action: Action, last_backward: bool) -> Iterator[Need]:
@@ -105,7 +107,7 @@ class Rank:
         if carried:
             self.send(carried, stage + 1 if forward else stage - 1, m, forward)
 
-    def segment(self, instance: str, segment: Segment, m: int, forward: bool, carried: str) -> Iterator[Need]:
+    def segment(self, instance: str, segment: Segment, m: int, forward: bool, carried: str) -> Generator[Need, None, str]:
         """One pass through one copy of a segment; the result is the full name of the buffer that it hands on."""
         entering, leaving = (segment.x, segment.y) if forward else (segment.y, segment.x)
         if entering:
@@ -129,6 +131,8 @@ class Rank:
         return f"{instance}/{m}/{segment.y.name if forward and segment.y else segment.d_x}"
 
     def compute(self, instance: str, segment: Segment, m: int, task: Compute, ps: int) -> None:
+        """Run one kernel, and move the clock by its price."""
+
         def named(operands: tuple[Operand, ...]) -> list[str]:
             return [self.full(instance, segment, m, o.name) for o in operands]
 
@@ -142,14 +146,14 @@ class Rank:
         self.clock.run([self.full(instance, segment, m, name) for name in reads(task)], ps)
 
     def draw(self, instance: str, m: int, operand: Operand, name: str) -> None:
+        """Bring a drawn tensor to life: this rank's part of it."""
         shape = [self.job.extent(dim) for dim in operand.dims]
         whole = self.job.values.drawn(instance, operand.name, m, shape)
         part = shard(whole, operand.sharding, self.job.degrees, self.at)
         self.machine.hold(self.number, name, part, self.job.itemsize(operand.dtype))
 
-    def communicate(
-        self, instance: str, segment: Segment, m: int, task: Communicate, ps: int, index: tuple[object, ...]
-    ) -> Iterator[Need]:
+    def communicate(self, instance: str, segment: Segment, m: int, task: Communicate, ps: int, index: tuple[object, ...]) -> Iterator[Need]:
+        """Reach a collective, and wait for the others."""
         source = self.full(instance, segment, m, task.source.name)
         target = self.full(instance, segment, m, task.target.name) if allocates(task) else None
         stream = "beside" if task.asynchronous else "compute"
@@ -159,6 +163,7 @@ class Rank:
         yield Meeting(key, members, task.operation, task.axis, (source,), target, task.dim, task.operator, itemsize, ps, stream)
 
     def receive(self, name: str) -> Iterator[Need]:
+        """Wait for a message, and gather it where it comes in shards."""
         itemsize = self.job.itemsize(COMPUTE)
         if not self.job.step.structure.scatter_gather:
             yield Awaited(name, itemsize)

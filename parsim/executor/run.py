@@ -78,8 +78,7 @@ def _program(rank: Rank, snapshot: dict[str, Array]) -> Iterator[Need]:
         if action.kind == "B":
             backwards[action.stage] = backwards.get(action.stage, 0) + 1
         yield from rank.action(action, action.kind == "B" and backwards[action.stage] == job.num_micro_batches)
-    for need in finish(rank, before_clip=lambda: snapshot.update(_named(rank, "d_"))):
-        yield need
+    yield from finish(rank, before_clip=lambda: snapshot.update(_named(rank, "d_")))
 
 
 def _drive(ranks: list[Rank], programs: list[Iterator[Need]], machine: Machine) -> None:

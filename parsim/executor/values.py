@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ def shard(whole: Array, sharding: Sharding, degrees: Mapping[str, int], at: Mapp
     >>> shard(np.arange(4.0), Sharding(("F",), (("tp",),)), {"tp": 2}, {"tp": 1})
     array([2., 3.])
     """
-    part = whole
+    part: NDArray[Any] = whole
     for dim, axes in enumerate(sharding.axes):
         for axis in axes:
             part = np.split(part, degrees[axis], axis=dim)[at[axis]]

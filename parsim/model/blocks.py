@@ -84,9 +84,7 @@ def _bias(name: str, expr: str, x: str, bias: str, y: str, fusions: tuple[str, .
     return Op(name, expr, (x, bias), (y,), "bias", in_place=True, fused="bias" in fusions)
 
 
-def _residual(
-    name: str, branch: str, bias: str, skip: str, out: str, dropout: bool, fusions: tuple[str, ...]
-) -> Iterator[Op]:
+def _residual(name: str, branch: str, bias: str, skip: str, out: str, dropout: bool, fusions: tuple[str, ...]) -> Iterator[Op]:
     fused = "dropout_add" in fusions
     yield Op(f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused=False)
     branch = f"{name}_biased"

@@ -51,9 +51,7 @@ KINDS: Final = {
     "causal_softmax": Kind("causal_softmax", (Gradient("x0", "causal_softmax_grad", ("y0", "dy")),)),
     "causal_scale": Kind("causal_scale", (Gradient("x0", "scale_grad"),)),
     "softmax": Kind("softmax", (Gradient("x0", "softmax_grad", ("y0", "dy")),)),
-    "flash_attention": Kind(
-        "flash_attention", (Gradient("x0 x1 x2", "flash_attention_grad", ("x0", "x1", "x2", "y0", "y1", "dy")),)
-    ),
+    "flash_attention": Kind("flash_attention", (Gradient("x0 x1 x2", "flash_attention_grad", ("x0", "x1", "x2", "y0", "y1", "dy")),)),
     "lookup": Kind("lookup", (Gradient("x1", "lookup_grad", ("x0", "dy", "x1")),)),
     "position": Kind("position", (_IDENTITY_0, Gradient("x1", "position_grad", ("dy", "x1")))),
     # The loss: differentiated as one (softmax minus one-hot), so its steps have no gradients of their own.

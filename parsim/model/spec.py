@@ -32,4 +32,5 @@ class ModelSpec:
 
     @property
     def queries_per_kv_head(self) -> int:
+        """Query heads that share a key and value head: 1 without grouped queries."""
         return self.num_heads // self.num_kv_heads

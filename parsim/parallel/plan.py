@@ -39,6 +39,7 @@ class Plan:
 
     @property
     def num_devices(self) -> int:
+        """Devices that the plan occupies."""
         return self.data_parallel * self.tensor_parallel * self.pipeline_parallel
 
     @property
@@ -47,6 +48,7 @@ class Plan:
         return self.pipeline_parallel * self.virtual_pipeline
 
     def num_micro_batches(self, batch: Batch) -> int:
+        """Micro_batches that each replica runs in a step."""
         return batch.global_batch // (self.data_parallel * self.micro_batch)
 
 

@@ -74,7 +74,7 @@ def _fastest(scenario: Scenario, plans: Sequence[Plan], bounded: Estimates, fitt
     keys: dict[int, tuple[object, ...]] = {}
     for first in range(0, len(order), _BLOCK):
         places = sorted(keys, key=keys.__getitem__)[:top]
-        if len(places) == top and bounded.step_s[order[first]] > keys[places[-1]][0]:  # type: ignore[operator]
+        if len(places) == top and bounded.step_s[order[first]] > keys[places[-1]][0]:
             break
         block = order[first : first + _BLOCK]
         priced = estimates(scenario, [plans[i] for i in block])

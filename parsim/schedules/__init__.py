@@ -85,7 +85,7 @@ def checked(by_rank: tuple[tuple[Action, ...], ...], num_stages: int, num_micro_
         expected = {(s, kind, m) for s in own for kind in "FB" for m in range(num_micro_batches)}
         odd = expected.symmetric_difference(actions)
         if odd or len(actions) != len(expected):
-            named = ", ".join(str(Action(*each)) for each in sorted(odd)[:4]) or "a doubled action"
+            named = ", ".join("{}{}{}".format(*each) for each in sorted(odd)[:4]) or "a doubled action"
             raise ScheduleError(f"rank {rank} must run each action of its stages once: {named}", remedy=grid(by_rank))
     done: set[tuple[int, str, int]] = set()
     overall: list[Action] = []

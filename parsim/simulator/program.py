@@ -92,6 +92,7 @@ class Program:
 
     @property
     def num_stages(self) -> int:
+        """Virtual stages."""
         return len(self.layers)
 
     def segments(self, stage: int, kind: str) -> list[Segment]:

@@ -16,7 +16,7 @@ def flops(task: Compute, sizes: Sizes) -> Ints:
     attention, else a number for each element."""
     cost = COSTS[task.kernel]
     if task.kernel == "einsum":
-        return 2 * np.prod(list(extents(task, sizes).values()), axis=0, dtype=np.int64)
+        return np.asarray(2 * np.prod(list(extents(task, sizes).values()), axis=0, dtype=np.int64))
     if cost.family == "attention":
         query, local = task.inputs[0].sharding, sizes.local
         heads = local(query, "B") * local(query, "K") * local(query, "R")

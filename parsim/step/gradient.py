@@ -125,9 +125,7 @@ class _Derivation:
         else:
             yield self.add(op, self.gradients[target], d_out, after)
 
-    def activation_gradient(
-        self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], targets: list[str]
-    ) -> Iterator[Call]:
+    def activation_gradient(self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], targets: list[str]) -> Iterator[Call]:
         kernel, attributes, name = row.kernel, dict(row.attributes or op.attributes), f"{op.name}.d_{targets[0]}"
         known = self.gradients.get(targets[0], "")
         if known and kernel == "einsum":  # a GEMM adds into its output at no cost (beta = 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
-from parsim.step.task import Operand, Task, freeing, reads, writes
+from parsim.step.task import Compute, Operand, Task, freeing, reads, writes
 
 
 def saved_for(backward: Sequence[Task], not_saved: Set[str]) -> set[str]:
@@ -34,7 +34,7 @@ def operands_named(tasks: Sequence[Task], names: Set[str]) -> tuple[Operand, ...
     """The operands of these names as they were made, in order of first appearance; each once."""
     found: dict[str, Operand] = {}
     for task in tasks:
-        seen = (task.source, task.target) if not hasattr(task, "inputs") else (*task.inputs, *task.outputs)
+        seen = (*task.inputs, *task.outputs) if isinstance(task, Compute) else (task.source, task.target)
         for operand in seen:
             if operand.name in names:
                 found.setdefault(operand.name, operand)

@@ -55,7 +55,7 @@ def _segment(block: Block, structure: Structure, table: Rules) -> Segment:
 
 
 def _recomputed(name: str, structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
-    backward = regather(forward, backward)
+    backward = regather(forward, backward, structure.tensor_overlap)
     if name == "layer" and structure.recompute == "selective":
         backward = selective(forward, backward, CORE_ATTENTION)
     if name == "layer" and structure.recompute == "full":

@@ -32,6 +32,7 @@ class Placer:
         return [task for call in calls for task in self.one(call)]
 
     def one(self, call: Call) -> Iterator[Task]:
+        """The tasks of one call: what settles its operands, then the call."""
         if call.kernel == "relabel":
             yield from self.relabel(call)
             return
@@ -67,6 +68,7 @@ class Placer:
         return found if found.dims == dims else replace(found, sharding=found.sharding.renamed(dims))
 
     def output(self, call: Call, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
+        """Where a result lies: as the rules say, partial over the axes of what was contracted."""
         if call.kernel == "add":
             partial: Mapping[str, str] = inputs[1].sharding.partial
         else:
@@ -97,6 +99,7 @@ class Placer:
                 self.known[call.inputs[index][0]] = target
 
     def relabel(self, call: Call) -> Iterator[Task]:
+        """Another name for the dims of a tensor; where the rules place it elsewhere, it moves."""
         ((source, before),) = call.inputs
         ((target, after, _),) = call.outputs
         operand = self.operand(source, before)
@@ -112,8 +115,6 @@ class Placer:
             new = operand.name if move.operation in _IN_PLACE else buffer if last else f"{buffer}~{move.axis}"
             target = Operand(new, move.after, operand.dtype)
             label = f"{call.name}.{move.operation}"
-            yield Communicate(
-                label, move.operation, move.axis, operand, target, move.dim, move.operator, self.overlap, call.tag
-            )
+            yield Communicate(label, move.operation, move.axis, operand, target, move.dim, move.operator, self.overlap, call.tag)
             operand = target
         self.known[name] = replace(operand, sharding=want)

@@ -15,12 +15,16 @@ from parsim.step.task import Communicate, Compute, Operand, Task, allocates, rea
 AGAIN = "@again"
 
 
-def regather(forward: Sequence[Task], backward: Sequence[Task]) -> list[Task]:
-    """Backward with every gathered tensor of forward gathered once more where backward first needs it."""
+def regather(forward: Sequence[Task], backward: Sequence[Task], overlap: bool) -> list[Task]:
+    """Backward with every gathered tensor of forward gathered once more, before the GEMM that gives its gradient.
+
+    With `overlap` the gathering runs beside that GEMM, and the weight gradients that need it wait (Megatron-LM, mpu/layers.py).
+    """
     tasks = list(backward)
     for task in forward:
         if isinstance(task, Communicate) and task.operation == "all_gather":
-            tasks = _again([task], tasks, lambda _: True)
+            again = replace(task, asynchronous=overlap)
+            tasks = _again([again], tasks, lambda _: True, before=f"d_{task.target.name}")
     return tasks
 
 
@@ -39,14 +43,18 @@ def full(forward: Sequence[Task], backward: Sequence[Task], early_stop: bool) ->
     return [*again, *backward]
 
 
-def _again(region: list[Task], backward: list[Task], uses_again: Callable[[Task], bool]) -> list[Task]:
-    """`region` re-issued before the first task that `uses_again` and reads a result; such tasks read the second results."""
+def _again(region: list[Task], backward: list[Task], uses_again: Callable[[Task], bool], before: str = "") -> list[Task]:
+    """`region` re-issued before the first task that `uses_again` and reads a result; such tasks read the second results.
+
+    It is issued earlier where a task before that writes `before`.
+    """
     produced = {o.name for task in region for o in allocates(task)}
     users = [i for i, task in enumerate(backward) if uses_again(task) and produced & set(reads(task))]
     if not users:
         return backward
+    first = next((i for i, task in enumerate(backward[: users[0]]) if before in writes(task)), users[0])
     renamed = [_rename(task, produced) if i in users else task for i, task in enumerate(backward)]
-    return [*renamed[: users[0]], *(_rename(task, produced) for task in region), *renamed[users[0] :]]
+    return [*renamed[:first], *(_rename(task, produced) for task in region), *renamed[first:]]
 
 
 def _rename(task: Task, names: set[str]) -> Task:

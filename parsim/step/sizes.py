@@ -46,8 +46,9 @@ class Sizes:
 
     def group(self, axis: str) -> tuple[Ints, Ints]:
         """Ranks of a group along `axis`, and the distance between neighbours: the product of the faster axes."""
-        stride = {"tp": 1, "dp": self.degrees["tp"], "pp": self.degrees["tp"] * self.degrees["dp"]}[axis]
-        return self.degrees[axis], np.broadcast_to(np.int64(stride), (self.num_plans,))
+        neighbours = np.ones(self.num_plans, dtype=np.int64)
+        strides = {"tp": neighbours, "dp": self.degrees["tp"], "pp": self.degrees["tp"] * self.degrees["dp"]}
+        return self.degrees[axis], strides[axis]
 
 
 def padded_vocabulary(vocab_size: int, multiple: int, tensor_parallel: int) -> int:
@@ -60,14 +61,12 @@ def padded_vocabulary(vocab_size: int, multiple: int, tensor_parallel: int) -> i
     return -(-vocab_size // unit) * unit
 
 
-def sizes_of(
-    model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack, dtype_bytes: Mapping[str, int]
-) -> Sizes:
+def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack, dtype_bytes: Mapping[str, int]) -> Sizes:
     """Sizes of several plans of one model and batch.
 
     >>> from parsim.parallel.plan import Batch, Plan, Stack
     >>> tiny = ModelSpec("tiny", 2, 8, 32, 2, 2, 4, 64, 16)
-    >>> sizes = sizes_of(tiny, Batch(4, 16), [Plan(data_parallel=2, micro_batch=2)], Stack("any"), {"bf16": 2})
+    >>> sizes = sizes_of(tiny, Batch(4, 16), [Plan(data_parallel=2, micro_batch=2)], Stack("any"), {"bf16": 2, "fp32": 4})
     >>> int(sizes.dims["B"][0]), int(sizes.dims["V"][0])
     (4, 128)
     """

@@ -22,6 +22,7 @@ class Operand:
 
     @property
     def dims(self) -> Dims:
+        """Names of its dims, as the task sees them."""
         return self.sharding.dims
 
 
@@ -137,4 +138,5 @@ class Step:
 
     @property
     def segments(self) -> tuple[Segment, Segment, Segment]:
+        """All three, in forward order."""
         return self.embedding, self.layer, self.head

@@ -81,8 +81,7 @@ def _counts(executed: Execution, group: Group, program: Program) -> Iterator[Res
     yield _integers("FLOPs, simulated", [(trace.flops[at["pp"]], ledger.flops) for at, ledger in masters])
     for axis in group.step.structure.axes:
         pairs = [
-            (rank_sent_bytes(group, at)[axis], ledger.sent_bytes.get(axis, 0))
-            for at, ledger in zip(places, executed.ledgers, strict=True)
+            (rank_sent_bytes(group, at)[axis], ledger.sent_bytes.get(axis, 0)) for at, ledger in zip(places, executed.ledgers, strict=True)
         ]
         yield _integers(f"bytes sent over {axis}", pairs)
         routed = [

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from parsim_kernels import KERNELS
 
 Array = npt.NDArray[Any]

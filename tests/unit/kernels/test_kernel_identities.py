@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from parsim_kernels import KERNELS
 
 Array = npt.NDArray[Any]

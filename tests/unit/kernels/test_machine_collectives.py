@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from parsim_kernels import Machine, Transfer
 from parsim_kernels.fabric import Chunks, run
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from parsim_kernels import Ledger, Machine
 from parsim_kernels.memory import Memory
 

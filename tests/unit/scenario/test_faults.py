@@ -108,7 +108,7 @@ def test_the_error_of_load_says_every_fault(tmp_path):
         ),
         ({"batch": "{global_batch: 16, sequence_length: 16, gbs: 1}"}, "3:48: batch.gbs: unknown key (did you mean 'global_batch'?)"),
         ({"batch": "16"}, "3:1: batch: must be a mapping, not 16"),
-        ({"stack": "megatron"}, "5:1: stack: unknown stack 'megatron' (did you mean 'megatron-202"),
+        ({"stack": "megatron"}, "5:1: stack: unknown stack 'megatron' (did you mean 'megatron-core"),
         ({"plans": "{}"}, "4:1: plans: must not be empty"),
         ({"plans": "{a: {schedule: 1f1}}"}, "4:13: plans.a.schedule: unknown schedule '1f1' (did you mean '1f1b'?); known: 1f1b"),
         ({"plans": "{a: {sequence_parallel: yes}}"}, "4:13: plans.a.sequence_parallel: must be true or false, not 'yes'"),

@@ -1,0 +1,227 @@
+"""`parsim`: the commands.  Each reads its arguments, calls the library, and hands the result to parsim.report.
+
+Only typer, rich and the errors are imported at the top, so that `parsim --help` is quick; a command imports what it uses.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parsim import __version__
+from parsim.report.manners import FAILED, OK, WRONG, command, status
+
+app = typer.Typer(
+    name="parsim",
+    help="Predict how long a training step of a large language model takes on a cluster, how much memory it needs, and why.",
+    epilog="Example:  parsim run scenarios/table5-22b.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Backend(StrEnum):
+    """Who predicts the step time."""
+
+    estimate = "estimate"
+    simulate = "simulate"
+
+
+Scenario = Annotated[Path, typer.Argument(help="a scenario file (YAML or JSON)", metavar="SCENARIO", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="where to write; reports/NAME where left out", metavar="DIR", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, and nothing else, on stdout")]
+Csv = Annotated[bool, typer.Option("--csv", help="print CSV, and nothing else, on stdout")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"parsim {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command(epilog="Example:  parsim check scenarios/table5-22b.yaml")
+@command
+def check(file: Annotated[Path, typer.Argument(help="a scenario file (YAML or JSON)", metavar="FILE", show_default=False)]) -> int:
+    """Check a scenario file and report all of its faults at once, as file:line:column: path: message."""
+    from parsim.report.console import log, say
+    from parsim.scenario import check as faults_of
+
+    faults = faults_of(file)
+    for fault in faults:
+        say(str(fault))
+    log(f"{len(faults)} error{'s' if len(faults) > 1 else ''}" if faults else f"{file}: no errors")
+    return WRONG if faults else OK
+
+
+@app.command(epilog="Example:  parsim schema > scenario.schema.json")
+@command
+def schema() -> int:
+    """Print the JSON Schema of scenario files, for editors."""
+    from parsim.report.console import raw
+    from parsim.report.files import json_text
+    from parsim.scenario import schema as json_schema
+
+    raw(json_text(json_schema()))
+    return OK
+
+
+@app.command("list", epilog="Example:  parsim list models")
+@command
+def list_rows(
+    kind: Annotated[str, typer.Argument(help="accelerators, nodes, fabrics, links, models, stacks, dtypes, schedules ...", metavar="KIND")],
+    csv: Csv = False,
+) -> int:
+    """List what the catalog holds of a kind, a line each."""
+    from parsim.report.console import raw, show_table
+    from parsim.report.files import csv_text
+    from parsim.report.rows import listing
+
+    rows = listing(kind)
+    if csv:
+        raw(csv_text(rows))
+    else:
+        show_table(rows, left=[key for row in rows for key in row if key not in ("layers", "hidden", "heads", "kv heads")])
+    return OK
+
+
+@app.command(epilog="Example:  parsim show dgx-a100-80gb")
+@command
+def show(
+    name: Annotated[str, typer.Argument(help="a name that `parsim list` prints", metavar="NAME", show_default=False)],
+    json: Json = False,
+    csv: Csv = False,
+) -> int:
+    """Show a row of the catalog: every figure with its source."""
+    from parsim.report.console import raw, show_table
+    from parsim.report.files import csv_text, json_text
+    from parsim.report.rows import found
+
+    rows = found(name)
+    if json:
+        raw(json_text({"name": name, "rows": rows}))
+    elif csv:
+        raw(csv_text({"kind": kind, **row} for kind, each in rows.items() for row in each))
+    else:
+        for kind, each in rows.items():
+            show_table(each, left=("figure", "value", "source"), title=f"{name} ({kind})")
+    return OK
+
+
+@app.command(epilog="Example:  parsim run scenarios/table5-22b.yaml --layers")
+@command
+def run(
+    scenario: Scenario,
+    out: Out = None,
+    backend: Annotated[Backend, typer.Option(help="arithmetic, or events for the step time")] = Backend.estimate,
+    json: Json = False,
+    csv: Csv = False,
+    layers: Annotated[bool, typer.Option("--layers", help="also FLOPs, bytes, parameters and seconds of each segment")] = False,
+    figure: Annotated[bool, typer.Option("--figure/--no-figure", help="draw plans.png and plans.svg")] = True,
+) -> int:
+    """Predict step time and memory of every plan of a scenario, with the reasons; exit 1 when no plan fits."""
+    from parsim.report.running import Wanted, run_scenario
+
+    return run_scenario(scenario, Wanted(out=out, backend=backend.value, json=json, csv=csv, layers=layers, figure=figure))
+
+
+@app.command(epilog="Example:  parsim plot scenarios/table5-175b.yaml -o figures")
+@command
+def plot(
+    scenario: Scenario,
+    out: Out = None,
+    backend: Annotated[Backend, typer.Option(help="arithmetic, or events for the step time")] = Backend.estimate,
+) -> int:
+    """Draw step time and memory of all plans: plans.png, plans.svg and their data, plans.csv."""
+    from parsim.report.running import plot_scenario
+
+    return plot_scenario(scenario, out, backend.value)
+
+
+@app.command(epilog="Example:  parsim verify scenarios/tiny.yaml")
+@command
+def verify(scenario: Scenario, csv: Csv = False, json: Json = False) -> int:
+    """Execute each plan with numpy and compare counts, gradients and clocks with the prediction; exit 1 on any difference."""
+    from parsim.report.checking import verify_scenario
+
+    return verify_scenario(scenario, csv=csv, json=json)
+
+
+@app.command(epilog="Examples:  parsim explain scenarios/table5-22b.yaml full up_gemm;  parsim explain scenarios/table5-22b.yaml full mfu")
+@command
+def explain(
+    scenario: Scenario,
+    plan: Annotated[str, typer.Argument(help="a plan of the scenario", metavar="PLAN", show_default=False)],
+    op: Annotated[str, typer.Argument(help="a task, the start of its name, forward, backward, or a figure such as mfu", metavar="OP")],
+) -> int:
+    """Explain a task of a plan (expression, shapes, counts, what bounds it, sources), or what a figure means."""
+    from parsim.report.console import lines, say
+    from parsim.report.explain import explain as notes_on
+    from parsim.scenario import load
+
+    for note in notes_on(load(scenario), plan, op):
+        say(note.title)
+        lines(note.lines)
+    return OK
+
+
+@app.command(epilog="Example:  parsim plan scenarios/plan-gpt3-13b.yaml --top 5")
+@command
+def plan(
+    scenario: Scenario,
+    top: Annotated[int, typer.Option(help="how many plans to show", min=1)] = 10,
+    space: Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")] = None,
+    json: Json = False,
+    csv: Csv = False,
+) -> int:
+    """Rank the plans that a scenario leaves open (auto, or lists of values) by step time; exit 1 when none fits."""
+    from parsim.report.planning import rank_scenario
+
+    return rank_scenario(scenario, top, space, json=json, csv=csv)
+
+
+@app.command(epilog="Example:  parsim validate tests/witnesses/table5.csv --where source_family=papers")
+@command
+def validate(
+    cases: Annotated[Path, typer.Argument(help="a table of measured runs", metavar="CASES.csv", show_default=False)],
+    where: Annotated[list[str] | None, typer.Option(help="only rows with this value; may be repeated", metavar="COLUMN=VALUE")] = None,
+    json: Json = False,
+    csv: Csv = False,
+) -> int:
+    """Predict each row of a table of measurements and print the errors of step time and peak memory."""
+    from parsim.report.checking import validate_cases
+
+    return validate_cases(cases, where or [], json=json, csv=csv)
+
+
+def main() -> None:
+    """The command line as a program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="replace")
+    raise SystemExit(status(_run) or OK)
+
+
+def _run() -> int:
+    try:
+        app(prog_name="parsim")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else (FAILED if end.code else OK)
+    return OK
+
+
+if __name__ == "__main__":
+    main()

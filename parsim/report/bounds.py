@@ -1,0 +1,115 @@
+"""What bounds a kernel or a collective, and the constants that say so, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from parsim import catalog, units
+from parsim.cluster.accelerator import Accelerator
+from parsim.cluster.cluster import Cluster
+from parsim.model.op_kinds import COSTS
+from parsim.step.count import flops, hbm_bytes
+from parsim.step.sizes import Sizes
+from parsim.step.task import Compute
+from parsim.step.timing import ACCUMULATION_FACTOR, Market, adds_to_gradient, gemm_alignment, gemm_bytes
+
+Lines = Iterator[tuple[str, str]]
+_UNSTATED = "stated in the scenario, without a source"
+
+
+def kernel_bound(task: Compute, sizes: Sizes, market: Market) -> Lines:
+    """What bounds a kernel: compute, HBM or launch, whichever is longest alone; then its constants."""
+    device = market.cluster.node.accelerator
+    family = COSTS[task.kernel].family
+    work, traffic = int(flops(task, sizes)[0]), int(hbm_bytes(task, sizes)[0])
+    if family == "gemm":
+        rate, law = float(np.ravel(gemm_alignment(task, sizes))[0]), device.gemm
+        reached, memory, launch_s = law.efficiency * rate, law.memory_efficiency, law.launch_s
+        traffic = int(gemm_bytes(task, sizes)[0])
+    elif family == "attention":
+        width = int(sizes.local(task.inputs[0].sharding, "C")[0])
+        backward = device.attention.backward_rate if task.kernel.endswith("_grad") else 1.0
+        rate = 1.0
+        reached = float(np.interp(width, *np.asarray(device.attention.efficiency_by_head_dim).T)) * backward
+        memory, launch_s = device.attention.memory_efficiency, device.attention.launch_s
+    else:
+        launched = not task.fused and bool(task.inputs)
+        yield from elementwise_bound(device, traffic, launched=launched)
+        return
+    peak = device.peak(market.batch.dtype)
+    parts = {
+        "compute": work / (peak * reached * market.sustained),
+        "HBM": traffic / (device.hbm_bandwidth_bytes_per_s * memory),
+        "launch": launch_s,
+    }
+    yield "bound by", _longest(parts)
+    yield "peak", f"{units.format(peak, 'FLOP/s')} in {market.batch.dtype}, dense [{cite(device, 'peak')}]"
+    yield "reached", f"{reached / rate:.3g} of the peak; {memory:.3g} of HBM; {_s(launch_s)} to launch [{cite(device, family)}]"
+    if rate < 1:
+        yield "alignment", f"{rate:.2g} of that rate is left by odd extents [parsim fit to measured steps of models with odd widths]"
+    if adds_to_gradient(task):
+        yield "adds", f"x {ACCUMULATION_FACTOR} for adding into the gradient, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
+    yield "sustained", f"{market.sustained:.3g} of that rate in training [{_sustained_source(market, device)}]"
+    yield _bandwidth(device)
+
+
+def elementwise_bound(device: Accelerator, traffic: float, *, launched: bool) -> Lines:
+    """What bounds a kernel that only moves bytes."""
+    law = device.elementwise
+    parts = {"HBM": traffic / (device.hbm_bandwidth_bytes_per_s * law.memory_efficiency), "launch": law.launch_s if launched else 0.0}
+    yield "bound by", _longest(parts)
+    yield "reached", f"{law.memory_efficiency:.3g} of HBM; {_s(parts['launch'])} to launch [{cite(device, 'elementwise')}]"
+    yield _bandwidth(device)
+
+
+def link_bound(cluster: Cluster, operation: str, wire_bytes: int, num_steps: int, num_ranks: int, stride: int) -> Lines:
+    """What bounds a collective: the node link, the NIC, or its start; then how the group lies and what it reaches."""
+    text = cluster.explain_collective(operation, wire_bytes, num_steps, num_ranks, stride)
+    link = cluster.binding_link(operation, num_ranks, stride)
+    if link:
+        place = "node link" if link == cluster.node.link.name else "NIC"
+        whole_s = cluster.collective_s(operation, wire_bytes, num_steps, num_ranks, stride)
+        tiny_s = cluster.collective_s(operation, 1, num_steps, num_ranks, stride)
+        start = float(np.ravel(tiny_s)[0]) > float(np.ravel(whole_s)[0]) / 2
+        yield "bound by", f"launch: the start and steps of the collective, before {link}" if start else f"{place} ({link})"
+    yield "because", "\n".join(line.strip() for line in text.splitlines())
+
+
+def cite(device: Accelerator, figure: str) -> str:
+    """The source of a figure of an accelerator: its own where it is a catalog row as it stands there, else all that is stated."""
+    return _catalog_sources(device.name).get(figure, "") if _is_row(device) else device.source or _UNSTATED
+
+
+@cache
+def _catalog_sources(name: str) -> dict[str, str]:
+    return {figure: str(text) for figure, text in catalog.row("accelerators", name)["source"].items()}
+
+
+def _is_row(device: Accelerator) -> bool:
+    from parsim.scenario import rows
+
+    row: Any = rows.read("accelerators", device.name) if device.name in catalog.names("accelerators") else None
+    return bool(row == device)
+
+
+def _sustained_source(market: Market, device: Accelerator) -> str:
+    if device.name in market.stack.sustained_factor:
+        return market.stack.source or _UNSTATED
+    return cite(device, "sustained_factor")
+
+
+def _bandwidth(device: Accelerator) -> tuple[str, str]:
+    return "HBM peak", f"{units.format(device.hbm_bandwidth_bytes_per_s, 'bytes/s')} [{cite(device, 'hbm_bandwidth')}]"
+
+
+def _longest(parts: dict[str, float]) -> str:
+    name = max(parts, key=lambda each: parts[each])
+    return f"{name} ({', '.join(f'{each} {_s(seconds)}' for each, seconds in parts.items())}, each alone)"
+
+
+def _s(seconds: float) -> str:
+    return units.format(seconds, "s")

@@ -1,0 +1,114 @@
+"""Where results and log go: results on stdout, progress and log on stderr, no colour and no cut lines where nobody looks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_GAP = 2  # spaces between columns, 1 where the terminal is narrow
+_FOLDED = 12  # the least width of a column that folds, if a word of it is as long
+_PIPED_COLUMNS = 2000  # wide enough that no table is cut; tables take only what they need
+
+
+class _Console(Console):
+    """A console whose reader may leave."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # the command line ends quietly; rich would choose the exit status itself
+
+
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console on stdout or stderr as it is now, as wide as the terminal or as asked.  Names from files are text, never markup."""
+    stream = sys.stderr if stderr else sys.stdout
+    if width is None and not stream.isatty() and "COLUMNS" not in os.environ:
+        width = _PIPED_COLUMNS
+    return _Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line of results."""
+    console().print(text, soft_wrap=True)
+
+
+def log(text: str) -> None:
+    """A line beside the results."""
+    console(stderr=True).print(text, soft_wrap=True)
+
+
+def raw(text: str) -> None:
+    """Results for programs, as they are."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def show_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = (), title: str = "") -> None:
+    """A table with a column for every key, under its title.
+
+    `left` columns fold where the terminal is narrow, the others never; below that the terminal itself wraps, and nothing is lost.
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = {name: [name, *(row.get(name, "") for row in rows)] for name in columns}
+    wide = {name: max(_widths(cells[name], "\n")) for name in columns}
+    least = {name: min(_FOLDED, max(_widths(cells[name], None))) if name in left else wide[name] for name in columns}
+    out = console()
+    gap = _GAP if sum(wide.values()) + _GAP * (len(columns) - 1) <= out.width else 1
+    widths = _fitted(wide, least, out.width - gap * (len(columns) - 1))
+    out = console(width=max(out.width, sum(widths.values()) + gap * (len(columns) - 1)))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
+    for name in columns:
+        table.add_column(Text(name), justify="left" if name in left else "right", overflow="fold", width=widths[name])
+    for row in rows:
+        table.add_row(*(_styled(row.get(name, "")) for name in columns))
+    if title:
+        out.print(f"\n{title}", style="bold")
+    _print(out, table)
+
+
+def _fitted(wide: Mapping[str, int], least: Mapping[str, int], room: int) -> dict[str, int]:
+    """Widths of columns, the widest narrowed first, until they fit the room or can be no narrower."""
+    widths = dict(wide)
+    while sum(widths.values()) > room and (free := [name for name in widths if widths[name] > least[name]]):
+        widths[max(free, key=lambda name: widths[name])] -= 1
+    return widths
+
+
+def _widths(texts: Sequence[str], separator: str | None) -> list[int]:
+    """Columns on the terminal of each line (or, without separator, of each word) of the texts."""
+    return [cell_len(part) for text in texts for part in text.split(separator)] or [0]
+
+
+def _styled(text: str) -> Text:
+    return Text(text, style="bold red" if text == "no" else "")
+
+
+def percent(share: float, *, signed: bool = False) -> str:
+    """A share as text.
+
+    >>> percent(0.4817), percent(0.05, signed=True)
+    ('48.2 %', '+5.0 %')
+    """
+    return f"{share:{'+' if signed else ''}.1%}".replace("%", " %")
+
+
+def lines(pairs: Sequence[tuple[str, str]]) -> None:
+    """Pairs of label and text, the texts aligned; each may have several lines."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    for label, text in pairs:
+        grid.add_row(Text(f"  {label}"), Text(text))
+    _print(console(), grid)
+
+
+def _print(out: Console, table: Table) -> None:
+    """The table without the spaces that fill its lines."""
+    with out.capture() as captured:
+        out.print(table)
+    raw("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))

@@ -1,0 +1,78 @@
+"""The notes of `parsim explain` on the work that ends a step: gradient sums, their norm, the update; and on stage boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from parsim import units
+from parsim.collectives import choose
+from parsim.estimator.group import Group
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.op_kinds import COSTS
+from parsim.report.bounds import elementwise_bound, link_bound
+from parsim.step.holdings import bucket_elements
+from parsim.step.task import Finish
+from parsim.step.timing import boundary_bytes, finish_ps
+
+Notes = Iterator[tuple[str, list[tuple[str, str]]]]
+BOUNDARY = "boundary"
+
+
+def finish_notes(group: Group, op: str, rank: int) -> Notes:
+    """Title and lines of each piece of the step's end that `op` names, on a pipeline rank; "finish" names all."""
+    if not op:
+        return
+    if op == BOUNDARY and "pp" in group.step.structure.axes:
+        yield "stage boundary: one message", list(_boundary_lines(group))
+    exact = [work for work in group.step.finish if op in (work.name, work.kernel, "finish")]
+    for work in exact or [work for work in group.step.finish if work.name.startswith(op)]:
+        yield f"end of the step: {work.name}", list(_finish_lines(group, work, rank))
+
+
+def _finish_lines(group: Group, work: Finish, rank: int) -> Iterator[tuple[str, str]]:
+    sizes, cluster = group.sizes, group.market.cluster
+    elements = 1 if work.bucket == "norm" else int(bucket_elements(group.step, sizes, work.bucket, group.holding(rank))[0])
+    seconds = units.parse(f"{int(finish_ps(group.step, work, sizes, group.holding(rank), group.market)[0])} ps", "s")
+    who = "the first replica only" if work.master_only else "every rank"
+    yield "elements", f"{elements:,} ({work.bucket}) on a rank of stage {rank}; {who}"
+    if work.kernel:
+        yield "kernel", work.kernel
+        yield "FLOPs", units.format(COSTS[work.kernel].per_element * elements, "FLOP")
+        yield "time", units.format(seconds, "s")
+        traffic = _moved_bytes(group, seconds)
+        yield from elementwise_bound(cluster.node.accelerator, traffic, launched=True)
+        return
+    itemsize = sizes.itemsize_bytes[{"norm": FLOAT32, "parameters": COMPUTE}.get(work.bucket, GRADIENT)]
+    num_ranks, stride = (int(each[0]) for each in sizes.group(work.axis))
+    if work.bucket == "tied":  # the first and the last stage only
+        num_ranks, stride = 2, stride * (num_ranks - 1)
+    algorithm = choose(work.operation)
+    wire = int(algorithm.busiest_elements(work.operation, num_ranks, elements)) * itemsize
+    yield "collective", f"{work.operation} over {work.axis}"
+    yield "payload", units.format(elements * itemsize, "bytes")
+    yield "time", units.format(seconds, "s")
+    yield from link_bound(cluster, work.operation, wire, int(algorithm.num_steps(work.operation, num_ranks)), num_ranks, stride)
+
+
+def _moved_bytes(group: Group, seconds: float) -> float:
+    """HBM bytes of a kernel of the step's end, from its price: timing keeps them to itself."""
+    device = group.market.cluster.node.accelerator
+    law = device.elementwise
+    return max(0.0, seconds - law.launch_s) * law.memory_efficiency * device.hbm_bandwidth_bytes_per_s
+
+
+def _boundary_lines(group: Group) -> Iterator[tuple[str, str]]:
+    cluster, sizes = group.market.cluster, group.sizes
+    num_ranks, stride = sizes.group("pp")
+    sent = int(boundary_bytes(group.step, sizes)[0])
+    seconds = cluster.p2p_s(sent, int(stride[0]), num_ranks=int(num_ranks[0]))
+    inside = int(stride[0]) * int(num_ranks[0]) <= cluster.node.devices_per_node
+    fabric = cluster.fabric
+    yield "sent", f"{units.format(sent, 'bytes')} by a rank to its neighbour {int(stride[0])} devices away"
+    yield "time", units.format(float(np.ravel(seconds)[0]), "s")
+    if inside or fabric is None:
+        yield "bound by", f"node link ({cluster.node.link.name}) [{cluster.node.source}]"
+    else:
+        yield "bound by", f"NIC ({fabric.nic.name}) [{fabric.source}]"

@@ -1,0 +1,67 @@
+"""Files that are either whole or as they were before: each is written beside its place and moved there in one step."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """The path, where `content` now stands; text is UTF-8 with "\\n" at the ends of lines.
+
+    Raises:
+        OSError: it cannot be written; a file that stood there is untouched.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # in the same directory: moving across file systems is no single step
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    """The document as JSON, in the order of its keys; the same document gives the same text.
+
+    >>> json_text({"step_s": 1.5, "plans": []})
+    '{\\n  "step_s": 1.5,\\n  "plans": []\\n}\\n'
+    """
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def csv_text(rows: Iterable[Mapping[str, object]], columns: Sequence[str] = ()) -> str:
+    """The rows as CSV under `columns`, or under every key in order of first appearance; what a row lacks, and None, is empty.
+
+    >>> csv_text([{"plan": "a", "step_s": 1.5}, {"plan": "b", "fits": False}])
+    'plan,step_s,fits\\na,1.5,\\nb,,false\\n'
+    """
+    listed = list(rows)
+    names = list(columns) or list(dict.fromkeys(key for row in listed for key in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_cell(row.get(name)) for name in names] for row in listed)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def folder(name: str) -> Path:
+    """The default place of a scenario's reports, below the current directory; no name leads out of it.
+
+    >>> folder("gpt3 175b/../x").as_posix()
+    'reports/gpt3_175b_.._x'
+    """
+    safe = re.sub(r"[^\w.+-]+", "_", name).strip(".")
+    return Path("reports") / (safe[:100] or "scenario")

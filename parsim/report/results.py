@@ -1,0 +1,161 @@
+"""The results of a scenario's plans, as values and as the documents that are written: results.json and results.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from parsim import __version__
+from parsim.errors import ParsimError
+from parsim.estimator.estimate import estimate
+from parsim.estimator.result import Estimate
+from parsim.parallel.plan import Plan
+from parsim.scenario import Measured, Scenario
+
+SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
+BACKENDS: Final = ("estimate", "simulate")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One plan: what was predicted, and what was measured where the scenario states it."""
+
+    estimate: Estimate
+    measured: Measured | None = None
+    num_events: int | None = None  # of the simulation; None: not simulated
+
+    @property
+    def measured_step_s(self) -> float | None:
+        """The measured step time; None: not stated."""
+        return self.measured.step_s if self.measured else None
+
+    @property
+    def step_error(self) -> float | None:
+        """predicted / measured - 1; None: nothing measured."""
+        return self.estimate.step_s / self.measured_step_s - 1 if self.measured_step_s else None
+
+    @property
+    def most_loaded(self) -> int:
+        """The pipeline rank with the highest peak, the first of equals."""
+        totals = [sum(parts.values()) for parts in self.estimate.memory_bytes]
+        return totals.index(max(totals))
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All plans of a scenario by one back-end."""
+
+    scenario: Scenario
+    backend: str
+    plans: tuple[Result, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether at least one plan fits."""
+        return any(result.estimate.fits for result in self.plans)
+
+
+def predict(scenario: Scenario, backend: str = "estimate", *, progress: Callable[[str], None] | None = None) -> Results:
+    """The results of every plan that has all its axes, in the order of the scenario.
+
+    Args:
+        scenario: what to predict.
+        backend: "estimate", or "simulate" for a step time by events; memory and breakdown are the estimate's.
+        progress: is told the name of each plan before its work.
+
+    Raises:
+        ParsimError: an unknown back-end, or no plan has all its axes.
+    """
+    if backend not in BACKENDS:
+        raise ParsimError(f"unknown backend '{backend}'", remedy=f"Known: {', '.join(BACKENDS)}.")
+    if not scenario.plans:
+        raise ParsimError(
+            f"every plan ({', '.join(scenario.spaces)}) leaves axes open", scenario.path, f"Fill them with: parsim plan {scenario.path}"
+        )
+    found = []
+    for name in scenario.plans:
+        if progress:
+            progress(name)
+        found.append(_result(scenario, name, backend))
+    return Results(scenario, backend, tuple(found))
+
+
+def _result(scenario: Scenario, name: str, backend: str) -> Result:
+    estimated = estimate(scenario, name)
+    measured = scenario.measured.get(name)
+    if backend == "estimate":
+        return Result(estimated, measured)
+    from parsim.simulator import simulate
+
+    trace = simulate(scenario, name)
+    return Result(with_step(estimated, trace.step_s), measured, trace.num_events)
+
+
+def with_step(estimated: Estimate, step_s: float) -> Estimate:
+    """The estimate with another step time, and the rates that follow from it; the breakdown stays that of the estimate."""
+    gain = estimated.step_s / step_s
+    rates = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")
+    return replace(estimated, step_s=step_s, **{name: getattr(estimated, name) * gain for name in rates})
+
+
+def document(results: Results) -> dict[str, Any]:
+    """What results.json holds: SI base units, null where nothing is stated."""
+    return {
+        "schema": SCHEMA,
+        "parsim_version": __version__,
+        "scenario": results.scenario.name,
+        "seed": results.scenario.seed,
+        "backend": results.backend,
+        "plans": [_plan_document(result) for result in results.plans],
+    }
+
+
+def _plan_document(result: Result) -> dict[str, Any]:
+    predicted = result.estimate
+    return {
+        "name": predicted.name,
+        "step_s": predicted.step_s,
+        "tokens_per_s": predicted.tokens_per_s,
+        "tokens_per_s_per_device": predicted.tokens_per_s_per_device,
+        "mfu": predicted.mfu,
+        "mfu_causal": predicted.mfu_causal,
+        "hfu": predicted.hfu,
+        "peak_bytes": predicted.peak_bytes,
+        "capacity_bytes": predicted.capacity_bytes,
+        "fits": predicted.fits,
+        "breakdown_s": dict(predicted.breakdown_s),
+        "critical_rank": predicted.critical_rank,
+        "memory_bytes": [dict(parts) for parts in predicted.memory_bytes],
+        "measured_step_s": result.measured_step_s,
+        "measured_peak_bytes": result.measured.peak_bytes if result.measured else None,
+        "measured_source": result.measured.source if result.measured else None,
+        "step_error": result.step_error,
+        "plan": plan_document(predicted.plan),
+        "num_micro_batches": predicted.num_micro_batches,
+        "layers_per_stage": list(predicted.layers),
+        "num_events": result.num_events,
+    }
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """A plan under the names of a scenario file."""
+    return {
+        each.name: list(value) if isinstance(value, tuple) else value
+        for each, value in ((each, getattr(plan, each.name)) for each in fields(plan))
+        if each.name != "layers_per_stage" or value is not None
+    }
+
+
+def table(results: Results) -> list[dict[str, object]]:
+    """What results.csv holds: a row a plan, memory of the most loaded rank."""
+    rows = []
+    for result in results.plans:
+        whole = _plan_document(result)
+        row: dict[str, object] = {"scenario": results.scenario.name, "backend": results.backend, "plan": whole["name"]}
+        row |= {key: value for key, value in whole["plan"].items() if not isinstance(value, list)}
+        row |= {key: value for key, value in whole.items() if key != "name" and not isinstance(value, dict | list)}
+        row |= {f"{name}_s": seconds for name, seconds in whole["breakdown_s"].items()}
+        row |= {f"{name}_bytes": size for name, size in whole["memory_bytes"][result.most_loaded].items()}
+        rows.append(row)
+    return rows

@@ -1,0 +1,139 @@
+"""What the catalog holds, for `parsim list` and `parsim show`: rows as their files have them, each figure with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from parsim import catalog
+from parsim.errors import ParsimError, did_you_mean
+
+Row = Mapping[str, Any]
+
+
+def _peaks(row: Row) -> str:
+    return ", ".join(f"{dtype} {peak}" for dtype, peak in row["peak"].items())
+
+
+# The columns of a kind, beside the name; another kind shows its first few figures.
+_COLUMNS: Final[Mapping[str, Mapping[str, Callable[[Row], object]]]] = {
+    "accelerators": {
+        "peak": _peaks,
+        "HBM": lambda row: row["hbm_bandwidth"],
+        "memory": lambda row: row["hbm_capacity"],
+    },
+    "links": {"bandwidth, one way": lambda row: row["bandwidth"], "latency": lambda row: row["latency"]},
+    "nodes": {
+        "devices": lambda row: f"{row['devices_per_node']} x {row['accelerator']}",
+        "link": lambda row: row["link"],
+        "NICs": lambda row: row["num_nics"],
+        "topology": lambda row: row["topology"],
+    },
+    "fabrics": {
+        "NICs a node": lambda row: f"{row['nics_per_node']} x {row['nic']}",
+        "topology": lambda row: row["topology"],
+        "efficiency": lambda row: row["efficiency"],
+    },
+    "models": {
+        "layers": lambda row: row["num_layers"],
+        "hidden": lambda row: row["hidden_size"],
+        "heads": lambda row: row["num_heads"],
+        "kv heads": lambda row: row.get("num_kv_heads", row["num_heads"]),
+        "vocabulary": lambda row: row["vocab_size"],
+        "positions": lambda row: row["max_positions"],
+    },
+    "stacks": {
+        "attention": lambda row: row.get("attention", ""),
+        "fusions": lambda row: ", ".join(row.get("fusions", [])),
+        "gradients": lambda row: row.get("gradient_dtype", ""),
+    },
+    "dtypes": {"itemsize": lambda row: row["itemsize"]},
+}
+
+
+def registries() -> dict[str, Callable[[], dict[str, str]]]:
+    """What is registered beside the catalog's rows: for each kind, names with their source."""
+    return {"schedules": _schedules, "collectives": _collectives, "topologies": _topologies}
+
+
+def _schedules() -> dict[str, str]:
+    from parsim import schedules
+
+    return {name: schedules.SCHEDULES.get(name).source for name in schedules.names()}
+
+
+def _collectives() -> dict[str, str]:
+    from parsim.collectives import COLLECTIVES
+
+    COLLECTIVES.discover("parsim.collectives")
+    return {name: ", ".join(COLLECTIVES.get(name).operations) for name in COLLECTIVES.names()}
+
+
+def _topologies() -> dict[str, str]:
+    from parsim.cluster.topology import TOPOLOGIES
+
+    TOPOLOGIES.discover("parsim.cluster.topologies")
+    return {name: TOPOLOGIES.get(name).level for name in TOPOLOGIES.names()}
+
+
+def kinds() -> tuple[str, ...]:
+    """Everything that can be listed."""
+    return (*catalog.kinds(), *registries())
+
+
+def listing(kind: str) -> list[dict[str, str]]:
+    """A row for each name of a kind, with its columns as text.
+
+    Raises:
+        ParsimError: no such kind; the message lists them.
+    """
+    meant = kind if kind in kinds() else f"{kind}s"
+    if meant in registries():
+        about = {"schedules": "source", "collectives": "operations", "topologies": "level"}[meant]
+        return [{"name": name, about: text} for name, text in registries()[meant]().items()]
+    if meant not in catalog.kinds():
+        raise ParsimError(f"unknown kind '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")
+    return [{"name": name, **_columns(meant, catalog.row(meant, name))} for name in catalog.names(meant)]
+
+
+def _columns(kind: str, row: Row) -> dict[str, str]:
+    if kind not in _COLUMNS:
+        return {each["figure"]: each["value"] for each in figures(row)[:4]}
+    return {title: str(column(row)) for title, column in _COLUMNS[kind].items()}
+
+
+def found(name: str) -> dict[str, list[dict[str, str]]]:
+    """The rows called `name`, by kind: each figure with its value and source.
+
+    Raises:
+        ParsimError: nothing is called so; the nearest is named.
+    """
+    rows = {kind: figures(catalog.row(kind, name)) for kind in catalog.kinds() if name in catalog.names(kind)}
+    for kind, entries in registries().items():
+        if name in (listed := entries()):
+            rows[kind] = [{"figure": "about", "value": listed[name], "source": ""}]
+    if not rows:
+        known = [each["name"] for kind in kinds() for each in listing(kind)]
+        raise ParsimError(
+            f"nothing is called '{name}'{did_you_mean(name, known)}", remedy=f"List names with: parsim list {'|'.join(kinds())}"
+        )
+    return rows
+
+
+def figures(row: Row) -> list[dict[str, str]]:
+    """The figures of a row as text, nested ones with a dotted name; each has the source of the key it stands under."""
+    sources = row.get("source", {})
+    stated = sources if isinstance(sources, Mapping) else dict.fromkeys(row, sources)
+    return [
+        {"figure": figure, "value": value, "source": str(stated.get(figure, stated.get(figure.partition(".")[0], "")))}
+        for figure, value in _flat("", {key: each for key, each in row.items() if key != "source"})
+    ]
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        for key, each in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), each)
+        return
+    shown = ", ".join(str(each) for each in value) or "none" if isinstance(value, list | Mapping) else str(value)
+    yield prefix, shown.lower() if isinstance(value, bool) else shown

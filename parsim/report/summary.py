@@ -1,0 +1,162 @@
+"""The tables of `parsim run` and `parsim plan` on a terminal.  What they say is computed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from parsim import units
+from parsim.errors import CapacityError
+from parsim.estimator.result import Estimate
+from parsim.parallel.plan import Plan
+from parsim.report.console import log, percent, say, show_table
+from parsim.report.layers import LayerRow
+from parsim.report.results import Result, Results
+from parsim.scenario import Scenario
+
+if TYPE_CHECKING:
+    from parsim.planner import Ranked, Ranking
+
+_LEFT = ("plan", "recompute", "segment", "pass")
+
+
+def headline(scenario: Scenario) -> str:
+    """The scenario in a line: model, devices, batch, software."""
+    cluster, batch = scenario.cluster, scenario.batch
+    boxes = f"{cluster.num_nodes} x {cluster.node.name}" + (f", {cluster.fabric.name}" if cluster.fabric and cluster.num_nodes > 1 else "")
+    devices = f"{cluster.num_devices} x {cluster.node.accelerator.name} ({boxes})"
+    work = f"{batch.global_batch} sequences of {batch.sequence_length} tokens in {batch.dtype}"
+    return f"{scenario.model.name} on {devices}, {work}, {scenario.stack.name}"
+
+
+def show_results(results: Results) -> None:
+    """The results of all plans: what each is and reaches, where its time goes, and what its memory holds."""
+    say(headline(results.scenario))
+    has_chunks, has_measured = _has_chunks(each.estimate.plan for each in results.plans), any(r.measured_step_s for r in results.plans)
+    rows = []
+    for result in results.plans:
+        row = {"plan": result.estimate.name, **_axes(result.estimate, has_chunks), **_reached(result.estimate)}
+        if has_measured:
+            row["measured"] = units.format(result.measured_step_s, "s", digits=4) if result.measured_step_s else ""
+            row["error"] = "" if result.step_error is None else percent(result.step_error, signed=True)
+        rows.append(row)
+    say("")
+    show_table(rows, left=_LEFT)
+    show_table([_time_row(result) for result in results.plans], left=_LEFT, title="time, share of the step on the busiest stage")
+    unit = "memory, GiB on the most loaded stage"
+    show_table([_memory_row(result) for result in results.plans], left=_LEFT, title=unit)
+
+
+def _has_chunks(plans: Iterable[Plan]) -> bool:
+    return any(plan.virtual_pipeline > 1 for plan in plans)
+
+
+def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
+    plan = estimate.plan
+    sequence = " +sp" if plan.sequence_parallel else ""
+    return {
+        "tp": str(plan.tensor_parallel),
+        "pp": str(plan.pipeline_parallel),
+        **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
+        "dp": str(plan.data_parallel),
+        "mbs": f"{plan.micro_batch} x {estimate.num_micro_batches}",
+        "recompute": f"{plan.recompute}{sequence}",
+    }
+
+
+def _reached(estimate: Estimate) -> dict[str, str]:
+    return {
+        "step": units.format(estimate.step_s, "s", digits=4),
+        "token/s": _number(estimate.tokens_per_s, "token/s"),
+        "per\ndevice": _number(estimate.tokens_per_s_per_device, "token/s"),
+        "MFU": percent(estimate.mfu),
+        f"GiB of\n{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
+        "fits": "yes" if estimate.fits else "no",
+    }
+
+
+def _number(value: float, unit: str) -> str:
+    return units.format(value, unit).partition(" ")[0]
+
+
+def _gib(num_bytes: float) -> str:
+    least = units.parse("0.001 GiB", "bytes")
+    return _number(num_bytes, "GiB") if num_bytes >= least or not num_bytes else "<0.001"
+
+
+def _time_row(result: Result) -> dict[str, str]:
+    parts = result.estimate.breakdown_s
+    whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
+    shares = {name.removeprefix("exposed_"): percent(seconds / whole) for name, seconds in parts.items()}
+    return {"plan": result.estimate.name, **shares, "stage": str(result.estimate.critical_rank)}
+
+
+def _memory_row(result: Result) -> dict[str, str]:
+    parts = result.estimate.memory_bytes[result.most_loaded]
+    return {"plan": result.estimate.name, **{name: _gib(size) for name, size in parts.items()}, "stage": str(result.most_loaded)}
+
+
+def show_layers(rows: Sequence[LayerRow]) -> None:
+    """The segments of one plan."""
+    shown = [
+        {
+            "segment": "one layer" if row.segment == "layer" else row.segment,
+            "pass": row.direction,
+            "copies": str(row.copies),
+            "FLOPs": units.format(row.flops, "FLOP"),
+            "HBM": units.format(row.hbm_bytes, "bytes"),
+            "sent": units.format(row.sent_bytes, "bytes"),
+            "parameters": f"{row.num_parameters:,}",
+            "compute": units.format(row.compute_s, "s"),
+            "communicate": units.format(row.communicate_s, "s"),
+            "seconds": units.format(row.seconds, "s"),
+        }
+        for row in rows
+    ]
+    show_table(shown, left=_LEFT, title=f"{rows[0].plan}: one device and micro-batch, copies on the busiest stage")
+
+
+def overrun(estimate: Estimate, name: str) -> CapacityError:
+    """The error that says by how much a plan misses its device, and with what."""
+    totals = [sum(parts.values()) for parts in estimate.memory_bytes]
+    stage = totals.index(max(totals))
+    largest = sorted(estimate.memory_bytes[stage].items(), key=lambda part: -part[1])[:4]
+    parts = ", ".join(f"{part} {_gib(size)}" for part, size in largest)
+    need = f"stage {stage} needs {_gib(estimate.peak_bytes)} of {_gib(estimate.capacity_bytes)} GiB ({parts})"
+    remedy = "Try more tensor_parallel or pipeline_parallel, sequence_parallel, a smaller micro_batch, or recompute = full."
+    return CapacityError(need, name, remedy)
+
+
+def short(plan: Plan) -> str:
+    """A plan in a few letters.
+
+    >>> short(Plan(tensor_parallel=8, data_parallel=2, recompute="full"))
+    'tp8 pp1 dp2 mbs1 recompute full'
+    """
+    chunks = f" vpp{plan.virtual_pipeline}" if plan.virtual_pipeline > 1 else ""
+    sequence = " sp" if plan.sequence_parallel else ""
+    axes = f"tp{plan.tensor_parallel}{sequence} pp{plan.pipeline_parallel}{chunks} dp{plan.data_parallel} mbs{plan.micro_batch}"
+    return f"{axes} recompute {plan.recompute}"
+
+
+def show_unfit(results: Results) -> None:
+    """On stderr: why nothing fits, by the plan that misses by least."""
+    nearest = min((result.estimate for result in results.plans), key=lambda each: each.peak_bytes)
+    log(f"no plan fits its device\n{overrun(nearest, nearest.name)}")
+
+
+def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
+    """The ranked plans of the planner."""
+    say(headline(scenario))
+    say(f"{ranking.num_legal:,} legal plans, {ranking.num_over_memory:,} exceed the memory, {ranking.num_fit:,} fit")
+    if ranking.rows:
+        say("")
+        has_chunks = _has_chunks(each.plan for each in ranking.rows)
+        show_table([_ranked_row(each, place, ranking, has_chunks) for place, each in enumerate(ranking.rows, 1)], left=_LEFT)
+
+
+def _ranked_row(ranked: Ranked, place: int, ranking: Ranking, has_chunks: bool) -> dict[str, str]:
+    best, estimate = ranking.rows[0].estimate, ranked.estimate
+    reached = {key: text for key, text in _reached(estimate).items() if key != "fits"}
+    behind = estimate.tokens_per_s / best.tokens_per_s - 1
+    return {"#": str(place), **_axes(estimate, has_chunks), **reached, "speed": percent(behind, signed=True) if place > 1 else "best"}

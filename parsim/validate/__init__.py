@@ -1,0 +1,12 @@
+"""Predicted against measured: a table of published training steps in, errors by source out.
+
+table.py reads the rows, features.py says which of them need what is not built yet, defaults.py what software leaves open, case.py builds
+what a row describes, compare.py predicts and sums up.
+"""
+
+from __future__ import annotations
+
+from parsim.validate.compare import validate
+from parsim.validate.result import RowResult, Validation
+
+__all__ = ["RowResult", "Validation", "validate"]

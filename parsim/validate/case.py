@@ -1,0 +1,145 @@
+"""What one row of measurements describes, as a Scenario with one plan; what it leaves open comes from defaults.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import takewhile
+from typing import Final
+
+from parsim import catalog, schedules
+from parsim.cluster import Cluster, Fabric, Node
+from parsim.errors import ParsimError, PlanError
+from parsim.model.spec import ModelSpec
+from parsim.parallel import legality
+from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.scenario import Scenario
+from parsim.scenario.rows import read
+from parsim.validate import defaults
+from parsim.validate.features import replicas
+from parsim.validate.table import Row
+
+NEEDED: Final = ("num_layers", "hidden_size", "num_heads", "sequence_length", "accelerator", "micro_batch", "global_batch")
+PLAN: Final = "row"  # the name of the one plan
+_MOST_ACTIONS: Final = 500_000  # forwards and backwards of a pipeline: some seconds to fold
+
+
+def missing_cells(row: Row) -> list[str]:
+    """Columns without which nothing can be predicted, and that the row leaves empty."""
+    missing = [column for column in NEEDED if not row.says(column)]
+    return missing if replicas(row) else [*missing, "num_devices"]
+
+
+def scenario_of(row: Row, path: str) -> Scenario:
+    """The scenario of a row that has all cells and needs no missing feature.
+
+    Raises:
+        ParsimError: the row does not hold together: the plan does not fit the model, the batch or the devices.
+    """
+    software = defaults.SOFTWARE[defaults.STACK_OF_FAMILY.get(row.says("source_family"), defaults.DEFAULT_STACK)]
+    stack: Stack = read("stacks", software.stack)
+    if row.says("attention"):
+        stack = replace(stack, attention=defaults.ATTENTION.get(row.says("attention"), row.says("attention")))
+    model = _model(row, software)
+    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], row.says("dtype") or software.dtype)
+    plan = _plan(row, model, software, stack)
+    num_devices = row.counts.get("num_devices", plan.num_devices)
+    _check(plan, model, batch, num_devices)
+    cluster = _cluster(row, num_devices)
+    if batch.dtype not in cluster.node.accelerator.peak_flops_per_s:
+        raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {batch.dtype}")
+    itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
+    return Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize)
+
+
+def _model(row: Row, software: defaults.Software) -> ModelSpec:
+    hidden, heads = row.counts["hidden_size"], row.counts["num_heads"]
+    kv_heads = row.counts.get("num_kv_heads", heads)
+    if hidden % heads:
+        raise ParsimError(f"num_heads = {heads} does not divide hidden_size = {hidden}")
+    if heads % kv_heads:
+        raise ParsimError(f"num_kv_heads = {kv_heads} does not divide num_heads = {heads}")
+    return ModelSpec(
+        name=row.says("model_name") or "unnamed",
+        num_layers=row.counts["num_layers"],
+        hidden_size=hidden,
+        ffn_hidden_size=row.counts.get("ffn_hidden_size", 4 * hidden),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        vocab_size=row.counts.get("vocab_size", software.vocab_size),
+        max_positions=row.counts["sequence_length"],
+        activation=row.says("mlp") or "gelu",
+        source=row.says("source"),
+    )
+
+
+def _plan(row: Row, model: ModelSpec, software: defaults.Software, stack: Stack) -> Plan:
+    tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
+    chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
+    return Plan(
+        data_parallel=replicas(row) or 1,
+        tensor_parallel=tensor,
+        pipeline_parallel=pipeline,
+        virtual_pipeline=chunks,
+        sequence_parallel=row.says("sequence_parallel") == "yes" and tensor > 1,  # Megatron-LM turns it off for one rank
+        micro_batch=row.counts["micro_batch"],
+        schedule=row.says("schedule") or (legality.INTERLEAVED if chunks > 1 else legality.PLAIN),
+        recompute=row.says("recompute") or software.recompute,
+    )
+
+
+def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:
+    """Chunks a rank; `max` means one layer a chunk, where embedding and head may count as a layer each."""
+    if not text or pipeline == 1:
+        return 1
+    if text.split()[0] == "max":
+        counted = num_layers + (2 if stack.layer_split == "embedding_and_head" else 0)
+        return max(1, counted // pipeline)
+    if not text.isdecimal() or not 0 < int(text) <= num_layers:
+        raise ParsimError(f"virtual_pipeline = '{text[:40]}' is no number of chunks from 1 to num_layers = {num_layers}, nor max")
+    return int(text)
+
+
+def _check(plan: Plan, model: ModelSpec, batch: Batch, num_devices: int) -> None:
+    found = legality.faults(plan, model, batch, num_devices, schedules.names())
+    if found:
+        raise PlanError(found[0].message)
+    actions = 2 * plan.num_stages * plan.num_micro_batches(batch)
+    if actions > _MOST_ACTIONS:
+        raise PlanError(f"{actions:,} forwards and backwards are above the {_MOST_ACTIONS:,} that validate folds")
+
+
+def _cluster(row: Row, num_devices: int) -> Cluster:
+    name = row.says("accelerator")
+    node = _node(name, row.counts.get("devices_per_node"))
+    num_nodes = -(-num_devices // node.devices_per_node)
+    if num_nodes == 1:
+        return Cluster(node)
+    network = _network(row, name.split("-")[0])
+    fabric: Fabric = replace(read("fabrics", network.fabric), nics_per_node=network.num_nics)
+    return Cluster(replace(node, num_nics=network.num_nics), num_nodes, fabric)
+
+
+def _node(accelerator: str, devices_per_node: int | None) -> Node:
+    """The node of the catalog with that accelerator, or the nearest by its name, with as many devices as the row states."""
+    nodes: list[Node] = [read("nodes", name) for name in catalog.names("nodes")]
+    alike = [_shared(accelerator, node.accelerator.name) for node in nodes]
+    node = nodes[alike.index(max(alike))]
+    if node.accelerator.name.split("-")[0] != accelerator.split("-")[0]:
+        raise ParsimError(f"needs a node of {accelerator}")
+    return replace(node, accelerator=read("accelerators", accelerator), devices_per_node=devices_per_node or node.devices_per_node)
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters that two names share from their start."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _network(row: Row, generation: str) -> defaults.Network:
+    for text, network in defaults.NETWORK_OF_LINK.items():
+        if text in row.says("inter_node_link"):
+            return network
+    family = defaults.NETWORK_OF_FAMILY.get(row.says("source_family"))
+    if family is None and generation not in defaults.NETWORK_OF_GENERATION:
+        raise ParsimError(f"needs the network between nodes of {row.says('accelerator')}")
+    return family or defaults.NETWORK_OF_GENERATION[generation]

@@ -1,0 +1,119 @@
+"""A table of measurements (CSV) as text and checked numbers, row by row.  What the values mean together is case.py's question."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TextIO
+
+from parsim.errors import ParsimError, did_you_mean
+
+TEXTS: Final = (
+    *("id", "source", "source_family", "strict", "workload", "model_name", "mlp", "accelerator", "intra_node_link", "inter_node_link"),
+    *("sequence_parallel", "recompute", "attention", "schedule", "offload", "dtype", "memory_metric", "notes", "virtual_pipeline"),
+)
+COUNTS: Final = (
+    *("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "vocab_size", "num_experts", "top_k"),
+    *("sequence_length", "num_devices", "devices_per_node", "data_parallel", "tensor_parallel", "pipeline_parallel"),
+    *("context_parallel", "expert_parallel", "zero_stage", "zero_group", "micro_batch", "global_batch"),
+)
+MEASURES: Final = ("step_s", "tokens_per_s_per_device", "peak_memory_bytes")
+COLUMNS: Final = (*TEXTS, *COUNTS, *MEASURES)
+MAY_BE_ZERO: Final = ("zero_stage", "num_experts", "top_k")
+_MOST: Final = 10**7  # above any count of a training run; keeps FLOPs within int64
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its cells as text ("" where the table says nothing), the numbers among them, and what is wrong with it."""
+
+    text: Mapping[str, str]
+    counts: Mapping[str, int]
+    measures: Mapping[str, float]
+    faults: tuple[str, ...]
+
+    def says(self, column: str) -> str:
+        """The cell, or ""."""
+        return self.text.get(column, "")
+
+
+def read(path: str | Path, where: Sequence[str] = ()) -> list[Row]:
+    """The rows of a CSV file for which each COLUMN=VALUE of `where` holds.
+
+    Raises:
+        ParsimError: the file cannot be read, holds no column that is known, or `where` names a column that it lacks.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            columns, cells = _cells(file)
+    except OSError as error:
+        raise ParsimError(f"cannot read the table: {error.strerror}", str(path), "Give the path of a CSV file.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ParsimError(f"is no CSV file in UTF-8: {error}", str(path)) from None
+    if not set(columns) & set(COLUMNS):
+        shown = ", ".join(columns[:8]) or "nothing"
+        raise ParsimError(f"no column of this table is known; its first line holds {shown}", str(path), f"Known: {', '.join(COLUMNS)}.")
+    conditions = [_condition(each, columns) for each in where]
+    return [_row(each, line) for line, each in cells if all(_holds(each[column], value) for column, value in conditions)]
+
+
+def _cells(file: TextIO) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The names of the columns, and the cells of each line that is not empty, with its number."""
+    lines = csv.reader(file)
+    columns = [name.strip() for name in next(lines, [])]
+    found = []
+    for cells in lines:
+        values = [cell.strip() for cell in cells[: len(columns)]]
+        values += [""] * (len(columns) - len(values))
+        if any(values):
+            found.append((lines.line_num, dict(zip(columns, values, strict=True))))
+    return columns, found
+
+
+def _condition(text: str, columns: Sequence[str]) -> tuple[str, str]:
+    column, equals, value = (each.strip() for each in text.partition("="))
+    if not equals:
+        raise ParsimError(f"'{text}' is no condition", "where", "Write COLUMN=VALUE, e.g. strict=yes.")
+    if column not in columns:
+        raise ParsimError(
+            f"the table has no column '{column}'{did_you_mean(column, columns)}", "where", f"Its columns: {', '.join(columns)}."
+        )
+    return column, value
+
+
+def _holds(cell: str, value: str) -> bool:
+    try:
+        return cell == value or float(cell) == float(value)
+    except ValueError:
+        return False
+
+
+def _row(text: dict[str, str], line: int) -> Row:
+    counts: dict[str, int] = {}
+    measures: dict[str, float] = {}
+    faults: list[str] = []
+    for column, number in _numbers(text):
+        low = 0 if column in MAY_BE_ZERO else 1
+        if column in MEASURES and number is not None and number > 0:
+            measures[column] = number
+        elif column in COUNTS and number is not None and number == int(number) and low <= number <= _MOST:
+            counts[column] = int(number)
+        else:
+            kind = "number above 0" if column in MEASURES else f"whole number from {low} to {_MOST:,}"
+            faults.append(f"{column} = '{text[column][:40]}' is no {kind}")
+    return Row({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults))
+
+
+def _numbers(text: Mapping[str, str]) -> Iterator[tuple[str, float | None]]:
+    """The stated cells of columns that hold numbers; None for one that is no finite number."""
+    for column in (*COUNTS, *MEASURES):
+        if text.get(column):
+            try:
+                number = float(text[column])
+            except ValueError:
+                yield column, None
+            else:
+                yield column, number if math.isfinite(number) else None

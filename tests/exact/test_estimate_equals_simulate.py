@@ -1,0 +1,92 @@
+"""estimate == simulate in integer picoseconds, on plans, stacks and hardware drawn by hypothesis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from parsim import schedules
+from parsim.cluster.link import CollectiveLaw
+from parsim.estimator.estimate import estimate, estimates, group_of
+from parsim.estimator.memory import counted_peak_bytes
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.scenario import Scenario
+from parsim.simulator import simulate
+from support import CLUSTER, GPT, NODE, STACK, scenario
+
+FUSIONS = ("bias", "gelu", "dropout_add", "gradient_accumulation")
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
+    """A legal plan of a small GPT on a cluster of random speed."""
+    tp, pp, dp = (draw(st.sampled_from([1, 2, 4])) for _ in range(3))
+    vpp = draw(st.sampled_from([1, 2, 3])) if pp > 1 else 1
+    plan = Plan(
+        data_parallel=dp,
+        tensor_parallel=tp,
+        pipeline_parallel=pp,
+        virtual_pipeline=vpp,
+        sequence_parallel=tp > 1 and draw(st.booleans()),
+        micro_batch=draw(st.sampled_from([1, 2])),
+        schedule="interleaved_1f1b" if vpp > 1 else "1f1b",
+        recompute=draw(st.sampled_from(["none", "selective", "full"])),
+        gradient_sync=draw(st.sampled_from(["all_reduce", "master"])),
+    )
+    rounds = draw(st.integers(1, 4))
+    batch = Batch(rounds * pp * dp * plan.micro_batch, 8, draw(st.sampled_from(["bf16", "fp32"])))
+    stack = Stack(
+        "drawn",
+        attention=draw(st.sampled_from(["unfused", "fused_softmax", "flash"])),
+        fusions=tuple(f for f in FUSIONS if draw(st.booleans())),
+        gradient_dtype=draw(st.sampled_from(["fp32", "compute"])),
+        tensor_overlap=draw(st.booleans()),
+        gradient_overlap=draw(st.booleans()),
+        scatter_gather=draw(st.booleans()),
+        layer_split=draw(st.sampled_from(["even", "embedding_and_head"])),
+        vocab_multiple=8,
+        host_launch_s=draw(st.sampled_from([0.0, 2e-6, 1e-4])),
+    )
+    model = replace(
+        GPT,
+        num_layers=draw(st.integers(pp * vpp, pp * vpp + 5)),
+        tied_embedding=draw(st.booleans()),
+        dropout=draw(st.sampled_from([0.0, 0.1])),
+    )
+    rate = draw(st.sampled_from([1e6, 1e8, 1e10]))
+    cluster = replace(CLUSTER, node=replace(NODE, law=CollectiveLaw(1e-6, 1e-6, rate, rate, 1e-9)))
+    assume(not faults(plan, model, batch, plan.num_devices, schedules.names()))
+    return scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans())
+def test_estimate_equals_simulate_to_the_picosecond_and_to_the_byte(drawn: tuple[Scenario, Plan]) -> None:
+    chosen, plan = drawn
+    trace, predicted = simulate(chosen, plan), estimate(chosen, plan)
+    assert round(predicted.step_s * 1e12) == trace.step_ps
+    group = group_of(chosen, plan)
+    assert trace.peak_bytes == tuple(int(counted_peak_bytes(group, rank)[0]) for rank in range(group.num_ranks))
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans())
+def test_a_breakdown_accounts_for_every_picosecond_of_the_step_and_nothing_is_negative(drawn: tuple[Scenario, Plan]) -> None:
+    predicted = estimate(*drawn)
+    assert abs(sum(predicted.breakdown_s.values()) - predicted.step_s) < 1e-15 * len(predicted.breakdown_s) + 1e-12 * predicted.step_s
+    assert all(value >= 0 for value in predicted.breakdown_s.values())
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2]), st.sampled_from(["none", "full"])), min_size=2, max_size=6))
+def test_a_plan_among_many_is_priced_as_it_is_alone(degrees: list[tuple[int, int, str]]) -> None:
+    many = [Plan(tensor_parallel=tp, pipeline_parallel=pp, recompute=recompute) for tp, pp, recompute in degrees]
+    chosen = scenario(stack=replace(STACK, gradient_overlap=True))
+    together = estimates(chosen, many)
+    for index, plan in enumerate(many):
+        alone = estimate(chosen, plan)
+        assert together.step_s[index] == alone.step_s
+        assert together.peak_bytes[index] == alone.peak_bytes

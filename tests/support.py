@@ -1,0 +1,91 @@
+"""Small scenarios for tests: a toy cluster with round figures, and a GPT small enough to execute in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
+from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
+from parsim.cluster.cluster import Cluster, Fabric, Node
+from parsim.cluster.link import CollectiveLaw, Link
+from parsim.model.spec import ModelSpec
+from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.scenario import Scenario
+
+TOY = Accelerator(
+    "toy",
+    {"bf16": 1e9, "fp16": 1e9, "fp32": 5e8},
+    1e9,
+    10**9,
+    8,
+    Law(0.8, 0.8, 3e-6, 2.0),
+    AttentionLaw(((128, 0.5),), 1e-6, 0.0, 0.7, 0.8),
+    ElementwiseLaw(0.8, 1e-6),
+)
+LINK = Link("toy link", 1e8, 1e-6, "made up")
+NODE = Node("toy node", TOY, 4, LINK, CollectiveLaw(1e-6, 1e-6, 1e8, 1e8, 0.0), LINK, 4, "switched_node")
+FABRIC = Fabric("toy fabric", Link("toy nic", 5e7, 1e-6, "made up"), 4, "rail_optimised_fat_tree", 0.9, 1e-6, 1e-6, 1e-6, 0.0, 1e-6, 0.8)
+CLUSTER = Cluster(NODE, 16, FABRIC)
+DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4}
+GPT = ModelSpec("toy gpt", 4, 12, 16, 4, 4, 4, 60, 8)
+STACK = Stack("toy stack", vocab_multiple=8)
+
+
+def scenario(
+    *,
+    model: ModelSpec = GPT,
+    batch: Batch | None = None,
+    stack: Stack = STACK,
+    cluster: Cluster = CLUSTER,
+    plans: dict[str, Plan] | None = None,
+) -> Scenario:
+    """A scenario of the toy cluster; 8 sequences of 8 tokens a step unless told otherwise."""
+    batch = batch or Batch(8, 8, "bf16")
+    return Scenario("toy", model, cluster, batch, stack, plans or {}, {}, {}, 0, "toy", DTYPES)
+
+
+# Every feature that the exactness contract names, as what it changes in a plan, a model or a stack.
+FEATURES: dict[str, dict[str, object]] = {
+    "dp": {"data_parallel": 2},
+    "tp": {"tensor_parallel": 2},
+    "sp": {"tensor_parallel": 2, "sequence_parallel": True},
+    "pp": {"pipeline_parallel": 2},
+    "vpp": {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": "interleaved_1f1b"},
+    "selective": {"recompute": "selective"},
+    "full": {"recompute": "full"},
+    "uneven": {"pipeline_parallel": 2},
+    "gqa": {},
+    "untied": {},
+    "master": {"data_parallel": 2, "gradient_sync": "master"},
+}
+_EXCLUDES = {frozenset({"selective", "full"})}
+STACKS = (
+    STACK,
+    replace(STACK, tensor_overlap=True, gradient_overlap=True, scatter_gather=True, fusions=("bias", "gelu", "dropout_add")),
+    replace(STACK, attention="flash", gradient_dtype="compute", fusions=("gradient_accumulation",), gradient_overlap=True),
+    replace(STACK, attention="unfused", tensor_overlap=True, host_launch_s=1e-5),
+)
+
+
+def feature_sets(most: int) -> Iterator[tuple[str, ...]]:
+    """All legal sets of at most so many features."""
+    for size in range(1, most + 1):
+        for names in combinations(FEATURES, size):
+            if not any(pair <= set(names) for pair in _EXCLUDES):
+                yield names
+
+
+def with_features(names: tuple[str, ...], stack: Stack) -> tuple[Scenario, Plan]:
+    """The toy GPT under a plan that has these features."""
+    fields: dict[str, object] = {}
+    for name in names:
+        fields.update(FEATURES[name])
+    if "vpp" in names:
+        fields.update(FEATURES["vpp"])
+    plan = Plan(**fields)  # type: ignore[arg-type]
+    model = replace(GPT, num_kv_heads=2 if "gqa" in names else 4, tied_embedding="untied" not in names)
+    if "uneven" in names:
+        layers = (2, 1, 1, 1) if plan.num_stages == 4 else (3, 1)
+        model, plan = replace(model, num_layers=sum(layers)), replace(plan, layers_per_stage=layers)
+    return scenario(model=model, stack=stack), plan

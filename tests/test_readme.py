@@ -1,0 +1,27 @@
+"""The README's Python runs, its scenario is the shipped one, and its table is what validate prints."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_example_in_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    done = doctest.testfile(str(ROOT / "README.md"), module_relative=False, verbose=False)
+    assert done.attempted >= 6
+    assert done.failed == 0
+
+
+def test_the_table_in_the_readme_is_what_validate_predicts() -> None:
+    from parsim.validate import validate
+
+    printed = [float(e) for e in re.findall(r"\| ([+-]\d+\.\d) % \|", (ROOT / "README.md").read_text())]
+    rows = json.loads(json.dumps(validate(ROOT / "tests" / "witnesses" / "table5.csv").to_json()))["rows"]
+    assert printed == [round(100 * row["step_error"], 1) for row in rows]

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+
+from parsim import units
+from parsim.errors import ParsimError
+from parsim.estimator.estimate import estimate
+from parsim.report.definitions import names
+from parsim.report.explain import Note, explain
+from parsim.scenario import Scenario, from_mapping
+
+
+def line(note: Note, label: str) -> str:
+    return dict(note.lines)[label]
+
+
+@pytest.fixture(scope="module")
+def gpt3() -> Scenario:
+    cluster = {"node": "dgx-a100-80gb", "num_nodes": 2, "fabric": "ib-hdr-8rail"}
+    plans = {
+        "across": {"tensor_parallel": 2, "data_parallel": 8, "micro_batch": 2},
+        "stages": {"tensor_parallel": 8, "pipeline_parallel": 2},
+    }
+    batch = {"global_batch": 16, "sequence_length": 2048}
+    return from_mapping({"model": "gpt3-6.7b", "cluster": cluster, "batch": batch, "plans": plans})
+
+
+def test_a_gemm_is_explained_by_its_local_shapes_and_two_flops_a_multiplication(gpt3: Scenario) -> None:
+    forward, *gradients = explain(gpt3, "across", "up_gemm")
+    assert forward.title == "layer forward: up_gemm"
+    assert line(forward, "expression") == "B/dp S D, D F/tp -> B/dp S F/tp"
+    assert "[2 x 2048 x 4096], up.weight [4096 x 8192] -> up_gemm [2 x 2048 x 8192]" in line(forward, "on a rank")
+    assert line(forward, "FLOPs") == units.format(2 * 2 * 2048 * 4096 * 8192, "FLOP")
+    assert line(forward, "HBM") == units.format(2 * (2 * 2048 * 4096 + 4096 * 8192 + 2 * 2048 * 8192), "bytes")
+    assert line(forward, "bound by").startswith("compute")
+    assert "A100 datasheet" in line(forward, "peak")
+    assert [note.title for note in gradients] == ["layer backward: up_gemm.d_mlp_in", "layer backward: up_gemm.d_up.weight"]
+    assert line(gradients[0], "partial") == "d_mlp_in over tp (sum)"
+
+
+def test_a_norm_is_bound_by_hbm(gpt3: Scenario) -> None:
+    assert line(explain(gpt3, "across", "norm1")[0], "bound by").startswith("HBM")
+
+
+def test_a_collective_in_a_node_is_bound_by_its_link_and_sends_2_n_minus_1_over_n(gpt3: Scenario) -> None:
+    note = explain(gpt3, "stages", "leave_mlp")[0]
+    payload = 1 * 2048 * 4096 * 2
+    assert line(note, "payload") == units.format(payload, "bytes")
+    assert line(note, "sent") == f"{units.format(payload * 2 * 7 // 8, 'bytes')} by a rank"
+    assert line(note, "bound by") == "node link (nvlink3)"
+
+
+def test_gradients_summed_across_nodes_are_bound_by_the_nic(gpt3: Scenario) -> None:
+    (note,) = explain(gpt3, "across", "data_parallel_gradients")
+    assert line(note, "bound by") == "NIC (ib-hdr)"
+
+
+def test_a_stage_boundary_sends_a_rank_s_share_of_the_residual_stream(gpt3: Scenario) -> None:
+    (note,) = explain(gpt3, "stages", "boundary")
+    assert line(note, "sent").startswith(units.format(2048 * 4096 * 2 // 8, "bytes"))  # megatron-2022 scatters over 8 ranks
+    assert line(note, "bound by").startswith("NIC (ib-hdr)")
+
+
+def test_adam_does_12_flops_a_weight_and_moves_memory(gpt3: Scenario) -> None:
+    (note,) = explain(gpt3, "across", "adam")
+    weights = int(line(note, "elements").partition(" ")[0].replace(",", ""))
+    assert line(note, "FLOPs") == units.format(12 * weights, "FLOP")
+    assert line(note, "bound by").startswith("HBM")
+
+
+def test_forward_names_every_task_of_the_pass(gpt3: Scenario) -> None:
+    titles = [note.title for note in explain(gpt3, "across", "forward")]
+    assert {title.split(":")[0] for title in titles} == {"embedding forward", "layer forward", "head forward"}
+
+
+def test_a_recomputed_task_says_so(scenario: Scenario) -> None:
+    from dataclasses import replace
+
+    full = replace(scenario, plans={"full": replace(scenario.plans["split"], recompute="full")})
+    assert any(note.title == "layer backward: up_gemm (computed again)" for note in explain(full, "full", "up_gemm"))
+
+
+@pytest.mark.parametrize("figure", names())
+def test_every_reported_figure_is_explained_with_its_meaning(scenario: Scenario, figure: str) -> None:
+    for note in explain(scenario, "split", figure):
+        assert len(line(note, "means")) > 20
+        assert len(note.lines) == 2
+
+
+def test_a_figure_s_value_is_that_of_the_estimate(scenario: Scenario) -> None:
+    (note,) = explain(scenario, "split", "step_s")
+    assert line(note, "value") == units.format(estimate(scenario, "split").step_s, "s")
+
+
+@pytest.mark.parametrize("op", ["up_gem", "", "nonsense", "no such thing"])
+def test_an_unknown_task_lists_what_there_is(scenario: Scenario, op: str) -> None:
+    if op == "up_gem":
+        assert explain(scenario, "split", op)  # the start of a name will do
+        return
+    with pytest.raises(ParsimError, match="nothing is called") as raised:
+        explain(scenario, "split", op)
+    assert "up_gemm" in raised.value.remedy
+
+
+def test_a_misspelled_task_is_recognised(scenario: Scenario) -> None:
+    with pytest.raises(ParsimError, match="did you mean 'up_gemm'"):
+        explain(scenario, "split", "up_gmm")
+
+
+def test_a_device_of_the_scenario_is_cited_as_the_scenario_states_it() -> None:
+    device = {"base": "a100-sxm4-80gb", "name": "a100-sxm4-80gb", "hbm_bandwidth": "1 TB/s", "source": {"hbm_bandwidth": "my own test"}}
+    node = {"base": "dgx-a100-80gb", "accelerator": device, "devices_per_node": 1}
+    batch = {"global_batch": 1, "sequence_length": 16}
+    scenario = from_mapping({"model": "tiny-gpt", "cluster": {"node": node}, "batch": batch, "plans": {"one": {}}})
+    assert "my own test" in line(explain(scenario, "one", "up_gemm")[0], "HBM peak")

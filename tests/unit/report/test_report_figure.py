@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from parsim.report import figure, style
+from parsim.report.results import Results
+
+SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml"}
+
+
+def test_the_data_of_the_figure_are_the_results(results: Results) -> None:
+    rows = figure.figure_rows(results)
+    for result in results.plans:
+        mine = [row for row in rows if row["plan"] == result.estimate.name]
+        time = {row["component"]: row["value"] for row in mine if row["panel"] == "time" and row["component"] != "measured_step_s"}
+        memory = {row["component"]: row["value"] for row in mine if row["panel"] == "memory" and row["component"] != "capacity_bytes"}
+        assert time == result.estimate.breakdown_s
+        assert sum(memory.values()) == result.estimate.peak_bytes
+    assert [row["value"] for row in rows if row["component"] == "measured_step_s"] == [0.002]
+
+
+def test_bars_end_at_the_step_time_and_at_the_peak(results: Results) -> None:
+    drawn = figure.draw(results)
+    gib = 2**30
+    for axes, wanted in zip(
+        drawn.axes,
+        ([each.estimate.step_s for each in results.plans], [each.estimate.peak_bytes / gib for each in results.plans]),
+        strict=True,
+    ):
+        bars = [patch for container in axes.containers for patch in container]  # type: ignore[attr-defined]
+        ends = [max(bar.get_x() + bar.get_width() for bar in bars if round(bar.get_y() + bar.get_height() / 2) == row) for row in (0, 1)]
+        assert ends == pytest.approx(wanted, rel=1e-9)  # sums of floats
+
+
+def test_a_figure_is_three_files_and_the_same_bytes_each_time(results: Results, tmp_path: Path) -> None:
+    first, second = figure.save(results, tmp_path / "one"), figure.save(results, tmp_path / "two")
+    assert sorted(path.name for path in first) == ["plans.csv", "plans.png", "plans.svg"]
+    for path, again in zip(first, second, strict=True):
+        assert path.read_bytes() == again.read_bytes()
+        assert path.read_bytes().startswith(SIGNATURES.get(path.suffix[1:], b"plan,panel"))
+    with (tmp_path / "one" / "plans.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(figure.figure_rows(results))
+
+
+def test_every_component_has_its_own_colour_and_optimizer_one_in_both_panels(results: Results) -> None:
+    estimated = results.plans[0].estimate
+    assert set(style.TIME) == set(estimated.breakdown_s)
+    assert set(style.MEMORY) == set(estimated.memory_bytes[0])
+    assert len(set(style.TIME.values())) == len(style.TIME)
+    assert len(set(style.MEMORY.values())) == len(style.MEMORY)
+    assert style.TIME["optimizer"] == style.MEMORY["optimizer"]

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from parsim import catalog
+from parsim.cli import app
+
+TINY = """
+name: tiny
+model: tiny-gpt
+cluster: {node: {base: dgx-a100-80gb, devices_per_node: 4}}
+batch: {global_batch: 4, sequence_length: 16}
+plans:
+  split: {tensor_parallel: 2, pipeline_parallel: 2}
+  "a rather long name for a plan of replicas": {data_parallel: 4}
+  open: {tensor_parallel: auto, pipeline_parallel: [1, 2]}
+measured:
+  split: {step_time: 2 ms, source: made up for this test}
+"""
+HUGE = """
+model: gpt3-175b
+cluster: {node: dgx-a100-80gb}
+batch: {global_batch: 8, sequence_length: 2048}
+plans:
+  one: {tensor_parallel: 8}
+  open: {tensor_parallel: [8]}
+"""
+COMMANDS = ("check", "schema", "list", "show", "run", "verify", "explain", "plan", "plot", "validate")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "huge.yaml").write_text(HUGE)
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_run_shows_every_plan_and_writes_its_reports(here: Path) -> None:
+    result = call("run", "tiny.yaml")
+    assert result.exit_code == 0, result.stderr
+    assert "tiny-gpt on 4 x a100-sxm4-80gb" in result.stdout
+    assert "a rather long name for a plan of replicas" in result.stdout
+    assert "\x1b" not in result.stdout  # no colour where nobody looks
+    names = sorted(path.name for path in (here / "reports" / "tiny").iterdir())
+    assert names == ["plans.csv", "plans.png", "plans.svg", "results.csv", "results.json"]
+    assert "wrote" in result.stderr
+    assert "parsim plan tiny.yaml --space open" in result.stderr
+
+
+def test_run_json_prints_what_it_writes_and_nothing_else(here: Path) -> None:
+    result = call("run", "tiny.yaml", "--json", "--no-figure", "-o", "out", "--layers")
+    assert result.stdout == (here / "out" / "results.json").read_text()
+    assert all(len(plan["layers"]) == 6 for plan in json.loads(result.stdout)["plans"])
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["layers.csv", "results.csv", "results.json"]
+
+
+def test_run_csv_agrees_with_its_json(here: Path) -> None:
+    result = call("run", "tiny.yaml", "--csv", "--no-figure")
+    plans = json.loads((here / "reports" / "tiny" / "results.json").read_text())["plans"]
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [(row["plan"], float(row["step_s"]), int(row["peak_bytes"])) for row in rows] == [
+        (plan["name"], plan["step_s"], plan["peak_bytes"]) for plan in plans
+    ]
+    assert [row["measured_step_s"] for row in rows] == ["0.002", ""]
+
+
+def test_both_backends_agree_where_nothing_contends(here: Path) -> None:
+    first, second = (
+        json.loads(call("run", "tiny.yaml", "--json", "--no-figure", "--backend", each).stdout) for each in ("estimate", "simulate")
+    )
+    assert [plan["step_s"] for plan in first["plans"]] == [plan["step_s"] for plan in second["plans"]]
+    assert second["backend"] == "simulate"
+    assert all(plan["num_events"] > 0 for plan in second["plans"])
+
+
+@pytest.mark.parametrize("width", ["40", "80", "100"])
+def test_no_name_and_no_figure_is_lost_on_a_narrow_terminal(here: Path, monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    wide = call("run", "tiny.yaml", "--no-figure").stdout
+    monkeypatch.setenv("COLUMNS", width)
+    narrow = call("run", "tiny.yaml", "--no-figure").stdout
+    assert "\u2026" not in narrow
+    assert sorted("".join(wide.split()).replace("\u2500", "")) == sorted("".join(narrow.split()).replace("\u2500", ""))
+
+
+def test_run_says_why_nothing_fits_and_ends_with_1(here: Path) -> None:
+    result = call("run", "huge.yaml", "--no-figure")
+    assert result.exit_code == 1
+    assert "stage 0 needs" in result.stderr
+    assert (here / "reports" / "huge" / "results.json").exists()
+    assert json.loads((here / "reports" / "huge" / "results.json").read_text())["plans"][0]["fits"] is False
+
+
+def test_plan_ranks_by_step_time(here: Path) -> None:
+    result = call("plan", "tiny.yaml", "--json", "--top", "3")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    steps = [plan["step_s"] for plan in found["plans"]]
+    assert steps == sorted(steps)
+    assert found["num_legal"] == found["num_over_memory"] + found["num_fit"]
+    assert "legal plans" in call("plan", "tiny.yaml").stdout
+    rows = list(csv.DictReader(io.StringIO(call("plan", "tiny.yaml", "--csv", "--top", "3").stdout)))
+    assert [float(row["step_s"]) for row in rows] == steps
+
+
+def test_plan_ends_with_1_where_none_fits(here: Path) -> None:
+    result = call("plan", "huge.yaml")
+    assert result.exit_code == 1
+    assert "needs" in result.stderr
+
+
+def test_plot_writes_the_figure_where_asked(here: Path) -> None:
+    assert call("plot", "tiny.yaml", "-o", "figures").exit_code == 0
+    assert sorted(path.name for path in (here / "figures").iterdir()) == ["plans.csv", "plans.png", "plans.svg"]
+
+
+def test_verify_prints_a_line_a_check(here: Path) -> None:
+    result = call("verify", "tiny.yaml")
+    assert result.exit_code == 0, result.stdout
+    lines = result.stdout.splitlines()
+    assert len(lines) > 10
+    assert all(line.startswith("ok ") for line in lines)
+    assert f"{len(lines)} checks, 0 failed" in result.stderr
+
+
+def test_a_failed_check_ends_with_1(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import parsim.verify
+
+    wrong = (parsim.verify.Check("split", "FLOPs", False, "rank 0: predicted 1, executed 2"),)
+    monkeypatch.setattr(parsim.verify, "verify", lambda scenario, progress=None: wrong)
+    result = call("verify", "tiny.yaml")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("FAILED split: FLOPs: rank 0")
+
+
+def test_explain_prints_expression_and_source(here: Path) -> None:
+    result = call("explain", "tiny.yaml", "split", "up_gemm")
+    assert result.exit_code == 0, result.stderr
+    assert "B S D, D F/tp -> B S F/tp" in result.stdout
+    assert "datasheet" in result.stdout
+
+
+def test_check_says_every_fault_with_its_place(here: Path) -> None:
+    (here / "wrong.yaml").write_text(TINY.replace("tensor_parallel: 2", "tensor_paralel: 2").replace("2 ms", "2"))
+    result = call("check", "wrong.yaml")
+    assert result.exit_code == 2
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("wrong.yaml:7:")
+    assert "did you mean 'tensor_parallel'?" in lines[0]
+    assert "has no unit" in lines[1]
+    assert "2 errors" in result.stderr
+    assert call("check", "tiny.yaml").exit_code == 0
+
+
+def test_schema_is_json_schema() -> None:
+    assert json.loads(call("schema").stdout)["$schema"].startswith("http://json-schema.org/")
+
+
+@pytest.mark.parametrize("kind", catalog.kinds())
+def test_every_row_of_a_kind_is_listed_and_shown(kind: str) -> None:
+    listed = [row["name"] for row in csv.DictReader(io.StringIO(call("list", kind, "--csv").stdout))]
+    assert listed == list(catalog.names(kind))
+    assert all(name in call("list", kind).stdout for name in listed)
+    rows = json.loads(call("show", listed[0], "--json").stdout)["rows"][kind]
+    assert all(row["figure"] for row in rows)
+    assert listed[0] in call("show", listed[0]).stdout
+
+
+@pytest.mark.parametrize("kind", ["schedules", "collectives", "topologies"])
+def test_what_is_registered_is_listed(kind: str) -> None:
+    assert len(call("list", kind).stdout.splitlines()) > 3
+
+
+def test_a_shown_figure_stands_beside_its_source() -> None:
+    rows = json.loads(call("show", "gpt3-175b", "--json").stdout)["rows"]["models"]
+    figure = {row["figure"]: row for row in rows}
+    assert figure["num_layers"]["value"] == "96"  # Brown et al. 2020, table 2.1
+    assert "2005.14165" in figure["num_layers"]["source"]
+    nested = json.loads(call("show", "a100-sxm4-80gb", "--json").stdout)["rows"]["accelerators"]
+    assert next(row for row in nested if row["figure"] == "gemm.efficiency")["source"]
+
+
+def test_validate_prints_errors_by_family_and_json_of_every_row(here: Path) -> None:
+    header = "id,source_family,model,num_layers,hidden_size,num_heads,vocab_size,sequence_length,global_batch,micro_batch,step_s\n"
+    (here / "cases.csv").write_text(header + "r1,mine,GPT,24,1024,16,51200,1024,8,1,1.0\n")
+    result = call("validate", "cases.csv", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert [row["id"] for row in document["rows"]] == ["r1"]
+    assert {"predicted_step_s", "measured_step_s", "step_error", "memory_error", "skipped"} <= document["rows"][0].keys()
+    assert call("validate", "cases.csv").exit_code == 0
+    assert call("validate", "cases.csv", "--csv").stdout.startswith("id,source_family,")
+
+
+MISTAKES = {
+    "no command of that name": ("rum", "tiny.yaml"),
+    "no scenario": ("run",),
+    "no file": ("run", "nowhere.yaml"),
+    "a folder": ("run", "."),
+    "a file that is no scenario": ("run", "notes.txt"),
+    "an unknown backend": ("run", "tiny.yaml", "--backend", "guess"),
+    "two formats": ("run", "tiny.yaml", "--json", "--csv"),
+    "a place that cannot be written": ("run", "tiny.yaml", "-o", "tiny.yaml/x"),
+    "a figure that cannot be written": ("plot", "tiny.yaml", "-o", "tiny.yaml/x"),
+    "no file to check": ("check", "nowhere.yaml"),
+    "no file to plot": ("plot", "nowhere.yaml"),
+    "no file to verify": ("verify", "nowhere.yaml"),
+    "no file to plan": ("plan", "nowhere.yaml"),
+    "a space that is none": ("plan", "tiny.yaml", "--space", "split"),
+    "no plan at all": ("plan", "tiny.yaml", "--top", "0"),
+    "an unknown plan": ("explain", "tiny.yaml", "splt", "up_gemm"),
+    "an open plan": ("explain", "tiny.yaml", "open", "up_gemm"),
+    "an unknown task": ("explain", "tiny.yaml", "split", "up_gmm"),
+    "an unknown kind": ("list", "model-rows"),
+    "an unknown name": ("show", "gpt3-175"),
+    "no table": ("validate", "nowhere.csv"),
+    "a table of something else": ("validate", "notes.txt"),
+    "a condition that is none": ("validate", "notes.txt", "--where", "family"),
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_ends_with_2_and_a_sentence(here: Path, arguments: tuple[str, ...]) -> None:
+    (here / "notes.txt").write_text("dear diary\n")
+    result = call(*arguments)
+    assert result.exit_code == 2
+    told = result.stdout + result.stderr if arguments[0] == "check" else result.stderr
+    assert len(told.strip()) > 10
+    assert "Traceback" not in result.output
+
+
+def test_a_misspelled_name_is_recognised(here: Path) -> None:
+    assert "did you mean 'models'" in call("list", "modles").stderr
+    assert "did you mean 'gpt3-175b'" in call("show", "gpt3-175").stderr
+    assert "did you mean 'split'" in call("explain", "tiny.yaml", "splt", "up_gemm").stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_has_an_example(name: str) -> None:
+    result = call(name, "--help")
+    assert result.exit_code == 0
+    assert f"parsim {name}" in " ".join(result.stdout.split())
+
+
+def test_a_mistyped_plan_name_with_markup_is_shown_as_it_is(here: Path) -> None:
+    (here / "markup.yaml").write_text(TINY.replace("split:", '"[bold]split[/]":'))
+    assert "[bold]split[/]" in call("run", "markup.yaml", "--no-figure").stdout

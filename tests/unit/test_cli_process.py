@@ -1,0 +1,107 @@
+"""What only a process of its own can show: what is imported, exit statuses, signals, a reader that leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import parsim
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]), "NO_COLOR": "1"}
+PARSIM = [sys.executable, "-m", "parsim.cli"]
+HEAVY = {"matplotlib", "networkx", "ruamel", "simpy", "pydantic"}
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+def imported(statement: str) -> set[str]:
+    """Top-level packages that are loaded once the statement has run."""
+    attempt = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\n"
+    code = attempt + "print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    return set(run(sys.executable, "-c", code).stderr.split())
+
+
+@pytest.mark.parametrize("options", ["['--help']", "['--version']"])
+def test_help_imports_none_of_the_heavy_packages(options: str) -> None:
+    loaded = imported(f"from parsim.cli import app; app({options})")
+    assert "typer" in loaded
+    assert not loaded & (HEAVY | {"numpy"})
+
+
+def test_help_of_a_command_imports_nothing_heavy_of_ours() -> None:
+    loaded = imported("from parsim.cli import app; app(['run', '--help'])")
+    assert not loaded & (HEAVY | {"numpy"}) - {"pydantic"}  # recent typer parses the options of a command with it
+
+
+def test_importing_parsim_loads_nothing_else() -> None:
+    loaded = imported("import parsim")
+    assert "parsim" in loaded
+    assert not loaded & (HEAVY | {"numpy", "typer", "rich"})
+
+
+def test_reading_and_estimating_needs_no_figure_and_no_events() -> None:
+    assert not imported("import parsim; parsim.load; parsim.estimate") & {"matplotlib", "simpy", "typer", "rich"}
+
+
+def test_every_public_name_is_there_and_none_is_a_package() -> None:
+    for name in parsim.__all__:
+        assert getattr(parsim, name).__module__.startswith("parsim.")
+        assert not (ROOT / "parsim" / name).exists()
+        assert not (ROOT / "parsim" / f"{name}.py").exists()
+    assert set(parsim.__all__) <= set(dir(parsim))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        parsim.nothing  # noqa: B018
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert parsim.__version__ == project.get("version", parsim.__version__)
+    assert run(*PARSIM, "--version").stdout == f"parsim {parsim.__version__}\n"
+
+
+def test_a_mistake_is_a_sentence_on_stderr_with_status_2(tmp_path: Path) -> None:
+    result = run(*PARSIM, "run", str(tmp_path / "nowhere.yaml"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"{tmp_path / 'nowhere.yaml'}: no such file\n"
+
+
+def test_a_reader_that_leaves_gets_no_complaint() -> None:
+    process = subprocess.Popen([*PARSIM, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(30) == 141  # as a shell tells SIGPIPE
+    process.stderr.close()
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback() -> None:
+    code = "import time\nfrom parsim.report.manners import status\ndef work():\n    print('ready', flush=True)\n    time.sleep(30)\n"
+    code += "raise SystemExit(status(work))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"ready\n"
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    told = process.stderr.read()
+    assert process.wait(30) == 130
+    assert told == b"parsim: interrupted\n"
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_a_terminal_that_knows_only_ascii_is_no_reason_to_stop() -> None:
+    command = [*PARSIM, "list", "models"]
+    result = subprocess.run(command, capture_output=True, env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}, check=False)
+    assert result.returncode == 0
+    assert b"gpt3-175b" in result.stdout

@@ -1,0 +1,238 @@
+"""`validate` reads what people write, says why a row is left out, and its errors are those of arithmetic."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pytest
+
+from parsim import catalog, schedules
+from parsim.errors import ParsimError
+from parsim.estimator.estimate import estimate
+from parsim.scenario import from_mapping
+from parsim.scenario.rows import read
+from parsim.validate import RowResult, defaults, validate
+from parsim.validate.result import STATISTICS, statistics, validation_of
+from parsim.validate.table import COLUMNS
+
+SMALL = {
+    "id": "small",
+    "source_family": "papers",
+    "num_layers": "4",
+    "hidden_size": "1024",
+    "num_heads": "16",
+    "vocab_size": "51200",
+    "sequence_length": "512",
+    "accelerator": "a100-sxm4-80gb",
+    "num_devices": "16",
+    "tensor_parallel": "2",
+    "pipeline_parallel": "2",
+    "micro_batch": "2",
+    "global_batch": "32",
+    "dtype": "fp16",
+    "recompute": "full",
+    "step_s": "1",
+}
+
+
+def table(tmp_path, *rows, name="cases.csv"):
+    path = tmp_path / name
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def only(tmp_path, **changes):
+    (row,) = validate(table(tmp_path, {**SMALL, **changes})).rows
+    return row
+
+
+def test_a_row_is_predicted_as_the_scenario_that_it_describes(tmp_path):
+    scenario = from_mapping(
+        {
+            "model": {"num_layers": 4, "hidden_size": 1024, "num_heads": 16, "vocab_size": 51200, "max_positions": 512},
+            "cluster": {"node": "dgx-a100-80gb", "num_nodes": 2, "fabric": "ib-hdr-8rail"},
+            "batch": {"global_batch": 32, "sequence_length": 512, "dtype": "fp16"},
+            "stack": "megatron-2022",
+            "plans": {"p": {"tensor_parallel": 2, "pipeline_parallel": 2, "micro_batch": 2, "recompute": "full"}},
+        }
+    )
+    row, expected = only(tmp_path, peak_memory_bytes="5e9", memory_metric="device"), estimate(scenario, "p")
+    assert row.skipped is None
+    assert (row.predicted_step_s, row.predicted_peak_bytes) == (expected.step_s, expected.peak_bytes)
+    assert row.step_error == expected.step_s / 1.0 - 1.0
+    assert row.memory_error == expected.peak_bytes / 5e9 - 1.0
+
+
+def test_allocated_memory_counts_tensors_without_what_the_framework_holds(tmp_path):
+    device, tensors = (only(tmp_path, memory_metric=metric).predicted_peak_bytes for metric in ("device", "allocated"))
+    stack, axes = read("stacks", "megatron-2022"), 3  # dp, tp and pp have a communicator each
+    assert device - tensors == stack.framework_bytes + axes * stack.communicator_bytes
+
+
+def test_a_source_that_logs_on_the_last_rank_is_compared_with_that_rank(tmp_path):
+    uneven = {"num_layers": "5", "memory_metric": "allocated", "vocab_size": "128"}  # 3 layers on the first rank, 2 on the last
+    most, last = (only(tmp_path, source_family=f, attention="unfused", **uneven).predicted_peak_bytes for f in ("nemo_bridge", "mcore_ci"))
+    assert {defaults.STACK_OF_FAMILY[f] for f in ("nemo_bridge", "mcore_ci")} == {"megatron-core"}
+    assert last < most
+
+
+def test_the_step_is_derived_from_the_tokens_of_a_device(tmp_path):
+    # 32 sequences x 512 tokens on 16 devices that take 1000 tokens a second: 1.024 s.
+    assert only(tmp_path, step_s="", tokens_per_s_per_device="1000").measured_step_s == pytest.approx(1.024, rel=1e-15)
+    assert only(tmp_path, step_s="2", tokens_per_s_per_device="1000").measured_step_s == 2.0
+
+
+def test_rows_of_ci_count_for_memory_only(tmp_path):
+    row = only(tmp_path, workload="ci", peak_memory_bytes="5e9")
+    assert row.predicted_step_s and row.measured_step_s == 1.0
+    assert row.step_error is None and row.memory_error is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"mlp": "swiglu"}, "needs mlp swiglu"),
+        ({"num_experts": "8"}, "needs experts"),
+        ({"context_parallel": "2"}, "needs context_parallel"),
+        ({"zero_stage": "3"}, "needs zero_stage 3"),
+        ({"offload": "yes"}, "needs offload"),
+        ({"recompute": "custom"}, "needs recompute custom"),
+        ({"schedule": "dualpipe9"}, "needs schedule dualpipe9"),
+        ({"accelerator": "abacus"}, "needs accelerator abacus"),
+        ({"workload": "lora"}, "needs workload lora"),
+        ({"dtype": "fp8"}, "needs matmuls in fp8 with other storage"),
+        ({"attention": "telepathy"}, "needs attention telepathy"),
+        ({"micro_batch": ""}, "states no micro_batch"),
+        ({"num_devices": ""}, "states no num_devices"),
+        ({"num_layers": "many"}, "num_layers = 'many' is no whole number from 1 to 10,000,000"),
+        ({"num_layers": "2.5"}, "num_layers = '2.5' is no whole number from 1 to 10,000,000"),
+        ({"global_batch": "-32"}, "global_batch = '-32' is no whole number from 1 to 10,000,000"),
+        ({"step_s": "nan"}, "step_s = 'nan' is no number above 0"),
+        ({"step_s": "0"}, "step_s = '0' is no number above 0"),
+        ({"virtual_pipeline": "some"}, "virtual_pipeline = 'some' is no number of chunks from 1 to num_layers = 4, nor max"),
+        ({"num_heads": "7"}, "num_heads = 7 does not divide hidden_size = 1024"),
+        ({"tensor_parallel": "3", "num_devices": "12"}, "tensor_parallel = 3 does not divide num_kv_heads = 16"),
+        ({"global_batch": "33"}, "does not divide global_batch = 33"),
+        ({"accelerator": "h100-sxm5-80gb", "dtype": "fp16", "global_batch": "3200000"}, "forwards and backwards are above"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_says_why(tmp_path, changes, reason):
+    row = only(tmp_path, **changes)
+    assert row.skipped is not None and reason in row.skipped
+    assert row.predicted_step_s is None and row.step_error is None
+
+
+def test_a_row_names_all_that_it_needs(tmp_path):
+    row = only(tmp_path, mlp="swiglu", zero_stage="1", micro_batch="")
+    assert row.skipped == "needs mlp swiglu; needs zero_stage 1; states no micro_batch"
+
+
+def test_the_state_of_one_replica_is_not_sharded_by_zero(tmp_path):
+    assert only(tmp_path, zero_stage="1", num_devices="4").skipped is None
+
+
+@pytest.mark.parametrize("name", schedules.names())
+def test_a_schedule_that_is_built_is_not_missing(tmp_path, name):
+    assert "needs schedule" not in (only(tmp_path, schedule=name, virtual_pipeline="2" if "interleaved" in name else "").skipped or "")
+
+
+def test_max_means_one_layer_a_chunk(tmp_path):
+    by_word, by_number = (only(tmp_path, virtual_pipeline=text) for text in ("max (one layer per chunk)", "2"))
+    assert by_word.skipped is None
+    assert by_word.predicted_step_s == by_number.predicted_step_s  # 4 layers on 2 ranks: 2 chunks
+
+
+def test_marks_quotes_and_line_ends_of_spreadsheets_are_read(tmp_path):
+    path = tmp_path / "excel.csv"
+    text = (
+        ",".join(SMALL) + ",remark\r\n" + ",".join(f'"{value}"' for value in SMALL.values()) + ',"two\r\nlines, ""quoted"""\r\n\r\n,,\r\n'
+    )
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (row,) = validate(path).rows
+    assert row == only(tmp_path)
+
+
+def test_short_lines_and_lines_without_id_are_read(tmp_path):
+    path = tmp_path / "short.csv"
+    path.write_text("num_layers,hidden_size\n4\n", encoding="utf-8")
+    (row,) = validate(path).rows
+    assert row.id == "line 2"
+    assert row.skipped is not None and "states no hidden_size; states no num_heads" in row.skipped
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no column of this table is known; its first line holds nothing"),
+        (b"colour,taste\nred,sweet\n", "its first line holds colour, taste"),
+        (b"id\n\xff\xfe\n", "is no CSV file in UTF-8"),
+        (b"id\n" + b"x" * 200_000, "is no CSV file in UTF-8: field larger than"),
+    ],
+)
+def test_a_file_that_is_no_table_is_told_so(tmp_path, content, message):
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    with pytest.raises(ParsimError, match=re.escape(message)):
+        validate(path)
+
+
+def test_a_file_that_is_not_there_is_told_so(tmp_path):
+    for path in (tmp_path / "nowhere.csv", tmp_path):
+        with pytest.raises(ParsimError, match="cannot read the table"):
+            validate(path)
+
+
+def test_where_keeps_the_rows_that_meet_every_condition(tmp_path):
+    path = table(
+        tmp_path, *({**SMALL, "id": f"{n}-{word}", "num_devices": n, "strict": word} for n in ("4", "8") for word in ("yes", "no"))
+    )
+    assert [row.id for row in validate(path, ["strict=yes"]).rows] == ["4-yes", "8-yes"]
+    assert [row.id for row in validate(path, ["strict = yes", "num_devices=4.0"]).rows] == ["4-yes"]
+    assert validate(path, ["strict=perhaps"]).rows == ()
+    with pytest.raises(ParsimError, match=r"no column 'strikt' \(did you mean 'strict'\?\)"):
+        validate(path, ["strikt=yes"])
+    with pytest.raises(ParsimError, match="'strict' is no condition"):
+        validate(path, ["strict"])
+
+
+def test_the_statistics_are_those_of_the_absolute_errors_and_the_bias_is_signed():
+    found = statistics([-0.1, 0.2, None, -0.3, -0.4, 0.5])
+    assert found == pytest.approx({"n": 5, "median_abs": 0.3, "mean_abs": 0.3, "p90_abs": 0.46, "max_abs": 0.5, "bias": -0.1})
+
+
+def test_json_holds_rows_and_summary_with_null_where_nothing_is_known(tmp_path):
+    path = table(tmp_path, SMALL, {**SMALL, "id": "b", "source_family": "other", "mlp": "swiglu", "step_s": ""})
+    found = json.loads(json.dumps(validate(path).to_json(), allow_nan=False))
+    assert list(found) == ["rows", "summary"]
+    fields = ["id", "source_family", "predicted_step_s", "measured_step_s", "step_error"]
+    fields += ["predicted_peak_bytes", "measured_peak_bytes", "memory_error", "skipped"]
+    assert [list(row) for row in found["rows"]] == [fields, fields]
+    assert found["rows"][1]["predicted_step_s"] is None and found["rows"][1]["measured_step_s"] is None
+    summary = found["summary"]
+    assert (summary["num_rows"], summary["num_skipped"], summary["skipped"]) == (2, 1, {"needs mlp swiglu": 1})
+    assert summary["by_source_family"]["papers"]["step"] == summary["all"]["step"]
+    assert summary["by_source_family"]["other"]["step"] == {"n": 0, **dict.fromkeys(STATISTICS[1:])}
+
+
+def test_an_empty_validation_has_no_errors():
+    summary = validation_of([]).summary
+    assert summary["all"]["step"]["n"] == 0 and summary["by_source_family"] == {}
+    assert validation_of([RowResult("a", "f", skipped="x; y")]).summary["skipped"] == {"x": 1, "y": 1}
+
+
+def test_defaults_name_rows_of_the_catalog():
+    assert {*defaults.STACK_OF_FAMILY.values(), defaults.DEFAULT_STACK} <= set(defaults.SOFTWARE) <= set(catalog.names("stacks"))
+    assert {each.dtype for each in defaults.SOFTWARE.values()} <= set(catalog.names("dtypes"))
+    places = (defaults.NETWORK_OF_LINK, defaults.NETWORK_OF_FAMILY, defaults.NETWORK_OF_GENERATION)
+    assert {network.fabric for place in places for network in place.values()} <= set(catalog.names("fabrics"))
+    assert set(defaults.ATTENTION.values()) <= {"unfused", "fused_softmax", "flash"}
+
+
+def test_the_columns_are_all_different():
+    assert len(set(COLUMNS)) == len(COLUMNS)

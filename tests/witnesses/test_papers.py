@@ -1,0 +1,140 @@
+"""Formulas that papers print, against what the Step gives, as integers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parsim.estimator import pipeline
+from parsim.estimator.estimate import group_of, num_parameters
+from parsim.estimator.group import Group
+from parsim.estimator.segment import Span
+from parsim.model.spec import ModelSpec
+from parsim.parallel.plan import Batch, Plan
+from parsim.step import count
+from parsim.step.holdings import Holding, bucket_elements
+from parsim.step.lower import lower
+from parsim.step.sizes import sizes_of
+from parsim.step.structure import Structure
+from parsim.step.task import Compute, Segment
+from support import DTYPES, GPT, STACK, scenario
+
+MODELS = {  # Brown et al. 2020, table 2.1; Korthikanti et al. 2022, table 3: L, h, a, v and the published size in billions
+    "gpt3-6.7b": (32, 4096, 32, 50257, 6.7),
+    "gpt3-175b": (96, 12288, 96, 50257, 175),
+    "megatron-22b": (48, 6144, 64, 51200, 22),
+    "megatron-530b": (105, 20480, 128, 51200, 530),
+    "megatron-1t": (128, 25600, 160, 51200, 1008),
+}
+
+
+def gpt(name: str) -> ModelSpec:
+    layers, hidden, heads, vocabulary, _ = MODELS[name]
+    return ModelSpec(name, layers, hidden, 4 * hidden, heads, heads, hidden // heads, vocabulary, 2048)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_12_l_h_squared_plus_13_l_h_plus_the_embeddings(name: str) -> None:
+    layers, hidden, _, vocabulary, billions = MODELS[name]
+    expected = 12 * layers * hidden**2 + 13 * layers * hidden + (vocabulary + 2048) * hidden  # Narayanan et al. 2021, Eq. 2
+    assert num_parameters(gpt(name)) == expected + 2 * hidden  # the final norm, which Eq. 2 leaves out
+    assert num_parameters(gpt(name)) / 1e9 == pytest.approx(billions, rel=0.02)  # as the papers round
+
+
+def test_the_weights_of_the_step_are_the_parameters_of_the_model() -> None:
+    model = replace(GPT, vocab_size=64)  # no padding
+    group = group_of(scenario(model=model), Plan())
+    one = np.array([1])
+    held = bucket_elements(group.step, group.sizes, "all", Holding(one, one * model.num_layers, one))
+    assert int(held[0]) == num_parameters(model)
+
+
+def saved_bytes(tensor_parallel: int, sequence_parallel: bool, recompute: str) -> int:
+    plan = Plan(tensor_parallel=tensor_parallel, sequence_parallel=sequence_parallel, recompute=recompute, micro_batch=B)
+    structure = Structure.of(LAYER_MODEL, BATCH, plan, STACK)
+    sizes = sizes_of(LAYER_MODEL, BATCH, [plan], STACK, DTYPES)
+    return sum(int(sizes.num_bytes(operand)[0]) for operand in lower(structure).layer.saved)
+
+
+S, B, H, A = 64, 2, 96, 8
+LAYER_MODEL = ModelSpec("layer", 1, H, 4 * H, A, A, H // A, 64, S)
+BATCH = Batch(B, S, "fp16")
+
+
+@pytest.mark.parametrize("t", [1, 2, 4, 8])
+def test_activations_of_a_layer_are_those_of_korthikanti_2022(t: int) -> None:
+    """arXiv:2205.05198, table 2: activation bytes of a transformer layer."""
+    scores = 5 * A * S * S * B
+    if t == 1:
+        assert saved_bytes(1, False, "none") == 34 * S * B * H + scores  # Eq. 1
+        assert saved_bytes(1, False, "selective") == 34 * S * B * H
+    else:
+        assert saved_bytes(t, False, "none") == 10 * S * B * H + 24 * S * B * H // t + scores // t  # Eq. 2
+        assert saved_bytes(t, True, "none") == (34 * S * B * H + scores) // t  # Eq. 4
+        assert saved_bytes(t, False, "selective") == 10 * S * B * H + 24 * S * B * H // t
+        assert saved_bytes(t, True, "selective") == 34 * S * B * H // t  # Eq. 6
+        assert saved_bytes(t, True, "full") == 2 * S * B * H // t
+    assert saved_bytes(t, False, "full") == 2 * S * B * H
+
+
+def gemm_flops(segment: Segment, group: Group) -> int:
+    tasks = [t for t in (*segment.forward, *segment.backward) if isinstance(t, Compute) and t.kernel == "einsum"]
+    return sum(int(count.flops(task, group.sizes)[0]) for task in tasks)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_matmul_flops_with_full_recomputation_are_narayanan_2021_eq_3(name: str) -> None:
+    """96 B s l h^2 (1 + s / 6h + V / 16 l h), arXiv:2104.04473: full recomputation runs the whole forward again."""
+    layers, hidden, _, _, _ = MODELS[name]
+    batch, sequence = 4, 2048
+    group = group_of(scenario(model=gpt(name), batch=Batch(batch, sequence)), Plan(micro_batch=batch, recompute="full"))
+    vocabulary = int(group.sizes.dims["V"][0])
+    expected = (
+        96 * batch * sequence * layers * hidden**2 + 16 * batch * sequence**2 * layers * hidden + 6 * batch * sequence * hidden * vocabulary
+    )
+    assert layers * gemm_flops(group.step.layer, group) + gemm_flops(group.step.head, group) == expected
+
+
+def flat_pipeline(p: int, m: int, chunks: int, forward: int, backward: int, message: int) -> Group:
+    """Equal stages of the given picoseconds, and nothing else."""
+    model = replace(GPT, num_layers=p * chunks)
+    schedule = "1f1b" if chunks == 1 else "interleaved_1f1b"
+    plan = Plan(pipeline_parallel=p, virtual_pipeline=chunks, schedule=schedule)
+    group = group_of(scenario(model=model, batch=Batch(m, 8)), plan)
+    zero = np.array([0])
+    spans = {(name, kind): Span(zero, zero, zero) for name in ("embedding", "head") for kind in "FB"}
+    for kind, ps in (("F", forward), ("B", backward)):
+        spans["layer", kind] = Span(np.array([ps]), np.array([ps]), zero)
+    passes = replace(group.passes, spans=spans, send=np.array([message]))
+    return replace(group, passes=passes, step=replace(group.step, finish=()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(2, 8), st.integers(1, 4), st.integers(1, 50), st.integers(1, 50), st.data())
+def test_1f1b_with_messages_of_cost_c_has_its_closed_form(p: int, rounds: int, tf: int, tb: int, data: st.DataObject) -> None:
+    """T = (m + p - 1)(tf + tb) + c [2 (p - 1) m / p + 2 (p - 2)], exact for c <= tf + tb, p >= 2, p divides m (derived for eager sends)."""
+    m, c = rounds * p, data.draw(st.integers(0, tf + tb))
+    step = int(pipeline.step_ps(flat_pipeline(p, m, 1, tf, tb, c))[0])
+    assert step == (m + p - 1) * (tf + tb) + c * (2 * (p - 1) * rounds + 2 * (p - 2))
+
+
+@pytest.mark.parametrize(("p", "v", "m"), [(2, 2, 4), (4, 2, 8), (4, 3, 12), (8, 2, 16), (8, 4, 32)])
+def test_interleaving_divides_the_bubble_by_the_chunks(p: int, v: int, m: int) -> None:
+    """Bubble over ideal time is (p - 1) / (v m): Narayanan et al. 2021, section 2.2.2."""
+    tf, tb = 3, 6
+    ideal = m * v * (tf + tb)
+    step = int(pipeline.step_ps(flat_pipeline(p, m, v, tf, tb, 0))[0])
+    assert (step - ideal) * v * m == (p - 1) * ideal
+
+
+@pytest.mark.parametrize("p", [2, 4, 8])
+@pytest.mark.parametrize("m", [1, 2, 4, 16])
+def test_1f1b_keeps_at_most_p_minus_rank_micro_batches_in_flight(p: int, m: int) -> None:
+    from parsim.schedules import memory_states
+
+    for rank, states in enumerate(memory_states("1f1b", p, 1, m)):
+        assert max(state.in_flight[0] for state in states) == min(p - rank, m)
