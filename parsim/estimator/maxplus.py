@@ -16,12 +16,12 @@ NEVER = np.int64(-(2**61))  # minus infinity: no path.  Two of them still fit in
 def matrix(rows: list[list[Ints | None]], num_plans: int) -> Ints:
     """A matrix [plans, streams, streams] from its entries; None: the one stream does not wait for the other."""
     entries = [[np.full(num_plans, NEVER) if e is None else e for e in row] for row in rows]
-    return np.ascontiguousarray(np.moveaxis(np.array(entries, dtype=np.int64), -1, 0))
+    return np.moveaxis(np.array(entries, dtype=np.int64), -1, 0)
 
 
 def product(after: Ints, before: Ints) -> Ints:
     """`before`, then `after`: entry i, j is the longest path from start j over any k to end i."""
-    return np.maximum(np.max(after[:, :, :, None] + before[:, None, :, :], axis=2), NEVER)
+    return np.asarray(np.maximum(np.max(after[:, :, :, None] + before[:, None, :, :], axis=2), NEVER))
 
 
 def power(base: Ints, exponents: Ints) -> Ints:

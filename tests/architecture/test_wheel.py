@@ -48,7 +48,8 @@ def test_the_wheel_predicts_a_step_from_another_folder(wheel: Path, tmp_path: Pa
         archive.extractall(tmp_path / "site")
     (tmp_path / "tiny.yaml").write_text((ROOT / "scenarios" / "tiny.yaml").read_text())
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "COLUMNS": "120"}
-    code = "import parsim, sys; sys.argv = ['parsim', 'run', 'tiny.yaml', '--no-figure']; print(parsim.__file__); from parsim.cli import main; main()"
+    arguments = ["parsim", "run", "tiny.yaml", "--no-figure"]
+    code = f"import parsim, sys; sys.argv = {arguments}; print(parsim.__file__); from parsim.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "site") in done.stdout and (tmp_path / "reports" / "tiny" / "results.json").exists()
