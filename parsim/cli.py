@@ -5,10 +5,11 @@ Only typer, rich and the errors are imported at the top, so that `parsim --help`
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -209,10 +210,16 @@ def validate(
 
 def main() -> None:
     """The command line as a program."""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where the shell closed them
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="replace")
     raise SystemExit(status(_run) or OK)
+
+
+def _nowhere() -> TextIO:
+    """A stream that nobody reads, open until the process ends."""
+    return open(os.devnull, "w")
 
 
 def _run() -> int:

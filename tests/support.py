@@ -58,8 +58,11 @@ FEATURES: dict[str, dict[str, object]] = {
     "gqa": {},
     "untied": {},
     "master": {"data_parallel": 2, "gradient_sync": "master"},
+    "zero1": {"data_parallel": 3, "zero_stage": 1},
+    "zero2": {"data_parallel": 3, "zero_stage": 2},
+    "zero3": {"data_parallel": 3, "zero_stage": 3},
 }
-_EXCLUDES = {frozenset({"selective", "full"})}
+_ONE_OF = (("selective", "full"), ("master", "zero1", "zero2", "zero3"), ("dp", "zero1"), ("dp", "zero2"), ("dp", "zero3"))
 STACKS = (
     STACK,
     replace(STACK, tensor_overlap=True, gradient_overlap=True, scatter_gather=True, fusions=("bias", "gelu", "dropout_add")),
@@ -72,7 +75,7 @@ def feature_sets(most: int) -> Iterator[tuple[str, ...]]:
     """All legal sets of at most so many features."""
     for size in range(1, most + 1):
         for names in combinations(FEATURES, size):
-            if not any(pair <= set(names) for pair in _EXCLUDES):
+            if all(len(set(choice) & set(names)) <= 1 for choice in _ONE_OF):
                 yield names
 
 
@@ -88,4 +91,5 @@ def with_features(names: tuple[str, ...], stack: Stack) -> tuple[Scenario, Plan]
     if "uneven" in names:
         layers = (2, 1, 1, 1) if plan.num_stages == 4 else (3, 1)
         model, plan = replace(model, num_layers=sum(layers)), replace(plan, layers_per_stage=layers)
-    return scenario(model=model, stack=stack), plan
+    batch = Batch(4 * plan.data_parallel, 8, "bf16")
+    return scenario(model=model, batch=batch, stack=stack), plan

@@ -52,6 +52,40 @@ def cut(operation: str, buckets: Sequence[Sequence[Array]], dim: int, group: Seq
     return [[*np.array_split(np.concatenate([array.reshape(-1) for array in bucket]), num_chunks)] for bucket in buckets]
 
 
+def cut_shards(operation: str, shards: Sequence[Sequence[Array]], flats: Sequence[Sequence[Array]]) -> Chunks:
+    """The chunks of flat buffers whose i-th equal part is the shard of position i: chunk i is that part of every buffer.
+
+    reduce_scatter starts from the whole buffers, all_gather from the shards.
+
+    Raises:
+        ValueError: a flat buffer is not as long as the shards of all positions together.
+
+    >>> cut_shards("all_gather", [[np.zeros(1)], [np.ones(1)]], [[np.zeros(2)], [np.zeros(2)]])
+    [[array([0.]), None], [None, array([1.])]]
+    """
+    num_ranks = len(shards)
+    for own, whole in zip(shards, flats, strict=True):
+        if [num_ranks * shard.size for shard in own] != [flat.size for flat in whole]:
+            raise ValueError(f"flat buffers of {[f.size for f in whole]} do not hold {num_ranks} shards of {[s.size for s in own]}")
+    if operation == "all_gather":
+        joined = [np.concatenate(own) for own in shards]
+        return [[joined[own] if chunk == own else None for chunk in range(num_ranks)] for own in range(num_ranks)]
+    parts = [[flat.reshape(num_ranks, -1) for flat in whole] for whole in flats]
+    return [[np.concatenate([part[chunk] for part in whole]) for chunk in range(num_ranks)] for whole in parts]
+
+
+def write_gathered(flats: Sequence[Array], chunks: Sequence[Array | None]) -> None:
+    """Write the chunks of all positions over flat buffers.
+
+    Raises:
+        ValueError: the transfers left a chunk behind.
+    """
+    num_ranks = len(chunks)
+    for position in range(num_ranks):
+        own = [flat.reshape(num_ranks, -1)[position] for flat in flats]
+        write_back(own, join([chunks[position]], 0))
+
+
 def join(chunks: Sequence[Array | None], dim: int) -> Array:
     """A new array of the chunks along `dim`.
 

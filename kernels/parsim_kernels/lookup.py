@@ -1,4 +1,4 @@
-"""Kernels that index by token: embeddings, positions and the label's part of the loss.
+"""Kernels that index by token or position: embeddings, positions, rotations and the label's part of the loss.
 
 A rank may hold only some rows of the vocabulary, those from `offset` on.  What lies elsewhere gives zeros: the shards sum to the whole.
 Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3, for the split of the vocabulary.
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from parsim_kernels.signature import Array, Attributes, Result, integer, number, same_shape
+
+_ROTARY_BASE = 10000.0  # longer contexts use a larger one; it changes no count
 
 
 def lookup(inputs: Sequence[Array], attributes: Attributes) -> Result:
@@ -58,6 +60,27 @@ def position_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
     return (d_table,), d_y.size
 
 
+def rotary(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """x[B S ... C] with its pairs of elements (i, i + C / 2) turned by an angle that grows with the position.  3 n FLOPs.
+
+    The first position is attributes["offset"]; the angle of a pair is position x 10000^(-2 i / C).
+
+    Raises:
+        ValueError: C is odd, or the offset is missing or negative.
+
+    Source: Su et al. 2021 (arXiv:2104.09864), section 3.2.2; pairs as in GPT-NeoX.  4 multiplications and 2 additions a pair.
+
+    >>> rotary((np.ones((1, 1, 1, 2)),), {"offset": 0})[0][0].tolist()
+    [[[[1.0, 1.0]]]]
+    """
+    return _turned(inputs, attributes, 1)
+
+
+def rotary_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """d_x of `rotary` from (d_y): turned back by the same angles.  3 n FLOPs."""
+    return _turned(inputs, attributes, -1)
+
+
 def pick(inputs: Sequence[Array], attributes: Attributes) -> Result:
     """x[B S V] at the label of each token, 0 where the label lies in another shard, from (x, labels).  0 FLOPs."""
     x, labels = _logits(inputs)
@@ -90,6 +113,19 @@ def _span(x: Array, table: Array, attributes: Attributes) -> slice:
     if offset < 0 or offset + length > len(table):
         raise ValueError(f"positions {offset} to {offset + length} leave a table of {len(table)} rows")
     return slice(offset, offset + length)
+
+
+def _turned(inputs: Sequence[Array], attributes: Attributes, sign: int) -> Result:
+    (x,) = inputs
+    offset, half = integer(attributes, "offset"), x.shape[-1] // 2
+    if x.shape[-1] % 2 or offset < 0:
+        raise ValueError(f"rotary turns pairs of elements from position 0 on, not {x.shape[-1]} elements from position {offset}")
+    positions = np.arange(offset, offset + x.shape[1])
+    angles = positions[:, np.newaxis] * _ROTARY_BASE ** (-np.arange(half) / half)
+    angles = angles.reshape(x.shape[1], *(1 for _ in x.shape[2:-1]), half)
+    cosine, sine = np.cos(angles), sign * np.sin(angles)
+    first, second = x[..., :half], x[..., half:]
+    return (np.concatenate((first * cosine - second * sine, second * cosine + first * sine), axis=-1),), 3 * x.size
 
 
 def _logits(inputs: Sequence[Array]) -> tuple[Array, Array]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import numpy as np
+
 from parsim_kernels import fabric
-from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut, join, names_by_rank, write_back
+from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut, cut_shards, join, names_by_rank, write_back, write_gathered
 from parsim_kernels.fabric import Chunks, Transfer
 from parsim_kernels.kernels import KERNELS
 from parsim_kernels.ledger import Ledger
@@ -94,6 +96,7 @@ class Machine:
         *,
         accumulate: bool = False,
         in_place: bool = False,
+        overwrite: bool = False,
     ) -> None:
         """Run a kernel on a rank and add its FLOPs; the outputs are new buffers, charged while the inputs are alive.
 
@@ -105,6 +108,7 @@ class Machine:
             itemsizes: bytes an element of each new buffer; a buffer that exists keeps its own.
             attributes: the kernel's.
             accumulate: the outputs are held already; the results are added to them, as a GEMM with beta = 1 does: no FLOPs, no bytes.
+            overwrite: the outputs are held already and the results replace what they hold.
             in_place: the i-th result overwrites the i-th input, whose buffer then bears the output's name too; the caller frees the old.
 
         Raises:
@@ -114,12 +118,14 @@ class Machine:
         if accumulate and in_place:
             raise ValueError(f"rank {rank}: {kernel} cannot both accumulate into {list(outputs)} and run in place")
         results, flops = self._run(rank, kernel, inputs, attributes)
-        per_result = outputs if accumulate else inputs[: len(results)] if in_place else itemsizes
+        per_result = outputs if accumulate or overwrite else inputs[: len(results)] if in_place else itemsizes
         if not len(results) == len(outputs) == len(per_result):
             raise ValueError(f"rank {rank}: {kernel} has {len(results)} results, not {list(outputs)} with itemsizes {list(itemsizes)}")
         self.ledgers[rank].flops += flops
         for i, (name, result) in enumerate(zip(outputs, results, strict=True)):
-            if accumulate:
+            if overwrite:
+                memory.overwrite(name, result)
+            elif accumulate:
                 memory.overwrite(name, result, add=True)
             elif in_place:
                 memory.overwrite(inputs[i], result)
@@ -184,6 +190,50 @@ class Machine:
                 write_back(bucket, result)
             else:
                 self._memory(rank).hold_result(target, result, itemsize)
+
+    def exchange_shards(
+        self,
+        operation: Literal["reduce_scatter", "all_gather"],
+        axis: str,
+        group: Sequence[int],
+        shards: Sequence[Sequence[str]],
+        flats: Sequence[Sequence[str]],
+        transfers: Iterable[Transfer],
+        *,
+        itemsize: int,
+        add: bool = False,
+    ) -> None:
+        """Move between whole flat buffers and the shard of each position, a bucket of both on each rank; no new buffer.
+
+        Args:
+            operation: reduce_scatter sums the flats and leaves the own part in the shards; all_gather fills the flats from the shards.
+            axis: the mesh axis that the ledger charges.
+            group: ranks, in the order of the transfers' positions.
+            shards: names of the own parts, by position.
+            flats: names of the whole buffers, each as long as the shards of all positions.
+            transfers: of this operation among len(group) positions.
+            itemsize: bytes an element on the wire.
+            add: reduce_scatter adds to the shards instead of writing over them.
+
+        Raises:
+            ValueError: unknown names, lengths that do not fit, or transfers that leave a chunk behind.
+        """
+        own = [[self.get(rank, name) for name in names] for rank, names in zip(group, shards, strict=True)]
+        whole = [[self.get(rank, name) for name in names] for rank, names in zip(group, flats, strict=True)]
+        chunks, sent = cut_shards(operation, own, whole), [0] * len(group)
+
+        def send(src: int, dst: int, message: Array) -> None:
+            sent[src] += message.size * itemsize
+
+        fabric.run(transfers, chunks, send)
+        for position, rank in enumerate(group):
+            self.ledgers[rank].call(axis, operation)
+            self.ledgers[rank].send(axis, sent[position])
+            if operation == "all_gather":
+                write_gathered(whole[position], chunks[position])
+                continue
+            result = join([chunks[position][position]], 0)
+            write_back(own[position], result + np.concatenate(own[position]) if add else result)
 
     def send(self, src: int, dst: int, name: str, new_name: str, axis: str, itemsize: int) -> None:
         """Post a copy of a buffer to the mailbox of `dst` as `new_name`; the bytes count at `src`, which still holds the buffer."""

@@ -62,6 +62,40 @@ def layer_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes) -> Re
     return (rows.sum(axis=0),), 7 * x.size
 
 
+def rms_norm(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """gamma x x / sqrt(mean of squares + 1e-5) over the last dim, from (x, gamma).  4 n FLOPs.
+
+    Source: Zhang and Sennrich 2019 (arXiv:1910.07467), section 3.
+
+    >>> rms_norm((np.array([[3.0, 3.0]]), np.array([1.0, 2.0])), {})[0][0].round(4).tolist()
+    [[1.0, 2.0]]
+    """
+    x, gamma = inputs
+    _check_row(x, gamma)
+    return (x * _inverse_root_mean_square(x) * gamma,), 4 * x.size
+
+
+def rms_norm_grad_x(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """d_x of `rms_norm` from (x, gamma, d_y); the root mean square is computed again from x.  9 n FLOPs.
+
+    Source: derived here: the gradient through the root mean square is a projection on what is orthogonal to the scaled x.
+    """
+    x, gamma, d_y = inputs
+    same_shape(x, d_y)
+    _check_row(x, gamma)
+    inverse = _inverse_root_mean_square(x)
+    scaled, g = x * inverse, d_y * gamma
+    return (inverse * (g - scaled * (g * scaled).mean(axis=-1, keepdims=True)),), 9 * x.size
+
+
+def rms_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """d_gamma of `rms_norm` from (x, d_y).  5 n FLOPs."""
+    x, d_y = inputs
+    same_shape(x, d_y)
+    rows = (x * _inverse_root_mean_square(x) * d_y).reshape(-1, x.shape[-1])
+    return (rows.sum(axis=0),), 5 * x.size
+
+
 def softmax(inputs: Sequence[Array], attributes: Attributes) -> Result:
     """Softmax over the last dim; -inf gives exactly 0.  5 n FLOPs.
 
@@ -118,6 +152,10 @@ def _standard(x: Array) -> tuple[Array, Array]:
     centred = x - x.mean(axis=-1, keepdims=True)
     inverse_deviation = 1 / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + _EPSILON)
     return centred * inverse_deviation, inverse_deviation
+
+
+def _inverse_root_mean_square(x: Array) -> Array:
+    return np.asarray(1 / np.sqrt((x * x).mean(axis=-1, keepdims=True) + _EPSILON))
 
 
 def _check_row(x: Array, gamma: Array) -> None:

@@ -6,7 +6,7 @@ A cost is a fitted law of the row in the catalog, never a simulation of packets,
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
-from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Link, SmallMessageLaw
+from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, Link, SmallMessageLaw
 from parsim.cluster.network import OPERATIONS, placement
 from parsim.cluster.scalars import Scalar
 
@@ -17,6 +17,7 @@ __all__ = [
     "AttentionLaw",
     "Cluster",
     "CollectiveLaw",
+    "Edge",
     "ElementwiseLaw",
     "Fabric",
     "Law",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from parsim.errors import ScenarioError
 
@@ -63,6 +63,11 @@ class Accelerator:
     elementwise: ElementwiseLaw
     sustained_factor: float = 1.0  # training sustains this share of the isolated kernel's rate
     source: str = ""
+    gemm_by_dtype: Mapping[str, Law] = field(default_factory=dict)  # where a dtype has a law of its own; gemm otherwise
+
+    def gemm_law(self, dtype: str) -> Law:
+        """The law of multiplications in a dtype: its own, or that of all."""
+        return self.gemm_by_dtype.get(dtype, self.gemm)
 
     def peak(self, dtype: str) -> float:
         """The dense peak for a dtype [FLOP/s].

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from parsim.cluster import network
 from parsim.cluster.accelerator import Accelerator
-from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Link, SmallMessageLaw
+from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, Link, SmallMessageLaw
 from parsim.cluster.scalars import Scalar
 from parsim.errors import ScenarioError
 
@@ -33,6 +33,8 @@ class Node:
     p2p_efficiency: float = 1.0  # of the link, for one pair
     # Share of the law's bandwidth by (ranks in the node, stride), where groups are not alike; 1 for groups that are not listed.
     group_share: tuple[tuple[int, int, float], ...] = ()
+    torus: tuple[int, ...] = ()  # devices along each axis, the first the fastest; law and link are those of all axes together
+    edges: tuple[Edge, ...] = ()  # the wires of topology "custom"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Fabric:
     two_node_gain: float = 1.0  # all_reduce bandwidth of 2 whole nodes over that of more
     small: SmallMessageLaw | None = None
     all_to_all: AllToAllLaw | None = None  # None: start_s, efficiency, no ramp
+    oversubscription: float = 1.0  # what the NICs of a leaf can send, over what its uplinks carry
+    nodes_per_leaf: int = 32  # nodes whose NICs (of a rail) hang on one leaf
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ def gemm_s(
     """Seconds of a matrix multiplication that has the device to itself.
 
     Args:
-        accelerator: its gemm law is used.
+        accelerator: its gemm law of that dtype is used.
         flops: 2 m n k of it [FLOP].
         hbm_bytes: both operands and the result, once each [bytes].
         dtype: of the multiplication; a key of the accelerator's peaks.
@@ -38,7 +38,7 @@ def gemm_s(
 
     Source: p-norm of the two roofs of Williams et al. 2009 (CACM 52(4)), fitted to ai-dynamo/aiconfigurator@095f58a5 GEMM tables.
     """
-    law = accelerator.gemm
+    law = accelerator.gemm_law(dtype)
     factor = accelerator.sustained_factor if sustained is None else sustained
     rate = law.efficiency * accelerator.peak(dtype)
     shape, (work, traffic, share, keep, power) = floats(flops, hbm_bytes, aligned, factor, law.exponent)

@@ -20,6 +20,15 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Edge:
+    """One wire of a custom topology: a device is its number, a switch any name; both ways carry the bandwidth."""
+
+    a: int | str
+    b: int | str
+    bandwidth_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CollectiveLaw:
     """Collectives inside a node: start + steps step + wire bytes / bandwidth + ramp sqrt(wire bytes).
 

@@ -13,6 +13,7 @@ import numpy as np
 from parsim import units
 from parsim.cluster.link import AllToAllLaw, Link
 from parsim.cluster.scalars import Floats, Scalar, floats, shaped
+from parsim.cluster.sharing import all_to_all_uplinks, ring_uplinks, torus_hops, torus_share
 from parsim.errors import ScenarioError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,14 +24,18 @@ _SPLIT = ("all_reduce", "all_gather", "reduce_scatter")  # ranks of a node can f
 _SWITCH_ADDS_ABOVE = 4  # ranks; NCCL uses NVLink SHARP above it.  Source: NVIDIA/nccl@5067397c src/graph/tuning.cc, measured sweeps
 
 
-def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar) -> tuple[Scalar, Scalar]:
+def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar, num_nodes: int = 1) -> tuple[Scalar, Scalar]:
     """The ranks of a group in one node, g, and the nodes it spans, k; devices are numbered node by node.
+
+    On several nodes, groups that do not divide a node leave one of them across two: that one sets the pace.
 
     >>> tuple(int(each) for each in placement(8, 16, 2))
     (4, 4)
+    >>> tuple(int(each) for each in placement(8, 5, 1, num_nodes=5))
+    (3, 2)
     """
     shape, (ranks, distance) = floats(num_ranks, stride)
-    inside, nodes = _placement(devices_per_node, ranks, distance)
+    inside, nodes = _placement(devices_per_node, ranks, distance, num_nodes)
     return shaped(inside, shape), shaped(nodes, shape)
 
 
@@ -43,7 +48,7 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
     """Seconds of a collective; arguments, errors and source as in `Cluster.collective_s`."""
     _known(operation)
     shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
-    inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance)
+    inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     seconds = _in_node_s(cluster.node, operation, wire, steps, ranks, distance)
     if np.any(nodes > 1):
         fabric = _fabric(cluster)
@@ -63,7 +68,8 @@ def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks:
     if np.any(crosses):
         fabric = _fabric(cluster)
         nics = np.minimum(cluster.nics_per_node / np.maximum(sending, 1.0), 1.0)  # one message leaves by one NIC
-        rate = nics * (nic_port(node, fabric).bandwidth_bytes_per_s * fabric.p2p_efficiency)
+        uplinks = ring_uplinks(cluster, fabric, ranks, distance)
+        rate = nics * uplinks * (nic_port(node, fabric).bandwidth_bytes_per_s * fabric.p2p_efficiency)
         across = fabric.p2p_start_s + payload / rate + fabric.p2p_ramp_s_per_sqrt_byte * np.sqrt(payload)
         seconds = np.where(crosses, across, seconds)
     return shaped(np.where(ranks > 1, seconds, 0.0), shape)
@@ -76,15 +82,17 @@ def rates(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> tupl
     """
     _known(operation)
     _, (ranks, distance) = floats(num_ranks, stride)
-    inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance)
+    inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     by_node = _node_rate(cluster.node, operation, inside, distance)
     if nodes[0] == 1:
         return (float(by_node[0]) if num_ranks > 1 else np.inf), np.inf
     fabric = _fabric(cluster)
     if operation != "all_to_all":
-        return float(by_node[0]) if inside[0] > 1 else np.inf, float(_nic_rate(cluster, fabric, operation, ranks, inside, nodes)[0])
+        by_nic = _nic_rate(cluster, fabric, operation, ranks, distance, inside, nodes)
+        return float(by_node[0]) if inside[0] > 1 else np.inf, float(by_nic[0])
     leaving = (ranks - inside) / (ranks - 1.0)  # of what a rank sends
-    by_nic = _device_nic_rate(cluster, fabric) * _all_to_all_law(fabric).efficiency / leaving
+    uplinks = all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
+    by_nic = _device_nic_rate(cluster, fabric) * uplinks * _all_to_all_law(fabric).efficiency / leaving
     return (float((by_node / (1.0 - leaving))[0]) if inside[0] > 1 else np.inf), float(by_nic[0])
 
 
@@ -92,13 +100,28 @@ def binding_link(cluster: Cluster, operation: str, num_ranks: int, stride: int) 
     """The name of the link that bounds a large collective, as in `Cluster.binding_link`."""
     by_node, by_nic = rates(cluster, operation, num_ranks, stride)
     if by_nic < by_node:
-        return nic_port(cluster.node, _fabric(cluster)).name
+        fabric = _fabric(cluster)
+        return uplink_name(fabric) if uplink_share(cluster, operation, num_ranks, stride) < 1.0 else nic_port(cluster.node, fabric).name
     return cluster.node.link.name if np.isfinite(by_node) else ""
+
+
+def uplink_name(fabric: Fabric) -> str:
+    """The name of the wires between a leaf and the spines."""
+    return f"{fabric.nic.name} uplink"
+
+
+def uplink_share(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> float:
+    """The share of its NIC rate that the uplinks of oversubscribed leaves let a group keep; 1 where its traffic stays on leaves."""
+    _, (ranks, distance) = floats(num_ranks, stride)
+    fabric, (inside, nodes) = _fabric(cluster), _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
+    if operation == "all_to_all":
+        return float(all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)[0])
+    return float(ring_uplinks(cluster, fabric, ranks, distance)[0])
 
 
 def explain_collective(cluster: Cluster, operation: str, wire_bytes: float, num_steps: int, num_ranks: int, stride: int) -> str:
     """Text, as in `Cluster.explain_collective`."""
-    inside, nodes = (int(each) for each in placement(cluster.node.devices_per_node, num_ranks, stride))
+    inside, nodes = (int(each) for each in placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes))
     head = f"{operation} of {num_ranks} ranks, {stride} apart: {inside} a node on {nodes} node{'s' if nodes > 1 else ''}"
     if num_ranks == 1:
         return f"{head}; nothing is sent"
@@ -138,14 +161,20 @@ def _rate(bytes_per_s: float) -> str:
     return units.format(bytes_per_s, "bytes/s")
 
 
-def _placement(devices_per_node: int, ranks: Floats, distance: Floats) -> tuple[Floats, Floats]:
+def _placement(devices_per_node: int, ranks: Floats, distance: Floats, num_nodes: int = 1) -> tuple[Floats, Floats]:
+    """Ranks in a node and nodes of the worst placed group: where groups do not divide the node, one of them lies across two."""
     inside = np.clip(np.floor_divide(devices_per_node, np.maximum(distance, 1.0)), 1.0, np.maximum(ranks, 1.0))
-    return inside, np.ceil(ranks / inside)
+    nodes = np.ceil(ranks / inside)
+    span = np.maximum(ranks * distance, 1.0)  # devices that a block of such groups takes
+    straddles = (ranks > 1) & (span < devices_per_node) & (np.fmod(devices_per_node, span) != 0) & (num_nodes > 1)
+    return np.where(straddles, np.ceil(inside / 2), inside), np.where(straddles, 2.0, nodes)
 
 
 def _in_node_s(node: Node, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
     """start + steps step + wire / rate + ramp sqrt(wire), no faster than the link."""
     law = (node.all_to_all or node.law) if operation == "all_to_all" else node.law
+    if node.torus:
+        steps = steps * torus_hops(node.torus, ranks, distance) / np.maximum(ranks - 1.0, 1.0)
     latency = law.start_s + steps * law.step_s
     seconds = latency + wire / _node_rate(node, operation, ranks, distance) + law.ramp_s_per_sqrt_byte * np.sqrt(wire)
     return np.maximum(seconds, wire / _link_limit(node, operation, ranks))
@@ -158,7 +187,7 @@ def _node_rate(node: Node, operation: str, ranks: Floats, distance: Floats) -> F
     rate = np.where(added, law.all_reduce_bytes_per_s, law.ring_bytes_per_s)
     for members, apart, share in node.group_share:
         rate = np.where((ranks == members) & (distance == apart), rate * share, rate)
-    return rate
+    return rate * torus_share(node.torus, ranks, distance) if node.torus else rate
 
 
 def _link_limit(node: Node, operation: str, ranks: Floats) -> Floats:
@@ -176,7 +205,7 @@ def _across_s(
 ) -> Floats:
     """Ring and tree collectives over k > 1 nodes; what it gives for k = 1 is not used."""
     doublings = np.log2(np.maximum(nodes, 2.0))
-    by_nic = _nic_rate(cluster, fabric, operation, ranks, inside, nodes)
+    by_nic = _nic_rate(cluster, fabric, operation, ranks, distance, inside, nodes)
     rate = np.where(inside > 1, np.minimum(_node_rate(cluster.node, operation, inside, distance), by_nic), by_nic)
     # NCCL all-gathers along rings, so latency is linear in the nodes, but all-reduces along trees.  Measured on 2 to 32 AWS p5 nodes,
     # all-gather: linear fits with a median error of 8 %, the logarithm with 44 % (crazyguitar/aws-gpu-communication-benchmark).
@@ -211,8 +240,8 @@ def _combining(operation: str, ranks: Floats, nodes: Floats) -> Floats:
     return np.maximum(ranks - 1.0, 1.0) * nodes / (ranks * np.maximum(nodes - 1.0, 1.0))
 
 
-def _nic_rate(cluster: Cluster, fabric: Fabric, operation: str, ranks: Floats, inside: Floats, nodes: Floats) -> Floats:
-    share = _nic_share(cluster, fabric, inside)
+def _nic_rate(cluster: Cluster, fabric: Fabric, operation: str, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats) -> Floats:
+    share = _nic_share(cluster, fabric, inside) * ring_uplinks(cluster, fabric, ranks, distance)
     if operation != "all_reduce":
         return share * (fabric.efficiency if fabric.ring_efficiency is None else fabric.ring_efficiency)
     gain = np.minimum(fabric.two_node_gain, np.maximum(_combining(operation, ranks, nodes), 1.0))
@@ -230,6 +259,6 @@ def _all_to_all_s(
     law = _all_to_all_law(fabric)
     leaving = wire * (ranks - inside) / np.maximum(ranks - 1.0, 1.0)
     staying_s = np.where(inside > 1, (wire - leaving) / _node_rate(cluster.node, operation, inside, distance), 0.0)
-    by_nic = _device_nic_rate(cluster, fabric)
+    by_nic = _device_nic_rate(cluster, fabric) * all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
     seconds = law.start_s + np.maximum(staying_s, leaving / (by_nic * law.efficiency)) + law.ramp_s_per_sqrt_byte * np.sqrt(leaving * ranks)
     return np.maximum(seconds, np.maximum(leaving / by_nic, (wire - leaving) / cluster.node.link.bandwidth_bytes_per_s))

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
-from parsim.cluster.network import nic_port, placement, rates
+from parsim.cluster.network import nic_port, placement, rates, uplink_name, uplink_share
 from parsim.errors import ScenarioError
 from parsim.registry import Registry
 
 if TYPE_CHECKING:
-    from parsim.cluster.cluster import Cluster
+    from parsim.cluster.cluster import Cluster, Node
     from parsim.cluster.link import Link
 
 Graph = (
@@ -32,6 +33,7 @@ class Topology:
     level: Literal["node", "fabric"]
     build: Callable[[Graph, Cluster, int], None]  # graph, cluster, number of nodes
     source: str = ""
+    fault: Callable[[Node], str] = lambda node: ""  # why a node cannot be wired so, as a sentence; "" where it can
 
 
 TOPOLOGIES: Registry[Topology] = Registry("topology")
@@ -99,13 +101,13 @@ def binding_link(cluster: Cluster, operation: str, num_ranks: int, stride: int) 
     An edge that reaches only a share of its bandwidth (the fitted laws) is as slow as that share says.  Rings follow the order of the
     devices: on a mesh without a switch that is not the best order, so there a fabric as wide as the mesh may go unseen.
     """
-    inside, nodes = (int(each) for each in placement(cluster.node.devices_per_node, num_ranks, stride))
+    inside, nodes = (int(each) for each in placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes))
     if num_ranks == 1:
         return ""
     graph = build(cluster, min(nodes, 3))
     load = _ring_load(graph, cluster, inside, min(nodes, 3), stride)
     slowest: dict[str, float] = {}
-    for (a, b), share in sorted(load.items(), key=str):
+    for (a, b), share in load.items():
         edge = graph.edges[a, b]
         seconds = share / (edge["bandwidth_bytes_per_s"] * _reached(cluster, operation, edge["name"], num_ranks, stride))
         slowest[edge["name"]] = max(slowest.get(edge["name"], 0.0), seconds)
@@ -113,30 +115,60 @@ def binding_link(cluster: Cluster, operation: str, num_ranks: int, stride: int) 
     return max(slowest, key=lambda name: (round(slowest[name] / max(slowest.values()), 9), name == cluster.node.link.name, name))
 
 
+def ring_shares(node: Node) -> tuple[tuple[int, int, float], ...]:
+    """(ranks, stride, share) of the groups that tile a node: the rate of their rings over that of a ring of all its devices.
+
+    Rings follow the order of the devices, all groups at once, on an otherwise idle node.
+
+    Source: derived; the slowest edge of the rings that are routed on the graph.
+    """
+    from parsim.cluster.cluster import Cluster
+
+    alone, devices = Cluster(node), node.devices_per_node
+    graph = build(alone)
+
+    def rate(ranks: int, stride: int) -> float:
+        load = _ring_load(graph, alone, ranks, 1, stride)
+        return float(min(graph.edges[edge]["bandwidth_bytes_per_s"] / share for edge, share in load.items()))
+
+    divisors = [each for each in range(1, devices + 1) if devices % each == 0]
+    shapes = [(ranks, stride) for ranks in divisors[1:] for stride in divisors if devices % (ranks * stride) == 0]
+    whole = rate(devices, 1) if devices > 1 else 1.0
+    return tuple((ranks, stride, rate(ranks, stride) / whole) for ranks, stride in shapes)
+
+
 def _reached(cluster: Cluster, operation: str, name: str, num_ranks: int, stride: int) -> float:
     """The share of an edge's bandwidth that the fitted laws grant a large collective there."""
     by_node, by_nic = rates(cluster, operation, num_ranks, stride)
-    if name == cluster.node.link.name:
-        return min(1.0, by_node / cluster.node.link.bandwidth_bytes_per_s)
-    port = nic_port(cluster.node, cluster.fabric) if cluster.fabric else None
-    if port is None or name != port.name:
+    if name == cluster.node.link.name and isfinite(by_node):
+        return by_node / cluster.node.link.bandwidth_bytes_per_s
+    if cluster.fabric is None:
         return 1.0
     inside = int(placement(cluster.node.devices_per_node, num_ranks, stride)[0])
-    return by_nic * cluster.node.devices_per_node / (cluster.nics_per_node * port.bandwidth_bytes_per_s * inside)
+    nics = cluster.nics_per_node * nic_port(cluster.node, cluster.fabric).bandwidth_bytes_per_s
+    reached = by_nic / uplink_share(cluster, operation, num_ranks, stride) * cluster.node.devices_per_node / (nics * inside)
+    # Above 1 where the ranks of a node combine first: then the NIC's host link carries less than a ring's bytes, too.
+    return reached if name in (nic_port(cluster.node, cluster.fabric).name, uplink_name(cluster.fabric)) else max(1.0, reached)
 
 
 def _ring_load(graph: Graph, cluster: Cluster, inside: int, nodes: int, stride: int) -> dict[tuple[Any, Any], float]:
-    """Of each edge, the wire bytes that cross it a wire byte of a rank, when all groups of a node run their rings at once."""
+    """Of each edge, the wire bytes that cross it a wire byte of a rank, when all groups of a node run their rings at once.
+
+    Where several paths are equally short they share the traffic evenly.
+    """
     networkx = import_module("networkx")
 
-    load: dict[tuple[Any, Any], float] = {}
+    hops: dict[tuple[Any, Any], float] = {}
     for members in _groups(cluster.node.devices_per_node, inside, stride):
         for turn in range(inside):  # one ring a rail: each leaves the node by another of the group's devices
             ring = [("device", node, members[(turn + each) % inside]) for node in range(nodes) for each in range(inside)]
-            for a, b in zip(ring, ring[1:] + ring[:1], strict=True):
-                path = networkx.shortest_path(graph, a, b, weight="latency_s")
-                for edge in pairwise(path):
-                    load[edge] = load.get(edge, 0.0) + 1.0 / inside
+            for hop in zip(ring, ring[1:] + ring[:1], strict=True):
+                hops[hop] = hops.get(hop, 0.0) + 1.0 / inside
+    load: dict[tuple[Any, Any], float] = {}
+    for (a, b), share in hops.items():
+        paths = [list(pairwise(path)) for path in networkx.all_shortest_paths(graph, a, b, weight="latency_s")]
+        for edge in (edge for path in paths for edge in path):
+            load[edge] = load.get(edge, 0.0) + share / len(paths)
     return load
 
 

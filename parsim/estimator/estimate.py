@@ -12,6 +12,7 @@ from parsim.estimator.memory import rank_memory
 from parsim.estimator.pipeline import CHARGES, lower_bound, step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import rank_flops, rank_hbm_bytes, rank_sent_bytes
+from parsim.model import parameters
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Plan
 from parsim.step.sizes import Ints
@@ -51,7 +52,9 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     tokens = scenario.batch.global_batch * scenario.batch.sequence_length
     peak = scenario.cluster.node.accelerator.peak(scenario.batch.dtype) * chosen.num_devices * step_s
     useful = model_flops_per_token(scenario.model, scenario.batch.sequence_length)
-    executed = sum(flops) * (chosen.num_devices // group.num_ranks)
+    executed = chosen.tensor_parallel * sum(rank_flops(group, rank, dp) for rank in ranks for dp in range(min(chosen.data_parallel, 2)))
+    if chosen.data_parallel > 2:  # all replicas but the first are alike: with a master, it alone updates
+        executed += chosen.tensor_parallel * (chosen.data_parallel - 2) * sum(rank_flops(group, rank, 1) for rank in ranks)
     return Estimate(
         name=name,
         plan=chosen,
@@ -98,21 +101,11 @@ def num_parameters(model: ModelSpec) -> int:
     >>> num_parameters(gpt3)
     174604259328
     """
-    ends = 0 if model.tied_embedding else model.vocab_size * model.hidden_size
-    return _without_input(model) + model.max_positions * model.hidden_size + ends
-
-
-def _without_input(model: ModelSpec) -> int:
-    """Weights that multiply every token: layers, final norm and head."""
-    hidden, width = model.hidden_size, model.num_heads * model.head_dim
-    keys = 2 * model.num_kv_heads * model.head_dim
-    attention = hidden * (width + keys) + width + keys + width * hidden + hidden
-    mlp = 2 * hidden * model.ffn_hidden_size + model.ffn_hidden_size + hidden
-    return model.num_layers * (attention + mlp + 4 * hidden) + 2 * hidden + model.vocab_size * hidden
+    return parameters.total(model)
 
 
 def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
     """FLOPs that training a token needs, with full and with causal attention."""
     attention = model.num_layers * sequence_length * model.num_heads * model.head_dim
-    weights = 6 * _without_input(model)
+    weights = 6 * parameters.without_input(model)
     return weights + 12 * attention, weights + 6 * attention

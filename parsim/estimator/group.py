@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from parsim.estimator.segment import Lives, Span, lives, span
+from parsim.estimator.sharded import Part, total_ps
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Plan
 from parsim.parallel.stages import layers_of
@@ -32,6 +33,7 @@ class Passes:
     spans: Mapping[Key, Span]
     lives: Mapping[Key, Lives]
     reduce: Mapping[str, Ints]
+    gather_weights: Mapping[str, Ints]
     send: Ints
     gather: Ints
 
@@ -64,6 +66,7 @@ def passes_of(step: Step, model: ModelSpec, market: Market, plans: Sequence[Plan
         {(s.name, kind): _span(s, kind, prices) for s in step.segments for kind in "FB"},
         {(s.name, kind): _lives(s, kind, sizes) for s in step.segments for kind in "FB"},
         prices.reduce,
+        prices.gather_weights,
         prices.send,
         prices.gather,
     )
@@ -71,8 +74,8 @@ def passes_of(step: Step, model: ModelSpec, market: Market, plans: Sequence[Plan
 
 def _span(segment: Segment, kind: str, prices: Prices) -> Span:
     if kind == "F":
-        return span(segment.forward, prices.forward[segment.name], prices.forward_host[segment.name])
-    return span(segment.backward, prices.backward[segment.name], prices.backward_host[segment.name])
+        return span(segment.forward, prices.forward[segment.name], prices.forward_floor[segment.name])
+    return span(segment.backward, prices.backward[segment.name], prices.backward_floor[segment.name])
 
 
 def _lives(segment: Segment, kind: str, sizes: Sizes) -> Lives:
@@ -91,7 +94,7 @@ class Group:
     step: Step
     market: Market
     passes: Passes
-    schedule: str
+    schedule: str | tuple[str, ...]
     num_ranks: int  # of the pipeline
     chunks: int
     num_micro_batches: int
@@ -122,7 +125,7 @@ class Group:
 
     def parts(self, stage: int) -> list[tuple[Segment, Ints]]:
         """Segments of a virtual stage in forward order, with how often each stands there."""
-        found = [(self.step.layer, self.layers[stage])]
+        found = [(self.step.layer, self.layers[stage])] if self.layers[stage].any() else []
         if stage == 0:
             found.insert(0, (self.step.embedding, self.zero + 1))
         if stage == self.num_stages - 1:
@@ -142,8 +145,18 @@ class Group:
             each = self.passes.spans[segment.name, kind]
             total, compute = total + copies * each.total_ps, compute + copies * each.compute_ps
             host = host + copies * each.host_ps
+        shards = self.sharded_ps(stage, kind) - total if self.step.structure.per_pass else self.zero
         receives = stage > 0 if kind == "F" else stage < self.num_stages - 1
-        return Span(total + self.passes.gather if receives else total, compute, host)
+        return Span(total + shards + (self.passes.gather if receives else 0), compute, host, shards)
+
+    def sharded_ps(self, stage: int, kind: str) -> Ints:
+        """Picoseconds of an action that gathers parameters or scatters gradients in every pass."""
+        structure, found = self.step.structure, []
+        for segment, copies in self.parts(stage) if kind == "F" else reversed(self.parts(stage)):
+            gather = self.passes.gather_weights[segment.name] if structure.zero_stage >= 3 else None
+            reduce = self.passes.reduce[segment.name] if kind == "B" else None
+            found.append(Part(copies, self.passes.spans[segment.name, kind].total_ps, gather, reduce))
+        return total_ps(found, structure.gradient_overlap)
 
 
 def groups_of(model: ModelSpec, market: Market, plans: Sequence[Plan], dtype_bytes: Mapping[str, int]) -> list[tuple[Group, list[int]]]:
@@ -158,7 +171,9 @@ def groups_of(model: ModelSpec, market: Market, plans: Sequence[Plan], dtype_byt
         shapes: dict[tuple[object, ...], list[int]] = {}
         for place, index in enumerate(members):
             plan = plans[index]
-            shape = (plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(market.batch))
+            layers = layers_of(plan, model.num_layers, market.stack.layer_split)
+            empty = tuple(count == 0 for count in layers) if 0 in layers else ()  # a stage of only an end is another shape
+            shape = (plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(market.batch), empty)
             shapes.setdefault(shape, []).append(place)
         for places in shapes.values():
             indices = [members[place] for place in places]

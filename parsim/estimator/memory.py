@@ -12,7 +12,7 @@ import numpy as np
 from parsim.estimator.group import Group
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.schedules import memory_states
-from parsim.step.holdings import bucket_elements
+from parsim.step.holdings import bucket_elements, lasting_parts, used_elements
 from parsim.step.sizes import Ints
 from parsim.step.timing import boundary
 
@@ -42,14 +42,14 @@ class RankMemory:
 def rank_memory(group: Group, rank: int) -> RankMemory:
     """Peak memory of one pipeline rank."""
     in_flight, transients = _dynamic(group, rank)
-    elements = bucket_elements(group.step, group.sizes, "all", group.holding(rank))
-    size = group.sizes.itemsize_bytes
+    parts, size = lasting_parts(group.step.structure.zero_stage), group.sizes.itemsize_bytes
+    elements = {name: bucket_elements(group.step, group.sizes, "all", group.holding(rank), part) for name, part in parts.items()}
     copies = 3 if group.step.structure.master_weights else 2  # Adam's two moments, and the weights in float32
     stack, axes = group.market.stack, len(group.step.structure.axes)
     return RankMemory(
-        elements * size[COMPUTE],
-        elements * size[GRADIENT],
-        elements * copies * size[FLOAT32],
+        elements["parameters"] * size[COMPUTE],
+        elements["gradients"] * size[GRADIENT],
+        elements["optimizer"] * copies * size[FLOAT32],
         in_flight,
         transients,
         scalar_bytes(group, rank) + int(stack.communicator_bytes * axes),
@@ -97,10 +97,30 @@ def action_lives(group: Group, stage: int, kind: str) -> tuple[Ints, Ints]:
         live = live + stream
         shard = stream // group.sizes.degrees["tp"] if group.step.structure.scatter_gather else 0
         peak = live + shard
-    parts = group.parts(stage)
-    for segment, copies in parts if forward else reversed(parts):
-        each = group.passes.lives[segment.name, kind]
-        highest = live + np.maximum((copies - 1) * each.net_bytes, 0) + each.peak_bytes
-        peak = np.where(copies > 0, np.maximum(peak, highest), peak)
-        live = live + copies * each.net_bytes
+    parts = group.parts(stage) if forward else group.parts(stage)[::-1]
+    gathered, scattered = pass_buffers(group, kind)
+    ahead = group.step.structure.gradient_overlap  # the next segment's parameters come while this one runs
+    if ahead:
+        live = live + gathered[parts[0][0].name]
+        peak = np.maximum(peak, live)
+    for index, (segment, copies) in enumerate(parts):
+        each, own = group.passes.lives[segment.name, kind], gathered[segment.name]
+        following = gathered[parts[index + 1][0].name] if index + 1 < len(parts) else group.zero
+        on_top = each.peak_bytes + scattered[segment.name]
+        last = live + (copies - 1) * each.net_bytes + on_top + (following if ahead else own)
+        first = live + np.maximum((copies - 2) * each.net_bytes, 0) + on_top + own
+        peak = np.where(copies > 0, np.maximum(peak, last), peak)
+        peak = np.where(copies > 1, np.maximum(peak, first), peak)
+        live = live + copies * each.net_bytes + np.where((copies > 0) & ahead, following - own, 0)
     return live - (stream if sends else 0), peak
+
+
+def pass_buffers(group: Group, kind: str) -> tuple[dict[str, Ints], dict[str, Ints]]:
+    """Bytes of a segment's gathered parameters, and of its gradients before they are scattered, by segment."""
+    structure, size = group.step.structure, group.sizes.itemsize_bytes
+    gathered, scattered = {}, {}
+    for segment in group.step.segments:
+        elements = used_elements(segment, group.sizes, "padded")
+        gathered[segment.name] = elements * size[COMPUTE] if structure.zero_stage >= 3 else group.zero
+        scattered[segment.name] = elements * size[GRADIENT] if structure.per_pass and kind == "B" else group.zero
+    return gathered, scattered

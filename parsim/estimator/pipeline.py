@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from parsim.errors import ScenarioError
 from parsim.estimator import maxplus
 from parsim.estimator.group import Group
 from parsim.schedules import Action, ordered, rank_of
@@ -20,6 +21,7 @@ from parsim.step.sizes import Ints
 from parsim.step.timing import finish_ps
 
 Time = Any  # picoseconds: an int for one plan, an int64 array for several
+_MOST_PS = 2**63 - 1  # 106 days
 CHARGES = ("compute", "exposed_tp", "exposed_pp", "exposed_dp", "bubble", "optimizer", "other")
 
 
@@ -82,13 +84,16 @@ class _Fold:
         self.message = self.times(group.passes.send)
         spans = {(s, k): group.action(s, k) for s in range(group.num_stages) for k in "FB"}
         self.spans = {
-            key: tuple(map(self.times, (each.total_ps, each.compute_ps, each.host_ps, each.exposed_ps))) for key, each in spans.items()
+            key: tuple(map(self.times, (each.total_ps, each.compute_ps, each.host_ps, each.exposed_ps, each.shards_ps + group.zero)))
+            for key, each in spans.items()
         }
 
     def times(self, ps: Ints) -> Time:
         return int(ps[0]) if self.single else ps
 
     def arrays(self, time: Time) -> Ints:
+        if self.single and time > _MOST_PS:
+            raise ScenarioError(f"the step would take {time / 1e12:.3g} s", remedy="Check the rates and bandwidths of the hardware.")
         return np.array([time], dtype=np.int64) if self.single else np.asarray(time)
 
     def charge(self, rank: int, name: str, ps: Time) -> None:
@@ -104,18 +109,19 @@ class _Fold:
         group = self.group
         order = ordered(group.schedule, group.num_ranks, group.chunks, group.num_micro_batches)
         last = {action.stage: action for action in order.overall if action.kind == "B"}
-        overlap = group.step.structure.gradient_overlap
+        overlap = group.step.structure.gradient_overlap and not group.step.structure.per_pass
         for action in order.overall:
             rank = rank_of(action.stage, group.num_ranks)
             self.receive(action, rank)
             if overlap and action is last[action.stage] and action.kind == "B":
                 self.reduce_beside(action.stage, rank)
-            total, compute, host, exposed = self.spans[action.stage, action.kind]
+            total, compute, host, exposed, shards = self.spans[action.stage, action.kind]
             self.ends[rank] = self.ends[rank] + total
             if self.charging:
                 self.charge(rank, "compute", compute)
                 self.charge(rank, "other", host)
                 self.charge(rank, "exposed_tp", exposed)
+                self.charge(rank, "exposed_dp", shards)
             self.send(action, rank)
 
     def receive(self, action: Action, rank: int) -> None:

@@ -19,19 +19,20 @@ class Span:
     total_ps: Ints
     compute_ps: Ints
     host_ps: Ints  # waiting for kernel launches
+    shards_ps: Ints | int = 0  # waiting for parameters or gradients of other data-parallel ranks
 
     @property
     def exposed_ps(self) -> Ints:
         """Time in which compute waited for tensor-parallel collectives."""
-        return self.total_ps - self.compute_ps - self.host_ps
+        return self.total_ps - self.compute_ps - self.host_ps - self.shards_ps
 
 
-def span(tasks: Sequence[Task], prices: Sequence[Ints], host_ps: Ints) -> Span:
+def span(tasks: Sequence[Task], prices: Sequence[Ints], floor_ps: Ints) -> Span:
     """The longest path through a segment: compute in order on one stream, collectives beside it where they are asynchronous.
 
     A collective starts when all compute issued before it has ended, as NCCL's stream waits for the current one.
     """
-    zero = np.zeros_like(host_ps)
+    zero = np.zeros_like(floor_ps)
     compute, beside, busy = zero, zero, zero
     ready: dict[str, Ints] = {}
     for task, price in zip(tasks, prices, strict=True):
@@ -45,7 +46,9 @@ def span(tasks: Sequence[Task], prices: Sequence[Ints], host_ps: Ints) -> Span:
             ready[task.target.name] = beside
         else:
             compute = start + price
-    return Span(np.maximum(compute, beside) + host_ps, busy, host_ps)
+    ends = np.maximum(compute, beside)
+    host = np.maximum(floor_ps - ends, 0)
+    return Span(ends + host, busy, host)
 
 
 @dataclass(frozen=True, slots=True)

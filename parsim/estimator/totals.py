@@ -9,7 +9,7 @@ from parsim.estimator import segment as passes
 from parsim.estimator.group import Group
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
-from parsim.step.holdings import bucket_elements, segment_elements
+from parsim.step.holdings import bucket_elements, segment_elements, used_elements
 from parsim.step.task import Finish
 from parsim.step.timing import boundary, boundary_bytes
 
@@ -24,7 +24,7 @@ def rank_flops(group: Group, rank: int, dp: int = 0) -> int:
         total += int(each[0]) * int(group.holding(rank).of(segment)[0]) * group.num_micro_batches
     for work in group.step.finish:
         if work.kernel and (dp == 0 or not work.master_only):
-            elements = int(bucket_elements(group.step, group.sizes, work.bucket, group.holding(rank))[0])
+            elements = int(bucket_elements(group.step, group.sizes, work.bucket, group.holding(rank), work.part)[0])
             total += COSTS[work.kernel].per_element * elements
     return total
 
@@ -62,14 +62,28 @@ def _add_boundaries(group: Group, at: Coordinates, sent: dict[str, int]) -> None
 
 def _add_reductions(group: Group, at: Coordinates, sent: dict[str, int]) -> None:
     holding = group.holding(at["pp"])
-    if group.step.structure.gradient_overlap:
+    structure = group.step.structure
+    if structure.per_pass:
+        _add_shards(group, at, sent)
+    elif structure.gradient_overlap:
+        part, operation = ("padded", "reduce_scatter") if structure.zero_stage else ("whole", "all_reduce")
         for segment in group.step.segments:
-            elements = int(segment_elements(group.step, segment, group.sizes, "all")[0])
+            elements = int(segment_elements(group.step, segment, group.sizes, "all", part)[0])
             copies = int(holding.of(segment)[0])
-            sent["dp"] += copies * _sent(group, "all_reduce", "dp", at["dp"], elements, GRADIENT)
+            sent["dp"] += copies * _sent(group, operation, "dp", at["dp"], elements, GRADIENT)
     for work in group.step.finish:
         if work.operation:
             sent[work.axis] += _finish_bytes(group, work, at)
+
+
+def _add_shards(group: Group, at: Coordinates, sent: dict[str, int]) -> None:
+    """ZeRO 2 scatters gradients in every backward, ZeRO 3 also gathers parameters in every pass."""
+    for segment in group.step.segments:
+        elements = int(used_elements(segment, group.sizes, "padded")[0])
+        passes_run = int(group.holding(at["pp"]).of(segment)[0]) * group.num_micro_batches
+        sent["dp"] += passes_run * _sent(group, "reduce_scatter", "dp", at["dp"], elements, GRADIENT)
+        if group.step.structure.zero_stage >= 3:
+            sent["dp"] += 2 * passes_run * _sent(group, "all_gather", "dp", at["dp"], elements, COMPUTE)
 
 
 def _finish_bytes(group: Group, work: Finish, at: Coordinates) -> int:
@@ -77,7 +91,7 @@ def _finish_bytes(group: Group, work: Finish, at: Coordinates) -> int:
         return 0
     if work.bucket == "norm":
         return _sent(group, work.operation, work.axis, at[work.axis], 1, FLOAT32)
-    elements = int(bucket_elements(group.step, group.sizes, work.bucket, group.holding(at["pp"]))[0])
+    elements = int(bucket_elements(group.step, group.sizes, work.bucket, group.holding(at["pp"]), work.part)[0])
     if work.bucket == "tied":
         ends = {0: 0, group.num_ranks - 1: 1}
         if at["pp"] not in ends:

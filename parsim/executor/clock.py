@@ -16,7 +16,7 @@ class Clock:
 
     compute: int = 0
     beside: int = 0  # tensor-parallel collectives that run beside compute
-    gradients: int = 0  # gradient sums that run beside the last backward
+    gradients: int = 0  # gradient sums, and what ZeRO gathers and scatters, beside compute
     sending: dict[str, int] = field(default_factory=dict)  # by direction
     ready: dict[str, int] = field(default_factory=dict)  # when an asynchronous result may be read
 
@@ -33,9 +33,9 @@ class Clock:
         self.sending[direction] = max(self.compute, self.sending.get(direction, 0)) + ps
         return self.sending[direction]
 
-    def join(self, host_ps: int) -> None:
+    def join(self, start: int, floor_ps: int) -> None:
         """The end of a segment: its collectives have ended too, and the host has launched it all."""
-        self.compute = max(self.compute, self.beside) + host_ps
+        self.compute = max(self.compute, self.beside, start + floor_ps)
         self.ready.clear()
 
 

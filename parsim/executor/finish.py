@@ -7,8 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from parsim.executor.rank import Meeting, Need, Rank
-from parsim.executor.values import shard
+from parsim.executor.need import Meeting, Need
+from parsim.executor.rank import Rank
+from parsim.executor.shards import hold_flat, own_part, shard_meeting
+from parsim.executor.values import Array, shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.parallel.mesh import group
 from parsim.step.holdings import Holding, in_bucket, own_weights
@@ -33,18 +35,29 @@ def prepare(rank: Rank) -> None:
     """Everything that lives through a step: weights, gradients, optimizer state, totals."""
     job, machine = rank.job, rank.machine
     for instance, _, weight in owned(rank):
-        name = f"{instance}/{weight.name}"
         whole = job.values.weight(_drawn_as(instance, weight), weight.name, weight.initial, [job.extent(d) for d in weight.sharding.dims])
         part = shard(whole, weight.sharding, job.degrees, rank.at)
-        machine.hold(rank.number, name, part, job.itemsize(COMPUTE))
-        machine.hold(rank.number, f"{instance}/d_{weight.name}", np.zeros_like(part), job.itemsize(GRADIENT))
+        _hold(rank, f"{instance}/{weight.name}", part, COMPUTE, sharded_from=3)
+        _hold(rank, f"{instance}/d_{weight.name}", np.zeros_like(part), GRADIENT, sharded_from=2)
+        updated = own_part(rank, part) if job.step.structure.zero_stage else part
         for state in _states(rank):
-            start = part.copy() if state == "master" else np.zeros_like(part)
-            machine.hold(rank.number, f"{name}.{state}", start, job.itemsize(FLOAT32))
+            start = updated.copy() if state == "master" else np.zeros_like(updated)
+            machine.hold(rank.number, f"{instance}/{weight.name}.{state}", start, job.itemsize(FLOAT32))
     for instance, segment in rank.held():
         for total in segment.totals:
             machine.hold(rank.number, f"{instance}/{total.name}", np.zeros(()), job.itemsize(FLOAT32))
     machine.hold(rank.number, _NORM, np.zeros(()), job.itemsize(FLOAT32))
+
+
+def _hold(rank: Rank, name: str, values: Array, dtype: str, sharded_from: int) -> None:
+    """Hold what lasts of a weight or gradient at the plan's ZeRO stage: the whole, the whole as a flat buffer, or the own part."""
+    zero = rank.job.step.structure.zero_stage
+    if zero >= sharded_from:
+        rank.machine.hold(rank.number, f"{name}.shard", own_part(rank, values), rank.job.itemsize(dtype))
+    elif zero:
+        hold_flat(rank, name, values, dtype, shard=True)
+    else:
+        rank.machine.hold(rank.number, name, values, rank.job.itemsize(dtype))
 
 
 def _drawn_as(instance: str, weight: Weight) -> str:
@@ -87,7 +100,11 @@ def _meet(rank: Rank, work: Finish) -> Iterator[Need]:
         if rank.number not in members:
             return
     key, itemsize = (work.name, members), rank.job.itemsize(dtype)
-    if names:
+    if work.part == "padded":
+        ps = _price(rank, work)
+        yield shard_meeting(rank, list(names), work.operation, (work.name,), ps, overlap=False, add=False)
+    elif names:
+        names = tuple(f"{name}.shard" for name in names) if work.part == "shard" else names
         yield Meeting(key, members, work.operation, work.axis, names, None, -1, "sum", itemsize, _price(rank, work), "compute")
 
 
@@ -97,32 +114,36 @@ def _compute(rank: Rank, work: Finish) -> None:
     rank.clock.compute += _price(rank, work)
 
 
+def _updated(rank: Rank, name: str) -> str:
+    """The buffer that the optimizer works on: the own part with ZeRO, else the whole."""
+    return f"{name}.shard" if rank.job.step.structure.zero_stage else name
+
+
 def _add_norm(rank: Rank, instance: str, weight: Weight) -> None:
     """Each element of a gradient counts once: on the first of the ranks that hold the same, and not for the tied copy."""
     sharded = {axis for axes in weight.sharding.axes for axis in axes}
     is_copy = weight.owner != instance and weight.owner == "embedding"
     scale = 0.0 if is_copy or ("tp" not in sharded and rank.at["tp"]) else 1.0
-    gradient = [f"{instance}/d_{weight.name}"]
-    rank.machine.compute(rank.number, "norm_sq", gradient, [_NORM], [], {"scale": scale}, accumulate=True)
+    gradient = _updated(rank, f"{instance}/d_{weight.name}")
+    rank.machine.compute(rank.number, "norm_sq", [gradient], [_NORM], [], {"scale": scale}, accumulate=True)
 
 
 def _clip(rank: Rank, instance: str, weight: Weight) -> None:
-    gradient = f"{instance}/d_{weight.name}"
+    gradient = _updated(rank, f"{instance}/d_{weight.name}")
     rank.machine.compute(rank.number, "clip", [gradient, _NORM], [gradient], [], {"max_norm": MAX_NORM}, in_place=True)
 
 
 def _adam(rank: Rank, instance: str, weight: Weight) -> None:
     name = f"{instance}/{weight.name}"
-    states = [name if "master" not in _states(rank) else f"{name}.master", f"{name}.m", f"{name}.v"]
-    inputs = [*states, f"{instance}/d_{weight.name}"]
+    states = [_updated(rank, name) if "master" not in _states(rank) else f"{name}.master", f"{name}.m", f"{name}.v"]
+    inputs = [*states, _updated(rank, f"{instance}/d_{weight.name}")]
     rank.machine.compute(rank.number, "adam", inputs, states, [], ADAM, in_place=True)
 
 
 def _cast(rank: Rank, instance: str, weight: Weight) -> None:
     """The new weights replace the old; numpy has no narrower type, so the numbers stay."""
     name = f"{instance}/{weight.name}"
-    rank.machine.free(rank.number, name)
-    rank.machine.compute(rank.number, "cast", [f"{name}.master"], [name], [rank.job.itemsize(COMPUTE)], {})
+    rank.machine.compute(rank.number, "cast", [f"{name}.master"], [_updated(rank, name)], [], {}, overwrite=True)
 
 
 _KERNELS: Final = {"norm_sq": _add_norm, "clip": _clip, "adam": _adam, "cast": _cast}

@@ -6,45 +6,18 @@ The names of its buffers carry the segment's instance and the micro_batch: `laye
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from parsim.executor.clock import Clock
-from parsim.executor.job import Job
+from parsim.executor.job import Attributes, Job
+from parsim.executor.need import Awaited, Meeting, Need
+from parsim.executor.shards import bucket_meeting, sharded_action
 from parsim.executor.values import Array, shard
 from parsim.model.dims import COMPUTE
 from parsim.parallel.mesh import coordinates, group
 from parsim.schedules import Action
-from parsim.step.holdings import own_weights
 from parsim.step.task import Communicate, Compute, Operand, Segment, Weight, allocates, reads
 from parsim_kernels import Machine
-
-
-@dataclass(frozen=True, slots=True)
-class Meeting:
-    """A collective that this rank has reached; it goes on when all of `members` have."""
-
-    key: tuple[object, ...]
-    members: tuple[int, ...]
-    operation: str
-    axis: str
-    names: tuple[str, ...]  # this rank's buffers
-    target: str | None
-    dim: int
-    operator: str
-    itemsize: int
-    ps: int
-    stream: str  # compute | beside | gradients
-
-
-@dataclass(frozen=True, slots=True)
-class Awaited:
-    """A message that this rank needs before it can go on."""
-
-    name: str
-    itemsize: int
-
-
-Need = Meeting | Awaited
 
 
 @dataclass(slots=True)
@@ -56,11 +29,12 @@ class Rank:
     machine: Machine
     clock: Clock
     inputs_seen: dict[int, Array]  # gradient of the embedding's output, by micro_batch
+    at: dict[str, int] = field(init=False)  # coordinates on the mesh
+    _lasting: dict[tuple[str, str], str | None] = field(init=False, default_factory=dict)
+    _attributes: dict[int, Attributes] = field(init=False, default_factory=dict)  # by the identity of a task of the Step
 
-    @property
-    def at(self) -> dict[str, int]:
-        """Coordinates on the mesh."""
-        return coordinates(self.number, self.job.degrees)
+    def __post_init__(self) -> None:
+        self.at = coordinates(self.number, self.job.degrees)
 
     def instances(self, stage: int) -> list[tuple[str, Segment]]:
         """Copies of segments on a virtual stage, in forward order; layers are numbered over the whole model."""
@@ -78,6 +52,12 @@ class Rank:
 
     def lasting(self, instance: str, segment: Segment, name: str) -> str | None:
         """The full name of a weight, a weight's gradient or a total; None for an activation."""
+        key = (instance, name)
+        if key not in self._lasting:
+            self._lasting[key] = self._find_lasting(instance, segment, name)
+        return self._lasting[key]
+
+    def _find_lasting(self, instance: str, segment: Segment, name: str) -> str | None:
         for weight in segment.weights:
             if name in (weight.name, f"d_{weight.name}"):
                 return f"{self.owner(instance, weight)}/{name}"
@@ -100,10 +80,14 @@ class Rank:
         if receives:
             carried = f"stage{stage}/{m}/{'x' if forward else 'd_y'}"
             yield from self.receive(carried)
-        for instance, segment in instances:
-            carried = yield from self.segment(instance, segment, m, forward, carried)
-            if last_backward and self.job.step.structure.gradient_overlap:
-                yield self.bucket_meeting(instance, segment)
+        structure = self.job.step.structure
+        if structure.per_pass:
+            carried = yield from sharded_action(self, instances, m, forward, carried)
+        else:
+            for instance, segment in instances:
+                carried = yield from self.segment(instance, segment, m, forward, carried)
+                if last_backward and structure.gradient_overlap:
+                    yield bucket_meeting(self, instance, segment)
         if carried:
             self.send(carried, stage + 1 if forward else stage - 1, m, forward)
 
@@ -117,7 +101,8 @@ class Rank:
             self.inputs_seen[m] = self.machine.get(self.number, f"{instance}/{m}/d_y").copy()
         tasks = segment.forward if forward else segment.backward
         prices = (self.job.prices.forward if forward else self.job.prices.backward)[segment.name]
-        host = (self.job.prices.forward_host if forward else self.job.prices.backward_host)[segment.name]
+        floor = (self.job.prices.forward_floor if forward else self.job.prices.backward_floor)[segment.name]
+        start = self.clock.compute
         for index, task in enumerate(tasks):
             ps = int(prices[index][0])
             if isinstance(task, Compute):
@@ -125,7 +110,7 @@ class Rank:
             else:
                 yield from self.communicate(instance, segment, m, task, ps, ("F" if forward else "B", index))
             self.machine.free(self.number, *(self.full(instance, segment, m, name) for name in task.frees))
-        self.clock.join(int(host[0]))
+        self.clock.join(start, int(floor[0]))
         if not leaving:
             return ""
         return f"{instance}/{m}/{segment.y.name if forward and segment.y else segment.d_x}"
@@ -140,7 +125,9 @@ class Rank:
         if task.kernel == "draw":
             self.draw(instance, m, task.outputs[0], named(task.outputs)[0])
         else:
-            attributes = self.job.attributes(task, self.at)
+            if id(task) not in self._attributes:
+                self._attributes[id(task)] = self.job.attributes(task, self.at)
+            attributes = self._attributes[id(task)]
             flags = {"accumulate": task.accumulate, "in_place": task.in_place}
             self.machine.compute(self.number, task.kernel, named(task.inputs), named(task.outputs), itemsizes, attributes, **flags)
         self.clock.run([self.full(instance, segment, m, name) for name in reads(task)], ps)
@@ -187,12 +174,3 @@ class Rank:
         self.machine.free(self.number, *{posted, carried})
         arrival = self.clock.post("F" if forward else "B", int(self.job.prices.send[0]))
         self.job.arrivals[dst, name] = arrival
-
-    def bucket_meeting(self, instance: str, segment: Segment) -> Meeting:
-        """The gradients of one segment, summed over dp beside what follows."""
-        own = own_weights(segment, self.job.step.structure)
-        names = tuple(f"{instance}/d_{weight.name}" for weight in own)
-        members = group(self.number, "dp", self.job.degrees)
-        ps, itemsize = int(self.job.prices.reduce[segment.name][0]), self.job.itemsize("gradient")
-        key = ("bucket", members, instance)
-        return Meeting(key, members, "all_reduce", "dp", names, None, -1, "sum", itemsize, ps, "gradients")

@@ -11,7 +11,8 @@ from parsim.errors import ScheduleError
 from parsim.executor.clock import Clock, meet
 from parsim.executor.finish import finish, owned, prepare
 from parsim.executor.job import Job
-from parsim.executor.rank import Awaited, Meeting, Need, Rank
+from parsim.executor.need import Awaited, Meeting, Need
+from parsim.executor.rank import Rank
 from parsim.executor.values import Array
 from parsim.parallel.plan import Plan
 from parsim.schedules import ordered
@@ -130,12 +131,26 @@ def _hold_meeting(ranks: list[Rank], present: Mapping[int, Meeting], machine: Ma
     meet(clocks, names, first.ps, first.stream, first.target or first.names[0])
     if first.operation == "slice":
         raise ScheduleError(f"a slice of {first.names} needs no meeting")
+    ordered_names = [present[number].names for number in first.members]
     transfers = choose(first.operation).transfers(first.operation, len(first.members), first.operator)
+    if first.shards:
+        shards = [present[number].shards for number in first.members]
+        machine.exchange_shards(
+            first.operation,  # type: ignore[arg-type]
+            first.axis,
+            first.members,
+            shards,
+            ordered_names,
+            transfers,
+            itemsize=first.itemsize,
+            add=first.add,
+        )
+        return
     machine.communicate(
         first.operation,
         first.axis,
         first.members,
-        [present[number].names for number in first.members],
+        ordered_names,
         first.target,
         transfers,
         dim=max(first.dim, 0),
@@ -145,8 +160,10 @@ def _hold_meeting(ranks: list[Rank], present: Mapping[int, Meeting], machine: Ma
 
 
 def _named(rank: Rank, prefix: str) -> dict[str, Array]:
-    """Copies of all weights, or with prefix d_ of their gradients."""
-    return {f"{i}/{w.name}": rank.machine.get(rank.number, f"{i}/{prefix}{w.name}").copy() for i, _, w in owned(rank)}
+    """Copies of all weights, or with prefix d_ of their gradients: whole, or this rank's part where ZeRO leaves it no more."""
+    zero = rank.job.step.structure.zero_stage
+    part = ".shard" if zero >= (1 if prefix else 3) else ""
+    return {f"{i}/{w.name}": rank.machine.get(rank.number, f"{i}/{prefix}{w.name}{part}").copy() for i, _, w in owned(rank)}
 
 
 def _loss(ranks: list[Rank], machine: Machine) -> float:

@@ -1,7 +1,8 @@
-"""The GPT decoder layer as ops: attention and MLP, each with LayerNorm, bias, dropout and residual.
+"""A decoder layer as ops: attention and MLP, each with its norm before it and a residual add behind.
 
+The GPT layer has LayerNorm, biases, dropout and GELU; that of Llama RMSNorm, rotary positions and a gated MLP, without biases.
 Source: Vaswani et al. 2017 with the pre-norm of GPT-2; which tensors live and what they weigh follows Korthikanti et al. 2022
-(arXiv:2205.05198), section 4.1.  Embedding and head stand in ends.py.
+(arXiv:2205.05198), section 4.1; the Llama layer Touvron et al. 2023 (arXiv:2302.13971), section 2.2.  The ends stand in ends.py.
 """
 
 from __future__ import annotations
@@ -10,38 +11,68 @@ from collections.abc import Iterator
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.op import Block, Op
+from parsim.model.spec import Architecture
 
 CORE_ATTENTION = "core_attention"
-_SCALE = (("scale", "rsqrt:C"),)
+GATED = ("swiglu",)  # activations of two up projections
 DROP = (("p", "dropout"),)
+_SCALE = (("scale", "rsqrt:C"),)
+_HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
+_TURNED = ("q", "k")  # what rotary positions turn
 
 
-def decoder_layer(*, attention: str, activation: str, dropout: bool, fusions: tuple[str, ...]) -> Block:
-    """A pre-norm decoder layer; `dropout` and `fusions` decide which ops exist and which share a kernel."""
-    ops = (*_attention(attention, dropout, fusions), *_mlp(activation, dropout, fusions))
+def decoder_layer(kind: Architecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
+    """A pre-norm decoder layer; `kind` and `fusions` decide which ops exist and which share a kernel."""
+    ops = (*_attention(kind, attention, fusions), *_mlp(kind, fusions))
+    biased = (*(_HEADS if kind.qkv_bias else ()), *(("out", *_ups(kind), "down") if kind.bias else ()))
     weights = {
-        **{"norm1.gamma": "ones", "norm1.beta": "zeros", "norm2.gamma": "ones", "norm2.beta": "zeros"},
-        **{f"{name}.weight": "normal" for name in ("q", "k", "v", "out", "up", "down")},
-        **{f"{name}.bias": "zeros" for name in ("q", "k", "v", "out", "up", "down")},
+        **norm_weights("norm1", kind),
+        **norm_weights("norm2", kind),
+        **{f"{name}.weight": "normal" for name in (*_HEADS, "out", *_ups(kind), "down")},
+        **{f"{name}.bias": "zeros" for name in biased},
     }
     return Block("layer", ops, weights)
 
 
-def _attention(attention: str, dropout: bool, fusions: tuple[str, ...]) -> Iterator[Op]:
-    yield Op("norm1", "B T D, D, D -> B T D", ("x", "norm1.gamma", "norm1.beta"), ("norm1",), "layer_norm")
+def norm(name: str, x: str, kind: Architecture) -> Op:
+    """The op that normalises `x` on the residual stream."""
+    scales = tuple(norm_weights(name, kind))
+    return Op(name, f"B T D{', D' * len(scales)} -> B T D", (x, *scales), (name,), kind.norm)
+
+
+def norm_weights(name: str, kind: Architecture) -> dict[str, str]:
+    """The weights of a norm with their initial values; RMSNorm has no shift."""
+    shift = {f"{name}.beta": "zeros"} if kind.norm == "layer_norm" else {}
+    return {f"{name}.gamma": "ones", **shift}
+
+
+def _attention(kind: Architecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
+    yield norm("norm1", "x", kind)
     yield Op("enter_attention", "B T D -> B S D", ("norm1",), ("attention_in",), "relabel")
+    steps = {name: _steps(name, kind) for name in _HEADS}
     # The three GEMMs stand together: their input gradients add up before the one collective that settles them.
-    heads = {"q": "K R C", "k": "K C", "v": "K C"}
-    for name, dims in heads.items():
-        yield Op(f"{name}_gemm", f"B S D, D {dims} -> B S {dims}", ("attention_in", f"{name}.weight"), (f"{name}_gemm",))
-    for name, dims in heads.items():
-        yield _bias(f"{name}_bias", f"B S {dims}, {dims} -> B S {dims}", f"{name}_gemm", f"{name}.bias", name, fusions)
+    for name, dims in _HEADS.items():
+        yield Op(f"{name}_gemm", f"B S D, D {dims} -> B S {dims}", ("attention_in", f"{name}.weight"), (steps[name][0],))
+    if kind.qkv_bias:
+        for name, dims in _HEADS.items():
+            yield _bias(f"{name}_bias", f"B S {dims}, {dims} -> B S {dims}", steps[name][0], f"{name}.bias", steps[name][1], fusions)
+    if kind.positions == "rotary":
+        for name in _TURNED:
+            expr = f"B S {_HEADS[name]} -> B S {_HEADS[name]}"
+            # In place: its gradient needs the positions only.
+            yield Op(f"{name}_rotary", expr, (steps[name][-2],), (name,), "rotary", attributes=(("offset", "offset:S"),), in_place=True)
     yield Op("keys", "B S K C -> B Z K C", ("k",), ("keys",), "relabel")
     yield Op("values", "B S K C -> B Z K C", ("v",), ("values",), "relabel")
-    yield from _core(attention, dropout)
+    yield from _core(attention, kind.dropout)
     yield Op("out_gemm", "B S K R C, K R C D -> B S D", ("mixed", "out.weight"), ("out_gemm",))
     yield Op("leave_attention", "B S D -> B T D", ("out_gemm",), ("attention_out",), "relabel")
-    yield from _residual("attention", "attention_out", "out.bias", "x", "x1", dropout, fusions)
+    yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", kind, fusions)
+
+
+def _steps(name: str, kind: Architecture) -> list[str]:
+    """The names that a projection of the input bears, from GEMM to use."""
+    steps = [f"{name}_gemm"] + [f"{name}_biased"] * kind.qkv_bias + [f"{name}_turned"] * (kind.positions == "rotary" and name in _TURNED)
+    return [*steps[:-1], name]
 
 
 def _core(attention: str, dropout: bool) -> Iterator[Op]:
@@ -68,15 +99,27 @@ def _core(attention: str, dropout: bool) -> Iterator[Op]:
     yield Op("mix", "B K R S Z, B Z K C -> B S K R C", (mixing, "values"), ("mixed",), tag=tag)
 
 
-def _mlp(activation: str, dropout: bool, fusions: tuple[str, ...]) -> Iterator[Op]:
-    yield Op("norm2", "B T D, D, D -> B T D", ("x1", "norm2.gamma", "norm2.beta"), ("norm2",), "layer_norm")
+def _ups(kind: Architecture) -> tuple[str, ...]:
+    return ("gate", "up") if kind.activation in GATED else ("up",)
+
+
+def _mlp(kind: Architecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    yield norm("norm2", "x1", kind)
     yield Op("enter_mlp", "B T D -> B S D", ("norm2",), ("mlp_in",), "relabel")
-    yield Op("up_gemm", "B S D, D F -> B S F", ("mlp_in", "up.weight"), ("up_gemm",))
-    yield _bias("up_bias", "B S F, F -> B S F", "up_gemm", "up.bias", "hidden", fusions)
-    yield Op("activation", "B S F -> B S F", ("hidden",), ("active",), activation, fused="gelu" in fusions)
+    hidden = tuple("hidden" if name == "up" else name for name in _ups(kind))
+    before = tuple(f"{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
+    for name, out in zip(_ups(kind), before, strict=True):
+        yield Op(f"{name}_gemm", "B S D, D F -> B S F", ("mlp_in", f"{name}.weight"), (out,))
+    if kind.bias:
+        for name, out in zip(_ups(kind), hidden, strict=True):
+            yield _bias(f"{name}_bias", "B S F, F -> B S F", f"{name}_gemm", f"{name}.bias", out, fusions)
+    # Without a bias nothing but a GEMM stands before it, into which the stacks do not fuse it.
+    fused = "gelu" in fusions and kind.bias
+    expr = f"{', '.join(['B S F'] * len(hidden))} -> B S F"
+    yield Op("activation", expr, hidden, ("active",), kind.activation, fused=fused)
     yield Op("down_gemm", "B S F, F D -> B S D", ("active", "down.weight"), ("down_gemm",))
     yield Op("leave_mlp", "B S D -> B T D", ("down_gemm",), ("mlp_out",), "relabel")
-    yield from _residual("mlp", "mlp_out", "down.bias", "x1", "y", dropout, fusions)
+    yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", kind, fusions)
 
 
 def _bias(name: str, expr: str, x: str, bias: str, y: str, fusions: tuple[str, ...]) -> Op:
@@ -84,14 +127,19 @@ def _bias(name: str, expr: str, x: str, bias: str, y: str, fusions: tuple[str, .
     return Op(name, expr, (x, bias), (y,), "bias", in_place=True, fused="bias" in fusions)
 
 
-def _residual(name: str, branch: str, bias: str, skip: str, out: str, dropout: bool, fusions: tuple[str, ...]) -> Iterator[Op]:
+def _residual(name: str, inputs: tuple[str, str, str], out: str, kind: Architecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """Bias, dropout and residual add, as far as they are there; fused, each joins the kernel of the one before it."""
+    branch, bias, skip = inputs
     fused = "dropout_add" in fusions
-    yield Op(f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused=False)
-    branch = f"{name}_biased"
+    if kind.bias:
+        yield Op(f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused=False)
+        branch = f"{name}_biased"
     same = "B T D, B T D -> B T D"
-    if dropout:
+    if kind.dropout:
         mask, dropped = f"{name}_mask", f"{name}_dropped"
         yield Op(mask, "-> B T D", (), (mask,), "draw", (MASK,), fused=fused)
-        yield Op(f"{name}_dropout", same, (branch, mask), (dropped,), "dropout", attributes=DROP, in_place=True, fused=fused)
+        joins = fused and kind.bias
+        yield Op(f"{name}_dropout", same, (branch, mask), (dropped,), "dropout", attributes=DROP, in_place=True, fused=joins)
         branch = dropped
-    yield Op(f"{name}_add", same, (branch, skip), (out,), "add", in_place=True, fused=fused)
+    joins = fused and (kind.bias or kind.dropout)
+    yield Op(f"{name}_add", same, (branch, skip), (out,), "add", in_place=True, fused=joins)

@@ -44,8 +44,15 @@ KINDS: Final = {
             Gradient("x2", "sum_to"),
         ),
     ),
+    "rms_norm": Kind(
+        "rms_norm",
+        (Gradient("x0", "rms_norm_grad_x", ("x0", "x1", "dy")), Gradient("x1", "rms_norm_grad_gamma", ("x0", "dy"))),
+    ),
     "gelu": Kind("gelu", (Gradient("x0", "gelu_grad", ("x0", "dy")),)),
     "relu": Kind("relu", (Gradient("x0", "relu_grad", ("x0", "dy")),)),
+    "squared_relu": Kind("squared_relu", (Gradient("x0", "squared_relu_grad", ("x0", "dy")),)),
+    "swiglu": Kind("swiglu", (Gradient("x0 x1", "swiglu_grad", ("x0", "x1", "dy")),)),
+    "rotary": Kind("rotary", (Gradient("x0", "rotary_grad"),)),
     "dropout": Kind("dropout", (Gradient("x0", "dropout", ("dy", "x1")),)),
     "add": Kind("add", (_IDENTITY_0, _IDENTITY_1)),
     "causal_softmax": Kind("causal_softmax", (Gradient("x0", "causal_softmax_grad", ("y0", "dy")),)),
@@ -72,10 +79,19 @@ COSTS: Final = {
     "layer_norm": Cost(7),  # mean, centre, square, variance, scale, gamma, beta
     "layer_norm_grad_x": Cost(13),  # the statistics again, two means over D, their combination
     "layer_norm_grad_gamma": Cost(7),
+    "rms_norm": Cost(4),  # square, mean, scale, gamma
+    "rms_norm_grad_x": Cost(9),  # the root mean square and the scaled x again, gamma, a mean over D, the projection
+    "rms_norm_grad_gamma": Cost(5),
     "gelu": Cost(8),
     "gelu_grad": Cost(16),
     "relu": Cost(1),
     "relu_grad": Cost(1),
+    "squared_relu": Cost(2),
+    "squared_relu_grad": Cost(3),
+    "swiglu": Cost(5),
+    "swiglu_grad": Cost(11),
+    "rotary": Cost(3),  # 4 multiplications and 2 additions turn a pair
+    "rotary_grad": Cost(3),
     "dropout": Cost(2),
     "add": Cost(1),
     "causal_softmax": Cost(5),

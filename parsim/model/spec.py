@@ -6,6 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Architecture:
+    """Which ops the blocks of a model have, whatever their sizes."""
+
+    norm: str
+    positions: str
+    activation: str
+    bias: bool
+    qkv_bias: bool
+    dropout: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """The shape of a decoder-only language model.
 
@@ -24,13 +36,35 @@ class ModelSpec:
     num_kv_heads: int
     head_dim: int
     vocab_size: int  # as published; padding is the stack's rule
-    max_positions: int  # rows of the learned position table
-    activation: str = "gelu"  # gelu | relu
+    max_positions: int  # rows of the position table, where positions are learned
+    activation: str = "gelu"  # gelu | relu | squared_relu | swiglu (gated: its MLP has two up projections)
     tied_embedding: bool = True
     dropout: float = 0.1  # 0 leaves out masks and their memory
     source: str = ""
+    norm: str = "layer_norm"  # layer_norm | rms_norm
+    positions: str = "learned"  # learned | rotary
+    bias: bool = True  # of the attention output and the MLP
+    qkv_bias: bool = True  # of queries, keys and values
 
     @property
     def queries_per_kv_head(self) -> int:
         """Query heads that share a key and value head: 1 without grouped queries."""
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def architecture(self) -> Architecture:
+        """What decides which ops there are."""
+        return Architecture(self.norm, self.positions, self.activation, self.bias, self.qkv_bias, self.dropout > 0)
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """Extent of every dim that the model alone decides; the vocabulary is not padded."""
+        return {
+            "D": self.hidden_size,
+            "K": self.num_kv_heads,
+            "R": self.queries_per_kv_head,
+            "C": self.head_dim,
+            "F": self.ffn_hidden_size,
+            "V": self.vocab_size,
+            "P": self.max_positions,
+        }

@@ -6,9 +6,9 @@ Layers that the stages do not divide are legal, since the stack's layer_split ru
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from parsim.errors import ParsimError, PlanError, did_you_mean
 from parsim.model.spec import ModelSpec
@@ -17,7 +17,24 @@ from parsim.parallel.plan import Batch, Plan
 DEGREES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch")
 RECOMPUTE: Final = ("none", "selective", "full")
 GRADIENT_SYNC: Final = ("all_reduce", "master")
-PLAIN, INTERLEAVED = "1f1b", "interleaved_1f1b"
+ZERO_STAGES: Final = (0, 1, 2, 3)
+MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fold
+
+
+class Schedules(Protocol):
+    """What a plan's schedule is held against: the module parsim.schedules, which knows the rule of each."""
+
+    def names(self) -> tuple[str, ...]:
+        """All known names."""
+        ...
+
+    def accepting(self, num_ranks: int, chunks: int) -> tuple[str, ...]:
+        """The names of those that run so many chunks a rank."""
+        ...
+
+    def fault(self, schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int | None = None) -> str | None:
+        """Why a named or written schedule cannot run such a pipeline; None where it can."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +50,25 @@ class PlanFault:
 
 
 def faults(
-    plan: Plan, model: ModelSpec | None, batch: Batch | None, num_devices: int | None, schedules: Collection[str]
+    plan: Plan,
+    model: ModelSpec | None,
+    batch: Batch | None,
+    num_devices: int | None,
+    schedules: Schedules,
+    *,
+    layer_split: str = "even",
 ) -> list[PlanFault]:
     """All the ways in which the plan does not fit; an empty list for a legal one.
 
     Args:
         plan: the plan.
         model, batch, num_devices: what it has to fit; the checks against one that is None are left out.
-        schedules: the names of the known schedules.
+        schedules: the known schedules.
+        layer_split: the stack's rule: one that counts embedding and head as layers lets an end stage hold no other.
 
+    >>> from parsim import schedules
     >>> tiny = ModelSpec("tiny", 4, 8, 32, 2, 2, 4, 64, 16)
-    >>> for fault in faults(Plan(tensor_parallel=4), tiny, Batch(8, 16), 4, ["1f1b"]):
+    >>> for fault in faults(Plan(tensor_parallel=4), tiny, Batch(8, 16), 4, schedules):
     ...     print(fault)
     tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads comes later). Legal: 1, 2
     """
@@ -51,17 +76,17 @@ def faults(
     if broken:
         return broken
     world = [] if num_devices is None else [*_world(plan, num_devices)]
-    found = [*_pipeline(plan), *world]
+    found = [*_pipeline(plan, schedules), *_zero(plan), *world]
     if model is not None:
-        found += [*_tensor(plan, model), *_layers(plan, model)]
+        found += [*_tensor(plan, model), *_layers(plan, model, layer_split)]
     if batch is not None:
         found += _sequence(plan, batch)
     if batch is not None and not world:  # with another number of replicas they get other micro batches
-        found += _micro_batches(plan, batch)
+        found += _micro_batches(plan, batch, schedules)
     return found
 
 
-def check(plan: Plan, model: ModelSpec, batch: Batch, num_devices: int, schedules: Collection[str]) -> None:
+def check(plan: Plan, model: ModelSpec, batch: Batch, num_devices: int, schedules: Schedules) -> None:
     """Nothing, if the plan fits.
 
     Raises:
@@ -115,10 +140,10 @@ def _not_positive(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault("layers_per_stage", message, "Legal: 1, 2, 3, ... for each stage")
 
 
-def _unknown_names(plan: Plan, schedules: Collection[str]) -> Iterator[PlanFault]:
-    for field, known in (("schedule", sorted(schedules)), ("recompute", RECOMPUTE), ("gradient_sync", GRADIENT_SYNC)):
+def _unknown_names(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
+    for field, known in (("schedule", schedules.names()), ("recompute", RECOMPUTE), ("gradient_sync", GRADIENT_SYNC)):
         value = getattr(plan, field)
-        if value not in known:
+        if value not in known and not (field == "schedule" and isinstance(value, tuple)):
             yield PlanFault(field, f"unknown {field} '{value}'{did_you_mean(str(value), known)}", f"Legal: {', '.join(known)}")
 
 
@@ -163,22 +188,30 @@ def _sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
         yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {_list(divisors(batch.sequence_length))}")
 
 
-def _pipeline(plan: Plan) -> Iterator[PlanFault]:
-    if plan.virtual_pipeline == 1:
-        return
-    if plan.pipeline_parallel == 1:
+def _zero(plan: Plan) -> Iterator[PlanFault]:
+    if plan.zero_stage not in ZERO_STAGES:
+        yield PlanFault("zero_stage", f"zero_stage = {plan.zero_stage!r} is no stage of ZeRO", f"Legal: {_list(ZERO_STAGES)}")
+    elif plan.zero_stage and plan.gradient_sync == "master":
+        message = f"gradient_sync = master updates on one rank, but zero_stage = {plan.zero_stage} shares the update out"
+        yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce, or zero_stage = 0")
+
+
+def _pipeline(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
+    ranks, chunks = plan.pipeline_parallel, plan.virtual_pipeline
+    if chunks > 1 and ranks == 1:
         message = f"virtual_pipeline = {plan.virtual_pipeline} needs a pipeline, but pipeline_parallel = 1"
         yield PlanFault("virtual_pipeline", message, "Set pipeline_parallel above 1, or virtual_pipeline = 1")
-    if plan.schedule != INTERLEAVED:
-        message = f"schedule '{plan.schedule}' runs one chunk of the model a rank, but virtual_pipeline = {plan.virtual_pipeline}"
-        yield PlanFault("schedule", message, f"Set schedule = {INTERLEAVED}, or virtual_pipeline = 1")
+    if (said := schedules.fault(plan.schedule, ranks, chunks)) is not None:
+        others = f"Set schedule = {' or '.join(schedules.accepting(ranks, chunks))}" + (", or virtual_pipeline = 1" if chunks > 1 else "")
+        yield PlanFault("schedule", said, others if isinstance(plan.schedule, str) else "")
 
 
-def _layers(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    if plan.num_stages > model.num_layers:
+def _layers(plan: Plan, model: ModelSpec, layer_split: str) -> Iterator[PlanFault]:
+    ends = 2 if layer_split == "embedding_and_head" and plan.layers_per_stage is None else 0
+    if plan.num_stages > model.num_layers + ends:
         product = f"pipeline_parallel x virtual_pipeline = {plan.pipeline_parallel} x {plan.virtual_pipeline} = {plan.num_stages}"
         field = "virtual_pipeline" if plan.pipeline_parallel <= model.num_layers else "pipeline_parallel"
-        most = model.num_layers // (plan.pipeline_parallel if field == "virtual_pipeline" else plan.virtual_pipeline)
+        most = (model.num_layers + ends) // (plan.pipeline_parallel if field == "virtual_pipeline" else plan.virtual_pipeline)
         message = f'{product} stages are more than the {model.num_layers} layers of model "{model.name}"'
         yield PlanFault(field, message, f"Legal {field}: at most {max(1, most)}")
     layers = plan.layers_per_stage
@@ -190,7 +223,7 @@ def _layers(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
         yield PlanFault("layers_per_stage", message, f"Give {plan.num_stages} numbers that sum to {model.num_layers}")
 
 
-def _micro_batches(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
+def _micro_batches(plan: Plan, batch: Batch, schedules: Schedules) -> Iterator[PlanFault]:
     product = plan.data_parallel * plan.micro_batch
     if batch.global_batch % product:
         replica = batch.global_batch % plan.data_parallel == 0
@@ -201,13 +234,22 @@ def _micro_batches(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
         )
         legal = divisors(batch.global_batch // plan.data_parallel) if replica else divisors(batch.global_batch)
         yield PlanFault(field, message, f"Legal {field}: {_list(legal)}")
-    elif plan.virtual_pipeline > 1 and plan.num_micro_batches(batch) % plan.pipeline_parallel:
-        message = (
-            f"virtual_pipeline = {plan.virtual_pipeline} needs micro batches in rounds of pipeline_parallel = {plan.pipeline_parallel}, "
-            f"but a replica has {plan.num_micro_batches(batch)}"
-        )
-        remedy = f"Make global_batch a multiple of {product * plan.pipeline_parallel}, or choose another micro_batch"
-        yield PlanFault("virtual_pipeline", message, remedy)
+        return
+    ranks, chunks, count = plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(batch)
+    actions = 2 * plan.num_stages * count
+    if actions > MOST_ACTIONS:
+        message = f"a step of {actions:,} forwards and backwards is above the {MOST_ACTIONS:,} that are predicted"
+        yield PlanFault("micro_batch", message, f"Raise micro_batch (now {plan.micro_batch}), or lower global_batch")
+        return
+    said = schedules.fault(plan.schedule, ranks, chunks, count)
+    if said is None or schedules.fault(plan.schedule, ranks, chunks) is not None:  # what is wrong with any number, _pipeline tells
+        return
+    if not isinstance(plan.schedule, str):
+        yield PlanFault("schedule", said, "")
+        return
+    more = (each for each in range(count + 1, 2 * (count + ranks)) if schedules.fault(plan.schedule, ranks, chunks, each) is None)
+    enough = next((f"Make global_batch {each * product}, or choose" for each in more), "Choose")
+    yield PlanFault("virtual_pipeline" if chunks > 1 else "schedule", said, f"{enough} another micro_batch")
 
 
 def _list(numbers: tuple[int, ...]) -> str:

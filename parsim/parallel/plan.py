@@ -32,10 +32,11 @@ class Plan:
     virtual_pipeline: int = 1  # model chunks a rank
     sequence_parallel: bool = False  # Megatron's, over the tensor-parallel ranks
     micro_batch: int = 1  # sequences
-    schedule: str = "1f1b"
+    schedule: str | tuple[str, ...] = "1f1b"  # a name, or the written actions of each pipeline rank
     recompute: str = "none"  # none | selective | full
     layers_per_stage: tuple[int, ...] | None = None  # by (virtual) stage; None: the stack's layer_split rule
     gradient_sync: str = "all_reduce"  # all_reduce | master
+    zero_stage: int = 0  # sharded over dp: 1 optimizer state, 2 and gradients, 3 and parameters (FSDP)
 
     @property
     def num_devices(self) -> int:

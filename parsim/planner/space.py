@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from parsim import schedules
 from parsim.errors import PlanError
-from parsim.parallel.legality import GRADIENT_SYNC, INTERLEAVED, PLAIN, RECOMPUTE, faults, legal_degrees
+from parsim.parallel.legality import GRADIENT_SYNC, RECOMPUTE, ZERO_STAGES, faults, legal_degrees
 from parsim.parallel.plan import Plan
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _DEFAULTS: Mapping[str, tuple[object, ...]] = {
     "sequence_parallel": (False,),
     "recompute": ("none",),
     "gradient_sync": ("all_reduce",),
+    "zero_stage": (0,),
     "layers_per_stage": (None,),
     "data_parallel": (AUTO,),  # what remains of the devices
     "schedule": (AUTO,),  # follows from virtual_pipeline
@@ -55,7 +56,9 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]
         for plan in _completed(scenario, chosen, axes):
             if axes["virtual_pipeline"] == (AUTO,) and plan.virtual_pipeline > 1 and scenario.model.num_layers % plan.num_stages:
                 continue  # of its own accord the planner interleaves only even chunks
-            wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, schedules.names())
+            wrong = faults(
+                plan, scenario.model, scenario.batch, scenario.cluster.num_devices, schedules, layer_split=scenario.stack.layer_split
+            )
             if not wrong:
                 found.append(plan)
             first_fault = first_fault or (str(wrong[0]) if wrong else "")
@@ -71,6 +74,8 @@ def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence
         return RECOMPUTE
     if name == "gradient_sync":
         return GRADIENT_SYNC
+    if name == "zero_stage":
+        return ZERO_STAGES
     if name == "sequence_parallel":
         return (False, True)
     if name == "layers_per_stage":
@@ -86,6 +91,5 @@ def _completed(scenario: Scenario, chosen: dict[str, object], axes: Mapping[str,
     if remainder or (axes["data_parallel"] != (AUTO,) and rest not in axes["data_parallel"]):
         return []
     stated = axes["schedule"]
-    follows = INTERLEAVED if draft.virtual_pipeline > 1 else PLAIN
-    names = (follows,) if stated == (AUTO,) else stated
+    names = (schedules.default(draft.virtual_pipeline),) if stated == (AUTO,) else stated
     return [Plan(**{**chosen, "data_parallel": rest, "schedule": name}) for name in names]  # type: ignore[arg-type]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator
-from parsim.cluster.cluster import Cluster
+from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.model.op_kinds import COSTS
 from parsim.step.count import flops, hbm_bytes
 from parsim.step.sizes import Sizes
@@ -18,6 +19,7 @@ from parsim.step.task import Compute
 from parsim.step.timing import ACCUMULATION_FACTOR, Market, adds_to_gradient, gemm_alignment, gemm_bytes
 
 Lines = Iterator[tuple[str, str]]
+_KINDS: Final[Mapping[type, str]] = {Accelerator: "accelerators", Node: "nodes", Fabric: "fabrics"}
 _UNSTATED = "stated in the scenario, without a source"
 
 
@@ -27,7 +29,7 @@ def kernel_bound(task: Compute, sizes: Sizes, market: Market) -> Lines:
     family = COSTS[task.kernel].family
     work, traffic = int(flops(task, sizes)[0]), int(hbm_bytes(task, sizes)[0])
     if family == "gemm":
-        rate, law = float(np.ravel(gemm_alignment(task, sizes))[0]), device.gemm
+        rate, law = float(np.ravel(gemm_alignment(task, sizes))[0]), device.gemm_law(market.batch.dtype)
         reached, memory, launch_s = law.efficiency * rate, law.memory_efficiency, law.launch_s
         traffic = int(gemm_bytes(task, sizes)[0])
     elif family == "attention":
@@ -62,16 +64,17 @@ def elementwise_bound(device: Accelerator, traffic: float, *, launched: bool) ->
     law = device.elementwise
     parts = {"HBM": traffic / (device.hbm_bandwidth_bytes_per_s * law.memory_efficiency), "launch": law.launch_s if launched else 0.0}
     yield "bound by", _longest(parts)
-    yield "reached", f"{law.memory_efficiency:.3g} of HBM; {_s(parts['launch'])} to launch [{cite(device, 'elementwise')}]"
+    start = f"{_s(law.launch_s)} to launch" if launched else "no launch of its own"
+    yield "reached", f"{law.memory_efficiency:.3g} of HBM; {start} [{cite(device, 'elementwise')}]"
     yield _bandwidth(device)
 
 
 def link_bound(cluster: Cluster, operation: str, wire_bytes: int, num_steps: int, num_ranks: int, stride: int) -> Lines:
     """What bounds a collective: the node link, the NIC, or its start; then how the group lies and what it reaches."""
-    text = cluster.explain_collective(operation, wire_bytes, num_steps, num_ranks, stride)
+    text = _cited_by_law(cluster, operation).explain_collective(operation, wire_bytes, num_steps, num_ranks, stride)
     link = cluster.binding_link(operation, num_ranks, stride)
     if link:
-        place = "node link" if link == cluster.node.link.name else "NIC"
+        place = "node link" if link == cluster.node.link.name else "leaf" if link.endswith(" uplink") else "NIC"
         whole_s = cluster.collective_s(operation, wire_bytes, num_steps, num_ranks, stride)
         tiny_s = cluster.collective_s(operation, 1, num_steps, num_ranks, stride)
         start = float(np.ravel(tiny_s)[0]) > float(np.ravel(whole_s)[0]) / 2
@@ -79,21 +82,32 @@ def link_bound(cluster: Cluster, operation: str, wire_bytes: int, num_steps: int
     yield "because", "\n".join(line.strip() for line in text.splitlines())
 
 
-def cite(device: Accelerator, figure: str) -> str:
-    """The source of a figure of an accelerator: its own where it is a catalog row as it stands there, else all that is stated."""
-    return _catalog_sources(device.name).get(figure, "") if _is_row(device) else device.source or _UNSTATED
+def _cited_by_law(cluster: Cluster, operation: str) -> Cluster:
+    """The cluster with the sources of the laws of a collective alone, for a text about it."""
+    node, fabric, exchange = cluster.node, cluster.fabric, operation == "all_to_all"
+    node = replace(node, source=cite(node, "all_to_all" if exchange and node.all_to_all else "law"))
+    if fabric is not None:
+        ring = "ring_efficiency" if operation != "all_reduce" and fabric.ring_efficiency is not None else "efficiency"
+        fabric = replace(fabric, source=cite(fabric, "all_to_all" if exchange and fabric.all_to_all else ring))
+    return replace(cluster, node=node, fabric=fabric)
+
+
+def cite(row: Accelerator | Node | Fabric, figure: str) -> str:
+    """The source of a figure of hardware: its own where it is a catalog row as it stands there, else all that is stated."""
+    kind = _KINDS[type(row)]
+    return _catalog_sources(kind, row.name).get(figure, "") if _is_row(kind, row) else row.source or _UNSTATED
 
 
 @cache
-def _catalog_sources(name: str) -> dict[str, str]:
-    return {figure: str(text) for figure, text in catalog.row("accelerators", name)["source"].items()}
+def _catalog_sources(kind: str, name: str) -> dict[str, str]:
+    return {figure: str(text) for figure, text in catalog.row(kind, name)["source"].items()}
 
 
-def _is_row(device: Accelerator) -> bool:
+def _is_row(kind: str, row: Accelerator | Node | Fabric) -> bool:
     from parsim.scenario import rows
 
-    row: Any = rows.read("accelerators", device.name) if device.name in catalog.names("accelerators") else None
-    return bool(row == device)
+    same: Any = rows.read(kind, row.name) if row.name in catalog.names(kind) else None
+    return bool(same == row)
 
 
 def _sustained_source(market: Market, device: Accelerator) -> str:

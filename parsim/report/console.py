@@ -89,12 +89,15 @@ def _styled(text: str) -> Text:
 
 
 def percent(share: float, *, signed: bool = False) -> str:
-    """A share as text.
+    """A share as text; what rounds to nothing has no sign.
 
-    >>> percent(0.4817), percent(0.05, signed=True)
-    ('48.2 %', '+5.0 %')
+    >>> percent(0.4817), percent(0.05, signed=True), percent(-0.0001, signed=True)
+    ('48.2 %', '+5.0 %', '0.0 %')
     """
-    return f"{share:{'+' if signed else ''}.1%}".replace("%", " %")
+    text = f"{share:.1%}"
+    signless = text.lstrip("-")
+    plus = "+" if signed and share > 0 else ""
+    return (signless if signless == "0.0%" else plus + text).replace("%", " %")
 
 
 def lines(pairs: Sequence[tuple[str, str]]) -> None:

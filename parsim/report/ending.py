@@ -11,7 +11,7 @@ from parsim.collectives import choose
 from parsim.estimator.group import Group
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
-from parsim.report.bounds import elementwise_bound, link_bound
+from parsim.report.bounds import cite, elementwise_bound, link_bound
 from parsim.step.holdings import bucket_elements
 from parsim.step.task import Finish
 from parsim.step.timing import boundary_bytes, finish_ps
@@ -73,6 +73,6 @@ def _boundary_lines(group: Group) -> Iterator[tuple[str, str]]:
     yield "sent", f"{units.format(sent, 'bytes')} by a rank to its neighbour {int(stride[0])} devices away"
     yield "time", units.format(float(np.ravel(seconds)[0]), "s")
     if inside or fabric is None:
-        yield "bound by", f"node link ({cluster.node.link.name}) [{cluster.node.source}]"
+        yield "bound by", f"node link ({cluster.node.link.name}) [{cite(cluster.node, 'p2p_efficiency') or cluster.node.link.source}]"
     else:
-        yield "bound by", f"NIC ({fabric.nic.name}) [{fabric.source}]"
+        yield "bound by", f"NIC ({fabric.nic.name}) [{cite(fabric, 'p2p_efficiency')}]"

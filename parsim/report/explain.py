@@ -111,7 +111,8 @@ def _compute_lines(group: Group, task: Compute) -> Iterator[tuple[str, str]]:
 def _communicate_lines(group: Group, task: Communicate) -> Iterator[tuple[str, str]]:
     sizes, market = group.sizes, group.market
     num_ranks, stride = (int(each[0]) for each in sizes.group(task.axis))
-    yield "collective", f"{task.operation} over {task.axis} ({task.operator})" + (", beside compute" if task.asynchronous else "")
+    operator = f" ({task.operator})" if "reduce" in task.operation else ""  # the others only move what is there
+    yield "collective", f"{task.operation} over {task.axis}{operator}" + (", beside compute" if task.asynchronous else "")
     yield "expression", _expression((task.source,), (task.target,))
     yield "on a rank", _shapes((task.source,), (task.target,), sizes)
     itemsize = sizes.itemsize_bytes[task.source.dtype]
@@ -128,7 +129,7 @@ def _communicate_lines(group: Group, task: Communicate) -> Iterator[tuple[str, s
 
 def _expression(inputs: Sequence[Operand], outputs: Sequence[Operand]) -> str:
     """'B S D, D F/tp -> B S F/tp': each dim with the axes that shard it."""
-    return " -> ".join(", ".join(_dims(operand) for operand in side) for side in (inputs, outputs))
+    return " -> ".join(", ".join(_dims(operand) for operand in side) for side in (inputs, outputs)).lstrip()
 
 
 def _dims(operand: Operand) -> str:
@@ -141,7 +142,7 @@ def _shapes(inputs: Sequence[Operand], outputs: Sequence[Operand], sizes: Sizes)
         extents = " x ".join(str(int(sizes.local(operand.sharding, dim)[0])) for dim in operand.dims)
         return f"{operand.name} [{extents}]"
 
-    return " -> ".join(", ".join(shape(operand) for operand in side) for side in (inputs, outputs))
+    return " -> ".join(", ".join(shape(operand) for operand in side) for side in (inputs, outputs)).lstrip()
 
 
 def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,8 @@ def save(results: Results, directory: Path) -> list[Path]:
 
     paths = [write(directory / "plans.csv", csv_text(figure_rows(results)))]
     settings: Any = style.SETTINGS  # the stubs want every key as a literal
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks is drawn as boxes
         figure = draw(results)
         for kind in ("png", "svg"):
             picture = io.BytesIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -27,6 +28,21 @@ def write(path: Path, content: str | bytes) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return path
+
+
+def prepare(directory: Path) -> Path:
+    """The directory, which exists now; asked before long work, so that it is not lost for want of a place.
+
+    Raises:
+        OSError: it cannot be made or written to, or is a file.
+    """
+    for each in (directory, *directory.parents):
+        if each.exists() and not each.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "is a file, not a directory", str(each))
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no permission to write there", str(directory))
+    return directory
 
 
 def json_text(document: Mapping[str, Any]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 from parsim.errors import ParsimError
 from parsim.report import results as made
 from parsim.report.console import log, raw, show_table
-from parsim.report.files import csv_text, folder, json_text, write
+from parsim.report.files import csv_text, folder, json_text, prepare, write
 from parsim.report.layers import LayerRow, layer_rows
 from parsim.report.summary import show_layers, show_results, show_unfit
-from parsim.scenario import load
+from parsim.scenario import Scenario, load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +37,12 @@ def run_scenario(path: Path, wanted: Wanted) -> int:
         OSError: a file cannot be written.
     """
     one_format(json=wanted.json, csv=wanted.csv)
-    results = _predicted(path, wanted.backend)
+    scenario = load(path)
+    directory = prepare(wanted.out or folder(scenario.name))
+    results = _predicted(scenario, wanted.backend)
     rows = {each.estimate.name: layer_rows(results.scenario, each.estimate) for each in results.plans} if wanted.layers else {}
     document = _with_layers(made.document(results), rows)
     _print(results, rows, document, wanted)
-    directory = wanted.out or folder(results.scenario.name)
     written = [write(directory / "results.json", json_text(document)), write(directory / "results.csv", csv_text(made.table(results)))]
     if rows:
         written.append(write(directory / "layers.csv", csv_text(row.document() for each in rows.values() for row in each)))
@@ -60,9 +61,9 @@ def plot_scenario(path: Path, out: Path | None, backend: str) -> int:
         ParsimError: the scenario is wrong.
         OSError: a file cannot be written.
     """
-    results = _predicted(path, backend)
-    directory = out or folder(results.scenario.name)
-    _tell(directory, _draw(results, directory))
+    scenario = load(path)
+    directory = prepare(out or folder(scenario.name))
+    _tell(directory, _draw(_predicted(scenario, backend), directory))
     return 0
 
 
@@ -81,8 +82,7 @@ def progress(total: int) -> Callable[[str], None] | None:
     return (lambda name: log(f"  {name} ...")) if total > 1 and sys.stderr.isatty() else None
 
 
-def _predicted(path: Path, backend: str) -> made.Results:
-    scenario = load(path)
+def _predicted(scenario: Scenario, backend: str) -> made.Results:
     tell = progress(len(scenario.plans)) if backend == "simulate" else None
     results = made.predict(scenario, backend, progress=tell)
     for name in scenario.spaces:

@@ -37,6 +37,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "svg.hashsalt": "parsim",
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "text.parse_math": False,  # a $ in a name is a $
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10,

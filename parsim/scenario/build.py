@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality
 from parsim.parallel.plan import Batch, Plan
+from parsim.scenario import huggingface
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import TAGS
 from parsim.scenario.rows import read, resolve
@@ -32,6 +34,7 @@ class _Parts:
     cluster: Cluster | None = None
     num_devices: int | None = None
     batch: Batch | None = None
+    layer_split: str = "even"
     plans: dict[str, Plan] = field(default_factory=dict)
     spaces: dict[str, PlanSpace] = field(default_factory=dict)
     measured: dict[str, Measured] = field(default_factory=dict)
@@ -42,9 +45,10 @@ def build(tree: Tree, default_name: str) -> tuple[Scenario | None, list[Fault]]:
     found = list(tree.faults)
     scenario = None
     if tree.value is not None or not found:
-        sections, complaints = _sections(tree.value)
+        value = _with_config(tree, found)
+        sections, complaints = _sections(value)
         parts = _Parts()
-        complaints += _relations(sections, parts, tree.value if isinstance(tree.value, dict) else {})
+        complaints += _relations(sections, parts, value if isinstance(value, dict) else {})
         # A value that YAML could not give is missing now: what that leads to at the same place was told already.
         told = {fault.where for fault in found}
         found += [fault for fault in (tree.fault(place, message) for place, message in complaints) if fault.where not in told]
@@ -52,6 +56,20 @@ def build(tree: Tree, default_name: str) -> tuple[Scenario | None, list[Fault]]:
             scenario = _scenario(sections, parts, tree.path, default_name)
     unique = list(dict.fromkeys(found))
     return scenario, sorted(unique, key=lambda fault: (fault.line, fault.column, fault.where))
+
+
+def _with_config(tree: Tree, found: list[Fault]) -> Any:
+    """The values, with the row that a Hugging Face config describes in place of its name; a fault of it is added to `found`."""
+    value = tree.value
+    name = value.get("model") if isinstance(value, dict) else None
+    if not isinstance(name, str) or not name.startswith(huggingface.PREFIX):
+        return value
+    others = {key: each for key, each in value.items() if key != "model"}
+    try:
+        return {**others, "model": huggingface.row(Path(tree.path).parent / name.removeprefix(huggingface.PREFIX), name)}
+    except ParsimError as error:
+        found.append(tree.fault(("model",), error.what))
+        return others
 
 
 def _sections(value: Any) -> tuple[Sections, list[tuple[Place, str]]]:
@@ -81,6 +99,7 @@ def _without(value: dict[Any, Any], places: list[Place]) -> dict[Any, Any]:
 
 def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iterator[tuple[Place, str]]:
     """What is wrong between sections, while `parts` are built."""
+    parts.layer_split = resolve("stacks", sections.stack).layer_split
     if sections.model is not None:
         parts.model = resolve("models", sections.model)
     if sections.cluster is not None:
@@ -122,11 +141,10 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         accelerator = parts.node.accelerator
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{batch.dtype}'; it multiplies: {known}"
-    if parts.model is not None and batch.sequence_length > parts.model.max_positions:
-        longest = parts.model.max_positions
-        message = (
-            f'sequence_length = {batch.sequence_length} is above max_positions = {longest} of model "{parts.model.name}"; at most {longest}'
-        )
+    model = parts.model
+    if model is not None and model.positions == "learned" and batch.sequence_length > model.max_positions:
+        longest = model.max_positions
+        message = f'sequence_length = {batch.sequence_length} is above max_positions = {longest} of model "{model.name}"; at most {longest}'
         yield ("batch", "sequence_length"), message
 
 
@@ -138,12 +156,12 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
         values["data_parallel"] = max(1, (parts.num_devices or 0) // inner)
         batch = parts.batch if parts.num_devices is not None else None  # without devices, nobody knows the micro batches
     if values["schedule"] is None:
-        values["schedule"] = legality.INTERLEAVED if values["virtual_pipeline"] > 1 else legality.PLAIN
+        values["schedule"] = schedules.default(values["virtual_pipeline"])
     if values["layers_per_stage"] is not None:
         values["layers_per_stage"] = tuple(values["layers_per_stage"])
     plan = Plan(**values)
     parts.plans[place[1]] = plan
-    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, schedules.names()):
+    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, schedules, layer_split=parts.layer_split):
         yield (*place, fault.field), str(fault)
 
 

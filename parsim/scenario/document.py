@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from parsim import schedules
 from parsim.scenario.fields import Axis, Count, Known, Quantity, Row, Text
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
+from parsim.scenario.written import ScheduleAxis
 
 DEFAULT_STACK = "megatron-2022"
 _SHORT: Mapping[str, str] = {
@@ -57,12 +57,16 @@ class PlanSection(Row):
     virtual_pipeline: Axis[Count] = Field(1, description="model chunks a pipeline rank")
     sequence_parallel: Axis[bool] = Field(False, description="whether the tensor-parallel ranks split the sequence between blocks")
     micro_batch: Axis[Count] = Field(1, description="sequences that pass the pipeline together")
-    schedule: Axis[Annotated[str, Known("schedule", schedules.names)]] | None = Field(
-        None, description="the pipeline schedule; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out"
+    schedule: ScheduleAxis | None = Field(
+        None,
+        description="the pipeline schedule, named or written out; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out",
     )
     recompute: Axis[Literal["none", "selective", "full"]] = Field("none", description="which activations are computed again")
     layers_per_stage: list[Count] | None = Field(None, description="layers by (virtual) stage; the stack's layer_split where left out")
     gradient_sync: Axis[Literal["all_reduce", "master"]] = Field("all_reduce", description="how replicas agree on gradients")
+    zero_stage: Axis[Annotated[int, Field(ge=0, le=3)]] = Field(
+        0, description="sharded over the replicas: 1 optimizer state, 2 also gradients, 3 also parameters (FSDP)"
+    )
 
 
 class MeasuredSection(Row):
@@ -78,7 +82,7 @@ class Sections(Row):
 
     schema_version: Literal[1] = Field(1, alias="schema", description="the version of this format")
     name: Text = Field("", description="a name for reports; that of the file where left out")
-    model: ModelRef | None = Field(None, description="the model: a name of the catalog or an inline row")
+    model: ModelRef | None = Field(None, description="the model: a name of the catalog, hf:path/to/config.json, or an inline row")
     cluster: ClusterSection | None = Field(None, description="where it runs: node, num_nodes and fabric")
     batch: BatchSection | None = Field(None, description="what a step trains on: global_batch, sequence_length and dtype")
     stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog or an inline row")
@@ -90,7 +94,7 @@ class Sections(Row):
 class Document(Sections):
     """A whole scenario file."""
 
-    model: ModelRef = Field(description="the model: a name of the catalog or an inline row")
+    model: ModelRef = Field(description="the model: a name of the catalog, hf:path/to/config.json, or an inline row")
     cluster: ClusterSection = Field(description="where it runs: node, num_nodes and fabric")
     batch: BatchSection = Field(description="what a step trains on: global_batch, sequence_length and dtype")
     plans: Annotated[dict[Text, PlanSection], Field(min_length=1)] = Field(description="at least one plan, by name")

@@ -19,21 +19,34 @@ from parsim.scenario.tree import show
 
 T = TypeVar("T")
 # Tags stand in pydantic's places; no key of a file is likely to be one.
-NAME, INLINE, VALUE, LIST, AUTO = "<name>", "<inline>", "<value>", "<list>", "<auto>"
-TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, "[key]")
+NAME, INLINE, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<value>", "<list>", "<auto>", "<written>"
+TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, WRITTEN, "[key]")
 
 Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(max_length=10_000)]
+# Least and most of each unit: far beyond any hardware, and far from where floats and int64 picoseconds end.
+RANGES: Final[Mapping[str, tuple[str, str]]] = {
+    "s": ("0 s", "10000 s"),
+    "bytes": ("0 B", "1 EB"),
+    "bytes/s": ("1 B/s", "1 EB/s"),
+    "FLOP/s": ("1 FLOP/s", "1 EFLOP/s"),
+    "s/sqrt(bytes)": ("0 s/sqrt(B)", "1 s/sqrt(B)"),
+}
 
 
 class Quantity:
-    """Annotates a float as text with a unit, e.g. "80 GiB"; the value is in base units and not negative, nor 0 without `zero`."""
+    """Annotates a float as text with a unit, e.g. "80 GiB"; the value is in base units, and not 0 without `zero`.
 
-    def __init__(self, unit: str, *, zero: bool = False) -> None:
+    It lies in the unit's RANGES, or up to `most`.
+    """
+
+    def __init__(self, unit: str, *, zero: bool = False, most: str = "") -> None:
         self.unit = unit
         self.zero = zero
+        self.range = (RANGES[unit][0], most or RANGES[unit][1])
+        self.least, self.most = (units.parse(each, unit) for each in self.range)
 
     def check(self, value: object) -> float | int:
         """The value in base units."""
@@ -43,6 +56,8 @@ class Quantity:
             raise complaint(error.what) from None
         if parsed < 0 or (parsed == 0 and not self.zero):
             raise complaint(f"must be {'at least' if self.zero else 'above'} 0, not '{value}'")
+        if not self.least <= parsed <= self.most:
+            raise complaint(f"must be from {self.range[0]} to {self.range[1]}, not '{value}'")
         return parsed
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -52,30 +67,33 @@ class Quantity:
         return {
             "type": "string",
             "pattern": r"^\s*[+]?[0-9.]+([eE][+-]?[0-9]+)?\s*[A-Za-zµ]",
-            "description": f"a number and a unit of {self.unit}",
+            "description": f"a number and a unit of {self.unit}, from {self.range[0]} to {self.range[1]}",
         }
 
 
 class Known:
-    """Annotates text as one of some names: of the rows of a kind of the catalog, or of what `names` lists."""
+    """Annotates text as one of some names: of the rows of a kind of the catalog, or of what `names` lists.
 
-    def __init__(self, kind: str, names: Callable[[], tuple[str, ...]] | None = None) -> None:
+    Text that starts with `prefix` is legal in a file too: what it names was read before the file is checked.
+    """
+
+    def __init__(self, kind: str, names: Callable[[], tuple[str, ...]] | None = None, *, prefix: str = "") -> None:
         self.what = kind.removesuffix("s")
+        self.prefix = prefix
         self.names = names or (lambda: catalog.names(kind))
 
     def check(self, name: str) -> str:
         """The name, if it is known."""
         if name in self.names():
             return name
-        if self.what == "model" and name.startswith("hf:"):
-            raise complaint("reading a Hugging Face config comes later; write its numbers as an inline mapping")
         raise complaint(f"unknown {self.what} {show(name)}{did_you_mean(name, self.names())}; known: {', '.join(self.names())}")
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, core_schema.str_schema(strict=True))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
-        return {"type": "string", "enum": list(self.names())}
+        known: dict[str, Any] = {"type": "string", "enum": list(self.names())}
+        return {"anyOf": [known, {"type": "string", "pattern": f"^{self.prefix}."}]} if self.prefix else known
 
 
 def name_or_inline(value: object) -> str | None:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from parsim.cluster import Accelerator, AllToAllLaw, AttentionLaw, CollectiveLaw, ElementwiseLaw, Fabric, Law, Link, Node, SmallMessageLaw
-from parsim.cluster.topology import TOPOLOGIES
-from parsim.scenario.fields import INLINE, NAME, Count, Known, Positive, Quantity, Row, Share, name_or_inline
+from parsim.cluster import (
+    Accelerator,
+    AllToAllLaw,
+    AttentionLaw,
+    CollectiveLaw,
+    Edge,
+    ElementwiseLaw,
+    Fabric,
+    Law,
+    Link,
+    Node,
+    SmallMessageLaw,
+)
+from parsim.cluster.topology import TOPOLOGIES, ring_shares
+from parsim.scenario.fields import INLINE, NAME, Count, Known, Positive, Quantity, Row, Share, Text, complaint, name_or_inline
 from parsim.scenario.inline import InlineRow, Ramp, Rate, Ratio, Seconds, resolve
 
 
@@ -26,6 +39,10 @@ class GemmRow(Row):
     memory_efficiency: Ratio = Field(description="the share of the HBM bandwidth that GEMMs reach")
     launch: Seconds = Field(description="the seconds of an empty kernel")
     exponent: Annotated[float, Field(ge=1)] = Field(description="how sharply compute and memory time overlap: 1 adds them")
+
+    def build(self) -> Law:
+        """The law."""
+        return Law(self.efficiency, self.memory_efficiency, self.launch, self.exponent)
 
 
 class AttentionRow(Row):
@@ -67,17 +84,20 @@ class AcceleratorRow(InlineRow):
     attention: AttentionRow = Field(description="the law of fused attention")
     elementwise: ElementwiseRow = Field(description="the law of kernels that only move bytes")
     sustained_factor: Share = Field(1.0, description="the share of an isolated kernel's rate that training sustains")
+    gemm_by_dtype: dict[Annotated[str, Known("dtypes")], GemmRow] = Field(
+        default_factory=dict, description="dtype: the law of its multiplications, where it has one of its own"
+    )
 
     def build(self, name: str) -> Accelerator:
         """The accelerator."""
-        gemm, attention, elementwise = self.gemm, self.attention, self.elementwise
+        attention, elementwise = self.attention, self.elementwise
         return Accelerator(
             name=self.title(name),
             peak_flops_per_s=dict(self.peak),
             hbm_bandwidth_bytes_per_s=self.hbm_bandwidth,
             hbm_capacity_bytes=int(self.hbm_capacity),
             num_multiprocessors=self.num_multiprocessors,
-            gemm=Law(gemm.efficiency, gemm.memory_efficiency, gemm.launch, gemm.exponent),
+            gemm=self.gemm.build(),
             attention=AttentionLaw(
                 efficiency_by_head_dim=tuple(sorted(attention.efficiency_by_head_dim.items())),
                 launch_s=attention.launch,
@@ -88,6 +108,7 @@ class AcceleratorRow(InlineRow):
             elementwise=ElementwiseLaw(elementwise.memory_efficiency, elementwise.launch),
             sustained_factor=self.sustained_factor,
             source=self.cited(),
+            gemm_by_dtype={dtype: law.build() for dtype, law in self.gemm_by_dtype.items()},
         )
 
 
@@ -123,6 +144,14 @@ class CollectiveRow(Row):
         return CollectiveLaw(self.start, self.step, self.ring, self.all_reduce, self.ramp)
 
 
+class EdgeRow(Row):
+    """One wire of a custom topology."""
+
+    a: Annotated[int, Field(ge=0)] | Text = Field(description="one end: a device by its number, or a switch by any name")
+    b: Annotated[int, Field(ge=0)] | Text = Field(description="the other end")
+    bandwidth: Rate = Field(description="one way")
+
+
 def _group(name: str, share: float) -> tuple[int, int, float]:
     """Ranks, stride and share of a group named "RANKSxSTRIDE"."""
     ranks, _, stride = name.partition("x")
@@ -142,14 +171,33 @@ class NodeRow(InlineRow):
     topology: Annotated[str, Known("topology", lambda: _topologies("node"))] = Field(description="how the devices are joined")
     all_to_all: CollectiveRow | None = Field(None, description="the law of all_to_all; the law above where left out")
     switch_adds: bool = Field(False, description="whether the switch itself adds, so that all_reduce may beat the link")
-    p2p_start: Seconds = Field(0.0, description="the start of a message to one neighbour")
+    p2p_start: Seconds | None = Field(None, description="the start of a message to one neighbour; the link's latency where left out")
     p2p_efficiency: Share = Field(1.0, description="the share of the link that one pair reaches")
     group_share: dict[Annotated[str, Field(pattern=r"^[1-9]\d{0,8}x[1-9]\d{0,8}$")], Share] = Field(
         default_factory=dict, description="RANKSxSTRIDE: the share of the law's bandwidth that such a group gets"
     )
+    torus: list[Count] = Field(default_factory=list, description="the devices along each axis of topology torus_2d or torus_3d")
+    edges: Annotated[list[EdgeRow], Field(max_length=10_000)] = Field(
+        default_factory=list, description="the wires of topology custom: a, b and bandwidth"
+    )
+
+    @model_validator(mode="after")
+    def _wired(self) -> NodeRow:
+        _topologies("node")
+        if self.edges and self.topology != "custom":
+            raise complaint(f"edges are the wires of topology custom, not of {self.topology}")
+        if self.torus and not self.topology.startswith("torus"):
+            raise complaint(f"torus gives the axes of topology torus_2d or torus_3d, not of {self.topology}")
+        if fault := TOPOLOGIES.get(self.topology).fault(self._built("")):
+            raise complaint(fault)
+        return self
 
     def build(self, name: str) -> Node:
-        """The node."""
+        """The node; the shares of a custom topology's groups are those of its wires, unless they are given."""
+        node = self._built(name)
+        return replace(node, group_share=ring_shares(node)) if self.topology == "custom" and not self.group_share else node
+
+    def _built(self, name: str) -> Node:
         return Node(
             name=self.title(name),
             accelerator=resolve("accelerators", self.accelerator),
@@ -165,6 +213,8 @@ class NodeRow(InlineRow):
             p2p_start_s=self.p2p_start,
             p2p_efficiency=self.p2p_efficiency,
             group_share=tuple(_group(name, share) for name, share in self.group_share.items()),
+            torus=tuple(self.torus),
+            edges=tuple(Edge(edge.a, edge.b, edge.bandwidth) for edge in self.edges),
         )
 
 
@@ -204,6 +254,10 @@ class FabricRow(InlineRow):
     two_node_gain: Positive = Field(1.0, description="all_reduce bandwidth of 2 nodes over that of more")
     small: SmallMessageRow | None = Field(None, description="the law of all_reduce of small payloads")
     all_to_all: AllToAllRow | None = Field(None, description="the law of all_to_all")
+    oversubscription: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="what the NICs under a leaf can send over what its uplinks carry"
+    )
+    nodes_per_leaf: Count = Field(32, description="the nodes whose NICs (of a rail) hang on one leaf")
 
     def build(self, name: str) -> Fabric:
         """The fabric."""
@@ -226,6 +280,8 @@ class FabricRow(InlineRow):
             two_node_gain=self.two_node_gain,
             small=SmallMessageLaw(small.start, small.hop, small.bandwidth, small.ramp) if small else None,
             all_to_all=AllToAllLaw(all_to_all.start, all_to_all.efficiency, all_to_all.ramp) if all_to_all else None,
+            oversubscription=self.oversubscription,
+            nodes_per_leaf=self.nodes_per_leaf,
         )
 
 

@@ -11,7 +11,7 @@ from parsim import catalog
 from parsim.registry import Registry
 from parsim.scenario.fields import INLINE, NAME, Quantity, Row, Text, name_or_inline
 
-Seconds = Annotated[float, Quantity("s", zero=True)]
+Seconds = Annotated[float, Quantity("s", zero=True, most="1 s")]  # launches and latencies
 Rate = Annotated[float, Quantity("bytes/s")]
 Ramp = Annotated[float, Quantity("s/sqrt(bytes)", zero=True)]
 Memory = Annotated[float, Quantity("bytes", zero=True)]

@@ -11,13 +11,14 @@ from parsim.parallel.plan import Stack
 from parsim.parallel.stages import SPLITS
 from parsim.scenario.fields import INLINE, NAME, Count, Known, Quantity, Share, Text, complaint, name_or_inline
 from parsim.scenario.hardware import FabricRef, NodeRef
+from parsim.scenario.huggingface import PREFIX
 from parsim.scenario.inline import SCHEMAS, InlineRow, Memory, Seconds, read, resolve
 
 __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "read", "resolve"]
 
 
 class ModelRow(InlineRow):
-    """A language model."""
+    """A decoder-only language model."""
 
     kind: ClassVar[str] = "models"
     num_layers: Count = Field(description="the number of decoder layers")
@@ -27,8 +28,12 @@ class ModelRow(InlineRow):
     num_kv_heads: Count | None = Field(None, description="the number of key and value heads; num_heads where left out")
     head_dim: Count | None = Field(None, description="the width of a head; hidden_size / num_heads where left out")
     vocab_size: Count = Field(description="the number of tokens, before padding")
-    max_positions: Count = Field(description="the longest sequence, which is the rows of the position table")
-    activation: Literal["gelu", "relu"] = Field("gelu", description="the nonlinearity of the MLP")
+    max_positions: Count = Field(description="the longest sequence, which is the rows of a learned position table")
+    activation: Literal["gelu", "relu", "squared_relu", "swiglu"] = Field("gelu", description="the nonlinearity of the MLP")
+    norm: Literal["layer_norm", "rms_norm"] = Field("layer_norm", description="what normalises the input of attention, MLP and head")
+    positions: Literal["learned", "rotary"] = Field("learned", description="a position table, or queries and keys turned by position")
+    bias: bool = Field(True, description="whether the linear layers of attention output and MLP have biases")
+    qkv_bias: bool | None = Field(None, description="whether those of queries, keys and values do; as bias where left out")
     tied_embedding: bool = Field(True, description="whether input and output embedding are one")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="the share of elements dropped; 0 leaves dropout out")
 
@@ -40,6 +45,9 @@ class ModelRow(InlineRow):
             )
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
             raise complaint(f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}")
+        head_dim = self.head_dim or self.hidden_size // self.num_heads
+        if self.positions == "rotary" and head_dim % 2:
+            raise complaint(f"positions = rotary turns pairs of elements, but head_dim = {head_dim} is odd")
         return self
 
     def build(self, name: str) -> ModelSpec:
@@ -57,6 +65,10 @@ class ModelRow(InlineRow):
             activation=self.activation,
             tied_embedding=self.tied_embedding,
             dropout=self.dropout,
+            norm=self.norm,
+            positions=self.positions,
+            bias=self.bias,
+            qkv_bias=self.bias if self.qkv_bias is None else self.qkv_bias,
             source=self.cited(),
         )
 
@@ -113,5 +125,7 @@ class DtypeRow(InlineRow):
         return int(self.itemsize)
 
 
-ModelRef = Annotated[Annotated[str, Known("models"), Tag(NAME)] | Annotated[ModelRow, Tag(INLINE)], Discriminator(name_or_inline)]
+ModelRef = Annotated[
+    Annotated[str, Known("models", prefix=PREFIX), Tag(NAME)] | Annotated[ModelRow, Tag(INLINE)], Discriminator(name_or_inline)
+]
 StackRef = Annotated[Annotated[str, Known("stacks"), Tag(NAME)] | Annotated[StackRow, Tag(INLINE)], Discriminator(name_or_inline)]

@@ -15,6 +15,7 @@ _MOST_BYTES: Final = 4_000_000
 _MOST_VALUES: Final = 100_000  # an alias counts each time it is used, so that a small file cannot unfold to a huge one
 _MOST_LEVELS: Final = 40
 _TAG: Final = "tag:yaml.org,2002:"
+_HALF: Final = "holds half of a UTF-16 surrogate pair, which is no text"
 
 
 @dataclass(slots=True)
@@ -150,9 +151,11 @@ class _Reader:
             if key_node.id != "scalar":
                 self.add(key_node, place, "a key must be text, not a list or mapping")
                 continue
+            told = len(self.tree.faults)
             key = self.scalar(key_node, place)
             if not _is_key(key):
-                self.add(key_node, place, f"a key must be text, not {show(key)}")
+                if len(self.tree.faults) == told:
+                    self.add(key_node, place, f"a key must be text, not {show(key)}")
                 continue
             if key in first:
                 self.add(key_node, (*place, key), f"duplicate key; it stands in line {first[key]} already")
@@ -183,6 +186,11 @@ class _Reader:
     def scalar(self, node: Any, place: Place) -> Any:
         """The text, number, truth value or None that a scalar stands for."""
         tag, text = str(node.tag).removeprefix(_TAG), str(node.value)
+        try:
+            text = _whole(text)
+        except UnicodeDecodeError:
+            self.add(node, place, _HALF)
+            return None
         try:
             match tag:
                 case "null":
@@ -221,13 +229,32 @@ def _copy(value: object, level: int, budget: Iterator[int], tree: Tree) -> Any:
             tree.faults.append(Fault(tree.path, 0, 0, "", limit))
         return None
     if isinstance(value, Mapping):
-        odd = [key for key in value if not _is_key(key)]
+        odd = [key for key in value if not _is_key(key) or _is_torn(key)]
         if odd and not tree.faults:
-            tree.faults.append(Fault(tree.path, 0, 0, "", f"a key must be text, not {show(odd[0])}"))
-        return {key: _copy(each, level + 1, budget, tree) for key, each in value.items() if _is_key(key)}
+            reason = _HALF if _is_torn(odd[0]) else f"a key must be text, not {show(odd[0])}"
+            tree.faults.append(Fault(tree.path, 0, 0, "", reason))
+        return {key: _copy(each, level + 1, budget, tree) for key, each in value.items() if _is_key(key) and not _is_torn(key)}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return [_copy(each, level + 1, budget, tree) for each in value]
+    if _is_torn(value):
+        if not tree.faults:
+            tree.faults.append(Fault(tree.path, 0, 0, "", _HALF))
+        return None
     return value
+
+
+def _whole(text: str) -> str:
+    """The text, with the two halves of a character that JSON escapes as "\\ud83d\\ude00" put together.
+
+    Raises:
+        UnicodeDecodeError: a half stands alone, which no file or terminal can hold.
+    """
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
+def _is_torn(value: object) -> bool:
+    """Whether a value is text that UTF-8 cannot hold."""
+    return isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _is_key(key: object) -> bool:

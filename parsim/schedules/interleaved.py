@@ -13,6 +13,12 @@ class InterleavedOneFOneB:
     source = "Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.2; order of Megatron-LM core/pipeline_parallel/schedules.py"
     steady_rounds = 4
 
+    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
+        """Any number of chunks; with several, micro_batches in rounds of the ranks."""
+        if chunks > 1 and num_micro_batches is not None and num_micro_batches % num_ranks:
+            return f"needs micro batches in rounds of pipeline_parallel = {num_ranks}, but a replica has {num_micro_batches}"
+        return None
+
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
         """Warm-up of 2 (p - 1 - rank) + (v - 1) p forwards, then one forward and one backward in turn.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parsim.schedules import SCHEDULES, Action
+from parsim.schedules import SCHEDULES, Action, one_chunk
 
 
 class OneFOneB:
@@ -12,6 +12,10 @@ class OneFOneB:
 
     source = "Narayanan et al. 2019 (PipeDream, SOSP) with the flush of Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.1"
     steady_rounds = 2
+
+    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
+        """Any number of micro_batches, one chunk."""
+        return one_chunk(chunks)
 
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
         """Warm-up, steady state, cool-down."""

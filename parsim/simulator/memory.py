@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.simulator.program import Program
-from parsim.step.holdings import own_weights
+from parsim.step.holdings import lasting_parts, own_weights, part_elements, used_elements
 from parsim.step.task import Segment, Task, allocates
 from parsim.step.timing import boundary
 
@@ -18,17 +18,34 @@ def peak_bytes(program: Program, rank: int) -> int:
     curves = {(s.name, k): _curve(program, s, k) for s in program.step.segments for k in "FB"}
     stream = int(program.sizes.num_bytes(boundary(program.step))[0])
     shard = stream // int(program.sizes.degrees["tp"][0]) if program.step.structure.scatter_gather else 0
+    gathered, scattered = _pass_buffers(program)
+    ahead = program.step.structure.gradient_overlap
     for stage, kind, _ in program.order.by_rank[rank]:
         if program.receives(stage, kind):
             live += stream
             peak = max(peak, live + shard)
-        for segment in program.segments(stage, kind):
+        segments = program.segments(stage, kind)
+        if ahead:
+            live += gathered[segments[0].name]
+        for index, segment in enumerate(segments):
             net, highest = curves[segment.name, kind]
-            peak = max(peak, live + highest)
-            live += net
+            if ahead and index + 1 < len(segments):
+                live += gathered[segments[index + 1].name]
+            live += 0 if ahead else gathered[segment.name]
+            passing = scattered[segment.name] if kind == "B" else 0
+            peak = max(peak, live + passing + highest)
+            live += net - gathered[segment.name]
         if program.sends(stage, kind):
             live -= stream
     return peak
+
+
+def _pass_buffers(program: Program) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes of a segment's gathered parameters and of its gradients before they are scattered."""
+    size, structure = program.sizes.itemsize_bytes, program.step.structure
+    elements = {s.name: int(used_elements(s, program.sizes, "padded")[0]) for s in program.step.segments}
+    gathered = {name: count * size[COMPUTE] * (structure.zero_stage >= 3) for name, count in elements.items()}
+    return gathered, {name: count * size[GRADIENT] * structure.per_pass for name, count in elements.items()}
 
 
 def _curve(program: Program, segment: Segment, kind: str) -> tuple[int, int]:
@@ -54,11 +71,16 @@ def _lasting(program: Program, rank: int) -> int:
     """Weights, gradients, optimizer state and scalars."""
     size = program.sizes.itemsize_bytes
     states = 3 if program.step.structure.master_weights else 2
-    each = size[COMPUTE] + size[GRADIENT] + states * size[FLOAT32]
+    parts = lasting_parts(program.step.structure.zero_stage)
+    each = {parts["parameters"]: 0, parts["gradients"]: 0, parts["optimizer"]: 0}
+    for part, itemsize in zip(parts.values(), (size[COMPUTE], size[GRADIENT], states * size[FLOAT32]), strict=True):
+        each[part] += itemsize
     total = size[FLOAT32]
     for stage in range(rank, program.num_stages, program.num_ranks):
         for segment in program.segments(stage, "F"):
             weights = own_weights(segment, program.step.structure)
-            total += sum(each * int(program.sizes.elements(w.sharding)[0]) for w in weights)
+            for weight in weights:
+                whole, ranks = program.sizes.elements(weight.sharding), program.sizes.degrees["dp"]
+                total += sum(itemsize * int(part_elements(whole, ranks, part)[0]) for part, itemsize in each.items())
             total += sum(int(program.sizes.num_bytes(t)[0]) for t in segment.totals)
     return total

@@ -35,7 +35,7 @@ class Pass:
     """One pass through a segment: its items in issue order, and its FLOPs."""
 
     items: tuple[Item, ...]
-    host_ps: int
+    floor_ps: int  # host time of its launches: it takes no less
     num_issued: int
     flops: int
 
@@ -86,8 +86,8 @@ class Program:
         layers = layers_of(plan, model.num_layers, market.stack.layer_split)
         passes = {}
         for s in step.segments:
-            passes[s.name, "F"] = fold(s.forward, prices.forward[s.name], prices.forward_host[s.name], sizes)
-            passes[s.name, "B"] = fold(s.backward, prices.backward[s.name], prices.backward_host[s.name], sizes)
+            passes[s.name, "F"] = fold(s.forward, prices.forward[s.name], prices.forward_floor[s.name], sizes)
+            passes[s.name, "B"] = fold(s.backward, prices.backward[s.name], prices.backward_floor[s.name], sizes)
         return cls(step, sizes, market, prices, layers, plan.pipeline_parallel, order, passes)
 
     @property
@@ -127,7 +127,7 @@ class Program:
         holding, total = self.holding(rank), 0
         for work in self.step.finish:
             if work.kernel:
-                total += COSTS[work.kernel].per_element * int(bucket_elements(self.step, self.sizes, work.bucket, holding)[0])
+                total += COSTS[work.kernel].per_element * int(bucket_elements(self.step, self.sizes, work.bucket, holding, work.part)[0])
         return total
 
     def rank_of(self, stage: int) -> int:

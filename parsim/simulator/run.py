@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from parsim.parallel.plan import Plan
 from parsim.schedules import Action
+from parsim.simulator.gate import Gate
 from parsim.simulator.memory import peak_bytes
 from parsim.simulator.program import Program
+from parsim.simulator.shards import Shards
 from parsim.simulator.trace import Span, Trace
 from parsim.step.timing import Market
 
@@ -44,27 +46,6 @@ def run(program: Program) -> Trace:
     env.run()
     peaks = tuple(peak_bytes(program, rank) for rank in range(program.num_ranks))
     return Trace(int(env.now), tuple(sorted(world.spans)), world.num_events, peaks, tuple(world.flops))
-
-
-class _Gate:
-    """A counter that one process advances and one waits on."""
-
-    __slots__ = ("count", "env", "event", "target")
-
-    def __init__(self, env: simpy.Environment) -> None:
-        self.env, self.count, self.target = env, 0, 0
-        self.event: simpy.Event | None = None
-
-    def open(self) -> None:
-        self.count += 1
-        if self.event is not None and self.count >= self.target:
-            event, self.event = self.event, None
-            event.succeed()
-
-    def until(self, target: int) -> Events:
-        if self.count < target:
-            self.target, self.event = target, self.env.event()
-            yield self.event
 
 
 @dataclass(slots=True)
@@ -105,16 +86,20 @@ class _Rank:
     def __init__(self, number: int, world: _World) -> None:
         self.number, self.world, self.env = number, world, world.env
         self.program = world.program
-        self.issued, self.settled = _Gate(world.env), _Gate(world.env)
-        self.reduced, self.summed = _Gate(world.env), _Gate(world.env)
-        self.posted = {"F": _Gate(world.env), "B": _Gate(world.env)}
+        self.issued, self.settled = Gate(world.env), Gate(world.env)
+        self.reduced, self.summed = Gate(world.env), Gate(world.env)
+        self.posted = {"F": Gate(world.env), "B": Gate(world.env)}
+        self.shards = Shards(world.program, Gate(world.env), Gate(world.env))
         self.actions = world.program.order.by_rank[number]
 
     def start(self) -> None:
         processes = [self.compute(), *(self.sending(kind) for kind in "FB")]
         if self.program.step.structure.tensor_overlap:
             processes.append(self.beside())
-        if self.program.step.structure.gradient_overlap:
+        structure = self.program.step.structure
+        if structure.per_pass and structure.gradient_overlap:
+            processes.append(self.shards.beside(self))
+        elif structure.gradient_overlap:
             processes.append(self.gradients())
         for process in processes:
             self.env.process(process)
@@ -140,16 +125,20 @@ class _Rank:
                 yield self.world.arrival(source)
                 if self.program.step.structure.scatter_gather:
                     yield from self.spend(int(self.program.prices.gather[0]), "compute", "tp:gather")
-            for segment in self.program.segments(stage, kind):
-                done = yield from self.one_pass(segment.name, action, done)
-                if action in last:
-                    self.reduced.open()
+            segments = self.program.segments(stage, kind)
+            if self.program.step.structure.per_pass:
+                done = yield from self.shards.action(self, action, segments, done)
+            else:
+                for segment in segments:
+                    done = yield from self.one_pass(segment.name, action, done)
+                    if action in last:
+                        self.reduced.open()
             if self.program.sends(stage, kind):
                 self.posted[kind].open()
         yield from self.finish()
 
     def one_pass(self, segment: str, action: Action, done: int) -> Generator[simpy.Event, Any, int]:
-        each = self.program.passes[segment, action.kind]
+        each, start = self.program.passes[segment, action.kind], int(self.env.now)
         self.world.flops[self.number] += each.flops
         label = f"{action} {segment}"
         for kind, ps, name in each.items:
@@ -161,8 +150,9 @@ class _Rank:
                 yield from self.settled.until(done + ps)
         done += each.num_issued
         yield from self.settled.until(done)
-        if each.host_ps:
-            yield from self.spend(each.host_ps, "compute", "host")
+        left = each.floor_ps - (int(self.env.now) - start)
+        if left > 0:
+            yield from self.spend(left, "compute", "host")
         return done
 
     def beside(self) -> Events:
@@ -199,7 +189,8 @@ class _Rank:
                     self.summed.open()
 
     def finish(self) -> Events:
-        if self.program.step.structure.gradient_overlap:
+        structure = self.program.step.structure
+        if structure.gradient_overlap and not structure.per_pass:
             yield from self.summed.until(self.reduced.count)
         self.world.flops[self.number] += self.program.finish_flops(self.number)
         prices, ends = self.program.finish_prices(self.number), {0, self.program.num_ranks - 1}

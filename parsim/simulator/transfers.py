@@ -12,7 +12,7 @@ from parsim.collectives import choose, chunk_elements
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.simulator.program import Program
 from parsim.step.count import payload
-from parsim.step.holdings import own_weights, segment_elements
+from parsim.step.holdings import own_weights, part_elements, segment_elements, used_elements
 from parsim.step.task import Communicate, Finish
 from parsim.step.timing import boundary
 
@@ -29,9 +29,16 @@ def sent_bytes(program: Program, at: Mapping[str, int]) -> dict[str, int]:
                 if isinstance(task, Communicate):
                     elements = int(program.sizes.elements(payload(task))[0])
                     sent[task.axis] += _sent(program, task.operation, task.axis, at[task.axis], elements, task.source.dtype)
-            if structure.gradient_overlap and action == last[action.stage]:
-                elements = int(segment_elements(program.step, segment, program.sizes, "all")[0])
-                sent["dp"] += _sent(program, "all_reduce", "dp", at["dp"], elements, GRADIENT)
+            if structure.per_pass:
+                elements = int(used_elements(segment, program.sizes, "padded")[0])
+                if structure.zero_stage >= 3:
+                    sent["dp"] += _sent(program, "all_gather", "dp", at["dp"], elements, COMPUTE)
+                if action.kind == "B":
+                    sent["dp"] += _sent(program, "reduce_scatter", "dp", at["dp"], elements, GRADIENT)
+            elif structure.gradient_overlap and action == last.get(action.stage):
+                operation, part = ("reduce_scatter", "padded") if structure.zero_stage else ("all_reduce", "whole")
+                elements = int(segment_elements(program.step, segment, program.sizes, "all", part)[0])
+                sent["dp"] += _sent(program, operation, "dp", at["dp"], elements, GRADIENT)
         parts = int(program.sizes.degrees["tp"][0]) if structure.scatter_gather else 1
         if program.sends(action.stage, action.kind):
             sent["pp"] += stream // parts * program.sizes.itemsize_bytes[COMPUTE]
@@ -56,7 +63,8 @@ def _finish(program: Program, work: Finish, at: Mapping[str, int]) -> int:
                     "all": True,
                     "parameters": True,
                 }[work.bucket]
-                elements += int(program.sizes.elements(weight.sharding)[0]) * taken
+                whole = program.sizes.elements(weight.sharding)
+                elements += int(part_elements(whole, program.sizes.degrees["dp"], work.part)[0]) * taken
     dtype = COMPUTE if work.bucket == "parameters" else GRADIENT
     if work.bucket != "tied":
         return _sent(program, work.operation, work.axis, at[work.axis], elements, dtype)

@@ -38,18 +38,49 @@ class Holding:
         return {"embedding": self.embedding, "layer": self.layer, "head": self.head}[segment.name]
 
 
-def bucket_elements(step: Step, sizes: Sizes, bucket: str, holding: Holding) -> Ints:
+def bucket_elements(step: Step, sizes: Sizes, bucket: str, holding: Holding, part: str = "whole") -> Ints:
     """Elements of a bucket on one rank of this holding."""
     total = np.zeros(sizes.num_plans, dtype=np.int64)
     for segment in step.segments:
-        total = total + holding.of(segment) * segment_elements(step, segment, sizes, bucket)
+        total = total + holding.of(segment) * segment_elements(step, segment, sizes, bucket, part)
     return total
 
 
-def segment_elements(step: Step, segment: Segment, sizes: Sizes, bucket: str) -> Ints:
+def segment_elements(step: Step, segment: Segment, sizes: Sizes, bucket: str, part: str = "whole") -> Ints:
     """Elements of a bucket in one copy of a segment."""
     total = np.zeros(sizes.num_plans, dtype=np.int64)
     for weight in own_weights(segment, step.structure):
         if in_bucket(weight, segment, bucket):
-            total = total + sizes.elements(weight.sharding)
+            total = total + part_elements(sizes.elements(weight.sharding), sizes.degrees["dp"], part)
     return total
+
+
+def used_elements(segment: Segment, sizes: Sizes, part: str) -> Ints:
+    """Elements of all weights that a segment computes with, also of one that another segment owns."""
+    total = np.zeros(sizes.num_plans, dtype=np.int64)
+    for weight in segment.weights:
+        total = total + part_elements(sizes.elements(weight.sharding), sizes.degrees["dp"], part)
+    return total
+
+
+def part_elements(elements: Ints, data_parallel: Ints, part: str) -> Ints:
+    """A weight is flattened and padded to a multiple of dp; each rank owns one of the equal parts (Rajbhandari et al. 2020).
+
+    >>> [int(part_elements(np.array(10), np.array(4), part)) for part in ("whole", "shard", "padded")]
+    [10, 3, 12]
+    """
+    shard = -(-elements // data_parallel)
+    return {"whole": elements, "shard": shard, "padded": shard * data_parallel}[part]
+
+
+def lasting_parts(zero_stage: int) -> dict[str, str]:
+    """Which part of each weight lives through the whole step: its parameters, gradients and optimizer state.
+
+    Source: Rajbhandari et al. 2020 (arXiv:1910.02054), section 5.
+    """
+    flat = "padded" if zero_stage else "whole"
+    return {
+        "parameters": "shard" if zero_stage >= 3 else flat,
+        "gradients": "shard" if zero_stage >= 2 else flat,
+        "optimizer": "shard" if zero_stage >= 1 else "whole",
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from parsim.model.blocks import CORE_ATTENTION, decoder_layer
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE
 from parsim.model.ends import embedding, head
 from parsim.model.op import Block, Dims
 from parsim.parallel.dimensions import rules
@@ -24,13 +24,9 @@ _STREAM: Dims = ("B", "T", "D")
 def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     table = rules(structure.dimensions)
-    layer = decoder_layer(
-        attention=structure.attention,
-        activation=structure.activation,
-        dropout=structure.dropout,
-        fusions=structure.fusions,
-    )
-    ends = embedding(dropout=structure.dropout, fusions=structure.fusions), head(tied=structure.tied)
+    kind = structure.architecture
+    layer = decoder_layer(kind, attention=structure.attention, fusions=structure.fusions)
+    ends = embedding(kind, fusions=structure.fusions), head(kind, tied=structure.tied)
     first, middle, last = (_segment(block, structure, table) for block in (ends[0], layer, ends[1]))
     return Step(structure, first, middle, last, tuple(_finish(structure)))
 
@@ -91,28 +87,29 @@ def _with_lives(segment: Segment) -> Segment:
 
 def _finish(structure: Structure) -> list[Finish]:
     """The end of a step: reduce gradients, clip them by their norm over all ranks, update, and share the result."""
-    master = structure.gradient_sync == "master"
+    master, zero = structure.gradient_sync == "master", structure.zero_stage
+    held = "shard" if zero >= 2 else "whole"  # of the gradients, where they are reduced
+    updated = "shard" if zero else "whole"
     work = []
     if structure.sequence_parallel:
-        work.append(Finish("sequence_parallel_gradients", "partial_tp", operation="all_reduce", axis="tp"))
-    if "dp" in structure.axes and not structure.gradient_overlap:
-        operation = "reduce" if master else "all_reduce"
-        work.append(Finish("data_parallel_gradients", "all", operation=operation, axis="dp"))
+        work.append(Finish("sequence_parallel_gradients", "partial_tp", held, operation="all_reduce", axis="tp"))
+    if "dp" in structure.axes and not structure.gradient_overlap and not structure.per_pass:
+        operation = "reduce" if master else "reduce_scatter" if zero else "all_reduce"
+        work.append(Finish("data_parallel_gradients", "all", "padded" if zero else "whole", operation=operation, axis="dp"))
     if structure.tied and "pp" in structure.axes:
-        work.append(Finish("tied_embedding_gradients", "tied", operation="all_reduce", axis="pp"))
-    work.append(Finish("gradient_norm", "all", kernel="norm_sq", master_only=master))
+        work.append(Finish("tied_embedding_gradients", "tied", held, operation="all_reduce", axis="pp"))
+    work.append(Finish("gradient_norm", "all", updated, kernel="norm_sq", master_only=master))
     work += [
         Finish(f"gradient_norm_{axis}", "norm", operation="all_reduce", axis=axis, master_only=master)
-        for axis in ("tp", "pp")
-        if axis in structure.axes
+        for axis in ("dp", "tp", "pp")
+        if axis in structure.axes and (axis != "dp" or zero)
     ]
-    work.append(Finish("clip", "all", kernel="clip", master_only=master))
-    work.append(Finish("adam", "all", kernel="adam", master_only=master))
+    work.append(Finish("clip", "all", updated, kernel="clip", master_only=master))
+    work.append(Finish("adam", "all", updated, kernel="adam", master_only=master))
     if structure.master_weights:
-        work.append(Finish("cast_weights", "parameters", kernel="cast", master_only=master))
+        work.append(Finish("cast_weights", "parameters", updated, kernel="cast", master_only=master))
     if master:
         work.append(Finish("share_weights", "parameters", operation="broadcast", axis="dp"))
+    if zero in (1, 2):
+        work.append(Finish("gather_weights", "parameters", "padded", operation="all_gather", axis="dp"))
     return work
-
-
-STATE_DTYPES = {"parameters": COMPUTE, "gradients": GRADIENT, "optimizer": FLOAT32}

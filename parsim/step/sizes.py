@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from parsim.errors import ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, GRADIENT
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -15,6 +16,7 @@ from parsim.parallel.sharding import Sharding
 from parsim.step.task import Operand
 
 Ints = NDArray[np.int64]
+_MOST_FLOPS = 2.0**62  # of a pass: half of int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,23 @@ def padded_vocabulary(vocab_size: int, multiple: int, tensor_parallel: int) -> i
     return -(-vocab_size // unit) * unit
 
 
+def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
+    """Refuse extents whose largest matmul would overflow int64.
+
+    Raises:
+        ScenarioError: it would.
+    """
+    extent = {dim: float(values.max()) for dim, values in dims.items()}
+    width = extent["K"] * extent["R"] * extent["C"]
+    widest = max(extent["F"], extent["V"], width, extent["D"])
+    largest = 2 * extent["B"] * extent["S"] * max(extent["D"] * widest, width * extent["S"])
+    if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
+        raise ScenarioError(
+            f'model "{model.name}" needs {largest:.1e} FLOPs in one matmul of a micro_batch, more than is counted exactly',
+            remedy="Lower micro_batch, sequence_length or the model's widths.",
+        )
+
+
 def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack, dtype_bytes: Mapping[str, int]) -> Sizes:
     """Sizes of several plans of one model and batch.
 
@@ -77,12 +96,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
     count = len(plans)
     same = {
         **{dim: batch.sequence_length for dim in "STZ"},
-        "D": model.hidden_size,
-        "K": model.num_kv_heads,
-        "R": model.queries_per_kv_head,
-        "C": model.head_dim,
-        "F": model.ffn_hidden_size,
-        "P": model.max_positions,
+        **model.extents,
     }
     dims = {dim: each([extent] * count) for dim, extent in same.items()}
     dims["B"] = each([plan.micro_batch * plan.data_parallel for plan in plans])
@@ -92,6 +106,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
         "dp": each([plan.data_parallel for plan in plans]),
         "tp": each([plan.tensor_parallel for plan in plans]),
     }
+    _check_range(dims, model)
     compute = dtype_bytes[batch.dtype]
     itemsize = {
         COMPUTE: compute,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parsim.model.spec import ModelSpec
+from parsim.model.spec import Architecture, ModelSpec
 from parsim.parallel.mesh import AXES
 from parsim.parallel.plan import Batch, Plan, Stack
 
@@ -18,9 +18,9 @@ class Structure:
     recompute: str
     early_stop: bool
     gradient_sync: str
+    zero_stage: int
     attention: str
-    activation: str
-    dropout: bool
+    architecture: Architecture
     tied: bool
     fusions: tuple[str, ...]
     tensor_overlap: bool
@@ -46,9 +46,9 @@ class Structure:
             recompute=plan.recompute,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if "dp" in axes else "all_reduce",
+            zero_stage=plan.zero_stage if "dp" in axes else 0,
             attention=stack.attention,
-            activation=model.activation,
-            dropout=model.dropout > 0,
+            architecture=model.architecture,
             tied=model.tied_embedding,
             fusions=tuple(sorted(stack.fusions)),
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
@@ -56,6 +56,11 @@ class Structure:
             scatter_gather=stack.scatter_gather and {"tp", "pp"} <= set(axes) and not sharded and divides,
             master_weights=batch.dtype not in ("fp32", "tf32"),
         )
+
+    @property
+    def per_pass(self) -> bool:
+        """Whether gradients are scattered, and parameters gathered, in every pass through a segment (ZeRO 2 and 3)."""
+        return self.zero_stage >= 2
 
     @property
     def dimensions(self) -> tuple[str, ...]:

@@ -120,6 +120,7 @@ class Finish:
 
     name: str
     bucket: str  # partial_tp | all | tied | norm | parameters
+    part: str = "whole"  # of each weight: whole, its own dp shard, or padded: the shards of all dp ranks
     kernel: str = ""
     operation: str = ""
     axis: str = ""

@@ -14,15 +14,17 @@ from parsim.cluster.cluster import Cluster
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.cluster.scalars import Scalar
 from parsim.collectives import choose
+from parsim.errors import ScenarioError
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.plan import Batch, Stack
 from parsim.step.count import extents, flops, hbm_bytes, payload
-from parsim.step.holdings import Holding, bucket_elements, segment_elements
+from parsim.step.holdings import Holding, bucket_elements, segment_elements, used_elements
 from parsim.step.sizes import Ints, Sizes
 from parsim.step.task import Communicate, Compute, Finish, Operand, Segment, Step, Task
 
 _PS_PER_S = 1e12
+_MOST_PS = 1e17  # a day for one task: no task of a real step comes near
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
 
 # Weight-gradient GEMMs that accumulate in float32 take 3 to 5 % longer than plain ones; the law of a plain one would charge their
@@ -51,9 +53,10 @@ class Prices:
 
     forward: Mapping[str, tuple[Ints, ...]]  # by segment, task by task
     backward: Mapping[str, tuple[Ints, ...]]
-    forward_host: Mapping[str, Ints]  # what a segment waits for its kernel launches
-    backward_host: Mapping[str, Ints]
+    forward_floor: Mapping[str, Ints]  # host time of a segment's kernel launches: its pass takes no less
+    backward_floor: Mapping[str, Ints]
     reduce: Mapping[str, Ints]  # of a segment's gradients over dp
+    gather_weights: Mapping[str, Ints]  # of a segment's parameters over dp (ZeRO 3)
     send: Ints  # one stage boundary
     gather: Ints  # of a boundary tensor that came in shards
 
@@ -61,10 +64,18 @@ class Prices:
 def picoseconds(seconds: Scalar) -> Ints:
     """The one rounding.
 
+    Raises:
+        ScenarioError: a time that is no number, or above a day.
+
     >>> int(picoseconds(1.5e-6))
     1500000
     """
-    return np.rint(np.asarray(seconds, dtype=np.float64) * _PS_PER_S).astype(np.int64)
+    scaled = np.rint(np.asarray(seconds, dtype=np.float64) * _PS_PER_S)
+    if not np.all(scaled < _MOST_PS):  # false for NaN as well
+        raise ScenarioError(
+            f"one task would take {np.max(seconds):.3g} s", remedy="Check the bandwidths, rates and latencies of the hardware."
+        )
+    return scaled.astype(np.int64)
 
 
 def price(step: Step, sizes: Sizes, market: Market) -> Prices:
@@ -74,9 +85,10 @@ def price(step: Step, sizes: Sizes, market: Market) -> Prices:
     return Prices(
         forward,
         backward,
-        {s.name: _host_ps(s.forward, forward[s.name], market) for s in step.segments},
-        {s.name: _host_ps(s.backward, backward[s.name], market) for s in step.segments},
+        {s.name: _floor_ps(s.forward, sizes, market) for s in step.segments},
+        {s.name: _floor_ps(s.backward, sizes, market) for s in step.segments},
         {s.name: _reduce_ps(step, s, sizes, market) for s in step.segments},
+        {s.name: _gather_weights_ps(step, s, sizes, market) for s in step.segments},
         *_boundary_ps(step, sizes, market),
     )
 
@@ -146,18 +158,27 @@ def collective_s(operation: str, axis: str, elements: Ints, itemsize: int, sizes
     return market.cluster.collective_s(operation, wire_bytes, num_steps, num_ranks, stride)
 
 
-def _host_ps(tasks: Sequence[Task], prices: Sequence[Ints], market: Market) -> Ints:
-    """A segment never runs faster than the host launches its kernels."""
-    launched = [p for t, p in zip(tasks, prices, strict=True) if isinstance(t, Compute) and t.inputs and not t.fused]
-    floor = picoseconds(market.stack.host_launch_s) * len(launched)
-    busy = np.sum([p for t, p in zip(tasks, prices, strict=True) if isinstance(t, Compute)], axis=0, dtype=np.int64)
-    return np.asarray(np.maximum(floor - busy, 0))
+def _floor_ps(tasks: Sequence[Task], sizes: Sizes, market: Market) -> Ints:
+    """Host time to launch a segment's kernels and collectives; a fused op and a drawn input are part of another kernel."""
+    launched = sum(1 for task in tasks if isinstance(task, Communicate) or (task.inputs and not task.fused))
+    return np.full(sizes.num_plans, int(picoseconds(market.stack.host_launch_s)) * launched, dtype=np.int64)
 
 
 def _reduce_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:
-    elements = segment_elements(step, segment, sizes, "all")
-    itemsize = sizes.itemsize_bytes[GRADIENT]
-    return picoseconds(collective_s("all_reduce", "dp", elements, itemsize, sizes, market))
+    structure, itemsize = step.structure, sizes.itemsize_bytes[GRADIENT]
+    if structure.per_pass:
+        elements = used_elements(segment, sizes, "padded")
+    else:
+        elements = segment_elements(step, segment, sizes, "all", "padded" if structure.zero_stage else "whole")
+    operation = "reduce_scatter" if structure.zero_stage else "all_reduce"
+    return picoseconds(collective_s(operation, "dp", elements, itemsize, sizes, market))
+
+
+def _gather_weights_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:
+    if step.structure.zero_stage < 3:
+        return np.zeros(sizes.num_plans, dtype=np.int64)
+    elements, itemsize = used_elements(segment, sizes, "padded"), sizes.itemsize_bytes[COMPUTE]
+    return picoseconds(collective_s("all_gather", "dp", elements, itemsize, sizes, market))
 
 
 def boundary(step: Step) -> Operand:
@@ -187,7 +208,7 @@ def _boundary_ps(step: Step, sizes: Sizes, market: Market) -> tuple[Ints, Ints]:
 def finish_ps(step: Step, work: Finish, sizes: Sizes, holding: Holding, market: Market) -> Ints:
     """Picoseconds of one piece of a step's end on a rank of this holding; a bucket is one coalesced call."""
     is_scalar = work.bucket == "norm"
-    elements = np.ones(sizes.num_plans, dtype=np.int64) if is_scalar else bucket_elements(step, sizes, work.bucket, holding)
+    elements = np.ones(sizes.num_plans, dtype=np.int64) if is_scalar else bucket_elements(step, sizes, work.bucket, holding, work.part)
     if work.operation:
         dtype = {"norm": FLOAT32, "parameters": COMPUTE}.get(work.bucket, GRADIENT)
         if work.bucket == "tied":

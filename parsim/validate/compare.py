@@ -66,7 +66,10 @@ def measured_step_s(row: Row) -> float | None:
 
 def predict(scenario: Scenario, row: Row) -> tuple[float, int]:
     """Seconds of a step, and peak bytes of the rank and in the sense that the row reports."""
-    if row.says("memory_metric") != "allocated":
+    metric = row.says("memory_metric")
+    if metric == "reserved":  # the caching allocator: no context, no libraries
+        scenario = replace(scenario, stack=replace(scenario.stack, framework_bytes=0.0))
+    if metric != "allocated":
         predicted = estimate(scenario, PLAN)
         return predicted.step_s, predicted.peak_bytes
     predicted = estimate(replace(scenario, stack=replace(scenario.stack, framework_bytes=0.0, communicator_bytes=0.0)), PLAN)

@@ -51,6 +51,12 @@ SOFTWARE: Final = {
             "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption",
         ),
         Software("megatron-core", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
+        Software(
+            "vtrain-deepspeed",
+            *("fp16", "full", 51200),
+            "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size",
+        ),
+        Software("llm-foundry", "bf16", "none", 50368, "mosaicml/llm-foundry, scripts/train/benchmarking"),
         Software("plain-pytorch", "bf16", "none", GPT2_VOCABULARY, "an assumption"),
     )
 }
@@ -59,7 +65,7 @@ DEFAULT_STACK: Final = "megatron-2022"
 STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "papers": "megatron-2022",  # Korthikanti et al. 2022
     "oneflow": "megatron-2021",  # Oneflow-Inc/OneFlow-Benchmark: Megatron-LM of 2021 beside OneFlow-GPT, a rewriting of it
-    "vtrain": "megatron-deepspeed-2021",  # VIA-Research/vTrain: all points with Megatron-DeepSpeed
+    "vtrain": "vtrain-deepspeed",  # VIA-Research/vTrain: all points with Megatron-DeepSpeed
     "bigscience_v100": "megatron-deepspeed-2021",  # bigscience-workshop/bigscience, experiments
     "bigscience_a100": "megatron-deepspeed-2022",  # bigscience-workshop/bigscience, train/tr11-176B-ml
     "pipeline_papers": "zero-bubble-2023",  # Qi et al. 2023
@@ -69,7 +75,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "mcore_ci": "megatron-core",
     "misc_repos": "plain-pytorch",
     "small_scale": "plain-pytorch",
-    "llm_foundry": "plain-pytorch",
+    "llm_foundry": "llm-foundry",
     "torchtitan": "plain-pytorch",
 }
 
@@ -99,4 +105,7 @@ NETWORK_OF_GENERATION: Final[Mapping[str, Network]] = {
     "v100": Network("ib-edr", 4, "NVIDIA DGX-1 with Tesla V100 system architecture white paper"),
     "a100": Network("ib-hdr-8rail", 8, "NVIDIA DGX A100 datasheet"),
     "h100": Network("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
+    "b200": Network("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
+    "gb200": Network("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet"),
+    "a800": Network("ib-hdr-8rail", 8, "as an A100 node"),
 }

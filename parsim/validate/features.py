@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from parsim import catalog, schedules
+from parsim.model.op_kinds import KINDS
 from parsim.parallel.legality import RECOMPUTE
 from parsim.scenario.rows import StackRow
 from parsim.validate.defaults import ATTENTION
@@ -36,11 +37,11 @@ def _above(column: str, most: int) -> Predicate:
 
 FEATURES: Final = (
     Feature("workload {workload}", _other_than("workload", "pretrain", "sft", "ci")),
-    Feature("mlp {mlp}", _other_than("mlp", "gelu", "relu")),
+    Feature("mlp {mlp}", _other_than("mlp", *KINDS)),
     Feature("experts", _above("num_experts", 0)),
     Feature("context_parallel", _above("context_parallel", 1)),
     Feature("expert_parallel", _above("expert_parallel", 1)),
-    Feature("zero_stage {zero_stage}", lambda row: row.counts.get("zero_stage", 0) > 0 and replicas(row) != 1),
+    Feature("zero_group {zero_group}", lambda row: row.counts.get("zero_group", 0) not in (0, replicas(row))),
     Feature("offload", _other_than("offload", "no")),
     Feature("matmuls in {dtype} with other storage", lambda row: row.says("dtype") in ("fp8", "nvfp4")),
     Feature("recompute {recompute}", _other_than("recompute", *RECOMPUTE)),

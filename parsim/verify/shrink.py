@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from parsim import schedules
 from parsim.cluster.cluster import Cluster
+from parsim.model.blocks import GATED
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.stages import layers_of
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 
 RULE = (
     "degrees and micro_batch above 2 become 2; one layer a stage, two on the first where the plan's stages are uneven; "
-    "heads, widths, vocabulary and sequence the least that the degrees divide; twice as many micro_batches as pipeline ranks"
+    "a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, vocabulary and sequence the least that the "
+    "degrees divide; twice as many micro_batches as pipeline ranks"
 )
 _MOST_RANKS = 16
 _MOST_MULTIPLICATIONS = 2**31  # of a whole step: about a second in numpy
@@ -43,6 +46,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
         virtual_pipeline=min(plan.virtual_pipeline, 2),
         micro_batch=min(plan.micro_batch, 2),
         layers_per_stage=None,
+        schedule=plan.schedule if isinstance(plan.schedule, str) else schedules.default(min(plan.virtual_pipeline, 2)),
     )
     counts = [1 + (uneven and stage == 0) for stage in range(small.num_stages)]
     small = replace(small, layers_per_stage=tuple(counts) if uneven else None)
@@ -75,7 +79,8 @@ def _cluster(cluster: Cluster, num_devices: int) -> Cluster:
 def _multiplications(scenario: Scenario) -> int:
     model, batch = scenario.model, scenario.batch
     width = model.num_heads * model.head_dim
-    weights = model.num_layers * (4 * model.hidden_size * width + 2 * model.hidden_size * model.ffn_hidden_size)
+    matrices = 3 if model.activation in GATED else 2
+    weights = model.num_layers * (4 * model.hidden_size * width + matrices * model.hidden_size * model.ffn_hidden_size)
     weights += model.vocab_size * model.hidden_size
     attention = model.num_layers * 2 * width * batch.sequence_length
     return 3 * (weights + attention) * batch.global_batch * batch.sequence_length

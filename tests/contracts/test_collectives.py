@@ -2,53 +2,97 @@
 
 from __future__ import annotations
 
+import contract
 import numpy as np
 import pytest
 
-from parsim.collectives import COLLECTIVES, choose, chunk_elements
-from parsim_kernels import Machine
+from parsim.collectives import COLLECTIVES, DEFAULTS, choose, names
+from parsim.collectives.hierarchical import Hierarchical
+from parsim.errors import ParsimError
 
-choose("all_reduce")  # discovers
-CASES = [(name, operation) for name in COLLECTIVES.names() for operation in COLLECTIVES.get(name).operations]
-SIZES = range(2, 18)
+CASES = [(name, operation) for name in names() for operation in COLLECTIVES.get(name).operations]
 
 
 @pytest.mark.parametrize(("name", "operation"), CASES)
 def test_messages_carry_the_bytes_and_take_the_steps_of_the_closed_forms(name: str, operation: str) -> None:
-    algorithm = COLLECTIVES.get(name)
-    for n in SIZES:
-        for elements in (n, 3 * n, 5 * n + 2, 1):
-            transfers = list(algorithm.transfers(operation, n, "sum"))
-            chunks = 1 if operation in ("reduce", "broadcast") else n
-            sent = [sum(int(chunk_elements(t.chunk, chunks, elements)) for t in transfers if t.src == r) for r in range(n)]
-            assert sent == [int(algorithm.sent_elements(operation, r, n, elements)) for r in range(n)]
-            assert len({t.step for t in transfers}) == int(algorithm.num_steps(operation, n))
-            assert max(sent) <= int(algorithm.busiest_elements(operation, n, elements))
+    contract.closed_forms_count_the_messages(COLLECTIVES.get(name), operation)
 
 
 @pytest.mark.parametrize(("name", "operation"), CASES)
 def test_the_numbers_come_out_right(name: str, operation: str) -> None:
-    algorithm, rng = COLLECTIVES.get(name), np.random.default_rng(0)
-    for n in SIZES:
-        machine, arrays = Machine(n), [rng.integers(-9, 9, (2 * n, 3)).astype(float) for _ in range(n)]
-        for rank, array in enumerate(arrays):
-            machine.hold(rank, "x", array.copy(), 4)
-        target = "y" if operation in ("all_gather", "reduce_scatter") else None
-        transfers = algorithm.transfers(operation, n, "sum")
-        machine.communicate(operation, "tp", range(n), ["x"], target, transfers, dim=0, itemsize=4)
-        total = sum(arrays)
-        for rank in range(n):
-            got = machine.get(rank, target or "x")
-            expected = {
-                "all_reduce": total,
-                "reduce": total if rank == 0 else arrays[rank],
-                "broadcast": arrays[0],
-                "all_gather": np.concatenate(arrays),
-                "reduce_scatter": np.asarray(total)[2 * rank : 2 * rank + 2],
-            }[operation]
-            assert np.array_equal(got, expected)
+    contract.numbers_come_out_right(COLLECTIVES.get(name), operation)
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 3, 4, 6, 16])
+def test_a_hierarchy_of_any_group_size_is_right(group_size: int) -> None:
+    contract.closed_forms_count_the_messages(Hierarchical(group_size), "all_reduce")
+    contract.numbers_come_out_right(Hierarchical(group_size), "all_reduce")
 
 
 def test_a_ring_all_reduce_sends_two_n_minus_one_over_n_of_the_payload() -> None:
-    for n in SIZES:
+    for n in contract.SIZES:
         assert int(choose("all_reduce").sent_elements("all_reduce", 0, n, 6 * n)) == 2 * (n - 1) * 6  # Patarasuk and Yuan 2009
+
+
+@pytest.mark.parametrize("name", ["bidirectional_ring", "direct", "halving_doubling", "hierarchical"])
+def test_other_bandwidth_optimal_algorithms_send_what_a_ring_sends_in_fewer_steps(name: str) -> None:
+    algorithm, ring = COLLECTIVES.get(name), COLLECTIVES.get("ring")
+    for n in (4, 8, 16):
+        sent = [int(algorithm.sent_elements("all_reduce", rank, n, 6 * n)) for rank in range(n)]
+        assert sent == [2 * (n - 1) * 6] * n
+    assert int(algorithm.num_steps("all_reduce", 16)) < int(ring.num_steps("all_reduce", 16))
+
+
+def test_steps_over_16_ranks_are_those_of_the_papers() -> None:
+    steps = {name: int(choose("all_reduce", algorithm=name).num_steps("all_reduce", 16)) for name in names("all_reduce")}
+    assert steps["ring"] == 2 * 15
+    assert steps["bidirectional_ring"] == 2 * 8
+    assert steps["direct"] == 2
+    assert steps["halving_doubling"] == 2 * 4  # Thakur et al. 2005: 2 lg p
+    assert steps["tree"] == 2 * 4  # Sanders et al. 2009: ceil(lg p) up and down
+    assert steps["hierarchical"] == 2 * 7 + 2 * 1  # two groups of 8
+
+
+def test_folding_costs_a_rank_and_its_neighbour_a_whole_tensor_more() -> None:
+    # 20 elements over 5 ranks: rank 0 folds into rank 1; ranks 1 to 4 are places 0 to 3, their blocks hold 4, 4, 4 and 8 elements.
+    # A place sends all but its block, then its block, then the block of its pair (8 or 12); rank 1 hands the sum back to rank 0.
+    sent = [int(choose("all_reduce", algorithm="halving_doubling").sent_elements("all_reduce", rank, 5, 20)) for rank in range(5)]
+    assert sent == [20, 16 + 4 + 8 + 20, 16 + 4 + 8, 16 + 4 + 12, 12 + 8 + 12]
+
+
+def test_a_rank_inside_one_tree_is_a_leaf_of_the_other() -> None:
+    """Sanders et al. 2009; where n is odd, only the root of the first may have a child in the second too."""
+    for n in contract.SIZES:
+        inside = [set(), set()]
+        for t in choose("all_reduce", algorithm="tree").transfers("all_reduce", n, "sum"):
+            if t.operator == "sum":
+                inside[t.chunk >= (n + 1) // 2].add(t.dst)
+        assert inside[0] & inside[1] <= ({0} if n % 2 else set())
+
+
+@pytest.mark.parametrize("operation", DEFAULTS)
+def test_another_algorithm_in_the_registry_changes_no_default(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = choose(operation)
+    monkeypatch.setattr(COLLECTIVES, "_values", {"aaa_first": Hierarchical(2, tuple(DEFAULTS)), **COLLECTIVES._values})
+    assert (
+        choose(operation)
+        is before
+        is COLLECTIVES.get({"reduce": "star", "broadcast": "star", "all_to_all": "pairwise"}.get(operation, "ring"))
+    )
+
+
+def test_an_algorithm_that_does_not_know_the_operation_is_refused_with_those_that_do() -> None:
+    with pytest.raises(ParsimError, match=r"star has no all_gather\n  Algorithms of all_gather: bidirectional_ring, direct, ring\."):
+        choose("all_gather", algorithm="star")
+    with pytest.raises(ParsimError, match=r"unknown operation 'all_reduces' \(did you mean 'all_reduce'\?\)"):
+        choose("all_reduces")
+    with pytest.raises(ParsimError, match=r"unknown collective algorithm 'rin' \(did you mean 'ring'\?\)"):
+        choose("all_reduce", algorithm="rin")
+
+
+def test_closed_forms_of_large_tensors_stay_exact() -> None:
+    n, elements = np.array([3, 1000, 1024]), np.array([2**50 + 1] * 3)
+    for name in names("all_reduce"):
+        sent = np.asarray(choose("all_reduce", algorithm=name).sent_elements("all_reduce", 2, n, elements))
+        assert sent.dtype == np.int64
+        assert sent.tolist() == [int(choose("all_reduce", algorithm=name).sent_elements("all_reduce", 2, int(k), 2**50 + 1)) for k in n]

@@ -2,47 +2,76 @@
 
 from __future__ import annotations
 
+import contract
 import pytest
 
 from parsim import schedules
 from parsim.errors import ScheduleError
-from parsim.schedules import SCHEDULES, Action, checked, memory_states, ordered
-
-SHAPES = [(p, v, rounds * p) for p in (1, 2, 3, 4, 8) for v in (1, 2, 3) for rounds in (1, 2, 3, 5)]
-
-
-def shapes(name: str) -> list[tuple[int, int, int]]:
-    return [shape for shape in SHAPES if (shape[1] == 1) == (name != "interleaved_1f1b") and (shape[0] > 1 or shape[1] == 1)]
+from parsim.schedules import SCHEDULES, Action, checked, fault, grid
+from parsim.schedules.action import parsed
 
 
 @pytest.mark.parametrize("name", schedules.names())
 def test_every_micro_batch_goes_forward_before_it_goes_backward_and_no_rank_waits_for_ever(name: str) -> None:
-    for p, v, m in shapes(name):
-        order = ordered(name, p, v, m)
-        place = {action: index for index, action in enumerate(order.overall)}
-        assert len(place) == 2 * p * v * m
-        for stage in range(p * v):
-            for micro_batch in range(m):
-                assert place[Action(stage, "F", micro_batch)] < place[Action(stage, "B", micro_batch)]
+    contract.actions_follow_what_they_need(name)
 
 
 @pytest.mark.parametrize("name", schedules.names())
-def test_a_few_rounds_show_every_memory_state(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {shape: memory_states(name, *shape) for shape in [(p, v, 9 * p) for p, v, _ in shapes(name)]}
-    monkeypatch.setattr(type(SCHEDULES.get(name)), "steady_rounds", 100)
-    memory_states.cache_clear()
-    for shape, states in few.items():
-        assert memory_states(name, *shape) == states, shape
-    memory_states.cache_clear()
+def test_a_few_rounds_show_every_memory_state(name: str) -> None:
+    contract.a_few_rounds_show_every_memory_state(name)
+
+
+@pytest.mark.parametrize("name", schedules.names())
+def test_a_schedule_has_a_source_and_is_the_default_only_where_it_is_legal(name: str) -> None:
+    assert SCHEDULES.get(name).source
+    for p, v, m in contract.SHAPES:
+        if name == schedules.default(v) and m % p == 0:
+            assert fault(name, p, v, m) is None
+
+
+def test_shapes_that_a_schedule_refuses_are_said_with_their_reason() -> None:
+    assert fault("gpipe", 4, 2) == "schedule 'gpipe' runs one chunk of the model a rank, but virtual_pipeline = 2"
+    wanted = "schedule 'interleaved_1f1b' needs micro batches in rounds of pipeline_parallel = 4, but a replica has 6"
+    assert fault("interleaved_1f1b", 4, 2, 6) == wanted
+    assert fault("interleaved_1f1b", 4, 2) is None  # some number will do
+    assert fault("breadth_first", 4, 3, 5) is None
+    assert schedules.accepting(4, 2) == ("breadth_first", "interleaved_1f1b")
 
 
 def test_a_schedule_that_deadlocks_is_drawn() -> None:
     wrong = ((Action(0, "F", 0), Action(0, "B", 0)), (Action(1, "B", 0), Action(1, "F", 0)))
-    with pytest.raises(ScheduleError, match=r"(?s)rank [01] waits for ever.*rank 1 \| 1B0 1F0"):
+    with pytest.raises(ScheduleError, match=r"(?s)rank 1 waits for ever: 1B0 needs 1F0.*rank 1 \| 1B0 1F0   <-- here"):
         checked(wrong, 2, 1)
 
 
-def test_a_schedule_that_forgets_an_action_is_named() -> None:
-    wrong = ((Action(0, "F", 0),),)
-    with pytest.raises(ScheduleError, match="0B0"):
-        checked(wrong, 1, 1)
+def test_ranks_that_wait_for_one_another_are_drawn() -> None:
+    # Rank 0 wants micro batch 0 back before it sends 1; rank 1 wants both before it goes back.
+    with pytest.raises(ScheduleError, match=r"rank 0 waits for ever: 0B0 needs 1B0"):
+        checked(parsed(("0F0 0B0 0F1 0B1", "1F0 1F1 1B0 1B1"), 2), 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("0F0", "rank 0 lacks 0B0"),
+        ("0F0 0B0 0B0", "rank 0 repeats 0B0"),
+        ("0F0 0B0 1F0", "rank 0 cannot run 1F0"),
+        ("0F0 0B1", "rank 0 lacks 0B0 and cannot run 0B1: it runs stages 0 forward .* once for each of 1 micro batches"),
+    ],
+)
+def test_an_action_too_many_or_too_few_is_named(line: str, said: str) -> None:
+    with pytest.raises(ScheduleError, match=rf"{said}(?s:.*)rank 0 \| {line}   <-- here"):
+        checked(parsed((line,), 1), 1, 1)
+
+
+@pytest.mark.parametrize("token", ["0X0", "F0", "0F", "0f0", "-1F0", "1F0,", "0F0B0", "0F١", "9999999999F0"])
+def test_a_token_that_is_no_action_is_named(token: str) -> None:
+    with pytest.raises(ScheduleError, match=r"rank 0: .* is no action\n  An action is a stage, F or B, and a micro batch"):
+        parsed((f"0F0 {token}",), 1)
+
+
+def test_a_grid_shows_what_is_near_the_mark() -> None:
+    order = schedules.ordered("1f1b", 40, 1, 80)
+    drawn = grid(order.by_rank, 30, 50).splitlines()
+    assert len(drawn) == 12 and sum("<-- here" in line for line in drawn) == 1
+    assert all(len(line) < 140 for line in drawn)

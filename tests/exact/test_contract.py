@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from parsim.estimator.estimate import estimate
+from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
-from support import STACKS, feature_sets, with_features
+from support import GPT, STACKS, feature_sets, scenario, with_features
 
 SETS = list(feature_sets(3))
 
@@ -25,6 +29,25 @@ def test_prediction_and_execution_agree_on_every_software_stack(name: str, stack
     scenario, plan = with_features((name,), stack)  # type: ignore[arg-type]
     wrong = [check for check in verify_plan(scenario, plan, "toy") if not check.ok]
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+def test_a_stage_may_hold_nothing_but_the_embedding_or_the_head(zero_stage: int) -> None:
+    stack = replace(STACKS[1], layer_split="embedding_and_head")
+    plan = Plan(pipeline_parallel=4, data_parallel=2, zero_stage=zero_stage)
+    chosen = scenario(model=replace(GPT, num_layers=2), batch=Batch(8, 8), stack=stack)
+    wrong = [check for check in verify_plan(chosen, plan, "toy") if not check.ok]
+    assert not wrong, wrong
+
+
+def test_recomputation_that_stops_early_leaves_out_the_last_matmul_and_stays_exact() -> None:
+    full = Plan(tensor_parallel=2, recompute="full")
+    model = replace(GPT, dropout=0.0)  # with dropout the last tensor that backward needs is the mask behind that matmul
+    early = scenario(model=model, stack=replace(STACKS[0], recompute_early_stop=True))
+    assert all(check.ok for check in verify_plan(early, full, "toy"))
+    down = 2 * 8 * 8 * 12 * 8 * 4  # 2 x tokens of the step x hidden x ffn / tp, in each of 4 layers
+    flops = [estimate(chosen, full).flops[0] for chosen in (scenario(model=model, stack=STACKS[0]), early)]
+    assert flops[0] - flops[1] >= down
 
 
 def test_a_contract_of_a_plan_names_every_quantity_it_compares() -> None:

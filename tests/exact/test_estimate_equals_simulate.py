@@ -35,6 +35,7 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
         schedule="interleaved_1f1b" if vpp > 1 else "1f1b",
         recompute=draw(st.sampled_from(["none", "selective", "full"])),
         gradient_sync=draw(st.sampled_from(["all_reduce", "master"])),
+        zero_stage=draw(st.sampled_from([0, 1, 2, 3])),
     )
     rounds = draw(st.integers(1, 4))
     batch = Batch(rounds * pp * dp * plan.micro_batch, 8, draw(st.sampled_from(["bf16", "fp32"])))
@@ -58,7 +59,7 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
     )
     rate = draw(st.sampled_from([1e6, 1e8, 1e10]))
     cluster = replace(CLUSTER, node=replace(NODE, law=CollectiveLaw(1e-6, 1e-6, rate, rate, 1e-9)))
-    assume(not faults(plan, model, batch, plan.num_devices, schedules.names()))
+    assume(not faults(plan, model, batch, plan.num_devices, schedules))
     return scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan
 
 

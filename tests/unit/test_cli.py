@@ -171,10 +171,12 @@ def test_schema_is_json_schema() -> None:
 
 
 @pytest.mark.parametrize("kind", catalog.kinds())
-def test_every_row_of_a_kind_is_listed_and_shown(kind: str) -> None:
+def test_every_row_of_a_kind_is_listed_and_shown(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # in a narrow terminal long names fold
     listed = [row["name"] for row in csv.DictReader(io.StringIO(call("list", kind, "--csv").stdout))]
     assert listed == list(catalog.names(kind))
-    assert all(name in call("list", kind).stdout for name in listed)
+    shown = call("list", kind).stdout
+    assert [name for name in listed if name not in shown] == []
     rows = json.loads(call("show", listed[0], "--json").stdout)["rows"][kind]
     assert all(row["figure"] for row in rows)
     assert listed[0] in call("show", listed[0]).stdout
@@ -259,3 +261,14 @@ def test_the_help_of_every_command_has_an_example(name: str) -> None:
 def test_a_mistyped_plan_name_with_markup_is_shown_as_it_is(here: Path) -> None:
     (here / "markup.yaml").write_text(TINY.replace("split:", '"[bold]split[/]":'))
     assert "[bold]split[/]" in call("run", "markup.yaml", "--no-figure").stdout
+
+
+@pytest.mark.parametrize("command", ["run", "plot"])
+@pytest.mark.parametrize("out", ["taken", "taken/below"])
+def test_a_place_that_is_a_file_is_told_before_any_work(here: Path, command: str, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "taken").write_text("mine")
+    monkeypatch.setattr("parsim.report.results.predict", lambda *_, **__: pytest.fail("priced before the place was known"))
+    result = call(command, "tiny.yaml", "-o", out)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "taken: is a file, not a directory\n"
+    assert (here / "taken").read_text() == "mine"

@@ -105,3 +105,9 @@ def test_a_terminal_that_knows_only_ascii_is_no_reason_to_stop() -> None:
     result = subprocess.run(command, capture_output=True, env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}, check=False)
     assert result.returncode == 0
     assert b"gpt3-175b" in result.stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_reason_to_stop(closed: str) -> None:
+    result = run("sh", "-c", f'exec "$@" {closed}', "sh", *PARSIM, "list", "models")
+    assert (result.returncode, result.stderr) == (0, "")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsim.estimator import pipeline
-from parsim.estimator.estimate import group_of, num_parameters
+from parsim.estimator.estimate import estimate, group_of, num_parameters
 from parsim.estimator.group import Group
 from parsim.estimator.segment import Span
 from parsim.model.spec import ModelSpec
@@ -97,6 +97,28 @@ def test_matmul_flops_with_full_recomputation_are_narayanan_2021_eq_3(name: str)
         96 * batch * sequence * layers * hidden**2 + 16 * batch * sequence**2 * layers * hidden + 6 * batch * sequence * hidden * vocabulary
     )
     assert layers * gemm_flops(group.step.layer, group) + gemm_flops(group.step.head, group) == expected
+
+
+@pytest.mark.parametrize("dp", [2, 4])
+def test_zero3_moves_exactly_one_and_a_half_times_the_bytes_of_data_parallel(dp: int) -> None:
+    """Rajbhandari et al. 2020, section 7.2: 3 psi against 2 psi; with one type for parameters and gradients, and nothing to pad."""
+    stack = replace(STACK, gradient_dtype="compute")
+    model, batch = replace(GPT, vocab_size=64, tied_embedding=False), Batch(dp, 8)
+    plain, sharded = (estimate(scenario(model=model, batch=batch, stack=stack), Plan(data_parallel=dp, zero_stage=z)) for z in (0, 3))
+    norm = 4  # ZeRO also sums the gradient norm over dp: rank 0 holds the only chunk, and sends it once as a float32
+    assert 2 * (sharded.sent_bytes[0]["dp"] - norm) == 3 * plain.sent_bytes[0]["dp"]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_divides_states_by_the_replicas(stage: int) -> None:
+    """Rajbhandari et al. 2020, figure 1: 2 + 2 + 12 bytes a parameter, of which stage 1, 2, 3 divide 12, 14, 16 by dp."""
+    stack = replace(STACK, gradient_dtype="compute")
+    model = replace(GPT, vocab_size=64, tied_embedding=False)
+    memory = estimate(scenario(model=model, batch=Batch(4, 8), stack=stack), Plan(data_parallel=4, zero_stage=stage)).memory_bytes[0]
+    psi = num_parameters(model)
+    shared = {"parameters": stage >= 3, "gradients": stage >= 2, "optimizer": True}
+    for part, each in {"parameters": 2, "gradients": 2, "optimizer": 12}.items():
+        assert memory[part] == (each * psi // 4 if shared[part] else each * psi)
 
 
 def flat_pipeline(p: int, m: int, chunks: int, forward: int, backward: int, message: int) -> Group:

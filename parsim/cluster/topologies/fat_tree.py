@@ -1,12 +1,10 @@
-"""A plain two-level fat tree, not oversubscribed: all NICs of a node on one leaf."""
+"""A plain two-level fat tree: all NICs of a node on one leaf, whose uplinks may carry less than its NICs send."""
 
 from __future__ import annotations
 
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import nic_port
+from parsim.cluster.network import nic_port, uplink_name
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
-
-PORTS_DOWN = 18  # of a leaf with 36 ports, half of them up (EDR generation)
 
 
 def attach_nics(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
@@ -22,16 +20,14 @@ def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
     assert cluster.fabric is not None
     attach_nics(graph, cluster, num_nodes)
     nics = cluster.nics_per_node
-    nodes_per_leaf = max(1, PORTS_DOWN // nics)
-    port, uplink = nic_port(cluster.node, cluster.fabric), f"{cluster.fabric.nic.name} uplink"
+    nodes_per_leaf, port = cluster.fabric.nodes_per_leaf, nic_port(cluster.node, cluster.fabric)
+    lanes = nodes_per_leaf * nics / cluster.fabric.oversubscription
     for node in range(num_nodes):
         leaf = ("leaf", node // nodes_per_leaf)
         for nic in range(nics):
             join(graph, ("nic", node, nic), leaf, port)
         if not graph.has_edge(leaf, ("spine", 0)):
-            join(graph, leaf, ("spine", 0), cluster.fabric.nic, lanes=nodes_per_leaf * nics, name=uplink)
+            join(graph, leaf, ("spine", 0), port, lanes=lanes, name=uplink_name(cluster.fabric))
 
 
-TOPOLOGIES.register(
-    "fat_tree", Topology("fat_tree", "fabric", build, "Leiserson 1985, IEEE Trans. Computers C-34(10); two levels of 36 ports")
-)
+TOPOLOGIES.register("fat_tree", Topology("fat_tree", "fabric", build, "Leiserson 1985, IEEE Trans. Computers C-34(10)"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parsim.cluster.cluster import Cluster
+from parsim.cluster.cluster import Cluster, Node
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
 from parsim.errors import ScenarioError
 
@@ -21,16 +21,19 @@ def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
     Raises:
         ScenarioError: the node has not 8 devices.
     """
-    if cluster.node.devices_per_node != 8:
-        raise ScenarioError(
-            f"hybrid_cube_mesh joins 8 devices, not {cluster.node.devices_per_node}", where="cluster", remedy="Legal: devices_per_node: 8."
-        )
+    if found := fault(cluster.node):
+        raise ScenarioError(found, where="cluster", remedy="Legal: devices_per_node: 8.")
     for node in range(num_nodes):
         for (a, b), links in LINKS.items():
             join(graph, ("device", node, a), ("device", node, b), cluster.node.link, lanes=links / LINKS_PER_DEVICE)
 
 
+def fault(node: Node) -> str:
+    """Why the mesh does not join the node's devices."""
+    return "" if node.devices_per_node == 8 else f"hybrid_cube_mesh joins 8 devices, not {node.devices_per_node}"
+
+
 TOPOLOGIES.register(
     "hybrid_cube_mesh",
-    Topology("hybrid_cube_mesh", "node", build, "NVIDIA DGX-1 with Tesla V100 system architecture white paper, figure 4"),
+    Topology("hybrid_cube_mesh", "node", build, "NVIDIA DGX-1 with Tesla V100 system architecture white paper, figure 4", fault),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,7 @@ SUFFIXES = {
 }
 
 
+@cache
 def rows(kind: str) -> dict[str, dict[str, Any]]:
     loaded: dict[str, dict[str, Any]] = YAML(typ="safe", pure=True).load((DATA / f"{kind}.yaml").read_text(encoding="utf-8"))
     return loaded
@@ -70,6 +72,7 @@ def accelerator(name: str) -> Accelerator:
         row,
         name=name,
         gemm=made(Law, row["gemm"]),
+        gemm_by_dtype={dtype: made(Law, law) for dtype, law in row.get("gemm_by_dtype", {}).items()},
         attention=made(AttentionLaw, attention, efficiency_by_head_dim=by_head_dim),
         elementwise=made(ElementwiseLaw, row["elementwise"]),
         hbm_capacity_bytes=int(units.parse(row["hbm_capacity"], "bytes")),
@@ -89,6 +92,7 @@ def node(name: str) -> Node:
         law=made(CollectiveLaw, row["law"]),
         all_to_all=made(CollectiveLaw, row["all_to_all"]) if "all_to_all" in row else None,
         group_share=shares,
+        torus=tuple(row.get("torus", ())),
     )
 
 

@@ -110,10 +110,19 @@ def test_no_isolated_kernel_beats_the_peak_or_twice_the_memory(name: str) -> Non
         flops = 2 * 8192.0**3
         assert gemm_s(device, flops, 6 * 8192**2, dtype, sustained=1.0) > flops / device.peak(dtype)
         assert attention_s(device, flops, 0, 10**4, 128, dtype, sustained=1.0) > flops / device.peak(dtype)
-    # Above 1 only where operands stay in L2 (the fitted 1.022 of the A100).
-    assert max(device.gemm.memory_efficiency, device.elementwise.memory_efficiency, device.attention.memory_efficiency) < 1.05
+    # Above 1 only where operands stay in L2: the fitted 1.022 of the A100 with 40 MB, and cards with 96 and 128 MB before slow memory.
+    most = 1.75 if name in ("l40s", "rtx-pro-6000") else 1.05
+    assert max(device.gemm.memory_efficiency, device.attention.memory_efficiency) < most
+    assert device.elementwise.memory_efficiency < 1
     assert elementwise_s(device, 10**9) > 10**9 / device.hbm_bandwidth_bytes_per_s
     assert 0 < device.sustained_factor <= 1
+
+
+def test_a_dtype_may_have_a_gemm_law_of_its_own() -> None:
+    # 600 FLOP at .5 x 1000 is 1.2 s without bytes; fp32 at .25 x 100 is 24 s after a launch of 3 s.
+    device = toy(gemm_by_dtype={"fp32": Law(0.25, 0.8, 3.0, 2.0)})
+    assert gemm_s(device, 600, 0, "bf16", sustained=1.0) == pytest.approx(0.25 + 1.2, rel=1e-14)
+    assert gemm_s(device, 600, 0, "fp32", sustained=1.0) == pytest.approx(3.0 + 24.0, rel=1e-14)
 
 
 def test_a_training_gemm_on_a100_runs_near_the_rates_that_are_published() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 from cluster_rows import DATA, accelerator, cluster, fabric, link, node, rows
 
+from parsim import catalog
 from parsim.cluster import attention_s, gemm_s, topology
+from parsim.scenario.rows import read
 
 # Keys that name another row, which has its own sources.
 REFERENCES = {"accelerator", "link", "host_link", "nic", "source"}
@@ -41,7 +45,7 @@ def test_every_row_becomes_its_dataclass() -> None:
         "cpu-generic",
     }
     assert all(link(name).bandwidth_bytes_per_s > 1e9 for name in rows("links"))
-    assert all(1e-7 < link(name).latency_s < 1e-5 for name in rows("links"))
+    assert all(1e-7 < link(name).latency_s < 1e-4 for name in rows("links"))
     for name in rows("nodes"):
         assert topology.topology(node(name).topology, "node")
     for name in rows("fabrics"):
@@ -71,6 +75,96 @@ def test_figures_are_those_of_the_datasheets() -> None:
     }
 
 
+# Names of accelerators in public tables of measured training steps.
+MEASURED_NAMES = "a100-sxm4-40gb a100-sxm4-80gb a800-sxm4-80gb b200 gb200 h100-sxm5-80gb h100-sxm5-96gb rtx-a6000 tpu-v5p trainium1"
+
+
+def test_every_accelerator_of_public_measurements_has_a_row_and_a_node() -> None:
+    names = {*MEASURED_NAMES.split(), "v100-sxm2-16gb", "v100-sxm2-32gb"}
+    assert names <= set(rows("accelerators"))
+    assert names <= {row["accelerator"] for row in rows("nodes").values()}
+    # And no accelerator is without a node, nor a link of a row without use.
+    assert {row["accelerator"] for row in rows("nodes").values()} >= set(rows("accelerators")) - {"cpu-generic"}
+
+
+@pytest.mark.parametrize("name", rows("accelerators"))
+def test_figures_of_an_accelerator_are_plausible(name: str) -> None:
+    device = accelerator(name)
+    peaks = device.peak_flops_per_s
+    order = [peaks[dtype] for dtype in ("fp8", "bf16", "tf32", "fp32") if dtype in peaks]
+    assert order == sorted(order, reverse=True)
+    assert set(peaks) <= set(rows("dtypes")) and set(device.gemm_by_dtype) <= set(peaks)
+    # From an old workstation card to what is sold in 2026; capacity over bandwidth is how long a device takes to read all it holds.
+    # (A CPU reads its DRAM for seconds.)
+    assert 1e13 < max(peaks.values()) < 1e16
+    assert 3e11 < device.hbm_bandwidth_bytes_per_s < 1e13
+    assert 0.01 < device.hbm_capacity_bytes / device.hbm_bandwidth_bytes_per_s < (2 if name == "cpu-generic" else 0.1)
+    assert 1 <= device.num_multiprocessors <= 304
+    efficiencies = [share for _, share in device.attention.efficiency_by_head_dim]
+    assert 0.25 < min(efficiencies) <= max(efficiencies) < 0.8
+    assert all(0.5 <= law.efficiency < 0.9 and 1 <= law.exponent < 4 for law in (device.gemm, *device.gemm_by_dtype.values()))
+    assert all(1e-6 < law.launch_s < 2e-5 for law in (device.gemm, device.elementwise, *device.gemm_by_dtype.values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "nominal"),
+    [
+        *(("v100-sxm2-16gb", 16), ("a100-sxm4-40gb", 40), ("a800-sxm4-80gb", 80), ("h100-sxm5-96gb", 96), ("h200", 141), ("b200", 192)),
+        *(("b300", 288), ("gb200", 186), ("mi300x", 192), ("rtx-4090", 24), ("l40s", 48), ("tpu-v5p", 95), ("gaudi3", 128)),
+    ],
+)
+def test_a_program_can_allocate_less_than_the_nominal_capacity(name: str, nominal: int) -> None:
+    assert 0.9 * nominal < accelerator(name).hbm_capacity_bytes / 2**30 <= nominal
+
+
+@pytest.mark.parametrize("name", rows("nodes"))
+def test_figures_of_a_node_are_plausible(name: str) -> None:
+    where = node(name)
+    for law in (where.law, where.all_to_all or where.law):
+        assert 0.3 * where.link.bandwidth_bytes_per_s < law.ring_bytes_per_s <= where.link.bandwidth_bytes_per_s
+        assert law.all_reduce_bytes_per_s <= where.link.bandwidth_bytes_per_s * (1.5 if where.switch_adds else 1)
+        assert 1e-6 < law.start_s < 2e-5 and 0 <= law.step_s < 2e-6
+    assert where.link.bandwidth_bytes_per_s < accelerator(where.accelerator.name).hbm_bandwidth_bytes_per_s
+    assert where.num_nics >= 1
+    assert topology.topology(where.topology, "node").fault(where) == ""
+
+
+@pytest.mark.parametrize("name", rows("fabrics"))
+def test_figures_of_a_fabric_are_plausible(name: str) -> None:
+    where = fabric(name)
+    assert 1e9 < where.nic.bandwidth_bytes_per_s <= 1e11
+    assert 0.7 < where.efficiency < 1 and 0.4 < where.p2p_efficiency <= 1
+    assert 1 <= where.two_node_gain < 2 and where.oversubscription == 1
+
+
+def test_guesses_and_recollections_say_so() -> None:
+    for name, row in rows("accelerators").items():
+        assert name == "a100-sxm4-80gb" or re.search("guess|assumption|parsim fit", row["source"]["sustained_factor"])
+    for name in ("gb200", "gb300", "l40s", "rtx-pro-6000"):
+        assert "unverified" in rows("accelerators")[name]["source"]["num_multiprocessors"]
+    assert "unverified" in rows("links")["neuronlink2"]["source"]["bandwidth"]
+
+
+def test_an_accelerator_is_one_row_and_a_node_of_it_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(DATA, data)
+    row = json.loads(json.dumps(rows("accelerators")["h200"])) | {"peak": {"bf16": "5 PFLOP/s"}}
+    box = json.loads(json.dumps(rows("nodes")["hgx-h200"])) | {"accelerator": "made-up"}
+    for kind, name, made in (("accelerators", "made-up", row), ("nodes", "made-up-8", box)):
+        with (data / f"{kind}.yaml").open("a", encoding="utf-8") as file:
+            file.write(f"\n{name}: {json.dumps(made)}\n")
+    monkeypatch.setattr(catalog.resources, "files", lambda package: tmp_path)
+    catalog._rows.cache_clear()
+    read.cache_clear()
+    try:
+        found = read("nodes", "made-up-8")
+        assert found.accelerator.name == "made-up" and found.accelerator.peak("bf16") == 5e15
+        assert found.law == node("hgx-h200").law
+    finally:
+        catalog._rows.cache_clear()
+        read.cache_clear()
+
+
 def errors(kind: str, hardware: str, node_name: str) -> list[float]:
     """|predicted / measured - 1| of the sweeps of one node, 512 B to 512 MiB on 2, 4 and 8 devices."""
     where, found = cluster(node_name), []
@@ -87,7 +181,10 @@ def errors(kind: str, hardware: str, node_name: str) -> list[float]:
 
 
 @pytest.mark.skipif(not MEASURED.exists(), reason="the measurements are not part of the package")
-@pytest.mark.parametrize(("hardware", "name"), [("A100-SXM", "dgx-a100-80gb"), ("H100-SXM", "hgx-h100-80gb")])
+@pytest.mark.parametrize(
+    ("hardware", "name"),
+    [("A100-SXM", "dgx-a100-80gb"), ("H100-SXM", "hgx-h100-80gb"), ("H200", "hgx-h200"), ("B200", "hgx-b200"), ("B300", "hgx-b300")],
+)
 @pytest.mark.parametrize("kind", ["all_reduce all_gather reduce_scatter", "alltoall"])
 def test_collectives_in_a_node_are_within_10_percent_of_the_measured_median(hardware: str, name: str, kind: str) -> None:
     found = errors(kind, hardware, name)
@@ -109,7 +206,13 @@ def test_all_reduce_across_h100_nodes_is_within_10_percent_of_the_measured_media
 
 
 @pytest.mark.skipif(not KERNELS.exists(), reason="the measurements are not part of the package")
-@pytest.mark.parametrize(("hardware", "name"), [("A100-SXM", "a100-sxm4-80gb"), ("H100-SXM", "h100-sxm5-80gb")])
+@pytest.mark.parametrize(
+    ("hardware", "name"),
+    [
+        *(("A100-SXM", "a100-sxm4-80gb"), ("H100-SXM", "h100-sxm5-80gb"), ("H200", "h200"), ("B200", "b200"), ("B300", "b300")),
+        *(("GB200", "gb200"), ("GB300", "gb300"), ("RTX-PRO-6000", "rtx-pro-6000")),
+    ],
+)
 def test_gemm_and_attention_are_within_10_percent_of_the_measured_median(hardware: str, name: str) -> None:
     device = accelerator(name)
     with KERNELS.open(newline="", encoding="utf-8") as file:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from itertools import combinations, permutations, product
+from pathlib import Path
 
+import numpy as np
 import pytest
 from cluster_rows import cluster, rows
+from pydantic import ValidationError
 
-from parsim.cluster import Cluster, topology
+from parsim.cluster import Cluster, Edge, topology
 from parsim.cluster.topologies import hybrid_cube_mesh
 from parsim.errors import ParsimError, ScenarioError
+from parsim.scenario.rows import SCHEMAS
 
 topology.TOPOLOGIES.discover("parsim.cluster.topologies")
 SHAPES = [(n, stride) for n in (2, 4, 8, 16, 32, 64) for stride in (1, 2, 4, 8, 16) if n * stride <= 64]
@@ -18,12 +23,12 @@ SHAPES = [(n, stride) for n in (2, 4, 8, 16, 32, 64) for stride in (1, 2, 4, 8, 
 
 def small(name: str) -> Cluster:
     """A cluster of 3 nodes that uses the topology."""
-    from dataclasses import replace
-
     where = cluster("dgx-a100-80gb", 3, "ib-hdr-8rail")
     assert where.fabric is not None
     if topology.TOPOLOGIES.get(name).level == "node":
-        return replace(where, node=replace(where.node, topology=name))
+        ring = tuple(Edge(each, (each + 1) % 8, 1e9) for each in range(8))
+        torus = {"torus_2d": (4, 2), "torus_3d": (2, 2, 2)}.get(name, ())
+        return replace(where, node=replace(where.node, topology=name, torus=torus, edges=ring if name == "custom" else ()))
     return replace(where, fabric=replace(where.fabric, topology=name))
 
 
@@ -60,15 +65,20 @@ def test_no_level_of_a_fabric_is_oversubscribed(name: str) -> None:
             assert up >= down * (1 - 1e-12)
 
 
-# Not the cube mesh with 8 rails: NCCL finds better rings there than the order of the devices, which the graph routes.
-@pytest.mark.parametrize(
-    ("node", "fabric"), [each for each in product(rows("nodes"), rows("fabrics")) if each[0] != "dgx-1v-32gb" or each[1] == "ib-edr"]
-)
+# Each switched box or tree on one narrow and one wide fabric, and one node on every fabric.  Not the meshes with 8 rails: NCCL finds
+# better rings there than the order of the devices, which the graph routes.
+SWITCHED = [name for name, row in rows("nodes").items() if row["topology"] in ("switched_node", "pcie_tree")]
+PAIRS = {("dgx-1v-32gb", "ib-edr"), *product(SWITCHED, ("ib-edr", "ib-ndr-8rail")), *product(("hgx-h100-80gb",), rows("fabrics"))}
+
+
+@pytest.mark.parametrize(("node", "fabric"), sorted(PAIRS))
 @pytest.mark.parametrize("operation", ["all_reduce", "all_gather"])
 def test_the_graph_and_the_arithmetic_agree_on_the_link_that_binds(node: str, fabric: str, operation: str) -> None:
-    where = cluster(node, 8, fabric)
+    devices = rows("nodes")[node]["devices_per_node"]
+    where = cluster(node, 64 // min(devices, 8), fabric)
     for ranks, stride in SHAPES:
-        assert topology.binding_link(where, operation, ranks, stride) == where.binding_link(operation, ranks, stride), (ranks, stride)
+        if stride == 1 or stride <= devices:
+            assert topology.binding_link(where, operation, ranks, stride) == where.binding_link(operation, ranks, stride), (ranks, stride)
     assert topology.binding_link(where, operation, 1, 1) == where.binding_link(operation, 1, 1) == ""
 
 
@@ -126,10 +136,95 @@ def test_a_wrong_topology_names_the_legal_ones() -> None:
         topology.topology("fattree", "fabric")
     with pytest.raises(ScenarioError, match="wires a fabric, not a node") as fault:
         topology.topology("fat_tree", "node")
-    assert "hybrid_cube_mesh, switched_node" in str(fault.value)
+    assert "hybrid_cube_mesh, nvl72, pcie_tree, switched_node" in str(fault.value)
 
 
 def test_faults_of_a_broken_graph_are_found() -> None:
     graph = import_module("networkx").DiGraph()
     graph.add_edge(1, 2, bandwidth_bytes_per_s=0.0)
     assert len(topology.faults(graph)) == 3  # two parts, no way back, no bandwidth
+
+
+MADE_UP = """
+from parsim.cluster.topology import TOPOLOGIES, Topology, join
+
+
+def build(graph, cluster, num_nodes):
+    for node in range(num_nodes):
+        for device in range(cluster.node.devices_per_node):
+            join(graph, ("device", node, device), ("device", node, (device + 1) % cluster.node.devices_per_node), cluster.node.link)
+
+
+TOPOLOGIES.register("made_up_ring", Topology("made_up_ring", "node", build, "this test"))
+"""
+
+
+def test_a_topology_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "made_up_topologies"
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "ring.py").write_text(MADE_UP, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(topology.TOPOLOGIES, "_values", dict(topology.TOPOLOGIES._values))
+    topology.TOPOLOGIES.discover("made_up_topologies")
+    where = small("made_up_ring")
+    assert topology.faults(topology.build(where)) == []
+    # One ring of all 8; of the 4 pairs 4 apart both ways round are 4 long: 8 messages x 4 / 16 wires one way.
+    shares = {(ranks, stride): share for ranks, stride, share in topology.ring_shares(where.node)}
+    assert shares[8, 1] == shares[2, 1] == 1 and shares[2, 4] == pytest.approx(1 / 2)
+
+
+NODE = {"base": "hgx-h100-80gb", "devices_per_node": 4, "topology": "custom"}
+STAR = [{"a": device, "b": "hub", "bandwidth": "100 GB/s"} for device in range(4)]
+CHAIN = [{"a": device, "b": device + 1, "bandwidth": "100 GB/s"} for device in range(3)]
+
+
+def test_a_scenario_may_list_the_wires_of_its_node() -> None:
+    found = SCHEMAS.get("nodes").model_validate({**NODE, "edges": CHAIN}).build("")
+    assert [(edge.a, edge.b, edge.bandwidth_bytes_per_s) for edge in found.edges] == [(0, 1, 1e11), (1, 2, 1e11), (2, 3, 1e11)]
+    # The ring 0 1 2 3 0 goes along the chain and back, once over each wire each way.  Pairs 2 apart, 0 2 and 1 3, meet on the middle one.
+    shares = {(ranks, stride): share for ranks, stride, share in found.group_share}
+    assert shares == {(4, 1): 1, (2, 1): 1, (2, 2): 0.5}
+    star = SCHEMAS.get("nodes").model_validate({**NODE, "edges": STAR}).build("")
+    assert set(star.group_share) == {(4, 1, 1.0), (2, 1, 1.0), (2, 2, 1.0)}
+    pair, pairs = (float(np.asarray(Cluster(found).collective_s("all_gather", 1e11, 1, 2, stride))) for stride in (1, 2))
+    assert pairs / pair == pytest.approx(2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"edges": []}, "no path joins device 0 to 1, 2, 3; custom needs edges that do"),
+        ({"edges": CHAIN[:2]}, "no path joins device 0 to 3; custom"),
+        ({"edges": [*CHAIN, {"a": "x", "b": "y", "bandwidth": "1 GB/s"}]}, "no path joins device 0 to x, y; custom"),
+        ({"edges": [*CHAIN, {"a": 2, "b": 2, "bandwidth": "1 GB/s"}]}, "the edge from 2 to itself joins nothing"),
+        ({"edges": [*CHAIN, {"a": 1, "b": 0, "bandwidth": "1 GB/s"}]}, "the edge between 1 and 0 is listed twice; add up its bandwidth"),
+        ({"edges": [*CHAIN, {"a": 3, "b": 4, "bandwidth": "1 GB/s"}]}, "an edge ends at device 4, but the devices are 0 to 3"),
+        ({"edges": CHAIN, "topology": "switched_node"}, "edges are the wires of topology custom, not of switched_node"),
+        ({"topology": "torus_2d"}, "torus_2d needs torus: the devices along 2 axes"),
+        ({"topology": "torus_2d", "torus": [2, 3]}, "torus = [2, 3] holds 6 devices, not devices_per_node = 4"),
+        ({"topology": "nvl72", "torus": [2, 2]}, "torus gives the axes of topology torus_2d or torus_3d, not of nvl72"),
+        ({"topology": "nvl72", "devices_per_node": 73}, "nvl72 joins up to 72 devices, not 73"),
+        ({"topology": "hybrid_cube_mesh"}, "hybrid_cube_mesh joins 8 devices, not 4"),
+    ],
+)
+def test_a_node_that_cannot_be_wired_says_why(changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError) as fault:
+        SCHEMAS.get("nodes").model_validate({**NODE, **changes})
+    assert sentence in str(fault.value)
+
+
+def test_a_torus_of_a_wrong_size_cannot_be_drawn() -> None:
+    where = small("torus_2d")
+    with pytest.raises(ScenarioError, match="holds 6 devices"):
+        topology.build(replace(where, node=replace(where.node, torus=(3, 2))))
+
+
+@pytest.mark.parametrize("name", ["tpu-v5p-4x4x4", "trn1-32xlarge", "trn2-48xlarge", "mi300x-8", "jean-zay-v100-32gb", "gb200-tray"])
+def test_nodes_of_the_catalog_are_sound_graphs_whose_devices_have_the_links_port(name: str) -> None:
+    where = cluster(name)
+    graph = topology.build(where)
+    assert topology.faults(graph) == []
+    for device in range(where.node.devices_per_node):
+        port = sum(edge["bandwidth_bytes_per_s"] for _, _, edge in graph.out_edges(("device", 0, device), data=True))
+        assert port == pytest.approx(where.node.link.bandwidth_bytes_per_s, rel=1e-12)

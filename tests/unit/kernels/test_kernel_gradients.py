@@ -69,7 +69,29 @@ def test_layer_norm() -> None:
     check(forward, (x, gamma, beta), 2, d_y, call("sum_to", d_y, expr="B T D -> D")[0])
 
 
-@pytest.mark.parametrize("kernel", ["gelu", "relu"])
+def test_rms_norm() -> None:
+    x, gamma, d_y = draw(2, 3, 5), draw(5), draw(2, 3, 5, seed=1)
+
+    def forward(*inputs: Array) -> Array:
+        return call("rms_norm", *inputs)[0]
+
+    check(forward, (x, gamma), 0, d_y, call("rms_norm_grad_x", x, gamma, d_y)[0])
+    check(forward, (x, gamma), 1, d_y, call("rms_norm_grad_gamma", x, d_y)[0])
+
+
+def test_a_gated_activation_has_a_gradient_for_each_of_its_inputs() -> None:
+    gate, up, d_y = 2 * draw(4, 5), draw(4, 5, seed=1), draw(4, 5, seed=2)
+    for which, gradient in enumerate(call("swiglu_grad", gate, up, d_y)):
+        check(lambda *inputs: call("swiglu", *inputs)[0], (gate, up), which, d_y, gradient)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 2, 3, 4), (2, 3, 2, 4)], ids=["queries", "keys"])
+def test_rotary_positions(shape: tuple[int, ...]) -> None:
+    x, d_y = draw(*shape), draw(*shape, seed=1)
+    check(lambda x: call("rotary", x, offset=5)[0], (x,), 0, d_y, call("rotary_grad", d_y, offset=5)[0])
+
+
+@pytest.mark.parametrize("kernel", ["gelu", "relu", "squared_relu"])
 def test_activations(kernel: str) -> None:
     x, d_y = 2 * draw(4, 5), draw(4, 5, seed=1)
     assert np.abs(x).min() > 10 * H  # no element near the corner of relu

@@ -199,3 +199,43 @@ ILL: list[tuple[str, tuple[Array, ...], dict[str, object], str]] = [
 def test_what_does_not_fit_is_named(kernel: str, inputs: tuple[Array, ...], attributes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KERNELS[kernel](inputs, attributes)
+
+
+def test_rotary_positions_are_a_product_with_complex_numbers() -> None:
+    x = draw(2, 5, 3, 6)  # Su et al. 2021, equation 13: a pair as a complex number, times exp(i m theta)
+    (turned,) = call("rotary", x, offset=2)
+    angles = np.arange(2, 7)[:, None, None] * 10000.0 ** (-2 * np.arange(3) / 6)
+    expected = (x[..., :3] + 1j * x[..., 3:]) * np.exp(1j * angles)
+    np.testing.assert_allclose(turned, np.concatenate((expected.real, expected.imag), axis=-1), rtol=0, atol=1e-14)  # a few roundings
+
+
+def test_rotary_scores_depend_on_the_distance_of_positions_only() -> None:
+    q, k = (np.repeat(draw(1, 1, 1, 8, seed=s), 6, axis=1) for s in (1, 2))  # the same query and key at each of 6 positions
+    scores = [call("rotary", q, offset=o)[0][0, :, 0] @ call("rotary", k, offset=o)[0][0, :, 0].T for o in (0, 100)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-12)  # angles near 100 keep 14 digits
+    for distance in range(-5, 6):
+        assert np.ptp(np.diagonal(scores[0], distance)) < 1e-12
+
+
+def test_a_shard_of_the_sequence_is_turned_as_in_the_whole() -> None:
+    x = draw(2, 6, 2, 4)
+    (whole,) = call("rotary", x, offset=0)
+    assert np.array_equal(whole[:, 4:], call("rotary", x[:, 4:], offset=4)[0])
+
+
+@pytest.mark.parametrize(("width", "offset"), [(3, 0), (4, -1)])
+def test_rotary_refuses_odd_widths_and_negative_positions(width: int, offset: int) -> None:
+    with pytest.raises(ValueError, match="rotary turns pairs of elements from position 0 on"):
+        call("rotary", draw(1, 2, 1, width), offset=offset)
+
+
+def test_rms_norm_is_layer_norm_where_the_mean_is_zero() -> None:
+    x, gamma = draw(3, 4, 6), draw(6)
+    x -= x.mean(axis=-1, keepdims=True)
+    np.testing.assert_allclose(call("rms_norm", x, gamma)[0], call("layer_norm", x, gamma, np.zeros(6))[0], rtol=1e-13)
+
+
+def test_swiglu_is_swish_times_up_and_squared_relu_the_square_of_relu() -> None:
+    x, up = draw(4, 5), draw(4, 5, seed=1)
+    np.testing.assert_allclose(call("swiglu", x, up)[0], x * (1 + np.tanh(x / 2)) / 2 * up, rtol=1e-13)  # sigmoid by tanh
+    assert np.array_equal(call("squared_relu", x)[0], call("relu", x)[0] ** 2)

@@ -113,3 +113,18 @@ def test_a_device_of_the_scenario_is_cited_as_the_scenario_states_it() -> None:
     batch = {"global_batch": 1, "sequence_length": 16}
     scenario = from_mapping({"model": "tiny-gpt", "cluster": {"node": node}, "batch": batch, "plans": {"one": {}}})
     assert "my own test" in line(explain(scenario, "one", "up_gemm")[0], "HBM peak")
+
+
+def test_a_collective_cites_the_law_alone(gpt3: Scenario) -> None:
+    for op, law, other in (("leave_mlp", "nccl-tests sweeps", "NVSwitches"), ("boundary", "ConnectX-6", "NVIDIA DGX SuperPOD")):
+        said = " ".join(text for _, text in explain(gpt3, "stages", op)[0].lines)
+        assert law in said and other not in said
+
+
+def test_only_a_reduction_has_an_operator() -> None:
+    plans = {"a": {"tensor_parallel": 2, "sequence_parallel": True}}
+    node = {"base": "dgx-a100-80gb", "devices_per_node": 2}
+    batch = {"global_batch": 1, "sequence_length": 16}
+    found = from_mapping({"model": "tiny-gpt", "cluster": {"node": node}, "batch": batch, "plans": plans})
+    assert line(explain(found, "a", "enter_mlp.all_gather")[0], "collective") == "all_gather over tp"
+    assert line(explain(found, "a", "leave_mlp.reduce_scatter")[0], "collective") == "reduce_scatter over tp (sum)"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,12 @@ def test_every_component_has_its_own_colour_and_optimizer_one_in_both_panels(res
     assert len(set(style.TIME.values())) == len(style.TIME)
     assert len(set(style.MEMORY.values())) == len(style.MEMORY)
     assert style.TIME["optimizer"] == style.MEMORY["optimizer"]
+
+
+def test_a_name_is_drawn_as_it_is_written_and_without_a_warning(results: Results, tmp_path: Path) -> None:
+    name = "$x_{$ 計画 \\frac"
+    named = replace(results.plans[0], estimate=replace(results.plans[0].estimate, name=name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, _, svg = figure.save(replace(results, plans=(named,)), tmp_path)
+    assert "$x_{$ " in svg.read_text(encoding="utf-8")  # a comment beside the glyphs

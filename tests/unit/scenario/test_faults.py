@@ -81,8 +81,8 @@ def test_the_error_of_load_says_every_fault(tmp_path):
     [
         ({"seed": "-1"}, "5:1: seed: must be at least 0, not -1"),
         ({"schema": "2"}, "5:1: schema: cannot be 2; legal: 1"),
-        ({"model": None}, "1:1: model: missing; give the model: a name of the catalog or an inline row"),
-        ({"model": "hf:config.json"}, "1:1: model: reading a Hugging Face config comes later"),
+        ({"model": None}, "1:1: model: missing; give the model: a name of the catalog, hf:path/to/config.json, or an inline row"),
+        ({"model": "hf:absent.json"}, "1:1: model: hf:absent.json: cannot read the file: No such file or directory"),
         ({"model": "[tiny-gpt]"}, "1:1: model: must be a name or a mapping, not a list"),
         ({"model": ""}, "1:1: model: must be a name or a mapping, not nothing"),
         ({"model": "{base: tiny}"}, "1:9: model.base: unknown model 'tiny' (did you mean 'tiny-gpt'?)"),
@@ -125,6 +125,14 @@ def test_the_error_of_load_says_every_fault(tmp_path):
         ({"measured": "{a: {}}"}, "5:12: measured.a: holds no figure; give step_time, peak_memory or both"),
         ({"measured": "{a: {step_time: 13.75}}"}, "5:16: measured.a.step_time: 13.75 has no unit; write e.g. '13.75 ms'"),
         ({"measured": "{a: {step_time: -1 s}}"}, "5:16: measured.a.step_time: must be above 0, not '-1 s'"),
+        (
+            {"stack": "{base: megatron-2022, framework_memory: 1e30 GB}"},
+            "5:30: stack.framework_memory: must be from 0 B to 1 EB, not '1e30 GB'",
+        ),
+        ({"measured": "{a: {step_time: 1e10 s}}"}, "5:16: measured.a.step_time: must be from 0 s to 10000 s, not '1e10 s'"),
+        ({"name": '"\\ud800"'}, "5:7: name: holds half of a UTF-16 surrogate pair, which is no text"),
+        ({"plans": '{a: {}, "\\ud800": {}}'}, "4:16: plans: holds half of a UTF-16 surrogate pair, which is no text"),
+        ({"name": '"\\ud83d\\ude00"'}, None),  # JSON's way to write one character
         ({"seed": "!big 1"}, "5:7: seed: the tag '!big' means nothing in a scenario; leave it out"),
         ({"seed": "9" * 5000}, "5:7: seed: '9999999999999999999999999999999999999999' is no number that can be read"),
     ],
@@ -190,6 +198,32 @@ def test_faults_of_a_mapping_have_its_name_and_the_dotted_path():
         scenario.from_mapping({"model": "tiny-gpt", "cluster": {}, "batch": {}, "plans": {"a": {"tp": 1}}}, "mine")
     assert [str(each).partition(":")[0] for each in caught.value.faults] == ["mine"] * 4
     assert [each.where for each in caught.value.faults] == ["batch.global_batch", "batch.sequence_length", "cluster.node", "plans.a.tp"]
+
+
+@pytest.mark.parametrize(
+    ("part", "row", "figure"),
+    [
+        ("accelerator", "a100-sxm4-80gb", {"hbm_bandwidth": "1e-9 B/s"}),
+        ("accelerator", "a100-sxm4-80gb", {"hbm_capacity": "1e300 GB"}),
+        ("accelerator", "a100-sxm4-80gb", {"peak": {"bf16": "1e-300 FLOP/s"}}),
+        ("accelerator", "a100-sxm4-80gb", {"gemm": {"launch": "1e10 s"}}),
+        ("link", "nvlink3", {"bandwidth": "1e-300 GB/s"}),
+        ("link", "nvlink3", {"latency": "1 day"}),
+    ],
+)
+def test_a_quantity_no_hardware_has_is_a_fault_that_names_the_range(part, row, figure):
+    node = {"base": "dgx-a100-80gb", "devices_per_node": 1, part: {"base": row, **figure}}
+    document = {"model": "tiny-gpt", "cluster": {"node": node}, "batch": {"global_batch": 1, "sequence_length": 16}, "plans": {"a": {}}}
+    with pytest.raises(ScenarioError, match=r"must be from (0|1) \S+ to \d+ \S+, not '") as caught:
+        scenario.from_mapping(document)
+    assert len(caught.value.faults) == 1
+
+
+@pytest.mark.parametrize("changes", [{"name": "\ud800"}, {"plans": {"\udfff": {}}}, {"plans": {"a": {"schedule": "\ud800"}}}])
+def test_half_a_surrogate_pair_in_a_mapping_is_a_fault(changes):
+    document = {"model": "tiny-gpt", "cluster": {"node": "dgx-a100-80gb"}, "batch": {"global_batch": 8, "sequence_length": 16}}
+    with pytest.raises(ScenarioError, match="holds half of a UTF-16 surrogate pair"):
+        scenario.from_mapping({**document, "plans": {"a": {}}, **changes})
 
 
 KEYS = ["model", "cluster", "batch", "plans", "measured", "stack", "seed", "schema", "name", "node", "base", "num_nodes", "fabric", "a"]

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parsim import schedules
 from parsim.errors import ParsimError, PlanError
 from parsim.model.spec import ModelSpec
 from parsim.parallel.legality import check, divisors, faults, legal_degrees
 from parsim.parallel.plan import Batch, Plan
 
-SCHEDULES = ("1f1b", "interleaved_1f1b")
 MODEL = ModelSpec("m", 12, 64, 256, 8, 4, 8, 128, 64)
 BATCH = Batch(48, 64)
 
 
 def found(plan, num_devices=None, model=MODEL, batch=BATCH):
-    return [(each.field, str(each)) for each in faults(plan, model, batch, num_devices or plan.num_devices, SCHEDULES)]
+    return [(each.field, str(each)) for each in faults(plan, model, batch, num_devices or plan.num_devices, schedules)]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def found(plan, num_devices=None, model=MODEL, batch=BATCH):
 )
 def test_a_plan_that_fits_has_no_fault(plan):
     assert found(plan) == []
-    check(plan, MODEL, BATCH, plan.num_devices, SCHEDULES)
+    check(plan, MODEL, BATCH, plan.num_devices, schedules)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_plan_that_fits_has_no_fault(plan):
             "virtual_pipeline",
             "Legal virtual_pipeline: at most 3",
         ),
-        (Plan(pipeline_parallel=2, virtual_pipeline=2), "schedule", "Set schedule = interleaved_1f1b, or virtual_pipeline = 1"),
+        (Plan(pipeline_parallel=2, virtual_pipeline=2), "schedule", "Set schedule = breadth_first or interleaved_1f1b, or"),
         (Plan(virtual_pipeline=2, schedule="interleaved_1f1b"), "virtual_pipeline", "needs a pipeline, but pipeline_parallel = 1"),
         (
             Plan(micro_batch=5),
@@ -66,7 +66,7 @@ def test_a_plan_that_fits_has_no_fault(plan):
         (Plan(pipeline_parallel=2, layers_per_stage=(6, 5)), "layers_per_stage", "Give 2 numbers that sum to 12"),
         (Plan(pipeline_parallel=2, layers_per_stage=(12,)), "layers_per_stage", "has 1 entries that sum to 12"),
         (Plan(pipeline_parallel=2, layers_per_stage=(12, 0)), "layers_per_stage", "positive whole number"),
-        (Plan(schedule="1f1"), "schedule", "unknown schedule '1f1' (did you mean '1f1b'?). Legal: 1f1b, interleaved_1f1b"),
+        (Plan(schedule="1f1"), "schedule", "unknown schedule '1f1' (did you mean '1f1b'?). Legal: 1f1b, breadth_first, gpipe"),
         (Plan(recompute="some"), "recompute", "Legal: none, selective, full"),
         (Plan(gradient_sync="sum"), "gradient_sync", "Legal: all_reduce, master"),
         (Plan(tensor_parallel=0), "tensor_parallel", "tensor_parallel = 0 is not a positive whole number"),
@@ -82,7 +82,7 @@ def test_interleaving_needs_micro_batches_in_rounds_of_the_pipeline():
     # 48 sequences over 3 replicas in micro batches of 16: one each, which 2 pipeline ranks do not share.
     plan = Plan(data_parallel=3, pipeline_parallel=2, virtual_pipeline=2, micro_batch=16, schedule="interleaved_1f1b")
     ((field, text),) = found(plan)
-    assert field == "virtual_pipeline" and "a replica has 1. Make global_batch a multiple of 96" in text
+    assert field == "virtual_pipeline" and "a replica has 1. Make global_batch 96, or choose another micro_batch" in text
 
 
 def test_a_wrong_number_of_replicas_names_the_right_one():
@@ -101,12 +101,12 @@ def test_all_faults_are_told_at_once():
     plan = Plan(tensor_parallel=3, pipeline_parallel=13, sequence_parallel=True)
     assert [field for field, _ in found(plan)] == ["tensor_parallel", "pipeline_parallel", "sequence_parallel"]
     with pytest.raises(PlanError, match=r"(?s)num_kv_heads.*12 layers.*sequence_length"):
-        check(plan, MODEL, BATCH, plan.num_devices, SCHEDULES)
+        check(plan, MODEL, BATCH, plan.num_devices, schedules)
 
 
 def test_without_a_model_what_needs_none_is_still_checked():
-    assert [each.field for each in faults(Plan(tensor_parallel=3), None, BATCH, 8, SCHEDULES)] == ["tensor_parallel"]
-    assert faults(Plan(tensor_parallel=3), None, None, None, SCHEDULES) == []
+    assert [each.field for each in faults(Plan(tensor_parallel=3), None, BATCH, 8, schedules)] == ["tensor_parallel"]
+    assert faults(Plan(tensor_parallel=3), None, None, None, schedules) == []
 
 
 def test_legal_degrees_are_those_that_divide():

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from parsim import scenario
+from parsim import catalog, scenario
 from parsim.errors import ScenarioError
 
 # The example of the README and of the design.
@@ -198,7 +198,8 @@ def test_the_json_schema_is_of_draft_7_and_whole():
     for part in parts(schema):
         if isinstance(part.get("$ref"), str):
             assert part["$ref"].removeprefix("#/definitions/") in schema["definitions"]
-    assert "gpt3-175b" in schema["properties"]["model"]["anyOf"][0]["enum"]
+    names, config = schema["properties"]["model"]["anyOf"][0]["anyOf"]
+    assert "gpt3-175b" in names["enum"] and config["pattern"] == "^hf:."
     assert schema["definitions"]["PlanSection"]["additionalProperties"] is False
 
 
@@ -208,3 +209,13 @@ def test_the_json_schema_accepts_the_example_where_a_validator_is_installed():
 
     jsonschema.Draft7Validator.check_schema(scenario.schema())
     jsonschema.Draft7Validator(scenario.schema()).validate(YAML(typ="safe", pure=True).load(EXAMPLE))
+
+
+def test_a_message_in_a_node_without_p2p_start_begins_with_the_link_s_latency():
+    stated = {
+        key: value for key, value in catalog.row("nodes", "dgx-a100-80gb").items() if key not in ("p2p_start", "p2p_efficiency", "source")
+    }
+    node = {**stated, "link": {"bandwidth": "1 GB/s", "latency": "3 ms"}}
+    batch = {"global_batch": 8, "sequence_length": 16}
+    loaded = scenario.from_mapping({"model": "tiny-gpt", "cluster": {"node": node}, "batch": batch, "plans": {"a": {}}})
+    assert loaded.cluster.p2p_s(1e6, 1) == pytest.approx(3e-3 + 1e6 / 1e9, rel=1e-12)  # sums of floats

@@ -97,10 +97,10 @@ def test_rows_of_ci_count_for_memory_only(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"mlp": "swiglu"}, "needs mlp swiglu"),
+        ({"mlp": "geglu"}, "needs mlp geglu"),
         ({"num_experts": "8"}, "needs experts"),
         ({"context_parallel": "2"}, "needs context_parallel"),
-        ({"zero_stage": "3"}, "needs zero_stage 3"),
+        ({"zero_stage": "3", "zero_group": "2", "num_devices": "32"}, "needs zero_group 2"),
         ({"offload": "yes"}, "needs offload"),
         ({"recompute": "custom"}, "needs recompute custom"),
         ({"schedule": "dualpipe9"}, "needs schedule dualpipe9"),
@@ -119,7 +119,7 @@ def test_rows_of_ci_count_for_memory_only(tmp_path):
         ({"num_heads": "7"}, "num_heads = 7 does not divide hidden_size = 1024"),
         ({"tensor_parallel": "3", "num_devices": "12"}, "tensor_parallel = 3 does not divide num_kv_heads = 16"),
         ({"global_batch": "33"}, "does not divide global_batch = 33"),
-        ({"accelerator": "h100-sxm5-80gb", "dtype": "fp16", "global_batch": "3200000"}, "forwards and backwards are above"),
+        ({"accelerator": "h100-sxm5-80gb", "dtype": "fp16", "global_batch": "9600000"}, "forwards and backwards is above"),
     ],
 )
 def test_a_row_that_cannot_be_predicted_says_why(tmp_path, changes, reason):
@@ -129,8 +129,8 @@ def test_a_row_that_cannot_be_predicted_says_why(tmp_path, changes, reason):
 
 
 def test_a_row_names_all_that_it_needs(tmp_path):
-    row = only(tmp_path, mlp="swiglu", zero_stage="1", micro_batch="")
-    assert row.skipped == "needs mlp swiglu; needs zero_stage 1; states no micro_batch"
+    row = only(tmp_path, mlp="geglu", offload="yes", micro_batch="")
+    assert row.skipped == "needs mlp geglu; needs offload; states no micro_batch"
 
 
 def test_the_state_of_one_replica_is_not_sharded_by_zero(tmp_path):
@@ -207,7 +207,7 @@ def test_the_statistics_are_those_of_the_absolute_errors_and_the_bias_is_signed(
 
 
 def test_json_holds_rows_and_summary_with_null_where_nothing_is_known(tmp_path):
-    path = table(tmp_path, SMALL, {**SMALL, "id": "b", "source_family": "other", "mlp": "swiglu", "step_s": ""})
+    path = table(tmp_path, SMALL, {**SMALL, "id": "b", "source_family": "other", "mlp": "geglu", "step_s": ""})
     found = json.loads(json.dumps(validate(path).to_json(), allow_nan=False))
     assert list(found) == ["rows", "summary"]
     fields = ["id", "source_family", "predicted_step_s", "measured_step_s", "step_error"]
@@ -215,7 +215,7 @@ def test_json_holds_rows_and_summary_with_null_where_nothing_is_known(tmp_path):
     assert [list(row) for row in found["rows"]] == [fields, fields]
     assert found["rows"][1]["predicted_step_s"] is None and found["rows"][1]["measured_step_s"] is None
     summary = found["summary"]
-    assert (summary["num_rows"], summary["num_skipped"], summary["skipped"]) == (2, 1, {"needs mlp swiglu": 1})
+    assert (summary["num_rows"], summary["num_skipped"], summary["skipped"]) == (2, 1, {"needs mlp geglu": 1})
     assert summary["by_source_family"]["papers"]["step"] == summary["all"]["step"]
     assert summary["by_source_family"]["other"]["step"] == {"n": 0, **dict.fromkeys(STATISTICS[1:])}
 

@@ -1,0 +1,59 @@
+"""Ring in both directions: a chunk travels half the ring each way, so a phase takes ceil((n - 1) / 2) steps for the same bytes.
+
+Source: Chan et al. 2007, Concurrency and Computation 19(13), for rings; that both directions carry half each is derived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from parsim.collectives import COLLECTIVES, Count, chunk_elements
+from parsim_kernels import Transfer
+from parsim_kernels.fabric import Operator
+
+
+class BidirectionalRing:
+    """`up` = ceil((n - 1) / 2) hops to higher ranks and `down` = floor((n - 1) / 2) to lower ones; chunk r ends on rank r."""
+
+    operations: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter")
+
+    def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
+        """n (n - 1) messages a phase; both partial sums of a chunk arrive in the phase's last step."""
+        n, first = num_ranks, 0
+        up, down = n // 2, (n - 1) // 2
+        if operation != "all_gather":
+            for step in range(up):
+                for rank in range(n):
+                    yield Transfer(step, rank, (rank + 1) % n, (rank + up - step) % n, cast(Operator, operator))
+                    if step >= up - down:
+                        yield Transfer(step, rank, (rank - 1) % n, (rank - up + step) % n, cast(Operator, operator))
+            first = up
+        if operation != "reduce_scatter":
+            for step in range(up):
+                for rank in range(n):
+                    yield Transfer(first + step, rank, (rank + 1) % n, (rank - step) % n, "copy")
+                    if step < down:
+                        yield Transfer(first + step, rank, (rank - 1) % n, (rank + step) % n, "copy")
+
+    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
+        """All but the own chunk in the reducing phase; in the gathering one the own goes both ways, and the two farthest no farther."""
+        n, down = num_ranks, (num_ranks - 1) // 2
+        own = chunk_elements(rank, n, elements)
+        reducing = elements - own
+        gathering = elements + own - chunk_elements(rank + down, n, elements) - chunk_elements(rank + down + 1, n, elements)
+        if operation == "reduce_scatter":
+            return reducing
+        return gathering if operation == "all_gather" else reducing + gathering
+
+    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
+        """Through a rank's port, both directions together: n - 1 chunks a phase, of the largest size."""
+        phases = 2 if operation == "all_reduce" else 1
+        return phases * (num_ranks - 1) * -(-elements // num_ranks)
+
+    def num_steps(self, operation: str, num_ranks: Count) -> Count:
+        """Half the ring a phase."""
+        return num_ranks // 2 * (2 if operation == "all_reduce" else 1)
+
+
+COLLECTIVES.register("bidirectional_ring", BidirectionalRing())

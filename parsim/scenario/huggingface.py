@@ -1,0 +1,180 @@
+"""A Hugging Face config.json of a dense decoder as a row of the catalog's kind; each model_type is one table of its keys.
+
+What changes no count is left out: epsilons, rotary bases and scaling, a sliding window (attention is charged in full), initial values.
+Source: huggingface/transformers, models/NAME/configuration_NAME.py and modeling_NAME.py, for the keys, their defaults and the biases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from parsim.errors import ScenarioError, did_you_mean
+from parsim.scenario.tree import show
+
+PREFIX: Final = "hf:"
+_MOST_BYTES: Final = 1_000_000
+_EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
+_ACTIVATIONS: Final = {
+    "silu": "swiglu",
+    "swish": "swiglu",
+    "relu2": "squared_relu",
+    "relu": "relu",
+    **dict.fromkeys(("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """How a model_type spells what a row says: our figure -> its key, with the default where the key may be left out."""
+
+    counts: Mapping[str, str]
+    optional: Mapping[str, str]
+    activation: tuple[str, str, tuple[str, ...]]  # key, default, and which of ours its code computes
+    fixed: Mapping[str, object]
+    dropouts: tuple[str, ...] = ("attention_dropout",)
+    default_dropout: float = 0.0
+    biases: Mapping[str, str] = field(default_factory=dict)  # our figure -> its key, false where left out
+    tied: bool = False  # where tie_word_embeddings is left out
+
+
+_COUNTS: Final = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "num_heads": "num_attention_heads",
+    "vocab_size": "vocab_size",
+    "max_positions": "max_position_embeddings",
+}
+_OPTIONAL: Final = {"num_kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
+_SWIGLU: Final = ("hidden_act", "silu", ("swiglu",))
+_ROTARY: Final = {"norm": "rms_norm", "positions": "rotary"}
+_BIASES: Final = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
+_GPT2: Final = {
+    "num_layers": "n_layer",
+    "hidden_size": "n_embd",
+    "num_heads": "n_head",
+    "vocab_size": "vocab_size",
+    "max_positions": "n_positions",
+}
+
+FAMILIES: Final = {
+    "gpt2": _Family(
+        _GPT2,
+        {"ffn_hidden_size": "n_inner"},
+        ("activation_function", "gelu_new", ("gelu", "relu")),
+        {"norm": "layer_norm", "positions": "learned", "bias": True},
+        dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+        default_dropout=0.1,
+        tied=True,
+    ),
+    "llama": _Family(_COUNTS, _OPTIONAL, _SWIGLU, _ROTARY, biases=_BIASES),
+    "mistral": _Family(_COUNTS, _OPTIONAL, _SWIGLU, {**_ROTARY, "bias": False}),
+    "nemotron": _Family(
+        _COUNTS,
+        _OPTIONAL,
+        ("hidden_act", "relu2", ("squared_relu", "gelu", "relu")),
+        {"norm": "layer_norm", "positions": "rotary"},
+        biases=_BIASES,
+    ),
+    "qwen2": _Family(_COUNTS, _OPTIONAL, _SWIGLU, {**_ROTARY, "bias": False, "qkv_bias": True}),
+}
+
+
+def row(path: Path, name: str) -> dict[str, Any]:
+    """The row, with values as an inline model of a scenario has them.
+
+    Args:
+        path: the config.json.
+        name: what reports call the model.
+
+    Raises:
+        ScenarioError: the file cannot be read, is of another model_type, or says what no dense decoder here can be.
+    """
+    config = _config(path, name)
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        near = did_you_mean(kind, tuple(FAMILIES)) if isinstance(kind, str) else ""
+        raise ScenarioError(f"{name}: model_type {show(kind)} is not read{near}; known: {', '.join(FAMILIES)}")
+    experts = [key for key in _EXPERTS if config.get(key)]
+    if experts:
+        raise ScenarioError(f"{name}: {experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")
+    family = FAMILIES[kind]
+    return {
+        "name": name,
+        **{figure: _count(config, key, name) for figure, key in family.counts.items()},
+        **{figure: _count(config, key, name) for figure, key in family.optional.items() if config.get(key) is not None},
+        **family.fixed,
+        **_biases(config, family, name),
+        "activation": _activation(config, family, name),
+        "tied_embedding": _flag(config, "tie_word_embeddings", family.tied, name),
+        "dropout": _dropout(config, family, name),
+        "source": f"{name}, model_type {kind}",
+    }
+
+
+def _config(path: Path, name: str) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
+        if len(raw) > _MOST_BYTES:
+            raise ScenarioError(f"{name}: the file is larger than {_MOST_BYTES} bytes, which no config.json is")
+        config = json.loads(raw.decode("utf-8-sig"))
+    except OSError as error:
+        raise ScenarioError(f"{name}: cannot read the file: {error.strerror}; the path is relative to the scenario file") from None
+    except (ValueError, RecursionError) as error:
+        raise ScenarioError(f"{name}: is no JSON in UTF-8: {' '.join(str(error).split())[:120]}") from None
+    if not isinstance(config, dict):
+        raise ScenarioError(f"{name}: must hold a mapping, not {show(config)}")
+    return config
+
+
+def _count(config: Mapping[str, Any], key: str, name: str) -> int:
+    if key not in config:
+        raise ScenarioError(f"{name}: key '{key}' is missing")
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ScenarioError(f"{name}: {key} must be a whole number above 0, not {show(value)}")
+    return value
+
+
+def _flag(config: Mapping[str, Any], key: str, default: bool, name: str) -> bool:
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise ScenarioError(f"{name}: {key} must be true or false, not {show(value)}")
+    return value
+
+
+def _biases(config: Mapping[str, Any], family: _Family, name: str) -> dict[str, bool]:
+    """Biases by the config's flags; attention_bias is also that of the attention output, which `bias` covers with the MLP."""
+    found = {figure: _flag(config, key, False, name) for figure, key in family.biases.items()}
+    if len(set(found.values())) > 1:
+        raise ScenarioError(f"{name}: attention_bias and mlp_bias differ; both true or both false can be read")
+    return found
+
+
+def _activation(config: Mapping[str, Any], family: _Family, name: str) -> str:
+    key, default, legal = family.activation
+    value = config.get(key, default)
+    activation = _ACTIVATIONS.get(value) if isinstance(value, str) else None
+    if activation not in legal:
+        known = ", ".join(each for each, ours in _ACTIVATIONS.items() if ours in legal)
+        raise ScenarioError(f"{name}: {key} {show(value)} is not read; known here: {known}")
+    assert activation is not None
+    return activation
+
+
+def _dropout(config: Mapping[str, Any], family: _Family, name: str) -> float:
+    values = {key: config.get(key, family.default_dropout) for key in family.dropouts}
+    wrong = [key for key, value in values.items() if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1]
+    if wrong:
+        raise ScenarioError(f"{name}: {wrong[0]} must be at least 0 and below 1, not {show(values[wrong[0]])}")
+    if len(set(values.values())) > 1:
+        raise ScenarioError(f"{name}: {', '.join(values)} differ; one dropout for all can be read")
+    share = float(values[family.dropouts[0]])
+    if share and len(values) == 1:
+        raise ScenarioError(f"{name}: {family.dropouts[0]} = {share} drops attention scores only, which is not read; 0 is")
+    return share

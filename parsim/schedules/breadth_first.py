@@ -1,0 +1,31 @@
+"""Breadth-first: all micro_batches through a chunk before the next chunk; backward through the chunks the other way.
+
+The bubble is (p - 1) / (v m) for m >= p, as when interleaved; all micro_batches of all chunks are in flight at the turn, but each chunk's
+weights are used in one go, which is what sharded weights want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from parsim.schedules import SCHEDULES, Action
+
+
+class BreadthFirst:
+    """Stages go round the ranks, as when interleaved."""
+
+    source = "Lamy-Poirier 2023 (arXiv:2211.05953)"
+    steady_rounds = None
+
+    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
+        """Any number of chunks and micro_batches; with fewer than num_ranks of the latter a rank waits between its chunks."""
+        return None
+
+    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+        """Chunk by chunk."""
+        stages = range(rank, num_ranks * chunks, num_ranks)
+        yield from (Action(stage, "F", m) for stage in stages for m in range(num_micro_batches))
+        yield from (Action(stage, "B", m) for stage in reversed(stages) for m in range(num_micro_batches))
+
+
+SCHEDULES.register("breadth_first", BreadthFirst())

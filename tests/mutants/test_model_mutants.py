@@ -1,0 +1,24 @@
+"""A wrong cost of any kernel that Llama or Nemotron adds turns `verify` red."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from parsim.model import op_kinds
+from parsim.parallel.plan import Plan
+from parsim.verify import verify_plan
+from support import GPT, STACKS, scenario
+
+LLAMA = replace(GPT, num_kv_heads=2, activation="swiglu", dropout=0.0, norm="rms_norm", positions="rotary", bias=False, qkv_bias=False)
+KERNELS = ("rms_norm", "rms_norm_grad_x", "rms_norm_grad_gamma", "swiglu", "swiglu_grad", "rotary", "rotary_grad")
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, "squared_relu", "squared_relu_grad"])
+def test_a_kernel_that_costs_one_flop_more_is_noticed(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LLAMA if kernel in KERNELS else replace(LLAMA, activation="squared_relu")
+    right = op_kinds.COSTS[kernel]
+    monkeypatch.setitem(op_kinds.COSTS, kernel, replace(right, per_element=right.per_element + 1))
+    checks = verify_plan(scenario(model=model, stack=STACKS[2]), Plan(), "toy")
+    assert {check.quantity for check in checks if not check.ok} >= {"FLOPs", "FLOPs, simulated"}

@@ -1,0 +1,100 @@
+"""Which ops and weights a kind of model has; what they compute is the kernels' matter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from parsim.model.blocks import decoder_layer
+from parsim.model.ends import embedding, head
+from parsim.model.op import Block
+from parsim.model.op_kinds import COSTS, KINDS
+from parsim.model.spec import Architecture
+from parsim_kernels import KERNELS
+
+GPT = Architecture("layer_norm", "learned", "gelu", bias=True, qkv_bias=True, dropout=True)
+LLAMA = Architecture("rms_norm", "rotary", "swiglu", bias=False, qkv_bias=False, dropout=False)
+KINDS_OF_MODEL = {
+    "gpt": GPT,
+    "llama": LLAMA,
+    "qwen": replace(LLAMA, qkv_bias=True),
+    "nemotron": replace(LLAMA, norm="layer_norm", activation="squared_relu"),
+    "gated with biases": replace(GPT, activation="swiglu", positions="rotary"),
+    "llama with dropout": replace(LLAMA, dropout=True),
+}
+
+
+def layer(kind: Architecture, attention: str = "flash", fusions: tuple[str, ...] = ()) -> Block:
+    return decoder_layer(kind, attention=attention, fusions=fusions)
+
+
+def kinds(block: Block) -> list[str]:
+    return [op.kind for op in block.ops]
+
+
+def blocks(kind: Architecture) -> list[Block]:
+    found = [layer(kind, attention) for attention in ("unfused", "fused_softmax", "flash")]
+    return [*found, embedding(kind, fusions=()), head(kind, tied=False)]
+
+
+def test_a_llama_layer_has_seven_matrices_and_two_scales() -> None:
+    # Touvron et al. 2023, section 2.2: wq, wk, wv, wo, w1, w2, w3 and the weights of two RMSNorms
+    names = [f"{name}.weight" for name in ("q", "k", "v", "out", "gate", "up", "down")]
+    assert sorted(layer(LLAMA).weights) == sorted(["norm1.gamma", "norm2.gamma", *names])
+
+
+def test_a_llama_layer_turns_queries_and_keys_and_not_values() -> None:
+    assert [op.outputs for op in layer(LLAMA).ops if op.kind == "rotary"] == [("q",), ("k",)]
+
+
+def test_a_gpt_layer_has_sixteen_weights() -> None:
+    assert len(layer(GPT).weights) == 2 * 2 + 2 * 6  # two LayerNorms, and six matrices with a bias each
+
+
+def test_qwen_has_biases_on_queries_keys_and_values_only() -> None:
+    biased = [name for name in layer(KINDS_OF_MODEL["qwen"]).weights if name.endswith(".bias")]
+    assert biased == ["q.bias", "k.bias", "v.bias"]
+
+
+def test_a_model_without_dropout_draws_no_masks() -> None:
+    assert "draw" not in kinds(layer(LLAMA, "unfused"))
+    assert kinds(layer(GPT, "unfused")).count("draw") == 3  # scores, attention branch, MLP branch
+
+
+def test_only_learned_positions_have_a_table() -> None:
+    assert "position.weight" in embedding(GPT, fusions=()).weights
+    assert list(embedding(LLAMA, fusions=()).weights) == ["word.weight"]
+
+
+@pytest.mark.parametrize("name", KINDS_OF_MODEL)
+def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> None:
+    for block in blocks(KINDS_OF_MODEL[name]):
+        known = {block.takes, *block.weights}
+        for op in block.ops:
+            assert set(op.inputs) <= known, (block.name, op.name)
+            assert not set(op.outputs) & known, (block.name, op.name)
+            known |= set(op.outputs)
+        assert set(block.weights) <= {name for op in block.ops for name in op.inputs}
+        assert not block.gives or block.gives in known
+
+
+@pytest.mark.parametrize("name", KINDS_OF_MODEL)
+def test_an_op_that_runs_in_place_overwrites_nothing_that_is_read_later(name: str) -> None:
+    for block in blocks(KINDS_OF_MODEL[name]):
+        for index, op in enumerate(block.ops):
+            later = {name for each in block.ops[index + 1 :] for name in each.inputs}
+            assert not op.in_place or op.inputs[0] not in later | set(block.weights), (block.name, op.name)
+
+
+def test_without_biases_a_fused_activation_has_no_kernel_to_join() -> None:
+    fusions = ("bias", "gelu", "dropout_add")
+    assert not any(op.fused for op in layer(LLAMA, fusions=fusions).ops)
+    assert {op.name for op in layer(GPT, fusions=fusions).ops if op.fused} >= {"activation", "mlp_dropout", "mlp_add"}
+
+
+def test_every_kernel_of_a_kind_has_a_cost_and_a_numpy_likeness() -> None:
+    named = {k.kernel for k in KINDS.values()} | {g.kernel for k in KINDS.values() for g in k.gradients}
+    computed = named - {"", "relabel", "draw"}
+    assert computed <= set(COSTS)
+    assert computed <= set(KERNELS)

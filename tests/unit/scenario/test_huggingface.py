@@ -1,0 +1,180 @@
+"""A Hugging Face config.json as the model of a scenario: the row of the catalog, or a fault that names the key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parsim import scenario
+from parsim.errors import ScenarioError
+from parsim.scenario.huggingface import FAMILIES, row
+from parsim.scenario.rows import read
+
+# What the released files say, shortened to the keys that matter: meta-llama/Meta-Llama-3-8B, mistralai/Mistral-7B-v0.1,
+# Qwen/Qwen2.5-7B, openai-community/gpt2; the last is Nemotron-4 15B in the keys of transformers' configuration_nemotron.py.
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 8192,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 128256,
+}
+MISTRAL = {**LLAMA, "model_type": "mistral", "max_position_embeddings": 32768, "sliding_window": 4096, "vocab_size": 32000}
+QWEN = {
+    **LLAMA,
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "use_sliding_window": False,
+    "vocab_size": 152064,
+}
+GPT2 = {
+    "activation_function": "gelu_new",
+    "attn_pdrop": 0.1,
+    "embd_pdrop": 0.1,
+    "model_type": "gpt2",
+    "n_embd": 768,
+    "n_head": 12,
+    "n_inner": None,
+    "n_layer": 12,
+    "n_positions": 1024,
+    "resid_pdrop": 0.1,
+    "vocab_size": 50257,
+}
+NEMOTRON = {
+    **LLAMA,
+    "model_type": "nemotron",
+    "hidden_act": "relu2",
+    "hidden_size": 6144,
+    "intermediate_size": 24576,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 48,
+    "partial_rotary_factor": 0.5,
+    "vocab_size": 256000,
+}
+CONFIGS = {"llama3-8b": LLAMA, "mistral-7b": MISTRAL, "qwen2.5-7b": QWEN, "gpt2-small": GPT2, "nemotron-4-15b": NEMOTRON}
+
+
+def files(folder: Path, config: object, name: str = "config.json") -> Path:
+    """A scenario beside its config."""
+    (folder / "models").mkdir(exist_ok=True)
+    (folder / "models" / name).write_text(config if isinstance(config, str) else json.dumps(config))
+    path = folder / "scenario.yaml"
+    path.write_text(
+        f"model: hf:models/{name}\n"
+        "cluster: {node: dgx-a100-80gb}\n"
+        "batch: {global_batch: 8, sequence_length: 64}\n"
+        "plans: {a: {tensor_parallel: 4}}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_gives_the_model_of_the_catalog(name: str, tmp_path: Path) -> None:
+    loaded = scenario.load(files(tmp_path, CONFIGS[name]))
+    expected = read("models", name)
+    if name == "mistral-7b":  # its file says 32768, its paper a context of 8192
+        expected = replace(expected, max_positions=32768)
+    assert replace(loaded.model, name=name, source=expected.source) == expected
+    assert loaded.model.name == "hf:models/config.json"
+
+
+def test_every_family_is_tested_here() -> None:
+    assert {config["model_type"] for config in CONFIGS.values()} == set(FAMILIES)
+
+
+def test_the_path_is_relative_to_the_scenario_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = files(tmp_path, LLAMA)
+    monkeypatch.chdir("/")
+    assert scenario.check(path) == []
+
+
+def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
+    files(tmp_path, LLAMA)
+    parts = {"cluster": {"node": "dgx-a100-80gb"}, "batch": {"global_batch": 8, "sequence_length": 64}, "plans": {"a": {}}}
+    assert scenario.from_mapping({"model": f"hf:{tmp_path}/models/config.json", **parts}).model.num_layers == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model_type": "mixtral"},
+            "model_type 'mixtral' is not read (did you mean 'mistral'?); known: gpt2, llama, mistral, nemotron, qwen2",
+        ),
+        ({"model_type": None}, "model_type nothing is not read; known: gpt2, llama, mistral, nemotron, qwen2"),
+        ({"num_local_experts": 8}, "num_local_experts = 8, but experts are not read; only dense models are"),
+        ({"num_hidden_layers": "32"}, "num_hidden_layers must be a whole number above 0, not '32'"),
+        ({"hidden_size": 0}, "hidden_size must be a whole number above 0, not 0"),
+        ({"vocab_size": True}, "vocab_size must be a whole number above 0, not true"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not read; known here: silu, swish"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, not 'no'"),
+        ({"attention_bias": True}, "attention_bias and mlp_bias differ; both true or both false can be read"),
+        ({"attention_dropout": 0.1}, "attention_dropout = 0.1 drops attention scores only, which is not read; 0 is"),
+        ({"attention_dropout": 2}, "attention_dropout must be at least 0 and below 1, not 2"),
+    ],
+)
+def test_what_cannot_be_read_is_a_fault_at_the_model_key(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    path = files(tmp_path, {**LLAMA, **changes})
+    (fault,) = scenario.check(path)
+    assert str(fault) == f"{path}:1:1: model: hf:models/config.json: {message}"
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "intermediate_size", "max_position_embeddings"])
+def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
+    config = {name: value for name, value in LLAMA.items() if name != key}
+    (fault,) = scenario.check(files(tmp_path, config))
+    assert fault.message == f"hf:models/config.json: key '{key}' is missing"
+
+
+def test_dropouts_of_gpt2_that_differ_are_refused(tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**GPT2, "attn_pdrop": 0.0}))
+    assert fault.message == "hf:models/config.json: resid_pdrop, embd_pdrop, attn_pdrop differ; one dropout for all can be read"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is no JSON in UTF-8"), ("[]", "must hold a mapping, not a list"), ("\x00", "is no JSON in UTF-8")]
+)
+def test_a_file_that_is_no_config_is_a_fault(text: str, message: str, tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, text))
+    assert message in fault.message
+
+
+def test_faults_of_the_config_and_of_the_scenario_are_told_together(tmp_path: Path) -> None:
+    path = files(tmp_path, {**LLAMA, "model_type": "bert"})
+    path.write_text(path.read_text().replace("tensor_parallel", "tensor_paralel"))
+    assert [fault.where for fault in scenario.check(path)] == ["model", "plans.a.tensor_paralel"]
+
+
+def test_numbers_that_do_not_fit_together_are_faults_as_in_an_inline_row(tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**LLAMA, "num_key_value_heads": 5}))
+    assert fault.message == "num_kv_heads = 5 does not divide num_heads = 32"
+
+
+def test_head_dim_is_read_where_it_stands(tmp_path: Path) -> None:
+    assert scenario.load(files(tmp_path, {**LLAMA, "head_dim": 64})).model.head_dim == 64
+
+
+def test_an_absent_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="cannot read the file: No such file or directory"):
+        row(tmp_path / "absent.json", "hf:absent.json")

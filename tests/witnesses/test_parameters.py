@@ -1,0 +1,86 @@
+"""The rows of published models have exactly the weights that were published, counted from the ops that use them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parsim import catalog
+from parsim.estimator.estimate import model_flops_per_token, num_parameters
+from parsim.model import parameters
+from parsim.model.spec import ModelSpec
+from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.scenario.rows import read
+from parsim.step.holdings import segment_elements
+from parsim.step.lower import lower
+from parsim.step.sizes import sizes_of
+from parsim.step.structure import Structure
+from support import DTYPES
+
+# KerasHub's presets (keras-team/keras-hub, gpt2_presets.py and qwen_presets.py, `params`) for GPT-2 and Qwen2.5; the hub's safetensors
+# metadata of meta-llama/Llama-2-7b-hf, -13b-hf, -70b-hf, Meta-Llama-3-8B, -70B, Llama-3.1-405B and mistralai/Mistral-7B-v0.1.
+PUBLISHED = {
+    "gpt2-small": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "llama2-7b": 6_738_415_616,
+    "llama2-13b": 13_015_864_320,
+    "llama2-70b": 68_976_648_192,
+    "llama3-8b": 8_030_261_248,
+    "llama3-70b": 70_553_706_496,
+    "llama3.1-405b": 405_853_388_800,
+    "mistral-7b": 7_241_732_096,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-72b": 72_706_203_648,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_row_has_the_parameters_of_the_released_checkpoint(name: str) -> None:
+    assert num_parameters(read("models", name)) == PUBLISHED[name]
+
+
+# Parmar et al. 2024 (arXiv:2402.16819), section 2; Nvidia 2024 (arXiv:2406.11704), section 2.1: billions, one decimal.
+@pytest.mark.parametrize(("name", "embedding", "others"), [("nemotron-4-15b", 3.1, 12.5), ("nemotron-4-340b", 9.4, 331.6)])
+def test_nemotron_has_its_published_parameters_in_and_beside_the_embeddings(name: str, embedding: float, others: float) -> None:
+    model = read("models", name)
+    embeddings = 2 * model.vocab_size * model.hidden_size
+    assert round(embeddings / 10**9, 1) == embedding
+    assert round((num_parameters(model) - embeddings) / 10**9, 1) == others
+
+
+def test_qwen_7b_has_its_published_parameters_beside_the_embeddings() -> None:
+    model = read("models", "qwen2.5-7b")  # model card of Qwen/Qwen2.5-7B: 7.61B parameters, 6.53B non-embedding
+    beside = num_parameters(model) - 2 * model.vocab_size * model.hidden_size
+    assert round(beside / 10**9, 2) == 6.53
+
+
+@pytest.mark.parametrize("name", catalog.names("models"))
+def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
+    model: ModelSpec = read("models", name)
+    batch, stack, plan = Batch(1, 1), Stack("no padding", vocab_multiple=1), Plan()
+    step = lower(Structure.of(model, batch, plan, stack))
+    sizes = sizes_of(model, batch, [plan], stack, DTYPES)
+    copies = {"embedding": 1, "layer": model.num_layers, "head": 1}
+    counted = sum(copies[s.name] * int(segment_elements(step, s, sizes, "all")[0]) for s in step.segments)
+    assert counted == num_parameters(model)
+
+
+@pytest.mark.parametrize("name", catalog.names("models"))
+def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
+    model: ModelSpec = read("models", name)
+    table = (model.max_positions if model.positions == "learned" else 0) * model.hidden_size
+    untied = 0 if model.tied_embedding else model.vocab_size * model.hidden_size
+    assert parameters.without_input(model) == num_parameters(model) - table - untied
+    whole, causal = model_flops_per_token(model, 1024)
+    assert whole - causal == 6 * model.num_layers * 1024 * model.num_heads * model.head_dim  # half of 12 L s d_attention
+    assert 2 * causal - whole == 6 * parameters.without_input(model)
+
+
+def test_a_gated_mlp_has_half_as_many_weights_again() -> None:
+    plain = replace(read("models", "llama2-7b"), activation="squared_relu")
+    gated = replace(plain, activation="swiglu")
+    assert num_parameters(gated) - num_parameters(plain) == int(np.prod([32, 4096, 11008], dtype=np.int64))
