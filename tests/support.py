@@ -58,11 +58,13 @@ FEATURES: dict[str, dict[str, object]] = {
     "gqa": {},
     "untied": {},
     "master": {"data_parallel": 2, "gradient_sync": "master"},
+    "sgd": {"optimizer": "sgd_momentum"},
+    "adam8": {"optimizer": "adamw_8bit"},
     "zero1": {"data_parallel": 3, "zero_stage": 1},
     "zero2": {"data_parallel": 3, "zero_stage": 2},
     "zero3": {"data_parallel": 3, "zero_stage": 3},
 }
-_ONE_OF = (("selective", "full"), ("master", "zero1", "zero2", "zero3"), ("dp", "zero1"), ("dp", "zero2"), ("dp", "zero3"))
+_ONE_OF = (("sgd", "adam8"), ("selective", "full"), ("master", "zero1", "zero2", "zero3"), *(("dp", f"zero{n}") for n in (1, 2, 3)))
 STACKS = (
     STACK,
     replace(STACK, tensor_overlap=True, gradient_overlap=True, scatter_gather=True, fusions=("bias", "gelu", "dropout_add")),

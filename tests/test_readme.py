@@ -25,3 +25,14 @@ def test_the_table_in_the_readme_is_what_validate_predicts() -> None:
     printed = [float(e) for e in re.findall(r"\| ([+-]\d+\.\d) % \|", (ROOT / "README.md").read_text())]
     rows = json.loads(json.dumps(validate(ROOT / "tests" / "witnesses" / "table5.csv").to_json()))["rows"]
     assert printed == [round(100 * row["step_error"], 1) for row in rows]
+
+
+def test_the_shipped_report_is_golden_what_the_first_command_writes_today(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from parsim.cli import app
+
+    done = CliRunner().invoke(app, ["run", str(ROOT / "scenarios" / "table5-175b.yaml"), "--out", str(tmp_path), "--no-figure"])
+    assert done.exit_code == 0, done.output
+    for name in ("results.csv", "results.json"):
+        assert (tmp_path / name).read_bytes() == (ROOT / "reports" / "table5-175b" / name).read_bytes()

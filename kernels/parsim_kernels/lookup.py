@@ -60,6 +60,25 @@ def position_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
     return (d_table,), d_y.size
 
 
+def first(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """The first token of each text of x[B T D]: [B, D]; zeros where x starts at a later position, attributes["offset"].  0 FLOPs.
+
+    >>> first((np.ones((1, 2, 1)),), {"offset": 2})[0][0].tolist()
+    [[0.0]]
+    """
+    (x,) = inputs
+    return (np.where(integer(attributes, "offset") == 0, x[:, 0], 0.0),), 0
+
+
+def first_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """d_x of `first` from (d_y), attributes["length"] positions long: d_y at the first token, zeros elsewhere.  0 FLOPs."""
+    (d_y,) = inputs
+    d_x = np.zeros((len(d_y), integer(attributes, "length"), *d_y.shape[1:]))
+    if integer(attributes, "offset") == 0:
+        d_x[:, 0] = d_y
+    return (d_x,), 0
+
+
 def rotary(inputs: Sequence[Array], attributes: Attributes) -> Result:
     """x[B S ... C] with its pairs of elements (i, i + C / 2) turned by an angle that grows with the position.  3 n FLOPs.
 

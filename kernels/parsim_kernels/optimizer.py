@@ -49,6 +49,25 @@ def adam(inputs: Sequence[Array], attributes: Attributes) -> Result:
     return (weight - lr * (direction + decay * weight), m, v), 12 * weight.size
 
 
+def sgd_momentum(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """(weight, velocity) after one step of SGD with momentum, from (weight, velocity, g).  4 n FLOPs.
+
+    attributes: lr, momentum.
+
+    Raises:
+        ValueError: the shapes differ, or an attribute is missing.
+
+    Source: Sutskever et al. 2013 (ICML), Eq. 1, as PyTorch writes it: velocity <- momentum velocity + g, weight <- weight - lr velocity.
+
+    >>> [out.tolist() for out in sgd_momentum((np.ones(1), np.ones(1), np.ones(1)), {"lr": 0.5, "momentum": 0.5})[0]]
+    [[0.25], [1.5]]
+    """
+    weight, velocity, g = inputs
+    same_shape(weight, velocity, g)
+    velocity = number(attributes, "momentum") * velocity + g
+    return (weight - number(attributes, "lr") * velocity, velocity), 4 * weight.size
+
+
 def sgd(inputs: Sequence[Array], attributes: Attributes) -> Result:
     """weight - lr x g from (weight, g).  2 n FLOPs."""
     weight, g = inputs

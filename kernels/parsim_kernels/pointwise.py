@@ -108,6 +108,19 @@ def swiglu_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
     return (d_y * up * (sigmoid + swish * (1 - sigmoid)), d_y * swish), 11 * gate.size
 
 
+def tanh(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """The hyperbolic tangent.  n FLOPs."""
+    (x,) = inputs
+    return (np.tanh(x),), x.size
+
+
+def tanh_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """d_x of `tanh` from (y, d_y): (1 - y y) d_y.  3 n FLOPs."""
+    y, d_y = inputs
+    same_shape(y, d_y)
+    return ((1 - y * y) * d_y,), 3 * y.size
+
+
 def dropout(inputs: Sequence[Array], attributes: Attributes) -> Result:
     """x where the mask is 1, scaled by 1 / (1 - p), from (x, mask); its gradient is itself on d_y.  2 n FLOPs.
 
@@ -140,8 +153,14 @@ def cast(inputs: Sequence[Array], attributes: Attributes) -> Result:
     return (x.copy(),), 0
 
 
+def scale(inputs: Sequence[Array], attributes: Attributes) -> Result:
+    """scale x scores.  n FLOPs."""
+    (scores,) = inputs
+    return (np.asarray(number(attributes, "scale") * scores),), scores.size
+
+
 def scale_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
-    """scale x d_y, the gradient of `causal_scale` (masked elements have d_y = 0 after a softmax).  n FLOPs."""
+    """scale x d_y, the gradient of `scale` and of `causal_scale` (masked elements have d_y = 0 after a softmax).  n FLOPs."""
     (d_y,) = inputs
     return (np.asarray(number(attributes, "scale") * d_y),), d_y.size
 

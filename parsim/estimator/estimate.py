@@ -105,7 +105,7 @@ def num_parameters(model: ModelSpec) -> int:
 
 
 def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
-    """FLOPs that training a token needs, with full and with causal attention."""
+    """FLOPs that training a token needs, with full attention and with the pairs that the model's mask leaves: half if causal."""
     attention = model.num_layers * sequence_length * model.num_heads * model.head_dim
     weights = 6 * parameters.without_input(model)
-    return weights + 12 * attention, weights + 6 * attention
+    return weights + 12 * attention, weights + (6 if model.causal else 12) * attention

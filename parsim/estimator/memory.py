@@ -44,12 +44,11 @@ def rank_memory(group: Group, rank: int) -> RankMemory:
     in_flight, transients = _dynamic(group, rank)
     parts, size = lasting_parts(group.step.structure.zero_stage), group.sizes.itemsize_bytes
     elements = {name: bucket_elements(group.step, group.sizes, "all", group.holding(rank), part) for name, part in parts.items()}
-    copies = 3 if group.step.structure.master_weights else 2  # Adam's two moments, and the weights in float32
     stack, axes = group.market.stack, len(group.step.structure.axes)
     return RankMemory(
         elements["parameters"] * size[COMPUTE],
         elements["gradients"] * size[GRADIENT],
-        elements["optimizer"] * copies * size[FLOAT32],
+        elements["optimizer"] * group.step.structure.state_bytes,
         in_flight,
         transients,
         scalar_bytes(group, rank) + int(stack.communicator_bytes * axes),

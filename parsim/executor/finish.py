@@ -14,11 +14,12 @@ from parsim.executor.values import Array, shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.parallel.mesh import group
 from parsim.step.holdings import Holding, in_bucket, own_weights
+from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.task import Finish, Segment, Weight
 from parsim.step.timing import finish_ps
 
-# One step of Adam as the stacks run it; any values would do, as every plan runs the same.
-ADAM: Final = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "step": 1}
+# One update as the stacks run it; any values would do, as every plan runs the same.
+SETTINGS: Final = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "momentum": 0.9, "step": 1}
 MAX_NORM: Final = 1.0
 _NORM = "gradient_norm"
 
@@ -40,9 +41,10 @@ def prepare(rank: Rank) -> None:
         _hold(rank, f"{instance}/{weight.name}", part, COMPUTE, sharded_from=3)
         _hold(rank, f"{instance}/d_{weight.name}", np.zeros_like(part), GRADIENT, sharded_from=2)
         updated = own_part(rank, part) if job.step.structure.zero_stage else part
-        for state in _states(rank):
-            start = updated.copy() if state == "master" else np.zeros_like(updated)
-            machine.hold(rank.number, f"{instance}/{weight.name}.{state}", start, job.itemsize(FLOAT32))
+        if job.step.structure.master_weights:
+            machine.hold(rank.number, f"{instance}/{weight.name}.master", updated.copy(), job.itemsize(FLOAT32))
+        for state, itemsize in OPTIMIZERS[job.step.structure.optimizer].states:
+            machine.hold(rank.number, f"{instance}/{weight.name}.{state}", np.zeros_like(updated), itemsize)
     for instance, segment in rank.held():
         for total in segment.totals:
             machine.hold(rank.number, f"{instance}/{total.name}", np.zeros(()), job.itemsize(FLOAT32))
@@ -63,10 +65,6 @@ def _hold(rank: Rank, name: str, values: Array, dtype: str, sharded_from: int) -
 def _drawn_as(instance: str, weight: Weight) -> str:
     """A tied embedding starts with the same numbers on both stages."""
     return "embedding" if weight.owner == "embedding" else instance
-
-
-def _states(rank: Rank) -> tuple[str, ...]:
-    return ("master", "m", "v") if rank.job.step.structure.master_weights else ("m", "v")
 
 
 def finish(rank: Rank, before_clip: Callable[[], None]) -> Iterator[Need]:
@@ -133,11 +131,13 @@ def _clip(rank: Rank, instance: str, weight: Weight) -> None:
     rank.machine.compute(rank.number, "clip", [gradient, _NORM], [gradient], [], {"max_norm": MAX_NORM}, in_place=True)
 
 
-def _adam(rank: Rank, instance: str, weight: Weight) -> None:
-    name = f"{instance}/{weight.name}"
-    states = [_updated(rank, name) if "master" not in _states(rank) else f"{name}.master", f"{name}.m", f"{name}.v"]
+def _update(rank: Rank, instance: str, weight: Weight) -> None:
+    structure, name = rank.job.step.structure, f"{instance}/{weight.name}"
+    optimizer = OPTIMIZERS[structure.optimizer]
+    target = f"{name}.master" if structure.master_weights else _updated(rank, name)
+    states = [target, *(f"{name}.{state}" for state, _ in optimizer.states)]
     inputs = [*states, _updated(rank, f"{instance}/d_{weight.name}")]
-    rank.machine.compute(rank.number, "adam", inputs, states, [], ADAM, in_place=True)
+    rank.machine.compute(rank.number, optimizer.kernel, inputs, states, [], SETTINGS, in_place=True)
 
 
 def _cast(rank: Rank, instance: str, weight: Weight) -> None:
@@ -146,4 +146,4 @@ def _cast(rank: Rank, instance: str, weight: Weight) -> None:
     rank.machine.compute(rank.number, "cast", [f"{name}.master"], [_updated(rank, name)], [], {}, overwrite=True)
 
 
-_KERNELS: Final = {"norm_sq": _add_norm, "clip": _clip, "adam": _adam, "cast": _cast}
+_KERNELS: Final = {"norm_sq": _add_norm, "clip": _clip, "adam": _update, "sgd_momentum": _update, "cast": _cast}

@@ -101,6 +101,11 @@ class Job:
             return self.model.dropout
         if word == "per_token":
             return 1.0 / (self.batch.global_batch * self.batch.sequence_length)
+        if word == "per_text":
+            return 1.0 / self.batch.global_batch
+        if word == "local":
+            operand = next(o for o in (*task.inputs, *task.outputs) if dim in o.dims)
+            return int(self.sizes.local(operand.sharding, dim)[0])
         assert word == "offset", value
         return self.offset(task, dim, at)
 

@@ -32,6 +32,10 @@ class Values:
         """Tokens, labels or a dropout mask of one micro_batch; the same again when it is recomputed."""
         name = name.removesuffix(AGAIN)
         rng = self._rng(f"{instance}/{name}", micro_batch)
+        if name == "token_types":
+            return rng.integers(0, self.model.num_token_types, shape)
+        if name == "text_labels":
+            return rng.integers(0, self.model.num_labels, shape)
         if name in ("tokens", "labels"):
             return rng.integers(0, self.model.vocab_size, shape)
         return (rng.random(shape) >= self.model.dropout).astype(np.float64)

@@ -1,8 +1,9 @@
-"""A decoder layer as ops: attention and MLP, each with its norm before it and a residual add behind.
+"""A transformer layer as ops: attention and MLP, each with its norm before it and a residual add behind, or the norm behind that.
 
 The GPT layer has LayerNorm, biases, dropout and GELU; that of Llama RMSNorm, rotary positions and a gated MLP, without biases.
 Source: Vaswani et al. 2017 with the pre-norm of GPT-2; which tensors live and what they weigh follows Korthikanti et al. 2022
-(arXiv:2205.05198), section 4.1; the Llama layer Touvron et al. 2023 (arXiv:2302.13971), section 2.2.  The ends stand in ends.py.
+(arXiv:2205.05198), section 4.1; the Llama layer Touvron et al. 2023 (arXiv:2302.13971), section 2.2; BERT's, with
+norms behind and attention both ways, Devlin et al. 2019 (arXiv:1810.04805), section 3.  The ends stand in ends.py.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn
 
 
-def decoder_layer(kind: Architecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
-    """A pre-norm decoder layer; `kind` and `fusions` decide which ops exist and which share a kernel."""
+def transformer_layer(kind: Architecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
+    """A layer of a decoder or an encoder; `kind` and `fusions` decide which ops exist and which share a kernel."""
     ops = (*_attention(kind, attention, fusions), *_mlp(kind, fusions))
     biased = (*(_HEADS if kind.qkv_bias else ()), *(("out", *_ups(kind), "down") if kind.bias else ()))
     weights = {
@@ -34,10 +35,10 @@ def decoder_layer(kind: Architecture, *, attention: str, fusions: tuple[str, ...
     return Block("layer", ops, weights)
 
 
-def norm(name: str, x: str, kind: Architecture) -> Op:
-    """The op that normalises `x` on the residual stream."""
+def norm(name: str, x: str, kind: Architecture, *, out: str = "", dim: str = "D") -> Op:
+    """The op that normalises `x` on the residual stream; its result bears the op's name unless told otherwise."""
     scales = tuple(norm_weights(name, kind))
-    return Op(name, f"B T D{', D' * len(scales)} -> B T D", (x, *scales), (name,), kind.norm)
+    return Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), kind.norm)
 
 
 def norm_weights(name: str, kind: Architecture) -> dict[str, str]:
@@ -47,8 +48,11 @@ def norm_weights(name: str, kind: Architecture) -> dict[str, str]:
 
 
 def _attention(kind: Architecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
-    yield norm("norm1", "x", kind)
-    yield Op("enter_attention", "B T D -> B S D", ("norm1",), ("attention_in",), "relabel")
+    entering = "x"
+    if not kind.norm_last:
+        entering = "norm1"
+        yield norm("norm1", "x", kind)
+    yield Op("enter_attention", "B T D -> B S D", (entering,), ("attention_in",), "relabel")
     steps = {name: _steps(name, kind) for name in _HEADS}
     # The three GEMMs stand together: their input gradients add up before the one collective that settles them.
     for name, dims in _HEADS.items():
@@ -63,10 +67,10 @@ def _attention(kind: Architecture, attention: str, fusions: tuple[str, ...]) -> 
             yield Op(f"{name}_rotary", expr, (steps[name][-2],), (name,), "rotary", attributes=(("offset", "offset:S"),), in_place=True)
     yield Op("keys", "B S K C -> B Z K C", ("k",), ("keys",), "relabel")
     yield Op("values", "B S K C -> B Z K C", ("v",), ("values",), "relabel")
-    yield from _core(attention, kind.dropout)
+    yield from _core(attention, kind)
     yield Op("out_gemm", "B S K R C, K R C D -> B S D", ("mixed", "out.weight"), ("out_gemm",))
     yield Op("leave_attention", "B S D -> B T D", ("out_gemm",), ("attention_out",), "relabel")
-    yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", kind, fusions)
+    yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", "norm1", kind, fusions)
 
 
 def _steps(name: str, kind: Architecture) -> list[str]:
@@ -75,23 +79,24 @@ def _steps(name: str, kind: Architecture) -> list[str]:
     return [*steps[:-1], name]
 
 
-def _core(attention: str, dropout: bool) -> Iterator[Op]:
+def _core(attention: str, kind: Architecture) -> Iterator[Op]:
     """Scores, softmax and the mix of values.  The flash kind stores no scores; it applies no attention dropout (a stated rule)."""
-    tag = CORE_ATTENTION
+    tag, mask = CORE_ATTENTION, "causal_" if kind.causal else ""
     if attention == "flash":
         expr = "B S K R C, B Z K C, B Z K C -> B S K R C, B K R S"
         inputs, outputs = ("q", "keys", "values"), ("mixed", "log_sum_exp")
-        yield Op("flash", expr, inputs, outputs, "flash_attention", (COMPUTE, FLOAT32), _SCALE, tag)
+        attributes = _SCALE if kind.causal else (*_SCALE, ("causal", 0))
+        yield Op("flash", expr, inputs, outputs, "flash_attention", (COMPUTE, FLOAT32), attributes, tag)
         return
     yield Op("scores", "B S K R C, B Z K C -> B K R S Z", ("q", "keys"), ("scores",), tag=tag)
     same = "B K R S Z -> B K R S Z"
     if attention == "unfused":
-        yield Op("scale", same, ("scores",), ("scaled",), "causal_scale", attributes=_SCALE, tag=tag)
+        yield Op("scale", same, ("scores",), ("scaled",), f"{mask}scale", attributes=_SCALE, tag=tag)
         yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax", tag=tag)
     else:
-        yield Op("softmax", same, ("scores",), ("probabilities",), "causal_softmax", attributes=_SCALE, tag=tag)
+        yield Op("softmax", same, ("scores",), ("probabilities",), f"{mask or 'scaled_'}softmax", attributes=_SCALE, tag=tag)
     mixing = "probabilities"
-    if dropout:
+    if kind.dropout:
         mixing = "dropped"
         yield Op("scores_mask", "-> B K R S Z", (), ("scores_mask",), "draw", (MASK,), tag=tag)
         expr = "B K R S Z, B K R S Z -> B K R S Z"
@@ -104,8 +109,11 @@ def _ups(kind: Architecture) -> tuple[str, ...]:
 
 
 def _mlp(kind: Architecture, fusions: tuple[str, ...]) -> Iterator[Op]:
-    yield norm("norm2", "x1", kind)
-    yield Op("enter_mlp", "B T D -> B S D", ("norm2",), ("mlp_in",), "relabel")
+    entering = "x1"
+    if not kind.norm_last:
+        entering = "norm2"
+        yield norm("norm2", "x1", kind)
+    yield Op("enter_mlp", "B T D -> B S D", (entering,), ("mlp_in",), "relabel")
     hidden = tuple("hidden" if name == "up" else name for name in _ups(kind))
     before = tuple(f"{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
     for name, out in zip(_ups(kind), before, strict=True):
@@ -119,7 +127,7 @@ def _mlp(kind: Architecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     yield Op("activation", expr, hidden, ("active",), kind.activation, fused=fused)
     yield Op("down_gemm", "B S F, F D -> B S D", ("active", "down.weight"), ("down_gemm",))
     yield Op("leave_mlp", "B S D -> B T D", ("down_gemm",), ("mlp_out",), "relabel")
-    yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", kind, fusions)
+    yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "norm2", kind, fusions)
 
 
 def _bias(name: str, expr: str, x: str, bias: str, y: str, fusions: tuple[str, ...]) -> Op:
@@ -127,10 +135,13 @@ def _bias(name: str, expr: str, x: str, bias: str, y: str, fusions: tuple[str, .
     return Op(name, expr, (x, bias), (y,), "bias", in_place=True, fused="bias" in fusions)
 
 
-def _residual(name: str, inputs: tuple[str, str, str], out: str, kind: Architecture, fusions: tuple[str, ...]) -> Iterator[Op]:
-    """Bias, dropout and residual add, as far as they are there; fused, each joins the kernel of the one before it."""
+def _residual(
+    name: str, inputs: tuple[str, str, str], out: str, norm_name: str, kind: Architecture, fusions: tuple[str, ...]
+) -> Iterator[Op]:
+    """Bias, dropout, residual add and last norm, as far as they are there; fused, each but the norm joins the kernel of the one before."""
     branch, bias, skip = inputs
     fused = "dropout_add" in fusions
+    added = f"{name}_added" if kind.norm_last else out
     if kind.bias:
         yield Op(f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused=False)
         branch = f"{name}_biased"
@@ -142,4 +153,6 @@ def _residual(name: str, inputs: tuple[str, str, str], out: str, kind: Architect
         yield Op(f"{name}_dropout", same, (branch, mask), (dropped,), "dropout", attributes=DROP, in_place=True, fused=joins)
         branch = dropped
     joins = fused and (kind.bias or kind.dropout)
-    yield Op(f"{name}_add", same, (branch, skip), (out,), "add", in_place=True, fused=joins)
+    yield Op(f"{name}_add", same, (branch, skip), (added,), "add", in_place=True, fused=joins)
+    if kind.norm_last:
+        yield norm(norm_name, added, kind, out=out)

@@ -15,6 +15,9 @@ DIMS: Final = {
     "C": "head_dim",
     "F": "ffn_hidden_size",
     "V": "vocabulary, padded",
+    "E": "hidden_size, behind the dense layer of a head",
+    "N": "token types",
+    "G": "labels of a text",
     "P": "rows of the position table",
 }
 

@@ -1,64 +1,135 @@
-"""Both ends of a decoder: token and, where it is learned, position embedding, and the vocabulary-parallel head with its cross-entropy.
+"""Both ends of a model: token and, where it is learned, position embedding, and the vocabulary-parallel head with its cross-entropy.
 
 Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3: the vocabulary is split, the loss needs a max and two sums over
 the shards.  Logits are float32 (Megatron-LM, `parallel_lm_logits` and `vocab_parallel_cross_entropy`).
+An encoder's embedding adds a token type and ends with a norm, and its head predicts a label for every token behind a dense layer:
+Devlin et al. 2019 (arXiv:1810.04805), section 3, with google-research/bert, modeling.py (`embedding_postprocessor`) and
+run_pretraining.py (`get_masked_lm_output`; logits of all tokens, as Megatron-LM's bert_model.py has them).  A label for a whole text is
+predicted from its first token: run_classifier.py (`create_model`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
-from parsim.model.blocks import DROP, norm, norm_weights
+from parsim.model.blocks import DROP, GATED, norm, norm_weights
 from parsim.model.dims import FLOAT32, INDEX, MASK
 from parsim.model.op import Block, Gradient, Op
 from parsim.model.spec import Architecture
 
 _OFFSET_V = (("offset", "offset:V"),)
+_PLACE = (("offset", "offset:T"), ("length", "local:T"))
 
 
 def embedding(kind: Architecture, *, fusions: tuple[str, ...]) -> Block:
     """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum."""
     fused, learned = "dropout_add" in fusions, kind.positions == "learned"
-    last = "embedded" if kind.dropout else "y"
-    words = "words_T" if learned else last
+    there = {"words_T": True, "embedded": learned, "typed": kind.token_types, "normed": kind.norm_last, "dropped": kind.dropout}
+    names = [name for name, is_there in there.items() if is_there]
+    names[-1] = "y"  # what each step makes of the one before; the last leaves the block
     ops = [
         Op("tokens", "-> B S", (), ("tokens",), "draw", (INDEX,)),
         Op("lookup", "B S, V D -> B S D", ("tokens", "word.weight"), ("words",), "lookup", attributes=_OFFSET_V),
-        Op("leave_lookup", "B S D -> B T D", ("words",), (words,), "relabel"),
+        Op("leave_lookup", "B S D -> B T D", ("words",), (names[0],), "relabel"),
     ]
+    rest, same = pairwise(names), "B T D, B T D -> B T D"
     if learned:
-        expr, inputs = "B T D, P D -> B T D", ("words_T", "position.weight")
-        ops.append(Op("position", expr, inputs, (last,), "position", attributes=(("offset", "offset:T"),), in_place=True))
+        x, y = next(rest)
+        expr, offset = "B T D, P D -> B T D", (("offset", "offset:T"),)
+        ops.append(Op("position", expr, (x, "position.weight"), (y,), "position", attributes=offset, in_place=True))
+    if kind.token_types:
+        x, y = next(rest)
+        ops.append(Op("token_types", "-> B T", (), ("token_types",), "draw", (INDEX,)))
+        inputs, offset = ("token_types", "token_type.weight"), (("offset", "offset:N"),)
+        ops.append(Op("token_type", "B T, N D -> B T D", inputs, ("token_type",), "lookup", attributes=offset))
+        ops.append(Op("token_type_add", same, (x, "token_type"), (y,), "add", in_place=True))
+    if kind.norm_last:
+        x, y = next(rest)
+        ops.append(norm("norm", x, kind, out=y))
     if kind.dropout:
+        x, y = next(rest)
         ops.append(Op("embedding_mask", "-> B T D", (), ("embedding_mask",), "draw", (MASK,), fused=fused))
-        expr, inputs = "B T D, B T D -> B T D", ("embedded", "embedding_mask")
-        ops.append(Op("embedding_dropout", expr, inputs, ("y",), "dropout", attributes=DROP, in_place=True, fused=fused and learned))
-    table = {"position.weight": "normal"} if learned else {}
-    return Block("embedding", tuple(ops), {"word.weight": "normal", **table}, takes="")
+        joins = fused and (learned or kind.token_types) and not kind.norm_last
+        ops.append(Op("embedding_dropout", same, (x, "embedding_mask"), (y,), "dropout", attributes=DROP, in_place=True, fused=joins))
+    tables = ("word", *(["position"] if learned else ()), *(["token_type"] if kind.token_types else ()))
+    scales = norm_weights("norm", kind) if kind.norm_last else {}
+    return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, takes="")
 
 
 def head(kind: Architecture, *, tied: bool) -> Block:
-    """Final norm, logits and the mean cross-entropy of a step, vocabulary-parallel."""
-    weights = {**norm_weights("norm", kind), "word.weight": "normal"}
+    """Final norm where norms come first, logits and the mean cross-entropy of a step, vocabulary-parallel."""
+    weights = {} if kind.norm_last else norm_weights("norm", kind)
+    if kind.head == "masked_token":
+        dense = {"dense.weight": "normal", "dense.bias": "zeros"}
+        weights = {**weights, **dense, **norm_weights("dense_norm", kind), "word.bias": "zeros"}
+    if kind.head == "text":
+        matrices = {
+            f"{name}.{part}": initial for name in ("pooler", "label") for part, initial in (("weight", "normal"), ("bias", "zeros"))
+        }
+        return Block("head", tuple(_text_head(kind)), {**weights, **matrices}, gives="", totals=("loss",))
+    weights = {**weights, "word.weight": "normal"}
     shared = {"word.weight": "embedding"} if tied else {}
     return Block("head", tuple(_head(kind)), weights, gives="", shared=shared, totals=("loss",))
 
 
 def _head(kind: Architecture) -> Iterator[Op]:
-    rows, whole = (FLOAT32,), "B S V -> B S V"
-    yield norm("norm", "x", kind)
-    yield Op("enter_head", "B T D -> B S D", ("norm",), ("head_in",), "relabel")
-    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", "word.weight"), ("logits",))
+    entering, masked = "x", kind.head == "masked_token"
+    if not kind.norm_last:
+        entering = "norm"
+        yield norm("norm", "x", kind)
+    if masked:
+        yield from _dense(entering, kind)
+        entering = "dense_out"
+    yield Op("enter_head", "B T D -> B S D", (entering,), ("head_in",), "relabel")
+    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", "word.weight"), ("logits_gemm" if masked else "logits",))
+    if masked:
+        yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), ("logits",), "bias", in_place=True)
+    yield from _loss("B S", "V", "labels", "per_token")
+
+
+def _loss(row: str, label: str, labels: str, scale: str) -> Iterator[Op]:
+    """Cross-entropy of logits[row label], a drawn label a row; `label` may be split."""
+    rows, whole, offset = (FLOAT32,), f"{row} {label} -> {row} {label}", (("offset", f"offset:{label}"),)
     yield Op("logits_cast", whole, ("logits",), ("logits32",), "cast", rows)
-    yield Op("labels", "-> B S", (), ("labels",), "draw", (INDEX,))
-    yield Op("row_max", "B S V -> B S", ("logits32",), ("row_max",), "row_max", rows)
-    yield Op("pick", "B S V, B S -> B S", ("logits32", "labels"), ("picked",), "pick", rows, _OFFSET_V)
-    expr = "B S V, B S -> B S V"
+    yield Op("labels", f"-> {row}", (), (labels,), "draw", (INDEX,))
+    yield Op("row_max", f"{row} {label} -> {row}", ("logits32",), ("row_max",), "row_max", rows)
+    yield Op("pick", f"{row} {label}, {row} -> {row}", ("logits32", labels), ("picked",), "pick", rows, offset)
+    expr = f"{row} {label}, {row} -> {row} {label}"
     yield Op("exp", expr, ("logits32", "row_max"), ("exp",), "shifted_exp", rows, in_place=True)
-    yield Op("row_sum", "B S V -> B S", ("exp",), ("row_sum",), "row_sum", rows)
+    yield Op("row_sum", f"{row} {label} -> {row}", ("exp",), ("row_sum",), "row_sum", rows)
     yield Op("normalize", expr, ("exp", "row_sum"), ("softmax",), "normalize", rows, in_place=True)
-    scaled = (*_OFFSET_V, ("scale", "per_token"))
-    gradient = Gradient("logits", "cross_entropy_grad", ("softmax", "labels"), scaled)
-    expr, inputs = "B S, B S, B S -> B S", ("row_sum", "row_max", "picked")
+    gradient = Gradient("logits", "cross_entropy_grad", ("softmax", labels), (*offset, ("scale", scale)))
+    expr, inputs = f"{row}, {row}, {row} -> {row}", ("row_sum", "row_max", "picked")
     yield Op("token_loss", expr, inputs, ("token_loss",), "token_loss", rows, gradients=(gradient,))
-    yield Op("loss", "B S -> ", ("token_loss",), ("loss",), "loss_sum", rows, (("scale", "per_token"),))
+    yield Op("loss", f"{row} -> ", ("token_loss",), ("loss",), "loss_sum", rows, (("scale", scale),))
+
+
+def _text_head(kind: Architecture) -> Iterator[Op]:
+    """A label a text from its first token, which one sequence-parallel rank holds: the others add zeros.  Whole on every rank."""
+    entering = "x"
+    if not kind.norm_last:
+        entering = "norm"
+        yield norm("norm", "x", kind)
+    yield Op("first_token", "B T D -> B D", (entering,), ("first_token",), "first", attributes=_PLACE)
+    yield Op("pooler_gemm", "B D, D E -> B E", ("first_token", "pooler.weight"), ("pooler_gemm",))
+    yield Op("pooler_bias", "B E, E -> B E", ("pooler_gemm", "pooler.bias"), ("pooler_biased",), "bias", in_place=True)
+    pooled = "pooled"
+    yield Op("pooler_tanh", "B E -> B E", ("pooler_biased",), (pooled,), "tanh")
+    if kind.dropout:
+        yield Op("pooled_mask", "-> B E", (), ("pooled_mask",), "draw", (MASK,))
+        yield Op("pooled_dropout", "B E, B E -> B E", (pooled, "pooled_mask"), ("pooled_dropped",), "dropout", attributes=DROP)
+        pooled = "pooled_dropped"
+    yield Op("logits_gemm", "B E, G E -> B G", (pooled, "label.weight"), ("logits_gemm",))
+    yield Op("logits_bias", "B G, G -> B G", ("logits_gemm", "label.bias"), ("logits",), "bias", in_place=True)
+    yield from _loss("B", "G", "text_labels", "per_text")
+
+
+def _dense(x: str, kind: Architecture) -> Iterator[Op]:
+    """The dense layer before the logits of masked tokens: whole on every tensor-parallel rank, on its part of the stream."""
+    activation = "gelu" if kind.activation in GATED else kind.activation
+    yield Op("dense_gemm", "B T D, D E -> B T E", (x, "dense.weight"), ("dense_gemm",))
+    yield Op("dense_bias", "B T E, E -> B T E", ("dense_gemm", "dense.bias"), ("dense_biased",), "bias", in_place=True)
+    yield Op("dense_activation", "B T E -> B T E", ("dense_biased",), ("dense_active",), activation)
+    yield norm("dense_norm", "dense_active", kind, dim="E")
+    yield Op("leave_dense", "B T E -> B T D", ("dense_norm",), ("dense_out",), "relabel")

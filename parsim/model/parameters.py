@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from parsim.model.blocks import decoder_layer
+from parsim.model.blocks import transformer_layer
 from parsim.model.ends import embedding, head
 from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
@@ -17,13 +17,15 @@ def total(model: ModelSpec) -> int:
     124439808
     """
     shared = model.vocab_size * model.hidden_size if model.tied_embedding else 0
-    return without_input(model) + of_block(embedding(model.architecture, fusions=()), model) - shared
+    beside = of_block(head(model.architecture, tied=False), model) if model.head == "text" else 0
+    return without_input(model) + beside + of_block(embedding(model.architecture, fusions=()), model) - shared
 
 
 def without_input(model: ModelSpec) -> int:
-    """Weights that multiply every token: layers, final norm and head."""
-    layer = decoder_layer(model.architecture, attention="flash", fusions=())
-    return model.num_layers * of_block(layer, model) + of_block(head(model.architecture, tied=False), model)
+    """Weights that multiply every token: layers, final norm and head, but not what labels a text by one token."""
+    last = 0 if model.head == "text" else of_block(head(model.architecture, tied=False), model)
+    layer = transformer_layer(model.architecture, attention="flash", fusions=())
+    return model.num_layers * of_block(layer, model) + last
 
 
 def of_block(block: Block, model: ModelSpec) -> int:

@@ -15,11 +15,15 @@ class Architecture:
     bias: bool
     qkv_bias: bool
     dropout: bool
+    causal: bool = True
+    norm_last: bool = False  # norms behind the residual adds
+    token_types: bool = False
+    head: str = "next_token"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The shape of a decoder-only language model.
+    """The shape of a transformer: a decoder-only language model, or an encoder.
 
     Source: the symbols of Korthikanti et al. 2022 (arXiv:2205.05198), table 1: L, h, a, v; the rest from the model's own paper.
 
@@ -45,6 +49,11 @@ class ModelSpec:
     positions: str = "learned"  # learned | rotary
     bias: bool = True  # of the attention output and the MLP
     qkv_bias: bool = True  # of queries, keys and values
+    causal: bool = True  # false: every token sees every other, as in an encoder
+    norm_last: bool = False  # norms behind the residual adds and the embedding, none before the head: Vaswani et al. 2017
+    num_token_types: int = 0  # rows of a table that is added to the embedding
+    head: str = "next_token"  # next_token | masked_token (a dense layer before the logits, a bias on them) | text (a label each, untied)
+    num_labels: int = 2  # that a text may have
 
     @property
     def queries_per_kv_head(self) -> int:
@@ -54,7 +63,18 @@ class ModelSpec:
     @property
     def architecture(self) -> Architecture:
         """What decides which ops there are."""
-        return Architecture(self.norm, self.positions, self.activation, self.bias, self.qkv_bias, self.dropout > 0)
+        return Architecture(
+            self.norm,
+            self.positions,
+            self.activation,
+            self.bias,
+            self.qkv_bias,
+            self.dropout > 0,
+            self.causal,
+            self.norm_last,
+            self.num_token_types > 0,
+            self.head,
+        )
 
     @property
     def extents(self) -> dict[str, int]:
@@ -66,5 +86,8 @@ class ModelSpec:
             "C": self.head_dim,
             "F": self.ffn_hidden_size,
             "V": self.vocab_size,
+            "E": self.hidden_size,
+            "N": self.num_token_types,
+            "G": self.num_labels,
             "P": self.max_positions,
         }

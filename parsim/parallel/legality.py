@@ -5,6 +5,7 @@ Layers that the stages do not divide are legal, since the stack's layer_split ru
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Final, Protocol
 
 from parsim.errors import ParsimError, PlanError, did_you_mean
 from parsim.model.spec import ModelSpec
+from parsim.parallel.mesh import AXES
 from parsim.parallel.plan import Batch, Plan
 
 DEGREES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch")
@@ -76,7 +78,7 @@ def faults(
     if broken:
         return broken
     world = [] if num_devices is None else [*_world(plan, num_devices)]
-    found = [*_pipeline(plan, schedules), *_zero(plan), *world]
+    found = [*_pipeline(plan, schedules), *_zero(plan), *_rank_order(plan), *world]
     if model is not None:
         found += [*_tensor(plan, model), *_layers(plan, model, layer_split)]
     if batch is not None:
@@ -186,6 +188,12 @@ def _sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
     elif batch.sequence_length % plan.tensor_parallel:
         message = f"sequence_parallel: tensor_parallel = {plan.tensor_parallel} does not divide sequence_length = {batch.sequence_length}"
         yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {_list(divisors(batch.sequence_length))}")
+
+
+def _rank_order(plan: Plan) -> Iterator[PlanFault]:
+    if sorted(plan.rank_order.split("-")) != sorted(AXES):
+        message = f"rank_order = '{plan.rank_order}' does not name each axis once, from the fastest"
+        yield PlanFault("rank_order", message, f"Legal: {', '.join('-'.join(order) for order in itertools.permutations(sorted(AXES)))}")
 
 
 def _zero(plan: Plan) -> Iterator[PlanFault]:

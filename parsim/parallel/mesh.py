@@ -1,7 +1,7 @@
 """The device mesh: the axes of a plan and where a rank stands on each.
 
-Ranks are numbered with the last axis fastest, as Megatron-LM's default order `tp-cp-ep-dp-pp` reads from right to left: the
-tensor-parallel ranks of a group are neighbours in a node.
+Ranks are numbered with the last axis fastest, as Megatron-LM's default order `tp-cp-ep-dp-pp` reads from right to left.  Where
+ranks lie on nodes is the plan's `rank_order`, which prices see and results do not.
 """
 
 from __future__ import annotations

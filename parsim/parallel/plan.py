@@ -36,6 +36,8 @@ class Plan:
     recompute: str = "none"  # none | selective | full
     layers_per_stage: tuple[int, ...] | None = None  # by (virtual) stage; None: the stack's layer_split rule
     gradient_sync: str = "all_reduce"  # all_reduce | master
+    rank_order: str = "tp-dp-pp"  # axes from the fastest: neighbours in a node differ along the first
+    optimizer: str = "adamw"  # adamw | adamw_8bit | sgd_momentum
     zero_stage: int = 0  # sharded over dp: 1 optimizer state, 2 and gradients, 3 and parameters (FSDP)
 
     @property

@@ -28,6 +28,8 @@ _DEFAULTS: Mapping[str, tuple[object, ...]] = {
     "recompute": ("none",),
     "gradient_sync": ("all_reduce",),
     "zero_stage": (0,),
+    "optimizer": ("adamw",),
+    "rank_order": ("tp-dp-pp",),
     "layers_per_stage": (None,),
     "data_parallel": (AUTO,),  # what remains of the devices
     "schedule": (AUTO,),  # follows from virtual_pipeline
@@ -74,6 +76,10 @@ def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence
         return RECOMPUTE
     if name == "gradient_sync":
         return GRADIENT_SYNC
+    if name == "rank_order":
+        return tuple("-".join(order) for order in itertools.permutations(("tp", "dp", "pp")))
+    if name == "optimizer":
+        return _DEFAULTS[name]  # a choice of convergence, not of speed: never varied of the planner's own accord
     if name == "zero_stage":
         return ZERO_STAGES
     if name == "sequence_parallel":

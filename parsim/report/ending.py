@@ -14,7 +14,7 @@ from parsim.model.op_kinds import COSTS
 from parsim.report.bounds import cite, elementwise_bound, link_bound
 from parsim.step.holdings import bucket_elements
 from parsim.step.task import Finish
-from parsim.step.timing import boundary_bytes, finish_ps
+from parsim.step.timing import boundary_bytes, finish_ps, optimizer_bytes
 
 Notes = Iterator[tuple[str, list[tuple[str, str]]]]
 BOUNDARY = "boundary"
@@ -33,7 +33,7 @@ def finish_notes(group: Group, op: str, rank: int) -> Notes:
 
 def _finish_lines(group: Group, work: Finish, rank: int) -> Iterator[tuple[str, str]]:
     sizes, cluster = group.sizes, group.market.cluster
-    elements = 1 if work.bucket == "norm" else int(bucket_elements(group.step, sizes, work.bucket, group.holding(rank))[0])
+    elements = 1 if work.bucket == "norm" else int(bucket_elements(group.step, sizes, work.bucket, group.holding(rank), work.part)[0])
     seconds = units.parse(f"{int(finish_ps(group.step, work, sizes, group.holding(rank), group.market)[0])} ps", "s")
     who = "the first replica only" if work.master_only else "every rank"
     yield "elements", f"{elements:,} ({work.bucket}) on a rank of stage {rank}; {who}"
@@ -41,7 +41,7 @@ def _finish_lines(group: Group, work: Finish, rank: int) -> Iterator[tuple[str, 
         yield "kernel", work.kernel
         yield "FLOPs", units.format(COSTS[work.kernel].per_element * elements, "FLOP")
         yield "time", units.format(seconds, "s")
-        traffic = _moved_bytes(group, seconds)
+        traffic = float(elements * optimizer_bytes(work, group.step, sizes))
         yield from elementwise_bound(cluster.node.accelerator, traffic, launched=True)
         return
     itemsize = sizes.itemsize_bytes[{"norm": FLOAT32, "parameters": COMPUTE}.get(work.bucket, GRADIENT)]
@@ -54,13 +54,6 @@ def _finish_lines(group: Group, work: Finish, rank: int) -> Iterator[tuple[str, 
     yield "payload", units.format(elements * itemsize, "bytes")
     yield "time", units.format(seconds, "s")
     yield from link_bound(cluster, work.operation, wire, int(algorithm.num_steps(work.operation, num_ranks)), num_ranks, stride)
-
-
-def _moved_bytes(group: Group, seconds: float) -> float:
-    """HBM bytes of a kernel of the step's end, from its price: timing keeps them to itself."""
-    device = group.market.cluster.node.accelerator
-    law = device.elementwise
-    return max(0.0, seconds - law.launch_s) * law.memory_efficiency * device.hbm_bandwidth_bytes_per_s
 
 
 def _boundary_lines(group: Group) -> Iterator[tuple[str, str]]:

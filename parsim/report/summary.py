@@ -58,7 +58,7 @@ def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
         "tp": str(plan.tensor_parallel),
         "pp": str(plan.pipeline_parallel),
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
-        "dp": str(plan.data_parallel),
+        "dp": f"{plan.data_parallel} z{plan.zero_stage}" if plan.zero_stage else str(plan.data_parallel),
         "mbs": f"{plan.micro_batch} x {estimate.num_micro_batches}",
         "recompute": f"{plan.recompute}{sequence}",
     }

@@ -64,6 +64,10 @@ class PlanSection(Row):
     recompute: Axis[Literal["none", "selective", "full"]] = Field("none", description="which activations are computed again")
     layers_per_stage: list[Count] | None = Field(None, description="layers by (virtual) stage; the stack's layer_split where left out")
     gradient_sync: Axis[Literal["all_reduce", "master"]] = Field("all_reduce", description="how replicas agree on gradients")
+    rank_order: Axis[Annotated[str, Field(max_length=40)]] = Field(
+        "tp-dp-pp", description="axes from the fastest: neighbours in a node differ along the first"
+    )
+    optimizer: Axis[Literal["adamw", "adamw_8bit", "sgd_momentum"]] = Field("adamw", description="what updates the weights")
     zero_stage: Axis[Annotated[int, Field(ge=0, le=3)]] = Field(
         0, description="sharded over the replicas: 1 optimizer state, 2 also gradients, 3 also parameters (FSDP)"
     )

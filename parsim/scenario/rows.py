@@ -18,10 +18,10 @@ __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef"
 
 
 class ModelRow(InlineRow):
-    """A decoder-only language model."""
+    """A decoder-only language model, or an encoder."""
 
     kind: ClassVar[str] = "models"
-    num_layers: Count = Field(description="the number of decoder layers")
+    num_layers: Count = Field(description="the number of layers")
     hidden_size: Count = Field(description="the width of the residual stream")
     ffn_hidden_size: Count | None = Field(None, description="the width of the MLP; 4 x hidden_size where left out")
     num_heads: Count = Field(description="the number of query heads")
@@ -35,6 +35,13 @@ class ModelRow(InlineRow):
     bias: bool = Field(True, description="whether the linear layers of attention output and MLP have biases")
     qkv_bias: bool | None = Field(None, description="whether those of queries, keys and values do; as bias where left out")
     tied_embedding: bool = Field(True, description="whether input and output embedding are one")
+    causal: bool = Field(True, description="whether a token sees only those before it; false makes an encoder")
+    norm_last: bool = Field(False, description="whether norms stand behind the residual adds and the embedding, with none before the head")
+    num_token_types: Annotated[int, Field(ge=0, le=1_000_000)] = Field(0, description="the rows of a token type table; 0 leaves it out")
+    head: Literal["next_token", "masked_token", "text"] = Field(
+        "next_token", description="logits alone, with a dense layer before and a bias behind, or one label a text"
+    )
+    num_labels: Count = Field(2, description="the number of labels that a text may have")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="the share of elements dropped; 0 leaves dropout out")
 
     @model_validator(mode="after")
@@ -48,6 +55,10 @@ class ModelRow(InlineRow):
         head_dim = self.head_dim or self.hidden_size // self.num_heads
         if self.positions == "rotary" and head_dim % 2:
             raise complaint(f"positions = rotary turns pairs of elements, but head_dim = {head_dim} is odd")
+        if self.head == "text" and self.tied_embedding:
+            raise complaint("head = text has no output embedding to tie: set tied_embedding = false")
+        if self.norm_last and self.head == "next_token" and self.tied_embedding:
+            raise complaint("norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it")
         return self
 
     def build(self, name: str) -> ModelSpec:
@@ -69,6 +80,11 @@ class ModelRow(InlineRow):
             positions=self.positions,
             bias=self.bias,
             qkv_bias=self.bias if self.qkv_bias is None else self.qkv_bias,
+            causal=self.causal,
+            norm_last=self.norm_last,
+            num_token_types=self.num_token_types,
+            head=self.head,
+            num_labels=self.num_labels,
             source=self.cited(),
         )
 

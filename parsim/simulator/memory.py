@@ -70,10 +70,10 @@ def _curve(program: Program, segment: Segment, kind: str) -> tuple[int, int]:
 def _lasting(program: Program, rank: int) -> int:
     """Weights, gradients, optimizer state and scalars."""
     size = program.sizes.itemsize_bytes
-    states = 3 if program.step.structure.master_weights else 2
+    states = program.step.structure.state_bytes
     parts = lasting_parts(program.step.structure.zero_stage)
     each = {parts["parameters"]: 0, parts["gradients"]: 0, parts["optimizer"]: 0}
-    for part, itemsize in zip(parts.values(), (size[COMPUTE], size[GRADIENT], states * size[FLOAT32]), strict=True):
+    for part, itemsize in zip(parts.values(), (size[COMPUTE], size[GRADIENT], states), strict=True):
         each[part] += itemsize
     total = size[FLOAT32]
     for stage in range(rank, program.num_stages, program.num_ranks):

@@ -20,7 +20,9 @@ def flops(task: Compute, sizes: Sizes) -> Ints:
     if cost.family == "attention":
         query, local = task.inputs[0].sharding, sizes.local
         heads = local(query, "B") * local(query, "K") * local(query, "R")
-        return cost.per_element * heads * local(query, "C") * unmasked_pairs(local(query, "S"))
+        queries, keys = local(query, "S"), local(task.inputs[1].sharding, "Z")
+        pairs = unmasked_pairs(queries) if task.attributes.get("causal", 1) else queries * keys
+        return cost.per_element * heads * local(query, "C") * pairs
     if not cost.per_element:
         return np.zeros(sizes.num_plans, dtype=np.int64)
     return cost.per_element * sizes.elements(task.inputs[cost.operand].sharding)

@@ -118,8 +118,14 @@ class _Derivation:
         """The output's gradient is the input's too; a relabel changes its dims and may move it."""
         before, after = op.terms[1][0], op.terms[0][op.inputs.index(target)]
         if op.kind == "relabel":
-            yield Call(f"{op.name}.d", "relabel", ((d_out, before),), ((f"d_{target}", after, COMPUTE),), {})
-            self.gradients[target] = f"d_{target}"
+            known = self.gradients.get(target, "")  # where a norm comes last, the residual add has given it one
+            part = f"d_{target}{'@part' if known else ''}"
+            yield Call(f"{op.name}.d", "relabel", ((d_out, before),), ((part, after, COMPUTE),), {})
+            if known:
+                yield from self.flush()  # the weight gradients do not wait for the collective
+                yield self.add(op, known, part, after)
+                return
+            self.gradients[target] = part
         elif target not in self.gradients:
             self.gradients[target] = d_out
         else:

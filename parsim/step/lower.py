@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from parsim.model.blocks import CORE_ATTENTION, decoder_layer
+from parsim.model.blocks import CORE_ATTENTION, transformer_layer
 from parsim.model.dims import COMPUTE
 from parsim.model.ends import embedding, head
 from parsim.model.op import Block, Dims
@@ -12,6 +12,7 @@ from parsim.parallel.dimensions import rules
 from parsim.parallel.sharding import Rules, Sharding
 from parsim.step import gradient
 from parsim.step.liveness import operands_named, saved_for, with_frees
+from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.place import Placer
 from parsim.step.recompute import full, regather, selective
 from parsim.step.structure import Structure
@@ -25,7 +26,7 @@ def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     table = rules(structure.dimensions)
     kind = structure.architecture
-    layer = decoder_layer(kind, attention=structure.attention, fusions=structure.fusions)
+    layer = transformer_layer(kind, attention=structure.attention, fusions=structure.fusions)
     ends = embedding(kind, fusions=structure.fusions), head(kind, tied=structure.tied)
     first, middle, last = (_segment(block, structure, table) for block in (ends[0], layer, ends[1]))
     return Step(structure, first, middle, last, tuple(_finish(structure)))
@@ -105,7 +106,7 @@ def _finish(structure: Structure) -> list[Finish]:
         if axis in structure.axes and (axis != "dp" or zero)
     ]
     work.append(Finish("clip", "all", updated, kernel="clip", master_only=master))
-    work.append(Finish("adam", "all", updated, kernel="adam", master_only=master))
+    work.append(Finish("update", "all", updated, kernel=OPTIMIZERS[structure.optimizer].kernel, master_only=master))
     if structure.master_weights:
         work.append(Finish("cast_weights", "parameters", updated, kernel="cast", master_only=master))
     if master:

@@ -27,6 +27,7 @@ class Sizes:
     degrees: Mapping[str, Ints]
     itemsize_bytes: Mapping[str, int]
     num_plans: int
+    rank_order: tuple[str, ...] = ("tp", "dp", "pp")  # axes from the fastest
 
     def local(self, sharding: Sharding, dim: str) -> Ints:
         """Extent of one dim on one rank."""
@@ -48,9 +49,10 @@ class Sizes:
 
     def group(self, axis: str) -> tuple[Ints, Ints]:
         """Ranks of a group along `axis`, and the distance between neighbours: the product of the faster axes."""
-        neighbours = np.ones(self.num_plans, dtype=np.int64)
-        strides = {"tp": neighbours, "dp": self.degrees["tp"], "pp": self.degrees["tp"] * self.degrees["dp"]}
-        return self.degrees[axis], strides[axis]
+        stride = np.ones(self.num_plans, dtype=np.int64)
+        for faster in self.rank_order[: self.rank_order.index(axis)]:
+            stride = stride * self.degrees[faster]
+        return self.degrees[axis], stride
 
 
 def padded_vocabulary(vocab_size: int, multiple: int, tensor_parallel: int) -> int:
@@ -81,7 +83,7 @@ def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
 
 
 def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack, dtype_bytes: Mapping[str, int]) -> Sizes:
-    """Sizes of several plans of one model and batch.
+    """Sizes of several plans of one model, batch and rank order.
 
     >>> from parsim.parallel.plan import Batch, Plan, Stack
     >>> tiny = ModelSpec("tiny", 2, 8, 32, 2, 2, 4, 64, 16)
@@ -113,4 +115,4 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
         GRADIENT: compute if stack.gradient_dtype == "compute" else dtype_bytes[stack.gradient_dtype],
         **FIXED_ITEMSIZE_BYTES,
     }
-    return Sizes(dims, degrees, itemsize, count)
+    return Sizes(dims, degrees, itemsize, count, tuple(plans[0].rank_order.split("-")))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
 from parsim.model.spec import Architecture, ModelSpec
 from parsim.parallel.mesh import AXES
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.step.optimizer import OPTIMIZERS
+
+_FLOAT32_BYTES = FIXED_ITEMSIZE_BYTES[FLOAT32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,8 @@ class Structure:
     early_stop: bool
     gradient_sync: str
     zero_stage: int
+    optimizer: str
+    rank_order: str
     attention: str
     architecture: Architecture
     tied: bool
@@ -47,6 +53,8 @@ class Structure:
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if "dp" in axes else "all_reduce",
             zero_stage=plan.zero_stage if "dp" in axes else 0,
+            optimizer=plan.optimizer,
+            rank_order=plan.rank_order,
             attention=stack.attention,
             architecture=model.architecture,
             tied=model.tied_embedding,
@@ -56,6 +64,11 @@ class Structure:
             scatter_gather=stack.scatter_gather and {"tp", "pp"} <= set(axes) and not sharded and divides,
             master_weights=batch.dtype not in ("fp32", "tf32"),
         )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes an element that the optimizer keeps: its states, and the float32 weights beside narrower ones."""
+        return OPTIMIZERS[self.optimizer].state_bytes + (_FLOAT32_BYTES if self.master_weights else 0)
 
     @property
     def per_pass(self) -> bool:

@@ -20,6 +20,7 @@ from parsim.model.op_kinds import COSTS
 from parsim.parallel.plan import Batch, Stack
 from parsim.step.count import extents, flops, hbm_bytes, payload
 from parsim.step.holdings import Holding, bucket_elements, segment_elements, used_elements
+from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.sizes import Ints, Sizes
 from parsim.step.task import Communicate, Compute, Finish, Operand, Segment, Step, Task
 
@@ -214,7 +215,7 @@ def finish_ps(step: Step, work: Finish, sizes: Sizes, holding: Holding, market: 
         if work.bucket == "tied":
             return picoseconds(_tied_s(elements, sizes, market))
         return picoseconds(collective_s(work.operation, work.axis, elements, sizes.itemsize_bytes[dtype], sizes, market))
-    return picoseconds(elementwise_s(market.cluster.node.accelerator, elements * optimizer_bytes(work.kernel, sizes)))
+    return picoseconds(elementwise_s(market.cluster.node.accelerator, elements * optimizer_bytes(work, step, sizes)))
 
 
 def _tied_s(elements: Ints, sizes: Sizes, market: Market) -> Scalar:
@@ -228,7 +229,10 @@ def _tied_s(elements: Ints, sizes: Sizes, market: Market) -> Scalar:
     return market.cluster.collective_s("all_reduce", wire, algorithm.num_steps("all_reduce", two), two, stride)
 
 
-def optimizer_bytes(kernel: str, sizes: Sizes) -> int:
-    """HBM bytes an element: Adam reads and writes weight, two moments and reads the gradient, all float32 but that."""
-    gradient, state, compute = (sizes.itemsize_bytes[role] for role in (GRADIENT, FLOAT32, COMPUTE))
-    return {"norm_sq": gradient, "clip": 2 * gradient, "adam": 6 * state + gradient, "cast": state + compute}[kernel]
+def optimizer_bytes(work: Finish, step: Step, sizes: Sizes) -> int:
+    """HBM bytes an element of one piece of a step's end; an update reads and writes weight and states, and reads the gradient."""
+    gradient, weight, compute = (sizes.itemsize_bytes[role] for role in (GRADIENT, FLOAT32, COMPUTE))
+    optimizer = OPTIMIZERS[step.structure.optimizer]
+    if work.kernel == optimizer.kernel:
+        return 2 * (weight + optimizer.state_bytes) + gradient
+    return {"norm_sq": gradient, "clip": 2 * gradient, "cast": weight + compute}[work.kernel]

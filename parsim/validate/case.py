@@ -34,7 +34,7 @@ def scenario_of(row: Row, path: str) -> Scenario:
     Raises:
         ParsimError: the row does not hold together: the plan does not fit the model, the batch or the devices.
     """
-    software = defaults.SOFTWARE[defaults.STACK_OF_FAMILY.get(row.says("source_family"), defaults.DEFAULT_STACK)]
+    software = _software(row)
     stack: Stack = read("stacks", software.stack)
     if row.says("attention"):
         stack = replace(stack, attention=defaults.ATTENTION.get(row.says("attention"), row.says("attention")))
@@ -43,11 +43,19 @@ def scenario_of(row: Row, path: str) -> Scenario:
     plan = _plan(row, model, software, stack)
     num_devices = row.counts.get("num_devices", plan.num_devices)
     _check(plan, model, batch, num_devices, stack)
-    cluster = _cluster(row, num_devices)
+    cluster = _with_flash(_cluster(row, num_devices), row, software)
     if batch.dtype not in cluster.node.accelerator.peak_flops_per_s:
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {batch.dtype}")
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
     return Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize)
+
+
+def _software(row: Row) -> defaults.Software:
+    """That of the row's repository, or of its family."""
+    for repository, stack in defaults.STACK_OF_REPOSITORY.items():
+        if repository in row.says("source"):
+            return defaults.SOFTWARE[stack]
+    return defaults.SOFTWARE[defaults.STACK_OF_FAMILY.get(row.says("source_family"), defaults.DEFAULT_STACK)]
 
 
 def _model(row: Row, software: defaults.Software) -> ModelSpec:
@@ -69,15 +77,19 @@ def _model(row: Row, software: defaults.Software) -> ModelSpec:
         max_positions=row.counts["sequence_length"],
         activation=row.says("mlp") or "gelu",
         source=row.says("source"),
-        **_llama(row.says("mlp")),
+        **_layer(row.says("mlp"), software),
     )
 
 
-def _llama(mlp: str) -> dict[str, Any]:
-    """A gated MLP comes with the rest of Llama's layer: Touvron et al. 2023 (arXiv:2302.13971), section 2.2."""
-    if mlp != "swiglu":
-        return {}
-    return {"norm": "rms_norm", "positions": "rotary", "bias": False, "qkv_bias": False, "dropout": 0.0, "tied_embedding": False}
+def _layer(mlp: str, software: defaults.Software) -> dict[str, Any]:
+    """What comes with an MLP: Llama's layer (Touvron et al. 2023, arXiv:2302.13971, section 2.2) or Nemotron-4's.
+
+    Source of the latter: Parmar et al. 2024 (arXiv:2402.16819), section 2: squared ReLU, rotary positions, no bias, no dropout, untied.
+    """
+    if mlp not in ("swiglu", "squared_relu"):
+        return {"dropout": software.dropout}
+    norm = "rms_norm" if mlp == "swiglu" else "layer_norm"
+    return {"norm": norm, "positions": "rotary", "bias": False, "qkv_bias": False, "dropout": 0.0, "tied_embedding": False}
 
 
 def _plan(row: Row, model: ModelSpec, software: defaults.Software, stack: Stack) -> Plan:
@@ -88,12 +100,16 @@ def _plan(row: Row, model: ModelSpec, software: defaults.Software, stack: Stack)
         tensor_parallel=tensor,
         pipeline_parallel=pipeline,
         virtual_pipeline=chunks,
-        sequence_parallel=row.says("sequence_parallel") == "yes" and tensor > 1,  # Megatron-LM turns it off for one rank
+        sequence_parallel=_sequence_parallel(row, software) and tensor > 1,  # Megatron-LM turns it off for one rank
         micro_batch=row.counts["micro_batch"],
         schedule=row.says("schedule") or schedules.default(chunks),
         recompute=row.says("recompute") or software.recompute,
-        zero_stage=row.counts.get("zero_stage", 0),
+        zero_stage=row.counts.get("zero_stage", software.zero_stage),
     )
+
+
+def _sequence_parallel(row: Row, software: defaults.Software) -> bool:
+    return row.says("sequence_parallel") == "yes" if row.says("sequence_parallel") else software.sequence_parallel
 
 
 def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:
@@ -116,7 +132,7 @@ def _check(plan: Plan, model: ModelSpec, batch: Batch, num_devices: int, stack: 
 
 def _cluster(row: Row, num_devices: int) -> Cluster:
     name = row.says("accelerator")
-    node = _node(name, row.counts.get("devices_per_node"))
+    node = _node(name, row.counts.get("devices_per_node"), num_devices)
     num_nodes = -(-num_devices // node.devices_per_node)
     if num_nodes == 1:
         return Cluster(node)
@@ -125,11 +141,27 @@ def _cluster(row: Row, num_devices: int) -> Cluster:
     return Cluster(replace(node, num_nics=network.num_nics), num_nodes, fabric)
 
 
-def _node(accelerator: str, devices_per_node: int | None) -> Node:
-    """The node of the catalog with that accelerator, or the nearest by its name, with as many devices as the row states."""
+def _with_flash(cluster: Cluster, row: Row, software: defaults.Software) -> Cluster:
+    """The cluster with the rate of the generation of flash attention that the row or its software names."""
+    accelerator, stated = cluster.node.accelerator, row.says("attention")
+    generation = stated if stated in defaults.ATTENTION else software.flash
+    forward, backward = defaults.FLASH_RATE.get((generation, accelerator.name.split("-")[0]), (1.0, 1.0))
+    law = accelerator.attention
+    shares = tuple((width, share * forward) for width, share in law.efficiency_by_head_dim)
+    slower = replace(law, efficiency_by_head_dim=shares, backward_rate=law.backward_rate * backward / forward)
+    return replace(cluster, node=replace(cluster.node, accelerator=replace(accelerator, attention=slower)))
+
+
+def _node(accelerator: str, devices_per_node: int | None, num_devices: int) -> Node:
+    """The node of the catalog with that accelerator, or the nearest by its name, with as many devices as the row states.
+
+    Of nodes equally near, one that has that many devices goes first.  Where NVLink joins several hosts, they are one node.
+    """
+    if accelerator in defaults.NVLINK_DOMAIN:
+        domain: Node = read("nodes", defaults.NVLINK_DOMAIN[accelerator])
+        return replace(domain, devices_per_node=min(domain.devices_per_node, num_devices))
     nodes: list[Node] = [read("nodes", name) for name in catalog.names("nodes")]
-    alike = [_shared(accelerator, node.accelerator.name) for node in nodes]
-    node = nodes[alike.index(max(alike))]
+    node = max(nodes, key=lambda each: (_shared(accelerator, each.accelerator.name), each.devices_per_node == devices_per_node))
     if node.accelerator.name.split("-")[0] != accelerator.split("-")[0]:
         raise ParsimError(f"needs a node of {accelerator}")
     return replace(node, accelerator=read("accelerators", accelerator), devices_per_node=devices_per_node or node.devices_per_node)

@@ -19,6 +19,10 @@ class Software:
     recompute: str
     vocab_size: int
     source: str
+    dropout: float = 0.1  # of the residual stream, where the model's layer does not settle it: Radford et al. 2018 and Megatron-LM
+    sequence_parallel: bool = False
+    zero_stage: int = 0
+    flash: str = "flash"  # its generation of flash attention: flash_1 | flash_1_triton | flash_2; "flash": as the accelerator's law
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,14 @@ class Network:
 GPT2_VOCABULARY: Final = 50257  # Radford et al. 2019, section 2.3
 _NARAYANAN = "Narayanan et al. 2021 (arXiv:2104.04473), section 5: mixed precision, activation recomputation, 51,200 tokens"
 _MEGATRON = "Megatron-LM: GPT-2's tokens, recomputation only where asked for"
+_MPT = (
+    "mosaicml/llm-foundry, scripts/train/benchmarking, submit_benchmarks.py: attn_impl triton; "
+    "llmfoundry/models/mpt/configuration_mpt.py: resid_pdrop and emb_pdrop 0"
+)
+_PYTORCH = "PyTorch 2.2 release notes: scaled_dot_product_attention runs FlashAttention-2; the vocabulary is an assumption"
+_NEMO = "NVIDIA-NeMo/Megatron-Bridge, recipes: sequence_parallel with tensor parallelism, use_distributed_optimizer; GPT-2's tokens"
+_INTERN = "InternLM/InternEvo, configs/7B_sft.py: VOCAB_SIZE = 103168, checkpoint off (recalled, not opened)"
+_LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
 SOFTWARE: Final = {
     each.stack: each
@@ -56,7 +68,16 @@ SOFTWARE: Final = {
             *("fp16", "full", 51200),
             "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size",
         ),
-        Software("llm-foundry", "bf16", "none", 50368, "mosaicml/llm-foundry, scripts/train/benchmarking"),
+        Software("oneflow", "fp16", "full", 51200, "Oneflow-Inc/DLPerf, Megatron-LM/README.md: --checkpoint-activations beside it, too"),
+        Software("simumax", "bf16", "none", 128256, "MooreThreads/SimuMax, docs/b200: Llama 3"),
+        Software("nemo", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
+        Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0, flash="flash_1_triton"),
+        Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True, flash="flash_2"),
+        Software("internevo", "bf16", "none", 103168, _INTERN),
+        Software("aleph-alpha", "bf16", "none", 128000, "Hagemann et al. 2023 (arXiv:2311.05610): 128k tokens (recalled, not opened)"),
+        Software("nanotron", "bf16", "none", 131072, "huggingface/nanotron, docs: benchmark figure; recomputation is an assumption"),
+        Software("jax-xla", "bf16", "none", GPT2_VOCABULARY, "an assumption"),
+        Software("pytorch-2", "bf16", "none", GPT2_VOCABULARY, _PYTORCH, flash="flash_2"),
         Software("plain-pytorch", "bf16", "none", GPT2_VOCABULARY, "an assumption"),
     )
 }
@@ -64,19 +85,30 @@ SOFTWARE: Final = {
 DEFAULT_STACK: Final = "megatron-2022"
 STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "papers": "megatron-2022",  # Korthikanti et al. 2022
-    "oneflow": "megatron-2021",  # Oneflow-Inc/OneFlow-Benchmark: Megatron-LM of 2021 beside OneFlow-GPT, a rewriting of it
+    "oneflow": "megatron-2021",  # Oneflow-Inc/DLPerf: Megatron-LM of 2021, beside OneFlow
     "vtrain": "vtrain-deepspeed",  # VIA-Research/vTrain: all points with Megatron-DeepSpeed
     "bigscience_v100": "megatron-deepspeed-2021",  # bigscience-workshop/bigscience, experiments
     "bigscience_a100": "megatron-deepspeed-2022",  # bigscience-workshop/bigscience, train/tr11-176B-ml
     "pipeline_papers": "zero-bubble-2023",  # Qi et al. 2023
-    "dgxc": "megatron-core",
-    "nemo_bridge": "megatron-core",
-    "simumax": "megatron-core",
+    "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
+    "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
+    "nemo_bridge": "nemo",
+    "simumax": "simumax",
     "mcore_ci": "megatron-core",
-    "misc_repos": "plain-pytorch",
+    "misc_repos": "pytorch-2",
     "small_scale": "plain-pytorch",
     "llm_foundry": "llm-foundry",
-    "torchtitan": "plain-pytorch",
+    "torchtitan": "torchtitan",
+    "internevo": "internevo",
+    "tpu_maxtext": "jax-xla",
+}
+# What `source` may hold -> the stack, before its family's: a family may gather repositories that run different software.
+STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
+    "DLPerf OneFlow/": "oneflow",
+    "NVIDIA/JAX-Toolbox": "jax-xla",
+    "huggingface/nanotron": "nanotron",
+    "FlagPerf training/nvidia/llama3_8B-megatron": "megatron-core",
+    "yanring/Megatron-MoE-ModelZoo": "megatron-core",
 }
 
 # Families whose `allocated` memory comes from Megatron-LM's TensorBoard log, which only the last rank writes
@@ -84,12 +116,25 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
 LOGGED_BY_LAST_RANK: Final = frozenset({"mcore_ci"})
 
 ATTENTION: Final[Mapping[str, str]] = {"flash_1": "flash", "flash_2": "flash"}  # as the table words it -> as the stack does
+# By generation of flash attention and first word of the accelerator's name: its forward and backward rates over those of the
+# accelerator's law, which was fitted to FlashAttention-2 on Ampere and to FlashAttention-3 on Hopper (accelerators.yaml).
+# Ampere: Dao 2023 (arXiv:2307.08691), section 4.1: FlashAttention-2 is around 2 x as fast; as FlashAttention in Triton 1.3 to 1.5 x
+# forward and around 2 x backward.  Hopper: Shah et al. 2024 (arXiv:2407.08608), section 1: FlashAttention-3 is 1.5 to 2.0 x as fast as
+# FlashAttention-2 forward and 1.5 to 1.75 x backward.  The middle of each range.
+FLASH_RATE: Final[Mapping[tuple[str, str], tuple[float, float]]] = {
+    **{("flash_1", ampere): (1 / 2, 1 / 2) for ampere in ("a100", "a800")},
+    **{("flash_1_triton", ampere): (1 / 1.4, 1 / 2) for ampere in ("a100", "a800")},
+    **{("flash_2", hopper): (1 / 1.75, 1 / 1.625) for hopper in ("h100", "h200", "h800", "h20")},
+}
+# By accelerator: the node whose NVLink joins more devices than one tray or host holds.
+NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
 
-_JEAN_ZAY = Network("ib-edr", 4, "IDRIS Jean Zay: 4 Omni-Path ports of 100 Gb/s a node, taken for as many of EDR")
+_JEAN_ZAY = Network("omni-path-100", 4, "IDRIS Jean Zay documentation: 4 Omni-Path ports of 100 Gb/s a node")
 # What `inter_node_link` may hold -> the network; the first that occurs in it counts.
 NETWORK_OF_LINK: Final[Mapping[str, Network]] = {
     "1600 Gbps": Network("ib-hdr-8rail", 8, "8 ports of 200 Gb/s"),
     "8x HDR": Network("ib-hdr-8rail", 8, "as the row states"),
+    "4x100Gb RoCE": Network("roce-100", 4, "as the row states"),
     "4x100Gb": Network("ib-edr", 4, "4 ports of 100 Gb/s, taken for as many of EDR"),
     "400 Gb/s per GPU": Network("ib-ndr-8rail", 8, "8 ports of 400 Gb/s"),
     "400 Gbps per node": Network("ib-hdr-8rail", 2, "400 Gb/s as 2 ports of HDR"),
@@ -106,6 +151,6 @@ NETWORK_OF_GENERATION: Final[Mapping[str, Network]] = {
     "a100": Network("ib-hdr-8rail", 8, "NVIDIA DGX A100 datasheet"),
     "h100": Network("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
     "b200": Network("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
-    "gb200": Network("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet"),
+    "gb200": Network("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet: a port a GPU"),
     "a800": Network("ib-hdr-8rail", 8, "as an A100 node"),
 }

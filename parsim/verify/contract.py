@@ -65,7 +65,7 @@ def _one_rank(scenario: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
     """The same sums on one rank: micro_batches of all replicas together, the same padded vocabulary, nothing recomputed."""
     multiple = scenario.stack.vocab_multiple * plan.tensor_parallel
     return replace(scenario, stack=replace(scenario.stack, vocab_multiple=multiple)), Plan(
-        micro_batch=plan.micro_batch * plan.data_parallel
+        micro_batch=plan.micro_batch * plan.data_parallel, optimizer=plan.optimizer
     )
 
 

@@ -36,6 +36,8 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
         recompute=draw(st.sampled_from(["none", "selective", "full"])),
         gradient_sync=draw(st.sampled_from(["all_reduce", "master"])),
         zero_stage=draw(st.sampled_from([0, 1, 2, 3])),
+        optimizer=draw(st.sampled_from(["adamw", "adamw_8bit", "sgd_momentum"])),
+        rank_order=draw(st.sampled_from(["tp-dp-pp", "pp-dp-tp", "dp-pp-tp"])),
     )
     rounds = draw(st.integers(1, 4))
     batch = Batch(rounds * pp * dp * plan.micro_batch, 8, draw(st.sampled_from(["bf16", "fp32"])))

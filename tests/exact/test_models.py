@@ -1,12 +1,18 @@
-"""The exactness contract on the ops that GPT lacks: RMSNorm, rotary positions, gated and squared-ReLU MLPs, layers without biases."""
+"""The exactness contract on what GPT lacks: RMSNorm, rotary positions, gated and squared-ReLU MLPs, layers without biases, encoders.
+
+The contract compares a plan with one rank; that one rank's gradients are those of its loss is shown by central differences.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from parsim.parallel.plan import Plan, Stack
+from parsim.executor.run import execute
+from parsim.executor.values import Array, Values
+from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.verify import verify_plan
 from support import FEATURES, GPT, STACKS, feature_sets, scenario
 
@@ -22,6 +28,7 @@ LLAMA = replace(
     bias=False,
     qkv_bias=False,
 )
+BERT = replace(GPT, name="toy bert", causal=False, norm_last=True, num_token_types=2, head="masked_token")
 MODELS = {
     "llama": LLAMA,
     "nemotron": replace(LLAMA, activation="squared_relu", norm="layer_norm"),
@@ -29,9 +36,13 @@ MODELS = {
     "gpt-gated": replace(GPT, activation="swiglu", positions="rotary", norm="rms_norm"),
     "llama-dropout": replace(LLAMA, dropout=0.1),
     "gpt-undropped": replace(GPT, dropout=0.0),
+    "bert": BERT,
+    "bert-norm-first": replace(BERT, norm_last=False),  # as Megatron-LM trains it: Shoeybi et al. 2019, figure 7
+    "bert-text": replace(BERT, head="text", tied_embedding=False, num_labels=3),
+    "bert-bare": replace(BERT, dropout=0.0, tied_embedding=False, num_token_types=0, positions="rotary", bias=False, qkv_bias=False),
 }
 PLANS = [names for names in ((), *feature_sets(2)) if not {"gqa", "untied", "uneven", "master"} & set(names)]
-CASES = [(model, names) for model in ("llama", "nemotron") for names in PLANS]
+CASES = [(model, names) for model in ("llama", "nemotron", "bert") for names in PLANS]
 CASES += [(model, names) for model in MODELS for names in (("sp", "full"), ("tp", "pp"), ("dp", "selective"))]
 
 
@@ -55,3 +66,29 @@ def test_prediction_and_execution_agree_on_every_kind_of_model(index: int) -> No
 @pytest.mark.parametrize("model", MODELS)
 def test_every_kind_of_model_agrees_on_every_stack_with_sequence_parallelism(model: str, stack: Stack) -> None:
     assert not wrong(model, ("sp",), stack)
+
+
+@pytest.mark.parametrize("stack", STACKS[1:], ids=["overlapped", "flash", "unfused"])
+@pytest.mark.parametrize("model", ["bert", "bert-norm-first", "bert-text"])
+def test_gradients_of_an_encoder_are_those_of_its_loss(model: str, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = scenario(model=replace(MODELS[model], num_layers=1), stack=stack, batch=Batch(2, 8, "bf16"))
+    plan, drawn, step = Plan(micro_batch=2), Values.weight, 1e-5
+    moved: dict[str, tuple[tuple[int, ...], float]] = {}  # weight -> which element is moved by what
+
+    def weight(self: Values, instance: str, name: str, initial: str, shape: list[int]) -> Array:
+        array = drawn(self, instance, name, initial, shape).copy()
+        for index, by in filter(None, [moved.get(f"{instance}/{name}")]):
+            array[index] += by
+        return array
+
+    gradients = execute(toy, plan).gradients[0]
+    monkeypatch.setattr(Values, "weight", weight)
+    for name, gradient in gradients.items():
+        index = tuple(int(i) for i in np.unravel_index(np.abs(gradient).argmax(), gradient.shape))
+        losses = []
+        for by in (step, -step):
+            moved[name] = (index, by)
+            losses.append(execute(toy, plan).loss)
+        del moved[name]
+        # The keys' bias moves all scores of a query alike, so its gradient is rounding: 1e-9 is that of the differences.
+        assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(gradient[index], rel=1e-6, abs=1e-9), name

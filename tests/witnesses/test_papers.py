@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parsim.cluster.link import CollectiveLaw
 from parsim.estimator import pipeline
 from parsim.estimator.estimate import estimate, group_of, num_parameters
 from parsim.estimator.group import Group
@@ -21,7 +22,7 @@ from parsim.step.lower import lower
 from parsim.step.sizes import sizes_of
 from parsim.step.structure import Structure
 from parsim.step.task import Compute, Segment
-from support import DTYPES, GPT, STACK, scenario
+from support import CLUSTER, DTYPES, GPT, NODE, STACK, scenario
 
 MODELS = {  # Brown et al. 2020, table 2.1; Korthikanti et al. 2022, table 3: L, h, a, v and the published size in billions
     "gpt3-6.7b": (32, 4096, 32, 50257, 6.7),
@@ -160,3 +161,21 @@ def test_1f1b_keeps_at_most_p_minus_rank_micro_batches_in_flight(p: int, m: int)
 
     for rank, states in enumerate(memory_states("1f1b", p, 1, m)):
         assert max(state.in_flight[0] for state in states) == min(p - rank, m)
+
+
+@pytest.mark.parametrize(("optimizer", "each"), [("adamw", 12), ("adamw_8bit", 6), ("sgd_momentum", 8)])
+def test_an_optimizer_keeps_its_states_and_a_float32_copy_of_half_precision_weights(optimizer: str, each: int) -> None:
+    """4 bytes of master weight, and 4 + 4, 1 + 1 or 4 of states: Rajbhandari et al. 2020, section 3.1; Dettmers et al. 2022."""
+    model = replace(GPT, vocab_size=64)
+    memory = estimate(scenario(model=model), Plan(optimizer=optimizer)).memory_bytes[0]
+    assert memory["optimizer"] == each * num_parameters(model)
+
+
+def test_rank_order_puts_the_axis_that_comes_first_inside_the_node() -> None:
+    """16 devices on nodes of 4: tensor parallelism over neighbours stays in a node, behind dp it crosses nodes and waits for NICs."""
+    cluster = replace(CLUSTER, node=replace(NODE, law=CollectiveLaw(0.0, 0.0, 1e10, 1e10, 0.0)))  # a node much faster than its NICs
+    chosen, plan = scenario(batch=Batch(16, 8), cluster=cluster), Plan(tensor_parallel=4, data_parallel=4)
+    near, far = (estimate(chosen, replace(plan, rank_order=order)) for order in ("tp-dp-pp", "dp-tp-pp"))
+    assert near.breakdown_s["exposed_tp"] < far.breakdown_s["exposed_tp"]
+    assert near.breakdown_s["exposed_dp"] > far.breakdown_s["exposed_dp"]
+    assert near.sent_bytes == far.sent_bytes

@@ -43,6 +43,25 @@ def test_a_row_has_the_parameters_of_the_released_checkpoint(name: str) -> None:
     assert num_parameters(read("models", name)) == PUBLISHED[name]
 
 
+# KerasHub's presets bert_base_en_uncased and bert_large_en_uncased (`params`) hold the pooler and no head; the hub's safetensors metadata
+# of google-bert/bert-base-uncased and bert-large-uncased the pooler, this head and the two-way next-sentence classifier.
+@pytest.mark.parametrize(
+    ("name", "backbone", "released"), [("bert-base", 109_482_240, 110_106_428), ("bert-large", 335_141_888, 336_226_108)]
+)
+def test_bert_has_the_parameters_of_its_released_checkpoints(name: str, backbone: int, released: int) -> None:
+    model = read("models", name)
+    width = model.hidden_size
+    dense = width * width + width
+    head = dense + 2 * width + model.vocab_size  # dense layer, norm, a bias for each token; the embedding is the encoder's
+    assert num_parameters(model) - head + dense == backbone
+    assert num_parameters(model) + dense + 2 * width + 2 == released
+
+
+def test_bert_that_labels_texts_is_its_backbone_and_a_row_a_label() -> None:
+    model = replace(read("models", "bert-base"), head="text", tied_embedding=False, num_labels=3)
+    assert num_parameters(model) == 109_482_240 + 3 * (768 + 1)  # the preset above, and a classifier of three labels
+
+
 # Parmar et al. 2024 (arXiv:2402.16819), section 2; Nvidia 2024 (arXiv:2406.11704), section 2.1: billions, one decimal.
 @pytest.mark.parametrize(("name", "embedding", "others"), [("nemotron-4-15b", 3.1, 12.5), ("nemotron-4-340b", 9.4, 331.6)])
 def test_nemotron_has_its_published_parameters_in_and_beside_the_embeddings(name: str, embedding: float, others: float) -> None:
@@ -72,12 +91,14 @@ def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
 @pytest.mark.parametrize("name", catalog.names("models"))
 def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     model: ModelSpec = read("models", name)
-    table = (model.max_positions if model.positions == "learned" else 0) * model.hidden_size
+    rows = (model.max_positions if model.positions == "learned" else 0) + model.num_token_types + 2 * model.norm_last
+    table = rows * model.hidden_size  # an encoder's embedding ends with a norm
     untied = 0 if model.tied_embedding else model.vocab_size * model.hidden_size
     assert parameters.without_input(model) == num_parameters(model) - table - untied
-    whole, causal = model_flops_per_token(model, 1024)
-    assert whole - causal == 6 * model.num_layers * 1024 * model.num_heads * model.head_dim  # half of 12 L s d_attention
-    assert 2 * causal - whole == 6 * parameters.without_input(model)
+    whole, unmasked = model_flops_per_token(model, 1024)
+    attention = 12 * model.num_layers * 1024 * model.num_heads * model.head_dim  # 12 L s d_attention
+    assert whole == 6 * parameters.without_input(model) + attention
+    assert whole - unmasked == (attention // 2 if model.causal else 0)
 
 
 def test_a_gated_mlp_has_half_as_many_weights_again() -> None:

@@ -50,12 +50,18 @@ CASES: dict[str, Case] = {
     "squared_relu_grad": ((X, X), {}, 3 * 24),
     "swiglu": ((X, X), {}, 5 * 24),
     "swiglu_grad": ((X, X, X), {}, 11 * 24),
+    "tanh": ((X,), {}, 24),
+    "tanh_grad": ((X, X), {}, 3 * 24),
+    "first": ((X,), {"offset": 0}, 0),
+    "first_grad": ((ones(2, 4),), {"offset": 0, "length": 3}, 0),
     "dropout": ((X, X), {"p": 0.1}, 2 * 24),
     "add": ((X, X), {}, 24),
     "cast": ((X,), {}, 0),
     "causal_softmax": ((SCORES,), dict(MASK), 5 * 180),
     "causal_softmax_grad": ((SCORES, SCORES), {"scale": 0.5}, 4 * 180),
     "causal_scale": ((SCORES,), dict(MASK), 180),
+    "scaled_softmax": ((SCORES,), {"scale": 0.5}, 5 * 180),
+    "scale": ((SCORES,), {"scale": 0.5}, 180),
     "scale_grad": ((SCORES,), {"scale": 0.5}, 180),
     "softmax": ((SCORES,), {}, 5 * 180),
     "softmax_grad": ((SCORES, SCORES), {}, 4 * 180),
@@ -77,6 +83,7 @@ CASES: dict[str, Case] = {
     "cross_entropy_grad": ((LOGITS, TOKENS), {"offset": 2, "scale": 0.5}, 2 * 42),
     "norm_sq": ((X,), {"scale": 1.0}, 2 * 24),
     "clip": ((X, np.array(16.0)), {"max_norm": 1.0}, 24),
+    "sgd_momentum": ((X, X, X), {"lr": 0.1, "momentum": 0.9}, 4 * 24),
     "adam": ((X, X, X, X), dict(ADAM), 12 * 24),
     "sgd": ((X, X), {"lr": 0.1}, 2 * 24),
 }
@@ -114,3 +121,9 @@ def test_add_also_counts_a_scalar_array() -> None:
 def test_causal_pairs_are_s_times_s_plus_1_over_2(sequence_length: int) -> None:
     q, k = ones(1, sequence_length, 1, 1, 1), ones(1, sequence_length, 1, 1)
     assert KERNELS["flash_attention"]((q, k, k), {"scale": 1.0})[1] == 4 * sequence_length * (sequence_length + 1) // 2
+
+
+def test_without_a_mask_every_query_meets_every_key() -> None:
+    attributes = {"scale": 1.0, "causal": 0}
+    assert KERNELS["flash_attention"]((Q, KV, KV), attributes)[1] == 4 * 2 * (3 * 5) * 2 * 2 * 3  # 4 C pairs B K R
+    assert KERNELS["flash_attention_grad"]((Q, KV, KV, Q, LSE, Q), attributes)[1] == 10 * 2 * (3 * 5) * 2 * 2 * 3

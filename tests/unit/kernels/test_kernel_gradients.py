@@ -98,6 +98,17 @@ def test_activations(kernel: str) -> None:
     check(lambda x: call(kernel, x)[0], (x,), 0, d_y, call(f"{kernel}_grad", x, d_y)[0])
 
 
+def test_tanh() -> None:
+    x, d_y = draw(4, 5), draw(4, 5, seed=1)
+    check(lambda x: call("tanh", x)[0], (x,), 0, d_y, call("tanh_grad", call("tanh", x)[0], d_y)[0])
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_the_first_token_is_on_the_rank_whose_part_starts_at_zero(offset: int) -> None:
+    x, d_y = draw(2, 3, 5), draw(2, 5, seed=1)
+    check(lambda x: call("first", x, offset=offset)[0], (x,), 0, d_y, call("first_grad", d_y, offset=offset, length=3)[0])
+
+
 def test_the_gradient_of_dropout_is_dropout() -> None:
     x, d_y, mask = draw(4, 5), draw(4, 5, seed=1), np.arange(20).reshape(4, 5) % 3 > 0
     check(lambda x: call("dropout", x, mask, p=0.25)[0], (x,), 0, d_y, call("dropout", d_y, mask, p=0.25)[0])
@@ -128,10 +139,24 @@ def test_unfused_scale_and_softmax_have_the_gradient_of_the_fused() -> None:
     check(forward, (scores,), 0, d_y, call("scale_grad", d_scaled, scale=0.7)[0])
 
 
-@pytest.mark.parametrize("num_keys, query_offset", [(4, 0), (6, 2)])
-def test_flash_attention(num_keys: int, query_offset: int) -> None:
+def test_the_softmax_of_an_encoder_has_the_gradient_of_the_causal_one_and_of_its_steps() -> None:
+    scores, d_y = draw(1, 2, 2, 4, 5), draw(1, 2, 2, 4, 5, seed=1)
+
+    def forward(scores: Array) -> Array:
+        return call("scaled_softmax", scores, scale=0.7)[0]
+
+    def steps(scores: Array) -> Array:
+        return call("softmax", call("scale", scores, scale=0.7)[0])[0]
+
+    check(forward, (scores,), 0, d_y, call("causal_softmax_grad", forward(scores), d_y, scale=0.7)[0])
+    check(steps, (scores,), 0, d_y, call("scale_grad", call("softmax_grad", steps(scores), d_y)[0], scale=0.7)[0])
+
+
+@pytest.mark.parametrize("mask", [{"query_offset": 0}, {"query_offset": 2}, {"causal": 0}], ids=["square", "offset", "both ways"])
+def test_flash_attention(mask: dict[str, int]) -> None:
+    num_keys = 4 + mask.get("query_offset", 1)
     q, k, v, d_o = draw(2, 4, 2, 3, 2), draw(2, num_keys, 2, 2), draw(2, num_keys, 2, 2, seed=1), draw(2, 4, 2, 3, 2, seed=1)
-    attributes = {"scale": 0.6, "query_offset": query_offset}
+    attributes = {"scale": 0.6, **mask}
 
     def forward(*inputs: Array) -> Array:
         return call("flash_attention", *inputs, **attributes)[0]

@@ -239,3 +239,10 @@ def test_swiglu_is_swish_times_up_and_squared_relu_the_square_of_relu() -> None:
     x, up = draw(4, 5), draw(4, 5, seed=1)
     np.testing.assert_allclose(call("swiglu", x, up)[0], x * (1 + np.tanh(x / 2)) / 2 * up, rtol=1e-13)  # sigmoid by tanh
     assert np.array_equal(call("squared_relu", x)[0], call("relu", x)[0] ** 2)
+
+
+def test_sgd_with_momentum_is_plain_sgd_at_momentum_0_and_sums_gradients_at_1() -> None:
+    weight, velocity, g = np.array([1.0, 2.0]), np.array([0.5, -0.5]), np.array([4.0, 8.0])
+    moved, _ = call("sgd_momentum", weight, velocity, g, lr=0.25, momentum=0.0)
+    assert np.array_equal(moved, call("sgd", weight, g, lr=0.25)[0])
+    assert np.array_equal(call("sgd_momentum", weight, velocity, g, lr=0.25, momentum=1.0)[1], velocity + g)

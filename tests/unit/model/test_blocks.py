@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from parsim.model.blocks import decoder_layer
+from parsim.model.blocks import transformer_layer
 from parsim.model.ends import embedding, head
 from parsim.model.op import Block
 from parsim.model.op_kinds import COSTS, KINDS
@@ -15,6 +15,7 @@ from parsim_kernels import KERNELS
 
 GPT = Architecture("layer_norm", "learned", "gelu", bias=True, qkv_bias=True, dropout=True)
 LLAMA = Architecture("rms_norm", "rotary", "swiglu", bias=False, qkv_bias=False, dropout=False)
+BERT = replace(GPT, causal=False, norm_last=True, token_types=True, head="masked_token")
 KINDS_OF_MODEL = {
     "gpt": GPT,
     "llama": LLAMA,
@@ -22,11 +23,15 @@ KINDS_OF_MODEL = {
     "nemotron": replace(LLAMA, norm="layer_norm", activation="squared_relu"),
     "gated with biases": replace(GPT, activation="swiglu", positions="rotary"),
     "llama with dropout": replace(LLAMA, dropout=True),
+    "bert": BERT,
+    "bert with norms first": replace(BERT, norm_last=False),
+    "bert that labels texts": replace(BERT, head="text"),
+    "encoder of llama's ops": replace(LLAMA, causal=False, norm_last=True),
 }
 
 
 def layer(kind: Architecture, attention: str = "flash", fusions: tuple[str, ...] = ()) -> Block:
-    return decoder_layer(kind, attention=attention, fusions=fusions)
+    return transformer_layer(kind, attention=attention, fusions=fusions)
 
 
 def kinds(block: Block) -> list[str]:
@@ -65,6 +70,26 @@ def test_a_model_without_dropout_draws_no_masks() -> None:
 def test_only_learned_positions_have_a_table() -> None:
     assert "position.weight" in embedding(GPT, fusions=()).weights
     assert list(embedding(LLAMA, fusions=()).weights) == ["word.weight"]
+
+
+def test_the_layers_of_bert_and_gpt_have_the_same_weights_and_other_orders() -> None:
+    assert layer(BERT).weights == layer(GPT).weights
+    assert kinds(layer(GPT))[:2] == ["layer_norm", "relabel"]
+    assert kinds(layer(BERT))[-2:] == ["add", "layer_norm"]
+
+
+def test_an_encoder_has_no_causal_kernel() -> None:
+    for attention in ("unfused", "fused_softmax"):
+        assert not [kind for kind in kinds(layer(BERT, attention)) if kind.startswith("causal")]
+    assert [dict(op.attributes)["causal"] for op in layer(BERT, "flash").ops if op.kind == "flash_attention"] == [0]
+
+
+def test_the_embedding_of_bert_sums_three_tables_and_its_head_has_a_dense_layer() -> None:
+    # Devlin et al. 2019, figure 2; google-research/bert, run_pretraining.py: get_masked_lm_output
+    tables = ["word.weight", "position.weight", "token_type.weight"]
+    assert list(embedding(BERT, fusions=()).weights) == [*tables, "norm.gamma", "norm.beta"]
+    own = {"dense.weight", "dense.bias", "dense_norm.gamma", "dense_norm.beta", "word.bias"}
+    assert set(head(BERT, tied=True).weights) == own | {"word.weight"}
 
 
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)

@@ -14,8 +14,10 @@ from parsim.estimator.estimate import estimate
 from parsim.scenario import from_mapping
 from parsim.scenario.rows import read
 from parsim.validate import RowResult, defaults, validate
+from parsim.validate.case import scenario_of
 from parsim.validate.result import STATISTICS, statistics, validation_of
 from parsim.validate.table import COLUMNS
+from parsim.validate.table import read as read_table
 
 SMALL = {
     "id": "small",
@@ -52,6 +54,11 @@ def only(tmp_path, **changes):
     return row
 
 
+def described(tmp_path, **changes):
+    (row,) = read_table(table(tmp_path, {**SMALL, **changes}), ())
+    return scenario_of(row, "cases.csv")
+
+
 def test_a_row_is_predicted_as_the_scenario_that_it_describes(tmp_path):
     scenario = from_mapping(
         {
@@ -77,8 +84,9 @@ def test_allocated_memory_counts_tensors_without_what_the_framework_holds(tmp_pa
 
 def test_a_source_that_logs_on_the_last_rank_is_compared_with_that_rank(tmp_path):
     uneven = {"num_layers": "5", "memory_metric": "allocated", "vocab_size": "128"}  # 3 layers on the first rank, 2 on the last
-    most, last = (only(tmp_path, source_family=f, attention="unfused", **uneven).predicted_peak_bytes for f in ("nemo_bridge", "mcore_ci"))
-    assert {defaults.STACK_OF_FAMILY[f] for f in ("nemo_bridge", "mcore_ci")} == {"megatron-core"}
+    cases = ({"source_family": "mcore_ci"}, {"source": "yanring/Megatron-MoE-ModelZoo"})  # two sources of one stack
+    last, most = (only(tmp_path, attention="unfused", **each, **uneven).predicted_peak_bytes for each in cases)
+    assert defaults.STACK_OF_FAMILY["mcore_ci"] == defaults.STACK_OF_REPOSITORY["yanring/Megatron-MoE-ModelZoo"] == "megatron-core"
     assert last < most
 
 
@@ -236,3 +244,69 @@ def test_defaults_name_rows_of_the_catalog():
 
 def test_the_columns_are_all_different():
     assert len(set(COLUMNS)) == len(COLUMNS)
+
+
+def test_the_repository_of_a_row_names_its_stack_before_its_family_does(tmp_path):
+    oneflow = {"source_family": "oneflow"}
+    assert described(tmp_path, **oneflow, source="Oneflow-Inc/DLPerf OneFlow/LanguageModeling/GPT").stack == read("stacks", "oneflow")
+    assert described(tmp_path, **oneflow, source="Oneflow-Inc/DLPerf Megatron-LM").stack == read("stacks", "megatron-2021")
+    assert described(tmp_path, source_family="never seen").stack == read("stacks", defaults.DEFAULT_STACK)
+
+
+def test_what_a_row_leaves_open_is_what_its_software_does(tmp_path):
+    nemo, said = (
+        described(tmp_path, source_family="dgxc", **each).plan("row") for each in ({}, {"sequence_parallel": "no", "zero_stage": "0"})
+    )
+    assert (nemo.sequence_parallel, nemo.zero_stage) == (True, 1)
+    assert (said.sequence_parallel, said.zero_stage) == (False, 0)
+    assert described(tmp_path, source_family="dgxc", tensor_parallel="1").plan("row").sequence_parallel is False
+
+
+def test_a_layer_of_squared_relu_is_that_of_nemotron(tmp_path):
+    model = described(tmp_path, mlp="squared_relu").model  # arXiv:2402.16819, section 2
+    assert (model.positions, model.norm, model.bias, model.dropout, model.tied_embedding) == ("rotary", "layer_norm", False, 0.0, False)
+
+
+def test_mpt_drops_nothing(tmp_path):
+    assert described(tmp_path, source_family="llm_foundry", mlp="gelu").model.dropout == 0.0
+    assert described(tmp_path, mlp="gelu").model.dropout == 0.1
+
+
+def test_four_v100_a_node_and_omni_path_are_jean_zay(tmp_path):
+    cluster = described(
+        tmp_path,
+        accelerator="v100-sxm2-32gb",
+        devices_per_node="4",
+        inter_node_link="Omni-Path (Jean Zay)",
+        source_family="bigscience_v100",
+    ).cluster
+    assert (cluster.node.name, cluster.node.devices_per_node, cluster.num_nodes) == ("jean-zay-v100-32gb", 4, 4)
+    assert cluster.fabric is not None and (cluster.fabric.name, cluster.fabric.nics_per_node) == ("omni-path-100", 4)
+
+
+@pytest.mark.parametrize(("num_devices", "devices_a_node", "num_nodes"), [("16", 16, 1), ("144", 72, 2)])
+def test_nvlink_joins_the_trays_of_a_gb200_rack(tmp_path, num_devices, devices_a_node, num_nodes):
+    sizes = {"num_devices": num_devices, "global_batch": "144", "devices_per_node": "4", "micro_batch": "1"}
+    cluster = described(tmp_path, accelerator="gb200", **sizes).cluster
+    assert (cluster.node.devices_per_node, cluster.num_nodes) == (devices_a_node, num_nodes)
+
+
+@pytest.mark.parametrize(
+    ("family", "stated", "accelerator", "forward", "backward"),
+    [
+        ("dgxc", "flash", "h100-sxm5-80gb", 1.0, 1.0),
+        ("dgxc", "flash_2", "h100-sxm5-80gb", 1.75, 1.625),  # arXiv:2407.08608: 1.5 to 2.0 x forward, 1.5 to 1.75 x backward
+        ("torchtitan", "flash", "h100-sxm5-80gb", 1.75, 1.625),
+        ("torchtitan", "flash_2", "a100-sxm4-80gb", 1.0, 1.0),
+        ("llm_foundry", "flash", "a100-sxm4-80gb", 1.4, 2.0),  # arXiv:2307.08691, in Triton: 1.3 to 1.5 x forward, around 2 x backward
+        ("llm_foundry", "flash_1", "a100-sxm4-80gb", 2.0, 2.0),
+        ("llm_foundry", "flash_2", "a100-sxm4-80gb", 1.0, 1.0),
+    ],
+)
+def test_an_older_flash_attention_is_slower_by_what_its_successor_states(tmp_path, family, stated, accelerator, forward, backward):
+    row = {"source_family": family, "attention": stated, "accelerator": accelerator, "dtype": "bf16"}
+    found, law = described(tmp_path, **row).cluster.node.accelerator.attention, read("accelerators", accelerator).attention
+    for (width, share), (of_law, whole) in zip(found.efficiency_by_head_dim, law.efficiency_by_head_dim, strict=True):
+        assert width == of_law
+        assert whole / share == pytest.approx(forward)
+        assert whole * law.backward_rate / (share * found.backward_rate) == pytest.approx(backward)

@@ -1,0 +1,28 @@
+"""Optimizers: which kernel updates a weight, what states it keeps beside it, and what that moves.  One row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """An update rule; weights in half precision keep a float32 copy besides (`master_weights`)."""
+
+    kernel: str  # of the numerical core, whose FLOPs op_kinds.COSTS states
+    states: tuple[tuple[str, int], ...]  # name and bytes an element
+    source: str
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all states of one element."""
+        return sum(itemsize for _, itemsize in self.states)
+
+
+OPTIMIZERS: Final = {
+    "adamw": Optimizer("adam", (("m", 4), ("v", 4)), "Loshchilov and Hutter 2019 (arXiv:1711.05101)"),
+    # The block scales, 4 bytes for each 2048 elements, are not counted.
+    "adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), "Dettmers et al. 2022 (arXiv:2110.02861), section 2"),
+    "sgd_momentum": Optimizer("sgd_momentum", (("velocity", 4),), "Sutskever et al. 2013 (ICML), Eq. 1"),
+}
