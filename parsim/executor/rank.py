@@ -16,6 +16,7 @@ from parsim.executor.values import Array, shard
 from parsim.model.dims import COMPUTE
 from parsim.parallel.mesh import coordinates, group
 from parsim.schedules import Action
+from parsim.step.holdings import own_weights
 from parsim.step.task import Communicate, Compute, Operand, Segment, Weight, allocates, reads
 from parsim_kernels import Machine
 
@@ -86,7 +87,7 @@ class Rank:
         else:
             for instance, segment in instances:
                 carried = yield from self.segment(instance, segment, m, forward, carried)
-                if last_backward and structure.gradient_overlap:
+                if last_backward and structure.gradient_overlap and own_weights(segment, structure):
                     yield bucket_meeting(self, instance, segment)
         if carried:
             self.send(carried, stage + 1 if forward else stage - 1, m, forward)

@@ -130,6 +130,13 @@ class Program:
                 total += COSTS[work.kernel].per_element * int(bucket_elements(self.step, self.sizes, work.bucket, holding, work.part)[0])
         return total
 
+    def num_events(self) -> int:
+        """About how many events a step will run: what its passes issue, and a message an action."""
+        of_pass = {key: len(each.items) + each.num_issued for key, each in self.passes.items()}
+        of_stage = [sum(of_pass[s.name, kind] for kind in "FB" for s in self.segments(stage, kind)) for stage in range(self.num_stages)]
+        num_micro_batches = len(self.order.overall) // (2 * self.num_stages)
+        return num_micro_batches * (sum(of_stage) + 2 * self.num_stages)
+
     def rank_of(self, stage: int) -> int:
         """Where a stage lives."""
         return rank_of(stage, self.num_ranks)

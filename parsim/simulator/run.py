@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
 from parsim.schedules import Action
 from parsim.simulator.gate import Gate
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     Events = Generator[simpy.Event, Any, None]
 
 
+MOST_EVENTS: Final = 20_000_000  # simpy runs some 300 thousand of them a second
+
+
 def simulate(scenario: Scenario, plan: Plan | str) -> Trace:
     """One simulated step of a plan.
 
@@ -36,7 +40,17 @@ def simulate(scenario: Scenario, plan: Plan | str) -> Trace:
 
 
 def run(program: Program) -> Trace:
-    """One simulated step of a program."""
+    """One simulated step of a program.
+
+    Raises:
+        PlanError: it would run too many events.
+    """
+    events = program.num_events()
+    if events > MOST_EVENTS:
+        raise PlanError(
+            f"a simulated step would run about {events:,} events, above the {MOST_EVENTS:,} that take minutes",
+            remedy="Ask the estimate, which gives the same step time, or raise micro_batch.",
+        )
     import simpy  # imported here: the command line must start without it
 
     env = simpy.Environment()

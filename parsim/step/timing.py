@@ -172,7 +172,8 @@ def _reduce_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> In
     else:
         elements = segment_elements(step, segment, sizes, "all", "padded" if structure.zero_stage else "whole")
     operation = "reduce_scatter" if structure.zero_stage else "all_reduce"
-    return picoseconds(collective_s(operation, "dp", elements, itemsize, sizes, market))
+    seconds = collective_s(operation, "dp", elements, itemsize, sizes, market)
+    return picoseconds(np.where(elements > 0, seconds, 0.0))  # a segment without weights of its own reduces nothing
 
 
 def _gather_weights_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate
 from parsim.parallel.plan import Batch, Plan
+from parsim.simulator import simulate
 from parsim.verify import verify_plan
 from support import GPT, STACKS, feature_sets, scenario, with_features
 
@@ -55,3 +57,16 @@ def test_a_contract_of_a_plan_names_every_quantity_it_compares() -> None:
     quantities = {check.quantity for check in verify_plan(scenario, plan, "toy")}
     expected = {"FLOPs", "peak bytes", "weight gradients", "input gradients", "picoseconds, virtual clocks and simulate"}
     assert expected | {f"bytes sent over {axis}" for axis in ("dp", "tp", "pp")} <= quantities
+
+
+def test_a_head_without_weights_of_its_own_reduces_nothing() -> None:
+    """GPT-1's shape: a tied embedding and no norm before the head."""
+    model = replace(GPT, norm_last=True)
+    for stack in STACKS[:2]:
+        wrong = [check for check in verify_plan(scenario(model=model, stack=stack), Plan(data_parallel=2), "toy") if not check.ok]
+        assert not wrong, wrong
+
+
+def test_a_simulation_of_too_many_events_is_refused_before_it_starts() -> None:
+    with pytest.raises(PlanError, match=r"about 40,\d{3},\d{3} events"):
+        simulate(scenario(model=replace(GPT, num_layers=1000), batch=Batch(20_000, 8)), Plan())
