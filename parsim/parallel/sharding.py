@@ -39,11 +39,6 @@ class Sharding:
         """The same placement under other dim names."""
         return Sharding(dims, self.axes, self.partial)
 
-    @property
-    def whole(self) -> Sharding:
-        """The same placement with nothing left to reduce."""
-        return Sharding(self.dims, self.axes)
-
 
 class Move(NamedTuple):
     """One resharding operation over one axis; `dim` is the index it gathers or scatters, -1 for none."""

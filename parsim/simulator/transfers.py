@@ -12,7 +12,7 @@ from parsim.collectives import choose, chunk_elements
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.simulator.program import Program
 from parsim.step.count import payload
-from parsim.step.holdings import own_weights, part_elements, segment_elements, used_elements
+from parsim.step.holdings import in_bucket, own_weights, part_elements, segment_elements, used_elements
 from parsim.step.task import Communicate, Finish
 from parsim.step.timing import boundary
 
@@ -57,12 +57,7 @@ def _finish(program: Program, work: Finish, at: Mapping[str, int]) -> int:
     for stage in range(at["pp"], program.num_stages, program.num_ranks):
         for segment in program.segments(stage, "F"):
             for weight in own_weights(segment, program.step.structure):
-                taken = {
-                    "partial_tp": "tp" in weight.gradient.partial,
-                    "tied": weight.name == "word.weight",
-                    "all": True,
-                    "parameters": True,
-                }[work.bucket]
+                taken = in_bucket(weight, segment, work.bucket)
                 whole = program.sizes.elements(weight.sharding)
                 elements += int(part_elements(whole, program.sizes.degrees["dp"], work.part)[0]) * taken
     dtype = COMPUTE if work.bucket == "parameters" else GRADIENT

@@ -23,7 +23,7 @@ COUNTS: Final = (
 MEASURES: Final = ("step_s", "tokens_per_s_per_device", "peak_memory_bytes")
 COLUMNS: Final = (*TEXTS, *COUNTS, *MEASURES)
 MAY_BE_ZERO: Final = ("zero_stage", "num_experts", "top_k")
-_MOST: Final = 10**7  # above any count of a training run; keeps FLOPs within int64
+_MOST: Final = 10**7  # above any count of a training run; what still overflows, sizes.py refuses
 
 
 @dataclass(frozen=True, slots=True)
