@@ -128,6 +128,9 @@ def run(
     scenario: Scenario,
     out: Out = None,
     backend: Annotated[Backend, typer.Option(help="arithmetic, or events for the step time")] = Backend.estimate,
+    contention: Annotated[
+        bool, typer.Option("--contention", help="collectives that overlap share links; needs --backend simulate")
+    ] = False,
     json: Json = False,
     csv: Csv = False,
     layers: Annotated[bool, typer.Option("--layers", help="also FLOPs, bytes, parameters and seconds of each segment")] = False,
@@ -136,7 +139,8 @@ def run(
     """Predict step time and memory of every plan of a scenario, with the reasons; exit 1 when no plan fits."""
     from parsim.report.running import Wanted, run_scenario
 
-    return run_scenario(scenario, Wanted(out=out, backend=backend.value, json=json, csv=csv, layers=layers, figure=figure))
+    wanted = Wanted(out=out, backend=backend.value, contention=contention, json=json, csv=csv, layers=layers, figure=figure)
+    return run_scenario(scenario, wanted)
 
 
 @app.command(epilog="Example:  parsim plot scenarios/table5-175b.yaml -o figures")

@@ -63,8 +63,23 @@ FEATURES: dict[str, dict[str, object]] = {
     "zero1": {"data_parallel": 3, "zero_stage": 1},
     "zero2": {"data_parallel": 3, "zero_stage": 2},
     "zero3": {"data_parallel": 3, "zero_stage": 3},
+    "hsdp1": {"data_parallel": 4, "zero_stage": 1, "zero_group": 2},
+    "hsdp3": {"data_parallel": 4, "zero_stage": 3, "zero_group": 2},
+    "kept": {"data_parallel": 3, "zero_stage": 3, "reshard_after_forward": False},
+    "every": {"recompute": "full", "recompute_every": 2},
+    "ops": {"recompute_ops": ("norm1", "norm2", "up_gemm", "up_bias", "activation")},
+    "offload": {"offload_optimizer": True},
 }
-_ONE_OF = (("sgd", "adam8"), ("selective", "full"), ("master", "zero1", "zero2", "zero3"), *(("dp", f"zero{n}") for n in (1, 2, 3)))
+_ZERO = ("zero1", "zero2", "zero3", "hsdp1", "hsdp3", "kept")
+_ONE_OF = (
+    ("sgd", "adam8"),
+    ("selective", "full", "every"),
+    ("full", "ops"),
+    ("every", "ops"),
+    ("master", *_ZERO),
+    ("dp", *_ZERO),
+    *(("kept", split) for split in ("pp", "vpp", "uneven")),
+)
 STACKS = (
     STACK,
     replace(STACK, tensor_overlap=True, gradient_overlap=True, scatter_gather=True, fusions=("bias", "gelu", "dropout_add")),

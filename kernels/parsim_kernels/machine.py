@@ -250,6 +250,13 @@ class Machine:
             self._memory(dst).hold(new_name, message, itemsize)
         return message is not None
 
+    def receive_over(self, dst: int, new_name: str, target: str) -> bool:
+        """As `receive`, but the message is written over the buffer `target`, whose shape it has: no new buffer."""
+        message = self._transport.take(dst, new_name)
+        if message is not None:
+            self._memory(dst).overwrite(target, message.reshape(self.get(dst, target).shape))
+        return message is not None
+
     def num_waiting(self) -> int:
         """Messages sent and not received, over all ranks; 0 at the end of a correct run."""
         return self._transport.num_waiting()

@@ -6,12 +6,17 @@ Devices are numbered node by node.  The arithmetic of the laws stands in network
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from parsim import units
 from parsim.cluster import network
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, Link, SmallMessageLaw
 from parsim.cluster.scalars import Scalar
 from parsim.errors import ScenarioError
+
+# Of a node whose row states none: one socket with 8 channels of DDR4-3200, 8 x 25.6 GB/s (JEDEC JESD79-4).  Nobody measured it.
+HOST_MEMORY_BYTES_PER_S: Final = units.parse("204.8 GB/s", "bytes/s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Node:
     # Share of the law's bandwidth by (ranks in the node, stride), where groups are not alike; 1 for groups that are not listed.
     group_share: tuple[tuple[int, int, float], ...] = ()
     torus: tuple[int, ...] = ()  # devices along each axis, the first the fastest; law and link are those of all axes together
+    host_memory_bytes_per_s: float = HOST_MEMORY_BYTES_PER_S  # shared evenly by the devices
     edges: tuple[Edge, ...] = ()  # the wires of topology "custom"
 
 

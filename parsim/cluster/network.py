@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "reduce", "broadcast")
 _SPLIT = ("all_reduce", "all_gather", "reduce_scatter")  # ranks of a node can first combine what leaves it
-_SWITCH_ADDS_ABOVE = 4  # ranks; NCCL uses NVLink SHARP above it.  Source: NVIDIA/nccl@5067397c src/graph/tuning.cc, measured sweeps
+SWITCH_ADDS_ABOVE = 4  # ranks; NCCL uses NVLink SHARP above it.  Source: NVIDIA/nccl@5067397c src/graph/tuning.cc, measured sweeps
 
 
 def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar, num_nodes: int = 1) -> tuple[Scalar, Scalar]:
@@ -183,7 +183,7 @@ def _in_node_s(node: Node, operation: str, wire: Floats, steps: Floats, ranks: F
 def _node_rate(node: Node, operation: str, ranks: Floats, distance: Floats) -> Floats:
     """What a rank sends a second among the `ranks` of its group in the node [bytes/s]."""
     law = (node.all_to_all or node.law) if operation == "all_to_all" else node.law
-    added = (ranks > _SWITCH_ADDS_ABOVE) & (operation == "all_reduce")
+    added = (ranks > SWITCH_ADDS_ABOVE) & (operation == "all_reduce")
     rate = np.where(added, law.all_reduce_bytes_per_s, law.ring_bytes_per_s)
     for members, apart, share in node.group_share:
         rate = np.where((ranks == members) & (distance == apart), rate * share, rate)
@@ -196,7 +196,7 @@ def _link_limit(node: Node, operation: str, ranks: Floats) -> Floats:
     Derived: a rank sends (n + 1) / n of the payload there instead of the ring's 2 (n - 1) / n.
     """
     switch = node.switch_adds and operation == "all_reduce"
-    gain = np.where((ranks > _SWITCH_ADDS_ABOVE) & switch, np.maximum(1.0, 2.0 * (ranks - 1.0) / (ranks + 1.0)), 1.0)
+    gain = np.where((ranks > SWITCH_ADDS_ABOVE) & switch, np.maximum(1.0, 2.0 * (ranks - 1.0) / (ranks + 1.0)), 1.0)
     return node.link.bandwidth_bytes_per_s * gain
 
 

@@ -65,10 +65,14 @@ def ring_uplinks(cluster: Cluster, fabric: Fabric, ranks: Floats, distance: Floa
 
     Source: min(1, 1 / (oversubscription x share of the traffic that crosses)): a leaf's uplinks, shared evenly by what crosses them.
     """
+    return _kept(fabric, ring_crossing(cluster, fabric, ranks, distance))
+
+
+def ring_crossing(cluster: Cluster, fabric: Fabric, ranks: Floats, distance: Floats) -> Floats:
+    """The part of what the nodes of a leaf send that goes beyond it: that of d nodes, or none where the whole ring stays on the leaf."""
     apart = np.maximum(distance / cluster.node.devices_per_node, 1.0)
     nodes = np.ceil(ranks * distance / cluster.node.devices_per_node)
-    crossing = np.where(nodes > fabric.nodes_per_leaf, np.minimum(apart / fabric.nodes_per_leaf, 1.0), 0.0)
-    return _kept(fabric, crossing)
+    return np.where(nodes > fabric.nodes_per_leaf, np.minimum(apart / fabric.nodes_per_leaf, 1.0), 0.0)
 
 
 def all_to_all_uplinks(cluster: Cluster, fabric: Fabric, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats) -> Floats:

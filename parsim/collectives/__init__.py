@@ -1,16 +1,17 @@
 """Collective algorithms, one small file each, and the one choice among them that all readers share.
 
-Chunks: `num_chunks` says into how many the tensor of an operation is cut.  Reduction inside a switch is not here: its switch adds, and a
-Transfer knows only the ranks of the group; the cluster's law prices it.
+Chunks: `num_chunks` says into how many the tensor of an operation is cut.  A switch that adds is one more position, past the last rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol, overload
 
 import numpy as np
 
+from parsim.cluster.network import SWITCH_ADDS_ABOVE
 from parsim.errors import ParsimError, did_you_mean
 from parsim.registry import Registry
 from parsim_kernels import Transfer
@@ -18,24 +19,15 @@ from parsim_kernels import Transfer
 Count = np.ndarray | int
 
 
-class Collective(Protocol):
-    """An algorithm: its transfers, and the closed forms that must agree with them."""
-
-    @property
-    def operations(self) -> tuple[str, ...]:
-        """Those that it knows."""
-        ...
-
-    def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
-        """The messages, step by step; ranks and chunks are numbered within the group."""
-        ...
+class ClosedForms(Protocol):
+    """Counts of an algorithm, one value or one a plan."""
 
     def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
         """Elements that `rank` of the group sends for a tensor of `elements` (all_gather: of the gathered one)."""
         ...
 
     def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
-        """Elements through the busiest port, in one direction: what bounds the time."""
+        """Elements through the busiest rank's port, in one direction: what bounds the time."""
         ...
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
@@ -43,10 +35,28 @@ class Collective(Protocol):
         ...
 
 
+class Collective(ClosedForms, Protocol):
+    """An algorithm: its transfers, and the closed forms that must agree with them."""
+
+    def __hash__(self) -> int:
+        """Readers keep counts by algorithm."""
+        ...
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Those that it knows."""
+        ...
+
+    def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
+        """The messages, step by step; ranks and chunks are numbered within the group, a switch that adds is position `num_ranks`."""
+        ...
+
+
 COLLECTIVES: Registry[Collective] = Registry("collective algorithm")
 
 
-# What runs where nobody asks for another: rings fill every link and the measured laws of `cluster` were fitted to them; a master is a star.
+# The algorithms in whose bytes and steps the laws of `cluster` are fitted (bus bandwidth as nccl-tests defines it), and the defaults but
+# for all_reduce; a master is a star.
 DEFAULTS: Final[Mapping[str, str]] = {
     "all_reduce": "ring",
     "all_gather": "ring",
@@ -55,6 +65,10 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "reduce": "star",
     "broadcast": "star",
 }
+# NCCL's model of its own algorithms: 4.0 us a network hop of a ring (LL128), here as what a NIC of 25 GB/s sends meanwhile, and 0.9 of a
+# ring's bandwidth for a tree.  Source: NVIDIA/nccl@01afd20a src/graph/tuning.cc, hwLat and busBw; 25 GB/s is InfiniBand HDR.
+HOP_BYTES: Final = 100_000
+TREE_BANDWIDTH: Final = 0.9
 
 
 def names(operation: str | None = None) -> tuple[str, ...]:
@@ -63,23 +77,136 @@ def names(operation: str | None = None) -> tuple[str, ...]:
     return tuple(name for name in COLLECTIVES.names() if operation is None or operation in COLLECTIVES.get(name).operations)
 
 
-def choose(operation: str, *, algorithm: str | None = None) -> Collective:
-    """The algorithm of an operation: the one that is asked for, or the default; another file in this package changes neither.
+def reference(operation: str) -> Collective:
+    """The algorithm in whose bytes and steps `Cluster.collective_s` is asked, whichever runs: NCCL's own choice is in the measured laws.
 
     Raises:
-        ParsimError: an unknown operation or algorithm, or one that does not know the operation.
+        ParsimError: an unknown operation.
 
-    >>> type(choose("all_reduce")).__name__, type(choose("all_reduce", algorithm="tree")).__name__
-    ('Ring', 'DoubleTree')
+    >>> type(reference("all_reduce")).__name__
+    'Ring'
     """
     COLLECTIVES.discover(__name__)
     if operation not in DEFAULTS:
         remedy = f"Known: {', '.join(DEFAULTS)}."
         raise ParsimError(f"unknown operation '{operation}'{did_you_mean(operation, DEFAULTS)}", remedy=remedy)
-    chosen = COLLECTIVES.get(algorithm or DEFAULTS[operation])
-    if operation not in chosen.operations:
+    return COLLECTIVES.get(DEFAULTS[operation])
+
+
+def named(operation: str, algorithm: str) -> Collective:
+    """The algorithm of that name.
+
+    Raises:
+        ParsimError: an unknown operation or algorithm, or one that does not know the operation.
+    """
+    reference(operation)
+    found = COLLECTIVES.get(algorithm)
+    if operation not in found.operations:
         raise ParsimError(f"{algorithm} has no {operation}", remedy=f"Algorithms of {operation}: {', '.join(names(operation))}.")
-    return chosen
+    return found
+
+
+@overload
+def choose(
+    operation: str,
+    *,
+    num_ranks: int = ...,
+    payload_bytes: int = ...,
+    in_node: bool = ...,
+    switch_adds: bool = ...,
+    algorithm: str | None = ...,
+) -> Collective: ...
+
+
+@overload
+def choose(
+    operation: str,
+    *,
+    num_ranks: Count,
+    payload_bytes: Count,
+    in_node: np.ndarray | bool,
+    switch_adds: bool = ...,
+    algorithm: str | None = ...,
+) -> ClosedForms: ...
+
+
+def choose(
+    operation: str,
+    *,
+    num_ranks: Count = 1,
+    payload_bytes: Count = 0,
+    in_node: np.ndarray | bool = True,
+    switch_adds: bool = False,
+    algorithm: str | None = None,
+) -> ClosedForms:
+    """The algorithm that runs: the one that is asked for, or by size and span; another file in this package changes no default.
+
+    all_reduce: in_network among more than 4 ranks of a node whose switch adds, as NCCL has it; across nodes, a tree where its few steps
+    outweigh its bytes: 0.1 MB x (n - 1 - log2 n) / (1 / 9 + 1 / n) for n a power of two; else a ring.  Other operations have one default.
+
+    Args:
+        operation: a key of DEFAULTS.
+        num_ranks: ranks of the group, n.
+        payload_bytes: the tensor as it lies on each rank; all_gather: the gathered one [bytes].
+        in_node: whether the group stays in one node.
+        switch_adds: whether the node's switch adds.
+        algorithm: a name; None leaves the choice to the rule.
+
+    Returns:
+        An algorithm; for arrays, with one value per plan, closed forms that select for each plan.
+
+    Raises:
+        ParsimError: an unknown operation or algorithm, or one that does not know the operation.
+
+    Source: the alpha-beta prices of ring and tree with the figures of NCCL's tuning.cc (HOP_BYTES, TREE_BANDWIDTH).
+
+    >>> [type(choose("all_reduce", num_ranks=16, payload_bytes=size, in_node=False)).__name__ for size in (4, 10**8)]
+    ['DoubleTree', 'Ring']
+    """
+    if algorithm is not None:
+        return named(operation, algorithm)
+    default = reference(operation)
+    if operation != "all_reduce":
+        return default
+    tree = COLLECTIVES.get("tree")
+    is_added = np.logical_and(in_node, np.greater(num_ranks, SWITCH_ADDS_ABOVE)) & switch_adds
+    is_tree = np.logical_not(in_node) & np.less(
+        _hops(tree, num_ranks, payload_bytes, TREE_BANDWIDTH), _hops(default, num_ranks, payload_bytes)
+    )
+    index = np.asarray(np.where(is_added, 2, np.where(is_tree, 1, 0)))
+    candidates = (default, tree, COLLECTIVES.get("in_network"))
+    if np.all(index == index.flat[0]):
+        return candidates[index.flat[0]]
+    return PerPlan(candidates, index)
+
+
+def _hops(algorithm: ClosedForms, num_ranks: Count, payload_bytes: Count, bandwidth: float = 1.0) -> Count:
+    """Time of an all_reduce by latency and bandwidth alone, in latencies of a network hop."""
+    sent = algorithm.busiest_elements("all_reduce", num_ranks, payload_bytes) / (bandwidth * HOP_BYTES)
+    return np.asarray(algorithm.num_steps("all_reduce", num_ranks) + sent)
+
+
+@dataclass(frozen=True, slots=True)
+class PerPlan:
+    """Closed forms of plans that do not all run one algorithm: plan i runs the `index[i]`-th of `algorithms`."""
+
+    algorithms: tuple[ClosedForms, ...]
+    index: np.ndarray
+
+    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
+        """Of each plan's algorithm."""
+        return self._select([each.sent_elements(operation, rank, num_ranks, elements) for each in self.algorithms])
+
+    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
+        """Of each plan's algorithm."""
+        return self._select([each.busiest_elements(operation, num_ranks, elements) for each in self.algorithms])
+
+    def num_steps(self, operation: str, num_ranks: Count) -> Count:
+        """Of each plan's algorithm."""
+        return self._select([each.num_steps(operation, num_ranks) for each in self.algorithms])
+
+    def _select(self, counts: list[Count]) -> Count:
+        return np.select([self.index == i for i in range(len(counts))], counts)
 
 
 def num_chunks(operation: str, num_ranks: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from parsim.estimator.group import Group, groups_of
 from parsim.estimator.memory import rank_memory
-from parsim.estimator.pipeline import CHARGES, lower_bound, step_ps, timeline
+from parsim.estimator.pipeline import lower_bound, step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import rank_flops, rank_hbm_bytes, rank_sent_bytes
 from parsim.model import parameters
@@ -52,9 +52,10 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     tokens = scenario.batch.global_batch * scenario.batch.sequence_length
     peak = scenario.cluster.node.accelerator.peak(scenario.batch.dtype) * chosen.num_devices * step_s
     useful = model_flops_per_token(scenario.model, scenario.batch.sequence_length)
-    executed = chosen.tensor_parallel * sum(rank_flops(group, rank, dp) for rank in ranks for dp in range(min(chosen.data_parallel, 2)))
-    if chosen.data_parallel > 2:  # all replicas but the first are alike: with a master, it alone updates
-        executed += chosen.tensor_parallel * (chosen.data_parallel - 2) * sum(rank_flops(group, rank, 1) for rank in ranks)
+    replicas = int(group.sizes.degrees["dp"][0])
+    alike = chosen.num_devices // (group.num_ranks * replicas)
+    first, other = (sum(rank_flops(group, rank, dp) for rank in ranks) for dp in (0, 1))  # with a master, the first alone updates
+    executed = alike * (first + (replicas - 1) * other)
     return Estimate(
         name=name,
         plan=chosen,
@@ -64,13 +65,13 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         mfu=useful[0] * tokens / peak,
         mfu_causal=useful[1] * tokens / peak,
         hfu=executed / peak,
-        breakdown_s={key: float(line.charges[critical][key][0]) / _PS_PER_S for key in CHARGES},
+        breakdown_s={key: float(ps[0]) / _PS_PER_S for key, ps in line.charges[critical].items()},
         critical_rank=critical,
         memory_bytes=tuple({part: int(value[0]) for part, value in parts.items()} for parts in memory),
         capacity_bytes=scenario.cluster.node.accelerator.hbm_capacity_bytes,
         flops=flops,
         hbm_bytes=tuple(rank_hbm_bytes(group, rank) for rank in ranks),
-        sent_bytes=tuple(rank_sent_bytes(group, {"pp": rank, "dp": 0, "tp": 0}) for rank in ranks),
+        sent_bytes=tuple(rank_sent_bytes(group, {**dict.fromkeys(group.sizes.degrees, 0), "pp": rank}) for rank in ranks),
         layers=tuple(int(n[0]) for n in group.layers),
         num_micro_batches=group.num_micro_batches,
     )
@@ -105,7 +106,10 @@ def num_parameters(model: ModelSpec) -> int:
 
 
 def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
-    """FLOPs that training a token needs, with full attention and with the pairs that the model's mask leaves: half if causal."""
+    """FLOPs that training a token needs, with full attention and with the pairs that the model's mask leaves: half if causal.
+
+    A weight costs 6, one that multiplies features 4: they need no gradient.
+    """
     attention = model.num_layers * sequence_length * model.num_heads * model.head_dim
-    weights = 6 * parameters.without_input(model)
+    weights = 6 * parameters.without_input(model) + 4 * parameters.of_features(model)
     return weights + 12 * attention, weights + (6 if model.causal else 12) * attention

@@ -13,7 +13,6 @@ from parsim.estimator.sharded import Part, total_ps
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Plan
 from parsim.parallel.stages import layers_of
-from parsim.schedules import rank_of
 from parsim.step.holdings import Holding
 from parsim.step.lower import lower
 from parsim.step.sizes import Ints, Sizes, sizes_of
@@ -126,6 +125,8 @@ class Group:
     def parts(self, stage: int) -> list[tuple[Segment, Ints]]:
         """Segments of a virtual stage in forward order, with how often each stands there."""
         found = [(self.step.layer, self.layers[stage])] if self.layers[stage].any() else []
+        if self.step.kept_layer is not None:  # its plans have the same layers
+            found = [(segment, self.zero + copies) for segment, copies in self.step.layers(int(self.layers[stage][0]))]
         if stage == 0:
             found.insert(0, (self.step.embedding, self.zero + 1))
         if stage == self.num_stages - 1:
@@ -134,26 +135,33 @@ class Group:
 
     def holding(self, rank: int) -> Holding:
         """What a pipeline rank holds, all its chunks together."""
-        layers = sum((self.layers[s] for s in range(rank, self.num_stages, self.num_ranks)), start=self.zero)
-        has_head = rank == rank_of(self.num_stages - 1, self.num_ranks)
-        return Holding(self.zero + (rank == 0), layers, self.zero + has_head)
+        copies = {segment.name: self.zero for segment in self.step.segments}
+        for stage in range(rank, self.num_stages, self.num_ranks):
+            for segment, count in self.parts(stage):
+                copies[segment.name] = copies[segment.name] + count
+        return Holding(copies)
 
     def action(self, stage: int, kind: str) -> Span:
         """Time of one action: the segments of the stage one after another, and the gathering of what came in shards."""
         total, compute, host = self.zero, self.zero, self.zero
+        exposed: dict[str, Ints] = {}
         for segment, copies in self.parts(stage):
             each = self.passes.spans[segment.name, kind]
             total, compute = total + copies * each.total_ps, compute + copies * each.compute_ps
             host = host + copies * each.host_ps
-        shards = self.sharded_ps(stage, kind) - total if self.step.structure.per_pass else self.zero
-        receives = stage > 0 if kind == "F" else stage < self.num_stages - 1
-        return Span(total + shards + (self.passes.gather if receives else 0), compute, host, shards)
+            exposed.update({axis: exposed.get(axis, self.zero) + copies * ps for axis, ps in each.exposed_ps.items()})
+        beside = {"dp": self.sharded_ps(stage, kind) - total} if self.step.structure.per_pass else {}
+        if self.step.structure.scatter_gather and (stage > 0 if kind == "F" else stage < self.num_stages - 1):
+            beside["tp"] = self.passes.gather
+        for axis, ps in beside.items():
+            total, exposed[axis] = total + ps, exposed.get(axis, self.zero) + ps
+        return Span(total, compute, host, exposed)
 
     def sharded_ps(self, stage: int, kind: str) -> Ints:
         """Picoseconds of an action that gathers parameters or scatters gradients in every pass."""
         structure, found = self.step.structure, []
         for segment, copies in self.parts(stage) if kind == "F" else reversed(self.parts(stage)):
-            gather = self.passes.gather_weights[segment.name] if structure.zero_stage >= 3 else None
+            gather = self.passes.gather_weights[segment.name] if structure.gathers(kind) else None
             reduce = self.passes.reduce[segment.name] if kind == "B" else None
             found.append(Part(copies, self.passes.spans[segment.name, kind].total_ps, gather, reduce))
         return total_ps(found, structure.gradient_overlap)
@@ -172,8 +180,10 @@ def groups_of(model: ModelSpec, market: Market, plans: Sequence[Plan], dtype_byt
         for place, index in enumerate(members):
             plan = plans[index]
             layers = layers_of(plan, model.num_layers, market.stack.layer_split)
-            empty = tuple(count == 0 for count in layers) if 0 in layers else ()  # a stage of only an end is another shape
-            shape = (plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(market.batch), empty)
+            same: tuple[int, ...] = layers if step.kept_layer else ()
+            if 0 in layers and not same:
+                same = tuple(count == 0 for count in layers)  # a stage of only an end is another shape
+            shape = (plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(market.batch), same)
             shapes.setdefault(shape, []).append(place)
         for places in shapes.values():
             indices = [members[place] for place in places]

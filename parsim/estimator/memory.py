@@ -12,7 +12,7 @@ import numpy as np
 from parsim.estimator.group import Group
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.schedules import memory_states
-from parsim.step.holdings import bucket_elements, lasting_parts, used_elements
+from parsim.step.holdings import bucket_elements, gathered_elements, lasting_parts, used_elements
 from parsim.step.sizes import Ints
 from parsim.step.timing import boundary
 
@@ -97,7 +97,7 @@ def action_lives(group: Group, stage: int, kind: str) -> tuple[Ints, Ints]:
         shard = stream // group.sizes.degrees["tp"] if group.step.structure.scatter_gather else 0
         peak = live + shard
     parts = group.parts(stage) if forward else group.parts(stage)[::-1]
-    gathered, scattered = pass_buffers(group, kind)
+    gathered, released, scattered = pass_buffers(group, kind)
     ahead = group.step.structure.gradient_overlap  # the next segment's parameters come while this one runs
     if ahead:
         live = live + gathered[parts[0][0].name]
@@ -106,20 +106,22 @@ def action_lives(group: Group, stage: int, kind: str) -> tuple[Ints, Ints]:
         each, own = group.passes.lives[segment.name, kind], gathered[segment.name]
         following = gathered[parts[index + 1][0].name] if index + 1 < len(parts) else group.zero
         on_top = each.peak_bytes + scattered[segment.name]
-        last = live + (copies - 1) * each.net_bytes + on_top + (following if ahead else own)
-        first = live + np.maximum((copies - 2) * each.net_bytes, 0) + on_top + own
+        net = each.net_bytes + own - released[segment.name]
+        last = live + (copies - 1) * net + on_top + (following if ahead else own)
+        first = live + np.maximum((copies - 2) * net, 0) + on_top + own
         peak = np.where(copies > 0, np.maximum(peak, last), peak)
         peak = np.where(copies > 1, np.maximum(peak, first), peak)
-        live = live + copies * each.net_bytes + np.where((copies > 0) & ahead, following - own, 0)
+        live = live + copies * net + np.where((copies > 0) & ahead, following - own, 0)
     return live - (stream if sends else 0), peak
 
 
-def pass_buffers(group: Group, kind: str) -> tuple[dict[str, Ints], dict[str, Ints]]:
-    """Bytes of a segment's gathered parameters, and of its gradients before they are scattered, by segment."""
+def pass_buffers(group: Group, kind: str) -> tuple[dict[str, Ints], dict[str, Ints], dict[str, Ints]]:
+    """Bytes of the parameters that a segment gathers, of those that it lets go, and of its gradients before they are scattered."""
     structure, size = group.step.structure, group.sizes.itemsize_bytes
-    gathered, scattered = {}, {}
+    gathered, released, scattered = {}, {}, {}
     for segment in group.step.segments:
-        elements = used_elements(segment, group.sizes, "padded")
-        gathered[segment.name] = elements * size[COMPUTE] if structure.zero_stage >= 3 else group.zero
-        scattered[segment.name] = elements * size[GRADIENT] if structure.per_pass and kind == "B" else group.zero
-    return gathered, scattered
+        whole = gathered_elements(segment, structure, group.sizes) * size[COMPUTE]
+        gathered[segment.name] = whole * structure.gathers(kind)
+        released[segment.name] = whole * structure.releases(kind)
+        scattered[segment.name] = used_elements(segment, group.sizes, "padded") * size[GRADIENT] * (structure.per_pass and kind == "B")
+    return gathered, released, scattered

@@ -16,13 +16,14 @@ import numpy as np
 from parsim.errors import ScenarioError
 from parsim.estimator import maxplus
 from parsim.estimator.group import Group
+from parsim.estimator.segment import Span
 from parsim.schedules import Action, ordered, rank_of
 from parsim.step.sizes import Ints
 from parsim.step.timing import finish_ps
 
 Time = Any  # picoseconds: an int for one plan, an int64 array for several
 _MOST_PS = 2**63 - 1  # 106 days
-CHARGES = ("compute", "exposed_tp", "exposed_pp", "exposed_dp", "bubble", "optimizer", "other")
+_USUAL = ("tp", "pp", "dp")  # axes that every breakdown names
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Timeline:
     """The step and, for each pipeline rank, what its compute stream did or waited for."""
 
     step_ps: Ints
-    charges: tuple[dict[str, Ints], ...]  # by rank, then by name in CHARGES
+    charges: tuple[dict[str, Ints], ...]  # by rank: compute, exposed_AXIS, bubble, optimizer, other
 
 
 def timeline(group: Group) -> Timeline:
@@ -80,16 +81,20 @@ class _Fold:
         self.sending: dict[tuple[int, str], Time] = {}
         self.sent: dict[tuple[int, str, int], Time] = {}  # when the sender was done with its side
         self.arrival: dict[tuple[int, str, int], Time] = {}
-        self.charges: list[dict[str, Time]] = [dict.fromkeys(CHARGES, zero) for _ in range(group.num_ranks)]
+        others = (axis for axis in group.step.structure.links if axis not in _USUAL)
+        names = ("compute", *(f"exposed_{axis}" for axis in (*_USUAL, *others)), "bubble", "optimizer", "other")
+        self.charges: list[dict[str, Time]] = [dict.fromkeys(names, zero) for _ in range(group.num_ranks)]
         self.message = self.times(group.passes.send)
         spans = {(s, k): group.action(s, k) for s in range(group.num_stages) for k in "FB"}
-        self.spans = {
-            key: tuple(map(self.times, (each.total_ps, each.compute_ps, each.host_ps, each.exposed_ps, each.shards_ps + group.zero)))
-            for key, each in spans.items()
-        }
+        self.totals = {key: self.times(each.total_ps) for key, each in spans.items()}
+        self.reasons = {key: self.reasons_of(each) for key, each in spans.items()} if charging else {}
 
     def times(self, ps: Ints) -> Time:
         return int(ps[0]) if self.single else ps
+
+    def reasons_of(self, span: Span) -> list[tuple[str, Time]]:
+        exposed = [(f"exposed_{axis}", self.times(ps)) for axis, ps in span.exposed_ps.items()]
+        return [("compute", self.times(span.compute_ps)), ("other", self.times(span.host_ps)), *exposed]
 
     def arrays(self, time: Time) -> Ints:
         if self.single and time > _MOST_PS:
@@ -115,13 +120,10 @@ class _Fold:
             self.receive(action, rank)
             if overlap and action is last[action.stage] and action.kind == "B":
                 self.reduce_beside(action.stage, rank)
-            total, compute, host, exposed, shards = self.spans[action.stage, action.kind]
-            self.ends[rank] = self.ends[rank] + total
+            self.ends[rank] = self.ends[rank] + self.totals[action.stage, action.kind]
             if self.charging:
-                self.charge(rank, "compute", compute)
-                self.charge(rank, "other", host)
-                self.charge(rank, "exposed_tp", exposed)
-                self.charge(rank, "exposed_dp", shards)
+                for name, ps in self.reasons[action.stage, action.kind]:
+                    self.charge(rank, name, ps)
             self.send(action, rank)
 
     def receive(self, action: Action, rank: int) -> None:

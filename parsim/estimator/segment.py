@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,21 +10,17 @@ import numpy as np
 from parsim.step import count
 from parsim.step.sizes import Ints, Sizes
 from parsim.step.task import Communicate, Compute, Operand, Task, allocates, reads
+from parsim.step.timing import Market
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Time of a segment's pass: its makespan, and what the compute stream did in it."""
+    """Time of a segment's pass: its makespan, and what the compute stream did in it or waited for."""
 
     total_ps: Ints
     compute_ps: Ints
     host_ps: Ints  # waiting for kernel launches
-    shards_ps: Ints | int = 0  # waiting for parameters or gradients of other data-parallel ranks
-
-    @property
-    def exposed_ps(self) -> Ints:
-        """Time in which compute waited for tensor-parallel collectives."""
-        return self.total_ps - self.compute_ps - self.host_ps - self.shards_ps
+    exposed_ps: Mapping[str, Ints]  # waiting for collectives, by axis
 
 
 def span(tasks: Sequence[Task], prices: Sequence[Ints], floor_ps: Ints) -> Span:
@@ -34,21 +30,30 @@ def span(tasks: Sequence[Task], prices: Sequence[Ints], floor_ps: Ints) -> Span:
     """
     zero = np.zeros_like(floor_ps)
     compute, beside, busy = zero, zero, zero
-    ready: dict[str, Ints] = {}
+    ready: dict[str, tuple[Ints, str]] = {}
+    exposed: dict[str, Ints] = {}
+    last = ""  # axis of the last collective beside
     for task, price in zip(tasks, prices, strict=True):
         start = compute
         for name in reads(task):
-            start = np.maximum(start, ready.get(name, zero))
+            when, axis = ready.get(name, (zero, ""))
+            later = np.maximum(start, when)
+            if axis and (isinstance(task, Compute) or not task.asynchronous):
+                exposed[axis] = exposed.get(axis, zero) + later - start
+            start = later
         if isinstance(task, Compute):
             compute, busy = start + price, busy + price
         elif task.asynchronous:
-            beside = np.maximum(start, beside) + price
-            ready[task.target.name] = beside
+            beside, last = np.maximum(start, beside) + price, task.axis
+            ready[task.target.name] = (beside, last)
         else:
             compute = start + price
+            exposed[task.axis] = exposed.get(task.axis, zero) + price
     ends = np.maximum(compute, beside)
+    if last:
+        exposed[last] = exposed.get(last, zero) + ends - compute
     host = np.maximum(floor_ps - ends, 0)
-    return Span(ends + host, busy, host)
+    return Span(ends + host, busy, host, exposed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,8 @@ def hbm_bytes(tasks: Sequence[Task], sizes: Sizes) -> Ints:
     return sum((count.hbm_bytes(t, sizes) for t in tasks if isinstance(t, Compute)), start=zero)
 
 
-def sent_bytes(tasks: Sequence[Task], sizes: Sizes, axis: str, position: int) -> Ints:
+def sent_bytes(tasks: Sequence[Task], sizes: Sizes, market: Market, axis: str, position: int) -> Ints:
     """Bytes that the rank at `position` along `axis` sends over it in one pass."""
     zero = np.zeros(sizes.num_plans, dtype=np.int64)
-    sent = (count.sent_bytes(t, sizes, position) for t in tasks if isinstance(t, Communicate) and t.axis == axis)
+    sent = (count.sent_bytes(t, sizes, market, position) for t in tasks if isinstance(t, Communicate) and t.axis == axis)
     return sum(sent, start=zero)

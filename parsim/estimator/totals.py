@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from parsim.collectives import choose
 from parsim.estimator import segment as passes
 from parsim.estimator.group import Group
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
-from parsim.step.holdings import bucket_elements, segment_elements, used_elements
+from parsim.step.choice import algorithm
+from parsim.step.holdings import bucket_elements, gathered_elements, segment_elements, used_elements
+from parsim.step.structure import HOST
 from parsim.step.task import Finish
 from parsim.step.timing import boundary, boundary_bytes
 
@@ -23,7 +24,7 @@ def rank_flops(group: Group, rank: int, dp: int = 0) -> int:
         each = passes.flops(segment.forward, group.sizes) + passes.flops(segment.backward, group.sizes)
         total += int(each[0]) * int(group.holding(rank).of(segment)[0]) * group.num_micro_batches
     for work in group.step.finish:
-        if work.kernel and (dp == 0 or not work.master_only):
+        if work.kernel and not work.on_host and (dp == 0 or not work.master_only):
             elements = int(bucket_elements(group.step, group.sizes, work.bucket, group.holding(rank), work.part)[0])
             total += COSTS[work.kernel].per_element * elements
     return total
@@ -40,10 +41,10 @@ def rank_hbm_bytes(group: Group, rank: int) -> int:
 
 def rank_sent_bytes(group: Group, at: Coordinates) -> dict[str, int]:
     """Bytes that the device at these coordinates sends in a step, by axis."""
-    sent = dict.fromkeys(group.step.structure.axes, 0)
-    for axis in sent:
+    sent = dict.fromkeys(group.step.structure.links, 0)
+    for axis in group.step.structure.axes:
         for segment in group.step.segments:
-            each = sum(int(passes.sent_bytes(t, group.sizes, axis, at[axis])[0]) for t in (segment.forward, segment.backward))
+            each = sum(int(passes.sent_bytes(t, group.sizes, group.market, axis, at[axis])[0]) for t in (segment.forward, segment.backward))
             sent[axis] += each * int(group.holding(at["pp"]).of(segment)[0]) * group.num_micro_batches
     _add_boundaries(group, at, sent)
     _add_reductions(group, at, sent)
@@ -82,8 +83,9 @@ def _add_shards(group: Group, at: Coordinates, sent: dict[str, int]) -> None:
         elements = int(used_elements(segment, group.sizes, "padded")[0])
         passes_run = int(group.holding(at["pp"]).of(segment)[0]) * group.num_micro_batches
         sent["dp"] += passes_run * _sent(group, "reduce_scatter", "dp", at["dp"], elements, GRADIENT)
-        if group.step.structure.zero_stage >= 3:
-            sent["dp"] += 2 * passes_run * _sent(group, "all_gather", "dp", at["dp"], elements, COMPUTE)
+        gathers = sum(group.step.structure.gathers(kind) for kind in "FB")
+        elements = int(gathered_elements(segment, group.step.structure, group.sizes)[0])
+        sent["dp"] += gathers * passes_run * _sent(group, "all_gather", "dp", at["dp"], elements, COMPUTE)
 
 
 def _finish_bytes(group: Group, work: Finish, at: Coordinates) -> int:
@@ -96,11 +98,15 @@ def _finish_bytes(group: Group, work: Finish, at: Coordinates) -> int:
         ends = {0: 0, group.num_ranks - 1: 1}
         if at["pp"] not in ends:
             return 0
-        return int(choose("all_reduce").sent_elements("all_reduce", ends[at["pp"]], 2, elements)) * group.sizes.itemsize_bytes[GRADIENT]
+        return _sent(group, "all_reduce", "pp", ends[at["pp"]], elements, GRADIENT, num_ranks=2)
     dtype = COMPUTE if work.bucket == "parameters" else GRADIENT
+    if work.axis == HOST:
+        return elements * group.sizes.itemsize_bytes[dtype] if work.operation == "to_host" else 0
     return _sent(group, work.operation, work.axis, at[work.axis], elements, dtype)
 
 
-def _sent(group: Group, operation: str, axis: str, position: int, elements: int, dtype: str) -> int:
-    num_ranks = int(group.sizes.degrees[axis][0])
-    return int(choose(operation).sent_elements(operation, position, num_ranks, elements)) * group.sizes.itemsize_bytes[dtype]
+def _sent(group: Group, operation: str, axis: str, position: int, elements: int, dtype: str, num_ranks: int | None = None) -> int:
+    """`num_ranks` where fewer than the whole group take part."""
+    itemsize = group.sizes.itemsize_bytes[dtype]
+    chosen = algorithm(operation, axis, elements * itemsize, group.sizes, group.market, num_ranks=num_ranks)
+    return int(chosen.sent_elements(operation, position, num_ranks or int(group.sizes.degrees[axis][0]), elements)) * itemsize

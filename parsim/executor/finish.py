@@ -15,6 +15,7 @@ from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.parallel.mesh import group
 from parsim.step.holdings import Holding, in_bucket, own_weights
 from parsim.step.optimizer import OPTIMIZERS
+from parsim.step.structure import HOST
 from parsim.step.task import Finish, Segment, Weight
 from parsim.step.timing import finish_ps
 
@@ -41,10 +42,10 @@ def prepare(rank: Rank) -> None:
         _hold(rank, f"{instance}/{weight.name}", part, COMPUTE, sharded_from=3)
         _hold(rank, f"{instance}/d_{weight.name}", np.zeros_like(part), GRADIENT, sharded_from=2)
         updated = own_part(rank, part) if job.step.structure.zero_stage else part
-        if job.step.structure.master_weights:
-            machine.hold(rank.number, f"{instance}/{weight.name}.master", updated.copy(), job.itemsize(FLOAT32))
+        if job.step.structure.master_weights or job.step.structure.offload:
+            machine.hold(rank.updater, f"{instance}/{weight.name}.master", updated.copy(), job.itemsize(FLOAT32))
         for state, itemsize in OPTIMIZERS[job.step.structure.optimizer].states:
-            machine.hold(rank.number, f"{instance}/{weight.name}.{state}", np.zeros_like(updated), itemsize)
+            machine.hold(rank.updater, f"{instance}/{weight.name}.{state}", np.zeros_like(updated), itemsize)
     for instance, segment in rank.held():
         for total in segment.totals:
             machine.hold(rank.number, f"{instance}/{total.name}", np.zeros(()), job.itemsize(FLOAT32))
@@ -74,7 +75,9 @@ def finish(rank: Rank, before_clip: Callable[[], None]) -> Iterator[Need]:
         waits = work.master_only and rank.at["dp"] > 0
         if work.kernel == "clip" and not waits:
             before_clip()
-        if work.operation and not waits:
+        if work.axis == HOST and not waits:
+            _pass_host(rank, work)
+        elif work.operation and not waits:
             yield from _meet(rank, work)
         elif work.kernel and not waits:
             _compute(rank, work)
@@ -82,8 +85,8 @@ def finish(rank: Rank, before_clip: Callable[[], None]) -> Iterator[Need]:
 
 def _price(rank: Rank, work: Finish) -> int:
     held = [segment.name for _, segment in rank.held()]
-    counts = (np.array([held.count(name)]) for name in ("embedding", "layer", "head"))
-    return int(finish_ps(rank.job.step, work, rank.job.sizes, Holding(*counts), rank.job.market)[0])
+    holding = Holding({segment.name: np.array([held.count(segment.name)]) for segment in rank.job.step.segments})
+    return int(finish_ps(rank.job.step, work, rank.job.sizes, holding, rank.job.market)[0])
 
 
 def _meet(rank: Rank, work: Finish) -> Iterator[Need]:
@@ -106,6 +109,22 @@ def _meet(rank: Rank, work: Finish) -> Iterator[Need]:
         yield Meeting(key, members, work.operation, work.axis, names, None, -1, "sum", itemsize, _price(rank, work), "compute")
 
 
+def _pass_host(rank: Rank, work: Finish) -> None:
+    """Gradients to the host, or the weights that it has updated back over those of the device."""
+    machine, to_host = rank.machine, work.operation == "to_host"
+    for instance, _, weight in owned(rank):
+        name = f"{instance}/{weight.name}"
+        if to_host:
+            gradient, itemsize = _updated(rank, f"{instance}/d_{weight.name}"), rank.job.itemsize(GRADIENT)
+            machine.send(rank.number, rank.updater, gradient, f"{name}.gradient", HOST, itemsize)
+            machine.receive(rank.updater, f"{name}.gradient", itemsize)
+        else:
+            machine.send(rank.updater, rank.number, f"{name}.master", name, HOST, rank.job.itemsize(COMPUTE))
+            machine.receive_over(rank.number, name, _updated(rank, name))
+            machine.free(rank.updater, f"{name}.gradient")
+    rank.clock.compute += _price(rank, work)
+
+
 def _compute(rank: Rank, work: Finish) -> None:
     for instance, _, weight in owned(rank):
         _KERNELS[work.kernel](rank, instance, weight)
@@ -119,9 +138,10 @@ def _updated(rank: Rank, name: str) -> str:
 
 def _add_norm(rank: Rank, instance: str, weight: Weight) -> None:
     """Each element of a gradient counts once: on the first of the ranks that hold the same, and not for the tied copy."""
-    sharded = {axis for axes in weight.sharding.axes for axis in axes}
+    sharded = {"pp", "dp", *(axis for axes in weight.sharding.axes for axis in axes)}
     is_copy = weight.owner != instance and weight.owner == "embedding"
-    scale = 0.0 if is_copy or ("tp" not in sharded and rank.at["tp"]) else 1.0
+    summed = {work.axis for work in rank.job.step.finish if work.bucket == "norm"}
+    scale = 0.0 if is_copy or any(rank.at[axis] for axis in summed - sharded) else 1.0
     gradient = _updated(rank, f"{instance}/d_{weight.name}")
     rank.machine.compute(rank.number, "norm_sq", [gradient], [_NORM], [], {"scale": scale}, accumulate=True)
 
@@ -134,10 +154,10 @@ def _clip(rank: Rank, instance: str, weight: Weight) -> None:
 def _update(rank: Rank, instance: str, weight: Weight) -> None:
     structure, name = rank.job.step.structure, f"{instance}/{weight.name}"
     optimizer = OPTIMIZERS[structure.optimizer]
-    target = f"{name}.master" if structure.master_weights else _updated(rank, name)
+    target = f"{name}.master" if structure.master_weights or structure.offload else _updated(rank, name)
     states = [target, *(f"{name}.{state}" for state, _ in optimizer.states)]
-    inputs = [*states, _updated(rank, f"{instance}/d_{weight.name}")]
-    rank.machine.compute(rank.number, optimizer.kernel, inputs, states, [], SETTINGS, in_place=True)
+    inputs = [*states, f"{name}.gradient" if structure.offload else _updated(rank, f"{instance}/d_{weight.name}")]
+    rank.machine.compute(rank.updater, optimizer.kernel, inputs, states, [], SETTINGS, in_place=True)
 
 
 def _cast(rank: Rank, instance: str, weight: Weight) -> None:

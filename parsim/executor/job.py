@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from parsim.executor.values import Array, Values
 from parsim.model.spec import ModelSpec
 from parsim.parallel import mesh
-from parsim.parallel.mesh import AXES
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.stages import layers_of
 from parsim.step.lower import lower
@@ -41,7 +40,7 @@ class Job:
         """The job of a plan."""
         step = lower(Structure.of(model, market.batch, plan, market.stack))
         sizes = sizes_of(model, market.batch, [plan], market.stack, dtype_bytes)
-        degrees = {axis: int(sizes.degrees[axis][0]) for axis in AXES}
+        degrees = {axis: int(degree[0]) for axis, degree in sizes.degrees.items()}
         layers = layers_of(plan, model.num_layers, market.stack.layer_split)
         count = plan.num_micro_batches(market.batch)
         return cls(model, plan, market, step, sizes, price(step, sizes, market), degrees, layers, count, Values(model, seed))

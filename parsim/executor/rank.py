@@ -37,10 +37,16 @@ class Rank:
     def __post_init__(self) -> None:
         self.at = coordinates(self.number, self.job.degrees)
 
+    @property
+    def updater(self) -> int:
+        """Whose memory holds the optimizer's states: this rank's, or its host's, which the machine numbers behind all ranks."""
+        return self.number + (self.job.num_ranks if self.job.step.structure.offload else 0)
+
     def instances(self, stage: int) -> list[tuple[str, Segment]]:
         """Copies of segments on a virtual stage, in forward order; layers are numbered over the whole model."""
         first = sum(self.job.layers[:stage])
-        found = [(f"layer{first + i}", self.job.step.layer) for i in range(self.job.layers[stage])]
+        layers = [segment for segment, copies in self.job.step.layers(self.job.layers[stage]) for _ in range(copies)]
+        found = [(f"layer{first + i}", segment) for i, segment in enumerate(layers)]
         if stage == 0:
             found.insert(0, ("embedding", self.job.step.embedding))
         if stage == self.job.num_stages - 1:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parsim.collectives import choose
+from parsim.collectives import Collective
 from parsim.errors import ScheduleError
 from parsim.executor.clock import Clock, meet
 from parsim.executor.finish import finish, owned, prepare
@@ -16,6 +16,7 @@ from parsim.executor.rank import Rank
 from parsim.executor.values import Array
 from parsim.parallel.plan import Plan
 from parsim.schedules import ordered
+from parsim.step.choice import algorithm
 from parsim.step.timing import Market
 from parsim_kernels import Ledger, Machine
 
@@ -51,7 +52,7 @@ def execute(scenario: Scenario, plan: Plan | str, *, seed: int | None = None) ->
 
 def run(job: Job) -> Execution:
     """One step of a job on all its ranks."""
-    machine = Machine(job.num_ranks)
+    machine = Machine(job.num_ranks * (2 if job.step.structure.offload else 1))  # where the optimizer is off the device, the hosts behind
     ranks = [Rank(number, job, machine, Clock(), {}) for number in range(job.num_ranks)]
     for rank in ranks:
         prepare(rank)
@@ -60,7 +61,7 @@ def run(job: Job) -> Execution:
     _drive(ranks, [_program(rank, snapshots[rank.number]) for rank in ranks], machine)
     assert machine.num_waiting() == 0, "messages were sent that nobody received"
     return Execution(
-        tuple(machine.ledgers),
+        tuple(machine.ledgers[: job.num_ranks]),
         max(rank.clock.compute for rank in ranks),
         _loss(ranks, machine),
         tuple(snapshots),
@@ -132,7 +133,7 @@ def _hold_meeting(ranks: list[Rank], present: Mapping[int, Meeting], machine: Ma
     if first.operation == "slice":
         raise ScheduleError(f"a slice of {first.names} needs no meeting")
     ordered_names = [present[number].names for number in first.members]
-    transfers = choose(first.operation).transfers(first.operation, len(first.members), first.operator)
+    transfers = _algorithm(ranks[0].job, present, machine).transfers(first.operation, len(first.members), first.operator)
     if first.shards:
         shards = [present[number].shards for number in first.members]
         machine.exchange_shards(
@@ -159,6 +160,15 @@ def _hold_meeting(ranks: list[Rank], present: Mapping[int, Meeting], machine: Ma
     )
 
 
+def _algorithm(job: Job, present: Mapping[int, Meeting], machine: Machine) -> Collective:
+    """By the elements that the buffers really hold."""
+    first = next(iter(present.values()))
+    joins = first.operation == "all_gather" and not first.shards
+    held = [sum(machine.get(number, name).size for name in present[number].names) for number in first.members]
+    elements = sum(held) if joins else held[0]
+    return algorithm(first.operation, first.axis, elements * first.itemsize, job.sizes, job.market, num_ranks=len(first.members))
+
+
 def _named(rank: Rank, prefix: str) -> dict[str, Array]:
     """Copies of all weights, or with prefix d_ of their gradients: whole, or this rank's part where ZeRO leaves it no more."""
     zero = rank.job.step.structure.zero_stage
@@ -167,6 +177,7 @@ def _named(rank: Rank, prefix: str) -> dict[str, Array]:
 
 
 def _loss(ranks: list[Rank], machine: Machine) -> float:
-    """The mean loss of a token: each data-parallel rank holds its part of the sum."""
-    last = [r for r in ranks if r.at["tp"] == 0 and any(i == "head" for i, _ in r.held())]
+    """The mean loss of a token: the ranks that split the batch hold parts of the sum."""
+    summed = {"pp", *ranks[0].job.step.head.totals[0].sharding.partial}
+    last = [r for r in ranks if any(i == "head" for i, _ in r.held()) and not any(r.at[axis] for axis in r.at if axis not in summed)]
     return float(sum(machine.get(r.number, "head/loss") for r in last))

@@ -14,7 +14,7 @@ from parsim.executor.need import Meeting, Need
 from parsim.executor.values import Array
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.parallel.mesh import group
-from parsim.step.holdings import own_weights
+from parsim.step.holdings import gathered_weights, own_weights
 from parsim.step.task import Segment, Weight
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ def used(rank: Rank, instance: str, segment: Segment) -> list[tuple[str, Weight]
     return [(rank.owner(instance, weight), weight) for weight in segment.weights]
 
 
+def gathered(rank: Rank, instance: str, segment: Segment) -> list[tuple[str, Weight]]:
+    """Owner and weight of all that a segment gathers for a pass."""
+    return [(rank.owner(instance, weight), weight) for weight in gathered_weights(segment, rank.job.step.structure)]
+
+
 def local_shape(rank: Rank, weight: Weight) -> tuple[int, ...]:
     """Extents of a weight on this rank's tensor-parallel shard."""
     return tuple(int(rank.job.sizes.local(weight.sharding, dim)[0]) for dim in weight.sharding.dims)
@@ -56,7 +61,8 @@ def local_shape(rank: Rank, weight: Weight) -> tuple[int, ...]:
 def sharded_action(rank: Rank, instances: list[tuple[str, Segment]], m: int, forward: bool, carried: str) -> Generator[Need, None, str]:
     """The segments of one action under ZeRO 2 or 3: gather, run, scatter; beside compute where the stack overlaps them."""
     structure = rank.job.step.structure
-    gathers, overlap = structure.zero_stage >= 3, structure.gradient_overlap
+    kind = "F" if forward else "B"
+    gathers, overlap = structure.gathers(kind), structure.gradient_overlap
     coming = 0
     if gathers and overlap:
         coming = yield from gather(rank, *instances[0], m, forward)
@@ -74,17 +80,19 @@ def sharded_action(rank: Rank, instances: list[tuple[str, Segment]], m: int, for
         if not forward:
             yield meeting(rank, instance, segment, "reduce_scatter", ("scatter", instance, m))
             release(rank, [f"{owner}/d_{weight.name}" for owner, weight in used(rank, instance, segment)])
-        if gathers:
-            release(rank, [f"{owner}/{weight.name}" for owner, weight in used(rank, instance, segment)])
+        if structure.releases(kind):
+            release(rank, [f"{owner}/{weight.name}" for owner, weight in gathered(rank, instance, segment)])
     rank.clock.compute = max(rank.clock.compute, rank.clock.gradients)
     return carried
 
 
 def gather(rank: Rank, instance: str, segment: Segment, m: int, forward: bool) -> Generator[Need, None, int]:
     """Bring a segment's parameters together; when they are there, on the clock."""
-    for owner, weight in used(rank, instance, segment):
+    weights = gathered(rank, instance, segment)
+    for owner, weight in weights:
         hold_flat(rank, f"{owner}/{weight.name}", np.zeros(local_shape(rank, weight)), COMPUTE, shard=False)
-    yield meeting(rank, instance, segment, "all_gather", ("gather", instance, m, forward))
+    if weights:
+        yield meeting(rank, instance, segment, "all_gather", ("gather", instance, m, forward))
     return rank.clock.gradients
 
 
@@ -97,7 +105,8 @@ def release(rank: Rank, names: list[str]) -> None:
 def meeting(rank: Rank, instance: str, segment: Segment, operation: str, key: tuple[object, ...]) -> Meeting:
     """A collective of ZeRO over the flat buffers of all weights that a segment uses."""
     scatters, job = operation == "reduce_scatter", rank.job
-    names = [f"{owner}/{'d_' if scatters else ''}{weight.name}" for owner, weight in used(rank, instance, segment)]
+    weights = (used if scatters else gathered)(rank, instance, segment)
+    names = [f"{owner}/{'d_' if scatters else ''}{weight.name}" for owner, weight in weights]
     prices = job.prices.reduce if scatters else job.prices.gather_weights
     return shard_meeting(
         rank, names, operation, key, int(prices[segment.name][0]), overlap=job.step.structure.gradient_overlap, add=scatters

@@ -1,4 +1,4 @@
-"""The numbers that go in: weights, tokens, labels and masks, drawn whole from a seed and cut to a rank's shard.
+"""The numbers that go in: weights, tokens, features, labels and masks, drawn whole from a seed and cut to a rank's shard.
 
 A drawn tensor depends on its name, layer and micro_batch, never on the plan, so every plan trains on the same numbers.
 """
@@ -29,13 +29,15 @@ class Values:
     seed: int
 
     def drawn(self, instance: str, name: str, micro_batch: int, shape: Sequence[int]) -> Array:
-        """Tokens, labels or a dropout mask of one micro_batch; the same again when it is recomputed."""
+        """Tokens, features, labels or a dropout mask of one micro_batch; the same again when it is recomputed."""
         name = name.removesuffix(AGAIN)
         rng = self._rng(f"{instance}/{name}", micro_batch)
         if name == "token_types":
             return rng.integers(0, self.model.num_token_types, shape)
-        if name == "text_labels":
+        if name in ("text_labels", "token_labels", "row_labels"):
             return rng.integers(0, self.model.num_labels, shape)
+        if name == "features":
+            return rng.normal(0.0, 1.0, shape)
         if name in ("tokens", "labels"):
             return rng.integers(0, self.model.vocab_size, shape)
         return (rng.random(shape) >= self.model.dropout).astype(np.float64)

@@ -17,7 +17,8 @@ DIMS: Final = {
     "V": "vocabulary, padded",
     "E": "hidden_size, behind the dense layer of a head",
     "N": "token types",
-    "G": "labels of a text",
+    "G": "labels of a text, a token or a row",
+    "I": "features of a row",
     "P": "rows of the position table",
 }
 

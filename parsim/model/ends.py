@@ -5,7 +5,8 @@ the shards.  Logits are float32 (Megatron-LM, `parallel_lm_logits` and `vocab_pa
 An encoder's embedding adds a token type and ends with a norm, and its head predicts a label for every token behind a dense layer:
 Devlin et al. 2019 (arXiv:1810.04805), section 3, with google-research/bert, modeling.py (`embedding_postprocessor`) and
 run_pretraining.py (`get_masked_lm_output`; logits of all tokens, as Megatron-LM's bert_model.py has them).  A label for a whole text is
-predicted from its first token: run_classifier.py (`create_model`).
+predicted from its first token: run_classifier.py (`create_model`); one for each token by a matrix behind dropout: Devlin et al. 2019,
+section 5.3, and huggingface/transformers, modeling_bert.py (`BertForTokenClassification`).
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def head(kind: Architecture, *, tied: bool) -> Block:
             f"{name}.{part}": initial for name in ("pooler", "label") for part, initial in (("weight", "normal"), ("bias", "zeros"))
         }
         return Block("head", tuple(_text_head(kind)), {**weights, **matrices}, gives="", totals=("loss",))
+    if kind.head == "token":
+        return Block("head", tuple(_token_head(kind)), {**weights, **label_weights(bias=True)}, gives="", totals=("loss",))
     weights = {**weights, "word.weight": "normal"}
     shared = {"word.weight": "embedding"} if tied else {}
     return Block("head", tuple(_head(kind)), weights, gives="", shared=shared, totals=("loss",))
@@ -85,10 +88,10 @@ def _head(kind: Architecture) -> Iterator[Op]:
     yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", "word.weight"), ("logits_gemm" if masked else "logits",))
     if masked:
         yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), ("logits",), "bias", in_place=True)
-    yield from _loss("B S", "V", "labels", "per_token")
+    yield from cross_entropy("B S", "V", "labels", "per_token")
 
 
-def _loss(row: str, label: str, labels: str, scale: str) -> Iterator[Op]:
+def cross_entropy(row: str, label: str, labels: str, scale: str) -> Iterator[Op]:
     """Cross-entropy of logits[row label], a drawn label a row; `label` may be split."""
     rows, whole, offset = (FLOAT32,), f"{row} {label} -> {row} {label}", (("offset", f"offset:{label}"),)
     yield Op("logits_cast", whole, ("logits",), ("logits32",), "cast", rows)
@@ -100,9 +103,12 @@ def _loss(row: str, label: str, labels: str, scale: str) -> Iterator[Op]:
     yield Op("row_sum", f"{row} {label} -> {row}", ("exp",), ("row_sum",), "row_sum", rows)
     yield Op("normalize", expr, ("exp", "row_sum"), ("softmax",), "normalize", rows, in_place=True)
     gradient = Gradient("logits", "cross_entropy_grad", ("softmax", labels), (*offset, ("scale", scale)))
-    expr, inputs = f"{row}, {row}, {row} -> {row}", ("row_sum", "row_max", "picked")
-    yield Op("token_loss", expr, inputs, ("token_loss",), "token_loss", rows, gradients=(gradient,))
-    yield Op("loss", f"{row} -> ", ("token_loss",), ("loss",), "loss_sum", rows, (("scale", scale),))
+    expr, inputs, summed = f"{row}, {row}, {row} -> {row}", ("row_sum", "row_max", "picked"), "token_loss"
+    yield Op("token_loss", expr, inputs, (summed,), "token_loss", rows, gradients=(gradient,))
+    if "T" in row:  # the loss is every rank's
+        row, summed = row.replace("T", "S"), "all_losses"
+        yield Op("leave_losses", "B T -> B S", ("token_loss",), (summed,), "relabel", rows)
+    yield Op("loss", f"{row} -> ", (summed,), ("loss",), "loss_sum", rows, (("scale", scale),))
 
 
 def _text_head(kind: Architecture) -> Iterator[Op]:
@@ -122,7 +128,33 @@ def _text_head(kind: Architecture) -> Iterator[Op]:
         pooled = "pooled_dropped"
     yield Op("logits_gemm", "B E, G E -> B G", (pooled, "label.weight"), ("logits_gemm",))
     yield Op("logits_bias", "B G, G -> B G", ("logits_gemm", "label.bias"), ("logits",), "bias", in_place=True)
-    yield from _loss("B", "G", "text_labels", "per_text")
+    yield from cross_entropy("B", "G", "text_labels", "per_text")
+
+
+def _token_head(kind: Architecture) -> Iterator[Op]:
+    """A label a token, from its dropped-out vector on the stream."""
+    entering, same = "x", "B T D, B T D -> B T D"
+    if not kind.norm_last:
+        entering = "norm"
+        yield norm("norm", "x", kind)
+    if kind.dropout:
+        yield Op("head_mask", "-> B T D", (), ("head_mask",), "draw", (MASK,))
+        yield Op("head_dropout", same, (entering, "head_mask"), ("head_dropped",), "dropout", attributes=DROP)
+        entering = "head_dropped"
+    yield from labelled_rows(entering, "token_labels", bias=True)
+
+
+def label_weights(*, bias: bool) -> dict[str, str]:
+    """The weights of `labelled_rows` with their initial values."""
+    return {"label.weight": "normal", **({"label.bias": "zeros"} if bias else {})}
+
+
+def labelled_rows(x: str, labels: str, *, bias: bool) -> Iterator[Op]:
+    """Logits of a few labels for each row of x[B T D], and their cross-entropy; each sequence-parallel rank has its own rows."""
+    yield Op("logits_gemm", "B T D, G D -> B T G", (x, "label.weight"), ("logits_gemm" if bias else "logits",))
+    if bias:
+        yield Op("logits_bias", "B T G, G -> B T G", ("logits_gemm", "label.bias"), ("logits",), "bias", in_place=True)
+    yield from cross_entropy("B T", "G", labels, "per_token")
 
 
 def _dense(x: str, kind: Architecture) -> Iterator[Op]:

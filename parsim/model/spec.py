@@ -19,11 +19,12 @@ class Architecture:
     norm_last: bool = False  # norms behind the residual adds
     token_types: bool = False
     head: str = "next_token"
+    family: str = "transformer"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The shape of a transformer: a decoder-only language model, or an encoder.
+    """The shape of a transformer (a decoder-only language model, or an encoder), or of an MLP, which leaves what it lacks at 0.
 
     Source: the symbols of Korthikanti et al. 2022 (arXiv:2205.05198), table 1: L, h, a, v; the rest from the model's own paper.
 
@@ -52,13 +53,16 @@ class ModelSpec:
     causal: bool = True  # false: every token sees every other, as in an encoder
     norm_last: bool = False  # norms behind the residual adds and the embedding, none before the head: Vaswani et al. 2017
     num_token_types: int = 0  # rows of a table that is added to the embedding
-    head: str = "next_token"  # next_token | masked_token (a dense layer before the logits, a bias on them) | text (a label each, untied)
-    num_labels: int = 2  # that a text may have
+    # next_token | masked_token (a dense layer before the logits, a bias on them) | text, token or row (a label each, untied)
+    head: str = "next_token"
+    num_labels: int = 2  # that a text, a token or a row may have
+    family: str = "transformer"  # a name of parsim.model.families
+    num_features: int = 0  # of a row, where features enter and not tokens
 
     @property
     def queries_per_kv_head(self) -> int:
-        """Query heads that share a key and value head: 1 without grouped queries."""
-        return self.num_heads // self.num_kv_heads
+        """Query heads that share a key and value head: 1 without grouped queries, 0 without attention."""
+        return self.num_heads // self.num_kv_heads if self.num_kv_heads else 0
 
     @property
     def architecture(self) -> Architecture:
@@ -74,6 +78,7 @@ class ModelSpec:
             self.norm_last,
             self.num_token_types > 0,
             self.head,
+            self.family,
         )
 
     @property
@@ -89,5 +94,6 @@ class ModelSpec:
             "E": self.hidden_size,
             "N": self.num_token_types,
             "G": self.num_labels,
+            "I": self.num_features,
             "P": self.max_positions,
         }

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
+
+from parsim.parallel.dimensions import degrees, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +37,22 @@ class Plan:
     micro_batch: int = 1  # sequences
     schedule: str | tuple[str, ...] = "1f1b"  # a name, or the written actions of each pipeline rank
     recompute: str = "none"  # none | selective | full
+    recompute_ops: tuple[str, ...] = ()  # ops of a layer, or tags of them, that run again in backward
+    recompute_every: int = 1  # of the layers of a stage, each n-th is recomputed
     layers_per_stage: tuple[int, ...] | None = None  # by (virtual) stage; None: the stack's layer_split rule
     gradient_sync: str = "all_reduce"  # all_reduce | master
     rank_order: str = "tp-dp-pp"  # axes from the fastest: neighbours in a node differ along the first
     optimizer: str = "adamw"  # adamw | adamw_8bit | sgd_momentum
     zero_stage: int = 0  # sharded over dp: 1 optimizer state, 2 and gradients, 3 and parameters (FSDP)
+    reshard_after_forward: bool = True  # ZeRO 3: parameters are let go after forward, and gathered again for backward
+    zero_group: int | None = None  # ranks over which ZeRO shards, replicated over the rest of data_parallel (HSDP); None: all
+    offload_optimizer: bool = False  # states and float32 weights lie on the host, which updates
+    dimensions: tuple[tuple[str, int], ...] = ()  # degrees of dimensions that have no field here, by name
 
     @property
     def num_devices(self) -> int:
         """Devices that the plan occupies."""
-        return self.data_parallel * self.tensor_parallel * self.pipeline_parallel
+        return prod(degrees(self).values())
 
     @property
     def num_stages(self) -> int:
@@ -52,7 +61,7 @@ class Plan:
 
     def num_micro_batches(self, batch: Batch) -> int:
         """Micro_batches that each replica runs in a step."""
-        return batch.global_batch // (self.data_parallel * self.micro_batch)
+        return batch.global_batch // (split(self, "B") * self.micro_batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +85,5 @@ class Stack:
     sustained_factor: Mapping[str, float] = field(default_factory=dict)  # by accelerator; absent: the accelerator's own
     framework_bytes: float = 0.0  # context, libraries
     communicator_bytes: float = 0.0  # a communicator's buffers, for each axis that is on
+    collectives: Mapping[str, str] = field(default_factory=dict)  # algorithm by operation; absent: by size and span
     source: str = ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from parsim.errors import PlanError
-from parsim.parallel.mesh import AXES
+from parsim.parallel.dimensions import axes as mesh_axes
 
 Dims = tuple[str, ...]
 Rules = Mapping[str, tuple[str, ...]]  # dim -> the axes that shard it, outermost first
@@ -27,8 +27,8 @@ class Sharding:
 
     def __post_init__(self) -> None:
         for dim, axes in zip(self.dims, self.axes, strict=True):
-            if list(axes) != sorted(axes, key=AXES.index):
-                raise PlanError(f"dim {dim} is sharded over {axes}, but axes nest in mesh order {AXES}")
+            if len(axes) > 1 and list(axes) != sorted(axes, key=mesh_axes().index):
+                raise PlanError(f"dim {dim} is sharded over {axes}, but axes nest in mesh order {mesh_axes()}")
 
     @classmethod
     def of(cls, dims: Dims, rules: Rules, partial: Mapping[str, str] | None = None) -> Sharding:
@@ -64,7 +64,7 @@ def reshard(have: Sharding, want: Sharding) -> list[Move]:
     if want.partial:
         raise PlanError(f"nothing can be resharded to a partial result over {tuple(want.partial)}")
     moves: list[Move] = []
-    axes, partial = [list(a) for a in have.axes], dict(have.partial)
+    order, axes, partial = mesh_axes(), [list(a) for a in have.axes], dict(have.partial)
 
     def move(operation: Literal["all_reduce", "reduce_scatter", "all_gather", "slice"], axis: str, dim: int, op: str) -> None:
         moves.append(Move(operation, axis, dim, op, Sharding(have.dims, tuple(tuple(a) for a in axes), dict(partial))))
@@ -75,17 +75,17 @@ def reshard(have: Sharding, want: Sharding) -> list[Move]:
                 raise PlanError(f"cannot gather {axis} of dim {have.dims[dim]}: {axes[dim][-1]} nests inside it")
             axes[dim].pop()
             move("all_gather", axis, dim, "sum")
-    for axis in [a for a in AXES if a in have.partial]:
+    for axis in [a for a in order if a in have.partial]:
         operator = partial.pop(axis)
         target = next((i for i, wanted in enumerate(want.axes) if axis in wanted), None)
-        if target is None or operator != "sum" or any(AXES.index(a) > AXES.index(axis) for a in axes[target]):
+        if target is None or operator != "sum" or any(order.index(a) > order.index(axis) for a in axes[target]):
             move("all_reduce", axis, -1, operator)
             continue
         axes[target].append(axis)
         move("reduce_scatter", axis, target, operator)
     for dim, wanted in enumerate(want.axes):
         for axis in [a for a in wanted if a not in axes[dim]]:
-            if any(AXES.index(a) > AXES.index(axis) for a in axes[dim]):
+            if any(order.index(a) > order.index(axis) for a in axes[dim]):
                 raise PlanError(f"cannot slice dim {have.dims[dim]} over {axis}: {axes[dim]} would have to nest inside it")
             axes[dim].append(axis)
             move("slice", axis, dim, "sum")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from parsim import schedules
 from parsim.errors import PlanError
-from parsim.parallel.legality import GRADIENT_SYNC, RECOMPUTE, ZERO_STAGES, faults, legal_degrees
+from parsim.parallel.legality import GRADIENT_SYNC, RECOMPUTE, ZERO_STAGES, divisors, faults, legal_degrees
 from parsim.parallel.plan import Plan
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ _DEFAULTS: Mapping[str, tuple[object, ...]] = {
     "recompute": ("none",),
     "gradient_sync": ("all_reduce",),
     "zero_stage": (0,),
+    "zero_group": (None,),
+    "reshard_after_forward": (True,),
+    "recompute_ops": ((),),
+    "recompute_every": (1,),
+    "offload_optimizer": (False,),
+    "dimensions": ((),),
     "optimizer": ("adamw",),
     "rank_order": ("tp-dp-pp",),
     "layers_per_stage": (None,),
@@ -58,9 +65,7 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]
         for plan in _completed(scenario, chosen, axes):
             if axes["virtual_pipeline"] == (AUTO,) and plan.virtual_pipeline > 1 and scenario.model.num_layers % plan.num_stages:
                 continue  # of its own accord the planner interleaves only even chunks
-            wrong = faults(
-                plan, scenario.model, scenario.batch, scenario.cluster.num_devices, schedules, layer_split=scenario.stack.layer_split
-            )
+            wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, schedules, stack=scenario.stack)
             if not wrong:
                 found.append(plan)
             first_fault = first_fault or (str(wrong[0]) if wrong else "")
@@ -82,8 +87,12 @@ def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence
         return _DEFAULTS[name]  # a choice of convergence, not of speed: never varied of the planner's own accord
     if name == "zero_stage":
         return ZERO_STAGES
-    if name == "sequence_parallel":
+    if name == "zero_group":
+        return (None, *divisors(scenario.cluster.node.devices_per_node))
+    if name in ("sequence_parallel", "reshard_after_forward", "offload_optimizer"):
         return (False, True)
+    if name == "recompute_every":
+        return (1, 2, 4)
     if name == "layers_per_stage":
         return (None,)
     return legal_degrees(name, scenario.model, scenario.batch, scenario.cluster.num_devices)
@@ -92,7 +101,7 @@ def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence
 def _completed(scenario: Scenario, chosen: dict[str, object], axes: Mapping[str, tuple[object, ...]]) -> list[Plan]:
     """The plan with its data_parallel and schedule; none where the devices do not divide."""
     draft = Plan(**chosen)  # type: ignore[arg-type]
-    inner = draft.tensor_parallel * draft.pipeline_parallel
+    inner = replace(draft, zero_group=None).num_devices
     rest, remainder = divmod(scenario.cluster.num_devices, inner)
     if remainder or (axes["data_parallel"] != (AUTO,) and rest not in axes["data_parallel"]):
         return []

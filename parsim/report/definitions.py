@@ -10,7 +10,8 @@ METRICS: Final[Mapping[str, str]] = {
     "tokens_per_s": "global_batch x sequence_length / step_s: tokens trained in a second by all devices together",
     "tokens_per_s_per_device": "tokens_per_s / devices",
     "mfu": "model FLOPs / (step_s x devices x dense peak of the matmul dtype); model FLOPs are 6 N + 12 L S w a token, with N weights "
-    "without the input embedding, L layers, S tokens a sequence, w = heads x head_dim (Chowdhery et al. 2022, appendix B)",
+    "without the input embedding, L layers, S tokens a sequence, w = heads x head_dim (Chowdhery et al. 2022, appendix B); "
+    "a weight that multiplies features costs 4, since they need no gradient",
     "mfu_causal": "as mfu, with half the attention FLOPs: only the pairs that a causal mask leaves",
     "hfu": "FLOPs that the devices execute, recomputation and padding included / (step_s x devices x dense peak)",
     "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",
@@ -23,9 +24,11 @@ BREAKDOWN: Final[Mapping[str, str]] = {
     "compute": "the busiest stage's compute stream runs kernels of forward and backward",
     "exposed_tp": "it waits for tensor-parallel collectives that no compute hides",
     "exposed_pp": "it waits for a message between stages that is on its way",
-    "exposed_dp": "it waits for the sum of gradients over the replicas",
+    "exposed_dp": "it waits for the sum of gradients over the replicas, or for parameters that they shard",
+    "exposed_rp": "it waits for the sum of gradients over the groups that shard among themselves (zero_group)",
+    "exposed_host": "it waits for gradients to reach the host, or for weights to come back",
     "bubble": "it waits for another stage, which has not sent yet or is still at work",
-    "optimizer": "gradient norm, clipping, Adam and the cast of the weights",
+    "optimizer": "gradient norm, clipping, the update and the cast of the weights, on the device or on its host",
     "other": "it waits for the host to launch kernels",
 }
 

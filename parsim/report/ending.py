@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from parsim import units
-from parsim.collectives import choose
+from parsim.collectives import reference
 from parsim.estimator.group import Group
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
@@ -48,7 +48,7 @@ def _finish_lines(group: Group, work: Finish, rank: int) -> Iterator[tuple[str, 
     num_ranks, stride = (int(each[0]) for each in sizes.group(work.axis))
     if work.bucket == "tied":  # the first and the last stage only
         num_ranks, stride = 2, stride * (num_ranks - 1)
-    algorithm = choose(work.operation)
+    algorithm = reference(work.operation)
     wire = int(algorithm.busiest_elements(work.operation, num_ranks, elements)) * itemsize
     yield "collective", f"{work.operation} over {work.axis}"
     yield "payload", units.format(elements * itemsize, "bytes")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from parsim import units
-from parsim.collectives import choose
+from parsim.collectives import reference
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.estimate import estimate, group_of
 from parsim.estimator.group import Group
@@ -18,6 +18,7 @@ from parsim.report import definitions
 from parsim.report.bounds import kernel_bound, link_bound
 from parsim.report.console import percent
 from parsim.report.ending import finish_notes
+from parsim.report.sharing import Shared
 from parsim.scenario import Scenario
 from parsim.step.count import flops, hbm_bytes, payload, sent_bytes
 from parsim.step.sizes import Sizes
@@ -45,11 +46,11 @@ def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
     chosen = scenario.plan(plan)
     if op in definitions.names():
         return _figures(estimate(scenario, plan), op, scenario)
-    group = group_of(scenario, chosen)
+    group, shared = group_of(scenario, chosen), Shared(scenario, chosen)
     found = _matching(group, op)
     if found:
-        return [_task_note(group, *each) for each in found]
-    ending = [Note(title, tuple(lines)) for title, lines in finish_notes(group, op, estimate(scenario, plan).critical_rank)]
+        return [_task_note(group, *each, shared) for each in found]
+    ending = [_ending_note(title, lines, shared) for title, lines in finish_notes(group, op, estimate(scenario, plan).critical_rank)]
     if not ending:
         raise _unknown(group, plan, op)
     return ending
@@ -83,12 +84,21 @@ def _unknown(group: Group, plan: str, op: str) -> ParsimError:
     return ParsimError(f"nothing is called '{op}'{did_you_mean(op, known)}", f"plan '{plan}'", remedy)
 
 
-def _task_note(group: Group, segment: str, direction: str, task: Task) -> Note:
+def _task_note(group: Group, segment: str, direction: str, task: Task, shared: Shared) -> Note:
     again = direction == "backward" and any(
         task.name == other.name for name, way, other in _tasks(group) if (name, way) == (segment, "forward")
     )
     title = f"{segment} {direction}: {task.name}" + (" (computed again)" if again else "")
-    return Note(title, tuple(_compute_lines(group, task) if isinstance(task, Compute) else _communicate_lines(group, task)))
+    if isinstance(task, Compute):
+        return Note(title, tuple(_compute_lines(group, task)))
+    lost = (("lost to others", shared.note(task.name)),) if task.operation != "slice" else ()
+    return Note(title, (*_communicate_lines(group, task), *lost))
+
+
+def _ending_note(title: str, lines: list[tuple[str, str]], shared: Shared) -> Note:
+    name = "send" if ("sent" in dict(lines)) else title.rpartition(": ")[2]
+    lost = [("lost to others", shared.note(name))] if {"sent", "collective"} & set(dict(lines)) else []
+    return Note(title, (*lines, *lost))
 
 
 def _compute_lines(group: Group, task: Compute) -> Iterator[tuple[str, str]]:
@@ -118,10 +128,10 @@ def _communicate_lines(group: Group, task: Communicate) -> Iterator[tuple[str, s
     itemsize = sizes.itemsize_bytes[task.source.dtype]
     elements = sizes.elements(payload(task))
     yield "payload", units.format(int(elements[0]) * itemsize, "bytes")
-    yield "sent", f"{units.format(int(sent_bytes(task, sizes, 0)[0]), 'bytes')} by a rank"
+    yield "sent", f"{units.format(int(sent_bytes(task, sizes, market, 0)[0]), 'bytes')} by a rank"
     yield "time", units.format(float(communicate_s(task, sizes, market)[0]), "s")  # type: ignore[index]
     if task.operation != "slice":
-        algorithm = choose(task.operation)
+        algorithm = reference(task.operation)
         wire = int(algorithm.busiest_elements(task.operation, num_ranks, int(elements[0]))) * itemsize
         steps = int(algorithm.num_steps(task.operation, num_ranks))
         yield from link_bound(market.cluster, task.operation, wire, steps, num_ranks, stride)
@@ -151,7 +161,7 @@ def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:
     if name in definitions.METRICS:
         notes.append(Note(name, (("means", definitions.METRICS[name]), ("value", _value(found, name, scenario)))))
     if name in definitions.BREAKDOWN:
-        seconds = found.breakdown_s[name]
+        seconds = found.breakdown_s.get(name, 0.0)
         value = f"{units.format(seconds, 's')}, {percent(seconds / found.step_s)} of the step, on stage {found.critical_rank}"
         notes.append(Note(f"{name}, share of the step", (("means", definitions.BREAKDOWN[name]), ("value", value))))
     if name in definitions.MEMORY:

@@ -51,7 +51,7 @@ def _row(group: Group, estimate: Estimate, segment: Segment, direction: str) -> 
     sizes, market = group.sizes, group.market
     work = [compute_s(task, sizes, market) for task in tasks if isinstance(task, Compute)]
     talk = [communicate_s(task, sizes, market) for task in tasks if not isinstance(task, Compute)]
-    sent = [passes.sent_bytes(tasks, sizes, axis, 0) for axis in group.step.structure.axes]
+    sent = [passes.sent_bytes(tasks, sizes, market, axis, 0) for axis in group.step.structure.axes]
     return LayerRow(
         plan=estimate.name,
         segment=segment.name,

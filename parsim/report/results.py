@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -18,12 +18,22 @@ BACKENDS: Final = ("estimate", "simulate")
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """What different collectives that overlap on links cost a step."""
+
+    alone_step_s: float  # the step if each had its links to itself
+    lost_s: Mapping[tuple[str, str, str], float]  # by (link, stream, stream it was shared with), all pipeline ranks together
+    busy_s: Mapping[str, float]  # by link: of the one of its name that carries something for longest
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One plan: what was predicted, and what was measured where the scenario states it."""
 
     estimate: Estimate
     measured: Measured | None = None
     num_events: int | None = None  # of the simulation; None: not simulated
+    sharing: Sharing | None = None  # of the simulation with contention
 
     @property
     def measured_step_s(self) -> float | None:
@@ -56,19 +66,24 @@ class Results:
         return any(result.estimate.fits for result in self.plans)
 
 
-def predict(scenario: Scenario, backend: str = "estimate", *, progress: Callable[[str], None] | None = None) -> Results:
+def predict(
+    scenario: Scenario, backend: str = "estimate", *, contention: bool = False, progress: Callable[[str], None] | None = None
+) -> Results:
     """The results of every plan that has all its axes, in the order of the scenario.
 
     Args:
         scenario: what to predict.
         backend: "estimate", or "simulate" for a step time by events; memory and breakdown are the estimate's.
+        contention: whether collectives that overlap share links; only events know what overlaps.
         progress: is told the name of each plan before its work.
 
     Raises:
-        ParsimError: an unknown back-end, or no plan has all its axes.
+        ParsimError: an unknown back-end, contention without events, or no plan has all its axes.
     """
     if backend not in BACKENDS:
         raise ParsimError(f"unknown backend '{backend}'", remedy=f"Known: {', '.join(BACKENDS)}.")
+    if contention and backend != "simulate":
+        raise ParsimError(f'contention needs events, and the backend is "{backend}"', remedy="Add --backend simulate.")
     if not scenario.plans:
         raise ParsimError(
             f"every plan ({', '.join(scenario.spaces)}) leaves axes open", scenario.path, f"Fill them with: parsim plan {scenario.path}"
@@ -77,19 +92,20 @@ def predict(scenario: Scenario, backend: str = "estimate", *, progress: Callable
     for name in scenario.plans:
         if progress:
             progress(name)
-        found.append(_result(scenario, name, backend))
+        found.append(_result(scenario, name, backend, contention=contention))
     return Results(scenario, backend, tuple(found))
 
 
-def _result(scenario: Scenario, name: str, backend: str) -> Result:
+def _result(scenario: Scenario, name: str, backend: str, *, contention: bool) -> Result:
     estimated = estimate(scenario, name)
     measured = scenario.measured.get(name)
     if backend == "estimate":
         return Result(estimated, measured)
     from parsim.simulator import simulate
 
-    trace = simulate(scenario, name)
-    return Result(with_step(estimated, trace.step_s), measured, trace.num_events)
+    trace = simulate(scenario, name, contention=contention)
+    sharing = Sharing(estimated.step_s, trace.lost_s(), trace.busy_s()) if contention else None
+    return Result(with_step(estimated, trace.step_s), measured, trace.num_events, sharing)
 
 
 def with_step(estimated: Estimate, step_s: float) -> Estimate:
@@ -135,7 +151,13 @@ def _plan_document(result: Result) -> dict[str, Any]:
         "num_micro_batches": predicted.num_micro_batches,
         "layers_per_stage": list(predicted.layers),
         "num_events": result.num_events,
+        **({"sharing": _sharing_document(result.sharing)} if result.sharing else {}),
     }
+
+
+def _sharing_document(sharing: Sharing) -> dict[str, Any]:
+    lost = [{"link": link, "stream": stream, "with": other, "lost_s": lost} for (link, stream, other), lost in sharing.lost_s.items()]
+    return {"alone_step_s": sharing.alone_step_s, "lost": lost, "busy_s": dict(sharing.busy_s)}
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -37,10 +37,10 @@ _COLUMNS: Final[Mapping[str, Mapping[str, Callable[[Row], object]]]] = {
     "models": {
         "layers": lambda row: row["num_layers"],
         "hidden": lambda row: row["hidden_size"],
-        "heads": lambda row: row["num_heads"],
-        "kv heads": lambda row: row.get("num_kv_heads", row["num_heads"]),
-        "vocabulary": lambda row: row["vocab_size"],
-        "positions": lambda row: row["max_positions"],
+        "heads": lambda row: row.get("num_heads", ""),
+        "kv heads": lambda row: row.get("num_kv_heads", row.get("num_heads", "")),
+        "vocabulary": lambda row: row.get("vocab_size", ""),
+        "positions": lambda row: row.get("max_positions", ""),
     },
     "stacks": {
         "attention": lambda row: row.get("attention", ""),

@@ -13,6 +13,7 @@ from parsim.report import results as made
 from parsim.report.console import log, raw, show_table
 from parsim.report.files import csv_text, folder, json_text, prepare, write
 from parsim.report.layers import LayerRow, layer_rows
+from parsim.report.sharing import show_sharing
 from parsim.report.summary import show_layers, show_results, show_unfit
 from parsim.scenario import Scenario, load
 
@@ -23,6 +24,7 @@ class Wanted:
 
     out: Path | None = None
     backend: str = "estimate"
+    contention: bool = False
     json: bool = False
     csv: bool = False
     layers: bool = False
@@ -39,7 +41,7 @@ def run_scenario(path: Path, wanted: Wanted) -> int:
     one_format(json=wanted.json, csv=wanted.csv)
     scenario = load(path)
     directory = prepare(wanted.out or folder(scenario.name))
-    results = _predicted(scenario, wanted.backend)
+    results = _predicted(scenario, wanted.backend, contention=wanted.contention)
     rows = {each.estimate.name: layer_rows(results.scenario, each.estimate) for each in results.plans} if wanted.layers else {}
     document = _with_layers(made.document(results), rows)
     _print(results, rows, document, wanted)
@@ -82,9 +84,9 @@ def progress(total: int) -> Callable[[str], None] | None:
     return (lambda name: log(f"  {name} ...")) if total > 1 and sys.stderr.isatty() else None
 
 
-def _predicted(scenario: Scenario, backend: str) -> made.Results:
+def _predicted(scenario: Scenario, backend: str, *, contention: bool = False) -> made.Results:
     tell = progress(len(scenario.plans)) if backend == "simulate" else None
-    results = made.predict(scenario, backend, progress=tell)
+    results = made.predict(scenario, backend, contention=contention, progress=tell)
     for name in scenario.spaces:
         log(f"plan '{name}' leaves axes open; rank its choices with: parsim plan {scenario.path} --space {name}")
     return results
@@ -108,6 +110,8 @@ def _print(results: made.Results, rows: dict[str, list[LayerRow]], document: dic
         if results.backend == "simulate":
             events = [{"plan": each.estimate.name, "events": f"{each.num_events:,}"} for each in results.plans]
             show_table(events, left=("plan",), title="simulated")
+        if wanted.contention:
+            show_sharing(results)
 
 
 def _draw(results: made.Results, directory: Path) -> list[Path]:

@@ -15,6 +15,8 @@ TIME: Final[Mapping[str, str]] = {
     "exposed_tp": "#E69F00",
     "exposed_pp": "#56B4E9",
     "exposed_dp": "#009E73",
+    "exposed_rp": "#D55E00",
+    "exposed_host": "#F0E442",
     "bubble": _GREY,
     "optimizer": _PURPLE,
     "other": "#333333",
@@ -28,7 +30,7 @@ MEMORY: Final[Mapping[str, str]] = {
     "buffers": "#99DDFF",
     "framework": "#DDDDDD",
 }
-LABELS: Final[Mapping[str, str]] = {"exposed_tp": "tp, exposed", "exposed_pp": "pp, exposed", "exposed_dp": "dp, exposed"}
+LABELS: Final[Mapping[str, str]] = {name: f"{name.removeprefix('exposed_')}, exposed" for name in TIME if name.startswith("exposed_")}
 UNKNOWN: Final = "#882255"  # a component that a later version adds, until it gets its own
 OVER: Final = "xxx"  # hatch of what does not fit
 

@@ -58,10 +58,16 @@ def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
         "tp": str(plan.tensor_parallel),
         "pp": str(plan.pipeline_parallel),
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
-        "dp": f"{plan.data_parallel} z{plan.zero_stage}" if plan.zero_stage else str(plan.data_parallel),
+        "dp": f"{plan.data_parallel}{_zero(plan)}",
         "mbs": f"{plan.micro_batch} x {estimate.num_micro_batches}",
         "recompute": f"{plan.recompute}{sequence}",
     }
+
+
+def _zero(plan: Plan) -> str:
+    if not plan.zero_stage:
+        return ""
+    return f" z{plan.zero_stage}" + (f" in {plan.zero_group}s" if plan.zero_group else "")
 
 
 def _reached(estimate: Estimate) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from parsim.cluster import Cluster, Node
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import TAGS
@@ -34,7 +35,7 @@ class _Parts:
     cluster: Cluster | None = None
     num_devices: int | None = None
     batch: Batch | None = None
-    layer_split: str = "even"
+    stack: Stack | None = None
     plans: dict[str, Plan] = field(default_factory=dict)
     spaces: dict[str, PlanSpace] = field(default_factory=dict)
     measured: dict[str, Measured] = field(default_factory=dict)
@@ -99,7 +100,7 @@ def _without(value: dict[Any, Any], places: list[Place]) -> dict[Any, Any]:
 
 def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iterator[tuple[Place, str]]:
     """What is wrong between sections, while `parts` are built."""
-    parts.layer_split = resolve("stacks", sections.stack).layer_split
+    parts.stack = resolve("stacks", sections.stack)
     if sections.model is not None:
         parts.model = resolve("models", sections.model)
     if sections.cluster is not None:
@@ -109,7 +110,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         yield from _batch(parts, parts.batch)
     for name, plan in sections.plans.items():
         place = ("plans", name)
-        if any(_is_open(getattr(plan, axis)) for axis in _AXES if axis != "layers_per_stage"):
+        if any(_is_open(getattr(plan, axis)) for axis in _AXES if axis not in ("layers_per_stage", "recompute_ops")):
             parts.spaces[name] = _space(name, plan)
         else:
             yield from _plan(place, plan, parts)
@@ -152,16 +153,18 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
     values = dict(section)
     batch = parts.batch
     if values["data_parallel"] is None:
-        inner = values["tensor_parallel"] * values["pipeline_parallel"]
+        inner = values["tensor_parallel"] * values["pipeline_parallel"] * prod(section.dimensions.values())
         values["data_parallel"] = max(1, (parts.num_devices or 0) // inner)
-        batch = parts.batch if parts.num_devices is not None else None  # without devices, nobody knows the micro batches
+        if parts.num_devices is None:  # nobody knows the replicas, and so not the micro batches
+            batch, values["zero_group"] = None, None
     if values["schedule"] is None:
         values["schedule"] = schedules.default(values["virtual_pipeline"])
     if values["layers_per_stage"] is not None:
         values["layers_per_stage"] = tuple(values["layers_per_stage"])
-    plan = Plan(**values)
+    whole = {"dimensions": tuple(sorted(section.dimensions.items())), "recompute_ops": tuple(section.recompute_ops)}
+    plan = Plan(**{**values, **whole})
     parts.plans[place[1]] = plan
-    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, schedules, layer_split=parts.layer_split):
+    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, schedules, stack=parts.stack):
         yield (*place, fault.field), str(fault)
 
 
@@ -174,8 +177,9 @@ def _space(name: str, section: PlanSection) -> PlanSpace:
     for axis in (each for each in _AXES if each in section.model_fields_set):
         value = getattr(section, axis)
         if value is not None:
-            whole = axis == "layers_per_stage"
-            axes[axis] = (tuple(value),) if whole else tuple(dict.fromkeys(value)) if isinstance(value, list) else (value,)
+            lists = axis in ("layers_per_stage", "recompute_ops")
+            whole = tuple(sorted(value.items())) if axis == "dimensions" else tuple(value) if lists else None
+            axes[axis] = (whole,) if whole is not None else tuple(dict.fromkeys(value)) if isinstance(value, list) else (value,)
     return PlanSpace(name, axes)
 
 

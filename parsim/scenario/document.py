@@ -26,6 +26,8 @@ _SHORT: Mapping[str, str] = {
     "seq_length": "sequence_length",
     "seq_len": "sequence_length",
     "recomputation": "recompute",
+    "hsdp": "zero_group",
+    "shard_group": "zero_group",
 }
 
 
@@ -62,6 +64,8 @@ class PlanSection(Row):
         description="the pipeline schedule, named or written out; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out",
     )
     recompute: Axis[Literal["none", "selective", "full"]] = Field("none", description="which activations are computed again")
+    recompute_ops: list[Text] = Field(default_factory=list, description="ops of a layer, or their tags, that run again in backward")
+    recompute_every: Axis[Count] = Field(1, description="recompute in each n-th layer of a stage only")
     layers_per_stage: list[Count] | None = Field(None, description="layers by (virtual) stage; the stack's layer_split where left out")
     gradient_sync: Axis[Literal["all_reduce", "master"]] = Field("all_reduce", description="how replicas agree on gradients")
     rank_order: Axis[Annotated[str, Field(max_length=40)]] = Field(
@@ -71,6 +75,10 @@ class PlanSection(Row):
     zero_stage: Axis[Annotated[int, Field(ge=0, le=3)]] = Field(
         0, description="sharded over the replicas: 1 optimizer state, 2 also gradients, 3 also parameters (FSDP)"
     )
+    reshard_after_forward: Axis[bool] = Field(True, description="whether ZeRO 3 lets parameters go between forward and backward")
+    zero_group: Axis[Count] | None = Field(None, description="replicas that shard among themselves (HSDP); all where left out")
+    offload_optimizer: Axis[bool] = Field(False, description="whether the host holds the optimizer's states and updates")
+    dimensions: dict[Text, Count] = Field(default_factory=dict, description="degrees of dimensions without a key here, by name")
 
 
 class MeasuredSection(Row):

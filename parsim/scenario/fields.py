@@ -19,8 +19,8 @@ from parsim.scenario.tree import show
 
 T = TypeVar("T")
 # Tags stand in pydantic's places; no key of a file is likely to be one.
-NAME, INLINE, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<value>", "<list>", "<auto>", "<written>"
-TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, WRITTEN, "[key]")
+NAME, INLINE, MLP, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<mlp>", "<value>", "<list>", "<auto>", "<written>"
+TAGS: Final = (NAME, INLINE, MLP, VALUE, LIST, AUTO, WRITTEN, "[key]")
 
 Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]

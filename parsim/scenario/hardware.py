@@ -21,6 +21,7 @@ from parsim.cluster import (
     Node,
     SmallMessageLaw,
 )
+from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
 from parsim.scenario.fields import INLINE, NAME, Count, Known, Positive, Quantity, Row, Share, Text, complaint, name_or_inline
 from parsim.scenario.inline import InlineRow, Ramp, Rate, Ratio, Seconds, resolve
@@ -167,6 +168,7 @@ class NodeRow(InlineRow):
     link: LinkRef = Field(description="what joins the devices: a name or an inline row")
     law: CollectiveRow = Field(description="the law of collectives inside the node")
     host_link: LinkRef = Field(description="what joins a device to its host: a name or an inline row")
+    host_memory_bandwidth: Rate | None = Field(None, description="of a node's host; 8 channels of DDR4-3200 where left out")
     num_nics: Annotated[int, Field(ge=0, le=1_000_000)] = Field(description="the number of NICs")
     topology: Annotated[str, Known("topology", lambda: _topologies("node"))] = Field(description="how the devices are joined")
     all_to_all: CollectiveRow | None = Field(None, description="the law of all_to_all; the law above where left out")
@@ -208,6 +210,7 @@ class NodeRow(InlineRow):
             num_nics=self.num_nics,
             topology=self.topology,
             source=self.cited(),
+            host_memory_bytes_per_s=self.host_memory_bandwidth or HOST_MEMORY_BYTES_PER_S,
             all_to_all=self.all_to_all.build() if self.all_to_all else None,
             switch_adds=self.switch_adds,
             p2p_start_s=self.p2p_start,

@@ -1,4 +1,4 @@
-"""A Hugging Face config.json of a dense decoder as a row of the catalog's kind; each model_type is one table of its keys.
+"""A Hugging Face config.json of a dense decoder, or of BERT, as a row of the catalog's kind; each model_type is one table of its keys.
 
 What changes no count is left out: epsilons, rotary bases and scaling, a sliding window (attention is charged in full), initial values.
 Source: huggingface/transformers, models/NAME/configuration_NAME.py and modeling_NAME.py, for the keys, their defaults and the biases.
@@ -39,6 +39,8 @@ class _Family:
     default_dropout: float = 0.0
     biases: Mapping[str, str] = field(default_factory=dict)  # our figure -> its key, false where left out
     tied: bool = False  # where tie_word_embeddings is left out
+    heads: Mapping[str, str] = field(default_factory=dict)  # architecture -> our head; empty: all have the one of a decoder
+    only: Mapping[str, object] = field(default_factory=dict)  # keys of which one value can be read, which is that of a key left out
 
 
 _COUNTS: Final = {
@@ -61,7 +63,26 @@ _GPT2: Final = {
     "max_positions": "n_positions",
 }
 
+_LABELLED: Final = ("text", "token")  # heads whose matrix is their own
+_AS_HIDDEN: Final = "classifier_dropout"  # that of hidden vectors, where null
+
 FAMILIES: Final = {
+    "bert": _Family(
+        {**_COUNTS, "num_token_types": "type_vocab_size"},
+        {},
+        ("hidden_act", "gelu", ("gelu", "relu")),
+        {"norm": "layer_norm", "positions": "learned", "bias": True, "causal": False, "norm_last": True},
+        dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", _AS_HIDDEN),
+        default_dropout=0.1,
+        tied=True,
+        heads={"BertForMaskedLM": "masked_token", "BertForSequenceClassification": "text", "BertForTokenClassification": "token"},
+        only={
+            "position_embedding_type": "absolute",
+            "is_decoder": False,
+            "add_cross_attention": False,
+            "problem_type": "single_label_classification",
+        },
+    ),
     "gpt2": _Family(
         _GPT2,
         {"ffn_hidden_size": "n_inner"},
@@ -92,7 +113,7 @@ def row(path: Path, name: str) -> dict[str, Any]:
         name: what reports call the model.
 
     Raises:
-        ScenarioError: the file cannot be read, is of another model_type, or says what no dense decoder here can be.
+        ScenarioError: the file cannot be read, is of another model_type, or says what no model here can be.
     """
     config = _config(path, name)
     kind = config.get("model_type")
@@ -103,6 +124,9 @@ def row(path: Path, name: str) -> dict[str, Any]:
     if experts:
         raise ScenarioError(f"{name}: {experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")
     family = FAMILIES[kind]
+    _only(config, family, name)
+    head = _head(config, family, name)
+    tied = head.get("head") not in _LABELLED and _flag(config, "tie_word_embeddings", family.tied, name)
     return {
         "name": name,
         **{figure: _count(config, key, name) for figure, key in family.counts.items()},
@@ -110,7 +134,8 @@ def row(path: Path, name: str) -> dict[str, Any]:
         **family.fixed,
         **_biases(config, family, name),
         "activation": _activation(config, family, name),
-        "tied_embedding": _flag(config, "tie_word_embeddings", family.tied, name),
+        **head,
+        "tied_embedding": tied,
         "dropout": _dropout(config, family, name),
         "source": f"{name}, model_type {kind}",
     }
@@ -148,6 +173,37 @@ def _flag(config: Mapping[str, Any], key: str, default: bool, name: str) -> bool
     return value
 
 
+def _only(config: Mapping[str, Any], family: _Family, name: str) -> None:
+    for key, legal in family.only.items():
+        value = config.get(key, legal)
+        if value is not None and value != legal:
+            raise ScenarioError(f"{name}: {key} = {show(value)} is not read; {show(legal)} is")
+
+
+def _head(config: Mapping[str, Any], family: _Family, name: str) -> dict[str, Any]:
+    """The head that the config's architecture has, with the number of its labels."""
+    if not family.heads:
+        return {}
+    stated = config.get("architectures")
+    known = [family.heads[each] for each in stated if isinstance(each, str) and each in family.heads] if isinstance(stated, list) else []
+    if len(known) != 1 or len(stated or ()) != 1:
+        shown = ", ".join(map(show, stated)) or "nothing" if isinstance(stated, list) else show(stated)
+        raise ScenarioError(f"{name}: architectures is {shown}, which has no head that is read; known: {', '.join(family.heads)}")
+    head = known[0]
+    return {"head": head, "num_labels": _num_labels(config, name)} if head in _LABELLED else {"head": head}
+
+
+def _num_labels(config: Mapping[str, Any], name: str) -> int:
+    """As transformers counts them: the names of id2label, or num_labels, or two."""
+    labels = config.get("id2label")
+    if labels is not None and not isinstance(labels, dict):
+        raise ScenarioError(f"{name}: id2label must be a mapping, not {show(labels)}")
+    count = len(labels) if labels is not None else _count({"num_labels": 2, **config}, "num_labels", name)
+    if count < 2:
+        raise ScenarioError(f"{name}: the number of labels is {count}, a regression in transformers, which is not read; 2 or more are")
+    return count
+
+
 def _biases(config: Mapping[str, Any], family: _Family, name: str) -> dict[str, bool]:
     """Biases by the config's flags; attention_bias is also that of the attention output, which `bias` covers with the MLP."""
     found = {figure: _flag(config, key, False, name) for figure, key in family.biases.items()}
@@ -168,7 +224,7 @@ def _activation(config: Mapping[str, Any], family: _Family, name: str) -> str:
 
 
 def _dropout(config: Mapping[str, Any], family: _Family, name: str) -> float:
-    values = {key: config.get(key, family.default_dropout) for key in family.dropouts}
+    values = {key: config.get(key, family.default_dropout) for key in family.dropouts if key != _AS_HIDDEN or config.get(key) is not None}
     wrong = [key for key, value in values.items() if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1]
     if wrong:
         raise ScenarioError(f"{name}: {wrong[0]} must be at least 0 and below 1, not {show(values[wrong[0]])}")

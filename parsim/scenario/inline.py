@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Discriminator, Field, Tag
 
@@ -23,6 +24,7 @@ SCHEMAS: Final[Registry[type[InlineRow]]] = Registry("kind of row")
 class InlineRow(Row):
     """A row that may stand in a scenario: with a name of its own, and perhaps the catalog row it starts from."""
 
+    variant: ClassVar[bool] = False  # another form of a kind's rows, which `schema_of` of the registered form names
     name: Text = Field("", description="a name for reports")
     base: Text = Field("", description="the catalog row to start from; keys beside it replace its figures")
     source: Annotated[
@@ -34,8 +36,13 @@ class InlineRow(Row):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if cls.kind:
+        if cls.kind and not cls.variant:
             SCHEMAS.register(cls.kind, cls)
+
+    @classmethod
+    def schema_of(cls, row: Mapping[str, Any]) -> type[InlineRow]:
+        """The class that reads `row`: this one, where a kind has no other."""
+        return cls
 
     def build(self, name: str) -> Any:
         """The dataclass of the row; `name` is the catalog's, "" for an inline row."""
@@ -61,7 +68,8 @@ def read(kind: str, name: str) -> Any:
     >>> rows.read("models", "gpt3-175b").hidden_size
     12288
     """
-    return SCHEMAS.get(kind).model_validate(catalog.row(kind, name)).build(name)
+    row = catalog.row(kind, name)
+    return SCHEMAS.get(kind).schema_of(row).model_validate(row).build(name)
 
 
 def resolve(kind: str, ref: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.simulator.program import Program
-from parsim.step.holdings import lasting_parts, own_weights, part_elements, used_elements
+from parsim.step.holdings import gathered_elements, lasting_parts, own_weights, part_elements, used_elements
 from parsim.step.task import Segment, Task, allocates
 from parsim.step.timing import boundary
 
@@ -19,22 +19,23 @@ def peak_bytes(program: Program, rank: int) -> int:
     stream = int(program.sizes.num_bytes(boundary(program.step))[0])
     shard = stream // int(program.sizes.degrees["tp"][0]) if program.step.structure.scatter_gather else 0
     gathered, scattered = _pass_buffers(program)
+    structure = program.step.structure
     ahead = program.step.structure.gradient_overlap
     for stage, kind, _ in program.order.by_rank[rank]:
         if program.receives(stage, kind):
             live += stream
             peak = max(peak, live + shard)
-        segments = program.segments(stage, kind)
-        if ahead:
+        segments, gathers = program.segments(stage, kind), structure.gathers(kind)
+        if ahead and gathers:
             live += gathered[segments[0].name]
         for index, segment in enumerate(segments):
             net, highest = curves[segment.name, kind]
-            if ahead and index + 1 < len(segments):
+            if gathers and ahead and index + 1 < len(segments):
                 live += gathered[segments[index + 1].name]
-            live += 0 if ahead else gathered[segment.name]
+            live += gathered[segment.name] if gathers and not ahead else 0
             passing = scattered[segment.name] if kind == "B" else 0
             peak = max(peak, live + passing + highest)
-            live += net - gathered[segment.name]
+            live += net - (gathered[segment.name] if structure.releases(kind) else 0)
         if program.sends(stage, kind):
             live -= stream
     return peak
@@ -43,9 +44,9 @@ def peak_bytes(program: Program, rank: int) -> int:
 def _pass_buffers(program: Program) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes of a segment's gathered parameters and of its gradients before they are scattered."""
     size, structure = program.sizes.itemsize_bytes, program.step.structure
-    elements = {s.name: int(used_elements(s, program.sizes, "padded")[0]) for s in program.step.segments}
-    gathered = {name: count * size[COMPUTE] * (structure.zero_stage >= 3) for name, count in elements.items()}
-    return gathered, {name: count * size[GRADIENT] * structure.per_pass for name, count in elements.items()}
+    segments, sizes = program.step.segments, program.sizes
+    gathered = {s.name: int(gathered_elements(s, structure, sizes)[0]) * size[COMPUTE] for s in segments}
+    return gathered, {s.name: int(used_elements(s, sizes, "padded")[0]) * size[GRADIENT] * structure.per_pass for s in segments}
 
 
 def _curve(program: Program, segment: Segment, kind: str) -> tuple[int, int]:

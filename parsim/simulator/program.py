@@ -44,7 +44,7 @@ def fold(tasks: Sequence[Task], prices: Sequence[Ints], host: Ints, sizes: Sizes
     """The items of one pass."""
     items: list[Item] = []
     issued: dict[str, int] = {}
-    awaited, work = 0, 0
+    num_issued, awaited, work = 0, 0, 0
     for task, ps in zip(tasks, prices, strict=True):
         newest = max((issued.get(name, 0) for name in reads(task)), default=0)
         asynchronous = not isinstance(task, Compute) and task.asynchronous
@@ -53,14 +53,15 @@ def fold(tasks: Sequence[Task], prices: Sequence[Ints], host: Ints, sizes: Sizes
             items.append(Item("wait", newest, task.name))
         if asynchronous:
             assert not isinstance(task, Compute)
-            issued[task.target.name] = len(issued) + 1
+            num_issued += 1
+            issued[task.target.name] = num_issued  # of two in place on one buffer, the later
             items.append(Item("issue", int(ps[0]), task.name))
         elif isinstance(task, Compute) and items and items[-1].kind == "run" and not items[-1].name.startswith("tp:"):
             items[-1] = Item("run", items[-1].ps + int(ps[0]), items[-1].name)
         else:
             items.append(Item("run", int(ps[0]), task.name if isinstance(task, Compute) else f"tp:{task.name}"))
         work += int(flops(task, sizes)[0]) if isinstance(task, Compute) else 0
-    return Pass(tuple(items), int(host[0]), len(issued), work)
+    return Pass(tuple(items), int(host[0]), num_issued, work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Program:
 
     def segments(self, stage: int, kind: str) -> list[Segment]:
         """Segments of an action, one for each copy, in the order in which they run."""
-        found = [self.step.layer] * self.layers[stage]
+        found = [segment for segment, copies in self.step.layers(self.layers[stage]) for _ in range(copies)]
         if stage == 0:
             found.insert(0, self.step.embedding)
         if stage == self.num_stages - 1:
@@ -115,7 +116,7 @@ class Program:
     def holding(self, rank: int) -> Holding:
         """How often a rank holds each segment."""
         held = [s.name for stage in range(rank, self.num_stages, self.num_ranks) for s in self.segments(stage, "F")]
-        return Holding(*(np.array([held.count(name)]) for name in ("embedding", "layer", "head")))
+        return Holding({segment.name: np.array([held.count(segment.name)]) for segment in self.step.segments})
 
     def finish_prices(self, rank: int) -> list[int]:
         """Picoseconds of each piece of the step's end on a rank."""
@@ -126,7 +127,7 @@ class Program:
         """FLOPs of the step's end on a rank (of the master, where only that one works)."""
         holding, total = self.holding(rank), 0
         for work in self.step.finish:
-            if work.kernel:
+            if work.kernel and not work.on_host:
                 total += COSTS[work.kernel].per_element * int(bucket_elements(self.step, self.sizes, work.bucket, holding, work.part)[0])
         return total
 

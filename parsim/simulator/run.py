@@ -1,4 +1,4 @@
-"""`simulate`: the streams of every pipeline rank as simpy processes."""
+"""`simulate`: the streams of every pipeline rank as simpy processes, and with contention the links that they share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
 from parsim.schedules import Action
+from parsim.simulator.demand import Demands
 from parsim.simulator.gate import Gate
 from parsim.simulator.memory import peak_bytes
+from parsim.simulator.network import Leg, Network
 from parsim.simulator.program import Program
 from parsim.simulator.shards import Shards
 from parsim.simulator.trace import Span, Trace
@@ -27,8 +29,14 @@ if TYPE_CHECKING:
 MOST_EVENTS: Final = 20_000_000  # simpy runs some 300 thousand of them a second
 
 
-def simulate(scenario: Scenario, plan: Plan | str) -> Trace:
+def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False) -> Trace:
     """One simulated step of a plan.
+
+    Args:
+        scenario: what to simulate.
+        plan: one of its plans, or another.
+        contention: whether different collectives that overlap on a link share it, max-min fair.  Groups that are alike share theirs
+            in any case: that is part of their price.
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
@@ -36,10 +44,10 @@ def simulate(scenario: Scenario, plan: Plan | str) -> Trace:
     chosen = scenario.plan(plan) if isinstance(plan, str) else plan
     market = Market(scenario.cluster, scenario.stack, scenario.batch)
     program = Program.of(scenario.model, market, chosen, dict(scenario.itemsize_bytes))
-    return run(program)
+    return run(program, contention=contention)
 
 
-def run(program: Program) -> Trace:
+def run(program: Program, *, contention: bool = False) -> Trace:
     """One simulated step of a program.
 
     Raises:
@@ -49,17 +57,20 @@ def run(program: Program) -> Trace:
     if events > MOST_EVENTS:
         raise PlanError(
             f"a simulated step would run about {events:,} events, above the {MOST_EVENTS:,} that take minutes",
-            remedy="Ask the estimate, which gives the same step time, or raise micro_batch.",
+            remedy="Ask the estimate, which gives the step time without contention, or raise micro_batch.",
         )
     import simpy  # imported here: the command line must start without it
 
     env = simpy.Environment()
-    world = _World(program, env)
+    world = _World(program, env, Network(env) if contention else None)
     for rank in range(program.num_ranks):
         _Rank(rank, world).start()
     env.run()
     peaks = tuple(peak_bytes(program, rank) for rank in range(program.num_ranks))
-    return Trace(int(env.now), tuple(sorted(world.spans)), world.num_events, peaks, tuple(world.flops))
+    spans, flops, network = tuple(sorted(world.spans)), tuple(world.flops), world.network
+    if network is None:
+        return Trace(world.end_ps, spans, world.num_events, peaks, flops)
+    return Trace(world.end_ps, spans, world.num_events + network.num_solved, peaks, flops, network.links(), network.losses())
 
 
 @dataclass(slots=True)
@@ -68,6 +79,9 @@ class _World:
 
     program: Program
     env: simpy.Environment
+    network: Network | None = None  # with contention
+    demands: Demands | None = None
+    end_ps: int = 0  # of the last span; a timer that nobody waits for any more may come later
     spans: list[Span] = field(default_factory=list)
     arrived: dict[Action, simpy.Event] = field(default_factory=dict)
     meetings: dict[str, list[simpy.Event]] = field(default_factory=dict)
@@ -76,6 +90,12 @@ class _World:
 
     def __post_init__(self) -> None:
         self.flops = [0] * self.program.num_ranks
+        self.demands = Demands(self.program) if self.network else None
+
+    def legs(self, rank: int, task: str, ps: int, to: int | None) -> tuple[Leg, ...]:
+        """How a communication of a rank loads links."""
+        assert self.demands is not None
+        return self.demands.legs(rank, task, ps, rank if to is None else to)
 
     def arrival(self, action: Action) -> simpy.Event:
         """The event of the message that an action sends."""
@@ -118,11 +138,25 @@ class _Rank:
         for process in processes:
             self.env.process(process)
 
-    def spend(self, ps: int, stream: str, name: str) -> Events:
+    def spend(self, ps: int, stream: str, name: str, *, to: int | None = None) -> Events:
+        """Time on a stream, and its span; to: the rank that a message goes to."""
         start = int(self.env.now)
-        yield self.env.timeout(ps)
+        if self.world.network is None:
+            yield self.env.timeout(ps)
+        else:
+            yield from self.share(self.world.network, ps, stream, name, to)
+        end = self.world.end_ps = int(self.env.now)
         self.world.num_events += 1
-        self.world.spans.append(Span(start, start + ps, self.number, stream, name))
+        self.world.spans.append(Span(start, end, self.number, stream, name))
+
+    def share(self, network: Network, ps: int, stream: str, name: str, to: int | None) -> Events:
+        """The same time, stretched while others are on the links of a communication."""
+        axis, _, task = name.rpartition(":")
+        if stream == "compute" and not axis:
+            yield self.env.timeout(ps)
+        else:
+            task = task if to is None else "send"
+            yield from network.carry(self.world.legs(self.number, task, ps, to), axis if stream == "compute" else stream, task)
 
     def last_backwards(self) -> set[Action]:
         """The last backward of each stage."""
@@ -188,8 +222,11 @@ class _Rank:
             if action.kind == kind and self.program.sends(action.stage, kind):
                 count += 1
                 yield from self.posted[kind].until(count)
-                yield from self.spend(int(self.program.prices.send[0]), f"send_{kind}", str(action))
+                yield from self.spend(int(self.program.prices.send[0]), f"send_{kind}", str(action), to=self.receiver(action))
                 self.world.arrival(action).succeed()
+
+    def receiver(self, action: Action) -> int:
+        return self.program.rank_of(action.stage + (1 if action.kind == "F" else -1))
 
     def gradients(self) -> Events:
         """Each segment's gradients, summed over dp once its last backward has ended."""
@@ -214,4 +251,6 @@ class _Rank:
                 if self.number not in members:
                     continue
                 yield from self.world.meet(work.name, len(members))
-            yield from self.spend(ps, "compute", work.name)
+            yield from self.spend(ps, "compute", work.name if not work.operation else f"{work.axis}:{work.name}")
+            if work.axis == "pp" and self.world.network is not None:  # shared links may hold up one of the members
+                yield from self.world.meet(f"{work.name} ends", len(members))

@@ -43,13 +43,13 @@ class Shards:
 
     def total(self, rank: _Rank) -> int:
         """How many collectives the rank will issue in the step."""
-        gathers = self.program.step.structure.zero_stage >= 3
-        return sum(len(self.program.segments(a.stage, a.kind)) * (gathers + (a.kind == "B")) for a in rank.actions)
+        gathers = self.program.step.structure.gathers
+        return sum(len(self.program.segments(a.stage, a.kind)) * (gathers(a.kind) + (a.kind == "B")) for a in rank.actions)
 
     def action(self, rank: _Rank, action: Action, segments: Sequence[Segment], done: int) -> Generator[simpy.Event, Any, int]:
         """One action: gather, run and scatter segment by segment, beside compute where the stack overlaps them."""
         structure, prices = self.program.step.structure, self.program.prices
-        gathers, overlap = structure.zero_stage >= 3, structure.gradient_overlap
+        gathers, overlap = structure.gathers(action.kind), structure.gradient_overlap
         gather = [int(prices.gather_weights[s.name][0]) for s in segments]
         coming = self.issue(gather[0], segments[0].name) if gathers and overlap else 0
         for index, segment in enumerate(segments):

@@ -1,9 +1,11 @@
-"""What a simulation saw: spans on streams, and the memory of each rank."""
+"""What a simulation saw: spans on streams, the memory of each rank, and what each link carried and cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_PS_PER_S: Final = 1e12
 
 
 class Span(NamedTuple):
@@ -16,6 +18,25 @@ class Span(NamedTuple):
     name: str
 
 
+class LinkUse(NamedTuple):
+    """How long a link carried something, of one flow or several."""
+
+    link: str
+    place: str  # the node, pipeline rank or leaf it belongs to, and the direction
+    busy_ps: int
+
+
+class Loss(NamedTuple):
+    """What the flows of a task on one stream lost because flows of another stream were on the link that binds them."""
+
+    link: str
+    place: str
+    stream: str
+    task: str
+    other: str  # the other stream
+    lost_ps: float
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """A simulated step: one pipeline rank stands for all its data- and tensor-parallel copies."""
@@ -25,8 +46,26 @@ class Trace:
     num_events: int
     peak_bytes: tuple[int, ...]  # by rank: the high-water mark in issue order, without the stack's overheads
     flops: tuple[int, ...]  # by rank: the sum over what ran
+    links: tuple[LinkUse, ...] = ()  # with contention only
+    losses: tuple[Loss, ...] = ()
 
     @property
     def step_s(self) -> float:
         """Seconds of the step."""
-        return self.step_ps / 1e12
+        return self.step_ps / _PS_PER_S
+
+    def lost_s(self, task: str | None = None) -> dict[tuple[str, str, str], float]:
+        """Seconds that flows (of a task) lost to sharing, all ranks together, by (link, stream, other stream); the largest first."""
+        found: dict[tuple[str, str, str], float] = {}
+        for loss in self.losses:
+            if task in (None, loss.task):
+                key = (loss.link, loss.stream, loss.other)
+                found[key] = found.get(key, 0.0) + loss.lost_ps / _PS_PER_S
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def busy_s(self) -> dict[str, float]:
+        """Seconds in which a link carried something, by its name: of the busiest one."""
+        found: dict[str, float] = {}
+        for use in self.links:
+            found[use.link] = max(found.get(use.link, 0.0), use.busy_ps / _PS_PER_S)
+        return found

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from parsim.collectives import choose
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.sharding import Sharding
+from parsim.step.choice import closed_forms
 from parsim.step.sizes import Ints, Sizes
 from parsim.step.task import Communicate, Compute, Operand
+
+if TYPE_CHECKING:
+    from parsim.step.timing import Market
 
 
 def flops(task: Compute, sizes: Sizes) -> Ints:
@@ -62,11 +67,12 @@ def payload(task: Communicate) -> Sharding:
     return task.target.sharding if task.operation == "all_gather" else task.source.sharding
 
 
-def sent_bytes(task: Communicate, sizes: Sizes, position: int) -> Ints:
+def sent_bytes(task: Communicate, sizes: Sizes, market: Market, position: int) -> Ints:
     """Bytes that the rank at `position` of its group sends."""
     if task.operation == "slice":
         return np.zeros(sizes.num_plans, dtype=np.int64)
     elements = sizes.elements(payload(task))
+    itemsize = sizes.itemsize_bytes[task.source.dtype]
     num_ranks, _ = sizes.group(task.axis)
-    sent = choose(task.operation).sent_elements(task.operation, position, num_ranks, elements)
-    return np.asarray(sent, dtype=np.int64) * sizes.itemsize_bytes[task.source.dtype]
+    chosen = closed_forms(task.operation, task.axis, elements * itemsize, sizes, market)
+    return np.asarray(chosen.sent_elements(task.operation, position, num_ranks, elements), dtype=np.int64) * itemsize

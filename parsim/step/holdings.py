@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from parsim.step.sizes import Ints, Sizes
 from parsim.step.structure import Structure
 from parsim.step.task import Segment, Step, Weight
+
+PARTIAL: Final = "partial_"  # and an axis: the weights whose gradients are partial sums over it
 
 
 def own_weights(segment: Segment, structure: Structure) -> tuple[Weight, ...]:
@@ -18,8 +22,8 @@ def own_weights(segment: Segment, structure: Structure) -> tuple[Weight, ...]:
 
 def in_bucket(weight: Weight, segment: Segment, bucket: str) -> bool:
     """Whether a bucket of a step's end takes this weight."""
-    if bucket == "partial_tp":
-        return "tp" in weight.gradient.partial
+    if bucket.startswith(PARTIAL):
+        return bucket.removeprefix(PARTIAL) in weight.gradient.partial
     if bucket == "tied":
         return weight.name == "word.weight" and segment.name in ("embedding", "head")
     return bucket in ("all", "parameters")
@@ -29,13 +33,11 @@ def in_bucket(weight: Weight, segment: Segment, bucket: str) -> bool:
 class Holding:
     """How often a pipeline rank holds each segment; one value per plan."""
 
-    embedding: Ints
-    layer: Ints
-    head: Ints
+    copies: Mapping[str, Ints]  # by name of the segment
 
     def of(self, segment: Segment) -> Ints:
         """Copies of a segment."""
-        return {"embedding": self.embedding, "layer": self.layer, "head": self.head}[segment.name]
+        return self.copies[segment.name]
 
 
 def bucket_elements(step: Step, sizes: Sizes, bucket: str, holding: Holding, part: str = "whole") -> Ints:
@@ -48,19 +50,27 @@ def bucket_elements(step: Step, sizes: Sizes, bucket: str, holding: Holding, par
 
 def segment_elements(step: Step, segment: Segment, sizes: Sizes, bucket: str, part: str = "whole") -> Ints:
     """Elements of a bucket in one copy of a segment."""
-    total = np.zeros(sizes.num_plans, dtype=np.int64)
-    for weight in own_weights(segment, step.structure):
-        if in_bucket(weight, segment, bucket):
-            total = total + part_elements(sizes.elements(weight.sharding), sizes.degrees["dp"], part)
-    return total
+    return _elements([w for w in own_weights(segment, step.structure) if in_bucket(w, segment, bucket)], sizes, part)
 
 
 def used_elements(segment: Segment, sizes: Sizes, part: str) -> Ints:
     """Elements of all weights that a segment computes with, also of one that another segment owns."""
-    total = np.zeros(sizes.num_plans, dtype=np.int64)
-    for weight in segment.weights:
-        total = total + part_elements(sizes.elements(weight.sharding), sizes.degrees["dp"], part)
-    return total
+    return _elements(segment.weights, sizes, part)
+
+
+def gathered_weights(segment: Segment, structure: Structure) -> tuple[Weight, ...]:
+    """Weights that ZeRO 3 gathers for a pass: all that it uses, but not again a tied embedding that stayed gathered."""
+    return segment.weights if structure.reshard else own_weights(segment, structure)
+
+
+def gathered_elements(segment: Segment, structure: Structure, sizes: Sizes) -> Ints:
+    """Elements, padding included, of the weights that ZeRO 3 gathers for a pass."""
+    return _elements(gathered_weights(segment, structure), sizes, "padded")
+
+
+def _elements(weights: Iterable[Weight], sizes: Sizes, part: str) -> Ints:
+    parts = (part_elements(sizes.elements(weight.sharding), sizes.degrees["dp"], part) for weight in weights)
+    return sum(parts, start=np.zeros(sizes.num_plans, dtype=np.int64))
 
 
 def part_elements(elements: Ints, data_parallel: Ints, part: str) -> Ints:

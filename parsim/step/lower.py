@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
-from parsim.model.blocks import CORE_ATTENTION, transformer_layer
+from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.dims import COMPUTE
-from parsim.model.ends import embedding, head
+from parsim.model.families import blocks_of
 from parsim.model.op import Block, Dims
-from parsim.parallel.dimensions import rules
+from parsim.parallel.dimensions import axes, rules
 from parsim.parallel.sharding import Rules, Sharding
 from parsim.step import gradient
+from parsim.step.holdings import PARTIAL
 from parsim.step.liveness import operands_named, saved_for, with_frees
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.place import Placer
-from parsim.step.recompute import full, regather, selective
-from parsim.step.structure import Structure
+from parsim.step.recompute import chosen, full, regather, selective
+from parsim.step.structure import HOST, Structure
 from parsim.step.task import Finish, Operand, Segment, Step, Task, Weight
 
+KEPT_LAYER: Final = "kept_layer"
 _STREAM: Dims = ("B", "T", "D")
 
 
@@ -25,11 +30,13 @@ _STREAM: Dims = ("B", "T", "D")
 def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     table = rules(structure.dimensions)
-    kind = structure.architecture
-    layer = transformer_layer(kind, attention=structure.attention, fusions=structure.fusions)
-    ends = embedding(kind, fusions=structure.fusions), head(kind, tied=structure.tied)
-    first, middle, last = (_segment(block, structure, table) for block in (ends[0], layer, ends[1]))
-    return Step(structure, first, middle, last, tuple(_finish(structure)))
+    blocks = blocks_of(structure.architecture, structure.attention, structure.fusions, structure.tied)
+    first, middle, last = (_segment(block, structure, table) for block in blocks)
+    weights = [weight for segment in (first, middle, last) for weight in segment.weights]
+    kept = None
+    if structure.recompute_every > 1:
+        kept = _segment(replace(blocks[1], name=KEPT_LAYER), structure, table)
+    return Step(structure, first, middle, last, tuple(_finish(structure, weights)), kept)
 
 
 def _segment(block: Block, structure: Structure, table: Rules) -> Segment:
@@ -55,6 +62,8 @@ def _recomputed(name: str, structure: Structure, forward: list[Task], backward: 
     backward = regather(forward, backward, structure.tensor_overlap)
     if name == "layer" and structure.recompute == "selective":
         backward = selective(forward, backward, CORE_ATTENTION)
+    if name == "layer" and structure.recompute_ops:
+        backward = chosen(forward, backward, structure.recompute_ops)
     if name == "layer" and structure.recompute == "full":
         backward = full(forward, backward, structure.early_stop)
     return backward
@@ -86,31 +95,52 @@ def _with_lives(segment: Segment) -> Segment:
     )
 
 
-def _finish(structure: Structure) -> list[Finish]:
+def _finish(structure: Structure, weights: Sequence[Weight]) -> list[Finish]:
     """The end of a step: reduce gradients, clip them by their norm over all ranks, update, and share the result."""
     master, zero = structure.gradient_sync == "master", structure.zero_stage
     held = "shard" if zero >= 2 else "whole"  # of the gradients, where they are reduced
     updated = "shard" if zero else "whole"
-    work = []
-    if structure.sequence_parallel:
-        work.append(Finish("sequence_parallel_gradients", "partial_tp", held, operation="all_reduce", axis="tp"))
+    inside, outside = _partial_axes(structure, weights)
+    work = [Finish(f"{axis}_gradients", f"{PARTIAL}{axis}", held, operation="all_reduce", axis=axis) for axis in inside]
     if "dp" in structure.axes and not structure.gradient_overlap and not structure.per_pass:
         operation = "reduce" if master else "reduce_scatter" if zero else "all_reduce"
         work.append(Finish("data_parallel_gradients", "all", "padded" if zero else "whole", operation=operation, axis="dp"))
+    work += [Finish(f"{axis}_gradients", f"{PARTIAL}{axis}", updated, operation="all_reduce", axis=axis) for axis in outside]
     if structure.tied and "pp" in structure.axes:
         work.append(Finish("tied_embedding_gradients", "tied", held, operation="all_reduce", axis="pp"))
     work.append(Finish("gradient_norm", "all", updated, kernel="norm_sq", master_only=master))
     work += [
         Finish(f"gradient_norm_{axis}", "norm", operation="all_reduce", axis=axis, master_only=master)
-        for axis in ("dp", "tp", "pp")
-        if axis in structure.axes and (axis != "dp" or zero)
+        for axis in norm_axes(structure, weights)
     ]
     work.append(Finish("clip", "all", updated, kernel="clip", master_only=master))
-    work.append(Finish("update", "all", updated, kernel=OPTIMIZERS[structure.optimizer].kernel, master_only=master))
-    if structure.master_weights:
+    update = Finish("update", "all", updated, kernel=OPTIMIZERS[structure.optimizer].kernel, master_only=master)
+    if structure.offload:
+        work.append(Finish("gradients_to_host", "all", updated, operation="to_host", axis=HOST, master_only=master))
+        work.append(replace(update, on_host=True))
+        work.append(Finish("weights_from_host", "parameters", updated, operation="from_host", axis=HOST, master_only=master))
+    else:
+        work.append(update)
+    if structure.master_weights and not structure.offload:
         work.append(Finish("cast_weights", "parameters", updated, kernel="cast", master_only=master))
     if master:
         work.append(Finish("share_weights", "parameters", operation="broadcast", axis="dp"))
     if zero in (1, 2):
         work.append(Finish("gather_weights", "parameters", "padded", operation="all_gather", axis="dp"))
     return work
+
+
+def _partial_axes(structure: Structure, weights: Sequence[Weight]) -> tuple[list[str], list[str]]:
+    """Axes other than dp over which gradients are partial sums: those nested inside dp, and those around it, where ZeRO has left shards."""
+    partial = {axis for weight in weights for axis in weight.gradient.partial}
+    order = axes()
+    found = [axis for axis in structure.axes if axis in partial and axis != "dp"]
+    outside = [axis for axis in found if order.index(axis) < order.index("dp")]
+    return [axis for axis in found if axis not in outside], outside
+
+
+def norm_axes(structure: Structure, weights: Sequence[Weight]) -> tuple[str, ...]:
+    """Axes whose ranks hold different parts of the gradients when the step ends, so that their norm is a sum over them."""
+    over = {axis for weight in weights for each in weight.sharding.axes for axis in each}
+    found = [axis for axis in structure.axes if axis in over or axis == "pp" or (axis == "dp" and structure.zero_stage)]
+    return tuple(sorted(found, key=("dp", *(axis for axis in found if axis not in ("dp", "pp")), "pp").index))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from parsim.errors import PlanError
 from parsim.model.dims import COMPUTE, GRADIENT
-from parsim.parallel.mesh import AXES
+from parsim.parallel.dimensions import axes as mesh_axes
 from parsim.parallel.sharding import Dims, Rules, Sharding, reshard
 from parsim.step.gradient import Call
 from parsim.step.task import Communicate, Compute, Operand, Task
@@ -73,7 +73,7 @@ class Placer:
             partial: Mapping[str, str] = inputs[1].sharding.partial
         else:
             contracted = {a for o in inputs for d, axes in zip(o.dims, o.sharding.axes, strict=True) if d not in dims for a in axes}
-            partial = {axis: call.operator for axis in AXES if axis in contracted}
+            partial = {axis: call.operator for axis in mesh_axes() if axis in contracted}
         sharding = Sharding.of(dims, self.rules, partial)
         if call.accumulate and name in self.known and self.known[name].sharding.partial != partial:
             raise PlanError(f"{call.name} adds a result partial over {tuple(partial)} to one that is not")
@@ -90,7 +90,7 @@ class Placer:
         common = inputs[0].sharding.partial.keys() & inputs[1].sharding.partial.keys()
         for index in (0, 1):
             own = inputs[index].sharding.partial
-            for axis in [a for a in AXES if a in own and a not in common]:
+            for axis in [a for a in mesh_axes() if a in own and a not in common]:
                 before = inputs[index]
                 after = {a: op for a, op in before.sharding.partial.items() if a != axis}
                 target = replace(before, sharding=replace(before.sharding, partial=after))

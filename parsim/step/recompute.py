@@ -1,8 +1,8 @@
 """Recomputation: which forward tasks run again in backward, so that their results need not be kept.
 
-Three cases of one pass.  Gathered tensors are gathered again (Korthikanti et al. 2022, section 4.2.2: only the shard is
+Four cases of one pass.  Gathered tensors are gathered again (Korthikanti et al. 2022, section 4.2.2: only the shard is
 stored).  A tagged region runs again just before its first use (selective, section 5).  `full` runs the whole segment again,
-its last collective included, as checkpointing does (Narayanan et al. 2021, Eq. 3 counts it so).
+its last collective included, as checkpointing does (Narayanan et al. 2021, Eq. 3 counts it so).  `chosen` runs single ops again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,26 @@ def selective(forward: Sequence[Task], backward: Sequence[Task], tag: str) -> li
     """Backward with the tagged region run again; the region's own gradients use the second results."""
     region = [task for task in forward if task.tag == tag]
     return _again(region, list(backward), lambda task: task.tag == tag) if region else list(backward)
+
+
+def chosen(forward: Sequence[Task], backward: Sequence[Task], names: Sequence[str]) -> list[Task]:
+    """Backward with the ops of these names or tags run again, neighbours and those that share a buffer before their first use."""
+    runs: list[list[Task]] = []
+    run_of: dict[str, list[Task]] = {}  # by buffer
+    for task, before in zip(forward, (None, *forward), strict=False):
+        shared = next((run_of[name] for name in writes(task) if name in run_of), None)
+        settles = isinstance(task, Communicate) and shared is not None  # an all_reduce in place goes along
+        if not settles and not (isinstance(task, Compute) and {task.name, task.tag} & set(names)):
+            continue
+        if shared is None and (not runs or runs[-1][-1] is not before):
+            runs.append([])
+        run = shared or runs[-1]
+        run.append(task)
+        run_of.update(dict.fromkeys(writes(task), run))
+    tasks = list(backward)
+    for run in reversed(runs):  # the later first: it may need what an earlier one makes again
+        tasks = _again(run, tasks, lambda _: True)
+    return tasks
 
 
 def full(forward: Sequence[Task], backward: Sequence[Task], early_stop: bool) -> list[Task]:

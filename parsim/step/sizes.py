@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from parsim.errors import ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, GRADIENT
 from parsim.model.spec import ModelSpec
+from parsim.parallel.dimensions import axes, split
+from parsim.parallel.dimensions import degrees as degrees_of
+from parsim.parallel.mesh import fastest_first
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import Operand
@@ -27,7 +30,7 @@ class Sizes:
     degrees: Mapping[str, Ints]
     itemsize_bytes: Mapping[str, int]
     num_plans: int
-    rank_order: tuple[str, ...] = ("tp", "dp", "pp")  # axes from the fastest
+    rank_order: tuple[str, ...]  # axes from the fastest
 
     def local(self, sharding: Sharding, dim: str) -> Ints:
         """Extent of one dim on one rank."""
@@ -55,13 +58,13 @@ class Sizes:
         return self.degrees[axis], stride
 
 
-def padded_vocabulary(vocab_size: int, multiple: int, tensor_parallel: int) -> int:
+def padded_vocabulary(vocab_size: int, multiple: int, num_shards: int) -> int:
     """The vocabulary, padded so that every shard is a multiple of `multiple` (Megatron-LM, make-vocab-size-divisible-by).
 
     >>> padded_vocabulary(50257, 128, 8)
     51200
     """
-    unit = multiple * tensor_parallel
+    unit = multiple * num_shards
     return -(-vocab_size // unit) * unit
 
 
@@ -73,7 +76,7 @@ def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
     """
     extent = {dim: float(values.max()) for dim, values in dims.items()}
     width = extent["K"] * extent["R"] * extent["C"]
-    widest = max(extent["F"], extent["V"], width, extent["D"])
+    widest = max(width, *(extent[dim] for dim in "DFVGI"))
     largest = 2 * extent["B"] * extent["S"] * max(extent["D"] * widest, width * extent["S"])
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
         raise ScenarioError(
@@ -101,13 +104,10 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
         **model.extents,
     }
     dims = {dim: each([extent] * count) for dim, extent in same.items()}
-    dims["B"] = each([plan.micro_batch * plan.data_parallel for plan in plans])
-    dims["V"] = each([padded_vocabulary(model.vocab_size, stack.vocab_multiple, p.tensor_parallel) for p in plans])
-    degrees = {
-        "pp": each([plan.pipeline_parallel for plan in plans]),
-        "dp": each([plan.data_parallel for plan in plans]),
-        "tp": each([plan.tensor_parallel for plan in plans]),
-    }
+    dims["B"] = each([plan.micro_batch * split(plan, "B") for plan in plans])
+    dims["V"] = each([padded_vocabulary(model.vocab_size, stack.vocab_multiple, split(plan, "V")) for plan in plans])
+    by_plan = [degrees_of(plan) for plan in plans]
+    degrees = {axis: each([found[axis] for found in by_plan]) for axis in axes()}
     _check_range(dims, model)
     compute = dtype_bytes[batch.dtype]
     itemsize = {
@@ -115,4 +115,4 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
         GRADIENT: compute if stack.gradient_dtype == "compute" else dtype_bytes[stack.gradient_dtype],
         **FIXED_ITEMSIZE_BYTES,
     }
-    return Sizes(dims, degrees, itemsize, count, tuple(plans[0].rank_order.split("-")))
+    return Sizes(dims, degrees, itemsize, count, fastest_first(plans[0].rank_order))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
 from parsim.model.spec import Architecture, ModelSpec
-from parsim.parallel.mesh import AXES
+from parsim.parallel.dimensions import degrees, rules, switched_on
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.step.optimizer import OPTIMIZERS
 
+HOST: Final = "host"  # the axis of what passes between a device and its host
 _FLOAT32_BYTES = FIXED_ITEMSIZE_BYTES[FLOAT32]
 
 
@@ -17,12 +19,16 @@ _FLOAT32_BYTES = FIXED_ITEMSIZE_BYTES[FLOAT32]
 class Structure:
     """All structural switches of a plan.  An axis of degree 1 is off."""
 
-    axes: tuple[str, ...]
-    sequence_parallel: bool
+    axes: tuple[str, ...]  # of degree above 1, outermost first
+    dimensions: tuple[str, ...]  # names of those that are on
     recompute: str
+    recompute_ops: tuple[str, ...]
+    recompute_every: int
     early_stop: bool
     gradient_sync: str
     zero_stage: int
+    reshard: bool
+    offload: bool
     optimizer: str
     rank_order: str
     attention: str
@@ -42,17 +48,21 @@ class Structure:
         >>> Structure.of(tiny, Batch(4, 16), Plan(data_parallel=2), Stack("any")).axes
         ('dp',)
         """
-        degrees = {"pp": plan.pipeline_parallel, "dp": plan.data_parallel, "tp": plan.tensor_parallel}
-        axes = tuple(axis for axis in AXES if degrees[axis] > 1)
-        sharded = "tp" in axes and plan.sequence_parallel
+        found = degrees(plan)
+        axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
+        stream_is_split = "T" in rules(dimensions)
         divides = batch.sequence_length % plan.tensor_parallel == 0
         return cls(
             axes=axes,
-            sequence_parallel=sharded,
+            dimensions=dimensions,
             recompute=plan.recompute,
+            recompute_ops=tuple(sorted(plan.recompute_ops)),
+            recompute_every=plan.recompute_every if plan.recompute_ops or plan.recompute != "none" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if "dp" in axes else "all_reduce",
             zero_stage=plan.zero_stage if "dp" in axes else 0,
+            reshard=plan.reshard_after_forward or "dp" not in axes or plan.zero_stage < 3,
+            offload=plan.offload_optimizer,
             optimizer=plan.optimizer,
             rank_order=plan.rank_order,
             attention=stack.attention,
@@ -61,13 +71,15 @@ class Structure:
             fusions=tuple(sorted(stack.fusions)),
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
             gradient_overlap=stack.gradient_overlap and "dp" in axes and plan.gradient_sync == "all_reduce",
-            scatter_gather=stack.scatter_gather and {"tp", "pp"} <= set(axes) and not sharded and divides,
+            scatter_gather=stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides,
             master_weights=batch.dtype not in ("fp32", "tf32"),
         )
 
     @property
     def state_bytes(self) -> int:
-        """Bytes an element that the optimizer keeps: its states, and the float32 weights beside narrower ones."""
+        """Bytes an element that the optimizer keeps on the device: its states, and the float32 weights beside narrower ones."""
+        if self.offload:
+            return 0
         return OPTIMIZERS[self.optimizer].state_bytes + (_FLOAT32_BYTES if self.master_weights else 0)
 
     @property
@@ -76,8 +88,14 @@ class Structure:
         return self.zero_stage >= 2
 
     @property
-    def dimensions(self) -> tuple[str, ...]:
-        """Names of the parallelism dimensions that are on."""
-        names = {"pp": "pipeline_parallel", "dp": "data_parallel", "tp": "tensor_parallel"}
-        on = tuple(names[axis] for axis in self.axes)
-        return (*on, "sequence_parallel") if self.sequence_parallel else on
+    def links(self) -> tuple[str, ...]:
+        """What a device sends over: the mesh axes, and the link to its host."""
+        return (*self.axes, HOST) if self.offload else self.axes
+
+    def gathers(self, kind: str) -> bool:
+        """Whether a forward (F) or backward (B) gathers the parameters it computes with."""
+        return self.zero_stage >= 3 and (kind == "F" or self.reshard)
+
+    def releases(self, kind: str) -> bool:
+        """Whether gathered parameters are let go after a forward (F) or backward (B) of their segment."""
+        return self.zero_stage >= 3 and (kind == "B" or self.reshard)

@@ -119,11 +119,12 @@ class Finish:
     """
 
     name: str
-    bucket: str  # partial_tp | all | tied | norm | parameters
+    bucket: str  # partial_AXIS | all | tied | norm | parameters
     part: str = "whole"  # of each weight: whole, its own dp shard, or padded: the shards of all dp ranks
     kernel: str = ""
     operation: str = ""
     axis: str = ""
+    on_host: bool = False  # the host's processor works, not the device
     master_only: bool = False  # only rank 0 of dp works; the others wait for its broadcast
 
 
@@ -136,8 +137,20 @@ class Step:
     layer: Segment
     head: Segment
     finish: tuple[Finish, ...]
+    kept_layer: Segment | None = None  # a layer that is not recomputed, where only each n-th is
 
     @property
-    def segments(self) -> tuple[Segment, Segment, Segment]:
-        """All three, in forward order."""
-        return self.embedding, self.layer, self.head
+    def segments(self) -> tuple[Segment, ...]:
+        """All there are, in forward order."""
+        return (self.embedding, self.layer, *([self.kept_layer] if self.kept_layer else []), self.head)
+
+    def layers(self, count: int) -> list[tuple[Segment, int]]:
+        """The layers of a stage in forward order, as runs of equal ones; each n-th is recomputed.
+
+        Source: torchtitan, torchtitan/distributed/activation_checkpoint.py (`_apply_layer_sac`).
+        """
+        if self.kept_layer is None:
+            return [(self.layer, count)] if count else []
+        periods, rest = divmod(count, self.structure.recompute_every)
+        each = [(self.kept_layer, self.structure.recompute_every - 1), (self.layer, 1)]
+        return each * periods + ([(self.kept_layer, rest)] if rest else [])

@@ -13,15 +13,17 @@ import numpy as np
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.cluster.scalars import Scalar
-from parsim.collectives import choose
+from parsim.collectives import reference
+from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.errors import ScenarioError
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.plan import Batch, Stack
 from parsim.step.count import extents, flops, hbm_bytes, payload
-from parsim.step.holdings import Holding, bucket_elements, segment_elements, used_elements
+from parsim.step.holdings import Holding, bucket_elements, gathered_elements, segment_elements, used_elements
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.sizes import Ints, Sizes
+from parsim.step.structure import HOST
 from parsim.step.task import Communicate, Compute, Finish, Operand, Segment, Step, Task
 
 _PS_PER_S = 1e12
@@ -88,9 +90,9 @@ def price(step: Step, sizes: Sizes, market: Market) -> Prices:
         backward,
         {s.name: _floor_ps(s.forward, sizes, market) for s in step.segments},
         {s.name: _floor_ps(s.backward, sizes, market) for s in step.segments},
-        {s.name: _reduce_ps(step, s, sizes, market) for s in step.segments},
-        {s.name: _gather_weights_ps(step, s, sizes, market) for s in step.segments},
-        *_boundary_ps(step, sizes, market),
+        {s.name: reduce_ps(step, s, sizes, market) for s in step.segments},
+        {s.name: gather_weights_ps(step, s, sizes, market) for s in step.segments},
+        *boundary_ps(step, sizes, market),
     )
 
 
@@ -151,12 +153,19 @@ def communicate_s(task: Communicate, sizes: Sizes, market: Market) -> Scalar:
 
 
 def collective_s(operation: str, axis: str, elements: Ints, itemsize: int, sizes: Sizes, market: Market) -> Scalar:
-    """Seconds of a collective over an axis, by the algorithm that `choose` names."""
-    algorithm = choose(operation)
-    num_ranks, stride = sizes.group(axis)
-    wire_bytes = np.asarray(algorithm.busiest_elements(operation, num_ranks, elements)) * itemsize
-    num_steps = algorithm.num_steps(operation, num_ranks)
-    return market.cluster.collective_s(operation, wire_bytes, num_steps, num_ranks, stride)
+    """Seconds of a collective over an axis."""
+    return _group_s(operation, elements, itemsize, *sizes.group(axis), market)
+
+
+def _group_s(operation: str, elements: Ints, itemsize: int, num_ranks: Ints, stride: Ints, market: Market) -> Scalar:
+    """By the fitted laws, asked in a ring's bytes whatever NCCL runs; by latency and bandwidth where the stack names an algorithm."""
+    if named := market.stack.collectives.get(operation):
+        return alpha_beta_s(
+            market.cluster, operation, named, elements=elements, itemsize_bytes=itemsize, num_ranks=num_ranks, stride=stride
+        )
+    ring = reference(operation)
+    wire_bytes = np.asarray(ring.busiest_elements(operation, num_ranks, elements)) * itemsize
+    return market.cluster.collective_s(operation, wire_bytes, ring.num_steps(operation, num_ranks), num_ranks, stride)
 
 
 def _floor_ps(tasks: Sequence[Task], sizes: Sizes, market: Market) -> Ints:
@@ -165,7 +174,8 @@ def _floor_ps(tasks: Sequence[Task], sizes: Sizes, market: Market) -> Ints:
     return np.full(sizes.num_plans, int(picoseconds(market.stack.host_launch_s)) * launched, dtype=np.int64)
 
 
-def _reduce_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:
+def reduce_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:
+    """Picoseconds to sum a segment's gradients over dp."""
     structure, itemsize = step.structure, sizes.itemsize_bytes[GRADIENT]
     if structure.per_pass:
         elements = used_elements(segment, sizes, "padded")
@@ -176,11 +186,12 @@ def _reduce_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> In
     return picoseconds(np.where(elements > 0, seconds, 0.0))  # a segment without weights of its own reduces nothing
 
 
-def _gather_weights_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:
+def gather_weights_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:
+    """Picoseconds to gather a segment's parameters over dp; 0 where they are not sharded."""
     if step.structure.zero_stage < 3:
         return np.zeros(sizes.num_plans, dtype=np.int64)
-    elements, itemsize = used_elements(segment, sizes, "padded"), sizes.itemsize_bytes[COMPUTE]
-    return picoseconds(collective_s("all_gather", "dp", elements, itemsize, sizes, market))
+    elements, itemsize = gathered_elements(segment, step.structure, sizes), sizes.itemsize_bytes[COMPUTE]
+    return picoseconds(np.where(elements > 0, collective_s("all_gather", "dp", elements, itemsize, sizes, market), 0.0))
 
 
 def boundary(step: Step) -> Operand:
@@ -195,7 +206,8 @@ def boundary_bytes(step: Step, sizes: Sizes) -> Ints:
     return whole // sizes.degrees["tp"] if step.structure.scatter_gather else whole
 
 
-def _boundary_ps(step: Step, sizes: Sizes, market: Market) -> tuple[Ints, Ints]:
+def boundary_ps(step: Step, sizes: Sizes, market: Market) -> tuple[Ints, Ints]:
+    """Picoseconds to send what crosses a stage boundary, and to gather it where it comes in shards."""
     zero = np.zeros(sizes.num_plans, dtype=np.int64)
     if "pp" not in step.structure.axes:
         return zero, zero
@@ -215,8 +227,15 @@ def finish_ps(step: Step, work: Finish, sizes: Sizes, holding: Holding, market: 
         dtype = {"norm": FLOAT32, "parameters": COMPUTE}.get(work.bucket, GRADIENT)
         if work.bucket == "tied":
             return picoseconds(_tied_s(elements, sizes, market))
+        if work.axis == HOST:
+            link = market.cluster.node.host_link
+            return picoseconds(link.latency_s + elements * sizes.itemsize_bytes[dtype] / link.bandwidth_bytes_per_s)
         return picoseconds(collective_s(work.operation, work.axis, elements, sizes.itemsize_bytes[dtype], sizes, market))
-    return picoseconds(elementwise_s(market.cluster.node.accelerator, elements * optimizer_bytes(work, step, sizes)))
+    traffic = elements * optimizer_bytes(work, step, sizes)
+    if work.on_host:
+        node = market.cluster.node
+        return picoseconds(traffic / (node.host_memory_bytes_per_s / node.devices_per_node))
+    return picoseconds(elementwise_s(market.cluster.node.accelerator, traffic))
 
 
 def _tied_s(elements: Ints, sizes: Sizes, market: Market) -> Scalar:
@@ -225,9 +244,7 @@ def _tied_s(elements: Ints, sizes: Sizes, market: Market) -> Scalar:
     two = np.minimum(num_ranks, 2)
     in_node = num_ranks * neighbour <= market.cluster.node.devices_per_node  # the whole pipeline, so both its ends
     stride = np.where(in_node, neighbour, neighbour * np.maximum(num_ranks - 1, 1))
-    algorithm = choose("all_reduce")
-    wire = np.asarray(algorithm.busiest_elements("all_reduce", two, elements)) * sizes.itemsize_bytes[GRADIENT]
-    return market.cluster.collective_s("all_reduce", wire, algorithm.num_steps("all_reduce", two), two, stride)
+    return _group_s("all_reduce", elements, sizes.itemsize_bytes[GRADIENT], two, stride, market)
 
 
 def optimizer_bytes(work: Finish, step: Step, sizes: Sizes) -> int:

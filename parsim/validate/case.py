@@ -94,6 +94,7 @@ def _layer(mlp: str, software: defaults.Software) -> dict[str, Any]:
 
 def _plan(row: Row, model: ModelSpec, software: defaults.Software, stack: Stack) -> Plan:
     tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
+    zero_stage, group = row.counts.get("zero_stage", software.zero_stage), row.counts.get("zero_group", 0)
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
     return Plan(
         data_parallel=replicas(row) or 1,
@@ -104,7 +105,8 @@ def _plan(row: Row, model: ModelSpec, software: defaults.Software, stack: Stack)
         micro_batch=row.counts["micro_batch"],
         schedule=row.says("schedule") or schedules.default(chunks),
         recompute=row.says("recompute") or software.recompute,
-        zero_stage=row.counts.get("zero_stage", software.zero_stage),
+        zero_stage=zero_stage,
+        zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
     )
 
 
@@ -125,7 +127,7 @@ def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:
 
 
 def _check(plan: Plan, model: ModelSpec, batch: Batch, num_devices: int, stack: Stack) -> None:
-    found = legality.faults(plan, model, batch, num_devices, schedules, layer_split=stack.layer_split)
+    found = legality.faults(plan, model, batch, num_devices, schedules, stack=stack)
     if found:
         raise PlanError(found[0].message)
 

@@ -41,7 +41,6 @@ FEATURES: Final = (
     Feature("experts", _above("num_experts", 0)),
     Feature("context_parallel", _above("context_parallel", 1)),
     Feature("expert_parallel", _above("expert_parallel", 1)),
-    Feature("zero_group {zero_group}", lambda row: row.counts.get("zero_group", 0) not in (0, replicas(row))),
     Feature("offload", _other_than("offload", "no")),
     Feature("matmuls in {dtype} with other storage", lambda row: row.says("dtype") in ("fp8", "nvfp4")),
     Feature("recompute {recompute}", _other_than("recompute", *RECOMPUTE)),

@@ -15,6 +15,7 @@ from parsim.estimator.pipeline import timeline
 from parsim.estimator.totals import rank_flops, rank_sent_bytes
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import shard
+from parsim.parallel.dimensions import split
 from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Plan
 from parsim.parallel.sharding import Sharding
@@ -63,9 +64,9 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
 
 def _one_rank(scenario: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
     """The same sums on one rank: micro_batches of all replicas together, the same padded vocabulary, nothing recomputed."""
-    multiple = scenario.stack.vocab_multiple * plan.tensor_parallel
+    multiple = scenario.stack.vocab_multiple * split(plan, "V")
     return replace(scenario, stack=replace(scenario.stack, vocab_multiple=multiple)), Plan(
-        micro_batch=plan.micro_batch * plan.data_parallel, optimizer=plan.optimizer
+        micro_batch=plan.micro_batch * split(plan, "B"), optimizer=plan.optimizer
     )
 
 
@@ -79,7 +80,7 @@ def _counts(executed: Execution, group: Group, program: Program) -> Iterator[Res
     yield _integers("FLOPs", flops)
     masters = [(at, led) for at, led in zip(places, executed.ledgers, strict=True) if at["dp"] == 0]  # a trace folds dp to its first rank
     yield _integers("FLOPs, simulated", [(trace.flops[at["pp"]], ledger.flops) for at, ledger in masters])
-    for axis in group.step.structure.axes:
+    for axis in group.step.structure.links:
         pairs = [
             (rank_sent_bytes(group, at)[axis], ledger.sent_bytes.get(axis, 0)) for at, ledger in zip(places, executed.ledgers, strict=True)
         ]

@@ -8,7 +8,9 @@ import pytest
 
 from parsim.collectives import COLLECTIVES, DEFAULTS, choose, names
 from parsim.collectives.hierarchical import Hierarchical
+from parsim.collectives.in_network import InNetwork
 from parsim.errors import ParsimError
+from parsim_kernels import Machine, Transfer, fabric
 
 CASES = [(name, operation) for name in names() for operation in COLLECTIVES.get(name).operations]
 
@@ -51,6 +53,7 @@ def test_steps_over_16_ranks_are_those_of_the_papers() -> None:
     assert steps["halving_doubling"] == 2 * 4  # Thakur et al. 2005: 2 lg p
     assert steps["tree"] == 2 * 4  # Sanders et al. 2009: ceil(lg p) up and down
     assert steps["hierarchical"] == 2 * 7 + 2 * 1  # two groups of 8
+    assert steps["in_network"] == 2  # Graham et al. 2016: up and down
 
 
 def test_folding_costs_a_rank_and_its_neighbour_a_whole_tensor_more() -> None:
@@ -70,6 +73,45 @@ def test_a_rank_inside_one_tree_is_a_leaf_of_the_other() -> None:
         assert inside[0] & inside[1] <= ({0} if n % 2 else set())
 
 
+def test_a_rank_sends_its_tensor_once_to_a_switch_that_adds() -> None:
+    algorithm = COLLECTIVES.get("in_network")
+    for n in contract.SIZES:
+        assert [int(algorithm.sent_elements("all_reduce", rank, n, 6 * n)) for rank in range(n)] == [6 * n] * n  # Graham et al. 2016
+        assert [int(algorithm.sent_elements("all_gather", rank, n, 6 * n)) for rank in range(n)] == [6] * n
+        machine = Machine(n)
+        for rank in range(n):
+            machine.hold(rank, "x", np.ones(6 * n), 2)
+        machine.communicate("all_reduce", "tp", range(n), ["x"], None, algorithm.transfers("all_reduce", n, "sum"), itemsize=2)
+        assert [ledger.sent_bytes for ledger in machine.ledgers] == [{"tp": 2 * 6 * n}] * n  # what the switch sends is nobody's
+
+
+def test_a_switch_adds_in_the_order_of_the_ranks_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    for n in contract.SIZES:
+        arrays = [rng.standard_normal(5) for _ in range(n)]
+        expected = arrays[0]
+        for array in arrays[1:]:
+            expected = expected + array
+        assert all(np.array_equal(got, expected) for got in contract.communicated(COLLECTIVES.get("in_network"), "all_reduce", arrays))
+
+
+def test_a_position_past_the_ranks_that_never_sends_is_no_switch() -> None:
+    with pytest.raises(ValueError, match="there is no position 2 with a chunk 0 among 2"):
+        fabric.run([Transfer(0, 0, 2, 0, "sum")], [[np.ones(1)], [np.ones(1)]], lambda src, dst, array: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"), [("in_network", "all_reduce"), ("in_network", "reduce_scatter"), ("in_network", "all_gather")]
+)
+def test_a_message_less_breaks_the_contract_of_a_switch(name: str, operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = InNetwork.transfers
+    monkeypatch.setattr(InNetwork, "transfers", lambda self, *args: (t for i, t in enumerate(right(self, *args)) if i))
+    with pytest.raises(AssertionError):
+        contract.closed_forms_count_the_messages(COLLECTIVES.get(name), operation)
+    with pytest.raises((AssertionError, ValueError)):
+        contract.numbers_come_out_right(COLLECTIVES.get(name), operation)
+
+
 @pytest.mark.parametrize("operation", DEFAULTS)
 def test_another_algorithm_in_the_registry_changes_no_default(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = choose(operation)
@@ -82,7 +124,9 @@ def test_another_algorithm_in_the_registry_changes_no_default(operation: str, mo
 
 
 def test_an_algorithm_that_does_not_know_the_operation_is_refused_with_those_that_do() -> None:
-    with pytest.raises(ParsimError, match=r"star has no all_gather\n  Algorithms of all_gather: bidirectional_ring, direct, ring\."):
+    with pytest.raises(
+        ParsimError, match=r"star has no all_gather\n  Algorithms of all_gather: bidirectional_ring, direct, in_network, ring\."
+    ):
         choose("all_gather", algorithm="star")
     with pytest.raises(ParsimError, match=r"unknown operation 'all_reduces' \(did you mean 'all_reduce'\?\)"):
         choose("all_reduces")

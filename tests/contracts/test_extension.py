@@ -125,6 +125,8 @@ def test_a_collective_of_ones_own_passes_the_contract_and_changes_no_choice() ->
     contract.closed_forms_count_the_messages(COLLECTIVES.get("chain"), "all_reduce")
     contract.numbers_come_out_right(COLLECTIVES.get("chain"), "all_reduce")
     assert choose("all_reduce") is COLLECTIVES.get("ring")
+    assert choose("all_reduce", num_ranks=16, payload_bytes=4, in_node=False) is COLLECTIVES.get("tree")
+    assert choose("all_reduce", num_ranks=8, payload_bytes=4, switch_adds=True) is COLLECTIVES.get("in_network")
     assert choose("all_reduce", algorithm="chain") is COLLECTIVES.get("chain")
 
 

@@ -39,6 +39,8 @@ MODELS = {
     "bert": BERT,
     "bert-norm-first": replace(BERT, norm_last=False),  # as Megatron-LM trains it: Shoeybi et al. 2019, figure 7
     "bert-text": replace(BERT, head="text", tied_embedding=False, num_labels=3),
+    "bert-token": replace(BERT, head="token", tied_embedding=False, num_labels=3),
+    "bert-token-norm-first": replace(BERT, head="token", tied_embedding=False, norm_last=False, dropout=0.0),
     "bert-bare": replace(BERT, dropout=0.0, tied_embedding=False, num_token_types=0, positions="rotary", bias=False, qkv_bias=False),
 }
 PLANS = [names for names in ((), *feature_sets(2)) if not {"gqa", "untied", "uneven", "master"} & set(names)]
@@ -69,7 +71,7 @@ def test_every_kind_of_model_agrees_on_every_stack_with_sequence_parallelism(mod
 
 
 @pytest.mark.parametrize("stack", STACKS[1:], ids=["overlapped", "flash", "unfused"])
-@pytest.mark.parametrize("model", ["bert", "bert-norm-first", "bert-text"])
+@pytest.mark.parametrize("model", ["bert", "bert-norm-first", "bert-text", "bert-token"])
 def test_gradients_of_an_encoder_are_those_of_its_loss(model: str, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = scenario(model=replace(MODELS[model], num_layers=1), stack=stack, batch=Batch(2, 8, "bf16"))
     plan, drawn, step = Plan(micro_batch=2), Values.weight, 1e-5

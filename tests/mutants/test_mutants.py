@@ -62,12 +62,12 @@ def _one_micro_batch_less_in_flight(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_partial_sums(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(place, "AXES", ())  # a contraction over a sharded dim leaves nothing to reduce
+    patch.setattr(place, "mesh_axes", tuple)  # a contraction over a sharded dim leaves nothing to reduce
 
 
 def _lost_tied_gradient(patch: pytest.MonkeyPatch) -> None:
     right = lower._finish
-    patch.setattr(lower, "_finish", lambda structure: [work for work in right(structure) if work.bucket != "tied"])
+    patch.setattr(lower, "_finish", lambda *args: [work for work in right(*args) if work.bucket != "tied"])
 
 
 def _another_mask_when_recomputed(patch: pytest.MonkeyPatch) -> None:

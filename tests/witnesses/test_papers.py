@@ -50,7 +50,7 @@ def test_the_weights_of_the_step_are_the_parameters_of_the_model() -> None:
     model = replace(GPT, vocab_size=64)  # no padding
     group = group_of(scenario(model=model), Plan())
     one = np.array([1])
-    held = bucket_elements(group.step, group.sizes, "all", Holding(one, one * model.num_layers, one))
+    held = bucket_elements(group.step, group.sizes, "all", Holding({"embedding": one, "layer": one * model.num_layers, "head": one}))
     assert int(held[0]) == num_parameters(model)
 
 
@@ -129,9 +129,9 @@ def flat_pipeline(p: int, m: int, chunks: int, forward: int, backward: int, mess
     plan = Plan(pipeline_parallel=p, virtual_pipeline=chunks, schedule=schedule)
     group = group_of(scenario(model=model, batch=Batch(m, 8)), plan)
     zero = np.array([0])
-    spans = {(name, kind): Span(zero, zero, zero) for name in ("embedding", "head") for kind in "FB"}
+    spans = {(name, kind): Span(zero, zero, zero, {}) for name in ("embedding", "head") for kind in "FB"}
     for kind, ps in (("F", forward), ("B", backward)):
-        spans["layer", kind] = Span(np.array([ps]), np.array([ps]), zero)
+        spans["layer", kind] = Span(np.array([ps]), np.array([ps]), zero, {})
     passes = replace(group.passes, spans=spans, send=np.array([message]))
     return replace(group, passes=passes, step=replace(group.step, finish=()))
 
@@ -178,4 +178,6 @@ def test_rank_order_puts_the_axis_that_comes_first_inside_the_node() -> None:
     near, far = (estimate(chosen, replace(plan, rank_order=order)) for order in ("tp-dp-pp", "dp-tp-pp"))
     assert near.breakdown_s["exposed_tp"] < far.breakdown_s["exposed_tp"]
     assert near.breakdown_s["exposed_dp"] > far.breakdown_s["exposed_dp"]
+    ring = replace(chosen, stack=replace(chosen.stack, collectives={"all_reduce": "ring"}))  # left alone, a group chooses by its span
+    near, far = (estimate(ring, replace(plan, rank_order=order)) for order in ("tp-dp-pp", "dp-tp-pp"))
     assert near.sent_bytes == far.sent_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -88,7 +89,10 @@ def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
     assert counted == num_parameters(model)
 
 
-@pytest.mark.parametrize("name", catalog.names("models"))
+TRANSFORMERS = [name for name in catalog.names("models") if read("models", name).family == "transformer"]
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     model: ModelSpec = read("models", name)
     rows = (model.max_positions if model.positions == "learned" else 0) + model.num_token_types + 2 * model.norm_last
@@ -99,6 +103,21 @@ def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     attention = 12 * model.num_layers * 1024 * model.num_heads * model.head_dim  # 12 L s d_attention
     assert whole == 6 * parameters.without_input(model) + attention
     assert whole - unmasked == (attention // 2 if model.causal else 0)
+
+
+def test_an_mlp_has_a_matrix_and_a_bias_between_any_two_layers_of_units() -> None:
+    # Srivastava et al. 2014, table 2: three hidden layers of 1024 units; 784 pixels, 10 digits
+    sizes = (784, 1024, 1024, 1024, 10)
+    matrices = [n * m + m for n, m in pairwise(sizes)]
+    model = read("models", "mnist-mlp-3x1024")
+    assert num_parameters(model) == sum(matrices)
+    assert model_flops_per_token(model, 1) == (6 * sum(matrices) - 2 * matrices[0],) * 2  # pixels need no gradient
+
+
+def test_an_mlp_without_layers_has_one_hidden_layer() -> None:
+    # Simard et al. 2003, table 1: a two-layer MLP of 800 hidden units
+    model = replace(read("models", "mnist-mlp-3x1024"), num_layers=0, hidden_size=800)
+    assert num_parameters(model) == 784 * 800 + 800 + 800 * 10 + 10
 
 
 def test_a_gated_mlp_has_half_as_many_weights_again() -> None:

@@ -1,12 +1,20 @@
-"""Parallelism dimensions, one small file each: which named dims a mesh axis shards.  Everything else is derived from that."""
+"""Parallelism dimensions, one small file each: which named dims a mesh axis shards.  Everything else is derived from that.
+
+A dimension without a field of its own in Plan is asked for by its name in `Plan.dimensions`, `dimensions: {NAME: 2}` in a scenario.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from parsim.parallel.mesh import AXES
 from parsim.registry import Registry
+
+if TYPE_CHECKING:
+    from parsim.parallel.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,21 +25,70 @@ class Dimension:
     axis: str  # 'tp'
     shards: tuple[str, ...]  # ('K', 'F', 'V')
     source: str
+    nesting: int | None = 50  # places its axis on the mesh, the outermost lowest; None: on or off, over the axis of another dimension
+    degree: Callable[[Plan], int] | None = None  # ranks along the axis; None: the plan's value of this name
 
 
 DIMENSIONS: Registry[Dimension] = Registry("parallelism dimension")
 
 
-def rules(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def names() -> tuple[str, ...]:
+    """All known dimensions."""
+    DIMENSIONS.discover(__name__)
+    return DIMENSIONS.names()
+
+
+def axes() -> tuple[str, ...]:
+    """The mesh axes, outermost first: a dim that several axes shard nests in this order.
+
+    >>> axes()
+    ('pp', 'rp', 'dp', 'tp')
+    """
+    return _axes(names())
+
+
+@functools.lru_cache(maxsize=16)
+def _axes(known: tuple[str, ...]) -> tuple[str, ...]:
+    own = [dimension for name in known if (dimension := DIMENSIONS.get(name)).nesting is not None]
+    return tuple(each.axis for each in sorted(own, key=lambda each: (each.nesting, each.axis)))
+
+
+def degrees(plan: Plan) -> dict[str, int]:
+    """Ranks along each axis, in mesh order."""
+    own = {each.axis: each for name in names() if (each := DIMENSIONS.get(name)).nesting is not None}
+    return {axis: own[axis].degree(plan) if own[axis].degree else _stated(plan, own[axis].name) for axis in axes()}  # type: ignore[misc]
+
+
+def split(plan: Plan, dim: str) -> int:
+    """Parts into which a plan cuts a named dim."""
+    found = degrees(plan)
+    return math.prod(found[axis] for axis in rules(switched_on(plan, found)).get(dim, ()))
+
+
+def switched_on(plan: Plan, found: Mapping[str, int]) -> tuple[str, ...]:
+    """Names of the dimensions that are on, in mesh order: an axis of degree 1 is off."""
+    known = [DIMENSIONS.get(name) for name in names()]
+    order = axes()
+    on = [each for each in known if found.get(each.axis, 1) > 1 and (each.nesting is not None or _stated(plan, each.name) != 0)]
+    return tuple(each.name for each in sorted(on, key=lambda each: (order.index(each.axis), each.nesting is None, each.name)))
+
+
+def _stated(plan: Plan, name: str) -> int:
+    """What the plan says of a dimension; where it says nothing, 1 rank, or off for one that has no ranks of its own."""
+    nothing = 0 if DIMENSIONS.get(name).nesting is None else 1
+    return int(getattr(plan, name, dict(plan.dimensions).get(name, nothing)))
+
+
+def rules(on: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """dim -> the axes that shard it, outermost first, under these dimensions.
 
     >>> rules(["tensor_parallel", "sequence_parallel"])["T"]
     ('tp',)
     """
-    DIMENSIONS.discover(__name__)
+    order = axes()
     found: dict[str, set[str]] = {}
-    for name in names:
+    for name in on:
         dimension = DIMENSIONS.get(name)
         for dim in dimension.shards:
             found.setdefault(dim, set()).add(dimension.axis)
-    return {dim: tuple(a for a in AXES if a in axes) for dim, axes in found.items()}
+    return {dim: tuple(a for a in order if a in over) for dim, over in found.items()}

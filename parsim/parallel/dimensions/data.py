@@ -1,5 +1,20 @@
-"""Data parallelism: the micro_batch split over `dp`.  Weight gradients contract B, so they are partial sums over dp."""
+"""Data parallelism: the micro_batch split over `dp`.  Weight gradients contract B, so they are partial sums over dp.
+
+With a `zero_group` these are the ranks of one group, over which ZeRO shards; replicas.py has the groups.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
-DIMENSIONS.register("data_parallel", Dimension("data_parallel", "dp", ("B",), "Li et al. 2020 (arXiv:2006.15704)"))
+if TYPE_CHECKING:
+    from parsim.parallel.plan import Plan
+
+
+def _degree(plan: Plan) -> int:
+    return plan.zero_group or plan.data_parallel
+
+
+DIMENSIONS.register("data_parallel", Dimension("data_parallel", "dp", ("B",), "Li et al. 2020 (arXiv:2006.15704)", 20, _degree))

@@ -2,4 +2,4 @@
 
 from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
-DIMENSIONS.register("pipeline_parallel", Dimension("pipeline_parallel", "pp", (), "Huang et al. 2019 (arXiv:1811.06965)"))
+DIMENSIONS.register("pipeline_parallel", Dimension("pipeline_parallel", "pp", (), "Huang et al. 2019 (arXiv:1811.06965)", 0))

@@ -5,5 +5,5 @@ from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
 DIMENSIONS.register(
     "sequence_parallel",
-    Dimension("sequence_parallel", "tp", ("T",), "Korthikanti et al. 2022 (arXiv:2205.05198), section 4.2.2"),
+    Dimension("sequence_parallel", "tp", ("T",), "Korthikanti et al. 2022 (arXiv:2205.05198), section 4.2.2", None),
 )

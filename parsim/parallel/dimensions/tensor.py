@@ -4,5 +4,5 @@ from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
 DIMENSIONS.register(
     "tensor_parallel",
-    Dimension("tensor_parallel", "tp", ("K", "F", "V"), "Shoeybi et al. 2019 (arXiv:1909.08053), section 3"),
+    Dimension("tensor_parallel", "tp", ("K", "F", "V"), "Shoeybi et al. 2019 (arXiv:1909.08053), section 3", 90),
 )

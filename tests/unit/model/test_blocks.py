@@ -8,6 +8,7 @@ import pytest
 
 from parsim.model.blocks import transformer_layer
 from parsim.model.ends import embedding, head
+from parsim.model.families import blocks_of
 from parsim.model.op import Block
 from parsim.model.op_kinds import COSTS, KINDS
 from parsim.model.spec import Architecture
@@ -15,6 +16,7 @@ from parsim_kernels import KERNELS
 
 GPT = Architecture("layer_norm", "learned", "gelu", bias=True, qkv_bias=True, dropout=True)
 LLAMA = Architecture("rms_norm", "rotary", "swiglu", bias=False, qkv_bias=False, dropout=False)
+MLP = Architecture("none", "none", "tanh", bias=True, qkv_bias=False, dropout=True, causal=False, head="row", family="mlp")
 BERT = replace(GPT, causal=False, norm_last=True, token_types=True, head="masked_token")
 KINDS_OF_MODEL = {
     "gpt": GPT,
@@ -26,7 +28,10 @@ KINDS_OF_MODEL = {
     "bert": BERT,
     "bert with norms first": replace(BERT, norm_last=False),
     "bert that labels texts": replace(BERT, head="text"),
+    "bert that labels tokens": replace(BERT, head="token"),
     "encoder of llama's ops": replace(LLAMA, causal=False, norm_last=True),
+    "mlp": MLP,
+    "mlp without biases and dropout": replace(MLP, bias=False, dropout=False),
 }
 
 
@@ -39,8 +44,7 @@ def kinds(block: Block) -> list[str]:
 
 
 def blocks(kind: Architecture) -> list[Block]:
-    found = [layer(kind, attention) for attention in ("unfused", "fused_softmax", "flash")]
-    return [*found, embedding(kind, fusions=()), head(kind, tied=False)]
+    return [block for attention in ("unfused", "fused_softmax", "flash") for block in blocks_of(kind, attention)]
 
 
 def test_a_llama_layer_has_seven_matrices_and_two_scales() -> None:
@@ -76,6 +80,16 @@ def test_the_layers_of_bert_and_gpt_have_the_same_weights_and_other_orders() -> 
     assert layer(BERT).weights == layer(GPT).weights
     assert kinds(layer(GPT))[:2] == ["layer_norm", "relabel"]
     assert kinds(layer(BERT))[-2:] == ["add", "layer_norm"]
+
+
+def test_a_layer_of_an_mlp_is_two_dense_layers_with_the_nonlinearity_in_front_of_each() -> None:
+    first, middle, last = blocks_of(replace(MLP, dropout=False))
+    dense = ["einsum", "bias"]
+    assert [[kind for kind in kinds(block) if kind in ("tanh", *dense)] for block in (first, middle)] == [dense, 2 * ["tanh", *dense]]
+    assert kinds(last)[:3] == ["tanh", *dense]
+    assert [list(block.weights) for block in (first, middle, last)] == [
+        [f"{name}.{part}" for name in names for part in ("weight", "bias")] for names in (("input",), ("up", "down"), ("label",))
+    ]
 
 
 def test_an_encoder_has_no_causal_kernel() -> None:

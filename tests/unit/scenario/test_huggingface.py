@@ -11,11 +11,14 @@ import pytest
 
 from parsim import scenario
 from parsim.errors import ScenarioError
+from parsim.estimator.estimate import num_parameters
+from parsim.model.spec import ModelSpec
 from parsim.scenario.huggingface import FAMILIES, row
 from parsim.scenario.rows import read
 
 # What the released files say, shortened to the keys that matter: meta-llama/Meta-Llama-3-8B, mistralai/Mistral-7B-v0.1,
-# Qwen/Qwen2.5-7B, openai-community/gpt2; the last is Nemotron-4 15B in the keys of transformers' configuration_nemotron.py.
+# Qwen/Qwen2.5-7B, openai-community/gpt2, google-bert/bert-base-uncased; Nemotron-4 15B is in the keys of transformers'
+# configuration_nemotron.py.
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -72,7 +75,28 @@ NEMOTRON = {
     "partial_rotary_factor": 0.5,
     "vocab_size": 256000,
 }
-CONFIGS = {"llama3-8b": LLAMA, "mistral-7b": MISTRAL, "qwen2.5-7b": QWEN, "gpt2-small": GPT2, "nemotron-4-15b": NEMOTRON}
+BERT = {
+    "architectures": ["BertForMaskedLM"],
+    "attention_probs_dropout_prob": 0.1,
+    "gradient_checkpointing": False,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "model_type": "bert",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "type_vocab_size": 2,
+    "use_cache": True,
+    "vocab_size": 30522,
+}
+POOLER = 768 * 768 + 768
+CONFIGS = {"bert-base": BERT, "llama3-8b": LLAMA, "mistral-7b": MISTRAL, "qwen2.5-7b": QWEN, "gpt2-small": GPT2, "nemotron-4-15b": NEMOTRON}
 
 
 def files(folder: Path, config: object, name: str = "config.json") -> Path:
@@ -120,9 +144,9 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
     [
         (
             {"model_type": "mixtral"},
-            "model_type 'mixtral' is not read (did you mean 'mistral'?); known: gpt2, llama, mistral, nemotron, qwen2",
+            "model_type 'mixtral' is not read (did you mean 'mistral'?); known: bert, gpt2, llama, mistral, nemotron, qwen2",
         ),
-        ({"model_type": None}, "model_type nothing is not read; known: gpt2, llama, mistral, nemotron, qwen2"),
+        ({"model_type": None}, "model_type nothing is not read; known: bert, gpt2, llama, mistral, nemotron, qwen2"),
         ({"num_local_experts": 8}, "num_local_experts = 8, but experts are not read; only dense models are"),
         ({"num_hidden_layers": "32"}, "num_hidden_layers must be a whole number above 0, not '32'"),
         ({"hidden_size": 0}, "hidden_size must be a whole number above 0, not 0"),
@@ -152,6 +176,71 @@ def test_dropouts_of_gpt2_that_differ_are_refused(tmp_path: Path) -> None:
     assert fault.message == "hf:models/config.json: resid_pdrop, embd_pdrop, attn_pdrop differ; one dropout for all can be read"
 
 
+def bert(folder: Path, architecture: str = "BertForMaskedLM", **changes: object) -> ModelSpec:
+    return scenario.load(files(folder, {**BERT, "architectures": [architecture], **changes})).model
+
+
+# AutoModelForMaskedLM of 2020, which still held the pooler (a dense layer of 768): google-research/bert, pull request 1122, by vocabulary.
+# bert-base-uncased has 109,482,240 with its pooler and no head: google-research/bert, issue 1225.
+@pytest.mark.parametrize(("vocab_size", "published"), [(119_547, 178_565_115), (105_879, 168_054_423), (21_128, 102_880_904)])
+def test_a_bert_for_masked_tokens_has_the_published_parameters_beside_a_pooler(vocab_size: int, published: int, tmp_path: Path) -> None:
+    assert num_parameters(bert(tmp_path, vocab_size=vocab_size)) + POOLER == published
+
+
+def test_a_bert_for_labels_is_its_encoder_and_a_row_with_a_bias_a_label(tmp_path: Path) -> None:
+    labels = {"id2label": {"0": "a", "1": "b", "2": "c"}}
+    assert num_parameters(bert(tmp_path, "BertForSequenceClassification", **labels)) == 109_482_240 + 3 * 769
+    assert num_parameters(bert(tmp_path, "BertForTokenClassification", num_labels=9)) == 109_482_240 - POOLER + 9 * 769
+    assert num_parameters(bert(tmp_path, "BertForTokenClassification")) == 109_482_240 - POOLER + 2 * 769
+
+
+def test_the_dropout_before_the_labels_of_bert_may_be_that_of_the_rest_only(tmp_path: Path) -> None:
+    assert bert(tmp_path, "BertForTokenClassification", classifier_dropout=0.1).dropout == 0.1
+    (fault,) = scenario.check(files(tmp_path, {**BERT, "classifier_dropout": 0.2}))
+    names = "hidden_dropout_prob, attention_probs_dropout_prob, classifier_dropout"
+    assert fault.message == f"hf:models/config.json: {names} differ; one dropout for all can be read"
+
+
+HEADS = "BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["BertModel"]}, f"architectures is 'BertModel', which has no head that is read; known: {HEADS}"),
+        ({"architectures": []}, f"architectures is nothing, which has no head that is read; known: {HEADS}"),
+        ({"architectures": None}, f"architectures is nothing, which has no head that is read; known: {HEADS}"),
+        ({"architectures": [["x"]]}, f"architectures is a list, which has no head that is read; known: {HEADS}"),
+        (
+            {"architectures": ["BertForMaskedLM", "BertForTokenClassification"]},
+            f"architectures is 'BertForMaskedLM', 'BertForTokenClassification', which has no head that is read; known: {HEADS}",
+        ),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key' is not read; 'absolute' is"),
+        ({"is_decoder": True}, "is_decoder = true is not read; false is"),
+        ({"type_vocab_size": 0}, "type_vocab_size must be a whole number above 0, not 0"),
+        ({"hidden_act": "silu"}, "hidden_act 'silu' is not read; known here: relu, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh"),
+    ],
+)
+def test_a_bert_that_cannot_be_read_is_a_fault(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**BERT, **changes}))
+    assert fault.message == f"hf:models/config.json: {message}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id2label": {"0": "a"}}, "the number of labels is 1, a regression in transformers, which is not read; 2 or more are"),
+        ({"num_labels": 0}, "num_labels must be a whole number above 0, not 0"),
+        ({"id2label": ["a", "b"]}, "id2label must be a mapping, not a list"),
+        ({"problem_type": "regression"}, "problem_type = 'regression' is not read; 'single_label_classification' is"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_a_fault(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    config = {**BERT, "architectures": ["BertForSequenceClassification"], **changes}
+    (fault,) = scenario.check(files(tmp_path, config))
+    assert fault.message == f"hf:models/config.json: {message}"
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("{", "is no JSON in UTF-8"), ("[]", "must hold a mapping, not a list"), ("\x00", "is no JSON in UTF-8")]
 )
@@ -161,7 +250,7 @@ def test_a_file_that_is_no_config_is_a_fault(text: str, message: str, tmp_path: 
 
 
 def test_faults_of_the_config_and_of_the_scenario_are_told_together(tmp_path: Path) -> None:
-    path = files(tmp_path, {**LLAMA, "model_type": "bert"})
+    path = files(tmp_path, {**LLAMA, "model_type": "t5"})
     path.write_text(path.read_text().replace("tensor_parallel", "tensor_paralel"))
     assert [fault.where for fault in scenario.check(path)] == ["model", "plans.a.tensor_paralel"]
 

@@ -1,0 +1,100 @@
+"""Ends of processes: dying with the parent, telling how a child ended, and frames through the pipe that a worker holds while it lives."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+_PR_SET_PDEATHSIG: Final = 1
+_HEAD: Final = struct.Struct("=iiq")  # kind, rank, bytes that follow
+_READ_BYTES: Final = 1 << 20
+
+
+class Kind(IntEnum):
+    """What a frame says."""
+
+    REPORT = 1  # an object for `progress`
+    RESULT = 2  # what the target returned
+    RAISED = 3  # the exception of a rank, and its text
+    FOLLOWED = 4  # a rank ends because another has failed
+    FAILED = 5  # the run is over: who, and how
+    BROKEN = 6  # the run could not begin
+
+
+class Frame(NamedTuple):
+    """A message to the parent; `data` is pickled."""
+
+    kind: Kind
+    rank: int
+    data: bytes
+
+
+class Frames:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        """Nothing has come."""
+        self._buffer = bytearray()
+
+    def read(self, fd: int) -> list[Frame] | None:
+        """The frames that are complete after one read, or None at the end of the stream."""
+        data = os.read(fd, _READ_BYTES)
+        if not data:
+            return None
+        self._buffer += data
+        frames, start = [], 0
+        while len(self._buffer) - start >= _HEAD.size:
+            kind, rank, size = _HEAD.unpack_from(self._buffer, start)
+            stop = start + _HEAD.size + size
+            if len(self._buffer) < stop:
+                break
+            frames.append(Frame(Kind(kind), rank, bytes(self._buffer[start + _HEAD.size : stop])))
+            start = stop
+        del self._buffer[:start]
+        return frames
+
+
+def write(fd: int, frame: Frame) -> None:
+    """Write a whole frame to a pipe, waiting for room."""
+    rest = memoryview(_HEAD.pack(frame.kind, frame.rank, len(frame.data)) + frame.data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, and end now if it is dead already."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def ending(status: int) -> str:
+    """How a child ended, from its wait status: continues "rank 3 ...".
+
+    >>> ending(9), ending(3 << 8)
+    ('was killed by SIGKILL', 'exited with status 3 before it had finished')
+    """
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with status {code} before it had finished"
+    return f"was killed by {_signal_name(-code)}"
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is held by SIGSTOP or a debugger."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,143 @@
+"""One anonymous shared file a run: flags, counters with a single writer each, two blocks a directed pair, and arrays that all ranks map.
+
+A counter is an int64 on a cache line of its own.  Stores become visible in program order on x86-64, so a block is written before its
+counter says so.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import Final
+
+import numpy as np
+
+from parsim_kernels.signature import Array
+from parsim_kernels.transport.errors import TransportError
+from parsim_kernels.transport.message import HEADER_BYTES, Slot
+
+LINE: Final = 64  # bytes of a cache line
+WORDS: Final = LINE // 8
+PAGE: Final = mmap.PAGESIZE
+TEXT_BYTES: Final = 2048
+NUM_SLOTS: Final = 2
+_STATUS_LINES: Final = 2 + TEXT_BYTES // LINE  # a rank's: asleep, arrived, text
+_HEAD_LINES: Final = 2 + TEXT_BYTES // LINE  # of the run: 2 + who ended it (0: nobody yet), then how
+
+
+class Segment:
+    """The mapping of one process.  Everything is found by arithmetic on ranks."""
+
+    def __init__(self, fd: int, num_ranks: int, slot_bytes: int) -> None:
+        """Map what `create` made."""
+        self.fd, self.num_ranks, self.slot_bytes = fd, num_ranks, slot_bytes
+        self._pairs_line = _HEAD_LINES + num_ranks * _STATUS_LINES
+        self._slots_start = _up((self._pairs_line + 2 * num_ranks * num_ranks) * LINE, PAGE)
+        self._stride = _up(HEADER_BYTES, LINE) + slot_bytes
+        self.heap_start = _up(self._slots_start + NUM_SLOTS * num_ranks * num_ranks * self._stride, PAGE)
+        self._map: mmap.mmap | None = None
+
+    @classmethod
+    def create(cls, num_ranks: int, slot_bytes: int) -> Segment:
+        """A new file, all zeros, that ends with its last descriptor and mapping.
+
+        Raises:
+            TransportError: there is no memory for it.
+        """
+        segment = cls(os.memfd_create("parsim-ranks"), num_ranks, slot_bytes)
+        try:
+            os.posix_fallocate(segment.fd, 0, segment.heap_start)
+        except OSError as error:
+            os.close(segment.fd)
+            raise TransportError(f"no shared memory of {segment.heap_start} bytes for {num_ranks} ranks: {error.strerror}") from error
+        return segment
+
+    def map(self) -> None:
+        """Map everything but the heap, page tables filled."""
+        self._map = mmap.mmap(self.fd, self.heap_start, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self.bytes = memoryview(self._map)
+        self.words = self.bytes[: self._slots_start].cast("q")
+
+    def close(self) -> None:
+        """Unmap, and close the descriptor."""
+        if self._map is not None:
+            self.words.release()
+            self.bytes.release()
+            self._map.close()
+        os.close(self.fd)
+
+    def slots(self, src: int, dst: int) -> tuple[Slot, ...]:
+        """The blocks from one rank to another."""
+        first = self._slots_start + NUM_SLOTS * (src * self.num_ranks + dst) * self._stride
+        starts = [first + i * self._stride for i in range(NUM_SLOTS)]
+        whole = np.frombuffer(self.bytes, np.uint8)
+        payload = [start + _up(HEADER_BYTES, LINE) for start in starts]
+        return tuple(
+            Slot(self.bytes[start : start + HEADER_BYTES], whole[data : data + self.slot_bytes])
+            for start, data in zip(starts, payload, strict=True)
+        )
+
+    def written(self, src: int, dst: int) -> int:
+        """Index of the word that counts the blocks written from `src` to `dst`; `src` writes it."""
+        return (self._pairs_line + 2 * (src * self.num_ranks + dst)) * WORDS
+
+    def read(self, src: int, dst: int) -> int:
+        """Index of the word that counts the blocks read; `dst` writes it."""
+        return self.written(src, dst) + WORDS
+
+    def asleep(self, rank: int) -> int:
+        """Index of the word that is 1 while a rank must be woken; the rank writes it."""
+        return (_HEAD_LINES + rank * _STATUS_LINES) * WORDS
+
+    def arrived(self, rank: int) -> int:
+        """Index of the word that counts a rank's barriers; the rank writes it."""
+        return self.asleep(rank) + WORDS
+
+    def say(self, rank: int, text: str) -> None:
+        """What a rank waits for; the rank writes it, whoever watches reads it."""
+        self._write((_HEAD_LINES + rank * _STATUS_LINES + 2) * LINE, text)
+
+    def said(self, rank: int) -> str:
+        """What a rank waits for, or ""."""
+        return self._read((_HEAD_LINES + rank * _STATUS_LINES + 2) * LINE)
+
+    def accuse(self, rank: int, how: str) -> None:
+        """End the run for everybody; the watching process writes it, once.  Rank -1: nobody's fault alone."""
+        self._write(2 * LINE, how)
+        self.words[0] = rank + 2
+
+    def accused(self) -> tuple[int, str] | None:
+        """Which rank ended the run, and how."""
+        word = self.words[0]
+        return (word - 2, self._read(2 * LINE)) if word else None
+
+    def heap(self, offset: int, num_bytes: int, rank: int) -> None:
+        """Make the pages of one rank's array; `mapped_heap` maps those of all.
+
+        Raises:
+            TransportError: there is no memory.
+        """
+        try:
+            os.posix_fallocate(self.fd, self.heap_start + offset + rank * num_bytes, num_bytes)
+        except OSError as error:
+            raise TransportError(f"no shared memory of {num_bytes} bytes for rank {rank}: {error.strerror}") from error
+
+    def mapped_heap(self, offset: int, num_bytes: int) -> list[Array]:
+        """The arrays of all ranks; unmapped with the last of them."""
+        size = self.num_ranks * num_bytes
+        mapped = mmap.mmap(self.fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=self.heap_start + offset)
+        whole = np.frombuffer(mapped, np.uint8)
+        return [whole[rank * num_bytes : (rank + 1) * num_bytes] for rank in range(self.num_ranks)]
+
+    def _write(self, start: int, text: str) -> None:
+        data = text.encode()[: TEXT_BYTES - 8]
+        self.bytes[start + 8 : start + 8 + len(data)] = data
+        self.bytes[start : start + 8] = len(data).to_bytes(8, "little")
+
+    def _read(self, start: int) -> str:
+        size = min(int.from_bytes(self.bytes[start : start + 8], "little"), TEXT_BYTES - 8)
+        return bytes(self.bytes[start + 8 : start + 8 + size]).decode(errors="replace")
+
+
+def _up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit

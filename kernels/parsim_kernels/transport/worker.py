@@ -1,0 +1,75 @@
+"""One rank in a process of its own: run the target, send home what it returned or raised."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from parsim_kernels.transport.endpoint import Endpoint
+from parsim_kernels.transport.lifeline import Frame, Kind, die_with, write
+from parsim_kernels.transport.segment import Segment
+from parsim_kernels.transport.shared_memory import SharedMemoryWire
+
+Wait = Literal["auto", "spin", "block"]
+
+
+class Work(NamedTuple):
+    """What the parent asks for."""
+
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    num_ranks: int
+    slot_bytes: int
+    deadline_s: float | None
+    wait: Wait
+    pin: bool
+
+
+def run(work: Work, rank: int, segment: Segment, wakers: list[int], report_fd: int, parent: int) -> None:
+    """The life of a worker process.  Does not return."""
+    status = 1
+    try:
+        die_with(parent)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends all
+        cores = sorted(os.sched_getaffinity(0))
+        spins = work.wait == "spin" or (work.wait == "auto" and work.num_ranks <= len(cores))
+        if work.pin:
+            os.sched_setaffinity(0, {cores[rank % len(cores)]})
+        write(report_fd, _outcome(work, rank, segment, wakers, spins, report_fd))
+        status = 0
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+
+def _outcome(work: Work, rank: int, segment: Segment, wakers: list[int], spins: bool, report_fd: int) -> Frame:
+    def report(value: Any) -> None:
+        write(report_fd, Frame(Kind.REPORT, rank, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)))
+
+    try:
+        channel = Endpoint(SharedMemoryWire(segment, rank, wakers, spins, work.wait != "spin", report))
+        data = pickle.dumps(work.target(channel, *work.args), pickle.HIGHEST_PROTOCOL)
+        channel.close()
+        return Frame(Kind.RESULT, rank, data)
+    except BaseException as error:
+        if segment.accused() is not None:
+            return Frame(Kind.FOLLOWED, rank, b"")
+        return Frame(Kind.RAISED, rank, _pickled(error))
+
+
+def _pickled(error: BaseException) -> bytes:
+    """The exception if it can travel, what it says, and where it was raised."""
+    text = f"raised {type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    try:
+        data = pickle.dumps((error, text, trace))
+        pickle.loads(data)
+        return data
+    except Exception:
+        return pickle.dumps((None, text, trace))

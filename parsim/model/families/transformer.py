@@ -1,0 +1,17 @@
+"""Decoders and encoders: attention and MLP in a layer, tokens in, a vocabulary or labels out.  Their ops: blocks.py and ends.py."""
+
+from __future__ import annotations
+
+from parsim.model.blocks import transformer_layer
+from parsim.model.ends import embedding, head
+from parsim.model.families import FAMILIES, Blocks
+from parsim.model.spec import Architecture
+
+
+def blocks(kind: Architecture, attention: str, fusions: tuple[str, ...], tied: bool) -> Blocks:
+    """Embedding, layer and head of a transformer."""
+    layer = transformer_layer(kind, attention=attention, fusions=fusions)
+    return embedding(kind, fusions=fusions), layer, head(kind, tied=tied)
+
+
+FAMILIES.register("transformer", blocks)

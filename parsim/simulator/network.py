@@ -1,0 +1,282 @@
+"""Links that flows share while they overlap, max-min fair: progressive filling in bytes per second of each sender.
+
+A flow pays its latency first and shares afterwards.  Arrivals and departures of one instant are solved together, for the flows that
+the touched links connect; a flow alone on its links takes its price to the picosecond and meets no solver.  demand.py says who loads what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from parsim.simulator.trace import LinkUse, Loss
+
+if TYPE_CHECKING:
+    import simpy
+
+    Events = Generator[simpy.Event, Any, None]
+
+_ROUNDING: Final = 1e-9  # relative: shares that add up to the whole link but for the last bits leave nobody less
+_ROUNDING_PS: Final = 1e-3  # a float that misses an integer of picoseconds by less is that integer
+
+
+class Wire(NamedTuple):
+    """A link as the trace names it."""
+
+    name: str
+    place: str
+
+
+class Leg(NamedTuple):
+    """One collective or message as its links see it: what it pays before it shares, and what it loads while it is at full rate."""
+
+    latency_ps: int
+    transfer_ps: int
+    bytes_per_s: float  # of each sender, where its traffic is narrowest: what fairness compares
+    loads: tuple[tuple[Wire, float], ...]  # shares of links' capacity, symmetric siblings included; at most 1
+
+
+class Share(NamedTuple):
+    """What a flow gets: a part of its full rate, and the link that keeps it from more (None at the full rate)."""
+
+    rate: float
+    bound: Wire | None
+
+
+def fair_shares(legs: Sequence[Leg]) -> list[Share]:
+    """The max-min fair part of its full rate that each of the flows gets: no flow can have more but from one that has less.
+
+    All senders' bytes per second rise together; a flow stops at its full rate, or when a link that it loads is full.
+
+    Source: progressive filling, Bertsekas and Gallager 1992, Data Networks, section 6.5.2.
+
+    >>> wide, narrow = Wire("wide", ""), Wire("narrow", "")  # 2 and 1 bytes/s
+    >>> flows = [Leg(0, 1, 2.0, ((wide, 1.0),)), Leg(0, 1, 1.0, ((wide, 0.5), (narrow, 1.0))), Leg(0, 1, 1.0, ((narrow, 1.0),))]
+    >>> [share.rate for share in fair_shares(flows)]
+    [0.75, 0.5, 0.5]
+    """
+    found: dict[int, Share] = {}
+    links: dict[Wire, list[tuple[int, float]]] = {}
+    for index, leg in enumerate(legs):
+        for wire, load in leg.loads:
+            links.setdefault(wire, []).append((index, load))
+    while len(found) < len(legs):
+        rising = [index for index in range(len(legs)) if index not in found]
+        level, full = _first_full(legs, links, found)
+        satisfied = [index for index in rising if legs[index].bytes_per_s <= level * (1.0 + _ROUNDING)]
+        if satisfied:
+            found.update((index, Share(1.0, None)) for index in satisfied if legs[index].bytes_per_s == _least(legs, satisfied))
+        else:
+            assert full is not None
+            stopped = [index for index, _ in links[full] if index not in found]
+            found.update((index, Share(level / legs[index].bytes_per_s, full)) for index in stopped)
+    return [found[index] for index in range(len(legs))]
+
+
+def _least(legs: Sequence[Leg], among: Sequence[int]) -> float:
+    return min(legs[index].bytes_per_s for index in among)
+
+
+def _first_full(legs: Sequence[Leg], links: dict[Wire, list[tuple[int, float]]], found: dict[int, Share]) -> tuple[float, Wire | None]:
+    """The bytes per second of a sender at which the first link is full, and that link."""
+    level, full = float("inf"), None
+    for wire, members in links.items():
+        growth = sum(load / legs[index].bytes_per_s for index, load in members if index not in found)
+        if growth > 0.0:
+            left = 1.0 - sum(load * found[index].rate for index, load in members if index in found)
+            at = max(left, 0.0) / growth
+            if at < level:
+                level, full = at, wire
+    return level, full
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """A leg under way.  Nobody computes for it until another one comes to a link that it loads: then it has an event of its own."""
+
+    leg: Leg
+    stream: str
+    task: str
+    start_ps: int  # of its transfer
+    done: simpy.Event | None = None  # None: it has met no other
+    present: bool = False  # its transfer has begun, beside others
+    left_ps: float = 0.0  # of the transfer, at its full rate
+    since_ps: int = 0
+    share: Share | None = None
+    rivals: tuple[tuple[str, float], ...] = ()  # streams on the link that binds, with the part of the loss that each causes
+    version: int = 0
+
+
+_FULL: Final = Share(1.0, None)
+
+
+@dataclass(slots=True)
+class Network:
+    """All links, and the flows on them."""
+
+    env: simpy.Environment
+    flows: dict[Wire, list[Flow]] = field(default_factory=dict)  # in order of issue, those that still pay their latency included
+    num_present: dict[Wire, int] = field(default_factory=dict)
+    busy_since_ps: dict[Wire, int] = field(default_factory=dict)
+    busy_ps: dict[Wire, int] = field(default_factory=dict)
+    lost_ps: dict[tuple[Wire, str, str, str], float] = field(default_factory=dict)
+    touched: dict[Wire, None] = field(default_factory=dict)
+    num_solved: int = 0
+
+    def carry(self, legs: Sequence[Leg], stream: str, task: str) -> Events:
+        """One communication, leg after leg: each pays its latency, then shares the links it loads."""
+        for leg in legs:
+            flow = self._issue(leg, stream, task) if leg.transfer_ps else None
+            yield self.env.timeout(leg.latency_ps + leg.transfer_ps)  # no flow is earlier
+            if flow is None:
+                continue
+            if flow.done is not None:
+                yield flow.done
+                continue
+            for wire, _ in leg.loads:
+                self.flows[wire].remove(flow)
+                self.busy_ps[wire] = self.busy_ps.get(wire, 0) + leg.transfer_ps
+
+    def links(self) -> tuple[LinkUse, ...]:
+        """Every link that carried something."""
+        return tuple(LinkUse(*wire, ps) for wire, ps in sorted(self.busy_ps.items()))
+
+    def losses(self) -> tuple[Loss, ...]:
+        """Picoseconds that sharing took, by link, stream, task and the stream that it was shared with."""
+        return tuple(Loss(*wire, stream, task, other, ps) for (wire, stream, task, other), ps in sorted(self.lost_ps.items()))
+
+    def _issue(self, leg: Leg, stream: str, task: str) -> Flow:
+        flow = Flow(leg, stream, task, int(self.env.now) + leg.latency_ps, left_ps=float(leg.transfer_ps))
+        met = False
+        for wire, _ in leg.loads:
+            others = self.flows.setdefault(wire, [])
+            if others:
+                met = True
+                for other in others:
+                    self._notice(other)
+            others.append(flow)
+        if met:
+            self._notice(flow)
+        return flow
+
+    def _notice(self, flow: Flow) -> None:
+        """Follow a flow that may meet another from its start on, or from now where that has been."""
+        if flow.done is None:
+            flow.done = self.env.event()
+            wait_ps = flow.start_ps - int(self.env.now)
+            if wait_ps > 0:
+                _callback(self.env.timeout(wait_ps, flow), self._arrive)
+            else:
+                self._enter(flow)
+
+    def _arrive(self, event: simpy.Event) -> None:
+        flow: Any = event.value
+        self._enter(flow)
+
+    def _enter(self, flow: Flow) -> None:
+        flow.present, flow.since_ps = True, flow.start_ps
+        shared = False
+        for wire, _ in flow.leg.loads:
+            count = self.num_present.get(wire, 0)
+            if count:
+                shared = True
+            else:
+                self.busy_since_ps[wire] = flow.start_ps
+            self.num_present[wire] = count + 1
+        if shared:
+            self._touch(flow)
+        else:
+            flow.share = _FULL
+            self._advance(flow, int(self.env.now))
+            self._run_at(flow, _FULL)
+
+    def _run_at(self, flow: Flow, share: Share) -> None:
+        flow.share = share
+        flow.version += 1
+        wait_ps = max(0, ceil(flow.left_ps / share.rate - _ROUNDING_PS))
+        _callback(self.env.timeout(wait_ps, (flow, flow.version)), self._end)
+
+    def _end(self, event: simpy.Event) -> None:
+        timer: Any = event.value
+        flow, version = timer
+        if version != flow.version:
+            return  # its rate has changed since
+        now = int(self.env.now)
+        self._advance(flow, now)
+        flow.present = False
+        for wire, _ in flow.leg.loads:
+            self.flows[wire].remove(flow)
+            self.num_present[wire] -= 1
+            if not self.num_present[wire]:
+                self.busy_ps[wire] = self.busy_ps.get(wire, 0) + now - self.busy_since_ps[wire]
+        self._touch(flow)
+        flow.done.succeed()
+
+    def _touch(self, flow: Flow) -> None:
+        """Have the links of a flow that comes or goes solved when all else of this instant has happened."""
+        waiting = bool(self.touched)
+        self.touched.update((wire, None) for wire, _ in flow.leg.loads if self.num_present[wire])
+        if self.touched and not waiting:
+            self._defer()
+
+    def _defer(self) -> None:
+        later = self.env.event()
+        _callback(later, self._solve)
+        later.succeed()
+
+    def _solve(self, _: simpy.Event) -> None:
+        if self.env.peek() <= self.env.now:  # something else happens in this instant: after it
+            self._defer()
+            return
+        now, flows = int(self.env.now), self._connected()
+        self.touched.clear()
+        self.num_solved += bool(flows)
+        for flow in flows:
+            self._advance(flow, now)
+        for flow, share in zip(flows, fair_shares([flow.leg for flow in flows]), strict=True):
+            if flow.share is None or share.rate != flow.share.rate:
+                self._run_at(flow, share)
+            flow.share = share
+        for flow in flows:
+            flow.rivals = self._rivals(flow)
+
+    def _connected(self) -> list[Flow]:
+        """The flows on the touched links, and those on the links of these, and so on."""
+        links, found = list(self.touched), dict[int, Flow]()
+        seen = set(links)
+        for wire in links:  # grows while it is walked
+            for flow in self.flows[wire]:
+                if flow.present and id(flow) not in found:
+                    found[id(flow)] = flow
+                    links.extend(other for other, _ in flow.leg.loads if other not in seen)
+                    seen.update(other for other, _ in flow.leg.loads)
+        return list(found.values())
+
+    def _rivals(self, flow: Flow) -> tuple[tuple[str, float], ...]:
+        """Who shares the link that binds a flow, by the part of the link that each takes."""
+        if flow.share is None or flow.share.bound is None:
+            return ()
+        bound, taken = flow.share.bound, dict[str, float]()
+        for other in self.flows[bound]:
+            if other is not flow and other.present and other.share is not None:
+                taken[other.stream] = taken.get(other.stream, 0.0) + other.share.rate * dict(other.leg.loads)[bound]
+        whole = sum(taken.values())
+        return tuple((stream, part / whole) for stream, part in taken.items())
+
+    def _advance(self, flow: Flow, now: int) -> None:
+        """Take off what a flow has sent since it was last looked at, and note what sharing cost it."""
+        elapsed, flow.since_ps = now - flow.since_ps, now
+        if flow.share is None or not elapsed:
+            return
+        flow.left_ps = max(0.0, flow.left_ps - elapsed * flow.share.rate)
+        if flow.share.bound is not None:
+            for stream, part in flow.rivals:
+                key = (flow.share.bound, flow.stream, flow.task, stream)
+                self.lost_ps[key] = self.lost_ps.get(key, 0.0) + elapsed * (1.0 - flow.share.rate) * part
+
+
+def _callback(event: simpy.Event, function: Callable[[simpy.Event], None]) -> None:
+    assert event.callbacks is not None
+    event.callbacks.append(function)

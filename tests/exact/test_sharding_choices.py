@@ -1,0 +1,134 @@
+"""What HSDP, kept parameters, recomputation of some layers or ops and an optimizer on the host cost, by arithmetic on the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from parsim import schedules
+from parsim.estimator.estimate import estimate
+from parsim.executor.run import execute
+from parsim.model.families import blocks_of
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Batch, Plan
+from parsim.step import structure
+from parsim.verify import verify_plan
+from support import GPT, STACK, STACKS, scenario
+
+UNTIED = replace(GPT, tied_embedding=False, vocab_size=64)  # no padding of the vocabulary
+# Norms; q, k, v and out of 12 x 4 heads x 4 with their biases; up and down of 12 x 16 with theirs.
+WEIGHTS_OF_A_LAYER = (12, 12, 12, 12, *(192,) * 4, 16, 16, 16, 12, 192, 16, 192, 12)
+ENDS = (64 * 12, 8 * 12, 12, 12, 64 * 12)  # word and position tables, final norm, head
+WEIGHTS = (*WEIGHTS_OF_A_LAYER * GPT.num_layers, *ENDS)
+
+
+def sent(plan: Plan, **changes: object) -> dict[str, int]:
+    return dict(estimate(scenario(model=UNTIED, batch=Batch(16, 8), **changes), plan).sent_bytes[0])
+
+
+def shards(parts: int) -> int:
+    return sum(-(-weight // parts) for weight in WEIGHTS)
+
+
+def test_hsdp_gathers_and_scatters_in_its_group_and_sums_the_shards_over_the_groups_once() -> None:
+    groups = sent(Plan(data_parallel=4, zero_stage=3, zero_group=2))
+    passes, bf16, fp32 = 16 // 4, 2, 4
+    scattered = shards(2)  # a ring of two sends one of the two parts
+    norm = 4  # a ring of two: one float32 leaves the first rank
+    assert groups["dp"] == passes * (2 * scattered * bf16 + scattered * fp32) + norm
+    assert groups["rp"] == shards(2) * fp32  # 2 (n - 1) / n of a shard, with n = 2
+
+
+def test_zero_in_groups_of_all_replicas_is_zero() -> None:
+    whole, group = (estimate(scenario(batch=Batch(16, 8)), Plan(data_parallel=4, zero_stage=3, zero_group=g)) for g in (None, 4))
+    assert (whole.step_s, whole.memory_bytes, whole.sent_bytes) == (group.step_s, group.memory_bytes, group.sent_bytes)
+
+
+def test_parameters_kept_from_forward_to_backward_are_gathered_once() -> None:
+    plan = Plan(data_parallel=2, zero_stage=3)
+    again, kept = sent(plan), sent(replace(plan, reshard_after_forward=False))
+    assert again["dp"] - kept["dp"] == 16 // 2 * shards(2) * 2  # micro_batches x what a rank sends of bf16 weights
+    whole = sum(2 * -(-weight // 2) for weight in WEIGHTS) * 2
+    parts = [
+        estimate(scenario(model=UNTIED, batch=Batch(16, 8)), each).memory_bytes[0]
+        for each in (plan, replace(plan, reshard_after_forward=False))
+    ]
+    assert parts[1]["activations"] - parts[0]["activations"] == whole
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 5])
+def test_recomputation_of_each_nth_layer_runs_that_many_forwards_again(every: int) -> None:
+    chosen = scenario(batch=Batch(2, 8))
+    none, all_, some = (
+        estimate(chosen, plan).flops[0] for plan in (Plan(), Plan(recompute="full"), Plan(recompute="full", recompute_every=every))
+    )
+    assert (some - none) * GPT.num_layers == (all_ - none) * (GPT.num_layers // every)
+
+
+def test_an_op_that_runs_again_adds_its_flops_and_keeps_its_input_only() -> None:
+    chosen = scenario(batch=Batch(2, 8))
+    plain, again = (estimate(chosen, Plan(recompute_ops=ops)) for ops in ((), ("activation",)))
+    elements = 8 * 16  # of a micro_batch's hidden tensor: tokens x ffn
+    assert again.flops[0] - plain.flops[0] == 2 * GPT.num_layers * 8 * elements  # micro_batches x layers x FLOPs of a GELU
+    assert plain.memory_bytes[0]["activations"] - again.memory_bytes[0]["activations"] == GPT.num_layers * elements * 2
+
+
+@pytest.mark.parametrize("stack", STACKS, ids=["plain", "overlapped", "flash", "unfused"])
+@pytest.mark.parametrize("plan", [Plan(tensor_parallel=2), Plan(tensor_parallel=2, sequence_parallel=True), Plan(data_parallel=2)])
+def test_every_op_of_a_layer_may_run_again(stack: object, plan: Plan) -> None:
+    """One at a time, with those that work in the same buffer; a row-parallel matmul with its all_reduce."""
+    chosen = scenario(stack=stack)  # type: ignore[arg-type]
+    _, layer, _ = blocks_of(GPT.architecture, chosen.stack.attention, chosen.stack.fusions, True)
+    tried = set()
+    for name in [op.name for op in layer.ops if op.kind != "relabel"]:
+        found = faults(replace(plan, recompute_ops=(name,)), GPT, chosen.batch, 2, schedules, stack=chosen.stack)
+        together = found[0].message.split(": ")[1].split(" work ")[0].split(" and ") if found else [name]
+        ops = tuple(sorted(together))
+        if ops not in tried:
+            tried.add(ops)
+            assert not [check for check in verify_plan(chosen, replace(plan, recompute_ops=ops), name) if not check.ok], ops
+    assert len(tried) > 8
+
+
+def test_an_optimizer_on_the_host_holds_nothing_on_the_device_and_sends_every_gradient_there() -> None:
+    plan = Plan(offload_optimizer=True)
+    off = estimate(scenario(model=UNTIED), plan)
+    assert off.memory_bytes[0]["optimizer"] == 0
+    assert off.sent_bytes[0]["host"] == sum(WEIGHTS) * 4  # float32 gradients
+    on = estimate(scenario(model=UNTIED), Plan())
+    assert on.flops[0] - off.flops[0] == sum(WEIGHTS) * 12  # Adam, which the host's processor runs
+    node = scenario().cluster.node
+    link_s = 2 * 1e-6 + sum(WEIGHTS) * (4 + 2) / 1e8  # gradients there, bf16 weights back, over the toy link
+    host_s = sum(WEIGHTS) * (2 * (4 + 8) + 4) / (node.host_memory_bytes_per_s / 4)  # weight and moments read and written, gradient read
+    device_s = on.breakdown_s["optimizer"] - off.breakdown_s["optimizer"] + host_s  # update and cast that the device is spared
+    assert off.step_s - on.step_s == pytest.approx(link_s + host_s - device_s, abs=1e-11)
+
+
+def test_a_mutant_that_leaves_the_host_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure.Structure, "state_bytes", property(lambda self: 12))
+    wrong = [check.quantity for check in verify_plan(scenario(), Plan(offload_optimizer=True), "toy") if not check.ok]
+    assert wrong == ["peak bytes", "peak bytes, simulated"]
+
+
+def test_weights_come_back_from_the_host_as_they_were_updated_there() -> None:
+    there, here = (execute(scenario(batch=Batch(2, 8)), Plan(offload_optimizer=off)) for off in (True, False))
+    assert all((there.weights[0][name] == weight).all() for name, weight in here.weights[0].items())
+
+
+def told(plan: Plan) -> list[str]:
+    return [str(fault) for fault in faults(plan, GPT, Batch(8, 8), plan.data_parallel, schedules, stack=STACK)]
+
+
+def test_what_cannot_be_is_told_with_what_can() -> None:
+    assert told(Plan(data_parallel=4, zero_stage=3, zero_group=3)) == ["zero_group = 3 does not divide data_parallel = 4. Legal: 1, 2, 4"]
+    assert told(Plan(data_parallel=4, zero_group=2)) == [
+        "zero_group says over how many ranks ZeRO shards, but zero_stage = 0. Set zero_stage to 1, 2 or 3"
+    ]
+    assert "zero_stage = 1. Set zero_stage = 3" in told(Plan(data_parallel=2, zero_stage=1, reshard_after_forward=False))[0]
+    assert "did you mean 'activation'?" in told(Plan(recompute_ops=("activaton",)))[0]
+    assert told(Plan(recompute_ops=("up_bias",))) == [
+        "recompute_ops: up_gemm and up_bias work in one buffer, in place. Name all of them or none"
+    ]
+    assert "already" in told(Plan(recompute="full", recompute_ops=("norm1",)))[0]
+    assert "recompute_every = 0 is not a positive whole number" in told(Plan(recompute_every=0))[0]
