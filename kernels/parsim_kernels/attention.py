@@ -5,16 +5,20 @@ Shapes: q, o [B, S, K, R, C]; k, v [B, Z, K, C]; scores [B, K, R, S, Z]; lse [B,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from parsim_kernels.blocks import BLOCK_BYTES
 from parsim_kernels.pointwise import scale
-from parsim_kernels.reduction import softmax, softmax_grad
-from parsim_kernels.signature import Array, Attributes, Result, integer, number, same_shape
+from parsim_kernels.reduction import softmax, softmax_slope
+from parsim_kernels.signature import Array, Attributes, Out, Result, fresh, integer, number, real, same_shape
+
+_TILE = 64  # queries at a time: keys behind the last one that they see cost nothing
 
 
-def causal_softmax(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def causal_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """Softmax over the visible keys of scale x scores; masked elements are exactly 0.  5 n FLOPs, n the elements of the scores.
 
     Raises:
@@ -23,34 +27,53 @@ def causal_softmax(inputs: Sequence[Array], attributes: Attributes) -> Result:
     >>> causal_softmax((np.zeros((1, 1, 1, 2, 2)),), {"scale": 1.0})[0][0].tolist()
     [[[[[1.0, 0.0], [0.5, 0.5]]]]]
     """
-    (masked,), _ = causal_scale(inputs, attributes)
-    return softmax((masked,), {})
+    (scores,) = inputs
+    y, factor = out(scores.shape, real(scores)), number(attributes, "scale")
+    num_visible = _num_visible(scores.shape[-2], scores.shape[-1], attributes)
+    heads, results = (array.reshape(-1, *scores.shape[-2:]) for array in (scores, y))
+    for queries, keys, ceiling in _tiles(num_visible, y.dtype):
+        step = _heads_a_block(ceiling)
+        for start in range(0, len(heads), step):
+            whole = results[start : start + step, queries]
+            visible = whole[..., keys]
+            np.multiply(heads[start : start + step, queries, keys], factor, out=visible)
+            np.minimum(visible, ceiling, out=visible)
+            np.subtract(visible, visible.max(axis=-1, keepdims=True), out=visible)
+            np.exp(visible, out=visible)
+            whole[..., keys.stop :] = 0
+            np.divide(visible, whole.sum(axis=-1, keepdims=True), out=visible)  # of whole rows: the same bits as `softmax`
+    return (y,), 5 * scores.size
 
 
-def causal_softmax_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def causal_softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_scores of `causal_softmax` from (y, d_y): scale y (d_y - sum(y d_y)).  4 n FLOPs."""
-    (d_scaled,), flops = softmax_grad(inputs, {})
-    return (number(attributes, "scale") * d_scaled,), flops
+    return (softmax_slope(inputs, number(attributes, "scale"), out),), 4 * inputs[0].size
 
 
-def causal_scale(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def causal_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """scale x scores, -inf where the key is masked; no softmax.  n FLOPs."""
     (scores,) = inputs
-    visible = _visible(scores.shape[-2], scores.shape[-1], attributes)
-    return (np.where(visible, number(attributes, "scale") * scores, -np.inf),), scores.size
+    y, factor = out(scores.shape, real(scores)), number(attributes, "scale")
+    num_visible = _num_visible(scores.shape[-2], scores.shape[-1], attributes)
+    np.multiply(scores, factor, out=y)
+    for queries, keys, ceiling in _tiles(num_visible, y.dtype):
+        visible = y[..., queries, keys]
+        np.minimum(visible, ceiling, out=visible)
+        y[..., queries, keys.stop :] = -np.inf
+    return (y,), scores.size
 
 
-def scaled_softmax(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def scaled_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """Softmax over all keys of scale x scores; its gradient is `causal_softmax_grad`.  5 n FLOPs.
 
     >>> scaled_softmax((np.zeros((1, 1, 1, 1, 2)),), {"scale": 1.0})[0][0].tolist()
     [[[[[0.5, 0.5]]]]]
     """
-    (scaled,), _ = scale(inputs, attributes)
-    return softmax((scaled,), {})
+    (y,), _ = scale(inputs, attributes, out)
+    return softmax((y,), {}, lambda shape, dtype: y)
 
 
-def flash_attention(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """(o, lse) of attention from (q, k, v); lse is the log of the sum of the exponentials, by query.
 
     Causal unless attributes["causal"] is 0, which lets every query see every key.
@@ -64,15 +87,21 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes) -> Result:
     """
     q, k, v = inputs
     _check(q, k, v)
-    scores, pairs = _masked_scores(q, k, attributes)
-    maximum = scores.max(axis=-1)
-    lse = maximum + np.log(np.exp(scores - maximum[..., np.newaxis]).sum(axis=-1))
-    probabilities = np.exp(scores - lse[..., np.newaxis])
-    o = _queries_out(_rows(probabilities) @ _keys(v), q.shape)
-    return (o, lse), 4 * q.shape[-1] * pairs
+    dtype, factor = real(q, k, v), number(attributes, "scale")
+    o, lse = out(q.shape, dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
+    num_visible = _num_visible(q.shape[1], k.shape[1], attributes)
+    for text, heads, queries, keys, ceiling in _head_tiles(q, num_visible, dtype):
+        scores = _scores(_rows(q[text, queries, heads]), k[text, keys, heads], factor, ceiling)
+        maximum = scores.max(axis=-1, keepdims=True)
+        np.exp(np.subtract(scores, maximum, out=scores), out=scores)
+        total = scores.sum(axis=-1, keepdims=True)
+        mixed = (scores @ _heads_first(v[text, keys, heads])) / total
+        o[text, queries, heads] = _from_rows(mixed, q[text, queries, heads].shape)
+        lse[text, heads, :, queries] = (maximum + np.log(total)).reshape(lse[text, heads, :, queries].shape)
+    return (o, lse), 4 * q.shape[-1] * _num_pairs(q, num_visible)
 
 
-def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """(d_q, d_k, d_v) from (q, k, v, o, lse, d_o); the probabilities are computed again from lse.
 
     FLOPs: 10 C a visible pair (five contractions, the repeated scores included).
@@ -82,60 +111,85 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes) -> Res
     q, k, v, o, lse, d_o = inputs
     _check(q, k, v)
     same_shape(q, o, d_o)
-    scores, pairs = _masked_scores(q, k, attributes)
-    probabilities = np.exp(scores - lse[..., np.newaxis])
-    d_out, keys, values = _rows(_queries(d_o)), _keys(k), _keys(v)
-    d_v = _transposed(_rows(probabilities)) @ d_out
-    d_probabilities = (d_out @ _transposed(values)).reshape(probabilities.shape)
-    delta = _queries(o * d_o).sum(axis=-1, keepdims=True)  # = the sum of y d_y over the keys
-    d_scores = _rows(number(attributes, "scale") * probabilities * (d_probabilities - delta))
-    d_q = _queries_out(d_scores @ keys, q.shape)
-    d_k = _transposed(d_scores) @ _rows(_queries(q))
-    return (d_q, _keys_out(d_k), _keys_out(d_v)), 10 * q.shape[-1] * pairs
+    dtype, factor = real(q, k, v, o, d_o), number(attributes, "scale")
+    d_q, d_k, d_v = (out(array.shape, dtype) for array in (q, k, v))
+    d_k.fill(0)
+    d_v.fill(0)
+    num_visible = _num_visible(q.shape[1], k.shape[1], attributes)
+    for text, heads, queries, keys, ceiling in _head_tiles(q, num_visible, dtype):
+        rows, d_out = _rows(q[text, queries, heads]), _rows(d_o[text, queries, heads])
+        probabilities = _scores(rows, k[text, keys, heads], factor, ceiling)
+        np.subtract(probabilities, lse[text, heads, :, queries].reshape(*rows.shape[:2], 1), out=probabilities)
+        np.exp(probabilities, out=probabilities)
+        d_scores = d_out @ _heads_first(v[text, keys, heads]).swapaxes(-1, -2)
+        delta = (_rows(o[text, queries, heads]) * d_out).sum(axis=-1, keepdims=True)  # = the sum of y d_y over the keys
+        np.subtract(d_scores, delta, out=d_scores)
+        d_values = _heads_first(d_v[text, keys, heads])
+        np.add(d_values, probabilities.swapaxes(-1, -2) @ d_out, out=d_values)
+        np.multiply(d_scores, np.multiply(probabilities, factor, out=probabilities), out=d_scores)
+        d_q[text, queries, heads] = _from_rows(d_scores @ _heads_first(k[text, keys, heads]), q[text, queries, heads].shape)
+        d_keys = _heads_first(d_k[text, keys, heads])
+        np.add(d_keys, d_scores.swapaxes(-1, -2) @ rows, out=d_keys)
+    return (d_q, d_k, d_v), 10 * q.shape[-1] * _num_pairs(q, num_visible)
 
 
-def _visible(num_queries: int, num_keys: int, attributes: Attributes) -> Array:
+def _num_visible(num_queries: int, num_keys: int, attributes: Attributes) -> Array:
+    """Keys that each query sees, from the first on."""
     offset = integer(attributes, "query_offset", 0)
     if offset < 0:
         raise ValueError(f"attribute 'query_offset' is {offset}: the first query would see no key")
-    return np.asarray(np.arange(num_keys) <= offset + np.arange(num_queries)[:, np.newaxis])
+    sees_all = not integer(attributes, "causal", 1)
+    return np.minimum(np.arange(num_queries) + (num_keys if sees_all else offset + 1), num_keys)
 
 
-def _masked_scores(q: Array, k: Array, attributes: Attributes) -> tuple[Array, int]:
-    """Scaled scores with -inf where masked, and the visible pairs of all heads and sequences."""
-    batch, num_queries, kv_heads, queries_per_kv_head, _ = q.shape
-    everything = np.ones((num_queries, k.shape[1]), dtype=bool)
-    visible = _visible(num_queries, k.shape[1], attributes) if integer(attributes, "causal", 1) else everything
-    scores = _rows(_queries(q)) @ _transposed(_keys(k))
-    whole = scores.reshape(batch, kv_heads, queries_per_kv_head, *visible.shape)
-    masked = np.where(visible, number(attributes, "scale") * whole, -np.inf)
-    return masked, int(np.count_nonzero(visible)) * batch * kv_heads * queries_per_kv_head
+def _num_pairs(q: Array, num_visible: Array) -> int:
+    """Visible pairs of query and key over all heads and sequences."""
+    batch, _, kv_heads, queries_per_kv_head, _ = q.shape
+    return int(num_visible.sum() * batch * kv_heads * queries_per_kv_head)
 
 
-def _queries(q: Array) -> Array:
-    return q.transpose(0, 2, 3, 1, 4)  # B S K R C -> B K R S C
+def _tiles(num_visible: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, slice, Array]]:
+    """A few queries, the keys that one of them sees, and what their scores cannot exceed: -inf where masked."""
+    for start in range(0, len(num_visible), _TILE):
+        of_tile = num_visible[start : start + _TILE, np.newaxis]
+        num_keys = int(of_tile[-1, 0])
+        yield slice(start, start + len(of_tile)), slice(0, num_keys), np.where(np.arange(num_keys) < of_tile, np.inf, -np.inf).astype(dtype)
 
 
-def _queries_out(rows: Array, shape: tuple[int, ...]) -> Array:
-    b, s, k, r, c = shape
-    return np.ascontiguousarray(rows.reshape(b, k, r, s, c).transpose(0, 3, 1, 2, 4))
+def _heads_a_block(ceiling: Array) -> int:
+    return max(BLOCK_BYTES // (ceiling.size * ceiling.itemsize or 1), 1)
 
 
-def _keys(k: Array) -> Array:
-    return k.transpose(0, 2, 1, 3)  # B Z K C -> B K Z C
+def _head_tiles(q: Array, num_visible: Array, dtype: np.dtype[Any]) -> Iterator[tuple[int, slice, slice, slice, Array]]:
+    """Sequence, kv heads, queries, keys and the ceiling of a block of scores that fits the cache."""
+    batch, _, kv_heads, queries_per_kv_head, _ = q.shape
+    for queries, keys, ceiling in _tiles(num_visible, dtype):
+        whole = np.tile(ceiling, (queries_per_kv_head, 1))  # one a row of `_rows`
+        step = _heads_a_block(whole)
+        for text in range(batch):
+            for start in range(0, kv_heads, step):
+                yield text, slice(start, min(start + step, kv_heads)), queries, keys, whole
 
 
-def _keys_out(k: Array) -> Array:
-    return np.ascontiguousarray(k.transpose(0, 2, 1, 3))
+def _scores(rows: Array, k: Array, factor: float, ceiling: Array) -> Array:
+    """Scaled scores, -inf where masked: [K, R S, Z]."""
+    scores = rows @ _heads_first(k).swapaxes(-1, -2)
+    np.multiply(scores, factor, out=scores)
+    return np.asarray(np.minimum(scores, ceiling, out=scores))
 
 
-def _rows(array: Array) -> Array:
-    b, k, r, s, last = array.shape  # B K R S x -> B K (R S) x: the queries of one kv head are one matrix
-    return array.reshape(b, k, r * s, last)
+def _rows(q: Array) -> Array:
+    s, k, r, c = q.shape
+    return q.transpose(1, 2, 0, 3).reshape(k, r * s, c)  # S K R C -> K (R S) C: the queries of one kv head are one matrix
 
 
-def _transposed(matrix: Array) -> Array:
-    return matrix.swapaxes(-1, -2)
+def _from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
+    s, k, r, c = shape
+    return rows.reshape(k, r, s, c).transpose(2, 0, 1, 3)
+
+
+def _heads_first(k: Array) -> Array:
+    return k.swapaxes(0, 1)  # Z K C -> K Z C
 
 
 def _check(q: Array, k: Array, v: Array) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from parsim_kernels.fabric import Chunks
-from parsim_kernels.signature import Array
+from parsim_kernels.signature import Array, Out, fresh
 
 IN_PLACE = ("all_reduce", "reduce", "broadcast")
 NEW_BUFFER = ("all_gather", "reduce_scatter")
@@ -44,12 +44,17 @@ def cut(operation: str, buckets: Sequence[Sequence[Array]], dim: int, group: Seq
     for rank, bucket in zip(group, buckets, strict=True):
         if fault := _fault(operation, bucket, buckets[0], num_ranks, dim):
             raise ValueError(f"rank {rank}: {fault}")
+    return [cut_own(operation, bucket, dim, position, num_ranks) for position, bucket in enumerate(buckets)]
+
+
+def cut_own(operation: str, bucket: Sequence[Array], dim: int, position: int, num_ranks: int) -> list[Array | None]:
+    """The chunks of one position alone; whether its shapes fit those of the others shows when they meet."""
     if operation == "reduce_scatter":
-        return [[*np.split(array, num_ranks, axis=dim)] for (array,) in buckets]
+        return [*np.split(bucket[0], num_ranks, axis=dim)]
     if operation == "all_gather":
-        return [[array if chunk == own else None for chunk in range(num_ranks)] for own, (array,) in enumerate(buckets)]
+        return [bucket[0] if chunk == position else None for chunk in range(num_ranks)]
     num_chunks = num_ranks if operation == "all_reduce" else 1
-    return [[*np.array_split(np.concatenate([array.reshape(-1) for array in bucket]), num_chunks)] for bucket in buckets]
+    return [*np.array_split(np.concatenate([array.reshape(-1) for array in bucket]), num_chunks)]
 
 
 def cut_shards(operation: str, shards: Sequence[Sequence[Array]], flats: Sequence[Sequence[Array]]) -> Chunks:
@@ -63,15 +68,18 @@ def cut_shards(operation: str, shards: Sequence[Sequence[Array]], flats: Sequenc
     >>> cut_shards("all_gather", [[np.zeros(1)], [np.ones(1)]], [[np.zeros(2)], [np.zeros(2)]])
     [[array([0.]), None], [None, array([1.])]]
     """
-    num_ranks = len(shards)
-    for own, whole in zip(shards, flats, strict=True):
-        if [num_ranks * shard.size for shard in own] != [flat.size for flat in whole]:
-            raise ValueError(f"flat buffers of {[f.size for f in whole]} do not hold {num_ranks} shards of {[s.size for s in own]}")
+    both = enumerate(zip(shards, flats, strict=True))
+    return [cut_own_shards(operation, own, whole, position, len(shards)) for position, (own, whole) in both]
+
+
+def cut_own_shards(operation: str, shards: Sequence[Array], flats: Sequence[Array], position: int, num_ranks: int) -> list[Array | None]:
+    """The chunks of one position alone, as in `cut_shards`."""
+    if [num_ranks * shard.size for shard in shards] != [flat.size for flat in flats]:
+        raise ValueError(f"flat buffers of {[f.size for f in flats]} do not hold {num_ranks} shards of {[s.size for s in shards]}")
     if operation == "all_gather":
-        joined = [np.concatenate(own) for own in shards]
-        return [[joined[own] if chunk == own else None for chunk in range(num_ranks)] for own in range(num_ranks)]
-    parts = [[flat.reshape(num_ranks, -1) for flat in whole] for whole in flats]
-    return [[np.concatenate([part[chunk] for part in whole]) for chunk in range(num_ranks)] for whole in parts]
+        return [np.concatenate(shards) if chunk == position else None for chunk in range(num_ranks)]
+    parts = [flat.reshape(num_ranks, -1) for flat in flats]
+    return [np.concatenate([part[chunk] for part in parts]) for chunk in range(num_ranks)]
 
 
 def write_gathered(flats: Sequence[Array], chunks: Sequence[Array | None]) -> None:
@@ -86,8 +94,8 @@ def write_gathered(flats: Sequence[Array], chunks: Sequence[Array | None]) -> No
         write_back(own, join([chunks[position]], 0))
 
 
-def join(chunks: Sequence[Array | None], dim: int) -> Array:
-    """A new array of the chunks along `dim`.
+def join(chunks: Sequence[Array | None], dim: int, out: Out = fresh) -> Array:
+    """A new array of the chunks along `dim`, in memory from `out`.
 
     Raises:
         ValueError: the transfers left a chunk behind.
@@ -95,7 +103,9 @@ def join(chunks: Sequence[Array | None], dim: int) -> Array:
     complete = [chunk for chunk in chunks if chunk is not None]
     if len(complete) != len(chunks):
         raise ValueError(f"the transfers leave {len(chunks) - len(complete)} of {len(chunks)} chunks behind")
-    return np.concatenate(complete, axis=dim)
+    shape = list(complete[0].shape)
+    shape[dim] = sum(chunk.shape[dim] for chunk in complete)
+    return np.concatenate(complete, axis=dim, out=out(tuple(shape), np.result_type(*(chunk.dtype for chunk in complete))))
 
 
 def write_back(bucket: Sequence[Array], flat: Array) -> None:

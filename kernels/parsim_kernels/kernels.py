@@ -65,3 +65,11 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "sgd_momentum": optimizer.sgd_momentum,
     }
 )
+
+# Their i-th result may lie over their i-th input, element by element; any other kernel in place takes a detour through the pool.
+OVERLAYS: frozenset[str] = frozenset(
+    {"bias", "layer_norm", "layer_norm_grad_x", "rms_norm", "rms_norm_grad_x", "gelu", "gelu_grad", "relu", "relu_grad", "squared_relu"}
+    | {"squared_relu_grad", "swiglu", "swiglu_grad", "tanh", "tanh_grad", "dropout", "add", "cast", "causal_softmax", "causal_scale"}
+    | {"causal_softmax_grad", "scaled_softmax", "scale", "scale_grad", "softmax", "softmax_grad", "position", "rotary", "rotary_grad"}
+    | {"shifted_exp", "normalize", "token_loss", "cross_entropy_grad", "clip", "adam", "sgd", "sgd_momentum"}
+)

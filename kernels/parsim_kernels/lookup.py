@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parsim_kernels.signature import Array, Attributes, Result, integer, number, same_shape
+from parsim_kernels.signature import Array, Attributes, Out, Result, fresh, integer, number, real, same_shape
 
 _ROTARY_BASE = 10000.0  # longer contexts use a larger one; it changes no count
 
 
-def lookup(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def lookup(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """The rows of the table that the tokens name, from (tokens[B S], table[V D]): [B, S, D]; zeros for rows not held here.  0 FLOPs.
 
     Raises:
@@ -26,60 +26,69 @@ def lookup(inputs: Sequence[Array], attributes: Attributes) -> Result:
     """
     tokens, table = inputs
     local, here = _local(tokens, attributes, len(table))
-    y = np.zeros((*tokens.shape, *table.shape[1:]))
-    y[here] = table[local[here]]
+    y = out((*tokens.shape, *table.shape[1:]), real(table))
+    if here.all():
+        np.take(table, local, axis=0, out=y, mode="clip")  # "raise" would copy through a buffer
+    else:
+        y.fill(0)
+        y[here] = table[local[here]]
     return (y,), 0
 
 
-def lookup_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def lookup_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_table from (tokens, d_y, table_like), repeated tokens added up.  As many FLOPs as elements of d_y."""
     tokens, d_y, table_like = inputs
     if d_y.shape != (*tokens.shape, *table_like.shape[1:]):
         raise ValueError(f"d_y of shape {d_y.shape} fits no lookup of {tokens.shape} in {table_like.shape}")
     local, here = _local(tokens, attributes, len(table_like))
-    d_table = np.zeros(table_like.shape)
+    d_table = out(table_like.shape, real(d_y))
+    d_table.fill(0)
     np.add.at(d_table, local[here], d_y[here])
     return (d_table,), d_y.size
 
 
-def position(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def position(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """x[B T D] + table[offset : offset + T].  As many FLOPs as elements of x.
 
     Raises:
         ValueError: the table does not reach so far.
     """
     x, table = inputs
-    return (x + table[_span(x, table, attributes)],), x.size
+    return (np.add(x, table[_span(x, table, attributes)], out=out(x.shape, real(x, table))),), x.size
 
 
-def position_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def position_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_table of `position` from (d_y, table_like); rows not used are zero.  As many FLOPs as elements of d_y."""
     d_y, table_like = inputs
-    d_table = np.zeros(table_like.shape)
-    d_table[_span(d_y, table_like, attributes)] = d_y.sum(axis=0)
+    d_table = out(table_like.shape, real(d_y))
+    d_table.fill(0)
+    np.add.reduce(d_y, axis=0, out=d_table[_span(d_y, table_like, attributes)])
     return (d_table,), d_y.size
 
 
-def first(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def first(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """The first token of each text of x[B T D]: [B, D]; zeros where x starts at a later position, attributes["offset"].  0 FLOPs.
 
     >>> first((np.ones((1, 2, 1)),), {"offset": 2})[0][0].tolist()
     [[0.0]]
     """
     (x,) = inputs
-    return (np.where(integer(attributes, "offset") == 0, x[:, 0], 0.0),), 0
+    y = out((len(x), *x.shape[2:]), real(x))
+    y[...] = x[:, 0] if integer(attributes, "offset") == 0 else 0
+    return (y,), 0
 
 
-def first_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def first_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `first` from (d_y), attributes["length"] positions long: d_y at the first token, zeros elsewhere.  0 FLOPs."""
     (d_y,) = inputs
-    d_x = np.zeros((len(d_y), integer(attributes, "length"), *d_y.shape[1:]))
+    d_x = out((len(d_y), integer(attributes, "length"), *d_y.shape[1:]), real(d_y))
+    d_x.fill(0)
     if integer(attributes, "offset") == 0:
         d_x[:, 0] = d_y
     return (d_x,), 0
 
 
-def rotary(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def rotary(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """x[B S ... C] with its pairs of elements (i, i + C / 2) turned by an angle that grows with the position.  3 n FLOPs.
 
     The first position is attributes["offset"]; the angle of a pair is position x 10000^(-2 i / C).
@@ -92,30 +101,33 @@ def rotary(inputs: Sequence[Array], attributes: Attributes) -> Result:
     >>> rotary((np.ones((1, 1, 1, 2)),), {"offset": 0})[0][0].tolist()
     [[[[1.0, 1.0]]]]
     """
-    return _turned(inputs, attributes, 1)
+    return _turned(inputs, attributes, 1, out)
 
 
-def rotary_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def rotary_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `rotary` from (d_y): turned back by the same angles.  3 n FLOPs."""
-    return _turned(inputs, attributes, -1)
+    return _turned(inputs, attributes, -1, out)
 
 
-def pick(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def pick(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """x[B S V] at the label of each token, 0 where the label lies in another shard, from (x, labels).  0 FLOPs."""
     x, labels = _logits(inputs)
     local, here = _local(labels, attributes, x.shape[-1])
-    picked = np.zeros(labels.shape)
+    picked = out(labels.shape, real(x))
+    picked.fill(0)
     picked[here] = x[(*np.nonzero(here), local[here])]
     return (picked,), 0
 
 
-def cross_entropy_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def cross_entropy_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """(p - onehot(label)) x scale, the gradient of the logits, from (probabilities[B S V], labels[B S]).  2 n FLOPs."""
     probabilities, labels = _logits(inputs)
     local, here = _local(labels, attributes, probabilities.shape[-1])
-    d_x = probabilities.copy()
-    d_x[(*np.nonzero(here), local[here])] -= 1
-    return (d_x * number(attributes, "scale"),), 2 * probabilities.size
+    at, factor = (*np.nonzero(here), local[here]), number(attributes, "scale")
+    of_labels = (probabilities[at] - 1) * factor
+    d_x = np.multiply(probabilities, factor, out=out(probabilities.shape, real(probabilities)))
+    d_x[at] = of_labels
+    return (d_x,), 2 * probabilities.size
 
 
 def _local(tokens: Array, attributes: Attributes, num_rows: int) -> tuple[Array, Array]:
@@ -134,7 +146,7 @@ def _span(x: Array, table: Array, attributes: Attributes) -> slice:
     return slice(offset, offset + length)
 
 
-def _turned(inputs: Sequence[Array], attributes: Attributes, sign: int) -> Result:
+def _turned(inputs: Sequence[Array], attributes: Attributes, sign: int, out: Out) -> Result:
     (x,) = inputs
     offset, half = integer(attributes, "offset"), x.shape[-1] // 2
     if x.shape[-1] % 2 or offset < 0:
@@ -142,9 +154,15 @@ def _turned(inputs: Sequence[Array], attributes: Attributes, sign: int) -> Resul
     positions = np.arange(offset, offset + x.shape[1])
     angles = positions[:, np.newaxis] * _ROTARY_BASE ** (-np.arange(half) / half)
     angles = angles.reshape(x.shape[1], *(1 for _ in x.shape[2:-1]), half)
-    cosine, sine = np.cos(angles), sign * np.sin(angles)
-    first, second = x[..., :half], x[..., half:]
-    return (np.concatenate((first * cosine - second * sine, second * cosine + first * sine), axis=-1),), 3 * x.size
+    y = out(x.shape, real(x))
+    cosine, sine = np.cos(angles).astype(y.dtype), (sign * np.sin(angles)).astype(y.dtype)
+    for text, result in zip(x, y, strict=True):
+        first, second = text[..., :half], text[..., half:]
+        turned, t = first * cosine, first * sine
+        np.subtract(turned, second * sine, out=turned)
+        np.add(second * cosine, t, out=result[..., half:])
+        result[..., :half] = turned
+    return (y,), 3 * x.size
 
 
 def _logits(inputs: Sequence[Array]) -> tuple[Array, Array]:

@@ -13,16 +13,18 @@ import numpy as np
 from parsim_kernels import fabric
 from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut, cut_shards, join, names_by_rank, write_back, write_gathered
 from parsim_kernels.fabric import Chunks, Transfer
-from parsim_kernels.kernels import KERNELS
+from parsim_kernels.kernels import KERNELS, OVERLAYS
 from parsim_kernels.ledger import Ledger
 from parsim_kernels.memory import Memory
-from parsim_kernels.signature import Array, Attributes, Result
+from parsim_kernels.pool import Into, Pool
+from parsim_kernels.signature import Array, Attributes, Out, Result
 from parsim_kernels.transport import Lockstep
 
 
 class Machine:
     """`num_ranks` ranks, each with named buffers and a ledger.  The caller issues; nothing here decides.
 
+    Results of kernels and collectives lie in memory of `pool`, which all ranks share; a step that repeats another one needs no more of it.
     A misuse (unknown or taken name, shapes that do not fit) is a ValueError that names rank and buffer.
 
     >>> import numpy as np
@@ -37,6 +39,7 @@ class Machine:
         """A machine that holds nothing."""
         self.ledgers = [Ledger() for _ in range(num_ranks)]
         self._memories = [Memory(rank, ledger) for rank, ledger in enumerate(self.ledgers)]
+        self.pool = Pool()
         self._transport = Lockstep()
 
     def names(self, rank: int) -> tuple[str, ...]:
@@ -55,7 +58,7 @@ class Machine:
         Args:
             rank: where it lies.
             name: not yet held there.
-            array: float64, or integers.
+            array: float64 or float32, or integers.
             itemsize: bytes an element is charged at.
 
         Raises:
@@ -117,7 +120,7 @@ class Machine:
         memory = self._memory(rank)
         if accumulate and in_place:
             raise ValueError(f"rank {rank}: {kernel} cannot both accumulate into {list(outputs)} and run in place")
-        results, flops = self._run(rank, kernel, inputs, attributes)
+        results, flops = self._run(rank, kernel, inputs, attributes, self._destination(rank, kernel, inputs, outputs, in_place, overwrite))
         per_result = outputs if accumulate or overwrite else inputs[: len(results)] if in_place else itemsizes
         if not len(results) == len(outputs) == len(per_result):
             raise ValueError(f"rank {rank}: {kernel} has {len(results)} results, not {list(outputs)} with itemsizes {list(itemsizes)}")
@@ -180,7 +183,7 @@ class Machine:
         try:
             chunks = cut(operation, buckets, dim, group)
             fabric.run((t._replace(operator=operator) if t.operator == "sum" else t for t in transfers), chunks, send)
-            results = _results(operation, chunks, dim)
+            results = _results(operation, chunks, dim, self.pool.take)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         for rank, bucket, result, num_bytes in zip(group, buckets, results, sent, strict=True):
@@ -266,12 +269,22 @@ class Machine:
             raise ValueError(f"rank {rank} is not one of {len(self._memories)} ranks")
         return self._memories[rank]
 
-    def _run(self, rank: int, kernel: str, inputs: Sequence[str], attributes: Attributes) -> Result:
+    def _destination(self, rank: int, kernel: str, inputs: Sequence[str], outputs: Sequence[str], in_place: bool, overwrite: bool) -> Out:
+        """The buffers that the results replace, where the kernel may write to them at once; else the pool."""
+        if in_place and kernel in OVERLAYS:
+            return Into([self.get(rank, name) for name in inputs[: len(outputs)]], self.pool.take)
+        if overwrite:
+            buffers, arrays = ([self.get(rank, name) for name in names] for names in (outputs, inputs))
+            if not any(np.may_share_memory(buffer, array) for buffer in buffers for array in arrays):
+                return Into(buffers, self.pool.take)
+        return self.pool.take
+
+    def _run(self, rank: int, kernel: str, inputs: Sequence[str], attributes: Attributes, out: Out) -> Result:
         if kernel not in KERNELS:
             raise ValueError(f"rank {rank}: no kernel {kernel!r}; there are {', '.join(sorted(KERNELS))}")
         arrays = [self.get(rank, name) for name in inputs]
         try:
-            return KERNELS[kernel](arrays, attributes)
+            return KERNELS[kernel](arrays, attributes, out)
         except ValueError as error:
             raise ValueError(f"rank {rank}: {kernel}({', '.join(inputs)}): {error}") from error
 
@@ -293,7 +306,7 @@ class Machine:
         return names
 
 
-def _results(operation: str, chunks: Chunks, dim: int) -> list[Array]:
+def _results(operation: str, chunks: Chunks, dim: int, out: Out) -> list[Array]:
     if operation == "reduce_scatter":
-        return [join(own[position : position + 1], dim) for position, own in enumerate(chunks)]
-    return [join(own, dim if operation == "all_gather" else 0) for own in chunks]
+        return [join(own[position : position + 1], dim, out) for position, own in enumerate(chunks)]
+    return [join(own, dim if operation == "all_gather" else 0, out) for own in chunks]

@@ -108,7 +108,10 @@ class Memory:
         if buffer.shape != result.shape or not np.can_cast(result.dtype, buffer.dtype, "same_kind"):
             found = f"a result of {result.shape} {result.dtype}"
             raise ValueError(f"rank {self.rank}: {found} does not fit buffer {name!r} of {buffer.shape} {buffer.dtype}")
-        buffer[...] = buffer + result if add else result
+        if add:
+            np.add(buffer, result, out=buffer)
+        elif result is not buffer:
+            buffer[...] = result
 
 
 def _owning(array: Array) -> Array:

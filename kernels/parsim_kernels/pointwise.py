@@ -1,4 +1,7 @@
-"""Kernels that treat each element alone, and their gradients.  n in the FLOP counts is the elements of the first input."""
+"""Kernels that treat each element alone, and their gradients.  n in the FLOP counts is the elements of the first input.
+
+They run block by block, so that the passes over a block find it in the cache.  The i-th result may lie over the i-th input.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parsim_kernels.signature import Array, Attributes, Result, extents, number, same_shape, terms
+from parsim_kernels.blocks import blocks, flat, rows
+from parsim_kernels.signature import Array, Attributes, Out, Result, extents, fresh, number, real, same_shape, terms
 
 # The tanh form of GELU.  Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2.
 _GELU_SLOPE = math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715
 
 
-def bias(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """x + b, b repeated over the dims of x that it lacks, as in "B S K C, K C -> B S K C".  n FLOPs.
 
     Raises:
@@ -29,10 +33,10 @@ def bias(inputs: Sequence[Array], attributes: Attributes) -> Result:
     if out_dims != x_dims or tuple(d for d in x_dims if d in b_dims) != b_dims:
         raise ValueError(f"{attributes['expr']!r} is no bias: the second operand and the output must keep the dims of the first")
     spread = b.reshape([extent if dim in b_dims else 1 for dim, extent in zip(x_dims, x.shape, strict=True)])
-    return (x + spread,), x.size
+    return (np.add(x, spread, out=out(x.shape, real(x, b))),), x.size
 
 
-def gelu(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def gelu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """GELU in its tanh form.  8 n FLOPs.
 
     Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2.
@@ -41,32 +45,55 @@ def gelu(inputs: Sequence[Array], attributes: Attributes) -> Result:
     [0.0, 0.0]
     """
     (x,) = inputs
-    return (0.5 * x * (1 + _gelu_tanh(x)),), 8 * x.size
+    y = out(x.shape, real(x))
+    for part, result, t, half in blocks(*flat(x, y), scratch=2):
+        _gelu_tanh(part, t, half)
+        np.add(t, 1, out=t)
+        np.multiply(part, 0.5, out=half)
+        np.multiply(half, t, out=result)
+    return (y,), 8 * x.size
 
 
-def gelu_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def gelu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `gelu` from (x, d_y).  16 n FLOPs.  Source: derived here, by the product rule."""
     x, d_y = inputs
     same_shape(x, d_y)
-    t = _gelu_tanh(x)
-    slope = _GELU_SLOPE * (1 + 3 * _GELU_CUBIC * x * x)
-    return (d_y * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope),), 16 * x.size
+    d_x = out(x.shape, real(x, d_y))
+    for part, d_part, result, t, slope, total in blocks(*flat(x, d_y, d_x), scratch=3):
+        _gelu_tanh(part, t, slope)
+        np.multiply(part, part, out=slope)
+        np.multiply(slope, 3 * _GELU_CUBIC * _GELU_SLOPE / 2, out=slope)
+        np.add(slope, _GELU_SLOPE / 2, out=slope)
+        np.multiply(slope, part, out=slope)
+        np.multiply(t, t, out=total)
+        np.subtract(1, total, out=total)
+        np.multiply(slope, total, out=slope)
+        np.multiply(t, 0.5, out=t)
+        np.add(t, 0.5, out=t)
+        np.add(t, slope, out=t)
+        np.multiply(t, d_part, out=result)
+    return (d_x,), 16 * x.size
 
 
-def relu(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def relu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """max(x, 0).  n FLOPs."""
     (x,) = inputs
-    return (np.maximum(x, 0),), x.size
+    return (np.maximum(x, 0, out=out(x.shape, real(x))),), x.size
 
 
-def relu_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `relu` from (x, d_y); 0 where x is 0.  n FLOPs."""
     x, d_y = inputs
     same_shape(x, d_y)
-    return (np.where(x > 0, d_y, 0.0),), x.size
+    d_x = out(x.shape, real(x, d_y))
+    for part, d_part, result in blocks(*flat(x, d_y, d_x)):
+        is_on = part > 0
+        result.fill(0)
+        np.copyto(result, d_part, where=is_on)
+    return (d_x,), x.size
 
 
-def squared_relu(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def squared_relu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """max(x, 0) squared.  2 n FLOPs.
 
     Source: So et al. 2021 (arXiv:2109.08668), section 3.
@@ -75,18 +102,26 @@ def squared_relu(inputs: Sequence[Array], attributes: Attributes) -> Result:
     [0.0, 9.0]
     """
     (x,) = inputs
-    positive = np.maximum(x, 0)
-    return (positive * positive,), 2 * x.size
+    y = out(x.shape, real(x))
+    for part, result in blocks(*flat(x, y)):
+        np.maximum(part, 0, out=result)
+        np.multiply(result, result, out=result)
+    return (y,), 2 * x.size
 
 
-def squared_relu_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def squared_relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `squared_relu` from (x, d_y): 2 max(x, 0) d_y.  3 n FLOPs."""
     x, d_y = inputs
     same_shape(x, d_y)
-    return (2 * np.maximum(x, 0) * d_y,), 3 * x.size
+    d_x = out(x.shape, real(x, d_y))
+    for part, d_part, result in blocks(*flat(x, d_y, d_x)):
+        np.maximum(part, 0, out=result)
+        np.multiply(result, 2, out=result)
+        np.multiply(result, d_part, out=result)
+    return (d_x,), 3 * x.size
 
 
-def swiglu(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def swiglu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """gate x sigmoid(gate) x up from (gate, up).  5 n FLOPs.
 
     Source: Shazeer 2020 (arXiv:2002.05202), section 2: Swish with beta = 1.
@@ -96,32 +131,56 @@ def swiglu(inputs: Sequence[Array], attributes: Attributes) -> Result:
     """
     gate, up = inputs
     same_shape(gate, up)
-    return (gate / (1 + np.exp(-gate)) * up,), 5 * gate.size
+    y = out(gate.shape, real(gate, up))
+    for part, up_part, result, t in blocks(*flat(gate, up, y), scratch=1):
+        np.negative(part, out=t)
+        np.exp(t, out=t)
+        np.add(t, 1, out=t)
+        np.divide(part, t, out=t)
+        np.multiply(t, up_part, out=result)
+    return (y,), 5 * gate.size
 
 
-def swiglu_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """(d_gate, d_up) of `swiglu` from (gate, up, d_y).  11 n FLOPs.  Source: derived here, by the product rule."""
     gate, up, d_y = inputs
     same_shape(gate, up, d_y)
-    sigmoid = 1 / (1 + np.exp(-gate))
-    swish = gate * sigmoid
-    return (d_y * up * (sigmoid + swish * (1 - sigmoid)), d_y * swish), 11 * gate.size
+    dtype = real(gate, up, d_y)
+    d_gate, d_up = out(gate.shape, dtype), out(gate.shape, dtype)
+    for gate_part, up_part, d_part, d_gate_part, d_up_part, sigmoid, swish, slope in blocks(*flat(gate, up, d_y, d_gate, d_up), scratch=3):
+        np.negative(gate_part, out=sigmoid)
+        np.exp(sigmoid, out=sigmoid)
+        np.add(sigmoid, 1, out=sigmoid)
+        np.divide(1, sigmoid, out=sigmoid)
+        np.multiply(gate_part, sigmoid, out=swish)
+        np.subtract(1, sigmoid, out=slope)
+        np.multiply(swish, slope, out=slope)
+        np.add(sigmoid, slope, out=slope)
+        np.multiply(d_part, up_part, out=sigmoid)
+        np.multiply(sigmoid, slope, out=d_gate_part)
+        np.multiply(d_part, swish, out=d_up_part)
+    return (d_gate, d_up), 11 * gate.size
 
 
-def tanh(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def tanh(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """The hyperbolic tangent.  n FLOPs."""
     (x,) = inputs
-    return (np.tanh(x),), x.size
+    return (np.tanh(x, out=out(x.shape, real(x))),), x.size
 
 
-def tanh_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def tanh_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `tanh` from (y, d_y): (1 - y y) d_y.  3 n FLOPs."""
     y, d_y = inputs
     same_shape(y, d_y)
-    return ((1 - y * y) * d_y,), 3 * y.size
+    d_x = out(y.shape, real(y, d_y))
+    for part, d_part, result, t in blocks(*flat(y, d_y, d_x), scratch=1):
+        np.multiply(part, part, out=t)
+        np.subtract(1, t, out=t)
+        np.multiply(t, d_part, out=result)
+    return (d_x,), 3 * y.size
 
 
-def dropout(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def dropout(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """x where the mask is 1, scaled by 1 / (1 - p), from (x, mask); its gradient is itself on d_y.  2 n FLOPs.
 
     Raises:
@@ -137,44 +196,54 @@ def dropout(inputs: Sequence[Array], attributes: Attributes) -> Result:
     p = number(attributes, "p")
     if not 0 <= p < 1:
         raise ValueError(f"attribute 'p' is {p}, not in [0, 1)")
-    return (x * mask / (1 - p),), 2 * x.size
+    y = out(x.shape, real(x))
+    for part, is_kept, result in blocks(*flat(x, mask, y)):
+        np.multiply(part, is_kept, out=result)
+        np.divide(result, 1 - p, out=result)
+    return (y,), 2 * x.size
 
 
-def add(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def add(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """a + b, of one shape (a scalar array too).  n FLOPs."""
     a, b = inputs
     same_shape(a, b)
-    return (np.asarray(a + b),), a.size
+    return (np.add(a, b, out=out(a.shape, np.result_type(a.dtype, b.dtype))),), a.size
 
 
-def cast(inputs: Sequence[Array], attributes: Attributes) -> Result:
-    """A copy: the declared itemsize changes, the numbers stay float64.  0 FLOPs."""
+def cast(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+    """A copy: the declared itemsize changes, the numbers stay.  0 FLOPs."""
     (x,) = inputs
-    return (x.copy(),), 0
+    y = out(x.shape, x.dtype)
+    y[...] = x
+    return (y,), 0
 
 
-def scale(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """scale x scores.  n FLOPs."""
     (scores,) = inputs
-    return (np.asarray(number(attributes, "scale") * scores),), scores.size
+    return (np.multiply(scores, number(attributes, "scale"), out=out(scores.shape, real(scores))),), scores.size
 
 
-def scale_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def scale_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """scale x d_y, the gradient of `scale` and of `causal_scale` (masked elements have d_y = 0 after a softmax).  n FLOPs."""
     (d_y,) = inputs
-    return (np.asarray(number(attributes, "scale") * d_y),), d_y.size
+    return (np.multiply(d_y, number(attributes, "scale"), out=out(d_y.shape, real(d_y))),), d_y.size
 
 
-def shifted_exp(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def shifted_exp(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """exp(x - m) from (x[.. V], m[..]).  2 n FLOPs."""
     x, m = _with_rows(inputs)
-    return (np.exp(x - m),), 2 * x.size
+    y = out(x.shape, real(x, m))
+    for part, maximum, result in blocks(*rows(x, m, y)):
+        np.subtract(part, maximum, out=result)
+        np.exp(result, out=result)
+    return (y,), 2 * x.size
 
 
-def normalize(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def normalize(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """x / s from (x[.. V], s[..]).  n FLOPs."""
     x, s = _with_rows(inputs)
-    return (x / s,), x.size
+    return (np.divide(x, s, out=out(x.shape, real(x, s))),), x.size
 
 
 def _with_rows(inputs: Sequence[Array]) -> tuple[Array, Array]:
@@ -184,5 +253,11 @@ def _with_rows(inputs: Sequence[Array]) -> tuple[Array, Array]:
     return x, row[..., np.newaxis]
 
 
-def _gelu_tanh(x: Array) -> Array:
-    return np.asarray(np.tanh(_GELU_SLOPE * (x + _GELU_CUBIC * x * x * x)))
+def _gelu_tanh(x: Array, t: Array, scratch: Array) -> None:
+    """Leave tanh(slope (x + cubic x^3)) in t."""
+    np.multiply(x, x, out=scratch)
+    np.multiply(scratch, x, out=scratch)
+    np.multiply(scratch, _GELU_CUBIC, out=scratch)
+    np.add(scratch, x, out=t)
+    np.multiply(t, _GELU_SLOPE, out=t)
+    np.tanh(t, out=t)

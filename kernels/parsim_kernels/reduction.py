@@ -1,17 +1,22 @@
-"""Kernels that sum or normalise over a dim, and their gradients.  n in the FLOP counts is the elements of the first input."""
+"""Kernels that sum or normalise over a dim, and their gradients.  n in the FLOP counts is the elements of the first input.
+
+Those with a result of the first input's shape run by blocks of rows; that result may lie over the first input.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from parsim_kernels.signature import Array, Attributes, Result, extents, number, same_shape, terms
+from parsim_kernels.blocks import blocks, flat, rows
+from parsim_kernels.signature import Array, Attributes, Out, Result, extents, fresh, number, real, same_shape, terms
 
 _EPSILON = 1e-5  # added to the variance.  Source: PyTorch, torch.nn.LayerNorm, default eps
 
 
-def sum_to(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def sum_to(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """x summed over the dims that the output of attributes["expr"] lacks, as in "B S F -> F".  n FLOPs.
 
     Raises:
@@ -26,10 +31,12 @@ def sum_to(inputs: Sequence[Array], attributes: Attributes) -> Result:
     if tuple(d for d in x_dims if d in out_dims) != out_dims:
         raise ValueError(f"{attributes['expr']!r} is no sum: the output must keep some of the dims in their order")
     absent = tuple(i for i, dim in enumerate(x_dims) if dim not in out_dims)
-    return (np.array(x.sum(axis=absent)),), x.size
+    y = out(tuple(x.shape[x_dims.index(dim)] for dim in out_dims), real(x))
+    np.add.reduce(x, axis=absent, out=y)
+    return (y,), x.size
 
 
-def layer_norm(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def layer_norm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """gamma x (x - mean) / sqrt(variance + 1e-5) + beta over the last dim, from (x, gamma, beta).  7 n FLOPs.
 
     Source: Ba et al. 2016 (arXiv:1607.06450), section 3.
@@ -37,10 +44,15 @@ def layer_norm(inputs: Sequence[Array], attributes: Attributes) -> Result:
     x, gamma, beta = inputs
     same_shape(gamma, beta)
     _check_row(x, gamma)
-    return (_standard(x)[0] * gamma + beta,), 7 * x.size
+    y = out(x.shape, real(x, gamma))
+    for part, result, centred in blocks(*rows(x, y), scratch=1):
+        _standardise(part, centred, result)
+        np.multiply(centred, gamma, out=centred)
+        np.add(centred, beta, out=result)
+    return (y,), 7 * x.size
 
 
-def layer_norm_grad_x(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def layer_norm_grad_x(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `layer_norm` from (x, gamma, d_y); mean and variance are computed again from x.  13 n FLOPs.
 
     Source: derived here: the gradient through mean and variance is a projection on what is orthogonal to 1 and to the standardised x.
@@ -48,21 +60,32 @@ def layer_norm_grad_x(inputs: Sequence[Array], attributes: Attributes) -> Result
     x, gamma, d_y = inputs
     same_shape(x, d_y)
     _check_row(x, gamma)
-    standard, inverse_deviation = _standard(x)
-    g = d_y * gamma
-    along = (g * standard).mean(axis=-1, keepdims=True)
-    return (inverse_deviation * (g - g.mean(axis=-1, keepdims=True) - standard * along),), 13 * x.size
+    d_x = out(x.shape, real(x, gamma, d_y))
+    for part, d_part, result, standard, g, t in blocks(*rows(x, d_y, d_x), scratch=3):
+        inverse_deviation = _standardise(part, standard, t)
+        np.multiply(d_part, gamma, out=g)
+        np.multiply(g, standard, out=t)
+        np.multiply(standard, _mean(t), out=t)
+        np.subtract(g, _mean(g), out=g)
+        np.subtract(g, t, out=g)
+        np.multiply(g, inverse_deviation, out=result)
+    return (d_x,), 13 * x.size
 
 
-def layer_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def layer_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_gamma of `layer_norm` from (x, d_y).  7 n FLOPs.  d_beta is `sum_to` of d_y."""
     x, d_y = inputs
     same_shape(x, d_y)
-    rows = (_standard(x)[0] * d_y).reshape(-1, x.shape[-1])
-    return (rows.sum(axis=0),), 7 * x.size
+    d_gamma = out(x.shape[-1:], real(x, d_y))
+    d_gamma.fill(0)
+    for part, d_part, standard, t in blocks(*rows(x, d_y), scratch=2):
+        _standardise(part, standard, t)
+        np.multiply(standard, d_part, out=t)
+        np.add(d_gamma, t.sum(axis=0), out=d_gamma)
+    return (d_gamma,), 7 * x.size
 
 
-def rms_norm(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def rms_norm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """gamma x x / sqrt(mean of squares + 1e-5) over the last dim, from (x, gamma).  4 n FLOPs.
 
     Source: Zhang and Sennrich 2019 (arXiv:1910.07467), section 3.
@@ -72,10 +95,14 @@ def rms_norm(inputs: Sequence[Array], attributes: Attributes) -> Result:
     """
     x, gamma = inputs
     _check_row(x, gamma)
-    return (x * _inverse_root_mean_square(x) * gamma,), 4 * x.size
+    y = out(x.shape, real(x, gamma))
+    for part, result, t in blocks(*rows(x, y), scratch=1):
+        np.multiply(part, _inverse_root_mean_square(part, t), out=t)
+        np.multiply(t, gamma, out=result)
+    return (y,), 4 * x.size
 
 
-def rms_norm_grad_x(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def rms_norm_grad_x(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `rms_norm` from (x, gamma, d_y); the root mean square is computed again from x.  9 n FLOPs.
 
     Source: derived here: the gradient through the root mean square is a projection on what is orthogonal to the scaled x.
@@ -83,79 +110,125 @@ def rms_norm_grad_x(inputs: Sequence[Array], attributes: Attributes) -> Result:
     x, gamma, d_y = inputs
     same_shape(x, d_y)
     _check_row(x, gamma)
-    inverse = _inverse_root_mean_square(x)
-    scaled, g = x * inverse, d_y * gamma
-    return (inverse * (g - scaled * (g * scaled).mean(axis=-1, keepdims=True)),), 9 * x.size
+    d_x = out(x.shape, real(x, gamma, d_y))
+    for part, d_part, result, scaled, g, t in blocks(*rows(x, d_y, d_x), scratch=3):
+        inverse = _inverse_root_mean_square(part, t)
+        np.multiply(part, inverse, out=scaled)
+        np.multiply(d_part, gamma, out=g)
+        np.multiply(g, scaled, out=t)
+        np.multiply(scaled, _mean(t), out=t)
+        np.subtract(g, t, out=g)
+        np.multiply(g, inverse, out=result)
+    return (d_x,), 9 * x.size
 
 
-def rms_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def rms_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_gamma of `rms_norm` from (x, d_y).  5 n FLOPs."""
     x, d_y = inputs
     same_shape(x, d_y)
-    rows = (x * _inverse_root_mean_square(x) * d_y).reshape(-1, x.shape[-1])
-    return (rows.sum(axis=0),), 5 * x.size
+    d_gamma = out(x.shape[-1:], real(x, d_y))
+    d_gamma.fill(0)
+    for part, d_part, t in blocks(*rows(x, d_y), scratch=1):
+        np.multiply(part, _inverse_root_mean_square(part, t), out=t)
+        np.multiply(t, d_part, out=t)
+        np.add(d_gamma, t.sum(axis=0), out=d_gamma)
+    return (d_gamma,), 5 * x.size
 
 
-def softmax(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """Softmax over the last dim; -inf gives exactly 0.  5 n FLOPs.
 
     >>> softmax((np.array([1.0, 1.0, -np.inf]),), {})[0][0].tolist()
     [0.5, 0.5, 0.0]
     """
     (x,) = inputs
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return (e / e.sum(axis=-1, keepdims=True),), 5 * x.size
+    y = out(x.shape, real(x))
+    for part, result in blocks(*rows(x, y)):
+        np.subtract(part, part.max(axis=-1, keepdims=True), out=result)
+        np.exp(result, out=result)
+        np.divide(result, result.sum(axis=-1, keepdims=True), out=result)
+    return (y,), 5 * x.size
 
 
-def softmax_grad(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `softmax` from (y, d_y): y (d_y - sum(y d_y)).  4 n FLOPs."""
+    return (softmax_slope(inputs, 1.0, out),), 4 * inputs[0].size
+
+
+def softmax_slope(inputs: Sequence[Array], factor: float, out: Out) -> Array:
+    """factor y (d_y - sum(y d_y)) over the last dim, from (y, d_y)."""
     y, d_y = inputs
     same_shape(y, d_y)
-    return (y * (d_y - (y * d_y).sum(axis=-1, keepdims=True)),), 4 * y.size
+    d_x = out(y.shape, real(y, d_y))
+    for part, d_part, result, t in blocks(*rows(y, d_y, d_x), scratch=1):
+        np.multiply(part, d_part, out=t)
+        np.subtract(d_part, t.sum(axis=-1, keepdims=True), out=t)
+        np.multiply(t, part, out=result)
+        if factor != 1:
+            np.multiply(result, factor, out=result)
+    return d_x
 
 
-def row_max(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def row_max(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """The maximum over the last dim.  n FLOPs."""
     (x,) = inputs
-    return (np.asarray(x.max(axis=-1)),), x.size
+    y = out(x.shape[:-1], real(x))
+    np.maximum.reduce(x, axis=-1, out=y)
+    return (y,), x.size
 
 
-def row_sum(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def row_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """The sum over the last dim.  n FLOPs."""
     (x,) = inputs
-    return (np.asarray(x.sum(axis=-1)),), x.size
+    y = out(x.shape[:-1], real(x))
+    np.add.reduce(x, axis=-1, out=y)
+    return (y,), x.size
 
 
-def token_loss(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def token_loss(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """Cross entropy a token, log(sum) + max - picked, from (sum, max, picked): sums of exp(logit - max).  3 n FLOPs.
 
     Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3: the loss from row maxima and sums, never from whole logits.
     """
     total, maximum, picked = inputs
     same_shape(total, maximum, picked)
-    return (np.log(total) + maximum - picked,), 3 * total.size
+    loss = out(total.shape, real(total, maximum, picked))
+    np.subtract(np.log(total) + maximum, picked, out=loss)
+    return (loss,), 3 * total.size
 
 
-def loss_sum(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def loss_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """scale x the sum of the losses, a scalar array.  n FLOPs."""
     (loss,) = inputs
-    return (np.array(number(attributes, "scale") * loss.sum()),), loss.size
+    total = out((), real(loss))
+    total[...] = number(attributes, "scale") * loss.sum()
+    return (total,), loss.size
 
 
-def norm_sq(inputs: Sequence[Array], attributes: Attributes) -> Result:
+def norm_sq(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """attributes["scale"] x the sum of the squares, a scalar array; 0 leaves out a gradient that another rank counts.  2 n FLOPs."""
     (g,) = inputs
-    return (np.array((g * g).sum() * number(attributes, "scale")),), 2 * g.size
+    total, sums = out((), real(g)), [np.dot(part, part) for (part,) in blocks(*flat(g))]
+    total[...] = math.fsum(sums) * number(attributes, "scale")
+    return (total,), 2 * g.size
 
 
-def _standard(x: Array) -> tuple[Array, Array]:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    inverse_deviation = 1 / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + _EPSILON)
-    return centred * inverse_deviation, inverse_deviation
+def _standardise(x: Array, standard: Array, scratch: Array) -> Array:
+    """Leave (x - mean) / deviation in `standard`; 1 / deviation, by row."""
+    np.subtract(x, _mean(x), out=standard)
+    np.multiply(standard, standard, out=scratch)
+    inverse_deviation = 1 / np.sqrt(_mean(scratch) + _EPSILON)
+    np.multiply(standard, inverse_deviation, out=standard)
+    return np.asarray(inverse_deviation)
 
 
-def _inverse_root_mean_square(x: Array) -> Array:
-    return np.asarray(1 / np.sqrt((x * x).mean(axis=-1, keepdims=True) + _EPSILON))
+def _inverse_root_mean_square(x: Array, scratch: Array) -> Array:
+    np.multiply(x, x, out=scratch)
+    return np.asarray(1 / np.sqrt(_mean(scratch) + _EPSILON))
+
+
+def _mean(matrix: Array) -> Array:
+    return np.asarray(np.add.reduce(matrix, axis=-1, keepdims=True) / matrix.shape[-1])
 
 
 def _check_row(x: Array, gamma: Array) -> None:

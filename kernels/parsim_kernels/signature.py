@@ -1,19 +1,48 @@
-"""What a kernel looks like: arrays and attributes in, arrays and a FLOP count out.  The kernels themselves stand in their own files."""
+"""What a kernel looks like: arrays and attributes in, arrays and a FLOP count out.  The kernels themselves stand in their own files.
+
+A kernel asks `out` once for the memory of each result, in their order, and returns exactly those arrays; they are C-contiguous.
+Results have the dtype of the real inputs: float32 in, float32 out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]  # float64, except tokens and labels: integers
+Array = npt.NDArray[Any]  # float64 or float32, except tokens and labels: integers
 Attributes = Mapping[str, object]
 Result = tuple[tuple[Array, ...], int]  # outputs, and FLOPs counted from the shapes
-Kernel = Callable[[Sequence[Array], Attributes], Result]
+Out = Callable[[tuple[int, ...], np.dtype[Any]], Array]  # memory for a result of that shape and dtype, whatever it holds
 
 _REQUIRED = object()
+
+
+class Kernel(Protocol):
+    """A function of inputs and attributes, with a say in where its results lie."""
+
+    def __call__(self, inputs: Sequence[Array], attributes: Attributes, out: Out = ...) -> Result:
+        """Outputs, in memory from `out`, and FLOPs."""
+
+
+def fresh(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array of its own."""
+    return np.empty(shape, dtype)
+
+
+def real(*arrays: Array) -> np.dtype[Any]:
+    """The dtype of a result of these arrays: theirs, or float64 where none is real.
+
+    >>> real(np.ones(1, np.float32), np.ones(1, np.float32)), real(np.arange(2))
+    (dtype('float32'), dtype('float64'))
+    """
+    dtype = arrays[0].dtype
+    if any(array.dtype != dtype for array in arrays[1:]):
+        dtype = np.result_type(*(array.dtype for array in arrays))
+    return dtype if dtype.kind == "f" else np.dtype(np.float64)
 
 
 def number(attributes: Attributes, name: str, default: object = _REQUIRED) -> float:
