@@ -33,6 +33,21 @@ class Backend(StrEnum):
     simulate = "simulate"
 
 
+class Transport(StrEnum):
+    """How the ranks of an execution talk."""
+
+    shared_memory = "shared_memory"
+    mpi = "mpi"
+    lockstep = "lockstep"
+
+
+class Precision(StrEnum):
+    """What an execution computes with."""
+
+    float64 = "float64"
+    float32 = "float32"
+
+
 Scenario = Annotated[Path, typer.Argument(help="a scenario file (YAML or JSON)", metavar="SCENARIO", show_default=False)]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="where to write; reports/NAME where left out", metavar="DIR", show_default=False)
@@ -158,11 +173,64 @@ def plot(
 
 @app.command(epilog="Example:  parsim verify scenarios/tiny.yaml")
 @command
-def verify(scenario: Scenario, csv: Csv = False, json: Json = False) -> int:
+def verify(
+    scenario: Scenario,
+    time: Annotated[bool, typer.Option("--time", help="time real steps on this machine instead, and compare with the prediction")] = False,
+    machine: Annotated[
+        Path | None, typer.Option(help="with --time: what `parsim calibrate` wrote; calibrates first where left out", metavar="FILE")
+    ] = None,
+    csv: Csv = False,
+    json: Json = False,
+) -> int:
     """Execute each plan with numpy and compare counts, gradients and clocks with the prediction; exit 1 on any difference."""
+    if time:
+        from parsim.report.calibrating import verify_time
+
+        return verify_time(scenario, machine, csv=csv, json=json)
     from parsim.report.checking import verify_scenario
 
     return verify_scenario(scenario, csv=csv, json=json)
+
+
+@app.command(epilog="Example:  parsim execute scenarios/digits-mlp.yaml --plan data_parallel --steps 20")
+@command
+def execute(
+    scenario: Scenario,
+    plan: Annotated[list[str] | None, typer.Option(help="only this plan; may be repeated", metavar="PLAN")] = None,
+    steps: Annotated[int | None, typer.Option(help="optimizer steps; the epochs of `training` where left out, or 3", min=1)] = None,
+    transport: Annotated[Transport, typer.Option(help="a process a rank, mpiexec's processes, or all in one")] = Transport.shared_memory,
+    precision: Annotated[Precision, typer.Option(help="of the numbers")] = Precision.float64,
+    seed: Annotated[int | None, typer.Option(help="of weights, data and masks; the scenario's where left out", min=0)] = None,
+    deadline: Annotated[float | None, typer.Option(help="seconds after which a run is ended", min=0.1, metavar="SECONDS")] = None,
+    json: Json = False,
+    csv: Csv = False,
+) -> int:
+    """Train the scenario's model with numpy, each plan on its ranks: the loss of each step, and what the ranks counted."""
+    from parsim.report.executing import Wanted, execute_scenario
+
+    wanted = Wanted(
+        plans=plan or (),
+        num_steps=steps,
+        transport=transport.value,
+        seed=seed,
+        precision=precision.value,
+        deadline_s=deadline,
+        json=json,
+        csv=csv,
+    )
+    return execute_scenario(scenario, wanted)
+
+
+@app.command(epilog="Example:  parsim calibrate --out machine.yaml;  then in a scenario  cluster: {node: file:machine.yaml}, dtype: fp32")
+@command
+def calibrate(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; machine.yaml where left out", metavar="FILE")] = None,
+    seconds: Annotated[float, typer.Option(help="how long to take samples", min=1, max=3600)] = 40,
+) -> int:
+    """Measure this machine's cores and write them as a node that a scenario can name, or paste; exit 1 where too few samples are clean."""
+    from parsim.report.calibrating import calibrate_machine
+
+    return calibrate_machine(out, seconds)
 
 
 @app.command(epilog="Examples:  parsim explain scenarios/table5-22b.yaml full up_gemm;  parsim explain scenarios/table5-22b.yaml full mfu")

@@ -3,9 +3,9 @@
 A cost is a fitted law of the row in the catalog, never a simulation of packets, and is clipped where a wire could not carry it.
 """
 
-from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
+from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, KernelLaw, Law
 from parsim.cluster.cluster import Cluster, Fabric, Node
-from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
+from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s, kernel_s
 from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, Link, SmallMessageLaw
 from parsim.cluster.network import OPERATIONS, placement
 from parsim.cluster.scalars import Scalar
@@ -20,6 +20,7 @@ __all__ = [
     "Edge",
     "ElementwiseLaw",
     "Fabric",
+    "KernelLaw",
     "Law",
     "Link",
     "Node",
@@ -29,5 +30,6 @@ __all__ = [
     "attention_s",
     "elementwise_s",
     "gemm_s",
+    "kernel_s",
     "placement",
 ]

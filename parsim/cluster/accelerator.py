@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -44,6 +45,23 @@ class ElementwiseLaw:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelLaw:
+    """A law measured of one kernel by itself: call + matrices x matrix + FLOPs, bytes, written bytes and beyond knees, each / its rate.
+
+    Rates add time to time; an infinite one adds none.
+
+    Source: the linear model of Williams et al. 2009 (CACM 52(4)) with its roofs added; a knee is where a call outgrows a cache.
+    """
+
+    call_s: float = 0.0  # of any call, what surrounds the kernel included
+    matrix_s: float = 0.0  # a matrix of a batched product
+    flops_per_s: float = math.inf
+    bytes_per_s: float = math.inf  # of all that is read and written
+    written_bytes_per_s: float = math.inf  # on top, of what is written
+    knees: tuple[tuple[float, float], ...] = ()  # (bytes, bytes/s): on top, of what one call moves beyond so many bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Accelerator:
     """One device: dense peaks by dtype, memory, and the laws of its kernels.
 
@@ -64,6 +82,8 @@ class Accelerator:
     sustained_factor: float = 1.0  # training sustains this share of the isolated kernel's rate
     source: str = ""
     gemm_by_dtype: Mapping[str, Law] = field(default_factory=dict)  # where a dtype has a law of its own; gemm otherwise
+    kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # where a kernel was measured by itself; its family's law otherwise
+    busy_kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # while all devices of the node work, if that makes a difference
 
     def gemm_law(self, dtype: str) -> Law:
         """The law of multiplications in a dtype: its own, or that of all."""

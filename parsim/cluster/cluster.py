@@ -5,7 +5,8 @@ Devices are numbered node by node.  The arithmetic of the laws stands in network
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from parsim import units
@@ -41,6 +42,12 @@ class Node:
     torus: tuple[int, ...] = ()  # devices along each axis, the first the fastest; law and link are those of all axes together
     host_memory_bytes_per_s: float = HOST_MEMORY_BYTES_PER_S  # shared evenly by the devices
     edges: tuple[Edge, ...] = ()  # the wires of topology "custom"
+    laws: Mapping[str, CollectiveLaw] = field(default_factory=dict)  # by operation, where one has a law of its own
+
+    def law_of(self, operation: str) -> CollectiveLaw:
+        """The law of a collective inside the node."""
+        common = (self.all_to_all or self.law) if operation == "all_to_all" else self.law
+        return self.laws.get(operation, common)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from parsim.cluster.accelerator import Accelerator
+from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.scalars import Scalar, floats, shaped
 
 # Share of the GEMM rate by the power of two that divides the smallest extent [elements]; 64 of them are a cache line of 128 bytes.
@@ -105,6 +105,32 @@ def elementwise_s(accelerator: Accelerator, hbm_bytes: Scalar, *, fused: bool = 
     shape, (traffic,) = floats(hbm_bytes)
     moved_s = traffic / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
     return shaped(moved_s + (0.0 if fused else law.launch_s), shape)
+
+
+def kernel_s(
+    law: KernelLaw, flops: Scalar, moved_bytes: Scalar, *, written_bytes: Scalar = 0.0, num_matrices: Scalar = 0.0, num_calls: Scalar = 1.0
+) -> Scalar:
+    """Seconds of `num_calls` equal calls of a kernel that has a law of its own.
+
+    Args:
+        law: its coefficients.
+        flops: of one call [FLOP].
+        moved_bytes: read and written by one call [bytes].
+        written_bytes: those of its outputs [bytes].
+        num_matrices: of a batched product, one after another; 0 for anything else.
+        num_calls: how many.
+
+    Source: the sum that `KernelLaw` states.
+
+    >>> law = KernelLaw(call_s=1e-6, flops_per_s=1e9, knees=((1000.0, 1e8),))
+    >>> float(kernel_s(law, 5000, 1100)), float(kernel_s(law, 5000, 900, num_calls=2))
+    (7e-06, 1.2e-05)
+    """
+    shape, (work, moved, written, matrices, calls) = floats(flops, moved_bytes, written_bytes, num_matrices, num_calls)
+    seconds = law.call_s + matrices * law.matrix_s + work / law.flops_per_s + moved / law.bytes_per_s + written / law.written_bytes_per_s
+    for knee_bytes, rate in law.knees:
+        seconds = seconds + np.maximum(moved - knee_bytes, 0.0) / rate
+    return shaped(calls * seconds, shape)
 
 
 def alignment(extent: Scalar) -> Scalar:

@@ -172,7 +172,7 @@ def _placement(devices_per_node: int, ranks: Floats, distance: Floats, num_nodes
 
 def _in_node_s(node: Node, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
     """start + steps step + wire / rate + ramp sqrt(wire), no faster than the link."""
-    law = (node.all_to_all or node.law) if operation == "all_to_all" else node.law
+    law = node.law_of(operation)
     if node.torus:
         steps = steps * torus_hops(node.torus, ranks, distance) / np.maximum(ranks - 1.0, 1.0)
     latency = law.start_s + steps * law.step_s
@@ -182,7 +182,7 @@ def _in_node_s(node: Node, operation: str, wire: Floats, steps: Floats, ranks: F
 
 def _node_rate(node: Node, operation: str, ranks: Floats, distance: Floats) -> Floats:
     """What a rank sends a second among the `ranks` of its group in the node [bytes/s]."""
-    law = (node.all_to_all or node.law) if operation == "all_to_all" else node.law
+    law = node.law_of(operation)
     added = (ranks > SWITCH_ADDS_ABOVE) & (operation == "all_reduce")
     rate = np.where(added, law.all_reduce_bytes_per_s, law.ring_bytes_per_s)
     for members, apart, share in node.group_share:

@@ -8,7 +8,7 @@ import numpy as np
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import placement
-from parsim.collectives import ClosedForms, Collective, Count, choose
+from parsim.collectives import DEFAULTS, ClosedForms, Collective, Count, choose, reference
 
 
 @overload
@@ -33,6 +33,8 @@ def choose_on(
     Raises:
         ParsimError: an unknown operation or algorithm, or one that does not know the operation.
     """
+    if algorithm is None and operation in DEFAULTS and operation != "all_reduce":
+        return reference(operation)  # wherever the ranks lie
     _, nodes = placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes)
     return choose(
         operation,

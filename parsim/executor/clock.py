@@ -1,12 +1,13 @@
 """Virtual clocks: every rank keeps integer picoseconds for its streams while it executes the real program.
 
-A message carries its sender's clock.  All ranks run, so the agreement with simulate, which runs one rank a stage, also proves
+A message carries its sender's clock; a collective starts when every member has come, and all leave together.
+All ranks run, so the agreement with simulate, which runs one rank a stage, also proves
 that folding ranks is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -33,23 +34,22 @@ class Clock:
         self.sending[direction] = max(self.compute, self.sending.get(direction, 0)) + ps
         return self.sending[direction]
 
+    def come(self, name: str, stream: str) -> int:
+        """When this rank is ready for a collective on a buffer."""
+        if stream == "gradients":
+            return max(self.compute, self.gradients)
+        return max(self.after([name]), self.beside) if stream == "beside" else self.after([name])
+
+    def leave(self, end: int, stream: str, target: str) -> None:
+        """The end of a collective whose result is `target`."""
+        if stream == "gradients":
+            self.gradients = end
+        elif stream == "beside":
+            self.beside = self.ready[target] = end
+        else:
+            self.compute = end
+
     def join(self, start: int, floor_ps: int) -> None:
         """The end of a segment: its collectives have ended too, and the host has launched it all."""
         self.compute = max(self.compute, self.beside, start + floor_ps)
         self.ready.clear()
-
-
-def meet(clocks: Sequence[Clock], names: Sequence[str], ps: int, stream: str, target: str) -> None:
-    """A collective: it starts when every member has come, and all leave together."""
-    if stream == "compute":
-        end = max(clock.after([name]) for clock, name in zip(clocks, names, strict=True)) + ps
-        for clock in clocks:
-            clock.compute = end
-    elif stream == "beside":
-        end = max(max(clock.after([name]), clock.beside) for clock, name in zip(clocks, names, strict=True)) + ps
-        for clock in clocks:
-            clock.beside = clock.ready[target] = end
-    else:
-        end = max(max(clock.compute, clock.gradients) for clock in clocks) + ps
-        for clock in clocks:
-            clock.gradients = end

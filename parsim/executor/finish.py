@@ -19,9 +19,6 @@ from parsim.step.structure import HOST
 from parsim.step.task import Finish, Segment, Weight
 from parsim.step.timing import finish_ps
 
-# One update as the stacks run it; any values would do, as every plan runs the same.
-SETTINGS: Final = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "momentum": 0.9, "step": 1}
-MAX_NORM: Final = 1.0
 _NORM = "gradient_norm"
 
 Owned = list[tuple[str, Segment, Weight]]
@@ -148,7 +145,8 @@ def _add_norm(rank: Rank, instance: str, weight: Weight) -> None:
 
 def _clip(rank: Rank, instance: str, weight: Weight) -> None:
     gradient = _updated(rank, f"{instance}/d_{weight.name}")
-    rank.machine.compute(rank.number, "clip", [gradient, _NORM], [gradient], [], {"max_norm": MAX_NORM}, in_place=True)
+    longest = {"max_norm": rank.job.training.max_norm}
+    rank.machine.compute(rank.number, "clip", [gradient, _NORM], [gradient], [], longest, in_place=True)
 
 
 def _update(rank: Rank, instance: str, weight: Weight) -> None:
@@ -157,7 +155,14 @@ def _update(rank: Rank, instance: str, weight: Weight) -> None:
     target = f"{name}.master" if structure.master_weights or structure.offload else _updated(rank, name)
     states = [target, *(f"{name}.{state}" for state, _ in optimizer.states)]
     inputs = [*states, f"{name}.gradient" if structure.offload else _updated(rank, f"{instance}/d_{weight.name}")]
-    rank.machine.compute(rank.updater, optimizer.kernel, inputs, states, [], SETTINGS, in_place=True)
+    rank.machine.compute(rank.updater, optimizer.kernel, inputs, states, [], _settings(rank), in_place=True)
+
+
+def _settings(rank: Rank) -> dict[str, float]:
+    """What the optimizer kernels ask for; each takes what it knows."""
+    given = rank.job.training
+    decays = {"beta1": given.beta1, "beta2": given.beta2, "weight_decay": given.weight_decay, "momentum": given.momentum}
+    return {"lr": given.learning_rate, "eps": given.eps, "step": rank.step + 1, **decays}
 
 
 def _cast(rank: Rank, instance: str, weight: Weight) -> None:

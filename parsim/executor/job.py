@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from parsim.collectives import Collective
+from parsim.data import Dataset
+from parsim.executor.need import Meeting
 from parsim.executor.values import Array, Values
 from parsim.model.spec import ModelSpec
 from parsim.parallel import mesh
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.stages import layers_of
+from parsim.scenario.types import Training
+from parsim.step.choice import algorithm
 from parsim.step.lower import lower
 from parsim.step.sizes import Sizes, sizes_of
 from parsim.step.structure import Structure
 from parsim.step.task import Compute, Step
 from parsim.step.timing import Market, Prices, price
+from parsim_kernels import Machine
 
 Attributes = dict[str, float | int | str]
 
@@ -33,17 +39,30 @@ class Job:
     layers: tuple[int, ...]
     num_micro_batches: int
     values: Values
-    arrivals: dict[tuple[int, str], int] = field(default_factory=dict)  # (rank, message) -> when it is there
+    training: Training
+    dtype_bytes: Mapping[str, int]
 
     @classmethod
-    def of(cls, model: ModelSpec, market: Market, plan: Plan, dtype_bytes: Mapping[str, int], seed: int) -> Job:
-        """The job of a plan."""
+    def of(
+        cls,
+        model: ModelSpec,
+        market: Market,
+        plan: Plan,
+        dtype_bytes: Mapping[str, int],
+        seed: int,
+        *,
+        training: Training,
+        data: Dataset | None = None,
+        precision: str = "float64",
+    ) -> Job:
+        """The job of a plan; `precision` is that of the numbers it computes with."""
         step = lower(Structure.of(model, market.batch, plan, market.stack))
         sizes = sizes_of(model, market.batch, [plan], market.stack, dtype_bytes)
         degrees = {axis: int(degree[0]) for axis, degree in sizes.degrees.items()}
         layers = layers_of(plan, model.num_layers, market.stack.layer_split)
         count = plan.num_micro_batches(market.batch)
-        return cls(model, plan, market, step, sizes, price(step, sizes, market), degrees, layers, count, Values(model, seed))
+        values = Values(model, seed, precision, data, market.batch.global_batch)
+        return cls(model, plan, market, step, sizes, price(step, sizes, market), degrees, layers, count, values, training, dtype_bytes)
 
     @property
     def batch(self) -> Batch:
@@ -64,6 +83,19 @@ class Job:
     def num_stages(self) -> int:
         """Virtual stages."""
         return self.plan.num_stages
+
+    @property
+    def num_buffers(self) -> int:
+        """Memories that a machine needs: a rank's each, and behind them their hosts', where the optimizer is off the device."""
+        return self.num_ranks * (2 if self.step.structure.offload else 1)
+
+    def algorithm(self, need: Meeting, machine: Machine, number: int) -> Collective:
+        """What a collective runs by, for the elements that the buffers of rank `number`, whose need it is, really hold."""
+        elements = sum(machine.get(number, name).size for name in need.names)
+        if need.operation == "all_gather" and not need.shards:
+            elements *= len(need.members)
+        payload_bytes = elements * need.itemsize
+        return algorithm(need.operation, need.axis, payload_bytes, self.sizes, self.market, num_ranks=len(need.members))
 
     def extent(self, dim: str) -> int:
         """Extent of a whole dim."""

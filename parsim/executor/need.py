@@ -1,8 +1,11 @@
-"""What a rank's program yields: a collective it has reached, or a message it awaits."""
+"""What a rank's program yields: a collective it has reached, a message it awaits, or that a step has ended."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from parsim.executor.values import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,16 @@ class Awaited:
 
     name: str
     itemsize: int
+    src: int
 
 
-Need = Meeting | Awaited
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """This rank has ended a step; it goes on at once."""
+
+    step: int
+    loss: float | None  # its part of the sum over ranks; None: it has none
+    weights: Mapping[str, Array] | None = None  # its parts after the update, in steps that are evaluated
+
+
+Need = Meeting | Awaited | Ended

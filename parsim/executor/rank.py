@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from parsim.executor.clock import Clock
 from parsim.executor.job import Attributes, Job
@@ -21,6 +22,14 @@ from parsim.step.task import Communicate, Compute, Operand, Segment, Weight, all
 from parsim_kernels import Machine
 
 
+class Wire(Protocol):
+    """What carries a message to another rank."""
+
+    def post(self, rank: Rank, dst: int, buffer: str, name: str, arrival: int) -> None:
+        """Send a copy of a buffer as `name`; its bytes count, and `arrival` goes along."""
+        ...
+
+
 @dataclass(slots=True)
 class Rank:
     """One rank of the machine: its place, its clock, and the program of a step."""
@@ -29,7 +38,9 @@ class Rank:
     job: Job
     machine: Machine
     clock: Clock
-    inputs_seen: dict[int, Array]  # gradient of the embedding's output, by micro_batch
+    wire: Wire
+    inputs_seen: dict[int, Array] = field(default_factory=dict)  # gradient of the embedding's output, by micro_batch
+    step: int = 0  # of those that run, the present one
     at: dict[str, int] = field(init=False)  # coordinates on the mesh
     _lasting: dict[tuple[str, str], str | None] = field(init=False, default_factory=dict)
     _attributes: dict[int, Attributes] = field(init=False, default_factory=dict)  # by the identity of a task of the Step
@@ -86,7 +97,7 @@ class Rank:
         carried = ""
         if receives:
             carried = f"stage{stage}/{m}/{'x' if forward else 'd_y'}"
-            yield from self.receive(carried)
+            yield from self.receive(carried, stage - 1 if forward else stage + 1)
         structure = self.job.step.structure
         if structure.per_pass:
             carried = yield from sharded_action(self, instances, m, forward, carried)
@@ -142,7 +153,7 @@ class Rank:
     def draw(self, instance: str, m: int, operand: Operand, name: str) -> None:
         """Bring a drawn tensor to life: this rank's part of it."""
         shape = [self.job.extent(dim) for dim in operand.dims]
-        whole = self.job.values.drawn(instance, operand.name, m, shape)
+        whole = self.job.values.drawn(instance, operand.name, self.step * self.job.num_micro_batches + m, shape)
         part = shard(whole, operand.sharding, self.job.degrees, self.at)
         self.machine.hold(self.number, name, part, self.job.itemsize(operand.dtype))
 
@@ -156,13 +167,13 @@ class Rank:
         itemsize = self.job.itemsize(task.source.dtype)
         yield Meeting(key, members, task.operation, task.axis, (source,), target, task.dim, task.operator, itemsize, ps, stream)
 
-    def receive(self, name: str) -> Iterator[Need]:
-        """Wait for a message, and gather it where it comes in shards."""
-        itemsize = self.job.itemsize(COMPUTE)
+    def receive(self, name: str, stage: int) -> Iterator[Need]:
+        """Wait for a message of a stage, and gather it where it comes in shards."""
+        itemsize, src = self.job.itemsize(COMPUTE), self.neighbour(stage)
         if not self.job.step.structure.scatter_gather:
-            yield Awaited(name, itemsize)
+            yield Awaited(name, itemsize, src)
             return
-        yield Awaited(f"{name}~tp", itemsize)
+        yield Awaited(f"{name}~tp", itemsize, src)
         members, ps = group(self.number, "tp", self.job.degrees), int(self.job.prices.gather[0])
         sources = (f"{name}~tp",)
         yield Meeting(("gather", members, name), members, "all_gather", "tp", sources, name, 1, "sum", itemsize, ps, "compute")
@@ -170,14 +181,24 @@ class Rank:
 
     def send(self, carried: str, stage: int, m: int, forward: bool) -> None:
         """Post a copy to the next stage's rank and let the buffer go; with scatter_gather only this rank's part of it."""
-        at = {**self.at, "pp": stage % self.job.degrees["pp"]}
         name, posted = f"stage{stage}/{m}/{'x' if forward else 'd_y'}", carried
         if self.job.step.structure.scatter_gather:
             name, posted = f"{name}~tp", f"{carried}~tp"
             whole = self.machine.get(self.number, carried)
             self.machine.hold(self.number, posted, self.job.part(whole, self.at["tp"]), self.job.itemsize(COMPUTE))
-        dst = self.job.rank_at(at)
-        self.machine.send(self.number, dst, posted, name, "pp", self.job.itemsize(COMPUTE))
-        self.machine.free(self.number, *{posted, carried})
         arrival = self.clock.post("F" if forward else "B", int(self.job.prices.send[0]))
-        self.job.arrivals[dst, name] = arrival
+        self.wire.post(self, self.neighbour(stage), posted, name, arrival)
+        self.machine.free(self.number, *{posted, carried})
+
+    def neighbour(self, stage: int) -> int:
+        """The rank at this one's place on another stage."""
+        return self.job.rank_at({**self.at, "pp": stage % self.job.degrees["pp"]})
+
+    def loss(self) -> float | None:
+        """This rank's part of the step's loss; None where it holds none, or the same as another."""
+        if not any(instance == "head" for instance, _ in self.held()):
+            return None
+        summed = {"pp", *self.job.step.head.totals[0].sharding.partial}
+        if any(self.at[axis] for axis in self.at if axis not in summed):
+            return None
+        return float(self.machine.get(self.number, "head/loss"))

@@ -1,27 +1,29 @@
-"""`execute`: all ranks of a plan in one process, each as far as it gets alone, until every program has ended."""
+"""`execute`: the ranks of a plan train for some steps, in lockstep or as processes, and count what they do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
-from parsim.collectives import Collective
-from parsim.errors import ScheduleError
-from parsim.executor.clock import Clock, meet
-from parsim.executor.finish import finish, owned, prepare
+from parsim.data import Dataset, load
+from parsim.errors import ParsimError, ScenarioError
+from parsim.executor import lockstep
+from parsim.executor.evaluate import Score, evaluate, whole_weights
 from parsim.executor.job import Job
-from parsim.executor.need import Awaited, Meeting, Need
-from parsim.executor.rank import Rank
+from parsim.executor.program import Record
 from parsim.executor.values import Array
+from parsim.executor.worker import Report, Run, work
+from parsim.model import parameters
 from parsim.parallel.plan import Plan
-from parsim.schedules import ordered
-from parsim.step.choice import algorithm
 from parsim.step.timing import Market
-from parsim_kernels import Ledger, Machine
+from parsim_kernels import Ledger, TransportError, launch
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
+
+MOST_WEIGHTS: Final = 100_000_000  # five float64 arrays of them, at least, are held: 4 GB
+Transport = Literal["lockstep", "shared_memory", "mpi"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,154 +32,107 @@ class Execution:
 
     ledgers: tuple[Ledger, ...]
     end_ps: int
-    loss: float
-    gradients: tuple[Mapping[str, Array], ...]  # by rank: each weight's, summed over all ranks, before clipping
-    weights: tuple[Mapping[str, Array], ...]  # by rank, after the update
+    losses: tuple[float, ...]  # by step
+    gradients: tuple[Mapping[str, Array], ...]  # by rank: each weight's in the last step, summed over all ranks, before clipping
+    weights: tuple[Mapping[str, Array], ...]  # by rank, after the last update
     input_gradients: tuple[Mapping[int, Array], ...]  # by rank, then micro_batch: of the embedding's output
     job: Job
+    wall_s: tuple[tuple[float, ...], ...] = ()  # by rank and step, where the ranks are processes
+
+    @property
+    def loss(self) -> float:
+        """Of the last step."""
+        return self.losses[-1]
 
 
-def execute(scenario: Scenario, plan: Plan | str, *, seed: int | None = None) -> Execution:
-    """One step of a plan, executed by numpy ranks in lockstep.
+def execute(
+    scenario: Scenario,
+    plan: Plan | str,
+    *,
+    num_steps: int = 1,
+    transport: Transport = "lockstep",
+    seed: int | None = None,
+    precision: str = "float64",
+    clocks: bool = True,
+    evaluate_every: int = 0,
+    deadline_s: float | None = None,
+    progress: Callable[[int, float, Score | None], None] | None = None,
+) -> Execution:
+    """Some steps of a plan, executed by numpy ranks.
+
+    Args:
+        scenario: what is trained.
+        plan: one of its plans, by name, or another.
+        num_steps: optimizer steps.
+        transport: lockstep (all ranks in this process), shared_memory (a process each), or mpi (this process is one of mpiexec's).
+        seed: of weights, data and masks; the scenario's where left out.
+        precision: float64 or float32, of what is computed; bytes are charged at the declared dtypes.
+        clocks: whether processes keep virtual clocks; they cost messages.
+        deadline_s: how long processes may run [s]; None: for ever.
+        evaluate_every: after so many steps, and each so many, the weights are measured on what the data set holds back; 0: never.
+        progress: called with (step, loss, score) after each step; the score is None where nothing is measured.
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
         ScheduleError: ranks wait for one another for ever.
+        ParsimError: a worker died, or the transport cannot work here.
     """
     chosen = scenario.plan(plan) if isinstance(plan, str) else plan
-    market = Market(scenario.cluster, scenario.stack, scenario.batch)
-    job = Job.of(scenario.model, market, chosen, scenario.itemsize_bytes, scenario.seed if seed is None else seed)
-    return run(job)
+    _check_size(scenario)
+    own_seed = scenario.seed if seed is None else seed
+    dataset = _dataset(scenario, own_seed)
+    every = evaluate_every if dataset and dataset.num_validation else 0
+    market, itemsize = Market(scenario.cluster, scenario.stack, scenario.batch), dict(scenario.itemsize_bytes)
+    run = Run(scenario.model, market, chosen, itemsize, own_seed, num_steps, scenario.training, dataset, every, precision, clocks)
+    job = run.job()
+
+    def told(step: int, loss: float, by_rank: list[Mapping[str, Array]]) -> None:
+        if progress:
+            score = evaluate(job, whole_weights(job, by_rank), dataset.validation) if by_rank and dataset else None
+            progress(step, loss, score)
+
+    if transport == "lockstep":
+        return _execution(job, lockstep.run(job, num_steps, told, run.evaluate_every), ())
+    reports = _processes(run, job.num_ranks, transport, deadline_s, told)
+    return _execution(job, [report.record for report in reports], tuple(tuple(report.wall_s) for report in reports))
 
 
-def run(job: Job) -> Execution:
-    """One step of a job on all its ranks."""
-    machine = Machine(job.num_ranks * (2 if job.step.structure.offload else 1))  # where the optimizer is off the device, the hosts behind
-    ranks = [Rank(number, job, machine, Clock(), {}) for number in range(job.num_ranks)]
-    for rank in ranks:
-        prepare(rank)
-    machine.reset_peak()
-    snapshots: list[dict[str, Array]] = [{} for _ in ranks]
-    _drive(ranks, [_program(rank, snapshots[rank.number]) for rank in ranks], machine)
-    assert machine.num_waiting() == 0, "messages were sent that nobody received"
-    return Execution(
-        tuple(machine.ledgers[: job.num_ranks]),
-        max(rank.clock.compute for rank in ranks),
-        _loss(ranks, machine),
-        tuple(snapshots),
-        tuple(_named(rank, "") for rank in ranks),
-        tuple(rank.inputs_seen for rank in ranks),
-        job,
-    )
+def _processes(run: Run, num_ranks: int, transport: Transport, deadline_s: float | None, told: lockstep.Told) -> list[Report]:
+    """What the ranks report, each a process."""
+    try:
+        found: list[Report] = launch(work, num_ranks, transport, (run,), deadline_s=deadline_s, progress=lambda ended: told(*ended))
+    except TransportError as error:
+        raise ParsimError(f"the run ended: {error}") from error
+    return found
 
 
-def _program(rank: Rank, snapshot: dict[str, Array]) -> Iterator[Need]:
-    """The whole step of one rank."""
-    job, plan = rank.job, rank.job.plan
-    order = ordered(plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, job.num_micro_batches)
-    backwards: dict[int, int] = {}
-    for action in order.by_rank[rank.at["pp"]]:
-        if action.kind == "B":
-            backwards[action.stage] = backwards.get(action.stage, 0) + 1
-        yield from rank.action(action, action.kind == "B" and backwards[action.stage] == job.num_micro_batches)
-    yield from finish(rank, before_clip=lambda: snapshot.update(_named(rank, "d_")))
-
-
-def _drive(ranks: list[Rank], programs: list[Iterator[Need]], machine: Machine) -> None:
-    """Let each rank run until it needs others; hold the meetings that are complete.
-
-    Raises:
-        ScheduleError: nobody can go on.
-    """
-    waiting: dict[int, Need] = {}
-    meetings: dict[tuple[object, ...], dict[int, Meeting]] = {}
-    runnable = list(range(len(ranks)))
-    while runnable:
-        for number in runnable:
-            need = next(programs[number], None)
-            if need is None:
-                continue
-            waiting[number] = need
-            if isinstance(need, Meeting):
-                meetings.setdefault(need.key, {})[number] = need
-        runnable = _released(ranks, waiting, meetings, machine)
-    if waiting:
-        stuck = "; ".join(f"rank {number} at {need}" for number, need in sorted(waiting.items())[:4])
-        raise ScheduleError(f"ranks wait for one another: {stuck}")
-
-
-def _released(
-    ranks: list[Rank], waiting: dict[int, Need], meetings: dict[tuple[object, ...], dict[int, Meeting]], machine: Machine
-) -> list[int]:
-    """Ranks that can go on, once complete meetings are held and messages taken."""
-    free: list[int] = []
-    for key in [k for k, present in meetings.items() if len(present) == len(next(iter(present.values())).members)]:
-        present = meetings.pop(key)
-        _hold_meeting(ranks, present, machine)
-        free += present
-    for number, need in waiting.items():
-        if isinstance(need, Awaited) and machine.receive(number, need.name, need.itemsize):
-            arrival = ranks[number].job.arrivals.pop((number, need.name))
-            ranks[number].clock.compute = max(ranks[number].clock.compute, arrival)
-            free.append(number)
-    for number in free:
-        del waiting[number]
-    return sorted(free)
-
-
-def _hold_meeting(ranks: list[Rank], present: Mapping[int, Meeting], machine: Machine) -> None:
-    first = next(iter(present.values()))
-    clocks = [ranks[number].clock for number in first.members]
-    names = [present[number].names[0] for number in first.members]
-    meet(clocks, names, first.ps, first.stream, first.target or first.names[0])
-    if first.operation == "slice":
-        raise ScheduleError(f"a slice of {first.names} needs no meeting")
-    ordered_names = [present[number].names for number in first.members]
-    transfers = _algorithm(ranks[0].job, present, machine).transfers(first.operation, len(first.members), first.operator)
-    if first.shards:
-        shards = [present[number].shards for number in first.members]
-        machine.exchange_shards(
-            first.operation,  # type: ignore[arg-type]
-            first.axis,
-            first.members,
-            shards,
-            ordered_names,
-            transfers,
-            itemsize=first.itemsize,
-            add=first.add,
+def _check_size(scenario: Scenario) -> None:
+    """Refuse a model that does not fit the memory of an ordinary machine."""
+    count = parameters.total(scenario.model)
+    if count > MOST_WEIGHTS:
+        raise ScenarioError(
+            f'model "{scenario.model.name}" has {count:,} weights, above the {MOST_WEIGHTS:,} that are executed',
+            remedy="`parsim verify` executes a small likeness of each plan.",
         )
-        return
-    machine.communicate(
-        first.operation,
-        first.axis,
-        first.members,
-        ordered_names,
-        first.target,
-        transfers,
-        dim=max(first.dim, 0),
-        operator=first.operator,  # type: ignore[arg-type]
-        itemsize=first.itemsize,
+
+
+def _dataset(scenario: Scenario, seed: int) -> Dataset | None:
+    """What the scenario trains on; None where numbers are drawn."""
+    if scenario.data is None:
+        return None
+    stated = scenario.data
+    return load(stated.name, stated.validation_split, seed, scenario.model, scenario.batch.sequence_length)
+
+
+def _execution(job: Job, records: list[Record], wall_s: tuple[tuple[float, ...], ...]) -> Execution:
+    steps = zip(*(record.losses for record in records), strict=True)
+    return Execution(
+        tuple(record.ledger for record in records),
+        max(record.end_ps for record in records),
+        tuple(sum(part or 0.0 for part in parts) for parts in steps),
+        tuple(record.gradients for record in records),
+        tuple(record.weights for record in records),
+        tuple(record.input_gradients for record in records),
+        job,
+        wall_s,
     )
-
-
-def _algorithm(job: Job, present: Mapping[int, Meeting], machine: Machine) -> Collective:
-    """By the elements that the buffers really hold."""
-    first = next(iter(present.values()))
-    joins = first.operation == "all_gather" and not first.shards
-    held = [sum(machine.get(number, name).size for name in present[number].names) for number in first.members]
-    elements = sum(held) if joins else held[0]
-    return algorithm(first.operation, first.axis, elements * first.itemsize, job.sizes, job.market, num_ranks=len(first.members))
-
-
-def _named(rank: Rank, prefix: str) -> dict[str, Array]:
-    """Copies of all weights, or with prefix d_ of their gradients: whole, or this rank's part where ZeRO leaves it no more."""
-    zero = rank.job.step.structure.zero_stage
-    part = ".shard" if zero >= (1 if prefix else 3) else ""
-    return {f"{i}/{w.name}": rank.machine.get(rank.number, f"{i}/{prefix}{w.name}{part}").copy() for i, _, w in owned(rank)}
-
-
-def _loss(ranks: list[Rank], machine: Machine) -> float:
-    """The mean loss of a token: the ranks that split the batch hold parts of the sum."""
-    summed = {"pp", *ranks[0].job.step.head.totals[0].sharding.partial}
-    last = [r for r in ranks if any(i == "head" for i, _ in r.held()) and not any(r.at[axis] for axis in r.at if axis not in summed)]
-    return float(sum(machine.get(r.number, "head/loss") for r in last))

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parsim.executor.need import Meeting, Need
 from parsim.executor.values import Array
@@ -25,7 +26,7 @@ def own_part(rank: Rank, array: Array) -> Array:
     """This rank's part of a weight (its tensor-parallel shard), flattened and padded with zeros."""
     ranks, position = rank.job.degrees["dp"], rank.at["dp"]
     length = -(-array.size // ranks)
-    flat = np.zeros(ranks * length)
+    flat: NDArray[np.float64] = np.zeros(ranks * length, array.dtype)
     flat[: array.size] = array.reshape(-1)
     return flat[position * length : (position + 1) * length].copy()
 
@@ -34,7 +35,7 @@ def hold_flat(rank: Rank, name: str, values: Array, dtype: str, *, shard: bool) 
     """Hold a whole weight, or its gradient, as a flat padded buffer with its view, and with its shard as a view where asked."""
     ranks, position = rank.job.degrees["dp"], rank.at["dp"]
     length = -(-values.size // ranks)
-    flat = np.zeros(ranks * length)
+    flat = np.zeros(ranks * length, values.dtype)
     flat[: values.size] = values.reshape(-1)
     itemsize = rank.job.itemsize(dtype)
     rank.machine.hold(rank.number, f"{name}.flat", flat, itemsize)
@@ -53,9 +54,10 @@ def gathered(rank: Rank, instance: str, segment: Segment) -> list[tuple[str, Wei
     return [(rank.owner(instance, weight), weight) for weight in gathered_weights(segment, rank.job.step.structure)]
 
 
-def local_shape(rank: Rank, weight: Weight) -> tuple[int, ...]:
-    """Extents of a weight on this rank's tensor-parallel shard."""
-    return tuple(int(rank.job.sizes.local(weight.sharding, dim)[0]) for dim in weight.sharding.dims)
+def zeros_of(rank: Rank, weight: Weight) -> Array:
+    """Zeros in the shape of this rank's tensor-parallel shard of a weight."""
+    shape = [int(rank.job.sizes.local(weight.sharding, dim)[0]) for dim in weight.sharding.dims]
+    return np.zeros(shape, rank.job.values.precision)
 
 
 def sharded_action(rank: Rank, instances: list[tuple[str, Segment]], m: int, forward: bool, carried: str) -> Generator[Need, None, str]:
@@ -75,7 +77,7 @@ def sharded_action(rank: Rank, instances: list[tuple[str, Segment]], m: int, for
             yield from gather(rank, instance, segment, m, forward)
         if not forward:
             for owner, weight in used(rank, instance, segment):
-                hold_flat(rank, f"{owner}/d_{weight.name}", np.zeros(local_shape(rank, weight)), GRADIENT, shard=False)
+                hold_flat(rank, f"{owner}/d_{weight.name}", zeros_of(rank, weight), GRADIENT, shard=False)
         carried = yield from rank.segment(instance, segment, m, forward, carried)
         if not forward:
             yield meeting(rank, instance, segment, "reduce_scatter", ("scatter", instance, m))
@@ -90,7 +92,7 @@ def gather(rank: Rank, instance: str, segment: Segment, m: int, forward: bool) -
     """Bring a segment's parameters together; when they are there, on the clock."""
     weights = gathered(rank, instance, segment)
     for owner, weight in weights:
-        hold_flat(rank, f"{owner}/{weight.name}", np.zeros(local_shape(rank, weight)), COMPUTE, shard=False)
+        hold_flat(rank, f"{owner}/{weight.name}", zeros_of(rank, weight), COMPUTE, shard=False)
     if weights:
         yield meeting(rank, instance, segment, "all_gather", ("gather", instance, m, forward))
     return rank.clock.gradients

@@ -1,6 +1,6 @@
 """The numbers that go in: weights, tokens, features, labels and masks, drawn whole from a seed and cut to a rank's shard.
 
-A drawn tensor depends on its name, layer and micro_batch, never on the plan, so every plan trains on the same numbers.
+A drawn tensor depends on its name, layer and sequence, never on the plan, so every plan trains on the same numbers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parsim.data import Dataset
 from parsim.model.spec import ModelSpec
 from parsim.parallel.sharding import Sharding
 from parsim.step.recompute import AGAIN
 
 Array = NDArray[np.float64] | NDArray[np.int64]
+_WHOLE_NUMBERS = ("tokens", "labels", "token_types", "text_labels", "token_labels", "row_labels")
 _WEIGHT_SCALE = 0.1  # of normal initial weights: large enough that every gradient differs from zero
 
 
@@ -27,11 +29,25 @@ class Values:
 
     model: ModelSpec
     seed: int
+    precision: str = "float64"
+    data: Dataset | None = None  # what tokens, features and labels are taken from; None: they are drawn
+    global_batch: int = 1  # sequences of a step
 
     def drawn(self, instance: str, name: str, micro_batch: int, shape: Sequence[int]) -> Array:
-        """Tokens, features, labels or a dropout mask of one micro_batch; the same again when it is recomputed."""
+        """Tokens, features, labels or a dropout mask of one micro_batch, counted over all steps; the same again when recomputed."""
         name = name.removesuffix(AGAIN)
-        rng = self._rng(f"{instance}/{name}", micro_batch)
+        if self.data is not None and name in self.data.train:
+            step, first = divmod(micro_batch * shape[0], self.global_batch)
+            rows = self.data.rows(step, self.global_batch, self.seed)[first : first + shape[0]]
+            return self._precise(name, self.data.train[name][rows])
+        first = micro_batch * shape[0]  # each sequence has its own numbers, so that a plan may cut a batch as it likes
+        drawn: list[Any] = [self._drawn(name, self._rng(f"{instance}/{name}", first + row), shape[1:]) for row in range(shape[0])]
+        return self._precise(name, np.array(drawn))
+
+    def _precise(self, name: str, found: Array) -> Array:
+        return found if name in _WHOLE_NUMBERS else found.astype(self.precision)
+
+    def _drawn(self, name: str, rng: np.random.Generator, shape: Sequence[int]) -> Array:
         if name == "token_types":
             return rng.integers(0, self.model.num_token_types, shape)
         if name in ("text_labels", "token_labels", "row_labels"):
@@ -45,8 +61,8 @@ class Values:
     def weight(self, instance: str, name: str, initial: str, shape: Sequence[int]) -> Array:
         """A parameter before the first step."""
         if initial == "normal":
-            return self._rng(f"{instance}/{name}", 0).normal(0.0, _WEIGHT_SCALE, shape)
-        return np.ones(shape) if initial == "ones" else np.zeros(shape)
+            return self._rng(f"{instance}/{name}", 0).normal(0.0, _WEIGHT_SCALE, shape).astype(self.precision)
+        return np.full(shape, 1.0 if initial == "ones" else 0.0, self.precision)
 
     def _rng(self, name: str, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode()), index])

@@ -6,24 +6,20 @@ Layers that the stages do not divide are legal, since the stack's layer_split ru
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from parsim.errors import ParsimError, PlanError, did_you_mean
-from parsim.model.dims import DIMS
-from parsim.model.families import blocks_of
 from parsim.model.spec import ModelSpec
-from parsim.parallel import dimensions
+from parsim.parallel import dimensions, sharding_faults
+from parsim.parallel.fault import PlanFault, divisors, listed
 from parsim.parallel.plan import Batch, Plan, Stack
 
 DEGREES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch")
 POSITIVE: Final = (*DEGREES, "recompute_every")
 RECOMPUTE: Final = ("none", "selective", "full")
 GRADIENT_SYNC: Final = ("all_reduce", "master")
-ZERO_STAGES: Final = (0, 1, 2, 3)
 MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fold
 
 
@@ -41,18 +37,6 @@ class Schedules(Protocol):
     def fault(self, schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int | None = None) -> str | None:
         """Why a named or written schedule cannot run such a pipeline; None where it can."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class PlanFault:
-    """One way in which a plan does not fit: the field of Plan to change, what is wrong, and what would do."""
-
-    field: str
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.message}. {self.remedy}" if self.remedy else self.message
 
 
 def faults(
@@ -78,21 +62,21 @@ def faults(
     ...     print(fault)
     tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads comes later). Legal: 1, 2
     """
-    broken = [*_not_positive(plan), *_unknown_names(plan, schedules), *_unknown_dimensions(plan)]
+    broken = [*_not_positive(plan), *_unknown_names(plan, schedules), *sharding_faults.unknown_dimensions(plan)]
     if broken:
         return broken
-    groups = [*_zero_group(plan)]
+    groups = [*sharding_faults.zero_group(plan)]
     if groups:
         plan = dataclasses.replace(plan, zero_group=None)
     world = [] if num_devices is None else [*_world(plan, num_devices)]
-    found = [*_pipeline(plan, schedules), *_zero(plan), *groups, *_rank_order(plan), *world]
+    found = [*_pipeline(plan, schedules), *sharding_faults.zero(plan), *groups, *sharding_faults.rank_order(plan), *world]
     if model is not None:
-        found += [*_tensor(plan, model), *_layers(plan, model, stack.layer_split if stack else "even")]
+        found += [*sharding_faults.tensor(plan, model), *_layers(plan, model, stack.layer_split if stack else "even")]
         if stack is not None:
-            found += _recompute_ops(plan, model, stack)
-        found += _others(plan, {**model.extents, **(dict.fromkeys("STZ", batch.sequence_length) if batch else {})})
+            found += sharding_faults.recompute_ops(plan, model, stack)
+        found += sharding_faults.others(plan, {**model.extents, **(dict.fromkeys("STZ", batch.sequence_length) if batch else {})})
     if batch is not None:
-        found += _sequence(plan, batch)
+        found += sharding_faults.sequence(plan, batch)
     if batch is not None and not world:  # with another number of replicas they get other micro batches
         found += _micro_batches(plan, batch, schedules)
     return found
@@ -132,23 +116,13 @@ def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -
     raise ParsimError(f"'{axis}' has no degrees{did_you_mean(axis, DEGREES)}", remedy=f"Axes with degrees: {', '.join(DEGREES)}.")
 
 
-def divisors(number: int) -> tuple[int, ...]:
-    """The divisors of a positive number, ascending.
-
-    >>> divisors(12)
-    (1, 2, 3, 4, 6, 12)
-    """
-    small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
-    return tuple(small + [number // each for each in reversed(small) if each * each != number])
-
-
 def _not_positive(plan: Plan) -> Iterator[PlanFault]:
     for field in POSITIVE:
         value = getattr(plan, field)
         if type(value) is not int or value < 1:
             yield PlanFault(field, f"{field} = {value!r} is not a positive whole number", "Legal: 1, 2, 3, ...")
     if plan.layers_per_stage is not None and any(type(each) is not int or each < 1 for each in plan.layers_per_stage):
-        message = f"layers_per_stage = {_list(plan.layers_per_stage)}: every stage holds a positive whole number of layers"
+        message = f"layers_per_stage = {listed(plan.layers_per_stage)}: every stage holds a positive whole number of layers"
         yield PlanFault("layers_per_stage", message, "Legal: 1, 2, 3, ... for each stage")
 
 
@@ -168,90 +142,12 @@ def _world(plan: Plan, num_devices: int) -> Iterator[PlanFault]:
         field = "tensor_parallel" if num_devices % plan.tensor_parallel else "pipeline_parallel"
         message = f"{names} = {factors} = {inner} does not divide the {num_devices} devices of the cluster"
         legal = divisors(num_devices if field == "tensor_parallel" else num_devices // plan.tensor_parallel)
-        yield PlanFault(field, message, f"Legal {field}: {_list(legal)}")
+        yield PlanFault(field, message, f"Legal {field}: {listed(legal)}")
     elif plan.num_devices != num_devices:
         message = (
             f"data_parallel x {names} = {plan.data_parallel} x {factors} = {plan.num_devices}, but the cluster has {num_devices} devices"
         )
         yield PlanFault("data_parallel", message, f"Set data_parallel = {num_devices // inner}, or leave it out")
-
-
-def _tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    legal = f"Legal: {_list(divisors(math.gcd(model.num_kv_heads, model.ffn_hidden_size)))}"
-    degree = plan.tensor_parallel
-    if model.num_kv_heads % degree:
-        later = " (replicating kv heads comes later)" if degree % model.num_kv_heads == 0 else ""
-        message = f'tensor_parallel = {degree} does not divide num_kv_heads = {model.num_kv_heads} of model "{model.name}"{later}'
-        yield PlanFault("tensor_parallel", message, legal)
-    elif model.ffn_hidden_size % degree:
-        message = f'tensor_parallel = {degree} does not divide ffn_hidden_size = {model.ffn_hidden_size} of model "{model.name}"'
-        yield PlanFault("tensor_parallel", message, legal)
-
-
-def _sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
-    if not plan.sequence_parallel:
-        return
-    if plan.tensor_parallel == 1:
-        message = "sequence_parallel splits over the tensor-parallel ranks, but tensor_parallel = 1"
-        yield PlanFault("sequence_parallel", message, "Set tensor_parallel above 1, or sequence_parallel to false")
-    elif batch.sequence_length % plan.tensor_parallel:
-        message = f"sequence_parallel: tensor_parallel = {plan.tensor_parallel} does not divide sequence_length = {batch.sequence_length}"
-        yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {_list(divisors(batch.sequence_length))}")
-
-
-def _others(plan: Plan, extents: Mapping[str, int]) -> Iterator[PlanFault]:
-    """A dimension without a field of its own divides what it shards; the micro_batch and the padded vocabulary are made to fit."""
-    for name, degree in plan.dimensions:
-        for dim in dimensions.DIMENSIONS.get(name).shards:
-            parts = dimensions.split(plan, dim)
-            if dim not in "BV" and extents.get(dim, 0) % parts:
-                message = f"{name} = {degree} cuts {DIMS[dim]} = {extents[dim]} into {parts} parts, which do not divide it"
-                yield PlanFault("dimensions", message, f"Legal {name}: with it, the parts are one of {_list(divisors(extents[dim]))}")
-
-
-def _unknown_dimensions(plan: Plan) -> Iterator[PlanFault]:
-    fields = {field.name for field in dataclasses.fields(Plan)}
-    known = tuple(n for n in dimensions.names() if n not in fields and dimensions.DIMENSIONS.get(n).degree is None)
-    for name, degree in plan.dimensions:
-        if name not in known:
-            remedy = f"Give {name} as a key of the plan" if name in fields else f"Known: {', '.join(known) or 'none'}"
-            yield PlanFault("dimensions", f"unknown dimension '{name}'{did_you_mean(name, known)}", remedy)
-        elif degree < 1:
-            yield PlanFault("dimensions", f"{name} = {degree!r} is not a positive whole number", "Legal: 1, 2, 3, ...")
-
-
-def _rank_order(plan: Plan) -> Iterator[PlanFault]:
-    given, named = plan.rank_order.split("-"), ("dp", "pp", "tp")
-    if len(set(given)) < len(given) or not set(named) <= set(given) <= set(dimensions.axes()):
-        message = f"rank_order = '{plan.rank_order}' does not name each axis once, from the fastest"
-        yield PlanFault("rank_order", message, f"Legal: {', '.join('-'.join(order) for order in itertools.permutations(named))}")
-
-
-def _zero(plan: Plan) -> Iterator[PlanFault]:
-    if plan.zero_stage not in ZERO_STAGES:
-        yield PlanFault("zero_stage", f"zero_stage = {plan.zero_stage!r} is no stage of ZeRO", f"Legal: {_list(ZERO_STAGES)}")
-    elif plan.zero_stage and plan.gradient_sync == "master":
-        message = f"gradient_sync = master updates on one rank, but zero_stage = {plan.zero_stage} shares the update out"
-        yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce, or zero_stage = 0")
-    if plan.reshard_after_forward or plan.zero_stage not in ZERO_STAGES:
-        return
-    if plan.zero_stage < 3:
-        message = f"reshard_after_forward = false keeps parameters that ZeRO 3 gathers, but zero_stage = {plan.zero_stage}"
-        yield PlanFault("reshard_after_forward", message, "Set zero_stage = 3, or leave reshard_after_forward out")
-    elif plan.pipeline_parallel > 1 or plan.schedule != "1f1b":
-        message = "reshard_after_forward = false keeps parameters from a forward to its backward, which must follow at once"
-        remedy = "Set pipeline_parallel = 1 with schedule = 1f1b, or leave reshard_after_forward out"
-        yield PlanFault("reshard_after_forward", message, remedy)
-
-
-def _zero_group(plan: Plan) -> Iterator[PlanFault]:
-    if plan.zero_group is None:
-        return
-    if type(plan.zero_group) is not int or plan.zero_group < 1 or plan.data_parallel % plan.zero_group:
-        message = f"zero_group = {plan.zero_group!r} does not divide data_parallel = {plan.data_parallel}"
-        yield PlanFault("zero_group", message, f"Legal: {_list(divisors(plan.data_parallel))}")
-    elif not plan.zero_stage:
-        yield PlanFault("zero_group", "zero_group says over how many ranks ZeRO shards, but zero_stage = 0", "Set zero_stage to 1, 2 or 3")
 
 
 def _pipeline(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
@@ -262,34 +158,6 @@ def _pipeline(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
     if (said := schedules.fault(plan.schedule, ranks, chunks)) is not None:
         others = f"Set schedule = {' or '.join(schedules.accepting(ranks, chunks))}" + (", or virtual_pipeline = 1" if chunks > 1 else "")
         yield PlanFault("schedule", said, others if isinstance(plan.schedule, str) else "")
-
-
-def _recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFault]:
-    """Ops that work in one buffer, in place, run again together or not at all."""
-    if not plan.recompute_ops:
-        return
-    _, layer, _ = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)
-    known = tuple(dict.fromkeys(name for op in layer.ops if op.kind != "relabel" for name in (op.name, op.tag) if name))
-    for name in plan.recompute_ops:
-        if name not in known:
-            where = f'in a layer of model "{model.name}" on stack "{stack.name}"'
-            yield PlanFault("recompute_ops", f"no op '{name}' {where}{did_you_mean(name, known)}", f"Known: {', '.join(known)}")
-    if plan.recompute == "full":
-        remedy = "Leave recompute_ops out, or set recompute to none"
-        yield PlanFault("recompute_ops", "recompute = full runs every op again already", remedy)
-    buffer: dict[str, str] = {}
-    writers: dict[str, list[str]] = {}  # of each buffer
-    for op in layer.ops:
-        shares = op.in_place or op.kind == "relabel"
-        for out in op.outputs:
-            buffer[out] = buffer.get(op.inputs[0], op.inputs[0]) if shares and out == op.outputs[0] else out
-        if op.kind != "relabel":
-            writers.setdefault(buffer[op.outputs[0]], []).append(op.name)
-    picked = {op.name for op in layer.ops if {op.name, op.tag} & set(plan.recompute_ops)}
-    for names in writers.values():
-        if 0 < len(picked & set(names)) < len(names):
-            message = f"recompute_ops: {' and '.join(names)} work in one buffer, in place"
-            yield PlanFault("recompute_ops", message, "Name all of them or none")
 
 
 def _layers(plan: Plan, model: ModelSpec, layer_split: str) -> Iterator[PlanFault]:
@@ -319,7 +187,7 @@ def _micro_batches(plan: Plan, batch: Batch, schedules: Schedules) -> Iterator[P
             f"data_parallel x micro_batch = {replicas} x {plan.micro_batch} = {product} does not divide global_batch = {batch.global_batch}"
         )
         legal = divisors(batch.global_batch // replicas) if replica else divisors(batch.global_batch)
-        yield PlanFault(field, message, f"Legal {field}: {_list(legal)}")
+        yield PlanFault(field, message, f"Legal {field}: {listed(legal)}")
         return
     ranks, chunks, count = plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(batch)
     actions = 2 * plan.num_stages * count
@@ -336,9 +204,3 @@ def _micro_batches(plan: Plan, batch: Batch, schedules: Schedules) -> Iterator[P
     more = (each for each in range(count + 1, 2 * (count + ranks)) if schedules.fault(plan.schedule, ranks, chunks, each) is None)
     enough = next((f"Make global_batch {each * product}, or choose" for each in more), "Choose")
     yield PlanFault("virtual_pipeline" if chunks > 1 else "schedule", said, f"{enough} another micro_batch")
-
-
-def _list(numbers: tuple[int, ...]) -> str:
-    """The numbers with commas, the middle of a long row left out."""
-    shown = [str(each) for each in numbers]
-    return ", ".join(shown if len(shown) <= 16 else [*shown[:12], "...", *shown[-3:]])

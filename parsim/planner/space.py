@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from parsim import schedules
 from parsim.errors import PlanError
-from parsim.parallel.legality import GRADIENT_SYNC, RECOMPUTE, ZERO_STAGES, divisors, faults, legal_degrees
+from parsim.parallel.fault import divisors
+from parsim.parallel.legality import GRADIENT_SYNC, RECOMPUTE, faults, legal_degrees
 from parsim.parallel.plan import Plan
+from parsim.parallel.sharding_faults import ZERO_STAGES
 
 if TYPE_CHECKING:
     from parsim.scenario import PlanSpace, Scenario

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from parsim.errors import Fault, ScenarioError
-from parsim.scenario.types import Measured, PlanSpace, Scenario
+from parsim.scenario.types import DataSpec, Measured, PlanSpace, Scenario, Training
 
-__all__ = ["Fault", "Measured", "PlanSpace", "Scenario", "check", "from_mapping", "load", "schema"]
+__all__ = ["DataSpec", "Fault", "Measured", "PlanSpace", "Scenario", "Training", "check", "from_mapping", "load", "schema"]
 
 
 def load(path: str | Path) -> Scenario:

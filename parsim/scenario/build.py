@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from parsim import catalog, schedules
+from parsim import catalog, data, schedules
 from parsim.cluster import Cluster, Node
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
@@ -19,9 +19,11 @@ from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import TAGS
+from parsim.scenario.hardware import ROW_FILE
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
-from parsim.scenario.types import Measured, PlanSpace, Scenario
+from parsim.scenario.tree import read as read_file
+from parsim.scenario.types import DataSpec, Measured, PlanSpace, Scenario, Training
 
 _AXES: Final = tuple(each.name for each in fields(Plan))
 
@@ -46,7 +48,7 @@ def build(tree: Tree, default_name: str) -> tuple[Scenario | None, list[Fault]]:
     found = list(tree.faults)
     scenario = None
     if tree.value is not None or not found:
-        value = _with_config(tree, found)
+        value = _with_machine(_with_config(tree, found), tree, found)
         sections, complaints = _sections(value)
         parts = _Parts()
         complaints += _relations(sections, parts, value if isinstance(value, dict) else {})
@@ -71,6 +73,21 @@ def _with_config(tree: Tree, found: list[Fault]) -> Any:
     except ParsimError as error:
         found.append(tree.fault(("model",), error.what))
         return others
+
+
+def _with_machine(value: Any, tree: Tree, found: list[Fault]) -> Any:
+    """The values, with the row that stands in a file in place of the node's name; a fault of it is added to `found`."""
+    cluster = value.get("cluster") if isinstance(value, dict) else None
+    name = cluster.get("node") if isinstance(cluster, dict) else None
+    if not isinstance(cluster, dict) or not isinstance(name, str) or not name.startswith(ROW_FILE):
+        return value
+    path = Path(tree.path).parent / name.removeprefix(ROW_FILE)
+    row = read_file(path)
+    if isinstance(row.value, dict):
+        return {**value, "cluster": {**cluster, "node": row.value}}
+    what = "; ".join(str(fault) for fault in row.faults) or f"{path}: is no mapping; a node's row is one"
+    found.append(tree.fault(("cluster", "node"), what))
+    return {**value, "cluster": {key: each for key, each in cluster.items() if key != "node"}}
 
 
 def _sections(value: Any) -> tuple[Sections, list[tuple[Place, str]]]:
@@ -108,6 +125,10 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
     if sections.batch is not None:
         parts.batch = Batch(**dict(sections.batch))
         yield from _batch(parts, parts.batch)
+    if sections.data is not None and parts.model is not None and parts.batch is not None:
+        said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length)
+        if said:
+            yield ("data", "name"), said
     for name, plan in sections.plans.items():
         place = ("plans", name)
         if any(_is_open(getattr(plan, axis)) for axis in _AXES if axis not in ("layers_per_stage", "recompute_ops")):
@@ -205,4 +226,6 @@ def _scenario(sections: Sections, parts: _Parts, path: str, default_name: str) -
         seed=sections.seed,
         path=path,
         itemsize_bytes={name: read("dtypes", name) for name in catalog.names("dtypes")},
+        data=DataSpec(**dict(sections.data)) if sections.data is not None else None,
+        training=Training(**dict(sections.training)) if sections.training is not None else Training(),
     )

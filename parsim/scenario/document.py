@@ -7,11 +7,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from parsim.scenario.fields import Axis, Count, Known, Quantity, Row, Text
+from parsim import data
+from parsim.scenario.fields import Axis, Count, Known, Positive, Quantity, Row, Text
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
+from parsim.scenario.types import Training
 from parsim.scenario.written import ScheduleAxis
 
 DEFAULT_STACK = "megatron-2022"
+_DEFAULTS = Training()
+_Decay = Annotated[float, Field(ge=0, lt=1)]
 _SHORT: Mapping[str, str] = {
     "dp": "data_parallel",
     "tp": "tensor_parallel",
@@ -35,7 +39,7 @@ class ClusterSection(Row):
     """Where it runs."""
 
     hints: ClassVar[Mapping[str, str]] = {"nodes": "num_nodes", "network": "fabric"}
-    node: NodeRef = Field(description="the node: a name of the catalog or an inline row")
+    node: NodeRef = Field(description="the node: a name of the catalog, file:path/to/row.yaml, or an inline row")
     num_nodes: Annotated[int, Field(gt=0, le=1_000_000)] = Field(1, description="the number of nodes")
     fabric: FabricRef | None = Field(None, description="the network between the nodes: a name or an inline row; none for one node")
 
@@ -89,6 +93,28 @@ class MeasuredSection(Row):
     source: Text = Field("", description="where the figures stand")
 
 
+class DataSection(Row):
+    """What an executed training is fed with."""
+
+    hints: ClassVar[Mapping[str, str]] = {"split": "validation_split", "validation": "validation_split", "dataset": "name"}
+    name: Annotated[str, Known("data sets", data.names)] = Field(description="the data set")
+    validation_split: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="the share of its sequences held back, to measure by")
+
+
+class TrainingSection(Row):
+    """How an executed training goes."""
+
+    hints: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "decay": "weight_decay", "clip": "max_norm", "epsilon": "eps"}
+    epochs: Annotated[int, Field(gt=0, le=1_000_000)] = Field(1, description="how often the data set is gone through")
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(_DEFAULTS.learning_rate, description="the step size of the optimizer")
+    beta1: _Decay = Field(_DEFAULTS.beta1, description="what Adam keeps of its mean of gradients")
+    beta2: _Decay = Field(_DEFAULTS.beta2, description="what Adam keeps of its mean of squares")
+    eps: Annotated[float, Field(gt=0, le=1)] = Field(_DEFAULTS.eps, description="what Adam adds to a root, against division by 0")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(_DEFAULTS.weight_decay, description="AdamW's; with 0 it is Adam")
+    momentum: _Decay = Field(_DEFAULTS.momentum, description="what SGD keeps of its velocity")
+    max_norm: Positive = Field(_DEFAULTS.max_norm, description="the longest that all gradients together may be; longer ones are shortened")
+
+
 class Sections(Row):
     """A scenario file of which parts may be missing, since they are at fault."""
 
@@ -100,6 +126,8 @@ class Sections(Row):
     stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog or an inline row")
     plans: dict[Text, PlanSection] = Field(default_factory=dict, description="the plans to compare, by name")
     measured: dict[Text, MeasuredSection] = Field(default_factory=dict, description="what somebody measured, by plan")
+    data: DataSection | None = Field(None, description="what `parsim execute` trains on; numbers drawn from the seed where left out")
+    training: TrainingSection | None = Field(None, description="how `parsim execute` trains: epochs, and the optimizer's settings")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 
 

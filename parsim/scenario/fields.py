@@ -163,6 +163,8 @@ def _sentence(error: ErrorDetails) -> str:
             return f"must be above {context['gt']:g}, not {shown}"
         case "greater_than_equal":
             return f"must be at least {context['ge']:g}, not {shown}"
+        case "less_than":
+            return f"must be below {context['lt']:g}, not {shown}"
         case "less_than_equal":
             return f"must be at most {context['le']:g}, not {shown}"
         case "too_short":

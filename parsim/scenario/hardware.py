@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from parsim.cluster import (
+    OPERATIONS,
     Accelerator,
     AllToAllLaw,
     AttentionLaw,
@@ -16,6 +18,7 @@ from parsim.cluster import (
     Edge,
     ElementwiseLaw,
     Fabric,
+    KernelLaw,
     Law,
     Link,
     Node,
@@ -23,6 +26,7 @@ from parsim.cluster import (
 )
 from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
+from parsim.model.op_kinds import COSTS
 from parsim.scenario.fields import INLINE, NAME, Count, Known, Positive, Quantity, Row, Share, Text, complaint, name_or_inline
 from parsim.scenario.inline import InlineRow, Ramp, Rate, Ratio, Seconds, resolve
 
@@ -65,6 +69,36 @@ class ElementwiseRow(Row):
     launch: Seconds = Field(description="the seconds of an empty kernel")
 
 
+class KneeRow(Row):
+    """Where a call outgrows a cache."""
+
+    beyond: Annotated[float, Quantity("bytes")] = Field(description="the bytes from which it costs more")
+    bandwidth: Rate = Field(description="on top, the bytes/s of what lies beyond")
+
+
+class KernelRow(Row):
+    """The law of one kernel, measured by itself; a rate left out costs nothing."""
+
+    call: Seconds = Field(description="the seconds of any call, what surrounds the kernel included")
+    matrix: Seconds = Field(0.0, description="the seconds of a matrix of a batched product")
+    rate: Annotated[float, Quantity("FLOP/s")] | None = Field(None, description="the FLOP/s")
+    bandwidth: Rate | None = Field(None, description="the bytes/s of all that is read and written")
+    written_bandwidth: Rate | None = Field(None, description="on top, the bytes/s of what is written")
+    knees: Annotated[list[KneeRow], Field(max_length=10)] = Field(
+        default_factory=list, description="where a call outgrows a cache: beyond and bandwidth"
+    )
+
+    def build(self) -> KernelLaw:
+        """The law."""
+        work, moved, written = (math.inf if rate is None else rate for rate in (self.rate, self.bandwidth, self.written_bandwidth))
+        return KernelLaw(self.call, self.matrix, work, moved, written, tuple((float(knee.beyond), knee.bandwidth) for knee in self.knees))
+
+
+def _kernel_laws() -> tuple[str, ...]:
+    """Names of laws: a kernel's, or with what follows where it adds into its output or multiplies matrix by matrix."""
+    return (*COSTS, *(f"{kernel}_add" for kernel in COSTS), "einsum_batched", "einsum_batched_add")
+
+
 class AcceleratorRow(InlineRow):
     """One device."""
 
@@ -89,6 +123,13 @@ class AcceleratorRow(InlineRow):
         default_factory=dict, description="dtype: the law of its multiplications, where it has one of its own"
     )
 
+    kernels: dict[Annotated[str, Known("kernels", _kernel_laws)], KernelRow] = Field(
+        default_factory=dict, description="kernel: its own law, where it was measured by itself"
+    )
+    busy_kernels: dict[Annotated[str, Known("kernels", _kernel_laws)], KernelRow] = Field(
+        default_factory=dict, description="kernel: its own law while all devices of the node work; as kernels where left out"
+    )
+
     def build(self, name: str) -> Accelerator:
         """The accelerator."""
         attention, elementwise = self.attention, self.elementwise
@@ -110,6 +151,8 @@ class AcceleratorRow(InlineRow):
             sustained_factor=self.sustained_factor,
             source=self.cited(),
             gemm_by_dtype={dtype: law.build() for dtype, law in self.gemm_by_dtype.items()},
+            kernels={kernel: law.build() for kernel, law in self.kernels.items()},
+            busy_kernels={kernel: law.build() for kernel, law in self.busy_kernels.items()},
         )
 
 
@@ -183,6 +226,10 @@ class NodeRow(InlineRow):
         default_factory=list, description="the wires of topology custom: a, b and bandwidth"
     )
 
+    laws: dict[Annotated[str, Known("operations", lambda: OPERATIONS)], CollectiveRow] = Field(
+        default_factory=dict, description="operation: its own law inside the node, where it was measured by itself"
+    )
+
     @model_validator(mode="after")
     def _wired(self) -> NodeRow:
         _topologies("node")
@@ -218,6 +265,7 @@ class NodeRow(InlineRow):
             group_share=tuple(_group(name, share) for name, share in self.group_share.items()),
             torus=tuple(self.torus),
             edges=tuple(Edge(edge.a, edge.b, edge.bandwidth) for edge in self.edges),
+            laws={operation: law.build() for operation, law in self.laws.items()},
         )
 
 
@@ -288,5 +336,8 @@ class FabricRow(InlineRow):
         )
 
 
-NodeRef = Annotated[Annotated[str, Known("nodes"), Tag(NAME)] | Annotated[NodeRow, Tag(INLINE)], Discriminator(name_or_inline)]
+ROW_FILE: Final = "file:"  # and a path, from the scenario's directory: a YAML file that holds the row, as `parsim calibrate` writes it
+NodeRef = Annotated[
+    Annotated[str, Known("nodes", prefix=ROW_FILE), Tag(NAME)] | Annotated[NodeRow, Tag(INLINE)], Discriminator(name_or_inline)
+]
 FabricRef = Annotated[Annotated[str, Known("fabrics"), Tag(NAME)] | Annotated[FabricRow, Tag(INLINE)], Discriminator(name_or_inline)]

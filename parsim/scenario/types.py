@@ -32,6 +32,32 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class DataSpec:
+    """What an executed step is fed with."""
+
+    name: str  # of a data set
+    validation_split: float = 0.2  # share of its sequences held back
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How an executed training goes; the optimizer of the plan takes what it knows.
+
+    Source of the defaults: Adam's rate, beta1, beta2 and eps: Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1; without weight decay
+    AdamW is Adam; momentum: Sutskever et al. 2013 (ICML), section 3; max_norm: Brown et al. 2020 (arXiv:2005.14165), appendix B.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # decoupled
+    momentum: float = 0.9
+    max_norm: float = 1.0  # of all gradients together; longer ones are shortened
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """What is trained, on what, by which software, and the plans to compare."""
 
@@ -46,6 +72,8 @@ class Scenario:
     seed: int
     path: str  # the file it was read from, or its name
     itemsize_bytes: Mapping[str, int]  # by dtype
+    data: DataSpec | None = None  # None: an executed step draws its numbers from the seed
+    training: Training = Training()
 
     def plan(self, name: str) -> Plan:
         """The plan of that name.

@@ -5,7 +5,7 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.sizes import Ints, Sizes
 from parsim.step.structure import HOST
 from parsim.step.task import Communicate, Compute, Finish, Operand, Segment, Step, Task
+from parsim.step.work import Work, finish_work, law_name, work_of
 
 _PS_PER_S = 1e12
 _MOST_PS = 1e17  # a day for one task: no task of a real step comes near
@@ -102,8 +103,10 @@ def task_ps(task: Task, sizes: Sizes, market: Market) -> Ints:
 
 
 def compute_s(task: Compute, sizes: Sizes, market: Market) -> Scalar:
-    """Seconds of a kernel by the law of its family."""
+    """Seconds of a kernel by its own law, or by that of its family."""
     family, accelerator = COSTS[task.kernel].family, market.cluster.node.accelerator
+    if (name := law_name(task)) in accelerator.kernels:
+        return _own_law_s(name, [work_of(task, sizes)], sizes, market)
     work, traffic = flops(task, sizes), hbm_bytes(task, sizes)
     if family == "gemm":
         rate = gemm_alignment(task, sizes)
@@ -117,6 +120,15 @@ def compute_s(task: Compute, sizes: Sizes, market: Market) -> Scalar:
         dtype, keep = market.batch.dtype, market.sustained
         return attention_s(accelerator, work, traffic, blocks, width, dtype, backward=backward, sustained=keep)
     return elementwise_s(accelerator, traffic, fused=task.fused or not task.inputs)
+
+
+def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, market: Market) -> Scalar:
+    """Seconds of calls of a kernel that has a law of its own: between that of a device alone and that of a node whose devices all work."""
+    accelerator, devices = market.cluster.node.accelerator, market.cluster.node.devices_per_node
+    alone, busy = accelerator.kernels[name], accelerator.busy_kernels.get(name, accelerator.kernels[name])
+    working = np.minimum(np.prod(list(sizes.degrees.values()), axis=0), devices)
+    share = (working - 1) / max(devices - 1, 1)
+    return sum(((1.0 - share) * each.seconds(alone) + share * each.seconds(busy) for each in calls), start=np.zeros(sizes.num_plans))
 
 
 def adds_to_gradient(task: Compute) -> bool:
@@ -171,6 +183,8 @@ def _group_s(operation: str, elements: Ints, itemsize: int, num_ranks: Ints, str
 def _floor_ps(tasks: Sequence[Task], sizes: Sizes, market: Market) -> Ints:
     """Host time to launch a segment's kernels and collectives; a fused op and a drawn input are part of another kernel."""
     launched = sum(1 for task in tasks if isinstance(task, Communicate) or (task.inputs and not task.fused))
+    if market.cluster.node.accelerator.kernels:
+        launched = 0  # laws of single kernels hold what surrounds a call
     return np.full(sizes.num_plans, int(picoseconds(market.stack.host_launch_s)) * launched, dtype=np.int64)
 
 
@@ -235,6 +249,9 @@ def finish_ps(step: Step, work: Finish, sizes: Sizes, holding: Holding, market: 
     if work.on_host:
         node = market.cluster.node
         return picoseconds(traffic / (node.host_memory_bytes_per_s / node.devices_per_node))
+    if work.kernel in market.cluster.node.accelerator.kernels:
+        calls = finish_work(step, work, sizes, holding, optimizer_bytes(work, step, sizes))
+        return picoseconds(_own_law_s(work.kernel, calls, sizes, market))
     return picoseconds(elementwise_s(market.cluster.node.accelerator, traffic))
 
 

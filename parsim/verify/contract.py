@@ -19,6 +19,7 @@ from parsim.parallel.dimensions import split
 from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Plan
 from parsim.parallel.sharding import Sharding
+from parsim.scenario.types import Training
 from parsim.simulator.program import Program
 from parsim.simulator.run import run
 from parsim.simulator.transfers import sent_bytes
@@ -55,6 +56,9 @@ def verify(scenario: Scenario, *, progress: Callable[[str], None] | None = None)
 
 def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     """The checks of one plan, which must be small enough to execute."""
+    scenario = replace(
+        scenario, data=None, training=Training(weight_decay=0.1)
+    )  # numbers drawn from the seed, and every term of the update
     executed = execute(scenario, plan)
     whole = execute(*_one_rank(scenario, plan))
     group = group_of(scenario, plan)
@@ -80,15 +84,11 @@ def _counts(executed: Execution, group: Group, program: Program) -> Iterator[Res
     yield _integers("FLOPs", flops)
     masters = [(at, led) for at, led in zip(places, executed.ledgers, strict=True) if at["dp"] == 0]  # a trace folds dp to its first rank
     yield _integers("FLOPs, simulated", [(trace.flops[at["pp"]], ledger.flops) for at, ledger in masters])
+    predicted, routed = [rank_sent_bytes(group, at) for at in places], [sent_bytes(program, at) for at in places]
     for axis in group.step.structure.links:
-        pairs = [
-            (rank_sent_bytes(group, at)[axis], ledger.sent_bytes.get(axis, 0)) for at, ledger in zip(places, executed.ledgers, strict=True)
-        ]
-        yield _integers(f"bytes sent over {axis}", pairs)
-        routed = [
-            (sent_bytes(program, at)[axis], ledger.sent_bytes.get(axis, 0)) for at, ledger in zip(places, executed.ledgers, strict=True)
-        ]
-        yield _integers(f"bytes sent over {axis}, simulated", routed)
+        counted = [ledger.sent_bytes.get(axis, 0) for ledger in executed.ledgers]
+        for quantity, told in ((f"bytes sent over {axis}", predicted), (f"bytes sent over {axis}, simulated", routed)):
+            yield _integers(quantity, list(zip((by_axis[axis] for by_axis in told), counted, strict=True)))
     peaks = [(int(counted_peak_bytes(group, at["pp"])[0]), ledger.peak_bytes) for at, ledger in zip(places, executed.ledgers, strict=True)]
     yield _integers("peak bytes", peaks)
     marks = [(trace.peak_bytes[at["pp"]], ledger.peak_bytes) for at, ledger in zip(places, executed.ledgers, strict=True)]

@@ -18,7 +18,7 @@ ROWS = {
     **dict.fromkeys(("planner", "validate", "verify", "calibrate"), 6),
     **dict.fromkeys(("estimator", "simulator", "executor"), 5),
     **dict.fromkeys(("step", "scenario"), 4),
-    **dict.fromkeys(("parallel", "schedules", "collectives"), 3),
+    **dict.fromkeys(("parallel", "schedules", "collectives", "data"), 3),
     **dict.fromkeys(("model", "cluster", "catalog"), 2),
     **dict.fromkeys(("units", "registry"), 1),
     "errors": 0.5,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from parsim import schedules
 from parsim.errors import ParsimError, PlanError
 from parsim.model.spec import ModelSpec
-from parsim.parallel.legality import check, divisors, faults, legal_degrees
+from parsim.parallel.fault import divisors
+from parsim.parallel.legality import check, faults, legal_degrees
 from parsim.parallel.plan import Batch, Plan
 
 MODEL = ModelSpec("m", 12, 64, 256, 8, 4, 8, 128, 64)

@@ -1,0 +1,160 @@
+"""Small data sets to train on, one file each: rows under the names that a model's blocks draw, split into two parts by a seed.
+
+Which rows make the batch of a step is decided here, so every plan trains on the same; cutting them to a rank's shard is the executor's.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsim.errors import ScenarioError
+from parsim.model.dims import MASK
+from parsim.model.families import blocks_of
+from parsim.model.spec import ModelSpec
+from parsim.registry import Registry
+
+__all__ = ["DATASETS", "Array", "Dataset", "Origin", "fault", "load", "names"]
+
+Array = NDArray[np.float64] | NDArray[np.int64]
+_SEGMENT: Final = "token_types"  # 0 for all of a text that is one segment: Devlin et al. 2019 (arXiv:1810.04805), figure 2
+_ROUNDING: Final = 1e-9  # 0.29 of 100 is 29, though 0.29 x 100 is a little below
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A data set as its file states it; a sequence is `sequence_length` tokens, or rows of features."""
+
+    source: str
+    trains: str  # the models it is for, in words
+    gives: tuple[str, ...]  # the arrays it has, by the names that blocks draw; one label a sequence, or one a token or row
+    misfit: Callable[[ModelSpec, int], str]  # (model, sequence_length) -> why it cannot be trained on this, or ""
+    rows: Callable[[ModelSpec, int, int], Mapping[str, Array]]  # (model, sequence_length, seed) -> the arrays, first index the sequence
+
+
+DATASETS: Registry[Origin] = Registry("data set")
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Sequences to train on and sequences held back, as read-only arrays of equal length by the names that a model's blocks draw."""
+
+    name: str
+    source: str
+    train: Mapping[str, Array]
+    validation: Mapping[str, Array]
+
+    @property
+    def num_train(self) -> int:
+        """Sequences to train on."""
+        return _length(self.train)
+
+    @property
+    def num_validation(self) -> int:
+        """Sequences held back."""
+        return _length(self.validation)
+
+    def steps_per_epoch(self, global_batch: int) -> int:
+        """Whole batches of an epoch; the remainder that does not fill one is left out.
+
+        Raises:
+            ScenarioError: not even one batch fills.
+        """
+        if global_batch > self.num_train:
+            what = f'global_batch = {global_batch} is above the {self.num_train} sequences that data set "{self.name}" has to train on'
+            raise ScenarioError(what, "batch.global_batch", f"Legal: at most {self.num_train}.")
+        return self.num_train // global_batch
+
+    def num_steps(self, epochs: int, global_batch: int) -> int:
+        """Steps of so many epochs.
+
+        Raises:
+            ScenarioError: not even one batch fills.
+        """
+        return epochs * self.steps_per_epoch(global_batch)
+
+    def rows(self, step: int, global_batch: int, seed: int) -> NDArray[np.int64]:
+        """Which sequences of `train` make the batch of a step, counted from 0: each epoch takes them in a fresh order.
+
+        Raises:
+            ScenarioError: not even one batch fills.
+        """
+        epoch, batch = divmod(step, self.steps_per_epoch(global_batch))
+        return _order(seed, epoch, self.num_train)[batch * global_batch : (batch + 1) * global_batch]
+
+
+def names() -> tuple[str, ...]:
+    """All known data sets, sorted.
+
+    >>> names()
+    ('digits', 'praise', 'pydoc-sections', 'pydoc-topics')
+    """
+    DATASETS.discover(__name__)
+    return DATASETS.names()
+
+
+def fault(name: str, model: ModelSpec, sequence_length: int) -> str:
+    """Why the model cannot be trained on the data set, or ""; nothing is loaded.
+
+    Raises:
+        ParsimError: no such data set.
+    """
+    DATASETS.discover(__name__)
+    origin = DATASETS.get(name)
+    missing = sorted(_drawn(model) - {*origin.gives, _SEGMENT})
+    if missing:
+        return f'data set "{name}" trains {origin.trains}; model "{model.name}" takes {" and ".join(missing)}, which it has not'
+    said = origin.misfit(model, sequence_length)
+    return f'data set "{name}" trains {origin.trains}; {said}' if said else ""
+
+
+def load(name: str, validation_split: float, seed: int, model: ModelSpec, sequence_length: int) -> Dataset:
+    """The data set, shuffled by the seed, its last `validation_split` (a share, rounded down to sequences) held back.
+
+    Raises:
+        ScenarioError: the model cannot be trained on it, or the share is not in [0, 1).
+        ParsimError: no such data set, or what it is read from is not installed.
+    """
+    if said := fault(name, model, sequence_length):
+        raise ScenarioError(said, "data.name")
+    if not 0 <= validation_split < 1:
+        raise ScenarioError(f"must be at least 0 and below 1, not {validation_split}", "data.validation_split")
+    origin = DATASETS.get(name)
+    whole = dict(origin.rows(model, sequence_length, seed))
+    first = whole[origin.gives[0]]
+    if _SEGMENT in _drawn(model):
+        whole[_SEGMENT] = np.zeros((len(first), sequence_length), np.int64)
+    order = np.random.default_rng([seed, zlib.crc32(b"validation split")]).permutation(len(first))
+    held_back = int(validation_split * len(first) + _ROUNDING)
+    kept, held = order[: len(first) - held_back], order[len(first) - held_back :]
+    return Dataset(name, origin.source, _taken(whole, kept), _taken(whole, held))
+
+
+def _drawn(model: ModelSpec) -> set[str]:
+    """What the blocks of a model draw, less masks, which no data set has."""
+    ops = (op for block in blocks_of(model.architecture) for op in block.ops)
+    return {op.outputs[0] for op in ops if op.kind == "draw" and MASK not in op.dtypes}
+
+
+@lru_cache(maxsize=2)  # every tensor of a step asks for the same
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order.setflags(write=False)
+    return order
+
+
+def _taken(whole: Mapping[str, Array], rows: NDArray[np.int64]) -> dict[str, Array]:
+    taken = {name: array[rows] for name, array in whole.items()}
+    for array in taken.values():
+        array.setflags(write=False)
+    return taken
+
+
+def _length(arrays: Mapping[str, Array]) -> int:
+    return len(next(iter(arrays.values())))

@@ -1,0 +1,25 @@
+"""What the data sets share that put a label on a whole text: the tokens with a meaning of their own, and which models fit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from parsim.model.spec import ModelSpec
+
+CLASS, UNKNOWN, PADDING = "[CLS]", "[UNK]", "[PAD]"
+# The label is read from the first token, which is the same in all texts: Devlin et al. 2019 (arXiv:1810.04805), section 3.
+SPECIAL: Final = (CLASS, UNKNOWN, PADDING)
+GIVES: Final = ("tokens", "text_labels")
+
+
+def misfit(model: ModelSpec, sequence_length: int, *, vocabulary: int, labels: int, length: int) -> str:
+    """Why a model does not fit a data set of so many tokens and labels in sequences of at least `length`, or ""."""
+    if model.causal:
+        return f'model "{model.name}" has causal = true, so its first token sees no other'
+    if model.vocab_size < vocabulary:
+        return f'vocab_size = {model.vocab_size} of model "{model.name}" must be at least {vocabulary}'
+    if model.num_labels < labels:
+        return f'num_labels = {model.num_labels} of model "{model.name}" must be at least {labels}'
+    if sequence_length < length:
+        return f"sequence_length = {sequence_length} must be at least {length}"
+    return ""

@@ -1,0 +1,136 @@
+"""Faults of how tensors are cut, kept and computed again: one function a subject, each with what would do."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from parsim.errors import did_you_mean
+from parsim.model.blocks import CORE_ATTENTION
+from parsim.model.dims import DIMS
+from parsim.model.families import blocks_of
+from parsim.model.spec import ModelSpec
+from parsim.parallel import dimensions
+from parsim.parallel.fault import PlanFault, divisors, listed
+from parsim.parallel.plan import Batch, Plan, Stack
+
+ZERO_STAGES: Final = (0, 1, 2, 3)
+
+
+def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
+    """tensor_parallel divides the kv heads and the ffn_hidden_size."""
+    legal = f"Legal: {listed(divisors(math.gcd(model.num_kv_heads, model.ffn_hidden_size)))}"
+    degree = plan.tensor_parallel
+    if model.num_kv_heads % degree:
+        later = " (replicating kv heads comes later)" if degree % model.num_kv_heads == 0 else ""
+        message = f'tensor_parallel = {degree} does not divide num_kv_heads = {model.num_kv_heads} of model "{model.name}"{later}'
+        yield PlanFault("tensor_parallel", message, legal)
+    elif model.ffn_hidden_size % degree:
+        message = f'tensor_parallel = {degree} does not divide ffn_hidden_size = {model.ffn_hidden_size} of model "{model.name}"'
+        yield PlanFault("tensor_parallel", message, legal)
+
+
+def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
+    """sequence_parallel needs tensor-parallel ranks that divide the sequence."""
+    if not plan.sequence_parallel:
+        return
+    if plan.tensor_parallel == 1:
+        message = "sequence_parallel splits over the tensor-parallel ranks, but tensor_parallel = 1"
+        yield PlanFault("sequence_parallel", message, "Set tensor_parallel above 1, or sequence_parallel to false")
+    elif batch.sequence_length % plan.tensor_parallel:
+        message = f"sequence_parallel: tensor_parallel = {plan.tensor_parallel} does not divide sequence_length = {batch.sequence_length}"
+        yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {listed(divisors(batch.sequence_length))}")
+
+
+def others(plan: Plan, extents: Mapping[str, int]) -> Iterator[PlanFault]:
+    """A dimension without a field of its own divides what it shards; the micro_batch and the padded vocabulary are made to fit."""
+    for name, degree in plan.dimensions:
+        for dim in dimensions.DIMENSIONS.get(name).shards:
+            parts = dimensions.split(plan, dim)
+            if dim not in "BV" and extents.get(dim, 0) % parts:
+                message = f"{name} = {degree} cuts {DIMS[dim]} = {extents[dim]} into {parts} parts, which do not divide it"
+                yield PlanFault("dimensions", message, f"Legal {name}: with it, the parts are one of {listed(divisors(extents[dim]))}")
+
+
+def unknown_dimensions(plan: Plan) -> Iterator[PlanFault]:
+    """`dimensions` names such as have no key of their own."""
+    fields = {field.name for field in dataclasses.fields(Plan)}
+    known = tuple(n for n in dimensions.names() if n not in fields and dimensions.DIMENSIONS.get(n).degree is None)
+    for name, degree in plan.dimensions:
+        if name not in known:
+            remedy = f"Give {name} as a key of the plan" if name in fields else f"Known: {', '.join(known) or 'none'}"
+            yield PlanFault("dimensions", f"unknown dimension '{name}'{did_you_mean(name, known)}", remedy)
+        elif degree < 1:
+            yield PlanFault("dimensions", f"{name} = {degree!r} is not a positive whole number", "Legal: 1, 2, 3, ...")
+
+
+def rank_order(plan: Plan) -> Iterator[PlanFault]:
+    """rank_order names each axis once; one that nests in another may be left out."""
+    given, named = plan.rank_order.split("-"), ("dp", "pp", "tp")
+    if len(set(given)) < len(given) or not set(named) <= set(given) <= set(dimensions.axes()):
+        message = f"rank_order = '{plan.rank_order}' does not name each axis once, from the fastest"
+        yield PlanFault("rank_order", message, f"Legal: {', '.join('-'.join(order) for order in itertools.permutations(named))}")
+
+
+def zero(plan: Plan) -> Iterator[PlanFault]:
+    """The ZeRO stage, and what goes with it."""
+    if plan.zero_stage not in ZERO_STAGES:
+        yield PlanFault("zero_stage", f"zero_stage = {plan.zero_stage!r} is no stage of ZeRO", f"Legal: {listed(ZERO_STAGES)}")
+    elif plan.zero_stage and plan.gradient_sync == "master":
+        message = f"gradient_sync = master updates on one rank, but zero_stage = {plan.zero_stage} shares the update out"
+        yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce, or zero_stage = 0")
+    if plan.reshard_after_forward or plan.zero_stage not in ZERO_STAGES:
+        return
+    if plan.zero_stage < 3:
+        message = f"reshard_after_forward = false keeps parameters that ZeRO 3 gathers, but zero_stage = {plan.zero_stage}"
+        yield PlanFault("reshard_after_forward", message, "Set zero_stage = 3, or leave reshard_after_forward out")
+    elif plan.pipeline_parallel > 1 or plan.schedule != "1f1b":
+        message = "reshard_after_forward = false keeps parameters from a forward to its backward, which must follow at once"
+        remedy = "Set pipeline_parallel = 1 with schedule = 1f1b, or leave reshard_after_forward out"
+        yield PlanFault("reshard_after_forward", message, remedy)
+
+
+def zero_group(plan: Plan) -> Iterator[PlanFault]:
+    """zero_group divides the replicas that ZeRO shards over."""
+    if plan.zero_group is None:
+        return
+    if type(plan.zero_group) is not int or plan.zero_group < 1 or plan.data_parallel % plan.zero_group:
+        message = f"zero_group = {plan.zero_group!r} does not divide data_parallel = {plan.data_parallel}"
+        yield PlanFault("zero_group", message, f"Legal: {listed(divisors(plan.data_parallel))}")
+    elif not plan.zero_stage:
+        yield PlanFault("zero_group", "zero_group says over how many ranks ZeRO shards, but zero_stage = 0", "Set zero_stage to 1, 2 or 3")
+
+
+def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFault]:
+    """Ops that work in one buffer, in place, run again together or not at all."""
+    if not plan.recompute_ops:
+        return
+    _, layer, _ = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)
+    known = tuple(dict.fromkeys(name for op in layer.ops if op.kind != "relabel" for name in (op.name, op.tag) if name))
+    for name in plan.recompute_ops:
+        if name not in known:
+            where = f'in a layer of model "{model.name}" on stack "{stack.name}"'
+            yield PlanFault("recompute_ops", f"no op '{name}' {where}{did_you_mean(name, known)}", f"Known: {', '.join(known)}")
+    if plan.recompute == "full":
+        remedy = "Leave recompute_ops out, or set recompute to none"
+        yield PlanFault("recompute_ops", "recompute = full runs every op again already", remedy)
+    twice = [op.name for op in layer.ops if op.tag == CORE_ATTENTION and {op.name, op.tag} & set(plan.recompute_ops)]
+    if plan.recompute == "selective" and twice:
+        message = f"recompute = selective runs {' and '.join(twice)} again already"
+        yield PlanFault("recompute_ops", message, "Leave it out, or set recompute to none")
+    buffer: dict[str, str] = {}
+    writers: dict[str, list[str]] = {}  # of each buffer
+    for op in layer.ops:
+        shares = op.in_place or op.kind == "relabel"
+        for out in op.outputs:
+            buffer[out] = buffer.get(op.inputs[0], op.inputs[0]) if shares and out == op.outputs[0] else out
+        if op.kind != "relabel":
+            writers.setdefault(buffer[op.outputs[0]], []).append(op.name)
+    picked = {op.name for op in layer.ops if {op.name, op.tag} & set(plan.recompute_ops)}
+    for names in writers.values():
+        if 0 < len(picked & set(names)) < len(names):
+            message = f"recompute_ops: {' and '.join(names)} work in one buffer, in place"
+            yield PlanFault("recompute_ops", message, "Name all of them or none")

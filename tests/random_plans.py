@@ -1,0 +1,158 @@
+"""Legal plans, models, software stacks and clusters drawn from a seed, small enough to execute in a fraction of a second."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from math import prod
+from random import Random
+
+from parsim import collectives, schedules
+from parsim.cluster.cluster import Cluster
+from parsim.model.families import blocks_of
+from parsim.model.families.mlp import classifier
+from parsim.model.spec import ModelSpec
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.scenario import Scenario
+from parsim.step.optimizer import OPTIMIZERS
+from support import FABRIC, GPT, NODE, scenario
+
+MOST_RANKS = 16
+MESHES = [mesh for mesh in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4, 6, 8)) if prod(mesh) <= MOST_RANKS]
+SMALL_MESHES = [mesh for mesh in MESHES if prod(mesh) <= 8]
+FUSIONS = ("bias", "gelu", "dropout_add", "gradient_accumulation")
+ORDERS = tuple("-".join(order) for order in itertools.permutations(("dp", "pp", "tp")))
+OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One case; its repr is enough to run it again."""
+
+    scenario: Scenario
+    plan: Plan
+
+
+def drawn(seed: int) -> Drawn:
+    """The case of a seed: the first legal one that is drawn."""
+    rng = Random(seed)
+    while True:
+        case = _attempt(rng)
+        if not _faults(case):
+            return case
+
+
+def _faults(case: Drawn) -> bool:
+    s, plan = case.scenario, case.plan
+    if plan.num_devices > min(MOST_RANKS, s.cluster.num_devices):
+        return True
+    return bool(faults(plan, s.model, s.batch, plan.num_devices, schedules, stack=s.stack))
+
+
+def _attempt(rng: Random) -> Drawn:
+    (tp, pp, dp), chunks = rng.choice(MESHES if rng.random() < 0.2 else SMALL_MESHES), rng.choice((1, 1, 2))
+    count = rng.choice((1, 2, 3)) if chunks == 1 else pp * rng.choice((1, 1, 2))
+    micro_batch, sequence_parallel = rng.choice((1, 1, 2)), tp > 1 and rng.random() < 0.6
+    model = _model(rng, tp, pp * chunks)
+    length = tp * rng.choice((1, 2)) if sequence_parallel else rng.choice((1, 2, 3, 5))
+    batch = Batch(dp * micro_batch * count, length, rng.choice(("bf16", "bf16", "fp16", "fp32")))
+    cluster = _cluster(rng)
+    stack = _stack(rng, cluster)
+    schedule = _schedule(rng, pp, chunks, count)
+    zero = rng.choice((0, 0, 1, 2, 3, 3))
+    keeps = zero == 3 and pp == 1 and rng.random() < 0.7
+    again = () if rng.random() < 0.7 else _ops(rng, model, stack)
+    plan = Plan(
+        data_parallel=dp,
+        tensor_parallel=tp,
+        pipeline_parallel=pp,
+        virtual_pipeline=chunks,
+        sequence_parallel=sequence_parallel,
+        micro_batch=micro_batch,
+        schedule="1f1b" if keeps else schedule,
+        recompute=rng.choice(("none", "selective") if again else ("none", "selective", "full")),
+        recompute_ops=again,
+        recompute_every=rng.choice((1, 1, 2, 3)),
+        layers_per_stage=_layers(rng, model.num_layers, pp * chunks) if rng.random() < 0.25 else None,
+        gradient_sync="all_reduce" if zero else rng.choice(("all_reduce", "all_reduce", "master")),
+        rank_order=rng.choice(ORDERS),
+        optimizer=rng.choice(sorted(OPTIMIZERS)),
+        zero_stage=zero,
+        reshard_after_forward=not keeps,
+        zero_group=rng.choice([g for g in range(1, dp + 1) if dp % g == 0]) if zero and rng.random() < 0.4 else None,
+        offload_optimizer=rng.random() < 0.2,
+    )
+    return Drawn(scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan)
+
+
+def _schedule(rng: Random, ranks: int, chunks: int, count: int) -> str | tuple[str, ...]:
+    """A registered one, or its actions written out."""
+    legal = [name for name in schedules.names() if schedules.fault(name, ranks, chunks, count) is None]
+    name = rng.choice(legal)
+    if rng.random() > 0.2:
+        return name
+    return tuple(" ".join(map(str, actions)) for actions in schedules.ordered(name, ranks, chunks, count).by_rank)
+
+
+def _layers(rng: Random, num_layers: int, stages: int) -> tuple[int, ...]:
+    cuts = sorted(rng.randint(0, num_layers - stages) for _ in range(stages - 1))
+    return tuple(1 + b - a for a, b in itertools.pairwise((0, *cuts, num_layers - stages)))
+
+
+def _ops(rng: Random, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
+    _, layer, _ = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)
+    names = [op.name for op in layer.ops if op.kind != "relabel"]
+    return tuple(rng.sample(names, rng.randint(1, min(3, len(names)))))
+
+
+def _model(rng: Random, tp: int, stages: int) -> ModelSpec:
+    layers, dropout, bias = stages + rng.choice((0, 0, 1)), rng.choice((0.0, 0.1)), rng.random() < 0.5
+    hidden, ffn = rng.choice((6, 8, 10)), tp * rng.choice((2, 3, 5))
+    kind = rng.choice(("gpt", "gpt", "llama", "llama", "bert", "mlp"))
+    if kind == "mlp":
+        sizes = {"num_layers": layers, "num_features": 5, "hidden_size": hidden, "ffn_hidden_size": ffn, "num_labels": rng.choice((2, 3))}
+        return classifier("mlp", **sizes, activation=rng.choice(("relu", "gelu", "squared_relu", "tanh")), bias=bias, dropout=dropout)  # type: ignore[arg-type]
+    heads = tp * rng.choice((1, 1, 2))
+    sizes = {
+        "num_layers": layers,
+        "hidden_size": hidden,
+        "ffn_hidden_size": ffn,
+        "num_kv_heads": heads,
+        "vocab_size": rng.choice((17, 24, 30)),
+    }
+    common = {**sizes, "num_heads": heads * rng.choice((1, 1, 2)), "head_dim": rng.choice((2, 4)), "dropout": dropout}
+    if kind == "gpt":
+        own = {"activation": rng.choice(("gelu", "relu", "squared_relu", "swiglu")), "positions": rng.choice(("learned", "rotary"))}
+        tied = rng.random() < 0.5
+        return replace(GPT, name=kind, **common, **own, tied_embedding=tied)  # type: ignore[arg-type]
+    if kind == "llama":
+        own = {"activation": rng.choice(("swiglu", "squared_relu")), "norm": "rms_norm", "positions": "rotary"}
+        return replace(GPT, name=kind, **common, **own, bias=False, qkv_bias=bias, tied_embedding=rng.random() < 0.3)  # type: ignore[arg-type]
+    head = rng.choice(("masked_token", "text", "token"))
+    own = {"causal": False, "norm_last": rng.random() < 0.5, "num_token_types": rng.choice((0, 2)), "head": head, "num_labels": 3}
+    return replace(GPT, name=kind, **common, **own, tied_embedding=head == "masked_token" and rng.random() < 0.5)  # type: ignore[arg-type]
+
+
+def _stack(rng: Random, cluster: Cluster) -> Stack:
+    flags = ("tensor_overlap", "gradient_overlap", "scatter_gather", "recompute_early_stop")
+    adds = cluster.node.switch_adds and cluster.num_nodes == 1  # in_network is refused elsewhere
+    algorithms = {operation: [n for n in collectives.names(operation) if adds or n != "in_network"] for operation in OPERATIONS}
+    named = {operation: rng.choice(names) for operation, names in algorithms.items() if rng.random() < 0.4}
+    return Stack(
+        "drawn",
+        attention=rng.choice(("unfused", "fused_softmax", "flash")),
+        fusions=tuple(name for name in FUSIONS if rng.random() < 0.5),
+        gradient_dtype=rng.choice(("fp32", "compute")),
+        layer_split=rng.choice(("even", "embedding_and_head", "remainder_first")),
+        vocab_multiple=rng.choice((1, 4, 8)),
+        host_launch_s=rng.choice((0.0, 1e-5)),
+        collectives=named,
+        **{name: rng.random() < 0.5 for name in flags},
+    )
+
+
+def _cluster(rng: Random) -> Cluster:
+    devices = rng.choice((1, 2, 4, 8, 16, 16))
+    node = replace(NODE, devices_per_node=devices, num_nics=rng.choice((1, 2, 4)), switch_adds=rng.random() < 0.6)
+    return Cluster(node, MOST_RANKS // devices, FABRIC)
