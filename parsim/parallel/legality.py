@@ -70,6 +70,7 @@ def faults(
         plan = dataclasses.replace(plan, zero_group=None)
     world = [] if num_devices is None else [*_world(plan, num_devices)]
     found = [*_pipeline(plan, schedules), *sharding_faults.zero(plan), *groups, *sharding_faults.rank_order(plan), *world]
+    found += sharding_faults.recompute_every(plan)
     if model is not None:
         found += [*sharding_faults.tensor(plan, model), *_layers(plan, model, stack.layer_split if stack else "even")]
         if stack is not None:

@@ -104,6 +104,13 @@ def zero_group(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault("zero_group", "zero_group says over how many ranks ZeRO shards, but zero_stage = 0", "Set zero_stage to 1, 2 or 3")
 
 
+def recompute_every(plan: Plan) -> Iterator[PlanFault]:
+    """recompute_every picks the layers of a recomputation, so there is one."""
+    if plan.recompute_every > 1 and plan.recompute == "none" and not plan.recompute_ops:
+        message = f"recompute_every = {plan.recompute_every} says which layers recompute, but recompute = none"
+        yield PlanFault("recompute_every", message, "Set recompute to selective or full, name recompute_ops, or leave recompute_every out")
+
+
 def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFault]:
     """Ops that work in one buffer, in place, run again together or not at all."""
     if not plan.recompute_ops:

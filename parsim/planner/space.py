@@ -109,4 +109,5 @@ def _completed(scenario: Scenario, chosen: dict[str, object], axes: Mapping[str,
         return []
     stated = axes["schedule"]
     names = (schedules.default(draft.virtual_pipeline),) if stated == (AUTO,) else stated
-    return [Plan(**{**chosen, "data_parallel": rest, "schedule": name}) for name in names]  # type: ignore[arg-type]
+    group = None if draft.zero_group == rest else draft.zero_group  # a group of all is no group
+    return [Plan(**{**chosen, "data_parallel": rest, "zero_group": group, "schedule": name}) for name in names]  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ import numpy as np
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.cluster import Cluster, Fabric, Node
+from parsim.collectives import named, reference
+from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.model.op_kinds import COSTS
 from parsim.step.count import flops, hbm_bytes
 from parsim.step.sizes import Sizes
@@ -67,6 +69,36 @@ def elementwise_bound(device: Accelerator, traffic: float, *, launched: bool) ->
     start = f"{_s(law.launch_s)} to launch" if launched else "no launch of its own"
     yield "reached", f"{law.memory_efficiency:.3g} of HBM; {start} [{cite(device, 'elementwise')}]"
     yield _bandwidth(device)
+
+
+def collective_bound(market: Market, operation: str, elements: int, itemsize_bytes: int, num_ranks: int, stride: int) -> Lines:
+    """What bounds a collective: by latency and bandwidth where the stack names its algorithm, else by fitted laws in a ring's bytes."""
+    name = market.stack.collectives.get(operation)
+    algorithm = named(operation, name) if name else reference(operation)
+    wire_bytes = int(algorithm.busiest_elements(operation, num_ranks, elements)) * itemsize_bytes
+    num_steps = int(algorithm.num_steps(operation, num_ranks))
+    if name is None:
+        yield from link_bound(market.cluster, operation, wire_bytes, num_steps, num_ranks, stride)
+        return
+    group = {"itemsize_bytes": itemsize_bytes, "num_ranks": num_ranks, "stride": stride}
+    latency_s = float(np.ravel(alpha_beta_s(market.cluster, operation, name, elements=0, **group))[0])
+    whole_s = float(np.ravel(alpha_beta_s(market.cluster, operation, name, elements=elements, **group))[0])
+    link = market.cluster.binding_link(operation, num_ranks, stride)
+    yield "algorithm", f"{name}, as the stack says: priced by latency and bandwidth, not by the fitted laws"
+    yield "bound by", f"{'latency' if 2 * latency_s > whole_s else link} (latency {_s(latency_s)}, bytes {_s(whole_s - latency_s)})"
+    yield "because", f"{num_steps} steps; {units.format(wire_bytes, 'bytes')} through the busiest port"
+
+
+def host_bound(node: Node, moved_bytes: float, *, over_link: bool) -> Lines:
+    """What bounds work on the host of a device, or what passes between them."""
+    if over_link:
+        yield "bound by", f"host link: {units.format(node.host_link.bandwidth_bytes_per_s, 'bytes/s')} [{node.host_link.source}]"
+        return
+    share = units.format(node.host_memory_bytes_per_s / node.devices_per_node, "bytes/s")
+    yield (
+        "bound by",
+        f"memory of the host: {units.format(moved_bytes, 'bytes')} at {share}, the share of one of {node.devices_per_node} devices",
+    )
 
 
 def link_bound(cluster: Cluster, operation: str, wire_bytes: int, num_steps: int, num_ranks: int, stride: int) -> Lines:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from parsim import units
-from parsim.collectives import reference
 from parsim.estimator.group import Group
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
-from parsim.report.bounds import cite, elementwise_bound, link_bound
+from parsim.report.bounds import cite, collective_bound, elementwise_bound, host_bound
 from parsim.step.holdings import bucket_elements
+from parsim.step.structure import HOST
 from parsim.step.task import Finish
 from parsim.step.timing import boundary_bytes, finish_ps, optimizer_bytes
 
@@ -42,18 +42,22 @@ def _finish_lines(group: Group, work: Finish, rank: int) -> Iterator[tuple[str, 
         yield "FLOPs", units.format(COSTS[work.kernel].per_element * elements, "FLOP")
         yield "time", units.format(seconds, "s")
         traffic = float(elements * optimizer_bytes(work, group.step, sizes))
-        yield from elementwise_bound(cluster.node.accelerator, traffic, launched=True)
+        if work.on_host:
+            yield from host_bound(cluster.node, traffic, over_link=False)
+        else:
+            yield from elementwise_bound(cluster.node.accelerator, traffic, launched=True)
         return
     itemsize = sizes.itemsize_bytes[{"norm": FLOAT32, "parameters": COMPUTE}.get(work.bucket, GRADIENT)]
+    yield ("copy", work.operation.replace("_", " ")) if work.axis == HOST else ("collective", f"{work.operation} over {work.axis}")
+    yield "payload", units.format(elements * itemsize, "bytes")
+    yield "time", units.format(seconds, "s")
+    if work.axis == HOST:
+        yield from host_bound(cluster.node, elements * itemsize, over_link=True)
+        return
     num_ranks, stride = (int(each[0]) for each in sizes.group(work.axis))
     if work.bucket == "tied":  # the first and the last stage only
         num_ranks, stride = 2, stride * (num_ranks - 1)
-    algorithm = reference(work.operation)
-    wire = int(algorithm.busiest_elements(work.operation, num_ranks, elements)) * itemsize
-    yield "collective", f"{work.operation} over {work.axis}"
-    yield "payload", units.format(elements * itemsize, "bytes")
-    yield "time", units.format(seconds, "s")
-    yield from link_bound(cluster, work.operation, wire, int(algorithm.num_steps(work.operation, num_ranks)), num_ranks, stride)
+    yield from collective_bound(group.market, work.operation, elements, itemsize, num_ranks, stride)
 
 
 def _boundary_lines(group: Group) -> Iterator[tuple[str, str]]:

@@ -63,7 +63,7 @@ def execute_scenario(path: Path, wanted: Wanted) -> int:
     if wanted.seed is not None:
         scenario = replace(scenario, seed=wanted.seed)
     num_steps, epoch = _lengths(scenario, wanted.num_steps)
-    names = wanted.plans or tuple(scenario.plans)
+    names = tuple(dict.fromkeys(wanted.plans)) or tuple(scenario.plans)
     if not names:
         raise ParsimError("no plan here says how the work is split", str(path), "The planner fills open axes: parsim plan.")
     for name in names:
@@ -108,7 +108,10 @@ def _is_a_follower(transport: str) -> bool:
     """Whether another of mpiexec's processes speaks for this one."""
     if transport != "mpi":
         return False
-    from mpi4py import MPI  # type: ignore[import-not-found,unused-ignore]
+    try:
+        from mpi4py import MPI  # type: ignore[import-not-found,unused-ignore]
+    except (ImportError, RuntimeError):  # no mpi4py, or no library of MPI: the transport says so
+        return False
 
     return bool(MPI.COMM_WORLD.Get_rank())
 
@@ -144,7 +147,7 @@ def _print(scenario: Scenario, steps: Sequence[_Step], runs: dict[str, Execution
     elif wanted.json:
         raw(json_text({"scenario": scenario.name, "steps": rows, "plans": {name: _counted(run) for name, run in runs.items()}}))
     else:
-        show_table([_summary(name, run) for name, run in runs.items()], left=("plan",), title="what the ranks did, of all the most")
+        show_table([_summary(name, run) for name, run in runs.items()], left=("plan",), title="a rank in all steps, of all the most")
         log(f"{wanted.precision}, seed {scenario.seed}; bytes are charged at {scenario.batch.dtype}, as in a prediction")
 
 

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from parsim import units
-from parsim.collectives import reference
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.estimate import estimate, group_of
 from parsim.estimator.group import Group
 from parsim.estimator.result import Estimate
 from parsim.report import definitions
-from parsim.report.bounds import kernel_bound, link_bound
+from parsim.report.bounds import collective_bound, kernel_bound
 from parsim.report.console import percent
 from parsim.report.ending import finish_notes
 from parsim.report.sharing import Shared
@@ -131,10 +130,7 @@ def _communicate_lines(group: Group, task: Communicate) -> Iterator[tuple[str, s
     yield "sent", f"{units.format(int(sent_bytes(task, sizes, market, 0)[0]), 'bytes')} by a rank"
     yield "time", units.format(float(communicate_s(task, sizes, market)[0]), "s")  # type: ignore[index]
     if task.operation != "slice":
-        algorithm = reference(task.operation)
-        wire = int(algorithm.busiest_elements(task.operation, num_ranks, int(elements[0]))) * itemsize
-        steps = int(algorithm.num_steps(task.operation, num_ranks))
-        yield from link_bound(market.cluster, task.operation, wire, steps, num_ranks, stride)
+        yield from collective_bound(market, task.operation, int(elements[0]), itemsize, num_ranks, stride)
 
 
 def _expression(inputs: Sequence[Operand], outputs: Sequence[Operand]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from parsim import __version__
 from parsim.report.console import log, raw
 from parsim.report.files import csv_text, json_text
-from parsim.report.results import SCHEMA, plan_document
+from parsim.report.results import SCHEMA, flat, plan_document
 from parsim.report.running import one_format
 from parsim.report.summary import overrun, short, show_ranking
 from parsim.scenario import Scenario, load
@@ -34,7 +34,7 @@ def ranking_table(ranking: Ranking) -> list[dict[str, object]]:
     """The ranking as CSV has it: a row a plan."""
     rows = []
     for place, each in enumerate(ranking.rows, 1):
-        axes = {key: value for key, value in plan_document(each.plan).items() if not isinstance(value, list)}
+        axes = flat(plan_document(each.plan))
         rows.append({"place": place, **axes, **{key: value for key, value in _reached(each).items() if not isinstance(value, dict)}})
     return rows
 

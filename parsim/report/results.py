@@ -169,13 +169,26 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     }
 
 
+def flat(plan: dict[str, Any]) -> dict[str, object]:
+    """A plan's keys as CSV has them: lists with spaces between, a pair as `name=value`.
+
+    >>> flat({"data_parallel": 2, "layers_per_stage": [3, 1], "dimensions": [["ffn_parallel", 2]]})
+    {'data_parallel': 2, 'layers_per_stage': '3 1', 'dimensions': 'ffn_parallel=2'}
+    """
+
+    def text(value: object) -> str:
+        return "=".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    return {key: " ".join(map(text, value)) if isinstance(value, list | tuple) else value for key, value in plan.items()}
+
+
 def table(results: Results) -> list[dict[str, object]]:
     """What results.csv holds: a row a plan, memory of the most loaded rank."""
     rows = []
     for result in results.plans:
         whole = _plan_document(result)
         row: dict[str, object] = {"scenario": results.scenario.name, "backend": results.backend, "plan": whole["name"]}
-        row |= {key: value for key, value in whole["plan"].items() if not isinstance(value, list)}
+        row |= flat(whole["plan"])
         row |= {key: value for key, value in whole.items() if key != "name" and not isinstance(value, dict | list)}
         row |= {f"{name}_s": seconds for name, seconds in whole["breakdown_s"].items()}
         row |= {f"{name}_bytes": size for name, size in whole["memory_bytes"][result.most_loaded].items()}

@@ -53,7 +53,13 @@ _COLUMNS: Final[Mapping[str, Mapping[str, Callable[[Row], object]]]] = {
 
 def registries() -> dict[str, Callable[[], dict[str, str]]]:
     """What is registered beside the catalog's rows: for each kind, names with their source."""
-    return {"schedules": _schedules, "collectives": _collectives, "topologies": _topologies}
+    return {
+        "schedules": _schedules,
+        "collectives": _collectives,
+        "topologies": _topologies,
+        "dimensions": _dimensions,
+        "datasets": _datasets,
+    }
 
 
 def _schedules() -> dict[str, str]:
@@ -76,6 +82,18 @@ def _topologies() -> dict[str, str]:
     return {name: TOPOLOGIES.get(name).level for name in TOPOLOGIES.names()}
 
 
+def _dimensions() -> dict[str, str]:
+    from parsim.parallel import dimensions
+
+    return {name: dimensions.DIMENSIONS.get(name).source for name in dimensions.names()}
+
+
+def _datasets() -> dict[str, str]:
+    from parsim import data
+
+    return {name: data.DATASETS.get(name).trains for name in data.names()}
+
+
 def kinds() -> tuple[str, ...]:
     """Everything that can be listed."""
     return (*catalog.kinds(), *registries())
@@ -89,7 +107,7 @@ def listing(kind: str) -> list[dict[str, str]]:
     """
     meant = kind if kind in kinds() else f"{kind}s"
     if meant in registries():
-        about = {"schedules": "source", "collectives": "operations", "topologies": "level"}[meant]
+        about = {"collectives": "operations", "topologies": "level", "datasets": "trains"}.get(meant, "source")
         return [{"name": name, about: text} for name, text in registries()[meant]().items()]
     if meant not in catalog.kinds():
         raise ParsimError(f"unknown kind '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")

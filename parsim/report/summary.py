@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from parsim.planner import Ranked, Ranking
 
 _LEFT = ("plan", "recompute", "segment", "pass")
+_VARIED = ("schedule", "gradient_sync", "optimizer", "rank_order")
 
 
 def headline(scenario: Scenario) -> str:
@@ -53,21 +54,28 @@ def _has_chunks(plans: Iterable[Plan]) -> bool:
 
 def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
     plan = estimate.plan
-    sequence = " +sp" if plan.sequence_parallel else ""
     return {
         "tp": str(plan.tensor_parallel),
         "pp": str(plan.pipeline_parallel),
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
         "dp": f"{plan.data_parallel}{_zero(plan)}",
         "mbs": f"{plan.micro_batch} x {estimate.num_micro_batches}",
-        "recompute": f"{plan.recompute}{sequence}",
+        "recompute": f"{_recompute(plan)}{' +sp' if plan.sequence_parallel else ''}",
     }
 
 
 def _zero(plan: Plan) -> str:
-    if not plan.zero_stage:
-        return ""
-    return f" z{plan.zero_stage}" + (f" in {plan.zero_group}s" if plan.zero_group else "")
+    group = f" in {plan.zero_group}s" if plan.zero_group else ""
+    zero = f" z{plan.zero_stage}{group}" if plan.zero_stage else ""
+    return zero + ("" if plan.reshard_after_forward else " kept") + (" host" if plan.offload_optimizer else "")
+
+
+def _recompute(plan: Plan) -> str:
+    """'full', 'selective + 1 op', '3 ops', and the share of layers where not each does."""
+    count = len(plan.recompute_ops)
+    ops = [f"{count} op{'s' if count > 1 else ''}"] if count else []
+    again = " + ".join([*([plan.recompute] if plan.recompute != "none" or not ops else []), *ops])
+    return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
 
 
 def _reached(estimate: Estimate) -> dict[str, str]:
@@ -94,12 +102,12 @@ def _time_row(result: Result) -> dict[str, str]:
     parts = result.estimate.breakdown_s
     whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
     shares = {name.removeprefix("exposed_"): percent(seconds / whole) for name, seconds in parts.items()}
-    return {"plan": result.estimate.name, **shares, "stage": str(result.estimate.critical_rank)}
+    return {"plan": result.estimate.name, "stage": str(result.estimate.critical_rank), **shares}
 
 
 def _memory_row(result: Result) -> dict[str, str]:
     parts = result.estimate.memory_bytes[result.most_loaded]
-    return {"plan": result.estimate.name, **{name: _gib(size) for name, size in parts.items()}, "stage": str(result.most_loaded)}
+    return {"plan": result.estimate.name, "stage": str(result.most_loaded), **{name: _gib(size) for name, size in parts.items()}}
 
 
 def show_layers(rows: Sequence[LayerRow]) -> None:
@@ -138,11 +146,13 @@ def short(plan: Plan) -> str:
 
     >>> short(Plan(tensor_parallel=8, data_parallel=2, recompute="full"))
     'tp8 pp1 dp2 mbs1 recompute full'
+    >>> short(Plan(data_parallel=4, zero_stage=3, zero_group=2, recompute_ops=("norm1",), recompute_every=2))
+    'tp1 pp1 dp4 z3 in 2s mbs1 recompute 1 op 1/2'
     """
     chunks = f" vpp{plan.virtual_pipeline}" if plan.virtual_pipeline > 1 else ""
     sequence = " sp" if plan.sequence_parallel else ""
-    axes = f"tp{plan.tensor_parallel}{sequence} pp{plan.pipeline_parallel}{chunks} dp{plan.data_parallel} mbs{plan.micro_batch}"
-    return f"{axes} recompute {plan.recompute}"
+    axes = f"tp{plan.tensor_parallel}{sequence} pp{plan.pipeline_parallel}{chunks} dp{plan.data_parallel}{_zero(plan)}"
+    return f"{axes} mbs{plan.micro_batch} recompute {_recompute(plan)}"
 
 
 def show_unfit(results: Results) -> None:
@@ -158,11 +168,24 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     if ranking.rows:
         say("")
         has_chunks = _has_chunks(each.plan for each in ranking.rows)
-        show_table([_ranked_row(each, place, ranking, has_chunks) for place, each in enumerate(ranking.rows, 1)], left=_LEFT)
+        rows = [_ranked_row(each, place, ranking, has_chunks) for place, each in enumerate(ranking.rows, 1)]
+        show_table(rows, left=(*_LEFT, *_VARIED))
+
+
+def _varied(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
+    """The axes without a column of their own in which ranked plans differ."""
+    return {axis: str(getattr(plan, axis)) for axis in _VARIED if len({getattr(each, axis) for each in plans}) > 1}
 
 
 def _ranked_row(ranked: Ranked, place: int, ranking: Ranking, has_chunks: bool) -> dict[str, str]:
     best, estimate = ranking.rows[0].estimate, ranked.estimate
     reached = {key: text for key, text in _reached(estimate).items() if key != "fits"}
     behind = estimate.tokens_per_s / best.tokens_per_s - 1
-    return {"#": str(place), **_axes(estimate, has_chunks), **reached, "speed": percent(behind, signed=True) if place > 1 else "best"}
+    others = _varied(ranked.plan, [each.plan for each in ranking.rows])
+    return {
+        "#": str(place),
+        **_axes(estimate, has_chunks),
+        **others,
+        **reached,
+        "speed": percent(behind, signed=True) if place > 1 else "best",
+    }

@@ -14,7 +14,7 @@ from parsim import catalog, data, schedules
 from parsim.cluster import Cluster, Node
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
-from parsim.parallel import legality
+from parsim.parallel import legality, sharding_faults
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
@@ -133,6 +133,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         place = ("plans", name)
         if any(_is_open(getattr(plan, axis)) for axis in _AXES if axis not in ("layers_per_stage", "recompute_ops")):
             parts.spaces[name] = _space(name, plan)
+            yield from _closed(place, plan, parts)
         else:
             yield from _plan(place, plan, parts)
     stated = value.get("plans")
@@ -141,9 +142,22 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         yield from _measured(name, measured, plans, parts)
 
 
+def _closed(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
+    """What is wrong with the keys that no planner varies, of a plan with open axes."""
+    plan = Plan(dimensions=tuple(sorted(section.dimensions.items())), recompute_ops=tuple(section.recompute_ops))
+    found = [*sharding_faults.unknown_dimensions(plan)]
+    if parts.model is not None and parts.stack is not None:
+        found += sharding_faults.recompute_ops(plan, parts.model, parts.stack)
+    for fault in found:
+        yield (*place, fault.field), str(fault)
+
+
 def _cluster(section: ClusterSection, parts: _Parts, states_fabric: bool) -> Iterator[tuple[Place, str]]:
     node: Node = resolve("nodes", section.node)
     parts.node, parts.num_devices = node, section.num_nodes * node.devices_per_node
+    for operation, algorithm in parts.stack.collectives.items() if parts.stack else ():
+        if algorithm == "in_network" and not node.switch_adds:
+            yield ("stack",), f'{operation} by in_network needs a switch that adds, which node "{node.name}" has not (switch_adds)'
     if section.num_nodes > 1 and section.fabric is None:
         if not states_fabric:  # one that is stated, and wrong, was told already
             yield ("cluster", "fabric"), f"missing: {section.num_nodes} nodes need a fabric; known: {', '.join(catalog.names('fabrics'))}"

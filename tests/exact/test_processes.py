@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
@@ -84,16 +85,14 @@ def test_a_loss_that_a_process_tells_wrongly_is_noticed(monkeypatch: pytest.Monk
         same(processes, run(plan, stack, "lockstep"))
 
 
-def descendants(process: int) -> list[int]:
-    """Children of a process, and theirs, in the order of their numbers."""
-    found: list[int] = []
+def children(process: int) -> set[int]:
+    """Processes whose parent it is."""
+    found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
             if int(stat.read_text().rpartition(")")[2].split()[1]) == process:
-                found += [int(stat.parent.name), *descendants(int(stat.parent.name))]
-        except OSError:  # it has ended meanwhile
-            continue
-    return sorted(found)
+                found.add(int(stat.parent.name))
+    return found
 
 
 def is_there(process: int) -> bool:
@@ -106,19 +105,19 @@ def is_there(process: int) -> bool:
 
 def test_a_worker_that_is_killed_ends_the_run_and_leaves_no_process() -> None:
     plan, stack = CASES["dp3-zero3-flash"]
-    before, seen = set(descendants(os.getpid())), list[int]()
+    before, seen = children(os.getpid()), list[int]()
 
     def kill(step: int, loss: float, score: object) -> None:
         if not seen:
-            nursery, *workers = sorted(set(descendants(os.getpid())) - before)
-            seen.extend((nursery, *workers))
-            os.kill(workers[1], signal.SIGKILL)
+            (nursery,) = children(os.getpid()) - before
+            seen.extend((*children(nursery), nursery))
+            os.kill(seen[0], signal.SIGKILL)
 
     with pytest.raises(ParsimError, match=r"the run ended: rank \d was killed by SIGKILL"):
         execute(toy(plan, stack), plan, num_steps=100_000, transport="shared_memory", deadline_s=DEADLINE_S, progress=kill)
     assert len(seen) == 1 + plan.num_devices
     assert not [process for process in seen if is_there(process)]
-    assert set(descendants(os.getpid())) == before
+    assert children(os.getpid()) == before
 
 
 def test_an_unknown_transport_is_told_the_known_ones() -> None:
@@ -129,6 +128,6 @@ def test_an_unknown_transport_is_told_the_known_ones() -> None:
 def test_a_model_too_large_to_execute_is_refused_before_anything_is_drawn() -> None:
     large = replace(GPT, name="large", vocab_size=10_000_000, hidden_size=12)
     assert parameters.total(large) > MOST_WEIGHTS
-    with pytest.raises(ScenarioError, match='model "large" has [0-9,]+ weights, above the 100,000,000 that are executed') as caught:
+    with pytest.raises(ScenarioError, match=r'model "large" has [0-9,]+ weights, above the 100,000,000 that are executed') as caught:
         execute(scenario(model=large), Plan(), transport="shared_memory")
     assert "parsim verify" in str(caught.value)

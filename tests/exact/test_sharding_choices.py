@@ -132,3 +132,5 @@ def test_what_cannot_be_is_told_with_what_can() -> None:
     ]
     assert "already" in told(Plan(recompute="full", recompute_ops=("norm1",)))[0]
     assert "recompute_every = 0 is not a positive whole number" in told(Plan(recompute_every=0))[0]
+    assert "recompute_every = 2 says which layers recompute, but recompute = none" in told(Plan(recompute_every=2))[0]
+    assert not told(Plan(recompute_every=2, recompute="selective")) and not told(Plan(recompute_every=2, recompute_ops=("norm1",)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,15 @@ def test_a_mistake_is_a_sentence_and_status_2(here: Path, arguments: tuple[str, 
     result = call("execute", *arguments)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_without_mpi4py_the_transport_says_what_it_needs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.setitem(sys.modules, "mpi4py.MPI", None)
+    result = call("execute", "tiny.yaml", "--plan", "split", "--transport", "mpi")
+    assert result.exit_code == 2 and "needs mpi4py and an MPI library" in result.stderr
+
+
+def test_a_plan_that_is_named_twice_runs_once(here: Path) -> None:
+    result = call("execute", "tiny.yaml", "--plan", "split", "--plan", "split", "--transport", "lockstep", "--steps", "1", "--csv")
+    assert len(result.stdout.splitlines()) == 2  # the header, and its step

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from parsim import units
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
+from parsim.parallel.plan import Plan
 from parsim.report.definitions import names
 from parsim.report.explain import Note, explain
 from parsim.scenario import Scenario, from_mapping
@@ -128,3 +131,26 @@ def test_only_a_reduction_has_an_operator() -> None:
     found = from_mapping({"model": "tiny-gpt", "cluster": {"node": node}, "batch": batch, "plans": plans})
     assert line(explain(found, "a", "enter_mlp.all_gather")[0], "collective") == "all_gather over tp"
     assert line(explain(found, "a", "leave_mlp.reduce_scatter")[0], "collective") == "reduce_scatter over tp (sum)"
+
+
+def test_what_passes_to_the_host_and_back_is_bound_by_its_link_and_the_update_by_its_memory(gpt3: Scenario) -> None:
+    offloaded = replace(gpt3, plans={"host": Plan(tensor_parallel=8, data_parallel=2, offload_optimizer=True)})
+    node = gpt3.cluster.node
+    (there,), (back,), (update,) = (explain(offloaded, "host", op) for op in ("gradients_to_host", "weights_from_host", "update"))
+    elements = int(line(there, "elements").split()[0].replace(",", ""))
+    assert (line(there, "copy"), line(back, "copy")) == ("to host", "from host")
+    assert line(there, "payload") == units.format(4 * elements, "bytes")  # float32 gradients out, bf16 weights in
+    assert line(back, "payload") == units.format(2 * elements, "bytes")
+    assert line(there, "bound by").startswith(f"host link: {units.format(node.host_link.bandwidth_bytes_per_s, 'bytes/s')}")
+    moved = elements * (2 * (4 + 8) + 4)  # weight and two moments in float32, read and written; the gradient read
+    assert line(update, "bound by").startswith(f"memory of the host: {units.format(moved, 'bytes')} at ")
+    assert line(update, "time") == units.format(moved / (node.host_memory_bytes_per_s / 8), "s")
+
+
+def test_a_collective_whose_algorithm_the_stack_names_is_explained_by_that_algorithm(gpt3: Scenario) -> None:
+    named = replace(gpt3, stack=replace(gpt3.stack, collectives={"all_reduce": "tree"}))
+    for op, plan in (("leave_mlp", "stages"), ("data_parallel_gradients", "across")):
+        plain, tree = (explain(each, plan, op)[0] for each in (replace(named, stack=replace(named.stack, collectives={})), named))
+        assert "algorithm" not in dict(plain.lines)
+        assert line(tree, "algorithm").startswith("tree, as the stack says")
+        assert line(tree, "bound by") != line(plain, "bound by") and "through the busiest port" in line(tree, "because")
