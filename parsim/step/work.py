@@ -51,8 +51,11 @@ def law_name(task: Compute) -> str:
 def work_of(task: Compute, sizes: Sizes) -> Work:
     """The work of a task, one value per plan: all operands are moved, since numpy fuses nothing."""
     moved = hbm_bytes(replace(task, fused=False), sizes)
-    if task.kernel == "draw":  # a number drawn counts as a FLOP, and every rank draws the whole tensor before it takes its part
-        return Work(np.prod([sizes.dims[dim] for dim in task.outputs[0].dims], axis=0), moved)
+    if task.kernel == "draw":
+        # A number drawn counts as a FLOP and a sequence, which has a generator of its own, as a matrix; every rank draws the whole tensor
+        # before it takes its part.
+        dims = task.outputs[0].dims
+        return Work(np.prod([sizes.dims[dim] for dim in dims], axis=0), moved, num_matrices=sizes.dims["B"] if "B" in dims else 0.0)
     if task.kernel != "einsum":
         return Work(flops(task, sizes), moved)
     size, written = extents(task, sizes), sum(sizes.num_bytes(output) for output in task.outputs)

@@ -23,9 +23,9 @@ from parsim.scenario import Scenario, from_mapping
 from parsim_kernels import launch
 from parsim_kernels.transport import Channel
 
-HIDDEN, LAYERS, HEADS, TOKENS, VOCABULARY = 512, 2, 8, 256, 4096
+HIDDEN, LAYERS, HEADS, TOKENS, VOCABULARY = 512, 2, 8, 128, 4096
 GLOBAL_BATCH, MICRO_BATCH = 8, 4
-ROUNDS, SECONDS = int(os.environ.get("PARSIM_ROUNDS", "3")), float(os.environ.get("PARSIM_SECONDS", "5"))
+ROUNDS, SECONDS = int(os.environ.get("PARSIM_ROUNDS", "3")), float(os.environ.get("PARSIM_SECONDS", "2"))
 OF_GEMM, SPEED_UP, OF_TORCH = 0.65, 1.7, 0.65
 SHAPES = ((MICRO_BATCH * TOKENS, HIDDEN, 4 * HIDDEN), (MICRO_BATCH * TOKENS, 4 * HIDDEN, HIDDEN), (1024, 1024, 1024))
 

@@ -87,8 +87,8 @@ def test_devices_that_work_at_the_same_time_slow_one_another(plan: Plan, share: 
 
 
 def test_every_rank_draws_the_whole_tensor_before_it_takes_its_part() -> None:
-    priced = Priced({"draw": KernelLaw(flops_per_s=1e6)}, plan=Plan(data_parallel=2, micro_batch=2))
-    assert priced.seconds("tokens") == pytest.approx(32e-6, rel=1e-12)  # 2 replicas x 2 sequences x 8 tokens
+    priced = Priced({"draw": KernelLaw(matrix_s=1e-3, flops_per_s=1e6)}, plan=Plan(data_parallel=2, micro_batch=2))
+    assert priced.seconds("tokens") == pytest.approx(4e-3 + 32e-6, rel=1e-12)  # 2 replicas x 2 sequences, of 8 tokens each
 
 
 def updates() -> int:

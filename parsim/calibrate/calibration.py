@@ -1,0 +1,81 @@
+"""`calibrate`: sample, fit, and put together the row of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from parsim import catalog
+from parsim.calibrate import fit, links, models
+from parsim.calibrate.fit import KernelFit
+from parsim.calibrate.links import LinkFit, Transferred
+from parsim.calibrate.machine import node_row, num_cores
+from parsim.calibrate.samples import Samples
+from parsim.calibrate.walk import Walk, sample_kernels
+from parsim.cluster.cluster import Cluster
+from parsim.errors import ParsimError
+from parsim.scenario.rows import read
+from parsim_kernels import TransportError, launch
+
+Progress = Callable[[str, float], None]  # what is sampled, and the share that is done
+SECONDS: Final = 40.0
+_SHARES: Final = (0.4, 0.4, 0.2)  # of the time: one core at work, all, links between them
+_TRIES: Final = 3
+_ANY_NODE: Final = "one-cpu-generic"  # the calibration's steps are executed; nobody asks for their price
+_PATIENCE: Final = 60.0  # seconds beyond the time asked for, after which the workers are taken for dead
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The laws of this machine and what they rest on; without a row where clean samples were too few."""
+
+    kernels: tuple[KernelFit, ...]  # of a core that works alone
+    busy_kernels: tuple[KernelFit, ...]  # while all cores work; none where there is one
+    links: tuple[LinkFit, ...]
+    lacking: tuple[str, ...] = ()  # what has too few clean samples
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+def calibrate(seconds: float = SECONDS, *, progress: Progress | None = None) -> Calibration:
+    """The calibration of this machine, from about so many seconds of samples in worker processes of one BLAS thread each.
+
+    Raises:
+        ParsimError: the kernel keeps no scheduler statistics, or processes cannot share memory here.
+    """
+    cores, dtypes = num_cores(), {name: read("dtypes", name) for name in catalog.names("dtypes")}
+    runs = list(models.runs(Cluster(read("nodes", _ANY_NODE)), dtypes))
+    alone_s, busy_s, links_s = (share * seconds for share in (_SHARES if cores > 1 else (1.0, 0.0, 0.0)))
+    alone: list[list[Walk]] = _launched(sample_kernels, 1, (runs, alone_s), seconds, "one core", progress)
+    busy: list[list[Walk]] = _launched(sample_kernels, cores, (runs, busy_s), seconds, "all cores", progress) if busy_s else []
+    exchanges: dict[Transferred, Samples] = {}
+    for ranks in sorted({2, cores}) if links_s else []:
+        for _ in range(_TRIES):  # an exchange needs several quiet cores at once
+            links.gather(_launched(links.sample_links, ranks, (links_s,), seconds, f"{ranks} cores that talk", progress), exchanges)
+            if not links.lacking(exchanges):
+                break
+    return fitted(alone[0], [walk for walks in busy for walk in walks], exchanges)
+
+
+def fitted(alone: Sequence[Walk], busy: Sequence[Walk], exchanges: Mapping[Transferred, Samples]) -> Calibration:
+    """The laws of what was sampled: by a core alone, by all at once, and between them."""
+    measured, while_busy = fit.gathered(alone), fit.gathered(busy)
+    lacking = dict.fromkeys((*fit.lacking(alone), *fit.lacking(busy), *links.lacking(exchanges)))
+    if lacking:
+        return Calibration((), (), (), tuple(lacking))
+    kernels = fit.with_surroundings(fit.fitted(measured), *fit.beside(alone))
+    busy_kernels = fit.with_surroundings(fit.fitted(while_busy), *fit.beside(busy))
+    between = links.fitted(exchanges)
+    return Calibration(kernels, busy_kernels, between, (), node_row(kernels, busy_kernels, between, fit.best_rates(measured), exchanges))
+
+
+def _launched(
+    target: Callable[..., Any], num_ranks: int, args: tuple[Any, ...], seconds: float, what: str, progress: Progress | None
+) -> list[Any]:
+    told = (lambda done: progress(what, done)) if progress else None
+    try:
+        return launch(target, num_ranks, "shared_memory", args, deadline_s=2 * seconds + _PATIENCE, progress=told)
+    except TransportError as error:
+        if isinstance(error.__cause__, ParsimError):
+            raise error.__cause__ from error
+        raise ParsimError(f"the workers that take samples ended: {error}") from error

@@ -1,0 +1,54 @@
+"""Which samples count on a machine that others use too: those whose threads hardly waited for a core."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from parsim.errors import ParsimError
+
+MOST_WAIT: Final = 0.01  # of a sample's wall time, in the queue of runnable threads
+_TASKS: Final = Path("/proc/self/task")
+
+
+class Gate:
+    """Reads how long this process's threads have waited for a core, in the second field of their schedstat.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst: time spent waiting on a runqueue, in nanoseconds.
+    """
+
+    def __init__(self, tasks: Path = _TASKS) -> None:
+        """Opens the file of every thread that there is now.
+
+        Raises:
+            ParsimError: the kernel keeps no such statistics.
+        """
+        try:
+            self._files = [os.open(path, os.O_RDONLY) for path in sorted(tasks.glob("*/schedstat"))]
+        except OSError as error:
+            raise ParsimError(f"cannot read {error.filename}: {error.strerror}", remedy=_REMEDY) from error
+        if not self._files:
+            raise ParsimError(f"no schedstat below {tasks}", remedy=_REMEDY)
+
+    def wait_ns(self) -> int:
+        """Nanoseconds that the threads have waited since they began."""
+        return sum(int(os.pread(file, 128, 0).split()[1]) for file in self._files)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            os.close(file)
+        self._files = []
+
+
+def is_clean(wall_s: float, wait_s: float) -> bool:
+    """Whether a sample waited so little that its wall time is its own.
+
+    >>> is_clean(1e-3, 0.0), is_clean(1e-3, 2e-5)
+    (True, False)
+    """
+    return wait_s <= MOST_WAIT * wall_s
+
+
+_REMEDY: Final = "Timing needs Linux with scheduler statistics (CONFIG_SCHED_INFO): without them nobody can tell a clean sample."

@@ -1,0 +1,169 @@
+"""Times collectives and messages between worker processes, and fits the law of a node to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsim import units
+from parsim.calibrate.gate import Gate
+from parsim.calibrate.nnls import relative_fit
+from parsim.calibrate.samples import Samples, rounded
+from parsim.cluster.link import CollectiveLaw
+from parsim.collectives import choose, reference
+from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
+from parsim_kernels import Channel, Machine
+from parsim_kernels.part import communicate
+
+_NS_PER_S: Final = 1e9
+_OPERATIONS: Final = ("all_reduce", "all_gather", "reduce_scatter")
+_SMALL: Final = tuple(int(units.parse(text, "bytes")) for text in ("1 KiB", "16 KiB", "64 KiB", "0.25 MiB", "1 MiB"))
+_PAYLOADS: Final = (*_SMALL, *(int(units.parse(text, "bytes")) for text in ("4 MiB", "16 MiB")))
+_REPEATS: Final = 6
+_LARGE_EVERY: Final = 3  # turns: the large payloads take most of the time
+_ITEMSIZE: Final = FIXED_ITEMSIZE_BYTES[FLOAT32]
+MESSAGE: Final = "message"
+MOST_BYTES_PER_S: Final = units.parse("1 PB/s", "bytes/s")  # stands for a byte that costs nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """One kind of exchange: its operation, or a message, among `num_ranks`, and the bytes of the tensor."""
+
+    operation: str
+    num_ranks: int
+    payload_bytes: int
+
+
+Exchanges = dict[Transferred, list[tuple[float, float]]]  # (wall, wait) of a rank [s], in order
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFit:
+    """The law of one kind of exchange, a collective or a message, and what it rests on; a message has no ramp and no steps."""
+
+    operation: str
+    law: CollectiveLaw
+    num_shapes: int
+    num_kept: int
+    num_dropped: int
+    median_error: float  # |law / measured - 1|
+
+
+def sample_links(channel: Channel, seconds: float) -> Exchanges:
+    """What this rank saw of every exchange, in turns, for about so many seconds; a target for `launch`.  All ranks do as rank 0 decides."""
+    gate, machine, found = Gate(), Machine(channel.num_ranks), Exchanges()
+    start, done, turn = time.perf_counter(), np.zeros(1), 0
+    while not done[0]:
+        for exchange, act in _exchanges(channel, machine, _PAYLOADS if turn % _LARGE_EVERY == 0 else _SMALL):
+            for _ in range(_REPEATS if exchange.payload_bytes <= _SMALL[-1] else 1):  # at once: now all ranks have a core
+                found.setdefault(exchange, []).append(_timed(channel, gate, act))
+        share = (time.perf_counter() - start) / seconds
+        channel.report(min(share, 1.0))
+        done[0], turn = share >= 1.0, turn + 1
+        for dst in range(1, channel.num_ranks) if channel.rank == 0 else ():
+            channel.send(dst, done)
+        if channel.rank:
+            done = channel.receive(0).array
+    gate.close()
+    return found
+
+
+def _timed(channel: Channel, gate: Gate, act: Callable[[], None]) -> tuple[float, float]:
+    """Wall and wait of one exchange that all ranks begin together [s]."""
+    channel.barrier()
+    waited, start_ns = gate.wait_ns(), time.perf_counter_ns()
+    act()
+    wall_ns = time.perf_counter_ns() - start_ns
+    return wall_ns / _NS_PER_S, (gate.wait_ns() - waited) / _NS_PER_S
+
+
+def _exchanges(channel: Channel, machine: Machine, payloads: Sequence[int]) -> Iterator[tuple[Transferred, Callable[[], None]]]:
+    """Each exchange with what runs it on this rank; its buffers live while the loop is at it."""
+    rank, ranks = channel.rank, channel.num_ranks
+    for payload in payloads:
+        elements = payload // _ITEMSIZE // ranks * ranks
+        for operation in _OPERATIONS:
+            own = elements // ranks if operation == "all_gather" else elements
+            machine.hold(rank, "x", np.ones(own, np.float32), _ITEMSIZE)
+            yield Transferred(operation, ranks, elements * _ITEMSIZE), partial(_collect, channel, machine, operation, elements * _ITEMSIZE)
+            machine.free(rank, "x")
+        yield Transferred(MESSAGE, ranks, elements * _ITEMSIZE), partial(_pass_on, channel, np.ones(elements, np.float32))
+
+
+def _collect(channel: Channel, machine: Machine, operation: str, payload_bytes: int) -> None:
+    ranks = tuple(range(channel.num_ranks))
+    transfers = choose(operation, num_ranks=len(ranks), payload_bytes=payload_bytes).transfers(operation, len(ranks), "sum")
+    target = None if operation == "all_reduce" else "y"
+    communicate(machine, channel, operation, "dp", ranks, ["x"], target, transfers, itemsize=_ITEMSIZE)
+    if target:
+        machine.free(channel.rank, target)
+
+
+def _pass_on(channel: Channel, array: NDArray[np.float32]) -> None:
+    """There and back between ranks 0 and 1; the others wait at the next barrier."""
+    if channel.rank == 0:
+        channel.send(1, array)
+        channel.receive(1)
+    elif channel.rank == 1:
+        channel.send(0, channel.receive(0).array)
+
+
+def gather(by_rank: Sequence[Exchanges], found: dict[Transferred, Samples]) -> None:
+    """Add to `found` the samples of all ranks as one: as long as the slowest, and clean where every rank's is."""
+    for exchange in by_rank[0]:
+        halves = 2 if exchange.operation == MESSAGE else 1
+        ranks = by_rank[:2] if exchange.operation == MESSAGE else by_rank
+        samples = found.setdefault(exchange, Samples())
+        for seen in zip(*(one[exchange] for one in ranks), strict=True):
+            samples.add(max(wall for wall, _ in seen) / halves, max(wait for _, wait in seen) / halves)
+
+
+def lacking(samples: Mapping[Transferred, Samples]) -> tuple[str, ...]:
+    """The operations of which no more than half of the payloads have enough clean samples."""
+    found: dict[str, list[bool]] = {}
+    for exchange, each in samples.items():
+        found.setdefault(exchange.operation, []).append(each.enough)
+    return tuple(name for name, enough in found.items() if 2 * sum(enough) <= len(enough))
+
+
+def fitted(samples: Mapping[Transferred, Samples]) -> tuple[LinkFit, ...]:
+    """The law of each operation, and of messages."""
+    operations = dict.fromkeys(exchange.operation for exchange in samples)
+    return tuple(_fit(name, {e: each for e, each in samples.items() if e.operation == name}) for name in operations)
+
+
+def _fit(operation: str, samples: Mapping[Transferred, Samples]) -> LinkFit:
+    used = {exchange: each.typical_s for exchange, each in samples.items() if each.enough}
+    rows, seconds = np.array([_features(exchange) for exchange in used]), np.array(list(used.values()))
+    coefficients = relative_fit(rows, seconds)
+    start, step, byte, root = (float(each) for each in coefficients)
+    rate = 1.0 / byte if byte else float(MOST_BYTES_PER_S)
+    return LinkFit(
+        operation,
+        CollectiveLaw(rounded(start), rounded(step), rounded(rate), rounded(rate), rounded(root)),
+        len(used),
+        sum(len(each.seconds) for each in samples.values()),
+        sum(each.num_dropped for each in samples.values()),
+        float(np.median(np.abs(rows @ coefficients / seconds - 1.0))),
+    )
+
+
+def best_rate(samples: Mapping[Transferred, Samples]) -> float:
+    """The most bytes a second that any exchange sent: no law may claim more than the link has."""
+    return max(_features(exchange)[2] / min(each.seconds) for exchange, each in samples.items() if each.seconds)
+
+
+def _features(exchange: Transferred) -> list[float]:
+    """1, steps, bytes on the wire and their root, as `Cluster.collective_s` is asked; of a message 1 and its bytes."""
+    if exchange.operation == MESSAGE:
+        return [1.0, 0.0, float(exchange.payload_bytes), 0.0]
+    ring, elements = reference(exchange.operation), exchange.payload_bytes // _ITEMSIZE
+    wire = float(ring.busiest_elements(exchange.operation, exchange.num_ranks, elements)) * _ITEMSIZE
+    return [1.0, float(ring.num_steps(exchange.operation, exchange.num_ranks)), wire, wire**0.5]

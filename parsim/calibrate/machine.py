@@ -1,0 +1,171 @@
+"""This machine as a row of a scenario: its cores as devices, with the laws that were fitted, and how the row is read again."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from parsim import __version__, units
+from parsim.calibrate.fit import KernelFit
+from parsim.calibrate.links import MESSAGE, LinkFit, Transferred, best_rate
+from parsim.calibrate.models import DTYPE
+from parsim.calibrate.samples import DIGITS, Samples
+from parsim.cluster.accelerator import KernelLaw
+from parsim.cluster.cluster import Node
+from parsim.cluster.link import CollectiveLaw
+from parsim.errors import ScenarioError
+from parsim.scenario.fields import TAGS
+from parsim.scenario.rows import SCHEMAS
+from parsim.scenario.tree import read as read_tree
+
+_HEADER: Final = """\
+# A machine's cores as devices, measured by `parsim calibrate` of parsim {version}.  A scenario runs on them with
+#   cluster: {{node: file:{name}}}        (a path beside the scenario)   or with this mapping in the place of the name,
+#   batch: {{..., dtype: {dtype}}}
+"""
+_UNUSED: Final = "of no effect: every kernel that runs here has a law of its own; the roofline of the best that was measured"
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.machine()
+
+
+def node_row(
+    kernels: Sequence[KernelFit],
+    busy_kernels: Sequence[KernelFit],
+    links: Sequence[LinkFit],
+    rates: tuple[float, float],
+    exchanges: Mapping[Transferred, Samples],
+) -> dict[str, Any]:
+    """The mapping of the node, as a scenario has it; `rates`: the best FLOP/s and bytes/s of a kernel."""
+    source = f"parsim calibrate, {datetime.datetime.now(datetime.UTC).date().isoformat()}, {cpu_name()}"
+    link_bytes_per_s = best_rate(exchanges) if exchanges else rates[1]
+    laws = {link.operation: _collective(link.law) for link in links if link.operation != MESSAGE}
+    message = next((link.law for link in links if link.operation == MESSAGE), None)
+    link = {
+        "name": "shared memory",
+        "bandwidth": units.format(link_bytes_per_s, "bytes/s", DIGITS),
+        "latency": units.format(message.start_s if message else 0.0, "s", DIGITS),
+        "source": source,
+    }
+    p2p = min(message.ring_bytes_per_s / link_bytes_per_s, 1.0) if message else 1.0
+    return {
+        "name": f"{num_cores()} cores of {cpu_name()}",
+        "accelerator": _accelerator(kernels, busy_kernels, rates, source),
+        "devices_per_node": num_cores(),
+        "link": link,
+        "law": laws.get("all_reduce", _collective(CollectiveLaw(0.0, 0.0, link_bytes_per_s, link_bytes_per_s, 0.0))),
+        "laws": laws,
+        "host_link": {**link, "name": "memory"},
+        "num_nics": 0,
+        "topology": "switched_node",
+        "p2p_efficiency": float(f"{p2p:.{DIGITS}g}"),
+        "source": source,
+    }
+
+
+def _accelerator(
+    kernels: Sequence[KernelFit], busy_kernels: Sequence[KernelFit], rates: tuple[float, float], source: str
+) -> dict[str, Any]:
+    """One core: its laws, and for whatever has none the roofline of the fastest multiplication and the fastest pass over memory."""
+    peak, bandwidth = rates
+    launch = units.format(min(fit.law.call_s for fit in kernels), "s", DIGITS)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_cores()
+    return {
+        "name": f"a core of {cpu_name()}",
+        "peak": {DTYPE: units.format(peak, "FLOP/s", DIGITS)},
+        "hbm_bandwidth": units.format(bandwidth, "bytes/s", DIGITS),
+        "hbm_capacity": f"{memory} B",
+        "num_multiprocessors": 1,
+        "gemm": {"efficiency": 1.0, "memory_efficiency": 1.0, "launch": launch, "exponent": 1.0},
+        "attention": {
+            "efficiency_by_head_dim": {64: 1.0}, "launch": launch, "ramp": 0.0, "memory_efficiency": 1.0, "backward_rate": 1.0,
+        },
+        "elementwise": {"memory_efficiency": 1.0, "launch": launch},
+        "kernels": {fit.name: _kernel(fit.law) for fit in kernels},
+        "busy_kernels": {fit.name: _kernel(fit.law) for fit in busy_kernels},
+        "source": {
+            "kernels": f"{source}: one core at work",
+            "busy_kernels": f"{source}: all cores at work",
+            "peak": f"{source}: the fastest multiplication",
+            "hbm_bandwidth": f"{source}: the fastest kernel",
+            "hbm_capacity": "the machine's memory, shared evenly by its cores",
+            **dict.fromkeys(("gemm", "attention", "elementwise"), _UNUSED),
+        },
+    }  # fmt: skip
+
+
+def _kernel(law: KernelLaw) -> dict[str, Any]:
+    rates = {"bandwidth": law.bytes_per_s, "written_bandwidth": law.written_bytes_per_s}
+    row: dict[str, Any] = {"call": units.format(law.call_s, "s", DIGITS)}
+    if law.matrix_s:
+        row["matrix"] = units.format(law.matrix_s, "s", DIGITS)
+    if math.isfinite(law.flops_per_s):
+        row["rate"] = units.format(law.flops_per_s, "FLOP/s", DIGITS)
+    row |= {key: units.format(rate, "bytes/s", DIGITS) for key, rate in rates.items() if math.isfinite(rate)}
+    if law.knees:
+        row["knees"] = [{"beyond": f"{int(knee)} B", "bandwidth": units.format(rate, "bytes/s", DIGITS)} for knee, rate in law.knees]
+    return row
+
+
+def _collective(law: CollectiveLaw) -> dict[str, str]:
+    return {
+        "start": units.format(law.start_s, "s", DIGITS),
+        "step": units.format(law.step_s, "s", DIGITS),
+        "ring": units.format(law.ring_bytes_per_s, "bytes/s", DIGITS),
+        "all_reduce": units.format(law.all_reduce_bytes_per_s, "bytes/s", DIGITS),
+        "ramp": units.format(law.ramp_s_per_sqrt_byte, "s/sqrt(bytes)", DIGITS),
+    }
+
+
+def built(row: Mapping[str, Any]) -> Node:
+    """The node that a row describes."""
+    node: Node = SCHEMAS.get("nodes").model_validate(row).build("")
+    return node
+
+
+def load_node(path: Path) -> Node:
+    """The node whose row stands in a file.
+
+    Raises:
+        ScenarioError: the file cannot be read, or is no node's row; the error holds all faults.
+    """
+    tree = read_tree(path)
+    if tree.faults:
+        raise ScenarioError.of(tree.faults)
+    if not isinstance(tree.value, dict):
+        raise ScenarioError("is no node's row", str(path), "`parsim calibrate` writes one.")
+    try:
+        return built(tree.value)
+    except ValidationError as error:
+        places = [(tuple(each for each in one["loc"] if each not in TAGS), str(one["ctx"]["sentence"])) for one in error.errors()]
+        raise ScenarioError.of(tree.fault(place, message) for place, message in places) from None
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str:
+    """The row as a YAML file of that name, which says how a scenario uses it."""
+    from ruamel.yaml import YAML
+
+    text, yaml = io.StringIO(), YAML(typ="safe", pure=True)
+    yaml.width, yaml.sort_base_mapping_type_on_output = 140, False  # type: ignore[assignment]
+    yaml.dump(dict(row), text)
+    return _HEADER.format(version=__version__, name=name, dtype=DTYPE) + text.getvalue()

@@ -1,0 +1,203 @@
+"""Times every kernel call where it happens: in steps of small models that one process really trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any, Final
+
+import numpy as np
+
+from parsim.calibrate.gate import Gate
+from parsim.calibrate.samples import Samples, Shape
+from parsim.executor import program
+from parsim.executor.clock import Clock
+from parsim.executor.job import Job
+from parsim.executor.program import Record
+from parsim.executor.rank import Rank
+from parsim.executor.worker import Run
+from parsim.model.dims import COMPUTE
+from parsim.model.op_kinds import COSTS
+from parsim.step.holdings import Holding, bucket_elements
+from parsim.step.task import Compute, Segment
+from parsim.step.timing import optimizer_bytes
+from parsim.step.work import law_name, work_of
+from parsim_kernels import Channel, Machine
+
+_NS_PER_S: Final = 1e9
+_TURN: Final = (False, True, True)  # which steps of a model's turn are timed: the first warms the caches
+_TURNS: Final = 3  # of every model, if the time can be stretched to so many times what was asked for:
+_MOST_STRETCH: Final = 3.0
+_EMPTY_CALLS: Final = 200
+_ENDLESS: Final = 10**9  # steps; the time budget ends the walk
+
+
+@dataclass(slots=True)
+class Walk:
+    """What one model's steps took: seconds by kernel and shape, and between the calls; how many calls a step has."""
+
+    kernels: dict[str, dict[Shape, Samples]] = field(default_factory=dict)
+    between: dict[str, Samples] = field(default_factory=dict)  # first | calls | keep | last: see Recorder
+    num_calls: int = 0  # of a step
+    parameter_bytes: int = 0
+    overhead_s: float = 0.0  # of the timing itself, between two calls
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Times calls while it is `on`, and what lies between them; a call within a timed one is part of it.
+
+    Before a step's first call gradients are cleared, and before the first `clip` they are kept for whoever looks at them.
+    """
+
+    gate: Gate
+    walk: Walk
+    on: bool = False
+    _inside: bool = False
+    _clipped: bool = False
+    _num_calls: int = 0
+    _wait_ns: int = 0
+    _end_ns: int = 0
+
+    @property
+    def times(self) -> bool:
+        """Whether it would time a call."""
+        return self.on and not self._inside
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._clipped, self._num_calls = False, 0
+        self._wait_ns, self._end_ns = self.gate.wait_ns(), time.perf_counter_ns()
+
+    def finish(self) -> None:
+        """It has ended."""
+        end_ns = time.perf_counter_ns()
+        self._sample(self.walk.between.setdefault("last", Samples()), end_ns - self._end_ns, self.gate.wait_ns() - self._wait_ns)
+        self.walk.num_calls = self._num_calls
+
+    def time(self, name: str, shape: Shape, call: Callable[[], None]) -> None:
+        """Run a call, and keep how long it took."""
+        if not self.times:
+            call()
+            return
+        self._inside = True
+        waited, start_ns = self.gate.wait_ns(), time.perf_counter_ns()
+        call()
+        end_ns, wait_ns = time.perf_counter_ns(), self.gate.wait_ns()
+        self._sample(self.walk.kernels.setdefault(name, {}).setdefault(shape, Samples()), end_ns - start_ns, wait_ns - waited)
+        gap = "first" if not self._num_calls else "keep" if name == "clip" and not self._clipped else "calls"
+        self._sample(self.walk.between.setdefault(gap, Samples()), start_ns - self._end_ns, waited - self._wait_ns)
+        self._clipped |= name == "clip"
+        self._inside, self._wait_ns, self._end_ns = False, wait_ns, time.perf_counter_ns()
+        self._num_calls += 1
+
+    def _sample(self, samples: Samples, wall_ns: int, wait_ns: int) -> None:
+        samples.add(wall_ns / _NS_PER_S, wait_ns / _NS_PER_S)
+
+
+def overhead_s(gate: Gate) -> float:
+    """What the timing itself adds between two calls [s]."""
+    empty = Recorder(gate, Walk(), on=True)
+    empty.begin()
+    for _ in range(_EMPTY_CALLS):
+        empty.time("", Shape(0.0, 0.0), lambda: None)
+    return float(np.median(empty.walk.between["calls"].seconds or [0.0]))
+
+
+class TimedRank(Rank):
+    """A rank whose tasks are timed, with all that it does around a kernel."""
+
+    recorder: Recorder
+    shapes: dict[int, tuple[str, Shape]]  # law and work of a task, by its identity
+
+    def compute(self, instance: str, segment: Segment, m: int, task: Compute, ps: int) -> None:
+        """As Rank has it, timed."""
+        if id(task) not in self.shapes:
+            self.shapes[id(task)] = law_name(task), Shape.of(work_of(task, self.job.sizes))
+        self.recorder.time(*self.shapes[id(task)], lambda: Rank.compute(self, instance, segment, m, task, ps))
+
+
+class TimedMachine(Machine):
+    """A machine whose kernels are timed where no task is: those of a step's end."""
+
+    def __init__(self, recorder: Recorder, element_bytes: dict[str, int]) -> None:
+        """`element_bytes`: what each kernel of a step's end moves for an element."""
+        super().__init__(1)
+        self.recorder, self.element_bytes = recorder, element_bytes
+
+    def compute(self, rank: int, kernel: str, inputs: Sequence[str], *args: Any, **flags: Any) -> None:
+        """As Machine has it, timed."""
+
+        def call() -> None:
+            Machine.compute(self, rank, kernel, inputs, *args, **flags)
+
+        if not self.recorder.times:
+            call()
+            return
+        elements = self.get(rank, inputs[0]).size
+        shape = Shape(float(COSTS[kernel].per_element * elements), float(self.element_bytes[kernel] * elements))
+        self.recorder.time(kernel, shape, call)
+
+
+@dataclass(slots=True)
+class Trainer:
+    """One model that trains on one rank, step by step."""
+
+    gate: Gate
+    job: Job
+    walk: Walk = field(default_factory=Walk)
+    recorder: Recorder = field(init=False)
+    _ended: Iterator[object] = field(init=False)
+
+    def __post_init__(self) -> None:
+        job, self.recorder = self.job, Recorder(self.gate, self.walk)
+        element_bytes = {work.kernel: optimizer_bytes(work, job.step, job.sizes) for work in job.step.finish if work.kernel}
+        machine = TimedMachine(self.recorder, element_bytes)
+        rank = TimedRank(0, job, machine, Clock(), _Nobody())
+        rank.recorder, rank.shapes = self.recorder, {}
+        self._ended = program.run(rank, _ENDLESS, Record(machine.ledgers[0]))
+        holding = Holding({s.name: np.array([job.layers[0] if s.name == "layer" else 1]) for s in job.step.segments})
+        elements = bucket_elements(job.step, job.sizes, "all", holding)
+        self.walk.parameter_bytes = int(elements[0]) * job.itemsize(COMPUTE)
+
+    def step(self, *, timed: bool) -> None:
+        """One step, to warm up or with its calls timed."""
+        self.recorder.on = timed
+        self.recorder.begin()
+        next(self._ended)
+        if timed:
+            self.recorder.finish()
+
+
+def sample_kernels(channel: Channel, runs: Sequence[Run], seconds: float) -> list[Walk]:
+    """What the steps of each run took, in turns, for about so many seconds; a target for `launch`.  Reports the share that is done.
+
+    Several ranks train at the same time, each by itself and from another model on, so that every call meets all others.
+    """
+    gate = Gate()
+    trainers = [Trainer(gate, run.job()) for run in runs]
+    for trainer in trainers:
+        trainer.step(timed=False)
+        trainer.walk.overhead_s = overhead_s(gate)
+    first = len(trainers) * channel.rank // channel.num_ranks
+    channel.barrier()
+    start = time.perf_counter()
+    for number, trainer in enumerate(cycle([*trainers[first:], *trainers[:first]]), start=1):
+        for timed in _TURN:
+            trainer.step(timed=timed)
+        done = (time.perf_counter() - start) / seconds
+        channel.report(min(done, 1.0))
+        if number >= len(trainers) and done >= (1.0 if number >= _TURNS * len(trainers) else _MOST_STRETCH):
+            break
+    gate.close()
+    return [trainer.walk for trainer in trainers]
+
+
+class _Nobody:
+    """The wire of a single rank."""
+
+    def post(self, rank: Rank, dst: int, buffer: str, name: str, arrival: int) -> None:
+        """Nobody is there."""
+        raise AssertionError("a single rank sends nothing")

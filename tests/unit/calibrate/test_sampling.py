@@ -1,0 +1,66 @@
+"""Sampling for real, briefly, in this process: what is timed is all that a step does, under the names that prices ask for."""
+
+from __future__ import annotations
+
+from parsim.calibrate import links, models
+from parsim.calibrate.links import MESSAGE, Transferred
+from parsim.calibrate.samples import Shape
+from parsim.calibrate.walk import sample_kernels
+from parsim.cluster import Cluster
+from parsim.model.op_kinds import COSTS
+from parsim.scenario.rows import read
+from parsim.step.task import Compute
+from parsim.step.work import law_name, work_of
+from parsim_kernels import launch
+from support import DTYPES
+
+RUNS = list(models.runs(Cluster(read("nodes", "one-cpu-generic")), DTYPES))
+
+
+def test_every_call_of_a_step_is_timed_and_every_gap_between_calls() -> None:
+    (walks,) = launch(sample_kernels, 1, args=(RUNS[:1], 0.01))
+    (walk,) = walks
+    num_samples = sum(len(each.seconds) + each.num_dropped for shapes in walk.kernels.values() for each in shapes.values())
+    num_steps, rest = divmod(num_samples, walk.num_calls)
+    assert rest == 0 and num_steps >= 2
+    gaps = {gap: len(each.seconds) + each.num_dropped for gap, each in walk.between.items()}
+    assert gaps == {"first": num_steps, "keep": num_steps, "last": num_steps, "calls": num_steps * (walk.num_calls - 2)}
+
+
+def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
+    sizes: dict[str, set[Shape]] = {}
+    for run in RUNS:
+        job = run.job()
+        tasks = [task for segment in job.step.segments for task in (*segment.forward, *segment.backward) if isinstance(task, Compute)]
+        for task in tasks:
+            sizes.setdefault(law_name(task), set()).add(Shape.of(work_of(task, job.sizes)))
+        for kernel in {work.kernel for work in job.step.finish} - {""}:
+            sizes.setdefault(kernel, set()).add(Shape(float(job.model.hidden_size), 0.0))
+    assert set(COSTS) - {name.removesuffix("_add").removesuffix("_batched") for name in sizes} == set()
+    assert {name for name, shapes in sizes.items() if len(shapes) < 3} == set()
+
+
+def test_parameters_are_counted_as_they_lie_in_memory() -> None:
+    (walks,) = launch(sample_kernels, 1, args=(RUNS[:1], 1e-6))
+    model = RUNS[0].model
+    width, ffn, rows = model.hidden_size, model.ffn_hidden_size, model.vocab_size + model.max_positions
+    # A layer's four square matrices and two of the MLP, with their biases, and three norms of two: the GPT-2 of Radford et al. 2019.
+    count = rows * width + 4 * (width * width + width) + 2 * width * ffn + ffn + width + 6 * width
+    assert walks[0].parameter_bytes == 4 * count
+
+
+def test_ranks_agree_on_what_they_exchanged_and_the_slowest_counts() -> None:
+    by_rank = launch(links.sample_links, 2, args=(1e-6,))
+    assert [len(each) for each in by_rank[0].values()] == [len(each) for each in by_rank[1].values()]
+    found: dict[Transferred, object] = {}
+    links.gather(by_rank, found)  # type: ignore[arg-type]
+    assert {exchange.operation for exchange in found} == {"all_reduce", "all_gather", "reduce_scatter", MESSAGE}
+
+
+def test_an_exchange_takes_as_long_as_its_slowest_rank_and_is_dropped_where_one_waited() -> None:
+    exchange, message = Transferred("all_reduce", 2, 8), Transferred(MESSAGE, 2, 8)
+    ranks = [{exchange: [(1.0, 0.0), (1.0, 0.5)], message: [(4.0, 0.0)]}, {exchange: [(2.0, 0.0), (1.0, 0.0)], message: [(3.0, 0.0)]}]
+    found: dict[Transferred, links.Samples] = {}
+    links.gather(ranks, found)
+    assert (found[exchange].seconds, found[exchange].num_dropped) == ([2.0], 1)
+    assert found[message].seconds == [2.0]  # there and back
