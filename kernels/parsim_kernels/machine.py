@@ -15,7 +15,7 @@ from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut, cut_shards, join, n
 from parsim_kernels.fabric import Chunks, Transfer
 from parsim_kernels.kernels import KERNELS, OVERLAYS
 from parsim_kernels.ledger import Ledger
-from parsim_kernels.memory import Memory
+from parsim_kernels.memory import Memory, root_of
 from parsim_kernels.pool import Into, Pool
 from parsim_kernels.signature import Array, Attributes, Out, Result
 from parsim_kernels.transport import Lockstep
@@ -64,10 +64,11 @@ class Machine:
         Raises:
             ValueError: the name is taken, another rank owns the memory, or the memory is charged at another itemsize.
         """
+        own, root = self._memory(rank), root_of(array)
         for other in self._memories:
-            if other is not self._memory(rank) and other.owns(array):
+            if other.owns_root(root) and other is not own:
                 raise ValueError(f"rank {rank}: buffer {name!r} lies in memory of rank {other.rank}; copy it first")
-        self._memory(rank).hold(name, array, itemsize)
+        own.hold(name, array, itemsize)
 
     def alias(self, rank: int, name: str, of: str) -> None:
         """Give the buffer `of` a second name; it lives until both are freed."""

@@ -54,7 +54,11 @@ class Memory:
 
     def owns(self, array: Array) -> bool:
         """Whether the array lies in memory that some name here keeps."""
-        return id(_owning(array)) in self._owners
+        return self.owns_root(root_of(array))
+
+    def owns_root(self, root: Array) -> bool:
+        """The same of an array that owns its memory."""
+        return id(root) in self._owners
 
     def check_free(self, name: str) -> None:
         """Raise ValueError where the name is taken."""
@@ -68,7 +72,7 @@ class Memory:
             ValueError: the name is taken, or the memory is charged at another itemsize already.
         """
         self.check_free(name)
-        root = _owning(array)
+        root = root_of(array)
         owner = self._owners.get(id(root))
         if owner is None:
             owner = self._owners[id(root)] = _Owner(root, itemsize)
@@ -80,17 +84,17 @@ class Memory:
 
     def hold_result(self, name: str, result: Array, itemsize: int) -> None:
         """Name a new buffer: it shares no memory with a held one, nor keeps more alive than itself."""
-        fresh = _owning(result).size == result.size and not self.owns(result)
+        fresh = root_of(result).size == result.size and not self.owns(result)
         self.hold(name, result if fresh else result.copy(), itemsize)
 
     def alias(self, name: str, of: str) -> None:
         """Give the buffer `of` a second name."""
         array = self.get(of)
-        self.hold(name, array, self._owners[id(_owning(array))].itemsize)
+        self.hold(name, array, self._owners[id(root_of(array))].itemsize)
 
     def free(self, name: str) -> None:
         """Forget a name, and release the memory with the last name in it."""
-        key = id(_owning(self.get(name)))
+        key = id(root_of(self.get(name)))
         owner = self._owners[key]
         owner.num_names -= 1
         del self._buffers[name]
@@ -114,7 +118,8 @@ class Memory:
             buffer[...] = result
 
 
-def _owning(array: Array) -> Array:
+def root_of(array: Array) -> Array:
+    """The array that owns the memory in which this one lies."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array

@@ -138,7 +138,7 @@ def mpi_rank() -> None:
 
 
 def test_all_reduce_of_two_processes(tmp_path: Path) -> None:
-    by_rank = launch(rank, NUM_RANKS, "shared_memory", (str(tmp_path),), deadline_s=600.0, wait="spin", pin=True)
+    by_rank = launch(rank, NUM_RANKS, "shared_memory", (str(tmp_path),), deadline_s=600.0, wait="spin")
     mpi, rows, goals = under_mpi(), [], []
     for size in SIZES:
         seen = {name: joined([each[size][name] for each in by_rank]) for name in by_rank[0][size]}

@@ -115,10 +115,10 @@ def test_step_times_of_unseen_models() -> None:
     clean = {case: each for case, each in verdicts.items() if each.error is not None}
     if not clean:
         pytest.skip(f"no clean sample of any plan: others kept the {num_cores()} cores busy")
-    report(clean)
+    report(clean, len(cases))
 
 
-def report(clean: dict[tuple[str, str], Timed]) -> None:
+def report(clean: dict[tuple[str, str], Timed], num_cases: int) -> None:
     for label in ("all", *PLANS):
         errors = np.abs([each.error for (_, plan), each in clean.items() if label in ("all", plan)])
         if errors.size:
@@ -129,5 +129,8 @@ def report(clean: dict[tuple[str, str], Timed]) -> None:
     right = sum((a.predicted_s < b.predicted_s) == (a.measured_s < b.measured_s) for a, b in apart)
     print(f"order of the plans of a model: right in {right} of {len(apart)} pairs that differ by more than {GOAL_ORDER:.0%}")
     every = np.abs([each.error for each in clean.values()])
+    if len(clean) < num_cases:  # the few that were quiet say nothing of the others
+        print(f"goal (median <= {GOAL_MEDIAN:.0%}, p90 <= {GOAL_P90:.0%}, order right): not judged, {len(clean)} of {num_cases} measured")
+        return
     met = np.median(every) <= GOAL_MEDIAN and np.quantile(every, 0.9) <= GOAL_P90 and right == len(apart)
     print(f"goal (median <= {GOAL_MEDIAN:.0%}, p90 <= {GOAL_P90:.0%}, order right): {'met' if met else 'not met'}")
