@@ -6,7 +6,8 @@ Shapes: q, o [B, S, K, R, C]; k, v [B, Z, K, C]; scores [B, K, R, S, Z]; lse [B,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,19 +30,19 @@ def causal_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = f
     """
     (scores,) = inputs
     y, factor = out(scores.shape, real(scores)), number(attributes, "scale")
-    num_visible = _num_visible(scores.shape[-2], scores.shape[-1], attributes)
+    mask = _mask(scores.shape[-2], scores.shape[-1], attributes)
     heads, results = (array.reshape(-1, *scores.shape[-2:]) for array in (scores, y))
-    for queries, keys, ceiling in _tiles(num_visible, y.dtype):
+    for queries, keys, ceiling in _tiles(mask, y.dtype):
         step = _heads_a_block(ceiling)
         for start in range(0, len(heads), step):
             whole = results[start : start + step, queries]
             visible = whole[..., keys]
             np.multiply(heads[start : start + step, queries, keys], factor, out=visible)
             np.minimum(visible, ceiling, out=visible)
-            np.subtract(visible, visible.max(axis=-1, keepdims=True), out=visible)
+            np.subtract(visible, np.maximum.reduce(visible, axis=-1, keepdims=True), out=visible)
             np.exp(visible, out=visible)
             whole[..., keys.stop :] = 0
-            np.divide(visible, whole.sum(axis=-1, keepdims=True), out=visible)  # of whole rows: the same bits as `softmax`
+            np.divide(visible, np.add.reduce(whole, axis=-1, keepdims=True), out=visible)  # of whole rows: the same bits as `softmax`
     return (y,), 5 * scores.size
 
 
@@ -54,9 +55,9 @@ def causal_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fre
     """scale x scores, -inf where the key is masked; no softmax.  n FLOPs."""
     (scores,) = inputs
     y, factor = out(scores.shape, real(scores)), number(attributes, "scale")
-    num_visible = _num_visible(scores.shape[-2], scores.shape[-1], attributes)
+    mask = _mask(scores.shape[-2], scores.shape[-1], attributes)
     np.multiply(scores, factor, out=y)
-    for queries, keys, ceiling in _tiles(num_visible, y.dtype):
+    for queries, keys, ceiling in _tiles(mask, y.dtype):
         visible = y[..., queries, keys]
         np.minimum(visible, ceiling, out=visible)
         y[..., queries, keys.stop :] = -np.inf
@@ -89,16 +90,16 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     _check(q, k, v)
     dtype, factor = real(q, k, v), number(attributes, "scale")
     o, lse = out(q.shape, dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
-    num_visible = _num_visible(q.shape[1], k.shape[1], attributes)
-    for text, heads, queries, keys, ceiling in _head_tiles(q, num_visible, dtype):
+    mask = _mask(q.shape[1], k.shape[1], attributes)
+    for text, heads, queries, keys, ceiling in _head_tiles(q, mask, dtype):
         scores = _scores(_rows(q[text, queries, heads]), k[text, keys, heads], factor, ceiling)
-        maximum = scores.max(axis=-1, keepdims=True)
+        maximum = np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(np.subtract(scores, maximum, out=scores), out=scores)
-        total = scores.sum(axis=-1, keepdims=True)
+        total = np.add.reduce(scores, axis=-1, keepdims=True)
         mixed = (scores @ _heads_first(v[text, keys, heads])) / total
         o[text, queries, heads] = _from_rows(mixed, q[text, queries, heads].shape)
         lse[text, heads, :, queries] = (maximum + np.log(total)).reshape(lse[text, heads, :, queries].shape)
-    return (o, lse), 4 * q.shape[-1] * _num_pairs(q, num_visible)
+    return (o, lse), 4 * q.shape[-1] * _num_pairs(q, mask)
 
 
 def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
@@ -115,14 +116,14 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
     d_q, d_k, d_v = (out(array.shape, dtype) for array in (q, k, v))
     d_k.fill(0)
     d_v.fill(0)
-    num_visible = _num_visible(q.shape[1], k.shape[1], attributes)
-    for text, heads, queries, keys, ceiling in _head_tiles(q, num_visible, dtype):
+    mask = _mask(q.shape[1], k.shape[1], attributes)
+    for text, heads, queries, keys, ceiling in _head_tiles(q, mask, dtype):
         rows, d_out = _rows(q[text, queries, heads]), _rows(d_o[text, queries, heads])
         probabilities = _scores(rows, k[text, keys, heads], factor, ceiling)
         np.subtract(probabilities, lse[text, heads, :, queries].reshape(*rows.shape[:2], 1), out=probabilities)
         np.exp(probabilities, out=probabilities)
         d_scores = d_out @ _heads_first(v[text, keys, heads]).swapaxes(-1, -2)
-        delta = (_rows(o[text, queries, heads]) * d_out).sum(axis=-1, keepdims=True)  # = the sum of y d_y over the keys
+        delta = np.add.reduce(_rows(o[text, queries, heads]) * d_out, axis=-1, keepdims=True)  # = the sum of y d_y over the keys
         np.subtract(d_scores, delta, out=d_scores)
         d_values = _heads_first(d_v[text, keys, heads])
         np.add(d_values, probabilities.swapaxes(-1, -2) @ d_out, out=d_values)
@@ -130,52 +131,75 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
         d_q[text, queries, heads] = _from_rows(d_scores @ _heads_first(k[text, keys, heads]), q[text, queries, heads].shape)
         d_keys = _heads_first(d_k[text, keys, heads])
         np.add(d_keys, d_scores.swapaxes(-1, -2) @ rows, out=d_keys)
-    return (d_q, d_k, d_v), 10 * q.shape[-1] * _num_pairs(q, num_visible)
+    return (d_q, d_k, d_v), 10 * q.shape[-1] * _num_pairs(q, mask)
 
 
-def _num_visible(num_queries: int, num_keys: int, attributes: Attributes) -> Array:
-    """Keys that each query sees, from the first on."""
+class _Mask(NamedTuple):
+    """Query i sees the first `min(first + i, num_keys)` keys."""
+
+    num_queries: int
+    num_keys: int
+    first: int
+
+    def seen(self, query: int) -> int:
+        return min(self.first + query, self.num_keys)
+
+    def num_pairs(self) -> int:
+        unseen = max(self.num_keys - self.first, 0)  # by the first query; each further one lacks a key less
+        lacking = min(self.num_queries, unseen)
+        return self.num_queries * self.num_keys - (lacking * unseen - lacking * (lacking - 1) // 2)
+
+
+def _mask(num_queries: int, num_keys: int, attributes: Attributes) -> _Mask:
     offset = integer(attributes, "query_offset", 0)
     if offset < 0:
         raise ValueError(f"attribute 'query_offset' is {offset}: the first query would see no key")
-    sees_all = not integer(attributes, "causal", 1)
-    return np.minimum(np.arange(num_queries) + (num_keys if sees_all else offset + 1), num_keys)
+    return _Mask(num_queries, num_keys, offset + 1 if integer(attributes, "causal", 1) else num_keys)
 
 
-def _num_pairs(q: Array, num_visible: Array) -> int:
+def _num_pairs(q: Array, mask: _Mask) -> int:
     """Visible pairs of query and key over all heads and sequences."""
-    batch, _, kv_heads, queries_per_kv_head, _ = q.shape
-    return int(num_visible.sum() * batch * kv_heads * queries_per_kv_head)
+    num_heads: int = q.shape[0] * q.shape[2] * q.shape[3]
+    return mask.num_pairs() * num_heads
 
 
-def _tiles(num_visible: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, slice, Array]]:
+def _tiles(mask: _Mask, dtype: np.dtype[Any], copies: int = 1) -> Iterator[tuple[slice, slice, Array]]:
     """A few queries, the keys that one of them sees, and what their scores cannot exceed: -inf where masked."""
-    for start in range(0, len(num_visible), _TILE):
-        of_tile = num_visible[start : start + _TILE, np.newaxis]
-        num_keys = int(of_tile[-1, 0])
-        yield slice(start, start + len(of_tile)), slice(0, num_keys), np.where(np.arange(num_keys) < of_tile, np.inf, -np.inf).astype(dtype)
+    for start in range(0, mask.num_queries, _TILE):
+        stop = min(start + _TILE, mask.num_queries)
+        num_keys = mask.seen(stop - 1)
+        yield slice(start, stop), slice(0, num_keys), _ceiling(stop - start, num_keys, mask.seen(start), dtype, copies)
+
+
+@lru_cache(maxsize=16)  # 4 MiB of tiles of 512 keys in float64
+def _ceiling(num_queries: int, num_keys: int, first: int, dtype: np.dtype[Any], copies: int) -> Array:
+    """-inf where a key is masked, else inf; the first query sees `first` keys, each further one a key more.  For `copies` heads in turn."""
+    seen = np.arange(num_queries)[:, np.newaxis] + first
+    ceiling = np.tile(np.where(np.arange(num_keys) < seen, np.inf, -np.inf).astype(dtype), (copies, 1))
+    ceiling.flags.writeable = False
+    return ceiling
 
 
 def _heads_a_block(ceiling: Array) -> int:
     return max(BLOCK_BYTES // (ceiling.size * ceiling.itemsize or 1), 1)
 
 
-def _head_tiles(q: Array, num_visible: Array, dtype: np.dtype[Any]) -> Iterator[tuple[int, slice, slice, slice, Array]]:
+def _head_tiles(q: Array, mask: _Mask, dtype: np.dtype[Any]) -> Iterator[tuple[int, slice, slice, slice, Array]]:
     """Sequence, kv heads, queries, keys and the ceiling of a block of scores that fits the cache."""
     batch, _, kv_heads, queries_per_kv_head, _ = q.shape
-    for queries, keys, ceiling in _tiles(num_visible, dtype):
-        whole = np.tile(ceiling, (queries_per_kv_head, 1))  # one a row of `_rows`
-        step = _heads_a_block(whole)
+    for queries, keys, ceiling in _tiles(mask, dtype, queries_per_kv_head):
+        step = _heads_a_block(ceiling)
         for text in range(batch):
             for start in range(0, kv_heads, step):
-                yield text, slice(start, min(start + step, kv_heads)), queries, keys, whole
+                yield text, slice(start, min(start + step, kv_heads)), queries, keys, ceiling
 
 
 def _scores(rows: Array, k: Array, factor: float, ceiling: Array) -> Array:
     """Scaled scores, -inf where masked: [K, R S, Z]."""
-    scores = rows @ _heads_first(k).swapaxes(-1, -2)
+    scores: Array = rows @ _heads_first(k).swapaxes(-1, -2)
     np.multiply(scores, factor, out=scores)
-    return np.asarray(np.minimum(scores, ceiling, out=scores))
+    np.minimum(scores, ceiling, out=scores)
+    return scores
 
 
 def _rows(q: Array) -> Array:

@@ -9,9 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from parsim_kernels.signature import Array, Attributes, Out, Result, extents, fresh, terms
+from parsim_kernels.signature import Array, Attributes, Out, Result, expression, extents, fresh, joint, terms
 
 Dims = tuple[str, ...]
+Shape = tuple[int, ...]
 
 
 def einsum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
@@ -26,30 +27,32 @@ def einsum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     >>> product.shape, float(product[0, 0]), flops
     ((2, 5), 3.0, 60)
     """
-    (left_dims, right_dims), out_dims = terms(attributes, 2)
     left, right = inputs
-    sizes = extents((left_dims, left), (right_dims, right))
-    if missing := set(out_dims) - set(sizes):
-        raise ValueError(f"output dims {sorted(missing)} of {attributes['expr']!r} stand in no operand")
-    left, left_dims = _sum_absent(left, left_dims, {*right_dims, *out_dims})
-    right, right_dims = _sum_absent(right, right_dims, {*left_dims, *out_dims})
-    product = out(tuple(sizes[d] for d in out_dims), np.result_type(left.dtype, right.dtype))
-    plan = _plan(left_dims, right_dims, out_dims, tuple(sizes.items()))
-    _multiply(plan.left.of(left), plan.right.of(right), plan.out.of(product))
-    return (product,), 2 * math.prod(sizes.values())
+    plan = _plan(expression(attributes), left.shape, right.shape)
+    left, right = plan.left.of(left), plan.right.of(right)
+    product = out(plan.shape, joint(left, right))
+    _multiply(left, right, plan.out.of(product))
+    return (product,), plan.flops
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """How an array is seen as a stack of matrices: dims longer than 1, in another order, some merged."""
+    """How an array is seen as a stack of matrices.  A step that would change nothing is left out."""
 
-    long: tuple[int, ...]
-    order: tuple[int, ...]
-    shape: tuple[int, ...]
+    absent: Shape  # dims that stand nowhere else are summed
+    long: Shape | None  # dims longer than 1
+    order: Shape | None  # in another order
+    shape: Shape | None  # some merged
 
     def of(self, array: Array) -> Array:
         """A view where the merged dims lie together, else a copy."""
-        return array.reshape(self.long).transpose(self.order).reshape(self.shape)
+        if self.absent:
+            array = np.add.reduce(array, axis=self.absent)
+        if self.long is not None:
+            array = array.reshape(self.long)
+        if self.order is not None:
+            array = array.transpose(self.order)
+        return array if self.shape is None else array.reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +60,23 @@ class _Plan:
     left: _View  # batch, rows that loop, 1 a column that loops, rows, summed
     right: _View  # batch, 1 a row that loops, columns that loop, summed, columns
     out: _View  # batch, rows that loop, columns that loop, rows, columns
+    shape: Shape  # of the product
+    flops: int
 
 
 @lru_cache(maxsize=4096)
-def _plan(left: Dims, right: Dims, out: Dims, extents: tuple[tuple[str, int], ...]) -> _Plan:
+def _plan(expr: str, left_shape: Shape, right_shape: Shape) -> _Plan:
     """The views of an expression's arrays; a copy is needed only where several summed dims lie in another order in each operand.
 
     Dims that are neighbours in both arrays that bear them are one.  Of several groups of rows the longest are the rows of the matrices;
     the others loop, as do the columns.
     """
-    sizes = dict(extents)
-    left, right, out = (tuple(d for d in dims if sizes[d] != 1) for dims in (left, right, out))
+    (all_left, all_right), all_out = terms(expr, 2)
+    sizes = extents((all_left, left_shape), (all_right, right_shape))
+    if missing := set(all_out) - set(sizes):
+        raise ValueError(f"output dims {sorted(missing)} of {expr!r} stand in no operand")
+    kept = ({*all_left} & {*all_right}) | {*all_out}
+    left, right, out = (tuple(d for d in dims if d in kept and sizes[d] != 1) for dims in (all_left, all_right, all_out))
     batch = [(d,) for d in left if d in right and d in out]
     in_left = math.prod(sizes[d] for d in left) >= math.prod(sizes[d] for d in right)
     longer, shorter = (left, right) if in_left else (right, left)
@@ -76,16 +85,28 @@ def _plan(left: Dims, right: Dims, out: Dims, extents: tuple[tuple[str, int], ..
     *column_loops, columns = _groups([d for d in right if d not in left], right, out, sizes)
     nothing: Dims = ()
 
-    def view(dims: Dims, groups: Iterable[Dims]) -> _View:
-        parts = tuple(groups)
-        order = tuple(dims.index(d) for group in parts for d in group)
-        return _View(tuple(sizes[d] for d in dims), order, tuple(math.prod(sizes[d] for d in group) for group in parts))
+    def view(dims: Dims, long: Dims, groups: Iterable[Dims]) -> _View:
+        absent = tuple(i for i, d in enumerate(dims) if d not in kept)
+        return _view(absent, [d for d in dims if d in kept], long, tuple(groups), sizes)
 
     return _Plan(
-        view(left, (*batch, *row_loops, *(nothing for _ in column_loops), rows, summed)),
-        view(right, (*batch, *(nothing for _ in row_loops), *column_loops, summed, columns)),
-        view(out, (*batch, *row_loops, *column_loops, rows, columns)),
+        view(all_left, left, (*batch, *row_loops, *(nothing for _ in column_loops), rows, summed)),
+        view(all_right, right, (*batch, *(nothing for _ in row_loops), *column_loops, summed, columns)),
+        view(all_out, out, (*batch, *row_loops, *column_loops, rows, columns)),
+        tuple(sizes[d] for d in all_out),
+        2 * math.prod(sizes.values()),
     )
+
+
+def _view(absent: Shape, dims: Sequence[str], long: Dims, groups: Sequence[Dims], sizes: dict[str, int]) -> _View:
+    """The steps from an array of `dims`, once `absent` are summed, over its `long` dims to the merged `groups`."""
+    order = tuple(long.index(d) for group in groups for d in group)
+    start, first = tuple(sizes[d] for d in dims), tuple(sizes[d] for d in long)
+    last = tuple(math.prod(sizes[d] for d in group) for group in groups)
+    is_ordered = order == tuple(range(len(order)))
+    merges = last != tuple(first[i] for i in order)
+    in_one_step = is_ordered and merges and last != start
+    return _View(absent, None if first == start or in_one_step else first, None if is_ordered else order, last if merges else None)
 
 
 def _groups(dims: Sequence[str], operand: Dims, out: Dims, sizes: dict[str, int]) -> list[Dims]:
@@ -102,7 +123,8 @@ def _groups(dims: Sequence[str], operand: Dims, out: Dims, sizes: dict[str, int]
 
 def _multiply(left: Array, right: Array, out: Array) -> None:
     """out = left @ right, in an orientation in which BLAS can write it."""
-    left, right = (matrix if _is_dense(matrix) else np.ascontiguousarray(matrix) for matrix in (left, right))
+    left = left if _is_dense(left) else np.ascontiguousarray(left)
+    right = right if _is_dense(right) else np.ascontiguousarray(right)
     if out.strides[-1] == out.itemsize:
         np.matmul(left, right, out=out)
     elif _is_dense(out):
@@ -114,8 +136,3 @@ def _multiply(left: Array, right: Array, out: Array) -> None:
 def _is_dense(matrix: Array) -> bool:
     """Whether the elements of a row, or of a column, lie side by side, as BLAS wants them."""
     return matrix.itemsize in matrix.strides[-2:]
-
-
-def _sum_absent(array: Array, dims: Dims, used: set[str]) -> tuple[Array, Dims]:
-    lone = tuple(i for i, dim in enumerate(dims) if dim not in used)
-    return (array.sum(axis=lone), tuple(dim for dim in dims if dim in used)) if lone else (array, dims)

@@ -24,7 +24,8 @@ class Ledger:
     def allocate(self, num_bytes: int) -> None:
         """Add a buffer [bytes] to what is alive, and raise the peak if it is one."""
         self.live_bytes += num_bytes
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        if self.live_bytes > self.peak_bytes:
+            self.peak_bytes = self.live_bytes
 
     def release(self, num_bytes: int) -> None:
         """Take a buffer [bytes] from what is alive."""

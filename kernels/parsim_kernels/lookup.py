@@ -6,10 +6,14 @@ Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3, for the split of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from parsim_kernels.blocks import BLOCK_BYTES, blocks
 from parsim_kernels.signature import Array, Attributes, Out, Result, fresh, integer, number, real, same_shape
 
 _ROTARY_BASE = 10000.0  # longer contexts use a larger one; it changes no count
@@ -43,7 +47,10 @@ def lookup_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fres
     local, here = _local(tokens, attributes, len(table_like))
     d_table = out(table_like.shape, real(d_y))
     d_table.fill(0)
-    np.add.at(d_table, local[here], d_y[here])
+    width = math.prod(table_like.shape[1:])
+    for part, rows in blocks(d_y[here].reshape(-1, width), local[here]):
+        elements = rows[:, np.newaxis] * width + np.arange(width)  # numpy is several times faster at one dim
+        np.add.at(d_table.reshape(-1), elements.reshape(-1), part.reshape(-1))
     return (d_table,), d_y.size
 
 
@@ -135,7 +142,8 @@ def _local(tokens: Array, attributes: Attributes, num_rows: int) -> tuple[Array,
     if tokens.dtype.kind not in "iu":
         raise ValueError(f"tokens and labels are integers, not {tokens.dtype}")
     local = tokens.astype(np.int64) - integer(attributes, "offset")
-    return local, np.asarray((local >= 0) & (local < num_rows))
+    here: Array = (local >= 0) & (local < num_rows)
+    return local, here
 
 
 def _span(x: Array, table: Array, attributes: Attributes) -> slice:
@@ -151,18 +159,24 @@ def _turned(inputs: Sequence[Array], attributes: Attributes, sign: int, out: Out
     offset, half = integer(attributes, "offset"), x.shape[-1] // 2
     if x.shape[-1] % 2 or offset < 0:
         raise ValueError(f"rotary turns pairs of elements from position 0 on, not {x.shape[-1]} elements from position {offset}")
-    positions = np.arange(offset, offset + x.shape[1])
-    angles = positions[:, np.newaxis] * _ROTARY_BASE ** (-np.arange(half) / half)
-    angles = angles.reshape(x.shape[1], *(1 for _ in x.shape[2:-1]), half)
     y = out(x.shape, real(x))
-    cosine, sine = np.cos(angles).astype(y.dtype), (sign * np.sin(angles)).astype(y.dtype)
-    for text, result in zip(x, y, strict=True):
+    cosine, sine = (part.reshape(x.shape[1], *(1 for _ in x.shape[2:-1]), half) for part in _turn(offset, x.shape[1], half, sign, y.dtype))
+    for text, result in [(x, y)] if y.nbytes <= BLOCK_BYTES else zip(x, y, strict=True):
         first, second = text[..., :half], text[..., half:]
         turned, t = first * cosine, first * sine
         np.subtract(turned, second * sine, out=turned)
         np.add(second * cosine, t, out=result[..., half:])
         result[..., :half] = turned
     return (y,), 3 * x.size
+
+
+@lru_cache(maxsize=16)
+def _turn(offset: int, length: int, half: int, sign: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Cosine and sine of the angle by which each pair [position, pair] is turned."""
+    angles = np.arange(offset, offset + length)[:, np.newaxis] * _ROTARY_BASE ** (-np.arange(half) / half)
+    cosine, sine = np.cos(angles).astype(dtype), (sign * np.sin(angles)).astype(dtype)
+    cosine.flags.writeable = sine.flags.writeable = False
+    return cosine, sine
 
 
 def _logits(inputs: Sequence[Array]) -> tuple[Array, Array]:

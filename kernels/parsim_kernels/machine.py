@@ -17,7 +17,7 @@ from parsim_kernels.kernels import KERNELS, OVERLAYS
 from parsim_kernels.ledger import Ledger
 from parsim_kernels.memory import Memory, root_of
 from parsim_kernels.pool import Into, Pool
-from parsim_kernels.signature import Array, Attributes, Out, Result
+from parsim_kernels.signature import Array, Attributes, Out
 from parsim_kernels.transport import Lockstep
 
 
@@ -81,8 +81,9 @@ class Machine:
 
     def free(self, rank: int, *names: str) -> None:
         """Forget the names, and release memory with the last name in it."""
+        memory = self._memory(rank)
         for name in names:
-            self._memory(rank).free(name)
+            memory.free(name)
 
     def reset_peak(self) -> None:
         """Start every rank's peak again from what is alive."""
@@ -121,7 +122,18 @@ class Machine:
         memory = self._memory(rank)
         if accumulate and in_place:
             raise ValueError(f"rank {rank}: {kernel} cannot both accumulate into {list(outputs)} and run in place")
-        results, flops = self._run(rank, kernel, inputs, attributes, self._destination(rank, kernel, inputs, outputs, in_place, overwrite))
+        if kernel not in KERNELS:
+            raise ValueError(f"rank {rank}: no kernel {kernel!r}; there are {', '.join(sorted(KERNELS))}")
+        arrays = [memory.get(name) for name in inputs]
+        out: Out = self.pool.take
+        if in_place and kernel in OVERLAYS:
+            out = Into(arrays[: len(outputs)], out)
+        elif overwrite:
+            out = _over([memory.get(name) for name in outputs], arrays, out)
+        try:
+            results, flops = KERNELS[kernel](arrays, attributes, out)
+        except ValueError as error:
+            raise ValueError(f"rank {rank}: {kernel}({', '.join(inputs)}): {error}") from error
         per_result = outputs if accumulate or overwrite else inputs[: len(results)] if in_place else itemsizes
         if not len(results) == len(outputs) == len(per_result):
             raise ValueError(f"rank {rank}: {kernel} has {len(results)} results, not {list(outputs)} with itemsizes {list(itemsizes)}")
@@ -270,25 +282,6 @@ class Machine:
             raise ValueError(f"rank {rank} is not one of {len(self._memories)} ranks")
         return self._memories[rank]
 
-    def _destination(self, rank: int, kernel: str, inputs: Sequence[str], outputs: Sequence[str], in_place: bool, overwrite: bool) -> Out:
-        """The buffers that the results replace, where the kernel may write to them at once; else the pool."""
-        if in_place and kernel in OVERLAYS:
-            return Into([self.get(rank, name) for name in inputs[: len(outputs)]], self.pool.take)
-        if overwrite:
-            buffers, arrays = ([self.get(rank, name) for name in names] for names in (outputs, inputs))
-            if not any(np.may_share_memory(buffer, array) for buffer in buffers for array in arrays):
-                return Into(buffers, self.pool.take)
-        return self.pool.take
-
-    def _run(self, rank: int, kernel: str, inputs: Sequence[str], attributes: Attributes, out: Out) -> Result:
-        if kernel not in KERNELS:
-            raise ValueError(f"rank {rank}: no kernel {kernel!r}; there are {', '.join(sorted(KERNELS))}")
-        arrays = [self.get(rank, name) for name in inputs]
-        try:
-            return KERNELS[kernel](arrays, attributes, out)
-        except ValueError as error:
-            raise ValueError(f"rank {rank}: {kernel}({', '.join(inputs)}): {error}") from error
-
     def _checked_names(
         self, operation: str, group: Sequence[int], sources: Sequence[str] | Sequence[Sequence[str]], target: str | None
     ) -> list[tuple[str, ...]]:
@@ -305,6 +298,12 @@ class Machine:
             for rank in group:
                 self._memory(rank).check_free(target)
         return names
+
+
+def _over(buffers: Sequence[Array], arrays: Sequence[Array], otherwise: Out) -> Out:
+    """The buffers that the results replace, where a kernel that still reads `arrays` may write to them."""
+    are_apart = not any(np.may_share_memory(buffer, array) for buffer in buffers for array in arrays)
+    return Into(buffers, otherwise) if are_apart else otherwise
 
 
 def _results(operation: str, chunks: Chunks, dim: int, out: Out) -> list[Array]:

@@ -16,11 +16,8 @@ class _Owner:
 
     array: Array
     itemsize: int
+    num_bytes: int
     num_names: int = 0
-
-    @property
-    def num_bytes(self) -> int:
-        return self.array.size * self.itemsize
 
 
 class Memory:
@@ -48,9 +45,10 @@ class Memory:
 
     def get(self, name: str) -> Array:
         """The buffer itself, not a copy.  Raises ValueError where the name is unknown."""
-        if name not in self._buffers:
-            raise ValueError(f"rank {self.rank}: no buffer {name!r}")
-        return self._buffers[name]
+        try:
+            return self._buffers[name]
+        except KeyError:
+            raise ValueError(f"rank {self.rank}: no buffer {name!r}") from None
 
     def owns(self, array: Array) -> bool:
         """Whether the array lies in memory that some name here keeps."""
@@ -71,11 +69,13 @@ class Memory:
         Raises:
             ValueError: the name is taken, or the memory is charged at another itemsize already.
         """
+        self._hold(name, array, root_of(array), itemsize)
+
+    def _hold(self, name: str, array: Array, root: Array, itemsize: int) -> None:
         self.check_free(name)
-        root = root_of(array)
         owner = self._owners.get(id(root))
         if owner is None:
-            owner = self._owners[id(root)] = _Owner(root, itemsize)
+            owner = self._owners[id(root)] = _Owner(root, itemsize, root.size * itemsize)
             self.ledger.allocate(owner.num_bytes)
         elif owner.itemsize != itemsize:
             raise ValueError(f"rank {self.rank}: buffer {name!r} at {itemsize} bytes an element is a view of memory at {owner.itemsize}")
@@ -84,13 +84,16 @@ class Memory:
 
     def hold_result(self, name: str, result: Array, itemsize: int) -> None:
         """Name a new buffer: it shares no memory with a held one, nor keeps more alive than itself."""
-        fresh = root_of(result).size == result.size and not self.owns(result)
-        self.hold(name, result if fresh else result.copy(), itemsize)
+        root = root_of(result)
+        if root.size != result.size or self.owns_root(root):
+            result = root = result.copy()
+        self._hold(name, result, root, itemsize)
 
     def alias(self, name: str, of: str) -> None:
         """Give the buffer `of` a second name."""
         array = self.get(of)
-        self.hold(name, array, self._owners[id(root_of(array))].itemsize)
+        root = root_of(array)
+        self._hold(name, array, root, self._owners[id(root)].itemsize)
 
     def free(self, name: str) -> None:
         """Forget a name, and release the memory with the last name in it."""
@@ -109,12 +112,15 @@ class Memory:
             ValueError: shape or kind of number differ.
         """
         buffer = self.get(name)
-        if buffer.shape != result.shape or not np.can_cast(result.dtype, buffer.dtype, "same_kind"):
+        if result is buffer and not add:
+            return
+        is_castable = result.dtype == buffer.dtype or np.can_cast(result.dtype, buffer.dtype, "same_kind")
+        if buffer.shape != result.shape or not is_castable:
             found = f"a result of {result.shape} {result.dtype}"
             raise ValueError(f"rank {self.rank}: {found} does not fit buffer {name!r} of {buffer.shape} {buffer.dtype}")
         if add:
             np.add(buffer, result, out=buffer)
-        elif result is not buffer:
+        else:
             buffer[...] = result
 
 

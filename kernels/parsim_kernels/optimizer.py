@@ -40,7 +40,7 @@ def adam(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> R
     """
     weight, m, v, g = inputs
     same_shape(weight, m, v, g)
-    lr, beta1, beta2, eps, decay = (number(attributes, name) for name in ("lr", "beta1", "beta2", "eps", "weight_decay"))
+    lr, beta1, beta2, eps, decay = [number(attributes, name) for name in ("lr", "beta1", "beta2", "eps", "weight_decay")]
     step = integer(attributes, "step")
     if step < 1:
         raise ValueError(f"attribute 'step' is {step}; the first step is 1")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from parsim_kernels.blocks import blocks, flat, rows
-from parsim_kernels.signature import Array, Attributes, Out, Result, extents, fresh, number, real, same_shape, terms
+from parsim_kernels.signature import Array, Attributes, Out, Result, expression, extents, fresh, joint, number, real, same_shape, terms
 
 # The tanh form of GELU.  Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2.
 _GELU_SLOPE = math.sqrt(2 / math.pi)
@@ -27,12 +28,8 @@ def bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> R
     >>> bias((np.zeros((2, 3)), np.arange(3)), {"expr": "B D, D -> B D"})[0][0].tolist()
     [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]
     """
-    (x_dims, b_dims), out_dims = terms(attributes, 2)
     x, b = inputs
-    extents((x_dims, x), (b_dims, b))
-    if out_dims != x_dims or tuple(d for d in x_dims if d in b_dims) != b_dims:
-        raise ValueError(f"{attributes['expr']!r} is no bias: the second operand and the output must keep the dims of the first")
-    spread = b.reshape([extent if dim in b_dims else 1 for dim, extent in zip(x_dims, x.shape, strict=True)])
+    spread = b.reshape(_spread(expression(attributes), x.shape, b.shape))
     return (np.add(x, spread, out=out(x.shape, real(x, b))),), x.size
 
 
@@ -207,7 +204,7 @@ def add(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Re
     """a + b, of one shape (a scalar array too).  n FLOPs."""
     a, b = inputs
     same_shape(a, b)
-    return (np.add(a, b, out=out(a.shape, np.result_type(a.dtype, b.dtype))),), a.size
+    return (np.add(a, b, out=out(a.shape, joint(a, b))),), a.size
 
 
 def cast(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
@@ -244,6 +241,16 @@ def normalize(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
     """x / s from (x[.. V], s[..]).  n FLOPs."""
     x, s = _with_rows(inputs)
     return (np.divide(x, s, out=out(x.shape, real(x, s))),), x.size
+
+
+@lru_cache(maxsize=4096)
+def _spread(expr: str, x_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of b in which numpy repeats it over x."""
+    (x_dims, b_dims), out_dims = terms(expr, 2)
+    extents((x_dims, x_shape), (b_dims, b_shape))
+    if out_dims != x_dims or tuple(d for d in x_dims if d in b_dims) != b_dims:
+        raise ValueError(f"{expr!r} is no bias: the second operand and the output must keep the dims of the first")
+    return tuple(extent if dim in b_dims else 1 for dim, extent in zip(x_dims, x_shape, strict=True))
 
 
 def _with_rows(inputs: Sequence[Array]) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,13 @@ from parsim_kernels.signature import Array, Out
 
 _SMALL_BYTES: Final = 4096  # below, malloc is faster than the pool
 _ALIGNMENT: Final = 64  # a cache line, and the widest vector
+
+
+class Block(NamedTuple):
+    """Memory, and where it begins: to ask the array takes longer than to use it."""
+
+    memory: Array
+    address: int
 
 
 class Pool:
@@ -32,7 +39,7 @@ class Pool:
     def __init__(self) -> None:
         """An empty pool."""
         self.allocated_bytes = 0  # obtained from the system, in use or free
-        self._free: dict[int, list[Array]] = {}
+        self._free: dict[int, list[Block]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """A C-contiguous array that owns its block; its values are arbitrary."""
@@ -51,9 +58,9 @@ class _Loan:
 
     __slots__ = ("__array_interface__", "_block", "_free")
 
-    def __init__(self, block: Array, free: list[Array], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, block: Block, free: list[Block], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._block, self._free = block, free
-        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (block.ctypes.data, False)}
+        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (block.address, False)}
 
     def __del__(self) -> None:
         self._free.append(self._block)
@@ -77,11 +84,12 @@ class Into:
     def __call__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """The memory of the next result."""
         buffer = next(self._buffers, None)
-        fits = buffer is not None and buffer.shape == shape and buffer.dtype == dtype and buffer.flags.c_contiguous
-        return buffer if buffer is not None and fits else self._otherwise(shape, dtype)
+        if buffer is not None and buffer.shape == shape and buffer.dtype == dtype and buffer.flags.c_contiguous:
+            return buffer
+        return self._otherwise(shape, dtype)
 
 
-def _aligned(num_bytes: int) -> Array:
-    block = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % _ALIGNMENT
-    return block[start : start + num_bytes]
+def _aligned(num_bytes: int) -> Block:
+    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start: int = memory.ctypes.data
+    return Block(memory, start + -start % _ALIGNMENT)

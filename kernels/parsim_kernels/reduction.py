@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from parsim_kernels.blocks import blocks, flat, rows
-from parsim_kernels.signature import Array, Attributes, Out, Result, extents, fresh, number, real, same_shape, terms
+from parsim_kernels.signature import Array, Attributes, Out, Result, expression, extents, fresh, number, real, same_shape, terms
 
 _EPSILON = 1e-5  # added to the variance.  Source: PyTorch, torch.nn.LayerNorm, default eps
 
@@ -25,13 +26,9 @@ def sum_to(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     >>> sum_to((np.ones((2, 3)),), {"expr": "B D -> D"})[0][0].tolist()
     [2.0, 2.0, 2.0]
     """
-    (x_dims,), out_dims = terms(attributes, 1)
     (x,) = inputs
-    extents((x_dims, x))
-    if tuple(d for d in x_dims if d in out_dims) != out_dims:
-        raise ValueError(f"{attributes['expr']!r} is no sum: the output must keep some of the dims in their order")
-    absent = tuple(i for i, dim in enumerate(x_dims) if dim not in out_dims)
-    y = out(tuple(x.shape[x_dims.index(dim)] for dim in out_dims), real(x))
+    absent, shape = _sum(expression(attributes), x.shape)
+    y = out(shape, real(x))
     np.add.reduce(x, axis=absent, out=y)
     return (y,), x.size
 
@@ -81,7 +78,7 @@ def layer_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: 
     for part, d_part, standard, t in blocks(*rows(x, d_y), scratch=2):
         _standardise(part, standard, t)
         np.multiply(standard, d_part, out=t)
-        np.add(d_gamma, t.sum(axis=0), out=d_gamma)
+        np.add(d_gamma, np.add.reduce(t, axis=0), out=d_gamma)
     return (d_gamma,), 7 * x.size
 
 
@@ -131,7 +128,7 @@ def rms_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: Ou
     for part, d_part, t in blocks(*rows(x, d_y), scratch=1):
         np.multiply(part, _inverse_root_mean_square(part, t), out=t)
         np.multiply(t, d_part, out=t)
-        np.add(d_gamma, t.sum(axis=0), out=d_gamma)
+        np.add(d_gamma, np.add.reduce(t, axis=0), out=d_gamma)
     return (d_gamma,), 5 * x.size
 
 
@@ -144,9 +141,9 @@ def softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -
     (x,) = inputs
     y = out(x.shape, real(x))
     for part, result in blocks(*rows(x, y)):
-        np.subtract(part, part.max(axis=-1, keepdims=True), out=result)
+        np.subtract(part, np.maximum.reduce(part, axis=-1, keepdims=True), out=result)
         np.exp(result, out=result)
-        np.divide(result, result.sum(axis=-1, keepdims=True), out=result)
+        np.divide(result, np.add.reduce(result, axis=-1, keepdims=True), out=result)
     return (y,), 5 * x.size
 
 
@@ -162,7 +159,7 @@ def softmax_slope(inputs: Sequence[Array], factor: float, out: Out) -> Array:
     d_x = out(y.shape, real(y, d_y))
     for part, d_part, result, t in blocks(*rows(y, d_y, d_x), scratch=1):
         np.multiply(part, d_part, out=t)
-        np.subtract(d_part, t.sum(axis=-1, keepdims=True), out=t)
+        np.subtract(d_part, np.add.reduce(t, axis=-1, keepdims=True), out=t)
         np.multiply(t, part, out=result)
         if factor != 1:
             np.multiply(result, factor, out=result)
@@ -201,7 +198,7 @@ def loss_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     """scale x the sum of the losses, a scalar array.  n FLOPs."""
     (loss,) = inputs
     total = out((), real(loss))
-    total[...] = number(attributes, "scale") * loss.sum()
+    total[...] = number(attributes, "scale") * np.add.reduce(loss, axis=None)
     return (total,), loss.size
 
 
@@ -213,22 +210,34 @@ def norm_sq(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -
     return (total,), 2 * g.size
 
 
+@lru_cache(maxsize=4096)
+def _sum(expr: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes over which `sum_to` sums an array of that shape, and the shape of the sums."""
+    (dims,), kept = terms(expr, 1)
+    sizes = extents((dims, shape))
+    if tuple(d for d in dims if d in kept) != kept:
+        raise ValueError(f"{expr!r} is no sum: the output must keep some of the dims in their order")
+    return tuple(i for i, dim in enumerate(dims) if dim not in kept), tuple(sizes[dim] for dim in kept)
+
+
 def _standardise(x: Array, standard: Array, scratch: Array) -> Array:
     """Leave (x - mean) / deviation in `standard`; 1 / deviation, by row."""
     np.subtract(x, _mean(x), out=standard)
     np.multiply(standard, standard, out=scratch)
-    inverse_deviation = 1 / np.sqrt(_mean(scratch) + _EPSILON)
+    inverse_deviation: Array = 1 / np.sqrt(_mean(scratch) + _EPSILON)
     np.multiply(standard, inverse_deviation, out=standard)
-    return np.asarray(inverse_deviation)
+    return inverse_deviation
 
 
 def _inverse_root_mean_square(x: Array, scratch: Array) -> Array:
     np.multiply(x, x, out=scratch)
-    return np.asarray(1 / np.sqrt(_mean(scratch) + _EPSILON))
+    inverse: Array = 1 / np.sqrt(_mean(scratch) + _EPSILON)
+    return inverse
 
 
 def _mean(matrix: Array) -> Array:
-    return np.asarray(np.add.reduce(matrix, axis=-1, keepdims=True) / matrix.shape[-1])
+    mean: Array = np.add.reduce(matrix, axis=-1, keepdims=True) / matrix.shape[-1]
+    return mean
 
 
 def _check_row(x: Array, gamma: Array) -> None:

@@ -19,6 +19,7 @@ Result = tuple[tuple[Array, ...], int]  # outputs, and FLOPs counted from the sh
 Out = Callable[[tuple[int, ...], np.dtype[Any]], Array]  # memory for a result of that shape and dtype, whatever it holds
 
 _REQUIRED = object()
+_FLOAT64 = np.dtype(np.float64)
 
 
 class Kernel(Protocol):
@@ -39,10 +40,17 @@ def real(*arrays: Array) -> np.dtype[Any]:
     >>> real(np.ones(1, np.float32), np.ones(1, np.float32)), real(np.arange(2))
     (dtype('float32'), dtype('float64'))
     """
+    dtype = joint(*arrays)
+    return dtype if dtype.kind == "f" else _FLOAT64
+
+
+def joint(*arrays: Array) -> np.dtype[Any]:
+    """The dtype to which numpy promotes that of these arrays."""
     dtype = arrays[0].dtype
-    if any(array.dtype != dtype for array in arrays[1:]):
-        dtype = np.result_type(*(array.dtype for array in arrays))
-    return dtype if dtype.kind == "f" else np.dtype(np.float64)
+    for array in arrays:
+        if array.dtype != dtype:
+            return np.result_type(*(each.dtype for each in arrays))
+    return dtype
 
 
 def number(attributes: Attributes, name: str, default: object = _REQUIRED) -> float:
@@ -55,6 +63,8 @@ def number(attributes: Attributes, name: str, default: object = _REQUIRED) -> fl
     2.0
     """
     value = attributes.get(name, default)
+    if type(value) is float:  # as nearly always; the question below takes ten times as long
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(_complaint(name, value, "a number"))
     return float(value)
@@ -70,23 +80,36 @@ def integer(attributes: Attributes, name: str, default: object = _REQUIRED) -> i
     0
     """
     value = attributes.get(name, default)
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(_complaint(name, value, "an integer"))
     return int(value)
 
 
-def terms(attributes: Attributes, num_operands: int) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """The named dims of each operand and of the output, from attributes["expr"].
+def expression(attributes: Attributes) -> str:
+    """Attribute "expr".  What follows from it and the shapes of the operands, a kernel keeps by these.
 
     Raises:
-        ValueError: no expression, another number of operands, or a dim twice in one term.
-
-    >>> terms({"expr": "B S D, D F -> B S F"}, 2)
-    ((('B', 'S', 'D'), ('D', 'F')), ('B', 'S', 'F'))
+        ValueError: it is absent or no string.
     """
     expr = attributes.get("expr")
-    if not isinstance(expr, str) or expr.count("->") != 1:
-        raise ValueError(f"attribute 'expr' is {expr!r}, not of the form 'B S D, D F -> B S F'")
+    if not isinstance(expr, str):
+        raise ValueError(_malformed(expr))
+    return expr
+
+
+def terms(expr: str, num_operands: int) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """The named dims of each operand and of the output of an expression.
+
+    Raises:
+        ValueError: it is no expression, has another number of operands, or a dim twice in one term.
+
+    >>> terms("B S D, D F -> B S F", 2)
+    ((('B', 'S', 'D'), ('D', 'F')), ('B', 'S', 'F'))
+    """
+    if expr.count("->") != 1:
+        raise ValueError(_malformed(expr))
     left, right = expr.split("->")
     operands, out = tuple(tuple(term.split()) for term in left.split(",")), tuple(right.split())
     if len(operands) != num_operands:
@@ -96,21 +119,20 @@ def terms(attributes: Attributes, num_operands: int) -> tuple[tuple[tuple[str, .
     return operands, out
 
 
-def extents(*pairs: tuple[tuple[str, ...], Array]) -> dict[str, int]:
-    """The extent of every named dim, read from the arrays that bear it.
+def extents(*pairs: tuple[tuple[str, ...], tuple[int, ...]]) -> dict[str, int]:
+    """The extent of every named dim, read from the shapes of the arrays that bear it.
 
     Raises:
         ValueError: an array has another number of dims than names, or two arrays disagree on a dim.
 
-    >>> import numpy as np
-    >>> extents((("B", "D"), np.zeros((2, 3))), (("D", "F"), np.zeros((3, 5))))
+    >>> extents((("B", "D"), (2, 3)), (("D", "F"), (3, 5)))
     {'B': 2, 'D': 3, 'F': 5}
     """
     found: dict[str, int] = {}
-    for dims, array in pairs:
-        if len(dims) != array.ndim:
-            raise ValueError(f"dims {' '.join(dims)} name {len(dims)} dims, the array has shape {array.shape}")
-        for dim, extent in zip(dims, array.shape, strict=True):
+    for dims, shape in pairs:
+        if len(dims) != len(shape):
+            raise ValueError(f"dims {' '.join(dims)} name {len(dims)} dims, the array has shape {shape}")
+        for dim, extent in zip(dims, shape, strict=True):
             if found.setdefault(dim, extent) != extent:
                 raise ValueError(f"dim {dim} is {found[dim]} in one operand and {extent} in another")
     return found
@@ -122,8 +144,14 @@ def same_shape(*arrays: Array) -> None:
     Raises:
         ValueError: the shapes differ.
     """
-    if any(array.shape != arrays[0].shape for array in arrays):
-        raise ValueError(f"shapes differ: {', '.join(str(array.shape) for array in arrays)}")
+    shape = arrays[0].shape
+    for array in arrays:
+        if array.shape != shape:
+            raise ValueError(f"shapes differ: {', '.join(str(each.shape) for each in arrays)}")
+
+
+def _malformed(expr: object) -> str:
+    return f"attribute 'expr' is {expr!r}, not of the form 'B S D, D F -> B S F'"
 
 
 def _complaint(name: str, value: object, wanted: str) -> str:

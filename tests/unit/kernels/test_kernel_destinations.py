@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_kernel_flops import CASES
 
-from parsim_kernels import KERNELS, attention, blocks
+from parsim_kernels import KERNELS, attention, blocks, lookup
 from parsim_kernels.kernels import OVERLAYS
 from parsim_kernels.pool import Into
 
@@ -69,7 +69,7 @@ def test_float32_gives_float32_near_the_result_in_float64(name: str) -> None:
 def test_blocks_of_two_rows_or_a_few_elements_change_no_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, attributes = drawn(name)
     whole = KERNELS[name](inputs, attributes)[0]
-    for module in (blocks, attention):
+    for module in (blocks, attention, lookup):
         monkeypatch.setattr(module, "BLOCK_BYTES", 72)
     monkeypatch.setattr(attention, "_TILE", 2)
     for result, expected in zip(KERNELS[name](inputs, attributes)[0], whole, strict=True):
@@ -105,6 +105,37 @@ def test_einsum_of_any_layout_and_extents_of_one_equals_numpys_on_small_integers
     ((product,), _) = KERNELS["einsum"](operands, {"expr": f"{' '.join(left)}, {' '.join(right)} -> {' '.join(out)}"}, poisoned)
     assert product.dtype == np.result_type(*(array.dtype for array in operands))
     assert np.array_equal(product, np.einsum(short, *operands))
+
+
+def test_one_expression_fits_any_extents_and_one_pair_of_shapes_any_expression() -> None:
+    rng = np.random.default_rng(0)
+    for rows, summed in ((2, 3), (3, 2), (1, 4), (2, 3)):
+        left, right = rng.integers(-3, 4, (rows, summed)).astype(float), rng.integers(-3, 4, (summed, rows)).astype(float)
+        (product, transposed) = (KERNELS["einsum"]((left, right), {"expr": f"A B, B C -> {out}"})[0][0] for out in ("A C", "C A"))
+        assert np.array_equal(product, left @ right)
+        assert np.array_equal(transposed, (left @ right).T)
+
+
+def test_what_does_not_fit_is_refused_every_time() -> None:
+    x = np.ones((2, 3))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="dim B is 3 in one operand and 2 in another"):
+            KERNELS["einsum"]((x, x), {"expr": "A B, B C -> A C"})
+        with pytest.raises(ValueError, match="is no bias"):
+            KERNELS["bias"]((x, np.ones(3)), {"expr": "A B, B -> B A"})
+        with pytest.raises(ValueError, match="is no sum"):
+            KERNELS["sum_to"]((x,), {"expr": "A B -> B A"})
+
+
+def test_rotary_turns_by_the_angle_of_each_position_whatever_was_turned_before() -> None:
+    rng = np.random.default_rng(0)
+    for offset, length, dtype in ((0, 2, np.float64), (3, 2, np.float64), (0, 4, np.float64), (0, 2, np.float32)):
+        x = rng.normal(size=(2, length, 3, 4)).astype(dtype)
+        angles = np.arange(offset, offset + length)[:, None, None] * np.array([1, 0.01])  # 10000^(-2 i / 4) for i = 0, 1
+        turned = (x[..., :2] + 1j * x[..., 2:]) * np.exp(1j * angles)
+        ((y,), _) = KERNELS["rotary"]((x,), {"offset": offset})
+        assert y.dtype == dtype
+        np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], axis=-1), rtol=0, atol=100 * np.finfo(dtype).eps)
 
 
 # The contractions of a transformer layer, forward and backward, and the matrices that they should be.

@@ -123,6 +123,13 @@ def test_causal_pairs_are_s_times_s_plus_1_over_2(sequence_length: int) -> None:
     assert KERNELS["flash_attention"]((q, k, k), {"scale": 1.0})[1] == 4 * sequence_length * (sequence_length + 1) // 2
 
 
+@pytest.mark.parametrize("num_queries, num_keys, offset", [(3, 5, 0), (3, 5, 2), (3, 5, 4), (3, 5, 9), (5, 3, 0), (130, 150, 20)])
+def test_pairs_are_those_of_keys_that_exist_at_or_before_the_query(num_queries: int, num_keys: int, offset: int) -> None:
+    q, k = ones(1, num_queries, 1, 1, 1), ones(1, num_keys, 1, 1)
+    pairs = sum(key <= query + offset for query in range(num_queries) for key in range(num_keys))
+    assert KERNELS["flash_attention"]((q, k, k), {"scale": 1.0, "query_offset": offset})[1] == 4 * pairs
+
+
 def test_without_a_mask_every_query_meets_every_key() -> None:
     attributes = {"scale": 1.0, "causal": 0}
     assert KERNELS["flash_attention"]((Q, KV, KV), attributes)[1] == 4 * 2 * (3 * 5) * 2 * 2 * 3  # 4 C pairs B K R

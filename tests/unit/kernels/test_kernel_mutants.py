@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import test_kernel_destinations as destinations
+import test_kernel_flops as flops
 import test_pool
 
-from parsim_kernels import blocks, contraction, machine, pointwise, pool
+from parsim_kernels import attention, blocks, contraction, lookup, machine, pointwise, pool
 from parsim_kernels.signature import Array
 
 
 def _memory_is_free_at_once(patch: pytest.MonkeyPatch) -> None:
     right = pool._Loan.__init__
 
-    def loan(self: pool._Loan, block: Array, free: list[Array], *rest: object) -> None:
+    def loan(self: pool._Loan, block: pool.Block, free: list[pool.Block], *rest: object) -> None:
         free.append(block)
         right(self, block, [], *rest)  # type: ignore[arg-type]
 
@@ -59,6 +60,15 @@ def _neighbours_in_the_operand_are_merged(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(contraction, "_groups", lambda dims, operand, out, sizes: [tuple(dims)])
 
 
+def _every_key_is_seen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(attention._Mask, "num_pairs", lambda self: self.num_queries * self.num_keys)
+
+
+def _the_angles_of_the_first_positions_are_kept_for_all(patch: pytest.MonkeyPatch) -> None:
+    right = lookup._turn
+    patch.setattr(lookup, "_turn", lambda offset, *rest: right(0, *rest))
+
+
 def _an_outer_product_in_another_order() -> None:
     left, right = np.arange(8.0).reshape(2, 2, 2), np.array([1.0, 10.0])
     (product,), _ = contraction.einsum((left, right), {"expr": "A B C, D -> C D A B"}, destinations.poisoned)
@@ -78,6 +88,11 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[pytest.Monke
     (
         _neighbours_in_the_operand_are_merged,
         lambda _: _an_outer_product_in_another_order(),
+    ),
+    (_every_key_is_seen, lambda _: flops.test_pairs_are_those_of_keys_that_exist_at_or_before_the_query(3, 5, 2)),
+    (
+        _the_angles_of_the_first_positions_are_kept_for_all,
+        lambda _: destinations.test_rotary_turns_by_the_angle_of_each_position_whatever_was_turned_before(),
     ),
 ]
 
