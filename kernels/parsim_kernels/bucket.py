@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from parsim_kernels.fabric import Chunks
+from parsim_kernels.memory import root_of
 from parsim_kernels.signature import Array, Out, fresh
 
 IN_PLACE = ("all_reduce", "reduce", "broadcast")
@@ -48,13 +49,13 @@ def cut(operation: str, buckets: Sequence[Sequence[Array]], dim: int, group: Seq
 
 
 def cut_own(operation: str, bucket: Sequence[Array], dim: int, position: int, num_ranks: int) -> list[Array | None]:
-    """The chunks of one position alone; whether its shapes fit those of the others shows when they meet."""
+    """The chunks of one position alone."""
     if operation == "reduce_scatter":
-        return [*np.split(bucket[0], num_ranks, axis=dim)]
+        return [*cut_along(bucket[0], dim, num_ranks)]
     if operation == "all_gather":
         return [bucket[0] if chunk == position else None for chunk in range(num_ranks)]
     num_chunks = num_ranks if operation == "all_reduce" else 1
-    return [*np.array_split(np.concatenate([array.reshape(-1) for array in bucket]), num_chunks)]
+    return [*pieces(flat(bucket), num_chunks)]
 
 
 def cut_shards(operation: str, shards: Sequence[Sequence[Array]], flats: Sequence[Sequence[Array]]) -> Chunks:
@@ -68,18 +69,28 @@ def cut_shards(operation: str, shards: Sequence[Sequence[Array]], flats: Sequenc
     >>> cut_shards("all_gather", [[np.zeros(1)], [np.ones(1)]], [[np.zeros(2)], [np.zeros(2)]])
     [[array([0.]), None], [None, array([1.])]]
     """
-    both = enumerate(zip(shards, flats, strict=True))
-    return [cut_own_shards(operation, own, whole, position, len(shards)) for position, (own, whole) in both]
+    num_ranks, chunks = len(shards), Chunks()
+    for position, (own, whole) in enumerate(zip(shards, flats, strict=True)):
+        check_shards(own, whole, num_ranks)
+        gathered = [flat(own) if chunk == position else None for chunk in range(num_ranks)]
+        chunks.append(gathered if operation == "all_gather" else [*cut_flats(whole, num_ranks)])
+    return chunks
 
 
-def cut_own_shards(operation: str, shards: Sequence[Array], flats: Sequence[Array], position: int, num_ranks: int) -> list[Array | None]:
-    """The chunks of one position alone, as in `cut_shards`."""
-    if [num_ranks * shard.size for shard in shards] != [flat.size for flat in flats]:
+def cut_flats(flats: Sequence[Array], num_ranks: int, out: Out = fresh) -> list[Array]:
+    """Copies of the chunks of flat buffers, in memory from `out`."""
+    parts = [array.reshape(num_ranks, -1) for array in flats]
+    return [flat([part[chunk] for part in parts], out) for chunk in range(num_ranks)]
+
+
+def check_shards(shards: Sequence[Array], flats: Sequence[Array], num_ranks: int) -> None:
+    """Raise unless each flat buffer is as long as the shards of all positions together.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if [num_ranks * shard.size for shard in shards] != [whole.size for whole in flats]:
         raise ValueError(f"flat buffers of {[f.size for f in flats]} do not hold {num_ranks} shards of {[s.size for s in shards]}")
-    if operation == "all_gather":
-        return [np.concatenate(shards) if chunk == position else None for chunk in range(num_ranks)]
-    parts = [flat.reshape(num_ranks, -1) for flat in flats]
-    return [np.concatenate([part[chunk] for part in parts]) for chunk in range(num_ranks)]
 
 
 def write_gathered(flats: Sequence[Array], chunks: Sequence[Array | None]) -> None:
@@ -89,9 +100,20 @@ def write_gathered(flats: Sequence[Array], chunks: Sequence[Array | None]) -> No
         ValueError: the transfers left a chunk behind.
     """
     num_ranks = len(chunks)
-    for position in range(num_ranks):
-        own = [flat.reshape(num_ranks, -1)[position] for flat in flats]
-        write_back(own, join([chunks[position]], 0))
+    for position, chunk in enumerate(complete(chunks)):
+        write_back([flat.reshape(num_ranks, -1)[position] for flat in flats], chunk)
+
+
+def complete(chunks: Sequence[Array | None]) -> list[Array]:
+    """The chunks, all of which are there.
+
+    Raises:
+        ValueError: the transfers left a chunk behind.
+    """
+    found = [chunk for chunk in chunks if chunk is not None]
+    if len(found) != len(chunks):
+        raise ValueError(f"the transfers leave {len(chunks) - len(found)} of {len(chunks)} chunks behind")
+    return found
 
 
 def join(chunks: Sequence[Array | None], dim: int, out: Out = fresh) -> Array:
@@ -100,20 +122,93 @@ def join(chunks: Sequence[Array | None], dim: int, out: Out = fresh) -> Array:
     Raises:
         ValueError: the transfers left a chunk behind.
     """
-    complete = [chunk for chunk in chunks if chunk is not None]
-    if len(complete) != len(chunks):
-        raise ValueError(f"the transfers leave {len(chunks) - len(complete)} of {len(chunks)} chunks behind")
-    shape = list(complete[0].shape)
-    shape[dim] = sum(chunk.shape[dim] for chunk in complete)
-    return np.concatenate(complete, axis=dim, out=out(tuple(shape), np.result_type(*(chunk.dtype for chunk in complete))))
+    found = complete(chunks)
+    shape = list(found[0].shape)
+    shape[dim] = sum(chunk.shape[dim] for chunk in found)
+    return np.concatenate(found, axis=dim, out=out(tuple(shape), np.result_type(*(chunk.dtype for chunk in found))))
 
 
-def write_back(bucket: Sequence[Array], flat: Array) -> None:
-    """Write one flat array over the buffers of a bucket."""
+def settle(chunks: Sequence[Array | None], places: Sequence[Array]) -> None:
+    """Write each chunk that does not lie there to its place.
+
+    Raises:
+        ValueError: the transfers left a chunk behind, or one has another shape.
+    """
+    for chunk, place in zip(complete(chunks), places, strict=True):
+        if chunk is place:
+            continue
+        if chunk.shape != place.shape:
+            raise ValueError(f"a chunk of shape {chunk.shape} arrived for one of shape {place.shape}")
+        place[...] = chunk
+
+
+def write_back(bucket: Sequence[Array], flat: Array, *, add: bool = False) -> None:
+    """Write one flat array over the buffers of a bucket, or add it to them."""
     start = 0
     for array in bucket:
-        array[...] = flat[start : start + array.size].reshape(array.shape)
+        part = flat[start : start + array.size].reshape(array.shape)
+        if add:
+            np.add(part, array, out=array)
+        else:
+            array[...] = part
         start += array.size
+
+
+def only(bucket: Sequence[Array]) -> Array | None:
+    """The bucket as a flat view, where its buffers lie one behind the other in one array; else None.
+
+    >>> whole = np.ones(6)
+    >>> only([whole[:4].reshape(2, 2), whole[4:]]).shape, only([whole[4:], whole[:4]]), only([whole[::2]])
+    ((6,), None, None)
+    """
+    first, root = bucket[0], root_of(bucket[0])
+    if len(bucket) == 1:
+        return first.reshape(-1) if first.flags.c_contiguous else None
+    start = end = _address(first)
+    for array in bucket:
+        if _address(array) != end or root_of(array) is not root or array.dtype != root.dtype or not array.flags.c_contiguous:
+            return None
+        end += array.nbytes
+    skipped = (start - _address(root)) // root.itemsize
+    return root.reshape(-1)[skipped : skipped + (end - start) // root.itemsize] if root.flags.c_contiguous else None
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def flat(bucket: Sequence[Array], out: Out = fresh) -> Array:
+    """A copy of the buffers as one flat array, in memory from `out`."""
+    arrays = [array.reshape(-1) for array in bucket]
+    dtype = arrays[0].dtype if len({array.dtype for array in arrays}) == 1 else np.result_type(*(array.dtype for array in arrays))
+    return np.concatenate(arrays, out=out((sum(array.size for array in arrays),), dtype))
+
+
+def pieces(array: Array, num_pieces: int) -> list[Array]:
+    """Views of a flat array, as numpy.array_split cuts it: the first hold one element more.
+
+    >>> pieces(np.arange(5), 3)
+    [array([0, 1]), array([2, 3]), array([4])]
+    """
+    size, longer = divmod(array.size, num_pieces)
+    return [array[i * size + min(i, longer) : (i + 1) * size + min(i + 1, longer)] for i in range(num_pieces)]
+
+
+def cut_along(array: Array, dim: int, num_parts: int) -> list[Array]:
+    """Equal views along a dim.
+
+    Raises:
+        ValueError: the number of parts does not divide the dim.
+
+    >>> cut_along(np.arange(4).reshape(2, 2), -1, 2)[1].tolist()
+    [[1], [3]]
+    """
+    dim %= array.ndim
+    size, rest = divmod(array.shape[dim], num_parts)
+    if rest:
+        raise ValueError(f"{num_parts} ranks do not divide dim {dim} of shape {array.shape}")
+    before = (slice(None),) * dim
+    return [array[(*before, slice(i * size, (i + 1) * size))] for i in range(num_parts)]
 
 
 def _fault(operation: str, bucket: Sequence[Array], first: Sequence[Array], num_ranks: int, dim: int) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from parsim_kernels.signature import Array
+from parsim_kernels.pool import Into
+from parsim_kernels.signature import Array, Out, fresh
 from parsim_kernels.transport.channel import Channel, Incoming, Message, Outgoing
 
 Operator = Literal["copy", "sum", "max"]
 _TAG = -1  # of all messages of collectives
+_REDUCING = ("sum", "max")
 Chunks = list[list[Array | None]]  # by position in the group, then by chunk; None: not there yet
 
 
@@ -28,6 +30,54 @@ class Transfer(NamedTuple):
     dst: int
     chunk: int
     operator: Operator
+
+
+class Step(NamedTuple):
+    """What one process sends and receives in a step."""
+
+    sends: tuple[Transfer, ...]
+    receives: tuple[Transfer, ...]
+    reduced: frozenset[tuple[int, int]]  # (position, chunk) to which all that arrives is added
+    settled: frozenset[tuple[int, int]]  # own ones that may arrive where they shall lie: not sent, and reduced or arriving once
+
+
+class Schedule:
+    """The transfers of a collective in the order of their steps, and the part of each position, which is found once.
+
+    >>> schedule = Schedule([Transfer(1, 1, 0, 0, "copy"), Transfer(0, 0, 1, 0, "sum")])
+    >>> [transfer.step for transfer in schedule], len(schedule.part(0, 2)), schedule.part(0, 2) is schedule.part(0, 2)
+    ([0, 1], 2, True)
+    """
+
+    __slots__ = ("_parts", "_transfers", "senders")
+
+    def __init__(self, transfers: Iterable[Transfer]) -> None:
+        """Sort them; those of a step stay in their order."""
+        self._transfers = tuple(sorted(transfers, key=attrgetter("step")))
+        self.senders = frozenset(transfer.src for transfer in self._transfers)
+        self._parts: dict[tuple[int, int, Operator], tuple[Step, ...]] = {}
+
+    def __iter__(self) -> Iterator[Transfer]:
+        """All of them."""
+        return iter(self._transfers)
+
+    def part(self, position: int, num_ranks: int, operator: Operator = "sum") -> tuple[Step, ...]:
+        """The steps of the process at a position, where "sum" stands for `operator`.  That of position 0 does the part of a switch too."""
+        key = position, num_ranks, operator
+        if key not in self._parts:
+            mine = {position, num_ranks} if num_ranks in self.senders and position == 0 else {position}
+            steps = [_step(list(step), mine, position, operator) for _, step in groupby(self._transfers, key=attrgetter("step"))]
+            self._parts[key] = tuple(step for step in steps if step.sends or step.receives)
+        return self._parts[key]
+
+
+def _step(transfers: list[Transfer], mine: set[int], position: int, operator: Operator) -> Step:
+    asked = [transfer._replace(operator=operator) if transfer.operator == "sum" else transfer for transfer in transfers]
+    sends, receives = [t for t in asked if t.src in mine], [t for t in asked if t.dst in mine]
+    arriving = [(t.dst, t.chunk) for t in receives]
+    reduced = frozenset(arriving) - {(t.dst, t.chunk) for t in receives if t.operator not in _REDUCING}
+    settled = {key for key in arriving if key[0] == position and (key in reduced or arriving.count(key) == 1)}
+    return Step(tuple(sends), tuple(receives), reduced, frozenset(settled - {(t.src, t.chunk) for t in sends}))
 
 
 def run(transfers: Iterable[Transfer], chunks: Chunks, send: Callable[[int, int, Array], None]) -> None:
@@ -62,6 +112,9 @@ def run_one(
     channel: Channel,
     group: Sequence[int],
     *,
+    operator: Literal["sum", "max"] = "sum",
+    places: Sequence[Array | None] = (),
+    out: Out = fresh,
     send: Callable[[int, int, Array], int | None] | None = None,
     arrive: Callable[[int, int, Message], None] | None = None,
 ) -> None:
@@ -70,11 +123,15 @@ def run_one(
     Each rank of the group calls it with all transfers.  The part of a switch that adds is done by the process of position 0.
 
     Args:
-        transfers: those of the whole group.
+        transfers: those of the whole group; a Schedule, where they run more than once.
         position: the caller's in the group.
         chunks: the caller's, by chunk.
         channel: the caller's.
         group: rank in the channel of each position.
+        operator: what "sum" in the transfers stands for.
+        places: where each chunk shall lie, contiguous and apart, maybe where it does already; None or missing: anywhere.  An entry of
+            `chunks` that is not its place in the end could not be written there.
+        out: memory for what arrives elsewhere.
         send: called once a message that leaves this rank, before it leaves; what it returns travels along as `Message.clock`.
         arrive: called with (src, dst, message) once a message that arrives here, in the order of the transfers.
 
@@ -82,24 +139,21 @@ def run_one(
         ValueError: as in `run`.
         TransportError: chunks that are added differ in shape or dtype.
     """
-    in_order, num_ranks = sorted(transfers, key=attrgetter("step")), len(group)
-    everyone: Chunks = [[None] * len(chunks) for _ in range(num_ranks)]
+    num_ranks, rank_of = len(group), [*group, group[0]]
+    nothing: list[Array | None] = [None] * len(chunks)
+    schedule = transfers if isinstance(transfers, Schedule) else Schedule(transfers)
+    everyone: Chunks = [nothing] * num_ranks  # of the others nothing is known, nor asked
     everyone[position] = chunks
-    mine = {position}
-    if any(transfer.src == num_ranks for transfer in in_order):
-        everyone.append([None] * len(chunks))
-        mine |= {num_ranks} if position == 0 else set()
-    rank_of = [*group, group[0]]
-    for _, step in groupby(in_order, key=attrgetter("step")):
-        here = [transfer for transfer in step if transfer.src in mine or transfer.dst in mine]
+    if num_ranks in schedule.senders:
+        everyone.append([*nothing])
+    for step in schedule.part(position, num_ranks, operator):
         sends = []
-        for transfer in (transfer for transfer in here if transfer.src in mine):
+        for transfer in step.sends:
             array = _chunk(everyone, transfer, transfer.src)
             clock = send(transfer.src, transfer.dst, array) if send is not None and transfer.src < num_ranks else None
             sends.append(Outgoing(rank_of[transfer.dst], array, _TAG, clock or 0))
-        arriving = [transfer for transfer in here if transfer.dst in mine]
-        receives = _receives(everyone, arriving, rank_of)
-        for transfer, incoming, message in zip(arriving, receives, channel.exchange(sends, receives), strict=True):
+        receives = [*_receives(step, everyone, rank_of, places, out)]
+        for transfer, incoming, message in zip(step.receives, receives, channel.exchange(sends, receives), strict=True):
             is_applied = incoming.into is not None
             array = message.array if is_applied else _arrived(everyone, transfer, message.array, num_ranks)
             everyone[transfer.dst][transfer.chunk] = array
@@ -107,22 +161,21 @@ def run_one(
                 arrive(transfer.src, transfer.dst, message)
 
 
-def _receives(chunks: Chunks, arriving: Sequence[Transfer], rank_of: Sequence[int]) -> list[Incoming]:
+def _receives(step: Step, chunks: Chunks, rank_of: Sequence[int], places: Sequence[Array | None], out: Out) -> Iterator[Incoming]:
     """A chunk to which all that arrives in this step is added is reduced on arrival; any other message is received whole."""
-    whole = {(t.dst, t.chunk) for t in arriving if t.operator not in ("sum", "max") or _entry(chunks, t, t.dst) is None}
     sums: dict[tuple[int, int], Array] = {}
-    receives = []
-    for transfer in arriving:
-        key = transfer.dst, transfer.chunk
-        if key in whole:
-            receives.append(Incoming(rank_of[transfer.src], _TAG))
-            continue
-        own = sums.get(key)
-        if own is None:
-            own = np.asarray(_chunk(chunks, transfer, transfer.dst), order="C")
-            sums[key] = np.empty(own.shape, own.dtype)
-        receives.append(Incoming(rank_of[transfer.src], _TAG, sums[key], transfer.operator, own))
-    return receives
+    for transfer in step.receives:
+        key, src = (transfer.dst, transfer.chunk), rank_of[transfer.src]
+        place = places[transfer.chunk] if key in step.settled and transfer.chunk < len(places) else None
+        own = _entry(chunks, transfer, transfer.dst)
+        if own is None or key not in step.reduced:
+            yield Incoming(src, _TAG, out=out if place is None else Into([place], out))
+        elif key in sums:
+            yield Incoming(src, _TAG, sums[key], transfer.operator)
+        else:
+            own = np.asarray(own, order="C")
+            sums[key] = out(own.shape, own.dtype) if place is None else place
+            yield Incoming(src, _TAG, sums[key], transfer.operator, own)
 
 
 def _arrived(chunks: Chunks, transfer: Transfer, message: Array, num_ranks: int) -> Array:

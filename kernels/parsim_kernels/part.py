@@ -1,13 +1,16 @@
-"""One rank's part of a collective over a channel: what Machine.communicate and exchange_shards do for all ranks of one process."""
+"""One rank's part of a collective over a channel: what Machine.communicate and exchange_shards do for all ranks of one process.
+
+Messages are received, and reduced, where they shall lie; what else a bucket needs lies in memory of the machine's pool.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from parsim_kernels.bucket import cut_own, cut_own_shards, join, write_back, write_gathered
+from parsim_kernels import bucket as buckets
+from parsim_kernels.bucket import IN_PLACE, cut_along, flat, only, settle, write_back
 from parsim_kernels.fabric import Transfer, run_one
 from parsim_kernels.signature import Array
 
@@ -32,18 +35,17 @@ def communicate(
 ) -> None:
     """The caller's part of a collective among `group`, with the same outcome, bit for bit, and the same counts.
 
-    Arguments and errors as in `Machine.communicate`; `names` are the caller's buffers, and ranks those of the channel.
+    Arguments and errors as in `Machine.communicate`; `names` are the caller's buffers, and ranks those of the channel.  Transfers that
+    run more than once are best a Schedule.
     """
-    rank, position = channel.rank, list(group).index(channel.rank)
-    bucket = [machine.get(rank, name) for name in names]
-    chunks = cut_own(operation, bucket, dim, position, len(group))
-    asked = (t._replace(operator=operator) if t.operator == "sum" else t for t in transfers)
-    _run(machine, channel, operation, axis, group, chunks, asked, itemsize)
-    result = join([chunks[position]] if operation == "reduce_scatter" else chunks, dim if target is not None else 0)
-    if target is None:
-        write_back(bucket, result)
-    else:
-        machine.hold(rank, target, result, itemsize)
+    call = _Call(machine, channel, operation, axis, group, transfers, operator, itemsize)
+    bucket = [machine.get(channel.rank, name) for name in names]
+    if operation in IN_PLACE:
+        _combine(call, bucket)
+        return
+    assert target is not None
+    result = (_scattered if operation == "reduce_scatter" else _gathered)(call, bucket[0], dim)
+    machine.hold(channel.rank, target, result, itemsize)
 
 
 def exchange_shards(
@@ -60,34 +62,119 @@ def exchange_shards(
     add: bool = False,
 ) -> None:
     """The caller's part of `Machine.exchange_shards`; `shards` and `flats` are its own buffers."""
-    rank, position = channel.rank, list(group).index(channel.rank)
-    own, whole = ([machine.get(rank, name) for name in names] for names in (shards, flats))
-    chunks = cut_own_shards(operation, own, whole, position, len(group))
-    _run(machine, channel, operation, axis, group, chunks, transfers, itemsize)
+    call = _Call(machine, channel, operation, axis, group, transfers, "sum", itemsize)
+    own, whole = ([machine.get(channel.rank, name) for name in names] for names in (shards, flats))
+    buckets.check_shards(own, whole, len(group))
     if operation == "all_gather":
-        write_gathered(whole, chunks)
+        _fill(call, own, whole)
+    else:
+        _scatter(call, own, whole, add=add)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A collective, and who takes part."""
+
+    machine: Machine
+    channel: Channel
+    operation: str
+    axis: str
+    group: Sequence[int]
+    transfers: Iterable[Transfer]
+    operator: Literal["sum", "max"]
+    itemsize: int
+
+    @property
+    def position(self) -> int:
+        return self.group.index(self.channel.rank)
+
+    def run(self, chunks: list[Array | None], places: Sequence[Array | None]) -> None:
+        """Execute the caller's messages, and count those that it sends."""
+        sent = 0
+
+        def count(src: int, dst: int, message: Array) -> None:
+            nonlocal sent
+            sent += message.size * self.itemsize
+
+        out = self.machine.pool.take
+        run_one(self.transfers, self.position, chunks, self.channel, self.group, operator=self.operator, places=places, out=out, send=count)
+        ledger = self.machine.ledgers[self.channel.rank]
+        ledger.call(self.axis, self.operation)
+        ledger.send(self.axis, sent)
+
+
+def _combine(call: _Call, bucket: list[Array]) -> None:
+    """all_reduce, reduce and broadcast: in the buffer itself where there is but one."""
+    alone = only(bucket)
+    whole = flat(bucket, call.machine.pool.take) if alone is None else alone
+    places = buckets.pieces(whole, len(call.group) if call.operation == "all_reduce" else 1)
+    chunks: list[Array | None] = [*places]
+    call.run(chunks, places)
+    settle(chunks, places)
+    if alone is None:
+        write_back(bucket, whole)
+
+
+def _gathered(call: _Call, shard: Array, dim: int) -> Array:
+    """The shards of all positions: each arrives in its part of the whole, where that is contiguous and the shards are alike."""
+    num_ranks, position, out = len(call.group), call.position, call.machine.pool.take
+    dim %= shard.ndim
+    whole = out((*shard.shape[:dim], num_ranks * shard.shape[dim], *shard.shape[dim + 1 :]), shard.dtype)
+    parts = cut_along(whole, dim, num_ranks)
+    chunks: list[Array | None] = [None] * num_ranks
+    chunks[position] = shard
+    call.run(chunks, [part if part.flags.c_contiguous else None for part in parts])
+    if any(chunk is None or chunk.shape != shard.shape or chunk.dtype != shard.dtype for chunk in chunks):
+        return buckets.join(chunks, dim, out)
+    settle(chunks, parts)
+    return whole
+
+
+def _scattered(call: _Call, source: Array, dim: int) -> Array:
+    """The own part of the sum of the sources, which stay as they are."""
+    position, out = call.position, call.machine.pool.take
+    parts = cut_along(source, dim, len(call.group))
+    places: list[Array | None] = [None] * len(parts)
+    if not parts[0].flags.c_contiguous:
+        staged = out((len(parts), *parts[0].shape), source.dtype)
+        for i, part in enumerate(parts):
+            staged[i] = part
+        parts = [*staged]
+        places = [*parts]
+    own = places[position] = out(parts[0].shape, source.dtype)
+    chunks: list[Array | None] = [*parts]
+    call.run(chunks, places)
+    settle([chunks[position]], [own])
+    return own
+
+
+def _fill(call: _Call, own: list[Array], whole: list[Array]) -> None:
+    """all_gather: flat buffers from the shards of all positions."""
+    num_ranks, out = len(call.group), call.machine.pool.take
+    shard, alone = only(own), only(whole)
+    chunks: list[Array | None] = [None] * num_ranks
+    chunks[call.position] = flat(own, out) if shard is None else shard
+    if alone is None:
+        call.run(chunks, ())
+        buckets.write_gathered(whole, chunks)
         return
-    result = join([chunks[position]], 0)
-    write_back(own, result + np.concatenate(own) if add else result)
+    places = [*alone.reshape(num_ranks, -1)]
+    call.run(chunks, places)
+    settle(chunks, places)
 
 
-def _run(
-    machine: Machine,
-    channel: Channel,
-    operation: str,
-    axis: str,
-    group: Sequence[int],
-    chunks: list[Array | None],
-    transfers: Iterable[Transfer],
-    itemsize: int,
-) -> None:
-    """Execute the caller's messages, and count those that it sends."""
-    ledger, sent = machine.ledgers[channel.rank], 0
-
-    def count(src: int, dst: int, message: Array) -> None:
-        nonlocal sent
-        sent += message.size * itemsize
-
-    run_one(transfers, list(group).index(channel.rank), chunks, channel, group, send=count)
-    ledger.call(axis, operation)
-    ledger.send(axis, sent)
+def _scatter(call: _Call, own: list[Array], whole: list[Array], *, add: bool) -> None:
+    """reduce_scatter: the own part of the sum of the flat buffers, which stay as they are, in the shards or added to them."""
+    num_ranks, position, out = len(call.group), call.position, call.machine.pool.take
+    shard, alone = only(own), only(whole)
+    places: list[Array | None] = [None] * num_ranks
+    parts = buckets.cut_flats(whole, num_ranks, out) if alone is None else [*alone.reshape(num_ranks, -1)]
+    if alone is None:
+        places = [*parts]
+    if shard is not None and shard.dtype == parts[position].dtype and not add:
+        places[position] = shard
+    chunks: list[Array | None] = [*parts]
+    call.run(chunks, places)
+    (total,) = buckets.complete([chunks[position]])
+    if total is not shard:
+        write_back(own, total, add=add)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol, overload
 
 import numpy as np
@@ -15,6 +16,7 @@ from parsim.cluster.network import SWITCH_ADDS_ABOVE
 from parsim.errors import ParsimError, did_you_mean
 from parsim.registry import Registry
 from parsim_kernels import Transfer
+from parsim_kernels.fabric import Schedule
 
 Count = np.ndarray | int
 
@@ -207,6 +209,12 @@ class PerPlan:
 
     def _select(self, counts: list[Count]) -> Count:
         return np.select([self.index == i for i in range(len(counts))], counts)
+
+
+@lru_cache(maxsize=256)
+def scheduled(algorithm: Collective, operation: str, num_ranks: int, operator: str) -> Schedule:
+    """The transfers of a collective, sorted once for all who execute it again and again."""
+    return Schedule(algorithm.transfers(operation, num_ranks, operator))
 
 
 def num_chunks(operation: str, num_ranks: int) -> int:

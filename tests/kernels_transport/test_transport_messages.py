@@ -25,8 +25,9 @@ def test_a_send_does_not_wait_for_its_receiver_whatever_the_size(ranks: Ranks) -
 
 
 def test_all_to_all_of_8_ranks_with_a_mebibyte_each_does_not_deadlock(ranks: Ranks) -> None:
-    assert 2 * 2**20 > 2 * (256 << 10)  # the messages are longer than all blocks of a pair
-    assert ranks(targets.all_to_all, 8, 2**20) == [True] * 8
+    slot_bytes = 256 << 10
+    assert 2 * slot_bytes < 2**20  # the messages are longer than all blocks of a pair
+    assert ranks(targets.all_to_all, 8, 2**20, slot_bytes=slot_bytes) == [True] * 8
 
 
 @pytest.mark.parametrize("elements", [3, 0, 1024, 12_345])  # fewer bytes than a block, none, whole blocks, and a part of one

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 import numpy.typing as npt
 
-from parsim_kernels.signature import Array
+from parsim_kernels.signature import Array, Out, fresh
 
 Operator = Literal["copy", "sum", "max"]
 
@@ -33,6 +33,7 @@ class Incoming(NamedTuple):
 
     With `into` (contiguous, of the message's shape and dtype) it is written there, block by block as it arrives; `sum` and `max` leave
     there `own` (where None: `into`) combined with the message.  Messages for the same `into` are applied in the order of the list.
+    Without it the message lies in memory of `out`, unless it came before it was asked for.
     """
 
     src: int
@@ -40,6 +41,7 @@ class Incoming(NamedTuple):
     into: Array | None = None
     operator: Operator = "copy"
     own: Array | None = None
+    out: Out = fresh
 
 
 class Channel(Protocol):

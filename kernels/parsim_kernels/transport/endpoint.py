@@ -13,7 +13,7 @@ import numpy.typing as npt
 from parsim_kernels.signature import Array
 from parsim_kernels.transport.channel import Incoming, Message, Outgoing
 from parsim_kernels.transport.errors import TransportError
-from parsim_kernels.transport.message import Arriving, Departing, Slot, raw
+from parsim_kernels.transport.message import Arriving, Departing, Slot, raw, take_whole, write_whole
 from parsim_kernels.transport.wanted import Aside, Wanted
 
 _MESSAGE: Final = "a message of rank {} with tag {}"
@@ -90,19 +90,6 @@ class Endpoint:
 
     def receive(self, src: int, tag: int = 0) -> Message:
         """Wait for the oldest message of that source and tag."""
-        self._check(src)
-        if not self._queues and not self._aside and src != self.rank:  # the usual case, without the bookkeeping of the others
-            idle = 0
-            while (slot := self._wire.peek(src)) is None:
-                idle = self._idle(False, idle, lambda: _MESSAGE.format(src, tag))
-            if idle:
-                self._wire.resume()
-            arriving = Arriving.from_slot(slot, self._wire.slot_bytes)
-            if arriving.tag == tag and arriving.is_one_block:
-                arriving.land(None, None)
-                arriving.take(slot)
-                self._wire.release(src)
-                return Message(arriving.array, arriving.clock)
         return self.exchange((), (Incoming(src, tag),))[0]
 
     def exchange(self, sends: Sequence[Outgoing], receives: Sequence[Incoming]) -> list[Message]:
@@ -110,6 +97,10 @@ class Endpoint:
         for incoming in receives:
             self._check(incoming.src)
         departing = [posted for posted in map(self._post, sends) if posted is not None]
+        if len(receives) == 1 and not self._queues and not self._aside and receives[0].src != self.rank:
+            found = self._next(receives[0])
+            if found is not None:
+                return [found]
         wanted = Wanted(receives, self._aside)
         idle = 0
         while True:
@@ -175,6 +166,18 @@ class Endpoint:
             src, tag = aside[0]
             raise TransportError(f"rank {self.rank} ended without receiving {len(aside)} of its messages: one of rank {src} with tag {tag}")
 
+    def _next(self, incoming: Incoming) -> Message | None:
+        """Wait for a message without the bookkeeping of several; None where the next of its source is another, or is of several blocks."""
+        src, idle = incoming.src, 0
+        while (slot := self._wire.peek(src)) is None:
+            idle = self._idle(False, idle, lambda: _MESSAGE.format(src, incoming.tag))
+        if idle:
+            self._wire.resume()
+        message = take_whole(incoming, slot)
+        if message is not None:
+            self._wire.release(src)
+        return message
+
     def _barrier(self, what: str) -> None:
         ticket, idle = self._wire.arrive(), 0
         while not self._wire.passed(ticket):
@@ -198,15 +201,20 @@ class Endpoint:
             raise TransportError(f"rank {self.rank} asks for rank {rank}; there are {self.num_ranks}")
 
     def _post(self, outgoing: Outgoing) -> Departing | None:
-        self._check(outgoing.dst)
-        if outgoing.dst == self.rank:
-            kept = Message(np.array(raw(outgoing.array)), outgoing.clock)
-            self._aside.setdefault((self.rank, outgoing.tag), deque()).append(kept)
+        """Let a message leave at once if it can; else what is on its way out, and queued."""
+        dst, array, queue = outgoing.dst, raw(outgoing.array), self._queues.get(outgoing.dst)
+        self._check(dst)
+        if dst == self.rank:
+            self._aside.setdefault((dst, outgoing.tag), deque()).append(Message(np.array(array), outgoing.clock))
             return None
+        if queue is None and array.nbytes <= self._wire.slot_bytes:
+            slot = self._wire.free(dst)
+            if slot is not None:
+                self._wire.commit(dst, write_whole(outgoing, array, slot))
+                return None
         departing = Departing(outgoing, self._wire.slot_bytes)
-        queue = self._queues.get(outgoing.dst)
         if queue is None:
-            self._queues[outgoing.dst] = deque((departing,))
+            self._queues[dst] = deque((departing,))
         else:
             queue.append(departing)
         return departing

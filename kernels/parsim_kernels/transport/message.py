@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from parsim_kernels.signature import Array
-from parsim_kernels.transport.channel import Incoming, Operator, Outgoing
+from parsim_kernels.transport.channel import Incoming, Message, Operator, Outgoing
 from parsim_kernels.transport.errors import TransportError
 
 HEADER_BYTES: Final = 192
 _FIXED: Final = Struct("=qqq8sq")  # tag, clock, payload bytes, dtype, dims
 _MAX_DIMS: Final = 16  # extents of 8 bytes that the header holds behind the fixed part
 _EXTENTS: Final = tuple(Struct(f"={num_dims}q") for num_dims in range(_MAX_DIMS + 1))
+_HEADERS: Final = tuple(Struct(f"{_FIXED.format}{num_dims}q") for num_dims in range(_MAX_DIMS + 1))
+_PLAIN: Final = frozenset("?bBhHiIlLqQefd")  # dtypes whose memory a memoryview copies, which takes a third of numpy's time for few bytes
 _OPERATORS: Final = {"sum": np.add, "max": np.maximum}
 
 
@@ -36,11 +38,8 @@ class Departing:
         """Nothing has left; the array is not copied unless its elements lie apart."""
         array = raw(outgoing.array)
         self.dst, self.tag, self.gone, self._offset, self._sent = outgoing.dst, outgoing.tag, False, 0, 0
-        num_dims = array.ndim
-        if num_dims > _MAX_DIMS:
-            raise TransportError(f"an array to rank {self.dst} has {num_dims} dims; a message has at most {_MAX_DIMS}")
-        fixed = _FIXED.pack(self.tag, outgoing.clock, array.nbytes, _code(array.dtype), num_dims)
-        self._header = fixed + _EXTENTS[num_dims].pack(*array.shape)
+        check_dims(outgoing, array)
+        self._header = _HEADERS[array.ndim].pack(self.tag, outgoing.clock, array.nbytes, _code(array.dtype), array.ndim, *array.shape)
         self._data = array.reshape(-1).view(np.uint8)
         self._step = slot_bytes - slot_bytes % (array.itemsize or 1)
 
@@ -78,16 +77,11 @@ class Arriving:
         tag, clock, num_bytes, code, num_dims = _FIXED.unpack_from(slot.header)
         return cls(tag, clock, num_bytes, _dtype(code), _EXTENTS[num_dims].unpack_from(slot.header, _FIXED.size), slot_bytes)
 
-    @property
-    def is_one_block(self) -> bool:
-        """Whether the block with the header is the only one."""
-        return self.left <= self._step
-
     def land(self, index: int | None, incoming: Incoming | None) -> None:
         """Choose the destination: that of the `index`-th Incoming, or a new array."""
         self.index = index
         if incoming is None or incoming.into is None:
-            self.array = np.empty(self.shape, self.dtype)
+            self.array = np.empty(self.shape, self.dtype) if incoming is None else incoming.out(self.shape, self.dtype)
             self._function, self._own = None, None
         else:
             self.array = incoming.into
@@ -109,6 +103,47 @@ class Arriving:
                 self._function(self._own[start:stop], block, out=self._into[start:stop])
             self._offset = stop
             self.left -= num_bytes
+
+
+def write_whole(outgoing: Outgoing, array: Array, slot: Slot) -> int:
+    """Write a message of one block, whose array is that of `raw`; returns its payload [bytes].  As Departing, but for few bytes faster."""
+    check_dims(outgoing, array)
+    num_bytes, dtype = array.nbytes, array.dtype
+    _HEADERS[array.ndim].pack_into(slot.header, 0, outgoing.tag, outgoing.clock, num_bytes, _code(dtype), array.ndim, *array.shape)
+    if num_bytes and dtype.char in _PLAIN and dtype.isnative:
+        slot.payload.data[:num_bytes] = array.data.cast("B")
+    elif num_bytes:
+        slot.payload[:num_bytes] = array.reshape(-1).view(np.uint8)
+    return num_bytes
+
+
+def take_whole(incoming: Incoming, slot: Slot) -> Message | None:
+    """The message in this block, applied; None where it has another tag, or more blocks.  As Arriving, but for few bytes faster."""
+    tag, clock, num_bytes, code, num_dims = _FIXED.unpack_from(slot.header)
+    if tag != incoming.tag or num_bytes > slot.payload.size:
+        return None
+    dtype, shape = _dtype(code), _EXTENTS[num_dims].unpack_from(slot.header, _FIXED.size)
+    if incoming.into is None and dtype.char in _PLAIN and dtype.isnative:
+        array = incoming.out(shape, dtype)
+        if num_bytes:
+            array.data.cast("B")[:] = slot.payload.data[:num_bytes]
+        return Message(array, clock)
+    block = slot.payload[:num_bytes].view(dtype).reshape(shape)
+    if incoming.into is None:
+        array = incoming.out(shape, dtype)
+        array[...] = block
+        return Message(array, clock)
+    return Message(combine(incoming, block), clock)
+
+
+def check_dims(outgoing: Outgoing, array: Array) -> None:
+    """Raise unless a header can describe the array.
+
+    Raises:
+        TransportError: it has too many dims.
+    """
+    if array.ndim > _MAX_DIMS:
+        raise TransportError(f"an array to rank {outgoing.dst} has {array.ndim} dims; a message has at most {_MAX_DIMS}")
 
 
 def raw(array: Array | bytes) -> Array:
@@ -143,14 +178,13 @@ def check_fits(dtype: npt.DTypeLike, shape: tuple[int, ...], incoming: Incoming)
     Raises:
         TransportError: another dtype or shape, or elements that lie apart.
     """
-    what = f"a message of rank {incoming.src} with tag {incoming.tag}"
     for array in (incoming.into, incoming.own):
-        if array is None:
+        if array is None or (array.dtype == dtype and array.shape == shape and array.flags.c_contiguous):
             continue
+        what = f"a message of rank {incoming.src} with tag {incoming.tag}"
         if array.dtype != dtype or array.shape != shape:
             raise TransportError(f"{what} is {dtype} of shape {shape}; it meets {array.dtype} of shape {array.shape}")
-        if not array.flags.c_contiguous:
-            raise TransportError(f"{what} meets an array whose elements lie apart")
+        raise TransportError(f"{what} meets an array whose elements lie apart")
 
 
 def _function(operator: Operator) -> np.ufunc | None:
