@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any, Final
 
 import numpy as np
 
-from parsim.calibrate.gate import Gate
+from parsim.calibrate.gate import Gate, pace_s
 from parsim.calibrate.samples import Samples, Shape
 from parsim.executor import program
+from parsim.executor.bound import BoundCompute
 from parsim.executor.clock import Clock
 from parsim.executor.job import Job
 from parsim.executor.program import Record
@@ -21,7 +22,6 @@ from parsim.executor.worker import Run
 from parsim.model.dims import COMPUTE
 from parsim.model.op_kinds import COSTS
 from parsim.step.holdings import Holding, bucket_elements
-from parsim.step.task import Compute, Segment
 from parsim.step.timing import optimizer_bytes
 from parsim.step.work import law_name, work_of
 from parsim_kernels import Channel, Machine
@@ -44,6 +44,25 @@ class Walk:
     parameter_bytes: int = 0
     overhead_s: float = 0.0  # of the timing itself, between two calls
 
+    def samples(self) -> Iterator[Samples]:
+        """All of them."""
+        for shapes in self.kernels.values():
+            yield from shapes.values()
+        yield from self.between.values()
+
+    def at_pace(self, least_s: float) -> Walk:
+        """What was seen at about the least pace."""
+        kernels = {name: {shape: each.at_pace(least_s) for shape, each in shapes.items()} for name, shapes in self.kernels.items()}
+        return replace(self, kernels=kernels, between={gap: each.at_pace(least_s) for gap, each in self.between.items()})
+
+    def join(self, other: Walk) -> None:
+        """Take in what another walk of the same model saw."""
+        for name, shapes in other.kernels.items():
+            for shape, samples in shapes.items():
+                self.kernels.setdefault(name, {}).setdefault(shape, Samples()).join(samples)
+        for gap, samples in other.between.items():
+            self.between.setdefault(gap, Samples()).join(samples)
+
 
 @dataclass(slots=True)
 class Recorder:
@@ -60,6 +79,8 @@ class Recorder:
     _num_calls: int = 0
     _wait_ns: int = 0
     _end_ns: int = 0
+    _pace_s: float = 0.0  # when the step began
+    _pending: list[tuple[Samples, float, float]] = field(default_factory=list)  # of this step: where to, wall and wait [s]
 
     @property
     def times(self) -> bool:
@@ -68,14 +89,18 @@ class Recorder:
 
     def begin(self) -> None:
         """A step begins."""
-        self._clipped, self._num_calls = False, 0
+        self._clipped, self._num_calls, self._pace_s = False, 0, pace_s()
         self._wait_ns, self._end_ns = self.gate.wait_ns(), time.perf_counter_ns()
 
     def finish(self) -> None:
-        """It has ended."""
+        """It has ended: its samples have the slower pace of its begin and its end."""
         end_ns = time.perf_counter_ns()
         self._sample(self.walk.between.setdefault("last", Samples()), end_ns - self._end_ns, self.gate.wait_ns() - self._wait_ns)
         self.walk.num_calls = self._num_calls
+        pace = max(self._pace_s, pace_s())
+        for samples, wall_s, wait_s in self._pending:
+            samples.add(wall_s, wait_s, pace)
+        self._pending.clear()
 
     def time(self, name: str, shape: Shape, call: Callable[[], None]) -> None:
         """Run a call, and keep how long it took."""
@@ -94,7 +119,7 @@ class Recorder:
         self._num_calls += 1
 
     def _sample(self, samples: Samples, wall_ns: int, wait_ns: int) -> None:
-        samples.add(wall_ns / _NS_PER_S, wait_ns / _NS_PER_S)
+        self._pending.append((samples, wall_ns / _NS_PER_S, wait_ns / _NS_PER_S))
 
 
 def overhead_s(gate: Gate) -> float:
@@ -103,6 +128,7 @@ def overhead_s(gate: Gate) -> float:
     empty.begin()
     for _ in range(_EMPTY_CALLS):
         empty.time("", Shape(0.0, 0.0), lambda: None)
+    empty.finish()
     return float(np.median(empty.walk.between["calls"].seconds or [0.0]))
 
 
@@ -112,11 +138,11 @@ class TimedRank(Rank):
     recorder: Recorder
     shapes: dict[int, tuple[str, Shape]]  # law and work of a task, by its identity
 
-    def compute(self, instance: str, segment: Segment, m: int, task: Compute, ps: int) -> None:
+    def compute(self, instance: str, m: int, bound: BoundCompute) -> None:
         """As Rank has it, timed."""
-        if id(task) not in self.shapes:
-            self.shapes[id(task)] = law_name(task), Shape.of(work_of(task, self.job.sizes))
-        self.recorder.time(*self.shapes[id(task)], lambda: Rank.compute(self, instance, segment, m, task, ps))
+        if id(bound.task) not in self.shapes:
+            self.shapes[id(bound.task)] = law_name(bound.task), Shape.of(work_of(bound.task, self.job.sizes))
+        self.recorder.time(*self.shapes[id(bound.task)], lambda: Rank.compute(self, instance, m, bound))
 
 
 class TimedMachine(Machine):
@@ -165,6 +191,7 @@ class Trainer:
     def step(self, *, timed: bool) -> None:
         """One step, to warm up or with its calls timed."""
         self.recorder.on = timed
+        next(self._ended)  # it begins
         self.recorder.begin()
         next(self._ended)
         if timed:

@@ -27,7 +27,7 @@ class Clock:
 
     def run(self, names: Iterable[str], ps: int) -> None:
         """A kernel that reads these buffers."""
-        self.compute = self.after(names) + ps
+        self.compute = (self.after(names) if self.ready else self.compute) + ps
 
     def post(self, direction: str, ps: int) -> int:
         """An eager message; its time of arrival."""

@@ -37,7 +37,7 @@ class Score:
 def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """Every weight by instance and name, from the parts that each rank holds after an update."""
     shardings = {(s.name, w.name): w.sharding for s in job.step.segments for w in s.weights}
-    instances = {instance: segment for number in range(job.num_ranks) for instance, segment in _rank(job, number).held()}
+    instances = {instance: segment for number in range(job.num_ranks) for instance, segment in _rank(job, number).held}
     pieces: dict[str, dict[_Region, dict[int, Array]]] = {}
     for number, held in enumerate(by_rank):
         at = coordinates(number, job.degrees)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from parsim.collectives import Collective
 from parsim.data import Dataset
@@ -41,6 +41,7 @@ class Job:
     values: Values
     training: Training
     dtype_bytes: Mapping[str, int]
+    _algorithms: dict[tuple[str, str, int, int], Collective] = field(init=False, default_factory=dict)  # by what is asked
 
     @classmethod
     def of(
@@ -94,8 +95,11 @@ class Job:
         elements = sum(machine.get(number, name).size for name in need.names)
         if need.operation == "all_gather" and not need.shards:
             elements *= len(need.members)
-        payload_bytes = elements * need.itemsize
-        return algorithm(need.operation, need.axis, payload_bytes, self.sizes, self.market, num_ranks=len(need.members))
+        asked = need.operation, need.axis, elements * need.itemsize, len(need.members)
+        if asked not in self._algorithms:
+            operation, axis, payload_bytes, num_ranks = asked
+            self._algorithms[asked] = algorithm(operation, axis, payload_bytes, self.sizes, self.market, num_ranks=num_ranks)
+        return self._algorithms[asked]
 
     def extent(self, dim: str) -> int:
         """Extent of a whole dim."""

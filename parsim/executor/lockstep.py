@@ -9,7 +9,7 @@ from parsim.errors import ScheduleError
 from parsim.executor import program
 from parsim.executor.clock import Clock
 from parsim.executor.job import Job
-from parsim.executor.need import Awaited, Ended, Meeting, Need
+from parsim.executor.need import Awaited, Begun, Ended, Meeting, Need
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
 from parsim.executor.values import Array
@@ -55,11 +55,10 @@ def _drive(ranks: list[Rank], programs: list[Iterator[Need]], mail: Mail, told: 
     while runnable:
         for number in runnable:
             need = next(programs[number], None)
-            while isinstance(need, Ended):
-                ended.setdefault(need.step, {})[number] = need
-                if len(ended[need.step]) == len(ranks) and told:
-                    parts = [ended[need.step][rank.number] for rank in ranks]
-                    told(need.step, sum(part.loss or 0.0 for part in parts), [part.weights for part in parts if part.weights is not None])
+            while isinstance(need, Begun | Ended):
+                if isinstance(need, Ended):
+                    ended.setdefault(need.step, {})[number] = need
+                    _tell(ranks, ended[need.step], told)
                 need = next(programs[number], None)
             if need is None:
                 continue
@@ -70,6 +69,13 @@ def _drive(ranks: list[Rank], programs: list[Iterator[Need]], mail: Mail, told: 
     if waiting:
         stuck = "; ".join(f"rank {number} at {need}" for number, need in sorted(waiting.items())[:4])
         raise ScheduleError(f"ranks wait for one another: {stuck}")
+
+
+def _tell(ranks: list[Rank], ended: Mapping[int, Ended], told: Told | None) -> None:
+    """What a step came to, when all ranks have ended it."""
+    if told and len(ended) == len(ranks):
+        parts = [ended[rank.number] for rank in ranks]
+        told(parts[0].step, sum(part.loss or 0.0 for part in parts), [part.weights for part in parts if part.weights is not None])
 
 
 def _released(ranks: list[Rank], waiting: dict[int, Need], meetings: dict[tuple[object, ...], dict[int, Meeting]], mail: Mail) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a rank's program yields: a collective it has reached, a message it awaits, or that a step has ended."""
+"""What a rank's program yields: that a step begins, a collective it has reached, a message it awaits, or that a step has ended."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from parsim.executor.values import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """This rank begins a step; it goes on at once."""
+
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +52,4 @@ class Ended:
     weights: Mapping[str, Array] | None = None  # its parts after the update, in steps that are evaluated
 
 
-Need = Meeting | Awaited | Ended
+Need = Begun | Meeting | Awaited | Ended

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from parsim.executor.finish import finish, owned, prepare
-from parsim.executor.need import Ended, Need
+from parsim.executor.need import Begun, Ended, Need
 from parsim.executor.rank import Rank
 from parsim.executor.values import Array
 from parsim.schedules import ordered
@@ -33,6 +33,7 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
     prepare(rank)
     rank.machine.ledgers[rank.number].reset_peak()
     for rank.step in range(num_steps):
+        yield Begun(rank.step)
         if rank.step:
             _clear(rank)
         yield from _step(rank, record, is_last=rank.step == num_steps - 1)
@@ -64,7 +65,7 @@ def _clear(rank: Rank) -> None:
     """Zeros in what a step sums: gradients, the loss and the gradient norm."""
     zero = rank.job.step.structure.zero_stage
     part = "" if zero == 0 else ".flat" if zero == 1 else ".shard"
-    totals = [f"{instance}/{total.name}" for instance, segment in rank.held() for total in segment.totals]
+    totals = [f"{instance}/{total.name}" for instance, segment in rank.held for total in segment.totals]
     for name in (*(f"{i}/d_{w.name}{part}" for i, _, w in owned(rank)), *totals, "gradient_norm"):
         rank.machine.get(rank.number, name)[...] = 0
 

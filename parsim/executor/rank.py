@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from parsim.executor.bound import BoundCompute, BoundMeeting, Pass, bind
 from parsim.executor.clock import Clock
 from parsim.executor.job import Attributes, Job
 from parsim.executor.need import Awaited, Meeting, Need
@@ -18,8 +19,11 @@ from parsim.model.dims import COMPUTE
 from parsim.parallel.mesh import coordinates, group
 from parsim.schedules import Action
 from parsim.step.holdings import own_weights
-from parsim.step.task import Communicate, Compute, Operand, Segment, Weight, allocates, reads
+from parsim.step.task import Compute, Segment, Weight
 from parsim_kernels import Machine
+
+if TYPE_CHECKING:
+    from parsim.executor.finish import End
 
 
 class Wire(Protocol):
@@ -40,13 +44,18 @@ class Rank:
     clock: Clock
     wire: Wire
     inputs_seen: dict[int, Array] = field(default_factory=dict)  # gradient of the embedding's output, by micro_batch
+    ends: tuple[End, ...] = ()  # of a step; bound in the first
     step: int = 0  # of those that run, the present one
     at: dict[str, int] = field(init=False)  # coordinates on the mesh
+    held: tuple[tuple[str, Segment], ...] = field(init=False)  # all copies of segments on this rank
+    _passes: dict[tuple[str, int, bool], Pass] = field(init=False, default_factory=dict)  # by instance, micro_batch and direction
     _lasting: dict[tuple[str, str], str | None] = field(init=False, default_factory=dict)
     _attributes: dict[int, Attributes] = field(init=False, default_factory=dict)  # by the identity of a task of the Step
 
     def __post_init__(self) -> None:
         self.at = coordinates(self.number, self.job.degrees)
+        stages = range(self.at["pp"], self.job.num_stages, self.job.degrees["pp"])
+        self.held = tuple(copy for stage in stages for copy in self.instances(stage))
 
     @property
     def updater(self) -> int:
@@ -63,10 +72,6 @@ class Rank:
         if stage == self.job.num_stages - 1:
             found.append(("head", self.job.step.head))
         return found
-
-    def held(self) -> list[tuple[str, Segment]]:
-        """All copies of segments on this rank."""
-        return [i for stage in range(self.at["pp"], self.job.num_stages, self.job.degrees["pp"]) for i in self.instances(stage)]
 
     def lasting(self, instance: str, segment: Segment, name: str) -> str | None:
         """The full name of a weight, a weight's gradient or a total; None for an activation."""
@@ -117,55 +122,41 @@ class Rank:
             self.machine.rename(self.number, carried, f"{instance}/{m}/{name}")
         if not forward and segment.name == "embedding":
             self.inputs_seen[m] = self.machine.get(self.number, f"{instance}/{m}/d_y").copy()
-        tasks = segment.forward if forward else segment.backward
-        prices = (self.job.prices.forward if forward else self.job.prices.backward)[segment.name]
-        floor = (self.job.prices.forward_floor if forward else self.job.prices.backward_floor)[segment.name]
-        start = self.clock.compute
-        for index, task in enumerate(tasks):
-            ps = int(prices[index][0])
-            if isinstance(task, Compute):
-                self.compute(instance, segment, m, task, ps)
+        start, key = self.clock.compute, (instance, m, forward)
+        if key not in self._passes:
+            self._passes[key] = bind(self, instance, segment, m, forward)
+        for bound in self._passes[key].tasks:
+            if isinstance(bound, BoundMeeting):
+                yield bound.meeting
             else:
-                yield from self.communicate(instance, segment, m, task, ps, ("F" if forward else "B", index))
-            self.machine.free(self.number, *(self.full(instance, segment, m, name) for name in task.frees))
-        self.clock.join(start, int(floor[0]))
+                self.compute(instance, m, bound)
+            self.machine.free(self.number, *bound.frees)
+        self.clock.join(start, self._passes[key].floor_ps)
         if not leaving:
             return ""
         return f"{instance}/{m}/{segment.y.name if forward and segment.y else segment.d_x}"
 
-    def compute(self, instance: str, segment: Segment, m: int, task: Compute, ps: int) -> None:
+    def attributes(self, task: Compute) -> Attributes:
+        """What a kernel is told besides its inputs, the same in every pass."""
+        if id(task) not in self._attributes:
+            self._attributes[id(task)] = self.job.attributes(task, self.at)
+        return self._attributes[id(task)]
+
+    def compute(self, instance: str, m: int, bound: BoundCompute) -> None:
         """Run one kernel, and move the clock by its price."""
-
-        def named(operands: tuple[Operand, ...]) -> list[str]:
-            return [self.full(instance, segment, m, o.name) for o in operands]
-
-        itemsizes = [self.job.itemsize(o.dtype) for o in task.outputs]
-        if task.kernel == "draw":
-            self.draw(instance, m, task.outputs[0], named(task.outputs)[0])
+        if bound.call.kernel == "draw":
+            self.draw(instance, m, bound)
         else:
-            if id(task) not in self._attributes:
-                self._attributes[id(task)] = self.job.attributes(task, self.at)
-            attributes = self._attributes[id(task)]
-            flags = {"accumulate": task.accumulate, "in_place": task.in_place}
-            self.machine.compute(self.number, task.kernel, named(task.inputs), named(task.outputs), itemsizes, attributes, **flags)
-        self.clock.run([self.full(instance, segment, m, name) for name in reads(task)], ps)
+            bound.call.run(self.machine, self.number, bound.attributes)
+        self.clock.run(bound.reads, bound.ps)
 
-    def draw(self, instance: str, m: int, operand: Operand, name: str) -> None:
+    def draw(self, instance: str, m: int, bound: BoundCompute) -> None:
         """Bring a drawn tensor to life: this rank's part of it."""
+        operand = bound.task.outputs[0]
         shape = [self.job.extent(dim) for dim in operand.dims]
         whole = self.job.values.drawn(instance, operand.name, self.step * self.job.num_micro_batches + m, shape)
         part = shard(whole, operand.sharding, self.job.degrees, self.at)
-        self.machine.hold(self.number, name, part, self.job.itemsize(operand.dtype))
-
-    def communicate(self, instance: str, segment: Segment, m: int, task: Communicate, ps: int, index: tuple[object, ...]) -> Iterator[Need]:
-        """Reach a collective, and wait for the others."""
-        source = self.full(instance, segment, m, task.source.name)
-        target = self.full(instance, segment, m, task.target.name) if allocates(task) else None
-        stream = "beside" if task.asynchronous else "compute"
-        members = group(self.number, task.axis, self.job.degrees)
-        key = (task.axis, members, instance, m, *index)
-        itemsize = self.job.itemsize(task.source.dtype)
-        yield Meeting(key, members, task.operation, task.axis, (source,), target, task.dim, task.operator, itemsize, ps, stream)
+        self.machine.hold(self.number, bound.call.outputs[0], part, bound.call.itemsizes[0])
 
     def receive(self, name: str, stage: int) -> Iterator[Need]:
         """Wait for a message of a stage, and gather it where it comes in shards."""
@@ -196,7 +187,7 @@ class Rank:
 
     def loss(self) -> float | None:
         """This rank's part of the step's loss; None where it holds none, or the same as another."""
-        if not any(instance == "head" for instance, _ in self.held()):
+        if not any(instance == "head" for instance, _ in self.held):
             return None
         summed = {"pp", *self.job.step.head.totals[0].sharding.partial}
         if any(self.at[axis] for axis in self.at if axis not in summed):

@@ -8,11 +8,12 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from parsim.collectives import scheduled
 from parsim.data import Dataset
 from parsim.executor import program
 from parsim.executor.clock import Clock
 from parsim.executor.job import Job
-from parsim.executor.need import Awaited, Ended, Meeting
+from parsim.executor.need import Awaited, Begun, Ended, Meeting
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
 from parsim.model.dims import COMPUTE
@@ -57,16 +58,16 @@ class Report:
     wall_s: list[float] = field(default_factory=list)
 
 
-def work(channel: Channel, run: Run, watch: Callable[[], None] = lambda: None) -> Report:
-    """All steps of the rank that this channel belongs to; rank 0 reports (step, loss) after each.  `watch` is called where a step's
-    wall time begins, and where it ends."""
+def work(channel: Channel, run: Run, begins: Callable[[], None] = lambda: None, ends: Callable[[], None] = lambda: None) -> Report:
+    """All steps of the rank that this channel belongs to; rank 0 reports (step, loss) after each.
+
+    All ranks begin a step's wall time together.  `begins` is called before it, and `ends` after it.
+    """
     job = run.job()
     machine = Machine(job.num_buffers)
     rank = Rank(channel.rank, job, machine, Clock(), _Post(channel))
     report = Report(Record(machine.ledgers[channel.rank]))
-    channel.barrier()
-    watch()
-    start = time.perf_counter()
+    start = 0.0
     for need in program.run(rank, run.num_steps, report.record, run.evaluate_every):
         if isinstance(need, Meeting):
             _meet(rank, channel, need, clocks=run.clocks)
@@ -74,12 +75,14 @@ def work(channel: Channel, run: Run, watch: Callable[[], None] = lambda: None) -
             message = channel.receive(need.src, _tag(need.name))
             machine.hold(rank.number, need.name, message.array, need.itemsize)
             rank.clock.compute = max(rank.clock.compute, message.clock)
+        elif isinstance(need, Begun):
+            begins()
+            channel.barrier()
+            start = time.perf_counter()
         else:
             report.wall_s.append(time.perf_counter() - start)
-            watch()
+            ends()
             _tell(channel, rank, need)
-            watch()
-            start = time.perf_counter()
     return report
 
 
@@ -108,7 +111,7 @@ def _meet(rank: Rank, channel: Channel, need: Meeting, *, clocks: bool) -> None:
     end = _latest(channel, need.members, come) + need.ps if clocks else come
     rank.clock.leave(end, need.stream, need.target or need.names[0])
     machine = rank.machine
-    transfers = rank.job.algorithm(need, machine, rank.number).transfers(need.operation, len(need.members), need.operator)
+    transfers = scheduled(rank.job.algorithm(need, machine, rank.number), need.operation, len(need.members), need.operator)
     if need.shards:
         exchange_shards(
             machine,

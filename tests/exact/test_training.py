@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,11 +20,13 @@ from parsim.estimator.estimate import group_of
 from parsim.estimator.totals import rank_sent_bytes
 from parsim.executor import finish
 from parsim.executor.evaluate import Score, whole_weights
+from parsim.executor.rank import Rank
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Array, Values
 from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario, Training, load
+from parsim.step.task import Weight
 from training_by_hand import accuracy_by_hand, adam_by_hand
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -190,16 +193,17 @@ def _first_epoch(self: Dataset, step: int, global_batch: int, seed: int) -> NDAr
     return _ROWS(self, step % self.steps_per_epoch(global_batch), global_batch, seed)
 
 
-_DRAWN, _ROWS, _SETTINGS = Values.drawn, Dataset.rows, finish._settings
+_DRAWN, _ROWS, _CLIP = Values.drawn, Dataset.rows, finish._clip
+
+
+def _without_clip(rank: Rank, instance: str, weight: Weight) -> tuple[object, ...]:
+    return (*_CLIP(rank, instance, weight)[:2], {"max_norm": math.inf})
+
+
 # What a wrong training may do, the object and the name that are replaced, and the steps after which it must show.
 MUTANTS = {
-    "Adam takes each step for the first": (
-        finish,
-        "_settings",
-        lambda rank: {**_SETTINGS(rank), "step": 1},
-        3,
-    ),
-    "long gradients are not shortened": (finish, "_KERNELS", {**finish._KERNELS, "clip": lambda rank, instance, weight: None}, 3),
+    "Adam takes each step for the first": (finish, "_now", lambda rank: {"step": 1}, 3),
+    "long gradients are not shortened": (finish, "_KERNELS", {**finish._KERNELS, "clip": _without_clip}, 3),
     "every micro_batch has the sequences of the first": (Values, "drawn", _first_micro_batch, 1),
     "every epoch has the order of the first": (Dataset, "rows", _first_epoch, 23),
 }
