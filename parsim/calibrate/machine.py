@@ -104,11 +104,7 @@ def _accelerator(
         "kernels": {fit.name: _kernel(fit.law) for fit in kernels},
         "busy_kernels": {fit.name: _kernel(fit.law) for fit in busy_kernels},
         "source": {
-            "kernels": f"{source}: one core at work",
-            "busy_kernels": f"{source}: all cores at work",
-            "peak": f"{source}: the fastest multiplication",
-            "hbm_bandwidth": f"{source}: the fastest kernel",
-            "hbm_capacity": "the machine's memory, shared evenly by its cores",
+            **dict.fromkeys(("kernels", "busy_kernels", "peak", "hbm_bandwidth", "hbm_capacity"), source),
             **dict.fromkeys(("gemm", "attention", "elementwise"), _UNUSED),
         },
     }  # fmt: skip

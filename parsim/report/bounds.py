@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from parsim import catalog, units
-from parsim.cluster.accelerator import Accelerator
+from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.collectives import named, reference
 from parsim.collectives.alpha_beta import alpha_beta_s
@@ -19,6 +20,7 @@ from parsim.step.count import flops, hbm_bytes
 from parsim.step.sizes import Sizes
 from parsim.step.task import Compute
 from parsim.step.timing import ACCUMULATION_FACTOR, Market, adds_to_gradient, gemm_alignment, gemm_bytes
+from parsim.step.work import Work, law_name, work_of
 
 Lines = Iterator[tuple[str, str]]
 _KINDS: Final[Mapping[type, str]] = {Accelerator: "accelerators", Node: "nodes", Fabric: "fabrics"}
@@ -28,6 +30,9 @@ _UNSTATED = "stated in the scenario, without a source"
 def kernel_bound(task: Compute, sizes: Sizes, market: Market) -> Lines:
     """What bounds a kernel: compute, HBM or launch, whichever is longest alone; then its constants."""
     device = market.cluster.node.accelerator
+    if law_name(task) in device.kernels:
+        yield from own_law_bound(device, law_name(task), [work_of(task, sizes)])
+        return
     family = COSTS[task.kernel].family
     work, traffic = int(flops(task, sizes)[0]), int(hbm_bytes(task, sizes)[0])
     if family == "gemm":
@@ -69,6 +74,29 @@ def elementwise_bound(device: Accelerator, traffic: float, *, launched: bool) ->
     start = f"{_s(law.launch_s)} to launch" if launched else "no launch of its own"
     yield "reached", f"{law.memory_efficiency:.3g} of HBM; {start} [{cite(device, 'elementwise')}]"
     yield _bandwidth(device)
+
+
+def own_law_bound(device: Accelerator, name: str, calls: Iterable[Work]) -> Lines:
+    """What bounds equal or unequal calls of a kernel that was measured by itself: the largest summand of its law."""
+    law, every = device.kernels[name], list(calls)
+
+    def total_s(**kept: Any) -> float:
+        free = KernelLaw(**kept)
+        return float(sum(float(np.ravel(each.seconds(free))[0]) for each in every))
+
+    parts = {
+        "the calls themselves": total_s(call_s=law.call_s, matrix_s=law.matrix_s),
+        "compute": total_s(flops_per_s=law.flops_per_s),
+        "memory": total_s(bytes_per_s=law.bytes_per_s, written_bytes_per_s=law.written_bytes_per_s, knees=law.knees),
+    }
+    yield "bound by", _longest(parts)
+    rates = {"FLOP/s": law.flops_per_s, "bytes/s": law.bytes_per_s}
+    reached = [f"at most {units.format(rate, unit)}" for unit, rate in rates.items() if math.isfinite(rate)]
+    busy = "; while all devices of the node work, by another law" if name in device.busy_kernels else ""
+    yield (
+        "reached",
+        f"{', '.join([f'{_s(law.call_s)} a call', *reached])}, as `{name}` was measured by itself{busy} [{cite(device, 'kernels')}]",
+    )
 
 
 def collective_bound(market: Market, operation: str, elements: int, itemsize_bytes: int, num_ranks: int, stride: int) -> Lines:

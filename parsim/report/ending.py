@@ -10,11 +10,12 @@ from parsim import units
 from parsim.estimator.group import Group
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
-from parsim.report.bounds import cite, collective_bound, elementwise_bound, host_bound
+from parsim.report.bounds import cite, collective_bound, elementwise_bound, host_bound, own_law_bound
 from parsim.step.holdings import bucket_elements
 from parsim.step.structure import HOST
 from parsim.step.task import Finish
 from parsim.step.timing import boundary_bytes, finish_ps, optimizer_bytes
+from parsim.step.work import finish_work
 
 Notes = Iterator[tuple[str, list[tuple[str, str]]]]
 BOUNDARY = "boundary"
@@ -44,6 +45,9 @@ def _finish_lines(group: Group, work: Finish, rank: int) -> Iterator[tuple[str, 
         traffic = float(elements * optimizer_bytes(work, group.step, sizes))
         if work.on_host:
             yield from host_bound(cluster.node, traffic, over_link=False)
+        elif work.kernel in cluster.node.accelerator.kernels:
+            calls = finish_work(group.step, work, sizes, group.holding(rank), optimizer_bytes(work, group.step, sizes))
+            yield from own_law_bound(cluster.node.accelerator, work.kernel, calls)
         else:
             yield from elementwise_bound(cluster.node.accelerator, traffic, launched=True)
         return

@@ -124,6 +124,20 @@ def test_a_collective_cites_the_law_alone(gpt3: Scenario) -> None:
         assert law in said and other not in said
 
 
+def test_a_kernel_that_was_measured_by_itself_is_explained_by_its_own_law() -> None:
+    law = {"call": "1 ms", "rate": "1 MFLOP/s", "bandwidth": "1 GB/s"}
+    device = {"base": "a100-sxm4-80gb", "name": "mine", "kernels": {"einsum": law, "adam": law}, "source": {"kernels": "clocked here"}}
+    node = {"base": "dgx-a100-80gb", "accelerator": device, "devices_per_node": 1}
+    batch = {"global_batch": 1, "sequence_length": 16}
+    scenario = from_mapping({"model": "tiny-gpt", "cluster": {"node": node}, "batch": batch, "plans": {"one": {}}})
+    gemm, update = explain(scenario, "one", "up_gemm")[0], explain(scenario, "one", "update")[0]
+    # 2 x 16 rows x 32 x 128 = 131,072 FLOPs at a million a second.
+    assert line(gemm, "bound by").startswith("compute (the calls themselves 1 ms, compute 131 ms,")
+    assert line(gemm, "reached").startswith("1 ms a call, at most 1 MFLOP/s, at most 1 GB/s, as `einsum` was measured by itself [")
+    assert "clocked here" in line(gemm, "reached")
+    assert "as `adam` was measured by itself" in line(update, "reached")
+
+
 def test_only_a_reduction_has_an_operator() -> None:
     plans = {"a": {"tensor_parallel": 2, "sequence_parallel": True}}
     node = {"base": "dgx-a100-80gb", "devices_per_node": 2}
