@@ -11,10 +11,11 @@ from parsim.calibrate import fit, links, models
 from parsim.calibrate.fit import KernelFit
 from parsim.calibrate.links import LinkFit, Transferred
 from parsim.calibrate.machine import node_row, num_cores
-from parsim.calibrate.samples import Samples
+from parsim.calibrate.samples import Samples, least_pace_s
 from parsim.calibrate.walk import Walk, sample_kernels
 from parsim.cluster.cluster import Cluster
 from parsim.errors import ParsimError
+from parsim.executor.worker import Run
 from parsim.scenario.rows import read
 from parsim_kernels import TransportError, launch
 
@@ -46,15 +47,40 @@ def calibrate(seconds: float = SECONDS, *, progress: Progress | None = None) -> 
     cores, dtypes = num_cores(), {name: read("dtypes", name) for name in catalog.names("dtypes")}
     runs = list(models.runs(Cluster(read("nodes", _ANY_NODE)), dtypes))
     alone_s, busy_s, links_s = (share * seconds for share in (_SHARES if cores > 1 else (1.0, 0.0, 0.0)))
-    alone: list[list[Walk]] = _launched(sample_kernels, 1, (runs, alone_s), seconds, "one core", progress)
-    busy: list[list[Walk]] = _launched(sample_kernels, cores, (runs, busy_s), seconds, "all cores", progress) if busy_s else []
+    alone = _walked(runs, 1, alone_s, seconds, "one core", progress)
+    busy = _walked(runs, cores, busy_s, seconds, "all cores", progress) if busy_s else []
     exchanges: dict[Transferred, Samples] = {}
     for ranks in sorted({2, cores}) if links_s else []:
         for _ in range(_TRIES):  # an exchange needs several quiet cores at once
             links.gather(_launched(links.sample_links, ranks, (links_s,), seconds, f"{ranks} cores that talk", progress), exchanges)
-            if not links.lacking(exchanges):
+            if not links.lacking(_at_pace(exchanges)):
                 break
-    return fitted(alone[0], [walk for walks in busy for walk in walks], exchanges)
+    return fitted(alone, busy, _at_pace(exchanges))
+
+
+def _walked(runs: Sequence[Run], num_ranks: int, share_s: float, seconds: float, what: str, progress: Progress | None) -> list[Walk]:
+    """What was seen at full pace by ranks that train at the same time, each a walk a model; again while too much of it was slow."""
+    found: list[Walk] = []
+    for _ in range(_TRIES):
+        ranks: list[list[Walk]] = _launched(sample_kernels, num_ranks, (runs, share_s), seconds, what, progress)
+        walks = [walk for walks in ranks for walk in walks]
+        for have, more in zip(found, walks, strict=False):
+            have.join(more)
+        found = found or walks
+        least_s = least_pace_s(samples for walk in found for samples in walk.samples())
+        kept = [walk.at_pace(least_s) for walk in found]
+        if not fit.lacking(kept):
+            break
+    return kept
+
+
+def _at_pace(exchanges: Mapping[Transferred, Samples]) -> dict[Transferred, Samples]:
+    """The exchanges at full pace, which is that of as many busy cores."""
+    by_ranks: dict[int, list[Samples]] = {}
+    for exchange, samples in exchanges.items():
+        by_ranks.setdefault(exchange.num_ranks, []).append(samples)
+    least_s = {num_ranks: least_pace_s(found) for num_ranks, found in by_ranks.items()}
+    return {exchange: samples.at_pace(least_s[exchange.num_ranks]) for exchange, samples in exchanges.items()}
 
 
 def fitted(alone: Sequence[Walk], busy: Sequence[Walk], exchanges: Mapping[Transferred, Samples]) -> Calibration:

@@ -43,9 +43,7 @@ def gathered(walks: Iterable[Walk]) -> dict[str, dict[Shape, Samples]]:
     for walk in walks:
         for name, shapes in walk.kernels.items():
             for shape, samples in shapes.items():
-                both = found.setdefault(name, {}).setdefault(shape, Samples())
-                both.seconds += samples.seconds
-                both.num_dropped += samples.num_dropped
+                found.setdefault(name, {}).setdefault(shape, Samples()).join(samples)
     return found
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsim import units
-from parsim.calibrate.gate import Gate
+from parsim.calibrate.gate import Gate, pace_s
 from parsim.calibrate.nnls import relative_fit
 from parsim.calibrate.samples import Samples, rounded
 from parsim.cluster.link import CollectiveLaw
-from parsim.collectives import choose, reference
+from parsim.collectives import choose, reference, scheduled
 from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
 from parsim_kernels import Channel, Machine
 from parsim_kernels.part import communicate
@@ -41,7 +41,7 @@ class Transferred:
     payload_bytes: int
 
 
-Exchanges = dict[Transferred, list[tuple[float, float]]]  # (wall, wait) of a rank [s], in order
+Exchanges = dict[Transferred, list[tuple[float, float, float]]]  # (wall, wait, pace) of a rank [s], in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,14 @@ def sample_links(channel: Channel, seconds: float) -> Exchanges:
     return found
 
 
-def _timed(channel: Channel, gate: Gate, act: Callable[[], None]) -> tuple[float, float]:
-    """Wall and wait of one exchange that all ranks begin together [s]."""
+def _timed(channel: Channel, gate: Gate, act: Callable[[], None]) -> tuple[float, float, float]:
+    """Wall and wait of one exchange that all ranks begin together, and the pace of this core before it [s]."""
+    pace = pace_s()
     channel.barrier()
     waited, start_ns = gate.wait_ns(), time.perf_counter_ns()
     act()
     wall_ns = time.perf_counter_ns() - start_ns
-    return wall_ns / _NS_PER_S, (gate.wait_ns() - waited) / _NS_PER_S
+    return wall_ns / _NS_PER_S, (gate.wait_ns() - waited) / _NS_PER_S, pace
 
 
 def _exchanges(channel: Channel, machine: Machine, payloads: Sequence[int]) -> Iterator[tuple[Transferred, Callable[[], None]]]:
@@ -99,7 +100,7 @@ def _exchanges(channel: Channel, machine: Machine, payloads: Sequence[int]) -> I
 
 def _collect(channel: Channel, machine: Machine, operation: str, payload_bytes: int) -> None:
     ranks = tuple(range(channel.num_ranks))
-    transfers = choose(operation, num_ranks=len(ranks), payload_bytes=payload_bytes).transfers(operation, len(ranks), "sum")
+    transfers = scheduled(choose(operation, num_ranks=len(ranks), payload_bytes=payload_bytes), operation, len(ranks), "sum")
     target = None if operation == "all_reduce" else "y"
     communicate(machine, channel, operation, "dp", ranks, ["x"], target, transfers, itemsize=_ITEMSIZE)
     if target:
@@ -116,13 +117,14 @@ def _pass_on(channel: Channel, array: NDArray[np.float32]) -> None:
 
 
 def gather(by_rank: Sequence[Exchanges], found: dict[Transferred, Samples]) -> None:
-    """Add to `found` the samples of all ranks as one: as long as the slowest, and clean where every rank's is."""
+    """Add to `found` the samples of all ranks as one: as long, as late and as slow as the worst of them."""
     for exchange in by_rank[0]:
         halves = 2 if exchange.operation == MESSAGE else 1
         ranks = by_rank[:2] if exchange.operation == MESSAGE else by_rank
         samples = found.setdefault(exchange, Samples())
         for seen in zip(*(one[exchange] for one in ranks), strict=True):
-            samples.add(max(wall for wall, _ in seen) / halves, max(wait for _, wait in seen) / halves)
+            wall, wait, pace = (max(each) for each in zip(*seen, strict=True))
+            samples.add(wall / halves, wait / halves, pace)
 
 
 def lacking(samples: Mapping[Transferred, Samples]) -> tuple[str, ...]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from parsim.calibrate.gate import is_clean
+from parsim.calibrate.gate import MOST_PACE, is_clean
 from parsim.step.work import Work
 
 ENOUGH: Final = 5  # clean samples of a shape
 DIGITS: Final = 4  # of a fitted coefficient
-# Of the clean samples of a shape: neighbours on the other cores slow memory, and no gate sees that; the least of many is a lucky one.
-_QUANTILE: Final = 0.25
+_TRIMMED: Final = 0.1  # of the clean samples, at either end
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,31 @@ class Shape:
 
 @dataclass(slots=True)
 class Samples:
-    """Clean samples of one shape [s], and how many were dropped."""
+    """Clean samples of one shape [s], how many were dropped, and the pace of the cores beside each that was kept [s]."""
 
     seconds: list[float] = field(default_factory=list)
     num_dropped: int = 0
+    paces: list[float] = field(default_factory=list)
 
-    def add(self, wall_s: float, wait_s: float) -> None:
-        """Keep a sample, or drop it."""
+    def add(self, wall_s: float, wait_s: float, pace_s: float) -> None:
+        """Keep a sample, or drop it for what it waited."""
         if is_clean(wall_s, wait_s):
             self.seconds.append(wall_s)
+            self.paces.append(pace_s)
         else:
             self.num_dropped += 1
+
+    def join(self, others: Samples) -> None:
+        """Take in more samples of the same."""
+        self.seconds += others.seconds
+        self.num_dropped += others.num_dropped
+        self.paces += others.paces
+
+    def at_pace(self, least_s: float) -> Samples:
+        """Those that were taken at about the least pace; the others are dropped too."""
+        kept = [(wall, pace) for wall, pace in zip(self.seconds, self.paces, strict=True) if pace <= MOST_PACE * least_s]
+        slow = len(self.seconds) - len(kept)
+        return Samples([wall for wall, _ in kept], self.num_dropped + slow, [pace for _, pace in kept])
 
     @property
     def enough(self) -> bool:
@@ -54,8 +68,14 @@ class Samples:
 
     @property
     def typical_s(self) -> float:
-        """A low quantile of the clean ones [s]."""
-        return float(np.quantile(self.seconds, _QUANTILE))
+        """The mean of the clean ones but for the least and the most [s]: means add up from calls to steps, quantiles do not."""
+        cut = math.ceil(_TRIMMED * len(self.seconds))
+        return float(np.mean(sorted(self.seconds)[cut : len(self.seconds) - cut]))
+
+
+def least_pace_s(samples: Iterable[Samples]) -> float:
+    """The pace of cores that nobody slowed [s]; nan where nothing was kept."""
+    return min((pace for each in samples for pace in each.paces), default=float("nan"))
 
 
 def rounded(value: float) -> float:

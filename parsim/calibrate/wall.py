@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from parsim.calibrate.gate import Gate
+import numpy as np
+
+from parsim.calibrate.gate import Gate, pace_s
 from parsim.calibrate.machine import num_cores
 from parsim.calibrate.models import DTYPE, PRECISION
-from parsim.calibrate.samples import ENOUGH, Samples
+from parsim.calibrate.samples import ENOUGH, Samples, least_pace_s
 from parsim.cluster.cluster import Cluster, Node
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
@@ -20,10 +22,13 @@ from parsim_kernels import Channel, TransportError, launch
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
+Case = tuple[Any, ...]  # what is timed; its last element is how many ranks it has
+Step = tuple[float, float, float]  # its wall time, how long it waited for a core meanwhile, and its pace [s]
 _NS_PER_S: Final = 1e9
-_WARM: Final = 2  # steps that do not count: weights are drawn in the first, and memory is touched
+_WARM: Final = 2  # steps that do not count: names are resolved and memory is touched; nor does the last, which keeps gradients
 _STEPS: Final = (10, 400)  # the fewest and most
 _PATIENCE: Final = 60.0  # seconds beyond what the steps should take
+_LONGEST: Final = 1800.0  # seconds that the first steps may take, of which nobody knows yet how long they are
 RULE: Final = (
     f"measured: {PRECISION}, a process a rank, one BLAS thread each; predicted: dtype {DTYPE} on this machine, no communication beside "
     "compute (the ranks wait for it)"
@@ -55,13 +60,24 @@ def timed(scenario: Scenario, node: Node, seconds: float = 5.0, *, progress: Cal
         ParsimError: the node has no peak for what is computed in, a worker died, or processes cannot share memory here.
     """
     here = on(scenario, node)
+    samples: dict[str, Samples] = {}
     for name, plan in here.plans.items():
-        if plan.num_devices > num_cores():
+        if plan.num_devices <= num_cores():
+            if progress:
+                progress(name)
+            samples[name] = sampled(here, name, seconds)
+    kept = at_pace({(name, here.plans[name].num_devices): each for name, each in samples.items()})
+    for name, plan in here.plans.items():
+        if name in samples:
+            yield verdict(name, here, kept[name, plan.num_devices])
+        else:
             yield Timed(name, plan.num_devices, skipped=f"{plan.num_devices} ranks, but {num_cores()} cores")
-            continue
-        if progress:
-            progress(name)
-        yield verdict(name, here, sampled(here, name, seconds))
+
+
+def at_pace(samples: Mapping[Case, Samples]) -> dict[Case, Samples]:
+    """The samples at full pace, which is the least that was seen of as many busy cores; a case ends with its number of ranks."""
+    least_s = {ranks: least_pace_s(each for case, each in samples.items() if case[-1] == ranks) for ranks in {case[-1] for case in samples}}
+    return {case: each.at_pace(least_s[case[-1]]) for case, each in samples.items()}
 
 
 def on(scenario: Scenario, node: Node) -> Scenario:
@@ -89,33 +105,54 @@ def sampled(here: Scenario, plan: str, seconds: float) -> Samples:
     Raises:
         ParsimError: a worker died, or processes cannot share memory here.
     """
-    market, step_s, num_ranks = Market(here.cluster, here.stack, here.batch), predicted_s(here, plan), here.plans[plan].num_devices
-    num_steps = _WARM + min(max(int(seconds / step_s), _STEPS[0]), _STEPS[1])
+    fewest, most = _STEPS
+    found = _launched(here, plan, fewest, _LONGEST)
+    step_s = float(np.median([wall_s for wall_s, _, _ in found]))
+    more = min(int(seconds / step_s), most) - fewest
+    if more > 0:
+        found += _launched(here, plan, more, _PATIENCE + 20.0 * more * step_s)
+    samples = Samples()
+    for sample in found:
+        samples.add(*sample)
+    return samples
+
+
+def _launched(here: Scenario, plan: str, num_steps: int, deadline_s: float) -> list[Step]:
+    """So many steps of processes, each with what the worst of its ranks saw."""
+    market, itemsize = Market(here.cluster, here.stack, here.batch), dict(here.itemsize_bytes)
     run = Run(
         here.model,
         market,
         here.plans[plan],
-        dict(here.itemsize_bytes),
+        itemsize,
         here.seed,
-        num_steps,
+        _WARM + num_steps + 1,
         training=here.training,
         precision=PRECISION,
         clocks=False,
     )
     try:
-        ranks = launch(_steps, num_ranks, "shared_memory", (run,), deadline_s=_PATIENCE + 20.0 * num_steps * step_s)
+        ranks = launch(_steps, here.plans[plan].num_devices, "shared_memory", (run,), deadline_s=deadline_s)
     except TransportError as error:
         raise ParsimError(f"plan '{plan}': the run ended: {error}") from error
-    samples = Samples()
-    for seen in list(zip(*ranks, strict=True))[_WARM:]:
-        samples.add(max(wall for wall, _ in seen), max(wait for _, wait in seen))
-    return samples
+    by_step: Iterator[tuple[Step, ...]] = zip(*(steps[_WARM:-1] for steps in ranks), strict=True)
+    return [tuple(max(each) for each in zip(*seen, strict=True)) for seen in by_step]
 
 
-def _steps(channel: Channel, run: Run) -> list[tuple[float, float]]:
-    """The wall time of each step on this rank, and how long it waited for a core meanwhile [s]; a target for `launch`."""
-    gate, waits = Gate(), list[int]()
-    report = work(channel, run, watch=lambda: waits.append(gate.wait_ns()))
+def _steps(channel: Channel, run: Run) -> list[Step]:
+    """What this rank saw of each step; a target for `launch`."""
+    gate, paces, waits = Gate(), list[float](), list[int]()
+
+    def begins() -> None:
+        paces.append(pace_s())
+        waits.append(gate.wait_ns())
+
+    def ends() -> None:
+        waits.append(gate.wait_ns())
+        paces.append(pace_s())
+
+    report = work(channel, run, begins, ends)
     gate.close()
-    waited = [(end - start) / _NS_PER_S for start, end in zip(waits[::2], waits[1::2], strict=False)]
-    return list(zip(report.wall_s, waited, strict=True))
+    waited = [(end - start) / _NS_PER_S for start, end in zip(waits[::2], waits[1::2], strict=True)]
+    slower = [max(both) for both in zip(paces[::2], paces[1::2], strict=True)]
+    return list(zip(report.wall_s, waited, slower, strict=True))

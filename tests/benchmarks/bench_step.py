@@ -98,22 +98,17 @@ def torch_steps(channel: Channel, num_steps: int) -> Seen:
     return found
 
 
-def added(total: Samples, some: Samples) -> None:
-    total.seconds += some.seconds
-    total.num_dropped += some.num_dropped
-
-
 def test_a_step_of_hidden_size_512() -> None:
     here, has_torch = scenario(), importlib.util.find_spec("torch") is not None
     steps = {name: Samples() for name in ("one", "dp2", *(["torch"] if has_torch else []))}
     gemms = [Samples() for _ in SHAPES]
     for _ in range(ROUNDS):
         for total, seen in zip(gemms, launch(products, 1, "shared_memory")[0], strict=True):
-            added(total, joined([seen]))
+            total.join(joined([seen]))
         for name in ("one", "dp2"):
-            added(steps[name], sampled(here, name, SECONDS))
+            steps[name].join(sampled(here, name, SECONDS))
         if has_torch:
-            added(steps["torch"], joined(launch(torch_steps, 1, "shared_memory", (10,))))
+            steps["torch"].join(joined(launch(torch_steps, 1, "shared_memory", (10,))))
     rates = [2 * m * k * n / s for (m, k, n), each in zip(SHAPES, gemms, strict=True) if (s := least_s(each)) is not None]
     least = {name: least_s(each) for name, each in steps.items()}
     gemm_s = matmul_flops() / max(rates) if rates else None

@@ -17,7 +17,7 @@ import pytest
 from parsim.calibrate import calibrate
 from parsim.calibrate.machine import built, load_node, num_cores
 from parsim.calibrate.samples import Samples
-from parsim.calibrate.wall import RULE, Timed, on, sampled, verdict
+from parsim.calibrate.wall import RULE, Timed, at_pace, on, sampled, verdict
 from parsim.cluster.cluster import Node
 from parsim.scenario import Scenario, from_mapping
 
@@ -104,10 +104,9 @@ def test_step_times_of_unseen_models() -> None:
     for _ in range(ROUNDS):
         for (model, name), scenario in cases.items():
             if len(samples[model, name].seconds) < PLENTY:
-                found = sampled(scenario, name, SECONDS_A_PLAN)
-                samples[model, name].seconds += found.seconds
-                samples[model, name].num_dropped += found.num_dropped
-    verdicts = {case: verdict(case[1], cases[case], samples[case]) for case in cases}
+                samples[model, name].join(sampled(scenario, name, SECONDS_A_PLAN))
+    kept = at_pace({(*case, scenario.plans[case[1]].num_devices): samples[case] for case, scenario in cases.items()})
+    verdicts = {case[:2]: verdict(case[1], cases[case[:2]], each) for case, each in kept.items()}
     for (model, name), each in verdicts.items():
         seen = f"SKIP: {each.skipped}" if each.error is None else f"{each.measured_s * 1e3:8.2f} ms {each.error:+7.1%}"
         counts = f"{each.num_kept} of {each.num_kept + each.num_dropped} clean"

@@ -25,7 +25,7 @@ def joined(ranks: Iterable[Seen]) -> Samples:
     """Samples of what all ranks did together: as long as the slowest, and clean where all are."""
     found = Samples()
     for seen in zip(*ranks, strict=True):
-        found.add(max(wall for wall, _ in seen), max(wait for _, wait in seen))
+        found.add(max(wall for wall, _ in seen), max(wait for _, wait in seen), 0.0)  # the least of many is at full pace anyway
     return found
 
 

@@ -8,6 +8,7 @@ from parsim.calibrate.samples import ENOUGH, Samples, Shape
 from parsim.calibrate.walk import Walk
 
 CALL_S, FLOP_S, BYTE_S = 2e-5, 1e-11, 1e-10
+PACE_S = 5e-5
 BETWEEN_S, OVERHEAD_S = 5e-6, 3e-6
 START_S, WIRE_BYTE_S = 4e-6, 2.5e-10
 NAMES = ("add", "einsum", "adam")
@@ -18,7 +19,7 @@ def shapes() -> list[Shape]:
 
 
 def many(seconds: float, num_dropped: int = 0) -> Samples:
-    return Samples([seconds] * ENOUGH, num_dropped)
+    return Samples([seconds] * ENOUGH, num_dropped, [PACE_S] * ENOUGH)
 
 
 def walk(slowdown: float = 1.0) -> Walk:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from calibrations import calibration, many
+from calibrations import PACE_S, calibration, many
 from typer.testing import CliRunner, Result
 
 from parsim.calibrate import wall
@@ -77,7 +77,7 @@ def test_verify_time_sets_a_prediction_against_the_clock(here: Path, monkeypatch
 @pytest.mark.parametrize(("cores", "reason"), [(2, "1 of 9 samples are clean, 5 are needed"), (1, "2 ranks, but 1 cores")])
 def test_what_could_not_be_measured_is_a_skip_with_its_reason(here: Path, monkeypatch: pytest.MonkeyPatch, cores: int, reason: str) -> None:
     monkeypatch.setattr(wall, "num_cores", lambda: cores)
-    monkeypatch.setattr(wall, "sampled", lambda scenario, plan, seconds: Samples([2e-3], 8))
+    monkeypatch.setattr(wall, "sampled", lambda scenario, plan, seconds: Samples([2e-3], 8, [PACE_S]))
     result = call("verify", "a.yaml", "--time", "--machine", "machine.yaml")
     assert result.exit_code == 0, result.output
     assert set(reason.split()) <= set(result.stdout.split()) and "SKIP:" in result.stdout  # a narrow terminal folds the sentence

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from calibrations import BETWEEN_S, BYTE_S, CALL_S, FLOP_S, NAMES, START_S, WIRE_BYTE_S, calibration, exchanges, many, walk
+from calibrations import BETWEEN_S, BYTE_S, CALL_S, FLOP_S, NAMES, PACE_S, START_S, WIRE_BYTE_S, calibration, exchanges, many, walk
 
 from parsim.calibrate import fit, links
 from parsim.calibrate.calibration import fitted
@@ -50,14 +50,14 @@ def test_a_collective_is_fitted_in_the_bytes_of_its_ring() -> None:
 
 
 def test_too_few_clean_samples_give_no_row_and_name_what_lacks_them() -> None:
-    poor = Walk({"add": {Shape(1.0, float(n)): Samples([1e-5], 9) for n in range(4)}}, walk().between, 4)
+    poor = Walk({"add": {Shape(1.0, float(n)): Samples([1e-5], 9, [PACE_S]) for n in range(4)}}, walk().between, 4)
     found = fitted([poor], [walk()], {**exchanges(), next(iter(exchanges())): many(1e-3)})
     assert found.lacking == ("add",)
     assert not found.row and not found.kernels
 
 
 def test_gaps_that_nobody_saw_clean_are_lacking_too() -> None:
-    unseen = replace(walk(), between={"first": Samples([1e-5], 9), "calls": many(1e-5)})
+    unseen = replace(walk(), between={"first": Samples([1e-5], 9, [PACE_S]), "calls": many(1e-5)})
     assert fitted([unseen], [walk()], exchanges()).lacking == ("the gaps between calls",)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from parsim.calibrate import samples as kept
-from parsim.calibrate.gate import Gate, is_clean
-from parsim.calibrate.samples import ENOUGH, Samples
+from parsim.calibrate.gate import Gate, is_clean, pace_s
+from parsim.calibrate.samples import ENOUGH, Samples, least_pace_s
 from parsim.errors import ParsimError
 
 
@@ -40,7 +40,7 @@ def test_a_sample_may_wait_one_hundredth_of_its_time() -> None:
 def filled() -> Samples:
     samples = Samples()
     for wait_s in (0.0, 0.5, 0.009, 0.2, 0.0):
-        samples.add(1.0, wait_s)
+        samples.add(1.0, wait_s, 1.0)
     return samples
 
 
@@ -53,7 +53,19 @@ def test_a_gate_that_lets_everything_through_is_noticed(monkeypatch: pytest.Monk
     assert (len(filled().seconds), filled().num_dropped) != (3, 2)
 
 
-def test_what_is_typical_is_a_low_quantile_of_the_clean_samples() -> None:
-    samples = Samples([5.0, 1.0, 2.0, 3.0, 4.0])
-    assert samples.typical_s == 2.0  # the second of five: a quarter lies below
+def test_a_core_at_half_its_pace_gives_no_samples() -> None:
+    fast, slow = Samples([1.0, 2.0], 3, [5e-5, 1e-4]), Samples([4.0], 0, [5.9e-5])
+    assert least_pace_s([fast, slow]) == 5e-5
+    kept = [each.at_pace(5e-5) for each in (fast, slow)]
+    assert [(each.seconds, each.num_dropped) for each in kept] == [([1.0], 4), ([4.0], 0)]  # 5.9 is within a fifth of 5
+
+
+def test_the_pace_is_the_time_of_real_work() -> None:
+    assert 0.0 < pace_s() < 0.1
+
+
+def test_what_is_typical_is_the_mean_without_the_least_and_the_most_tenth() -> None:
+    samples = Samples([90.0, 1.0, 2.0, 3.0, 7.0])
+    assert samples.typical_s == 4.0  # of 2, 3 and 7: a tenth of five is less than one sample, so one goes at either end
+    assert Samples([float(n) for n in range(20)] + [1e9]).typical_s == 10.0  # of 3 to 17: three of 21 go at either end
     assert samples.enough and not Samples([1.0] * (ENOUGH - 1)).enough

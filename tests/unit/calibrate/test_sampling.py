@@ -59,8 +59,11 @@ def test_ranks_agree_on_what_they_exchanged_and_the_slowest_counts() -> None:
 
 def test_an_exchange_takes_as_long_as_its_slowest_rank_and_is_dropped_where_one_waited() -> None:
     exchange, message = Transferred("all_reduce", 2, 8), Transferred(MESSAGE, 2, 8)
-    ranks = [{exchange: [(1.0, 0.0), (1.0, 0.5)], message: [(4.0, 0.0)]}, {exchange: [(2.0, 0.0), (1.0, 0.0)], message: [(3.0, 0.0)]}]
+    ranks = [
+        {exchange: [(1.0, 0.0, 5.0), (1.0, 0.5, 5.0)], message: [(4.0, 0.0, 5.0)]},
+        {exchange: [(2.0, 0.0, 7.0), (1.0, 0.0, 5.0)], message: [(3.0, 0.0, 5.0)]},
+    ]
     found: dict[Transferred, links.Samples] = {}
     links.gather(ranks, found)
-    assert (found[exchange].seconds, found[exchange].num_dropped) == ([2.0], 1)
+    assert found[exchange] == links.Samples([2.0], 1, [7.0])  # and at the pace of the slower core
     assert found[message].seconds == [2.0]  # there and back
