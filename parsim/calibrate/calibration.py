@@ -11,7 +11,7 @@ from parsim.calibrate import fit, links, models
 from parsim.calibrate.fit import KernelFit
 from parsim.calibrate.links import LinkFit, Transferred
 from parsim.calibrate.machine import node_row, num_cores
-from parsim.calibrate.samples import Samples, least_pace_s
+from parsim.calibrate.samples import Samples, at_full_pace, least_pace_s
 from parsim.calibrate.walk import Walk, sample_kernels
 from parsim.cluster.cluster import Cluster
 from parsim.errors import ParsimError
@@ -49,13 +49,14 @@ def calibrate(seconds: float = SECONDS, *, progress: Progress | None = None) -> 
     alone_s, busy_s, links_s = (share * seconds for share in (_SHARES if cores > 1 else (1.0, 0.0, 0.0)))
     alone = _walked(runs, 1, alone_s, seconds, "one core", progress)
     busy = _walked(runs, cores, busy_s, seconds, "all cores", progress) if busy_s else []
-    exchanges: dict[Transferred, Samples] = {}
+    exchanges, kept = dict[Transferred, Samples](), dict[Transferred, Samples]()
     for ranks in sorted({2, cores}) if links_s else []:
         for _ in range(_TRIES):  # an exchange needs several quiet cores at once
             links.gather(_launched(links.sample_links, ranks, (links_s,), seconds, f"{ranks} cores that talk", progress), exchanges)
-            if not links.lacking(_at_pace(exchanges)):
+            kept = at_full_pace(exchanges, lambda exchange: exchange.num_ranks)
+            if not links.lacking(kept):
                 break
-    return fitted(alone, busy, _at_pace(exchanges))
+    return fitted(alone, busy, kept)
 
 
 def _walked(runs: Sequence[Run], num_ranks: int, share_s: float, seconds: float, what: str, progress: Progress | None) -> list[Walk]:
@@ -72,15 +73,6 @@ def _walked(runs: Sequence[Run], num_ranks: int, share_s: float, seconds: float,
         if not fit.lacking(kept):
             break
     return kept
-
-
-def _at_pace(exchanges: Mapping[Transferred, Samples]) -> dict[Transferred, Samples]:
-    """The exchanges at full pace, which is that of as many busy cores."""
-    by_ranks: dict[int, list[Samples]] = {}
-    for exchange, samples in exchanges.items():
-        by_ranks.setdefault(exchange.num_ranks, []).append(samples)
-    least_s = {num_ranks: least_pace_s(found) for num_ranks, found in by_ranks.items()}
-    return {exchange: samples.at_pace(least_s[exchange.num_ranks]) for exchange, samples in exchanges.items()}
 
 
 def fitted(alone: Sequence[Walk], busy: Sequence[Walk], exchanges: Mapping[Transferred, Samples]) -> Calibration:

@@ -19,6 +19,7 @@ from parsim.cluster.link import CollectiveLaw
 from parsim.collectives import choose, reference, scheduled
 from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
 from parsim_kernels import Channel, Machine
+from parsim_kernels.fabric import Schedule
 from parsim_kernels.part import communicate
 
 _NS_PER_S: Final = 1e9
@@ -93,14 +94,15 @@ def _exchanges(channel: Channel, machine: Machine, payloads: Sequence[int]) -> I
         for operation in _OPERATIONS:
             own = elements // ranks if operation == "all_gather" else elements
             machine.hold(rank, "x", np.ones(own, np.float32), _ITEMSIZE)
-            yield Transferred(operation, ranks, elements * _ITEMSIZE), partial(_collect, channel, machine, operation, elements * _ITEMSIZE)
+            exchange = Transferred(operation, ranks, elements * _ITEMSIZE)
+            algorithm = choose(operation, num_ranks=ranks, payload_bytes=exchange.payload_bytes)
+            yield exchange, partial(_collect, channel, machine, operation, scheduled(algorithm, operation, ranks, "sum"))
             machine.free(rank, "x")
         yield Transferred(MESSAGE, ranks, elements * _ITEMSIZE), partial(_pass_on, channel, np.ones(elements, np.float32))
 
 
-def _collect(channel: Channel, machine: Machine, operation: str, payload_bytes: int) -> None:
+def _collect(channel: Channel, machine: Machine, operation: str, transfers: Schedule) -> None:
     ranks = tuple(range(channel.num_ranks))
-    transfers = scheduled(choose(operation, num_ranks=len(ranks), payload_bytes=payload_bytes), operation, len(ranks), "sum")
     target = None if operation == "all_reduce" else "y"
     communicate(machine, channel, operation, "dp", ranks, ["x"], target, transfers, itemsize=_ITEMSIZE)
     if target:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
 from parsim.calibrate.gate import MOST_PACE, is_clean
 from parsim.step.work import Work
 
+Case = TypeVar("Case")  # what is timed
 ENOUGH: Final = 5  # clean samples of a shape
 DIGITS: Final = 4  # of a fitted coefficient
 _TRIMMED: Final = 0.1  # of the clean samples, at either end
@@ -40,6 +41,7 @@ class Samples:
     seconds: list[float] = field(default_factory=list)
     num_dropped: int = 0
     paces: list[float] = field(default_factory=list)
+    num_slow: int = 0  # of those dropped: for their pace; the others waited for a core
 
     def add(self, wall_s: float, wait_s: float, pace_s: float) -> None:
         """Keep a sample, or drop it for what it waited."""
@@ -54,12 +56,13 @@ class Samples:
         self.seconds += others.seconds
         self.num_dropped += others.num_dropped
         self.paces += others.paces
+        self.num_slow += others.num_slow
 
     def at_pace(self, least_s: float) -> Samples:
         """Those that were taken at about the least pace; the others are dropped too."""
         kept = [(wall, pace) for wall, pace in zip(self.seconds, self.paces, strict=True) if pace <= MOST_PACE * least_s]
         slow = len(self.seconds) - len(kept)
-        return Samples([wall for wall, _ in kept], self.num_dropped + slow, [pace for _, pace in kept])
+        return Samples([wall for wall, _ in kept], self.num_dropped + slow, [pace for _, pace in kept], self.num_slow + slow)
 
     @property
     def enough(self) -> bool:
@@ -76,6 +79,12 @@ class Samples:
 def least_pace_s(samples: Iterable[Samples]) -> float:
     """The pace of cores that nobody slowed [s]; nan where nothing was kept."""
     return min((pace for each in samples for pace in each.paces), default=float("nan"))
+
+
+def at_full_pace(samples: Mapping[Case, Samples], num_busy: Callable[[Case], int]) -> dict[Case, Samples]:
+    """The samples of each case at full pace, which is the least that was seen of as many busy cores."""
+    least_s = {n: least_pace_s(each for case, each in samples.items() if num_busy(case) == n) for n in map(num_busy, samples)}
+    return {case: each.at_pace(least_s[num_busy(case)]) for case, each in samples.items()}
 
 
 def rounded(value: float) -> float:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from parsim.calibrate.gate import Gate, pace_s
 from parsim.calibrate.machine import num_cores
 from parsim.calibrate.models import DTYPE, PRECISION
-from parsim.calibrate.samples import ENOUGH, Samples, least_pace_s
+from parsim.calibrate.samples import ENOUGH, Samples, at_full_pace
 from parsim.cluster.cluster import Cluster, Node
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
@@ -22,7 +22,6 @@ from parsim_kernels import Channel, TransportError, launch
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
-Case = tuple[Any, ...]  # what is timed; its last element is how many ranks it has
 Step = tuple[float, float, float]  # its wall time, how long it waited for a core meanwhile, and its pace [s]
 _NS_PER_S: Final = 1e9
 _WARM: Final = 2  # steps that do not count: names are resolved and memory is touched; nor does the last, which keeps gradients
@@ -66,18 +65,12 @@ def timed(scenario: Scenario, node: Node, seconds: float = 5.0, *, progress: Cal
             if progress:
                 progress(name)
             samples[name] = sampled(here, name, seconds)
-    kept = at_pace({(name, here.plans[name].num_devices): each for name, each in samples.items()})
+    kept = at_full_pace(samples, lambda name: here.plans[name].num_devices)
     for name, plan in here.plans.items():
         if name in samples:
-            yield verdict(name, here, kept[name, plan.num_devices])
+            yield verdict(name, here, kept[name])
         else:
             yield Timed(name, plan.num_devices, skipped=f"{plan.num_devices} ranks, but {num_cores()} cores")
-
-
-def at_pace(samples: Mapping[Case, Samples]) -> dict[Case, Samples]:
-    """The samples at full pace, which is the least that was seen of as many busy cores; a case ends with its number of ranks."""
-    least_s = {ranks: least_pace_s(each for case, each in samples.items() if case[-1] == ranks) for ranks in {case[-1] for case in samples}}
-    return {case: each.at_pace(least_s[case[-1]]) for case, each in samples.items()}
 
 
 def on(scenario: Scenario, node: Node) -> Scenario:
@@ -96,7 +89,8 @@ def verdict(plan: str, here: Scenario, samples: Samples) -> Timed:
     kept, dropped, ranks, seconds = len(samples.seconds), samples.num_dropped, here.plans[plan].num_devices, predicted_s(here, plan)
     if samples.enough:
         return Timed(plan, ranks, seconds, samples.typical_s, kept, dropped)
-    return Timed(plan, ranks, seconds, None, kept, dropped, f"{kept} of {kept + dropped} samples are clean, {ENOUGH} are needed")
+    why = f"{dropped - samples.num_slow} waited for a core, {samples.num_slow} met a core at less than its full pace"
+    return Timed(plan, ranks, seconds, None, kept, dropped, f"{kept} of {kept + dropped} samples are clean, {ENOUGH} are needed ({why})")
 
 
 def sampled(here: Scenario, plan: str, seconds: float) -> Samples:

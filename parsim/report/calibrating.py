@@ -94,7 +94,8 @@ def _calibrated(seconds: float) -> Calibration:
         calibration = calibrate(seconds, progress=told)
     if calibration.lacking:
         log(f"too few clean samples of: {', '.join(calibration.lacking)}")
-        log("  Other work kept the cores busy; nothing was written.  Try again when the machine is quiet, or with more --seconds.")
+        log("  Other work kept the cores busy, or other guests share them; nothing was written.")
+        log("  Try again when the machine is quiet, or with more --seconds.")
     return calibration
 
 

@@ -24,9 +24,9 @@ from clean import NONE, Seen, counts, joined, least_s, ratio, sample, table
 from parsim import units
 from parsim.calibrate.gate import Gate
 from parsim.calibrate.samples import Samples
-from parsim.collectives import reference
-from parsim_kernels import launch
-from parsim_kernels.fabric import run_one
+from parsim.collectives import reference, scheduled
+from parsim_kernels import Machine, launch
+from parsim_kernels.part import communicate
 from parsim_kernels.transport import Channel, symmetric_all_reduce
 
 SIZES = [int(units.parse(size, "bytes")) for size in ("1 KiB", "16 KiB", "64 KiB", "1 MiB", "16 MiB", "64 MiB", "256 MiB")]
@@ -50,16 +50,15 @@ def calls(num_bytes: int) -> int:
 
 def acts(channel: Channel, num_bytes: int) -> dict[str, Callable[[], Any]]:
     """What is timed; every all-reduce leaves the sum in place."""
-    own = np.empty(num_bytes // 4, DTYPE)
+    own, ranks, machine = np.empty(num_bytes // 4, DTYPE), tuple(range(channel.num_ranks)), Machine(channel.num_ranks)
     x, y = np.ones_like(own), np.ones_like(own)
     own[...] = 0
     arrays = channel.symmetric(own.shape, DTYPE)
-    transfers = list(reference("all_reduce").transfers("all_reduce", channel.num_ranks, "sum"))
+    transfers = scheduled(reference("all_reduce"), "all_reduce", channel.num_ranks, "sum")
+    machine.hold(channel.rank, "own", own, own.itemsize)
 
     def ring() -> None:
-        chunks = list(np.array_split(own, channel.num_ranks))
-        run_one(transfers, channel.rank, chunks, channel, range(channel.num_ranks))  # type: ignore[arg-type]
-        np.concatenate(chunks, out=own)
+        communicate(machine, channel, "all_reduce", "dp", ranks, ["own"], None, transfers, itemsize=own.itemsize)
 
     return {"y += x": lambda: np.add(y, x, out=y), "direct": lambda: symmetric_all_reduce(channel, arrays), "ring": ring}
 

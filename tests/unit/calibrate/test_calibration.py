@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from calibrations import BETWEEN_S, BYTE_S, CALL_S, FLOP_S, NAMES, PACE_S, START_S, WIRE_BYTE_S, calibration, exchanges, many, walk
 
+from parsim.calibrate import calibration as steps
 from parsim.calibrate import fit, links
 from parsim.calibrate.calibration import fitted
 from parsim.calibrate.machine import built, load_node, text_of
@@ -54,6 +55,20 @@ def test_too_few_clean_samples_give_no_row_and_name_what_lacks_them() -> None:
     found = fitted([poor], [walk()], {**exchanges(), next(iter(exchanges())): many(1e-3)})
     assert found.lacking == ("add",)
     assert not found.row and not found.kernels
+
+
+def test_cores_that_were_slow_are_sampled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def launched(*args: object) -> list[list[Walk]]:
+        calls.append(args)
+        few = {Shape(1.0, float(n)): Samples([1e-5] * 4, 0, [PACE_S] * 3 + [2 * PACE_S]) for n in range(4)}
+        return [[Walk({"add": few}, walk().between, 4)]]
+
+    monkeypatch.setattr(steps, "_launched", launched)
+    (found,) = steps._walked([], 1, 0.0, 0.0, "one core", None)
+    assert len(calls) == 2  # three of four samples are at full pace, and ENOUGH are five
+    assert [(len(each.seconds), each.num_dropped) for each in found.kernels["add"].values()] == 4 * [(6, 2)]
 
 
 def test_gaps_that_nobody_saw_clean_are_lacking_too() -> None:

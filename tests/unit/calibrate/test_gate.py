@@ -8,7 +8,7 @@ import pytest
 
 from parsim.calibrate import samples as kept
 from parsim.calibrate.gate import Gate, is_clean, pace_s
-from parsim.calibrate.samples import ENOUGH, Samples, least_pace_s
+from parsim.calibrate.samples import ENOUGH, Samples, at_full_pace, least_pace_s
 from parsim.errors import ParsimError
 
 
@@ -57,7 +57,16 @@ def test_a_core_at_half_its_pace_gives_no_samples() -> None:
     fast, slow = Samples([1.0, 2.0], 3, [5e-5, 1e-4]), Samples([4.0], 0, [5.9e-5])
     assert least_pace_s([fast, slow]) == 5e-5
     kept = [each.at_pace(5e-5) for each in (fast, slow)]
-    assert [(each.seconds, each.num_dropped) for each in kept] == [([1.0], 4), ([4.0], 0)]  # 5.9 is within a fifth of 5
+    assert [(each.seconds, each.num_dropped, each.num_slow) for each in kept] == [
+        ([1.0], 4, 1),
+        ([4.0], 0, 0),
+    ]  # 5.9 is near 5
+
+
+def test_full_pace_is_that_of_as_many_busy_cores() -> None:
+    alone, two, slow = Samples([1.0], 0, [5.0]), Samples([1.0, 2.0], 0, [9.0, 10.0]), Samples([3.0], 0, [12.0])
+    kept = at_full_pace({"a": alone, "b": two, "c": slow}, {"a": 1, "b": 2, "c": 2}.__getitem__)
+    assert [each.seconds for each in kept.values()] == [[1.0], [1.0, 2.0], []]  # 12 is over a fifth above 9
 
 
 def test_the_pace_is_the_time_of_real_work() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from parsim.calibrate import links, models
+from dataclasses import replace
+
+from parsim.calibrate import links, models, wall
 from parsim.calibrate.links import MESSAGE, Transferred
 from parsim.calibrate.samples import Shape
 from parsim.calibrate.walk import sample_kernels
@@ -47,6 +49,12 @@ def test_parameters_are_counted_as_they_lie_in_memory() -> None:
     # A layer's four square matrices and two of the MLP, with their biases, and three norms of two: the GPT-2 of Radford et al. 2019.
     count = rows * width + 4 * (width * width + width) + 2 * width * ffn + ffn + width + 6 * width
     assert walks[0].parameter_bytes == 4 * count
+
+
+def test_each_step_of_a_run_is_clocked_with_its_pace() -> None:
+    (steps,) = launch(wall._steps, 1, args=(replace(RUNS[24], num_steps=3),))
+    assert len(steps) == 3
+    assert all(wall_s > 0.0 and wait_s >= 0.0 and pace > 0.0 for wall_s, wait_s, pace in steps)
 
 
 def test_ranks_agree_on_what_they_exchanged_and_the_slowest_counts() -> None:
