@@ -21,11 +21,12 @@ def sample(gate: Gate, act: Callable[[], object], calls: int = 1) -> tuple[float
     return (end_s - start_s) / calls, (gate.wait_ns() - waited) * 1e-9 / calls
 
 
-def joined(ranks: Iterable[Seen]) -> Samples:
-    """Samples of what all ranks did together: as long as the slowest, and clean where all are."""
+def joined(ranks: Iterable[Seen], *, every: bool = False) -> Samples:
+    """Samples of what all ranks did together: as long as the slowest, and clean where all are; `every` keeps the others too."""
     found = Samples()
     for seen in zip(*ranks, strict=True):
-        found.add(max(wall for wall, _ in seen), max(wait for _, wait in seen), 0.0)  # the least of many is at full pace anyway
+        wait_s = 0.0 if every else max(wait for _, wait in seen)
+        found.add(max(wall for wall, _ in seen), wait_s, 0.0)  # the least of many is at full pace anyway
     return found
 
 
