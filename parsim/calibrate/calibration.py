@@ -84,7 +84,10 @@ def fitted(alone: Sequence[Walk], busy: Sequence[Walk], exchanges: Mapping[Trans
     kernels = fit.with_surroundings(fit.fitted(measured), *fit.beside(alone))
     busy_kernels = fit.with_surroundings(fit.fitted(while_busy), *fit.beside(busy))
     between = links.fitted(exchanges)
-    return Calibration(kernels, busy_kernels, between, (), node_row(kernels, busy_kernels, between, fit.best_rates(measured), exchanges))
+    seen = {1: alone, num_cores(): busy} if busy else {1: alone}
+    paces_s = {cores: least_pace_s(each for walk in walks for each in walk.samples()) for cores, walks in seen.items()}
+    row = node_row(kernels, busy_kernels, between, fit.best_rates(measured), exchanges, paces_s)
+    return Calibration(kernels, busy_kernels, between, (), row)
 
 
 def _launched(

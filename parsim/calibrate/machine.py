@@ -55,8 +55,9 @@ def node_row(
     links: Sequence[LinkFit],
     rates: tuple[float, float],
     exchanges: Mapping[Transferred, Samples],
+    paces_s: Mapping[int, float],
 ) -> dict[str, Any]:
-    """The mapping of the node, as a scenario has it; `rates`: the best FLOP/s and bytes/s of a kernel."""
+    """The mapping of the node, as a scenario has it; `rates`: the best FLOP/s and bytes/s of a kernel; `paces_s`: by busy cores."""
     source = f"parsim calibrate, {datetime.datetime.now(datetime.UTC).date().isoformat()}, {cpu_name()}"
     link_bytes_per_s = best_rate(exchanges) if exchanges else rates[1]
     laws = {link.operation: _collective(link.law) for link in links if link.operation != MESSAGE}
@@ -70,7 +71,7 @@ def node_row(
     p2p = min(message.ring_bytes_per_s / link_bytes_per_s, 1.0) if message else 1.0
     return {
         "name": f"{num_cores()} cores of {cpu_name()}",
-        "accelerator": _accelerator(kernels, busy_kernels, rates, source),
+        "accelerator": _accelerator(kernels, busy_kernels, rates, paces_s, source),
         "devices_per_node": num_cores(),
         "link": link,
         "law": laws.get("all_reduce", _collective(CollectiveLaw(0.0, 0.0, link_bytes_per_s, link_bytes_per_s, 0.0))),
@@ -84,7 +85,11 @@ def node_row(
 
 
 def _accelerator(
-    kernels: Sequence[KernelFit], busy_kernels: Sequence[KernelFit], rates: tuple[float, float], source: str
+    kernels: Sequence[KernelFit],
+    busy_kernels: Sequence[KernelFit],
+    rates: tuple[float, float],
+    paces_s: Mapping[int, float],
+    source: str,
 ) -> dict[str, Any]:
     """One core: its laws, and for whatever has none the roofline of the fastest multiplication and the fastest pass over memory."""
     peak, bandwidth = rates
@@ -103,8 +108,9 @@ def _accelerator(
         "elementwise": {"memory_efficiency": 1.0, "launch": launch},
         "kernels": {fit.name: _kernel(fit.law) for fit in kernels},
         "busy_kernels": {fit.name: _kernel(fit.law) for fit in busy_kernels},
+        "paces": {cores: units.format(pace_s, "s", DIGITS) for cores, pace_s in paces_s.items()},
         "source": {
-            **dict.fromkeys(("kernels", "busy_kernels", "peak", "hbm_bandwidth", "hbm_capacity"), source),
+            **dict.fromkeys(("kernels", "busy_kernels", "paces", "peak", "hbm_bandwidth", "hbm_capacity"), source),
             **dict.fromkeys(("gemm", "attention", "elementwise"), _UNUSED),
         },
     }  # fmt: skip

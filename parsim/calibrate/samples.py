@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import numpy as np
@@ -81,9 +82,12 @@ def least_pace_s(samples: Iterable[Samples]) -> float:
     return min((pace for each in samples for pace in each.paces), default=float("nan"))
 
 
-def at_full_pace(samples: Mapping[Case, Samples], num_busy: Callable[[Case], int]) -> dict[Case, Samples]:
-    """The samples of each case at full pace, which is the least that was seen of as many busy cores."""
+def at_full_pace(
+    samples: Mapping[Case, Samples], num_busy: Callable[[Case], int], known_s: Mapping[int, float] = MappingProxyType({})
+) -> dict[Case, Samples]:
+    """The samples of each case at full pace: the least that was seen of as many busy cores, now or when it became known."""
     least_s = {n: least_pace_s(each for case, each in samples.items() if num_busy(case) == n) for n in map(num_busy, samples)}
+    least_s = {n: min(least, known_s.get(n, least)) for n, least in least_s.items()}
     return {case: each.at_pace(least_s[num_busy(case)]) for case, each in samples.items()}
 
 

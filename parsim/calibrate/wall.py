@@ -65,7 +65,7 @@ def timed(scenario: Scenario, node: Node, seconds: float = 5.0, *, progress: Cal
             if progress:
                 progress(name)
             samples[name] = sampled(here, name, seconds)
-    kept = at_full_pace(samples, lambda name: here.plans[name].num_devices)
+    kept = at_full_pace(samples, lambda name: here.plans[name].num_devices, node.accelerator.paces_s)
     for name, plan in here.plans.items():
         if name in samples:
             yield verdict(name, here, kept[name])

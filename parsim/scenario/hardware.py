@@ -129,6 +129,9 @@ class AcceleratorRow(InlineRow):
     busy_kernels: dict[Annotated[str, Known("kernels", _kernel_laws)], KernelRow] = Field(
         default_factory=dict, description="kernel: its own law while all devices of the node work; as kernels where left out"
     )
+    paces: dict[Count, Seconds] = Field(
+        default_factory=dict, description="number of busy cores: the seconds of calibrate's fixed work on each, when nothing slowed it"
+    )
 
     def build(self, name: str) -> Accelerator:
         """The accelerator."""
@@ -153,6 +156,7 @@ class AcceleratorRow(InlineRow):
             gemm_by_dtype={dtype: law.build() for dtype, law in self.gemm_by_dtype.items()},
             kernels={kernel: law.build() for kernel, law in self.kernels.items()},
             busy_kernels={kernel: law.build() for kernel, law in self.busy_kernels.items()},
+            paces_s=dict(self.paces),
         )
 
 

@@ -106,12 +106,12 @@ def test_step_times_of_unseen_models() -> None:
     print(f"\n{node.name}: {node.source}\n{RULE}")
     pairs = [(model, name) for model in MODELS for name in PLANS]
     cases = {(model.name, name): here(model, name, node) for model, name in pairs if num_ranks((model.name, name)) <= num_cores()}
-    samples = {case: Samples() for case in cases}
+    samples, paces_s = {case: Samples() for case in cases}, node.accelerator.paces_s
     for _ in range(ROUNDS):
-        for case, kept in at_full_pace(samples, num_ranks).items():
+        for case, kept in at_full_pace(samples, num_ranks, paces_s).items():
             if len(kept.seconds) < PLENTY:
                 samples[case].join(sampled(cases[case], case[1], SECONDS_A_PLAN))
-    verdicts = {case: verdict(case[1], cases[case], kept) for case, kept in at_full_pace(samples, num_ranks).items()}
+    verdicts = {case: verdict(case[1], cases[case], kept) for case, kept in at_full_pace(samples, num_ranks, paces_s).items()}
     for (model, name), each in verdicts.items():
         seen = f"SKIP: {each.skipped}" if each.error is None else f"{each.measured_s * 1e3:8.2f} ms {each.error:+7.1%}"
         counts = f"{each.num_kept} of {each.num_kept + each.num_dropped} clean"

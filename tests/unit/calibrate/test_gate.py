@@ -69,6 +69,11 @@ def test_full_pace_is_that_of_as_many_busy_cores() -> None:
     assert [each.seconds for each in kept.values()] == [[1.0], [1.0, 2.0], []]  # 12 is over a fifth above 9
 
 
+def test_cores_that_are_slower_than_when_they_were_calibrated_give_no_samples() -> None:
+    assert at_full_pace({"a": Samples([1.0], 0, [9.0])}, lambda case: 2, {2: 5.0})["a"] == Samples([], 1, [], 1)
+    assert at_full_pace({"a": Samples([1.0], 0, [9.0])}, lambda case: 2, {1: 5.0})["a"].seconds == [1.0]
+
+
 def test_the_pace_is_the_time_of_real_work() -> None:
     assert 0.0 < pace_s() < 0.1
 
