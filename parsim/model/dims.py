@@ -24,4 +24,5 @@ DIMS: Final = {
 
 # What an element is charged at, by the role of its tensor: "compute" and "gradient" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"
+MATMUL: Final = "matmul"  # what a kernel multiplies in: the scenario's dtype, whatever its operands are stored as
 FIXED_ITEMSIZE_BYTES: Final = {FLOAT32: 4, MASK: 1, INDEX: 8}

@@ -62,7 +62,7 @@ class Block:
     name: str
     ops: tuple[Op, ...]
     weights: Mapping[str, str]  # name -> initial values: normal | zeros | ones
-    takes: str = "x"
-    gives: str = "y"
+    input: str = "x"
+    output: str = "y"
     shared: Mapping[str, str] = field(default_factory=dict)  # weight -> the block that owns it (tied embedding)
     totals: tuple[str, ...] = ()  # scalars summed over a whole step, such as the loss

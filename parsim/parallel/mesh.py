@@ -41,7 +41,7 @@ def fastest_first(rank_order: str) -> tuple[str, ...]:
     """All axes, neighbours on nodes first: those that `rank_order` names, each other one behind the axis that it nests around.
 
     >>> fastest_first("dp-tp-pp")
-    ('dp', 'rp', 'tp', 'pp')
+    ('dp', 'dp_replicate', 'tp', 'pp')
     """
     found, inner = rank_order.split("-"), tuple(reversed(axes()))
     for place, axis in enumerate(inner):

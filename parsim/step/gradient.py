@@ -15,7 +15,7 @@ from parsim.model.op_kinds import KINDS
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class KernelCall:
     """A kernel on named tensors, each with its dims; outputs also with the role of their dtype."""
 
     name: str
@@ -30,15 +30,15 @@ class Call:
     operator: str = "sum"
 
 
-def forward(block: Block) -> list[Call]:
+def forward(block: Block) -> list[KernelCall]:
     """One call an op."""
     return [_forward(op, summed=op.outputs[0] in block.totals) for op in block.ops]
 
 
-def _forward(op: Op, *, summed: bool) -> Call:
+def _forward(op: Op, *, summed: bool) -> KernelCall:
     ins, outs = op.terms
     kind = KINDS[op.kind]
-    return Call(
+    return KernelCall(
         op.name,
         kind.kernel,
         tuple(zip(op.inputs, ins, strict=True)),
@@ -52,11 +52,11 @@ def _forward(op: Op, *, summed: bool) -> Call:
     )
 
 
-def backward(block: Block, fusions: tuple[str, ...]) -> tuple[list[Call], str]:
+def backward(block: Block, fusions: tuple[str, ...]) -> tuple[list[KernelCall], str]:
     """Calls of the backward pass in issue order, and the name of the gradient of the block's input."""
     derivation = _Derivation(block, fusions)
     calls = list(derivation.run())
-    return calls, derivation.gradients.get(block.takes, "")
+    return calls, derivation.gradients.get(block.input, "")
 
 
 @dataclass(slots=True)
@@ -66,17 +66,17 @@ class _Derivation:
     block: Block
     fusions: tuple[str, ...]
     gradients: dict[str, str] = field(default_factory=dict)
-    waiting: list[Call] = field(default_factory=list)
+    waiting: list[KernelCall] = field(default_factory=list)
     waiting_for: str = ""  # the input whose gradient is to be settled first
     dims: dict[str, tuple[Dims, str]] = field(default_factory=dict)
 
-    def run(self) -> Iterator[Call]:
+    def run(self) -> Iterator[KernelCall]:
         for op in self.block.ops:
             ins, outs = op.terms
             self.dims.update({n: (d, COMPUTE) for n, d in zip(op.inputs, ins, strict=True) if n not in self.dims})
             self.dims.update({n: (d, t) for n, d, t in zip(op.outputs, outs, op.dtypes, strict=True)})
-        if self.block.gives:
-            self.gradients[self.block.gives] = f"d_{self.block.gives}"
+        if self.block.output:
+            self.gradients[self.block.output] = f"d_{self.block.output}"
         for op in reversed(self.block.ops):
             if op.gradients is None and op.outputs[0] not in self.gradients:
                 continue  # nothing flows back here: masks, tokens, the steps of the loss
@@ -89,11 +89,11 @@ class _Derivation:
                 yield from self.flush()
         yield from self.flush()
 
-    def flush(self) -> Iterator[Call]:
+    def flush(self) -> Iterator[KernelCall]:
         yield from self.waiting
         self.waiting, self.waiting_for = [], ""
 
-    def row(self, op: Op, row: Gradient) -> Iterator[Call]:
+    def row(self, op: Op, row: Gradient) -> Iterator[KernelCall]:
         """The calls of one gradient rule."""
         roles = {"dy": self.gradients.get(op.outputs[0], "")}
         roles.update({f"x{i}": name for i, name in enumerate(op.inputs)})
@@ -114,13 +114,13 @@ class _Derivation:
         """Dims under which the op itself sees a tensor, or those it was made with."""
         return op.terms[0][op.inputs.index(name)] if name in op.inputs else self.dims[name][0]
 
-    def pass_through(self, op: Op, target: str, d_out: str) -> Iterator[Call]:
+    def pass_through(self, op: Op, target: str, d_out: str) -> Iterator[KernelCall]:
         """The output's gradient is the input's too; a relabel changes its dims and may move it."""
         before, after = op.terms[1][0], op.terms[0][op.inputs.index(target)]
         if op.kind == "relabel":
             known = self.gradients.get(target, "")  # where a norm comes last, the residual add has given it one
             part = f"d_{target}{'@part' if known else ''}"
-            yield Call(f"{op.name}.d", "relabel", ((d_out, before),), ((part, after, COMPUTE),), {})
+            yield KernelCall(f"{op.name}.d", "relabel", ((d_out, before),), ((part, after, COMPUTE),), {})
             if known:
                 yield from self.flush()  # the weight gradients do not wait for the collective
                 yield self.add(op, known, part, after)
@@ -131,31 +131,31 @@ class _Derivation:
         else:
             yield self.add(op, self.gradients[target], d_out, after)
 
-    def activation_gradient(self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], targets: list[str]) -> Iterator[Call]:
+    def activation_gradient(self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], targets: list[str]) -> Iterator[KernelCall]:
         kernel, attributes, name = row.kernel, dict(row.attributes or op.attributes), f"{op.name}.d_{targets[0]}"
         known = self.gradients.get(targets[0], "")
         if known and kernel == "einsum":  # a GEMM adds into its output at no cost (beta = 1)
             output = (known, self.dims_in(op, targets[0]), COMPUTE)
-            yield Call(name, kernel, inputs, (output,), attributes, accumulate=True, tag=op.tag)
+            yield KernelCall(name, kernel, inputs, (output,), attributes, accumulate=True, tag=op.tag)
             return
         outputs = tuple((f"d_{t}{'@part' if known else ''}", self.dims_in(op, t), COMPUTE) for t in targets)
-        yield Call(name, kernel, inputs, outputs, attributes, tag=op.tag)
+        yield KernelCall(name, kernel, inputs, outputs, attributes, tag=op.tag)
         if known:
             yield self.add(op, known, outputs[0][0], outputs[0][1])
             return
         self.gradients.update(zip(targets, (o[0] for o in outputs), strict=True))
 
-    def weight_gradient(self, op: Op, kernel: str, inputs: tuple[tuple[str, Dims], ...], weight: str) -> Iterator[Call]:
+    def weight_gradient(self, op: Op, kernel: str, inputs: tuple[tuple[str, Dims], ...], weight: str) -> Iterator[KernelCall]:
         """Into the step's gradient buffer: inside the GEMM where the stack fuses it, else through a part of its own."""
         dims, name, into = self.dims_in(op, weight), f"{op.name}.d_{weight}", f"d_{weight}"
         attributes = dict(op.attributes)
         if "gradient_accumulation" in self.fusions and kernel in ("einsum", "lookup_grad"):
-            yield Call(name, kernel, inputs, ((into, dims, GRADIENT),), attributes, accumulate=True, tag=op.tag)
+            yield KernelCall(name, kernel, inputs, ((into, dims, GRADIENT),), attributes, accumulate=True, tag=op.tag)
             return
         part = (f"{into}@part", dims, COMPUTE)
-        yield Call(name, kernel, inputs, (part,), attributes, tag=op.tag)
+        yield KernelCall(name, kernel, inputs, (part,), attributes, tag=op.tag)
         yield self.add(op, into, part[0], dims, GRADIENT)
 
-    def add(self, op: Op, into: str, part: str, dims: Dims, dtype: str = COMPUTE) -> Call:
+    def add(self, op: Op, into: str, part: str, dims: Dims, dtype: str = COMPUTE) -> KernelCall:
         inputs, outputs = ((into, dims), (part, dims)), ((into, dims, dtype),)
-        return Call(f"{op.name}.accumulate_{into}", "add", inputs, outputs, {}, in_place=True, tag=op.tag)
+        return KernelCall(f"{op.name}.accumulate_{into}", "add", inputs, outputs, {}, in_place=True, tag=op.tag)

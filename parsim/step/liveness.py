@@ -34,8 +34,8 @@ def operands_named(tasks: Sequence[Task], names: Set[str]) -> tuple[Operand, ...
     """The operands of these names as they were made, in order of first appearance; each once."""
     found: dict[str, Operand] = {}
     for task in tasks:
-        seen = (*task.inputs, *task.outputs) if isinstance(task, Compute) else (task.source, task.target)
+        seen = (*task.inputs, *task.outputs) if isinstance(task, Compute) else (task.source, task.target)  # type: ignore[union-attr]
         for operand in seen:
-            if operand.name in names:
+            if isinstance(operand, Operand) and operand.name in names:
                 found.setdefault(operand.name, operand)
     return tuple(found.values())

@@ -11,18 +11,21 @@ from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.dims import COMPUTE
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Dims
-from parsim.parallel.dimensions import axes, rules
+from parsim.parallel.dimensions import replicating, rules
+from parsim.parallel.group import Group
 from parsim.parallel.sharding import Rules, Sharding
+from parsim.schedules.phase import Phase
 from parsim.step import gradient
-from parsim.step.holdings import PARTIAL
+from parsim.step.finish import finish
 from parsim.step.liveness import operands_named, saved_for, with_frees
-from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.place import Placer
 from parsim.step.recompute import chosen, full, regather, selective
-from parsim.step.structure import HOST, Structure
-from parsim.step.task import Finish, Operand, Segment, Step, Task, Weight
+from parsim.step.split import halves
+from parsim.step.step import Segment, Step
+from parsim.step.structure import Structure
+from parsim.step.task import Operand, Task, Weight
 
-KEPT_LAYER: Final = "kept_layer"
+KEPT: Final = "kept_"  # and a layer's name: one that is not recomputed, where only each n-th is
 _STREAM: Dims = ("B", "T", "D")
 
 
@@ -30,117 +33,87 @@ _STREAM: Dims = ("B", "T", "D")
 def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     table = rules(structure.dimensions)
-    blocks = blocks_of(structure.architecture, structure.attention, structure.fusions, structure.tied)
-    first, middle, last = (_segment(block, structure, table) for block in blocks)
-    weights = [weight for segment in (first, middle, last) for weight in segment.weights]
-    kept = None
-    if structure.recompute_every > 1:
-        kept = _segment(replace(blocks[1], name=KEPT_LAYER), structure, table)
-    return Step(structure, first, middle, last, tuple(_finish(structure, weights)), kept)
+    first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions, structure.tied)
+    kept = [replace(block, name=KEPT + block.name) for block in layers] if structure.recompute_every > 1 else []
+    recomputed = {block.name for block in layers}
+    segments = {
+        block.name: _segment(block, structure, table, recompute=block.name in recomputed) for block in (first, *layers, *kept, last)
+    }
+    return Step(structure, segments, tuple(finish(structure, tuple(segments.values()))))
 
 
-def _segment(block: Block, structure: Structure, table: Rules) -> Segment:
+def _segment(block: Block, structure: Structure, table: Rules, *, recompute: bool) -> Segment:
     placer = Placer(table)
-    x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.takes else None
+    x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.input else None
     if x:
         placer.known["x"] = x
     forward = placer.place(gradient.forward(block))
-    y = placer.known[block.gives] if block.gives else None
-    if y:
-        placer.known["d_y"] = Operand("d_y", y.sharding, COMPUTE)
-    calls, d_x = gradient.backward(block, structure.fusions)
+    y = placer.known[block.output] if block.output else None
+    d_y = Operand("d_y", y.sharding, COMPUTE) if y else None
+    if d_y:
+        placer.known["d_y"] = d_y
+    calls, gradient_of_x = gradient.backward(block, structure.fusions)
     placer.overlap = structure.tensor_overlap
     backward = placer.place(calls)
-    weights = tuple(_weight(block, name, initial, placer) for name, initial in block.weights.items())
+    weights = tuple(_weight(block, name, initial, placer, structure) for name, initial in block.weights.items())
     totals = tuple(placer.known[name] for name in block.totals)
-    d_x = placer.known[d_x].name if d_x else ""
-    backward = _recomputed(block.name, structure, forward, backward)
-    return _with_lives(Segment(block.name, tuple(forward), tuple(backward), weights, (), totals, x, y, d_x))
-
-
-def _recomputed(name: str, structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
+    d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
     backward = regather(forward, backward, structure.tensor_overlap)
-    if name == "layer" and structure.recompute == "selective":
+    if recompute:
+        backward = _recomputed(structure, forward, backward)
+    bare = Segment(
+        name=block.name,
+        phases={Phase.F: tuple(forward), Phase.B: tuple(backward)},
+        kept={},
+        entering={Phase.F: x, Phase.B: d_y, Phase.I: d_y, Phase.W: None},
+        leaving={Phase.F: y, Phase.B: d_x, Phase.I: d_x, Phase.W: None},
+        weights=weights,
+        totals=totals,
+    )
+    return _with_lives(bare)
+
+
+def _recomputed(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
+    if structure.recompute == "selective":
         backward = selective(forward, backward, CORE_ATTENTION)
-    if name == "layer" and structure.recompute_ops:
+    if structure.recompute_ops:
         backward = chosen(forward, backward, structure.recompute_ops)
-    if name == "layer" and structure.recompute == "full":
+    if structure.recompute == "full":
         backward = full(forward, backward, structure.early_stop)
     return backward
 
 
-def _weight(block: Block, name: str, initial: str, placer: Placer) -> Weight:
-    gradient_sharding = placer.known[f"d_{name}"].sharding
-    return Weight(name, placer.known[name].sharding, gradient_sharding, initial, block.shared.get(name, block.name))
+def _weight(block: Block, name: str, initial: str, placer: Placer, structure: Structure) -> Weight:
+    """One whose block shares another's is that one's own copy where a pipeline lays them on different ranks."""
+    partial = placer.known[f"d_{name}"].sharding
+    group = Group(tuple(axis for axis in replicating() if axis in partial.partial))
+    origin = block.shared.get(name, "")
+    apart = "pp" in structure.axes
+    owner, copy_of = (block.name, origin) if apart or not origin else (origin, "")
+    return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of)
 
 
-def _with_lives(segment: Segment) -> Segment:
-    """The segment with frees on its tasks and the list of what it saves."""
-    lasting = {w.name for w in segment.weights} | {f"d_{w.name}" for w in segment.weights} | {t.name for t in segment.totals}
-    entering_backward = {"d_y"} if segment.y else set()
-    saved = saved_for(segment.backward, lasting | entering_backward)
-    leaving = {segment.y.name} if segment.y else set()
-    forward = with_frees(segment.forward, lasting | saved | leaving, {"x"} if segment.x else set())
-    backward = with_frees(segment.backward, lasting | {segment.d_x}, saved | entering_backward)
-    return Segment(
-        segment.name,
-        forward,
-        backward,
-        segment.weights,
-        operands_named(segment.forward, saved),
-        segment.totals,
-        segment.x,
-        segment.y,
-        segment.d_x,
-    )
+def _with_lives(bare: Segment) -> Segment:
+    """The segment with the halves of its backward, frees on all tasks, and what it keeps between phases."""
+    forward, backward = bare.phases[Phase.F], bare.phases[Phase.B]
+    gradient_of_x = _names(bare.leaving[Phase.B])
+    inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""))
+    lasting = {f"{prefix}{w.name}" for w in bare.weights for prefix in ("", "d_")} | {t.name for t in bare.totals}
+    entering = _names(bare.entering[Phase.B])
+    saved = saved_for(backward, lasting | entering)
+    waiting = saved_for(weights, lasting)
+    seen: Sequence[Task] = (*forward, *inputs, *backward)
+    phases = {
+        Phase.F: with_frees(forward, lasting | saved | _names(bare.leaving[Phase.F]), _names(bare.entering[Phase.F])),
+        Phase.B: with_frees(backward, lasting | gradient_of_x, saved | entering),
+        Phase.I: with_frees(inputs, lasting | waiting | ({apart} if gradient_of_x else set()), saved | entering),
+        Phase.W: with_frees(weights, lasting, waiting),
+    }
+    kept = {Phase.F: operands_named(forward, saved), Phase.I: operands_named(seen, waiting)}
+    d_x = bare.leaving[Phase.I]
+    leaving = {**bare.leaving, Phase.I: replace(d_x, name=apart) if d_x else None}
+    return replace(bare, phases=phases, kept=kept, leaving=leaving)
 
 
-def _finish(structure: Structure, weights: Sequence[Weight]) -> list[Finish]:
-    """The end of a step: reduce gradients, clip them by their norm over all ranks, update, and share the result."""
-    master, zero = structure.gradient_sync == "master", structure.zero_stage
-    held = "shard" if zero >= 2 else "whole"  # of the gradients, where they are reduced
-    updated = "shard" if zero else "whole"
-    inside, outside = _partial_axes(structure, weights)
-    work = [Finish(f"{axis}_gradients", f"{PARTIAL}{axis}", held, operation="all_reduce", axis=axis) for axis in inside]
-    if "dp" in structure.axes and not structure.gradient_overlap and not structure.per_pass:
-        operation = "reduce" if master else "reduce_scatter" if zero else "all_reduce"
-        work.append(Finish("data_parallel_gradients", "all", "padded" if zero else "whole", operation=operation, axis="dp"))
-    work += [Finish(f"{axis}_gradients", f"{PARTIAL}{axis}", updated, operation="all_reduce", axis=axis) for axis in outside]
-    if structure.tied and "pp" in structure.axes:
-        work.append(Finish("tied_embedding_gradients", "tied", held, operation="all_reduce", axis="pp"))
-    work.append(Finish("gradient_norm", "all", updated, kernel="norm_sq", master_only=master))
-    work += [
-        Finish(f"gradient_norm_{axis}", "norm", operation="all_reduce", axis=axis, master_only=master)
-        for axis in norm_axes(structure, weights)
-    ]
-    work.append(Finish("clip", "all", updated, kernel="clip", master_only=master))
-    update = Finish("update", "all", updated, kernel=OPTIMIZERS[structure.optimizer].kernel, master_only=master)
-    if structure.offload:
-        work.append(Finish("gradients_to_host", "all", updated, operation="to_host", axis=HOST, master_only=master))
-        work.append(replace(update, on_host=True))
-        work.append(Finish("weights_from_host", "parameters", updated, operation="from_host", axis=HOST, master_only=master))
-    else:
-        work.append(update)
-    if structure.master_weights and not structure.offload:
-        work.append(Finish("cast_weights", "parameters", updated, kernel="cast", master_only=master))
-    if master:
-        work.append(Finish("share_weights", "parameters", operation="broadcast", axis="dp"))
-    if zero in (1, 2):
-        work.append(Finish("gather_weights", "parameters", "padded", operation="all_gather", axis="dp"))
-    return work
-
-
-def _partial_axes(structure: Structure, weights: Sequence[Weight]) -> tuple[list[str], list[str]]:
-    """Axes other than dp over which gradients are partial sums: those nested inside dp, and those around it, where ZeRO has left shards."""
-    partial = {axis for weight in weights for axis in weight.gradient.partial}
-    order = axes()
-    found = [axis for axis in structure.axes if axis in partial and axis != "dp"]
-    outside = [axis for axis in found if order.index(axis) < order.index("dp")]
-    return [axis for axis in found if axis not in outside], outside
-
-
-def norm_axes(structure: Structure, weights: Sequence[Weight]) -> tuple[str, ...]:
-    """Axes whose ranks hold different parts of the gradients when the step ends, so that their norm is a sum over them."""
-    over = {axis for weight in weights for each in weight.sharding.axes for axis in each}
-    found = [axis for axis in structure.axes if axis in over or axis == "pp" or (axis == "dp" and structure.zero_stage)]
-    return tuple(sorted(found, key=("dp", *(axis for axis in found if axis not in ("dp", "pp")), "pp").index))
+def _names(operand: Operand | None) -> set[str]:
+    return {operand.name} if operand else set()

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from parsim.errors import PlanError
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.parallel.dimensions import axes as mesh_axes
+from parsim.parallel.group import Group
 from parsim.parallel.sharding import Dims, Rules, Sharding, reshard
-from parsim.step.gradient import Call
-from parsim.step.task import Communicate, Compute, Operand, Task
+from parsim.step.gradient import KernelCall
+from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task
 
 _IN_PLACE = ("all_reduce",)
 
@@ -27,11 +28,11 @@ class Placer:
     overlap: bool = False  # collectives may run beside compute
     known: dict[str, Operand] = field(default_factory=dict)
 
-    def place(self, calls: Iterable[Call]) -> list[Task]:
+    def place(self, calls: Iterable[KernelCall]) -> list[Task]:
         """The tasks of these calls, in order."""
         return [task for call in calls for task in self.one(call)]
 
-    def one(self, call: Call) -> Iterator[Task]:
+    def one(self, call: KernelCall) -> Iterator[Task]:
         """The tasks of one call: what settles its operands, then the call."""
         if call.kernel == "relabel":
             yield from self.relabel(call)
@@ -48,17 +49,8 @@ class Placer:
             if inputs[0].sharding.partial != inputs[1].sharding.partial:
                 yield from self.to_common_partial(call, inputs)
         outputs = tuple(self.output(call, inputs, *out) for out in call.outputs)
-        yield Compute(
-            call.name,
-            call.kernel,
-            tuple(inputs),
-            outputs,
-            call.attributes,
-            call.accumulate,
-            call.in_place,
-            call.fused,
-            call.tag,
-        )
+        modes = {"accumulate": call.accumulate, "in_place": call.in_place, "fused": call.fused}
+        yield Compute(call.name, call.kernel, tuple(inputs), outputs, call.attributes, **modes, tag=call.tag)
 
     def operand(self, name: str, dims: Dims) -> Operand:
         """The buffer that bears `name`, seen under these dims; one not met before lies where the rules put it (a weight)."""
@@ -67,7 +59,7 @@ class Placer:
         found = self.known[name]
         return found if found.dims == dims else replace(found, sharding=found.sharding.renamed(dims))
 
-    def output(self, call: Call, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
+    def output(self, call: KernelCall, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
         """Where a result lies: as the rules say, partial over the axes of what was contracted."""
         if call.kernel == "add":
             partial: Mapping[str, str] = inputs[1].sharding.partial
@@ -81,7 +73,7 @@ class Placer:
         self.known[name] = Operand(buffer, sharding, dtype)
         return self.known[name]
 
-    def to_common_partial(self, call: Call, inputs: list[Operand]) -> Iterator[Task]:
+    def to_common_partial(self, call: KernelCall, inputs: list[Operand]) -> Iterator[Task]:
         """Addends that are partial over different axes are first reduced to the axes they share."""
         if call.outputs[0][2] == GRADIENT and not inputs[0].sharding.partial:
             # The first contribution to a gradient buffer: zeros are partial over any axes.
@@ -94,11 +86,12 @@ class Placer:
                 before = inputs[index]
                 after = {a: op for a, op in before.sharding.partial.items() if a != axis}
                 target = replace(before, sharding=replace(before.sharding, partial=after))
-                yield Communicate(f"{call.name}.all_reduce", "all_reduce", axis, before, target, operator=own[axis], tag=call.tag)
+                name, operator = f"{call.name}.all_reduce", own[axis]
+                yield Collective(name, "all_reduce", Group((axis,)), before, target, operator=operator, fresh=False, tag=call.tag)
                 inputs[index] = target
                 self.known[call.inputs[index][0]] = target
 
-    def relabel(self, call: Call) -> Iterator[Task]:
+    def relabel(self, call: KernelCall) -> Iterator[Task]:
         """Another name for the dims of a tensor; where the rules place it elsewhere, it moves."""
         ((source, before),) = call.inputs
         ((target, after, _),) = call.outputs
@@ -106,7 +99,7 @@ class Placer:
         operand = replace(operand, sharding=operand.sharding.renamed(after))
         yield from self.settle(call, operand, target, target, Sharding.of(after, self.rules))
 
-    def settle(self, call: Call, operand: Operand, name: str, buffer: str, want: Sharding) -> Iterator[Task]:
+    def settle(self, call: KernelCall, operand: Operand, name: str, buffer: str, want: Sharding) -> Iterator[Task]:
         """Brings `operand` to `want` and calls the result `name`; new buffers are named after `buffer`."""
         moves = reshard(operand.sharding, want)
         fresh = [m for m in moves if m.operation not in _IN_PLACE]
@@ -114,7 +107,18 @@ class Placer:
             last = not fresh or move is fresh[-1]
             new = operand.name if move.operation in _IN_PLACE else buffer if last else f"{buffer}~{move.axis}"
             target = Operand(new, move.after, operand.dtype)
-            label = f"{call.name}.{move.operation}"
-            yield Communicate(label, move.operation, move.axis, operand, target, move.dim, move.operator, self.overlap, call.tag)
+            yield Collective(
+                f"{call.name}.{move.operation}",
+                move.operation,
+                Group((move.axis,)),
+                operand,
+                target,
+                move.dim,
+                move.split,
+                move.operator,
+                fresh=new != operand.name,
+                tag=call.tag,
+                stream=move.axis if self.overlap else COMPUTE_STREAM,
+            )
             operand = target
         self.known[name] = replace(operand, sharding=want)

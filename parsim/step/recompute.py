@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from parsim.step.task import Communicate, Compute, Operand, Task, allocates, reads, writes
+from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task, Value, allocates, reads, writes
 
 AGAIN = "@again"
 
@@ -22,8 +22,8 @@ def regather(forward: Sequence[Task], backward: Sequence[Task], overlap: bool) -
     """
     tasks = list(backward)
     for task in forward:
-        if isinstance(task, Communicate) and task.operation == "all_gather":
-            again = replace(task, asynchronous=overlap)
+        if isinstance(task, Collective) and task.operation == "all_gather":
+            again = replace(task, stream=task.group.name if overlap else COMPUTE_STREAM)
             tasks = _again([again], tasks, lambda _: True, before=f"d_{task.target.name}")
     return tasks
 
@@ -40,7 +40,7 @@ def chosen(forward: Sequence[Task], backward: Sequence[Task], names: Sequence[st
     run_of: dict[str, list[Task]] = {}  # by buffer
     for task, before in zip(forward, (None, *forward), strict=False):
         shared = next((run_of[name] for name in writes(task) if name in run_of), None)
-        settles = isinstance(task, Communicate) and shared is not None  # an all_reduce in place goes along
+        settles = isinstance(task, Collective) and shared is not None  # an all_reduce in place goes along
         if not settles and not (isinstance(task, Compute) and {task.name, task.tag} & set(names)):
             continue
         if shared is None and (not runs or runs[-1][-1] is not before):
@@ -60,7 +60,7 @@ def full(forward: Sequence[Task], backward: Sequence[Task], early_stop: bool) ->
     needed = {name for task in backward for name in reads(task)}
     while early_stop and again and not needed & set(writes(again[-1])):
         again.pop()
-    return [*again, *backward]
+    return [*map(_marked, again), *backward]
 
 
 def _again(region: list[Task], backward: list[Task], uses_again: Callable[[Task], bool], before: str = "") -> list[Task]:
@@ -74,14 +74,20 @@ def _again(region: list[Task], backward: list[Task], uses_again: Callable[[Task]
         return backward
     first = next((i for i, task in enumerate(backward[: users[0]]) if before in writes(task)), users[0])
     renamed = [_rename(task, produced) if i in users else task for i, task in enumerate(backward)]
-    return [*renamed[:first], *(_rename(task, produced) for task in region), *renamed[first:]]
+    return [*renamed[:first], *(_marked(_rename(task, produced)) for task in region), *renamed[first:]]
+
+
+def _marked(task: Task) -> Task:
+    assert isinstance(task, Compute | Collective)
+    return replace(task, again=True)
 
 
 def _rename(task: Task, names: set[str]) -> Task:
-    def other(operand: Operand) -> Operand:
-        return replace(operand, name=operand.name + AGAIN) if operand.name in names else operand
+    def other(operand: Value) -> Value:
+        is_made = isinstance(operand, Operand) and operand.name in names
+        return replace(operand, name=operand.name + AGAIN) if is_made else operand
 
-    if isinstance(task, Communicate):
+    if isinstance(task, Collective):
         return replace(task, source=other(task.source), target=other(task.target))
     assert isinstance(task, Compute)
     return replace(task, inputs=tuple(map(other, task.inputs)), outputs=tuple(map(other, task.outputs)))

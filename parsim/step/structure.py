@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
-from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
 from parsim.model.spec import Architecture, ModelSpec
-from parsim.parallel.dimensions import degrees, rules, switched_on
+from parsim.parallel.dimensions import degrees, replicating, rules, switched_on
+from parsim.parallel.group import Group
 from parsim.parallel.plan import Batch, Plan, Stack
-from parsim.step.optimizer import OPTIMIZERS
-
-HOST: Final = "host"  # the axis of what passes between a device and its host
-_FLOAT32_BYTES = FIXED_ITEMSIZE_BYTES[FLOAT32]
+from parsim.step.task import HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class Structure:
         """
         found = degrees(plan)
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
-        stream_is_split = "T" in rules(dimensions)
+        stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replicating())
         divides = batch.sequence_length % plan.tensor_parallel == 0
         return cls(
             axes=axes,
@@ -59,9 +55,9 @@ class Structure:
             recompute_ops=tuple(sorted(plan.recompute_ops)),
             recompute_every=plan.recompute_every if plan.recompute_ops or plan.recompute != "none" else 1,
             early_stop=stack.recompute_early_stop,
-            gradient_sync=plan.gradient_sync if "dp" in axes else "all_reduce",
-            zero_stage=plan.zero_stage if "dp" in axes else 0,
-            reshard=plan.reshard_after_forward or "dp" not in axes or plan.zero_stage < 3,
+            gradient_sync=plan.gradient_sync if replicates else "all_reduce",
+            zero_stage=plan.zero_stage if replicates else 0,
+            reshard=plan.reshard_after_forward or not replicates or plan.zero_stage < 3,
             offload=plan.offload_optimizer,
             optimizer=plan.optimizer,
             rank_order=plan.rank_order,
@@ -70,32 +66,32 @@ class Structure:
             tied=model.tied_embedding,
             fusions=tuple(sorted(stack.fusions)),
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
-            gradient_overlap=stack.gradient_overlap and "dp" in axes and plan.gradient_sync == "all_reduce",
+            gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
             scatter_gather=stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides,
             master_weights=batch.dtype not in ("fp32", "tf32"),
         )
 
     @property
-    def state_bytes(self) -> int:
-        """Bytes an element that the optimizer keeps on the device: its states, and the float32 weights beside narrower ones."""
-        if self.offload:
-            return 0
-        return OPTIMIZERS[self.optimizer].state_bytes + (_FLOAT32_BYTES if self.master_weights else 0)
+    def replicas(self) -> Group:
+        """The ranks that replicate weights, over which gradients are summed step by step and ZeRO shards."""
+        return Group(tuple(axis for axis in replicating() if axis in self.axes))
 
     @property
-    def per_pass(self) -> bool:
-        """Whether gradients are scattered, and parameters gathered, in every pass through a segment (ZeRO 2 and 3)."""
-        return self.zero_stage >= 2
+    def master(self) -> Group | None:
+        """The replicas of which the first alone updates; None where all do."""
+        return self.replicas if self.gradient_sync == "master" else None
+
+    @property
+    def sums_in_passes(self) -> bool:
+        """Whether gradients are summed over replicas while passes run, and not at the end of the step."""
+        return self.gradient_overlap or self.zero_stage >= 2
+
+    @property
+    def replica_stream(self) -> str:
+        """The stream of sums that the end of the step waits for; "" where it waits for none."""
+        return self.replicas.name if self.gradient_overlap and self.zero_stage < 2 else ""
 
     @property
     def links(self) -> tuple[str, ...]:
         """What a device sends over: the mesh axes, and the link to its host."""
         return (*self.axes, HOST) if self.offload else self.axes
-
-    def gathers(self, kind: str) -> bool:
-        """Whether a forward (F) or backward (B) gathers the parameters it computes with."""
-        return self.zero_stage >= 3 and (kind == "F" or self.reshard)
-
-    def releases(self, kind: str) -> bool:
-        """Whether gathered parameters are let go after a forward (F) or backward (B) of their segment."""
-        return self.zero_stage >= 3 and (kind == "B" or self.reshard)

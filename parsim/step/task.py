@@ -1,20 +1,28 @@
-"""What a Step is made of: tasks over placed operands, segments of them, and the work that ends a step.
+"""What a Step is made of: tasks over placed operands, or over weights laid end to end, each on a stream.
 
-No sizes, no degrees, no seconds: `timing` prices a task, `estimator`, `simulator` and `executor` read it.
+No sizes, no degrees, no seconds: `parsim.cost` prices a task; `estimator`, `simulator` and `executor` walk them.  A task of a stream starts
+when the one before it on that stream has ended, when all compute issued before it has, and when what it reads is there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final, Literal
 
+from parsim.model.dims import MATMUL
+from parsim.parallel.group import Group
 from parsim.parallel.sharding import Dims, Sharding
-from parsim.step.structure import Structure
+
+COMPUTE_STREAM: Final = "compute"
+LAUNCH: Final = "launch"  # the stream of the host that launches kernels
+HOST: Final = "host"  # the stream of what the host computes and what passes between it and its device
+Part = Literal["whole", "padded", "shard"]
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A buffer as one task sees it: its name, where it lies, and the role that sets the bytes of an element."""
+    """A buffer as one task sees it: its name, where it lies, and the role that sets the bytes of an element as it is stored."""
 
     name: str
     sharding: Sharding
@@ -27,130 +35,193 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True)
+class Weight:
+    """A parameter of a segment: where it and its gradient lie, over which ranks it is replicated, and whose buffer it is."""
+
+    name: str
+    sharding: Sharding
+    gradient: Sharding  # partial over the axes that a step's end reduces
+    group: Group  # the ranks that replicate it: its gradient is summed, and ZeRO shards, over them
+    initial: str
+    owner: str  # the segment whose buffer it is: another one's where it is tied on the same rank
+    copy_of: str = ""  # the segment whose weight it repeats on another rank
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Weights laid end to end, in one role: of one copy of a segment in a pass, of all that a rank holds at the end of a step.
+
+    `padded` is each weight flattened and padded to equal parts of its group, `shard` the rank's own part of that (ZeRO).
+    """
+
+    role: Literal["parameters", "gradients", "states"]
+    part: Part
+    dtype: str
+    weights: tuple[tuple[str, Weight], ...]  # each with its segment
+
+    @property
+    def name(self) -> str:
+        """What waits for it, waits for."""
+        return self.role
+
+    def of(self, segment: str) -> tuple[Weight, ...]:
+        """Its weights of one segment."""
+        return tuple(weight for name, weight in self.weights if name == segment)
+
+
+Value = Operand | Bucket
+
+
+@dataclass(frozen=True, slots=True)
 class Compute:
     """One kernel on one rank.  `accumulate` adds into the output, `in_place` overwrites the first input."""
 
     name: str
     kernel: str
-    inputs: tuple[Operand, ...]
-    outputs: tuple[Operand, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
     attributes: Mapping[str, float | str]
     accumulate: bool = False
     in_place: bool = False
     fused: bool = False
     tag: str = ""
-    frees: tuple[str, ...] = ()
+    dtype: str = MATMUL  # the role of what it multiplies in; operands state what they are stored as
+    again: bool = False  # a forward task that runs once more in backward
+    alone: Group | None = None  # only the first rank of this group works
+    stream: str = COMPUTE_STREAM
+    frees: tuple[str | Bucket, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Communicate:
-    """One collective over one axis.  all_reduce works in place: `target` is then `source` with less left to reduce."""
+class Collective:
+    """One collective of a group.  all_reduce, reduce and broadcast work in place: `target` is then `source` with less left to reduce."""
 
     name: str
     operation: str
-    axis: str
-    source: Operand
-    target: Operand
-    dim: int = -1
+    group: Group
+    source: Value
+    target: Value
+    dim: int = -1  # gathered, scattered or, of an all_to_all, joined
+    split: int = -1  # of an all_to_all: cut
     operator: str = "sum"
-    asynchronous: bool = False  # runs on its axis's stream, beside compute that does not need its result
+    fresh: bool = True  # the target is a new buffer
+    accumulate: bool = False  # a scattered sum is added to what the target holds
     tag: str = ""
-    frees: tuple[str, ...] = ()
+    again: bool = False
+    alone: Group | None = None
+    stream: str = COMPUTE_STREAM  # of a group's own: beside compute that does not need its result
+    frees: tuple[str | Bucket, ...] = ()
 
 
-Task = Compute | Communicate
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A message to the rank at the same place on a neighbouring stage; eager: compute goes on.  `sent` may be a slice of `source`."""
+
+    name: str
+    source: Operand
+    sent: Operand
+    stream: str
+    frees: tuple[str | Bucket, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Compute waits for the message of a neighbouring stage; its buffer is new."""
+
+    name: str
+    target: Operand
+    frees: tuple[str | Bucket, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostCopy:
+    """A bucket between a device and its host."""
+
+    name: str
+    bucket: Bucket
+    to_host: bool
+    alone: Group | None = None
+    stream: str = HOST
+    frees: tuple[str | Bucket, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Launches:
+    """The host launches so many kernels, from now on, on its own stream."""
+
+    name: str
+    count: int
+    stream: str = LAUNCH
+    frees: tuple[str | Bucket, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Compute waits until streams have ended what was issued on them, and until buffers are there."""
+
+    name: str
+    streams: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
+    frees: tuple[str | Bucket, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Buffers come to life, full of zeros, or die; it takes no time."""
+
+    name: str
+    values: tuple[Value, ...] = ()
+    frees: tuple[str | Bucket, ...] = ()
+
+
+Task = Compute | Collective | Send | Receive | HostCopy | Launches | Wait | Hold
 
 
 def reads(task: Task) -> tuple[str, ...]:
     """Names of the buffers a task needs alive; one that it adds into is read as well."""
-    if isinstance(task, Communicate):
-        return (task.source.name,)
-    return tuple(o.name for o in (*task.inputs, *(task.outputs if task.accumulate else ())))
+    match task:
+        case Compute():
+            return tuple(o.name for o in (*task.inputs, *(task.outputs if task.accumulate else ())))
+        case Collective() | Send():
+            return (task.source.name,)
+        case HostCopy():
+            return (task.bucket.name,)
+        case Wait():
+            return task.buffers
+    return ()
 
 
 def writes(task: Task) -> tuple[str, ...]:
     """Names of the buffers that a task brings to life or changes."""
-    return (task.target.name,) if isinstance(task, Communicate) else tuple(o.name for o in task.outputs)
+    match task:
+        case Compute():
+            return tuple(o.name for o in task.outputs)
+        case Collective() | Receive():
+            return (task.target.name,)
+    return ()
 
 
-def allocates(task: Task) -> tuple[Operand, ...]:
+def allocates(task: Task) -> tuple[Value, ...]:
     """The outputs that are new buffers."""
-    if isinstance(task, Communicate):
-        return () if task.target.name == task.source.name else (task.target,)
-    return () if task.in_place or task.accumulate else task.outputs
+    match task:
+        case Compute():
+            return () if task.in_place or task.accumulate else task.outputs
+        case Collective():
+            return (task.target,) if task.fresh else ()
+        case Receive():
+            return (task.target,)
+        case Hold():
+            return task.values
+    return ()
 
 
-def freeing(task: Task, names: tuple[str, ...]) -> Task:
-    """The task, after which these buffers die."""
-    return replace(task, frees=names)
+def freeing(task: Task, names: tuple[str | Bucket, ...]) -> Task:
+    """The task, after which these buffers die as well."""
+    return replace(task, frees=(*task.frees, *names))
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A parameter of a segment: where it and its gradient lie, and which segment owns it when it is shared."""
-
-    name: str
-    sharding: Sharding
-    gradient: Sharding  # partial over the axes that a step's end reduces
-    initial: str
-    owner: str  # the segment's own name, or the other end's for a tied embedding
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A block placed on the mesh: forward and backward tasks in issue order, with the buffers that live between them."""
-
-    name: str
-    forward: tuple[Task, ...]
-    backward: tuple[Task, ...]
-    weights: tuple[Weight, ...]
-    saved: tuple[Operand, ...]  # alive from forward to backward: the activations in flight
-    totals: tuple[Operand, ...]  # scalars summed over the step
-    x: Operand | None  # buffer that enters forward, and whose gradient leaves backward
-    y: Operand | None  # buffer that leaves forward, and whose gradient enters backward
-    d_x: str = ""  # the buffer that holds the gradient of x when backward ends
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """One piece of the work that ends a step, over a bucket of weights laid end to end.
-
-    `kernel` is an optimizer kernel, or empty where `operation` communicates.
-    """
-
-    name: str
-    bucket: str  # partial_AXIS | all | tied | norm | parameters
-    part: str = "whole"  # of each weight: whole, its own dp shard, or padded: the shards of all dp ranks
-    kernel: str = ""
-    operation: str = ""
-    axis: str = ""
-    on_host: bool = False  # the host's processor works, not the device
-    master_only: bool = False  # only rank 0 of dp works; the others wait for its broadcast
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A training step of one structure: what every rank does to a micro_batch, and once at the end."""
-
-    structure: Structure
-    embedding: Segment
-    layer: Segment
-    head: Segment
-    finish: tuple[Finish, ...]
-    kept_layer: Segment | None = None  # a layer that is not recomputed, where only each n-th is
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """All there are, in forward order."""
-        return (self.embedding, self.layer, *([self.kept_layer] if self.kept_layer else []), self.head)
-
-    def layers(self, count: int) -> list[tuple[Segment, int]]:
-        """The layers of a stage in forward order, as runs of equal ones; each n-th is recomputed.
-
-        Source: torchtitan, torchtitan/distributed/activation_checkpoint.py (`_apply_layer_sac`).
-        """
-        if self.kept_layer is None:
-            return [(self.layer, count)] if count else []
-        periods, rest = divmod(count, self.structure.recompute_every)
-        each = [(self.kept_layer, self.structure.recompute_every - 1), (self.layer, 1)]
-        return each * periods + ([(self.kept_layer, rest)] if rest else [])
+def is_launched(task: Task) -> bool:
+    """Whether the host launches it by a call of its own; a fused op, a drawn input and a bucket are part of another call."""
+    if isinstance(task, Compute):
+        return bool(task.inputs) and not task.fused
+    return isinstance(task, Collective) and isinstance(task.source, Operand)

@@ -7,14 +7,30 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from parsim.registry import Registry
 
-if TYPE_CHECKING:
-    from parsim.parallel.plan import Plan
+
+class Degrees(Protocol):
+    """What a plan says of its dimensions, as far as files of this package ask; a plan has a field for each dimension of its name, too."""
+
+    @property
+    def data_parallel(self) -> int:
+        """Replicas."""
+        ...
+
+    @property
+    def zero_group(self) -> int | None:
+        """Ranks over which ZeRO shards; None: all replicas."""
+        ...
+
+    @property
+    def dimensions(self) -> tuple[tuple[str, int], ...]:
+        """Degrees of dimensions that have no field, by name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +42,9 @@ class Dimension:
     shards: tuple[str, ...]  # ('K', 'F', 'V')
     source: str
     nesting: int | None = 50  # places its axis on the mesh, the outermost lowest; None: on or off, over the axis of another dimension
-    degree: Callable[[Plan], int] | None = None  # ranks along the axis; None: the plan's value of this name
+    degree: Callable[[Degrees], int] | None = None  # ranks along the axis; None: the plan's value of this name
+    share: Callable[[int, int], Sequence[int]] | None = None  # (extent, ranks) -> the extent of each rank; None: equal parts
+    replicates: bool = False  # its ranks hold the same weights: gradients are summed over it step by step, and ZeRO shards over it
 
 
 DIMENSIONS: Registry[Dimension] = Registry("parallelism dimension")
@@ -42,7 +60,7 @@ def axes() -> tuple[str, ...]:
     """The mesh axes, outermost first: a dim that several axes shard nests in this order.
 
     >>> axes()
-    ('pp', 'rp', 'dp', 'tp')
+    ('pp', 'dp_replicate', 'dp', 'tp')
     """
     return _axes(names())
 
@@ -53,19 +71,31 @@ def _axes(known: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(each.axis for each in sorted(own, key=lambda each: (each.nesting, each.axis)))
 
 
-def degrees(plan: Plan) -> dict[str, int]:
+def replicating() -> tuple[str, ...]:
+    """The axes over which weights are replicated and ZeRO may shard, outermost first."""
+    own = {each.axis for name in names() if (each := DIMENSIONS.get(name)).replicates}
+    return tuple(axis for axis in axes() if axis in own)
+
+
+def uneven() -> tuple[tuple[str, str, Callable[[int, int], Sequence[int]]], ...]:
+    """Dim, axis and rule of each dimension that does not cut its dims into equal parts."""
+    known = (DIMENSIONS.get(name) for name in names())
+    return tuple((dim, each.axis, each.share) for each in known if each.share for dim in each.shards)
+
+
+def degrees(plan: Degrees) -> dict[str, int]:
     """Ranks along each axis, in mesh order."""
     own = {each.axis: each for name in names() if (each := DIMENSIONS.get(name)).nesting is not None}
     return {axis: own[axis].degree(plan) if own[axis].degree else _stated(plan, own[axis].name) for axis in axes()}  # type: ignore[misc]
 
 
-def split(plan: Plan, dim: str) -> int:
+def split(plan: Degrees, dim: str) -> int:
     """Parts into which a plan cuts a named dim."""
     found = degrees(plan)
     return math.prod(found[axis] for axis in rules(switched_on(plan, found)).get(dim, ()))
 
 
-def switched_on(plan: Plan, found: Mapping[str, int]) -> tuple[str, ...]:
+def switched_on(plan: Degrees, found: Mapping[str, int]) -> tuple[str, ...]:
     """Names of the dimensions that are on, in mesh order: an axis of degree 1 is off."""
     known = [DIMENSIONS.get(name) for name in names()]
     order = axes()
@@ -73,7 +103,7 @@ def switched_on(plan: Plan, found: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(each.name for each in sorted(on, key=lambda each: (order.index(each.axis), each.nesting is None, each.name)))
 
 
-def _stated(plan: Plan, name: str) -> int:
+def _stated(plan: Degrees, name: str) -> int:
     """What the plan says of a dimension; where it says nothing, 1 rank, or off for one that has no ranks of its own."""
     nothing = 0 if DIMENSIONS.get(name).nesting is None else 1
     return int(getattr(plan, name, dict(plan.dimensions).get(name, nothing)))

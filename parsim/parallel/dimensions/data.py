@@ -5,16 +5,13 @@ With a `zero_group` these are the ranks of one group, over which ZeRO shards; re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from parsim.parallel.dimensions import DIMENSIONS, Dimension
-
-if TYPE_CHECKING:
-    from parsim.parallel.plan import Plan
+from parsim.parallel.dimensions import DIMENSIONS, Degrees, Dimension
 
 
-def _degree(plan: Plan) -> int:
+def _degree(plan: Degrees) -> int:
     return plan.zero_group or plan.data_parallel
 
 
-DIMENSIONS.register("data_parallel", Dimension("data_parallel", "dp", ("B",), "Li et al. 2020 (arXiv:2006.15704)", 20, _degree))
+DIMENSIONS.register(
+    "data_parallel", Dimension("data_parallel", "dp", ("B",), "Li et al. 2020 (arXiv:2006.15704)", 20, _degree, replicates=True)
+)

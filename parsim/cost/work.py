@@ -13,11 +13,11 @@ import numpy as np
 from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.efficiency import kernel_s
 from parsim.cluster.scalars import Scalar
+from parsim.cost.buckets import Held, num_bytes, weight_elements
+from parsim.cost.count import bucket_of, element_bytes, extents, flops, hbm_bytes, operands, results
+from parsim.cost.sizes import Sizes
 from parsim.model.op_kinds import COSTS
-from parsim.step.count import extents, flops, hbm_bytes
-from parsim.step.holdings import Holding, own_weights, part_elements
-from parsim.step.sizes import Sizes
-from parsim.step.task import Compute, Finish, Step
+from parsim.step.task import Compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +44,42 @@ class Work:
 
 def law_name(task: Compute) -> str:
     """The name of the law that prices a task: its kernel, then `_batched` for a batched product, and `_add` where it accumulates."""
+    if bucket_of(task) is not None:
+        return task.kernel
     batched = "_batched" if task.kernel == "einsum" and _shared_dims(task) else ""
     return f"{task.kernel}{batched}{'_add' if task.accumulate else ''}"
 
 
-def work_of(task: Compute, sizes: Sizes) -> Work:
-    """The work of a task, one value per plan: all operands are moved, since numpy fuses nothing."""
+def works_of(task: Compute, sizes: Sizes, held: Held = None) -> Iterator[Work]:
+    """The calls of a task, one value per plan: one of a pass, one a weight at a step's end, where all copies of its segment are alike."""
+    bucket = bucket_of(task)
+    if bucket is None:
+        yield _work_of(task, sizes)
+        return
+    for segment, weight in bucket.weights:
+        count = weight_elements(weight, bucket.part, sizes)
+        calls: Scalar = 1.0 if held is None else held.get(segment, 0)
+        yield Work(COSTS[task.kernel].per_element * count, element_bytes(task, sizes) * count, num_calls=calls)
+
+
+def _work_of(task: Compute, sizes: Sizes) -> Work:
+    """All operands are moved, since numpy fuses nothing."""
     moved = hbm_bytes(replace(task, fused=False), sizes)
     if task.kernel == "draw":
         # A number drawn counts as a FLOP and a sequence, which has a generator of its own, as a matrix; every rank draws the whole tensor
         # before it takes its part.
-        dims = task.outputs[0].dims
-        return Work(np.prod([sizes.dims[dim] for dim in dims], axis=0), moved, num_matrices=sizes.dims["B"] if "B" in dims else 0.0)
+        (drawn,) = results(task)
+        numbers = np.prod([sizes.dims[dim] for dim in drawn.dims], axis=0)
+        return Work(numbers, moved, num_matrices=sizes.dims["B"] if "B" in drawn.dims else 0.0)
     if task.kernel != "einsum":
         return Work(flops(task, sizes), moved)
-    size, written = extents(task, sizes), sum(sizes.num_bytes(output) for output in task.outputs)
+    size, written = extents(task, sizes), sum(num_bytes(output, sizes) for output in task.outputs)
     shared = _shared_dims(task)
     matrices: Scalar = np.prod([size[dim] for dim in shared], axis=0) if shared else 0.0
     return Work(flops(task, sizes), moved, written, matrices)
 
 
-def finish_work(step: Step, work: Finish, sizes: Sizes, holding: Holding, itemsize_bytes: int) -> Iterator[Work]:
-    """The calls of one piece of a step's end: one a weight, and all copies of its segment alike."""
-    for segment in step.segments:
-        for weight in own_weights(segment, step.structure):
-            elements = part_elements(sizes.elements(weight.sharding), sizes.degrees["dp"], work.part)
-            yield Work(COSTS[work.kernel].per_element * elements, itemsize_bytes * elements, num_calls=holding.of(segment))
-
-
 def _shared_dims(task: Compute) -> tuple[str, ...]:
     """The dims that both operands and the result of a contraction have, in order."""
-    left, right = (operand.dims for operand in task.inputs)
-    return tuple(dim for dim in left if dim in right and dim in task.outputs[0].dims)
+    left, right = (operand.dims for operand in operands(task))
+    return tuple(dim for dim in left if dim in right and dim in results(task)[0].dims)

@@ -1,0 +1,56 @@
+"""Elements of what a task reads or writes on one rank: of an operand, or of weights laid end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from parsim.cost.sizes import Ints, Sizes
+from parsim.step.stages import Copies
+from parsim.step.task import Operand, Part, Value, Weight
+
+Role = Literal["parameters", "gradients", "optimizer"]
+Held = Mapping[str, Copies] | None  # how often a rank holds each segment; None: a pass, through one copy of one segment
+
+
+def elements(value: Value, sizes: Sizes, held: Held = None) -> Ints:
+    """Elements of an operand, or of a bucket over all copies that a rank holds."""
+    if isinstance(value, Operand):
+        return sizes.elements(value.sharding)
+    total = sizes.zero
+    for segment, weight in value.weights:
+        total = total + weight_elements(weight, value.part, sizes) * (1 if held is None else held.get(segment, 0))
+    return total
+
+
+def num_bytes(value: Value, sizes: Sizes, held: Held = None) -> Ints:
+    """Bytes of the same, as they are stored."""
+    return elements(value, sizes, held) * sizes.itemsize_bytes[value.dtype]
+
+
+def weight_elements(weight: Weight, part: Part, sizes: Sizes) -> Ints:
+    """Elements of a part of a weight."""
+    return part_elements(sizes.elements(weight.sharding), sizes.num_ranks(weight.group), part)
+
+
+def part_elements(whole: Ints, num_ranks: Ints, part: Part) -> Ints:
+    """A weight is flattened and padded to a multiple of its group; each rank owns one of the equal parts (Rajbhandari et al. 2020).
+
+    >>> [int(part_elements(np.array(10), np.array(4), part)) for part in ("whole", "shard", "padded")]
+    [10, 3, 12]
+    """
+    shard = -(-whole // num_ranks)
+    return {"whole": whole, "shard": shard, "padded": shard * num_ranks}[part]
+
+
+def lasting_parts(zero_stage: int) -> dict[Role, Part]:
+    """Which part of each weight lives through the whole step: its parameters, gradients and optimizer state.
+
+    Source: Rajbhandari et al. 2020 (arXiv:1910.02054), section 5.
+    """
+    flat: Part = "padded" if zero_stage else "whole"
+    return {
+        "parameters": "shard" if zero_stage >= 3 else flat,
+        "gradients": "shard" if zero_stage >= 2 else flat,
+        "optimizer": "shard" if zero_stage >= 1 else "whole",
+    }

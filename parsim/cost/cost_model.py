@@ -1,0 +1,27 @@
+"""What a price depends on beside the plan: hardware, software stack, and what is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parsim.cluster.cluster import Cluster
+from parsim.parallel.plan import Batch, Stack
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Hardware, software stack and batch."""
+
+    cluster: Cluster
+    stack: Stack
+    batch: Batch
+
+    @property
+    def sustained(self) -> float:
+        """Share of the isolated kernels' rate that training sustains: the stack's, or the accelerator's default."""
+        accelerator = self.cluster.node.accelerator
+        return self.stack.sustained_factor.get(accelerator.name, accelerator.sustained_factor)
+
+    def multiplies_in(self, role: str) -> str:
+        """The dtype of a role of matmuls.  Today there is one role."""
+        return {"matmul": self.batch.dtype}[role]

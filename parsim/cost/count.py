@@ -1,0 +1,109 @@
+"""FLOPs, HBM bytes and sent bytes of one task, as integers: what the kernels must agree with, and what timing prices."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parsim.cost.buckets import Held, elements, num_bytes
+from parsim.cost.choice import closed_forms
+from parsim.cost.cost_model import CostModel
+from parsim.cost.sizes import Ints, Sizes
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.op_kinds import COSTS
+from parsim.step.optimizer import OPTIMIZERS
+from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
+
+
+def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
+    """FLOPs of a kernel on one rank: 2 x the product of all extents for a contraction, head_dim x unmasked pairs for flash
+    attention, else a number for each element."""
+    if not isinstance(task, Compute):
+        return sizes.zero
+    cost = COSTS[task.kernel]
+    if task.kernel == "einsum":
+        return np.asarray(2 * np.prod(list(extents(task, sizes).values()), axis=0, dtype=np.int64))
+    if cost.family == "attention":
+        query, keys = (operand.sharding for operand in operands(task)[:2])
+        local = sizes.local
+        heads = local(query, "B") * local(query, "K") * local(query, "R")
+        queries, others = local(query, "S"), local(keys, "Z")
+        pairs = unmasked_pairs(queries) if task.attributes.get("causal", 1) else queries * others
+        return cost.per_element * heads * local(query, "C") * pairs
+    if not cost.per_element:
+        return sizes.zero
+    return cost.per_element * elements(task.inputs[cost.operand], sizes, held)
+
+
+def operands(task: Compute) -> tuple[Operand, ...]:
+    """The inputs of a kernel of a pass."""
+    return tuple(value for value in task.inputs if isinstance(value, Operand))
+
+
+def results(task: Compute) -> tuple[Operand, ...]:
+    """The outputs of a kernel of a pass."""
+    return tuple(value for value in task.outputs if isinstance(value, Operand))
+
+
+def unmasked_pairs(sequence_length: Ints) -> Ints:
+    """Pairs of query and key that a causal mask leaves: s (s + 1) / 2."""
+    return sequence_length * (sequence_length + 1) // 2
+
+
+def extents(task: Compute, sizes: Sizes) -> dict[str, Ints]:
+    """Local extent of every dim that a kernel touches."""
+    return {dim: sizes.local(o.sharding, dim) for o in (*operands(task), *results(task)) for dim in o.dims}
+
+
+def hbm_bytes(task: Task, sizes: Sizes, held: Held = None) -> Ints:
+    """Bytes between HBM and the device: every operand once, an accumulated output twice.
+
+    A fused op finds its first input in registers, and what it changes in place is written by the kernel that holds it.
+    """
+    if not isinstance(task, Compute):
+        return sizes.zero
+    if (bucket := bucket_of(task)) is not None:
+        return elements(bucket, sizes, held) * element_bytes(task, sizes)
+    skips = COSTS[task.kernel].skips
+    read = [o for i, o in enumerate(task.inputs) if i not in skips and not (task.fused and i == 0)]
+    written = () if task.fused and task.in_place else task.outputs
+    total = sizes.zero
+    for operand in (*read, *written, *(written if task.accumulate else ())):
+        total = total + num_bytes(_rows(task, operand, written), sizes)
+    return total
+
+
+def _rows(task: Compute, operand: Value, written: tuple[Value, ...]) -> Value:
+    """Adding into a table touches the rows of the gradient, not the table."""
+    return task.inputs[1] if task.kernel == "lookup_grad" and task.accumulate and operand in written else operand
+
+
+def bucket_of(task: Compute) -> Bucket | None:
+    """The weights that a kernel of a step's end goes through; None for a kernel of a pass."""
+    return next((value for value in task.inputs if isinstance(value, Bucket)), None)
+
+
+def element_bytes(task: Compute, sizes: Sizes) -> int:
+    """HBM bytes an element that a kernel of a step's end moves."""
+    size = sizes.itemsize_bytes
+    if "optimizer" in task.attributes:
+        return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[GRADIENT])
+    return {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[FLOAT32] + size[COMPUTE]}[task.kernel]
+
+
+def payload(task: Collective) -> Value:
+    """The larger side of a collective: what is reduced, or what has been gathered."""
+    return task.target if task.operation == "all_gather" else task.source
+
+
+def sent_bytes(task: Task, sizes: Sizes, model: CostModel, position: int, held: Held = None) -> Ints:
+    """Bytes that a rank sends, in a collective the one at `position` of its group; to the host what goes there."""
+    match task:
+        case Send():
+            return num_bytes(task.sent, sizes)
+        case HostCopy():
+            return num_bytes(task.bucket, sizes, held) if task.to_host else sizes.zero
+        case Collective() if task.operation != "slice":
+            count, itemsize = elements(payload(task), sizes, held), sizes.itemsize_bytes[task.source.dtype]
+            chosen = closed_forms(task.operation, task.group, count * itemsize, sizes, model)
+            return np.asarray(chosen.sent_elements(task.operation, position, sizes.num_ranks(task.group), count), dtype=np.int64) * itemsize
+    return sizes.zero

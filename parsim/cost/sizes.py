@@ -1,0 +1,204 @@
+"""Plans as arrays: the extent of every dim and the degree of every axis, one value per plan.  One plan is an array of length 1.
+
+Most axes cut a dim into equal parts (Even); one may follow a table of integers (Table).  What differs from rank to rank is asked of a
+representative: the first rank where all are alike, the worst one, which has the most, where they are not; or of the rank of a given place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsim.errors import PlanError, ScenarioError
+from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, GRADIENT
+from parsim.model.spec import ModelSpec
+from parsim.parallel.dimensions import axes, split, uneven
+from parsim.parallel.dimensions import degrees as degrees_of
+from parsim.parallel.group import Group
+from parsim.parallel.mesh import fastest_first
+from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.sharding import Sharding
+from parsim.step.task import Operand
+
+Ints = NDArray[np.int64]
+_MOST_FLOPS = 2.0**62  # of a pass: half of int64
+
+
+class Even(NamedTuple):
+    """An axis cuts what is left of a dim into equal parts."""
+
+
+class Table(NamedTuple):
+    """The extent that each position of an axis has of a dim."""
+
+    parts: Ints  # [plan, position]
+
+    @property
+    def worst(self) -> Ints:
+        """The position that has the most; of several, the first."""
+        return np.argmax(self.parts, axis=1)
+
+
+Extent = Even | Table
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Extents of dims (of one micro_batch, all replicas together), degrees of axes, and bytes of an element by role."""
+
+    dims: Mapping[str, Ints]
+    degrees: Mapping[str, Ints]
+    itemsize_bytes: Mapping[str, int]
+    num_plans: int
+    rank_order: tuple[str, ...]  # axes from the fastest
+    tables: Mapping[tuple[str, str], Table] = field(default_factory=dict)  # by dim and axis; all others are even
+    place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
+
+    @property
+    def zero(self) -> Ints:
+        """A zero for each plan."""
+        return np.zeros(self.num_plans, dtype=np.int64)
+
+    def at(self, place: Mapping[str, int]) -> Sizes:
+        """The same, of the rank at this place."""
+        return replace(self, place=place) if self.tables else self
+
+    def extent(self, dim: str, axis: str) -> Extent:
+        """How an axis cuts a dim."""
+        return self.tables.get((dim, axis), Even())
+
+    def local(self, sharding: Sharding, dim: str) -> Ints:
+        """Extent of one dim on one rank.
+
+        Raises:
+            PlanError: an axis cuts by a table what another axis cuts, too.
+        """
+        extent = self.dims[dim]
+        cuts = sharding.axes[sharding.dims.index(dim)]
+        for axis in cuts:
+            cut = self.extent(dim, axis)
+            if isinstance(cut, Table) and len(cuts) > 1:
+                raise PlanError(f"dim {dim} is cut by the table of {axis} and by {' and '.join(each for each in cuts if each != axis)}")
+            extent = extent // self.degrees[axis] if isinstance(cut, Even) else self._of_table(cut, axis)
+        return extent
+
+    def start(self, sharding: Sharding, dim: str) -> Ints:
+        """The first index of a dim that the rank at `place` holds."""
+        place, extent, start = self.place or {}, self.dims[dim], self.zero
+        for axis in sharding.axes[sharding.dims.index(dim)]:
+            cut, position = self.extent(dim, axis), place.get(axis, 0)
+            extent = extent // self.degrees[axis] if isinstance(cut, Even) else cut.parts[:, position]
+            start = start + (position * extent if isinstance(cut, Even) else np.sum(cut.parts[:, :position], axis=1))
+        return start
+
+    def _of_table(self, cut: Table, axis: str) -> Ints:
+        if self.place is not None:
+            return cut.parts[:, self.place[axis]]
+        return cut.parts[np.arange(self.num_plans), cut.worst]
+
+    def elements(self, sharding: Sharding) -> Ints:
+        """Elements of a tensor on one rank; a scalar has one."""
+        count = np.ones(self.num_plans, dtype=np.int64)
+        for dim in sharding.dims:
+            count = count * self.local(sharding, dim)
+        return count
+
+    def num_bytes(self, operand: Operand) -> Ints:
+        """Bytes of a buffer on one rank, as it is stored."""
+        return self.elements(operand.sharding) * self.itemsize_bytes[operand.dtype]
+
+    def num_ranks(self, group: Group) -> Ints:
+        """Ranks of a group; of one that only homes of a segment form, as many as there are homes, at most."""
+        count = np.ones(self.num_plans, dtype=np.int64)
+        for axis in group.axes:
+            count = count * self.degrees[axis]
+        return np.minimum(count, len(group.homes)) if group.homes else count
+
+    def stride(self, group: Group) -> Ints:
+        """The distance between neighbours along a group's fastest axis: the product of the faster axes."""
+        found = np.ones(self.num_plans, dtype=np.int64)
+        if group.axes:
+            for axis in self.rank_order[: min(map(self.rank_order.index, group.axes))]:
+                found = found * self.degrees[axis]
+        return found
+
+
+def padded_vocabulary(vocab_size: int, multiple: int, num_shards: int) -> int:
+    """The vocabulary, padded so that every shard is a multiple of `multiple` (Megatron-LM, make-vocab-size-divisible-by).
+
+    >>> padded_vocabulary(50257, 128, 8)
+    51200
+    """
+    unit = multiple * num_shards
+    return -(-vocab_size // unit) * unit
+
+
+def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
+    """Refuse extents whose largest matmul would overflow int64.
+
+    Raises:
+        ScenarioError: it would.
+    """
+    extent = {dim: float(values.max()) for dim, values in dims.items()}
+    width = extent["K"] * extent["R"] * extent["C"]
+    widest = max(width, *(extent[dim] for dim in "DFVGI"))
+    largest = 2 * extent["B"] * extent["S"] * max(extent["D"] * widest, width * extent["S"])
+    if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
+        raise ScenarioError(
+            f'model "{model.name}" needs {largest:.1e} FLOPs in one matmul of a micro_batch, more than is counted exactly',
+            remedy="Lower micro_batch, sequence_length or the model's widths.",
+        )
+
+
+def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack, dtype_bytes: Mapping[str, int]) -> Sizes:
+    """Sizes of several plans of one model, batch and rank order.
+
+    >>> from parsim.parallel.plan import Batch, Plan, Stack
+    >>> tiny = ModelSpec("tiny", 2, 8, 32, 2, 2, 4, 64, 16)
+    >>> sizes = sizes_of(tiny, Batch(4, 16), [Plan(data_parallel=2, micro_batch=2)], Stack("any"), {"bf16": 2, "fp32": 4})
+    >>> int(sizes.dims["B"][0]), int(sizes.dims["V"][0])
+    (4, 128)
+    """
+
+    def each(values: Sequence[int]) -> Ints:
+        return np.array(values, dtype=np.int64)
+
+    count = len(plans)
+    same = {
+        **{dim: batch.sequence_length for dim in "STZ"},
+        **model.extents,
+    }
+    dims = {dim: each([extent] * count) for dim, extent in same.items()}
+    dims["B"] = each([plan.micro_batch * split(plan, "B") for plan in plans])
+    dims["V"] = each([padded_vocabulary(model.vocab_size, stack.vocab_multiple, split(plan, "V")) for plan in plans])
+    by_plan = [degrees_of(plan) for plan in plans]
+    degrees = {axis: each([found[axis] for found in by_plan]) for axis in axes()}
+    _check_range(dims, model)
+    compute = dtype_bytes[batch.dtype]
+    itemsize = {
+        COMPUTE: compute,
+        GRADIENT: compute if stack.gradient_dtype == "compute" else dtype_bytes[stack.gradient_dtype],
+        **FIXED_ITEMSIZE_BYTES,
+    }
+    return Sizes(dims, degrees, itemsize, count, fastest_first(plans[0].rank_order), _tables(dims, degrees))
+
+
+def _tables(dims: Mapping[str, Ints], degrees: Mapping[str, Ints]) -> dict[tuple[str, str], Table]:
+    """The tables of dimensions that do not cut evenly; a position that a plan lacks has nothing.
+
+    Raises:
+        PlanError: a table does not share out its dim.
+    """
+    found: dict[tuple[str, str], Table] = {}
+    for dim, axis, share in uneven():
+        parts = np.zeros((len(dims[dim]), int(degrees[axis].max())), dtype=np.int64)
+        for plan, (extent, degree) in enumerate(zip(dims[dim], degrees[axis], strict=True)):
+            parts[plan, :degree] = share(int(extent), int(degree))
+        if np.any(parts.sum(axis=1) != dims[dim]) or np.any(parts < 0):
+            raise PlanError(f"the table of {axis} does not share out dim {dim}: {parts.tolist()} of {dims[dim].tolist()}")
+        found[dim, axis] = Table(parts)
+    return found

@@ -1,0 +1,158 @@
+"""Seconds of every task, rounded once to integer picoseconds and shared by estimate, simulate and the clocks of execute.
+
+Sharing among symmetric groups (all data-parallel groups of a node on its NICs) is part of the price: see `cluster.network`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
+from parsim.cluster.scalars import Scalar
+from parsim.collectives import reference
+from parsim.collectives.alpha_beta import alpha_beta_s
+from parsim.cost.buckets import Held, elements, num_bytes
+from parsim.cost.cost_model import CostModel
+from parsim.cost.count import extents, flops, hbm_bytes, operands, payload, results
+from parsim.cost.sizes import Ints, Sizes
+from parsim.cost.work import Work, law_name, works_of
+from parsim.errors import ScenarioError
+from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.op_kinds import COSTS
+from parsim.parallel.group import Group
+from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
+
+PS_PER_S = 1e12
+_MOST_PS = 1e17  # a day for one task: no task of a real step comes near
+_FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
+
+# Weight-gradient GEMMs that accumulate in float32 take 3 to 5 % longer than plain ones; the law of a plain one would charge their
+# longer output as if nothing hid it.  Source: GEMM tables of SimuMax (A100, B200), layouts with and without accumulation.
+ACCUMULATION_FACTOR = 1.04
+
+
+def picoseconds(seconds: Scalar) -> Ints:
+    """The one rounding.
+
+    Raises:
+        ScenarioError: a time that is no number, or above a day.
+
+    >>> int(picoseconds(1.5e-6))
+    1500000
+    """
+    scaled = np.rint(np.asarray(seconds, dtype=np.float64) * PS_PER_S)
+    if not np.all(scaled < _MOST_PS):  # false for NaN as well
+        raise ScenarioError(
+            f"one task would take {np.max(seconds):.3g} s", remedy="Check the bandwidths, rates and latencies of the hardware."
+        )
+    return scaled.astype(np.int64)
+
+
+def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
+    """Picoseconds of one task that has its resources to itself; `held`: the copies of segments over which its buckets reach."""
+    if isinstance(task, Launches):  # laws of single kernels hold what surrounds a call
+        return sizes.zero + (0 if model.cluster.node.accelerator.kernels else task.count * int(picoseconds(model.stack.host_launch_s)))
+    return picoseconds(task_s(task, sizes, model, held))
+
+
+def task_s(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Scalar:
+    """Seconds of one task; what only waits, or keeps the books of memory, takes none."""
+    match task:
+        case Compute():
+            return compute_s(task, sizes, model, held)
+        case Collective():
+            return communicate_s(task, sizes, model, held)
+        case Send():
+            group = Group(("pp",))
+            distance, ranks = sizes.stride(group), sizes.num_ranks(group)
+            return model.cluster.p2p_s(num_bytes(task.sent, sizes), distance, num_ranks=ranks)
+        case HostCopy():
+            link = model.cluster.node.host_link
+            return link.latency_s + num_bytes(task.bucket, sizes, held) / link.bandwidth_bytes_per_s
+    return np.zeros(sizes.num_plans)
+
+
+def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) -> Scalar:
+    """Seconds of a kernel by its own law, or by that of its family; on the host by the memory that its devices share."""
+    node, family = model.cluster.node, COSTS[task.kernel].family
+    if task.stream == HOST:
+        return hbm_bytes(task, sizes, held) / (node.host_memory_bytes_per_s / node.devices_per_node)
+    if (name := law_name(task)) in node.accelerator.kernels:
+        return _own_law_s(name, works_of(task, sizes, held), sizes, model)
+    work, traffic = flops(task, sizes, held), hbm_bytes(task, sizes, held)
+    dtype, keep = model.multiplies_in(task.dtype), model.sustained
+    if family == "gemm":
+        rate, moved = gemm_alignment(task, sizes), gemm_bytes(task, sizes)
+        seconds = gemm_s(node.accelerator, work, moved, dtype, aligned=rate, sustained=keep)
+        return seconds * (ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0)
+    if family == "attention":
+        query = operands(task)[0].sharding
+        heads = sizes.local(query, "B") * sizes.local(query, "K") * sizes.local(query, "R")
+        blocks = heads * -(-sizes.local(query, "S") // _FLASH_BLOCK)
+        width, backward = sizes.local(query, "C"), task.kernel.endswith("_grad")
+        return attention_s(node.accelerator, work, traffic, blocks, width, dtype, backward=backward, sustained=keep)
+    return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
+
+
+def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel) -> Scalar:
+    """Seconds of calls of a kernel that has a law of its own: between that of a device alone and that of a node whose devices all work."""
+    accelerator, devices = model.cluster.node.accelerator, model.cluster.node.devices_per_node
+    alone, busy = accelerator.kernels[name], accelerator.busy_kernels.get(name, accelerator.kernels[name])
+    working = np.minimum(np.prod(list(sizes.degrees.values()), axis=0), devices)
+    share = (working - 1) / max(devices - 1, 1)
+    return sum(((1.0 - share) * each.seconds(alone) + share * each.seconds(busy) for each in calls), start=np.zeros(sizes.num_plans))
+
+
+def adds_to_gradient(task: Compute) -> bool:
+    """A weight-gradient GEMM that adds into the step's buffer: priced as a plain GEMM x 1.04, its measured cost."""
+    return task.accumulate and task.outputs[0].dtype == GRADIENT
+
+
+def gemm_bytes(task: Compute, sizes: Sizes) -> Ints:
+    """HBM bytes at which a GEMM is priced: one that adds into a gradient as if it wrote a plain output."""
+    traffic = hbm_bytes(task, sizes)
+    if adds_to_gradient(task):
+        longer = 2 * sizes.itemsize_bytes[GRADIENT] - sizes.itemsize_bytes[COMPUTE]  # read and written, against written once
+        traffic = traffic - elements(task.outputs[0], sizes) * longer
+    return traffic
+
+
+def gemm_alignment(task: Compute, sizes: Sizes) -> Scalar:
+    """Share of the GEMM rate left by the worst of m, n and k; a batched GEMM (attention) is not charged for its head_dim."""
+    left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
+    if left & right & out:
+        return 1.0
+    size = extents(task, sizes)
+    groups = (left & out, right & out, left & right)
+    shares = [alignment(np.prod([size[d] for d in sorted(group)], axis=0)) for group in groups]
+    return np.asarray(np.min(np.array(shares), axis=0))
+
+
+def communicate_s(task: Collective, sizes: Sizes, model: CostModel, held: Held = None) -> Scalar:
+    """Seconds of a collective; a slice keeps what is there, and an empty bucket nothing."""
+    if task.operation == "slice":
+        return np.zeros(sizes.num_plans)
+    count, itemsize = elements(payload(task), sizes, held), sizes.itemsize_bytes[task.source.dtype]
+    return np.where(count > 0, collective_s(task.operation, task.group, count, itemsize, sizes, model), 0.0)
+
+
+def collective_s(operation: str, group: Group, count: Ints, itemsize: int, sizes: Sizes, model: CostModel) -> Scalar:
+    """By the fitted laws, asked in a ring's bytes whatever NCCL runs; by latency and bandwidth where the stack names an algorithm."""
+    ranks, stride = sizes.num_ranks(group), distance(group, sizes, model)
+    if named := model.stack.collectives.get(operation):
+        return alpha_beta_s(model.cluster, operation, named, elements=count, itemsize_bytes=itemsize, num_ranks=ranks, stride=stride)
+    ring = reference(operation)
+    wire_bytes = np.asarray(ring.busiest_elements(operation, ranks, count)) * itemsize
+    return model.cluster.collective_s(operation, wire_bytes, ring.num_steps(operation, ranks), ranks, stride)
+
+
+def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:
+    """Devices between neighbours of a group; those of a pipeline's ends are as far apart as it is long, or stay in its node."""
+    stride = sizes.stride(group)
+    if not group.homes:
+        return stride
+    whole = sizes.num_ranks(Group(group.axes))
+    in_node = whole * stride <= model.cluster.node.devices_per_node  # the whole pipeline, so both its ends
+    return np.where(in_node, stride, stride * np.maximum(whole - 1, 1))

@@ -1,0 +1,22 @@
+"""Who takes part in a collective: the ranks that differ along some axes, or of a pipeline only those that hold some segments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Ranks that differ along `axes` only; no axis: each rank by itself.
+
+    >>> Group(("dp", "cp")).name
+    'dp+cp'
+    """
+
+    axes: tuple[str, ...]  # outermost first
+    homes: tuple[str, ...] = ()  # of the ranks of a pipeline, those that hold one of these segments
+
+    @property
+    def name(self) -> str:
+        """What counts and streams of the group are filed under."""
+        return "+".join(self.axes)

@@ -1,0 +1,185 @@
+"""What a stage does in a phase: messages, parameters that come and go, the tasks of its segments, and sums of gradients beside them.
+
+The one place that decides what is sent, gathered or summed, and when; estimate, simulate and execute walk what it returns.
+Source of prefetch and of the wait at the end of a pass: Zhao et al. 2023 (arXiv:2304.11277), section 3.3.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.parallel.group import Group
+from parsim.parallel.sharding import Sharding, reshard
+from parsim.schedules.phase import Phase
+from parsim.step.finish import replica_sum
+from parsim.step.stages import Copies, Parts
+from parsim.step.step import Segment, Step
+from parsim.step.task import (
+    COMPUTE_STREAM,
+    LAUNCH,
+    Bucket,
+    Collective,
+    Hold,
+    Launches,
+    Operand,
+    Part,
+    Receive,
+    Send,
+    Task,
+    Wait,
+    freeing,
+    is_launched,
+    reads,
+)
+
+SHARD: Final = "~shard"  # behind the name of a buffer that crosses a stage boundary in shards
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Copies of a segment that follow one another, and the tasks of each."""
+
+    segment: Segment
+    tasks: tuple[Task, ...]
+    copies: Copies
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One phase of one micro_batch on one stage."""
+
+    prologue: tuple[Task, ...]
+    runs: tuple[Run, ...]  # in the order in which they run
+    epilogue: tuple[Task, ...]
+
+
+def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bool, closes: bool) -> Pass:
+    """A phase of a stage.
+
+    Args:
+        step: the Step.
+        parts: segments of the stage in forward order, with their copies, of which each has at least one.
+        phase: which.
+        receives: whether what it starts from comes from another rank.
+        sends: whether what it hands on goes to another rank.
+        closes: whether it completes the stage's weight gradients of the step.
+    """
+    order = parts if phase.step > 0 else parts[::-1]
+    ahead = _gathers_ahead(step, phase)
+    prologue = receiving(step, phase) if receives else ()
+    if ahead:
+        prologue = (*prologue, _gather(step, order[0][0], phase))
+    runs: list[Run] = []
+    for index, (name, copies) in enumerate(order):
+        following = order[index + 1][0] if index + 1 < len(order) and ahead else ""
+        if ahead and np.any(np.greater(copies, 1)):
+            runs.append(Run(step.segments[name], section(step, name, phase, following=name, closes=closes), copies - 1))
+            copies = copies * 0 + 1
+        runs.append(Run(step.segments[name], section(step, name, phase, following=following, closes=closes), copies))
+    sums = step.structure.gradient_overlap and step.structure.zero_stage >= 2
+    epilogue: tuple[Task, ...] = (Wait("sums", streams=(step.structure.replicas.name,)),) if sums else ()
+    return Pass(prologue, tuple(runs), (*epilogue, *(sending(step, order[-1][0], phase) if sends else ())))
+
+
+@functools.lru_cache(maxsize=256)
+def receiving(step: Step, phase: Phase) -> tuple[Task, ...]:
+    """What brings a boundary tensor to a stage: a message, and the gathering of one that comes in shards."""
+    name = "x" if phase.step > 0 else "d_y"
+    wanted = replace(step.stream, name=name)
+    wire = _on_wire(step, wanted)
+    if wire is wanted:
+        return (Receive("receive", wanted),)
+    tasks: list[Task] = [Receive("receive", wire)]
+    for move in reshard(wire.sharding, wanted.sharding):
+        tasks.append(Collective("gather", move.operation, Group((move.axis,)), wire, wanted, move.dim, frees=(wire.name,)))
+    return tuple(tasks)
+
+
+@functools.lru_cache(maxsize=1024)
+def sending(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
+    """What takes the result of a stage's last segment to the next stage."""
+    source = step.segments[last].leaving[phase]
+    assert source is not None
+    return (Send("send", source, _on_wire(step, source), f"send_{phase}", frees=(source.name,)),)
+
+
+def _on_wire(step: Step, operand: Operand) -> Operand:
+    """A boundary tensor as a rank sends it: whole, or its part of a sequence that the tensor-parallel ranks all hold."""
+    if not step.structure.scatter_gather:
+        return operand
+    axes = tuple(("tp",) if dim == "T" else own for dim, own in zip(operand.dims, operand.sharding.axes, strict=True))
+    return Operand(operand.name + SHARD, Sharding(operand.dims, axes), operand.dtype)
+
+
+def _gathers_ahead(step: Step, phase: Phase) -> bool:
+    """Whether the parameters of the next segment are gathered while one runs."""
+    return step.structure.gradient_overlap and _gathers(step, phase)
+
+
+def _gathers(step: Step, phase: Phase) -> bool:
+    return step.structure.zero_stage >= 3 and (step.structure.reshard or phase is Phase.F)
+
+
+def _releases(step: Step, phase: Phase) -> bool:
+    """Whether gathered parameters are let go after this phase of their segment."""
+    return step.structure.zero_stage >= 3 and (step.structure.reshard or phase is not Phase.F)
+
+
+@functools.lru_cache(maxsize=4096)
+def section(step: Step, name: str, phase: Phase, *, following: str = "", closes: bool = False) -> tuple[Task, ...]:
+    """The tasks of one copy of a segment; `following`: the segment whose parameters are gathered meanwhile, "" for none."""
+    return tuple(_section(step, step.segments[name], phase, following, closes))
+
+
+def _section(step: Step, segment: Segment, phase: Phase, following: str, closes: bool) -> Iterator[Task]:
+    if _gathers_ahead(step, phase):
+        yield Wait("parameters", buffers=("parameters",))
+        if following:
+            yield _gather(step, following, phase)
+    elif _gathers(step, phase):
+        yield replace(_gather(step, segment.name, phase), stream=COMPUTE_STREAM)
+    scatters = step.structure.zero_stage >= 2 and phase.accumulates
+    if scatters:
+        yield Hold("zero_gradients", (_gradients(segment),))
+    tasks = segment.phases[phase]
+    yield Launches("launches", sum(map(is_launched, tasks)))
+    yield from tasks
+    beside = dict.fromkeys(task.stream for task in tasks if isinstance(task, Collective) and task.stream != COMPUTE_STREAM)
+    yield Wait("segment", streams=(*beside, LAUNCH))
+    stream, name = step.structure.replica_stream or COMPUTE_STREAM, f"{segment.name}_gradients"
+    if scatters:
+        stream = step.structure.replicas.name if step.structure.gradient_overlap else COMPUTE_STREAM
+        summed = replica_sum(step.structure, name, _gradients(segment).weights, add=True, stream=stream)
+        yield freeing(summed, (_gradients(segment),))
+    elif closes and phase.accumulates and step.structure.replica_stream and segment.own_weights:
+        own = tuple((segment.name, weight) for weight in segment.own_weights)
+        yield replica_sum(step.structure, name, own, add=False, stream=stream)
+    if _releases(step, phase):
+        yield Hold("release_parameters", frees=(_parameters(step, segment, phase, "padded"),))
+
+
+def _gather(step: Step, name: str, phase: Phase) -> Collective:
+    """The parameters of a segment brought together (ZeRO 3), beside compute."""
+    segment, group = step.segments[name], step.structure.replicas
+    shards, whole = (_parameters(step, segment, phase, part) for part in ("shard", "padded"))
+    return Collective(f"{name}_parameters", "all_gather", group, shards, whole, stream=group.name)
+
+
+def _parameters(step: Step, segment: Segment, phase: Phase, part: Part) -> Bucket:
+    """What a phase gathers: all that the segment uses, but not again a tied weight that stayed; of W what its tasks look at."""
+    used = segment.weights if step.structure.reshard else segment.own_weights
+    if phase is Phase.W:
+        seen = {name for task in segment.phases[phase] for name in reads(task)}
+        used = tuple(weight for weight in used if weight.name in seen)
+    return Bucket("parameters", part, COMPUTE, tuple((segment.name, weight) for weight in used))
+
+
+def _gradients(segment: Segment) -> Bucket:
+    """All gradients that a pass through a segment adds up, whole, before they are scattered."""
+    return Bucket("gradients", "padded", GRADIENT, tuple((segment.name, weight) for weight in segment.weights))

@@ -1,0 +1,77 @@
+"""Backward in two parts: what the gradient of the input needs (I), and the rest, which leads to weight gradients (W).
+
+Both keep the order of the whole backward.  Whatever runs again for backward runs in I, so W recomputes nothing.
+Source: Qi et al. 2023 (arXiv:2401.10241), section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from parsim.errors import PlanError
+from parsim.step.task import Collective, Compute, Operand, Task, Value, allocates, reads, writes
+
+_APART = "~apart"
+
+
+class Halves(NamedTuple):
+    """The tasks of I and of W, and the buffer that holds the input's gradient when I ends."""
+
+    inputs: tuple[Task, ...]
+    weights: tuple[Task, ...]
+    d_x: str
+
+
+def halves(backward: Sequence[Task], d_x: str) -> Halves:
+    """Backward cut by dataflow.  Where I would change a buffer in place that W still reads, it makes a new one.
+
+    Raises:
+        PlanError: the change in place is a collective, or one that adds.
+    """
+    leads = _leading_to(backward, d_x)
+    read_later: set[str] = set()  # by W, before what I changes now
+    renamed: dict[str, str] = {}
+    inputs: list[Task] = []
+    weights: list[Task] = []
+    for task, is_input in zip(backward, leads, strict=True):
+        moved = _renamed(task, renamed)
+        if not is_input:
+            weights.append(moved)
+            read_later |= set(reads(moved))
+            continue
+        changed = set(writes(moved)) - {each.name for each in allocates(moved)}
+        if changed & read_later:
+            name = writes(task)[0]
+            if not (isinstance(moved, Compute) and moved.in_place):
+                raise PlanError(f"{moved.name} changes a buffer that weight gradients read later")
+            renamed[name] = renamed.get(name, name) + _APART
+            outputs = tuple(_other(out, {out.name: renamed[name]}) if i == 0 else out for i, out in enumerate(moved.outputs))
+            moved = replace(moved, outputs=outputs, in_place=False)
+        inputs.append(moved)
+    return Halves(tuple(inputs), tuple(weights), renamed.get(d_x, d_x))
+
+
+def _leading_to(backward: Sequence[Task], d_x: str) -> list[bool]:
+    """Which tasks the input's gradient needs, and which run a second time."""
+    live, found = {d_x} - {""}, []
+    for task in reversed(backward):
+        is_needed = bool(live & set(writes(task))) or (isinstance(task, Compute | Collective) and task.again)
+        if is_needed:
+            live -= {each.name for each in allocates(task)}
+            live |= set(reads(task))
+        found.append(is_needed)
+    return found[::-1]
+
+
+def _renamed(task: Task, names: dict[str, str]) -> Task:
+    if isinstance(task, Collective):
+        return replace(task, source=_other(task.source, names), target=_other(task.target, names))
+    assert isinstance(task, Compute)
+    inputs, outputs = (tuple(_other(value, names) for value in side) for side in (task.inputs, task.outputs))
+    return replace(task, inputs=inputs, outputs=outputs)
+
+
+def _other(value: Value, names: dict[str, str]) -> Value:
+    return replace(value, name=names[value.name]) if isinstance(value, Operand) and value.name in names else value

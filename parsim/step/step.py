@@ -1,0 +1,47 @@
+"""A block placed on the mesh (Segment), and the whole step of a structure (Step)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from parsim.schedules.phase import Phase
+from parsim.step.structure import Structure
+from parsim.step.task import Operand, Task, Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A block placed on the mesh: tasks of each phase in issue order, with the buffers that live between them.
+
+    B is the whole backward; I and W are its parts for inputs and for weights.
+    """
+
+    name: str
+    phases: Mapping[Phase, tuple[Task, ...]]
+    kept: Mapping[Phase, tuple[Operand, ...]]  # alive when a phase of the segment has ended, until the next one: activations in flight
+    entering: Mapping[Phase, Operand | None]  # what a phase takes from the neighbouring segment
+    leaving: Mapping[Phase, Operand | None]  # what it hands on
+    weights: tuple[Weight, ...]
+    totals: tuple[Operand, ...]  # scalars summed over the step
+
+    @property
+    def own_weights(self) -> tuple[Weight, ...]:
+        """Those with a buffer of their own."""
+        return tuple(weight for weight in self.weights if weight.owner == self.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """A training step of one structure: what a rank does to a micro_batch, and once at the end.  Equal to itself only."""
+
+    structure: Structure
+    segments: Mapping[str, Segment]  # in forward order
+    finish: tuple[Task, ...]
+
+    @property
+    def stream(self) -> Operand:
+        """What passes from segment to segment, and over a stage boundary."""
+        found = next(segment.entering[Phase.F] for segment in self.segments.values() if segment.entering[Phase.F])
+        assert found is not None
+        return found
