@@ -55,7 +55,7 @@ def embedding(kind: Architecture, *, fusions: tuple[str, ...]) -> Block:
         ops.append(Op("embedding_dropout", same, (x, "embedding_mask"), (y,), "dropout", attributes=DROP, in_place=True, fused=joins))
     tables = ("word", *(["position"] if learned else ()), *(["token_type"] if kind.token_types else ()))
     scales = norm_weights("norm", kind) if kind.norm_last else {}
-    return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, takes="")
+    return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
 
 
 def head(kind: Architecture, *, tied: bool) -> Block:
@@ -68,12 +68,12 @@ def head(kind: Architecture, *, tied: bool) -> Block:
         matrices = {
             f"{name}.{part}": initial for name in ("pooler", "label") for part, initial in (("weight", "normal"), ("bias", "zeros"))
         }
-        return Block("head", tuple(_text_head(kind)), {**weights, **matrices}, gives="", totals=("loss",))
+        return Block("head", tuple(_text_head(kind)), {**weights, **matrices}, output="", totals=("loss",))
     if kind.head == "token":
-        return Block("head", tuple(_token_head(kind)), {**weights, **label_weights(bias=True)}, gives="", totals=("loss",))
+        return Block("head", tuple(_token_head(kind)), {**weights, **label_weights(bias=True)}, output="", totals=("loss",))
     weights = {**weights, "word.weight": "normal"}
     shared = {"word.weight": "embedding"} if tied else {}
-    return Block("head", tuple(_head(kind)), weights, gives="", shared=shared, totals=("loss",))
+    return Block("head", tuple(_head(kind)), weights, output="", shared=shared, totals=("loss",))
 
 
 def _head(kind: Architecture) -> Iterator[Op]:

@@ -56,13 +56,13 @@ class Op:
 class Block:
     """A run of ops that is placed, recomputed and priced as one: the embedding, a layer, the head.
 
-    `x` enters and `y` leaves on the residual stream; the embedding has no `x`, the head no `y`.
+    `x` enters and `y` leaves on the residual stream; the embedding has no input, the head no output.
     """
 
     name: str
     ops: tuple[Op, ...]
     weights: Mapping[str, str]  # name -> initial values: normal | zeros | ones
-    takes: str = "x"
-    gives: str = "y"
+    input: str = "x"
+    output: str = "y"
     shared: Mapping[str, str] = field(default_factory=dict)  # weight -> the block that owns it (tied embedding)
     totals: tuple[str, ...] = ()  # scalars summed over a whole step, such as the loss

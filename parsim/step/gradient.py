@@ -56,7 +56,7 @@ def backward(block: Block, fusions: tuple[str, ...]) -> tuple[list[Call], str]:
     """Calls of the backward pass in issue order, and the name of the gradient of the block's input."""
     derivation = _Derivation(block, fusions)
     calls = list(derivation.run())
-    return calls, derivation.gradients.get(block.takes, "")
+    return calls, derivation.gradients.get(block.input, "")
 
 
 @dataclass(slots=True)
@@ -75,8 +75,8 @@ class _Derivation:
             ins, outs = op.terms
             self.dims.update({n: (d, COMPUTE) for n, d in zip(op.inputs, ins, strict=True) if n not in self.dims})
             self.dims.update({n: (d, t) for n, d, t in zip(op.outputs, outs, op.dtypes, strict=True)})
-        if self.block.gives:
-            self.gradients[self.block.gives] = f"d_{self.block.gives}"
+        if self.block.output:
+            self.gradients[self.block.output] = f"d_{self.block.output}"
         for op in reversed(self.block.ops):
             if op.gradients is None and op.outputs[0] not in self.gradients:
                 continue  # nothing flows back here: masks, tokens, the steps of the loss

@@ -41,11 +41,11 @@ def lower(structure: Structure) -> Step:
 
 def _segment(block: Block, structure: Structure, table: Rules) -> Segment:
     placer = Placer(table)
-    x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.takes else None
+    x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.input else None
     if x:
         placer.known["x"] = x
     forward = placer.place(gradient.forward(block))
-    y = placer.known[block.gives] if block.gives else None
+    y = placer.known[block.output] if block.output else None
     if y:
         placer.known["d_y"] = Operand("d_y", y.sharding, COMPUTE)
     calls, d_x = gradient.backward(block, structure.fusions)

@@ -78,7 +78,7 @@ def _embedding(kind: Architecture, fusions: tuple[str, ...]) -> Block:
         Op("input_gemm", "B T I, I D -> B T D", inputs, (out,), gradients=gradients),
         *_bias("input", "T D", "y", kind, fusions),
     )
-    return Block("embedding", ops, _weights("input", kind), takes="")
+    return Block("embedding", ops, _weights("input", kind), input="")
 
 
 def _layer(kind: Architecture, fusions: tuple[str, ...]) -> Block:
@@ -99,7 +99,7 @@ def _layer(kind: Architecture, fusions: tuple[str, ...]) -> Block:
 
 def _head(kind: Architecture) -> Block:
     ops = chain(_activated("enter", "T D", "x", "active", kind), labelled_rows("active", "row_labels", bias=kind.bias))
-    return Block("head", tuple(ops), label_weights(bias=kind.bias), gives="", totals=("loss",))
+    return Block("head", tuple(ops), label_weights(bias=kind.bias), output="", totals=("loss",))
 
 
 def _weights(name: str, kind: Architecture) -> dict[str, str]:

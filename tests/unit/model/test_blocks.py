@@ -109,13 +109,13 @@ def test_the_embedding_of_bert_sums_three_tables_and_its_head_has_a_dense_layer(
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)
 def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> None:
     for block in blocks(KINDS_OF_MODEL[name]):
-        known = {block.takes, *block.weights}
+        known = {block.input, *block.weights}
         for op in block.ops:
             assert set(op.inputs) <= known, (block.name, op.name)
             assert not set(op.outputs) & known, (block.name, op.name)
             known |= set(op.outputs)
         assert set(block.weights) <= {name for op in block.ops for name in op.inputs}
-        assert not block.gives or block.gives in known
+        assert not block.output or block.output in known
 
 
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)
