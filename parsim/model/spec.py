@@ -91,9 +91,9 @@ class ModelSpec:
             "C": self.head_dim,
             "F": self.ffn_hidden_size,
             "V": self.vocab_size,
-            "E": self.hidden_size,
-            "N": self.num_token_types,
-            "G": self.num_labels,
+            "H": self.hidden_size,
+            "U": self.num_token_types,
+            "Y": self.num_labels,
             "I": self.num_features,
             "P": self.max_positions,
         }

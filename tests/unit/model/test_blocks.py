@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from parsim.model.blocks import transformer_layer
+from parsim.model.dims import DIMS
 from parsim.model.ends import embedding, head
 from parsim.model.families import blocks_of
 from parsim.model.op import Block
@@ -116,6 +117,13 @@ def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> Non
             known |= set(op.outputs)
         assert set(block.weights) <= {name for op in block.ops for name in op.inputs}
         assert not block.output or block.output in known
+
+
+def test_every_dim_has_a_meaning_and_is_used_and_those_of_experts_are_free() -> None:
+    terms = [term for kind in KINDS_OF_MODEL.values() for block in blocks(kind) for op in block.ops for side in op.terms for term in side]
+    used = {dim for term in terms for dim in term}
+    assert used == set(DIMS)
+    assert not used & set("ENG")
 
 
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)
