@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -80,6 +82,11 @@ class ModelSpec:
             self.head,
             self.family,
         )
+
+    @property
+    def layout(self) -> Layout:
+        """The first block stands on the first stage and the last on the last; those between are dealt out to all stages."""
+        return ("embedding", 1), ("layer", self.num_layers), ("head", 1)
 
     @property
     def extents(self) -> dict[str, int]:

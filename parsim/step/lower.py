@@ -31,11 +31,11 @@ def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     table = rules(structure.dimensions)
     blocks = blocks_of(structure.architecture, structure.attention, structure.fusions, structure.tied)
-    first, middle, last = (_segment(block, structure, table) for block in blocks)
+    first, middle, last = (_segment(block, structure, table) for block in blocks.values())
     weights = [weight for segment in (first, middle, last) for weight in segment.weights]
     kept = None
     if structure.recompute_every > 1:
-        kept = _segment(replace(blocks[1], name=KEPT_LAYER), structure, table)
+        kept = _segment(replace(blocks[middle.name], name=KEPT_LAYER), structure, table)
     return Step(structure, first, middle, last, tuple(_finish(structure, weights)), kept)
 
 
