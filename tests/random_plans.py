@@ -101,7 +101,7 @@ def _layers(rng: Random, num_layers: int, stages: int) -> tuple[int, ...]:
 
 
 def _ops(rng: Random, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
-    _, layer, _ = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)
+    layer = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)["layer"]
     names = [op.name for op in layer.ops if op.kind != "relabel"]
     return tuple(rng.sample(names, rng.randint(1, min(3, len(names)))))
 

@@ -145,7 +145,7 @@ def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
     """
     extent = {dim: float(values.max()) for dim, values in dims.items()}
     width = extent["K"] * extent["R"] * extent["C"]
-    widest = max(width, *(extent[dim] for dim in "DFVGI"))
+    widest = max(width, *(extent[dim] for dim in "DFVYI"))
     largest = 2 * extent["B"] * extent["S"] * max(extent["D"] * widest, width * extent["S"])
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
         raise ScenarioError(

@@ -138,7 +138,7 @@ def load(name: str, validation_split: float, seed: int, model: ModelSpec, sequen
 
 def _drawn(model: ModelSpec) -> set[str]:
     """What the blocks of a model draw, less masks, which no data set has."""
-    ops = (op for block in blocks_of(model.architecture) for op in block.ops)
+    ops = (op for block in blocks_of(model.architecture).values() for op in block.ops)
     return {op.outputs[0] for op in ops if op.kind == "draw" and MASK not in op.dtypes}
 
 

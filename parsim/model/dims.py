@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+# E, N and G stay free: experts where they live, experts where they are chosen, and the micro_batch inside experts.
 DIMS: Final = {
     "B": "micro_batch, all replicas together",
     "S": "sequence inside a block",
@@ -15,9 +16,9 @@ DIMS: Final = {
     "C": "head_dim",
     "F": "ffn_hidden_size",
     "V": "vocabulary, padded",
-    "E": "hidden_size, behind the dense layer of a head",
-    "N": "token types",
-    "G": "labels of a text, a token or a row",
+    "H": "hidden_size, behind the dense layer of a head",
+    "U": "token types",
+    "Y": "labels of a text, a token or a row",
     "I": "features of a row",
     "P": "rows of the position table",
 }

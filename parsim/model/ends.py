@@ -42,8 +42,8 @@ def embedding(kind: Architecture, *, fusions: tuple[str, ...]) -> Block:
     if kind.token_types:
         x, y = next(rest)
         ops.append(Op("token_types", "-> B T", (), ("token_types",), "draw", (INDEX,)))
-        inputs, offset = ("token_types", "token_type.weight"), (("offset", "offset:N"),)
-        ops.append(Op("token_type", "B T, N D -> B T D", inputs, ("token_type",), "lookup", attributes=offset))
+        inputs, offset = ("token_types", "token_type.weight"), (("offset", "offset:U"),)
+        ops.append(Op("token_type", "B T, U D -> B T D", inputs, ("token_type",), "lookup", attributes=offset))
         ops.append(Op("token_type_add", same, (x, "token_type"), (y,), "add", in_place=True))
     if kind.norm_last:
         x, y = next(rest)
@@ -118,17 +118,17 @@ def _text_head(kind: Architecture) -> Iterator[Op]:
         entering = "norm"
         yield norm("norm", "x", kind)
     yield Op("first_token", "B T D -> B D", (entering,), ("first_token",), "first", attributes=_PLACE)
-    yield Op("pooler_gemm", "B D, D E -> B E", ("first_token", "pooler.weight"), ("pooler_gemm",))
-    yield Op("pooler_bias", "B E, E -> B E", ("pooler_gemm", "pooler.bias"), ("pooler_biased",), "bias", in_place=True)
+    yield Op("pooler_gemm", "B D, D H -> B H", ("first_token", "pooler.weight"), ("pooler_gemm",))
+    yield Op("pooler_bias", "B H, H -> B H", ("pooler_gemm", "pooler.bias"), ("pooler_biased",), "bias", in_place=True)
     pooled = "pooled"
-    yield Op("pooler_tanh", "B E -> B E", ("pooler_biased",), (pooled,), "tanh")
+    yield Op("pooler_tanh", "B H -> B H", ("pooler_biased",), (pooled,), "tanh")
     if kind.dropout:
-        yield Op("pooled_mask", "-> B E", (), ("pooled_mask",), "draw", (MASK,))
-        yield Op("pooled_dropout", "B E, B E -> B E", (pooled, "pooled_mask"), ("pooled_dropped",), "dropout", attributes=DROP)
+        yield Op("pooled_mask", "-> B H", (), ("pooled_mask",), "draw", (MASK,))
+        yield Op("pooled_dropout", "B H, B H -> B H", (pooled, "pooled_mask"), ("pooled_dropped",), "dropout", attributes=DROP)
         pooled = "pooled_dropped"
-    yield Op("logits_gemm", "B E, G E -> B G", (pooled, "label.weight"), ("logits_gemm",))
-    yield Op("logits_bias", "B G, G -> B G", ("logits_gemm", "label.bias"), ("logits",), "bias", in_place=True)
-    yield from cross_entropy("B", "G", "text_labels", "per_text")
+    yield Op("logits_gemm", "B H, Y H -> B Y", (pooled, "label.weight"), ("logits_gemm",))
+    yield Op("logits_bias", "B Y, Y -> B Y", ("logits_gemm", "label.bias"), ("logits",), "bias", in_place=True)
+    yield from cross_entropy("B", "Y", "text_labels", "per_text")
 
 
 def _token_head(kind: Architecture) -> Iterator[Op]:
@@ -151,17 +151,17 @@ def label_weights(*, bias: bool) -> dict[str, str]:
 
 def labelled_rows(x: str, labels: str, *, bias: bool) -> Iterator[Op]:
     """Logits of a few labels for each row of x[B T D], and their cross-entropy; each sequence-parallel rank has its own rows."""
-    yield Op("logits_gemm", "B T D, G D -> B T G", (x, "label.weight"), ("logits_gemm" if bias else "logits",))
+    yield Op("logits_gemm", "B T D, Y D -> B T Y", (x, "label.weight"), ("logits_gemm" if bias else "logits",))
     if bias:
-        yield Op("logits_bias", "B T G, G -> B T G", ("logits_gemm", "label.bias"), ("logits",), "bias", in_place=True)
-    yield from cross_entropy("B T", "G", labels, "per_token")
+        yield Op("logits_bias", "B T Y, Y -> B T Y", ("logits_gemm", "label.bias"), ("logits",), "bias", in_place=True)
+    yield from cross_entropy("B T", "Y", labels, "per_token")
 
 
 def _dense(x: str, kind: Architecture) -> Iterator[Op]:
     """The dense layer before the logits of masked tokens: whole on every tensor-parallel rank, on its part of the stream."""
     activation = "gelu" if kind.activation in GATED else kind.activation
-    yield Op("dense_gemm", "B T D, D E -> B T E", (x, "dense.weight"), ("dense_gemm",))
-    yield Op("dense_bias", "B T E, E -> B T E", ("dense_gemm", "dense.bias"), ("dense_biased",), "bias", in_place=True)
-    yield Op("dense_activation", "B T E -> B T E", ("dense_biased",), ("dense_active",), activation)
-    yield norm("dense_norm", "dense_active", kind, dim="E")
-    yield Op("leave_dense", "B T E -> B T D", ("dense_norm",), ("dense_out",), "relabel")
+    yield Op("dense_gemm", "B T D, D H -> B T H", (x, "dense.weight"), ("dense_gemm",))
+    yield Op("dense_bias", "B T H, H -> B T H", ("dense_gemm", "dense.bias"), ("dense_biased",), "bias", in_place=True)
+    yield Op("dense_activation", "B T H -> B T H", ("dense_biased",), ("dense_active",), activation)
+    yield norm("dense_norm", "dense_active", kind, dim="H")
+    yield Op("leave_dense", "B T H -> B T D", ("dense_norm",), ("dense_out",), "relabel")

@@ -56,7 +56,7 @@ class Op:
 class Block:
     """A run of ops that is placed, recomputed and priced as one: the embedding, a layer, the head.
 
-    `x` enters and `y` leaves on the residual stream; the embedding has no `x`, the head no `y`.
+    `x` enters and `y` leaves on the residual stream; the embedding has no input, the head no output.
     """
 
     name: str

@@ -8,6 +8,8 @@ from parsim.model.families import blocks_of
 from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
 
+_SEQUENCE = {"S", "T"}
+
 
 def total(model: ModelSpec) -> int:
     """Weights of the whole model; a tied embedding counts once.
@@ -15,25 +17,29 @@ def total(model: ModelSpec) -> int:
     >>> total(ModelSpec("gpt2", 12, 768, 3072, 12, 12, 64, 50257, 1024))  # as its released checkpoint has
     124439808
     """
-    embedding, layer, head = (of_block(block, model) for block in blocks_of(model.architecture))
-    shared = model.vocab_size * model.hidden_size if model.tied_embedding else 0
-    return embedding + model.num_layers * layer + head - shared
+    blocks = blocks_of(model.architecture, tied=model.tied_embedding)
+    return sum(copies * of_block(blocks[name], model, shared=False) for name, copies in model.layout)
 
 
 def without_input(model: ModelSpec) -> int:
-    """Weights that multiply every token: layers, final norm and head, but not what labels a text by one token."""
-    _, layer, head = blocks_of(model.architecture)
-    return model.num_layers * of_block(layer, model) + (0 if model.head == "text" else of_block(head, model))
+    """Weights behind the first block that multiply every token: not those of a head that labels a text by one token."""
+    blocks = blocks_of(model.architecture)
+    return sum(copies * of_block(blocks[name], model) for name, copies in model.layout[1:] if _SEQUENCE & _multiplied(blocks[name]))
 
 
 def of_features(model: ModelSpec) -> int:
     """Weights that multiply the features of every row; 0 where tokens are looked up."""
-    embedding, _, _ = blocks_of(model.architecture)
-    return of_block(embedding, model) if model.num_features else 0
+    first = next(iter(blocks_of(model.architecture).values()))
+    return of_block(first, model) if _multiplied(first) else 0
 
 
-def of_block(block: Block, model: ModelSpec) -> int:
-    """Weights that a block reads, those that it shares with another included."""
+def of_block(block: Block, model: ModelSpec, *, shared: bool = True) -> int:
+    """Weights that a block reads, with or without those that it shares with another."""
     extents = model.extents
     dims = {name: term for op in block.ops for name, term in zip(op.inputs, op.terms[0], strict=True)}
-    return sum(math.prod(extents[dim] for dim in dims[name]) for name in block.weights)
+    return sum(math.prod(extents[dim] for dim in dims[name]) for name in block.weights if shared or name not in block.shared)
+
+
+def _multiplied(block: Block) -> set[str]:
+    """The dims over which a block multiplies matrices."""
+    return {dim for op in block.ops if op.kind == "einsum" for term in op.terms[0] for dim in term}

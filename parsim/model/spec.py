@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -82,6 +84,11 @@ class ModelSpec:
         )
 
     @property
+    def layout(self) -> Layout:
+        """The first block stands on the first stage and the last on the last; those between are dealt out to all stages."""
+        return ("embedding", 1), ("layer", self.num_layers), ("head", 1)
+
+    @property
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
         return {
@@ -91,9 +98,9 @@ class ModelSpec:
             "C": self.head_dim,
             "F": self.ffn_hidden_size,
             "V": self.vocab_size,
-            "E": self.hidden_size,
-            "N": self.num_token_types,
-            "G": self.num_labels,
+            "H": self.hidden_size,
+            "U": self.num_token_types,
+            "Y": self.num_labels,
             "I": self.num_features,
             "P": self.max_positions,
         }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from parsim.errors import did_you_mean
 from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.dims import DIMS
 from parsim.model.families import blocks_of
+from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.fault import PlanFault, divisors, listed
@@ -115,8 +116,10 @@ def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFa
     """Ops that work in one buffer, in place, run again together or not at all."""
     if not plan.recompute_ops:
         return
-    _, layer, _ = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)
-    known = tuple(dict.fromkeys(name for op in layer.ops if op.kind != "relabel" for name in (op.name, op.tag) if name))
+    blocks = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)
+    layers = [blocks[name] for name, _ in model.layout[1:-1]]
+    ops = [op for layer in layers for op in layer.ops]
+    known = tuple(dict.fromkeys(name for op in ops if op.kind != "relabel" for name in (op.name, op.tag) if name))
     for name in plan.recompute_ops:
         if name not in known:
             where = f'in a layer of model "{model.name}" on stack "{stack.name}"'
@@ -124,20 +127,25 @@ def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFa
     if plan.recompute == "full":
         remedy = "Leave recompute_ops out, or set recompute to none"
         yield PlanFault("recompute_ops", "recompute = full runs every op again already", remedy)
-    twice = [op.name for op in layer.ops if op.tag == CORE_ATTENTION and {op.name, op.tag} & set(plan.recompute_ops)]
+    twice = [op.name for op in ops if op.tag == CORE_ATTENTION and {op.name, op.tag} & set(plan.recompute_ops)]
     if plan.recompute == "selective" and twice:
         message = f"recompute = selective runs {' and '.join(twice)} again already"
         yield PlanFault("recompute_ops", message, "Leave it out, or set recompute to none")
+    picked = {op.name for op in ops if {op.name, op.tag} & set(plan.recompute_ops)}
+    for names in (names for layer in layers for names in _writers(layer)):
+        if 0 < len(picked & set(names)) < len(names):
+            message = f"recompute_ops: {' and '.join(names)} work in one buffer, in place"
+            yield PlanFault("recompute_ops", message, "Name all of them or none")
+
+
+def _writers(layer: Block) -> Iterable[list[str]]:
+    """The ops that write each buffer of a layer."""
     buffer: dict[str, str] = {}
-    writers: dict[str, list[str]] = {}  # of each buffer
+    writers: dict[str, list[str]] = {}
     for op in layer.ops:
         shares = op.in_place or op.kind == "relabel"
         for out in op.outputs:
             buffer[out] = buffer.get(op.inputs[0], op.inputs[0]) if shares and out == op.outputs[0] else out
         if op.kind != "relabel":
             writers.setdefault(buffer[op.outputs[0]], []).append(op.name)
-    picked = {op.name for op in layer.ops if {op.name, op.tag} & set(plan.recompute_ops)}
-    for names in writers.values():
-        if 0 < len(picked & set(names)) < len(names):
-            message = f"recompute_ops: {' and '.join(names)} work in one buffer, in place"
-            yield PlanFault("recompute_ops", message, "Name all of them or none")
+    return writers.values()

@@ -7,11 +7,11 @@ from itertools import groupby
 
 import numpy as np
 
+from parsim.model.spec import Layout
 from parsim.step.lower import KEPT
 from parsim.step.step import Step
 
 Copies = np.ndarray | int  # of one plan, or one value a plan
-Layout = tuple[tuple[str, int], ...]  # segments in forward order, each with how often it stands there; the first and the last are the ends
 Parts = tuple[tuple[str, Copies], ...]  # of a stage
 
 

@@ -77,8 +77,7 @@ def _changed(monkeypatch: pytest.MonkeyPatch, name: str, **changes: object) -> N
         return replace(block, ops=tuple(replace(op, **changes) if op.name == name else op for op in block.ops))  # type: ignore[arg-type]
 
     def blocks(kind: Architecture, attention: str, fusions: tuple[str, ...], tied: bool) -> Blocks:
-        first, middle, last = right(kind, attention, fusions, tied)
-        return change(first), change(middle), change(last)
+        return {name: change(block) for name, block in right(kind, attention, fusions, tied).items()}
 
     monkeypatch.setitem(FAMILIES._values, "mlp", blocks)
 

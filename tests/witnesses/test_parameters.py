@@ -84,8 +84,7 @@ def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
     batch, stack, plan = Batch(1, 1), Stack("no padding", vocab_multiple=1), Plan()
     step = lower(Structure.of(model, batch, plan, stack))
     sizes = sizes_of(model, batch, [plan], stack, DTYPES)
-    copies = {"embedding": 1, "layer": model.num_layers, "head": 1}
-    counted = sum(copies[s.name] * int(segment_elements(step, s, sizes, "all")[0]) for s in step.segments)
+    counted = sum(dict(model.layout)[s.name] * int(segment_elements(step, s, sizes, "all")[0]) for s in step.segments)
     assert counted == num_parameters(model)
 
 

@@ -14,7 +14,7 @@ from itertools import chain
 from parsim.model.blocks import DROP
 from parsim.model.dims import MASK
 from parsim.model.ends import label_weights, labelled_rows
-from parsim.model.families import FAMILIES, Blocks
+from parsim.model.families import FAMILIES, Blocks, by_name
 from parsim.model.op import Block, Gradient, Op
 from parsim.model.spec import Architecture, ModelSpec
 
@@ -65,8 +65,8 @@ def classifier(
 
 
 def blocks(kind: Architecture, attention: str, fusions: tuple[str, ...], tied: bool) -> Blocks:
-    """Embedding, layer and head of an MLP; it has no attention, and nothing to tie."""
-    return _embedding(kind, fusions), _layer(kind, fusions), _head(kind)
+    """Embedding, layer and head; no attention, and nothing to tie."""
+    return by_name(_embedding(kind, fusions), _layer(kind, fusions), _head(kind))
 
 
 def _embedding(kind: Architecture, fusions: tuple[str, ...]) -> Block:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from parsim.model.blocks import transformer_layer
 from parsim.model.ends import embedding, head
-from parsim.model.families import FAMILIES, Blocks
+from parsim.model.families import FAMILIES, Blocks, by_name
 from parsim.model.spec import Architecture
 
 
 def blocks(kind: Architecture, attention: str, fusions: tuple[str, ...], tied: bool) -> Blocks:
-    """Embedding, layer and head of a transformer."""
+    """Embedding, layer and head."""
     layer = transformer_layer(kind, attention=attention, fusions=fusions)
-    return embedding(kind, fusions=fusions), layer, head(kind, tied=tied)
+    return by_name(embedding(kind, fusions=fusions), layer, head(kind, tied=tied))
 
 
 FAMILIES.register("transformer", blocks)

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from parsim import catalog
 from parsim.model.blocks import transformer_layer
+from parsim.model.dims import DIMS
 from parsim.model.ends import embedding, head
 from parsim.model.families import blocks_of
 from parsim.model.op import Block
 from parsim.model.op_kinds import COSTS, KINDS
-from parsim.model.spec import Architecture
+from parsim.model.spec import Architecture, ModelSpec
+from parsim.scenario.rows import read
 from parsim_kernels import KERNELS
 
 GPT = Architecture("layer_norm", "learned", "gelu", bias=True, qkv_bias=True, dropout=True)
@@ -44,7 +47,7 @@ def kinds(block: Block) -> list[str]:
 
 
 def blocks(kind: Architecture) -> list[Block]:
-    return [block for attention in ("unfused", "fused_softmax", "flash") for block in blocks_of(kind, attention)]
+    return [block for attention in ("unfused", "fused_softmax", "flash") for block in blocks_of(kind, attention).values()]
 
 
 def test_a_llama_layer_has_seven_matrices_and_two_scales() -> None:
@@ -83,7 +86,7 @@ def test_the_layers_of_bert_and_gpt_have_the_same_weights_and_other_orders() -> 
 
 
 def test_a_layer_of_an_mlp_is_two_dense_layers_with_the_nonlinearity_in_front_of_each() -> None:
-    first, middle, last = blocks_of(replace(MLP, dropout=False))
+    first, middle, last = blocks_of(replace(MLP, dropout=False)).values()
     dense = ["einsum", "bias"]
     assert [[kind for kind in kinds(block) if kind in ("tanh", *dense)] for block in (first, middle)] == [dense, 2 * ["tanh", *dense]]
     assert kinds(last)[:3] == ["tanh", *dense]
@@ -109,13 +112,31 @@ def test_the_embedding_of_bert_sums_three_tables_and_its_head_has_a_dense_layer(
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)
 def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> None:
     for block in blocks(KINDS_OF_MODEL[name]):
-        known = {block.takes, *block.weights}
+        known = {block.input, *block.weights}
         for op in block.ops:
             assert set(op.inputs) <= known, (block.name, op.name)
             assert not set(op.outputs) & known, (block.name, op.name)
             known |= set(op.outputs)
         assert set(block.weights) <= {name for op in block.ops for name in op.inputs}
-        assert not block.gives or block.gives in known
+        assert not block.output or block.output in known
+
+
+@pytest.mark.parametrize("name", catalog.names("models"))
+def test_a_layout_names_all_blocks_in_order_and_its_ends_take_and_leave_no_stream(name: str) -> None:
+    model: ModelSpec = read("models", name)
+    blocks = blocks_of(model.architecture)
+    assert [block for block, _ in model.layout] == list(blocks) == [block.name for block in blocks.values()]
+    first, *between, last = blocks.values()
+    assert not first.input and first.output and last.input and not last.output
+    assert all(block.input and block.output for block in between)
+    assert [copies for _, copies in model.layout] == [1, model.num_layers, 1]
+
+
+def test_every_dim_has_a_meaning_and_is_used_and_those_of_experts_are_free() -> None:
+    terms = [term for kind in KINDS_OF_MODEL.values() for block in blocks(kind) for op in block.ops for side in op.terms for term in side]
+    used = {dim for term in terms for dim in term}
+    assert used == set(DIMS)
+    assert not used & set("ENG")
 
 
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)
