@@ -67,6 +67,12 @@ class Sizes:
         """The same, of the rank at this place."""
         return replace(self, place=place) if self.tables else self
 
+    def take(self, rows: Ints) -> Sizes:
+        """The same of some of the plans."""
+        dims, degrees = ({name: values[rows] for name, values in each.items()} for each in (self.dims, self.degrees))
+        tables = {key: Table(table.parts[rows]) for key, table in self.tables.items()}
+        return replace(self, dims=dims, degrees=degrees, num_plans=len(rows), tables=tables)
+
     def extent(self, dim: str, axis: str) -> Extent:
         """How an axis cuts a dim."""
         return self.tables.get((dim, axis), Even())

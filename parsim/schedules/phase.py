@@ -1,28 +1,46 @@
-"""What is done to a micro_batch on a stage, phase by phase, with what follows from the phase alone."""
+"""What a stage does with a micro_batch, phase by phase, and the facts about each phase that others read instead of asking which it is."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import enum
+from typing import Final
 
 
-class Phase(StrEnum):
-    """Forward; the whole backward, or backward of inputs and backward of weights apart.
+class Phase(enum.StrEnum):
+    """F forward, B backward; or the backward in two: I towards the inputs, which the stage below waits for, and W of the weights.
 
-    >>> Phase.F.step, Phase.I.step, Phase.W.step
-    (1, -1, 0)
+    Attributes:
+        step: where its message goes: 1 to the stage above, -1 to the stage below, 0 nowhere.
+        accumulates: whether the stage's weight gradients hold the micro_batch once it has run.
+        words: what it is called in a sentence.
+
+    Source: the split of B into I and W is that of Qi et al. 2023 (arXiv:2401.10241), section 1, where I is called B.
+
+    >>> Phase.B.step, Phase.B.accumulates, Phase.W.follows
+    (-1, True, <Phase.I: 'I'>)
     """
 
-    F = "F"
-    B = "B"
-    I = "I"  # noqa: E741
-    W = "W"
+    step: int
+    accumulates: bool
+    words: str
+
+    def __new__(cls, value: str, step: int, accumulates: bool, words: str) -> Phase:
+        """A member that is its letter, with its facts."""
+        phase = str.__new__(cls, value)
+        phase._value_, phase.step, phase.accumulates, phase.words = value, step, accumulates, words
+        return phase
+
+    F = "F", 1, False, "forward"
+    B = "B", -1, True, "backward"
+    I = "I", -1, False, "backward of inputs"  # noqa: E741
+    W = "W", 0, True, "backward of weights"
 
     @property
-    def step(self) -> int:
-        """Towards which stage its result goes: the next (1), the one before (-1), or none (0)."""
-        return {"F": 1, "B": -1, "I": -1, "W": 0}[self.value]
+    def follows(self) -> Phase | None:
+        """The phase that must have run before, of the same stage and micro_batch."""
+        return _FOLLOWS.get(self)
 
-    @property
-    def accumulates(self) -> bool:
-        """Whether a micro_batch's weight gradients of the stage are complete after it."""
-        return self.value in "BW"
+
+_FOLLOWS: Final = {Phase.B: Phase.F, Phase.I: Phase.F, Phase.W: Phase.I}
+WHOLE: Final = (Phase.F, Phase.B)
+SPLIT: Final = (Phase.F, Phase.I, Phase.W)
