@@ -131,11 +131,13 @@ def gemm_alignment(task: Compute, sizes: Sizes) -> Scalar:
 
 
 def communicate_s(task: Collective, sizes: Sizes, model: CostModel, held: Held = None) -> Scalar:
-    """Seconds of a collective; a slice keeps what is there, and an empty bucket nothing."""
+    """Seconds of a collective; a slice keeps what is there, and an empty bucket of a pass nothing.  A step's end is the same on all ranks:
+    one whose bucket is empty makes its call, too."""
     if task.operation == "slice":
         return np.zeros(sizes.num_plans)
     count, itemsize = elements(payload(task), sizes, held), sizes.itemsize_bytes[task.source.dtype]
-    return np.where(count > 0, collective_s(task.operation, task.group, count, itemsize, sizes, model), 0.0)
+    seconds = collective_s(task.operation, task.group, count, itemsize, sizes, model)
+    return np.where(count > 0, seconds, 0.0) if held is None else seconds
 
 
 def collective_s(operation: str, group: Group, count: Ints, itemsize: int, sizes: Sizes, model: CostModel) -> Scalar:
