@@ -78,15 +78,19 @@ def fold(stages: Stages) -> Fold:
     spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)[levels.phase, levels.stage]
     sends = stages.table(stages.send_ps)[levels.phase, levels.stage]
     _check_range(spans + sends, levels)
-    count = len(spans)
-    starts, ends = np.empty_like(spans), np.zeros((count + 1, spans.shape[1]), dtype=np.int64)
+    starts, ends = np.empty_like(spans), np.zeros((len(spans) + 1, spans.shape[1]), dtype=np.int64)
+    _walk(levels, *(each[:, 0] if spans.shape[1] == 1 else each for each in (spans, sends, starts, ends)))  # a single index is fastest
+    return Fold(levels, starts, ends)
+
+
+def _walk(levels: Levels, spans: Ints, sends: Ints, starts: Ints, ends: Ints) -> None:
+    """Fill the starts and ends, level by level."""
     arrivals = np.zeros_like(ends)
     before, awaits, sent_before = levels.before, levels.awaits, levels.sent_before
     for low, high in levels.cuts:
         start = starts[low:high] = np.maximum(ends[before[low:high]], arrivals[awaits[low:high]])
         end = ends[low:high] = start + spans[low:high]
         arrivals[low:high] = np.maximum(end, arrivals[sent_before[low:high]]) + sends[low:high]
-    return Fold(levels, starts, ends)
 
 
 def _check_range(spans: Ints, levels: Levels) -> None:
@@ -209,7 +213,9 @@ def _waits(stages: Stages, found: Fold, rank: int) -> tuple[tuple[str, int], ...
 
 def _links(workload: Workload) -> tuple[str, ...]:
     """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on."""
-    own = {DIMENSIONS.get(name).axis for name in names()} & {DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()}
+    own = {DIMENSIONS.get(name).axis for name in names()} & {
+        DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()
+    }
     usual = sorted((axis for axis in reversed(axes()) if axis in own), key=lambda axis: axis in replicating())
     return (*usual, *(link for link in workload.step.structure.links if link not in own))
 
