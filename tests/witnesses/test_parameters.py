@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from parsim import catalog
+from parsim.cost.buckets import weight_elements
+from parsim.cost.sizes import sizes_of
 from parsim.estimator.estimate import model_flops_per_token, num_parameters
 from parsim.model import parameters
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario.rows import read
-from parsim.step.holdings import segment_elements
 from parsim.step.lower import lower
-from parsim.step.sizes import sizes_of
 from parsim.step.structure import Structure
 from support import DTYPES
 
@@ -84,7 +84,8 @@ def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
     batch, stack, plan = Batch(1, 1), Stack("no padding", vocab_multiple=1), Plan()
     step = lower(Structure.of(model, batch, plan, stack))
     sizes = sizes_of(model, batch, [plan], stack, DTYPES)
-    counted = sum(dict(model.layout)[s.name] * int(segment_elements(step, s, sizes, "all")[0]) for s in step.segments)
+    own = ((segment.name, weight) for segment in step.segments.values() for weight in segment.own_weights)
+    counted = sum(dict(model.layout)[name] * int(weight_elements(weight, "whole", sizes)[0]) for name, weight in own)
     assert counted == num_parameters(model)
 
 
