@@ -1,26 +1,37 @@
-"""One forward or backward of a stage, and a schedule written as such: for each pipeline rank its actions in order, as text."""
+"""One phase of a stage and micro_batch, and a schedule written as such: for each pipeline rank its actions in order, as text."""
 
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from parsim.errors import ScheduleError
+from parsim.schedules.phase import Phase
 
-Kind = Literal["F", "B"]
-KINDS: Final[tuple[Kind, ...]] = ("F", "B")
-_TOKEN: Final = re.compile(r"([0-9]{1,9})([FB])([0-9]{1,9})")
+_TOKEN: Final = re.compile(rf"([0-9]{{1,9}})([{''.join(Phase)}])([0-9]{{1,9}})")
 
 
 class Action(NamedTuple):
     """Prints as '2F0': stage 2, forward, micro_batch 0."""
 
     stage: int
-    kind: Kind
+    phase: Phase
     micro_batch: int
 
     def __str__(self) -> str:
-        return f"{self.stage}{self.kind}{self.micro_batch}"
+        return f"{self.stage}{self.phase}{self.micro_batch}"
+
+
+def needs(action: Action, num_stages: int) -> set[Action]:
+    """What must have run before: the phase that it follows, and the neighbouring stage whose message it takes.
+
+    >>> sorted(map(str, needs(Action(1, Phase.B, 0), 3))), needs(Action(0, Phase.F, 0), 3)
+    (['1F0', '2B0'], set())
+    """
+    stage, phase, m = action
+    before = set() if phase.follows is None else {Action(stage, phase.follows, m)}
+    source = stage - phase.step
+    return before | {Action(source, phase, m)} if phase.step and 0 <= source < num_stages else before
 
 
 def is_written(text: str) -> bool:
@@ -32,13 +43,13 @@ def is_written(text: str) -> bool:
     return _TOKEN.fullmatch((text.split() or [""])[0]) is not None
 
 
-def parsed(by_rank: tuple[str, ...], num_ranks: int) -> tuple[tuple[Action, ...], ...]:
+def parse(by_rank: tuple[str, ...], num_ranks: int) -> tuple[tuple[Action, ...], ...]:
     """The actions of each rank.
 
     Raises:
         ScheduleError: not a text for each rank, or a token that is no action.
 
-    >>> [str(action) for action in parsed(("0F0  0B0",), 1)[0]]
+    >>> [str(action) for action in parse(("0F0  0B0",), 1)[0]]
     ['0F0', '0B0']
     """
     if len(by_rank) != num_ranks:
@@ -50,7 +61,10 @@ def parsed(by_rank: tuple[str, ...], num_ranks: int) -> tuple[tuple[Action, ...]
 def _action(token: str, rank: int) -> Action:
     found = _TOKEN.fullmatch(token)
     if found is None:
-        remedy = "An action is a stage, F or B, and a micro batch: 0F0 is stage 0, forward, micro batch 0."
+        remedy = (
+            "An action is a stage, F or B, and a micro batch: 0F0 is stage 0, forward, micro batch 0.  "
+            "I (backward of inputs) and W (of weights) stand in place of B in a schedule that splits it."
+        )
         raise ScheduleError(f"rank {rank}: '{token[:40]}' is no action", remedy=remedy)
-    stage, kind, micro_batch = found.groups()
-    return Action(int(stage), cast(Kind, kind), int(micro_batch))
+    stage, phase, micro_batch = found.groups()
+    return Action(int(stage), Phase[phase], int(micro_batch))

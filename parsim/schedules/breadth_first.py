@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parsim.schedules import SCHEDULES, Action
+import numpy as np
+
+from parsim.schedules import SCHEDULES, Action, Ints, Phase, Schedule
 
 
-class BreadthFirst:
+class BreadthFirst(Schedule):
     """Stages go round the ranks, as when interleaved."""
 
     source = "Lamy-Poirier 2023 (arXiv:2211.05953)"
-    steady_rounds = None
 
     def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
         """Any number of chunks and micro_batches; with fewer than num_ranks of the latter a rank waits between its chunks."""
@@ -24,8 +25,14 @@ class BreadthFirst:
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
         """Chunk by chunk."""
         stages = range(rank, num_ranks * chunks, num_ranks)
-        yield from (Action(stage, "F", m) for stage in stages for m in range(num_micro_batches))
-        yield from (Action(stage, "B", m) for stage in reversed(stages) for m in range(num_micro_batches))
+        yield from (Action(stage, Phase.F, m) for stage in stages for m in range(num_micro_batches))
+        yield from (Action(stage, Phase.B, m) for stage in reversed(stages) for m in range(num_micro_batches))
+
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        """The same as numbers."""
+        turn, m = np.divmod(np.arange(2 * chunks * num_micro_batches), num_micro_batches)
+        chunk = np.minimum(turn, 2 * chunks - 1 - turn)
+        return np.stack([rank + num_ranks * chunk, (turn >= chunks).astype(np.int64), m])
 
 
 SCHEDULES.register("breadth_first", BreadthFirst())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parsim.schedules import SCHEDULES, Action, one_chunk
+import numpy as np
+
+from parsim.schedules import SCHEDULES, Action, Ints, Phase, Schedule, one_chunk
 
 
-class GPipe:
+class GPipe(Schedule):
     """One chunk a rank; the last micro_batch goes backward first, as in the paper's figure 2."""
 
     source = "Huang et al. 2019 (GPipe, arXiv:1811.06965), section 2.3"
-    steady_rounds = None
 
     def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
         """Any number of micro_batches, one chunk."""
@@ -19,8 +20,13 @@ class GPipe:
 
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
         """Forward in order, backward in the opposite order."""
-        yield from (Action(rank, "F", m) for m in range(num_micro_batches))
-        yield from (Action(rank, "B", m) for m in reversed(range(num_micro_batches)))
+        yield from (Action(rank, Phase.F, m) for m in range(num_micro_batches))
+        yield from (Action(rank, Phase.B, m) for m in reversed(range(num_micro_batches)))
+
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        """The same as numbers."""
+        phase, m = np.divmod(np.arange(2 * num_micro_batches), num_micro_batches)
+        return np.stack([np.full_like(m, rank), phase, np.where(phase == 0, m, num_micro_batches - 1 - m)])
 
 
 SCHEDULES.register("gpipe", GPipe())

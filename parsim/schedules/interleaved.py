@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parsim.schedules import SCHEDULES, Action
+import numpy as np
+
+from parsim.schedules import SCHEDULES, Action, Ints, Phase, Schedule, in_turn
 
 
-class InterleavedOneFOneB:
+class InterleavedOneFOneB(Schedule):
     """Forward k of a rank is chunk (k // p) % v of micro_batch (k // (p v)) p + k % p; backward runs the chunks the other way."""
 
     source = "Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.2; order of Megatron-LM core/pipeline_parallel/schedules.py"
@@ -20,27 +22,34 @@ class InterleavedOneFOneB:
         return None
 
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
-        """Warm-up of 2 (p - 1 - rank) + (v - 1) p forwards, then one forward and one backward in turn.
-
-        With as many micro_batches as ranks all forwards go first, as Megatron-LM does.
-        """
-        total = num_micro_batches * chunks
-        warm_up = 2 * (num_ranks - 1 - rank) + (chunks - 1) * num_ranks
-        warm_up = total if num_micro_batches == num_ranks else min(warm_up, total)
+        """The warm-up's forwards, then one forward and one backward in turn."""
+        total, warm_up = num_micro_batches * chunks, _warm_up(rank, num_ranks, chunks, num_micro_batches)
 
         def forward(k: int) -> Action:
             chunk = k // num_ranks % chunks
-            return Action(chunk * num_ranks + rank, "F", k // (num_ranks * chunks) * num_ranks + k % num_ranks)
+            return Action(chunk * num_ranks + rank, Phase.F, k // (num_ranks * chunks) * num_ranks + k % num_ranks)
 
         def backward(k: int) -> Action:
             chunk = chunks - 1 - k // num_ranks % chunks
-            return Action(chunk * num_ranks + rank, "B", k // (num_ranks * chunks) * num_ranks + k % num_ranks)
+            return Action(chunk * num_ranks + rank, Phase.B, k // (num_ranks * chunks) * num_ranks + k % num_ranks)
 
         yield from map(forward, range(warm_up))
         for k in range(total - warm_up):
             yield forward(warm_up + k)
             yield backward(k)
         yield from map(backward, range(total - warm_up, total))
+
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        """The same as numbers."""
+        phase, k = in_turn(num_micro_batches * chunks, (-_warm_up(rank, num_ranks, chunks, num_micro_batches), 0))
+        chunk = np.where(phase == 0, k // num_ranks % chunks, chunks - 1 - k // num_ranks % chunks)
+        return np.stack([chunk * num_ranks + rank, phase, k // (num_ranks * chunks) * num_ranks + k % num_ranks])
+
+
+def _warm_up(rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> int:
+    """2 (p - 1 - rank) + (v - 1) p forwards; with as many micro_batches as ranks all of them, as Megatron-LM does."""
+    total = num_micro_batches * chunks
+    return total if num_micro_batches == num_ranks else min(2 * (num_ranks - 1 - rank) + (chunks - 1) * num_ranks, total)
 
 
 SCHEDULES.register("interleaved_1f1b", InterleavedOneFOneB())

@@ -1,0 +1,110 @@
+"""What a schedule states, with the defaults that keep a schedule's file small, and the registry of those that have a name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from parsim.registry import Registry
+from parsim.schedules.action import Action, parse
+from parsim.schedules.phase import SPLIT, WHOLE, Phase
+
+Ints = npt.NDArray[np.signedinteger[Any]]
+
+
+class Schedule(Protocol):
+    """An order of actions for each rank; a file derives from it and states `source`, `legal` and `order`.
+
+    Attributes:
+        source: the paper or code that it follows.
+        steady_rounds: rounds of p micro_batches, a number that is legal, that show every memory state; None where there is no steady state.
+        phases: what a stage does with a micro_batch, in order.
+    """
+
+    source: str
+    steady_rounds: int | None = None
+    phases: tuple[Phase, ...] = WHOLE
+
+    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
+        """Why it cannot run so many chunks a rank and micro_batches (None: not known yet); None where it can.  Follows "schedule 'x' "."""
+        ...
+
+    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+        """The actions of one rank, first to last."""
+        ...
+
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        """The same as numbers, [3, action]: stage, index of the phase in `phases`, micro_batch."""
+        index = {phase: number for number, phase in enumerate(self.phases)}
+        rows = [(stage, index[phase], m) for stage, phase, m in self.order(rank, num_ranks, chunks, num_micro_batches)]
+        return np.array(rows, dtype=np.int64).reshape(-1, 3).T
+
+    def rank_of(self, stage: int, num_ranks: int) -> int:
+        """Where a stage lives: stages go round the ranks (Narayanan et al. 2021, section 2.2)."""
+        return stage % num_ranks
+
+
+SCHEDULES: Registry[Schedule] = Registry("schedule")
+
+
+class Written(Schedule):
+    """The actions that a plan states for each rank; one that has I or W splits every backward."""
+
+    source = "written in the plan"
+
+    def __init__(self, by_rank: tuple[tuple[Action, ...], ...]) -> None:
+        self.by_rank = by_rank
+        splits = any(action.phase not in WHOLE for actions in by_rank for action in actions)
+        self.phases = SPLIT if splits else WHOLE
+
+    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
+        """Nothing to say before its actions are checked."""
+        return None
+
+    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+        """As written."""
+        return iter(self.by_rank[rank])
+
+
+def find(schedule: str | tuple[str, ...], num_ranks: int) -> Schedule:
+    """The schedule of that name, or the one written as text for each of the ranks.
+
+    Raises:
+        ParsimError: no schedule of that name.
+        ScheduleError: the text holds what is no action, or too few ranks.
+    """
+    if isinstance(schedule, tuple):
+        return _written(schedule, num_ranks)
+    SCHEDULES.discover("parsim.schedules")
+    return SCHEDULES.get(schedule)
+
+
+@functools.lru_cache(maxsize=64)
+def _written(by_rank: tuple[str, ...], num_ranks: int) -> Written:
+    return Written(parse(by_rank, num_ranks))
+
+
+def homes(schedule: Schedule, num_ranks: int, chunks: int) -> Ints:
+    """The rank of each stage."""
+    return np.array([schedule.rank_of(stage, num_ranks) for stage in range(num_ranks * chunks)])
+
+
+def one_chunk(chunks: int) -> str | None:
+    """What a schedule of one chunk a rank says to several."""
+    return f"runs one chunk of the model a rank, but virtual_pipeline = {chunks}" if chunks > 1 else None
+
+
+def in_turn(count: int, lags: Sequence[int]) -> tuple[Ints, Ints]:
+    """Index of the phase, and number, of a rank's actions where the k-th of phase i comes in slot k + lags[i], of a slot by phase.
+
+    >>> phase, number = in_turn(3, (-1, 0))  # one forward ahead, then one of each in turn
+    >>> [f"{'FB'[i]}{k}" for i, k in zip(phase, number)]
+    ['F0', 'F1', 'B0', 'F2', 'B1', 'B2']
+    """
+    slots = np.arange(count) + np.array(lags)[:, None]
+    place = np.argsort((slots * len(lags) + np.arange(len(lags))[:, None]).ravel())
+    return np.divmod(place, count)
