@@ -79,7 +79,7 @@ def _dynamic(group: Group, rank: int) -> tuple[Ints, Ints]:
     passes = {(c, k): action_lives(group, c * group.num_ranks + rank, k) for c in range(group.chunks) for k in "FB"}
     kept = np.stack([passes[c, "F"][0] for c in range(group.chunks)])  # [chunk, plan]
     flying = np.array([state.in_flight for state in states], dtype=np.int64) @ kept  # [state, plan]
-    on_top = np.stack([passes[state.chunk, state.kind][1] for state in states])
+    on_top = np.stack([passes[state.chunk, state.phase][1] for state in states])
     worst = np.argmax(flying + on_top, axis=0)
     plans = np.arange(group.sizes.num_plans)
     return flying[worst, plans], on_top[worst, plans]

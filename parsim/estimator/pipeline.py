@@ -113,16 +113,16 @@ class _Fold:
     def pipeline(self) -> None:
         group = self.group
         order = ordered(group.schedule, group.num_ranks, group.chunks, group.num_micro_batches)
-        last = {action.stage: action for action in order.overall if action.kind == "B"}
+        last = {action.stage: action for action in order.overall if action.phase == "B"}
         overlap = group.step.structure.gradient_overlap and not group.step.structure.per_pass
         for action in order.overall:
-            rank = rank_of(action.stage, group.num_ranks)
+            rank = rank_of(group.schedule, action.stage, group.num_ranks)
             self.receive(action, rank)
-            if overlap and action is last[action.stage] and action.kind == "B":
+            if overlap and action is last[action.stage] and action.phase == "B":
                 self.reduce_beside(action.stage, rank)
-            self.ends[rank] = self.ends[rank] + self.totals[action.stage, action.kind]
+            self.ends[rank] = self.ends[rank] + self.totals[action.stage, action.phase]
             if self.charging:
-                for name, ps in self.reasons[action.stage, action.kind]:
+                for name, ps in self.reasons[action.stage, action.phase]:
                     self.charge(rank, name, ps)
             self.send(action, rank)
 

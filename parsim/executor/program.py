@@ -50,9 +50,9 @@ def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Need]:
     order = ordered(plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, job.num_micro_batches)
     backwards: dict[int, int] = {}
     for action in order.by_rank[rank.at["pp"]]:
-        if action.kind == "B":
+        if action.phase == "B":
             backwards[action.stage] = backwards.get(action.stage, 0) + 1
-        yield from rank.action(action, action.kind == "B" and backwards[action.stage] == job.num_micro_batches)
+        yield from rank.action(action, action.phase == "B" and backwards[action.stage] == job.num_micro_batches)
 
     def keep() -> None:
         if is_last:

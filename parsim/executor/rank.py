@@ -96,7 +96,7 @@ class Rank:
 
     def action(self, action: Action, last_backward: bool) -> Iterator[Need]:
         """Receive, run the segments of the stage, send and let go."""
-        forward, stage, m = action.kind == "F", action.stage, action.micro_batch
+        forward, stage, m = action.phase == "F", action.stage, action.micro_batch
         instances = self.instances(stage) if forward else self.instances(stage)[::-1]
         receives = stage > 0 if forward else stage < self.job.num_stages - 1
         carried = ""

@@ -73,6 +73,7 @@ class Program:
     market: Market
     prices: Prices
     layers: tuple[int, ...]
+    schedule: str | tuple[str, ...]
     num_ranks: int
     order: Order
     passes: dict[tuple[str, str], Pass]
@@ -89,7 +90,7 @@ class Program:
         for s in step.segments:
             passes[s.name, "F"] = fold(s.forward, prices.forward[s.name], prices.forward_floor[s.name], sizes)
             passes[s.name, "B"] = fold(s.backward, prices.backward[s.name], prices.backward_floor[s.name], sizes)
-        return cls(step, sizes, market, prices, layers, plan.pipeline_parallel, order, passes)
+        return cls(step, sizes, market, prices, layers, plan.schedule, plan.pipeline_parallel, order, passes)
 
     @property
     def num_stages(self) -> int:
@@ -140,4 +141,4 @@ class Program:
 
     def rank_of(self, stage: int) -> int:
         """Where a stage lives."""
-        return rank_of(stage, self.num_ranks)
+        return rank_of(self.schedule, stage, self.num_ranks)

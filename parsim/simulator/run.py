@@ -160,7 +160,7 @@ class _Rank:
 
     def last_backwards(self) -> set[Action]:
         """The last backward of each stage."""
-        last = {action.stage: action for action in self.actions if action.kind == "B"}
+        last = {action.stage: action for action in self.actions if action.phase == "B"}
         return set(last.values())
 
     def compute(self) -> Events:
@@ -186,7 +186,7 @@ class _Rank:
         yield from self.finish()
 
     def one_pass(self, segment: str, action: Action, done: int) -> Generator[simpy.Event, Any, int]:
-        each, start = self.program.passes[segment, action.kind], int(self.env.now)
+        each, start = self.program.passes[segment, action.phase], int(self.env.now)
         self.world.flops[self.number] += each.flops
         label = f"{action} {segment}"
         for kind, ps, name in each.items:
@@ -219,14 +219,14 @@ class _Rank:
         """Messages to one neighbour, one after another."""
         count = 0
         for action in self.actions:
-            if action.kind == kind and self.program.sends(action.stage, kind):
+            if action.phase == kind and self.program.sends(action.stage, kind):
                 count += 1
                 yield from self.posted[kind].until(count)
                 yield from self.spend(int(self.program.prices.send[0]), f"send_{kind}", str(action), to=self.receiver(action))
                 self.world.arrival(action).succeed()
 
     def receiver(self, action: Action) -> int:
-        return self.program.rank_of(action.stage + (1 if action.kind == "F" else -1))
+        return self.program.rank_of(action.stage + (1 if action.phase == "F" else -1))
 
     def gradients(self) -> Events:
         """Each segment's gradients, summed over dp once its last backward has ended."""

@@ -44,12 +44,12 @@ class Shards:
     def total(self, rank: _Rank) -> int:
         """How many collectives the rank will issue in the step."""
         gathers = self.program.step.structure.gathers
-        return sum(len(self.program.segments(a.stage, a.kind)) * (gathers(a.kind) + (a.kind == "B")) for a in rank.actions)
+        return sum(len(self.program.segments(a.stage, a.phase)) * (gathers(a.phase) + (a.phase == "B")) for a in rank.actions)
 
     def action(self, rank: _Rank, action: Action, segments: Sequence[Segment], done: int) -> Generator[simpy.Event, Any, int]:
         """One action: gather, run and scatter segment by segment, beside compute where the stack overlaps them."""
         structure, prices = self.program.step.structure, self.program.prices
-        gathers, overlap = structure.gathers(action.kind), structure.gradient_overlap
+        gathers, overlap = structure.gathers(action.phase), structure.gradient_overlap
         gather = [int(prices.gather_weights[s.name][0]) for s in segments]
         coming = self.issue(gather[0], segments[0].name) if gathers and overlap else 0
         for index, segment in enumerate(segments):
@@ -61,9 +61,9 @@ class Shards:
                 yield from rank.spend(gather[index], "compute", f"dp:{segment.name}")
             done = yield from rank.one_pass(segment.name, action, done)
             reduce = int(prices.reduce[segment.name][0])
-            if action.kind == "B" and overlap:
+            if action.phase == "B" and overlap:
                 self.issue(reduce, segment.name)
-            elif action.kind == "B":
+            elif action.phase == "B":
                 yield from rank.spend(reduce, "compute", f"dp:{segment.name}")
         yield from self.ended.until(len(self.queue))
         return done

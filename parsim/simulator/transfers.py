@@ -23,19 +23,19 @@ def sent_bytes(program: Program, at: Mapping[str, int]) -> dict[str, int]:
     """Bytes that the device at these coordinates sends in a step, by axis."""
     sent = dict.fromkeys(program.step.structure.links, 0)
     structure = program.step.structure
-    last = {a.stage: a for a in program.order.by_rank[at["pp"]] if a.kind == "B"}
+    last = {a.stage: a for a in program.order.by_rank[at["pp"]] if a.phase == "B"}
     stream = int(program.sizes.elements(boundary(program.step).sharding)[0])
     for action in program.order.by_rank[at["pp"]]:
-        for segment in program.segments(action.stage, action.kind):
-            for task in segment.forward if action.kind == "F" else segment.backward:
+        for segment in program.segments(action.stage, action.phase):
+            for task in segment.forward if action.phase == "F" else segment.backward:
                 if isinstance(task, Communicate):
                     elements = int(program.sizes.elements(payload(task))[0])
                     sent[task.axis] += _sent(program, task.operation, task.axis, at[task.axis], elements, task.source.dtype)
             if structure.per_pass:
-                if structure.gathers(action.kind):
+                if structure.gathers(action.phase):
                     elements = int(gathered_elements(segment, structure, program.sizes)[0])
                     sent["dp"] += _sent(program, "all_gather", "dp", at["dp"], elements, COMPUTE)
-                if action.kind == "B":
+                if action.phase == "B":
                     elements = int(used_elements(segment, program.sizes, "padded")[0])
                     sent["dp"] += _sent(program, "reduce_scatter", "dp", at["dp"], elements, GRADIENT)
             elif structure.gradient_overlap and action == last.get(action.stage):
@@ -43,9 +43,9 @@ def sent_bytes(program: Program, at: Mapping[str, int]) -> dict[str, int]:
                 elements = int(segment_elements(program.step, segment, program.sizes, "all", part)[0])
                 sent["dp"] += _sent(program, operation, "dp", at["dp"], elements, GRADIENT)
         parts = int(program.sizes.degrees["tp"][0]) if structure.scatter_gather else 1
-        if program.sends(action.stage, action.kind):
+        if program.sends(action.stage, action.phase):
             sent["pp"] += stream // parts * program.sizes.itemsize_bytes[COMPUTE]
-        if program.receives(action.stage, action.kind) and structure.scatter_gather:
+        if program.receives(action.stage, action.phase) and structure.scatter_gather:
             sent["tp"] += _sent(program, "all_gather", "tp", at["tp"], stream, COMPUTE)
     for work in program.step.finish:
         if work.operation and not (work.master_only and at["dp"]):
