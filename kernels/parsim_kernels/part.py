@@ -30,21 +30,28 @@ def communicate(
     transfers: Iterable[Transfer],
     *,
     dim: int = 0,
+    split: int = 0,
+    extents: Sequence[int] | None = None,
     operator: Literal["sum", "max"] = "sum",
     itemsize: int,
 ) -> None:
     """The caller's part of a collective among `group`, with the same outcome, bit for bit, and the same counts.
 
-    Arguments and errors as in `Machine.communicate`; `names` are the caller's buffers, and ranks those of the channel.  Transfers that
-    run more than once are best a Schedule.
+    Arguments and errors as in `Machine.communicate`; `names` are the caller's buffers, `extents` those of the parts that it cuts, and
+    ranks those of the channel.  Transfers that run more than once are best a Schedule.
     """
+    buckets.check_cutting(operation, extents)
     call = _Call(machine, channel, operation, axis, group, transfers, operator, itemsize)
     bucket = [machine.get(channel.rank, name) for name in names]
     if operation in IN_PLACE:
         _combine(call, bucket)
         return
     assert target is not None
-    result = (_scattered if operation == "reduce_scatter" else _gathered)(call, bucket[0], dim)
+    if operation == "reduce_scatter":
+        result = _scattered(call, bucket[0], dim, extents)
+    else:
+        chunks = buckets.cut_own(operation, bucket, dim, call.position, len(group), split=split, extents=extents)
+        result = _joined(call, chunks, dim)
     machine.hold(channel.rank, target, result, itemsize)
 
 
@@ -115,33 +122,37 @@ def _combine(call: _Call, bucket: list[Array]) -> None:
         write_back(bucket, whole)
 
 
-def _gathered(call: _Call, shard: Array, dim: int) -> Array:
-    """The shards of all positions: each arrives in its part of the whole, where that is contiguous and the shards are alike."""
-    num_ranks, position, out = len(call.group), call.position, call.machine.pool.take
-    dim %= shard.ndim
-    whole = out((*shard.shape[:dim], num_ranks * shard.shape[dim], *shard.shape[dim + 1 :]), shard.dtype)
+def _joined(call: _Call, chunks: list[Array | None], dim: int) -> Array:
+    """all_gather and all_to_all: what all positions have for this one, along `dim`.
+
+    Each chunk arrives in its part of the whole, where that is contiguous and the chunks are alike.
+    """
+    num_ranks, out = len(call.group), call.machine.pool.take
+    kept = buckets.outcome(call.operation, call.position, num_ranks)
+    own = chunks[kept][call.position]
+    assert own is not None
+    dim %= own.ndim
+    whole = out((*own.shape[:dim], num_ranks * own.shape[dim], *own.shape[dim + 1 :]), own.dtype)
     parts = cut_along(whole, dim, num_ranks)
-    chunks: list[Array | None] = [None] * num_ranks
-    chunks[position] = shard
-    call.run(chunks, [part if part.flags.c_contiguous else None for part in parts])
-    if any(chunk is None or chunk.shape != shard.shape or chunk.dtype != shard.dtype for chunk in chunks):
-        return buckets.join(chunks, dim, out)
-    settle(chunks, parts)
+    places: list[Array | None] = [None] * len(chunks)
+    places[kept] = [part if part.flags.c_contiguous else None for part in parts]
+    call.run(chunks, places)
+    arrived = chunks[kept]
+    if any(chunk is None or chunk.shape != own.shape or chunk.dtype != own.dtype for chunk in arrived):
+        return buckets.join(arrived, dim, out)
+    settle(arrived, parts)
     return whole
 
 
-def _scattered(call: _Call, source: Array, dim: int) -> Array:
+def _scattered(call: _Call, source: Array, dim: int, extents: Sequence[int] | None) -> Array:
     """The own part of the sum of the sources, which stay as they are."""
     position, out = call.position, call.machine.pool.take
-    parts = cut_along(source, dim, len(call.group))
+    parts = cut_along(source, dim, len(call.group), extents)
     places: list[Array | None] = [None] * len(parts)
-    if not parts[0].flags.c_contiguous:
-        staged = out((len(parts), *parts[0].shape), source.dtype)
-        for i, part in enumerate(parts):
-            staged[i] = part
-        parts = [*staged]
+    if not all(part.flags.c_contiguous for part in parts):
+        parts = buckets.stage(parts, out)
         places = [*parts]
-    own = places[position] = out(parts[0].shape, source.dtype)
+    own = places[position] = out(parts[position].shape, source.dtype)
     chunks: list[Array | None] = [*parts]
     call.run(chunks, places)
     settle([chunks[position]], [own])

@@ -65,7 +65,7 @@ class Sizes:
 
     def at(self, place: Mapping[str, int]) -> Sizes:
         """The same, of the rank at this place."""
-        return replace(self, place=place) if self.tables else self
+        return replace(self, place=place)
 
     def take(self, rows: Ints) -> Sizes:
         """The same of some of the plans."""

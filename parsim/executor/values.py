@@ -6,13 +6,14 @@ A drawn tensor depends on its name, layer and sequence, never on the plan, so ev
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parsim.cost.sizes import Sizes
 from parsim.data import Dataset
 from parsim.model.spec import ModelSpec
 from parsim.parallel.sharding import Sharding
@@ -68,14 +69,12 @@ class Values:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode()), index])
 
 
-def shard(whole: Array, sharding: Sharding, degrees: Mapping[str, int], at: Mapping[str, int]) -> Array:
-    """A rank's own copy of its part of a tensor.
+def region(sharding: Sharding, sizes: Sizes) -> tuple[tuple[int, int], ...]:
+    """First index and end, along each dim, of the part of a tensor that the rank at the place of `sizes` holds."""
+    spans = ((int(sizes.start(sharding, dim)[0]), int(sizes.local(sharding, dim)[0])) for dim in sharding.dims)
+    return tuple((start, start + extent) for start, extent in spans)
 
-    >>> shard(np.arange(4.0), Sharding(("F",), (("tp",),)), {"tp": 2}, {"tp": 1})
-    array([2., 3.])
-    """
-    part: NDArray[Any] = whole
-    for dim, axes in enumerate(sharding.axes):
-        for axis in axes:
-            part = np.split(part, degrees[axis], axis=dim)[at[axis]]
-    return part.copy()
+
+def shard(whole: Array, sharding: Sharding, sizes: Sizes) -> Array:
+    """A rank's own copy of its part of a tensor."""
+    return whole[tuple(slice(*span) for span in region(sharding, sizes))].copy()

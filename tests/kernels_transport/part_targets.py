@@ -29,6 +29,18 @@ class Case:
     uneven: bool = False  # the shard of rank r is r longer
     shards: bool = False
     add: bool = False
+    split: int = 0
+    extents: str = ""  # where a dim is cut in unlike parts: "alike" on all ranks, or each rank its "own"
+
+    def parts(self, rank: int, num_ranks: int) -> list[int] | None:
+        """0, 1, 2 ... and the rest; each rank's own begin at another position."""
+        if not self.extents:
+            return None
+        dim = self.split if self.operation == "all_to_all" else self.dim
+        extents = list(range(num_ranks - 1))
+        extents.append(self.shapes[0][dim] + (rank if self.uneven and dim == 0 else 0) - sum(extents))
+        first = rank if self.extents == "own" else 0
+        return extents[first:] + extents[:first]
 
     def transfers(self, num_ranks: int) -> Any:
         return COLLECTIVES.get(self.algorithm).transfers(self.operation, num_ranks, self.operator)
@@ -48,7 +60,7 @@ class Case:
 
     @property
     def target(self) -> str | None:
-        return "target" if self.operation in ("all_gather", "reduce_scatter") else None
+        return "target" if self.operation in ("all_gather", "reduce_scatter", "all_to_all") else None
 
 
 def outcome(machine: Machine, rank: int) -> Outcome:
@@ -73,6 +85,8 @@ def parts(channel: Channel, group: list[int], cases: list[Case]) -> list[Outcome
             communicate(
                 *(machine, channel, case.operation, "dp", group, buffers, case.target, schedule),
                 dim=case.dim,
+                split=case.split,
+                extents=case.parts(rank, n),
                 operator=case.operator,  # type: ignore[arg-type]
                 itemsize=2,
             )
@@ -98,6 +112,8 @@ def at_once(group: list[int], cases: list[Case]) -> list[list[Outcome]]:
             machine.communicate(
                 *(case.operation, "dp", group, [buffers for buffers, _ in held], case.target, case.transfers(n)),
                 dim=case.dim,
+                split=case.split,
+                extents=[case.parts(rank, n) for rank in group] if case.extents else None,
                 operator=case.operator,  # type: ignore[arg-type]
                 itemsize=2,
             )
