@@ -102,7 +102,7 @@ def _hold_meeting(ranks: list[Rank], present: Mapping[int, Meeting]) -> None:
     end = max(clock.come(own[0], first.stream) for clock, own in zip(clocks, names, strict=True)) + first.ps
     for clock in clocks:
         clock.leave(end, first.stream, first.target or first.names[0])
-    transfers = job.algorithm(first, machine, number).transfers(first.operation, len(first.members), first.operator)
+    transfers = job.algorithm(first, machine, number).transfers(first.operation, len(first.members), first.operator)  # type: ignore[arg-type]
     if first.shards:
         shards = [present[number].shards for number in first.members]
         machine.exchange_shards(

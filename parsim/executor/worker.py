@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from parsim.collectives import scheduled
+from parsim.collectives import transfer_plan
 from parsim.data import Dataset
 from parsim.executor import program
 from parsim.executor.clock import Clock
@@ -111,7 +111,7 @@ def _meet(rank: Rank, channel: Channel, need: Meeting, *, clocks: bool) -> None:
     end = _latest(channel, need.members, come) + need.ps if clocks else come
     rank.clock.leave(end, need.stream, need.target or need.names[0])
     machine = rank.machine
-    transfers = scheduled(rank.job.algorithm(need, machine, rank.number), need.operation, len(need.members), need.operator)
+    transfers = transfer_plan(rank.job.algorithm(need, machine, rank.number), need.operation, len(need.members), need.operator)
     if need.shards:
         exchange_shards(
             machine,
