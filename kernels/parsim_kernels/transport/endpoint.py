@@ -14,12 +14,12 @@ from parsim_kernels.signature import Array
 from parsim_kernels.transport.channel import Incoming, Message, Outgoing
 from parsim_kernels.transport.errors import TransportError
 from parsim_kernels.transport.message import Arriving, Departing, Slot, raw, take_whole, write_whole
-from parsim_kernels.transport.wanted import Aside, Wanted
+from parsim_kernels.transport.pending import Aside, PendingReceives
 
 _MESSAGE: Final = "a message of rank {} with tag {}"
 
 
-class Wire(Protocol):
+class BlockWire(Protocol):
     """A few blocks on their way from each rank to each other, in order.  Nothing here waits but `wait`."""
 
     rank: int
@@ -47,7 +47,7 @@ class Wire(Protocol):
         """Enter a barrier."""
         ...
 
-    def passed(self, ticket: int) -> bool:
+    def is_past(self, ticket: int) -> bool:
         """Have all ranks entered the barrier of this ticket?"""
         ...
 
@@ -73,7 +73,7 @@ class Endpoint:
 
     __slots__ = ("_arriving", "_aside", "_queues", "_wire", "num_ranks", "rank")
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: BlockWire) -> None:
         """Nothing on its way."""
         self.rank, self.num_ranks, self._wire = wire.rank, wire.num_ranks, wire
         self._queues: dict[int, deque[Departing]] = {}  # by destination: what has not yet left; no empty queues
@@ -101,7 +101,7 @@ class Endpoint:
             found = self._next(receives[0])
             if found is not None:
                 return [found]
-        wanted = Wanted(receives, self._aside)
+        wanted = PendingReceives(receives, self._aside)
         idle = 0
         while True:
             moved = False
@@ -180,7 +180,7 @@ class Endpoint:
 
     def _barrier(self, what: str) -> None:
         ticket, idle = self._wire.arrive(), 0
-        while not self._wire.passed(ticket):
+        while not self._wire.is_past(ticket):
             moved = False
             for dst in tuple(self._queues):
                 moved |= self._push(dst)
@@ -234,7 +234,7 @@ class Endpoint:
                     del self._queues[dst]
                     return True
 
-    def _pull(self, src: int, wanted: Wanted) -> bool:
+    def _pull(self, src: int, wanted: PendingReceives) -> bool:
         """Take the blocks of one source that are there and wanted; True where there was one."""
         moved = False
         while wanted.missing[src]:
@@ -256,11 +256,11 @@ class Endpoint:
             message = Message(arriving.array, arriving.clock)
             if arriving.index is None:
                 self._aside.setdefault((src, arriving.tag), deque()).append(message)
-            wanted.arrived(src, arriving.tag, arriving.index, message)
+            wanted.accept(src, arriving.tag, arriving.index, message)
         return moved
 
 
-def _waits_for(wanted: Wanted | None, departing: Sequence[Departing]) -> str:
+def _waits_for(wanted: PendingReceives | None, departing: Sequence[Departing]) -> str:
     parts = [_MESSAGE.format(src, tag) for src, tag in (wanted.unmet() if wanted else ())]
     parts += [f"rank {message.dst} to take a message with tag {message.tag}" for message in departing if not message.gone]
     return " and ".join(parts)

@@ -14,7 +14,7 @@ _HEAD: Final = struct.Struct("=iiq")  # kind, rank, bytes that follow
 _READ_BYTES: Final = 1 << 20
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame says."""
 
     REPORT = 1  # an object for `progress`
@@ -28,7 +28,7 @@ class Kind(IntEnum):
 class Frame(NamedTuple):
     """A message to the parent; `data` is pickled."""
 
-    kind: Kind
+    kind: FrameKind
     rank: int
     data: bytes
 
@@ -52,7 +52,7 @@ class Frames:
             stop = start + _HEAD.size + size
             if len(self._buffer) < stop:
                 break
-            frames.append(Frame(Kind(kind), rank, bytes(self._buffer[start + _HEAD.size : stop])))
+            frames.append(Frame(FrameKind(kind), rank, bytes(self._buffer[start + _HEAD.size : stop])))
             start = stop
         del self._buffer[:start]
         return frames

@@ -75,7 +75,7 @@ class Stage:
         for lock in (*self._turns, self._over):
             lock.acquire()
 
-    def moved(self) -> None:
+    def wake(self) -> None:
         """Something moved: whoever waits may go on."""
         self._waiting.clear()
 
@@ -150,7 +150,7 @@ class LockstepWire:
     def commit(self, dst: int, num_bytes: int) -> None:
         """The block is written."""
         self._stage.pairs[self.rank, dst].written += 1
-        self._stage.moved()
+        self._stage.wake()
 
     def peek(self, src: int) -> Slot | None:
         """The oldest block from `src`."""
@@ -160,15 +160,15 @@ class LockstepWire:
     def release(self, src: int) -> None:
         """The block is read."""
         self._stage.pairs[src, self.rank].read += 1
-        self._stage.moved()
+        self._stage.wake()
 
     def arrive(self) -> int:
         """Enter a barrier."""
         self._stage.arrived[self.rank] += 1
-        self._stage.moved()
+        self._stage.wake()
         return self._stage.arrived[self.rank]
 
-    def passed(self, ticket: int) -> bool:
+    def is_past(self, ticket: int) -> bool:
         """Have all ranks entered it?"""
         return min(self._stage.arrived) >= ticket
 

@@ -78,7 +78,7 @@ class MpiWire:
         self._barriers[self._tickets] = self._comm.Ibarrier()
         return self._tickets
 
-    def passed(self, ticket: int) -> bool:
+    def is_past(self, ticket: int) -> bool:
         """Have all ranks entered it?"""
         if not self._barriers[ticket].Test():
             return False

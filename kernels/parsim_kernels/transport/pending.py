@@ -12,7 +12,7 @@ from parsim_kernels.transport.message import combine
 Aside = dict[tuple[int, int], deque[Message]]  # by source and tag
 
 
-class Wanted:
+class PendingReceives:
     """The receives of one exchange."""
 
     __slots__ = ("_after", "_aside", "_found", "_queues", "left", "missing", "receives")
@@ -49,11 +49,11 @@ class Wanted:
             return None
         return queue.popleft()
 
-    def arrived(self, src: int, tag: int, index: int | None, message: Message) -> None:
+    def accept(self, src: int, tag: int, index: int | None, message: Message) -> None:
         """A message is complete: applied as receive `index`, or put aside (None)."""
         if index is not None:
             self.missing[src] -= 1
-            self._done(index, message)
+            self._finish(index, message)
         elif len(self._aside[src, tag]) <= len(self._queues.get((src, tag), ())):
             self.missing[src] -= 1
         if self._aside:
@@ -67,7 +67,7 @@ class Wanted:
         before = self._after[index]
         return before < 0 or self._found[before] is not None
 
-    def _done(self, index: int, message: Message) -> None:
+    def _finish(self, index: int, message: Message) -> None:
         self._found[index] = message
         self.left -= 1
 
@@ -81,4 +81,4 @@ class Wanted:
                 array, clock = waiting.popleft()
                 if not waiting:
                     del self._aside[key]
-                self._done(index, Message(combine(incoming, array), clock))
+                self._finish(index, Message(combine(incoming, array), clock))

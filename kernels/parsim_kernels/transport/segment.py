@@ -25,7 +25,7 @@ _STATUS_LINES: Final = 2 + TEXT_BYTES // LINE  # a rank's: asleep, arrived, text
 _HEAD_LINES: Final = 2 + TEXT_BYTES // LINE  # of the run: 2 + who ended it (0: nobody yet), then how
 
 
-class Segment:
+class SharedSegment:
     """The mapping of one process.  Everything is found by arithmetic on ranks."""
 
     def __init__(self, fd: int, num_ranks: int, slot_bytes: int) -> None:
@@ -38,7 +38,7 @@ class Segment:
         self._map: mmap.mmap | None = None
 
     @classmethod
-    def create(cls, num_ranks: int, slot_bytes: int) -> Segment:
+    def create(cls, num_ranks: int, slot_bytes: int) -> SharedSegment:
         """A new file, all zeros, that ends with its last descriptor and mapping.
 
         Raises:
@@ -77,27 +77,27 @@ class Segment:
             for start, data in zip(starts, payload, strict=True)
         )
 
-    def written(self, src: int, dst: int) -> int:
+    def written_index(self, src: int, dst: int) -> int:
         """Index of the word that counts the blocks written from `src` to `dst`; `src` writes it."""
         return (self._pairs_line + 2 * (src * self.num_ranks + dst)) * WORDS
 
-    def read(self, src: int, dst: int) -> int:
+    def read_index(self, src: int, dst: int) -> int:
         """Index of the word that counts the blocks read; `dst` writes it."""
-        return self.written(src, dst) + WORDS
+        return self.written_index(src, dst) + WORDS
 
-    def asleep(self, rank: int) -> int:
+    def asleep_index(self, rank: int) -> int:
         """Index of the word that is 1 while a rank must be woken; the rank writes it."""
         return (_HEAD_LINES + rank * _STATUS_LINES) * WORDS
 
-    def arrived(self, rank: int) -> int:
+    def arrived_index(self, rank: int) -> int:
         """Index of the word that counts a rank's barriers; the rank writes it."""
-        return self.asleep(rank) + WORDS
+        return self.asleep_index(rank) + WORDS
 
     def say(self, rank: int, text: str) -> None:
         """What a rank waits for; the rank writes it, whoever watches reads it."""
         self._write((_HEAD_LINES + rank * _STATUS_LINES + 2) * LINE, text)
 
-    def said(self, rank: int) -> str:
+    def text_of(self, rank: int) -> str:
         """What a rank waits for, or ""."""
         return self._read((_HEAD_LINES + rank * _STATUS_LINES + 2) * LINE)
 
@@ -106,7 +106,7 @@ class Segment:
         self._write(2 * LINE, how)
         self.words[0] = rank + 2
 
-    def accused(self) -> tuple[int, str] | None:
+    def accusation(self) -> tuple[int, str] | None:
         """Which rank ended the run, and how."""
         word = self.words[0]
         return (word - 2, self._read(2 * LINE)) if word else None
