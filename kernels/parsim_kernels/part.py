@@ -1,6 +1,6 @@
-"""One rank's part of a collective over a channel: what Machine.communicate and exchange_shards do for all ranks of one process.
+"""One rank's part of a collective over a channel; Machine.communicate and exchange_shards do all ranks' parts in one process.
 
-Messages are received, and reduced, where they shall lie; what else a bucket needs lies in memory of the machine's pool.
+Messages are received and reduced in their final place; everything else lies in memory of the machine's pool.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def communicate(
     operator: Literal["sum", "max"] = "sum",
     itemsize: int,
 ) -> None:
-    """The caller's part of a collective among `group`, with the same outcome, bit for bit, and the same counts.
+    """Run the caller's part of a collective among `group`, with the outcome, bit for bit, and the counts of `Machine.communicate`.
 
     Arguments and errors as in `Machine.communicate`; `names` are the caller's buffers, `extents` those of the parts that it cuts, and
     ranks those of the channel.  Transfers that run more than once are best a TransferPlan.
@@ -68,7 +68,7 @@ def exchange_shards(
     itemsize: int,
     add: bool = False,
 ) -> None:
-    """The caller's part of `Machine.exchange_shards`; `shards` and `flats` are its own buffers."""
+    """Run the caller's part of `Machine.exchange_shards`; `shards` and `flats` are its own buffers."""
     participant = _Participant(machine, channel, operation, axis, group, transfers, "sum", itemsize)
     own, whole = ([machine.get(channel.rank, name) for name in names] for names in (shards, flats))
     buckets.check_shards(own, whole, len(group))
@@ -80,7 +80,7 @@ def exchange_shards(
 
 @dataclass(frozen=True, slots=True)
 class _Participant:
-    """A collective, and who takes part."""
+    """One rank in a collective: the machine that holds its buffers, and the channel to the others."""
 
     machine: Machine
     channel: Channel
@@ -96,7 +96,7 @@ class _Participant:
         return self.group.index(self.channel.rank)
 
     def run(self, chunks: list[Array | None], places: Sequence[Array | None]) -> None:
-        """Execute the caller's messages, and count those that it sends."""
+        """Exchange the rank's messages, and count those that it sends."""
         sent = 0
 
         def count(src: int, dst: int, message: Array) -> None:

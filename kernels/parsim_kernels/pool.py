@@ -1,4 +1,4 @@
-"""Where results get their memory: a pool that has a block back when the last array in it is gone, and buffers held already."""
+"""Memory for results: a pool that regains a block when the last array in it is gone, or buffers that are held already."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Pool:
     __slots__ = ("_free", "allocated_bytes")
 
     def __init__(self) -> None:
-        """An empty pool."""
+        """Create an empty pool."""
         self.allocated_bytes = 0  # obtained from the system, in use or free
         self._free: dict[int, list[MemoryBlock]] = {}
 

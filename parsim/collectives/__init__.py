@@ -1,6 +1,6 @@
 """Collective algorithms, one small file each, and the one choice among them that all readers share.
 
-Chunks: `num_chunks` says into how many the tensor of an operation is cut.  A switch that adds is one more position, past the last rank.
+`num_chunks` is the number of chunks into which an operation cuts its tensor.  A switch that adds is one more position, past the last rank.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ClosedForms(Protocol):
         ...
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
-        """Messages that follow one another."""
+        """Steps, each of which waits for the one before."""
         ...
 
 
@@ -47,7 +47,7 @@ class Collective(ClosedForms, Hashable, Protocol):
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """Those that it knows."""
+        """The operations that the algorithm knows."""
         ...
 
     def transfers(self, operation: str, num_ranks: int, operator: Operator) -> Iterator[Transfer]:
@@ -75,7 +75,7 @@ TREE_BANDWIDTH: Final = 0.9
 
 
 def names(operation: str | None = None) -> tuple[str, ...]:
-    """All algorithms there are, or those that know an operation."""
+    """The names of all algorithms, or of those that know an operation."""
     COLLECTIVES.discover(__name__)
     return tuple(name for name in COLLECTIVES.names() if operation is None or operation in COLLECTIVES.get(name).operations)
 
@@ -96,7 +96,7 @@ def reference(operation: str) -> Collective:
     return COLLECTIVES.get(DEFAULTS[operation])
 
 
-def named(operation: str, algorithm: str) -> Collective:
+def find(operation: str, algorithm: str) -> Collective:
     """The algorithm of that name.
 
     Raises:
@@ -142,7 +142,7 @@ def choose(
     switch_adds: bool = False,
     algorithm: str | None = None,
 ) -> ClosedForms:
-    """The algorithm that runs: the one that is asked for, or by size and span; another file in this package changes no default.
+    """The algorithm that runs: the one that is asked for, else one by size and span; another file in this package changes no default.
 
     all_reduce: in_network among more than 4 ranks of a node whose switch adds, as NCCL has it; across nodes, a tree where its few steps
     outweigh its bytes: 0.1 MB x (n - 1 - log2 n) / (1 / 9 + 1 / n) for n a power of two; else a ring.  Other operations have one default.
@@ -167,7 +167,7 @@ def choose(
     ['DoubleTree', 'Ring']
     """
     if algorithm is not None:
-        return named(operation, algorithm)
+        return find(operation, algorithm)
     default = reference(operation)
     if operation != "all_reduce":
         return default
@@ -214,12 +214,12 @@ class PerPlan:
 
 @lru_cache(maxsize=256)
 def transfer_plan(algorithm: Collective, operation: str, num_ranks: int, operator: str) -> TransferPlan:
-    """The transfers of a collective, sorted once for all who execute it again and again."""
+    """The transfers of a collective, sorted once for all that execute it repeatedly."""
     return TransferPlan(algorithm.transfers(operation, num_ranks, cast(Operator, operator)))
 
 
 def num_chunks(operation: str, num_ranks: int) -> int:
-    """Into how many chunks an operation cuts its tensor: one a rank; one in all where a whole tensor goes to or from one rank.
+    """The number of chunks into which an operation cuts its tensor: one a rank; one in all where a whole tensor goes to or from one rank.
 
     all_to_all numbers the chunks of all ranks through: chunk s n + d goes from rank s to rank d, and is the d-th of n equal parts.
     """

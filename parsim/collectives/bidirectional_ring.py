@@ -50,7 +50,7 @@ class BidirectionalRing:
         return phases * (num_ranks - 1) * largest_chunk(num_ranks, elements, chunks)
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
-        """Half the ring a phase."""
+        """floor(n / 2) a phase."""
         return num_ranks // 2 * (2 if operation == "all_reduce" else 1)
 
 

@@ -12,7 +12,7 @@ from parsim_kernels import Operator, Transfer
 
 
 class Direct:
-    """Chunk r is added up on rank r, and goes from there to all."""
+    """An exchange in which chunk r is summed on rank r, and goes from there to all."""
 
     operations: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter")
 

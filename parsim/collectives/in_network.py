@@ -15,7 +15,7 @@ from parsim_kernels import Operator, Transfer
 
 
 class InNetwork:
-    """Up: all chunks, or the own one.  The switch adds them in the order of the ranks.  Down: all chunks, or the own one."""
+    """A switch that adds.  Up: all chunks, or the own one.  It adds them in the order of the ranks.  Down: all chunks, or the own one."""
 
     operations: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter")
 

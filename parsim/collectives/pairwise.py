@@ -14,7 +14,7 @@ from parsim_kernels import Operator, Transfer
 
 
 class Pairwise:
-    """In step k rank r sends to r + 1 + k."""
+    """An exchange in which rank r sends to r + 1 + k in step k."""
 
     operations: tuple[str, ...] = ("all_to_all",)
 
@@ -37,7 +37,7 @@ class Pairwise:
         return np.asarray(ports.max(axis=-1))
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
-        """One for each other rank."""
+        """n - 1, one for each other rank."""
         return num_ranks - 1
 
 

@@ -12,7 +12,7 @@ from parsim_kernels import Operator, Transfer
 
 
 class Ring:
-    """Rank r sends to r + 1; chunk r ends on rank r."""
+    """A ring in which rank r sends to r + 1, and chunk r ends on rank r."""
 
     operations: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter")
 

@@ -1,4 +1,4 @@
-"""Star: everybody sends to rank 0 (reduce), or rank 0 to everybody (broadcast): the update through a master rank.
+"""Star: every rank sends to rank 0 (reduce), or rank 0 to every rank (broadcast): the update through a master rank.
 
 Its port carries n - 1 whole tensors, which is why all-reduce replaced it: Sergeev and Del Balso 2018 (arXiv:1802.05799).
 """
@@ -14,7 +14,7 @@ from parsim_kernels import Operator, Transfer
 
 
 class Star:
-    """One whole tensor a message, one after another through the master's port."""
+    """A master whose port passes one whole tensor a message, one after another."""
 
     operations: tuple[str, ...] = ("broadcast", "reduce")
 

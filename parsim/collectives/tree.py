@@ -15,7 +15,7 @@ from parsim_kernels import Operator, Transfer
 
 
 class DoubleTree:
-    """Place 0 is a tree's root.  The first tree numbers its places as the ranks; the second mirrors them, or shifts them where n is odd."""
+    """Two trees with root place 0.  The first numbers its places as the ranks; the second mirrors them, or shifts them where n is odd."""
 
     operations: tuple[str, ...] = ("all_reduce",)
 

@@ -1,4 +1,4 @@
-"""How ranks talk: a Channel for each rank, over mailboxes in one process, shared memory between processes, or MPI."""
+"""Transports: a Channel for each rank, over mailboxes in one process, shared memory between processes, or MPI."""
 
 from __future__ import annotations
 

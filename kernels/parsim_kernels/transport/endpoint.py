@@ -1,4 +1,4 @@
-"""A Channel on anything that moves blocks between pairs of ranks: streaming, tags, reduction on arrival.  Waiting is the wire's."""
+"""A Channel on any wire that moves blocks between pairs of ranks: streaming, tags, reduction on arrival.  The wire does the waiting."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BlockWire(Protocol):
         ...
 
     def commit(self, dst: int, num_bytes: int) -> None:
-        """The block from `free` is written, with so many bytes of payload."""
+        """Hand over the block from `free`, with so many bytes of payload."""
         ...
 
     def peek(self, src: int) -> Slot | None:
@@ -40,7 +40,7 @@ class BlockWire(Protocol):
         ...
 
     def release(self, src: int) -> None:
-        """The block from `peek` is read."""
+        """Give the block from `peek` back."""
         ...
 
     def arrive(self) -> int:
@@ -48,15 +48,15 @@ class BlockWire(Protocol):
         ...
 
     def is_past(self, ticket: int) -> bool:
-        """Have all ranks entered the barrier of this ticket?"""
+        """Whether all ranks have entered the barrier of this ticket."""
         ...
 
     def wait(self, idle: int, what: Callable[[], str]) -> None:
-        """Nothing moved, for the `idle`-th time in turn: let others run.  Raises PeerError when a rank has ended."""
+        """Let others run, since nothing moved for the `idle`-th time in turn.  Raises PeerError when a rank has ended."""
         ...
 
     def resume(self) -> None:
-        """Something moved after `wait`."""
+        """End a spell of waiting: something moved."""
         ...
 
     def symmetric(self, num_bytes: int, barrier: Callable[[], None]) -> list[Array]:
@@ -74,7 +74,7 @@ class Endpoint:
     __slots__ = ("_arriving", "_aside", "_queues", "_wire", "num_ranks", "rank")
 
     def __init__(self, wire: BlockWire) -> None:
-        """Nothing on its way."""
+        """Create a channel with nothing on its way."""
         self.rank, self.num_ranks, self._wire = wire.rank, wire.num_ranks, wire
         self._queues: dict[int, deque[Departing]] = {}  # by destination: what has not yet left; no empty queues
         self._arriving: list[Arriving | None] = [None] * wire.num_ranks  # by source: what has arrived in part

@@ -1,4 +1,4 @@
-"""Starts the ranks of a run and gathers what they return.  Which transport carries their messages is a name."""
+"""The start of a run: `launch` starts its ranks on a named transport and gathers what they return."""
 
 from __future__ import annotations
 

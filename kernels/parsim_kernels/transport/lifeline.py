@@ -1,4 +1,4 @@
-"""Ends of processes: dying with the parent, telling how a child ended, and frames through the pipe that a worker holds while it lives."""
+"""Ends of processes: a child dies with its parent, its end is put in words, and a pipe of frames shows that a worker lives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _READ_BYTES: Final = 1 << 20
 
 
 class FrameKind(IntEnum):
-    """What a frame says."""
+    """The kinds of frames."""
 
     REPORT = 1  # an object for `progress`
     RESULT = 2  # what the target returned
@@ -34,10 +34,10 @@ class Frame(NamedTuple):
 
 
 class Frames:
-    """Cuts a stream of bytes into frames."""
+    """A reader that cuts a stream of bytes into frames."""
 
     def __init__(self) -> None:
-        """Nothing has come."""
+        """Start with an empty stream."""
         self._buffer = bytearray()
 
     def read(self, fd: int) -> list[Frame] | None:

@@ -24,7 +24,7 @@ _GRACE_S: Final = 0.05  # for the ranks that are left to end by themselves
 
 @dataclass(slots=True)
 class Child:
-    """A worker, as the nursery sees it."""
+    """A worker process and the pipe that it holds while it lives."""
 
     rank: int
     pid: int
@@ -50,7 +50,7 @@ def main(parent: int, work_fd: int, report_fd: int) -> None:
 
 
 class _Watch:
-    """Until all ranks have ended."""
+    """The watch over the ranks of a run until all have ended."""
 
     def __init__(self, work: LaunchRequest, segment: SharedSegment, wakers: list[int], report_fd: int) -> None:
         self._work, self._segment, self._wakers, self._report_fd = work, segment, wakers, report_fd
@@ -117,7 +117,7 @@ class _Watch:
             self._fail(child.rank, ending(status))
 
     def _time_out(self) -> None:
-        """The deadline has passed: a stopped rank is at fault; else tell what each does."""
+        """Fail at the deadline: a stopped rank is at fault; else say what each rank waits for."""
         late = f"the deadline of {self._work.deadline_s} s has passed"
         left = [child for child in self._children.values() if not child.has_finished] or list(self._children.values())
         stopped = [child.rank for child in left if is_stopped(child.pid)]

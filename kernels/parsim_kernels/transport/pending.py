@@ -1,4 +1,4 @@
-"""Which messages an exchange still waits for, and what becomes of those that come too early."""
+"""The messages that an exchange still waits for, and those that came too early."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PendingReceives:
 
     @property
     def messages(self) -> list[Message]:
-        """All of them, once `left` is 0."""
+        """All messages, in the order of the receives; `left` must be 0."""
         return cast("list[Message]", self._found)
 
     def match(self, src: int, tag: int) -> int | None:
@@ -50,7 +50,7 @@ class PendingReceives:
         return queue.popleft()
 
     def accept(self, src: int, tag: int, index: int | None, message: Message) -> None:
-        """A message is complete: applied as receive `index`, or put aside (None)."""
+        """Note a complete message, which was applied as receive `index` or put aside (None)."""
         if index is not None:
             self.missing[src] -= 1
             self._finish(index, message)
@@ -60,7 +60,7 @@ class PendingReceives:
             self._settle()
 
     def unmet(self) -> Iterator[tuple[int, int]]:
-        """Source and tag of those that have not come."""
+        """Source and tag of the messages that have not come."""
         return ((incoming.src, incoming.tag) for incoming, message in zip(self.receives, self._found, strict=True) if message is None)
 
     def _may_start(self, index: int) -> bool:

@@ -49,7 +49,7 @@ class SharedMemoryWire:
         return None if written - self._words[self._out_read[dst]] >= NUM_SLOTS else self._out[dst][written % NUM_SLOTS]
 
     def commit(self, dst: int, num_bytes: int) -> None:
-        """The block is written."""
+        """Hand the block over."""
         self._written[dst] = self._words[self._out_written[dst]] = self._written[dst] + 1
         if self._words[self._asleep[dst]]:
             os.eventfd_write(self._wakers[dst], 1)
@@ -60,7 +60,7 @@ class SharedMemoryWire:
         return None if read == self._words[self._in_written[src]] else self._in[src][read % NUM_SLOTS]
 
     def release(self, src: int) -> None:
-        """The block is read."""
+        """Give the block back."""
         self._read[src] = self._words[self._in_read[src]] = self._read[src] + 1
         if self._words[self._asleep[src]]:
             os.eventfd_write(self._wakers[src], 1)
@@ -75,7 +75,7 @@ class SharedMemoryWire:
         return self._tickets
 
     def is_past(self, ticket: int) -> bool:
-        """Have all ranks entered it?"""
+        """Whether all ranks have entered it."""
         words = self._words
         return all(words[index] >= ticket for index in self._arrived)
 
@@ -96,7 +96,7 @@ class SharedMemoryWire:
             os.eventfd_read(self._wakers[self.rank])
 
     def resume(self) -> None:
-        """Something moved."""
+        """Leave the state of waiting."""
         if self._is_asleep:
             self._is_asleep, self._words[self._asleep[self.rank]] = False, 0
         if self._has_said:

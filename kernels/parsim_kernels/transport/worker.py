@@ -1,4 +1,4 @@
-"""One rank in a process of its own: run the target, send home what it returned or raised."""
+"""One rank in a process of its own: it runs the target and sends home what that returned or raised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Wait = Literal["auto", "spin", "block"]
 
 
 class LaunchRequest(NamedTuple):
-    """What the parent asks for."""
+    """The request of the parent process."""
 
     target: Callable[..., Any]
     args: tuple[Any, ...]
@@ -31,7 +31,7 @@ class LaunchRequest(NamedTuple):
 
 
 def run(work: LaunchRequest, rank: int, segment: SharedSegment, wakers: list[int], report_fd: int, parent: int) -> None:
-    """The life of a worker process.  Does not return."""
+    """Live as a worker process; does not return."""
     status = 1
     try:
         die_with(parent)
@@ -64,7 +64,7 @@ def _outcome(work: LaunchRequest, rank: int, segment: SharedSegment, wakers: lis
 
 
 def _pickle(error: BaseException) -> bytes:
-    """The exception if it can travel, what it says, and where it was raised."""
+    """Pickle the exception where that is possible, its message, and its traceback."""
     text = f"raised {type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
     try:
