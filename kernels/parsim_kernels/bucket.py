@@ -1,4 +1,4 @@
-"""Buffers into the chunks that a collective moves, and back.  A bucket is one or more buffers of a rank, reduced as one flat array."""
+"""The cut of buffers into the chunks that a collective moves, and back.  A bucket is one or more buffers, seen as one flat array."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def write_gathered(flats: Sequence[Array], chunks: Sequence[Array | None]) -> No
 
 
 def complete(chunks: Sequence[Array | None]) -> list[Array]:
-    """The chunks, all of which are there.
+    """The chunks, none of which is missing.
 
     Raises:
         ValueError: the transfers left a chunk behind.
@@ -200,7 +200,7 @@ def join(chunks: Sequence[Array | None], dim: int, out: Out = fresh) -> Array:
 
 
 def settle(chunks: Sequence[Array | None], places: Sequence[Array]) -> None:
-    """Write each chunk that does not lie there to its place.
+    """Copy each chunk to its place, unless it lies there already.
 
     Raises:
         ValueError: the transfers left a chunk behind, or one has another shape.

@@ -1,4 +1,4 @@
-"""Ranks and their named buffers, in lockstep: compute, communicate and free, and a ledger of what each rank really did.
+"""A machine of ranks with named buffers, in lockstep: it computes, communicates and frees, and a ledger counts what each rank did.
 
 Not charged as memory: what a kernel needs inside itself, the flat staging copy of a reduction (the transport's), messages on their way.
 """
@@ -36,7 +36,7 @@ class Machine:
     """
 
     def __init__(self, num_ranks: int) -> None:
-        """A machine that holds nothing."""
+        """Create ranks that hold nothing."""
         self.ledgers = [Ledger() for _ in range(num_ranks)]
         self._memories = [Memory(rank, ledger) for rank, ledger in enumerate(self.ledgers)]
         self.pool = Pool()
@@ -51,7 +51,7 @@ class Machine:
         return self._memory(rank).get(name)
 
     def hold(self, rank: int, name: str, array: Array, itemsize: int) -> None:
-        """Take an array over, and maybe write to it later.
+        """Take an array over; the machine may write to it later.
 
         A view of a held array is charged with it, once; a view of any other array is charged as the whole of it, so copy a shard first.
 
@@ -86,7 +86,7 @@ class Machine:
             memory.free(name)
 
     def reset_peak(self) -> None:
-        """Start every rank's peak again from what is alive."""
+        """Restart every rank's peak from its live bytes."""
         for ledger in self.ledgers:
             ledger.reset_peak()
 
@@ -257,7 +257,7 @@ class Machine:
         self.ledgers[src].send(axis, array.size * itemsize)
 
     def receive(self, dst: int, new_name: str, itemsize: int) -> bool:
-        """True, and the oldest message of that name is a new buffer of `dst`; False where none has arrived."""
+        """Hold the oldest message of that name as a new buffer of `dst`; False where none has arrived."""
         self._memory(dst).check_free(new_name)
         message = self._transport.take(dst, new_name)
         if message is not None:
@@ -265,7 +265,7 @@ class Machine:
         return message is not None
 
     def receive_over(self, dst: int, new_name: str, target: str) -> bool:
-        """As `receive`, but the message is written over the buffer `target`, whose shape it has: no new buffer."""
+        """Write the oldest message of that name over the buffer `target`, which has as many elements; False where none has arrived."""
         message = self._transport.take(dst, new_name)
         if message is not None:
             self._memory(dst).overwrite(target, message.reshape(self.get(dst, target).shape))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from parsim.executor.values import Array
 from parsim.parallel.group import Group
+from parsim_kernels import Operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class CollectiveCall:
     target: str | None
     dim: int
     split: int
-    operator: str
+    operator: Operator
     itemsize: int
     ps: int
     stream: str

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from parsim.collectives import scheduled
+from parsim.collectives import transfer_plan
 from parsim.cost.cost_model import CostModel
 from parsim.data import Dataset
 from parsim.executor import program
@@ -111,7 +111,7 @@ def _run_collective(rank: Rank, channel: Channel, call: CollectiveCall, *, clock
     end_ps = _latest(channel, call.members, start) + call.ps if clocks else start
     rank.clock.end(call.stream, end_ps, call.writes)
     machine = rank.machine
-    transfers = scheduled(rank.job.algorithm(call, machine, rank.number), call.operation, len(call.members), call.operator)
+    transfers = transfer_plan(rank.job.algorithm(call, machine, rank.number), call.operation, len(call.members), call.operator)
     if call.shards:
         exchange_shards(
             machine,

@@ -13,7 +13,7 @@ import numpy as np
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
-from parsim.collectives import named, reference
+from parsim.collectives import find, reference
 from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.model.op_kinds import COSTS
 from parsim.step.count import flops, hbm_bytes
@@ -102,7 +102,7 @@ def own_law_bound(device: Accelerator, name: str, calls: Iterable[Work]) -> Line
 def collective_bound(market: Market, operation: str, elements: int, itemsize_bytes: int, num_ranks: int, stride: int) -> Lines:
     """What bounds a collective: by latency and bandwidth where the stack names its algorithm, else by fitted laws in a ring's bytes."""
     name = market.stack.collectives.get(operation)
-    algorithm = named(operation, name) if name else reference(operation)
+    algorithm = find(operation, name) if name else reference(operation)
     wire_bytes = int(algorithm.busiest_elements(operation, num_ranks, elements)) * itemsize_bytes
     num_steps = int(algorithm.num_steps(operation, num_ranks))
     if name is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from parsim.collectives import COLLECTIVES, names
 from parsim_kernels import Channel, Machine
-from parsim_kernels.fabric import Schedule
+from parsim_kernels.fabric import TransferPlan
 from parsim_kernels.part import communicate, exchange_shards
 
 Outcome = tuple[dict[str, tuple[str, tuple[int, ...], bytes]], dict[str, int], dict[tuple[str, str], int], int, int]
@@ -74,16 +74,16 @@ def parts(channel: Channel, group: list[int], cases: list[Case]) -> list[Outcome
     names()
     found, rank, n = [], channel.rank, len(group)
     for case in cases:
-        machine, schedule = Machine(n), Schedule(case.transfers(n))
+        machine, plan = Machine(n), TransferPlan(case.transfers(n))
         buffers, shards = case.hold(machine, rank, n)
         for _ in range(2):
             if case.shards:
-                exchange_shards(machine, channel, case.operation, "dp", group, shards, buffers, schedule, itemsize=2, add=case.add)  # type: ignore[arg-type]
+                exchange_shards(machine, channel, case.operation, "dp", group, shards, buffers, plan, itemsize=2, add=case.add)  # type: ignore[arg-type]
                 continue
             if case.target in machine.names(rank):
                 machine.free(rank, "target")
             communicate(
-                *(machine, channel, case.operation, "dp", group, buffers, case.target, schedule),
+                *(machine, channel, case.operation, "dp", group, buffers, case.target, plan),
                 dim=case.dim,
                 split=case.split,
                 extents=case.parts(rank, n),

@@ -11,7 +11,7 @@ from part_targets import Case
 from transport_targets import SLOT
 
 from parsim.collectives import COLLECTIVES, names
-from parsim_kernels import fabric, launch, part
+from parsim_kernels import Operator, fabric, launch, part
 
 Ranks = Callable[..., list[Any]]
 
@@ -58,15 +58,15 @@ def in_lockstep(target: Callable[..., Any], num_ranks: int, *args: Any, **option
 
 @pytest.mark.parametrize("fault", ["sent", "sum"])
 def test_a_chunk_that_arrives_where_it_must_not_is_seen(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    step = fabric._step
+    right = fabric._round
 
-    def mutant(transfers: list[fabric.Transfer], mine: set[int], position: int, operator: fabric.Operator) -> fabric.Step:
-        made = step(transfers, mine, position, operator)
+    def mutant(transfers: list[fabric.Transfer], mine: set[int], position: int, operator: Operator) -> fabric.Round:
+        made = right(transfers, mine, position, operator)
         if fault == "sum":
             return made._replace(reduced=frozenset())  # two that are added arrive in one place
         return made._replace(settled=frozenset((t.dst, t.chunk) for t in made.receives))  # what is sent is written to
 
-    monkeypatch.setattr(fabric, "_step", mutant)
+    monkeypatch.setattr(fabric, "_round", mutant)
     assert same(in_lockstep, 4) is False
 
 
