@@ -1,6 +1,6 @@
 """Seconds of every task, rounded once to integer picoseconds and shared by estimate and simulate.
 
-Sharing among symmetric groups (all data-parallel groups of a node on its NICs) is part of the price: see Cluster.collective_s.
+Sharing among symmetric groups (all data-parallel groups of a node on its NICs) is part of the price: see `cluster.collective_s`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import numpy as np
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
-from parsim.cluster.scalars import Scalar
-from parsim.collectives import reference
-from parsim.collectives.alpha_beta import alpha_beta_s
-from parsim.errors import ScenarioError
+from parsim.cluster.price import Price, p2p_price, private_price
+from parsim.cluster.scalars import Scalar, picoseconds
+from parsim.collectives.placed import group_price
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.plan import Batch, Stack
@@ -27,8 +26,6 @@ from parsim.step.structure import HOST
 from parsim.step.task import Communicate, Compute, Finish, Operand, Segment, Step, Task
 from parsim.step.work import Work, finish_work, law_name, work_of
 
-_PS_PER_S = 1e12
-_MOST_PS = 1e17  # a day for one task: no task of a real step comes near
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
 
 # Weight-gradient GEMMs that accumulate in float32 take 3 to 5 % longer than plain ones; the law of a plain one would charge their
@@ -65,23 +62,6 @@ class Prices:
     gather: Ints  # of a boundary tensor that came in shards
 
 
-def picoseconds(seconds: Scalar) -> Ints:
-    """The one rounding.
-
-    Raises:
-        ScenarioError: a time that is no number, or above a day.
-
-    >>> int(picoseconds(1.5e-6))
-    1500000
-    """
-    scaled = np.rint(np.asarray(seconds, dtype=np.float64) * _PS_PER_S)
-    if not np.all(scaled < _MOST_PS):  # false for NaN as well
-        raise ScenarioError(
-            f"one task would take {np.max(seconds):.3g} s", remedy="Check the bandwidths, rates and latencies of the hardware."
-        )
-    return scaled.astype(np.int64)
-
-
 def price(step: Step, sizes: Sizes, market: Market) -> Prices:
     """Picoseconds of all that a micro_batch needs."""
     forward = {s.name: tuple(task_ps(t, sizes, market) for t in s.forward) for s in step.segments}
@@ -99,7 +79,7 @@ def price(step: Step, sizes: Sizes, market: Market) -> Prices:
 
 def task_ps(task: Task, sizes: Sizes, market: Market) -> Ints:
     """Picoseconds of one task that has its resources to itself."""
-    return picoseconds(compute_s(task, sizes, market) if isinstance(task, Compute) else communicate_s(task, sizes, market))
+    return picoseconds(compute_s(task, sizes, market)) if isinstance(task, Compute) else communicate_price(task, sizes, market).ps
 
 
 def compute_s(task: Compute, sizes: Sizes, market: Market) -> Scalar:
@@ -156,28 +136,28 @@ def gemm_alignment(task: Compute, sizes: Sizes) -> Scalar:
     return np.asarray(np.min(np.array(shares), axis=0))
 
 
-def communicate_s(task: Communicate, sizes: Sizes, market: Market) -> Scalar:
-    """Seconds of a collective; a slice keeps what is there."""
+def communicate_price(task: Communicate, sizes: Sizes, market: Market) -> Price:
+    """The price of a collective; a slice keeps what is there."""
     if task.operation == "slice":
-        return np.zeros(sizes.num_plans)
+        return private_price(market.cluster, np.zeros(sizes.num_plans))
     itemsize = sizes.itemsize_bytes[task.source.dtype]
-    return collective_s(task.operation, task.axis, sizes.elements(payload(task)), itemsize, sizes, market)
+    return _axis_price(task.operation, task.axis, sizes.elements(payload(task)), itemsize, sizes, market)
 
 
-def collective_s(operation: str, axis: str, elements: Ints, itemsize: int, sizes: Sizes, market: Market) -> Scalar:
-    """Seconds of a collective over an axis."""
-    return _group_s(operation, elements, itemsize, *sizes.group(axis), market)
+def _axis_price(operation: str, axis: str, elements: Ints, itemsize: int, sizes: Sizes, market: Market) -> Price:
+    return _group_price(operation, elements, itemsize, *sizes.group(axis), market)
 
 
-def _group_s(operation: str, elements: Ints, itemsize: int, num_ranks: Ints, stride: Ints, market: Market) -> Scalar:
-    """By the fitted laws, asked in a ring's bytes whatever NCCL runs; by latency and bandwidth where the stack names an algorithm."""
-    if named := market.stack.collectives.get(operation):
-        return alpha_beta_s(
-            market.cluster, operation, named, elements=elements, itemsize_bytes=itemsize, num_ranks=num_ranks, stride=stride
-        )
-    ring = reference(operation)
-    wire_bytes = np.asarray(ring.busiest_elements(operation, num_ranks, elements)) * itemsize
-    return market.cluster.collective_s(operation, wire_bytes, ring.num_steps(operation, num_ranks), num_ranks, stride)
+def _group_price(operation: str, elements: Ints, itemsize: int, num_ranks: Ints, stride: Ints, market: Market) -> Price:
+    return group_price(
+        market.cluster,
+        operation,
+        elements=elements,
+        itemsize_bytes=itemsize,
+        num_ranks=num_ranks,
+        stride=stride,
+        algorithm=market.stack.collectives.get(operation),
+    )
 
 
 def _floor_ps(tasks: Sequence[Task], sizes: Sizes, market: Market) -> Ints:
@@ -190,22 +170,31 @@ def _floor_ps(tasks: Sequence[Task], sizes: Sizes, market: Market) -> Ints:
 
 def reduce_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:
     """Picoseconds to sum a segment's gradients over dp."""
+    return reduce_price(step, segment, sizes, market).ps
+
+
+def reduce_price(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Price:
+    """The price of summing a segment's gradients over dp; a segment without weights of its own reduces nothing."""
     structure, itemsize = step.structure, sizes.itemsize_bytes[GRADIENT]
     if structure.per_pass:
         elements = used_elements(segment, sizes, "padded")
     else:
         elements = segment_elements(step, segment, sizes, "all", "padded" if structure.zero_stage else "whole")
     operation = "reduce_scatter" if structure.zero_stage else "all_reduce"
-    seconds = collective_s(operation, "dp", elements, itemsize, sizes, market)
-    return picoseconds(np.where(elements > 0, seconds, 0.0))  # a segment without weights of its own reduces nothing
+    return _axis_price(operation, "dp", elements, itemsize, sizes, market).where(elements > 0)
 
 
 def gather_weights_ps(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Ints:
     """Picoseconds to gather a segment's parameters over dp; 0 where they are not sharded."""
+    return gather_weights_price(step, segment, sizes, market).ps
+
+
+def gather_weights_price(step: Step, segment: Segment, sizes: Sizes, market: Market) -> Price:
+    """The price of gathering a segment's parameters over dp; nothing where they are not sharded."""
     if step.structure.zero_stage < 3:
-        return np.zeros(sizes.num_plans, dtype=np.int64)
+        return private_price(market.cluster, np.zeros(sizes.num_plans))
     elements, itemsize = gathered_elements(segment, step.structure, sizes), sizes.itemsize_bytes[COMPUTE]
-    return picoseconds(np.where(elements > 0, collective_s("all_gather", "dp", elements, itemsize, sizes, market), 0.0))
+    return _axis_price("all_gather", "dp", elements, itemsize, sizes, market).where(elements > 0)
 
 
 def boundary(step: Step) -> Operand:
@@ -222,30 +211,28 @@ def boundary_bytes(step: Step, sizes: Sizes) -> Ints:
 
 def boundary_ps(step: Step, sizes: Sizes, market: Market) -> tuple[Ints, Ints]:
     """Picoseconds to send what crosses a stage boundary, and to gather it where it comes in shards."""
-    zero = np.zeros(sizes.num_plans, dtype=np.int64)
+    send, gather = boundary_prices(step, sizes, market)
+    return send.ps, gather.ps
+
+
+def boundary_prices(step: Step, sizes: Sizes, market: Market) -> tuple[Price, Price]:
+    """The prices of sending what crosses a stage boundary, and of gathering it where it comes in shards."""
+    nothing = private_price(market.cluster, np.zeros(sizes.num_plans))
     if "pp" not in step.structure.axes:
-        return zero, zero
+        return nothing, nothing
     num_ranks, stride = sizes.group("pp")
-    send = picoseconds(market.cluster.p2p_s(boundary_bytes(step, sizes), stride, num_ranks=num_ranks))
+    send = p2p_price(market.cluster, boundary_bytes(step, sizes), stride, num_ranks=num_ranks)
     if not step.structure.scatter_gather:
-        return send, zero
+        return send, nothing
     elements, itemsize = sizes.elements(boundary(step).sharding), sizes.itemsize_bytes[COMPUTE]
-    return send, picoseconds(collective_s("all_gather", "tp", elements, itemsize, sizes, market))
+    return send, _axis_price("all_gather", "tp", elements, itemsize, sizes, market)
 
 
 def finish_ps(step: Step, work: Finish, sizes: Sizes, holding: Holding, market: Market) -> Ints:
     """Picoseconds of one piece of a step's end on a rank of this holding; a bucket is one coalesced call."""
-    is_scalar = work.bucket == "norm"
-    elements = np.ones(sizes.num_plans, dtype=np.int64) if is_scalar else bucket_elements(step, sizes, work.bucket, holding, work.part)
     if work.operation:
-        dtype = {"norm": FLOAT32, "parameters": COMPUTE}.get(work.bucket, GRADIENT)
-        if work.bucket == "tied":
-            return picoseconds(_tied_s(elements, sizes, market))
-        if work.axis == HOST:
-            link = market.cluster.node.host_link
-            return picoseconds(link.latency_s + elements * sizes.itemsize_bytes[dtype] / link.bandwidth_bytes_per_s)
-        return picoseconds(collective_s(work.operation, work.axis, elements, sizes.itemsize_bytes[dtype], sizes, market))
-    traffic = elements * optimizer_bytes(work, step, sizes)
+        return finish_price(step, work, sizes, holding, market).ps
+    traffic = bucket_elements(step, sizes, work.bucket, holding, work.part) * optimizer_bytes(work, step, sizes)
     if work.on_host:
         node = market.cluster.node
         return picoseconds(traffic / (node.host_memory_bytes_per_s / node.devices_per_node))
@@ -255,13 +242,24 @@ def finish_ps(step: Step, work: Finish, sizes: Sizes, holding: Holding, market: 
     return picoseconds(elementwise_s(market.cluster.node.accelerator, traffic))
 
 
-def _tied_s(elements: Ints, sizes: Sizes, market: Market) -> Scalar:
-    """An all_reduce between the first and the last stage only."""
+def finish_price(step: Step, work: Finish, sizes: Sizes, holding: Holding, market: Market) -> Price:
+    """The price of a piece of a step's end that communicates."""
+    is_scalar = work.bucket == "norm"
+    elements = np.ones(sizes.num_plans, dtype=np.int64) if is_scalar else bucket_elements(step, sizes, work.bucket, holding, work.part)
+    itemsize = sizes.itemsize_bytes[{"norm": FLOAT32, "parameters": COMPUTE}.get(work.bucket, GRADIENT)]
+    if work.bucket == "tied":
+        return _group_price("all_reduce", elements, itemsize, *_ends(sizes, market), market)
+    if work.axis == HOST:
+        link = market.cluster.node.host_link
+        return private_price(market.cluster, link.latency_s + elements * itemsize / link.bandwidth_bytes_per_s)
+    return _axis_price(work.operation, work.axis, elements, itemsize, sizes, market)
+
+
+def _ends(sizes: Sizes, market: Market) -> tuple[Ints, Ints]:
+    """Ranks and stride of a group of the first and the last stage only."""
     num_ranks, neighbour = sizes.group("pp")
-    two = np.minimum(num_ranks, 2)
     in_node = num_ranks * neighbour <= market.cluster.node.devices_per_node  # the whole pipeline, so both its ends
-    stride = np.where(in_node, neighbour, neighbour * np.maximum(num_ranks - 1, 1))
-    return _group_s("all_reduce", elements, sizes.itemsize_bytes[GRADIENT], two, stride, market)
+    return np.minimum(num_ranks, 2), np.where(in_node, neighbour, neighbour * np.maximum(num_ranks - 1, 1))
 
 
 def optimizer_bytes(work: Finish, step: Step, sizes: Sizes) -> int:
