@@ -17,11 +17,10 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Plan
 from parsim.step.sizes import Ints
 from parsim.step.timing import Market
+from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
-
-_PS_PER_S = 1e12
 
 
 def group_of(scenario: Scenario, plan: Plan) -> Group:
@@ -44,7 +43,7 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     chosen = scenario.plan(plan) if isinstance(plan, str) else plan
     group = group_of(scenario, chosen)
     line = timeline(group)
-    step_s = float(line.step_ps[0]) / _PS_PER_S
+    step_s = float(line.step_ps[0]) / PS_PER_S
     ranks = range(group.num_ranks)
     critical = max(ranks, key=lambda r: (int(line.charges[r]["compute"][0]), -r))
     memory = [rank_memory(group, rank).parts() for rank in ranks]
@@ -65,7 +64,7 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         mfu=useful[0] * tokens / peak,
         mfu_causal=useful[1] * tokens / peak,
         hfu=executed / peak,
-        breakdown_s={key: float(ps[0]) / _PS_PER_S for key, ps in line.charges[critical].items()},
+        breakdown_s={key: float(ps[0]) / PS_PER_S for key, ps in line.charges[critical].items()},
         critical_rank=critical,
         memory_bytes=tuple({part: int(value[0]) for part, value in parts.items()} for parts in memory),
         capacity_bytes=scenario.cluster.node.accelerator.hbm_capacity_bytes,
@@ -90,7 +89,7 @@ def bounds(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
 def _priced(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Group], Ints]) -> Estimates:
     step_s, peak_bytes = np.zeros(len(plans)), np.zeros(len(plans), dtype=np.int64)
     for group, indices in _groups(scenario, plans):
-        step_s[indices] = fold(group) / _PS_PER_S
+        step_s[indices] = fold(group) / PS_PER_S
         peak_bytes[indices] = np.max([rank_memory(group, rank).total for rank in range(group.num_ranks)], axis=0)
     return Estimates(tuple(plans), step_s, peak_bytes, scenario.cluster.node.accelerator.hbm_capacity_bytes)
 

@@ -20,6 +20,7 @@ from parsim.estimator.segment import Span
 from parsim.schedules import Action, ordered, rank_of
 from parsim.step.sizes import Ints
 from parsim.step.timing import finish_ps
+from parsim.units import PS_PER_S
 
 Time = Any  # picoseconds: an int for one plan, an int64 array for several
 _MOST_PS = 2**63 - 1  # 106 days
@@ -98,7 +99,7 @@ class _Fold:
 
     def arrays(self, time: Time) -> Ints:
         if self.single and time > _MOST_PS:
-            raise ScenarioError(f"the step would take {time / 1e12:.3g} s", remedy="Check the rates and bandwidths of the hardware.")
+            raise ScenarioError(f"the step would take {time / PS_PER_S:.3g} s", remedy="Check the rates and bandwidths of the hardware.")
         return np.array([time], dtype=np.int64) if self.single else np.asarray(time)
 
     def charge(self, rank: int, name: str, ps: Time) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
+from parsim.cluster.price import Price
 from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
 from parsim.schedules import Action
-from parsim.simulator.demand import Demands
+from parsim.simulator.demand import Placement
 from parsim.simulator.gate import Gate
 from parsim.simulator.memory import peak_bytes
 from parsim.simulator.network import Leg, Network
 from parsim.simulator.program import Program
 from parsim.simulator.shards import Shards
 from parsim.simulator.trace import Span, Trace
-from parsim.step.timing import Market
+from parsim.step.task import Communicate
+from parsim.step.timing import Market, boundary_prices, communicate_price, finish_price, gather_weights_price, reduce_price
 
 if TYPE_CHECKING:
     import simpy
@@ -73,6 +76,19 @@ def run(program: Program, *, contention: bool = False) -> Trace:
     return Trace(world.end_ps, spans, world.num_events + network.num_solved, peaks, flops, network.links(), network.losses())
 
 
+def _communications(program: Program) -> Iterator[tuple[str, Price]]:
+    """The name of each communication of a step, and its price."""
+    step, sizes, market = program.step, program.sizes, program.market
+    for segment in step.segments:
+        tasks = (task for task in (*segment.forward, *segment.backward) if isinstance(task, Communicate))
+        yield from ((task.name, communicate_price(task, sizes, market)) for task in tasks)
+        yield segment.name, reduce_price(step, segment, sizes, market)
+        yield segment.name, gather_weights_price(step, segment, sizes, market)
+    yield from zip(("send", "gather"), boundary_prices(step, sizes, market), strict=True)
+    for holding in map(program.holding, range(program.num_ranks)):
+        yield from ((work.name, finish_price(step, work, sizes, holding, market)) for work in step.finish if work.operation)
+
+
 @dataclass(slots=True)
 class _World:
     """What the ranks share: messages, meetings across the pipeline, and what was seen."""
@@ -80,7 +96,8 @@ class _World:
     program: Program
     env: simpy.Environment
     network: Network | None = None  # with contention
-    demands: Demands | None = None
+    placement: Placement = field(init=False)
+    prices: dict[tuple[str, int], Price] = field(default_factory=dict)  # of communications, by name and picoseconds
     end_ps: int = 0  # of the last span; a timer that nobody waits for any more may come later
     spans: list[Span] = field(default_factory=list)
     arrived: dict[Action, simpy.Event] = field(default_factory=dict)
@@ -90,12 +107,16 @@ class _World:
 
     def __post_init__(self) -> None:
         self.flops = [0] * self.program.num_ranks
-        self.demands = Demands(self.program) if self.network else None
+        sizes = self.program.sizes
+        used_devices = prod(int(degree[0]) for degree in sizes.degrees.values())
+        stride = int(sizes.group("pp")[1][0])
+        self.placement = Placement(self.program.market.cluster, self.program.num_ranks, stride, used_devices)
+        for name, price in _communications(self.program) if self.network else ():
+            self.prices.setdefault((name, int(price.ps[0])), price)
 
     def legs(self, rank: int, task: str, ps: int, to: int | None) -> tuple[Leg, ...]:
         """How a communication of a rank loads links."""
-        assert self.demands is not None
-        return self.demands.legs(rank, task, ps, rank if to is None else to)
+        return self.placement.legs(rank, to, self.prices[task, ps])
 
     def arrival(self, action: Action) -> simpy.Event:
         """The event of the message that an action sends."""
