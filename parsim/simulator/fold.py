@@ -10,12 +10,11 @@ from parsim.step.task import COMPUTE_STREAM, Send, Wait
 
 
 class Beside(NamedTuple):
-    """What an action leaves running on another stream when it ends."""
+    """What an action leaves running on another stream."""
 
     stream: str
     ready_ps: int  # when it can start, but for what is before it on its stream, from the start of the action
     ps: int
-    sends: bool  # it is the message to the next stage
 
 
 class Fold(NamedTuple):
@@ -23,6 +22,7 @@ class Fold(NamedTuple):
 
     ps: int
     beside: tuple[Beside, ...]
+    message: Beside | None  # the last that it does
 
 
 def fold(items: Iterable[Item]) -> Fold:
@@ -30,20 +30,21 @@ def fold(items: Iterable[Item]) -> Fold:
 
     A pass waits for nothing that an earlier one left running: what is beside it then changes no time of its own.
     """
-    now = 0
+    now, message = 0, None
     ends: dict[str, int] = {}
     ready: dict[str, int] = {}
     left: dict[str, list[Beside]] = {}
     for task, stream, ps, after, makes in items:
         start = max((now, *(ready[name] for name in after if name in ready)))
-        if stream == COMPUTE_STREAM:
-            if isinstance(task, Wait):
-                start = max((start, *(ends.get(each, 0) for each in task.streams)))
-                for each in task.streams:
-                    left.pop(each, None)
-            now = start + ps
-        else:
-            left.setdefault(stream, []).append(Beside(stream, start, ps, isinstance(task, Send)))
+        if isinstance(task, Send):
+            message = Beside(stream, start, ps)
+        elif stream != COMPUTE_STREAM:
+            left.setdefault(stream, []).append(Beside(stream, start, ps))
             ends[stream] = max(start, ends.get(stream, 0)) + ps
             ready.update(dict.fromkeys(makes, ends[stream]))
-    return Fold(now, tuple(each for some in left.values() for each in some))
+        elif isinstance(task, Wait):
+            now = max((start, *(ends.get(each, 0) for each in task.streams)))
+            left = {each: running for each, running in left.items() if each not in task.streams}
+        else:
+            now = start + ps
+    return Fold(now, tuple(each for running in left.values() for each in running), message)

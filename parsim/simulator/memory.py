@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.cost.buckets import lasting_parts, num_bytes, weight_elements
+from parsim.cost.buckets import Role, lasting_parts, num_bytes, weight_elements
 from parsim.cost.workload import Workload
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.simulator.program import Program, one
@@ -39,27 +39,24 @@ def peak_bytes(program: Program) -> tuple[int, ...]:
     rises = np.array([walk.of_pass(each) for each in program.passes], dtype=np.int64)
     net, highest = rises[program.pass_index].T
     live = np.cumsum(net) - net  # a rank ends as it began, so that one sum over all ranks does
-    ranks = range(program.workload.num_ranks)
-    starts = np.searchsorted(program.columns.rank, ranks)
+    starts = np.searchsorted(program.columns.rank, np.arange(program.workload.num_ranks))
+    segments = {name: lasting_bytes(program.workload, name) for name in program.workload.step.segments}
     most = np.maximum.reduceat(live + highest, starts)
-    return tuple(lasting_bytes(program.workload, rank) + max(0, int(rise)) for rank, rise in zip(ranks, most, strict=True))
+    lasting = [sum(one(copies) * segments[name] for name, copies in held.items()) for held in program.held]
+    return tuple(_size(NORM, program.workload) + each + max(0, int(rise)) for each, rise in zip(lasting, most, strict=True))
 
 
-def lasting_bytes(workload: Workload, rank: int) -> int:
-    """Weights, gradients, optimizer state and scalars of a pipeline rank."""
-    structure, sizes = workload.step.structure, workload.sizes
-    parts, total = lasting_parts(structure.zero_stage), _size(NORM, workload)
-    states = OPTIMIZERS[structure.optimizer].kept_bytes(master_weights=structure.master_weights, offload=structure.offload)
-    itemsize = {"parameters": sizes.itemsize_bytes[COMPUTE], "gradients": sizes.itemsize_bytes[GRADIENT], "optimizer": states}
-    for name, copies in workload.held(rank).items():
-        segment = workload.step.segments[name]
-        own = sum(
-            each * one(weight_elements(weight, parts[role], sizes))  # type: ignore[index]
-            for weight in segment.own_weights
-            for role, each in itemsize.items()
-        )
-        total += one(copies) * (own + sum(_size(each, workload) for each in segment.totals))
-    return total
+def lasting_bytes(workload: Workload, name: str) -> int:
+    """Weights, gradients, optimizer state and scalars of one copy of a segment."""
+    structure, sizes, segment = workload.step.structure, workload.sizes, workload.step.segments[name]
+    itemsize: dict[Role, int] = {
+        "parameters": sizes.itemsize_bytes[COMPUTE],
+        "gradients": sizes.itemsize_bytes[GRADIENT],
+        "optimizer": OPTIMIZERS[structure.optimizer].kept_bytes(master_weights=structure.master_weights, offload=structure.offload),
+    }
+    parts = lasting_parts(structure.zero_stage)
+    own = (size * one(weight_elements(weight, parts[role], sizes)) for weight in segment.own_weights for role, size in itemsize.items())
+    return sum(own) + sum(_size(each, workload) for each in segment.totals)
 
 
 class _Walk:

@@ -140,34 +140,51 @@ class Program:
             return sum(of_task[id(task)] for task in tasks)
 
         of_pass = [sum(one(run.copies) * each(run.tasks) for run in found.runs) for found in self.passes]
-        return tuple(
-            sum(count * of_pass[index] for index, count in enumerate(counts)) + self._finish_flops(rank)
-            for rank, counts in enumerate(self.counts.tolist())
-        )
+        sizes, finish = self.workload.sizes, [task for task in self.workload.step.finish if stream_of(task) != HOST]
+        distinct = {id(held): held for held in self.held}
+        of_finish = {key: sum(one(flops(task, sizes, held)) for task in finish) for key, held in distinct.items()}
+        passes = (sum(count * of_pass[index] for index, count in enumerate(counts) if count) for counts in self.counts.tolist())
+        return tuple(total + of_finish[id(held)] for total, held in zip(passes, self.held, strict=True))
 
-    def _finish_flops(self, rank: int) -> int:
-        """FLOPs of the step's end on the device of a rank."""
-        held, sizes = self.workload.held(rank), self.workload.sizes
-        return sum(one(flops(task, sizes, held)) for task in self.workload.step.finish if stream_of(task) != HOST)
+    @functools.cached_property
+    def held(self) -> tuple[dict[str, Copies], ...]:
+        """How often each pipeline rank holds each segment; ranks that hold the same share one."""
+        same: dict[tuple[tuple[str, int], ...], dict[str, Copies]] = {}
+        found = map(self.workload.held, range(self.workload.num_ranks))
+        return tuple(same.setdefault(tuple((name, one(copies)) for name, copies in each.items()), each) for each in found)
 
-    def finish(self, rank: int) -> list[Gathering]:
-        """The end of a step on a rank, task by task."""
-        mine = {id(task): self.members(task) for task in self.workload.step.finish}
-        tasks = [task for task in self.workload.step.finish if not mine[id(task)] or rank in mine[id(task)]]
-        priced = items(tasks, lambda task: one(self.workload.finish_ps(task, self.workload.held(self.payer(task, rank)))))
-        return [Gathering(item, mine[id(item.task)]) for item in priced]
-
-    def members(self, task: Task) -> tuple[int, ...]:
-        """The pipeline ranks that start a task of the step's end together; none: it concerns the ranks of one stage."""
-        if not isinstance(task, Collective) or "pp" not in task.group.axes:
-            return ()
-        ranks = range(self.workload.num_ranks)
-        homes = task.group.homes
-        return tuple(rank for rank in ranks if not homes or any(home in self.workload.held(rank) for home in homes))
+    @functools.cached_property
+    def members(self) -> dict[int, tuple[int, ...]]:
+        """By the identity of each task of the step's end the pipeline ranks that start it together; none: the ranks of each stage."""
+        found = {}
+        for task in self.workload.step.finish:
+            across = isinstance(task, Collective) and "pp" in task.group.axes
+            homes = task.group.homes if isinstance(task, Collective) else ()
+            ranks = (rank for rank, held in enumerate(self.held) if across and (not homes or any(home in held for home in homes)))
+            found[id(task)] = tuple(ranks)
+        return found
 
     def payer(self, task: Task, rank: int) -> int:
         """The rank at whose holding a task of the step's end is priced: of several pipeline ranks, the last."""
-        return max(self.members(task), default=rank)
+        return max(self.members[id(task)], default=rank)
+
+    def finish(self, rank: int) -> list[Gathering]:
+        """The end of a step on a rank, task by task."""
+        members = self.members
+        tasks = [task for task in self.workload.step.finish if not members[id(task)] or rank in members[id(task)]]
+        return [Gathering(item, members[id(item.task)]) for item in items(tasks, lambda task: self.finish_ps(task, self.payer(task, rank)))]
+
+    def finish_ps(self, task: Task, rank: int) -> int:
+        """Picoseconds of a task of the step's end at the holding of a rank."""
+        held = self.held[rank]
+        key = (id(task), id(held))
+        if key not in self._finish_ps:
+            self._finish_ps[key] = one(self.workload.finish_ps(task, held))
+        return self._finish_ps[key]
+
+    @functools.cached_property
+    def _finish_ps(self) -> dict[tuple[int, int], int]:
+        return {}
 
     def num_events(self, *, streams: bool) -> int:
         """About how many events a step will run: an action and a message are one each, or all that the streams do."""

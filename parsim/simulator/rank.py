@@ -26,21 +26,24 @@ class Rank:
 
     def folded(self, folds: Sequence[Fold]) -> Events:
         """The whole step, an action an event and a message another."""
-        env, world, columns = self.env, self.world, self.world.program.columns
-        ends: dict[str, int] = {}
-        actions = (each[self.rows.start : self.rows.stop].tolist() for each in (world.program.pass_index, columns.awaits, columns.sends))
+        env, world, columns, ends, now = self.env, self.world, self.world.program.columns, dict[str, int](), 0
+        own = slice(self.rows.start, self.rows.stop)
+        actions = (each[own].tolist() for each in (world.program.pass_index, columns.awaits, columns.sends))
         for row, index, awaits, sends in zip(self.rows, *actions, strict=True):
             if awaits >= 0:
-                yield world.arrival(awaits)
-            start, (span_ps, beside) = int(env.now), folds[index]
-            yield env.timeout(span_ps)
-            for stream, ready_ps, ps, is_message in beside:
-                if sends or not is_message:
-                    ends[stream] = max(start + ready_ps, ends.get(stream, 0)) + ps
-                if sends and is_message:
-                    world.arrival(row).after(ends[stream] - int(env.now))
-        world.num_events += len(self.rows) + int(columns.sends[self.rows.start : self.rows.stop].sum())
-        self.last = {stream: env.timeout(end - int(env.now)) for stream, end in ends.items() if end > env.now}
+                arrival = world.arrival(awaits)
+                arrival_ps = arrival if isinstance(arrival, int) else (yield arrival)
+                now = arrival_ps if arrival_ps > now else now
+            span_ps, beside, sent = folds[index]
+            for stream, ready_ps, ps in beside:
+                ends[stream] = max(now + ready_ps, ends.get(stream, 0)) + ps
+            now += span_ps
+            yield env.timeout(now - env.now)
+            if sends and sent:
+                end = ends[sent.stream] = max(now, ends.get(sent.stream, 0)) + sent.ps
+                world.send(row, end)
+        world.num_events += len(self.rows)
+        self.last = {stream: env.timeout(end - now) for stream, end in ends.items() if end > now}
         yield from self.finish()
 
     def streams(self) -> Events:
@@ -74,8 +77,9 @@ class Rank:
         for item in items:
             task, stream = item.task, item.stream
             before = [self.ready[name] for name in item.after if name in self.ready]
-            if isinstance(task, Receive):
-                before += [self.world.arrival(int(columns.awaits[row]))] if columns.awaits[row] >= 0 else []
+            if isinstance(task, Receive) and row is not None and columns.awaits[row] >= 0:
+                arrival = self.world.arrival(int(columns.awaits[row]))
+                before += [] if isinstance(arrival, int) else [arrival]
             if isinstance(task, Wait):
                 before += [self.last[each] for each in task.streams if each in self.last]
             if stream != COMPUTE_STREAM:
@@ -83,18 +87,16 @@ class Rank:
                 self.last[stream] = self.env.process(self.beside(item, before, label, row))
                 self.ready.update(dict.fromkeys(item.makes, self.last[stream]))
                 continue
-            for each in before:
-                yield each
+            yield from _all(before)
             if item.ps:
                 yield from self.spend(item, label, row)
 
     def beside(self, item: Item, before: Iterable[simpy.Event], label: str, row: int | None) -> Events:
         """One item on a stream of its own, when all before it has ended."""
-        for each in before:
-            yield each
+        yield from _all(before)
         yield from self.spend(item, label, row)
         if isinstance(item.task, Send) and row is not None:
-            self.world.arrival(row).after(0)
+            self.world.send(row, int(self.env.now))
 
     def spend(self, item: Item, label: str, row: int | None) -> Events:
         """The time of an item, stretched while others are on the links of a communication, and its span."""
@@ -121,3 +123,8 @@ class Rank:
         to = workload.to(int(columns.stage[row]), workload.phases[columns.phase[row]])
         assert to is not None
         return workload.rank_of(to)
+
+
+def _all(events: Iterable[simpy.Event]) -> Events:
+    for each in events:  # noqa: UP028  # an iterator of events takes no value that simpy sends
+        yield each

@@ -31,7 +31,7 @@ def sent_bytes(workload: Workload, at: Mapping[str, int]) -> dict[str, int]:
         for run in each.runs if count else ():
             for task in run.tasks:
                 sent[_link(task)] += count * one(run.copies) * _sent(program, here, task, at)
-    held = workload.held(at["pp"])
+    held = program.held[at["pp"]]
     for task in workload.step.finish:
         sent[_link(task)] += _sent(program, here, task, at, held)
     return {link: count for link, count in sent.items() if link}
@@ -50,7 +50,7 @@ def _link(task: Task) -> str:
 
 
 def _sent(program: Program, workload: Workload, task: Task, at: Mapping[str, int], held: Held = None) -> int:
-    alone, members = getattr(task, "alone", None), program.members(task)
+    alone, members = getattr(task, "alone", None), program.members.get(id(task), ())
     if (alone and any(at[axis] for axis in alone.axes)) or (members and at["pp"] not in members):
         return 0
     match task:
