@@ -38,11 +38,15 @@ def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> In
 
 
 def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Price:
-    """The price of one task; what only waits, or keeps the books of memory, takes no time."""
+    """The price of one task; what only waits, keeps the books of memory, or sums an empty bucket of a pass takes no time.
+
+    A step's end is the same on all ranks: one whose bucket is empty makes its call, too.
+    """
     match task:
         case Collective() if task.operation != "slice":  # a slice keeps what is there
             count, itemsize = elements(payload(task), sizes, held), sizes.itemsize_bytes[task.source.dtype]
-            return collective_price(task.operation, task.group, count, itemsize, sizes, model).where(count > 0)
+            price = collective_price(task.operation, task.group, count, itemsize, sizes, model)
+            return price.where(count > 0) if held is None else price
         case Send():
             group = Group(("pp",))
             return p2p_price(model.cluster, num_bytes(task.sent, sizes), sizes.stride(group), num_ranks=sizes.num_ranks(group))
