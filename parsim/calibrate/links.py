@@ -165,7 +165,7 @@ def best_rate(samples: Mapping[Transferred, Samples]) -> float:
 
 
 def _features(exchange: Transferred) -> list[float]:
-    """1, steps, bytes on the wire and their root, as `Cluster.collective_s` is asked; of a message 1 and its bytes."""
+    """1, steps, bytes on the wire and their root, as `cluster.collective_s` is asked; of a message 1 and its bytes."""
     if exchange.operation == MESSAGE:
         return [1.0, 0.0, float(exchange.payload_bytes), 0.0]
     ring, elements = reference(exchange.operation), exchange.payload_bytes // _ITEMSIZE

@@ -81,7 +81,7 @@ def names(operation: str | None = None) -> tuple[str, ...]:
 
 
 def reference(operation: str) -> Collective:
-    """The algorithm in whose bytes and steps `Cluster.collective_s` is asked, whichever runs: NCCL's own choice is in the measured laws.
+    """The algorithm in whose bytes and steps `cluster.collective_s` is asked, whichever runs: NCCL's own choice is in the measured laws.
 
     Raises:
         ParsimError: an unknown operation.

@@ -13,6 +13,8 @@ import numpy as np
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
+from parsim.cluster.network import binding_link, collective_s
+from parsim.cluster.price import collective_price, explain_collective
 from parsim.collectives import find, reference
 from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.model.op_kinds import COSTS
@@ -111,7 +113,7 @@ def collective_bound(market: Market, operation: str, elements: int, itemsize_byt
     group = {"itemsize_bytes": itemsize_bytes, "num_ranks": num_ranks, "stride": stride}
     latency_s = float(np.ravel(alpha_beta_s(market.cluster, operation, name, elements=0, **group))[0])
     whole_s = float(np.ravel(alpha_beta_s(market.cluster, operation, name, elements=elements, **group))[0])
-    link = market.cluster.binding_link(operation, num_ranks, stride)
+    link = binding_link(market.cluster, operation, num_ranks, stride)
     yield "algorithm", f"{name}, as the stack says: priced by latency and bandwidth, not by the fitted laws"
     yield "bound by", f"{'latency' if 2 * latency_s > whole_s else link} (latency {_s(latency_s)}, bytes {_s(whole_s - latency_s)})"
     yield "because", f"{num_steps} steps; {units.format(wire_bytes, 'bytes')} through the busiest port"
@@ -131,15 +133,14 @@ def host_bound(node: Node, moved_bytes: float, *, over_link: bool) -> Lines:
 
 def link_bound(cluster: Cluster, operation: str, wire_bytes: int, num_steps: int, num_ranks: int, stride: int) -> Lines:
     """What bounds a collective: the node link, the NIC, or its start; then how the group lies and what it reaches."""
-    text = _cited_by_law(cluster, operation).explain_collective(operation, wire_bytes, num_steps, num_ranks, stride)
-    link = cluster.binding_link(operation, num_ranks, stride)
+    price = collective_price(_cited_by_law(cluster, operation), operation, wire_bytes, num_steps, num_ranks, stride)
+    link = binding_link(cluster, operation, num_ranks, stride)
     if link:
         place = "node link" if link == cluster.node.link.name else "leaf" if link.endswith(" uplink") else "NIC"
-        whole_s = cluster.collective_s(operation, wire_bytes, num_steps, num_ranks, stride)
-        tiny_s = cluster.collective_s(operation, 1, num_steps, num_ranks, stride)
-        start = float(np.ravel(tiny_s)[0]) > float(np.ravel(whole_s)[0]) / 2
+        tiny_s = collective_s(cluster, operation, 1, num_steps, num_ranks, stride)
+        start = float(np.ravel(tiny_s)[0]) > float(price.seconds[0]) / 2
         yield "bound by", f"launch: the start and steps of the collective, before {link}" if start else f"{place} ({link})"
-    yield "because", "\n".join(line.strip() for line in text.splitlines())
+    yield "because", "\n".join(line.strip() for line in explain_collective(price).splitlines())
 
 
 def _cited_by_law(cluster: Cluster, operation: str) -> Cluster:

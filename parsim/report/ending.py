@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from parsim import units
+from parsim.cluster.network import p2p_s
 from parsim.estimator.group import Group
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.op_kinds import COSTS
@@ -68,7 +69,7 @@ def _boundary_lines(group: Group) -> Iterator[tuple[str, str]]:
     cluster, sizes = group.market.cluster, group.sizes
     num_ranks, stride = sizes.group("pp")
     sent = int(boundary_bytes(group.step, sizes)[0])
-    seconds = cluster.p2p_s(sent, int(stride[0]), num_ranks=int(num_ranks[0]))
+    seconds = p2p_s(cluster, sent, int(stride[0]), num_ranks=int(num_ranks[0]))
     inside = int(stride[0]) * int(num_ranks[0]) <= cluster.node.devices_per_node
     fabric = cluster.fabric
     yield "sent", f"{units.format(sent, 'bytes')} by a rank to its neighbour {int(stride[0])} devices away"

@@ -22,7 +22,7 @@ from parsim.scenario import Scenario
 from parsim.step.count import flops, hbm_bytes, payload, sent_bytes
 from parsim.step.sizes import Sizes
 from parsim.step.task import Communicate, Compute, Operand, Task
-from parsim.step.timing import communicate_s, compute_s
+from parsim.step.timing import communicate_price, compute_s
 
 PASSES = ("forward", "backward")
 
@@ -128,7 +128,7 @@ def _communicate_lines(group: Group, task: Communicate) -> Iterator[tuple[str, s
     elements = sizes.elements(payload(task))
     yield "payload", units.format(int(elements[0]) * itemsize, "bytes")
     yield "sent", f"{units.format(int(sent_bytes(task, sizes, market, 0)[0]), 'bytes')} by a rank"
-    yield "time", units.format(float(communicate_s(task, sizes, market)[0]), "s")  # type: ignore[index]
+    yield "time", units.format(float(communicate_price(task, sizes, market).seconds[0]), "s")
     if task.operation != "slice":
         yield from collective_bound(market, task.operation, int(elements[0]), itemsize, num_ranks, stride)
 

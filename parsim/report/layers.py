@@ -11,7 +11,7 @@ from parsim.estimator.result import Estimate
 from parsim.scenario import Scenario
 from parsim.step.holdings import segment_elements
 from parsim.step.task import Compute, Segment
-from parsim.step.timing import communicate_s, compute_s
+from parsim.step.timing import communicate_price, compute_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def _row(group: Group, estimate: Estimate, segment: Segment, direction: str) -> 
     tasks = segment.forward if direction == "forward" else segment.backward
     sizes, market = group.sizes, group.market
     work = [compute_s(task, sizes, market) for task in tasks if isinstance(task, Compute)]
-    talk = [communicate_s(task, sizes, market) for task in tasks if not isinstance(task, Compute)]
+    talk = [communicate_price(task, sizes, market).seconds for task in tasks if not isinstance(task, Compute)]
     sent = [passes.sent_bytes(tasks, sizes, market, axis, 0) for axis in group.step.structure.axes]
     return LayerRow(
         plan=estimate.name,
@@ -62,7 +62,7 @@ def _row(group: Group, estimate: Estimate, segment: Segment, direction: str) -> 
         sent_bytes=sum(_one(each) for each in sent),
         num_parameters=_one(segment_elements(group.step, segment, sizes, "all")),
         compute_s=float(sum(each[0] for each in work)),  # type: ignore[index]
-        communicate_s=float(sum(each[0] for each in talk)),  # type: ignore[index]
+        communicate_s=float(sum(each[0] for each in talk)),
     )
 
 

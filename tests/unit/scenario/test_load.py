@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from parsim import catalog, scenario
+from parsim.cluster import p2p_s
 from parsim.errors import ScenarioError
 
 # The example of the README and of the design.
@@ -219,4 +220,4 @@ def test_a_message_in_a_node_without_p2p_start_begins_with_the_link_s_latency():
     node = {**stated, "link": {"bandwidth": "1 GB/s", "latency": "3 ms"}}
     batch = {"global_batch": 8, "sequence_length": 16}
     loaded = scenario.from_mapping({"model": "tiny-gpt", "cluster": {"node": node}, "batch": batch, "plans": {"a": {}}})
-    assert loaded.cluster.p2p_s(1e6, 1) == pytest.approx(3e-3 + 1e6 / 1e9, rel=1e-12)  # sums of floats
+    assert p2p_s(loaded.cluster, 1e6, 1) == pytest.approx(3e-3 + 1e6 / 1e9, rel=1e-12)  # sums of floats
