@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from parsim import catalog, scenario
-from parsim.cluster import p2p_s
+from parsim.cluster.network import p2p_s
 from parsim.errors import ScenarioError
 
 # The example of the README and of the design.
