@@ -68,8 +68,11 @@ def _with_config(tree: Tree, found: list[Fault]) -> Any:
     if not isinstance(name, str) or not name.startswith(huggingface.PREFIX):
         return value
     others = {key: each for key, each in value.items() if key != "model"}
+    batch = value.get("batch")
+    tokens = batch.get("sequence_length") if isinstance(batch, dict) else None
+    path = Path(tree.path).parent / name.removeprefix(huggingface.PREFIX)
     try:
-        return {**others, "model": huggingface.row(Path(tree.path).parent / name.removeprefix(huggingface.PREFIX), name)}
+        return {**others, "model": huggingface.row(path, name, tokens if type(tokens) is int else None)}
     except ParsimError as error:
         found.append(tree.fault(("model",), error.what))
         return others
