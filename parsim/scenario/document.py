@@ -9,13 +9,14 @@ from pydantic import Field
 
 from parsim import data
 from parsim.scenario.fields import Axis, Count, Known, Positive, Quantity, Row, Text
-from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
+from parsim.scenario.rows import MATMULS_ONLY, FabricRef, ModelRef, NodeRef, StackRef, dtypes
 from parsim.scenario.types import Training
 from parsim.scenario.written import ScheduleAxis
 
 DEFAULT_STACK = "megatron-2022"
 _DEFAULTS = Training()
 _Decay = Annotated[float, Field(ge=0, lt=1)]
+_MATMULS = "would be that of matmuls only: weights, gradients and activations stay wider, which is not built yet"
 _SHORT: Mapping[str, str] = {
     "dp": "data_parallel",
     "tp": "tensor_parallel",
@@ -50,7 +51,9 @@ class BatchSection(Row):
     hints: ClassVar[Mapping[str, str]] = _SHORT
     global_batch: Count = Field(description="the sequences of a step, all replicas together")
     sequence_length: Count = Field(description="the tokens of a sequence")
-    dtype: Annotated[str, Known("dtypes")] = Field("bf16", description="the dtype of the matrix multiplications")
+    dtype: Annotated[str, Known("dtypes", dtypes, unbuilt=dict.fromkeys(MATMULS_ONLY, _MATMULS))] = Field(
+        "bf16", description="the dtype of the matrix multiplications"
+    )
 
 
 class PlanSection(Row):
