@@ -124,18 +124,8 @@ class MlpRow(InlineRow):
 
     def build(self, name: str) -> ModelSpec:
         """The model."""
-        return classifier(
-            self.title(name),
-            num_layers=self.num_layers,
-            num_features=self.num_features,
-            hidden_size=self.hidden_size,
-            ffn_hidden_size=self.whole()["ffn_hidden_size"],
-            num_labels=self.num_labels,
-            activation=self.activation,
-            bias=self.bias,
-            dropout=self.dropout,
-            source=self.cited(),
-        )
+        figures = {key: value for key, value in self.whole().items() if key != "family"}
+        return classifier(self.title(name), source=self.cited(), **figures)
 
 
 def _of_another_family(error: ErrorDetails, own: str, other: str, row: type[Row]) -> str:

@@ -56,24 +56,10 @@ class StackRow(InlineRow):
 
     def build(self, name: str) -> Stack:
         """The stack."""
-        return Stack(
-            name=self.title(name),
-            attention=self.attention,
-            fusions=tuple(dict.fromkeys(self.fusions)),
-            gradient_dtype=self.gradient_dtype,
-            tensor_overlap=self.tensor_overlap,
-            gradient_overlap=self.gradient_overlap,
-            scatter_gather=self.scatter_gather,
-            recompute_early_stop=self.recompute_early_stop,
-            layer_split=self.layer_split,
-            vocab_multiple=self.vocab_multiple,
-            host_launch_s=self.host_launch,
-            sustained_factor=dict(self.sustained_factor),
-            collectives=dict(self.collectives),
-            framework_bytes=self.framework_memory,
-            communicator_bytes=self.communicator_memory,
-            source=self.cited(),
-        )
+        inside = {"host_launch": "host_launch_s", "framework_memory": "framework_bytes", "communicator_memory": "communicator_bytes"}
+        figures = {inside.get(key, key): value for key, value in self.whole().items()}
+        fusions = tuple(dict.fromkeys(self.fusions))
+        return Stack(**{**figures, "name": self.title(name), "fusions": fusions, "source": self.cited()})
 
 
 class DtypeRow(InlineRow):
