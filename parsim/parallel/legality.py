@@ -14,12 +14,11 @@ from parsim.errors import ParsimError, PlanError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, sharding_faults
 from parsim.parallel.fault import PlanFault, divisors, listed
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
-DEGREES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch")
-POSITIVE: Final = (*DEGREES, "recompute_every")
-RECOMPUTE: Final = ("none", "selective", "full")
-GRADIENT_SYNC: Final = ("all_reduce", "master")
+POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
+DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
+NAMED: Final = {name: key.legal for name, key in KEYS.items() if key.type == "str" and key.legal}
 MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fold
 
 
@@ -128,7 +127,7 @@ def _not_positive(plan: Plan) -> Iterator[PlanFault]:
 
 
 def _unknown_names(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
-    for field, known in (("schedule", schedules.names()), ("recompute", RECOMPUTE), ("gradient_sync", GRADIENT_SYNC)):
+    for field, known in (("schedule", schedules.names()), *NAMED.items()):
         value = getattr(plan, field)
         if value not in known and not (field == "schedule" and isinstance(value, tuple)):
             yield PlanFault(field, f"unknown {field} '{value}'{did_you_mean(str(value), known)}", f"Legal: {', '.join(known)}")

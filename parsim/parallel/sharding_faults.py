@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,9 +15,9 @@ from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.fault import PlanFault, divisors, listed
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
-ZERO_STAGES: Final = (0, 1, 2, 3)
+ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
@@ -58,11 +57,10 @@ def others(plan: Plan, extents: Mapping[str, int]) -> Iterator[PlanFault]:
 
 def unknown_dimensions(plan: Plan) -> Iterator[PlanFault]:
     """`dimensions` names such as have no key of their own."""
-    fields = {field.name for field in dataclasses.fields(Plan)}
-    known = tuple(n for n in dimensions.names() if n not in fields and dimensions.DIMENSIONS.get(n).degree is None)
+    known = tuple(n for n in dimensions.names() if n not in KEYS and dimensions.DIMENSIONS.get(n).degree is None)
     for name, degree in plan.dimensions:
         if name not in known:
-            remedy = f"Give {name} as a key of the plan" if name in fields else f"Known: {', '.join(known) or 'none'}"
+            remedy = f"Give {name} as a key of the plan" if name in KEYS else f"Known: {', '.join(known) or 'none'}"
             yield PlanFault("dimensions", f"unknown dimension '{name}'{did_you_mean(name, known)}", remedy)
         elif degree < 1:
             yield PlanFault("dimensions", f"{name} = {degree!r} is not a positive whole number", "Legal: 1, 2, 3, ...")

@@ -48,6 +48,11 @@ class InlineRow(Row):
         """The dataclass of the row; `name` is the catalog's, "" for an inline row."""
         raise NotImplementedError  # each kind of row has its own
 
+    def whole(self) -> dict[str, Any]:
+        """The figures by key, with what is derived where it was left out."""
+        stated = {key: each for key, each in self if key not in ("name", "base", "source")}
+        return {**stated, **{key: rule(stated) for key, rule in self.derived.items() if stated[key] is None}}
+
     def title(self, name: str) -> str:
         """What reports call it: its name in the catalog, its own, or that of its base."""
         return name or self.name or (f"{self.base} (changed)" if self.base else "inline")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
@@ -24,6 +24,12 @@ class ModelRow(InlineRow):
     """A decoder-only language model, or an encoder."""
 
     kind: ClassVar[str] = "models"
+    derived: ClassVar[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
+        "ffn_hidden_size": lambda row: 4 * row["hidden_size"],
+        "num_kv_heads": lambda row: row["num_heads"],
+        "head_dim": lambda row: row["hidden_size"] // row["num_heads"],
+        "qkv_bias": lambda row: row.get("bias", True),
+    }
     family: Annotated[str, _FAMILY] = Field("transformer", description="transformer or mlp, which has other keys")
     num_layers: Count = Field(description="the number of layers")
     hidden_size: Count = Field(description="the width of the residual stream")
@@ -77,7 +83,7 @@ class ModelRow(InlineRow):
             )
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
             raise complaint(f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}")
-        head_dim = self.head_dim or self.hidden_size // self.num_heads
+        head_dim = self.whole()["head_dim"]
         if self.positions == "rotary" and head_dim % 2:
             raise complaint(f"positions = rotary turns pairs of elements, but head_dim = {head_dim} is odd")
         if self.head in ("text", "token") and self.tied_embedding:
@@ -88,30 +94,7 @@ class ModelRow(InlineRow):
 
     def build(self, name: str) -> ModelSpec:
         """The model."""
-        return ModelSpec(
-            name=self.title(name),
-            num_layers=self.num_layers,
-            hidden_size=self.hidden_size,
-            ffn_hidden_size=self.ffn_hidden_size or 4 * self.hidden_size,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads or self.num_heads,
-            head_dim=self.head_dim or self.hidden_size // self.num_heads,
-            vocab_size=self.vocab_size,
-            max_positions=self.max_positions,
-            activation=self.activation,
-            tied_embedding=self.tied_embedding,
-            dropout=self.dropout,
-            norm=self.norm,
-            positions=self.positions,
-            bias=self.bias,
-            qkv_bias=self.bias if self.qkv_bias is None else self.qkv_bias,
-            causal=self.causal,
-            norm_last=self.norm_last,
-            num_token_types=self.num_token_types,
-            head=self.head,
-            num_labels=self.num_labels,
-            source=self.cited(),
-        )
+        return ModelSpec(**{**self.whole(), "name": self.title(name), "source": self.cited()})
 
 
 class MlpRow(InlineRow):
@@ -119,6 +102,7 @@ class MlpRow(InlineRow):
 
     kind: ClassVar[str] = "models"
     variant: ClassVar[bool] = True
+    derived: ClassVar[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {"ffn_hidden_size": lambda row: row["hidden_size"]}
     hints: ClassVar[Mapping[str, str]] = {"num_classes": "num_labels", "in_features": "num_features"}
     family: Literal["mlp"] = Field(description="mlp")
     num_layers: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
@@ -140,18 +124,8 @@ class MlpRow(InlineRow):
 
     def build(self, name: str) -> ModelSpec:
         """The model."""
-        return classifier(
-            self.title(name),
-            num_layers=self.num_layers,
-            num_features=self.num_features,
-            hidden_size=self.hidden_size,
-            ffn_hidden_size=self.ffn_hidden_size or self.hidden_size,
-            num_labels=self.num_labels,
-            activation=self.activation,
-            bias=self.bias,
-            dropout=self.dropout,
-            source=self.cited(),
-        )
+        figures = {key: value for key, value in self.whole().items() if key != "family"}
+        return classifier(self.title(name), source=self.cited(), **figures)
 
 
 def _of_another_family(error: ErrorDetails, own: str, other: str, row: type[Row]) -> str:
