@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from parsim.errors import ParsimError
-    from parsim.estimator.estimate import estimate, estimates, num_parameters
+    from parsim.estimator.estimate import estimate, estimates
     from parsim.estimator.result import Estimate, Estimates
     from parsim.executor.run import execute
     from parsim.parallel.plan import Batch, Plan
@@ -51,7 +51,7 @@ _HOMES = {
     "execute": "parsim.executor.run",
     "from_mapping": "parsim.scenario",
     "load": "parsim.scenario",
-    "num_parameters": "parsim.estimator.estimate",
+    "num_parameters": "parsim.model.parameters",
     "plan": "parsim.planner",
     "simulate": "parsim.simulator",
 }

@@ -30,7 +30,7 @@ _STREAM: Dims = ("B", "T", "D")
 def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     table = rules(structure.dimensions)
-    blocks = blocks_of(structure.architecture, structure.attention, structure.fusions, structure.tied)
+    blocks = blocks_of(structure.architecture, structure.attention, structure.fusions)
     first, middle, last = (_segment(block, structure, table) for block in blocks.values())
     weights = [weight for segment in (first, middle, last) for weight in segment.weights]
     kept = None
