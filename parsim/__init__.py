@@ -15,10 +15,10 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _HOM
     from parsim.errors import ParsimError as ParsimError
     from parsim.estimator.estimate import estimate as estimate
     from parsim.estimator.estimate import estimates as estimates
-    from parsim.estimator.estimate import num_parameters as num_parameters
     from parsim.estimator.result import Estimate as Estimate
     from parsim.estimator.result import Estimates as Estimates
     from parsim.executor.run import execute as execute
+    from parsim.model.parameters import num_parameters as num_parameters
     from parsim.parallel.plan import Batch as Batch
     from parsim.parallel.plan import Plan as Plan
     from parsim.planner import plan as plan

@@ -11,7 +11,7 @@ from parsim.executor.names import Held, Scope, buffers
 from parsim.executor.requests import CollectiveCall, MessageNeed
 from parsim.parallel.mesh import coordinates, rank_at
 from parsim.schedules.phase import Phase
-from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, HostCopy, Hold, Receive, Send, Task, Value, Weight, reads, writes
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Hold, HostCopy, Receive, Send, Task, Value, Weight, reads, writes
 
 Owners = tuple[tuple[str, Weight], ...]
 

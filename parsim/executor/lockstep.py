@@ -9,9 +9,9 @@ from parsim.errors import ScheduleError
 from parsim.executor import program
 from parsim.executor.clock import Clock
 from parsim.executor.job import Job
-from parsim.executor.requests import CollectiveCall, MessageNeed, Request, StepEnd, StepStart
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
+from parsim.executor.requests import CollectiveCall, MessageNeed, Request, StepEnd, StepStart
 from parsim.executor.values import Array
 from parsim.model.dims import COMPUTE
 from parsim_kernels import Machine

@@ -108,7 +108,7 @@ def _processes(run: RunRequest, num_ranks: int, transport: Transport, deadline_s
 
 def _check_size(scenario: Scenario) -> None:
     """Refuse a model that does not fit the memory of an ordinary machine."""
-    count = parameters.total(scenario.model)
+    count = parameters.num_parameters(scenario.model)
     if count > MOST_WEIGHTS:
         raise ScenarioError(
             f'model "{scenario.model.name}" has {count:,} weights, above the {MOST_WEIGHTS:,} that are executed',

@@ -20,7 +20,8 @@ from parsim.parallel.sharding import Sharding
 from parsim.step.recompute import AGAIN
 
 Array = NDArray[np.float64] | NDArray[np.int64]
-_WHOLE_NUMBERS = ("tokens", "labels", "token_types", "text_labels", "token_labels", "row_labels")
+# Whole numbers below the extent of a dim.
+_WHOLE_NUMBERS = {"tokens": "V", "labels": "V", "token_types": "U", "text_labels": "Y", "token_labels": "Y", "row_labels": "Y"}
 _WEIGHT_SCALE = 0.1  # of normal initial weights: large enough that every gradient differs from zero
 
 
@@ -49,14 +50,10 @@ class Values:
         return found if name in _WHOLE_NUMBERS else found.astype(self.precision)
 
     def _drawn(self, name: str, rng: np.random.Generator, shape: Sequence[int]) -> Array:
-        if name == "token_types":
-            return rng.integers(0, self.model.num_token_types, shape)
-        if name in ("text_labels", "token_labels", "row_labels"):
-            return rng.integers(0, self.model.num_labels, shape)
+        if name in _WHOLE_NUMBERS:
+            return rng.integers(0, self.model.extents[_WHOLE_NUMBERS[name]], shape)
         if name == "features":
             return rng.normal(0.0, 1.0, shape)
-        if name in ("tokens", "labels"):
-            return rng.integers(0, self.model.vocab_size, shape)
         return (rng.random(shape) >= self.model.dropout).astype(np.float64)
 
     def weight(self, instance: str, name: str, initial: str, shape: Sequence[int]) -> Array:

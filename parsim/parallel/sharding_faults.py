@@ -21,16 +21,21 @@ ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """tensor_parallel divides the kv heads and the ffn_hidden_size."""
-    legal = f"Legal: {listed(divisors(math.gcd(model.num_kv_heads, model.ffn_hidden_size)))}"
-    degree = plan.tensor_parallel
-    if model.num_kv_heads % degree:
-        later = " (replicating kv heads comes later)" if degree % model.num_kv_heads == 0 else ""
-        message = f'tensor_parallel = {degree} does not divide num_kv_heads = {model.num_kv_heads} of model "{model.name}"{later}'
+    """tensor_parallel divides the kv heads, where there are any, and the ffn_hidden_size."""
+    legal = f"Legal: {listed(divisors(tensor_parts(model)))}"
+    degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
+    if kv_heads % degree:
+        later = " (replicating kv heads comes later)" if degree % kv_heads == 0 else ""
+        message = f'tensor_parallel = {degree} does not divide num_kv_heads = {kv_heads} of model "{model.name}"{later}'
         yield PlanFault("tensor_parallel", message, legal)
     elif model.ffn_hidden_size % degree:
         message = f'tensor_parallel = {degree} does not divide ffn_hidden_size = {model.ffn_hidden_size} of model "{model.name}"'
         yield PlanFault("tensor_parallel", message, legal)
+
+
+def tensor_parts(model: ModelSpec) -> int:
+    """The most parts that tensor parallelism can cut a layer into; any divisor will do, too."""
+    return math.gcd(model.extents.get("K", 0), model.ffn_hidden_size)
 
 
 def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
@@ -114,7 +119,7 @@ def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFa
     """Ops that work in one buffer, in place, run again together or not at all."""
     if not plan.recompute_ops:
         return
-    blocks = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)
+    blocks = blocks_of(model.architecture, stack.attention, stack.fusions)
     layers = [blocks[name] for name, _ in model.layout[1:-1]]
     ops = [op for layer in layers for op in layer.ops]
     known = tuple(dict.fromkeys(name for op in ops if op.kind != "relabel" for name in (op.name, op.tag) if name))

@@ -182,8 +182,8 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{batch.dtype}'; it multiplies: {known}"
     model = parts.model
-    if model is not None and model.positions == "learned" and batch.sequence_length > model.max_positions:
-        longest = model.max_positions
+    longest = model.longest_sequence if model is not None else None
+    if model is not None and longest is not None and batch.sequence_length > longest:
         message = f'sequence_length = {batch.sequence_length} is above max_positions = {longest} of model "{model.name}"; at most {longest}'
         yield ("batch", "sequence_length"), message
 

@@ -15,12 +15,14 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCu
 
 from parsim import catalog, units
 from parsim.errors import ParsimError, did_you_mean
+from parsim.model import families
 from parsim.scenario.tree import show
 
 T = TypeVar("T")
 # Tags stand in pydantic's places; no key of a file is likely to be one.
-NAME, INLINE, MLP, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<mlp>", "<value>", "<list>", "<auto>", "<written>"
-TAGS: Final = (NAME, INLINE, MLP, VALUE, LIST, AUTO, WRITTEN, "[key]")
+NAME, INLINE, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<value>", "<list>", "<auto>", "<written>"
+FAMILIES: Final = {family: f"<{family}>" for family in families.names()}
+TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, WRITTEN, "[key]", *FAMILIES.values())
 
 Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]

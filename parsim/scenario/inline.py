@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Discriminator, Field, Tag
 
@@ -24,7 +24,6 @@ SCHEMAS: Final[Registry[type[InlineRow]]] = Registry("kind of row")
 class InlineRow(Row):
     """A row that may stand in a scenario: with a name of its own, and perhaps the catalog row it starts from."""
 
-    variant: ClassVar[bool] = False  # another form of a kind's rows, which `schema_of` of the registered form names
     name: Text = Field("", description="a name for reports")
     base: Text = Field("", description="the catalog row to start from; keys beside it replace its figures")
     source: Annotated[
@@ -36,7 +35,7 @@ class InlineRow(Row):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if cls.kind and not cls.variant:
+        if cls.kind:
             SCHEMAS.register(cls.kind, cls)
 
     @classmethod
@@ -64,7 +63,7 @@ class InlineRow(Row):
 
 @cache
 def read(kind: str, name: str) -> Any:
-    """The dataclass of a catalog row: ModelSpec, Accelerator, Link, Node, Fabric, Stack, or the bytes of a dtype.
+    """The dataclass of a catalog row: a ModelSpec, Accelerator, Link, Node, Fabric, Stack, or the bytes of a dtype.
 
     Raises:
         ParsimError: there is no such row.

@@ -29,7 +29,6 @@ class Structure:
     rank_order: str
     attention: str
     architecture: Architecture
-    tied: bool
     fusions: tuple[str, ...]
     tensor_overlap: bool
     gradient_overlap: bool
@@ -40,7 +39,8 @@ class Structure:
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
         """The switches that this plan, model and software stack throw.
 
-        >>> tiny = ModelSpec("tiny", 2, 8, 32, 2, 2, 4, 64, 16)
+        >>> from parsim.model.transformer import TransformerSpec
+        >>> tiny = TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
         >>> Structure.of(tiny, Batch(4, 16), Plan(data_parallel=2), Stack("any")).axes
         ('dp',)
         """
@@ -63,7 +63,6 @@ class Structure:
             rank_order=plan.rank_order,
             attention=stack.attention,
             architecture=model.architecture,
-            tied=model.tied_embedding,
             fusions=tuple(sorted(stack.fusions)),
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
             gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",

@@ -11,8 +11,8 @@ import pytest
 
 from parsim import scenario
 from parsim.errors import ScenarioError
-from parsim.estimator.estimate import num_parameters
-from parsim.model.spec import ModelSpec
+from parsim.model.parameters import num_parameters
+from parsim.model.transformer import TransformerSpec
 from parsim.scenario.huggingface import FAMILIES, row
 from parsim.scenario.rows import read
 
@@ -257,7 +257,7 @@ def test_dropouts_of_gpt2_that_differ_are_refused(tmp_path: Path) -> None:
     assert fault.message == "hf:models/config.json: resid_pdrop, embd_pdrop, attn_pdrop differ; one dropout for all can be read"
 
 
-def bert(folder: Path, architecture: str = "BertForMaskedLM", **changes: object) -> ModelSpec:
+def bert(folder: Path, architecture: str = "BertForMaskedLM", **changes: object) -> TransformerSpec:
     return scenario.load(files(folder, {**BERT, "architectures": [architecture], **changes})).model
 
 
