@@ -61,20 +61,15 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
 
     Source: form fitted to public nccl-tests sweeps (rows `law` of nodes, and fabrics, in the catalog).
     """
-    shape, arguments = floats(wire_bytes, num_steps, num_ranks, stride)
-    return shaped(flat_collective_s(cluster, operation, *arguments), shape)
-
-
-def flat_collective_s(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
-    """`collective_s` of flat arrays of one length."""
     _known(operation)
+    shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
     inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     seconds = _in_node_s(cluster.node, operation, wire, steps, ranks, distance)
     if np.any(nodes > 1):
         fabric = fabric_of(cluster)
         across = _all_to_all_s if operation == "all_to_all" else _across_s
         seconds = np.where(nodes > 1, across(cluster, fabric, operation, wire, ranks, distance, inside, nodes), seconds)
-    return np.where(ranks > 1, seconds, 0.0)
+    return shaped(np.where(ranks > 1, seconds, 0.0), shape)
 
 
 def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2) -> Scalar:
@@ -97,11 +92,6 @@ def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks:
     Source: form fitted to public sendrecv sweeps (rows of nodes and fabrics in the catalog).
     """
     shape, (payload, distance, ranks) = floats(payload_bytes, stride, num_ranks)
-    return shaped(flat_p2p_s(cluster, payload, distance, ranks), shape)
-
-
-def flat_p2p_s(cluster: Cluster, payload: Floats, distance: Floats, ranks: Floats) -> Floats:
-    """`p2p_s` of flat arrays of one length."""
     node = cluster.node
     start_s = node.link.latency_s if node.p2p_start_s is None else node.p2p_start_s
     seconds = start_s + payload / (node.link.bandwidth_bytes_per_s * node.p2p_efficiency)
@@ -113,7 +103,7 @@ def flat_p2p_s(cluster: Cluster, payload: Floats, distance: Floats, ranks: Float
         rate = nics * uplinks * (nic_port(node, fabric).bandwidth_bytes_per_s * fabric.p2p_efficiency)
         across = fabric.p2p_start_s + payload / rate + fabric.p2p_ramp_s_per_sqrt_byte * np.sqrt(payload)
         seconds = np.where(crosses, across, seconds)
-    return np.where(ranks > 1, seconds, 0.0)
+    return shaped(np.where(ranks > 1, seconds, 0.0), shape)
 
 
 def leaves_node(cluster: Cluster, distance: Floats, ranks: Floats) -> NDArray[np.bool_]:

@@ -15,13 +15,13 @@ from parsim import units
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import (
     binding_link,
+    collective_s,
     device_nic_rate,
     fabric_of,
-    flat_collective_s,
-    flat_p2p_s,
     flat_rates,
     leaves_node,
     nic_port,
+    p2p_s,
     placement,
     rates,
 )
@@ -85,21 +85,20 @@ def collective_price(
     Args beside those: seconds of an algorithm other than the one that the laws stand for; it sends the same bytes at its own pace.
     """
     _, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
-    found = flat_collective_s(cluster, operation, wire, steps, ranks, distance) if seconds is None else floats(seconds, wire)[1][0]
+    found = collective_s(cluster, operation, wire, steps, ranks, distance) if seconds is None else seconds
     return _price(cluster, operation, wire, steps, ranks, distance, found)
 
 
 def p2p_price(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2) -> Price:
     """The price of one message to the neighbour `stride` devices away; arguments and errors as in `p2p_s`."""
     _, (payload, distance, ranks) = floats(payload_bytes, stride, num_ranks)
-    return _price(cluster, MESSAGE, payload, np.ones_like(payload), ranks, distance, flat_p2p_s(cluster, payload, distance, ranks))
+    return _price(cluster, MESSAGE, payload, np.ones_like(payload), ranks, distance, p2p_s(cluster, payload, distance, num_ranks=ranks))
 
 
 def private_price(cluster: Cluster, seconds: Scalar) -> Price:
     """The price of what passes no link between devices, such as a copy between a device and its host."""
-    _, (found,) = floats(seconds)
-    none = np.zeros_like(found)
-    return _price(cluster, "", none, none, none, none, found)
+    none = np.zeros(np.size(seconds))
+    return _price(cluster, "", none, none, none, none, seconds)
 
 
 def load_of(price: Price) -> Load:
@@ -160,16 +159,17 @@ def _rate(bytes_per_s: float) -> str:
     return units.format(bytes_per_s, "bytes/s")
 
 
-def _price(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats, seconds: Floats) -> Price:
-    return Price(cluster=cluster, operation=operation, wire_bytes=wire, num_steps=steps, num_ranks=ranks, stride=distance, seconds=seconds)
+def _price(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats, seconds: Scalar) -> Price:
+    paid = np.broadcast_to(np.asarray(seconds, dtype=np.float64), wire.shape)
+    return Price(cluster=cluster, operation=operation, wire_bytes=wire, num_steps=steps, num_ranks=ranks, stride=distance, seconds=paid)
 
 
 def _law_ps(price: Price, wire: Floats) -> Ints:
     """Picoseconds by the laws if each rank sent so many bytes."""
     if price.operation == MESSAGE:
-        return picoseconds(flat_p2p_s(price.cluster, wire, price.stride, price.num_ranks))
+        return picoseconds(p2p_s(price.cluster, wire, price.stride, num_ranks=price.num_ranks))
     if price.operation:
-        return picoseconds(flat_collective_s(price.cluster, price.operation, wire, price.num_steps, price.num_ranks, price.stride))
+        return picoseconds(collective_s(price.cluster, price.operation, wire, price.num_steps, price.num_ranks, price.stride))
     return price.ps
 
 

@@ -15,7 +15,7 @@ from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.network import binding_link, collective_s, leaves_node
 from parsim.cluster.price import Price, explain_collective
-from parsim.collectives import named
+from parsim.collectives import find
 from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
@@ -113,7 +113,7 @@ def collective_bound(model: CostModel, price: Price, elements: int, itemsize_byt
     if name is None:
         yield from link_bound(price)
         return
-    algorithm, group = named(operation, name), {"itemsize_bytes": itemsize_bytes, "num_ranks": num_ranks, "stride": stride}
+    algorithm, group = find(operation, name), {"itemsize_bytes": itemsize_bytes, "num_ranks": num_ranks, "stride": stride}
     wire_bytes = int(algorithm.busiest_elements(operation, num_ranks, elements)) * itemsize_bytes
     latency_s = float(np.ravel(alpha_beta_s(model.cluster, operation, name, elements=0, **group))[0])
     whole_s = float(price.seconds[0])

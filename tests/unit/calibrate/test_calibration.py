@@ -14,8 +14,8 @@ from parsim.calibrate.calibration import fitted
 from parsim.calibrate.machine import built, load_node, text_of
 from parsim.calibrate.samples import Samples, Shape
 from parsim.calibrate.walk import Walk
-from parsim.cluster import p2p_s
 from parsim.cluster.cluster import Cluster
+from parsim.cluster.network import p2p_s
 from parsim.errors import ScenarioError
 from parsim.scenario import check, load
 

@@ -9,21 +9,10 @@ import numpy as np
 import pytest
 from cluster_rows import cluster
 
-from parsim.cluster import (
-    OPERATIONS,
-    Cluster,
-    CollectiveLaw,
-    Fabric,
-    Link,
-    Node,
-    binding_link,
-    collective_price,
-    collective_s,
-    explain_collective,
-    p2p_s,
-    placement,
-)
+from parsim.cluster import OPERATIONS, Cluster, CollectiveLaw, Fabric, Link, Node, placement
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
+from parsim.cluster.network import binding_link, collective_s, p2p_s
+from parsim.cluster.price import collective_price, explain_collective
 from parsim.errors import ScenarioError
 
 DEVICE = Accelerator("toy", {"bf16": 1.0}, 1.0, 1, 1, Law(1, 1, 0, 1), AttentionLaw(((1, 1.0),), 0, 0, 1, 1), ElementwiseLaw(1, 0))

@@ -7,7 +7,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from parsim.cluster import OPERATIONS, Load, collective_price, collective_s, load_of, p2p_price, p2p_s
+from parsim.cluster import OPERATIONS
+from parsim.cluster.network import collective_s, p2p_s
+from parsim.cluster.price import Load, collective_price, load_of, p2p_price
 from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.collectives.placed import group_price
 from support import CLUSTER, FABRIC, NODE

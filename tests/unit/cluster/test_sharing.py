@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from cluster_rows import cluster, node, rows
 
-from parsim.cluster import Cluster, binding_link, collective_s, p2p_s, topology
+from parsim.cluster import Cluster, topology
+from parsim.cluster.network import binding_link, collective_s, p2p_s
 from parsim.cluster.sharing import torus_hops, torus_share
 
 MESHES = [name for name, row in rows("nodes").items() if row["topology"] == "fully_connected"]

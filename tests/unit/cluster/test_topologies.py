@@ -12,7 +12,8 @@ import pytest
 from cluster_rows import cluster, rows
 from pydantic import ValidationError
 
-from parsim.cluster import Cluster, Edge, binding_link, collective_s, topology
+from parsim.cluster import Cluster, Edge, topology
+from parsim.cluster.network import binding_link, collective_s
 from parsim.cluster.topologies import hybrid_cube_mesh
 from parsim.errors import ParsimError, ScenarioError
 from parsim.scenario.rows import SCHEMAS

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from parsim.cluster import Cluster, Price, collective_price, p2p_price, price, private_price
+from parsim.cluster import Cluster, price
+from parsim.cluster.price import Price, collective_price, p2p_price, private_price
 from parsim.simulator.demand import Placement
 from parsim.simulator.network import Leg, Wire, fair_shares
 from support import CLUSTER, FABRIC, NODE
