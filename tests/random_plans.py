@@ -10,7 +10,7 @@ from random import Random
 from parsim import collectives, schedules
 from parsim.cluster.cluster import Cluster
 from parsim.model.families import blocks_of
-from parsim.model.families.mlp import classifier
+from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -107,7 +107,7 @@ def _layers(rng: Random, num_layers: int, stages: int) -> tuple[int, ...]:
 
 
 def _ops(rng: Random, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
-    layer = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)["layer"]
+    layer = blocks_of(model.architecture, stack.attention, stack.fusions)["layer"]
     names = [op.name for op in layer.ops if op.kind != "relabel"]
     return tuple(rng.sample(names, rng.randint(1, min(3, len(names)))))
 
@@ -118,7 +118,7 @@ def _model(rng: Random, tp: int, stages: int) -> ModelSpec:
     kind = rng.choice(("gpt", "gpt", "llama", "llama", "bert", "mlp"))
     if kind == "mlp":
         sizes = {"num_layers": layers, "num_features": 5, "hidden_size": hidden, "ffn_hidden_size": ffn, "num_labels": rng.choice((2, 3))}
-        return classifier("mlp", **sizes, activation=rng.choice(("relu", "gelu", "squared_relu", "tanh")), bias=bias, dropout=dropout)  # type: ignore[arg-type]
+        return MlpSpec("mlp", **sizes, activation=rng.choice(("relu", "gelu", "squared_relu", "tanh")), bias=bias, dropout=dropout)  # type: ignore[arg-type]
     heads = tp * rng.choice((1, 1, 2))
     sizes = {
         "num_layers": layers,

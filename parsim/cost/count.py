@@ -95,7 +95,7 @@ def payload(task: Collective) -> Value:
     return task.target if task.operation == "all_gather" else task.source
 
 
-def sent_bytes(task: Task, sizes: Sizes, model: CostModel, position: int, held: Held = None) -> Ints:
+def sent_bytes(task: Task, sizes: Sizes, model: CostModel, position: int | Ints, held: Held = None) -> Ints:
     """Bytes that a rank sends, in a collective the one at `position` of its group; to the host what goes there."""
     match task:
         case Send():

@@ -7,31 +7,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parsim.estimator.group import Group, groups_of
+from parsim.cost.cost_model import CostModel
+from parsim.cost.sizes import Ints
+from parsim.cost.workload import Workload, workloads_of
+from parsim.estimator.lists import Measures
 from parsim.estimator.memory import rank_memory
+from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import lower_bound, step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
-from parsim.estimator.totals import rank_flops, rank_hbm_bytes, rank_sent_bytes
-from parsim.model import parameters
-from parsim.model.spec import ModelSpec
+from parsim.estimator.totals import Totals, device_totals
+from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Plan
-from parsim.step.sizes import Ints
-from parsim.step.timing import Market
+from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
-_PS_PER_S = 1e12
+
+def stages_of(scenario: Scenario, plan: Plan) -> Stages:
+    """The stages of one plan, as arrays of length 1."""
+    ((workload, _),) = _workloads(scenario, [plan])
+    return Stages.of(workload, Measures(workload.prices))
 
 
-def group_of(scenario: Scenario, plan: Plan) -> Group:
-    """One plan as arrays of length 1."""
-    return _groups(scenario, [plan])[0][0]
-
-
-def _groups(scenario: Scenario, plans: Sequence[Plan]) -> list[tuple[Group, list[int]]]:
-    market = Market(scenario.cluster, scenario.stack, scenario.batch)
-    return groups_of(scenario.model, market, plans, scenario.itemsize_bytes)
+def _workloads(scenario: Scenario, plans: Sequence[Plan]) -> list[tuple[Workload, list[int]]]:
+    model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
+    return workloads_of(scenario.model, model, plans, scenario.itemsize_bytes)
 
 
 def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
@@ -42,20 +43,14 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     """
     name = plan if isinstance(plan, str) else "plan"
     chosen = scenario.plan(plan) if isinstance(plan, str) else plan
-    group = group_of(scenario, chosen)
-    line = timeline(group)
-    step_s = float(line.step_ps[0]) / _PS_PER_S
-    ranks = range(group.num_ranks)
-    critical = max(ranks, key=lambda r: (int(line.charges[r]["compute"][0]), -r))
-    memory = [rank_memory(group, rank).parts() for rank in ranks]
-    flops = tuple(rank_flops(group, rank) for rank in ranks)
+    stages = stages_of(scenario, chosen)
+    line = timeline(stages)
+    step_s = line.step_ps / PS_PER_S
+    memory = {part: ranks[:, 0].tolist() for part, ranks in rank_memory(stages).parts().items()}
+    totals = device_totals(stages)
     tokens = scenario.batch.global_batch * scenario.batch.sequence_length
     peak = scenario.cluster.node.accelerator.peak(scenario.batch.dtype) * chosen.num_devices * step_s
     useful = model_flops_per_token(scenario.model, scenario.batch.sequence_length)
-    replicas = int(group.sizes.degrees["dp"][0])
-    alike = chosen.num_devices // (group.num_ranks * replicas)
-    first, other = (sum(rank_flops(group, rank, dp) for rank in ranks) for dp in (0, 1))  # with a master, the first alone updates
-    executed = alike * (first + (replicas - 1) * other)
     return Estimate(
         name=name,
         plan=chosen,
@@ -64,17 +59,28 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         tokens_per_s_per_device=tokens / step_s / chosen.num_devices,
         mfu=useful[0] * tokens / peak,
         mfu_causal=useful[1] * tokens / peak,
-        hfu=executed / peak,
-        breakdown_s={key: float(ps[0]) / _PS_PER_S for key, ps in line.charges[critical].items()},
-        critical_rank=critical,
-        memory_bytes=tuple({part: int(value[0]) for part, value in parts.items()} for parts in memory),
+        hfu=_executed_flops(stages, totals, chosen.num_devices) / peak,
+        breakdown_s={key: ps / PS_PER_S for key, ps in line.charges.items()},
+        critical_rank=line.critical_rank,
+        memory_bytes=tuple(dict(zip(memory, ranks, strict=True)) for ranks in zip(*memory.values(), strict=True)),
         capacity_bytes=scenario.cluster.node.accelerator.hbm_capacity_bytes,
-        flops=flops,
-        hbm_bytes=tuple(rank_hbm_bytes(group, rank) for rank in ranks),
-        sent_bytes=tuple(rank_sent_bytes(group, {**dict.fromkeys(group.sizes.degrees, 0), "pp": rank}) for rank in ranks),
-        layers=tuple(int(n[0]) for n in group.layers),
-        num_micro_batches=group.num_micro_batches,
+        flops=tuple(each.flops for each in totals),
+        hbm_bytes=tuple(each.hbm_bytes for each in totals),
+        sent_bytes=tuple(each.sent_bytes for each in totals),
+        layers=tuple(int(n[0]) for n in stages.workload.layers),
+        num_micro_batches=stages.workload.num_micro_batches,
     )
+
+
+def _executed_flops(stages: Stages, first: Sequence[Totals], num_devices: int) -> int:
+    """FLOPs of all devices; with a master, the first of the replicas alone updates."""
+    w = stages.workload
+    master, alike = w.step.structure.master, num_devices // w.num_ranks
+    if master is None:
+        return alike * sum(each.flops for each in first)
+    replicas = int(w.sizes.num_ranks(master)[0])
+    others = device_totals(stages, {**dict.fromkeys(w.sizes.degrees, 0), master.axes[-1]: 1})
+    return alike // replicas * sum(own.flops + (replicas - 1) * other.flops for own, other in zip(first, others, strict=True))
 
 
 def estimates(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
@@ -87,29 +93,11 @@ def bounds(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
     return _priced(scenario, plans, lower_bound)
 
 
-def _priced(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Group], Ints]) -> Estimates:
+def _priced(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Workload, Measures], Ints]) -> Estimates:
     step_s, peak_bytes = np.zeros(len(plans)), np.zeros(len(plans), dtype=np.int64)
-    for group, indices in _groups(scenario, plans):
-        step_s[indices] = fold(group) / _PS_PER_S
-        peak_bytes[indices] = np.max([rank_memory(group, rank).total for rank in range(group.num_ranks)], axis=0)
+    known: dict[int, Measures] = {}  # by identity of the prices, which they hold
+    for workload, indices in _workloads(scenario, plans):
+        measures = known.setdefault(id(workload.prices), Measures(workload.prices))
+        step_s[indices] = fold(workload, measures) / PS_PER_S
+        peak_bytes[indices] = rank_memory(Stages.of(workload, measures)).total.max(axis=0)
     return Estimates(tuple(plans), step_s, peak_bytes, scenario.cluster.node.accelerator.hbm_capacity_bytes)
-
-
-def num_parameters(model: ModelSpec) -> int:
-    """All weights of the model, without vocabulary padding.
-
-    >>> gpt3 = ModelSpec("gpt3-175b", 96, 12288, 49152, 96, 96, 128, 50257, 2048)
-    >>> num_parameters(gpt3)
-    174604259328
-    """
-    return parameters.total(model)
-
-
-def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
-    """FLOPs that training a token needs, with full attention and with the pairs that the model's mask leaves: half if causal.
-
-    A weight costs 6, one that multiplies features 4: they need no gradient.
-    """
-    attention = model.num_layers * sequence_length * model.num_heads * model.head_dim
-    weights = 6 * parameters.without_input(model) + 4 * parameters.of_features(model)
-    return weights + 12 * attention, weights + (6 if model.causal else 12) * attention

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from parsim.step.sizes import Ints
+from parsim.cost.sizes import Ints
 
 NEVER = np.int64(-(2**61))  # minus infinity: no path.  Two of them still fit int64
 
 
-def matrix(rows: list[list[Ints | None]], num_plans: int) -> Ints:
-    """A matrix [plans, streams, streams] from its entries; None: the one stream does not wait for the other."""
-    entries = [[np.full(num_plans, NEVER) if e is None else e for e in row] for row in rows]
-    return np.moveaxis(np.array(entries, dtype=np.int64), -1, 0)
+def identity(num_streams: int, num_plans: int) -> Ints:
+    """The map that changes nothing, [plans, streams, streams]."""
+    return np.where(np.eye(num_streams, dtype=bool), 0, np.full((num_plans, 1, 1), NEVER))
 
 
 def product(after: Ints, before: Ints) -> Ints:
@@ -27,20 +26,13 @@ def product(after: Ints, before: Ints) -> Ints:
 def power(base: Ints, exponents: Ints) -> Ints:
     """Each plan's matrix to its own power, by squaring; power 0 changes nothing.
 
-    >>> ends = power(matrix([[np.array([3])]], 1), np.array([5]))
+    >>> ends = power(np.array([[[3]]]), np.array([5]))
     >>> int(ends[0, 0, 0])
     15
     """
-    num_streams = base.shape[1]
-    result = np.full_like(base, NEVER)
-    result[:, range(num_streams), range(num_streams)] = 0
+    result = identity(base.shape[1], len(base))
     rest = exponents.copy()
     while rest.any():
         result = np.where((rest & 1).astype(bool)[:, None, None], product(base, result), result)
         base, rest = product(base, base), rest >> 1
     return result
-
-
-def apply(ends: Ints, starts: Ints) -> Ints:
-    """Stream ends [plans, streams] after starts [plans, streams]."""
-    return np.asarray(np.max(ends + starts[:, None, :], axis=2))

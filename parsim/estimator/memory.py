@@ -1,6 +1,6 @@
 """Peak memory of each pipeline rank, with its parts, exact in issue order.
 
-The schedule says how many micro_batches of each chunk are in flight when an action starts; the action's own liveness stands on top.
+The schedule says how many micro_batches of each chunk are between two phases when an action starts; the action's own lives stand on top.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parsim.estimator.group import Group
+from parsim import schedules
+from parsim.cost.buckets import lasting_parts, weight_elements
+from parsim.cost.sizes import Ints
+from parsim.estimator.passes import Stages
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
-from parsim.schedules import memory_states
-from parsim.step.holdings import bucket_elements, gathered_elements, lasting_parts, used_elements
-from parsim.step.sizes import Ints
-from parsim.step.timing import boundary
+from parsim.step.optimizer import OPTIMIZERS
+from parsim.step.task import Part
 
 
 @dataclass(frozen=True, slots=True)
 class RankMemory:
-    """Bytes of one pipeline rank at its peak, by part.  `framework` is the stack's stated overhead; the rest is counted."""
+    """Bytes of the pipeline ranks at their peaks, by part, [rank, plan].  `framework` is the stack's stated overhead; the rest is counted."""
 
     parameters: Ints
     gradients: Ints
@@ -35,93 +36,59 @@ class RankMemory:
 
     @property
     def total(self) -> Ints:
-        """The peak."""
+        """The peaks."""
         return np.asarray(np.sum(list(self.parts().values()), axis=0, dtype=np.int64))
 
 
-def rank_memory(group: Group, rank: int) -> RankMemory:
-    """Peak memory of one pipeline rank."""
-    in_flight, transients = _dynamic(group, rank)
-    parts, size = lasting_parts(group.step.structure.zero_stage), group.sizes.itemsize_bytes
-    elements = {name: bucket_elements(group.step, group.sizes, "all", group.holding(rank), part) for name, part in parts.items()}
-    stack, axes = group.market.stack, len(group.step.structure.axes)
+def rank_memory(stages: Stages) -> RankMemory:
+    """Peak memory of each pipeline rank."""
+    structure, stack, sizes = stages.workload.step.structure, stages.workload.model.stack, stages.workload.sizes
+    state_bytes = OPTIMIZERS[structure.optimizer].kept_bytes(master_weights=structure.master_weights, offload=structure.offload)
+    elements = {role: _elements(stages, part) for role, part in lasting_parts(structure.zero_stage).items()}
+    in_flight, on_top = _dynamic(stages)
     return RankMemory(
-        elements["parameters"] * size[COMPUTE],
-        elements["gradients"] * size[GRADIENT],
-        elements["optimizer"] * group.step.structure.state_bytes,
+        elements["parameters"] * sizes.itemsize_bytes[COMPUTE],
+        elements["gradients"] * sizes.itemsize_bytes[GRADIENT],
+        elements["optimizer"] * state_bytes,
         in_flight,
-        transients,
-        scalar_bytes(group, rank) + int(stack.communicator_bytes * axes),
-        group.zero + int(stack.framework_bytes),
+        on_top,
+        scalar_bytes(stages) + int(stack.communicator_bytes * len(structure.axes)),
+        in_flight * 0 + int(stack.framework_bytes),
     )
 
 
-def scalar_bytes(group: Group, rank: int) -> Ints:
-    """The gradient norm on every rank, and the totals of a segment (the loss) where it stands."""
-    held = group.holding(rank)
-    bytes_ = group.zero + group.sizes.itemsize_bytes[FLOAT32]
-    for segment in group.step.segments:
-        for total in segment.totals:
-            bytes_ = bytes_ + held.of(segment) * group.sizes.num_bytes(total)
-    return bytes_
+def scalar_bytes(stages: Stages) -> Ints:
+    """The gradient norm on every rank, and the totals of a segment (the loss) where it stands, [rank, plan]."""
+    sizes, segments = stages.workload.sizes, stages.workload.step.segments.values()
+    norm = sizes.zero + sizes.itemsize_bytes[FLOAT32]
+    return norm + sum(stages.held[each.name] * sizes.num_bytes(total) for each in segments for total in each.totals)
 
 
-def counted_peak_bytes(group: Group, rank: int) -> Ints:
-    """The peak without the stack's overheads: what the kernels hold, to the byte."""
-    memory = rank_memory(group, rank)
-    counted = memory.parameters + memory.gradients + memory.optimizer + memory.activations + memory.transients
-    return counted + scalar_bytes(group, rank)
+def counted_peak_bytes(stages: Stages) -> Ints:
+    """The peaks without the stack's overheads: what the kernels hold, to the byte, [rank, plan]."""
+    memory = rank_memory(stages)
+    return memory.parameters + memory.gradients + memory.optimizer + memory.activations + memory.transients + scalar_bytes(stages)
 
 
-def _dynamic(group: Group, rank: int) -> tuple[Ints, Ints]:
-    """Bytes in flight, and of the action on top, in the state where their sum is largest."""
-    states = memory_states(group.schedule, group.num_ranks, group.chunks, group.num_micro_batches)[rank]
-    passes = {(c, k): action_lives(group, c * group.num_ranks + rank, k) for c in range(group.chunks) for k in "FB"}
-    kept = np.stack([passes[c, "F"][0] for c in range(group.chunks)])  # [chunk, plan]
-    flying = np.array([state.in_flight for state in states], dtype=np.int64) @ kept  # [state, plan]
-    on_top = np.stack([passes[state.chunk, state.phase][1] for state in states])
-    worst = np.argmax(flying + on_top, axis=0)
-    plans = np.arange(group.sizes.num_plans)
-    return flying[worst, plans], on_top[worst, plans]
+def _elements(stages: Stages, part: Part) -> Ints:
+    """Elements of the weights that each rank holds, [rank, plan]."""
+    sizes, segments = stages.workload.sizes, stages.workload.step.segments.values()
+    own = ((each.name, weight_elements(weight, part, sizes)) for each in segments for weight in each.own_weights)
+    return np.asarray(sum(stages.held[name] * count for name, count in own))
 
 
-def action_lives(group: Group, stage: int, kind: str) -> tuple[Ints, Ints]:
-    """Net and peak bytes of one action, relative to its start: receive, the segments in order, send and let go."""
-    stream = group.sizes.num_bytes(boundary(group.step))
-    forward = kind == "F"
-    receives = stage > 0 if forward else stage < group.num_stages - 1
-    sends = stage < group.num_stages - 1 if forward else stage > 0
-    live, peak = group.zero, group.zero
-    if receives:
-        live = live + stream
-        shard = stream // group.sizes.degrees["tp"] if group.step.structure.scatter_gather else 0
-        peak = live + shard
-    parts = group.parts(stage) if forward else group.parts(stage)[::-1]
-    gathered, released, scattered = pass_buffers(group, kind)
-    ahead = group.step.structure.gradient_overlap  # the next segment's parameters come while this one runs
-    if ahead:
-        live = live + gathered[parts[0][0].name]
-        peak = np.maximum(peak, live)
-    for index, (segment, copies) in enumerate(parts):
-        each, own = group.passes.lives[segment.name, kind], gathered[segment.name]
-        following = gathered[parts[index + 1][0].name] if index + 1 < len(parts) else group.zero
-        on_top = each.peak_bytes + scattered[segment.name]
-        net = each.net_bytes + own - released[segment.name]
-        last = live + (copies - 1) * net + on_top + (following if ahead else own)
-        first = live + np.maximum((copies - 2) * net, 0) + on_top + own
-        peak = np.where(copies > 0, np.maximum(peak, last), peak)
-        peak = np.where(copies > 1, np.maximum(peak, first), peak)
-        live = live + copies * net + np.where((copies > 0) & ahead, following - own, 0)
-    return live - (stream if sends else 0), peak
-
-
-def pass_buffers(group: Group, kind: str) -> tuple[dict[str, Ints], dict[str, Ints], dict[str, Ints]]:
-    """Bytes of the parameters that a segment gathers, of those that it lets go, and of its gradients before they are scattered."""
-    structure, size = group.step.structure, group.sizes.itemsize_bytes
-    gathered, released, scattered = {}, {}, {}
-    for segment in group.step.segments:
-        whole = gathered_elements(segment, structure, group.sizes) * size[COMPUTE]
-        gathered[segment.name] = whole * structure.gathers(kind)
-        released[segment.name] = whole * structure.releases(kind)
-        scattered[segment.name] = used_elements(segment, group.sizes, "padded") * size[GRADIENT] * (structure.per_pass and kind == "B")
-    return gathered, released, scattered
+def _dynamic(stages: Stages) -> tuple[Ints, Ints]:
+    """Bytes in flight, and of the action on top, in the state where their sum is largest; of several, the one with the least in flight."""
+    workload = stages.workload
+    states = schedules.state_columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
+    order = np.lexsort((-states.phase, states.chunk, *states.in_flight.reshape(len(states.rank), -1).T[::-1], states.rank))
+    rank, chunk, phase, in_flight = (each[order] for each in (states.rank, states.chunk, states.phase, states.in_flight))
+    own = stages.by_rank[rank]  # stage, [state, chunk]
+    kept = np.cumsum(stages.table(lambda s, p: stages.lives(s, p).net_bytes), axis=0)[:-1]  # after each phase but the last
+    flying = np.einsum("sck,ksc...->s...", in_flight, kept[:, own])
+    on_top = stages.table(lambda s, p: stages.lives(s, p).peak_bytes)[phase, own[np.arange(len(rank)), chunk]]
+    first = np.flatnonzero(np.diff(rank, prepend=-1))
+    total, place = flying + on_top, np.arange(len(rank))[:, None]
+    largest = np.maximum.reduceat(total, first)[rank]
+    worst = np.minimum.reduceat(np.where(total == largest, place, len(rank)), first)
+    return np.take_along_axis(flying, worst, 0), np.take_along_axis(on_top, worst, 0)

@@ -1,4 +1,4 @@
-"""The step's longest path: actions in schedule order on each rank, messages between them, gradient sums, and the step's end.
+"""The step's longest path: actions level by level over all ranks at once, messages between them, and the end of the step.
 
 Integer picoseconds over arrays of plans, and nothing rounded here: `simulate` runs the same step through events and must agree
 to the picosecond.  Every gap of a rank's compute is charged to what it waited for, so a breakdown sums to the step.
@@ -7,182 +7,225 @@ to the picosecond.  Every gap of a rank's compute is charged to what it waited f
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from parsim import schedules
+from parsim.cost.sizes import Ints
+from parsim.cost.timing import task_ps
+from parsim.cost.workload import Workload
 from parsim.errors import ScenarioError
-from parsim.estimator import maxplus
-from parsim.estimator.group import Group
-from parsim.estimator.segment import Span
-from parsim.schedules import Action, ordered, rank_of
-from parsim.step.sizes import Ints
-from parsim.step.timing import finish_ps
+from parsim.estimator.lists import Measures
+from parsim.estimator.passes import Stages
+from parsim.estimator.streams import Streams, exposed
+from parsim.parallel.dimensions import DIMENSIONS, axes, names, replicating
+from parsim.parallel.plan import Plan
+from parsim.step.task import Collective, Task
+from parsim.units import PS_PER_S
 
-Time = Any  # picoseconds: an int for one plan, an int64 array for several
 _MOST_PS = 2**63 - 1  # 106 days
-_USUAL = ("tp", "pp", "dp")  # axes that every breakdown names
+_MOST_BYTES = 200e6  # of the arrays of a fold
+_ARRAYS = 6  # of a value a row and plan, in a fold
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The step and, for each pipeline rank, what its compute stream did or waited for."""
+    """The step of one plan, and what compute did or waited for on the critical rank, which computes most."""
 
-    step_ps: Ints
-    charges: tuple[dict[str, Ints], ...]  # by rank: compute, exposed_AXIS, bubble, optimizer, other
-
-
-def timeline(group: Group) -> Timeline:
-    """Fold the whole step, and charge every gap."""
-    fold = _Fold(group, charging=True)
-    step = fold.run()
-    for rank in range(group.num_ranks):
-        fold.charge(rank, "bubble", step - fold.ends[rank])
-    charges = tuple({name: fold.arrays(ps) for name, ps in charged.items()} for charged in fold.charges)
-    return Timeline(fold.arrays(step), charges)
+    step_ps: int
+    critical_rank: int
+    charges: dict[str, int]  # compute, exposed_AXIS, bubble, optimizer, other; sums to the step
 
 
-def step_ps(group: Group) -> Ints:
-    """The step alone: the same fold without its reasons."""
-    fold = _Fold(group, charging=False)
-    return fold.arrays(fold.run())
+@dataclass(frozen=True, slots=True, eq=False)
+class Levels:
+    """The columns of a schedule in an order in which all that an action needs lies in earlier levels; n is before all."""
+
+    cuts: tuple[tuple[int, int], ...]  # of each level
+    place: Ints  # of each row of the columns
+    before: Ints
+    awaits: Ints
+    sent_before: Ints
+    stage: Ints
+    phase: Ints
 
 
-def lower_bound(group: Group) -> Ints:
-    """Picoseconds that no schedule of this group can beat: a rank's own work, after the stages below it have filled the pipeline
-    and before they drain it."""
-    bound = group.zero
-    spans = {(s, k): group.action(s, k).total_ps for s in range(group.num_stages) for k in "FB"}
-    reach = group.zero
-    for rank in range(group.num_ranks):
-        own = range(rank, group.num_stages, group.num_ranks)
-        busy = sum((spans[s, k] for s in own for k in "FB"), start=group.zero) * group.num_micro_batches
-        bound = np.maximum(bound, reach + busy)
-        reach = reach + spans[rank, "F"] + spans[rank, "B"] + 2 * group.passes.send
-    return bound
+@functools.lru_cache(maxsize=64)
+def _levels(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int) -> Levels:
+    columns = schedules.columns(schedule, num_ranks, chunks, num_micro_batches)
+    order = np.concatenate(columns.levels)
+    place = np.empty(len(order) + 1, dtype=np.int64)
+    place[order], place[-1] = np.arange(len(order)), len(order)  # row -1 is before all
+    ends = np.cumsum([len(rows) for rows in columns.levels]).tolist()
+    links = (place[each[order]] for each in (columns.before, columns.awaits, columns.sent_before))
+    return Levels(tuple(zip([0, *ends], ends, strict=False)), place[:-1], *links, columns.stage[order], columns.phase[order])
 
 
-class _Fold:
-    """Ends of streams so far: compute of each rank, its two sending streams, its gradient stream.
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """When actions start and end, in the order of levels, [place, plan]; the last place is the step's begin."""
 
-    One plan is folded with Python integers, several with int64 arrays: integers are exact on both paths, and the former are faster.
+    levels: Levels
+    starts: Ints
+    ends: Ints
+
+
+def fold(stages: Stages) -> Fold:
+    """Every action after the one before it on its rank and after its message; a message leaves after the one before it."""
+    w = stages.workload
+    levels = _levels(w.schedule, w.num_ranks, w.chunks, w.num_micro_batches)
+    spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)[levels.phase, levels.stage]
+    sends = stages.table(stages.send_ps)[levels.phase, levels.stage]
+    _check_range(spans + sends, levels)
+    count = len(spans)
+    starts, ends = np.empty_like(spans), np.zeros((count + 1, spans.shape[1]), dtype=np.int64)
+    arrivals = np.zeros_like(ends)
+    before, awaits, sent_before = levels.before, levels.awaits, levels.sent_before
+    for low, high in levels.cuts:
+        start = starts[low:high] = np.maximum(ends[before[low:high]], arrivals[awaits[low:high]])
+        end = ends[low:high] = start + spans[low:high]
+        arrivals[low:high] = np.maximum(end, arrivals[sent_before[low:high]]) + sends[low:high]
+    return Fold(levels, starts, ends)
+
+
+def _check_range(spans: Ints, levels: Levels) -> None:
+    """Refuse a step that int64 may not hold.
+
+    Raises:
+        ScenarioError: the slowest actions of all levels together take longer.
     """
+    longest = float(np.maximum.reduceat(spans, [low for low, _ in levels.cuts]).sum(axis=0, dtype=np.float64).max())
+    if longest > _MOST_PS:
+        raise ScenarioError(f"the step would take {longest / PS_PER_S:.3g} s", remedy="Check the rates and bandwidths of the hardware.")
 
-    def __init__(self, group: Group, *, charging: bool) -> None:
-        self.group, self.charging = group, charging
-        self.single = group.sizes.num_plans == 1
-        self.larger: Callable[[Time, Time], Time] = max if self.single else np.maximum
-        zero = self.times(group.zero)
-        self.zero = zero
-        self.ends: list[Time] = [zero] * group.num_ranks
-        self.gradients: list[Time] = [zero] * group.num_ranks
-        self.sending: dict[tuple[int, str], Time] = {}
-        self.sent: dict[tuple[int, str, int], Time] = {}  # when the sender was done with its side
-        self.arrival: dict[tuple[int, str, int], Time] = {}
-        others = (axis for axis in group.step.structure.links if axis not in _USUAL)
-        names = ("compute", *(f"exposed_{axis}" for axis in (*_USUAL, *others)), "bubble", "optimizer", "other")
-        self.charges: list[dict[str, Time]] = [dict.fromkeys(names, zero) for _ in range(group.num_ranks)]
-        self.message = self.times(group.passes.send)
-        spans = {(s, k): group.action(s, k) for s in range(group.num_stages) for k in "FB"}
-        self.totals = {key: self.times(each.total_ps) for key, each in spans.items()}
-        self.reasons = {key: self.reasons_of(each) for key, each in spans.items()} if charging else {}
 
-    def times(self, ps: Ints) -> Time:
-        return int(ps[0]) if self.single else ps
+def step_ps(workload: Workload, measures: Measures) -> Ints:
+    """Picoseconds of the step of each plan."""
+    found = [_step(Stages.of(portion, measures)) for portion in _portions(workload)]
+    return np.concatenate(found)
 
-    def reasons_of(self, span: Span) -> list[tuple[str, Time]]:
-        exposed = [(f"exposed_{axis}", self.times(ps)) for axis, ps in span.exposed_ps.items()]
-        return [("compute", self.times(span.compute_ps)), ("other", self.times(span.host_ps)), *exposed]
 
-    def arrays(self, time: Time) -> Ints:
-        if self.single and time > _MOST_PS:
-            raise ScenarioError(f"the step would take {time / 1e12:.3g} s", remedy="Check the rates and bandwidths of the hardware.")
-        return np.array([time], dtype=np.int64) if self.single else np.asarray(time)
+def _step(stages: Stages) -> Ints:
+    found = fold(stages)
+    return finish(stages, *pass_ends(stages, found)).compute.max(axis=0)
 
-    def charge(self, rank: int, name: str, ps: Time) -> None:
-        if self.charging:
-            self.charges[rank][name] = self.charges[rank][name] + ps
 
-    def run(self) -> Time:
-        self.pipeline()
-        self.finish()
-        return functools.reduce(self.larger, self.ends)
+def _portions(workload: Workload) -> Iterator[Workload]:
+    """The plans in portions whose arrays stay small."""
+    rows = workload.num_micro_batches * workload.num_stages * len(workload.phases)
+    size = max(1, int(_MOST_BYTES / (8 * _ARRAYS * rows)))
+    for first in range(0, len(workload.rows), size):
+        own = np.arange(first, min(first + size, len(workload.rows)))
+        layers = tuple(each[own] for each in workload.layers)
+        yield replace(workload, rows=workload.rows[own], sizes=workload.sizes.take(own), layers=layers, _passes={})
 
-    def pipeline(self) -> None:
-        group = self.group
-        order = ordered(group.schedule, group.num_ranks, group.chunks, group.num_micro_batches)
-        last = {action.stage: action for action in order.overall if action.phase == "B"}
-        overlap = group.step.structure.gradient_overlap and not group.step.structure.per_pass
-        for action in order.overall:
-            rank = rank_of(group.schedule, action.stage, group.num_ranks)
-            self.receive(action, rank)
-            if overlap and action is last[action.stage] and action.phase == "B":
-                self.reduce_beside(action.stage, rank)
-            self.ends[rank] = self.ends[rank] + self.totals[action.stage, action.phase]
-            if self.charging:
-                for name, ps in self.reasons[action.stage, action.phase]:
-                    self.charge(rank, name, ps)
-            self.send(action, rank)
 
-    def receive(self, action: Action, rank: int) -> None:
-        """Wait for the neighbour's message: what was on its way is communication, what was not yet sent is bubble."""
-        stage, kind, m = action
-        source = (stage - 1 if kind == "F" else stage + 1, kind, m)
-        arrival = self.arrival.pop(source, None)
-        if arrival is None:
-            return
-        end = self.ends[rank]
-        start = self.ends[rank] = self.larger(end, arrival)
-        if self.charging:
-            flying = self.larger(start - self.larger(end, self.sent.pop(source)), self.zero)
-            self.charge(rank, "exposed_pp", flying)
-            self.charge(rank, "bubble", start - end - flying)
+def pass_ends(stages: Stages, found: Fold) -> tuple[Ints, Ints]:
+    """When the passes of each rank end, and the sums of gradients that run beside them, [rank, plan]."""
+    w = stages.workload
+    columns = schedules.columns(w.schedule, w.num_ranks, w.chunks, w.num_micro_batches)
+    last = np.flatnonzero(np.diff(columns.rank, append=w.num_ranks))
+    ends = found.ends[found.levels.place[last]]
+    busy = ends * 0
+    if w.step.structure.replica_stream:
+        closing = np.flatnonzero(columns.closes).reshape(w.num_ranks, -1)  # in the order of issue
+        times = _closing_times(stages, {int(phase) for phase in columns.phase[closing].ravel()})
+        for rows in closing.T:
+            from_start, from_busy = (each[columns.stage[rows]] for each in times)
+            busy = np.maximum(found.starts[found.levels.place[rows]] + from_start, busy + from_busy)
+    return ends, busy
 
-    def send(self, action: Action, rank: int) -> None:
-        """Eager: the message leaves on the rank's own stream in that direction, and compute goes on."""
-        stage, kind, _ = action
-        if stage == (self.group.num_stages - 1 if kind == "F" else 0):
-            return
-        end = self.sent[action] = self.ends[rank]
-        arrival = self.larger(end, self.sending.get((rank, kind), self.zero)) + self.message
-        self.arrival[action] = self.sending[rank, kind] = arrival
 
-    def reduce_beside(self, stage: int, rank: int) -> None:
-        """The last backward of a stage: each segment's gradients are summed over dp beside the segments that follow."""
-        group = self.group
-        start = self.arrays(self.ends[rank]) + (group.passes.gather if stage < group.num_stages - 1 else 0)
-        state = np.stack([start, self.arrays(self.gradients[rank])], axis=1)
-        for segment, copies in reversed(group.parts(stage)):
-            own, reduce = group.passes.spans[segment.name, "B"].total_ps, group.passes.reduce[segment.name]
-            step = maxplus.matrix([[own, None], [own + reduce, reduce]], group.sizes.num_plans)
-            state = maxplus.apply(maxplus.power(step, copies), state)
-        self.gradients[rank] = self.times(state[:, 1])
+def _closing_times(stages: Stages, indices: set[int]) -> tuple[Ints, Ints]:
+    """How the stream of sums goes on through the pass that completes the gradients of each stage, [stage, plan]."""
+    (index,) = indices
+    times = [stages.time(stage, stages.workload.phases[index], closes=True) for stage in stages.first]
+    return np.array([each.from_start for each in times])[stages.index], np.array([each.from_busy for each in times])[stages.index]
 
-    def finish(self) -> None:
-        """The end of the step: gradients, their norm, the update."""
-        group = self.group
-        for rank in range(group.num_ranks):
-            self.wait_until(rank, self.gradients[rank], "exposed_dp")
-        holdings = [group.holding(rank) for rank in range(group.num_ranks)]
-        for work in group.step.finish:
-            prices = [self.times(finish_ps(group.step, work, group.sizes, held, group.market)) for held in holdings]
-            if work.axis == "pp":
-                members = [0, group.num_ranks - 1] if work.bucket == "tied" else list(range(group.num_ranks))
-                start = functools.reduce(self.larger, [self.ends[r] for r in members])
-                for rank in members:
-                    self.wait_until(rank, start, "bubble")
-                    self.spend(rank, prices[members[-1]], "exposed_pp")
-                continue
-            for rank in range(group.num_ranks):
-                self.spend(rank, prices[rank], f"exposed_{work.axis}" if work.operation else "optimizer")
 
-    def wait_until(self, rank: int, time: Time, name: str) -> None:
-        later = self.larger(self.ends[rank], time)
-        self.charge(rank, name, later - self.ends[rank])
-        self.ends[rank] = later
+def finish(stages: Stages, ends: Ints, busy: Ints) -> Streams:
+    """The end of the step on all ranks, [rank, plan], the first of those that replicate one another."""
+    w = stages.workload
+    shape = ends.shape
+    sizes = w.sizes.take(np.tile(np.arange(shape[1]), shape[0]))
+    held = {name: copies.ravel() for name, copies in stages.held.items()}
+    streams = Streams(ends, "optimizer")
+    if w.step.structure.replica_stream:
+        streams.begin(w.step.structure.replica_stream, busy)
+    for task in w.step.finish:
+        ps = task_ps(task, sizes, w.model, held).reshape(shape)
+        members = _members(task, stages)
+        if members is not None:
+            start = np.max(streams.compute, axis=0, where=members, initial=0)
+            streams.wait(np.where(members, start, 0), "bubble")
+            last = shape[0] - 1 - np.argmax(members[::-1], axis=0)
+            ps = np.where(members, np.take_along_axis(ps, last[None], 0), 0)
+        streams.issue(task, ps)
+    return streams
 
-    def spend(self, rank: int, ps: Time, name: str) -> None:
-        self.charge(rank, name, ps)
-        self.ends[rank] = self.ends[rank] + ps
+
+def _members(task: Task, stages: Stages) -> Ints | None:
+    """Which ranks of the pipeline take part in a collective over it, [rank, plan]; None for any other task."""
+    if not isinstance(task, Collective) or "pp" not in task.group.axes:
+        return None
+    held = stages.held
+    if not task.group.homes:
+        return np.ones_like(next(iter(held.values())), dtype=bool)
+    return np.any([held[name] > 0 for name in task.group.homes], axis=0)
+
+
+def timeline(stages: Stages) -> Timeline:
+    """The step of the only plan, every gap of its critical rank charged."""
+    w = stages.workload
+    found = fold(stages)
+    end = finish(stages, *pass_ends(stages, found))
+    step = int(end.compute.max())
+    rank = int(np.argmax(_work(stages)))
+    charges = dict.fromkeys(("compute", *map(exposed, _links(w)), "bubble", "optimizer", "other"), 0)
+    parts = [(name, int(ps[rank, 0])) for name, ps in end.charges.items()]
+    for stage in stages.by_rank[rank].tolist():
+        for phase in w.phases:
+            parts += [(name, int(ps[0]) * w.num_micro_batches) for name, ps in stages.time(stage, phase).charges.items()]
+    for name, ps in (*parts, *_waits(stages, found, rank), ("bubble", step - int(end.compute[rank, 0]))):
+        charges[name] = charges.get(name, 0) + ps
+    return Timeline(step, rank, charges)
+
+
+def _work(stages: Stages) -> Ints:
+    """Picoseconds that each rank computes on a micro_batch."""
+    table = stages.table(lambda stage, phase: stages.time(stage, phase).charges.get("compute", stages.workload.sizes.zero))
+    return np.asarray(table[:, stages.by_rank, 0].sum(axis=(0, 2)))
+
+
+def _waits(stages: Stages, found: Fold, rank: int) -> tuple[tuple[str, int], ...]:
+    """Gaps before the actions of a rank: what was on its way is communication, what was not yet sent is bubble."""
+    w, levels = stages.workload, found.levels
+    own = levels.place[schedules.columns(w.schedule, w.num_ranks, w.chunks, w.num_micro_batches).rank == rank]
+    starts, done, sent = found.starts[own], found.ends[levels.before[own]], found.ends[levels.awaits[own]]
+    flying = np.maximum(starts - np.maximum(done, sent), 0)
+    return (exposed("pp"), int(flying.sum())), ("bubble", int((starts - done - flying).sum()))
+
+
+def _links(workload: Workload) -> tuple[str, ...]:
+    """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on."""
+    own = {DIMENSIONS.get(name).axis for name in names()} & {
+        DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()
+    }
+    usual = sorted((axis for axis in reversed(axes()) if axis in own), key=lambda axis: axis in replicating())
+    return (*usual, *(link for link in workload.step.structure.links if link not in own))
+
+
+def lower_bound(workload: Workload, measures: Measures) -> Ints:
+    """Picoseconds that no schedule can beat: a rank's own work, after the stages below its first one have filled the pipeline and before
+    they drain it.  Where a phase that hands nothing on may come last, none drain it."""
+    stages, phases = Stages.of(workload, measures), workload.phases
+    spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)
+    sends = stages.table(stages.send_ps)
+    reach = np.zeros_like(spans[0])
+    for phase, each, send in zip(phases, spans, sends, strict=True):
+        if phase.step > 0 or (phase.step < 0 and phases[-1].step < 0):
+            reach[1:] += np.cumsum(each[:-1] + (send[:-1] if phase.step > 0 else send[1:]), axis=0)
+    busy = spans.sum(axis=0)[stages.by_rank].sum(axis=1) * workload.num_micro_batches
+    return np.asarray((reach[stages.by_rank[:, 0]] + busy).max(axis=0))

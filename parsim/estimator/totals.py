@@ -1,112 +1,108 @@
-"""A step's FLOPs, HBM bytes and sent bytes of one device, as Python integers: per micro_batch, times how often, plus the end."""
+"""A step's FLOPs, HBM bytes and sent bytes of one device, as Python integers: each task list once, times how often, plus the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from parsim.estimator import segment as passes
-from parsim.estimator.group import Group
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
-from parsim.model.op_kinds import COSTS
-from parsim.step.choice import algorithm
-from parsim.step.holdings import bucket_elements, gathered_elements, segment_elements, used_elements
-from parsim.step.structure import HOST
-from parsim.step.task import Finish
-from parsim.step.timing import boundary, boundary_bytes
+import numpy as np
 
-Coordinates = Mapping[str, int]
+from parsim.cost.buckets import Held
+from parsim.cost.count import flops, hbm_bytes, sent_bytes
+from parsim.cost.sizes import Ints, Sizes
+from parsim.estimator.lists import Tasks
+from parsim.estimator.passes import Stages, lists_of
+from parsim.parallel.group import Group
+from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Send, Task
+
+Coordinates = Mapping[str, int | Ints]
+_FLOPS, _HBM_BYTES = "flops", "hbm_bytes"
 
 
-def rank_flops(group: Group, rank: int, dp: int = 0) -> int:
-    """FLOPs of a step on one device of a pipeline rank."""
-    total = 0
-    for segment in group.step.segments:
-        each = passes.flops(segment.forward, group.sizes) + passes.flops(segment.backward, group.sizes)
-        total += int(each[0]) * int(group.holding(rank).of(segment)[0]) * group.num_micro_batches
-    for work in group.step.finish:
-        if work.kernel and not work.on_host and (dp == 0 or not work.master_only):
-            elements = int(bucket_elements(group.step, group.sizes, work.bucket, group.holding(rank), work.part)[0])
-            total += COSTS[work.kernel].per_element * elements
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a device does in a step; HBM bytes are those of its passes."""
+
+    flops: int
+    hbm_bytes: int
+    sent_bytes: dict[str, int]  # by link
+
+
+def device_totals(stages: Stages, at: Mapping[str, int] | None = None) -> tuple[Totals, ...]:
+    """Of the device of each pipeline rank at these coordinates inside it; without any: of the representative, the first of its groups."""
+    links = stages.workload.step.structure.links
+    passes, ends = [_passes(stages, stage, at) for stage in stages.first], _finish(stages, at)
+    found = []
+    for rank, own in enumerate(stages.index[stages.by_rank].tolist()):
+        total = Counter({name: int(counts[rank]) for name, counts in ends.items()})
+        for index in own:
+            total.update(passes[index])
+        work, moved = total.pop(_FLOPS, 0), total.pop(_HBM_BYTES, 0)
+        found.append(Totals(work, moved, {link: total[link] for link in (*links, *(total.keys() - set(links)))}))
+    return tuple(found)
+
+
+def _passes(stages: Stages, stage: int, at: Mapping[str, int] | None) -> Counter[str]:
+    """Counts of all micro_batches on one stage, by name: FLOPs, HBM bytes, and what is sent over each link."""
+    w, total = stages.workload, Counter[str]()
+    for phase in w.phases:
+        for closes in (False, True) if phase.accumulates else (False,):
+            times = 1 if closes else w.num_micro_batches - phase.accumulates
+            for tasks, copies in lists_of(w.pass_of(stage, phase, closes=closes)):
+                for name, count in _counted(stages, tasks, at).items():
+                    total[name] += count * int(np.ravel(copies)[0]) * times
     return total
 
 
-def rank_hbm_bytes(group: Group, rank: int) -> int:
-    """HBM bytes of a step's passes on one device of a pipeline rank."""
-    total = 0
-    for segment in group.step.segments:
-        each = passes.hbm_bytes(segment.forward, group.sizes) + passes.hbm_bytes(segment.backward, group.sizes)
-        total += int(each[0]) * int(group.holding(rank).of(segment)[0]) * group.num_micro_batches
+def _counted(stages: Stages, tasks: Tasks, at: Mapping[str, int] | None) -> Counter[str]:
+    """Counts of one list."""
+    sizes, total = _at(stages.workload.sizes, at), Counter[str]()
+    for task in tasks:
+        total.update({name: int(count[0]) for name, count in _counts(stages, task, sizes, at or {})})
     return total
 
 
-def rank_sent_bytes(group: Group, at: Coordinates) -> dict[str, int]:
-    """Bytes that the device at these coordinates sends in a step, by axis."""
-    sent = dict.fromkeys(group.step.structure.links, 0)
-    for axis in group.step.structure.axes:
-        for segment in group.step.segments:
-            each = sum(int(passes.sent_bytes(t, group.sizes, group.market, axis, at[axis])[0]) for t in (segment.forward, segment.backward))
-            sent[axis] += each * int(group.holding(at["pp"]).of(segment)[0]) * group.num_micro_batches
-    _add_boundaries(group, at, sent)
-    _add_reductions(group, at, sent)
-    return sent
+def _finish(stages: Stages, at: Mapping[str, int] | None) -> dict[str, Ints]:
+    """Counts of the end of the step, [rank]."""
+    w, place = stages.workload, at or {}
+    sizes = _at(w.sizes.take(np.zeros(w.num_ranks, dtype=np.int64)), at)
+    held = {name: copies[:, 0] for name, copies in stages.held.items()}
+    total: dict[str, Ints] = {}
+    for task in w.step.finish:
+        alone: Group | None = getattr(task, "alone", None)
+        if alone is None or not any(place.get(axis, 0) for axis in alone.axes):
+            for name, count in _counts(stages, task, sizes, {**place, "pp": np.arange(w.num_ranks)}, held):
+                total[name] = total.get(name, sizes.zero) + count
+    total.pop(_HBM_BYTES, None)
+    return total
 
 
-def _add_boundaries(group: Group, at: Coordinates, sent: dict[str, int]) -> None:
-    own = range(at["pp"], group.num_stages, group.num_ranks)
-    crossings = sum((s < group.num_stages - 1) + (s > 0) for s in own) * group.num_micro_batches  # as many in as out
-    if "pp" in sent:
-        sent["pp"] += crossings * int(boundary_bytes(group.step, group.sizes)[0])
-    if group.step.structure.scatter_gather:
-        elements = int(group.sizes.elements(boundary(group.step).sharding)[0])
-        sent["tp"] += crossings * _sent(group, "all_gather", "tp", at["tp"], elements, COMPUTE)
+def _at(sizes: Sizes, at: Mapping[str, int] | None) -> Sizes:
+    return sizes if at is None else sizes.at(at)
 
 
-def _add_reductions(group: Group, at: Coordinates, sent: dict[str, int]) -> None:
-    holding = group.holding(at["pp"])
-    structure = group.step.structure
-    if structure.per_pass:
-        _add_shards(group, at, sent)
-    elif structure.gradient_overlap:
-        part, operation = ("padded", "reduce_scatter") if structure.zero_stage else ("whole", "all_reduce")
-        for segment in group.step.segments:
-            elements = int(segment_elements(group.step, segment, group.sizes, "all", part)[0])
-            copies = int(holding.of(segment)[0])
-            sent["dp"] += copies * _sent(group, operation, "dp", at["dp"], elements, GRADIENT)
-    for work in group.step.finish:
-        if work.operation:
-            sent[work.axis] += _finish_bytes(group, work, at)
+def _counts(stages: Stages, task: Task, sizes: Sizes, at: Coordinates, held: Held = None) -> Iterator[tuple[str, Ints]]:
+    match task:
+        case Compute() if task.stream == COMPUTE_STREAM:
+            yield _FLOPS, flops(task, sizes, held)
+            yield _HBM_BYTES, hbm_bytes(task, sizes, held)
+        case Send():
+            yield "pp", sent_bytes(task, sizes, stages.workload.model, 0)
+        case HostCopy():
+            yield HOST, sent_bytes(task, sizes, stages.workload.model, 0, held)
+        case Collective():
+            position, takes_part = _position(stages, task.group, at)
+            sent = sent_bytes(task, sizes, stages.workload.model, position, held)
+            yield task.group.name, np.where(takes_part, sent, 0)
 
 
-def _add_shards(group: Group, at: Coordinates, sent: dict[str, int]) -> None:
-    """ZeRO 2 scatters gradients in every backward, ZeRO 3 also gathers parameters in every pass."""
-    for segment in group.step.segments:
-        elements = int(used_elements(segment, group.sizes, "padded")[0])
-        passes_run = int(group.holding(at["pp"]).of(segment)[0]) * group.num_micro_batches
-        sent["dp"] += passes_run * _sent(group, "reduce_scatter", "dp", at["dp"], elements, GRADIENT)
-        gathers = sum(group.step.structure.gathers(kind) for kind in "FB")
-        elements = int(gathered_elements(segment, group.step.structure, group.sizes)[0])
-        sent["dp"] += gathers * passes_run * _sent(group, "all_gather", "dp", at["dp"], elements, COMPUTE)
-
-
-def _finish_bytes(group: Group, work: Finish, at: Coordinates) -> int:
-    if work.master_only and at["dp"]:
-        return 0
-    if work.bucket == "norm":
-        return _sent(group, work.operation, work.axis, at[work.axis], 1, FLOAT32)
-    elements = int(bucket_elements(group.step, group.sizes, work.bucket, group.holding(at["pp"]), work.part)[0])
-    if work.bucket == "tied":
-        ends = {0: 0, group.num_ranks - 1: 1}
-        if at["pp"] not in ends:
-            return 0
-        return _sent(group, "all_reduce", "pp", ends[at["pp"]], elements, GRADIENT, num_ranks=2)
-    dtype = COMPUTE if work.bucket == "parameters" else GRADIENT
-    if work.axis == HOST:
-        return elements * group.sizes.itemsize_bytes[dtype] if work.operation == "to_host" else 0
-    return _sent(group, work.operation, work.axis, at[work.axis], elements, dtype)
-
-
-def _sent(group: Group, operation: str, axis: str, position: int, elements: int, dtype: str, num_ranks: int | None = None) -> int:
-    """`num_ranks` where fewer than the whole group take part."""
-    itemsize = group.sizes.itemsize_bytes[dtype]
-    chosen = algorithm(operation, axis, elements * itemsize, group.sizes, group.market, num_ranks=num_ranks)
-    return int(chosen.sent_elements(operation, position, num_ranks or int(group.sizes.degrees[axis][0]), elements)) * itemsize
+def _position(stages: Stages, group: Group, at: Coordinates) -> tuple[int | Ints, bool | Ints]:
+    """The place of a device in a group, and whether it is in it."""
+    if group.homes:
+        member = np.any([stages.held[name][:, 0] > 0 for name in group.homes], axis=0)
+        return np.cumsum(member) - 1, member
+    place: int | Ints = 0
+    for axis in group.axes:
+        place = place * int(stages.workload.sizes.degrees[axis][0]) + at.get(axis, 0)
+    return place, True

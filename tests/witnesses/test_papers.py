@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parsim.estimator.group import Group
+from parsim.estimator.segment import Span
+from parsim.step.holdings import Holding, bucket_elements
+from parsim.step.sizes import sizes_of
 
 from parsim.cluster.link import CollectiveLaw
 from parsim.estimator import pipeline
-from parsim.estimator.estimate import estimate, group_of, num_parameters
-from parsim.estimator.group import Group
-from parsim.estimator.segment import Span
-from parsim.model.spec import ModelSpec
+from parsim.estimator.estimate import estimate, group_of
+from parsim.model.parameters import num_parameters
+from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan
 from parsim.step import count
-from parsim.step.holdings import Holding, bucket_elements
 from parsim.step.lower import lower
-from parsim.step.sizes import sizes_of
 from parsim.step.structure import Structure
 from parsim.step.task import Compute, Segment
 from support import CLUSTER, DTYPES, GPT, NODE, STACK, scenario
@@ -33,9 +34,11 @@ MODELS = {  # Brown et al. 2020, table 2.1; Korthikanti et al. 2022, table 3: L,
 }
 
 
-def gpt(name: str) -> ModelSpec:
+def gpt(name: str) -> TransformerSpec:
     layers, hidden, heads, vocabulary, _ = MODELS[name]
-    return ModelSpec(name, layers, hidden, 4 * hidden, heads, heads, hidden // heads, vocabulary, 2048)
+    return TransformerSpec(
+        name, layers, hidden, 4 * hidden, heads, num_kv_heads=heads, head_dim=hidden // heads, vocab_size=vocabulary, max_positions=2048
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -62,7 +65,7 @@ def saved_bytes(tensor_parallel: int, sequence_parallel: bool, recompute: str) -
 
 
 S, B, H, A = 64, 2, 96, 8
-LAYER_MODEL = ModelSpec("layer", 1, H, 4 * H, A, A, H // A, 64, S)
+LAYER_MODEL = TransformerSpec("layer", 1, H, 4 * H, A, num_kv_heads=A, head_dim=H // A, vocab_size=64, max_positions=S)
 BATCH = Batch(B, S, "fp16")
 
 

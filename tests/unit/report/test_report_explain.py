@@ -59,9 +59,12 @@ def test_gradients_summed_across_nodes_are_bound_by_the_nic(gpt3: Scenario) -> N
 
 
 def test_a_stage_boundary_sends_a_rank_s_share_of_the_residual_stream(gpt3: Scenario) -> None:
-    (note,) = explain(gpt3, "stages", "boundary")
+    note, *gathers = explain(gpt3, "stages", "boundary")
+    assert note.title == "stage boundary forward, stage boundary backward: send"
     assert line(note, "sent").startswith(units.format(2048 * 4096 * 2 // 8, "bytes"))  # megatron-2022 scatters over 8 ranks
     assert line(note, "bound by").startswith("NIC (ib-hdr)")
+    assert [line(each, "collective") for each in gathers] == ["all_gather over tp"] * 2
+    assert all(line(each, "payload") == units.format(2048 * 4096 * 2, "bytes") for each in gathers)
 
 
 def test_adam_does_12_flops_a_weight_and_moves_memory(gpt3: Scenario) -> None:

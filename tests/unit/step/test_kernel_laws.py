@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from parsim.step.holdings import Holding
+from parsim.step.sizes import sizes_of
+from parsim.step.timing import Market, compute_s, finish_ps, price
+from parsim.step.work import Work, law_name
 
 from parsim.cluster import Cluster, KernelLaw
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.step import timing
-from parsim.step.holdings import Holding
 from parsim.step.lower import lower
-from parsim.step.sizes import sizes_of
 from parsim.step.structure import Structure
 from parsim.step.task import Compute, Step
-from parsim.step.timing import Market, compute_s, finish_ps, price
-from parsim.step.work import Work, law_name
 from parsim.verify.contract import verify_plan
 from support import DTYPES, GPT, NODE, STACK, TOY, scenario
 

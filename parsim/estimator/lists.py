@@ -1,0 +1,120 @@
+"""What a list of tasks takes and holds: a max-plus map over the streams that cross lists, and the bytes it keeps and needs at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from parsim.cost.buckets import num_bytes
+from parsim.cost.sizes import Ints, Sizes
+from parsim.cost.workload import Prices
+from parsim.estimator.maxplus import NEVER
+from parsim.estimator.streams import Streams, exposed
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Send, Task, Wait, allocates, reads
+
+Tasks = Sequence[Task]
+
+
+class Crossing(NamedTuple):
+    """What is known between lists beside the end of compute: streams that a list leaves busy, and what they write for others to read."""
+
+    streams: tuple[str, ...]
+    buffers: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Entries of a state, compute included."""
+        return 1 + len(self.streams) + len(self.buffers)
+
+
+class Course(NamedTuple):
+    """How the ends of a state follow from its starts, and what compute did from rest, that is with nothing under way before."""
+
+    ends: Ints  # [plan, end, start]
+    charges: Mapping[str, Ints]
+
+
+class Lives(NamedTuple):
+    """Memory of a list, relative to what is alive when it starts; one value per plan."""
+
+    net_bytes: Ints
+    peak_bytes: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measures:
+    """Courses and lives of the lists of one Step, for all plans that share it; each is taken once."""
+
+    prices: Prices
+    _courses: dict[object, tuple[Tasks, Course]] = field(default_factory=dict, repr=False)  # by the identities of tasks, which are kept
+    _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict, repr=False)
+
+    def course(self, tasks: Tasks, crossing: Crossing) -> Course:
+        """The times of a list."""
+        key = (*map(id, tasks), crossing)
+        if key not in self._courses:
+            self._courses[key] = tasks, course(tasks, list(map(self.prices.of, tasks)), crossing, self.prices.sizes.num_plans)
+        return self._courses[key][1]
+
+    def lives(self, tasks: Tasks, known: Iterable[Operand] = ()) -> Lives:
+        """The memory of a list; `known`: buffers that are alive when it starts."""
+        key = tuple(map(id, tasks))
+        if key not in self._lives:
+            self._lives[key] = tasks, lives(tasks, known, self.prices.sizes)
+        return self._lives[key][1]
+
+
+def crossing(lists: Iterable[Tasks]) -> Crossing:
+    """What must be known between these lists."""
+    streams: dict[str, None] = {}
+    writers: dict[str, str] = {}  # stream by buffer
+    readers: dict[str, set[str]] = {}  # streams by buffer
+    for tasks in lists:
+        busy: dict[str, None] = {}
+        for task in tasks:
+            own: str = getattr(task, "stream", COMPUTE_STREAM)
+            for name in reads(task):
+                readers.setdefault(name, set()).add(own)
+            if isinstance(task, Wait):
+                busy = {stream: None for stream in busy if stream not in task.streams}
+            elif own != COMPUTE_STREAM and not isinstance(task, Send):
+                busy[own] = None
+                writers |= {task.target.name: own} if isinstance(task, Collective) else {}
+        streams |= busy
+    buffers = (name for name, stream in writers.items() if stream in streams and readers.get(name, set()) - {stream})
+    return Crossing(tuple(streams), tuple(buffers))
+
+
+def course(tasks: Tasks, prices: Sequence[Ints], state: Crossing, num_plans: int) -> Course:
+    """A list walked once from each entry of the state alone, and from rest: an array [start, plan] for each end."""
+    count = state.count
+    starts = np.full((count, count + 1, num_plans), NEVER)[:, count == 1 :]  # from compute alone is from rest
+    starts[range(count), range(count)] = 0
+    starts[:, -1] = 0
+    streams = Streams(starts[0], "compute")
+    for name, start in zip(state.streams, starts[1:], strict=False):
+        streams.begin(name, start)
+    for name, start in zip(state.buffers, starts[1 + len(state.streams) :], strict=True):
+        streams.ready[name] = exposed(state.streams[0]), start
+    for task, ps in zip(tasks, prices, strict=True):
+        streams.issue(task, ps)
+    ends = [streams.compute, *(streams.ends[name] for name in state.streams), *(streams.ready[name][1] for name in state.buffers)]
+    reached = np.stack([np.where(end < NEVER // 2, NEVER, end)[:count] for end in ends])
+    return Course(np.moveaxis(reached, -1, 0), {name: np.broadcast_to(ps, starts[0].shape)[-1] for name, ps in streams.charges.items()})
+
+
+def lives(tasks: Tasks, known: Iterable[Operand], sizes: Sizes) -> Lives:
+    """Live bytes folded in issue order, as a caching allocator sees a stream: outputs come before inputs go."""
+    held = {operand.name: sizes.num_bytes(operand) for operand in known}
+    live = peak = sizes.zero
+    for task in tasks:
+        for value in allocates(task):
+            held[value.name] = num_bytes(value, sizes)
+            live = live + held[value.name]
+        peak = np.maximum(peak, live)
+        for freed in task.frees:
+            live = live - (num_bytes(freed, sizes) if isinstance(freed, Bucket) else held[freed])
+    return Lives(live, peak)
