@@ -35,9 +35,12 @@ def phase_decisions(tree: ast.AST) -> Iterator[int]:
         elif isinstance(node, ast.match_case) and isinstance(node.pattern, ast.MatchValue):
             if isinstance(node.pattern.value, ast.Constant) and node.pattern.value.value in PHASES:
                 yield node.pattern.lineno
-        elif isinstance(node, ast.arg) and node.arg in ("forward", "backward", "is_forward") and node.annotation is not None:
-            if ast.unparse(node.annotation) == "bool":
-                yield node.lineno
+        elif isinstance(node, ast.arg) and node.arg in ("forward", "backward", "is_forward") and is_bool(node.annotation):
+            yield node.lineno
+
+
+def is_bool(node: ast.expr | None) -> bool:
+    return node is not None and ast.unparse(node) == "bool"
 
 
 def word_of(node: ast.expr) -> str:

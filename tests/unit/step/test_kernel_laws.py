@@ -7,9 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from parsim.step.sizes import sizes_of
-from parsim.step.timing import compute_s, price
-from parsim.step.work import Work, law_name
 
 from parsim.cluster import Cluster, KernelLaw
 from parsim.cost import timing
