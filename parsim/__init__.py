@@ -7,54 +7,31 @@ No package bears the name of a function: the checks and the comparison with meas
 from __future__ import annotations
 
 import importlib
+import pkgutil
+import re
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from parsim.errors import ParsimError
-    from parsim.estimator.estimate import estimate, estimates, num_parameters
-    from parsim.estimator.result import Estimate, Estimates
-    from parsim.executor.run import execute
-    from parsim.parallel.plan import Batch, Plan
-    from parsim.planner import plan
-    from parsim.scenario import Scenario, check, from_mapping, load
-    from parsim.simulator import simulate
+if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _HOMES is what its text says
+    from parsim.errors import ParsimError as ParsimError
+    from parsim.estimator.estimate import estimate as estimate
+    from parsim.estimator.estimate import estimates as estimates
+    from parsim.estimator.result import Estimate as Estimate
+    from parsim.estimator.result import Estimates as Estimates
+    from parsim.executor.run import execute as execute
+    from parsim.model.parameters import num_parameters as num_parameters
+    from parsim.parallel.plan import Batch as Batch
+    from parsim.parallel.plan import Plan as Plan
+    from parsim.planner import plan as plan
+    from parsim.scenario import Scenario as Scenario
+    from parsim.scenario import check as check
+    from parsim.scenario import from_mapping as from_mapping
+    from parsim.scenario import load as load
+    from parsim.simulator import simulate as simulate
 
 __version__ = "0.1.0"
-__all__ = [
-    "Batch",
-    "Estimate",
-    "Estimates",
-    "ParsimError",
-    "Plan",
-    "Scenario",
-    "check",
-    "estimate",
-    "estimates",
-    "execute",
-    "from_mapping",
-    "load",
-    "num_parameters",
-    "plan",
-    "simulate",
-]
-
-_HOMES = {
-    "Batch": "parsim.parallel.plan",
-    "Estimate": "parsim.estimator.result",
-    "Estimates": "parsim.estimator.result",
-    "ParsimError": "parsim.errors",
-    "Plan": "parsim.parallel.plan",
-    "Scenario": "parsim.scenario",
-    "check": "parsim.scenario",
-    "estimate": "parsim.estimator.estimate",
-    "estimates": "parsim.estimator.estimate",
-    "execute": "parsim.executor.run",
-    "from_mapping": "parsim.scenario",
-    "load": "parsim.scenario",
-    "num_parameters": "parsim.estimator.estimate",
-    "plan": "parsim.planner",
-    "simulate": "parsim.simulator",
-}
+_TEXT = (pkgutil.get_data(__name__, "__init__.py") or b"").decode()
+_HOMES = {name: home for home, name in re.findall(r"from (\S+) import (\w+) as", _TEXT)}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
+from typing import Final
 
 from parsim.errors import UnitError, nearest
 
+PS_PER_S: Final = 1e12  # times are added up as integer picoseconds
 _SMALL = {"p": Fraction(1, 10**12), "n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "µ": Fraction(1, 10**6), "m": Fraction(1, 10**3)}
 _LARGE = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18, "Z": 10**21, "Y": 10**24}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}

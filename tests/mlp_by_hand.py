@@ -10,11 +10,11 @@ import numpy as np
 from parsim.estimator.estimate import estimate
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Array
-from parsim.model.families.mlp import classifier
+from parsim.model.families.mlp import MlpSpec
 from parsim.parallel.plan import Batch, Plan
 from support import scenario
 
-MLP = classifier("toy mlp", num_layers=4, num_features=6, hidden_size=12, ffn_hidden_size=16, num_labels=3)
+MLP = MlpSpec("toy mlp", num_layers=4, num_features=6, hidden_size=12, ffn_hidden_size=16, num_labels=3)
 ROWS = Batch(12, 1, "bf16")  # a row a sample
 Numbers = tuple[float, dict[str, Array]]
 

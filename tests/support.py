@@ -10,6 +10,7 @@ from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.link import CollectiveLaw, Link
 from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
 
@@ -28,7 +29,7 @@ NODE = Node("toy node", TOY, 4, LINK, CollectiveLaw(1e-6, 1e-6, 1e8, 1e8, 0.0), 
 FABRIC = Fabric("toy fabric", Link("toy nic", 5e7, 1e-6, "made up"), 4, "rail_optimised_fat_tree", 0.9, 1e-6, 1e-6, 1e-6, 0.0, 1e-6, 0.8)
 CLUSTER = Cluster(NODE, 16, FABRIC)
 DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4}
-GPT = ModelSpec("toy gpt", 4, 12, 16, 4, 4, 4, 60, 8)
+GPT = TransformerSpec("toy gpt", 4, 12, 16, 4, num_kv_heads=4, head_dim=4, vocab_size=60, max_positions=8)
 STACK = Stack("toy stack", vocab_multiple=8)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from parsim.model.spec import ModelSpec
+from parsim.model.families.mlp import MlpSpec
+from parsim.model.transformer import TransformerSpec
 
 torch = pytest.importorskip("torch", reason="torch is not installed: the extra [torch] brings it")
 F = torch.nn.functional
@@ -21,7 +22,9 @@ def gradients(loss: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: gradient.numpy() for name, gradient in zip(weights, found, strict=True)}
 
 
-def transformer(model: ModelSpec, w: Mapping[str, Tensor], tokens: Tensor, labels: Tensor, drawn: Drawn, attention_masks: bool) -> Tensor:
+def transformer(
+    model: TransformerSpec, w: Mapping[str, Tensor], tokens: Tensor, labels: Tensor, drawn: Drawn, attention_masks: bool
+) -> Tensor:
     """The mean cross-entropy of a decoder with its norms first.
 
     Source: Radford et al. 2019 (GPT-2), section 2.3, for learned positions;
@@ -50,7 +53,7 @@ def transformer(model: ModelSpec, w: Mapping[str, Tensor], tokens: Tensor, label
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
-def _attention(model: ModelSpec, w: Mapping[str, Tensor], at: str, x: Tensor, dropped: Callable[[Tensor], Tensor]) -> Tensor:
+def _attention(model: TransformerSpec, w: Mapping[str, Tensor], at: str, x: Tensor, dropped: Callable[[Tensor], Tensor]) -> Tensor:
     queries, keys, values = (
         torch.tensordot(x, w[f"{at}/{name}.weight"], 1) for name in "qkv"
     )  # q: batch, token, kv head, its queries, dim
@@ -76,7 +79,7 @@ def _turned(x: Tensor) -> Tensor:
     return torch.cat((turned.real, turned.imag), -1)
 
 
-def _mlp(model: ModelSpec, w: Mapping[str, Tensor], at: str, x: Tensor) -> Tensor:
+def _mlp(model: TransformerSpec, w: Mapping[str, Tensor], at: str, x: Tensor) -> Tensor:
     def dense(name: str, x: Tensor) -> Tensor:
         y = x @ w[f"{at}/{name}.weight"]
         return y + w[f"{at}/{name}.bias"] if model.bias else y
@@ -86,7 +89,7 @@ def _mlp(model: ModelSpec, w: Mapping[str, Tensor], at: str, x: Tensor) -> Tenso
     return dense("down", F.gelu(dense("up", x), approximate="tanh"))
 
 
-def mlp(model: ModelSpec, w: Mapping[str, Tensor], features: Tensor, labels: Tensor) -> Tensor:
+def mlp(model: MlpSpec, w: Mapping[str, Tensor], features: Tensor, labels: Tensor) -> Tensor:
     """The mean cross-entropy of dense layers with ReLU between them."""
     x = features @ w["embedding/input.weight"] + w["embedding/input.bias"]
     for name in (f"layer{i}/{part}" for i in range(model.num_layers) for part in ("up", "down")):

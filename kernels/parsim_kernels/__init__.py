@@ -11,6 +11,6 @@ from parsim_kernels.fabric import Transfer
 from parsim_kernels.kernels import KERNELS
 from parsim_kernels.ledger import Ledger
 from parsim_kernels.machine import Machine
-from parsim_kernels.transport import Channel, TransportError, WorkerError, launch
+from parsim_kernels.transport import Channel, Operator, TransportError, WorkerError, launch
 
-__all__ = ["KERNELS", "Channel", "Ledger", "Machine", "Transfer", "TransportError", "WorkerError", "launch"]
+__all__ = ["KERNELS", "Channel", "Ledger", "Machine", "Operator", "Transfer", "TransportError", "WorkerError", "launch"]

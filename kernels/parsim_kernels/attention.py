@@ -141,7 +141,7 @@ class _Mask(NamedTuple):
     num_keys: int
     first: int
 
-    def seen(self, query: int) -> int:
+    def num_visible(self, query: int) -> int:
         return min(self.first + query, self.num_keys)
 
     def num_pairs(self) -> int:
@@ -167,8 +167,8 @@ def _tiles(mask: _Mask, dtype: np.dtype[Any], copies: int = 1) -> Iterator[tuple
     """A few queries, the keys that one of them sees, and what their scores cannot exceed: -inf where masked."""
     for start in range(0, mask.num_queries, _TILE):
         stop = min(start + _TILE, mask.num_queries)
-        num_keys = mask.seen(stop - 1)
-        yield slice(start, stop), slice(0, num_keys), _ceiling(stop - start, num_keys, mask.seen(start), dtype, copies)
+        num_keys = mask.num_visible(stop - 1)
+        yield slice(start, stop), slice(0, num_keys), _ceiling(stop - start, num_keys, mask.num_visible(start), dtype, copies)
 
 
 @lru_cache(maxsize=16)  # 4 MiB of tiles of 512 keys in float64

@@ -1,8 +1,9 @@
-"""Buffers into the chunks that a collective moves, and back.  A bucket is one or more buffers of a rank, reduced as one flat array."""
+"""The cut of buffers into the chunks that a collective moves, and back.  A bucket is one or more buffers, seen as one flat array."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from parsim_kernels.memory import root_of
 from parsim_kernels.signature import Array, Out, fresh
 
 IN_PLACE = ("all_reduce", "reduce", "broadcast")
-NEW_BUFFER = ("all_gather", "reduce_scatter")
+NEW_BUFFER = ("all_gather", "reduce_scatter", "all_to_all")
+CUTTING = ("reduce_scatter", "all_to_all")  # along a dim, a part a position
 
 
 def names_by_rank(sources: Sequence[str] | Sequence[Sequence[str]], num_ranks: int) -> list[tuple[str, ...]]:
@@ -32,30 +34,99 @@ def names_by_rank(sources: Sequence[str] | Sequence[Sequence[str]], num_ranks: i
     return names
 
 
-def cut(operation: str, buckets: Sequence[Sequence[Array]], dim: int, group: Sequence[int]) -> Chunks:
-    """The chunks at the start, by position and chunk: a chunk a rank, or one in all for reduce and broadcast; None is yet to arrive.
+def extents_by_rank(
+    operation: str, extents: Sequence[int] | Sequence[Sequence[int]] | None, num_ranks: int
+) -> list[list[int]] | list[None]:
+    """The extents of all positions along the dim that each rank cuts, from one list for all or a list a rank; None: equal parts.
 
     Raises:
-        ValueError: the shapes do not fit one another, or the group does not divide `dim`; the first such rank of `group` is named.
+        ValueError: the operation cuts no dim, or the extents are not whole numbers, one a position.
+
+    >>> extents_by_rank("reduce_scatter", [1, 2], 2)
+    [[1, 2], [1, 2]]
+    """
+    if extents is None:
+        return [None] * num_ranks
+    check_cutting(operation, extents)
+    table = np.asarray(extents)
+    if table.shape not in ((num_ranks,), (num_ranks, num_ranks)) or table.dtype.kind not in "iu":
+        raise ValueError(f"extents {extents} are not those of {num_ranks} positions")
+    rows: list[list[int]] = np.broadcast_to(table, (num_ranks, num_ranks)).tolist()
+    return rows
+
+
+def check_cutting(operation: str, extents: object) -> None:
+    """Raise where extents are given to an operation that cuts no dim.
+
+    Raises:
+        ValueError: they are.
+    """
+    if extents is not None and operation not in CUTTING:
+        raise ValueError(f"{operation} takes no extents; {' and '.join(CUTTING)} do")
+
+
+def cut(
+    operation: str,
+    buckets: Sequence[Sequence[Array]],
+    dim: int,
+    group: Sequence[int],
+    *,
+    split: int = 0,
+    extents: Sequence[int] | Sequence[Sequence[int]] | None = None,
+) -> Chunks:
+    """The chunks at the start, by position and chunk; None is yet to arrive.
+
+    A chunk a rank; one in all for reduce and broadcast; for all_to_all chunk s n + d is what position s has for position d.
+
+    Raises:
+        ValueError: the shapes do not fit one another, or the dim that is cut; the first such rank of `group` is named.
 
     >>> cut("all_reduce", [[np.arange(3)], [np.arange(3)]], 0, [4, 5])[0]
     [array([0, 1]), array([2])]
     """
     num_ranks = len(buckets)
-    for rank, bucket in zip(group, buckets, strict=True):
-        if fault := _fault(operation, bucket, buckets[0], num_ranks, dim):
+    rows = extents_by_rank(operation, extents, num_ranks)
+    for rank, bucket, row in zip(group, buckets, rows, strict=True):
+        if fault := _fault(operation, bucket, buckets[0], num_ranks, dim, split, row):
             raise ValueError(f"rank {rank}: {fault}")
-    return [cut_own(operation, bucket, dim, position, num_ranks) for position, bucket in enumerate(buckets)]
+    return [
+        cut_own(operation, bucket, dim, position, num_ranks, split=split, extents=row)
+        for position, (bucket, row) in enumerate(zip(buckets, rows, strict=True))
+    ]
 
 
-def cut_own(operation: str, bucket: Sequence[Array], dim: int, position: int, num_ranks: int) -> list[Array | None]:
+def cut_own(
+    operation: str,
+    bucket: Sequence[Array],
+    dim: int,
+    position: int,
+    num_ranks: int,
+    *,
+    split: int = 0,
+    extents: Sequence[int] | None = None,
+) -> list[Array | None]:
     """The chunks of one position alone."""
     if operation == "reduce_scatter":
-        return [*cut_along(bucket[0], dim, num_ranks)]
+        return [*cut_along(bucket[0], dim, num_ranks, extents)]
+    if operation == "all_to_all":
+        others: list[Array | None] = [None] * num_ranks
+        parts = cut_along(bucket[0], split, num_ranks, extents)
+        return [*(others * position), *parts, *(others * (num_ranks - 1 - position))]
     if operation == "all_gather":
         return [bucket[0] if chunk == position else None for chunk in range(num_ranks)]
     num_chunks = num_ranks if operation == "all_reduce" else 1
     return [*pieces(flat(bucket), num_chunks)]
+
+
+def outcome(operation: str, position: int, num_ranks: int) -> slice:
+    """Which chunks make up what a position is left with, in the order in which they are joined.
+
+    >>> list(range(9))[outcome("all_to_all", 1, 3)]
+    [1, 4, 7]
+    """
+    if operation == "all_to_all":
+        return slice(position, None, num_ranks)
+    return slice(position, position + 1) if operation == "reduce_scatter" else slice(None)
 
 
 def cut_shards(operation: str, shards: Sequence[Sequence[Array]], flats: Sequence[Sequence[Array]]) -> Chunks:
@@ -105,7 +176,7 @@ def write_gathered(flats: Sequence[Array], chunks: Sequence[Array | None]) -> No
 
 
 def complete(chunks: Sequence[Array | None]) -> list[Array]:
-    """The chunks, all of which are there.
+    """The chunks, none of which is missing.
 
     Raises:
         ValueError: the transfers left a chunk behind.
@@ -129,7 +200,7 @@ def join(chunks: Sequence[Array | None], dim: int, out: Out = fresh) -> Array:
 
 
 def settle(chunks: Sequence[Array | None], places: Sequence[Array]) -> None:
-    """Write each chunk that does not lie there to its place.
+    """Copy each chunk to its place, unless it lies there already.
 
     Raises:
         ValueError: the transfers left a chunk behind, or one has another shape.
@@ -184,6 +255,16 @@ def flat(bucket: Sequence[Array], out: Out = fresh) -> Array:
     return np.concatenate(arrays, out=out((sum(array.size for array in arrays),), dtype))
 
 
+def stage(parts: Sequence[Array], out: Out = fresh) -> list[Array]:
+    """Copies of the parts, one behind the other in memory from `out`."""
+    whole = out((sum(part.size for part in parts),), parts[0].dtype)
+    ends = accumulate(part.size for part in parts)
+    staged = [whole[end - part.size : end].reshape(part.shape) for part, end in zip(parts, ends, strict=True)]
+    for copy, part in zip(staged, parts, strict=True):
+        copy[...] = part
+    return staged
+
+
 def pieces(array: Array, num_pieces: int) -> list[Array]:
     """Views of a flat array, as numpy.array_split cuts it: the first hold one element more.
 
@@ -194,31 +275,44 @@ def pieces(array: Array, num_pieces: int) -> list[Array]:
     return [array[i * size + min(i, longer) : (i + 1) * size + min(i + 1, longer)] for i in range(num_pieces)]
 
 
-def cut_along(array: Array, dim: int, num_parts: int) -> list[Array]:
-    """Equal views along a dim.
+def cut_along(array: Array, dim: int, num_parts: int, extents: Sequence[int] | None = None) -> list[Array]:
+    """Views along a dim, of these extents, or equal ones.
 
     Raises:
-        ValueError: the number of parts does not divide the dim.
+        ValueError: the extents are not those of the parts of the dim, or the number of parts does not divide it.
 
-    >>> cut_along(np.arange(4).reshape(2, 2), -1, 2)[1].tolist()
-    [[1], [3]]
+    >>> whole = np.arange(6).reshape(2, 3)
+    >>> cut_along(whole, 0, 2)[1].tolist(), cut_along(whole, -1, 2, [1, 2])[1].tolist()
+    ([[3, 4, 5]], [[1, 2], [4, 5]])
     """
     dim %= array.ndim
-    size, rest = divmod(array.shape[dim], num_parts)
-    if rest:
-        raise ValueError(f"{num_parts} ranks do not divide dim {dim} of shape {array.shape}")
+    if fault := _cut_fault(array.shape, dim, num_parts, extents):
+        raise ValueError(fault)
+    size = array.shape[dim] // num_parts
+    bounds = [i * size for i in range(num_parts + 1)] if extents is None else accumulate(extents, initial=0)
     before = (slice(None),) * dim
-    return [array[(*before, slice(i * size, (i + 1) * size))] for i in range(num_parts)]
+    return [array[(*before, slice(start, stop))] for start, stop in pairwise(bounds)]
 
 
-def _fault(operation: str, bucket: Sequence[Array], first: Sequence[Array], num_ranks: int, dim: int) -> str:
+def _cut_fault(shape: tuple[int, ...], dim: int, num_parts: int, extents: Sequence[int] | None) -> str:
+    if extents is None:
+        return f"{num_parts} ranks do not divide dim {dim} of shape {shape}" if shape[dim] % num_parts else ""
+    is_whole = len(extents) == num_parts and sum(extents) == shape[dim] and min(extents) >= 0
+    return "" if is_whole else f"extents {[*extents]} of {num_parts} ranks are not those of dim {dim} of shape {shape}"
+
+
+def _fault(
+    operation: str, bucket: Sequence[Array], first: Sequence[Array], num_ranks: int, dim: int, split: int, extents: Sequence[int] | None
+) -> str:
     shapes, wanted = ([array.shape for array in arrays] for arrays in (bucket, first))
     if operation in NEW_BUFFER:
-        if not -len(shapes[0]) <= dim < len(shapes[0]):
-            return f"shape {shapes[0]} has no dim {dim}"
-        if operation == "reduce_scatter" and shapes[0][dim] % num_ranks:
-            return f"{num_ranks} ranks do not divide dim {dim} of shape {shapes[0]}"
-    if operation == "all_gather":  # shards may differ along dim only
+        along = split if operation == "all_to_all" else dim
+        for each in (dim, along):
+            if not -len(shapes[0]) <= each < len(shapes[0]):
+                return f"shape {shapes[0]} has no dim {each}"
+        if operation in CUTTING and (fault := _cut_fault(shapes[0], along, num_ranks, extents)):
+            return fault
+    if operation in ("all_gather", "all_to_all"):  # what is joined may differ along dim only
         shapes, wanted = ([_without(shape, dim) for shape in both] for both in (shapes, wanted))
     return f"shapes {shapes} differ from {wanted} of the first rank" if shapes != wanted else ""
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from parsim_kernels.signature import Array, Attributes, Out, Result, expression, extents, fresh, joint, terms
 
-Dims = tuple[str, ...]
-Shape = tuple[int, ...]
+_DimNames = tuple[str, ...]
+_Extents = tuple[int, ...]
 
 
 def einsum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
@@ -28,7 +28,7 @@ def einsum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     ((2, 5), 3.0, 60)
     """
     left, right = inputs
-    plan = _plan(expression(attributes), left.shape, right.shape)
+    plan = _matmul_views(expression(attributes), left.shape, right.shape)
     left, right = plan.left.of(left), plan.right.of(right)
     product = out(plan.shape, joint(left, right))
     _multiply(left, right, plan.out.of(product))
@@ -39,10 +39,10 @@ def einsum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
 class _View:
     """How an array is seen as a stack of matrices.  A step that would change nothing is left out."""
 
-    absent: Shape  # dims that stand nowhere else are summed
-    long: Shape | None  # dims longer than 1
-    order: Shape | None  # in another order
-    shape: Shape | None  # some merged
+    absent: _Extents  # dims that stand nowhere else are summed
+    long: _Extents | None  # dims longer than 1
+    order: _Extents | None  # in another order
+    shape: _Extents | None  # some merged
 
     def of(self, array: Array) -> Array:
         """A view where the merged dims lie together, else a copy."""
@@ -56,16 +56,16 @@ class _View:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _MatmulViews:
     left: _View  # batch, rows that loop, 1 a column that loops, rows, summed
     right: _View  # batch, 1 a row that loops, columns that loop, summed, columns
     out: _View  # batch, rows that loop, columns that loop, rows, columns
-    shape: Shape  # of the product
+    shape: _Extents  # of the product
     flops: int
 
 
 @lru_cache(maxsize=4096)
-def _plan(expr: str, left_shape: Shape, right_shape: Shape) -> _Plan:
+def _matmul_views(expr: str, left_shape: _Extents, right_shape: _Extents) -> _MatmulViews:
     """The views of an expression's arrays; a copy is needed only where several summed dims lie in another order in each operand.
 
     Dims that are neighbours in both arrays that bear them are one.  Of several groups of rows the longest are the rows of the matrices;
@@ -83,13 +83,13 @@ def _plan(expr: str, left_shape: Shape, right_shape: Shape) -> _Plan:
     summed = tuple(d for d in longer if d in shorter and d not in out)
     *row_loops, rows = _groups([d for d in left if d not in right], left, out, sizes)
     *column_loops, columns = _groups([d for d in right if d not in left], right, out, sizes)
-    nothing: Dims = ()
+    nothing: _DimNames = ()
 
-    def view(dims: Dims, long: Dims, groups: Iterable[Dims]) -> _View:
+    def view(dims: _DimNames, long: _DimNames, groups: Iterable[_DimNames]) -> _View:
         absent = tuple(i for i, d in enumerate(dims) if d not in kept)
         return _view(absent, [d for d in dims if d in kept], long, tuple(groups), sizes)
 
-    return _Plan(
+    return _MatmulViews(
         view(all_left, left, (*batch, *row_loops, *(nothing for _ in column_loops), rows, summed)),
         view(all_right, right, (*batch, *(nothing for _ in row_loops), *column_loops, summed, columns)),
         view(all_out, out, (*batch, *row_loops, *column_loops, rows, columns)),
@@ -98,7 +98,7 @@ def _plan(expr: str, left_shape: Shape, right_shape: Shape) -> _Plan:
     )
 
 
-def _view(absent: Shape, dims: Sequence[str], long: Dims, groups: Sequence[Dims], sizes: dict[str, int]) -> _View:
+def _view(absent: _Extents, dims: Sequence[str], long: _DimNames, groups: Sequence[_DimNames], sizes: dict[str, int]) -> _View:
     """The steps from an array of `dims`, once `absent` are summed, over its `long` dims to the merged `groups`."""
     order = tuple(long.index(d) for group in groups for d in group)
     start, first = tuple(sizes[d] for d in dims), tuple(sizes[d] for d in long)
@@ -109,9 +109,9 @@ def _view(absent: Shape, dims: Sequence[str], long: Dims, groups: Sequence[Dims]
     return _View(absent, None if first == start or in_one_step else first, None if is_ordered else order, last if merges else None)
 
 
-def _groups(dims: Sequence[str], operand: Dims, out: Dims, sizes: dict[str, int]) -> list[Dims]:
+def _groups(dims: Sequence[str], operand: _DimNames, out: _DimNames, sizes: dict[str, int]) -> list[_DimNames]:
     """Dims of one operand, merged where they are neighbours in it and in the output; the longest group comes last."""
-    groups: list[Dims] = []
+    groups: list[_DimNames] = []
     for dim in dims:
         last = groups[-1][-1] if groups else ""
         if last and operand.index(dim) == operand.index(last) + 1 and out.index(dim) == out.index(last) + 1:

@@ -1,4 +1,4 @@
-"""Executes the transfers of a collective chunk by chunk: `run` for all ranks at once, `run_one` for one.  The algorithm says which."""
+"""The execution of a collective's transfers, chunk by chunk: `run` acts for all ranks at once, `run_one` for one of them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 
 from parsim_kernels.pool import Into
 from parsim_kernels.signature import Array, Out, fresh
-from parsim_kernels.transport.channel import Channel, Incoming, Message, Outgoing
+from parsim_kernels.transport.channel import Channel, Incoming, Message, Operator, Outgoing
 
-Operator = Literal["copy", "sum", "max"]
 _TAG = -1  # of all messages of collectives
 _REDUCING = ("sum", "max")
 Chunks = list[list[Array | None]]  # by position in the group, then by chunk; None: not there yet
@@ -32,8 +31,8 @@ class Transfer(NamedTuple):
     operator: Operator
 
 
-class Step(NamedTuple):
-    """What one process sends and receives in a step."""
+class Round(NamedTuple):
+    """The messages of one process in a step."""
 
     sends: tuple[Transfer, ...]
     receives: tuple[Transfer, ...]
@@ -41,43 +40,43 @@ class Step(NamedTuple):
     settled: frozenset[tuple[int, int]]  # own ones that may arrive where they shall lie: not sent, and reduced or arriving once
 
 
-class Schedule:
-    """The transfers of a collective in the order of their steps, and the part of each position, which is found once.
+class TransferPlan:
+    """The transfers of a collective in the order of their steps, and the rounds of each position, which are found once.
 
-    >>> schedule = Schedule([Transfer(1, 1, 0, 0, "copy"), Transfer(0, 0, 1, 0, "sum")])
-    >>> [transfer.step for transfer in schedule], len(schedule.part(0, 2)), schedule.part(0, 2) is schedule.part(0, 2)
+    >>> plan = TransferPlan([Transfer(1, 1, 0, 0, "copy"), Transfer(0, 0, 1, 0, "sum")])
+    >>> [transfer.step for transfer in plan], len(plan.rounds(0, 2)), plan.rounds(0, 2) is plan.rounds(0, 2)
     ([0, 1], 2, True)
     """
 
-    __slots__ = ("_parts", "_transfers", "senders")
+    __slots__ = ("_rounds", "_transfers", "senders")
 
     def __init__(self, transfers: Iterable[Transfer]) -> None:
-        """Sort them; those of a step stay in their order."""
+        """Sort the transfers; those of a step stay in their order."""
         self._transfers = tuple(sorted(transfers, key=attrgetter("step")))
         self.senders = frozenset(transfer.src for transfer in self._transfers)
-        self._parts: dict[tuple[int, int, Operator], tuple[Step, ...]] = {}
+        self._rounds: dict[tuple[int, int, Operator], tuple[Round, ...]] = {}
 
     def __iter__(self) -> Iterator[Transfer]:
-        """All of them."""
+        """Iterate over all transfers."""
         return iter(self._transfers)
 
-    def part(self, position: int, num_ranks: int, operator: Operator = "sum") -> tuple[Step, ...]:
-        """The steps of the process at a position, where "sum" stands for `operator`.  That of position 0 does the part of a switch too."""
+    def rounds(self, position: int, num_ranks: int, operator: Operator = "sum") -> tuple[Round, ...]:
+        """The rounds of the process at a position, where "sum" stands for `operator`; the process of position 0 also acts for a switch."""
         key = position, num_ranks, operator
-        if key not in self._parts:
+        if key not in self._rounds:
             mine = {position, num_ranks} if num_ranks in self.senders and position == 0 else {position}
-            steps = [_step(list(step), mine, position, operator) for _, step in groupby(self._transfers, key=attrgetter("step"))]
-            self._parts[key] = tuple(step for step in steps if step.sends or step.receives)
-        return self._parts[key]
+            rounds = [_round(list(step), mine, position, operator) for _, step in groupby(self._transfers, key=attrgetter("step"))]
+            self._rounds[key] = tuple(each for each in rounds if each.sends or each.receives)
+        return self._rounds[key]
 
 
-def _step(transfers: list[Transfer], mine: set[int], position: int, operator: Operator) -> Step:
+def _round(transfers: list[Transfer], mine: set[int], position: int, operator: Operator) -> Round:
     asked = [transfer._replace(operator=operator) if transfer.operator == "sum" else transfer for transfer in transfers]
     sends, receives = [t for t in asked if t.src in mine], [t for t in asked if t.dst in mine]
     arriving = [(t.dst, t.chunk) for t in receives]
     reduced = frozenset(arriving) - {(t.dst, t.chunk) for t in receives if t.operator not in _REDUCING}
     settled = {key for key in arriving if key[0] == position and (key in reduced or arriving.count(key) == 1)}
-    return Step(tuple(sends), tuple(receives), reduced, frozenset(settled - {(t.src, t.chunk) for t in sends}))
+    return Round(tuple(sends), tuple(receives), reduced, frozenset(settled - {(t.src, t.chunk) for t in sends}))
 
 
 def run(transfers: Iterable[Transfer], chunks: Chunks, send: Callable[[int, int, Array], None]) -> None:
@@ -102,7 +101,7 @@ def run(transfers: Iterable[Transfer], chunks: Chunks, send: Callable[[int, int,
         for transfer, message in messages:
             if transfer.src < num_ranks:
                 send(transfer.src, transfer.dst, message)
-            chunks[transfer.dst][transfer.chunk] = _arrived(chunks, transfer, message, num_ranks)
+            chunks[transfer.dst][transfer.chunk] = _combine(chunks, transfer, message, num_ranks)
 
 
 def run_one(
@@ -123,14 +122,14 @@ def run_one(
     Each rank of the group calls it with all transfers.  The part of a switch that adds is done by the process of position 0.
 
     Args:
-        transfers: those of the whole group; a Schedule, where they run more than once.
+        transfers: those of the whole group; a TransferPlan, where they run more than once.
         position: the caller's in the group.
         chunks: the caller's, by chunk.
         channel: the caller's.
         group: rank in the channel of each position.
         operator: what "sum" in the transfers stands for.
-        places: where each chunk shall lie, contiguous and apart, maybe where it does already; None or missing: anywhere.  An entry of
-            `chunks` that is not its place in the end could not be written there.
+        places: where each chunk shall lie, contiguous and apart, perhaps where it lies already; None or no entry: anywhere.
+            An entry of `chunks` that is not its place at the end could not be written there.
         out: memory for what arrives elsewhere.
         send: called once a message that leaves this rank, before it leaves; what it returns travels along as `Message.clock`.
         arrive: called with (src, dst, message) once a message that arrives here, in the order of the transfers.
@@ -141,34 +140,34 @@ def run_one(
     """
     num_ranks, rank_of = len(group), [*group, group[0]]
     nothing: list[Array | None] = [None] * len(chunks)
-    schedule = transfers if isinstance(transfers, Schedule) else Schedule(transfers)
+    plan = transfers if isinstance(transfers, TransferPlan) else TransferPlan(transfers)
     everyone: Chunks = [nothing] * num_ranks  # of the others nothing is known, nor asked
     everyone[position] = chunks
-    if num_ranks in schedule.senders:
+    if num_ranks in plan.senders:
         everyone.append([*nothing])
-    for step in schedule.part(position, num_ranks, operator):
+    for each in plan.rounds(position, num_ranks, operator):
         sends = []
-        for transfer in step.sends:
+        for transfer in each.sends:
             array = _chunk(everyone, transfer, transfer.src)
             clock = send(transfer.src, transfer.dst, array) if send is not None and transfer.src < num_ranks else None
             sends.append(Outgoing(rank_of[transfer.dst], array, _TAG, clock or 0))
-        receives = [*_receives(step, everyone, rank_of, places, out)]
-        for transfer, incoming, message in zip(step.receives, receives, channel.exchange(sends, receives), strict=True):
+        receives = [*_receives(each, everyone, rank_of, places, out)]
+        for transfer, incoming, message in zip(each.receives, receives, channel.exchange(sends, receives), strict=True):
             is_applied = incoming.into is not None
-            array = message.array if is_applied else _arrived(everyone, transfer, message.array, num_ranks)
+            array = message.array if is_applied else _combine(everyone, transfer, message.array, num_ranks)
             everyone[transfer.dst][transfer.chunk] = array
             if arrive is not None:
                 arrive(transfer.src, transfer.dst, message)
 
 
-def _receives(step: Step, chunks: Chunks, rank_of: Sequence[int], places: Sequence[Array | None], out: Out) -> Iterator[Incoming]:
-    """A chunk to which all that arrives in this step is added is reduced on arrival; any other message is received whole."""
+def _receives(own_round: Round, chunks: Chunks, rank_of: Sequence[int], places: Sequence[Array | None], out: Out) -> Iterator[Incoming]:
+    """The receives of a round: a chunk to which all that arrives is added is reduced on arrival, any other message is received whole."""
     sums: dict[tuple[int, int], Array] = {}
-    for transfer in step.receives:
+    for transfer in own_round.receives:
         key, src = (transfer.dst, transfer.chunk), rank_of[transfer.src]
-        place = places[transfer.chunk] if key in step.settled and transfer.chunk < len(places) else None
+        place = places[transfer.chunk] if key in own_round.settled and transfer.chunk < len(places) else None
         own = _entry(chunks, transfer, transfer.dst)
-        if own is None or key not in step.reduced:
+        if own is None or key not in own_round.reduced:
             yield Incoming(src, _TAG, out=out if place is None else Into([place], out))
         elif key in sums:
             yield Incoming(src, _TAG, sums[key], transfer.operator)
@@ -178,7 +177,7 @@ def _receives(step: Step, chunks: Chunks, rank_of: Sequence[int], places: Sequen
             yield Incoming(src, _TAG, sums[key], transfer.operator, own)
 
 
-def _arrived(chunks: Chunks, transfer: Transfer, message: Array, num_ranks: int) -> Array:
+def _combine(chunks: Chunks, transfer: Transfer, message: Array, num_ranks: int) -> Array:
     there = _entry(chunks, transfer, transfer.dst)
     first_at_switch = there is None and transfer.dst == num_ranks and transfer.operator in ("sum", "max")
     if transfer.operator == "copy" or first_at_switch:

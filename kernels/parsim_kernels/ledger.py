@@ -1,4 +1,4 @@
-"""What one rank did, as integers: FLOPs, bytes sent and calls by mesh axis, bytes alive now and at most.  Who counts is machine.py."""
+"""The ledger of one rank: FLOPs, bytes sent and calls by mesh axis, live and peak bytes, all integers.  machine.py does the counting."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Ledger:
     peak_bytes: int = 0
 
     def allocate(self, num_bytes: int) -> None:
-        """Add a buffer [bytes] to what is alive, and raise the peak if it is one."""
+        """Add a buffer [bytes] to the live ones, and raise the peak where it is exceeded."""
         self.live_bytes += num_bytes
         if self.live_bytes > self.peak_bytes:
             self.peak_bytes = self.live_bytes
 
     def release(self, num_bytes: int) -> None:
-        """Take a buffer [bytes] from what is alive."""
+        """Subtract a buffer [bytes] from the live ones."""
         self.live_bytes -= num_bytes
 
     def call(self, axis: str, operation: str) -> None:
@@ -41,5 +41,5 @@ class Ledger:
         self.sent_bytes[axis] = self.sent_bytes.get(axis, 0) + num_bytes
 
     def reset_peak(self) -> None:
-        """Start the peak again from what is alive."""
+        """Restart the peak from the live bytes."""
         self.peak_bytes = self.live_bytes

@@ -108,12 +108,12 @@ def rotary(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     >>> rotary((np.ones((1, 1, 1, 2)),), {"offset": 0})[0][0].tolist()
     [[[[1.0, 1.0]]]]
     """
-    return _turned(inputs, attributes, 1, out)
+    return _rotate(inputs, attributes, 1, out)
 
 
 def rotary_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
     """d_x of `rotary` from (d_y): turned back by the same angles.  3 n FLOPs."""
-    return _turned(inputs, attributes, -1, out)
+    return _rotate(inputs, attributes, -1, out)
 
 
 def pick(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
@@ -154,7 +154,7 @@ def _span(x: Array, table: Array, attributes: Attributes) -> slice:
     return slice(offset, offset + length)
 
 
-def _turned(inputs: Sequence[Array], attributes: Attributes, sign: int, out: Out) -> Result:
+def _rotate(inputs: Sequence[Array], attributes: Attributes, sign: int, out: Out) -> Result:
     (x,) = inputs
     offset, half = integer(attributes, "offset"), x.shape[-1] // 2
     if x.shape[-1] % 2 or offset < 0:

@@ -1,4 +1,4 @@
-"""Ranks and their named buffers, in lockstep: compute, communicate and free, and a ledger of what each rank really did.
+"""A machine of ranks with named buffers, in lockstep: it computes, communicates and frees, and a ledger counts what each rank did.
 
 Not charged as memory: what a kernel needs inside itself, the flat staging copy of a reduction (the transport's), messages on their way.
 """
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from parsim_kernels import fabric
-from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut, cut_shards, join, names_by_rank, write_back, write_gathered
+from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut, cut_shards, join, names_by_rank, outcome, write_back, write_gathered
 from parsim_kernels.fabric import Chunks, Transfer
 from parsim_kernels.kernels import KERNELS, OVERLAYS
 from parsim_kernels.ledger import Ledger
@@ -36,7 +36,7 @@ class Machine:
     """
 
     def __init__(self, num_ranks: int) -> None:
-        """A machine that holds nothing."""
+        """Create ranks that hold nothing."""
         self.ledgers = [Ledger() for _ in range(num_ranks)]
         self._memories = [Memory(rank, ledger) for rank, ledger in enumerate(self.ledgers)]
         self.pool = Pool()
@@ -51,7 +51,7 @@ class Machine:
         return self._memory(rank).get(name)
 
     def hold(self, rank: int, name: str, array: Array, itemsize: int) -> None:
-        """Take an array over, and maybe write to it later.
+        """Take an array over; the machine may write to it later.
 
         A view of a held array is charged with it, once; a view of any other array is charged as the whole of it, so copy a shard first.
 
@@ -86,7 +86,7 @@ class Machine:
             memory.free(name)
 
     def reset_peak(self) -> None:
-        """Start every rank's peak again from what is alive."""
+        """Restart every rank's peak from its live bytes."""
         for ledger in self.ledgers:
             ledger.reset_peak()
 
@@ -160,6 +160,8 @@ class Machine:
         transfers: Iterable[Transfer],
         *,
         dim: int = 0,
+        split: int = 0,
+        extents: Sequence[int] | Sequence[Sequence[int]] | None = None,
         operator: Literal["sum", "max"] = "sum",
         itemsize: int,
     ) -> None:
@@ -167,35 +169,35 @@ class Machine:
 
         all_reduce, reduce and broadcast change a bucket of buffers in place, as one flat array: all_reduce in np.array_split chunks, one
         a rank; the others in one chunk (after a reduce only the root's is whole).  all_gather joins the shards along `dim` into the new
-        buffer `target`, reduce_scatter leaves the own shard there; the source stays held.
+        buffer `target`, reduce_scatter leaves the own shard there; all_to_all cuts each source along `split`, a part a position, and
+        joins the parts for a position along `dim` in the order of the group.  The source stays held.
 
         Args:
-            operation: all_reduce | reduce | broadcast | all_gather | reduce_scatter.
+            operation: all_reduce | reduce | broadcast | all_gather | reduce_scatter | all_to_all.
             axis: the mesh axis that the ledger charges.
             group: ranks, in the order of the transfers' positions.
             sources: the bucket's names, the same on every rank, or one list a rank.
             target: the new buffer's name; None where the operation is in place.
             transfers: of this operation among len(group) positions.
-            dim: where all_gather joins and reduce_scatter cuts.
+            dim: where all_gather and all_to_all join and reduce_scatter cuts.
+            split: where all_to_all cuts.
+            extents: of each position's part, where reduce_scatter or all_to_all cuts: one list for all ranks, or one a rank;
+                None: equal parts.
             operator: what "sum" in the transfers stands for.
             itemsize: bytes an element, on the wire and of the new buffer.
 
         Raises:
-            ValueError: unknown operation or name, shapes that differ, a dim not divisible, or transfers that leave a chunk behind.
+            ValueError: unknown operation or name, shapes that differ, a dim that is not cut so, or transfers that leave a chunk behind.
         """
         if operator not in ("sum", "max"):
             raise ValueError(f"{operation} of {sources}: the operator is sum or max, not {operator!r}")
         names = self._checked_names(operation, group, sources, target)
         buckets = [[self.get(rank, name) for name in bucket] for rank, bucket in zip(group, names, strict=True)]
         where = f"{operation} over {axis} of {names[0]} on ranks {list(group)}"
-        sent = [0] * len(group)
-
-        def send(src: int, dst: int, message: Array) -> None:
-            sent[src] += message.size * itemsize
-
+        asked = (t._replace(operator=operator) if t.operator == "sum" else t for t in transfers)
         try:
-            chunks = cut(operation, buckets, dim, group)
-            fabric.run((t._replace(operator=operator) if t.operator == "sum" else t for t in transfers), chunks, send)
+            chunks = cut(operation, buckets, dim, group, split=split, extents=extents)
+            sent = _run(asked, chunks, itemsize)
             results = _results(operation, chunks, dim, self.pool.take)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
@@ -236,12 +238,8 @@ class Machine:
         """
         own = [[self.get(rank, name) for name in names] for rank, names in zip(group, shards, strict=True)]
         whole = [[self.get(rank, name) for name in names] for rank, names in zip(group, flats, strict=True)]
-        chunks, sent = cut_shards(operation, own, whole), [0] * len(group)
-
-        def send(src: int, dst: int, message: Array) -> None:
-            sent[src] += message.size * itemsize
-
-        fabric.run(transfers, chunks, send)
+        chunks = cut_shards(operation, own, whole)
+        sent = _run(transfers, chunks, itemsize)
         for position, rank in enumerate(group):
             self.ledgers[rank].call(axis, operation)
             self.ledgers[rank].send(axis, sent[position])
@@ -259,7 +257,7 @@ class Machine:
         self.ledgers[src].send(axis, array.size * itemsize)
 
     def receive(self, dst: int, new_name: str, itemsize: int) -> bool:
-        """True, and the oldest message of that name is a new buffer of `dst`; False where none has arrived."""
+        """Hold the oldest message of that name as a new buffer of `dst`; False where none has arrived."""
         self._memory(dst).check_free(new_name)
         message = self._transport.take(dst, new_name)
         if message is not None:
@@ -267,7 +265,7 @@ class Machine:
         return message is not None
 
     def receive_over(self, dst: int, new_name: str, target: str) -> bool:
-        """As `receive`, but the message is written over the buffer `target`, whose shape it has: no new buffer."""
+        """Write the oldest message of that name over the buffer `target`, which has as many elements; False where none has arrived."""
         message = self._transport.take(dst, new_name)
         if message is not None:
             self._memory(dst).overwrite(target, message.reshape(self.get(dst, target).shape))
@@ -300,6 +298,17 @@ class Machine:
         return names
 
 
+def _run(transfers: Iterable[Transfer], chunks: Chunks, itemsize: int) -> list[int]:
+    """Execute the transfers; bytes that each position sent, message by message."""
+    sent = [0] * len(chunks)
+
+    def send(src: int, dst: int, message: Array) -> None:
+        sent[src] += message.size * itemsize
+
+    fabric.run(transfers, chunks, send)
+    return sent
+
+
 def _over(buffers: Sequence[Array], arrays: Sequence[Array], otherwise: Out) -> Out:
     """The buffers that the results replace, where a kernel that still reads `arrays` may write to them."""
     are_apart = not any(np.may_share_memory(buffer, array) for buffer in buffers for array in arrays)
@@ -307,6 +316,5 @@ def _over(buffers: Sequence[Array], arrays: Sequence[Array], otherwise: Out) -> 
 
 
 def _results(operation: str, chunks: Chunks, dim: int, out: Out) -> list[Array]:
-    if operation == "reduce_scatter":
-        return [join(own[position : position + 1], dim, out) for position, own in enumerate(chunks)]
-    return [join(own, dim if operation == "all_gather" else 0, out) for own in chunks]
+    along, num_ranks = dim if operation in NEW_BUFFER else 0, len(chunks)
+    return [join(own[outcome(operation, position, num_ranks)], along, out) for position, own in enumerate(chunks)]

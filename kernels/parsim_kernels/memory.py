@@ -1,4 +1,4 @@
-"""The named buffers of one rank, and what they cost: the arrays that own the memory, so that a view or a second name costs nothing."""
+"""The named buffers of one rank.  The arrays that own the memory are charged, so a view or a second name costs nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Memory:
     __slots__ = ("_buffers", "_owners", "ledger", "rank")
 
     def __init__(self, rank: int, ledger: Ledger) -> None:
-        """An empty memory that charges `ledger`."""
+        """Create an empty memory that charges `ledger`."""
         self.rank = rank
         self.ledger = ledger
         self._buffers: dict[str, Array] = {}
@@ -55,7 +55,7 @@ class Memory:
         return self.owns_root(root_of(array))
 
     def owns_root(self, root: Array) -> bool:
-        """The same of an array that owns its memory."""
+        """Whether some name here keeps this array, which owns its memory."""
         return id(root) in self._owners
 
     def check_free(self, name: str) -> None:

@@ -1,6 +1,6 @@
-"""One rank's part of a collective over a channel: what Machine.communicate and exchange_shards do for all ranks of one process.
+"""One rank's part of a collective over a channel; Machine.communicate and exchange_shards do all ranks' parts in one process.
 
-Messages are received, and reduced, where they shall lie; what else a bucket needs lies in memory of the machine's pool.
+Messages are received and reduced in their final place; everything else lies in memory of the machine's pool.
 """
 
 from __future__ import annotations
@@ -30,21 +30,28 @@ def communicate(
     transfers: Iterable[Transfer],
     *,
     dim: int = 0,
+    split: int = 0,
+    extents: Sequence[int] | None = None,
     operator: Literal["sum", "max"] = "sum",
     itemsize: int,
 ) -> None:
-    """The caller's part of a collective among `group`, with the same outcome, bit for bit, and the same counts.
+    """Run the caller's part of a collective among `group`, with the outcome, bit for bit, and the counts of `Machine.communicate`.
 
-    Arguments and errors as in `Machine.communicate`; `names` are the caller's buffers, and ranks those of the channel.  Transfers that
-    run more than once are best a Schedule.
+    Arguments and errors as in `Machine.communicate`; `names` are the caller's buffers, `extents` those of the parts that it cuts, and
+    ranks those of the channel.  Transfers that run more than once are best a TransferPlan.
     """
-    call = _Call(machine, channel, operation, axis, group, transfers, operator, itemsize)
+    buckets.check_cutting(operation, extents)
+    participant = _Participant(machine, channel, operation, axis, group, transfers, operator, itemsize)
     bucket = [machine.get(channel.rank, name) for name in names]
     if operation in IN_PLACE:
-        _combine(call, bucket)
+        _combine(participant, bucket)
         return
     assert target is not None
-    result = (_scattered if operation == "reduce_scatter" else _gathered)(call, bucket[0], dim)
+    if operation == "reduce_scatter":
+        result = _reduce_scatter(participant, bucket[0], dim, extents)
+    else:
+        chunks = buckets.cut_own(operation, bucket, dim, participant.position, len(group), split=split, extents=extents)
+        result = _join(participant, chunks, dim)
     machine.hold(channel.rank, target, result, itemsize)
 
 
@@ -61,19 +68,19 @@ def exchange_shards(
     itemsize: int,
     add: bool = False,
 ) -> None:
-    """The caller's part of `Machine.exchange_shards`; `shards` and `flats` are its own buffers."""
-    call = _Call(machine, channel, operation, axis, group, transfers, "sum", itemsize)
+    """Run the caller's part of `Machine.exchange_shards`; `shards` and `flats` are its own buffers."""
+    participant = _Participant(machine, channel, operation, axis, group, transfers, "sum", itemsize)
     own, whole = ([machine.get(channel.rank, name) for name in names] for names in (shards, flats))
     buckets.check_shards(own, whole, len(group))
     if operation == "all_gather":
-        _fill(call, own, whole)
+        _fill(participant, own, whole)
     else:
-        _scatter(call, own, whole, add=add)
+        _scatter(participant, own, whole, add=add)
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """A collective, and who takes part."""
+class _Participant:
+    """One rank in a collective: the machine that holds its buffers, and the channel to the others."""
 
     machine: Machine
     channel: Channel
@@ -89,7 +96,7 @@ class _Call:
         return self.group.index(self.channel.rank)
 
     def run(self, chunks: list[Array | None], places: Sequence[Array | None]) -> None:
-        """Execute the caller's messages, and count those that it sends."""
+        """Exchange the rank's messages, and count those that it sends."""
         sent = 0
 
         def count(src: int, dst: int, message: Array) -> None:
@@ -103,69 +110,73 @@ class _Call:
         ledger.send(self.axis, sent)
 
 
-def _combine(call: _Call, bucket: list[Array]) -> None:
+def _combine(participant: _Participant, bucket: list[Array]) -> None:
     """all_reduce, reduce and broadcast: in the buffer itself where there is but one."""
     alone = only(bucket)
-    whole = flat(bucket, call.machine.pool.take) if alone is None else alone
-    places = buckets.pieces(whole, len(call.group) if call.operation == "all_reduce" else 1)
+    whole = flat(bucket, participant.machine.pool.take) if alone is None else alone
+    places = buckets.pieces(whole, len(participant.group) if participant.operation == "all_reduce" else 1)
     chunks: list[Array | None] = [*places]
-    call.run(chunks, places)
+    participant.run(chunks, places)
     settle(chunks, places)
     if alone is None:
         write_back(bucket, whole)
 
 
-def _gathered(call: _Call, shard: Array, dim: int) -> Array:
-    """The shards of all positions: each arrives in its part of the whole, where that is contiguous and the shards are alike."""
-    num_ranks, position, out = len(call.group), call.position, call.machine.pool.take
-    dim %= shard.ndim
-    whole = out((*shard.shape[:dim], num_ranks * shard.shape[dim], *shard.shape[dim + 1 :]), shard.dtype)
+def _join(participant: _Participant, chunks: list[Array | None], dim: int) -> Array:
+    """all_gather and all_to_all: what all positions have for this one, along `dim`.
+
+    Each chunk arrives in its part of the whole, where that is contiguous and the chunks are alike.
+    """
+    num_ranks, out = len(participant.group), participant.machine.pool.take
+    kept = buckets.outcome(participant.operation, participant.position, num_ranks)
+    own = chunks[kept][participant.position]
+    assert own is not None
+    dim %= own.ndim
+    whole = out((*own.shape[:dim], num_ranks * own.shape[dim], *own.shape[dim + 1 :]), own.dtype)
     parts = cut_along(whole, dim, num_ranks)
-    chunks: list[Array | None] = [None] * num_ranks
-    chunks[position] = shard
-    call.run(chunks, [part if part.flags.c_contiguous else None for part in parts])
-    if any(chunk is None or chunk.shape != shard.shape or chunk.dtype != shard.dtype for chunk in chunks):
-        return buckets.join(chunks, dim, out)
-    settle(chunks, parts)
+    places: list[Array | None] = [None] * len(chunks)
+    places[kept] = [part if part.flags.c_contiguous else None for part in parts]
+    participant.run(chunks, places)
+    arrived = chunks[kept]
+    if any(chunk is None or chunk.shape != own.shape or chunk.dtype != own.dtype for chunk in arrived):
+        return buckets.join(arrived, dim, out)
+    settle(arrived, parts)
     return whole
 
 
-def _scattered(call: _Call, source: Array, dim: int) -> Array:
+def _reduce_scatter(participant: _Participant, source: Array, dim: int, extents: Sequence[int] | None) -> Array:
     """The own part of the sum of the sources, which stay as they are."""
-    position, out = call.position, call.machine.pool.take
-    parts = cut_along(source, dim, len(call.group))
+    position, out = participant.position, participant.machine.pool.take
+    parts = cut_along(source, dim, len(participant.group), extents)
     places: list[Array | None] = [None] * len(parts)
-    if not parts[0].flags.c_contiguous:
-        staged = out((len(parts), *parts[0].shape), source.dtype)
-        for i, part in enumerate(parts):
-            staged[i] = part
-        parts = [*staged]
+    if not all(part.flags.c_contiguous for part in parts):
+        parts = buckets.stage(parts, out)
         places = [*parts]
-    own = places[position] = out(parts[0].shape, source.dtype)
+    own = places[position] = out(parts[position].shape, source.dtype)
     chunks: list[Array | None] = [*parts]
-    call.run(chunks, places)
+    participant.run(chunks, places)
     settle([chunks[position]], [own])
     return own
 
 
-def _fill(call: _Call, own: list[Array], whole: list[Array]) -> None:
+def _fill(participant: _Participant, own: list[Array], whole: list[Array]) -> None:
     """all_gather: flat buffers from the shards of all positions."""
-    num_ranks, out = len(call.group), call.machine.pool.take
+    num_ranks, out = len(participant.group), participant.machine.pool.take
     shard, alone = only(own), only(whole)
     chunks: list[Array | None] = [None] * num_ranks
-    chunks[call.position] = flat(own, out) if shard is None else shard
+    chunks[participant.position] = flat(own, out) if shard is None else shard
     if alone is None:
-        call.run(chunks, ())
+        participant.run(chunks, ())
         buckets.write_gathered(whole, chunks)
         return
     places = [*alone.reshape(num_ranks, -1)]
-    call.run(chunks, places)
+    participant.run(chunks, places)
     settle(chunks, places)
 
 
-def _scatter(call: _Call, own: list[Array], whole: list[Array], *, add: bool) -> None:
+def _scatter(participant: _Participant, own: list[Array], whole: list[Array], *, add: bool) -> None:
     """reduce_scatter: the own part of the sum of the flat buffers, which stay as they are, in the shards or added to them."""
-    num_ranks, position, out = len(call.group), call.position, call.machine.pool.take
+    num_ranks, position, out = len(participant.group), participant.position, participant.machine.pool.take
     shard, alone = only(own), only(whole)
     places: list[Array | None] = [None] * num_ranks
     parts = buckets.cut_flats(whole, num_ranks, out) if alone is None else [*alone.reshape(num_ranks, -1)]
@@ -174,7 +185,7 @@ def _scatter(call: _Call, own: list[Array], whole: list[Array], *, add: bool) ->
     if shard is not None and shard.dtype == parts[position].dtype and not add:
         places[position] = shard
     chunks: list[Array | None] = [*parts]
-    call.run(chunks, places)
+    participant.run(chunks, places)
     (total,) = buckets.complete([chunks[position]])
     if total is not shard:
         write_back(own, total, add=add)

@@ -1,4 +1,4 @@
-"""Where results get their memory: a pool that has a block back when the last array in it is gone, and buffers held already."""
+"""Memory for results: a pool that regains a block when the last array in it is gone, or buffers that are held already."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SMALL_BYTES: Final = 4096  # below, malloc is faster than the pool
 _ALIGNMENT: Final = 64  # a cache line, and the widest vector
 
 
-class Block(NamedTuple):
+class MemoryBlock(NamedTuple):
     """Memory, and where it begins: to ask the array takes longer than to use it."""
 
     memory: Array
@@ -37,9 +37,9 @@ class Pool:
     __slots__ = ("_free", "allocated_bytes")
 
     def __init__(self) -> None:
-        """An empty pool."""
+        """Create an empty pool."""
         self.allocated_bytes = 0  # obtained from the system, in use or free
-        self._free: dict[int, list[Block]] = {}
+        self._free: dict[int, list[MemoryBlock]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """A C-contiguous array that owns its block; its values are arbitrary."""
@@ -49,7 +49,7 @@ class Pool:
         free = self._free.setdefault(num_bytes, [])
         if not free:
             self.allocated_bytes += num_bytes
-            free.append(_aligned(num_bytes))
+            free.append(_allocate(num_bytes))
         return np.asarray(_Loan(free.pop(), free, shape, dtype))
 
 
@@ -58,7 +58,7 @@ class _Loan:
 
     __slots__ = ("__array_interface__", "_block", "_free")
 
-    def __init__(self, block: Block, free: list[Block], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, block: MemoryBlock, free: list[MemoryBlock], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._block, self._free = block, free
         self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (block.address, False)}
 
@@ -89,7 +89,7 @@ class Into:
         return self._otherwise(shape, dtype)
 
 
-def _aligned(num_bytes: int) -> Block:
+def _allocate(num_bytes: int) -> MemoryBlock:
     memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
     start: int = memory.ctypes.data
-    return Block(memory, start + -start % _ALIGNMENT)
+    return MemoryBlock(memory, start + -start % _ALIGNMENT)

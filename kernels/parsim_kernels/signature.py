@@ -1,4 +1,4 @@
-"""What a kernel looks like: arrays and attributes in, arrays and a FLOP count out.  The kernels themselves stand in their own files.
+"""The signature of kernels: arrays and attributes in, arrays and a FLOP count out.  The kernels themselves stand in their own files.
 
 A kernel asks `out` once for the memory of each result, in their order, and returns exactly those arrays; they are C-contiguous.
 Results have the dtype of the real inputs: float32 in, float32 out.
@@ -30,7 +30,7 @@ class Kernel(Protocol):
 
 
 def fresh(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An array of its own."""
+    """A new array."""
     return np.empty(shape, dtype)
 
 

@@ -31,22 +31,31 @@ class Gate:
         Raises:
             ParsimError: the kernel keeps no such statistics.
         """
-        try:
-            self._files = [os.open(path, os.O_RDONLY) for path in sorted(tasks.glob("*/schedstat"))]
-        except OSError as error:
-            raise ParsimError(f"cannot read {error.filename}: {error.strerror}", remedy=_REMEDY) from error
-        if not self._files:
+        self._waited_ns: dict[int, int] = {}  # by file, as last read
+        for path in sorted(tasks.glob("*/schedstat")):
+            try:
+                self._waited_ns[os.open(path, os.O_RDONLY)] = 0
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # the thread has ended since it was listed
+            except OSError as error:
+                raise ParsimError(f"cannot read {error.filename}: {error.strerror}", remedy=_REMEDY) from error
+        if not self._waited_ns:
             raise ParsimError(f"no schedstat below {tasks}", remedy=_REMEDY)
 
     def wait_ns(self) -> int:
-        """Nanoseconds that the threads have waited since they began."""
-        return sum(int(os.pread(file, 128, 0).split()[1]) for file in self._files)
+        """Nanoseconds that the threads have waited since they began; one that has ended stays at what it had waited when last read."""
+        for file in self._waited_ns:
+            try:
+                self._waited_ns[file] = int(os.pread(file, 128, 0).split()[1])
+            except ProcessLookupError:
+                continue  # were its wait forgotten, the others' would seem to be less
+        return sum(self._waited_ns.values())
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._files:
+        for file in self._waited_ns:
             os.close(file)
-        self._files = []
+        self._waited_ns = {}
 
 
 def pace_s() -> float:

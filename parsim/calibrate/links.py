@@ -16,10 +16,10 @@ from parsim.calibrate.gate import Gate, pace_s
 from parsim.calibrate.nnls import relative_fit
 from parsim.calibrate.samples import Samples, rounded
 from parsim.cluster.link import CollectiveLaw
-from parsim.collectives import choose, reference, scheduled
+from parsim.collectives import choose, reference, transfer_plan
 from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
 from parsim_kernels import Channel, Machine
-from parsim_kernels.fabric import Schedule
+from parsim_kernels.fabric import TransferPlan
 from parsim_kernels.part import communicate
 
 _NS_PER_S: Final = 1e9
@@ -96,15 +96,15 @@ def _exchanges(channel: Channel, machine: Machine, payloads: Sequence[int]) -> I
             machine.hold(rank, "x", np.ones(own, np.float32), _ITEMSIZE)
             exchange = Transferred(operation, ranks, elements * _ITEMSIZE)
             algorithm = choose(operation, num_ranks=ranks, payload_bytes=exchange.payload_bytes)
-            yield exchange, partial(_collect, channel, machine, operation, scheduled(algorithm, operation, ranks, "sum"))
+            yield exchange, partial(_collect, channel, machine, operation, transfer_plan(algorithm, operation, ranks, "sum"))
             machine.free(rank, "x")
         yield Transferred(MESSAGE, ranks, elements * _ITEMSIZE), partial(_pass_on, channel, np.ones(elements, np.float32))
 
 
-def _collect(channel: Channel, machine: Machine, operation: str, transfers: Schedule) -> None:
+def _collect(channel: Channel, machine: Machine, operation: str, transfers: TransferPlan) -> None:
     ranks = tuple(range(channel.num_ranks))
     target = None if operation == "all_reduce" else "y"
-    communicate(machine, channel, operation, "dp", ranks, ["x"], target, transfers, itemsize=_ITEMSIZE)
+    communicate(machine, channel, operation, "ranks", ranks, ["x"], target, transfers, itemsize=_ITEMSIZE)
     if target:
         machine.free(channel.rank, target)
 
@@ -165,7 +165,7 @@ def best_rate(samples: Mapping[Transferred, Samples]) -> float:
 
 
 def _features(exchange: Transferred) -> list[float]:
-    """1, steps, bytes on the wire and their root, as `Cluster.collective_s` is asked; of a message 1 and its bytes."""
+    """1, steps, bytes on the wire and their root, as `cluster.collective_s` is asked; of a message 1 and its bytes."""
     if exchange.operation == MESSAGE:
         return [1.0, 0.0, float(exchange.payload_bytes), 0.0]
     ring, elements = reference(exchange.operation), exchange.payload_bytes // _ITEMSIZE

@@ -11,8 +11,8 @@ from typing import Final
 
 from parsim.cluster.cluster import Cluster
 from parsim.executor.worker import Run
-from parsim.model.families.mlp import classifier
-from parsim.model.spec import ModelSpec
+from parsim.model.families.mlp import MlpSpec
+from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario.types import Training
 from parsim.step.timing import Market
@@ -22,27 +22,30 @@ PRECISION: Final = "float32"
 _SOURCE: Final = "chosen for calibration"
 
 
-def _decoder(hidden: int, heads: int, vocabulary: int, dropout: float = 0.0) -> ModelSpec:
-    return ModelSpec("decoder", 1, hidden, 4 * hidden, heads, heads, hidden // heads, vocabulary, 512, dropout=dropout, source=_SOURCE)
+def _decoder(hidden: int, heads: int, vocabulary: int, dropout: float = 0.0) -> TransformerSpec:
+    return TransformerSpec(
+        "decoder", 1, hidden, 4 * hidden, heads, num_kv_heads=heads, head_dim=hidden // heads, vocab_size=vocabulary, max_positions=512,
+        dropout=dropout, source=_SOURCE,
+    )  # fmt: skip
 
 
-def _llama(hidden: int, heads: int) -> ModelSpec:
+def _llama(hidden: int, heads: int) -> TransformerSpec:
     ffn = hidden * 8 // 3 // 8 * 8
-    return ModelSpec(
-        "gated decoder", 1, hidden, ffn, heads, heads // 2, hidden // heads, 360, 512,
+    return TransformerSpec(
+        "gated decoder", 1, hidden, ffn, heads, num_kv_heads=heads // 2, head_dim=hidden // heads, vocab_size=360, max_positions=512,
         activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0, tied_embedding=False,
         source=_SOURCE,
     )  # fmt: skip
 
 
-def _encoder(hidden: int, heads: int, head: str) -> ModelSpec:
+def _encoder(hidden: int, heads: int, head: str) -> TransformerSpec:
     both_ways = replace(_decoder(hidden, heads, 440), name="encoder", causal=False, norm_last=True, num_token_types=2)
     return replace(both_ways, head=head, tied_embedding=head == "masked_token")
 
 
-def _mlp(hidden: int, ffn: int, activation: str, dropout: float) -> ModelSpec:
-    return classifier(
-        "mlp", num_layers=1, num_features=72, hidden_size=hidden, ffn_hidden_size=ffn, num_labels=10,
+def _mlp(hidden: int, ffn: int, activation: str, dropout: float) -> MlpSpec:
+    return MlpSpec(
+        "mlp", 1, hidden, ffn, num_features=72, num_labels=10,
         activation=activation, dropout=dropout, source=_SOURCE,
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
-"""Where a step runs: nodes of devices, a fabric between them, and the seconds of what is sent.
+"""Nodes of devices and the fabric between them: what a step runs on, as data.
 
-Devices are numbered node by node.  The arithmetic of the laws stands in network.py, the graphs in topology.py.
+Devices are numbered node by node.  The laws are functions of network.py and price.py, the graphs stand in topology.py.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from parsim import units
-from parsim.cluster import network
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, Link, SmallMessageLaw
-from parsim.cluster.scalars import Scalar
 from parsim.errors import ScenarioError
 
 # Of a node whose row states none: one socket with 8 channels of DDR4-3200, 8 x 25.6 GB/s (JEDEC JESD79-4).  Nobody measured it.
@@ -102,52 +100,3 @@ class Cluster:
     def nics_per_node(self) -> int:
         """NICs that a node can use: those it has, as far as the fabric connects them; 0 without a fabric."""
         return min(self.node.num_nics, self.fabric.nics_per_node) if self.fabric else 0
-
-    def collective_s(self, operation: str, wire_bytes: Scalar, num_steps: Scalar, num_ranks: Scalar, stride: Scalar) -> Scalar:
-        """Seconds of a collective that all groups like this one run at the same time.
-
-        Groups are symmetric: while one talks, so do the others, and those of a node share its NICs evenly.
-
-        Args:
-            operation: all_reduce, all_gather, reduce_scatter, all_to_all, reduce or broadcast.
-            wire_bytes: what one rank sends, by the ring: 2 (n - 1) / n of the payload for all_reduce [bytes].
-            num_steps: of the algorithm, one after another: 2 (n - 1) for a ring all_reduce.
-            num_ranks: ranks of the group, n; a group of 1 costs nothing.
-            stride: distance in ranks between neighbours of the group, the product of the faster mesh axes.
-
-        Returns:
-            Seconds, broadcast over the arguments; never faster than the wires.
-
-        Raises:
-            ScenarioError: an unknown operation, or a group that leaves its node in a cluster without a fabric.
-
-        Source: form fitted to public nccl-tests sweeps (rows `law` of nodes, and fabrics, in the catalog).
-        """
-        return network.collective_s(self, operation, wire_bytes, num_steps, num_ranks, stride)
-
-    def p2p_s(self, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2, senders: Scalar | None = None) -> Scalar:
-        """Seconds of one message to the neighbour `stride` devices away, by the slowest hop of the chain.
-
-        Args:
-            payload_bytes: what one device sends [bytes].
-            stride: distance to the receiver [devices].
-            num_ranks: length of the chain of neighbours (pipeline ranks); it stays in a node while stride num_ranks devices fit.
-            senders: devices of a node that send at once and share its NICs; None: min(stride, devices_per_node), one whole stage.
-
-        Returns:
-            start + payload / bandwidth + ramp sqrt(payload), broadcast over the arguments; 0 where num_ranks is 1.
-
-        Raises:
-            ScenarioError: a chain that leaves its node in a cluster without a fabric.
-
-        Source: form fitted to public sendrecv sweeps (rows of nodes and fabrics in the catalog).
-        """
-        return network.p2p_s(self, payload_bytes, stride, num_ranks=num_ranks, senders=senders)
-
-    def binding_link(self, operation: str, num_ranks: int, stride: int) -> str:
-        """The name of the link that bounds a large collective: the node's link, the NIC, or "" for a group of 1."""
-        return network.binding_link(self, operation, num_ranks, stride)
-
-    def explain_collective(self, operation: str, wire_bytes: float, num_steps: int, num_ranks: int, stride: int) -> str:
-        """Text, a fact a line: how the group lies on the nodes, which link binds, its numbers with their source, and the seconds."""
-        return network.explain_collective(self, operation, wire_bytes, num_steps, num_ranks, stride)

@@ -1,23 +1,19 @@
-"""Seconds of what is sent: the arithmetic behind Cluster, over arrays with one value per plan.
+"""Seconds of collectives and messages by the fitted laws of nodes and fabrics, over arrays with one value per plan.
 
 A group of n ranks, `stride` devices apart, has g ranks in each of k nodes.  In one node the node's law holds; across nodes the
-groups of a node share its NICs evenly, and the slower of node and NICs sets the bandwidth.
+groups of a node share its NICs evenly, and the slower of node and NICs sets the bandwidth.  price.py adds the load on each link.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
-from parsim import units
+from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.link import AllToAllLaw, Link
 from parsim.cluster.scalars import Floats, Scalar, floats, shaped
 from parsim.cluster.sharing import all_to_all_uplinks, ring_uplinks, torus_hops, torus_share
 from parsim.errors import ScenarioError, did_you_mean
-
-if TYPE_CHECKING:
-    from parsim.cluster.cluster import Cluster, Fabric, Node
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "reduce", "broadcast")
 _SPLIT = ("all_reduce", "all_gather", "reduce_scatter")  # ranks of a node can first combine what leaves it
@@ -45,29 +41,64 @@ def nic_port(node: Node, fabric: Fabric) -> Link:
 
 
 def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps: Scalar, num_ranks: Scalar, stride: Scalar) -> Scalar:
-    """Seconds of a collective; arguments, errors and source as in `Cluster.collective_s`."""
+    """Seconds of a collective that all groups like this one run at the same time.
+
+    Groups are symmetric: while one talks, so do the others, and those of a node share its NICs evenly.
+
+    Args:
+        cluster: where the group lies.
+        operation: all_reduce, all_gather, reduce_scatter, all_to_all, reduce or broadcast.
+        wire_bytes: what one rank sends, by the ring: 2 (n - 1) / n of the payload for all_reduce [bytes].
+        num_steps: of the algorithm, one after another: 2 (n - 1) for a ring all_reduce.
+        num_ranks: ranks of the group, n; a group of 1 costs nothing.
+        stride: distance in ranks between neighbours of the group, the product of the faster mesh axes.
+
+    Returns:
+        Seconds, broadcast over the arguments; never faster than the wires.
+
+    Raises:
+        ScenarioError: an unknown operation, or a group that leaves its node in a cluster without a fabric.
+
+    Source: form fitted to public nccl-tests sweeps (rows `law` of nodes, and fabrics, in the catalog).
+    """
     _known(operation)
     shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
     inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     seconds = _in_node_s(cluster.node, operation, wire, steps, ranks, distance)
     if np.any(nodes > 1):
-        fabric = _fabric(cluster)
+        fabric = fabric_of(cluster)
         across = _all_to_all_s if operation == "all_to_all" else _across_s
         seconds = np.where(nodes > 1, across(cluster, fabric, operation, wire, ranks, distance, inside, nodes), seconds)
     return shaped(np.where(ranks > 1, seconds, 0.0), shape)
 
 
-def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2, senders: Scalar | None = None) -> Scalar:
-    """Seconds of a message to a neighbour; arguments, errors and source as in `Cluster.p2p_s`."""
+def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2) -> Scalar:
+    """Seconds of one message to the neighbour `stride` devices away, by the slowest hop of the chain.
+
+    A whole stage sends at once, so min(stride, devices_per_node) devices of a node share its NICs.
+
+    Args:
+        cluster: where the chain lies.
+        payload_bytes: what one device sends [bytes].
+        stride: distance to the receiver [devices].
+        num_ranks: length of the chain of neighbours (pipeline ranks); it stays in a node while stride num_ranks devices fit.
+
+    Returns:
+        start + payload / bandwidth + ramp sqrt(payload), broadcast over the arguments; 0 where num_ranks is 1.
+
+    Raises:
+        ScenarioError: a chain that leaves its node in a cluster without a fabric.
+
+    Source: form fitted to public sendrecv sweeps (rows of nodes and fabrics in the catalog).
+    """
+    shape, (payload, distance, ranks) = floats(payload_bytes, stride, num_ranks)
     node = cluster.node
-    sharing = np.minimum(np.asarray(stride, dtype=np.float64), node.devices_per_node) if senders is None else senders
-    shape, (payload, distance, ranks, sending) = floats(payload_bytes, stride, num_ranks, sharing)
     start_s = node.link.latency_s if node.p2p_start_s is None else node.p2p_start_s
     seconds = start_s + payload / (node.link.bandwidth_bytes_per_s * node.p2p_efficiency)
-    crosses = (distance * ranks > node.devices_per_node) & (ranks > 1)
+    crosses = leaves_node(cluster, distance, ranks)
     if np.any(crosses):
-        fabric = _fabric(cluster)
-        nics = np.minimum(cluster.nics_per_node / np.maximum(sending, 1.0), 1.0)  # one message leaves by one NIC
+        fabric = fabric_of(cluster)
+        nics = np.minimum(cluster.nics_per_node / np.clip(distance, 1.0, node.devices_per_node), 1.0)  # one message leaves by one NIC
         uplinks = ring_uplinks(cluster, fabric, ranks, distance)
         rate = nics * uplinks * (nic_port(node, fabric).bandwidth_bytes_per_s * fabric.p2p_efficiency)
         across = fabric.p2p_start_s + payload / rate + fabric.p2p_ramp_s_per_sqrt_byte * np.sqrt(payload)
@@ -75,32 +106,42 @@ def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks:
     return shaped(np.where(ranks > 1, seconds, 0.0), shape)
 
 
+def leaves_node(cluster: Cluster, distance: Floats, ranks: Floats) -> NDArray[np.bool_]:
+    """Whether a chain of neighbours is longer than a node, so that its slowest hop goes through NICs."""
+    return (distance * ranks > cluster.node.devices_per_node) & (ranks > 1)
+
+
 def rates(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> tuple[float, float]:
     """The bytes per second of wire traffic that a rank's node link, and its group's share of the NICs, let a large collective reach.
 
     Infinite for what the group does not use.
     """
+    by_node, by_nic = flat_rates(cluster, operation, *floats(num_ranks, stride)[1])
+    return float(by_node[0]), float(by_nic[0])
+
+
+def flat_rates(cluster: Cluster, operation: str, ranks: Floats, distance: Floats) -> tuple[Floats, Floats]:
+    """`rates` of flat arrays of one length."""
     _known(operation)
-    _, (ranks, distance) = floats(num_ranks, stride)
     inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
-    by_node = _node_rate(cluster.node, operation, inside, distance)
-    if nodes[0] == 1:
-        return (float(by_node[0]) if num_ranks > 1 else np.inf), np.inf
-    fabric = _fabric(cluster)
+    by_node = np.where(inside > 1, _node_rate(cluster.node, operation, inside, distance), np.inf)
+    if not np.any(nodes > 1):
+        return by_node, np.full_like(by_node, np.inf)
+    fabric = fabric_of(cluster)
     if operation != "all_to_all":
         by_nic = _nic_rate(cluster, fabric, operation, ranks, distance, inside, nodes)
-        return float(by_node[0]) if inside[0] > 1 else np.inf, float(by_nic[0])
-    leaving = (ranks - inside) / (ranks - 1.0)  # of what a rank sends
+        return by_node, np.where(nodes > 1, by_nic, np.inf)
+    leaving = (ranks - inside) / np.maximum(ranks - 1.0, 1.0)  # of what a rank sends
     uplinks = all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
-    by_nic = _device_nic_rate(cluster, fabric) * uplinks * _all_to_all_law(fabric).efficiency / leaving
-    return (float((by_node / (1.0 - leaving))[0]) if inside[0] > 1 else np.inf), float(by_nic[0])
+    by_nic = device_nic_rate(cluster, fabric) * uplinks * _all_to_all_law(fabric).efficiency / np.where(nodes > 1, leaving, 1.0)
+    return by_node / (1.0 - leaving), np.where(nodes > 1, by_nic, np.inf)
 
 
 def binding_link(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> str:
-    """The name of the link that bounds a large collective, as in `Cluster.binding_link`."""
+    """The name of the link that bounds a large collective: the node's link, the NIC, its uplink, or "" for a group of 1."""
     by_node, by_nic = rates(cluster, operation, num_ranks, stride)
     if by_nic < by_node:
-        fabric = _fabric(cluster)
+        fabric = fabric_of(cluster)
         return uplink_name(fabric) if uplink_share(cluster, operation, num_ranks, stride) < 1.0 else nic_port(cluster.node, fabric).name
     return cluster.node.link.name if np.isfinite(by_node) else ""
 
@@ -113,35 +154,10 @@ def uplink_name(fabric: Fabric) -> str:
 def uplink_share(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> float:
     """The share of its NIC rate that the uplinks of oversubscribed leaves let a group keep; 1 where its traffic stays on leaves."""
     _, (ranks, distance) = floats(num_ranks, stride)
-    fabric, (inside, nodes) = _fabric(cluster), _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
+    fabric, (inside, nodes) = fabric_of(cluster), _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     if operation == "all_to_all":
         return float(all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)[0])
     return float(ring_uplinks(cluster, fabric, ranks, distance)[0])
-
-
-def explain_collective(cluster: Cluster, operation: str, wire_bytes: float, num_steps: int, num_ranks: int, stride: int) -> str:
-    """Text, as in `Cluster.explain_collective`."""
-    inside, nodes = (int(each) for each in placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes))
-    head = f"{operation} of {num_ranks} ranks, {stride} apart: {inside} a node on {nodes} node{'s' if nodes > 1 else ''}"
-    if num_ranks == 1:
-        return f"{head}; nothing is sent"
-    by_node, by_nic = rates(cluster, operation, num_ranks, stride)
-    seconds = float(collective_s(cluster, operation, wire_bytes, num_steps, num_ranks, stride))
-    lines = [head, f"{binding_link(cluster, operation, num_ranks, stride)} binds"]
-    if np.isfinite(by_node):
-        link = cluster.node.link
-        lines.append(f"{link.name}: {_rate(by_node)} reached of {_rate(link.bandwidth_bytes_per_s)} ({cluster.node.source or link.source})")
-    if np.isfinite(by_nic):
-        fabric = _fabric(cluster)
-        port = nic_port(cluster.node, fabric)
-        nics = f"{cluster.nics_per_node} x {_rate(port.bandwidth_bytes_per_s)}"
-        groups = cluster.node.devices_per_node / inside
-        sharing = f"shared by {groups:g} groups" if groups > 1 else "all for this group"
-        source = fabric.source or port.source
-        lines.append(f"{port.name}: {_rate(by_nic)} reached; {nics} a node, {sharing} ({source})")
-    wire_s = units.format(wire_bytes / min(by_node, by_nic), "s")
-    lines.append(f"{units.format(wire_bytes, 'bytes')} on the wire: {units.format(seconds, 's')}, of it {wire_s} at that rate")
-    return "\n  ".join(lines)
 
 
 def _known(operation: str) -> None:
@@ -150,15 +166,12 @@ def _known(operation: str) -> None:
         raise ScenarioError(f"unknown operation '{operation}'{hint}", where="collective", remedy=f"Known: {', '.join(OPERATIONS)}.")
 
 
-def _fabric(cluster: Cluster) -> Fabric:
+def fabric_of(cluster: Cluster) -> Fabric:
+    """The fabric that a group which leaves its node needs."""
     if cluster.fabric is None:
         what = f"a group leaves the {cluster.node.devices_per_node} devices of its node, and there is no fabric"
         raise ScenarioError(what, where="cluster", remedy="Name one, e.g. fabric: ib-hdr-8rail.")
     return cluster.fabric
-
-
-def _rate(bytes_per_s: float) -> str:
-    return units.format(bytes_per_s, "bytes/s")
 
 
 def _placement(devices_per_node: int, ranks: Floats, distance: Floats, num_nodes: int = 1) -> tuple[Floats, Floats]:
@@ -223,10 +236,11 @@ def _across_s(
 
 def _nic_share(cluster: Cluster, fabric: Fabric, inside: Floats) -> Floats:
     """A group's even share of its node's NICs, whose other groups send at the same time [bytes/s]."""
-    return inside * _device_nic_rate(cluster, fabric)
+    return inside * device_nic_rate(cluster, fabric)
 
 
-def _device_nic_rate(cluster: Cluster, fabric: Fabric) -> float:
+def device_nic_rate(cluster: Cluster, fabric: Fabric) -> float:
+    """A device's even share of its node's NICs [bytes/s]."""
     return cluster.nics_per_node * nic_port(cluster.node, fabric).bandwidth_bytes_per_s / cluster.node.devices_per_node
 
 
@@ -259,6 +273,6 @@ def _all_to_all_s(
     law = _all_to_all_law(fabric)
     leaving = wire * (ranks - inside) / np.maximum(ranks - 1.0, 1.0)
     staying_s = np.where(inside > 1, (wire - leaving) / _node_rate(cluster.node, operation, inside, distance), 0.0)
-    by_nic = _device_nic_rate(cluster, fabric) * all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
+    by_nic = device_nic_rate(cluster, fabric) * all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
     seconds = law.start_s + np.maximum(staying_s, leaving / (by_nic * law.efficiency)) + law.ramp_s_per_sqrt_byte * np.sqrt(leaving * ranks)
     return np.maximum(seconds, np.maximum(leaving / by_nic, (wire - leaving) / cluster.node.link.bandwidth_bytes_per_s))

@@ -10,8 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parsim.errors import ScenarioError
+from parsim.units import PS_PER_S
+
 Scalar = int | float | NDArray[Any]
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_MOST_PS = 1e17  # a day for one task: no task of a real step comes near
 
 
 def floats(*values: Scalar) -> tuple[tuple[int, ...], list[Floats]]:
@@ -33,3 +39,20 @@ def shaped(flat: Floats, shape: tuple[int, ...]) -> Scalar:
     """
     result: Scalar = flat.reshape(shape)[()]
     return result
+
+
+def picoseconds(seconds: Scalar) -> Ints:
+    """The one rounding of times.
+
+    Raises:
+        ScenarioError: a time that is no number, or above a day.
+
+    >>> int(picoseconds(1.5e-6))
+    1500000
+    """
+    scaled = np.rint(np.asarray(seconds, dtype=np.float64) * PS_PER_S)
+    if not np.all(scaled < _MOST_PS):  # false for NaN as well
+        raise ScenarioError(
+            f"one task would take {np.max(seconds):.3g} s", remedy="Check the bandwidths, rates and latencies of the hardware."
+        )
+    return scaled.astype(np.int64)

@@ -1,20 +1,18 @@
-"""What groups that talk at the same time leave one another: the axes of a torus, and the uplinks of oversubscribed leaves.
+"""Shares of a rate that a group keeps while groups like it send at the same time: on the axes of a torus, and on the uplinks of leaves.
 
-All groups of a shape are alike and run at once, as in network.py, which multiplies its rates by the shares found here.
+network.py multiplies its rates by these shares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parsim.cluster.cluster import Cluster, Fabric
 from parsim.cluster.scalars import Floats
-
-if TYPE_CHECKING:
-    from parsim.cluster.cluster import Cluster, Fabric
 
 
 def torus_share(torus: tuple[int, ...], ranks: Floats, distance: Floats) -> Floats:
@@ -50,7 +48,7 @@ def torus_hops(torus: tuple[int, ...], ranks: Floats, distance: Floats) -> Float
 
 
 def _axes(torus: tuple[int, ...], ranks: Floats, distance: Floats) -> Iterator[tuple[NDArray[Any], ...]]:
-    """Of each axis: the group's ranks along it, whether they go all the way round, the groups that interleave there, and whether any do."""
+    """For each axis: the group's ranks along it, whether they span all of it, how many groups interleave on it, and whether it is used."""
     period = 1.0
     for length in torus:
         first, end = np.maximum(distance, period), np.minimum(distance * ranks, period * length)
@@ -59,9 +57,9 @@ def _axes(torus: tuple[int, ...], ranks: Floats, distance: Floats) -> Iterator[t
 
 
 def ring_uplinks(cluster: Cluster, fabric: Fabric, ranks: Floats, distance: Floats) -> Floats:
-    """The share of its NIC rate that the uplinks of its leaves let each ring of the groups keep.
+    """The share of its NIC rate that a ring keeps on the uplinks of its leaves, while all rings like it send.
 
-    Neighbours on a ring are d nodes apart, so d of the nodes of a leaf send beyond it, unless the whole ring stays on the leaf.
+    Neighbours on a ring are d nodes apart, so d nodes of a leaf send beyond it, unless the whole ring stays on the leaf.
 
     Source: min(1, 1 / (oversubscription x share of the traffic that crosses)): a leaf's uplinks, shared evenly by what crosses them.
     """
@@ -69,14 +67,14 @@ def ring_uplinks(cluster: Cluster, fabric: Fabric, ranks: Floats, distance: Floa
 
 
 def ring_crossing(cluster: Cluster, fabric: Fabric, ranks: Floats, distance: Floats) -> Floats:
-    """The part of what the nodes of a leaf send that goes beyond it: that of d nodes, or none where the whole ring stays on the leaf."""
+    """The part of a leaf's traffic that leaves the leaf: that of d nodes, or none where the whole ring stays on it."""
     apart = np.maximum(distance / cluster.node.devices_per_node, 1.0)
     nodes = np.ceil(ranks * distance / cluster.node.devices_per_node)
     return np.where(nodes > fabric.nodes_per_leaf, np.minimum(apart / fabric.nodes_per_leaf, 1.0), 0.0)
 
 
 def all_to_all_uplinks(cluster: Cluster, fabric: Fabric, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats) -> Floats:
-    """The same of an all-to-all, of whose peers in other nodes those under other leaves are crossing traffic."""
+    """The share of its NIC rate that an all-to-all keeps on the uplinks: what goes to peers under other leaves crosses them."""
     apart = np.maximum(distance / cluster.node.devices_per_node, 1.0)
     under_leaf = inside * np.clip(np.floor(fabric.nodes_per_leaf / apart), 1.0, nodes)
     return _kept(fabric, (ranks - under_leaf) / np.maximum(ranks - inside, 1.0))

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from parsim.cluster.cluster import Cluster, Node
+from parsim.cluster.link import Link
 from parsim.cluster.network import nic_port, placement, rates, uplink_name, uplink_share
 from parsim.errors import ScenarioError
 from parsim.registry import Registry
-
-if TYPE_CHECKING:
-    from parsim.cluster.cluster import Cluster, Node
-    from parsim.cluster.link import Link
 
 Graph = (
     Any  # a networkx.DiGraph; its vertices are tuples: ("device", node, i), ("nic", node, i), ("switch", ...), ("leaf", i), ("spine", i)
@@ -122,8 +120,6 @@ def ring_shares(node: Node) -> tuple[tuple[int, int, float], ...]:
 
     Source: derived; the slowest edge of the rings that are routed on the graph.
     """
-    from parsim.cluster.cluster import Cluster
-
     alone, devices = Cluster(node), node.devices_per_node
     graph = build(alone)
 

@@ -1,55 +1,56 @@
 """Collective algorithms, one small file each, and the one choice among them that all readers share.
 
-Chunks: `num_chunks` says into how many the tensor of an operation is cut.  A switch that adds is one more position, past the last rank.
+`num_chunks` is the number of chunks into which an operation cuts its tensor.  A switch that adds is one more position, past the last rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol, overload
+from typing import Final, Protocol, cast, overload
 
 import numpy as np
 
 from parsim.cluster.network import SWITCH_ADDS_ABOVE
 from parsim.errors import ParsimError, did_you_mean
 from parsim.registry import Registry
-from parsim_kernels import Transfer
-from parsim_kernels.fabric import Schedule
+from parsim_kernels import Operator, Transfer
+from parsim_kernels.fabric import TransferPlan
 
 Count = np.ndarray | int
+ChunkTable = np.ndarray | None  # elements of each chunk along the last dim, one table or one a plan; None: cut as numpy.array_split cuts
 
 
 class ClosedForms(Protocol):
-    """Counts of an algorithm, one value or one a plan."""
+    """Counts of an algorithm, one value or one a plan.
 
-    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
+    Where the chunks of a tensor are not alike, `chunks` states them and `elements` is their sum; for all_to_all `chunks[..., s, d]` go from
+    rank s to rank d, and `elements` is the sum of the rank's own row.
+    """
+
+    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """Elements that `rank` of the group sends for a tensor of `elements` (all_gather: of the gathered one)."""
         ...
 
-    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
+    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """Elements through the busiest rank's port, in one direction: what bounds the time."""
         ...
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
-        """Messages that follow one another."""
+        """Steps, each of which waits for the one before."""
         ...
 
 
-class Collective(ClosedForms, Protocol):
+class Collective(ClosedForms, Hashable, Protocol):
     """An algorithm: its transfers, and the closed forms that must agree with them."""
-
-    def __hash__(self) -> int:
-        """Readers keep counts by algorithm."""
-        ...
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """Those that it knows."""
+        """The operations that the algorithm knows."""
         ...
 
-    def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
+    def transfers(self, operation: str, num_ranks: int, operator: Operator) -> Iterator[Transfer]:
         """The messages, step by step; ranks and chunks are numbered within the group, a switch that adds is position `num_ranks`."""
         ...
 
@@ -74,13 +75,13 @@ TREE_BANDWIDTH: Final = 0.9
 
 
 def names(operation: str | None = None) -> tuple[str, ...]:
-    """All algorithms there are, or those that know an operation."""
+    """The names of all algorithms, or of those that know an operation."""
     COLLECTIVES.discover(__name__)
     return tuple(name for name in COLLECTIVES.names() if operation is None or operation in COLLECTIVES.get(name).operations)
 
 
 def reference(operation: str) -> Collective:
-    """The algorithm in whose bytes and steps `Cluster.collective_s` is asked, whichever runs: NCCL's own choice is in the measured laws.
+    """The algorithm in whose bytes and steps `cluster.collective_s` is asked, whichever runs: NCCL's own choice is in the measured laws.
 
     Raises:
         ParsimError: an unknown operation.
@@ -95,7 +96,7 @@ def reference(operation: str) -> Collective:
     return COLLECTIVES.get(DEFAULTS[operation])
 
 
-def named(operation: str, algorithm: str) -> Collective:
+def find(operation: str, algorithm: str) -> Collective:
     """The algorithm of that name.
 
     Raises:
@@ -141,7 +142,7 @@ def choose(
     switch_adds: bool = False,
     algorithm: str | None = None,
 ) -> ClosedForms:
-    """The algorithm that runs: the one that is asked for, or by size and span; another file in this package changes no default.
+    """The algorithm that runs: the one that is asked for, else one by size and span; another file in this package changes no default.
 
     all_reduce: in_network among more than 4 ranks of a node whose switch adds, as NCCL has it; across nodes, a tree where its few steps
     outweigh its bytes: 0.1 MB x (n - 1 - log2 n) / (1 / 9 + 1 / n) for n a power of two; else a ring.  Other operations have one default.
@@ -166,7 +167,7 @@ def choose(
     ['DoubleTree', 'Ring']
     """
     if algorithm is not None:
-        return named(operation, algorithm)
+        return find(operation, algorithm)
     default = reference(operation)
     if operation != "all_reduce":
         return default
@@ -195,13 +196,13 @@ class PerPlan:
     algorithms: tuple[ClosedForms, ...]
     index: np.ndarray
 
-    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
+    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """Of each plan's algorithm."""
-        return self._select([each.sent_elements(operation, rank, num_ranks, elements) for each in self.algorithms])
+        return self._select([each.sent_elements(operation, rank, num_ranks, elements, chunks) for each in self.algorithms])
 
-    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
+    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """Of each plan's algorithm."""
-        return self._select([each.busiest_elements(operation, num_ranks, elements) for each in self.algorithms])
+        return self._select([each.busiest_elements(operation, num_ranks, elements, chunks) for each in self.algorithms])
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
         """Of each plan's algorithm."""
@@ -212,33 +213,49 @@ class PerPlan:
 
 
 @lru_cache(maxsize=256)
-def scheduled(algorithm: Collective, operation: str, num_ranks: int, operator: str) -> Schedule:
-    """The transfers of a collective, sorted once for all who execute it again and again."""
-    return Schedule(algorithm.transfers(operation, num_ranks, operator))
+def transfer_plan(algorithm: Collective, operation: str, num_ranks: int, operator: str) -> TransferPlan:
+    """The transfers of a collective, sorted once for all that execute it repeatedly."""
+    return TransferPlan(algorithm.transfers(operation, num_ranks, cast(Operator, operator)))
 
 
 def num_chunks(operation: str, num_ranks: int) -> int:
-    """Into how many chunks an operation cuts its tensor: one a rank; one in all where a whole tensor goes to or from one rank.
+    """The number of chunks into which an operation cuts its tensor: one a rank; one in all where a whole tensor goes to or from one rank.
 
     all_to_all numbers the chunks of all ranks through: chunk s n + d goes from rank s to rank d, and is the d-th of n equal parts.
     """
     return 1 if operation in ("reduce", "broadcast") else num_ranks
 
 
-def chunk_elements(index: Count, num_chunks: Count, elements: Count) -> Count:
-    """Elements of one chunk when a tensor is cut as numpy.array_split cuts: the first chunks hold one more.
+def chunk_elements(index: Count, num_chunks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
+    """Elements of one chunk when a tensor is cut as numpy.array_split cuts: the first chunks hold one more; or those of a table.
 
-    >>> [int(chunk_elements(i, 3, 7)) for i in range(3)]
-    [3, 2, 2]
+    >>> [int(chunk_elements(i, 3, 7)) for i in range(3)], int(chunk_elements(4, 3, 7, np.array([1, 6, 0])))
+    ([3, 2, 2], 6)
     """
+    if chunks is not None:
+        return _entries(chunks, np.mod(index, num_chunks))
     return elements // num_chunks + (index % num_chunks < elements % num_chunks)
 
 
-def range_elements(start: Count, stop: Count, num_chunks: Count, elements: Count) -> Count:
+def largest_chunk(num_chunks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
+    """Elements of the largest chunk."""
+    return -(-elements // num_chunks) if chunks is None else np.max(chunks, axis=-1)
+
+
+def range_elements(start: Count, stop: Count, num_chunks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
     """Elements of the chunks from `start` up to `stop`, not included, of a tensor cut as in `chunk_elements`.
 
     >>> [int(range_elements(i, 3, 3, 7)) for i in range(4)]
     [7, 4, 2, 0]
     """
+    if chunks is not None:
+        before = np.insert(np.cumsum(chunks, axis=-1), 0, 0, axis=-1)
+        return np.asarray(_entries(before, stop) - _entries(before, start))
     longer = elements % num_chunks
     return (stop - start) * (elements // num_chunks) + np.minimum(stop, longer) - np.minimum(start, longer)
+
+
+def _entries(table: np.ndarray, index: Count) -> np.ndarray:
+    """The entry of each index along the last dim, broadcast over the others."""
+    places = np.broadcast_to(index, np.broadcast_shapes(np.shape(index), table.shape[:-1]))[..., None]
+    return np.asarray(np.take_along_axis(np.broadcast_to(table, (*places.shape[:-1], table.shape[-1])), places, -1)[..., 0])

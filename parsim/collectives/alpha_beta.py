@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import nic_port, placement, rates
 from parsim.cluster.scalars import Scalar
-from parsim.collectives import Count, named
+from parsim.collectives import Count, find
 from parsim.errors import ParsimError
 
 
@@ -40,7 +40,7 @@ def alpha_beta_s(
 
     Source: Thakur et al. 2005, IJHPCA 19(1), for the form; steps within and across nodes as NVIDIA/nccl@01afd20a src/graph/tuning.cc.
     """
-    chosen = named(operation, algorithm)
+    chosen = find(operation, algorithm)
     ranks, distance, count = np.broadcast_arrays(*(np.asarray(value, dtype=np.int64) for value in (num_ranks, stride, elements)))
     inside, nodes = (
         np.asarray(each, dtype=np.int64) for each in placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
@@ -101,7 +101,7 @@ def crossings(operation: str, algorithm: str, inside: int) -> int:
     >>> crossings("all_reduce", "ring", 8), crossings("all_reduce", "tree", 8), crossings("all_reduce", "direct", 8)
     (1, 2, 8)
     """
-    if algorithm in ("bidirectional_ring", "ring") or getattr(named(operation, algorithm), "group_size", None) == inside:
+    if algorithm in ("bidirectional_ring", "ring") or getattr(find(operation, algorithm), "group_size", None) == inside:
         return 1
     if algorithm == "tree":
         return min(inside, 2 if inside & (inside - 1) == 0 else 3)

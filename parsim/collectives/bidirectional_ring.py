@@ -6,11 +6,9 @@ Source: Chan et al. 2007, Concurrency and Computation 19(13), for rings; that bo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
-from parsim.collectives import COLLECTIVES, Count, chunk_elements
-from parsim_kernels import Transfer
-from parsim_kernels.fabric import Operator
+from parsim.collectives import COLLECTIVES, ChunkTable, Count, chunk_elements, largest_chunk
+from parsim_kernels import Operator, Transfer
 
 
 class BidirectionalRing:
@@ -18,16 +16,16 @@ class BidirectionalRing:
 
     operations: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter")
 
-    def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
+    def transfers(self, operation: str, num_ranks: int, operator: Operator) -> Iterator[Transfer]:
         """n (n - 1) messages a phase; both partial sums of a chunk arrive in the phase's last step."""
         n, first = num_ranks, 0
         up, down = n // 2, (n - 1) // 2
         if operation != "all_gather":
             for step in range(up):
                 for rank in range(n):
-                    yield Transfer(step, rank, (rank + 1) % n, (rank + up - step) % n, cast(Operator, operator))
+                    yield Transfer(step, rank, (rank + 1) % n, (rank + up - step) % n, operator)
                     if step >= up - down:
-                        yield Transfer(step, rank, (rank - 1) % n, (rank - up + step) % n, cast(Operator, operator))
+                        yield Transfer(step, rank, (rank - 1) % n, (rank - up + step) % n, operator)
             first = up
         if operation != "reduce_scatter":
             for step in range(up):
@@ -36,23 +34,23 @@ class BidirectionalRing:
                     if step < down:
                         yield Transfer(first + step, rank, (rank - 1) % n, (rank + step) % n, "copy")
 
-    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
+    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """All but the own chunk in the reducing phase; in the gathering one the own goes both ways, and the two farthest no farther."""
         n, down = num_ranks, (num_ranks - 1) // 2
-        own = chunk_elements(rank, n, elements)
+        own = chunk_elements(rank, n, elements, chunks)
         reducing = elements - own
-        gathering = elements + own - chunk_elements(rank + down, n, elements) - chunk_elements(rank + down + 1, n, elements)
+        gathering = elements + own - chunk_elements(rank + down, n, elements, chunks) - chunk_elements(rank + down + 1, n, elements, chunks)
         if operation == "reduce_scatter":
             return reducing
         return gathering if operation == "all_gather" else reducing + gathering
 
-    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
+    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """Through a rank's port, both directions together: n - 1 chunks a phase, of the largest size."""
         phases = 2 if operation == "all_reduce" else 1
-        return phases * (num_ranks - 1) * -(-elements // num_ranks)
+        return phases * (num_ranks - 1) * largest_chunk(num_ranks, elements, chunks)
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
-        """Half the ring a phase."""
+        """floor(n / 2) a phase."""
         return num_ranks // 2 * (2 if operation == "all_reduce" else 1)
 
 

@@ -7,13 +7,11 @@ which costs them and their neighbours a whole tensor more.  Source: Thakur et al
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 
-from parsim.collectives import COLLECTIVES, Count, range_elements
-from parsim_kernels import Transfer
-from parsim_kernels.fabric import Operator
+from parsim.collectives import COLLECTIVES, ChunkTable, Count, largest_chunk, range_elements
+from parsim_kernels import Operator, Transfer
 
 
 class HalvingDoubling:
@@ -21,37 +19,38 @@ class HalvingDoubling:
 
     operations: tuple[str, ...] = ("all_reduce",)
 
-    def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
+    def transfers(self, operation: str, num_ranks: int, operator: Operator) -> Iterator[Transfer]:
         """Fold, halve from the farthest partner to the nearest, double back, unfold."""
         n, power = num_ranks, 1 << (num_ranks.bit_length() - 1)
-        extra, step, adding = n - power, 0, cast(Operator, operator)
+        extra, step = n - power, 0
         distances = [1 << k for k in range(power.bit_length() - 1)]
         if extra:
-            yield from (Transfer(0, 2 * i, 2 * i + 1, chunk, adding) for i in range(extra) for chunk in range(n))
+            yield from (Transfer(0, 2 * i, 2 * i + 1, chunk, operator) for i in range(extra) for chunk in range(n))
             step = 1
         for distance in reversed(distances):
-            yield from _exchange(step, n, power, distance, sends_partners=True, operator=adding)
+            yield from _exchange(step, n, power, distance, sends_partners=True, operator=operator)
             step += 1
         for distance in distances:
             yield from _exchange(step, n, power, distance, sends_partners=False, operator="copy")
             step += 1
         yield from (Transfer(step, 2 * i + 1, 2 * i, chunk, "copy") for i in range(extra) for chunk in range(n))
 
-    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
+    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """Halving: all but the own block.  Doubling: the own block, then the two, the four ... that it lies in.  A folded rank: all."""
         n, power = num_ranks, _power(num_ranks)
         extra = n - power
         place = np.where(rank < 2 * extra, rank // 2, rank - extra)
-        sent = elements - _block_elements(place, 1, power, n, elements)
+        sent = elements - _block_elements(place, 1, power, n, elements, chunks)
         for distance in _distances(power):
-            block = _block_elements(place & -distance, distance, power, n, elements)
+            block = _block_elements(place & -distance, distance, power, n, elements, chunks)
             sent = sent + np.where(distance < power, block, 0)
         folds = rank < 2 * extra
         return np.where(folds & (rank % 2 == 0), elements, sent + np.where(folds, elements, 0))
 
-    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
+    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """2 (n - 1) chunks for a power of two; else at most as many as the largest blocks hold, and the folded tensor."""
-        power, chunk, total = _power(num_ranks), -(-elements // num_ranks), np.where(num_ranks > _power(num_ranks), elements, 0)
+        power, chunk = _power(num_ranks), largest_chunk(num_ranks, elements, chunks)
+        total = np.where(num_ranks > power, elements, 0)
         for distance in _distances(power):
             most = np.minimum(-(-distance * num_ranks // power) * chunk, elements + 0 * chunk)
             total = total + np.where(distance < power, 2 * np.where(num_ranks > power, most, distance * chunk), 0)
@@ -75,9 +74,9 @@ def _exchange(step: int, num_ranks: int, power: int, distance: int, *, sends_par
             yield Transfer(step, src, dst, chunk, operator)
 
 
-def _block_elements(start: Count, length: int, power: Count, num_ranks: Count, elements: Count) -> Count:
+def _block_elements(start: Count, length: int, power: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
     """Elements of `length` blocks; block b holds the chunks from b n / p."""
-    return range_elements(start * num_ranks // power, (start + length) * num_ranks // power, num_ranks, elements)
+    return range_elements(start * num_ranks // power, (start + length) * num_ranks // power, num_ranks, elements, chunks)
 
 
 def _power(num_ranks: Count) -> Count:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
-from parsim.collectives import COLLECTIVES, Count, chunk_elements, range_elements
-from parsim_kernels import Transfer
-from parsim_kernels.fabric import Operator
+from parsim.collectives import COLLECTIVES, ChunkTable, Count, chunk_elements, largest_chunk, range_elements
+from parsim_kernels import Operator, Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,36 +25,36 @@ class Hierarchical:
     group_size: int
     operations: tuple[str, ...] = ("all_reduce",)
 
-    def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
+    def transfers(self, operation: str, num_ranks: int, operator: Operator) -> Iterator[Transfer]:
         """Four rings, one after another."""
         g = int(np.gcd(num_ranks, self.group_size))
-        k, adding = num_ranks // g, cast(Operator, operator)
+        k = num_ranks // g
         places = [(group, place) for group in range(k) for place in range(g)]
         for step in range(g - 1):
             for group, place in places:
-                yield from _block(step, group, g, k, place, (place - step - 1) % g, adding)
+                yield from _block(step, group, g, k, place, (place - step - 1) % g, operator)
         for step in range(2 * (k - 1)):
             reducing = step < k - 1
             for group, place in places:
                 chunk = place * k + (group - step - 1 if reducing else group - (step - k + 1)) % k
                 to = (group + 1) % k * g + place
-                yield Transfer(g - 1 + step, group * g + place, to, chunk, adding if reducing else "copy")
+                yield Transfer(g - 1 + step, group * g + place, to, chunk, operator if reducing else "copy")
         for step in range(g - 1):
             for group, place in places:
                 yield from _block(g - 1 + 2 * (k - 1) + step, group, g, k, place, (place - step) % g, "copy")
 
-    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
+    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """Inside: all but one block a phase.  Across: the own block but for one chunk a phase."""
         n, g = num_ranks, np.gcd(num_ranks, self.group_size)
         k, group, place = n // g, rank // g, rank % g
         after = (place + 1) % g
-        own = range_elements(place * k, place * k + k, n, elements)
-        inside = 2 * elements - own - range_elements(after * k, after * k + k, n, elements)
-        return inside + 2 * own - sum(chunk_elements(place * k + (group + i) % k, n, elements) for i in (0, 1))
+        own = range_elements(place * k, place * k + k, n, elements, chunks)
+        inside = 2 * elements - own - range_elements(after * k, after * k + k, n, elements, chunks)
+        return inside + 2 * own - sum(chunk_elements(place * k + (group + i) % k, n, elements, chunks) for i in (0, 1))
 
-    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
+    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """2 (n - 1) chunks of the largest size."""
-        return 2 * (num_ranks - 1) * -(-elements // num_ranks)
+        return 2 * (num_ranks - 1) * largest_chunk(num_ranks, elements, chunks)
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
         """Those of the rings inside and across."""

@@ -1,4 +1,4 @@
-"""The choice of an algorithm for a group on a cluster: `choose`, asked by where the ranks lie."""
+"""The algorithm and the price of a collective of a group on a cluster, by where its ranks lie."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import placement
+from parsim.cluster.price import Price, collective_price
 from parsim.collectives import DEFAULTS, ClosedForms, Collective, Count, choose, reference
+from parsim.collectives.alpha_beta import alpha_beta_s
 
 
 @overload
@@ -44,3 +46,38 @@ def choose_on(
         switch_adds=cluster.node.switch_adds,
         algorithm=algorithm,
     )
+
+
+def group_price(
+    cluster: Cluster,
+    operation: str,
+    *,
+    elements: Count,
+    itemsize_bytes: int,
+    num_ranks: Count,
+    stride: Count,
+    algorithm: str | None = None,
+) -> Price:
+    """The price of a collective: by the fitted laws, asked in a ring's bytes whatever NCCL runs, or of an algorithm that is named.
+
+    A named algorithm takes its seconds by latency and bandwidth, and puts the bytes of the ring on the links in that time.
+
+    Args:
+        cluster: where the group lies.
+        operation: all_reduce, all_gather ...
+        elements: of the tensor on each rank; all_gather: of the gathered one.
+        itemsize_bytes: of an element [bytes].
+        num_ranks: ranks of the group, n; a group of 1 costs nothing.
+        stride: distance between neighbours of the group [devices].
+        algorithm: a name; None leaves the choice to the library whose laws are fitted.
+
+    Raises:
+        ParsimError: an unknown operation or algorithm, or one that does not run there; see `alpha_beta_s`.
+        ScenarioError: a group that leaves its node in a cluster without a fabric.
+    """
+    ring, seconds = reference(operation), None
+    if algorithm:
+        group = {"elements": elements, "num_ranks": num_ranks, "stride": stride}
+        seconds = alpha_beta_s(cluster, operation, algorithm, itemsize_bytes=itemsize_bytes, **group)
+    wire_bytes = np.asarray(ring.busiest_elements(operation, num_ranks, elements)) * itemsize_bytes
+    return collective_price(cluster, operation, wire_bytes, ring.num_steps(operation, num_ranks), num_ranks, stride, seconds=seconds)

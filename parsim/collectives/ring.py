@@ -6,43 +6,40 @@ Source: Patarasuk and Yuan 2009, JPDC 69(2).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
-from parsim.collectives import COLLECTIVES, Count, chunk_elements
-from parsim_kernels import Transfer
-from parsim_kernels.fabric import Operator
+from parsim.collectives import COLLECTIVES, ChunkTable, Count, chunk_elements, largest_chunk
+from parsim_kernels import Operator, Transfer
 
 
 class Ring:
-    """Rank r sends to r + 1; chunk r ends on rank r."""
+    """A ring in which rank r sends to r + 1, and chunk r ends on rank r."""
 
     operations: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter")
 
-    def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
+    def transfers(self, operation: str, num_ranks: int, operator: Operator) -> Iterator[Transfer]:
         """n (n - 1) messages for each of the two phases."""
         n, first = num_ranks, 0
         if operation != "all_gather":
             for step in range(n - 1):
                 for rank in range(n):
-                    yield Transfer(step, rank, (rank + 1) % n, (rank - step - 1) % n, cast(Operator, operator))
+                    yield Transfer(step, rank, (rank + 1) % n, (rank - step - 1) % n, operator)
             first = n - 1
         if operation != "reduce_scatter":
             for step in range(n - 1):
                 for rank in range(n):
                     yield Transfer(first + step, rank, (rank + 1) % n, (rank - step) % n, "copy")
 
-    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
+    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """All but the own chunk in the reducing phase, all but the next rank's in the gathering one."""
-        reducing = elements - chunk_elements(rank, num_ranks, elements)
-        gathering = elements - chunk_elements(rank + 1, num_ranks, elements)
+        reducing = elements - chunk_elements(rank, num_ranks, elements, chunks)
+        gathering = elements - chunk_elements(rank + 1, num_ranks, elements, chunks)
         if operation == "reduce_scatter":
             return reducing
         return gathering if operation == "all_gather" else reducing + gathering
 
-    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
+    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """(n - 1) chunks a phase, of the largest size."""
-        largest = -(-elements // num_ranks)
-        return self.num_steps(operation, num_ranks) * largest
+        return self.num_steps(operation, num_ranks) * largest_chunk(num_ranks, elements, chunks)
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
         """n - 1 a phase."""

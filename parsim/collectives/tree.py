@@ -7,21 +7,19 @@ those of NCCL 2.4, src/graph/trees.cc.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 
-from parsim.collectives import COLLECTIVES, Count, range_elements
-from parsim_kernels import Transfer
-from parsim_kernels.fabric import Operator
+from parsim.collectives import COLLECTIVES, ChunkTable, Count, range_elements
+from parsim_kernels import Operator, Transfer
 
 
 class DoubleTree:
-    """Place 0 is a tree's root.  The first tree numbers its places as the ranks; the second mirrors them, or shifts them where n is odd."""
+    """Two trees with root place 0.  The first numbers its places as the ranks; the second mirrors them, or shifts them where n is odd."""
 
     operations: tuple[str, ...] = ("all_reduce",)
 
-    def transfers(self, operation: str, num_ranks: int, operator: str) -> Iterator[Transfer]:
+    def transfers(self, operation: str, num_ranks: int, operator: Operator) -> Iterator[Transfer]:
         """Up from the deepest places to the root, then down; a message for each chunk of the half."""
         n, height = num_ranks, (num_ranks - 1).bit_length()
         half = (n + 1) // 2
@@ -30,19 +28,20 @@ class DoubleTree:
             for place in range(1, n):
                 above, depth = _parent(place, n), _depth(place, n)
                 for chunk in chunks:
-                    yield Transfer(height - depth, ranks[place], ranks[above], chunk, cast(Operator, operator))
+                    yield Transfer(height - depth, ranks[place], ranks[above], chunk, operator)
                     yield Transfer(height + depth - 1, ranks[above], ranks[place], chunk, "copy")
 
-    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count) -> Count:
+    def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """In each tree its half once to the parent, and once to each child."""
         n, half = num_ranks, (num_ranks + 1) // 2
-        first = range_elements(0, half, n, elements)
+        first = range_elements(0, half, n, elements, chunks)
         second = np.where(n % 2 == 0, n - 1 - rank, (rank - 1) % n)
         return _messages(rank, n) * first + _messages(second, n) * (elements - first)
 
-    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count) -> Count:
+    def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """A parent and two children in one tree, a parent in the other: four halves; 2 ranks send two, 3 ranks three."""
-        largest = range_elements(0, (num_ranks + 1) // 2, num_ranks, elements)
+        first = range_elements(0, (num_ranks + 1) // 2, num_ranks, elements, chunks)
+        largest = np.maximum(first, elements - first)
         return np.where(num_ranks > 1, np.minimum(num_ranks, 4), 0) * largest
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:

@@ -6,6 +6,7 @@ representative: the first rank where all are alike, the worst one, which has the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -66,7 +67,7 @@ class Sizes:
 
     def at(self, place: Mapping[str, int]) -> Sizes:
         """The same, of the rank at this place."""
-        return replace(self, place=place) if self.tables else self
+        return replace(self, place=place)
 
     def take(self, rows: Ints) -> Sizes:
         """The same of some of the plans."""
@@ -155,8 +156,8 @@ def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
         ScenarioError: it would.
     """
     extent = {dim: float(values.max()) for dim, values in dims.items()}
-    width = extent["K"] * extent["R"] * extent["C"]
-    widest = max(width, *(extent[dim] for dim in "DFVYI"))
+    width = math.prod(extent.get(dim, 0.0) for dim in "KRC")
+    widest = max(width, *(extent.get(dim, 0.0) for dim in "DFVYI"))
     largest = 2 * extent["B"] * extent["S"] * max(extent["D"] * widest, width * extent["S"])
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
         raise ScenarioError(
@@ -169,7 +170,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
     """Sizes of several plans of one model, batch and rank order.
 
     >>> from parsim.parallel.plan import Batch, Plan, Stack
-    >>> tiny = ModelSpec("tiny", 2, 8, 32, 2, 2, 4, 64, 16)
+    >>> from parsim.model.transformer import TransformerSpec
+    >>> tiny = TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
     >>> sizes = sizes_of(tiny, Batch(4, 16), [Plan(data_parallel=2, micro_batch=2)], Stack("any"), {"bf16": 2, "fp32": 4})
     >>> int(sizes.dims["B"][0]), int(sizes.dims["V"][0])
     (4, 128)
@@ -185,7 +187,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
     }
     dims = {dim: each([extent] * count) for dim, extent in same.items()}
     dims["B"] = each([plan.micro_batch * split(plan, "B") for plan in plans])
-    dims["V"] = each([padded_vocabulary(model.vocab_size, stack.vocab_multiple, split(plan, "V")) for plan in plans])
+    if "V" in same:
+        dims["V"] = each([padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")) for plan in plans])
     by_plan = [degrees_of(plan) for plan in plans]
     degrees = {axis: each([found[axis] for found in by_plan]) for axis in axes()}
     _check_range(dims, model)

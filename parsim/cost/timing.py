@@ -10,22 +10,19 @@ from collections.abc import Iterable
 import numpy as np
 
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
-from parsim.cluster.scalars import Scalar
-from parsim.collectives import reference
-from parsim.collectives.alpha_beta import alpha_beta_s
+from parsim.cluster.price import Price, p2p_price, private_price
+from parsim.cluster.scalars import Scalar, picoseconds
+from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import extents, flops, hbm_bytes, operands, payload, results
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
-from parsim.errors import ScenarioError
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.group import Group
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
 
-PS_PER_S = 1e12
-_MOST_PS = 1e17  # a day for one task: no task of a real step comes near
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
 
 # Weight-gradient GEMMs that accumulate in float32 take 3 to 5 % longer than plain ones; the law of a plain one would charge their
@@ -33,45 +30,30 @@ _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law t
 ACCUMULATION_FACTOR = 1.04
 
 
-def picoseconds(seconds: Scalar) -> Ints:
-    """The one rounding.
-
-    Raises:
-        ScenarioError: a time that is no number, or above a day.
-
-    >>> int(picoseconds(1.5e-6))
-    1500000
-    """
-    scaled = np.rint(np.asarray(seconds, dtype=np.float64) * PS_PER_S)
-    if not np.all(scaled < _MOST_PS):  # false for NaN as well
-        raise ScenarioError(
-            f"one task would take {np.max(seconds):.3g} s", remedy="Check the bandwidths, rates and latencies of the hardware."
-        )
-    return scaled.astype(np.int64)
-
-
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
     """Picoseconds of one task that has its resources to itself; `held`: the copies of segments over which its buckets reach."""
     if isinstance(task, Launches):  # laws of single kernels hold what surrounds a call
         return sizes.zero + (0 if model.cluster.node.accelerator.kernels else task.count * int(picoseconds(model.stack.host_launch_s)))
-    return picoseconds(task_s(task, sizes, model, held))
+    return task_price(task, sizes, model, held).ps
 
 
-def task_s(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Scalar:
-    """Seconds of one task; what only waits, or keeps the books of memory, takes none."""
+def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Price:
+    """The price of one task; what only waits, keeps the books of memory, or sums an empty bucket of a pass takes no time.
+
+    A step's end is the same on all ranks: one whose bucket is empty makes its call, too.
+    """
     match task:
-        case Compute():
-            return compute_s(task, sizes, model, held)
-        case Collective():
-            return communicate_s(task, sizes, model, held)
+        case Collective() if task.operation != "slice":  # a slice keeps what is there
+            count, itemsize = elements(payload(task), sizes, held), sizes.itemsize_bytes[task.source.dtype]
+            price = collective_price(task.operation, task.group, count, itemsize, sizes, model)
+            return price.where(count > 0) if held is None else price
         case Send():
             group = Group(("pp",))
-            distance, ranks = sizes.stride(group), sizes.num_ranks(group)
-            return model.cluster.p2p_s(num_bytes(task.sent, sizes), distance, num_ranks=ranks)
+            return p2p_price(model.cluster, num_bytes(task.sent, sizes), sizes.stride(group), num_ranks=sizes.num_ranks(group))
         case HostCopy():
             link = model.cluster.node.host_link
-            return link.latency_s + num_bytes(task.bucket, sizes, held) / link.bandwidth_bytes_per_s
-    return np.zeros(sizes.num_plans)
+            return private_price(model.cluster, link.latency_s + num_bytes(task.bucket, sizes, held) / link.bandwidth_bytes_per_s)
+    return private_price(model.cluster, compute_s(task, sizes, model, held) if isinstance(task, Compute) else sizes.zero)
 
 
 def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) -> Scalar:
@@ -91,8 +73,8 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         query = operands(task)[0].sharding
         heads = sizes.local(query, "B") * sizes.local(query, "K") * sizes.local(query, "R")
         blocks = heads * -(-sizes.local(query, "S") // _FLASH_BLOCK)
-        width, backward = sizes.local(query, "C"), task.kernel.endswith("_grad")
-        return attention_s(node.accelerator, work, traffic, blocks, width, dtype, backward=backward, sustained=keep)
+        width, is_gradient = sizes.local(query, "C"), task.kernel.endswith("_grad")
+        return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=keep)
     return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
 
 
@@ -130,24 +112,17 @@ def gemm_alignment(task: Compute, sizes: Sizes) -> Scalar:
     return np.asarray(np.min(np.array(shares), axis=0))
 
 
-def communicate_s(task: Collective, sizes: Sizes, model: CostModel, held: Held = None) -> Scalar:
-    """Seconds of a collective; a slice keeps what is there, and an empty bucket of a pass nothing.  A step's end is the same on all ranks:
-    one whose bucket is empty makes its call, too."""
-    if task.operation == "slice":
-        return np.zeros(sizes.num_plans)
-    count, itemsize = elements(payload(task), sizes, held), sizes.itemsize_bytes[task.source.dtype]
-    seconds = collective_s(task.operation, task.group, count, itemsize, sizes, model)
-    return np.where(count > 0, seconds, 0.0) if held is None else seconds
-
-
-def collective_s(operation: str, group: Group, count: Ints, itemsize: int, sizes: Sizes, model: CostModel) -> Scalar:
-    """By the fitted laws, asked in a ring's bytes whatever NCCL runs; by latency and bandwidth where the stack names an algorithm."""
-    ranks, stride = sizes.num_ranks(group), distance(group, sizes, model)
-    if named := model.stack.collectives.get(operation):
-        return alpha_beta_s(model.cluster, operation, named, elements=count, itemsize_bytes=itemsize, num_ranks=ranks, stride=stride)
-    ring = reference(operation)
-    wire_bytes = np.asarray(ring.busiest_elements(operation, ranks, count)) * itemsize
-    return model.cluster.collective_s(operation, wire_bytes, ring.num_steps(operation, ranks), ranks, stride)
+def collective_price(operation: str, group: Group, count: Ints, itemsize: int, sizes: Sizes, model: CostModel) -> Price:
+    """The price of a collective over so many elements of a group: by the fitted laws, or by the algorithm that the stack names."""
+    return group_price(
+        model.cluster,
+        operation,
+        elements=count,
+        itemsize_bytes=itemsize,
+        num_ranks=sizes.num_ranks(group),
+        stride=distance(group, sizes, model),
+        algorithm=model.stack.collectives.get(operation),
+    )
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,8 @@ class Origin:
     source: str
     trains: str  # the models it is for, in words
     gives: tuple[str, ...]  # the arrays it has, by the names that blocks draw; one label a sequence, or one a token or row
-    misfit: Callable[[ModelSpec, int], str]  # (model, sequence_length) -> why it cannot be trained on this, or ""
-    rows: Callable[[ModelSpec, int, int], Mapping[str, Array]]  # (model, sequence_length, seed) -> the arrays, first index the sequence
+    misfit: Callable[[Any, int], str]  # (model that draws what it gives, sequence_length) -> why it cannot be trained on this, or ""
+    rows: Callable[[Any, int, int], Mapping[str, Array]]  # (model, sequence_length, seed) -> the arrays, first index the sequence
 
 
 DATASETS: Registry[Origin] = Registry("data set")

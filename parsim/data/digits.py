@@ -9,14 +9,14 @@ import numpy as np
 
 from parsim.data import DATASETS, Array, Origin
 from parsim.errors import ParsimError
-from parsim.model.spec import ModelSpec
+from parsim.model.families.mlp import MlpSpec
 
 NUM_FEATURES: Final = 64  # pixels
 NUM_LABELS: Final = 10
 _WHITEST: Final = 16.0  # a pixel counts the dots of a 4 x 4 cell
 
 
-def misfit(model: ModelSpec, sequence_length: int) -> str:
+def misfit(model: MlpSpec, sequence_length: int) -> str:
     """Why the model's shape does not fit, or ""."""
     if model.num_features != NUM_FEATURES:
         return f'num_features = {model.num_features} of model "{model.name}" must be {NUM_FEATURES}'
@@ -25,7 +25,7 @@ def misfit(model: ModelSpec, sequence_length: int) -> str:
     return ""
 
 
-def rows(model: ModelSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: MlpSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
     """Pixels from 0 to 1 and the digits that they show; a sequence is so many images, and those that fill none are left out.
 
     Raises:

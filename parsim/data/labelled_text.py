@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
 
 CLASS, UNKNOWN, PADDING = "[CLS]", "[UNK]", "[PAD]"
 # The label is read from the first token, which is the same in all texts: Devlin et al. 2019 (arXiv:1810.04805), section 3.
@@ -12,7 +12,7 @@ SPECIAL: Final = (CLASS, UNKNOWN, PADDING)
 GIVES: Final = ("tokens", "text_labels")
 
 
-def misfit(model: ModelSpec, sequence_length: int, *, vocabulary: int, labels: int, length: int) -> str:
+def misfit(model: TransformerSpec, sequence_length: int, *, vocabulary: int, labels: int, length: int) -> str:
     """Why a model does not fit a data set of so many tokens and labels in sequences of at least `length`, or ""."""
     if model.causal:
         return f'model "{model.name}" has causal = true, so its first token sees no other'

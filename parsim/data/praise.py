@@ -17,7 +17,7 @@ import numpy as np
 from parsim.data import DATASETS, Array, Origin
 from parsim.data.labelled_text import CLASS, GIVES, PADDING, SPECIAL
 from parsim.data.labelled_text import misfit as misfit_of_text
-from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
 
 # By label: 0 faults, 1 praises.
 OPINIONS: Final = (("dull", "slow", "clumsy", "bland", "weak", "noisy"), ("good", "clever", "moving", "fresh", "lovely", "funny"))
@@ -33,7 +33,7 @@ NUM_SENTENCES: Final = 4000
 LEAST_LENGTH: Final = 8  # [CLS] and the longest sentence: subject 2, verb 1, "not" word "but" word 4
 
 
-def misfit(model: ModelSpec, sequence_length: int) -> str:
+def misfit(model: TransformerSpec, sequence_length: int) -> str:
     """Why the model does not fit, or ""."""
     return misfit_of_text(model, sequence_length, vocabulary=len(VOCABULARY), labels=2, length=LEAST_LENGTH)
 
@@ -51,7 +51,7 @@ def sentence(rng: np.random.Generator) -> tuple[str, int]:
     return " ".join(f"{one_of(SUBJECTS)} {one_of(VERBS)} {opinion}".split()), label
 
 
-def rows(model: ModelSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
     """[CLS], a sentence and [PAD] up to sequence_length, which no mask hides; 4,000 sentences drawn from the seed, all different."""
     rng = np.random.default_rng(seed)
     drawn: dict[str, int] = {}

@@ -13,7 +13,7 @@ from parsim.data import DATASETS, Array, Origin
 from parsim.data.labelled_text import CLASS, GIVES, SPECIAL, UNKNOWN
 from parsim.data.labelled_text import misfit as misfit_of_text
 from parsim.data.pydoc_text import SOURCE, paragraphs
-from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
 
 # Label by label.  Each is long, and none quotes another at length.
 SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -27,12 +27,12 @@ LEAST_LENGTH: Final = 4
 _WORD: Final = re.compile(r"[a-z_]+")
 
 
-def misfit(model: ModelSpec, sequence_length: int) -> str:
+def misfit(model: TransformerSpec, sequence_length: int) -> str:
     """Why the model does not fit, or ""."""
     return misfit_of_text(model, sequence_length, vocabulary=LEAST_VOCABULARY, labels=len(SECTIONS), length=LEAST_LENGTH)
 
 
-def rows(model: ModelSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
     """[CLS] and a window of words, as many windows of each section as the one with fewest has, and the number of the section.
 
     The vocabulary is the special tokens and the commonest words of all sections; any other word is [UNK].

@@ -9,12 +9,12 @@ import numpy as np
 
 from parsim.data import DATASETS, Array, Origin
 from parsim.data.pydoc_text import SOURCE, paragraphs
-from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
 
 NUM_TOKENS: Final = 128  # ASCII; any other character is read as "?"
 
 
-def misfit(model: ModelSpec, sequence_length: int) -> str:
+def misfit(model: TransformerSpec, sequence_length: int) -> str:
     """Why the model does not fit, or ""."""
     if not model.causal or model.head != "next_token":
         return f'model "{model.name}" has head = {model.head} and causal = {str(model.causal).lower()}'
@@ -23,7 +23,7 @@ def misfit(model: ModelSpec, sequence_length: int) -> str:
     return ""
 
 
-def rows(model: ModelSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
     """Windows of the text, one behind the other, and the character that follows each of theirs; the remainder is left out."""
     text = "\n\n".join(paragraph for _, paragraph in paragraphs())
     tokens = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64)

@@ -9,7 +9,6 @@ import numpy as np
 
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints
-from parsim.cost.timing import PS_PER_S
 from parsim.cost.workload import Workload, workloads_of
 from parsim.estimator.lists import Measures
 from parsim.estimator.memory import rank_memory
@@ -17,9 +16,9 @@ from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import lower_bound, step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import Totals, device_totals
-from parsim.model import parameters
-from parsim.model.spec import ModelSpec
+from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Plan
+from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -102,23 +101,3 @@ def _priced(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Stages], 
         step_s[indices] = fold(stages) / PS_PER_S
         peak_bytes[indices] = rank_memory(stages).total.max(axis=0)
     return Estimates(tuple(plans), step_s, peak_bytes, scenario.cluster.node.accelerator.hbm_capacity_bytes)
-
-
-def num_parameters(model: ModelSpec) -> int:
-    """All weights of the model, without vocabulary padding.
-
-    >>> gpt3 = ModelSpec("gpt3-175b", 96, 12288, 49152, 96, 96, 128, 50257, 2048)
-    >>> num_parameters(gpt3)
-    174604259328
-    """
-    return parameters.total(model)
-
-
-def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
-    """FLOPs that training a token needs, with full attention and with the pairs that the model's mask leaves: half if causal.
-
-    A weight costs 6, one that multiplies features 4: they need no gradient.
-    """
-    attention = model.num_layers * sequence_length * model.num_heads * model.head_dim
-    weights = 6 * parameters.without_input(model) + 4 * parameters.of_features(model)
-    return weights + 12 * attention, weights + (6 if model.causal else 12) * attention

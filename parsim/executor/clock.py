@@ -1,8 +1,7 @@
 """Virtual clocks: every rank keeps integer picoseconds for its streams while it executes the real program.
 
-A message carries its sender's clock; a collective starts when every member has come, and all leave together.
-All ranks run, so the agreement with simulate, which runs one rank a stage, also proves
-that folding ranks is exact.
+A message carries its sender's clock; a collective starts when every member has come, and all leave together.  All ranks run, so the
+agreement with simulate, which runs one rank a stage, also proves that folding ranks is exact.
 """
 
 from __future__ import annotations
@@ -10,46 +9,39 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from parsim.step.task import COMPUTE_STREAM
+
 
 @dataclass(slots=True)
 class Clock:
     """The streams of one rank."""
 
     compute: int = 0
-    beside: int = 0  # tensor-parallel collectives that run beside compute
-    gradients: int = 0  # gradient sums, and what ZeRO gathers and scatters, beside compute
-    sending: dict[str, int] = field(default_factory=dict)  # by direction
-    ready: dict[str, int] = field(default_factory=dict)  # when an asynchronous result may be read
+    ends: dict[str, int] = field(default_factory=dict)  # of the other streams
+    ready: dict[str, int] = field(default_factory=dict)  # when what another stream makes may be read
 
-    def after(self, names: Iterable[str]) -> int:
-        """When compute may start on these buffers."""
-        return max([self.compute, *(self.ready[n] for n in names if n in self.ready)])
+    def start(self, stream: str, reads: Iterable[str]) -> int:
+        """When a task on a stream may start that reads these buffers."""
+        start = self.compute
+        if self.ready:
+            start = max([start, *(self.ready[name] for name in reads if name in self.ready)])
+        return start if stream == COMPUTE_STREAM else max(start, self.ends.get(stream, 0))
 
-    def run(self, names: Iterable[str], ps: int) -> None:
-        """A kernel that reads these buffers."""
-        self.compute = (self.after(names) if self.ready else self.compute) + ps
+    def end(self, stream: str, end_ps: int, writes: Iterable[str]) -> None:
+        """A task on a stream has ended, and left these buffers."""
+        if stream == COMPUTE_STREAM:
+            self.compute = end_ps
+            return
+        self.ends[stream] = end_ps
+        self.ready.update(dict.fromkeys(writes, end_ps))
 
-    def post(self, direction: str, ps: int) -> int:
-        """An eager message; its time of arrival."""
-        self.sending[direction] = max(self.compute, self.sending.get(direction, 0)) + ps
-        return self.sending[direction]
+    def run(self, stream: str, reads: Iterable[str], writes: Iterable[str], ps: int) -> int:
+        """A task that needs nobody else; when it ends."""
+        end_ps = self.start(stream, reads) + ps
+        self.end(stream, end_ps, writes)
+        return end_ps
 
-    def come(self, name: str, stream: str) -> int:
-        """When this rank is ready for a collective on a buffer."""
-        if stream == "gradients":
-            return max(self.compute, self.gradients)
-        return max(self.after([name]), self.beside) if stream == "beside" else self.after([name])
-
-    def leave(self, end: int, stream: str, target: str) -> None:
-        """The end of a collective whose result is `target`."""
-        if stream == "gradients":
-            self.gradients = end
-        elif stream == "beside":
-            self.beside = self.ready[target] = end
-        else:
-            self.compute = end
-
-    def join(self, start: int, floor_ps: int) -> None:
-        """The end of a segment: its collectives have ended too, and the host has launched it all."""
-        self.compute = max(self.compute, self.beside, start + floor_ps)
-        self.ready.clear()
+    def wait(self, streams: Iterable[str], buffers: Iterable[str]) -> None:
+        """Compute waits for streams and buffers; what is ready by then is forgotten."""
+        self.compute = max([self.start(COMPUTE_STREAM, buffers), *(self.ends.get(stream, 0) for stream in streams)])
+        self.ready = {name: ps for name, ps in self.ready.items() if ps > self.compute}

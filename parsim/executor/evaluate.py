@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from parsim.cost.cost_model import CostModel
 from parsim.data import Dataset
 from parsim.executor.clock import Clock
-from parsim.executor.finish import owned, prepare
 from parsim.executor.job import Job
 from parsim.executor.lockstep import Mail
-from parsim.executor.need import Need
+from parsim.executor.names import owned
 from parsim.executor.rank import Rank
-from parsim.executor.values import Array
+from parsim.executor.requests import Request
+from parsim.executor.values import Array, region
 from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Batch, Plan
 from parsim.step.task import Compute
-from parsim.step.timing import Market
 from parsim_kernels import Machine
 
 _Region = tuple[tuple[int, int], ...]  # first index and end along each dim
@@ -36,30 +36,23 @@ class Score:
 
 def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """Every weight by instance and name, from the parts that each rank holds after an update."""
-    shardings = {(s.name, w.name): w.sharding for s in job.step.segments for w in s.weights}
-    instances = {instance: segment for number in range(job.num_ranks) for instance, segment in _rank(job, number).held}
     pieces: dict[str, dict[_Region, dict[int, Array]]] = {}
     for number, held in enumerate(by_rank):
         at = coordinates(number, job.degrees)
+        weights = {f"{instance}/{weight.name}": weight for instance, weight in owned(_rank(job, number).copies)}
         for name, part in held.items():
-            instance, weight = name.split("/")
-            sharding = shardings[instances[instance].name, weight]
-            place: list[tuple[int, int]] = []
-            for dim, axes in zip(sharding.dims, sharding.axes, strict=True):
-                start, extent = 0, job.extent(dim)
-                for axis in axes:
-                    extent //= job.degrees[axis]
-                    start += at[axis] * extent
-                place.append((start, start + extent))
-            pieces.setdefault(name, {}).setdefault(tuple(place), {})[at["dp"]] = part
+            place, position = region(weights[name].sharding, job.sizes.at(at)), 0
+            for axis in weights[name].group.axes:
+                position = position * job.degrees[axis] + at[axis]
+            pieces.setdefault(name, {}).setdefault(place, {})[position] = part
     whole: dict[str, Array] = {}
     for name, parts in pieces.items():
-        shape = [max(region[i][1] for region in parts) for i in range(len(next(iter(parts))))]
+        shape = [max(place[i][1] for place in parts) for i in range(len(next(iter(parts))))]
         array: NDArray[np.float64] = np.empty(shape, job.values.precision)
         whole[name] = array
-        for region, over_dp in parts.items():
-            target = array[tuple(slice(*each) for each in region)]
-            joined = over_dp[0] if over_dp[0].shape == target.shape else np.concatenate([over_dp[i] for i in sorted(over_dp)])
+        for place, shards in parts.items():
+            target = array[tuple(slice(*each) for each in place)]
+            joined = shards[0] if shards[0].shape == target.shape else np.concatenate([shards[i] for i in sorted(shards)])
             target[...] = joined.reshape(-1)[: target.size].reshape(target.shape)  # ZeRO 3 leaves flat, padded parts
     return whole
 
@@ -68,11 +61,11 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     """The score of whole weights on sequences, by the names that blocks draw."""
     rows = {name: values[:_MOST_ROWS] for name, values in rows.items()}
     count = len(next(iter(rows.values())))
-    batch = Batch(count, job.batch.sequence_length, job.batch.dtype)
-    stack = replace(job.stack, vocab_multiple=max(job.extent("V"), 1))  # the same padded vocabulary
+    batch = Batch(count, job.model.batch.sequence_length, job.model.batch.dtype)
+    stack = replace(job.model.stack, vocab_multiple=max(job.extent("V"), 1))  # the same padded vocabulary
     alone = Job.of(
-        replace(job.model, dropout=0.0),
-        Market(job.market.cluster, stack, batch),
+        replace(job.spec, dropout=0.0),
+        CostModel(job.model.cluster, stack, batch),
         Plan(micro_batch=count),
         job.dtype_bytes,
         job.values.seed,
@@ -81,20 +74,19 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
         precision=job.values.precision,
     )
     rank = _rank(alone, 0)
-    prepare(rank)
-    for instance, _, weight in owned(rank):
+    rank.store.prepare()
+    for instance, weight in owned(rank.copies):
         rank.machine.get(0, f"{instance}/{weight.name}")[...] = weights[f"{instance}/{weight.name}"]
     assert not list(_forward(rank)), "one rank waits for nobody"
-    loss = next(t for t in alone.step.head.backward if isinstance(t, Compute) and t.kernel == "cross_entropy_grad")
-    softmax, labels = (rank.machine.get(0, f"head/0/{operand.name}") for operand in loss.inputs)
+    head = alone.step.segments[alone.workload.layout[-1][0]]
+    loss = next(t for tasks in head.phases.values() for t in tasks if isinstance(t, Compute) and t.kernel == "cross_entropy_grad")
+    softmax, labels = (rank.machine.get(0, f"{head.name}/0/{operand.name}") for operand in loss.inputs)
     hits = np.argmax(softmax, axis=-1) == labels
-    return Score(float(rank.machine.get(0, "head/loss")), float(np.mean(hits)))
+    return Score(float(rank.loss() or 0.0), float(np.mean(hits)))
 
 
-def _forward(rank: Rank) -> Iterator[Need]:
-    carried = ""
-    for instance, segment in rank.instances(0):
-        carried = yield from rank.segment(instance, segment, 0, True, carried)
+def _forward(rank: Rank) -> Iterator[Request]:
+    yield from rank.action(0, rank.job.workload.phases[0], 0, closes=False)
 
 
 def _rank(job: Job, number: int) -> Rank:

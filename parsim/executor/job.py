@@ -1,53 +1,52 @@
-"""What all ranks of a run share: the Step, the mesh, the prices that drive virtual clocks, and the numbers that are drawn."""
+"""What all ranks of a run share: the workload with its prices, which drive virtual clocks, and the numbers that are drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from parsim.collectives import Collective
+from parsim.collectives import Collective as Algorithm
+from parsim.cost.choice import algorithm
+from parsim.cost.cost_model import CostModel
+from parsim.cost.sizes import Sizes
+from parsim.cost.workload import Workload, workload_of
 from parsim.data import Dataset
-from parsim.executor.need import Meeting
-from parsim.executor.values import Array, Values
+from parsim.executor.requests import CollectiveCall
+from parsim.executor.values import Values
 from parsim.model.spec import ModelSpec
 from parsim.parallel import mesh
-from parsim.parallel.plan import Batch, Plan, Stack
-from parsim.parallel.stages import layers_of
+from parsim.parallel.group import Group
+from parsim.parallel.plan import Plan
 from parsim.scenario.types import Training
-from parsim.step.choice import algorithm
-from parsim.step.lower import lower
-from parsim.step.sizes import Sizes, sizes_of
-from parsim.step.structure import Structure
-from parsim.step.task import Compute, Step
-from parsim.step.timing import Market, Prices, price
+from parsim.step.step import Segment, Step
+from parsim.step.task import Compute, Operand
 from parsim_kernels import Machine
 
 Attributes = dict[str, float | int | str]
+Copy = tuple[str, Segment]  # a copy of a segment by its name
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Job:
     """One plan, ready to run."""
 
-    model: ModelSpec
+    spec: ModelSpec
     plan: Plan
-    market: Market
-    step: Step
-    sizes: Sizes
-    prices: Prices
-    degrees: dict[str, int]
-    layers: tuple[int, ...]
-    num_micro_batches: int
+    workload: Workload
     values: Values
     training: Training
     dtype_bytes: Mapping[str, int]
-    _algorithms: dict[tuple[str, str, int, int], Collective] = field(init=False, default_factory=dict)  # by what is asked
+    degrees: dict[str, int] = field(init=False)
+    _algorithms: dict[tuple[str, Group, int], Algorithm] = field(init=False, default_factory=dict)  # by what is asked
+
+    def __post_init__(self) -> None:
+        self.degrees = {axis: int(degree[0]) for axis, degree in self.workload.sizes.degrees.items()}
 
     @classmethod
     def of(
         cls,
-        model: ModelSpec,
-        market: Market,
+        spec: ModelSpec,
+        model: CostModel,
         plan: Plan,
         dtype_bytes: Mapping[str, int],
         seed: int,
@@ -57,23 +56,24 @@ class Job:
         precision: str = "float64",
     ) -> Job:
         """The job of a plan; `precision` is that of the numbers it computes with."""
-        step = lower(Structure.of(model, market.batch, plan, market.stack))
-        sizes = sizes_of(model, market.batch, [plan], market.stack, dtype_bytes)
-        degrees = {axis: int(degree[0]) for axis, degree in sizes.degrees.items()}
-        layers = layers_of(plan, model.num_layers, market.stack.layer_split)
-        count = plan.num_micro_batches(market.batch)
-        values = Values(model, seed, precision, data, market.batch.global_batch)
-        return cls(model, plan, market, step, sizes, price(step, sizes, market), degrees, layers, count, values, training, dtype_bytes)
+        values = Values(spec, seed, precision, data, model.batch.global_batch)
+        workload = workload_of(spec, model, plan, dtype_bytes)
+        return cls(spec=spec, plan=plan, workload=workload, values=values, training=training, dtype_bytes=dtype_bytes)
 
     @property
-    def batch(self) -> Batch:
-        """What is trained on."""
-        return self.market.batch
+    def model(self) -> CostModel:
+        """What prices depend on."""
+        return self.workload.model
 
     @property
-    def stack(self) -> Stack:
-        """The software stack."""
-        return self.market.stack
+    def step(self) -> Step:
+        """The Step that the ranks walk."""
+        return self.workload.step
+
+    @property
+    def sizes(self) -> Sizes:
+        """Extents, degrees and itemsizes."""
+        return self.workload.sizes
 
     @property
     def num_ranks(self) -> int:
@@ -81,24 +81,34 @@ class Job:
         return self.plan.num_devices
 
     @property
-    def num_stages(self) -> int:
-        """Virtual stages."""
-        return self.plan.num_stages
-
-    @property
     def num_buffers(self) -> int:
         """Memories that a machine needs: a rank's each, and behind them their hosts', where the optimizer is off the device."""
         return self.num_ranks * (2 if self.step.structure.offload else 1)
 
-    def algorithm(self, need: Meeting, machine: Machine, number: int) -> Collective:
-        """What a collective runs by, for the elements that the buffers of rank `number`, whose need it is, really hold."""
-        elements = sum(machine.get(number, name).size for name in need.names)
-        if need.operation == "all_gather" and not need.shards:
-            elements *= len(need.members)
-        asked = need.operation, need.axis, elements * need.itemsize, len(need.members)
+    def copies(self, stage: int) -> tuple[Copy, ...]:
+        """Copies of segments on a virtual stage in forward order, each with its name; layers are numbered over the whole model."""
+        ends = {self.workload.layout[0][0], self.workload.layout[-1][0]}
+        number = sum(int(layers[0]) for layers in self.workload.layers[:stage])
+        found: list[Copy] = []
+        for name, copies in self.workload.parts(stage):
+            for _ in range(int(copies[0])):  # type: ignore[index]
+                found.append((name if name in ends else f"layer{number}", self.step.segments[name]))
+                number += name not in ends
+        return tuple(found)
+
+    def members(self, rank: int, group: Group) -> tuple[int, ...]:
+        """The ranks of a rank's group, in order."""
+        homes = [r for r in range(self.workload.num_ranks) if set(group.homes) & self.workload.held(r).keys()] if group.homes else ()
+        return mesh.members(rank, group, self.degrees, homes)
+
+    def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> Algorithm:
+        """What a collective runs by, for the elements that the buffers of rank `number`, whose call it is, really hold."""
+        count = sum(machine.get(number, name).size for name in call.names)
+        if call.operation == "all_gather" and not call.shards:
+            count *= len(call.members)
+        asked = call.operation, call.group, count * call.itemsize
         if asked not in self._algorithms:
-            operation, axis, payload_bytes, num_ranks = asked
-            self._algorithms[asked] = algorithm(operation, axis, payload_bytes, self.sizes, self.market, num_ranks=num_ranks)
+            self._algorithms[asked] = algorithm(*asked, self.sizes, self.model)
         return self._algorithms[asked]
 
     def extent(self, dim: str) -> int:
@@ -109,46 +119,30 @@ class Job:
         """Bytes that an element of this role is charged at."""
         return self.sizes.itemsize_bytes[dtype]
 
-    def rank_at(self, at: dict[str, int]) -> int:
-        """The rank at these coordinates."""
-        return mesh.rank_at(at, self.degrees)
-
-    def part(self, whole: Array, position: int) -> Array:
-        """A view of one tensor-parallel rank's part of a boundary tensor, cut along its sequence."""
-        length = whole.shape[1] // self.degrees["tp"]
-        return whole[:, position * length : (position + 1) * length]
-
-    def attributes(self, task: Compute, at: Mapping[str, int]) -> Attributes:
-        """A kernel's attributes with numbers for the words that depend on sizes or on the rank."""
-        found: Attributes = {name: self.attribute(task, value, at) for name, value in task.attributes.items()}
-        terms = [" ".join(o.dims) for o in task.inputs]
-        found["expr"] = f"{', '.join(terms)} -> {' '.join(task.outputs[0].dims)}"
+    def attributes(self, task: Compute, sizes: Sizes) -> Attributes:
+        """A kernel's attributes with numbers for the words that depend on sizes or on the rank whose they are."""
+        found: Attributes = {name: self._attribute(task, value, sizes) for name, value in task.attributes.items()}
+        terms = [" ".join(operand.dims) for operand in task.inputs if isinstance(operand, Operand)]
+        (*_, result) = (operand for operand in task.outputs[:1] if isinstance(operand, Operand))
+        found["expr"] = f"{', '.join(terms)} -> {' '.join(result.dims)}"
         return found
 
-    def attribute(self, task: Compute, value: float | str, at: Mapping[str, int]) -> float | int:
+    def _attribute(self, task: Compute, value: float | str, sizes: Sizes) -> float | int:
         """One attribute: a number, or a word such as `offset:V` with its number."""
         if not isinstance(value, str):
             return value
         word, _, dim = value.partition(":")
-        if word == "rsqrt":
-            return float(self.extent(dim) ** -0.5)
-        if word == "dropout":
-            return self.model.dropout
-        if word == "per_token":
-            return 1.0 / (self.batch.global_batch * self.batch.sequence_length)
-        if word == "per_text":
-            return 1.0 / self.batch.global_batch
-        if word == "local":
-            operand = next(o for o in (*task.inputs, *task.outputs) if dim in o.dims)
-            return int(self.sizes.local(operand.sharding, dim)[0])
-        assert word == "offset", value
-        return self.offset(task, dim, at)
-
-    def offset(self, task: Compute, dim: str, at: Mapping[str, int]) -> int:
-        """The first index of a sharded dim that this rank holds."""
-        operand = next(o for o in (*task.inputs, *task.outputs) if dim in o.dims)
-        start, extent = 0, self.extent(dim)
-        for axis in operand.sharding.axes[operand.dims.index(dim)]:
-            extent //= self.degrees[axis]
-            start += at[axis] * extent
-        return start
+        batch = self.model.batch
+        match word:
+            case "rsqrt":
+                return float(self.extent(dim) ** -0.5)
+            case "dropout":
+                return self.spec.dropout
+            case "per_token":
+                return 1.0 / (batch.global_batch * batch.sequence_length)
+            case "per_text":
+                return 1.0 / batch.global_batch
+        seen = (*task.inputs, *task.outputs)
+        sharding = next(operand.sharding for operand in seen if isinstance(operand, Operand) and dim in operand.dims)
+        assert word in ("local", "offset"), value
+        return int((sizes.local if word == "local" else sizes.start)(sharding, dim)[0])

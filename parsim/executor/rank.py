@@ -1,29 +1,25 @@
-"""What one rank does in a step, as a generator: it computes by itself and yields where it needs others.
-
-The names of its buffers carry the segment's instance and the micro_batch: `layer3/0/norm1`; weights carry the instance only.
-"""
+"""What one rank does in a step, as a generator: it walks tasks, computes by itself, and yields where it needs others."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from parsim.executor.bound import BoundCompute, BoundMeeting, Pass, bind
+import numpy as np
+
+from parsim.executor.bind import Binder, Bound, Item, Look, Rename
 from parsim.executor.clock import Clock
-from parsim.executor.job import Attributes, Job
-from parsim.executor.need import Awaited, Meeting, Need
-from parsim.executor.shards import bucket_meeting, sharded_action
-from parsim.executor.values import Array, shard
-from parsim.model.dims import COMPUTE
-from parsim.parallel.mesh import coordinates, group
-from parsim.schedules import Action
-from parsim.step.holdings import own_weights
-from parsim.step.task import Compute, Segment, Weight
+from parsim.executor.job import Copy, Job
+from parsim.executor.requests import CollectiveCall, Request
+from parsim.executor.values import Array, region, shard
+from parsim.executor.weights import Store
+from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.parallel.mesh import coordinates
+from parsim.schedules.phase import Phase
+from parsim.step.program import SHARD
+from parsim.step.task import HOST, Compute, HostCopy, Send, Wait
 from parsim_kernels import Machine
-
-if TYPE_CHECKING:
-    from parsim.executor.finish import End
 
 
 class Wire(Protocol):
@@ -43,153 +39,128 @@ class Rank:
     machine: Machine
     clock: Clock
     wire: Wire
-    inputs_seen: dict[int, Array] = field(default_factory=dict)  # gradient of the embedding's output, by micro_batch
-    ends: tuple[End, ...] = ()  # of a step; bound in the first
+    inputs_seen: dict[int, Array] = field(default_factory=dict)  # gradient of the first segment's output, by micro_batch
     step: int = 0  # of those that run, the present one
     at: dict[str, int] = field(init=False)  # coordinates on the mesh
-    held: tuple[tuple[str, Segment], ...] = field(init=False)  # all copies of segments on this rank
-    _passes: dict[tuple[str, int, bool], Pass] = field(init=False, default_factory=dict)  # by instance, micro_batch and direction
-    _lasting: dict[tuple[str, str], str | None] = field(init=False, default_factory=dict)
-    _attributes: dict[int, Attributes] = field(init=False, default_factory=dict)  # by the identity of a task of the Step
+    copies: tuple[Copy, ...] = field(init=False)  # all segments on this rank
+    store: Store = field(init=False)
+    _actions: dict[tuple[int, Phase, int, bool], tuple[Item, ...]] = field(init=False, default_factory=dict)
+    _finish: tuple[Bound, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
         self.at = coordinates(self.number, self.job.degrees)
-        stages = range(self.at["pp"], self.job.num_stages, self.job.degrees["pp"])
-        self.held = tuple(copy for stage in stages for copy in self.instances(stage))
+        self.copies = tuple(copy for stage in self.job.workload.stages(self.at["pp"]) for copy in self.job.copies(stage))
+        self.store = Store(self.job, self.machine, self.number, self.at, self.copies)
 
-    @property
-    def updater(self) -> int:
-        """Whose memory holds the optimizer's states: this rank's, or its host's, which the machine numbers behind all ranks."""
-        return self.number + (self.job.num_ranks if self.job.step.structure.offload else 0)
+    def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Request]:
+        """A phase of a micro_batch on a stage."""
+        key = (stage, phase, micro_batch, closes)
+        if key not in self._actions:
+            self._actions[key] = tuple(Binder(self.job, self.number).action(*key[:3], closes=closes))
+        yield from self.walk(self._actions[key], micro_batch)
 
-    def instances(self, stage: int) -> list[tuple[str, Segment]]:
-        """Copies of segments on a virtual stage, in forward order; layers are numbered over the whole model."""
-        first = sum(self.job.layers[:stage])
-        layers = [segment for segment, copies in self.job.step.layers(self.job.layers[stage]) for _ in range(copies)]
-        found = [(f"layer{first + i}", segment) for i, segment in enumerate(layers)]
-        if stage == 0:
-            found.insert(0, ("embedding", self.job.step.embedding))
-        if stage == self.job.num_stages - 1:
-            found.append(("head", self.job.step.head))
-        return found
+    def finish(self, before: Callable[[Bound], None]) -> Iterator[Request]:
+        """The end of a step; `before` may look at each task before it runs."""
+        if not self._finish:
+            self._finish = tuple(Binder(self.job, self.number).finish(self.copies))
+        for item in self._finish:
+            before(item)
+            yield from self.walk((item,), 0)
 
-    def lasting(self, instance: str, segment: Segment, name: str) -> str | None:
-        """The full name of a weight, a weight's gradient or a total; None for an activation."""
-        key = (instance, name)
-        if key not in self._lasting:
-            self._lasting[key] = self._find_lasting(instance, segment, name)
-        return self._lasting[key]
-
-    def _find_lasting(self, instance: str, segment: Segment, name: str) -> str | None:
-        for weight in segment.weights:
-            if name in (weight.name, f"d_{weight.name}"):
-                return f"{self.owner(instance, weight)}/{name}"
-        return f"{instance}/{name}" if name in {t.name for t in segment.totals} else None
-
-    def owner(self, instance: str, weight: Weight) -> str:
-        """The instance whose buffer a weight is: the embedding's, where a tied head stands on the same rank."""
-        return "embedding" if weight.owner == "embedding" and self.job.degrees["pp"] == 1 else instance
-
-    def full(self, instance: str, segment: Segment, micro_batch: int, name: str) -> str:
-        """The name under which the machine holds a buffer of this pass."""
-        return self.lasting(instance, segment, name) or f"{instance}/{micro_batch}/{name}"
-
-    def action(self, action: Action, last_backward: bool) -> Iterator[Need]:
-        """Receive, run the segments of the stage, send and let go."""
-        forward, stage, m = action.kind == "F", action.stage, action.micro_batch
-        instances = self.instances(stage) if forward else self.instances(stage)[::-1]
-        receives = stage > 0 if forward else stage < self.job.num_stages - 1
-        carried = ""
-        if receives:
-            carried = f"stage{stage}/{m}/{'x' if forward else 'd_y'}"
-            yield from self.receive(carried, stage - 1 if forward else stage + 1)
-        structure = self.job.step.structure
-        if structure.per_pass:
-            carried = yield from sharded_action(self, instances, m, forward, carried)
-        else:
-            for instance, segment in instances:
-                carried = yield from self.segment(instance, segment, m, forward, carried)
-                if last_backward and structure.gradient_overlap and own_weights(segment, structure):
-                    yield bucket_meeting(self, instance, segment)
-        if carried:
-            self.send(carried, stage + 1 if forward else stage - 1, m, forward)
-
-    def segment(self, instance: str, segment: Segment, m: int, forward: bool, carried: str) -> Generator[Need, None, str]:
-        """One pass through one copy of a segment; the result is the full name of the buffer that it hands on."""
-        entering, leaving = (segment.x, segment.y) if forward else (segment.y, segment.x)
-        if entering:
-            name = "x" if forward else "d_y"
-            self.machine.rename(self.number, carried, f"{instance}/{m}/{name}")
-        if not forward and segment.name == "embedding":
-            self.inputs_seen[m] = self.machine.get(self.number, f"{instance}/{m}/d_y").copy()
-        start, key = self.clock.compute, (instance, m, forward)
-        if key not in self._passes:
-            self._passes[key] = bind(self, instance, segment, m, forward)
-        for bound in self._passes[key].tasks:
-            if isinstance(bound, BoundMeeting):
-                yield bound.meeting
+    def walk(self, items: tuple[Item, ...], micro_batch: int) -> Iterator[Request]:
+        """Tasks in the order of issue."""
+        for item in items:
+            if isinstance(item, Rename):
+                self.machine.rename(self.number, item.old, item.new)
+            elif isinstance(item, Look):
+                self.inputs_seen[item.micro_batch] = self.machine.get(self.number, item.name).copy()
+            elif isinstance(item.task, Compute):
+                self.compute(item, micro_batch)
             else:
-                self.compute(instance, m, bound)
-            self.machine.free(self.number, *bound.frees)
-        self.clock.join(start, self._passes[key].floor_ps)
-        if not leaving:
-            return ""
-        return f"{instance}/{m}/{segment.y.name if forward and segment.y else segment.d_x}"
+                yield from self.other(item)
 
-    def attributes(self, task: Compute) -> Attributes:
-        """What a kernel is told besides its inputs, the same in every pass."""
-        if id(task) not in self._attributes:
-            self._attributes[id(task)] = self.job.attributes(task, self.at)
-        return self._attributes[id(task)]
-
-    def compute(self, instance: str, m: int, bound: BoundCompute) -> None:
-        """Run one kernel, and move the clock by its price."""
-        if bound.call.kernel == "draw":
-            self.draw(instance, m, bound)
+    def compute(self, bound: Bound, micro_batch: int) -> None:
+        """Run a kernel, or that of each weight, and move the clock by its price."""
+        if bound.kernels and bound.kernels[0].kernel == "draw":
+            self.draw(bound, micro_batch)
         else:
-            bound.call.run(self.machine, self.number, bound.attributes)
-        self.clock.run(bound.reads, bound.ps)
+            now = {"step": self.step + 1} if bound.task.attributes.get("optimizer") else None  # type: ignore[union-attr]
+            for use in bound.kernels:
+                use.run(self.machine, now)
+        self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
+        self.machine.free(self.number, *bound.frees)
 
-    def draw(self, instance: str, m: int, bound: BoundCompute) -> None:
+    def draw(self, bound: Bound, micro_batch: int) -> None:
         """Bring a drawn tensor to life: this rank's part of it."""
-        operand = bound.task.outputs[0]
+        (use,), (operand,) = bound.kernels, bound.task.outputs  # type: ignore[union-attr]
+        instance = use.outputs[0].partition("/")[0]
         shape = [self.job.extent(dim) for dim in operand.dims]
-        whole = self.job.values.drawn(instance, operand.name, self.step * self.job.num_micro_batches + m, shape)
-        part = shard(whole, operand.sharding, self.job.degrees, self.at)
-        self.machine.hold(self.number, bound.call.outputs[0], part, bound.call.itemsizes[0])
+        number = self.step * self.job.workload.num_micro_batches + micro_batch
+        part = shard(self.job.values.drawn(instance, operand.name, number, shape), operand.sharding, self.job.sizes.at(self.at))
+        self.machine.hold(self.number, use.outputs[0], part, use.itemsizes[0])
 
-    def receive(self, name: str, stage: int) -> Iterator[Need]:
-        """Wait for a message of a stage, and gather it where it comes in shards."""
-        itemsize, src = self.job.itemsize(COMPUTE), self.neighbour(stage)
-        if not self.job.step.structure.scatter_gather:
-            yield Awaited(name, itemsize, src)
+    def other(self, bound: Bound) -> Iterator[Request]:
+        """A task that moves data, or only waits or keeps the books of memory."""
+        task, call = bound.task, bound.collective
+        itemsize = self.job.itemsize(GRADIENT if bound.prefix else COMPUTE)
+        if not isinstance(task, HostCopy):
+            for instance, weight in bound.weights:
+                self.store.hold_flat(f"{instance}/{bound.prefix}{weight.name}", weight, self.store.zeros(weight), itemsize, own=False)
+        if bound.need:
+            yield bound.need
+        elif call and call.operation == "slice":
+            self.slice(bound, call)
+        elif call:
+            yield call
+        elif isinstance(task, Wait):
+            self.clock.wait(task.streams, bound.reads)
+        elif isinstance(task, Send):
+            self.send(bound, task)
+        else:
+            if isinstance(task, HostCopy):
+                self.pass_host(bound, task)
+            self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
+        self.machine.free(self.number, *bound.frees)
+
+    def slice(self, bound: Bound, call: CollectiveCall) -> None:
+        """This rank's part of a tensor that all hold."""
+        parts = np.array_split(self.machine.get(self.number, call.names[0]), len(call.members), axis=call.dim)
+        assert call.target is not None
+        self.machine.hold(self.number, call.target, parts[call.members.index(self.number)].copy(), call.itemsize)
+        self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
+
+    def send(self, bound: Bound, task: Send) -> None:
+        """Post a copy of what crosses to the next stage, or of this rank's part of it."""
+        (whole,), arrival = bound.reads, self.clock.run(bound.stream, bound.reads, (), bound.ps)
+        if task.sent.sharding == task.source.sharding:
+            self.wire.post(self, bound.dst, whole, bound.posted, arrival)
             return
-        yield Awaited(f"{name}~tp", itemsize, src)
-        members, ps = group(self.number, "tp", self.job.degrees), int(self.job.prices.gather[0])
-        sources = (f"{name}~tp",)
-        yield Meeting(("gather", members, name), members, "all_gather", "tp", sources, name, 1, "sum", itemsize, ps, "compute")
-        self.machine.free(self.number, f"{name}~tp")
+        sizes, part = self.job.sizes.at(self.at), whole + SHARD
+        spans = zip(region(task.source.sharding, sizes), region(task.sent.sharding, sizes), strict=True)
+        view = tuple(slice(start - held, stop - held) for (held, _), (start, stop) in spans)
+        self.machine.hold(self.number, part, self.machine.get(self.number, whole)[view], self.job.itemsize(task.sent.dtype))
+        self.wire.post(self, bound.dst, part, bound.posted, arrival)
+        self.machine.free(self.number, part)
 
-    def send(self, carried: str, stage: int, m: int, forward: bool) -> None:
-        """Post a copy to the next stage's rank and let the buffer go; with scatter_gather only this rank's part of it."""
-        name, posted = f"stage{stage}/{m}/{'x' if forward else 'd_y'}", carried
-        if self.job.step.structure.scatter_gather:
-            name, posted = f"{name}~tp", f"{carried}~tp"
-            whole = self.machine.get(self.number, carried)
-            self.machine.hold(self.number, posted, self.job.part(whole, self.at["tp"]), self.job.itemsize(COMPUTE))
-        arrival = self.clock.post("F" if forward else "B", int(self.job.prices.send[0]))
-        self.wire.post(self, self.neighbour(stage), posted, name, arrival)
-        self.machine.free(self.number, *{posted, carried})
-
-    def neighbour(self, stage: int) -> int:
-        """The rank at this one's place on another stage."""
-        return self.job.rank_at({**self.at, "pp": stage % self.job.degrees["pp"]})
+    def pass_host(self, bound: Bound, task: HostCopy) -> None:
+        """Gradients to the host, or the weights that it has updated back over those of the device."""
+        machine, host, itemsize = self.machine, self.store.updater, self.job.itemsize(task.bucket.dtype)
+        ending = ".shard" if task.bucket.part == "shard" else ""
+        for instance, weight in bound.weights:
+            name = f"{instance}/{weight.name}"
+            if task.to_host:
+                machine.send(self.number, host, f"{instance}/d_{weight.name}{ending}", f"{name}.gradient", HOST, itemsize)
+                machine.receive(host, f"{name}.gradient", itemsize)
+            else:
+                machine.send(host, self.number, f"{name}.master", name, HOST, itemsize)
+                machine.receive_over(self.number, name, f"{name}{ending}")
+                machine.free(host, f"{name}.gradient")
 
     def loss(self) -> float | None:
         """This rank's part of the step's loss; None where it holds none, or the same as another."""
-        if not any(instance == "head" for instance, _ in self.held):
-            return None
-        summed = {"pp", *self.job.step.head.totals[0].sharding.partial}
-        if any(self.at[axis] for axis in self.at if axis not in summed):
-            return None
-        return float(self.machine.get(self.number, "head/loss"))
+        for instance, segment in self.copies:
+            for total in segment.totals:
+                summed = {"pp", *total.sharding.partial}
+                if not any(self.at[axis] for axis in self.at if axis not in summed):
+                    return float(self.machine.get(self.number, f"{instance}/{total.name}"))
+        return None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from parsim.cost.cost_model import CostModel
 from parsim.data import Dataset, load
 from parsim.errors import ParsimError, ScenarioError
 from parsim.executor import lockstep
@@ -13,10 +14,9 @@ from parsim.executor.evaluate import Score, evaluate, whole_weights
 from parsim.executor.job import Job
 from parsim.executor.program import Record
 from parsim.executor.values import Array
-from parsim.executor.worker import Report, Run, work
+from parsim.executor.worker import Report, RunRequest, work
 from parsim.model import parameters
 from parsim.parallel.plan import Plan
-from parsim.step.timing import Market
 from parsim_kernels import Ledger, TransportError, launch
 
 if TYPE_CHECKING:
@@ -82,25 +82,25 @@ def execute(
     own_seed = scenario.seed if seed is None else seed
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
-    market, itemsize = Market(scenario.cluster, scenario.stack, scenario.batch), dict(scenario.itemsize_bytes)
-    run = Run(scenario.model, market, chosen, itemsize, own_seed, num_steps, scenario.training, dataset, every, precision, clocks)
+    model, itemsize = CostModel(scenario.cluster, scenario.stack, scenario.batch), dict(scenario.itemsize_bytes)
+    run = RunRequest(scenario.model, model, chosen, itemsize, own_seed, num_steps, scenario.training, dataset, every, precision, clocks)
     job = run.job()
 
-    def told(step: int, loss: float, by_rank: list[Mapping[str, Array]]) -> None:
+    def on_step(step: int, loss: float, by_rank: list[Mapping[str, Array]]) -> None:
         if progress:
             score = evaluate(job, whole_weights(job, by_rank), dataset.validation) if by_rank and dataset else None
             progress(step, loss, score)
 
     if transport == "lockstep":
-        return _execution(job, lockstep.run(job, num_steps, told, run.evaluate_every), ())
-    reports = _processes(run, job.num_ranks, transport, deadline_s, told)
+        return _execution(job, lockstep.run(job, num_steps, on_step, run.evaluate_every), ())
+    reports = _processes(run, job.num_ranks, transport, deadline_s, on_step)
     return _execution(job, [report.record for report in reports], tuple(tuple(report.wall_s) for report in reports))
 
 
-def _processes(run: Run, num_ranks: int, transport: Transport, deadline_s: float | None, told: lockstep.Told) -> list[Report]:
+def _processes(run: RunRequest, num_ranks: int, transport: Transport, deadline_s: float | None, on_step: lockstep.OnStep) -> list[Report]:
     """What the ranks report, each a process."""
     try:
-        found: list[Report] = launch(work, num_ranks, transport, (run,), deadline_s=deadline_s, progress=lambda ended: told(*ended))
+        found: list[Report] = launch(work, num_ranks, transport, (run,), deadline_s=deadline_s, progress=lambda ended: on_step(*ended))
     except TransportError as error:
         raise ParsimError(f"the run ended: {error}") from error
     return found
@@ -108,7 +108,7 @@ def _processes(run: Run, num_ranks: int, transport: Transport, deadline_s: float
 
 def _check_size(scenario: Scenario) -> None:
     """Refuse a model that does not fit the memory of an ordinary machine."""
-    count = parameters.total(scenario.model)
+    count = parameters.num_parameters(scenario.model)
     if count > MOST_WEIGHTS:
         raise ScenarioError(
             f'model "{scenario.model.name}" has {count:,} weights, above the {MOST_WEIGHTS:,} that are executed',

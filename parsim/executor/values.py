@@ -6,20 +6,22 @@ A drawn tensor depends on its name, layer and sequence, never on the plan, so ev
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parsim.cost.sizes import Sizes
 from parsim.data import Dataset
 from parsim.model.spec import ModelSpec
 from parsim.parallel.sharding import Sharding
 from parsim.step.recompute import AGAIN
 
 Array = NDArray[np.float64] | NDArray[np.int64]
-_WHOLE_NUMBERS = ("tokens", "labels", "token_types", "text_labels", "token_labels", "row_labels")
+# Whole numbers below the extent of a dim.
+_WHOLE_NUMBERS = {"tokens": "V", "labels": "V", "token_types": "U", "text_labels": "Y", "token_labels": "Y", "row_labels": "Y"}
 _WEIGHT_SCALE = 0.1  # of normal initial weights: large enough that every gradient differs from zero
 
 
@@ -48,14 +50,10 @@ class Values:
         return found if name in _WHOLE_NUMBERS else found.astype(self.precision)
 
     def _drawn(self, name: str, rng: np.random.Generator, shape: Sequence[int]) -> Array:
-        if name == "token_types":
-            return rng.integers(0, self.model.num_token_types, shape)
-        if name in ("text_labels", "token_labels", "row_labels"):
-            return rng.integers(0, self.model.num_labels, shape)
+        if name in _WHOLE_NUMBERS:
+            return rng.integers(0, self.model.extents[_WHOLE_NUMBERS[name]], shape)
         if name == "features":
             return rng.normal(0.0, 1.0, shape)
-        if name in ("tokens", "labels"):
-            return rng.integers(0, self.model.vocab_size, shape)
         return (rng.random(shape) >= self.model.dropout).astype(np.float64)
 
     def weight(self, instance: str, name: str, initial: str, shape: Sequence[int]) -> Array:
@@ -68,14 +66,12 @@ class Values:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode()), index])
 
 
-def shard(whole: Array, sharding: Sharding, degrees: Mapping[str, int], at: Mapping[str, int]) -> Array:
-    """A rank's own copy of its part of a tensor.
+def region(sharding: Sharding, sizes: Sizes) -> tuple[tuple[int, int], ...]:
+    """First index and end, along each dim, of the part of a tensor that the rank at the place of `sizes` holds."""
+    spans = ((int(sizes.start(sharding, dim)[0]), int(sizes.local(sharding, dim)[0])) for dim in sharding.dims)
+    return tuple((start, start + extent) for start, extent in spans)
 
-    >>> shard(np.arange(4.0), Sharding(("F",), (("tp",),)), {"tp": 2}, {"tp": 1})
-    array([2., 3.])
-    """
-    part: NDArray[Any] = whole
-    for dim, axes in enumerate(sharding.axes):
-        for axis in axes:
-            part = np.split(part, degrees[axis], axis=dim)[at[axis]]
-    return part.copy()
+
+def shard(whole: Array, sharding: Sharding, sizes: Sizes) -> Array:
+    """A rank's own copy of its part of a tensor."""
+    return whole[tuple(slice(*span) for span in region(sharding, sizes))].copy()

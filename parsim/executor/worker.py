@@ -8,32 +8,32 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from parsim.collectives import scheduled
+from parsim.collectives import transfer_plan
+from parsim.cost.cost_model import CostModel
 from parsim.data import Dataset
 from parsim.executor import program
 from parsim.executor.clock import Clock
 from parsim.executor.job import Job
-from parsim.executor.need import Awaited, Begun, Ended, Meeting
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
+from parsim.executor.requests import CollectiveCall, MessageNeed, StepEnd, StepStart
 from parsim.model.dims import COMPUTE
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Plan
 from parsim.scenario.types import Training
-from parsim.step.timing import Market
 from parsim_kernels import Channel, Machine
 from parsim_kernels.part import communicate, exchange_shards
 from parsim_kernels.transport.channel import Incoming, Outgoing
 
-_CLOCK, _TOLD = 2**30, 2**30 + 1  # tags; those of messages lie below
+_CLOCK, _END = 2**30, 2**30 + 1  # tags; those of messages lie below
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunRequest:
     """What every worker is told: the job, how many steps, and whether to keep virtual clocks."""
 
-    model: ModelSpec
-    market: Market
+    spec: ModelSpec
+    model: CostModel
     plan: Plan
     dtype_bytes: Mapping[str, int]
     seed: int
@@ -47,7 +47,7 @@ class Run:
     def job(self) -> Job:
         """The job, built anew by each worker."""
         given = {"training": self.training, "data": self.data, "precision": self.precision}
-        return Job.of(self.model, self.market, self.plan, self.dtype_bytes, self.seed, **given)  # type: ignore[arg-type]
+        return Job.of(self.spec, self.model, self.plan, self.dtype_bytes, self.seed, **given)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Report:
     wall_s: list[float] = field(default_factory=list)
 
 
-def work(channel: Channel, run: Run, begins: Callable[[], None] = lambda: None, ends: Callable[[], None] = lambda: None) -> Report:
+def work(channel: Channel, run: RunRequest, begins: Callable[[], None] = lambda: None, ends: Callable[[], None] = lambda: None) -> Report:
     """All steps of the rank that this channel belongs to; rank 0 reports (step, loss) after each.
 
     All ranks begin a step's wall time together.  `begins` is called before it, and `ends` after it.
@@ -69,20 +69,20 @@ def work(channel: Channel, run: Run, begins: Callable[[], None] = lambda: None, 
     report = Report(Record(machine.ledgers[channel.rank]))
     start = 0.0
     for need in program.run(rank, run.num_steps, report.record, run.evaluate_every):
-        if isinstance(need, Meeting):
-            _meet(rank, channel, need, clocks=run.clocks)
-        elif isinstance(need, Awaited):
+        if isinstance(need, CollectiveCall):
+            _run_collective(rank, channel, need, clocks=run.clocks)
+        elif isinstance(need, MessageNeed):
             message = channel.receive(need.src, _tag(need.name))
-            machine.hold(rank.number, need.name, message.array, need.itemsize)
+            machine.hold(rank.number, need.target, message.array, need.itemsize)
             rank.clock.compute = max(rank.clock.compute, message.clock)
-        elif isinstance(need, Begun):
+        elif isinstance(need, StepStart):
             begins()
             channel.barrier()
             start = time.perf_counter()
         else:
             report.wall_s.append(time.perf_counter() - start)
             ends()
-            _tell(channel, rank, need)
+            _report(channel, rank, need)
     return report
 
 
@@ -105,39 +105,40 @@ def _tag(name: str) -> int:
     return zlib.crc32(name.encode()) % _CLOCK
 
 
-def _meet(rank: Rank, channel: Channel, need: Meeting, *, clocks: bool) -> None:
+def _run_collective(rank: Rank, channel: Channel, call: CollectiveCall, *, clocks: bool) -> None:
     """This rank's part of a collective."""
-    come = rank.clock.come(need.names[0], need.stream)
-    end = _latest(channel, need.members, come) + need.ps if clocks else come
-    rank.clock.leave(end, need.stream, need.target or need.names[0])
+    start = rank.clock.start(call.stream, call.reads)
+    end_ps = _latest(channel, call.members, start) + call.ps if clocks else start
+    rank.clock.end(call.stream, end_ps, call.writes)
     machine = rank.machine
-    transfers = scheduled(rank.job.algorithm(need, machine, rank.number), need.operation, len(need.members), need.operator)
-    if need.shards:
+    transfers = transfer_plan(rank.job.algorithm(call, machine, rank.number), call.operation, len(call.members), call.operator)
+    if call.shards:
         exchange_shards(
             machine,
             channel,
-            need.operation,  # type: ignore[arg-type]
-            need.axis,
-            need.members,
-            need.shards,
-            need.names,
+            call.operation,  # type: ignore[arg-type]
+            call.group.name,
+            call.members,
+            call.shards,
+            call.names,
             transfers,
-            itemsize=need.itemsize,
-            add=need.add,
+            itemsize=call.itemsize,
+            add=call.add,
         )
         return
     communicate(
         machine,
         channel,
-        need.operation,
-        need.axis,
-        need.members,
-        need.names,
-        need.target,
+        call.operation,
+        call.group.name,
+        call.members,
+        call.names,
+        call.target,
         transfers,
-        dim=max(need.dim, 0),
-        operator=need.operator,  # type: ignore[arg-type]
-        itemsize=need.itemsize,
+        dim=call.dim,
+        split=call.split,
+        operator=call.operator,  # type: ignore[arg-type]
+        itemsize=call.itemsize,
     )
 
 
@@ -148,11 +149,11 @@ def _latest(channel: Channel, members: Sequence[int], ps: int) -> int:
     return max([ps, *(message.clock for message in arrived)])
 
 
-def _tell(channel: Channel, rank: Rank, need: Ended) -> None:
+def _report(channel: Channel, rank: Rank, need: StepEnd) -> None:
     """What all ranks tell of a step, to rank 0, which reports it: the sum of the losses, and the weights where it is evaluated."""
     if channel.rank:
-        channel.send(0, pickle.dumps((need.loss, need.weights)), _TOLD)
+        channel.send(0, pickle.dumps((need.loss, need.weights)), _END)
         return
     parts = [(need.loss, need.weights)]
-    parts += [pickle.loads(channel.receive(src, _TOLD).array.tobytes()) for src in range(1, rank.job.num_ranks)]
+    parts += [pickle.loads(channel.receive(src, _END).array.tobytes()) for src in range(1, rank.job.num_ranks)]
     channel.report((need.step, sum(loss or 0.0 for loss, _ in parts), [weights for _, weights in parts if weights is not None]))

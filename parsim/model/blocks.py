@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.op import Block, Op
-from parsim.model.spec import Architecture
+from parsim.model.transformer import TransformerArchitecture
 
 CORE_ATTENTION = "core_attention"
 GATED = ("swiglu",)  # activations of two up projections
@@ -22,7 +22,7 @@ _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn
 
 
-def transformer_layer(kind: Architecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
+def transformer_layer(kind: TransformerArchitecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
     """A layer of a decoder or an encoder; `kind` and `fusions` decide which ops exist and which share a kernel."""
     ops = (*_attention(kind, attention, fusions), *_mlp(kind, fusions))
     biased = (*(_HEADS if kind.qkv_bias else ()), *(("out", *_ups(kind), "down") if kind.bias else ()))
@@ -35,19 +35,19 @@ def transformer_layer(kind: Architecture, *, attention: str, fusions: tuple[str,
     return Block("layer", ops, weights)
 
 
-def norm(name: str, x: str, kind: Architecture, *, out: str = "", dim: str = "D") -> Op:
+def norm(name: str, x: str, kind: TransformerArchitecture, *, out: str = "", dim: str = "D") -> Op:
     """The op that normalises `x` on the residual stream; its result bears the op's name unless told otherwise."""
     scales = tuple(norm_weights(name, kind))
     return Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), kind.norm)
 
 
-def norm_weights(name: str, kind: Architecture) -> dict[str, str]:
+def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:
     """The weights of a norm with their initial values; RMSNorm has no shift."""
     shift = {f"{name}.beta": "zeros"} if kind.norm == "layer_norm" else {}
     return {f"{name}.gamma": "ones", **shift}
 
 
-def _attention(kind: Architecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
+def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
     entering = "x"
     if not kind.norm_last:
         entering = "norm1"
@@ -73,13 +73,13 @@ def _attention(kind: Architecture, attention: str, fusions: tuple[str, ...]) -> 
     yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", "norm1", kind, fusions)
 
 
-def _steps(name: str, kind: Architecture) -> list[str]:
+def _steps(name: str, kind: TransformerArchitecture) -> list[str]:
     """The names that a projection of the input bears, from GEMM to use."""
     steps = [f"{name}_gemm"] + [f"{name}_biased"] * kind.qkv_bias + [f"{name}_turned"] * (kind.positions == "rotary" and name in _TURNED)
     return [*steps[:-1], name]
 
 
-def _core(attention: str, kind: Architecture) -> Iterator[Op]:
+def _core(attention: str, kind: TransformerArchitecture) -> Iterator[Op]:
     """Scores, softmax and the mix of values.  The flash kind stores no scores; it applies no attention dropout (a stated rule)."""
     tag, mask = CORE_ATTENTION, "causal_" if kind.causal else ""
     if attention == "flash":
@@ -104,11 +104,11 @@ def _core(attention: str, kind: Architecture) -> Iterator[Op]:
     yield Op("mix", "B K R S Z, B Z K C -> B S K R C", (mixing, "values"), ("mixed",), tag=tag)
 
 
-def _ups(kind: Architecture) -> tuple[str, ...]:
+def _ups(kind: TransformerArchitecture) -> tuple[str, ...]:
     return ("gate", "up") if kind.activation in GATED else ("up",)
 
 
-def _mlp(kind: Architecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     entering = "x1"
     if not kind.norm_last:
         entering = "norm2"
@@ -136,7 +136,7 @@ def _bias(name: str, expr: str, x: str, bias: str, y: str, fusions: tuple[str, .
 
 
 def _residual(
-    name: str, inputs: tuple[str, str, str], out: str, norm_name: str, kind: Architecture, fusions: tuple[str, ...]
+    name: str, inputs: tuple[str, str, str], out: str, norm_name: str, kind: TransformerArchitecture, fusions: tuple[str, ...]
 ) -> Iterator[Op]:
     """Bias, dropout, residual add and last norm, as far as they are there; fused, each but the norm joins the kernel of the one before."""
     branch, bias, skip = inputs

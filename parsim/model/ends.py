@@ -17,13 +17,13 @@ from itertools import pairwise
 from parsim.model.blocks import DROP, GATED, norm, norm_weights
 from parsim.model.dims import FLOAT32, INDEX, MASK
 from parsim.model.op import Block, Gradient, Op
-from parsim.model.spec import Architecture
+from parsim.model.transformer import TransformerArchitecture
 
 _OFFSET_V = (("offset", "offset:V"),)
 _PLACE = (("offset", "offset:T"), ("length", "local:T"))
 
 
-def embedding(kind: Architecture, *, fusions: tuple[str, ...]) -> Block:
+def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
     """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum."""
     fused, learned = "dropout_add" in fusions, kind.positions == "learned"
     there = {"words_T": True, "embedded": learned, "typed": kind.token_types, "normed": kind.norm_last, "dropped": kind.dropout}
@@ -58,7 +58,7 @@ def embedding(kind: Architecture, *, fusions: tuple[str, ...]) -> Block:
     return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
 
 
-def head(kind: Architecture, *, tied: bool) -> Block:
+def head(kind: TransformerArchitecture) -> Block:
     """Final norm where norms come first, logits and the mean cross-entropy of a step, vocabulary-parallel."""
     weights = {} if kind.norm_last else norm_weights("norm", kind)
     if kind.head == "masked_token":
@@ -72,11 +72,11 @@ def head(kind: Architecture, *, tied: bool) -> Block:
     if kind.head == "token":
         return Block("head", tuple(_token_head(kind)), {**weights, **label_weights(bias=True)}, output="", totals=("loss",))
     weights = {**weights, "word.weight": "normal"}
-    shared = {"word.weight": "embedding"} if tied else {}
+    shared = {"word.weight": "embedding"} if kind.tied else {}
     return Block("head", tuple(_head(kind)), weights, output="", shared=shared, totals=("loss",))
 
 
-def _head(kind: Architecture) -> Iterator[Op]:
+def _head(kind: TransformerArchitecture) -> Iterator[Op]:
     entering, masked = "x", kind.head == "masked_token"
     if not kind.norm_last:
         entering = "norm"
@@ -111,7 +111,7 @@ def cross_entropy(row: str, label: str, labels: str, scale: str) -> Iterator[Op]
     yield Op("loss", f"{row} -> ", (summed,), ("loss",), "loss_sum", rows, (("scale", scale),))
 
 
-def _text_head(kind: Architecture) -> Iterator[Op]:
+def _text_head(kind: TransformerArchitecture) -> Iterator[Op]:
     """A label a text from its first token, which one sequence-parallel rank holds: the others add zeros.  Whole on every rank."""
     entering = "x"
     if not kind.norm_last:
@@ -131,7 +131,7 @@ def _text_head(kind: Architecture) -> Iterator[Op]:
     yield from cross_entropy("B", "Y", "text_labels", "per_text")
 
 
-def _token_head(kind: Architecture) -> Iterator[Op]:
+def _token_head(kind: TransformerArchitecture) -> Iterator[Op]:
     """A label a token, from its dropped-out vector on the stream."""
     entering, same = "x", "B T D, B T D -> B T D"
     if not kind.norm_last:
@@ -157,7 +157,7 @@ def labelled_rows(x: str, labels: str, *, bias: bool) -> Iterator[Op]:
     yield from cross_entropy("B T", "Y", labels, "per_token")
 
 
-def _dense(x: str, kind: Architecture) -> Iterator[Op]:
+def _dense(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
     """The dense layer before the logits of masked tokens: whole on every tensor-parallel rank, on its part of the stream."""
     activation = "gelu" if kind.activation in GATED else kind.activation
     yield Op("dense_gemm", "B T D, D H -> B T H", (x, "dense.weight"), ("dense_gemm",))

@@ -1,4 +1,4 @@
-"""How many weights a model has, counted from the ops that use them; the vocabulary is not padded."""
+"""How many weights a model has, counted from the ops that use them, and the FLOPs that a token needs; the vocabulary is not padded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from parsim.model.spec import ModelSpec
 _SEQUENCE = {"S", "T"}
 
 
-def total(model: ModelSpec) -> int:
+def num_parameters(model: ModelSpec) -> int:
     """Weights of the whole model; a tied embedding counts once.
 
-    >>> total(ModelSpec("gpt2", 12, 768, 3072, 12, 12, 64, 50257, 1024))  # as its released checkpoint has
+    >>> from parsim.model.transformer import TransformerSpec
+    >>> gpt2 = TransformerSpec("gpt2", 12, 768, 3072, 12, num_kv_heads=12, head_dim=64, vocab_size=50257, max_positions=1024)
+    >>> num_parameters(gpt2)  # as its released checkpoint has
     124439808
     """
-    blocks = blocks_of(model.architecture, tied=model.tied_embedding)
+    blocks = blocks_of(model.architecture)
     return sum(copies * of_block(blocks[name], model, shared=False) for name, copies in model.layout)
 
 
@@ -38,6 +40,16 @@ def of_block(block: Block, model: ModelSpec, *, shared: bool = True) -> int:
     extents = model.extents
     dims = {name: term for op in block.ops for name, term in zip(op.inputs, op.terms[0], strict=True)}
     return sum(math.prod(extents[dim] for dim in dims[name]) for name in block.weights if shared or name not in block.shared)
+
+
+def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
+    """FLOPs that training a token needs, with full attention and with the pairs that the model's mask leaves.
+
+    A weight costs 6, one that multiplies features 4: they need no gradient.
+    """
+    weights = 6 * without_input(model) + 4 * of_features(model)
+    whole, unmasked = model.attention_flops_per_token(sequence_length)
+    return weights + whole, weights + unmasked
 
 
 def _multiplied(block: Block) -> set[str]:

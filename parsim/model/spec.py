@@ -1,87 +1,90 @@
-"""What a model is, in the numbers its paper prints.  The ops that compute it stand in blocks.py and ends.py."""
+"""What every model is, in the numbers its paper prints, and what is asked of each; a family adds figures of its own.
+
+The ops that compute a model stand with its family, in families/.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
+from typing import Any, ClassVar, Final, Self
 
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
+_FIGURE: Final = "figure"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """Which ops the blocks of a model have, whatever their sizes."""
 
-    norm: str
-    positions: str
+    family: ClassVar[str]  # a name of parsim.model.families
     activation: str
     bias: bool
-    qkv_bias: bool
     dropout: bool
-    causal: bool = True
-    norm_last: bool = False  # norms behind the residual adds
-    token_types: bool = False
-    head: str = "next_token"
-    family: str = "transformer"
+    tied: bool = False  # a block reads a weight of another
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """What a scenario may state for a field of a spec: text is one of `legal`, a fraction at least 0 and below 1."""
+
+    description: str
+    legal: tuple[str, ...] = ()
+    zero: bool = False  # a count may be 0
+    most: int = 1_000_000_000  # of a count
+    rule: Callable[[Mapping[str, Any]], Any] | None = None  # what it is where left out, from the other figures
+    aliases: tuple[str, ...] = ()  # what people write for it
+
+
+def figure(description: str, default: Any = MISSING, **limits: Any) -> Any:
+    """A field of a spec that a scenario may state; `limits` are those of Figure."""
+    return field(default=default, metadata={_FIGURE: Figure(description=description, **limits)})
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """The shape of a transformer (a decoder-only language model, or an encoder), or of an MLP, which leaves what it lacks at 0.
-
-    Source: the symbols of Korthikanti et al. 2022 (arXiv:2205.05198), table 1: L, h, a, v; the rest from the model's own paper.
-
-    >>> tiny = ModelSpec("tiny", 2, 8, 32, 2, 2, 4, 64, 16)
-    >>> tiny.queries_per_kv_head
-    1
-    """
+class ModelSpec(ABC):
+    """The shape of a model of any family."""
 
     name: str
     num_layers: int
     hidden_size: int
     ffn_hidden_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int  # as published; padding is the stack's rule
-    max_positions: int  # rows of the position table, where positions are learned
-    activation: str = "gelu"  # gelu | relu | squared_relu | swiglu (gated: its MLP has two up projections)
-    tied_embedding: bool = True
-    dropout: float = 0.1  # 0 leaves out masks and their memory
+    _: KW_ONLY
+    dropout: float
     source: str = ""
-    norm: str = "layer_norm"  # layer_norm | rms_norm
-    positions: str = "learned"  # learned | rotary
-    bias: bool = True  # of the attention output and the MLP
-    qkv_bias: bool = True  # of queries, keys and values
-    causal: bool = True  # false: every token sees every other, as in an encoder
-    norm_last: bool = False  # norms behind the residual adds and the embedding, none before the head: Vaswani et al. 2017
-    num_token_types: int = 0  # rows of a table that is added to the embedding
-    # next_token | masked_token (a dense layer before the logits, a bias on them) | text, token or row (a label each, untied)
-    head: str = "next_token"
-    num_labels: int = 2  # that a text, a token or a row may have
-    family: str = "transformer"  # a name of parsim.model.families
-    num_features: int = 0  # of a row, where features enter and not tokens
+
+    @classmethod
+    def figures(cls) -> dict[str, Figure]:
+        """The fields that a scenario may state."""
+        return {each.name: each.metadata[_FIGURE] for each in fields(cls) if _FIGURE in each.metadata}
+
+    @classmethod
+    def of(cls, **figures: Any) -> Self:
+        """The model of these figures; one that is None follows from the others.
+
+        Raises:
+            ParsimError: they do not fit one another.
+        """
+        rules = {name: each.rule for name, each in cls.figures().items() if each.rule and figures.get(name) is None}
+        spec = cls(**{**figures, **{name: rule(figures) for name, rule in rules.items()}})
+        if misfit := spec.misfit(figures):
+            raise ParsimError(misfit)
+        return spec
+
+    def misfit(self, stated: Mapping[str, Any]) -> str:
+        """What does not fit in the figures; "" where all do.  `stated`: as they were, before any followed from others."""
+        return ""
 
     @property
-    def queries_per_kv_head(self) -> int:
-        """Query heads that share a key and value head: 1 without grouped queries, 0 without attention."""
-        return self.num_heads // self.num_kv_heads if self.num_kv_heads else 0
-
-    @property
+    @abstractmethod
     def architecture(self) -> Architecture:
         """What decides which ops there are."""
-        return Architecture(
-            self.norm,
-            self.positions,
-            self.activation,
-            self.bias,
-            self.qkv_bias,
-            self.dropout > 0,
-            self.causal,
-            self.norm_last,
-            self.num_token_types > 0,
-            self.head,
-            self.family,
-        )
+
+    @property
+    def family(self) -> str:
+        """A name of parsim.model.families."""
+        return self.architecture.family
 
     @property
     def layout(self) -> Layout:
@@ -89,18 +92,24 @@ class ModelSpec:
         return ("embedding", 1), ("layer", self.num_layers), ("head", 1)
 
     @property
+    @abstractmethod
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
-        return {
-            "D": self.hidden_size,
-            "K": self.num_kv_heads,
-            "R": self.queries_per_kv_head,
-            "C": self.head_dim,
-            "F": self.ffn_hidden_size,
-            "V": self.vocab_size,
-            "H": self.hidden_size,
-            "U": self.num_token_types,
-            "Y": self.num_labels,
-            "I": self.num_features,
-            "P": self.max_positions,
-        }
+
+    @property
+    def longest_sequence(self) -> int | None:
+        """The most tokens that a sequence may have; None: any number."""
+        return None
+
+    @abstractmethod
+    def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
+        """FLOPs that training a token needs in attention: of all pairs, and of those that the mask leaves."""
+
+    @abstractmethod
+    def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
+        """The family's own figures in a likeness that is small enough to execute, and that `tensor_parallel` ranks can cut."""
+
+    def small(self, num_layers: int, tensor_parallel: int) -> Self:
+        """A likeness of the same architecture that is small enough to execute."""
+        own = self.small_figures(tensor_parallel)
+        return replace(self, num_layers=num_layers, hidden_size=12, ffn_hidden_size=8 * tensor_parallel, **own)

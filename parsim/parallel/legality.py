@@ -14,12 +14,11 @@ from parsim.errors import ParsimError, PlanError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, sharding_faults
 from parsim.parallel.fault import PlanFault, divisors, listed
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
-DEGREES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch")
-POSITIVE: Final = (*DEGREES, "recompute_every")
-RECOMPUTE: Final = ("none", "selective", "full")
-GRADIENT_SYNC: Final = ("all_reduce", "master")
+POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
+DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
+NAMED: Final = {name: key.legal for name, key in KEYS.items() if key.type == "str" and key.legal}
 MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fold
 
 
@@ -57,7 +56,8 @@ def faults(
         stack: the software; its rule of layers may let an end stage hold none, and its kernels are the ops that recompute_ops names.
 
     >>> from parsim import schedules
-    >>> tiny = ModelSpec("tiny", 4, 8, 32, 2, 2, 4, 64, 16)
+    >>> from parsim.model.transformer import TransformerSpec
+    >>> tiny = TransformerSpec("tiny", 4, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
     >>> for fault in faults(Plan(tensor_parallel=4), tiny, Batch(8, 16), 4, schedules):
     ...     print(fault)
     tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads comes later). Legal: 1, 2
@@ -100,12 +100,14 @@ def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -
     Raises:
         ParsimError: the axis has no degrees.
 
-    >>> legal_degrees("tensor_parallel", ModelSpec("tiny", 4, 8, 32, 2, 2, 4, 64, 16), Batch(8, 16), 8)
+    >>> from parsim.model.transformer import TransformerSpec
+    >>> tiny = TransformerSpec("tiny", 4, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
+    >>> legal_degrees("tensor_parallel", tiny, Batch(8, 16), 8)
     (1, 2)
     """
     match axis:
         case "tensor_parallel":
-            return divisors(math.gcd(model.num_kv_heads, model.ffn_hidden_size, num_devices))
+            return divisors(math.gcd(sharding_faults.tensor_parts(model), num_devices))
         case "pipeline_parallel":
             return tuple(each for each in divisors(num_devices) if each <= max(1, model.num_layers))
         case "data_parallel":
@@ -128,7 +130,7 @@ def _not_positive(plan: Plan) -> Iterator[PlanFault]:
 
 
 def _unknown_names(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
-    for field, known in (("schedule", schedules.names()), ("recompute", RECOMPUTE), ("gradient_sync", GRADIENT_SYNC)):
+    for field, known in (("schedule", schedules.names()), *NAMED.items()):
         value = getattr(plan, field)
         if value not in known and not (field == "schedule" and isinstance(value, tuple)):
             yield PlanFault(field, f"unknown {field} '{value}'{did_you_mean(str(value), known)}", f"Legal: {', '.join(known)}")

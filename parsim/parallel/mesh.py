@@ -6,9 +6,11 @@ ranks lie on nodes is the plan's `rank_order`, which prices see and results do n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 from parsim.parallel.dimensions import axes
+from parsim.parallel.group import Group
 
 
 def coordinates(rank: int, degrees: Mapping[str, int]) -> dict[str, int]:
@@ -31,10 +33,17 @@ def rank_at(at: Mapping[str, int], degrees: Mapping[str, int]) -> int:
     return rank
 
 
-def group(rank: int, axis: str, degrees: Mapping[str, int]) -> tuple[int, ...]:
-    """The ranks that differ from `rank` along `axis` only, in order of their coordinate."""
+def members(rank: int, group: Group, degrees: Mapping[str, int], stages: Sequence[int] = ()) -> tuple[int, ...]:
+    """The ranks of a rank's group, those that differ along its axes only, in order of their coordinates.
+
+    `stages`: the only places along the pipeline that take part, where the group has homes.
+
+    >>> members(5, Group(("pp", "tp")), {"pp": 2, "dp": 2, "tp": 2})
+    (2, 3, 6, 7)
+    """
     at = coordinates(rank, degrees)
-    return tuple(rank_at({**at, axis: i}, degrees) for i in range(degrees[axis]))
+    places = itertools.product(*(stages if group.homes else range(degrees[axis]) for axis in group.axes))
+    return tuple(rank_at({**at, **dict(zip(group.axes, place, strict=True))}, degrees) for place in places)
 
 
 def fastest_first(rank_order: str) -> tuple[str, ...]:

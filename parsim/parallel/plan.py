@@ -6,8 +6,10 @@ Only the fields stand here: legality.py says which combinations are legal, stage
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import permutations
 from math import prod
+from typing import Any, Final
 
 from parsim.parallel.dimensions import degrees, split
 
@@ -22,32 +24,63 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """What stands beside a field of Plan, for all who list the fields: scenario files and their schema, legality, the planner."""
+
+    description: str
+    legal: tuple[Any, ...] = ()  # its values; empty: any of its type, a count from 1
+    auto: tuple[Any, ...] = ()  # what the planner tries; empty: all that is legal
+    follows: bool = False  # where left out, it follows from the rest of the scenario, and the default is only Plan's own
+    type: str = ""  # as annotated
+    default: Any = None
+
+
+def _key(default: Any, description: str, **others: Any) -> Any:
+    return field(default=default, metadata={"description": description, **others})
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """One way to split a step over devices.  The names are those of a scenario file.
+    """One way to split a step over devices.  The names are those of a scenario file; to add a field is to add its line here.
 
     >>> Plan(tensor_parallel=8, pipeline_parallel=8, data_parallel=2).num_devices
     128
     """
 
-    data_parallel: int = 1
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    virtual_pipeline: int = 1  # model chunks a rank
-    sequence_parallel: bool = False  # Megatron's, over the tensor-parallel ranks
-    micro_batch: int = 1  # sequences
-    schedule: str | tuple[str, ...] = "1f1b"  # a name, or the written actions of each pipeline rank
-    recompute: str = "none"  # none | selective | full
-    recompute_ops: tuple[str, ...] = ()  # ops of a layer, or tags of them, that run again in backward
-    recompute_every: int = 1  # of the layers of a stage, each n-th is recomputed
-    layers_per_stage: tuple[int, ...] | None = None  # by (virtual) stage; None: the stack's layer_split rule
-    gradient_sync: str = "all_reduce"  # all_reduce | master
-    rank_order: str = "tp-dp-pp"  # axes from the fastest: neighbours in a node differ along the first
-    optimizer: str = "adamw"  # adamw | adamw_8bit | sgd_momentum
-    zero_stage: int = 0  # sharded over dp: 1 optimizer state, 2 and gradients, 3 and parameters (FSDP)
-    reshard_after_forward: bool = True  # ZeRO 3: parameters are let go after forward, and gathered again for backward
-    zero_group: int | None = None  # ranks over which ZeRO shards, replicated over the rest of data_parallel (HSDP); None: all
-    offload_optimizer: bool = False  # states and float32 weights lie on the host, which updates
-    dimensions: tuple[tuple[str, int], ...] = ()  # degrees of dimensions that have no field here, by name
+    data_parallel: int = _key(1, "replicas; what remains of the devices where left out", follows=True)
+    tensor_parallel: int = _key(1, "ranks that split each layer")
+    pipeline_parallel: int = _key(1, "ranks that split the layers")
+    virtual_pipeline: int = _key(1, "model chunks a pipeline rank")
+    sequence_parallel: bool = _key(False, "whether the tensor-parallel ranks split the sequence between blocks")
+    micro_batch: int = _key(1, "sequences that pass the pipeline together")
+    schedule: str | tuple[str, ...] = _key(  # a name, or the written actions of each pipeline rank
+        "1f1b",
+        "the pipeline schedule, named or written out; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out",
+        follows=True,
+    )
+    recompute: str = _key("none", "which activations are computed again", legal=("none", "selective", "full"))
+    recompute_ops: tuple[str, ...] = _key((), "ops of a layer, or their tags, that run again in backward")
+    recompute_every: int = _key(1, "recompute in each n-th layer of a stage only", auto=(1, 2, 4))
+    layers_per_stage: tuple[int, ...] | None = _key(None, "layers by (virtual) stage; the stack's layer_split where left out", auto=(None,))
+    gradient_sync: str = _key("all_reduce", "how replicas agree on gradients", legal=("all_reduce", "master"))
+    rank_order: str = _key(
+        "tp-dp-pp",
+        "axes from the fastest: neighbours in a node differ along the first",
+        auto=tuple("-".join(order) for order in permutations(("tp", "dp", "pp"))),
+    )
+    optimizer: str = _key(
+        "adamw",
+        "what updates the weights",
+        legal=("adamw", "adamw_8bit", "sgd_momentum"),
+        auto=("adamw",),  # a choice of convergence, not of speed: never varied of the planner's own accord
+    )
+    zero_stage: int = _key(
+        0, "sharded over the replicas: 1 optimizer state, 2 also gradients, 3 also parameters (FSDP)", legal=(0, 1, 2, 3)
+    )
+    reshard_after_forward: bool = _key(True, "whether ZeRO 3 lets parameters go between forward and backward")
+    zero_group: int | None = _key(None, "replicas that shard among themselves (HSDP); all where left out")
+    offload_optimizer: bool = _key(False, "whether the host holds the optimizer's states and updates")
+    dimensions: tuple[tuple[str, int], ...] = _key((), "degrees of dimensions without a key here, by name")
 
     @property
     def num_devices(self) -> int:
@@ -62,6 +95,9 @@ class Plan:
     def num_micro_batches(self, batch: Batch) -> int:
         """Micro_batches that each replica runs in a step."""
         return batch.global_batch // (split(self, "B") * self.micro_batch)
+
+
+KEYS: Final[Mapping[str, Key]] = {each.name: Key(**each.metadata, type=str(each.type), default=each.default) for each in fields(Plan)}
 
 
 @dataclass(frozen=True, slots=True)

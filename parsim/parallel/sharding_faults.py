@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,22 +15,27 @@ from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.fault import PlanFault, divisors, listed
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
-ZERO_STAGES: Final = (0, 1, 2, 3)
+ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """tensor_parallel divides the kv heads and the ffn_hidden_size."""
-    legal = f"Legal: {listed(divisors(math.gcd(model.num_kv_heads, model.ffn_hidden_size)))}"
-    degree = plan.tensor_parallel
-    if model.num_kv_heads % degree:
-        later = " (replicating kv heads comes later)" if degree % model.num_kv_heads == 0 else ""
-        message = f'tensor_parallel = {degree} does not divide num_kv_heads = {model.num_kv_heads} of model "{model.name}"{later}'
+    """tensor_parallel divides the kv heads, where there are any, and the ffn_hidden_size."""
+    legal = f"Legal: {listed(divisors(tensor_parts(model)))}"
+    degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
+    if kv_heads % degree:
+        later = " (replicating kv heads comes later)" if degree % kv_heads == 0 else ""
+        message = f'tensor_parallel = {degree} does not divide num_kv_heads = {kv_heads} of model "{model.name}"{later}'
         yield PlanFault("tensor_parallel", message, legal)
     elif model.ffn_hidden_size % degree:
         message = f'tensor_parallel = {degree} does not divide ffn_hidden_size = {model.ffn_hidden_size} of model "{model.name}"'
         yield PlanFault("tensor_parallel", message, legal)
+
+
+def tensor_parts(model: ModelSpec) -> int:
+    """The most parts that tensor parallelism can cut a layer into; any divisor will do, too."""
+    return math.gcd(model.extents.get("K", 0), model.ffn_hidden_size)
 
 
 def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
@@ -58,11 +62,10 @@ def others(plan: Plan, extents: Mapping[str, int]) -> Iterator[PlanFault]:
 
 def unknown_dimensions(plan: Plan) -> Iterator[PlanFault]:
     """`dimensions` names such as have no key of their own."""
-    fields = {field.name for field in dataclasses.fields(Plan)}
-    known = tuple(n for n in dimensions.names() if n not in fields and dimensions.DIMENSIONS.get(n).degree is None)
+    known = tuple(n for n in dimensions.names() if n not in KEYS and dimensions.DIMENSIONS.get(n).degree is None)
     for name, degree in plan.dimensions:
         if name not in known:
-            remedy = f"Give {name} as a key of the plan" if name in fields else f"Known: {', '.join(known) or 'none'}"
+            remedy = f"Give {name} as a key of the plan" if name in KEYS else f"Known: {', '.join(known) or 'none'}"
             yield PlanFault("dimensions", f"unknown dimension '{name}'{did_you_mean(name, known)}", remedy)
         elif degree < 1:
             yield PlanFault("dimensions", f"{name} = {degree!r} is not a positive whole number", "Legal: 1, 2, 3, ...")
@@ -116,7 +119,7 @@ def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFa
     """Ops that work in one buffer, in place, run again together or not at all."""
     if not plan.recompute_ops:
         return
-    blocks = blocks_of(model.architecture, stack.attention, stack.fusions, model.tied_embedding)
+    blocks = blocks_of(model.architecture, stack.attention, stack.fusions)
     layers = [blocks[name] for name, _ in model.layout[1:-1]]
     ops = [op for layer in layers for op in layer.ops]
     known = tuple(dict.fromkeys(name for op in ops if op.kind != "relabel" for name in (op.name, op.tag) if name))

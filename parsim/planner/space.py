@@ -8,47 +8,30 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from parsim import schedules
 from parsim.errors import PlanError
 from parsim.parallel.fault import divisors
-from parsim.parallel.legality import GRADIENT_SYNC, RECOMPUTE, faults, legal_degrees
-from parsim.parallel.plan import Plan
-from parsim.parallel.sharding_faults import ZERO_STAGES
+from parsim.parallel.legality import faults, legal_degrees
+from parsim.parallel.plan import KEYS, Plan
 
 if TYPE_CHECKING:
     from parsim.scenario import PlanSpace, Scenario
 
-AUTO = "auto"
+AUTO: Final = "auto"
+# The axes in the order in which candidates vary, on which ties hang, the slowest first; others follow in the order of Plan.
+_OPEN: Final = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "sequence_parallel", "recompute")
+_NEXT: Final = ("gradient_sync", "zero_stage", "zero_group", "reshard_after_forward", "recompute_every", "offload_optimizer", "optimizer")
 # What an axis is where a space does not name it.
-_DEFAULTS: Mapping[str, tuple[object, ...]] = {
-    "tensor_parallel": (1,),
-    "pipeline_parallel": (1,),
-    "virtual_pipeline": (1,),
-    "micro_batch": (1,),
-    "sequence_parallel": (False,),
-    "recompute": ("none",),
-    "gradient_sync": ("all_reduce",),
-    "zero_stage": (0,),
-    "zero_group": (None,),
-    "reshard_after_forward": (True,),
-    "recompute_ops": ((),),
-    "recompute_every": (1,),
-    "offload_optimizer": (False,),
-    "dimensions": ((),),
-    "optimizer": ("adamw",),
-    "rank_order": ("tp-dp-pp",),
-    "layers_per_stage": (None,),
-    "data_parallel": (AUTO,),  # what remains of the devices
-    "schedule": (AUTO,),  # follows from virtual_pipeline
+_DEFAULTS: Final[Mapping[str, tuple[object, ...]]] = {
+    name: (AUTO,) if KEYS[name].follows else (KEYS[name].default,) for name in dict.fromkeys((*_OPEN, *_NEXT, *KEYS))
 }
 
 
 def everything() -> dict[str, tuple[object, ...]]:
     """The axes of a space that leaves all to the planner."""
-    open_axes = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "sequence_parallel", "recompute")
-    return {**_DEFAULTS, **dict.fromkeys(open_axes, (AUTO,))}
+    return {**_DEFAULTS, **dict.fromkeys(_OPEN, (AUTO,))}
 
 
 def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]:
@@ -79,24 +62,13 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]
 def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence[object]:
     if stated != (AUTO,):
         return stated
-    if name == "recompute":
-        return RECOMPUTE
-    if name == "gradient_sync":
-        return GRADIENT_SYNC
-    if name == "rank_order":
-        return tuple("-".join(order) for order in itertools.permutations(("tp", "dp", "pp")))
-    if name == "optimizer":
-        return _DEFAULTS[name]  # a choice of convergence, not of speed: never varied of the planner's own accord
-    if name == "zero_stage":
-        return ZERO_STAGES
+    key = KEYS[name]
     if name == "zero_group":
         return (None, *divisors(scenario.cluster.node.devices_per_node))
-    if name in ("sequence_parallel", "reshard_after_forward", "offload_optimizer"):
+    if key.type == "bool":
         return (False, True)
-    if name == "recompute_every":
-        return (1, 2, 4)
-    if name == "layers_per_stage":
-        return (None,)
+    if key.auto or key.legal:
+        return key.auto or key.legal
     return legal_degrees(name, scenario.model, scenario.batch, scenario.cluster.num_devices)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from parsim import units
 from parsim.errors import CapacityError
 from parsim.estimator.result import Estimate
-from parsim.parallel.plan import Plan
+from parsim.parallel.dimensions import axis_of
+from parsim.parallel.plan import KEYS, Plan
 from parsim.report.console import log, percent, say, show_table
 from parsim.report.layers import LayerRow
 from parsim.report.results import Result, Results
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from parsim.planner import Ranked, Ranking
 
 _LEFT = ("plan", "recompute", "segment", "pass")
-_VARIED = ("schedule", "gradient_sync", "optimizer", "rank_order")
+# What the columns of a plan say already; another axis has a column where ranked plans differ in it.
+_SAID: Final = (
+    *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
+    *("recompute_ops", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
+)
+_VARIED: Final = tuple(name for name in KEYS if name not in _SAID)
 
 
 def headline(scenario: Scenario) -> str:
@@ -54,11 +60,12 @@ def _has_chunks(plans: Iterable[Plan]) -> bool:
 
 def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
     plan = estimate.plan
+    tp, pp, dp = map(axis_of, ("tensor_parallel", "pipeline_parallel", "data_parallel"))
     return {
-        "tp": str(plan.tensor_parallel),
-        "pp": str(plan.pipeline_parallel),
+        tp: str(plan.tensor_parallel),
+        pp: str(plan.pipeline_parallel),
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
-        "dp": f"{plan.data_parallel}{_zero(plan)}",
+        dp: f"{plan.data_parallel}{_zero(plan)}",
         "mbs": f"{plan.micro_batch} x {estimate.num_micro_batches}",
         "recompute": f"{_recompute(plan)}{' +sp' if plan.sequence_parallel else ''}",
     }

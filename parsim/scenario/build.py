@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from parsim.cluster import Cluster, Node
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, sharding_faults
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import TAGS
@@ -25,7 +25,7 @@ from parsim.scenario.tree import Place, Tree
 from parsim.scenario.tree import read as read_file
 from parsim.scenario.types import DataSpec, Measured, PlanSpace, Scenario, Training
 
-_AXES: Final = tuple(each.name for each in fields(Plan))
+_WHOLE: Final = tuple(name for name, key in KEYS.items() if key.type.startswith("tuple"))  # no planner varies these
 
 
 @dataclass(slots=True)
@@ -68,8 +68,11 @@ def _with_config(tree: Tree, found: list[Fault]) -> Any:
     if not isinstance(name, str) or not name.startswith(huggingface.PREFIX):
         return value
     others = {key: each for key, each in value.items() if key != "model"}
+    batch = value.get("batch")
+    tokens = batch.get("sequence_length") if isinstance(batch, dict) else None
+    path = Path(tree.path).parent / name.removeprefix(huggingface.PREFIX)
     try:
-        return {**others, "model": huggingface.row(Path(tree.path).parent / name.removeprefix(huggingface.PREFIX), name)}
+        return {**others, "model": huggingface.row(path, name, tokens if type(tokens) is int else None)}
     except ParsimError as error:
         found.append(tree.fault(("model",), error.what))
         return others
@@ -131,7 +134,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
             yield ("data", "name"), said
     for name, plan in sections.plans.items():
         place = ("plans", name)
-        if any(_is_open(getattr(plan, axis)) for axis in _AXES if axis not in ("layers_per_stage", "recompute_ops")):
+        if any(_is_open(value) for axis, value in plan if axis not in _WHOLE):
             parts.spaces[name] = _space(name, plan)
             yield from _closed(place, plan, parts)
         else:
@@ -144,7 +147,8 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
 
 def _closed(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
     """What is wrong with the keys that no planner varies, of a plan with open axes."""
-    plan = Plan(dimensions=tuple(sorted(section.dimensions.items())), recompute_ops=tuple(section.recompute_ops))
+    values = _values(section)
+    plan = Plan(**{axis: values[axis] for axis in _WHOLE})
     found = [*sharding_faults.unknown_dimensions(plan)]
     if parts.model is not None and parts.stack is not None:
         found += sharding_faults.recompute_ops(plan, parts.model, parts.stack)
@@ -178,29 +182,31 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{batch.dtype}'; it multiplies: {known}"
     model = parts.model
-    if model is not None and model.positions == "learned" and batch.sequence_length > model.max_positions:
-        longest = model.max_positions
+    longest = model.longest_sequence if model is not None else None
+    if model is not None and longest is not None and batch.sequence_length > longest:
         message = f'sequence_length = {batch.sequence_length} is above max_positions = {longest} of model "{model.name}"; at most {longest}'
         yield ("batch", "sequence_length"), message
 
 
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
-    values = dict(section)
-    batch = parts.batch
+    values, batch = _values(section), parts.batch
     if values["data_parallel"] is None:
-        inner = values["tensor_parallel"] * values["pipeline_parallel"] * prod(section.dimensions.values())
+        inner = values["tensor_parallel"] * values["pipeline_parallel"] * prod(degree for _, degree in values["dimensions"])
         values["data_parallel"] = max(1, (parts.num_devices or 0) // inner)
         if parts.num_devices is None:  # nobody knows the replicas, and so not the micro batches
             batch, values["zero_group"] = None, None
     if values["schedule"] is None:
         values["schedule"] = schedules.default(values["virtual_pipeline"])
-    if values["layers_per_stage"] is not None:
-        values["layers_per_stage"] = tuple(values["layers_per_stage"])
-    whole = {"dimensions": tuple(sorted(section.dimensions.items())), "recompute_ops": tuple(section.recompute_ops)}
-    plan = Plan(**{**values, **whole})
+    plan = Plan(**values)
     parts.plans[place[1]] = plan
     for fault in legality.faults(plan, parts.model, batch, parts.num_devices, schedules, stack=parts.stack):
         yield (*place, fault.field), str(fault)
+
+
+def _values(section: PlanSection) -> dict[str, Any]:
+    """The values by axis; what no planner varies as Plan has it."""
+    lists = {axis: sorted(value.items()) if isinstance(value, dict) else value for axis, value in section if axis in _WHOLE}
+    return {**dict(section), **{axis: tuple(value) for axis, value in lists.items() if value is not None}}
 
 
 def _is_open(value: object) -> bool:
@@ -208,14 +214,8 @@ def _is_open(value: object) -> bool:
 
 
 def _space(name: str, section: PlanSection) -> PlanSpace:
-    axes: dict[str, tuple[object, ...]] = {}
-    for axis in (each for each in _AXES if each in section.model_fields_set):
-        value = getattr(section, axis)
-        if value is not None:
-            lists = axis in ("layers_per_stage", "recompute_ops")
-            whole = tuple(sorted(value.items())) if axis == "dimensions" else tuple(value) if lists else None
-            axes[axis] = (whole,) if whole is not None else tuple(dict.fromkeys(value)) if isinstance(value, list) else (value,)
-    return PlanSpace(name, axes)
+    stated = {axis: value for axis, value in _values(section).items() if axis in section.model_fields_set and value is not None}
+    return PlanSpace(name, {axis: tuple(dict.fromkeys(each)) if isinstance(each, list) else (each,) for axis, each in stated.items()})
 
 
 def _measured(name: str, section: MeasuredSection, plans: list[str], parts: _Parts) -> Iterator[tuple[Place, str]]:

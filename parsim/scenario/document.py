@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_origin
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from parsim import data
+from parsim.parallel.plan import KEYS, Key
 from parsim.scenario.fields import Axis, Count, Known, Positive, Quantity, Row, Text
-from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
+from parsim.scenario.rows import MATMULS_ONLY, FabricRef, ModelRef, NodeRef, StackRef, dtypes
 from parsim.scenario.types import Training
 from parsim.scenario.written import ScheduleAxis
 
 DEFAULT_STACK = "megatron-2022"
 _DEFAULTS = Training()
 _Decay = Annotated[float, Field(ge=0, lt=1)]
+_MATMULS = "would be that of matmuls only: weights, gradients and activations stay wider, which is not built yet"
 _SHORT: Mapping[str, str] = {
     "dp": "data_parallel",
     "tp": "tensor_parallel",
@@ -50,39 +52,49 @@ class BatchSection(Row):
     hints: ClassVar[Mapping[str, str]] = _SHORT
     global_batch: Count = Field(description="the sequences of a step, all replicas together")
     sequence_length: Count = Field(description="the tokens of a sequence")
-    dtype: Annotated[str, Known("dtypes")] = Field("bf16", description="the dtype of the matrix multiplications")
+    dtype: Annotated[str, Known("dtypes", dtypes, unbuilt=dict.fromkeys(MATMULS_ONLY, _MATMULS))] = Field(
+        "bf16", description="the dtype of the matrix multiplications"
+    )
 
 
-class PlanSection(Row):
+_AXIS: Any = Axis  # of types that are known at run time only
+_LITERAL: Any = Literal
+# By the annotation of a field of Plan: what a file may say of it.
+_FORMS: Mapping[str, Any] = {
+    "int": _AXIS[Count],
+    "bool": _AXIS[bool],
+    "str": _AXIS[Annotated[str, Field(max_length=40)]],
+    "str | tuple[str, ...]": ScheduleAxis,
+    "tuple[str, ...]": list[Text],
+    "tuple[int, ...]": list[Count],
+    "tuple[tuple[str, int], ...]": dict[Text, Count],
+}
+
+
+class _PlanRow(Row):
     """How the work is split; an axis is a value, `auto`, or a list that the planner chooses from."""
 
     hints: ClassVar[Mapping[str, str]] = _SHORT
-    data_parallel: Axis[Count] | None = Field(None, description="replicas; what remains of the devices where left out")
-    tensor_parallel: Axis[Count] = Field(1, description="ranks that split each layer")
-    pipeline_parallel: Axis[Count] = Field(1, description="ranks that split the layers")
-    virtual_pipeline: Axis[Count] = Field(1, description="model chunks a pipeline rank")
-    sequence_parallel: Axis[bool] = Field(False, description="whether the tensor-parallel ranks split the sequence between blocks")
-    micro_batch: Axis[Count] = Field(1, description="sequences that pass the pipeline together")
-    schedule: ScheduleAxis | None = Field(
-        None,
-        description="the pipeline schedule, named or written out; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out",
-    )
-    recompute: Axis[Literal["none", "selective", "full"]] = Field("none", description="which activations are computed again")
-    recompute_ops: list[Text] = Field(default_factory=list, description="ops of a layer, or their tags, that run again in backward")
-    recompute_every: Axis[Count] = Field(1, description="recompute in each n-th layer of a stage only")
-    layers_per_stage: list[Count] | None = Field(None, description="layers by (virtual) stage; the stack's layer_split where left out")
-    gradient_sync: Axis[Literal["all_reduce", "master"]] = Field("all_reduce", description="how replicas agree on gradients")
-    rank_order: Axis[Annotated[str, Field(max_length=40)]] = Field(
-        "tp-dp-pp", description="axes from the fastest: neighbours in a node differ along the first"
-    )
-    optimizer: Axis[Literal["adamw", "adamw_8bit", "sgd_momentum"]] = Field("adamw", description="what updates the weights")
-    zero_stage: Axis[Annotated[int, Field(ge=0, le=3)]] = Field(
-        0, description="sharded over the replicas: 1 optimizer state, 2 also gradients, 3 also parameters (FSDP)"
-    )
-    reshard_after_forward: Axis[bool] = Field(True, description="whether ZeRO 3 lets parameters go between forward and backward")
-    zero_group: Axis[Count] | None = Field(None, description="replicas that shard among themselves (HSDP); all where left out")
-    offload_optimizer: Axis[bool] = Field(False, description="whether the host holds the optimizer's states and updates")
-    dimensions: dict[Text, Count] = Field(default_factory=dict, description="degrees of dimensions without a key here, by name")
+
+
+def _plan_key(key: Key) -> tuple[Any, Any]:
+    """The type of a plan's key in a file, and its pydantic field."""
+    if not key.legal:
+        form = _FORMS[key.type.removesuffix(" | None")]
+    else:
+        form = _AXIS[Annotated[int, Field(ge=key.legal[0], le=key.legal[-1])] if key.type == "int" else _LITERAL[key.legal]]
+    if key.follows or key.default is None:
+        return form | None, Field(None, description=key.description)
+    if key.default == ():
+        return form, Field(default_factory=get_origin(form), description=key.description)
+    return form, Field(key.default, description=key.description)
+
+
+if TYPE_CHECKING:
+    PlanSection = _PlanRow
+else:
+    _PLAN_KEYS = {name: _plan_key(key) for name, key in KEYS.items()}
+    PlanSection = create_model("PlanSection", __base__=_PlanRow, __doc__=_PlanRow.__doc__, __module__=__name__, **_PLAN_KEYS)
 
 
 class MeasuredSection(Row):

@@ -15,12 +15,14 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCu
 
 from parsim import catalog, units
 from parsim.errors import ParsimError, did_you_mean
+from parsim.model import families
 from parsim.scenario.tree import show
 
 T = TypeVar("T")
 # Tags stand in pydantic's places; no key of a file is likely to be one.
-NAME, INLINE, MLP, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<mlp>", "<value>", "<list>", "<auto>", "<written>"
-TAGS: Final = (NAME, INLINE, MLP, VALUE, LIST, AUTO, WRITTEN, "[key]")
+NAME, INLINE, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<value>", "<list>", "<auto>", "<written>"
+FAMILIES: Final = {family: f"<{family}>" for family in families.names()}
+TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, WRITTEN, "[key]", *FAMILIES.values())
 
 Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -75,17 +77,23 @@ class Known:
     """Annotates text as one of some names: of the rows of a kind of the catalog, or of what `names` lists.
 
     Text that starts with `prefix` is legal in a file too: what it names was read before the file is checked.
+    `unbuilt` says of names that exist elsewhere why they are not legal here.
     """
 
-    def __init__(self, kind: str, names: Callable[[], tuple[str, ...]] | None = None, *, prefix: str = "") -> None:
+    def __init__(
+        self, kind: str, names: Callable[[], tuple[str, ...]] | None = None, *, prefix: str = "", unbuilt: Mapping[str, str] | None = None
+    ) -> None:
         self.what = kind.removesuffix("s")
         self.prefix = prefix
+        self.unbuilt = unbuilt or {}
         self.names = names or (lambda: catalog.names(kind))
 
     def check(self, name: str) -> str:
         """The name, if it is known."""
         if name in self.names():
             return name
+        if name in self.unbuilt:
+            raise complaint(f"{self.what} = {name} {self.unbuilt[name]}; legal: {', '.join(self.names())}")
         raise complaint(f"unknown {self.what} {show(name)}{did_you_mean(name, self.names())}; known: {', '.join(self.names())}")
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -118,13 +126,14 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=False)
     kind: ClassVar[str] = ""
     hints: ClassVar[Mapping[str, str]] = {}  # keys that people write -> the key they mean
+    derived: ClassVar[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {}  # key -> what it is where left out, from the other keys
 
     @model_validator(mode="wrap")
     @classmethod
     def _speak(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
         """Complain in our words; the row's own keys are known here, so the nearest can be named."""
         if cls.kind and isinstance(value, dict) and "base" in value:
-            value = {**_based(cls.kind, value), "base": value["base"]}
+            value = {**_based(cls.kind, cls.derived, value), "base": value["base"]}
         try:
             return handler(value)
         except ValidationError as error:
@@ -190,8 +199,11 @@ _WANTED: Final = {
 }
 
 
-def _based(kind: str, value: dict[str, Any]) -> dict[str, Any]:
-    """The catalog row that `value` starts from, with its changes; a changed figure loses the catalog's source."""
+def _based(kind: str, derived: Mapping[str, Callable[[Mapping[str, Any]], Any]], value: dict[str, Any]) -> dict[str, Any]:
+    """The catalog row that `value` starts from, with its changes; a changed figure loses the catalog's source.
+
+    A figure of the row that is as derived from its others is left out, and so derived anew with the changes.
+    """
     try:
         row = catalog.row(kind, value["base"] if isinstance(value["base"], str) else show(value["base"]))
     except ParsimError as error:
@@ -199,7 +211,8 @@ def _based(kind: str, value: dict[str, Any]) -> dict[str, Any]:
         raise ValidationError.from_exception_data(kind, [details]) from None
     changes = {key: each for key, each in value.items() if key != "base"}
     row["source"] = {figure: source for figure, source in row.get("source", {}).items() if figure not in changes}
-    return _merged(row, changes)
+    follows = [key for key, rule in derived.items() if key in row and key not in changes and row[key] == rule(row)]
+    return _merged({key: each for key, each in row.items() if key not in follows}, changes)
 
 
 def _merged(row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A Hugging Face config.json of a dense decoder, or of BERT, as a row of the catalog's kind; each model_type is one table of its keys.
 
-What changes no count is left out: epsilons, rotary bases and scaling, a sliding window (attention is charged in full), initial values.
+What changes no count is left out: epsilons, rotary bases and scaling, initial values.  What would change one is read or refused by name.
 Source: huggingface/transformers, models/NAME/configuration_NAME.py and modeling_NAME.py, for the keys, their defaults and the biases.
 """
 
@@ -41,6 +41,7 @@ class _Family:
     tied: bool = False  # where tie_word_embeddings is left out
     heads: Mapping[str, str] = field(default_factory=dict)  # architecture -> our head; empty: all have the one of a decoder
     only: Mapping[str, object] = field(default_factory=dict)  # keys of which one value can be read, which is that of a key left out
+    left_out: Mapping[str, object] = field(default_factory=dict)  # what keys left out are, where that is not nothing
 
 
 _COUNTS: Final = {
@@ -63,6 +64,18 @@ _GPT2: Final = {
     "max_positions": "n_positions",
 }
 
+_NO_BIAS: Final = dict.fromkeys(("attention_bias", "mlp_bias"), False)
+_DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's
+# Keys of which one value, or null, can be read in any family: another adds, drops or moves ops, weights or bytes.
+_ONLY: Final[Mapping[str, object]] = {
+    **dict.fromkeys(("alibi", "multi_query", "new_decoder_architecture", "parallel_attn", "use_parallel_residual"), False),
+    **dict.fromkeys(("qk_norm", "qk_layernorm", "use_qk_norm", "add_cross_attention", "is_encoder_decoder"), False),
+    **dict.fromkeys(("reorder_and_upcast_attn", "use_bidirectional_attention"), False),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "attention_chunk_size"), None),
+    **dict.fromkeys(("quantization_config", "embedding_size", "word_embed_proj_dim", "no_rope_layers"), None),
+    **dict.fromkeys(("num_nextn_predict_layers", "chunk_size_feed_forward"), 0),
+    "pruned_heads": {},
+}
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
 _AS_HIDDEN: Final = "classifier_dropout"  # that of hidden vectors, where null
 
@@ -79,7 +92,6 @@ FAMILIES: Final = {
         only={
             "position_embedding_type": "absolute",
             "is_decoder": False,
-            "add_cross_attention": False,
             "problem_type": "single_label_classification",
         },
     ),
@@ -93,7 +105,14 @@ FAMILIES: Final = {
         tied=True,
     ),
     "llama": _Family(_COUNTS, _OPTIONAL, _SWIGLU, _ROTARY, biases=_BIASES),
-    "mistral": _Family(_COUNTS, _OPTIONAL, _SWIGLU, {**_ROTARY, "bias": False}),
+    "mistral": _Family(
+        _COUNTS,
+        _OPTIONAL,
+        _SWIGLU,
+        {**_ROTARY, "bias": False},
+        only=_NO_BIAS,
+        left_out={"num_key_value_heads": 8, "sliding_window": 4096},
+    ),
     "nemotron": _Family(
         _COUNTS,
         _OPTIONAL,
@@ -101,16 +120,24 @@ FAMILIES: Final = {
         {"norm": "layer_norm", "positions": "rotary"},
         biases=_BIASES,
     ),
-    "qwen2": _Family(_COUNTS, _OPTIONAL, _SWIGLU, {**_ROTARY, "bias": False, "qkv_bias": True}),
+    "qwen2": _Family(
+        _COUNTS,
+        _OPTIONAL,
+        _SWIGLU,
+        {**_ROTARY, "bias": False, "qkv_bias": True},
+        only=_NO_BIAS,
+        left_out={"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28},
+    ),
 }
 
 
-def row(path: Path, name: str) -> dict[str, Any]:
+def row(path: Path, name: str, sequence_length: int | None = None) -> dict[str, Any]:
     """The row, with values as an inline model of a scenario has them.
 
     Args:
         path: the config.json.
         name: what reports call the model.
+        sequence_length: tokens that a sliding window has to cover; None: as many as the model has positions.
 
     Raises:
         ScenarioError: the file cannot be read, is of another model_type, or says what no model here can be.
@@ -124,7 +151,9 @@ def row(path: Path, name: str) -> dict[str, Any]:
     if experts:
         raise ScenarioError(f"{name}: {experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")
     family = FAMILIES[kind]
+    config = {**family.left_out, **config}
     _only(config, family, name)
+    _full_attention(config, family, sequence_length, name)
     head = _head(config, family, name)
     tied = head.get("head") not in _LABELLED and _flag(config, "tie_word_embeddings", family.tied, name)
     return {
@@ -174,17 +203,39 @@ def _flag(config: Mapping[str, Any], key: str, default: bool, name: str) -> bool
 
 
 def _only(config: Mapping[str, Any], family: _Family, name: str) -> None:
-    for key, legal in family.only.items():
-        value = config.get(key, legal)
-        if value is not None and value != legal:
-            raise ScenarioError(f"{name}: {key} = {show(value)} is not read; {show(legal)} is")
+    for key, legal in {**_ONLY, **family.only}.items():
+        if config.get(key) not in (None, legal):
+            raise ScenarioError(f"{name}: {key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
+
+
+def _full_attention(config: Mapping[str, Any], family: _Family, sequence_length: int | None, name: str) -> None:
+    """Nothing, where every layer of the model sees the whole sequence; of qwen2, the layers from max_window_layers on slide."""
+    types, first = config.get("layer_types"), config.get("max_window_layers")
+    if types is None:
+        num_layers = _count(config, family.counts["num_layers"], name)
+        sliding = config.get("use_sliding_window") is not False and not (isinstance(first, int) and first >= num_layers)
+    elif isinstance(types, list) and all(each in ("full_attention", "sliding_attention") for each in types):
+        sliding = "sliding_attention" in types
+    else:
+        raise ScenarioError(f"{name}: layer_types holds other layers than full_attention, which are not read")
+    if not sliding or config.get("sliding_window") is None:
+        return
+    window, tokens = _count(config, "sliding_window", name), sequence_length or _count(config, family.counts["max_positions"], name)
+    if window < tokens:
+        raise ScenarioError(
+            f"{name}: sliding_window = {window} is below the {tokens} tokens of a sequence, and only full attention is read; "
+            f"give a sequence_length of at most {window}, or sliding_window = null for full attention"
+        )
 
 
 def _head(config: Mapping[str, Any], family: _Family, name: str) -> dict[str, Any]:
     """The head that the config's architecture has, with the number of its labels."""
-    if not family.heads:
-        return {}
     stated = config.get("architectures")
+    if not family.heads:
+        others = [each for each in stated or () if not str(each).endswith(_DECODERS)] if isinstance(stated, list) else []
+        if others:
+            raise ScenarioError(f"{name}: architectures holds {show(others[0])}, whose head is not read; that of a ...ForCausalLM is")
+        return {}
     known = [family.heads[each] for each in stated if isinstance(each, str) and each in family.heads] if isinstance(stated, list) else []
     if len(known) != 1 or len(stated or ()) != 1:
         shown = ", ".join(map(show, stated)) or "nothing" if isinstance(stated, list) else show(stated)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Discriminator, Field, Tag
 
@@ -24,7 +24,6 @@ SCHEMAS: Final[Registry[type[InlineRow]]] = Registry("kind of row")
 class InlineRow(Row):
     """A row that may stand in a scenario: with a name of its own, and perhaps the catalog row it starts from."""
 
-    variant: ClassVar[bool] = False  # another form of a kind's rows, which `schema_of` of the registered form names
     name: Text = Field("", description="a name for reports")
     base: Text = Field("", description="the catalog row to start from; keys beside it replace its figures")
     source: Annotated[
@@ -36,7 +35,7 @@ class InlineRow(Row):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if cls.kind and not cls.variant:
+        if cls.kind:
             SCHEMAS.register(cls.kind, cls)
 
     @classmethod
@@ -47,6 +46,11 @@ class InlineRow(Row):
     def build(self, name: str) -> Any:
         """The dataclass of the row; `name` is the catalog's, "" for an inline row."""
         raise NotImplementedError  # each kind of row has its own
+
+    def whole(self) -> dict[str, Any]:
+        """The figures by key, with what is derived where it was left out."""
+        stated = {key: each for key, each in self if key not in ("name", "base", "source")}
+        return {**stated, **{key: rule(stated) for key, rule in self.derived.items() if stated[key] is None}}
 
     def title(self, name: str) -> str:
         """What reports call it: its name in the catalog, its own, or that of its base."""
@@ -59,7 +63,7 @@ class InlineRow(Row):
 
 @cache
 def read(kind: str, name: str) -> Any:
-    """The dataclass of a catalog row: ModelSpec, Accelerator, Link, Node, Fabric, Stack, or the bytes of a dtype.
+    """The dataclass of a catalog row: a ModelSpec, Accelerator, Link, Node, Fabric, Stack, or the bytes of a dtype.
 
     Raises:
         ParsimError: there is no such row.

@@ -1,67 +1,56 @@
-"""The rows of models: transformers, and MLPs, which have other keys."""
+"""The rows of models: a row has the figures of its family's spec as keys."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Final, Literal, Union, get_args, get_type_hints
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic import Discriminator, Field, GetCoreSchemaHandler, Tag, ValidationError, create_model, model_validator
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from parsim import catalog
+from parsim.errors import ParsimError
 from parsim.model import families
-from parsim.model.families.mlp import classifier
-from parsim.model.spec import ModelSpec
-from parsim.scenario.fields import INLINE, MLP, NAME, Count, Known, Row, complaint, name_or_inline
+from parsim.model.spec import Figure, ModelSpec
+from parsim.scenario.fields import FAMILIES, NAME, Count, Known, complaint, name_or_inline
 from parsim.scenario.huggingface import PREFIX
 from parsim.scenario.inline import InlineRow
 from parsim.scenario.tree import show
 
+DEFAULT: Final = "transformer"
 _FAMILY: Final = Known("family", families.names)
 
 
 class ModelRow(InlineRow):
-    """A decoder-only language model, or an encoder."""
+    """A model of any family."""
 
     kind: ClassVar[str] = "models"
-    family: Annotated[str, _FAMILY] = Field("transformer", description="transformer or mlp, which has other keys")
-    num_layers: Count = Field(description="the number of layers")
-    hidden_size: Count = Field(description="the width of the residual stream")
-    ffn_hidden_size: Count | None = Field(None, description="the width of the MLP; 4 x hidden_size where left out")
-    num_heads: Count = Field(description="the number of query heads")
-    num_kv_heads: Count | None = Field(None, description="the number of key and value heads; num_heads where left out")
-    head_dim: Count | None = Field(None, description="the width of a head; hidden_size / num_heads where left out")
-    vocab_size: Count = Field(description="the number of tokens, before padding")
-    max_positions: Count = Field(description="the longest sequence, which is the rows of a learned position table")
-    activation: Literal["gelu", "relu", "squared_relu", "swiglu"] = Field("gelu", description="the nonlinearity of the MLP")
-    norm: Literal["layer_norm", "rms_norm"] = Field("layer_norm", description="what normalises the input of attention, MLP and head")
-    positions: Literal["learned", "rotary"] = Field("learned", description="a position table, or queries and keys turned by position")
-    bias: bool = Field(True, description="whether the linear layers of attention output and MLP have biases")
-    qkv_bias: bool | None = Field(None, description="whether those of queries, keys and values do; as bias where left out")
-    tied_embedding: bool = Field(True, description="whether input and output embedding are one")
-    causal: bool = Field(True, description="whether a token sees only those before it; false makes an encoder")
-    norm_last: bool = Field(False, description="whether norms stand behind the residual adds and the embedding, with none before the head")
-    num_token_types: Annotated[int, Field(ge=0, le=1_000_000)] = Field(0, description="the rows of a token type table; 0 leaves it out")
-    head: Literal["next_token", "masked_token", "text", "token"] = Field(
-        "next_token", description="logits alone, with a dense layer before and a bias behind, or a label each text or token"
-    )
-    num_labels: Count = Field(2, description="the number of labels that a text or token may have")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="the share of elements dropped; 0 leaves dropout out")
+    spec: ClassVar[type[ModelSpec]]
+    family: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """The rows of families are forms of this kind, not kinds."""
 
     @classmethod
     def schema_of(cls, row: Mapping[str, Any]) -> type[InlineRow]:
         """The row class of the family that `row` states."""
-        return MlpRow if row.get("family") == "mlp" else cls
+        return row_class(row.get("family", DEFAULT))
 
     @classmethod
     def _sentence(cls, error: ErrorDetails) -> str:
-        return _of_another_family(error, "transformer", "mlp", MlpRow) or super()._sentence(error)
+        key, own = str(error["loc"][-1]) if error["loc"] else "", get_args(cls.model_fields["family"].annotation)[0]
+        others = [name for name in families.names() if key in families.family(name).spec.figures()]
+        if error["type"] == "extra_forbidden" and others:
+            return f"a model of family {own} has no {key}, one of family {others[0]} has; leave it out, or set family = {others[0]}"
+        return super()._sentence(error)
 
     @model_validator(mode="before")
     @classmethod
     def _family_is_known(cls, value: Any) -> Any:
         """Told alone: which other keys are right, only a known family could say."""
-        family = value.get("family", "transformer") if isinstance(value, dict) else "transformer"
+        family = value.get("family", DEFAULT) if isinstance(value, dict) else DEFAULT
         try:
             _FAMILY.check(family if isinstance(family, str) else show(family))
         except PydanticCustomError as error:
@@ -70,110 +59,65 @@ class ModelRow(InlineRow):
         return value
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> ModelRow:
-        if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise complaint(
-                f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}; give head_dim, or another num_heads"
-            )
-        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
-            raise complaint(f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}")
-        head_dim = self.head_dim or self.hidden_size // self.num_heads
-        if self.positions == "rotary" and head_dim % 2:
-            raise complaint(f"positions = rotary turns pairs of elements, but head_dim = {head_dim} is odd")
-        if self.head in ("text", "token") and self.tied_embedding:
-            raise complaint(f"head = {self.head} has no output embedding to tie: set tied_embedding = false")
-        if self.norm_last and self.head == "next_token" and self.tied_embedding:
-            raise complaint("norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it")
+    def _figures_fit(self) -> ModelRow:
+        try:
+            self.build("")
+        except ParsimError as error:
+            raise complaint("; ".join(each for each in (error.what, error.remedy) if each)) from None
         return self
 
     def build(self, name: str) -> ModelSpec:
         """The model."""
-        return ModelSpec(
-            name=self.title(name),
-            num_layers=self.num_layers,
-            hidden_size=self.hidden_size,
-            ffn_hidden_size=self.ffn_hidden_size or 4 * self.hidden_size,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads or self.num_heads,
-            head_dim=self.head_dim or self.hidden_size // self.num_heads,
-            vocab_size=self.vocab_size,
-            max_positions=self.max_positions,
-            activation=self.activation,
-            tied_embedding=self.tied_embedding,
-            dropout=self.dropout,
-            norm=self.norm,
-            positions=self.positions,
-            bias=self.bias,
-            qkv_bias=self.bias if self.qkv_bias is None else self.qkv_bias,
-            causal=self.causal,
-            norm_last=self.norm_last,
-            num_token_types=self.num_token_types,
-            head=self.head,
-            num_labels=self.num_labels,
-            source=self.cited(),
-        )
+        figures = {key: getattr(self, key) for key in self.spec.figures()}
+        return self.spec.of(name=self.title(name), source=self.cited(), **figures)
 
 
-class MlpRow(InlineRow):
-    """A plain MLP that labels rows of features; num_layers counts pairs of dense layers behind the first."""
-
-    kind: ClassVar[str] = "models"
-    variant: ClassVar[bool] = True
-    hints: ClassVar[Mapping[str, str]] = {"num_classes": "num_labels", "in_features": "num_features"}
-    family: Literal["mlp"] = Field(description="mlp")
-    num_layers: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(
-        description="the number of layers, each to ffn_hidden_size and back; 0 leaves the features' dense layer and the labels'"
-    )
-    num_features: Count = Field(description="the number of features of a row")
-    hidden_size: Count = Field(description="the units behind the features' dense layer, and behind each layer")
-    ffn_hidden_size: Count | None = Field(None, description="the units inside a layer; hidden_size where left out")
-    num_labels: Count = Field(description="the number of labels that a row may have")
-    activation: Literal["relu", "gelu", "squared_relu", "tanh"] = Field(
-        "relu", description="the nonlinearity behind each hidden dense layer"
-    )
-    bias: bool = Field(True, description="whether the dense layers have biases")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="the share of hidden units dropped; 0 leaves dropout out")
-
-    @classmethod
-    def _sentence(cls, error: ErrorDetails) -> str:
-        return _of_another_family(error, "mlp", "transformer", ModelRow) or super()._sentence(error)
-
-    def build(self, name: str) -> ModelSpec:
-        """The model."""
-        return classifier(
-            self.title(name),
-            num_layers=self.num_layers,
-            num_features=self.num_features,
-            hidden_size=self.hidden_size,
-            ffn_hidden_size=self.ffn_hidden_size or self.hidden_size,
-            num_labels=self.num_labels,
-            activation=self.activation,
-            bias=self.bias,
-            dropout=self.dropout,
-            source=self.cited(),
-        )
+@cache
+def row_class(family: str) -> type[ModelRow]:
+    """The rows of a family, with a key for each figure of its spec."""
+    spec = families.family(family).spec
+    types, fields = get_type_hints(spec), spec.__dataclass_fields__
+    stated = Field(DEFAULT if family == DEFAULT else ..., description=f"{family}; other families have other keys")
+    keys: dict[str, Any] = {"family": (Literal[family], stated)}
+    for key, figure in spec.figures().items():
+        legal, default = _type(types[key], figure), fields[key].default
+        if figure.rule is not None:
+            legal, default = legal | None, None
+        required = default is fields["name"].default
+        keys[key] = (legal, Field(... if required else default, description=figure.description))
+    row = create_model(f"{family.title()}Row", __base__=ModelRow, __doc__=(spec.__doc__ or "").partition("\n")[0], **keys)
+    row.derived = {key: figure.rule for key, figure in spec.figures().items() if figure.rule is not None}
+    row.spec, row.hints = spec, {alias: key for key, figure in spec.figures().items() for alias in figure.aliases}
+    return row
 
 
-def _of_another_family(error: ErrorDetails, own: str, other: str, row: type[Row]) -> str:
-    """The sentence about a key that only the other family has; "" for any other fault."""
-    key = str(error["loc"][-1]) if error["loc"] else ""
-    if error["type"] != "extra_forbidden" or key not in row.model_fields:
-        return ""
-    return f"a model of family {own} has no {key}, one of family {other} has; leave it out, or set family = {other}"
+def _type(kind: type, figure: Figure) -> Any:
+    if kind is str:
+        return Literal[figure.legal]
+    if kind is float:
+        return Annotated[float, Field(ge=0, lt=1)]
+    return Annotated[int, Field(ge=0, le=figure.most)] if figure.zero else Count if kind is int else kind
 
 
 def _form(value: object) -> str | None:
     """The tag of a name, or of an inline row by its family, which it may have from its base."""
-    if isinstance(value, MlpRow):
-        return MLP
+    if isinstance(value, ModelRow):
+        return FAMILIES[value.family]
     if not isinstance(value, dict):
         return name_or_inline(value)
     base = value.get("base")
     inherited = catalog.row("models", base) if isinstance(base, str) and base in catalog.names("models") else {}
-    return MLP if {**inherited, **value}.get("family") == "mlp" else INLINE
+    family = {**inherited, **value}.get("family")
+    return FAMILIES.get(family, FAMILIES[DEFAULT]) if isinstance(family, str) else FAMILIES[DEFAULT]
 
 
-ModelRef = Annotated[
-    Annotated[str, Known("models", prefix=PREFIX), Tag(NAME)] | Annotated[ModelRow, Tag(INLINE)] | Annotated[MlpRow, Tag(MLP)],
-    Discriminator(_form),
-]
+class _OfAnyFamily:
+    """Annotates a model row: which keys it has, its family says."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        rows = [Annotated[row_class(family), Tag(tag)] for family, tag in FAMILIES.items()]
+        name = Annotated[str, Known("models", prefix=PREFIX), Tag(NAME)]
+        return handler.generate_schema(Annotated[Union[name, *rows], Discriminator(_form)])
+
+
+ModelRef = Annotated[str | ModelRow, _OfAnyFamily()]

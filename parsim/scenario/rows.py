@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from parsim import catalog
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.parallel.plan import Stack
@@ -15,7 +16,10 @@ from parsim.scenario.hardware import FabricRef, NodeRef
 from parsim.scenario.inline import SCHEMAS, InlineRow, Memory, Seconds, read, resolve
 from parsim.scenario.models import ModelRef, ModelRow
 
-__all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "read", "resolve"]
+__all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "dtypes", "read", "resolve"]
+# Matmuls of these keep weights, gradients and activations in a wider dtype, and one dtype of a batch stands for all.
+# Source: Micikevicius et al. 2022 (arXiv:2209.05433), section 3; NVIDIA Transformer Engine, user guide: FP8 and NVFP4.
+MATMULS_ONLY: Final = ("fp8", "nvfp4")
 
 
 class StackRow(InlineRow):
@@ -52,24 +56,10 @@ class StackRow(InlineRow):
 
     def build(self, name: str) -> Stack:
         """The stack."""
-        return Stack(
-            name=self.title(name),
-            attention=self.attention,
-            fusions=tuple(dict.fromkeys(self.fusions)),
-            gradient_dtype=self.gradient_dtype,
-            tensor_overlap=self.tensor_overlap,
-            gradient_overlap=self.gradient_overlap,
-            scatter_gather=self.scatter_gather,
-            recompute_early_stop=self.recompute_early_stop,
-            layer_split=self.layer_split,
-            vocab_multiple=self.vocab_multiple,
-            host_launch_s=self.host_launch,
-            sustained_factor=dict(self.sustained_factor),
-            collectives=dict(self.collectives),
-            framework_bytes=self.framework_memory,
-            communicator_bytes=self.communicator_memory,
-            source=self.cited(),
-        )
+        inside = {"host_launch": "host_launch_s", "framework_memory": "framework_bytes", "communicator_memory": "communicator_bytes"}
+        figures = {inside.get(key, key): value for key, value in self.whole().items()}
+        fusions = tuple(dict.fromkeys(self.fusions))
+        return Stack(**{**figures, "name": self.title(name), "fusions": fusions, "source": self.cited()})
 
 
 class DtypeRow(InlineRow):
@@ -81,6 +71,15 @@ class DtypeRow(InlineRow):
     def build(self, name: str) -> int:
         """Bytes of an element."""
         return int(self.itemsize)
+
+
+def dtypes() -> tuple[str, ...]:
+    """The dtypes that a step can be predicted in: rows of the catalog in which tensors can be kept, too.
+
+    >>> dtypes()
+    ('fp32', 'tf32', 'bf16', 'fp16')
+    """
+    return tuple(name for name in catalog.names("dtypes") if name not in MATMULS_ONLY)
 
 
 StackRef = Annotated[Annotated[str, Known("stacks"), Tag(NAME)] | Annotated[StackRow, Tag(INLINE)], Discriminator(name_or_inline)]

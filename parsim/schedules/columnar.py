@@ -58,10 +58,8 @@ class Columns:
         Raises:
             ScheduleError: a rank waits for ever.
         """
-        last, none = (
-            len(self.rank),
-            len(self.rank) + 1,
-        )  # where a rank is at its end, which is never ready; and what is there from the start
+        # Two rows more: `last`, where a rank is at its end and never ready, and `none`, which is there from the start.
+        last, none = len(self.rank), len(self.rank) + 1
         needed = np.append(np.where(self.awaits < 0, none, self.awaits), last)
         following = np.where(np.diff(self.rank, append=-1) == 0, np.arange(1, last + 1), last)
         done = np.zeros(last + 2, dtype=bool)
@@ -88,36 +86,44 @@ def columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_mi
     """
     if not isinstance(schedule, str):
         ordered(schedule, num_ranks, chunks, num_micro_batches)
-    found, num_stages = find(schedule, num_ranks), num_ranks * chunks
+    found = find(schedule, num_ranks)
     rank, stage, phase, micro_batch = issue(schedule, num_ranks, chunks, num_micro_batches)
+    step = np.array([each.step for each in found.phases])[phase]
     home = homes(found, num_ranks, chunks)
-    step, rows = np.array([each.step for each in found.phases])[phase], np.arange(len(rank))
-    table = np.empty((len(found.phases), num_stages, num_micro_batches), dtype=np.int64)
-    table[phase, stage, micro_batch] = rows
-
-    def crosses(neighbour: Ints) -> tuple[Bools, Bools]:
-        """Whether a message passes between a row's stage and its neighbour, and whether both lie on the rank."""
-        exists = (step != 0) & (neighbour >= 0) & (neighbour < num_stages)
-        same = home[neighbour % num_stages] == rank
-        return exists & ~same, exists & same
-
-    receives, local = crosses(stage - step)
-    sends, _ = crosses(stage + step)
-    awaits = np.where(receives, table[phase, (stage - step) % num_stages, micro_batch], -1)
-    before = np.where(np.diff(rank, prepend=-1) == 0, rows - 1, -1)
-    sent_before = np.full(len(rank), -1)
-    for direction in (1, -1):
-        sent = np.flatnonzero(sends & (step == direction))
-        sent_before[sent[1:]] = np.where(rank[sent[1:]] == rank[sent[:-1]], sent[:-1], -1)
-    complete = np.flatnonzero(np.array([each.accumulates for each in found.phases])[phase])
-    closing = np.empty(num_stages, dtype=np.int64)
-    closing[stage[complete]] = complete  # of rows that repeat, the last stays
-    closes = np.zeros(len(rank), dtype=bool)
-    closes[closing] = True
-    made = (rank, stage, phase, micro_batch, before, awaits, local, sends, sent_before, closes)
+    receives, local = _crosses(step, stage - step, home, rank)
+    sends, _ = _crosses(step, stage + step, home, rank)
+    row = np.empty((len(found.phases), len(home), num_micro_batches), dtype=np.int64)
+    row[phase, stage, micro_batch] = np.arange(len(rank))
+    awaits = np.where(receives, row[phase, (stage - step) % len(home), micro_batch], -1)
+    before = np.where(np.diff(rank, prepend=-1) == 0, np.arange(-1, len(rank) - 1), -1)
+    closes = _last_of_stage(stage, np.array([each.accumulates for each in found.phases])[phase])
+    made = (rank, stage, phase, micro_batch, before, awaits, local, sends, _sent_before(rank, np.where(sends, step, 0)), closes)
     for each in made:
         each.setflags(write=False)  # the cache hands the same arrays to everybody
     return Columns(*made)
+
+
+def _crosses(step: Ints, neighbour: Ints, home: Ints, rank: Ints) -> tuple[Bools, Bools]:
+    """Whether a message passes between a row and the neighbouring stage, and whether what would be in it stays on the rank."""
+    exists = (step != 0) & (neighbour >= 0) & (neighbour < len(home))
+    same = home[neighbour % len(home)] == rank
+    return exists & ~same, exists & same
+
+
+def _sent_before(rank: Ints, direction: Ints) -> Ints:
+    found = np.full(len(rank), -1)
+    for each in (1, -1):
+        sent = np.flatnonzero(direction == each)
+        found[sent[1:]] = np.where(rank[sent[1:]] == rank[sent[:-1]], sent[:-1], -1)
+    return found
+
+
+def _last_of_stage(stage: Ints, accumulates: Bools) -> Bools:
+    rows = np.flatnonzero(accumulates)
+    _, from_end = np.unique(stage[rows][::-1], return_index=True)
+    closes = np.zeros(len(stage), dtype=bool)
+    closes[rows[::-1][from_end]] = True
+    return closes
 
 
 def issue(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int) -> tuple[Ints, Ints, Ints, Ints]:

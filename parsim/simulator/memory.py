@@ -1,87 +1,113 @@
-"""The high-water mark of a rank: its whole step walked in issue order, allocation by allocation."""
+"""The high-water mark of a rank: its whole step in issue order, allocation by allocation; each different pass is walked once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
-from parsim.simulator.program import Program
-from parsim.step.holdings import gathered_elements, lasting_parts, own_weights, part_elements, used_elements
-from parsim.step.task import Segment, Task, allocates
-from parsim.step.timing import boundary
+import numpy as np
 
-
-def peak_bytes(program: Program, rank: int) -> int:
-    """Most bytes alive at once on a rank, without the stack's overheads."""
-    live = _lasting(program, rank)
-    peak = live
-    curves = {(s.name, k): _curve(program, s, k) for s in program.step.segments for k in "FB"}
-    stream = int(program.sizes.num_bytes(boundary(program.step))[0])
-    shard = stream // int(program.sizes.degrees["tp"][0]) if program.step.structure.scatter_gather else 0
-    gathered, scattered = _pass_buffers(program)
-    structure = program.step.structure
-    ahead = program.step.structure.gradient_overlap
-    for stage, kind, _ in program.order.by_rank[rank]:
-        if program.receives(stage, kind):
-            live += stream
-            peak = max(peak, live + shard)
-        segments, gathers = program.segments(stage, kind), structure.gathers(kind)
-        if ahead and gathers:
-            live += gathered[segments[0].name]
-        for index, segment in enumerate(segments):
-            net, highest = curves[segment.name, kind]
-            if gathers and ahead and index + 1 < len(segments):
-                live += gathered[segments[index + 1].name]
-            live += gathered[segment.name] if gathers and not ahead else 0
-            passing = scattered[segment.name] if kind == "B" else 0
-            peak = max(peak, live + passing + highest)
-            live += net - (gathered[segment.name] if structure.releases(kind) else 0)
-        if program.sends(stage, kind):
-            live -= stream
-    return peak
+from parsim.cost.buckets import Role, lasting_parts, num_bytes, weight_elements
+from parsim.cost.workload import Workload
+from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.simulator.program import Program, one
+from parsim.step.finish import NORM
+from parsim.step.optimizer import OPTIMIZERS
+from parsim.step.program import Pass
+from parsim.step.step import Segment
+from parsim.step.task import Bucket, Operand, Task, Value, allocates
 
 
-def _pass_buffers(program: Program) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes of a segment's gathered parameters and of its gradients before they are scattered."""
-    size, structure = program.sizes.itemsize_bytes, program.step.structure
-    segments, sizes = program.step.segments, program.sizes
-    gathered = {s.name: int(gathered_elements(s, structure, sizes)[0]) * size[COMPUTE] for s in segments}
-    return gathered, {s.name: int(used_elements(s, sizes, "padded")[0]) * size[GRADIENT] * structure.per_pass for s in segments}
+class Rise(NamedTuple):
+    """Bytes that some tasks leave behind, and the most that they reach, both counted from their start."""
+
+    net: int
+    highest: int
+
+    def then(self, other: Rise) -> Rise:
+        """One after the other."""
+        return Rise(self.net + other.net, max(self.highest, self.net + other.highest))
+
+    def times(self, copies: int) -> Rise:
+        """So many of them, one after the other."""
+        return Rise(copies * self.net, max(0, (copies - 1) * self.net) + self.highest)
 
 
-def _curve(program: Program, segment: Segment, kind: str) -> tuple[int, int]:
-    """Net and highest bytes of one pass, counted from its start."""
-    size = program.sizes.num_bytes
-    held = {o.name: int(size(o)[0]) for o in segment.saved} if kind == "B" else {}
-    if segment.x and kind == "F":
-        held["x"] = int(size(segment.x)[0])
-    if segment.y and kind == "B":
-        held["d_y"] = int(size(segment.y)[0])
-    tasks: Sequence[Task] = segment.forward if kind == "F" else segment.backward
-    start = live = highest = sum(held.values())
-    for task in tasks:
-        for operand in allocates(task):
-            held[operand.name] = int(size(operand)[0])
-            live += held[operand.name]
-        highest = max(highest, live)
-        live -= sum(held.pop(name) for name in task.frees)
-    return live - start, highest - start
+def peak_bytes(program: Program) -> tuple[int, ...]:
+    """Most bytes alive at once on each pipeline rank, without the stack's overheads."""
+    walk = _Walk(program.workload)
+    rises = np.array([walk.of_pass(each) for each in program.passes], dtype=np.int64)
+    net, highest = rises[program.pass_index].T
+    live = np.cumsum(net) - net  # a rank ends as it began, so that one sum over all ranks does
+    starts = np.searchsorted(program.columns.rank, np.arange(program.workload.num_ranks))
+    segments = {name: lasting_bytes(program.workload, name) for name in program.workload.step.segments}
+    most = np.maximum.reduceat(live + highest, starts)
+    lasting = [sum(one(copies) * segments[name] for name, copies in held.items()) for held in program.held]
+    return tuple(_size(NORM, program.workload) + each + max(0, int(rise)) for each, rise in zip(lasting, most, strict=True))
 
 
-def _lasting(program: Program, rank: int) -> int:
-    """Weights, gradients, optimizer state and scalars."""
-    size = program.sizes.itemsize_bytes
-    states = program.step.structure.state_bytes
-    parts = lasting_parts(program.step.structure.zero_stage)
-    each = {parts["parameters"]: 0, parts["gradients"]: 0, parts["optimizer"]: 0}
-    for part, itemsize in zip(parts.values(), (size[COMPUTE], size[GRADIENT], states), strict=True):
-        each[part] += itemsize
-    total = size[FLOAT32]
-    for stage in range(rank, program.num_stages, program.num_ranks):
-        for segment in program.segments(stage, "F"):
-            weights = own_weights(segment, program.step.structure)
-            for weight in weights:
-                whole, ranks = program.sizes.elements(weight.sharding), program.sizes.degrees["dp"]
-                total += sum(itemsize * int(part_elements(whole, ranks, part)[0]) for part, itemsize in each.items())
-            total += sum(int(program.sizes.num_bytes(t)[0]) for t in segment.totals)
-    return total
+def lasting_bytes(workload: Workload, name: str) -> int:
+    """Weights, gradients, optimizer state and scalars of one copy of a segment."""
+    structure, sizes, segment = workload.step.structure, workload.sizes, workload.step.segments[name]
+    itemsize: dict[Role, int] = {
+        "parameters": sizes.itemsize_bytes[COMPUTE],
+        "gradients": sizes.itemsize_bytes[GRADIENT],
+        "optimizer": OPTIMIZERS[structure.optimizer].kept_bytes(master_weights=structure.master_weights, offload=structure.offload),
+    }
+    parts = lasting_parts(structure.zero_stage)
+    own = (size * one(weight_elements(weight, parts[role], sizes)) for weight in segment.own_weights for role, size in itemsize.items())
+    return sum(own) + sum(_size(each, workload) for each in segment.totals)
+
+
+class _Walk:
+    """The rises of lists of tasks, each walked once."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.walked: dict[int, Rise] = {}  # by the identity of a list, which its pass keeps
+        self.sizes: dict[int, int] = {}  # by the identity of a buffer, which its task keeps
+
+    def of_pass(self, each: Pass) -> Rise:
+        """A pass."""
+        found = self.of_tasks(each.prologue)
+        for run in each.runs:
+            found = found.then(self.of_tasks(run.tasks, run.segment).times(one(run.copies)))
+        return found.then(self.of_tasks(each.epilogue, each.runs[-1].segment))
+
+    def of_tasks(self, tasks: tuple[Task, ...], segment: Segment | None = None) -> Rise:
+        """Tasks of a segment, or of what surrounds those of a pass."""
+        if id(tasks) not in self.walked:
+            self.walked[id(tasks)] = self._rise(tasks, _known(segment) if segment else {})
+        return self.walked[id(tasks)]
+
+    def _rise(self, tasks: tuple[Task, ...], known: Mapping[str, Operand]) -> Rise:
+        live, highest = 0, 0
+        made: dict[str, int] = {}
+        for task in tasks:
+            for value in allocates(task):
+                made[value.name] = self.size(value)
+                live += made[value.name]
+            highest = max(highest, live)
+            for dying in task.frees:
+                if isinstance(dying, Bucket):
+                    live -= self.size(dying)
+                else:
+                    live -= made.pop(dying) if dying in made else self.size(known[dying])
+        return Rise(live, highest)
+
+    def size(self, value: Value) -> int:
+        """Bytes of a buffer."""
+        if id(value) not in self.sizes:
+            self.sizes[id(value)] = _size(value, self.workload)
+        return self.sizes[id(value)]
+
+
+def _known(segment: Segment) -> dict[str, Operand]:
+    """The buffers of a segment that are alive between its phases, or that it takes from its neighbours and hands on."""
+    kept = [operand for operands in segment.kept.values() for operand in operands]
+    ends = [operand for each in (segment.entering, segment.leaving) for operand in each.values() if operand]
+    return {operand.name: operand for operand in (*ends, *kept)}
+
+
+def _size(value: Value, workload: Workload) -> int:
+    return one(num_bytes(value, workload.sizes))

@@ -1,143 +1,192 @@
-"""What each stream will do, folded: a run of compute tasks between two communications is one event."""
+"""One plan as its streams see it: the items of each pass and of the end of a step, and which pass each action of the schedule runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from parsim.model.op_kinds import COSTS
-from parsim.model.spec import ModelSpec
-from parsim.parallel.plan import Plan
-from parsim.parallel.stages import layers_of
-from parsim.schedules import Order, ordered, rank_of
-from parsim.step.count import flops
-from parsim.step.holdings import Holding, bucket_elements
-from parsim.step.lower import lower
-from parsim.step.sizes import Ints, Sizes, sizes_of
-from parsim.step.structure import Structure
-from parsim.step.task import Compute, Segment, Step, Task, reads
-from parsim.step.timing import Market, Prices, finish_ps, price
+from parsim import schedules
+from parsim.cost.count import flops
+from parsim.cost.sizes import Ints
+from parsim.cost.workload import Workload
+from parsim.schedules import Columns
+from parsim.step.program import Pass
+from parsim.step.stages import Copies
+from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, Hold, Launches, Receive, Task, reads, writes
 
 
 class Item(NamedTuple):
-    """`run` occupies the compute stream, `issue` starts a collective beside it, `wait` waits for the k-th of this pass."""
+    """What a stream does at a time: one task, or several kernels that follow one another on the compute stream."""
 
-    kind: Literal["run", "issue", "wait"]
-    ps: int  # of wait: k
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One pass through a segment: its items in issue order, and its FLOPs."""
-
-    items: tuple[Item, ...]
-    floor_ps: int  # host time of its launches: it takes no less
-    num_issued: int
-    flops: int
+    task: Task  # the first
+    stream: str
+    ps: int
+    after: tuple[str, ...]  # the buffers made on other streams that it waits for
+    makes: tuple[str, ...]  # the buffers that others may wait for
 
 
-def fold(tasks: Sequence[Task], prices: Sequence[Ints], host: Ints, sizes: Sizes) -> Pass:
-    """The items of one pass."""
-    items: list[Item] = []
-    issued: dict[str, int] = {}
-    num_issued, awaited, work = 0, 0, 0
-    for task, ps in zip(tasks, prices, strict=True):
-        newest = max((issued.get(name, 0) for name in reads(task)), default=0)
-        asynchronous = not isinstance(task, Compute) and task.asynchronous
-        if newest > awaited and not asynchronous:
-            awaited = newest
-            items.append(Item("wait", newest, task.name))
-        if asynchronous:
-            assert not isinstance(task, Compute)
-            num_issued += 1
-            issued[task.target.name] = num_issued  # of two in place on one buffer, the later
-            items.append(Item("issue", int(ps[0]), task.name))
-        elif isinstance(task, Compute) and items and items[-1].kind == "run" and not items[-1].name.startswith("tp:"):
-            items[-1] = Item("run", items[-1].ps + int(ps[0]), items[-1].name)
+def stream_of(task: Task) -> str:
+    """The stream on which a task runs; what only waits is compute's."""
+    return COMPUTE_STREAM if isinstance(task, Receive) else getattr(task, "stream", COMPUTE_STREAM)
+
+
+def items(tasks: Iterable[Task], ps_of: Callable[[Task], int]) -> Iterator[Item]:
+    """A task an item, in issue order; what takes no time and waits for nothing is left out."""
+    beside: set[str] = set()
+    for task in tasks:
+        stream, ps = stream_of(task), ps_of(task)
+        if isinstance(task, Hold) or (isinstance(task, Launches) and not ps):
+            continue
+        waits = getattr(task, "buffers", ())  # a Wait waits for what other lists have made, too
+        after = (*waits, *(name for name in reads(task) if name in beside and name not in waits))
+        makes = writes(task) if stream != COMPUTE_STREAM else ()
+        beside |= set(makes)
+        yield Item(task, stream, ps, after, makes)
+
+
+def is_kernel(item: Item) -> bool:
+    """Whether nobody else can hold it up: a kernel on the compute stream."""
+    return item.stream == COMPUTE_STREAM and isinstance(item.task, Compute)
+
+
+def folded(each: Iterable[Item]) -> tuple[Item, ...]:
+    """The same, a run of kernels that wait for nobody in between as one item."""
+    found: list[Item] = []
+    for item in each:
+        if found and is_kernel(item) and is_kernel(found[-1]) and not item.after:
+            found[-1] = found[-1]._replace(ps=found[-1].ps + item.ps)
         else:
-            items.append(Item("run", int(ps[0]), task.name if isinstance(task, Compute) else f"tp:{task.name}"))
-        work += int(flops(task, sizes)[0]) if isinstance(task, Compute) else 0
-    return Pass(tuple(items), int(host[0]), num_issued, work)
+            found.append(item)
+    return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Program:
-    """One plan, ready to simulate."""
+    """One plan, ready to simulate; whatever is asked for twice is worked out once."""
 
-    step: Step
-    sizes: Sizes
-    market: Market
-    prices: Prices
-    layers: tuple[int, ...]
-    num_ranks: int
-    order: Order
-    passes: dict[tuple[str, str], Pass]
+    workload: Workload
 
-    @classmethod
-    def of(cls, model: ModelSpec, market: Market, plan: Plan, dtype_bytes: dict[str, int]) -> Program:
-        """The program of a plan."""
-        step = lower(Structure.of(model, market.batch, plan, market.stack))
-        sizes = sizes_of(model, market.batch, [plan], market.stack, dtype_bytes)
-        prices = price(step, sizes, market)
-        order = ordered(plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(market.batch))
-        layers = layers_of(plan, model.num_layers, market.stack.layer_split)
-        passes = {}
-        for s in step.segments:
-            passes[s.name, "F"] = fold(s.forward, prices.forward[s.name], prices.forward_floor[s.name], sizes)
-            passes[s.name, "B"] = fold(s.backward, prices.backward[s.name], prices.backward_floor[s.name], sizes)
-        return cls(step, sizes, market, prices, layers, plan.pipeline_parallel, order, passes)
+    @functools.cached_property
+    def columns(self) -> Columns:
+        """The actions of all ranks, rank by rank."""
+        each = self.workload
+        return schedules.columns(each.schedule, each.num_ranks, each.chunks, each.num_micro_batches)
+
+    @functools.cached_property
+    def _kinds(self) -> tuple[Ints, Ints]:
+        """Stage, phase and closing of the different passes as one number each, and for each action the index of its pass."""
+        c = self.columns
+        distinct, index = np.unique((c.stage * len(self.workload.phases) + c.phase) * 2 + c.closes, return_inverse=True)
+        return distinct, index
 
     @property
-    def num_stages(self) -> int:
-        """Virtual stages."""
-        return len(self.layers)
+    def pass_index(self) -> Ints:
+        """For each action, the index of its pass."""
+        return self._kinds[1]
 
-    def segments(self, stage: int, kind: str) -> list[Segment]:
-        """Segments of an action, one for each copy, in the order in which they run."""
-        found = [segment for segment, copies in self.step.layers(self.layers[stage]) for _ in range(copies)]
-        if stage == 0:
-            found.insert(0, self.step.embedding)
-        if stage == self.num_stages - 1:
-            found.append(self.step.head)
-        return found if kind == "F" else found[::-1]
+    @functools.cached_property
+    def passes(self) -> tuple[Pass, ...]:
+        """The different passes."""
+        phases, found = self.workload.phases, []
+        for number in self._kinds[0].tolist():
+            stage, phase = divmod(number // 2, len(phases))
+            found.append(self.workload.pass_of(stage, phases[phase], closes=bool(number % 2)))
+        return tuple(found)
 
-    def receives(self, stage: int, kind: str) -> bool:
-        """Whether an action needs a message."""
-        return stage > 0 if kind == "F" else stage < self.num_stages - 1
+    @functools.cached_property
+    def counts(self) -> Ints:
+        """How often a pipeline rank runs each pass [rank, pass]."""
+        num_passes, num_ranks = len(self.passes), self.workload.num_ranks
+        return np.bincount(self.columns.rank * num_passes + self.pass_index, minlength=num_ranks * num_passes).reshape(num_ranks, -1)
 
-    def sends(self, stage: int, kind: str) -> bool:
-        """Whether an action ends with a message."""
-        return stage < self.num_stages - 1 if kind == "F" else stage > 0
+    @functools.cached_property
+    def _items(self) -> dict[int, tuple[Item, ...]]:
+        return {}  # by the identity of a list, which its pass keeps
 
-    def holding(self, rank: int) -> Holding:
-        """How often a rank holds each segment."""
-        held = [s.name for stage in range(rank, self.num_stages, self.num_ranks) for s in self.segments(stage, "F")]
-        return Holding({segment.name: np.array([held.count(segment.name)]) for segment in self.step.segments})
+    def items(self, tasks: tuple[Task, ...]) -> tuple[Item, ...]:
+        """The items of a list of a pass."""
+        if id(tasks) not in self._items:
+            self._items[id(tasks)] = folded(items(tasks, lambda task: one(self.workload.ps(task))))
+        return self._items[id(tasks)]
 
-    def finish_prices(self, rank: int) -> list[int]:
-        """Picoseconds of each piece of the step's end on a rank."""
-        holding = self.holding(rank)
-        return [int(finish_ps(self.step, work, self.sizes, holding, self.market)[0]) for work in self.step.finish]
+    def pass_items(self, each: Pass) -> Iterator[Item]:
+        """All items of a pass, in issue order."""
+        yield from self.items(each.prologue)
+        for run in each.runs:
+            for _ in range(one(run.copies)):
+                yield from self.items(run.tasks)
+        yield from self.items(each.epilogue)
 
-    def finish_flops(self, rank: int) -> int:
-        """FLOPs of the step's end on a rank (of the master, where only that one works)."""
-        holding, total = self.holding(rank), 0
-        for work in self.step.finish:
-            if work.kernel and not work.on_host:
-                total += COSTS[work.kernel].per_element * int(bucket_elements(self.step, self.sizes, work.bucket, holding, work.part)[0])
-        return total
+    @functools.cached_property
+    def flops(self) -> tuple[int, ...]:
+        """FLOPs of each pipeline rank, of the first of its replicas."""
+        of_task: dict[int, int] = {}
 
-    def num_events(self) -> int:
-        """About how many events a step will run: what its passes issue, and a message an action."""
-        of_pass = {key: len(each.items) + each.num_issued for key, each in self.passes.items()}
-        of_stage = [sum(of_pass[s.name, kind] for kind in "FB" for s in self.segments(stage, kind)) for stage in range(self.num_stages)]
-        num_micro_batches = len(self.order.overall) // (2 * self.num_stages)
-        return num_micro_batches * (sum(of_stage) + 2 * self.num_stages)
+        def each(tasks: tuple[Task, ...]) -> int:
+            for task in tasks:
+                if id(task) not in of_task:
+                    of_task[id(task)] = one(flops(task, self.workload.sizes))
+            return sum(of_task[id(task)] for task in tasks)
 
-    def rank_of(self, stage: int) -> int:
-        """Where a stage lives."""
-        return rank_of(stage, self.num_ranks)
+        of_pass = [sum(one(run.copies) * each(run.tasks) for run in found.runs) for found in self.passes]
+        sizes, finish = self.workload.sizes, [task for task in self.workload.step.finish if stream_of(task) != HOST]
+        distinct = {id(held): held for held in self.held}
+        of_finish = {key: sum(one(flops(task, sizes, held)) for task in finish) for key, held in distinct.items()}
+        passes = (sum(count * of_pass[index] for index, count in enumerate(counts) if count) for counts in self.counts.tolist())
+        return tuple(total + of_finish[id(held)] for total, held in zip(passes, self.held, strict=True))
+
+    @functools.cached_property
+    def held(self) -> tuple[dict[str, Copies], ...]:
+        """How often each pipeline rank holds each segment; ranks that hold the same share one."""
+        same: dict[tuple[tuple[str, int], ...], dict[str, Copies]] = {}
+        found = map(self.workload.held, range(self.workload.num_ranks))
+        return tuple(same.setdefault(tuple((name, one(copies)) for name, copies in each.items()), each) for each in found)
+
+    @functools.cached_property
+    def members(self) -> dict[int, tuple[int, ...]]:
+        """By the identity of each task of the step's end the pipeline ranks that start it together; none: the ranks of each stage."""
+        found = {}
+        for task in self.workload.step.finish:
+            across = isinstance(task, Collective) and "pp" in task.group.axes
+            homes = task.group.homes if isinstance(task, Collective) else ()
+            ranks = (rank for rank, held in enumerate(self.held) if across and (not homes or any(home in held for home in homes)))
+            found[id(task)] = tuple(ranks)
+        return found
+
+    def payer(self, task: Task, rank: int) -> int:
+        """The rank at whose holding a task of the step's end is priced: of several pipeline ranks, the last."""
+        return max(self.members[id(task)], default=rank)
+
+    def finish(self, rank: int) -> list[tuple[Item, tuple[int, ...]]]:
+        """The end of a step on a rank, task by task, each with its `members`."""
+        members = self.members
+        tasks = [task for task in self.workload.step.finish if not members[id(task)] or rank in members[id(task)]]
+        return [(item, members[id(item.task)]) for item in items(tasks, lambda task: self.finish_ps(task, self.payer(task, rank)))]
+
+    def finish_ps(self, task: Task, rank: int) -> int:
+        """Picoseconds of a task of the step's end at the holding of a rank."""
+        held = self.held[rank]
+        key = (id(task), id(held))
+        if key not in self._finish_ps:
+            self._finish_ps[key] = one(self.workload.finish_ps(task, held))
+        return self._finish_ps[key]
+
+    @functools.cached_property
+    def _finish_ps(self) -> dict[tuple[int, int], int]:
+        return {}
+
+    def num_events(self, *, streams: bool) -> int:
+        """About how many events a step will run: an action and a message are one each, or all that the streams do."""
+        if not streams:
+            return len(self.pass_index) + int(self.columns.sends.sum())
+        weights = [sum(1 + (item.stream != COMPUTE_STREAM) for item in self.pass_items(each)) for each in self.passes]
+        return int((self.counts @ np.array(weights)).sum())
+
+
+def one(values: Copies) -> int:
+    """The value of the only plan."""
+    return int(values) if isinstance(values, int) else int(values[0])

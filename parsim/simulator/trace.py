@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-_PS_PER_S: Final = 1e12
+from parsim.units import PS_PER_S
 
 
 class Span(NamedTuple):
@@ -14,7 +14,7 @@ class Span(NamedTuple):
     start_ps: int
     end_ps: int
     rank: int
-    stream: str  # compute | tp | dp | send_F | send_B
+    stream: str  # compute, a group of axes, send_F, send_B, host ...
     name: str
 
 
@@ -42,7 +42,7 @@ class Trace:
     """A simulated step: one pipeline rank stands for all its data- and tensor-parallel copies."""
 
     step_ps: int
-    spans: tuple[Span, ...]
+    spans: tuple[Span, ...]  # with contention, or where they were asked for
     num_events: int
     peak_bytes: tuple[int, ...]  # by rank: the high-water mark in issue order, without the stack's overheads
     flops: tuple[int, ...]  # by rank: the sum over what ran
@@ -52,7 +52,7 @@ class Trace:
     @property
     def step_s(self) -> float:
         """Seconds of the step."""
-        return self.step_ps / _PS_PER_S
+        return self.step_ps / PS_PER_S
 
     def lost_s(self, task: str | None = None) -> dict[tuple[str, str, str], float]:
         """Seconds that flows (of a task) lost to sharing, all ranks together, by (link, stream, other stream); the largest first."""
@@ -60,12 +60,12 @@ class Trace:
         for loss in self.losses:
             if task in (None, loss.task):
                 key = (loss.link, loss.stream, loss.other)
-                found[key] = found.get(key, 0.0) + loss.lost_ps / _PS_PER_S
+                found[key] = found.get(key, 0.0) + loss.lost_ps / PS_PER_S
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def busy_s(self) -> dict[str, float]:
         """Seconds in which a link carried something, by its name: of the busiest one."""
         found: dict[str, float] = {}
         for use in self.links:
-            found[use.link] = max(found.get(use.link, 0.0), use.busy_ps / _PS_PER_S)
+            found[use.link] = max(found.get(use.link, 0.0), use.busy_ps / PS_PER_S)
         return found

@@ -6,84 +6,73 @@ Slow where groups are large: `parsim verify` asks it of small plans, the estimat
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
-from parsim.collectives import Collective, chunk_elements
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
-from parsim.simulator.program import Program
-from parsim.step.choice import algorithm
-from parsim.step.count import payload
-from parsim.step.holdings import gathered_elements, in_bucket, own_weights, part_elements, segment_elements, used_elements
-from parsim.step.structure import HOST
-from parsim.step.task import Communicate, Finish
-from parsim.step.timing import boundary
-
-
-def sent_bytes(program: Program, at: Mapping[str, int]) -> dict[str, int]:
-    """Bytes that the device at these coordinates sends in a step, by axis."""
-    sent = dict.fromkeys(program.step.structure.links, 0)
-    structure = program.step.structure
-    last = {a.stage: a for a in program.order.by_rank[at["pp"]] if a.kind == "B"}
-    stream = int(program.sizes.elements(boundary(program.step).sharding)[0])
-    for action in program.order.by_rank[at["pp"]]:
-        for segment in program.segments(action.stage, action.kind):
-            for task in segment.forward if action.kind == "F" else segment.backward:
-                if isinstance(task, Communicate):
-                    elements = int(program.sizes.elements(payload(task))[0])
-                    sent[task.axis] += _sent(program, task.operation, task.axis, at[task.axis], elements, task.source.dtype)
-            if structure.per_pass:
-                if structure.gathers(action.kind):
-                    elements = int(gathered_elements(segment, structure, program.sizes)[0])
-                    sent["dp"] += _sent(program, "all_gather", "dp", at["dp"], elements, COMPUTE)
-                if action.kind == "B":
-                    elements = int(used_elements(segment, program.sizes, "padded")[0])
-                    sent["dp"] += _sent(program, "reduce_scatter", "dp", at["dp"], elements, GRADIENT)
-            elif structure.gradient_overlap and action == last.get(action.stage):
-                operation, part = ("reduce_scatter", "padded") if structure.zero_stage else ("all_reduce", "whole")
-                elements = int(segment_elements(program.step, segment, program.sizes, "all", part)[0])
-                sent["dp"] += _sent(program, operation, "dp", at["dp"], elements, GRADIENT)
-        parts = int(program.sizes.degrees["tp"][0]) if structure.scatter_gather else 1
-        if program.sends(action.stage, action.kind):
-            sent["pp"] += stream // parts * program.sizes.itemsize_bytes[COMPUTE]
-        if program.receives(action.stage, action.kind) and structure.scatter_gather:
-            sent["tp"] += _sent(program, "all_gather", "tp", at["tp"], stream, COMPUTE)
-    for work in program.step.finish:
-        if work.operation and not (work.master_only and at["dp"]):
-            sent[work.axis] += _finish(program, work, at)
-    return sent
+from parsim.collectives import Collective as Algorithm
+from parsim.collectives import chunk_elements
+from parsim.cost.buckets import Held, elements, num_bytes
+from parsim.cost.choice import algorithm
+from parsim.cost.count import payload
+from parsim.cost.workload import Workload
+from parsim.parallel.group import Group
+from parsim.simulator.program import Program, one
+from parsim.step.task import HOST, Collective, HostCopy, Send, Task
 
 
-def _finish(program: Program, work: Finish, at: Mapping[str, int]) -> int:
-    if work.bucket == "norm":
-        return _sent(program, work.operation, work.axis, at[work.axis], 1, FLOAT32)
-    elements = 0
-    for stage in range(at["pp"], program.num_stages, program.num_ranks):
-        for segment in program.segments(stage, "F"):
-            for weight in own_weights(segment, program.step.structure):
-                taken = in_bucket(weight, segment, work.bucket)
-                whole = program.sizes.elements(weight.sharding)
-                elements += int(part_elements(whole, program.sizes.degrees["dp"], work.part)[0]) * taken
-    dtype = COMPUTE if work.bucket == "parameters" else GRADIENT
-    if work.axis == HOST:
-        return elements * program.sizes.itemsize_bytes[dtype] if work.operation == "to_host" else 0
-    if work.bucket != "tied":
-        return _sent(program, work.operation, work.axis, at[work.axis], elements, dtype)
-    if at["pp"] not in (0, program.num_ranks - 1):
+def sent_bytes(workload: Workload, at: Mapping[str, int]) -> dict[str, int]:
+    """Bytes that the device at these coordinates sends in a step, by axis or group of axes, and to its host."""
+    here, program = replace(workload, sizes=workload.sizes.at(at)), Program(workload)
+    sent = Counter(dict.fromkeys(workload.step.structure.links, 0))
+    for each, count in zip(program.passes, program.counts[at["pp"]].tolist(), strict=True):
+        for task in (*each.prologue, *each.epilogue) if count else ():
+            sent[_link(task)] += count * _sent(program, here, task, at)
+        for run in each.runs if count else ():
+            for task in run.tasks:
+                sent[_link(task)] += count * one(run.copies) * _sent(program, here, task, at)
+    held = program.held[at["pp"]]
+    for task in workload.step.finish:
+        sent[_link(task)] += _sent(program, here, task, at, held)
+    return {link: count for link, count in sent.items() if link}
+
+
+def _link(task: Task) -> str:
+    """What a task's bytes are filed under; "" where it sends none."""
+    match task:
+        case Collective():
+            return task.group.name
+        case Send():
+            return "pp"
+        case HostCopy():
+            return HOST
+    return ""
+
+
+def _sent(program: Program, workload: Workload, task: Task, at: Mapping[str, int], held: Held = None) -> int:
+    alone, members = getattr(task, "alone", None), program.members.get(id(task), ())
+    if (alone and any(at[axis] for axis in alone.axes)) or (members and at["pp"] not in members):
         return 0
-    return _sent(program, "all_reduce", "pp", min(at["pp"], 1), elements, dtype, num_ranks=2)
+    match task:
+        case Send():
+            return one(num_bytes(task.sent, workload.sizes))
+        case HostCopy() if task.to_host:
+            return one(num_bytes(task.bucket, workload.sizes, held))
+        case Collective() if task.operation != "slice":
+            count, itemsize = one(elements(payload(task), workload.sizes, held)), workload.sizes.itemsize_bytes[task.source.dtype]
+            chosen = algorithm(task.operation, task.group, count * itemsize, workload.sizes, workload.model)
+            position = members.index(at["pp"]) if members else _position(task.group, at, workload)
+            return _messages(chosen, task.operation, one(workload.sizes.num_ranks(task.group)), count)[position] * itemsize
+    return 0
 
 
-def _sent(program: Program, operation: str, axis: str, position: int, elements: int, dtype: str, num_ranks: int | None = None) -> int:
-    """`num_ranks` where fewer than the whole group take part."""
-    if operation == "slice":
-        return 0
-    itemsize, count = program.sizes.itemsize_bytes[dtype], num_ranks or int(program.sizes.degrees[axis][0])
-    chosen = algorithm(operation, axis, elements * itemsize, program.sizes, program.market, num_ranks=count)
-    return _messages(chosen, operation, count, elements)[position] * itemsize
+def _position(group: Group, at: Mapping[str, int], workload: Workload) -> int:
+    """Where a device stands in a group, whose last axis is the fastest."""
+    return functools.reduce(lambda found, axis: found * one(workload.sizes.degrees[axis]) + at[axis], group.axes, 0)
 
 
 @functools.lru_cache(maxsize=4096)
-def _messages(algorithm: Collective, operation: str, num_ranks: int, elements: int) -> tuple[int, ...]:
+def _messages(algorithm: Algorithm, operation: str, num_ranks: int, elements: int) -> tuple[int, ...]:
     """Elements that each rank sends: one collective, message by message; the last count is a switch's."""
     sent = [0] * (num_ranks + 1)
     chunks = 1 if operation in ("reduce", "broadcast") else num_ranks

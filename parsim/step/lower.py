@@ -33,7 +33,7 @@ _STREAM: Dims = ("B", "T", "D")
 def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     table = rules(structure.dimensions)
-    first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions, structure.tied).values()
+    first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions).values()
     kept = [replace(block, name=KEPT + block.name) for block in layers] if structure.recompute_every > 1 else []
     recomputed = {block.name for block in layers}
     segments = {

@@ -74,7 +74,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
     ahead = _gathers_ahead(step, phase)
     prologue = receiving(step, phase) if receives else ()
     if ahead:
-        prologue = (*prologue, _gather(step, order[0][0], phase))
+        prologue = (*prologue, _gather(step, order[0][0], phase, ahead=True))
     runs: list[Run] = []
     for index, (name, copies) in enumerate(order):
         following = order[index + 1][0] if index + 1 < len(order) and ahead else ""
@@ -111,9 +111,9 @@ def sending(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
 
 def _on_wire(step: Step, operand: Operand) -> Operand:
     """A boundary tensor as a rank sends it: whole, or its part of a sequence that the tensor-parallel ranks all hold."""
-    if not step.structure.scatter_gather:
+    if not step.structure.boundary_axes:
         return operand
-    axes = tuple(("tp",) if dim == "T" else own for dim, own in zip(operand.dims, operand.sharding.axes, strict=True))
+    axes = tuple(step.structure.boundary_axes if dim == "T" else own for dim, own in zip(operand.dims, operand.sharding.axes, strict=True))
     return Operand(operand.name + SHARD, Sharding(operand.dims, axes), operand.dtype)
 
 
@@ -141,9 +141,9 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if _gathers_ahead(step, phase):
         yield Wait("parameters", buffers=("parameters",))
         if following:
-            yield _gather(step, following, phase)
+            yield _gather(step, following, phase, ahead=True)
     elif _gathers(step, phase):
-        yield replace(_gather(step, segment.name, phase), stream=COMPUTE_STREAM)
+        yield _gather(step, segment.name, phase, ahead=False)
     scatters = step.structure.zero_stage >= 2 and phase.accumulates
     if scatters:
         yield Hold("zero_gradients", (_gradients(segment),))
@@ -164,11 +164,12 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
         yield Hold("release_parameters", frees=(_parameters(step, segment, phase, "padded"),))
 
 
-def _gather(step: Step, name: str, phase: Phase) -> Collective:
-    """The parameters of a segment brought together (ZeRO 3), beside compute."""
+def _gather(step: Step, name: str, phase: Phase, *, ahead: bool) -> Collective:
+    """The parameters of a segment brought together (ZeRO 3); of the one that runs next, beside compute."""
     segment, group = step.segments[name], step.structure.replicas
-    shards, whole = (_parameters(step, segment, phase, part) for part in ("shard", "padded"))
-    return Collective(f"{name}_parameters", "all_gather", group, shards, whole, stream=group.name)
+    shards, whole = (replace(_parameters(step, segment, phase, part), ahead=ahead) for part in ("shard", "padded"))
+    stream = group.name if ahead else COMPUTE_STREAM
+    return Collective(f"{name}_parameters", "all_gather", group, shards, whole, stream=stream)
 
 
 def _parameters(step: Step, segment: Segment, phase: Phase, part: Part) -> Bucket:

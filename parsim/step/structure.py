@@ -29,18 +29,18 @@ class Structure:
     rank_order: str
     attention: str
     architecture: Architecture
-    tied: bool
     fusions: tuple[str, ...]
     tensor_overlap: bool
     gradient_overlap: bool
-    scatter_gather: bool
+    boundary_axes: tuple[str, ...]  # over which ranks cut the sequence of what crosses a stage boundary, though all hold it
     master_weights: bool
 
     @classmethod
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
         """The switches that this plan, model and software stack throw.
 
-        >>> tiny = ModelSpec("tiny", 2, 8, 32, 2, 2, 4, 64, 16)
+        >>> from parsim.model.transformer import TransformerSpec
+        >>> tiny = TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
         >>> Structure.of(tiny, Batch(4, 16), Plan(data_parallel=2), Stack("any")).axes
         ('dp',)
         """
@@ -48,6 +48,7 @@ class Structure:
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
         stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replicating())
         divides = batch.sequence_length % plan.tensor_parallel == 0
+        is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
             axes=axes,
             dimensions=dimensions,
@@ -63,11 +64,10 @@ class Structure:
             rank_order=plan.rank_order,
             attention=stack.attention,
             architecture=model.architecture,
-            tied=model.tied_embedding,
             fusions=tuple(sorted(stack.fusions)),
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
             gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
-            scatter_gather=stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides,
+            boundary_axes=("tp",) if is_cut else (),
             master_weights=batch.dtype not in ("fp32", "tf32"),
         )
 

@@ -58,6 +58,7 @@ class Bucket:
     part: Part
     dtype: str
     weights: tuple[tuple[str, Weight], ...]  # each with its segment
+    ahead: bool = False  # in a pass: of the copy that runs next, not of the present one
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from parsim import catalog, schedules
 from parsim.cluster import Cluster, Fabric, Node
 from parsim.errors import ParsimError, PlanError
 from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
 from parsim.parallel import legality
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
@@ -65,7 +66,7 @@ def _model(row: Row, software: defaults.Software) -> ModelSpec:
         raise ParsimError(f"num_heads = {heads} does not divide hidden_size = {hidden}")
     if heads % kv_heads:
         raise ParsimError(f"num_kv_heads = {kv_heads} does not divide num_heads = {heads}")
-    return ModelSpec(
+    return TransformerSpec(
         name=row.says("model_name") or "unnamed",
         num_layers=row.counts["num_layers"],
         hidden_size=hidden,

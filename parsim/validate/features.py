@@ -11,8 +11,8 @@ from typing import Final, get_args
 
 from parsim import catalog, schedules
 from parsim.model.op_kinds import KINDS
-from parsim.parallel.legality import RECOMPUTE
-from parsim.scenario.rows import StackRow
+from parsim.parallel.plan import KEYS
+from parsim.scenario.rows import MATMULS_ONLY, StackRow, dtypes
 from parsim.validate.defaults import ATTENTION
 from parsim.validate.table import Row
 
@@ -42,11 +42,11 @@ FEATURES: Final = (
     Feature("context_parallel", _above("context_parallel", 1)),
     Feature("expert_parallel", _above("expert_parallel", 1)),
     Feature("offload", _other_than("offload", "no")),
-    Feature("matmuls in {dtype} with other storage", lambda row: row.says("dtype") in ("fp8", "nvfp4")),
-    Feature("recompute {recompute}", _other_than("recompute", *RECOMPUTE)),
+    Feature("matmuls in {dtype} with other storage", lambda row: row.says("dtype") in MATMULS_ONLY),
+    Feature("recompute {recompute}", _other_than("recompute", *KEYS["recompute"].legal)),
     Feature("attention {attention}", lambda row: ATTENTION.get(row.says("attention"), row.says("attention")) not in ("", *_attention())),
     Feature("schedule {schedule}", lambda row: row.says("schedule") not in ("", *schedules.names())),
-    Feature("dtype {dtype}", lambda row: row.says("dtype") not in ("", "nvfp4", *catalog.names("dtypes"))),
+    Feature("dtype {dtype}", lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *dtypes())),
     Feature("accelerator {accelerator}", lambda row: row.says("accelerator") not in ("", *catalog.names("accelerators"))),
 )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from parsim import schedules
 from parsim.cluster.cluster import Cluster
-from parsim.model.blocks import GATED
+from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.stages import layers_of
 
@@ -50,20 +50,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     )
     counts = [1 + (uneven and stage == 0) for stage in range(small.num_stages)]
     small = replace(small, layers_per_stage=tuple(counts) if uneven else None)
-    grouped = scenario.model.num_kv_heads < scenario.model.num_heads
-    heads = 2 * small.tensor_parallel if scenario.model.num_heads else 0
-    model = replace(
-        scenario.model,
-        num_layers=sum(counts),
-        hidden_size=12,
-        ffn_hidden_size=8 * small.tensor_parallel,
-        num_kv_heads=heads // 2 if grouped else heads,
-        num_heads=heads,
-        head_dim=4 if heads else 0,
-        vocab_size=30 if scenario.model.vocab_size else 0,
-        max_positions=8,
-        num_features=min(scenario.model.num_features, 10),
-    )
+    model = scenario.model.small(sum(counts), small.tensor_parallel)
     rounds = 2 * small.pipeline_parallel
     batch = Batch(rounds * small.data_parallel * small.micro_batch, 4 * small.tensor_parallel, scenario.batch.dtype)
     stack = replace(scenario.stack, vocab_multiple=8)
@@ -78,10 +65,6 @@ def _cluster(cluster: Cluster, num_devices: int) -> Cluster:
 
 
 def _multiplications(scenario: Scenario) -> int:
-    model, batch = scenario.model, scenario.batch
-    width = model.num_heads * model.head_dim
-    matrices = 3 if model.activation in GATED else 2
-    weights = model.num_layers * (4 * model.hidden_size * width + matrices * model.hidden_size * model.ffn_hidden_size)
-    weights += (model.vocab_size + model.num_features) * model.hidden_size
-    attention = model.num_layers * 2 * width * batch.sequence_length
-    return 3 * (weights + attention) * batch.global_batch * batch.sequence_length
+    """Half of the FLOPs, since each goes with an addition."""
+    length = scenario.batch.sequence_length
+    return model_flops_per_token(scenario.model, length)[0] // 2 * scenario.batch.global_batch * length

@@ -25,7 +25,7 @@ from clean import NONE, Seen, counts, joined, least_s, ratio, sample, table
 from parsim import units
 from parsim.calibrate.gate import Gate
 from parsim.calibrate.samples import Samples
-from parsim.collectives import reference, scheduled
+from parsim.collectives import reference, transfer_plan
 from parsim_kernels import Machine, launch
 from parsim_kernels.part import communicate
 from parsim_kernels.transport import Channel, symmetric_all_reduce
@@ -55,7 +55,7 @@ def acts(channel: Channel, num_bytes: int) -> dict[str, Callable[[], Any]]:
     x, y = np.ones_like(own), np.ones_like(own)
     own[...] = 0
     arrays = channel.symmetric(own.shape, DTYPE)
-    transfers = scheduled(reference("all_reduce"), "all_reduce", channel.num_ranks, "sum")
+    transfers = transfer_plan(reference("all_reduce"), "all_reduce", channel.num_ranks, "sum")
     machine.hold(channel.rank, "own", own, own.itemsize)
 
     def ring() -> None:

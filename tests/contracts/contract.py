@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
 from parsim.collectives import Collective, chunk_elements, num_chunks
-from parsim.schedules import SCHEDULES, Action, memory_states, ordered
+from parsim.schedules import SCHEDULES, Action, Columns, Phase, State, columns, memory_states, ordered, rank_of, stages_of
 from parsim_kernels import Machine, fabric
 
 SIZES = range(2, 18)
@@ -94,28 +94,89 @@ def actions_follow_what_they_need(name: str) -> None:
     """Each micro_batch forward through the stages, then backward; every action once, and no rank waits for ever."""
     shapes = list(legal_shapes(name))
     assert shapes, f"{name} accepts nothing"
+    phases = SCHEDULES.get(name).phases
+    assert phases in ((Phase.F, Phase.B), (Phase.F, Phase.I, Phase.W))
     for p, v, m in shapes:
         order = ordered(name, p, v, m)
         place = {action: index for index, action in enumerate(order.overall)}
-        assert len(place) == len(order.overall) == 2 * p * v * m
+        assert len(place) == len(order.overall) == len(phases) * p * v * m
         for stage in range(p * v):
             for micro_batch in range(m):
-                assert place[Action(stage, "F", micro_batch)] < place[Action(stage, "B", micro_batch)]
+                forward, backward, *weights = (place[Action(stage, phase, micro_batch)] for phase in phases)
+                assert forward < backward and all(backward < each for each in weights)
                 if stage:
-                    assert place[Action(stage - 1, "F", micro_batch)] < place[Action(stage, "F", micro_batch)]
-                    assert place[Action(stage, "B", micro_batch)] < place[Action(stage - 1, "B", micro_batch)]
+                    assert place[Action(stage - 1, phases[0], micro_batch)] < forward
+                    assert backward < place[Action(stage - 1, phases[1], micro_batch)]
+
+
+def every_rank_holds_its_chunks(name: str) -> None:
+    """Each stage lives on one rank, and each rank has `chunks` of them."""
+    for p, v, _ in legal_shapes(name):
+        held = [stages_of(name, rank, p, p * v) for rank in range(p)]
+        assert sorted(stage for stages in held for stage in stages) == list(range(p * v))
+        assert all(len(stages) == v for stages in held)
+        assert all(rank_of(name, stage, p) == rank for rank, stages in enumerate(held) for stage in stages)
+
+
+def columns_are_the_order(name: str) -> None:
+    """Row by row what the actions say: who runs what, after what, whose message it takes, and what it sends."""
+    phases = SCHEDULES.get(name).phases
+    for p, v, m in legal_shapes(name):
+        by_rank, held = ordered(name, p, v, m).by_rank, columns(name, p, v, m)
+        actions = [(rank, action) for rank in range(p) for action in by_rank[rank]]
+        assert held.rank.tolist() == [rank for rank, _ in actions]
+        found = zip(held.stage.tolist(), held.phase.tolist(), held.micro_batch.tolist(), strict=True)
+        assert [Action(stage, phases[phase], micro_batch) for stage, phase, micro_batch in found] == [action for _, action in actions]
+        row = {action: index for index, (_, action) in enumerate(actions)}
+        previous: dict[object, int] = {}
+        closing = {action.stage: index for index, (_, action) in enumerate(actions) if action.phase.accumulates}
+        for index, (rank, action) in enumerate(actions):
+            step = action.phase.step
+            source, target = (None if not step or not 0 <= s < p * v else s for s in (action.stage - step, action.stage + step))
+            sends = target is not None and rank_of(name, target, p) != rank
+            local = source is not None and rank_of(name, source, p) == rank
+            awaits = -1 if source is None or local else row[action._replace(stage=source)]
+            assert (held.local[index], held.awaits[index]) == (local, awaits)
+            assert (held.sends[index], held.closes[index]) == (sends, closing[action.stage] == index)
+            assert held.before[index] == previous.get(rank, -1)
+            assert held.sent_before[index] == (previous.get((rank, step), -1) if sends else -1)
+            previous[rank] = index
+            if sends:
+                previous[rank, step] = index
+        in_levels(held)
+
+
+def in_levels(held: Columns) -> None:
+    """Each row in one level, and what it comes after in earlier ones, of which one is the level just before."""
+    level = {int(row): number for number, rows in enumerate(held.levels) for row in rows}
+    assert len(level) == len(held.rank) == sum(map(len, held.levels))
+    for row, own in level.items():
+        earlier = [level[int(each[row])] for each in (held.before, held.awaits, held.sent_before) if each[row] >= 0]
+        assert own == max(earlier, default=-1) + 1
 
 
 def a_few_rounds_show_every_memory_state(name: str) -> None:
-    """The states of `steady_rounds` rounds are those of many: each state of the whole order is found."""
-    legal = SCHEDULES.get(name).legal
+    """The states of `steady_rounds` rounds are those of many: of the whole order each that no other exceeds is found, and no more."""
+    legal, phases = SCHEDULES.get(name).legal, SCHEDULES.get(name).phases
     many = {
         (p, v, next(m for m in range(9 * p + more, 99 * p) if legal(p, v, m) is None)) for p, v, _ in legal_shapes(name) for more in (0, 1)
     }
     for p, v, m in {*many, *legal_shapes(name)}:
         for rank, states in enumerate(memory_states(name, p, v, m)):
-            in_flight, seen = [0] * v, set()
+            own = stages_of(name, rank, p, p * v)
+            in_flight, seen = {(c, k): 0 for c in range(v) for k in phases[:-1]}, defaultdict[tuple[int, Phase], set[tuple[int, ...]]](set)
             for action in ordered(name, p, v, m).by_rank[rank]:
-                seen.add((tuple(in_flight), action.stage // p, action.kind))
-                in_flight[action.stage // p] += 1 if action.kind == "F" else -1
-            assert seen == set(states)
+                chunk, k = own.index(action.stage), phases.index(action.phase)
+                seen[chunk, action.phase].add(tuple(in_flight.values()))
+                if action.phase != phases[-1]:
+                    in_flight[chunk, action.phase] += 1
+                if k:
+                    in_flight[chunk, phases[k - 1]] -= 1
+            assert set(in_flight.values()) == {0}
+            greatest = {
+                State(state, chunk, phase)
+                for (chunk, phase), some in seen.items()
+                for state in some
+                if not any(other != state and all(a >= b for a, b in zip(other, state, strict=True)) for other in some)
+            }
+            assert greatest == set(states) and len(states) == len(greatest)

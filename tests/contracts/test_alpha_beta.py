@@ -70,7 +70,7 @@ def test_bytes_cross_the_boundary_of_a_node_no_oftener_than_stated(name: str) ->
 
 def crossed(name: str, n: int, inside: int) -> tuple[int, int]:
     """Chunks through the busiest node's boundary one way, and through the busiest port."""
-    algorithm, leaving, coming = alpha_beta.named("all_reduce", name), Counter[int](), Counter[int]()
+    algorithm, leaving, coming = alpha_beta.find("all_reduce", name), Counter[int](), Counter[int]()
     for t in algorithm.transfers("all_reduce", n, "sum"):
         if t.src // inside != t.dst // inside:
             leaving[t.src // inside] += 1

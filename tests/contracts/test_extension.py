@@ -20,12 +20,11 @@ from support import scenario
 
 PAIRS = '''
 """Two micro_batches forward, two backward; and first as many forwards as fill the pipeline."""
-from parsim.schedules import SCHEDULES, Action, one_chunk
+from parsim.schedules import SCHEDULES, Action, Phase, Schedule, one_chunk
 
 
-class Pairs:
+class Pairs(Schedule):
     source = "made up"
-    steady_rounds = None
 
     def legal(self, num_ranks, chunks, num_micro_batches):
         if num_micro_batches is not None and num_micro_batches % 2:
@@ -34,10 +33,10 @@ class Pairs:
 
     def order(self, rank, num_ranks, chunks, num_micro_batches):
         ahead = min(2 * (num_ranks - 1 - rank), num_micro_batches)
-        yield from (Action(rank, "F", m) for m in range(ahead))
+        yield from (Action(rank, Phase.F, m) for m in range(ahead))
         for m in range(0, num_micro_batches, 2):
-            yield from (Action(rank, "F", ahead + k) for k in (m, m + 1) if ahead + k < num_micro_batches)
-            yield from (Action(rank, "B", k) for k in (m, m + 1))
+            yield from (Action(rank, Phase.F, ahead + k) for k in (m, m + 1) if ahead + k < num_micro_batches)
+            yield from (Action(rank, Phase.B, k) for k in (m, m + 1))
 
 
 SCHEDULES.register("pairs", Pairs())
@@ -87,8 +86,8 @@ def added(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(registry, "_values", dict(registry._values))
     SCHEDULES.discover(package)
     yield
-    schedules.ordered.cache_clear()
-    schedules.memory_states.cache_clear()
+    for cached in (schedules.ordered, schedules.columns, schedules.state_columns, schedules.memory_states):
+        cached.cache_clear()
 
 
 @pytest.mark.usefixtures("added")
@@ -96,6 +95,7 @@ def test_a_schedule_of_ones_own_passes_the_contract_and_every_reader_knows_it() 
     assert "pairs" in schedules.names()
     contract.actions_follow_what_they_need("pairs")
     contract.a_few_rounds_show_every_memory_state("pairs")
+    contract.columns_are_the_order("pairs")
     plan = Plan(pipeline_parallel=2, schedule="pairs")
     checks = verify_plan(scenario(batch=Batch(4, 8)), plan, "pairs")
     assert checks and all(check.ok for check in checks)
@@ -142,3 +142,4 @@ def test_the_contract_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(SCHEDULES.get("pairs")), "steady_rounds", 1)  # a round of one rank is not even legal; of two too short
     with pytest.raises((AssertionError, ParsimError)):
         contract.a_few_rounds_show_every_memory_state("pairs")
+    contract.columns_are_the_order("pairs")

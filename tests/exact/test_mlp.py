@@ -11,7 +11,7 @@ import pytest
 from mlp_by_hand import MLP, ROWS, executed_and_by_hand, predicted_flops_and_arithmetic
 from parsim.errors import ScenarioError
 from parsim.estimator.estimate import estimate
-from parsim.model.families.mlp import classifier
+from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import check, from_mapping, load
@@ -87,7 +87,7 @@ def test_flops_of_an_mlp_are_its_matmuls_its_biases_and_what_stands_between() ->
 def test_a_large_mlp_is_shrunk_to_one_that_can_be_executed() -> None:
     large = replace(MLP, hidden_size=8192, ffn_hidden_size=8192, num_features=784)
     small = shrunk(scenario(model=large, batch=Batch(4096, 1)), Plan(tensor_parallel=2))
-    assert small.was_shrunk and small.scenario.model.num_heads == 0
+    assert small.was_shrunk and small.scenario.model.family == "mlp"
     assert all(check.ok for check in verify_plan(small.scenario, small.plan, "small"))
 
 
@@ -97,7 +97,7 @@ REST = {"cluster": {"node": "dgx-a100-80gb"}, "batch": {"global_batch": 1024, "s
 
 def test_a_scenario_may_state_an_mlp_inline_or_by_name() -> None:
     model = from_mapping({"model": INLINE, **REST}).model
-    expected = classifier("inline", num_layers=2, num_features=64, hidden_size=128, ffn_hidden_size=128, num_labels=10)
+    expected = MlpSpec("inline", num_layers=2, num_features=64, hidden_size=128, ffn_hidden_size=128, num_labels=10)
     assert model == expected
     named = from_mapping({"model": {"base": "digits-mlp", "num_layers": 3}, **REST})
     assert (named.model.family, named.model.num_layers, named.model.num_features) == ("mlp", 3, 64)

@@ -79,7 +79,7 @@ def test_an_op_that_runs_again_adds_its_flops_and_keeps_its_input_only() -> None
 def test_every_op_of_a_layer_may_run_again(stack: object, plan: Plan) -> None:
     """One at a time, with those that work in the same buffer; a row-parallel matmul with its all_reduce."""
     chosen = scenario(stack=stack)  # type: ignore[arg-type]
-    layer = blocks_of(GPT.architecture, chosen.stack.attention, chosen.stack.fusions, True)["layer"]
+    layer = blocks_of(GPT.architecture, chosen.stack.attention, chosen.stack.fusions)["layer"]
     tried = set()
     for name in [op.name for op in layer.ops if op.kind != "relabel"]:
         found = faults(replace(plan, recompute_ops=(name,)), GPT, chosen.batch, 2, schedules, stack=chosen.stack)

@@ -9,7 +9,7 @@ import numpy as np
 
 from parsim.collectives import COLLECTIVES, names
 from parsim_kernels import Channel, Machine
-from parsim_kernels.fabric import Schedule
+from parsim_kernels.fabric import TransferPlan
 from parsim_kernels.part import communicate, exchange_shards
 
 Outcome = tuple[dict[str, tuple[str, tuple[int, ...], bytes]], dict[str, int], dict[tuple[str, str], int], int, int]
@@ -29,6 +29,18 @@ class Case:
     uneven: bool = False  # the shard of rank r is r longer
     shards: bool = False
     add: bool = False
+    split: int = 0
+    extents: str = ""  # where a dim is cut in unlike parts: "alike" on all ranks, or each rank its "own"
+
+    def parts(self, rank: int, num_ranks: int) -> list[int] | None:
+        """0, 1, 2 ... and the rest; each rank's own begin at another position."""
+        if not self.extents:
+            return None
+        dim = self.split if self.operation == "all_to_all" else self.dim
+        extents = list(range(num_ranks - 1))
+        extents.append(self.shapes[0][dim] + (rank if self.uneven and dim == 0 else 0) - sum(extents))
+        first = rank if self.extents == "own" else 0
+        return extents[first:] + extents[:first]
 
     def transfers(self, num_ranks: int) -> Any:
         return COLLECTIVES.get(self.algorithm).transfers(self.operation, num_ranks, self.operator)
@@ -48,7 +60,7 @@ class Case:
 
     @property
     def target(self) -> str | None:
-        return "target" if self.operation in ("all_gather", "reduce_scatter") else None
+        return "target" if self.operation in ("all_gather", "reduce_scatter", "all_to_all") else None
 
 
 def outcome(machine: Machine, rank: int) -> Outcome:
@@ -62,17 +74,19 @@ def parts(channel: Channel, group: list[int], cases: list[Case]) -> list[Outcome
     names()
     found, rank, n = [], channel.rank, len(group)
     for case in cases:
-        machine, schedule = Machine(n), Schedule(case.transfers(n))
+        machine, plan = Machine(n), TransferPlan(case.transfers(n))
         buffers, shards = case.hold(machine, rank, n)
         for _ in range(2):
             if case.shards:
-                exchange_shards(machine, channel, case.operation, "dp", group, shards, buffers, schedule, itemsize=2, add=case.add)  # type: ignore[arg-type]
+                exchange_shards(machine, channel, case.operation, "dp", group, shards, buffers, plan, itemsize=2, add=case.add)  # type: ignore[arg-type]
                 continue
             if case.target in machine.names(rank):
                 machine.free(rank, "target")
             communicate(
-                *(machine, channel, case.operation, "dp", group, buffers, case.target, schedule),
+                *(machine, channel, case.operation, "dp", group, buffers, case.target, plan),
                 dim=case.dim,
+                split=case.split,
+                extents=case.parts(rank, n),
                 operator=case.operator,  # type: ignore[arg-type]
                 itemsize=2,
             )
@@ -98,6 +112,8 @@ def at_once(group: list[int], cases: list[Case]) -> list[list[Outcome]]:
             machine.communicate(
                 *(case.operation, "dp", group, [buffers for buffers, _ in held], case.target, case.transfers(n)),
                 dim=case.dim,
+                split=case.split,
+                extents=[case.parts(rank, n) for rank in group] if case.extents else None,
                 operator=case.operator,  # type: ignore[arg-type]
                 itemsize=2,
             )

@@ -15,7 +15,7 @@ from parsim_kernels import TransportError, fabric, launch
 from parsim_kernels.transport.channel import Outgoing
 from parsim_kernels.transport.endpoint import Endpoint
 from parsim_kernels.transport.message import Arriving, Departing
-from parsim_kernels.transport.wanted import Wanted
+from parsim_kernels.transport.pending import PendingReceives
 
 Patch = pytest.MonkeyPatch
 
@@ -37,7 +37,7 @@ def test_blocks_that_all_land_at_the_start_are_seen(monkeypatch: Patch) -> None:
 
 
 def test_adding_in_the_order_of_arrival_is_seen(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(Wanted, "_may_start", lambda self, index: True)
+    monkeypatch.setattr(PendingReceives, "_may_start", lambda self, index: True)
     with pytest.raises(AssertionError):
         of_messages.test_what_is_reduced_on_arrival_is_added_in_the_order_of_the_list(ranks, 3)
 

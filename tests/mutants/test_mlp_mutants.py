@@ -11,8 +11,8 @@ import pytest
 from mlp_by_hand import MLP, ROWS, executed_and_by_hand, predicted_flops_and_arithmetic
 from parsim.model import op_kinds
 from parsim.model.families import FAMILIES, Blocks
+from parsim.model.families.mlp import MlpArchitecture
 from parsim.model.op import Block, Gradient
-from parsim.model.spec import Architecture
 from parsim.parallel.plan import Plan
 from parsim.step import lower, place
 from parsim.verify import verify_plan
@@ -76,10 +76,10 @@ def _changed(monkeypatch: pytest.MonkeyPatch, name: str, **changes: object) -> N
     def change(block: Block) -> Block:
         return replace(block, ops=tuple(replace(op, **changes) if op.name == name else op for op in block.ops))  # type: ignore[arg-type]
 
-    def blocks(kind: Architecture, attention: str, fusions: tuple[str, ...], tied: bool) -> Blocks:
-        return {name: change(block) for name, block in right(kind, attention, fusions, tied).items()}
+    def blocks(kind: MlpArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
+        return {name: change(block) for name, block in right.blocks(kind, attention, fusions).items()}
 
-    monkeypatch.setitem(FAMILIES._values, "mlp", blocks)
+    monkeypatch.setitem(FAMILIES._values, "mlp", replace(right, blocks=blocks))
 
 
 def test_a_gradient_of_the_features_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:

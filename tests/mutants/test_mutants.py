@@ -56,7 +56,7 @@ def _one_micro_batch_less_in_flight(patch: pytest.MonkeyPatch) -> None:
     right = memory.memory_states
 
     def states(*shape):  # type: ignore[no-untyped-def]
-        return tuple(tuple(State(tuple(max(n - 1, 0) for n in s.in_flight), s.chunk, s.kind) for s in rank) for rank in right(*shape))
+        return tuple(tuple(State(tuple(max(n - 1, 0) for n in s.in_flight), s.chunk, s.phase) for s in rank) for rank in right(*shape))
 
     patch.setattr(memory, "memory_states", states)
 

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parsim.step.sizes import sizes_of
 
 from parsim.cluster.link import CollectiveLaw
 from parsim.cost import count
 from parsim.cost.buckets import elements
 from parsim.cost.sizes import Ints, Sizes, sizes_of
 from parsim.estimator import pipeline
-from parsim.estimator.estimate import estimate, num_parameters, stages_of
+from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.passes import PassTime, Stages
-from parsim.model.spec import ModelSpec
+from parsim.model.parameters import num_parameters
+from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan
 from parsim.schedules.phase import Phase
 from parsim.step.lower import lower
@@ -34,9 +36,11 @@ MODELS = {  # Brown et al. 2020, table 2.1; Korthikanti et al. 2022, table 3: L,
 }
 
 
-def gpt(name: str) -> ModelSpec:
+def gpt(name: str) -> TransformerSpec:
     layers, hidden, heads, vocabulary, _ = MODELS[name]
-    return ModelSpec(name, layers, hidden, 4 * hidden, heads, heads, hidden // heads, vocabulary, 2048)
+    return TransformerSpec(
+        name, layers, hidden, 4 * hidden, heads, num_kv_heads=heads, head_dim=hidden // heads, vocab_size=vocabulary, max_positions=2048
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -63,7 +67,7 @@ def saved_bytes(tensor_parallel: int, sequence_parallel: bool, recompute: str) -
 
 
 S, B, H, A = 64, 2, 96, 8
-LAYER_MODEL = ModelSpec("layer", 1, H, 4 * H, A, A, H // A, 64, S)
+LAYER_MODEL = TransformerSpec("layer", 1, H, 4 * H, A, num_kv_heads=A, head_dim=H // A, vocab_size=64, max_positions=S)
 BATCH = Batch(B, S, "fp16")
 
 

@@ -7,13 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from parsim.step.sizes import sizes_of
 
 from parsim import catalog
 from parsim.cost.buckets import weight_elements
 from parsim.cost.sizes import sizes_of
-from parsim.estimator.estimate import model_flops_per_token, num_parameters
 from parsim.model import parameters
+from parsim.model.parameters import model_flops_per_token, num_parameters
 from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario.rows import read
 from parsim.step.lower import lower
@@ -94,7 +96,7 @@ TRANSFORMERS = [name for name in catalog.names("models") if read("models", name)
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
-    model: ModelSpec = read("models", name)
+    model: TransformerSpec = read("models", name)
     rows = (model.max_positions if model.positions == "learned" else 0) + model.num_token_types + 2 * model.norm_last
     table = rows * model.hidden_size  # an encoder's embedding ends with a norm
     untied = 0 if model.tied_embedding else model.vocab_size * model.hidden_size

@@ -1,8 +1,8 @@
-"""How ranks talk: a Channel for each rank, over mailboxes in one process, shared memory between processes, or MPI."""
+"""Transports: a Channel for each rank, over mailboxes in one process, shared memory between processes, or MPI."""
 
 from __future__ import annotations
 
-from parsim_kernels.transport.channel import Channel, Incoming, Message, Outgoing
+from parsim_kernels.transport.channel import Channel, Incoming, Message, Operator, Outgoing
 from parsim_kernels.transport.direct import symmetric_all_reduce
 from parsim_kernels.transport.errors import PeerError, TransportError, WorkerError
 from parsim_kernels.transport.launcher import launch
@@ -13,6 +13,7 @@ __all__ = [
     "Incoming",
     "Lockstep",
     "Message",
+    "Operator",
     "Outgoing",
     "PeerError",
     "TransportError",

@@ -1,4 +1,4 @@
-"""How a rank talks to the others: what every transport offers.  How the bytes travel is in the transports."""
+"""The channel that every transport offers a rank to the others.  The transports decide how the bytes travel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Operator = Literal["copy", "sum", "max"]
 
 
 class Message(NamedTuple):
-    """What arrived: the array, and the integer that the sender gave along (a virtual clock, say)."""
+    """A message that has arrived: the array, and the integer that the sender added (a virtual clock, for example)."""
 
     array: Array
     clock: int

@@ -1,4 +1,4 @@
-"""A Channel on anything that moves blocks between pairs of ranks: streaming, tags, reduction on arrival.  Waiting is the wire's."""
+"""A Channel on any wire that moves blocks between pairs of ranks: streaming, tags, reduction on arrival.  The wire does the waiting."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from parsim_kernels.signature import Array
 from parsim_kernels.transport.channel import Incoming, Message, Outgoing
 from parsim_kernels.transport.errors import TransportError
 from parsim_kernels.transport.message import Arriving, Departing, Slot, raw, take_whole, write_whole
-from parsim_kernels.transport.wanted import Aside, Wanted
+from parsim_kernels.transport.pending import Aside, PendingReceives
 
 _MESSAGE: Final = "a message of rank {} with tag {}"
 
 
-class Wire(Protocol):
+class BlockWire(Protocol):
     """A few blocks on their way from each rank to each other, in order.  Nothing here waits but `wait`."""
 
     rank: int
@@ -32,7 +32,7 @@ class Wire(Protocol):
         ...
 
     def commit(self, dst: int, num_bytes: int) -> None:
-        """The block from `free` is written, with so many bytes of payload."""
+        """Hand over the block from `free`, with so many bytes of payload."""
         ...
 
     def peek(self, src: int) -> Slot | None:
@@ -40,23 +40,23 @@ class Wire(Protocol):
         ...
 
     def release(self, src: int) -> None:
-        """The block from `peek` is read."""
+        """Give the block from `peek` back."""
         ...
 
     def arrive(self) -> int:
         """Enter a barrier."""
         ...
 
-    def passed(self, ticket: int) -> bool:
-        """Have all ranks entered the barrier of this ticket?"""
+    def is_past(self, ticket: int) -> bool:
+        """Whether all ranks have entered the barrier of this ticket."""
         ...
 
     def wait(self, idle: int, what: Callable[[], str]) -> None:
-        """Nothing moved, for the `idle`-th time in turn: let others run.  Raises PeerError when a rank has ended."""
+        """Let others run, since nothing moved for the `idle`-th time in turn.  Raises PeerError when a rank has ended."""
         ...
 
     def resume(self) -> None:
-        """Something moved after `wait`."""
+        """End a spell of waiting: something moved."""
         ...
 
     def symmetric(self, num_bytes: int, barrier: Callable[[], None]) -> list[Array]:
@@ -73,8 +73,8 @@ class Endpoint:
 
     __slots__ = ("_arriving", "_aside", "_queues", "_wire", "num_ranks", "rank")
 
-    def __init__(self, wire: Wire) -> None:
-        """Nothing on its way."""
+    def __init__(self, wire: BlockWire) -> None:
+        """Create a channel with nothing on its way."""
         self.rank, self.num_ranks, self._wire = wire.rank, wire.num_ranks, wire
         self._queues: dict[int, deque[Departing]] = {}  # by destination: what has not yet left; no empty queues
         self._arriving: list[Arriving | None] = [None] * wire.num_ranks  # by source: what has arrived in part
@@ -101,7 +101,7 @@ class Endpoint:
             found = self._next(receives[0])
             if found is not None:
                 return [found]
-        wanted = Wanted(receives, self._aside)
+        wanted = PendingReceives(receives, self._aside)
         idle = 0
         while True:
             moved = False
@@ -180,7 +180,7 @@ class Endpoint:
 
     def _barrier(self, what: str) -> None:
         ticket, idle = self._wire.arrive(), 0
-        while not self._wire.passed(ticket):
+        while not self._wire.is_past(ticket):
             moved = False
             for dst in tuple(self._queues):
                 moved |= self._push(dst)
@@ -234,7 +234,7 @@ class Endpoint:
                     del self._queues[dst]
                     return True
 
-    def _pull(self, src: int, wanted: Wanted) -> bool:
+    def _pull(self, src: int, wanted: PendingReceives) -> bool:
         """Take the blocks of one source that are there and wanted; True where there was one."""
         moved = False
         while wanted.missing[src]:
@@ -256,11 +256,11 @@ class Endpoint:
             message = Message(arriving.array, arriving.clock)
             if arriving.index is None:
                 self._aside.setdefault((src, arriving.tag), deque()).append(message)
-            wanted.arrived(src, arriving.tag, arriving.index, message)
+            wanted.accept(src, arriving.tag, arriving.index, message)
         return moved
 
 
-def _waits_for(wanted: Wanted | None, departing: Sequence[Departing]) -> str:
+def _waits_for(wanted: PendingReceives | None, departing: Sequence[Departing]) -> str:
     parts = [_MESSAGE.format(src, tag) for src, tag in (wanted.unmet() if wanted else ())]
     parts += [f"rank {message.dst} to take a message with tag {message.tag}" for message in departing if not message.gone]
     return " and ".join(parts)

@@ -1,4 +1,4 @@
-"""What can go wrong between ranks.  Each error names the rank."""
+"""The errors between ranks.  Each names the rank."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ class WorkerError(TransportError):
 
 
 class PeerError(WorkerError):
-    """The same, as the other ranks learn of it while they wait."""
+    """The end of another rank, of which a rank learns while it waits."""

@@ -1,4 +1,4 @@
-"""Starts the ranks of a run and gathers what they return.  Which transport carries their messages is a name."""
+"""The start of a run: `launch` starts its ranks on a named transport and gathers what they return."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any, Final, Literal
 
 from parsim_kernels.transport import lockstep, mpi
 from parsim_kernels.transport.errors import TransportError, WorkerError
-from parsim_kernels.transport.lifeline import Frames, Kind, ending
-from parsim_kernels.transport.worker import Wait, Work
+from parsim_kernels.transport.lifeline import FrameKind, Frames, ending
+from parsim_kernels.transport.worker import LaunchRequest, Wait
 
-Transport = Literal["lockstep", "shared_memory", "mpi"]
-Progress = Callable[[Any], None]
+TransportName = Literal["lockstep", "shared_memory", "mpi"]
+ProgressCallback = Callable[[Any], None]
 _BLOCK_BYTES: Final = 512 << 10  # an all-reduce of 1 MiB takes 0.7 of the time of 256 KiB, of 64 MiB 0.9; twice as many gain no more
 _ALL_BLOCKS_BYTES: Final = 64 << 20
 _MIN_BLOCK_BYTES: Final = 4 << 10
@@ -32,11 +32,11 @@ _CODE: Final = (
 def launch(
     target: Callable[..., Any],
     num_ranks: int,
-    transport: Transport = "lockstep",
+    transport: TransportName = "lockstep",
     args: Sequence[Any] = (),
     *,
     deadline_s: float | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     wait: Wait = "auto",
     pin: bool = False,
     slot_bytes: int | None = None,
@@ -80,12 +80,12 @@ def launch(
     if transport == "mpi":
         return mpi.run(target, num_ranks, tuple(args), slot_bytes=size, deadline_s=deadline_s, progress=progress)
     if transport == "shared_memory":
-        return _processes(Work(target, tuple(args), num_ranks, size, deadline_s, wait, pin), progress)
+        return _processes(LaunchRequest(target, tuple(args), num_ranks, size, deadline_s, wait, pin), progress)
     raise TransportError(f"unknown transport '{transport}'; there are lockstep, shared_memory, mpi")
 
 
-def _processes(work: Work, progress: Progress | None) -> list[Any]:
-    data = _pickled(work)
+def _processes(work: LaunchRequest, progress: ProgressCallback | None) -> list[Any]:
+    data = _pickle(work)
     work_in, work_out = os.pipe()
     report_in, report_out = os.pipe()
     code = _CODE.format(os.getpid(), work_in, report_out)
@@ -107,7 +107,7 @@ def _processes(work: Work, progress: Progress | None) -> list[Any]:
                 file.write(data)
         except BrokenPipeError:
             pass  # it has died: seen below
-        results = _gathered(report_in, work, progress)
+        results = _gather(report_in, work, progress)
         nursery.wait(_PATIENCE_S)
     finally:
         os.close(report_in)
@@ -131,7 +131,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _gathered(fd: int, work: Work, progress: Progress | None) -> dict[int, bytes]:
+def _gather(fd: int, work: LaunchRequest, progress: ProgressCallback | None) -> dict[int, bytes]:
     """Pickled results by rank, until the stream ends."""
     frames, results, poller = Frames(), dict[int, bytes](), select.poll()
     poller.register(fd)
@@ -143,13 +143,13 @@ def _gathered(fd: int, work: Work, progress: Progress | None) -> dict[int, bytes
         if arrived is None:
             return results
         for frame in arrived:
-            if frame.kind is Kind.RESULT:
+            if frame.kind is FrameKind.RESULT:
                 results[frame.rank] = frame.data
-            elif frame.kind is Kind.REPORT and progress is not None:
+            elif frame.kind is FrameKind.REPORT and progress is not None:
                 progress(pickle.loads(frame.data))
-            elif frame.kind is Kind.BROKEN:
+            elif frame.kind is FrameKind.BROKEN:
                 raise TransportError(pickle.loads(frame.data))
-            elif frame.kind is Kind.FAILED:
+            elif frame.kind is FrameKind.FAILED:
                 raise _error(*pickle.loads(frame.data))
 
 
@@ -161,7 +161,7 @@ def _error(rank: int, how: str, cause: BaseException | None, trace: str) -> Tran
     return error
 
 
-def _pickled(work: Work) -> bytes:
+def _pickle(work: LaunchRequest) -> bytes:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         raise TransportError(
             f"shared_memory needs Linux on x86-64 (memfd, and stores seen in order); this is {sys.platform} on {platform.machine()}: "

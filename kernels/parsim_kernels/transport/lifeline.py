@@ -1,4 +1,4 @@
-"""Ends of processes: dying with the parent, telling how a child ended, and frames through the pipe that a worker holds while it lives."""
+"""Ends of processes: a child dies with its parent, its end is put in words, and a pipe of frames shows that a worker lives."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _HEAD: Final = struct.Struct("=iiq")  # kind, rank, bytes that follow
 _READ_BYTES: Final = 1 << 20
 
 
-class Kind(IntEnum):
-    """What a frame says."""
+class FrameKind(IntEnum):
+    """The kinds of frames."""
 
     REPORT = 1  # an object for `progress`
     RESULT = 2  # what the target returned
@@ -28,16 +28,16 @@ class Kind(IntEnum):
 class Frame(NamedTuple):
     """A message to the parent; `data` is pickled."""
 
-    kind: Kind
+    kind: FrameKind
     rank: int
     data: bytes
 
 
 class Frames:
-    """Cuts a stream of bytes into frames."""
+    """A reader that cuts a stream of bytes into frames."""
 
     def __init__(self) -> None:
-        """Nothing has come."""
+        """Start with an empty stream."""
         self._buffer = bytearray()
 
     def read(self, fd: int) -> list[Frame] | None:
@@ -52,7 +52,7 @@ class Frames:
             stop = start + _HEAD.size + size
             if len(self._buffer) < stop:
                 break
-            frames.append(Frame(Kind(kind), rank, bytes(self._buffer[start + _HEAD.size : stop])))
+            frames.append(Frame(FrameKind(kind), rank, bytes(self._buffer[start + _HEAD.size : stop])))
             start = stop
         del self._buffer[:start]
         return frames

@@ -1,4 +1,4 @@
-"""All ranks in one process: mailboxes for who drives the ranks himself; or threads, one at a time, in a fixed order, with a baton."""
+"""All ranks in one process: mailboxes for a caller who drives the ranks, or threads that run one at a time, in a fixed order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Lockstep:
     __slots__ = ("_boxes",)
 
     def __init__(self) -> None:
-        """Empty mailboxes."""
+        """Create empty mailboxes."""
         self._boxes: dict[tuple[int, str], deque[Array]] = {}
 
     def post(self, dst: int, name: str, array: Array) -> None:
@@ -52,16 +52,16 @@ class Pair:
     __slots__ = ("read", "slots", "written")
 
     def __init__(self, slot_bytes: int) -> None:
-        """Both are free."""
+        """Create two free blocks."""
         self.slots = [Slot(memoryview(bytearray(HEADER_BYTES)), np.empty(slot_bytes, np.uint8)) for _ in range(2)]
         self.written = self.read = 0
 
 
 class Stage:
-    """What the threads share.  Only the thread with the baton runs, so nothing is locked."""
+    """The state that the threads share.  Only the thread with the baton runs, so nothing is locked."""
 
     def __init__(self, num_ranks: int, slot_bytes: int, deadline_s: float | None, progress: Callable[[Any], None] | None) -> None:
-        """Nobody runs."""
+        """Create a stage on which no rank runs yet."""
         self.num_ranks, self.slot_bytes, self.progress = num_ranks, slot_bytes, progress
         self.pairs: dict[tuple[int, int], Pair] = {}
         self.arrived = [0] * num_ranks
@@ -75,8 +75,8 @@ class Stage:
         for lock in (*self._turns, self._over):
             lock.acquire()
 
-    def moved(self) -> None:
-        """Something moved: whoever waits may go on."""
+    def wake(self) -> None:
+        """Let all who wait go on: something moved."""
         self._waiting.clear()
 
     def hand_over(self, rank: int, what: str) -> None:
@@ -113,7 +113,7 @@ class Stage:
         self._turns[rank].acquire()
 
     def end(self, rank: int) -> None:
-        """The rank runs no more."""
+        """Note that the rank has ended."""
         self._live.remove(rank)
         self._waiting.clear()
         if self._live:
@@ -136,7 +136,7 @@ class LockstepWire:
     __slots__ = ("_stage", "_symmetric", "num_ranks", "patience", "rank", "slot_bytes")
 
     def __init__(self, stage: Stage, rank: int) -> None:
-        """The end of one rank."""
+        """Create the wire of one rank."""
         self.rank, self.num_ranks, self.slot_bytes = rank, stage.num_ranks, stage.slot_bytes
         self._stage, self._symmetric, self.patience = stage, 0, 0
 
@@ -148,9 +148,9 @@ class LockstepWire:
         return pair.slots[pair.written % 2] if pair.written - pair.read < 2 else None
 
     def commit(self, dst: int, num_bytes: int) -> None:
-        """The block is written."""
+        """Hand the block over."""
         self._stage.pairs[self.rank, dst].written += 1
-        self._stage.moved()
+        self._stage.wake()
 
     def peek(self, src: int) -> Slot | None:
         """The oldest block from `src`."""
@@ -158,18 +158,18 @@ class LockstepWire:
         return None if pair is None or pair.read == pair.written else pair.slots[pair.read % 2]
 
     def release(self, src: int) -> None:
-        """The block is read."""
+        """Give the block back."""
         self._stage.pairs[src, self.rank].read += 1
-        self._stage.moved()
+        self._stage.wake()
 
     def arrive(self) -> int:
         """Enter a barrier."""
         self._stage.arrived[self.rank] += 1
-        self._stage.moved()
+        self._stage.wake()
         return self._stage.arrived[self.rank]
 
-    def passed(self, ticket: int) -> bool:
-        """Have all ranks entered it?"""
+    def is_past(self, ticket: int) -> bool:
+        """Whether all ranks have entered it."""
         return min(self._stage.arrived) >= ticket
 
     def wait(self, idle: int, what: Callable[[], str]) -> None:
@@ -177,10 +177,10 @@ class LockstepWire:
         self._stage.hand_over(self.rank, what())
 
     def resume(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def symmetric(self, num_bytes: int, barrier: Callable[[], None]) -> list[Array]:
-        """Plain arrays: memory is one."""
+        """Plain arrays, since the ranks share a process."""
         if self._symmetric == len(self._stage.shared):
             self._stage.shared.append([np.zeros(num_bytes, np.uint8) for _ in range(self.num_ranks)])
         self._symmetric += 1

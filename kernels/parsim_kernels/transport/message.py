@@ -1,4 +1,4 @@
-"""A message as blocks: the header in front, the payload cut to slots, and what becomes of a block on arrival."""
+"""Messages as blocks: a header in front, the payload cut to slots, and each block applied as it arrives."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Departing:
     __slots__ = ("_data", "_header", "_offset", "_sent", "_step", "dst", "gone", "tag")
 
     def __init__(self, outgoing: Outgoing, slot_bytes: int) -> None:
-        """Nothing has left; the array is not copied unless its elements lie apart."""
+        """Start a message; the array is not copied unless its elements lie apart."""
         array = raw(outgoing.array)
         self.dst, self.tag, self.gone, self._offset, self._sent = outgoing.dst, outgoing.tag, False, 0, 0
         check_dims(outgoing, array)
@@ -67,7 +67,7 @@ class Arriving:
     __slots__ = ("_function", "_into", "_offset", "_own", "_step", "array", "clock", "dtype", "index", "left", "shape", "tag")
 
     def __init__(self, tag: int, clock: int, num_bytes: int, dtype: np.dtype[np.generic], shape: tuple[int, ...], slot_bytes: int) -> None:
-        """Nothing has been applied."""
+        """Start a message of which no block has been applied."""
         self.tag, self.clock, self.left, self.dtype, self.shape = tag, clock, num_bytes, dtype, shape
         self._step, self._offset = slot_bytes - slot_bytes % (dtype.itemsize or 1), 0
 

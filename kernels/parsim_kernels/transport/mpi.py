@@ -29,7 +29,7 @@ class MpiWire:
     """The blocks of one rank of a communicator."""
 
     def __init__(self, module: Any, comm: Any, slot_bytes: int, deadline_s: float | None, progress: Callable[[Any], None] | None) -> None:
-        """`module` is mpi4py.MPI."""
+        """Create the wire of this process; `module` is mpi4py.MPI."""
         self.rank, self.num_ranks, self.slot_bytes = comm.Get_rank(), comm.Get_size(), slot_bytes
         self.patience = _PATIENCE
         self._module, self._comm, self._deadline_s, self._progress = module, comm, deadline_s, progress
@@ -67,7 +67,7 @@ class MpiWire:
         return None if buffered is None else buffered.slot
 
     def release(self, src: int) -> None:
-        """The block is read."""
+        """Give the block back."""
         buffer, self._in[src] = self._in[src], None
         if buffer is not None:
             self._spare.append(buffer)
@@ -78,8 +78,8 @@ class MpiWire:
         self._barriers[self._tickets] = self._comm.Ibarrier()
         return self._tickets
 
-    def passed(self, ticket: int) -> bool:
-        """Have all ranks entered it?"""
+    def is_past(self, ticket: int) -> bool:
+        """Whether all ranks have entered it."""
         if not self._barriers[ticket].Test():
             return False
         del self._barriers[ticket]
@@ -95,10 +95,10 @@ class MpiWire:
         time.sleep(0)
 
     def resume(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def symmetric(self, num_bytes: int, barrier: Callable[[], None]) -> list[Array]:
-        """A shared window, where all ranks are on one node."""
+        """A shared window; all ranks must be on one node."""
         node = self._comm.Split_type(self._module.COMM_TYPE_SHARED)
         on_one_node = node.Get_size() == self.num_ranks
         node.Free()
@@ -111,7 +111,7 @@ class MpiWire:
         return arrays
 
     def report(self, value: Any) -> None:
-        """Rank 0 is a process that called `launch`."""
+        """Call the callback at once: rank 0 called `launch` itself."""
         if self._progress is not None:
             self._progress(value)
 

@@ -15,16 +15,16 @@ from typing import Final
 
 from parsim_kernels.transport import worker
 from parsim_kernels.transport.errors import TransportError
-from parsim_kernels.transport.lifeline import Frame, Frames, Kind, die_with, ending, is_stopped, write
-from parsim_kernels.transport.segment import Segment
-from parsim_kernels.transport.worker import Work
+from parsim_kernels.transport.lifeline import Frame, FrameKind, Frames, die_with, ending, is_stopped, write
+from parsim_kernels.transport.segment import SharedSegment
+from parsim_kernels.transport.worker import LaunchRequest
 
-_GRACE_S: Final = 0.05  # for the ranks that are left to end by themselves
+_GRACE_S: Final = 1.0  # for the ranks that are left to end by themselves: on a busy machine each waits for a core first
 
 
 @dataclass(slots=True)
 class Child:
-    """A worker, as the nursery sees it."""
+    """A worker process and the pipe that it holds while it lives."""
 
     rank: int
     pid: int
@@ -39,27 +39,27 @@ def main(parent: int, work_fd: int, report_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with open(work_fd, "rb") as file:
-            work: Work = pickle.load(file)
-        segment = Segment.create(work.num_ranks, work.slot_bytes)
+            work: LaunchRequest = pickle.load(file)
+        segment = SharedSegment.create(work.num_ranks, work.slot_bytes)
         wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(work.num_ranks)]
     except Exception as error:
         text = str(error) if isinstance(error, TransportError) else f"the workers cannot begin: {type(error).__name__}: {error}"
-        write(report_fd, Frame(Kind.BROKEN, -1, pickle.dumps(text)))
+        write(report_fd, Frame(FrameKind.BROKEN, -1, pickle.dumps(text)))
         return
     _Watch(work, segment, wakers, report_fd).run()
 
 
 class _Watch:
-    """Until all ranks have ended."""
+    """The watch over the ranks of a run until all have ended."""
 
-    def __init__(self, work: Work, segment: Segment, wakers: list[int], report_fd: int) -> None:
+    def __init__(self, work: LaunchRequest, segment: SharedSegment, wakers: list[int], report_fd: int) -> None:
         self._work, self._segment, self._wakers, self._report_fd = work, segment, wakers, report_fd
         self._poll = select.poll()
         self._failure: bytes | None = None
         self._kill_s: float | None = None  # when those that are left are killed
         self._children: dict[int, Child] = {}  # by descriptor
         for rank in range(work.num_ranks):
-            child = self._born(rank)
+            child = self._fork(rank)
             self._children[child.fd] = child
             self._poll.register(child.fd, select.POLLIN)
         segment.map()
@@ -76,11 +76,11 @@ class _Watch:
                     os.kill(child.pid, signal.SIGKILL)
                 self._kill_s = None
             if self._failure is None and self._end_s is not None and now_s >= self._end_s:
-                self._late()
+                self._time_out()
         if self._failure is not None:
-            write(self._report_fd, Frame(Kind.FAILED, -1, self._failure))
+            write(self._report_fd, Frame(FrameKind.FAILED, -1, self._failure))
 
-    def _born(self, rank: int) -> Child:
+    def _fork(self, rank: int) -> Child:
         mine, its = os.pipe()
         parent = os.getpid()
         pid = os.fork()
@@ -98,17 +98,17 @@ class _Watch:
     def _hear(self, child: Child) -> None:
         frames = child.frames.read(child.fd)
         if frames is None:
-            self._buried(child)
+            self._bury(child)
             return
         for frame in frames:
-            if frame.kind in (Kind.RESULT, Kind.REPORT):
+            if frame.kind in (FrameKind.RESULT, FrameKind.REPORT):
                 write(self._report_fd, frame)
-            elif frame.kind is Kind.RAISED and self._failure is None:
+            elif frame.kind is FrameKind.RAISED and self._failure is None:
                 error, text, trace = pickle.loads(frame.data)
                 self._fail(child.rank, text, error, trace)
-            child.has_finished |= frame.kind is not Kind.REPORT
+            child.has_finished |= frame.kind is not FrameKind.REPORT
 
-    def _buried(self, child: Child) -> None:
+    def _bury(self, child: Child) -> None:
         self._poll.unregister(child.fd)
         os.close(child.fd)
         del self._children[child.fd]
@@ -116,8 +116,8 @@ class _Watch:
         if not child.has_finished and self._failure is None:
             self._fail(child.rank, ending(status))
 
-    def _late(self) -> None:
-        """The deadline has passed: a stopped rank is at fault; else tell what each does."""
+    def _time_out(self) -> None:
+        """Fail at the deadline: a stopped rank is at fault; else say what each rank waits for."""
         late = f"the deadline of {self._work.deadline_s} s has passed"
         left = [child for child in self._children.values() if not child.has_finished] or list(self._children.values())
         stopped = [child.rank for child in left if is_stopped(child.pid)]
@@ -125,7 +125,7 @@ class _Watch:
             others = f", and so are ranks {stopped[1:]}" if stopped[1:] else ""
             self._fail(stopped[0], f"is stopped{others}; {late}")
             return
-        said = [(child.rank, self._segment.said(child.rank)) for child in left]
+        said = [(child.rank, self._segment.text_of(child.rank)) for child in left]
         doing = "; ".join(f"rank {rank} waits for {text}" if text else f"rank {rank} computes" for rank, text in said)
         self._fail(-1, f"{late}: {doing}")
 

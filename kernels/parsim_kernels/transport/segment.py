@@ -1,4 +1,4 @@
-"""One anonymous shared file a run: flags, counters with a single writer each, two blocks a directed pair, and arrays that all ranks map.
+"""The shared file of a run: flags, counters with a single writer each, two blocks a directed pair, and arrays that all ranks map.
 
 A counter is an int64 on a cache line of its own.  Stores become visible in program order on x86-64, so a block is written before its
 counter says so.
@@ -25,8 +25,8 @@ _STATUS_LINES: Final = 2 + TEXT_BYTES // LINE  # a rank's: asleep, arrived, text
 _HEAD_LINES: Final = 2 + TEXT_BYTES // LINE  # of the run: 2 + who ended it (0: nobody yet), then how
 
 
-class Segment:
-    """The mapping of one process.  Everything is found by arithmetic on ranks."""
+class SharedSegment:
+    """The file as one process maps it.  Every offset follows from the ranks by arithmetic."""
 
     def __init__(self, fd: int, num_ranks: int, slot_bytes: int) -> None:
         """Map what `create` made."""
@@ -38,7 +38,7 @@ class Segment:
         self._map: mmap.mmap | None = None
 
     @classmethod
-    def create(cls, num_ranks: int, slot_bytes: int) -> Segment:
+    def create(cls, num_ranks: int, slot_bytes: int) -> SharedSegment:
         """A new file, all zeros, that ends with its last descriptor and mapping.
 
         Raises:
@@ -77,42 +77,42 @@ class Segment:
             for start, data in zip(starts, payload, strict=True)
         )
 
-    def written(self, src: int, dst: int) -> int:
+    def written_index(self, src: int, dst: int) -> int:
         """Index of the word that counts the blocks written from `src` to `dst`; `src` writes it."""
         return (self._pairs_line + 2 * (src * self.num_ranks + dst)) * WORDS
 
-    def read(self, src: int, dst: int) -> int:
+    def read_index(self, src: int, dst: int) -> int:
         """Index of the word that counts the blocks read; `dst` writes it."""
-        return self.written(src, dst) + WORDS
+        return self.written_index(src, dst) + WORDS
 
-    def asleep(self, rank: int) -> int:
+    def asleep_index(self, rank: int) -> int:
         """Index of the word that is 1 while a rank must be woken; the rank writes it."""
         return (_HEAD_LINES + rank * _STATUS_LINES) * WORDS
 
-    def arrived(self, rank: int) -> int:
+    def arrived_index(self, rank: int) -> int:
         """Index of the word that counts a rank's barriers; the rank writes it."""
-        return self.asleep(rank) + WORDS
+        return self.asleep_index(rank) + WORDS
 
     def say(self, rank: int, text: str) -> None:
-        """What a rank waits for; the rank writes it, whoever watches reads it."""
+        """Write what a rank waits for; only that rank writes it, the watching process reads it."""
         self._write((_HEAD_LINES + rank * _STATUS_LINES + 2) * LINE, text)
 
-    def said(self, rank: int) -> str:
-        """What a rank waits for, or ""."""
+    def text_of(self, rank: int) -> str:
+        """Read what a rank waits for, or ""."""
         return self._read((_HEAD_LINES + rank * _STATUS_LINES + 2) * LINE)
 
     def accuse(self, rank: int, how: str) -> None:
-        """End the run for everybody; the watching process writes it, once.  Rank -1: nobody's fault alone."""
+        """End the run for all ranks; only the watching process does so, once.  Rank -1: no single rank is at fault."""
         self._write(2 * LINE, how)
         self.words[0] = rank + 2
 
-    def accused(self) -> tuple[int, str] | None:
-        """Which rank ended the run, and how."""
+    def accusation(self) -> tuple[int, str] | None:
+        """The rank that ended the run, and how; None while it goes on."""
         word = self.words[0]
         return (word - 2, self._read(2 * LINE)) if word else None
 
     def heap(self, offset: int, num_bytes: int, rank: int) -> None:
-        """Make the pages of one rank's array; `mapped_heap` maps those of all.
+        """Allocate the pages of one rank's array; `mapped_heap` maps those of all ranks.
 
         Raises:
             TransportError: there is no memory.
@@ -123,7 +123,7 @@ class Segment:
             raise TransportError(f"no shared memory of {num_bytes} bytes for rank {rank}: {error.strerror}") from error
 
     def mapped_heap(self, offset: int, num_bytes: int) -> list[Array]:
-        """The arrays of all ranks; unmapped with the last of them."""
+        """Map the arrays of all ranks, which are unmapped with the last of them."""
         size = self.num_ranks * num_bytes
         mapped = mmap.mmap(self.fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=self.heap_start + offset)
         whole = np.frombuffer(mapped, np.uint8)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from parsim_kernels.signature import Array
 from parsim_kernels.transport.errors import PeerError, TransportError
 from parsim_kernels.transport.message import Slot
-from parsim_kernels.transport.segment import NUM_SLOTS, PAGE, Segment
+from parsim_kernels.transport.segment import NUM_SLOTS, PAGE, SharedSegment
 
 _SPINS: Final = 1000  # sweeps of about 1 us each
 _YIELDS: Final = 10
@@ -18,9 +18,11 @@ _SLEEP_MS: Final = 5  # bounds what a wake-up costs that overtook the flag which
 
 
 class SharedMemoryWire:
-    """The blocks of one rank in a Segment."""
+    """The blocks of one rank in a SharedSegment."""
 
-    def __init__(self, segment: Segment, rank: int, wakers: list[int], spins: bool, sleeps: bool, report: Callable[[Any], None]) -> None:
+    def __init__(
+        self, segment: SharedSegment, rank: int, wakers: list[int], spins: bool, sleeps: bool, report: Callable[[Any], None]
+    ) -> None:
         """Maps the segment.  `wakers`: an eventfd of each rank; `spins`, `sleeps`: which of the ways to wait it uses."""
         segment.map()
         n = segment.num_ranks
@@ -29,10 +31,11 @@ class SharedMemoryWire:
         self._out = [segment.slots(rank, dst) for dst in range(n)]
         self._in = [segment.slots(src, rank) for src in range(n)]
         self._written, self._read = [0] * n, [0] * n
-        self._out_written, self._out_read = [segment.written(rank, dst) for dst in range(n)], [segment.read(rank, dst) for dst in range(n)]
-        self._in_written, self._in_read = [segment.written(src, rank) for src in range(n)], [segment.read(src, rank) for src in range(n)]
-        self._asleep = [segment.asleep(other) for other in range(n)]
-        self._arrived = [segment.arrived(other) for other in range(n)]
+        counters = (segment.written_index, segment.read_index)
+        self._out_written, self._out_read = ([index(rank, dst) for dst in range(n)] for index in counters)
+        self._in_written, self._in_read = ([index(src, rank) for src in range(n)] for index in counters)
+        self._asleep = [segment.asleep_index(other) for other in range(n)]
+        self._arrived = [segment.arrived_index(other) for other in range(n)]
         self._tickets, self._heap_bytes, self._is_asleep, self._has_said = 0, 0, False, False
         self._spins = _SPINS if spins else 1
         self._sleeps = self._spins + (_YIELDS if spins else 1) if sleeps else None
@@ -46,7 +49,7 @@ class SharedMemoryWire:
         return None if written - self._words[self._out_read[dst]] >= NUM_SLOTS else self._out[dst][written % NUM_SLOTS]
 
     def commit(self, dst: int, num_bytes: int) -> None:
-        """The block is written."""
+        """Hand the block over."""
         self._written[dst] = self._words[self._out_written[dst]] = self._written[dst] + 1
         if self._words[self._asleep[dst]]:
             os.eventfd_write(self._wakers[dst], 1)
@@ -57,7 +60,7 @@ class SharedMemoryWire:
         return None if read == self._words[self._in_written[src]] else self._in[src][read % NUM_SLOTS]
 
     def release(self, src: int) -> None:
-        """The block is read."""
+        """Give the block back."""
         self._read[src] = self._words[self._in_read[src]] = self._read[src] + 1
         if self._words[self._asleep[src]]:
             os.eventfd_write(self._wakers[src], 1)
@@ -71,15 +74,15 @@ class SharedMemoryWire:
                 os.eventfd_write(self._wakers[other], 1)
         return self._tickets
 
-    def passed(self, ticket: int) -> bool:
-        """Have all ranks entered it?"""
+    def is_past(self, ticket: int) -> bool:
+        """Whether all ranks have entered it."""
         words = self._words
         return all(words[index] >= ticket for index in self._arrived)
 
     def wait(self, idle: int, what: Callable[[], str]) -> None:
         """Spin, then yield, then sleep; look for the end of the run each time."""
         if self._words[0]:
-            raise_accused(self._segment)
+            raise_accusation(self._segment)
         if idle < self._spins:
             return
         if not self._has_said:
@@ -93,7 +96,7 @@ class SharedMemoryWire:
             os.eventfd_read(self._wakers[self.rank])
 
     def resume(self) -> None:
-        """Something moved."""
+        """Leave the state of waiting."""
         if self._is_asleep:
             self._is_asleep, self._words[self._asleep[self.rank]] = False, 0
         if self._has_said:
@@ -109,13 +112,13 @@ class SharedMemoryWire:
         return self._segment.mapped_heap(offset, size)
 
 
-def raise_accused(segment: Segment) -> None:
+def raise_accusation(segment: SharedSegment) -> None:
     """Raise for the rank that ended the run.
 
     Raises:
         PeerError: always, or TransportError where it was nobody's fault alone.
     """
-    accused = segment.accused()
+    accused = segment.accusation()
     assert accused is not None
     rank, how = accused
     if rank < 0:

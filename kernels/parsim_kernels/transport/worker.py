@@ -1,4 +1,4 @@
-"""One rank in a process of its own: run the target, send home what it returned or raised."""
+"""One rank in a process of its own: it runs the target and sends home what that returned or raised."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from parsim_kernels.transport.endpoint import Endpoint
-from parsim_kernels.transport.lifeline import Frame, Kind, die_with, write
-from parsim_kernels.transport.segment import Segment
+from parsim_kernels.transport.lifeline import Frame, FrameKind, die_with, write
+from parsim_kernels.transport.segment import SharedSegment
 from parsim_kernels.transport.shared_memory import SharedMemoryWire
 
 Wait = Literal["auto", "spin", "block"]
 
 
-class Work(NamedTuple):
-    """What the parent asks for."""
+class LaunchRequest(NamedTuple):
+    """The request of the parent process."""
 
     target: Callable[..., Any]
     args: tuple[Any, ...]
@@ -30,8 +30,8 @@ class Work(NamedTuple):
     pin: bool
 
 
-def run(work: Work, rank: int, segment: Segment, wakers: list[int], report_fd: int, parent: int) -> None:
-    """The life of a worker process.  Does not return."""
+def run(work: LaunchRequest, rank: int, segment: SharedSegment, wakers: list[int], report_fd: int, parent: int) -> None:
+    """Live as a worker process; does not return."""
     status = 1
     try:
         die_with(parent)
@@ -48,23 +48,23 @@ def run(work: Work, rank: int, segment: Segment, wakers: list[int], report_fd: i
         os._exit(status)
 
 
-def _outcome(work: Work, rank: int, segment: Segment, wakers: list[int], spins: bool, report_fd: int) -> Frame:
+def _outcome(work: LaunchRequest, rank: int, segment: SharedSegment, wakers: list[int], spins: bool, report_fd: int) -> Frame:
     def report(value: Any) -> None:
-        write(report_fd, Frame(Kind.REPORT, rank, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)))
+        write(report_fd, Frame(FrameKind.REPORT, rank, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)))
 
     try:
         channel = Endpoint(SharedMemoryWire(segment, rank, wakers, spins, work.wait != "spin", report))
         data = pickle.dumps(work.target(channel, *work.args), pickle.HIGHEST_PROTOCOL)
         channel.close()
-        return Frame(Kind.RESULT, rank, data)
+        return Frame(FrameKind.RESULT, rank, data)
     except BaseException as error:
-        if segment.accused() is not None:
-            return Frame(Kind.FOLLOWED, rank, b"")
-        return Frame(Kind.RAISED, rank, _pickled(error))
+        if segment.accusation() is not None:
+            return Frame(FrameKind.FOLLOWED, rank, b"")
+        return Frame(FrameKind.RAISED, rank, _pickle(error))
 
 
-def _pickled(error: BaseException) -> bytes:
-    """The exception if it can travel, what it says, and where it was raised."""
+def _pickle(error: BaseException) -> bytes:
+    """Pickle the exception where that is possible, its message, and its traceback."""
     text = f"raised {type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
     try:

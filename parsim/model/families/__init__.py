@@ -1,17 +1,27 @@
-"""Families of models, one small file each: which blocks a model has, by name.  All else is derived."""
+"""Families of models, one small file each: the figures of a model and the blocks that it runs.  All else is derived."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from parsim.model.op import Block
-from parsim.model.spec import Architecture
+from parsim.model.spec import Architecture, ModelSpec
 from parsim.registry import Registry
 
 Blocks = Mapping[str, Block]  # by the names of a layout, in the order in which a model runs them
 
-# By name: (architecture, attention, fusions, tied) -> its blocks.
-FAMILIES: Registry[Callable[[Architecture, str, tuple[str, ...], bool], Blocks]] = Registry("family of models")
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Models that have the same figures and are computed by the same code."""
+
+    spec: type[ModelSpec]
+    blocks: Callable[[Any, str, tuple[str, ...]], Blocks]  # (architecture of the spec, attention, fusions) -> its blocks
+
+
+FAMILIES: Registry[Family] = Registry("family of models")
 
 
 def by_name(*blocks: Block) -> Blocks:
@@ -29,14 +39,24 @@ def names() -> tuple[str, ...]:
     return FAMILIES.names()
 
 
-def blocks_of(kind: Architecture, attention: str = "flash", fusions: tuple[str, ...] = (), tied: bool = False) -> Blocks:
-    """The blocks of an architecture, under a stack's attention kernels and fusions.
-
-    >>> list(blocks_of(Architecture("layer_norm", "learned", "gelu", bias=True, qkv_bias=True, dropout=True)))
-    ['embedding', 'layer', 'head']
+def family(name: str) -> Family:
+    """The family of this name.
 
     Raises:
         ParsimError: no such family.
     """
     FAMILIES.discover(__name__)
-    return FAMILIES.get(kind.family)(kind, attention, fusions, tied)
+    return FAMILIES.get(name)
+
+
+def blocks_of(kind: Architecture, attention: str = "flash", fusions: tuple[str, ...] = ()) -> Blocks:
+    """The blocks of an architecture, under a stack's attention kernels and fusions.
+
+    Raises:
+        ParsimError: no such family.
+
+    >>> from parsim.model.families.mlp import MlpArchitecture
+    >>> list(blocks_of(MlpArchitecture(activation="relu", bias=True, dropout=False)))
+    ['embedding', 'layer', 'head']
+    """
+    return family(kind.family).blocks(kind, attention, fusions)

@@ -9,67 +9,70 @@ Source: Rumelhart et al. 1986, Nature 323, for the network; Srivastava et al. 20
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
+from typing import Any, ClassVar
 
 from parsim.model.blocks import DROP
 from parsim.model.dims import MASK
 from parsim.model.ends import label_weights, labelled_rows
-from parsim.model.families import FAMILIES, Blocks, by_name
+from parsim.model.families import FAMILIES, Blocks, Family, by_name
 from parsim.model.op import Block, Gradient, Op
-from parsim.model.spec import Architecture, ModelSpec
+from parsim.model.spec import Architecture, ModelSpec, figure
 
 
-def classifier(
-    name: str,
-    *,
-    num_layers: int,
-    num_features: int,
-    hidden_size: int,
-    ffn_hidden_size: int,
-    num_labels: int,
-    activation: str = "relu",
-    bias: bool = True,
-    dropout: float = 0.0,
-    source: str = "",
-) -> ModelSpec:
-    """The shape of an MLP: features -> hidden_size, num_layers x (-> ffn_hidden_size -> hidden_size), -> labels.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlpArchitecture(Architecture):
+    """Which ops the blocks of an MLP have."""
 
-    >>> spec = classifier("one hidden layer", num_layers=0, num_features=784, hidden_size=800, ffn_hidden_size=800, num_labels=10)
-    >>> spec.num_heads, spec.vocab_size
-    (0, 0)
+    family: ClassVar[str] = "mlp"
+
+
+@dataclass(frozen=True, slots=True)
+class MlpSpec(ModelSpec):
+    """A plain MLP that labels rows: features -> hidden_size, num_layers x (-> ffn_hidden_size -> hidden_size), -> labels.
+
+    >>> MlpSpec("one hidden layer", 0, 800, 800, num_features=784, num_labels=10).extents
+    {'D': 800, 'F': 800, 'Y': 10, 'I': 784}
     """
-    return ModelSpec(
-        name,
-        num_layers,
-        hidden_size,
-        ffn_hidden_size,
-        num_heads=0,
-        num_kv_heads=0,
-        head_dim=0,
-        vocab_size=0,
-        max_positions=0,
-        activation=activation,
-        tied_embedding=False,
-        dropout=dropout,
-        source=source,
-        norm="none",
-        positions="none",
-        bias=bias,
-        qkv_bias=False,
-        causal=False,
-        head="row",
-        num_labels=num_labels,
-        family="mlp",
-        num_features=num_features,
+
+    num_layers: int = figure(
+        "the number of layers, each to ffn_hidden_size and back; 0 leaves the features' dense layer and the labels'", zero=True
     )
+    hidden_size: int = figure("the units behind the features' dense layer, and behind each layer")
+    ffn_hidden_size: int = figure("the units inside a layer; hidden_size where left out", rule=lambda row: row["hidden_size"])
+    _: KW_ONLY
+    num_features: int = figure("the number of features of a row", aliases=("in_features",))
+    num_labels: int = figure("the number of labels that a row may have", aliases=("num_classes",))
+    activation: str = figure("the nonlinearity behind each hidden dense layer", "relu", legal=("relu", "gelu", "squared_relu", "tanh"))
+    bias: bool = figure("whether the dense layers have biases", True)
+    dropout: float = figure("the share of hidden units dropped; 0 leaves dropout out", 0.0)
+
+    @property
+    def architecture(self) -> MlpArchitecture:
+        """What decides which ops there are."""
+        return MlpArchitecture(activation=self.activation, bias=self.bias, dropout=self.dropout > 0)
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """Extent of every dim that the model alone decides."""
+        return {"D": self.hidden_size, "F": self.ffn_hidden_size, "Y": self.num_labels, "I": self.num_features}
+
+    def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
+        """None: rows do not meet."""
+        return 0, 0
+
+    def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
+        """Few features."""
+        return {"num_features": min(self.num_features, 10)}
 
 
-def blocks(kind: Architecture, attention: str, fusions: tuple[str, ...], tied: bool) -> Blocks:
-    """Embedding, layer and head; no attention, and nothing to tie."""
+def blocks(kind: MlpArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
+    """Embedding, layer and head; there is no attention."""
     return by_name(_embedding(kind, fusions), _layer(kind, fusions), _head(kind))
 
 
-def _embedding(kind: Architecture, fusions: tuple[str, ...]) -> Block:
+def _embedding(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
     # The rule of an einsum would give the features a gradient, which nobody reads.
     gradients = (Gradient("x1", "einsum", ("dy", "x0")),)
     inputs, out = ("features", "input.weight"), _before_bias("input", "y", kind)
@@ -81,7 +84,7 @@ def _embedding(kind: Architecture, fusions: tuple[str, ...]) -> Block:
     return Block("embedding", ops, _weights("input", kind), input="")
 
 
-def _layer(kind: Architecture, fusions: tuple[str, ...]) -> Block:
+def _layer(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
     fused = "gelu" in fusions and kind.bias
     ops = (
         *_activated("enter", "T D", "x", "active", kind),
@@ -97,26 +100,26 @@ def _layer(kind: Architecture, fusions: tuple[str, ...]) -> Block:
     return Block("layer", ops, {**_weights("up", kind), **_weights("down", kind)})
 
 
-def _head(kind: Architecture) -> Block:
+def _head(kind: MlpArchitecture) -> Block:
     ops = chain(_activated("enter", "T D", "x", "active", kind), labelled_rows("active", "row_labels", bias=kind.bias))
     return Block("head", tuple(ops), label_weights(bias=kind.bias), output="", totals=("loss",))
 
 
-def _weights(name: str, kind: Architecture) -> dict[str, str]:
+def _weights(name: str, kind: MlpArchitecture) -> dict[str, str]:
     return {f"{name}.weight": "normal", **({f"{name}.bias": "zeros"} if kind.bias else {})}
 
 
-def _before_bias(name: str, out: str, kind: Architecture) -> str:
+def _before_bias(name: str, out: str, kind: MlpArchitecture) -> str:
     return f"{name}_gemm" if kind.bias else out
 
 
-def _bias(name: str, dims: str, out: str, kind: Architecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+def _bias(name: str, dims: str, out: str, kind: MlpArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     if kind.bias:
         expr, inputs = f"B {dims}, {dims[-1]} -> B {dims}", (f"{name}_gemm", f"{name}.bias")
         yield Op(f"{name}_bias", expr, inputs, (out,), "bias", in_place=True, fused="bias" in fusions)
 
 
-def _activated(name: str, dims: str, x: str, out: str, kind: Architecture, *, fused: bool = False) -> Iterator[Op]:
+def _activated(name: str, dims: str, x: str, out: str, kind: MlpArchitecture, *, fused: bool = False) -> Iterator[Op]:
     """The nonlinearity, and dropout of its units; not in place, since some gradients read what the nonlinearity gave."""
     whole, active = f"B {dims}", f"{name}_active" if kind.dropout else out
     yield Op(f"{name}_activation", f"{whole} -> {whole}", (x,), (active,), kind.activation, fused=fused)
@@ -126,4 +129,4 @@ def _activated(name: str, dims: str, x: str, out: str, kind: Architecture, *, fu
         yield Op(f"{name}_dropout", f"{whole}, {whole} -> {whole}", (active, mask), (out,), "dropout", attributes=DROP)
 
 
-FAMILIES.register("mlp", blocks)
+FAMILIES.register("mlp", Family(MlpSpec, blocks))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from parsim.model.blocks import transformer_layer
 from parsim.model.ends import embedding, head
-from parsim.model.families import FAMILIES, Blocks, by_name
-from parsim.model.spec import Architecture
+from parsim.model.families import FAMILIES, Blocks, Family, by_name
+from parsim.model.transformer import TransformerArchitecture, TransformerSpec
 
 
-def blocks(kind: Architecture, attention: str, fusions: tuple[str, ...], tied: bool) -> Blocks:
+def blocks(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
     """Embedding, layer and head."""
-    layer = transformer_layer(kind, attention=attention, fusions=fusions)
-    return by_name(embedding(kind, fusions=fusions), layer, head(kind, tied=tied))
+    return by_name(embedding(kind, fusions=fusions), transformer_layer(kind, attention=attention, fusions=fusions), head(kind))
 
 
-FAMILIES.register("transformer", blocks)
+FAMILIES.register("transformer", Family(TransformerSpec, blocks))

@@ -15,6 +15,7 @@ from parsim.calibrate.machine import built, load_node, text_of
 from parsim.calibrate.samples import Samples, Shape
 from parsim.calibrate.walk import Walk
 from parsim.cluster.cluster import Cluster
+from parsim.cluster.network import p2p_s
 from parsim.errors import ScenarioError
 from parsim.scenario import check, load
 
@@ -85,7 +86,7 @@ def test_the_file_that_calibrate_writes_is_read_back_equal(tmp_path: Path) -> No
     assert node.accelerator.busy_kernels == {each.name: each.law for each in found.busy_kernels}
     assert set(node.accelerator.paces_s.values()) == {PACE_S}
     assert node.laws == {each.operation: each.law for each in found.links if each.operation != "message"}
-    seconds = Cluster(node).p2p_s(2**20, 1)
+    seconds = p2p_s(Cluster(node), 2**20, 1)
     assert float(seconds) == pytest.approx(START_S + WIRE_BYTE_S * 2**20, rel=2 * DIGITS)
 
 

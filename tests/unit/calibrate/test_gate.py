@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,54 @@ def test_the_wait_of_all_threads_is_the_sum_of_the_second_fields(tmp_path: Path)
     assert gate.wait_ns() == 5070
     schedstat(tmp_path, 12, 100)
     assert gate.wait_ns() == 5100
+    gate.close()
+
+
+def test_a_thread_that_has_ended_stays_at_what_it_had_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedstat(tmp_path, 11, 5000)
+    schedstat(tmp_path, 12, 70)
+    gate, read, ended = Gate(tmp_path), os.pread, set[str]()
+    assert gate.wait_ns() == 5070
+
+    def pread(file: int, *args: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{file}") in ended:
+            raise ProcessLookupError(errno.ESRCH, "No such process")  # what Linux says of it
+        return read(file, *args)
+
+    monkeypatch.setattr(os, "pread", pread)
+    ended.add(str(tmp_path / "11" / "schedstat"))
+    schedstat(tmp_path, 12, 100)
+    assert gate.wait_ns() == 5100  # not 100, which would be less than before
+    gate.close()
+
+
+def test_a_gate_outlives_a_thread_of_this_process() -> None:
+    ends = threading.Event()
+    thread = threading.Thread(target=ends.wait)
+    thread.start()
+    gate = Gate()
+    before, path = gate.wait_ns(), Path(f"/proc/self/task/{thread.native_id}")
+    ends.set()
+    thread.join()
+    while path.exists():  # the kernel's part of a thread ends a little after Python's
+        os.sched_yield()
+    assert gate.wait_ns() >= before
+    gate.close()
+
+
+def test_a_thread_that_ends_before_its_file_is_opened_is_none_of_the_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedstat(tmp_path, 11, 5000)
+    schedstat(tmp_path, 12, 70)
+    opened = os.open
+
+    def gone(path: Path, flags: int) -> int:
+        if path.parent.name == "11":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", gone)
+    gate = Gate(tmp_path)
+    assert gate.wait_ns() == 70
     gate.close()
 
 
@@ -75,7 +126,7 @@ def test_cores_that_are_slower_than_when_they_were_calibrated_give_no_samples() 
 
 
 def test_the_pace_is_the_time_of_real_work() -> None:
-    assert 0.0 < pace_s() < 0.1
+    assert 0.0 < min(pace_s() for _ in range(20)) < 0.1  # of many, since a busy machine may stop any of them
 
 
 def test_what_is_typical_is_the_mean_without_the_least_and_the_most_tenth() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from parsim.step.work import law_name, work_of
+
 from parsim.calibrate import links, models, wall
 from parsim.calibrate.links import MESSAGE, Transferred
 from parsim.calibrate.samples import Shape
@@ -12,7 +14,6 @@ from parsim.cluster import Cluster
 from parsim.model.op_kinds import COSTS
 from parsim.scenario.rows import read
 from parsim.step.task import Compute
-from parsim.step.work import law_name, work_of
 from parsim_kernels import launch
 from support import DTYPES
 

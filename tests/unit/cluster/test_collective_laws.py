@@ -11,6 +11,8 @@ from cluster_rows import cluster
 
 from parsim.cluster import OPERATIONS, Cluster, CollectiveLaw, Fabric, Link, Node, placement
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
+from parsim.cluster.network import binding_link, collective_s, p2p_s
+from parsim.cluster.price import collective_price, explain_collective
 from parsim.errors import ScenarioError
 
 DEVICE = Accelerator("toy", {"bf16": 1.0}, 1.0, 1, 1, Law(1, 1, 0, 1), AttentionLaw(((1, 1.0),), 0, 0, 1, 1), ElementwiseLaw(1, 0))
@@ -30,7 +32,7 @@ CATALOG = [
 def seconds(where: Cluster, operation: str, payload: float, ranks: int, stride: int) -> float:
     factor = {"all_reduce": 2, "reduce": ranks / max(ranks - 1, 1), "broadcast": ranks / max(ranks - 1, 1)}.get(operation, 1)
     steps = (2 if operation == "all_reduce" else 1) * (ranks - 1)
-    return float(np.asarray(where.collective_s(operation, factor * (ranks - 1) / ranks * payload, steps, ranks, stride)))
+    return float(np.asarray(collective_s(where, operation, factor * (ranks - 1) / ranks * payload, steps, ranks, stride)))
 
 
 def test_in_a_node_it_is_start_steps_bytes_and_ramp() -> None:
@@ -48,8 +50,8 @@ def test_only_all_reduce_of_more_than_4_ranks_uses_the_switch_rate() -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_group_of_one_costs_nothing(operation: str) -> None:
     assert seconds(TOY, operation, 10**6, 1, 1) == 0.0
-    assert TOY.collective_s(operation, 10**6, 5, 1, 8) == 0.0
-    assert TOY.p2p_s(10**6, 8, num_ranks=1) == 0.0
+    assert collective_s(TOY, operation, 10**6, 5, 1, 8) == 0.0
+    assert p2p_s(TOY, 10**6, 8, num_ranks=1) == 0.0
 
 
 def test_devices_are_numbered_node_by_node() -> None:
@@ -72,8 +74,8 @@ def test_groups_of_stride_8_share_their_nodes_nics_and_whole_nodes_have_them_all
 def test_the_node_binds_where_its_ring_is_slower_than_its_nics() -> None:
     wide = replace(TOY, fabric=replace(FABRIC, efficiency=1.0, nic=Link("nic", 100.0, 1.0)))
     assert seconds(wide, "all_gather", 10.0**13, 32, 1) == pytest.approx(31 / 32 * 10.0**13 / 50, rel=1e-5)
-    assert wide.binding_link("all_gather", 32, 1) == "wire"
-    assert TOY.binding_link("all_gather", 32, 1) == "nic"
+    assert binding_link(wide, "all_gather", 32, 1) == "wire"
+    assert binding_link(TOY, "all_gather", 32, 1) == "nic"
 
 
 def test_across_nodes_latency_is_logarithmic_for_all_reduce_and_linear_for_rings() -> None:
@@ -107,25 +109,24 @@ def test_dgx_a100_with_hdr_reaches_its_published_bus_bandwidth() -> None:
 def test_all_to_all_loads_a_nic_with_what_leaves_the_node() -> None:
     # 16 ranks on 2 nodes: of 15 peers 8 are in the other node.  A device's share of the NICs is 5 x .5 bytes/s.
     big = 15.0 * 10**9
-    assert float(np.asarray(TOY.collective_s("all_to_all", big, 15, 16, 1))) == pytest.approx(1 + 8e9 / 2.5, rel=1e-12)
+    assert float(np.asarray(collective_s(TOY, "all_to_all", big, 15, 16, 1))) == pytest.approx(1 + 8e9 / 2.5, rel=1e-12)
 
 
 def test_hybrid_cube_mesh_pairs_have_one_link_of_six() -> None:
     where = cluster("dgx-1v-32gb")
     wire = 10.0**11
-    pair, all_ = (float(np.asarray(where.collective_s("all_gather", wire, 1, n, 1))) for n in (2, 8))
+    pair, all_ = (float(np.asarray(collective_s(where, "all_gather", wire, 1, n, 1))) for n in (2, 8))
     assert pair / all_ == pytest.approx(6, rel=0.01)
 
 
 def test_neighbours_in_a_node_use_its_link_and_stages_of_whole_nodes_a_nic_each() -> None:
     node = replace(NODE, p2p_start_s=2.0, p2p_efficiency=0.5)
     where = Cluster(node, 16, replace(FABRIC, p2p_ramp_s_per_sqrt_byte=0.5))
-    assert where.p2p_s(100, 4) == 2 + 100 / 50
+    assert p2p_s(where, 100, 4) == 2 + 100 / 50
     # Four NICs of 10 bytes/s at .5 for 8 senders: 2.5 each; 100 bytes: 5 + 40 + .5 x 10.
-    assert where.p2p_s(100, 8) == 5 + 40 + 5
-    assert where.p2p_s(100, 4, num_ranks=4) == 5 + 20 + 5  # leaves the node at every other boundary; 4 senders, a NIC each
-    assert where.p2p_s(100, 1, num_ranks=16) == 5 + 20 + 5  # a message leaves by one NIC, though four are idle
-    assert where.p2p_s(100, 8, senders=1) == 5 + 20 + 5
+    assert p2p_s(where, 100, 8) == 5 + 40 + 5
+    assert p2p_s(where, 100, 4, num_ranks=4) == 5 + 20 + 5  # leaves the node at every other boundary; 4 senders, a NIC each
+    assert p2p_s(where, 100, 1, num_ranks=16) == 5 + 20 + 5  # a message leaves by one NIC, though four are idle
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -170,34 +171,34 @@ def test_one_value_and_arrays_of_plans_agree_in_every_bit(operation: str) -> Non
     rng = np.random.default_rng(1)
     wire = rng.integers(1, 10**10, 41)
     ranks, stride = 2 ** rng.integers(0, 6, 41), 2 ** rng.integers(0, 5, 41)
-    together = np.asarray(where.collective_s(operation, wire, 2 * (ranks - 1), ranks, stride))
-    sent = np.asarray(where.p2p_s(wire, stride, num_ranks=ranks))
+    together = np.asarray(collective_s(where, operation, wire, 2 * (ranks - 1), ranks, stride))
+    sent = np.asarray(p2p_s(where, wire, stride, num_ranks=ranks))
     assert together.dtype == sent.dtype == np.float64
     for i in range(41):
         one = int(wire[i]), int(2 * (ranks[i] - 1)), int(ranks[i]), int(stride[i])
-        assert where.collective_s(operation, *one) == together[i]
-        assert where.p2p_s(one[0], one[3], num_ranks=one[2]) == sent[i]
-        assert np.asarray(where.collective_s(operation, *(np.array([each]) for each in one))).tolist() == [together[i]]
+        assert collective_s(where, operation, *one) == together[i]
+        assert p2p_s(where, one[0], one[3], num_ranks=one[2]) == sent[i]
+        assert np.asarray(collective_s(where, operation, *(np.array([each]) for each in one))).tolist() == [together[i]]
 
 
 def test_time_grows_with_bytes_and_with_nodes() -> None:
     for node, fabric in CATALOG:
         where = cluster(node, 64, fabric)
         for operation in OPERATIONS:
-            over_bytes = np.asarray(where.collective_s(operation, 10.0 ** np.arange(12), 1, 64, 8))
+            over_bytes = np.asarray(collective_s(where, operation, 10.0 ** np.arange(12), 1, 64, 8))
             assert np.all(np.diff(over_bytes) > 0)
             nodes = 2.0 ** np.arange(2, 7)  # two nodes combine better, so from four on
-            assert np.all(np.diff(np.asarray(where.collective_s(operation, 10.0**6, nodes * 8, nodes, 8))) >= 0)
+            assert np.all(np.diff(np.asarray(collective_s(where, operation, 10.0**6, nodes * 8, nodes, 8))) >= 0)
 
 
 def test_faults_say_the_way_out() -> None:
     alone = Cluster(NODE)
     with pytest.raises(ScenarioError, match="there is no fabric"):
-        alone.collective_s("all_reduce", 1, 1, 16, 1)
+        collective_s(alone, "all_reduce", 1, 1, 16, 1)
     with pytest.raises(ScenarioError, match="there is no fabric"):
-        alone.p2p_s(1, 8)
+        p2p_s(alone, 1, 8)
     with pytest.raises(ScenarioError, match="did you mean 'all_reduce'"):
-        TOY.collective_s("allreduce", 1, 1, 2, 1)
+        collective_s(TOY, "allreduce", 1, 1, 2, 1)
     with pytest.raises(ScenarioError, match="2 nodes without a fabric"):
         Cluster(NODE, 2)
     with pytest.raises(ScenarioError, match="num_nodes = 0"):
@@ -206,12 +207,12 @@ def test_faults_say_the_way_out() -> None:
 
 def test_an_explanation_names_the_link_that_binds_and_its_numbers() -> None:
     where = cluster("dgx-a100-80gb", 8, "ib-hdr-8rail")
-    text = where.explain_collective("all_reduce", 1.75e9, 14, 8, 8)
+    text = explain_collective(collective_price(where, "all_reduce", 1.75e9, 14, 8, 8))
     assert text.splitlines()[:2] == ["all_reduce of 8 ranks, 8 apart: 1 a node on 8 nodes", "  ib-hdr binds"]
     assert "24 GB/s reached; 8 x 25 GB/s a node, shared by 8 groups" in text
-    inside = where.explain_collective("all_reduce", 1.75e9, 14, 8, 1)
+    inside = explain_collective(collective_price(where, "all_reduce", 1.75e9, 14, 8, 1))
     assert "nvlink3 binds" in inside and "ib-hdr" not in inside
-    assert where.explain_collective("all_gather", 0, 0, 1, 1).endswith("nothing is sent")
+    assert explain_collective(collective_price(where, "all_gather", 0, 0, 1, 1)).endswith("nothing is sent")
 
 
 def test_a_node_cannot_use_more_nics_than_it_has() -> None:

@@ -15,6 +15,7 @@ from cluster_rows import DATA, accelerator, cluster, fabric, link, node, rows
 
 from parsim import catalog
 from parsim.cluster import attention_s, gemm_s, topology
+from parsim.cluster.network import collective_s
 from parsim.scenario.rows import read
 
 # Keys that name another row, which has its own sources.
@@ -175,7 +176,7 @@ def errors(kind: str, hardware: str, node_name: str) -> list[float]:
             ranks, size = int(row["n_gpus"]), float(row["message_bytes"])
             operation = row["collective"].replace("alltoall", "all_to_all")
             turns = 2 if operation == "all_reduce" else 1
-            predicted = where.collective_s(operation, turns * (ranks - 1) / ranks * size, turns * (ranks - 1), ranks, 1)
+            predicted = collective_s(where, operation, turns * (ranks - 1) / ranks * size, turns * (ranks - 1), ranks, 1)
             found.append(abs(float(np.asarray(predicted)) * 1e6 / float(row["time_us"]) - 1))
     return found
 
@@ -199,7 +200,7 @@ def test_all_reduce_across_h100_nodes_is_within_10_percent_of_the_measured_media
         for row in csv.DictReader(file):
             if row["source_id"] == "nv-gtc24-nvlstree" and row["time_us"]:
                 ranks, size = int(row["n_gpus"]), float(row["message_bytes"])
-                predicted = where.collective_s("all_reduce", 2 * (ranks - 1) / ranks * size, 2 * (ranks - 1), ranks, 1)
+                predicted = collective_s(where, "all_reduce", 2 * (ranks - 1) / ranks * size, 2 * (ranks - 1), ranks, 1)
                 found.append(abs(float(np.asarray(predicted)) * 1e6 / float(row["time_us"]) - 1))
     assert len(found) > 50
     assert statistics.median(found) < 0.10

@@ -10,6 +10,7 @@ import pytest
 from cluster_rows import cluster, node, rows
 
 from parsim.cluster import Cluster, topology
+from parsim.cluster.network import binding_link, collective_s, p2p_s
 from parsim.cluster.sharing import torus_hops, torus_share
 
 MESHES = [name for name, row in rows("nodes").items() if row["topology"] == "fully_connected"]
@@ -85,13 +86,13 @@ def test_a_torus_gathers_in_half_the_length_of_each_axis() -> None:
     assert hops((4, 4, 4), 4, 16) == 2
     where = cluster("tpu-v5p-8x8x8")
     law = where.node.law
-    assert float(np.asarray(where.collective_s("all_gather", 1.0, 511, 512, 1))) == pytest.approx(law.start_s + 12e-6, rel=1e-6)
+    assert float(np.asarray(collective_s(where, "all_gather", 1.0, 511, 512, 1))) == pytest.approx(law.start_s + 12e-6, rel=1e-6)
 
 
 def test_tpu_v5e_gathers_as_measured() -> None:
     # 34 MB over 4 chips of an axis without wraparound: 680 us measured (jax-ml/scaling-book, sharding.md).
     where = cluster("tpu-v5e-16x16")
-    assert float(np.asarray(where.collective_s("all_gather", 0.75 * 34e6, 3, 4, 1))) == pytest.approx(680e-6, rel=0.03)
+    assert float(np.asarray(collective_s(where, "all_gather", 0.75 * 34e6, 3, 4, 1))) == pytest.approx(680e-6, rel=0.03)
 
 
 def oversubscribed(ratio: float, nodes_per_leaf: int, fabric: str = "ib-hdr-8rail") -> Cluster:
@@ -104,24 +105,24 @@ def test_a_ring_that_leaves_its_leaf_gets_what_the_uplinks_carry() -> None:
     # Two nodes a leaf: every second hop crosses.  At 4 : 1 the uplinks of two NICs carry half a NIC, for the one flow that crosses.
     plain, crossing = oversubscribed(1.0, 2), oversubscribed(4.0, 2)
     big, steps = 1e13, 7
-    slow = float(np.asarray(crossing.collective_s("all_gather", big, steps, 8, 8)))
-    assert slow / float(np.asarray(plain.collective_s("all_gather", big, steps, 8, 8))) == pytest.approx(2, rel=1e-3)
+    slow = float(np.asarray(collective_s(crossing, "all_gather", big, steps, 8, 8)))
+    assert slow / float(np.asarray(collective_s(plain, "all_gather", big, steps, 8, 8))) == pytest.approx(2, rel=1e-3)
     # A group of 2 nodes stays on its leaf; neighbours 2 nodes apart all cross: 4 times.
-    assert crossing.collective_s("all_gather", big, 1, 2, 8) == plain.collective_s("all_gather", big, 1, 2, 8)
-    apart = float(np.asarray(crossing.collective_s("all_gather", big, 3, 4, 16)))
-    assert apart / float(np.asarray(plain.collective_s("all_gather", big, 3, 4, 16))) == pytest.approx(4, rel=1e-3)
+    assert collective_s(crossing, "all_gather", big, 1, 2, 8) == collective_s(plain, "all_gather", big, 1, 2, 8)
+    apart = float(np.asarray(collective_s(crossing, "all_gather", big, 3, 4, 16)))
+    assert apart / float(np.asarray(collective_s(plain, "all_gather", big, 3, 4, 16))) == pytest.approx(4, rel=1e-3)
 
 
 def test_an_all_to_all_crosses_with_the_peers_of_other_leaves() -> None:
     # 8 nodes, 2 a leaf: of 7 other nodes 6 are under other leaves; 1 / (4 x 6 / 7) of the rate is left.
-    plain, crossing = (np.asarray(oversubscribed(ratio, 2).collective_s("all_to_all", 1e13, 63, 64, 1)) for ratio in (1.0, 4.0))
+    plain, crossing = (np.asarray(collective_s(oversubscribed(ratio, 2), "all_to_all", 1e13, 63, 64, 1)) for ratio in (1.0, 4.0))
     assert float(crossing) / float(plain) == pytest.approx(4 * 6 / 7, rel=1e-3)
 
 
 def test_a_pipeline_across_leaves_waits_for_the_uplinks() -> None:
-    plain, crossing = (np.asarray(oversubscribed(ratio, 2).p2p_s(1e12, 16, num_ranks=4)) for ratio in (1.0, 4.0))
+    plain, crossing = (np.asarray(p2p_s(oversubscribed(ratio, 2), 1e12, 16, num_ranks=4)) for ratio in (1.0, 4.0))
     assert float(crossing) / float(plain) == pytest.approx(4, rel=1e-3)
-    assert oversubscribed(4.0, 8).p2p_s(1e9, 8, num_ranks=8) == oversubscribed(1.0, 8).p2p_s(1e9, 8, num_ranks=8)
+    assert p2p_s(oversubscribed(4.0, 8), 1e9, 8, num_ranks=8) == p2p_s(oversubscribed(1.0, 8), 1e9, 8, num_ranks=8)
 
 
 @pytest.mark.parametrize("fabric", ["ib-hdr-8rail", "ib-edr", "ib-hdr"])
@@ -129,13 +130,14 @@ def test_a_pipeline_across_leaves_waits_for_the_uplinks() -> None:
 def test_the_graph_of_oversubscribed_leaves_agrees_on_what_binds(fabric: str, ratio: float, nodes_per_leaf: int) -> None:
     where = oversubscribed(ratio, nodes_per_leaf, fabric)
     for ranks, stride in ((2, 8), (4, 8), (8, 8), (16, 1), (64, 1), (8, 1), (16, 4)):
-        assert topology.binding_link(where, "all_gather", ranks, stride) == where.binding_link("all_gather", ranks, stride), (ranks, stride)
+        routed = topology.binding_link(where, "all_gather", ranks, stride)
+        assert routed == binding_link(where, "all_gather", ranks, stride), (ranks, stride)
 
 
 def test_both_the_uplink_and_the_nic_occur() -> None:
-    assert oversubscribed(3.0, 2).binding_link("all_gather", 8, 8) == "ib-hdr uplink"
-    assert oversubscribed(3.0, 2).binding_link("all_gather", 2, 8) == "ib-hdr"
-    assert oversubscribed(1.0, 2).binding_link("all_gather", 8, 8) == "ib-hdr"
+    assert binding_link(oversubscribed(3.0, 2), "all_gather", 8, 8) == "ib-hdr uplink"
+    assert binding_link(oversubscribed(3.0, 2), "all_gather", 2, 8) == "ib-hdr"
+    assert binding_link(oversubscribed(1.0, 2), "all_gather", 8, 8) == "ib-hdr"
 
 
 def test_an_nvl72_rack_is_one_domain_of_18_planes() -> None:
@@ -144,14 +146,14 @@ def test_an_nvl72_rack_is_one_domain_of_18_planes() -> None:
     assert topology.faults(graph) == []
     ports = [edge["bandwidth_bytes_per_s"] for _, _, edge in graph.out_edges(("device", 0, 71), data=True)]
     assert len(ports) == 18 and sum(ports) == pytest.approx(900e9)
-    assert topology.binding_link(where, "all_reduce", 8, 1) == where.binding_link("all_reduce", 8, 1) == "nvlink5"
-    assert topology.binding_link(where, "all_reduce", 2, 72) == where.binding_link("all_reduce", 2, 72) == "ib-ndr"
+    assert topology.binding_link(where, "all_reduce", 8, 1) == binding_link(where, "all_reduce", 8, 1) == "nvlink5"
+    assert topology.binding_link(where, "all_reduce", 2, 72) == binding_link(where, "all_reduce", 2, 72) == "ib-ndr"
 
 
 def test_groups_that_do_not_divide_a_node_cross_the_network() -> None:
     inside, whole = cluster("dgx-a100-80gb", 1), cluster("dgx-a100-80gb", 5, "ib-hdr-8rail")
     ten_mb = 10_000_000
-    five = [each.collective_s("all_reduce", ten_mb, 8, 5, 1) for each in (inside, whole)]
+    five = [collective_s(each, "all_reduce", ten_mb, 8, 5, 1) for each in (inside, whole)]
     assert five[1] > five[0]  # of ranks 5 to 9, three lie on the next node
-    four = [each.collective_s("all_reduce", ten_mb, 6, 4, 1) for each in (inside, whole)]
+    four = [collective_s(each, "all_reduce", ten_mb, 6, 4, 1) for each in (inside, whole)]
     assert four[1] == four[0]  # two groups of four fill a node

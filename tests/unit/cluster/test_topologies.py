@@ -13,6 +13,7 @@ from cluster_rows import cluster, rows
 from pydantic import ValidationError
 
 from parsim.cluster import Cluster, Edge, topology
+from parsim.cluster.network import binding_link, collective_s
 from parsim.cluster.topologies import hybrid_cube_mesh
 from parsim.errors import ParsimError, ScenarioError
 from parsim.scenario.rows import SCHEMAS
@@ -78,18 +79,18 @@ def test_the_graph_and_the_arithmetic_agree_on_the_link_that_binds(node: str, fa
     where = cluster(node, 64 // min(devices, 8), fabric)
     for ranks, stride in SHAPES:
         if stride == 1 or stride <= devices:
-            assert topology.binding_link(where, operation, ranks, stride) == where.binding_link(operation, ranks, stride), (ranks, stride)
-    assert topology.binding_link(where, operation, 1, 1) == where.binding_link(operation, 1, 1) == ""
+            assert topology.binding_link(where, operation, ranks, stride) == binding_link(where, operation, ranks, stride), (ranks, stride)
+    assert topology.binding_link(where, operation, 1, 1) == binding_link(where, operation, 1, 1) == ""
 
 
 def test_both_outcomes_occur() -> None:
     h100 = cluster("hgx-h100-80gb", 8, "ib-ndr-8rail")
-    assert h100.binding_link("all_reduce", 64, 1) == "ib-ndr"
-    assert h100.binding_link("all_reduce", 16, 1) == "nvlink4"  # two nodes combine in the node: 465 GB/s there, 471 on the NICs
-    assert h100.binding_link("all_reduce", 8, 8) == "ib-ndr"
-    assert h100.binding_link("all_reduce", 8, 1) == "nvlink4"
+    assert binding_link(h100, "all_reduce", 64, 1) == "ib-ndr"
+    assert binding_link(h100, "all_reduce", 16, 1) == "nvlink4"  # two nodes combine in the node: 465 GB/s there, 471 on the NICs
+    assert binding_link(h100, "all_reduce", 8, 8) == "ib-ndr"
+    assert binding_link(h100, "all_reduce", 8, 1) == "nvlink4"
     # An NDR NIC behind PCIe gen 4 sends no faster than its slot: 31.5 of 50 GB/s.
-    assert cluster("dgx-a100-80gb", 8, "ib-ndr-8rail").binding_link("all_reduce", 8, 8) == "pcie4"
+    assert binding_link(cluster("dgx-a100-80gb", 8, "ib-ndr-8rail"), "all_reduce", 8, 8) == "pcie4"
 
 
 def rings(members: tuple[int, ...], links: dict[tuple[int, ...], int]) -> int:
@@ -187,7 +188,7 @@ def test_a_scenario_may_list_the_wires_of_its_node() -> None:
     assert shares == {(4, 1): 1, (2, 1): 1, (2, 2): 0.5}
     star = SCHEMAS.get("nodes").model_validate({**NODE, "edges": STAR}).build("")
     assert set(star.group_share) == {(4, 1, 1.0), (2, 1, 1.0), (2, 2, 1.0)}
-    pair, pairs = (float(np.asarray(Cluster(found).collective_s("all_gather", 1e11, 1, 2, stride))) for stride in (1, 2))
+    pair, pairs = (float(np.asarray(collective_s(Cluster(found), "all_gather", 1e11, 1, 2, stride))) for stride in (1, 2))
     assert pairs / pair == pytest.approx(2, rel=0.01)
 
 

@@ -37,7 +37,7 @@ def as_rows(dataset: Dataset) -> list[bytes]:
 def test_a_data_set_holds_what_its_model_draws_at_extents_and_values_that_fit(name: str) -> None:
     model, length, found = MODELS[name], LENGTH[name], loaded(name)
     shapes = {
-        "features": (length, model.num_features),
+        "features": (length, model.extents.get("I")),
         "row_labels": (length,),
         "tokens": (length,),
         "labels": (length,),
@@ -45,14 +45,14 @@ def test_a_data_set_holds_what_its_model_draws_at_extents_and_values_that_fit(na
         "token_types": (length,),
     }
     most = {
-        "tokens": model.vocab_size,
-        "labels": model.vocab_size,
+        "tokens": model.extents.get("V"),
+        "labels": model.extents.get("V"),
         "text_labels": model.num_labels,
         "row_labels": model.num_labels,
-        "token_types": model.num_token_types,
+        "token_types": model.extents.get("U"),
     }
     for part, count in ((found.train, found.num_train), (found.validation, found.num_validation)):
-        assert set(part) == set(DATASETS.get(name).gives) | ({"token_types"} if model.num_token_types else set())
+        assert set(part) == set(DATASETS.get(name).gives) | ({"token_types"} if model.extents.get("U") else set())
         for each, array in part.items():
             assert array.shape == (count, *shapes[each]) and not array.flags.writeable
             assert array.dtype == (np.float64 if each == "features" else np.int64)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from parsim.executor.finish import owned
+
 from parsim.calibrate import models
 from parsim.cluster import Cluster
 from parsim.executor import program
 from parsim.executor.clock import Clock
-from parsim.executor.finish import owned
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
 from parsim.scenario.rows import read

@@ -103,8 +103,8 @@ def test_a_mutant_turns_its_check_red(
 ) -> None:
     check(monkeypatch)
     monkeypatch.undo()
-    contraction._plan.cache_clear()
+    contraction._matmul_views.cache_clear()
     mutate(monkeypatch)
     with pytest.raises(AssertionError):
         check(monkeypatch)
-    contraction._plan.cache_clear()
+    contraction._matmul_views.cache_clear()

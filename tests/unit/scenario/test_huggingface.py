@@ -11,8 +11,8 @@ import pytest
 
 from parsim import scenario
 from parsim.errors import ScenarioError
-from parsim.estimator.estimate import num_parameters
-from parsim.model.spec import ModelSpec
+from parsim.model.parameters import num_parameters
+from parsim.model.transformer import TransformerSpec
 from parsim.scenario.huggingface import FAMILIES, row
 from parsim.scenario.rows import read
 
@@ -171,12 +171,93 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     assert fault.message == f"hf:models/config.json: key '{key}' is missing"
 
 
+WINDOW = "and only full attention is read; give a sequence_length of at most {0}, or sliding_window = null for full attention"
+
+
+@pytest.mark.parametrize(
+    ("config", "window"),
+    [
+        ({**MISTRAL, "sliding_window": 32}, 32),
+        ({**LLAMA, "sliding_window": 63}, 63),
+        ({**QWEN, "sliding_window": 32, "use_sliding_window": True, "max_window_layers": 27}, 32),
+        ({**QWEN, "sliding_window": 32, "layer_types": ["full_attention"] * 27 + ["sliding_attention"]}, 32),
+    ],
+)
+def test_a_window_shorter_than_the_sequence_is_refused(config: dict[str, object], window: int, tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, config))
+    sentence = f"sliding_window = {window} is below the 64 tokens of a sequence, {WINDOW.format(window)}"
+    assert str(fault).endswith(f"scenario.yaml:1:1: model: hf:models/config.json: {sentence}")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**MISTRAL, "sliding_window": 64},
+        {**MISTRAL, "sliding_window": None},
+        {**QWEN, "sliding_window": 32},
+        {**QWEN, "sliding_window": 32, "use_sliding_window": True, "max_window_layers": 28},
+        {**MISTRAL, "sliding_window": 32, "layer_types": ["full_attention"] * 32},
+    ],
+)
+def test_a_window_that_changes_nothing_is_read(config: dict[str, object], tmp_path: Path) -> None:
+    assert scenario.check(files(tmp_path, config)) == []
+
+
+def test_a_window_is_held_against_all_positions_where_no_sequence_is_known(tmp_path: Path) -> None:
+    files(tmp_path, {key: value for key, value in MISTRAL.items() if key != "sliding_window"})  # 4096 where left out
+    with pytest.raises(ScenarioError, match="sliding_window = 4096 is below the 32768 tokens of a sequence"):
+        row(tmp_path / "models" / "config.json", "hf:config.json")
+
+
+def test_kv_heads_left_out_are_those_of_the_family(tmp_path: Path) -> None:
+    config = {key: value for key, value in MISTRAL.items() if key != "num_key_value_heads"}
+    assert scenario.load(files(tmp_path, config)).model.num_kv_heads == 8  # MistralConfig: num_key_value_heads=8
+    config["model_type"] = "llama"
+    assert scenario.load(files(tmp_path, config)).model.num_kv_heads == 32  # LlamaConfig: as many as heads
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alibi": True}, "alibi = true is not read; false is"),
+        ({"parallel_attn": True}, "parallel_attn = true is not read; false is"),
+        ({"use_parallel_residual": True}, "use_parallel_residual = true is not read; false is"),
+        ({"qk_layernorm": True}, "qk_layernorm = true is not read; false is"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not read; null is"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0 is not read; null is"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config = a mapping is not read; null is"),
+        ({"add_cross_attention": True}, "add_cross_attention = true is not read; false is"),
+        ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers = 1 is not read; 0 is"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads = a mapping is not read; {} is"),
+        ({"layer_types": ["linear_attention"] * 32}, "layer_types holds other layers than full_attention, which are not read"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            "architectures holds 'LlamaForSequenceClassification', whose head is not read; that of a ...ForCausalLM is",
+        ),
+        ({"architectures": ["LlamaModel"]}, "architectures holds 'LlamaModel', whose head is not read; that of a ...ForCausalLM is"),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "nemotron"])
+def test_a_key_that_changes_the_answer_and_is_not_read_is_refused_by_name(
+    model_type: str, changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    hidden_act = "relu2" if model_type == "nemotron" else "silu"
+    (fault,) = scenario.check(files(tmp_path, {**LLAMA, "model_type": model_type, "hidden_act": hidden_act, **changes}))
+    assert fault.message == f"hf:models/config.json: {message}"
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "qwen2"])
+def test_biases_that_a_family_has_not_are_refused(model_type: str, tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**LLAMA, "model_type": model_type, "attention_bias": True}))
+    assert fault.message == "hf:models/config.json: attention_bias = true is not read; false is"
+
+
 def test_dropouts_of_gpt2_that_differ_are_refused(tmp_path: Path) -> None:
     (fault,) = scenario.check(files(tmp_path, {**GPT2, "attn_pdrop": 0.0}))
     assert fault.message == "hf:models/config.json: resid_pdrop, embd_pdrop, attn_pdrop differ; one dropout for all can be read"
 
 
-def bert(folder: Path, architecture: str = "BertForMaskedLM", **changes: object) -> ModelSpec:
+def bert(folder: Path, architecture: str = "BertForMaskedLM", **changes: object) -> TransformerSpec:
     return scenario.load(files(folder, {**BERT, "architectures": [architecture], **changes})).model
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from parsim import schedules
 from parsim.errors import ParsimError, PlanError
-from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
 from parsim.parallel.fault import divisors
 from parsim.parallel.legality import check, faults, legal_degrees
 from parsim.parallel.plan import Batch, Plan
 
-MODEL = ModelSpec("m", 12, 64, 256, 8, 4, 8, 128, 64)
+MODEL = TransformerSpec("m", 12, 64, 256, 8, num_kv_heads=4, head_dim=8, vocab_size=128, max_positions=64)
 BATCH = Batch(48, 64)
 
 

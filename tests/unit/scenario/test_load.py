@@ -6,11 +6,15 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from parsim import catalog, scenario
+from parsim.cluster.network import p2p_s
 from parsim.errors import ScenarioError
+from parsim.model.parameters import num_parameters
+from parsim.scenario.rows import read
 
 # The example of the README and of the design.
 EXAMPLE = """\
@@ -158,6 +162,39 @@ def test_a_changed_figure_does_not_keep_the_source_of_the_old_one():
     assert "systems/a100_sxm.yaml" in old.source and "systems/a100_sxm.yaml" not in new.source
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # Radford et al. 2019: 12 heads of 64, an MLP of 4 x 768; each follows what it is derived from.
+        ({"base": "gpt2-small", "hidden_size": 1024, "num_heads": 16}, {"num_kv_heads": 16, "head_dim": 64, "ffn_hidden_size": 4096}),
+        ({"base": "gpt2-small", "hidden_size": 1536}, {"num_kv_heads": 12, "head_dim": 128, "ffn_hidden_size": 6144}),
+        ({"base": "gpt2-small", "hidden_size": 1536, "head_dim": 64, "ffn_hidden_size": 3072}, {"head_dim": 64, "ffn_hidden_size": 3072}),
+        # Grattafiori et al. 2024, table 3: 14336 is not 4 x 4096 and 8 kv heads are not 32, so both are Llama's own and stay.
+        ({"base": "llama3-8b", "hidden_size": 8192}, {"num_kv_heads": 8, "head_dim": 256, "ffn_hidden_size": 14336}),
+        ({"base": "llama3-8b", "bias": True}, {"bias": True, "qkv_bias": True}),
+        ({"base": "qwen2.5-7b", "bias": True}, {"bias": True, "qkv_bias": True}),
+        ({"base": "qwen2.5-7b", "num_layers": 2}, {"bias": False, "qkv_bias": True}),
+        ({"base": "mnist-mlp-3x1024", "hidden_size": 512}, {"ffn_hidden_size": 512}),  # Srivastava et al. 2014, table 2: units alike
+        ({"base": "digits-mlp", "hidden_size": 32}, {"ffn_hidden_size": 128}),
+    ],
+)
+def test_what_a_base_derived_is_derived_anew_and_what_it_states_stays(changes, expected):
+    model = changed(model=changes, batch={"global_batch": 16, "sequence_length": 1}).model
+    assert {key: getattr(model, key) for key in expected} == expected
+
+
+def test_gpt2_widened_to_1536_has_the_parameters_of_its_formula():
+    wide = changed(model={"base": "gpt2-small", "hidden_size": 1536}).model
+    layer = 4 * 1536**2 + 2 * 1536 * 6144 + (4 + 1) * 1536 + 6144 + 4 * 1536  # matrices, biases, two norms
+    assert num_parameters(wide) == 12 * layer + (50257 + 1024) * 1536 + 2 * 1536
+
+
+@pytest.mark.parametrize("name", catalog.names("models"))
+def test_a_base_without_changes_is_the_row_itself(name):
+    bare = changed(model={"base": name}, batch={"global_batch": 16, "sequence_length": 1}).model
+    assert replace(bare, name=name, source="") == replace(read("models", name), source="")
+
+
 def test_plans_may_share_keys_by_yaml_anchors(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text(json.dumps({**TINY, "plans": None})[:-1].replace(', "plans": null', "") + "}\n")
@@ -219,4 +256,4 @@ def test_a_message_in_a_node_without_p2p_start_begins_with_the_link_s_latency():
     node = {**stated, "link": {"bandwidth": "1 GB/s", "latency": "3 ms"}}
     batch = {"global_batch": 8, "sequence_length": 16}
     loaded = scenario.from_mapping({"model": "tiny-gpt", "cluster": {"node": node}, "batch": batch, "plans": {"a": {}}})
-    assert loaded.cluster.p2p_s(1e6, 1) == pytest.approx(3e-3 + 1e6 / 1e9, rel=1e-12)  # sums of floats
+    assert p2p_s(loaded.cluster, 1e6, 1) == pytest.approx(3e-3 + 1e6 / 1e9, rel=1e-12)  # sums of floats

@@ -1,109 +1,96 @@
-"""Which links a communication loads, by arithmetic on the toy cluster: 4 devices a node, links of 1e8 bytes/s, 4 NICs of 5e7."""
+"""Which links a price loads, by arithmetic on the toy cluster: 4 devices a node, links of 1e8 bytes/s, 4 NICs of 5e7."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from parsim.errors import PlanError
-from parsim.parallel.plan import Plan
-from parsim.simulator.demand import Call, Demands, traffic
+from parsim.cluster import Cluster, price
+from parsim.cluster.price import Price, collective_price, p2p_price, private_price
+from parsim.simulator.demand import Placement
 from parsim.simulator.network import Leg, Wire, fair_shares
-from parsim.simulator.program import Program
-from parsim.step.timing import Market
-from support import CLUSTER, FABRIC, NODE, scenario
+from support import CLUSTER, FABRIC, NODE
 
-US = 1_000_000  # picoseconds
-
-
-def demands(plan: Plan, cluster=CLUSTER) -> Demands:  # type: ignore[no-untyped-def]
-    chosen = scenario(cluster=cluster)
-    return Demands(Program.of(chosen.model, Market(cluster, chosen.stack, chosen.batch), plan, dict(chosen.itemsize_bytes)))
+STAGE_A_NODE = Placement(CLUSTER, num_ranks=2, stride=4, used_devices=8)
+BETWEEN_NODES = collective_price(CLUSTER, "all_gather", 1e6, 1, 2, 4)  # two ranks on two nodes
 
 
-def leg(found: Demands, task: str, rank: int, to: int) -> Leg:
-    """The only leg of a task."""
-    price = next(ps for name, ps in found.calls if name == task and ps)
-    (each,) = found.legs(rank, task, price, to)
-    assert each.latency_ps + each.transfer_ps == price
-    return each
+def message(stride: int, cluster: Cluster = CLUSTER) -> Price:
+    return p2p_price(cluster, 1e6, stride, num_ranks=2)
 
 
-def loads(each: Leg) -> dict[Wire, float]:
-    return {wire: pytest.approx(load, rel=1e-3) for wire, load in each.loads}
+def only(legs: tuple[Leg, ...]) -> Leg:
+    (leg,) = legs
+    return leg
 
 
-def test_an_all_reduce_in_a_node_pays_start_and_steps_and_then_fills_its_port() -> None:
-    found = traffic(CLUSTER, Call("all_reduce", 1000.0, 2, 2, 1))
-    assert (found.latency_ps, found.transfer_ps) == (3 * US, 10 * US)  # 1 us + 2 steps of 1 us; 1000 / 1e8 s
-    assert (found.port_bytes_per_s, found.nic_bytes_per_s) == (1e8, 0)
-
-
-def test_an_all_gather_across_nodes_takes_nine_tenths_of_its_nic() -> None:
-    found = traffic(CLUSTER, Call("all_gather", 2700.0, 3, 4, 4))
-    assert (found.latency_ps, found.transfer_ps) == (4 * US, 60 * US)  # 1 us + 3 further nodes; 2700 / (.9 x 5e7) s
-    assert (found.port_bytes_per_s, found.nic_share) == (0, pytest.approx(0.9))
-
-
-def test_a_ring_over_whole_nodes_sends_a_quarter_of_its_bytes_by_each_nic() -> None:
-    found = traffic(CLUSTER, Call("all_gather", 8000.0, 7, 8, 1))  # the port binds at 1e8; its NICs could take 4 x .9 x 5e7
-    assert found.port_bytes_per_s == pytest.approx(0.75e8)
-    assert found.nic_bytes_per_s == pytest.approx(0.25e8)
-    assert found.nic_share == pytest.approx(0.5)
+def loads(leg: Leg) -> dict[Wire, float]:
+    return {wire: pytest.approx(load, rel=1e-6) for wire, load in leg.loads}
 
 
 def test_a_message_to_the_next_node_leaves_one_and_enters_the_other() -> None:
-    found = demands(Plan(tensor_parallel=2, data_parallel=2, pipeline_parallel=2))  # a stage fills a node
-    assert dict(leg(found, "send", 0, 1).loads) == loads(
-        Leg(0, 0, 0, ((Wire("toy nic", "node 0 out"), 0.8), (Wire("toy nic", "node 1 in"), 0.8)))
-    )
+    sent = only(STAGE_A_NODE.legs(0, 1, message(4)))
+    assert loads(sent) == {Wire("toy nic", "node 0 out"): 0.8, Wire("toy nic", "node 1 in"): 0.8}
 
 
 def test_stages_of_one_node_have_ports_of_their_own_and_parts_of_its_nics() -> None:
-    found = demands(Plan(tensor_parallel=2, data_parallel=2, pipeline_parallel=2, rank_order="pp-dp-tp"))
-    assert dict(leg(found, "send", 0, 1).loads) == loads(
-        Leg(0, 0, 0, ((Wire("toy link", "stage 0 out"), 1.0), (Wire("toy link", "stage 1 in"), 1.0)))
-    )
-    name, price = next((name, ps) for (name, ps), calls in found.calls.items() if ps and calls[0].stride == 4)
-    (across,) = found.legs(1, name, price, 1)  # tp across nodes: each stage is half of the node's devices
-    assert dict(across.loads) == loads(Leg(0, 0, 0, ((Wire("toy nic", "node 0 out"), 0.45), (Wire("toy nic", "node 0 in"), 0.45))))
+    inside = Placement(CLUSTER, num_ranks=2, stride=1, used_devices=8)
+    assert loads(only(inside.legs(0, 1, message(1)))) == {Wire("toy link", "stage 0 out"): 1.0, Wire("toy link", "stage 1 in"): 1.0}
+    across = only(inside.legs(1, None, BETWEEN_NODES))  # each stage is half of the node's devices, and a ring takes .9 of its NICs
+    assert loads(across) == {Wire("toy nic", "node 0 out"): 0.45, Wire("toy nic", "node 0 in"): 0.45}
+
+
+def test_a_message_within_a_node_of_a_chain_that_leaves_it_loads_ports_at_the_pace_of_the_chain() -> None:
+    chain = Placement(CLUSTER, num_ranks=4, stride=2, used_devices=8)
+    sent = p2p_price(CLUSTER, 1e6, 2, num_ranks=4)  # a device sends .8 x 5e7 bytes/s
+    assert loads(only(chain.legs(0, 1, sent))) == {Wire("toy link", "stage 0 out"): 0.4, Wire("toy link", "stage 1 in"): 0.4}
+    assert loads(only(chain.legs(1, 2, sent))) == {Wire("toy nic", "node 0 out"): 0.4, Wire("toy nic", "node 1 in"): 0.4}
 
 
 def test_sharing_that_is_part_of_the_price_is_not_charged_again() -> None:
     """Two stages in one node: the price of their gradients gives each device its even part of the NICs, so both fit side by side."""
-    found = demands(Plan(tensor_parallel=2, data_parallel=2, pipeline_parallel=2, rank_order="tp-pp-dp"))
-    ((name, price),) = {key for key, calls in found.calls.items() if key[1] and calls[0].stride == 4 and key[0] == "layer"}
-    both = [*found.legs(0, name, price, 0), *found.legs(1, name, price, 1)]
-    assert [dict(each.loads)[Wire("toy nic", "node 0 out")] for each in both] == [pytest.approx(0.45, rel=1e-3)] * 2
+    halves = Placement(CLUSTER, num_ranks=2, stride=2, used_devices=8)
+    both = [*halves.legs(0, None, BETWEEN_NODES), *halves.legs(1, None, BETWEEN_NODES)]
+    assert [loads(each)[Wire("toy nic", "node 0 out")] for each in both] == [0.45, 0.45]
     assert [share.rate for share in fair_shares(both)] == [1.0, 1.0]
 
 
 def test_oversubscribed_leaves_are_links_too() -> None:
-    fabric = replace(FABRIC, topology="fat_tree", oversubscription=2.0, nodes_per_leaf=1)
-    found = demands(Plan(tensor_parallel=2, data_parallel=2, pipeline_parallel=2), replace(CLUSTER, fabric=fabric))
+    leaves = replace(CLUSTER, fabric=replace(FABRIC, topology="fat_tree", oversubscription=2.0, nodes_per_leaf=1))
     # The uplinks keep half of the rate: .4 of the NICs, and all that one sends crosses: .8 of the uplink.
-    assert dict(leg(found, "send", 0, 1).loads) == loads(
-        Leg(
-            0,
-            0,
-            0,
-            (
-                (Wire("toy nic", "node 0 out"), 0.4),
-                (Wire("toy nic uplink", "leaf 0 out"), 0.8),
-                (Wire("toy nic", "node 1 in"), 0.4),
-                (Wire("toy nic uplink", "leaf 1 in"), 0.8),
-            ),
-        )
-    )
+    assert loads(only(Placement(leaves, 2, 4, 8).legs(0, 1, message(4, leaves)))) == {
+        Wire("toy nic", "node 0 out"): 0.4,
+        Wire("toy nic uplink", "leaf 0 out"): 0.8,
+        Wire("toy nic", "node 1 in"): 0.4,
+        Wire("toy nic uplink", "leaf 1 in"): 0.8,
+    }
 
 
 def test_devices_on_a_tree_share_the_wires_of_their_node() -> None:
-    found = demands(Plan(tensor_parallel=2, pipeline_parallel=2), replace(CLUSTER, node=replace(NODE, topology="pcie_tree")))
-    assert dict(leg(found, "send", 0, 1).loads) == loads(Leg(0, 0, 0, ((Wire("toy link", "node 0"), 0.5),)))
+    tree = replace(CLUSTER, node=replace(NODE, topology="pcie_tree"))
+    assert loads(only(Placement(tree, 2, 2, 4).legs(0, 1, message(2, tree)))) == {Wire("toy link", "node 0"): 0.5}
 
 
-def test_a_price_that_the_cluster_was_not_asked_for_is_refused_with_the_way_out() -> None:
-    found = demands(Plan(tensor_parallel=2))
-    with pytest.raises(PlanError, match="which links 'ghost' loads is not known"):
-        found.legs(0, "ghost", 5, 0)
+def test_what_passes_no_link_between_devices_loads_none_and_a_price_of_nothing_has_no_leg() -> None:
+    assert STAGE_A_NODE.legs(0, None, private_price(CLUSTER, 2e-6)) == (Leg(2_000_000, 0, 0.0, ()),)
+    assert STAGE_A_NODE.legs(0, None, private_price(CLUSTER, 0.0)) == ()
+    assert STAGE_A_NODE.legs(0, None, collective_price(CLUSTER, "all_reduce", 0.0, 0, 1, 1)) == ()
+    assert STAGE_A_NODE.legs(0, None, BETWEEN_NODES.where(np.array([False]))) == ()
+
+
+@pytest.mark.parametrize("sent_bytes", [0, 1, 7, 333, 10**6 + 1])
+def test_legs_add_up_to_the_picoseconds_of_their_price(sent_bytes: int) -> None:
+    for ranks, stride in ((2, 1), (3, 1), (4, 4), (6, 2)):
+        law = collective_price(CLUSTER, "all_reduce", sent_bytes, 3, ranks, stride)
+        named = collective_price(CLUSTER, "all_reduce", sent_bytes, 3, ranks, stride, seconds=float(law.seconds[0]) / 3)
+        for paid in (law, named, p2p_price(CLUSTER, sent_bytes, stride, num_ranks=ranks)):
+            legs = STAGE_A_NODE.legs(0, None, paid)
+            assert sum(leg.latency_ps + leg.transfer_ps for leg in legs) == int(paid.ps[0])
+
+
+def test_mutant_traffic_that_never_leaves_its_node_turns_the_loads_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(price, "_leaving", lambda asked: np.zeros_like(asked.wire_bytes))
+    with pytest.raises(AssertionError):
+        test_a_message_to_the_next_node_leaves_one_and_enters_the_other()

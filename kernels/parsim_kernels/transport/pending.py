@@ -1,4 +1,4 @@
-"""Which messages an exchange still waits for, and what becomes of those that come too early."""
+"""The messages that an exchange still waits for, and those that came too early."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parsim_kernels.transport.message import combine
 Aside = dict[tuple[int, int], deque[Message]]  # by source and tag
 
 
-class Wanted:
+class PendingReceives:
     """The receives of one exchange."""
 
     __slots__ = ("_after", "_aside", "_found", "_queues", "left", "missing", "receives")
@@ -39,7 +39,7 @@ class Wanted:
 
     @property
     def messages(self) -> list[Message]:
-        """All of them, once `left` is 0."""
+        """All messages, in the order of the receives; `left` must be 0."""
         return cast("list[Message]", self._found)
 
     def match(self, src: int, tag: int) -> int | None:
@@ -49,25 +49,25 @@ class Wanted:
             return None
         return queue.popleft()
 
-    def arrived(self, src: int, tag: int, index: int | None, message: Message) -> None:
-        """A message is complete: applied as receive `index`, or put aside (None)."""
+    def accept(self, src: int, tag: int, index: int | None, message: Message) -> None:
+        """Note a complete message, which was applied as receive `index` or put aside (None)."""
         if index is not None:
             self.missing[src] -= 1
-            self._done(index, message)
+            self._finish(index, message)
         elif len(self._aside[src, tag]) <= len(self._queues.get((src, tag), ())):
             self.missing[src] -= 1
         if self._aside:
             self._settle()
 
     def unmet(self) -> Iterator[tuple[int, int]]:
-        """Source and tag of those that have not come."""
+        """Source and tag of the messages that have not come."""
         return ((incoming.src, incoming.tag) for incoming, message in zip(self.receives, self._found, strict=True) if message is None)
 
     def _may_start(self, index: int) -> bool:
         before = self._after[index]
         return before < 0 or self._found[before] is not None
 
-    def _done(self, index: int, message: Message) -> None:
+    def _finish(self, index: int, message: Message) -> None:
         self._found[index] = message
         self.left -= 1
 
@@ -81,4 +81,4 @@ class Wanted:
                 array, clock = waiting.popleft()
                 if not waiting:
                     del self._aside[key]
-                self._done(index, Message(combine(incoming, array), clock))
+                self._finish(index, Message(combine(incoming, array), clock))

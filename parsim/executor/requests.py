@@ -1,4 +1,4 @@
-"""What a rank's program yields: that a step begins, a collective it has reached, a message it awaits, or that a step has ended."""
+"""What a rank's program yields: a step starts, a collective it has come to, a message it needs, or a step has ended."""
 
 from __future__ import annotations
 
@@ -6,45 +6,51 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from parsim.executor.values import Array
+from parsim.parallel.group import Group
+from parsim_kernels import Operator
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """This rank begins a step; it goes on at once."""
+class StepStart:
+    """This rank starts a step; it goes on at once."""
 
     step: int
 
 
-@dataclass(frozen=True, slots=True)
-class Meeting:
-    """A collective that this rank has reached; it goes on when all of `members` have."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveCall:
+    """A collective that this rank has come to; it goes on when all of `members` have."""
 
     key: tuple[object, ...]
     members: tuple[int, ...]
     operation: str
-    axis: str
+    group: Group
     names: tuple[str, ...]  # this rank's buffers
     target: str | None
     dim: int
-    operator: str
+    split: int
+    operator: Operator
     itemsize: int
     ps: int
-    stream: str  # compute | beside | gradients
+    stream: str
+    reads: tuple[str, ...]  # what it waits for, and what waits for it, on the clock
+    writes: tuple[str, ...]
     shards: tuple[str, ...] = ()  # own parts of the buffers in `names`, where flat buffers are scattered or gathered
     add: bool = False  # a scattered sum is added to the shards
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
-    """A message that this rank needs before it can go on."""
+class MessageNeed:
+    """A message that this rank needs before it can go on; it becomes the buffer `target`."""
 
     name: str
+    target: str
     itemsize: int
     src: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class StepEnd:
     """This rank has ended a step; it goes on at once."""
 
     step: int
@@ -52,4 +58,4 @@ class Ended:
     weights: Mapping[str, Array] | None = None  # its parts after the update, in steps that are evaluated
 
 
-Need = Begun | Meeting | Awaited | Ended
+Request = StepStart | CollectiveCall | MessageNeed | StepEnd

@@ -1,0 +1,204 @@
+"""The price of a communication: its seconds, and the load that it puts on each link of its way while it takes them.
+
+Pricing costs no more than its seconds; a load is worked out where somebody asks for it, from what the price keeps of its question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsim import units
+from parsim.cluster.cluster import Cluster
+from parsim.cluster.network import (
+    binding_link,
+    collective_s,
+    device_nic_rate,
+    fabric_of,
+    flat_rates,
+    leaves_node,
+    nic_port,
+    p2p_s,
+    placement,
+    rates,
+)
+from parsim.cluster.scalars import Floats, Ints, Scalar, floats, picoseconds
+from parsim.cluster.sharing import ring_crossing
+from parsim.units import PS_PER_S
+
+MESSAGE: Final = "p2p"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Price:
+    """Seconds of a communication and the question that they answer; every array has one value per plan."""
+
+    cluster: Cluster
+    operation: str  # of a collective, MESSAGE, or "" for what passes no link between devices
+    wire_bytes: Floats  # what one rank sends, by the algorithm in whose bytes the laws are fitted
+    num_steps: Floats
+    num_ranks: Floats
+    stride: Floats
+    seconds: Floats
+
+    @property
+    def ps(self) -> Ints:
+        """The seconds as integer picoseconds."""
+        return picoseconds(self.seconds)
+
+    def where(self, happens: NDArray[Any]) -> Price:
+        """The same price where the communication happens, and nothing elsewhere."""
+        return replace(self, seconds=np.where(happens, self.seconds, 0.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one rank sends at full rate, while nobody else is on its links; every array has one value per plan.
+
+    The latency is what an empty message takes; both parts add up to the picoseconds of the price.
+    """
+
+    latency_ps: Ints
+    transfer_ps: Ints
+    port_bytes_per_s: Floats  # through its port into the node
+    nic_bytes_per_s: Floats  # through NICs
+    nic_share: Floats  # nic_bytes_per_s over the device's even part of the node's NICs
+    crossing: Floats  # the part of the NIC traffic that goes through uplinks
+    wires_share: Floats  # where devices have no ports of their own: the part that is taken of what their wires let them reach
+
+
+def collective_price(
+    cluster: Cluster,
+    operation: str,
+    wire_bytes: Scalar,
+    num_steps: Scalar,
+    num_ranks: Scalar,
+    stride: Scalar,
+    *,
+    seconds: Scalar | None = None,
+) -> Price:
+    """The price of a collective that all groups like this one run at the same time; arguments and errors as in `collective_s`.
+
+    Args beside those: seconds of an algorithm other than the one that the laws stand for; it sends the same bytes at its own pace.
+    """
+    _, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
+    found = collective_s(cluster, operation, wire, steps, ranks, distance) if seconds is None else seconds
+    return _price(cluster, operation, wire, steps, ranks, distance, found)
+
+
+def p2p_price(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2) -> Price:
+    """The price of one message to the neighbour `stride` devices away; arguments and errors as in `p2p_s`."""
+    _, (payload, distance, ranks) = floats(payload_bytes, stride, num_ranks)
+    return _price(cluster, MESSAGE, payload, np.ones_like(payload), ranks, distance, p2p_s(cluster, payload, distance, num_ranks=ranks))
+
+
+def private_price(cluster: Cluster, seconds: Scalar) -> Price:
+    """The price of what passes no link between devices, such as a copy between a device and its host."""
+    none = np.zeros(np.size(seconds))
+    return _price(cluster, "", none, none, none, none, seconds)
+
+
+def load_of(price: Price) -> Load:
+    """The load that a price puts on links.
+
+    A price that is not that of the laws, or none where nothing happens, carries the same bytes in its own time.
+
+    Returns:
+        Bytes per second of the time beyond the latency; 0 where nothing is sent between devices.
+    """
+    empty_ps, whole_ps = _law_ps(price, 0.0 * price.wire_bytes), _law_ps(price, price.wire_bytes)
+    law_ps = whole_ps - np.minimum(empty_ps, whole_ps)
+    latency_ps = np.minimum(whole_ps - law_ps, price.ps)
+    transfer_ps = price.ps - latency_ps
+    rate = np.where(law_ps > 0, price.wire_bytes * PS_PER_S / np.maximum(law_ps, 1), 0.0)
+    gain = np.where(transfer_ps > 0, law_ps / np.maximum(transfer_ps, 1), 0.0)
+    leaving = _leaving(price)
+    nic_share, nic_bytes_per_s, crossing = _through_nics(price, rate * leaving)
+    return Load(
+        latency_ps=latency_ps,
+        transfer_ps=transfer_ps,
+        port_bytes_per_s=rate * (1.0 - leaving) * gain,
+        nic_bytes_per_s=nic_bytes_per_s * gain,
+        nic_share=nic_share * gain,
+        crossing=crossing,
+        wires_share=_of_wires(price, rate) * gain,
+    )
+
+
+def explain_collective(price: Price) -> str:
+    """Text on the only plan, a fact a line: how its group lies on the nodes, which link binds, its numbers and their source, seconds."""
+    cluster, operation = price.cluster, price.operation
+    num_ranks, stride, wire_bytes = (int(each[0]) for each in (price.num_ranks, price.stride, price.wire_bytes))
+    inside, nodes = (int(each) for each in placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes))
+    head = f"{operation} of {num_ranks} ranks, {stride} apart: {inside} a node on {nodes} node{'s' if nodes > 1 else ''}"
+    if num_ranks == 1:
+        return f"{head}; nothing is sent"
+    by_node, by_nic = rates(cluster, operation, num_ranks, stride)
+    lines = [head, f"{binding_link(cluster, operation, num_ranks, stride)} binds"]
+    if np.isfinite(by_node):
+        link = cluster.node.link
+        lines.append(f"{link.name}: {_rate(by_node)} reached of {_rate(link.bandwidth_bytes_per_s)} ({cluster.node.source or link.source})")
+    if np.isfinite(by_nic):
+        fabric = fabric_of(cluster)
+        port = nic_port(cluster.node, fabric)
+        nics = f"{cluster.nics_per_node} x {_rate(port.bandwidth_bytes_per_s)}"
+        groups = cluster.node.devices_per_node / inside
+        sharing = f"shared by {groups:g} groups" if groups > 1 else "all for this group"
+        source = fabric.source or port.source
+        lines.append(f"{port.name}: {_rate(by_nic)} reached; {nics} a node, {sharing} ({source})")
+    wire_s = units.format(wire_bytes / min(by_node, by_nic), "s")
+    seconds = units.format(float(price.seconds[0]), "s")
+    lines.append(f"{units.format(wire_bytes, 'bytes')} on the wire: {seconds}, of it {wire_s} at that rate")
+    return "\n  ".join(lines)
+
+
+def _rate(bytes_per_s: float) -> str:
+    return units.format(bytes_per_s, "bytes/s")
+
+
+def _price(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats, seconds: Scalar) -> Price:
+    paid = np.broadcast_to(np.asarray(seconds, dtype=np.float64), wire.shape)
+    return Price(cluster=cluster, operation=operation, wire_bytes=wire, num_steps=steps, num_ranks=ranks, stride=distance, seconds=paid)
+
+
+def _law_ps(price: Price, wire: Floats) -> Ints:
+    """Picoseconds by the laws if each rank sent so many bytes."""
+    if price.operation == MESSAGE:
+        return picoseconds(p2p_s(price.cluster, wire, price.stride, num_ranks=price.num_ranks))
+    if price.operation:
+        return picoseconds(collective_s(price.cluster, price.operation, wire, price.num_steps, price.num_ranks, price.stride))
+    return price.ps
+
+
+def _leaving(price: Price) -> Floats:
+    """The part of what a rank sends that its NIC carries; a ring leaves a node by each of the group's devices in turn."""
+    cluster, ranks = price.cluster, price.num_ranks
+    if price.operation == MESSAGE:
+        return np.where(leaves_node(cluster, price.stride, ranks), 1.0, 0.0)
+    inside, nodes = placement(cluster.node.devices_per_node, ranks, price.stride, cluster.num_nodes)
+    each = (ranks - inside) / np.maximum(ranks - 1.0, 1.0) if price.operation == "all_to_all" else 1.0 / inside
+    return np.where(np.greater(nodes, 1), each, 0.0)
+
+
+def _through_nics(price: Price, rate: Floats) -> tuple[Floats, Floats, Floats]:
+    """For traffic that leaves nodes: its share of a device's even part of the NICs, its bytes per second, the part that crosses uplinks."""
+    cluster, fabric = price.cluster, price.cluster.fabric
+    if fabric is None or not np.any(rate):
+        return np.zeros_like(rate), np.zeros_like(rate), np.zeros_like(rate)
+    part = device_nic_rate(cluster, fabric)
+    share = rate / part if price.operation == MESSAGE else np.minimum(rate / part, 1.0)  # above 1 where the ranks of a node combine first
+    crossing = ring_crossing(cluster, fabric, price.num_ranks, price.stride)
+    return share, share * part, np.where(rate > 0.0, crossing, 0.0)
+
+
+def _of_wires(price: Price, rate: Floats) -> Floats:
+    node = price.cluster.node
+    if not price.operation:
+        return np.zeros_like(rate)
+    if price.operation == MESSAGE:
+        return np.minimum(rate / (node.link.bandwidth_bytes_per_s * node.p2p_efficiency), 1.0)
+    by_node, _ = flat_rates(price.cluster, price.operation, price.num_ranks, price.stride)
+    return np.minimum(rate / by_node, 1.0)  # 0 where no rank has another in its node

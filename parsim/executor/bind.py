@@ -1,0 +1,188 @@
+"""Tasks with everything resolved that is the same in each step: names of buffers, attributes, members, prices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
+from parsim.executor.job import Copy, Job
+from parsim.executor.names import Held, Scope, buffers
+from parsim.executor.requests import CollectiveCall, MessageNeed
+from parsim.parallel.mesh import coordinates, rank_at
+from parsim.schedules.phase import Phase
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Hold, HostCopy, Receive, Send, Task, Value, Weight, reads, writes
+
+Owners = tuple[tuple[str, Weight], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A task of a rank: what it does to buffers, and how it moves the clock."""
+
+    task: Task
+    ps: int
+    stream: str
+    reads: Names
+    writes: Names
+    frees: Names
+    kernels: tuple[KernelUse, ...] = ()
+    collective: CollectiveCall | None = None
+    need: MessageNeed | None = None
+    weights: Owners = ()  # whose flat buffers come to life, or that pass between a device and its host
+    prefix: str = ""  # of the names of flat buffers
+    dst: int = -1  # of a message, and its name
+    posted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """What a copy hands on becomes what the next one takes."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The gradient of what the first segment hands on, kept for those who compare."""
+
+    name: str
+    micro_batch: int
+
+
+Item = Bound | Rename | Look
+
+
+@dataclass(frozen=True, slots=True)
+class Binder:
+    """Binds the tasks of one rank."""
+
+    job: Job
+    number: int
+    at: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", coordinates(self.number, self.job.degrees))
+
+    def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Item]:
+        """A phase of a micro_batch on a stage."""
+        found, copies = self.job.workload.pass_of(stage, phase, closes=closes), self.job.copies(stage)
+        copies = copies if phase.step > 0 else copies[::-1]
+        scopes = [Scope(copy, micro_batch, ahead) for copy, ahead in zip(copies, (*copies[1:], None), strict=True)]
+        key = (str(phase), stage, micro_batch)
+        first = Scope(copies[0], micro_batch, copies[0])
+        yield from self._messages(found.prologue, first, (*key, "prologue"), stage, phase)
+        lists = [run.tasks for run in found.runs for _ in range(int(run.copies[0]))]  # type: ignore[index]
+        carried = ""
+        for place, (tasks, scope) in enumerate(zip(lists, scopes, strict=True)):
+            entering, leaving = (side[phase] for side in (scope.copy[1].entering, scope.copy[1].leaving))
+            if entering and carried and carried != scope.full(entering.name):
+                yield Rename(carried, scope.full(entering.name))
+            if entering and not leaving and phase.step < 0:
+                yield Look(scope.full(entering.name), micro_batch)
+            for index, task in enumerate(tasks):
+                yield self._bound(task, scope, (*key, place, index), int(self.job.workload.ps(task)[0]))
+            carried = scope.full(leaving.name) if leaving else ""
+        yield from self._messages(found.epilogue, scopes[-1], (*key, "epilogue"), stage, phase)
+
+    def finish(self, copies: Sequence[Copy]) -> Iterator[Bound]:
+        """The end of a step, as far as this rank has a part in it."""
+        for place, task in enumerate(self.job.step.finish):
+            alone = getattr(task, "alone", None)
+            members = self.job.members(self.number, task.group) if isinstance(task, Collective) else (self.number,)
+            if self.number not in members or (alone and any(self.at[axis] for axis in alone.axes)):
+                continue
+            # Where ranks of different stages meet, the last of them has the price.
+            priced_by = coordinates(members[-1], self.job.degrees)["pp"]
+            ps = int(self.job.workload.finish_ps(task, self.job.workload.held(priced_by))[0])
+            yield self._bound(task, Held(copies), ("finish", place), ps)
+
+    def _messages(self, tasks: Sequence[Task], scope: Scope, key: tuple[object, ...], stage: int, phase: Phase) -> Iterator[Bound]:
+        """The prologue or the epilogue of a pass; a message is known by phase, the stage it goes to, and micro_batch."""
+        for place, task in enumerate(tasks):
+            ps, itemsize = int(self.job.workload.ps(task)[0]), self.job.itemsize("compute")
+            if isinstance(task, Receive):
+                name, src = f"{phase}{stage}/{scope.micro_batch}", self._neighbour(stage - phase.step)
+                need = MessageNeed(name, scope.full(task.target.name), itemsize, src)
+                yield Bound(task=task, ps=ps, stream=COMPUTE_STREAM, reads=(), writes=(), frees=(), need=need)
+            elif isinstance(task, Send):
+                to, source = stage + phase.step, scope.full(task.source.name)
+                name, dst = f"{phase}{to}/{scope.micro_batch}", self._neighbour(to)
+                frees = tuple(map(scope.full, task.frees))  # type: ignore[arg-type]
+                yield Bound(task=task, ps=ps, stream=task.stream, reads=(source,), writes=(), frees=frees, dst=dst, posted=name)
+            else:
+                yield self._bound(task, scope, (*key, place), ps)
+
+    def _neighbour(self, stage: int) -> int:
+        """The rank at this one's place on another stage."""
+        return rank_at({**self.at, "pp": self.job.workload.rank_of(stage)}, self.job.degrees)
+
+    def _bound(self, task: Task, scope: Scope | Held, key: tuple[object, ...], ps: int) -> Bound:
+        """A task that is no message."""
+        bare: dict[str, object] = {
+            "task": task,
+            "ps": ps,
+            "stream": getattr(task, "stream", COMPUTE_STREAM),
+            "reads": tuple(map(scope.full, reads(task))),
+            "writes": tuple(map(scope.full, writes(task))),
+            "frees": tuple(name for freed in task.frees for name in self._freed(freed, scope)),
+        }
+        match task:
+            case Compute() if isinstance(scope, Scope):
+                bare["kernels"] = (pass_kernel(self.job, self.number, self.at, task, scope),)
+            case Compute() if isinstance(scope, Held):
+                bare["kernels"] = tuple(finish_kernels(self.job, self.number, self.at, task, scope))
+            case Collective():
+                bare["collective"] = self._collective(task, scope, key, ps)
+                if task.fresh:
+                    bare.update(self._flat(task.target, scope))
+            case Hold():
+                for value in task.values:
+                    bare.update(self._flat(value, scope))
+            case HostCopy():
+                bare["weights"] = tuple(scope.owners(task.bucket))
+        return Bound(**bare)  # type: ignore[arg-type]
+
+    def _freed(self, freed: str | Bucket, scope: Scope | Held) -> Names:
+        if not isinstance(freed, Bucket):
+            return (scope.full(freed),)
+        owners = scope.owners(freed)
+        return (*buffers(owners, freed, "whole"), *buffers(owners, freed, freed.part))
+
+    def _flat(self, value: Value, scope: Scope | Held) -> dict[str, object]:
+        if not isinstance(value, Bucket):
+            return {}
+        return {"weights": tuple(scope.owners(value)), "prefix": "d_" if value.role == "gradients" else ""}
+
+    def _collective(self, task: Collective, scope: Scope | Held, key: tuple[object, ...], ps: int) -> CollectiveCall | None:
+        """None where this rank has nothing to give."""
+        members, source, target = self.job.members(self.number, task.group), task.source, task.target
+        shards: Names = ()
+        if not isinstance(source, Bucket) or not isinstance(target, Bucket):
+            names, new = (scope.full(source.name),), scope.full(target.name) if task.fresh else None
+        else:
+            owners, new = scope.owners(source), None
+            names = buffers(owners, source, source.part)
+            if source.part != target.part:
+                names, shards = buffers(owners, source, "padded"), buffers(owners, source, "shard")
+        if not names:
+            return None
+        return CollectiveCall(
+            key=(task.group.name, members, *key),
+            members=members,
+            operation=task.operation,
+            group=task.group,
+            names=names,
+            target=new,
+            dim=max(task.dim, 0),
+            split=max(task.split, 0),
+            operator=task.operator,
+            itemsize=self.job.itemsize(source.dtype),
+            ps=ps,
+            stream=task.stream,
+            reads=tuple(map(scope.full, reads(task))),
+            writes=tuple(map(scope.full, writes(task))),
+            shards=shards,
+            add=task.accumulate,
+        )

@@ -1,0 +1,123 @@
+"""Calls of kernels on a rank's buffers: one for a kernel of a pass, one a weight for a kernel of a step's end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from parsim.executor.job import Attributes, Job
+from parsim.executor.names import NORM, Held, Scope, buffers
+from parsim.step.optimizer import OPTIMIZERS
+from parsim.step.task import Bucket, Collective, Compute, Operand, Weight
+from parsim_kernels import Machine
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelUse:
+    """One call of a kernel on the buffers of a memory: a rank's, or its host's."""
+
+    kernel: str
+    memory: int
+    inputs: Names
+    outputs: Names
+    attributes: Attributes
+    itemsizes: tuple[int, ...] = ()  # bytes an element of new buffers
+    accumulate: bool = False
+    in_place: bool = False
+    overwrite: bool = False
+
+    def run(self, machine: Machine, now: Mapping[str, int] | None = None) -> None:
+        """Do it; `now`: what the kernel is told that differs from step to step."""
+        machine.compute(
+            self.memory,
+            self.kernel,
+            self.inputs,
+            self.outputs,
+            self.itemsizes,
+            {**self.attributes, **now} if now else self.attributes,
+            accumulate=self.accumulate,
+            in_place=self.in_place,
+            overwrite=self.overwrite,
+        )
+
+
+def pass_kernel(job: Job, number: int, at: Mapping[str, int], task: Compute, scope: Scope) -> KernelUse:
+    """The call of a task of a pass."""
+    inputs, outputs = (tuple(scope.full(value.name) for value in side) for side in (task.inputs, task.outputs))
+    return KernelUse(
+        kernel=task.kernel,
+        memory=number,
+        inputs=inputs,
+        outputs=outputs,
+        attributes=job.attributes(task, job.sizes.at(at)),
+        itemsizes=tuple(job.itemsize(value.dtype) for value in task.outputs),
+        accumulate=task.accumulate,
+        in_place=task.in_place,
+    )
+
+
+def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, held: Held) -> Iterator[KernelUse]:
+    """The calls of a task of a step's end."""
+    bucket = next(value for value in task.inputs if isinstance(value, Bucket))
+    for instance, weight in held.owners(bucket):
+        yield _WeightKernel(job, number, at, task, instance, weight).use()
+
+
+@dataclass(frozen=True, slots=True)
+class _WeightKernel:
+    """A kernel of a step's end on one weight."""
+
+    job: Job
+    number: int
+    at: Mapping[str, int]
+    task: Compute
+    instance: str
+    weight: Weight
+
+    def use(self) -> KernelUse:
+        inputs = tuple(name for value in self.task.inputs for name in self.names(value))
+        outputs = tuple(name for value in self.task.outputs for name in self.names(value))
+        modes: dict[str, Any] = {"accumulate": self.task.accumulate, "in_place": self.task.in_place}
+        modes["overwrite"] = not any(modes.values())
+        memory = self.number if self.is_on_device else self.number + self.job.num_ranks
+        return KernelUse(kernel=self.task.kernel, memory=memory, inputs=inputs, outputs=outputs, attributes=self.attributes(), **modes)
+
+    @property
+    def is_on_device(self) -> bool:
+        return self.task.stream == "compute"
+
+    def names(self, value: Operand | Bucket) -> Names:
+        """The buffers of one input or output."""
+        if isinstance(value, Operand):
+            return (value.name,)
+        name, structure = f"{self.instance}/{self.weight.name}", self.job.step.structure
+        if value.role == "gradients" and not self.is_on_device:
+            return (f"{name}.gradient",)
+        if value.role != "states":
+            return buffers([(self.instance, self.weight)], value, value.part)
+        has_master = structure.master_weights or structure.offload
+        (own,) = (f"{name}.master",) if has_master else buffers([(self.instance, self.weight)], value, value.part)
+        states = OPTIMIZERS[structure.optimizer].states if "optimizer" in self.task.attributes else ()
+        return (own, *(f"{name}.{state}" for state, _ in states))
+
+    def attributes(self) -> Attributes:
+        """What the kernel is told; each takes what it knows."""
+        given = self.job.training
+        if self.task.kernel == "norm_sq":
+            return {"scale": self.norm_scale()}
+        if self.task.kernel == "clip":
+            return {"max_norm": given.max_norm}
+        if "optimizer" not in self.task.attributes:
+            return {}
+        decays = {"beta1": given.beta1, "beta2": given.beta2, "weight_decay": given.weight_decay, "momentum": given.momentum}
+        return {"lr": given.learning_rate, "eps": given.eps, **decays}
+
+    def norm_scale(self) -> float:
+        """Each element of a gradient counts once: on the first of the ranks that hold the same, and not for the copy of a tied weight."""
+        cut = {"pp", *self.weight.group.axes, *(axis for axes in self.weight.sharding.axes for axis in axes)}
+        sums = (task for task in self.job.step.finish if isinstance(task, Collective) and task.source.name == NORM)
+        summed = {axis for task in sums for axis in task.group.axes}
+        return 0.0 if self.weight.copy_of or any(self.at[axis] for axis in summed - cut) else 1.0

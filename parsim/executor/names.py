@@ -1,0 +1,78 @@
+"""Under which names a rank's memory holds buffers.
+
+An activation's name carries the copy of its segment and the micro_batch: `layer3/0/norm1`; a weight's the copy only.  `w.flat` is a weight
+flattened and padded, of which `w` is a view, and `w.shard` the rank's own part: a view too, or a buffer of its own where the whole does
+not last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from parsim.executor.job import Copy
+from parsim.step.step import Segment
+from parsim.step.task import Bucket, Part, Weight
+
+SUFFIX: dict[Part, str] = {"whole": "", "padded": ".flat", "shard": ".shard"}
+PREFIX = {"parameters": "", "gradients": "d_", "states": ""}
+NORM = "gradient_norm"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The copies that a task speaks of: the present one with its micro_batch, and the one that runs next."""
+
+    copy: Copy
+    micro_batch: int
+    ahead: Copy | None = None
+
+    def full(self, name: str) -> str:
+        """The name of a buffer of the present copy; what a bucket is waited for by is nobody's."""
+        instance, segment = self.copy
+        if name in PREFIX:
+            return name
+        return lasting(instance, segment).get(name) or f"{instance}/{self.micro_batch}/{name}"
+
+    def owners(self, bucket: Bucket) -> list[tuple[str, Weight]]:
+        """Each weight of a bucket with the copy whose buffer it is."""
+        instance, segment = self.ahead if bucket.ahead and self.ahead else self.copy
+        return [(owner(instance, segment, weight), weight) for weight in bucket.of(segment.name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """All copies that a rank holds: what the end of a step speaks of."""
+
+    copies: Sequence[Copy]
+
+    def full(self, name: str) -> str:
+        """A buffer of the step's end bears its own name."""
+        return name
+
+    def owners(self, bucket: Bucket) -> list[tuple[str, Weight]]:
+        """Each weight of a bucket with the copy whose buffer it is."""
+        return [(instance, weight) for instance, segment in self.copies for weight in bucket.of(segment.name)]
+
+
+def owner(instance: str, segment: Segment, weight: Weight) -> str:
+    """The copy whose buffer a weight is; a segment that owns another's stands once, under its own name."""
+    return instance if weight.owner == segment.name else weight.owner
+
+
+def lasting(instance: str, segment: Segment) -> dict[str, str]:
+    """The full names of a copy's weights, their gradients and totals, by the names that tasks use."""
+    found = {total.name: f"{instance}/{total.name}" for total in segment.totals}
+    for weight in segment.weights:
+        found.update((f"{d}{weight.name}", f"{owner(instance, segment, weight)}/{d}{weight.name}") for d in ("", "d_"))
+    return found
+
+
+def buffers(owners: Iterable[tuple[str, Weight]], bucket: Bucket, part: Part) -> tuple[str, ...]:
+    """The buffers of a bucket's weights, in one part of each."""
+    return tuple(f"{instance}/{PREFIX[bucket.role]}{weight.name}{SUFFIX[part]}" for instance, weight in owners)
+
+
+def owned(copies: Sequence[Copy]) -> Iterator[tuple[str, Weight]]:
+    """The weights that have a buffer of their own among these copies, in order, each with its copy."""
+    yield from ((instance, weight) for instance, segment in copies for weight in segment.own_weights)

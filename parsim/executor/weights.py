@@ -1,0 +1,126 @@
+"""What lives on a rank through a step: weights, gradients, optimizer state and totals, whole, flat and padded, or the rank's own part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsim.executor.job import Copy, Job
+from parsim.executor.names import NORM, SUFFIX, owned
+from parsim.executor.values import Array, shard
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.step.optimizer import OPTIMIZERS
+from parsim.step.task import Part, Weight
+from parsim_kernels import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The lasting buffers of one rank."""
+
+    job: Job
+    machine: Machine
+    number: int
+    at: dict[str, int]
+    copies: tuple[Copy, ...]
+
+    @property
+    def updater(self) -> int:
+        """Whose memory holds the optimizer's states: this rank's, or its host's, which the machine numbers behind all ranks."""
+        return self.number + (self.job.num_ranks if self.job.step.structure.offload else 0)
+
+    def prepare(self) -> None:
+        """Hold everything that lives through a step."""
+        job, structure, gradients = self.job, self.job.step.structure, self._gradients()
+        for instance, weight in owned(self.copies):
+            shape = [job.extent(dim) for dim in weight.sharding.dims]
+            # The copy of a tied weight starts with the same numbers.
+            whole = job.values.weight(weight.copy_of or instance, weight.name, weight.initial, shape)
+            part = shard(whole, weight.sharding, job.sizes.at(self.at))
+            name = f"{instance}/{weight.name}"
+            self._hold_lasting(name, weight, part, COMPUTE, self.lasting("parameters"))
+            self._hold_lasting(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting("gradients"))
+            updated = self.own_part(weight, part) if structure.zero_stage else part
+            if structure.master_weights or structure.offload:
+                self.machine.hold(self.updater, f"{name}.master", updated.copy(), job.itemsize(FLOAT32))
+            for state, itemsize in OPTIMIZERS[structure.optimizer].states:
+                self.machine.hold(self.updater, f"{name}.{state}", np.zeros_like(updated), itemsize)
+        for instance, segment in self.copies:
+            for total in segment.totals:
+                self.machine.hold(self.number, f"{instance}/{total.name}", np.zeros(()), job.itemsize(FLOAT32))
+        self.machine.hold(self.number, NORM, np.zeros(()), job.itemsize(FLOAT32))
+
+    def lasting(self, role: str) -> Part:
+        """The part of weights, or of their gradients, that lasts at the plan's ZeRO stage (Rajbhandari et al. 2020, section 5)."""
+        stage, whole_until = self.job.step.structure.zero_stage, {"parameters": 3, "gradients": 2}[role]
+        return "whole" if not stage else "padded" if stage < whole_until else "shard"
+
+    def _hold_lasting(self, name: str, weight: Weight, values: Array, dtype: str, part: Part) -> None:
+        itemsize = self.job.itemsize(dtype)
+        if part == "padded":
+            self.hold_flat(name, weight, values, itemsize)
+        elif part == "shard":
+            self.machine.hold(self.number, f"{name}.shard", self.own_part(weight, values), itemsize)
+        else:
+            self.machine.hold(self.number, name, values, itemsize)
+
+    def _gradients(self) -> Iterator[Array]:
+        """Zeros for the gradient of each weight, one behind the other in memory, so that a bucket of them is summed where it lies."""
+        shapes = [self.shape(weight) for _, weight in owned(self.copies)]
+        whole, start = np.zeros(sum(map(math.prod, shapes)), self.job.values.precision), 0
+        for shape in shapes:
+            yield whole[start : start + math.prod(shape)].reshape(shape)
+            start += math.prod(shape)
+
+    def shape(self, weight: Weight) -> list[int]:
+        """Extents of this rank's shard of a weight."""
+        sizes = self.job.sizes.at(self.at)
+        return [int(sizes.local(weight.sharding, dim)[0]) for dim in weight.sharding.dims]
+
+    def zeros(self, weight: Weight) -> Array:
+        """Zeros in the shape of this rank's shard of a weight."""
+        return np.zeros(self.shape(weight), self.job.values.precision)
+
+    def flat_place(self, weight: Weight, num_elements: int) -> tuple[int, int, int]:
+        """Of a weight's flat buffer: its length, and where this rank's own part starts and ends."""
+        ranks, position = 1, 0
+        for axis in weight.group.axes:
+            ranks, position = ranks * self.job.degrees[axis], position * self.job.degrees[axis] + self.at[axis]
+        length = -(-num_elements // ranks)
+        return ranks * length, position * length, (position + 1) * length
+
+    def own_part(self, weight: Weight, array: Array) -> Array:
+        """This rank's part of a weight, flattened and padded with zeros."""
+        whole, start, stop = self.flat_place(weight, array.size)
+        flat: NDArray[np.float64] = np.zeros(whole, array.dtype)
+        flat[: array.size] = array.reshape(-1)
+        return flat[start:stop].copy()
+
+    def hold_flat(self, name: str, weight: Weight, values: Array, itemsize: int, *, own: bool = True) -> None:
+        """Hold a whole weight, or its gradient, as a flat padded buffer and views of it: in its shape, and with `own` of its own part."""
+        whole, start, stop = self.flat_place(weight, values.size)
+        flat = np.zeros(whole, values.dtype)
+        flat[: values.size] = values.reshape(-1)
+        self.machine.hold(self.number, f"{name}.flat", flat, itemsize)
+        self.machine.hold(self.number, name, flat[: values.size].reshape(values.shape), itemsize)
+        if own:
+            self.machine.hold(self.number, f"{name}.shard", flat[start:stop], itemsize)
+
+    def clear(self) -> None:
+        """Zeros in what a step sums: gradients, the loss and the gradient norm."""
+        ending = SUFFIX[self.lasting("gradients")]
+        totals = [f"{instance}/{total.name}" for instance, segment in self.copies for total in segment.totals]
+        for name in (*(f"{instance}/d_{weight.name}{ending}" for instance, weight in owned(self.copies)), *totals, NORM):
+            self.machine.get(self.number, name)[...] = 0
+
+    def read(self, role: str) -> dict[str, Array]:
+        """Copies of all weights, or of their gradients when a step ends: whole, or this rank's part where ZeRO leaves it no more."""
+        gradients = role == "gradients"
+        shares = self.job.step.structure.zero_stage > 0 if gradients else self.lasting(role) == "shard"
+        d, ending = "d_" if gradients else "", ".shard" if shares else ""
+        names = ((f"{i}/{w.name}", f"{i}/{d}{w.name}{ending}") for i, w in owned(self.copies))
+        return {key: self.machine.get(self.number, name).copy() for key, name in names}

@@ -1,0 +1,134 @@
+"""The figures of a transformer: a decoder-only language model, or an encoder.  Its ops stand in blocks.py and ends.py.
+
+Source: the symbols of Korthikanti et al. 2022 (arXiv:2205.05198), table 1: L, h, a, v; the rest from the model's own paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+from parsim.model.spec import Architecture, ModelSpec, figure
+
+_LABELLED = ("text", "token")  # heads whose matrix is their own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerArchitecture(Architecture):
+    """Which ops the blocks of a transformer have."""
+
+    family: ClassVar[str] = "transformer"
+    norm: str
+    positions: str
+    qkv_bias: bool
+    causal: bool = True
+    norm_last: bool = False
+    token_types: bool = False
+    head: str = "next_token"
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerSpec(ModelSpec):
+    """A decoder-only language model, or an encoder.
+
+    >>> TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16).extents["R"]
+    1
+    """
+
+    num_layers: int = figure("the number of layers")
+    hidden_size: int = figure("the width of the residual stream")
+    ffn_hidden_size: int = figure("the width of the MLP; 4 x hidden_size where left out", rule=lambda row: 4 * row["hidden_size"])
+    num_heads: int = figure("the number of query heads")
+    _: KW_ONLY
+    num_kv_heads: int = figure("the number of key and value heads; num_heads where left out", rule=lambda row: row["num_heads"])
+    head_dim: int = figure("the width of a head; hidden_size / num_heads where left out", rule=lambda row: row["num_heads"])
+    vocab_size: int = figure("the number of tokens, before padding")
+    max_positions: int = figure("the longest sequence, which is the rows of a learned position table")
+    activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu"))
+    norm: str = figure("what normalises the input of attention, MLP and head", "layer_norm", legal=("layer_norm", "rms_norm"))
+    positions: str = figure("a position table, or queries and keys turned by position", "learned", legal=("learned", "rotary"))
+    bias: bool = figure("whether the linear layers of attention output and MLP have biases", True)
+    qkv_bias: bool = figure(
+        "whether those of queries, keys and values do; as bias where left out", True, rule=lambda row: row.get("bias", True)
+    )
+    tied_embedding: bool = figure("whether input and output embedding are one", True)
+    causal: bool = figure("whether a token sees only those before it; false makes an encoder", True)
+    norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)
+    num_token_types: int = figure("the rows of a token type table; 0 leaves it out", 0, zero=True, most=1_000_000)
+    head: str = figure(
+        "logits alone, with a dense layer before and a bias behind, or a label each text or token",
+        "next_token",
+        legal=("next_token", "masked_token", *_LABELLED),
+    )
+    num_labels: int = figure("the number of labels that a text or token may have", 2)
+    dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
+
+    def misfit(self, stated: Mapping[str, Any]) -> str:
+        """What does not fit in the figures; "" where all do."""
+        if stated.get("head_dim") is None and self.hidden_size % self.num_heads:
+            return f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}; give head_dim, or another num_heads"
+        if self.num_heads % self.num_kv_heads:
+            return f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}"
+        if self.positions == "rotary" and self.head_dim % 2:
+            return f"positions = rotary turns pairs of elements, but head_dim = {self.head_dim} is odd"
+        if self.head in _LABELLED and self.tied_embedding:
+            return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
+        if self.norm_last and self.head == "next_token" and self.tied_embedding:
+            return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
+        return ""
+
+    @property
+    def architecture(self) -> TransformerArchitecture:
+        """What decides which ops there are."""
+        return TransformerArchitecture(
+            norm=self.norm,
+            positions=self.positions,
+            activation=self.activation,
+            bias=self.bias,
+            qkv_bias=self.qkv_bias,
+            dropout=self.dropout > 0,
+            causal=self.causal,
+            norm_last=self.norm_last,
+            token_types=self.num_token_types > 0,
+            head=self.head,
+            tied=self.tied_embedding,
+        )
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """Extent of every dim that the model alone decides; the vocabulary is not padded."""
+        return {
+            "D": self.hidden_size,
+            "K": self.num_kv_heads,
+            "R": self.num_heads // self.num_kv_heads,
+            "C": self.head_dim,
+            "F": self.ffn_hidden_size,
+            "V": self.vocab_size,
+            "H": self.hidden_size,
+            "U": self.num_token_types,
+            "Y": self.num_labels,
+            "P": self.max_positions,
+        }
+
+    @property
+    def longest_sequence(self) -> int | None:
+        """The rows of a learned position table."""
+        return self.max_positions if self.positions == "learned" else None
+
+    def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
+        """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs."""
+        pairs = self.num_layers * sequence_length * self.num_heads * self.head_dim
+        return 12 * pairs, (6 if self.causal else 12) * pairs
+
+    def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
+        """Two heads a rank, which share keys where they did before."""
+        heads = 2 * tensor_parallel
+        grouped = self.num_kv_heads < self.num_heads
+        return {
+            "num_heads": heads,
+            "num_kv_heads": heads // 2 if grouped else heads,
+            "head_dim": 4,
+            "vocab_size": 30,
+            "max_positions": 8,
+        }

@@ -1,0 +1,46 @@
+"""ZB-H1: 1F1B with the backward in two, where the weights' half waits until a rank has nothing better to do.
+
+A rank's weight gradients lag `rank` micro_batches behind, so that p are in flight on every rank, as many as 1F1B holds on rank 0.  The
+bubble is (p - 1) (T_F + T_I - T_W) for m >= p and 1F1B's is (p - 1) (T_F + T_I + T_W): a third of it where all three take as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from parsim.schedules import SCHEDULES, Action, Ints, Phase, Schedule, in_turn, one_chunk
+from parsim.schedules.phase import SPLIT
+
+
+class ZeroBubbleH1(Schedule):
+    """One chunk a rank; the paper's B is I here."""
+
+    source = "Qi et al. 2023 (arXiv:2401.10241), section 2.1"
+    steady_rounds = 2
+    phases = SPLIT
+
+    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
+        """Any number of micro_batches, one chunk."""
+        return one_chunk(chunks)
+
+    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+        """Warm-up of 1F1B; then a forward, a backward of inputs, and the backward of weights that is `rank` behind."""
+        ahead = num_ranks - 1 - rank
+        yield from (Action(rank, Phase.F, m) for m in range(min(ahead, num_micro_batches)))
+        for m in range(num_micro_batches + rank):
+            if m + ahead < num_micro_batches:
+                yield Action(rank, Phase.F, m + ahead)
+            if m < num_micro_batches:
+                yield Action(rank, Phase.I, m)
+            if m >= rank:
+                yield Action(rank, Phase.W, m - rank)
+
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        """The same as numbers."""
+        phase, m = in_turn(num_micro_batches, (rank + 1 - num_ranks, 0, rank))
+        return np.stack([np.full_like(m, rank), phase, m])
+
+
+SCHEDULES.register("zero_bubble_h1", ZeroBubbleH1())

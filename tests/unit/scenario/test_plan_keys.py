@@ -1,0 +1,59 @@
+"""A field of Plan is stated once, in plan.py: files, their schema, legality and the planner read its line there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from parsim import scenario, schedules
+from parsim.parallel import legality
+from parsim.parallel.plan import KEYS, Batch, Plan
+from parsim.planner.space import candidates, everything
+from parsim.scenario.document import PlanSection
+from parsim.step.optimizer import OPTIMIZERS
+from support import scenario as toy
+
+NAMES = [each.name for each in dataclasses.fields(Plan)]
+
+
+def test_files_schema_and_planner_know_the_fields_of_plan_and_no_others():
+    assert list(PlanSection.model_fields) == list(scenario.schema()["definitions"]["PlanSection"]["properties"]) == NAMES
+    assert sorted(everything()) == sorted(NAMES) == sorted(KEYS)
+
+
+def test_what_a_file_leaves_out_is_the_default_of_plan():
+    loaded = scenario.from_mapping(
+        {
+            "model": "tiny-gpt",
+            "cluster": {"node": {"base": "dgx-a100-80gb", "devices_per_node": 1}},
+            "batch": {"global_batch": 2, "sequence_length": 16},
+            "plans": {"a": {}},
+        }
+    )
+    assert loaded.plan("a") == Plan()
+
+
+def test_the_legal_optimizers_are_those_that_have_a_row():
+    assert KEYS["optimizer"].legal == tuple(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if KEYS[name].legal])
+def test_a_value_beside_the_legal_ones_is_a_fault_of_the_plan(name):
+    found = legality.faults(Plan(**{name: 9 if KEYS[name].type == "int" else "nothing"}), None, None, None, schedules)
+    assert [fault.field for fault in found] == [name]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if KEYS[name].legal and name != "optimizer"])
+def test_auto_tries_every_legal_value(name):
+    space = scenario.PlanSpace("a", {name: ("auto",)})
+    assert {getattr(plan, name) for plan in candidates(toy(batch=Batch(128, 8)), space)} == set(KEYS[name].legal)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if KEYS[name].type == "bool"])
+def test_auto_tries_both_of_a_switch(name):
+    others = {"sequence_parallel": {"tensor_parallel": (2,)}, "reshard_after_forward": {"zero_stage": (3,)}}.get(name, {})
+    assert {getattr(plan, name) for plan in candidates(toy(batch=Batch(128, 8)), scenario.PlanSpace("a", {**others, name: ("auto",)}))} == {
+        False,
+        True,
+    }
