@@ -68,8 +68,7 @@ class ModelRow(InlineRow):
 
     def build(self, name: str) -> ModelSpec:
         """The model."""
-        whole = self.whole()
-        figures = {key: whole[key] for key in self.spec.figures()}
+        figures = {key: getattr(self, key) for key in self.spec.figures()}
         return self.spec.of(name=self.title(name), source=self.cited(), **figures)
 
 
