@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from parsim import units
 from parsim.errors import CapacityError
 from parsim.estimator.result import Estimate
-from parsim.parallel.plan import KEYS, Plan
 from parsim.parallel.dimensions import axis_of
+from parsim.parallel.plan import KEYS, Plan
 from parsim.report.console import log, percent, say, show_table
 from parsim.report.layers import LayerRow
 from parsim.report.results import Result, Results

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from parsim import schedules
 from parsim.cluster.link import CollectiveLaw
-from parsim.estimator.estimate import estimate, estimates, group_of
+from parsim.estimator.estimate import estimate, estimates, stages_of
 from parsim.estimator.memory import counted_peak_bytes
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -71,8 +71,16 @@ def test_estimate_equals_simulate_to_the_picosecond_and_to_the_byte(drawn: tuple
     chosen, plan = drawn
     trace, predicted = simulate(chosen, plan), estimate(chosen, plan)
     assert round(predicted.step_s * 1e12) == trace.step_ps
-    group = group_of(chosen, plan)
-    assert trace.peak_bytes == tuple(int(counted_peak_bytes(group, rank)[0]) for rank in range(group.num_ranks))
+    assert trace.peak_bytes == tuple(counted_peak_bytes(stages_of(chosen, plan))[:, 0].tolist())
+    assert trace.flops == predicted.flops
+
+
+@settings(max_examples=40, deadline=None)
+@given(plans())
+def test_an_action_as_one_event_takes_the_time_of_its_streams(drawn: tuple[Scenario, Plan]) -> None:
+    folded, walked = simulate(*drawn), simulate(*drawn, spans=True)
+    assert replace(walked, spans=(), num_events=0) == replace(folded, num_events=0)
+    assert (folded.spans, max(span.end_ps for span in walked.spans)) == ((), walked.step_ps)
 
 
 @settings(max_examples=60, deadline=None)
