@@ -58,7 +58,7 @@ def attention_s(
     head_dim: Scalar,
     dtype: str,
     *,
-    backward: bool = False,
+    is_gradient: bool = False,
     sustained: Scalar | None = None,
 ) -> Scalar:
     """Seconds of a flash attention kernel.
@@ -70,7 +70,7 @@ def attention_s(
         num_blocks: independent blocks of work: batch x heads x ceil(sequence / 128).
         head_dim: efficiency is linear between the measured head dims, constant outside them.
         dtype: of the multiplication.
-        backward: the backward kernel runs at backward_rate of the forward kernel's FLOP/s.
+        is_gradient: the gradient kernel runs at backward_rate of the forward kernel's FLOP/s.
         sustained: as in `gemm_s`.
 
     Returns:
@@ -85,7 +85,7 @@ def attention_s(
     factor = accelerator.sustained_factor if sustained is None else sustained
     shape, (work, traffic, blocks, width, keep) = floats(pair_flops, hbm_bytes, num_blocks, head_dim, factor)
     efficiency = np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
-    rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if backward else 1.0))
+    rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if is_gradient else 1.0))
     compute_s = work / rate * (1.0 + law.ramp * accelerator.num_multiprocessors / np.maximum(blocks, 1.0))
     memory_s = traffic / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
     return shaped(law.launch_s + compute_s + memory_s, shape)
