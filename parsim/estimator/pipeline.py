@@ -14,7 +14,7 @@ import numpy as np
 
 from parsim import schedules
 from parsim.cost.sizes import Ints
-from parsim.cost.timing import PS_PER_S, task_ps
+from parsim.cost.timing import task_ps
 from parsim.cost.workload import Workload
 from parsim.errors import ScenarioError
 from parsim.estimator.passes import Stages
@@ -23,6 +23,7 @@ from parsim.parallel.dimensions import DIMENSIONS, axes, names, replicating
 from parsim.parallel.plan import Plan
 from parsim.schedules.columnar import Bools
 from parsim.step.task import Collective, Task
+from parsim.units import PS_PER_S
 
 _MOST_PS = 2**63 - 1  # 106 days
 _MOST_BYTES = 200e6  # of the arrays of a fold
