@@ -45,7 +45,7 @@ def communication_ps(trace: Trace) -> Counter[tuple[int, str, str]]:
 @settings(max_examples=80, deadline=None)
 @given(contended())
 def test_sharing_never_ends_a_step_earlier_and_every_picosecond_lost_has_a_link(drawn: tuple[Scenario, Plan]) -> None:
-    alone, shared = simulate(*drawn), simulate(*drawn, contention=True)
+    alone, shared = simulate(*drawn, spans=True), simulate(*drawn, contention=True)
     assert round(estimate(*drawn).step_s * 1e12) == alone.step_ps <= shared.step_ps
     assert (alone.peak_bytes, alone.flops) == (shared.peak_bytes, shared.flops)
     before, after = communication_ps(alone), communication_ps(shared)
@@ -62,7 +62,7 @@ def test_without_overlap_sharing_changes_no_picosecond(drawn: tuple[Scenario, Pl
     chosen, plan = drawn
     quiet = replace(chosen, stack=replace(chosen.stack, gradient_overlap=False, tensor_overlap=False))
     one_stage = replace(plan, pipeline_parallel=1, virtual_pipeline=1, schedule="1f1b", layers_per_stage=None)
-    alone, shared = simulate(quiet, one_stage), simulate(quiet, one_stage, contention=True)
+    alone, shared = simulate(quiet, one_stage, spans=True), simulate(quiet, one_stage, contention=True)
     assert (shared.step_ps, shared.spans, shared.losses) == (alone.step_ps, alone.spans, ())
 
 
