@@ -58,6 +58,7 @@ class Sizes:
     rank_order: tuple[str, ...]  # axes from the fastest
     tables: Mapping[tuple[str, str], Table] = field(default_factory=dict)  # by dim and axis; all others are even
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
+    _elements: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)  # asked for again and again
 
     @property
     def zero(self) -> Ints:
@@ -109,10 +110,14 @@ class Sizes:
 
     def elements(self, sharding: Sharding) -> Ints:
         """Elements of a tensor on one rank; a scalar has one."""
-        count = np.ones(self.num_plans, dtype=np.int64)
-        for dim in sharding.dims:
-            count = count * self.local(sharding, dim)
-        return count
+        key = sharding.dims, sharding.axes
+        if key not in self._elements:
+            count = np.ones(self.num_plans, dtype=np.int64)
+            for dim in sharding.dims:
+                count = count * self.local(sharding, dim)
+            count.setflags(write=False)
+            self._elements[key] = count
+        return self._elements[key]
 
     def num_bytes(self, operand: Operand) -> Ints:
         """Bytes of a buffer on one rank, as it is stored."""

@@ -6,7 +6,7 @@ All three readers take it: estimate with many plans, simulate and execute with o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -81,6 +81,11 @@ class Workload:
     def phases(self) -> tuple[Phase, ...]:
         """What is done to a micro_batch on a stage, in order."""
         return schedules.find(self.schedule, self.num_ranks).phases
+
+    def take(self, places: Ints) -> Workload:
+        """The same of some of the plans."""
+        layers = tuple(each[places] for each in self.layers)
+        return replace(self, rows=self.rows[places], sizes=self.sizes.take(places), layers=layers, _passes={})
 
     def stages(self, rank: int) -> tuple[int, ...]:
         """The virtual stages that live on a pipeline rank."""

@@ -93,11 +93,11 @@ def bounds(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
     return _priced(scenario, plans, lower_bound)
 
 
-def _priced(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Workload, Measures], Ints]) -> Estimates:
+def _priced(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Stages], Ints]) -> Estimates:
     step_s, peak_bytes = np.zeros(len(plans)), np.zeros(len(plans), dtype=np.int64)
     known: dict[int, Measures] = {}  # by identity of the prices, which they hold
     for workload, indices in _workloads(scenario, plans):
-        measures = known.setdefault(id(workload.prices), Measures(workload.prices))
-        step_s[indices] = fold(workload, measures) / PS_PER_S
-        peak_bytes[indices] = rank_memory(Stages.of(workload, measures)).total.max(axis=0)
+        stages = Stages.of(workload, known.setdefault(id(workload.prices), Measures(workload.prices)))
+        step_s[indices] = fold(stages) / PS_PER_S
+        peak_bytes[indices] = rank_memory(stages).total.max(axis=0)
     return Estimates(tuple(plans), step_s, peak_bytes, scenario.cluster.node.accelerator.hbm_capacity_bytes)

@@ -25,8 +25,8 @@ class Crossing(NamedTuple):
     buffers: tuple[str, ...]
 
     @property
-    def count(self) -> int:
-        """Entries of a state, compute included."""
+    def num_entries(self) -> int:
+        """Of a state, compute included."""
         return 1 + len(self.streams) + len(self.buffers)
 
 
@@ -90,7 +90,7 @@ def crossing(lists: Iterable[Tasks]) -> Crossing:
 
 def course(tasks: Tasks, prices: Sequence[Ints], state: Crossing, num_plans: int) -> Course:
     """A list walked once from each entry of the state alone, and from rest: an array [start, plan] for each end."""
-    count = state.count
+    count = state.num_entries
     starts = np.full((count, count + 1, num_plans), NEVER)[:, count == 1 :]  # from compute alone is from rest
     starts[range(count), range(count)] = 0
     starts[:, -1] = 0

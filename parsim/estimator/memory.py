@@ -20,7 +20,7 @@ from parsim.step.task import Part
 
 @dataclass(frozen=True, slots=True)
 class RankMemory:
-    """Bytes of the pipeline ranks at their peaks, by part, [rank, plan].  `framework` is the stack's stated overhead; the rest is counted."""
+    """Bytes of the pipeline ranks at their peaks, [rank, plan].  `framework` is the stack's stated overhead; the rest is counted."""
 
     parameters: Ints
     gradients: Ints

@@ -43,7 +43,9 @@ class Stages:
     @classmethod
     def of(cls, workload: Workload, measures: Measures) -> Stages:
         """The classes of a workload's stages."""
-        last, classes, index = workload.num_stages - 1, {}, []
+        last = workload.num_stages - 1
+        classes: dict[object, tuple[int, int]] = {}  # a class and its first stage, by what sets it apart
+        index: list[int] = []
         home = np.array([workload.rank_of(stage) for stage in range(last + 1)])
         zero = np.zeros((workload.num_ranks, workload.sizes.num_plans), dtype=np.int64)
         held = {name: zero.copy() for name in workload.step.segments}
@@ -115,16 +117,16 @@ def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:
     state = crossing(tasks for tasks, _ in lists)
     zero = np.zeros(len(rows), dtype=np.int64)
     charges: dict[str, Ints] = {}
-    total, matrix = zero, maxplus.identity(state.count, len(rows))
+    total, matrix = zero, maxplus.identity(state.num_entries, len(rows))
     for tasks, copies in lists:
         ends, charged = measures.course(tasks, state)
         for name, ps in charged.items():
             charges[name] = charges.get(name, zero) + copies * ps[rows]
-        if state.count == 1:
+        if state.num_entries == 1:
             total = total + copies * ends[rows, 0, 0]
         else:
             matrix = maxplus.product(maxplus.power(ends[rows], zero + copies), matrix)
-    if state.count == 1:
+    if state.num_entries == 1:
         return PassTime(total, charges, zero + maxplus.NEVER, zero)
     total = matrix[:, 0].max(axis=1)
     waits = exposed(state.streams[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -17,11 +17,11 @@ from parsim.cost.sizes import Ints
 from parsim.cost.timing import task_ps
 from parsim.cost.workload import Workload
 from parsim.errors import ScenarioError
-from parsim.estimator.lists import Measures
 from parsim.estimator.passes import Stages
 from parsim.estimator.streams import Streams, exposed
 from parsim.parallel.dimensions import DIMENSIONS, axes, names, replicating
 from parsim.parallel.plan import Plan
+from parsim.schedules.columnar import Bools
 from parsim.step.task import Collective, Task
 from parsim.units import PS_PER_S
 
@@ -59,8 +59,9 @@ def _levels(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_mi
     place = np.empty(len(order) + 1, dtype=np.int64)
     place[order], place[-1] = np.arange(len(order)), len(order)  # row -1 is before all
     ends = np.cumsum([len(rows) for rows in columns.levels]).tolist()
-    links = (place[each[order]] for each in (columns.before, columns.awaits, columns.sent_before))
-    return Levels(tuple(zip([0, *ends], ends, strict=False)), place[:-1], *links, columns.stage[order], columns.phase[order])
+    before, awaits, sent_before = (place[each[order]] for each in (columns.before, columns.awaits, columns.sent_before))
+    cuts = tuple(zip([0, *ends], ends, strict=False))
+    return Levels(cuts, place[:-1], before, awaits, sent_before, columns.stage[order], columns.phase[order])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,15 +80,19 @@ def fold(stages: Stages) -> Fold:
     spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)[levels.phase, levels.stage]
     sends = stages.table(stages.send_ps)[levels.phase, levels.stage]
     _check_range(spans + sends, levels)
-    count = len(spans)
-    starts, ends = np.empty_like(spans), np.zeros((count + 1, spans.shape[1]), dtype=np.int64)
+    starts, ends = np.empty_like(spans), np.zeros((len(spans) + 1, spans.shape[1]), dtype=np.int64)
+    _walk(levels, *(each[:, 0] if spans.shape[1] == 1 else each for each in (spans, sends, starts, ends)))  # a single index is fastest
+    return Fold(levels, starts, ends)
+
+
+def _walk(levels: Levels, spans: Ints, sends: Ints, starts: Ints, ends: Ints) -> None:
+    """Fill the starts and ends, level by level."""
     arrivals = np.zeros_like(ends)
     before, awaits, sent_before = levels.before, levels.awaits, levels.sent_before
     for low, high in levels.cuts:
         start = starts[low:high] = np.maximum(ends[before[low:high]], arrivals[awaits[low:high]])
         end = ends[low:high] = start + spans[low:high]
         arrivals[low:high] = np.maximum(end, arrivals[sent_before[low:high]]) + sends[low:high]
-    return Fold(levels, starts, ends)
 
 
 def _check_range(spans: Ints, levels: Levels) -> None:
@@ -101,25 +106,21 @@ def _check_range(spans: Ints, levels: Levels) -> None:
         raise ScenarioError(f"the step would take {longest / PS_PER_S:.3g} s", remedy="Check the rates and bandwidths of the hardware.")
 
 
-def step_ps(workload: Workload, measures: Measures) -> Ints:
+def step_ps(stages: Stages) -> Ints:
     """Picoseconds of the step of each plan."""
-    found = [_step(Stages.of(portion, measures)) for portion in _portions(workload)]
-    return np.concatenate(found)
+    return np.concatenate([finish(each, *pass_ends(each, fold(each))).compute.max(axis=0) for each in _portions(stages)])
 
 
-def _step(stages: Stages) -> Ints:
-    found = fold(stages)
-    return finish(stages, *pass_ends(stages, found)).compute.max(axis=0)
-
-
-def _portions(workload: Workload) -> Iterator[Workload]:
+def _portions(stages: Stages) -> Iterator[Stages]:
     """The plans in portions whose arrays stay small."""
+    workload = stages.workload
     rows = workload.num_micro_batches * workload.num_stages * len(workload.phases)
     size = max(1, int(_MOST_BYTES / (8 * _ARRAYS * rows)))
+    if size >= len(workload.rows):
+        yield stages
+        return
     for first in range(0, len(workload.rows), size):
-        own = np.arange(first, min(first + size, len(workload.rows)))
-        layers = tuple(each[own] for each in workload.layers)
-        yield replace(workload, rows=workload.rows[own], sizes=workload.sizes.take(own), layers=layers, _passes={})
+        yield Stages.of(workload.take(np.arange(first, min(first + size, len(workload.rows)))), stages.measures)
 
 
 def pass_ends(stages: Stages, found: Fold) -> tuple[Ints, Ints]:
@@ -166,14 +167,13 @@ def finish(stages: Stages, ends: Ints, busy: Ints) -> Streams:
     return streams
 
 
-def _members(task: Task, stages: Stages) -> Ints | None:
+def _members(task: Task, stages: Stages) -> Bools | None:
     """Which ranks of the pipeline take part in a collective over it, [rank, plan]; None for any other task."""
     if not isinstance(task, Collective) or "pp" not in task.group.axes:
         return None
-    held = stages.held
     if not task.group.homes:
-        return np.ones_like(next(iter(held.values())), dtype=bool)
-    return np.any([held[name] > 0 for name in task.group.homes], axis=0)
+        return np.ones((stages.workload.num_ranks, stages.workload.sizes.num_plans), dtype=bool)
+    return np.asarray(np.any([stages.held[name] > 0 for name in task.group.homes], axis=0))
 
 
 def timeline(stages: Stages) -> Timeline:
@@ -210,17 +210,15 @@ def _waits(stages: Stages, found: Fold, rank: int) -> tuple[tuple[str, int], ...
 
 def _links(workload: Workload) -> tuple[str, ...]:
     """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on."""
-    own = {DIMENSIONS.get(name).axis for name in names()} & {
-        DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()
-    }
+    own = {DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()}
     usual = sorted((axis for axis in reversed(axes()) if axis in own), key=lambda axis: axis in replicating())
     return (*usual, *(link for link in workload.step.structure.links if link not in own))
 
 
-def lower_bound(workload: Workload, measures: Measures) -> Ints:
+def lower_bound(stages: Stages) -> Ints:
     """Picoseconds that no schedule can beat: a rank's own work, after the stages below its first one have filled the pipeline and before
     they drain it.  Where a phase that hands nothing on may come last, none drain it."""
-    stages, phases = Stages.of(workload, measures), workload.phases
+    workload, phases = stages.workload, stages.workload.phases
     spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)
     sends = stages.table(stages.send_ps)
     reach = np.zeros_like(spans[0])

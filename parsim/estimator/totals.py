@@ -11,7 +11,6 @@ import numpy as np
 from parsim.cost.buckets import Held
 from parsim.cost.count import flops, hbm_bytes, sent_bytes
 from parsim.cost.sizes import Ints, Sizes
-from parsim.estimator.lists import Tasks
 from parsim.estimator.passes import Stages, lists_of
 from parsim.parallel.group import Group
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Send, Task
@@ -32,7 +31,8 @@ class Totals:
 def device_totals(stages: Stages, at: Mapping[str, int] | None = None) -> tuple[Totals, ...]:
     """Of the device of each pipeline rank at these coordinates inside it; without any: of the representative, the first of its groups."""
     links = stages.workload.step.structure.links
-    passes, ends = [_passes(stages, stage, at) for stage in stages.first], _finish(stages, at)
+    known: dict[int, dict[str, int]] = {}
+    passes, ends = [_passes(stages, stage, at, known) for stage in stages.first], _finish(stages, at)
     found = []
     for rank, own in enumerate(stages.index[stages.by_rank].tolist()):
         total = Counter({name: int(counts[rank]) for name, counts in ends.items()})
@@ -43,23 +43,20 @@ def device_totals(stages: Stages, at: Mapping[str, int] | None = None) -> tuple[
     return tuple(found)
 
 
-def _passes(stages: Stages, stage: int, at: Mapping[str, int] | None) -> Counter[str]:
-    """Counts of all micro_batches on one stage, by name: FLOPs, HBM bytes, and what is sent over each link."""
+def _passes(stages: Stages, stage: int, at: Mapping[str, int] | None, known: dict[int, dict[str, int]]) -> Counter[str]:
+    """Counts of all micro_batches on one stage, by name: FLOPs, HBM bytes, and what is sent over each link; `known`: those of tasks."""
     w, total = stages.workload, Counter[str]()
+    sizes = _at(w.sizes, at)
     for phase in w.phases:
         for closes in (False, True) if phase.accumulates else (False,):
             times = 1 if closes else w.num_micro_batches - phase.accumulates
             for tasks, copies in lists_of(w.pass_of(stage, phase, closes=closes)):
-                for name, count in _counted(stages, tasks, at).items():
-                    total[name] += count * int(np.ravel(copies)[0]) * times
-    return total
-
-
-def _counted(stages: Stages, tasks: Tasks, at: Mapping[str, int] | None) -> Counter[str]:
-    """Counts of one list."""
-    sizes, total = _at(stages.workload.sizes, at), Counter[str]()
-    for task in tasks:
-        total.update({name: int(count[0]) for name, count in _counts(stages, task, sizes, at or {})})
+                repeats = times * int(np.ravel(copies)[0])
+                for task in tasks:
+                    if id(task) not in known:  # the workload keeps its tasks
+                        known[id(task)] = {name: int(count[0]) for name, count in _counts(stages, task, sizes, at or {})}
+                    for name, count in known[id(task)].items():
+                        total[name] += count * repeats
     return total
 
 

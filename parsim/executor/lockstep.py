@@ -65,7 +65,7 @@ def _drive(ranks: list[Rank], programs: list[Iterator[Request]], mail: Mail, on_
             waiting[number] = need
             if isinstance(need, CollectiveCall):
                 calls.setdefault(need.key, {})[number] = need
-        runnable = _released(ranks, waiting, calls, mail)
+        runnable = _release(ranks, waiting, calls, mail)
     if waiting:
         stuck = "; ".join(f"rank {number} at {need}" for number, need in sorted(waiting.items())[:4])
         raise ScheduleError(f"ranks wait for one another: {stuck}")
@@ -78,7 +78,9 @@ def _report(ranks: list[Rank], ended: Mapping[int, StepEnd], on_step: OnStep | N
         on_step(parts[0].step, sum(part.loss or 0.0 for part in parts), [part.weights for part in parts if part.weights is not None])
 
 
-def _released(ranks: list[Rank], waiting: dict[int, Request], calls: dict[tuple[object, ...], dict[int, CollectiveCall]], mail: Mail) -> list[int]:
+def _release(
+    ranks: list[Rank], waiting: dict[int, Request], calls: dict[tuple[object, ...], dict[int, CollectiveCall]], mail: Mail
+) -> list[int]:
     """Ranks that can go on, once complete calls are held and messages taken."""
     free: list[int] = []
     for key in [k for k, present in calls.items() if len(present) == len(next(iter(present.values())).members)]:

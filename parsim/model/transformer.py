@@ -49,7 +49,9 @@ class TransformerSpec(ModelSpec):
     norm: str = figure("what normalises the input of attention, MLP and head", "layer_norm", legal=("layer_norm", "rms_norm"))
     positions: str = figure("a position table, or queries and keys turned by position", "learned", legal=("learned", "rotary"))
     bias: bool = figure("whether the linear layers of attention output and MLP have biases", True)
-    qkv_bias: bool = figure("whether those of queries, keys and values do; as bias where left out", True, rule=lambda row: row.get("bias", True))
+    qkv_bias: bool = figure(
+        "whether those of queries, keys and values do; as bias where left out", True, rule=lambda row: row.get("bias", True)
+    )
     tied_embedding: bool = figure("whether input and output embedding are one", True)
     causal: bool = figure("whether a token sees only those before it; false makes an encoder", True)
     norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)

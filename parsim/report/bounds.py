@@ -13,36 +13,41 @@ import numpy as np
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
-from parsim.cluster.network import binding_link, collective_s
-from parsim.cluster.price import collective_price, explain_collective
-from parsim.collectives import find, reference
+from parsim.cluster.network import binding_link, collective_s, leaves_node
+from parsim.cluster.price import Price, explain_collective
+from parsim.collectives import find
 from parsim.collectives.alpha_beta import alpha_beta_s
+from parsim.cost.buckets import Held
+from parsim.cost.cost_model import CostModel
+from parsim.cost.count import flops, hbm_bytes, operands
+from parsim.cost.sizes import Sizes
+from parsim.cost.timing import ACCUMULATION_FACTOR, adds_to_gradient, gemm_alignment, gemm_bytes
+from parsim.cost.work import Work, law_name, works_of
 from parsim.model.op_kinds import COSTS
-from parsim.step.count import flops, hbm_bytes
-from parsim.step.sizes import Sizes
-from parsim.step.task import Compute
-from parsim.step.timing import ACCUMULATION_FACTOR, Market, adds_to_gradient, gemm_alignment, gemm_bytes
-from parsim.step.work import Work, law_name, work_of
+from parsim.step.task import HOST, Compute
 
 Lines = Iterator[tuple[str, str]]
 _KINDS: Final[Mapping[type, str]] = {Accelerator: "accelerators", Node: "nodes", Fabric: "fabrics"}
 _UNSTATED = "stated in the scenario, without a source"
 
 
-def kernel_bound(task: Compute, sizes: Sizes, market: Market) -> Lines:
+def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) -> Lines:
     """What bounds a kernel: compute, HBM or launch, whichever is longest alone; then its constants."""
-    device = market.cluster.node.accelerator
-    if law_name(task) in device.kernels:
-        yield from own_law_bound(device, law_name(task), [work_of(task, sizes)])
+    device = model.cluster.node.accelerator
+    if task.stream == HOST:
+        yield from host_bound(model.cluster.node, int(hbm_bytes(task, sizes, held)[0]), over_link=False)
         return
-    family = COSTS[task.kernel].family
-    work, traffic = int(flops(task, sizes)[0]), int(hbm_bytes(task, sizes)[0])
+    if law_name(task) in device.kernels:
+        yield from own_law_bound(device, law_name(task), works_of(task, sizes, held))
+        return
+    family, dtype = COSTS[task.kernel].family, model.multiplies_in(task.dtype)
+    work, traffic = int(flops(task, sizes, held)[0]), int(hbm_bytes(task, sizes, held)[0])
     if family == "gemm":
-        rate, law = float(np.ravel(gemm_alignment(task, sizes))[0]), device.gemm_law(market.batch.dtype)
+        rate, law = float(np.ravel(gemm_alignment(task, sizes))[0]), device.gemm_law(dtype)
         reached, memory, launch_s = law.efficiency * rate, law.memory_efficiency, law.launch_s
         traffic = int(gemm_bytes(task, sizes)[0])
     elif family == "attention":
-        width = int(sizes.local(task.inputs[0].sharding, "C")[0])
+        width = int(sizes.local(operands(task)[0].sharding, "C")[0])
         backward = device.attention.backward_rate if task.kernel.endswith("_grad") else 1.0
         rate = 1.0
         reached = float(np.interp(width, *np.asarray(device.attention.efficiency_by_head_dim).T)) * backward
@@ -51,20 +56,20 @@ def kernel_bound(task: Compute, sizes: Sizes, market: Market) -> Lines:
         launched = not task.fused and bool(task.inputs)
         yield from elementwise_bound(device, traffic, launched=launched)
         return
-    peak = device.peak(market.batch.dtype)
+    peak = device.peak(dtype)
     parts = {
-        "compute": work / (peak * reached * market.sustained),
+        "compute": work / (peak * reached * model.sustained),
         "HBM": traffic / (device.hbm_bandwidth_bytes_per_s * memory),
         "launch": launch_s,
     }
     yield "bound by", _longest(parts)
-    yield "peak", f"{units.format(peak, 'FLOP/s')} in {market.batch.dtype}, dense [{cite(device, 'peak')}]"
+    yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
     yield "reached", f"{reached / rate:.3g} of the peak; {memory:.3g} of HBM; {_s(launch_s)} to launch [{cite(device, family)}]"
     if rate < 1:
         yield "alignment", f"{rate:.2g} of that rate is left by odd extents [parsim fit to measured steps of models with odd widths]"
     if adds_to_gradient(task):
         yield "adds", f"x {ACCUMULATION_FACTOR} for adding into the gradient, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
-    yield "sustained", f"{market.sustained:.3g} of that rate in training [{_sustained_source(market, device)}]"
+    yield "sustained", f"{model.sustained:.3g} of that rate in training [{_sustained_source(model, device)}]"
     yield _bandwidth(device)
 
 
@@ -101,22 +106,31 @@ def own_law_bound(device: Accelerator, name: str, calls: Iterable[Work]) -> Line
     )
 
 
-def collective_bound(market: Market, operation: str, elements: int, itemsize_bytes: int, num_ranks: int, stride: int) -> Lines:
+def collective_bound(model: CostModel, price: Price, elements: int, itemsize_bytes: int) -> Lines:
     """What bounds a collective: by latency and bandwidth where the stack names its algorithm, else by fitted laws in a ring's bytes."""
-    name = market.stack.collectives.get(operation)
-    algorithm = find(operation, name) if name else reference(operation)
-    wire_bytes = int(algorithm.busiest_elements(operation, num_ranks, elements)) * itemsize_bytes
-    num_steps = int(algorithm.num_steps(operation, num_ranks))
+    operation, num_ranks, stride = price.operation, int(price.num_ranks[0]), int(price.stride[0])
+    name = model.stack.collectives.get(operation)
     if name is None:
-        yield from link_bound(market.cluster, operation, wire_bytes, num_steps, num_ranks, stride)
+        yield from link_bound(price)
         return
-    group = {"itemsize_bytes": itemsize_bytes, "num_ranks": num_ranks, "stride": stride}
-    latency_s = float(np.ravel(alpha_beta_s(market.cluster, operation, name, elements=0, **group))[0])
-    whole_s = float(np.ravel(alpha_beta_s(market.cluster, operation, name, elements=elements, **group))[0])
-    link = binding_link(market.cluster, operation, num_ranks, stride)
+    algorithm, group = find(operation, name), {"itemsize_bytes": itemsize_bytes, "num_ranks": num_ranks, "stride": stride}
+    wire_bytes = int(algorithm.busiest_elements(operation, num_ranks, elements)) * itemsize_bytes
+    latency_s = float(np.ravel(alpha_beta_s(model.cluster, operation, name, elements=0, **group))[0])
+    whole_s = float(price.seconds[0])
+    link = binding_link(model.cluster, operation, num_ranks, stride)
     yield "algorithm", f"{name}, as the stack says: priced by latency and bandwidth, not by the fitted laws"
     yield "bound by", f"{'latency' if 2 * latency_s > whole_s else link} (latency {_s(latency_s)}, bytes {_s(whole_s - latency_s)})"
-    yield "because", f"{num_steps} steps; {units.format(wire_bytes, 'bytes')} through the busiest port"
+    steps = int(algorithm.num_steps(operation, num_ranks))
+    yield "because", f"{steps} steps; {units.format(wire_bytes, 'bytes')} through the busiest port"
+
+
+def message_bound(price: Price) -> Lines:
+    """What bounds a message to a neighbouring stage, by the slowest hop of the chain."""
+    node, fabric = price.cluster.node, price.cluster.fabric
+    if fabric is None or not leaves_node(price.cluster, price.stride, price.num_ranks)[0]:
+        yield "bound by", f"node link ({node.link.name}) [{cite(node, 'p2p_efficiency') or node.link.source}]"
+    else:
+        yield "bound by", f"NIC ({fabric.nic.name}) [{cite(fabric, 'p2p_efficiency')}]"
 
 
 def host_bound(node: Node, moved_bytes: float, *, over_link: bool) -> Lines:
@@ -131,16 +145,17 @@ def host_bound(node: Node, moved_bytes: float, *, over_link: bool) -> Lines:
     )
 
 
-def link_bound(cluster: Cluster, operation: str, wire_bytes: int, num_steps: int, num_ranks: int, stride: int) -> Lines:
+def link_bound(price: Price) -> Lines:
     """What bounds a collective: the node link, the NIC, or its start; then how the group lies and what it reaches."""
-    price = collective_price(_cited_by_law(cluster, operation), operation, wire_bytes, num_steps, num_ranks, stride)
+    cluster, operation, num_ranks, stride = price.cluster, price.operation, int(price.num_ranks[0]), int(price.stride[0])
     link = binding_link(cluster, operation, num_ranks, stride)
     if link:
         place = "node link" if link == cluster.node.link.name else "leaf" if link.endswith(" uplink") else "NIC"
-        tiny_s = collective_s(cluster, operation, 1, num_steps, num_ranks, stride)
+        tiny_s = collective_s(cluster, operation, 1, int(price.num_steps[0]), num_ranks, stride)
         start = float(np.ravel(tiny_s)[0]) > float(price.seconds[0]) / 2
         yield "bound by", f"launch: the start and steps of the collective, before {link}" if start else f"{place} ({link})"
-    yield "because", "\n".join(line.strip() for line in explain_collective(price).splitlines())
+    cited = replace(price, cluster=_cited_by_law(cluster, operation))
+    yield "because", "\n".join(line.strip() for line in explain_collective(cited).splitlines())
 
 
 def _cited_by_law(cluster: Cluster, operation: str) -> Cluster:
@@ -171,9 +186,9 @@ def _is_row(kind: str, row: Accelerator | Node | Fabric) -> bool:
     return bool(same == row)
 
 
-def _sustained_source(market: Market, device: Accelerator) -> str:
-    if device.name in market.stack.sustained_factor:
-        return market.stack.source or _UNSTATED
+def _sustained_source(model: CostModel, device: Accelerator) -> str:
+    if device.name in model.stack.sustained_factor:
+        return model.stack.source or _UNSTATED
     return cite(device, "sustained_factor")
 
 

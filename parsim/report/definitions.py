@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from parsim.parallel import dimensions
+
 METRICS: Final[Mapping[str, str]] = {
     "step_s": "seconds of one optimizer step: the longest path over all stages, from the first forward to the last update",
     "tokens_per_s": "global_batch x sequence_length / step_s: tokens trained in a second by all devices together",
@@ -22,10 +24,7 @@ METRICS: Final[Mapping[str, str]] = {
 
 BREAKDOWN: Final[Mapping[str, str]] = {
     "compute": "the busiest stage's compute stream runs kernels of forward and backward",
-    "exposed_tp": "it waits for tensor-parallel collectives that no compute hides",
-    "exposed_pp": "it waits for a message between stages that is on its way",
-    "exposed_dp": "it waits for the sum of gradients over the replicas, or for parameters that they shard",
-    "exposed_rp": "it waits for the sum of gradients over the groups that shard among themselves (zero_group)",
+    **{f"exposed_{axis}": f"it waits for {waits_for}" for axis, waits_for in dimensions.waits().items()},
     "exposed_host": "it waits for gradients to reach the host, or for weights to come back",
     "bubble": "it waits for another stage, which has not sent yet or is still at work",
     "optimizer": "gradient norm, clipping, the update and the cast of the weights, on the device or on its host",

@@ -1,30 +1,26 @@
 """Why a task takes as long as it does: expression, shapes on a rank, counts, what bounds it, and where each constant is from.
 
-Also what a reported figure means.  The prices themselves are made in parsim.step.timing; the sentences on laws in bounds.py.
+Also what a reported figure means.  Prices are made in parsim.cost.timing; notes.py puts one task into words, bounds.py the laws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from parsim import units
+from parsim.cost.workload import Workload
 from parsim.errors import ParsimError, did_you_mean
-from parsim.estimator.estimate import estimate, group_of
-from parsim.estimator.group import Group
+from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
 from parsim.report import definitions
-from parsim.report.bounds import collective_bound, kernel_bound
 from parsim.report.console import percent
-from parsim.report.ending import finish_notes
+from parsim.report.notes import Placed, sends, task_lines
 from parsim.report.sharing import Shared
 from parsim.scenario import Scenario
-from parsim.step.count import flops, hbm_bytes, payload, sent_bytes
-from parsim.step.sizes import Sizes
-from parsim.step.task import Communicate, Compute, Operand, Task
-from parsim.step.timing import communicate_price, compute_s
+from parsim.step.task import Bucket, Collective, Compute, Hold, Launches, Receive, Send, Task, Wait
 
-PASSES = ("forward", "backward")
+BOUNDARY = "boundary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,112 +39,73 @@ def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
         ParsimError: the plan has nothing of that name; the nearest is named.
     """
     chosen = scenario.plan(plan)
+    found = estimate(scenario, plan)
     if op in definitions.names():
-        return _figures(estimate(scenario, plan), op, scenario)
-    group, shared = group_of(scenario, chosen), Shared(scenario, chosen)
-    found = _matching(group, op)
-    if found:
-        return [_task_note(group, *each, shared) for each in found]
-    ending = [_ending_note(title, lines, shared) for title, lines in finish_notes(group, op, estimate(scenario, plan).critical_rank)]
-    if not ending:
-        raise _unknown(group, plan, op)
-    return ending
+        return _figures(found, op, scenario)
+    workload = stages_of(scenario, chosen).workload
+    every, shared = list(_tasks(workload, found.critical_rank)), Shared(workload)
+    named = _matching(every, op)
+    if not named:
+        raise _unknown(every, plan, op)
+    return _notes(workload, named, shared)
 
 
-Placed = tuple[str, str, Task]  # segment, pass, task
+def _tasks(workload: Workload, rank: int) -> Iterator[Placed]:
+    """All tasks that take time: of segments, of what surrounds them in a pass, and of the end of a step on a pipeline rank."""
+    phases, inside = workload.phases, set[int]()
+    for segment in workload.step.segments.values():
+        for phase in phases:
+            inside |= set(map(id, segment.phases[phase]))
+            words = (segment.name, phase.words, f"{segment.name}.{phase.words}")
+            yield from (Placed(f"{segment.name} {phase.words}", task, words) for task in segment.phases[phase])
+    for stage in range(workload.num_stages):
+        for phase in phases:
+            each = workload.pass_of(stage, phase, closes=True)
+            for task in (*each.prologue, *(task for run in each.runs for task in run.tasks), *each.epilogue):
+                if id(task) not in inside and not isinstance(task, Receive | Wait | Launches | Hold):
+                    inside.add(id(task))
+                    at_boundary = isinstance(task, Send) or (isinstance(task, Collective) and not isinstance(task.source, Bucket))
+                    yield Placed(f"stage boundary {phase.words}" if at_boundary else phase.words, task, (BOUNDARY,) * at_boundary)
+    for task in workload.step.finish:
+        if not isinstance(task, Wait):
+            holder = _holder(workload, task, rank)
+            yield Placed("end of the step", task, ("finish",), holder, workload.held(holder))
 
 
-def _tasks(group: Group) -> Iterator[Placed]:
-    for segment in group.step.segments:
-        for direction, tasks in zip(PASSES, (segment.forward, segment.backward), strict=True):
-            yield from ((segment.name, direction, task) for task in tasks)
+def _holder(workload: Workload, task: Task, rank: int) -> int:
+    """The pipeline rank to look at: this one, or of those that alone take part the last."""
+    homes = task.group.homes if isinstance(task, Collective) else ()
+    ranks = [each for each in range(workload.num_ranks) if not homes or any(home in workload.held(each) for home in homes)]
+    return rank if rank in ranks else ranks[-1]
 
 
-def _matching(group: Group, op: str) -> list[Placed]:
+def _matching(tasks: list[Placed], op: str) -> list[Placed]:
     """The tasks meant: by exact name with what is derived of them, else by pass or segment, kernel or operation, or prefix."""
-    tasks = list(_tasks(group)) if op else []
-    exact = [each for each in tasks if op == each[2].name or each[2].name.startswith(f"{op}.")]
-    place = [each for each in tasks if op in (each[0], each[1], f"{each[0]}.{each[1]}")]
-    kind = [each for each in tasks if op == (each[2].kernel if isinstance(each[2], Compute) else each[2].operation)]
-    prefix = [each for each in tasks if each[2].name.startswith(op)]
+    if not op:
+        return []
+    exact = [each for each in tasks if op == each.task.name or each.task.name.startswith(f"{op}.")]
+    place = [each for each in tasks if op in each.names]
+    kind = [each for each in tasks if op == getattr(each.task, "kernel", getattr(each.task, "operation", ""))]
+    prefix = [each for each in tasks if each.task.name.startswith(op)]
     return exact or place or kind or prefix
 
 
-def _unknown(group: Group, plan: str, op: str) -> ParsimError:
-    tasks = list(_tasks(group))
-    ops = tuple(dict.fromkeys(task.name.partition(".")[0] for _, _, task in tasks))
-    ending = tuple(work.name for work in group.step.finish)
-    known = (*PASSES, *(s.name for s in group.step.segments), *ops, *(task.name for _, _, task in tasks), *ending, *definitions.names())
-    remedy = f"Tasks: {', '.join((*ops, *ending))}.  Figures: {', '.join(definitions.names())}."
+def _unknown(tasks: list[Placed], plan: str, op: str) -> ParsimError:
+    ops = tuple(dict.fromkeys(each.task.name.partition(".")[0] for each in tasks))
+    places = dict.fromkeys(name for each in tasks for name in each.names)
+    known = (*places, *ops, *(each.task.name for each in tasks), *definitions.names())
+    remedy = f"Tasks: {', '.join(ops)}.  Figures: {', '.join(definitions.names())}."
     return ParsimError(f"nothing is called '{op}'{did_you_mean(op, known)}", f"plan '{plan}'", remedy)
 
 
-def _task_note(group: Group, segment: str, direction: str, task: Task, shared: Shared) -> Note:
-    again = direction == "backward" and any(
-        task.name == other.name for name, way, other in _tasks(group) if (name, way) == (segment, "forward")
-    )
-    title = f"{segment} {direction}: {task.name}" + (" (computed again)" if again else "")
-    if isinstance(task, Compute):
-        return Note(title, tuple(_compute_lines(group, task)))
-    lost = (("lost to others", shared.note(task.name)),) if task.operation != "slice" else ()
-    return Note(title, (*_communicate_lines(group, task), *lost))
-
-
-def _ending_note(title: str, lines: list[tuple[str, str]], shared: Shared) -> Note:
-    name = "send" if ("sent" in dict(lines)) else title.rpartition(": ")[2]
-    lost = [("lost to others", shared.note(name))] if {"sent", "collective"} & set(dict(lines)) else []
-    return Note(title, (*lines, *lost))
-
-
-def _compute_lines(group: Group, task: Compute) -> Iterator[tuple[str, str]]:
-    sizes, market = group.sizes, group.market
-    yield (
-        "kernel",
-        task.kernel + (", adds into its output" if task.accumulate else "") + (", fused into the one before" if task.fused else ""),
-    )
-    yield "expression", _expression(task.inputs, task.outputs)
-    yield "on a rank", _shapes(task.inputs, task.outputs, sizes)
-    partial = [f"{o.name} over {axis} ({how})" for o in task.outputs for axis, how in o.sharding.partial.items()]
-    if partial:
-        yield "partial", "; ".join(partial)
-    yield "FLOPs", units.format(int(flops(task, sizes)[0]), "FLOP")
-    yield "HBM", units.format(int(hbm_bytes(task, sizes)[0]), "bytes")
-    yield "time", units.format(float(compute_s(task, sizes, market)[0]), "s")  # type: ignore[index]
-    yield from kernel_bound(task, sizes, market)
-
-
-def _communicate_lines(group: Group, task: Communicate) -> Iterator[tuple[str, str]]:
-    sizes, market = group.sizes, group.market
-    num_ranks, stride = (int(each[0]) for each in sizes.group(task.axis))
-    operator = f" ({task.operator})" if "reduce" in task.operation else ""  # the others only move what is there
-    yield "collective", f"{task.operation} over {task.axis}{operator}" + (", beside compute" if task.asynchronous else "")
-    yield "expression", _expression((task.source,), (task.target,))
-    yield "on a rank", _shapes((task.source,), (task.target,), sizes)
-    itemsize = sizes.itemsize_bytes[task.source.dtype]
-    elements = sizes.elements(payload(task))
-    yield "payload", units.format(int(elements[0]) * itemsize, "bytes")
-    yield "sent", f"{units.format(int(sent_bytes(task, sizes, market, 0)[0]), 'bytes')} by a rank"
-    yield "time", units.format(float(communicate_price(task, sizes, market).seconds[0]), "s")
-    if task.operation != "slice":
-        yield from collective_bound(market, task.operation, int(elements[0]), itemsize, num_ranks, stride)
-
-
-def _expression(inputs: Sequence[Operand], outputs: Sequence[Operand]) -> str:
-    """'B S D, D F/tp -> B S F/tp': each dim with the axes that shard it."""
-    return " -> ".join(", ".join(_dims(operand) for operand in side) for side in (inputs, outputs)).lstrip()
-
-
-def _dims(operand: Operand) -> str:
-    named = zip(operand.dims, operand.sharding.axes, strict=True)
-    return " ".join("/".join((dim, *axes)) for dim, axes in named) or "scalar"
-
-
-def _shapes(inputs: Sequence[Operand], outputs: Sequence[Operand], sizes: Sizes) -> str:
-    def shape(operand: Operand) -> str:
-        extents = " x ".join(str(int(sizes.local(operand.sharding, dim)[0])) for dim in operand.dims)
-        return f"{operand.name} [{extents}]"
-
-    return " -> ".join(", ".join(shape(operand) for operand in side) for side in (inputs, outputs)).lstrip()
+def _notes(workload: Workload, tasks: list[Placed], shared: Shared) -> list[Note]:
+    """A note a task; one for tasks of several passes about which there is the same to say."""
+    found: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
+    for each in tasks:
+        lost = (("lost to others", shared.note(each.task.name)),) if sends(each.task) else ()
+        again = " (computed again)" if isinstance(each.task, Compute | Collective) and each.task.again else ""
+        found.setdefault((f"{each.task.name}{again}", (*task_lines(workload, each), *lost)), []).append(each.where)
+    return [Note(f"{', '.join(dict.fromkeys(where))}: {name}", lines) for (name, lines), where in found.items()]
 
 
 def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from parsim.estimator import segment as passes
-from parsim.estimator.estimate import group_of
-from parsim.estimator.group import Group
+import numpy as np
+
+from parsim.cost.buckets import weight_elements
+from parsim.cost.count import flops, hbm_bytes, sent_bytes
+from parsim.cost.sizes import Ints
+from parsim.cost.timing import task_price
+from parsim.cost.workload import Workload
+from parsim.estimator.estimate import stages_of
 from parsim.estimator.result import Estimate
 from parsim.scenario import Scenario
-from parsim.step.holdings import segment_elements
-from parsim.step.task import Compute, Segment
-from parsim.step.timing import communicate_price, compute_s
+from parsim.schedules.phase import Phase
+from parsim.step.step import Segment
+from parsim.step.task import Compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +46,27 @@ class LayerRow:
 
 
 def layer_rows(scenario: Scenario, estimate: Estimate) -> list[LayerRow]:
-    """The rows of a plan: embedding, one layer and head, forward and backward."""
-    group = group_of(scenario, estimate.plan)
-    both = ("forward", "backward")
-    return [_row(group, estimate, segment, direction) for segment in group.step.segments for direction in both]
+    """The rows of a plan: each segment, phase by phase."""
+    workload = stages_of(scenario, estimate.plan).workload
+    return [_row(workload, estimate, segment, phase) for segment in workload.step.segments.values() for phase in workload.phases]
 
 
-def _row(group: Group, estimate: Estimate, segment: Segment, direction: str) -> LayerRow:
-    tasks = segment.forward if direction == "forward" else segment.backward
-    sizes, market = group.sizes, group.market
-    work = [compute_s(task, sizes, market) for task in tasks if isinstance(task, Compute)]
-    talk = [communicate_price(task, sizes, market).seconds for task in tasks if not isinstance(task, Compute)]
-    sent = [passes.sent_bytes(tasks, sizes, market, axis, 0) for axis in group.step.structure.axes]
+def _row(workload: Workload, estimate: Estimate, segment: Segment, phase: Phase) -> LayerRow:
+    tasks, sizes, model = segment.phases[phase], workload.sizes, workload.model
+    seconds = [(isinstance(task, Compute), float(task_price(task, sizes, model).seconds[0])) for task in tasks]
+
+    def total(counts: Iterable[Ints]) -> int:
+        return sum(int(each[0]) for each in counts)
+
     return LayerRow(
         plan=estimate.name,
         segment=segment.name,
-        direction=direction,
-        copies=_one(group.holding(estimate.critical_rank).of(segment)),
-        flops=_one(passes.flops(tasks, sizes)),
-        hbm_bytes=_one(passes.hbm_bytes(tasks, sizes)),
-        sent_bytes=sum(_one(each) for each in sent),
-        num_parameters=_one(segment_elements(group.step, segment, sizes, "all")),
-        compute_s=float(sum(each[0] for each in work)),  # type: ignore[index]
-        communicate_s=float(sum(each[0] for each in talk)),
+        direction=phase.words,
+        copies=int(np.ravel(workload.held(estimate.critical_rank).get(segment.name, 0))[0]),
+        flops=total(flops(task, sizes) for task in tasks),
+        hbm_bytes=total(hbm_bytes(task, sizes) for task in tasks),
+        sent_bytes=total(sent_bytes(task, sizes, model, 0) for task in tasks),
+        num_parameters=total(weight_elements(weight, "whole", sizes) for weight in segment.own_weights),
+        compute_s=sum(each for is_compute, each in seconds if is_compute),
+        communicate_s=sum(each for is_compute, each in seconds if not is_compute),
     )
-
-
-def _one(values: object) -> int:
-    """The value of a single plan."""
-    return int(values[0])  # type: ignore[index]

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from parsim import units
-from parsim.parallel.plan import Plan
+from parsim.cost.workload import Workload
 from parsim.report.console import percent, show_table
 from parsim.report.results import Result, Results
-from parsim.scenario import Scenario
 from parsim.simulator.program import Program
 from parsim.simulator.run import run
 from parsim.simulator.trace import Trace
-from parsim.step.timing import Market
 
 _MOST_EVENTS = 500_000  # some seconds: what a question about one task may take
 
@@ -56,18 +54,15 @@ def _link_rows(result: Result) -> Iterator[dict[str, str]]:
 class Shared:
     """A plan's step with contention, simulated when it is first asked for."""
 
-    scenario: Scenario
-    plan: Plan
+    workload: Workload
     trace: Trace | None = None
 
     def note(self, task: str) -> str:
         """What the flows of a task lost, on which link, to whom; all stages and micro_batches together."""
         if self.trace is None:
-            market = Market(self.scenario.cluster, self.scenario.stack, self.scenario.batch)
-            program = Program.of(self.scenario.model, market, self.plan, dict(self.scenario.itemsize_bytes))
-            if program.num_events() > _MOST_EVENTS:
+            if Program(self.workload).num_events(streams=True) > _MOST_EVENTS:
                 return "not simulated here, of too many events; ask parsim run --backend simulate --contention"
-            self.trace = run(program, contention=True)
+            self.trace = run(self.workload, contention=True)
         lost = self.trace.lost_s(task)
         if not lost:
             return "nothing: no other flow left it less of a link"

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from parsim.parallel.dimensions import axes
+
 _PURPLE, _GREY = "#CC79A7", "#BBBBBB"
+_AXES = ("#E69F00", "#009E73", "#D55E00", "#56B4E9")  # of the mesh, the innermost first
 
 TIME: Final[Mapping[str, str]] = {
     "compute": "#0072B2",
-    "exposed_tp": "#E69F00",
-    "exposed_pp": "#56B4E9",
-    "exposed_dp": "#009E73",
-    "exposed_rp": "#D55E00",
+    **{f"exposed_{axis}": colour for axis, colour in zip(reversed(axes()), _AXES, strict=False)},
     "exposed_host": "#F0E442",
     "bubble": _GREY,
     "optimizer": _PURPLE,

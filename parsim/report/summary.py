@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from parsim import units
 from parsim.errors import CapacityError
 from parsim.estimator.result import Estimate
+from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import KEYS, Plan
 from parsim.report.console import log, percent, say, show_table
 from parsim.report.layers import LayerRow
@@ -59,11 +60,12 @@ def _has_chunks(plans: Iterable[Plan]) -> bool:
 
 def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
     plan = estimate.plan
+    tp, pp, dp = map(axis_of, ("tensor_parallel", "pipeline_parallel", "data_parallel"))
     return {
-        "tp": str(plan.tensor_parallel),
-        "pp": str(plan.pipeline_parallel),
+        tp: str(plan.tensor_parallel),
+        pp: str(plan.pipeline_parallel),
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
-        "dp": f"{plan.data_parallel}{_zero(plan)}",
+        dp: f"{plan.data_parallel}{_zero(plan)}",
         "mbs": f"{plan.micro_batch} x {estimate.num_micro_batches}",
         "recompute": f"{_recompute(plan)}{' +sp' if plan.sequence_parallel else ''}",
     }

@@ -29,13 +29,6 @@ class Item(NamedTuple):
     makes: tuple[str, ...]  # the buffers that others may wait for
 
 
-class Gathering(NamedTuple):
-    """An item of a step's end, with the pipeline ranks that start it together; none: the rank alone."""
-
-    item: Item
-    members: tuple[int, ...]
-
-
 def stream_of(task: Task) -> str:
     """The stream on which a task runs; what only waits is compute's."""
     return COMPUTE_STREAM if isinstance(task, Receive) else getattr(task, "stream", COMPUTE_STREAM)
@@ -48,7 +41,7 @@ def items(tasks: Iterable[Task], ps_of: Callable[[Task], int]) -> Iterator[Item]
         stream, ps = stream_of(task), ps_of(task)
         if isinstance(task, Hold) or (isinstance(task, Launches) and not ps):
             continue
-        waits = getattr(task, "buffers", ())  # a Wait waits for what others lists have made, too
+        waits = getattr(task, "buffers", ())  # a Wait waits for what other lists have made, too
         after = (*waits, *(name for name in reads(task) if name in beside and name not in waits))
         makes = writes(task) if stream != COMPUTE_STREAM else ()
         beside |= set(makes)
@@ -168,11 +161,11 @@ class Program:
         """The rank at whose holding a task of the step's end is priced: of several pipeline ranks, the last."""
         return max(self.members[id(task)], default=rank)
 
-    def finish(self, rank: int) -> list[Gathering]:
-        """The end of a step on a rank, task by task."""
+    def finish(self, rank: int) -> list[tuple[Item, tuple[int, ...]]]:
+        """The end of a step on a rank, task by task, each with its `members`."""
         members = self.members
         tasks = [task for task in self.workload.step.finish if not members[id(task)] or rank in members[id(task)]]
-        return [Gathering(item, members[id(item.task)]) for item in items(tasks, lambda task: self.finish_ps(task, self.payer(task, rank)))]
+        return [(item, members[id(item.task)]) for item in items(tasks, lambda task: self.finish_ps(task, self.payer(task, rank)))]
 
     def finish_ps(self, task: Task, rank: int) -> int:
         """Picoseconds of a task of the step's end at the holding of a rank."""

@@ -25,7 +25,7 @@ class Rank:
         self.ready: dict[str, simpy.Event] = {}  # what makes each buffer that was made beside compute
 
     def folded(self, folds: Sequence[Fold]) -> Events:
-        """The whole step, an action an event and a message another."""
+        """The whole step, an action an event; a message is another where its receiver waits before it is sent."""
         env, world, columns, ends, now = self.env, self.world, self.world.program.columns, dict[str, int](), 0
         own = slice(self.rows.start, self.rows.stop)
         actions = (each[own].tolist() for each in (world.program.pass_index, columns.awaits, columns.sends))
@@ -82,6 +82,8 @@ class Rank:
                 before += [] if isinstance(arrival, int) else [arrival]
             if isinstance(task, Wait):
                 before += [self.last[each] for each in task.streams if each in self.last]
+            if isinstance(task, Send) and row is not None and not columns.sends[row]:
+                continue  # the next stage lies on this rank
             if stream != COMPUTE_STREAM:
                 before += [self.last[stream]] if stream in self.last else []
                 self.last[stream] = self.env.process(self.beside(item, before, label, row))

@@ -64,8 +64,8 @@ def run(workload: Workload, *, contention: bool = False, spans: bool = False) ->
         rank = Rank(number, world, range(starts[number], starts[number + 1]))
         env.process(rank.streams() if streams else rank.folded(folds))
     env.run()
-    seen = (tuple(sorted(world.spans)), world.num_events)
-    if (network := world.network) is None:
-        return Trace(world.end_ps, *seen, peak_bytes(program), program.flops)
-    seen = (seen[0], seen[1] + network.num_solved)
-    return Trace(world.end_ps, *seen, peak_bytes(program), program.flops, network.links(), network.losses())
+    seen, network = tuple(sorted(world.spans)) if streams else (), world.network
+    ranks = (peak_bytes(program), program.flops)
+    if network is None:
+        return Trace(world.end_ps, seen, world.num_events, *ranks)
+    return Trace(world.end_ps, seen, world.num_events + network.num_solved, *ranks, network.links(), network.losses())

@@ -14,7 +14,7 @@ class Span(NamedTuple):
     start_ps: int
     end_ps: int
     rank: int
-    stream: str  # compute | tp | dp | send_F | send_B
+    stream: str  # compute, a group of axes, send_F, send_B, host ...
     name: str
 
 
@@ -42,7 +42,7 @@ class Trace:
     """A simulated step: one pipeline rank stands for all its data- and tensor-parallel copies."""
 
     step_ps: int
-    spans: tuple[Span, ...]
+    spans: tuple[Span, ...]  # with contention, or where they were asked for
     num_events: int
     peak_bytes: tuple[int, ...]  # by rank: the high-water mark in issue order, without the stack's overheads
     flops: tuple[int, ...]  # by rank: the sum over what ran

@@ -111,9 +111,9 @@ def sending(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
 
 def _on_wire(step: Step, operand: Operand) -> Operand:
     """A boundary tensor as a rank sends it: whole, or its part of a sequence that the tensor-parallel ranks all hold."""
-    if not step.structure.scatter_gather:
+    if not step.structure.boundary_axes:
         return operand
-    axes = tuple(("tp",) if dim == "T" else own for dim, own in zip(operand.dims, operand.sharding.axes, strict=True))
+    axes = tuple(step.structure.boundary_axes if dim == "T" else own for dim, own in zip(operand.dims, operand.sharding.axes, strict=True))
     return Operand(operand.name + SHARD, Sharding(operand.dims, axes), operand.dtype)
 
 

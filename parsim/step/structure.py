@@ -32,7 +32,7 @@ class Structure:
     fusions: tuple[str, ...]
     tensor_overlap: bool
     gradient_overlap: bool
-    scatter_gather: bool
+    boundary_axes: tuple[str, ...]  # over which ranks cut the sequence of what crosses a stage boundary, though all hold it
     master_weights: bool
 
     @classmethod
@@ -48,6 +48,7 @@ class Structure:
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
         stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replicating())
         divides = batch.sequence_length % plan.tensor_parallel == 0
+        is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
             axes=axes,
             dimensions=dimensions,
@@ -66,7 +67,7 @@ class Structure:
             fusions=tuple(sorted(stack.fusions)),
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
             gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
-            scatter_gather=stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides,
+            boundary_axes=("tp",) if is_cut else (),
             master_weights=batch.dtype not in ("fp32", "tf32"),
         )
 

@@ -21,7 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=False).stdout
     for name in filter(None, tracked.split("\0")):
-        if (ROOT / name).is_file() and name.split("/")[0] in ("parsim", "kernels", "pyproject.toml", "README.md"):
+        if (ROOT / name).is_file() and name.split("/")[0] in ("parsim", "kernels", "pyproject.toml", "README.md", "LICENSE"):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     if not source.exists():
@@ -41,6 +41,7 @@ def test_the_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     assert wheel.name.startswith("parsim_llm-")
     assert {"parsim/cli.py", "parsim_kernels/machine.py", "parsim/catalog/data/accelerators.yaml", "parsim/py.typed"} <= set(names)
     assert not any(name.split("/")[0] in ("kernels", "tests") for name in names)
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
 def test_the_wheel_predicts_a_step_from_another_folder(wheel: Path, tmp_path: Path) -> None:

@@ -72,6 +72,15 @@ def test_estimate_equals_simulate_to_the_picosecond_and_to_the_byte(drawn: tuple
     trace, predicted = simulate(chosen, plan), estimate(chosen, plan)
     assert round(predicted.step_s * 1e12) == trace.step_ps
     assert trace.peak_bytes == tuple(counted_peak_bytes(stages_of(chosen, plan))[:, 0].tolist())
+    assert trace.flops == predicted.flops
+
+
+@settings(max_examples=40, deadline=None)
+@given(plans())
+def test_an_action_as_one_event_takes_the_time_of_its_streams(drawn: tuple[Scenario, Plan]) -> None:
+    folded, walked = simulate(*drawn), simulate(*drawn, spans=True)
+    assert replace(walked, spans=(), num_events=0) == replace(folded, num_events=0)
+    assert (folded.spans, max(span.end_ps for span in walked.spans)) == ((), walked.step_ps)
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,8 +20,8 @@ from parsim.estimator.estimate import stages_of
 from parsim.estimator.totals import device_totals
 from parsim.executor import calls
 from parsim.executor.calls import KernelUse
-from parsim.executor.job import Attributes
 from parsim.executor.evaluate import Score, whole_weights
+from parsim.executor.job import Attributes
 from parsim.executor.names import owned
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Array, Values

@@ -39,7 +39,8 @@ def alive(process: int) -> bool:
 def children() -> set[str]:
     found = set()
     for task in Path("/proc/self/task").iterdir():
-        found |= set((task / "children").read_text().split())
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            found |= set((task / "children").read_text().split())
     return found
 
 
@@ -52,8 +53,8 @@ def descriptors() -> list[str]:
 
 
 def left_behind() -> tuple[set[str], set[str], list[str]]:
-    """Children, shared memory by name (but for MPI's: another test may be at it), and open descriptors of this process."""
-    return children(), {name for name in os.listdir("/dev/shm") if "mpi" not in name}, descriptors()
+    """Children, shared memory by name (as Python or we would name it: others are at it too), and open descriptors of this process."""
+    return children(), {name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "parsim"))}, descriptors()
 
 
 @pytest.fixture(autouse=True)
@@ -63,24 +64,26 @@ def _nothing_is_left_behind() -> Iterator[None]:
     assert left_behind() == before
 
 
-def dies(num_ranks: int, victim: int, how: str, after_s: float, deadline_s: float, seed: int = 0) -> tuple[WorkerError, float]:
-    """The error of a run in which the victim ends, and for how long the run took."""
-    start_s = time.monotonic()
-    with pytest.raises(WorkerError) as raised:
-        launch(targets.fails, num_ranks, "shared_memory", (victim, how, after_s, seed), deadline_s=deadline_s)
-    return raised.value, time.monotonic() - start_s
+def dies(num_ranks: int, victim: int, how: str, after_s: float, seed: int = 0) -> TransportError:
+    """The error of a run in which the victim ends."""
+    for deadline_s in targets.DEADLINES_S if how == "stop" else (targets.DEADLINE_S,):
+        with pytest.raises(TransportError) as raised:
+            launch(targets.fails, num_ranks, "shared_memory", (victim, how, after_s, seed), deadline_s=deadline_s)
+        if isinstance(raised.value, WorkerError):
+            break
+    return raised.value
 
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("victim", [0, 2])
 def test_when_a_rank_ends_the_run_ends_and_the_error_names_it(how: str, victim: int) -> None:
-    error, _ = dies(3, victim, how, after_s=0.05, deadline_s=1.0 if how == "stop" else targets.DEADLINE_S)
-    assert error.rank == victim
+    error = dies(3, victim, how, after_s=0.05)
+    assert isinstance(error, WorkerError) and error.rank == victim
     assert str(error).startswith(f"rank {victim} {HOW[how]}")
 
 
 def test_the_exception_of_a_rank_comes_back_with_the_place_where_it_was_raised() -> None:
-    error, _ = dies(2, 1, "raise", after_s=0.0, deadline_s=targets.DEADLINE_S)
+    error = dies(2, 1, "raise", after_s=0.0)
     assert isinstance(error.__cause__, ValueError)
     assert "in fails" in "".join(error.__notes__)
 
@@ -156,7 +159,7 @@ def processes(folder: Path) -> list[int]:
     return [int(text) for path in folder.iterdir() if (text := path.read_text())]
 
 
-def ended(given: Callable[[], list[int]], within_s: float = 10.0) -> None:
+def ended(given: Callable[[], list[int]], within_s: float = targets.DEADLINE_S) -> None:
     """All these processes end; the kernel kills a child soon after its parent, not at once."""
     end_s = time.monotonic() + within_s
     while any(map(alive, given())) and time.monotonic() < end_s:
@@ -170,5 +173,5 @@ def test_a_rank_may_end_at_any_time(seed: int) -> None:
     chance = random.Random(seed)
     num_ranks, how = chance.randrange(1, 6), chance.choice(list(HOW))
     victim = chance.randrange(num_ranks)
-    error, _ = dies(num_ranks, victim, how, chance.random() * 0.3, 2.0 if how == "stop" else targets.DEADLINE_S, seed)
+    error = dies(num_ranks, victim, how, chance.random() * 0.3, seed)
     assert str(error).startswith(f"rank {victim} {HOW[how]}")

@@ -8,21 +8,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parsim.estimator.group import Group
-from parsim.estimator.segment import Span
-from parsim.step.holdings import Holding, bucket_elements
 from parsim.step.sizes import sizes_of
 
 from parsim.cluster.link import CollectiveLaw
+from parsim.cost import count
+from parsim.cost.buckets import elements
+from parsim.cost.sizes import Ints, Sizes, sizes_of
 from parsim.estimator import pipeline
-from parsim.estimator.estimate import estimate, group_of
+from parsim.estimator.estimate import estimate, stages_of
+from parsim.estimator.passes import PassTime, Stages
 from parsim.model.parameters import num_parameters
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan
-from parsim.step import count
+from parsim.schedules.phase import Phase
 from parsim.step.lower import lower
+from parsim.step.step import Segment
 from parsim.step.structure import Structure
-from parsim.step.task import Compute, Segment
+from parsim.step.task import Bucket, Compute
 from support import CLUSTER, DTYPES, GPT, NODE, STACK, scenario
 
 MODELS = {  # Brown et al. 2020, table 2.1; Korthikanti et al. 2022, table 3: L, h, a, v and the published size in billions
@@ -51,17 +53,17 @@ def test_parameters_are_12_l_h_squared_plus_13_l_h_plus_the_embeddings(name: str
 
 def test_the_weights_of_the_step_are_the_parameters_of_the_model() -> None:
     model = replace(GPT, vocab_size=64)  # no padding
-    group = group_of(scenario(model=model), Plan())
-    one = np.array([1])
-    held = bucket_elements(group.step, group.sizes, "all", Holding({"embedding": one, "layer": one * model.num_layers, "head": one}))
-    assert int(held[0]) == num_parameters(model)
+    workload = stages_of(scenario(model=model), Plan()).workload
+    update = next(task for task in workload.step.finish if task.name == "update")
+    assert isinstance(update, Compute) and isinstance(update.inputs[0], Bucket)
+    assert int(elements(update.inputs[0], workload.sizes, workload.held(0))[0]) == num_parameters(model)
 
 
 def saved_bytes(tensor_parallel: int, sequence_parallel: bool, recompute: str) -> int:
     plan = Plan(tensor_parallel=tensor_parallel, sequence_parallel=sequence_parallel, recompute=recompute, micro_batch=B)
     structure = Structure.of(LAYER_MODEL, BATCH, plan, STACK)
     sizes = sizes_of(LAYER_MODEL, BATCH, [plan], STACK, DTYPES)
-    return sum(int(sizes.num_bytes(operand)[0]) for operand in lower(structure).layer.saved)
+    return sum(int(sizes.num_bytes(operand)[0]) for operand in lower(structure).segments["layer"].kept[Phase.F])
 
 
 S, B, H, A = 64, 2, 96, 8
@@ -85,9 +87,9 @@ def test_activations_of_a_layer_are_those_of_korthikanti_2022(t: int) -> None:
     assert saved_bytes(t, False, "full") == 2 * S * B * H
 
 
-def gemm_flops(segment: Segment, group: Group) -> int:
-    tasks = [t for t in (*segment.forward, *segment.backward) if isinstance(t, Compute) and t.kernel == "einsum"]
-    return sum(int(count.flops(task, group.sizes)[0]) for task in tasks)
+def gemm_flops(segment: Segment, sizes: Sizes) -> int:
+    tasks = (task for phase in (Phase.F, Phase.B) for task in segment.phases[phase])
+    return sum(int(count.flops(task, sizes)[0]) for task in tasks if isinstance(task, Compute) and task.kernel == "einsum")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -95,12 +97,13 @@ def test_matmul_flops_with_full_recomputation_are_narayanan_2021_eq_3(name: str)
     """96 B s l h^2 (1 + s / 6h + V / 16 l h), arXiv:2104.04473: full recomputation runs the whole forward again."""
     layers, hidden, _, _, _ = MODELS[name]
     batch, sequence = 4, 2048
-    group = group_of(scenario(model=gpt(name), batch=Batch(batch, sequence)), Plan(micro_batch=batch, recompute="full"))
-    vocabulary = int(group.sizes.dims["V"][0])
+    workload = stages_of(scenario(model=gpt(name), batch=Batch(batch, sequence)), Plan(micro_batch=batch, recompute="full")).workload
+    sizes, segments = workload.sizes, workload.step.segments
+    vocabulary = int(sizes.dims["V"][0])
     expected = (
         96 * batch * sequence * layers * hidden**2 + 16 * batch * sequence**2 * layers * hidden + 6 * batch * sequence * hidden * vocabulary
     )
-    assert layers * gemm_flops(group.step.layer, group) + gemm_flops(group.step.head, group) == expected
+    assert layers * gemm_flops(segments["layer"], sizes) + gemm_flops(segments["head"], sizes) == expected
 
 
 @pytest.mark.parametrize("dp", [2, 4])
@@ -125,18 +128,27 @@ def test_zero_divides_states_by_the_replicas(stage: int) -> None:
         assert memory[part] == (each * psi // 4 if shared[part] else each * psi)
 
 
-def flat_pipeline(p: int, m: int, chunks: int, forward: int, backward: int, message: int) -> Group:
-    """Equal stages of the given picoseconds, and nothing else."""
-    model = replace(GPT, num_layers=p * chunks)
+class Flat(Stages):
+    """Equal stages of given picoseconds, forward, backward and for a message."""
+
+    given: tuple[int, int, int]
+
+    def time(self, stage: int, phase: Phase, *, closes: bool = False) -> PassTime:
+        ps = np.array([self.given[self.workload.phases.index(phase)]])
+        return PassTime(ps, {"compute": ps}, ps, ps)
+
+    def send_ps(self, stage: int, phase: Phase) -> Ints:
+        return np.array([self.given[2]])
+
+
+def flat_pipeline_ps(p: int, m: int, chunks: int, *given: int) -> int:
+    """The end of the last pass of equal stages of these picoseconds."""
     schedule = "1f1b" if chunks == 1 else "interleaved_1f1b"
     plan = Plan(pipeline_parallel=p, virtual_pipeline=chunks, schedule=schedule)
-    group = group_of(scenario(model=model, batch=Batch(m, 8)), plan)
-    zero = np.array([0])
-    spans = {(name, kind): Span(zero, zero, zero, {}) for name in ("embedding", "head") for kind in "FB"}
-    for kind, ps in (("F", forward), ("B", backward)):
-        spans["layer", kind] = Span(np.array([ps]), np.array([ps]), zero, {})
-    passes = replace(group.passes, spans=spans, send=np.array([message]))
-    return replace(group, passes=passes, step=replace(group.step, finish=()))
+    found = stages_of(scenario(model=replace(GPT, num_layers=p * chunks), batch=Batch(m, 8)), plan)
+    stages = Flat(found.workload, found.measures, found.first, found.index, found.home, found.held)
+    object.__setattr__(stages, "given", given)
+    return int(pipeline.fold(stages).ends.max())
 
 
 @settings(max_examples=300, deadline=None)
@@ -144,7 +156,7 @@ def flat_pipeline(p: int, m: int, chunks: int, forward: int, backward: int, mess
 def test_1f1b_with_messages_of_cost_c_has_its_closed_form(p: int, rounds: int, tf: int, tb: int, data: st.DataObject) -> None:
     """T = (m + p - 1)(tf + tb) + c [2 (p - 1) m / p + 2 (p - 2)], exact for c <= tf + tb, p >= 2, p divides m (derived for eager sends)."""
     m, c = rounds * p, data.draw(st.integers(0, tf + tb))
-    step = int(pipeline.step_ps(flat_pipeline(p, m, 1, tf, tb, c))[0])
+    step = flat_pipeline_ps(p, m, 1, tf, tb, c)
     assert step == (m + p - 1) * (tf + tb) + c * (2 * (p - 1) * rounds + 2 * (p - 2))
 
 
@@ -153,7 +165,7 @@ def test_interleaving_divides_the_bubble_by_the_chunks(p: int, v: int, m: int) -
     """Bubble over ideal time is (p - 1) / (v m): Narayanan et al. 2021, section 2.2.2."""
     tf, tb = 3, 6
     ideal = m * v * (tf + tb)
-    step = int(pipeline.step_ps(flat_pipeline(p, m, v, tf, tb, 0))[0])
+    step = flat_pipeline_ps(p, m, v, tf, tb, 0)
     assert (step - ideal) * v * m == (p - 1) * ideal
 
 

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from parsim.step.holdings import segment_elements
 from parsim.step.sizes import sizes_of
 
 from parsim import catalog
+from parsim.cost.buckets import weight_elements
+from parsim.cost.sizes import sizes_of
 from parsim.model import parameters
 from parsim.model.parameters import model_flops_per_token, num_parameters
 from parsim.model.spec import ModelSpec
@@ -85,7 +86,8 @@ def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
     batch, stack, plan = Batch(1, 1), Stack("no padding", vocab_multiple=1), Plan()
     step = lower(Structure.of(model, batch, plan, stack))
     sizes = sizes_of(model, batch, [plan], stack, DTYPES)
-    counted = sum(dict(model.layout)[s.name] * int(segment_elements(step, s, sizes, "all")[0]) for s in step.segments)
+    own = ((segment.name, weight) for segment in step.segments.values() for weight in segment.own_weights)
+    counted = sum(dict(model.layout)[name] * int(weight_elements(weight, "whole", sizes)[0]) for name, weight in own)
     assert counted == num_parameters(model)
 
 

@@ -19,7 +19,7 @@ from parsim_kernels.transport.lifeline import Frame, FrameKind, Frames, die_with
 from parsim_kernels.transport.segment import SharedSegment
 from parsim_kernels.transport.worker import LaunchRequest
 
-_GRACE_S: Final = 0.05  # for the ranks that are left to end by themselves
+_GRACE_S: Final = 1.0  # for the ranks that are left to end by themselves: on a busy machine each waits for a core first
 
 
 @dataclass(slots=True)

@@ -43,6 +43,7 @@ class Dimension:
     source: str
     nesting: int | None = 50  # places its axis on the mesh, the outermost lowest; None: on or off, over the axis of another dimension
     degree: Callable[[Degrees], int] | None = None  # ranks along the axis; None: the plan's value of this name
+    waits_for: str = "collectives that no compute hides"  # what compute waits for where its axis is exposed; after "it waits for "
     share: Callable[[int, int], Sequence[int]] | None = None  # (extent, ranks) -> the extent of each rank; None: equal parts
     replicates: bool = False  # its ranks hold the same weights: gradients are summed over it step by step, and ZeRO shards over it
 
@@ -69,6 +70,22 @@ def axes() -> tuple[str, ...]:
 def _axes(known: tuple[str, ...]) -> tuple[str, ...]:
     own = [dimension for name in known if (dimension := DIMENSIONS.get(name)).nesting is not None]
     return tuple(each.axis for each in sorted(own, key=lambda each: (each.nesting, each.axis)))
+
+
+def axis_of(name: str) -> str:
+    """The axis of a dimension.
+
+    >>> axis_of("tensor_parallel")
+    'tp'
+    """
+    names()
+    return DIMENSIONS.get(name).axis
+
+
+def waits() -> dict[str, str]:
+    """What compute waits for, by axis."""
+    own = {each.axis: each.waits_for for name in names() if (each := DIMENSIONS.get(name)).nesting is not None}
+    return {axis: own[axis] for axis in reversed(axes())}
 
 
 def replicating() -> tuple[str, ...]:

@@ -13,5 +13,15 @@ def _degree(plan: Degrees) -> int:
 
 
 DIMENSIONS.register(
-    "data_parallel", Dimension("data_parallel", "dp", ("B",), "Li et al. 2020 (arXiv:2006.15704)", 20, _degree, replicates=True)
+    "data_parallel",
+    Dimension(
+        "data_parallel",
+        "dp",
+        ("B",),
+        "Li et al. 2020 (arXiv:2006.15704)",
+        nesting=20,
+        degree=_degree,
+        replicates=True,
+        waits_for="the sum of gradients over the replicas, or for parameters that they shard",
+    ),
 )

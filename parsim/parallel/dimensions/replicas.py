@@ -11,5 +11,13 @@ def _degree(plan: Degrees) -> int:
 
 DIMENSIONS.register(
     "replica_groups",
-    Dimension("replica_groups", "dp_replicate", ("B",), "Zhao et al. 2023 (arXiv:2304.11277), section 3.2.2", 10, _degree),
+    Dimension(
+        "replica_groups",
+        "dp_replicate",
+        ("B",),
+        "Zhao et al. 2023 (arXiv:2304.11277), section 3.2.2",
+        nesting=10,
+        degree=_degree,
+        waits_for="the sum of gradients over the groups that shard among themselves (zero_group)",
+    ),
 )

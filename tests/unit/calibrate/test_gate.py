@@ -126,7 +126,7 @@ def test_cores_that_are_slower_than_when_they_were_calibrated_give_no_samples() 
 
 
 def test_the_pace_is_the_time_of_real_work() -> None:
-    assert 0.0 < pace_s() < 0.1
+    assert 0.0 < min(pace_s() for _ in range(20)) < 0.1  # of many, since a busy machine may stop any of them
 
 
 def test_what_is_typical_is_the_mean_without_the_least_and_the_most_tenth() -> None:

@@ -59,9 +59,12 @@ def test_gradients_summed_across_nodes_are_bound_by_the_nic(gpt3: Scenario) -> N
 
 
 def test_a_stage_boundary_sends_a_rank_s_share_of_the_residual_stream(gpt3: Scenario) -> None:
-    (note,) = explain(gpt3, "stages", "boundary")
+    note, *gathers = explain(gpt3, "stages", "boundary")
+    assert note.title == "stage boundary forward, stage boundary backward: send"
     assert line(note, "sent").startswith(units.format(2048 * 4096 * 2 // 8, "bytes"))  # megatron-2022 scatters over 8 ranks
     assert line(note, "bound by").startswith("NIC (ib-hdr)")
+    assert [line(each, "collective") for each in gathers] == ["all_gather over tp"] * 2
+    assert all(line(each, "payload") == units.format(2048 * 4096 * 2, "bytes") for each in gathers)
 
 
 def test_adam_does_12_flops_a_weight_and_moves_memory(gpt3: Scenario) -> None:
@@ -168,3 +171,35 @@ def test_a_collective_whose_algorithm_the_stack_names_is_explained_by_that_algor
         assert "algorithm" not in dict(plain.lines)
         assert line(tree, "algorithm").startswith("tree, as the stack says")
         assert line(tree, "bound by") != line(plain, "bound by") and "through the busiest port" in line(tree, "because")
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_parameters_that_are_gathered_and_gradients_that_are_scattered_in_each_pass_are_explained(gpt3: Scenario, overlap: bool) -> None:
+    plans = {"zero": Plan(tensor_parallel=2, data_parallel=8, zero_stage=3)}
+    sharded = replace(gpt3, plans=plans, stack=replace(gpt3.stack, gradient_overlap=overlap))
+    (gather,), (scatter,) = (explain(sharded, "zero", name) for name in ("layer_parameters", "layer_gradients"))
+    assert gather.title.endswith(": layer_parameters")
+    beside = ", beside compute" if overlap else ""
+    assert line(gather, "collective") == f"all_gather over dp{beside}"
+    assert line(scatter, "collective") == f"reduce_scatter over dp (sum){beside}"
+    for note, itemsize in ((gather, 2), (scatter, 4)):
+        elements = int(line(note, "elements").partition(" ")[0].replace(",", ""))
+        assert line(note, "group") == "8 ranks along dp, 2 devices apart"
+        assert line(note, "link") == "ib-hdr"
+        assert line(note, "payload") == units.format(itemsize * elements, "bytes")
+        assert line(note, "sent") == f"{units.format(itemsize * elements * 7 // 8, 'bytes')} by a rank"
+        assert "ib-hdr" in line(note, "load")
+        assert "lost to others" in dict(note.lines)
+
+
+def test_gradients_that_are_summed_beside_compute_are_explained_bucket_by_bucket(gpt3: Scenario) -> None:
+    beside = replace(gpt3, stack=replace(gpt3.stack, gradient_overlap=True))
+    notes = explain(beside, "across", "layer_gradients")
+    assert [line(note, "collective") for note in notes] == ["all_reduce over dp (sum), beside compute"]
+
+
+def test_every_task_that_takes_time_is_explained_with_its_seconds(gpt3: Scenario) -> None:
+    plans = {"all": Plan(tensor_parallel=2, pipeline_parallel=2, data_parallel=4, zero_stage=1, offload_optimizer=True)}
+    chosen = replace(gpt3, plans=plans)
+    for op in ("forward", "backward", "finish", "boundary"):
+        assert all("time" in dict(note.lines) for note in explain(chosen, "all", op))

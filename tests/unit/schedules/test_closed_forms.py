@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from parsim import schedules
 from parsim.cluster.link import CollectiveLaw, Link
-from parsim.estimator.estimate import estimate, group_of
+from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.memory import counted_peak_bytes
 from parsim.parallel.plan import Batch, Plan
 from parsim.schedules import Action, Phase, memory_states, needs, ordered
@@ -27,7 +27,7 @@ def step_time(name: str, p: int, v: int, m: int, forward: int, backward: int) ->
     for action in ordered(name, p, v, m).overall:
         rank = action.stage % p
         start = max([free[rank], *(end[each] for each in needs(action, p * v))])
-        end[action] = free[rank] = start + (forward if action.phase == Phase.F else backward)
+        end[action] = free[rank] = start + (forward if action.phase is Phase.F else backward)
     return max(end.values())
 
 
@@ -116,8 +116,7 @@ def test_estimate_equals_simulate_for_every_schedule_and_any_written_one(drawn: 
     chosen, plan = drawn
     predicted, trace = estimate(chosen, plan), simulate(chosen, plan)  # type: ignore[arg-type]
     assert round(predicted.step_s * 1e12) == trace.step_ps
-    group = group_of(chosen, plan)  # type: ignore[arg-type]
-    assert trace.peak_bytes == tuple(int(counted_peak_bytes(group, rank)[0]) for rank in range(group.num_ranks))
+    assert list(trace.peak_bytes) == counted_peak_bytes(stages_of(chosen, plan))[:, 0].tolist()  # type: ignore[arg-type]
 
 
 WRITTEN = ("0F0 0F1 0F2 0B1 0B0 0B2", "1F1 1F0 1B1 1B0 1F2 1B2")

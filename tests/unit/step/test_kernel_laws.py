@@ -7,17 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from parsim.step.holdings import Holding
-from parsim.step.sizes import sizes_of
-from parsim.step.timing import Market, compute_s, finish_ps, price
-from parsim.step.work import Work, law_name
 
 from parsim.cluster import Cluster, KernelLaw
+from parsim.cost import timing
+from parsim.cost.cost_model import CostModel
+from parsim.cost.sizes import sizes_of
+from parsim.cost.timing import compute_s, task_ps
+from parsim.cost.work import Work, law_name
 from parsim.parallel.plan import Batch, Plan, Stack
-from parsim.step import timing
+from parsim.schedules.phase import Phase
 from parsim.step.lower import lower
+from parsim.step.step import Step
 from parsim.step.structure import Structure
-from parsim.step.task import Compute, Step
+from parsim.step.task import Compute, Task
 from parsim.verify.contract import verify_plan
 from support import DTYPES, GPT, NODE, STACK, TOY, scenario
 
@@ -34,19 +36,21 @@ class Priced:
 
     def __init__(self, kernels: Laws, busy: Laws | None = None, plan: Plan | None = None, stack: Stack = STACK) -> None:
         self.plan = plan or Plan(micro_batch=2)
-        self.market = Market(cluster(kernels, busy), stack, Batch(4, 8, "bf16"))
-        self.step: Step = lower(Structure.of(MODEL, self.market.batch, self.plan, stack))
-        self.sizes = sizes_of(MODEL, self.market.batch, [self.plan], stack, DTYPES)
+        self.model = CostModel(cluster(kernels, busy), stack, Batch(4, 8, "bf16"))
+        self.step: Step = lower(Structure.of(MODEL, self.model.batch, self.plan, stack))
+        self.sizes = sizes_of(MODEL, self.model.batch, [self.plan], stack, DTYPES)
+
+    def tasks(self) -> list[Task]:
+        """Those of a forward and a backward through each segment."""
+        return [task for segment in self.step.segments.values() for phase in (Phase.F, Phase.B) for task in segment.phases[phase]]
 
     def seconds(self, name: str) -> float:
-        tasks = (task for segment in self.step.segments for task in (*segment.forward, *segment.backward))
-        task = next(each for each in tasks if isinstance(each, Compute) and each.name == name)
-        return float(np.asarray(compute_s(task, self.sizes, self.market)).reshape(-1)[0])
+        task = next(each for each in self.tasks() if isinstance(each, Compute) and each.name == name)
+        return float(np.asarray(compute_s(task, self.sizes, self.model)).reshape(-1)[0])
 
     def finish_ps(self, kernel: str) -> int:
-        work = next(each for each in self.step.finish if each.kernel == kernel)
-        holding = Holding({s.name: np.array([MODEL.num_layers if s.name == "layer" else 1]) for s in self.step.segments})
-        return int(finish_ps(self.step, work, self.sizes, holding, self.market)[0])
+        task = next(each for each in self.step.finish if isinstance(each, Compute) and each.kernel == kernel)
+        return int(task_ps(task, self.sizes, self.model, dict(MODEL.layout))[0])
 
 
 def test_every_coefficient_of_a_law_counts_once() -> None:
@@ -74,8 +78,8 @@ def test_numpy_fuses_nothing_so_a_fused_kernel_moves_all_of_its_bytes() -> None:
 
 
 def test_what_accumulates_bears_it_in_the_name_of_its_law() -> None:
-    step = Priced({}, stack=replace(STACK, fusions=("gradient_accumulation",))).step
-    names = {law_name(task) for task in step.layer.backward if isinstance(task, Compute) and task.kernel == "einsum"}
+    tasks = Priced({}, stack=replace(STACK, fusions=("gradient_accumulation",))).tasks()
+    names = {law_name(task) for task in tasks if isinstance(task, Compute) and task.kernel == "einsum"}
     assert {"einsum", "einsum_add", "einsum_batched"} <= names
 
 
@@ -104,7 +108,7 @@ def test_an_optimizer_is_called_once_a_weight() -> None:
 
 
 def test_an_optimizer_that_is_called_once_a_segment_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "finish_work", lambda step, *rest: [Work(0, 0) for _ in step.segments])
+    monkeypatch.setattr(timing, "works_of", lambda *rest: [Work(0, 0) for _ in MODEL.layout])
     assert updates() != UPDATES_PS
 
 

@@ -10,38 +10,38 @@ from parsim.errors import PlanError, ScenarioError
 from parsim.estimator.estimate import estimate
 from parsim.model.dims import COMPUTE
 from parsim.parallel.plan import Batch, Plan
-from parsim.step.gradient import Call
+from parsim.step.gradient import KernelCall
 from parsim.step.place import Placer
-from parsim.step.task import Communicate
+from parsim.step.task import Collective
 from support import CLUSTER, GPT, NODE, TOY, scenario
 
 RULES = {"B": ("dp",), "F": ("tp",)}
-CONTRACTS_F = Call("over_f", "einsum", (("x", ("D", "F")), ("w", ("F", "C"))), (("p", ("D", "C"), COMPUTE),), {})
-CONTRACTS_B = Call("over_b", "einsum", (("y", ("D", "B")), ("v", ("B", "C"))), (("q", ("D", "C"), COMPUTE),), {})
+CONTRACTS_F = KernelCall("over_f", "einsum", (("x", ("D", "F")), ("w", ("F", "C"))), (("p", ("D", "C"), COMPUTE),), {})
+CONTRACTS_B = KernelCall("over_b", "einsum", (("y", ("D", "B")), ("v", ("B", "C"))), (("q", ("D", "C"), COMPUTE),), {})
 
 
-def collectives(*calls: Call) -> list[tuple[str, str]]:
-    return [(task.operation, task.axis) for task in Placer(RULES).place(calls) if isinstance(task, Communicate)]
+def collectives(*calls: KernelCall) -> list[tuple[str, str]]:
+    return [(task.operation, task.group.name) for task in Placer(RULES).place(calls) if isinstance(task, Collective)]
 
 
 def test_addends_that_are_partial_over_different_axes_are_first_reduced_to_a_common_set() -> None:
-    add = Call("sum", "add", (("p", ("D", "C")), ("q", ("D", "C"))), (("p", ("D", "C"), COMPUTE),), {}, in_place=True)
+    add = KernelCall("sum", "add", (("p", ("D", "C")), ("q", ("D", "C"))), (("p", ("D", "C"), COMPUTE),), {}, in_place=True)
     assert collectives(CONTRACTS_F, CONTRACTS_B, add) == [("all_reduce", "tp"), ("all_reduce", "dp")]
 
 
 def test_a_sum_of_partial_sums_over_the_same_axis_stays_partial() -> None:
     again = replace(CONTRACTS_F, name="again", outputs=(("q", ("D", "C"), COMPUTE),))
-    add = Call("sum", "add", (("p", ("D", "C")), ("q", ("D", "C"))), (("p", ("D", "C"), COMPUTE),), {}, in_place=True)
+    add = KernelCall("sum", "add", (("p", ("D", "C")), ("q", ("D", "C"))), (("p", ("D", "C"), COMPUTE),), {}, in_place=True)
     assert collectives(CONTRACTS_F, again, add) == []
 
 
 def test_a_partial_sum_is_settled_before_a_kernel_that_is_not_linear() -> None:
-    relu = Call("relu", "relu", (("p", ("D", "C")),), (("r", ("D", "C"), COMPUTE),), {})
+    relu = KernelCall("relu", "relu", (("p", ("D", "C")),), (("r", ("D", "C"), COMPUTE),), {})
     assert collectives(CONTRACTS_F, relu) == [("all_reduce", "tp")]
 
 
 def test_adding_a_partial_to_a_whole_accumulator_is_refused() -> None:
-    whole = Call("whole", "relu", (("z", ("D", "C")),), (("p", ("D", "C"), COMPUTE),), {})
+    whole = KernelCall("whole", "relu", (("z", ("D", "C")),), (("p", ("D", "C"), COMPUTE),), {})
     with pytest.raises(PlanError, match="adds a result partial over"):
         collectives(whole, replace(CONTRACTS_F, accumulate=True))
 

@@ -1,0 +1,142 @@
+"""What there is to say on one task, whatever list it stands in: of a segment, around one, between stages, or at the end of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from parsim import units
+from parsim.cluster.network import binding_link, nic_port
+from parsim.cluster.price import Price, load_of
+from parsim.cost.buckets import Held, elements
+from parsim.cost.count import flops, hbm_bytes, operands, payload, results, sent_bytes
+from parsim.cost.sizes import Sizes
+from parsim.cost.timing import task_price
+from parsim.cost.workload import Workload
+from parsim.report.bounds import collective_bound, host_bound, kernel_bound, message_bound
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
+
+Lines = Iterator[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A task and where it stands."""
+
+    where: str  # 'layer forward'
+    task: Task
+    names: tuple[str, ...] = ()  # that mean it beside its own
+    rank: int | None = None  # of the step's end: the pipeline rank whose buckets it goes through
+    rank_holds: Held = None
+
+
+def task_lines(workload: Workload, placed: Placed) -> Lines:
+    """Pairs of label and text on a task: what it does, on how much, how long, and what bounds it."""
+    task, held = placed.task, placed.rank_holds
+    price = task_price(task, workload.sizes, workload.model, held)
+    match task:
+        case Compute():
+            yield from _kernel_lines(workload, placed, task, price)
+        case Collective():
+            yield from _collective_lines(workload, placed, task, price)
+        case Send():
+            sent, stride = int(workload.sizes.num_bytes(task.sent)[0]), int(price.stride[0])
+            yield "sent", f"{units.format(sent, 'bytes')} by a rank to its neighbour {stride} devices away"
+            yield "time", _time(price)
+            yield from message_bound(price)
+            yield "load", _load(price)
+        case HostCopy():
+            count = int(elements(task.bucket, workload.sizes, held)[0])
+            moved = count * workload.sizes.itemsize_bytes[task.bucket.dtype]
+            yield "elements", _elements(count, task.bucket, placed)
+            yield "copy", "to host" if task.to_host else "from host"
+            yield "payload", units.format(moved, "bytes")
+            yield "time", _time(price)
+            yield from host_bound(workload.model.cluster.node, moved, over_link=True)
+
+
+def _kernel_lines(workload: Workload, placed: Placed, task: Compute, price: Price) -> Lines:
+    sizes, held = workload.sizes, placed.rank_holds
+    adds, fused = ", adds into its output" if task.accumulate else "", ", fused into the one before" if task.fused else ""
+    buckets = [value for value in task.inputs if isinstance(value, Bucket)]
+    if buckets:
+        yield "elements", _elements(int(elements(buckets[-1], sizes, held)[0]), buckets[-1], placed)
+        yield "kernel", task.kernel
+    else:
+        yield "kernel", f"{task.kernel}{adds}{fused}"
+        yield "expression", _expression(operands(task), results(task))
+        yield "on a rank", _shapes(operands(task), results(task), sizes)
+    partial = [f"{o.name} over {axis} ({how})" for o in results(task) for axis, how in o.sharding.partial.items()]
+    if partial:
+        yield "partial", "; ".join(partial)
+    yield "FLOPs", units.format(int(flops(task, sizes, held)[0]), "FLOP")
+    yield "HBM", units.format(int(hbm_bytes(task, sizes, held)[0]), "bytes")
+    yield "time", _time(price)
+    yield from kernel_bound(task, sizes, workload.model, held)
+
+
+def _collective_lines(workload: Workload, placed: Placed, task: Collective, price: Price) -> Lines:
+    sizes, model, held = workload.sizes, workload.model, placed.rank_holds
+    num_ranks, stride = int(price.num_ranks[0]), int(price.stride[0])
+    count, itemsize = int(elements(payload(task), sizes, held)[0]), sizes.itemsize_bytes[task.source.dtype]
+    operator = f" ({task.operator})" if "reduce" in task.operation else ""  # the others only move what is there
+    beside = ", beside compute" if task.stream != COMPUTE_STREAM else ""
+    yield "collective", f"{task.operation} over {task.group.name}{operator}{beside}"
+    if isinstance(task.source, Operand) and isinstance(task.target, Operand):
+        yield "expression", _expression((task.source,), (task.target,))
+        yield "on a rank", _shapes((task.source,), (task.target,), sizes)
+    else:
+        yield "elements", _elements(count, payload(task), placed)
+    if task.operation == "slice":
+        yield "time", f"{_time(price)}: a rank keeps a part of what it has"
+        return
+    yield "group", f"{num_ranks} ranks along {task.group.name}, {stride} devices apart"
+    yield "link", binding_link(model.cluster, task.operation, num_ranks, stride) or "none: the rank is alone in its group"
+    yield "payload", units.format(count * itemsize, "bytes")
+    yield "sent", f"{units.format(int(sent_bytes(task, sizes, model, 0, held)[0]), 'bytes')} by a rank"
+    yield "time", _time(price)
+    yield from collective_bound(model, price, count, itemsize)
+    yield "load", _load(price)
+
+
+def _time(price: Price) -> str:
+    return units.format(float(price.seconds[0]), "s")
+
+
+def _load(price: Price) -> str:
+    """What a rank sends a second while bytes flow: what sharing with others starts from."""
+    load, node = load_of(price), price.cluster.node
+    rates = [(float(load.port_bytes_per_s[0]), node.link.name)]
+    if price.cluster.fabric:
+        rates.append((float(load.nic_bytes_per_s[0]), nic_port(node, price.cluster.fabric).name))
+    return ", ".join(f"{units.format(rate, 'bytes/s')} through {link}" for rate, link in rates if rate) or "no link"
+
+
+def _elements(count: int, value: Value, placed: Placed) -> str:
+    what = f"{value.role}, {value.part}" if isinstance(value, Bucket) else value.name
+    alone = getattr(placed.task, "alone", None)
+    who = f"; the first of {alone.name} only" if alone else "; every rank"
+    return f"{count:,} ({what}) on a rank" + (f" of stage {placed.rank}{who}" if placed.rank is not None else "")
+
+
+def _expression(inputs: Sequence[Operand], outputs: Sequence[Operand]) -> str:
+    """'B S D, D F/tp -> B S F/tp': each dim with the axes that shard it."""
+    return " -> ".join(", ".join(_dims(operand) for operand in side) for side in (inputs, outputs)).lstrip()
+
+
+def _dims(operand: Operand) -> str:
+    named = zip(operand.dims, operand.sharding.axes, strict=True)
+    return " ".join("/".join((dim, *axes)) for dim, axes in named) or "scalar"
+
+
+def _shapes(inputs: Sequence[Operand], outputs: Sequence[Operand], sizes: Sizes) -> str:
+    def shape(operand: Operand) -> str:
+        extents = " x ".join(str(int(sizes.local(operand.sharding, dim)[0])) for dim in operand.dims)
+        return f"{operand.name} [{extents}]"
+
+    return " -> ".join(", ".join(shape(operand) for operand in side) for side in (inputs, outputs)).lstrip()
+
+
+def sends(task: Task) -> bool:
+    """Whether others may be on its links."""
+    return (isinstance(task, Collective) and task.operation != "slice") or isinstance(task, Send)

@@ -1,0 +1,119 @@
+"""Where decisions may stand: by phase in schedules/ and step/, by the data axis in its dimension's file; no circles; small functions."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "parsim").rglob("*.py"))
+PHASES = {"F", "B", "I", "W"}
+PHASE_WORDS = {"phase", "phases", "kind", "direction"}
+DATA_AXES = {"dp", "dp_replicate"}
+# rank_order and the short names of scenario fields: what users write.
+MAY_NAME_THE_DATA_AXIS = {"parallel/sharding_faults.py", "parallel/plan.py", "scenario/document.py"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT / "parsim"))
+
+
+def phase_decisions(tree: ast.AST) -> Iterator[int]:
+    """Lines that compare, match or flag a phase: by member, by literal beside something called a phase, or as `forward: bool`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Phase" and node.attr in PHASES:
+            yield node.lineno
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            literal = any(isinstance(each, ast.Constant) and each.value in PHASES | {"FB"} for each in sides)
+            if literal and any(word_of(each) in PHASE_WORDS for each in sides):
+                yield node.lineno
+        elif isinstance(node, ast.match_case) and isinstance(node.pattern, ast.MatchValue):
+            if isinstance(node.pattern.value, ast.Constant) and node.pattern.value.value in PHASES:
+                yield node.pattern.lineno
+        elif isinstance(node, ast.arg) and node.arg in ("forward", "backward", "is_forward") and is_bool(node.annotation):
+            yield node.lineno
+
+
+def is_bool(node: ast.expr | None) -> bool:
+    return node is not None and ast.unparse(node) == "bool"
+
+
+def word_of(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def test_nobody_outside_schedules_and_step_decides_by_phase() -> None:
+    own = [path for path in FILES if name_of(path).split("/")[0] not in ("schedules", "step")]
+    found = [f"{name_of(path)}:{line}" for path in own for line in phase_decisions(ast.parse(path.read_text()))]
+    assert not found, found
+
+
+@pytest.mark.parametrize(
+    "text", ["phase == Phase.F", "action.kind == 'B'", "phase in 'FB'", "def f(forward: bool): ...", "match p:\n case 'F': 1"]
+)
+def test_a_decision_by_phase_is_found(text: str) -> None:
+    assert list(phase_decisions(ast.parse(text)))
+
+
+def test_a_mapping_from_phase_to_label_is_no_decision() -> None:
+    assert not list(phase_decisions(ast.parse("LABELS = {'F': 'forward', 'B': 'backward'}\nlabel = LABELS[phase]\n'B' in operand.dims")))
+
+
+def data_axis_literals(tree: ast.AST) -> Iterator[int]:
+    """Lines that name the data axis, but for docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in DATA_AXES:
+            yield node.lineno
+
+
+def test_nobody_but_the_dimension_names_the_data_axis() -> None:
+    allowed = {"parallel/dimensions/data.py", "parallel/dimensions/replicas.py", *MAY_NAME_THE_DATA_AXIS}
+    found = [
+        f"{name_of(path)}:{line}"
+        for path in FILES
+        if name_of(path) not in allowed
+        for line in data_axis_literals(ast.parse(path.read_text()))
+    ]
+    assert not found, found
+    assert list(data_axis_literals(ast.parse((ROOT / "parsim/parallel/dimensions/data.py").read_text())))
+
+
+def modules_imported(path: Path) -> Iterator[str]:
+    """Modules of ours that a file imports at its top, for type checkers only included."""
+    tree = ast.parse(path.read_text())
+    blocks = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.If))]
+    for node in (each for block in blocks for each in block):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """A file of a registry imports the package that discovers it: those edges go one way only, since discovery is at run time."""
+    own = {module_of(path): path for path in FILES if path != ROOT / "parsim" / "__init__.py"}
+    graph = nx.DiGraph((module, other) for module, path in own.items() for other in modules_imported(path) if other in own)
+    circles = [sorted(each) for each in nx.strongly_connected_components(graph) if len(each) > 1]
+    assert not circles, circles
+
+
+def test_functions_are_short() -> None:
+    nodes = [node for path in FILES for node in ast.walk(ast.parse(path.read_text()))]
+    lengths = sorted((node.end_lineno or 0) - node.lineno + 1 for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    assert lengths[len(lengths) // 2] <= 8
+    assert lengths[int(0.95 * len(lengths))] <= 25
+
+
+def test_parsim_does_not_grow() -> None:
+    """Its size when the Step became the whole step; a feature that needs more room says why it moves the mark."""
+    assert sum(path.read_text().count("\n") for path in FILES) <= 17_796

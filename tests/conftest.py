@@ -1,0 +1,8 @@
+"""What all tests rest on: hypothesis judges examples by what they show, never by how long a busy machine takes over them."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
