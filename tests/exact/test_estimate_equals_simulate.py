@@ -33,7 +33,7 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
         virtual_pipeline=vpp,
         sequence_parallel=tp > 1 and draw(st.booleans()),
         micro_batch=draw(st.sampled_from([1, 2])),
-        schedule="interleaved_1f1b" if vpp > 1 else "1f1b",
+        schedule="interleaved_1f1b" if vpp > 1 else draw(st.sampled_from(["1f1b", "zero_bubble_h1"])),
         recompute=draw(st.sampled_from(["none", "selective", "full"])),
         gradient_sync=draw(st.sampled_from(["all_reduce", "master"])),
         zero_stage=draw(st.sampled_from([0, 1, 2, 3])),
