@@ -17,6 +17,7 @@ from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
 from parsim.schedules.phase import WHOLE
 from parsim.step.optimizer import OPTIMIZERS
+from schedule_orders import as_text
 from support import FABRIC, GPT, NODE, scenario
 
 MOST_RANKS = 16
@@ -93,7 +94,7 @@ def _schedule(rng: Random, ranks: int, chunks: int, count: int) -> str | tuple[s
     name = rng.choice(legal)
     if rng.random() > 0.2:
         return name
-    return tuple(" ".join(map(str, actions)) for actions in schedules.ordered(name, ranks, chunks, count).by_rank)
+    return as_text(name, ranks, chunks, count)
 
 
 def whole() -> list[str]:
