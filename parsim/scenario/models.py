@@ -68,7 +68,8 @@ class ModelRow(InlineRow):
 
     def build(self, name: str) -> ModelSpec:
         """The model."""
-        figures = {key: getattr(self, key) for key in self.spec.figures()}
+        whole = self.whole()
+        figures = {key: whole[key] for key in self.spec.figures()}
         return self.spec.of(name=self.title(name), source=self.cited(), **figures)
 
 
