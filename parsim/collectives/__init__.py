@@ -42,7 +42,7 @@ class ClosedForms(Protocol):
         ...
 
 
-class Collective(ClosedForms, Hashable, Protocol):
+class CollectiveAlgorithm(ClosedForms, Hashable, Protocol):
     """An algorithm: its transfers, and the closed forms that must agree with them."""
 
     @property
@@ -55,7 +55,7 @@ class Collective(ClosedForms, Hashable, Protocol):
         ...
 
 
-COLLECTIVES: Registry[Collective] = Registry("collective algorithm")
+COLLECTIVES: Registry[CollectiveAlgorithm] = Registry("collective algorithm")
 
 
 # The algorithms in whose bytes and steps the laws of `cluster` are fitted (bus bandwidth as nccl-tests defines it), and the defaults but
@@ -80,7 +80,7 @@ def names(operation: str | None = None) -> tuple[str, ...]:
     return tuple(name for name in COLLECTIVES.names() if operation is None or operation in COLLECTIVES.get(name).operations)
 
 
-def reference(operation: str) -> Collective:
+def reference(operation: str) -> CollectiveAlgorithm:
     """The algorithm in whose bytes and steps `cluster.collective_s` is asked, whichever runs: NCCL's own choice is in the measured laws.
 
     Raises:
@@ -96,7 +96,7 @@ def reference(operation: str) -> Collective:
     return COLLECTIVES.get(DEFAULTS[operation])
 
 
-def find(operation: str, algorithm: str) -> Collective:
+def find(operation: str, algorithm: str) -> CollectiveAlgorithm:
     """The algorithm of that name.
 
     Raises:
@@ -118,7 +118,7 @@ def choose(
     in_node: bool = ...,
     switch_adds: bool = ...,
     algorithm: str | None = ...,
-) -> Collective: ...
+) -> CollectiveAlgorithm: ...
 
 
 @overload
@@ -213,7 +213,7 @@ class PerPlan:
 
 
 @lru_cache(maxsize=256)
-def transfer_plan(algorithm: Collective, operation: str, num_ranks: int, operator: str) -> TransferPlan:
+def transfer_plan(algorithm: CollectiveAlgorithm, operation: str, num_ranks: int, operator: str) -> TransferPlan:
     """The transfers of a collective, sorted once for all that execute it repeatedly."""
     return TransferPlan(algorithm.transfers(operation, num_ranks, cast(Operator, operator)))
 

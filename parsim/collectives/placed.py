@@ -9,14 +9,14 @@ import numpy as np
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import placement
 from parsim.cluster.price import Price, collective_price
-from parsim.collectives import DEFAULTS, ClosedForms, Collective, Count, choose, reference
+from parsim.collectives import DEFAULTS, ClosedForms, CollectiveAlgorithm, Count, choose, reference
 from parsim.collectives.alpha_beta import alpha_beta_s
 
 
 @overload
 def choose_on(
     cluster: Cluster, operation: str, *, num_ranks: int, stride: int, payload_bytes: int, algorithm: str | None = ...
-) -> Collective: ...
+) -> CollectiveAlgorithm: ...
 
 
 @overload

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from parsim.collectives import Collective as Algorithm
+from parsim.collectives import CollectiveAlgorithm
 from parsim.cost.choice import algorithm
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Sizes
@@ -37,7 +37,7 @@ class Job:
     training: Training
     dtype_bytes: Mapping[str, int]
     degrees: dict[str, int] = field(init=False)
-    _algorithms: dict[tuple[str, Group, int], Algorithm] = field(init=False, default_factory=dict)  # by what is asked
+    _algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = field(init=False, default_factory=dict)  # by what is asked
 
     def __post_init__(self) -> None:
         self.degrees = {axis: int(degree[0]) for axis, degree in self.workload.sizes.degrees.items()}
@@ -101,7 +101,7 @@ class Job:
         homes = [r for r in range(self.workload.num_ranks) if set(group.homes) & self.workload.held(r).keys()] if group.homes else ()
         return mesh.members(rank, group, self.degrees, homes)
 
-    def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> Algorithm:
+    def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> CollectiveAlgorithm:
         """What a collective runs by, for the elements that the buffers of rank `number`, whose call it is, really hold."""
         count = sum(machine.get(number, name).size for name in call.names)
         if call.operation == "all_gather" and not call.shards:
