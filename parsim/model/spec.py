@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, Self
 
+from parsim.errors import ParsimError
+
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
 _FIGURE: Final = "figure"
 
