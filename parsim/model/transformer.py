@@ -42,7 +42,9 @@ class TransformerSpec(ModelSpec):
     num_heads: int = figure("the number of query heads")
     _: KW_ONLY
     num_kv_heads: int = figure("the number of key and value heads; num_heads where left out", rule=lambda row: row["num_heads"])
-    head_dim: int = figure("the width of a head; hidden_size / num_heads where left out", rule=lambda row: row["num_heads"])
+    head_dim: int = figure(
+        "the width of a head; hidden_size / num_heads where left out", rule=lambda row: row["hidden_size"] // row["num_heads"]
+    )
     vocab_size: int = figure("the number of tokens, before padding")
     max_positions: int = figure("the longest sequence, which is the rows of a learned position table")
     activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu"))
