@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_origin
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
 
 from pydantic import Field, create_model
 
 from parsim import data
 from parsim.parallel.plan import KEYS, Key
-from parsim.scenario.fields import Axis, Known, Natural, Positive, Quantity, Section, Text, optional
+from parsim.scenario.fields import Axis, Known, Natural, Quantity, Section, Text, optional
 from parsim.scenario.rows import MATMULS_ONLY, FabricRef, ModelRef, NodeRef, StackRef, dtypes
 from parsim.scenario.types import Training
 from parsim.scenario.written import ScheduleAxis
 
+T = TypeVar("T", bound=Section)
+_TYPES = get_type_hints(Training)
 DEFAULT_STACK = "megatron-2022"
-_DEFAULTS = Training()
-_Decay = Annotated[float, Field(ge=0, lt=1)]
 _MATMULS = "would be that of matmuls only: weights, gradients and activations stay wider, which is not built yet"
 _SHORT: Mapping[str, str] = {
     **{"dp": "data_parallel", "tp": "tensor_parallel", "pp": "pipeline_parallel", "sp": "sequence_parallel"},
@@ -76,15 +77,16 @@ def _plan_key(key: Key) -> tuple[Any, Any]:
     return form, Field(key.default, description=key.description)
 
 
+def _with_fields(fields: Mapping[str, tuple[Any, Any]]) -> Callable[[type[T]], type[T]]:
+    """The decorator that adds fields, known at run time only, to a section."""
+    return lambda cls: create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=__name__, **dict(fields))
+
+
+@_with_fields({name: _plan_key(key) for name, key in KEYS.items()})
 class PlanSection(Section):
     """How the work is split; an axis is a value, `auto`, or a list that the planner chooses from."""
 
     hints: ClassVar[Mapping[str, str]] = _SHORT
-
-
-if not TYPE_CHECKING:
-    _PLAN_KEYS = {name: _plan_key(key) for name, key in KEYS.items()}
-    PlanSection = create_model("PlanSection", __base__=PlanSection, __doc__=PlanSection.__doc__, __module__=__name__, **_PLAN_KEYS)
 
 
 class MeasuredSection(Section):
@@ -103,18 +105,11 @@ class DataSection(Section):
     validation_split: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="the share of its sequences held back, to measure by")
 
 
+@_with_fields({each.name: (_TYPES[each.name], Field(each.default, **each.metadata)) for each in fields(Training)})
 class TrainingSection(Section):
     """How an executed training goes."""
 
     hints: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "decay": "weight_decay", "clip": "max_norm", "epsilon": "eps"}
-    epochs: Annotated[int, Field(gt=0, le=1_000_000)] = Field(1, description="how often the data set is gone through")
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(_DEFAULTS.learning_rate, description="the step size of the optimizer")
-    beta1: _Decay = Field(_DEFAULTS.beta1, description="what Adam keeps of its mean of gradients")
-    beta2: _Decay = Field(_DEFAULTS.beta2, description="what Adam keeps of its mean of squares")
-    eps: Annotated[float, Field(gt=0, le=1)] = Field(_DEFAULTS.eps, description="what Adam adds to a root, against division by 0")
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(_DEFAULTS.weight_decay, description="AdamW's; with 0 it is Adam")
-    momentum: _Decay = Field(_DEFAULTS.momentum, description="what SGD keeps of its velocity")
-    max_norm: Positive = Field(_DEFAULTS.max_norm, description="the longest that all gradients together may be; longer ones are shortened")
 
 
 class Sections(Section):

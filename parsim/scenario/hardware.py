@@ -99,7 +99,8 @@ class KernelRow(LawRow):
 
     def build(self) -> cluster.KernelLaw:
         """The law."""
-        return cluster.KernelLaw(*(math.inf if each is None else figure(each) for _, each in self))
+        figures: list[Any] = [math.inf if each is None else figure(each) for _, each in self]
+        return cluster.KernelLaw(*figures)
 
 
 KernelRows = dict[Annotated[str, Known("kernels", lambda: KERNEL_LAWS)], KernelRow]
