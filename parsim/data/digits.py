@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from parsim.data import DATASETS, Array, Origin
+from parsim.data import DATASETS, DataArray, Origin
 from parsim.errors import ParsimError
 from parsim.model.families.mlp import MlpSpec
 
@@ -25,7 +25,7 @@ def misfit(model: MlpSpec, sequence_length: int) -> str:
     return ""
 
 
-def rows(model: MlpSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: MlpSpec, sequence_length: int, seed: int) -> Mapping[str, DataArray]:
     """Pixels from 0 to 1 and the digits that they show; a sequence is so many images, and those that fill none are left out.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from parsim.data import DATASETS, Array, Origin
+from parsim.data import DATASETS, DataArray, Origin
 from parsim.data.pydoc_text import SOURCE, paragraphs
 from parsim.model.transformer import TransformerSpec
 
@@ -23,7 +23,7 @@ def misfit(model: TransformerSpec, sequence_length: int) -> str:
     return ""
 
 
-def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, DataArray]:
     """Windows of the text, one behind the other, and the character that follows each of theirs; the remainder is left out."""
     text = "\n\n".join(paragraph for _, paragraph in paragraphs())
     tokens = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64)

@@ -77,9 +77,9 @@ def _plan_key(key: Key) -> tuple[Any, Any]:
     return form, Field(key.default, description=key.description)
 
 
-def _with_fields(fields: Mapping[str, tuple[Any, Any]]) -> Callable[[type[T]], type[T]]:
+def _with_fields(definitions: dict[str, Any]) -> Callable[[type[T]], type[T]]:
     """The decorator that adds fields, known at run time only, to a section."""
-    return lambda cls: create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=__name__, **dict(fields))
+    return lambda cls: create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=__name__, **definitions)
 
 
 @_with_fields({name: _plan_key(key) for name, key in KEYS.items()})
