@@ -15,7 +15,6 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
-from parsim.schedules.phase import WHOLE
 from parsim.step.optimizer import OPTIMIZERS
 from support import FABRIC, GPT, NODE, scenario
 
@@ -89,16 +88,11 @@ def _attempt(rng: Random) -> Drawn:
 
 def _schedule(rng: Random, ranks: int, chunks: int, count: int) -> str | tuple[str, ...]:
     """A registered one, or its actions written out."""
-    legal = [name for name in whole() if schedules.fault(name, ranks, chunks, count) is None]
+    legal = [name for name in schedules.names() if schedules.fault(name, ranks, chunks, count) is None]
     name = rng.choice(legal)
     if rng.random() > 0.2:
         return name
     return tuple(" ".join(map(str, actions)) for actions in schedules.ordered(name, ranks, chunks, count).by_rank)
-
-
-def whole() -> list[str]:
-    """The schedules whose backward is one phase, as the readers know it."""
-    return [name for name in schedules.names() if schedules.SCHEDULES.get(name).phases == WHOLE]
 
 
 def _layers(rng: Random, num_layers: int, stages: int) -> tuple[int, ...]:

@@ -53,6 +53,7 @@ FEATURES: dict[str, dict[str, object]] = {
     "sp": {"tensor_parallel": 2, "sequence_parallel": True},
     "pp": {"pipeline_parallel": 2},
     "vpp": {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": "interleaved_1f1b"},
+    "zbh1": {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"},
     "selective": {"recompute": "selective"},
     "full": {"recompute": "full"},
     "uneven": {"pipeline_parallel": 2},
@@ -79,7 +80,8 @@ _ONE_OF = (
     ("every", "ops"),
     ("master", *_ZERO),
     ("dp", *_ZERO),
-    *(("kept", split) for split in ("pp", "vpp", "uneven")),
+    ("vpp", "zbh1"),
+    *(("kept", split) for split in ("pp", "vpp", "zbh1", "uneven")),
 )
 STACKS = (
     STACK,

@@ -15,7 +15,7 @@ from parsim.calibrate.samples import Samples, at_full_pace, least_pace_s
 from parsim.calibrate.walk import Walk, sample_kernels
 from parsim.cluster.cluster import Cluster
 from parsim.errors import ParsimError
-from parsim.executor.worker import Run
+from parsim.executor.worker import RunRequest
 from parsim.scenario.rows import read
 from parsim_kernels import TransportError, launch
 
@@ -59,7 +59,7 @@ def calibrate(seconds: float = SECONDS, *, progress: Progress | None = None) -> 
     return fitted(alone, busy, kept)
 
 
-def _walked(runs: Sequence[Run], num_ranks: int, share_s: float, seconds: float, what: str, progress: Progress | None) -> list[Walk]:
+def _walked(runs: Sequence[RunRequest], num_ranks: int, share_s: float, seconds: float, what: str, progress: Progress | None) -> list[Walk]:
     """What was seen at full pace by ranks that train at the same time, each a walk a model; again while too much of it was slow."""
     found: list[Walk] = []
     for _ in range(_TRIES):

@@ -123,7 +123,7 @@ def beside(walks: Iterable[Walk]) -> tuple[float, float]:
 def with_surroundings(fits: Iterable[KernelFit], call_s: float, byte_s: float) -> tuple[KernelFit, ...]:
     """The laws with what lies beside the kernels: a part in every call, and what goes with the parameters in those of the optimizers."""
     wide = sorted(OPTIMIZERS.values(), key=lambda optimizer: optimizer.state_bytes)  # of one kernel the widest count
-    moved = {o.kernel: 2 * (_ITEMSIZE + o.state_bytes) + _ITEMSIZE for o in wide}  # as timing.optimizer_bytes
+    moved = {optimizer.kernel: optimizer.moved_bytes(_ITEMSIZE) for optimizer in wide}
     done = []
     for fit in fits:
         law = replace(fit.law, call_s=rounded(fit.law.call_s + call_s))

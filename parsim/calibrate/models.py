@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Final
 
 from parsim.cluster.cluster import Cluster
-from parsim.executor.worker import Run
+from parsim.cost.cost_model import CostModel
+from parsim.executor.worker import RunRequest
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario.types import Training
-from parsim.step.timing import Market
 
 DTYPE: Final = "fp32"  # what numpy multiplies fast, and the narrowest that it holds as it is charged
 PRECISION: Final = "float32"
@@ -85,10 +85,10 @@ _CASES: Final = (
 )
 
 
-def runs(cluster: Cluster, itemsize_bytes: Mapping[str, int]) -> Iterator[Run]:
+def runs(cluster: Cluster, itemsize_bytes: Mapping[str, int]) -> Iterator[RunRequest]:
     """A run for each model, of steps of two micro_batches; the cluster is any: its prices are not used."""
     for number, (model, micro_batch, sequence, attention, optimizer) in enumerate(_CASES):
         stack = Stack("numpy", attention=attention, vocab_multiple=8, fusions=("gradient_accumulation",) if number % 2 else ())
-        market = Market(cluster, stack, Batch(2 * micro_batch, sequence, DTYPE))
+        prices = CostModel(cluster, stack, Batch(2 * micro_batch, sequence, DTYPE))
         plan = Plan(micro_batch=micro_batch, optimizer=optimizer)
-        yield Run(model, market, plan, itemsize_bytes, 0, 1, training=Training(), precision=PRECISION, clocks=False)
+        yield RunRequest(model, prices, plan, itemsize_bytes, 0, 1, training=Training(), precision=PRECISION, clocks=False)

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from parsim.calibrate.gate import MOST_PACE, is_clean
-from parsim.step.work import Work
+from parsim.cost.work import Work
 
 Case = TypeVar("Case")  # what is timed
 ENOUGH: Final = 5  # clean samples of a shape

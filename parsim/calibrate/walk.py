@@ -12,18 +12,19 @@ import numpy as np
 
 from parsim.calibrate.gate import Gate, pace_s
 from parsim.calibrate.samples import Samples, Shape
+from parsim.cost.buckets import weight_elements
+from parsim.cost.count import bucket_of, element_bytes
+from parsim.cost.work import law_name, works_of
 from parsim.executor import program
-from parsim.executor.bound import BoundCompute
+from parsim.executor.bind import Bound
 from parsim.executor.clock import Clock
 from parsim.executor.job import Job
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
-from parsim.executor.worker import Run
+from parsim.executor.worker import RunRequest
 from parsim.model.dims import COMPUTE
 from parsim.model.op_kinds import COSTS
-from parsim.step.holdings import Holding, bucket_elements
-from parsim.step.timing import optimizer_bytes
-from parsim.step.work import law_name, work_of
+from parsim.step.task import Compute
 from parsim_kernels import Channel, Machine
 
 _NS_PER_S: Final = 1e9
@@ -133,16 +134,21 @@ def overhead_s(gate: Gate) -> float:
 
 
 class TimedRank(Rank):
-    """A rank whose tasks are timed, with all that it does around a kernel."""
+    """A rank whose tasks of a pass are timed, with all that it does around a kernel."""
 
     recorder: Recorder
     shapes: dict[int, tuple[str, Shape]]  # law and work of a task, by its identity
 
-    def compute(self, instance: str, m: int, bound: BoundCompute) -> None:
-        """As Rank has it, timed."""
-        if id(bound.task) not in self.shapes:
-            self.shapes[id(bound.task)] = law_name(bound.task), Shape.of(work_of(bound.task, self.job.sizes))
-        self.recorder.time(*self.shapes[id(bound.task)], lambda: Rank.compute(self, instance, m, bound))
+    def compute(self, bound: Bound, micro_batch: int) -> None:
+        """As Rank has it, timed; the machine times those of a step's end, one a weight."""
+        task = bound.task
+        assert isinstance(task, Compute)
+        if bucket_of(task) is not None:
+            Rank.compute(self, bound, micro_batch)
+            return
+        if id(task) not in self.shapes:
+            self.shapes[id(task)] = law_name(task), Shape.of(next(works_of(task, self.job.sizes)))
+        self.recorder.time(*self.shapes[id(task)], lambda: Rank.compute(self, bound, micro_batch))
 
 
 class TimedMachine(Machine):
@@ -179,13 +185,13 @@ class Trainer:
 
     def __post_init__(self) -> None:
         job, self.recorder = self.job, Recorder(self.gate, self.walk)
-        element_bytes = {work.kernel: optimizer_bytes(work, job.step, job.sizes) for work in job.step.finish if work.kernel}
-        machine = TimedMachine(self.recorder, element_bytes)
+        moved_bytes = {task.kernel: element_bytes(task, job.sizes) for task in job.step.finish if isinstance(task, Compute)}
+        machine = TimedMachine(self.recorder, moved_bytes)
         rank = TimedRank(0, job, machine, Clock(), _Nobody())
         rank.recorder, rank.shapes = self.recorder, {}
         self._ended = program.run(rank, _ENDLESS, Record(machine.ledgers[0]))
-        holding = Holding({s.name: np.array([job.layers[0] if s.name == "layer" else 1]) for s in job.step.segments})
-        elements = bucket_elements(job.step, job.sizes, "all", holding)
+        held = ((copies, weight) for name, copies in job.workload.held(0).items() for weight in job.step.segments[name].own_weights)
+        elements = sum((copies * weight_elements(weight, "whole", job.sizes) for copies, weight in held), start=job.sizes.zero)
         self.walk.parameter_bytes = int(elements[0]) * job.itemsize(COMPUTE)
 
     def step(self, *, timed: bool) -> None:
@@ -198,7 +204,7 @@ class Trainer:
             self.recorder.finish()
 
 
-def sample_kernels(channel: Channel, runs: Sequence[Run], seconds: float) -> list[Walk]:
+def sample_kernels(channel: Channel, runs: Sequence[RunRequest], seconds: float) -> list[Walk]:
     """What the steps of each run took, in turns, for about so many seconds; a target for `launch`.  Reports the share that is done.
 
     Several ranks train at the same time, each by itself and from another model on, so that every call meets all others.

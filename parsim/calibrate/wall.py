@@ -13,16 +13,16 @@ from parsim.calibrate.machine import num_cores
 from parsim.calibrate.models import DTYPE, PRECISION
 from parsim.calibrate.samples import ENOUGH, Samples, at_full_pace
 from parsim.cluster.cluster import Cluster, Node
+from parsim.cost.cost_model import CostModel
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
-from parsim.executor.worker import Run, work
-from parsim.step.timing import Market
+from parsim.executor.worker import RunRequest, work
 from parsim_kernels import Channel, TransportError, launch
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
-Step = tuple[float, float, float]  # its wall time, how long it waited for a core meanwhile, and its pace [s]
+SeenStep = tuple[float, float, float]  # its wall time, how long it waited for a core meanwhile, and its pace [s]
 _NS_PER_S: Final = 1e9
 _WARM: Final = 2  # steps that do not count: names are resolved and memory is touched; nor does the last, which keeps gradients
 _STEPS: Final = (10, 400)  # the fewest and most
@@ -111,12 +111,12 @@ def sampled(here: Scenario, plan: str, seconds: float) -> Samples:
     return samples
 
 
-def _launched(here: Scenario, plan: str, num_steps: int, deadline_s: float) -> list[Step]:
+def _launched(here: Scenario, plan: str, num_steps: int, deadline_s: float) -> list[SeenStep]:
     """So many steps of processes, each with what the worst of its ranks saw."""
-    market, itemsize = Market(here.cluster, here.stack, here.batch), dict(here.itemsize_bytes)
-    run = Run(
+    model, itemsize = CostModel(here.cluster, here.stack, here.batch), dict(here.itemsize_bytes)
+    run = RunRequest(
         here.model,
-        market,
+        model,
         here.plans[plan],
         itemsize,
         here.seed,
@@ -129,11 +129,11 @@ def _launched(here: Scenario, plan: str, num_steps: int, deadline_s: float) -> l
         ranks = launch(_steps, here.plans[plan].num_devices, "shared_memory", (run,), deadline_s=deadline_s)
     except TransportError as error:
         raise ParsimError(f"plan '{plan}': the run ended: {error}") from error
-    by_step: Iterator[tuple[Step, ...]] = zip(*(steps[_WARM:-1] for steps in ranks), strict=True)
+    by_step: Iterator[tuple[SeenStep, ...]] = zip(*(steps[_WARM:-1] for steps in ranks), strict=True)
     return [tuple(max(each) for each in zip(*seen, strict=True)) for seen in by_step]
 
 
-def _steps(channel: Channel, run: Run) -> list[Step]:
+def _steps(channel: Channel, run: RunRequest) -> list[SeenStep]:
     """What this rank saw of each step; a target for `launch`."""
     gate, paces, waits = Gate(), list[float](), list[int]()
 

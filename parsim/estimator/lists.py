@@ -111,6 +111,8 @@ def lives(tasks: Tasks, known: Iterable[Operand], sizes: Sizes) -> Lives:
     held = {operand.name: sizes.num_bytes(operand) for operand in known}
     live = peak = sizes.zero
     for task in tasks:
+        if isinstance(task, Send):  # under the name that the segment before gave it
+            held[task.source.name] = sizes.num_bytes(task.source)
         for value in allocates(task):
             held[value.name] = num_bytes(value, sizes)
             live = live + held[value.name]

@@ -16,6 +16,7 @@ from parsim.estimator.streams import exposed
 from parsim.schedules.phase import Phase
 from parsim.step.program import Pass
 from parsim.step.stages import Copies
+from parsim.step.step import Segment
 from parsim.step.task import Operand, Send
 
 
@@ -80,11 +81,12 @@ class Stages:
 
     def lives(self, stage: int, phase: Phase) -> Lives:
         """Net and peak bytes of a phase, relative to its start."""
-        rows = self.workload.rows
-        live = peak = self.workload.sizes.zero
-        for tasks, copies, known in _memory_lists(self.workload.pass_of(stage, phase), phase):
-            net, top = (each[rows] for each in self.measures.lives(tasks, known))
-            peak = np.where(copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
+        found = self.workload.pass_of(stage, phase)
+        live = peak = zero = self.workload.sizes.zero
+        for (tasks, copies), segment in zip(lists_of(found), (None, *(run.segment for run in found.runs), None), strict=True):
+            known = () if segment is None else _alive(segment, phase)
+            net, top = (each[self.workload.rows] for each in self.measures.lives(tasks, known))
+            peak = np.where(zero + copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
             live = live + copies * net
         return Lives(live, peak)
 
@@ -96,19 +98,11 @@ def lists_of(found: Pass) -> Iterator[tuple[Tasks, Copies]]:
     yield found.epilogue, 1
 
 
-def _memory_lists(found: Pass, phase: Phase) -> Iterator[tuple[Tasks, Ints, list[Operand]]]:
-    one = np.int64(1)
-    yield found.prologue, np.asarray(one), []
-    for run in found.runs:
-        entering = run.segment.entering[phase]
-        kept = [operand for operands in run.segment.kept.values() for operand in operands]
-        yield run.tasks, np.asarray(run.copies), [*kept, *([entering] if entering else [])]
-    yield found.epilogue, np.asarray(one), [*_leaving(found, phase)]
-
-
-def _leaving(found: Pass, phase: Phase) -> Iterator[Operand]:
-    if (operand := found.runs[-1].segment.leaving[phase]) is not None:
-        yield operand
+def _alive(segment: Segment, phase: Phase) -> Iterator[Operand]:
+    """What may be alive when a phase of a segment starts."""
+    yield from (operand for kept in segment.kept.values() for operand in kept)
+    if (entering := segment.entering[phase]) is not None:
+        yield entering
 
 
 def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:

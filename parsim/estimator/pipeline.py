@@ -220,10 +220,10 @@ def lower_bound(stages: Stages) -> Ints:
     they drain it.  Where a phase that hands nothing on may come last, none drain it."""
     workload, phases = stages.workload, stages.workload.phases
     spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)
-    sends = stages.table(stages.send_ps)
+    sends, apart = stages.table(stages.send_ps), (np.diff(stages.home) != 0)[:, None]
     reach = np.zeros_like(spans[0])
     for phase, each, send in zip(phases, spans, sends, strict=True):
         if phase.step > 0 or (phase.step < 0 and phases[-1].step < 0):
-            reach[1:] += np.cumsum(each[:-1] + (send[:-1] if phase.step > 0 else send[1:]), axis=0)
+            reach[1:] += np.cumsum(each[:-1] + apart * (send[:-1] if phase.step > 0 else send[1:]), axis=0)
     busy = spans.sum(axis=0)[stages.by_rank].sum(axis=1) * workload.num_micro_batches
     return np.asarray((reach[stages.by_rank[:, 0]] + busy).max(axis=0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from parsim.simulator.program import Item
+from parsim.simulator.program import StreamItem
 from parsim.step.task import COMPUTE_STREAM, Send, Wait
 
 
@@ -17,7 +17,7 @@ class Beside(NamedTuple):
     ps: int
 
 
-class Fold(NamedTuple):
+class FoldedAction(NamedTuple):
     """One action: picoseconds of its compute from the arrival of its message on, and what it leaves running."""
 
     ps: int
@@ -25,7 +25,7 @@ class Fold(NamedTuple):
     message: Beside | None  # the last that it does
 
 
-def fold(items: Iterable[Item]) -> Fold:
+def fold(items: Iterable[StreamItem]) -> FoldedAction:
     """The items of an action, walked once.
 
     A pass waits for nothing that an earlier one left running: what is beside it then changes no time of its own.
@@ -47,4 +47,4 @@ def fold(items: Iterable[Item]) -> Fold:
             left = {each: running for each, running in left.items() if each not in task.streams}
         else:
             now = start + ps
-    return Fold(now, tuple(each for running in left.values() for each in running), message)
+    return FoldedAction(now, tuple(each for running in left.values() for each in running), message)

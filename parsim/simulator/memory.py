@@ -77,7 +77,7 @@ class _Walk:
     def of_tasks(self, tasks: tuple[Task, ...], segment: Segment | None = None) -> Rise:
         """Tasks of a segment, or of what surrounds those of a pass."""
         if id(tasks) not in self.walked:
-            self.walked[id(tasks)] = self._rise(tasks, _known(segment) if segment else {})
+            self.walked[id(tasks)] = self._rise(tasks, _buffers(segment) if segment else {})
         return self.walked[id(tasks)]
 
     def _rise(self, tasks: tuple[Task, ...], known: Mapping[str, Operand]) -> Rise:
@@ -102,7 +102,7 @@ class _Walk:
         return self.sizes[id(value)]
 
 
-def _known(segment: Segment) -> dict[str, Operand]:
+def _buffers(segment: Segment) -> dict[str, Operand]:
     """The buffers of a segment that are alive between its phases, or that it takes from its neighbours and hands on."""
     kept = [operand for operands in segment.kept.values() for operand in operands]
     ends = [operand for each in (segment.entering, segment.leaving) for operand in each.values() if operand]

@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import simpy
 
 from parsim.simulator.trace import LinkUse, Loss
 
-if TYPE_CHECKING:
-    import simpy
-
-    Events = Generator[simpy.Event, Any, None]
+Events = Generator[simpy.Event, Any, None]
 
 _ROUNDING: Final = 1e-9  # relative: shares that add up to the whole link but for the last bits leave nobody less
 _ROUNDING_PS: Final = 1e-3  # a float that misses an integer of picoseconds by less is that integer
 
 
-class Wire(NamedTuple):
+class LinkAt(NamedTuple):
     """A link as the trace names it."""
 
     name: str
@@ -35,30 +34,30 @@ class Leg(NamedTuple):
     latency_ps: int
     transfer_ps: int
     bytes_per_s: float  # of each sender, where its traffic is narrowest: what fairness compares
-    loads: tuple[tuple[Wire, float], ...]  # shares of links' capacity, symmetric siblings included; at most 1
+    loads: tuple[tuple[LinkAt, float], ...]  # shares of links' capacity, symmetric siblings included; at most 1
 
 
-class Share(NamedTuple):
+class FairShare(NamedTuple):
     """What a flow gets: a part of its full rate, and the link that keeps it from more (None at the full rate)."""
 
     rate: float
-    bound: Wire | None
+    bound: LinkAt | None
 
 
-def fair_shares(legs: Sequence[Leg]) -> list[Share]:
+def fair_shares(legs: Sequence[Leg]) -> list[FairShare]:
     """The max-min fair part of its full rate that each of the flows gets: no flow can have more but from one that has less.
 
     All senders' bytes per second rise together; a flow stops at its full rate, or when a link that it loads is full.
 
     Source: progressive filling, Bertsekas and Gallager 1992, Data Networks, section 6.5.2.
 
-    >>> wide, narrow = Wire("wide", ""), Wire("narrow", "")  # 2 and 1 bytes/s
+    >>> wide, narrow = LinkAt("wide", ""), LinkAt("narrow", "")  # 2 and 1 bytes/s
     >>> flows = [Leg(0, 1, 2.0, ((wide, 1.0),)), Leg(0, 1, 1.0, ((wide, 0.5), (narrow, 1.0))), Leg(0, 1, 1.0, ((narrow, 1.0),))]
     >>> [share.rate for share in fair_shares(flows)]
     [0.75, 0.5, 0.5]
     """
-    found: dict[int, Share] = {}
-    links: dict[Wire, list[tuple[int, float]]] = {}
+    found: dict[int, FairShare] = {}
+    links: dict[LinkAt, list[tuple[int, float]]] = {}
     for index, leg in enumerate(legs):
         for wire, load in leg.loads:
             links.setdefault(wire, []).append((index, load))
@@ -67,11 +66,11 @@ def fair_shares(legs: Sequence[Leg]) -> list[Share]:
         level, full = _first_full(legs, links, found)
         satisfied = [index for index in rising if legs[index].bytes_per_s <= level * (1.0 + _ROUNDING)]
         if satisfied:
-            found.update((index, Share(1.0, None)) for index in satisfied if legs[index].bytes_per_s == _least(legs, satisfied))
+            found.update((index, FairShare(1.0, None)) for index in satisfied if legs[index].bytes_per_s == _least(legs, satisfied))
         else:
             assert full is not None
             stopped = [index for index, _ in links[full] if index not in found]
-            found.update((index, Share(level / legs[index].bytes_per_s, full)) for index in stopped)
+            found.update((index, FairShare(level / legs[index].bytes_per_s, full)) for index in stopped)
     return [found[index] for index in range(len(legs))]
 
 
@@ -79,7 +78,9 @@ def _least(legs: Sequence[Leg], among: Sequence[int]) -> float:
     return min(legs[index].bytes_per_s for index in among)
 
 
-def _first_full(legs: Sequence[Leg], links: dict[Wire, list[tuple[int, float]]], found: dict[int, Share]) -> tuple[float, Wire | None]:
+def _first_full(
+    legs: Sequence[Leg], links: dict[LinkAt, list[tuple[int, float]]], found: dict[int, FairShare]
+) -> tuple[float, LinkAt | None]:
     """The bytes per second of a sender at which the first link is full, and that link."""
     level, full = float("inf"), None
     for wire, members in links.items():
@@ -104,25 +105,25 @@ class Flow:
     present: bool = False  # its transfer has begun, beside others
     left_ps: float = 0.0  # of the transfer, at its full rate
     since_ps: int = 0
-    share: Share | None = None
+    share: FairShare | None = None
     rivals: tuple[tuple[str, float], ...] = ()  # streams on the link that binds, with the part of the loss that each causes
     version: int = 0
 
 
-_FULL: Final = Share(1.0, None)
+_FULL: Final = FairShare(1.0, None)
 
 
 @dataclass(slots=True)
-class Network:
+class SharedLinks:
     """All links, and the flows on them."""
 
     env: simpy.Environment
-    flows: dict[Wire, list[Flow]] = field(default_factory=dict)  # in order of issue, those that still pay their latency included
-    num_present: dict[Wire, int] = field(default_factory=dict)
-    busy_since_ps: dict[Wire, int] = field(default_factory=dict)
-    busy_ps: dict[Wire, int] = field(default_factory=dict)
-    lost_ps: dict[tuple[Wire, str, str, str], float] = field(default_factory=dict)
-    touched: dict[Wire, None] = field(default_factory=dict)
+    flows: dict[LinkAt, list[Flow]] = field(default_factory=dict)  # in order of issue, those that still pay their latency included
+    num_present: dict[LinkAt, int] = field(default_factory=dict)
+    busy_since_ps: dict[LinkAt, int] = field(default_factory=dict)
+    busy_ps: dict[LinkAt, int] = field(default_factory=dict)
+    lost_ps: dict[tuple[LinkAt, str, str, str], float] = field(default_factory=dict)
+    touched: dict[LinkAt, None] = field(default_factory=dict)
     num_solved: int = 0
 
     def carry(self, legs: Sequence[Leg], stream: str, task: str) -> Events:
@@ -192,7 +193,7 @@ class Network:
             self._advance(flow, int(self.env.now))
             self._run_at(flow, _FULL)
 
-    def _run_at(self, flow: Flow, share: Share) -> None:
+    def _run_at(self, flow: Flow, share: FairShare) -> None:
         flow.share = share
         flow.version += 1
         wait_ps = max(0, ceil(flow.left_ps / share.rate - _ROUNDING_PS))
@@ -230,7 +231,7 @@ class Network:
         if self.env.peek() <= self.env.now:  # something else happens in this instant: after it
             self._defer()
             return
-        now, flows = int(self.env.now), self._connected()
+        now, flows = int(self.env.now), self._component()
         self.touched.clear()
         self.num_solved += bool(flows)
         for flow in flows:
@@ -242,7 +243,7 @@ class Network:
         for flow in flows:
             flow.rivals = self._rivals(flow)
 
-    def _connected(self) -> list[Flow]:
+    def _component(self) -> list[Flow]:
         """The flows on the touched links, and those on the links of these, and so on."""
         links, found = list(self.touched), dict[int, Flow]()
         seen = set(links)

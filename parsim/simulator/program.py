@@ -19,7 +19,7 @@ from parsim.step.stages import Copies
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, Hold, Launches, Receive, Task, reads, writes
 
 
-class Item(NamedTuple):
+class StreamItem(NamedTuple):
     """What a stream does at a time: one task, or several kernels that follow one another on the compute stream."""
 
     task: Task  # the first
@@ -34,7 +34,7 @@ def stream_of(task: Task) -> str:
     return COMPUTE_STREAM if isinstance(task, Receive) else getattr(task, "stream", COMPUTE_STREAM)
 
 
-def items(tasks: Iterable[Task], ps_of: Callable[[Task], int]) -> Iterator[Item]:
+def items(tasks: Iterable[Task], ps_of: Callable[[Task], int]) -> Iterator[StreamItem]:
     """A task an item, in issue order; what takes no time and waits for nothing is left out."""
     beside: set[str] = set()
     for task in tasks:
@@ -45,17 +45,17 @@ def items(tasks: Iterable[Task], ps_of: Callable[[Task], int]) -> Iterator[Item]
         after = (*waits, *(name for name in reads(task) if name in beside and name not in waits))
         makes = writes(task) if stream != COMPUTE_STREAM else ()
         beside |= set(makes)
-        yield Item(task, stream, ps, after, makes)
+        yield StreamItem(task, stream, ps, after, makes)
 
 
-def is_kernel(item: Item) -> bool:
+def is_kernel(item: StreamItem) -> bool:
     """Whether nobody else can hold it up: a kernel on the compute stream."""
     return item.stream == COMPUTE_STREAM and isinstance(item.task, Compute)
 
 
-def folded(each: Iterable[Item]) -> tuple[Item, ...]:
+def fold_kernels(each: Iterable[StreamItem]) -> tuple[StreamItem, ...]:
     """The same, a run of kernels that wait for nobody in between as one item."""
-    found: list[Item] = []
+    found: list[StreamItem] = []
     for item in each:
         if found and is_kernel(item) and is_kernel(found[-1]) and not item.after:
             found[-1] = found[-1]._replace(ps=found[-1].ps + item.ps)
@@ -104,16 +104,16 @@ class Program:
         return np.bincount(self.columns.rank * num_passes + self.pass_index, minlength=num_ranks * num_passes).reshape(num_ranks, -1)
 
     @functools.cached_property
-    def _items(self) -> dict[int, tuple[Item, ...]]:
+    def _items(self) -> dict[int, tuple[StreamItem, ...]]:
         return {}  # by the identity of a list, which its pass keeps
 
-    def items(self, tasks: tuple[Task, ...]) -> tuple[Item, ...]:
+    def items(self, tasks: tuple[Task, ...]) -> tuple[StreamItem, ...]:
         """The items of a list of a pass."""
         if id(tasks) not in self._items:
-            self._items[id(tasks)] = folded(items(tasks, lambda task: one(self.workload.ps(task))))
+            self._items[id(tasks)] = fold_kernels(items(tasks, lambda task: one(self.workload.ps(task))))
         return self._items[id(tasks)]
 
-    def pass_items(self, each: Pass) -> Iterator[Item]:
+    def pass_items(self, each: Pass) -> Iterator[StreamItem]:
         """All items of a pass, in issue order."""
         yield from self.items(each.prologue)
         for run in each.runs:
@@ -161,7 +161,7 @@ class Program:
         """The rank at whose holding a task of the step's end is priced: of several pipeline ranks, the last."""
         return max(self.members[id(task)], default=rank)
 
-    def finish(self, rank: int) -> list[tuple[Item, tuple[int, ...]]]:
+    def finish(self, rank: int) -> list[tuple[StreamItem, tuple[int, ...]]]:
         """The end of a step on a rank, task by task, each with its `members`."""
         members = self.members
         tasks = [task for task in self.workload.step.finish if not members[id(task)] or rank in members[id(task)]]

@@ -1,6 +1,6 @@
 """A pipeline rank as simpy processes: its compute, and one for each task that runs beside it, behind those before it on its stream.
 
-`folded` takes an action as one event, since nobody else can delay it; `streams` walks the items of every pass.
+`actions` takes an action as one event, since nobody else can delay it; `streams` walks the items of every pass.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from collections.abc import Iterable, Sequence
 
 import simpy
 
-from parsim.simulator.fold import Fold
-from parsim.simulator.program import Item
+from parsim.simulator.fold import FoldedAction
+from parsim.simulator.network import Events
+from parsim.simulator.program import StreamItem
 from parsim.simulator.trace import Span
-from parsim.simulator.world import Events, World
+from parsim.simulator.world import World
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Receive, Send, Wait
 
 
-class Rank:
+class RankStreams:
     """What one pipeline rank has issued, and its processes."""
 
     def __init__(self, number: int, world: World, rows: range) -> None:
@@ -24,12 +25,12 @@ class Rank:
         self.last: dict[str, simpy.Event] = {}  # that was issued on each stream
         self.ready: dict[str, simpy.Event] = {}  # what makes each buffer that was made beside compute
 
-    def folded(self, folds: Sequence[Fold]) -> Events:
+    def actions(self, folds: Sequence[FoldedAction]) -> Events:
         """The whole step, an action an event; a message is another where its receiver waits before it is sent."""
         env, world, columns, ends, now = self.env, self.world, self.world.program.columns, dict[str, int](), 0
         own = slice(self.rows.start, self.rows.stop)
-        actions = (each[own].tolist() for each in (world.program.pass_index, columns.awaits, columns.sends))
-        for row, index, awaits, sends in zip(self.rows, *actions, strict=True):
+        columns_of = (each[own].tolist() for each in (world.program.pass_index, columns.awaits, columns.sends))
+        for row, index, awaits, sends in zip(self.rows, *columns_of, strict=True):
             if awaits >= 0:
                 arrival = world.arrival(awaits)
                 arrival_ps = arrival if isinstance(arrival, int) else (yield arrival)
@@ -71,7 +72,7 @@ class Rank:
                 yield from self.world.meet(f"{name} ends", len(members))
         self.world.end_ps = max(self.world.end_ps, int(self.env.now))
 
-    def walk(self, items: Iterable[Item], label: str, row: int | None = None) -> Events:
+    def walk(self, items: Iterable[StreamItem], label: str, row: int | None = None) -> Events:
         """Items in issue order: compute waits for its own, and does not for what it starts on other streams; row: of an action."""
         columns = self.world.program.columns
         for item in items:
@@ -93,14 +94,14 @@ class Rank:
             if item.ps:
                 yield from self.spend(item, label, row)
 
-    def beside(self, item: Item, before: Iterable[simpy.Event], label: str, row: int | None) -> Events:
+    def beside(self, item: StreamItem, before: Iterable[simpy.Event], label: str, row: int | None) -> Events:
         """One item on a stream of its own, when all before it has ended."""
         yield from _all(before)
         yield from self.spend(item, label, row)
         if isinstance(item.task, Send) and row is not None:
             self.world.send(row, int(self.env.now))
 
-    def spend(self, item: Item, label: str, row: int | None) -> Events:
+    def spend(self, item: StreamItem, label: str, row: int | None) -> Events:
         """The time of an item, stretched while others are on the links of a communication, and its span."""
         task, start, name = item.task, int(self.env.now), item.task.name
         network, stream = self.world.network, item.stream

@@ -27,13 +27,13 @@ def sent_bytes(workload: Workload, at: Mapping[str, int]) -> dict[str, int]:
     sent = Counter(dict.fromkeys(workload.step.structure.links, 0))
     for each, count in zip(program.passes, program.counts[at["pp"]].tolist(), strict=True):
         for task in (*each.prologue, *each.epilogue) if count else ():
-            sent[_link(task)] += count * _sent(program, here, task, at)
+            sent[_link(task)] += count * _bytes(program, here, task, at)
         for run in each.runs if count else ():
             for task in run.tasks:
-                sent[_link(task)] += count * one(run.copies) * _sent(program, here, task, at)
+                sent[_link(task)] += count * one(run.copies) * _bytes(program, here, task, at)
     held = program.held[at["pp"]]
     for task in workload.step.finish:
-        sent[_link(task)] += _sent(program, here, task, at, held)
+        sent[_link(task)] += _bytes(program, here, task, at, held)
     return {link: count for link, count in sent.items() if link}
 
 
@@ -49,7 +49,7 @@ def _link(task: Task) -> str:
     return ""
 
 
-def _sent(program: Program, workload: Workload, task: Task, at: Mapping[str, int], held: Held = None) -> int:
+def _bytes(program: Program, workload: Workload, task: Task, at: Mapping[str, int], held: Held = None) -> int:
     alone, members = getattr(task, "alone", None), program.members.get(id(task), ())
     if (alone and any(at[axis] for axis in alone.axes)) or (members and at["pp"] not in members):
         return 0

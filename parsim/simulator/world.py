@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import simpy
 
 from parsim.cost.timing import task_price
 from parsim.parallel.group import Group
 from parsim.simulator.demand import Placement
-from parsim.simulator.network import Leg, Network
+from parsim.simulator.network import Events, Leg, SharedLinks
 from parsim.simulator.program import Program
 from parsim.simulator.trace import Span
 from parsim.step.task import Task
-
-Events = Generator[simpy.Event, Any, None]
 
 
 @dataclass(eq=False)
@@ -26,7 +22,7 @@ class World:
 
     program: Program
     env: simpy.Environment
-    network: Network | None  # with contention
+    network: SharedLinks | None = None  # with contention
     spans: list[Span] = field(default_factory=list)
     end_ps: int = 0  # of the last rank; a timer that nobody waits for any more may come later
     num_events: int = 0

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parsim.estimator.estimate import group_of
-from parsim.estimator.group import Group
+from parsim.cost.workload import Prices, Workload
+from parsim.estimator.estimate import stages_of
+from parsim.estimator.lists import Measures
 from parsim.estimator.memory import counted_peak_bytes
+from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import timeline
-from parsim.estimator.totals import rank_flops, rank_sent_bytes
+from parsim.estimator.totals import Totals, device_totals
+from parsim.executor.names import owned
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import shard
 from parsim.parallel.dimensions import split
 from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Plan
-from parsim.parallel.sharding import Sharding
 from parsim.scenario.types import Training
-from parsim.simulator.program import Program
 from parsim.simulator.run import run
+from parsim.simulator.trace import Trace
 from parsim.simulator.transfers import sent_bytes
+from parsim.step.task import Weight
 from parsim.verify.shrink import shrunk
 
 if TYPE_CHECKING:
@@ -61,9 +64,8 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     scenario = replace(scenario, data=None, training=Training(weight_decay=0.1, eps=1e-4))
     executed = execute(scenario, plan)
     whole = execute(*_one_rank(scenario, plan))
-    group = group_of(scenario, plan)
-    program = Program.of(scenario.model, executed.job.market, plan, dict(scenario.itemsize_bytes))
-    return tuple(Check(name, *result) for result in (*_counts(executed, group, program), *_numbers(executed, whole)))
+    found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole))
+    return tuple(Check(name, *result) for result in found)
 
 
 def _one_rank(scenario: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
@@ -77,24 +79,77 @@ def _one_rank(scenario: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
 Result = tuple[str, bool, str]
 
 
-def _counts(executed: Execution, group: Group, program: Program) -> Iterator[Result]:
-    trace = run(program)
-    places = [coordinates(rank, executed.job.degrees) for rank in range(executed.job.num_ranks)]
-    flops = [(rank_flops(group, at["pp"], at["dp"]), ledger.flops) for at, ledger in zip(places, executed.ledgers, strict=True)]
-    yield _integers("FLOPs", flops)
-    masters = [(at, led) for at, led in zip(places, executed.ledgers, strict=True) if at["dp"] == 0]  # a trace folds dp to its first rank
-    yield _integers("FLOPs, simulated", [(trace.flops[at["pp"]], ledger.flops) for at, ledger in masters])
-    predicted, routed = [rank_sent_bytes(group, at) for at in places], [sent_bytes(program, at) for at in places]
-    for axis in group.step.structure.links:
-        counted = [ledger.sent_bytes.get(axis, 0) for ledger in executed.ledgers]
-        for quantity, told in ((f"bytes sent over {axis}", predicted), (f"bytes sent over {axis}, simulated", routed)):
-            yield _integers(quantity, list(zip((by_axis[axis] for by_axis in told), counted, strict=True)))
-    peaks = [(int(counted_peak_bytes(group, at["pp"])[0]), ledger.peak_bytes) for at, ledger in zip(places, executed.ledgers, strict=True)]
-    yield _integers("peak bytes", peaks)
-    marks = [(trace.peak_bytes[at["pp"]], ledger.peak_bytes) for at, ledger in zip(places, executed.ledgers, strict=True)]
-    yield _integers("peak bytes, simulated", marks)
-    yield _integers("picoseconds, estimate and simulate", [(int(timeline(group).step_ps[0]), trace.step_ps)])
-    yield _integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, trace.step_ps)])
+def _counts(executed: Execution, stages: Stages) -> Iterator[Result]:
+    """Integers of every rank at its own place."""
+    ranks, workload, structure = _Ranks(executed, stages), executed.job.workload, executed.job.step.structure
+    yield _integers("FLOPs", ranks.against(lambda rank: (ranks.totals(rank).flops, ranks.ledgers[rank].flops)))
+    # A trace shows the first of those of which one alone updates.
+    firsts = [rank for rank, at in enumerate(ranks.places) if not structure.master or not any(at[axis] for axis in structure.master.axes)]
+    yield _integers("FLOPs, simulated", [(ranks.trace(rank).flops[ranks.stage(rank)], ranks.ledgers[rank].flops) for rank in firsts])
+    routed = [sent_bytes(workload, at) for at in ranks.places]
+    for link in dict.fromkeys((*structure.links, *(link for ledger in ranks.ledgers for link in ledger.sent_bytes))):
+        counted = [ledger.sent_bytes.get(link, 0) for ledger in ranks.ledgers]
+        predicted = [ranks.totals(rank).sent_bytes.get(link, 0) for rank in range(len(counted))]
+        yield _integers(f"bytes sent over {link}", list(zip(predicted, counted, strict=True)))
+        yield _integers(f"bytes sent over {link}, simulated", list(zip((sent.get(link, 0) for sent in routed), counted, strict=True)))
+    yield _integers("peak bytes", ranks.against(lambda rank: (ranks.peak_bytes(rank), ranks.ledgers[rank].peak_bytes)))
+    simulated = ranks.against(lambda rank: (ranks.trace(rank).peak_bytes[ranks.stage(rank)], ranks.ledgers[rank].peak_bytes))
+    yield _integers("peak bytes, simulated", simulated)
+    step_ps = ranks.of_worst.step_ps
+    yield _integers("picoseconds, estimate and simulate", [(timeline(stages).step_ps, step_ps)])
+    yield _integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, step_ps)])
+
+
+class _Ranks:
+    """What estimate and simulate say of each rank.  Ranks that stand alike are asked about once."""
+
+    def __init__(self, executed: Execution, stages: Stages) -> None:
+        self.ledgers, self.stages = executed.ledgers, stages
+        self.places = [coordinates(rank, executed.job.degrees) for rank in range(executed.job.num_ranks)]
+        self._totals: dict[tuple[int, ...], tuple[Totals, ...]] = {}
+        self.of_worst = run(stages.workload)
+        self._traces: dict[tuple[int, ...], tuple[Workload, Trace]] = {(): (stages.workload, self.of_worst)}
+        self._peaks: dict[tuple[int, ...], np.ndarray] = {}
+
+    def against(self, pair: Callable[[int], tuple[int, int]]) -> list[tuple[int, int]]:
+        """A pair of each rank."""
+        return [pair(rank) for rank in range(len(self.places))]
+
+    def stage(self, rank: int) -> int:
+        """The place of a rank along the pipeline."""
+        return self.places[rank]["pp"]
+
+    def totals(self, rank: int) -> Totals:
+        """What estimate says that a rank does."""
+        at = {**self.places[rank], "pp": 0}
+        key = tuple(at.values())
+        if key not in self._totals:
+            self._totals[key] = device_totals(self.stages, at)
+        return self._totals[key][self.stage(rank)]
+
+    def trace(self, rank: int) -> Trace:
+        """What simulate says of ranks at this place."""
+        return self._here(rank)[1]
+
+    def peak_bytes(self, rank: int) -> int:
+        """What estimate says that a rank holds at most."""
+        key, (workload, _) = self._key(rank), self._here(rank)
+        if key not in self._peaks:
+            self._peaks[key] = counted_peak_bytes(Stages.of(workload, Measures(workload.prices)))
+        return int(self._peaks[key][self.stage(rank), 0])
+
+    def _key(self, rank: int) -> tuple[int, ...]:
+        """Where it stands along the axes by which extents differ."""
+        axes = dict.fromkeys(axis for _, axis in self.stages.workload.sizes.tables)
+        return tuple(self.places[rank][axis] for axis in axes)
+
+    def _here(self, rank: int) -> tuple[Workload, Trace]:
+        key, workload = self._key(rank), self.stages.workload
+        if key not in self._traces:
+            sizes = workload.sizes.at(self.places[rank])
+            own = replace(workload, sizes=sizes, prices=Prices(workload.step, sizes, workload.model))
+            self._traces[key] = own, run(own)
+        return self._traces[key]
 
 
 def _integers(quantity: str, pairs: list[tuple[int, int]]) -> Result:
@@ -109,41 +164,38 @@ def _integers(quantity: str, pairs: list[tuple[int, int]]) -> Result:
 def _numbers(executed: Execution, whole: Execution) -> Iterator[Result]:
     """Gradients of weights and inputs, updated weights and the loss, against the one-rank run."""
     job = executed.job
-    shardings = {(s.name, w.name): w.sharding for s in job.step.segments for w in s.weights}
-    stream = job.step.embedding.y
-    assert stream is not None
     largest = max(_SMALLEST_SCALE, *(float(np.abs(g).max()) for g in whole.gradients[0].values()))
     worst = {"weight gradients": 0.0, "updated weights": 0.0, "input gradients": 0.0}
+    master = job.step.structure.master
     for rank in range(job.num_ranks):
         at = coordinates(rank, job.degrees)
-
-        def part(array: np.ndarray, sharding: Sharding, at: dict[str, int] = at) -> np.ndarray:
-            return shard(array, sharding, job.degrees, at)
-
-        for key, mine, full in (
-            ("weight gradients", executed.gradients[rank], whole.gradients[0]),
-            ("updated weights", executed.weights[rank], whole.weights[0]),
+        sizes = job.sizes.at(at)
+        held = {f"{copy}/{w.name}": w for copy, w in owned([each for stage in job.workload.stages(at["pp"]) for each in job.copies(stage)])}
+        sums = held if master is None or not any(at[axis] for axis in master.axes) else {}  # only the master has them
+        for key, wanted, mine, full, scale in (
+            ("weight gradients", sums, executed.gradients[rank], whole.gradients[0], largest),
+            ("updated weights", held, executed.weights[rank], whole.weights[0], 1.0),
         ):
-            for name, value in mine.items():
-                instance, weight = name.split("/")
-                sharding = shardings[instance.rstrip("0123456789"), weight]
-                reference = full.get(name, full.get(f"embedding/{weight}"))
-                assert reference is not None
-                scale = largest if key == "weight gradients" else 1.0
-                expected = part(reference, sharding)
-                if value.shape != expected.shape:  # ZeRO leaves each rank its own part of the flattened weight
-                    expected = _dp_part(expected, job.degrees["dp"], at["dp"])
-                worst[key] = max(worst[key], float(np.abs(value - expected).max()) / scale)
+            if mine.keys() != wanted.keys():
+                worst[key] = np.inf
+            for name, weight in wanted.items():
+                expected = shard(full.get(name, full.get(f"{weight.copy_of}/{weight.name}")), weight.sharding, sizes)  # type: ignore[arg-type]
+                if mine[name].shape != expected.shape:  # ZeRO leaves each rank its own part of the flattened weight
+                    expected = _own_part(expected, weight, job.degrees, at)
+                worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max()) / scale)
         for m, value in executed.input_gradients[rank].items():
-            difference = float(np.abs(value - part(whole.input_gradients[0][m], stream.sharding)).max())
+            difference = float(np.abs(value - shard(whole.input_gradients[0][m], job.step.stream.sharding, sizes)).max())
             worst["input gradients"] = max(worst["input gradients"], difference / largest)
     for key, error in worst.items():
         yield key, error <= TOLERANCE, f"{error:.1e} of the largest, one-rank run"
     yield "loss", abs(executed.loss - whole.loss) <= TOLERANCE * abs(whole.loss), f"{executed.loss:.12f}"
 
 
-def _dp_part(array: np.ndarray, num_ranks: int, position: int) -> np.ndarray:
-    """One of the equal parts of a flattened array, the last padded with zeros."""
+def _own_part(array: np.ndarray, weight: Weight, degrees: Mapping[str, int], at: Mapping[str, int]) -> np.ndarray:
+    """One of the equal parts of a flattened array among the ranks that replicate it, the last padded with zeros."""
+    num_ranks, position = 1, 0
+    for axis in weight.group.axes:
+        num_ranks, position = num_ranks * degrees[axis], position * degrees[axis] + at[axis]
     length = -(-array.size // num_ranks)
     flat = np.pad(array.reshape(-1), (0, num_ranks * length - array.size))
     return flat[position * length : (position + 1) * length]

@@ -17,6 +17,7 @@ ROWS = {
     "export": 7,
     **dict.fromkeys(("planner", "validate", "verify", "calibrate"), 6),
     **dict.fromkeys(("estimator", "simulator", "executor"), 5),
+    "cost": 4.5,
     **dict.fromkeys(("step", "scenario"), 4),
     **dict.fromkeys(("parallel", "schedules", "collectives", "data"), 3),
     **dict.fromkeys(("model", "cluster", "catalog"), 2),

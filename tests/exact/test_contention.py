@@ -15,7 +15,7 @@ from parsim.estimator.estimate import estimate
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import Scenario
 from parsim.simulator import Trace, simulate
-from parsim.simulator.network import Network
+from parsim.simulator.network import SharedLinks
 from support import CLUSTER, FABRIC, NODE, STACK, scenario
 
 OVERLAPPED = replace(STACK, gradient_overlap=True, tensor_overlap=True)
@@ -107,7 +107,7 @@ def test_two_simulations_of_one_step_are_alike_to_the_last_event() -> None:
 
 
 def test_mutant_a_network_without_links_turns_the_delay_of_gradients_and_messages_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Network.carry
-    monkeypatch.setattr(Network, "carry", lambda self, legs, *names: right(self, [leg._replace(loads=()) for leg in legs], *names))
+    right = SharedLinks.carry
+    monkeypatch.setattr(SharedLinks, "carry", lambda self, legs, *names: right(self, [leg._replace(loads=()) for leg in legs], *names))
     chosen, plan = crowded()
     assert simulate(chosen, plan, contention=True).step_ps == simulate(chosen, plan).step_ps

@@ -37,7 +37,7 @@ def test_prediction_and_execution_agree_on_every_set_of_up_to_three_features(ind
 
 
 @pytest.mark.parametrize("stack", STACKS, ids=["plain", "overlapped", "flash", "unfused"])
-@pytest.mark.parametrize("name", ["dp", "tp", "sp", "pp", "vpp", "selective", "full", "gqa", "untied"])
+@pytest.mark.parametrize("name", ["dp", "tp", "sp", "pp", "vpp", "zbh1", "selective", "full", "gqa", "untied"])
 def test_prediction_and_execution_agree_on_every_software_stack(name: str, stack: object) -> None:
     scenario, plan = with_features((name,), stack)  # type: ignore[arg-type]
     wrong = [check for check in verify_plan(scenario, plan, "toy") if not check.ok]
@@ -80,4 +80,4 @@ def test_a_head_without_weights_of_its_own_reduces_nothing() -> None:
 
 def test_a_simulation_of_too_many_events_is_refused_before_it_starts() -> None:
     with pytest.raises(PlanError, match=r"about 40,\d{3},\d{3} events"):
-        simulate(scenario(model=replace(GPT, num_layers=1000), batch=Batch(20_000, 8)), Plan())
+        simulate(scenario(model=replace(GPT, num_layers=1000), batch=Batch(20_000, 8)), Plan(), spans=True)

@@ -28,6 +28,7 @@ CASES = {
     "pp2-interleaved": (Plan(pipeline_parallel=2, virtual_pipeline=2, schedule="interleaved_1f1b", recompute="selective"), STACKS[0]),
     "dp3-zero3-flash": (Plan(3, zero_stage=3, optimizer="adamw_8bit"), STACKS[2]),
     "dp4-hsdp-host": (Plan(4, zero_stage=2, zero_group=2, offload_optimizer=True), STACKS[3]),
+    "pp2-zero-bubble": (Plan(2, 1, 2, schedule="zero_bubble_h1", zero_stage=2), STACKS[1]),
     "dp2-direct": (Plan(2, optimizer="sgd_momentum"), replace(STACKS[1], collectives={"all_reduce": "direct"})),
 }
 
@@ -77,10 +78,10 @@ def test_gradients_of_two_processes_are_those_of_one_rank() -> None:
 
 def test_a_loss_that_a_process_tells_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant stands in this process, where lockstep runs: were both blind to it, they would agree."""
-    right = worker.Job.attribute
+    right = worker.Job._attribute
     plan, stack = CASES["dp2-direct"]
     processes = run(plan, stack, "shared_memory")
-    monkeypatch.setattr(worker.Job, "attribute", lambda *args: right(*args) * (1 + 2**-52 if args[2] == "per_token" else 1))
+    monkeypatch.setattr(worker.Job, "_attribute", lambda *args: right(*args) * (1 + 2**-52 if args[2] == "per_token" else 1))
     with pytest.raises(AssertionError):
         same(processes, run(plan, stack, "lockstep"))
 
@@ -127,7 +128,7 @@ def test_an_unknown_transport_is_told_the_known_ones() -> None:
 
 def test_a_model_too_large_to_execute_is_refused_before_anything_is_drawn() -> None:
     large = replace(GPT, name="large", vocab_size=10_000_000, hidden_size=12)
-    assert parameters.total(large) > MOST_WEIGHTS
+    assert parameters.num_parameters(large) > MOST_WEIGHTS
     with pytest.raises(ScenarioError, match=r'model "large" has [0-9,]+ weights, above the 100,000,000 that are executed') as caught:
         execute(scenario(model=large), Plan(), transport="shared_memory")
     assert "parsim verify" in str(caught.value)

@@ -10,13 +10,13 @@ import pytest
 
 from parsim import collectives, schedules
 from parsim.collectives.ring import Ring
-from parsim.executor.clock import Clock
 from parsim.executor.job import Job
+from parsim.executor.lockstep import Mail
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.verify import verify_plan
-from random_plans import FUSIONS, MOST_RANKS, ORDERS, Drawn, drawn, whole
+from random_plans import FUSIONS, MOST_RANKS, ORDERS, Drawn, drawn
 from support import GPT, STACK
 
 FAST, ALL = 100, 1_100  # of which 1,000 are slow
@@ -53,7 +53,7 @@ def test_one_hundred_drawn_plans_meet_every_value_of_every_switch() -> None:
     for name, value in (pair for seed in range(FAST) for pair in values(drawn(seed))):
         met.setdefault(name, set()).add(tuple(sorted(value.items())) if isinstance(value, dict) else value)
     named = {name for name in met["schedule"] if isinstance(name, str)}
-    assert named == set(whole()) and any(isinstance(each, tuple) for each in met["schedule"])
+    assert named == set(schedules.names()) and any(isinstance(each, tuple) for each in met["schedule"])
     for name, expected in {
         "recompute": {"none", "selective", "full"},
         "gradient_sync": {"all_reduce", "master"},
@@ -83,6 +83,10 @@ def _one_more(right: Callable[..., int]) -> Callable[..., int]:
     return lambda *args: right(*args) + 1
 
 
+def _late_messages(right: Callable[..., None]) -> Callable[..., None]:
+    return lambda *args: right(*args[:-1], args[-1] + 1)
+
+
 def _mean_of_the_replica(right: Callable[..., float]) -> Callable[..., float]:
     return lambda job, *args: right(job, *args) * (1 if args[1] != "per_token" else job.plan.data_parallel)
 
@@ -91,8 +95,8 @@ def _mean_of_the_replica(right: Callable[..., float]) -> Callable[..., float]:
     ("owner", "name", "mutant", "quantity"),
     [
         (Ring, "sent_elements", _one_more, "bytes sent"),
-        (Clock, "post", _one_more, "picoseconds, virtual clocks"),
-        (Job, "attribute", _mean_of_the_replica, "weight gradients"),
+        (Mail, "post", _late_messages, "picoseconds, virtual clocks"),
+        (Job, "_attribute", _mean_of_the_replica, "weight gradients"),
     ],
 )
 def test_drawn_plans_notice_a_mutant(

@@ -12,7 +12,7 @@ from parsim.executor.run import execute
 from parsim.model.families import blocks_of
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.step import structure
+from parsim.step.optimizer import Optimizer
 from parsim.verify import verify_plan
 from support import GPT, STACK, STACKS, scenario
 
@@ -37,7 +37,7 @@ def test_hsdp_gathers_and_scatters_in_its_group_and_sums_the_shards_over_the_gro
     scattered = shards(2)  # a ring of two sends one of the two parts
     norm = 4  # a ring of two: one float32 leaves the first rank
     assert groups["dp"] == passes * (2 * scattered * bf16 + scattered * fp32) + norm
-    assert groups["rp"] == shards(2) * fp32  # 2 (n - 1) / n of a shard, with n = 2
+    assert groups["dp_replicate"] == shards(2) * fp32  # 2 (n - 1) / n of a shard, with n = 2
 
 
 def test_zero_in_groups_of_all_replicas_is_zero() -> None:
@@ -106,7 +106,7 @@ def test_an_optimizer_on_the_host_holds_nothing_on_the_device_and_sends_every_gr
 
 
 def test_a_mutant_that_leaves_the_host_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structure.Structure, "state_bytes", property(lambda self: 12))
+    monkeypatch.setattr(Optimizer, "kept_bytes", lambda self, **where: 12)
     wrong = [check.quantity for check in verify_plan(scenario(), Plan(offload_optimizer=True), "toy") if not check.ok]
     assert wrong == ["peak bytes", "peak bytes, simulated"]
 

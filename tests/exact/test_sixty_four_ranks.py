@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from parsim.estimator.estimate import group_of
+from parsim.estimator.estimate import stages_of
 from parsim.estimator.pipeline import timeline
-from parsim.executor.clock import Clock
+from parsim.executor.lockstep import Mail
 from parsim.executor.run import execute
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
-from parsim.simulator.program import Program
 from parsim.simulator.run import run
 from support import GPT, STACK, scenario
 
@@ -26,6 +25,7 @@ CASES = {
     "dp64-zero3": (Plan(64, zero_stage=3), OVERLAPPED),
     "dp64-hsdp": (Plan(64, zero_stage=3, zero_group=8), STACK),
     "tp2-pp32": (Plan(1, 2, 32, recompute="full"), STACK),
+    "dp4-pp8-zero-bubble": (Plan(4, 1, 8, schedule="zero_bubble_h1", recompute="selective"), OVERLAPPED),
     "dp8-tp4-pp2": (Plan(8, 4, 2, rank_order="dp-tp-pp", schedule="gpipe"), OVERLAPPED),
     "dp4-tp2-pp4-interleaved": (Plan(4, 2, 4, zero_stage=2, **INTERLEAVED), OVERLAPPED),  # type: ignore[arg-type]
     "dp32-zero3-kept": (Plan(32, zero_stage=3, reshard_after_forward=False), OVERLAPPED),
@@ -41,8 +41,7 @@ def executed_and_predicted_ps(plan: Plan, stack: Stack) -> tuple[int, int, int]:
     chosen = toy(plan, stack)
     executed = execute(chosen, plan)
     assert len(executed.ledgers) == plan.num_devices >= 32
-    program = Program.of(chosen.model, executed.job.market, plan, dict(chosen.itemsize_bytes))
-    return executed.end_ps, run(program).step_ps, int(timeline(group_of(chosen, plan)).step_ps[0])
+    return executed.end_ps, run(executed.job.workload).step_ps, timeline(stages_of(chosen, plan)).step_ps
 
 
 @pytest.mark.parametrize(("plan", "stack"), CASES.values(), ids=CASES)
@@ -52,8 +51,8 @@ def test_virtual_clocks_of_so_many_ranks_end_when_the_simulation_does(plan: Plan
 
 
 def test_a_clock_that_charges_a_picosecond_too_much_for_a_message_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Clock.post
-    monkeypatch.setattr(Clock, "post", lambda *args: right(*args) + 1)
+    right = Mail.post
+    monkeypatch.setattr(Mail, "post", lambda self, *args: right(self, *args[:-1], args[-1] + 1))
     plan, stack = CASES["dp8-tp4-pp2"]
     executed, simulated, _ = executed_and_predicted_ps(plan, stack)
     assert executed >= simulated + 2  # the boundary is crossed forward and backward on the longest path

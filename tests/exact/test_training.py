@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 from mlp_by_hand import by_hand
 from parsim import data
 from parsim.data import Dataset
-from parsim.estimator.estimate import group_of
-from parsim.estimator.totals import rank_sent_bytes
-from parsim.executor import finish
+from parsim.estimator.estimate import stages_of
+from parsim.estimator.totals import device_totals
+from parsim.executor import calls
+from parsim.executor.calls import KernelUse
 from parsim.executor.evaluate import Score, whole_weights
-from parsim.executor.rank import Rank
+from parsim.executor.job import Attributes
+from parsim.executor.names import owned
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Array, Values
 from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario, Training, load
-from parsim.step.task import Weight
+from parsim_kernels import Machine
 from training_by_hand import accuracy_by_hand, adam_by_hand
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -62,12 +64,9 @@ def trained(plan: str | None, num_steps: int = NUM_STEPS) -> Execution:
 def initial_weights(scenario: Scenario) -> dict[str, Array]:
     """Before the first step: drawn from the seed alone."""
     job = execute(scenario, alone(scenario)).job
-    instances = {"embedding": ("embedding",), "layer": tuple(f"layer{i}" for i in range(scenario.model.num_layers)), "head": ("head",)}
     return {
         f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
-        for segment in job.step.segments
-        for instance in instances[segment.name]
-        for w in segment.weights
+        for instance, w in owned(job.copies(0))
     }
 
 
@@ -123,10 +122,10 @@ def test_master_and_all_reduce_give_the_same_weights_and_send_what_was_predicted
     assert largest_difference(final(shared), final(master)) <= 1e-12
     scenario = example("digits-mlp")
     for plan, executed in (("data_parallel", shared), ("master", master)):
-        group = group_of(scenario, scenario.plan(plan))
+        stages = stages_of(scenario, scenario.plan(plan))
         for rank, ledger in enumerate(executed.ledgers):
-            predicted = rank_sent_bytes(group, coordinates(rank, executed.job.degrees))
-            assert ledger.sent_bytes["dp"] == NUM_STEPS * predicted["dp"]
+            (predicted,) = device_totals(stages, coordinates(rank, executed.job.degrees))
+            assert ledger.sent_bytes["dp"] == NUM_STEPS * predicted.sent_bytes["dp"]
     widths = ((64, 64), (64, 128), (128, 64), (64, 128), (128, 64), (64, 10))
     gradient_bytes = 4 * sum(into * out + out for into, out in widths)  # fp32
     # To the master and back, each way once from each of 3; or around a ring, 2 x 3/4 of it from each of 4: as much in all, but shared.
@@ -193,17 +192,20 @@ def _first_epoch(self: Dataset, step: int, global_batch: int, seed: int) -> NDAr
     return _ROWS(self, step % self.steps_per_epoch(global_batch), global_batch, seed)
 
 
-_DRAWN, _ROWS, _CLIP = Values.drawn, Dataset.rows, finish._clip
+def _always_the_first(self: KernelUse, machine: Machine, now: Mapping[str, int] | None = None) -> None:
+    _RUN(self, machine, now and {"step": 1})
 
 
-def _without_clip(rank: Rank, instance: str, weight: Weight) -> tuple[object, ...]:
-    return (*_CLIP(rank, instance, weight)[:2], {"max_norm": math.inf})
+def _attributes_without_clip(self: calls._WeightKernel) -> Attributes:
+    return {**_ATTRIBUTES(self), **({"max_norm": math.inf} if self.task.kernel == "clip" else {})}
 
+
+_DRAWN, _ROWS, _RUN, _ATTRIBUTES = Values.drawn, Dataset.rows, KernelUse.run, calls._WeightKernel.attributes
 
 # What a wrong training may do, the object and the name that are replaced, and the steps after which it must show.
-MUTANTS = {
-    "Adam takes each step for the first": (finish, "_now", lambda rank: {"step": 1}, 3),
-    "long gradients are not shortened": (finish, "_KERNELS", {**finish._KERNELS, "clip": _without_clip}, 3),
+MUTANTS: dict[str, tuple[type, str, Callable[..., object], int]] = {
+    "Adam takes each step for the first": (KernelUse, "run", _always_the_first, 3),
+    "long gradients are not shortened": (calls._WeightKernel, "attributes", _attributes_without_clip, 3),
     "every micro_batch has the sequences of the first": (Values, "drawn", _first_micro_batch, 1),
     "every epoch has the order of the first": (Dataset, "rows", _first_epoch, 23),
 }

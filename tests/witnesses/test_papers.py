@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parsim.step.sizes import sizes_of
 
 from parsim.cluster.link import CollectiveLaw
 from parsim.cost import count

@@ -10,6 +10,7 @@ import pytest
 
 from mlp_by_hand import MLP, ROWS
 from parsim.executor.evaluate import whole_weights
+from parsim.executor.names import owned
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Array
 from parsim.model.spec import ModelSpec
@@ -29,25 +30,21 @@ LLAMA = replace(
 def drawn_weights(executed: Execution) -> dict[str, Array]:
     """All weights before the first step."""
     job, found = executed.job, {}
-    instances = {"embedding": "embedding", "head": "head", **{f"layer{i}": "layer" for i in range(job.model.num_layers)}}
-    segments = {segment.name: segment for segment in job.step.segments}
-    for instance, segment in instances.items():
-        for w in segments[segment].weights:
-            if w.owner == segment:  # a tied table is the embedding's
-                shape = [job.extent(dim) for dim in w.sharding.dims]
-                found[f"{instance}/{w.name}"] = job.values.weight(instance, w.name, w.initial, shape)
+    for instance, weight in owned([copy for stage in range(job.workload.num_stages) for copy in job.copies(stage)]):
+        shape = [job.extent(dim) for dim in weight.sharding.dims]
+        found[f"{instance}/{weight.name}"] = job.values.weight(instance, weight.name, weight.initial, shape)
     return found
 
 
 def gradients_of_torch(executed: Execution, flash: bool) -> tuple[float, dict[str, Array]]:
     """Loss and gradients of the whole batch; masks are those of the first micro_batch, which is all there is where some are drawn."""
-    values, model, batch = executed.job.values, executed.job.model, executed.job.batch
+    values, model, batch = executed.job.values, executed.job.spec, executed.job.model.batch
     weights = {name: torch.tensor(array, requires_grad=True) for name, array in drawn_weights(executed).items()}
 
     def drawn(instance: str, name: str, shape: tuple[int, ...]) -> object:
         return torch.tensor(values.drawn(instance, name, 0, shape))
 
-    count = executed.job.num_micro_batches
+    count = executed.job.workload.num_micro_batches
     rows = (batch.global_batch // count, batch.sequence_length)
 
     def all_drawn(instance: str, name: str, *dims: int) -> object:
@@ -96,6 +93,7 @@ def test_gradients_are_those_of_torch(model: ModelSpec, stack: Stack) -> None:
 SPLIT = {
     "dp-sp": Plan(2, 2, sequence_parallel=True),
     "pp-interleaved": Plan(pipeline_parallel=2, virtual_pipeline=2, schedule="interleaved_1f1b", recompute="full"),
+    "pp-zero-bubble": Plan(pipeline_parallel=2, schedule="zero_bubble_h1", recompute="selective"),
     "zero2": Plan(3, zero_stage=2),
     "zero3-tp": Plan(2, 2, zero_stage=3),
 }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from parsim.step.work import law_name, work_of
-
 from parsim.calibrate import links, models, wall
 from parsim.calibrate.links import MESSAGE, Transferred
 from parsim.calibrate.samples import Shape
 from parsim.calibrate.walk import sample_kernels
 from parsim.cluster import Cluster
+from parsim.cost.work import law_name, works_of
 from parsim.model.op_kinds import COSTS
 from parsim.scenario.rows import read
 from parsim.step.task import Compute
@@ -34,18 +33,18 @@ def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
     sizes: dict[str, set[Shape]] = {}
     for run in RUNS:
         job = run.job()
-        tasks = [task for segment in job.step.segments for task in (*segment.forward, *segment.backward) if isinstance(task, Compute)]
-        for task in tasks:
-            sizes.setdefault(law_name(task), set()).add(Shape.of(work_of(task, job.sizes)))
-        for kernel in {work.kernel for work in job.step.finish} - {""}:
-            sizes.setdefault(kernel, set()).add(Shape(float(job.model.hidden_size), 0.0))
+        lists = [segment.phases[phase] for segment in job.step.segments.values() for phase in job.workload.phases]
+        for task in (task for tasks in lists for task in tasks if isinstance(task, Compute)):
+            sizes.setdefault(law_name(task), set()).add(Shape.of(next(works_of(task, job.sizes))))
+        for kernel in {task.kernel for task in job.step.finish if isinstance(task, Compute)}:
+            sizes.setdefault(kernel, set()).add(Shape(float(job.spec.hidden_size), 0.0))
     assert set(COSTS) - {name.removesuffix("_add").removesuffix("_batched") for name in sizes} == set()
     assert {name for name, shapes in sizes.items() if len(shapes) < 3} == set()
 
 
 def test_parameters_are_counted_as_they_lie_in_memory() -> None:
     (walks,) = launch(sample_kernels, 1, args=(RUNS[:1], 1e-6))
-    model = RUNS[0].model
+    model = RUNS[0].spec
     width, ffn, rows = model.hidden_size, model.ffn_hidden_size, model.vocab_size + model.max_positions
     # A layer's four square matrices and two of the MLP, with their biases, and three norms of two: the GPT-2 of Radford et al. 2019.
     count = rows * width + 4 * (width * width + width) + 2 * width * ffn + ffn + width + 6 * width

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from parsim.executor.finish import owned
-
 from parsim.calibrate import models
 from parsim.cluster import Cluster
 from parsim.executor import program
 from parsim.executor.clock import Clock
+from parsim.executor.names import owned
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
 from parsim.scenario.rows import read
@@ -31,7 +30,7 @@ def ended(num_steps: int) -> Rank:
 
 def test_gradients_are_parts_of_one_array_in_order() -> None:
     rank = ended(1)
-    gradients = [rank.machine.get(0, f"{instance}/d_{weight.name}") for instance, _, weight in owned(rank)]
+    gradients = [rank.machine.get(0, f"{instance}/d_{weight.name}") for instance, weight in owned(rank.copies)]
     whole = only(gradients)
     assert whole is not None and whole.size == sum(gradient.size for gradient in gradients)
     assert whole.base is gradients[0].base  # in place: a sum over replicas needs no copy
@@ -39,5 +38,5 @@ def test_gradients_are_parts_of_one_array_in_order() -> None:
 
 def test_a_pass_is_bound_once_however_many_steps() -> None:
     once, thrice = ended(1), ended(3)
-    assert len(once._passes) == len(thrice._passes) == 2 * once.job.num_micro_batches * len(once.held)
-    assert len(once.ends) == len(thrice.ends)
+    assert len(once._actions) == len(thrice._actions) == 2 * once.job.workload.num_micro_batches  # F and B of one stage
+    assert len(once._finish) == len(thrice._finish) > 0

@@ -14,8 +14,7 @@ from parsim.cluster.link import CollectiveLaw, Link
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.memory import counted_peak_bytes
 from parsim.parallel.plan import Batch, Plan
-from parsim.schedules import SCHEDULES, Action, Phase, memory_states, needs, ordered
-from parsim.schedules.phase import WHOLE
+from parsim.schedules import Action, Phase, memory_states, needs, ordered
 from parsim.simulator import simulate
 from parsim.verify import verify_plan
 from support import CLUSTER, GPT, NODE, STACK, scenario
@@ -87,8 +86,7 @@ def pipelines(draw: st.DrawFn) -> tuple[object, Plan]:
     """A plan of any schedule, registered or written by chance, on stages and links of uneven speed."""
     p, v = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     m = draw(st.integers(1, 9))
-    whole = [name for name in schedules.names() if SCHEDULES.get(name).phases == WHOLE]
-    name = draw(st.sampled_from([*whole, "written"]))
+    name = draw(st.sampled_from([*schedules.names(), "written"]))
     assume(p > 1 or v == 1)
     schedule = random_order(p, v, m, draw(st.integers(0, 999))) if name == "written" else name
     assume(schedules.fault(schedule, p, v, m) is None)

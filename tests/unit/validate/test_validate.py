@@ -8,8 +8,7 @@ import re
 
 import pytest
 
-import random_plans
-from parsim import catalog
+from parsim import catalog, schedules
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.scenario import from_mapping
@@ -145,7 +144,7 @@ def test_the_state_of_one_replica_is_not_sharded_by_zero(tmp_path):
     assert only(tmp_path, zero_stage="1", num_devices="4").skipped is None
 
 
-@pytest.mark.parametrize("name", random_plans.whole())
+@pytest.mark.parametrize("name", schedules.names())
 def test_a_schedule_that_is_built_is_not_missing(tmp_path, name):
     assert "needs schedule" not in (only(tmp_path, schedule=name, virtual_pipeline="2" if "interleaved" in name else "").skipped or "")
 
