@@ -26,7 +26,7 @@ app = typer.Typer(
 
 
 BackendOption = Annotated[Literal["estimate", "simulate"], typer.Option(help="arithmetic, or events for the step time")]
-TransportName = Literal["shared_memory", "mpi", "lockstep"]
+TransportChoice = Literal["shared_memory", "mpi", "lockstep"]
 Precision = Literal["float64", "float32"]
 ScenarioFile = Annotated[Path, typer.Argument(help="a scenario file (YAML or JSON)", metavar="SCENARIO", show_default=False)]
 OutOption = Annotated[
@@ -177,7 +177,7 @@ def execute(
     scenario: ScenarioFile,
     plan: Annotated[list[str] | None, typer.Option(help="only this plan; may be repeated", metavar="PLAN")] = None,
     steps: Annotated[int | None, typer.Option(help="optimizer steps; the epochs of `training` where left out, or 3", min=1)] = None,
-    transport: Annotated[TransportName, typer.Option(help="a process a rank, mpiexec's processes, or all in one")] = "shared_memory",
+    transport: Annotated[TransportChoice, typer.Option(help="a process a rank, mpiexec's processes, or all in one")] = "shared_memory",
     precision: Annotated[Precision, typer.Option(help="of the numbers")] = "float64",
     seed: Annotated[int | None, typer.Option(help="of weights, data and masks; the scenario's where left out", min=0)] = None,
     deadline: Annotated[float | None, typer.Option(help="seconds after which a run is ended", min=0.1, metavar="SECONDS")] = None,

@@ -39,7 +39,7 @@ class DataSpec:
     validation_split: float = 0.2  # share of its sequences held back
 
 
-def _setting(default: float, description: str, **limits: float) -> Any:
+def _figure(default: float, description: str, **limits: float) -> Any:
     return field(default=default, metadata={"description": description, **limits})
 
 
@@ -53,14 +53,14 @@ class Training:
     AdamW is Adam; momentum: Sutskever et al. 2013 (ICML), section 3; max_norm: Brown et al. 2020 (arXiv:2005.14165), appendix B.
     """
 
-    epochs: int = _setting(1, "how often the data set is gone through", gt=0, le=1_000_000)
-    learning_rate: float = _setting(1e-3, "the step size of the optimizer", gt=0, le=10)
-    beta1: float = _setting(0.9, "what Adam keeps of its mean of gradients", ge=0, lt=1)
-    beta2: float = _setting(0.999, "what Adam keeps of its mean of squares", ge=0, lt=1)
-    eps: float = _setting(1e-8, "what Adam adds to a root, against division by 0", gt=0, le=1)
-    weight_decay: float = _setting(0.0, "AdamW's; with 0 it is Adam", ge=0, le=1)  # decoupled
-    momentum: float = _setting(0.9, "what SGD keeps of its velocity", ge=0, lt=1)
-    max_norm: float = _setting(1.0, "the longest that all gradients together may be; longer ones are shortened", gt=0)
+    epochs: int = _figure(1, "how often the data set is gone through", gt=0, le=1_000_000)
+    learning_rate: float = _figure(1e-3, "the step size of the optimizer", gt=0, le=10)
+    beta1: float = _figure(0.9, "what Adam keeps of its mean of gradients", ge=0, lt=1)
+    beta2: float = _figure(0.999, "what Adam keeps of its mean of squares", ge=0, lt=1)
+    eps: float = _figure(1e-8, "what Adam adds to a root, against division by 0", gt=0, le=1)
+    weight_decay: float = _figure(0.0, "AdamW's; with 0 it is Adam", ge=0, le=1)  # decoupled
+    momentum: float = _figure(0.9, "what SGD keeps of its velocity", ge=0, lt=1)
+    max_norm: float = _figure(1.0, "the longest that all gradients together may be; longer ones are shortened", gt=0)
 
 
 @dataclass(frozen=True, slots=True)
