@@ -20,7 +20,7 @@ from parsim.model.families import blocks_of
 from parsim.model.spec import ModelSpec
 from parsim.registry import Registry
 
-__all__ = ["DATASETS", "DataArray", "Dataset", "Origin", "fault", "load", "names"]
+__all__ = ["DATASETS", "DataArray", "Dataset", "Origin", "fault", "load", "names", "too_few"]
 
 DataArray = NDArray[np.float64] | NDArray[np.int64]
 _SEGMENT: Final = "token_types"  # 0 for all of a text that is one segment: Devlin et al. 2019 (arXiv:1810.04805), figure 2
@@ -112,6 +112,12 @@ def fault(name: str, model: ModelSpec, sequence_length: int) -> str:
         return f'data set "{name}" trains {origin.trains}; model "{model.name}" takes {" and ".join(missing)}, which it has not'
     said = origin.misfit(model, sequence_length)
     return f'data set "{name}" trains {origin.trains}; {said}' if said else ""
+
+
+def too_few(model: ModelSpec, least: Mapping[str, int]) -> str:
+    """Which figure of the model is below the least that a data set needs, or ""."""
+    short = next((name for name, count in least.items() if getattr(model, name) < count), "")
+    return f'{short} = {getattr(model, short)} of model "{model.name}" must be at least {least[short]}' if short else ""
 
 
 def load(name: str, validation_split: float, seed: int, model: ModelSpec, sequence_length: int) -> Dataset:

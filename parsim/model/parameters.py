@@ -53,5 +53,4 @@ def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, 
 
 
 def _matmul_dims(block: Block) -> set[str]:
-    """The dims over which a block multiplies matrices."""
     return {dim for op in block.ops if op.kind == "einsum" for term in op.terms[0] for dim in term}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from parsim.errors import ParsimError, PlanError, did_you_mean
+from parsim.errors import ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, sharding_faults
 from parsim.parallel.fault import PlanFault, comma_list, divisors
@@ -81,17 +81,6 @@ def faults(
     if batch is not None and not world:  # with another number of replicas they get other micro batches
         found += _micro_batches(plan, batch, schedules)
     return found
-
-
-def check(plan: Plan, model: ModelSpec, batch: Batch, num_devices: int, schedules: Schedules) -> None:
-    """Nothing, if the plan fits.
-
-    Raises:
-        PlanError: it does not; the message holds every fault.
-    """
-    found = faults(plan, model, batch, num_devices, schedules)
-    if found:
-        raise PlanError("\n".join(str(fault) for fault in found))
 
 
 def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -> tuple[int, ...]:

@@ -142,7 +142,6 @@ def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFa
 
 
 def _writers(layer: Block) -> Iterable[list[str]]:
-    """The ops that write each buffer of a layer."""
     buffer: dict[str, str] = {}
     writers: dict[str, list[str]] = {}
     for op in layer.ops:

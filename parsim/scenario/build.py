@@ -119,7 +119,6 @@ def _without(value: dict[Any, Any], places: list[Place]) -> dict[Any, Any]:
 
 
 def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iterator[tuple[Place, str]]:
-    """What is wrong between sections, while `parts` are built."""
     parts.stack = resolve("stacks", sections.stack)
     if sections.model is not None:
         parts.model = resolve("models", sections.model)

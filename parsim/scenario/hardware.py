@@ -36,7 +36,6 @@ KERNEL_LAWS: Final = (*COSTS, *(f"{kernel}_add" for kernel in COSTS), "einsum_ba
 
 
 def _topologies(level: str) -> tuple[str, ...]:
-    """The names of the topologies of a level: node or fabric."""
     TOPOLOGIES.discover("parsim.cluster.topologies")
     return tuple(name for name in TOPOLOGIES.names() if TOPOLOGIES.get(name).level == level)
 

@@ -206,12 +206,10 @@ class _Reader:
         return None
 
     def add(self, node: Any, place: Place, message: str) -> None:
-        """Note a fault at a node."""
         self.tree.add(message, *_spot(node), place)
 
 
 def _spot(node: Any) -> tuple[int, int]:
-    """Line and column of a node, from 1."""
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
@@ -248,7 +246,6 @@ def _whole(text: str) -> str:
 
 
 def _is_torn(value: object) -> bool:
-    """Whether a value is text that UTF-8 cannot hold."""
     return isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
