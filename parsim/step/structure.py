@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from parsim import schedules
 from parsim.model.spec import Architecture, ModelSpec
-from parsim.parallel.dimensions import degrees, replicating, rules, switched_on
+from parsim.parallel.dimensions import degrees, replica_axes, rules, switched_on
 from parsim.parallel.group import Group
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.step.task import HOST
@@ -49,7 +49,7 @@ class Structure:
         found, ranks = degrees(plan), plan.pipeline_parallel
         first, last = (schedules.rank_of(plan.schedule, stage, ranks) for stage in (0, plan.num_stages - 1))
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
-        stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replicating())
+        stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replica_axes())
         divides = batch.sequence_length % plan.tensor_parallel == 0
         is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
@@ -78,7 +78,7 @@ class Structure:
     @property
     def replicas(self) -> Group:
         """The ranks that replicate weights, over which gradients are summed step by step and ZeRO shards."""
-        return Group(tuple(axis for axis in replicating() if axis in self.axes))
+        return Group(tuple(axis for axis in replica_axes() if axis in self.axes))
 
     @property
     def master(self) -> Group | None:
