@@ -17,7 +17,7 @@ from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace
 from parsim.step import lower
 from parsim.verify import verify_plan
-from support import GPT, STACKS, scenario
+from support import GPT, STACKS, scenario, tiered
 
 FFN = '''"""FFN parallelism: only the MLP is split, over ranks of its own."""
 
@@ -67,7 +67,7 @@ def _added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["ffn_parallel", "sample_parallel"])
-@pytest.mark.parametrize("others", PAIRS, ids=["-".join(pair) or "alone" for pair in PAIRS])
+@pytest.mark.parametrize("others", [tiered(pair, "-".join(pair) or "alone", slow=len(pair) == 2) for pair in PAIRS])
 def test_a_dimension_of_ones_own_keeps_the_contract_with_every_pair_of_others(name: str, others: tuple[str, ...]) -> None:
     fields = {key: value for other in others for key, value in OTHERS[other].items()}
     plan = Plan(**fields, dimensions=((name, 2),))  # type: ignore[arg-type]
