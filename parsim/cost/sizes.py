@@ -41,7 +41,7 @@ class Table(NamedTuple):
     @property
     def worst(self) -> Ints:
         """The position that has the most; of several, the first."""
-        return np.argmax(self.parts, axis=1)
+        return np.asarray(np.argmax(self.parts, axis=1))
 
 
 Extent = Even | Table
