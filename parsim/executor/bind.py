@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
@@ -129,7 +130,7 @@ class Binder:
 
     def _bound(self, task: Task, scope: Scope | Held, key: tuple[object, ...], ps: int) -> Bound:
         """A task that is no message."""
-        bare: dict[str, object] = {
+        bare: dict[str, Any] = {
             "task": task,
             "ps": ps,
             "stream": getattr(task, "stream", COMPUTE_STREAM),
@@ -151,7 +152,7 @@ class Binder:
                     bare.update(self._flat(value, scope))
             case HostCopy():
                 bare["weights"] = tuple(scope.owners(task.bucket))
-        return Bound(**bare)  # type: ignore[arg-type]
+        return Bound(**bare)
 
     def _freed(self, freed: str | Bucket, scope: Scope | Held) -> Names:
         if not isinstance(freed, Bucket):
@@ -159,7 +160,7 @@ class Binder:
         owners = scope.owners(freed)
         return (*buffers(owners, freed, "whole"), *buffers(owners, freed, freed.part))
 
-    def _flat(self, value: Value, scope: Scope | Held) -> dict[str, object]:
+    def _flat(self, value: Value, scope: Scope | Held) -> dict[str, Any]:
         if not isinstance(value, Bucket):
             return {}
         return {"weights": tuple(scope.owners(value)), "prefix": "d_" if value.role == "gradients" else ""}
@@ -167,6 +168,7 @@ class Binder:
     def _collective(self, task: Collective, scope: Scope | Held, key: tuple[object, ...], ps: int) -> CollectiveCall | None:
         """None where this rank has nothing to give."""
         members, source, target = self.job.members(self.number, task.group), task.source, task.target
+        names: Names
         shards: Names = ()
         if not isinstance(source, Bucket) or not isinstance(target, Bucket):
             names, new = (scope.full(source.name),), scope.full(target.name) if task.fresh else None
@@ -186,7 +188,7 @@ class Binder:
             target=new,
             dim=max(task.dim, 0),
             split=max(task.split, 0),
-            operator=task.operator,
+            operator=task.operator,  # type: ignore[arg-type]
             itemsize=self.job.itemsize(source.dtype),
             ps=ps,
             stream=task.stream,

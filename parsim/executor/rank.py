@@ -18,7 +18,7 @@ from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.parallel.mesh import coordinates
 from parsim.schedules.phase import Phase
 from parsim.step.program import SHARD
-from parsim.step.task import HOST, Compute, HostCopy, Send, Wait
+from parsim.step.task import HOST, Compute, HostCopy, Operand, Send, Wait
 from parsim_kernels import Machine
 
 
@@ -92,7 +92,8 @@ class Rank:
 
     def draw(self, bound: Bound, micro_batch: int) -> None:
         """Bring a drawn tensor to life: this rank's part of it."""
-        (use,), (operand,) = bound.kernels, bound.task.outputs  # type: ignore[union-attr]
+        (use,), operand = bound.kernels, bound.task.outputs[0]  # type: ignore[union-attr]
+        assert isinstance(operand, Operand)
         instance = use.outputs[0].partition("/")[0]
         shape = [self.job.extent(dim) for dim in operand.dims]
         number = self.step * self.job.workload.num_micro_batches + micro_batch
