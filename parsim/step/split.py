@@ -50,11 +50,14 @@ def halves(backward: Sequence[Task], d_x: str) -> Halves:
             apart = _other(held, {held.name: renamed[name]})
             inputs.append(replace(moved, outputs=(apart, *moved.outputs[1:]), in_place=False, accumulate=False))
             if moved.accumulate:  # to what it would have added to
-                added = (apart, held), (apart,), {}
-                inputs.append(Compute(f"{moved.name}.add", "add", *added, in_place=True, tag=moved.tag, again=moved.again))
+                inputs.append(_sum(moved, apart, held))
             continue
         inputs.append(moved)
     return Halves(tuple(inputs), tuple(weights), renamed.get(d_x, d_x))
+
+
+def _sum(moved: Compute, apart: Value, held: Value) -> Compute:
+    return Compute(f"{moved.name}.add", "add", (apart, held), (apart,), {}, in_place=True, tag=moved.tag, again=moved.again)
 
 
 def _leading_to(backward: Sequence[Task], d_x: str) -> list[bool]:
