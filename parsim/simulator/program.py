@@ -143,7 +143,7 @@ class Program:
     def held(self) -> tuple[dict[str, Copies], ...]:
         """How often each pipeline rank holds each segment; ranks that hold the same share one."""
         same: dict[tuple[tuple[str, int], ...], dict[str, Copies]] = {}
-        found = map(self.workload.held, range(self.workload.num_ranks))
+        found = map(self.workload.copies_on, range(self.workload.num_ranks))
         return tuple(same.setdefault(tuple((name, one(copies)) for name, copies in each.items()), each) for each in found)
 
     @functools.cached_property

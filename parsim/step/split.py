@@ -36,7 +36,7 @@ def halves(backward: Sequence[Task], d_x: str) -> Halves:
     inputs: list[Task] = []
     weights: list[Task] = []
     for task, is_input in zip(backward, leads, strict=True):
-        moved = _renamed(task, renamed)
+        moved = _rename(task, renamed)
         if not is_input:
             weights.append(moved)
             read_later |= set(reads(moved))
@@ -72,7 +72,7 @@ def _leading_to(backward: Sequence[Task], d_x: str) -> list[bool]:
     return found[::-1]
 
 
-def _renamed(task: Task, names: dict[str, str]) -> Task:
+def _rename(task: Task, names: dict[str, str]) -> Task:
     if isinstance(task, Collective):
         return replace(task, source=_other(task.source, names), target=_other(task.target, names))
     assert isinstance(task, Compute)
