@@ -40,7 +40,7 @@ class Table(NamedTuple):
     @property
     def worst(self) -> Ints:
         """The position that has the most; of several, the first."""
-        return np.argmax(self.parts, axis=1)
+        return np.asarray(np.argmax(self.parts, axis=1))
 
 
 Extent = Even | Table
@@ -185,7 +185,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
         **model.extents,
     }
     dims = {dim: each([extent] * count) for dim, extent in same.items()}
-    dims["B"] = each([plan.micro_batch * split(plan, "B") for plan in plans])
+    dims["B"] = dims["G"] = each([plan.micro_batch * split(plan, "B") for plan in plans])
     if "V" in same:
         dims["V"] = each([padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")) for plan in plans])
     by_plan = [degrees_of(plan) for plan in plans]

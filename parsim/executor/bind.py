@@ -74,7 +74,7 @@ class Binder:
         first = Scope(copies[0], micro_batch, copies[0])
         yield from self._messages(found.prologue, first, (*key, "prologue"), stage, phase)
         lists = [run.tasks for run in found.runs for _ in range(int(run.copies[0]))]  # type: ignore[index]
-        carried = ""
+        carried = self._on_this_rank(stage, phase, micro_batch)
         for place, (tasks, scope) in enumerate(zip(lists, scopes, strict=True)):
             entering, leaving = (side[phase] for side in (scope.copy[1].entering, scope.copy[1].leaving))
             if entering and carried and carried != scope.full(entering.name):
@@ -85,6 +85,15 @@ class Binder:
                 yield self._bound(task, scope, (*key, place, index), int(self.job.workload.ps(task)[0]))
             carried = scope.full(leaving.name) if leaving else ""
         yield from self._messages(found.epilogue, scopes[-1], (*key, "epilogue"), stage, phase)
+
+    def _on_this_rank(self, stage: int, phase: Phase, micro_batch: int) -> str:
+        """The buffer that a neighbouring stage of this rank hands on; "" where a message brings it, or nothing does."""
+        source = self.job.workload.neighbour(stage, phase, -1)
+        if source is None or self.job.workload.crosses(stage, phase, -1):
+            return ""
+        last = self.job.copies(source)[-1 if phase.step > 0 else 0]
+        leaving = last[1].leaving[phase]
+        return Scope(last, micro_batch).full(leaving.name) if leaving else ""
 
     def finish(self, copies: Sequence[Copy]) -> Iterator[Bound]:
         """The end of a step, as far as this rank has a part in it."""

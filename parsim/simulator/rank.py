@@ -123,7 +123,7 @@ class RankStreams:
         """The pipeline rank to which an action's message goes."""
         assert row is not None
         workload, columns = self.world.program.workload, self.world.program.columns
-        to = workload.to(int(columns.stage[row]), workload.phases[columns.phase[row]])
+        to = workload.neighbour(int(columns.stage[row]), workload.phases[columns.phase[row]])
         assert to is not None
         return workload.rank_of(to)
 

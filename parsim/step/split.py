@@ -25,10 +25,10 @@ class Halves(NamedTuple):
 
 
 def halves(backward: Sequence[Task], d_x: str) -> Halves:
-    """Backward cut by dataflow.  Where I would change a buffer in place that W still reads, it makes a new one.
+    """Backward cut by dataflow.  Where I would change a buffer that W still reads, it makes a new one.
 
     Raises:
-        PlanError: the change in place is a collective, or one that adds.
+        PlanError: the change is a collective in place.
     """
     leads = _leading_to(backward, d_x)
     read_later: set[str] = set()  # by W, before what I changes now
@@ -43,12 +43,15 @@ def halves(backward: Sequence[Task], d_x: str) -> Halves:
             continue
         changed = set(writes(moved)) - {each.name for each in allocates(moved)}
         if changed & read_later:
-            name = writes(task)[0]
-            if not (isinstance(moved, Compute) and moved.in_place):
+            if not isinstance(moved, Compute):
                 raise PlanError(f"{moved.name} changes a buffer that weight gradients read later")
+            name, held = writes(task)[0], moved.outputs[0]
             renamed[name] = renamed.get(name, name) + _APART
-            outputs = tuple(_other(out, {out.name: renamed[name]}) if i == 0 else out for i, out in enumerate(moved.outputs))
-            moved = replace(moved, outputs=outputs, in_place=False)
+            apart = _other(held, {held.name: renamed[name]})
+            inputs.append(replace(moved, outputs=(apart, *moved.outputs[1:]), in_place=False, accumulate=False))
+            if moved.accumulate:  # to what it would have added to
+                inputs.append(Compute(f"{moved.name}.add", "add", (apart, held), (apart,), {}, in_place=True, tag=moved.tag, again=moved.again))
+            continue
         inputs.append(moved)
     return Halves(tuple(inputs), tuple(weights), renamed.get(d_x, d_x))
 

@@ -153,6 +153,7 @@ def test_accuracy_on_digits_that_were_held_back_rises_above_nine_in_ten() -> Non
     assert end.accuracy == by_arithmetic
 
 
+@pytest.mark.slow  # another encoder learns below
 def test_an_encoder_learns_from_which_part_of_a_text_words_are() -> None:
     executed, (_, end) = scored("text-classification", 56)  # 4 epochs
     assert np.mean(executed.losses[-5:]) < 0.75 * np.log(4)  # of 4 equally likely sections nothing is known at log 4

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from parsim import schedules
@@ -18,7 +18,7 @@ from parsim.schedules import Action, Phase
 from parsim.simulator import simulate
 from parsim.verify import verify_plan
 from schedule_orders import in_order, needs, states_of
-from support import CLUSTER, GPT, NODE, STACK, scenario
+from support import CLUSTER, GPT, NODE, STACK, examples, hold, scenario
 
 
 def step_time(name: str, p: int, v: int, m: int, forward: int, backward: int) -> int:
@@ -111,9 +111,13 @@ def pipelines(draw: st.DrawFn) -> tuple[object, Plan]:
     return scenario(model=model, stack=stack, cluster=cluster, batch=Batch(m * dp, 8)), plan
 
 
-@settings(max_examples=120, deadline=None)
-@given(pipelines())
-def test_estimate_equals_simulate_for_every_schedule_and_any_written_one(drawn: tuple[object, Plan]) -> None:
+@examples(40, 120)
+def test_estimate_equals_simulate_for_every_schedule_and_any_written_one(num_examples: int) -> None:
+    hold(equal, pipelines(), num_examples)
+
+
+def equal(drawn: tuple[object, Plan]) -> None:
+    """Estimate and simulation of a plan are."""
     chosen, plan = drawn
     predicted, trace = estimate(chosen, plan), simulate(chosen, plan)  # type: ignore[arg-type]
     assert round(predicted.step_s * 1e12) == trace.step_ps
