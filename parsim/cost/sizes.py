@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from parsim.cluster.scalars import Ints as Ints
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, GRADIENT
 from parsim.model.spec import ModelSpec
@@ -25,7 +25,6 @@ from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import Operand
 
-Ints = NDArray[np.int64]
 _MOST_FLOPS = 2.0**62  # of a pass: half of int64
 
 
