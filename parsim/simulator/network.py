@@ -46,6 +46,7 @@ class FairShare(NamedTuple):
 
 
 FULL_RATE: Final = FairShare(1.0, None)
+_UNSOLVED: Final = FairShare(0.0, None)
 
 
 def fair_shares(legs: Sequence[Leg]) -> list[FairShare]:
@@ -105,7 +106,7 @@ class Flow:
     present: bool = False  # its transfer has begun, beside others
     left_ps: float = 0.0  # of the transfer, at its full rate
     since_ps: int = 0
-    share: FairShare | None = None
+    share: FairShare = _UNSOLVED
     rivals: tuple[tuple[str, float], ...] = ()  # streams on the link that binds, with the part of the loss that each causes
     version: int = 0
 
@@ -218,7 +219,7 @@ class SharedLinks:
         for flow in flows:
             self._advance(flow, now)
         for flow, share in zip(flows, fair_shares([flow.leg for flow in flows]), strict=True):
-            if flow.share is None or share.rate != flow.share.rate:
+            if share.rate != flow.share.rate:
                 self._run_at(flow, share)
             flow.share = share
         for flow in flows:
@@ -238,11 +239,11 @@ class SharedLinks:
 
     def _rivals(self, flow: Flow) -> tuple[tuple[str, float], ...]:
         """Who shares the link that binds a flow, by the part of the link that each takes."""
-        if flow.share is None or flow.share.bound is None:
+        if flow.share.bound is None:
             return ()
         bound, rates = flow.share.bound, defaultdict[str, float](float)
         for other in self.flows[bound]:
-            if other is not flow and other.present and other.share is not None:
+            if other is not flow and other.present:
                 rates[other.stream] += other.share.rate * dict(other.leg.loads)[bound]
         whole = sum(rates.values())
         return tuple((stream, part / whole) for stream, part in rates.items())
@@ -250,9 +251,7 @@ class SharedLinks:
     def _advance(self, flow: Flow, now: int) -> None:
         """Take off what a flow has sent since it was last looked at, and note what sharing cost it."""
         elapsed, flow.since_ps = now - flow.since_ps, now
-        if flow.share is None or not elapsed:
-            return
         flow.left_ps = max(0.0, flow.left_ps - elapsed * flow.share.rate)
-        if flow.share.bound is not None:
+        if elapsed and flow.share.bound is not None:
             for stream, part in flow.rivals:
                 self.lost_ps[flow.share.bound, flow.stream, flow.task, stream] += elapsed * (1.0 - flow.share.rate) * part
