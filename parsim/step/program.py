@@ -58,6 +58,12 @@ class Pass:
     runs: tuple[Run, ...]  # in the order in which they run
     epilogue: tuple[Task, ...]
 
+    @property
+    def lists(self) -> tuple[Run, ...]:
+        """All its tasks in issue order: what surrounds the runs counts to the segment beside it."""
+        first, last = self.runs[0].segment, self.runs[-1].segment
+        return Run(first, self.prologue, 1), *self.runs, Run(last, self.epilogue, 1)
+
 
 def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bool, closes: bool) -> Pass:
     """A phase of a stage.
