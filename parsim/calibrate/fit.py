@@ -10,11 +10,12 @@ from typing import Final
 import numpy as np
 
 from parsim import units
-from parsim.calibrate.nnls import Floats, relative_fit
+from parsim.calibrate.nnls import relative_fit
 from parsim.calibrate.samples import Measured, Samples, Shape, rounded
 from parsim.calibrate.walk import Walk
 from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.efficiency import kernel_s
+from parsim.cluster.scalars import Floats
 from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
 from parsim.step.optimizer import OPTIMIZERS
 

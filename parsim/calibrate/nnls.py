@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from parsim.cluster.scalars import Floats
+
 _TOLERANCE: Final = 1e-10  # of the gradient, in columns of unit length
 
 

@@ -11,7 +11,7 @@ import pytest
 from parsim import schedules
 from parsim.collectives.ring import Ring
 from parsim.estimator import group as group_module
-from parsim.estimator import memory, pipeline
+from parsim.estimator import pipeline
 from parsim.executor import finish as executor_finish
 from parsim.executor import job, values
 from parsim.model import op_kinds
