@@ -129,6 +129,13 @@ class Sizes:
             count = count * self.degrees[axis]
         return np.minimum(count, len(group.homes)) if group.homes else count
 
+    def position(self, group: Group, place: Mapping[str, int | Ints]) -> Ints:
+        """Where the rank at a place stands in a group, whose last axis is the fastest; at 0 of axes that the place leaves out."""
+        found = self.zero
+        for axis in group.axes:
+            found = found * self.degrees[axis] + place.get(axis, 0)
+        return found
+
     def stride(self, group: Group) -> Ints:
         """The distance between neighbours along a group's fastest axis: the product of the faster axes."""
         found = np.ones(self.num_plans, dtype=np.int64)

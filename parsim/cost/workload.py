@@ -99,7 +99,7 @@ class Workload:
         """Segments of a virtual stage in forward order, with their copies."""
         return parts_of(self.step, self.layout, self.layers, stage)
 
-    def held(self, rank: int) -> dict[str, Copies]:
+    def copies_on(self, rank: int) -> dict[str, Copies]:
         """How often a pipeline rank holds each segment, all its stages together."""
         return held_copies([self.parts(stage) for stage in self.stages(rank)])
 

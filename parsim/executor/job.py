@@ -22,7 +22,6 @@ from parsim.step.step import Segment, Step
 from parsim.step.task import Compute, Operand
 from parsim_kernels import Machine
 
-Attributes = dict[str, float | int | str]
 Copy = tuple[str, Segment]  # a copy of a segment by its name
 
 
@@ -98,7 +97,7 @@ class Job:
 
     def members(self, rank: int, group: Group) -> tuple[int, ...]:
         """The ranks of a rank's group, in order."""
-        homes = [r for r in range(self.workload.num_ranks) if set(group.homes) & self.workload.held(r).keys()] if group.homes else ()
+        homes = [r for r in range(self.workload.num_ranks) if set(group.homes) & self.workload.copies_on(r).keys()] if group.homes else ()
         return mesh.members(rank, group, self.degrees, homes)
 
     def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> CollectiveAlgorithm:
@@ -119,9 +118,9 @@ class Job:
         """Bytes that an element of this role is charged at."""
         return self.sizes.itemsize_bytes[dtype]
 
-    def attributes(self, task: Compute, sizes: Sizes) -> Attributes:
+    def attributes(self, task: Compute, sizes: Sizes) -> dict[str, object]:
         """A kernel's attributes with numbers for the words that depend on sizes or on the rank whose they are."""
-        found: Attributes = {name: self._attribute(task, value, sizes) for name, value in task.attributes.items()}
+        found: dict[str, object] = {name: self._attribute(task, value, sizes) for name, value in task.attributes.items()}
         terms = [" ".join(operand.dims) for operand in task.inputs if isinstance(operand, Operand)]
         (*_, result) = (operand for operand in task.outputs[:1] if isinstance(operand, Operand))
         found["expr"] = f"{', '.join(terms)} -> {' '.join(result.dims)}"

@@ -22,7 +22,7 @@ from parsim.executor import calls
 from parsim.executor.calls import KernelUse
 from parsim.executor.evaluate import Score, whole_weights
 from parsim.executor.job import Attributes
-from parsim.executor.names import owned
+from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Array, Values
 from parsim.parallel.mesh import coordinates
@@ -66,7 +66,7 @@ def initial_weights(scenario: Scenario) -> dict[str, Array]:
     job = execute(scenario, alone(scenario)).job
     return {
         f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
-        for instance, w in owned(job.copies(0))
+        for instance, w in own_weights_of(job.copies(0))
     }
 
 

@@ -56,7 +56,7 @@ def test_the_weights_of_the_step_are_the_parameters_of_the_model() -> None:
     workload = stages_of(scenario(model=model), Plan()).workload
     update = next(task for task in workload.step.finish if task.name == "update")
     assert isinstance(update, Compute) and isinstance(update.inputs[0], Bucket)
-    assert int(elements(update.inputs[0], workload.sizes, workload.held(0))[0]) == num_parameters(model)
+    assert int(elements(update.inputs[0], workload.sizes, workload.copies_on(0))[0]) == num_parameters(model)
 
 
 def saved_bytes(tensor_parallel: int, sequence_parallel: bool, recompute: str) -> int:
