@@ -84,7 +84,7 @@ class TransformerSpec(ModelSpec):
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
         same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head")
-        others = {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
+        others: dict[str, Any] = {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
         return TransformerArchitecture(**{name: getattr(self, name) for name in same}, **others)
 
     @property
