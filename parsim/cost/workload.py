@@ -89,17 +89,17 @@ class Workload:
 
     def stages(self, rank: int) -> tuple[int, ...]:
         """The virtual stages that live on a pipeline rank."""
-        return schedules.stages_of(self.schedule, rank, self.num_ranks, self.num_stages)
+        return schedules.find(self.schedule, self.num_ranks).stages_of(rank, self.num_ranks, self.num_stages)
 
     def rank_of(self, stage: int) -> int:
         """The pipeline rank on which a virtual stage lives."""
-        return schedules.rank_of(self.schedule, stage, self.num_ranks)
+        return schedules.find(self.schedule, self.num_ranks).rank_of(stage, self.num_ranks)
 
     def parts(self, stage: int) -> Parts:
         """Segments of a virtual stage in forward order, with their copies."""
         return parts_of(self.step, self.layout, self.layers, stage)
 
-    def held(self, rank: int) -> dict[str, Copies]:
+    def copies_on(self, rank: int) -> dict[str, Copies]:
         """How often a pipeline rank holds each segment, all its stages together."""
         return held_copies([self.parts(stage) for stage in self.stages(rank)])
 

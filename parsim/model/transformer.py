@@ -84,8 +84,9 @@ class TransformerSpec(ModelSpec):
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
         same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head")
-        others: dict[str, Any] = {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
-        return TransformerArchitecture(**{name: getattr(self, name) for name in same}, **others)
+        found: dict[str, Any] = {name: getattr(self, name) for name in same}
+        found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
+        return TransformerArchitecture(**found)
 
     @property
     def extents(self) -> dict[str, int]:

@@ -29,7 +29,7 @@ class Schedules(Protocol):
         """All known names."""
         ...
 
-    def accepting(self, num_ranks: int, chunks: int) -> tuple[str, ...]:
+    def names_for(self, num_ranks: int, chunks: int) -> tuple[str, ...]:
         """The names of those that run so many chunks a rank."""
         ...
 
@@ -148,7 +148,7 @@ def _pipeline(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
         message = f"virtual_pipeline = {plan.virtual_pipeline} needs a pipeline, but pipeline_parallel = 1"
         yield PlanFault("virtual_pipeline", message, "Set pipeline_parallel above 1, or virtual_pipeline = 1")
     if (said := schedules.fault(plan.schedule, ranks, chunks)) is not None:
-        others = f"Set schedule = {' or '.join(schedules.accepting(ranks, chunks))}" + (", or virtual_pipeline = 1" if chunks > 1 else "")
+        others = f"Set schedule = {' or '.join(schedules.names_for(ranks, chunks))}" + (", or virtual_pipeline = 1" if chunks > 1 else "")
         yield PlanFault("schedule", said, others if isinstance(plan.schedule, str) else "")
 
 

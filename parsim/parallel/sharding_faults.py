@@ -51,11 +51,15 @@ def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
 
 
 def others(plan: Plan, extents: Mapping[str, int]) -> Iterator[PlanFault]:
-    """A dimension without a field of its own divides what it shards; the micro_batch and the padded vocabulary are made to fit."""
+    """A dimension without a field of its own divides what it shards; the micro_batch and the padded vocabulary are made to fit.
+
+    One with a table shares out any extent.
+    """
     for name, degree in plan.dimensions:
-        for dim in dimensions.DIMENSIONS.get(name).shards:
+        dimension = dimensions.DIMENSIONS.get(name)
+        for dim in () if dimension.share else dimension.shards:
             parts = dimensions.split(plan, dim)
-            if dim not in "BV" and extents.get(dim, 0) % parts:
+            if dim not in "BGV" and extents.get(dim, 0) % parts:
                 message = f"{name} = {degree} cuts {DIMS[dim]} = {extents[dim]} into {parts} parts, which do not divide it"
                 yield PlanFault("dimensions", message, f"Legal {name}: with it, the parts are one of {comma_list(divisors(extents[dim]))}")
 

@@ -60,7 +60,7 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
     backward = regather(forward, backward, structure.tensor_overlap)
     if recompute:
-        backward = _recomputed(structure, forward, backward)
+        backward = _recompute(structure, forward, backward)
     bare = Segment(
         name=block.name,
         phases={Phase.F: tuple(forward), Phase.B: tuple(backward)},
@@ -73,7 +73,7 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     return _with_lives(bare)
 
 
-def _recomputed(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
+def _recompute(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
     if structure.recompute == "selective":
         backward = selective(forward, backward, CORE_ATTENTION)
     if structure.recompute_ops:

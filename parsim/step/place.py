@@ -50,8 +50,8 @@ class Placer:
             if inputs[0].sharding.partial != inputs[1].sharding.partial:
                 yield from self.to_common_partial(call, inputs)
         outputs = tuple(self.output(call, inputs, *out) for out in call.outputs)
-        modes = {"accumulate": call.accumulate, "in_place": call.in_place, "fused": call.fused}
-        yield Compute(call.name, call.kernel, tuple(inputs), outputs, call.attributes, **modes, tag=call.tag)
+        modes = (call.accumulate, call.in_place, call.fused)
+        yield Compute(call.name, call.kernel, tuple(inputs), outputs, call.attributes, *modes, tag=call.tag)
 
     def operand(self, name: str, dims: Dims) -> Operand:
         """The buffer that bears `name`, seen under these dims; one not met before lies where the rules put it (a weight)."""

@@ -47,7 +47,7 @@ class Structure:
         ('dp',)
         """
         found, ranks = degrees(plan), plan.pipeline_parallel
-        first, last = (schedules.rank_of(plan.schedule, stage, ranks) for stage in (0, plan.num_stages - 1))
+        first, last = (schedules.find(plan.schedule, ranks).rank_of(stage, ranks) for stage in (0, plan.num_stages - 1))
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
         stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replica_axes())
         divides = batch.sequence_length % plan.tensor_parallel == 0

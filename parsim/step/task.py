@@ -217,7 +217,7 @@ def allocates(task: Task) -> tuple[Value, ...]:
     return ()
 
 
-def freeing(task: Task, names: tuple[str | Bucket, ...]) -> Task:
+def free_after(task: Task, names: tuple[str | Bucket, ...]) -> Task:
     """The task, after which these buffers die as well."""
     return replace(task, frees=(*task.frees, *names))
 
