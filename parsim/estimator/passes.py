@@ -53,7 +53,8 @@ class Stages:
             parts = workload.parts(stage)
             for name, copies in parts:
                 held[name][home[stage]] += copies
-            key = (stage == 0, stage == last, *((name, np.asarray(copies).tobytes()) for name, copies in parts))
+            apart = (stage > 0 and home[stage - 1] != home[stage], stage < last and home[stage + 1] != home[stage])
+            key = (*apart, *((name, np.asarray(copies).tobytes()) for name, copies in parts))
             index.append(classes.setdefault(key, (len(classes), stage))[0])
         return cls(workload, measures, tuple(stage for _, stage in classes.values()), np.array(index), home, held)
 

@@ -39,7 +39,7 @@ class Program:
         index = c.rank * len(self.passes) + self.pass_index
         self.counts = np.bincount(index, minlength=num_ranks * len(self.passes)).reshape(num_ranks, -1)
         alike: dict[tuple[tuple[str, int], ...], dict[str, Copies]] = {}
-        found = map(workload.held, range(num_ranks))
+        found = map(workload.copies_on, range(num_ranks))
         self.held = tuple(alike.setdefault(tuple((name, one(copies)) for name, copies in each.items()), each) for each in found)
         self.members = {id(task): self._members(task) for task in workload.step.finish}
         self._items: dict[int, tuple[StreamItem, ...]] = {}  # by the identity of a list, which its pass keeps

@@ -65,7 +65,7 @@ class World:
         workload, columns = self.program.workload, self.program.columns
         to = None
         if row is not None and isinstance(task, Send):
-            to = workload.to(int(columns.stage[row]), workload.phases[columns.phase[row]])
+            to = workload.neighbour(int(columns.stage[row]), workload.phases[columns.phase[row]])
         key = (id(task), rank, to)
         if key not in self._legs:
             held = self.program.held_by_payer(task, rank) if row is None else None

@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from parsim.collectives import Collective as Algorithm
-from parsim.collectives import chunk_elements
+from parsim.collectives import CollectiveAlgorithm, chunk_elements, num_chunks
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.choice import algorithm
 from parsim.cost.count import payload
@@ -54,10 +53,10 @@ def _sent(program: Program, workload: Workload, task: Task, at: Mapping[str, int
 
 
 @functools.lru_cache(maxsize=4096)
-def _messages(algorithm: Algorithm, operation: str, num_ranks: int, elements: int) -> tuple[int, ...]:
+def _messages(algorithm: CollectiveAlgorithm, operation: str, num_ranks: int, elements: int) -> tuple[int, ...]:
     """Elements that each rank sends: one collective, message by message; the last count is a switch's."""
     sent = [0] * (num_ranks + 1)
-    chunks = 1 if operation in ("reduce", "broadcast") else num_ranks
+    chunks = num_chunks(operation, num_ranks)
     for transfer in algorithm.transfers(operation, num_ranks, "sum"):
         sent[transfer.src] += int(chunk_elements(transfer.chunk, chunks, elements))
     return tuple(sent)
