@@ -9,9 +9,9 @@ import numpy as np
 
 from parsim.estimator.estimate import estimate
 from parsim.executor.run import Execution, execute
-from parsim.executor.values import Array
 from parsim.model.families.mlp import MlpSpec
 from parsim.parallel.plan import Batch, Plan
+from parsim_kernels.signature import Array
 from support import scenario
 
 MLP = MlpSpec("toy mlp", num_layers=4, num_features=6, hidden_size=12, ffn_hidden_size=16, num_labels=3)
@@ -46,8 +46,8 @@ def executed_and_by_hand(num_layers: int) -> tuple[Execution, Numbers]:
     """A step on one rank, and the loss and gradients that it should have."""
     executed = execute(scenario(model=replace(MLP, num_layers=num_layers), batch=ROWS), Plan(micro_batch=12))
     values, job = executed.job.values, executed.job
-    features = values.drawn("embedding", "features", 0, [12, 1, 6])[:, 0]
-    labels = values.drawn("head", "row_labels", 0, [12, 1])[:, 0]
+    features = values.draw("embedding", "features", 0, [12, 1, 6])[:, 0]
+    labels = values.draw("head", "row_labels", 0, [12, 1])[:, 0]
     segments = {segment.name: segment for segment in job.step.segments}
     names = [("embedding", "embedding"), *((f"layer{i}", "layer") for i in range(num_layers)), ("head", "head")]
     weights = {

@@ -24,6 +24,7 @@ from parsim.schedules import SCHEDULES
 from parsim.step import lower
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.verify import verify_plan
+from schedule_orders import actions_of
 from support import GPT, scenario
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in OPTIMIZERS:
         monkeypatch.setitem(OPTIMIZERS, name, OPTIMIZERS[name])
     yield tmp_path
-    for cached in (schedules.ordered, schedules.memory_states, lower.lower):
+    for cached in (schedules.columns, schedules.state_columns, lower.lower):
         cached.cache_clear()
     for name in EXAMPLES:
         sys.modules.pop(Path(name).stem, None)
@@ -75,7 +76,7 @@ def test_the_schedule_passes_the_contract_and_holds_more_for_messages_to_arrive(
     contract.every_rank_holds_its_chunks("eager_1f1b")
     contract.columns_are_the_order("eager_1f1b")
     contract.a_few_rounds_show_every_memory_state("eager_1f1b")
-    first = [str(action) for action in schedules.ordered("eager_1f1b", 3, 1, 6).by_rank[0][:6]]
+    first = [str(action) for action in actions_of("eager_1f1b", 3, 1, 6)[0][:6]]
     assert first == ["0F0", "0F1", "0F2", "0F3", "0F4", "0B0"]
     chosen = scenario(batch=Batch(6, 8))
     eager, usual = (Plan(pipeline_parallel=3, layers_per_stage=(2, 1, 1), schedule=name) for name in ("eager_1f1b", "1f1b"))

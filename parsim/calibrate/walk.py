@@ -195,7 +195,7 @@ class Trainer:
         rank = TimedRank(0, job, machine, Clock(), _Nobody())
         rank.recorder, rank.calls = self.recorder, {}
         self._phases = program.run(rank, _ENDLESS, Record(machine.ledgers[0]))
-        held = ((copies, weight) for name, copies in job.workload.held(0).items() for weight in job.step.segments[name].own_weights)
+        held = ((copies, weight) for name, copies in job.workload.copies_on(0).items() for weight in job.step.segments[name].own_weights)
         elements = sum((copies * weight_elements(weight, "whole", job.sizes) for copies, weight in held), start=job.sizes.zero)
         self.walk.parameter_bytes = int(elements[0]) * job.itemsize(COMPUTE)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-# E, N and G stay free: experts where they live, experts where they are chosen, and the micro_batch inside experts.
 DIMS: Final = {
     "B": "micro_batch, all replicas together",
     "S": "sequence inside a block",
@@ -21,6 +20,9 @@ DIMS: Final = {
     "Y": "labels of a text, a token or a row",
     "I": "features of a row",
     "P": "rows of the position table",
+    "E": "experts where they live",
+    "N": "experts where they are chosen",
+    "G": "micro_batch inside experts",
 }
 
 # What an element is charged at, by the role of its tensor: "compute" and "gradient" are the scenario's, the rest fixed.

@@ -71,7 +71,8 @@ class ModelSpec(ABC):
         rules = {name: each.rule for name, each in cls.figures().items() if each.rule and figures.get(name) is None}
         spec = cls(**{**figures, **{name: rule(figures) for name, rule in rules.items()}})
         if misfit := spec.misfit(figures):
-            raise ParsimError(misfit)
+            what, _, remedy = misfit.partition("; ")
+            raise ParsimError(what, remedy=remedy)
         return spec
 
     def misfit(self, stated: Mapping[str, Any]) -> str:

@@ -70,13 +70,13 @@ def _tasks(workload: Workload, rank: int) -> Iterator[NotedTask]:
     for task in workload.step.finish:
         if not isinstance(task, Wait):
             holder = _holder(workload, task, rank)
-            yield NotedTask("end of the step", task, ("finish",), holder, workload.held(holder))
+            yield NotedTask("end of the step", task, ("finish",), holder, workload.copies_on(holder))
 
 
 def _holder(workload: Workload, task: Task, rank: int) -> int:
     """The pipeline rank to look at: this one, or of those that alone take part the last."""
     homes = task.group.homes if isinstance(task, Collective) else ()
-    ranks = [each for each in range(workload.num_ranks) if not homes or any(home in workload.held(each) for home in homes)]
+    ranks = [each for each in range(workload.num_ranks) if not homes or any(home in workload.copies_on(each) for home in homes)]
     return rank if rank in ranks else ranks[-1]
 
 

@@ -7,7 +7,7 @@ traffic of all devices that the stage has there.  A price is split here into wha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from parsim.cluster.cluster import Cluster, Fabric
@@ -26,7 +26,6 @@ class Placement:
     num_ranks: int  # of the pipeline
     stride: int  # between neighbours of a pipeline [devices]
     used_devices: int  # of the cluster, the first ones
-    found: dict[tuple[int, int, Price], tuple[Leg, ...]] = field(default_factory=dict, compare=False)  # each price is placed once a rank
 
     def legs(self, rank: int, to: int | None, price: Price) -> tuple[Leg, ...]:
         """How a communication loads links, from the sender's rank to the receiver's.
@@ -39,21 +38,15 @@ class Placement:
         Returns:
             Legs whose picoseconds add up to those of the price; none of a price of 0.
         """
-        key = (rank, rank if to is None else to, price)
-        if key not in self.found:
-            self.found[key] = tuple(self._legs(*key))
-        return self.found[key]
-
-    def _legs(self, rank: int, to: int, price: Price) -> Iterator[Leg]:
-        (ps,), one = price.ps.tolist(), load_of(price)
+        (ps,), one, to = price.ps.tolist(), load_of(price), rank if to is None else to
         port, nic = one.port_bytes_per_s.item(), one.nic_bytes_per_s.item()
         if not port and not nic:
-            yield from [Leg(ps, 0, 0.0, ())] if ps else []
-            return
+            return (Leg(ps, 0, 0.0, ()),) if ps else ()
         if nic and to != rank and self._node(rank) == self._node(to):
             port, nic = nic, 0.0  # priced as the slowest hop of its chain
         loads = (*(self._port_loads(rank, to, port, one) if port else ()), *(self._nic_loads(rank, to, one) if nic else ()))
-        yield Leg(one.latency_ps.item(), one.transfer_ps.item(), nic or port, tuple((wire, min(part, 1.0)) for wire, part in loads))
+        full = tuple((wire, min(part, 1.0)) for wire, part in loads)
+        return (Leg(one.latency_ps.item(), one.transfer_ps.item(), nic or port, full),)
 
     def _port_loads(self, rank: int, to: int, port_bytes_per_s: float, one: Load) -> Iterator[tuple[LinkAt, float]]:
         """The node's wires on the way, with the share of each that is taken at full rate."""

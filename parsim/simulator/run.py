@@ -53,8 +53,7 @@ def run(workload: Workload, *, contention: bool = False, spans: bool = False) ->
     import simpy  # imported here, and by what is: the command line must start without it
 
     from parsim.simulator.network import SharedLinks
-    from parsim.simulator.rank import RankStreams
-    from parsim.simulator.world import World
+    from parsim.simulator.rank import RankStreams, World
 
     env = simpy.Environment()
     world = World(program, env, SharedLinks(env) if contention else None)

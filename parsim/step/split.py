@@ -25,10 +25,10 @@ class Halves(NamedTuple):
 
 
 def halves(backward: Sequence[Task], d_x: str) -> Halves:
-    """Backward cut by dataflow.  Where I would change a buffer in place that W still reads, it makes a new one.
+    """Backward cut by dataflow.  Where I would change a buffer that W still reads, it makes a new one.
 
     Raises:
-        PlanError: the change in place is a collective, or one that adds.
+        PlanError: the change is a collective in place.
     """
     leads = _leading_to(backward, d_x)
     read_later: set[str] = set()  # by W, before what I changes now
@@ -36,21 +36,28 @@ def halves(backward: Sequence[Task], d_x: str) -> Halves:
     inputs: list[Task] = []
     weights: list[Task] = []
     for task, is_input in zip(backward, leads, strict=True):
-        moved = _renamed(task, renamed)
+        moved = _rename(task, renamed)
         if not is_input:
             weights.append(moved)
             read_later |= set(reads(moved))
             continue
         changed = set(writes(moved)) - {each.name for each in allocates(moved)}
         if changed & read_later:
-            name = writes(task)[0]
-            if not (isinstance(moved, Compute) and moved.in_place):
+            if not isinstance(moved, Compute):
                 raise PlanError(f"{moved.name} changes a buffer that weight gradients read later")
+            name, held = writes(task)[0], moved.outputs[0]
             renamed[name] = renamed.get(name, name) + _APART
-            outputs = tuple(_other(out, {out.name: renamed[name]}) if i == 0 else out for i, out in enumerate(moved.outputs))
-            moved = replace(moved, outputs=outputs, in_place=False)
+            apart = _other(held, {held.name: renamed[name]})
+            inputs.append(replace(moved, outputs=(apart, *moved.outputs[1:]), in_place=False, accumulate=False))
+            if moved.accumulate:  # to what it would have added to
+                inputs.append(_sum(moved, apart, held))
+            continue
         inputs.append(moved)
     return Halves(tuple(inputs), tuple(weights), renamed.get(d_x, d_x))
+
+
+def _sum(moved: Compute, apart: Value, held: Value) -> Compute:
+    return Compute(f"{moved.name}.add", "add", (apart, held), (apart,), {}, in_place=True, tag=moved.tag, again=moved.again)
 
 
 def _leading_to(backward: Sequence[Task], d_x: str) -> list[bool]:
@@ -65,7 +72,7 @@ def _leading_to(backward: Sequence[Task], d_x: str) -> list[bool]:
     return found[::-1]
 
 
-def _renamed(task: Task, names: dict[str, str]) -> Task:
+def _rename(task: Task, names: dict[str, str]) -> Task:
     if isinstance(task, Collective):
         return replace(task, source=_other(task.source, names), target=_other(task.target, names))
     assert isinstance(task, Compute)

@@ -16,7 +16,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
 from parsim.simulator import simulate
-from support import CLUSTER, GPT, NODE, STACK, STACKS, scenario
+from support import CLUSTER, GPT, NODE, STACK, STACKS, examples, hold, scenario
 
 FUSIONS = ("bias", "gelu", "dropout_add", "gradient_accumulation")
 
@@ -66,9 +66,13 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
     return scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan
 
 
-@settings(max_examples=150, deadline=None)
-@given(plans())
-def test_estimate_equals_simulate_to_the_picosecond_and_to_the_byte(drawn: tuple[Scenario, Plan]) -> None:
+@examples(50, 150)
+def test_estimate_equals_simulate_to_the_picosecond_and_to_the_byte(num_examples: int) -> None:
+    hold(equal, plans(), num_examples)
+
+
+def equal(drawn: tuple[Scenario, Plan]) -> None:
+    """Estimate and simulation of a plan are."""
     chosen, plan = drawn
     trace, predicted = simulate(chosen, plan), estimate(chosen, plan)
     assert round(predicted.step_s * 1e12) == trace.step_ps

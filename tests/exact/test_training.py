@@ -22,7 +22,7 @@ from parsim.executor import calls
 from parsim.executor.calls import KernelUse
 from parsim.executor.evaluate import Score, whole_weights
 from parsim.executor.job import Attributes
-from parsim.executor.names import owned
+from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Array, Values
 from parsim.parallel.mesh import coordinates
@@ -66,7 +66,7 @@ def initial_weights(scenario: Scenario) -> dict[str, Array]:
     job = execute(scenario, alone(scenario)).job
     return {
         f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
-        for instance, w in owned(job.copies(0))
+        for instance, w in own_weights_of(job.copies(0))
     }
 
 
@@ -153,6 +153,7 @@ def test_accuracy_on_digits_that_were_held_back_rises_above_nine_in_ten() -> Non
     assert end.accuracy == by_arithmetic
 
 
+@pytest.mark.slow  # another encoder learns below
 def test_an_encoder_learns_from_which_part_of_a_text_words_are() -> None:
     executed, (_, end) = scored("text-classification", 56)  # 4 epochs
     assert np.mean(executed.losses[-5:]) < 0.75 * np.log(4)  # of 4 equally likely sections nothing is known at log 4

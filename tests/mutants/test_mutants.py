@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from parsim import schedules
 from parsim.collectives.ring import Ring
 from parsim.estimator import group as group_module
-from parsim.estimator import memory, pipeline
+from parsim.estimator import pipeline
 from parsim.executor import finish as executor_finish
 from parsim.executor import job, values
 from parsim.model import op_kinds
-from parsim.schedules import State
 from parsim.step import count, lower, place, timing
 from parsim.verify import verify_plan
 from support import STACKS, with_features
@@ -53,12 +53,13 @@ def _nothing_is_freed(patch: pytest.MonkeyPatch) -> None:
 
 
 def _one_micro_batch_less_in_flight(patch: pytest.MonkeyPatch) -> None:
-    right = memory.memory_states
+    right = schedules.state_columns
 
     def states(*shape):  # type: ignore[no-untyped-def]
-        return tuple(tuple(State(tuple(max(n - 1, 0) for n in s.in_flight), s.chunk, s.phase) for s in rank) for rank in right(*shape))
+        found = right(*shape)
+        return replace(found, in_flight=np.maximum(found.in_flight - 1, 0))
 
-    patch.setattr(memory, "memory_states", states)
+    patch.setattr(schedules, "state_columns", states)
 
 
 def _no_partial_sums(patch: pytest.MonkeyPatch) -> None:

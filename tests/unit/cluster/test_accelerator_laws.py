@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from cluster_rows import accelerator, rows
 
-from parsim.cluster import Accelerator, AttentionLaw, ElementwiseLaw, Law, alignment, attention_s, elementwise_s, gemm_s
+from parsim.cluster import Accelerator, AttentionLaw, ElementwiseLaw, Law
+from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.errors import ScenarioError
 
 

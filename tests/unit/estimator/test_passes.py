@@ -9,7 +9,6 @@ import pytest
 
 from parsim.estimator import maxplus, pipeline
 from parsim.estimator.estimate import estimate, estimates, stages_of
-from parsim.estimator.passes import lists_of
 from parsim.estimator.streams import Streams
 from parsim.parallel.plan import Batch, Plan
 from support import GPT, STACK, scenario
@@ -31,8 +30,8 @@ def issued(plan: Plan, layers: int) -> list[tuple[int, int]]:
     for stage in range(w.num_stages):
         for phase in w.phases:
             streams = Streams(np.array([0]), "compute")
-            for tasks, copies in lists_of(w.pass_of(stage, phase, closes=True)):
-                for task in [*tasks] * int(np.ravel(copies)[0]):
+            for run in w.pass_of(stage, phase, closes=True).lists:
+                for task in [*run.tasks] * int(np.ravel(run.copies)[0]):
                     streams.issue(task, w.ps(task))
             by_maps = stages.time(stages.first[stages.index[stage]], phase, closes=True)
             assert sum(int(ps[0]) for ps in by_maps.charges.values()) == int(by_maps.total[0])

@@ -1,0 +1,132 @@
+"""Dimensions and a family of models that nobody has, as the files of a folder of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parsim.model import families
+from parsim.parallel import dimensions
+from parsim.step import lower
+
+FFN = '''"""FFN parallelism: only the MLP is split, over ranks of its own."""
+
+from parsim.parallel.dimensions import DIMENSIONS, Dimension
+
+DIMENSIONS.register("ffn_parallel", Dimension("ffn_parallel", "fp", ("F",), "made up", 60))
+'''
+SAMPLES = '''"""A second axis of data parallelism, inside the first."""
+
+from parsim.parallel.dimensions import DIMENSIONS, Dimension
+
+DIMENSIONS.register("sample_parallel", Dimension("sample_parallel", "sa", ("B",), "made up", 30))
+'''
+STREAM = '''"""Sequence parallelism under another name, over the tensor-parallel ranks."""
+
+from parsim.parallel.dimensions import DIMENSIONS, Dimension
+
+DIMENSIONS.register("stream_split", Dimension("stream_split", "tp", ("T",), "made up", None))
+'''
+EXCHANGE = '''"""Samples over `xp` outside, experts over it inside; where samples are split over `dp`, those inside may be as well."""
+
+from parsim.parallel.dimensions import DIMENSIONS, Dimension
+
+DIMENSIONS.register("exchange_parallel", Dimension("exchange_parallel", "xp", ("B", "E"), "made up", 40))
+DIMENSIONS.register("samples_inside", Dimension("samples_inside", "dp", ("G",), "made up", None))
+'''
+MIXTURE = '''"""An MLP whose layers are a sum of experts, each of which sees every row, weighted a feature each."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+from parsim.model.families import FAMILIES, Family, blocks_of, by_name
+from parsim.model.families.mlp import MlpArchitecture, MlpSpec
+from parsim.model.op import Block, Op
+from parsim.model.spec import figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureArchitecture(MlpArchitecture):
+    family: ClassVar[str] = "mixture"
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureSpec(MlpSpec):
+    _: KW_ONLY
+    num_experts: int = figure("the number of experts")
+
+    @property
+    def architecture(self):
+        return MixtureArchitecture(activation=self.activation, bias=self.bias, dropout=False)
+
+    @property
+    def extents(self):
+        return {**MlpSpec.extents.fget(self), "E": self.num_experts, "N": self.num_experts}
+
+
+def blocks(kind, attention, fusions):
+    first, _, last = blocks_of(MlpArchitecture(activation=kind.activation, bias=kind.bias, dropout=False), attention, fusions).values()
+    ops = (
+        Op("spread", "B T D, N D -> N B T D", ("x", "spread.weight"), ("spread",)),
+        Op("enter_experts", "N B T D -> E G S D", ("spread",), ("expert_in",), "relabel"),
+        Op("up_gemm", "E G S D, E D F -> E G S F", ("expert_in", "up.weight"), ("hidden",)),
+        Op("activation", "E G S F -> E G S F", ("hidden",), ("active",), kind.activation),
+        Op("down_gemm", "E G S F, E F D -> E G S D", ("active", "down.weight"), ("expert_out",)),
+        Op("leave_experts", "E G S D -> N B T D", ("expert_out",), ("back",), "relabel"),
+        Op("combine", "N B T D, N D -> B T D", ("back", "combine.weight"), ("sum",)),
+        Op("residual", "B T D, B T D -> B T D", ("x", "sum"), ("y",), "add"),
+    )
+    weights = dict.fromkeys(("spread.weight", "up.weight", "down.weight", "combine.weight"), "normal")
+    return by_name(first, Block("layer", ops, weights), last)
+
+
+FAMILIES.register("mixture", Family(MixtureSpec, blocks))
+'''
+UNEVEN = '''"""FFN units dealt out unevenly, by a table of integers."""
+
+from parsim.parallel.dimensions import DIMENSIONS, Dimension
+
+TABLE = {(16, 2): (6, 10), (16, 3): (3, 9, 4)}
+
+
+def share(extent, ranks):
+    return TABLE.get((extent, ranks), (extent - ranks + 1, *(1,) * (ranks - 1)))
+
+
+DIMENSIONS.register("uneven_ffn", Dimension("uneven_ffn", "uf", ("F",), "made up", 60, share=share))
+'''
+FILES = {"ffn": FFN, "samples": SAMPLES, "stream": STREAM, "exchange": EXCHANGE, "mixture": MIXTURE, "uneven": UNEVEN}
+
+
+@contextmanager
+def registered(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
+    """These files known as a package of this name, forgotten again behind.  A worker process learns of them when it is sent a model."""
+    name = f"mine_{abs(hash(folder))}"
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text("".join(f"from . import {each}\n" for each in FILES))
+    for each, text in FILES.items():
+        (folder / name / f"{each}.py").write_text(text)
+    patch.syspath_prepend(str(folder))
+    dimensions.names(), families.names()
+    for registry in (dimensions.DIMENSIONS, families.FAMILIES):
+        patch.setattr(registry, "_values", dict(registry._values))  # type: ignore[attr-defined]
+    importlib.import_module(name)
+    lower.lower.cache_clear()
+    try:
+        yield name
+    finally:
+        lower.lower.cache_clear()
+
+
+def mixture(package: str, **changes: Any) -> Any:
+    """A model of the family above."""
+    spec = importlib.import_module(f"{package}.mixture").MixtureSpec
+    return spec(
+        "mixture",
+        **{"num_layers": 2, "hidden_size": 6, "ffn_hidden_size": 8, "num_features": 5, "num_labels": 3, "num_experts": 4, **changes},
+    )
