@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from parsim.estimator.estimate import estimate
+from parsim.executor.names import owned
 from parsim.executor.run import Execution, execute
+from parsim_kernels.signature import Array
 from parsim.model.families.mlp import MlpSpec
 from parsim.parallel.plan import Batch, Plan
-from parsim_kernels.signature import Array
 from support import scenario
 
 MLP = MlpSpec("toy mlp", num_layers=4, num_features=6, hidden_size=12, ffn_hidden_size=16, num_labels=3)
@@ -48,12 +49,9 @@ def executed_and_by_hand(num_layers: int) -> tuple[Execution, Numbers]:
     values, job = executed.job.values, executed.job
     features = values.draw("embedding", "features", 0, [12, 1, 6])[:, 0]
     labels = values.draw("head", "row_labels", 0, [12, 1])[:, 0]
-    segments = {segment.name: segment for segment in job.step.segments}
-    names = [("embedding", "embedding"), *((f"layer{i}", "layer") for i in range(num_layers)), ("head", "head")]
     weights = {
         f"{instance}/{w.name}": values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
-        for instance, segment in names
-        for w in segments[segment].weights
+        for instance, w in owned(job.copies(0))
     }
     return executed, by_hand(weights, features, labels, num_layers)
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from parsim.parallel.dimensions import replicating
 from parsim.schedules.phase import Phase
 from parsim.step.step import Segment, Step
-from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, HostCopy, Operand, Task, allocates, reads
+from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, HostCopy, Operand, Task, allocates, reads, writes
 
 
 def faults(step: Step, phases: Sequence[Phase]) -> list[str]:
@@ -32,12 +33,14 @@ def _segment_faults(segment: Segment, phases: Sequence[Phase]) -> Iterator[str]:
     for phase in phases:
         where = f"{segment.name} {phase}"
         live |= _name(segment.entering[phase])
-        for task in segment.phases[phase]:
+        for index, task in enumerate(segment.phases[phase]):
             yield from (f"{where}: {task.name} reads {name}, which is not there" for name in set(reads(task)) - live - lasting)
             made = {value.name for value in allocates(task) if isinstance(value, Operand)} - lasting
             yield from (f"{where}: {task.name} makes {name} twice" for name in made & live)
             live |= made
             yield from (f"{where}: {task.name} frees {name}, which is not there" for name in set(_names(task)) - live)
+            late = set(_names(task)) - set(reads(task)) - set(writes(task)) if index else ()  # the first frees what nobody uses
+            yield from (f"{where}: {task.name} frees {name} late, which it does not use" for name in late)
             live -= set(_names(task))
         handed_on = _name(segment.leaving[phase])
         yield from (f"{where}: hands on {name}, which is not there" for name in handed_on - live)
@@ -52,6 +55,9 @@ def _task_faults(step: Step, where: str, task: Task) -> Iterator[str]:
         unknown = set(task.group.axes) - set(step.structure.axes)
         yield from (f"{where}: {task.name} is over {axis}, which is off" for axis in sorted(unknown))
         known = {COMPUTE_STREAM, task.group.name}
+        if isinstance(task.source, Bucket) and set(task.group.axes) <= set(replicating()):
+            others = [weight.name for _, weight in task.source.weights if weight.group != task.group]
+            yield from (f"{where}: {task.name} is over {task.group.name}, but {name} is replicated otherwise" for name in others)
     else:
         known = {HOST} if isinstance(task, HostCopy) else {COMPUTE_STREAM, HOST} if isinstance(task, Compute) else {"", "launch"}
     if getattr(task, "stream", "") not in known:

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from parsim import schedules
 from parsim.collectives.ring import Ring
-from parsim.estimator import group as group_module
-from parsim.estimator import pipeline
-from parsim.executor import finish as executor_finish
-from parsim.executor import job, values
+from parsim.cost import count
+from parsim.cost.sizes import Sizes
+from parsim.estimator import lists, memory, pipeline, totals
+from parsim.executor import calls, values
 from parsim.model import op_kinds
-from parsim.step import count, lower, place, timing
+from parsim.step import lower, place
+from parsim.step.task import Send
 from parsim.verify import verify_plan
 from support import STACKS, with_features
 
@@ -32,7 +32,7 @@ def _fresh_steps() -> Iterator[None]:
 
 def _half_einsum_flops(patch: pytest.MonkeyPatch) -> None:
     right = count.flops
-    patch.setattr(count, "flops", lambda task, sizes: right(task, sizes) // (2 if task.kernel == "einsum" else 1))
+    patch.setattr(totals, "flops", lambda task, *rest: right(task, *rest) // (2 if task.kernel == "einsum" else 1))
 
 
 def _free_elementwise(patch: pytest.MonkeyPatch) -> None:
@@ -40,26 +40,24 @@ def _free_elementwise(patch: pytest.MonkeyPatch) -> None:
 
 
 def _ring_sends_all_chunks(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ring, "sent_elements", lambda self, operation, rank, n, elements: elements * (2 if operation == "all_reduce" else 1))
+    patch.setattr(
+        Ring, "sent_elements", lambda self, operation, rank, n, elements, *chunks: elements * (2 if operation == "all_reduce" else 1)
+    )
 
 
 def _nothing_is_freed(patch: pytest.MonkeyPatch) -> None:
-    right = group_module.lives
-
-    def lives(tasks, entering, sizes):  # type: ignore[no-untyped-def]
-        return right([replace(task, frees=()) for task in tasks], entering, sizes)
-
-    patch.setattr(group_module, "lives", lives)
+    right = lists.lives
+    patch.setattr(lists, "lives", lambda tasks, known, sizes: right([replace(task, frees=()) for task in tasks], known, sizes))
 
 
 def _one_micro_batch_less_in_flight(patch: pytest.MonkeyPatch) -> None:
-    right = schedules.state_columns
+    right = memory.schedules.state_columns
 
     def states(*shape):  # type: ignore[no-untyped-def]
         found = right(*shape)
         return replace(found, in_flight=np.maximum(found.in_flight - 1, 0))
 
-    patch.setattr(schedules, "state_columns", states)
+    patch.setattr(memory.schedules, "state_columns", states)
 
 
 def _no_partial_sums(patch: pytest.MonkeyPatch) -> None:
@@ -67,8 +65,8 @@ def _no_partial_sums(patch: pytest.MonkeyPatch) -> None:
 
 
 def _lost_tied_gradient(patch: pytest.MonkeyPatch) -> None:
-    right = lower._finish
-    patch.setattr(lower, "_finish", lambda *args: [work for work in right(*args) if work.bucket != "tied"])
+    right = lower.finish
+    patch.setattr(lower, "finish", lambda *args: [task for task in right(*args) if task.name != "tied_embedding_gradients"])
 
 
 def _another_mask_when_recomputed(patch: pytest.MonkeyPatch) -> None:
@@ -76,37 +74,29 @@ def _another_mask_when_recomputed(patch: pytest.MonkeyPatch) -> None:
 
 
 def _every_shard_starts_at_row_0(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(job.Job, "offset", lambda self, task, dim, at: 0)
+    patch.setattr(Sizes, "start", lambda self, sharding, dim: self.zero)
 
 
 def _norm_counts_replicated_weights_twice(patch: pytest.MonkeyPatch) -> None:
-    right = executor_finish._add_norm
-
-    def add(rank, instance, weight):  # type: ignore[no-untyped-def]
-        return (*right(rank, instance, weight)[:2], {"scale": 1.0})
-
-    patch.setitem(executor_finish._KERNELS, "norm_sq", add)
+    patch.setattr(calls._WeightKernel, "norm_scale", lambda self: 1.0)
 
 
 def _free_messages(patch: pytest.MonkeyPatch) -> None:
-    right = pipeline._Fold.__init__
-
-    def init(self, group, *, charging):  # type: ignore[no-untyped-def]
-        right(self, group, charging=charging)
-        self.message = self.zero
-
-    patch.setattr(pipeline._Fold, "__init__", init)
+    patch.setattr(pipeline.Stages, "send_ps", lambda self, stage, phase: self.workload.sizes.zero)
 
 
 def _seconds_rounded_twice(patch: pytest.MonkeyPatch) -> None:
-    right = pipeline.finish_ps
-    patch.setattr(pipeline, "finish_ps", lambda *args: right(*args) // 7 * 7)
+    right = pipeline.task_ps
+    patch.setattr(pipeline, "task_ps", lambda *args: right(*args) // 7 * 7)
 
 
 def _boundary_forgets_scatter(patch: pytest.MonkeyPatch) -> None:
-    from parsim.estimator import totals
+    right = totals.sent_bytes
 
-    patch.setattr(totals, "boundary_bytes", lambda step, sizes: sizes.num_bytes(timing.boundary(step)))
+    def sent_bytes(task, sizes, *rest):  # type: ignore[no-untyped-def]
+        return sizes.num_bytes(task.source) if isinstance(task, Send) else right(task, sizes, *rest)
+
+    patch.setattr(totals, "sent_bytes", sent_bytes)
 
 
 def _ring_keeps_its_last_message(patch: pytest.MonkeyPatch) -> None:
