@@ -10,9 +10,9 @@ import numpy as np
 from parsim.estimator.estimate import estimate
 from parsim.executor.names import owned
 from parsim.executor.run import Execution, execute
-from parsim_kernels.signature import Array
 from parsim.model.families.mlp import MlpSpec
 from parsim.parallel.plan import Batch, Plan
+from parsim_kernels.signature import Array
 from support import scenario
 
 MLP = MlpSpec("toy mlp", num_layers=4, num_features=6, hidden_size=12, ffn_hidden_size=16, num_labels=3)

@@ -24,11 +24,12 @@ from parsim.executor.evaluate import Score, whole_weights
 from parsim.executor.job import Attributes
 from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
-from parsim.executor.values import Array, Values
+from parsim.executor.values import Values
 from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario, Training, load
 from parsim_kernels import Machine
+from parsim_kernels.signature import Array
 from training_by_hand import accuracy_by_hand, adam_by_hand
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
