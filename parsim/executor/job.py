@@ -52,40 +52,22 @@ class Job:
 
     asked: RunRequest
     workload: Workload = field(init=False)
+    spec: ModelSpec = field(init=False)
+    model: CostModel = field(init=False)
+    training: Training = field(init=False)
+    step: Step = field(init=False)  # that the ranks walk
+    sizes: Sizes = field(init=False)
     values: Values = field(init=False)
     degrees: dict[str, int] = field(init=False)
     _algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = field(init=False, default_factory=dict)  # by what is asked
 
     def __post_init__(self) -> None:
         asked = self.asked
+        self.spec, self.model, self.training = asked.spec, asked.model, asked.training
         self.workload = workload_of(asked.spec, asked.model, asked.plan, asked.dtype_bytes)
+        self.step, self.sizes = self.workload.step, self.workload.sizes
         self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, asked.model.batch.global_batch)
-        self.degrees = {axis: int(degree[0]) for axis, degree in self.workload.sizes.degrees.items()}
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model."""
-        return self.asked.spec
-
-    @property
-    def training(self) -> Training:
-        """The optimizer's settings."""
-        return self.asked.training
-
-    @property
-    def model(self) -> CostModel:
-        """What prices depend on."""
-        return self.workload.model
-
-    @property
-    def step(self) -> Step:
-        """The Step that the ranks walk."""
-        return self.workload.step
-
-    @property
-    def sizes(self) -> Sizes:
-        """Extents, degrees and itemsizes."""
-        return self.workload.sizes
+        self.degrees = {axis: int(degree[0]) for axis, degree in self.sizes.degrees.items()}
 
     @property
     def num_ranks(self) -> int:

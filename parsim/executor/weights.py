@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, SUFFIX, own_weights_of
@@ -86,30 +85,28 @@ class Store:
         """Zeros in the shape of this rank's shard of a weight."""
         return np.zeros(self.shape(weight), self.job.values.precision)
 
-    def flat_place(self, weight: Weight, num_elements: int) -> tuple[int, int, int]:
-        """Of a weight's flat buffer: its length, and where this rank's own part starts and ends."""
+    def flatten(self, weight: Weight, array: Array) -> tuple[Array, slice]:
+        """A weight flattened and padded with zeros to equal parts of its group, and where this rank's own part lies in it."""
         ranks, position = 1, 0
         for axis in weight.group.axes:
             ranks, position = ranks * self.job.degrees[axis], position * self.job.degrees[axis] + self.at[axis]
-        length = -(-num_elements // ranks)
-        return ranks * length, position * length, (position + 1) * length
+        length = -(-array.size // ranks)
+        flat = np.zeros(ranks * length, array.dtype)
+        flat[: array.size] = array.reshape(-1)
+        return flat, slice(position * length, (position + 1) * length)
 
     def own_part(self, weight: Weight, array: Array) -> Array:
-        """This rank's part of a weight, flattened and padded with zeros."""
-        whole, start, stop = self.flat_place(weight, array.size)
-        flat: NDArray[np.float64] = np.zeros(whole, array.dtype)
-        flat[: array.size] = array.reshape(-1)
-        return flat[start:stop].copy()
+        """This rank's part of a weight, flattened and padded."""
+        flat, own = self.flatten(weight, array)
+        return flat[own].copy()
 
     def hold_flat(self, name: str, weight: Weight, values: Array, itemsize: int, *, own: bool = True) -> None:
         """Hold a whole weight, or its gradient, as a flat padded buffer and views of it: in its shape, and with `own` of its own part."""
-        whole, start, stop = self.flat_place(weight, values.size)
-        flat = np.zeros(whole, values.dtype)
-        flat[: values.size] = values.reshape(-1)
+        flat, place = self.flatten(weight, values)
         self.machine.hold(self.number, f"{name}.flat", flat, itemsize)
         self.machine.hold(self.number, name, flat[: values.size].reshape(values.shape), itemsize)
         if own:
-            self.machine.hold(self.number, f"{name}.shard", flat[start:stop], itemsize)
+            self.machine.hold(self.number, f"{name}.shard", flat[place], itemsize)
 
     def clear(self) -> None:
         """Zeros in what a step sums: gradients, the loss and the gradient norm."""
