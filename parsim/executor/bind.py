@@ -8,7 +8,7 @@ from typing import Any
 
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import Finish, Scope, buffers
+from parsim.executor.names import RankScope, Scope, buffers
 from parsim.executor.requests import CollectiveCall, MessageNeed
 from parsim.parallel.mesh import coordinates, rank_at
 from parsim.schedules.phase import Phase
@@ -106,7 +106,7 @@ class Binder:
             # Where ranks of different stages meet, the last of them has the price.
             priced_by = coordinates(members[-1], self.job.degrees)["pp"]
             ps = int(self.job.workload.finish_ps(task, self.job.workload.copies_on(priced_by))[0])
-            yield self._bound(task, Finish(copies), ("finish", place), ps)
+            yield self._bound(task, RankScope(copies), ("finish", place), ps)
 
     def _messages(self, tasks: Sequence[Task], scope: Scope, key: tuple[object, ...], stage: int, phase: Phase) -> Iterator[Bound]:
         """The prologue or the epilogue of a pass; a message is known by phase, the stage it goes to, and micro_batch."""
@@ -128,7 +128,7 @@ class Binder:
         """The rank at this one's place on another stage."""
         return rank_at({**self.at, "pp": self.job.workload.rank_of(stage)}, self.job.degrees)
 
-    def _bound(self, task: Task, scope: Scope | Finish, key: tuple[object, ...], ps: int) -> Bound:
+    def _bound(self, task: Task, scope: Scope | RankScope, key: tuple[object, ...], ps: int) -> Bound:
         """A task that is no message."""
         bare: dict[str, Any] = {
             "task": task,
@@ -141,7 +141,7 @@ class Binder:
         match task:
             case Compute() if isinstance(scope, Scope):
                 bare["kernels"] = (pass_kernel(self.job, self.number, self.at, task, scope),)
-            case Compute() if isinstance(scope, Finish):
+            case Compute() if isinstance(scope, RankScope):
                 bare["kernels"] = tuple(finish_kernels(self.job, self.number, self.at, task, scope))
             case Collective():
                 bare["collective"] = self._collective(task, scope, key, ps)
@@ -154,18 +154,18 @@ class Binder:
                 bare["weights"] = tuple(scope.owners(task.bucket))
         return Bound(**bare)
 
-    def _free_names(self, freed: str | Bucket, scope: Scope | Finish) -> Names:
+    def _free_names(self, freed: str | Bucket, scope: Scope | RankScope) -> Names:
         if not isinstance(freed, Bucket):
             return (scope.full(freed),)
         owners = scope.owners(freed)
         return (*buffers(owners, freed, "whole"), *buffers(owners, freed, freed.part))
 
-    def _flat(self, value: Value, scope: Scope | Finish) -> dict[str, Any]:
+    def _flat(self, value: Value, scope: Scope | RankScope) -> dict[str, Any]:
         if not isinstance(value, Bucket):
             return {}
         return {"weights": tuple(scope.owners(value)), "prefix": "d_" if value.role == "gradients" else ""}
 
-    def _collective(self, task: Collective, scope: Scope | Finish, key: tuple[object, ...], ps: int) -> CollectiveCall | None:
+    def _collective(self, task: Collective, scope: Scope | RankScope, key: tuple[object, ...], ps: int) -> CollectiveCall | None:
         """None where this rank has nothing to give."""
         members, source, target = self.job.members(self.number, task.group), task.source, task.target
         names: Names

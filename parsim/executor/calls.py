@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from parsim.executor.job import Job
-from parsim.executor.names import NORM, Finish, Scope, buffers
+from parsim.executor.names import NORM, RankScope, Scope, buffers
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
@@ -47,7 +47,7 @@ def pass_kernel(job: Job, number: int, at: Mapping[str, int], task: Compute, sco
     )
 
 
-def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, scope: Finish) -> Iterator[KernelUse]:
+def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, scope: RankScope) -> Iterator[KernelUse]:
     """The calls of a task of a step's end."""
     bucket = next(value for value in task.inputs if isinstance(value, Bucket))
     for instance, weight in scope.owners(bucket):

@@ -41,7 +41,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class RankScope:
     """All copies that a rank holds: what the end of a step speaks of."""
 
     copies: Sequence[Copy]
