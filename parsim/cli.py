@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Literal, TextIO
 
 import typer
 
@@ -26,30 +25,11 @@ app = typer.Typer(
 )
 
 
-class Backend(StrEnum):
-    """Who predicts the step time."""
-
-    estimate = "estimate"
-    simulate = "simulate"
-
-
-class Transport(StrEnum):
-    """How the ranks of an execution talk."""
-
-    shared_memory = "shared_memory"
-    mpi = "mpi"
-    lockstep = "lockstep"
-
-
-class Precision(StrEnum):
-    """What an execution computes with."""
-
-    float64 = "float64"
-    float32 = "float32"
-
-
-Scenario = Annotated[Path, typer.Argument(help="a scenario file (YAML or JSON)", metavar="SCENARIO", show_default=False)]
-Out = Annotated[
+BackendOption = Annotated[Literal["estimate", "simulate"], typer.Option(help="arithmetic, or events for the step time")]
+TransportChoice = Literal["shared_memory", "mpi", "lockstep"]
+Precision = Literal["float64", "float32"]
+ScenarioFile = Annotated[Path, typer.Argument(help="a scenario file (YAML or JSON)", metavar="SCENARIO", show_default=False)]
+OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="where to write; reports/NAME where left out", metavar="DIR", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, and nothing else, on stdout")]
@@ -140,9 +120,9 @@ def show(
 @app.command(epilog="Example:  parsim run scenarios/table5-22b.yaml --layers")
 @command
 def run(
-    scenario: Scenario,
-    out: Out = None,
-    backend: Annotated[Backend, typer.Option(help="arithmetic, or events for the step time")] = Backend.estimate,
+    scenario: ScenarioFile,
+    out: OutOption = None,
+    backend: BackendOption = "estimate",
     contention: Annotated[
         bool, typer.Option("--contention", help="collectives that overlap share links; needs --backend simulate")
     ] = False,
@@ -154,27 +134,26 @@ def run(
     """Predict step time and memory of every plan of a scenario, with the reasons; exit 1 when no plan fits."""
     from parsim.report.running import Wanted, run_scenario
 
-    wanted = Wanted(out=out, backend=backend.value, contention=contention, json=json, csv=csv, layers=layers, figure=figure)
-    return run_scenario(scenario, wanted)
+    return run_scenario(scenario, Wanted(out=out, backend=backend, contention=contention, json=json, csv=csv, layers=layers, figure=figure))
 
 
 @app.command(epilog="Example:  parsim plot scenarios/table5-175b.yaml -o figures")
 @command
 def plot(
-    scenario: Scenario,
-    out: Out = None,
-    backend: Annotated[Backend, typer.Option(help="arithmetic, or events for the step time")] = Backend.estimate,
+    scenario: ScenarioFile,
+    out: OutOption = None,
+    backend: BackendOption = "estimate",
 ) -> int:
     """Draw step time and memory of all plans: plans.png, plans.svg and their data, plans.csv."""
     from parsim.report.running import plot_scenario
 
-    return plot_scenario(scenario, out, backend.value)
+    return plot_scenario(scenario, out, backend)
 
 
 @app.command(epilog="Example:  parsim verify scenarios/tiny.yaml")
 @command
 def verify(
-    scenario: Scenario,
+    scenario: ScenarioFile,
     time: Annotated[bool, typer.Option("--time", help="time real steps on this machine instead, and compare with the prediction")] = False,
     machine: Annotated[
         Path | None, typer.Option(help="with --time: what `parsim calibrate` wrote; calibrates first where left out", metavar="FILE")
@@ -195,11 +174,11 @@ def verify(
 @app.command(epilog="Example:  parsim execute scenarios/digits-mlp.yaml --plan data_parallel --steps 20")
 @command
 def execute(
-    scenario: Scenario,
+    scenario: ScenarioFile,
     plan: Annotated[list[str] | None, typer.Option(help="only this plan; may be repeated", metavar="PLAN")] = None,
     steps: Annotated[int | None, typer.Option(help="optimizer steps; the epochs of `training` where left out, or 3", min=1)] = None,
-    transport: Annotated[Transport, typer.Option(help="a process a rank, mpiexec's processes, or all in one")] = Transport.shared_memory,
-    precision: Annotated[Precision, typer.Option(help="of the numbers")] = Precision.float64,
+    transport: Annotated[TransportChoice, typer.Option(help="a process a rank, mpiexec's processes, or all in one")] = "shared_memory",
+    precision: Annotated[Precision, typer.Option(help="of the numbers")] = "float64",
     seed: Annotated[int | None, typer.Option(help="of weights, data and masks; the scenario's where left out", min=0)] = None,
     deadline: Annotated[float | None, typer.Option(help="seconds after which a run is ended", min=0.1, metavar="SECONDS")] = None,
     json: Json = False,
@@ -209,14 +188,7 @@ def execute(
     from parsim.report.executing import Wanted, execute_scenario
 
     wanted = Wanted(
-        plans=plan or (),
-        num_steps=steps,
-        transport=transport.value,
-        seed=seed,
-        precision=precision.value,
-        deadline_s=deadline,
-        json=json,
-        csv=csv,
+        plans=plan or (), num_steps=steps, transport=transport, seed=seed, precision=precision, deadline_s=deadline, json=json, csv=csv
     )
     return execute_scenario(scenario, wanted)
 
@@ -236,7 +208,7 @@ def calibrate(
 @app.command(epilog="Examples:  parsim explain scenarios/table5-22b.yaml full up_gemm;  parsim explain scenarios/table5-22b.yaml full mfu")
 @command
 def explain(
-    scenario: Scenario,
+    scenario: ScenarioFile,
     plan: Annotated[str, typer.Argument(help="a plan of the scenario", metavar="PLAN", show_default=False)],
     op: Annotated[str, typer.Argument(help="a task, the start of its name, forward, backward, or a figure such as mfu", metavar="OP")],
 ) -> int:
@@ -254,7 +226,7 @@ def explain(
 @app.command(epilog="Example:  parsim plan scenarios/plan-gpt3-13b.yaml --top 5")
 @command
 def plan(
-    scenario: Scenario,
+    scenario: ScenarioFile,
     top: Annotated[int, typer.Option(help="how many plans to show", min=1)] = 10,
     space: Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")] = None,
     json: Json = False,

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from parsim.estimator.estimate import estimate
-from parsim.executor.names import owned
+from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
-from parsim.executor.values import Array
 from parsim.model.families.mlp import MlpSpec
 from parsim.parallel.plan import Batch, Plan
+from parsim_kernels.signature import Array
 from support import scenario
 
 MLP = MlpSpec("toy mlp", num_layers=4, num_features=6, hidden_size=12, ffn_hidden_size=16, num_labels=3)
@@ -47,11 +47,11 @@ def executed_and_by_hand(num_layers: int) -> tuple[Execution, Numbers]:
     """A step on one rank, and the loss and gradients that it should have."""
     executed = execute(scenario(model=replace(MLP, num_layers=num_layers), batch=ROWS), Plan(micro_batch=12))
     values, job = executed.job.values, executed.job
-    features = values.drawn("embedding", "features", 0, [12, 1, 6])[:, 0]
-    labels = values.drawn("head", "row_labels", 0, [12, 1])[:, 0]
+    features = values.draw("embedding", "features", 0, [12, 1, 6])[:, 0]
+    labels = values.draw("head", "row_labels", 0, [12, 1])[:, 0]
     weights = {
         f"{instance}/{w.name}": values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
-        for instance, w in owned(job.copies(0))
+        for instance, w in own_weights_of(job.copies(0))
     }
     return executed, by_hand(weights, features, labels, num_layers)
 

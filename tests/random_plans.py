@@ -16,6 +16,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
 from parsim.step.optimizer import OPTIMIZERS
+from schedule_orders import as_text
 from support import FABRIC, GPT, NODE, scenario
 
 MOST_RANKS = 16
@@ -92,7 +93,7 @@ def _schedule(rng: Random, ranks: int, chunks: int, count: int) -> str | tuple[s
     name = rng.choice(legal)
     if rng.random() > 0.2:
         return name
-    return tuple(" ".join(map(str, actions)) for actions in schedules.ordered(name, ranks, chunks, count).by_rank)
+    return as_text(name, ranks, chunks, count)
 
 
 def _layers(rng: Random, num_layers: int, stages: int) -> tuple[int, ...]:

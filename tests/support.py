@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
+
+import pytest
+from _pytest.mark.structures import ParameterSet
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
 from parsim.cluster.cluster import Cluster, Fabric, Node
@@ -89,6 +95,21 @@ STACKS = (
     replace(STACK, attention="flash", gradient_dtype="compute", fusions=("gradient_accumulation",), gradient_overlap=True),
     replace(STACK, attention="unfused", tensor_overlap=True, host_launch_s=1e-5),
 )
+
+
+def tiered(value: object, id: str, *, slow: bool) -> ParameterSet:
+    """A parameter of a test, in the slow tier or in the default one."""
+    return pytest.param(value, id=id, marks=[pytest.mark.slow] if slow else [])
+
+
+def examples(default: int, slow: int) -> pytest.MarkDecorator:
+    """Parameters `num_examples` of a test for `hold`: a few examples in the default tier, many in the slow one."""
+    return pytest.mark.parametrize("num_examples", [tiered(default, str(default), slow=False), tiered(slow, str(slow), slow=True)])
+
+
+def hold(check: Callable[[Any], None], strategy: st.SearchStrategy[Any], num_examples: int) -> None:
+    """Run a check on so many examples that hypothesis draws."""
+    settings(max_examples=num_examples)(given(strategy)(check))()
 
 
 def feature_sets(most: int) -> Iterator[tuple[str, ...]]:

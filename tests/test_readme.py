@@ -1,10 +1,8 @@
-"""The README's Python runs, its scenario is the shipped one, and its table is what validate prints."""
+"""The README's Python runs, and its first command writes the shipped report; its table is held against validate in witnesses/."""
 
 from __future__ import annotations
 
 import doctest
-import json
-import re
 from pathlib import Path
 
 import pytest
@@ -17,14 +15,6 @@ def test_the_example_in_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None
     done = doctest.testfile(str(ROOT / "README.md"), module_relative=False, verbose=False)
     assert done.attempted >= 6
     assert done.failed == 0
-
-
-def test_the_table_in_the_readme_is_what_validate_predicts() -> None:
-    from parsim.validate import validate
-
-    printed = [float(e) for e in re.findall(r"\| ([+-]\d+\.\d) % \|", (ROOT / "README.md").read_text())]
-    rows = json.loads(json.dumps(validate(ROOT / "tests" / "witnesses" / "table5.csv").to_json()))["rows"]
-    assert printed == [round(100 * row["step_error"], 1) for row in rows]
 
 
 def test_the_shipped_report_is_golden_what_the_first_command_writes_today(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 
 from mlp_by_hand import by_hand
 from parsim.data import Dataset
-from parsim.executor.values import Array
 from parsim.scenario import Scenario
+from parsim_kernels.signature import Array
 
 
 def adam_by_hand(scenario: Scenario, data: Dataset, weights: dict[str, Array], num_steps: int) -> tuple[list[float], dict[str, Array]]:

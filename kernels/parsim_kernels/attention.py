@@ -14,12 +14,12 @@ import numpy as np
 from parsim_kernels.blocks import BLOCK_BYTES
 from parsim_kernels.pointwise import scale
 from parsim_kernels.reduction import softmax, softmax_slope
-from parsim_kernels.signature import Array, Attributes, Out, Result, fresh, integer, number, real, same_shape
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, fresh, integer, number, real, same_shape
 
 _TILE = 64  # queries at a time: keys behind the last one that they see cost nothing
 
 
-def causal_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def causal_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """Softmax over the visible keys of scale x scores; masked elements are exactly 0.  5 n FLOPs, n the elements of the scores.
 
     Raises:
@@ -46,12 +46,12 @@ def causal_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = f
     return (y,), 5 * scores.size
 
 
-def causal_softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def causal_softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_scores of `causal_softmax` from (y, d_y): scale y (d_y - sum(y d_y)).  4 n FLOPs."""
     return (softmax_slope(inputs, number(attributes, "scale"), out),), 4 * inputs[0].size
 
 
-def causal_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def causal_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """scale x scores, -inf where the key is masked; no softmax.  n FLOPs."""
     (scores,) = inputs
     y, factor = out(scores.shape, real(scores)), number(attributes, "scale")
@@ -64,7 +64,7 @@ def causal_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fre
     return (y,), scores.size
 
 
-def scaled_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def scaled_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """Softmax over all keys of scale x scores; its gradient is `causal_softmax_grad`.  5 n FLOPs.
 
     >>> scaled_softmax((np.zeros((1, 1, 1, 1, 2)),), {"scale": 1.0})[0][0].tolist()
@@ -74,7 +74,7 @@ def scaled_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = f
     return softmax((y,), {}, lambda shape, dtype: y)
 
 
-def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """(o, lse) of attention from (q, k, v); lse is the log of the sum of the exponentials, by query.
 
     Causal unless attributes["causal"] is 0, which lets every query see every key.
@@ -102,7 +102,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     return (o, lse), 4 * q.shape[-1] * _num_pairs(q, mask)
 
 
-def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """(d_q, d_k, d_v) from (q, k, v, o, lse, d_o); the probabilities are computed again from lse.
 
     FLOPs: 10 C a visible pair (five contractions, the repeated scores included).
@@ -168,11 +168,11 @@ def _tiles(mask: _Mask, dtype: np.dtype[Any], copies: int = 1) -> Iterator[tuple
     for start in range(0, mask.num_queries, _TILE):
         stop = min(start + _TILE, mask.num_queries)
         num_keys = mask.num_visible(stop - 1)
-        yield slice(start, stop), slice(0, num_keys), _ceiling(stop - start, num_keys, mask.num_visible(start), dtype, copies)
+        yield slice(start, stop), slice(0, num_keys), _mask_ceiling(stop - start, num_keys, mask.num_visible(start), dtype, copies)
 
 
 @lru_cache(maxsize=16)  # 4 MiB of tiles of 512 keys in float64
-def _ceiling(num_queries: int, num_keys: int, first: int, dtype: np.dtype[Any], copies: int) -> Array:
+def _mask_ceiling(num_queries: int, num_keys: int, first: int, dtype: np.dtype[Any], copies: int) -> Array:
     """-inf where a key is masked, else inf; the first query sees `first` keys, each further one a key more.  For `copies` heads in turn."""
     seen = np.arange(num_queries)[:, np.newaxis] + first
     ceiling = np.tile(np.where(np.arange(num_keys) < seen, np.inf, -np.inf).astype(dtype), (copies, 1))

@@ -65,7 +65,7 @@ def check_cutting(operation: str, extents: object) -> None:
         raise ValueError(f"{operation} takes no extents; {' and '.join(CUTTING)} do")
 
 
-def cut(
+def cut_chunks(
     operation: str,
     buckets: Sequence[Sequence[Array]],
     dim: int,
@@ -81,7 +81,7 @@ def cut(
     Raises:
         ValueError: the shapes do not fit one another, or the dim that is cut; the first such rank of `group` is named.
 
-    >>> cut("all_reduce", [[np.arange(3)], [np.arange(3)]], 0, [4, 5])[0]
+    >>> cut_chunks("all_reduce", [[np.arange(3)], [np.arange(3)]], 0, [4, 5])[0]
     [array([0, 1]), array([2])]
     """
     num_ranks = len(buckets)

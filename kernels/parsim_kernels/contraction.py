@@ -9,13 +9,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from parsim_kernels.signature import Array, Attributes, Out, Result, expression, extents, fresh, joint, terms
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, extents, fresh, joint, terms
 
 _DimNames = tuple[str, ...]
 _Extents = tuple[int, ...]
 
 
-def einsum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def einsum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The contraction attributes["expr"] of two operands, as one (batched) matmul.  2 x the product of all extents FLOPs.
 
     Raises:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from parsim_kernels.blocks import BLOCK_BYTES, blocks
-from parsim_kernels.signature import Array, Attributes, Out, Result, fresh, integer, number, real, same_shape
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, fresh, integer, number, real, same_shape
 
 _ROTARY_BASE = 10000.0  # longer contexts use a larger one; it changes no count
 
 
-def lookup(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def lookup(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The rows of the table that the tokens name, from (tokens[B S], table[V D]): [B, S, D]; zeros for rows not held here.  0 FLOPs.
 
     Raises:
@@ -39,7 +39,7 @@ def lookup(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     return (y,), 0
 
 
-def lookup_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def lookup_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_table from (tokens, d_y, table_like), repeated tokens added up.  As many FLOPs as elements of d_y."""
     tokens, d_y, table_like = inputs
     if d_y.shape != (*tokens.shape, *table_like.shape[1:]):
@@ -54,7 +54,7 @@ def lookup_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fres
     return (d_table,), d_y.size
 
 
-def position(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def position(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """x[B T D] + table[offset : offset + T].  As many FLOPs as elements of x.
 
     Raises:
@@ -64,7 +64,7 @@ def position(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     return (np.add(x, table[_span(x, table, attributes)], out=out(x.shape, real(x, table))),), x.size
 
 
-def position_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def position_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_table of `position` from (d_y, table_like); rows not used are zero.  As many FLOPs as elements of d_y."""
     d_y, table_like = inputs
     d_table = out(table_like.shape, real(d_y))
@@ -73,7 +73,7 @@ def position_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fr
     return (d_table,), d_y.size
 
 
-def first(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def first(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The first token of each text of x[B T D]: [B, D]; zeros where x starts at a later position, attributes["offset"].  0 FLOPs.
 
     >>> first((np.ones((1, 2, 1)),), {"offset": 2})[0][0].tolist()
@@ -85,7 +85,7 @@ def first(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> 
     return (y,), 0
 
 
-def first_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def first_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `first` from (d_y), attributes["length"] positions long: d_y at the first token, zeros elsewhere.  0 FLOPs."""
     (d_y,) = inputs
     d_x = out((len(d_y), integer(attributes, "length"), *d_y.shape[1:]), real(d_y))
@@ -95,7 +95,7 @@ def first_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh
     return (d_x,), 0
 
 
-def rotary(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def rotary(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """x[B S ... C] with its pairs of elements (i, i + C / 2) turned by an angle that grows with the position.  3 n FLOPs.
 
     The first position is attributes["offset"]; the angle of a pair is position x 10000^(-2 i / C).
@@ -111,12 +111,12 @@ def rotary(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     return _rotate(inputs, attributes, 1, out)
 
 
-def rotary_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def rotary_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `rotary` from (d_y): turned back by the same angles.  3 n FLOPs."""
     return _rotate(inputs, attributes, -1, out)
 
 
-def pick(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def pick(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """x[B S V] at the label of each token, 0 where the label lies in another shard, from (x, labels).  0 FLOPs."""
     x, labels = _logits(inputs)
     local, here = _local(labels, attributes, x.shape[-1])
@@ -126,7 +126,7 @@ def pick(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> R
     return (picked,), 0
 
 
-def cross_entropy_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def cross_entropy_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """(p - onehot(label)) x scale, the gradient of the logits, from (probabilities[B S V], labels[B S]).  2 n FLOPs."""
     probabilities, labels = _logits(inputs)
     local, here = _local(labels, attributes, probabilities.shape[-1])
@@ -154,7 +154,7 @@ def _span(x: Array, table: Array, attributes: Attributes) -> slice:
     return slice(offset, offset + length)
 
 
-def _rotate(inputs: Sequence[Array], attributes: Attributes, sign: int, out: Out) -> Result:
+def _rotate(inputs: Sequence[Array], attributes: Attributes, sign: int, out: Out) -> KernelResult:
     (x,) = inputs
     offset, half = integer(attributes, "offset"), x.shape[-1] // 2
     if x.shape[-1] % 2 or offset < 0:

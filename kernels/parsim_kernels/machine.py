@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from parsim_kernels import fabric
-from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut, cut_shards, join, names_by_rank, outcome, write_back, write_gathered
+from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut_chunks, cut_shards, join, names_by_rank, outcome, write_back, write_gathered
 from parsim_kernels.fabric import Chunks, Transfer
 from parsim_kernels.kernels import KERNELS, OVERLAYS
 from parsim_kernels.ledger import Ledger
@@ -196,7 +196,7 @@ class Machine:
         where = f"{operation} over {axis} of {names[0]} on ranks {list(group)}"
         asked = (t._replace(operator=operator) if t.operator == "sum" else t for t in transfers)
         try:
-            chunks = cut(operation, buckets, dim, group, split=split, extents=extents)
+            chunks = cut_chunks(operation, buckets, dim, group, split=split, extents=extents)
             sent = _run(asked, chunks, itemsize)
             results = _results(operation, chunks, dim, self.pool.take)
         except ValueError as error:

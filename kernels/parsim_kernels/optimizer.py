@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from parsim_kernels.blocks import blocks, flat
-from parsim_kernels.signature import Array, Attributes, Out, Result, fresh, integer, number, real, same_shape
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, fresh, integer, number, real, same_shape
 
 _CLIP_EPSILON = 1e-6  # Source: PyTorch, torch.nn.utils.clip_grad_norm_
 
 
-def clip(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def clip(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """g x min(1, max_norm / (norm + 1e-6)) from (g, the squared norm of all gradients).  n FLOPs, n the elements of g.
 
     Source: Pascanu et al. 2013 (arXiv:1211.5063), algorithm 1; the 1e-6 is PyTorch's.
@@ -28,7 +28,7 @@ def clip(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> R
     return (np.multiply(g, min(1.0, share), out=out(g.shape, real(g))),), g.size
 
 
-def adam(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def adam(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """(weight, m, v) after one step of Adam with decoupled weight decay, from (weight, m, v, g).  12 n FLOPs.
 
     attributes: lr, beta1, beta2, eps, weight_decay, step (the first is 1).
@@ -66,7 +66,7 @@ def adam(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> R
     return new, 12 * weight.size
 
 
-def sgd_momentum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def sgd_momentum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """(weight, velocity) after one step of SGD with momentum, from (weight, velocity, g).  4 n FLOPs.
 
     attributes: lr, momentum.
@@ -91,7 +91,7 @@ def sgd_momentum(inputs: Sequence[Array], attributes: Attributes, out: Out = fre
     return (new_weight, new_velocity), 4 * weight.size
 
 
-def sgd(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def sgd(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """weight - lr x g from (weight, g).  2 n FLOPs."""
     weight, g = inputs
     same_shape(weight, g)

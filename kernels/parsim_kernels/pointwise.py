@@ -12,14 +12,27 @@ from functools import lru_cache
 import numpy as np
 
 from parsim_kernels.blocks import blocks, flat, rows
-from parsim_kernels.signature import Array, Attributes, Out, Result, expression, extents, fresh, joint, number, real, same_shape, terms
+from parsim_kernels.signature import (
+    Array,
+    Attributes,
+    KernelResult,
+    Out,
+    expression,
+    extents,
+    fresh,
+    joint,
+    number,
+    real,
+    same_shape,
+    terms,
+)
 
 # The tanh form of GELU.  Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2.
 _GELU_SLOPE = math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715
 
 
-def bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """x + b, b repeated over the dims of x that it lacks, as in "B S K C, K C -> B S K C".  n FLOPs.
 
     Raises:
@@ -33,7 +46,7 @@ def bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> R
     return (np.add(x, spread, out=out(x.shape, real(x, b))),), x.size
 
 
-def gelu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def gelu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """GELU in its tanh form.  8 n FLOPs.
 
     Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2.
@@ -51,7 +64,7 @@ def gelu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> R
     return (y,), 8 * x.size
 
 
-def gelu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def gelu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `gelu` from (x, d_y).  16 n FLOPs.  Source: derived here, by the product rule."""
     x, d_y = inputs
     same_shape(x, d_y)
@@ -72,13 +85,13 @@ def gelu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
     return (d_x,), 16 * x.size
 
 
-def relu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def relu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """max(x, 0).  n FLOPs."""
     (x,) = inputs
     return (np.maximum(x, 0, out=out(x.shape, real(x))),), x.size
 
 
-def relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `relu` from (x, d_y); 0 where x is 0.  n FLOPs."""
     x, d_y = inputs
     same_shape(x, d_y)
@@ -90,7 +103,7 @@ def relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
     return (d_x,), x.size
 
 
-def squared_relu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def squared_relu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """max(x, 0) squared.  2 n FLOPs.
 
     Source: So et al. 2021 (arXiv:2109.08668), section 3.
@@ -106,7 +119,7 @@ def squared_relu(inputs: Sequence[Array], attributes: Attributes, out: Out = fre
     return (y,), 2 * x.size
 
 
-def squared_relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def squared_relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `squared_relu` from (x, d_y): 2 max(x, 0) d_y.  3 n FLOPs."""
     x, d_y = inputs
     same_shape(x, d_y)
@@ -118,7 +131,7 @@ def squared_relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out 
     return (d_x,), 3 * x.size
 
 
-def swiglu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def swiglu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """gate x sigmoid(gate) x up from (gate, up).  5 n FLOPs.
 
     Source: Shazeer 2020 (arXiv:2002.05202), section 2: Swish with beta = 1.
@@ -138,7 +151,7 @@ def swiglu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     return (y,), 5 * gate.size
 
 
-def swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """(d_gate, d_up) of `swiglu` from (gate, up, d_y).  11 n FLOPs.  Source: derived here, by the product rule."""
     gate, up, d_y = inputs
     same_shape(gate, up, d_y)
@@ -159,13 +172,13 @@ def swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fres
     return (d_gate, d_up), 11 * gate.size
 
 
-def tanh(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def tanh(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The hyperbolic tangent.  n FLOPs."""
     (x,) = inputs
     return (np.tanh(x, out=out(x.shape, real(x))),), x.size
 
 
-def tanh_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def tanh_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `tanh` from (y, d_y): (1 - y y) d_y.  3 n FLOPs."""
     y, d_y = inputs
     same_shape(y, d_y)
@@ -177,7 +190,7 @@ def tanh_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
     return (d_x,), 3 * y.size
 
 
-def dropout(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def dropout(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """x where the mask is 1, scaled by 1 / (1 - p), from (x, mask); its gradient is itself on d_y.  2 n FLOPs.
 
     Raises:
@@ -200,14 +213,14 @@ def dropout(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -
     return (y,), 2 * x.size
 
 
-def add(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def add(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """a + b, of one shape (a scalar array too).  n FLOPs."""
     a, b = inputs
     same_shape(a, b)
     return (np.add(a, b, out=out(a.shape, joint(a, b))),), a.size
 
 
-def cast(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def cast(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """A copy: the declared itemsize changes, the numbers stay.  0 FLOPs."""
     (x,) = inputs
     y = out(x.shape, x.dtype)
@@ -215,19 +228,19 @@ def cast(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> R
     return (y,), 0
 
 
-def scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """scale x scores.  n FLOPs."""
     (scores,) = inputs
     return (np.multiply(scores, number(attributes, "scale"), out=out(scores.shape, real(scores))),), scores.size
 
 
-def scale_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def scale_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """scale x d_y, the gradient of `scale` and of `causal_scale` (masked elements have d_y = 0 after a softmax).  n FLOPs."""
     (d_y,) = inputs
     return (np.multiply(d_y, number(attributes, "scale"), out=out(d_y.shape, real(d_y))),), d_y.size
 
 
-def shifted_exp(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def shifted_exp(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """exp(x - m) from (x[.. V], m[..]).  2 n FLOPs."""
     x, m = _with_rows(inputs)
     y = out(x.shape, real(x, m))
@@ -237,7 +250,7 @@ def shifted_exp(inputs: Sequence[Array], attributes: Attributes, out: Out = fres
     return (y,), 2 * x.size
 
 
-def normalize(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def normalize(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """x / s from (x[.. V], s[..]).  n FLOPs."""
     x, s = _with_rows(inputs)
     return (np.divide(x, s, out=out(x.shape, real(x, s))),), x.size

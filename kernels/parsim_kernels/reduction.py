@@ -12,12 +12,12 @@ from functools import lru_cache
 import numpy as np
 
 from parsim_kernels.blocks import blocks, flat, rows
-from parsim_kernels.signature import Array, Attributes, Out, Result, expression, extents, fresh, number, real, same_shape, terms
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, extents, fresh, number, real, same_shape, terms
 
 _EPSILON = 1e-5  # added to the variance.  Source: PyTorch, torch.nn.LayerNorm, default eps
 
 
-def sum_to(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def sum_to(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """x summed over the dims that the output of attributes["expr"] lacks, as in "B S F -> F".  n FLOPs.
 
     Raises:
@@ -33,7 +33,7 @@ def sum_to(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     return (y,), x.size
 
 
-def layer_norm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def layer_norm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """gamma x (x - mean) / sqrt(variance + 1e-5) + beta over the last dim, from (x, gamma, beta).  7 n FLOPs.
 
     Source: Ba et al. 2016 (arXiv:1607.06450), section 3.
@@ -49,7 +49,7 @@ def layer_norm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh
     return (y,), 7 * x.size
 
 
-def layer_norm_grad_x(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def layer_norm_grad_x(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `layer_norm` from (x, gamma, d_y); mean and variance are computed again from x.  13 n FLOPs.
 
     Source: derived here: the gradient through mean and variance is a projection on what is orthogonal to 1 and to the standardised x.
@@ -69,7 +69,7 @@ def layer_norm_grad_x(inputs: Sequence[Array], attributes: Attributes, out: Out 
     return (d_x,), 13 * x.size
 
 
-def layer_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def layer_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_gamma of `layer_norm` from (x, d_y).  7 n FLOPs.  d_beta is `sum_to` of d_y."""
     x, d_y = inputs
     same_shape(x, d_y)
@@ -82,7 +82,7 @@ def layer_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: 
     return (d_gamma,), 7 * x.size
 
 
-def rms_norm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def rms_norm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """gamma x x / sqrt(mean of squares + 1e-5) over the last dim, from (x, gamma).  4 n FLOPs.
 
     Source: Zhang and Sennrich 2019 (arXiv:1910.07467), section 3.
@@ -99,7 +99,7 @@ def rms_norm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     return (y,), 4 * x.size
 
 
-def rms_norm_grad_x(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def rms_norm_grad_x(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `rms_norm` from (x, gamma, d_y); the root mean square is computed again from x.  9 n FLOPs.
 
     Source: derived here: the gradient through the root mean square is a projection on what is orthogonal to the scaled x.
@@ -119,7 +119,7 @@ def rms_norm_grad_x(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     return (d_x,), 9 * x.size
 
 
-def rms_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def rms_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_gamma of `rms_norm` from (x, d_y).  5 n FLOPs."""
     x, d_y = inputs
     same_shape(x, d_y)
@@ -132,7 +132,7 @@ def rms_norm_grad_gamma(inputs: Sequence[Array], attributes: Attributes, out: Ou
     return (d_gamma,), 5 * x.size
 
 
-def softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """Softmax over the last dim; -inf gives exactly 0.  5 n FLOPs.
 
     >>> softmax((np.array([1.0, 1.0, -np.inf]),), {})[0][0].tolist()
@@ -147,7 +147,7 @@ def softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -
     return (y,), 5 * x.size
 
 
-def softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `softmax` from (y, d_y): y (d_y - sum(y d_y)).  4 n FLOPs."""
     return (softmax_slope(inputs, 1.0, out),), 4 * inputs[0].size
 
@@ -166,7 +166,7 @@ def softmax_slope(inputs: Sequence[Array], factor: float, out: Out) -> Array:
     return d_x
 
 
-def row_max(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def row_max(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The maximum over the last dim.  n FLOPs."""
     (x,) = inputs
     y = out(x.shape[:-1], real(x))
@@ -174,7 +174,7 @@ def row_max(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -
     return (y,), x.size
 
 
-def row_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def row_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The sum over the last dim.  n FLOPs."""
     (x,) = inputs
     y = out(x.shape[:-1], real(x))
@@ -182,7 +182,7 @@ def row_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -
     return (y,), x.size
 
 
-def token_loss(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def token_loss(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """Cross entropy a token, log(sum) + max - picked, from (sum, max, picked): sums of exp(logit - max).  3 n FLOPs.
 
     Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3: the loss from row maxima and sums, never from whole logits.
@@ -194,7 +194,7 @@ def token_loss(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh
     return (loss,), 3 * total.size
 
 
-def loss_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def loss_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """scale x the sum of the losses, a scalar array.  n FLOPs."""
     (loss,) = inputs
     total = out((), real(loss))
@@ -202,7 +202,7 @@ def loss_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     return (total,), loss.size
 
 
-def norm_sq(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Result:
+def norm_sq(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """attributes["scale"] x the sum of the squares, a scalar array; 0 leaves out a gradient that another rank counts.  2 n FLOPs."""
     (g,) = inputs
     total, sums = out((), real(g)), [np.dot(part, part) for (part,) in blocks(*flat(g))]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]  # float64 or float32, except tokens and labels: integers
 Attributes = Mapping[str, object]
-Result = tuple[tuple[Array, ...], int]  # outputs, and FLOPs counted from the shapes
+KernelResult = tuple[tuple[Array, ...], int]  # outputs, and FLOPs counted from the shapes
 Out = Callable[[tuple[int, ...], np.dtype[Any]], Array]  # memory for a result of that shape and dtype, whatever it holds
 
 _REQUIRED = object()
@@ -25,7 +25,7 @@ _FLOAT64 = np.dtype(np.float64)
 class Kernel(Protocol):
     """A function of inputs and attributes, with a say in where its results lie."""
 
-    def __call__(self, inputs: Sequence[Array], attributes: Attributes, out: Out = ...) -> Result:
+    def __call__(self, inputs: Sequence[Array], attributes: Attributes, out: Out = ...) -> KernelResult:
         """Outputs, in memory from `out`, and FLOPs."""
 
 
@@ -95,7 +95,7 @@ def expression(attributes: Attributes) -> str:
     """
     expr = attributes.get("expr")
     if not isinstance(expr, str):
-        raise ValueError(_malformed(expr))
+        raise ValueError(_form_complaint(expr))
     return expr
 
 
@@ -109,7 +109,7 @@ def terms(expr: str, num_operands: int) -> tuple[tuple[tuple[str, ...], ...], tu
     ((('B', 'S', 'D'), ('D', 'F')), ('B', 'S', 'F'))
     """
     if expr.count("->") != 1:
-        raise ValueError(_malformed(expr))
+        raise ValueError(_form_complaint(expr))
     left, right = expr.split("->")
     operands, out = tuple(tuple(term.split()) for term in left.split(",")), tuple(right.split())
     if len(operands) != num_operands:
@@ -150,7 +150,7 @@ def same_shape(*arrays: Array) -> None:
             raise ValueError(f"shapes differ: {', '.join(str(each.shape) for each in arrays)}")
 
 
-def _malformed(expr: object) -> str:
+def _form_complaint(expr: object) -> str:
     return f"attribute 'expr' is {expr!r}, not of the form 'B S D, D F -> B S F'"
 
 

@@ -2,7 +2,3 @@
 
 Kernels are timed where they run, in steps of small models that are really trained; samples that waited for a core are dropped.
 """
-
-from parsim.calibrate.calibration import Calibration, calibrate
-
-__all__ = ["Calibration", "calibrate"]

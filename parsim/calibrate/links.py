@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 
 from parsim import units
 from parsim.calibrate.gate import Gate, pace_s
-from parsim.calibrate.nnls import relative_fit
-from parsim.calibrate.samples import Samples, rounded
+from parsim.calibrate.samples import LawFit, Samples, Seen, fit_laws, poor_names, to_digits, worst
 from parsim.cluster.link import CollectiveLaw
+from parsim.cluster.scalars import Floats
 from parsim.collectives import choose, reference, transfer_plan
 from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
 from parsim_kernels import Channel, Machine
@@ -30,11 +31,12 @@ _REPEATS: Final = 6
 _LARGE_EVERY: Final = 3  # turns: the large payloads take most of the time
 _ITEMSIZE: Final = FIXED_ITEMSIZE_BYTES[FLOAT32]
 MESSAGE: Final = "message"
+_OPERATION: Final = attrgetter("operation")
 MOST_BYTES_PER_S: Final = units.parse("1 PB/s", "bytes/s")  # stands for a byte that costs nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Transferred:
+class Exchange:
     """One kind of exchange: its operation, or a message, among `num_ranks`, and the bytes of the tensor."""
 
     operation: str
@@ -42,19 +44,7 @@ class Transferred:
     payload_bytes: int
 
 
-Exchanges = dict[Transferred, list[tuple[float, float, float]]]  # (wall, wait, pace) of a rank [s], in order
-
-
-@dataclass(frozen=True, slots=True)
-class LinkFit:
-    """The law of one kind of exchange, a collective or a message, and what it rests on; a message has no ramp and no steps."""
-
-    operation: str
-    law: CollectiveLaw
-    num_shapes: int
-    num_kept: int
-    num_dropped: int
-    median_error: float  # |law / measured - 1|
+Exchanges = dict[Exchange, list[Seen]]  # of one rank, in order
 
 
 def sample_links(channel: Channel, seconds: float) -> Exchanges:
@@ -64,7 +54,7 @@ def sample_links(channel: Channel, seconds: float) -> Exchanges:
     while not done[0]:
         for exchange, act in _exchanges(channel, machine, _PAYLOADS if turn % _LARGE_EVERY == 0 else _SMALL):
             for _ in range(_REPEATS if exchange.payload_bytes <= _SMALL[-1] else 1):  # at once: now all ranks have a core
-                found.setdefault(exchange, []).append(_timed(channel, gate, act))
+                found.setdefault(exchange, []).append(_time(channel, gate, act))
         share = (time.perf_counter() - start) / seconds
         channel.report(min(share, 1.0))
         done[0], turn = share >= 1.0, turn + 1
@@ -76,8 +66,8 @@ def sample_links(channel: Channel, seconds: float) -> Exchanges:
     return found
 
 
-def _timed(channel: Channel, gate: Gate, act: Callable[[], None]) -> tuple[float, float, float]:
-    """Wall and wait of one exchange that all ranks begin together, and the pace of this core before it [s]."""
+def _time(channel: Channel, gate: Gate, act: Callable[[], None]) -> Seen:
+    """One exchange, which all ranks begin together; the pace is this core's before it."""
     pace = pace_s()
     channel.barrier()
     waited, start_ns = gate.wait_ns(), time.perf_counter_ns()
@@ -86,7 +76,7 @@ def _timed(channel: Channel, gate: Gate, act: Callable[[], None]) -> tuple[float
     return wall_ns / _NS_PER_S, (gate.wait_ns() - waited) / _NS_PER_S, pace
 
 
-def _exchanges(channel: Channel, machine: Machine, payloads: Sequence[int]) -> Iterator[tuple[Transferred, Callable[[], None]]]:
+def _exchanges(channel: Channel, machine: Machine, payloads: Sequence[int]) -> Iterator[tuple[Exchange, Callable[[], None]]]:
     """Each exchange with what runs it on this rank; its buffers live while the loop is at it."""
     rank, ranks = channel.rank, channel.num_ranks
     for payload in payloads:
@@ -94,11 +84,11 @@ def _exchanges(channel: Channel, machine: Machine, payloads: Sequence[int]) -> I
         for operation in _OPERATIONS:
             own = elements // ranks if operation == "all_gather" else elements
             machine.hold(rank, "x", np.ones(own, np.float32), _ITEMSIZE)
-            exchange = Transferred(operation, ranks, elements * _ITEMSIZE)
+            exchange = Exchange(operation, ranks, elements * _ITEMSIZE)
             algorithm = choose(operation, num_ranks=ranks, payload_bytes=exchange.payload_bytes)
             yield exchange, partial(_collect, channel, machine, operation, transfer_plan(algorithm, operation, ranks, "sum"))
             machine.free(rank, "x")
-        yield Transferred(MESSAGE, ranks, elements * _ITEMSIZE), partial(_pass_on, channel, np.ones(elements, np.float32))
+        yield Exchange(MESSAGE, ranks, elements * _ITEMSIZE), partial(_pass_on, channel, np.ones(elements, np.float32))
 
 
 def _collect(channel: Channel, machine: Machine, operation: str, transfers: TransferPlan) -> None:
@@ -118,53 +108,39 @@ def _pass_on(channel: Channel, array: NDArray[np.float32]) -> None:
         channel.send(0, channel.receive(0).array)
 
 
-def gather(by_rank: Sequence[Exchanges], found: dict[Transferred, Samples]) -> None:
-    """Add to `found` the samples of all ranks as one: as long, as late and as slow as the worst of them."""
+def join_ranks(by_rank: Sequence[Exchanges], found: dict[Exchange, Samples]) -> None:
+    """Add to `found` the samples of all ranks as one; of a message there and back, each way is half."""
     for exchange in by_rank[0]:
         halves = 2 if exchange.operation == MESSAGE else 1
         ranks = by_rank[:2] if exchange.operation == MESSAGE else by_rank
         samples = found.setdefault(exchange, Samples())
         for seen in zip(*(one[exchange] for one in ranks), strict=True):
-            wall, wait, pace = (max(each) for each in zip(*seen, strict=True))
-            samples.add(wall / halves, wait / halves, pace)
+            wall_s, wait_s, pace = worst(seen)
+            samples.add(wall_s / halves, wait_s / halves, pace)
 
 
-def lacking(samples: Mapping[Transferred, Samples]) -> tuple[str, ...]:
+def poor_operations(samples: Mapping[Exchange, Samples]) -> tuple[str, ...]:
     """The operations of which no more than half of the payloads have enough clean samples."""
-    found: dict[str, list[bool]] = {}
-    for exchange, each in samples.items():
-        found.setdefault(exchange.operation, []).append(each.enough)
-    return tuple(name for name, enough in found.items() if 2 * sum(enough) <= len(enough))
+    return poor_names(samples, _OPERATION)
 
 
-def fitted(samples: Mapping[Transferred, Samples]) -> tuple[LinkFit, ...]:
-    """The law of each operation, and of messages."""
-    operations = dict.fromkeys(exchange.operation for exchange in samples)
-    return tuple(_fit(name, {e: each for e, each in samples.items() if e.operation == name}) for name in operations)
+def fit_links(samples: Mapping[Exchange, Samples]) -> tuple[LawFit[CollectiveLaw], ...]:
+    """The law of each operation, and of messages, which have no ramp and no steps."""
+    return fit_laws(samples, _OPERATION, lambda exchanges: np.array([_features(each) for each in exchanges]), _law_of)
 
 
-def _fit(operation: str, samples: Mapping[Transferred, Samples]) -> LinkFit:
-    used = {exchange: each.typical_s for exchange, each in samples.items() if each.enough}
-    rows, seconds = np.array([_features(exchange) for exchange in used]), np.array(list(used.values()))
-    coefficients = relative_fit(rows, seconds)
+def _law_of(coefficients: Floats) -> CollectiveLaw:
     start, step, byte, root = (float(each) for each in coefficients)
-    rate = 1.0 / byte if byte else float(MOST_BYTES_PER_S)
-    return LinkFit(
-        operation,
-        CollectiveLaw(rounded(start), rounded(step), rounded(rate), rounded(rate), rounded(root)),
-        len(used),
-        sum(len(each.seconds) for each in samples.values()),
-        sum(each.num_dropped for each in samples.values()),
-        float(np.median(np.abs(rows @ coefficients / seconds - 1.0))),
-    )
+    rate = to_digits(1.0 / byte if byte else float(MOST_BYTES_PER_S))
+    return CollectiveLaw(to_digits(start), to_digits(step), rate, rate, to_digits(root))
 
 
-def best_rate(samples: Mapping[Transferred, Samples]) -> float:
+def best_rate(samples: Mapping[Exchange, Samples]) -> float:
     """The most bytes a second that any exchange sent: no law may claim more than the link has."""
     return max(_features(exchange)[2] / min(each.seconds) for exchange, each in samples.items() if each.seconds)
 
 
-def _features(exchange: Transferred) -> list[float]:
+def _features(exchange: Exchange) -> list[float]:
     """1, steps, bytes on the wire and their root, as `cluster.collective_s` is asked; of a message 1 and its bytes."""
     if exchange.operation == MESSAGE:
         return [1.0, 0.0, float(exchange.payload_bytes), 0.0]

@@ -7,17 +7,16 @@ import io
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from parsim import __version__, units
-from parsim.calibrate.fit import KernelFit
-from parsim.calibrate.links import MESSAGE, LinkFit, Transferred, best_rate
+from parsim.calibrate.links import MESSAGE
 from parsim.calibrate.models import DTYPE
-from parsim.calibrate.samples import DIGITS, Samples
+from parsim.calibrate.samples import DIGITS, LawFit
 from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.cluster import Node
 from parsim.cluster.link import CollectiveLaw
@@ -32,6 +31,7 @@ _HEADER: Final = """\
 #   batch: {{..., dtype: {dtype}}}
 """
 _UNUSED: Final = "of no effect: every kernel that runs here has a law of its own; the roofline of the best that was measured"
+Fits = Sequence[LawFit[KernelLaw]]
 
 
 def num_cores() -> int:
@@ -49,19 +49,11 @@ def cpu_name() -> str:
     return next(named, "") or platform.machine()
 
 
-def node_row(
-    kernels: Sequence[KernelFit],
-    busy_kernels: Sequence[KernelFit],
-    links: Sequence[LinkFit],
-    rates: tuple[float, float],
-    exchanges: Mapping[Transferred, Samples],
-    paces_s: Mapping[int, float],
-) -> dict[str, Any]:
-    """The mapping of the node, as a scenario has it; `rates`: the best FLOP/s and bytes/s of a kernel; `paces_s`: by busy cores."""
-    source = f"parsim calibrate, {datetime.datetime.now(datetime.UTC).date().isoformat()}, {cpu_name()}"
-    link_bytes_per_s = best_rate(exchanges) if exchanges else rates[1]
-    laws = {link.operation: _collective(link.law) for link in links if link.operation != MESSAGE}
-    message = next((link.law for link in links if link.operation == MESSAGE), None)
+def node_row(accelerator: Mapping[str, Any], links: Iterable[LawFit[CollectiveLaw]], link_bytes_per_s: float) -> dict[str, Any]:
+    """The mapping of a node of such cores, as a scenario has it; no law may claim more than the link's rate."""
+    source = accelerator["source"]["kernels"]
+    laws = {link.name: _collective(link.law) for link in links if link.name != MESSAGE}
+    message = next((link.law for link in links if link.name == MESSAGE), None)
     link = {
         "name": "shared memory",
         "bandwidth": units.format(link_bytes_per_s, "bytes/s", DIGITS),
@@ -71,7 +63,7 @@ def node_row(
     p2p = min(message.ring_bytes_per_s / link_bytes_per_s, 1.0) if message else 1.0
     return {
         "name": f"{num_cores()} cores of {cpu_name()}",
-        "accelerator": _accelerator(kernels, busy_kernels, rates, paces_s, source),
+        "accelerator": accelerator,
         "devices_per_node": num_cores(),
         "link": link,
         "law": laws.get("all_reduce", _collective(CollectiveLaw(0.0, 0.0, link_bytes_per_s, link_bytes_per_s, 0.0))),
@@ -84,15 +76,9 @@ def node_row(
     }
 
 
-def _accelerator(
-    kernels: Sequence[KernelFit],
-    busy_kernels: Sequence[KernelFit],
-    rates: tuple[float, float],
-    paces_s: Mapping[int, float],
-    source: str,
-) -> dict[str, Any]:
-    """One core: its laws, and for whatever has none the roofline of the fastest multiplication and the fastest pass over memory."""
-    peak, bandwidth = rates
+def accelerator_row(kernels: Fits, busy_kernels: Fits, peak: float, bandwidth: float, paces_s: Mapping[int, float]) -> dict[str, Any]:
+    """One core: its laws, and for whatever has none the roofline of the best FLOP/s and bytes/s; `paces_s`: by busy cores."""
+    source = f"parsim calibrate, {datetime.datetime.now(datetime.UTC).date().isoformat()}, {cpu_name()}"
     launch = units.format(min(fit.law.call_s for fit in kernels), "s", DIGITS)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_cores()
     return {
@@ -117,13 +103,13 @@ def _accelerator(
 
 
 def _kernel(law: KernelLaw) -> dict[str, Any]:
-    rates = {"bandwidth": law.bytes_per_s, "written_bandwidth": law.written_bytes_per_s}
+    rates = {"rate": law.flops_per_s, "bandwidth": law.bytes_per_s, "written_bandwidth": law.written_bytes_per_s}
     row: dict[str, Any] = {"call": units.format(law.call_s, "s", DIGITS)}
     if law.matrix_s:
         row["matrix"] = units.format(law.matrix_s, "s", DIGITS)
-    if math.isfinite(law.flops_per_s):
-        row["rate"] = units.format(law.flops_per_s, "FLOP/s", DIGITS)
-    row |= {key: units.format(rate, "bytes/s", DIGITS) for key, rate in rates.items() if math.isfinite(rate)}
+    for key, rate in rates.items():
+        if math.isfinite(rate):
+            row[key] = units.format(rate, "FLOP/s" if key == "rate" else "bytes/s", DIGITS)
     if law.knees:
         row["knees"] = [{"beyond": f"{int(knee)} B", "bandwidth": units.format(rate, "bytes/s", DIGITS)} for knee, rate in law.knees]
     return row
@@ -139,7 +125,7 @@ def _collective(law: CollectiveLaw) -> dict[str, str]:
     }
 
 
-def built(row: Mapping[str, Any]) -> Node:
+def build_node(row: Mapping[str, Any]) -> Node:
     """The node that a row describes."""
     node: Node = SCHEMAS.get("nodes").model_validate(row).build("")
     return node
@@ -157,7 +143,7 @@ def load_node(path: Path) -> Node:
     if not isinstance(tree.value, dict):
         raise ScenarioError("is no node's row", str(path), "`parsim calibrate` writes one.")
     try:
-        return built(tree.value)
+        return build_node(tree.value)
     except ValidationError as error:
         places = [(tuple(each for each in one["loc"] if each not in TAGS), str(one["ctx"]["sentence"])) for one in error.errors()]
         raise ScenarioError.of(tree.fault(place, message) for place, message in places) from None

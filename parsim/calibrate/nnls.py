@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from parsim.cluster.scalars import Floats
+
 _TOLERANCE: Final = 1e-10  # of the gradient, in columns of unit length
 
 
@@ -37,11 +38,11 @@ def nnls(a: Floats, b: Floats) -> Floats:
         if free.all() or float(np.max(gradient)) <= least:
             break
         free[np.argmax(gradient)] = True
-        x = _descended(unit, b, x, free)
+        x = _descend(unit, b, x, free)
     return np.asarray(x / lengths)
 
 
-def _descended(a: Floats, b: Floats, x: Floats, free: NDArray[np.bool_]) -> Floats:
+def _descend(a: Floats, b: Floats, x: Floats, free: NDArray[np.bool_]) -> Floats:
     """The least squares of the free columns; one that would turn negative stops at 0 and is free no more (changes `free`)."""
     while True:
         goal = np.zeros_like(x)

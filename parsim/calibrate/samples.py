@@ -1,38 +1,25 @@
-"""What was timed: seconds by kernel and shape, each sample kept or dropped by the gate."""
+"""What was timed, each sample kept or dropped by the gate; and the fit of laws to it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
 from parsim.calibrate.gate import MOST_PACE, is_clean
-from parsim.cost.work import Work
+from parsim.calibrate.nnls import relative_fit
+from parsim.cluster.scalars import Floats
 
-Case = TypeVar("Case")  # what is timed
+Case = TypeVar("Case")  # what is timed: a call of a kernel, an exchange, a plan
+AnyLaw = TypeVar("AnyLaw")
+Seen = tuple[float, float, float]  # of one sample on one rank: wall time, wait for a core meanwhile, and the core's pace [s]
 ENOUGH: Final = 5  # clean samples of a shape
 DIGITS: Final = 4  # of a fitted coefficient
 _TRIMMED: Final = 0.1  # of the clean samples, at either end
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The work of one call, as what a law is asked."""
-
-    flops: float
-    moved_bytes: float
-    written_bytes: float = 0.0
-    num_matrices: float = 0.0
-
-    @classmethod
-    def of(cls, work: Work) -> Shape:
-        """The work of a single plan."""
-        parts = (work.flops, work.moved_bytes, work.written_bytes, work.num_matrices)
-        return cls(*(float(np.asarray(part).reshape(-1)[0]) for part in parts))
 
 
 @dataclass(slots=True)
@@ -91,13 +78,62 @@ def at_full_pace(
     return {case: each.at_pace(least_s[num_busy(case)]) for case, each in samples.items()}
 
 
-def rounded(value: float) -> float:
+def worst(ranks: Iterable[Seen]) -> Seen:
+    """A sample of ranks that work together: as long, as late and as slow as the worst of them."""
+    wall_s, wait_s, pace_s = (max(each) for each in zip(*ranks, strict=True))
+    return wall_s, wait_s, pace_s
+
+
+def merge(samples: dict[Case, Samples], more: Mapping[Case, Samples]) -> None:
+    """Add more samples to those of the same case."""
+    for case, each in more.items():
+        samples.setdefault(case, Samples()).join(each)
+
+
+def _by_name(samples: Mapping[Case, Samples], name_of: Callable[[Case], str]) -> dict[str, dict[Case, Samples]]:
+    return {name: {case: each for case, each in samples.items() if name_of(case) == name} for name in dict.fromkeys(map(name_of, samples))}
+
+
+def poor_names(samples: Mapping[Case, Samples], name_of: Callable[[Case], str]) -> tuple[str, ...]:
+    """The names of which no more than half of the cases have enough clean samples."""
+    named = _by_name(samples, name_of).items()
+    return tuple(name for name, cases in named if 2 * sum(each.enough for each in cases.values()) <= len(cases))
+
+
+@dataclass(frozen=True, slots=True)
+class LawFit(Generic[AnyLaw]):
+    """The law of a kernel or of an exchange between ranks, and what it rests on."""
+
+    name: str
+    law: AnyLaw
+    num_cases: int
+    num_kept: int
+    num_dropped: int
+    median_error: float  # |fit / measured - 1| over the cases
+
+
+def fit_laws(
+    samples: Mapping[Case, Samples],
+    name_of: Callable[[Case], str],
+    features: Callable[[Sequence[Case]], Floats],
+    law_of: Callable[[Floats], AnyLaw],
+) -> tuple[LawFit[AnyLaw], ...]:
+    """A law for each name, by least squares over its cases with enough samples; `features`: a row a case, which coefficients multiply."""
+    fits = []
+    for name, cases in _by_name(samples, name_of).items():
+        used = {case: each.typical_s for case, each in cases.items() if each.enough}
+        rows, seconds = features(list(used)), np.array(list(used.values()))
+        coefficients = relative_fit(rows, seconds)
+        error = float(np.median(np.abs(rows @ coefficients / seconds - 1.0)))
+        kept, dropped = sum(len(each.seconds) for each in cases.values()), sum(each.num_dropped for each in cases.values())
+        fits.append(LawFit(name, law_of(coefficients), len(used), kept, dropped, error))
+    return tuple(fits)
+
+
+def to_digits(value: float) -> float:
     """A coefficient to four digits: the samples have three.
 
-    >>> rounded(0.000123456)
+    >>> to_digits(0.000123456)
     0.0001235
     """
     return float(f"{value:.{DIGITS}g}")
-
-
-Measured = Mapping[str, Mapping[Shape, Samples]]  # by the name of a law

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import cycle
-from typing import Any, Final
+from itertools import chain, cycle
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from parsim.calibrate.gate import Gate, pace_s
-from parsim.calibrate.samples import Samples, Shape
+from parsim.calibrate.samples import Samples, merge
 from parsim.cost.buckets import weight_elements
 from parsim.cost.count import bucket_of, element_bytes
-from parsim.cost.work import law_name, works_of
+from parsim.cost.work import Work, law_name, works_of
 from parsim.executor import program
 from parsim.executor.bind import Bound
 from parsim.executor.clock import Clock
@@ -35,11 +35,27 @@ _EMPTY_CALLS: Final = 200
 _ENDLESS: Final = 10**9  # steps; the time budget ends the walk
 
 
+class TimedCall(NamedTuple):
+    """What a law is asked: its name, and the work of one call."""
+
+    kernel: str
+    flops: float
+    moved_bytes: float
+    written_bytes: float = 0.0
+    num_matrices: float = 0.0
+
+    @classmethod
+    def of(cls, task: Compute, work: Work) -> TimedCall:
+        """The call of a task of a single plan."""
+        parts = (work.flops, work.moved_bytes, work.written_bytes, work.num_matrices)
+        return cls(law_name(task), *(float(np.ravel(part)[0]) for part in parts))
+
+
 @dataclass(slots=True)
 class Walk:
-    """What one model's steps took: seconds by kernel and shape, and between the calls; how many calls a step has."""
+    """What one model's steps took: seconds of calls, and between the calls; how many calls a step has."""
 
-    kernels: dict[str, dict[Shape, Samples]] = field(default_factory=dict)
+    calls: dict[TimedCall, Samples] = field(default_factory=dict)
     between: dict[str, Samples] = field(default_factory=dict)  # first | calls | keep | last: see Recorder
     num_calls: int = 0  # of a step
     parameter_bytes: int = 0
@@ -47,22 +63,17 @@ class Walk:
 
     def samples(self) -> Iterator[Samples]:
         """All of them."""
-        for shapes in self.kernels.values():
-            yield from shapes.values()
-        yield from self.between.values()
+        return chain(self.calls.values(), self.between.values())
 
     def at_pace(self, least_s: float) -> Walk:
         """What was seen at about the least pace."""
-        kernels = {name: {shape: each.at_pace(least_s) for shape, each in shapes.items()} for name, shapes in self.kernels.items()}
-        return replace(self, kernels=kernels, between={gap: each.at_pace(least_s) for gap, each in self.between.items()})
+        calls = {call: each.at_pace(least_s) for call, each in self.calls.items()}
+        return replace(self, calls=calls, between={gap: each.at_pace(least_s) for gap, each in self.between.items()})
 
     def join(self, other: Walk) -> None:
         """Take in what another walk of the same model saw."""
-        for name, shapes in other.kernels.items():
-            for shape, samples in shapes.items():
-                self.kernels.setdefault(name, {}).setdefault(shape, Samples()).join(samples)
-        for gap, samples in other.between.items():
-            self.between.setdefault(gap, Samples()).join(samples)
+        merge(self.calls, other.calls)
+        merge(self.between, other.between)
 
 
 @dataclass(slots=True)
@@ -103,19 +114,19 @@ class Recorder:
             samples.add(wall_s, wait_s, pace)
         self._pending.clear()
 
-    def time(self, name: str, shape: Shape, call: Callable[[], None]) -> None:
+    def time(self, call: TimedCall, act: Callable[[], None]) -> None:
         """Run a call, and keep how long it took."""
         if not self.times:
-            call()
+            act()
             return
         self._inside = True
         waited, start_ns = self.gate.wait_ns(), time.perf_counter_ns()
-        call()
+        act()
         end_ns, wait_ns = time.perf_counter_ns(), self.gate.wait_ns()
-        self._sample(self.walk.kernels.setdefault(name, {}).setdefault(shape, Samples()), end_ns - start_ns, wait_ns - waited)
-        gap = "first" if not self._num_calls else "keep" if name == "clip" and not self._clipped else "calls"
+        self._sample(self.walk.calls.setdefault(call, Samples()), end_ns - start_ns, wait_ns - waited)
+        gap = "first" if not self._num_calls else "keep" if call.kernel == "clip" and not self._clipped else "calls"
         self._sample(self.walk.between.setdefault(gap, Samples()), start_ns - self._end_ns, waited - self._wait_ns)
-        self._clipped |= name == "clip"
+        self._clipped |= call.kernel == "clip"
         self._inside, self._wait_ns, self._end_ns = False, wait_ns, time.perf_counter_ns()
         self._num_calls += 1
 
@@ -128,7 +139,7 @@ def overhead_s(gate: Gate) -> float:
     empty = Recorder(gate, Walk(), on=True)
     empty.begin()
     for _ in range(_EMPTY_CALLS):
-        empty.time("", Shape(0.0, 0.0), lambda: None)
+        empty.time(TimedCall("", 0.0, 0.0), lambda: None)
     empty.finish()
     return float(np.median(empty.walk.between["calls"].seconds or [0.0]))
 
@@ -137,7 +148,7 @@ class TimedRank(Rank):
     """A rank whose tasks of a pass are timed, with all that it does around a kernel."""
 
     recorder: Recorder
-    shapes: dict[int, tuple[str, Shape]]  # law and work of a task, by its identity
+    calls: dict[int, TimedCall]  # by the identity of the task
 
     def compute(self, bound: Bound, micro_batch: int) -> None:
         """As Rank has it, timed; the machine times those of a step's end, one a weight."""
@@ -146,9 +157,9 @@ class TimedRank(Rank):
         if bucket_of(task) is not None:
             Rank.compute(self, bound, micro_batch)
             return
-        if id(task) not in self.shapes:
-            self.shapes[id(task)] = law_name(task), Shape.of(next(works_of(task, self.job.sizes)))
-        self.recorder.time(*self.shapes[id(task)], lambda: Rank.compute(self, bound, micro_batch))
+        if id(task) not in self.calls:
+            self.calls[id(task)] = TimedCall.of(task, next(works_of(task, self.job.sizes)))
+        self.recorder.time(self.calls[id(task)], lambda: Rank.compute(self, bound, micro_batch))
 
 
 class TimedMachine(Machine):
@@ -169,37 +180,31 @@ class TimedMachine(Machine):
             call()
             return
         elements = self.get(rank, inputs[0]).size
-        shape = Shape(float(COSTS[kernel].per_element * elements), float(self.element_bytes[kernel] * elements))
-        self.recorder.time(kernel, shape, call)
+        work = float(COSTS[kernel].per_element * elements), float(self.element_bytes[kernel] * elements)
+        self.recorder.time(TimedCall(kernel, *work), call)
 
 
-@dataclass(slots=True)
 class Trainer:
     """One model that trains on one rank, step by step."""
 
-    gate: Gate
-    job: Job
-    walk: Walk = field(default_factory=Walk)
-    recorder: Recorder = field(init=False)
-    _ended: Iterator[object] = field(init=False)
-
-    def __post_init__(self) -> None:
-        job, self.recorder = self.job, Recorder(self.gate, self.walk)
+    def __init__(self, gate: Gate, job: Job) -> None:
+        self.walk = Walk()
+        self.recorder = Recorder(gate, self.walk)
         moved_bytes = {task.kernel: element_bytes(task, job.sizes) for task in job.step.finish if isinstance(task, Compute)}
         machine = TimedMachine(self.recorder, moved_bytes)
         rank = TimedRank(0, job, machine, Clock(), _Nobody())
-        rank.recorder, rank.shapes = self.recorder, {}
-        self._ended = program.run(rank, _ENDLESS, Record(machine.ledgers[0]))
-        held = ((copies, weight) for name, copies in job.workload.held(0).items() for weight in job.step.segments[name].own_weights)
+        rank.recorder, rank.calls = self.recorder, {}
+        self._phases = program.run(rank, _ENDLESS, Record(machine.ledgers[0]))
+        held = ((copies, weight) for name, copies in job.workload.copies_on(0).items() for weight in job.step.segments[name].own_weights)
         elements = sum((copies * weight_elements(weight, "whole", job.sizes) for copies, weight in held), start=job.sizes.zero)
         self.walk.parameter_bytes = int(elements[0]) * job.itemsize(COMPUTE)
 
     def step(self, *, timed: bool) -> None:
         """One step, to warm up or with its calls timed."""
         self.recorder.on = timed
-        next(self._ended)  # it begins
+        next(self._phases)  # it begins
         self.recorder.begin()
-        next(self._ended)
+        next(self._phases)
         if timed:
             self.recorder.finish()
 

@@ -11,7 +11,7 @@ import numpy as np
 from parsim.calibrate.gate import Gate, pace_s
 from parsim.calibrate.machine import num_cores
 from parsim.calibrate.models import DTYPE, PRECISION
-from parsim.calibrate.samples import ENOUGH, Samples, at_full_pace
+from parsim.calibrate.samples import ENOUGH, Samples, Seen, at_full_pace, worst
 from parsim.cluster.cluster import Cluster, Node
 from parsim.cost.cost_model import CostModel
 from parsim.errors import ParsimError
@@ -22,7 +22,6 @@ from parsim_kernels import Channel, TransportError, launch
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
-SeenStep = tuple[float, float, float]  # its wall time, how long it waited for a core meanwhile, and its pace [s]
 _NS_PER_S: Final = 1e9
 _WARM: Final = 2  # steps that do not count: names are resolved and memory is touched; nor does the last, which keeps gradients
 _STEPS: Final = (10, 400)  # the fewest and most
@@ -35,7 +34,7 @@ RULE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class StepTime:
     """One plan's step: predicted and measured [s], clean and dropped samples; where nothing is measured, why."""
 
     plan: str
@@ -52,7 +51,9 @@ class Timed:
         return None if self.measured_s is None or self.predicted_s is None else self.predicted_s / self.measured_s - 1.0
 
 
-def timed(scenario: Scenario, node: Node, seconds: float = 5.0, *, progress: Callable[[str], None] | None = None) -> Iterator[Timed]:
+def time_plans(
+    scenario: Scenario, node: Node, seconds: float = 5.0, *, progress: Callable[[str], None] | None = None
+) -> Iterator[StepTime]:
     """Every plan of a scenario on this machine, each for about so many seconds.
 
     Raises:
@@ -64,13 +65,13 @@ def timed(scenario: Scenario, node: Node, seconds: float = 5.0, *, progress: Cal
         if plan.num_devices <= num_cores():
             if progress:
                 progress(name)
-            samples[name] = sampled(here, name, seconds)
+            samples[name] = sample_steps(here, name, seconds)
     kept = at_full_pace(samples, lambda name: here.plans[name].num_devices, node.accelerator.paces_s)
     for name, plan in here.plans.items():
         if name in samples:
             yield verdict(name, here, kept[name])
         else:
-            yield Timed(name, plan.num_devices, skipped=f"{plan.num_devices} ranks, but {num_cores()} cores")
+            yield StepTime(name, plan.num_devices, skipped=f"{plan.num_devices} ranks, but {num_cores()} cores")
 
 
 def on(scenario: Scenario, node: Node) -> Scenario:
@@ -84,56 +85,48 @@ def predicted_s(here: Scenario, plan: str) -> float:
     return float(estimate(here, plan).step_s)
 
 
-def verdict(plan: str, here: Scenario, samples: Samples) -> Timed:
+def verdict(plan: str, here: Scenario, samples: Samples) -> StepTime:
     """What the samples of a plan say of its prediction."""
     kept, dropped, ranks, seconds = len(samples.seconds), samples.num_dropped, here.plans[plan].num_devices, predicted_s(here, plan)
     if samples.enough:
-        return Timed(plan, ranks, seconds, samples.typical_s, kept, dropped)
+        return StepTime(plan, ranks, seconds, samples.typical_s, kept, dropped)
     why = f"{dropped - samples.num_slow} waited for a core, {samples.num_slow} met a core at less than its full pace"
-    return Timed(plan, ranks, seconds, None, kept, dropped, f"{kept} of {kept + dropped} samples are clean, {ENOUGH} are needed ({why})")
+    return StepTime(plan, ranks, seconds, None, kept, dropped, f"{kept} of {kept + dropped} samples are clean, {ENOUGH} are needed ({why})")
 
 
-def sampled(here: Scenario, plan: str, seconds: float) -> Samples:
+def sample_steps(here: Scenario, plan: str, seconds: float) -> Samples:
     """Steps of a plan, for about so many seconds: as long as the slowest rank's, and clean where every rank's is.
 
     Raises:
         ParsimError: a worker died, or processes cannot share memory here.
     """
     fewest, most = _STEPS
-    found = _launched(here, plan, fewest, _LONGEST)
+    found = _launch(here, plan, fewest, _LONGEST)
     step_s = float(np.median([wall_s for wall_s, _, _ in found]))
     more = min(int(seconds / step_s), most) - fewest
     if more > 0:
-        found += _launched(here, plan, more, _PATIENCE + 20.0 * more * step_s)
+        found += _launch(here, plan, more, _PATIENCE + 20.0 * more * step_s)
     samples = Samples()
     for sample in found:
         samples.add(*sample)
     return samples
 
 
-def _launched(here: Scenario, plan: str, num_steps: int, deadline_s: float) -> list[SeenStep]:
+def _launch(here: Scenario, plan: str, num_steps: int, deadline_s: float) -> list[Seen]:
     """So many steps of processes, each with what the worst of its ranks saw."""
     model, itemsize = CostModel(here.cluster, here.stack, here.batch), dict(here.itemsize_bytes)
+    steps = _WARM + num_steps + 1
     run = RunRequest(
-        here.model,
-        model,
-        here.plans[plan],
-        itemsize,
-        here.seed,
-        _WARM + num_steps + 1,
-        training=here.training,
-        precision=PRECISION,
-        clocks=False,
+        here.model, model, here.plans[plan], itemsize, here.seed, steps, training=here.training, precision=PRECISION, clocks=False
     )
     try:
         ranks = launch(_steps, here.plans[plan].num_devices, "shared_memory", (run,), deadline_s=deadline_s)
     except TransportError as error:
         raise ParsimError(f"plan '{plan}': the run ended: {error}") from error
-    by_step: Iterator[tuple[SeenStep, ...]] = zip(*(steps[_WARM:-1] for steps in ranks), strict=True)
-    return [tuple(max(each) for each in zip(*seen, strict=True)) for seen in by_step]
+    return [worst(seen) for seen in zip(*(steps[_WARM:-1] for steps in ranks), strict=True)]
 
 
-def _steps(channel: Channel, run: RunRequest) -> list[SeenStep]:
+def _steps(channel: Channel, run: RunRequest) -> list[Seen]:
     """What this rank saw of each step; a target for `launch`."""
     gate, paces, waits = Gate(), list[float](), list[int]()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from parsim.cluster.accelerator import Accelerator, KernelLaw
-from parsim.cluster.scalars import Scalar, floats, shaped
+from parsim.cluster.scalars import Scalar, floats, reshape
 
 # Share of the GEMM rate by the power of two that divides the smallest extent [elements]; 64 of them are a cache line of 128 bytes.
 # Source: parsim fit to measured training steps of models with odd widths (BigScience, 14400 / 8 = 1800 columns a rank).
@@ -47,7 +47,7 @@ def gemm_s(
     # Relative to the larger roof, so that no power underflows however sharp the exponent.
     roof_s = np.maximum(np.maximum(compute_s, memory_s), np.finfo(np.float64).tiny)
     norm = np.power(np.power(compute_s / roof_s, power) + np.power(memory_s / roof_s, power), 1.0 / power)
-    return shaped(law.launch_s + roof_s * norm, shape)
+    return reshape(law.launch_s + roof_s * norm, shape)
 
 
 def attention_s(
@@ -58,7 +58,7 @@ def attention_s(
     head_dim: Scalar,
     dtype: str,
     *,
-    backward: bool = False,
+    is_gradient: bool = False,
     sustained: Scalar | None = None,
 ) -> Scalar:
     """Seconds of a flash attention kernel.
@@ -70,7 +70,7 @@ def attention_s(
         num_blocks: independent blocks of work: batch x heads x ceil(sequence / 128).
         head_dim: efficiency is linear between the measured head dims, constant outside them.
         dtype: of the multiplication.
-        backward: the backward kernel runs at backward_rate of the forward kernel's FLOP/s.
+        is_gradient: the gradient kernel runs at backward_rate of the forward kernel's FLOP/s.
         sustained: as in `gemm_s`.
 
     Returns:
@@ -85,26 +85,21 @@ def attention_s(
     factor = accelerator.sustained_factor if sustained is None else sustained
     shape, (work, traffic, blocks, width, keep) = floats(pair_flops, hbm_bytes, num_blocks, head_dim, factor)
     efficiency = np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
-    rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if backward else 1.0))
+    rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if is_gradient else 1.0))
     compute_s = work / rate * (1.0 + law.ramp * accelerator.num_multiprocessors / np.maximum(blocks, 1.0))
     memory_s = traffic / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
-    return shaped(law.launch_s + compute_s + memory_s, shape)
+    return reshape(law.launch_s + compute_s + memory_s, shape)
 
 
 def elementwise_s(accelerator: Accelerator, hbm_bytes: Scalar, *, fused: bool = False) -> Scalar:
-    """Seconds of a kernel that only moves bytes; a fused one is part of another kernel and pays no launch.
-
-    Args:
-        accelerator: its elementwise law is used.
-        hbm_bytes: read and written [bytes].
-        fused: leave out the launch.
+    """Seconds of a kernel that only reads and writes `hbm_bytes`, by the elementwise law; a fused one is part of another, without launch.
 
     Source: fitted to ai-dynamo/aiconfigurator@095f58a5 scale_matrix tables and public copy benchmarks.
     """
     law = accelerator.elementwise
     shape, (traffic,) = floats(hbm_bytes)
     moved_s = traffic / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
-    return shaped(moved_s + (0.0 if fused else law.launch_s), shape)
+    return reshape(moved_s + (0.0 if fused else law.launch_s), shape)
 
 
 def kernel_s(
@@ -130,7 +125,7 @@ def kernel_s(
     seconds = law.call_s + matrices * law.matrix_s + work / law.flops_per_s + moved / law.bytes_per_s + written / law.written_bytes_per_s
     for knee_bytes, rate in law.knees:
         seconds = seconds + np.maximum(moved - knee_bytes, 0.0) / rate
-    return shaped(calls * seconds, shape)
+    return reshape(calls * seconds, shape)
 
 
 def alignment(extent: Scalar) -> Scalar:
@@ -141,4 +136,4 @@ def alignment(extent: Scalar) -> Scalar:
     """
     shape, (elements,) = floats(extent)
     half = np.where(np.fmod(elements, _HALF_ALIGNED) == 0, _HALF_ALIGNED_SHARE, _MISALIGNED_SHARE)
-    return shaped(np.where(np.fmod(elements, _ALIGNED) == 0, 1.0, half), shape)
+    return reshape(np.where(np.fmod(elements, _ALIGNED) == 0, 1.0, half), shape)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.link import AllToAllLaw, Link
-from parsim.cluster.scalars import Floats, Scalar, floats, shaped
+from parsim.cluster.scalars import Floats, Scalar, floats, reshape
 from parsim.cluster.sharing import all_to_all_uplinks, ring_uplinks, torus_hops, torus_share
 from parsim.errors import ScenarioError, did_you_mean
 
@@ -32,7 +32,7 @@ def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar, num_node
     """
     shape, (ranks, distance) = floats(num_ranks, stride)
     inside, nodes = _placement(devices_per_node, ranks, distance, num_nodes)
-    return shaped(inside, shape), shaped(nodes, shape)
+    return reshape(inside, shape), reshape(nodes, shape)
 
 
 def nic_port(node: Node, fabric: Fabric) -> Link:
@@ -61,7 +61,7 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
 
     Source: form fitted to public nccl-tests sweeps (rows `law` of nodes, and fabrics, in the catalog).
     """
-    _known(operation)
+    _check_operation(operation)
     shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
     inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     seconds = _in_node_s(cluster.node, operation, wire, steps, ranks, distance)
@@ -69,7 +69,7 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
         fabric = fabric_of(cluster)
         across = _all_to_all_s if operation == "all_to_all" else _across_s
         seconds = np.where(nodes > 1, across(cluster, fabric, operation, wire, ranks, distance, inside, nodes), seconds)
-    return shaped(np.where(ranks > 1, seconds, 0.0), shape)
+    return reshape(np.where(ranks > 1, seconds, 0.0), shape)
 
 
 def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2) -> Scalar:
@@ -103,7 +103,7 @@ def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks:
         rate = nics * uplinks * (nic_port(node, fabric).bandwidth_bytes_per_s * fabric.p2p_efficiency)
         across = fabric.p2p_start_s + payload / rate + fabric.p2p_ramp_s_per_sqrt_byte * np.sqrt(payload)
         seconds = np.where(crosses, across, seconds)
-    return shaped(np.where(ranks > 1, seconds, 0.0), shape)
+    return reshape(np.where(ranks > 1, seconds, 0.0), shape)
 
 
 def leaves_node(cluster: Cluster, distance: Floats, ranks: Floats) -> NDArray[np.bool_]:
@@ -122,7 +122,7 @@ def rates(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> tupl
 
 def flat_rates(cluster: Cluster, operation: str, ranks: Floats, distance: Floats) -> tuple[Floats, Floats]:
     """`rates` of flat arrays of one length."""
-    _known(operation)
+    _check_operation(operation)
     inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     by_node = np.where(inside > 1, _node_rate(cluster.node, operation, inside, distance), np.inf)
     if not np.any(nodes > 1):
@@ -133,7 +133,7 @@ def flat_rates(cluster: Cluster, operation: str, ranks: Floats, distance: Floats
         return by_node, np.where(nodes > 1, by_nic, np.inf)
     leaving = (ranks - inside) / np.maximum(ranks - 1.0, 1.0)  # of what a rank sends
     uplinks = all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
-    by_nic = device_nic_rate(cluster, fabric) * uplinks * _all_to_all_law(fabric).efficiency / np.where(nodes > 1, leaving, 1.0)
+    by_nic = device_nic_rate(cluster, fabric) * uplinks * (fabric.all_to_all or fabric).efficiency / np.where(nodes > 1, leaving, 1.0)
     return by_node / (1.0 - leaving), np.where(nodes > 1, by_nic, np.inf)
 
 
@@ -160,7 +160,7 @@ def uplink_share(cluster: Cluster, operation: str, num_ranks: int, stride: int) 
     return float(ring_uplinks(cluster, fabric, ranks, distance)[0])
 
 
-def _known(operation: str) -> None:
+def _check_operation(operation: str) -> None:
     if operation not in OPERATIONS:
         hint = did_you_mean(operation, OPERATIONS)
         raise ScenarioError(f"unknown operation '{operation}'{hint}", where="collective", remedy=f"Known: {', '.join(OPERATIONS)}.")
@@ -230,13 +230,8 @@ def _across_s(
         ramp = fabric.small.ramp_s_per_sqrt_byte * np.sqrt(payload)
         seconds = np.minimum(seconds, fabric.small.start_s + fabric.small.hop_s * doublings + payload / slow + ramp)
     at_node = np.where(inside > 1, wire / _link_limit(cluster.node, operation, inside), 0.0)
-    at_nics = wire / (_nic_share(cluster, fabric, inside) * _combining(operation, ranks, nodes))
+    at_nics = wire / (inside * device_nic_rate(cluster, fabric) * _combining_gain(operation, ranks, nodes))
     return np.maximum(seconds, np.maximum(at_node, at_nics))
-
-
-def _nic_share(cluster: Cluster, fabric: Fabric, inside: Floats) -> Floats:
-    """A group's even share of its node's NICs, whose other groups send at the same time [bytes/s]."""
-    return inside * device_nic_rate(cluster, fabric)
 
 
 def device_nic_rate(cluster: Cluster, fabric: Fabric) -> float:
@@ -244,7 +239,7 @@ def device_nic_rate(cluster: Cluster, fabric: Fabric) -> float:
     return cluster.nics_per_node * nic_port(cluster.node, fabric).bandwidth_bytes_per_s / cluster.node.devices_per_node
 
 
-def _combining(operation: str, ranks: Floats, nodes: Floats) -> Floats:
+def _combining_gain(operation: str, ranks: Floats, nodes: Floats) -> Floats:
     """How much less than a ring's traffic has to cross the NICs when the ranks of a node combine first: (n - 1) k / (n (k - 1)).
 
     Source: the hierarchical all-reduce's 2 (k - 1) / k of the payload a node, over the ring's 2 (n - 1) / n.
@@ -255,22 +250,18 @@ def _combining(operation: str, ranks: Floats, nodes: Floats) -> Floats:
 
 
 def _nic_rate(cluster: Cluster, fabric: Fabric, operation: str, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats) -> Floats:
-    share = _nic_share(cluster, fabric, inside) * ring_uplinks(cluster, fabric, ranks, distance)
+    share = inside * device_nic_rate(cluster, fabric) * ring_uplinks(cluster, fabric, ranks, distance)
     if operation != "all_reduce":
         return share * (fabric.efficiency if fabric.ring_efficiency is None else fabric.ring_efficiency)
-    gain = np.minimum(fabric.two_node_gain, np.maximum(_combining(operation, ranks, nodes), 1.0))
+    gain = np.minimum(fabric.two_node_gain, np.maximum(_combining_gain(operation, ranks, nodes), 1.0))
     return share * fabric.efficiency * np.where(nodes == 2, gain, 1.0)
-
-
-def _all_to_all_law(fabric: Fabric) -> AllToAllLaw:
-    return fabric.all_to_all or AllToAllLaw(fabric.start_s, fabric.efficiency, 0.0)
 
 
 def _all_to_all_s(
     cluster: Cluster, fabric: Fabric, operation: str, wire: Floats, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats
 ) -> Floats:
     """Each device's NIC share carries what leaves the node, while the node's links carry the rest; for k > 1 nodes."""
-    law = _all_to_all_law(fabric)
+    law = fabric.all_to_all or AllToAllLaw(fabric.start_s, fabric.efficiency, 0.0)
     leaving = wire * (ranks - inside) / np.maximum(ranks - 1.0, 1.0)
     staying_s = np.where(inside > 1, (wire - leaving) / _node_rate(cluster.node, operation, inside, distance), 0.0)
     by_nic = device_nic_rate(cluster, fabric) * all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)

@@ -13,18 +13,7 @@ from numpy.typing import NDArray
 
 from parsim import units
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import (
-    binding_link,
-    collective_s,
-    device_nic_rate,
-    fabric_of,
-    flat_rates,
-    leaves_node,
-    nic_port,
-    p2p_s,
-    placement,
-    rates,
-)
+from parsim.cluster.network import binding_link, collective_s, device_nic_rate, flat_rates, leaves_node, nic_port, p2p_s, placement, rates
 from parsim.cluster.scalars import Floats, Ints, Scalar, floats, picoseconds
 from parsim.cluster.sharing import ring_crossing
 from parsim.units import PS_PER_S
@@ -115,7 +104,7 @@ def load_of(price: Price) -> Load:
     transfer_ps = price.ps - latency_ps
     rate = np.where(law_ps > 0, price.wire_bytes * PS_PER_S / np.maximum(law_ps, 1), 0.0)
     gain = np.where(transfer_ps > 0, law_ps / np.maximum(transfer_ps, 1), 0.0)
-    leaving = _leaving(price)
+    leaving = _nic_part(price)
     nic_share, nic_bytes_per_s, crossing = _through_nics(price, rate * leaving)
     return Load(
         latency_ps=latency_ps,
@@ -141,14 +130,12 @@ def explain_collective(price: Price) -> str:
     if np.isfinite(by_node):
         link = cluster.node.link
         lines.append(f"{link.name}: {_rate(by_node)} reached of {_rate(link.bandwidth_bytes_per_s)} ({cluster.node.source or link.source})")
-    if np.isfinite(by_nic):
-        fabric = fabric_of(cluster)
-        port = nic_port(cluster.node, fabric)
+    if cluster.fabric and np.isfinite(by_nic):
+        port = nic_port(cluster.node, cluster.fabric)
         nics = f"{cluster.nics_per_node} x {_rate(port.bandwidth_bytes_per_s)}"
         groups = cluster.node.devices_per_node / inside
         sharing = f"shared by {groups:g} groups" if groups > 1 else "all for this group"
-        source = fabric.source or port.source
-        lines.append(f"{port.name}: {_rate(by_nic)} reached; {nics} a node, {sharing} ({source})")
+        lines.append(f"{port.name}: {_rate(by_nic)} reached; {nics} a node, {sharing} ({cluster.fabric.source or port.source})")
     wire_s = units.format(wire_bytes / min(by_node, by_nic), "s")
     seconds = units.format(float(price.seconds[0]), "s")
     lines.append(f"{units.format(wire_bytes, 'bytes')} on the wire: {seconds}, of it {wire_s} at that rate")
@@ -173,7 +160,7 @@ def _law_ps(price: Price, wire: Floats) -> Ints:
     return price.ps
 
 
-def _leaving(price: Price) -> Floats:
+def _nic_part(price: Price) -> Floats:
     """The part of what a rank sends that its NIC carries; a ring leaves a node by each of the group's devices in turn."""
     cluster, ranks = price.cluster, price.num_ranks
     if price.operation == MESSAGE:

@@ -31,12 +31,8 @@ def floats(*values: Scalar) -> tuple[tuple[int, ...], list[Floats]]:
     return arrays[0].shape, [np.ascontiguousarray(array).reshape(-1) for array in arrays]
 
 
-def shaped(flat: Floats, shape: tuple[int, ...]) -> Scalar:
-    """The flat result in its callers' shape; a numpy float64 (a Python float, too) where they gave single values.
-
-    >>> float(shaped(np.array([2.0]), ()))
-    2.0
-    """
+def reshape(flat: Floats, shape: tuple[int, ...]) -> Scalar:
+    """The flat result in its callers' shape; a numpy float64 (a Python float, too) where they gave single values."""
     result: Scalar = flat.reshape(shape)[()]
     return result
 

@@ -63,7 +63,7 @@ def ring_uplinks(cluster: Cluster, fabric: Fabric, ranks: Floats, distance: Floa
 
     Source: min(1, 1 / (oversubscription x share of the traffic that crosses)): a leaf's uplinks, shared evenly by what crosses them.
     """
-    return _kept(fabric, ring_crossing(cluster, fabric, ranks, distance))
+    return _share_kept(fabric, ring_crossing(cluster, fabric, ranks, distance))
 
 
 def ring_crossing(cluster: Cluster, fabric: Fabric, ranks: Floats, distance: Floats) -> Floats:
@@ -77,8 +77,8 @@ def all_to_all_uplinks(cluster: Cluster, fabric: Fabric, ranks: Floats, distance
     """The share of its NIC rate that an all-to-all keeps on the uplinks: what goes to peers under other leaves crosses them."""
     apart = np.maximum(distance / cluster.node.devices_per_node, 1.0)
     under_leaf = inside * np.clip(np.floor(fabric.nodes_per_leaf / apart), 1.0, nodes)
-    return _kept(fabric, (ranks - under_leaf) / np.maximum(ranks - inside, 1.0))
+    return _share_kept(fabric, (ranks - under_leaf) / np.maximum(ranks - inside, 1.0))
 
 
-def _kept(fabric: Fabric, crossing: Floats) -> Floats:
+def _share_kept(fabric: Fabric, crossing: Floats) -> Floats:
     return 1.0 / np.maximum(fabric.oversubscription * crossing, 1.0)

@@ -1,6 +1,6 @@
-"""The same cluster as a graph of wires: what the topologies build, and which wire binds a group when its rings are routed there.
+"""The same cluster as a graph of wires: what the topologies build, and what crosses each wire when rings are routed there.
 
-Costs never read the graph: it checks the arithmetic of network.py, and figures are drawn from it.  networkx is imported when needed.
+Costs never read the graph, but for the groups' shares of a custom node; tests hold network.py against it.
 """
 
 from __future__ import annotations
@@ -9,25 +9,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
-from math import isfinite
 from typing import Any, Literal
 
 from parsim.cluster.cluster import Cluster, Node
 from parsim.cluster.link import Link
-from parsim.cluster.network import nic_port, placement, rates, uplink_name, uplink_share
 from parsim.errors import ScenarioError
 from parsim.registry import Registry
 
-Graph = (
-    Any  # a networkx.DiGraph; its vertices are tuples: ("device", node, i), ("nic", node, i), ("switch", ...), ("leaf", i), ("spine", i)
-)
+# A networkx.DiGraph; its vertices are tuples: ("device", node, i), ("nic", node, i), ("switch", ...), ("leaf", i, rail), ("spine", i).
+Graph = Any
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
     """How one level of a cluster is wired: `build` adds its vertices and edges to the graph."""
 
-    name: str
     level: Literal["node", "fabric"]
     build: Callable[[Graph, Cluster, int], None]  # graph, cluster, number of nodes
     source: str = ""
@@ -43,8 +39,8 @@ def topology(name: str, level: Literal["node", "fabric"]) -> Topology:
     Raises:
         ParsimError: an unknown name; ScenarioError: it belongs to the other level.
 
-    >>> topology("switched_node", "node").name
-    'switched_node'
+    >>> topology("switched_node", "node").level
+    'node'
     """
     TOPOLOGIES.discover("parsim.cluster.topologies")
     found = TOPOLOGIES.get(name)
@@ -66,51 +62,16 @@ def build(cluster: Cluster, num_nodes: int | None = None) -> Graph:
     """The directed graph of the cluster, or of as many of its nodes as `num_nodes`; edges have bandwidth_bytes_per_s, latency_s, name.
 
     Raises:
-        ParsimError: an unknown topology.
+        ParsimError: an unknown topology; ScenarioError: one by which the node cannot be wired.
     """
-    networkx = import_module("networkx")
-
     count = cluster.num_nodes if num_nodes is None else num_nodes
-    graph = networkx.DiGraph()
-    topology(cluster.node.topology, "node").build(graph, cluster, count)
+    graph, wiring = import_module("networkx").DiGraph(), topology(cluster.node.topology, "node")
+    if found := wiring.fault(cluster.node):
+        raise ScenarioError(found, where="cluster")
+    wiring.build(graph, cluster, count)
     if cluster.fabric is not None and count > 1:
         topology(cluster.fabric.topology, "fabric").build(graph, cluster, count)
     return graph
-
-
-def faults(graph: Graph) -> list[str]:
-    """What is wrong with a graph, a sentence each: parts that no path joins, one-way edges, wires without bandwidth."""
-    networkx = import_module("networkx")
-
-    found = []
-    if not networkx.is_strongly_connected(graph):
-        found.append(f"{networkx.number_strongly_connected_components(graph)} parts that no path joins")
-    for a, b, edge in graph.edges(data=True):
-        if graph.get_edge_data(b, a) != edge:
-            found.append(f"{a} -> {b} differs from its opposite")
-        if not edge["bandwidth_bytes_per_s"] > 0:
-            found.append(f"{a} -> {b} has no bandwidth")
-    return found
-
-
-def binding_link(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> str:
-    """The name of the edges that bind a large collective when all groups' rings are routed on a small instance; "" for n = 1.
-
-    An edge that reaches only a share of its bandwidth (the fitted laws) is as slow as that share says.  Rings follow the order of the
-    devices: on a mesh without a switch that is not the best order, so there a fabric as wide as the mesh may go unseen.
-    """
-    inside, nodes = (int(each) for each in placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes))
-    if num_ranks == 1:
-        return ""
-    graph = build(cluster, min(nodes, 3))
-    load = _ring_load(graph, cluster, inside, min(nodes, 3), stride)
-    slowest: dict[str, float] = {}
-    for (a, b), share in load.items():
-        edge = graph.edges[a, b]
-        seconds = share / (edge["bandwidth_bytes_per_s"] * _reached(cluster, operation, edge["name"], num_ranks, stride))
-        slowest[edge["name"]] = max(slowest.get(edge["name"], 0.0), seconds)
-    # A hair of preference for the node's own link, which the arithmetic names when both are equal.
-    return max(slowest, key=lambda name: (round(slowest[name] / max(slowest.values()), 9), name == cluster.node.link.name, name))
 
 
 def ring_shares(node: Node) -> tuple[tuple[int, int, float], ...]:
@@ -124,7 +85,7 @@ def ring_shares(node: Node) -> tuple[tuple[int, int, float], ...]:
     graph = build(alone)
 
     def rate(ranks: int, stride: int) -> float:
-        load = _ring_load(graph, alone, ranks, 1, stride)
+        load = ring_load(graph, alone, ranks, 1, stride)
         return float(min(graph.edges[edge]["bandwidth_bytes_per_s"] / share for edge, share in load.items()))
 
     divisors = [each for each in range(1, devices + 1) if devices % each == 0]
@@ -133,21 +94,7 @@ def ring_shares(node: Node) -> tuple[tuple[int, int, float], ...]:
     return tuple((ranks, stride, rate(ranks, stride) / whole) for ranks, stride in shapes)
 
 
-def _reached(cluster: Cluster, operation: str, name: str, num_ranks: int, stride: int) -> float:
-    """The share of an edge's bandwidth that the fitted laws grant a large collective there."""
-    by_node, by_nic = rates(cluster, operation, num_ranks, stride)
-    if name == cluster.node.link.name and isfinite(by_node):
-        return by_node / cluster.node.link.bandwidth_bytes_per_s
-    if cluster.fabric is None:
-        return 1.0
-    inside = int(placement(cluster.node.devices_per_node, num_ranks, stride)[0])
-    nics = cluster.nics_per_node * nic_port(cluster.node, cluster.fabric).bandwidth_bytes_per_s
-    reached = by_nic / uplink_share(cluster, operation, num_ranks, stride) * cluster.node.devices_per_node / (nics * inside)
-    # Above 1 where the ranks of a node combine first: then the NIC's host link carries less than a ring's bytes, too.
-    return reached if name in (nic_port(cluster.node, cluster.fabric).name, uplink_name(cluster.fabric)) else max(1.0, reached)
-
-
-def _ring_load(graph: Graph, cluster: Cluster, inside: int, nodes: int, stride: int) -> dict[tuple[Any, Any], float]:
+def ring_load(graph: Graph, cluster: Cluster, inside: int, nodes: int, stride: int) -> dict[tuple[Any, Any], float]:
     """Of each edge, the wire bytes that cross it a wire byte of a rank, when all groups of a node run their rings at once.
 
     Where several paths are equally short they share the traffic evenly.

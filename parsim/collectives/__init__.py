@@ -19,6 +19,7 @@ from parsim_kernels import Operator, Transfer
 from parsim_kernels.fabric import TransferPlan
 
 Count = np.ndarray | int
+Name = str | None  # of an algorithm; None leaves the choice to the rule
 ChunkTable = np.ndarray | None  # elements of each chunk along the last dim, one table or one a plan; None: cut as numpy.array_split cuts
 
 
@@ -42,7 +43,7 @@ class ClosedForms(Protocol):
         ...
 
 
-class Collective(ClosedForms, Hashable, Protocol):
+class CollectiveAlgorithm(ClosedForms, Hashable, Protocol):
     """An algorithm: its transfers, and the closed forms that must agree with them."""
 
     @property
@@ -55,7 +56,7 @@ class Collective(ClosedForms, Hashable, Protocol):
         ...
 
 
-COLLECTIVES: Registry[Collective] = Registry("collective algorithm")
+COLLECTIVES: Registry[CollectiveAlgorithm] = Registry("collective algorithm")
 
 
 # The algorithms in whose bytes and steps the laws of `cluster` are fitted (bus bandwidth as nccl-tests defines it), and the defaults but
@@ -80,7 +81,7 @@ def names(operation: str | None = None) -> tuple[str, ...]:
     return tuple(name for name in COLLECTIVES.names() if operation is None or operation in COLLECTIVES.get(name).operations)
 
 
-def reference(operation: str) -> Collective:
+def reference(operation: str) -> CollectiveAlgorithm:
     """The algorithm in whose bytes and steps `cluster.collective_s` is asked, whichever runs: NCCL's own choice is in the measured laws.
 
     Raises:
@@ -96,7 +97,7 @@ def reference(operation: str) -> Collective:
     return COLLECTIVES.get(DEFAULTS[operation])
 
 
-def find(operation: str, algorithm: str) -> Collective:
+def find(operation: str, algorithm: str) -> CollectiveAlgorithm:
     """The algorithm of that name.
 
     Raises:
@@ -111,25 +112,13 @@ def find(operation: str, algorithm: str) -> Collective:
 
 @overload
 def choose(
-    operation: str,
-    *,
-    num_ranks: int = ...,
-    payload_bytes: int = ...,
-    in_node: bool = ...,
-    switch_adds: bool = ...,
-    algorithm: str | None = ...,
-) -> Collective: ...
+    operation: str, *, num_ranks: int = ..., payload_bytes: int = ..., in_node: bool = ..., switch_adds: bool = ..., algorithm: Name = ...
+) -> CollectiveAlgorithm: ...
 
 
 @overload
 def choose(
-    operation: str,
-    *,
-    num_ranks: Count,
-    payload_bytes: Count,
-    in_node: np.ndarray | bool,
-    switch_adds: bool = ...,
-    algorithm: str | None = ...,
+    operation: str, *, num_ranks: Count, payload_bytes: Count, in_node: np.ndarray | bool, switch_adds: bool = ..., algorithm: Name = ...
 ) -> ClosedForms: ...
 
 
@@ -140,7 +129,7 @@ def choose(
     payload_bytes: Count = 0,
     in_node: np.ndarray | bool = True,
     switch_adds: bool = False,
-    algorithm: str | None = None,
+    algorithm: Name = None,
 ) -> ClosedForms:
     """The algorithm that runs: the one that is asked for, else one by size and span; another file in this package changes no default.
 
@@ -173,10 +162,8 @@ def choose(
         return default
     tree = COLLECTIVES.get("tree")
     is_added = np.logical_and(in_node, np.greater(num_ranks, SWITCH_ADDS_ABOVE)) & switch_adds
-    is_tree = np.logical_not(in_node) & np.less(
-        _hops(tree, num_ranks, payload_bytes, TREE_BANDWIDTH), _hops(default, num_ranks, payload_bytes)
-    )
-    index = np.asarray(np.where(is_added, 2, np.where(is_tree, 1, 0)))
+    hops = _hops(tree, num_ranks, payload_bytes, TREE_BANDWIDTH), _hops(default, num_ranks, payload_bytes)
+    index = np.asarray(np.where(is_added, 2, np.where(np.logical_not(in_node) & np.less(*hops), 1, 0)))
     candidates = (default, tree, COLLECTIVES.get("in_network"))
     if np.all(index == index.flat[0]):
         return candidates[index.flat[0]]
@@ -213,7 +200,7 @@ class PerPlan:
 
 
 @lru_cache(maxsize=256)
-def transfer_plan(algorithm: Collective, operation: str, num_ranks: int, operator: str) -> TransferPlan:
+def transfer_plan(algorithm: CollectiveAlgorithm, operation: str, num_ranks: int, operator: str) -> TransferPlan:
     """The transfers of a collective, sorted once for all that execute it repeatedly."""
     return TransferPlan(algorithm.transfers(operation, num_ranks, cast(Operator, operator)))
 
@@ -224,6 +211,16 @@ def num_chunks(operation: str, num_ranks: int) -> int:
     all_to_all numbers the chunks of all ranks through: chunk s n + d goes from rank s to rank d, and is the d-th of n equal parts.
     """
     return 1 if operation in ("reduce", "broadcast") else num_ranks
+
+
+def num_phases(operation: str) -> int:
+    """Two for all_reduce, which reduces and then gathers; one for anything else."""
+    return 2 if operation == "all_reduce" else 1
+
+
+def by_phase(operation: str, reducing: Count, gathering: Count) -> Count:
+    """Of an operation's phases together: all_reduce has both, reduce_scatter and all_gather one each."""
+    return {"reduce_scatter": reducing, "all_gather": gathering}.get(operation, reducing + gathering)
 
 
 def chunk_elements(index: Count, num_chunks: Count, elements: Count, chunks: ChunkTable = None) -> Count:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import numpy as np
-from numpy.typing import NDArray
 
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import nic_port, placement, rates
-from parsim.cluster.scalars import Scalar
+from parsim.cluster.network import device_nic_rate, flat_rates, placement
+from parsim.cluster.scalars import Floats, Ints, Scalar, floats
 from parsim.collectives import Count, find
 from parsim.errors import ParsimError
 
@@ -61,48 +58,40 @@ def _check(cluster: Cluster, operation: str, algorithm: str, *, in_node: bool) -
         raise ParsimError(f"in_network {operation} where no switch adds", where="collective", remedy=remedy)
 
 
-def _latency_s(cluster: Cluster, num_steps: NDArray[np.int64], across: NDArray[np.int64]) -> NDArray[np.float64]:
+def _latency_s(cluster: Cluster, num_steps: Ints, across: Ints) -> Floats:
     """Start and steps; `across` are those between nodes, 0 where all ranks lie in one."""
     law, fabric = cluster.node.law, cluster.fabric
     across_s = fabric.start_s + across * fabric.ring_step_s if fabric else across * 0.0
     return np.asarray(np.where(across > 0, across_s, law.start_s) + np.maximum(num_steps - across, 0) * law.step_s)
 
 
-def _rates(
-    cluster: Cluster, operation: str, algorithm: str, ranks: NDArray[np.int64], distance: NDArray[np.int64], inside: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What the busiest port reaches, and what its wires could carry [bytes/s]; plans share few kinds of groups."""
-    kinds, which = np.unique(np.stack([ranks.reshape(-1), distance.reshape(-1), inside.reshape(-1)]), axis=1, return_inverse=True)
-    found = np.array([_rates_of(cluster, operation, algorithm, *(int(each) for each in kind)) for kind in kinds.T])
-    reached, wires = found[which.reshape(-1)].T
-    return reached.reshape(ranks.shape), wires.reshape(ranks.shape)
+def _rates(cluster: Cluster, operation: str, algorithm: str, ranks: Ints, distance: Ints, inside: Ints) -> tuple[Floats, Floats]:
+    """What the busiest port reaches, and what its wires could carry [bytes/s].
 
-
-def _rates_of(cluster: Cluster, operation: str, algorithm: str, num_ranks: int, stride: int, inside: int) -> tuple[float, float]:
-    """The ring's rates on node link and NICs, as all_gather reaches them: no switch adds, and no rank combines for another unasked."""
-    if num_ranks == 1:
-        return inf, inf
-    node, fabric = cluster.node, cluster.fabric
-    by_node, by_nic = rates(cluster, operation if operation == "all_to_all" else "all_gather", num_ranks, stride)
-    if operation == "all_to_all" or by_nic == inf or fabric is None:
-        return min(by_node, by_nic), (node.link.bandwidth_bytes_per_s if by_nic == inf else inf)
+    The ring's rates on node link and NICs, as all_gather reaches them: no switch adds, and no rank combines for another unasked.
+    """
+    fabric, link = cluster.fabric, cluster.node.link.bandwidth_bytes_per_s
+    law = operation if operation == "all_to_all" else "all_gather"
+    by_node, by_nic = flat_rates(cluster, law, *floats(ranks, distance)[1])
+    by_node, by_nic = by_node.reshape(ranks.shape), by_nic.reshape(ranks.shape)
+    if fabric is None or operation == "all_to_all":
+        return np.minimum(by_node, by_nic), np.where(np.isfinite(by_nic), np.inf, link)
     streams = inside / crossings(operation, algorithm, inside)
-    port = cluster.nics_per_node * nic_port(node, fabric).bandwidth_bytes_per_s / node.devices_per_node
-    link = node.link.bandwidth_bytes_per_s if inside > 1 else inf
-    return min(by_node, by_nic * streams / inside), min(link, port * streams)
+    port_wires = device_nic_rate(cluster, fabric) * streams
+    across = np.minimum(np.where(inside > 1, link, np.inf), port_wires)
+    return np.minimum(by_node, by_nic * streams / inside), np.where(np.isfinite(by_nic), across, link)
 
 
-def crossings(operation: str, algorithm: str, inside: int) -> int:
+def crossings(operation: str, algorithm: str, inside: Count) -> Count:
     """At most how often the bytes of the busiest port leave, or enter, a node in which `inside` ranks of the group lie.
 
     Once along a ring, and where groups of the algorithm's own are the ranks of a node; as often as there are ranks where every one sends
     for itself.  Derived: a test counts the messages.
 
-    >>> crossings("all_reduce", "ring", 8), crossings("all_reduce", "tree", 8), crossings("all_reduce", "direct", 8)
-    (1, 2, 8)
+    >>> [int(crossings("all_reduce", algorithm, 8)) for algorithm in ("ring", "tree", "direct")]
+    [1, 2, 8]
     """
-    if algorithm in ("bidirectional_ring", "ring") or getattr(find(operation, algorithm), "group_size", None) == inside:
-        return 1
-    if algorithm == "tree":
-        return min(inside, 2 if inside & (inside - 1) == 0 else 3)
-    return inside
+    if algorithm in ("bidirectional_ring", "ring"):
+        return np.ones_like(inside)
+    most = np.where(np.bitwise_and(inside, inside - 1) == 0, 2, 3) if algorithm == "tree" else inside
+    return np.where(np.equal(inside, getattr(find(operation, algorithm), "group_size", 0)), 1, np.minimum(inside, most))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parsim.collectives import COLLECTIVES, ChunkTable, Count, chunk_elements, largest_chunk
+from parsim.collectives import COLLECTIVES, ChunkTable, Count, by_phase, chunk_elements, largest_chunk, num_phases
 from parsim_kernels import Operator, Transfer
 
 
@@ -30,9 +30,7 @@ class Direct:
         """All but the own chunk in the reducing phase, the own n - 1 times in the gathering one."""
         own = chunk_elements(rank, num_ranks, elements, chunks)
         reducing, gathering = elements - own, (num_ranks - 1) * own
-        if operation == "reduce_scatter":
-            return reducing
-        return gathering if operation == "all_gather" else reducing + gathering
+        return by_phase(operation, reducing, gathering)
 
     def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """n - 1 chunks a phase, of the largest size."""
@@ -40,7 +38,7 @@ class Direct:
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
         """One a phase."""
-        return (num_ranks > 1) * (2 if operation == "all_reduce" else 1)
+        return (num_ranks > 1) * num_phases(operation)
 
 
 COLLECTIVES.register("direct", Direct())

@@ -9,24 +9,24 @@ import numpy as np
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import placement
 from parsim.cluster.price import Price, collective_price
-from parsim.collectives import DEFAULTS, ClosedForms, Collective, Count, choose, reference
+from parsim.collectives import DEFAULTS, ClosedForms, CollectiveAlgorithm, Count, Name, choose, reference
 from parsim.collectives.alpha_beta import alpha_beta_s
 
 
 @overload
 def choose_on(
-    cluster: Cluster, operation: str, *, num_ranks: int, stride: int, payload_bytes: int, algorithm: str | None = ...
-) -> Collective: ...
+    cluster: Cluster, operation: str, *, num_ranks: int, stride: int, payload_bytes: int, algorithm: Name = ...
+) -> CollectiveAlgorithm: ...
 
 
 @overload
 def choose_on(
-    cluster: Cluster, operation: str, *, num_ranks: Count, stride: Count, payload_bytes: Count, algorithm: str | None = ...
+    cluster: Cluster, operation: str, *, num_ranks: Count, stride: Count, payload_bytes: Count, algorithm: Name = ...
 ) -> ClosedForms: ...
 
 
 def choose_on(
-    cluster: Cluster, operation: str, *, num_ranks: Count, stride: Count, payload_bytes: Count, algorithm: str | None = None
+    cluster: Cluster, operation: str, *, num_ranks: Count, stride: Count, payload_bytes: Count, algorithm: Name = None
 ) -> ClosedForms:
     """The algorithm of a group of ranks that are `stride` devices apart; all else as in `choose`.
 
@@ -49,27 +49,13 @@ def choose_on(
 
 
 def group_price(
-    cluster: Cluster,
-    operation: str,
-    *,
-    elements: Count,
-    itemsize_bytes: int,
-    num_ranks: Count,
-    stride: Count,
-    algorithm: str | None = None,
+    cluster: Cluster, operation: str, *, elements: Count, itemsize_bytes: int, num_ranks: Count, stride: Count, algorithm: Name = None
 ) -> Price:
     """The price of a collective: by the fitted laws, asked in a ring's bytes whatever NCCL runs, or of an algorithm that is named.
 
     A named algorithm takes its seconds by latency and bandwidth, and puts the bytes of the ring on the links in that time.
 
-    Args:
-        cluster: where the group lies.
-        operation: all_reduce, all_gather ...
-        elements: of the tensor on each rank; all_gather: of the gathered one.
-        itemsize_bytes: of an element [bytes].
-        num_ranks: ranks of the group, n; a group of 1 costs nothing.
-        stride: distance between neighbours of the group [devices].
-        algorithm: a name; None leaves the choice to the library whose laws are fitted.
+    Args are those of `alpha_beta_s`; an algorithm of None leaves the choice to the library whose laws are fitted.
 
     Raises:
         ParsimError: an unknown operation or algorithm, or one that does not run there; see `alpha_beta_s`.

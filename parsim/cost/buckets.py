@@ -36,6 +36,7 @@ def weight_elements(weight: Weight, part: Part, sizes: Sizes) -> Ints:
 def part_elements(whole: Ints, num_ranks: Ints, part: Part) -> Ints:
     """A weight is flattened and padded to a multiple of its group; each rank owns one of the equal parts (Rajbhandari et al. 2020).
 
+    >>> import numpy as np
     >>> [int(part_elements(np.array(10), np.array(4), part)) for part in ("whole", "shard", "padded")]
     [10, 3, 12]
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parsim.collectives import ClosedForms, Collective
+from parsim.collectives import ClosedForms, CollectiveAlgorithm
 from parsim.collectives.placed import choose_on
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
@@ -16,7 +16,7 @@ def closed_forms(operation: str, group: Group, payload_bytes: Ints, sizes: Sizes
     return choose_on(model.cluster, operation, num_ranks=ranks, stride=stride, payload_bytes=payload_bytes, algorithm=named)
 
 
-def algorithm(operation: str, group: Group, payload_bytes: int, sizes: Sizes, model: CostModel) -> Collective:
+def algorithm(operation: str, group: Group, payload_bytes: int, sizes: Sizes, model: CostModel) -> CollectiveAlgorithm:
     """The algorithm of the only plan."""
     ranks, stride = int(sizes.num_ranks(group)[0]), int(sizes.stride(group)[0])
     named = model.stack.collectives.get(operation)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from parsim.cluster.scalars import Ints as Ints
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, GRADIENT
 from parsim.model.spec import ModelSpec
@@ -25,7 +25,6 @@ from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import Operand
 
-Ints = NDArray[np.int64]
 _MOST_FLOPS = 2.0**62  # of a pass: half of int64
 
 
@@ -41,7 +40,7 @@ class Table(NamedTuple):
     @property
     def worst(self) -> Ints:
         """The position that has the most; of several, the first."""
-        return np.argmax(self.parts, axis=1)
+        return np.asarray(np.argmax(self.parts, axis=1))
 
 
 Extent = Even | Table
@@ -129,6 +128,13 @@ class Sizes:
         for axis in group.axes:
             count = count * self.degrees[axis]
         return np.minimum(count, len(group.homes)) if group.homes else count
+
+    def position(self, group: Group, place: Mapping[str, int | Ints]) -> Ints:
+        """Where the rank at a place stands in a group, whose last axis is the fastest; at 0 of axes that the place leaves out."""
+        found = self.zero
+        for axis in group.axes:
+            found = found * self.degrees[axis] + place.get(axis, 0)
+        return found
 
     def stride(self, group: Group) -> Ints:
         """The distance between neighbours along a group's fastest axis: the product of the faster axes."""

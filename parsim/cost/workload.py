@@ -89,17 +89,17 @@ class Workload:
 
     def stages(self, rank: int) -> tuple[int, ...]:
         """The virtual stages that live on a pipeline rank."""
-        return schedules.stages_of(self.schedule, rank, self.num_ranks, self.num_stages)
+        return schedules.find(self.schedule, self.num_ranks).stages_of(rank, self.num_ranks, self.num_stages)
 
     def rank_of(self, stage: int) -> int:
         """The pipeline rank on which a virtual stage lives."""
-        return schedules.rank_of(self.schedule, stage, self.num_ranks)
+        return schedules.find(self.schedule, self.num_ranks).rank_of(stage, self.num_ranks)
 
     def parts(self, stage: int) -> Parts:
         """Segments of a virtual stage in forward order, with their copies."""
         return parts_of(self.step, self.layout, self.layers, stage)
 
-    def held(self, rank: int) -> dict[str, Copies]:
+    def copies_on(self, rank: int) -> dict[str, Copies]:
         """How often a pipeline rank holds each segment, all its stages together."""
         return held_copies([self.parts(stage) for stage in self.stages(rank)])
 
@@ -111,18 +111,22 @@ class Workload:
         """Picoseconds of a task of the step's end on a rank that holds these segments; a bucket is one coalesced call."""
         return task_ps(task, self.sizes, self.model, held)
 
-    def to(self, stage: int, phase: Phase) -> int | None:
-        """The stage to which a phase hands its result on; None where it hands on none."""
-        found = stage + phase.step
+    def neighbour(self, stage: int, phase: Phase, way: int = 1) -> int | None:
+        """The stage to which a phase hands its result on (way 1), or from which it takes what it starts from (-1); None for none."""
+        found = stage + way * phase.step
         return found if phase.step and 0 <= found < self.num_stages else None
+
+    def crosses(self, stage: int, phase: Phase, way: int = 1) -> bool:
+        """Whether that neighbour is there, and lives on another rank."""
+        other = self.neighbour(stage, phase, way)
+        return other is not None and self.rank_of(other) != self.rank_of(stage)
 
     def pass_of(self, stage: int, phase: Phase, *, closes: bool = False) -> Pass:
         """What a stage does in a phase; `closes`: for the last time in a step, if that phase completes weight gradients."""
         key = (stage, phase, closes)
         if key not in self._passes:
-            receives = bool(phase.step) and 0 <= stage - phase.step < self.num_stages
-            sends = self.to(stage, phase) is not None
-            self._passes[key] = pass_of(self.step, self.parts(stage), phase, receives=receives, sends=sends, closes=closes)
+            comes, goes = self.crosses(stage, phase, -1), self.crosses(stage, phase)
+            self._passes[key] = pass_of(self.step, self.parts(stage), phase, receives=comes, sends=goes, closes=closes)
         return self._passes[key]
 
 

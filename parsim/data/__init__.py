@@ -20,9 +20,9 @@ from parsim.model.families import blocks_of
 from parsim.model.spec import ModelSpec
 from parsim.registry import Registry
 
-__all__ = ["DATASETS", "Array", "Dataset", "Origin", "fault", "load", "names"]
+__all__ = ["DATASETS", "DataArray", "Dataset", "Origin", "fault", "load", "names", "too_few"]
 
-Array = NDArray[np.float64] | NDArray[np.int64]
+DataArray = NDArray[np.float64] | NDArray[np.int64]
 _SEGMENT: Final = "token_types"  # 0 for all of a text that is one segment: Devlin et al. 2019 (arXiv:1810.04805), figure 2
 _ROUNDING: Final = 1e-9  # 0.29 of 100 is 29, though 0.29 x 100 is a little below
 
@@ -35,7 +35,7 @@ class Origin:
     trains: str  # the models it is for, in words
     gives: tuple[str, ...]  # the arrays it has, by the names that blocks draw; one label a sequence, or one a token or row
     misfit: Callable[[Any, int], str]  # (model that draws what it gives, sequence_length) -> why it cannot be trained on this, or ""
-    rows: Callable[[Any, int, int], Mapping[str, Array]]  # (model, sequence_length, seed) -> the arrays, first index the sequence
+    rows: Callable[[Any, int, int], Mapping[str, DataArray]]  # (model, sequence_length, seed) -> the arrays, first index the sequence
 
 
 DATASETS: Registry[Origin] = Registry("data set")
@@ -47,8 +47,8 @@ class Dataset:
 
     name: str
     source: str
-    train: Mapping[str, Array]
-    validation: Mapping[str, Array]
+    train: Mapping[str, DataArray]
+    validation: Mapping[str, DataArray]
 
     @property
     def num_train(self) -> int:
@@ -107,11 +107,17 @@ def fault(name: str, model: ModelSpec, sequence_length: int) -> str:
     """
     DATASETS.discover(__name__)
     origin = DATASETS.get(name)
-    missing = sorted(_drawn(model) - {*origin.gives, _SEGMENT})
+    missing = sorted(_needs(model) - {*origin.gives, _SEGMENT})
     if missing:
         return f'data set "{name}" trains {origin.trains}; model "{model.name}" takes {" and ".join(missing)}, which it has not'
     said = origin.misfit(model, sequence_length)
     return f'data set "{name}" trains {origin.trains}; {said}' if said else ""
+
+
+def too_few(model: ModelSpec, least: Mapping[str, int]) -> str:
+    """Which figure of the model is below the least that a data set needs, or ""."""
+    short = next((name for name, count in least.items() if getattr(model, name) < count), "")
+    return f'{short} = {getattr(model, short)} of model "{model.name}" must be at least {least[short]}' if short else ""
 
 
 def load(name: str, validation_split: float, seed: int, model: ModelSpec, sequence_length: int) -> Dataset:
@@ -128,15 +134,15 @@ def load(name: str, validation_split: float, seed: int, model: ModelSpec, sequen
     origin = DATASETS.get(name)
     whole = dict(origin.rows(model, sequence_length, seed))
     first = whole[origin.gives[0]]
-    if _SEGMENT in _drawn(model):
+    if _SEGMENT in _needs(model):
         whole[_SEGMENT] = np.zeros((len(first), sequence_length), np.int64)
     order = np.random.default_rng([seed, zlib.crc32(b"validation split")]).permutation(len(first))
     held_back = int(validation_split * len(first) + _ROUNDING)
     kept, held = order[: len(first) - held_back], order[len(first) - held_back :]
-    return Dataset(name, origin.source, _taken(whole, kept), _taken(whole, held))
+    return Dataset(name, origin.source, _select(whole, kept), _select(whole, held))
 
 
-def _drawn(model: ModelSpec) -> set[str]:
+def _needs(model: ModelSpec) -> set[str]:
     """What the blocks of a model draw, less masks, which no data set has."""
     ops = (op for block in blocks_of(model.architecture).values() for op in block.ops)
     return {op.outputs[0] for op in ops if op.kind == "draw" and MASK not in op.dtypes}
@@ -149,12 +155,12 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return order
 
 
-def _taken(whole: Mapping[str, Array], rows: NDArray[np.int64]) -> dict[str, Array]:
+def _select(whole: Mapping[str, DataArray], rows: NDArray[np.int64]) -> dict[str, DataArray]:
     taken = {name: array[rows] for name, array in whole.items()}
     for array in taken.values():
         array.setflags(write=False)
     return taken
 
 
-def _length(arrays: Mapping[str, Array]) -> int:
+def _length(arrays: Mapping[str, DataArray]) -> int:
     return len(next(iter(arrays.values())))

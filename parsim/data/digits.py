@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from parsim.data import DATASETS, Array, Origin
+from parsim.data import DATASETS, DataArray, Origin, too_few
 from parsim.errors import ParsimError
 from parsim.model.families.mlp import MlpSpec
 
@@ -20,12 +20,10 @@ def misfit(model: MlpSpec, sequence_length: int) -> str:
     """Why the model's shape does not fit, or ""."""
     if model.num_features != NUM_FEATURES:
         return f'num_features = {model.num_features} of model "{model.name}" must be {NUM_FEATURES}'
-    if model.num_labels < NUM_LABELS:
-        return f'num_labels = {model.num_labels} of model "{model.name}" must be at least {NUM_LABELS}'
-    return ""
+    return too_few(model, {"num_labels": NUM_LABELS})
 
 
-def rows(model: MlpSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: MlpSpec, sequence_length: int, seed: int) -> Mapping[str, DataArray]:
     """Pixels from 0 to 1 and the digits that they show; a sequence is so many images, and those that fill none are left out.
 
     Raises:

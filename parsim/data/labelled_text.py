@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from parsim.data import too_few
 from parsim.model.transformer import TransformerSpec
 
 CLASS, UNKNOWN, PADDING = "[CLS]", "[UNK]", "[PAD]"
@@ -16,10 +17,5 @@ def misfit(model: TransformerSpec, sequence_length: int, *, vocabulary: int, lab
     """Why a model does not fit a data set of so many tokens and labels in sequences of at least `length`, or ""."""
     if model.causal:
         return f'model "{model.name}" has causal = true, so its first token sees no other'
-    if model.vocab_size < vocabulary:
-        return f'vocab_size = {model.vocab_size} of model "{model.name}" must be at least {vocabulary}'
-    if model.num_labels < labels:
-        return f'num_labels = {model.num_labels} of model "{model.name}" must be at least {labels}'
-    if sequence_length < length:
-        return f"sequence_length = {sequence_length} must be at least {length}"
-    return ""
+    short = f"sequence_length = {sequence_length} must be at least {length}" if sequence_length < length else ""
+    return too_few(model, {"vocab_size": vocabulary, "num_labels": labels}) or short

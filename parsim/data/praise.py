@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from parsim.data import DATASETS, Array, Origin
+from parsim.data import DATASETS, DataArray, Origin
 from parsim.data.labelled_text import CLASS, GIVES, PADDING, SPECIAL
 from parsim.data.labelled_text import misfit as misfit_of_text
 from parsim.model.transformer import TransformerSpec
@@ -51,7 +51,7 @@ def sentence(rng: np.random.Generator) -> tuple[str, int]:
     return " ".join(f"{one_of(SUBJECTS)} {one_of(VERBS)} {opinion}".split()), label
 
 
-def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, DataArray]:
     """[CLS], a sentence and [PAD] up to sequence_length, which no mask hides; 4,000 sentences drawn from the seed, all different."""
     rng = np.random.default_rng(seed)
     drawn: dict[str, int] = {}

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from parsim.data import DATASETS, Array, Origin
+from parsim.data import DATASETS, DataArray, Origin
 from parsim.data.labelled_text import CLASS, GIVES, SPECIAL, UNKNOWN
 from parsim.data.labelled_text import misfit as misfit_of_text
 from parsim.data.pydoc_text import SOURCE, paragraphs
@@ -32,7 +32,7 @@ def misfit(model: TransformerSpec, sequence_length: int) -> str:
     return misfit_of_text(model, sequence_length, vocabulary=LEAST_VOCABULARY, labels=len(SECTIONS), length=LEAST_LENGTH)
 
 
-def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, DataArray]:
     """[CLS] and a window of words, as many windows of each section as the one with fewest has, and the number of the section.
 
     The vocabulary is the special tokens and the commonest words of all sections; any other word is [UNK].

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from parsim.data import DATASETS, Array, Origin
+from parsim.data import DATASETS, DataArray, Origin, too_few
 from parsim.data.pydoc_text import SOURCE, paragraphs
 from parsim.model.transformer import TransformerSpec
 
@@ -18,12 +18,10 @@ def misfit(model: TransformerSpec, sequence_length: int) -> str:
     """Why the model does not fit, or ""."""
     if not model.causal or model.head != "next_token":
         return f'model "{model.name}" has head = {model.head} and causal = {str(model.causal).lower()}'
-    if model.vocab_size < NUM_TOKENS:
-        return f'vocab_size = {model.vocab_size} of model "{model.name}" must be at least {NUM_TOKENS}'
-    return ""
+    return too_few(model, {"vocab_size": NUM_TOKENS})
 
 
-def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, Array]:
+def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, DataArray]:
     """Windows of the text, one behind the other, and the character that follows each of theirs; the remainder is left out."""
     text = "\n\n".join(paragraph for _, paragraph in paragraphs())
     tokens = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64)

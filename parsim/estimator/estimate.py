@@ -85,19 +85,19 @@ def _executed_flops(stages: Stages, first: Sequence[Totals], num_devices: int) -
 
 def estimates(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
     """Step time and peak memory of many plans; each equals `estimate` of that plan alone."""
-    return _priced(scenario, plans, step_ps)
+    return _evaluate(scenario, plans, step_ps)
 
 
 def bounds(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
     """As `estimates`, with a lower bound of the step time that needs no walk through the schedule, for a search to prune by."""
-    return _priced(scenario, plans, lower_bound)
+    return _evaluate(scenario, plans, lower_bound)
 
 
-def _priced(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Stages], Ints]) -> Estimates:
+def _evaluate(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Stages], Ints]) -> Estimates:
     step_s, peak_bytes = np.zeros(len(plans)), np.zeros(len(plans), dtype=np.int64)
-    known: dict[int, Measures] = {}  # by identity of the prices, which they hold
+    measures: dict[int, Measures] = {}  # by identity of the prices, which they hold
     for workload, indices in _workloads(scenario, plans):
-        stages = Stages.of(workload, known.setdefault(id(workload.prices), Measures(workload.prices)))
+        stages = Stages.of(workload, measures.setdefault(id(workload.prices), Measures(workload.prices)))
         step_s[indices] = fold(stages) / PS_PER_S
         peak_bytes[indices] = rank_memory(stages).total.max(axis=0)
     return Estimates(tuple(plans), step_s, peak_bytes, scenario.cluster.node.accelerator.hbm_capacity_bytes)

@@ -12,7 +12,7 @@ from parsim.cost.buckets import num_bytes
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.workload import Prices
 from parsim.estimator.maxplus import NEVER
-from parsim.estimator.streams import Streams, exposed
+from parsim.estimator.streams import Streams, exposure
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Send, Task, Wait, allocates, reads
 
 Tasks = Sequence[Task]
@@ -52,18 +52,35 @@ class Measures:
     _courses: dict[object, tuple[Tasks, Course]] = field(default_factory=dict, repr=False)  # by the identities of tasks, which are kept
     _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict, repr=False)
 
-    def course(self, tasks: Tasks, crossing: Crossing) -> Course:
-        """The times of a list."""
-        key = (*map(id, tasks), crossing)
+    def course(self, tasks: Tasks, state: Crossing) -> Course:
+        """A list walked once from each entry of the state alone, and from rest."""
+        key = (*map(id, tasks), state)
         if key not in self._courses:
-            self._courses[key] = tasks, course(tasks, list(map(self.prices.of, tasks)), crossing, self.prices.sizes.num_plans)
+            self._courses[key] = tasks, self._course(tasks, state)
         return self._courses[key][1]
 
+    def _course(self, tasks: Tasks, state: Crossing) -> Course:
+        count = state.num_entries
+        starts = np.full((count, count + 1, self.prices.sizes.num_plans), NEVER)[:, count == 1 :]  # from compute alone is from rest
+        starts[range(count), range(count)] = 0
+        starts[:, -1] = 0
+        streams = Streams(starts[0], "compute")
+        for name, start in zip(state.streams, starts[1:], strict=False):
+            streams.begin(name, start)
+        for name, start in zip(state.buffers, starts[1 + len(state.streams) :], strict=True):
+            streams.ready[name] = exposure(state.streams[0]), start
+        for task in tasks:
+            streams.issue(task, self.prices.of(task))
+        ends = [streams.compute, *(streams.ends[name] for name in state.streams), *(streams.ready[name][1] for name in state.buffers)]
+        reached = np.stack([np.where(end < NEVER // 2, NEVER, end)[:count] for end in ends])
+        charges = {name: np.broadcast_to(ps, starts[0].shape)[-1] for name, ps in streams.charges.items()}
+        return Course(np.moveaxis(reached, -1, 0), charges)
+
     def lives(self, tasks: Tasks, known: Iterable[Operand] = ()) -> Lives:
-        """The memory of a list; `known`: buffers that are alive when it starts."""
+        """The memory of a list; `known`: buffers that may be alive when it starts."""
         key = tuple(map(id, tasks))
         if key not in self._lives:
-            self._lives[key] = tasks, lives(tasks, known, self.prices.sizes)
+            self._lives[key] = tasks, _lives(tasks, known, self.prices.sizes)
         return self._lives[key][1]
 
 
@@ -88,25 +105,7 @@ def crossing(lists: Iterable[Tasks]) -> Crossing:
     return Crossing(tuple(streams), tuple(buffers))
 
 
-def course(tasks: Tasks, prices: Sequence[Ints], state: Crossing, num_plans: int) -> Course:
-    """A list walked once from each entry of the state alone, and from rest: an array [start, plan] for each end."""
-    count = state.num_entries
-    starts = np.full((count, count + 1, num_plans), NEVER)[:, count == 1 :]  # from compute alone is from rest
-    starts[range(count), range(count)] = 0
-    starts[:, -1] = 0
-    streams = Streams(starts[0], "compute")
-    for name, start in zip(state.streams, starts[1:], strict=False):
-        streams.begin(name, start)
-    for name, start in zip(state.buffers, starts[1 + len(state.streams) :], strict=True):
-        streams.ready[name] = exposed(state.streams[0]), start
-    for task, ps in zip(tasks, prices, strict=True):
-        streams.issue(task, ps)
-    ends = [streams.compute, *(streams.ends[name] for name in state.streams), *(streams.ready[name][1] for name in state.buffers)]
-    reached = np.stack([np.where(end < NEVER // 2, NEVER, end)[:count] for end in ends])
-    return Course(np.moveaxis(reached, -1, 0), {name: np.broadcast_to(ps, starts[0].shape)[-1] for name, ps in streams.charges.items()})
-
-
-def lives(tasks: Tasks, known: Iterable[Operand], sizes: Sizes) -> Lives:
+def _lives(tasks: Tasks, known: Iterable[Operand], sizes: Sizes) -> Lives:
     """Live bytes folded in issue order, as a caching allocator sees a stream: outputs come before inputs go."""
     held = {operand.name: sizes.num_bytes(operand) for operand in known}
     live = peak = sizes.zero

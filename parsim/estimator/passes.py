@@ -11,11 +11,11 @@ import numpy as np
 from parsim.cost.sizes import Ints
 from parsim.cost.workload import Workload
 from parsim.estimator import maxplus
-from parsim.estimator.lists import Lives, Measures, Tasks, crossing
-from parsim.estimator.streams import exposed
+from parsim.estimator.lists import Lives, Measures, crossing
+from parsim.estimator.streams import exposure
 from parsim.schedules.phase import Phase
 from parsim.step.program import Pass
-from parsim.step.stages import Copies
+from parsim.step.step import Segment
 from parsim.step.task import Operand, Send
 
 
@@ -53,7 +53,8 @@ class Stages:
             parts = workload.parts(stage)
             for name, copies in parts:
                 held[name][home[stage]] += copies
-            key = (stage == 0, stage == last, *((name, np.asarray(copies).tobytes()) for name, copies in parts))
+            apart = (stage > 0 and home[stage - 1] != home[stage], stage < last and home[stage + 1] != home[stage])
+            key = (*apart, *((name, np.asarray(copies).tobytes()) for name, copies in parts))
             index.append(classes.setdefault(key, (len(classes), stage))[0])
         return cls(workload, measures, tuple(stage for _, stage in classes.values()), np.array(index), home, held)
 
@@ -80,40 +81,25 @@ class Stages:
 
     def lives(self, stage: int, phase: Phase) -> Lives:
         """Net and peak bytes of a phase, relative to its start."""
-        rows = self.workload.rows
-        live = peak = self.workload.sizes.zero
-        for tasks, copies, known in _memory_lists(self.workload.pass_of(stage, phase), phase):
-            net, top = (each[rows] for each in self.measures.lives(tasks, known))
-            peak = np.where(copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
+        found = self.workload.pass_of(stage, phase)
+        live = peak = zero = self.workload.sizes.zero
+        for run in found.lists:
+            copies, known = run.copies, _alive(run.segment, phase)
+            net, top = (each[self.workload.rows] for each in self.measures.lives(run.tasks, known))
+            peak = np.where(zero + copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
             live = live + copies * net
         return Lives(live, peak)
 
 
-def lists_of(found: Pass) -> Iterator[tuple[Tasks, Copies]]:
-    """The task lists of a phase in order, with how often each follows itself."""
-    yield found.prologue, 1
-    yield from ((run.tasks, run.copies) for run in found.runs)
-    yield found.epilogue, 1
-
-
-def _memory_lists(found: Pass, phase: Phase) -> Iterator[tuple[Tasks, Ints, list[Operand]]]:
-    one = np.int64(1)
-    yield found.prologue, np.asarray(one), []
-    for run in found.runs:
-        entering = run.segment.entering[phase]
-        kept = [operand for operands in run.segment.kept.values() for operand in operands]
-        yield run.tasks, np.asarray(run.copies), [*kept, *([entering] if entering else [])]
-    yield found.epilogue, np.asarray(one), [*_leaving(found, phase)]
-
-
-def _leaving(found: Pass, phase: Phase) -> Iterator[Operand]:
-    if (operand := found.runs[-1].segment.leaving[phase]) is not None:
-        yield operand
+def _alive(segment: Segment, phase: Phase) -> Iterator[Operand]:
+    """What may be alive when a phase of a segment starts, or what follows it."""
+    yield from (operand for kept in segment.kept.values() for operand in kept)
+    yield from (operand for operand in (segment.entering[phase], segment.leaving[phase]) if operand)
 
 
 def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:
     """A phase from rest.  What it takes beyond its lists from rest, it waits for the stream that crosses them."""
-    lists = list(lists_of(found))
+    lists = [(run.tasks, run.copies) for run in found.lists]
     state = crossing(tasks for tasks, _ in lists)
     zero = np.zeros(len(rows), dtype=np.int64)
     charges: dict[str, Ints] = {}
@@ -129,6 +115,6 @@ def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:
     if state.num_entries == 1:
         return PassTime(total, charges, zero + maxplus.NEVER, zero)
     total = matrix[:, 0].max(axis=1)
-    waits = exposed(state.streams[0])
+    waits = exposure(state.streams[0])
     charges[waits] = total - sum((ps for name, ps in charges.items() if name != waits), start=zero)
     return PassTime(total, charges, matrix[:, 1, 0], matrix[:, 1, 1])

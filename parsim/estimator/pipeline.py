@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,10 @@ from parsim.cost.timing import task_ps
 from parsim.cost.workload import Workload
 from parsim.errors import ScenarioError
 from parsim.estimator.passes import Stages
-from parsim.estimator.streams import Streams, exposed
-from parsim.parallel.dimensions import DIMENSIONS, axes, names, replicating
+from parsim.estimator.streams import Streams, exposure
+from parsim.parallel.dimensions import DIMENSIONS, axes, names, replica_axes
 from parsim.parallel.plan import Plan
-from parsim.schedules.columnar import Bools
+from parsim.schedules.columnar import Bools, Columns
 from parsim.step.task import Collective, Task
 from parsim.units import PS_PER_S
 
@@ -39,36 +40,30 @@ class Timeline:
     charges: dict[str, int]  # compute, exposed_AXIS, bubble, optimizer, other; sums to the step
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Levels:
-    """The columns of a schedule in an order in which all that an action needs lies in earlier levels; n is before all."""
+class Levels(NamedTuple):
+    """The rows of a schedule's columns in an order in which all that an action needs lies in earlier levels; n is before all."""
 
+    rows: Ints
     cuts: tuple[tuple[int, int], ...]  # of each level
-    place: Ints  # of each row of the columns
     before: Ints
     awaits: Ints
     sent_before: Ints
-    stage: Ints
-    phase: Ints
 
 
 @functools.lru_cache(maxsize=64)
-def _levels(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int) -> Levels:
-    columns = schedules.columns(schedule, num_ranks, chunks, num_micro_batches)
+def _levels(columns: Columns) -> Levels:
     order = np.concatenate(columns.levels)
     place = np.empty(len(order) + 1, dtype=np.int64)
     place[order], place[-1] = np.arange(len(order)), len(order)  # row -1 is before all
     ends = np.cumsum([len(rows) for rows in columns.levels]).tolist()
     before, awaits, sent_before = (place[each[order]] for each in (columns.before, columns.awaits, columns.sent_before))
-    cuts = tuple(zip([0, *ends], ends, strict=False))
-    return Levels(cuts, place[:-1], before, awaits, sent_before, columns.stage[order], columns.phase[order])
+    return Levels(order, tuple(zip([0, *ends], ends, strict=False)), before, awaits, sent_before)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fold:
-    """When actions start and end, in the order of levels, [place, plan]; the last place is the step's begin."""
+class Fold(NamedTuple):
+    """When the actions of a schedule's columns start and end, [row, plan]; row -1 is the step's begin."""
 
-    levels: Levels
+    columns: Columns
     starts: Ints
     ends: Ints
 
@@ -76,23 +71,27 @@ class Fold:
 def fold(stages: Stages) -> Fold:
     """Every action after the one before it on its rank and after its message; a message leaves after the one before it."""
     w = stages.workload
-    levels = _levels(w.schedule, w.num_ranks, w.chunks, w.num_micro_batches)
-    spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)[levels.phase, levels.stage]
-    sends = stages.table(stages.send_ps)[levels.phase, levels.stage]
+    columns = schedules.columns(w.schedule, w.num_ranks, w.chunks, w.num_micro_batches)
+    levels = _levels(columns)
+    kinds = columns.phase[levels.rows], columns.stage[levels.rows]
+    spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)[kinds]
+    sends = stages.table(stages.send_ps)[kinds]
     _check_range(spans + sends, levels)
-    starts, ends = np.empty_like(spans), np.zeros((len(spans) + 1, spans.shape[1]), dtype=np.int64)
-    _walk(levels, *(each[:, 0] if spans.shape[1] == 1 else each for each in (spans, sends, starts, ends)))  # a single index is fastest
-    return Fold(levels, starts, ends)
+    found = np.zeros((2, len(spans) + 1, spans.shape[1]), dtype=np.int64)
+    one = 0 if spans.shape[1] == 1 else slice(None)  # a single index is fastest
+    found[:, levels.rows] = _walk(levels, spans[:, one], sends[:, one]).reshape(found[:, :-1].shape)
+    return Fold(columns, *found)
 
 
-def _walk(levels: Levels, spans: Ints, sends: Ints, starts: Ints, ends: Ints) -> None:
-    """Fill the starts and ends, level by level."""
-    arrivals = np.zeros_like(ends)
-    before, awaits, sent_before = levels.before, levels.awaits, levels.sent_before
-    for low, high in levels.cuts:
+def _walk(levels: Levels, spans: Ints, sends: Ints) -> Ints:
+    """The starts and ends, level by level."""
+    starts, ends, arrivals = np.zeros((3, len(spans) + 1, *spans.shape[1:]), dtype=np.int64)
+    _, cuts, before, awaits, sent_before = levels
+    for low, high in cuts:
         start = starts[low:high] = np.maximum(ends[before[low:high]], arrivals[awaits[low:high]])
         end = ends[low:high] = start + spans[low:high]
         arrivals[low:high] = np.maximum(end, arrivals[sent_before[low:high]]) + sends[low:high]
+    return np.stack([starts[:-1], ends[:-1]])
 
 
 def _check_range(spans: Ints, levels: Levels) -> None:
@@ -125,25 +124,18 @@ def _portions(stages: Stages) -> Iterator[Stages]:
 
 def pass_ends(stages: Stages, found: Fold) -> tuple[Ints, Ints]:
     """When the passes of each rank end, and the sums of gradients that run beside them, [rank, plan]."""
-    w = stages.workload
-    columns = schedules.columns(w.schedule, w.num_ranks, w.chunks, w.num_micro_batches)
-    last = np.flatnonzero(np.diff(columns.rank, append=w.num_ranks))
-    ends = found.ends[found.levels.place[last]]
+    w, columns = stages.workload, found.columns
+    ends = found.ends[np.flatnonzero(np.diff(columns.rank, append=w.num_ranks))]
     busy = ends * 0
     if w.step.structure.replica_stream:
         closing = np.flatnonzero(columns.closes).reshape(w.num_ranks, -1)  # in the order of issue
-        times = _closing_times(stages, {int(phase) for phase in columns.phase[closing].ravel()})
+        (phase,) = (w.phases[index] for index in set(columns.phase[closing].flat))
+        times = [stages.time(stage, phase, closes=True) for stage in stages.first]
+        from_start, from_busy = (np.array(each)[stages.index] for each in zip(*((t.from_start, t.from_busy) for t in times), strict=True))
         for rows in closing.T:
-            from_start, from_busy = (each[columns.stage[rows]] for each in times)
-            busy = np.maximum(found.starts[found.levels.place[rows]] + from_start, busy + from_busy)
+            stage = columns.stage[rows]
+            busy = np.maximum(found.starts[rows] + from_start[stage], busy + from_busy[stage])
     return ends, busy
-
-
-def _closing_times(stages: Stages, indices: set[int]) -> tuple[Ints, Ints]:
-    """How the stream of sums goes on through the pass that completes the gradients of each stage, [stage, plan]."""
-    (index,) = indices
-    times = [stages.time(stage, stages.workload.phases[index], closes=True) for stage in stages.first]
-    return np.array([each.from_start for each in times])[stages.index], np.array([each.from_busy for each in times])[stages.index]
 
 
 def finish(stages: Stages, ends: Ints, busy: Ints) -> Streams:
@@ -183,12 +175,12 @@ def timeline(stages: Stages) -> Timeline:
     end = finish(stages, *pass_ends(stages, found))
     step = int(end.compute.max())
     rank = int(np.argmax(_work(stages)))
-    charges = dict.fromkeys(("compute", *map(exposed, _links(w)), "bubble", "optimizer", "other"), 0)
+    charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), 0)
     parts = [(name, int(ps[rank, 0])) for name, ps in end.charges.items()]
     for stage in stages.by_rank[rank].tolist():
         for phase in w.phases:
             parts += [(name, int(ps[0]) * w.num_micro_batches) for name, ps in stages.time(stage, phase).charges.items()]
-    for name, ps in (*parts, *_waits(stages, found, rank), ("bubble", step - int(end.compute[rank, 0]))):
+    for name, ps in (*parts, *_waits(found, rank), ("bubble", step - int(end.compute[rank, 0]))):
         charges[name] = charges.get(name, 0) + ps
     return Timeline(step, rank, charges)
 
@@ -199,19 +191,18 @@ def _work(stages: Stages) -> Ints:
     return np.asarray(table[:, stages.by_rank, 0].sum(axis=(0, 2)))
 
 
-def _waits(stages: Stages, found: Fold, rank: int) -> tuple[tuple[str, int], ...]:
+def _waits(found: Fold, rank: int) -> tuple[tuple[str, int], ...]:
     """Gaps before the actions of a rank: what was on its way is communication, what was not yet sent is bubble."""
-    w, levels = stages.workload, found.levels
-    own = levels.place[schedules.columns(w.schedule, w.num_ranks, w.chunks, w.num_micro_batches).rank == rank]
-    starts, done, sent = found.starts[own], found.ends[levels.before[own]], found.ends[levels.awaits[own]]
+    own = np.flatnonzero(found.columns.rank == rank)
+    starts, done, sent = found.starts[own], found.ends[found.columns.before[own]], found.ends[found.columns.awaits[own]]
     flying = np.maximum(starts - np.maximum(done, sent), 0)
-    return (exposed("pp"), int(flying.sum())), ("bubble", int((starts - done - flying).sum()))
+    return (exposure("pp"), int(flying.sum())), ("bubble", int((starts - done - flying).sum()))
 
 
 def _links(workload: Workload) -> tuple[str, ...]:
     """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on."""
     own = {DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()}
-    usual = sorted((axis for axis in reversed(axes()) if axis in own), key=lambda axis: axis in replicating())
+    usual = sorted((axis for axis in reversed(axes()) if axis in own), key=lambda axis: axis in replica_axes())
     return (*usual, *(link for link in workload.step.structure.links if link not in own))
 
 
@@ -220,10 +211,10 @@ def lower_bound(stages: Stages) -> Ints:
     they drain it.  Where a phase that hands nothing on may come last, none drain it."""
     workload, phases = stages.workload, stages.workload.phases
     spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)
-    sends = stages.table(stages.send_ps)
+    sends, apart = stages.table(stages.send_ps), (np.diff(stages.home) != 0)[:, None]
     reach = np.zeros_like(spans[0])
     for phase, each, send in zip(phases, spans, sends, strict=True):
         if phase.step > 0 or (phase.step < 0 and phases[-1].step < 0):
-            reach[1:] += np.cumsum(each[:-1] + (send[:-1] if phase.step > 0 else send[1:]), axis=0)
+            reach[1:] += np.cumsum(each[:-1] + apart * (send[:-1] if phase.step > 0 else send[1:]), axis=0)
     busy = spans.sum(axis=0)[stages.by_rank].sum(axis=1) * workload.num_micro_batches
     return np.asarray((reach[stages.by_rank[:, 0]] + busy).max(axis=0))

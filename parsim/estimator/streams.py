@@ -8,7 +8,7 @@ from parsim.cost.sizes import Ints
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Launches, Task, Wait, reads
 
 
-def exposed(name: str) -> str:
+def exposure(name: str) -> str:
     """The charge of compute that waits for a link, or for the streams of a group."""
     return f"exposed_{name}"
 
@@ -25,7 +25,7 @@ class Streams:
 
     def begin(self, stream: str, end: Ints) -> None:
         """A stream that was busy before."""
-        self.ends[stream], self.pending[stream] = end, [(exposed(stream), end)]
+        self.ends[stream], self.pending[stream] = end, [(exposure(stream), end)]
 
     def issue(self, task: Task, ps: Ints) -> None:
         """The next task; a message is the schedule's, and a buffer that comes to life takes no time."""
@@ -70,9 +70,9 @@ class Streams:
             case Compute():
                 return self.work
             case Collective():
-                return exposed(task.group.name)
+                return exposure(task.group.name)
             case HostCopy():
-                return exposed(HOST)
+                return exposure(HOST)
         return "other"
 
     def _charge(self, name: str, ps: Ints) -> None:

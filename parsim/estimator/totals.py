@@ -11,7 +11,7 @@ import numpy as np
 from parsim.cost.buckets import Held
 from parsim.cost.count import flops, hbm_bytes, sent_bytes
 from parsim.cost.sizes import Ints, Sizes
-from parsim.estimator.passes import Stages, lists_of
+from parsim.estimator.passes import Stages
 from parsim.parallel.group import Group
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Send, Task
 
@@ -46,13 +46,13 @@ def device_totals(stages: Stages, at: Mapping[str, int] | None = None) -> tuple[
 def _passes(stages: Stages, stage: int, at: Mapping[str, int] | None, known: dict[int, dict[str, int]]) -> Counter[str]:
     """Counts of all micro_batches on one stage, by name: FLOPs, HBM bytes, and what is sent over each link; `known`: those of tasks."""
     w, total = stages.workload, Counter[str]()
-    sizes = _at(w.sizes, at)
+    sizes = w.sizes if at is None else w.sizes.at(at)
     for phase in w.phases:
         for closes in (False, True) if phase.accumulates else (False,):
             times = 1 if closes else w.num_micro_batches - phase.accumulates
-            for tasks, copies in lists_of(w.pass_of(stage, phase, closes=closes)):
-                repeats = times * int(np.ravel(copies)[0])
-                for task in tasks:
+            for run in w.pass_of(stage, phase, closes=closes).lists:
+                repeats = times * int(np.ravel(run.copies)[0])
+                for task in run.tasks:
                     if id(task) not in known:  # the workload keeps its tasks
                         known[id(task)] = {name: int(count[0]) for name, count in _counts(stages, task, sizes, at or {})}
                     for name, count in known[id(task)].items():
@@ -63,7 +63,8 @@ def _passes(stages: Stages, stage: int, at: Mapping[str, int] | None, known: dic
 def _finish(stages: Stages, at: Mapping[str, int] | None) -> dict[str, Ints]:
     """Counts of the end of the step, [rank]."""
     w, place = stages.workload, at or {}
-    sizes = _at(w.sizes.take(np.zeros(w.num_ranks, dtype=np.int64)), at)
+    sizes = w.sizes.take(np.zeros(w.num_ranks, dtype=np.int64))
+    sizes = sizes if at is None else sizes.at(at)
     held = {name: copies[:, 0] for name, copies in stages.held.items()}
     total: dict[str, Ints] = {}
     for task in w.step.finish:
@@ -73,10 +74,6 @@ def _finish(stages: Stages, at: Mapping[str, int] | None) -> dict[str, Ints]:
                 total[name] = total.get(name, sizes.zero) + count
     total.pop(_HBM_BYTES, None)
     return total
-
-
-def _at(sizes: Sizes, at: Mapping[str, int] | None) -> Sizes:
-    return sizes if at is None else sizes.at(at)
 
 
 def _counts(stages: Stages, task: Task, sizes: Sizes, at: Coordinates, held: Held = None) -> Iterator[tuple[str, Ints]]:
@@ -89,17 +86,7 @@ def _counts(stages: Stages, task: Task, sizes: Sizes, at: Coordinates, held: Hel
         case HostCopy():
             yield HOST, sent_bytes(task, sizes, stages.workload.model, 0, held)
         case Collective():
-            position, takes_part = _position(stages, task.group, at)
-            sent = sent_bytes(task, sizes, stages.workload.model, position, held)
-            yield task.group.name, np.where(takes_part, sent, 0)
-
-
-def _position(stages: Stages, group: Group, at: Coordinates) -> tuple[int | Ints, bool | Ints]:
-    """The place of a device in a group, and whether it is in it."""
-    if group.homes:
-        member = np.any([stages.held[name][:, 0] > 0 for name in group.homes], axis=0)
-        return np.cumsum(member) - 1, member
-    place: int | Ints = 0
-    for axis in group.axes:
-        place = place * int(stages.workload.sizes.degrees[axis][0]) + at.get(axis, 0)
-    return place, True
+            homes = [stages.held[name][:, 0] > 0 for name in task.group.homes]
+            takes_part = np.any(homes, axis=0) if homes else True
+            position = np.cumsum(takes_part) - 1 if homes else sizes.position(task.group, at)
+            yield task.group.name, np.where(takes_part, sent_bytes(task, sizes, stages.workload.model, position, held), 0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import Held, Scope, buffers
+from parsim.executor.names import Finish, Scope, buffers
 from parsim.executor.requests import CollectiveCall, MessageNeed
 from parsim.parallel.mesh import coordinates, rank_at
 from parsim.schedules.phase import Phase
@@ -74,7 +75,7 @@ class Binder:
         first = Scope(copies[0], micro_batch, copies[0])
         yield from self._messages(found.prologue, first, (*key, "prologue"), stage, phase)
         lists = [run.tasks for run in found.runs for _ in range(int(run.copies[0]))]  # type: ignore[index]
-        carried = ""
+        carried = self._on_this_rank(stage, phase, micro_batch)
         for place, (tasks, scope) in enumerate(zip(lists, scopes, strict=True)):
             entering, leaving = (side[phase] for side in (scope.copy[1].entering, scope.copy[1].leaving))
             if entering and carried and carried != scope.full(entering.name):
@@ -86,6 +87,15 @@ class Binder:
             carried = scope.full(leaving.name) if leaving else ""
         yield from self._messages(found.epilogue, scopes[-1], (*key, "epilogue"), stage, phase)
 
+    def _on_this_rank(self, stage: int, phase: Phase, micro_batch: int) -> str:
+        """The buffer that a neighbouring stage of this rank hands on; "" where a message brings it, or nothing does."""
+        source = self.job.workload.neighbour(stage, phase, -1)
+        if source is None or self.job.workload.crosses(stage, phase, -1):
+            return ""
+        last = self.job.copies(source)[-1 if phase.step > 0 else 0]
+        leaving = last[1].leaving[phase]
+        return Scope(last, micro_batch).full(leaving.name) if leaving else ""
+
     def finish(self, copies: Sequence[Copy]) -> Iterator[Bound]:
         """The end of a step, as far as this rank has a part in it."""
         for place, task in enumerate(self.job.step.finish):
@@ -95,8 +105,8 @@ class Binder:
                 continue
             # Where ranks of different stages meet, the last of them has the price.
             priced_by = coordinates(members[-1], self.job.degrees)["pp"]
-            ps = int(self.job.workload.finish_ps(task, self.job.workload.held(priced_by))[0])
-            yield self._bound(task, Held(copies), ("finish", place), ps)
+            ps = int(self.job.workload.finish_ps(task, self.job.workload.copies_on(priced_by))[0])
+            yield self._bound(task, Finish(copies), ("finish", place), ps)
 
     def _messages(self, tasks: Sequence[Task], scope: Scope, key: tuple[object, ...], stage: int, phase: Phase) -> Iterator[Bound]:
         """The prologue or the epilogue of a pass; a message is known by phase, the stage it goes to, and micro_batch."""
@@ -118,20 +128,20 @@ class Binder:
         """The rank at this one's place on another stage."""
         return rank_at({**self.at, "pp": self.job.workload.rank_of(stage)}, self.job.degrees)
 
-    def _bound(self, task: Task, scope: Scope | Held, key: tuple[object, ...], ps: int) -> Bound:
+    def _bound(self, task: Task, scope: Scope | Finish, key: tuple[object, ...], ps: int) -> Bound:
         """A task that is no message."""
-        bare: dict[str, object] = {
+        bare: dict[str, Any] = {
             "task": task,
             "ps": ps,
             "stream": getattr(task, "stream", COMPUTE_STREAM),
             "reads": tuple(map(scope.full, reads(task))),
             "writes": tuple(map(scope.full, writes(task))),
-            "frees": tuple(name for freed in task.frees for name in self._freed(freed, scope)),
+            "frees": tuple(name for freed in task.frees for name in self._free_names(freed, scope)),
         }
         match task:
             case Compute() if isinstance(scope, Scope):
                 bare["kernels"] = (pass_kernel(self.job, self.number, self.at, task, scope),)
-            case Compute() if isinstance(scope, Held):
+            case Compute() if isinstance(scope, Finish):
                 bare["kernels"] = tuple(finish_kernels(self.job, self.number, self.at, task, scope))
             case Collective():
                 bare["collective"] = self._collective(task, scope, key, ps)
@@ -142,22 +152,23 @@ class Binder:
                     bare.update(self._flat(value, scope))
             case HostCopy():
                 bare["weights"] = tuple(scope.owners(task.bucket))
-        return Bound(**bare)  # type: ignore[arg-type]
+        return Bound(**bare)
 
-    def _freed(self, freed: str | Bucket, scope: Scope | Held) -> Names:
+    def _free_names(self, freed: str | Bucket, scope: Scope | Finish) -> Names:
         if not isinstance(freed, Bucket):
             return (scope.full(freed),)
         owners = scope.owners(freed)
         return (*buffers(owners, freed, "whole"), *buffers(owners, freed, freed.part))
 
-    def _flat(self, value: Value, scope: Scope | Held) -> dict[str, object]:
+    def _flat(self, value: Value, scope: Scope | Finish) -> dict[str, Any]:
         if not isinstance(value, Bucket):
             return {}
         return {"weights": tuple(scope.owners(value)), "prefix": "d_" if value.role == "gradients" else ""}
 
-    def _collective(self, task: Collective, scope: Scope | Held, key: tuple[object, ...], ps: int) -> CollectiveCall | None:
+    def _collective(self, task: Collective, scope: Scope | Finish, key: tuple[object, ...], ps: int) -> CollectiveCall | None:
         """None where this rank has nothing to give."""
         members, source, target = self.job.members(self.number, task.group), task.source, task.target
+        names: Names
         shards: Names = ()
         if not isinstance(source, Bucket) or not isinstance(target, Bucket):
             names, new = (scope.full(source.name),), scope.full(target.name) if task.fresh else None
@@ -177,7 +188,7 @@ class Binder:
             target=new,
             dim=max(task.dim, 0),
             split=max(task.split, 0),
-            operator=task.operator,
+            operator=task.operator,  # type: ignore[arg-type]
             itemsize=self.job.itemsize(source.dtype),
             ps=ps,
             stream=task.stream,

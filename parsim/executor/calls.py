@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from parsim.executor.job import Attributes, Job
-from parsim.executor.names import NORM, Held, Scope, buffers
+from parsim.executor.job import Job
+from parsim.executor.names import NORM, Finish, Scope, buffers
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.task import Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
+from parsim_kernels.signature import Attributes
 
 Names = tuple[str, ...]
 
@@ -59,10 +60,10 @@ def pass_kernel(job: Job, number: int, at: Mapping[str, int], task: Compute, sco
     )
 
 
-def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, held: Held) -> Iterator[KernelUse]:
+def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, scope: Finish) -> Iterator[KernelUse]:
     """The calls of a task of a step's end."""
     bucket = next(value for value in task.inputs if isinstance(value, Bucket))
-    for instance, weight in held.owners(bucket):
+    for instance, weight in scope.owners(bucket):
         yield _WeightKernel(job, number, at, task, instance, weight).use()
 
 

@@ -13,14 +13,15 @@ from parsim.data import Dataset
 from parsim.executor.clock import Clock
 from parsim.executor.job import Job
 from parsim.executor.lockstep import Mail
-from parsim.executor.names import owned
+from parsim.executor.names import own_weights_of
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request
-from parsim.executor.values import Array, region
+from parsim.executor.values import region
 from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Batch, Plan
 from parsim.step.task import Compute
 from parsim_kernels import Machine
+from parsim_kernels.signature import Array
 
 _Region = tuple[tuple[int, int], ...]  # first index and end along each dim
 _MOST_ROWS = 512  # sequences that are measured by: of more, the first
@@ -39,7 +40,7 @@ def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str,
     pieces: dict[str, dict[_Region, dict[int, Array]]] = {}
     for number, held in enumerate(by_rank):
         at = coordinates(number, job.degrees)
-        weights = {f"{instance}/{weight.name}": weight for instance, weight in owned(_rank(job, number).copies)}
+        weights = {f"{instance}/{weight.name}": weight for instance, weight in own_weights_of(_rank(job, number).copies)}
         for name, part in held.items():
             place, position = region(weights[name].sharding, job.sizes.at(at)), 0
             for axis in weights[name].group.axes:
@@ -75,7 +76,7 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     )
     rank = _rank(alone, 0)
     rank.store.prepare()
-    for instance, weight in owned(rank.copies):
+    for instance, weight in own_weights_of(rank.copies):
         rank.machine.get(0, f"{instance}/{weight.name}")[...] = weights[f"{instance}/{weight.name}"]
     assert not list(_forward(rank)), "one rank waits for nobody"
     head = alone.step.segments[alone.workload.layout[-1][0]]

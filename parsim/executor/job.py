@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from parsim.collectives import Collective as Algorithm
+from parsim.collectives import CollectiveAlgorithm
 from parsim.cost.choice import algorithm
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Sizes
@@ -22,7 +22,6 @@ from parsim.step.step import Segment, Step
 from parsim.step.task import Compute, Operand
 from parsim_kernels import Machine
 
-Attributes = dict[str, float | int | str]
 Copy = tuple[str, Segment]  # a copy of a segment by its name
 
 
@@ -37,7 +36,7 @@ class Job:
     training: Training
     dtype_bytes: Mapping[str, int]
     degrees: dict[str, int] = field(init=False)
-    _algorithms: dict[tuple[str, Group, int], Algorithm] = field(init=False, default_factory=dict)  # by what is asked
+    _algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = field(init=False, default_factory=dict)  # by what is asked
 
     def __post_init__(self) -> None:
         self.degrees = {axis: int(degree[0]) for axis, degree in self.workload.sizes.degrees.items()}
@@ -98,10 +97,10 @@ class Job:
 
     def members(self, rank: int, group: Group) -> tuple[int, ...]:
         """The ranks of a rank's group, in order."""
-        homes = [r for r in range(self.workload.num_ranks) if set(group.homes) & self.workload.held(r).keys()] if group.homes else ()
+        homes = [r for r in range(self.workload.num_ranks) if set(group.homes) & self.workload.copies_on(r).keys()] if group.homes else ()
         return mesh.members(rank, group, self.degrees, homes)
 
-    def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> Algorithm:
+    def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> CollectiveAlgorithm:
         """What a collective runs by, for the elements that the buffers of rank `number`, whose call it is, really hold."""
         count = sum(machine.get(number, name).size for name in call.names)
         if call.operation == "all_gather" and not call.shards:
@@ -119,9 +118,9 @@ class Job:
         """Bytes that an element of this role is charged at."""
         return self.sizes.itemsize_bytes[dtype]
 
-    def attributes(self, task: Compute, sizes: Sizes) -> Attributes:
+    def attributes(self, task: Compute, sizes: Sizes) -> dict[str, object]:
         """A kernel's attributes with numbers for the words that depend on sizes or on the rank whose they are."""
-        found: Attributes = {name: self._attribute(task, value, sizes) for name, value in task.attributes.items()}
+        found: dict[str, object] = {name: self._attribute(task, value, sizes) for name, value in task.attributes.items()}
         terms = [" ".join(operand.dims) for operand in task.inputs if isinstance(operand, Operand)]
         (*_, result) = (operand for operand in task.outputs[:1] if isinstance(operand, Operand))
         found["expr"] = f"{', '.join(terms)} -> {' '.join(result.dims)}"

@@ -12,9 +12,9 @@ from parsim.executor.job import Job
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
 from parsim.executor.requests import CollectiveCall, MessageNeed, Request, StepEnd, StepStart
-from parsim.executor.values import Array
 from parsim.model.dims import COMPUTE
 from parsim_kernels import Machine
+from parsim_kernels.signature import Array
 
 OnStep = Callable[[int, float, list[Mapping[str, Array]]], None]  # a step's number, its loss, and where it is evaluated each rank's weights
 

@@ -32,7 +32,7 @@ class Scope:
         instance, segment = self.copy
         if name in PREFIX:
             return name
-        return lasting(instance, segment).get(name) or f"{instance}/{self.micro_batch}/{name}"
+        return lasting_names(instance, segment).get(name) or f"{instance}/{self.micro_batch}/{name}"
 
     def owners(self, bucket: Bucket) -> list[tuple[str, Weight]]:
         """Each weight of a bucket with the copy whose buffer it is."""
@@ -41,7 +41,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Finish:
     """All copies that a rank holds: what the end of a step speaks of."""
 
     copies: Sequence[Copy]
@@ -60,7 +60,7 @@ def owner(instance: str, segment: Segment, weight: Weight) -> str:
     return instance if weight.owner == segment.name else weight.owner
 
 
-def lasting(instance: str, segment: Segment) -> dict[str, str]:
+def lasting_names(instance: str, segment: Segment) -> dict[str, str]:
     """The full names of a copy's weights, their gradients and totals, by the names that tasks use."""
     found = {total.name: f"{instance}/{total.name}" for total in segment.totals}
     for weight in segment.weights:
@@ -73,6 +73,6 @@ def buffers(owners: Iterable[tuple[str, Weight]], bucket: Bucket, part: Part) ->
     return tuple(f"{instance}/{PREFIX[bucket.role]}{weight.name}{SUFFIX[part]}" for instance, weight in owners)
 
 
-def owned(copies: Sequence[Copy]) -> Iterator[tuple[str, Weight]]:
+def own_weights_of(copies: Sequence[Copy]) -> Iterator[tuple[str, Weight]]:
     """The weights that have a buffer of their own among these copies, in order, each with its copy."""
     yield from ((instance, weight) for instance, segment in copies for weight in segment.own_weights)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from parsim.executor.bind import Bound
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request, StepEnd, StepStart
-from parsim.executor.values import Array
 from parsim.schedules import columns
 from parsim_kernels import Ledger
+from parsim_kernels.signature import Array
 
 
 @dataclass(slots=True)

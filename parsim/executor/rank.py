@@ -12,14 +12,15 @@ from parsim.executor.bind import Binder, Bound, Item, Look, Rename
 from parsim.executor.clock import Clock
 from parsim.executor.job import Copy, Job
 from parsim.executor.requests import CollectiveCall, Request
-from parsim.executor.values import Array, region, shard
+from parsim.executor.values import region, shard
 from parsim.executor.weights import Store
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.parallel.mesh import coordinates
 from parsim.schedules.phase import Phase
 from parsim.step.program import SHARD
-from parsim.step.task import HOST, Compute, HostCopy, Send, Wait
+from parsim.step.task import HOST, Compute, HostCopy, Operand, Send, Wait
 from parsim_kernels import Machine
+from parsim_kernels.signature import Array
 
 
 class Wire(Protocol):
@@ -92,11 +93,12 @@ class Rank:
 
     def draw(self, bound: Bound, micro_batch: int) -> None:
         """Bring a drawn tensor to life: this rank's part of it."""
-        (use,), (operand,) = bound.kernels, bound.task.outputs  # type: ignore[union-attr]
+        (use,), operand = bound.kernels, bound.task.outputs[0]  # type: ignore[union-attr]
+        assert isinstance(operand, Operand)
         instance = use.outputs[0].partition("/")[0]
         shape = [self.job.extent(dim) for dim in operand.dims]
         number = self.step * self.job.workload.num_micro_batches + micro_batch
-        part = shard(self.job.values.drawn(instance, operand.name, number, shape), operand.sharding, self.job.sizes.at(self.at))
+        part = shard(self.job.values.draw(instance, operand.name, number, shape), operand.sharding, self.job.sizes.at(self.at))
         self.machine.hold(self.number, use.outputs[0], part, use.itemsizes[0])
 
     def other(self, bound: Bound) -> Iterator[Request]:

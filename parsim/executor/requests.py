@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from parsim.executor.values import Array
 from parsim.parallel.group import Group
 from parsim_kernels import Operator
+from parsim_kernels.signature import Array
 
 
 @dataclass(frozen=True, slots=True)

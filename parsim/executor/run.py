@@ -13,11 +13,11 @@ from parsim.executor import lockstep
 from parsim.executor.evaluate import Score, evaluate, whole_weights
 from parsim.executor.job import Job
 from parsim.executor.program import Record
-from parsim.executor.values import Array
 from parsim.executor.worker import Report, RunRequest, work
 from parsim.model import parameters
 from parsim.parallel.plan import Plan
 from parsim_kernels import Ledger, TransportError, launch
+from parsim_kernels.signature import Array
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parsim.cost.sizes import Sizes
 from parsim.data import Dataset
 from parsim.model.spec import ModelSpec
 from parsim.parallel.sharding import Sharding
 from parsim.step.recompute import AGAIN
+from parsim_kernels.signature import Array
 
-Array = NDArray[np.float64] | NDArray[np.int64]
 # Whole numbers below the extent of a dim.
 _WHOLE_NUMBERS = {"tokens": "V", "labels": "V", "token_types": "U", "text_labels": "Y", "token_labels": "Y", "row_labels": "Y"}
 _WEIGHT_SCALE = 0.1  # of normal initial weights: large enough that every gradient differs from zero
@@ -35,7 +34,7 @@ class Values:
     data: Dataset | None = None  # what tokens, features and labels are taken from; None: they are drawn
     global_batch: int = 1  # sequences of a step
 
-    def drawn(self, instance: str, name: str, micro_batch: int, shape: Sequence[int]) -> Array:
+    def draw(self, instance: str, name: str, micro_batch: int, shape: Sequence[int]) -> Array:
         """Tokens, features, labels or a dropout mask of one micro_batch, counted over all steps; the same again when recomputed."""
         name = name.removesuffix(AGAIN)
         if self.data is not None and name in self.data.train:
@@ -43,13 +42,13 @@ class Values:
             rows = self.data.rows(step, self.global_batch, self.seed)[first : first + shape[0]]
             return self._precise(name, self.data.train[name][rows])
         first = micro_batch * shape[0]  # each sequence has its own numbers, so that a plan may cut a batch as it likes
-        drawn: list[Any] = [self._drawn(name, self._rng(f"{instance}/{name}", first + row), shape[1:]) for row in range(shape[0])]
+        drawn: list[Any] = [self._draw(name, self._rng(f"{instance}/{name}", first + row), shape[1:]) for row in range(shape[0])]
         return self._precise(name, np.array(drawn))
 
     def _precise(self, name: str, found: Array) -> Array:
         return found if name in _WHOLE_NUMBERS else found.astype(self.precision)
 
-    def _drawn(self, name: str, rng: np.random.Generator, shape: Sequence[int]) -> Array:
+    def _draw(self, name: str, rng: np.random.Generator, shape: Sequence[int]) -> Array:
         if name in _WHOLE_NUMBERS:
             return rng.integers(0, self.model.extents[_WHOLE_NUMBERS[name]], shape)
         if name == "features":

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import NORM, SUFFIX, owned
-from parsim.executor.values import Array, shard
+from parsim.executor.names import NORM, SUFFIX, own_weights_of
+from parsim.executor.values import shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.task import Part, Weight
 from parsim_kernels import Machine
+from parsim_kernels.signature import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,14 @@ class Store:
     def prepare(self) -> None:
         """Hold everything that lives through a step."""
         job, structure, gradients = self.job, self.job.step.structure, self._gradients()
-        for instance, weight in owned(self.copies):
+        for instance, weight in own_weights_of(self.copies):
             shape = [job.extent(dim) for dim in weight.sharding.dims]
             # The copy of a tied weight starts with the same numbers.
             whole = job.values.weight(weight.copy_of or instance, weight.name, weight.initial, shape)
             part = shard(whole, weight.sharding, job.sizes.at(self.at))
             name = f"{instance}/{weight.name}"
-            self._hold_lasting(name, weight, part, COMPUTE, self.lasting("parameters"))
-            self._hold_lasting(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting("gradients"))
+            self._hold_lasting(name, weight, part, COMPUTE, self.lasting_part("parameters"))
+            self._hold_lasting(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
             updated = self.own_part(weight, part) if structure.zero_stage else part
             if structure.master_weights or structure.offload:
                 self.machine.hold(self.updater, f"{name}.master", updated.copy(), job.itemsize(FLOAT32))
@@ -54,7 +55,7 @@ class Store:
                 self.machine.hold(self.number, f"{instance}/{total.name}", np.zeros(()), job.itemsize(FLOAT32))
         self.machine.hold(self.number, NORM, np.zeros(()), job.itemsize(FLOAT32))
 
-    def lasting(self, role: str) -> Part:
+    def lasting_part(self, role: str) -> Part:
         """The part of weights, or of their gradients, that lasts at the plan's ZeRO stage (Rajbhandari et al. 2020, section 5)."""
         stage, whole_until = self.job.step.structure.zero_stage, {"parameters": 3, "gradients": 2}[role]
         return "whole" if not stage else "padded" if stage < whole_until else "shard"
@@ -70,7 +71,7 @@ class Store:
 
     def _gradients(self) -> Iterator[Array]:
         """Zeros for the gradient of each weight, one behind the other in memory, so that a bucket of them is summed where it lies."""
-        shapes = [self.shape(weight) for _, weight in owned(self.copies)]
+        shapes = [self.shape(weight) for _, weight in own_weights_of(self.copies)]
         whole, start = np.zeros(sum(map(math.prod, shapes)), self.job.values.precision), 0
         for shape in shapes:
             yield whole[start : start + math.prod(shape)].reshape(shape)
@@ -112,15 +113,15 @@ class Store:
 
     def clear(self) -> None:
         """Zeros in what a step sums: gradients, the loss and the gradient norm."""
-        ending = SUFFIX[self.lasting("gradients")]
+        ending = SUFFIX[self.lasting_part("gradients")]
         totals = [f"{instance}/{total.name}" for instance, segment in self.copies for total in segment.totals]
-        for name in (*(f"{instance}/d_{weight.name}{ending}" for instance, weight in owned(self.copies)), *totals, NORM):
+        for name in (*(f"{instance}/d_{weight.name}{ending}" for instance, weight in own_weights_of(self.copies)), *totals, NORM):
             self.machine.get(self.number, name)[...] = 0
 
     def read(self, role: str) -> dict[str, Array]:
         """Copies of all weights, or of their gradients when a step ends: whole, or this rank's part where ZeRO leaves it no more."""
         gradients = role == "gradients"
-        shares = self.job.step.structure.zero_stage > 0 if gradients else self.lasting(role) == "shard"
+        shares = self.job.step.structure.zero_stage > 0 if gradients else self.lasting_part(role) == "shard"
         d, ending = "d_" if gradients else "", ".shard" if shares else ""
-        names = ((f"{i}/{w.name}", f"{i}/{d}{w.name}{ending}") for i, w in owned(self.copies))
+        names = ((f"{i}/{w.name}", f"{i}/{d}{w.name}{ending}") for i, w in own_weights_of(self.copies))
         return {key: self.machine.get(self.number, name).copy() for key, name in names}

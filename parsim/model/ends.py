@@ -65,10 +65,8 @@ def head(kind: TransformerArchitecture) -> Block:
         dense = {"dense.weight": "normal", "dense.bias": "zeros"}
         weights = {**weights, **dense, **norm_weights("dense_norm", kind), "word.bias": "zeros"}
     if kind.head == "text":
-        matrices = {
-            f"{name}.{part}": initial for name in ("pooler", "label") for part, initial in (("weight", "normal"), ("bias", "zeros"))
-        }
-        return Block("head", tuple(_text_head(kind)), {**weights, **matrices}, output="", totals=("loss",))
+        pooler = {"pooler.weight": "normal", "pooler.bias": "zeros"}
+        return Block("head", tuple(_text_head(kind)), {**weights, **pooler, **label_weights(bias=True)}, output="", totals=("loss",))
     if kind.head == "token":
         return Block("head", tuple(_token_head(kind)), {**weights, **label_weights(bias=True)}, output="", totals=("loss",))
     weights = {**weights, "word.weight": "normal"}

@@ -3,6 +3,7 @@ parsim_kernels: there FLOPs are counted from arrays at call time, here predicted
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,49 +32,37 @@ class Cost:
 _IDENTITY_0 = Gradient("x0")
 _IDENTITY_1 = Gradient("x1")
 
+# By kind, where there is a gradient; a kernel has the name of its kind.
+_GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
+    "relabel": (_IDENTITY_0,),
+    "einsum": (Gradient("x0", "einsum", ("dy", "x1")), Gradient("x1", "einsum", ("dy", "x0"))),
+    "bias": (_IDENTITY_0, Gradient("x1", "sum_to")),
+    "layer_norm": (
+        Gradient("x0", "layer_norm_grad_x", ("x0", "x1", "dy")),
+        Gradient("x1", "layer_norm_grad_gamma", ("x0", "dy")),
+        Gradient("x2", "sum_to"),
+    ),
+    "rms_norm": (Gradient("x0", "rms_norm_grad_x", ("x0", "x1", "dy")), Gradient("x1", "rms_norm_grad_gamma", ("x0", "dy"))),
+    **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("gelu", "relu", "squared_relu")},
+    "swiglu": (Gradient("x0 x1", "swiglu_grad", ("x0", "x1", "dy")),),
+    **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
+    **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "causal_softmax", "softmax")},
+    "dropout": (Gradient("x0", "dropout", ("dy", "x1")),),
+    "add": (_IDENTITY_0, _IDENTITY_1),
+    "causal_scale": (Gradient("x0", "scale_grad"),),
+    "scaled_softmax": (Gradient("x0", "causal_softmax_grad", ("y0", "dy")),),
+    "flash_attention": (Gradient("x0 x1 x2", "flash_attention_grad", ("x0", "x1", "x2", "y0", "y1", "dy")),),
+    "lookup": (Gradient("x1", "lookup_grad", ("x0", "dy", "x1")),),
+    "position": (_IDENTITY_0, Gradient("x1", "position_grad", ("dy", "x1"))),
+}
+# Masks, tokens and labels: an input that comes to life where it is first needed.  The steps of the loss are differentiated as one
+# (softmax minus one-hot), so they have no gradients of their own.
+_WITHOUT_GRADIENT: Final = ("draw", "cast", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum")
+
 KINDS: Final = {
-    "relabel": Kind("relabel", (_IDENTITY_0,)),
-    "draw": Kind("draw"),  # masks, tokens and labels: an input that comes to life where it is first needed
-    "einsum": Kind("einsum", (Gradient("x0", "einsum", ("dy", "x1")), Gradient("x1", "einsum", ("dy", "x0")))),
-    "bias": Kind("bias", (_IDENTITY_0, Gradient("x1", "sum_to"))),
-    "layer_norm": Kind(
-        "layer_norm",
-        (
-            Gradient("x0", "layer_norm_grad_x", ("x0", "x1", "dy")),
-            Gradient("x1", "layer_norm_grad_gamma", ("x0", "dy")),
-            Gradient("x2", "sum_to"),
-        ),
-    ),
-    "rms_norm": Kind(
-        "rms_norm",
-        (Gradient("x0", "rms_norm_grad_x", ("x0", "x1", "dy")), Gradient("x1", "rms_norm_grad_gamma", ("x0", "dy"))),
-    ),
-    "gelu": Kind("gelu", (Gradient("x0", "gelu_grad", ("x0", "dy")),)),
-    "relu": Kind("relu", (Gradient("x0", "relu_grad", ("x0", "dy")),)),
-    "squared_relu": Kind("squared_relu", (Gradient("x0", "squared_relu_grad", ("x0", "dy")),)),
-    "swiglu": Kind("swiglu", (Gradient("x0 x1", "swiglu_grad", ("x0", "x1", "dy")),)),
-    "rotary": Kind("rotary", (Gradient("x0", "rotary_grad"),)),
-    "tanh": Kind("tanh", (Gradient("x0", "tanh_grad", ("y0", "dy")),)),
-    "first": Kind("first", (Gradient("x0", "first_grad"),)),
-    "dropout": Kind("dropout", (Gradient("x0", "dropout", ("dy", "x1")),)),
-    "add": Kind("add", (_IDENTITY_0, _IDENTITY_1)),
-    "causal_softmax": Kind("causal_softmax", (Gradient("x0", "causal_softmax_grad", ("y0", "dy")),)),
-    "causal_scale": Kind("causal_scale", (Gradient("x0", "scale_grad"),)),
-    "scale": Kind("scale", (Gradient("x0", "scale_grad"),)),
-    "scaled_softmax": Kind("scaled_softmax", (Gradient("x0", "causal_softmax_grad", ("y0", "dy")),)),
-    "softmax": Kind("softmax", (Gradient("x0", "softmax_grad", ("y0", "dy")),)),
-    "flash_attention": Kind("flash_attention", (Gradient("x0 x1 x2", "flash_attention_grad", ("x0", "x1", "x2", "y0", "y1", "dy")),)),
-    "lookup": Kind("lookup", (Gradient("x1", "lookup_grad", ("x0", "dy", "x1")),)),
-    "position": Kind("position", (_IDENTITY_0, Gradient("x1", "position_grad", ("dy", "x1")))),
-    # The loss: differentiated as one (softmax minus one-hot), so its steps have no gradients of their own.
-    "cast": Kind("cast"),
+    **{name: Kind(name, gradients) for name, gradients in _GRADIENTS.items()},
+    **{name: Kind(name) for name in _WITHOUT_GRADIENT},
     "row_max": Kind("row_max", operator="max"),
-    "pick": Kind("pick"),
-    "shifted_exp": Kind("shifted_exp"),
-    "row_sum": Kind("row_sum"),
-    "normalize": Kind("normalize"),
-    "token_loss": Kind("token_loss"),
-    "loss_sum": Kind("loss_sum"),
 }
 
 COSTS: Final = {

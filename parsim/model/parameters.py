@@ -26,13 +26,13 @@ def num_parameters(model: ModelSpec) -> int:
 def without_input(model: ModelSpec) -> int:
     """Weights behind the first block that multiply every token: not those of a head that labels a text by one token."""
     blocks = blocks_of(model.architecture)
-    return sum(copies * of_block(blocks[name], model) for name, copies in model.layout[1:] if _SEQUENCE & _multiplied(blocks[name]))
+    return sum(copies * of_block(blocks[name], model) for name, copies in model.layout[1:] if _SEQUENCE & _matmul_dims(blocks[name]))
 
 
 def of_features(model: ModelSpec) -> int:
     """Weights that multiply the features of every row; 0 where tokens are looked up."""
     first = next(iter(blocks_of(model.architecture).values()))
-    return of_block(first, model) if _multiplied(first) else 0
+    return of_block(first, model) if _matmul_dims(first) else 0
 
 
 def of_block(block: Block, model: ModelSpec, *, shared: bool = True) -> int:
@@ -52,6 +52,5 @@ def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, 
     return weights + whole, weights + unmasked
 
 
-def _multiplied(block: Block) -> set[str]:
-    """The dims over which a block multiplies matrices."""
+def _matmul_dims(block: Block) -> set[str]:
     return {dim for op in block.ops if op.kind == "einsum" for term in op.terms[0] for dim in term}

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, Self
 
+from parsim.errors import ParsimError
+
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
 _FIGURE: Final = "figure"
 
@@ -66,7 +68,16 @@ class ModelSpec(ABC):
         Raises:
             ParsimError: they do not fit one another.
         """
-        return cls(**figures)
+        rules = {name: each.rule for name, each in cls.figures().items() if each.rule and figures.get(name) is None}
+        spec = cls(**{**figures, **{name: rule(figures) for name, rule in rules.items()}})
+        if misfit := spec.misfit(figures):
+            what, _, remedy = misfit.partition("; ")
+            raise ParsimError(what, remedy=remedy)
+        return spec
+
+    def misfit(self, stated: Mapping[str, Any]) -> str:
+        """What does not fit in the figures; "" where all do.  `stated`: as they were, before any followed from others."""
+        return ""
 
     @property
     @abstractmethod

@@ -42,7 +42,9 @@ class TransformerSpec(ModelSpec):
     num_heads: int = figure("the number of query heads")
     _: KW_ONLY
     num_kv_heads: int = figure("the number of key and value heads; num_heads where left out", rule=lambda row: row["num_heads"])
-    head_dim: int = figure("the width of a head; hidden_size / num_heads where left out", rule=lambda row: row["num_heads"])
+    head_dim: int = figure(
+        "the width of a head; hidden_size / num_heads where left out", rule=lambda row: row["hidden_size"] // row["num_heads"]
+    )
     vocab_size: int = figure("the number of tokens, before padding")
     max_positions: int = figure("the longest sequence, which is the rows of a learned position table")
     activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu"))
@@ -81,35 +83,17 @@ class TransformerSpec(ModelSpec):
     @property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
-        return TransformerArchitecture(
-            norm=self.norm,
-            positions=self.positions,
-            activation=self.activation,
-            bias=self.bias,
-            qkv_bias=self.qkv_bias,
-            dropout=self.dropout > 0,
-            causal=self.causal,
-            norm_last=self.norm_last,
-            token_types=self.num_token_types > 0,
-            head=self.head,
-            tied=self.tied_embedding,
-        )
+        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head")
+        found: dict[str, Any] = {name: getattr(self, name) for name in same}
+        found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
+        return TransformerArchitecture(**found)
 
     @property
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
-        return {
-            "D": self.hidden_size,
-            "K": self.num_kv_heads,
-            "R": self.num_heads // self.num_kv_heads,
-            "C": self.head_dim,
-            "F": self.ffn_hidden_size,
-            "V": self.vocab_size,
-            "H": self.hidden_size,
-            "U": self.num_token_types,
-            "Y": self.num_labels,
-            "P": self.max_positions,
-        }
+        heads = {"K": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
+        widths = {"D": self.hidden_size, "F": self.ffn_hidden_size, "H": self.hidden_size}
+        return {**heads, **widths, "V": self.vocab_size, "U": self.num_token_types, "Y": self.num_labels, "P": self.max_positions}
 
     @property
     def longest_sequence(self) -> int | None:
@@ -124,11 +108,5 @@ class TransformerSpec(ModelSpec):
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
         """Two heads a rank, which share keys where they did before."""
         heads = 2 * tensor_parallel
-        grouped = self.num_kv_heads < self.num_heads
-        return {
-            "num_heads": heads,
-            "num_kv_heads": heads // 2 if grouped else heads,
-            "head_dim": 4,
-            "vocab_size": 30,
-            "max_positions": 8,
-        }
+        kv_heads = heads // 2 if self.num_kv_heads < self.num_heads else heads
+        return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8}

@@ -28,7 +28,7 @@ def divisors(number: int) -> tuple[int, ...]:
     return tuple(small + [number // each for each in reversed(small) if each * each != number])
 
 
-def listed(numbers: tuple[int, ...]) -> str:
+def comma_list(numbers: tuple[int, ...]) -> str:
     """The numbers with commas, the middle of a long row left out."""
     shown = [str(each) for each in numbers]
     return ", ".join(shown if len(shown) <= 16 else [*shown[:12], "...", *shown[-3:]])

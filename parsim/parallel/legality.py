@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from parsim.errors import ParsimError, PlanError, did_you_mean
+from parsim.errors import ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, sharding_faults
-from parsim.parallel.fault import PlanFault, divisors, listed
+from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
 POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
@@ -29,7 +29,7 @@ class Schedules(Protocol):
         """All known names."""
         ...
 
-    def accepting(self, num_ranks: int, chunks: int) -> tuple[str, ...]:
+    def names_for(self, num_ranks: int, chunks: int) -> tuple[str, ...]:
         """The names of those that run so many chunks a rank."""
         ...
 
@@ -83,17 +83,6 @@ def faults(
     return found
 
 
-def check(plan: Plan, model: ModelSpec, batch: Batch, num_devices: int, schedules: Schedules) -> None:
-    """Nothing, if the plan fits.
-
-    Raises:
-        PlanError: it does not; the message holds every fault.
-    """
-    found = faults(plan, model, batch, num_devices, schedules)
-    if found:
-        raise PlanError("\n".join(str(fault) for fault in found))
-
-
 def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -> tuple[int, ...]:
     """The values of `axis`, ascending, that fit by themselves; together with other axes they may still not fit.
 
@@ -125,7 +114,7 @@ def _not_positive(plan: Plan) -> Iterator[PlanFault]:
         if type(value) is not int or value < 1:
             yield PlanFault(field, f"{field} = {value!r} is not a positive whole number", "Legal: 1, 2, 3, ...")
     if plan.layers_per_stage is not None and any(type(each) is not int or each < 1 for each in plan.layers_per_stage):
-        message = f"layers_per_stage = {listed(plan.layers_per_stage)}: every stage holds a positive whole number of layers"
+        message = f"layers_per_stage = {comma_list(plan.layers_per_stage)}: every stage holds a positive whole number of layers"
         yield PlanFault("layers_per_stage", message, "Legal: 1, 2, 3, ... for each stage")
 
 
@@ -145,7 +134,7 @@ def _world(plan: Plan, num_devices: int) -> Iterator[PlanFault]:
         field = "tensor_parallel" if num_devices % plan.tensor_parallel else "pipeline_parallel"
         message = f"{names} = {factors} = {inner} does not divide the {num_devices} devices of the cluster"
         legal = divisors(num_devices if field == "tensor_parallel" else num_devices // plan.tensor_parallel)
-        yield PlanFault(field, message, f"Legal {field}: {listed(legal)}")
+        yield PlanFault(field, message, f"Legal {field}: {comma_list(legal)}")
     elif plan.num_devices != num_devices:
         message = (
             f"data_parallel x {names} = {plan.data_parallel} x {factors} = {plan.num_devices}, but the cluster has {num_devices} devices"
@@ -159,7 +148,7 @@ def _pipeline(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
         message = f"virtual_pipeline = {plan.virtual_pipeline} needs a pipeline, but pipeline_parallel = 1"
         yield PlanFault("virtual_pipeline", message, "Set pipeline_parallel above 1, or virtual_pipeline = 1")
     if (said := schedules.fault(plan.schedule, ranks, chunks)) is not None:
-        others = f"Set schedule = {' or '.join(schedules.accepting(ranks, chunks))}" + (", or virtual_pipeline = 1" if chunks > 1 else "")
+        others = f"Set schedule = {' or '.join(schedules.names_for(ranks, chunks))}" + (", or virtual_pipeline = 1" if chunks > 1 else "")
         yield PlanFault("schedule", said, others if isinstance(plan.schedule, str) else "")
 
 
@@ -190,7 +179,7 @@ def _micro_batches(plan: Plan, batch: Batch, schedules: Schedules) -> Iterator[P
             f"data_parallel x micro_batch = {replicas} x {plan.micro_batch} = {product} does not divide global_batch = {batch.global_batch}"
         )
         legal = divisors(batch.global_batch // replicas) if replica else divisors(batch.global_batch)
-        yield PlanFault(field, message, f"Legal {field}: {listed(legal)}")
+        yield PlanFault(field, message, f"Legal {field}: {comma_list(legal)}")
         return
     ranks, chunks, count = plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(batch)
     actions = 2 * plan.num_stages * count

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from parsim.errors import PlanError
+from parsim.model.op import Dims
 from parsim.parallel.dimensions import axes as mesh_axes
 
-Dims = tuple[str, ...]
 Rules = Mapping[str, tuple[str, ...]]  # dim -> the axes that shard it, outermost first
 
 
@@ -35,7 +35,7 @@ class Sharding:
         """Where the rules put a tensor of these dims."""
         return cls(dims, tuple(rules.get(dim, ()) for dim in dims), dict(partial or {}))
 
-    def renamed(self, dims: Dims) -> Sharding:
+    def with_dims(self, dims: Dims) -> Sharding:
         """The same placement under other dim names."""
         return Sharding(dims, self.axes, self.partial)
 

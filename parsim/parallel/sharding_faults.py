@@ -14,7 +14,7 @@ from parsim.model.families import blocks_of
 from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
-from parsim.parallel.fault import PlanFault, divisors, listed
+from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
 ZERO_STAGES: Final = KEYS["zero_stage"].legal
@@ -22,7 +22,7 @@ ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
     """tensor_parallel divides the kv heads, where there are any, and the ffn_hidden_size."""
-    legal = f"Legal: {listed(divisors(tensor_parts(model)))}"
+    legal = f"Legal: {comma_list(divisors(tensor_parts(model)))}"
     degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
     if kv_heads % degree:
         later = " (replicating kv heads comes later)" if degree % kv_heads == 0 else ""
@@ -47,7 +47,7 @@ def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
         yield PlanFault("sequence_parallel", message, "Set tensor_parallel above 1, or sequence_parallel to false")
     elif batch.sequence_length % plan.tensor_parallel:
         message = f"sequence_parallel: tensor_parallel = {plan.tensor_parallel} does not divide sequence_length = {batch.sequence_length}"
-        yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {listed(divisors(batch.sequence_length))}")
+        yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {comma_list(divisors(batch.sequence_length))}")
 
 
 def others(plan: Plan, extents: Mapping[str, int]) -> Iterator[PlanFault]:
@@ -61,7 +61,7 @@ def others(plan: Plan, extents: Mapping[str, int]) -> Iterator[PlanFault]:
             parts = dimensions.split(plan, dim)
             if dim not in "BGV" and extents.get(dim, 0) % parts:
                 message = f"{name} = {degree} cuts {DIMS[dim]} = {extents[dim]} into {parts} parts, which do not divide it"
-                yield PlanFault("dimensions", message, f"Legal {name}: with it, the parts are one of {listed(divisors(extents[dim]))}")
+                yield PlanFault("dimensions", message, f"Legal {name}: with it, the parts are one of {comma_list(divisors(extents[dim]))}")
 
 
 def unknown_dimensions(plan: Plan) -> Iterator[PlanFault]:
@@ -86,7 +86,7 @@ def rank_order(plan: Plan) -> Iterator[PlanFault]:
 def zero(plan: Plan) -> Iterator[PlanFault]:
     """The ZeRO stage, and what goes with it."""
     if plan.zero_stage not in ZERO_STAGES:
-        yield PlanFault("zero_stage", f"zero_stage = {plan.zero_stage!r} is no stage of ZeRO", f"Legal: {listed(ZERO_STAGES)}")
+        yield PlanFault("zero_stage", f"zero_stage = {plan.zero_stage!r} is no stage of ZeRO", f"Legal: {comma_list(ZERO_STAGES)}")
     elif plan.zero_stage and plan.gradient_sync == "master":
         message = f"gradient_sync = master updates on one rank, but zero_stage = {plan.zero_stage} shares the update out"
         yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce, or zero_stage = 0")
@@ -107,7 +107,7 @@ def zero_group(plan: Plan) -> Iterator[PlanFault]:
         return
     if type(plan.zero_group) is not int or plan.zero_group < 1 or plan.data_parallel % plan.zero_group:
         message = f"zero_group = {plan.zero_group!r} does not divide data_parallel = {plan.data_parallel}"
-        yield PlanFault("zero_group", message, f"Legal: {listed(divisors(plan.data_parallel))}")
+        yield PlanFault("zero_group", message, f"Legal: {comma_list(divisors(plan.data_parallel))}")
     elif not plan.zero_stage:
         yield PlanFault("zero_group", "zero_group says over how many ranks ZeRO shards, but zero_stage = 0", "Set zero_stage to 1, 2 or 3")
 
@@ -146,7 +146,6 @@ def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFa
 
 
 def _writers(layer: Block) -> Iterable[list[str]]:
-    """The ops that write each buffer of a layer."""
     buffer: dict[str, str] = {}
     writers: dict[str, list[str]] = {}
     for op in layer.ops:

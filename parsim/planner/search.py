@@ -60,8 +60,8 @@ def plan(scenario: Scenario, space: str | None = None, *, top: int = 10) -> Rank
     bounded = bounds(scenario, plans)
     fitting = [i for i in range(len(plans)) if bounded.fits[i]]
     best = _fastest(scenario, plans, bounded, fitting, top)
-    rows = tuple(_ranked(scenario, plans[i]) for i in best)
-    nearest = None if fitting else _ranked(scenario, plans[int(np.argmin(bounded.peak_bytes))])
+    rows = tuple(_estimate(scenario, plans[i]) for i in best)
+    nearest = None if fitting else _estimate(scenario, plans[int(np.argmin(bounded.peak_bytes))])
     return Ranking(rows, len(plans), len(plans) - len(fitting), nearest)
 
 
@@ -95,7 +95,7 @@ def _space(scenario: Scenario, name: str | None) -> PlanSpace | None:
     return scenario.spaces[name]
 
 
-def _ranked(scenario: Scenario, chosen: Plan) -> Ranked:
+def _estimate(scenario: Scenario, chosen: Plan) -> Ranked:
     return Ranked(chosen, estimate(scenario, chosen))
 
 

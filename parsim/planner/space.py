@@ -29,7 +29,7 @@ _DEFAULTS: Final[Mapping[str, tuple[object, ...]]] = {
 }
 
 
-def everything() -> dict[str, tuple[object, ...]]:
+def default_axes() -> dict[str, tuple[object, ...]]:
     """The axes of a space that leaves all to the planner."""
     return {**_DEFAULTS, **dict.fromkeys(_OPEN, (AUTO,))}
 
@@ -40,14 +40,14 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]
     Raises:
         PlanError: no combination is legal; the message says what stands in the way of the first.
     """
-    axes = {**_DEFAULTS, **space.axes} if space else everything()
+    axes = {**_DEFAULTS, **space.axes} if space else default_axes()
     names = [name for name in axes if name not in ("data_parallel", "schedule")]
     values = [_values(scenario, name, axes[name]) for name in names]
     found: list[Plan] = []
     first_fault = ""
     for combination in itertools.product(*values):
         chosen = dict(zip(names, combination, strict=True))
-        for plan in _completed(scenario, chosen, axes):
+        for plan in _complete(scenario, chosen, axes):
             if axes["virtual_pipeline"] == (AUTO,) and plan.virtual_pipeline > 1 and scenario.model.num_layers % plan.num_stages:
                 continue  # of its own accord the planner interleaves only even chunks
             wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, schedules, stack=scenario.stack)
@@ -72,7 +72,7 @@ def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence
     return legal_degrees(name, scenario.model, scenario.batch, scenario.cluster.num_devices)
 
 
-def _completed(scenario: Scenario, chosen: dict[str, object], axes: Mapping[str, tuple[object, ...]]) -> list[Plan]:
+def _complete(scenario: Scenario, chosen: dict[str, object], axes: Mapping[str, tuple[object, ...]]) -> list[Plan]:
     """The plan with its data_parallel and schedule; none where the devices do not divide."""
     draft = Plan(**chosen)  # type: ignore[arg-type]
     inner = replace(draft, zero_group=None).num_devices

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 from rich.progress import BarColumn, Progress, TextColumn
 
 from parsim import units
-from parsim.calibrate import Calibration, calibrate
-from parsim.calibrate.calibration import SECONDS
-from parsim.calibrate.fit import KernelFit
-from parsim.calibrate.machine import built, load_node, text_of
-from parsim.calibrate.wall import RULE, Timed, timed
+from parsim.calibrate.calibration import SECONDS, Calibration, calibrate
+from parsim.calibrate.machine import build_node, load_node, text_of
+from parsim.calibrate.samples import LawFit
+from parsim.calibrate.wall import RULE, StepTime, time_plans
+from parsim.cluster.accelerator import KernelLaw
 from parsim.report.console import console, log, percent, raw, say, show_table
 from parsim.report.files import csv_text, json_text, prepare, write
 from parsim.report.running import one_format, progress
@@ -58,10 +58,10 @@ def verify_time(path: Path, machine: Path | None, *, csv: bool = False, json: bo
         calibration = _calibrated(SECONDS)
         if calibration.lacking:
             return 1
-        node = built(calibration.row)
+        node = build_node(calibration.row)
     else:
         node = load_node(machine)
-    found = list(timed(scenario, node, progress=progress(len(scenario.plans))))
+    found = list(time_plans(scenario, node, progress=progress(len(scenario.plans))))
     documents = [{**asdict(each), "error": each.error} for each in found]
     if json:
         raw(json_text({"scenario": scenario.name, "machine": node.name, "rule": RULE, "plans": documents}))
@@ -73,7 +73,7 @@ def verify_time(path: Path, machine: Path | None, *, csv: bool = False, json: bo
     return 0
 
 
-def _line(each: Timed) -> dict[str, str]:
+def _line(each: StepTime) -> dict[str, str]:
     def shown(seconds: float | None) -> str:
         return "" if seconds is None else units.format(seconds, "s")
 
@@ -116,7 +116,7 @@ def _bar() -> Iterator[Told | None]:
         yield told
 
 
-def _while_busy(fit: KernelFit) -> dict[str, str]:
+def _while_busy(fit: LawFit[KernelLaw]) -> dict[str, str]:
     return {"kept (all)": str(fit.num_kept), "dropped (all)": str(fit.num_dropped), "error (all)": percent(fit.median_error)}
 
 
@@ -125,7 +125,7 @@ def _show(calibration: Calibration) -> None:
     rows = [
         {
             "kernel": fit.name,
-            "shapes": str(fit.num_shapes),
+            "shapes": str(fit.num_cases),
             "kept": str(fit.num_kept),
             "dropped": str(fit.num_dropped),
             "call": units.format(fit.law.call_s, "s"),
@@ -137,8 +137,8 @@ def _show(calibration: Calibration) -> None:
     show_table(rows, left=("kernel",), title="kernels, with one core at work" + (" and with all" if busy else ""))
     rows = [
         {
-            "exchange": fit.operation,
-            "payloads": str(fit.num_shapes),
+            "exchange": fit.name,
+            "payloads": str(fit.num_cases),
             "kept": str(fit.num_kept),
             "dropped": str(fit.num_dropped),
             "start": units.format(fit.law.start_s + fit.law.step_s, "s"),

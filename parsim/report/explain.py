@@ -15,7 +15,7 @@ from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
 from parsim.report import definitions
 from parsim.report.console import percent
-from parsim.report.notes import Placed, sends, task_lines
+from parsim.report.notes import NotedTask, sends, task_lines
 from parsim.report.sharing import Shared
 from parsim.scenario import Scenario
 from parsim.step.task import Bucket, Collective, Compute, Hold, Launches, Receive, Send, Task, Wait
@@ -44,20 +44,20 @@ def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
         return _figures(found, op, scenario)
     workload = stages_of(scenario, chosen).workload
     every, shared = list(_tasks(workload, found.critical_rank)), Shared(workload)
-    named = _matching(every, op)
+    named = _matches(every, op)
     if not named:
         raise _unknown(every, plan, op)
     return _notes(workload, named, shared)
 
 
-def _tasks(workload: Workload, rank: int) -> Iterator[Placed]:
+def _tasks(workload: Workload, rank: int) -> Iterator[NotedTask]:
     """All tasks that take time: of segments, of what surrounds them in a pass, and of the end of a step on a pipeline rank."""
     phases, inside = workload.phases, set[int]()
     for segment in workload.step.segments.values():
         for phase in phases:
             inside |= set(map(id, segment.phases[phase]))
             words = (segment.name, phase.words, f"{segment.name}.{phase.words}")
-            yield from (Placed(f"{segment.name} {phase.words}", task, words) for task in segment.phases[phase])
+            yield from (NotedTask(f"{segment.name} {phase.words}", task, words) for task in segment.phases[phase])
     for stage in range(workload.num_stages):
         for phase in phases:
             each = workload.pass_of(stage, phase, closes=True)
@@ -65,21 +65,21 @@ def _tasks(workload: Workload, rank: int) -> Iterator[Placed]:
                 if id(task) not in inside and not isinstance(task, Receive | Wait | Launches | Hold):
                     inside.add(id(task))
                     at_boundary = isinstance(task, Send) or (isinstance(task, Collective) and not isinstance(task.source, Bucket))
-                    yield Placed(f"stage boundary {phase.words}" if at_boundary else phase.words, task, (BOUNDARY,) * at_boundary)
+                    yield NotedTask(f"stage boundary {phase.words}" if at_boundary else phase.words, task, (BOUNDARY,) * at_boundary)
     for task in workload.step.finish:
         if not isinstance(task, Wait):
             holder = _holder(workload, task, rank)
-            yield Placed("end of the step", task, ("finish",), holder, workload.held(holder))
+            yield NotedTask("end of the step", task, ("finish",), holder, workload.copies_on(holder))
 
 
 def _holder(workload: Workload, task: Task, rank: int) -> int:
     """The pipeline rank to look at: this one, or of those that alone take part the last."""
     homes = task.group.homes if isinstance(task, Collective) else ()
-    ranks = [each for each in range(workload.num_ranks) if not homes or any(home in workload.held(each) for home in homes)]
+    ranks = [each for each in range(workload.num_ranks) if not homes or any(home in workload.copies_on(each) for home in homes)]
     return rank if rank in ranks else ranks[-1]
 
 
-def _matching(tasks: list[Placed], op: str) -> list[Placed]:
+def _matches(tasks: list[NotedTask], op: str) -> list[NotedTask]:
     """The tasks meant: by exact name with what is derived of them, else by pass or segment, kernel or operation, or prefix."""
     if not op:
         return []
@@ -90,7 +90,7 @@ def _matching(tasks: list[Placed], op: str) -> list[Placed]:
     return exact or place or kind or prefix
 
 
-def _unknown(tasks: list[Placed], plan: str, op: str) -> ParsimError:
+def _unknown(tasks: list[NotedTask], plan: str, op: str) -> ParsimError:
     ops = tuple(dict.fromkeys(each.task.name.partition(".")[0] for each in tasks))
     places = dict.fromkeys(name for each in tasks for name in each.names)
     known = (*places, *ops, *(each.task.name for each in tasks), *definitions.names())
@@ -98,7 +98,7 @@ def _unknown(tasks: list[Placed], plan: str, op: str) -> ParsimError:
     return ParsimError(f"nothing is called '{op}'{did_you_mean(op, known)}", f"plan '{plan}'", remedy)
 
 
-def _notes(workload: Workload, tasks: list[Placed], shared: Shared) -> list[Note]:
+def _notes(workload: Workload, tasks: list[NotedTask], shared: Shared) -> list[Note]:
     """A note a task; one for tasks of several passes about which there is the same to say."""
     found: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for each in tasks:

@@ -62,7 +62,7 @@ def _row(workload: Workload, estimate: Estimate, segment: Segment, phase: Phase)
         plan=estimate.name,
         segment=segment.name,
         direction=phase.words,
-        copies=int(np.ravel(workload.held(estimate.critical_rank).get(segment.name, 0))[0]),
+        copies=int(np.ravel(workload.copies_on(estimate.critical_rank).get(segment.name, 0))[0]),
         flops=total(flops(task, sizes) for task in tasks),
         hbm_bytes=total(hbm_bytes(task, sizes) for task in tasks),
         sent_bytes=total(sent_bytes(task, sizes, model, 0) for task in tasks),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parsim import units
@@ -13,14 +13,12 @@ from parsim.cost.count import flops, hbm_bytes, operands, payload, results, sent
 from parsim.cost.sizes import Sizes
 from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
-from parsim.report.bounds import collective_bound, host_bound, kernel_bound, message_bound
+from parsim.report.bounds import Lines, collective_bound, host_bound, kernel_bound, message_bound
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
-
-Lines = Iterator[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class NotedTask:
     """A task and where it stands."""
 
     where: str  # 'layer forward'
@@ -30,7 +28,7 @@ class Placed:
     rank_holds: Held = None
 
 
-def task_lines(workload: Workload, placed: Placed) -> Lines:
+def task_lines(workload: Workload, placed: NotedTask) -> Lines:
     """Pairs of label and text on a task: what it does, on how much, how long, and what bounds it."""
     task, held = placed.task, placed.rank_holds
     price = task_price(task, workload.sizes, workload.model, held)
@@ -55,7 +53,7 @@ def task_lines(workload: Workload, placed: Placed) -> Lines:
             yield from host_bound(workload.model.cluster.node, moved, over_link=True)
 
 
-def _kernel_lines(workload: Workload, placed: Placed, task: Compute, price: Price) -> Lines:
+def _kernel_lines(workload: Workload, placed: NotedTask, task: Compute, price: Price) -> Lines:
     sizes, held = workload.sizes, placed.rank_holds
     adds, fused = ", adds into its output" if task.accumulate else "", ", fused into the one before" if task.fused else ""
     buckets = [value for value in task.inputs if isinstance(value, Bucket)]
@@ -75,7 +73,7 @@ def _kernel_lines(workload: Workload, placed: Placed, task: Compute, price: Pric
     yield from kernel_bound(task, sizes, workload.model, held)
 
 
-def _collective_lines(workload: Workload, placed: Placed, task: Collective, price: Price) -> Lines:
+def _collective_lines(workload: Workload, placed: NotedTask, task: Collective, price: Price) -> Lines:
     sizes, model, held = workload.sizes, workload.model, placed.rank_holds
     num_ranks, stride = int(price.num_ranks[0]), int(price.stride[0])
     count, itemsize = int(elements(payload(task), sizes, held)[0]), sizes.itemsize_bytes[task.source.dtype]
@@ -112,7 +110,7 @@ def _load(price: Price) -> str:
     return ", ".join(f"{units.format(rate, 'bytes/s')} through {link}" for rate, link in rates if rate) or "no link"
 
 
-def _elements(count: int, value: Value, placed: Placed) -> str:
+def _elements(count: int, value: Value, placed: NotedTask) -> str:
     what = f"{value.role}, {value.part}" if isinstance(value, Bucket) else value.name
     alone = getattr(placed.task, "alone", None)
     who = f"; the first of {alone.name} only" if alone else "; every rank"

@@ -119,7 +119,6 @@ def _without(value: dict[Any, Any], places: list[Place]) -> dict[Any, Any]:
 
 
 def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iterator[tuple[Place, str]]:
-    """What is wrong between sections, while `parts` are built."""
     parts.stack = resolve("stacks", sections.stack)
     if sections.model is not None:
         parts.model = resolve("models", sections.model)
@@ -136,16 +135,16 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         place = ("plans", name)
         if any(_is_open(value) for axis, value in plan if axis not in _WHOLE):
             parts.spaces[name] = _space(name, plan)
-            yield from _closed(place, plan, parts)
+            yield from _fixed_keys(place, plan, parts)
         else:
             yield from _plan(place, plan, parts)
     stated = value.get("plans")
     plans = [each for each in stated if isinstance(each, str)] if isinstance(stated, dict) else []
     for name, measured in sections.measured.items():
-        yield from _measured(name, measured, plans, parts)
+        yield from _measurement(name, measured, plans, parts)
 
 
-def _closed(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
+def _fixed_keys(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
     """What is wrong with the keys that no planner varies, of a plan with open axes."""
     values = _values(section)
     plan = Plan(**{axis: values[axis] for axis in _WHOLE})
@@ -218,7 +217,7 @@ def _space(name: str, section: PlanSection) -> PlanSpace:
     return PlanSpace(name, {axis: tuple(dict.fromkeys(each)) if isinstance(each, list) else (each,) for axis, each in stated.items()})
 
 
-def _measured(name: str, section: MeasuredSection, plans: list[str], parts: _Parts) -> Iterator[tuple[Place, str]]:
+def _measurement(name: str, section: MeasuredSection, plans: list[str], parts: _Parts) -> Iterator[tuple[Place, str]]:
     parts.measured[name] = Measured(section.step_time, section.peak_memory, section.source)
     if name not in plans:
         yield ("measured", name), f"unknown plan '{name}'{did_you_mean(name, plans)}; plans here: {', '.join(plans)}"

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_origin
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
 
 from pydantic import Field, create_model
 
 from parsim import data
 from parsim.parallel.plan import KEYS, Key
-from parsim.scenario.fields import Axis, Count, Known, Positive, Quantity, Row, Text
+from parsim.scenario.fields import Axis, Known, Natural, Quantity, Section, Text, optional
 from parsim.scenario.rows import MATMULS_ONLY, FabricRef, ModelRef, NodeRef, StackRef, dtypes
 from parsim.scenario.types import Training
 from parsim.scenario.written import ScheduleAxis
 
+T = TypeVar("T", bound=Section)
+_TYPES = get_type_hints(Training)
 DEFAULT_STACK = "megatron-2022"
-_DEFAULTS = Training()
-_Decay = Annotated[float, Field(ge=0, lt=1)]
 _MATMULS = "would be that of matmuls only: weights, gradients and activations stay wider, which is not built yet"
 _SHORT: Mapping[str, str] = {
-    "dp": "data_parallel",
-    "tp": "tensor_parallel",
-    "pp": "pipeline_parallel",
-    "vpp": "virtual_pipeline",
-    "vp": "virtual_pipeline",
-    "sp": "sequence_parallel",
-    "mbs": "micro_batch",
-    "micro_batch_size": "micro_batch",
-    "gbs": "global_batch",
-    "global_batch_size": "global_batch",
-    "seq_length": "sequence_length",
-    "seq_len": "sequence_length",
+    **{"dp": "data_parallel", "tp": "tensor_parallel", "pp": "pipeline_parallel", "sp": "sequence_parallel"},
+    **dict.fromkeys(("vpp", "vp"), "virtual_pipeline"),
+    **dict.fromkeys(("mbs", "micro_batch_size"), "micro_batch"),
+    **dict.fromkeys(("gbs", "global_batch_size"), "global_batch"),
+    **dict.fromkeys(("seq_length", "seq_len"), "sequence_length"),
+    **dict.fromkeys(("hsdp", "shard_group"), "zero_group"),
     "recomputation": "recompute",
-    "hsdp": "zero_group",
-    "shard_group": "zero_group",
 }
 
 
-class ClusterSection(Row):
+class ClusterSection(Section):
     """Where it runs."""
 
     hints: ClassVar[Mapping[str, str]] = {"nodes": "num_nodes", "network": "fabric"}
@@ -46,12 +39,12 @@ class ClusterSection(Row):
     fabric: FabricRef | None = Field(None, description="the network between the nodes: a name or an inline row; none for one node")
 
 
-class BatchSection(Row):
+class BatchSection(Section):
     """What one optimizer step trains on."""
 
     hints: ClassVar[Mapping[str, str]] = _SHORT
-    global_batch: Count = Field(description="the sequences of a step, all replicas together")
-    sequence_length: Count = Field(description="the tokens of a sequence")
+    global_batch: Natural = Field(description="the sequences of a step, all replicas together")
+    sequence_length: Natural = Field(description="the tokens of a sequence")
     dtype: Annotated[str, Known("dtypes", dtypes, unbuilt=dict.fromkeys(MATMULS_ONLY, _MATMULS))] = Field(
         "bf16", description="the dtype of the matrix multiplications"
     )
@@ -61,20 +54,14 @@ _AXIS: Any = Axis  # of types that are known at run time only
 _LITERAL: Any = Literal
 # By the annotation of a field of Plan: what a file may say of it.
 _FORMS: Mapping[str, Any] = {
-    "int": _AXIS[Count],
+    "int": _AXIS[Natural],
     "bool": _AXIS[bool],
     "str": _AXIS[Annotated[str, Field(max_length=40)]],
     "str | tuple[str, ...]": ScheduleAxis,
     "tuple[str, ...]": list[Text],
-    "tuple[int, ...]": list[Count],
-    "tuple[tuple[str, int], ...]": dict[Text, Count],
+    "tuple[int, ...]": list[Natural],
+    "tuple[tuple[str, int], ...]": dict[Text, Natural],
 }
-
-
-class _PlanRow(Row):
-    """How the work is split; an axis is a value, `auto`, or a list that the planner chooses from."""
-
-    hints: ClassVar[Mapping[str, str]] = _SHORT
 
 
 def _plan_key(key: Key) -> tuple[Any, Any]:
@@ -86,18 +73,23 @@ def _plan_key(key: Key) -> tuple[Any, Any]:
     if key.follows or key.default is None:
         return form | None, Field(None, description=key.description)
     if key.default == ():
-        return form, Field(default_factory=get_origin(form), description=key.description)
+        return form, optional(get_origin(form), key.description)
     return form, Field(key.default, description=key.description)
 
 
-if TYPE_CHECKING:
-    PlanSection = _PlanRow
-else:
-    _PLAN_KEYS = {name: _plan_key(key) for name, key in KEYS.items()}
-    PlanSection = create_model("PlanSection", __base__=_PlanRow, __doc__=_PlanRow.__doc__, __module__=__name__, **_PLAN_KEYS)
+def _with_fields(definitions: dict[str, Any]) -> Callable[[type[T]], type[T]]:
+    """The decorator that adds fields, known at run time only, to a section."""
+    return lambda cls: create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=__name__, **definitions)
 
 
-class MeasuredSection(Row):
+@_with_fields({name: _plan_key(key) for name, key in KEYS.items()})
+class PlanSection(Section):
+    """How the work is split; an axis is a value, `auto`, or a list that the planner chooses from."""
+
+    hints: ClassVar[Mapping[str, str]] = _SHORT
+
+
+class MeasuredSection(Section):
     """What somebody measured of a plan."""
 
     step_time: Annotated[float, Quantity("s")] | None = Field(None, description="the time of a step")
@@ -105,7 +97,7 @@ class MeasuredSection(Row):
     source: Text = Field("", description="where the figures stand")
 
 
-class DataSection(Row):
+class DataSection(Section):
     """What an executed training is fed with."""
 
     hints: ClassVar[Mapping[str, str]] = {"split": "validation_split", "validation": "validation_split", "dataset": "name"}
@@ -113,31 +105,24 @@ class DataSection(Row):
     validation_split: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="the share of its sequences held back, to measure by")
 
 
-class TrainingSection(Row):
+@_with_fields({each.name: (_TYPES[each.name], Field(each.default, **each.metadata)) for each in fields(Training)})
+class TrainingSection(Section):
     """How an executed training goes."""
 
     hints: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "decay": "weight_decay", "clip": "max_norm", "epsilon": "eps"}
-    epochs: Annotated[int, Field(gt=0, le=1_000_000)] = Field(1, description="how often the data set is gone through")
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(_DEFAULTS.learning_rate, description="the step size of the optimizer")
-    beta1: _Decay = Field(_DEFAULTS.beta1, description="what Adam keeps of its mean of gradients")
-    beta2: _Decay = Field(_DEFAULTS.beta2, description="what Adam keeps of its mean of squares")
-    eps: Annotated[float, Field(gt=0, le=1)] = Field(_DEFAULTS.eps, description="what Adam adds to a root, against division by 0")
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(_DEFAULTS.weight_decay, description="AdamW's; with 0 it is Adam")
-    momentum: _Decay = Field(_DEFAULTS.momentum, description="what SGD keeps of its velocity")
-    max_norm: Positive = Field(_DEFAULTS.max_norm, description="the longest that all gradients together may be; longer ones are shortened")
 
 
-class Sections(Row):
+class Sections(Section):
     """A scenario file of which parts may be missing, since they are at fault."""
 
     schema_version: Literal[1] = Field(1, alias="schema", description="the version of this format")
     name: Text = Field("", description="a name for reports; that of the file where left out")
-    model: ModelRef | None = Field(None, description="the model: a name of the catalog, hf:path/to/config.json, or an inline row")
-    cluster: ClusterSection | None = Field(None, description="where it runs: node, num_nodes and fabric")
-    batch: BatchSection | None = Field(None, description="what a step trains on: global_batch, sequence_length and dtype")
+    model: ModelRef | None = None
+    cluster: ClusterSection | None = None
+    batch: BatchSection | None = None
     stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog or an inline row")
-    plans: dict[Text, PlanSection] = Field(default_factory=dict, description="the plans to compare, by name")
-    measured: dict[Text, MeasuredSection] = Field(default_factory=dict, description="what somebody measured, by plan")
+    plans: dict[Text, PlanSection] = optional(dict, "the plans to compare, by name")
+    measured: dict[Text, MeasuredSection] = optional(dict, "what somebody measured, by plan")
     data: DataSection | None = Field(None, description="what `parsim execute` trains on; numbers drawn from the seed where left out")
     training: TrainingSection | None = Field(None, description="how `parsim execute` trains: epochs, and the optimizer's settings")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
@@ -154,8 +139,8 @@ class Document(Sections):
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema, draft 7, that editors check scenario files with."""
-    schema: dict[str, Any] = _draft_7(Document.model_json_schema(ref_template="#/definitions/{model}"))
-    return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
+    schema = Document.model_json_schema(ref_template="#/definitions/{model}")
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **_draft_7(schema)}
 
 
 def _draft_7(part: Any) -> Any:

@@ -1,11 +1,10 @@
 """What the fields of rows and scenario files are made of: quantities with units, known names, names or inline rows, open axes.
 
-Row turns pydantic's complaints into parsim's sentences, each with the legal values and the way out.
+Section turns pydantic's complaints into parsim's sentences, each with the legal values and the way out.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
@@ -24,8 +23,8 @@ NAME, INLINE, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<value>", "<li
 FAMILIES: Final = {family: f"<{family}>" for family in families.names()}
 TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, WRITTEN, "[key]", *FAMILIES.values())
 
-Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Natural = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(max_length=10_000)]
 # Least and most of each unit: far beyond any hardware, and far from where floats and int64 picoseconds end.
@@ -109,6 +108,9 @@ def name_or_inline(value: object) -> str | None:
     return NAME if isinstance(value, str) else INLINE if isinstance(value, dict | BaseModel) else None
 
 
+NAME_OR_INLINE: Final = Discriminator(name_or_inline)
+
+
 def _axis_form(value: object) -> str:
     return LIST if isinstance(value, list) else AUTO if value == "auto" else VALUE
 
@@ -120,7 +122,7 @@ Axis = Annotated[
 ]
 
 
-class Row(BaseModel):
+class Section(BaseModel):
     """A mapping of a scenario file or the catalog; a `kind` lets it start from the catalog row named by `base`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=False)
@@ -133,7 +135,7 @@ class Row(BaseModel):
     def _speak(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
         """Complain in our words; the row's own keys are known here, so the nearest can be named."""
         if cls.kind and isinstance(value, dict) and "base" in value:
-            value = {**_based(cls.kind, cls.derived, value), "base": value["base"]}
+            value = {**_from_base(cls.kind, cls.derived, value), "base": value["base"]}
         try:
             return handler(value)
         except ValidationError as error:
@@ -154,6 +156,11 @@ class Row(BaseModel):
         return _sentence(error)
 
 
+def optional(kind: type, description: str) -> Any:
+    """The field of a list or dict that is empty where left out."""
+    return Field(default_factory=kind, description=description)
+
+
 def complaint(sentence: str) -> PydanticCustomError:
     """The pydantic error that says `sentence`, and is passed on as it is."""
     return PydanticCustomError("parsim", "{sentence}", {"sentence": sentence})
@@ -168,38 +175,30 @@ def _sentence(error: ErrorDetails) -> str:
             legal = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
             near = did_you_mean(error["input"], legal) if isinstance(error["input"], str) else ""
             return f"cannot be {shown}{near}; legal: {', '.join(legal)}"
-        case "greater_than":
-            return f"must be above {context['gt']:g}, not {shown}"
-        case "greater_than_equal":
-            return f"must be at least {context['ge']:g}, not {shown}"
-        case "less_than":
-            return f"must be below {context['lt']:g}, not {shown}"
-        case "less_than_equal":
-            return f"must be at most {context['le']:g}, not {shown}"
         case "too_short":
             return "must not be empty"
-    return f"must be {_WANTED[error['type']]}, not {shown}" if error["type"] in _WANTED else f"{error['msg']}, not {shown}"
+    bounds = [f"must be {words} {context[bound]:g}" for bound, words in _BOUNDS.items() if bound in context]
+    wanted = f"must be {_WANTED[error['type']]}" if error["type"] in _WANTED else error["msg"]
+    return f"{next(iter(bounds), wanted)}, not {shown}"
 
+
+_BOUNDS: Final = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}  # pydantic's names
 
 _WANTED: Final = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing"), "a whole number"),
     "int_parsing_size": "a whole number of fewer digits",
-    "float_type": "a number",
-    "float_parsing": "a number",
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "text",
-    "model_type": "a mapping",
-    "dict_type": "a mapping",
+    **dict.fromkeys(("model_type", "dict_type"), "a mapping"),
     "list_type": "a list",
     "union_tag_not_found": "a name or a mapping",
     "invalid_key": "text",
 }
 
 
-def _based(kind: str, derived: Mapping[str, Callable[[Mapping[str, Any]], Any]], value: dict[str, Any]) -> dict[str, Any]:
+def _from_base(kind: str, derived: Mapping[str, Callable[[Mapping[str, Any]], Any]], value: dict[str, Any]) -> dict[str, Any]:
     """The catalog row that `value` starts from, with its changes; a changed figure loses the catalog's source.
 
     A figure of the row that is as derived from its others is left out, and so derived anew with the changes.
@@ -212,12 +211,9 @@ def _based(kind: str, derived: Mapping[str, Callable[[Mapping[str, Any]], Any]],
     changes = {key: each for key, each in value.items() if key != "base"}
     row["source"] = {figure: source for figure, source in row.get("source", {}).items() if figure not in changes}
     follows = [key for key, rule in derived.items() if key in row and key not in changes and row[key] == rule(row)]
-    return _merged({key: each for key, each in row.items() if key not in follows}, changes)
+    return _merge({key: each for key, each in row.items() if key not in follows}, changes)
 
 
-def _merged(row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = copy.copy(row)
-    for key, each in changes.items():
-        both = isinstance(each, dict) and isinstance(row.get(key), dict)
-        merged[key] = _merged(row[key], each) if both else each
-    return merged
+def _merge(row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = {key for key, each in changes.items() if isinstance(each, dict) and isinstance(row.get(key), dict)}
+    return {**row, **{key: _merge(row[key], each) if key in both else each for key, each in changes.items()}}

@@ -19,10 +19,7 @@ PREFIX: Final = "hf:"
 _MOST_BYTES: Final = 1_000_000
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 _ACTIVATIONS: Final = {
-    "silu": "swiglu",
-    "swish": "swiglu",
-    "relu2": "squared_relu",
-    "relu": "relu",
+    **{"silu": "swiglu", "swish": "swiglu", "relu2": "squared_relu", "relu": "relu"},
     **dict.fromkeys(("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu"),
 }
 
@@ -45,25 +42,13 @@ class _Family:
 
 
 _COUNTS: Final = {
-    "num_layers": "num_hidden_layers",
-    "hidden_size": "hidden_size",
-    "ffn_hidden_size": "intermediate_size",
-    "num_heads": "num_attention_heads",
-    "vocab_size": "vocab_size",
-    "max_positions": "max_position_embeddings",
+    **{"num_layers": "num_hidden_layers", "hidden_size": "hidden_size", "ffn_hidden_size": "intermediate_size"},
+    **{"num_heads": "num_attention_heads", "vocab_size": "vocab_size", "max_positions": "max_position_embeddings"},
 }
 _OPTIONAL: Final = {"num_kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
 _SWIGLU: Final = ("hidden_act", "silu", ("swiglu",))
 _ROTARY: Final = {"norm": "rms_norm", "positions": "rotary"}
 _BIASES: Final = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
-_GPT2: Final = {
-    "num_layers": "n_layer",
-    "hidden_size": "n_embd",
-    "num_heads": "n_head",
-    "vocab_size": "vocab_size",
-    "max_positions": "n_positions",
-}
-
 _NO_BIAS: Final = dict.fromkeys(("attention_bias", "mlp_bias"), False)
 _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's
 # Keys of which one value, or null, can be read in any family: another adds, drops or moves ops, weights or bytes.
@@ -89,14 +74,16 @@ FAMILIES: Final = {
         default_dropout=0.1,
         tied=True,
         heads={"BertForMaskedLM": "masked_token", "BertForSequenceClassification": "text", "BertForTokenClassification": "token"},
-        only={
-            "position_embedding_type": "absolute",
-            "is_decoder": False,
-            "problem_type": "single_label_classification",
-        },
+        only={"position_embedding_type": "absolute", "is_decoder": False, "problem_type": "single_label_classification"},
     ),
     "gpt2": _Family(
-        _GPT2,
+        {
+            "num_layers": "n_layer",
+            "hidden_size": "n_embd",
+            "num_heads": "n_head",
+            "vocab_size": "vocab_size",
+            "max_positions": "n_positions",
+        },
         {"ffn_hidden_size": "n_inner"},
         ("activation_function", "gelu_new", ("gelu", "relu")),
         {"norm": "layer_norm", "positions": "learned", "bias": True},
@@ -106,10 +93,7 @@ FAMILIES: Final = {
     ),
     "llama": _Family(_COUNTS, _OPTIONAL, _SWIGLU, _ROTARY, biases=_BIASES),
     "mistral": _Family(
-        _COUNTS,
-        _OPTIONAL,
-        _SWIGLU,
-        {**_ROTARY, "bias": False},
+        *(_COUNTS, _OPTIONAL, _SWIGLU, {**_ROTARY, "bias": False}),
         only=_NO_BIAS,
         left_out={"num_key_value_heads": 8, "sliding_window": 4096},
     ),
@@ -121,10 +105,7 @@ FAMILIES: Final = {
         biases=_BIASES,
     ),
     "qwen2": _Family(
-        _COUNTS,
-        _OPTIONAL,
-        _SWIGLU,
-        {**_ROTARY, "bias": False, "qkv_bias": True},
+        *(_COUNTS, _OPTIONAL, _SWIGLU, {**_ROTARY, "bias": False, "qkv_bias": True}),
         only=_NO_BIAS,
         left_out={"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28},
     ),
@@ -142,146 +123,149 @@ def row(path: Path, name: str, sequence_length: int | None = None) -> dict[str, 
     Raises:
         ScenarioError: the file cannot be read, is of another model_type, or says what no model here can be.
     """
-    config = _config(path, name)
+    try:
+        config = _config(path)
+        return {"name": name, **_figures(config, sequence_length), "source": f"{name}, model_type {config['model_type']}"}
+    except ScenarioError as error:
+        raise ScenarioError(f"{name}: {error.what}") from None
+
+
+def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, Any]:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         near = did_you_mean(kind, tuple(FAMILIES)) if isinstance(kind, str) else ""
-        raise ScenarioError(f"{name}: model_type {show(kind)} is not read{near}; known: {', '.join(FAMILIES)}")
+        raise ScenarioError(f"model_type {show(kind)} is not read{near}; known: {', '.join(FAMILIES)}")
     experts = [key for key in _EXPERTS if config.get(key)]
     if experts:
-        raise ScenarioError(f"{name}: {experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")
+        raise ScenarioError(f"{experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")
     family = FAMILIES[kind]
     config = {**family.left_out, **config}
-    _only(config, family, name)
-    _full_attention(config, family, sequence_length, name)
-    head = _head(config, family, name)
-    tied = head.get("head") not in _LABELLED and _flag(config, "tie_word_embeddings", family.tied, name)
+    _only(config, family)
+    _full_attention(config, family, sequence_length)
+    head = _head(config, family)
     return {
-        "name": name,
-        **{figure: _count(config, key, name) for figure, key in family.counts.items()},
-        **{figure: _count(config, key, name) for figure, key in family.optional.items() if config.get(key) is not None},
+        **{figure: _count(config, key) for figure, key in family.counts.items()},
+        **{figure: _count(config, key) for figure, key in family.optional.items() if config.get(key) is not None},
         **family.fixed,
-        **_biases(config, family, name),
-        "activation": _activation(config, family, name),
+        **_biases(config, family),
+        "activation": _activation(config, family),
         **head,
-        "tied_embedding": tied,
-        "dropout": _dropout(config, family, name),
-        "source": f"{name}, model_type {kind}",
+        "tied_embedding": head.get("head") not in _LABELLED and _flag(config, "tie_word_embeddings", family.tied),
+        "dropout": _dropout(config, family),
     }
 
 
-def _config(path: Path, name: str) -> dict[str, Any]:
+def _config(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             raw = file.read(_MOST_BYTES + 1)
         if len(raw) > _MOST_BYTES:
-            raise ScenarioError(f"{name}: the file is larger than {_MOST_BYTES} bytes, which no config.json is")
+            raise ScenarioError(f"the file is larger than {_MOST_BYTES} bytes, which no config.json is")
         config = json.loads(raw.decode("utf-8-sig"))
     except OSError as error:
-        raise ScenarioError(f"{name}: cannot read the file: {error.strerror}; the path is relative to the scenario file") from None
+        raise ScenarioError(f"cannot read the file: {error.strerror}; the path is relative to the scenario file") from None
     except (ValueError, RecursionError) as error:
-        raise ScenarioError(f"{name}: is no JSON in UTF-8: {' '.join(str(error).split())[:120]}") from None
+        raise ScenarioError(f"is no JSON in UTF-8: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(config, dict):
-        raise ScenarioError(f"{name}: must hold a mapping, not {show(config)}")
+        raise ScenarioError(f"must hold a mapping, not {show(config)}")
     return config
 
 
-def _count(config: Mapping[str, Any], key: str, name: str) -> int:
+def _count(config: Mapping[str, Any], key: str) -> int:
     if key not in config:
-        raise ScenarioError(f"{name}: key '{key}' is missing")
+        raise ScenarioError(f"key '{key}' is missing")
     value = config[key]
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ScenarioError(f"{name}: {key} must be a whole number above 0, not {show(value)}")
+        raise ScenarioError(f"{key} must be a whole number above 0, not {show(value)}")
     return value
 
 
-def _flag(config: Mapping[str, Any], key: str, default: bool, name: str) -> bool:
+def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     value = config.get(key, default)
     if not isinstance(value, bool):
-        raise ScenarioError(f"{name}: {key} must be true or false, not {show(value)}")
+        raise ScenarioError(f"{key} must be true or false, not {show(value)}")
     return value
 
 
-def _only(config: Mapping[str, Any], family: _Family, name: str) -> None:
+def _only(config: Mapping[str, Any], family: _Family) -> None:
     for key, legal in {**_ONLY, **family.only}.items():
         if config.get(key) not in (None, legal):
-            raise ScenarioError(f"{name}: {key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
+            raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
 
 
-def _full_attention(config: Mapping[str, Any], family: _Family, sequence_length: int | None, name: str) -> None:
+def _full_attention(config: Mapping[str, Any], family: _Family, sequence_length: int | None) -> None:
     """Nothing, where every layer of the model sees the whole sequence; of qwen2, the layers from max_window_layers on slide."""
     types, first = config.get("layer_types"), config.get("max_window_layers")
     if types is None:
-        num_layers = _count(config, family.counts["num_layers"], name)
+        num_layers = _count(config, family.counts["num_layers"])
         sliding = config.get("use_sliding_window") is not False and not (isinstance(first, int) and first >= num_layers)
     elif isinstance(types, list) and all(each in ("full_attention", "sliding_attention") for each in types):
         sliding = "sliding_attention" in types
     else:
-        raise ScenarioError(f"{name}: layer_types holds other layers than full_attention, which are not read")
+        raise ScenarioError("layer_types holds other layers than full_attention, which are not read")
     if not sliding or config.get("sliding_window") is None:
         return
-    window, tokens = _count(config, "sliding_window", name), sequence_length or _count(config, family.counts["max_positions"], name)
+    window, tokens = _count(config, "sliding_window"), sequence_length or _count(config, family.counts["max_positions"])
     if window < tokens:
         raise ScenarioError(
-            f"{name}: sliding_window = {window} is below the {tokens} tokens of a sequence, and only full attention is read; "
+            f"sliding_window = {window} is below the {tokens} tokens of a sequence, and only full attention is read; "
             f"give a sequence_length of at most {window}, or sliding_window = null for full attention"
         )
 
 
-def _head(config: Mapping[str, Any], family: _Family, name: str) -> dict[str, Any]:
+def _head(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
     """The head that the config's architecture has, with the number of its labels."""
     stated = config.get("architectures")
     if not family.heads:
         others = [each for each in stated or () if not str(each).endswith(_DECODERS)] if isinstance(stated, list) else []
         if others:
-            raise ScenarioError(f"{name}: architectures holds {show(others[0])}, whose head is not read; that of a ...ForCausalLM is")
+            raise ScenarioError(f"architectures holds {show(others[0])}, whose head is not read; that of a ...ForCausalLM is")
         return {}
     known = [family.heads[each] for each in stated if isinstance(each, str) and each in family.heads] if isinstance(stated, list) else []
     if len(known) != 1 or len(stated or ()) != 1:
         shown = ", ".join(map(show, stated)) or "nothing" if isinstance(stated, list) else show(stated)
-        raise ScenarioError(f"{name}: architectures is {shown}, which has no head that is read; known: {', '.join(family.heads)}")
-    head = known[0]
-    return {"head": head, "num_labels": _num_labels(config, name)} if head in _LABELLED else {"head": head}
+        raise ScenarioError(f"architectures is {shown}, which has no head that is read; known: {', '.join(family.heads)}")
+    return {"head": known[0], **({"num_labels": _num_labels(config)} if known[0] in _LABELLED else {})}
 
 
-def _num_labels(config: Mapping[str, Any], name: str) -> int:
+def _num_labels(config: Mapping[str, Any]) -> int:
     """As transformers counts them: the names of id2label, or num_labels, or two."""
     labels = config.get("id2label")
     if labels is not None and not isinstance(labels, dict):
-        raise ScenarioError(f"{name}: id2label must be a mapping, not {show(labels)}")
-    count = len(labels) if labels is not None else _count({"num_labels": 2, **config}, "num_labels", name)
+        raise ScenarioError(f"id2label must be a mapping, not {show(labels)}")
+    count = len(labels) if labels is not None else _count({"num_labels": 2, **config}, "num_labels")
     if count < 2:
-        raise ScenarioError(f"{name}: the number of labels is {count}, a regression in transformers, which is not read; 2 or more are")
+        raise ScenarioError(f"the number of labels is {count}, a regression in transformers, which is not read; 2 or more are")
     return count
 
 
-def _biases(config: Mapping[str, Any], family: _Family, name: str) -> dict[str, bool]:
+def _biases(config: Mapping[str, Any], family: _Family) -> dict[str, bool]:
     """Biases by the config's flags; attention_bias is also that of the attention output, which `bias` covers with the MLP."""
-    found = {figure: _flag(config, key, False, name) for figure, key in family.biases.items()}
+    found = {figure: _flag(config, key, False) for figure, key in family.biases.items()}
     if len(set(found.values())) > 1:
-        raise ScenarioError(f"{name}: attention_bias and mlp_bias differ; both true or both false can be read")
+        raise ScenarioError("attention_bias and mlp_bias differ; both true or both false can be read")
     return found
 
 
-def _activation(config: Mapping[str, Any], family: _Family, name: str) -> str:
+def _activation(config: Mapping[str, Any], family: _Family) -> str:
     key, default, legal = family.activation
     value = config.get(key, default)
     activation = _ACTIVATIONS.get(value) if isinstance(value, str) else None
     if activation not in legal:
         known = ", ".join(each for each, ours in _ACTIVATIONS.items() if ours in legal)
-        raise ScenarioError(f"{name}: {key} {show(value)} is not read; known here: {known}")
+        raise ScenarioError(f"{key} {show(value)} is not read; known here: {known}")
     assert activation is not None
     return activation
 
 
-def _dropout(config: Mapping[str, Any], family: _Family, name: str) -> float:
+def _dropout(config: Mapping[str, Any], family: _Family) -> float:
     values = {key: config.get(key, family.default_dropout) for key in family.dropouts if key != _AS_HIDDEN or config.get(key) is not None}
     wrong = [key for key, value in values.items() if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1]
     if wrong:
-        raise ScenarioError(f"{name}: {wrong[0]} must be at least 0 and below 1, not {show(values[wrong[0]])}")
+        raise ScenarioError(f"{wrong[0]} must be at least 0 and below 1, not {show(values[wrong[0]])}")
     if len(set(values.values())) > 1:
-        raise ScenarioError(f"{name}: {', '.join(values)} differ; one dropout for all can be read")
+        raise ScenarioError(f"{', '.join(values)} differ; one dropout for all can be read")
     share = float(values[family.dropouts[0]])
     if share and len(values) == 1:
-        raise ScenarioError(f"{name}: {family.dropouts[0]} = {share} drops attention scores only, which is not read; 0 is")
+        raise ScenarioError(f"{family.dropouts[0]} = {share} drops attention scores only, which is not read; 0 is")
     return share

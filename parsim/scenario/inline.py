@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from parsim import catalog
 from parsim.registry import Registry
-from parsim.scenario.fields import INLINE, NAME, Quantity, Row, Text, name_or_inline
+from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Quantity, Section, Text
 
 Seconds = Annotated[float, Quantity("s", zero=True, most="1 s")]  # launches and latencies
 Rate = Annotated[float, Quantity("bytes/s")]
 Ramp = Annotated[float, Quantity("s/sqrt(bytes)", zero=True)]
-Memory = Annotated[float, Quantity("bytes", zero=True)]
 Ratio = Annotated[float, Field(gt=0, le=2)]  # efficiencies above 1 are measured where operands stay in a cache
 
 SCHEMAS: Final[Registry[type[InlineRow]]] = Registry("kind of row")
 
 
-class InlineRow(Row):
+class LawRow(Section):
+    """A row without a name, whose figures are the fields of `form` in their order."""
+
+    form: ClassVar[Any]  # a dataclass
+
+    def build(self) -> Any:
+        """The dataclass."""
+        return self.form(*(each for _, each in self))
+
+
+class InlineRow(Section):
     """A row that may stand in a scenario: with a name of its own, and perhaps the catalog row it starts from."""
 
+    form: ClassVar[Any]  # the dataclass that it becomes
+    inside: ClassVar[Mapping[str, str]] = {}  # key -> the field of the dataclass, where that has another name
+    refs: ClassVar[Mapping[str, str]] = {}  # key -> the kind of the row that it names or holds
     name: Text = Field("", description="a name for reports")
     base: Text = Field("", description="the catalog row to start from; keys beside it replace its figures")
     source: Annotated[
         Annotated[Text, Tag(NAME)] | Annotated[dict[Text, Text], Tag(INLINE)],
-        Discriminator(name_or_inline),
+        NAME_OR_INLINE,
         Field(description="the citation, or one for each figure"),
     ] = ""
 
@@ -45,18 +57,18 @@ class InlineRow(Row):
 
     def build(self, name: str) -> Any:
         """The dataclass of the row; `name` is the catalog's, "" for an inline row."""
-        raise NotImplementedError  # each kind of row has its own
+        return self.form(**self.figures(name))
 
-    def whole(self) -> dict[str, Any]:
-        """The figures by key, with what is derived where it was left out."""
-        stated = {key: each for key, each in self if key not in ("name", "base", "source")}
-        return {**stated, **{key: rule(stated) for key, rule in self.derived.items() if stated[key] is None}}
+    def figures(self, name: str) -> dict[str, Any]:
+        """The fields of its dataclass."""
+        own = {key: each for key, each in self if key != "base"} | {"name": self.title(name), "source": self.citations()}
+        return {self.inside.get(key, key): resolve(self.refs[key], each) if key in self.refs else figure(each) for key, each in own.items()}
 
     def title(self, name: str) -> str:
         """What reports call it: its name in the catalog, its own, or that of its base."""
         return name or self.name or (f"{self.base} (changed)" if self.base else "inline")
 
-    def cited(self) -> str:
+    def citations(self) -> str:
         """Its citations, each once."""
         return self.source if isinstance(self.source, str) else "; ".join(dict.fromkeys(self.source.values()))
 
@@ -79,3 +91,12 @@ def read(kind: str, name: str) -> Any:
 def resolve(kind: str, ref: Any) -> Any:
     """The dataclass of a checked name or inline row."""
     return read(kind, ref) if isinstance(ref, str) else ref.build("")
+
+
+def figure(value: Any) -> Any:
+    """A checked value as dataclasses hold it: rows of laws built, lists as tuples."""
+    if isinstance(value, LawRow):
+        return value.build()
+    if isinstance(value, dict):
+        return {key: figure(each) for key, each in value.items()}
+    return tuple(map(figure, value)) if isinstance(value, list) else value

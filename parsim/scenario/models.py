@@ -13,7 +13,7 @@ from parsim import catalog
 from parsim.errors import ParsimError
 from parsim.model import families
 from parsim.model.spec import Figure, ModelSpec
-from parsim.scenario.fields import FAMILIES, NAME, Count, Known, complaint, name_or_inline
+from parsim.scenario.fields import FAMILIES, NAME, Known, Natural, complaint, name_or_inline
 from parsim.scenario.huggingface import PREFIX
 from parsim.scenario.inline import InlineRow
 from parsim.scenario.tree import show
@@ -68,9 +68,8 @@ class ModelRow(InlineRow):
 
     def build(self, name: str) -> ModelSpec:
         """The model."""
-        whole = self.whole()
-        figures = {key: whole[key] for key in self.spec.figures()}
-        return self.spec.of(name=self.title(name), source=self.cited(), **figures)
+        figures = {key: getattr(self, key) for key in self.spec.figures()}
+        return self.spec.of(name=self.title(name), source=self.citations(), **figures)
 
 
 @cache
@@ -97,7 +96,7 @@ def _type(kind: type, figure: Figure) -> Any:
         return Literal[figure.legal]
     if kind is float:
         return Annotated[float, Field(ge=0, lt=1)]
-    return Annotated[int, Field(ge=0, le=figure.most)] if figure.zero else Count if kind is int else kind
+    return Annotated[int, Field(ge=0, le=figure.most)] if figure.zero else Natural if kind is int else kind
 
 
 def _form(value: object) -> str | None:

@@ -2,64 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from parsim import catalog
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.parallel.plan import Stack
 from parsim.parallel.stages import SPLITS
-from parsim.scenario.fields import INLINE, NAME, Count, Known, Quantity, Share, Text, complaint, name_or_inline
+from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Fraction, Known, Natural, Quantity, Text, complaint, optional
 from parsim.scenario.hardware import FabricRef, NodeRef
-from parsim.scenario.inline import SCHEMAS, InlineRow, Memory, Seconds, read, resolve
+from parsim.scenario.inline import SCHEMAS, InlineRow, Seconds, read, resolve
 from parsim.scenario.models import ModelRef, ModelRow
 
 __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "dtypes", "read", "resolve"]
 # Matmuls of these keep weights, gradients and activations in a wider dtype, and one dtype of a batch stands for all.
 # Source: Micikevicius et al. 2022 (arXiv:2209.05433), section 3; NVIDIA Transformer Engine, user guide: FP8 and NVFP4.
 MATMULS_ONLY: Final = ("fp8", "nvfp4")
+Overhead = Annotated[float, Quantity("bytes", zero=True)]
 
 
 class StackRow(InlineRow):
     """A software stack."""
 
     kind: ClassVar[str] = "stacks"
+    form: ClassVar[Any] = Stack
+    inside: ClassVar[Mapping[str, str]] = {
+        "host_launch": "host_launch_s",
+        "framework_memory": "framework_bytes",
+        "communicator_memory": "communicator_bytes",
+    }
     attention: Literal["unfused", "fused_softmax", "flash"] = Field("fused_softmax", description="the kernels of attention")
-    fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = Field(
-        default_factory=list, description="what is fused into a neighbour"
-    )
+    fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = optional(list, "what is fused into a neighbour")
     gradient_dtype: Literal["fp32", "compute"] = Field("fp32", description="what gradients are kept in")
     tensor_overlap: bool = Field(False, description="whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = Field(False, description="whether a layer's gradients are reduced while the backward goes on")
     scatter_gather: bool = Field(False, description="whether a stage boundary sends 1/tensor_parallel a rank")
     recompute_early_stop: bool = Field(False, description="whether recomputation ends at the last tensor that backward needs")
     layer_split: Annotated[str, Known("layer_split", lambda: tuple(SPLITS))] = Field("even", description="who holds layers that remain")
-    vocab_multiple: Count = Field(128, description="the vocabulary is padded to a multiple of this x tensor_parallel")
+    vocab_multiple: Natural = Field(128, description="the vocabulary is padded to a multiple of this x tensor_parallel")
     host_launch: Seconds = Field(0.0, description="host seconds a kernel launch")
-    sustained_factor: dict[Text, Share] = Field(default_factory=dict, description="accelerator: share of an isolated kernel's rate")
-    collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = Field(
-        default_factory=dict, description="operation: its algorithm, priced by latency and bandwidth; by size and span where left out"
+    sustained_factor: dict[Text, Fraction] = optional(dict, "accelerator: share of an isolated kernel's rate")
+    collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = optional(
+        dict, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out"
     )
-    framework_memory: Memory = Field(0.0, description="memory of the context and libraries")
-    communicator_memory: Memory = Field(0.0, description="memory of the buffers of one communicator")
+    framework_memory: Overhead = Field(0.0, description="memory of the context and libraries")
+    communicator_memory: Overhead = Field(0.0, description="memory of the buffers of one communicator")
 
     @model_validator(mode="after")
     def _algorithms(self) -> StackRow:
         for operation, algorithm in self.collectives.items():
             if algorithm not in names(operation):
-                known = ", ".join(names(operation))
-                near = did_you_mean(algorithm, names(operation))
+                known, near = ", ".join(names(operation)), did_you_mean(algorithm, names(operation))
                 raise complaint(f"{operation} runs by no algorithm '{algorithm}'{near}; known: {known}")
         return self
 
-    def build(self, name: str) -> Stack:
-        """The stack."""
-        inside = {"host_launch": "host_launch_s", "framework_memory": "framework_bytes", "communicator_memory": "communicator_bytes"}
-        figures = {inside.get(key, key): value for key, value in self.whole().items()}
-        fusions = tuple(dict.fromkeys(self.fusions))
-        return Stack(**{**figures, "name": self.title(name), "fusions": fusions, "source": self.cited()})
+    def figures(self, name: str) -> dict[str, Any]:
+        """The fields of its dataclass; a fusion counts once."""
+        return {**super().figures(name), "fusions": tuple(dict.fromkeys(self.fusions))}
 
 
 class DtypeRow(InlineRow):
@@ -82,4 +84,4 @@ def dtypes() -> tuple[str, ...]:
     return tuple(name for name in catalog.names("dtypes") if name not in MATMULS_ONLY)
 
 
-StackRef = Annotated[Annotated[str, Known("stacks"), Tag(NAME)] | Annotated[StackRow, Tag(INLINE)], Discriminator(name_or_inline)]
+StackRef = Annotated[Annotated[str, Known("stacks"), Tag(NAME)] | Annotated[StackRow, Tag(INLINE)], NAME_OR_INLINE]

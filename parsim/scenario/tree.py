@@ -15,6 +15,12 @@ _MOST_BYTES: Final = 4_000_000
 _MOST_VALUES: Final = 100_000  # an alias counts each time it is used, so that a small file cannot unfold to a huge one
 _MOST_LEVELS: Final = 40
 _TAG: Final = "tag:yaml.org,2002:"
+_UNREADABLE: Final[Mapping[type, str]] = {
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "is a directory, not a scenario file",
+    PermissionError: "no permission to read the file",
+}
+_TOO_DEEP: Final = f"nested more than {_MOST_LEVELS} levels deep"
 _HALF: Final = "holds half of a UTF-16 surrogate pair, which is no text"
 
 
@@ -29,17 +35,18 @@ class Tree:
 
     def fault(self, place: Place, message: str) -> Fault:
         """The fault at `place`: where that is not in the file, at the nearest key above it."""
-        above = place
-        while above and above not in self.spots:
-            above = above[:-1]
-        line, column = self.spots.get(above, (0, 0))
-        return Fault(self.path, line, column, dotted(place), message)
+        above = next((place[:end] for end in range(len(place), 0, -1) if place[:end] in self.spots), ())
+        return Fault(self.path, *self.spots.get(above, (0, 0)), path_of(place), message)
+
+    def add(self, message: str, line: int = 0, column: int = 0, place: Place = ()) -> None:
+        """Note a fault of the file."""
+        self.faults.append(Fault(self.path, line, column, path_of(place), message))
 
 
-def dotted(place: Place) -> str:
+def path_of(place: Place) -> str:
     """The place as text.
 
-    >>> dotted(("plans", "tp8", "schedule", 0))
+    >>> path_of(("plans", "tp8", "schedule", 0))
     'plans.tp8.schedule.0'
     """
     return ".".join(str(each)[:80] for each in place)
@@ -49,15 +56,14 @@ def read(path: str | Path) -> Tree:
     """The values of a YAML (or JSON) file; with faults, and perhaps without a value, where it cannot be read."""
     tree = Tree(str(path))
     text = _text(path, tree)
-    if text is not None:
-        root = _compose(text, tree)
-        if root is not None:
-            tree.spots[()] = (1, 1)
-            reader = _Reader(tree)
-            value = reader.value(root, ())
-            tree.value = None if reader.full else value
-        elif not tree.faults:
-            tree.faults.append(Fault(tree.path, 1, 1, "", "the file is empty; a scenario has at least model, cluster, batch and plans"))
+    root = _compose(text, tree) if text is not None else None
+    if root is not None:
+        tree.spots[()] = (1, 1)
+        reader = _Reader(tree)
+        value = reader.value(root, ())
+        tree.value = None if reader.full else value
+    elif not tree.faults:
+        tree.add("the file is empty; a scenario has at least model, cluster, batch and plans", 1, 1)
     return tree
 
 
@@ -74,22 +80,13 @@ def _text(path: str | Path, tree: Tree) -> str | None:
             raw = file.read(_MOST_BYTES + 1)
         if len(raw) <= _MOST_BYTES:
             return raw.decode("utf-8-sig")
-        message = f"is larger than {_MOST_BYTES} bytes, which no scenario is"
-    except FileNotFoundError:
-        message = "no such file"
-    except IsADirectoryError:
-        message = "is a directory, not a scenario file"
-    except PermissionError:
-        message = "no permission to read the file"
+        tree.add(f"is larger than {_MOST_BYTES} bytes, which no scenario is")
     except UnicodeDecodeError as error:
         before = raw[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         message = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        tree.faults.append(Fault(tree.path, line, column, "", message))
-        return None
+        tree.add(message, before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
     except (OSError, ValueError) as error:
-        message = f"cannot be read: {error}"
-    tree.faults.append(Fault(tree.path, 0, 0, "", message))
+        tree.add(_UNREADABLE.get(type(error), f"cannot be read: {error}"))
     return None
 
 
@@ -101,14 +98,12 @@ def _compose(text: str, tree: Tree) -> Any:
         return YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        reason = " ".join(" ".join(part for part in (error.context, error.problem) if part).split())[:200]
-        tree.faults.append(Fault(tree.path, line, column, "", f"not YAML: {reason}"))
+        reason = " ".join(f"{error.context or ''} {error.problem or ''}".split())[:200]
+        tree.add(f"not YAML: {reason}", *((mark.line + 1, mark.column + 1) if mark else (1, 1)))
     except RecursionError:
-        tree.faults.append(Fault(tree.path, 1, 1, "", f"nested more than {_MOST_LEVELS} levels deep"))
+        tree.add(_TOO_DEEP, 1, 1)
     except Exception as error:  # whatever else its scanner trips over, e.g. control characters: the file is at fault, not the user's Python
-        reason = " ".join(str(error).split())[:200]
-        tree.faults.append(Fault(tree.path, 1, 1, "", f"not YAML: {reason}"))
+        tree.add(f"not YAML: {' '.join(str(error).split())[:200]}", 1, 1)
     return None
 
 
@@ -126,8 +121,7 @@ class _Reader:
         self.left -= 1
         if self.left < 0 or len(place) > _MOST_LEVELS:
             if not self.full:
-                limit = "unfolds to too many values" if self.left < 0 else f"nested more than {_MOST_LEVELS} levels deep"
-                self.add(node, place[:4], limit)
+                self.add(node, place[:4], "unfolds to too many values" if self.left < 0 else _TOO_DEEP)
             self.full = True
         if self.full:
             return None
@@ -136,7 +130,7 @@ class _Reader:
         if node.id == "sequence":
             items = []
             for index, item in enumerate(node.value):
-                self.tree.spots[(*place, index)] = self.spot(item)
+                self.tree.spots[(*place, index)] = _spot(item)
                 items.append(self.value(item, (*place, index)))
             return items
         return self.scalar(node, place)
@@ -146,25 +140,25 @@ class _Reader:
         entries: dict[object, Any] = {}
         first: dict[object, int] = {}
         for key_node, value_node in node.value:
-            if key_node.id == "scalar" and (key_node.tag == f"{_TAG}merge" or key_node.value == "<<"):
+            if _is_merge(key_node):
                 continue
             if key_node.id != "scalar":
                 self.add(key_node, place, "a key must be text, not a list or mapping")
                 continue
-            told = len(self.tree.faults)
+            num_faults = len(self.tree.faults)
             key = self.scalar(key_node, place)
             if not _is_key(key):
-                if len(self.tree.faults) == told:
+                if len(self.tree.faults) == num_faults:
                     self.add(key_node, place, f"a key must be text, not {show(key)}")
                 continue
             if key in first:
                 self.add(key_node, (*place, key), f"duplicate key; it stands in line {first[key]} already")
                 continue
             first[key] = key_node.start_mark.line + 1
-            self.tree.spots[(*place, key)] = self.spot(key_node)
+            self.tree.spots[(*place, key)] = _spot(key_node)
             entries[key] = self.value(value_node, (*place, key))
         for key_node, value_node in node.value:
-            if key_node.id == "scalar" and (key_node.tag == f"{_TAG}merge" or key_node.value == "<<"):
+            if _is_merge(key_node):
                 self.merge(value_node, place, entries, key_node)
         return entries
 
@@ -206,41 +200,40 @@ class _Reader:
                 case "str" | "timestamp" | "merge" | "value":
                     return text
         except (ValueError, KeyError):
-            self.add(
-                node, place, f"'{text[:40]}' is no number that can be read" if tag in ("int", "float") else f"'{text[:40]}' is no {tag}"
-            )
+            self.add(node, place, f"'{text[:40]}' is no {'number that can be read' if tag in ('int', 'float') else tag}")
             return None
         self.add(node, place, f"the tag '{tag[:40]}' means nothing in a scenario; leave it out")
         return None
 
-    def spot(self, node: Any) -> tuple[int, int]:
-        """Line and column of a node, from 1."""
-        return node.start_mark.line + 1, node.start_mark.column + 1
-
     def add(self, node: Any, place: Place, message: str) -> None:
-        """Note a fault at a node."""
-        self.tree.faults.append(Fault(self.tree.path, *self.spot(node), dotted(place), message))
+        self.tree.add(message, *_spot(node), place)
+
+
+def _spot(node: Any) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _is_merge(key: Any) -> bool:
+    return bool(key.id == "scalar" and (key.tag == f"{_TAG}merge" or key.value == "<<"))
 
 
 def _copy(value: object, level: int, budget: Iterator[int], tree: Tree) -> Any:
     if level > _MOST_LEVELS or next(budget, None) is None:
-        if not tree.faults:
-            limit = f"nested more than {_MOST_LEVELS} levels deep" if level > _MOST_LEVELS else "holds too many values"
-            tree.faults.append(Fault(tree.path, 0, 0, "", limit))
-        return None
+        return _refuse(tree, _TOO_DEEP if level > _MOST_LEVELS else "holds too many values")
     if isinstance(value, Mapping):
         odd = [key for key in value if not _is_key(key) or _is_torn(key)]
-        if odd and not tree.faults:
-            reason = _HALF if _is_torn(odd[0]) else f"a key must be text, not {show(odd[0])}"
-            tree.faults.append(Fault(tree.path, 0, 0, "", reason))
-        return {key: _copy(each, level + 1, budget, tree) for key, each in value.items() if _is_key(key) and not _is_torn(key)}
+        if odd:
+            _refuse(tree, _HALF if _is_torn(odd[0]) else f"a key must be text, not {show(odd[0])}")
+        return {key: _copy(each, level + 1, budget, tree) for key, each in value.items() if key not in odd}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return [_copy(each, level + 1, budget, tree) for each in value]
-    if _is_torn(value):
-        if not tree.faults:
-            tree.faults.append(Fault(tree.path, 0, 0, "", _HALF))
-        return None
-    return value
+    return _refuse(tree, _HALF) if _is_torn(value) else value
+
+
+def _refuse(tree: Tree, message: str) -> None:
+    """Note what is wrong with a mapping; the first fault is enough."""
+    if not tree.faults:
+        tree.add(message)
 
 
 def _whole(text: str) -> str:
@@ -253,7 +246,6 @@ def _whole(text: str) -> str:
 
 
 def _is_torn(value: object) -> bool:
-    """Whether a value is text that UTF-8 cannot hold."""
     return isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from parsim.errors import ScenarioError, did_you_mean
 from parsim.model.spec import ModelSpec
@@ -39,22 +39,28 @@ class DataSpec:
     validation_split: float = 0.2  # share of its sequences held back
 
 
+def _figure(default: float, description: str, **limits: float) -> Any:
+    return field(default=default, metadata={"description": description, **limits})
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How an executed training goes; the optimizer of the plan takes what it knows.
+    """How an executed training goes.
+
+    The optimizer of the plan takes what it knows.  The limits are pydantic's: gt, ge, lt, le.
 
     Source of the defaults: Adam's rate, beta1, beta2 and eps: Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1; without weight decay
     AdamW is Adam; momentum: Sutskever et al. 2013 (ICML), section 3; max_norm: Brown et al. 2020 (arXiv:2005.14165), appendix B.
     """
 
-    epochs: int = 1
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0  # decoupled
-    momentum: float = 0.9
-    max_norm: float = 1.0  # of all gradients together; longer ones are shortened
+    epochs: int = _figure(1, "how often the data set is gone through", gt=0, le=1_000_000)
+    learning_rate: float = _figure(1e-3, "the step size of the optimizer", gt=0, le=10)
+    beta1: float = _figure(0.9, "what Adam keeps of its mean of gradients", ge=0, lt=1)
+    beta2: float = _figure(0.999, "what Adam keeps of its mean of squares", ge=0, lt=1)
+    eps: float = _figure(1e-8, "what Adam adds to a root, against division by 0", gt=0, le=1)
+    weight_decay: float = _figure(0.0, "AdamW's; with 0 it is Adam", ge=0, le=1)  # decoupled
+    momentum: float = _figure(0.9, "what SGD keeps of its velocity", ge=0, lt=1)
+    max_norm: float = _figure(1.0, "the longest that all gradients together may be; longer ones are shortened", gt=0)
 
 
 @dataclass(frozen=True, slots=True)

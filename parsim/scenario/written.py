@@ -17,7 +17,7 @@ _RANK: Final = re.compile(r"rank ([0-9]{1,6})")
 _FORM: Final = 'a schedule is written as {rank 0: "0F0 0B0", rank 1: "1F0 1B0"}, or as a list of such texts'
 
 
-class Written:
+class WrittenActions:
     """Annotates a mapping from rank to its actions, or a list of them by rank; the value is a tuple of texts with single blanks."""
 
     def check(self, value: object) -> tuple[str, ...]:
@@ -73,6 +73,6 @@ ScheduleAxis = Annotated[
     Annotated[_Name, Tag(VALUE)]
     | Annotated[list[_Name], Field(min_length=1), Tag(LIST)]
     | Annotated[Literal["auto"], Tag(AUTO)]
-    | Annotated[tuple[str, ...], Written(), Tag(WRITTEN)],
+    | Annotated[tuple[str, ...], WrittenActions(), Tag(WRITTEN)],
     Discriminator(_form),
 ]

@@ -1,32 +1,22 @@
 """Pipeline schedules, one small file each: the order in which a rank runs the phases of its stages.
 
-A schedule is data for three readers.  As actions, `ordered` checks it once and gives an order in which each follows what it needs; as
-arrays, `columns` links each action to what it waits for and `state_columns` says what is in flight.  A plan names a registered schedule,
-or holds a written one: the actions of each rank as text (action.py).  Where a stage lives is the schedule's to say: `rank_of`, `stages_of`.
+`columns` links each action to what it waits for, and `state_columns` says what is in flight.  A plan names a registered schedule, or holds
+a written one: the actions of each rank as text (action.py).  Where a stage lives is the schedule's to say: `Schedule.rank_of`.
 """
 
 from __future__ import annotations
 
 from parsim.errors import ScheduleError
 from parsim.schedules.action import Action as Action
-from parsim.schedules.action import needs as needs
-from parsim.schedules.checks import Order as Order
-from parsim.schedules.checks import check as check
-from parsim.schedules.checks import grid as grid
-from parsim.schedules.checks import ordered as ordered
 from parsim.schedules.columnar import Columns as Columns
+from parsim.schedules.columnar import check as check
 from parsim.schedules.columnar import columns as columns
 from parsim.schedules.phase import Phase as Phase
 from parsim.schedules.schedule import SCHEDULES as SCHEDULES
-from parsim.schedules.schedule import Ints as Ints
 from parsim.schedules.schedule import Schedule as Schedule
-from parsim.schedules.schedule import Written as Written
 from parsim.schedules.schedule import find as find
 from parsim.schedules.schedule import in_turn as in_turn
-from parsim.schedules.schedule import one_chunk as one_chunk
-from parsim.schedules.states import State as State
 from parsim.schedules.states import States as States
-from parsim.schedules.states import memory_states as memory_states
 from parsim.schedules.states import state_columns as state_columns
 
 
@@ -41,7 +31,7 @@ def default(chunks: int) -> str:
     return "interleaved_1f1b" if chunks > 1 else "1f1b"
 
 
-def accepting(num_ranks: int, chunks: int) -> tuple[str, ...]:
+def names_for(num_ranks: int, chunks: int) -> tuple[str, ...]:
     """The schedules that run so many chunks a rank, with some number of micro_batches."""
     return tuple(name for name in names() if SCHEDULES.get(name).legal(num_ranks, chunks, None) is None)
 
@@ -62,28 +52,10 @@ def fault(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micr
         said = find(schedule, num_ranks).legal(num_ranks, chunks, num_micro_batches)
         return None if said is None else f"schedule '{schedule}' {said}"
     try:
-        found = find(schedule, num_ranks)
-        if num_micro_batches is not None:
-            check(found, num_ranks, chunks, num_micro_batches)
+        if num_micro_batches is None:
+            find(schedule, num_ranks)
+        else:
+            columns(schedule, num_ranks, chunks, num_micro_batches)
     except ScheduleError as error:
         return str(error)
     return None
-
-
-def rank_of(schedule: str | tuple[str, ...], stage: int, num_ranks: int) -> int:
-    """Where a stage lives under this schedule.
-
-    >>> rank_of("interleaved_1f1b", 5, 4)
-    1
-    """
-    return find(schedule, num_ranks).rank_of(stage, num_ranks)
-
-
-def stages_of(schedule: str | tuple[str, ...], rank: int, num_ranks: int, num_stages: int) -> tuple[int, ...]:
-    """The stages that live on a rank, its chunks in order.
-
-    >>> stages_of("interleaved_1f1b", 1, 4, 12)
-    (1, 5, 9)
-    """
-    place = find(schedule, num_ranks).rank_of
-    return tuple(stage for stage in range(num_stages) if place(stage, num_ranks) == rank)

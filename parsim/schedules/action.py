@@ -22,18 +22,6 @@ class Action(NamedTuple):
         return f"{self.stage}{self.phase}{self.micro_batch}"
 
 
-def needs(action: Action, num_stages: int) -> set[Action]:
-    """What must have run before: the phase that it follows, and the neighbouring stage whose message it takes.
-
-    >>> sorted(map(str, needs(Action(1, Phase.B, 0), 3))), needs(Action(0, Phase.F, 0), 3)
-    (['1F0', '2B0'], set())
-    """
-    stage, phase, m = action
-    before = set() if phase.follows is None else {Action(stage, phase.follows, m)}
-    source = stage - phase.step
-    return before | {Action(source, phase, m)} if phase.step and 0 <= source < num_stages else before
-
-
 def is_written(text: str) -> bool:
     """Whether a text starts as the actions of a rank do, rather than as a name.
 

@@ -6,11 +6,10 @@ weights are used in one go, which is what sharded weights want.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from parsim.schedules import SCHEDULES, Action, Ints, Phase, Schedule
+from parsim.cluster.scalars import Ints
+from parsim.schedules import SCHEDULES, Schedule
 
 
 class BreadthFirst(Schedule):
@@ -22,14 +21,8 @@ class BreadthFirst(Schedule):
         """Any number of chunks and micro_batches; with fewer than num_ranks of the latter a rank waits between its chunks."""
         return None
 
-    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
-        """Chunk by chunk."""
-        stages = range(rank, num_ranks * chunks, num_ranks)
-        yield from (Action(stage, Phase.F, m) for stage in stages for m in range(num_micro_batches))
-        yield from (Action(stage, Phase.B, m) for stage in reversed(stages) for m in range(num_micro_batches))
-
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
-        """The same as numbers."""
+        """Chunk by chunk."""
         turn, m = np.divmod(np.arange(2 * chunks * num_micro_batches), num_micro_batches)
         chunk = np.minimum(turn, 2 * chunks - 1 - turn)
         return np.stack([rank + num_ranks * chunk, (turn >= chunks).astype(np.int64), m])

@@ -1,70 +1,24 @@
-"""Whether a schedule runs: each action once on the rank where its stage lives, none before what it needs, no deadlock."""
+"""What a schedule must hold before it has columns: each action once, on the rank where its stage lives; and how its actions are drawn."""
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from parsim.errors import ScheduleError
-from parsim.schedules.action import Action, needs
-from parsim.schedules.schedule import Schedule, find
+from parsim.schedules.action import Action
+from parsim.schedules.schedule import Schedule
 
 
-class Order(NamedTuple):
-    """A checked schedule: actions by rank, and all of them in an order in which each follows what it needs."""
-
-    by_rank: tuple[tuple[Action, ...], ...]
-    overall: tuple[Action, ...]
-
-
-@functools.lru_cache(maxsize=512)
-def ordered(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int) -> Order:
-    """The checked order of a registered schedule, or of a written one.
+def check_each_once(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> None:
+    """Refuse a schedule that does not run every phase of every stage once for each micro_batch.
 
     Raises:
-        ParsimError: no schedule of that name.
-        ScheduleError: an action is missing, doubled, on the wrong rank, or waits for itself; the grid is drawn.
-
-    >>> [str(a) for a in ordered("1f1b", 2, 1, 2).by_rank[0]]
-    ['0F0', '0F1', '0B0', '0B1']
+        ScheduleError: an action is missing, doubled, or on the wrong rank; the actions are drawn.
     """
-    return check(find(schedule, num_ranks), num_ranks, chunks, num_micro_batches)
-
-
-def check(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> Order:
-    """The order of these actions, every one after what it needs.
-
-    Raises:
-        ScheduleError: as `ordered`.
-    """
-    by_rank = tuple(tuple(schedule.order(rank, num_ranks, chunks, num_micro_batches)) for rank in range(num_ranks))
-    num_stages = num_ranks * chunks
-    _each_once(schedule, by_rank, num_stages, num_micro_batches)
-    done: dict[Action, None] = {}
-    position = [0] * num_ranks
-    progress = True
-    while progress:
-        progress = False
-        for rank, actions in enumerate(by_rank):
-            while position[rank] < len(actions) and needs(actions[position[rank]], num_stages) <= done.keys():
-                done[actions[position[rank]]] = None
-                position[rank] += 1
-                progress = True
-    waiting = [rank for rank in range(num_ranks) if position[rank] < len(by_rank[rank])]
-    if waiting:
-        needed = {rank: sorted(needs(by_rank[rank][position[rank]], num_stages) - done.keys()) for rank in waiting}
-        # Of a chain of ranks that wait, the one to tell of waits for what it runs itself, but later.
-        stuck = next((r for r in waiting if any(schedule.rank_of(each.stage, num_ranks) == r for each in needed[r])), waiting[0])
-        missing, at = ", ".join(map(str, needed[stuck])), position[stuck]
-        raise ScheduleError(f"rank {stuck} waits for ever: {by_rank[stuck][at]} needs {missing}", remedy=grid(by_rank, stuck, at))
-    return Order(by_rank, tuple(done))
-
-
-def _each_once(schedule: Schedule, by_rank: tuple[tuple[Action, ...], ...], num_stages: int, num_micro_batches: int) -> None:
+    by_rank = [list(schedule.order(rank, num_ranks, chunks, num_micro_batches)) for rank in range(num_ranks)]
     for rank, actions in enumerate(by_rank):
-        own = [stage for stage in range(num_stages) if schedule.rank_of(stage, len(by_rank)) == rank]
+        own = schedule.stages_of(rank, num_ranks, num_ranks * chunks)
         expected = {Action(stage, phase, m) for stage in own for phase in schedule.phases for m in range(num_micro_batches)}
         wrong = {
             "lacks": expected.difference(actions),
@@ -78,10 +32,10 @@ def _each_once(schedule: Schedule, by_rank: tuple[tuple[Action, ...], ...], num_
             raise ScheduleError(f"rank {rank} {' and '.join(faults)}: {rule}", remedy=grid(by_rank, rank))
 
 
-def grid(by_rank: tuple[tuple[Action, ...], ...], marked: int | None = None, position: int = 0, width: int = 12) -> str:
+def grid(by_rank: Sequence[Sequence[Action]], marked: int, position: int = 0, width: int = 12) -> str:
     """The actions of each rank near a position, one rank a line, with a mark at one of them; of many ranks those near the mark."""
     first, lines = max(0, position - width // 2), []
-    near = range(len(by_rank)) if len(by_rank) <= width else range(max(0, (marked or 0) - width // 2), len(by_rank))[:width]
+    near = range(len(by_rank)) if len(by_rank) <= width else range(max(0, marked - width // 2), len(by_rank))[:width]
     for rank in near:
         actions = by_rank[rank]
         shown = " ".join(map(str, actions[first : first + width]))

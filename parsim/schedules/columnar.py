@@ -8,72 +8,79 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from parsim.cluster.scalars import Ints
 from parsim.errors import ScheduleError
-from parsim.schedules.checks import ordered
-from parsim.schedules.schedule import Ints, find, homes
+from parsim.schedules.action import Action
+from parsim.schedules.checks import check_each_once, grid
+from parsim.schedules.phase import Phase
+from parsim.schedules.schedule import Schedule, find
 
 Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The actions rank by rank in order of issue; row numbers are -1 where there is no such row.
-
-    Attributes:
-        rank: the rank that runs it [row].
-        stage: its stage [row].
-        phase: index into the schedule's `phases` [row].
-        micro_batch: its micro_batch [row].
-        before: row of the rank's previous action [row].
-        awaits: row of the action on another rank whose message it needs [row].
-        local: whether what it needs from a neighbouring stage lies on the rank, so that no message comes [row].
-        sends: whether its result goes to another rank [row].
-        sent_before: row of the rank's previous action that sends in the same direction [row].
-        closes: whether it is the last of its stage that accumulates weight gradients [row].
+    """The actions rank by rank in order of issue, each array [row]; row numbers are -1 where there is no such row.
 
     >>> each = columns("1f1b", 2, 1, 2)
-    >>> each.stage.tolist(), each.phase.tolist()
-    ([0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 1, 0, 1])
+    >>> " ".join(map(str, each.actions()))
+    '0F0 0F1 0B0 0B1 1F0 1B0 1F1 1B1'
     >>> each.awaits.tolist()
     [-1, -1, 5, 7, 0, -1, 1, -1]
     >>> [rows.tolist() for rows in each.levels]
     [[0], [1, 4], [5], [2, 6], [7], [3]]
     """
 
-    rank: Ints
+    phases: tuple[Phase, ...]  # of a stage, in order
+    rank: Ints  # that runs it
     stage: Ints
-    phase: Ints
+    phase: Ints  # index into `phases`
     micro_batch: Ints
-    before: Ints
-    awaits: Ints
-    local: Bools
-    sends: Bools
-    sent_before: Ints
-    closes: Bools
+    before: Ints  # row of the rank's previous action
+    needs: Ints  # rows of the stage's phase before, and of the neighbouring stage's action whose result it takes, [2, row]
+    awaits: Ints  # row of the action on another rank whose message it needs
+    sends: Bools  # whether its result goes to another rank
+    sent_before: Ints  # row of the rank's previous action that sends in the same direction
+    closes: Bools  # whether it is the last of its stage that accumulates weight gradients
+
+    def actions(self) -> list[Action]:
+        """The rows as actions."""
+        rows = zip(self.stage.tolist(), self.phase.tolist(), self.micro_batch.tolist(), strict=True)
+        return [Action(stage, self.phases[phase], m) for stage, phase, m in rows]
 
     @functools.cached_property
     def levels(self) -> tuple[Ints, ...]:
-        """Rows in groups: `before`, `awaits` and `sent_before` of each lie in earlier ones, and each row in the first group it can.
+        """Rows in groups: `before`, `needs` and `sent_before` of each lie in earlier ones, and each row in the first group it can.
 
         Raises:
-            ScheduleError: a rank waits for ever.
+            ScheduleError: a rank waits for ever; the actions are drawn.
         """
         # Two rows more: `last`, where a rank is at its end and never ready, and `none`, which is there from the start.
         last, none = len(self.rank), len(self.rank) + 1
-        needed = np.append(np.where(self.awaits < 0, none, self.awaits), last)
+        needed = np.append(np.where(self.needs < 0, none, self.needs), [[last], [last]], axis=1)
         following = np.where(np.diff(self.rank, append=-1) == 0, np.arange(1, last + 1), last)
         done = np.zeros(last + 2, dtype=bool)
         done[none] = True
         position, levels = np.flatnonzero(self.before < 0), []
-        while (ready := done[needed[position]]).any():
+        while (ready := done[needed[:, position]].all(axis=0)).any():
             rows = position[ready]
             done[rows] = True
             position[ready] = following[rows]
             levels.append(rows)
-        if not (position == last).all():
-            rank, stage, m = (int(each[position.min()]) for each in (self.rank, self.stage, self.micro_batch))
-            raise ScheduleError(f"rank {rank} waits for ever before stage {stage} of micro batch {m}")
+        if (position < last).any():
+            waiting = position[position < last].tolist()
+            raise self._deadlock({row: [each for each in needed[:, row] if not done[each]] for row in waiting})
         return tuple(levels)
+
+    def _deadlock(self, missing: dict[int, list[int]]) -> ScheduleError:
+        """The error of rows that wait for others."""
+        rank, actions = self.rank.tolist(), self.actions()
+        # Of a chain of ranks that wait, the one to tell of waits for what it runs itself, but later.
+        stuck = next((row for row in missing if any(rank[each] == rank[row] for each in missing[row])), min(missing))
+        by_rank = [[actions[row] for row in np.flatnonzero(self.rank == each)] for each in range(rank[-1] + 1)]
+        needed = ", ".join(map(str, sorted(actions[each] for each in missing[stuck])))
+        drawn = grid(by_rank, rank[stuck], stuck - rank.index(rank[stuck]))
+        return ScheduleError(f"rank {rank[stuck]} waits for ever: {actions[stuck]} needs {needed}", remedy=drawn)
 
 
 @functools.lru_cache(maxsize=64)
@@ -84,51 +91,46 @@ def columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_mi
         ParsimError: no schedule of that name.
         ScheduleError: a written one cannot run.
     """
-    if not isinstance(schedule, str):
-        ordered(schedule, num_ranks, chunks, num_micro_batches)
-    found = find(schedule, num_ranks)
-    rank, stage, phase, micro_batch = issue(schedule, num_ranks, chunks, num_micro_batches)
-    step = np.array([each.step for each in found.phases])[phase]
-    home = homes(found, num_ranks, chunks)
-    receives, local = _crosses(step, stage - step, home, rank)
-    sends, _ = _crosses(step, stage + step, home, rank)
-    row = np.empty((len(found.phases), len(home), num_micro_batches), dtype=np.int64)
-    row[phase, stage, micro_batch] = np.arange(len(rank))
-    awaits = np.where(receives, row[phase, (stage - step) % len(home), micro_batch], -1)
+    shape = (find(schedule, num_ranks), num_ranks, chunks, num_micro_batches)
+    return _columns(*shape) if isinstance(schedule, str) else check(*shape)
+
+
+def check(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> Columns:
+    """The columns of a schedule that can run.
+
+    Raises:
+        ScheduleError: an action is missing, doubled, on the wrong rank, or waits for itself; the actions are drawn.
+    """
+    check_each_once(schedule, num_ranks, chunks, num_micro_batches)
+    made = _columns(schedule, num_ranks, chunks, num_micro_batches)
+    _ = made.levels  # raises where a rank waits for ever
+    return made
+
+
+def _columns(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> Columns:
+    by_rank = [schedule.arrays(rank, num_ranks, chunks, num_micro_batches) for rank in range(num_ranks)]
+    stage, phase, micro_batch = np.concatenate(by_rank, axis=1)
+    rank = np.repeat(np.arange(num_ranks), [each.shape[1] for each in by_rank])
+    step, accumulates = (np.array(each)[phase] for each in zip(*((each.step, each.accumulates) for each in schedule.phases), strict=True))
+    # A place before the first phase, and one beyond either end of the pipeline, where there is no row and nobody's home.
+    row = np.full((len(schedule.phases) + 1, num_ranks * chunks + 2, num_micro_batches), -1)
+    row[phase + 1, stage + 1, micro_batch] = np.arange(len(rank))
+    home = np.array([-1, *(schedule.rank_of(each, num_ranks) for each in range(num_ranks * chunks)), -1])
+    follows = row[phase, stage + 1, micro_batch]
+    takes = np.where(step == 0, -1, row[phase + 1, stage + 1 - step, micro_batch])
+    awaits = np.where((takes >= 0) & (rank[takes] != rank), takes, -1)
+    goes_to = home[stage + 1 + step]
+    sends = (goes_to >= 0) & (goes_to != rank)
     before = np.where(np.diff(rank, prepend=-1) == 0, np.arange(-1, len(rank) - 1), -1)
-    closes = _last_of_stage(stage, np.array([each.accumulates for each in found.phases])[phase])
-    made = (rank, stage, phase, micro_batch, before, awaits, local, sends, _sent_before(rank, np.where(sends, step, 0)), closes)
+    closing = np.zeros(num_ranks * chunks, dtype=np.int64)
+    np.maximum.at(closing, stage[accumulates], np.flatnonzero(accumulates))
+    closes = np.isin(np.arange(len(rank)), closing)
+    sending = np.flatnonzero(sends)
+    sending = sending[np.argsort(step[sending], kind="stable")]
+    one, other = sending[:-1], sending[1:]
+    sent_before = np.full_like(rank, -1)
+    sent_before[other] = np.where((rank[one] == rank[other]) & (step[one] == step[other]), one, -1)
+    made = (rank, stage, phase, micro_batch, before, np.stack([follows, takes]), awaits, sends, sent_before, closes)
     for each in made:
         each.setflags(write=False)  # the cache hands the same arrays to everybody
-    return Columns(*made)
-
-
-def _crosses(step: Ints, neighbour: Ints, home: Ints, rank: Ints) -> tuple[Bools, Bools]:
-    """Whether a message passes between a row and the neighbouring stage, and whether what would be in it stays on the rank."""
-    exists = (step != 0) & (neighbour >= 0) & (neighbour < len(home))
-    same = home[neighbour % len(home)] == rank
-    return exists & ~same, exists & same
-
-
-def _sent_before(rank: Ints, direction: Ints) -> Ints:
-    found = np.full(len(rank), -1)
-    for each in (1, -1):
-        sent = np.flatnonzero(direction == each)
-        found[sent[1:]] = np.where(rank[sent[1:]] == rank[sent[:-1]], sent[:-1], -1)
-    return found
-
-
-def _last_of_stage(stage: Ints, accumulates: Bools) -> Bools:
-    rows = np.flatnonzero(accumulates)
-    _, from_end = np.unique(stage[rows][::-1], return_index=True)
-    closes = np.zeros(len(stage), dtype=bool)
-    closes[rows[::-1][from_end]] = True
-    return closes
-
-
-def issue(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int) -> tuple[Ints, Ints, Ints, Ints]:
-    """Rank, stage, index of the phase and micro_batch of each action, rank by rank in order."""
-    found = find(schedule, num_ranks)
-    by_rank = [found.arrays(rank, num_ranks, chunks, num_micro_batches) for rank in range(num_ranks)]
-    stage, phase, micro_batch = np.concatenate(by_rank, axis=1)
-    return np.repeat(np.arange(num_ranks), [each.shape[1] for each in by_rank]), stage, phase, micro_batch
+    return Columns(schedule.phases, *made)

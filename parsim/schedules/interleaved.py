@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from parsim.schedules import SCHEDULES, Action, Ints, Phase, Schedule, in_turn
+from parsim.cluster.scalars import Ints
+from parsim.schedules import SCHEDULES, Schedule, in_turn
 
 
 class InterleavedOneFOneB(Schedule):
@@ -21,35 +20,13 @@ class InterleavedOneFOneB(Schedule):
             return f"needs micro batches in rounds of pipeline_parallel = {num_ranks}, but a replica has {num_micro_batches}"
         return None
 
-    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
-        """The warm-up's forwards, then one forward and one backward in turn."""
-        total, warm_up = num_micro_batches * chunks, _warm_up(rank, num_ranks, chunks, num_micro_batches)
-
-        def forward(k: int) -> Action:
-            chunk = k // num_ranks % chunks
-            return Action(chunk * num_ranks + rank, Phase.F, k // (num_ranks * chunks) * num_ranks + k % num_ranks)
-
-        def backward(k: int) -> Action:
-            chunk = chunks - 1 - k // num_ranks % chunks
-            return Action(chunk * num_ranks + rank, Phase.B, k // (num_ranks * chunks) * num_ranks + k % num_ranks)
-
-        yield from map(forward, range(warm_up))
-        for k in range(total - warm_up):
-            yield forward(warm_up + k)
-            yield backward(k)
-        yield from map(backward, range(total - warm_up, total))
-
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
-        """The same as numbers."""
-        phase, k = in_turn(num_micro_batches * chunks, (-_warm_up(rank, num_ranks, chunks, num_micro_batches), 0))
+        """In turn after 2 (p - 1 - rank) + (v - 1) p forwards; with as many micro_batches as ranks all come first, as in Megatron-LM."""
+        total = num_micro_batches * chunks
+        warm_up = total if num_micro_batches == num_ranks else min(2 * (num_ranks - 1 - rank) + (chunks - 1) * num_ranks, total)
+        phase, k = in_turn(total, (-warm_up, 0))
         chunk = np.where(phase == 0, k // num_ranks % chunks, chunks - 1 - k // num_ranks % chunks)
         return np.stack([chunk * num_ranks + rank, phase, k // (num_ranks * chunks) * num_ranks + k % num_ranks])
-
-
-def _warm_up(rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> int:
-    """2 (p - 1 - rank) + (v - 1) p forwards; with as many micro_batches as ranks all of them, as Megatron-LM does."""
-    total = num_micro_batches * chunks
-    return total if num_micro_batches == num_ranks else min(2 * (num_ranks - 1 - rank) + (chunks - 1) * num_ranks, total)
 
 
 SCHEDULES.register("interleaved_1f1b", InterleavedOneFOneB())

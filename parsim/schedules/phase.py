@@ -9,20 +9,15 @@ from typing import Final
 class Phase(enum.StrEnum):
     """F forward, B backward; or the backward in two: I towards the inputs, which the stage below waits for, and W of the weights.
 
-    Attributes:
-        step: where its message goes: 1 to the stage above, -1 to the stage below, 0 nowhere.
-        accumulates: whether the stage's weight gradients hold the micro_batch once it has run.
-        words: what it is called in a sentence.
-
     Source: the split of B into I and W is that of Qi et al. 2023 (arXiv:2401.10241), section 1, where I is called B.
 
-    >>> Phase.B.step, Phase.B.accumulates, Phase.W.follows
-    (-1, True, <Phase.I: 'I'>)
+    >>> Phase.B.step, Phase.B.accumulates
+    (-1, True)
     """
 
-    step: int
-    accumulates: bool
-    words: str
+    step: int  # where its message goes: 1 to the stage above, -1 to the stage below, 0 nowhere
+    accumulates: bool  # whether the stage's weight gradients hold the micro_batch once it has run
+    words: str  # what it is called in a sentence
 
     def __new__(cls, value: str, step: int, accumulates: bool, words: str) -> Phase:
         """A member that is its letter, with its facts."""
@@ -35,12 +30,6 @@ class Phase(enum.StrEnum):
     I = "I", -1, False, "backward of inputs"  # noqa: E741
     W = "W", 0, True, "backward of weights"
 
-    @property
-    def follows(self) -> Phase | None:
-        """The phase that must have run before, of the same stage and micro_batch."""
-        return _FOLLOWS.get(self)
 
-
-_FOLLOWS: Final = {Phase.B: Phase.F, Phase.I: Phase.F, Phase.W: Phase.I}
 WHOLE: Final = (Phase.F, Phase.B)
 SPLIT: Final = (Phase.F, Phase.I, Phase.W)

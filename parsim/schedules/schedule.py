@@ -4,54 +4,53 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from parsim.cluster.scalars import Ints
 from parsim.registry import Registry
 from parsim.schedules.action import Action, parse
 from parsim.schedules.phase import SPLIT, WHOLE, Phase
 
-Ints = npt.NDArray[np.signedinteger[Any]]
 
+class Schedule:
+    """An order of actions for each rank; a file derives from it and states `source`, and `order` or `arrays`: each gives the other."""
 
-class Schedule(Protocol):
-    """An order of actions for each rank; a file derives from it and states `source`, `legal` and `order`.
-
-    Attributes:
-        source: the paper or code that it follows.
-        steady_rounds: rounds of p micro_batches, a number that is legal, that show every memory state; None where there is no steady state.
-        phases: what a stage does with a micro_batch, in order.
-    """
-
-    source: str
-    steady_rounds: int | None = None
-    phases: tuple[Phase, ...] = WHOLE
+    source: str  # the paper or code that it follows
+    steady_rounds: int | None = None  # rounds of p micro_batches, a legal number, that show every memory state; None: no steady state
+    phases: tuple[Phase, ...] = WHOLE  # what a stage does with a micro_batch, in order
 
     def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
-        """Why it cannot run so many chunks a rank and micro_batches (None: not known yet); None where it can.  Follows "schedule 'x' "."""
-        ...
+        """Why it cannot run so many chunks a rank and micro_batches (None: not known yet), after "schedule 'x' "; None where it can."""
+        return f"runs one chunk of the model a rank, but virtual_pipeline = {chunks}" if chunks > 1 else None
 
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
         """The actions of one rank, first to last."""
-        ...
+        for stage, phase, m in self.arrays(rank, num_ranks, chunks, num_micro_batches).T.tolist():
+            yield Action(stage, self.phases[phase], m)
 
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
         """The same as numbers, [3, action]: stage, index of the phase in `phases`, micro_batch."""
-        index = {phase: number for number, phase in enumerate(self.phases)}
-        rows = [(stage, index[phase], m) for stage, phase, m in self.order(rank, num_ranks, chunks, num_micro_batches)]
+        rows = [(stage, self.phases.index(phase), m) for stage, phase, m in self.order(rank, num_ranks, chunks, num_micro_batches)]
         return np.array(rows, dtype=np.int64).reshape(-1, 3).T
 
     def rank_of(self, stage: int, num_ranks: int) -> int:
         """Where a stage lives: stages go round the ranks (Narayanan et al. 2021, section 2.2)."""
         return stage % num_ranks
 
+    def stages_of(self, rank: int, num_ranks: int, num_stages: int) -> tuple[int, ...]:
+        """The stages that live on a rank, its chunks in order.
+
+        >>> Schedule().stages_of(1, 4, 12)
+        (1, 5, 9)
+        """
+        return tuple(stage for stage in range(num_stages) if self.rank_of(stage, num_ranks) == rank)
+
 
 SCHEDULES: Registry[Schedule] = Registry("schedule")
 
 
-class Written(Schedule):
+class WrittenSchedule(Schedule):
     """The actions that a plan states for each rank; one that has I or W splits every backward."""
 
     source = "written in the plan"
@@ -60,10 +59,6 @@ class Written(Schedule):
         self.by_rank = by_rank
         splits = any(action.phase not in WHOLE for actions in by_rank for action in actions)
         self.phases = SPLIT if splits else WHOLE
-
-    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
-        """Nothing to say before its actions are checked."""
-        return None
 
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
         """As written."""
@@ -78,24 +73,14 @@ def find(schedule: str | tuple[str, ...], num_ranks: int) -> Schedule:
         ScheduleError: the text holds what is no action, or too few ranks.
     """
     if isinstance(schedule, tuple):
-        return _written(schedule, num_ranks)
+        return _read(schedule, num_ranks)
     SCHEDULES.discover("parsim.schedules")
     return SCHEDULES.get(schedule)
 
 
 @functools.lru_cache(maxsize=64)
-def _written(by_rank: tuple[str, ...], num_ranks: int) -> Written:
-    return Written(parse(by_rank, num_ranks))
-
-
-def homes(schedule: Schedule, num_ranks: int, chunks: int) -> Ints:
-    """The rank of each stage."""
-    return np.array([schedule.rank_of(stage, num_ranks) for stage in range(num_ranks * chunks)])
-
-
-def one_chunk(chunks: int) -> str | None:
-    """What a schedule of one chunk a rank says to several."""
-    return f"runs one chunk of the model a rank, but virtual_pipeline = {chunks}" if chunks > 1 else None
+def _read(by_rank: tuple[str, ...], num_ranks: int) -> WrittenSchedule:
+    return WrittenSchedule(parse(by_rank, num_ranks))
 
 
 def in_turn(count: int, lags: Sequence[int]) -> tuple[Ints, Ints]:
@@ -107,4 +92,4 @@ def in_turn(count: int, lags: Sequence[int]) -> tuple[Ints, Ints]:
     """
     slots = np.arange(count) + np.array(lags)[:, None]
     place = np.argsort((slots * len(lags) + np.arange(len(lags))[:, None]).ravel())
-    return np.divmod(place, count)
+    return place // count, place % count

@@ -6,11 +6,10 @@ bubble is (p - 1) (T_F + T_I - T_W) for m >= p and 1F1B's is (p - 1) (T_F + T_I 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from parsim.schedules import SCHEDULES, Action, Ints, Phase, Schedule, in_turn, one_chunk
+from parsim.cluster.scalars import Ints
+from parsim.schedules import SCHEDULES, Schedule, in_turn
 from parsim.schedules.phase import SPLIT
 
 
@@ -21,24 +20,8 @@ class ZeroBubbleH1(Schedule):
     steady_rounds = 2
     phases = SPLIT
 
-    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
-        """Any number of micro_batches, one chunk."""
-        return one_chunk(chunks)
-
-    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
-        """Warm-up of 1F1B; then a forward, a backward of inputs, and the backward of weights that is `rank` behind."""
-        ahead = num_ranks - 1 - rank
-        yield from (Action(rank, Phase.F, m) for m in range(min(ahead, num_micro_batches)))
-        for m in range(num_micro_batches + rank):
-            if m + ahead < num_micro_batches:
-                yield Action(rank, Phase.F, m + ahead)
-            if m < num_micro_batches:
-                yield Action(rank, Phase.I, m)
-            if m >= rank:
-                yield Action(rank, Phase.W, m - rank)
-
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
-        """The same as numbers."""
+        """Backward of inputs m follows forward m + p - 1 - rank, and comes before the backward of weights m - rank."""
         phase, m = in_turn(num_micro_batches, (rank + 1 - num_ranks, 0, rank))
         return np.stack([np.full_like(m, rank), phase, m])
 

@@ -7,13 +7,13 @@ traffic of all devices that the stage has there.  A price is split here into wha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from parsim.cluster.cluster import Cluster, Fabric
 from parsim.cluster.network import nic_port, uplink_name
 from parsim.cluster.price import Load, Price, load_of
-from parsim.simulator.network import Leg, Wire
+from parsim.simulator.network import Leg, LinkAt
 
 _TRUNKS: Final = ("pcie_tree", "custom")  # node topologies whose devices share wires; in the others each has a port of its own
 
@@ -26,7 +26,6 @@ class Placement:
     num_ranks: int  # of the pipeline
     stride: int  # between neighbours of a pipeline [devices]
     used_devices: int  # of the cluster, the first ones
-    found: dict[tuple[int, int, Price], tuple[Leg, ...]] = field(default_factory=dict, compare=False)  # each price is placed once a rank
 
     def legs(self, rank: int, to: int | None, price: Price) -> tuple[Leg, ...]:
         """How a communication loads links, from the sender's rank to the receiver's.
@@ -39,44 +38,38 @@ class Placement:
         Returns:
             Legs whose picoseconds add up to those of the price; none of a price of 0.
         """
-        key = (rank, rank if to is None else to, price)
-        if key not in self.found:
-            self.found[key] = tuple(self._legs(*key))
-        return self.found[key]
-
-    def _legs(self, rank: int, to: int, price: Price) -> Iterator[Leg]:
-        (ps,), one = price.ps.tolist(), load_of(price)
+        (ps,), one, to = price.ps.tolist(), load_of(price), rank if to is None else to
         port, nic = one.port_bytes_per_s.item(), one.nic_bytes_per_s.item()
         if not port and not nic:
-            yield from [Leg(ps, 0, 0.0, ())] if ps else []
-            return
+            return (Leg(ps, 0, 0.0, ()),) if ps else ()
         if nic and to != rank and self._node(rank) == self._node(to):
             port, nic = nic, 0.0  # priced as the slowest hop of its chain
         loads = (*(self._port_loads(rank, to, port, one) if port else ()), *(self._nic_loads(rank, to, one) if nic else ()))
-        yield Leg(one.latency_ps.item(), one.transfer_ps.item(), nic or port, tuple((wire, min(part, 1.0)) for wire, part in loads))
+        full = tuple((wire, min(part, 1.0)) for wire, part in loads)
+        return (Leg(one.latency_ps.item(), one.transfer_ps.item(), nic or port, full),)
 
-    def _port_loads(self, rank: int, to: int, port_bytes_per_s: float, one: Load) -> Iterator[tuple[Wire, float]]:
+    def _port_loads(self, rank: int, to: int, port_bytes_per_s: float, one: Load) -> Iterator[tuple[LinkAt, float]]:
         """The node's wires on the way, with the share of each that is taken at full rate."""
         node = self.cluster.node
         if node.topology in _TRUNKS:
-            yield Wire(node.link.name, f"node {self._node(rank)}"), one.wires_share.item() * self._in_node(rank)
+            yield LinkAt(node.link.name, f"node {self._node(rank)}"), one.wires_share.item() * self._in_node(rank)
             return
         for end, way in ((rank, "out"), (to, "in")):
-            yield Wire(node.link.name, f"stage {end} {way}"), port_bytes_per_s / node.link.bandwidth_bytes_per_s
+            yield LinkAt(node.link.name, f"stage {end} {way}"), port_bytes_per_s / node.link.bandwidth_bytes_per_s
 
-    def _nic_loads(self, rank: int, to: int, one: Load) -> Iterator[tuple[Wire, float]]:
+    def _nic_loads(self, rank: int, to: int, one: Load) -> Iterator[tuple[LinkAt, float]]:
         """NICs and uplinks on the way, out of the sender's node and into the receiver's."""
         fabric, share = self.cluster.fabric, one.nic_share.item()
         assert fabric is not None
         for end, way in ((rank, "out"), (to, "in")):
-            yield Wire(nic_port(self.cluster.node, fabric).name, f"node {self._node(end)} {way}"), share * self._in_node(end)
+            yield LinkAt(nic_port(self.cluster.node, fabric).name, f"node {self._node(end)} {way}"), share * self._in_node(end)
             if fabric.oversubscription > 1.0 and (crossing := one.crossing.item()):
                 yield self._uplink(fabric, end, way, share * crossing)
 
-    def _uplink(self, fabric: Fabric, rank: int, way: str, share: float) -> tuple[Wire, float]:
+    def _uplink(self, fabric: Fabric, rank: int, way: str, share: float) -> tuple[LinkAt, float]:
         leaf = self._node(rank) // fabric.nodes_per_leaf
         sending = self._part(rank, leaf, self.cluster.node.devices_per_node * fabric.nodes_per_leaf)
-        return Wire(uplink_name(fabric), f"leaf {leaf} {way}"), share * fabric.oversubscription * sending
+        return LinkAt(uplink_name(fabric), f"leaf {leaf} {way}"), share * fabric.oversubscription * sending
 
     def _node(self, rank: int) -> int:
         """Where the first copy of a pipeline rank lies."""

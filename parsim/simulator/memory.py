@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,6 @@ from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.simulator.program import Program, one
 from parsim.step.finish import NORM
 from parsim.step.optimizer import OPTIMIZERS
-from parsim.step.program import Pass
 from parsim.step.step import Segment
 from parsim.step.task import Bucket, Operand, Task, Value, allocates
 
@@ -35,8 +35,9 @@ class Rise(NamedTuple):
 
 def peak_bytes(program: Program) -> tuple[int, ...]:
     """Most bytes alive at once on each pipeline rank, without the stack's overheads."""
-    walk = _Walk(program.workload)
-    rises = np.array([walk.of_pass(each) for each in program.passes], dtype=np.int64)
+    lists = {id(run.tasks): run for each in program.passes for run in each.lists}
+    of_list = {key: _rise(run.tasks, _buffers(run.segment), program.workload) for key, run in lists.items()}
+    rises = np.array([_chain(of_list[id(run.tasks)].times(one(run.copies)) for run in each.lists) for each in program.passes])
     net, highest = rises[program.pass_index].T
     live = np.cumsum(net) - net  # a rank ends as it began, so that one sum over all ranks does
     starts = np.searchsorted(program.columns.rank, np.arange(program.workload.num_ranks))
@@ -59,50 +60,24 @@ def lasting_bytes(workload: Workload, name: str) -> int:
     return sum(own) + sum(_size(each, workload) for each in segment.totals)
 
 
-class _Walk:
-    """The rises of lists of tasks, each walked once."""
-
-    def __init__(self, workload: Workload) -> None:
-        self.workload = workload
-        self.walked: dict[int, Rise] = {}  # by the identity of a list, which its pass keeps
-        self.sizes: dict[int, int] = {}  # by the identity of a buffer, which its task keeps
-
-    def of_pass(self, each: Pass) -> Rise:
-        """A pass."""
-        found = self.of_tasks(each.prologue)
-        for run in each.runs:
-            found = found.then(self.of_tasks(run.tasks, run.segment).times(one(run.copies)))
-        return found.then(self.of_tasks(each.epilogue, each.runs[-1].segment))
-
-    def of_tasks(self, tasks: tuple[Task, ...], segment: Segment | None = None) -> Rise:
-        """Tasks of a segment, or of what surrounds those of a pass."""
-        if id(tasks) not in self.walked:
-            self.walked[id(tasks)] = self._rise(tasks, _known(segment) if segment else {})
-        return self.walked[id(tasks)]
-
-    def _rise(self, tasks: tuple[Task, ...], known: Mapping[str, Operand]) -> Rise:
-        live, highest = 0, 0
-        made: dict[str, int] = {}
-        for task in tasks:
-            for value in allocates(task):
-                made[value.name] = self.size(value)
-                live += made[value.name]
-            highest = max(highest, live)
-            for dying in task.frees:
-                if isinstance(dying, Bucket):
-                    live -= self.size(dying)
-                else:
-                    live -= made.pop(dying) if dying in made else self.size(known[dying])
-        return Rise(live, highest)
-
-    def size(self, value: Value) -> int:
-        """Bytes of a buffer."""
-        if id(value) not in self.sizes:
-            self.sizes[id(value)] = _size(value, self.workload)
-        return self.sizes[id(value)]
+def _chain(rises: Iterable[Rise]) -> Rise:
+    return functools.reduce(Rise.then, rises, Rise(0, 0))
 
 
-def _known(segment: Segment) -> dict[str, Operand]:
+def _rise(tasks: tuple[Task, ...], known: Mapping[str, Operand], workload: Workload) -> Rise:
+    """Tasks in issue order; `known`: the buffers that may be alive before."""
+    live, highest = 0, 0
+    made: dict[str, Value] = dict(known)
+    for task in tasks:
+        new = allocates(task)
+        made.update((value.name, value) for value in new)
+        live += sum(_size(value, workload) for value in new)
+        highest = max(highest, live)
+        live -= sum(_size(dying if isinstance(dying, Bucket) else made[dying], workload) for dying in task.frees)
+    return Rise(live, highest)
+
+
+def _buffers(segment: Segment) -> dict[str, Operand]:
     """The buffers of a segment that are alive between its phases, or that it takes from its neighbours and hands on."""
     kept = [operand for operands in segment.kept.values() for operand in operands]
     ends = [operand for each in (segment.entering, segment.leaving) for operand in each.values() if operand]

@@ -6,23 +6,23 @@ the touched links connect; a flow alone on its links takes its price to the pico
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import simpy
 
 from parsim.simulator.trace import LinkUse, Loss
 
-if TYPE_CHECKING:
-    import simpy
-
-    Events = Generator[simpy.Event, Any, None]
+Events = Generator[simpy.Event, Any, None]
 
 _ROUNDING: Final = 1e-9  # relative: shares that add up to the whole link but for the last bits leave nobody less
 _ROUNDING_PS: Final = 1e-3  # a float that misses an integer of picoseconds by less is that integer
 
 
-class Wire(NamedTuple):
+class LinkAt(NamedTuple):
     """A link as the trace names it."""
 
     name: str
@@ -35,51 +35,53 @@ class Leg(NamedTuple):
     latency_ps: int
     transfer_ps: int
     bytes_per_s: float  # of each sender, where its traffic is narrowest: what fairness compares
-    loads: tuple[tuple[Wire, float], ...]  # shares of links' capacity, symmetric siblings included; at most 1
+    loads: tuple[tuple[LinkAt, float], ...]  # shares of links' capacity, symmetric siblings included; at most 1
 
 
-class Share(NamedTuple):
+class FairShare(NamedTuple):
     """What a flow gets: a part of its full rate, and the link that keeps it from more (None at the full rate)."""
 
     rate: float
-    bound: Wire | None
+    bound: LinkAt | None
 
 
-def fair_shares(legs: Sequence[Leg]) -> list[Share]:
+FULL_RATE: Final = FairShare(1.0, None)
+_UNSOLVED: Final = FairShare(0.0, None)
+
+
+def fair_shares(legs: Sequence[Leg]) -> list[FairShare]:
     """The max-min fair part of its full rate that each of the flows gets: no flow can have more but from one that has less.
 
     All senders' bytes per second rise together; a flow stops at its full rate, or when a link that it loads is full.
 
     Source: progressive filling, Bertsekas and Gallager 1992, Data Networks, section 6.5.2.
 
-    >>> wide, narrow = Wire("wide", ""), Wire("narrow", "")  # 2 and 1 bytes/s
+    >>> wide, narrow = LinkAt("wide", ""), LinkAt("narrow", "")  # 2 and 1 bytes/s
     >>> flows = [Leg(0, 1, 2.0, ((wide, 1.0),)), Leg(0, 1, 1.0, ((wide, 0.5), (narrow, 1.0))), Leg(0, 1, 1.0, ((narrow, 1.0),))]
     >>> [share.rate for share in fair_shares(flows)]
     [0.75, 0.5, 0.5]
     """
-    found: dict[int, Share] = {}
-    links: dict[Wire, list[tuple[int, float]]] = {}
+    found: dict[int, FairShare] = {}
+    links: dict[LinkAt, list[tuple[int, float]]] = {}
     for index, leg in enumerate(legs):
         for wire, load in leg.loads:
             links.setdefault(wire, []).append((index, load))
     while len(found) < len(legs):
         rising = [index for index in range(len(legs)) if index not in found]
         level, full = _first_full(legs, links, found)
-        satisfied = [index for index in rising if legs[index].bytes_per_s <= level * (1.0 + _ROUNDING)]
-        if satisfied:
-            found.update((index, Share(1.0, None)) for index in satisfied if legs[index].bytes_per_s == _least(legs, satisfied))
+        least = min(legs[index].bytes_per_s for index in rising)
+        if least <= level * (1.0 + _ROUNDING):
+            found.update((index, FULL_RATE) for index in rising if legs[index].bytes_per_s == least)
         else:
             assert full is not None
             stopped = [index for index, _ in links[full] if index not in found]
-            found.update((index, Share(level / legs[index].bytes_per_s, full)) for index in stopped)
+            found.update((index, FairShare(level / legs[index].bytes_per_s, full)) for index in stopped)
     return [found[index] for index in range(len(legs))]
 
 
-def _least(legs: Sequence[Leg], among: Sequence[int]) -> float:
-    return min(legs[index].bytes_per_s for index in among)
-
-
-def _first_full(legs: Sequence[Leg], links: dict[Wire, list[tuple[int, float]]], found: dict[int, Share]) -> tuple[float, Wire | None]:
+def _first_full(
+    legs: Sequence[Leg], links: dict[LinkAt, list[tuple[int, float]]], found: dict[int, FairShare]
+) -> tuple[float, LinkAt | None]:
     """The bytes per second of a sender at which the first link is full, and that link."""
     level, full = float("inf"), None
     for wire, members in links.items():
@@ -104,25 +106,22 @@ class Flow:
     present: bool = False  # its transfer has begun, beside others
     left_ps: float = 0.0  # of the transfer, at its full rate
     since_ps: int = 0
-    share: Share | None = None
+    share: FairShare = _UNSOLVED
     rivals: tuple[tuple[str, float], ...] = ()  # streams on the link that binds, with the part of the loss that each causes
     version: int = 0
 
 
-_FULL: Final = Share(1.0, None)
-
-
 @dataclass(slots=True)
-class Network:
+class SharedLinks:
     """All links, and the flows on them."""
 
     env: simpy.Environment
-    flows: dict[Wire, list[Flow]] = field(default_factory=dict)  # in order of issue, those that still pay their latency included
-    num_present: dict[Wire, int] = field(default_factory=dict)
-    busy_since_ps: dict[Wire, int] = field(default_factory=dict)
-    busy_ps: dict[Wire, int] = field(default_factory=dict)
-    lost_ps: dict[tuple[Wire, str, str, str], float] = field(default_factory=dict)
-    touched: dict[Wire, None] = field(default_factory=dict)
+    flows: dict[LinkAt, list[Flow]] = field(default_factory=dict)  # in order of issue, those that still pay their latency included
+    num_present: Counter[LinkAt] = field(default_factory=Counter)
+    busy_since_ps: dict[LinkAt, int] = field(default_factory=dict)
+    busy_ps: Counter[LinkAt] = field(default_factory=Counter)
+    lost_ps: defaultdict[tuple[LinkAt, str, str, str], float] = field(default_factory=lambda: defaultdict(float))
+    touched: dict[LinkAt, None] = field(default_factory=dict)
     num_solved: int = 0
 
     def carry(self, legs: Sequence[Leg], stream: str, task: str) -> Events:
@@ -137,7 +136,7 @@ class Network:
                 continue
             for wire, _ in leg.loads:
                 self.flows[wire].remove(flow)
-                self.busy_ps[wire] = self.busy_ps.get(wire, 0) + leg.transfer_ps
+                self.busy_ps[wire] += leg.transfer_ps
 
     def links(self) -> tuple[LinkUse, ...]:
         """Every link that carried something."""
@@ -149,16 +148,11 @@ class Network:
 
     def _issue(self, leg: Leg, stream: str, task: str) -> Flow:
         flow = Flow(leg, stream, task, int(self.env.now) + leg.latency_ps, left_ps=float(leg.transfer_ps))
-        met = False
+        met = {id(other): other for wire, _ in leg.loads for other in self.flows.get(wire, ())}
         for wire, _ in leg.loads:
-            others = self.flows.setdefault(wire, [])
-            if others:
-                met = True
-                for other in others:
-                    self._notice(other)
-            others.append(flow)
-        if met:
-            self._notice(flow)
+            self.flows.setdefault(wire, []).append(flow)
+        for each in (*met.values(), *((flow,) if met else ())):
+            self._notice(each)
         return flow
 
     def _notice(self, flow: Flow) -> None:
@@ -167,41 +161,35 @@ class Network:
             flow.done = self.env.event()
             wait_ps = flow.start_ps - int(self.env.now)
             if wait_ps > 0:
-                _callback(self.env.timeout(wait_ps, flow), self._arrive)
+                self._later(wait_ps, lambda: self._enter(flow))
             else:
                 self._enter(flow)
 
-    def _arrive(self, event: simpy.Event) -> None:
-        flow: Any = event.value
-        self._enter(flow)
+    def _later(self, wait_ps: int, act: Callable[[], None]) -> None:
+        """Act when the time has passed, after what has been planned for that instant so far."""
+        timer = self.env.timeout(wait_ps)
+        timer.callbacks.append(lambda _: act())
 
     def _enter(self, flow: Flow) -> None:
         flow.present, flow.since_ps = True, flow.start_ps
-        shared = False
-        for wire, _ in flow.leg.loads:
-            count = self.num_present.get(wire, 0)
-            if count:
-                shared = True
-            else:
-                self.busy_since_ps[wire] = flow.start_ps
-            self.num_present[wire] = count + 1
+        wires = [wire for wire, _ in flow.leg.loads]
+        shared = any(self.num_present[wire] for wire in wires)
+        self.busy_since_ps |= {wire: flow.start_ps for wire in wires if not self.num_present[wire]}
+        self.num_present.update(wires)
         if shared:
             self._touch(flow)
         else:
-            flow.share = _FULL
+            flow.share = FULL_RATE
             self._advance(flow, int(self.env.now))
-            self._run_at(flow, _FULL)
+            self._run_at(flow, FULL_RATE)
 
-    def _run_at(self, flow: Flow, share: Share) -> None:
-        flow.share = share
-        flow.version += 1
-        wait_ps = max(0, ceil(flow.left_ps / share.rate - _ROUNDING_PS))
-        _callback(self.env.timeout(wait_ps, (flow, flow.version)), self._end)
+    def _run_at(self, flow: Flow, share: FairShare) -> None:
+        flow.share, flow.version = share, flow.version + 1
+        version = flow.version
+        self._later(max(0, ceil(flow.left_ps / share.rate - _ROUNDING_PS)), lambda: self._end(flow, version))
 
-    def _end(self, event: simpy.Event) -> None:
-        timer: Any = event.value
-        flow, version = timer
-        if version != flow.version:
+    def _end(self, flow: Flow, version: int) -> None:
+        if version != flow.version or flow.done is None:
             return  # its rate has changed since
         now = int(self.env.now)
         self._advance(flow, now)
@@ -210,7 +198,7 @@ class Network:
             self.flows[wire].remove(flow)
             self.num_present[wire] -= 1
             if not self.num_present[wire]:
-                self.busy_ps[wire] = self.busy_ps.get(wire, 0) + now - self.busy_since_ps[wire]
+                self.busy_ps[wire] += now - self.busy_since_ps[wire]
         self._touch(flow)
         flow.done.succeed()
 
@@ -219,30 +207,25 @@ class Network:
         waiting = bool(self.touched)
         self.touched.update((wire, None) for wire, _ in flow.leg.loads if self.num_present[wire])
         if self.touched and not waiting:
-            self._defer()
+            self._later(0, self._solve)
 
-    def _defer(self) -> None:
-        later = self.env.event()
-        _callback(later, self._solve)
-        later.succeed()
-
-    def _solve(self, _: simpy.Event) -> None:
+    def _solve(self) -> None:
         if self.env.peek() <= self.env.now:  # something else happens in this instant: after it
-            self._defer()
+            self._later(0, self._solve)
             return
-        now, flows = int(self.env.now), self._connected()
+        now, flows = int(self.env.now), self._component()
         self.touched.clear()
         self.num_solved += bool(flows)
         for flow in flows:
             self._advance(flow, now)
         for flow, share in zip(flows, fair_shares([flow.leg for flow in flows]), strict=True):
-            if flow.share is None or share.rate != flow.share.rate:
+            if share.rate != flow.share.rate:
                 self._run_at(flow, share)
             flow.share = share
         for flow in flows:
             flow.rivals = self._rivals(flow)
 
-    def _connected(self) -> list[Flow]:
+    def _component(self) -> list[Flow]:
         """The flows on the touched links, and those on the links of these, and so on."""
         links, found = list(self.touched), dict[int, Flow]()
         seen = set(links)
@@ -256,27 +239,19 @@ class Network:
 
     def _rivals(self, flow: Flow) -> tuple[tuple[str, float], ...]:
         """Who shares the link that binds a flow, by the part of the link that each takes."""
-        if flow.share is None or flow.share.bound is None:
+        if flow.share.bound is None:
             return ()
-        bound, taken = flow.share.bound, dict[str, float]()
+        bound, rates = flow.share.bound, defaultdict[str, float](float)
         for other in self.flows[bound]:
-            if other is not flow and other.present and other.share is not None:
-                taken[other.stream] = taken.get(other.stream, 0.0) + other.share.rate * dict(other.leg.loads)[bound]
-        whole = sum(taken.values())
-        return tuple((stream, part / whole) for stream, part in taken.items())
+            if other is not flow and other.present:
+                rates[other.stream] += other.share.rate * dict(other.leg.loads)[bound]
+        whole = sum(rates.values())
+        return tuple((stream, part / whole) for stream, part in rates.items())
 
     def _advance(self, flow: Flow, now: int) -> None:
         """Take off what a flow has sent since it was last looked at, and note what sharing cost it."""
         elapsed, flow.since_ps = now - flow.since_ps, now
-        if flow.share is None or not elapsed:
-            return
         flow.left_ps = max(0.0, flow.left_ps - elapsed * flow.share.rate)
-        if flow.share.bound is not None:
+        if elapsed and flow.share.bound is not None:
             for stream, part in flow.rivals:
-                key = (flow.share.bound, flow.stream, flow.task, stream)
-                self.lost_ps[key] = self.lost_ps.get(key, 0.0) + elapsed * (1.0 - flow.share.rate) * part
-
-
-def _callback(event: simpy.Event, function: Callable[[simpy.Event], None]) -> None:
-    assert event.callbacks is not None
-    event.callbacks.append(function)
+                self.lost_ps[flow.share.bound, flow.stream, flow.task, stream] += elapsed * (1.0 - flow.share.rate) * part

@@ -1,22 +1,94 @@
-"""A pipeline rank as simpy processes: its compute, and one for each task that runs beside it, behind those before it on its stream.
+"""Pipeline ranks as simpy processes, and what they share: messages, meetings across the pipeline, links, and what was seen.
 
-`folded` takes an action as one event, since nobody else can delay it; `streams` walks the items of every pass.
+`actions` takes an action as one event, since nobody else can delay it; `streams` walks the items of every pass: its compute, and a
+process for each task that runs beside it, behind those before it on its stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import prod
 
 import simpy
 
-from parsim.simulator.fold import Fold
-from parsim.simulator.program import Item
+from parsim.cost.timing import task_price
+from parsim.parallel.group import Group
+from parsim.schedules import Action
+from parsim.simulator.demand import Placement
+from parsim.simulator.fold import FoldedAction, StreamItem
+from parsim.simulator.network import Events, Leg, SharedLinks
+from parsim.simulator.program import Program, one
 from parsim.simulator.trace import Span
-from parsim.simulator.world import Events, World
-from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Receive, Send, Wait
+from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Receive, Send, Task, Wait
 
 
-class Rank:
+@dataclass(eq=False)
+class World:
+    """The state that all ranks see."""
+
+    program: Program
+    env: simpy.Environment
+    network: SharedLinks | None = None  # with contention
+    spans: list[Span] = field(default_factory=list)
+    end_ps: int = 0  # of the last rank; a timer that nobody waits for any more may come later
+    num_events: int = 0
+    _arrivals: dict[int, int] = field(default_factory=dict)  # of messages that nobody has waited for yet
+    _receivers: dict[int, simpy.Event] = field(default_factory=dict)  # those that wait for messages not sent yet
+    _meetings: dict[str, list[simpy.Event]] = field(default_factory=dict)
+    _legs: dict[tuple[int, int, int | None], tuple[Leg, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        workload = self.program.workload
+        used_devices = prod(map(one, workload.sizes.degrees.values()))
+        stride = one(workload.sizes.stride(Group(("pp",))))
+        self.placement = Placement(workload.model.cluster, workload.num_ranks, stride, used_devices)
+
+    def send(self, row: int, arrival_ps: int) -> None:
+        """The message of an action comes at this time."""
+        if (receiver := self._receivers.pop(row, None)) is None:
+            self._arrivals[row] = arrival_ps
+        else:
+            receiver.succeed(arrival_ps)
+
+    def arrival(self, row: int) -> int | simpy.Event:
+        """When the message of an action comes or has come; of one that is not sent yet, an event whose value will say so."""
+        arrival_ps = self._arrivals.pop(row, None)
+        if arrival_ps is not None:
+            return arrival_ps
+        self._receivers[row] = self.env.event()
+        self.num_events += 1
+        return self._receivers[row]
+
+    def legs(self, task: Task, rank: int, row: int | None) -> tuple[Leg, ...]:
+        """How a communication of a rank loads links: of an action (its row), or of the step's end, which is over all that a rank holds."""
+        workload, columns = self.program.workload, self.program.columns
+        to = None
+        if row is not None and isinstance(task, Send):
+            to = workload.neighbour(int(columns.stage[row]), workload.phases[columns.phase[row]])
+        key = (id(task), rank, to)
+        if key not in self._legs:
+            held = self.program.held_by_payer(task, rank) if row is None else None
+            price = task_price(task, workload.sizes, workload.model, held)
+            self._legs[key] = self.placement.legs(rank, None if to is None else workload.rank_of(to), price)
+        return self._legs[key]
+
+    def label(self, row: int) -> str:
+        """An action as schedules print it."""
+        columns, phases = self.program.columns, self.program.workload.phases
+        return str(Action(int(columns.stage[row]), phases[columns.phase[row]], int(columns.micro_batch[row])))
+
+    def meet(self, name: str, num_members: int) -> Events:
+        """Wait until all members have come; they go on in the order in which they came."""
+        present = self._meetings.setdefault(name, [])
+        present.append(event := self.env.event())
+        if len(present) == num_members:
+            for each in present:
+                each.succeed()
+        yield event
+
+
+class RankStreams:
     """What one pipeline rank has issued, and its processes."""
 
     def __init__(self, number: int, world: World, rows: range) -> None:
@@ -24,12 +96,12 @@ class Rank:
         self.last: dict[str, simpy.Event] = {}  # that was issued on each stream
         self.ready: dict[str, simpy.Event] = {}  # what makes each buffer that was made beside compute
 
-    def folded(self, folds: Sequence[Fold]) -> Events:
+    def actions(self, folds: Sequence[FoldedAction]) -> Events:
         """The whole step, an action an event; a message is another where its receiver waits before it is sent."""
         env, world, columns, ends, now = self.env, self.world, self.world.program.columns, dict[str, int](), 0
         own = slice(self.rows.start, self.rows.stop)
-        actions = (each[own].tolist() for each in (world.program.pass_index, columns.awaits, columns.sends))
-        for row, index, awaits, sends in zip(self.rows, *actions, strict=True):
+        columns_of = (each[own].tolist() for each in (world.program.pass_index, columns.awaits, columns.sends))
+        for row, index, awaits, sends in zip(self.rows, *columns_of, strict=True):
             if awaits >= 0:
                 arrival = world.arrival(awaits)
                 arrival_ps = arrival if isinstance(arrival, int) else (yield arrival)
@@ -49,15 +121,10 @@ class Rank:
     def streams(self) -> Events:
         """The whole step, stream by stream."""
         program = self.world.program
-        phases, columns = program.workload.phases, program.columns
         for row in self.rows:
-            each = program.passes[program.pass_index[row]]
-            label = f"{columns.stage[row]}{phases[columns.phase[row]]}{columns.micro_batch[row]}"
-            yield from self.walk(program.items(each.prologue), label, row)
-            for run in each.runs:
-                for _ in range(int(run.copies[0])):
-                    yield from self.walk(program.items(run.tasks), f"{label} {run.segment.name}", row)
-            yield from self.walk(program.items(each.epilogue), label, row)
+            for run in program.passes[program.pass_index[row]].lists:
+                for _ in range(one(run.copies)):
+                    yield from self.walk(program.items(run.tasks), row, run.segment.name)
         yield from self.finish()
 
     def finish(self) -> Events:
@@ -66,12 +133,12 @@ class Rank:
             name = item.task.name
             if members:
                 yield from self.world.meet(name, len(members))
-            yield from self.walk((item,), name)
+            yield from self.walk((item,))
             if members and self.world.network is not None:  # shared links may hold up one of the members
                 yield from self.world.meet(f"{name} ends", len(members))
         self.world.end_ps = max(self.world.end_ps, int(self.env.now))
 
-    def walk(self, items: Iterable[Item], label: str, row: int | None = None) -> Events:
+    def walk(self, items: Iterable[StreamItem], row: int | None = None, segment: str = "") -> Events:
         """Items in issue order: compute waits for its own, and does not for what it starts on other streams; row: of an action."""
         columns = self.world.program.columns
         for item in items:
@@ -80,51 +147,40 @@ class Rank:
             if isinstance(task, Receive) and row is not None and columns.awaits[row] >= 0:
                 arrival = self.world.arrival(int(columns.awaits[row]))
                 before += [] if isinstance(arrival, int) else [arrival]
-            if isinstance(task, Wait):
-                before += [self.last[each] for each in task.streams if each in self.last]
             if isinstance(task, Send) and row is not None and not columns.sends[row]:
                 continue  # the next stage lies on this rank
+            awaited = task.streams if isinstance(task, Wait) else (stream,)  # nothing of compute's own is in `last`
+            before += [self.last[each] for each in awaited if each in self.last]
             if stream != COMPUTE_STREAM:
-                before += [self.last[stream]] if stream in self.last else []
-                self.last[stream] = self.env.process(self.beside(item, before, label, row))
+                self.last[stream] = self.env.process(self.beside(item, before, row))
                 self.ready.update(dict.fromkeys(item.makes, self.last[stream]))
                 continue
             yield from _all(before)
             if item.ps:
-                yield from self.spend(item, label, row)
+                yield from self.spend(item, row, segment)
 
-    def beside(self, item: Item, before: Iterable[simpy.Event], label: str, row: int | None) -> Events:
+    def beside(self, item: StreamItem, before: Iterable[simpy.Event], row: int | None) -> Events:
         """One item on a stream of its own, when all before it has ended."""
         yield from _all(before)
-        yield from self.spend(item, label, row)
+        yield from self.spend(item, row)
         if isinstance(item.task, Send) and row is not None:
             self.world.send(row, int(self.env.now))
 
-    def spend(self, item: Item, label: str, row: int | None) -> Events:
+    def spend(self, item: StreamItem, row: int | None, segment: str = "") -> Events:
         """The time of an item, stretched while others are on the links of a communication, and its span."""
-        task, start, name = item.task, int(self.env.now), item.task.name
-        network, stream = self.world.network, item.stream
+        task, start, name, stream = item.task, int(self.env.now), item.task.name, item.stream
         if isinstance(task, Collective) and stream == COMPUTE_STREAM:
             stream = task.group.name
-        if network is not None and isinstance(task, Collective | Send):
-            to = self.receiver(row) if isinstance(task, Send) else None
-            yield from network.carry(self.world.legs(task, self.number, to, ends=row is None), stream, name)
+        if self.world.network is not None and isinstance(task, Collective | Send):
+            yield from self.world.network.carry(self.world.legs(task, self.number, row), stream, name)
         else:
             yield self.env.timeout(item.ps)
         if stream != item.stream:
             name = f"{stream}:{name}"
-        elif isinstance(task, Compute | Send):
-            name = label
+        elif row is not None and isinstance(task, Compute | Send):
+            name = f"{self.world.label(row)} {segment}".rstrip()
         self.world.num_events += 1
         self.world.spans.append(Span(start, int(self.env.now), self.number, item.stream, name))
-
-    def receiver(self, row: int | None) -> int:
-        """The pipeline rank to which an action's message goes."""
-        assert row is not None
-        workload, columns = self.world.program.workload, self.world.program.columns
-        to = workload.to(int(columns.stage[row]), workload.phases[columns.phase[row]])
-        assert to is not None
-        return workload.rank_of(to)
 
 
 def _all(events: Iterable[simpy.Event]) -> Events:

@@ -12,7 +12,6 @@ from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
 from parsim.simulator.fold import fold
 from parsim.simulator.memory import peak_bytes
-from parsim.simulator.network import Network
 from parsim.simulator.program import Program
 from parsim.simulator.trace import Trace
 
@@ -53,16 +52,16 @@ def run(workload: Workload, *, contention: bool = False, spans: bool = False) ->
         )
     import simpy  # imported here, and by what is: the command line must start without it
 
-    from parsim.simulator.rank import Rank
-    from parsim.simulator.world import World
+    from parsim.simulator.network import SharedLinks
+    from parsim.simulator.rank import RankStreams, World
 
     env = simpy.Environment()
-    world = World(program, env, Network(env) if contention else None)
+    world = World(program, env, SharedLinks(env) if contention else None)
     folds = () if streams else tuple(fold(program.pass_items(each)) for each in program.passes)
     starts = np.searchsorted(program.columns.rank, np.arange(workload.num_ranks + 1)).tolist()
     for number in range(workload.num_ranks):
-        rank = Rank(number, world, range(starts[number], starts[number + 1]))
-        env.process(rank.streams() if streams else rank.folded(folds))
+        rank = RankStreams(number, world, range(starts[number], starts[number + 1]))
+        env.process(rank.streams() if streams else rank.actions(folds))
     env.run()
     seen, network = tuple(sorted(world.spans)) if streams else (), world.network
     ranks = (peak_bytes(program), program.flops)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from parsim.parallel.dimensions import replicating
+from parsim.parallel.dimensions import replica_axes
 from parsim.schedules.phase import Phase
 from parsim.step.step import Segment, Step
 from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, HostCopy, Operand, Task, allocates, reads, writes
@@ -55,7 +55,7 @@ def _task_faults(step: Step, where: str, task: Task) -> Iterator[str]:
         unknown = set(task.group.axes) - set(step.structure.axes)
         yield from (f"{where}: {task.name} is over {axis}, which is off" for axis in sorted(unknown))
         known = {COMPUTE_STREAM, task.group.name}
-        if isinstance(task.source, Bucket) and set(task.group.axes) <= set(replicating()):
+        if isinstance(task.source, Bucket) and set(task.group.axes) <= set(replica_axes()):
             others = [weight.name for _, weight in task.source.weights if weight.group != task.group]
             yield from (f"{where}: {task.name} is over {task.group.name}, but {name} is replicated otherwise" for name in others)
     else:

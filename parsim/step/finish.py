@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
-from parsim.parallel.dimensions import axes, replicating
+from parsim.parallel.dimensions import axes, replica_axes
 from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding
 from parsim.step.optimizer import OPTIMIZERS
@@ -93,7 +93,7 @@ def _partial(weights: Iterable[Placed], axis: str) -> tuple[Placed, ...]:
 def _partial_axes(structure: Structure, every: Sequence[Placed]) -> tuple[list[str], list[str]]:
     """Other axes over which gradients are partial sums: those nested inside the replicas, and those around, where ZeRO has left shards."""
     partial = {axis for _, weight in every for axis in weight.gradient.partial}
-    order, data = axes(), replicating()
+    order, data = axes(), replica_axes()
     found = [axis for axis in structure.axes if axis in partial and axis not in data]
     outside = [axis for axis in found if order.index(axis) < min(map(order.index, data))]
     return [axis for axis in found if axis not in outside], outside

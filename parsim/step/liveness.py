@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
-from parsim.step.task import Compute, Operand, Task, freeing, reads, writes
+from parsim.step.task import Compute, Operand, Task, free_after, reads, writes
 
 
 def saved_for(backward: Sequence[Task], not_saved: Set[str]) -> set[str]:
@@ -18,7 +18,7 @@ def saved_for(backward: Sequence[Task], not_saved: Set[str]) -> set[str]:
 
 
 def with_frees(tasks: Sequence[Task], keep: Set[str], entering: Set[str]) -> tuple[Task, ...]:
-    """The tasks, each freeing the buffers whose last use it is; `entering` ones that nobody uses die with the first task."""
+    """The tasks, each free_after the buffers whose last use it is; `entering` ones that nobody uses die with the first task."""
     last: dict[str, int] = dict.fromkeys(sorted(entering), 0)
     for index, task in enumerate(tasks):
         for name in (*reads(task), *writes(task)):
@@ -27,7 +27,7 @@ def with_frees(tasks: Sequence[Task], keep: Set[str], entering: Set[str]) -> tup
     for name, index in last.items():
         if name not in keep:
             dying.setdefault(index, []).append(name)
-    return tuple(freeing(task, tuple(dying.get(index, ()))) for index, task in enumerate(tasks))
+    return tuple(free_after(task, tuple(dying.get(index, ()))) for index, task in enumerate(tasks))
 
 
 def operands_named(tasks: Sequence[Task], names: Set[str]) -> tuple[Operand, ...]:

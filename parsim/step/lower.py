@@ -11,7 +11,7 @@ from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.dims import COMPUTE
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Dims
-from parsim.parallel.dimensions import replicating, rules
+from parsim.parallel.dimensions import replica_axes, rules
 from parsim.parallel.group import Group
 from parsim.parallel.sharding import Rules, Sharding
 from parsim.schedules.phase import Phase
@@ -60,7 +60,7 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
     backward = regather(forward, backward, structure.tensor_overlap)
     if recompute:
-        backward = _recomputed(structure, forward, backward)
+        backward = _recompute(structure, forward, backward)
     bare = Segment(
         name=block.name,
         phases={Phase.F: tuple(forward), Phase.B: tuple(backward)},
@@ -73,7 +73,7 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     return _with_lives(bare)
 
 
-def _recomputed(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
+def _recompute(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
     if structure.recompute == "selective":
         backward = selective(forward, backward, CORE_ATTENTION)
     if structure.recompute_ops:
@@ -84,12 +84,11 @@ def _recomputed(structure: Structure, forward: list[Task], backward: list[Task])
 
 
 def _weight(block: Block, name: str, initial: str, placer: Placer, structure: Structure) -> Weight:
-    """One whose block shares another's is that one's own copy where a pipeline lays them on different ranks."""
+    """One whose block shares another's is that one's own copy where they lie on different ranks."""
     partial = placer.known[f"d_{name}"].sharding
-    group = Group(tuple(axis for axis in replicating() if axis in partial.partial))
+    group = Group(tuple(axis for axis in replica_axes() if axis in partial.partial))
     origin = block.shared.get(name, "")
-    apart = "pp" in structure.axes
-    owner, copy_of = (block.name, origin) if apart or not origin else (origin, "")
+    owner, copy_of = (block.name, origin) if structure.ends_apart or not origin else (origin, "")
     return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of)
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from parsim.errors import PlanError
 from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.op import Dims
 from parsim.parallel.dimensions import axes as mesh_axes
 from parsim.parallel.group import Group
-from parsim.parallel.sharding import Dims, Rules, Sharding, reshard
+from parsim.parallel.sharding import Rules, Sharding, reshard
 from parsim.step.gradient import KernelCall
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task
 
@@ -49,15 +50,15 @@ class Placer:
             if inputs[0].sharding.partial != inputs[1].sharding.partial:
                 yield from self.to_common_partial(call, inputs)
         outputs = tuple(self.output(call, inputs, *out) for out in call.outputs)
-        modes = {"accumulate": call.accumulate, "in_place": call.in_place, "fused": call.fused}
-        yield Compute(call.name, call.kernel, tuple(inputs), outputs, call.attributes, **modes, tag=call.tag)
+        modes = (call.accumulate, call.in_place, call.fused)
+        yield Compute(call.name, call.kernel, tuple(inputs), outputs, call.attributes, *modes, tag=call.tag)
 
     def operand(self, name: str, dims: Dims) -> Operand:
         """The buffer that bears `name`, seen under these dims; one not met before lies where the rules put it (a weight)."""
         if name not in self.known:
             self.known[name] = Operand(name, Sharding.of(dims, self.rules), COMPUTE)
         found = self.known[name]
-        return found if found.dims == dims else replace(found, sharding=found.sharding.renamed(dims))
+        return found if found.dims == dims else replace(found, sharding=found.sharding.with_dims(dims))
 
     def output(self, call: KernelCall, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
         """Where a result lies: as the rules say, partial over the axes of what was contracted."""
@@ -96,7 +97,7 @@ class Placer:
         ((source, before),) = call.inputs
         ((target, after, _),) = call.outputs
         operand = self.operand(source, before)
-        operand = replace(operand, sharding=operand.sharding.renamed(after))
+        operand = replace(operand, sharding=operand.sharding.with_dims(after))
         yield from self.settle(call, operand, target, target, Sharding.of(after, self.rules))
 
     def settle(self, call: KernelCall, operand: Operand, name: str, buffer: str, want: Sharding) -> Iterator[Task]:

@@ -33,7 +33,7 @@ from parsim.step.task import (
     Send,
     Task,
     Wait,
-    freeing,
+    free_after,
     is_launched,
     reads,
 )
@@ -58,6 +58,12 @@ class Pass:
     runs: tuple[Run, ...]  # in the order in which they run
     epilogue: tuple[Task, ...]
 
+    @property
+    def lists(self) -> tuple[Run, ...]:
+        """All its tasks in issue order: what surrounds the runs counts to the segment beside it."""
+        first, last = self.runs[0].segment, self.runs[-1].segment
+        return Run(first, self.prologue, 1), *self.runs, Run(last, self.epilogue, 1)
+
 
 def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bool, closes: bool) -> Pass:
     """A phase of a stage.
@@ -72,7 +78,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
     """
     order = parts if phase.step > 0 else parts[::-1]
     ahead = _gathers_ahead(step, phase)
-    prologue = receiving(step, phase) if receives else ()
+    prologue = receive_tasks(step, phase) if receives else ()
     if ahead:
         prologue = (*prologue, _gather(step, order[0][0], phase, ahead=True))
     runs: list[Run] = []
@@ -84,11 +90,11 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
         runs.append(Run(step.segments[name], section(step, name, phase, following=following, closes=closes), copies))
     sums = step.structure.gradient_overlap and step.structure.zero_stage >= 2
     epilogue: tuple[Task, ...] = (Wait("sums", streams=(step.structure.replicas.name,)),) if sums else ()
-    return Pass(prologue, tuple(runs), (*epilogue, *(sending(step, order[-1][0], phase) if sends else ())))
+    return Pass(prologue, tuple(runs), (*epilogue, *(send_tasks(step, order[-1][0], phase) if sends else ())))
 
 
 @functools.lru_cache(maxsize=256)
-def receiving(step: Step, phase: Phase) -> tuple[Task, ...]:
+def receive_tasks(step: Step, phase: Phase) -> tuple[Task, ...]:
     """What brings a boundary tensor to a stage: a message, and the gathering of one that comes in shards."""
     name = "x" if phase.step > 0 else "d_y"
     wanted = replace(step.stream, name=name)
@@ -102,7 +108,7 @@ def receiving(step: Step, phase: Phase) -> tuple[Task, ...]:
 
 
 @functools.lru_cache(maxsize=1024)
-def sending(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
+def send_tasks(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
     """What takes the result of a stage's last segment to the next stage."""
     source = step.segments[last].leaving[phase]
     assert source is not None
@@ -156,7 +162,7 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if scatters:
         stream = step.structure.replicas.name if step.structure.gradient_overlap else COMPUTE_STREAM
         summed = replica_sum(step.structure, name, _gradients(segment).weights, add=True, stream=stream)
-        yield freeing(summed, (_gradients(segment),))
+        yield free_after(summed, (_gradients(segment),))
     elif closes and phase.accumulates and step.structure.replica_stream and segment.own_weights:
         own = tuple((segment.name, weight) for weight in segment.own_weights)
         yield replica_sum(step.structure, name, own, add=False, stream=stream)

@@ -30,8 +30,8 @@ def regather(forward: Sequence[Task], backward: Sequence[Task], overlap: bool) -
 
 def selective(forward: Sequence[Task], backward: Sequence[Task], tag: str) -> list[Task]:
     """Backward with the tagged region run again; the region's own gradients use the second results."""
-    region = [task for task in forward if task.tag == tag]
-    return _again(region, list(backward), lambda task: task.tag == tag) if region else list(backward)
+    region = [task for task in forward if tag_of(task) == tag]
+    return _again(region, list(backward), lambda task: tag_of(task) == tag) if region else list(backward)
 
 
 def chosen(forward: Sequence[Task], backward: Sequence[Task], names: Sequence[str]) -> list[Task]:
@@ -60,7 +60,7 @@ def full(forward: Sequence[Task], backward: Sequence[Task], early_stop: bool) ->
     needed = {name for task in backward for name in reads(task)}
     while early_stop and again and not needed & set(writes(again[-1])):
         again.pop()
-    return [*map(_marked, again), *backward]
+    return [*map(_mark, again), *backward]
 
 
 def _again(region: list[Task], backward: list[Task], uses_again: Callable[[Task], bool], before: str = "") -> list[Task]:
@@ -74,18 +74,22 @@ def _again(region: list[Task], backward: list[Task], uses_again: Callable[[Task]
         return backward
     first = next((i for i, task in enumerate(backward[: users[0]]) if before in writes(task)), users[0])
     renamed = [_rename(task, produced) if i in users else task for i, task in enumerate(backward)]
-    return [*renamed[:first], *(_marked(_rename(task, produced)) for task in region), *renamed[first:]]
+    return [*renamed[:first], *(_mark(_rename(task, produced)) for task in region), *renamed[first:]]
 
 
-def _marked(task: Task) -> Task:
+def tag_of(task: Task) -> str:
+    """The region that a task belongs to."""
+    return task.tag if isinstance(task, Compute | Collective) else ""
+
+
+def _mark(task: Task) -> Task:
     assert isinstance(task, Compute | Collective)
     return replace(task, again=True)
 
 
 def _rename(task: Task, names: set[str]) -> Task:
     def other(operand: Value) -> Value:
-        is_made = isinstance(operand, Operand) and operand.name in names
-        return replace(operand, name=operand.name + AGAIN) if is_made else operand
+        return replace(operand, name=operand.name + AGAIN) if isinstance(operand, Operand) and operand.name in names else operand
 
     if isinstance(task, Collective):
         return replace(task, source=other(task.source), target=other(task.target))

@@ -36,7 +36,7 @@ def halves(backward: Sequence[Task], d_x: str) -> Halves:
     inputs: list[Task] = []
     weights: list[Task] = []
     for task, is_input in zip(backward, leads, strict=True):
-        moved = _renamed(task, renamed)
+        moved = _rename(task, renamed)
         if not is_input:
             weights.append(moved)
             read_later |= set(reads(moved))
@@ -50,10 +50,14 @@ def halves(backward: Sequence[Task], d_x: str) -> Halves:
             apart = _other(held, {held.name: renamed[name]})
             inputs.append(replace(moved, outputs=(apart, *moved.outputs[1:]), in_place=False, accumulate=False))
             if moved.accumulate:  # to what it would have added to
-                inputs.append(Compute(f"{moved.name}.add", "add", (apart, held), (apart,), {}, in_place=True, tag=moved.tag, again=moved.again))
+                inputs.append(_sum(moved, apart, held))
             continue
         inputs.append(moved)
     return Halves(tuple(inputs), tuple(weights), renamed.get(d_x, d_x))
+
+
+def _sum(moved: Compute, apart: Value, held: Value) -> Compute:
+    return Compute(f"{moved.name}.add", "add", (apart, held), (apart,), {}, in_place=True, tag=moved.tag, again=moved.again)
 
 
 def _leading_to(backward: Sequence[Task], d_x: str) -> list[bool]:
@@ -68,7 +72,7 @@ def _leading_to(backward: Sequence[Task], d_x: str) -> list[bool]:
     return found[::-1]
 
 
-def _renamed(task: Task, names: dict[str, str]) -> Task:
+def _rename(task: Task, names: dict[str, str]) -> Task:
     if isinstance(task, Collective):
         return replace(task, source=_other(task.source, names), target=_other(task.target, names))
     assert isinstance(task, Compute)

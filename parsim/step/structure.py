@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from parsim import schedules
 from parsim.model.spec import Architecture, ModelSpec
-from parsim.parallel.dimensions import degrees, replicating, rules, switched_on
+from parsim.parallel.dimensions import degrees, replica_axes, rules, switched_on
 from parsim.parallel.group import Group
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.step.task import HOST
@@ -34,6 +35,7 @@ class Structure:
     gradient_overlap: bool
     boundary_axes: tuple[str, ...]  # over which ranks cut the sequence of what crosses a stage boundary, though all hold it
     master_weights: bool
+    ends_apart: bool  # the first and the last stage live on different ranks
 
     @classmethod
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
@@ -44,9 +46,10 @@ class Structure:
         >>> Structure.of(tiny, Batch(4, 16), Plan(data_parallel=2), Stack("any")).axes
         ('dp',)
         """
-        found = degrees(plan)
+        found, ranks = degrees(plan), plan.pipeline_parallel
+        first, last = (schedules.find(plan.schedule, ranks).rank_of(stage, ranks) for stage in (0, plan.num_stages - 1))
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
-        stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replicating())
+        stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replica_axes())
         divides = batch.sequence_length % plan.tensor_parallel == 0
         is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
@@ -69,12 +72,13 @@ class Structure:
             gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
             boundary_axes=("tp",) if is_cut else (),
             master_weights=batch.dtype not in ("fp32", "tf32"),
+            ends_apart=first != last,
         )
 
     @property
     def replicas(self) -> Group:
         """The ranks that replicate weights, over which gradients are summed step by step and ZeRO shards."""
-        return Group(tuple(axis for axis in replicating() if axis in self.axes))
+        return Group(tuple(axis for axis in replica_axes() if axis in self.axes))
 
     @property
     def master(self) -> Group | None:

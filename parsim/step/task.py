@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from parsim.model.dims import MATMUL
+from parsim.model.op import Dims
 from parsim.parallel.group import Group
-from parsim.parallel.sharding import Dims, Sharding
+from parsim.parallel.sharding import Sharding
 
 COMPUTE_STREAM: Final = "compute"
 LAUNCH: Final = "launch"  # the stream of the host that launches kernels
@@ -216,7 +217,7 @@ def allocates(task: Task) -> tuple[Value, ...]:
     return ()
 
 
-def freeing(task: Task, names: tuple[str | Bucket, ...]) -> Task:
+def free_after(task: Task, names: tuple[str | Bucket, ...]) -> Task:
     """The task, after which these buffers die as well."""
     return replace(task, frees=(*task.frees, *names))
 

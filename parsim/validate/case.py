@@ -1,4 +1,4 @@
-"""What one row of measurements describes, as a Scenario with one plan; what it leaves open comes from defaults.py."""
+"""What one row of measurements describes, as a Scenario with one plan; what it leaves open comes from py."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from parsim.parallel import legality
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
 from parsim.scenario.rows import read
-from parsim.validate import defaults
+from parsim.validate.defaults import ATTENTION, FLASH_RATE, NVLINK_DOMAIN, Software, attention_of, ports_of, software_of
 from parsim.validate.features import replicas
-from parsim.validate.table import Row
+from parsim.validate.table import TableRow
 
 NEEDED: Final = ("num_layers", "hidden_size", "num_heads", "sequence_length", "accelerator", "micro_batch", "global_batch")
 PLAN: Final = "row"  # the name of the one plan
 
 
-def missing_cells(row: Row) -> list[str]:
+def missing_cells(row: TableRow) -> list[str]:
     """Columns without which nothing can be predicted, and that the row leaves empty."""
     missing = [column for column in NEEDED if not row.says(column)]
     return missing if replicas(row) else [*missing, "num_devices"]
 
 
-def scenario_of(row: Row, path: str) -> Scenario:
+def scenario_of(row: TableRow, path: str) -> Scenario:
     """The scenario of a row that has all cells and needs no missing feature.
 
     Raises:
         ParsimError: the row does not hold together: the plan does not fit the model, the batch or the devices.
     """
-    software = _software(row)
+    software = software_of(row)
     stack: Stack = read("stacks", software.stack)
-    if row.says("attention"):
-        stack = replace(stack, attention=defaults.ATTENTION.get(row.says("attention"), row.says("attention")))
+    stack = replace(stack, attention=attention_of(row) or stack.attention)
     model = _model(row, software)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], row.says("dtype") or software.dtype)
     plan = _plan(row, model, software, stack)
     num_devices = row.counts.get("num_devices", plan.num_devices)
-    _check(plan, model, batch, num_devices, stack)
+    if found := legality.faults(plan, model, batch, num_devices, schedules, stack=stack):
+        raise PlanError(found[0].message)
     cluster = _with_flash(_cluster(row, num_devices), row, software)
     if batch.dtype not in cluster.node.accelerator.peak_flops_per_s:
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {batch.dtype}")
@@ -51,29 +51,11 @@ def scenario_of(row: Row, path: str) -> Scenario:
     return Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize)
 
 
-def _software(row: Row) -> defaults.Software:
-    """That of the row's repository, or of its family."""
-    for repository, stack in defaults.STACK_OF_REPOSITORY.items():
-        if repository in row.says("source"):
-            return defaults.SOFTWARE[stack]
-    return defaults.SOFTWARE[defaults.STACK_OF_FAMILY.get(row.says("source_family"), defaults.DEFAULT_STACK)]
-
-
-def _model(row: Row, software: defaults.Software) -> ModelSpec:
-    hidden, heads = row.counts["hidden_size"], row.counts["num_heads"]
-    kv_heads = row.counts.get("num_kv_heads", heads)
-    if hidden % heads:
-        raise ParsimError(f"num_heads = {heads} does not divide hidden_size = {hidden}")
-    if heads % kv_heads:
-        raise ParsimError(f"num_kv_heads = {kv_heads} does not divide num_heads = {heads}")
-    return TransformerSpec(
+def _model(row: TableRow, software: Software) -> ModelSpec:
+    stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads")
+    return TransformerSpec.of(
+        **{name: row.counts.get(name) for name in stated},
         name=row.says("model_name") or "unnamed",
-        num_layers=row.counts["num_layers"],
-        hidden_size=hidden,
-        ffn_hidden_size=row.counts.get("ffn_hidden_size", 4 * hidden),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=hidden // heads,
         vocab_size=row.counts.get("vocab_size", software.vocab_size),
         max_positions=row.counts["sequence_length"],
         activation=row.says("mlp") or "gelu",
@@ -82,7 +64,7 @@ def _model(row: Row, software: defaults.Software) -> ModelSpec:
     )
 
 
-def _layer(mlp: str, software: defaults.Software) -> dict[str, Any]:
+def _layer(mlp: str, software: Software) -> dict[str, Any]:
     """What comes with an MLP: Llama's layer (Touvron et al. 2023, arXiv:2302.13971, section 2.2) or Nemotron-4's.
 
     Source of the latter: Parmar et al. 2024 (arXiv:2402.16819), section 2: squared ReLU, rotary positions, no bias, no dropout, untied.
@@ -90,29 +72,27 @@ def _layer(mlp: str, software: defaults.Software) -> dict[str, Any]:
     if mlp not in ("swiglu", "squared_relu"):
         return {"dropout": software.dropout}
     norm = "rms_norm" if mlp == "swiglu" else "layer_norm"
-    return {"norm": norm, "positions": "rotary", "bias": False, "qkv_bias": False, "dropout": 0.0, "tied_embedding": False}
+    return {"norm": norm, "positions": "rotary", "bias": False, "dropout": 0.0, "tied_embedding": False}
 
 
-def _plan(row: Row, model: ModelSpec, software: defaults.Software, stack: Stack) -> Plan:
+def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> Plan:
     tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
     zero_stage, group = row.counts.get("zero_stage", software.zero_stage), row.counts.get("zero_group", 0)
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
+    stated = row.says("sequence_parallel")
+    sequence_parallel = stated == "yes" if stated else software.sequence_parallel
     return Plan(
         data_parallel=replicas(row) or 1,
         tensor_parallel=tensor,
         pipeline_parallel=pipeline,
         virtual_pipeline=chunks,
-        sequence_parallel=_sequence_parallel(row, software) and tensor > 1,  # Megatron-LM turns it off for one rank
+        sequence_parallel=sequence_parallel and tensor > 1,  # Megatron-LM turns it off for one rank
         micro_batch=row.counts["micro_batch"],
         schedule=row.says("schedule") or schedules.default(chunks),
         recompute=row.says("recompute") or software.recompute,
         zero_stage=zero_stage,
         zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
     )
-
-
-def _sequence_parallel(row: Row, software: defaults.Software) -> bool:
-    return row.says("sequence_parallel") == "yes" if row.says("sequence_parallel") else software.sequence_parallel
 
 
 def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:
@@ -127,28 +107,21 @@ def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:
     return int(text)
 
 
-def _check(plan: Plan, model: ModelSpec, batch: Batch, num_devices: int, stack: Stack) -> None:
-    found = legality.faults(plan, model, batch, num_devices, schedules, stack=stack)
-    if found:
-        raise PlanError(found[0].message)
-
-
-def _cluster(row: Row, num_devices: int) -> Cluster:
-    name = row.says("accelerator")
-    node = _node(name, row.counts.get("devices_per_node"), num_devices)
+def _cluster(row: TableRow, num_devices: int) -> Cluster:
+    node = _node(row.says("accelerator"), row.counts.get("devices_per_node"), num_devices)
     num_nodes = -(-num_devices // node.devices_per_node)
     if num_nodes == 1:
         return Cluster(node)
-    network = _network(row, name.split("-")[0])
-    fabric: Fabric = replace(read("fabrics", network.fabric), nics_per_node=network.num_nics)
-    return Cluster(replace(node, num_nics=network.num_nics), num_nodes, fabric)
+    ports = ports_of(row)
+    fabric: Fabric = replace(read("fabrics", ports.fabric), nics_per_node=ports.num_nics)
+    return Cluster(replace(node, num_nics=ports.num_nics), num_nodes, fabric)
 
 
-def _with_flash(cluster: Cluster, row: Row, software: defaults.Software) -> Cluster:
+def _with_flash(cluster: Cluster, row: TableRow, software: Software) -> Cluster:
     """The cluster with the rate of the generation of flash attention that the row or its software names."""
     accelerator, stated = cluster.node.accelerator, row.says("attention")
-    generation = stated if stated in defaults.ATTENTION else software.flash
-    forward, backward = defaults.FLASH_RATE.get((generation, accelerator.name.split("-")[0]), (1.0, 1.0))
+    generation = stated if stated in ATTENTION else software.flash
+    forward, backward = FLASH_RATE.get((generation, accelerator.name.split("-")[0]), (1.0, 1.0))
     law = accelerator.attention
     shares = tuple((width, share * forward) for width, share in law.efficiency_by_head_dim)
     slower = replace(law, efficiency_by_head_dim=shares, backward_rate=law.backward_rate * backward / forward)
@@ -160,26 +133,16 @@ def _node(accelerator: str, devices_per_node: int | None, num_devices: int) -> N
 
     Of nodes equally near, one that has that many devices goes first.  Where NVLink joins several hosts, they are one node.
     """
-    if accelerator in defaults.NVLINK_DOMAIN:
-        domain: Node = read("nodes", defaults.NVLINK_DOMAIN[accelerator])
+    if accelerator in NVLINK_DOMAIN:
+        domain: Node = read("nodes", NVLINK_DOMAIN[accelerator])
         return replace(domain, devices_per_node=min(domain.devices_per_node, num_devices))
     nodes: list[Node] = [read("nodes", name) for name in catalog.names("nodes")]
-    node = max(nodes, key=lambda each: (_shared(accelerator, each.accelerator.name), each.devices_per_node == devices_per_node))
+    node = max(nodes, key=lambda each: (_num_shared(accelerator, each.accelerator.name), each.devices_per_node == devices_per_node))
     if node.accelerator.name.split("-")[0] != accelerator.split("-")[0]:
         raise ParsimError(f"needs a node of {accelerator}")
     return replace(node, accelerator=read("accelerators", accelerator), devices_per_node=devices_per_node or node.devices_per_node)
 
 
-def _shared(one: str, other: str) -> int:
+def _num_shared(one: str, other: str) -> int:
     """Characters that two names share from their start."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
-def _network(row: Row, generation: str) -> defaults.Network:
-    for text, network in defaults.NETWORK_OF_LINK.items():
-        if text in row.says("inter_node_link"):
-            return network
-    family = defaults.NETWORK_OF_FAMILY.get(row.says("source_family"))
-    if family is None and generation not in defaults.NETWORK_OF_GENERATION:
-        raise ParsimError(f"needs the network between nodes of {row.says('accelerator')}")
-    return family or defaults.NETWORK_OF_GENERATION[generation]

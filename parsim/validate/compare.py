@@ -13,7 +13,7 @@ from parsim.validate.case import PLAN, missing_cells, scenario_of
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK
 from parsim.validate.features import missing_features
 from parsim.validate.result import RowResult, Validation, validation_of
-from parsim.validate.table import Row, read
+from parsim.validate.table import TableRow, read
 
 
 def validate(path: str | Path, where: Sequence[str] = ()) -> Validation:
@@ -34,7 +34,7 @@ def validate(path: str | Path, where: Sequence[str] = ()) -> Validation:
     return validation_of([result_of(row, str(path)) for row in read(path, where)])
 
 
-def result_of(row: Row, path: str) -> RowResult:
+def result_of(row: TableRow, path: str) -> RowResult:
     """One row, predicted where that is possible."""
     measured_s, measured_bytes = measured_step_s(row), row.measures.get("peak_memory_bytes")
     known = RowResult(row.says("id"), row.says("source_family"), measured_step_s=measured_s, measured_peak_bytes=measured_bytes)
@@ -54,7 +54,7 @@ def result_of(row: Row, path: str) -> RowResult:
     )
 
 
-def measured_step_s(row: Row) -> float | None:
+def measured_step_s(row: TableRow) -> float | None:
     """Seconds of a step as measured: stated, or derived from the tokens a device takes in a second; None where neither is known."""
     tokens_per_s = row.measures.get("tokens_per_s_per_device")
     sizes = [row.counts.get(column) for column in ("global_batch", "sequence_length", "num_devices")]
@@ -64,16 +64,13 @@ def measured_step_s(row: Row) -> float | None:
     return sequences * tokens / (tokens_per_s * devices)
 
 
-def predict(scenario: Scenario, row: Row) -> tuple[float, int]:
+def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:
     """Seconds of a step, and peak bytes of the rank and in the sense that the row reports."""
-    metric = row.says("memory_metric")
-    if metric == "reserved":  # the caching allocator: no context, no libraries
-        scenario = replace(scenario, stack=replace(scenario.stack, framework_bytes=0.0))
-    if metric != "allocated":
-        predicted = estimate(scenario, PLAN)
-        return predicted.step_s, predicted.peak_bytes
-    predicted = estimate(replace(scenario, stack=replace(scenario.stack, framework_bytes=0.0, communicator_bytes=0.0)), PLAN)
-    last_only = row.says("source_family") in LOGGED_BY_LAST_RANK
+    metric, stack = row.says("memory_metric"), scenario.stack
+    if metric in ("reserved", "allocated"):  # the caching allocator: no context, no libraries
+        stack = replace(stack, framework_bytes=0.0, communicator_bytes=0.0 if metric == "allocated" else stack.communicator_bytes)
+    predicted = estimate(replace(scenario, stack=stack), PLAN)
+    last_only = metric == "allocated" and row.says("source_family") in LOGGED_BY_LAST_RANK
     return predicted.step_s, sum(predicted.memory_bytes[-1].values()) if last_only else predicted.peak_bytes
 
 

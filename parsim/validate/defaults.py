@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from parsim.errors import ParsimError
+from parsim.validate.table import TableRow
+
 
 @dataclass(frozen=True, slots=True)
 class Software:
@@ -26,7 +29,7 @@ class Software:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class Ports:
     """A fabric of the catalog and the NICs of a node on it."""
 
     fabric: str
@@ -44,6 +47,8 @@ _MPT = (
 _PYTORCH = "PyTorch 2.2 release notes: scaled_dot_product_attention runs FlashAttention-2; the vocabulary is an assumption"
 _NEMO = "NVIDIA-NeMo/Megatron-Bridge, recipes: sequence_parallel with tensor parallelism, use_distributed_optimizer; GPT-2's tokens"
 _INTERN = "InternLM/InternEvo, configs/7B_sft.py: VOCAB_SIZE = 103168, checkpoint off (recalled, not opened)"
+_VTRAIN = "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size"
+_ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
 SOFTWARE: Final = {
@@ -51,23 +56,11 @@ SOFTWARE: Final = {
     for each in (
         Software("megatron-2021", "fp16", "full", 51200, _NARAYANAN),
         Software("megatron-2022", "fp16", "none", 51200, "Korthikanti et al. 2022 (arXiv:2205.05198), section 6"),
-        Software(
-            "megatron-deepspeed-2021",
-            *("fp16", "full", GPT2_VOCABULARY),
-            "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size",
-        ),
+        Software("megatron-deepspeed-2021", "fp16", "full", GPT2_VOCABULARY, _VTRAIN),
         Software("megatron-deepspeed-2022", "bf16", "full", 250880, "Le Scao et al. 2022 (arXiv:2211.05100)"),
-        Software(
-            "zero-bubble-2023",
-            *("fp16", "none", GPT2_VOCABULARY),
-            "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption",
-        ),
+        Software("zero-bubble-2023", "fp16", "none", GPT2_VOCABULARY, _ZERO_BUBBLE),
         Software("megatron-core", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
-        Software(
-            "vtrain-deepspeed",
-            *("fp16", "full", 51200),
-            "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size",
-        ),
+        Software("vtrain-deepspeed", "fp16", "full", 51200, _VTRAIN),
         Software("oneflow", "fp16", "full", 51200, "Oneflow-Inc/DLPerf, Megatron-LM/README.md: --checkpoint-activations beside it, too"),
         Software("simumax", "bf16", "none", 128256, "MooreThreads/SimuMax, docs/b200: Llama 3"),
         Software("nemo", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
@@ -93,14 +86,8 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
     "nemo_bridge": "nemo",
-    "simumax": "simumax",
-    "mcore_ci": "megatron-core",
-    "misc_repos": "pytorch-2",
-    "small_scale": "plain-pytorch",
-    "llm_foundry": "llm-foundry",
-    "torchtitan": "torchtitan",
-    "internevo": "internevo",
-    "tpu_maxtext": "jax-xla",
+    **{"mcore_ci": "megatron-core", "misc_repos": "pytorch-2", "small_scale": "plain-pytorch", "tpu_maxtext": "jax-xla"},
+    **{"llm_foundry": "llm-foundry", "torchtitan": "torchtitan", "internevo": "internevo", "simumax": "simumax"},
 }
 # What `source` may hold -> the stack, before its family's: a family may gather repositories that run different software.
 STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
@@ -129,28 +116,53 @@ FLASH_RATE: Final[Mapping[tuple[str, str], tuple[float, float]]] = {
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
 NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
 
-_JEAN_ZAY = Network("omni-path-100", 4, "IDRIS Jean Zay documentation: 4 Omni-Path ports of 100 Gb/s a node")
+_JEAN_ZAY = Ports("omni-path-100", 4, "IDRIS Jean Zay documentation: 4 Omni-Path ports of 100 Gb/s a node")
 # What `inter_node_link` may hold -> the network; the first that occurs in it counts.
-NETWORK_OF_LINK: Final[Mapping[str, Network]] = {
-    "1600 Gbps": Network("ib-hdr-8rail", 8, "8 ports of 200 Gb/s"),
-    "8x HDR": Network("ib-hdr-8rail", 8, "as the row states"),
-    "4x100Gb RoCE": Network("roce-100", 4, "as the row states"),
-    "4x100Gb": Network("ib-edr", 4, "4 ports of 100 Gb/s, taken for as many of EDR"),
-    "400 Gb/s per GPU": Network("ib-ndr-8rail", 8, "8 ports of 400 Gb/s"),
-    "400 Gbps per node": Network("ib-hdr-8rail", 2, "400 Gb/s as 2 ports of HDR"),
-    "EDR": Network("ib-edr", 1, "as the row states"),
+NETWORK_OF_LINK: Final[Mapping[str, Ports]] = {
+    "1600 Gbps": Ports("ib-hdr-8rail", 8, "8 ports of 200 Gb/s"),
+    "8x HDR": Ports("ib-hdr-8rail", 8, "as the row states"),
+    "4x100Gb RoCE": Ports("roce-100", 4, "as the row states"),
+    "4x100Gb": Ports("ib-edr", 4, "4 ports of 100 Gb/s, taken for as many of EDR"),
+    "400 Gb/s per GPU": Ports("ib-ndr-8rail", 8, "8 ports of 400 Gb/s"),
+    "400 Gbps per node": Ports("ib-hdr-8rail", 2, "400 Gb/s as 2 ports of HDR"),
+    "EDR": Ports("ib-edr", 1, "as the row states"),
     "Omni-Path": _JEAN_ZAY,
 }
-NETWORK_OF_FAMILY: Final[Mapping[str, Network]] = {
+NETWORK_OF_FAMILY: Final[Mapping[str, Ports]] = {
     "bigscience_a100": _JEAN_ZAY,
-    "vtrain": Network("ib-hdr-8rail", 4, "VIA-Research/vTrain@f8dda84, config/validation: 800 Gb/s between nodes, as 4 ports of HDR"),
+    "vtrain": Ports("ib-hdr-8rail", 4, "VIA-Research/vTrain@f8dda84, config/validation: 800 Gb/s between nodes, as 4 ports of HDR"),
 }
 # By the first word of the accelerator's name: the network of the vendor's own node of that generation.
-NETWORK_OF_GENERATION: Final[Mapping[str, Network]] = {
-    "v100": Network("ib-edr", 4, "NVIDIA DGX-1 with Tesla V100 system architecture white paper"),
-    "a100": Network("ib-hdr-8rail", 8, "NVIDIA DGX A100 datasheet"),
-    "h100": Network("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
-    "b200": Network("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
-    "gb200": Network("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet: a port a GPU"),
-    "a800": Network("ib-hdr-8rail", 8, "as an A100 node"),
+NETWORK_OF_GENERATION: Final[Mapping[str, Ports]] = {
+    "v100": Ports("ib-edr", 4, "NVIDIA DGX-1 with Tesla V100 system architecture white paper"),
+    "a100": Ports("ib-hdr-8rail", 8, "NVIDIA DGX A100 datasheet"),
+    "h100": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
+    "b200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
+    "gb200": Ports("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet: a port a GPU"),
+    "a800": Ports("ib-hdr-8rail", 8, "as an A100 node"),
 }
+
+
+def software_of(row: TableRow) -> Software:
+    """That of the row's repository, or of its family."""
+    stacks = [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in row.says("source")]
+    return SOFTWARE[stacks[0] if stacks else STACK_OF_FAMILY.get(row.says("source_family"), DEFAULT_STACK)]
+
+
+def attention_of(row: TableRow) -> str:
+    """The attention of the row as the stack words it, or ""."""
+    return ATTENTION.get(row.says("attention"), row.says("attention"))
+
+
+def ports_of(row: TableRow) -> Ports:
+    """The network that the row states, or that of its family or of its accelerator's generation.
+
+    Raises:
+        ParsimError: none is known.
+    """
+    stated = [ports for text, ports in NETWORK_OF_LINK.items() if text in row.says("inter_node_link")]
+    usual = NETWORK_OF_GENERATION.get(row.says("accelerator").split("-")[0])
+    found = stated[0] if stated else NETWORK_OF_FAMILY.get(row.says("source_family"), usual)
+    if found is None:
+        raise ParsimError(f"needs the network between nodes of {row.says('accelerator')}")
+    return found

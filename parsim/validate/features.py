@@ -5,26 +5,18 @@ Where a registry or the catalog knows what there is, it is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from math import prod
 from typing import Final, get_args
 
 from parsim import catalog, schedules
 from parsim.model.op_kinds import KINDS
 from parsim.parallel.plan import KEYS
 from parsim.scenario.rows import MATMULS_ONLY, StackRow, dtypes
-from parsim.validate.defaults import ATTENTION
-from parsim.validate.table import Row
+from parsim.validate.defaults import attention_of
+from parsim.validate.table import TableRow
 
-Predicate = Callable[[Row], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """A name with cells in braces, and whether a row needs it."""
-
-    name: str
-    needed: Predicate
+Predicate = Callable[[TableRow], bool]
 
 
 def _other_than(column: str, *built: str) -> Predicate:
@@ -35,38 +27,37 @@ def _above(column: str, most: int) -> Predicate:
     return lambda row: row.counts.get(column, 0) > most
 
 
-FEATURES: Final = (
-    Feature("workload {workload}", _other_than("workload", "pretrain", "sft", "ci")),
-    Feature("mlp {mlp}", _other_than("mlp", *KINDS)),
-    Feature("experts", _above("num_experts", 0)),
-    Feature("context_parallel", _above("context_parallel", 1)),
-    Feature("expert_parallel", _above("expert_parallel", 1)),
-    Feature("offload", _other_than("offload", "no")),
-    Feature("matmuls in {dtype} with other storage", lambda row: row.says("dtype") in MATMULS_ONLY),
-    Feature("recompute {recompute}", _other_than("recompute", *KEYS["recompute"].legal)),
-    Feature("attention {attention}", lambda row: ATTENTION.get(row.says("attention"), row.says("attention")) not in ("", *_attention())),
-    Feature("schedule {schedule}", lambda row: row.says("schedule") not in ("", *schedules.names())),
-    Feature("dtype {dtype}", lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *dtypes())),
-    Feature("accelerator {accelerator}", lambda row: row.says("accelerator") not in ("", *catalog.names("accelerators"))),
-)
+# By the name of a feature, with cells in braces: whether a row needs it.
+FEATURES: Final[Mapping[str, Predicate]] = {
+    "workload {workload}": _other_than("workload", "pretrain", "sft", "ci"),
+    "mlp {mlp}": _other_than("mlp", *KINDS),
+    "experts": _above("num_experts", 0),
+    "context_parallel": _above("context_parallel", 1),
+    "expert_parallel": _above("expert_parallel", 1),
+    "offload": _other_than("offload", "no"),
+    "matmuls in {dtype} with other storage": lambda row: row.says("dtype") in MATMULS_ONLY,
+    "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal),
+    "attention {attention}": lambda row: attention_of(row) not in ("", *_attention()),
+    "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
+    "dtype {dtype}": lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *dtypes()),
+    "accelerator {accelerator}": lambda row: row.says("accelerator") not in ("", *catalog.names("accelerators")),
+}
 
 
-def replicas(row: Row) -> int | None:
+def replicas(row: TableRow) -> int | None:
     """Data-parallel ranks of a row, stated or left over by the other axes; None where neither is known.
 
-    >>> replicas(Row({}, {"num_devices": 64, "tensor_parallel": 8}, {}, ()))
+    >>> replicas(TableRow({}, {"num_devices": 64, "tensor_parallel": 8}, {}, ()))
     8
     """
-    inner = 1
-    for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel"):
-        inner *= row.counts.get(axis, 1)
+    inner = prod(row.counts.get(axis, 1) for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel"))
     stated, devices = row.counts.get("data_parallel"), row.counts.get("num_devices")
     return stated if stated or not devices else max(1, devices // inner)
 
 
-def missing_features(row: Row) -> list[str]:
+def missing_features(row: TableRow) -> list[str]:
     """Names of the features that a row needs and that are not built yet."""
-    return [each.name.format_map(row.text) for each in FEATURES if each.needed(row)]
+    return [name.format_map(row.text) for name, needs in FEATURES.items() if needs(row)]
 
 
 def _attention() -> tuple[str, ...]:

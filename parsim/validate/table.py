@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -27,7 +28,7 @@ _MOST: Final = 10**7  # above any count of a training run; what still overflows,
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One row: its cells as text ("" where the table says nothing), the numbers among them, and what is wrong with it."""
 
     text: Mapping[str, str]
@@ -40,7 +41,7 @@ class Row:
         return self.text.get(column, "")
 
 
-def read(path: str | Path, where: Sequence[str] = ()) -> list[Row]:
+def read(path: str | Path, where: Sequence[str] = ()) -> list[TableRow]:
     """The rows of a CSV file for which each COLUMN=VALUE of `where` holds.
 
     Raises:
@@ -66,10 +67,9 @@ def _cells(file: TextIO) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     columns = [name.strip() for name in next(lines, [])]
     found = []
     for cells in lines:
-        values = [cell.strip() for cell in cells[: len(columns)]]
-        values += [""] * (len(columns) - len(values))
-        if any(values):
-            found.append((lines.line_num, dict(zip(columns, values, strict=True))))
+        values = {name: cell.strip() for name, cell in zip_longest(columns, cells[: len(columns)], fillvalue="")}
+        if any(values.values()):
+            found.append((lines.line_num, values))
     return columns, found
 
 
@@ -78,9 +78,8 @@ def _condition(text: str, columns: Sequence[str]) -> tuple[str, str]:
     if not equals:
         raise ParsimError(f"'{text}' is no condition", "where", "Write COLUMN=VALUE, e.g. strict=yes.")
     if column not in columns:
-        raise ParsimError(
-            f"the table has no column '{column}'{did_you_mean(column, columns)}", "where", f"Its columns: {', '.join(columns)}."
-        )
+        what = f"the table has no column '{column}'{did_you_mean(column, columns)}"
+        raise ParsimError(what, "where", f"Its columns: {', '.join(columns)}.")
     return column, value
 
 
@@ -91,7 +90,7 @@ def _holds(cell: str, value: str) -> bool:
         return False
 
 
-def _row(text: dict[str, str], line: int) -> Row:
+def _row(text: dict[str, str], line: int) -> TableRow:
     counts: dict[str, int] = {}
     measures: dict[str, float] = {}
     faults: list[str] = []
@@ -104,7 +103,7 @@ def _row(text: dict[str, str], line: int) -> Row:
         else:
             kind = "number above 0" if column in MEASURES else f"whole number from {low} to {_MOST:,}"
             faults.append(f"{column} = '{text[column][:40]}' is no {kind}")
-    return Row({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults))
+    return TableRow({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults))
 
 
 def _numbers(text: Mapping[str, str]) -> Iterator[tuple[str, float | None]]:
@@ -114,6 +113,5 @@ def _numbers(text: Mapping[str, str]) -> Iterator[tuple[str, float | None]]:
             try:
                 number = float(text[column])
             except ValueError:
-                yield column, None
-            else:
-                yield column, number if math.isfinite(number) else None
+                number = math.nan
+            yield column, number if math.isfinite(number) else None

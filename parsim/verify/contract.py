@@ -15,7 +15,7 @@ from parsim.estimator.memory import counted_peak_bytes
 from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import timeline
 from parsim.estimator.totals import Totals, device_totals
-from parsim.executor.names import owned
+from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import shard
 from parsim.parallel.dimensions import split
@@ -76,10 +76,10 @@ def _one_rank(scenario: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
     )
 
 
-Result = tuple[str, bool, str]
+Verdict = tuple[str, bool, str]
 
 
-def _counts(executed: Execution, stages: Stages) -> Iterator[Result]:
+def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
     """Integers of every rank at its own place."""
     ranks, workload, structure = _Ranks(executed, stages), executed.job.workload, executed.job.step.structure
     yield _integers("FLOPs", ranks.against(lambda rank: (ranks.totals(rank).flops, ranks.ledgers[rank].flops)))
@@ -152,7 +152,7 @@ class _Ranks:
         return self._traces[key]
 
 
-def _integers(quantity: str, pairs: list[tuple[int, int]]) -> Result:
+def _integers(quantity: str, pairs: list[tuple[int, int]]) -> Verdict:
     wrong = [(rank, *pair) for rank, pair in enumerate(pairs) if pair[0] != pair[1]]
     if wrong:
         rank, predicted, counted = wrong[0]
@@ -161,7 +161,7 @@ def _integers(quantity: str, pairs: list[tuple[int, int]]) -> Result:
     return quantity, True, f"{low:,}" if low == high else f"{low:,} to {high:,} by rank"
 
 
-def _numbers(executed: Execution, whole: Execution) -> Iterator[Result]:
+def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
     """Gradients of weights and inputs, updated weights and the loss, against the one-rank run."""
     job = executed.job
     largest = max(_SMALLEST_SCALE, *(float(np.abs(g).max()) for g in whole.gradients[0].values()))
@@ -170,7 +170,10 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Result]:
     for rank in range(job.num_ranks):
         at = coordinates(rank, job.degrees)
         sizes = job.sizes.at(at)
-        held = {f"{copy}/{w.name}": w for copy, w in owned([each for stage in job.workload.stages(at["pp"]) for each in job.copies(stage)])}
+        held = {
+            f"{copy}/{w.name}": w
+            for copy, w in own_weights_of([each for stage in job.workload.stages(at["pp"]) for each in job.copies(stage)])
+        }
         sums = held if master is None or not any(at[axis] for axis in master.axes) else {}  # only the master has them
         for key, wanted, mine, full, scale in (
             ("weight gradients", sums, executed.gradients[rank], whole.gradients[0], largest),

@@ -17,7 +17,7 @@ from clean import NONE, Seen, counts, joined, least_s, ratio, sample, table
 from parsim import units
 from parsim.calibrate.gate import Gate
 from parsim.calibrate.samples import Samples
-from parsim.calibrate.wall import on, sampled
+from parsim.calibrate.wall import on, sample_steps
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario, from_mapping
 from parsim_kernels import launch
@@ -106,7 +106,7 @@ def test_a_step_of_hidden_size_512() -> None:
         for total, seen in zip(gemms, launch(products, 1, "shared_memory")[0], strict=True):
             total.join(joined([seen]))
         for name in ("one", "dp2"):
-            steps[name].join(sampled(here, name, SECONDS))
+            steps[name].join(sample_steps(here, name, SECONDS))
         if has_torch:
             steps["torch"].join(joined(launch(torch_steps, 1, "shared_memory", (10,))))
     rates = [2 * m * k * n / s for (m, k, n), each in zip(SHAPES, gemms, strict=True) if (s := least_s(each)) is not None]

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parsim.calibrate import calibrate
-from parsim.calibrate.machine import built, load_node, num_cores
+from parsim.calibrate.calibration import calibrate
+from parsim.calibrate.machine import build_node, load_node, num_cores
 from parsim.calibrate.samples import ENOUGH, Samples, at_full_pace
-from parsim.calibrate.wall import RULE, Timed, on, sampled, verdict
+from parsim.calibrate.wall import RULE, StepTime, on, sample_steps, verdict
 from parsim.cluster.cluster import Node
 from parsim.scenario import Scenario, from_mapping
 
@@ -94,7 +94,7 @@ def machine() -> Node:
     calibration = calibrate()
     if calibration.lacking:
         pytest.skip(f"no calibration: too few clean samples of {', '.join(calibration.lacking)}")
-    return built(calibration.row)
+    return build_node(calibration.row)
 
 
 def num_ranks(case: tuple[str, str]) -> int:
@@ -110,7 +110,7 @@ def test_step_times_of_unseen_models() -> None:
     for _ in range(ROUNDS):
         for case, kept in at_full_pace(samples, num_ranks, paces_s).items():
             if len(kept.seconds) < PLENTY:
-                samples[case].join(sampled(cases[case], case[1], SECONDS_A_PLAN))
+                samples[case].join(sample_steps(cases[case], case[1], SECONDS_A_PLAN))
     verdicts = {case: verdict(case[1], cases[case], kept) for case, kept in at_full_pace(samples, num_ranks, paces_s).items()}
     for (model, name), each in verdicts.items():
         seen = f"SKIP: {each.skipped}" if each.error is None else f"{each.measured_s * 1e3:8.2f} ms {each.error:+7.1%}"
@@ -122,7 +122,7 @@ def test_step_times_of_unseen_models() -> None:
     report(clean, len(cases))
 
 
-def report(clean: dict[tuple[str, str], Timed], num_cases: int) -> None:
+def report(clean: dict[tuple[str, str], StepTime], num_cases: int) -> None:
     for label in ("all", *PLANS):
         errors = np.abs([each.error for (_, plan), each in clean.items() if label in ("all", plan)])
         if errors.size:

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from parsim.collectives import Collective, chunk_elements, num_chunks
-from parsim.schedules import SCHEDULES, Action, Columns, Phase, State, columns, memory_states, ordered, rank_of, stages_of
+from parsim.collectives import CollectiveAlgorithm, chunk_elements, num_chunks
+from parsim.schedules import SCHEDULES, Action, Columns, Phase, check, columns, find
 from parsim_kernels import Machine, fabric
+from schedule_orders import actions_of, in_order, states_of
 
 SIZES = range(2, 18)
 SHAPES = [(p, v, m) for p in (1, 2, 3, 4, 8) for v in (1, 2, 3) for m in {1, 2, 3, p, 2 * p, 3 * p, 5 * p}]
 
 
-def closed_forms_count_the_messages(algorithm: Collective, operation: str) -> None:
+def closed_forms_count_the_messages(algorithm: CollectiveAlgorithm, operation: str) -> None:
     """Elements by rank, steps, and a busiest port that no rank's sending or receiving exceeds; alone and as arrays."""
     for n in SIZES:
         transfers = list(algorithm.transfers(operation, n, "sum"))
@@ -45,7 +46,7 @@ def closed_forms_count_the_messages(algorithm: Collective, operation: str) -> No
     assert int(algorithm.sent_elements(operation, 0, 1, 5)) == 0 == int(algorithm.busiest_elements(operation, 1, 5))
 
 
-def numbers_come_out_right(algorithm: Collective, operation: str) -> None:
+def numbers_come_out_right(algorithm: CollectiveAlgorithm, operation: str) -> None:
     """Every operation against numpy, on integers in float64."""
     rng = np.random.default_rng(0)
     for n in SIZES:
@@ -65,7 +66,7 @@ def numbers_come_out_right(algorithm: Collective, operation: str) -> None:
             assert np.array_equal(got[rank], expected)
 
 
-def communicated(algorithm: Collective, operation: str, arrays: list[np.ndarray]) -> list[np.ndarray]:
+def communicated(algorithm: CollectiveAlgorithm, operation: str, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """What the machine's ranks hold after a collective of these arrays."""
     n, machine = len(arrays), Machine(len(arrays))
     for rank, array in enumerate(arrays):
@@ -75,7 +76,7 @@ def communicated(algorithm: Collective, operation: str, arrays: list[np.ndarray]
     return [machine.get(rank, target or "x") for rank in range(n)]
 
 
-def exchanged(algorithm: Collective, arrays: list[np.ndarray]) -> list[np.ndarray]:
+def exchanged(algorithm: CollectiveAlgorithm, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """What each rank holds after an all_to_all: from every rank s, in order, chunk s n + d."""
     n = len(arrays)
     chunks: fabric.Chunks = [[None] * (n * n) for _ in range(n)]
@@ -97,9 +98,10 @@ def actions_follow_what_they_need(name: str) -> None:
     phases = SCHEDULES.get(name).phases
     assert phases in ((Phase.F, Phase.B), (Phase.F, Phase.I, Phase.W))
     for p, v, m in shapes:
-        order = ordered(name, p, v, m)
-        place = {action: index for index, action in enumerate(order.overall)}
-        assert len(place) == len(order.overall) == len(phases) * p * v * m
+        check(find(name, p), p, v, m)
+        order = in_order(name, p, v, m)
+        place = {action: index for index, action in enumerate(order)}
+        assert len(place) == len(order) == len(phases) * p * v * m
         for stage in range(p * v):
             for micro_batch in range(m):
                 forward, backward, *weights = (place[Action(stage, phase, micro_batch)] for phase in phases)
@@ -112,31 +114,33 @@ def actions_follow_what_they_need(name: str) -> None:
 def every_rank_holds_its_chunks(name: str) -> None:
     """Each stage lives on one rank, and each rank has `chunks` of them."""
     for p, v, _ in legal_shapes(name):
-        held = [stages_of(name, rank, p, p * v) for rank in range(p)]
+        held = [find(name, p).stages_of(rank, p, p * v) for rank in range(p)]
         assert sorted(stage for stages in held for stage in stages) == list(range(p * v))
         assert all(len(stages) == v for stages in held)
-        assert all(rank_of(name, stage, p) == rank for rank, stages in enumerate(held) for stage in stages)
+        assert all(find(name, p).rank_of(stage, p) == rank for rank, stages in enumerate(held) for stage in stages)
 
 
 def columns_are_the_order(name: str) -> None:
     """Row by row what the actions say: who runs what, after what, whose message it takes, and what it sends."""
     phases = SCHEDULES.get(name).phases
     for p, v, m in legal_shapes(name):
-        by_rank, held = ordered(name, p, v, m).by_rank, columns(name, p, v, m)
+        by_rank, held = actions_of(name, p, v, m), columns(name, p, v, m)
         actions = [(rank, action) for rank in range(p) for action in by_rank[rank]]
         assert held.rank.tolist() == [rank for rank, _ in actions]
-        found = zip(held.stage.tolist(), held.phase.tolist(), held.micro_batch.tolist(), strict=True)
-        assert [Action(stage, phases[phase], micro_batch) for stage, phase, micro_batch in found] == [action for _, action in actions]
+        assert held.phases == phases and held.actions() == [action for _, action in actions]
         row = {action: index for index, (_, action) in enumerate(actions)}
         previous: dict[object, int] = {}
         closing = {action.stage: index for index, (_, action) in enumerate(actions) if action.phase.accumulates}
         for index, (rank, action) in enumerate(actions):
             step = action.phase.step
             source, target = (None if not step or not 0 <= s < p * v else s for s in (action.stage - step, action.stage + step))
-            sends = target is not None and rank_of(name, target, p) != rank
-            local = source is not None and rank_of(name, source, p) == rank
+            sends = target is not None and find(name, p).rank_of(target, p) != rank
+            local = source is not None and find(name, p).rank_of(source, p) == rank
             awaits = -1 if source is None or local else row[action._replace(stage=source)]
-            assert (held.local[index], held.awaits[index]) == (local, awaits)
+            k = phases.index(action.phase)
+            follows = row[action._replace(phase=phases[k - 1])] if k else -1
+            takes = -1 if source is None else row[action._replace(stage=source)]
+            assert (*held.needs[:, index], held.awaits[index]) == (follows, takes, awaits)
             assert (held.sends[index], held.closes[index]) == (sends, closing[action.stage] == index)
             assert held.before[index] == previous.get(rank, -1)
             assert held.sent_before[index] == (previous.get((rank, step), -1) if sends else -1)
@@ -162,10 +166,10 @@ def a_few_rounds_show_every_memory_state(name: str) -> None:
         (p, v, next(m for m in range(9 * p + more, 99 * p) if legal(p, v, m) is None)) for p, v, _ in legal_shapes(name) for more in (0, 1)
     }
     for p, v, m in {*many, *legal_shapes(name)}:
-        for rank, states in enumerate(memory_states(name, p, v, m)):
-            own = stages_of(name, rank, p, p * v)
+        for rank, states in enumerate(states_of(name, p, v, m)):
+            own = find(name, p).stages_of(rank, p, p * v)
             in_flight, seen = {(c, k): 0 for c in range(v) for k in phases[:-1]}, defaultdict[tuple[int, Phase], set[tuple[int, ...]]](set)
-            for action in ordered(name, p, v, m).by_rank[rank]:
+            for action in actions_of(name, p, v, m)[rank]:
                 chunk, k = own.index(action.stage), phases.index(action.phase)
                 seen[chunk, action.phase].add(tuple(in_flight.values()))
                 if action.phase != phases[-1]:
@@ -174,7 +178,7 @@ def a_few_rounds_show_every_memory_state(name: str) -> None:
                     in_flight[chunk, phases[k - 1]] -= 1
             assert set(in_flight.values()) == {0}
             greatest = {
-                State(state, chunk, phase)
+                (state, chunk, phase)
                 for (chunk, phase), some in seen.items()
                 for state in some
                 if not any(other != state and all(a >= b for a, b in zip(other, state, strict=True)) for other in some)

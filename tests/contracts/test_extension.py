@@ -20,7 +20,7 @@ from support import scenario
 
 PAIRS = '''
 """Two micro_batches forward, two backward; and first as many forwards as fill the pipeline."""
-from parsim.schedules import SCHEDULES, Action, Phase, Schedule, one_chunk
+from parsim.schedules import SCHEDULES, Action, Phase, Schedule
 
 
 class Pairs(Schedule):
@@ -29,7 +29,7 @@ class Pairs(Schedule):
     def legal(self, num_ranks, chunks, num_micro_batches):
         if num_micro_batches is not None and num_micro_batches % 2:
             return f"needs an even number of micro batches, not {num_micro_batches}"
-        return one_chunk(chunks)
+        return super().legal(num_ranks, chunks, num_micro_batches)
 
     def order(self, rank, num_ranks, chunks, num_micro_batches):
         ahead = min(2 * (num_ranks - 1 - rank), num_micro_batches)
@@ -86,7 +86,7 @@ def added(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(registry, "_values", dict(registry._values))
     SCHEDULES.discover(package)
     yield
-    for cached in (schedules.ordered, schedules.columns, schedules.state_columns, schedules.memory_states):
+    for cached in (schedules.columns, schedules.state_columns):
         cached.cache_clear()
 
 

@@ -26,7 +26,7 @@ from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.step.task import Collective
 from parsim.verify import verify_plan
-from support import GPT, STACKS, scenario
+from support import GPT, STACKS, scenario, tiered
 
 OTHERS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -51,7 +51,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["ffn_parallel", "sample_parallel"])
-@pytest.mark.parametrize("others", PAIRS, ids=["-".join(pair) or "alone" for pair in PAIRS])
+@pytest.mark.parametrize("others", [tiered(pair, "-".join(pair) or "alone", slow=len(pair) == 2) for pair in PAIRS])
 def test_a_dimension_of_ones_own_keeps_the_contract_with_every_pair_of_others(name: str, others: tuple[str, ...]) -> None:
     fields = {key: value for other in others for key, value in OTHERS[other].items()}
     plan = Plan(**fields, dimensions=((name, 2),))  # type: ignore[arg-type]

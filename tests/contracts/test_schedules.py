@@ -7,8 +7,11 @@ import pytest
 
 from parsim import schedules
 from parsim.errors import ScheduleError
-from parsim.schedules import SCHEDULES, Action, Phase, Written, check, fault, find, grid
+from parsim.schedules import SCHEDULES, Action, Phase, check, fault, find
 from parsim.schedules.action import parse
+from parsim.schedules.checks import grid
+from parsim.schedules.schedule import WrittenSchedule
+from schedule_orders import actions_of
 
 
 @pytest.mark.parametrize("name", schedules.names())
@@ -45,13 +48,13 @@ def test_shapes_that_a_schedule_refuses_are_said_with_their_reason() -> None:
     assert fault("interleaved_1f1b", 4, 2, 6) == wanted
     assert fault("interleaved_1f1b", 4, 2) is None  # some number will do
     assert fault("breadth_first", 4, 3, 5) is None
-    assert schedules.accepting(4, 2) == ("breadth_first", "interleaved_1f1b")
+    assert schedules.names_for(4, 2) == ("breadth_first", "interleaved_1f1b")
 
 
 def test_a_schedule_that_deadlocks_is_drawn() -> None:
     wrong = ((Action(0, Phase.F, 0), Action(0, Phase.B, 0)), (Action(1, Phase.B, 0), Action(1, Phase.F, 0)))
     with pytest.raises(ScheduleError, match=r"(?s)rank 1 waits for ever: 1B0 needs 1F0.*rank 1 \| 1B0 1F0   <-- here"):
-        check(Written(wrong), 2, 1, 1)
+        check(WrittenSchedule(wrong), 2, 1, 1)
 
 
 def test_ranks_that_wait_for_one_another_are_drawn() -> None:
@@ -88,7 +91,6 @@ def test_a_token_that_is_no_action_is_named(token: str) -> None:
 
 
 def test_a_grid_shows_what_is_near_the_mark() -> None:
-    order = schedules.ordered("1f1b", 40, 1, 80)
-    drawn = grid(order.by_rank, 30, 50).splitlines()
+    drawn = grid(actions_of("1f1b", 40, 1, 80), 30, 50).splitlines()
     assert len(drawn) == 12 and sum("<-- here" in line for line in drawn) == 1
     assert all(len(line) < 140 for line in drawn)

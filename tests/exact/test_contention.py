@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_estimate_equals_simulate import plans
 
@@ -15,8 +14,8 @@ from parsim.estimator.estimate import estimate
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import Scenario
 from parsim.simulator import Trace, simulate
-from parsim.simulator.network import Network
-from support import CLUSTER, FABRIC, NODE, STACK, scenario
+from parsim.simulator.network import SharedLinks
+from support import CLUSTER, FABRIC, NODE, STACK, examples, hold, scenario
 
 OVERLAPPED = replace(STACK, gradient_overlap=True, tensor_overlap=True)
 
@@ -42,9 +41,13 @@ def communication_ps(trace: Trace) -> Counter[tuple[int, str, str]]:
     return found
 
 
-@settings(max_examples=80, deadline=None)
-@given(contended())
-def test_sharing_never_ends_a_step_earlier_and_every_picosecond_lost_has_a_link(drawn: tuple[Scenario, Plan]) -> None:
+@examples(30, 80)
+def test_sharing_never_ends_a_step_earlier_and_every_picosecond_lost_has_a_link(num_examples: int) -> None:
+    hold(accounted_for, contended(), num_examples)
+
+
+def accounted_for(drawn: tuple[Scenario, Plan]) -> None:
+    """Every picosecond that a step with sharing takes longer is."""
     alone, shared = simulate(*drawn, spans=True), simulate(*drawn, contention=True)
     assert round(estimate(*drawn).step_s * 1e12) == alone.step_ps <= shared.step_ps
     assert (alone.peak_bytes, alone.flops) == (shared.peak_bytes, shared.flops)
@@ -56,9 +59,13 @@ def test_sharing_never_ends_a_step_earlier_and_every_picosecond_lost_has_a_link(
         assert shared.spans == alone.spans
 
 
-@settings(max_examples=40, deadline=None)
-@given(contended())
-def test_without_overlap_sharing_changes_no_picosecond(drawn: tuple[Scenario, Plan]) -> None:
+@examples(20, 40)
+def test_without_overlap_sharing_changes_no_picosecond(num_examples: int) -> None:
+    hold(unchanged, contended(), num_examples)
+
+
+def unchanged(drawn: tuple[Scenario, Plan]) -> None:
+    """A step in which nothing overlaps is, with sharing or without."""
     chosen, plan = drawn
     quiet = replace(chosen, stack=replace(chosen.stack, gradient_overlap=False, tensor_overlap=False))
     one_stage = replace(plan, pipeline_parallel=1, virtual_pipeline=1, schedule="1f1b", layers_per_stage=None)
@@ -107,7 +114,7 @@ def test_two_simulations_of_one_step_are_alike_to_the_last_event() -> None:
 
 
 def test_mutant_a_network_without_links_turns_the_delay_of_gradients_and_messages_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Network.carry
-    monkeypatch.setattr(Network, "carry", lambda self, legs, *names: right(self, [leg._replace(loads=()) for leg in legs], *names))
+    right = SharedLinks.carry
+    monkeypatch.setattr(SharedLinks, "carry", lambda self, legs, *names: right(self, [leg._replace(loads=()) for leg in legs], *names))
     chosen, plan = crowded()
     assert simulate(chosen, plan, contention=True).step_ps == simulate(chosen, plan).step_ps

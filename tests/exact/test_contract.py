@@ -1,6 +1,6 @@
 """The exactness contract on every legal pair and triple of features: integers equal on every rank, gradients those of one rank.
 
-Triples of which two or all change no axis are in the slow tier.
+Triples are in the slow tier.
 """
 
 from __future__ import annotations
@@ -8,26 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from _pytest.mark.structures import ParameterSet
 
 from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate
 from parsim.parallel.plan import Batch, Plan
 from parsim.simulator import simulate
 from parsim.verify import verify_plan
-from support import GPT, STACKS, feature_sets, scenario, with_features
+from support import GPT, STACKS, feature_sets, scenario, tiered, with_features
 
 SETS = list(feature_sets(3))
-NO_AXIS = {"selective", "full", "every", "ops", "gqa", "untied", "sgd", "adam8", "offload"}
 
 
-def tiered(index: int, names: tuple[str, ...]) -> ParameterSet:
-    """A set as a parameter of a test."""
-    is_slow = len(names) == 3 and len(NO_AXIS & set(names)) > 1
-    return pytest.param(index, id="-".join(names), marks=[pytest.mark.slow] if is_slow else [])
-
-
-@pytest.mark.parametrize("index", [tiered(index, names) for index, names in enumerate(SETS)])
+@pytest.mark.parametrize("index", [tiered(index, "-".join(names), slow=len(names) == 3) for index, names in enumerate(SETS)])
 def test_prediction_and_execution_agree_on_every_set_of_up_to_three_features(index: int) -> None:
     names = SETS[index]
     stack = STACKS[index % len(STACKS)]  # each stack meets a quarter of the sets; all meet all single features below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
 from parsim.simulator import simulate
-from support import CLUSTER, GPT, NODE, STACK, scenario
+from support import CLUSTER, GPT, NODE, STACK, STACKS, examples, hold, scenario
 
 FUSIONS = ("bias", "gelu", "dropout_add", "gradient_accumulation")
 
@@ -65,9 +66,13 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
     return scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan
 
 
-@settings(max_examples=150, deadline=None)
-@given(plans())
-def test_estimate_equals_simulate_to_the_picosecond_and_to_the_byte(drawn: tuple[Scenario, Plan]) -> None:
+@examples(50, 150)
+def test_estimate_equals_simulate_to_the_picosecond_and_to_the_byte(num_examples: int) -> None:
+    hold(equal, plans(), num_examples)
+
+
+def equal(drawn: tuple[Scenario, Plan]) -> None:
+    """Estimate and simulation of a plan are."""
     chosen, plan = drawn
     trace, predicted = simulate(chosen, plan), estimate(chosen, plan)
     assert round(predicted.step_s * 1e12) == trace.step_ps
@@ -81,6 +86,20 @@ def test_an_action_as_one_event_takes_the_time_of_its_streams(drawn: tuple[Scena
     folded, walked = simulate(*drawn), simulate(*drawn, spans=True)
     assert replace(walked, spans=(), num_events=0) == replace(folded, num_events=0)
     assert (folded.spans, max(span.end_ps for span in walked.spans)) == ((), walked.step_ps)
+
+
+SPLIT = ("0F0 0F1 0I0 0F2 0I1 0W0 0F3 0I2 0W1 0I3 0W2 0W3", "1F0 1I0 1W0 1F1 1I1 1W1 1F2 1I2 1W2 1F3 1I3 1W3")
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_backward_in_two_phases_takes_the_same_time_and_bytes_in_both(stack: Stack, zero_stage: int) -> None:
+    plan = Plan(pipeline_parallel=2, data_parallel=2, zero_stage=zero_stage, schedule=SPLIT, recompute="selective")
+    chosen = scenario(stack=stack)
+    predicted, folded, walked = estimate(chosen, plan), simulate(chosen, plan), simulate(chosen, plan, spans=True)
+    assert round(predicted.step_s * 1e12) == folded.step_ps == walked.step_ps
+    assert folded.peak_bytes == tuple(counted_peak_bytes(stages_of(chosen, plan))[:, 0].tolist())
+    assert folded.flops == predicted.flops
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,6 @@
 """The exactness contract on what GPT lacks: RMSNorm, rotary positions, gated and squared-ReLU MLPs, layers without biases, encoders.
 
+GPT meets every pair of features (test_contract.py); another model with a pair is in the slow tier, but for three pairs.
 The contract compares a plan with one rank; that one rank's gradients are those of its loss is shown by central differences.
 """
 
@@ -14,7 +15,7 @@ from parsim.executor.run import execute
 from parsim.executor.values import Array, Values
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.verify import verify_plan
-from support import FEATURES, GPT, STACKS, feature_sets, scenario
+from support import FEATURES, GPT, STACKS, feature_sets, scenario, tiered
 
 LLAMA = replace(
     GPT,
@@ -44,8 +45,10 @@ MODELS = {
     "bert-bare": replace(BERT, dropout=0.0, tied_embedding=False, num_token_types=0, positions="rotary", bias=False, qkv_bias=False),
 }
 PLANS = [names for names in ((), *feature_sets(2)) if not {"gqa", "untied", "uneven", "master"} & set(names)]
+PAIRS = (("sp", "full"), ("tp", "pp"), ("dp", "selective"))
 CASES = [(model, names) for model in ("llama", "nemotron", "bert") for names in PLANS]
-CASES += [(model, names) for model in MODELS for names in (("sp", "full"), ("tp", "pp"), ("dp", "selective"))]
+CASES += [(model, names) for model in MODELS for names in PAIRS]
+SLOW = {index for index, (_, names) in enumerate(CASES) if len(names) == 2 and names not in PAIRS}
 
 
 def wrong(model: str, names: tuple[str, ...], stack: Stack) -> list[object]:
@@ -58,7 +61,7 @@ def wrong(model: str, names: tuple[str, ...], stack: Stack) -> list[object]:
     return [check for check in verify_plan(toy, Plan(**fields), model) if not check.ok]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("index", range(len(CASES)), ids=["-".join((model, *names)) for model, names in CASES])
+@pytest.mark.parametrize("index", [tiered(i, "-".join((model, *names)), slow=i in SLOW) for i, (model, names) in enumerate(CASES)])
 def test_prediction_and_execution_agree_on_every_kind_of_model(index: int) -> None:
     model, names = CASES[index]
     assert not wrong(model, names, STACKS[index % len(STACKS)])  # each stack meets a quarter of the cases

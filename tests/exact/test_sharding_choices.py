@@ -14,7 +14,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.step.optimizer import Optimizer
 from parsim.verify import verify_plan
-from support import GPT, STACK, STACKS, scenario
+from support import GPT, STACK, STACKS, scenario, tiered
 
 UNTIED = replace(GPT, tied_embedding=False, vocab_size=64)  # no padding of the vocabulary
 # Norms; q, k, v and out of 12 x 4 heads x 4 with their biases; up and down of 12 x 16 with theirs.
@@ -74,11 +74,15 @@ def test_an_op_that_runs_again_adds_its_flops_and_keeps_its_input_only() -> None
     assert plain.memory_bytes[0]["activations"] - again.memory_bytes[0]["activations"] == GPT.num_layers * elements * 2
 
 
-@pytest.mark.parametrize("stack", STACKS, ids=["plain", "overlapped", "flash", "unfused"])
-@pytest.mark.parametrize("plan", [Plan(tensor_parallel=2), Plan(tensor_parallel=2, sequence_parallel=True), Plan(data_parallel=2)])
-def test_every_op_of_a_layer_may_run_again(stack: object, plan: Plan) -> None:
+SPLITS = {"tp": Plan(tensor_parallel=2), "sp": Plan(tensor_parallel=2, sequence_parallel=True), "dp": Plan(data_parallel=2)}
+KINDS = dict(zip(("plain", "overlapped", "flash", "unfused"), STACKS, strict=True))
+ONCE = {("tp", "overlapped"), ("dp", "flash"), ("sp", "unfused")}  # between them every split, kind of attention and op; the rest is slow
+
+
+@pytest.mark.parametrize("case", [tiered((s, k), f"{s}-{k}", slow=(s, k) not in ONCE) for s in SPLITS for k in KINDS])
+def test_every_op_of_a_layer_may_run_again(case: tuple[str, str]) -> None:
     """One at a time, with those that work in the same buffer; a row-parallel matmul with its all_reduce."""
-    chosen = scenario(stack=stack)  # type: ignore[arg-type]
+    plan, chosen = SPLITS[case[0]], scenario(stack=KINDS[case[1]])
     layer = blocks_of(GPT.architecture, chosen.stack.attention, chosen.stack.fusions)["layer"]
     tried = set()
     for name in [op.name for op in layer.ops if op.kind != "relabel"]:

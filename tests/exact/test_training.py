@@ -22,7 +22,7 @@ from parsim.executor import calls
 from parsim.executor.calls import KernelUse
 from parsim.executor.evaluate import Score, whole_weights
 from parsim.executor.job import Attributes
-from parsim.executor.names import owned
+from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Array, Values
 from parsim.parallel.mesh import coordinates
@@ -66,7 +66,7 @@ def initial_weights(scenario: Scenario) -> dict[str, Array]:
     job = execute(scenario, alone(scenario)).job
     return {
         f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
-        for instance, w in owned(job.copies(0))
+        for instance, w in own_weights_of(job.copies(0))
     }
 
 
@@ -153,6 +153,7 @@ def test_accuracy_on_digits_that_were_held_back_rises_above_nine_in_ten() -> Non
     assert end.accuracy == by_arithmetic
 
 
+@pytest.mark.slow  # another encoder learns below
 def test_an_encoder_learns_from_which_part_of_a_text_words_are() -> None:
     executed, (_, end) = scored("text-classification", 56)  # 4 epochs
     assert np.mean(executed.losses[-5:]) < 0.75 * np.log(4)  # of 4 equally likely sections nothing is known at log 4
@@ -200,13 +201,13 @@ def _attributes_without_clip(self: calls._WeightKernel) -> Attributes:
     return {**_ATTRIBUTES(self), **({"max_norm": math.inf} if self.task.kernel == "clip" else {})}
 
 
-_DRAWN, _ROWS, _RUN, _ATTRIBUTES = Values.drawn, Dataset.rows, KernelUse.run, calls._WeightKernel.attributes
+_DRAWN, _ROWS, _RUN, _ATTRIBUTES = Values.draw, Dataset.rows, KernelUse.run, calls._WeightKernel.attributes
 
 # What a wrong training may do, the object and the name that are replaced, and the steps after which it must show.
 MUTANTS: dict[str, tuple[type, str, Callable[..., object], int]] = {
     "Adam takes each step for the first": (KernelUse, "run", _always_the_first, 3),
     "long gradients are not shortened": (calls._WeightKernel, "attributes", _attributes_without_clip, 3),
-    "every micro_batch has the sequences of the first": (Values, "drawn", _first_micro_batch, 1),
+    "every micro_batch has the sequences of the first": (Values, "draw", _first_micro_batch, 1),
     "every epoch has the order of the first": (Dataset, "rows", _first_epoch, 23),
 }
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parsim.step.sizes import sizes_of
 
 from parsim.cluster.link import CollectiveLaw
 from parsim.cost import count
@@ -25,6 +24,7 @@ from parsim.step.lower import lower
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Compute
+from schedule_orders import states_of
 from support import CLUSTER, DTYPES, GPT, NODE, STACK, scenario
 
 MODELS = {  # Brown et al. 2020, table 2.1; Korthikanti et al. 2022, table 3: L, h, a, v and the published size in billions
@@ -56,7 +56,7 @@ def test_the_weights_of_the_step_are_the_parameters_of_the_model() -> None:
     workload = stages_of(scenario(model=model), Plan()).workload
     update = next(task for task in workload.step.finish if task.name == "update")
     assert isinstance(update, Compute) and isinstance(update.inputs[0], Bucket)
-    assert int(elements(update.inputs[0], workload.sizes, workload.held(0))[0]) == num_parameters(model)
+    assert int(elements(update.inputs[0], workload.sizes, workload.copies_on(0))[0]) == num_parameters(model)
 
 
 def saved_bytes(tensor_parallel: int, sequence_parallel: bool, recompute: str) -> int:
@@ -172,10 +172,8 @@ def test_interleaving_divides_the_bubble_by_the_chunks(p: int, v: int, m: int) -
 @pytest.mark.parametrize("p", [2, 4, 8])
 @pytest.mark.parametrize("m", [1, 2, 4, 16])
 def test_1f1b_keeps_at_most_p_minus_rank_micro_batches_in_flight(p: int, m: int) -> None:
-    from parsim.schedules import memory_states
-
-    for rank, states in enumerate(memory_states("1f1b", p, 1, m)):
-        assert max(state.in_flight[0] for state in states) == min(p - rank, m)
+    for rank, states in enumerate(states_of("1f1b", p, 1, m)):
+        assert max(in_flight[0] for in_flight, *_ in states) == min(p - rank, m)
 
 
 @pytest.mark.parametrize(("optimizer", "each"), [("adamw", 12), ("adamw_8bit", 6), ("sgd_momentum", 8)])

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from parsim.step.sizes import sizes_of
 
 from parsim import catalog
 from parsim.cost.buckets import weight_elements

@@ -6,6 +6,8 @@ table5.csv holds the runs; scenarios/table5-*.yaml are the same runs as scenario
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from parsim.scenario import load
 from parsim.validate import validate
 
 HERE = Path(__file__).parent
-SCENARIOS = HERE.parents[1] / "scenarios"
+ROOT = HERE.parents[1]
+SCENARIOS = ROOT / "scenarios"
 RUNS = [f"table5-{model}-{plan}" for model in ("22b", "175b", "530b", "1t") for plan in ("full", "seqsel")]
 
 
@@ -33,6 +36,12 @@ def test_the_mean_error_of_the_step_is_at_most_5_percent_and_the_largest_at_most
     assert errors["n"] == 8
     assert errors["mean_abs"] <= 0.05
     assert errors["max_abs"] <= 0.10
+
+
+def test_the_table_in_the_readme_is_what_validate_predicts(table5):
+    printed = [float(e) for e in re.findall(r"\| ([+-]\d+\.\d) % \|", (ROOT / "README.md").read_text())]
+    rows = json.loads(json.dumps(table5.to_json()))["rows"]
+    assert printed == [round(100 * row["step_error"], 1) for row in rows]
 
 
 @pytest.mark.parametrize("model", ["22b", "175b", "530b", "1t"])

@@ -10,11 +10,11 @@ import pytest
 
 from mlp_by_hand import MLP, ROWS
 from parsim.executor.evaluate import whole_weights
-from parsim.executor.names import owned
+from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
-from parsim.executor.values import Array
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim_kernels.signature import Array
 from support import GPT, STACKS, scenario
 from torch_by_hand import gradients, mlp, torch, transformer
 
@@ -30,7 +30,7 @@ LLAMA = replace(
 def drawn_weights(executed: Execution) -> dict[str, Array]:
     """All weights before the first step."""
     job, found = executed.job, {}
-    for instance, weight in owned([copy for stage in range(job.workload.num_stages) for copy in job.copies(stage)]):
+    for instance, weight in own_weights_of([copy for stage in range(job.workload.num_stages) for copy in job.copies(stage)]):
         shape = [job.extent(dim) for dim in weight.sharding.dims]
         found[f"{instance}/{weight.name}"] = job.values.weight(instance, weight.name, weight.initial, shape)
     return found
@@ -42,13 +42,13 @@ def gradients_of_torch(executed: Execution, flash: bool) -> tuple[float, dict[st
     weights = {name: torch.tensor(array, requires_grad=True) for name, array in drawn_weights(executed).items()}
 
     def drawn(instance: str, name: str, shape: tuple[int, ...]) -> object:
-        return torch.tensor(values.drawn(instance, name, 0, shape))
+        return torch.tensor(values.draw(instance, name, 0, shape))
 
     count = executed.job.workload.num_micro_batches
     rows = (batch.global_batch // count, batch.sequence_length)
 
     def all_drawn(instance: str, name: str, *dims: int) -> object:
-        return torch.tensor(np.concatenate([values.drawn(instance, name, m, (*rows, *dims)) for m in range(count)]))
+        return torch.tensor(np.concatenate([values.draw(instance, name, m, (*rows, *dims)) for m in range(count)]))
 
     if model.family == "mlp":
         features, labels = all_drawn("embedding", "features", model.num_features), all_drawn("head", "row_labels")

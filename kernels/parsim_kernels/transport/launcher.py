@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 
 from parsim_kernels.transport import lockstep, mpi
 from parsim_kernels.transport.errors import TransportError, WorkerError
-from parsim_kernels.transport.lifeline import FrameKind, Frames, ending
-from parsim_kernels.transport.worker import LaunchRequest, Wait
+from parsim_kernels.transport.lifeline import FrameKind, Frames, how_ended
+from parsim_kernels.transport.worker import LaunchRequest, WaitMode
 
 TransportName = Literal["lockstep", "shared_memory", "mpi"]
 ProgressCallback = Callable[[Any], None]
@@ -37,7 +37,7 @@ def launch(
     *,
     deadline_s: float | None = None,
     progress: ProgressCallback | None = None,
-    wait: Wait = "auto",
+    wait: WaitMode = "auto",
     pin: bool = False,
     slot_bytes: int | None = None,
 ) -> list[Any]:
@@ -114,7 +114,7 @@ def _processes(work: LaunchRequest, progress: ProgressCallback | None) -> list[A
         nursery.kill()
         status = nursery.wait()
     if len(results) < work.num_ranks:
-        how = ending(-status if status < 0 else status << 8)
+        how = how_ended(-status if status < 0 else status << 8)
         raise TransportError(f"the process that watches the workers {how}")
     return [pickle.loads(results[rank]) for rank in range(work.num_ranks)]
 

@@ -72,10 +72,10 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def ending(status: int) -> str:
+def how_ended(status: int) -> str:
     """How a child ended, from its wait status: continues "rank 3 ...".
 
-    >>> ending(9), ending(3 << 8)
+    >>> how_ended(9), how_ended(3 << 8)
     ('was killed by SIGKILL', 'exited with status 3 before it had finished')
     """
     code = os.waitstatus_to_exitcode(status)

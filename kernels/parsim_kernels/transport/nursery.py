@@ -15,7 +15,7 @@ from typing import Final
 
 from parsim_kernels.transport import worker
 from parsim_kernels.transport.errors import TransportError
-from parsim_kernels.transport.lifeline import Frame, FrameKind, Frames, die_with, ending, is_stopped, write
+from parsim_kernels.transport.lifeline import Frame, FrameKind, Frames, die_with, how_ended, is_stopped, write
 from parsim_kernels.transport.segment import SharedSegment
 from parsim_kernels.transport.worker import LaunchRequest
 
@@ -114,7 +114,7 @@ class _Watch:
         del self._children[child.fd]
         _, status = os.waitpid(child.pid, 0)
         if not child.has_finished and self._failure is None:
-            self._fail(child.rank, ending(status))
+            self._fail(child.rank, how_ended(status))
 
     def _time_out(self) -> None:
         """Fail at the deadline: a stopped rank is at fault; else say what each rank waits for."""

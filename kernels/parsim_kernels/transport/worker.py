@@ -15,7 +15,7 @@ from parsim_kernels.transport.lifeline import Frame, FrameKind, die_with, write
 from parsim_kernels.transport.segment import SharedSegment
 from parsim_kernels.transport.shared_memory import SharedMemoryWire
 
-Wait = Literal["auto", "spin", "block"]
+WaitMode = Literal["auto", "spin", "block"]
 
 
 class LaunchRequest(NamedTuple):
@@ -26,7 +26,7 @@ class LaunchRequest(NamedTuple):
     num_ranks: int
     slot_bytes: int
     deadline_s: float | None
-    wait: Wait
+    wait: WaitMode
     pin: bool
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from importlib import import_module
 
 from parsim.cluster.cluster import Cluster, Node
-from parsim.cluster.link import Edge, Link
+from parsim.cluster.link import Link
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
 
 
@@ -31,25 +31,11 @@ def fault(node: Node) -> str:
         for each in pair:
             if isinstance(each, int) and not 0 <= each < node.devices_per_node:
                 return f"an edge ends at device {each}, but the devices are 0 to {node.devices_per_node - 1}"
-    reached = _reached(0, node.edges)
+    networkx = import_module("networkx")
+    reached = networkx.node_connected_component(networkx.Graph([(0, 0), *((edge.a, edge.b) for edge in node.edges)]), 0)
     missing = [str(device) for device in range(node.devices_per_node) if device not in reached]
     missing += sorted({str(each) for pair in seen for each in pair if isinstance(each, str) and each not in reached})
     return f"no path joins device 0 to {', '.join(missing[:8])}; custom needs edges that do" if missing else ""
 
 
-def _reached(start: int, edges: Iterable[Edge]) -> set[int | str]:
-    """Everything that a path of edges joins to `start`."""
-    near: dict[int | str, set[int | str]] = {}
-    for edge in edges:
-        near.setdefault(edge.a, set()).add(edge.b)
-        near.setdefault(edge.b, set()).add(edge.a)
-    found: set[int | str] = {start}
-    waiting: list[int | str] = [start]
-    while waiting:
-        new = near.get(waiting.pop(), set()) - found
-        found |= new
-        waiting.extend(new)
-    return found
-
-
-TOPOLOGIES.register("custom", Topology("custom", "node", build, "the scenario that lists its edges", fault))
+TOPOLOGIES.register("custom", Topology("node", build, "the scenario that lists its edges", fault))

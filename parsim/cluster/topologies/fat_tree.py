@@ -7,27 +7,26 @@ from parsim.cluster.network import nic_port, uplink_name
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
 
 
-def attach_nics(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
-    """Each device joined to its NIC by the host link; devices that are more than the NICs share them in order."""
-    nics, devices = cluster.nics_per_node, cluster.node.devices_per_node
-    for node in range(num_nodes):
-        for device in range(devices):
-            join(graph, ("device", node, device), ("nic", node, device * nics // devices), cluster.node.host_link)
+def join_leaves(graph: Graph, cluster: Cluster, num_nodes: int, rails: int) -> None:
+    """Devices joined to their NICs, the NICs of a rail to a leaf of as many nodes as have ports on it, the leaves to one spine of all.
 
-
-def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
-    """NICs, a leaf for as many as have ports on it, and one spine of all spines' ports."""
+    Devices that are more than the NICs share them in order, and NICs the rails in turn.
+    """
     assert cluster.fabric is not None
-    attach_nics(graph, cluster, num_nodes)
-    nics = cluster.nics_per_node
-    nodes_per_leaf, port = cluster.fabric.nodes_per_leaf, nic_port(cluster.node, cluster.fabric)
-    lanes = nodes_per_leaf * nics / cluster.fabric.oversubscription
-    for node in range(num_nodes):
-        leaf = ("leaf", node // nodes_per_leaf)
+    node, nics, unit = cluster.node, cluster.nics_per_node, cluster.fabric.nodes_per_leaf
+    port, lanes = nic_port(node, cluster.fabric), unit * nics / rails / cluster.fabric.oversubscription
+    for each in range(num_nodes):
+        for device in range(node.devices_per_node):
+            join(graph, ("device", each, device), ("nic", each, device * nics // node.devices_per_node), node.host_link)
         for nic in range(nics):
-            join(graph, ("nic", node, nic), leaf, port)
-        if not graph.has_edge(leaf, ("spine", 0)):
+            leaf = ("leaf", each // unit, nic % rails)
+            join(graph, ("nic", each, nic), leaf, port)
             join(graph, leaf, ("spine", 0), port, lanes=lanes, name=uplink_name(cluster.fabric))
 
 
-TOPOLOGIES.register("fat_tree", Topology("fat_tree", "fabric", build, "Leiserson 1985, IEEE Trans. Computers C-34(10)"))
+def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
+    """All NICs of a node on one leaf."""
+    join_leaves(graph, cluster, num_nodes, 1)
+
+
+TOPOLOGIES.register("fat_tree", Topology("fabric", build, "Leiserson 1985, IEEE Trans. Computers C-34(10)"))

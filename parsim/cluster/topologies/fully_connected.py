@@ -17,6 +17,4 @@ def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
             join(graph, ("device", node, a), ("device", node, b), cluster.node.link, lanes=1.0 / (devices - 1))
 
 
-TOPOLOGIES.register(
-    "fully_connected", Topology("fully_connected", "node", build, "AMD Instinct MI300X platform data sheet: 7 links, one to each peer")
-)
+TOPOLOGIES.register("fully_connected", Topology("node", build, "AMD Instinct MI300X platform data sheet: 7 links, one to each peer"))

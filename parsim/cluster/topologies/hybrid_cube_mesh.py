@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from parsim.cluster.cluster import Cluster, Node
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
-from parsim.errors import ScenarioError
 
 LINKS_PER_DEVICE = 6
 # Links between each pair of devices, as `nvidia-smi topo -m` prints NV1 and NV2 on a DGX-1V.
@@ -16,13 +15,7 @@ LINKS = {
 
 
 def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
-    """Each pair of devices that has links joined by as many sixths of the device's port.
-
-    Raises:
-        ScenarioError: the node has not 8 devices.
-    """
-    if found := fault(cluster.node):
-        raise ScenarioError(found, where="cluster", remedy="Legal: devices_per_node: 8.")
+    """Each pair of devices that has links joined by as many sixths of the device's port."""
     for node in range(num_nodes):
         for (a, b), links in LINKS.items():
             join(graph, ("device", node, a), ("device", node, b), cluster.node.link, lanes=links / LINKS_PER_DEVICE)
@@ -33,7 +26,5 @@ def fault(node: Node) -> str:
     return "" if node.devices_per_node == 8 else f"hybrid_cube_mesh joins 8 devices, not {node.devices_per_node}"
 
 
-TOPOLOGIES.register(
-    "hybrid_cube_mesh",
-    Topology("hybrid_cube_mesh", "node", build, "NVIDIA DGX-1 with Tesla V100 system architecture white paper, figure 4", fault),
-)
+SOURCE = "NVIDIA DGX-1 with Tesla V100 system architecture white paper, figure 4"
+TOPOLOGIES.register("hybrid_cube_mesh", Topology("node", build, SOURCE, fault))

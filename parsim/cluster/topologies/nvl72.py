@@ -19,8 +19,7 @@ def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
 
 def fault(node: Node) -> str:
     """Why the rack does not hold the node's devices."""
-    many = node.devices_per_node
-    return f"nvl72 joins up to {MOST_DEVICES} devices, not {many}" if many > MOST_DEVICES else ""
+    return f"nvl72 joins up to {MOST_DEVICES} devices, not {node.devices_per_node}" if node.devices_per_node > MOST_DEVICES else ""
 
 
-TOPOLOGIES.register("nvl72", Topology("nvl72", "node", build, "NVIDIA GB200 NVL72 product page: 72 GPUs, 9 NVLink switch trays", fault))
+TOPOLOGIES.register("nvl72", Topology("node", build, "NVIDIA GB200 NVL72 product page: 72 GPUs, 9 NVLink switch trays", fault))

@@ -20,5 +20,5 @@ def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
 
 
 TOPOLOGIES.register(
-    "pcie_tree", Topology("pcie_tree", "node", build, "two-socket GPU servers; `nvidia-smi topo -m` prints NODE and SYS for the two hops")
+    "pcie_tree", Topology("node", build, "two-socket GPU servers; `nvidia-smi topo -m` prints NODE and SYS for the two hops")
 )

@@ -13,4 +13,4 @@ def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
             join(graph, ("device", node, device), ("switch", node), cluster.node.link)
 
 
-TOPOLOGIES.register("switched_node", Topology("switched_node", "node", build, "NVIDIA DGX A100 and DGX H100 system architecture"))
+TOPOLOGIES.register("switched_node", Topology("node", build, "NVIDIA DGX A100 and DGX H100 system architecture"))

@@ -87,11 +87,11 @@ def _embedding(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
 def _layer(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
     fused = "gelu" in fusions and kind.bias
     ops = (
-        *_activated("enter", "T D", "x", "active", kind),
+        *_activation("enter", "T D", "x", "active", kind),
         Op("enter_mlp", "B T D -> B S D", ("active",), ("mlp_in",), "relabel"),
         Op("up_gemm", "B S D, D F -> B S F", ("mlp_in", "up.weight"), (_before_bias("up", "hidden", kind),)),
         *_bias("up", "S F", "hidden", kind, fusions),
-        *_activated("inner", "S F", "hidden", "inner", kind, fused=fused),
+        *_activation("inner", "S F", "hidden", "inner", kind, fused=fused),
         Op("down_gemm", "B S F, F D -> B S D", ("inner", "down.weight"), ("down_partial",)),
         Op("leave_mlp", "B S D -> B T D", ("down_partial",), (_before_bias("down", "y", kind),), "relabel"),
         # Not fused: a collective may stand between the GEMM and its bias.
@@ -101,7 +101,7 @@ def _layer(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
 
 
 def _head(kind: MlpArchitecture) -> Block:
-    ops = chain(_activated("enter", "T D", "x", "active", kind), labelled_rows("active", "row_labels", bias=kind.bias))
+    ops = chain(_activation("enter", "T D", "x", "active", kind), labelled_rows("active", "row_labels", bias=kind.bias))
     return Block("head", tuple(ops), label_weights(bias=kind.bias), output="", totals=("loss",))
 
 
@@ -119,7 +119,7 @@ def _bias(name: str, dims: str, out: str, kind: MlpArchitecture, fusions: tuple[
         yield Op(f"{name}_bias", expr, inputs, (out,), "bias", in_place=True, fused="bias" in fusions)
 
 
-def _activated(name: str, dims: str, x: str, out: str, kind: MlpArchitecture, *, fused: bool = False) -> Iterator[Op]:
+def _activation(name: str, dims: str, x: str, out: str, kind: MlpArchitecture, *, fused: bool = False) -> Iterator[Op]:
     """The nonlinearity, and dropout of its units; not in place, since some gradients read what the nonlinearity gave."""
     whole, active = f"B {dims}", f"{name}_active" if kind.dropout else out
     yield Op(f"{name}_activation", f"{whole} -> {whole}", (x,), (active,), kind.activation, fused=fused)

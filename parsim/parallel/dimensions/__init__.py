@@ -88,7 +88,7 @@ def waits() -> dict[str, str]:
     return {axis: own[axis] for axis in reversed(axes())}
 
 
-def replicating() -> tuple[str, ...]:
+def replica_axes() -> tuple[str, ...]:
     """The axes over which weights are replicated and ZeRO may shard, outermost first."""
     own = {each.axis for name in names() if (each := DIMENSIONS.get(name)).replicates}
     return tuple(axis for axis in axes() if axis in own)
@@ -103,7 +103,7 @@ def uneven() -> tuple[tuple[str, str, Callable[[int, int], Sequence[int]]], ...]
 def degrees(plan: Degrees) -> dict[str, int]:
     """Ranks along each axis, in mesh order."""
     own = {each.axis: each for name in names() if (each := DIMENSIONS.get(name)).nesting is not None}
-    return {axis: own[axis].degree(plan) if own[axis].degree else _stated(plan, own[axis].name) for axis in axes()}  # type: ignore[misc]
+    return {axis: own[axis].degree(plan) if own[axis].degree else _degree_of(plan, own[axis].name) for axis in axes()}  # type: ignore[misc]
 
 
 def split(plan: Degrees, dim: str) -> int:
@@ -116,11 +116,11 @@ def switched_on(plan: Degrees, found: Mapping[str, int]) -> tuple[str, ...]:
     """Names of the dimensions that are on, in mesh order: an axis of degree 1 is off."""
     known = [DIMENSIONS.get(name) for name in names()]
     order = axes()
-    on = [each for each in known if found.get(each.axis, 1) > 1 and (each.nesting is not None or _stated(plan, each.name) != 0)]
+    on = [each for each in known if found.get(each.axis, 1) > 1 and (each.nesting is not None or _degree_of(plan, each.name) != 0)]
     return tuple(each.name for each in sorted(on, key=lambda each: (order.index(each.axis), each.nesting is None, each.name)))
 
 
-def _stated(plan: Degrees, name: str) -> int:
+def _degree_of(plan: Degrees, name: str) -> int:
     """What the plan says of a dimension; where it says nothing, 1 rank, or off for one that has no ranks of its own."""
     nothing = 0 if DIMENSIONS.get(name).nesting is None else 1
     return int(getattr(plan, name, dict(plan.dimensions).get(name, nothing)))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from parsim.calibrate import wall
 from parsim.calibrate.calibration import Calibration
-from parsim.calibrate.machine import built, load_node, text_of
+from parsim.calibrate.machine import build_node, load_node, text_of
 from parsim.calibrate.samples import Samples
 from parsim.cli import app
 from parsim.report import calibrating
@@ -46,7 +46,7 @@ def test_calibrate_shows_what_it_rests_on_and_writes_the_row(here: Path, monkeyp
     add = next(line.split() for line in result.stdout.splitlines() if line.startswith("add"))
     assert add[:4] == ["add", "9", "45", "9"]  # nine shapes, five clean samples of each and one dropped
     assert "new/mine.yaml: this machine's cores" in result.stdout
-    assert load_node(here / "new" / "mine.yaml") == built(found.row)
+    assert load_node(here / "new" / "mine.yaml") == build_node(found.row)
 
 
 def test_too_few_clean_samples_end_with_status_1_and_without_a_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(here: Path, monk
 
 def test_verify_time_sets_a_prediction_against_the_clock(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wall, "predicted_s", lambda scenario, plan: 3e-3)
-    monkeypatch.setattr(wall, "sampled", lambda scenario, plan, seconds: many(2e-3, num_dropped=4))
+    monkeypatch.setattr(wall, "sample_steps", lambda scenario, plan, seconds: many(2e-3, num_dropped=4))
     result = call("verify", "a.yaml", "--time", "--machine", "machine.yaml", "--json")
     assert result.exit_code == 0, result.output
     (plan,) = json.loads(result.stdout)["plans"]
@@ -77,7 +77,7 @@ def test_verify_time_sets_a_prediction_against_the_clock(here: Path, monkeypatch
 @pytest.mark.parametrize(("cores", "reason"), [(2, "1 of 9 samples are clean, 5 are needed"), (1, "2 ranks, but 1 cores")])
 def test_what_could_not_be_measured_is_a_skip_with_its_reason(here: Path, monkeypatch: pytest.MonkeyPatch, cores: int, reason: str) -> None:
     monkeypatch.setattr(wall, "num_cores", lambda: cores)
-    monkeypatch.setattr(wall, "sampled", lambda scenario, plan, seconds: Samples([2e-3], 8, [PACE_S]))
+    monkeypatch.setattr(wall, "sample_steps", lambda scenario, plan, seconds: Samples([2e-3], 8, [PACE_S]))
     result = call("verify", "a.yaml", "--time", "--machine", "machine.yaml")
     assert result.exit_code == 0, result.output
     assert set(reason.split()) <= set(result.stdout.split()) and "SKIP:" in result.stdout  # a narrow terminal folds the sentence

@@ -10,10 +10,10 @@ from calibrations import BETWEEN_S, BYTE_S, CALL_S, FLOP_S, NAMES, PACE_S, START
 
 from parsim.calibrate import calibration as steps
 from parsim.calibrate import fit, links
-from parsim.calibrate.calibration import fitted
-from parsim.calibrate.machine import built, load_node, text_of
-from parsim.calibrate.samples import Samples, Shape
-from parsim.calibrate.walk import Walk
+from parsim.calibrate.calibration import fit_machine
+from parsim.calibrate.machine import build_node, load_node, text_of
+from parsim.calibrate.samples import Samples
+from parsim.calibrate.walk import TimedCall, Walk
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import p2p_s
 from parsim.errors import ScenarioError
@@ -23,7 +23,7 @@ DIGITS = 1e-3  # laws are written with four digits
 
 
 def test_the_law_that_made_the_samples_is_found() -> None:
-    law = {each.name: each.law for each in fit.fitted({"add": walk().kernels["add"]})}["add"]
+    law = {each.name: each.law for each in fit.fit_kernels(walk().calls)}["add"]
     assert law.call_s == pytest.approx(CALL_S, rel=DIGITS)
     assert law.flops_per_s == pytest.approx(1 / FLOP_S, rel=DIGITS)
     assert law.bytes_per_s == pytest.approx(1 / BYTE_S, rel=DIGITS)
@@ -44,7 +44,7 @@ def test_all_cores_at_work_have_laws_of_their_own() -> None:
 
 
 def test_a_collective_is_fitted_in_the_bytes_of_its_ring() -> None:
-    law = {each.operation: each.law for each in links.fitted(exchanges())}
+    law = {each.name: each.law for each in links.fit_links(exchanges())}
     for operation in ("all_reduce", "all_gather", "message"):
         steps = {"all_reduce": 2, "all_gather": 1, "message": 0}[operation]
         assert law[operation].start_s + steps * law[operation].step_s == pytest.approx(START_S, rel=DIGITS)
@@ -52,8 +52,8 @@ def test_a_collective_is_fitted_in_the_bytes_of_its_ring() -> None:
 
 
 def test_too_few_clean_samples_give_no_row_and_name_what_lacks_them() -> None:
-    poor = Walk({"add": {Shape(1.0, float(n)): Samples([1e-5], 9, [PACE_S]) for n in range(4)}}, walk().between, 4)
-    found = fitted([poor], [walk()], {**exchanges(), next(iter(exchanges())): many(1e-3)})
+    poor = Walk({TimedCall("add", 1.0, float(n)): Samples([1e-5], 9, [PACE_S]) for n in range(4)}, walk().between, 4)
+    found = fit_machine([poor], [walk()], {**exchanges(), next(iter(exchanges())): many(1e-3)})
     assert found.lacking == ("add",)
     assert not found.row and not found.kernels
 
@@ -63,29 +63,29 @@ def test_cores_that_were_slow_are_sampled_again(monkeypatch: pytest.MonkeyPatch)
 
     def launched(*args: object) -> list[list[Walk]]:
         calls.append(args)
-        few = {Shape(1.0, float(n)): Samples([1e-5] * 4, 0, [PACE_S] * 3 + [2 * PACE_S]) for n in range(4)}
-        return [[Walk({"add": few}, walk().between, 4)]]
+        few = {TimedCall("add", 1.0, float(n)): Samples([1e-5] * 4, 0, [PACE_S] * 3 + [2 * PACE_S]) for n in range(4)}
+        return [[Walk(few, walk().between, 4)]]
 
-    monkeypatch.setattr(steps, "_launched", launched)
-    (found,) = steps._walked([], 1, 0.0, 0.0, "one core", None)
+    monkeypatch.setattr(steps, "_launch", launched)
+    (found,) = steps._sample_walks([], 1, 0.0, 0.0, "one core", None)
     assert len(calls) == 2  # three of four samples are at full pace, and ENOUGH are five
-    assert [(len(each.seconds), each.num_dropped) for each in found.kernels["add"].values()] == 4 * [(6, 2)]
+    assert [(len(each.seconds), each.num_dropped) for each in found.calls.values()] == 4 * [(6, 2)]
 
 
 def test_gaps_that_nobody_saw_clean_are_lacking_too() -> None:
     unseen = replace(walk(), between={"first": Samples([1e-5], 9, [PACE_S]), "calls": many(1e-5)})
-    assert fitted([unseen], [walk()], exchanges()).lacking == ("the gaps between calls",)
+    assert fit_machine([unseen], [walk()], exchanges()).lacking == ("the gaps between calls",)
 
 
 def test_the_file_that_calibrate_writes_is_read_back_equal(tmp_path: Path) -> None:
     found, path = calibration(), tmp_path / "machine.yaml"
     path.write_text(text_of(found.row, path.name))
     node = load_node(path)
-    assert node == built(found.row)
+    assert node == build_node(found.row)
     assert node.accelerator.kernels == {each.name: each.law for each in found.kernels}
     assert node.accelerator.busy_kernels == {each.name: each.law for each in found.busy_kernels}
     assert set(node.accelerator.paces_s.values()) == {PACE_S}
-    assert node.laws == {each.operation: each.law for each in found.links if each.operation != "message"}
+    assert node.laws == {each.name: each.law for each in found.links if each.name != "message"}
     seconds = p2p_s(Cluster(node), 2**20, 1)
     assert float(seconds) == pytest.approx(START_S + WIRE_BYTE_S * 2**20, rel=2 * DIGITS)
 
@@ -103,7 +103,7 @@ def test_a_scenario_names_the_file_beside_it(tmp_path: Path) -> None:
     found = calibration()
     (tmp_path / "machine.yaml").write_text(text_of(found.row, "machine.yaml"))
     (tmp_path / "a.yaml").write_text(SCENARIO)
-    assert load(tmp_path / "a.yaml").cluster.node == built(found.row)
+    assert load(tmp_path / "a.yaml").cluster.node == build_node(found.row)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from parsim.calibrate import links, models, wall
-from parsim.calibrate.links import MESSAGE, Transferred
-from parsim.calibrate.samples import Shape
-from parsim.calibrate.walk import sample_kernels
+from parsim.calibrate.links import MESSAGE, Exchange
+from parsim.calibrate.walk import TimedCall, sample_kernels
 from parsim.cluster import Cluster
 from parsim.cost.work import law_name, works_of
 from parsim.model.op_kinds import COSTS
@@ -22,7 +21,7 @@ RUNS = list(models.runs(Cluster(read("nodes", "one-cpu-generic")), DTYPES))
 def test_every_call_of_a_step_is_timed_and_every_gap_between_calls() -> None:
     (walks,) = launch(sample_kernels, 1, args=(RUNS[:1], 0.01))
     (walk,) = walks
-    num_samples = sum(len(each.seconds) + each.num_dropped for shapes in walk.kernels.values() for each in shapes.values())
+    num_samples = sum(len(each.seconds) + each.num_dropped for each in walk.calls.values())
     num_steps, rest = divmod(num_samples, walk.num_calls)
     assert rest == 0 and num_steps >= 2
     gaps = {gap: len(each.seconds) + each.num_dropped for gap, each in walk.between.items()}
@@ -30,14 +29,14 @@ def test_every_call_of_a_step_is_timed_and_every_gap_between_calls() -> None:
 
 
 def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
-    sizes: dict[str, set[Shape]] = {}
+    sizes: dict[str, set[TimedCall]] = {}
     for run in RUNS:
         job = run.job()
         lists = [segment.phases[phase] for segment in job.step.segments.values() for phase in job.workload.phases]
         for task in (task for tasks in lists for task in tasks if isinstance(task, Compute)):
-            sizes.setdefault(law_name(task), set()).add(Shape.of(next(works_of(task, job.sizes))))
+            sizes.setdefault(law_name(task), set()).add(TimedCall.of(task, next(works_of(task, job.sizes))))
         for kernel in {task.kernel for task in job.step.finish if isinstance(task, Compute)}:
-            sizes.setdefault(kernel, set()).add(Shape(float(job.spec.hidden_size), 0.0))
+            sizes.setdefault(kernel, set()).add(TimedCall(kernel, float(job.spec.hidden_size), 0.0))
     assert set(COSTS) - {name.removesuffix("_add").removesuffix("_batched") for name in sizes} == set()
     assert {name for name, shapes in sizes.items() if len(shapes) < 3} == set()
 
@@ -60,18 +59,18 @@ def test_each_step_of_a_run_is_clocked_with_its_pace() -> None:
 def test_ranks_agree_on_what_they_exchanged_and_the_slowest_counts() -> None:
     by_rank = launch(links.sample_links, 2, args=(1e-6,))
     assert [len(each) for each in by_rank[0].values()] == [len(each) for each in by_rank[1].values()]
-    found: dict[Transferred, object] = {}
-    links.gather(by_rank, found)  # type: ignore[arg-type]
+    found: dict[Exchange, object] = {}
+    links.join_ranks(by_rank, found)  # type: ignore[arg-type]
     assert {exchange.operation for exchange in found} == {"all_reduce", "all_gather", "reduce_scatter", MESSAGE}
 
 
 def test_an_exchange_takes_as_long_as_its_slowest_rank_and_is_dropped_where_one_waited() -> None:
-    exchange, message = Transferred("all_reduce", 2, 8), Transferred(MESSAGE, 2, 8)
+    exchange, message = Exchange("all_reduce", 2, 8), Exchange(MESSAGE, 2, 8)
     ranks = [
         {exchange: [(1.0, 0.0, 5.0), (1.0, 0.5, 5.0)], message: [(4.0, 0.0, 5.0)]},
         {exchange: [(2.0, 0.0, 7.0), (1.0, 0.0, 5.0)], message: [(3.0, 0.0, 5.0)]},
     ]
-    found: dict[Transferred, links.Samples] = {}
-    links.gather(ranks, found)
+    found: dict[Exchange, links.Samples] = {}
+    links.join_ranks(ranks, found)
     assert found[exchange] == links.Samples([2.0], 1, [7.0])  # and at the pace of the slower core
     assert found[message].seconds == [2.0]  # there and back

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from cluster_rows import accelerator, rows
 
-from parsim.cluster import Accelerator, AttentionLaw, ElementwiseLaw, Law, alignment, attention_s, elementwise_s, gemm_s
+from parsim.cluster import Accelerator, AttentionLaw, ElementwiseLaw, Law
+from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.errors import ScenarioError
 
 
@@ -53,7 +54,7 @@ def test_attention_adds_a_ramp_of_few_blocks_and_its_bytes() -> None:
 
 
 def test_backward_attention_runs_at_its_share_of_the_forward_rate() -> None:
-    assert attention_s(toy(), 600, 0, 8, 128, "bf16", backward=True, sustained=1.0) == pytest.approx(1 + 1.25 / 0.75, rel=1e-14)
+    assert attention_s(toy(), 600, 0, 8, 128, "bf16", is_gradient=True, sustained=1.0) == pytest.approx(1 + 1.25 / 0.75, rel=1e-14)
     assert attention_s(toy(), 600, 0, 8, 128, "bf16") == pytest.approx(1 + 1.25 / 0.8, rel=1e-14)
 
 
@@ -88,12 +89,12 @@ def test_one_value_and_an_array_of_any_length_agree_in_every_bit() -> None:
         flops, bytes_, blocks = (rng.integers(1, 10**12, length) for _ in range(3))
         dims = rng.integers(1, 300, length)
         gemm = np.asarray(gemm_s(device, flops, bytes_, "bf16", aligned=alignment(dims)))
-        attention = np.asarray(attention_s(device, flops, bytes_, blocks, dims, "bf16", backward=True))
+        attention = np.asarray(attention_s(device, flops, bytes_, blocks, dims, "bf16", is_gradient=True))
         strided = np.asarray(gemm_s(device, np.repeat(flops, 2)[::2], np.repeat(bytes_, 2)[::2], "bf16", aligned=alignment(dims)))
         assert gemm.tolist() == strided.tolist()
         for i in range(length):
             assert gemm_s(device, int(flops[i]), int(bytes_[i]), "bf16", aligned=alignment(int(dims[i]))) == gemm[i]
-            one = attention_s(device, int(flops[i]), int(bytes_[i]), int(blocks[i]), int(dims[i]), "bf16", backward=True)
+            one = attention_s(device, int(flops[i]), int(bytes_[i]), int(blocks[i]), int(dims[i]), "bf16", is_gradient=True)
             assert one == attention[i]
             assert elementwise_s(device, int(bytes_[i])) == np.asarray(elementwise_s(device, bytes_))[i]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from cluster_rows import cluster
 
-from parsim.cluster import OPERATIONS, Cluster, CollectiveLaw, Fabric, Link, Node, placement
+from parsim.cluster import OPERATIONS, Cluster, CollectiveLaw, Fabric, Link, Node
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
-from parsim.cluster.network import binding_link, collective_s, p2p_s
+from parsim.cluster.network import binding_link, collective_s, p2p_s, placement
 from parsim.cluster.price import collective_price, explain_collective
 from parsim.errors import ScenarioError
 

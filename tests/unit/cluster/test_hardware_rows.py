@@ -14,7 +14,8 @@ import pytest
 from cluster_rows import DATA, accelerator, cluster, fabric, link, node, rows
 
 from parsim import catalog
-from parsim.cluster import attention_s, gemm_s, topology
+from parsim.cluster import topology
+from parsim.cluster.efficiency import attention_s, gemm_s
 from parsim.cluster.network import collective_s
 from parsim.scenario.rows import read
 

@@ -7,6 +7,7 @@ from itertools import pairwise, permutations, product
 
 import numpy as np
 import pytest
+import routing
 from cluster_rows import cluster, node, rows
 
 from parsim.cluster import Cluster, topology
@@ -130,7 +131,7 @@ def test_a_pipeline_across_leaves_waits_for_the_uplinks() -> None:
 def test_the_graph_of_oversubscribed_leaves_agrees_on_what_binds(fabric: str, ratio: float, nodes_per_leaf: int) -> None:
     where = oversubscribed(ratio, nodes_per_leaf, fabric)
     for ranks, stride in ((2, 8), (4, 8), (8, 8), (16, 1), (64, 1), (8, 1), (16, 4)):
-        routed = topology.binding_link(where, "all_gather", ranks, stride)
+        routed = routing.binding_link(where, "all_gather", ranks, stride)
         assert routed == binding_link(where, "all_gather", ranks, stride), (ranks, stride)
 
 
@@ -143,11 +144,11 @@ def test_both_the_uplink_and_the_nic_occur() -> None:
 def test_an_nvl72_rack_is_one_domain_of_18_planes() -> None:
     where = cluster("gb200-nvl72", 2, "ib-ndr-72rail")
     graph = topology.build(where, 1)
-    assert topology.faults(graph) == []
+    assert routing.faults(graph) == []
     ports = [edge["bandwidth_bytes_per_s"] for _, _, edge in graph.out_edges(("device", 0, 71), data=True)]
     assert len(ports) == 18 and sum(ports) == pytest.approx(900e9)
-    assert topology.binding_link(where, "all_reduce", 8, 1) == binding_link(where, "all_reduce", 8, 1) == "nvlink5"
-    assert topology.binding_link(where, "all_reduce", 2, 72) == binding_link(where, "all_reduce", 2, 72) == "ib-ndr"
+    assert routing.binding_link(where, "all_reduce", 8, 1) == binding_link(where, "all_reduce", 8, 1) == "nvlink5"
+    assert routing.binding_link(where, "all_reduce", 2, 72) == binding_link(where, "all_reduce", 2, 72) == "ib-ndr"
 
 
 def test_groups_that_do_not_divide_a_node_cross_the_network() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import routing
 from cluster_rows import cluster, rows
 from pydantic import ValidationError
 
@@ -36,7 +37,7 @@ def small(name: str) -> Cluster:
 @pytest.mark.parametrize("name", topology.TOPOLOGIES.names())
 def test_every_topology_is_connected_symmetric_and_holds_each_device_once(name: str) -> None:
     graph = topology.build(small(name))
-    assert topology.faults(graph) == []
+    assert routing.faults(graph) == []
     devices = [vertex for vertex in graph if vertex[0] == "device"]
     assert sorted(devices) == [("device", node, each) for node in range(3) for each in range(8)]
     assert all(edge["latency_s"] > 0 and edge["name"] for _, _, edge in graph.edges(data=True))
@@ -79,8 +80,8 @@ def test_the_graph_and_the_arithmetic_agree_on_the_link_that_binds(node: str, fa
     where = cluster(node, 64 // min(devices, 8), fabric)
     for ranks, stride in SHAPES:
         if stride == 1 or stride <= devices:
-            assert topology.binding_link(where, operation, ranks, stride) == binding_link(where, operation, ranks, stride), (ranks, stride)
-    assert topology.binding_link(where, operation, 1, 1) == binding_link(where, operation, 1, 1) == ""
+            assert routing.binding_link(where, operation, ranks, stride) == binding_link(where, operation, ranks, stride), (ranks, stride)
+    assert routing.binding_link(where, operation, 1, 1) == binding_link(where, operation, 1, 1) == ""
 
 
 def test_both_outcomes_occur() -> None:
@@ -143,7 +144,7 @@ def test_a_wrong_topology_names_the_legal_ones() -> None:
 def test_faults_of_a_broken_graph_are_found() -> None:
     graph = import_module("networkx").DiGraph()
     graph.add_edge(1, 2, bandwidth_bytes_per_s=0.0)
-    assert len(topology.faults(graph)) == 3  # two parts, no way back, no bandwidth
+    assert len(routing.faults(graph)) == 3  # two parts, no way back, no bandwidth
 
 
 MADE_UP = """
@@ -156,7 +157,7 @@ def build(graph, cluster, num_nodes):
             join(graph, ("device", node, device), ("device", node, (device + 1) % cluster.node.devices_per_node), cluster.node.link)
 
 
-TOPOLOGIES.register("made_up_ring", Topology("made_up_ring", "node", build, "this test"))
+TOPOLOGIES.register("made_up_ring", Topology("node", build, "this test"))
 """
 
 
@@ -169,7 +170,7 @@ def test_a_topology_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(topology.TOPOLOGIES, "_values", dict(topology.TOPOLOGIES._values))
     topology.TOPOLOGIES.discover("made_up_topologies")
     where = small("made_up_ring")
-    assert topology.faults(topology.build(where)) == []
+    assert routing.faults(topology.build(where)) == []
     # One ring of all 8; of the 4 pairs 4 apart both ways round are 4 long: 8 messages x 4 / 16 wires one way.
     shares = {(ranks, stride): share for ranks, stride, share in topology.ring_shares(where.node)}
     assert shares[8, 1] == shares[2, 1] == 1 and shares[2, 4] == pytest.approx(1 / 2)
@@ -225,7 +226,7 @@ def test_a_torus_of_a_wrong_size_cannot_be_drawn() -> None:
 def test_nodes_of_the_catalog_are_sound_graphs_whose_devices_have_the_links_port(name: str) -> None:
     where = cluster(name)
     graph = topology.build(where)
-    assert topology.faults(graph) == []
+    assert routing.faults(graph) == []
     for device in range(where.node.devices_per_node):
         port = sum(edge["bandwidth_bytes_per_s"] for _, _, edge in graph.out_edges(("device", 0, device), data=True))
         assert port == pytest.approx(where.node.link.bandwidth_bytes_per_s, rel=1e-12)

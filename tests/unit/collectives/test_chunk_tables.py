@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import parsim.collectives as collectives
-from parsim.collectives import COLLECTIVES, Collective, choose, names, num_chunks
+from parsim.collectives import COLLECTIVES, CollectiveAlgorithm, choose, names, num_chunks
 from parsim_kernels import Machine
 
 SIZES = range(2, 7)
@@ -25,7 +25,7 @@ def tensor(table: np.ndarray, n: int) -> np.ndarray:
     return np.broadcast_to(table.sum(-1), (n,))
 
 
-def ports(algorithm: Collective, operation: str, n: int, table: np.ndarray) -> tuple[list[int], list[int]]:
+def ports(algorithm: CollectiveAlgorithm, operation: str, n: int, table: np.ndarray) -> tuple[list[int], list[int]]:
     """Elements that each rank sends and receives, message by message."""
     sent, received = Counter[int](), Counter[int]()
     for transfer in algorithm.transfers(operation, n, "sum"):
@@ -34,7 +34,7 @@ def ports(algorithm: Collective, operation: str, n: int, table: np.ndarray) -> t
     return [sent[rank] for rank in range(n)], [received[rank] for rank in range(n)]
 
 
-def count_the_messages(algorithm: Collective, operation: str) -> None:
+def count_the_messages(algorithm: CollectiveAlgorithm, operation: str) -> None:
     for n in SIZES:
         for seed in range(10):
             table = random_table(operation, n, seed)

@@ -6,7 +6,7 @@ from parsim.calibrate import models
 from parsim.cluster import Cluster
 from parsim.executor import program
 from parsim.executor.clock import Clock
-from parsim.executor.names import owned
+from parsim.executor.names import own_weights_of
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
 from parsim.scenario.rows import read
@@ -30,7 +30,7 @@ def ended(num_steps: int) -> Rank:
 
 def test_gradients_are_parts_of_one_array_in_order() -> None:
     rank = ended(1)
-    gradients = [rank.machine.get(0, f"{instance}/d_{weight.name}") for instance, weight in owned(rank.copies)]
+    gradients = [rank.machine.get(0, f"{instance}/d_{weight.name}") for instance, weight in own_weights_of(rank.copies)]
     whole = only(gradients)
     assert whole is not None and whole.size == sum(gradient.size for gradient in gradients)
     assert whole.base is gradients[0].base  # in place: a sum over replicas needs no copy

@@ -49,7 +49,7 @@ def test_a_figure_is_three_files_and_the_same_bytes_each_time(results: Results, 
 
 def test_every_component_has_its_own_colour_and_optimizer_one_in_both_panels(results: Results) -> None:
     estimated = results.plans[0].estimate
-    assert set(style.TIME) == set(estimated.breakdown_s) | {"exposed_rp", "exposed_host"}
+    assert set(style.TIME) == set(estimated.breakdown_s) | {"exposed_dp_replicate", "exposed_host"}
     assert set(style.MEMORY) == set(estimated.memory_bytes[0])
     assert len(set(style.TIME.values())) == len(style.TIME)
     assert len(set(style.MEMORY.values())) == len(style.MEMORY)

@@ -13,6 +13,7 @@ from parsim.cli import app
 from parsim.errors import ParsimError
 from parsim.parallel.plan import Plan
 from parsim.report import results as made
+from parsim.report import sharing
 from parsim.report.explain import explain
 from parsim.report.sharing import show_sharing
 from parsim.scenario import Scenario
@@ -82,10 +83,9 @@ def test_explain_of_a_kernel_is_silent_on_links() -> None:
     assert all("lost to others" not in dict(note.lines) for note in explain(crowded(), "both", "gelu"))
 
 
-def test_explain_does_not_simulate_a_step_of_very_many_events() -> None:
-    chosen = crowded()
-    many = replace(chosen, batch=replace(chosen.batch, global_batch=200_000))
-    (note,) = explain(many, "both", "boundary")
+def test_explain_does_not_simulate_a_step_of_very_many_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "_MOST_EVENTS", 100)
+    (note,) = explain(crowded(), "both", "boundary")
     assert "too many events" in dict(note.lines)["lost to others"]
 
 
@@ -96,6 +96,6 @@ def test_the_command_line_prints_both_steps_and_writes_them(tmp_path: Path, monk
     done = runner.invoke(app, ["run", "crowded.yaml", "--backend", "simulate", "--contention", "--no-figure", "-o", "out"])
     assert done.exit_code == 0, done.output
     assert "links shared by what overlaps on them" in done.output
-    sharing = [each["sharing"] for each in json.loads((tmp_path / "out" / "results.json").read_text())["plans"]]
-    assert all(each["alone_step_s"] > 0 for each in sharing)
+    shared = [each["sharing"] for each in json.loads((tmp_path / "out" / "results.json").read_text())["plans"]]
+    assert all(each["alone_step_s"] > 0 for each in shared)
     assert runner.invoke(app, ["run", "crowded.yaml", "--contention"]).exit_code != 0

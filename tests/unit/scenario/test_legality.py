@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parsim import schedules
-from parsim.errors import ParsimError, PlanError
+from parsim.errors import ParsimError
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.fault import divisors
-from parsim.parallel.legality import check, faults, legal_degrees
+from parsim.parallel.legality import faults, legal_degrees
 from parsim.parallel.plan import Batch, Plan
 
 MODEL = TransformerSpec("m", 12, 64, 256, 8, num_kv_heads=4, head_dim=8, vocab_size=128, max_positions=64)
@@ -37,7 +37,6 @@ def found(plan, num_devices=None, model=MODEL, batch=BATCH):
 )
 def test_a_plan_that_fits_has_no_fault(plan):
     assert found(plan) == []
-    check(plan, MODEL, BATCH, plan.num_devices, schedules)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +100,8 @@ def test_degrees_that_no_number_of_replicas_completes_are_told_which_do():
 def test_all_faults_are_told_at_once():
     plan = Plan(tensor_parallel=3, pipeline_parallel=13, sequence_parallel=True)
     assert [field for field, _ in found(plan)] == ["tensor_parallel", "pipeline_parallel", "sequence_parallel"]
-    with pytest.raises(PlanError, match=r"(?s)num_kv_heads.*12 layers.*sequence_length"):
-        check(plan, MODEL, BATCH, plan.num_devices, schedules)
+    said = [text for _, text in found(plan)]
+    assert "num_kv_heads" in said[0] and "12 layers" in said[1] and "sequence_length" in said[2]
 
 
 def test_without_a_model_what_needs_none_is_still_checked():

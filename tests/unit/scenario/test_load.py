@@ -13,7 +13,7 @@ import pytest
 from parsim import catalog, scenario
 from parsim.cluster.network import p2p_s
 from parsim.errors import ScenarioError
-from parsim.estimator.estimate import num_parameters
+from parsim.model.parameters import num_parameters
 from parsim.scenario.rows import read
 
 # The example of the README and of the design.

@@ -9,7 +9,7 @@ import pytest
 from parsim import scenario, schedules
 from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan
-from parsim.planner.space import candidates, everything
+from parsim.planner.space import candidates, default_axes
 from parsim.scenario.document import PlanSection
 from parsim.step.optimizer import OPTIMIZERS
 from support import scenario as toy
@@ -19,7 +19,7 @@ NAMES = [each.name for each in dataclasses.fields(Plan)]
 
 def test_files_schema_and_planner_know_the_fields_of_plan_and_no_others():
     assert list(PlanSection.model_fields) == list(scenario.schema()["definitions"]["PlanSection"]["properties"]) == NAMES
-    assert sorted(everything()) == sorted(NAMES) == sorted(KEYS)
+    assert sorted(default_axes()) == sorted(NAMES) == sorted(KEYS)
 
 
 def test_what_a_file_leaves_out_is_the_default_of_plan():

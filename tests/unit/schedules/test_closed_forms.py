@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from parsim import schedules
@@ -14,17 +14,18 @@ from parsim.cluster.link import CollectiveLaw, Link
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.memory import counted_peak_bytes
 from parsim.parallel.plan import Batch, Plan
-from parsim.schedules import Action, Phase, memory_states, needs, ordered
+from parsim.schedules import Action, Phase
 from parsim.simulator import simulate
 from parsim.verify import verify_plan
-from support import CLUSTER, GPT, NODE, STACK, scenario
+from schedule_orders import in_order, needs, states_of
+from support import CLUSTER, GPT, NODE, STACK, examples, hold, scenario
 
 
 def step_time(name: str, p: int, v: int, m: int, forward: int, backward: int) -> int:
     """The end of the last action, where each takes the time of its kind and messages none: a longest path, written out again here."""
     end: dict[Action, int] = {}
     free = [0] * p
-    for action in ordered(name, p, v, m).overall:
+    for action in in_order(name, p, v, m):
         rank = action.stage % p
         start = max([free[rank], *(end[each] for each in needs(action, p * v))])
         end[action] = free[rank] = start + (forward if action.phase is Phase.F else backward)
@@ -52,14 +53,14 @@ def test_breadth_first_with_fewer_micro_batches_than_ranks_waits_between_chunks(
 
 @pytest.mark.parametrize(("p", "m"), [(2, 4), (4, 2), (4, 16)])
 def test_gpipe_has_every_micro_batch_in_flight_at_the_turn(p: int, m: int) -> None:
-    for states in memory_states("gpipe", p, 1, m):
-        assert max(state.in_flight[0] for state in states) == m
+    for states in states_of("gpipe", p, 1, m):
+        assert max(in_flight[0] for in_flight, *_ in states) == m
 
 
 @pytest.mark.parametrize(("p", "v", "m"), [(2, 2, 3), (4, 3, 8)])
 def test_breadth_first_has_every_micro_batch_of_every_chunk_in_flight_at_the_turn(p: int, v: int, m: int) -> None:
-    for states in memory_states("breadth_first", p, v, m):
-        assert max(state.in_flight for state in states) == (m,) * v
+    for states in states_of("breadth_first", p, v, m):
+        assert max(in_flight for in_flight, *_ in states) == (m,) * v
 
 
 def test_breadth_first_with_one_chunk_takes_the_time_of_gpipe() -> None:
@@ -110,9 +111,13 @@ def pipelines(draw: st.DrawFn) -> tuple[object, Plan]:
     return scenario(model=model, stack=stack, cluster=cluster, batch=Batch(m * dp, 8)), plan
 
 
-@settings(max_examples=120, deadline=None)
-@given(pipelines())
-def test_estimate_equals_simulate_for_every_schedule_and_any_written_one(drawn: tuple[object, Plan]) -> None:
+@examples(40, 120)
+def test_estimate_equals_simulate_for_every_schedule_and_any_written_one(num_examples: int) -> None:
+    hold(equal, pipelines(), num_examples)
+
+
+def equal(drawn: tuple[object, Plan]) -> None:
+    """Estimate and simulation of a plan are."""
     chosen, plan = drawn
     predicted, trace = estimate(chosen, plan), simulate(chosen, plan)  # type: ignore[arg-type]
     assert round(predicted.step_s * 1e12) == trace.step_ps

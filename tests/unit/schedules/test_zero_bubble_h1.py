@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from parsim.schedules import SCHEDULES, Action, Phase, Schedule, fault, in_turn, memory_states, needs, ordered, rank_of
+from parsim.schedules import SCHEDULES, Action, Phase, Schedule, fault, find, in_turn
 from parsim.schedules.zero_bubble_h1 import ZeroBubbleH1
+from schedule_orders import actions_of, as_text, in_order, needs, states_of
 
 SHAPES = [(1, 1), (1, 3), (2, 2), (2, 5), (3, 3), (4, 4), (4, 9), (8, 8), (8, 13)]
 FEW = [(2, 1), (4, 1), (4, 3), (8, 5)]  # fewer micro_batches than ranks
@@ -18,8 +19,8 @@ def step_time(name: str, p: int, m: int, takes: dict[Phase, int]) -> int:
     """The end of the last action, where each takes the time of its phase and messages none: a longest path from the actions alone."""
     end: dict[Action, int] = {}
     free = [0] * p
-    for action in ordered(name, p, 1, m).overall:
-        rank = rank_of(name, action.stage, p)
+    for action in in_order(name, p, 1, m):
+        rank = find(name, p).rank_of(action.stage, p)
         end[action] = free[rank] = max([free[rank], *(end[each] for each in needs(action, p))]) + takes[action.phase]
     return max(end.values())
 
@@ -48,11 +49,11 @@ def test_the_bubble_is_that_of_the_paper_as_long_as_weights_take_least(p: int, m
 @pytest.mark.parametrize(("p", "m"), [*SHAPES, *FEW])
 def test_as_many_micro_batches_are_in_flight_as_in_1f1b_at_most(p: int, m: int) -> None:
     """Section 2.1: the peak is 1F1B's, p micro_batches on rank 0; of the other ranks some wait for their weight gradients only."""
-    whole, split = (memory_states(name, p, 1, m) for name in ("1f1b", "zero_bubble_h1"))
+    whole, split = (states_of(name, p, 1, m) for name in ("1f1b", "zero_bubble_h1"))
     for rank in range(p):
-        holds = [state.in_flight for state in split[rank]]
+        holds = [in_flight for in_flight, *_ in split[rank]]
         assert max(map(sum, holds)) == min(p, m)
-        assert max(of_inputs for of_inputs, _ in holds) == min(p - rank, m) == max(sum(state.in_flight) for state in whole[rank])
+        assert max(of_inputs for of_inputs, _ in holds) == min(p - rank, m) == max(sum(in_flight) for in_flight, *_ in whole[rank])
         assert max(of_weights for _, of_weights in holds) == min(rank + 1, m)
 
 
@@ -60,14 +61,13 @@ def test_as_many_micro_batches_are_in_flight_as_in_1f1b_at_most(p: int, m: int) 
 def test_any_number_of_micro_batches_runs(p: int) -> None:
     for m in range(1, 20):
         assert fault("zero_bubble_h1", p, 1, m) is None
-        written = tuple(" ".join(map(str, actions)) for actions in ordered("zero_bubble_h1", p, 1, m).by_rank)
-        assert fault(written, p, 1, m) is None
+        assert fault(as_text("zero_bubble_h1", p, 1, m), p, 1, m) is None
     assert "runs one chunk" in str(fault("zero_bubble_h1", p, 2))
 
 
 def test_the_order_is_that_of_the_papers_figure() -> None:
     """Figure 3, top, the first and the last of 4 ranks."""
-    first, *_, last = ordered("zero_bubble_h1", 4, 1, 8).by_rank
+    first, *_, last = actions_of("zero_bubble_h1", 4, 1, 8)
     assert " ".join(map(str, first[:10])) == "0F0 0F1 0F2 0F3 0I0 0W0 0F4 0I1 0W1 0F5"
     assert " ".join(map(str, last[:12])) == "3F0 3I0 3F1 3I1 3F2 3I2 3F3 3I3 3W0 3F4 3I4 3W1"
     assert " ".join(map(str, last[-4:])) == "3W4 3W5 3W6 3W7"
@@ -90,4 +90,4 @@ def test_weight_gradients_a_micro_batch_sooner_cost_time_and_later_cost_memory(m
     """Both statements above can fail."""
     monkeypatch.setattr(SCHEDULES, "_values", {**SCHEDULES._values, "sooner": Lagging(-1), "later": Lagging(1)})
     assert bubble("sooner", 4, 9, 5, 5, 5) > (4 - 1) * 5
-    assert max(sum(state.in_flight) for state in memory_states("later", 4, 1, 9)[0]) == 4 + 1
+    assert max(sum(in_flight) for in_flight, *_ in states_of("later", 4, 1, 9)[0]) == 4 + 1

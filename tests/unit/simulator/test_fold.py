@@ -12,9 +12,9 @@ from parsim.errors import PlanError
 from parsim.parallel.plan import Batch, Plan
 from parsim.simulator import run as run_module
 from parsim.simulator import simulate
-from parsim.simulator.fold import Beside, Fold, fold
+from parsim.simulator.fold import Beside, FoldedAction, StreamItem, fold
 from parsim.simulator.memory import Rise, peak_bytes
-from parsim.simulator.program import Item, Program
+from parsim.simulator.program import Program
 from parsim.simulator.run import run
 from parsim.step.task import Hold, Launches, Receive, Send, Task, Wait
 from support import GPT, STACK, scenario
@@ -22,8 +22,8 @@ from support import GPT, STACK, scenario
 KERNEL = Hold("kernel")  # what a task is matters only where it waits or sends
 
 
-def item(ps: int, stream: str = "compute", *, after: tuple[str, ...] = (), makes: str = "", task: Task = KERNEL) -> Item:
-    return Item(task, stream, ps, after, (makes,) if makes else ())
+def item(ps: int, stream: str = "compute", *, after: tuple[str, ...] = (), makes: str = "", task: Task = KERNEL) -> StreamItem:
+    return StreamItem(task, stream, ps, after, (makes,) if makes else ())
 
 
 def workload(plan: Plan, layers: int = 4, **stack: object) -> Workload:
@@ -39,17 +39,17 @@ def test_compute_waits_for_what_it_reads_and_for_nothing_else() -> None:
 
 def test_two_of_one_stream_run_one_after_the_other_and_a_wait_sees_both() -> None:
     both = [item(10, "tp"), item(10), item(30, "tp"), item(1)]
-    assert fold([*both, item(0, task=Wait("segment", streams=("tp",)))]) == Fold(40, (), None)
+    assert fold([*both, item(0, task=Wait("segment", streams=("tp",)))]) == FoldedAction(40, (), None)
 
 
 def test_what_nobody_waits_for_goes_on_when_the_action_has_ended() -> None:
     found = fold([item(10), item(70, "dp", makes="d_w"), item(20)])
-    assert found == Fold(30, (Beside("dp", 10, 70),), None)
+    assert found == FoldedAction(30, (Beside("dp", 10, 70),), None)
 
 
 def test_a_message_leaves_when_compute_has_ended() -> None:
     sent: Task = Send("send", None, None, "send_F")  # type: ignore[arg-type]
-    assert fold([item(10), item(7, "send_F", task=sent)]) == Fold(10, (), Beside("send_F", 10, 7))
+    assert fold([item(10), item(7, "send_F", task=sent)]) == FoldedAction(10, (), Beside("send_F", 10, 7))
 
 
 def test_launching_is_a_floor_under_the_time_of_kernels() -> None:
@@ -99,7 +99,7 @@ def test_mutant_a_message_without_time_ends_the_step_too_early(monkeypatch: pyte
     made = workload(Plan(pipeline_parallel=2))
     right = run(made, spans=True).step_ps
 
-    def hasty(items: list[Item]) -> Fold:
+    def hasty(items: list[StreamItem]) -> FoldedAction:
         found = fold(items)
         return found._replace(message=found.message and found.message._replace(ps=0))
 

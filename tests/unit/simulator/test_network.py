@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsim.simulator import network as network_module
-from parsim.simulator.network import Flow, Leg, Network, Share, Wire, fair_shares
+from parsim.simulator.network import FairShare, Flow, Leg, LinkAt, SharedLinks, fair_shares
 
-ONE, OTHER = Wire("one", "node 0"), Wire("other", "node 0")
-WIDE, NARROW = Wire("wide", "node 0"), Wire("narrow", "node 0")  # 2 and 1 bytes/s
+ONE, OTHER = LinkAt("one", "node 0"), LinkAt("other", "node 0")
+WIDE, NARROW = LinkAt("wide", "node 0"), LinkAt("narrow", "node 0")  # 2 and 1 bytes/s
 
 
 def leg(transfer_ps: int, *, latency_ps: int = 0, load: float = 1.0) -> Leg:
@@ -21,10 +21,10 @@ def leg(transfer_ps: int, *, latency_ps: int = 0, load: float = 1.0) -> Leg:
     return Leg(latency_ps, transfer_ps, load, ((ONE, load),))
 
 
-def ends(*flows: tuple[int, Leg]) -> tuple[list[int], Network]:
+def ends(*flows: tuple[int, Leg]) -> tuple[list[int], SharedLinks]:
     """When flows that start at these times end."""
     env = simpy.Environment()
-    network, found = Network(env), [0] * len(flows)
+    network, found = SharedLinks(env), [0] * len(flows)
 
     def process(index: int, start_ps: int, leg: Leg):  # type: ignore[no-untyped-def]
         yield env.timeout(start_ps)
@@ -104,7 +104,7 @@ def test_a_link_that_nobody_touches_is_not_solved() -> None:
 @st.composite
 def legs(draw: st.DrawFn) -> list[Leg]:
     """Flows over up to four links."""
-    wires = [Wire(f"w{index}", "") for index in range(4)]
+    wires = [LinkAt(f"w{index}", "") for index in range(4)]
     found = []
     for _ in range(draw(st.integers(1, 7))):
         on = draw(st.lists(st.sampled_from(wires), min_size=1, max_size=3, unique=True))
@@ -118,7 +118,7 @@ def legs(draw: st.DrawFn) -> list[Leg]:
 def test_no_link_is_overfull_and_every_slowed_flow_has_a_full_link_on_which_no_sender_has_more(drawn: list[Leg]) -> None:
     """What max-min fair means: Bertsekas and Gallager 1992, section 6.5.2."""
     shares = fair_shares(drawn)
-    taken: dict[Wire, float] = {}
+    taken: dict[LinkAt, float] = {}
     for each, share in zip(drawn, shares, strict=True):
         assert 0 < share.rate <= 1
         for wire, load in each.loads:
@@ -163,13 +163,13 @@ def test_a_link_shared_by_equal_senders_is_processor_sharing(flows: list[tuple[i
     assert lost == pytest.approx(took, abs=len(flows) ** 2)
 
 
-def _equal_split(flows: list[Leg]) -> list[Share]:
+def _equal_split(flows: list[Leg]) -> list[FairShare]:
     """Every flow of a link gets an equal part of it, whatever the others can use."""
-    count: dict[Wire, int] = {}
+    count: dict[LinkAt, int] = {}
     for each in flows:
         for wire, _ in each.loads:
             count[wire] = count.get(wire, 0) + 1
-    return [Share(min(1.0, *(1 / count[wire] / load for wire, load in each.loads)), each.loads[0][0]) for each in flows]
+    return [FairShare(min(1.0, *(1 / count[wire] / load for wire, load in each.loads)), each.loads[0][0]) for each in flows]
 
 
 def test_mutant_an_equal_split_turns_the_worked_example_red(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,10 +178,10 @@ def test_mutant_an_equal_split_turns_the_worked_example_red(monkeypatch: pytest.
 
 
 def test_mutant_sharing_from_the_first_instant_turns_the_latency_example_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Network._issue
+    right = SharedLinks._issue
 
-    def issue(self: Network, leg: Leg, stream: str, task: str) -> Flow:
+    def issue(self: SharedLinks, leg: Leg, stream: str, task: str) -> Flow:
         return right(self, Leg(0, leg.latency_ps + leg.transfer_ps, leg.bytes_per_s, leg.loads), stream, task)
 
-    monkeypatch.setattr(Network, "_issue", issue)
+    monkeypatch.setattr(SharedLinks, "_issue", issue)
     assert ends((0, leg(100)), (0, leg(100, latency_ps=100)))[0] != [100, 200]

@@ -19,7 +19,7 @@ from parsim.schedules.phase import Phase
 from parsim.step.lower import lower
 from parsim.step.step import Step
 from parsim.step.structure import Structure
-from parsim.step.task import Compute, Task
+from parsim.step.task import Compute, Launches, Task
 from parsim.verify.contract import verify_plan
 from support import DTYPES, GPT, NODE, STACK, TOY, scenario
 
@@ -114,11 +114,10 @@ def test_an_optimizer_that_is_called_once_a_segment_is_noticed(monkeypatch: pyte
 
 def test_laws_of_kernels_hold_what_the_host_does_to_launch_them() -> None:
     slow = replace(STACK, host_launch_s=1.0)
-    prices = [
-        price(each.step, each.sizes, each.market) for each in (Priced({"einsum": KernelLaw(1e-6)}, stack=slow), Priced({}, stack=slow))
-    ]
-    assert int(prices[0].forward_floor["layer"][0]) == 0
-    assert int(prices[1].forward_floor["layer"][0]) > 10**12
+    launches = Launches("launches", 2)
+    with_law, without = (Priced(laws, stack=slow) for laws in ({"einsum": KernelLaw(1e-6)}, {}))
+    assert int(task_ps(launches, with_law.sizes, with_law.model)[0]) == 0
+    assert int(task_ps(launches, without.sizes, without.model)[0]) == 2 * 10**12
 
 
 @pytest.mark.parametrize("plan", [Plan(micro_batch=2), Plan(tensor_parallel=2), Plan(pipeline_parallel=2), Plan(data_parallel=2)])
