@@ -104,9 +104,9 @@ def show(
     """Show a row of the catalog: every figure with its source."""
     from parsim.report.console import raw, show_table
     from parsim.report.files import csv_text, json_text
-    from parsim.report.rows import found
+    from parsim.report.rows import find_rows
 
-    rows = found(name)
+    rows = find_rows(name)
     if json:
         raw(json_text({"name": name, "rows": rows}))
     elif csv:
@@ -132,9 +132,11 @@ def run(
     figure: Annotated[bool, typer.Option("--figure/--no-figure", help="draw plans.png and plans.svg")] = True,
 ) -> int:
     """Predict step time and memory of every plan of a scenario, with the reasons; exit 1 when no plan fits."""
-    from parsim.report.running import Wanted, run_scenario
+    from parsim.report.console import Output
+    from parsim.report.running import run_scenario
 
-    return run_scenario(scenario, Wanted(out=out, backend=backend, contention=contention, json=json, csv=csv, layers=layers, figure=figure))
+    output = Output(json=json, csv=csv)
+    return run_scenario(scenario, output, out=out, backend=backend, contention=contention, layers=layers, figure=figure)
 
 
 @app.command(epilog="Example:  parsim plot scenarios/table5-175b.yaml -o figures")
@@ -162,13 +164,16 @@ def verify(
     json: Json = False,
 ) -> int:
     """Execute each plan with numpy and compare counts, gradients and clocks with the prediction; exit 1 on any difference."""
+    from parsim.report.console import Output
+
+    output = Output(json=json, csv=csv)
     if time:
         from parsim.report.calibrating import verify_time
 
-        return verify_time(scenario, machine, csv=csv, json=json)
+        return verify_time(scenario, machine, output)
     from parsim.report.checking import verify_scenario
 
-    return verify_scenario(scenario, csv=csv, json=json)
+    return verify_scenario(scenario, output)
 
 
 @app.command(epilog="Example:  parsim execute scenarios/digits-mlp.yaml --plan data_parallel --steps 20")
@@ -185,12 +190,13 @@ def execute(
     csv: Csv = False,
 ) -> int:
     """Train the scenario's model with numpy, each plan on its ranks: the loss of each step, and what the ranks counted."""
-    from parsim.report.executing import Wanted, execute_scenario
+    from parsim.report.console import Output
+    from parsim.report.executing import execute_scenario
 
-    wanted = Wanted(
-        plans=plan or (), num_steps=steps, transport=transport, seed=seed, precision=precision, deadline_s=deadline, json=json, csv=csv
+    output = Output(json=json, csv=csv)
+    return execute_scenario(
+        scenario, output, plans=plan or (), num_steps=steps, transport=transport, seed=seed, precision=precision, deadline_s=deadline
     )
-    return execute_scenario(scenario, wanted)
 
 
 @app.command(epilog="Example:  parsim calibrate --out machine.yaml;  then in a scenario  cluster: {node: file:machine.yaml}, dtype: fp32")
@@ -233,9 +239,10 @@ def plan(
     csv: Csv = False,
 ) -> int:
     """Rank the plans that a scenario leaves open (auto, or lists of values) by step time; exit 1 when none fits."""
+    from parsim.report.console import Output
     from parsim.report.planning import rank_scenario
 
-    return rank_scenario(scenario, top, space, json=json, csv=csv)
+    return rank_scenario(scenario, Output(json=json, csv=csv), top=top, space=space)
 
 
 @app.command(epilog="Example:  parsim validate tests/witnesses/table5.csv --where source_family=papers")
@@ -248,8 +255,9 @@ def validate(
 ) -> int:
     """Predict each row of a table of measurements and print the errors of step time and peak memory."""
     from parsim.report.checking import validate_cases
+    from parsim.report.console import Output
 
-    return validate_cases(cases, where or [], json=json, csv=csv)
+    return validate_cases(cases, where or [], Output(json=json, csv=csv))
 
 
 def main() -> None:

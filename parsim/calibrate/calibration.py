@@ -17,7 +17,7 @@ from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.link import CollectiveLaw
 from parsim.errors import ParsimError
-from parsim.executor.worker import RunRequest
+from parsim.executor.job import RunRequest
 from parsim.scenario.rows import read
 from parsim_kernels import TransportError, launch
 

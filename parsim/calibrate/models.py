@@ -11,7 +11,7 @@ from typing import Final
 
 from parsim.cluster.cluster import Cluster
 from parsim.cost.cost_model import CostModel
-from parsim.executor.worker import RunRequest
+from parsim.executor.job import RunRequest
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack

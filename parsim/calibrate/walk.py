@@ -18,10 +18,9 @@ from parsim.cost.work import Work, law_name, works_of
 from parsim.executor import program
 from parsim.executor.bind import Bound
 from parsim.executor.clock import Clock
-from parsim.executor.job import Job
+from parsim.executor.job import Job, RunRequest
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
-from parsim.executor.worker import RunRequest
 from parsim.model.dims import COMPUTE
 from parsim.model.op_kinds import COSTS
 from parsim.step.task import Compute

@@ -16,7 +16,8 @@ from parsim.cluster.cluster import Cluster, Node
 from parsim.cost.cost_model import CostModel
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
-from parsim.executor.worker import RunRequest, work
+from parsim.executor.job import RunRequest
+from parsim.executor.worker import work
 from parsim_kernels import Channel, TransportError, launch
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ def floats(*values: Scalar) -> tuple[tuple[int, ...], list[Floats]]:
     >>> shape, a.tolist(), b.tolist()
     ((2,), [2.0, 2.0], [1.0, 3.0])
     """
-    arrays = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in values))
-    return arrays[0].shape, [np.ascontiguousarray(array).reshape(-1) for array in arrays]
+    arrays = [np.asarray(value, dtype=np.float64) for value in values]
+    shape = np.broadcast(*arrays).shape
+    return shape, [np.ascontiguousarray(each if each.shape == shape else np.full(shape, each)).reshape(-1) for each in arrays]
 
 
 def reshape(flat: Floats, shape: tuple[int, ...]) -> Scalar:

@@ -167,7 +167,7 @@ def choose(
     candidates = (default, tree, COLLECTIVES.get("in_network"))
     if np.all(index == index.flat[0]):
         return candidates[index.flat[0]]
-    return PerPlan(candidates, index)
+    return _PerPlan(candidates, index)
 
 
 def _hops(algorithm: ClosedForms, num_ranks: Count, payload_bytes: Count, bandwidth: float = 1.0) -> Count:
@@ -177,22 +177,19 @@ def _hops(algorithm: ClosedForms, num_ranks: Count, payload_bytes: Count, bandwi
 
 
 @dataclass(frozen=True, slots=True)
-class PerPlan:
+class _PerPlan:
     """Closed forms of plans that do not all run one algorithm: plan i runs the `index[i]`-th of `algorithms`."""
 
     algorithms: tuple[ClosedForms, ...]
     index: np.ndarray
 
     def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
-        """Of each plan's algorithm."""
         return self._select([each.sent_elements(operation, rank, num_ranks, elements, chunks) for each in self.algorithms])
 
     def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
-        """Of each plan's algorithm."""
         return self._select([each.busiest_elements(operation, num_ranks, elements, chunks) for each in self.algorithms])
 
     def num_steps(self, operation: str, num_ranks: Count) -> Count:
-        """Of each plan's algorithm."""
         return self._select([each.num_steps(operation, num_ranks) for each in self.algorithms])
 
     def _select(self, counts: list[Count]) -> Count:

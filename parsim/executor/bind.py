@@ -179,6 +179,8 @@ class Binder:
                 names, shards = buffers(owners, source, "padded"), buffers(owners, source, "shard")
         if not names:
             return None
+        itemsize = self.job.itemsize(source.dtype)
+        cut = {"dim": max(task.dim, 0), "split": max(task.split, 0), "operator": task.operator}
         return CollectiveCall(
             key=(task.group.name, members, *key),
             members=members,
@@ -186,14 +188,12 @@ class Binder:
             group=task.group,
             names=names,
             target=new,
-            dim=max(task.dim, 0),
-            split=max(task.split, 0),
             operator=task.operator,  # type: ignore[arg-type]
-            itemsize=self.job.itemsize(source.dtype),
+            itemsize=itemsize,
+            how={"itemsize": itemsize, **({"add": task.accumulate} if shards else cut)},
             ps=ps,
             stream=task.stream,
             reads=tuple(map(scope.full, reads(task))),
             writes=tuple(map(scope.full, writes(task))),
             shards=shards,
-            add=task.accumulate,
         )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from parsim.executor.job import Job
 from parsim.executor.names import NORM, Finish, Scope, buffers
 from parsim.step.optimizer import OPTIMIZERS
-from parsim.step.task import Bucket, Collective, Compute, Operand, Weight
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Attributes
 
@@ -20,43 +19,31 @@ Names = tuple[str, ...]
 class KernelUse:
     """One call of a kernel on the buffers of a memory: a rank's, or its host's."""
 
-    kernel: str
     memory: int
+    kernel: str
     inputs: Names
     outputs: Names
     attributes: Attributes
     itemsizes: tuple[int, ...] = ()  # bytes an element of new buffers
-    accumulate: bool = False
-    in_place: bool = False
-    overwrite: bool = False
+    modes: Mapping[str, bool]  # accumulate, in_place, overwrite
 
     def run(self, machine: Machine, now: Mapping[str, int] | None = None) -> None:
         """Do it; `now`: what the kernel is told that differs from step to step."""
-        machine.compute(
-            self.memory,
-            self.kernel,
-            self.inputs,
-            self.outputs,
-            self.itemsizes,
-            {**self.attributes, **now} if now else self.attributes,
-            accumulate=self.accumulate,
-            in_place=self.in_place,
-            overwrite=self.overwrite,
-        )
+        attributes = {**self.attributes, **now} if now else self.attributes
+        machine.compute(self.memory, self.kernel, self.inputs, self.outputs, self.itemsizes, attributes, **self.modes)
 
 
 def pass_kernel(job: Job, number: int, at: Mapping[str, int], task: Compute, scope: Scope) -> KernelUse:
     """The call of a task of a pass."""
     inputs, outputs = (tuple(scope.full(value.name) for value in side) for side in (task.inputs, task.outputs))
     return KernelUse(
-        kernel=task.kernel,
         memory=number,
+        kernel=task.kernel,
         inputs=inputs,
         outputs=outputs,
         attributes=job.attributes(task, job.sizes.at(at)),
         itemsizes=tuple(job.itemsize(value.dtype) for value in task.outputs),
-        accumulate=task.accumulate,
-        in_place=task.in_place,
+        modes={"accumulate": task.accumulate, "in_place": task.in_place},
     )
 
 
@@ -81,14 +68,14 @@ class _WeightKernel:
     def use(self) -> KernelUse:
         inputs = tuple(name for value in self.task.inputs for name in self.names(value))
         outputs = tuple(name for value in self.task.outputs for name in self.names(value))
-        modes: dict[str, Any] = {"accumulate": self.task.accumulate, "in_place": self.task.in_place}
+        modes = {"accumulate": self.task.accumulate, "in_place": self.task.in_place}
         modes["overwrite"] = not any(modes.values())
-        memory = self.number if self.is_on_device else self.number + self.job.num_ranks
-        return KernelUse(kernel=self.task.kernel, memory=memory, inputs=inputs, outputs=outputs, attributes=self.attributes(), **modes)
+        memory, told = self.number if self.is_on_device else self.number + self.job.num_ranks, self.attributes()
+        return KernelUse(memory=memory, kernel=self.task.kernel, inputs=inputs, outputs=outputs, attributes=told, modes=modes)
 
     @property
     def is_on_device(self) -> bool:
-        return self.task.stream == "compute"
+        return self.task.stream == COMPUTE_STREAM
 
     def names(self, value: Operand | Bucket) -> Names:
         """The buffers of one input or output."""

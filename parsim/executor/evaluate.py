@@ -64,16 +64,9 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     count = len(next(iter(rows.values())))
     batch = Batch(count, job.model.batch.sequence_length, job.model.batch.dtype)
     stack = replace(job.model.stack, vocab_multiple=max(job.extent("V"), 1))  # the same padded vocabulary
-    alone = Job.of(
-        replace(job.spec, dropout=0.0),
-        CostModel(job.model.cluster, stack, batch),
-        Plan(micro_batch=count),
-        job.dtype_bytes,
-        job.values.seed,
-        training=job.training,
-        data=Dataset("", "", rows, rows),
-        precision=job.values.precision,
-    )
+    asked, spec, data = job.asked, replace(job.spec, dropout=0.0), Dataset("", "", rows, rows)
+    model, plan = CostModel(job.model.cluster, stack, batch), Plan(micro_batch=count)
+    alone = Job(replace(asked, spec=spec, model=model, plan=plan, data=data))
     rank = _rank(alone, 0)
     rank.store.prepare()
     for instance, weight in own_weights_of(rank.copies):

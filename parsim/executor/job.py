@@ -25,39 +25,52 @@ from parsim_kernels import Machine
 Copy = tuple[str, Segment]  # a copy of a segment by its name
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What every rank is told: what is trained how and for how many steps, and whether virtual clocks are kept."""
+
+    spec: ModelSpec
+    model: CostModel
+    plan: Plan
+    dtype_bytes: Mapping[str, int]
+    seed: int
+    num_steps: int
+    training: Training
+    data: Dataset | None = None
+    evaluate_every: int = 0
+    precision: str = "float64"  # of the numbers that are computed with
+    clocks: bool = True  # costs a message a member in every collective
+
+    def job(self) -> Job:
+        """The job, built anew by each worker."""
+        return Job(self)
+
+
+@dataclass(slots=True)
 class Job:
     """One plan, ready to run."""
 
-    spec: ModelSpec
-    plan: Plan
-    workload: Workload
-    values: Values
-    training: Training
-    dtype_bytes: Mapping[str, int]
+    asked: RunRequest
+    workload: Workload = field(init=False)
+    values: Values = field(init=False)
     degrees: dict[str, int] = field(init=False)
     _algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = field(init=False, default_factory=dict)  # by what is asked
 
     def __post_init__(self) -> None:
+        asked = self.asked
+        self.workload = workload_of(asked.spec, asked.model, asked.plan, asked.dtype_bytes)
+        self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, asked.model.batch.global_batch)
         self.degrees = {axis: int(degree[0]) for axis, degree in self.workload.sizes.degrees.items()}
 
-    @classmethod
-    def of(
-        cls,
-        spec: ModelSpec,
-        model: CostModel,
-        plan: Plan,
-        dtype_bytes: Mapping[str, int],
-        seed: int,
-        *,
-        training: Training,
-        data: Dataset | None = None,
-        precision: str = "float64",
-    ) -> Job:
-        """The job of a plan; `precision` is that of the numbers it computes with."""
-        values = Values(spec, seed, precision, data, model.batch.global_batch)
-        workload = workload_of(spec, model, plan, dtype_bytes)
-        return cls(spec=spec, plan=plan, workload=workload, values=values, training=training, dtype_bytes=dtype_bytes)
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+        return self.asked.spec
+
+    @property
+    def training(self) -> Training:
+        """The optimizer's settings."""
+        return self.asked.training
 
     @property
     def model(self) -> CostModel:
@@ -77,7 +90,7 @@ class Job:
     @property
     def num_ranks(self) -> int:
         """Ranks of the whole mesh."""
-        return self.plan.num_devices
+        return self.asked.plan.num_devices
 
     @property
     def num_buffers(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from parsim.errors import ScheduleError
 from parsim.executor import program
@@ -107,27 +108,6 @@ def _run_collective(ranks: list[Rank], present: Mapping[int, CollectiveCall]) ->
         clock.end(call.stream, end_ps, call.writes)
     transfers = job.algorithm(first, machine, number).transfers(first.operation, len(first.members), first.operator)
     names = [call.names for call in own]
-    if first.shards:
-        machine.exchange_shards(
-            first.operation,  # type: ignore[arg-type]
-            first.group.name,
-            first.members,
-            [call.shards for call in own],
-            names,
-            transfers,
-            itemsize=first.itemsize,
-            add=first.add,
-        )
-        return
-    machine.communicate(
-        first.operation,
-        first.group.name,
-        first.members,
-        names,
-        first.target,
-        transfers,
-        dim=first.dim,
-        split=first.split,
-        operator=first.operator,  # type: ignore[arg-type]
-        itemsize=first.itemsize,
-    )
+    run: Any = machine.exchange_shards if first.shards else machine.communicate
+    others: Any = ([call.shards for call in own], names) if first.shards else (names, first.target)
+    run(first.operation, first.group.name, first.members, *others, transfers, **first.how)

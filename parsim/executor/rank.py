@@ -6,19 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from parsim.executor.bind import Binder, Bound, Item, Look, Rename
 from parsim.executor.clock import Clock
 from parsim.executor.job import Copy, Job
-from parsim.executor.requests import CollectiveCall, Request
+from parsim.executor.requests import Request
 from parsim.executor.values import region, shard
 from parsim.executor.weights import Store
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.parallel.mesh import coordinates
 from parsim.schedules.phase import Phase
 from parsim.step.program import SHARD
-from parsim.step.task import HOST, Compute, HostCopy, Operand, Send, Wait
+from parsim.step.task import HOST, Collective, Compute, HostCopy, Operand, Send, Wait
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
@@ -110,8 +108,8 @@ class Rank:
                 self.store.hold_flat(f"{instance}/{bound.prefix}{weight.name}", weight, self.store.zeros(weight), itemsize, own=False)
         if bound.need:
             yield bound.need
-        elif call and call.operation == "slice":
-            self.slice(bound, call)
+        elif isinstance(task, Collective) and task.operation == "slice":
+            self.slice(bound, task)
         elif call:
             yield call
         elif isinstance(task, Wait):
@@ -124,25 +122,30 @@ class Rank:
             self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
         self.machine.free(self.number, *bound.frees)
 
-    def slice(self, bound: Bound, call: CollectiveCall) -> None:
+    def part(self, name: str, held: Operand, wanted: Operand) -> Array:
+        """A view of the part of a buffer that lies where `wanted` does."""
+        regions = (region(each.sharding, self.job.sizes.at(self.at)) for each in (held, wanted))
+        return self.machine.get(self.number, name)[
+            tuple(slice(start - first, stop - first) for (first, _), (start, stop) in zip(*regions, strict=True))
+        ]
+
+    def slice(self, bound: Bound, task: Collective) -> None:
         """This rank's part of a tensor that all hold."""
-        parts = np.array_split(self.machine.get(self.number, call.names[0]), len(call.members), axis=call.dim)
-        assert call.target is not None
-        self.machine.hold(self.number, call.target, parts[call.members.index(self.number)].copy(), call.itemsize)
+        (source,), (target,) = bound.reads, bound.writes
+        assert isinstance(task.source, Operand) and isinstance(task.target, Operand)
+        self.machine.hold(self.number, target, self.part(source, task.source, task.target).copy(), self.job.itemsize(task.target.dtype))
         self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
 
     def send(self, bound: Bound, task: Send) -> None:
         """Post a copy of what crosses to the next stage, or of this rank's part of it."""
         (whole,), arrival = bound.reads, self.clock.run(bound.stream, bound.reads, (), bound.ps)
-        if task.sent.sharding == task.source.sharding:
-            self.wire.post(self, bound.dst, whole, bound.posted, arrival)
-            return
-        sizes, part = self.job.sizes.at(self.at), whole + SHARD
-        spans = zip(region(task.source.sharding, sizes), region(task.sent.sharding, sizes), strict=True)
-        view = tuple(slice(start - held, stop - held) for (held, _), (start, stop) in spans)
-        self.machine.hold(self.number, part, self.machine.get(self.number, whole)[view], self.job.itemsize(task.sent.dtype))
-        self.wire.post(self, bound.dst, part, bound.posted, arrival)
-        self.machine.free(self.number, part)
+        is_cut = task.sent.sharding != task.source.sharding
+        if is_cut:
+            view = self.part(whole, task.source, task.sent)
+            self.machine.hold(self.number, whole + SHARD, view, self.job.itemsize(task.sent.dtype))
+        self.wire.post(self, bound.dst, whole + SHARD if is_cut else whole, bound.posted, arrival)
+        if is_cut:
+            self.machine.free(self.number, whole + SHARD)
 
     def pass_host(self, bound: Bound, task: HostCopy) -> None:
         """Gradients to the host, or the weights that it has updated back over those of the device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from parsim.parallel.group import Group
 from parsim_kernels import Operator
@@ -27,16 +28,14 @@ class CollectiveCall:
     group: Group
     names: tuple[str, ...]  # this rank's buffers
     target: str | None
-    dim: int
-    split: int
     operator: Operator
     itemsize: int
+    how: Mapping[str, Any]  # what the machine is told besides
     ps: int
     stream: str
     reads: tuple[str, ...]  # what it waits for, and what waits for it, on the clock
     writes: tuple[str, ...]
     shards: tuple[str, ...] = ()  # own parts of the buffers in `names`, where flat buffers are scattered or gathered
-    add: bool = False  # a scattered sum is added to the shards
 
 
 @dataclass(frozen=True, slots=True)

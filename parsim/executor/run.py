@@ -11,9 +11,9 @@ from parsim.data import Dataset, load
 from parsim.errors import ParsimError, ScenarioError
 from parsim.executor import lockstep
 from parsim.executor.evaluate import Score, evaluate, whole_weights
-from parsim.executor.job import Job
+from parsim.executor.job import Job, RunRequest
 from parsim.executor.program import Record
-from parsim.executor.worker import Report, RunRequest, work
+from parsim.executor.worker import Report, work
 from parsim.model import parameters
 from parsim.parallel.plan import Plan
 from parsim_kernels import Ledger, TransportError, launch

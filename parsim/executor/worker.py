@@ -5,49 +5,23 @@ from __future__ import annotations
 import pickle
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from parsim.collectives import transfer_plan
-from parsim.cost.cost_model import CostModel
-from parsim.data import Dataset
 from parsim.executor import program
 from parsim.executor.clock import Clock
-from parsim.executor.job import Job
+from parsim.executor.job import RunRequest
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
 from parsim.executor.requests import CollectiveCall, MessageNeed, StepEnd, StepStart
 from parsim.model.dims import COMPUTE
-from parsim.model.spec import ModelSpec
-from parsim.parallel.plan import Plan
-from parsim.scenario.types import Training
 from parsim_kernels import Channel, Machine
 from parsim_kernels.part import communicate, exchange_shards
 from parsim_kernels.transport.channel import Incoming, Outgoing
 
 _CLOCK, _END = 2**30, 2**30 + 1  # tags; those of messages lie below
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What every worker is told: the job, how many steps, and whether to keep virtual clocks."""
-
-    spec: ModelSpec
-    model: CostModel
-    plan: Plan
-    dtype_bytes: Mapping[str, int]
-    seed: int
-    num_steps: int
-    training: Training
-    data: Dataset | None = None
-    evaluate_every: int = 0
-    precision: str = "float64"  # of the numbers that are computed with
-    clocks: bool = True  # costs a message a member in every collective
-
-    def job(self) -> Job:
-        """The job, built anew by each worker."""
-        given = {"training": self.training, "data": self.data, "precision": self.precision}
-        return Job.of(self.spec, self.model, self.plan, self.dtype_bytes, self.seed, **given)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -110,36 +84,10 @@ def _run_collective(rank: Rank, channel: Channel, call: CollectiveCall, *, clock
     start = rank.clock.start(call.stream, call.reads)
     end_ps = _latest(channel, call.members, start) + call.ps if clocks else start
     rank.clock.end(call.stream, end_ps, call.writes)
-    machine = rank.machine
-    transfers = transfer_plan(rank.job.algorithm(call, machine, rank.number), call.operation, len(call.members), call.operator)
-    if call.shards:
-        exchange_shards(
-            machine,
-            channel,
-            call.operation,  # type: ignore[arg-type]
-            call.group.name,
-            call.members,
-            call.shards,
-            call.names,
-            transfers,
-            itemsize=call.itemsize,
-            add=call.add,
-        )
-        return
-    communicate(
-        machine,
-        channel,
-        call.operation,
-        call.group.name,
-        call.members,
-        call.names,
-        call.target,
-        transfers,
-        dim=call.dim,
-        split=call.split,
-        operator=call.operator,  # type: ignore[arg-type]
-        itemsize=call.itemsize,
-    )
+    transfers = transfer_plan(rank.job.algorithm(call, rank.machine, rank.number), call.operation, len(call.members), call.operator)
+    run: Any = exchange_shards if call.shards else communicate
+    others: Any = (call.shards, call.names) if call.shards else (call.names, call.target)
+    run(rank.machine, channel, call.operation, call.group.name, call.members, *others, transfers, **call.how)
 
 
 def _latest(channel: Channel, members: Sequence[int], ps: int) -> int:

@@ -39,7 +39,7 @@ def members(rank: int, group: Group, degrees: Mapping[str, int], stages: Sequenc
     `stages`: the only places along the pipeline that take part, where the group has homes.
 
     >>> members(5, Group(("pp", "tp")), {"pp": 2, "dp": 2, "tp": 2})
-    (2, 3, 6, 7)
+    (0, 1, 4, 5)
     """
     at = coordinates(rank, degrees)
     places = itertools.product(*(stages if group.homes else range(degrees[axis]) for axis in group.axes))

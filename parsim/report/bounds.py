@@ -35,7 +35,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     """What bounds a kernel: compute, HBM or launch, whichever is longest alone; then its constants."""
     device = model.cluster.node.accelerator
     if task.stream == HOST:
-        yield from host_bound(model.cluster.node, int(hbm_bytes(task, sizes, held)[0]), over_link=False)
+        yield from host_bound(model.cluster.node, int(hbm_bytes(task, sizes, held)[0]))
         return
     if law_name(task) in device.kernels:
         yield from own_law_bound(device, law_name(task), works_of(task, sizes, held))
@@ -98,12 +98,9 @@ def own_law_bound(device: Accelerator, name: str, calls: Iterable[Work]) -> Line
     }
     yield "bound by", _longest(parts)
     rates = {"FLOP/s": law.flops_per_s, "bytes/s": law.bytes_per_s}
-    reached = [f"at most {units.format(rate, unit)}" for unit, rate in rates.items() if math.isfinite(rate)]
+    reached = [f"{_s(law.call_s)} a call", *(f"at most {units.format(rate, unit)}" for unit, rate in rates.items() if math.isfinite(rate))]
     busy = "; while all devices of the node work, by another law" if name in device.busy_kernels else ""
-    yield (
-        "reached",
-        f"{', '.join([f'{_s(law.call_s)} a call', *reached])}, as `{name}` was measured by itself{busy} [{cite(device, 'kernels')}]",
-    )
+    yield "reached", f"{', '.join(reached)}, as `{name}` was measured by itself{busy} [{cite(device, 'kernels')}]"
 
 
 def collective_bound(model: CostModel, price: Price, elements: int, itemsize_bytes: int) -> Lines:
@@ -133,16 +130,11 @@ def message_bound(price: Price) -> Lines:
         yield "bound by", f"NIC ({fabric.nic.name}) [{cite(fabric, 'p2p_efficiency')}]"
 
 
-def host_bound(node: Node, moved_bytes: float, *, over_link: bool) -> Lines:
-    """What bounds work on the host of a device, or what passes between them."""
-    if over_link:
-        yield "bound by", f"host link: {units.format(node.host_link.bandwidth_bytes_per_s, 'bytes/s')} [{node.host_link.source}]"
-        return
+def host_bound(node: Node, moved_bytes: float) -> Lines:
+    """What bounds work on the host of a device."""
     share = units.format(node.host_memory_bytes_per_s / node.devices_per_node, "bytes/s")
-    yield (
-        "bound by",
-        f"memory of the host: {units.format(moved_bytes, 'bytes')} at {share}, the share of one of {node.devices_per_node} devices",
-    )
+    moved = f"memory of the host: {units.format(moved_bytes, 'bytes')}"
+    yield "bound by", f"{moved} at {share}, the share of one of {node.devices_per_node} devices"
 
 
 def link_bound(price: Price) -> Lines:

@@ -5,91 +5,69 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from parsim.report.console import log, percent, raw, say, show_table
-from parsim.report.files import csv_text, json_text
-from parsim.report.running import one_format, progress
+from parsim.report.console import Output, log, percent, say, show_table
+from parsim.report.running import progress
 from parsim.scenario import load
 
+if TYPE_CHECKING:
+    from parsim.verify.contract import Check
 
-def verify_scenario(path: Path, *, csv: bool = False, json: bool = False) -> int:
+
+def verify_scenario(path: Path, output: Output) -> int:
     """The exit status: 0, or 1 where a check found a difference.
 
     Raises:
-        ParsimError: the scenario is wrong, or JSON and CSV are both asked for.
+        ParsimError: the scenario is wrong.
     """
     from parsim.verify import verify
     from parsim.verify.shrink import RULE
 
-    one_format(json=json, csv=csv)
     scenario = load(path)
     checks = verify(scenario, progress=progress(len(scenario.plans)))
     failed = sum(not check.ok for check in checks)
-    if json:
-        raw(json_text({"scenario": scenario.name, "ok": not failed, "checks": [asdict(check) for check in checks]}))
-    elif csv:
-        raw(csv_text([asdict(check) for check in checks], ("plan", "quantity", "ok", "detail")))
-    else:
-        for check in checks:
-            say(f"{'ok    ' if check.ok else 'FAILED'} {check.plan}: {check.quantity}: {check.detail}")
+    rows = [asdict(check) for check in checks]
+    output.show({"scenario": scenario.name, "ok": not failed, "checks": rows}, rows, lambda: _show_checks(checks))
     if any("(shrunk" in check.plan for check in checks):
         log(f"shrunk: {RULE}")
     log(f"{len(checks)} checks, {failed} failed")
     return 1 if failed else 0
 
 
-def validate_cases(path: Path, where: Sequence[str], *, json: bool = False, csv: bool = False) -> int:
+def _show_checks(checks: Sequence[Check]) -> None:
+    for check in checks:
+        say(f"{'ok    ' if check.ok else 'FAILED'} {check.plan}: {check.quantity}: {check.detail}")
+
+
+def validate_cases(path: Path, where: Sequence[str], output: Output) -> int:
     """The exit status: 0; a large error is a result, not a failure.
 
     Raises:
-        ParsimError: the table or a condition cannot be read, or JSON and CSV are both asked for.
+        ParsimError: the table or a condition cannot be read.
     """
     from parsim.validate import validate
 
-    one_format(json=json, csv=csv)
-    validation = validate(path, tuple(where))
-    document = validation.to_json()
-    if json:
-        raw(json_text(document))
-    elif csv:
-        raw(csv_text(document["rows"]))
-    else:
-        _show_summary(document["summary"])
-        _show_skipped(document["rows"], document["summary"])
+    document = validate(path, tuple(where)).to_json()
+    output.show(document, document["rows"], lambda: _show_validation(document["rows"], document["summary"]))
     return 0
 
 
-def _show_summary(summary: Mapping[str, Any]) -> None:
-    """Error statistics: all rows first, then each family of sources."""
+def _show_validation(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    """Error statistics, of all rows first, then of each family of sources; and why rows were not predicted."""
     groups = {"all": summary["all"], **summary["by_source_family"]}
     for quantity, title in (("step", "step time, predicted / measured - 1"), ("memory", "peak memory, predicted / measured - 1")):
-        rows = [_statistics(name, group[quantity]) for name, group in groups.items() if group[quantity]["n"]]
-        if rows:
-            show_table(rows, left=("rows",), title=title)
+        if found := [_statistics(name, group[quantity]) for name, group in groups.items() if group[quantity]["n"]]:
+            show_table(found, left=("rows",), title=title)
         else:
             say(f"{title}: no row has both")
+    if summary["skipped"]:
+        first = {reason: next(row["id"] for row in rows if reason in str(row["skipped"])) for reason in summary["skipped"]}
+        found = [{"reason": reason, "rows": str(count), "first": first[reason]} for reason, count in summary["skipped"].items()]
+        show_table(found, left=("reason", "first"), title=f"not predicted: {summary['num_skipped']} of {summary['num_rows']} rows")
 
 
 def _statistics(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
-    def shown(key: str, *, signed: bool = False) -> str:
-        return "" if figures.get(key) is None else percent(figures[key], signed=signed)
-
-    return {
-        "rows": name,
-        "n": str(figures["n"]),
-        "median": shown("median_abs"),
-        "mean": shown("mean_abs"),
-        "p90": shown("p90_abs"),
-        "max": shown("max_abs"),
-        "bias": shown("bias", signed=True),
-    }
-
-
-def _show_skipped(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Why rows were not predicted: each reason with how many rows it stops, and the first of them."""
-    if summary["skipped"]:
-        first = {reason: next(row["id"] for row in rows if reason in str(row["skipped"])) for reason in summary["skipped"]}
-        shown = [{"reason": reason, "rows": str(count), "first": first[reason]} for reason, count in summary["skipped"].items()]
-        title = f"not predicted: {summary['num_skipped']} of {summary['num_rows']} rows"
-        show_table(shown, left=("reason", "first"), title=title)
+    keys = {"median": "median_abs", "mean": "mean_abs", "p90": "p90_abs", "max": "max_abs", "bias": "bias"}
+    shown = {title: "" if figures.get(key) is None else percent(figures[key], signed=key == "bias") for title, key in keys.items()}
+    return {"rows": name, "n": str(figures["n"]), **shown}

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from parsim.errors import ParsimError
+from parsim.report.files import csv_text, json_text
 
 _GAP = 2  # spaces between columns, 1 where the terminal is narrow
 _FOLDED = 12  # the least width of a column that folds, if a word of it is as long
@@ -48,6 +54,31 @@ def raw(text: str) -> None:
     sys.stdout.flush()
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The format of results on stdout: tables for people, or JSON or CSV for programs.
+
+    Raises:
+        ParsimError: both are asked for, and there is one stdout.
+    """
+
+    json: bool = False
+    csv: bool = False
+
+    def __post_init__(self) -> None:
+        if self.json and self.csv:
+            raise ParsimError("--json and --csv both print on stdout", remedy="Ask for one of them.")
+
+    def show(self, document: Mapping[str, Any], rows: Iterable[Mapping[str, object]], tables: Callable[[], None]) -> None:
+        """Print the document as JSON, or the rows as CSV, or what `tables` prints."""
+        if self.json:
+            raw(json_text(document))
+        elif self.csv:
+            raw(csv_text(rows))
+        else:
+            tables()
+
+
 def show_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = (), title: str = "") -> None:
     """A table with a column for every key, under its title.
 
@@ -59,19 +90,20 @@ def show_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = (), t
     least = {name: min(_FOLDED, max(_widths(cells[name], None))) if name in left else wide[name] for name in columns}
     out = console()
     gap = _GAP if sum(wide.values()) + _GAP * (len(columns) - 1) <= out.width else 1
-    widths = _fitted(wide, least, out.width - gap * (len(columns) - 1))
+    widths = _fit_widths(wide, least, out.width - gap * (len(columns) - 1))
     out = console(width=max(out.width, sum(widths.values()) + gap * (len(columns) - 1)))
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
     for name in columns:
         table.add_column(Text(name), justify="left" if name in left else "right", overflow="fold", width=widths[name])
     for row in rows:
-        table.add_row(*(_styled(row.get(name, "")) for name in columns))
+        texts = [row.get(name, "") for name in columns]
+        table.add_row(*(Text(text, style="bold red" if text == "no" else "") for text in texts))
     if title:
         out.print(f"\n{title}", style="bold")
     _print(out, table)
 
 
-def _fitted(wide: Mapping[str, int], least: Mapping[str, int], room: int) -> dict[str, int]:
+def _fit_widths(wide: Mapping[str, int], least: Mapping[str, int], room: int) -> dict[str, int]:
     """Widths of columns, the widest narrowed first, until they fit the room or can be no narrower."""
     widths = dict(wide)
     while sum(widths.values()) > room and (free := [name for name in widths if widths[name] > least[name]]):
@@ -84,8 +116,22 @@ def _widths(texts: Sequence[str], separator: str | None) -> list[int]:
     return [cell_len(part) for text in texts for part in text.split(separator)] or [0]
 
 
-def _styled(text: str) -> Text:
-    return Text(text, style="bold red" if text == "no" else "")
+@contextmanager
+def bar(*, watched: bool = True) -> Iterator[Callable[[str, float], None]]:
+    """What to call with a task and the share of it that is done: a bar each on stderr, where somebody watches."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    shown = watched and sys.stderr.isatty()
+    with Progress(*columns, console=console(stderr=True), disable=not shown, transient=True) as progress:
+        tasks = {}
+
+        def show(what: str, done: float) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=1.0)
+            progress.update(tasks[what], completed=done)
+
+        yield show
 
 
 def percent(share: float, *, signed: bool = False) -> str:

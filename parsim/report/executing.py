@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,82 +13,47 @@ from parsim.data import load as load_data
 from parsim.errors import ParsimError
 from parsim.executor.evaluate import Score
 from parsim.executor.run import Execution, Transport, execute
-from parsim.report.console import console, log, percent, raw, say, show_table
-from parsim.report.files import csv_text, json_text
-from parsim.report.running import one_format
+from parsim.report.console import Output, bar, log, percent, say, show_table
 from parsim.scenario import Scenario, load
 
 _STEPS = 3  # of a scenario without data
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The options of `parsim execute`."""
-
-    plans: Sequence[str] = ()
-    num_steps: int | None = None
-    transport: Transport = "shared_memory"
-    seed: int | None = None
-    precision: str = "float64"
-    deadline_s: float | None = None
-    json: bool = False
-    csv: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One step of one plan, as it is told."""
-
-    plan: str
-    step: int
-    loss: float
-    score: Score | None
-
-    def row(self) -> dict[str, object]:
-        """As JSON and CSV have it."""
-        score = (None, None) if self.score is None else (self.score.loss, self.score.accuracy)
-        return {"plan": self.plan, "step": self.step + 1, "loss": self.loss, "validation_loss": score[0], "accuracy": score[1]}
-
-
-def execute_scenario(path: Path, wanted: Wanted) -> int:
-    """The exit status: 0.
+def execute_scenario(
+    path: Path, output: Output, *, plans: Sequence[str], num_steps: int | None, transport: Transport, seed: int | None, **options: Any
+) -> int:
+    """The exit status: 0.  `options`: the precision and the deadline_s of `execute`.
 
     Raises:
-        ParsimError: the scenario is wrong or too large to execute, a worker ended, or JSON and CSV are both asked for.
+        ParsimError: the scenario is wrong or too large to execute, or a worker ended.
     """
-    one_format(json=wanted.json, csv=wanted.csv)
     scenario = load(path)
-    if wanted.seed is not None:
-        scenario = replace(scenario, seed=wanted.seed)
-    num_steps, epoch = _lengths(scenario, wanted.num_steps)
-    names = tuple(dict.fromkeys(wanted.plans)) or tuple(scenario.plans)
+    if seed is not None:
+        scenario = replace(scenario, seed=seed)
+    num_steps, epoch = _lengths(scenario, num_steps)
+    names = tuple(dict.fromkeys(plans)) or tuple(scenario.plans)
     if not names:
         raise ParsimError("no plan here says how the work is split", str(path), "The planner fills open axes: parsim plan.")
     for name in names:
         scenario.plan(name)  # an unknown one is told before the first runs
-    quiet = wanted.json or wanted.csv or _is_a_follower(wanted.transport)
-    steps: list[_Step] = []
+    quiet = output.json or output.csv or _is_a_follower(transport)
+    rows: list[dict[str, Any]] = []
     runs: dict[str, Execution] = {}
+    options |= {"transport": transport, "clocks": False, "evaluate_every": epoch}
     for name in names:
-        with _bar(name, num_steps, quiet=quiet) as advance:
+        with bar(watched=not quiet) as show:
 
-            def told(step: int, loss: float, score: Score | None, plan: str = name, advance: Any = advance) -> None:
-                steps.append(_Step(plan, step, loss, score))
-                advance(steps[-1])
+            def report(step: int, loss: float, score: Score | None, plan: str = name, show: Any = show) -> None:
+                scores = {"validation_loss": score and score.loss, "accuracy": score and score.accuracy}
+                rows.append({"plan": plan, "step": step + 1, "loss": loss, **scores})
+                show(plan, (step + 1) / num_steps)
+                if not quiet:
+                    say(_line(rows[-1]))
 
-            runs[name] = execute(
-                scenario,
-                name,
-                num_steps=num_steps,
-                transport=wanted.transport,
-                precision=wanted.precision,
-                clocks=False,
-                evaluate_every=epoch,
-                deadline_s=wanted.deadline_s,
-                progress=told,
-            )
-    if not _is_a_follower(wanted.transport):
-        _print(scenario, steps, runs, wanted)
+            runs[name] = execute(scenario, name, num_steps=num_steps, progress=report, **options)
+    if not _is_a_follower(transport):
+        document = {"scenario": scenario.name, "steps": rows, "plans": {name: _run_document(run) for name, run in runs.items()}}
+        output.show(document, rows, lambda: _show_runs(scenario, runs, options["precision"]))
     return 0
 
 
@@ -116,50 +79,19 @@ def _is_a_follower(transport: str) -> bool:
     return bool(MPI.COMM_WORLD.Get_rank())
 
 
-@contextmanager
-def _bar(name: str, num_steps: int, *, quiet: bool) -> Iterator[Any]:
-    """What to call after each step: a line of results, or where somebody looks a bar beside them."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    shown = not quiet and sys.stderr.isatty()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), disable=not shown, transient=True) as progress:
-        task = progress.add_task(name, total=num_steps)
-
-        def advance(step: _Step) -> None:
-            progress.advance(task)
-            if not quiet:
-                say(_line(step))
-
-        yield advance
+def _line(row: dict[str, Any]) -> str:
+    held_back = "" if row["accuracy"] is None else f"  validation loss {row['validation_loss']:.6f}  accuracy {percent(row['accuracy'])}"
+    return f"{row['plan']}  step {row['step']}  loss {row['loss']:.6f}{held_back}"
 
 
-def _line(step: _Step) -> str:
-    score = step.score
-    held_back = f"  validation loss {score.loss:.6f}  accuracy {percent(score.accuracy)}" if score else ""
-    return f"{step.plan}  step {step.step + 1}  loss {step.loss:.6f}{held_back}"
+def _show_runs(scenario: Scenario, runs: dict[str, Execution], precision: str) -> None:
+    show_table([_summary(name, run) for name, run in runs.items()], left=("plan",), title="a rank in all steps, of all the most")
+    log(f"{precision}, seed {scenario.seed}; bytes are charged at {scenario.batch.dtype}, as in a prediction")
 
 
-def _print(scenario: Scenario, steps: Sequence[_Step], runs: dict[str, Execution], wanted: Wanted) -> None:
-    rows = [step.row() for step in steps]
-    if wanted.csv:
-        raw(csv_text(rows))
-    elif wanted.json:
-        raw(json_text({"scenario": scenario.name, "steps": rows, "plans": {name: _counted(run) for name, run in runs.items()}}))
-    else:
-        show_table([_summary(name, run) for name, run in runs.items()], left=("plan",), title="a rank in all steps, of all the most")
-        log(f"{wanted.precision}, seed {scenario.seed}; bytes are charged at {scenario.batch.dtype}, as in a prediction")
-
-
-def _counted(run: Execution) -> dict[str, Any]:
-    """What a run's ranks counted, as JSON has it."""
-    return {
-        "losses": run.losses,
-        "flops": [ledger.flops for ledger in run.ledgers],
-        "sent_bytes": [ledger.sent_bytes for ledger in run.ledgers],
-        "peak_bytes": [ledger.peak_bytes for ledger in run.ledgers],
-        "wall_s": run.wall_s,
-    }
+def _run_document(run: Execution) -> dict[str, Any]:
+    counts = {name: [getattr(ledger, name) for ledger in run.ledgers] for name in ("flops", "sent_bytes", "peak_bytes")}
+    return {"losses": run.losses, **counts, "wall_s": run.wall_s}
 
 
 def _summary(name: str, run: Execution) -> dict[str, str]:

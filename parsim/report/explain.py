@@ -20,7 +20,8 @@ from parsim.report.sharing import Shared
 from parsim.scenario import Scenario
 from parsim.step.task import Bucket, Collective, Compute, Hold, Launches, Receive, Send, Task, Wait
 
-BOUNDARY = "boundary"
+_BOUNDARY = "boundary"
+_UNITS = {"step_s": "s", "peak_bytes": "GiB", "capacity_bytes": "GiB", "tokens_per_s": "token/s", "tokens_per_s_per_device": "token/s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def _tasks(workload: Workload, rank: int) -> Iterator[NotedTask]:
                 if id(task) not in inside and not isinstance(task, Receive | Wait | Launches | Hold):
                     inside.add(id(task))
                     at_boundary = isinstance(task, Send) or (isinstance(task, Collective) and not isinstance(task.source, Bucket))
-                    yield NotedTask(f"stage boundary {phase.words}" if at_boundary else phase.words, task, (BOUNDARY,) * at_boundary)
+                    yield NotedTask(f"stage boundary {phase.words}" if at_boundary else phase.words, task, (_BOUNDARY,) * at_boundary)
     for task in workload.step.finish:
         if not isinstance(task, Wait):
             holder = _holder(workload, task, rank)
@@ -129,8 +130,5 @@ def _value(found: Estimate, name: str, scenario: Scenario) -> str:
     if name == "step_error":
         measured = scenario.measured.get(found.name)
         return percent(found.step_s / measured.step_s - 1, signed=True) if measured and measured.step_s else "nothing measured is stated"
-    value = getattr(found, name)
-    if name.endswith("mfu") or name.startswith("mfu") or name == "hfu":
-        return percent(value)
-    unit = {"step_s": "s", "peak_bytes": "GiB", "capacity_bytes": "GiB"}.get(name, "token/s")
-    return units.format(value, unit)
+    value, unit = getattr(found, name), _UNITS.get(name)
+    return units.format(value, unit, digits=4 if unit == "s" else 3) if unit else percent(value)

@@ -27,16 +27,15 @@ def figure_rows(results: Results) -> list[dict[str, object]]:
     """What the figure draws, a row a mark: plan, panel, component, value in SI base units."""
     rows: list[dict[str, object]] = []
     for result in results.plans:
-        name, stage = result.estimate.name, result.most_loaded
-        rows += [_row(name, "time", part, seconds) for part, seconds in result.estimate.breakdown_s.items()]
-        rows += [_row(name, "time", "measured_step_s", result.measured_step_s)] if result.measured_step_s else []
-        rows += [_row(name, "memory", part, size) for part, size in result.estimate.memory_bytes[stage].items()]
-        rows.append(_row(name, "memory", "capacity_bytes", result.estimate.capacity_bytes))
+        name, memory = result.estimate.name, result.estimate.memory_bytes[result.most_loaded]
+        measured = {"measured_step_s": result.measured_step_s} if result.measured_step_s else {}
+        panels: dict[str, Mapping[str, object]] = {
+            "time": {**result.estimate.breakdown_s, **measured},
+            "memory": {**memory, "capacity_bytes": result.estimate.capacity_bytes},
+        }
+        for panel, parts in panels.items():
+            rows += [{"plan": name, "panel": panel, "component": part, "value": value} for part, value in parts.items()]
     return rows
-
-
-def _row(plan: str, panel: str, component: str, value: object) -> dict[str, object]:
-    return {"plan": plan, "panel": panel, "component": component, "value": value}
 
 
 def save(results: Results, directory: Path) -> list[Path]:

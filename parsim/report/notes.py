@@ -13,7 +13,7 @@ from parsim.cost.count import flops, hbm_bytes, operands, payload, results, sent
 from parsim.cost.sizes import Sizes
 from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
-from parsim.report.bounds import Lines, collective_bound, host_bound, kernel_bound, message_bound
+from parsim.report.bounds import Lines, collective_bound, kernel_bound, message_bound
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 
 
@@ -28,37 +28,38 @@ class NotedTask:
     rank_holds: Held = None
 
 
-def task_lines(workload: Workload, placed: NotedTask) -> Lines:
+def task_lines(workload: Workload, noted: NotedTask) -> Lines:
     """Pairs of label and text on a task: what it does, on how much, how long, and what bounds it."""
-    task, held = placed.task, placed.rank_holds
+    task, held = noted.task, noted.rank_holds
     price = task_price(task, workload.sizes, workload.model, held)
     match task:
         case Compute():
-            yield from _kernel_lines(workload, placed, task, price)
+            yield from _kernel_lines(workload, noted, task, price)
         case Collective():
-            yield from _collective_lines(workload, placed, task, price)
+            yield from _collective_lines(workload, noted, task, price)
         case Send():
             sent, stride = int(workload.sizes.num_bytes(task.sent)[0]), int(price.stride[0])
-            yield "sent", f"{units.format(sent, 'bytes')} by a rank to its neighbour {stride} devices away"
+            yield "sent", f"{units.format(sent, 'bytes')} by a rank to its neighbour {_devices(stride)} away"
             yield "time", _time(price)
             yield from message_bound(price)
             yield "load", _load(price)
         case HostCopy():
             count = int(elements(task.bucket, workload.sizes, held)[0])
             moved = count * workload.sizes.itemsize_bytes[task.bucket.dtype]
-            yield "elements", _elements(count, task.bucket, placed)
+            yield "elements", _elements(count, task.bucket, noted)
             yield "copy", "to host" if task.to_host else "from host"
             yield "payload", units.format(moved, "bytes")
             yield "time", _time(price)
-            yield from host_bound(workload.model.cluster.node, moved, over_link=True)
+            link = workload.model.cluster.node.host_link
+            yield "bound by", f"host link: {units.format(link.bandwidth_bytes_per_s, 'bytes/s')} [{link.source}]"
 
 
-def _kernel_lines(workload: Workload, placed: NotedTask, task: Compute, price: Price) -> Lines:
-    sizes, held = workload.sizes, placed.rank_holds
+def _kernel_lines(workload: Workload, noted: NotedTask, task: Compute, price: Price) -> Lines:
+    sizes, held = workload.sizes, noted.rank_holds
     adds, fused = ", adds into its output" if task.accumulate else "", ", fused into the one before" if task.fused else ""
     buckets = [value for value in task.inputs if isinstance(value, Bucket)]
     if buckets:
-        yield "elements", _elements(int(elements(buckets[-1], sizes, held)[0]), buckets[-1], placed)
+        yield "elements", _elements(int(elements(buckets[-1], sizes, held)[0]), buckets[-1], noted)
         yield "kernel", task.kernel
     else:
         yield "kernel", f"{task.kernel}{adds}{fused}"
@@ -73,8 +74,8 @@ def _kernel_lines(workload: Workload, placed: NotedTask, task: Compute, price: P
     yield from kernel_bound(task, sizes, workload.model, held)
 
 
-def _collective_lines(workload: Workload, placed: NotedTask, task: Collective, price: Price) -> Lines:
-    sizes, model, held = workload.sizes, workload.model, placed.rank_holds
+def _collective_lines(workload: Workload, noted: NotedTask, task: Collective, price: Price) -> Lines:
+    sizes, model, held = workload.sizes, workload.model, noted.rank_holds
     num_ranks, stride = int(price.num_ranks[0]), int(price.stride[0])
     count, itemsize = int(elements(payload(task), sizes, held)[0]), sizes.itemsize_bytes[task.source.dtype]
     operator = f" ({task.operator})" if "reduce" in task.operation else ""  # the others only move what is there
@@ -84,17 +85,21 @@ def _collective_lines(workload: Workload, placed: NotedTask, task: Collective, p
         yield "expression", _expression((task.source,), (task.target,))
         yield "on a rank", _shapes((task.source,), (task.target,), sizes)
     else:
-        yield "elements", _elements(count, payload(task), placed)
+        yield "elements", _elements(count, payload(task), noted)
     if task.operation == "slice":
         yield "time", f"{_time(price)}: a rank keeps a part of what it has"
         return
-    yield "group", f"{num_ranks} ranks along {task.group.name}, {stride} devices apart"
+    yield "group", f"{num_ranks} ranks along {task.group.name}, {_devices(stride)} apart"
     yield "link", binding_link(model.cluster, task.operation, num_ranks, stride) or "none: the rank is alone in its group"
     yield "payload", units.format(count * itemsize, "bytes")
     yield "sent", f"{units.format(int(sent_bytes(task, sizes, model, 0, held)[0]), 'bytes')} by a rank"
     yield "time", _time(price)
     yield from collective_bound(model, price, count, itemsize)
     yield "load", _load(price)
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
 
 
 def _time(price: Price) -> str:
@@ -110,11 +115,11 @@ def _load(price: Price) -> str:
     return ", ".join(f"{units.format(rate, 'bytes/s')} through {link}" for rate, link in rates if rate) or "no link"
 
 
-def _elements(count: int, value: Value, placed: NotedTask) -> str:
+def _elements(count: int, value: Value, noted: NotedTask) -> str:
     what = f"{value.role}, {value.part}" if isinstance(value, Bucket) else value.name
-    alone = getattr(placed.task, "alone", None)
+    alone = getattr(noted.task, "alone", None)
     who = f"; the first of {alone.name} only" if alone else "; every rank"
-    return f"{count:,} ({what}) on a rank" + (f" of stage {placed.rank}{who}" if placed.rank is not None else "")
+    return f"{count:,} ({what}) on a rank" + (f" of stage {noted.rank}{who}" if noted.rank is not None else "")
 
 
 def _expression(inputs: Sequence[Operand], outputs: Sequence[Operand]) -> str:

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parsim import __version__
-from parsim.report.console import log, raw
-from parsim.report.files import csv_text, json_text
+from parsim.estimator.result import Estimate
+from parsim.report.console import Output, log
 from parsim.report.results import SCHEMA, flat, plan_document
-from parsim.report.running import one_format
 from parsim.report.summary import overrun, short, show_ranking
 from parsim.scenario import Scenario, load
 
 if TYPE_CHECKING:
-    from parsim.planner import Ranked, Ranking
+    from parsim.planner import Ranking
 
 
 def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
@@ -26,49 +25,35 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "num_legal": ranking.num_legal,
         "num_over_memory": ranking.num_over_memory,
         "num_fit": ranking.num_fit,
-        "plans": [{"place": place, "plan": plan_document(each.plan), **_reached(each)} for place, each in enumerate(ranking.rows, 1)],
+        "plans": [
+            {"place": place, "plan": plan_document(each.plan), **_figures(each.estimate), "breakdown_s": dict(each.estimate.breakdown_s)}
+            for place, each in enumerate(ranking.rows, 1)
+        ],
     }
 
 
 def ranking_table(ranking: Ranking) -> list[dict[str, object]]:
     """The ranking as CSV has it: a row a plan."""
-    rows = []
-    for place, each in enumerate(ranking.rows, 1):
-        axes = flat(plan_document(each.plan))
-        rows.append({"place": place, **axes, **{key: value for key, value in _reached(each).items() if not isinstance(value, dict)}})
-    return rows
+    ranked = enumerate(ranking.rows, 1)
+    return [{"place": place, **flat(plan_document(each.plan)), **_figures(each.estimate)} for place, each in ranked]
 
 
-def _reached(ranked: Ranked) -> dict[str, Any]:
-    predicted = ranked.estimate
-    return {
-        "step_s": predicted.step_s,
-        "tokens_per_s": predicted.tokens_per_s,
-        "tokens_per_s_per_device": predicted.tokens_per_s_per_device,
-        "mfu": predicted.mfu,
-        "peak_bytes": predicted.peak_bytes,
-        "capacity_bytes": predicted.capacity_bytes,
-        "breakdown_s": dict(predicted.breakdown_s),
-    }
+def _figures(predicted: Estimate) -> dict[str, float]:
+    names = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes")
+    return {name: getattr(predicted, name) for name in names}
 
 
-def rank_scenario(path: Path, top: int, space: str | None, *, json: bool = False, csv: bool = False) -> int:
+def rank_scenario(path: Path, output: Output, *, top: int, space: str | None) -> int:
     """The exit status: 0, or 1 where no plan fits its device.
 
     Raises:
-        ParsimError: the scenario or the space is wrong, no plan is legal, or JSON and CSV are both asked for.
+        ParsimError: the scenario or the space is wrong, or no plan is legal.
     """
     from parsim.planner import plan
 
-    one_format(json=json, csv=csv)
     scenario = load(path)
     ranking = plan(scenario, space, top=top)
-    if json:
-        raw(json_text(ranking_document(scenario, ranking)))
-    elif csv:
-        raw(csv_text(ranking_table(ranking)))
-    else:
-        show_ranking(scenario, ranking)
+    output.show(ranking_document(scenario, ranking), ranking_table(ranking), lambda: show_ranking(scenario, ranking))
     if ranking.nearest is not None:
         nearest = ranking.nearest
         log(f"no plan fits its device; the nearest:\n{overrun(nearest.estimate, short(nearest.plan))}")

@@ -15,6 +15,7 @@ from parsim.scenario import Measured, Scenario
 
 SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
 BACKENDS: Final = ("estimate", "simulate")
+_RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,7 @@ def _result(scenario: Scenario, name: str, backend: str, *, contention: bool) ->
 def with_step(estimated: Estimate, step_s: float) -> Estimate:
     """The estimate with another step time, and the rates that follow from it; the breakdown stays that of the estimate."""
     gain = estimated.step_s / step_s
-    rates = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")
-    return replace(estimated, step_s=step_s, **{name: getattr(estimated, name) * gain for name in rates})
+    return replace(estimated, step_s=step_s, **{name: getattr(estimated, name) * gain for name in _RATES})
 
 
 def document(results: Results) -> dict[str, Any]:
@@ -130,16 +130,7 @@ def document(results: Results) -> dict[str, Any]:
 def _plan_document(result: Result) -> dict[str, Any]:
     predicted = result.estimate
     return {
-        "name": predicted.name,
-        "step_s": predicted.step_s,
-        "tokens_per_s": predicted.tokens_per_s,
-        "tokens_per_s_per_device": predicted.tokens_per_s_per_device,
-        "mfu": predicted.mfu,
-        "mfu_causal": predicted.mfu_causal,
-        "hfu": predicted.hfu,
-        "peak_bytes": predicted.peak_bytes,
-        "capacity_bytes": predicted.capacity_bytes,
-        "fits": predicted.fits,
+        **{name: getattr(predicted, name) for name in ("name", "step_s", *_RATES, "peak_bytes", "capacity_bytes", "fits")},
         "breakdown_s": dict(predicted.breakdown_s),
         "critical_rank": predicted.critical_rank,
         "memory_bytes": [dict(parts) for parts in predicted.memory_bytes],
@@ -162,11 +153,9 @@ def _sharing_document(sharing: Sharing) -> dict[str, Any]:
 
 def plan_document(plan: Plan) -> dict[str, Any]:
     """A plan under the names of a scenario file."""
-    return {
-        each.name: list(value) if isinstance(value, tuple) else value
-        for each, value in ((each, getattr(plan, each.name)) for each in fields(plan))
-        if each.name != "layers_per_stage" or value is not None
-    }
+    values = {each.name: getattr(plan, each.name) for each in fields(plan)}
+    stated = {name: value for name, value in values.items() if name != "layers_per_stage" or value is not None}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 
 
 def flat(plan: dict[str, Any]) -> dict[str, object]:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from typing import Any, Final
 
 from parsim import catalog
 from parsim.errors import ParsimError, did_you_mean
+from parsim.registry import Registry
 
-Row = Mapping[str, Any]
-
-
-def _peaks(row: Row) -> str:
-    return ", ".join(f"{dtype} {peak}" for dtype, peak in row["peak"].items())
-
+CatalogRow = Mapping[str, Any]
 
 # The columns of a kind, beside the name; another kind shows its first few figures.
-_COLUMNS: Final[Mapping[str, Mapping[str, Callable[[Row], object]]]] = {
+_COLUMNS: Final[Mapping[str, Mapping[str, Callable[[CatalogRow], object]]]] = {
     "accelerators": {
-        "peak": _peaks,
+        "peak": lambda row: ", ".join(f"{dtype} {peak}" for dtype, peak in row["peak"].items()),
         "HBM": lambda row: row["hbm_bandwidth"],
         "memory": lambda row: row["hbm_capacity"],
     },
@@ -51,52 +48,27 @@ _COLUMNS: Final[Mapping[str, Mapping[str, Callable[[Row], object]]]] = {
 }
 
 
-def registries() -> dict[str, Callable[[], dict[str, str]]]:
-    """What is registered beside the catalog's rows: for each kind, names with their source."""
-    return {
-        "schedules": _schedules,
-        "collectives": _collectives,
-        "topologies": _topologies,
-        "dimensions": _dimensions,
-        "datasets": _datasets,
-    }
+# What is registered beside the catalog's rows: the registry and its module, the package that fills it, and what a listing says of each.
+_REGISTRIES: Final[Mapping[str, tuple[str, str, str, str]]] = {
+    "schedules": ("parsim.schedules", "SCHEDULES", "parsim.schedules", "source"),
+    "collectives": ("parsim.collectives", "COLLECTIVES", "parsim.collectives", "operations"),
+    "topologies": ("parsim.cluster.topology", "TOPOLOGIES", "parsim.cluster.topologies", "level"),
+    "dimensions": ("parsim.parallel.dimensions", "DIMENSIONS", "parsim.parallel.dimensions", "source"),
+    "datasets": ("parsim.data", "DATASETS", "parsim.data", "trains"),
+}
 
 
-def _schedules() -> dict[str, str]:
-    from parsim import schedules
-
-    return {name: schedules.SCHEDULES.get(name).source for name in schedules.names()}
-
-
-def _collectives() -> dict[str, str]:
-    from parsim.collectives import COLLECTIVES
-
-    COLLECTIVES.discover("parsim.collectives")
-    return {name: ", ".join(COLLECTIVES.get(name).operations) for name in COLLECTIVES.names()}
-
-
-def _topologies() -> dict[str, str]:
-    from parsim.cluster.topology import TOPOLOGIES
-
-    TOPOLOGIES.discover("parsim.cluster.topologies")
-    return {name: TOPOLOGIES.get(name).level for name in TOPOLOGIES.names()}
-
-
-def _dimensions() -> dict[str, str]:
-    from parsim.parallel import dimensions
-
-    return {name: dimensions.DIMENSIONS.get(name).source for name in dimensions.names()}
-
-
-def _datasets() -> dict[str, str]:
-    from parsim import data
-
-    return {name: data.DATASETS.get(name).trains for name in data.names()}
+def _registered_names(kind: str) -> dict[str, str]:
+    module, registry_name, package, attribute = _REGISTRIES[kind]
+    registry: Registry[Any] = getattr(import_module(module), registry_name)
+    registry.discover(package)
+    about = {name: getattr(registry.get(name), attribute) for name in registry.names()}
+    return {name: text if isinstance(text, str) else ", ".join(text) for name, text in about.items()}
 
 
 def kinds() -> tuple[str, ...]:
     """Everything that can be listed."""
-    return (*catalog.kinds(), *registries())
+    return (*catalog.kinds(), *_REGISTRIES)
 
 
 def listing(kind: str) -> list[dict[str, str]]:
@@ -106,39 +78,38 @@ def listing(kind: str) -> list[dict[str, str]]:
         ParsimError: no such kind; the message lists them.
     """
     meant = kind if kind in kinds() else f"{kind}s"
-    if meant in registries():
-        about = {"collectives": "operations", "topologies": "level", "datasets": "trains"}.get(meant, "source")
-        return [{"name": name, about: text} for name, text in registries()[meant]().items()]
+    if meant in _REGISTRIES:
+        return [{"name": name, _REGISTRIES[meant][-1]: about} for name, about in _registered_names(meant).items()]
     if meant not in catalog.kinds():
         raise ParsimError(f"unknown kind '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")
     return [{"name": name, **_columns(meant, catalog.row(meant, name))} for name in catalog.names(meant)]
 
 
-def _columns(kind: str, row: Row) -> dict[str, str]:
+def _columns(kind: str, row: CatalogRow) -> dict[str, str]:
     if kind not in _COLUMNS:
         return {each["figure"]: each["value"] for each in figures(row)[:4]}
     return {title: str(column(row)) for title, column in _COLUMNS[kind].items()}
 
 
-def found(name: str) -> dict[str, list[dict[str, str]]]:
+def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
     """The rows called `name`, by kind: each figure with its value and source.
 
     Raises:
         ParsimError: nothing is called so; the nearest is named.
     """
     rows = {kind: figures(catalog.row(kind, name)) for kind in catalog.kinds() if name in catalog.names(kind)}
-    for kind, entries in registries().items():
-        if name in (listed := entries()):
-            rows[kind] = [{"figure": "about", "value": listed[name], "source": ""}]
+    for kind in _REGISTRIES:
+        if name in (known := _registered_names(kind)):
+            rows[kind] = [{"figure": "about", "value": known[name], "source": ""}]
     if not rows:
-        known = [each["name"] for kind in kinds() for each in listing(kind)]
+        names = [each["name"] for kind in kinds() for each in listing(kind)]
         raise ParsimError(
-            f"nothing is called '{name}'{did_you_mean(name, known)}", remedy=f"List names with: parsim list {'|'.join(kinds())}"
+            f"nothing is called '{name}'{did_you_mean(name, names)}", remedy=f"List names with: parsim list {'|'.join(kinds())}"
         )
     return rows
 
 
-def figures(row: Row) -> list[dict[str, str]]:
+def figures(row: CatalogRow) -> list[dict[str, str]]:
     """The figures of a row as text, nested ones with a dotted name; each has the source of the key it stands under."""
     sources = row.get("source", {})
     stated = sources if isinstance(sources, Mapping) else dict.fromkeys(row, sources)

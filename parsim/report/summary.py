@@ -24,7 +24,7 @@ _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
     *("recompute_ops", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
 )
-_VARIED: Final = tuple(name for name in KEYS if name not in _SAID)
+_OWN_COLUMN: Final = tuple(name for name in KEYS if name not in _SAID)
 
 
 def headline(scenario: Scenario) -> str:
@@ -42,7 +42,7 @@ def show_results(results: Results) -> None:
     has_chunks, has_measured = _has_chunks(each.estimate.plan for each in results.plans), any(r.measured_step_s for r in results.plans)
     rows = []
     for result in results.plans:
-        row = {"plan": result.estimate.name, **_axes(result.estimate, has_chunks), **_reached(result.estimate)}
+        row = {"plan": result.estimate.name, **_axes(result.estimate, has_chunks), **_predictions(result.estimate)}
         if has_measured:
             row["measured"] = units.format(result.measured_step_s, "s", digits=4) if result.measured_step_s else ""
             row["error"] = "" if result.step_error is None else percent(result.step_error, signed=True)
@@ -50,8 +50,7 @@ def show_results(results: Results) -> None:
     say("")
     show_table(rows, left=_LEFT)
     show_table([_time_row(result) for result in results.plans], left=_LEFT, title="time, share of the step on the busiest stage")
-    unit = "memory, GiB on the most loaded stage"
-    show_table([_memory_row(result) for result in results.plans], left=_LEFT, title=unit)
+    show_table([_memory_row(result) for result in results.plans], left=_LEFT, title="memory, GiB on the most loaded stage")
 
 
 def _has_chunks(plans: Iterable[Plan]) -> bool:
@@ -85,7 +84,7 @@ def _recompute(plan: Plan) -> str:
     return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
 
 
-def _reached(estimate: Estimate) -> dict[str, str]:
+def _predictions(estimate: Estimate) -> dict[str, str]:
     return {
         "step": units.format(estimate.step_s, "s", digits=4),
         "token/s": _number(estimate.tokens_per_s, "token/s"),
@@ -119,21 +118,13 @@ def _memory_row(result: Result) -> dict[str, str]:
 
 def show_layers(rows: Sequence[LayerRow]) -> None:
     """The segments of one plan."""
-    shown = [
-        {
-            "segment": "one layer" if row.segment == "layer" else row.segment,
-            "pass": row.direction,
-            "copies": str(row.copies),
-            "FLOPs": units.format(row.flops, "FLOP"),
-            "HBM": units.format(row.hbm_bytes, "bytes"),
-            "sent": units.format(row.sent_bytes, "bytes"),
-            "parameters": f"{row.num_parameters:,}",
-            "compute": units.format(row.compute_s, "s"),
-            "communicate": units.format(row.communicate_s, "s"),
-            "seconds": units.format(row.seconds, "s"),
-        }
-        for row in rows
-    ]
+    shown = []
+    for row in rows:
+        place = {"segment": "one layer" if row.segment == "layer" else row.segment, "pass": row.direction, "copies": str(row.copies)}
+        counts = {"FLOPs": units.format(row.flops, "FLOP"), "HBM": units.format(row.hbm_bytes, "bytes")}
+        counts |= {"sent": units.format(row.sent_bytes, "bytes"), "parameters": f"{row.num_parameters:,}"}
+        times = {"compute": row.compute_s, "communicate": row.communicate_s, "seconds": row.seconds}
+        shown.append({**place, **counts, **{name: units.format(seconds, "s") for name, seconds in times.items()}})
     show_table(shown, left=_LEFT, title=f"{rows[0].plan}: one device and micro-batch, copies on the busiest stage")
 
 
@@ -176,19 +167,15 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
         say("")
         has_chunks = _has_chunks(each.plan for each in ranking.rows)
         rows = [_ranked_row(each, place, ranking, has_chunks) for place, each in enumerate(ranking.rows, 1)]
-        show_table(rows, left=(*_LEFT, *_VARIED))
-
-
-def _varied(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
-    """The axes without a column of their own in which ranked plans differ."""
-    return {axis: str(getattr(plan, axis)) for axis in _VARIED if len({getattr(each, axis) for each in plans}) > 1}
+        show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
 
 
 def _ranked_row(ranked: Ranked, place: int, ranking: Ranking, has_chunks: bool) -> dict[str, str]:
     best, estimate = ranking.rows[0].estimate, ranked.estimate
-    reached = {key: text for key, text in _reached(estimate).items() if key != "fits"}
+    reached = {key: text for key, text in _predictions(estimate).items() if key != "fits"}
     behind = estimate.tokens_per_s / best.tokens_per_s - 1
-    others = _varied(ranked.plan, [each.plan for each in ranking.rows])
+    values = {axis: [getattr(each.plan, axis) for each in ranking.rows] for axis in _OWN_COLUMN}
+    others = {axis: str(getattr(ranked.plan, axis)) for axis, found in values.items() if any(each != found[0] for each in found)}
     return {
         "#": str(place),
         **_axes(estimate, has_chunks),

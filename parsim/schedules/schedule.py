@@ -91,5 +91,5 @@ def in_turn(count: int, lags: Sequence[int]) -> tuple[Ints, Ints]:
     ['F0', 'F1', 'B0', 'F2', 'B1', 'B2']
     """
     slots = np.arange(count) + np.array(lags)[:, None]
-    place = np.argsort((slots * len(lags) + np.arange(len(lags))[:, None]).ravel())
+    place = np.argsort((slots * len(lags) + np.arange(len(lags))[:, None]).ravel(), kind="stable")  # merges what is in order
     return place // count, place % count

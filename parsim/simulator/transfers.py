@@ -26,15 +26,15 @@ def sent_bytes(workload: Workload, at: Mapping[str, int]) -> dict[str, int]:
     for each, count in zip(program.passes, program.counts[at["pp"]].tolist(), strict=True):
         for run in each.lists if count else ():
             for task in run.tasks:
-                for link, size in _sent(program, here, task, at):
+                for link, size in _sends(program, here, task, at):
                     sent[link] += count * one(run.copies) * size
     held = program.held[at["pp"]]
     for task in workload.step.finish:
-        sent.update(dict(_sent(program, here, task, at, held)))
+        sent.update(dict(_sends(program, here, task, at, held)))
     return dict(sent)
 
 
-def _sent(program: Program, workload: Workload, task: Task, at: Mapping[str, int], held: Held = None) -> Iterator[tuple[str, int]]:
+def _sends(program: Program, workload: Workload, task: Task, at: Mapping[str, int], held: Held = None) -> Iterator[tuple[str, int]]:
     """The link on which a task sends, and its bytes."""
     alone, members = getattr(task, "alone", None), program.members.get(id(task), ())
     if (alone and any(at[axis] for axis in alone.axes)) or (members and at["pp"] not in members):

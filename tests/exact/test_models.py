@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from parsim.executor.run import execute
-from parsim.executor.values import Array, Values
+from parsim.executor.values import Values
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.verify import verify_plan
+from parsim_kernels.signature import Array
 from support import FEATURES, GPT, STACKS, feature_sets, scenario, tiered
 
 LLAMA = replace(

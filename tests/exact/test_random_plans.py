@@ -88,7 +88,7 @@ def _late_messages(right: Callable[..., None]) -> Callable[..., None]:
 
 
 def _mean_of_the_replica(right: Callable[..., float]) -> Callable[..., float]:
-    return lambda job, *args: right(job, *args) * (1 if args[1] != "per_token" else job.plan.data_parallel)
+    return lambda job, *args: right(job, *args) * (1 if args[1] != "per_token" else job.asked.plan.data_parallel)
 
 
 @pytest.mark.parametrize(

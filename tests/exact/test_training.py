@@ -21,14 +21,14 @@ from parsim.estimator.totals import device_totals
 from parsim.executor import calls
 from parsim.executor.calls import KernelUse
 from parsim.executor.evaluate import Score, whole_weights
-from parsim.executor.job import Attributes
 from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
-from parsim.executor.values import Array, Values
+from parsim.executor.values import Values
 from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario, Training, load
 from parsim_kernels import Machine
+from parsim_kernels.signature import Array
 from training_by_hand import accuracy_by_hand, adam_by_hand
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -197,7 +197,7 @@ def _always_the_first(self: KernelUse, machine: Machine, now: Mapping[str, int] 
     _RUN(self, machine, now and {"step": 1})
 
 
-def _attributes_without_clip(self: calls._WeightKernel) -> Attributes:
+def _attributes_without_clip(self: calls._WeightKernel) -> dict[str, object]:
     return {**_ATTRIBUTES(self), **({"max_norm": math.inf} if self.task.kernel == "clip" else {})}
 
 

@@ -95,7 +95,7 @@ def test_every_reported_figure_is_explained_with_its_meaning(scenario: Scenario,
 
 def test_a_figure_s_value_is_that_of_the_estimate(scenario: Scenario) -> None:
     (note,) = explain(scenario, "split", "step_s")
-    assert line(note, "value") == units.format(estimate(scenario, "split").step_s, "s")
+    assert line(note, "value") == units.format(estimate(scenario, "split").step_s, "s", digits=4)
 
 
 @pytest.mark.parametrize("op", ["up_gem", "", "nonsense", "no such thing"])

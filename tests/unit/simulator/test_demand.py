@@ -94,6 +94,6 @@ def test_legs_add_up_to_the_picoseconds_of_their_price(sent_bytes: int) -> None:
 
 
 def test_mutant_traffic_that_never_leaves_its_node_turns_the_loads_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(price, "_leaving", lambda asked: np.zeros_like(asked.wire_bytes))
+    monkeypatch.setattr(price, "_nic_part", lambda asked: np.zeros_like(asked.wire_bytes))
     with pytest.raises(AssertionError):
         test_a_message_to_the_next_node_leaves_one_and_enters_the_other()
