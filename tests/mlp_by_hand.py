@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from parsim.estimator.estimate import estimate
-from parsim.executor.names import owned
+from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.model.families.mlp import MlpSpec
 from parsim.parallel.plan import Batch, Plan
@@ -51,7 +51,7 @@ def executed_and_by_hand(num_layers: int) -> tuple[Execution, Numbers]:
     labels = values.draw("head", "row_labels", 0, [12, 1])[:, 0]
     weights = {
         f"{instance}/{w.name}": values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
-        for instance, w in owned(job.copies(0))
+        for instance, w in own_weights_of(job.copies(0))
     }
     return executed, by_hand(weights, features, labels, num_layers)
 

@@ -21,7 +21,6 @@ from parsim.estimator.totals import device_totals
 from parsim.executor import calls
 from parsim.executor.calls import KernelUse
 from parsim.executor.evaluate import Score, whole_weights
-from parsim.executor.job import Attributes
 from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Values
@@ -198,17 +197,17 @@ def _always_the_first(self: KernelUse, machine: Machine, now: Mapping[str, int] 
     _RUN(self, machine, now and {"step": 1})
 
 
-def _attributes_without_clip(self: calls._WeightKernel) -> Attributes:
+def _attributes_without_clip(self: calls._WeightKernel) -> dict[str, object]:
     return {**_ATTRIBUTES(self), **({"max_norm": math.inf} if self.task.kernel == "clip" else {})}
 
 
-_DRAWN, _ROWS, _RUN, _ATTRIBUTES = Values.drawn, Dataset.rows, KernelUse.run, calls._WeightKernel.attributes
+_DRAWN, _ROWS, _RUN, _ATTRIBUTES = Values.draw, Dataset.rows, KernelUse.run, calls._WeightKernel.attributes
 
 # What a wrong training may do, the object and the name that are replaced, and the steps after which it must show.
 MUTANTS: dict[str, tuple[type, str, Callable[..., object], int]] = {
     "Adam takes each step for the first": (KernelUse, "run", _always_the_first, 3),
     "long gradients are not shortened": (calls._WeightKernel, "attributes", _attributes_without_clip, 3),
-    "every micro_batch has the sequences of the first": (Values, "drawn", _first_micro_batch, 1),
+    "every micro_batch has the sequences of the first": (Values, "draw", _first_micro_batch, 1),
     "every epoch has the order of the first": (Dataset, "rows", _first_epoch, 23),
 }
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from parsim import schedules
 from parsim.collectives.ring import Ring
 from parsim.cost import count
 from parsim.cost.sizes import Sizes
-from parsim.estimator import lists, memory, pipeline, totals
+from parsim.estimator import lists, pipeline, totals
 from parsim.executor import calls, values
 from parsim.model import op_kinds
 from parsim.step import lower, place
@@ -46,18 +47,18 @@ def _ring_sends_all_chunks(patch: pytest.MonkeyPatch) -> None:
 
 
 def _nothing_is_freed(patch: pytest.MonkeyPatch) -> None:
-    right = lists.lives
-    patch.setattr(lists, "lives", lambda tasks, known, sizes: right([replace(task, frees=()) for task in tasks], known, sizes))
+    right = lists._lives
+    patch.setattr(lists, "_lives", lambda tasks, known, sizes: right([replace(task, frees=()) for task in tasks], known, sizes))
 
 
 def _one_micro_batch_less_in_flight(patch: pytest.MonkeyPatch) -> None:
-    right = memory.schedules.state_columns
+    right = schedules.state_columns
 
     def states(*shape):  # type: ignore[no-untyped-def]
         found = right(*shape)
         return replace(found, in_flight=np.maximum(found.in_flight - 1, 0))
 
-    patch.setattr(memory.schedules, "state_columns", states)
+    patch.setattr(schedules, "state_columns", states)
 
 
 def _no_partial_sums(patch: pytest.MonkeyPatch) -> None:
