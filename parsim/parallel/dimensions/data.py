@@ -12,16 +12,6 @@ def _degree(plan: Degrees) -> int:
     return plan.zero_group or plan.data_parallel
 
 
-DIMENSIONS.register(
-    "data_parallel",
-    Dimension(
-        "data_parallel",
-        "dp",
-        ("B",),
-        "Li et al. 2020 (arXiv:2006.15704)",
-        nesting=20,
-        degree=_degree,
-        replicates=True,
-        waits_for="the sum of gradients over the replicas, or for parameters that they shard",
-    ),
-)
+SOURCE, WAIT = "Li et al. 2020 (arXiv:2006.15704)", "the sum of gradients over the replicas, or for parameters that they shard"
+data = Dimension("data_parallel", "dp", ("B",), SOURCE, nesting=20, degree=_degree, waits_for=WAIT, replicates=True)
+DIMENSIONS.register("data_parallel", data)
