@@ -38,9 +38,6 @@ def topology(name: str, level: Literal["node", "fabric"]) -> Topology:
 
     Raises:
         ParsimError: an unknown name; ScenarioError: it belongs to the other level.
-
-    >>> topology("switched_node", "node").level
-    'node'
     """
     TOPOLOGIES.discover("parsim.cluster.topologies")
     found = TOPOLOGIES.get(name)
@@ -100,7 +97,6 @@ def ring_load(graph: Graph, cluster: Cluster, inside: int, nodes: int, stride: i
     Where several paths are equally short they share the traffic evenly.
     """
     networkx = import_module("networkx")
-
     hops: dict[tuple[Any, Any], float] = {}
     for members in _groups(cluster.node.devices_per_node, inside, stride):
         for turn in range(inside):  # one ring a rail: each leaves the node by another of the group's devices

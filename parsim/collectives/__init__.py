@@ -19,6 +19,7 @@ from parsim_kernels import Operator, Transfer
 from parsim_kernels.fabric import TransferPlan
 
 Count = np.ndarray | int
+Flag = np.ndarray | bool
 Name = str | None  # of an algorithm; None leaves the choice to the rule
 ChunkTable = np.ndarray | None  # elements of each chunk along the last dim, one table or one a plan; None: cut as numpy.array_split cuts
 
@@ -81,9 +82,6 @@ def reference(operation: str) -> CollectiveAlgorithm:
 
     Raises:
         ParsimError: an unknown operation.
-
-    >>> type(reference("all_reduce")).__name__
-    'Ring'
     """
     COLLECTIVES.discover(__name__)
     if operation not in DEFAULTS:
@@ -113,7 +111,7 @@ def choose(
 
 @overload
 def choose(
-    operation: str, *, num_ranks: Count, payload_bytes: Count, in_node: np.ndarray | bool, switch_adds: bool = ..., algorithm: Name = ...
+    operation: str, *, num_ranks: Count, payload_bytes: Count, in_node: Flag, switch_adds: bool = ..., algorithm: Name = ...
 ) -> ClosedForms: ...
 
 
@@ -122,7 +120,7 @@ def choose(
     *,
     num_ranks: Count = 1,
     payload_bytes: Count = 0,
-    in_node: np.ndarray | bool = True,
+    in_node: Flag = True,
     switch_adds: bool = False,
     algorithm: Name = None,
 ) -> ClosedForms:

@@ -84,7 +84,6 @@ def fold(stages: Stages) -> Fold:
 
 
 def _walk(levels: Levels, spans: Ints, sends: Ints) -> Ints:
-    """The starts and ends, level by level."""
     starts, ends, arrivals = np.zeros((3, len(spans) + 1, *spans.shape[1:]), dtype=np.int64)
     _, cuts, before, awaits, sent_before = levels
     for low, high in cuts:

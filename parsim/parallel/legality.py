@@ -38,11 +38,9 @@ def faults(
     ...     print(fault)
     tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads comes later). Legal: 1, 2
     """
-    broken = [*_not_positive(plan), *_unknown_names(plan, schedules), *sharding_faults.unknown_dimensions(plan)]
-    if broken:
+    if broken := [*_not_positive(plan), *_unknown_names(plan, schedules), *sharding_faults.unknown_dimensions(plan)]:
         return broken
-    groups = [*sharding_faults.zero_group(plan)]
-    if groups:
+    if groups := [*sharding_faults.zero_group(plan)]:
         plan = dataclasses.replace(plan, zero_group=None)
     world = [] if num_devices is None else [*_world(plan, num_devices)]
     found = [*_pipeline(plan, schedules), *sharding_faults.zero(plan), *groups, *sharding_faults.rank_order(plan), *world]

@@ -1,7 +1,5 @@
 """A box of PCIe cards: half of them under each of two CPU sockets, and one link's worth between the sockets."""
 
-from __future__ import annotations
-
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
 

@@ -70,11 +70,7 @@ def _axes(known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def axis_of(name: str) -> str:
-    """The axis of a dimension.
-
-    >>> axis_of("tensor_parallel")
-    'tp'
-    """
+    """The axis of a dimension."""
     names()
     return DIMENSIONS.get(name).axis
 
