@@ -49,10 +49,9 @@ def topology(name: str, level: Literal["node", "fabric"]) -> Topology:
 
 def join(graph: Graph, a: object, b: object, link: Link, *, lanes: float = 1.0, name: str = "") -> None:
     """Two edges, one each way, of `lanes` times the link."""
+    rate = link.bandwidth_bytes_per_s * lanes
     for one, other in ((a, b), (b, a)):
-        graph.add_edge(
-            one, other, bandwidth_bytes_per_s=link.bandwidth_bytes_per_s * lanes, latency_s=link.latency_s, name=name or link.name
-        )
+        graph.add_edge(one, other, bandwidth_bytes_per_s=rate, latency_s=link.latency_s, name=name or link.name)
 
 
 def build(cluster: Cluster, num_nodes: int | None = None) -> Graph:

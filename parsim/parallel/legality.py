@@ -138,10 +138,9 @@ def _layers(plan: Plan, model: ModelSpec, layer_split: str) -> Iterator[PlanFaul
         yield PlanFault(field, message, f"Legal {field}: at most {max(1, most)}")
     layers = plan.layers_per_stage
     if layers is not None and (len(layers) != plan.num_stages or sum(layers) != model.num_layers):
-        message = (
-            f"layers_per_stage has {len(layers)} entries that sum to {sum(layers)}, but there are {plan.num_stages} stages "
-            f'(pipeline_parallel x virtual_pipeline) and {model.num_layers} layers in model "{model.name}"'
-        )
+        given = f"layers_per_stage has {len(layers)} entries that sum to {sum(layers)}"
+        stages = f"there are {plan.num_stages} stages (pipeline_parallel x virtual_pipeline)"
+        message = f'{given}, but {stages} and {model.num_layers} layers in model "{model.name}"'
         yield PlanFault("layers_per_stage", message, f"Give {plan.num_stages} numbers that sum to {model.num_layers}")
 
 
