@@ -63,13 +63,7 @@ class KernelLaw:
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One device: dense peaks by dtype, memory, and the laws of its kernels.
-
-    >>> gemm, attention, elementwise = Law(0.8, 0.8, 3e-6, 2.0), AttentionLaw(((128, 0.5),), 0.0, 0.0, 0.7, 0.8), ElementwiseLaw(0.8, 0.0)
-    >>> toy = Accelerator("toy", {"bf16": 1e12}, 1e11, 10**9, 8, gemm, attention, elementwise)
-    >>> toy.peak("bf16")
-    1000000000000.0
-    """
+    """One device: dense peaks by dtype, memory, and the laws of its kernels."""
 
     name: str
     peak_flops_per_s: Mapping[str, float]  # dense, by dtype of the multiplication

@@ -23,10 +23,8 @@ def gemm_s(
     """Seconds of a matrix multiplication that has the device to itself.
 
     Args:
-        accelerator: its gemm law of that dtype is used.
         flops: 2 m n k of it [FLOP].
         hbm_bytes: both operands and the result, once each [bytes].
-        dtype: of the multiplication; a key of the accelerator's peaks.
         aligned: share of the rate left by odd extents, see `alignment`.
         sustained: share of the rate left by power and clocks in training; None: the accelerator's own factor, 1: an isolated kernel.
 
@@ -64,14 +62,11 @@ def attention_s(
     """Seconds of a flash attention kernel.
 
     Args:
-        accelerator: its attention law is used.
         pair_flops: what is really done, unmasked pairs only: 4 head_dim a pair forward, 10 backward [FLOP].
         hbm_bytes: queries, keys, values and outputs (and their gradients), once each [bytes].
         num_blocks: independent blocks of work: batch x heads x ceil(sequence / 128).
         head_dim: efficiency is linear between the measured head dims, constant outside them.
-        dtype: of the multiplication.
         is_gradient: the gradient kernel runs at backward_rate of the forward kernel's FLOP/s.
-        sustained: as in `gemm_s`.
 
     Returns:
         launch + flops / (e sustained peak) (1 + ramp multiprocessors / blocks) + bytes / (e_m bandwidth), broadcast.
@@ -107,13 +102,7 @@ def kernel_s(
 ) -> Scalar:
     """Seconds of `num_calls` equal calls of a kernel that has a law of its own.
 
-    Args:
-        law: its coefficients.
-        flops: of one call [FLOP].
-        moved_bytes: read and written by one call [bytes].
-        written_bytes: those of its outputs [bytes].
-        num_matrices: of a batched product, one after another; 0 for anything else.
-        num_calls: how many.
+    FLOPs and bytes, those read and written and of them those written, are of one call; only a batched product has matrices.
 
     Source: the sum that `KernelLaw` states.
 

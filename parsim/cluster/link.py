@@ -7,11 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What joins one device (or one NIC) to the others, one way.
-
-    >>> Link("nvlink4", 450e9, 6e-7, "vendor").latency_s
-    6e-07
-    """
+    """What joins one device (or one NIC) to the others, one way."""
 
     name: str
     bandwidth_bytes_per_s: float  # one way, all lanes of the device together

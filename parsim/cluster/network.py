@@ -20,7 +20,7 @@ _SPLIT = ("all_reduce", "all_gather", "reduce_scatter")  # ranks of a node can f
 SWITCH_ADDS_ABOVE = 4  # ranks; NCCL uses NVLink SHARP above it.  Source: NVIDIA/nccl@5067397c src/graph/tuning.cc, measured sweeps
 
 
-def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar, num_nodes: int = 1) -> tuple[Scalar, Scalar]:
+def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar, num_nodes: int = 1) -> tuple[Floats, Floats]:
     """The ranks of a group in one node, g, and the nodes it spans, k; devices are numbered node by node.
 
     On several nodes, groups that do not divide a node leave one of them across two: that one sets the pace.
@@ -30,9 +30,11 @@ def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar, num_node
     >>> tuple(int(each) for each in placement(8, 5, 1, num_nodes=5))
     (3, 2)
     """
-    shape, (ranks, distance) = floats(num_ranks, stride)
-    inside, nodes = _placement(devices_per_node, ranks, distance, num_nodes)
-    return reshape(inside, shape), reshape(nodes, shape)
+    inside = np.clip(np.floor_divide(devices_per_node, np.maximum(stride, 1.0)), 1.0, np.maximum(num_ranks, 1.0))
+    nodes = np.ceil(num_ranks / inside)
+    span = np.maximum(num_ranks * stride, 1.0)  # devices that a block of such groups takes
+    straddles = np.greater(num_ranks, 1) & (span < devices_per_node) & (np.fmod(devices_per_node, span) != 0) & (num_nodes > 1)
+    return np.where(straddles, np.ceil(inside / 2), inside), np.where(straddles, 2.0, nodes)
 
 
 def nic_port(node: Node, fabric: Fabric) -> Link:
@@ -46,8 +48,6 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
     Groups are symmetric: while one talks, so do the others, and those of a node share its NICs evenly.
 
     Args:
-        cluster: where the group lies.
-        operation: all_reduce, all_gather, reduce_scatter, all_to_all, reduce or broadcast.
         wire_bytes: what one rank sends, by the ring: 2 (n - 1) / n of the payload for all_reduce [bytes].
         num_steps: of the algorithm, one after another: 2 (n - 1) for a ring all_reduce.
         num_ranks: ranks of the group, n; a group of 1 costs nothing.
@@ -63,7 +63,7 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
     """
     _check_operation(operation)
     shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
-    inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
+    inside, nodes = placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     seconds = _in_node_s(cluster.node, operation, wire, steps, ranks, distance)
     if np.any(nodes > 1):
         fabric = fabric_of(cluster)
@@ -77,11 +77,7 @@ def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks:
 
     A whole stage sends at once, so min(stride, devices_per_node) devices of a node share its NICs.
 
-    Args:
-        cluster: where the chain lies.
-        payload_bytes: what one device sends [bytes].
-        stride: distance to the receiver [devices].
-        num_ranks: length of the chain of neighbours (pipeline ranks); it stays in a node while stride num_ranks devices fit.
+    One device sends `payload_bytes`; the chain of `num_ranks` neighbours stays in a node while stride num_ranks devices fit.
 
     Returns:
         start + payload / bandwidth + ramp sqrt(payload), broadcast over the arguments; 0 where num_ranks is 1.
@@ -111,19 +107,14 @@ def leaves_node(cluster: Cluster, distance: Floats, ranks: Floats) -> NDArray[np
     return (distance * ranks > cluster.node.devices_per_node) & (ranks > 1)
 
 
-def rates(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> tuple[float, float]:
+def rates(cluster: Cluster, operation: str, num_ranks: Scalar, stride: Scalar) -> tuple[Floats, Floats]:
     """The bytes per second of wire traffic that a rank's node link, and its group's share of the NICs, let a large collective reach.
 
-    Infinite for what the group does not use.
+    One value per plan; infinite for what the group does not use.
     """
-    by_node, by_nic = flat_rates(cluster, operation, *floats(num_ranks, stride)[1])
-    return float(by_node[0]), float(by_nic[0])
-
-
-def flat_rates(cluster: Cluster, operation: str, ranks: Floats, distance: Floats) -> tuple[Floats, Floats]:
-    """`rates` of flat arrays of one length."""
     _check_operation(operation)
-    inside, nodes = _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
+    _, (ranks, distance) = floats(num_ranks, stride)
+    inside, nodes = placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     by_node = np.where(inside > 1, _node_rate(cluster.node, operation, inside, distance), np.inf)
     if not np.any(nodes > 1):
         return by_node, np.full_like(by_node, np.inf)
@@ -139,7 +130,7 @@ def flat_rates(cluster: Cluster, operation: str, ranks: Floats, distance: Floats
 
 def binding_link(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> str:
     """The name of the link that bounds a large collective: the node's link, the NIC, its uplink, or "" for a group of 1."""
-    by_node, by_nic = rates(cluster, operation, num_ranks, stride)
+    by_node, by_nic = (float(each[0]) for each in rates(cluster, operation, num_ranks, stride))
     if by_nic < by_node:
         fabric = fabric_of(cluster)
         return uplink_name(fabric) if uplink_share(cluster, operation, num_ranks, stride) < 1.0 else nic_port(cluster.node, fabric).name
@@ -154,7 +145,7 @@ def uplink_name(fabric: Fabric) -> str:
 def uplink_share(cluster: Cluster, operation: str, num_ranks: int, stride: int) -> float:
     """The share of its NIC rate that the uplinks of oversubscribed leaves let a group keep; 1 where its traffic stays on leaves."""
     _, (ranks, distance) = floats(num_ranks, stride)
-    fabric, (inside, nodes) = fabric_of(cluster), _placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
+    fabric, (inside, nodes) = fabric_of(cluster), placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     if operation == "all_to_all":
         return float(all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)[0])
     return float(ring_uplinks(cluster, fabric, ranks, distance)[0])
@@ -172,15 +163,6 @@ def fabric_of(cluster: Cluster) -> Fabric:
         what = f"a group leaves the {cluster.node.devices_per_node} devices of its node, and there is no fabric"
         raise ScenarioError(what, where="cluster", remedy="Name one, e.g. fabric: ib-hdr-8rail.")
     return cluster.fabric
-
-
-def _placement(devices_per_node: int, ranks: Floats, distance: Floats, num_nodes: int = 1) -> tuple[Floats, Floats]:
-    """Ranks in a node and nodes of the worst placed group: where groups do not divide the node, one of them lies across two."""
-    inside = np.clip(np.floor_divide(devices_per_node, np.maximum(distance, 1.0)), 1.0, np.maximum(ranks, 1.0))
-    nodes = np.ceil(ranks / inside)
-    span = np.maximum(ranks * distance, 1.0)  # devices that a block of such groups takes
-    straddles = (ranks > 1) & (span < devices_per_node) & (np.fmod(devices_per_node, span) != 0) & (num_nodes > 1)
-    return np.where(straddles, np.ceil(inside / 2), inside), np.where(straddles, 2.0, nodes)
 
 
 def _in_node_s(node: Node, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from parsim import units
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import binding_link, collective_s, device_nic_rate, flat_rates, leaves_node, nic_port, p2p_s, placement, rates
+from parsim.cluster.network import binding_link, collective_s, device_nic_rate, leaves_node, nic_port, p2p_s, placement, rates
 from parsim.cluster.scalars import Floats, Ints, Scalar, floats, picoseconds
 from parsim.cluster.sharing import ring_crossing
 from parsim.units import PS_PER_S
@@ -71,7 +71,7 @@ def collective_price(
 ) -> Price:
     """The price of a collective that all groups like this one run at the same time; arguments and errors as in `collective_s`.
 
-    Args beside those: seconds of an algorithm other than the one that the laws stand for; it sends the same bytes at its own pace.
+    `seconds`: of an algorithm other than the one that the laws stand for; it sends the same bytes at its own pace.
     """
     _, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
     found = collective_s(cluster, operation, wire, steps, ranks, distance) if seconds is None else seconds
@@ -125,7 +125,7 @@ def explain_collective(price: Price) -> str:
     head = f"{operation} of {num_ranks} ranks, {stride} apart: {inside} a node on {nodes} node{'s' if nodes > 1 else ''}"
     if num_ranks == 1:
         return f"{head}; nothing is sent"
-    by_node, by_nic = rates(cluster, operation, num_ranks, stride)
+    by_node, by_nic = (float(each[0]) for each in rates(cluster, operation, num_ranks, stride))
     lines = [head, f"{binding_link(cluster, operation, num_ranks, stride)} binds"]
     if np.isfinite(by_node):
         link = cluster.node.link
@@ -187,5 +187,5 @@ def _of_wires(price: Price, rate: Floats) -> Floats:
         return np.zeros_like(rate)
     if price.operation == MESSAGE:
         return np.minimum(rate / (node.link.bandwidth_bytes_per_s * node.p2p_efficiency), 1.0)
-    by_node, _ = flat_rates(price.cluster, price.operation, price.num_ranks, price.stride)
+    by_node, _ = rates(price.cluster, price.operation, price.num_ranks, price.stride)
     return np.minimum(rate / by_node, 1.0)  # 0 where no rank has another in its node

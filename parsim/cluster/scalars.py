@@ -49,7 +49,6 @@ def picoseconds(seconds: Scalar) -> Ints:
     """
     scaled = np.rint(np.asarray(seconds, dtype=np.float64) * PS_PER_S)
     if not np.all(scaled < _MOST_PS):  # false for NaN as well
-        raise ScenarioError(
-            f"one task would take {np.max(seconds):.3g} s", remedy="Check the bandwidths, rates and latencies of the hardware."
-        )
+        remedy = "Check the bandwidths, rates and latencies of the hardware."
+        raise ScenarioError(f"one task would take {np.max(seconds):.3g} s", remedy=remedy)
     return scaled.astype(np.int64)

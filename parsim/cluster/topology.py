@@ -38,9 +38,6 @@ def topology(name: str, level: Literal["node", "fabric"]) -> Topology:
 
     Raises:
         ParsimError: an unknown name; ScenarioError: it belongs to the other level.
-
-    >>> topology("switched_node", "node").level
-    'node'
     """
     TOPOLOGIES.discover("parsim.cluster.topologies")
     found = TOPOLOGIES.get(name)
@@ -52,10 +49,9 @@ def topology(name: str, level: Literal["node", "fabric"]) -> Topology:
 
 def join(graph: Graph, a: object, b: object, link: Link, *, lanes: float = 1.0, name: str = "") -> None:
     """Two edges, one each way, of `lanes` times the link."""
+    rate = link.bandwidth_bytes_per_s * lanes
     for one, other in ((a, b), (b, a)):
-        graph.add_edge(
-            one, other, bandwidth_bytes_per_s=link.bandwidth_bytes_per_s * lanes, latency_s=link.latency_s, name=name or link.name
-        )
+        graph.add_edge(one, other, bandwidth_bytes_per_s=rate, latency_s=link.latency_s, name=name or link.name)
 
 
 def build(cluster: Cluster, num_nodes: int | None = None) -> Graph:
@@ -100,7 +96,6 @@ def ring_load(graph: Graph, cluster: Cluster, inside: int, nodes: int, stride: i
     Where several paths are equally short they share the traffic evenly.
     """
     networkx = import_module("networkx")
-
     hops: dict[tuple[Any, Any], float] = {}
     for members in _groups(cluster.node.devices_per_node, inside, stride):
         for turn in range(inside):  # one ring a rail: each leaves the node by another of the group's devices

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import device_nic_rate, flat_rates, placement
-from parsim.cluster.scalars import Floats, Ints, Scalar, floats
+from parsim.cluster.network import device_nic_rate, placement, rates
+from parsim.cluster.scalars import Floats, Ints, Scalar
 from parsim.collectives import Count, find
 from parsim.errors import ParsimError
 
@@ -19,12 +19,9 @@ def alpha_beta_s(
     As many steps as the algorithm takes among the k nodes have the latency of the fabric, the others that of the node.
 
     Args:
-        cluster: where the group lies.
-        operation: all_reduce, all_gather ...
-        algorithm: a name.
         elements: of the tensor on each rank; all_gather: of the gathered one.
         itemsize_bytes: of an element [bytes].
-        num_ranks: ranks of the group, n; a group of 1 costs nothing.
+        num_ranks: ranks of the group; a group of 1 costs nothing.
         stride: distance between neighbours of the group [devices].
 
     Returns:
@@ -72,8 +69,7 @@ def _rates(cluster: Cluster, operation: str, algorithm: str, ranks: Ints, distan
     """
     fabric, link = cluster.fabric, cluster.node.link.bandwidth_bytes_per_s
     law = operation if operation == "all_to_all" else "all_gather"
-    by_node, by_nic = flat_rates(cluster, law, *floats(ranks, distance)[1])
-    by_node, by_nic = by_node.reshape(ranks.shape), by_nic.reshape(ranks.shape)
+    by_node, by_nic = (each.reshape(ranks.shape) for each in rates(cluster, law, ranks, distance))
     if fabric is None or operation == "all_to_all":
         return np.minimum(by_node, by_nic), np.where(np.isfinite(by_nic), np.inf, link)
     streams = inside / crossings(operation, algorithm, inside)

@@ -3,8 +3,6 @@
 Source: Chan et al. 2007, Concurrency and Computation 19(13), for rings; that both directions carry half each is derived here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import product
 

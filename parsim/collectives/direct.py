@@ -3,8 +3,6 @@
 Source: Rashidi et al. 2022 (Themis, arXiv:2110.04478), for fully connected networks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from parsim.collectives import COLLECTIVES, ChunkTable, Count, by_phase, chunk_elements, largest_chunk, num_phases
@@ -29,8 +27,7 @@ class Direct:
     def sent_elements(self, operation: str, rank: Count, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """All but the own chunk in the reducing phase, the own n - 1 times in the gathering one."""
         own = chunk_elements(rank, num_ranks, elements, chunks)
-        reducing, gathering = elements - own, (num_ranks - 1) * own
-        return by_phase(operation, reducing, gathering)
+        return by_phase(operation, elements - own, (num_ranks - 1) * own)
 
     def busiest_elements(self, operation: str, num_ranks: Count, elements: Count, chunks: ChunkTable = None) -> Count:
         """n - 1 chunks a phase, of the largest size."""

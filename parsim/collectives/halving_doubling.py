@@ -4,8 +4,6 @@ Where n is no power of two, the n - p ranks beyond the largest one below, p, fol
 which costs them and their neighbours a whole tensor more.  Source: Thakur et al. 2005, IJHPCA 19(1) (Rabenseifner).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

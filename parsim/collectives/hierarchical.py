@@ -4,8 +4,6 @@ The bytes of a ring in 2 (g - 1) + 2 (n / g - 1) steps, and only 1 / g of the te
 Source: Jia et al. 2018 (arXiv:1807.11205) for the idea; Mikami et al. 2018 (arXiv:1811.05233) for these three phases.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The switch is position n, one past the last rank, and what it sends is no rank's
 aggregation; the NVIDIA H100 white paper (NVLink SHARP) for a node's switch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

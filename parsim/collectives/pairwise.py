@@ -3,8 +3,6 @@
 Source: Thakur et al. 2005, IJHPCA 19(1), for long messages.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -38,14 +38,8 @@ def choose_on(
     if algorithm is None and operation in DEFAULTS and operation != "all_reduce":
         return reference(operation)  # wherever the ranks lie
     _, nodes = placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes)
-    return choose(
-        operation,
-        num_ranks=num_ranks,
-        payload_bytes=payload_bytes,
-        in_node=np.less_equal(nodes, 1),
-        switch_adds=cluster.node.switch_adds,
-        algorithm=algorithm,
-    )
+    in_node, adds = np.less_equal(nodes, 1), cluster.node.switch_adds
+    return choose(operation, num_ranks=num_ranks, payload_bytes=payload_bytes, in_node=in_node, switch_adds=adds, algorithm=algorithm)
 
 
 def group_price(

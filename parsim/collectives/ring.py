@@ -3,8 +3,6 @@
 Source: Patarasuk and Yuan 2009, JPDC 69(2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import product
 

@@ -3,8 +3,6 @@
 Its port carries n - 1 whole tensors, which is why all-reduce replaced it: Sergeev and Del Balso 2018 (arXiv:1802.05799).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

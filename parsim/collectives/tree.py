@@ -4,8 +4,6 @@ Steps grow with log2 n, and a rank sends at most twice the tensor.  Source: Sand
 those of NCCL 2.4, src/graph/trees.cc.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,8 +15,7 @@ from parsim.estimator.lists import Lives, Measures, crossing
 from parsim.estimator.streams import exposure
 from parsim.schedules.phase import Phase
 from parsim.step.program import Pass
-from parsim.step.step import Segment
-from parsim.step.task import Operand, Send
+from parsim.step.task import Send
 
 
 class PassTime(NamedTuple):
@@ -84,17 +83,13 @@ class Stages:
         found = self.workload.pass_of(stage, phase)
         live = peak = zero = self.workload.sizes.zero
         for run in found.lists:
-            copies, known = run.copies, _alive(run.segment, phase)
+            copies, segment = run.copies, run.segment
+            known = [operand for kept in segment.kept.values() for operand in kept]  # what may be alive when the list starts
+            known += [operand for operand in (segment.entering[phase], segment.leaving[phase]) if operand]
             net, top = (each[self.workload.rows] for each in self.measures.lives(run.tasks, known))
             peak = np.where(zero + copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
             live = live + copies * net
         return Lives(live, peak)
-
-
-def _alive(segment: Segment, phase: Phase) -> Iterator[Operand]:
-    """What may be alive when a phase of a segment starts, or what follows it."""
-    yield from (operand for kept in segment.kept.values() for operand in kept)
-    yield from (operand for operand in (segment.entering[phase], segment.leaving[phase]) if operand)
 
 
 def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:

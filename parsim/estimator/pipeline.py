@@ -84,7 +84,6 @@ def fold(stages: Stages) -> Fold:
 
 
 def _walk(levels: Levels, spans: Ints, sends: Ints) -> Ints:
-    """The starts and ends, level by level."""
     starts, ends, arrivals = np.zeros((3, len(spans) + 1, *spans.shape[1:]), dtype=np.int64)
     _, cuts, before, awaits, sent_before = levels
     for low, high in cuts:
@@ -95,11 +94,7 @@ def _walk(levels: Levels, spans: Ints, sends: Ints) -> Ints:
 
 
 def _check_range(spans: Ints, levels: Levels) -> None:
-    """Refuse a step that int64 may not hold.
-
-    Raises:
-        ScenarioError: the slowest actions of all levels together take longer.
-    """
+    """Raise a ScenarioError for a step that int64 may not hold: the slowest actions of all levels, one after another."""
     longest = float(np.maximum.reduceat(spans, [low for low, _ in levels.cuts]).sum(axis=0, dtype=np.float64).max())
     if longest > _MOST_PS:
         raise ScenarioError(f"the step would take {longest / PS_PER_S:.3g} s", remedy="Check the rates and bandwidths of the hardware.")
@@ -174,7 +169,8 @@ def timeline(stages: Stages) -> Timeline:
     found = fold(stages)
     end = finish(stages, *pass_ends(stages, found))
     step = int(end.compute.max())
-    rank = int(np.argmax(_work(stages)))
+    work = stages.table(lambda stage, phase: stages.time(stage, phase).charges.get("compute", w.sizes.zero))
+    rank = int(np.argmax(work[:, stages.by_rank, 0].sum(axis=(0, 2))))
     charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), 0)
     parts = [(name, int(ps[rank, 0])) for name, ps in end.charges.items()]
     for stage in stages.by_rank[rank].tolist():
@@ -183,12 +179,6 @@ def timeline(stages: Stages) -> Timeline:
     for name, ps in (*parts, *_waits(found, rank), ("bubble", step - int(end.compute[rank, 0]))):
         charges[name] = charges.get(name, 0) + ps
     return Timeline(step, rank, charges)
-
-
-def _work(stages: Stages) -> Ints:
-    """Picoseconds that each rank computes on a micro_batch."""
-    table = stages.table(lambda stage, phase: stages.time(stage, phase).charges.get("compute", stages.workload.sizes.zero))
-    return np.asarray(table[:, stages.by_rank, 0].sum(axis=(0, 2)))
 
 
 def _waits(found: Fold, rank: int) -> tuple[tuple[str, int], ...]:

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Ranks that differ along `axes` only; no axis: each rank by itself.
-
-    >>> Group(("dp", "cp")).name
-    'dp+cp'
-    """
+    """Ranks that differ along `axes` only; no axis: each rank by itself."""
 
     axes: tuple[str, ...]  # outermost first
     homes: tuple[str, ...] = ()  # of the ranks of a pipeline, those that hold one of these segments
 
     @property
     def name(self) -> str:
-        """What counts and streams of the group are filed under."""
+        """What counts and streams of the group are filed under: 'dp+cp'."""
         return "+".join(self.axes)

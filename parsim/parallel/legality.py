@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Final, Protocol
+from types import ModuleType
+from typing import Final
 
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
@@ -22,38 +23,13 @@ NAMED: Final = {name: key.legal for name, key in KEYS.items() if key.type == "st
 MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fold
 
 
-class Schedules(Protocol):
-    """What a plan's schedule is held against: the module parsim.schedules, which knows the rule of each."""
-
-    def names(self) -> tuple[str, ...]:
-        """All known names."""
-        ...
-
-    def names_for(self, num_ranks: int, chunks: int) -> tuple[str, ...]:
-        """The names of those that run so many chunks a rank."""
-        ...
-
-    def fault(self, schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int | None = None) -> str | None:
-        """Why a named or written schedule cannot run such a pipeline; None where it can."""
-        ...
-
-
 def faults(
-    plan: Plan,
-    model: ModelSpec | None,
-    batch: Batch | None,
-    num_devices: int | None,
-    schedules: Schedules,
-    *,
-    stack: Stack | None = None,
+    plan: Plan, model: ModelSpec | None, batch: Batch | None, num_devices: int | None, schedules: ModuleType, *, stack: Stack | None = None
 ) -> list[PlanFault]:
     """All the ways in which the plan does not fit; an empty list for a legal one.
 
-    Args:
-        plan: the plan.
-        model, batch, num_devices: what it has to fit; the checks against one that is None are left out.
-        schedules: the known schedules.
-        stack: the software; its rule of layers may let an end stage hold none, and its kernels are the ops that recompute_ops names.
+    Checks against a model, batch or num_devices of None are left out.  `schedules` is the module parsim.schedules, which knows the rule
+    of each; the stack's rule of layers may let an end stage hold none, and its kernels are the ops that recompute_ops names.
 
     >>> from parsim import schedules
     >>> from parsim.model.transformer import TransformerSpec
@@ -62,11 +38,9 @@ def faults(
     ...     print(fault)
     tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads comes later). Legal: 1, 2
     """
-    broken = [*_not_positive(plan), *_unknown_names(plan, schedules), *sharding_faults.unknown_dimensions(plan)]
-    if broken:
+    if broken := [*_not_positive(plan), *_unknown_names(plan, schedules), *sharding_faults.unknown_dimensions(plan)]:
         return broken
-    groups = [*sharding_faults.zero_group(plan)]
-    if groups:
+    if groups := [*sharding_faults.zero_group(plan)]:
         plan = dataclasses.replace(plan, zero_group=None)
     world = [] if num_devices is None else [*_world(plan, num_devices)]
     found = [*_pipeline(plan, schedules), *sharding_faults.zero(plan), *groups, *sharding_faults.rank_order(plan), *world]
@@ -118,7 +92,7 @@ def _not_positive(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault("layers_per_stage", message, "Legal: 1, 2, 3, ... for each stage")
 
 
-def _unknown_names(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
+def _unknown_names(plan: Plan, schedules: ModuleType) -> Iterator[PlanFault]:
     for field, known in (("schedule", schedules.names()), *NAMED.items()):
         value = getattr(plan, field)
         if value not in known and not (field == "schedule" and isinstance(value, tuple)):
@@ -136,13 +110,15 @@ def _world(plan: Plan, num_devices: int) -> Iterator[PlanFault]:
         legal = divisors(num_devices if field == "tensor_parallel" else num_devices // plan.tensor_parallel)
         yield PlanFault(field, message, f"Legal {field}: {comma_list(legal)}")
     elif plan.num_devices != num_devices:
-        message = (
-            f"data_parallel x {names} = {plan.data_parallel} x {factors} = {plan.num_devices}, but the cluster has {num_devices} devices"
+        asked = f"data_parallel x {names} = {plan.data_parallel} x {factors} = {plan.num_devices}"
+        yield PlanFault(
+            "data_parallel",
+            f"{asked}, but the cluster has {num_devices} devices",
+            f"Set data_parallel = {num_devices // inner}, or leave it out",
         )
-        yield PlanFault("data_parallel", message, f"Set data_parallel = {num_devices // inner}, or leave it out")
 
 
-def _pipeline(plan: Plan, schedules: Schedules) -> Iterator[PlanFault]:
+def _pipeline(plan: Plan, schedules: ModuleType) -> Iterator[PlanFault]:
     ranks, chunks = plan.pipeline_parallel, plan.virtual_pipeline
     if chunks > 1 and ranks == 1:
         message = f"virtual_pipeline = {plan.virtual_pipeline} needs a pipeline, but pipeline_parallel = 1"
@@ -162,24 +138,21 @@ def _layers(plan: Plan, model: ModelSpec, layer_split: str) -> Iterator[PlanFaul
         yield PlanFault(field, message, f"Legal {field}: at most {max(1, most)}")
     layers = plan.layers_per_stage
     if layers is not None and (len(layers) != plan.num_stages or sum(layers) != model.num_layers):
-        message = (
-            f"layers_per_stage has {len(layers)} entries that sum to {sum(layers)}, but there are {plan.num_stages} stages "
-            f'(pipeline_parallel x virtual_pipeline) and {model.num_layers} layers in model "{model.name}"'
-        )
+        given = f"layers_per_stage has {len(layers)} entries that sum to {sum(layers)}"
+        stages = f"there are {plan.num_stages} stages (pipeline_parallel x virtual_pipeline)"
+        message = f'{given}, but {stages} and {model.num_layers} layers in model "{model.name}"'
         yield PlanFault("layers_per_stage", message, f"Give {plan.num_stages} numbers that sum to {model.num_layers}")
 
 
-def _micro_batches(plan: Plan, batch: Batch, schedules: Schedules) -> Iterator[PlanFault]:
+def _micro_batches(plan: Plan, batch: Batch, schedules: ModuleType) -> Iterator[PlanFault]:
     replicas = dimensions.split(plan, "B")
     product = replicas * plan.micro_batch
     if batch.global_batch % product:
         replica = batch.global_batch % replicas == 0
         field = "micro_batch" if replica else "data_parallel"
-        message = (
-            f"data_parallel x micro_batch = {replicas} x {plan.micro_batch} = {product} does not divide global_batch = {batch.global_batch}"
-        )
-        legal = divisors(batch.global_batch // replicas) if replica else divisors(batch.global_batch)
-        yield PlanFault(field, message, f"Legal {field}: {comma_list(legal)}")
+        asked = f"data_parallel x micro_batch = {replicas} x {plan.micro_batch} = {product}"
+        legal = divisors(batch.global_batch // replicas if replica else batch.global_batch)
+        yield PlanFault(field, f"{asked} does not divide global_batch = {batch.global_batch}", f"Legal {field}: {comma_list(legal)}")
         return
     ranks, chunks, count = plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(batch)
     actions = 2 * plan.num_stages * count

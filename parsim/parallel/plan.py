@@ -54,9 +54,7 @@ class Plan:
     sequence_parallel: bool = _key(False, "whether the tensor-parallel ranks split the sequence between blocks")
     micro_batch: int = _key(1, "sequences that pass the pipeline together")
     schedule: str | tuple[str, ...] = _key(  # a name, or the written actions of each pipeline rank
-        "1f1b",
-        "the pipeline schedule, named or written out; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out",
-        follows=True,
+        "1f1b", "the pipeline schedule, named or written out; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out", follows=True
     )
     recompute: str = _key("none", "which activations are computed again", legal=("none", "selective", "full"))
     recompute_ops: tuple[str, ...] = _key((), "ops of a layer, or their tags, that run again in backward")

@@ -22,15 +22,12 @@ ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
     """tensor_parallel divides the kv heads, where there are any, and the ffn_hidden_size."""
-    legal = f"Legal: {comma_list(divisors(tensor_parts(model)))}"
     degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
-    if kv_heads % degree:
-        later = " (replicating kv heads comes later)" if degree % kv_heads == 0 else ""
-        message = f'tensor_parallel = {degree} does not divide num_kv_heads = {kv_heads} of model "{model.name}"{later}'
-        yield PlanFault("tensor_parallel", message, legal)
-    elif model.ffn_hidden_size % degree:
-        message = f'tensor_parallel = {degree} does not divide ffn_hidden_size = {model.ffn_hidden_size} of model "{model.name}"'
-        yield PlanFault("tensor_parallel", message, legal)
+    name, extent = ("num_kv_heads", kv_heads) if kv_heads % degree else ("ffn_hidden_size", model.ffn_hidden_size)
+    if extent % degree:
+        later = " (replicating kv heads comes later)" if kv_heads % degree and degree % kv_heads == 0 else ""
+        message = f'tensor_parallel = {degree} does not divide {name} = {extent} of model "{model.name}"{later}'
+        yield PlanFault("tensor_parallel", message, f"Legal: {comma_list(divisors(tensor_parts(model)))}")
 
 
 def tensor_parts(model: ModelSpec) -> int:

@@ -42,8 +42,6 @@ def layers_of(plan: Plan, num_layers: int, rule: str) -> tuple[int, ...]:
     """
     layers = plan.layers_per_stage or tuple(SPLITS[rule](num_layers, plan.num_stages))
     if len(layers) != plan.num_stages or sum(layers) != num_layers or min(layers) < 0:
-        raise PlanError(
-            f"layers_per_stage = {list(layers)} does not lay {num_layers} layers on {plan.num_stages} stages",
-            remedy=f"give {plan.num_stages} numbers that sum to {num_layers}",
-        )
+        message = f"layers_per_stage = {list(layers)} does not lay {num_layers} layers on {plan.num_stages} stages"
+        raise PlanError(message, remedy=f"give {plan.num_stages} numbers that sum to {num_layers}")
     return layers

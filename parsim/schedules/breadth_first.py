@@ -4,8 +4,6 @@ The bubble is (p - 1) / (v m) for m >= p, as when interleaved; all micro_batches
 weights are used in one go, which is what sharded weights want.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from parsim.cluster.scalars import Ints

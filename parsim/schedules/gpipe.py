@@ -1,7 +1,5 @@
 """GPipe: all forwards, then all backwards.  Every micro_batch is in flight at the turn; the bubble is that of 1F1B, (p - 1) / m."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from parsim.cluster.scalars import Ints

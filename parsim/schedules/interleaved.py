@@ -1,7 +1,5 @@
 """Interleaved 1F1B: a rank holds `chunks` stages and works them in groups of p micro_batches, so the bubble shrinks by `chunks`."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from parsim.cluster.scalars import Ints

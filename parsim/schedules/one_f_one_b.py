@@ -1,7 +1,5 @@
 """1F1B: after a warm-up of p - 1 - rank forwards, one forward and one backward in turn; at most p micro_batches are in flight."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from parsim.cluster.scalars import Ints

@@ -39,11 +39,7 @@ class Schedule:
         return stage % num_ranks
 
     def stages_of(self, rank: int, num_ranks: int, num_stages: int) -> tuple[int, ...]:
-        """The stages that live on a rank, its chunks in order.
-
-        >>> Schedule().stages_of(1, 4, 12)
-        (1, 5, 9)
-        """
+        """The stages that live on a rank, its chunks in order."""
         return tuple(stage for stage in range(num_stages) if self.rank_of(stage, num_ranks) == rank)
 
 

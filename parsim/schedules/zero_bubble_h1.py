@@ -4,8 +4,6 @@ A rank's weight gradients lag `rank` micro_batches behind, so that p are in flig
 bubble is (p - 1) (T_F + T_I - T_W) for m >= p and 1F1B's is (p - 1) (T_F + T_I + T_W): a third of it where all three take as long.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from parsim.cluster.scalars import Ints

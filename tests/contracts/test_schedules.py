@@ -9,7 +9,7 @@ from parsim import schedules
 from parsim.errors import ScheduleError
 from parsim.schedules import SCHEDULES, Action, Phase, check, fault, find
 from parsim.schedules.action import parse
-from parsim.schedules.checks import grid
+from parsim.schedules.columnar import grid
 from parsim.schedules.schedule import WrittenSchedule
 from schedule_orders import actions_of
 

@@ -1,7 +1,5 @@
 """Any node: the wires that its row lists, between devices (by number) and switches (by name)."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 from parsim.cluster.cluster import Cluster, Node

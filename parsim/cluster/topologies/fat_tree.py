@@ -1,7 +1,5 @@
 """A plain two-level fat tree: all NICs of a node on one leaf, whose uplinks may carry less than its NICs send."""
 
-from __future__ import annotations
-
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import nic_port, uplink_name
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join

@@ -1,7 +1,5 @@
 """A node without a switch in which each pair of devices has wires of its own (MI300X, Gaudi, boards of 4 V100)."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 from parsim.cluster.cluster import Cluster

@@ -1,7 +1,5 @@
 """The hybrid cube mesh of DGX-1: 8 devices with 6 links each, no switch; two quads with doubled edges, joined device by device."""
 
-from __future__ import annotations
-
 from parsim.cluster.cluster import Cluster, Node
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
 

@@ -1,7 +1,5 @@
 """A rack of NVLink switches (GB200 NVL72): every device has one link into each of 18 switch chips."""
 
-from __future__ import annotations
-
 from parsim.cluster.cluster import Cluster, Node
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
 

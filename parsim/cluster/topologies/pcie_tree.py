@@ -1,7 +1,5 @@
 """A box of PCIe cards: half of them under each of two CPU sockets, and one link's worth between the sockets."""
 
-from __future__ import annotations
-
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
 
@@ -19,6 +17,5 @@ def build(graph: Graph, cluster: Cluster, num_nodes: int) -> None:
             join(graph, ("root", node, 0), ("root", node, root), cluster.node.link)
 
 
-TOPOLOGIES.register(
-    "pcie_tree", Topology("node", build, "two-socket GPU servers; `nvidia-smi topo -m` prints NODE and SYS for the two hops")
-)
+SOURCE = "two-socket GPU servers; `nvidia-smi topo -m` prints NODE and SYS for the two hops"
+TOPOLOGIES.register("pcie_tree", Topology("node", build, SOURCE))

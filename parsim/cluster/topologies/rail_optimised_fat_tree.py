@@ -1,7 +1,5 @@
 """A fabric in which NIC i of every node of a unit hangs on leaf i, so that equal devices of two nodes are one switch apart."""
 
-from __future__ import annotations
-
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.topologies.fat_tree import join_leaves
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology

@@ -1,7 +1,5 @@
 """A node whose devices hang on one non-blocking switch (NVSwitch)."""
 
-from __future__ import annotations
-
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
 

@@ -3,8 +3,6 @@
 Two axes: TPU v3, v5e and v6e, Trainium; three: TPU v4 and v5p.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from itertools import product

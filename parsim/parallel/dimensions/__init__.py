@@ -20,17 +20,14 @@ class Degrees(Protocol):
     @property
     def data_parallel(self) -> int:
         """Replicas."""
-        ...
 
     @property
     def zero_group(self) -> int | None:
         """Ranks over which ZeRO shards; None: all replicas."""
-        ...
 
     @property
     def dimensions(self) -> tuple[tuple[str, int], ...]:
         """Degrees of dimensions that have no field, by name."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +70,7 @@ def _axes(known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def axis_of(name: str) -> str:
-    """The axis of a dimension.
-
-    >>> axis_of("tensor_parallel")
-    'tp'
-    """
+    """The axis of a dimension."""
     names()
     return DIMENSIONS.get(name).axis
 

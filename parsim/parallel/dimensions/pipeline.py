@@ -2,14 +2,5 @@
 
 from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
-DIMENSIONS.register(
-    "pipeline_parallel",
-    Dimension(
-        "pipeline_parallel",
-        "pp",
-        (),
-        "Huang et al. 2019 (arXiv:1811.06965)",
-        nesting=0,
-        waits_for="a message between stages that is on its way",
-    ),
-)
+SOURCE, WAIT = "Huang et al. 2019 (arXiv:1811.06965)", "a message between stages that is on its way"
+DIMENSIONS.register("pipeline_parallel", Dimension("pipeline_parallel", "pp", (), SOURCE, nesting=0, waits_for=WAIT))

@@ -2,14 +2,5 @@
 
 from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
-DIMENSIONS.register(
-    "tensor_parallel",
-    Dimension(
-        "tensor_parallel",
-        "tp",
-        ("K", "F", "V"),
-        "Shoeybi et al. 2019 (arXiv:1909.08053), section 3",
-        nesting=90,
-        waits_for="tensor-parallel collectives that no compute hides",
-    ),
-)
+SOURCE, WAIT = "Shoeybi et al. 2019 (arXiv:1909.08053), section 3", "tensor-parallel collectives that no compute hides"
+DIMENSIONS.register("tensor_parallel", Dimension("tensor_parallel", "tp", ("K", "F", "V"), SOURCE, nesting=90, waits_for=WAIT))

@@ -47,7 +47,7 @@ def binding_link(cluster: Cluster, operation: str, num_ranks: int, stride: int) 
 
 def reached(cluster: Cluster, operation: str, name: str, num_ranks: int, stride: int) -> float:
     """The share of an edge's bandwidth that the fitted laws grant a large collective there."""
-    by_node, by_nic = rates(cluster, operation, num_ranks, stride)
+    (by_node,), (by_nic,) = rates(cluster, operation, num_ranks, stride)
     if name == cluster.node.link.name and isfinite(by_node):
         return by_node / cluster.node.link.bandwidth_bytes_per_s
     if cluster.fabric is None:
