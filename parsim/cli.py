@@ -43,9 +43,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)] = False,
-) -> None:
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)] = False) -> None:
     """Options before the command."""
 
 
@@ -141,11 +139,7 @@ def run(
 
 @app.command(epilog="Example:  parsim plot scenarios/table5-175b.yaml -o figures")
 @command
-def plot(
-    scenario: ScenarioFile,
-    out: OutOption = None,
-    backend: BackendOption = "estimate",
-) -> int:
+def plot(scenario: ScenarioFile, out: OutOption = None, backend: BackendOption = "estimate") -> int:
     """Draw step time and memory of all plans: plans.png, plans.svg and their data, plans.csv."""
     from parsim.report.running import plot_scenario
 

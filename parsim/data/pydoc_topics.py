@@ -27,19 +27,12 @@ def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str
     tokens = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64)
     count = (len(tokens) - 1) // sequence_length
     used = count * sequence_length
-    return {
-        "tokens": tokens[:used].reshape(count, sequence_length),
-        "labels": tokens[1 : used + 1].reshape(count, sequence_length),
-    }
+    return {"tokens": tokens[:used].reshape(count, sequence_length), "labels": tokens[1 : used + 1].reshape(count, sequence_length)}
 
 
 DATASETS.register(
     "pydoc-topics",
     Origin(
-        SOURCE,
-        f"a decoder (causal = true, head = next_token) with vocab_size = {NUM_TOKENS} or more",
-        ("tokens", "labels"),
-        misfit,
-        rows,
+        SOURCE, f"a decoder (causal = true, head = next_token) with vocab_size = {NUM_TOKENS} or more", ("tokens", "labels"), misfit, rows
     ),
 )

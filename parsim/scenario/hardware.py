@@ -13,19 +13,7 @@ from parsim import cluster
 from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
 from parsim.model.op_kinds import COSTS
-from parsim.scenario.fields import (
-    INLINE,
-    NAME,
-    NAME_OR_INLINE,
-    Fraction,
-    Known,
-    Natural,
-    Positive,
-    Quantity,
-    Text,
-    complaint,
-    optional,
-)
+from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Fraction, Known, Natural, Positive, Quantity, Text, complaint, optional
 from parsim.scenario.inline import InlineRow, LawRow, Ramp, Rate, Ratio, Seconds, figure
 
 Dtype = Annotated[str, Known("dtypes")]
