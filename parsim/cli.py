@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
 from parsim import __version__
 from parsim.report.manners import FAILED, OK, WRONG, command, status
+
+if TYPE_CHECKING:
+    from parsim.report.console import Output
 
 app = typer.Typer(
     name="parsim",
@@ -42,10 +45,14 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _output(json: bool, csv: bool) -> Output:
+    from parsim.report.console import Output
+
+    return Output(json=json, csv=csv)
+
+
 @app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)] = False,
-) -> None:
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version", callback=_version, is_eager=True)] = False) -> None:
     """Options before the command."""
 
 
@@ -82,15 +89,12 @@ def list_rows(
     csv: Csv = False,
 ) -> int:
     """List what the catalog holds of a kind, a line each."""
-    from parsim.report.console import raw, show_table
-    from parsim.report.files import csv_text
+    from parsim.report.console import show_table
     from parsim.report.rows import listing
 
     rows = listing(kind)
-    if csv:
-        raw(csv_text(rows))
-    else:
-        show_table(rows, left=[key for row in rows for key in row if key not in ("layers", "hidden", "heads", "kv heads")])
+    left = [key for row in rows for key in row if key not in ("layers", "hidden", "heads", "kv heads")]
+    _output(False, csv).show({}, rows, lambda: show_table(rows, left=left))
     return OK
 
 
@@ -132,20 +136,14 @@ def run(
     figure: Annotated[bool, typer.Option("--figure/--no-figure", help="draw plans.png and plans.svg")] = True,
 ) -> int:
     """Predict step time and memory of every plan of a scenario, with the reasons; exit 1 when no plan fits."""
-    from parsim.report.console import Output
     from parsim.report.running import run_scenario
 
-    output = Output(json=json, csv=csv)
-    return run_scenario(scenario, output, out=out, backend=backend, contention=contention, layers=layers, figure=figure)
+    return run_scenario(scenario, _output(json, csv), out=out, backend=backend, contention=contention, layers=layers, figure=figure)
 
 
 @app.command(epilog="Example:  parsim plot scenarios/table5-175b.yaml -o figures")
 @command
-def plot(
-    scenario: ScenarioFile,
-    out: OutOption = None,
-    backend: BackendOption = "estimate",
-) -> int:
+def plot(scenario: ScenarioFile, out: OutOption = None, backend: BackendOption = "estimate") -> int:
     """Draw step time and memory of all plans: plans.png, plans.svg and their data, plans.csv."""
     from parsim.report.running import plot_scenario
 
@@ -164,16 +162,13 @@ def verify(
     json: Json = False,
 ) -> int:
     """Execute each plan with numpy and compare counts, gradients and clocks with the prediction; exit 1 on any difference."""
-    from parsim.report.console import Output
-
-    output = Output(json=json, csv=csv)
     if time:
         from parsim.report.calibrating import verify_time
 
-        return verify_time(scenario, machine, output)
+        return verify_time(scenario, machine, _output(json, csv))
     from parsim.report.checking import verify_scenario
 
-    return verify_scenario(scenario, output)
+    return verify_scenario(scenario, _output(json, csv))
 
 
 @app.command(epilog="Example:  parsim execute scenarios/digits-mlp.yaml --plan data_parallel --steps 20")
@@ -190,13 +185,10 @@ def execute(
     csv: Csv = False,
 ) -> int:
     """Train the scenario's model with numpy, each plan on its ranks: the loss of each step, and what the ranks counted."""
-    from parsim.report.console import Output
     from parsim.report.executing import execute_scenario
 
-    output = Output(json=json, csv=csv)
-    return execute_scenario(
-        scenario, output, plans=plan or (), num_steps=steps, transport=transport, seed=seed, precision=precision, deadline_s=deadline
-    )
+    options: dict[str, Any] = {"transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
+    return execute_scenario(scenario, _output(json, csv), plans=plan or (), num_steps=steps, **options)
 
 
 @app.command(epilog="Example:  parsim calibrate --out machine.yaml;  then in a scenario  cluster: {node: file:machine.yaml}, dtype: fp32")
@@ -239,10 +231,9 @@ def plan(
     csv: Csv = False,
 ) -> int:
     """Rank the plans that a scenario leaves open (auto, or lists of values) by step time; exit 1 when none fits."""
-    from parsim.report.console import Output
     from parsim.report.planning import rank_scenario
 
-    return rank_scenario(scenario, Output(json=json, csv=csv), top=top, space=space)
+    return rank_scenario(scenario, _output(json, csv), top=top, space=space)
 
 
 @app.command(epilog="Example:  parsim validate tests/witnesses/table5.csv --where source_family=papers")
@@ -255,9 +246,8 @@ def validate(
 ) -> int:
     """Predict each row of a table of measurements and print the errors of step time and peak memory."""
     from parsim.report.checking import validate_cases
-    from parsim.report.console import Output
 
-    return validate_cases(cases, where or [], Output(json=json, csv=csv))
+    return validate_cases(cases, where or [], _output(json, csv))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from parsim.registry import Registry
 __all__ = ["DATASETS", "DataArray", "Dataset", "Origin", "fault", "load", "names", "too_few"]
 
 DataArray = NDArray[np.float64] | NDArray[np.int64]
+AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
 _SEGMENT: Final = "token_types"  # 0 for all of a text that is one segment: Devlin et al. 2019 (arXiv:1810.04805), figure 2
 _ROUNDING: Final = 1e-9  # 0.29 of 100 is 29, though 0.29 x 100 is a little below
 
@@ -53,12 +54,12 @@ class Dataset:
     @property
     def num_train(self) -> int:
         """Sequences to train on."""
-        return _length(self.train)
+        return len(next(iter(self.train.values())))
 
     @property
     def num_validation(self) -> int:
         """Sequences held back."""
-        return _length(self.validation)
+        return len(next(iter(self.validation.values())))
 
     def steps_per_epoch(self, global_batch: int) -> int:
         """Whole batches of an epoch; the remainder that does not fill one is left out.
@@ -139,7 +140,8 @@ def load(name: str, validation_split: float, seed: int, model: ModelSpec, sequen
     order = np.random.default_rng([seed, zlib.crc32(b"validation split")]).permutation(len(first))
     held_back = int(validation_split * len(first) + _ROUNDING)
     kept, held = order[: len(first) - held_back], order[len(first) - held_back :]
-    return Dataset(name, origin.source, _select(whole, kept), _select(whole, held))
+    train, validation = ({each: _read_only(array[rows]) for each, array in whole.items()} for rows in (kept, held))
+    return Dataset(name, origin.source, train, validation)
 
 
 def _needs(model: ModelSpec) -> set[str]:
@@ -150,17 +152,9 @@ def _needs(model: ModelSpec) -> set[str]:
 
 @lru_cache(maxsize=2)  # every tensor of a step asks for the same
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    order.setflags(write=False)
-    return order
+    return _read_only(np.random.default_rng([seed, epoch]).permutation(count))
 
 
-def _select(whole: Mapping[str, DataArray], rows: NDArray[np.int64]) -> dict[str, DataArray]:
-    taken = {name: array[rows] for name, array in whole.items()}
-    for array in taken.values():
-        array.setflags(write=False)
-    return taken
-
-
-def _length(arrays: Mapping[str, DataArray]) -> int:
-    return len(next(iter(arrays.values())))
+def _read_only(array: AnyArray) -> AnyArray:
+    array.setflags(write=False)
+    return array

@@ -37,10 +37,7 @@ def rows(model: MlpSpec, sequence_length: int, seed: int) -> Mapping[str, DataAr
     count = len(digits) // sequence_length
     features = np.asarray(pixels, np.float64)[: count * sequence_length] / _WHITEST
     labels = np.asarray(digits, np.int64)[: count * sequence_length]
-    return {
-        "features": features.reshape(count, sequence_length, NUM_FEATURES),
-        "row_labels": labels.reshape(count, sequence_length),
-    }
+    return {"features": features.reshape(count, sequence_length, NUM_FEATURES), "row_labels": labels.reshape(count, sequence_length)}
 
 
 DATASETS.register(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from parsim.data import too_few
@@ -13,9 +14,13 @@ SPECIAL: Final = (CLASS, UNKNOWN, PADDING)
 GIVES: Final = ("tokens", "text_labels")
 
 
-def misfit(model: TransformerSpec, sequence_length: int, *, vocabulary: int, labels: int, length: int) -> str:
-    """Why a model does not fit a data set of so many tokens and labels in sequences of at least `length`, or ""."""
-    if model.causal:
-        return f'model "{model.name}" has causal = true, so its first token sees no other'
-    short = f"sequence_length = {sequence_length} must be at least {length}" if sequence_length < length else ""
-    return too_few(model, {"vocab_size": vocabulary, "num_labels": labels}) or short
+def misfit(*, vocabulary: int, labels: int, length: int) -> Callable[[TransformerSpec, int], str]:
+    """The function that says why a model does not fit a data set of so many tokens and labels in sequences of at least `length`, or ""."""
+
+    def why(model: TransformerSpec, sequence_length: int) -> str:
+        if model.causal:
+            return f'model "{model.name}" has causal = true, so its first token sees no other'
+        short = f"sequence_length = {sequence_length} must be at least {length}" if sequence_length < length else ""
+        return too_few(model, {"vocab_size": vocabulary, "num_labels": labels}) or short
+
+    return why

@@ -15,8 +15,7 @@ from typing import Final
 import numpy as np
 
 from parsim.data import DATASETS, DataArray, Origin
-from parsim.data.labelled_text import CLASS, GIVES, PADDING, SPECIAL
-from parsim.data.labelled_text import misfit as misfit_of_text
+from parsim.data.labelled_text import CLASS, GIVES, PADDING, SPECIAL, misfit
 from parsim.model.transformer import TransformerSpec
 
 # By label: 0 faults, 1 praises.
@@ -31,11 +30,6 @@ VOCABULARY: Final = tuple(
 )
 NUM_SENTENCES: Final = 4000
 LEAST_LENGTH: Final = 8  # [CLS] and the longest sentence: subject 2, verb 1, "not" word "but" word 4
-
-
-def misfit(model: TransformerSpec, sequence_length: int) -> str:
-    """Why the model does not fit, or ""."""
-    return misfit_of_text(model, sequence_length, vocabulary=len(VOCABULARY), labels=2, length=LEAST_LENGTH)
 
 
 def sentence(rng: np.random.Generator) -> tuple[str, int]:
@@ -72,7 +66,7 @@ DATASETS.register(
         "made up for parsim: the grammar and the words of its file, drawn from the scenario's seed",
         f"an encoder (causal = false, head = text) with num_labels = 2 and vocab_size = {len(VOCABULARY)} or more",
         GIVES,
-        misfit,
+        misfit(vocabulary=len(VOCABULARY), labels=2, length=LEAST_LENGTH),
         rows,
     ),
 )

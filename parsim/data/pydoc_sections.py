@@ -10,9 +10,8 @@ from typing import Final
 import numpy as np
 
 from parsim.data import DATASETS, DataArray, Origin
-from parsim.data.labelled_text import CLASS, GIVES, SPECIAL, UNKNOWN
-from parsim.data.labelled_text import misfit as misfit_of_text
-from parsim.data.pydoc_text import SOURCE, paragraphs
+from parsim.data.labelled_text import CLASS, GIVES, SPECIAL, UNKNOWN, misfit
+from parsim.data.pydoc_topics import SOURCE, paragraphs
 from parsim.model.transformer import TransformerSpec
 
 # Label by label.  Each is long, and none quotes another at length.
@@ -25,11 +24,6 @@ SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 LEAST_VOCABULARY: Final = 64  # with the special tokens: enough for some words that tell one section from another
 LEAST_LENGTH: Final = 4
 _WORD: Final = re.compile(r"[a-z_]+")
-
-
-def misfit(model: TransformerSpec, sequence_length: int) -> str:
-    """Why the model does not fit, or ""."""
-    return misfit_of_text(model, sequence_length, vocabulary=LEAST_VOCABULARY, labels=len(SECTIONS), length=LEAST_LENGTH)
 
 
 def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str, DataArray]:
@@ -55,7 +49,7 @@ DATASETS.register(
         SOURCE,
         f"an encoder (causal = false, head = text) with num_labels = {len(SECTIONS)} and vocab_size = {LEAST_VOCABULARY} or more",
         GIVES,
-        misfit,
+        misfit(vocabulary=LEAST_VOCABULARY, labels=len(SECTIONS), length=LEAST_LENGTH),
         rows,
     ),
 )

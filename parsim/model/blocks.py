@@ -47,12 +47,14 @@ def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:
     return {f"{name}.gamma": "ones", **shift}
 
 
-def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
-    entering = "x"
+def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture) -> Iterator[Op]:
     if not kind.norm_last:
-        entering = "norm1"
-        yield norm("norm1", "x", kind)
-    yield Op("enter_attention", "B T D -> B S D", (entering,), ("attention_in",), "relabel")
+        yield norm(norm_name, x, kind)
+    yield Op(f"enter_{name}", "B T D -> B S D", (x if kind.norm_last else norm_name,), (f"{name}_in",), "relabel")
+
+
+def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
+    yield from _enter("attention", "x", "norm1", kind)
     steps = {name: _steps(name, kind) for name in _HEADS}
     # The three GEMMs stand together: their input gradients add up before the one collective that settles them.
     for name, dims in _HEADS.items():
@@ -109,11 +111,7 @@ def _ups(kind: TransformerArchitecture) -> tuple[str, ...]:
 
 
 def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
-    entering = "x1"
-    if not kind.norm_last:
-        entering = "norm2"
-        yield norm("norm2", "x1", kind)
-    yield Op("enter_mlp", "B T D -> B S D", (entering,), ("mlp_in",), "relabel")
+    yield from _enter("mlp", "x1", "norm2", kind)
     hidden = tuple("hidden" if name == "up" else name for name in _ups(kind))
     before = tuple(f"{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
     for name, out in zip(_ups(kind), before, strict=True):

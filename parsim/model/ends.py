@@ -60,29 +60,24 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
 
 def head(kind: TransformerArchitecture) -> Block:
     """Final norm where norms come first, logits and the mean cross-entropy of a step, vocabulary-parallel."""
-    weights = {} if kind.norm_last else norm_weights("norm", kind)
-    if kind.head == "masked_token":
-        dense = {"dense.weight": "normal", "dense.bias": "zeros"}
-        weights = {**weights, **dense, **norm_weights("dense_norm", kind), "word.bias": "zeros"}
+    x, first, weights = ("x", (), {}) if kind.norm_last else ("norm", (norm("norm", "x", kind),), norm_weights("norm", kind))
     if kind.head == "text":
-        pooler = {"pooler.weight": "normal", "pooler.bias": "zeros"}
-        return Block("head", tuple(_text_head(kind)), {**weights, **pooler, **label_weights(bias=True)}, output="", totals=("loss",))
-    if kind.head == "token":
-        return Block("head", tuple(_token_head(kind)), {**weights, **label_weights(bias=True)}, output="", totals=("loss",))
-    weights = {**weights, "word.weight": "normal"}
-    shared = {"word.weight": "embedding"} if kind.tied else {}
-    return Block("head", tuple(_head(kind)), weights, output="", shared=shared, totals=("loss",))
+        ops, own = _text_head(x, kind), {**dense_weights("pooler"), **dense_weights("label")}
+    elif kind.head == "token":
+        ops, own = _token_head(x, kind), dense_weights("label")
+    else:
+        ops, own = _vocabulary_head(x, kind), {"word.weight": "normal"}
+        if kind.head == "masked_token":
+            own = {**dense_weights("dense"), **norm_weights("dense_norm", kind), "word.bias": "zeros", **own}
+    shared = {"word.weight": "embedding"} if kind.tied and "word.weight" in own else {}
+    return Block("head", (*first, *ops), {**weights, **own}, output="", shared=shared, totals=("loss",))
 
 
-def _head(kind: TransformerArchitecture) -> Iterator[Op]:
-    entering, masked = "x", kind.head == "masked_token"
-    if not kind.norm_last:
-        entering = "norm"
-        yield norm("norm", "x", kind)
+def _vocabulary_head(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
+    masked = kind.head == "masked_token"
     if masked:
-        yield from _dense(entering, kind)
-        entering = "dense_out"
-    yield Op("enter_head", "B T D -> B S D", (entering,), ("head_in",), "relabel")
+        yield from _dense(x, kind)
+    yield Op("enter_head", "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
     yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", "word.weight"), ("logits_gemm" if masked else "logits",))
     if masked:
         yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), ("logits",), "bias", in_place=True)
@@ -109,13 +104,9 @@ def cross_entropy(row: str, label: str, labels: str, scale: str) -> Iterator[Op]
     yield Op("loss", f"{row} -> ", (summed,), ("loss",), "loss_sum", rows, (("scale", scale),))
 
 
-def _text_head(kind: TransformerArchitecture) -> Iterator[Op]:
+def _text_head(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
     """A label a text from its first token, which one sequence-parallel rank holds: the others add zeros.  Whole on every rank."""
-    entering = "x"
-    if not kind.norm_last:
-        entering = "norm"
-        yield norm("norm", "x", kind)
-    yield Op("first_token", "B T D -> B D", (entering,), ("first_token",), "first", attributes=_PLACE)
+    yield Op("first_token", "B T D -> B D", (x,), ("first_token",), "first", attributes=_PLACE)
     yield Op("pooler_gemm", "B D, D H -> B H", ("first_token", "pooler.weight"), ("pooler_gemm",))
     yield Op("pooler_bias", "B H, H -> B H", ("pooler_gemm", "pooler.bias"), ("pooler_biased",), "bias", in_place=True)
     pooled = "pooled"
@@ -129,22 +120,18 @@ def _text_head(kind: TransformerArchitecture) -> Iterator[Op]:
     yield from cross_entropy("B", "Y", "text_labels", "per_text")
 
 
-def _token_head(kind: TransformerArchitecture) -> Iterator[Op]:
+def _token_head(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
     """A label a token, from its dropped-out vector on the stream."""
-    entering, same = "x", "B T D, B T D -> B T D"
-    if not kind.norm_last:
-        entering = "norm"
-        yield norm("norm", "x", kind)
     if kind.dropout:
         yield Op("head_mask", "-> B T D", (), ("head_mask",), "draw", (MASK,))
-        yield Op("head_dropout", same, (entering, "head_mask"), ("head_dropped",), "dropout", attributes=DROP)
-        entering = "head_dropped"
-    yield from labelled_rows(entering, "token_labels", bias=True)
+        yield Op("head_dropout", "B T D, B T D -> B T D", (x, "head_mask"), ("head_dropped",), "dropout", attributes=DROP)
+        x = "head_dropped"
+    yield from labelled_rows(x, "token_labels", bias=True)
 
 
-def label_weights(*, bias: bool) -> dict[str, str]:
-    """The weights of `labelled_rows` with their initial values."""
-    return {"label.weight": "normal", **({"label.bias": "zeros"} if bias else {})}
+def dense_weights(name: str, *, bias: bool = True) -> dict[str, str]:
+    """The weights of a dense layer with their initial values; that of `labelled_rows` is named label."""
+    return {f"{name}.weight": "normal", **({f"{name}.bias": "zeros"} if bias else {})}
 
 
 def labelled_rows(x: str, labels: str, *, bias: bool) -> Iterator[Op]:

@@ -133,7 +133,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
             yield ("data", "name"), said
     for name, plan in sections.plans.items():
         place = ("plans", name)
-        if any(_is_open(value) for axis, value in plan if axis not in _WHOLE):
+        if any(value == "auto" or isinstance(value, list) for axis, value in plan if axis not in _WHOLE):
             parts.spaces[name] = _space(name, plan)
             yield from _fixed_keys(place, plan, parts)
         else:
@@ -208,10 +208,6 @@ def _values(section: PlanSection) -> dict[str, Any]:
     return {**dict(section), **{axis: tuple(value) for axis, value in lists.items() if value is not None}}
 
 
-def _is_open(value: object) -> bool:
-    return value == "auto" or isinstance(value, list)
-
-
 def _space(name: str, section: PlanSection) -> PlanSpace:
     stated = {axis: value for axis, value in _values(section).items() if axis in section.model_fields_set and value is not None}
     return PlanSpace(name, {axis: tuple(dict.fromkeys(each)) if isinstance(each, list) else (each,) for axis, each in stated.items()})
@@ -226,19 +222,10 @@ def _measurement(name: str, section: MeasuredSection, plans: list[str], parts: _
 
 
 def _scenario(sections: Sections, parts: _Parts, path: str, default_name: str) -> Scenario:
-    assert parts.model is not None and parts.cluster is not None and parts.batch is not None
-    return Scenario(
-        name=sections.name or default_name,
-        model=parts.model,
-        cluster=parts.cluster,
-        batch=parts.batch,
-        stack=resolve("stacks", sections.stack),
-        plans=parts.plans,
-        spaces=parts.spaces,
-        measured=parts.measured,
-        seed=sections.seed,
-        path=path,
-        itemsize_bytes={name: read("dtypes", name) for name in catalog.names("dtypes")},
-        data=DataSpec(**dict(sections.data)) if sections.data is not None else None,
-        training=Training(**dict(sections.training)) if sections.training is not None else Training(),
-    )
+    assert parts.model is not None and parts.cluster is not None and parts.batch is not None and parts.stack is not None
+    name, model, batch, plans, seed = sections.name or default_name, parts.model, parts.batch, parts.plans, sections.seed
+    itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
+    dataset = DataSpec(**dict(sections.data)) if sections.data is not None else None
+    training = Training(**dict(sections.training)) if sections.training is not None else Training()
+    spaces, measured = parts.spaces, parts.measured
+    return Scenario(name, model, parts.cluster, batch, parts.stack, plans, spaces, measured, seed, path, itemsize, dataset, training)

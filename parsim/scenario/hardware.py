@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final
@@ -13,20 +12,8 @@ from parsim import cluster
 from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
 from parsim.model.op_kinds import COSTS
-from parsim.scenario.fields import (
-    INLINE,
-    NAME,
-    NAME_OR_INLINE,
-    Fraction,
-    Known,
-    Natural,
-    Positive,
-    Quantity,
-    Text,
-    complaint,
-    optional,
-)
-from parsim.scenario.inline import InlineRow, LawRow, Ramp, Rate, Ratio, Seconds, figure
+from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Fraction, Known, Natural, Positive, Quantity, Text, complaint, optional
+from parsim.scenario.inline import InlineRow, LawRow, Ramp, Rate, Ratio, Seconds
 
 Dtype = Annotated[str, Known("dtypes")]
 Bytes = Annotated[float, Quantity("bytes")]
@@ -89,17 +76,13 @@ class KneeRow(LawRow):
 class KernelRow(LawRow):
     """The law of one kernel, measured by itself; a rate left out costs nothing."""
 
+    form: ClassVar[Any] = cluster.KernelLaw
     call: Seconds = Field(description="the seconds of any call, what surrounds the kernel included")
     matrix: Seconds = Field(0.0, description="the seconds of a matrix of a batched product")
     rate: Speed | None = Field(None, description="the FLOP/s")
     bandwidth: Rate | None = Field(None, description="the bytes/s of all that is read and written")
     written_bandwidth: Rate | None = Field(None, description="on top, the bytes/s of what is written")
     knees: Annotated[list[KneeRow], Field(max_length=10)] = optional(list, "where a call outgrows a cache: beyond and bandwidth")
-
-    def build(self) -> cluster.KernelLaw:
-        """The law."""
-        figures: list[Any] = [math.inf if each is None else figure(each) for _, each in self]
-        return cluster.KernelLaw(*figures)
 
 
 KernelRows = dict[Annotated[str, Known("kernels", lambda: KERNEL_LAWS)], KernelRow]
@@ -110,17 +93,8 @@ class AcceleratorRow(InlineRow):
 
     kind: ClassVar[str] = "accelerators"
     form: ClassVar[Any] = cluster.Accelerator
-    inside: ClassVar[Mapping[str, str]] = {
-        "peak": "peak_flops_per_s",
-        "hbm_bandwidth": "hbm_bandwidth_bytes_per_s",
-        "hbm_capacity": "hbm_capacity_bytes",
-        "paces": "paces_s",
-    }
     hints: ClassVar[Mapping[str, str]] = {
-        "memory": "hbm_capacity",
-        "hbm": "hbm_capacity",
-        "bandwidth": "hbm_bandwidth",
-        "peak_flops": "peak",
+        **{"memory": "hbm_capacity", "hbm": "hbm_capacity", "bandwidth": "hbm_bandwidth", "peak_flops": "peak"}
     }
     peak: Annotated[dict[Dtype, Speed], Field(min_length=1)] = Field(description="dtype: its dense peak")
     hbm_bandwidth: Rate = Field(description="the memory's bandwidth")
@@ -147,7 +121,6 @@ class LinkRow(InlineRow):
 
     kind: ClassVar[str] = "links"
     form: ClassVar[Any] = cluster.Link
-    inside: ClassVar[Mapping[str, str]] = {"bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s"}
     bandwidth: Rate = Field(description="one way, all lanes together")
     latency: Seconds = Field(description="one way, of the smallest message")
 
@@ -181,7 +154,6 @@ class NodeRow(InlineRow):
 
     kind: ClassVar[str] = "nodes"
     form: ClassVar[Any] = cluster.Node
-    inside: ClassVar[Mapping[str, str]] = {"host_memory_bandwidth": "host_memory_bytes_per_s", "p2p_start": "p2p_start_s"}
     refs: ClassVar[Mapping[str, str]] = {"accelerator": "accelerators", "link": "links", "host_link": "links"}
     accelerator: AcceleratorRef = Field(description="the devices: a name or an inline row")
     devices_per_node: Natural = Field(description="the number of devices")
@@ -250,10 +222,6 @@ class FabricRow(InlineRow):
 
     kind: ClassVar[str] = "fabrics"
     form: ClassVar[Any] = cluster.Fabric
-    inside: ClassVar[Mapping[str, str]] = {
-        **{key: f"{key}_s" for key in ("start", "hop", "ring_step", "p2p_start")},
-        **{key: f"{key}_s_per_sqrt_byte" for key in ("ramp", "p2p_ramp")},
-    }
     refs: ClassVar[Mapping[str, str]] = {"nic": "links"}
     nic: LinkRef = Field(description="a node's port into the fabric: a name or an inline row")
     nics_per_node: Natural = Field(description="the NICs of a node that the fabric connects")

@@ -24,30 +24,14 @@ _ACTIVATIONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """How a model_type spells what a row says: our figure -> its key, with the default where the key may be left out."""
-
-    counts: Mapping[str, str]
-    optional: Mapping[str, str]
-    activation: tuple[str, str, tuple[str, ...]]  # key, default, and which of ours its code computes
-    fixed: Mapping[str, object]
-    dropouts: tuple[str, ...] = ("attention_dropout",)
-    default_dropout: float = 0.0
-    biases: Mapping[str, str] = field(default_factory=dict)  # our figure -> its key, false where left out
-    tied: bool = False  # where tie_word_embeddings is left out
-    heads: Mapping[str, str] = field(default_factory=dict)  # architecture -> our head; empty: all have the one of a decoder
-    only: Mapping[str, object] = field(default_factory=dict)  # keys of which one value can be read, which is that of a key left out
-    left_out: Mapping[str, object] = field(default_factory=dict)  # what keys left out are, where that is not nothing
-
-
+_VOCABULARY: Final = {"vocab_size": "vocab_size"}
 _COUNTS: Final = {
     **{"num_layers": "num_hidden_layers", "hidden_size": "hidden_size", "ffn_hidden_size": "intermediate_size"},
-    **{"num_heads": "num_attention_heads", "vocab_size": "vocab_size", "max_positions": "max_position_embeddings"},
+    **{"num_heads": "num_attention_heads", **_VOCABULARY, "max_positions": "max_position_embeddings"},
 }
 _OPTIONAL: Final = {"num_kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
-_SWIGLU: Final = ("hidden_act", "silu", ("swiglu",))
 _ROTARY: Final = {"norm": "rms_norm", "positions": "rotary"}
+_LEARNED: Final = {"norm": "layer_norm", "positions": "learned", "bias": True}
 _BIASES: Final = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
 _NO_BIAS: Final = dict.fromkeys(("attention_bias", "mlp_bias"), False)
 _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's
@@ -61,15 +45,34 @@ _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("num_nextn_predict_layers", "chunk_size_feed_forward"), 0),
     "pruned_heads": {},
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """How a model_type spells what a row says: our figure -> its key; where nothing else is stated, as Llama does."""
+
+    fixed: Mapping[str, object] = field(default_factory=lambda: _ROTARY)
+    counts: Mapping[str, str] = field(default_factory=lambda: _COUNTS)
+    optional: Mapping[str, str] = field(default_factory=lambda: _OPTIONAL)  # counts that may be left out
+    activation: tuple[str, str, tuple[str, ...]] = ("hidden_act", "silu", ("swiglu",))  # key, default, and which of ours its code computes
+    dropouts: tuple[str, ...] = ("attention_dropout",)
+    default_dropout: float = 0.0
+    biases: Mapping[str, str] = field(default_factory=dict)  # our figure -> its key, false where left out
+    tied: bool = False  # where tie_word_embeddings is left out
+    heads: Mapping[str, str] = field(default_factory=dict)  # architecture -> our head; empty: all have the one of a decoder
+    only: Mapping[str, object] = field(default_factory=dict)  # keys of which one value can be read, which is that of a key left out
+    left_out: Mapping[str, object] = field(default_factory=dict)  # what keys left out are, where that is not nothing
+
+
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
 _AS_HIDDEN: Final = "classifier_dropout"  # that of hidden vectors, where null
 
 FAMILIES: Final = {
     "bert": _Family(
+        {**_LEARNED, "causal": False, "norm_last": True},
         {**_COUNTS, "num_token_types": "type_vocab_size"},
         {},
         ("hidden_act", "gelu", ("gelu", "relu")),
-        {"norm": "layer_norm", "positions": "learned", "bias": True, "causal": False, "norm_last": True},
         dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", _AS_HIDDEN),
         default_dropout=0.1,
         tied=True,
@@ -77,35 +80,21 @@ FAMILIES: Final = {
         only={"position_embedding_type": "absolute", "is_decoder": False, "problem_type": "single_label_classification"},
     ),
     "gpt2": _Family(
-        {
-            "num_layers": "n_layer",
-            "hidden_size": "n_embd",
-            "num_heads": "n_head",
-            "vocab_size": "vocab_size",
-            "max_positions": "n_positions",
-        },
+        _LEARNED,
+        {"num_layers": "n_layer", "hidden_size": "n_embd", "num_heads": "n_head", **_VOCABULARY, "max_positions": "n_positions"},
         {"ffn_hidden_size": "n_inner"},
         ("activation_function", "gelu_new", ("gelu", "relu")),
-        {"norm": "layer_norm", "positions": "learned", "bias": True},
         dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
         default_dropout=0.1,
         tied=True,
     ),
-    "llama": _Family(_COUNTS, _OPTIONAL, _SWIGLU, _ROTARY, biases=_BIASES),
-    "mistral": _Family(
-        *(_COUNTS, _OPTIONAL, _SWIGLU, {**_ROTARY, "bias": False}),
-        only=_NO_BIAS,
-        left_out={"num_key_value_heads": 8, "sliding_window": 4096},
-    ),
+    "llama": _Family(biases=_BIASES),
+    "mistral": _Family({**_ROTARY, "bias": False}, only=_NO_BIAS, left_out={"num_key_value_heads": 8, "sliding_window": 4096}),
     "nemotron": _Family(
-        _COUNTS,
-        _OPTIONAL,
-        ("hidden_act", "relu2", ("squared_relu", "gelu", "relu")),
-        {"norm": "layer_norm", "positions": "rotary"},
-        biases=_BIASES,
+        {**_ROTARY, "norm": "layer_norm"}, activation=("hidden_act", "relu2", ("squared_relu", "gelu", "relu")), biases=_BIASES
     ),
     "qwen2": _Family(
-        *(_COUNTS, _OPTIONAL, _SWIGLU, {**_ROTARY, "bias": False, "qkv_bias": True}),
+        {**_ROTARY, "bias": False, "qkv_bias": True},
         only=_NO_BIAS,
         left_out={"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28},
     ),
@@ -140,7 +129,9 @@ def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, A
         raise ScenarioError(f"{experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")
     family = FAMILIES[kind]
     config = {**family.left_out, **config}
-    _only(config, family)
+    for key, legal in {**_ONLY, **family.only}.items():
+        if config.get(key) not in (None, legal):
+            raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
     _full_attention(config, family, sequence_length)
     head = _head(config, family)
     return {
@@ -185,12 +176,6 @@ def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise ScenarioError(f"{key} must be true or false, not {show(value)}")
     return value
-
-
-def _only(config: Mapping[str, Any], family: _Family) -> None:
-    for key, legal in {**_ONLY, **family.only}.items():
-        if config.get(key) not in (None, legal):
-            raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
 
 
 def _full_attention(config: Mapping[str, Any], family: _Family, sequence_length: int | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final
 
@@ -17,24 +19,24 @@ Rate = Annotated[float, Quantity("bytes/s")]
 Ramp = Annotated[float, Quantity("s/sqrt(bytes)", zero=True)]
 Ratio = Annotated[float, Field(gt=0, le=2)]  # efficiencies above 1 are measured where operands stay in a cache
 
+_UNITS: Final = ("", "_s", "_bytes", "_bytes_per_s", "_flops_per_s", "_s_per_sqrt_byte")
 SCHEMAS: Final[Registry[type[InlineRow]]] = Registry("kind of row")
 
 
 class LawRow(Section):
-    """A row without a name, whose figures are the fields of `form` in their order."""
+    """A row without a name, whose figures are the fields of `form` in their order; a rate left out is infinite."""
 
     form: ClassVar[Any]  # a dataclass
 
     def build(self) -> Any:
         """The dataclass."""
-        return self.form(*(each for _, each in self))
+        return self.form(*(math.inf if each is None else figure(each) for _, each in self))
 
 
 class InlineRow(Section):
     """A row that may stand in a scenario: with a name of its own, and perhaps the catalog row it starts from."""
 
     form: ClassVar[Any]  # the dataclass that it becomes
-    inside: ClassVar[Mapping[str, str]] = {}  # key -> the field of the dataclass, where that has another name
     refs: ClassVar[Mapping[str, str]] = {}  # key -> the kind of the row that it names or holds
     name: Text = Field("", description="a name for reports")
     base: Text = Field("", description="the catalog row to start from; keys beside it replace its figures")
@@ -60,9 +62,11 @@ class InlineRow(Section):
         return self.form(**self.figures(name))
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass."""
+        """The fields of its dataclass: the keys with their units, which may stand in place of the last word."""
         own = {key: each for key, each in self if key != "base"} | {"name": self.title(name), "source": self.citations()}
-        return {self.inside.get(key, key): resolve(self.refs[key], each) if key in self.refs else figure(each) for key, each in own.items()}
+        known = {each.name for each in fields(self.form)}
+        names = {key: next(f for stem in (key, key.rpartition("_")[0]) for u in _UNITS if (f := f"{stem}{u}") in known) for key in own}
+        return {names[key]: resolve(self.refs[key], each) if key in self.refs else figure(each) for key, each in own.items()}
 
     def title(self, name: str) -> str:
         """What reports call it: its name in the catalog, its own, or that of its base."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, Tag, model_validator
@@ -29,11 +28,6 @@ class StackRow(InlineRow):
 
     kind: ClassVar[str] = "stacks"
     form: ClassVar[Any] = Stack
-    inside: ClassVar[Mapping[str, str]] = {
-        "host_launch": "host_launch_s",
-        "framework_memory": "framework_bytes",
-        "communicator_memory": "communicator_bytes",
-    }
     attention: Literal["unfused", "fused_softmax", "flash"] = Field("fused_softmax", description="the kernels of attention")
     fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = optional(list, "what is fused into a neighbour")
     gradient_dtype: Literal["fp32", "compute"] = Field("fp32", description="what gradients are kept in")

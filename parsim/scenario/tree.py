@@ -182,10 +182,6 @@ class _Reader:
         tag, text = str(node.tag).removeprefix(_TAG), str(node.value)
         try:
             text = _whole(text)
-        except UnicodeDecodeError:
-            self.add(node, place, _HALF)
-            return None
-        try:
             match tag:
                 case "null":
                     return None
@@ -199,10 +195,12 @@ class _Reader:
                     return float(digits.replace(".inf", "inf").replace(".nan", "nan"))
                 case "str" | "timestamp" | "merge" | "value":
                     return text
+            message = f"the tag '{tag[:40]}' means nothing in a scenario; leave it out"
+        except UnicodeDecodeError:
+            message = _HALF
         except (ValueError, KeyError):
-            self.add(node, place, f"'{text[:40]}' is no {'number that can be read' if tag in ('int', 'float') else tag}")
-            return None
-        self.add(node, place, f"the tag '{tag[:40]}' means nothing in a scenario; leave it out")
+            message = f"'{text[:40]}' is no {'number that can be read' if tag in ('int', 'float') else tag}"
+        self.add(node, place, message)
         return None
 
     def add(self, node: Any, place: Place, message: str) -> None:

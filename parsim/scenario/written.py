@@ -25,7 +25,10 @@ class WrittenActions:
         lines = list(value) if isinstance(value, list | tuple) else _by_rank(value) if isinstance(value, dict) else None
         if not lines:
             raise complaint(f"{_FORM}, not {show(value)}")
-        return tuple(" ".join(_text(rank, line).split()) for rank, line in enumerate(lines))
+        for rank, line in enumerate(lines):
+            if not isinstance(line, str):
+                raise complaint(f"the actions of rank {rank} must be text, not {show(line)}; {_FORM}")
+        return tuple(" ".join(str(line).split()) for line in lines)
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)
@@ -38,12 +41,6 @@ class WrittenActions:
                 {"type": "object", "patternProperties": {"^(rank )?[0-9]+$": line}, "additionalProperties": False, "minProperties": 1},
             ]
         }
-
-
-def _text(rank: int, line: object) -> str:
-    if not isinstance(line, str):
-        raise complaint(f"the actions of rank {rank} must be text, not {show(line)}; {_FORM}")
-    return line
 
 
 def _by_rank(value: dict[object, object]) -> list[object]:

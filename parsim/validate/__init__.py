@@ -6,7 +6,6 @@ what a row describes, compare.py predicts and sums up.
 
 from __future__ import annotations
 
-from parsim.validate.compare import validate
-from parsim.validate.result import RowResult, Validation
+from parsim.validate.compare import RowResult, Validation, validate
 
 __all__ = ["RowResult", "Validation", "validate"]

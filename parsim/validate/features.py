@@ -37,7 +37,7 @@ FEATURES: Final[Mapping[str, Predicate]] = {
     "offload": _other_than("offload", "no"),
     "matmuls in {dtype} with other storage": lambda row: row.says("dtype") in MATMULS_ONLY,
     "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal),
-    "attention {attention}": lambda row: attention_of(row) not in ("", *_attention()),
+    "attention {attention}": lambda row: attention_of(row) not in ("", *get_args(StackRow.model_fields["attention"].annotation)),
     "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
     "dtype {dtype}": lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *dtypes()),
     "accelerator {accelerator}": lambda row: row.says("accelerator") not in ("", *catalog.names("accelerators")),
@@ -58,8 +58,3 @@ def replicas(row: TableRow) -> int | None:
 def missing_features(row: TableRow) -> list[str]:
     """Names of the features that a row needs and that are not built yet."""
     return [name.format_map(row.text) for name, needs in FEATURES.items() if needs(row)]
-
-
-def _attention() -> tuple[str, ...]:
-    kinds: tuple[str, ...] = get_args(StackRow.model_fields["attention"].annotation)
-    return kinds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -58,7 +58,7 @@ def read(path: str | Path, where: Sequence[str] = ()) -> list[TableRow]:
         shown = ", ".join(columns[:8]) or "nothing"
         raise ParsimError(f"no column of this table is known; its first line holds {shown}", str(path), f"Known: {', '.join(COLUMNS)}.")
     conditions = [_condition(each, columns) for each in where]
-    return [_row(each, line) for line, each in cells if all(_holds(each[column], value) for column, value in conditions)]
+    return [_row(each, line) for line, each in cells if all(_number(each[column]) == _number(value) for column, value in conditions)]
 
 
 def _cells(file: TextIO) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -83,22 +83,15 @@ def _condition(text: str, columns: Sequence[str]) -> tuple[str, str]:
     return column, value
 
 
-def _holds(cell: str, value: str) -> bool:
-    try:
-        return cell == value or float(cell) == float(value)
-    except ValueError:
-        return False
-
-
 def _row(text: dict[str, str], line: int) -> TableRow:
     counts: dict[str, int] = {}
     measures: dict[str, float] = {}
     faults: list[str] = []
-    for column, number in _numbers(text):
-        low = 0 if column in MAY_BE_ZERO else 1
-        if column in MEASURES and number is not None and number > 0:
+    for column in (each for each in (*COUNTS, *MEASURES) if text.get(each)):
+        number, low = _number(text[column]), 0 if column in MAY_BE_ZERO else 1
+        if column in MEASURES and isinstance(number, float) and number > 0:
             measures[column] = number
-        elif column in COUNTS and number is not None and number == int(number) and low <= number <= _MOST:
+        elif column in COUNTS and isinstance(number, float) and number == int(number) and low <= number <= _MOST:
             counts[column] = int(number)
         else:
             kind = "number above 0" if column in MEASURES else f"whole number from {low} to {_MOST:,}"
@@ -106,12 +99,9 @@ def _row(text: dict[str, str], line: int) -> TableRow:
     return TableRow({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults))
 
 
-def _numbers(text: Mapping[str, str]) -> Iterator[tuple[str, float | None]]:
-    """The stated cells of columns that hold numbers; None for one that is no finite number."""
-    for column in (*COUNTS, *MEASURES):
-        if text.get(column):
-            try:
-                number = float(text[column])
-            except ValueError:
-                number = math.nan
-            yield column, number if math.isfinite(number) else None
+def _number(text: str) -> float | str:
+    """The finite number that a cell holds, or else its text."""
+    try:
+        return float(text) if math.isfinite(float(text)) else text
+    except ValueError:
+        return text

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from parsim.model.blocks import DROP
 from parsim.model.dims import MASK
-from parsim.model.ends import label_weights, labelled_rows
+from parsim.model.ends import dense_weights, labelled_rows
 from parsim.model.families import FAMILIES, Blocks, Family, by_name
 from parsim.model.op import Block, Gradient, Op
 from parsim.model.spec import Architecture, ModelSpec, figure
@@ -81,7 +81,7 @@ def _embedding(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
         Op("input_gemm", "B T I, I D -> B T D", inputs, (out,), gradients=gradients),
         *_bias("input", "T D", "y", kind, fusions),
     )
-    return Block("embedding", ops, _weights("input", kind), input="")
+    return Block("embedding", ops, dense_weights("input", bias=kind.bias), input="")
 
 
 def _layer(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
@@ -97,16 +97,12 @@ def _layer(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
         # Not fused: a collective may stand between the GEMM and its bias.
         *_bias("down", "T D", "y", kind, ()),
     )
-    return Block("layer", ops, {**_weights("up", kind), **_weights("down", kind)})
+    return Block("layer", ops, {**dense_weights("up", bias=kind.bias), **dense_weights("down", bias=kind.bias)})
 
 
 def _head(kind: MlpArchitecture) -> Block:
     ops = chain(_activation("enter", "T D", "x", "active", kind), labelled_rows("active", "row_labels", bias=kind.bias))
-    return Block("head", tuple(ops), label_weights(bias=kind.bias), output="", totals=("loss",))
-
-
-def _weights(name: str, kind: MlpArchitecture) -> dict[str, str]:
-    return {f"{name}.weight": "normal", **({f"{name}.bias": "zeros"} if kind.bias else {})}
+    return Block("head", tuple(ops), dense_weights("label", bias=kind.bias), output="", totals=("loss",))
 
 
 def _before_bias(name: str, out: str, kind: MlpArchitecture) -> str:

@@ -11,7 +11,7 @@ from dataset_models import MODELS
 
 from parsim import data
 from parsim.data import praise, pydoc_sections
-from parsim.data.pydoc_text import paragraphs
+from parsim.data.pydoc_topics import paragraphs
 
 
 def test_digits_are_the_pixels_and_labels_of_scikit_learn_from_0_to_1() -> None:

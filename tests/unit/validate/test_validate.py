@@ -15,7 +15,7 @@ from parsim.scenario import from_mapping
 from parsim.scenario.rows import read
 from parsim.validate import RowResult, defaults, validate
 from parsim.validate.case import scenario_of
-from parsim.validate.result import STATISTICS, statistics, validation_of
+from parsim.validate.compare import STATISTICS, statistics, validation_of
 from parsim.validate.table import COLUMNS
 from parsim.validate.table import read as read_table
 
