@@ -171,7 +171,7 @@ def verify(
         from parsim.report.calibrating import verify_time
 
         return verify_time(scenario, machine, output)
-    from parsim.report.checking import verify_scenario
+    from parsim.report.running import verify_scenario
 
     return verify_scenario(scenario, output)
 
@@ -240,7 +240,7 @@ def plan(
 ) -> int:
     """Rank the plans that a scenario leaves open (auto, or lists of values) by step time; exit 1 when none fits."""
     from parsim.report.console import Output
-    from parsim.report.planning import rank_scenario
+    from parsim.report.running import rank_scenario
 
     return rank_scenario(scenario, Output(json=json, csv=csv), top=top, space=space)
 
@@ -254,8 +254,8 @@ def validate(
     csv: Csv = False,
 ) -> int:
     """Predict each row of a table of measurements and print the errors of step time and peak memory."""
-    from parsim.report.checking import validate_cases
     from parsim.report.console import Output
+    from parsim.report.running import validate_cases
 
     return validate_cases(cases, where or [], Output(json=json, csv=csv))
 

@@ -1,10 +1,10 @@
-"""The results of a scenario's plans, as values and as the documents that are written: results.json and results.csv."""
+"""The results of a scenario's plans and the planner's ranking, as values and as the documents that are written in JSON and CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from parsim import __version__
 from parsim.errors import ParsimError
@@ -12,6 +12,9 @@ from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Plan
 from parsim.scenario import Measured, Scenario
+
+if TYPE_CHECKING:
+    from parsim.planner import Ranking
 
 SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
 BACKENDS: Final = ("estimate", "simulate")
@@ -183,3 +186,30 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= {f"{name}_bytes": size for name, size in whole["memory_bytes"][result.most_loaded].items()}
         rows.append(row)
     return rows
+
+
+def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
+    """The ranking as JSON has it: best plan first, SI base units."""
+    return {
+        "schema": SCHEMA,
+        "parsim_version": __version__,
+        "scenario": scenario.name,
+        "num_legal": ranking.num_legal,
+        "num_over_memory": ranking.num_over_memory,
+        "num_fit": ranking.num_fit,
+        "plans": [
+            {"place": place, "plan": plan_document(each.plan), **_figures(each.estimate), "breakdown_s": dict(each.estimate.breakdown_s)}
+            for place, each in enumerate(ranking.rows, 1)
+        ],
+    }
+
+
+def ranking_table(ranking: Ranking) -> list[dict[str, object]]:
+    """The ranking as CSV has it: a row a plan."""
+    ranked = enumerate(ranking.rows, 1)
+    return [{"place": place, **flat(plan_document(each.plan)), **_figures(each.estimate)} for place, each in ranked]
+
+
+def _figures(predicted: Estimate) -> dict[str, float]:
+    names = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes")
+    return {name: getattr(predicted, name) for name in names}

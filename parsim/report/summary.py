@@ -128,6 +128,23 @@ def show_layers(rows: Sequence[LayerRow]) -> None:
     show_table(shown, left=_LEFT, title=f"{rows[0].plan}: one device and micro-batch, copies on the busiest stage")
 
 
+def show_sharing(results: Results) -> None:
+    """Each plan's step with and without sharing, then what each link's flows lost to which others."""
+    steps, losses = [], []
+    for result in results.plans:
+        name, shared_s, sharing = result.estimate.name, result.estimate.step_s, result.sharing
+        assert sharing is not None
+        longer = f"{units.format(max(shared_s - sharing.alone_step_s, 0.0), 's')}, {percent(shared_s / sharing.alone_step_s - 1.0)}"
+        times = {"alone": units.format(sharing.alone_step_s, "s", digits=4), "shared": units.format(shared_s, "s", digits=4)}
+        steps.append({"plan": name, **times, "longer by": longer, "flows lost": units.format(sum(sharing.lost_s.values()), "s")})
+        for (link, stream, other), lost_s in sharing.lost_s.items():
+            figures = {"lost": units.format(lost_s, "s"), "link busy": percent(sharing.busy_s[link] / shared_s)}
+            losses.append({"plan": name, "link": link, "stream": stream, "shares it with": other, **figures})
+    show_table(steps, left=("plan",), title="step, links shared by what overlaps on them")
+    if losses:
+        show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
+
+
 def overrun(estimate: Estimate, name: str) -> CapacityError:
     """The error that says by how much a plan misses its device, and with what."""
     totals = [sum(parts.values()) for parts in estimate.memory_bytes]
