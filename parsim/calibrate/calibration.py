@@ -79,7 +79,7 @@ def _sample_walks(
 
 
 def _least_pace_s(walks: Iterable[Walk]) -> float:
-    return least_pace_s(samples for walk in walks for samples in walk.samples())
+    return least_pace_s(samples for walk in walks for samples in (*walk.calls.values(), *walk.between.values()))
 
 
 def fit_machine(alone: Sequence[Walk], busy: Sequence[Walk], exchanges: Mapping[Exchange, Samples]) -> Calibration:

@@ -34,7 +34,9 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     """What bounds a kernel: compute, HBM or launch, whichever is longest alone; then its constants."""
     device = model.cluster.node.accelerator
     if task.stream == HOST:
-        yield from host_bound(model.cluster.node, int(hbm_bytes(task, sizes, held)[0]))
+        node, moved = model.cluster.node, units.format(int(hbm_bytes(task, sizes, held)[0]), "bytes")
+        share = units.format(node.host_memory_bytes_per_s / node.devices_per_node, "bytes/s")
+        yield "bound by", f"memory of the host: {moved} at {share}, the share of one of {node.devices_per_node} devices"
         return
     if law_name(task) in device.kernels:
         yield from own_law_bound(device, law_name(task), works_of(task, sizes, held))
@@ -129,13 +131,6 @@ def message_bound(price: Price) -> Lines:
         yield "bound by", f"node link ({node.link.name}) [{cite(node, 'p2p_efficiency') or node.link.source}]"
     else:
         yield "bound by", f"NIC ({fabric.nic.name}) [{cite(fabric, 'p2p_efficiency')}]"
-
-
-def host_bound(node: Node, moved_bytes: float) -> Lines:
-    """What bounds work on the host of a device."""
-    share = units.format(node.host_memory_bytes_per_s / node.devices_per_node, "bytes/s")
-    moved = f"memory of the host: {units.format(moved_bytes, 'bytes')}"
-    yield "bound by", f"{moved} at {share}, the share of one of {node.devices_per_node} devices"
 
 
 def link_bound(price: Price) -> Lines:

@@ -38,9 +38,10 @@ def run_scenario(
     if rows:
         written.append(write(directory / "layers.csv", csv_text(asdict(row) for each in rows.values() for row in each)))
     _log_files(directory, [*written, *(save(results, directory) if figure else ())])
-    if not results.fits:
+    fits = any(result.estimate.fits for result in results.plans)
+    if not fits:
         show_unfit(results)
-    return 0 if results.fits else 1
+    return 0 if fits else 1
 
 
 def plot_scenario(path: Path, out: Path | None, backend: str) -> int:
@@ -94,9 +95,9 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None) ->
 
     scenario = load(path)
     ranking = plan(scenario, space, top=top)
-    output.show(made.ranking_document(scenario, ranking), made.ranking_table(ranking), lambda: show_ranking(scenario, ranking))
-    if ranking.nearest is not None:
-        nearest = ranking.nearest
+    document = made.ranking_document(scenario, ranking)
+    output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
+    if nearest := ranking.nearest:
         log(f"no plan fits its device; the nearest:\n{overrun(nearest.estimate, short(nearest.plan))}")
     return 0 if ranking.rows else 1
 
