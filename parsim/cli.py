@@ -166,7 +166,7 @@ def verify(
         from parsim.report.calibrating import verify_time
 
         return verify_time(scenario, machine, _output(json, csv))
-    from parsim.report.checking import verify_scenario
+    from parsim.report.running import verify_scenario
 
     return verify_scenario(scenario, _output(json, csv))
 
@@ -231,7 +231,7 @@ def plan(
     csv: Csv = False,
 ) -> int:
     """Rank the plans that a scenario leaves open (auto, or lists of values) by step time; exit 1 when none fits."""
-    from parsim.report.planning import rank_scenario
+    from parsim.report.running import rank_scenario
 
     return rank_scenario(scenario, _output(json, csv), top=top, space=space)
 
@@ -245,7 +245,7 @@ def validate(
     csv: Csv = False,
 ) -> int:
     """Predict each row of a table of measurements and print the errors of step time and peak memory."""
-    from parsim.report.checking import validate_cases
+    from parsim.report.running import validate_cases
 
     return validate_cases(cases, where or [], _output(json, csv))
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 from parsim import catalog
 from parsim.calibrate import models
 from parsim.calibrate.fit import beside, best_rates, fit_kernels, gather, poor_kernels, with_surroundings
-from parsim.calibrate.links import Exchange, best_rate, fit_links, join_ranks, poor_operations, sample_links
+from parsim.calibrate.links import OPERATION, Exchange, best_rate, fit_links, join_ranks, sample_links
 from parsim.calibrate.machine import accelerator_row, node_row, num_cores
-from parsim.calibrate.samples import LawFit, Samples, at_full_pace, least_pace_s
+from parsim.calibrate.samples import LawFit, Samples, at_full_pace, least_pace_s, poor_names
 from parsim.calibrate.walk import Walk, sample_kernels
 from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.cluster import Cluster
@@ -56,7 +56,7 @@ def calibrate(seconds: float = SECONDS, *, progress: Progress | None = None) -> 
         for _ in range(_TRIES):  # an exchange needs several quiet cores at once
             join_ranks(_launch(sample_links, ranks, (links_s,), seconds, f"{ranks} cores that talk", progress), exchanges)
             kept = at_full_pace(exchanges, lambda exchange: exchange.num_ranks)
-            if not poor_operations(kept):
+            if not poor_names(kept, OPERATION):
                 break
     return fit_machine(alone, busy, kept)
 
@@ -79,12 +79,12 @@ def _sample_walks(
 
 
 def _least_pace_s(walks: Iterable[Walk]) -> float:
-    return least_pace_s(samples for walk in walks for samples in walk.samples())
+    return least_pace_s(samples for walk in walks for samples in (*walk.calls.values(), *walk.between.values()))
 
 
 def fit_machine(alone: Sequence[Walk], busy: Sequence[Walk], exchanges: Mapping[Exchange, Samples]) -> Calibration:
     """The laws of what was sampled: by a core alone, by all at once, and between them."""
-    lacking = dict.fromkeys((*poor_kernels(alone), *poor_kernels(busy), *poor_operations(exchanges)))
+    lacking = dict.fromkeys((*poor_kernels(alone), *poor_kernels(busy), *poor_names(exchanges, OPERATION)))
     if lacking:
         return Calibration((), (), (), tuple(lacking))
     kernels, busy_kernels = (with_surroundings(fit_kernels(gather(walks)), *beside(walks)) for walks in (alone, busy))

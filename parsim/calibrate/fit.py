@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 
 from parsim import units
-from parsim.calibrate.nnls import relative_fit
-from parsim.calibrate.samples import LawFit, Samples, fit_laws, merge, poor_names, to_digits
+from parsim.calibrate.samples import LawFit, Samples, fit_laws, merge, poor_names, relative_fit, to_digits
 from parsim.calibrate.walk import TimedCall, Walk
 from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.scalars import Floats

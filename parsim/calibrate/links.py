@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parsim import units
 from parsim.calibrate.gate import Gate, pace_s
-from parsim.calibrate.samples import LawFit, Samples, Seen, fit_laws, poor_names, to_digits, worst
+from parsim.calibrate.samples import LawFit, Samples, Seen, fit_laws, to_digits, worst
 from parsim.cluster.link import CollectiveLaw
 from parsim.cluster.scalars import Floats
 from parsim.collectives import choose, reference, transfer_plan
@@ -31,7 +31,7 @@ _REPEATS: Final = 6
 _LARGE_EVERY: Final = 3  # turns: the large payloads take most of the time
 _ITEMSIZE: Final = FIXED_ITEMSIZE_BYTES[FLOAT32]
 MESSAGE: Final = "message"
-_OPERATION: Final = attrgetter("operation")
+OPERATION: Final = attrgetter("operation")
 MOST_BYTES_PER_S: Final = units.parse("1 PB/s", "bytes/s")  # stands for a byte that costs nothing
 
 
@@ -119,14 +119,9 @@ def join_ranks(by_rank: Sequence[Exchanges], found: dict[Exchange, Samples]) -> 
             samples.add(wall_s / halves, wait_s / halves, pace)
 
 
-def poor_operations(samples: Mapping[Exchange, Samples]) -> tuple[str, ...]:
-    """The operations of which no more than half of the payloads have enough clean samples."""
-    return poor_names(samples, _OPERATION)
-
-
 def fit_links(samples: Mapping[Exchange, Samples]) -> tuple[LawFit[CollectiveLaw], ...]:
     """The law of each operation, and of messages, which have no ramp and no steps."""
-    return fit_laws(samples, _OPERATION, lambda exchanges: np.array([_features(each) for each in exchanges]), _law_of)
+    return fit_laws(samples, OPERATION, lambda exchanges: np.array([_features(each) for each in exchanges]), _law_of)
 
 
 def _law_of(coefficients: Floats) -> CollectiveLaw:

@@ -103,26 +103,23 @@ def accelerator_row(kernels: Fits, busy_kernels: Fits, peak: float, bandwidth: f
 
 
 def _kernel(law: KernelLaw) -> dict[str, Any]:
-    rates = {"rate": law.flops_per_s, "bandwidth": law.bytes_per_s, "written_bandwidth": law.written_bytes_per_s}
-    row: dict[str, Any] = {"call": units.format(law.call_s, "s", DIGITS)}
-    if law.matrix_s:
-        row["matrix"] = units.format(law.matrix_s, "s", DIGITS)
-    for key, rate in rates.items():
-        if math.isfinite(rate):
-            row[key] = units.format(rate, "FLOP/s" if key == "rate" else "bytes/s", DIGITS)
+    rates = {"rate": (law.flops_per_s, "FLOP/s"), "bandwidth": (law.bytes_per_s, "bytes/s")}
+    rates["written_bandwidth"] = (law.written_bytes_per_s, "bytes/s")
+    row: dict[str, Any] = _texts({"call": (law.call_s, "s"), **({"matrix": (law.matrix_s, "s")} if law.matrix_s else {})})
+    row |= _texts({key: (rate, unit) for key, (rate, unit) in rates.items() if math.isfinite(rate)})
     if law.knees:
         row["knees"] = [{"beyond": f"{int(knee)} B", "bandwidth": units.format(rate, "bytes/s", DIGITS)} for knee, rate in law.knees]
     return row
 
 
 def _collective(law: CollectiveLaw) -> dict[str, str]:
-    return {
-        "start": units.format(law.start_s, "s", DIGITS),
-        "step": units.format(law.step_s, "s", DIGITS),
-        "ring": units.format(law.ring_bytes_per_s, "bytes/s", DIGITS),
-        "all_reduce": units.format(law.all_reduce_bytes_per_s, "bytes/s", DIGITS),
-        "ramp": units.format(law.ramp_s_per_sqrt_byte, "s/sqrt(bytes)", DIGITS),
-    }
+    rates = {"ring": (law.ring_bytes_per_s, "bytes/s"), "all_reduce": (law.all_reduce_bytes_per_s, "bytes/s")}
+    ramp = (law.ramp_s_per_sqrt_byte, "s/sqrt(bytes)")
+    return _texts({"start": (law.start_s, "s"), "step": (law.step_s, "s"), **rates, "ramp": ramp})
+
+
+def _texts(figures: Mapping[str, tuple[float, str]]) -> dict[str, str]:
+    return {key: units.format(value, unit, DIGITS) for key, (value, unit) in figures.items()}
 
 
 def build_node(row: Mapping[str, Any]) -> Node:

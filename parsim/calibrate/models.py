@@ -44,10 +44,7 @@ def _encoder(hidden: int, heads: int, head: str) -> TransformerSpec:
 
 
 def _mlp(hidden: int, ffn: int, activation: str, dropout: float) -> MlpSpec:
-    return MlpSpec(
-        "mlp", 1, hidden, ffn, num_features=72, num_labels=10,
-        activation=activation, dropout=dropout, source=_SOURCE,
-    )  # fmt: skip
+    return MlpSpec("mlp", 1, hidden, ffn, num_features=72, num_labels=10, activation=activation, dropout=dropout, source=_SOURCE)
 
 
 # Model, micro_batch [sequences], sequence length [tokens], attention of the stack, optimizer.  Every kernel comes in three sizes or more.

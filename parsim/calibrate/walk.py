@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, cycle
+from itertools import cycle
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -59,10 +59,6 @@ class Walk:
     num_calls: int = 0  # of a step
     parameter_bytes: int = 0
     overhead_s: float = 0.0  # of the timing itself, between two calls
-
-    def samples(self) -> Iterator[Samples]:
-        """All of them."""
-        return chain(self.calls.values(), self.between.values())
 
     def at_pace(self, least_s: float) -> Walk:
         """What was seen at about the least pace."""

@@ -81,14 +81,9 @@ def on(scenario: Scenario, node: Node) -> Scenario:
     return replace(scenario, cluster=Cluster(node), batch=replace(scenario.batch, dtype=DTYPE), stack=stack)
 
 
-def predicted_s(here: Scenario, plan: str) -> float:
-    """The predicted seconds of a step."""
-    return float(estimate(here, plan).step_s)
-
-
 def verdict(plan: str, here: Scenario, samples: Samples) -> StepTime:
     """What the samples of a plan say of its prediction."""
-    kept, dropped, ranks, seconds = len(samples.seconds), samples.num_dropped, here.plans[plan].num_devices, predicted_s(here, plan)
+    kept, dropped, ranks, seconds = len(samples.seconds), samples.num_dropped, here.plans[plan].num_devices, estimate(here, plan).step_s
     if samples.enough:
         return StepTime(plan, ranks, seconds, samples.typical_s, kept, dropped)
     why = f"{dropped - samples.num_slow} waited for a core, {samples.num_slow} met a core at less than its full pace"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -35,7 +34,9 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     """What bounds a kernel: compute, HBM or launch, whichever is longest alone; then its constants."""
     device = model.cluster.node.accelerator
     if task.stream == HOST:
-        yield from host_bound(model.cluster.node, int(hbm_bytes(task, sizes, held)[0]))
+        node, moved = model.cluster.node, units.format(int(hbm_bytes(task, sizes, held)[0]), "bytes")
+        share = units.format(node.host_memory_bytes_per_s / node.devices_per_node, "bytes/s")
+        yield "bound by", f"memory of the host: {moved} at {share}, the share of one of {node.devices_per_node} devices"
         return
     if law_name(task) in device.kernels:
         yield from own_law_bound(device, law_name(task), works_of(task, sizes, held))
@@ -69,7 +70,9 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
         yield "alignment", f"{rate:.2g} of that rate is left by odd extents [parsim fit to measured steps of models with odd widths]"
     if adds_to_gradient(task):
         yield "adds", f"x {ACCUMULATION_FACTOR} for adding into the gradient, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
-    yield "sustained", f"{model.sustained:.3g} of that rate in training [{_sustained_source(model, device)}]"
+    tuned = device.name in model.stack.sustained_factor
+    source = model.stack.source or _UNSTATED if tuned else cite(device, "sustained_factor")
+    yield "sustained", f"{model.sustained:.3g} of that rate in training [{source}]"
     yield _bandwidth(device)
 
 
@@ -130,13 +133,6 @@ def message_bound(price: Price) -> Lines:
         yield "bound by", f"NIC ({fabric.nic.name}) [{cite(fabric, 'p2p_efficiency')}]"
 
 
-def host_bound(node: Node, moved_bytes: float) -> Lines:
-    """What bounds work on the host of a device."""
-    share = units.format(node.host_memory_bytes_per_s / node.devices_per_node, "bytes/s")
-    moved = f"memory of the host: {units.format(moved_bytes, 'bytes')}"
-    yield "bound by", f"{moved} at {share}, the share of one of {node.devices_per_node} devices"
-
-
 def link_bound(price: Price) -> Lines:
     """What bounds a collective: the node link, the NIC, or its start; then how the group lies and what it reaches."""
     cluster, operation, num_ranks, stride = price.cluster, price.operation, int(price.num_ranks[0]), int(price.stride[0])
@@ -162,26 +158,11 @@ def _cited_by_law(cluster: Cluster, operation: str) -> Cluster:
 
 def cite(row: Accelerator | Node | Fabric, figure: str) -> str:
     """The source of a figure of hardware: its own where it is a catalog row as it stands there, else all that is stated."""
-    kind = _KINDS[type(row)]
-    return _catalog_sources(kind, row.name).get(figure, "") if _is_row(kind, row) else row.source or _UNSTATED
-
-
-@cache
-def _catalog_sources(kind: str, name: str) -> dict[str, str]:
-    return {figure: str(text) for figure, text in catalog.row(kind, name)["source"].items()}
-
-
-def _is_row(kind: str, row: Accelerator | Node | Fabric) -> bool:
     from parsim.scenario import rows
 
+    kind = _KINDS[type(row)]
     same: Any = rows.read(kind, row.name) if row.name in catalog.names(kind) else None
-    return bool(same == row)
-
-
-def _sustained_source(model: CostModel, device: Accelerator) -> str:
-    if device.name in model.stack.sustained_factor:
-        return model.stack.source or _UNSTATED
-    return cite(device, "sustained_factor")
+    return str(catalog.row(kind, row.name)["source"].get(figure, "")) if same == row else row.source or _UNSTATED
 
 
 def _bandwidth(device: Accelerator) -> tuple[str, str]:

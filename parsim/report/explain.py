@@ -16,11 +16,14 @@ from parsim.estimator.result import Estimate
 from parsim.report import definitions
 from parsim.report.console import percent
 from parsim.report.notes import NotedTask, sends, task_lines
-from parsim.report.sharing import Shared
 from parsim.scenario import Scenario
+from parsim.simulator.program import Program
+from parsim.simulator.run import run
+from parsim.simulator.trace import Trace
 from parsim.step.task import Bucket, Collective, Compute, Hold, Launches, Receive, Send, Task, Wait
 
 _BOUNDARY = "boundary"
+_MOST_EVENTS = 500_000  # some seconds: what a question about one task may take
 _UNITS = {"step_s": "s", "peak_bytes": "GiB", "capacity_bytes": "GiB", "tokens_per_s": "token/s", "tokens_per_s_per_device": "token/s"}
 
 
@@ -30,6 +33,26 @@ class Note:
 
     title: str
     lines: tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class Shared:
+    """A plan's step with contention, simulated when it is first asked for."""
+
+    workload: Workload
+    trace: Trace | None = None
+
+    def note(self, task: str) -> str:
+        """What the flows of a task lost, on which link, to whom; all stages and micro_batches together."""
+        if self.trace is None:
+            if Program(self.workload).num_events(streams=True) > _MOST_EVENTS:
+                return "not simulated here, of too many events; ask parsim run --backend simulate --contention"
+            self.trace = run(self.workload, contention=True)
+        lost = self.trace.lost_s(task)
+        if not lost:
+            return "nothing: no other flow left it less of a link"
+        parts = [f"{units.format(each, 's')} on {link} to {other}" for (link, _, other), each in lost.items()]
+        return f"{', '.join(parts)}; in the whole step, all stages together"
 
 
 def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
@@ -62,7 +85,7 @@ def _tasks(workload: Workload, rank: int) -> Iterator[NotedTask]:
     for stage in range(workload.num_stages):
         for phase in phases:
             each = workload.pass_of(stage, phase, closes=True)
-            for task in (*each.prologue, *(task for run in each.runs for task in run.tasks), *each.epilogue):
+            for task in (*each.prologue, *(task for part in each.runs for task in part.tasks), *each.epilogue):
                 if id(task) not in inside and not isinstance(task, Receive | Wait | Launches | Hold):
                     inside.add(id(task))
                     at_boundary = isinstance(task, Send) or (isinstance(task, Collective) and not isinstance(task.source, Bucket))

@@ -1,4 +1,8 @@
-"""The figure of all plans of a scenario: where the step's time goes, and what fills the memory of the most loaded stage."""
+"""The figure of all plans of a scenario: where the step's time goes, and what fills the memory of the most loaded stage.
+
+One colour for each component wherever it is drawn, told apart by the colour-blind.
+Source: Okabe and Ito 2008 (time), Tol 2021, "light" (memory).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,10 @@ import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from parsim import units
-from parsim.report import style
+from parsim.parallel import dimensions
 from parsim.report.files import csv_text, write
 from parsim.report.results import Result, Results
 from parsim.report.summary import headline
@@ -18,6 +22,46 @@ from parsim.report.summary import headline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_PURPLE, _GREY = "#CC79A7", "#BBBBBB"
+_AXES = ("#E69F00", "#009E73", "#D55E00", "#56B4E9")  # of the mesh, the innermost first
+
+TIME: Final[Mapping[str, str]] = {
+    "compute": "#0072B2",
+    **{f"exposed_{axis}": colour for axis, colour in zip(reversed(dimensions.axes()), _AXES, strict=False)},
+    "exposed_host": "#F0E442",
+    "bubble": _GREY,
+    "optimizer": _PURPLE,
+    "other": "#333333",
+}
+MEMORY: Final[Mapping[str, str]] = {
+    "parameters": "#77AADD",
+    "gradients": "#EE8866",
+    "optimizer": _PURPLE,
+    "activations": "#44BB99",
+    "transients": "#EEDD88",
+    "buffers": "#99DDFF",
+    "framework": "#DDDDDD",
+}
+LABELS: Final[Mapping[str, str]] = {name: f"{name.removeprefix('exposed_')}, exposed" for name in TIME if name.startswith("exposed_")}
+UNKNOWN: Final = "#882255"  # a component that a later version adds, until it gets its own
+OVER: Final = "xxx"  # hatch of what does not fit
+
+# The same data give the same bytes: no random ids in SVG, no date, no version.
+SETTINGS: Final[dict[str, Any]] = {
+    "svg.hashsalt": "parsim",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.parse_math": False,  # a $ in a name is a $
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "hatch.linewidth": 0.5,
+    "legend.frameon": False,
+    "figure.dpi": 150,
+}
+METADATA: Final[Mapping[str, dict[str, None]]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
 _BAR = 0.62  # of the distance between plans
 _NAME_COLUMNS = 26  # characters of a line of a plan's name
@@ -47,13 +91,13 @@ def save(results: Results, directory: Path) -> list[Path]:
     import matplotlib
 
     paths = [write(directory / "plans.csv", csv_text(figure_rows(results)))]
-    settings: Any = style.SETTINGS  # the stubs want every key as a literal
+    settings: Any = SETTINGS  # the stubs want every key as a literal
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks is drawn as boxes
         figure = draw(results)
         for kind in ("png", "svg"):
             picture = io.BytesIO()
-            figure.savefig(picture, format=kind, metadata=style.METADATA[kind])
+            figure.savefig(picture, format=kind, metadata=METADATA[kind])
             paths.append(write(directory / f"plans.{kind}", picture.getvalue()))
     return paths
 
@@ -79,7 +123,7 @@ def draw(results: Results) -> Figure:
 
 def _draw_time(axes: Axes, plans: Sequence[Result]) -> None:
     parts = [dict(each.estimate.breakdown_s) for each in plans]
-    ends = _stack(axes, parts, style.TIME, [""] * len(plans))
+    ends = _stack(axes, parts, TIME, [""] * len(plans))
     measured = [(row, each.measured_step_s) for row, each in enumerate(plans) if each.measured_step_s is not None]
     if measured:
         rows, seconds = zip(*measured, strict=True)
@@ -100,7 +144,7 @@ def _draw_time(axes: Axes, plans: Sequence[Result]) -> None:
 def _draw_memory(axes: Axes, plans: Sequence[Result]) -> None:
     gib = float(units.parse("1 GiB", "bytes"))
     parts = [{name: size / gib for name, size in each.estimate.memory_bytes[each.most_loaded].items()} for each in plans]
-    ends = _stack(axes, parts, style.MEMORY, ["" if each.estimate.fits else style.OVER for each in plans])
+    ends = _stack(axes, parts, MEMORY, ["" if each.estimate.fits else OVER for each in plans])
     capacity = plans[0].estimate.capacity_bytes
     axes.axvline(capacity / gib, color="black", linewidth=1, linestyle="--", label=f"capacity, {units.format(capacity, 'GiB')}")
     for row, each in enumerate(plans):
@@ -120,7 +164,7 @@ def _stack(axes: Axes, plans: Sequence[Mapping[str, float]], colours: Mapping[st
         widths = [plan.get(part, 0.0) for plan in plans]
         if not any(widths):
             continue  # a colour nobody can see needs no entry in the legend
-        label, colour = style.LABELS.get(part, part), colours.get(part, style.UNKNOWN)
+        label, colour = LABELS.get(part, part), colours.get(part, UNKNOWN)
         axes.barh(range(len(plans)), widths, _BAR, ends, color=colour, edgecolor="white", linewidth=0.2, label=label, hatch=list(hatches))
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
     return ends

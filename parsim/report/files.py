@@ -65,12 +65,9 @@ def csv_text(rows: Iterable[Mapping[str, object]], columns: Sequence[str] = ()) 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_cell(row.get(name)) for name in names] for row in listed)
+    cells = ([row.get(name) for name in names] for row in listed)
+    writer.writerows([str(each).lower() if isinstance(each, bool) else each for each in row] for row in cells)
     return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    return str(value).lower() if isinstance(value, bool) else value
 
 
 def folder(name: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,15 +34,7 @@ class LayerRow:
     num_parameters: int  # on one device
     compute_s: float
     communicate_s: float
-
-    @property
-    def seconds(self) -> float:
-        """Compute and communication, one after the other."""
-        return self.compute_s + self.communicate_s
-
-    def document(self) -> dict[str, object]:
-        """The row as it is written."""
-        return {**asdict(self), "seconds": self.seconds}
+    seconds: float  # compute and communication, one after the other
 
 
 def layer_rows(scenario: Scenario, estimate: Estimate) -> list[LayerRow]:
@@ -54,6 +46,7 @@ def layer_rows(scenario: Scenario, estimate: Estimate) -> list[LayerRow]:
 def _row(workload: Workload, estimate: Estimate, segment: Segment, phase: Phase) -> LayerRow:
     tasks, sizes, model = segment.phases[phase], workload.sizes, workload.model
     seconds = [(isinstance(task, Compute), float(task_price(task, sizes, model).seconds[0])) for task in tasks]
+    compute_s, communicate_s = (sum(each for computes, each in seconds if computes is kind) for kind in (True, False))
 
     def total(counts: Iterable[Ints]) -> int:
         return sum(int(each[0]) for each in counts)
@@ -67,6 +60,7 @@ def _row(workload: Workload, estimate: Estimate, segment: Segment, phase: Phase)
         hbm_bytes=total(hbm_bytes(task, sizes) for task in tasks),
         sent_bytes=total(sent_bytes(task, sizes, model, 0) for task in tasks),
         num_parameters=total(weight_elements(weight, "whole", sizes) for weight in segment.own_weights),
-        compute_s=sum(each for is_compute, each in seconds if is_compute),
-        communicate_s=sum(each for is_compute, each in seconds if not is_compute),
+        compute_s=compute_s,
+        communicate_s=communicate_s,
+        seconds=compute_s + communicate_s,
     )

@@ -1,10 +1,10 @@
-"""The results of a scenario's plans, as values and as the documents that are written: results.json and results.csv."""
+"""The results of a scenario's plans and the planner's ranking, as values and as the documents that are written in JSON and CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from parsim import __version__
 from parsim.errors import ParsimError
@@ -13,9 +13,13 @@ from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Plan
 from parsim.scenario import Measured, Scenario
 
+if TYPE_CHECKING:
+    from parsim.planner import Ranking
+
 SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
 BACKENDS: Final = ("estimate", "simulate")
 _RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
+_RANKED: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes")  # of a plan in a ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,11 @@ class Sharing:
     alone_step_s: float  # the step if each had its links to itself
     lost_s: Mapping[tuple[str, str, str], float]  # by (link, stream, stream it was shared with), all pipeline ranks together
     busy_s: Mapping[str, float]  # by link: of the one of its name that carries something for longest
+
+    def document(self) -> dict[str, Any]:
+        """As results.json has it."""
+        lost = [{"link": link, "stream": stream, "with": other, "lost_s": lost} for (link, stream, other), lost in self.lost_s.items()]
+        return {"alone_step_s": self.alone_step_s, "lost": lost, "busy_s": dict(self.busy_s)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +70,6 @@ class Results:
     backend: str
     plans: tuple[Result, ...]
 
-    @property
-    def fits(self) -> bool:
-        """Whether at least one plan fits."""
-        return any(result.estimate.fits for result in self.plans)
-
 
 def predict(
     scenario: Scenario, backend: str = "estimate", *, contention: bool = False, progress: Callable[[str], None] | None = None
@@ -89,17 +93,13 @@ def predict(
         raise ParsimError(
             f"every plan ({', '.join(scenario.spaces)}) leaves axes open", scenario.path, f"Fill them with: parsim plan {scenario.path}"
         )
-    found = []
-    for name in scenario.plans:
-        if progress:
-            progress(name)
-        found.append(_result(scenario, name, backend, contention=contention))
-    return Results(scenario, backend, tuple(found))
+    return Results(scenario, backend, tuple(_result(scenario, name, backend, contention, progress) for name in scenario.plans))
 
 
-def _result(scenario: Scenario, name: str, backend: str, *, contention: bool) -> Result:
-    estimated = estimate(scenario, name)
-    measured = scenario.measured.get(name)
+def _result(scenario: Scenario, name: str, backend: str, contention: bool, progress: Callable[[str], None] | None) -> Result:
+    if progress:
+        progress(name)
+    estimated, measured = estimate(scenario, name), scenario.measured.get(name)
     if backend == "estimate":
         return Result(estimated, measured)
     from parsim.simulator import simulate
@@ -142,13 +142,8 @@ def _plan_document(result: Result) -> dict[str, Any]:
         "num_micro_batches": predicted.num_micro_batches,
         "layers_per_stage": list(predicted.layers),
         "num_events": result.num_events,
-        **({"sharing": _sharing_document(result.sharing)} if result.sharing else {}),
+        **({"sharing": result.sharing.document()} if result.sharing else {}),
     }
-
-
-def _sharing_document(sharing: Sharing) -> dict[str, Any]:
-    lost = [{"link": link, "stream": stream, "with": other, "lost_s": lost} for (link, stream, other), lost in sharing.lost_s.items()]
-    return {"alone_step_s": sharing.alone_step_s, "lost": lost, "busy_s": dict(sharing.busy_s)}
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
@@ -183,3 +178,29 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= {f"{name}_bytes": size for name, size in whole["memory_bytes"][result.most_loaded].items()}
         rows.append(row)
     return rows
+
+
+def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
+    """The ranking as JSON has it: best plan first, SI base units."""
+    return {
+        "schema": SCHEMA,
+        "parsim_version": __version__,
+        "scenario": scenario.name,
+        "num_legal": ranking.num_legal,
+        "num_over_memory": ranking.num_over_memory,
+        "num_fit": ranking.num_fit,
+        "plans": [
+            {
+                **{"place": place, "plan": plan_document(each.plan)},
+                **{name: getattr(each.estimate, name) for name in _RANKED},
+                "breakdown_s": dict(each.estimate.breakdown_s),
+            }
+            for place, each in enumerate(ranking.rows, 1)
+        ],
+    }
+
+
+def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
+    """The document of a ranking as CSV has it: a row a plan."""
+    figures = [{key: value for key, value in each.items() if key in _RANKED} for each in document["plans"]]
+    return [{"place": each["place"], **flat(each["plan"]), **row} for each, row in zip(document["plans"], figures, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, Final
 
@@ -12,41 +12,19 @@ from parsim.registry import Registry
 
 CatalogRow = Mapping[str, Any]
 
-# The columns of a kind, beside the name; another kind shows its first few figures.
-_COLUMNS: Final[Mapping[str, Mapping[str, Callable[[CatalogRow], object]]]] = {
-    "accelerators": {
-        "peak": lambda row: ", ".join(f"{dtype} {peak}" for dtype, peak in row["peak"].items()),
-        "HBM": lambda row: row["hbm_bandwidth"],
-        "memory": lambda row: row["hbm_capacity"],
-    },
-    "links": {"bandwidth, one way": lambda row: row["bandwidth"], "latency": lambda row: row["latency"]},
-    "nodes": {
-        "devices": lambda row: f"{row['devices_per_node']} x {row['accelerator']}",
-        "link": lambda row: row["link"],
-        "NICs": lambda row: row["num_nics"],
-        "topology": lambda row: row["topology"],
-    },
-    "fabrics": {
-        "NICs a node": lambda row: f"{row['nics_per_node']} x {row['nic']}",
-        "topology": lambda row: row["topology"],
-        "efficiency": lambda row: row["efficiency"],
-    },
+# The columns of a kind, beside the name, each with the figures it shows; another kind shows its first few figures.
+_COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
+    "accelerators": {"peak": "peak", "HBM": "hbm_bandwidth", "memory": "hbm_capacity"},
+    "links": {"bandwidth, one way": "bandwidth", "latency": "latency"},
+    "nodes": {"devices": "devices_per_node x accelerator", "link": "link", "NICs": "num_nics", "topology": "topology"},
+    "fabrics": {"NICs a node": "nics_per_node x nic", "topology": "topology", "efficiency": "efficiency"},
     "models": {
-        "layers": lambda row: row["num_layers"],
-        "hidden": lambda row: row["hidden_size"],
-        "heads": lambda row: row.get("num_heads", ""),
-        "kv heads": lambda row: row.get("num_kv_heads", row.get("num_heads", "")),
-        "vocabulary": lambda row: row.get("vocab_size", ""),
-        "positions": lambda row: row.get("max_positions", ""),
+        **{"layers": "num_layers", "hidden": "hidden_size", "heads": "num_heads", "kv heads": "num_kv_heads"},
+        **{"vocabulary": "vocab_size", "positions": "max_positions"},
     },
-    "stacks": {
-        "attention": lambda row: row.get("attention", ""),
-        "fusions": lambda row: ", ".join(row.get("fusions", [])),
-        "gradients": lambda row: row.get("gradient_dtype", ""),
-    },
-    "dtypes": {"itemsize": lambda row: row["itemsize"]},
+    "stacks": {"attention": "attention", "fusions": "fusions", "gradients": "gradient_dtype"},
+    "dtypes": {"itemsize": "itemsize"},
 }
-
 
 # What is registered beside the catalog's rows: the registry and its module, the package that fills it, and what a listing says of each.
 _REGISTRIES: Final[Mapping[str, tuple[str, str, str, str]]] = {
@@ -88,7 +66,13 @@ def listing(kind: str) -> list[dict[str, str]]:
 def _columns(kind: str, row: CatalogRow) -> dict[str, str]:
     if kind not in _COLUMNS:
         return {each["figure"]: each["value"] for each in figures(row)[:4]}
-    return {title: str(column(row)) for title, column in _COLUMNS[kind].items()}
+    row = {"num_kv_heads": row.get("num_heads", ""), **row}
+    return {title: " x ".join(_words(row.get(key, "")) for key in keys.split(" x ")) for title, keys in _COLUMNS[kind].items()}
+
+
+def _words(value: object) -> str:
+    value = [f"{key} {each}" for key, each in value.items()] if isinstance(value, Mapping) else value
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def find_rows(name: str) -> dict[str, list[dict[str, str]]]:

@@ -1,17 +1,19 @@
-"""`parsim run` and `parsim plot`: predict, show, write."""
+"""`parsim run`, `plot`, `plan`, `verify` and `validate`: predict, show, write.  The tables for people are in summary.py."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from parsim.report import results as made
-from parsim.report.console import Output, log, show_table
+from parsim.report.console import Output, log, percent, say, show_table
+from parsim.report.figure import save
 from parsim.report.files import csv_text, folder, json_text, prepare, write
 from parsim.report.layers import LayerRow, layer_rows
-from parsim.report.sharing import show_sharing
-from parsim.report.summary import show_layers, show_results, show_unfit
+from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing, show_unfit
 from parsim.scenario import Scenario, load
 
 
@@ -30,15 +32,16 @@ def run_scenario(
     rows = {each.estimate.name: layer_rows(results.scenario, each.estimate) for each in results.plans} if layers else {}
     document, table = made.document(results), made.table(results)
     for plan in document["plans"] if rows else ():
-        plan["layers"] = [row.document() for row in rows[plan["name"]]]
+        plan["layers"] = [asdict(row) for row in rows[plan["name"]]]
     output.show(document, table, lambda: _show_tables(results, rows, contention=contention))
     written = [write(directory / "results.json", json_text(document)), write(directory / "results.csv", csv_text(table))]
     if rows:
-        written.append(write(directory / "layers.csv", csv_text(row.document() for each in rows.values() for row in each)))
-    _log_files(directory, [*written, *(_draw(results, directory) if figure else ())])
-    if not results.fits:
+        written.append(write(directory / "layers.csv", csv_text(asdict(row) for each in rows.values() for row in each)))
+    _log_files(directory, [*written, *(save(results, directory) if figure else ())])
+    fits = any(result.estimate.fits for result in results.plans)
+    if not fits:
         show_unfit(results)
-    return 0 if results.fits else 1
+    return 0 if fits else 1
 
 
 def plot_scenario(path: Path, out: Path | None, backend: str) -> int:
@@ -50,7 +53,7 @@ def plot_scenario(path: Path, out: Path | None, backend: str) -> int:
     """
     scenario = load(path)
     directory = prepare(out or folder(scenario.name))
-    _log_files(directory, _draw(_predict(scenario, backend), directory))
+    _log_files(directory, save(_predict(scenario, backend), directory))
     return 0
 
 
@@ -78,11 +81,76 @@ def _show_tables(results: made.Results, rows: dict[str, list[LayerRow]], *, cont
         show_sharing(results)
 
 
-def _draw(results: made.Results, directory: Path) -> list[Path]:
-    from parsim.report.figure import save
-
-    return save(results, directory)
-
-
 def _log_files(directory: Path, written: list[Path]) -> None:
     log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
+
+
+def rank_scenario(path: Path, output: Output, *, top: int, space: str | None) -> int:
+    """The exit status: 0, or 1 where no plan fits its device.
+
+    Raises:
+        ParsimError: the scenario or the space is wrong, or no plan is legal.
+    """
+    from parsim.planner import plan
+
+    scenario = load(path)
+    ranking = plan(scenario, space, top=top)
+    document = made.ranking_document(scenario, ranking)
+    output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
+    if nearest := ranking.nearest:
+        log(f"no plan fits its device; the nearest:\n{overrun(nearest.estimate, short(nearest.plan))}")
+    return 0 if ranking.rows else 1
+
+
+def verify_scenario(path: Path, output: Output) -> int:
+    """The exit status: 0, or 1 where a check found a difference.
+
+    Raises:
+        ParsimError: the scenario is wrong.
+    """
+    from parsim.verify import verify
+    from parsim.verify.shrink import RULE
+
+    scenario = load(path)
+    checks = verify(scenario, progress=progress(len(scenario.plans)))
+    failed = sum(not check.ok for check in checks)
+    rows = [asdict(check) for check in checks]
+    lines = [f"{'ok    ' if check.ok else 'FAILED'} {check.plan}: {check.quantity}: {check.detail}" for check in checks]
+    output.show({"scenario": scenario.name, "ok": not failed, "checks": rows}, rows, lambda: say("\n".join(lines)))
+    if any("(shrunk" in check.plan for check in checks):
+        log(f"shrunk: {RULE}")
+    log(f"{len(checks)} checks, {failed} failed")
+    return 1 if failed else 0
+
+
+def validate_cases(path: Path, where: Sequence[str], output: Output) -> int:
+    """The exit status: 0; a large error is a result, not a failure.
+
+    Raises:
+        ParsimError: the table or a condition cannot be read.
+    """
+    from parsim.validate import validate
+
+    document = validate(path, tuple(where)).to_json()
+    output.show(document, document["rows"], lambda: _show_validation(document["rows"], document["summary"]))
+    return 0
+
+
+def _show_validation(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    """Error statistics, of all rows first, then of each family of sources; and why rows were not predicted."""
+    groups = {"all": summary["all"], **summary["by_source_family"]}
+    for quantity, title in (("step", "step time, predicted / measured - 1"), ("memory", "peak memory, predicted / measured - 1")):
+        if found := [_statistics(name, group[quantity]) for name, group in groups.items() if group[quantity]["n"]]:
+            show_table(found, left=("rows",), title=title)
+        else:
+            say(f"{title}: no row has both")
+    if summary["skipped"]:
+        first = {reason: next(row["id"] for row in rows if reason in str(row["skipped"])) for reason in summary["skipped"]}
+        found = [{"reason": reason, "rows": str(count), "first": first[reason]} for reason, count in summary["skipped"].items()]
+        show_table(found, left=("reason", "first"), title=f"not predicted: {summary['num_skipped']} of {summary['num_rows']} rows")
+
+
+def _statistics(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
+    keys = {"median": "median_abs", "mean": "mean_abs", "p90": "p90_abs", "max": "max_abs", "bias": "bias"}
+    shown = {title: "" if figures.get(key) is None else percent(figures[key], signed=key == "bias") for title, key in keys.items()}
+    return {"rows": name, "n": str(figures["n"]), **shown}

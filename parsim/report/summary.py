@@ -12,11 +12,11 @@ from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import KEYS, Plan
 from parsim.report.console import log, percent, say, show_table
 from parsim.report.layers import LayerRow
-from parsim.report.results import Result, Results
+from parsim.report.results import Results
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
-    from parsim.planner import Ranked, Ranking
+    from parsim.planner import Ranking
 
 _LEFT = ("plan", "recompute", "segment", "pass")
 # What the columns of a plan say already; another axis has a column where ranked plans differ in it.
@@ -40,17 +40,23 @@ def show_results(results: Results) -> None:
     """The results of all plans: what each is and reaches, where its time goes, and what its memory holds."""
     say(headline(results.scenario))
     has_chunks, has_measured = _has_chunks(each.estimate.plan for each in results.plans), any(r.measured_step_s for r in results.plans)
-    rows = []
+    rows, times, memories = [], [], []
     for result in results.plans:
         row = {"plan": result.estimate.name, **_axes(result.estimate, has_chunks), **_predictions(result.estimate)}
         if has_measured:
             row["measured"] = units.format(result.measured_step_s, "s", digits=4) if result.measured_step_s else ""
             row["error"] = "" if result.step_error is None else percent(result.step_error, signed=True)
         rows.append(row)
+        parts, memory = result.estimate.breakdown_s, result.estimate.memory_bytes[result.most_loaded]
+        whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
+        shares = {name.removeprefix("exposed_"): percent(seconds / whole) for name, seconds in parts.items()}
+        times.append({"plan": result.estimate.name, "stage": str(result.estimate.critical_rank), **shares})
+        sizes = {name: _gib(size) for name, size in memory.items()}
+        memories.append({"plan": result.estimate.name, "stage": str(result.most_loaded), **sizes})
     say("")
     show_table(rows, left=_LEFT)
-    show_table([_time_row(result) for result in results.plans], left=_LEFT, title="time, share of the step on the busiest stage")
-    show_table([_memory_row(result) for result in results.plans], left=_LEFT, title="memory, GiB on the most loaded stage")
+    show_table(times, left=_LEFT, title="time, share of the step on the busiest stage")
+    show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
 
 
 def _has_chunks(plans: Iterable[Plan]) -> bool:
@@ -104,18 +110,6 @@ def _gib(num_bytes: float) -> str:
     return _number(num_bytes, "GiB") if num_bytes >= least or not num_bytes else "<0.001"
 
 
-def _time_row(result: Result) -> dict[str, str]:
-    parts = result.estimate.breakdown_s
-    whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
-    shares = {name.removeprefix("exposed_"): percent(seconds / whole) for name, seconds in parts.items()}
-    return {"plan": result.estimate.name, "stage": str(result.estimate.critical_rank), **shares}
-
-
-def _memory_row(result: Result) -> dict[str, str]:
-    parts = result.estimate.memory_bytes[result.most_loaded]
-    return {"plan": result.estimate.name, "stage": str(result.most_loaded), **{name: _gib(size) for name, size in parts.items()}}
-
-
 def show_layers(rows: Sequence[LayerRow]) -> None:
     """The segments of one plan."""
     shown = []
@@ -126,6 +120,23 @@ def show_layers(rows: Sequence[LayerRow]) -> None:
         times = {"compute": row.compute_s, "communicate": row.communicate_s, "seconds": row.seconds}
         shown.append({**place, **counts, **{name: units.format(seconds, "s") for name, seconds in times.items()}})
     show_table(shown, left=_LEFT, title=f"{rows[0].plan}: one device and micro-batch, copies on the busiest stage")
+
+
+def show_sharing(results: Results) -> None:
+    """Each plan's step with and without sharing, then what each link's flows lost to which others."""
+    steps, losses = [], []
+    for result in results.plans:
+        name, shared_s, sharing = result.estimate.name, result.estimate.step_s, result.sharing
+        assert sharing is not None
+        longer = f"{units.format(max(shared_s - sharing.alone_step_s, 0.0), 's')}, {percent(shared_s / sharing.alone_step_s - 1.0)}"
+        times = {"alone": units.format(sharing.alone_step_s, "s", digits=4), "shared": units.format(shared_s, "s", digits=4)}
+        steps.append({"plan": name, **times, "longer by": longer, "flows lost": units.format(sum(sharing.lost_s.values()), "s")})
+        for (link, stream, other), lost_s in sharing.lost_s.items():
+            figures = {"lost": units.format(lost_s, "s"), "link busy": percent(sharing.busy_s[link] / shared_s)}
+            losses.append({"plan": name, "link": link, "stream": stream, "shares it with": other, **figures})
+    show_table(steps, left=("plan",), title="step, links shared by what overlaps on them")
+    if losses:
+        show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
 
 
 def overrun(estimate: Estimate, name: str) -> CapacityError:
@@ -165,21 +176,13 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     say(f"{ranking.num_legal:,} legal plans, {ranking.num_over_memory:,} exceed the memory, {ranking.num_fit:,} fit")
     if ranking.rows:
         say("")
-        has_chunks = _has_chunks(each.plan for each in ranking.rows)
-        rows = [_ranked_row(each, place, ranking, has_chunks) for place, each in enumerate(ranking.rows, 1)]
+        best, has_chunks = ranking.rows[0], _has_chunks(each.plan for each in ranking.rows)
+        differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
+        rows = []
+        for place, each in enumerate(ranking.rows, 1):
+            others = {axis: str(getattr(each.plan, axis)) for axis in differ}
+            reached = {key: text for key, text in _predictions(each.estimate).items() if key != "fits"}
+            behind = percent(each.estimate.tokens_per_s / best.estimate.tokens_per_s - 1, signed=True)
+            row = {"#": str(place), **_axes(each.estimate, has_chunks), **others, **reached}
+            rows.append(row | {"speed": behind if place > 1 else "best"})
         show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
-
-
-def _ranked_row(ranked: Ranked, place: int, ranking: Ranking, has_chunks: bool) -> dict[str, str]:
-    best, estimate = ranking.rows[0].estimate, ranked.estimate
-    reached = {key: text for key, text in _predictions(estimate).items() if key != "fits"}
-    behind = estimate.tokens_per_s / best.tokens_per_s - 1
-    values = {axis: [getattr(each.plan, axis) for each in ranking.rows] for axis in _OWN_COLUMN}
-    others = {axis: str(getattr(ranked.plan, axis)) for axis, found in values.items() if any(each != found[0] for each in found)}
-    return {
-        "#": str(place),
-        **_axes(estimate, has_chunks),
-        **others,
-        **reached,
-        "speed": percent(behind, signed=True) if place > 1 else "best",
-    }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from parsim.cluster.cluster import Cluster, Fabric
+from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import nic_port, uplink_name
 from parsim.cluster.price import Load, Price, load_of
 from parsim.simulator.network import Leg, LinkAt
@@ -27,7 +27,7 @@ class Placement:
     stride: int  # between neighbours of a pipeline [devices]
     used_devices: int  # of the cluster, the first ones
 
-    def legs(self, rank: int, to: int | None, price: Price) -> tuple[Leg, ...]:
+    def leg(self, rank: int, to: int | None, price: Price) -> Leg | None:
         """How a communication loads links, from the sender's rank to the receiver's.
 
         Args:
@@ -36,17 +36,17 @@ class Placement:
             price: of one plan.
 
         Returns:
-            Legs whose picoseconds add up to those of the price; none of a price of 0.
+            A leg whose picoseconds add up to those of the price; None for a price of 0.
         """
         (ps,), one, to = price.ps.tolist(), load_of(price), rank if to is None else to
         port, nic = one.port_bytes_per_s.item(), one.nic_bytes_per_s.item()
         if not port and not nic:
-            return (Leg(ps, 0, 0.0, ()),) if ps else ()
+            return Leg(ps, 0, 0.0, ()) if ps else None
         if nic and to != rank and self._node(rank) == self._node(to):
             port, nic = nic, 0.0  # priced as the slowest hop of its chain
         loads = (*(self._port_loads(rank, to, port, one) if port else ()), *(self._nic_loads(rank, to, one) if nic else ()))
         full = tuple((wire, min(part, 1.0)) for wire, part in loads)
-        return (Leg(one.latency_ps.item(), one.transfer_ps.item(), nic or port, full),)
+        return Leg(one.latency_ps.item(), one.transfer_ps.item(), nic or port, full)
 
     def _port_loads(self, rank: int, to: int, port_bytes_per_s: float, one: Load) -> Iterator[tuple[LinkAt, float]]:
         """The node's wires on the way, with the share of each that is taken at full rate."""
@@ -59,17 +59,14 @@ class Placement:
 
     def _nic_loads(self, rank: int, to: int, one: Load) -> Iterator[tuple[LinkAt, float]]:
         """NICs and uplinks on the way, out of the sender's node and into the receiver's."""
-        fabric, share = self.cluster.fabric, one.nic_share.item()
+        fabric, share, crossing = self.cluster.fabric, one.nic_share.item(), one.crossing.item()
         assert fabric is not None
         for end, way in ((rank, "out"), (to, "in")):
             yield LinkAt(nic_port(self.cluster.node, fabric).name, f"node {self._node(end)} {way}"), share * self._in_node(end)
-            if fabric.oversubscription > 1.0 and (crossing := one.crossing.item()):
-                yield self._uplink(fabric, end, way, share * crossing)
-
-    def _uplink(self, fabric: Fabric, rank: int, way: str, share: float) -> tuple[LinkAt, float]:
-        leaf = self._node(rank) // fabric.nodes_per_leaf
-        sending = self._part(rank, leaf, self.cluster.node.devices_per_node * fabric.nodes_per_leaf)
-        return LinkAt(uplink_name(fabric), f"leaf {leaf} {way}"), share * fabric.oversubscription * sending
+            if fabric.oversubscription > 1.0 and crossing:
+                leaf = self._node(end) // fabric.nodes_per_leaf
+                sending = self._part(end, leaf, self.cluster.node.devices_per_node * fabric.nodes_per_leaf)
+                yield LinkAt(uplink_name(fabric), f"leaf {leaf} {way}"), share * crossing * fabric.oversubscription * sending
 
     def _node(self, rank: int) -> int:
         """Where the first copy of a pipeline rank lies."""

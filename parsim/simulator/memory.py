@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from parsim.simulator.program import Program, one
 from parsim.step.finish import NORM
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.step import Segment
-from parsim.step.task import Bucket, Operand, Task, Value, allocates
+from parsim.step.task import Bucket, Task, Value, allocates
 
 
 class Rise(NamedTuple):
@@ -36,8 +35,9 @@ class Rise(NamedTuple):
 def peak_bytes(program: Program) -> tuple[int, ...]:
     """Most bytes alive at once on each pipeline rank, without the stack's overheads."""
     lists = {id(run.tasks): run for each in program.passes for run in each.lists}
-    of_list = {key: _rise(run.tasks, _buffers(run.segment), program.workload) for key, run in lists.items()}
-    rises = np.array([_chain(of_list[id(run.tasks)].times(one(run.copies)) for run in each.lists) for each in program.passes])
+    of_list = {key: _rise(run.tasks, run.segment, program.workload) for key, run in lists.items()}
+    chains = ([of_list[id(run.tasks)].times(one(run.copies)) for run in each.lists] for each in program.passes)
+    rises = np.array([functools.reduce(Rise.then, each, Rise(0, 0)) for each in chains])
     net, highest = rises[program.pass_index].T
     live = np.cumsum(net) - net  # a rank ends as it began, so that one sum over all ranks does
     starts = np.searchsorted(program.columns.rank, np.arange(program.workload.num_ranks))
@@ -60,14 +60,12 @@ def lasting_bytes(workload: Workload, name: str) -> int:
     return sum(own) + sum(_size(each, workload) for each in segment.totals)
 
 
-def _chain(rises: Iterable[Rise]) -> Rise:
-    return functools.reduce(Rise.then, rises, Rise(0, 0))
-
-
-def _rise(tasks: tuple[Task, ...], known: Mapping[str, Operand], workload: Workload) -> Rise:
-    """Tasks in issue order; `known`: the buffers that may be alive before."""
+def _rise(tasks: tuple[Task, ...], segment: Segment, workload: Workload) -> Rise:
+    """Tasks of a segment in issue order; buffers may be alive before: from its other phases, its neighbours, or for them."""
+    kept = [operand for operands in segment.kept.values() for operand in operands]
+    ends = [operand for each in (segment.entering, segment.leaving) for operand in each.values() if operand]
     live, highest = 0, 0
-    made: dict[str, Value] = dict(known)
+    made: dict[str, Value] = {value.name: value for value in (*ends, *kept)}
     for task in tasks:
         new = allocates(task)
         made.update((value.name, value) for value in new)
@@ -75,13 +73,6 @@ def _rise(tasks: tuple[Task, ...], known: Mapping[str, Operand], workload: Workl
         highest = max(highest, live)
         live -= sum(_size(dying if isinstance(dying, Bucket) else made[dying], workload) for dying in task.frees)
     return Rise(live, highest)
-
-
-def _buffers(segment: Segment) -> dict[str, Operand]:
-    """The buffers of a segment that are alive between its phases, or that it takes from its neighbours and hands on."""
-    kept = [operand for operands in segment.kept.values() for operand in operands]
-    ends = [operand for each in (segment.entering, segment.leaving) for operand in each.values() if operand]
-    return {operand.name: operand for operand in (*ends, *kept)}
 
 
 def _size(value: Value, workload: Workload) -> int:

@@ -124,16 +124,13 @@ class SharedLinks:
     touched: dict[LinkAt, None] = field(default_factory=dict)
     num_solved: int = 0
 
-    def carry(self, legs: Sequence[Leg], stream: str, task: str) -> Events:
-        """One communication, leg after leg: each pays its latency, then shares the links it loads."""
-        for leg in legs:
-            flow = self._issue(leg, stream, task) if leg.transfer_ps else None
-            yield self.env.timeout(leg.latency_ps + leg.transfer_ps)  # no flow is earlier
-            if flow is None:
-                continue
-            if flow.done is not None:
-                yield flow.done
-                continue
+    def carry(self, leg: Leg, stream: str, task: str) -> Events:
+        """One communication: it pays its latency, then shares the links it loads."""
+        flow = self._issue(leg, stream, task) if leg.transfer_ps else None
+        yield self.env.timeout(leg.latency_ps + leg.transfer_ps)  # no flow is earlier
+        if flow is not None and flow.done is not None:
+            yield flow.done
+        elif flow is not None:
             for wire, _ in leg.loads:
                 self.flows[wire].remove(flow)
                 self.busy_ps[wire] += leg.transfer_ps

@@ -17,21 +17,15 @@ from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Task
 
 
 class Program:
-    """One plan, ready to simulate; whatever is asked for twice is worked out once.
+    """One plan, ready to simulate: its actions, rank by rank, and the different `passes` that they run.
 
-    Attributes:
-        workload: what is simulated.
-        columns: the actions of all ranks, rank by rank.
-        passes: the different passes.
-        pass_index: for each action, the index of its pass.
-        counts: how often a pipeline rank runs each pass [rank, pass].
-        held: how often each pipeline rank holds each segment; ranks that hold the same share one.
-        members: the pipeline ranks that start a task of the step's end together, by its identity; none: the ranks of each stage.
+    Whatever is asked for twice is worked out once.
     """
 
     def __init__(self, workload: Workload) -> None:
         self.workload, num_ranks = workload, workload.num_ranks
         self.columns = c = schedules.columns(workload.schedule, num_ranks, workload.chunks, workload.num_micro_batches)
+        # The pass of each action; how often each pipeline rank runs each pass [rank, pass], and holds each segment.
         keys = (c.stage * len(workload.phases) + c.phase) * 2 + c.closes
         _, rows, self.pass_index = np.unique(keys, return_index=True, return_inverse=True)
         kinds = zip(*(each[rows].tolist() for each in (c.stage, c.phase, c.closes)), strict=True)
@@ -41,6 +35,7 @@ class Program:
         alike: dict[tuple[tuple[str, int], ...], dict[str, Copies]] = {}
         found = map(workload.copies_on, range(num_ranks))
         self.held = tuple(alike.setdefault(tuple((name, one(copies)) for name, copies in each.items()), each) for each in found)
+        # The pipeline ranks that start a task of the step's end together, by its identity; none: the ranks of each stage.
         self.members = {id(task): self._members(task) for task in workload.step.finish}
         self._items: dict[int, tuple[StreamItem, ...]] = {}  # by the identity of a list, which its pass keeps
         self._finish_ps: dict[tuple[int, int], int] = {}  # by the identities of a task and of what a rank holds

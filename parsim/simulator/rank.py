@@ -36,7 +36,7 @@ class World:
     _arrivals: dict[int, int] = field(default_factory=dict)  # of messages that nobody has waited for yet
     _receivers: dict[int, simpy.Event] = field(default_factory=dict)  # those that wait for messages not sent yet
     _meetings: dict[str, list[simpy.Event]] = field(default_factory=dict)
-    _legs: dict[tuple[int, int, int | None], tuple[Leg, ...]] = field(default_factory=dict)
+    _legs: dict[tuple[int, int, int | None], Leg | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         workload = self.program.workload
@@ -60,7 +60,7 @@ class World:
         self.num_events += 1
         return self._receivers[row]
 
-    def legs(self, task: Task, rank: int, row: int | None) -> tuple[Leg, ...]:
+    def leg(self, task: Task, rank: int, row: int | None) -> Leg | None:
         """How a communication of a rank loads links: of an action (its row), or of the step's end, which is over all that a rank holds."""
         workload, columns = self.program.workload, self.program.columns
         to = None
@@ -70,7 +70,7 @@ class World:
         if key not in self._legs:
             held = self.program.held_by_payer(task, rank) if row is None else None
             price = task_price(task, workload.sizes, workload.model, held)
-            self._legs[key] = self.placement.legs(rank, None if to is None else workload.rank_of(to), price)
+            self._legs[key] = self.placement.leg(rank, None if to is None else workload.rank_of(to), price)
         return self._legs[key]
 
     def label(self, row: int) -> str:
@@ -172,7 +172,8 @@ class RankStreams:
         if isinstance(task, Collective) and stream == COMPUTE_STREAM:
             stream = task.group.name
         if self.world.network is not None and isinstance(task, Collective | Send):
-            yield from self.world.network.carry(self.world.legs(task, self.number, row), stream, name)
+            if leg := self.world.leg(task, self.number, row):
+                yield from self.world.network.carry(leg, stream, name)
         else:
             yield self.env.timeout(item.ps)
         if stream != item.stream:

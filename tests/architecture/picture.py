@@ -21,7 +21,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.path import Path
 from test_imports import FILES, ROOT, ROWS, imports, part
 
-from parsim.report import style
+from parsim.report.figure import METADATA, SETTINGS
 from parsim.report.files import csv_text, write
 
 OUT = pathlib.Path("reports") / "architecture"
@@ -100,13 +100,13 @@ def save(directory: pathlib.Path) -> list[pathlib.Path]:
     """The files written, each whole or as it was before."""
     rows = edges()
     text = csv_text(rows)
-    settings: Any = style.SETTINGS
+    settings: Any = SETTINGS
     pictures = {}
     with matplotlib.rc_context(settings):
         figure = draw(rows)
         for kind in ("png", "svg"):
             picture = io.BytesIO()
-            figure.savefig(picture, format=kind, metadata={**style.METADATA[kind], "Description": text})
+            figure.savefig(picture, format=kind, metadata={**METADATA[kind], "Description": text})
             pictures[f"imports.{kind}"] = picture.getvalue()
     return [write(directory / "imports.csv", text), *(write(directory / name, content) for name, content in pictures.items())]
 

@@ -115,6 +115,6 @@ def test_two_simulations_of_one_step_are_alike_to_the_last_event() -> None:
 
 def test_mutant_a_network_without_links_turns_the_delay_of_gradients_and_messages_red(monkeypatch: pytest.MonkeyPatch) -> None:
     right = SharedLinks.carry
-    monkeypatch.setattr(SharedLinks, "carry", lambda self, legs, *names: right(self, [leg._replace(loads=()) for leg in legs], *names))
+    monkeypatch.setattr(SharedLinks, "carry", lambda self, leg, *names: right(self, leg._replace(loads=()), *names))
     chosen, plan = crowded()
     assert simulate(chosen, plan, contention=True).step_ps == simulate(chosen, plan).step_ps

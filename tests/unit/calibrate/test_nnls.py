@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parsim.calibrate.nnls import nnls, relative_fit
+from parsim.calibrate.samples import nnls, relative_fit
 
 
 def test_a_law_without_noise_is_found_again() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parsim.report import figure, style
+from parsim.report import figure
 from parsim.report.results import Results
 
 SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml"}
@@ -49,11 +49,11 @@ def test_a_figure_is_three_files_and_the_same_bytes_each_time(results: Results, 
 
 def test_every_component_has_its_own_colour_and_optimizer_one_in_both_panels(results: Results) -> None:
     estimated = results.plans[0].estimate
-    assert set(style.TIME) == set(estimated.breakdown_s) | {"exposed_dp_replicate", "exposed_host"}
-    assert set(style.MEMORY) == set(estimated.memory_bytes[0])
-    assert len(set(style.TIME.values())) == len(style.TIME)
-    assert len(set(style.MEMORY.values())) == len(style.MEMORY)
-    assert style.TIME["optimizer"] == style.MEMORY["optimizer"]
+    assert set(figure.TIME) == set(estimated.breakdown_s) | {"exposed_dp_replicate", "exposed_host"}
+    assert set(figure.MEMORY) == set(estimated.memory_bytes[0])
+    assert len(set(figure.TIME.values())) == len(figure.TIME)
+    assert len(set(figure.MEMORY.values())) == len(figure.MEMORY)
+    assert figure.TIME["optimizer"] == figure.MEMORY["optimizer"]
 
 
 def test_a_name_is_drawn_as_it_is_written_and_without_a_warning(results: Results, tmp_path: Path) -> None:

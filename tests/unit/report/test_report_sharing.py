@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from parsim.cli import app
 from parsim.errors import ParsimError
 from parsim.parallel.plan import Plan
+from parsim.report import explain as explaining
 from parsim.report import results as made
-from parsim.report import sharing
 from parsim.report.explain import explain
-from parsim.report.sharing import show_sharing
+from parsim.report.summary import show_sharing
 from parsim.scenario import Scenario
 from parsim.simulator import simulate
 from support import CLUSTER, FABRIC, STACK
@@ -84,7 +84,7 @@ def test_explain_of_a_kernel_is_silent_on_links() -> None:
 
 
 def test_explain_does_not_simulate_a_step_of_very_many_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharing, "_MOST_EVENTS", 100)
+    monkeypatch.setattr(explaining, "_MOST_EVENTS", 100)
     (note,) = explain(crowded(), "both", "boundary")
     assert "too many events" in dict(note.lines)["lost to others"]
 

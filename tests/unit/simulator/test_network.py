@@ -28,7 +28,7 @@ def ends(*flows: tuple[int, Leg]) -> tuple[list[int], SharedLinks]:
 
     def process(index: int, start_ps: int, leg: Leg):  # type: ignore[no-untyped-def]
         yield env.timeout(start_ps)
-        yield from network.carry((leg,), f"stream {index}", "task")
+        yield from network.carry(leg, f"stream {index}", "task")
         found[index] = int(env.now)
 
     for index, (start_ps, each) in enumerate(flows):
