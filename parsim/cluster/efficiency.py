@@ -67,6 +67,7 @@ def attention_s(
         num_blocks: independent blocks of work: batch x heads x ceil(sequence / 128).
         head_dim: efficiency is linear between the measured head dims, constant outside them.
         is_gradient: the gradient kernel runs at backward_rate of the forward kernel's FLOP/s.
+        sustained: as in `gemm_s`.
 
     Returns:
         launch + flops / (e sustained peak) (1 + ramp multiprocessors / blocks) + bytes / (e_m bandwidth), broadcast.
@@ -102,7 +103,8 @@ def kernel_s(
 ) -> Scalar:
     """Seconds of `num_calls` equal calls of a kernel that has a law of its own.
 
-    FLOPs and bytes, those read and written and of them those written, are of one call; only a batched product has matrices.
+    FLOPs and bytes are those of one call: `moved_bytes` all that it reads and writes, `written_bytes` its outputs; `num_matrices` counts
+    those of a batched product, one after another, and is 0 for anything else.
 
     Source: the sum that `KernelLaw` states.
 

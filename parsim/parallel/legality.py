@@ -111,11 +111,8 @@ def _world(plan: Plan, num_devices: int) -> Iterator[PlanFault]:
         yield PlanFault(field, message, f"Legal {field}: {comma_list(legal)}")
     elif plan.num_devices != num_devices:
         asked = f"data_parallel x {names} = {plan.data_parallel} x {factors} = {plan.num_devices}"
-        yield PlanFault(
-            "data_parallel",
-            f"{asked}, but the cluster has {num_devices} devices",
-            f"Set data_parallel = {num_devices // inner}, or leave it out",
-        )
+        message = f"{asked}, but the cluster has {num_devices} devices"
+        yield PlanFault("data_parallel", message, f"Set data_parallel = {num_devices // inner}, or leave it out")
 
 
 def _pipeline(plan: Plan, schedules: ModuleType) -> Iterator[PlanFault]:
