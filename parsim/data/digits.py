@@ -40,14 +40,9 @@ def rows(model: MlpSpec, sequence_length: int, seed: int) -> Mapping[str, DataAr
     return {"features": features.reshape(count, sequence_length, NUM_FEATURES), "row_labels": labels.reshape(count, sequence_length)}
 
 
-DATASETS.register(
-    "digits",
-    Origin(
-        "E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository; "
-        "scikit-learn, sklearn.datasets.load_digits: its 1,797 test images",
-        f"an MLP (family: mlp) with num_features = {NUM_FEATURES} and num_labels = {NUM_LABELS}",
-        ("features", "row_labels"),
-        misfit,
-        rows,
-    ),
+_SOURCE: Final = (
+    "E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository; "
+    "scikit-learn, sklearn.datasets.load_digits: its 1,797 test images"
 )
+_TRAINS: Final = f"an MLP (family: mlp) with num_features = {NUM_FEATURES} and num_labels = {NUM_LABELS}"
+DATASETS.register("digits", Origin(_SOURCE, _TRAINS, ("features", "row_labels"), misfit, rows))

@@ -60,13 +60,7 @@ def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str
     return {"tokens": tokens, "text_labels": np.array(list(drawn.values()), np.int64)}
 
 
-DATASETS.register(
-    "praise",
-    Origin(
-        "made up for parsim: the grammar and the words of its file, drawn from the scenario's seed",
-        f"an encoder (causal = false, head = text) with num_labels = 2 and vocab_size = {len(VOCABULARY)} or more",
-        GIVES,
-        misfit(vocabulary=len(VOCABULARY), labels=2, length=LEAST_LENGTH),
-        rows,
-    ),
-)
+_SOURCE: Final = "made up for parsim: the grammar and the words of its file, drawn from the scenario's seed"
+_TRAINS: Final = f"an encoder (causal = false, head = text) with num_labels = 2 and vocab_size = {len(VOCABULARY)} or more"
+_MISFIT: Final = misfit(vocabulary=len(VOCABULARY), labels=2, length=LEAST_LENGTH)
+DATASETS.register("praise", Origin(_SOURCE, _TRAINS, GIVES, _MISFIT, rows))

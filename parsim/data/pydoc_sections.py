@@ -43,13 +43,6 @@ def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str
     return {"tokens": tokens, "text_labels": np.repeat(np.arange(len(SECTIONS)), each)}
 
 
-DATASETS.register(
-    "pydoc-sections",
-    Origin(
-        SOURCE,
-        f"an encoder (causal = false, head = text) with num_labels = {len(SECTIONS)} and vocab_size = {LEAST_VOCABULARY} or more",
-        GIVES,
-        misfit(vocabulary=LEAST_VOCABULARY, labels=len(SECTIONS), length=LEAST_LENGTH),
-        rows,
-    ),
-)
+_FIGURES: Final = f"num_labels = {len(SECTIONS)} and vocab_size = {LEAST_VOCABULARY} or more"
+_MISFIT: Final = misfit(vocabulary=LEAST_VOCABULARY, labels=len(SECTIONS), length=LEAST_LENGTH)
+DATASETS.register("pydoc-sections", Origin(SOURCE, f"an encoder (causal = false, head = text) with {_FIGURES}", GIVES, _MISFIT, rows))

@@ -56,9 +56,5 @@ def rows(model: TransformerSpec, sequence_length: int, seed: int) -> Mapping[str
     return {"tokens": tokens[:used].reshape(count, sequence_length), "labels": tokens[1 : used + 1].reshape(count, sequence_length)}
 
 
-DATASETS.register(
-    "pydoc-topics",
-    Origin(
-        SOURCE, f"a decoder (causal = true, head = next_token) with vocab_size = {NUM_TOKENS} or more", ("tokens", "labels"), misfit, rows
-    ),
-)
+_TRAINS: Final = f"a decoder (causal = true, head = next_token) with vocab_size = {NUM_TOKENS} or more"
+DATASETS.register("pydoc-topics", Origin(SOURCE, _TRAINS, ("tokens", "labels"), misfit, rows))

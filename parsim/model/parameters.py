@@ -29,12 +29,6 @@ def without_input(model: ModelSpec) -> int:
     return sum(copies * of_block(blocks[name], model) for name, copies in model.layout[1:] if _SEQUENCE & _matmul_dims(blocks[name]))
 
 
-def of_features(model: ModelSpec) -> int:
-    """Weights that multiply the features of every row; 0 where tokens are looked up."""
-    first = next(iter(blocks_of(model.architecture).values()))
-    return of_block(first, model) if _matmul_dims(first) else 0
-
-
 def of_block(block: Block, model: ModelSpec, *, shared: bool = True) -> int:
     """Weights that a block reads, with or without those that it shares with another."""
     extents = model.extents
@@ -47,7 +41,9 @@ def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, 
 
     A weight costs 6, one that multiplies features 4: they need no gradient.
     """
-    weights = 6 * without_input(model) + 4 * of_features(model)
+    first = next(iter(blocks_of(model.architecture).values()))
+    of_features = of_block(first, model) if _matmul_dims(first) else 0  # 0 where tokens are looked up
+    weights = 6 * without_input(model) + 4 * of_features
     whole, unmasked = model.attention_flops_per_token(sequence_length)
     return weights + whole, weights + unmasked
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from parsim.planner.search import Ranked, Ranking, plan
-from parsim.planner.space import candidates
+from parsim.planner.search import Ranked, Ranking, candidates, plan
 
 __all__ = ["Ranked", "Ranking", "candidates", "plan"]

@@ -1,23 +1,36 @@
-"""`plan`: the ranked plans of a space, with the reasons of those that were left out."""
+"""`candidates`: the legal plans of a space, each axis a value, a list, or `auto` for all that can be legal; `plan`: the ranked ones.
+
+Global batch and sequence length are convergence settings: they are the scenario's and never varied here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from parsim.errors import ScenarioError, did_you_mean
+from parsim import schedules
+from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.estimator.estimate import bounds, estimate, estimates
 from parsim.estimator.result import Estimate, Estimates
-from parsim.parallel.plan import Plan
-from parsim.planner.space import candidates
+from parsim.parallel.fault import divisors
+from parsim.parallel.legality import faults, legal_degrees
+from parsim.parallel.plan import KEYS, Plan
 
 if TYPE_CHECKING:
     from parsim.scenario import PlanSpace, Scenario
 
-
+AUTO: Final = "auto"
+# The axes in the order in which candidates vary, on which ties hang, the slowest first; others follow in the order of Plan.
+_OPEN: Final = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "sequence_parallel", "recompute")
+_NEXT: Final = ("gradient_sync", "zero_stage", "zero_group", "reshard_after_forward", "recompute_every", "offload_optimizer", "optimizer")
+# What an axis is where a space does not name it.
+_DEFAULTS: Final[Mapping[str, tuple[object, ...]]] = {
+    name: (AUTO,) if KEYS[name].follows else (KEYS[name].default,) for name in dict.fromkeys((*_OPEN, *_NEXT, *KEYS))
+}
 _BLOCK = 8  # plans priced at a time: few beyond the last place
 
 
@@ -47,6 +60,62 @@ class Ranking:
         return self.num_legal - self.num_over_memory
 
 
+def default_axes() -> dict[str, tuple[object, ...]]:
+    """The axes of a space that leaves all to the planner."""
+    return {**_DEFAULTS, **dict.fromkeys(_OPEN, (AUTO,))}
+
+
+def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]:
+    """Every legal plan of a space, in a fixed order.
+
+    Raises:
+        PlanError: no combination is legal; the message says what stands in the way of the first.
+    """
+    axes = {**_DEFAULTS, **space.axes} if space else default_axes()
+    names = [name for name in axes if name not in ("data_parallel", "schedule")]
+    values = [_values(scenario, name, axes[name]) for name in names]
+    found: list[Plan] = []
+    first_fault = ""
+    for combination in itertools.product(*values):
+        chosen = dict(zip(names, combination, strict=True))
+        for plan in _complete(scenario, chosen, axes):
+            if axes["virtual_pipeline"] == (AUTO,) and plan.virtual_pipeline > 1 and scenario.model.num_layers % plan.num_stages:
+                continue  # of its own accord the planner interleaves only even chunks
+            wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, schedules, stack=scenario.stack)
+            if not wrong:
+                found.append(plan)
+            first_fault = first_fault or (str(wrong[0]) if wrong else "")
+    if not found:
+        raise PlanError("no legal plan in this space", remedy=f"The first candidate fails: {first_fault}" if first_fault else "")
+    return list(dict.fromkeys(found))
+
+
+def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence[object]:
+    if stated != (AUTO,):
+        return stated
+    key = KEYS[name]
+    if name == "zero_group":
+        return (None, *divisors(scenario.cluster.node.devices_per_node))
+    if key.type == "bool":
+        return (False, True)
+    if key.auto or key.legal:
+        return key.auto or key.legal
+    return legal_degrees(name, scenario.model, scenario.batch, scenario.cluster.num_devices)
+
+
+def _complete(scenario: Scenario, chosen: dict[str, object], axes: Mapping[str, tuple[object, ...]]) -> list[Plan]:
+    """The plan with its data_parallel and schedule; none where the devices do not divide."""
+    draft = Plan(**chosen)  # type: ignore[arg-type]
+    inner = replace(draft, zero_group=None).num_devices
+    rest, remainder = divmod(scenario.cluster.num_devices, inner)
+    if remainder or (axes["data_parallel"] != (AUTO,) and rest not in axes["data_parallel"]):
+        return []
+    stated = axes["schedule"]
+    names = (schedules.default(draft.virtual_pipeline),) if stated == (AUTO,) else stated
+    group = None if draft.zero_group == rest else draft.zero_group  # a group of all is no group
+    return [Plan(**{**chosen, "data_parallel": rest, "zero_group": group, "schedule": name}) for name in names]  # type: ignore[arg-type]
+
+
 def plan(scenario: Scenario, space: str | None = None, *, top: int = 10) -> Ranking:
     """The `top` fastest plans that fit, of one space of the scenario, or of all plans that its model and cluster allow.
 
@@ -60,16 +129,14 @@ def plan(scenario: Scenario, space: str | None = None, *, top: int = 10) -> Rank
     bounded = bounds(scenario, plans)
     fitting = [i for i in range(len(plans)) if bounded.fits[i]]
     best = _fastest(scenario, plans, bounded, fitting, top)
-    rows = tuple(_estimate(scenario, plans[i]) for i in best)
-    nearest = None if fitting else _estimate(scenario, plans[int(np.argmin(bounded.peak_bytes))])
+    rows = tuple(Ranked(plans[i], estimate(scenario, plans[i])) for i in best)
+    closest = plans[int(np.argmin(bounded.peak_bytes))]
+    nearest = None if fitting else Ranked(closest, estimate(scenario, closest))
     return Ranking(rows, len(plans), len(plans) - len(fitting), nearest)
 
 
 def _fastest(scenario: Scenario, plans: Sequence[Plan], bounded: Estimates, fitting: Sequence[int], top: int) -> list[int]:
-    """The `top` fastest of the fitting plans.
-
-    Plans are priced in the order of their lower bounds, until no bound is below the last place: the same ranking as pricing all.
-    """
+    """Plans are priced in the order of their lower bounds, until no bound is below the last place: the same ranking as pricing all."""
     order = sorted(fitting, key=lambda i: (bounded.step_s[i], i))
     keys: dict[int, tuple[object, ...]] = {}
     for first in range(0, len(order), _BLOCK):
@@ -79,7 +146,9 @@ def _fastest(scenario: Scenario, plans: Sequence[Plan], bounded: Estimates, fitt
         block = order[first : first + _BLOCK]
         priced = estimates(scenario, [plans[i] for i in block])
         for index, step_s in zip(block, priced.step_s, strict=True):
-            keys[index] = (float(step_s), int(bounded.peak_bytes[index]), _degrees(plans[index]))
+            each = plans[index]
+            degrees = each.tensor_parallel, each.pipeline_parallel, each.virtual_pipeline, each.micro_batch, each.recompute
+            keys[index] = (float(step_s), int(bounded.peak_bytes[index]), degrees)
     return sorted(keys, key=keys.__getitem__)[:top]
 
 
@@ -93,11 +162,3 @@ def _space(scenario: Scenario, name: str | None) -> PlanSpace | None:
         hint = did_you_mean(name, scenario.spaces)
         raise ScenarioError(f"no plan '{name}' with open axes{hint}", scenario.path, f"Such plans here: {known}.")
     return scenario.spaces[name]
-
-
-def _estimate(scenario: Scenario, chosen: Plan) -> Ranked:
-    return Ranked(chosen, estimate(scenario, chosen))
-
-
-def _degrees(chosen: Plan) -> tuple[object, ...]:
-    return chosen.tensor_parallel, chosen.pipeline_parallel, chosen.virtual_pipeline, chosen.micro_batch, chosen.recompute

@@ -108,8 +108,8 @@ def _sections(value: Any) -> tuple[Sections, list[tuple[Place, str]]]:
 
 def _without(value: dict[Any, Any], places: list[Place]) -> dict[Any, Any]:
     """The value less the sections at fault: of plans and measured only the entries, of cluster only the fabric, where no more is."""
-    entries = {place[:2] for place in places if place[0:1] in (("plans",), ("measured",)) or place[:2] == ("cluster", "fabric")}
-    entries = {place for place in entries if len(place) == 2}
+    pairs = {place[:2] for place in places if len(place) > 1}
+    entries = {pair for pair in pairs if pair[0] in ("plans", "measured") or pair == ("cluster", "fabric")}
     whole = {place[0] for place in places if place and place[:2] not in entries}
     good = {key: each for key, each in value.items() if key not in whole}
     for section in ("plans", "measured", "cluster"):
@@ -181,8 +181,7 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{batch.dtype}'; it multiplies: {known}"
     model = parts.model
-    longest = model.longest_sequence if model is not None else None
-    if model is not None and longest is not None and batch.sequence_length > longest:
+    if model is not None and (longest := model.longest_sequence) is not None and batch.sequence_length > longest:
         message = f'sequence_length = {batch.sequence_length} is above max_positions = {longest} of model "{model.name}"; at most {longest}'
         yield ("batch", "sequence_length"), message
 

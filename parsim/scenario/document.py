@@ -78,7 +78,6 @@ def _plan_key(key: Key) -> tuple[Any, Any]:
 
 
 def _with_fields(definitions: dict[str, Any]) -> Callable[[type[T]], type[T]]:
-    """The decorator that adds fields, known at run time only, to a section."""
     return lambda cls: create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=__name__, **definitions)
 
 

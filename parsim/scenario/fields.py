@@ -44,8 +44,7 @@ class Quantity:
     """
 
     def __init__(self, unit: str, *, zero: bool = False, most: str = "") -> None:
-        self.unit = unit
-        self.zero = zero
+        self.unit, self.zero = unit, zero
         self.range = (RANGES[unit][0], most or RANGES[unit][1])
         self.least, self.most = (units.parse(each, unit) for each in self.range)
 
@@ -82,9 +81,7 @@ class Known:
     def __init__(
         self, kind: str, names: Callable[[], tuple[str, ...]] | None = None, *, prefix: str = "", unbuilt: Mapping[str, str] | None = None
     ) -> None:
-        self.what = kind.removesuffix("s")
-        self.prefix = prefix
-        self.unbuilt = unbuilt or {}
+        self.what, self.prefix, self.unbuilt = kind.removesuffix("s"), prefix, unbuilt or {}
         self.names = names or (lambda: catalog.names(kind))
 
     def check(self, name: str) -> str:

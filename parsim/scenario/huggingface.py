@@ -102,12 +102,9 @@ FAMILIES: Final = {
 
 
 def row(path: Path, name: str, sequence_length: int | None = None) -> dict[str, Any]:
-    """The row, with values as an inline model of a scenario has them.
+    """The row that a config.json describes, as an inline model of a scenario has it; reports call the model `name`.
 
-    Args:
-        path: the config.json.
-        name: what reports call the model.
-        sequence_length: tokens that a sliding window has to cover; None: as many as the model has positions.
+    A sliding window has to cover `sequence_length` tokens; None: as many as the model has positions.
 
     Raises:
         ScenarioError: the file cannot be read, is of another model_type, or says what no model here can be.
@@ -236,10 +233,9 @@ def _activation(config: Mapping[str, Any], family: _Family) -> str:
     key, default, legal = family.activation
     value = config.get(key, default)
     activation = _ACTIVATIONS.get(value) if isinstance(value, str) else None
-    if activation not in legal:
+    if activation is None or activation not in legal:
         known = ", ".join(each for each, ours in _ACTIVATIONS.items() if ours in legal)
         raise ScenarioError(f"{key} {show(value)} is not read; known here: {known}")
-    assert activation is not None
     return activation
 
 

@@ -111,8 +111,7 @@ class _Reader:
     """Turns the nodes of one file into values and notes where they stand."""
 
     def __init__(self, tree: Tree) -> None:
-        self.tree = tree
-        self.left = _MOST_VALUES
+        self.tree, self.left = tree, _MOST_VALUES
         self.full = False  # a limit was passed: what was read is not all
         self.merging: list[Any] = []
 

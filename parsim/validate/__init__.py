@@ -1,7 +1,7 @@
 """Predicted against measured: a table of published training steps in, errors by source out.
 
-table.py reads the rows, features.py says which of them need what is not built yet, defaults.py what software leaves open, case.py builds
-what a row describes, compare.py predicts and sums up.
+table.py reads the rows, defaults.py says what software leaves open, case.py builds what a row describes or names what of it is not
+built yet, compare.py predicts and sums up.
 """
 
 from __future__ import annotations

@@ -1,26 +1,73 @@
-"""What one row of measurements describes, as a Scenario with one plan; what it leaves open comes from py."""
+"""What one row of measurements describes, as a Scenario with one plan; what it leaves open comes from defaults.py.
+
+To build a feature is to remove its line from FEATURES.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import takewhile
-from typing import Any, Final
+from math import prod
+from typing import Any, Final, get_args
 
 from parsim import catalog, schedules
 from parsim.cluster import Cluster, Fabric, Node
 from parsim.errors import ParsimError, PlanError
+from parsim.model.op_kinds import KINDS
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel import legality
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.scenario import Scenario
-from parsim.scenario.rows import read
+from parsim.scenario.rows import MATMULS_ONLY, StackRow, dtypes, read
 from parsim.validate.defaults import ATTENTION, FLASH_RATE, NVLINK_DOMAIN, Software, attention_of, ports_of, software_of
-from parsim.validate.features import replicas
 from parsim.validate.table import TableRow
 
 NEEDED: Final = ("num_layers", "hidden_size", "num_heads", "sequence_length", "accelerator", "micro_batch", "global_batch")
 PLAN: Final = "row"  # the name of the one plan
+Predicate = Callable[[TableRow], bool]
+
+
+def _other_than(column: str, *built: str) -> Predicate:
+    return lambda row: row.says(column) not in ("", *built)
+
+
+def _above(column: str, most: int) -> Predicate:
+    return lambda row: row.counts.get(column, 0) > most
+
+
+# What is not built yet, by the name of a feature, with cells in braces: whether a row needs it.
+FEATURES: Final[Mapping[str, Predicate]] = {
+    "workload {workload}": _other_than("workload", "pretrain", "sft", "ci"),
+    "mlp {mlp}": _other_than("mlp", *KINDS),
+    "experts": _above("num_experts", 0),
+    "context_parallel": _above("context_parallel", 1),
+    "expert_parallel": _above("expert_parallel", 1),
+    "offload": _other_than("offload", "no"),
+    "matmuls in {dtype} with other storage": lambda row: row.says("dtype") in MATMULS_ONLY,
+    "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal),
+    "attention {attention}": lambda row: attention_of(row) not in ("", *get_args(StackRow.model_fields["attention"].annotation)),
+    "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
+    "dtype {dtype}": lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *dtypes()),
+    "accelerator {accelerator}": lambda row: row.says("accelerator") not in ("", *catalog.names("accelerators")),
+}
+
+
+def replicas(row: TableRow) -> int | None:
+    """Data-parallel ranks of a row, stated or left over by the other axes; None where neither is known.
+
+    >>> replicas(TableRow({}, {"num_devices": 64, "tensor_parallel": 8}, {}, ()))
+    8
+    """
+    inner = prod(row.counts.get(axis, 1) for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel"))
+    stated, devices = row.counts.get("data_parallel"), row.counts.get("num_devices")
+    return stated if stated or not devices else max(1, devices // inner)
+
+
+def missing_features(row: TableRow) -> list[str]:
+    """Names of the features that a row needs and that are not built yet."""
+    return [name.format_map(row.text) for name, needs in FEATURES.items() if needs(row)]
 
 
 def missing_cells(row: TableRow) -> list[str]:
@@ -144,5 +191,4 @@ def _node(accelerator: str, devices_per_node: int | None, num_devices: int) -> N
 
 
 def _num_shared(one: str, other: str) -> int:
-    """Characters that two names share from their start."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

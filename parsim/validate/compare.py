@@ -12,9 +12,8 @@ import numpy as np
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.scenario import Scenario
-from parsim.validate.case import PLAN, missing_cells, scenario_of
+from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK
-from parsim.validate.features import missing_features
 from parsim.validate.table import TableRow, read
 
 Figures = Mapping[str, float | int | None]

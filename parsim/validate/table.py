@@ -65,12 +65,8 @@ def _cells(file: TextIO) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The names of the columns, and the cells of each line that is not empty, with its number."""
     lines = csv.reader(file)
     columns = [name.strip() for name in next(lines, [])]
-    found = []
-    for cells in lines:
-        values = {name: cell.strip() for name, cell in zip_longest(columns, cells[: len(columns)], fillvalue="")}
-        if any(values.values()):
-            found.append((lines.line_num, values))
-    return columns, found
+    rows = ({name: cell.strip() for name, cell in zip_longest(columns, cells[: len(columns)], fillvalue="")} for cells in lines)
+    return columns, [(lines.line_num, row) for row in rows if any(row.values())]
 
 
 def _condition(text: str, columns: Sequence[str]) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from parsim.collectives import COLLECTIVES, choose, names
 from parsim.errors import ParsimError
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.planner.space import candidates
+from parsim.planner.search import candidates
 from parsim.scenario import PlanSpace
 from parsim.schedules import SCHEDULES
 from parsim.verify import verify_plan

@@ -19,7 +19,7 @@ from parsim.executor.run import execute
 from parsim.parallel import dimensions
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.planner.space import candidates
+from parsim.planner.search import candidates
 from parsim.scenario import PlanSpace
 from parsim.schedules.phase import Phase
 from parsim.step import lower

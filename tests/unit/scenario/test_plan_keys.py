@@ -9,7 +9,7 @@ import pytest
 from parsim import scenario, schedules
 from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan
-from parsim.planner.space import candidates, default_axes
+from parsim.planner.search import candidates, default_axes
 from parsim.scenario.document import PlanSection
 from parsim.step.optimizer import OPTIMIZERS
 from support import scenario as toy
