@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import cycle
 from typing import Any, Final, NamedTuple
 
@@ -167,10 +168,7 @@ class TimedMachine(Machine):
 
     def compute(self, rank: int, kernel: str, inputs: Sequence[str], *args: Any, **flags: Any) -> None:
         """As Machine has it, timed."""
-
-        def call() -> None:
-            Machine.compute(self, rank, kernel, inputs, *args, **flags)
-
+        call = partial(Machine.compute, self, rank, kernel, inputs, *args, **flags)
         if not self.recorder.times:
             call()
             return

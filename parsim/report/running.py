@@ -12,7 +12,7 @@ from parsim.report import results as made
 from parsim.report.console import Output, log, percent, say, show_table
 from parsim.report.figure import save
 from parsim.report.files import csv_text, folder, json_text, prepare, write
-from parsim.report.layers import LayerRow, layer_rows
+from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing, show_unfit
 from parsim.scenario import Scenario, load
 

@@ -11,8 +11,7 @@ from parsim.estimator.result import Estimate
 from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import KEYS, Plan
 from parsim.report.console import log, percent, say, show_table
-from parsim.report.layers import LayerRow
-from parsim.report.results import Results
+from parsim.report.results import LayerRow, Results
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:

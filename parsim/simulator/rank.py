@@ -16,9 +16,8 @@ from parsim.cost.timing import task_price
 from parsim.parallel.group import Group
 from parsim.schedules import Action
 from parsim.simulator.demand import Placement
-from parsim.simulator.fold import FoldedAction, StreamItem
 from parsim.simulator.network import Events, Leg, SharedLinks
-from parsim.simulator.program import Program, one
+from parsim.simulator.program import FoldedAction, Program, StreamItem, one
 from parsim.simulator.trace import Span
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Receive, Send, Task, Wait
 
