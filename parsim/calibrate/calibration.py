@@ -82,7 +82,8 @@ def _sample_walks(
         ranks: list[list[Walk]] = _launch(sample_kernels, num_ranks, (runs, share_s), seconds, what, progress)
         walks = [walk for walks in ranks for walk in walks]
         for have, more in zip(found, walks, strict=False):
-            have.join(more)
+            merge(have.calls, more.calls)
+            merge(have.between, more.between)
         found = found or walks
         kept = [walk.at_pace(_least_pace_s(found)) for walk in found]
         if not poor_kernels(kept):

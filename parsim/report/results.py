@@ -87,7 +87,6 @@ def predict(
     """The results of every plan that has all its axes, in the order of the scenario.
 
     Args:
-        scenario: what to predict.
         backend: "estimate", or "simulate" for a step time by events; memory and breakdown are the estimate's.
         contention: whether collectives that overlap share links; only events know what overlaps.
         progress: is told the name of each plan before its work.

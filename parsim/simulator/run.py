@@ -24,7 +24,6 @@ def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, 
     """One simulated step of a plan.
 
     Args:
-        scenario: what to simulate.
         plan: one of its plans, or another.
         contention: whether different collectives that overlap on a link share it, max-min fair.  Groups that are alike share theirs
             in any case: that is part of their price.
