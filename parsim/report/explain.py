@@ -173,9 +173,7 @@ def _notes(workload: Workload, tasks: list[NotedTask], shared: Shared) -> list[N
 
 def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:
     """The definition and value of a figure; "optimizer" is one of time and one of memory."""
-    notes = []
-    if name in METRICS:
-        notes.append(Note(name, (("means", METRICS[name]), ("value", _value(found, name, scenario)))))
+    notes = [Note(name, (("means", METRICS[name]), ("value", _value(found, name, scenario))))] if name in METRICS else []
     if name in BREAKDOWN:
         seconds = found.breakdown_s.get(name, 0.0)
         value = f"{units.format(seconds, 's')}, {percent(seconds / found.step_s)} of the step, on stage {found.critical_rank}"

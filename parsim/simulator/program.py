@@ -162,8 +162,7 @@ class Program:
         return [(item, self.members[id(item.task)]) for item in items(tasks, lambda task: self._ps(task, self.held_by_payer(task, rank)))]
 
     def _ps(self, task: Task, held: dict[str, Copies]) -> int:
-        key = (id(task), id(held))
-        if key not in self._finish_ps:
+        if (key := (id(task), id(held))) not in self._finish_ps:
             self._finish_ps[key] = one(self.workload.finish_ps(task, held))
         return self._finish_ps[key]
 

@@ -65,8 +65,7 @@ class World:
         to = None
         if row is not None and isinstance(task, Send):
             to = workload.neighbour(int(columns.stage[row]), workload.phases[columns.phase[row]])
-        key = (id(task), rank, to)
-        if key not in self._legs:
+        if (key := (id(task), rank, to)) not in self._legs:
             held = self.program.held_by_payer(task, rank) if row is None else None
             price = task_price(task, workload.sizes, workload.model, held)
             self._legs[key] = self.placement.leg(rank, None if to is None else workload.rank_of(to), price)
