@@ -92,9 +92,8 @@ def _exchanges(channel: Channel, machine: Machine, payloads: Sequence[int]) -> I
 
 
 def _collect(channel: Channel, machine: Machine, operation: str, transfers: TransferPlan) -> None:
-    ranks = tuple(range(channel.num_ranks))
     target = None if operation == "all_reduce" else "y"
-    communicate(machine, channel, operation, "ranks", ranks, ["x"], target, transfers, itemsize=_ITEMSIZE)
+    communicate(machine, channel, operation, "ranks", tuple(range(channel.num_ranks)), ["x"], target, transfers, itemsize=_ITEMSIZE)
     if target:
         machine.free(channel.rank, target)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import cycle
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from parsim.calibrate.gate import Gate, pace_s
-from parsim.calibrate.samples import Samples, merge
+from parsim.calibrate.samples import Samples
 from parsim.cost.buckets import weight_elements
 from parsim.cost.count import bucket_of, element_bytes
 from parsim.cost.work import Work, law_name, works_of
@@ -64,11 +65,6 @@ class Walk:
         """What was seen at about the least pace."""
         calls = {call: each.at_pace(least_s) for call, each in self.calls.items()}
         return replace(self, calls=calls, between={gap: each.at_pace(least_s) for gap, each in self.between.items()})
-
-    def join(self, other: Walk) -> None:
-        """Take in what another walk of the same model saw."""
-        merge(self.calls, other.calls)
-        merge(self.between, other.between)
 
 
 @dataclass(slots=True)
@@ -167,10 +163,7 @@ class TimedMachine(Machine):
 
     def compute(self, rank: int, kernel: str, inputs: Sequence[str], *args: Any, **flags: Any) -> None:
         """As Machine has it, timed."""
-
-        def call() -> None:
-            Machine.compute(self, rank, kernel, inputs, *args, **flags)
-
+        call = partial(Machine.compute, self, rank, kernel, inputs, *args, **flags)
         if not self.recorder.times:
             call()
             return

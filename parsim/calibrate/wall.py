@@ -111,12 +111,10 @@ def sample_steps(here: Scenario, plan: str, seconds: float) -> Samples:
 def _launch(here: Scenario, plan: str, num_steps: int, deadline_s: float) -> list[Seen]:
     """So many steps of processes, each with what the worst of its ranks saw."""
     model, itemsize = CostModel(here.cluster, here.stack, here.batch), dict(here.itemsize_bytes)
-    steps = _WARM + num_steps + 1
-    run = RunRequest(
-        here.model, model, here.plans[plan], itemsize, here.seed, steps, training=here.training, precision=PRECISION, clocks=False
-    )
+    steps, split = _WARM + num_steps + 1, here.plans[plan]
+    run = RunRequest(here.model, model, split, itemsize, here.seed, steps, training=here.training, precision=PRECISION, clocks=False)
     try:
-        ranks = launch(_steps, here.plans[plan].num_devices, "shared_memory", (run,), deadline_s=deadline_s)
+        ranks = launch(_steps, split.num_devices, "shared_memory", (run,), deadline_s=deadline_s)
     except TransportError as error:
         raise ParsimError(f"plan '{plan}': the run ended: {error}") from error
     return [worst(seen) for seen in zip(*(steps[_WARM:-1] for steps in ranks), strict=True)]

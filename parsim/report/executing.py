@@ -53,17 +53,19 @@ def execute_scenario(
             runs[name] = execute(scenario, name, num_steps=num_steps, progress=report, **options)
     if not _is_a_follower(transport):
         document = {"scenario": scenario.name, "steps": rows, "plans": {name: _run_document(run) for name, run in runs.items()}}
-        output.show(document, rows, lambda: _show_runs(scenario, runs, options["precision"]))
+        table, title = [_summary(name, run) for name, run in runs.items()], "a rank in all steps, of all the most"
+        output.show(document, rows, lambda: show_table(table, left=("plan",), title=title))
+        if not quiet:
+            log(f"{options['precision']}, seed {scenario.seed}; bytes are charged at {scenario.batch.dtype}, as in a prediction")
     return 0
 
 
 def _lengths(scenario: Scenario, stated: int | None) -> tuple[int, int]:
     """Steps to run, and steps of an epoch, after each of which the weights are measured; 0 where there is no data set."""
-    if scenario.data is None:
+    given, global_batch = scenario.data, scenario.batch.global_batch
+    if given is None:
         return stated or _STEPS, 0
-    given = scenario.data
     dataset = load_data(given.name, given.validation_split, scenario.seed, scenario.model, scenario.batch.sequence_length)
-    global_batch = scenario.batch.global_batch
     return stated or dataset.num_steps(scenario.training.epochs, global_batch), dataset.steps_per_epoch(global_batch)
 
 
@@ -75,18 +77,12 @@ def _is_a_follower(transport: str) -> bool:
         from mpi4py import MPI  # type: ignore[import-not-found,unused-ignore]
     except (ImportError, RuntimeError):  # no mpi4py, or no library of MPI: the transport says so
         return False
-
     return bool(MPI.COMM_WORLD.Get_rank())
 
 
 def _line(row: dict[str, Any]) -> str:
     held_back = "" if row["accuracy"] is None else f"  validation loss {row['validation_loss']:.6f}  accuracy {percent(row['accuracy'])}"
     return f"{row['plan']}  step {row['step']}  loss {row['loss']:.6f}{held_back}"
-
-
-def _show_runs(scenario: Scenario, runs: dict[str, Execution], precision: str) -> None:
-    show_table([_summary(name, run) for name, run in runs.items()], left=("plan",), title="a rank in all steps, of all the most")
-    log(f"{precision}, seed {scenario.seed}; bytes are charged at {scenario.batch.dtype}, as in a prediction")
 
 
 def _run_document(run: Execution) -> dict[str, Any]:

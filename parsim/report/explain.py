@@ -1,21 +1,22 @@
 """Why a task takes as long as it does: expression, shapes on a rank, counts, what bounds it, and where each constant is from.
 
-Also what a reported figure means.  Prices are made in parsim.cost.timing; notes.py puts one task into words, bounds.py the laws.
+Also what each reported figure means.  Prices are made in parsim.cost.timing; notes.py puts one task into words, bounds.py the laws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from parsim import units
 from parsim.cost.workload import Workload
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
-from parsim.report import definitions
+from parsim.parallel import dimensions
 from parsim.report.console import percent
-from parsim.report.notes import NotedTask, sends, task_lines
+from parsim.report.notes import NotedTask, task_lines
 from parsim.scenario import Scenario
 from parsim.simulator.program import Program
 from parsim.simulator.run import run
@@ -25,6 +26,43 @@ from parsim.step.task import Bucket, Collective, Compute, Hold, Launches, Receiv
 _BOUNDARY = "boundary"
 _MOST_EVENTS = 500_000  # some seconds: what a question about one task may take
 _UNITS = {"step_s": "s", "peak_bytes": "GiB", "capacity_bytes": "GiB", "tokens_per_s": "token/s", "tokens_per_s_per_device": "token/s"}
+
+
+METRICS: Final[Mapping[str, str]] = {
+    "step_s": "seconds of one optimizer step: the longest path over all stages, from the first forward to the last update",
+    "tokens_per_s": "global_batch x sequence_length / step_s: tokens trained in a second by all devices together",
+    "tokens_per_s_per_device": "tokens_per_s / devices",
+    "mfu": "model FLOPs / (step_s x devices x dense peak of the matmul dtype); model FLOPs are 6 N + 12 L S w a token, with N weights "
+    "without the input embedding, L layers, S tokens a sequence, w = heads x head_dim (Chowdhery et al. 2022, appendix B); "
+    "a weight that multiplies features costs 4, since they need no gradient",
+    "mfu_causal": "as mfu, with half the attention FLOPs: only the pairs that a causal mask leaves",
+    "hfu": "FLOPs that the devices execute, recomputation and padding included / (step_s x devices x dense peak)",
+    "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",
+    "capacity_bytes": "the device memory that a program can allocate",
+    "fits": "whether the peak of every stage is at most the capacity",
+    "step_error": "predicted step / measured step - 1",
+}
+
+BREAKDOWN: Final[Mapping[str, str]] = {
+    "compute": "the busiest stage's compute stream runs kernels of forward and backward",
+    **{f"exposed_{axis}": f"it waits for {waits_for}" for axis, waits_for in dimensions.waits().items()},
+    "exposed_host": "it waits for gradients to reach the host, or for weights to come back",
+    "bubble": "it waits for another stage, which has not sent yet or is still at work",
+    "optimizer": "gradient norm, clipping, the update and the cast of the weights, on the device or on its host",
+    "other": "it waits for the host to launch kernels",
+}
+
+MEMORY: Final[Mapping[str, str]] = {
+    "parameters": "weights in the dtype of the matmuls, padding included",
+    "gradients": "gradient buffers in the stack's gradient_dtype",
+    "optimizer": "Adam's two moments in float32, and the float32 weights where the matmuls use less",
+    "activations": "what the micro-batches in flight keep for their backward",
+    "transients": "what the forward or backward at the peak needs beyond that",
+    "buffers": "communicators of the software stack, and the scalars of loss and gradient norm",
+    "framework": "the software stack's context and libraries, as the stack states it",
+}
+
+FIGURES: Final = tuple(dict.fromkeys((*METRICS, *BREAKDOWN, *MEMORY)))  # all that have a definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +102,7 @@ def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
     """
     chosen = scenario.plan(plan)
     found = estimate(scenario, plan)
-    if op in definitions.names():
+    if op in FIGURES:
         return _figures(found, op, scenario)
     workload = stages_of(scenario, chosen).workload
     every, shared = list(_tasks(workload, found.critical_rank)), Shared(workload)
@@ -117,8 +155,8 @@ def _matches(tasks: list[NotedTask], op: str) -> list[NotedTask]:
 def _unknown(tasks: list[NotedTask], plan: str, op: str) -> ParsimError:
     ops = tuple(dict.fromkeys(each.task.name.partition(".")[0] for each in tasks))
     places = dict.fromkeys(name for each in tasks for name in each.names)
-    known = (*places, *ops, *(each.task.name for each in tasks), *definitions.names())
-    remedy = f"Tasks: {', '.join(ops)}.  Figures: {', '.join(definitions.names())}."
+    known = (*places, *ops, *(each.task.name for each in tasks), *FIGURES)
+    remedy = f"Tasks: {', '.join(ops)}.  Figures: {', '.join(FIGURES)}."
     return ParsimError(f"nothing is called '{op}'{did_you_mean(op, known)}", f"plan '{plan}'", remedy)
 
 
@@ -126,7 +164,8 @@ def _notes(workload: Workload, tasks: list[NotedTask], shared: Shared) -> list[N
     """A note a task; one for tasks of several passes about which there is the same to say."""
     found: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for each in tasks:
-        lost = (("lost to others", shared.note(each.task.name)),) if sends(each.task) else ()
+        sends = isinstance(each.task, Send) or (isinstance(each.task, Collective) and each.task.operation != "slice")
+        lost = (("lost to others", shared.note(each.task.name)),) if sends else ()
         again = " (computed again)" if isinstance(each.task, Compute | Collective) and each.task.again else ""
         found.setdefault((f"{each.task.name}{again}", (*task_lines(workload, each), *lost)), []).append(each.where)
     return [Note(f"{', '.join(dict.fromkeys(where))}: {name}", lines) for (name, lines), where in found.items()]
@@ -134,16 +173,14 @@ def _notes(workload: Workload, tasks: list[NotedTask], shared: Shared) -> list[N
 
 def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:
     """The definition and value of a figure; "optimizer" is one of time and one of memory."""
-    notes = []
-    if name in definitions.METRICS:
-        notes.append(Note(name, (("means", definitions.METRICS[name]), ("value", _value(found, name, scenario)))))
-    if name in definitions.BREAKDOWN:
+    notes = [Note(name, (("means", METRICS[name]), ("value", _value(found, name, scenario))))] if name in METRICS else []
+    if name in BREAKDOWN:
         seconds = found.breakdown_s.get(name, 0.0)
         value = f"{units.format(seconds, 's')}, {percent(seconds / found.step_s)} of the step, on stage {found.critical_rank}"
-        notes.append(Note(f"{name}, share of the step", (("means", definitions.BREAKDOWN[name]), ("value", value))))
-    if name in definitions.MEMORY:
+        notes.append(Note(f"{name}, share of the step", (("means", BREAKDOWN[name]), ("value", value))))
+    if name in MEMORY:
         sizes = ", ".join(units.format(parts[name], "GiB") for parts in found.memory_bytes)
-        notes.append(Note(f"{name}, part of the memory", (("means", definitions.MEMORY[name]), ("by stage", sizes))))
+        notes.append(Note(f"{name}, part of the memory", (("means", MEMORY[name]), ("by stage", sizes))))
     return notes
 
 

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,14 @@ def json_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def csv_text(rows: Iterable[Mapping[str, object]], columns: Sequence[str] = ()) -> str:
-    """The rows as CSV under `columns`, or under every key in order of first appearance; what a row lacks, and None, is empty.
+def csv_text(rows: Iterable[Mapping[str, object]]) -> str:
+    """The rows as CSV under every key in order of first appearance; what a row lacks, and None, is empty.
 
     >>> csv_text([{"plan": "a", "step_s": 1.5}, {"plan": "b", "fits": False}])
     'plan,step_s,fits\\na,1.5,\\nb,,false\\n'
     """
     listed = list(rows)
-    names = list(columns) or list(dict.fromkeys(key for row in listed for key in row))
+    names = list(dict.fromkeys(key for row in listed for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)

@@ -138,8 +138,3 @@ def _shapes(inputs: Sequence[Operand], outputs: Sequence[Operand], sizes: Sizes)
         return f"{operand.name} [{extents}]"
 
     return " -> ".join(", ".join(shape(operand) for operand in side) for side in (inputs, outputs)).lstrip()
-
-
-def sends(task: Task) -> bool:
-    """Whether others may be on its links."""
-    return (isinstance(task, Collective) and task.operation != "slice") or isinstance(task, Send)

@@ -1,17 +1,27 @@
-"""The results of a scenario's plans and the planner's ranking, as values and as the documents that are written in JSON and CSV."""
+"""The results of a scenario's plans and the planner's ranking, what each segment of a plan does, and the documents of both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from parsim import __version__
+from parsim.cost.buckets import weight_elements
+from parsim.cost.count import flops, hbm_bytes, sent_bytes
+from parsim.cost.sizes import Ints
+from parsim.cost.timing import task_price
+from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Plan
 from parsim.scenario import Measured, Scenario
+from parsim.schedules.phase import Phase
+from parsim.step.step import Segment
+from parsim.step.task import Compute
 
 if TYPE_CHECKING:
     from parsim.planner import Ranking
@@ -77,7 +87,6 @@ def predict(
     """The results of every plan that has all its axes, in the order of the scenario.
 
     Args:
-        scenario: what to predict.
         backend: "estimate", or "simulate" for a step time by events; memory and breakdown are the estimate's.
         contention: whether collectives that overlap share links; only events know what overlaps.
         progress: is told the name of each plan before its work.
@@ -204,3 +213,49 @@ def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
     figures = [{key: value for key, value in each.items() if key in _RANKED} for each in document["plans"]]
     return [{"place": each["place"], **flat(each["plan"]), **row} for each, row in zip(document["plans"], figures, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One pass through one copy of a segment on one device.  `seconds` is the sum over its tasks, as if none overlapped."""
+
+    plan: str
+    segment: str  # embedding | layer | head
+    direction: str  # forward | backward
+    copies: int  # on the critical pipeline rank
+    flops: int
+    hbm_bytes: int
+    sent_bytes: int  # all axes together, by the first rank of its groups
+    num_parameters: int  # on one device
+    compute_s: float
+    communicate_s: float
+    seconds: float  # compute and communication, one after the other
+
+
+def layer_rows(scenario: Scenario, estimate: Estimate) -> list[LayerRow]:
+    """The rows of a plan: each segment, phase by phase."""
+    workload = stages_of(scenario, estimate.plan).workload
+    return [_row(workload, estimate, segment, phase) for segment in workload.step.segments.values() for phase in workload.phases]
+
+
+def _row(workload: Workload, estimate: Estimate, segment: Segment, phase: Phase) -> LayerRow:
+    tasks, sizes, model = segment.phases[phase], workload.sizes, workload.model
+    seconds = [(isinstance(task, Compute), float(task_price(task, sizes, model).seconds[0])) for task in tasks]
+    compute_s, communicate_s = (sum(each for computes, each in seconds if computes is kind) for kind in (True, False))
+
+    def total(counts: Iterable[Ints]) -> int:
+        return sum(int(each[0]) for each in counts)
+
+    return LayerRow(
+        plan=estimate.name,
+        segment=segment.name,
+        direction=phase.words,
+        copies=int(np.ravel(workload.copies_on(estimate.critical_rank).get(segment.name, 0))[0]),
+        flops=total(flops(task, sizes) for task in tasks),
+        hbm_bytes=total(hbm_bytes(task, sizes) for task in tasks),
+        sent_bytes=total(sent_bytes(task, sizes, model, 0) for task in tasks),
+        num_parameters=total(weight_elements(weight, "whole", sizes) for weight in segment.own_weights),
+        compute_s=compute_s,
+        communicate_s=communicate_s,
+        seconds=compute_s + communicate_s,
+    )

@@ -12,8 +12,8 @@ from parsim.report import results as made
 from parsim.report.console import Output, log, percent, say, show_table
 from parsim.report.figure import save
 from parsim.report.files import csv_text, folder, json_text, prepare, write
-from parsim.report.layers import LayerRow, layer_rows
-from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing, show_unfit
+from parsim.report.results import LayerRow, layer_rows
+from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing
 from parsim.scenario import Scenario, load
 
 
@@ -40,7 +40,8 @@ def run_scenario(
     _log_files(directory, [*written, *(save(results, directory) if figure else ())])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
-        show_unfit(results)
+        nearest = min((result.estimate for result in results.plans), key=lambda each: each.peak_bytes)
+        log(f"no plan fits its device\n{overrun(nearest, nearest.name)}")
     return 0 if fits else 1
 
 

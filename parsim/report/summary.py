@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from parsim import units
@@ -10,9 +10,8 @@ from parsim.errors import CapacityError
 from parsim.estimator.result import Estimate
 from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import KEYS, Plan
-from parsim.report.console import log, percent, say, show_table
-from parsim.report.layers import LayerRow
-from parsim.report.results import Results
+from parsim.report.console import percent, say, show_table
+from parsim.report.results import LayerRow, Results
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ def headline(scenario: Scenario) -> str:
 def show_results(results: Results) -> None:
     """The results of all plans: what each is and reaches, where its time goes, and what its memory holds."""
     say(headline(results.scenario))
-    has_chunks, has_measured = _has_chunks(each.estimate.plan for each in results.plans), any(r.measured_step_s for r in results.plans)
+    has_chunks = any(each.estimate.plan.virtual_pipeline > 1 for each in results.plans)
+    has_measured = any(each.measured_step_s for each in results.plans)
     rows, times, memories = [], [], []
     for result in results.plans:
         row = {"plan": result.estimate.name, **_axes(result.estimate, has_chunks), **_predictions(result.estimate)}
@@ -57,10 +57,6 @@ def show_results(results: Results) -> None:
     show_table(rows, left=_LEFT)
     show_table(times, left=_LEFT, title="time, share of the step on the busiest stage")
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
-
-
-def _has_chunks(plans: Iterable[Plan]) -> bool:
-    return any(plan.virtual_pipeline > 1 for plan in plans)
 
 
 def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
@@ -164,19 +160,13 @@ def short(plan: Plan) -> str:
     return f"{axes} mbs{plan.micro_batch} recompute {_recompute(plan)}"
 
 
-def show_unfit(results: Results) -> None:
-    """On stderr: why nothing fits, by the plan that misses by least."""
-    nearest = min((result.estimate for result in results.plans), key=lambda each: each.peak_bytes)
-    log(f"no plan fits its device\n{overrun(nearest, nearest.name)}")
-
-
 def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     """The ranked plans of the planner."""
     say(headline(scenario))
     say(f"{ranking.num_legal:,} legal plans, {ranking.num_over_memory:,} exceed the memory, {ranking.num_fit:,} fit")
     if ranking.rows:
         say("")
-        best, has_chunks = ranking.rows[0], _has_chunks(each.plan for each in ranking.rows)
+        best, has_chunks = ranking.rows[0], any(each.plan.virtual_pipeline > 1 for each in ranking.rows)
         differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
         rows = []
         for place, each in enumerate(ranking.rows, 1):

@@ -28,15 +28,10 @@ class Placement:
     used_devices: int  # of the cluster, the first ones
 
     def leg(self, rank: int, to: int | None, price: Price) -> Leg | None:
-        """How a communication loads links, from the sender's rank to the receiver's.
+        """How a communication loads links, from the pipeline rank that pays to the one that a message goes `to`.
 
-        Args:
-            rank: the pipeline rank that pays the price.
-            to: the pipeline rank that a message goes to; None: a collective within the stage of `rank`.
-            price: of one plan.
-
-        Returns:
-            A leg whose picoseconds add up to those of the price; None for a price of 0.
+        None goes nowhere: a collective within the stage of `rank`.  The leg's picoseconds add up to those of the price, which is
+        of one plan; a price of 0 has no leg.
         """
         (ps,), one, to = price.ps.tolist(), load_of(price), rank if to is None else to
         port, nic = one.port_bytes_per_s.item(), one.nic_bytes_per_s.item()

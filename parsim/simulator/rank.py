@@ -16,9 +16,8 @@ from parsim.cost.timing import task_price
 from parsim.parallel.group import Group
 from parsim.schedules import Action
 from parsim.simulator.demand import Placement
-from parsim.simulator.fold import FoldedAction, StreamItem
 from parsim.simulator.network import Events, Leg, SharedLinks
-from parsim.simulator.program import Program, one
+from parsim.simulator.program import FoldedAction, Program, StreamItem, one
 from parsim.simulator.trace import Span
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Receive, Send, Task, Wait
 
@@ -66,8 +65,7 @@ class World:
         to = None
         if row is not None and isinstance(task, Send):
             to = workload.neighbour(int(columns.stage[row]), workload.phases[columns.phase[row]])
-        key = (id(task), rank, to)
-        if key not in self._legs:
+        if (key := (id(task), rank, to)) not in self._legs:
             held = self.program.held_by_payer(task, rank) if row is None else None
             price = task_price(task, workload.sizes, workload.model, held)
             self._legs[key] = self.placement.leg(rank, None if to is None else workload.rank_of(to), price)

@@ -10,9 +10,8 @@ from parsim.cost.cost_model import CostModel
 from parsim.cost.workload import Workload, workload_of
 from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
-from parsim.simulator.fold import fold
 from parsim.simulator.memory import peak_bytes
-from parsim.simulator.program import Program
+from parsim.simulator.program import Program, fold
 from parsim.simulator.trace import Trace
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, 
     """One simulated step of a plan.
 
     Args:
-        scenario: what to simulate.
         plan: one of its plans, or another.
         contention: whether different collectives that overlap on a link share it, max-min fair.  Groups that are alike share theirs
             in any case: that is part of their price.
@@ -64,7 +62,5 @@ def run(workload: Workload, *, contention: bool = False, spans: bool = False) ->
         env.process(rank.streams() if streams else rank.actions(folds))
     env.run()
     seen, network = tuple(sorted(world.spans)) if streams else (), world.network
-    ranks = (peak_bytes(program), program.flops)
-    if network is None:
-        return Trace(world.end_ps, seen, world.num_events, *ranks)
-    return Trace(world.end_ps, seen, world.num_events + network.num_solved, *ranks, network.links(), network.losses())
+    solved, of_links = (network.num_solved, (network.links(), network.losses())) if network else (0, ())
+    return Trace(world.end_ps, seen, world.num_events + solved, peak_bytes(program), program.flops, *of_links)

@@ -65,7 +65,5 @@ class Trace:
 
     def busy_s(self) -> dict[str, float]:
         """Seconds in which a link carried something, by its name: of the busiest one."""
-        found: dict[str, float] = {}
-        for use in self.links:
-            found[use.link] = max(found.get(use.link, 0.0), use.busy_ps / PS_PER_S)
-        return found
+        names = dict.fromkeys(use.link for use in self.links)
+        return {name: max(use.busy_ps for use in self.links if use.link == name) / PS_PER_S for name in names}

@@ -9,7 +9,7 @@ import pytest
 from calibrations import BETWEEN_S, BYTE_S, CALL_S, FLOP_S, NAMES, PACE_S, START_S, WIRE_BYTE_S, calibration, exchanges, many, walk
 
 from parsim.calibrate import calibration as steps
-from parsim.calibrate import fit, links
+from parsim.calibrate import links
 from parsim.calibrate.calibration import fit_machine
 from parsim.calibrate.machine import build_node, load_node, text_of
 from parsim.calibrate.samples import Samples
@@ -23,7 +23,7 @@ DIGITS = 1e-3  # laws are written with four digits
 
 
 def test_the_law_that_made_the_samples_is_found() -> None:
-    law = {each.name: each.law for each in fit.fit_kernels(walk().calls)}["add"]
+    law = {each.name: each.law for each in steps.fit_kernels(walk().calls)}["add"]
     assert law.call_s == pytest.approx(CALL_S, rel=DIGITS)
     assert law.flops_per_s == pytest.approx(1 / FLOP_S, rel=DIGITS)
     assert law.bytes_per_s == pytest.approx(1 / BYTE_S, rel=DIGITS)
@@ -31,7 +31,7 @@ def test_the_law_that_made_the_samples_is_found() -> None:
 
 def test_a_call_pays_what_lies_between_calls_less_the_timing_of_it() -> None:
     # 1000 calls have 998 gaps of their own kind, and 2 of other kinds; "last" follows the last call: 1001 gaps.
-    call_s, byte_s = fit.beside([walk()])
+    call_s, byte_s = steps.beside([walk()])
     assert call_s == pytest.approx(1001 * BETWEEN_S / 1000)
     assert byte_s == 0.0
 

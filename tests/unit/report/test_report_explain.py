@@ -8,8 +8,7 @@ from parsim import units
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.parallel.plan import Plan
-from parsim.report.definitions import names
-from parsim.report.explain import Note, explain
+from parsim.report.explain import FIGURES, Note, explain
 from parsim.scenario import Scenario, from_mapping
 
 
@@ -86,7 +85,7 @@ def test_a_recomputed_task_says_so(scenario: Scenario) -> None:
     assert any(note.title == "layer backward: up_gemm (computed again)" for note in explain(full, "full", "up_gemm"))
 
 
-@pytest.mark.parametrize("figure", names())
+@pytest.mark.parametrize("figure", FIGURES)
 def test_every_reported_figure_is_explained_with_its_meaning(scenario: Scenario, figure: str) -> None:
     for note in explain(scenario, "split", figure):
         assert len(line(note, "means")) > 20

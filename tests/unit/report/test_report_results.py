@@ -8,10 +8,9 @@ import pytest
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.report import results as made
-from parsim.report.definitions import BREAKDOWN, MEMORY, METRICS
+from parsim.report.explain import BREAKDOWN, MEMORY, METRICS
 from parsim.report.files import json_text
-from parsim.report.layers import layer_rows
-from parsim.report.results import Results
+from parsim.report.results import Results, layer_rows
 from parsim.scenario import Scenario, from_mapping
 
 # The list of what results.json holds for a plan.

@@ -12,9 +12,8 @@ from parsim.errors import PlanError
 from parsim.parallel.plan import Batch, Plan
 from parsim.simulator import run as run_module
 from parsim.simulator import simulate
-from parsim.simulator.fold import Beside, FoldedAction, StreamItem, fold
 from parsim.simulator.memory import Rise, peak_bytes
-from parsim.simulator.program import Program
+from parsim.simulator.program import Beside, FoldedAction, Program, StreamItem, fold
 from parsim.simulator.run import run
 from parsim.step.task import Hold, Launches, Receive, Send, Task, Wait
 from support import GPT, STACK, scenario
