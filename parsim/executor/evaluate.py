@@ -63,7 +63,8 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     rows = {name: values[:_MOST_ROWS] for name, values in rows.items()}
     count = len(next(iter(rows.values())))
     batch = Batch(count, job.model.batch.sequence_length, job.model.batch.dtype)
-    stack = replace(job.model.stack, vocab_multiple=max(job.extent("V"), 1))  # the same padded vocabulary
+    vocabulary = job.extent("V") if "V" in job.sizes.dims else 1
+    stack = replace(job.model.stack, vocab_multiple=vocabulary)  # padded alike
     asked, spec, data = job.asked, replace(job.spec, dropout=0.0), Dataset("", "", rows, rows)
     model, plan = CostModel(job.model.cluster, stack, batch), Plan(micro_batch=count)
     alone = Job(replace(asked, spec=spec, model=model, plan=plan, data=data))

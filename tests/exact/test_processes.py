@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from parsim.errors import ParsimError, ScenarioError
-from parsim.executor import worker
+from parsim.executor.job import Job
 from parsim.executor.run import MOST_WEIGHTS, Execution, execute
 from parsim.model import parameters
 from parsim.parallel.plan import Batch, Plan
@@ -78,10 +78,10 @@ def test_gradients_of_two_processes_are_those_of_one_rank() -> None:
 
 def test_a_loss_that_a_process_tells_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant stands in this process, where lockstep runs: were both blind to it, they would agree."""
-    right = worker.Job._attribute
+    right = Job._attribute
     plan, stack = CASES["dp2-direct"]
     processes = run(plan, stack, "shared_memory")
-    monkeypatch.setattr(worker.Job, "_attribute", lambda *args: right(*args) * (1 + 2**-52 if args[2] == "per_token" else 1))
+    monkeypatch.setattr(Job, "_attribute", lambda *args: right(*args) * (1 + 2**-52 if args[2] == "per_token" else 1))
     with pytest.raises(AssertionError):
         same(processes, run(plan, stack, "lockstep"))
 
