@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import RankScope, Scope, buffers
+from parsim.executor.names import RankScope, Scope, buffers, lasting_names
 from parsim.executor.requests import CollectiveCall, MessageNeed
 from parsim.parallel.mesh import coordinates, rank_at
 from parsim.schedules.phase import Phase
@@ -62,17 +63,25 @@ class Binder:
     job: Job
     number: int
     at: dict[str, int] = field(init=False)
+    sizes: Sizes = field(init=False)  # of this rank
+    _lasting: dict[str, dict[str, str]] = field(init=False, default_factory=dict)  # by copy
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "at", coordinates(self.number, self.job.degrees))
+        object.__setattr__(self, "sizes", self.job.sizes.at(self.at))
+
+    def _scope(self, copy: Copy, micro_batch: int, ahead: Copy | None = None) -> Scope:
+        if copy[0] not in self._lasting:
+            self._lasting[copy[0]] = lasting_names(*copy)
+        return Scope(copy, micro_batch, self._lasting[copy[0]], ahead)
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Item]:
         """A phase of a micro_batch on a stage."""
         found, copies = self.job.workload.pass_of(stage, phase, closes=closes), self.job.copies(stage)
         copies = copies if phase.step > 0 else copies[::-1]
-        scopes = [Scope(copy, micro_batch, ahead) for copy, ahead in zip(copies, (*copies[1:], None), strict=True)]
+        scopes = [self._scope(copy, micro_batch, ahead) for copy, ahead in zip(copies, (*copies[1:], None), strict=True)]
         key = (str(phase), stage, micro_batch)
-        first = Scope(copies[0], micro_batch, copies[0])
+        first = self._scope(copies[0], micro_batch, copies[0])
         yield from self._messages(found.prologue, first, (*key, "prologue"), stage, phase)
         lists = [run.tasks for run in found.runs for _ in range(int(run.copies[0]))]  # type: ignore[index]
         carried = self._on_this_rank(stage, phase, micro_batch)
@@ -94,7 +103,7 @@ class Binder:
             return ""
         last = self.job.copies(source)[-1 if phase.step > 0 else 0]
         leaving = last[1].leaving[phase]
-        return Scope(last, micro_batch).full(leaving.name) if leaving else ""
+        return self._scope(last, micro_batch).full(leaving.name) if leaving else ""
 
     def finish(self, copies: Sequence[Copy]) -> Iterator[Bound]:
         """The end of a step, as far as this rank has a part in it."""
@@ -140,7 +149,7 @@ class Binder:
         }
         match task:
             case Compute() if isinstance(scope, Scope):
-                bare["kernels"] = (pass_kernel(self.job, self.number, self.at, task, scope),)
+                bare["kernels"] = (pass_kernel(self.job, self.number, self.sizes, task, scope),)
             case Compute() if isinstance(scope, RankScope):
                 bare["kernels"] = tuple(finish_kernels(self.job, self.number, self.at, task, scope))
             case Collective():

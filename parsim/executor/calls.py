@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from parsim.cost.sizes import Sizes
 from parsim.executor.job import Job
 from parsim.executor.names import NORM, RankScope, Scope, buffers
 from parsim.step.optimizer import OPTIMIZERS
@@ -33,7 +34,7 @@ class KernelUse:
         machine.compute(self.memory, self.kernel, self.inputs, self.outputs, self.itemsizes, attributes, **self.modes)
 
 
-def pass_kernel(job: Job, number: int, at: Mapping[str, int], task: Compute, scope: Scope) -> KernelUse:
+def pass_kernel(job: Job, number: int, sizes: Sizes, task: Compute, scope: Scope) -> KernelUse:
     """The call of a task of a pass."""
     inputs, outputs = (tuple(scope.full(value.name) for value in side) for side in (task.inputs, task.outputs))
     return KernelUse(
@@ -41,7 +42,7 @@ def pass_kernel(job: Job, number: int, at: Mapping[str, int], task: Compute, sco
         kernel=task.kernel,
         inputs=inputs,
         outputs=outputs,
-        attributes=job.attributes(task, job.sizes.at(at)),
+        attributes=job.attributes(task, sizes),
         itemsizes=tuple(job.itemsize(value.dtype) for value in task.outputs),
         modes={"accumulate": task.accumulate, "in_place": task.in_place},
     )

@@ -7,7 +7,7 @@ not last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parsim.executor.job import Copy
@@ -25,14 +25,14 @@ class Scope:
 
     copy: Copy
     micro_batch: int
+    lasting: Mapping[str, str]  # of the present copy: see lasting_names
     ahead: Copy | None = None
 
     def full(self, name: str) -> str:
         """The name of a buffer of the present copy; what a bucket is waited for by is nobody's."""
-        instance, segment = self.copy
         if name in PREFIX:
             return name
-        return lasting_names(instance, segment).get(name) or f"{instance}/{self.micro_batch}/{name}"
+        return self.lasting.get(name) or f"{self.copy[0]}/{self.micro_batch}/{name}"
 
     def owners(self, bucket: Bucket) -> list[tuple[str, Weight]]:
         """Each weight of a bucket with the copy whose buffer it is."""

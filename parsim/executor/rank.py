@@ -43,6 +43,7 @@ class Rank:
     at: dict[str, int] = field(init=False)  # coordinates on the mesh
     copies: tuple[Copy, ...] = field(init=False)  # all segments on this rank
     store: Store = field(init=False)
+    binder: Binder = field(init=False)
     _actions: dict[tuple[int, Phase, int, bool], tuple[Item, ...]] = field(init=False, default_factory=dict)
     _finish: tuple[Bound, ...] = field(init=False, default=())
 
@@ -50,18 +51,19 @@ class Rank:
         self.at = coordinates(self.number, self.job.degrees)
         self.copies = tuple(copy for stage in self.job.workload.stages(self.at["pp"]) for copy in self.job.copies(stage))
         self.store = Store(self.job, self.machine, self.number, self.at, self.copies)
+        self.binder = Binder(self.job, self.number)
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Request]:
         """A phase of a micro_batch on a stage."""
         key = (stage, phase, micro_batch, closes)
         if key not in self._actions:
-            self._actions[key] = tuple(Binder(self.job, self.number).action(*key[:3], closes=closes))
+            self._actions[key] = tuple(self.binder.action(*key[:3], closes=closes))
         yield from self.walk(self._actions[key], micro_batch)
 
     def finish(self, before: Callable[[Bound], None]) -> Iterator[Request]:
         """The end of a step; `before` may look at each task before it runs."""
         if not self._finish:
-            self._finish = tuple(Binder(self.job, self.number).finish(self.copies))
+            self._finish = tuple(self.binder.finish(self.copies))
         for item in self._finish:
             before(item)
             yield from self.walk((item,), 0)
