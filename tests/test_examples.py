@@ -43,9 +43,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     schedules.names(), names(), dimensions.names()
     for registry in (SCHEDULES, COLLECTIVES, dimensions.DIMENSIONS):
         monkeypatch.setattr(registry, "_values", dict(registry._values))
-    for name in OPTIMIZERS:
-        monkeypatch.setitem(OPTIMIZERS, name, OPTIMIZERS[name])
+    optimizers = dict(OPTIMIZERS)
     yield tmp_path
+    OPTIMIZERS.clear()
+    OPTIMIZERS.update(optimizers)
     for cached in (schedules.columns, schedules.state_columns, lower.lower):
         cached.cache_clear()
     for name in EXAMPLES:
