@@ -1,4 +1,4 @@
-"""Dimensions and a family of models that nobody has, as the files of a folder of the user's own."""
+"""What nobody has: dimensions and a family of models, as the files of a folder of the user's own, and a schedule."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from parsim.model import families
 from parsim.parallel import dimensions
+from parsim.schedules import Action, Phase, Schedule
 from parsim.step import lower
 
 FFN = '''"""FFN parallelism: only the MLP is split, over ranks of its own."""
@@ -130,3 +131,20 @@ def mixture(package: str, **changes: Any) -> Any:
         "mixture",
         **{"num_layers": 2, "hidden_size": 6, "ffn_hidden_size": 8, "num_features": 5, "num_labels": 3, "num_experts": 4, **changes},
     )
+
+
+class Vee(Schedule):
+    """Two chunks a rank, down the ranks and up again; all forwards, then all backwards."""
+
+    source = "made up; the placement of Qi et al. 2024 (arXiv:2405.15362)"
+
+    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
+        return None if chunks == 2 else "runs two chunks a rank"
+
+    def rank_of(self, stage: int, num_ranks: int) -> int:
+        return min(stage, 2 * num_ranks - 1 - stage)
+
+    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+        own = (rank, 2 * num_ranks - 1 - rank)
+        yield from (Action(stage, Phase.F, m) for stage in own for m in range(num_micro_batches))
+        yield from (Action(stage, Phase.B, m) for stage in reversed(own) for m in range(num_micro_batches))

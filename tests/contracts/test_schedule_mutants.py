@@ -8,6 +8,7 @@ import contract
 import numpy as np
 import pytest
 
+from made_up import Vee
 from parsim import schedules
 from parsim.cluster.scalars import Ints
 from parsim.errors import ScheduleError
@@ -55,23 +56,6 @@ class WrongRounds(OneFOneB):
                 yield Action(rank, Phase.F, m + ahead)
 
     arrays = Schedule.arrays
-
-
-class Vee(Schedule):
-    """Two chunks a rank, down the ranks and up again; all forwards, then all backwards."""
-
-    source = "made up; the placement of Qi et al. 2024 (arXiv:2405.15362)"
-
-    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
-        return None if chunks == 2 else "runs two chunks a rank"
-
-    def rank_of(self, stage: int, num_ranks: int) -> int:
-        return min(stage, 2 * num_ranks - 1 - stage)
-
-    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
-        own = (rank, 2 * num_ranks - 1 - rank)
-        yield from (Action(stage, Phase.F, m) for stage in own for m in range(num_micro_batches))
-        yield from (Action(stage, Phase.B, m) for stage in reversed(own) for m in range(num_micro_batches))
 
 
 MADE_UP = {
