@@ -33,12 +33,20 @@ from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
 DIMENSIONS.register("stream_split", Dimension("stream_split", "tp", ("T",), "made up", None))
 '''
-EXCHANGE = '''"""Samples over `xp` outside, experts over it inside; where samples are split over `dp`, those inside may be as well."""
+EXCHANGE = '''"""Samples over `xp` outside, experts over it inside."""
 
 from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
 DIMENSIONS.register("exchange_parallel", Dimension("exchange_parallel", "xp", ("B", "E"), "made up", 40))
-DIMENSIONS.register("samples_inside", Dimension("samples_inside", "dp", ("G",), "made up", None))
+'''
+EXPERTS = '''"""Experts and their FFN over ranks of a view of their own; who holds the same, shares the tokens inside out."""
+
+from parsim.parallel.dimensions import DIMENSIONS, EXPERT, Dimension
+
+DIMENSIONS.register("expert_split", Dimension("expert_split", "ep", ("E",), "made up", 30, view=EXPERT))
+DIMENSIONS.register("expert_ffn", Dimension("expert_ffn", "etp", ("J",), "made up", 40, view=EXPERT))
+rest = Dimension("expert_rest", "edp", ("G",), "made up", 20, view=EXPERT, fills=True, replicates=True)
+DIMENSIONS.register("expert_rest", rest)
 '''
 MIXTURE = '''"""An MLP whose layers are a sum of experts, each of which sees every row, weighted a feature each."""
 
@@ -67,18 +75,20 @@ class MixtureSpec(MlpSpec):
 
     @property
     def extents(self):
-        return {**MlpSpec.extents.fget(self), "E": self.num_experts, "N": self.num_experts}
+        return {**MlpSpec.extents.fget(self), "E": self.num_experts, "N": self.num_experts, "J": self.ffn_hidden_size}
 
 
 def blocks(kind, attention, fusions):
     first, _, last = blocks_of(MlpArchitecture(activation=kind.activation, bias=kind.bias, dropout=False), attention, fusions).values()
     ops = (
         Op("spread", "B T D, N D -> N B T D", ("x", "spread.weight"), ("spread",)),
-        Op("enter_experts", "N B T D -> E G S D", ("spread",), ("expert_in",), "relabel"),
-        Op("up_gemm", "E G S D, E D F -> E G S F", ("expert_in", "up.weight"), ("hidden",)),
-        Op("activation", "E G S F -> E G S F", ("hidden",), ("active",), kind.activation),
-        Op("down_gemm", "E G S F, E F D -> E G S D", ("active", "down.weight"), ("expert_out",)),
-        Op("leave_experts", "E G S D -> N B T D", ("expert_out",), ("back",), "relabel"),
+        Op("tokens", "N B T D -> N M D", ("spread",), ("tokens",), "flatten", attributes=(("inner", "local:T"),)),
+        Op("enter_experts", "N M D -> E G D", ("tokens",), ("expert_in",), "relabel"),
+        Op("up_gemm", "E G D, E D J -> E G J", ("expert_in", "up.weight"), ("hidden",)),
+        Op("activation", "E G J -> E G J", ("hidden",), ("active",), kind.activation),
+        Op("down_gemm", "E G J, E J D -> E G D", ("active", "down.weight"), ("expert_out",)),
+        Op("leave_experts", "E G D -> N M D", ("expert_out",), ("left",), "relabel"),
+        Op("sequences", "N M D -> N B T D", ("left",), ("back",), "unflatten", attributes=(("inner", "local:T"),)),
         Op("combine", "N B T D, N D -> B T D", ("back", "combine.weight"), ("sum",)),
         Op("residual", "B T D, B T D -> B T D", ("x", "sum"), ("y",), "add"),
     )
@@ -101,7 +111,7 @@ def share(extent, ranks):
 
 DIMENSIONS.register("uneven_ffn", Dimension("uneven_ffn", "uf", ("F",), "made up", 60, share=share))
 '''
-FILES = {"ffn": FFN, "samples": SAMPLES, "stream": STREAM, "exchange": EXCHANGE, "mixture": MIXTURE, "uneven": UNEVEN}
+FILES = {"ffn": FFN, "samples": SAMPLES, "stream": STREAM, "exchange": EXCHANGE, "experts": EXPERTS, "mixture": MIXTURE, "uneven": UNEVEN}
 
 
 @contextmanager

@@ -48,6 +48,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "position_grad": lookup.position_grad,
         "first": lookup.first,
         "first_grad": lookup.first_grad,
+        "flatten": lookup.flatten,
+        "unflatten": lookup.unflatten,
         "rotary": lookup.rotary,
         "rotary_grad": lookup.rotary_grad,
         "row_max": reduction.row_max,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from parsim_kernels.blocks import BLOCK_BYTES, blocks
-from parsim_kernels.signature import Array, Attributes, KernelResult, Out, fresh, integer, number, real, same_shape
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, fresh, integer, number, real, same_shape, terms
 
 _ROTARY_BASE = 10000.0  # longer contexts use a larger one; it changes no count
 
@@ -93,6 +93,34 @@ def first_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh
     if integer(attributes, "offset") == 0:
         d_x[:, 0] = d_y
     return (d_x,), 0
+
+
+def flatten(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """x with two neighbouring dims merged into one, as in "B T D -> M D".  0 FLOPs.
+
+    >>> flatten((np.zeros((2, 3, 1)),), {"expr": "B T D -> M D"})[0][0].shape
+    (6, 1)
+    """
+    (x,) = inputs
+    (before,), after = terms(expression(attributes), 1)
+    at = next(i for i, dim in enumerate(before) if dim not in after)
+    y = out((*x.shape[:at], x.shape[at] * x.shape[at + 1], *x.shape[at + 2 :]), real(x))
+    y[...] = x.reshape(y.shape)
+    return (y,), 0
+
+
+def unflatten(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """x with one dim cut into two, as in "M D -> B T D", the second of extent attributes["inner"].  0 FLOPs.
+
+    >>> unflatten((np.zeros((6, 1)),), {"expr": "M D -> B T D", "inner": 3})[0][0].shape
+    (2, 3, 1)
+    """
+    (x,) = inputs
+    (before,), after = terms(expression(attributes), 1)
+    at, inner = next(i for i, dim in enumerate(before) if dim not in after), integer(attributes, "inner")
+    y = out((*x.shape[:at], x.shape[at] // inner, inner, *x.shape[at + 1 :]), real(x))
+    y[...] = x.reshape(y.shape)
+    return (y,), 0
 
 
 def rotary(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:

@@ -17,10 +17,10 @@ from parsim.cluster.scalars import Ints as Ints
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, GRADIENT
 from parsim.model.spec import ModelSpec
-from parsim.parallel.dimensions import axes, split, uneven
+from parsim.parallel.dimensions import DENSE, axes, split, uneven, view_of
 from parsim.parallel.dimensions import degrees as degrees_of
 from parsim.parallel.group import Group
-from parsim.parallel.mesh import fastest_first
+from parsim.parallel.mesh import fastest_first, order_of
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import Operand
@@ -54,10 +54,15 @@ class Sizes:
     degrees: Mapping[str, Ints]
     itemsize_bytes: Mapping[str, int]
     num_plans: int
-    rank_order: tuple[str, ...]  # axes from the fastest
+    rank_order: tuple[str, ...]  # axes of the dense view from the fastest
     tables: Mapping[tuple[str, str], Table] = field(default_factory=dict)  # by dim and axis; all others are even
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
     _elements: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)  # asked for again and again
+
+    @property
+    def num_devices(self) -> Ints:
+        """Ranks of the whole mesh."""
+        return np.asarray(np.prod([degree for axis, degree in self.degrees.items() if view_of((axis,)) == DENSE], axis=0))
 
     @property
     def zero(self) -> Ints:
@@ -140,7 +145,8 @@ class Sizes:
         """The distance between neighbours along a group's fastest axis: the product of the faster axes."""
         found = np.ones(self.num_plans, dtype=np.int64)
         if group.axes:
-            for axis in self.rank_order[: min(map(self.rank_order.index, group.axes))]:
+            order = order_of(view_of(group.axes), self.rank_order)
+            for axis in order[: min(map(order.index, group.axes))]:
                 found = found * self.degrees[axis]
         return found
 
@@ -192,7 +198,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
         **model.extents,
     }
     dims = {dim: each([extent] * count) for dim, extent in same.items()}
-    dims["B"] = dims["G"] = each([plan.micro_batch * split(plan, "B") for plan in plans])
+    dims["B"] = each([plan.micro_batch * split(plan, "B") for plan in plans])
+    dims["M"] = dims["G"] = dims["B"] * batch.sequence_length
     if "V" in same:
         dims["V"] = each([padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")) for plan in plans])
     by_plan = [degrees_of(plan) for plan in plans]

@@ -82,7 +82,7 @@ def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel)
     """Seconds of calls of a kernel that has a law of its own: between that of a device alone and that of a node whose devices all work."""
     accelerator, devices = model.cluster.node.accelerator, model.cluster.node.devices_per_node
     alone, busy = accelerator.kernels[name], accelerator.busy_kernels.get(name, accelerator.kernels[name])
-    working = np.minimum(np.prod(list(sizes.degrees.values()), axis=0), devices)
+    working = np.minimum(sizes.num_devices, devices)
     share = (working - 1) / max(devices - 1, 1)
     return sum(((1.0 - share) * each.seconds(alone) + share * each.seconds(busy) for each in calls), start=np.zeros(sizes.num_plans))
 

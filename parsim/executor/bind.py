@@ -9,9 +9,8 @@ from typing import Any
 from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import RankScope, Scope, buffers, lasting_names
+from parsim.executor.names import PREFIX, RankScope, Scope, buffers, lasting_names
 from parsim.executor.requests import CollectiveCall, MessageNeed
-from parsim.parallel.mesh import coordinates, rank_at
 from parsim.schedules.phase import Phase
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Hold, HostCopy, Receive, Send, Task, Value, Weight, reads, writes
 
@@ -67,7 +66,7 @@ class Binder:
     _lasting: dict[str, dict[str, str]] = field(init=False, default_factory=dict)  # by copy
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "at", coordinates(self.number, self.job.degrees))
+        object.__setattr__(self, "at", self.job.mesh.coordinates(self.number))
         object.__setattr__(self, "sizes", self.job.sizes.at(self.at))
 
     def _scope(self, copy: Copy, micro_batch: int, ahead: Copy | None = None) -> Scope:
@@ -113,7 +112,7 @@ class Binder:
             if self.number not in members or (alone and any(self.at[axis] for axis in alone.axes)):
                 continue
             # Where ranks of different stages meet, the last of them has the price.
-            priced_by = coordinates(members[-1], self.job.degrees)["pp"]
+            priced_by = self.job.mesh.coordinates(members[-1])["pp"]
             ps = int(self.job.workload.finish_ps(task, self.job.workload.copies_on(priced_by))[0])
             yield self._bound(task, RankScope(copies), ("finish", place), ps)
 
@@ -135,7 +134,7 @@ class Binder:
 
     def _neighbour(self, stage: int) -> int:
         """The rank at this one's place on another stage."""
-        return rank_at({**self.at, "pp": self.job.workload.rank_of(stage)}, self.job.degrees)
+        return self.job.mesh.rank_at({**self.at, "pp": self.job.workload.rank_of(stage)})
 
     def _bound(self, task: Task, scope: Scope | RankScope, key: tuple[object, ...], ps: int) -> Bound:
         """A task that is no message."""
@@ -155,10 +154,9 @@ class Binder:
             case Collective():
                 bare["collective"] = self._collective(task, scope, key, ps)
                 if task.fresh:
-                    bare.update(self._flat(task.target, scope))
+                    bare.update(self._flat((task.target,), scope))
             case Hold():
-                for value in task.values:
-                    bare.update(self._flat(value, scope))
+                bare.update(self._flat(task.values, scope))
             case HostCopy():
                 bare["weights"] = tuple(scope.owners(task.bucket))
         return Bound(**bare)
@@ -169,10 +167,11 @@ class Binder:
         owners = scope.owners(freed)
         return (*buffers(owners, freed, "whole"), *buffers(owners, freed, freed.part))
 
-    def _flat(self, value: Value, scope: Scope | RankScope) -> dict[str, Any]:
-        if not isinstance(value, Bucket):
-            return {}
-        return {"weights": tuple(scope.owners(value)), "prefix": "d_" if value.role == "gradients" else ""}
+    def _flat(self, values: Sequence[Value], scope: Scope | RankScope) -> dict[str, Any]:
+        """The weights of buckets in one role."""
+        buckets = [value for value in values if isinstance(value, Bucket)]
+        weights = tuple(owner for bucket in buckets for owner in scope.owners(bucket))
+        return {"weights": weights, "prefix": PREFIX[buckets[0].role]} if buckets else {}
 
     def _collective(self, task: Collective, scope: Scope | RankScope, key: tuple[object, ...], ps: int) -> CollectiveCall | None:
         """None where this rank has nothing to give."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from parsim.cost.sizes import Sizes
 from parsim.executor.job import Job
 from parsim.executor.names import NORM, RankScope, Scope, buffers
+from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, view_of
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
@@ -106,7 +107,10 @@ class _WeightKernel:
 
     def norm_scale(self) -> float:
         """Each element of a gradient counts once: on the first of the ranks that hold the same, and not for the copy of a tied weight."""
-        cut = {"pp", *self.weight.group.axes, *(axis for axes in self.weight.sharding.axes for axis in axes)}
+        sharded = {axis for axes in self.weight.sharding.axes for axis in axes}
+        cut = {"pp", *sharded, *(self.weight.group.axes if self.job.step.structure.zero_stage else ())}
         sums = (task for task in self.job.step.finish if isinstance(task, Collective) and task.source.name == NORM)
         summed = {axis for task in sums for axis in task.group.axes}
+        if view_of((*sharded, *self.weight.group.axes)) == EXPERT:  # the ranks of a stage, as experts see them
+            summed = summed - set(axes_of(DENSE)) | set(axes_of(EXPERT))
         return 0.0 if self.weight.copy_of or any(self.at[axis] for axis in summed - cut) else 1.0

@@ -17,7 +17,6 @@ from parsim.executor.names import own_weights_of
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request
 from parsim.executor.values import region
-from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Batch, Plan
 from parsim.step.task import Compute
 from parsim_kernels import Machine
@@ -39,12 +38,10 @@ def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str,
     """Every weight by instance and name, from the parts that each rank holds after an update."""
     pieces: dict[str, dict[_Region, dict[int, Array]]] = {}
     for number, held in enumerate(by_rank):
-        at = coordinates(number, job.degrees)
+        at = job.mesh.coordinates(number)
         weights = {f"{instance}/{weight.name}": weight for instance, weight in own_weights_of(_rank(job, number).copies)}
         for name, part in held.items():
-            place, position = region(weights[name].sharding, job.sizes.at(at)), 0
-            for axis in weights[name].group.axes:
-                position = position * job.degrees[axis] + at[axis]
+            place, position = region(weights[name].sharding, job.sizes.at(at)), job.mesh.position(at, weights[name].group)
             pieces.setdefault(name, {}).setdefault(place, {})[position] = part
     whole: dict[str, Array] = {}
     for name, parts in pieces.items():

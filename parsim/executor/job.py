@@ -14,8 +14,8 @@ from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
 from parsim.executor.values import Values
 from parsim.model.spec import ModelSpec
-from parsim.parallel import mesh
 from parsim.parallel.group import Group
+from parsim.parallel.mesh import Mesh
 from parsim.parallel.plan import Plan
 from parsim.scenario.types import Training
 from parsim.step.step import Segment, Step
@@ -58,7 +58,7 @@ class Job:
     step: Step = field(init=False)  # that the ranks walk
     sizes: Sizes = field(init=False)
     values: Values = field(init=False)
-    degrees: dict[str, int] = field(init=False)
+    mesh: Mesh = field(init=False)
     _algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = field(init=False, default_factory=dict)  # by what is asked
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Job:
         self.workload = workload_of(asked.spec, asked.model, asked.plan, asked.dtype_bytes)
         self.step, self.sizes = self.workload.step, self.workload.sizes
         self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, asked.model.batch.global_batch)
-        self.degrees = {axis: int(degree[0]) for axis, degree in self.sizes.degrees.items()}
+        self.mesh = Mesh({axis: int(degree[0]) for axis, degree in self.sizes.degrees.items()}, self.sizes.rank_order)
 
     @property
     def num_ranks(self) -> int:
@@ -93,7 +93,7 @@ class Job:
     def members(self, rank: int, group: Group) -> tuple[int, ...]:
         """The ranks of a rank's group, in order."""
         homes = [r for r in range(self.workload.num_ranks) if set(group.homes) & self.workload.copies_on(r).keys()] if group.homes else ()
-        return mesh.members(rank, group, self.degrees, homes)
+        return self.mesh.members(rank, group, homes)
 
     def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> CollectiveAlgorithm:
         """What a collective runs by, for the elements that the buffers of rank `number`, whose call it is, really hold."""

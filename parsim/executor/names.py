@@ -68,9 +68,14 @@ def lasting_names(instance: str, segment: Segment) -> dict[str, str]:
     return found
 
 
+def suffix(weight: Weight, part: Part) -> str:
+    """What ends the name of a part of a weight; one that nobody else holds is its own only part."""
+    return SUFFIX[part] if weight.group.axes else ""
+
+
 def buffers(owners: Iterable[tuple[str, Weight]], bucket: Bucket, part: Part) -> tuple[str, ...]:
     """The buffers of a bucket's weights, in one part of each."""
-    return tuple(f"{instance}/{PREFIX[bucket.role]}{weight.name}{SUFFIX[part]}" for instance, weight in owners)
+    return tuple(f"{instance}/{PREFIX[bucket.role]}{weight.name}{suffix(weight, part)}" for instance, weight in owners)
 
 
 def own_weights_of(copies: Sequence[Copy]) -> Iterator[tuple[str, Weight]]:

@@ -9,11 +9,12 @@ from typing import Protocol
 from parsim.executor.bind import Binder, Bound, Item, Look, Rename
 from parsim.executor.clock import Clock
 from parsim.executor.job import Copy, Job
+from parsim.executor.names import suffix
 from parsim.executor.requests import Request
 from parsim.executor.values import region, shard
 from parsim.executor.weights import Store
 from parsim.model.dims import COMPUTE, GRADIENT
-from parsim.parallel.mesh import coordinates
+from parsim.parallel.dimensions import EXPERT, axes_of
 from parsim.schedules.phase import Phase
 from parsim.step.program import SHARD
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Operand, Send, Wait
@@ -48,7 +49,7 @@ class Rank:
     _finish: tuple[Bound, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        self.at = coordinates(self.number, self.job.degrees)
+        self.at = self.job.mesh.coordinates(self.number)
         self.copies = tuple(copy for stage in self.job.workload.stages(self.at["pp"]) for copy in self.job.copies(stage))
         self.store = Store(self.job, self.machine, self.number, self.at, self.copies)
         self.binder = Binder(self.job, self.number)
@@ -152,22 +153,21 @@ class Rank:
     def pass_host(self, bound: Bound, task: HostCopy) -> None:
         """Gradients to the host, or the weights that it has updated back over those of the device."""
         machine, host, itemsize = self.machine, self.store.updater, self.job.itemsize(task.bucket.dtype)
-        ending = ".shard" if task.bucket.part == "shard" else ""
         for instance, weight in bound.weights:
-            name = f"{instance}/{weight.name}"
+            name, own = f"{instance}/{weight.name}", suffix(weight, task.bucket.part)
             if task.to_host:
-                machine.send(self.number, host, f"{instance}/d_{weight.name}{ending}", f"{name}.gradient", HOST, itemsize)
+                machine.send(self.number, host, f"{instance}/d_{weight.name}{own}", f"{name}.gradient", HOST, itemsize)
                 machine.receive(host, f"{name}.gradient", itemsize)
             else:
                 machine.send(host, self.number, f"{name}.master", name, HOST, itemsize)
-                machine.receive_over(self.number, name, f"{name}{ending}")
+                machine.receive_over(self.number, name, f"{name}{own}")
                 machine.free(host, f"{name}.gradient")
 
     def loss(self) -> float | None:
         """This rank's part of the step's loss; None where it holds none, or the same as another."""
         for instance, segment in self.copies:
             for total in segment.totals:
-                summed = {"pp", *total.sharding.partial}
+                summed = {"pp", *total.sharding.partial, *axes_of(EXPERT)}
                 if not any(self.at[axis] for axis in self.at if axis not in summed):
                     return float(self.machine.get(self.number, f"{instance}/{total.name}"))
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import NORM, SUFFIX, own_weights_of
+from parsim.executor.names import NORM, own_weights_of, suffix
 from parsim.executor.values import shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.step.optimizer import OPTIMIZERS
@@ -61,12 +61,12 @@ class Store:
 
     def _hold_lasting(self, name: str, weight: Weight, values: Array, dtype: str, part: Part) -> None:
         itemsize = self.job.itemsize(dtype)
-        if part == "padded":
-            self.hold_flat(name, weight, values, itemsize)
-        elif part == "shard":
-            self.machine.hold(self.number, f"{name}.shard", self.own_part(weight, values), itemsize)
-        else:
+        if part == "whole":
             self.machine.hold(self.number, name, values, itemsize)
+        elif part == "shard" or not weight.group.axes:
+            self.machine.hold(self.number, name + suffix(weight, part), self.own_part(weight, values), itemsize)
+        else:
+            self.hold_flat(name, weight, values, itemsize)
 
     def _gradients(self) -> Iterator[Array]:
         """Zeros for the gradient of each weight, one behind the other in memory, so that a bucket of them is summed where it lies."""
@@ -87,16 +87,16 @@ class Store:
 
     def flatten(self, weight: Weight, array: Array) -> tuple[Array, slice]:
         """A weight flattened and padded with zeros to equal parts of its group, and where this rank's own part lies in it."""
-        ranks, position = 1, 0
-        for axis in weight.group.axes:
-            ranks, position = ranks * self.job.degrees[axis], position * self.job.degrees[axis] + self.at[axis]
+        ranks, position = len(self.job.members(self.number, weight.group)), self.job.mesh.position(self.at, weight.group)
         length = -(-array.size // ranks)
         flat = np.zeros(ranks * length, array.dtype)
         flat[: array.size] = array.reshape(-1)
         return flat, slice(position * length, (position + 1) * length)
 
     def own_part(self, weight: Weight, array: Array) -> Array:
-        """This rank's part of a weight, flattened and padded."""
+        """This rank's part of a weight, flattened and padded; all of one that nobody else holds."""
+        if not weight.group.axes:
+            return array.copy()
         flat, own = self.flatten(weight, array)
         return flat[own].copy()
 
@@ -110,15 +110,17 @@ class Store:
 
     def clear(self) -> None:
         """Zeros in what a step sums: gradients, the loss and the gradient norm."""
-        ending = SUFFIX[self.lasting_part("gradients")]
+        part = self.lasting_part("gradients")
         totals = [f"{instance}/{total.name}" for instance, segment in self.copies for total in segment.totals]
-        for name in (*(f"{instance}/d_{weight.name}{ending}" for instance, weight in own_weights_of(self.copies)), *totals, NORM):
+        gradients = (f"{i}/d_{w.name}{suffix(w, part)}" for i, w in own_weights_of(self.copies))
+        for name in (*gradients, *totals, NORM):
             self.machine.get(self.number, name)[...] = 0
 
     def read(self, role: str) -> dict[str, Array]:
         """Copies of all weights, or of their gradients when a step ends: whole, or this rank's part where ZeRO leaves it no more."""
         gradients = role == "gradients"
         shares = self.job.step.structure.zero_stage > 0 if gradients else self.lasting_part(role) == "shard"
-        d, ending = "d_" if gradients else "", ".shard" if shares else ""
-        names = ((f"{i}/{w.name}", f"{i}/{d}{w.name}{ending}") for i, w in own_weights_of(self.copies))
+        part: Part = "shard" if shares else "whole"
+        d = "d_" if gradients else ""
+        names = ((f"{i}/{w.name}", f"{i}/{d}{w.name}{suffix(w, part)}") for i, w in own_weights_of(self.copies))
         return {key: self.machine.get(self.number, name).copy() for key, name in names}

@@ -22,8 +22,13 @@ DIMS: Final = {
     "P": "rows of the position table",
     "E": "experts where they live",
     "N": "experts where they are chosen",
-    "G": "micro_batch inside experts",
+    "M": "tokens, those of a rank one after another",
+    "G": "tokens inside experts",
+    "J": "ffn_hidden_size of an expert",
 }
+
+TOKENS: Final = "M"  # where they leave for experts and come back
+FREE: Final = ("M", "G")  # whose elements may lie in any order
 
 # What an element is charged at, by the role of its tensor: "compute" and "gradient" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"

@@ -47,6 +47,8 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "swiglu": (Gradient("x0 x1", "swiglu_grad", ("x0", "x1", "dy")),),
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
     **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "causal_softmax", "softmax")},
+    "flatten": (Gradient("x0", "unflatten"),),
+    "unflatten": (Gradient("x0", "flatten"),),
     "dropout": (Gradient("x0", "dropout", ("dy", "x1")),),
     "add": (_IDENTITY_0, _IDENTITY_1),
     "causal_scale": (Gradient("x0", "scale_grad"),),
@@ -84,6 +86,7 @@ COSTS: Final = {
     "flash_attention_grad": Cost(10, family="attention"),  # five matmuls: Dao et al. 2022 (arXiv:2205.14135), algorithm 4
     **{"lookup": Cost(0, skips=(1,)), "lookup_grad": Cost(1, operand=1, skips=(2,))},
     **{"position": Cost(1), "position_grad": Cost(1, skips=(1,)), "cast": Cost(0), "draw": Cost(0), "row_max": Cost(1), "pick": Cost(0)},
+    **dict.fromkeys(("flatten", "unflatten"), Cost(0)),
     **{"shifted_exp": Cost(2), "row_sum": Cost(1), "normalize": Cost(1), "token_loss": Cost(3), "loss_sum": Cost(1)},
     **{"cross_entropy_grad": Cost(2), "norm_sq": Cost(2), "clip": Cost(1), "adam": Cost(12), "sgd_momentum": Cost(4)},
 }

@@ -43,7 +43,15 @@ def faults(
     if groups := [*sharding_faults.zero_group(plan)]:
         plan = dataclasses.replace(plan, zero_group=None)
     world = [] if num_devices is None else [*_world(plan, num_devices)]
-    found = [*_pipeline(plan, schedules), *sharding_faults.zero(plan), *groups, *sharding_faults.rank_order(plan), *world]
+    order = [*sharding_faults.rank_order(plan)]
+    found = [
+        *_pipeline(plan, schedules),
+        *sharding_faults.zero(plan),
+        *groups,
+        *order,
+        *world,
+        *([] if order else sharding_faults.views(plan)),
+    ]
     found += sharding_faults.recompute_every(plan)
     if model is not None:
         found += [*sharding_faults.tensor(plan, model), *_layers(plan, model, stack.layer_split if stack else "even")]
@@ -101,7 +109,9 @@ def _unknown_names(plan: Plan, schedules: ModuleType) -> Iterator[PlanFault]:
 
 def _world(plan: Plan, num_devices: int) -> Iterator[PlanFault]:
     inner = plan.num_devices // plan.data_parallel
-    others = {name: degree for name, degree in plan.dimensions if dimensions.DIMENSIONS.get(name).nesting is not None}
+    known = {name: dimensions.DIMENSIONS.get(name) for name, _ in plan.dimensions}
+    numbered = {name for name, each in known.items() if each.nesting is not None and each.view != dimensions.EXPERT}
+    others = {name: degree for name, degree in plan.dimensions if name in numbered}
     names = " x ".join(("tensor_parallel", "pipeline_parallel", *others))
     factors = " x ".join(str(each) for each in (plan.tensor_parallel, plan.pipeline_parallel, *others.values()))
     if num_devices % inner:

@@ -1,59 +1,103 @@
 """The device mesh: where a rank stands on the axes of a plan.  The axes are those of the parallelism dimensions.
 
-Ranks are numbered with the last axis fastest, as Megatron-LM's default order `tp-cp-ep-dp-pp` reads from right to left.  Where
-ranks lie on nodes is the plan's `rank_order`, which prices see and results do not.
+Ranks are numbered with the last dense axis fastest, as Megatron-LM's default order `tp-cp-ep-dp-pp` reads from right to left.  Where
+ranks lie on nodes is the plan's `rank_order`, which prices see and results do not.  The expert view numbers the ranks of a stage anew,
+in that order and with its innermost axis fastest.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from parsim.parallel.dimensions import axes
+from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, view_of
 from parsim.parallel.group import Group
 
 
-def coordinates(rank: int, degrees: Mapping[str, int]) -> dict[str, int]:
-    """Where `rank` stands on every axis; `degrees` names them outermost first.
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The ranks of one plan.
 
-    >>> coordinates(5, {"pp": 2, "dp": 2, "tp": 2})
-    {'pp': 1, 'dp': 0, 'tp': 1}
+    >>> mesh = Mesh({"pp": 2, "dp": 2, "tp": 2}, ("tp", "dp", "pp"))
+    >>> mesh.coordinates(5), mesh.members(5, Group(("pp", "tp")))
+    ({'pp': 1, 'dp': 0, 'tp': 1}, (0, 1, 4, 5))
     """
-    found: dict[str, int] = {}
-    for axis in reversed(list(degrees)):
-        rank, found[axis] = divmod(rank, degrees[axis])
-    return {axis: found[axis] for axis in degrees}
 
+    degrees: Mapping[str, int]  # outermost first
+    order: tuple[str, ...]  # of the dense view: neighbours on nodes first
 
-def rank_at(at: Mapping[str, int], degrees: Mapping[str, int]) -> int:
-    """The rank with these coordinates; inverse of `coordinates`."""
-    rank = 0
-    for axis, degree in degrees.items():
-        rank = rank * degree + at[axis]
-    return rank
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """Where `rank` stands on every axis, in both views."""
+        found = self._split(rank, reversed(self._numbered))
+        found |= self._split(self._number(found, self._stage), self._experts)
+        return {axis: found[axis] for axis in self.degrees}
 
+    def rank_at(self, at: Mapping[str, int]) -> int:
+        """The rank at these coordinates of the dense view; inverse of `coordinates`."""
+        return self._number(at, self._numbered[::-1])
 
-def members(rank: int, group: Group, degrees: Mapping[str, int], stages: Sequence[int] = ()) -> tuple[int, ...]:
-    """The ranks of a rank's group, those that differ along its axes only, in order of their coordinates.
+    def members(self, rank: int, group: Group, stages: Sequence[int] = ()) -> tuple[int, ...]:
+        """The ranks of a rank's group, those that differ along its axes only, in order of their coordinates.
 
-    `stages`: the only places along the pipeline that take part, where the group has homes.
+        `stages`: the only places along the pipeline that take part, where the group has homes.
+        """
+        at = self.coordinates(rank)
+        found = []
+        for place in itertools.product(*(stages if group.homes else range(self.degrees[axis]) for axis in group.axes)):
+            there = {**at, **dict(zip(group.axes, place, strict=True))}
+            if view_of(group.axes) == EXPERT:
+                there |= self._split(self._number(there, self._experts), self._stage)
+            found.append(self.rank_at(there))
+        return tuple(found)
 
-    >>> members(5, Group(("pp", "tp")), {"pp": 2, "dp": 2, "tp": 2})
-    (0, 1, 4, 5)
-    """
-    at = coordinates(rank, degrees)
-    places = itertools.product(*(stages if group.homes else range(degrees[axis]) for axis in group.axes))
-    return tuple(rank_at({**at, **dict(zip(group.axes, place, strict=True))}, degrees) for place in places)
+    def position(self, at: Mapping[str, int], group: Group) -> int:
+        """Where the rank at these coordinates stands among those of its group."""
+        return self._number(at, group.axes[::-1])
+
+    @property
+    def _numbered(self) -> list[str]:
+        return [axis for axis in self.degrees if view_of((axis,)) == DENSE]
+
+    @property
+    def _stage(self) -> list[str]:
+        return [axis for axis in self.order if axis in self.degrees and axis in axes_of(DENSE)]
+
+    @property
+    def _experts(self) -> list[str]:
+        return [axis for axis in reversed(axes_of(EXPERT)) if axis in self.degrees]
+
+    def _number(self, at: Mapping[str, int], fastest_first: Sequence[str]) -> int:
+        number = 0
+        for axis in reversed(fastest_first):
+            number = number * self.degrees[axis] + at[axis]
+        return number
+
+    def _split(self, number: int, fastest_first: Iterable[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for axis in fastest_first:
+            number, found[axis] = divmod(number, self.degrees[axis])
+        return found
 
 
 def fastest_first(rank_order: str) -> tuple[str, ...]:
-    """All axes, neighbours on nodes first: those that `rank_order` names, each other one behind the axis that it nests around.
+    """The axes of the dense view, neighbours on nodes first: those that `rank_order` names, each other one behind the axis that it nests
+    around.
 
     >>> fastest_first("dp-tp-pp")
     ('dp', 'dp_replicate', 'tp', 'pp')
     """
-    found, inner = rank_order.split("-"), tuple(reversed(axes()))
+    found, inner = rank_order.split("-"), [axis for axis in reversed(axes()) if view_of((axis,)) == DENSE]
     for place, axis in enumerate(inner):
         if axis not in found:
             found.insert(found.index(inner[place - 1]) + 1 if place else 0, axis)
     return tuple(found)
+
+
+def order_of(view: str, order: Sequence[str]) -> tuple[str, ...]:
+    """The axes of a view and around it, neighbours on nodes first: where the dense ones stand in `order`, the expert view has its own."""
+    if view == DENSE:
+        return tuple(order)
+    dense = axes_of(DENSE)
+    first = min(order.index(axis) for axis in dense)
+    return (*order[:first], *reversed(axes_of(EXPERT)), *(axis for axis in order[first:] if axis not in dense))

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import permutations
-from math import prod
 from typing import Any, Final
 
-from parsim.parallel.dimensions import degrees, split
+from parsim.parallel.dimensions import degrees, num_ranks, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ class Plan:
     @property
     def num_devices(self) -> int:
         """Devices that the plan occupies."""
-        return prod(degrees(self).values())
+        return num_ranks(degrees(self))
 
     @property
     def num_stages(self) -> int:

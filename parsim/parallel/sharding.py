@@ -1,16 +1,18 @@
 """Where a tensor lies on the mesh, and `reshard`: the one place that chooses a collective.
 
 Two rules keep gradients right, and both have a test that fails without them.  The axes of one dim always nest in mesh order.
-Only the innermost axis of a dim can be gathered or scattered: anything else would interleave the shards.
+Only the innermost axis of a dim can be gathered or scattered: anything else would interleave the shards.  Tokens that leave for experts
+have no order, so any axis of theirs can, if they come back as they went.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from parsim.errors import PlanError
+from parsim.model.dims import FREE
 from parsim.model.op import Dims
 from parsim.parallel.dimensions import axes as mesh_axes
 
@@ -58,7 +60,7 @@ def reshard(have: Sharding, want: Sharding) -> list[Move]:
     """The operations that bring a tensor from `have` to `want`, in order.
 
     partial -> whole is all_reduce, partial -> sharded reduce_scatter, sharded -> whole all_gather, whole -> sharded slice; an axis that
-    goes from one dim to another is all_to_all.
+    goes from one dim to another is all_to_all.  Tokens may leave in any order and come back in the opposite one.
 
     Raises:
         PlanError: `want` asks for a partial result, or a move would touch an axis that is not innermost.
@@ -68,40 +70,70 @@ def reshard(have: Sharding, want: Sharding) -> list[Move]:
     """
     if want.partial:
         raise PlanError(f"nothing can be resharded to a partial result over {tuple(want.partial)}")
-    moves: list[Move] = []
-    order, axes, partial = mesh_axes(), [list(a) for a in have.axes], dict(have.partial)
+    found = _Resharding(have.dims, [list(axes) for axes in have.axes], dict(have.partial), want.axes)
+    found.reduce()
+    found.slice(only_free=True)
+    for dim in range(len(have.dims)):
+        found.gather(dim)
+    found.slice()
+    return found.moves
 
-    def move(operation: Operation, axis: str, dim: int, op: str, split: int = -1) -> None:
-        moves.append(Move(operation, axis, dim, op, Sharding(have.dims, tuple(tuple(a) for a in axes), dict(partial)), split))
 
-    for dim, wanted in enumerate(want.axes):  # gather from the inside out what is not wanted
-        for axis in reversed([a for a in axes[dim] if a not in wanted]):
-            if axes[dim][-1] != axis:
-                raise PlanError(f"cannot gather {axis} of dim {have.dims[dim]}: {axes[dim][-1]} nests inside it")
-            axes[dim].pop()
-            to = next((i for i, others in enumerate(want.axes) if axis in others and _innermost(axis, axes[i], order)), None)
-            if to is None:
-                move("all_gather", axis, dim, "sum")
+@dataclass(slots=True)
+class _Resharding:
+    """A tensor on its way to the axes that are wanted over its dims."""
+
+    dims: Dims
+    axes: list[list[str]]
+    partial: dict[str, str]
+    wanted: tuple[tuple[str, ...], ...]
+    moves: list[Move] = field(default_factory=list)
+
+    def move(self, operation: Operation, axis: str, dim: int, operator: str = "sum", split: int = -1) -> None:
+        after = Sharding(self.dims, tuple(map(tuple, self.axes)), dict(self.partial))
+        self.moves.append(Move(operation, axis, dim, operator, after, split))
+
+    def may_take(self, dim: int, axis: str) -> bool:
+        """Whether an axis may shard a dim as it lies: inside all others, or anywhere where order means nothing."""
+        order = mesh_axes()
+        return self.dims[dim] in FREE or all(order.index(other) < order.index(axis) for other in self.axes[dim])
+
+    def take(self, dim: int, axis: str) -> None:
+        self.axes[dim] = sorted([*self.axes[dim], axis], key=mesh_axes().index)
+
+    def reduce(self) -> None:
+        """Partial sums are settled first: no move makes them smaller."""
+        for axis in [axis for axis in mesh_axes() if axis in self.partial]:
+            operator = self.partial.pop(axis)
+            target = next((dim for dim, wanted in enumerate(self.wanted) if axis in wanted), None)
+            if target is None or operator != "sum" or not self.may_take(target, axis):
+                self.move("all_reduce", axis, -1, operator)
             else:
-                axes[to].append(axis)
-                move("all_to_all", axis, dim, "sum", to)
-    for axis in [a for a in order if a in have.partial]:
-        operator = partial.pop(axis)
-        target = next((i for i, wanted in enumerate(want.axes) if axis in wanted), None)
-        if target is None or operator != "sum" or not _innermost(axis, axes[target], order):
-            move("all_reduce", axis, -1, operator)
-            continue
-        axes[target].append(axis)
-        move("reduce_scatter", axis, target, operator)
-    for dim, wanted in enumerate(want.axes):
-        for axis in [a for a in wanted if a not in axes[dim]]:
-            if not _innermost(axis, axes[dim], order):
-                raise PlanError(f"cannot slice dim {have.dims[dim]} over {axis}: {axes[dim]} would have to nest inside it")
-            axes[dim].append(axis)
-            move("slice", axis, dim, "sum")
-    return moves
+                self.take(target, axis)
+                self.move("reduce_scatter", axis, target, operator)
 
+    def gather(self, dim: int) -> None:
+        """Axes that are not wanted leave a dim from the inside out; of tokens, those that go to another dim before the others."""
+        leaving = [(axis, self.goal(axis)) for axis in reversed(self.axes[dim]) if axis not in self.wanted[dim]]
+        for axis, goal in sorted(leaving, key=lambda each: each[1] is None) if self.dims[dim] in FREE else leaving:
+            if self.axes[dim][-1] != axis and self.dims[dim] not in FREE:
+                raise PlanError(f"cannot gather {axis} of dim {self.dims[dim]}: {self.axes[dim][-1]} nests inside it")
+            self.axes[dim].remove(axis)
+            if goal is None:
+                self.move("all_gather", axis, dim)
+            else:
+                self.take(goal, axis)
+                self.move("all_to_all", axis, dim, split=goal)
 
-def _innermost(axis: str, others: Sequence[str], order: Sequence[str]) -> bool:
-    """Whether an axis may shard a dim that the others shard already."""
-    return all(order.index(other) < order.index(axis) for other in others)
+    def goal(self, axis: str) -> int | None:
+        """The dim that an axis goes to."""
+        return next((dim for dim, wanted in enumerate(self.wanted) if axis in wanted and self.may_take(dim, axis)), None)
+
+    def slice(self, *, only_free: bool = False) -> None:
+        held = {axis for axes in self.axes for axis in axes}
+        for dim, wanted in enumerate(self.wanted):
+            for axis in [axis for axis in wanted if axis not in held and (self.dims[dim] in FREE or not only_free)]:
+                if not self.may_take(dim, axis):
+                    raise PlanError(f"cannot slice dim {self.dims[dim]} over {axis}: {self.axes[dim]} would have to nest inside it")
+                self.take(dim, axis)
+                self.move("slice", axis, dim)

@@ -15,6 +15,7 @@ from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.fault import PlanFault, comma_list, divisors
+from parsim.parallel.mesh import fastest_first
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
 ZERO_STAGES: Final = KEYS["zero_stage"].legal
@@ -56,14 +57,38 @@ def others(plan: Plan, extents: Mapping[str, int]) -> Iterator[PlanFault]:
         dimension = dimensions.DIMENSIONS.get(name)
         for dim in () if dimension.share else dimension.shards:
             parts = dimensions.split(plan, dim)
-            if dim not in "BGV" and extents.get(dim, 0) % parts:
+            if dim not in "BMGV" and extents.get(dim, 0) % parts:
                 message = f"{name} = {degree} cuts {DIMS[dim]} = {extents[dim]} into {parts} parts, which do not divide it"
                 yield PlanFault("dimensions", message, f"Legal {name}: with it, the parts are one of {comma_list(divisors(extents[dim]))}")
 
 
+def views(plan: Plan) -> Iterator[PlanFault]:
+    """Dimensions of the expert view take all ranks of a stage, which lie side by side, and each of those updates what it holds."""
+    found = dimensions.degrees(plan)
+    experts, dense = (dimensions.axes_of(view) for view in (dimensions.EXPERT, dimensions.DENSE))
+    ranks = math.prod(found[axis] for axis in dense)
+    asked = {name: degree for name, degree in plan.dimensions if dimensions.DIMENSIONS.get(name).view == dimensions.EXPERT}
+    if not asked:
+        return
+    if math.prod(found[axis] for axis in experts) != ranks:
+        message = f"{' x '.join(asked)} = {' x '.join(map(str, asked.values()))} does not divide the {ranks} ranks of a stage"
+        yield PlanFault("dimensions", message, f"Legal products: {comma_list(divisors(ranks))}")
+    order = [axis for axis in fastest_first(plan.rank_order) if found[axis] > 1]
+    places = [place for place, axis in enumerate(order) if axis in dense]
+    if places and len(places) <= places[-1] - places[0]:
+        between = next(axis for axis in order[places[0] :] if axis not in dense)
+        beside = f"which lie side by side where there is {' or '.join(asked)}"
+        message = f"rank_order = '{plan.rank_order}' puts {between} between the ranks of a stage, {beside}"
+        yield PlanFault("rank_order", message, "Name pp first or last")
+    if plan.gradient_sync == "master":
+        message = f"gradient_sync = master updates all weights on one rank, which holds a part of the experts with {' and '.join(asked)}"
+        yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce")
+
+
 def unknown_dimensions(plan: Plan) -> Iterator[PlanFault]:
     """`dimensions` names such as have no key of their own."""
-    known = tuple(n for n in dimensions.names() if n not in KEYS and dimensions.DIMENSIONS.get(n).degree is None)
+    free = (each for name in dimensions.names() if (each := dimensions.DIMENSIONS.get(name)).degree is None and not each.fills)
+    known = tuple(each.name for each in free if each.name not in KEYS)
     for name, degree in plan.dimensions:
         if name not in known:
             remedy = f"Give {name} as a key of the plan" if name in KEYS else f"Known: {', '.join(known) or 'none'}"

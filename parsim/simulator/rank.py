@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import prod
 
 import simpy
 
@@ -39,7 +38,7 @@ class World:
 
     def __post_init__(self) -> None:
         workload = self.program.workload
-        used_devices = prod(map(one, workload.sizes.degrees.values()))
+        used_devices = one(workload.sizes.num_devices)
         stride = one(workload.sizes.stride(Group(("pp",))))
         self.placement = Placement(workload.model.cluster, workload.num_ranks, stride, used_devices)
 

@@ -27,8 +27,12 @@ def _lists(step: Step, phases: Sequence[Phase]) -> Iterator[tuple[str, Iterable[
 
 
 def _segment_faults(segment: Segment, phases: Sequence[Phase]) -> Iterator[str]:
-    """Buffers of one micro_batch from phase to phase: what comes to life, what dies, and what is kept."""
+    """Groups of weights, and buffers of one micro_batch from phase to phase: what comes to life, what dies, and what is kept."""
     lasting = {f"{prefix}{w.name}" for w in segment.weights for prefix in ("", "d_")} | {t.name for t in segment.totals}
+    for weight in segment.weights:
+        summed = "+".join(axis for axis in replica_axes() if axis in weight.gradient.partial)
+        if weight.group.name != summed:
+            yield f"{segment.name}: {weight.name} is replicated over {weight.group.name!r}, but its gradient is summed over {summed!r}"
     live: set[str] = set()
     for phase in phases:
         where = f"{segment.name} {phase}"
@@ -55,9 +59,8 @@ def _task_faults(step: Step, where: str, task: Task) -> Iterator[str]:
         unknown = set(task.group.axes) - set(step.structure.axes)
         yield from (f"{where}: {task.name} is over {axis}, which is off" for axis in sorted(unknown))
         known = {COMPUTE_STREAM, task.group.name}
-        if isinstance(task.source, Bucket) and set(task.group.axes) <= set(replica_axes()):
-            others = [weight.name for _, weight in task.source.weights if weight.group != task.group]
-            yield from (f"{where}: {task.name} is over {task.group.name}, but {name} is replicated otherwise" for name in others)
+        if isinstance(task.source, Bucket) and step.structure.gradient_overlap:
+            known.add(step.structure.sum_stream)
     else:
         known = {HOST} if isinstance(task, HostCopy) else {COMPUTE_STREAM, HOST} if isinstance(task, Compute) else {"", "launch"}
     if getattr(task, "stream", "") not in known:

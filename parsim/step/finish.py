@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
-from parsim.parallel.dimensions import axes, replica_axes
+from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, replica_axes, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
-from parsim.step.task import HOST, Bucket, Collective, Compute, HostCopy, Operand, Part, Task, Wait, Weight
+from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, HostCopy, Operand, Part, Task, Wait, Weight
 
 NORM = Operand("gradient_norm", Sharding((), ()), FLOAT32)
 Placed = tuple[str, Weight]  # its segment, and a weight
+PARTS: Final[tuple[Part, Part]] = ("shard", "padded")  # before a gathering of weights and behind it
 
 
 def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
@@ -28,8 +30,8 @@ def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
     if structure.replica_stream:
         yield Wait("gradient_sums", streams=(structure.replica_stream,))
     yield from (_sum(f"{axis}_gradients", Group((axis,)), _partial(every, axis), held) for axis in inside)
-    if structure.replicas.axes and not structure.sums_in_passes:
-        yield _replica_sum(structure, every)
+    if not structure.sums_in_passes:
+        yield from _replica_sums(structure, every)
     yield from (_sum(f"{axis}_gradients", Group((axis,)), _partial(every, axis), updated) for axis in outside)
     copies = {weight.name for _, weight in every if weight.copy_of}
     tied = tuple((name, weight) for name, weight in every if weight.name in copies)
@@ -42,41 +44,68 @@ def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
     yield Compute("clip", "clip", (gradients, NORM), (gradients,), {}, in_place=True, alone=alone)
     yield from _update(structure, every, gradients)
     if alone:
-        weights = Bucket("parameters", "whole", COMPUTE, every)
-        yield Collective("share_weights", "broadcast", alone, weights, weights, fresh=False)
+        shared = parameters(every, "whole")
+        yield Collective("share_weights", "broadcast", alone, shared, shared, fresh=False)
     if stage in (1, 2):
-        shards, whole = (Bucket("parameters", part, COMPUTE, every) for part in ("shard", "padded"))
-        yield Collective("gather_weights", "all_gather", structure.replicas, shards, whole, fresh=False)
+        for group, weights in by_group(every):
+            shards, whole = (parameters(weights, part) for part in PARTS)
+            yield Collective(sum_name("gather_weights", group, structure), "all_gather", group, shards, whole, fresh=False)
 
 
-def replica_sum(structure: Structure, name: str, weights: tuple[Placed, ...], *, add: bool, stream: str) -> Collective:
-    """The sum of gradients over the ranks that replicate their weights; with ZeRO each rank keeps its part of it."""
-    whole = Bucket("gradients", "padded" if structure.zero_stage else "whole", GRADIENT, weights)
-    operation, target = "all_reduce", whole
-    if structure.zero_stage:
-        operation, target = "reduce_scatter", Bucket("gradients", "shard", GRADIENT, weights)
-    return Collective(name, operation, structure.replicas, whole, target, fresh=False, accumulate=add, stream=stream)
+def parameters(weights: tuple[Placed, ...], part: Part) -> Bucket:
+    """Weights as they are computed with."""
+    return Bucket("parameters", part, COMPUTE, weights)
 
 
-def _replica_sum(structure: Structure, every: tuple[Placed, ...]) -> Collective:
+def by_group(weights: Iterable[Placed]) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:
+    """Weights by the ranks that replicate them; those that nobody else holds are left out."""
+    found: dict[Group, list[Placed]] = {}
+    for each in weights:
+        if each[1].group.axes:
+            found.setdefault(each[1].group, []).append(each)
+    return tuple((group, tuple(own)) for group, own in found.items())
+
+
+def sum_name(name: str, group: Group, structure: Structure) -> str:
+    """The name of a collective over weights of a group: with that of the group, where they are not the dense ones."""
+    return name if group == structure.replicas else f"{name}_{group.name}"
+
+
+def replica_sums(structure: Structure, name: str, weights: Iterable[Placed], *, add: bool, stream: str) -> Iterator[Collective]:
+    """The sums of gradients over the ranks that replicate their weights; with ZeRO each rank keeps its part of it.
+
+    `add`: to what it keeps already, and what is summed dies.
+    """
+    for group, own in by_group(weights):
+        whole = Bucket("gradients", "padded" if structure.zero_stage else "whole", GRADIENT, own)
+        operation, target = "all_reduce", whole
+        if structure.zero_stage:
+            operation, target = "reduce_scatter", Bucket("gradients", "shard", GRADIENT, own)
+        each = sum_name(name, group, structure)
+        frees = (whole,) if add else ()
+        yield Collective(each, operation, group, whole, target, fresh=False, accumulate=add, stream=stream, frees=frees)
+
+
+def _replica_sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Collective]:
     if structure.master:
         whole = Bucket("gradients", "whole", GRADIENT, every)
-        return Collective("data_parallel_gradients", "reduce", structure.replicas, whole, whole, fresh=False)
-    return replica_sum(structure, "data_parallel_gradients", every, add=False, stream="compute")
+        yield Collective("data_parallel_gradients", "reduce", structure.replicas, whole, whole, fresh=False)
+    else:
+        yield from replica_sums(structure, "data_parallel_gradients", every, add=False, stream=COMPUTE_STREAM)
 
 
 def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) -> Iterator[Task]:
     """The optimizer, on the device or its host, and the new weights in the type that is computed with."""
     alone, part = structure.master, gradients.part
-    states, weights = Bucket("states", part, FLOAT32, every), Bucket("parameters", part, COMPUTE, every)
-    kernel, named = OPTIMIZERS[structure.optimizer].kernel, {"optimizer": structure.optimizer}
+    states, weights = Bucket("states", part, FLOAT32, every), parameters(every, part)
+    kernel, facts = OPTIMIZERS[structure.optimizer].kernel, {"optimizer": structure.optimizer}
     if structure.offload:
         yield HostCopy("gradients_to_host", gradients, to_host=True, alone=alone)
-        yield Compute("update", kernel, (states, gradients), (states,), named, in_place=True, alone=alone, stream=HOST)
+        yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone, stream=HOST)
         yield HostCopy("weights_from_host", weights, to_host=False, alone=alone)
         yield Wait("host", streams=(HOST,))
         return
-    yield Compute("update", kernel, (states, gradients), (states,), named, in_place=True, alone=alone)
+    yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone)
     if structure.master_weights:
         yield Compute("cast_weights", "cast", (states,), (weights,), {}, alone=alone)
 
@@ -100,8 +129,14 @@ def _partial_axes(structure: Structure, every: Sequence[Placed]) -> tuple[list[s
 
 
 def _norm_axes(structure: Structure, every: Sequence[Placed]) -> tuple[str, ...]:
-    """Axes whose ranks hold different parts of the gradients when the step ends, so that their norm is a sum over them."""
+    """Axes whose ranks hold different parts of the gradients when the step ends, so that their norm is a sum over them.
+
+    Where experts lie differently, all ranks of a stage do, whatever the view.
+    """
     data = structure.replicas.axes if structure.zero_stage else ()
     over = {axis for _, weight in every for each in weight.sharding.axes for axis in each}
-    inner = [axis for axis in structure.axes if axis in over and axis not in data]
+    over |= {axis for _, weight in every for axis in weight.group.axes if structure.zero_stage}
+    if view_of(over) == EXPERT:
+        over |= set(axes_of(DENSE))
+    inner = [axis for axis in structure.axes if axis in over and axis not in (*data, *axes_of(EXPERT))]
     return (*data, *inner, *(axis for axis in structure.axes if axis == "pp"))

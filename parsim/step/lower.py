@@ -43,7 +43,7 @@ def lower(structure: Structure) -> Step:
 
 
 def _segment(block: Block, structure: Structure, table: Rules, *, recompute: bool) -> Segment:
-    placer = Placer(table)
+    placer = Placer(table, structure.axes)
     x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.input else None
     if x:
         placer.known["x"] = x

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from parsim.errors import PlanError
-from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.dims import COMPUTE, GRADIENT, TOKENS
 from parsim.model.op import Dims
+from parsim.parallel.dimensions import DENSE, EXPERT, OUTSIDE, axes_of, view_of
 from parsim.parallel.dimensions import axes as mesh_axes
 from parsim.parallel.group import Group
 from parsim.parallel.sharding import Rules, Sharding, reshard
@@ -26,6 +27,7 @@ class Placer:
     """Places calls one after another; remembers which buffer bears each tensor's name, and where it lies."""
 
     rules: Rules
+    axes: tuple[str, ...]  # that are on
     overlap: bool = False  # collectives may run beside compute
     known: dict[str, Operand] = field(default_factory=dict)
 
@@ -66,7 +68,8 @@ class Placer:
             partial: Mapping[str, str] = inputs[1].sharding.partial
         else:
             contracted = {a for o in inputs for d, axes in zip(o.dims, o.sharding.axes, strict=True) if d not in dims for a in axes}
-            partial = {axis: call.operator for axis in mesh_axes() if axis in contracted}
+            left = contracted - {a for axes in Sharding.of(dims, self.rules).axes for a in axes}  # dims that merge into one are no sum
+            partial = {axis: call.operator for axis in mesh_axes() if axis in left}
         sharding = Sharding.of(dims, self.rules, partial)
         if call.accumulate and name in self.known and self.known[name].sharding.partial != partial:
             raise PlanError(f"{call.name} adds a result partial over {tuple(partial)} to one that is not")
@@ -97,8 +100,20 @@ class Placer:
         ((source, before),) = call.inputs
         ((target, after, _),) = call.outputs
         operand = self.operand(source, before)
+        if view_of(self.axes) == EXPERT and (TOKENS in before) != (TOKENS in after):
+            yield from self.change_view(call, operand, f"{target}~{TOKENS}", (before if TOKENS in before else after).index(TOKENS))
+            operand = self.known[f"{target}~{TOKENS}"]
         operand = replace(operand, sharding=operand.sharding.with_dims(after))
         yield from self.settle(call, operand, target, target, Sharding.of(after, self.rules))
+
+    def change_view(self, call: KernelCall, operand: Operand, name: str, place: int) -> Iterator[Task]:
+        """Tokens, the dim at `place`, between the views of the mesh: where all ranks of a stage share them out, both views lie alike."""
+        dims, order = operand.dims, (DENSE, EXPERT) if operand.dims[place] == TOKENS else (EXPERT, DENSE)
+        around = set(self.rules[TOKENS]) & set(axes_of(OUTSIDE))
+        over = [tuple(axis for axis in self.axes if axis in around or axis in axes_of(view)) for view in order]
+        before, after = (Sharding(dims, tuple(axes if i == place else () for i in range(len(dims)))) for axes in over)
+        yield from self.settle(call, operand, name, name, before)
+        self.known[name] = replace(self.known[name], sharding=after)
 
     def settle(self, call: KernelCall, operand: Operand, name: str, buffer: str, want: Sharding) -> Iterator[Task]:
         """Brings `operand` to `want` and calls the result `name`; new buffers are named after `buffer`."""

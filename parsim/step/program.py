@@ -13,27 +13,23 @@ from typing import Final
 
 import numpy as np
 
-from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding, reshard
 from parsim.schedules.phase import Phase
-from parsim.step.finish import replica_sum
+from parsim.step.finish import PARTS, Placed, by_group, parameters, replica_sums, sum_name
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
 from parsim.step.task import (
     COMPUTE_STREAM,
     LAUNCH,
-    Bucket,
     Collective,
     Hold,
     Launches,
     Operand,
-    Part,
     Receive,
     Send,
     Task,
     Wait,
-    free_after,
     is_launched,
     reads,
 )
@@ -80,7 +76,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
     ahead = _gathers_ahead(step, phase)
     prologue = receive_tasks(step, phase) if receives else ()
     if ahead:
-        prologue = (*prologue, _gather(step, order[0][0], phase, ahead=True))
+        prologue = (*prologue, *_gathers_of(step, order[0][0], phase, ahead=True))
     runs: list[Run] = []
     for index, (name, copies) in enumerate(order):
         following = order[index + 1][0] if index + 1 < len(order) and ahead else ""
@@ -89,7 +85,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
             copies = copies * 0 + 1
         runs.append(Run(step.segments[name], section(step, name, phase, following=following, closes=closes), copies))
     sums = step.structure.gradient_overlap and step.structure.zero_stage >= 2
-    epilogue: tuple[Task, ...] = (Wait("sums", streams=(step.structure.replicas.name,)),) if sums else ()
+    epilogue: tuple[Task, ...] = (Wait("sums", streams=(step.structure.sum_stream,)),) if sums else ()
     return Pass(prologue, tuple(runs), (*epilogue, *(send_tasks(step, order[-1][0], phase) if sends else ())))
 
 
@@ -147,46 +143,44 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if _gathers_ahead(step, phase):
         yield Wait("parameters", buffers=("parameters",))
         if following:
-            yield _gather(step, following, phase, ahead=True)
+            yield from _gathers_of(step, following, phase, ahead=True)
     elif _gathers(step, phase):
-        yield _gather(step, segment.name, phase, ahead=False)
-    scatters = step.structure.zero_stage >= 2 and phase.accumulates
+        yield from _gathers_of(step, segment.name, phase, ahead=False)
+    scatters = tuple(_scatters(step, segment)) if step.structure.zero_stage >= 2 and phase.accumulates else ()
     if scatters:
-        yield Hold("zero_gradients", (_gradients(segment),))
+        yield Hold("zero_gradients", tuple(each.source for each in scatters))
     tasks = segment.phases[phase]
     yield Launches("launches", sum(map(is_launched, tasks)))
     yield from tasks
     beside = dict.fromkeys(task.stream for task in tasks if isinstance(task, Collective) and task.stream != COMPUTE_STREAM)
     yield Wait("segment", streams=(*beside, LAUNCH))
-    stream, name = step.structure.replica_stream or COMPUTE_STREAM, f"{segment.name}_gradients"
-    if scatters:
-        stream = step.structure.replicas.name if step.structure.gradient_overlap else COMPUTE_STREAM
-        summed = replica_sum(step.structure, name, _gradients(segment).weights, add=True, stream=stream)
-        yield free_after(summed, (_gradients(segment),))
-    elif closes and phase.accumulates and step.structure.replica_stream and segment.own_weights:
-        own = tuple((segment.name, weight) for weight in segment.own_weights)
-        yield replica_sum(step.structure, name, own, add=False, stream=stream)
+    yield from scatters
+    if closes and phase.accumulates and step.structure.replica_stream:
+        own = ((segment.name, weight) for weight in segment.own_weights)
+        yield from replica_sums(step.structure, f"{segment.name}_gradients", own, add=False, stream=step.structure.replica_stream)
     if _releases(step, phase):
-        yield Hold("release_parameters", frees=(_parameters(step, segment, phase, "padded"),))
+        yield Hold("release_parameters", frees=tuple(parameters(own, "padded") for _, own in _buckets_to_gather(step, segment, phase)))
 
 
-def _gather(step: Step, name: str, phase: Phase, *, ahead: bool) -> Collective:
+def _scatters(step: Step, segment: Segment) -> Iterator[Collective]:
+    """The gradients that a pass through a segment has added up, whole, shared out (ZeRO 2)."""
+    stream = step.structure.sum_stream if step.structure.gradient_overlap else COMPUTE_STREAM
+    weights = ((segment.name, weight) for weight in segment.weights)
+    return replica_sums(step.structure, f"{segment.name}_gradients", weights, add=True, stream=stream)
+
+
+def _gathers_of(step: Step, name: str, phase: Phase, *, ahead: bool) -> Iterator[Collective]:
     """The parameters of a segment brought together (ZeRO 3); of the one that runs next, beside compute."""
-    segment, group = step.segments[name], step.structure.replicas
-    shards, whole = (replace(_parameters(step, segment, phase, part), ahead=ahead) for part in ("shard", "padded"))
-    stream = group.name if ahead else COMPUTE_STREAM
-    return Collective(f"{name}_parameters", "all_gather", group, shards, whole, stream=stream)
+    for group, own in _buckets_to_gather(step, step.segments[name], phase):
+        shards, whole = (replace(parameters(own, part), ahead=ahead) for part in PARTS)
+        stream = step.structure.sum_stream if ahead else COMPUTE_STREAM
+        yield Collective(sum_name(f"{name}_parameters", group, step.structure), "all_gather", group, shards, whole, stream=stream)
 
 
-def _parameters(step: Step, segment: Segment, phase: Phase, part: Part) -> Bucket:
+def _buckets_to_gather(step: Step, segment: Segment, phase: Phase) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:
     """What a phase gathers: all that the segment uses, but not again a tied weight that stayed; of W what its tasks look at."""
     used = segment.weights if step.structure.reshard else segment.own_weights
     if phase is Phase.W:
         seen = {name for task in segment.phases[phase] for name in reads(task)}
         used = tuple(weight for weight in used if weight.name in seen)
-    return Bucket("parameters", part, COMPUTE, tuple((segment.name, weight) for weight in used))
-
-
-def _gradients(segment: Segment) -> Bucket:
-    """All gradients that a pass through a segment adds up, whole, before they are scattered."""
-    return Bucket("gradients", "padded", GRADIENT, tuple((segment.name, weight) for weight in segment.weights))
+    return by_group((segment.name, weight) for weight in used)

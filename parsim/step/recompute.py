@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from parsim.model.dims import FREE
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task, Value, allocates, reads, writes
 
 AGAIN = "@again"
@@ -18,14 +19,19 @@ AGAIN = "@again"
 def regather(forward: Sequence[Task], backward: Sequence[Task], overlap: bool) -> list[Task]:
     """Backward with every gathered tensor of forward gathered once more, before the GEMM that gives its gradient.
 
-    With `overlap` the gathering runs beside that GEMM, and the weight gradients that need it wait (Megatron-LM, mpu/layers.py).
+    With `overlap` the gathering runs beside that GEMM, and the weight gradients that need it wait (Megatron-LM, mpu/layers.py).  Tokens
+    that experts gathered are kept (Megatron Core, transformer/moe/token_dispatcher.py).
     """
     tasks = list(backward)
     for task in forward:
-        if isinstance(task, Collective) and task.operation == "all_gather":
+        if isinstance(task, Collective) and task.operation == "all_gather" and not _is_of_tokens(task.target):
             again = replace(task, stream=task.group.name if overlap else COMPUTE_STREAM)
             tasks = _again([again], tasks, lambda _: True, before=f"d_{task.target.name}")
     return tasks
+
+
+def _is_of_tokens(value: Value) -> bool:
+    return isinstance(value, Operand) and not set(FREE).isdisjoint(value.dims)
 
 
 def selective(forward: Sequence[Task], backward: Sequence[Task], tag: str) -> list[Task]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from parsim import schedules
 from parsim.model.spec import Architecture, ModelSpec
-from parsim.parallel.dimensions import degrees, replica_axes, rules, switched_on
+from parsim.parallel.dimensions import EXPERT, degrees, replica_axes, rules, switched_on, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.step.task import HOST
@@ -77,8 +77,8 @@ class Structure:
 
     @property
     def replicas(self) -> Group:
-        """The ranks that replicate weights, over which gradients are summed step by step and ZeRO shards."""
-        return Group(tuple(axis for axis in replica_axes() if axis in self.axes))
+        """The ranks that replicate dense weights, over which their gradients are summed step by step and ZeRO shards."""
+        return Group(tuple(axis for axis in replica_axes() if axis in self.axes and view_of((axis,)) != EXPERT))
 
     @property
     def master(self) -> Group | None:
@@ -91,9 +91,14 @@ class Structure:
         return self.gradient_overlap or self.zero_stage >= 2
 
     @property
+    def sum_stream(self) -> str:
+        """The stream of sums over replicas that run beside compute, whatever their group."""
+        return self.replicas.name or next(axis for axis in replica_axes() if axis in self.axes)
+
+    @property
     def replica_stream(self) -> str:
         """The stream of sums that the end of the step waits for; "" where it waits for none."""
-        return self.replicas.name if self.gradient_overlap and self.zero_stage < 2 else ""
+        return self.sum_stream if self.gradient_overlap and self.zero_stage < 2 else ""
 
     @property
     def links(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import shard
 from parsim.parallel.dimensions import split
-from parsim.parallel.mesh import coordinates
+from parsim.parallel.mesh import Mesh
 from parsim.parallel.plan import Plan
 from parsim.scenario.types import Training
 from parsim.simulator.run import run
@@ -60,8 +61,9 @@ def verify(scenario: Scenario, *, progress: Callable[[str], None] | None = None)
 
 def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     """The checks of one plan, which must be small enough to execute."""
-    # Numbers drawn from the seed, every term of the update, and an eps at which Adam does not divide rounding by rounding.
-    scenario = replace(scenario, data=None, training=Training(weight_decay=0.1, eps=1e-4))
+    # Numbers drawn from the seed, every term of the update, gradients long enough to be clipped, and an eps at which Adam does not divide
+    # rounding by rounding.
+    scenario = replace(scenario, data=None, training=Training(weight_decay=0.1, eps=1e-4, max_norm=0.01))
     executed = execute(scenario, plan)
     whole = execute(*_one_rank(scenario, plan))
     found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole))
@@ -105,7 +107,7 @@ class _Ranks:
 
     def __init__(self, executed: Execution, stages: Stages) -> None:
         self.ledgers, self.stages = executed.ledgers, stages
-        self.places = [coordinates(rank, executed.job.degrees) for rank in range(executed.job.num_ranks)]
+        self.places = [executed.job.mesh.coordinates(rank) for rank in range(executed.job.num_ranks)]
         self._totals: dict[tuple[int, ...], tuple[Totals, ...]] = {}
         self.of_worst = run(stages.workload)
         self._traces: dict[tuple[int, ...], tuple[Workload, Trace]] = {(): (stages.workload, self.of_worst)}
@@ -168,7 +170,7 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
     worst = {"weight gradients": 0.0, "updated weights": 0.0, "input gradients": 0.0}
     master = job.step.structure.master
     for rank in range(job.num_ranks):
-        at = coordinates(rank, job.degrees)
+        at = job.mesh.coordinates(rank)
         sizes = job.sizes.at(at)
         held = {
             f"{copy}/{w.name}": w
@@ -184,7 +186,7 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
             for name, weight in wanted.items():
                 expected = shard(full.get(name, full.get(f"{weight.copy_of}/{weight.name}")), weight.sharding, sizes)  # type: ignore[arg-type]
                 if mine[name].shape != expected.shape:  # ZeRO leaves each rank its own part of the flattened weight
-                    expected = _own_part(expected, weight, job.degrees, at)
+                    expected = _own_part(expected, weight, job.mesh, at)
                 worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max()) / scale)
         for m, value in executed.input_gradients[rank].items():
             difference = float(np.abs(value - shard(whole.input_gradients[0][m], job.step.stream.sharding, sizes)).max())
@@ -194,11 +196,9 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
     yield "loss", abs(executed.loss - whole.loss) <= TOLERANCE * abs(whole.loss), f"{executed.loss:.12f}"
 
 
-def _own_part(array: np.ndarray, weight: Weight, degrees: Mapping[str, int], at: Mapping[str, int]) -> np.ndarray:
+def _own_part(array: np.ndarray, weight: Weight, mesh: Mesh, at: Mapping[str, int]) -> np.ndarray:
     """One of the equal parts of a flattened array among the ranks that replicate it, the last padded with zeros."""
-    num_ranks, position = 1, 0
-    for axis in weight.group.axes:
-        num_ranks, position = num_ranks * degrees[axis], position * degrees[axis] + at[axis]
+    num_ranks, position = prod(mesh.degrees[axis] for axis in weight.group.axes), mesh.position(at, weight.group)
     length = -(-array.size // num_ranks)
     flat = np.pad(array.reshape(-1), (0, num_ranks * length - array.size))
     return flat[position * length : (position + 1) * length]

@@ -93,10 +93,9 @@ def test_the_planner_tries_a_dimension_of_ones_own() -> None:
 
 
 def exchanged(names: tuple[str, ...]) -> Plan:
-    """Samples over two ranks outside, experts inside; samples that are split over replicas outside are so inside, too."""
+    """Samples over two ranks outside, experts inside."""
     fields = {key: value for name in names for key, value in EXCHANGED[name].items()}
-    inside = (("samples_inside", 1),) if "data_parallel" in fields else ()
-    return Plan(**fields, dimensions=(("exchange_parallel", 2), *inside))  # type: ignore[arg-type]
+    return Plan(**fields, dimensions=(("exchange_parallel", 2),))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from parsim.executor.evaluate import Score, whole_weights
 from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Values
-from parsim.parallel.mesh import coordinates
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario, Training, load
 from parsim_kernels import Machine
@@ -124,7 +123,7 @@ def test_master_and_all_reduce_give_the_same_weights_and_send_what_was_predicted
     for plan, executed in (("data_parallel", shared), ("master", master)):
         stages = stages_of(scenario, scenario.plan(plan))
         for rank, ledger in enumerate(executed.ledgers):
-            (predicted,) = device_totals(stages, coordinates(rank, executed.job.degrees))
+            (predicted,) = device_totals(stages, executed.job.mesh.coordinates(rank))
             assert ledger.sent_bytes["dp"] == NUM_STEPS * predicted.sent_bytes["dp"]
     widths = ((64, 64), (64, 128), (128, 64), (64, 128), (128, 64), (64, 10))
     gradient_bytes = 4 * sum(into * out + out for into, out in widths)  # fp32

@@ -57,7 +57,14 @@ def _without(name: str) -> Patch:
 
 
 def _gradient_buckets_in_bf16(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(program, "GRADIENT", COMPUTE)
+    right = program.replica_sums
+
+    def replica_sums(*args, **facts):  # type: ignore[no-untyped-def]
+        for each in right(*args, **facts):
+            wrong = replace(each.source, dtype=COMPUTE)
+            yield replace(each, source=wrong, frees=(wrong,))
+
+    patch.setattr(program, "replica_sums", replica_sums)
 
 
 def _master_weights_of_two_bytes(patch: pytest.MonkeyPatch) -> None:
@@ -186,7 +193,11 @@ def _one_buffer_for_two_gradients(patch: pytest.MonkeyPatch) -> None:
 CHECKED: dict[str, tuple[Patch, tuple[str, ...], str]] = {
     "a free too early": (_frees_moved(-1), (), "which is not there"),
     "a free too late": (_frees_moved(1), (), "late, which it does not use"),
-    "a wrong group for one weight": (_another_group_for_one_weight, ("dp",), "data_parallel_gradients is over dp, but up.weight is"),
+    "a wrong group for one weight": (
+        _another_group_for_one_weight,
+        ("dp",),
+        "up.weight is replicated over 'tp', but",
+    ),
     "a host copy on the compute stream": (_host_copies_on_the_compute_stream, ("offload",), "gradients_to_host runs on stream 'compute'"),
     "a gradient that W reads is changed by I": (_one_buffer_for_two_gradients, ("zbh1",), "makes d_y twice"),
 }

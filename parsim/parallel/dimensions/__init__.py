@@ -1,5 +1,7 @@
 """Parallelism dimensions, one small file each: which named dims a mesh axis shards.  Everything else is derived from that.
 
+The mesh has two views of the same ranks of a stage: dense axes, and expert axes of the same product, which number the ranks anew.
+
 A dimension without a field of its own in Plan is asked for by its name in `Plan.dimensions`, `dimensions: {NAME: 2}` in a scenario.
 """
 
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from parsim.model.dims import TOKENS
 from parsim.registry import Registry
 
 
@@ -30,6 +33,9 @@ class Degrees(Protocol):
         """Degrees of dimensions that have no field, by name."""
 
 
+DENSE, EXPERT, OUTSIDE = "dense", "expert", "outside"
+
+
 @dataclass(frozen=True, slots=True)
 class Dimension:
     """A parallelism dimension: the named dims its mesh axis shards."""
@@ -43,6 +49,8 @@ class Dimension:
     waits_for: str = "collectives that no compute hides"  # what compute waits for where its axis is exposed; after "it waits for "
     share: Callable[[int, int], Sequence[int]] | None = None  # (extent, ranks) -> the extent of each rank; None: equal parts
     replicates: bool = False  # its ranks hold the same weights: gradients are summed over it step by step, and ZeRO shards over it
+    view: str = DENSE  # of the ranks of a stage; OUTSIDE: its axis stands around both views
+    fills: bool = False  # takes the ranks that other axes of the expert view leave
 
 
 DIMENSIONS: Registry[Dimension] = Registry("parallelism dimension")
@@ -69,6 +77,25 @@ def _axes(known: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(each.axis for each in sorted(own, key=lambda each: (each.nesting, each.axis)))
 
 
+def axes_of(view: str) -> tuple[str, ...]:
+    """The mesh axes of one view, outermost first.
+
+    >>> axes_of(OUTSIDE), axes_of(DENSE)
+    (('pp', 'dp_replicate'), ('dp', 'tp'))
+    """
+    own = _by_axis()
+    return tuple(axis for axis in axes() if own[axis].view == view)
+
+
+def view_of(over: Iterable[str]) -> str:
+    """The view to which axes belong; the dense one where all stand around both."""
+    return EXPERT if set(over) & set(axes_of(EXPERT)) else DENSE
+
+
+def _by_axis() -> dict[str, Dimension]:
+    return {each.axis: each for name in names() if (each := DIMENSIONS.get(name)).nesting is not None}
+
+
 def axis_of(name: str) -> str:
     """The axis of a dimension."""
     names()
@@ -77,8 +104,8 @@ def axis_of(name: str) -> str:
 
 def waits() -> dict[str, str]:
     """What compute waits for, by axis."""
-    own = {each.axis: each.waits_for for name in names() if (each := DIMENSIONS.get(name)).nesting is not None}
-    return {axis: own[axis] for axis in reversed(axes())}
+    own = _by_axis()
+    return {axis: own[axis].waits_for for axis in reversed(axes())}
 
 
 def replica_axes() -> tuple[str, ...]:
@@ -95,8 +122,18 @@ def uneven() -> tuple[tuple[str, str, Callable[[int, int], Sequence[int]]], ...]
 
 def degrees(plan: Degrees) -> dict[str, int]:
     """Ranks along each axis, in mesh order."""
-    own = {each.axis: each for name in names() if (each := DIMENSIONS.get(name)).nesting is not None}
-    return {axis: own[axis].degree(plan) if own[axis].degree else _degree_of(plan, own[axis].name) for axis in axes()}  # type: ignore[misc]
+    own = _by_axis()
+    found = {axis: own[axis].degree(plan) if own[axis].degree else _degree_of(plan, own[axis].name) for axis in axes()}  # type: ignore[misc]
+    others = math.prod(found[axis] for axis in axes_of(EXPERT))
+    if others > 1 or {own[axis].name for axis in axes_of(EXPERT)} & dict(plan.dimensions).keys():
+        left = math.prod(found[axis] for axis in axes_of(DENSE)) // others
+        found |= {axis: max(1, left) for axis in axes_of(EXPERT) if own[axis].fills}
+    return found
+
+
+def num_ranks(found: Mapping[str, int]) -> int:
+    """Ranks of a mesh of these degrees; the expert view numbers the same ones as the dense."""
+    return math.prod(degree for axis, degree in found.items() if view_of((axis,)) == DENSE)
 
 
 def split(plan: Degrees, dim: str) -> int:
@@ -122,6 +159,9 @@ def _degree_of(plan: Degrees, name: str) -> int:
 def rules(on: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """dim -> the axes that shard it, outermost first, under these dimensions.
 
+    Tokens lie where their batch and sequence do; those inside experts likewise but for axes that shard the experts, unless a dimension
+    of the expert view shards them.
+
     >>> rules(["tensor_parallel", "sequence_parallel"])["T"]
     ('tp',)
     """
@@ -131,4 +171,9 @@ def rules(on: Iterable[str]) -> dict[str, tuple[str, ...]]:
         dimension = DIMENSIONS.get(name)
         for dim in dimension.shards:
             found.setdefault(dim, set()).add(dimension.axis)
-    return {dim: tuple(a for a in order if a in over) for dim, over in found.items()}
+    tokens = found.get("B", set()) | found.get("T", set())
+    around = tokens & set(axes_of(OUTSIDE))
+    is_expert = any(DIMENSIONS.get(name).view == EXPERT for name in on)
+    inside = found.get("G", set()) | around if is_expert else tokens - found.get("E", set())
+    found |= {TOKENS: tokens, "G": inside}
+    return {dim: tuple(a for a in order if a in over) for dim, over in found.items() if over}
