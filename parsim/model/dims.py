@@ -25,6 +25,8 @@ DIMS: Final = {
     "G": "micro_batch inside experts",
 }
 
+PLACEMENTS: Final = ("STZ", "BG", "EN")  # names of one extent, in several placements
+
 # What an element is charged at, by the role of its tensor: "compute" and "gradient" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"
 MATMUL: Final = "matmul"  # what a kernel multiplies in: the scenario's dtype, whatever its operands are stored as
