@@ -111,7 +111,33 @@ def share(extent, ranks):
 
 DIMENSIONS.register("uneven_ffn", Dimension("uneven_ffn", "uf", ("F",), "made up", 60, share=share))
 '''
-FILES = {"ffn": FFN, "samples": SAMPLES, "stream": STREAM, "exchange": EXCHANGE, "experts": EXPERTS, "mixture": MIXTURE, "uneven": UNEVEN}
+DEALT = '''"""What moves between ranks by tables: the stream over the ranks of an FFN, experts over those of samples; or samples as well."""
+
+from parsim.parallel.dimensions import DIMENSIONS, Dimension
+
+TABLE = {(8, 2): (3, 5), (8, 3): (1, 5, 2), (5, 2): (2, 3), (4, 2): (3, 1), (5, 3): (1, 0, 4), (6, 3): (2, 3, 1)}
+
+
+def share(extent, ranks):
+    return TABLE[extent, ranks]
+
+
+DIMENSIONS.register("ffn_of_stream", Dimension("ffn_of_stream", "st", ("F",), "made up", 60))
+DIMENSIONS.register("dealt_stream", Dimension("dealt_stream", "st", ("T",), "made up", None, share=share))
+DIMENSIONS.register("samples_of_experts", Dimension("samples_of_experts", "ex", ("B",), "made up", 40))
+DIMENSIONS.register("dealt_experts", Dimension("dealt_experts", "ex", ("E",), "made up", None, share=share))
+DIMENSIONS.register("dealt_both", Dimension("dealt_both", "bo", ("B", "E"), "made up", 45, share=share))
+'''
+FILES = {
+    "ffn": FFN,
+    "samples": SAMPLES,
+    "stream": STREAM,
+    "exchange": EXCHANGE,
+    "experts": EXPERTS,
+    "mixture": MIXTURE,
+    "uneven": UNEVEN,
+    "dealt": DEALT,
+}
 
 
 @contextmanager

@@ -7,12 +7,20 @@ import numpy as np
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import device_nic_rate, placement, rates
 from parsim.cluster.scalars import Floats, Ints, Scalar
-from parsim.collectives import Count, find
+from parsim.collectives import ChunkTable, Count, find
 from parsim.errors import ParsimError
 
 
 def alpha_beta_s(
-    cluster: Cluster, operation: str, algorithm: str, *, elements: Count, itemsize_bytes: int, num_ranks: Count, stride: Count
+    cluster: Cluster,
+    operation: str,
+    algorithm: str,
+    *,
+    elements: Count,
+    itemsize_bytes: int,
+    num_ranks: Count,
+    stride: Count,
+    chunks: ChunkTable = None,
 ) -> Scalar:
     """Seconds of a collective by one algorithm: start + steps x latency + busiest bytes / rate of the binding link.
 
@@ -23,6 +31,7 @@ def alpha_beta_s(
         itemsize_bytes: of an element [bytes].
         num_ranks: ranks of the group; a group of 1 costs nothing.
         stride: distance between neighbours of the group [devices].
+        chunks: elements of each chunk, where they are not alike; see `ClosedForms`.
 
     Returns:
         Seconds, broadcast over the arguments; never faster than the wires.
@@ -40,7 +49,7 @@ def alpha_beta_s(
         np.asarray(each, dtype=np.int64) for each in placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     )
     _check(cluster, operation, algorithm, in_node=bool(np.all(nodes <= 1)))
-    busiest_bytes = np.asarray(chosen.busiest_elements(operation, ranks, count)) * itemsize_bytes
+    busiest_bytes = np.asarray(chosen.busiest_elements(operation, ranks, count, chunks)) * itemsize_bytes
     rate, wire = _rates(cluster, operation, algorithm, ranks, distance, inside)
     latency_s = _latency_s(cluster, np.asarray(chosen.num_steps(operation, ranks)), np.asarray(chosen.num_steps(operation, nodes)))
     seconds: Scalar = np.where(ranks > 1, np.maximum(latency_s + busiest_bytes / rate, busiest_bytes / wire), 0.0)[()]

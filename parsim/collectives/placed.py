@@ -9,7 +9,7 @@ import numpy as np
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import placement
 from parsim.cluster.price import Price, collective_price
-from parsim.collectives import DEFAULTS, ClosedForms, CollectiveAlgorithm, Count, Name, choose, reference
+from parsim.collectives import DEFAULTS, ChunkTable, ClosedForms, CollectiveAlgorithm, Count, Name, choose, reference
 from parsim.collectives.alpha_beta import alpha_beta_s
 
 
@@ -43,7 +43,15 @@ def choose_on(
 
 
 def group_price(
-    cluster: Cluster, operation: str, *, elements: Count, itemsize_bytes: int, num_ranks: Count, stride: Count, algorithm: Name = None
+    cluster: Cluster,
+    operation: str,
+    *,
+    elements: Count,
+    itemsize_bytes: int,
+    num_ranks: Count,
+    stride: Count,
+    algorithm: Name = None,
+    chunks: ChunkTable = None,
 ) -> Price:
     """The price of a collective: by the fitted laws, asked in a ring's bytes whatever NCCL runs, or of an algorithm that is named.
 
@@ -58,6 +66,6 @@ def group_price(
     ring, seconds = reference(operation), None
     if algorithm:
         group = {"elements": elements, "num_ranks": num_ranks, "stride": stride}
-        seconds = alpha_beta_s(cluster, operation, algorithm, itemsize_bytes=itemsize_bytes, **group)
-    wire_bytes = np.asarray(ring.busiest_elements(operation, num_ranks, elements)) * itemsize_bytes
+        seconds = alpha_beta_s(cluster, operation, algorithm, itemsize_bytes=itemsize_bytes, chunks=chunks, **group)
+    wire_bytes = np.asarray(ring.busiest_elements(operation, num_ranks, elements, chunks)) * itemsize_bytes
     return collective_price(cluster, operation, wire_bytes, ring.num_steps(operation, num_ranks), num_ranks, stride, seconds=seconds)

@@ -6,6 +6,7 @@ import numpy as np
 
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.choice import closed_forms
+from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
@@ -103,7 +104,9 @@ def sent_bytes(task: Task, sizes: Sizes, model: CostModel, position: int | Ints,
         case HostCopy():
             return num_bytes(task.bucket, sizes, held) if task.to_host else sizes.zero
         case Collective() if task.operation != "slice":
-            count, itemsize = elements(payload(task), sizes, held), sizes.itemsize_bytes[task.source.dtype]
+            chunks, itemsize = chunks_of(task, sizes), sizes.itemsize_bytes[task.source.dtype]
+            count = elements(payload(task), sizes, held) if chunks is None else tensor_elements(chunks, position)
             chosen = closed_forms(task.operation, task.group, count * itemsize, sizes, model)
-            return np.asarray(chosen.sent_elements(task.operation, position, sizes.num_ranks(task.group), count), dtype=np.int64) * itemsize
+            sent = chosen.sent_elements(task.operation, position, sizes.num_ranks(task.group), count, chunks)
+            return np.asarray(sent, dtype=np.int64) * itemsize
     return sizes.zero

@@ -15,9 +15,9 @@ import numpy as np
 
 from parsim.cluster.scalars import Ints as Ints
 from parsim.errors import PlanError, ScenarioError
-from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, GRADIENT
+from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, PLACEMENTS
 from parsim.model.spec import ModelSpec
-from parsim.parallel.dimensions import DENSE, axes, split, uneven, view_of
+from parsim.parallel.dimensions import DENSE, axes, rules, split, switched_on, uneven, view_of
 from parsim.parallel.dimensions import degrees as degrees_of
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import fastest_first, order_of
@@ -93,9 +93,9 @@ class Sizes:
         cuts = sharding.axes[sharding.dims.index(dim)]
         for axis in cuts:
             cut = self.extent(dim, axis)
-            if isinstance(cut, Table) and len(cuts) > 1:
+            if isinstance(cut, Table) and len(cuts) > 1 and dim not in FREE:
                 raise PlanError(f"dim {dim} is cut by the table of {axis} and by {' and '.join(each for each in cuts if each != axis)}")
-            extent = extent // self.degrees[axis] if isinstance(cut, Even) else self._of_table(cut, axis)
+            extent = extent // self.degrees[axis] if isinstance(cut, Even) else extent * self._of_table(cut, axis) // self.dims[dim]
         return extent
 
     def start(self, sharding: Sharding, dim: str) -> Ints:
@@ -103,8 +103,12 @@ class Sizes:
         place, extent, start = self.place or {}, self.dims[dim], self.zero
         for axis in sharding.axes[sharding.dims.index(dim)]:
             cut, position = self.extent(dim, axis), place.get(axis, 0)
-            extent = extent // self.degrees[axis] if isinstance(cut, Even) else cut.parts[:, position]
-            start = start + (position * extent if isinstance(cut, Even) else np.sum(cut.parts[:, :position], axis=1))
+            if isinstance(cut, Even):
+                extent = extent // self.degrees[axis]
+                start = start + position * extent
+            else:
+                start = start + np.sum(cut.parts[:, :position], axis=1) * extent // self.dims[dim]
+                extent = extent * cut.parts[:, position] // self.dims[dim]
         return start
 
     def _of_table(self, cut: Table, axis: str) -> Ints:
@@ -135,11 +139,14 @@ class Sizes:
         return np.minimum(count, len(group.homes)) if group.homes else count
 
     def position(self, group: Group, place: Mapping[str, int | Ints]) -> Ints:
-        """Where the rank at a place stands in a group, whose last axis is the fastest; at 0 of axes that the place leaves out."""
+        """Where the rank at a place stands in a group, whose last axis is the fastest; as the representative on axes that it leaves out."""
         found = self.zero
         for axis in group.axes:
-            found = found * self.degrees[axis] + place.get(axis, 0)
+            found = found * self.degrees[axis] + (place[axis] if axis in place else self._representative(axis))
         return found
+
+    def _representative(self, axis: str) -> Ints:
+        return next((table.worst for (_, by), table in self.tables.items() if by == axis), self.zero)
 
     def stride(self, group: Group) -> Ints:
         """The distance between neighbours along a group's fastest axis: the product of the faster axes."""
@@ -211,21 +218,34 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
         GRADIENT: compute if stack.gradient_dtype == "compute" else dtype_bytes[stack.gradient_dtype],
         **FIXED_ITEMSIZE_BYTES,
     }
-    return Sizes(dims, degrees, itemsize, count, fastest_first(plans[0].rank_order), _tables(dims, degrees))
+    return Sizes(dims, degrees, itemsize, count, fastest_first(plans[0].rank_order), _tables(plans, dims, degrees))
 
 
-def _tables(dims: Mapping[str, Ints], degrees: Mapping[str, Ints]) -> dict[tuple[str, str], Table]:
-    """The tables of dimensions that do not cut evenly; a position that a plan lacks has nothing.
+def _tables(plans: Sequence[Plan], dims: Mapping[str, Ints], degrees: Mapping[str, Ints]) -> dict[tuple[str, str], Table]:
+    """The tables of dimensions that are on, by each name that a relabel may give their dims; a position that a plan lacks has nothing.
 
     Raises:
-        PlanError: a table does not share out its dim.
+        PlanError: a table does not share out its dim, or its axis cuts the same extent otherwise under another name.
     """
     found: dict[tuple[str, str], Table] = {}
-    for dim, axis, share in uneven():
+    known = uneven()
+    on = {switched_on(plan, degrees_of(plan)) for plan in plans} if known else set()
+    cut = {(dim, axis) for names in on for dim, over in rules(names).items() for axis in over}
+    for dim, axis, share in known:
+        if (dim, axis) not in cut or dim not in dims:
+            continue
         parts = np.zeros((len(dims[dim]), int(degrees[axis].max())), dtype=np.int64)
         for plan, (extent, degree) in enumerate(zip(dims[dim], degrees[axis], strict=True)):
             parts[plan, :degree] = share(int(extent), int(degree))
         if np.any(parts.sum(axis=1) != dims[dim]) or np.any(parts < 0):
             raise PlanError(f"the table of {axis} does not share out dim {dim}: {parts.tolist()} of {dims[dim].tolist()}")
         found[dim, axis] = Table(parts)
+        if other := {"B": "T", "T": "B"}.get(dim):
+            found |= {(tokens, axis): Table(parts * dims[other][:, None]) for tokens in FREE}
+    for (dim, axis), table in [*found.items()]:
+        for other in (name for names in PLACEMENTS if dim in names for name in names):
+            own = found.get((other, axis))
+            if (other, axis) in cut and (own is None or np.any(own.parts != table.parts)):
+                raise PlanError(f"{axis} cuts dim {dim} by a table, and otherwise dim {other}, which is the same extent elsewhere")
+            found[other, axis] = table
     return found

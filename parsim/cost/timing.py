@@ -14,6 +14,7 @@ from parsim.cluster.price import Price, p2p_price, private_price
 from parsim.cluster.scalars import Scalar, picoseconds
 from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
+from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import extents, flops, hbm_bytes, operands, payload, results
 from parsim.cost.sizes import Ints, Sizes
@@ -44,8 +45,8 @@ def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) ->
     """
     match task:
         case Collective() if task.operation != "slice":  # a slice keeps what is there
-            count, itemsize = elements(payload(task), sizes, held), sizes.itemsize_bytes[task.source.dtype]
-            price = collective_price(task.operation, task.group, count, itemsize, sizes, model)
+            count = elements(payload(task), sizes, held)
+            price = collective_price(task, count, sizes, model)
             return price.where(count > 0) if held is None else price
         case Send():
             group = Group(("pp",))
@@ -112,16 +113,17 @@ def gemm_alignment(task: Compute, sizes: Sizes) -> Scalar:
     return np.asarray(np.min(np.array(shares), axis=0))
 
 
-def collective_price(operation: str, group: Group, count: Ints, itemsize: int, sizes: Sizes, model: CostModel) -> Price:
+def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> Price:
     """The price of a collective over so many elements of a group: by the fitted laws, or by the algorithm that the stack names."""
     return group_price(
         model.cluster,
-        operation,
+        task.operation,
         elements=count,
-        itemsize_bytes=itemsize,
-        num_ranks=sizes.num_ranks(group),
-        stride=distance(group, sizes, model),
-        algorithm=model.stack.collectives.get(operation),
+        itemsize_bytes=sizes.itemsize_bytes[task.source.dtype],
+        num_ranks=sizes.num_ranks(task.group),
+        stride=distance(task.group, sizes, model),
+        algorithm=model.stack.collectives.get(task.operation),
+        chunks=chunks_of(task, sizes),
     )
 
 

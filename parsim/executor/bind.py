@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from parsim.cost.chunks import extents_of
 from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
@@ -188,7 +189,9 @@ class Binder:
         if not names:
             return None
         itemsize = self.job.itemsize(source.dtype)
-        cut = {"dim": max(task.dim, 0), "split": max(task.split, 0), "operator": task.operator}
+        extents = extents_of(task, self.sizes)
+        parts = None if extents is None else extents[0].tolist()
+        cut = {"dim": max(task.dim, 0), "split": max(task.split, 0), "extents": parts, "operator": task.operator}
         return CollectiveCall(
             key=(task.group.name, members, *key),
             members=members,

@@ -29,6 +29,7 @@ DIMS: Final = {
 
 TOKENS: Final = "M"  # where they leave for experts and come back
 FREE: Final = ("M", "G")  # whose elements may lie in any order
+PLACEMENTS: Final = ("STZ", "EN")  # names of one extent, in several placements
 
 # What an element is charged at, by the role of its tensor: "compute" and "gradient" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"

@@ -14,7 +14,7 @@ from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.network import binding_link, collective_s, leaves_node
 from parsim.cluster.price import Price, explain_collective
-from parsim.collectives import find
+from parsim.collectives import ChunkTable, find
 from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
@@ -106,16 +106,17 @@ def own_law_bound(device: Accelerator, name: str, calls: Iterable[Work]) -> Line
     yield "reached", f"{', '.join(reached)}, as `{name}` was measured by itself{busy} [{cite(device, 'kernels')}]"
 
 
-def collective_bound(model: CostModel, price: Price, elements: int, itemsize_bytes: int) -> Lines:
+def collective_bound(model: CostModel, price: Price, elements: int, itemsize_bytes: int, chunks: ChunkTable) -> Lines:
     """What bounds a collective: by latency and bandwidth where the stack names its algorithm, else by fitted laws in a ring's bytes."""
     operation, num_ranks, stride = price.operation, int(price.num_ranks[0]), int(price.stride[0])
     name = model.stack.collectives.get(operation)
     if name is None:
         yield from link_bound(price)
         return
-    algorithm, group = find(operation, name), {"itemsize_bytes": itemsize_bytes, "num_ranks": num_ranks, "stride": stride}
-    wire_bytes = int(algorithm.busiest_elements(operation, num_ranks, elements)) * itemsize_bytes
-    latency_s = float(np.ravel(alpha_beta_s(model.cluster, operation, name, elements=0, **group))[0])
+    algorithm = find(operation, name)
+    wire_bytes = int(np.ravel(algorithm.busiest_elements(operation, num_ranks, elements, chunks))[0]) * itemsize_bytes
+    empty_s = alpha_beta_s(model.cluster, operation, name, elements=0, itemsize_bytes=itemsize_bytes, num_ranks=num_ranks, stride=stride)
+    latency_s = float(np.ravel(empty_s)[0])
     whole_s = float(price.seconds[0])
     link = binding_link(model.cluster, operation, num_ranks, stride)
     yield "algorithm", f"{name}, as the stack says: priced by latency and bandwidth, not by the fitted laws"

@@ -9,6 +9,7 @@ from parsim import units
 from parsim.cluster.network import binding_link, nic_port
 from parsim.cluster.price import Price, load_of
 from parsim.cost.buckets import Held, elements
+from parsim.cost.chunks import chunks_of
 from parsim.cost.count import flops, hbm_bytes, operands, payload, results, sent_bytes
 from parsim.cost.sizes import Sizes
 from parsim.cost.timing import task_price
@@ -92,9 +93,9 @@ def _collective_lines(workload: Workload, noted: NotedTask, task: Collective, pr
     yield "group", f"{num_ranks} ranks along {task.group.name}, {_devices(stride)} apart"
     yield "link", binding_link(model.cluster, task.operation, num_ranks, stride) or "none: the rank is alone in its group"
     yield "payload", units.format(count * itemsize, "bytes")
-    yield "sent", f"{units.format(int(sent_bytes(task, sizes, model, 0, held)[0]), 'bytes')} by a rank"
+    yield "sent", f"{units.format(int(sent_bytes(task, sizes, model, sizes.position(task.group, {}), held)[0]), 'bytes')} by a rank"
     yield "time", _time(price)
-    yield from collective_bound(model, price, count, itemsize)
+    yield from collective_bound(model, price, count, itemsize, chunks_of(task, sizes))
     yield "load", _load(price)
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from parsim.collectives import CollectiveAlgorithm, chunk_elements, num_chunks
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.choice import algorithm
+from parsim.cost.chunks import chunks_of
 from parsim.cost.count import payload
 from parsim.cost.workload import Workload
 from parsim.simulator.program import Program, one
@@ -48,15 +49,21 @@ def _sends(program: Program, workload: Workload, task: Task, at: Mapping[str, in
             count, itemsize = one(elements(payload(task), workload.sizes, held)), workload.sizes.itemsize_bytes[task.source.dtype]
             chosen = algorithm(task.operation, task.group, count * itemsize, workload.sizes, workload.model)
             position = members.index(at["pp"]) if members else one(workload.sizes.position(task.group, at))
-            found = _messages(chosen, task.operation, one(workload.sizes.num_ranks(task.group)), count)
+            table = chunks_of(task, workload.sizes)
+            chunks = None if table is None else tuple(table[0].ravel().tolist())
+            found = _messages(chosen, task.operation, one(workload.sizes.num_ranks(task.group)), count, chunks)
             yield task.group.name, found[position] * itemsize
 
 
 @functools.lru_cache(maxsize=4096)
-def _messages(algorithm: CollectiveAlgorithm, operation: str, num_ranks: int, elements: int) -> tuple[int, ...]:
-    """Elements that each rank sends: one collective, message by message; the last count is a switch's."""
-    sent = [0] * (num_ranks + 1)
-    chunks = num_chunks(operation, num_ranks)
+def _messages(
+    algorithm: CollectiveAlgorithm, operation: str, num_ranks: int, elements: int, chunks: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """Elements that each rank sends: one collective, message by message; the last count is a switch's.
+
+    `chunks`: elements of each, as transfers number them; None: those of equal cuts.
+    """
+    sent, parts = [0] * (num_ranks + 1), num_chunks(operation, num_ranks)
     for transfer in algorithm.transfers(operation, num_ranks, "sum"):
-        sent[transfer.src] += int(chunk_elements(transfer.chunk, chunks, elements))
+        sent[transfer.src] += chunks[transfer.chunk] if chunks else int(chunk_elements(transfer.chunk, parts, elements))
     return tuple(sent)

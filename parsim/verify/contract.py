@@ -187,9 +187,9 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
                 expected = shard(full.get(name, full.get(f"{weight.copy_of}/{weight.name}")), weight.sharding, sizes)  # type: ignore[arg-type]
                 if mine[name].shape != expected.shape:  # ZeRO leaves each rank its own part of the flattened weight
                     expected = _own_part(expected, weight, job.mesh, at)
-                worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max()) / scale)
+                worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max(initial=0.0)) / scale)
         for m, value in executed.input_gradients[rank].items():
-            difference = float(np.abs(value - shard(whole.input_gradients[0][m], job.step.stream.sharding, sizes)).max())
+            difference = float(np.abs(value - shard(whole.input_gradients[0][m], job.step.stream.sharding, sizes)).max(initial=0.0))
             worst["input gradients"] = max(worst["input gradients"], difference / largest)
     for key, error in worst.items():
         yield key, error <= TOLERANCE, f"{error:.1e} of the largest, one-rank run"

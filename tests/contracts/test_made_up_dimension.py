@@ -9,24 +9,29 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from made_up import mixture, registered
 from parsim import schedules
+from parsim.collectives.placed import group_price
+from parsim.cost.chunks import chunks_of
+from parsim.cost.workload import Workload
 from parsim.errors import PlanError
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate, stages_of
 from parsim.executor.run import execute
+from parsim.model.families.mlp import MlpSpec
 from parsim.parallel import dimensions
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner.search import candidates
-from parsim.scenario import PlanSpace
+from parsim.scenario import PlanSpace, Scenario
 from parsim.schedules.phase import Phase
 from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.step.task import Collective
 from parsim.verify import verify_plan
-from support import GPT, STACKS, scenario, tiered
+from support import CLUSTER, GPT, STACKS, scenario, tiered
 
 OTHERS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -117,8 +122,10 @@ def test_an_exchange_sends_half_of_every_experts_rows_four_times_a_layer(package
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="shared memory is for Linux on x86-64")
-def test_processes_exchange_as_lockstep_does_bit_for_bit(package: str) -> None:
-    toy, plan = scenario(model=mixture(package), batch=Batch(8, 4)), exchanged(("dp",))
+@pytest.mark.parametrize("tables", [False, True])
+def test_processes_exchange_as_lockstep_does_bit_for_bit(tables: bool, package: str) -> None:
+    even = scenario(model=mixture(package), batch=Batch(8, 4)), exchanged(("dp",))
+    toy, plan = crossed(package) if tables else even
     apart, together = (execute(toy, plan, transport=way, deadline_s=120.0) for way in ("shared_memory", "lockstep"))  # type: ignore[arg-type]
     assert (apart.losses, apart.end_ps) == (together.losses, together.end_ps)
     assert [ledger.sent_bytes for ledger in apart.ledgers] == [ledger.sent_bytes for ledger in together.ledgers]
@@ -159,3 +166,115 @@ def test_a_table_is_held_against_the_dim_that_it_shares_out_and_need_not_divide_
     monkeypatch.setitem(dimensions.DIMENSIONS._values, "uneven_ffn", wrong)
     with pytest.raises(PlanError, match="the table of uf does not share out dim F"):
         estimate(scenario(), plan)
+
+
+DEALT = {
+    "stream": (("ffn_of_stream", "dealt_stream"), 1),
+    "experts": (("samples_of_experts", "dealt_experts"), 1),
+    "both": (("dealt_both",), 2),
+}
+
+
+def dealt(kind: str, names: tuple[str, ...], ranks: int, package: str) -> tuple[Scenario, Plan]:
+    """What moves between ranks is dealt out by tables: the stream; 5 experts; 5 experts, and 4 or 6 samples as well."""
+    fields = {key: value for name in names for key, value in UNEVEN[name].items()}
+    (first, *rest), micro_batch = DEALT[kind]
+    inside = ("samples_inside",) if "data_parallel" in fields and kind == "experts" else ()
+    model = replace(GPT, ffn_hidden_size=6 * ranks) if kind == "stream" else mixture(package, num_experts=5)
+    chosen = scenario(model=model, batch=Batch(4 * ranks, 8 if kind == "stream" else 4), stack=STACKS[ranks - 2])
+    on = tuple((name, 1) for name in (*rest, *inside))
+    return chosen, Plan(**fields, micro_batch=micro_batch, dimensions=((first, ranks), *on))  # type: ignore[arg-type]
+
+
+def crossed(package: str) -> tuple[Scenario, Plan]:
+    """Experts and the stream dealt out at once, over axes that cross: what is exchanged differs along the other axis, too."""
+    on = {"samples_of_experts": 2, "dealt_experts": 1, "ffn_of_stream": 2, "dealt_stream": 1}
+    return scenario(model=mixture(package, num_experts=5), batch=Batch(8, 8)), Plan(dimensions=tuple(on.items()))
+
+
+SETS = [(), *((name,) for name in UNEVEN), ("zero3", "full"), ("dp", "zbh1")]
+CASES = [
+    tiered((kind, names, ranks), f"{kind}-{ranks}-{'-'.join(names) or 'alone'}", slow=len(names) == 2 or (ranks == 3 and names != ()))
+    for kind in DEALT
+    for names in SETS
+    for ranks in (2, 3)
+    if kind != "both" or not {"dp", "zero1", "zero3"} & set(names)  # samples cut by two axes
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_gathered_scattered_or_exchanged_may_have_a_table(case: tuple[str, tuple[str, ...], int], package: str) -> None:
+    assert not [check for check in verify_plan(*dealt(*case, package), "toy") if not check.ok]
+
+
+def test_tables_of_two_axes_that_cross_keep_the_contract(package: str) -> None:
+    assert not [check for check in verify_plan(*crossed(package), "toy") if not check.ok]
+
+
+def test_an_uneven_stream_sends_what_its_table_says(package: str) -> None:
+    """Tokens 1, 5 and 2 of 8: round a ring a gather sends all but the next rank's, a scatter all but the own."""
+    model = MlpSpec("rows", 2, 6, 12, num_features=5, num_labels=3)
+    chosen, plan = scenario(model=model, batch=Batch(8, 8)), Plan(dimensions=(("ffn_of_stream", 3), ("dealt_stream", 1)))
+    gathered, scattered, token = (8 - 5, 8 - 2, 8 - 1), (8 - 1, 8 - 5, 8 - 2), 6 * 2  # hidden x bf16
+    layers = [2 * (3 * g + 2 * s) * token for g, s in zip(gathered, scattered, strict=True)]  # of the three, one in backward again
+    losses = [4 * g for g in gathered]
+    dense = 5 * 6 + 6 + 2 * 6 + 6 * 3 + 3  # seen by a part of the tokens only; a third of it stays, twice
+    norm = (1, 2, 1)  # its only chunk starts and ends at rank 0
+    sent = [8 * (a + b) + 4 * 2 * dense * 2 // 3 + 4 * c for a, b, c in zip(layers, losses, norm, strict=True)]
+    assert [ledger.sent_bytes["st"] for ledger in execute(chosen, plan).ledgers] == sent
+    assert estimate(chosen, plan).sent_bytes[0]["st"] == sent[1]  # of the rank that has most
+
+
+def test_an_uneven_exchange_sends_what_its_table_says(package: str) -> None:
+    """A sample on each of 3 ranks, 1, 0 and 4 of 5 experts: a rank sends what others' experts need, and its own experts' rows of others."""
+    chosen, plan = dealt("experts", (), 3, package)
+    row, dense = 4 * 6 * 2, 5 * 6 + 6 + 3 * 6 + 3 + 2 * 2 * 5 * 6  # tokens x hidden x bf16; as in the even exchange
+    moved = [4 * 2 * 2 * ((5 - own) + 2 * own) * row for own in (1, 0, 4)]  # micro_batches x layers, there and back again
+    sent = [each + 4 * 2 * dense * 2 // 3 + 4 * norm for each, norm in zip(moved, (1, 2, 1), strict=True)]
+    assert [ledger.sent_bytes["ex"] for ledger in execute(chosen, plan).ledgers] == sent
+    assert estimate(chosen, plan).sent_bytes[0]["ex"] == sent[2]  # of the rank that has most
+
+
+def exchanges(chosen: Scenario, plan: Plan) -> tuple[Workload, Collective, Collective]:
+    """The way to the experts and the way back, in forward."""
+    workload = stages_of(chosen, plan).workload
+    there, back = (t for t in workload.step.segments["layer"].phases[Phase.F] if isinstance(t, Collective))
+    return workload, there, back
+
+
+def test_the_chunks_of_an_exchange_are_products_of_both_tables(package: str) -> None:
+    tokens, samples, experts = 4 * 6, np.array([2, 3, 1]), np.array([1, 0, 4])
+    workload, there, back = exchanges(*dealt("both", (), 3, package))
+    assert np.array_equal(chunks_of(there, workload.sizes), tokens * np.outer(samples, experts)[None])
+    assert np.array_equal(chunks_of(back, workload.sizes), tokens * np.outer(experts, samples)[None])
+
+
+def test_the_fullest_port_sets_the_time_of_an_exchange_and_the_largest_chunk_that_of_a_gather(package: str) -> None:
+    chosen, plan = dealt("experts", (), 3, package)
+    workload, there, back = exchanges(chosen, plan)
+    group = {"itemsize_bytes": 2, "num_ranks": 3, "stride": 1}
+    received = 2 * 4 * 24  # by 4 of 5 experts, from 2 others each: more than the 5 that the rank without experts sends
+    even = group_price(CLUSTER, "all_to_all", elements=received * 3 // 2, **group)  # two thirds of which leave
+    assert workload.ps(there) == workload.ps(back) == even.ps
+    chosen, plan = dealt("stream", (), 3, package)
+    workload = stages_of(chosen, plan).workload
+    gather = next(t for t in workload.step.segments["layer"].phases[Phase.F] if isinstance(t, Collective))
+    assert workload.ps(gather) == group_price(CLUSTER, "all_gather", elements=3 * 5 * 12, **group).ps  # as if each had 5 of 15 tokens
+
+
+def test_an_algorithm_that_the_stack_names_is_priced_by_the_table_as_well() -> None:
+    group = {"itemsize_bytes": 2, "num_ranks": 3, "stride": 1, "algorithm": "direct"}
+    dealt_out = group_price(CLUSTER, "all_gather", elements=8 * 12, chunks=12 * np.array([[1, 5, 2]]), **group)
+    assert dealt_out.ps == group_price(CLUSTER, "all_gather", elements=3 * 5 * 12, **group).ps
+
+
+def test_the_table_of_a_dimension_that_is_off_counts_for_nothing() -> None:
+    plans = [Plan(dimensions=((name, 2),)) for name in ("ffn_of_stream", "ffn_parallel")]
+    assert estimate(scenario(), plans[0]).sent_bytes[0]["st"] == estimate(scenario(), plans[1]).sent_bytes[0]["fp"]
+
+
+def test_an_extent_that_its_names_cut_in_two_ways_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = replace(dimensions.DIMENSIONS.get("ffn_of_stream"), shards=("S",))
+    monkeypatch.setitem(dimensions.DIMENSIONS._values, "ffn_of_stream", both)
+    with pytest.raises(PlanError, match="st cuts dim T by a table, and otherwise dim S, which is the same extent elsewhere"):
+        estimate(scenario(), Plan(dimensions=(("ffn_of_stream", 2), ("dealt_stream", 1))))

@@ -7,25 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from made_up import mixture, registered
-from parsim.cost import workload
+from parsim.cost import count, timing, workload
 from parsim.cost.sizes import Sizes, Table
 from parsim.errors import ScheduleError
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate, stages_of
+from parsim.executor import bind
 from parsim.executor import program as walked
+from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE
+from parsim.model.families.mlp import MlpSpec
 from parsim.parallel.group import Group
 from parsim.parallel.plan import Batch, Plan
 from parsim.schedules.phase import SPLIT, WHOLE
+from parsim.simulator import transfers
 from parsim.step import check, finish, lower, program, split
 from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.structure import Structure
-from parsim.step.task import COMPUTE_STREAM, HostCopy, Task
+from parsim.step.task import COMPUTE_STREAM, Collective, HostCopy, Task
 from parsim.verify import verify_plan
 from parsim_kernels import Machine
 from support import GPT, STACKS, scenario, with_features
@@ -275,3 +281,89 @@ def test_a_price_of_the_rank_that_has_least_is_noticed(tmp_path: Path, monkeypat
             steps_s.append([estimate(scenario(), Plan(dimensions=((name, 2),))).step_s for name in ("uneven_ffn", "ffn_parallel")])
         (worst_s, even_s), (least_s, _) = steps_s
         assert least_s < even_s < worst_s  # 6, 8 and 10 of 16 units
+
+
+def _chunks(change: Callable[[np.ndarray], np.ndarray | None], reader: ModuleType, name: str = "chunks_of") -> Patch:
+    """A reader is told other chunks of a tensor that a table cuts."""
+
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        right = getattr(reader, name)
+        patch.setattr(reader, name, lambda *asked: None if (found := right(*asked)) is None else change(found))
+
+    return mutate
+
+
+def _next(chunks: np.ndarray) -> np.ndarray:
+    return np.roll(chunks, 1, axis=-1)
+
+
+def _equal(chunks: np.ndarray) -> None:
+    return None
+
+
+def _swapped(chunks: np.ndarray) -> np.ndarray:
+    return chunks.swapaxes(1, 2) if chunks.ndim > 2 else chunks
+
+
+def _unlike(package: str, kind: str):  # type: ignore[no-untyped-def]
+    """A stream of 1, 5 and 2 of 8 tokens; 1, 0 and 4 of 5 experts."""
+    on = {"stream": ("ffn_of_stream", "dealt_stream"), "experts": ("samples_of_experts", "dealt_experts")}[kind]
+    rows = MlpSpec("rows", 2, 6, 6, num_features=5, num_labels=3)
+    model = rows if kind == "stream" else mixture(package, ffn_hidden_size=6, num_experts=5)
+    return scenario(model=model, batch=Batch(12, 8)), Plan(dimensions=((on[0], 3), (on[1], 1)))
+
+
+@pytest.mark.parametrize("kind", ["stream", "experts"])
+@pytest.mark.parametrize("change", [_next, _equal])
+@pytest.mark.parametrize(("reader", "quantity"), [(count, "bytes sent over {}"), (transfers, "bytes sent over {}, simulated")])
+def test_verify_notices_chunks_that_are_the_next_ones_or_all_alike(
+    reader: ModuleType,
+    quantity: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with registered(tmp_path, monkeypatch) as package:
+        chosen, plan = _unlike(package, kind)
+        assert not red(chosen, plan)
+        _chunks(change, reader)(monkeypatch)
+        assert red(chosen, plan) == {quantity.format("st" if kind == "stream" else "ex")}
+
+
+def test_arithmetic_notices_chunks_whose_source_and_destination_are_swapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to the experts comes back, so a step sends the same bytes; not so one exchange."""
+    with registered(tmp_path, monkeypatch) as package:
+        stages = stages_of(*_unlike(package, "experts"))
+        there = next(task for task in stages.workload.step.segments["layer"].phases[WHOLE[0]] if isinstance(task, Collective))
+
+        def sent() -> list[int]:
+            each = (count.sent_bytes(there, stages.workload.sizes.at({"ex": rank}), stages.workload.model, rank) for rank in range(3))
+            return [int(found[0]) for found in each]
+
+        rows = [8 * 6 * 2 * (5 - own) for own in (1, 0, 4)]  # tokens x hidden x bf16, of a sample, for the experts of others
+        assert sent() == rows
+        for change in (_next, _equal, _swapped):
+            with monkeypatch.context() as patch:
+                _chunks(change, count)(patch)
+                assert sent() != rows
+
+
+def test_a_price_of_equal_chunks_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with registered(tmp_path, monkeypatch) as package:
+        for kind in ("stream", "experts"):
+            chosen, plan = _unlike(package, kind)
+            worst_s = estimate(chosen, plan).step_s
+            with monkeypatch.context() as patch:
+                _chunks(_equal, timing)(patch)
+                assert estimate(chosen, plan).step_s < worst_s
+
+
+def test_parts_of_other_extents_than_the_tables_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with registered(tmp_path, monkeypatch) as package:
+        for kind, change in product(("stream", "experts"), (_next, _equal)):
+            chosen, plan = _unlike(package, kind)
+            with monkeypatch.context() as patch:
+                _chunks(change, bind, "extents_of")(patch)
+                with pytest.raises(ValueError, match=r"ranks do not divide dim|shape|dim E is \d in one operand and \d in another"):
+                    execute(chosen, plan)
