@@ -11,7 +11,9 @@ from itertools import permutations
 from math import prod
 from typing import Any, Final
 
+from parsim.errors import ScenarioError, did_you_mean
 from parsim.parallel.dimensions import degrees, split
+from parsim.parallel.precision import RECIPES, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,18 @@ class Batch:
 
     global_batch: int  # sequences a step, all replicas together
     sequence_length: int  # tokens
-    dtype: str = "bf16"  # of the matmuls: a row of the catalog's dtypes
+    dtype: str = "bf16"  # the name of a precision recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """What tensors are stored as, and matmuls multiply in.
+
+        Raises:
+            ScenarioError: there is no recipe of that name.
+        """
+        if self.dtype not in RECIPES:
+            raise ScenarioError(f"unknown dtype '{self.dtype}'{did_you_mean(self.dtype, RECIPES)}", remedy=f"Known: {', '.join(RECIPES)}.")
+        return RECIPES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from parsim import catalog
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.parallel.plan import Stack
@@ -16,10 +15,7 @@ from parsim.scenario.hardware import FabricRef, NodeRef
 from parsim.scenario.inline import SCHEMAS, InlineRow, Seconds, read, resolve
 from parsim.scenario.models import ModelRef, ModelRow
 
-__all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "dtypes", "read", "resolve"]
-# Matmuls of these keep weights, gradients and activations in a wider dtype, and one dtype of a batch stands for all.
-# Source: Micikevicius et al. 2022 (arXiv:2209.05433), section 3; NVIDIA Transformer Engine, user guide: FP8 and NVFP4.
-MATMULS_ONLY: Final = ("fp8", "nvfp4")
+__all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "read", "resolve"]
 Overhead = Annotated[float, Quantity("bytes", zero=True)]
 
 
@@ -67,15 +63,6 @@ class DtypeRow(InlineRow):
     def build(self, name: str) -> int:
         """Bytes of an element."""
         return int(self.itemsize)
-
-
-def dtypes() -> tuple[str, ...]:
-    """The dtypes that a step can be predicted in: rows of the catalog in which tensors can be kept, too.
-
-    >>> dtypes()
-    ('fp32', 'tf32', 'bf16', 'fp16')
-    """
-    return tuple(name for name in catalog.names("dtypes") if name not in MATMULS_ONLY)
 
 
 StackRef = Annotated[Annotated[str, Known("stacks"), Tag(NAME)] | Annotated[StackRow, Tag(INLINE)], NAME_OR_INLINE]

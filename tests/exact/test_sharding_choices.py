@@ -12,7 +12,6 @@ from parsim.executor.run import execute
 from parsim.model.families import blocks_of
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.step.optimizer import Optimizer
 from parsim.verify import verify_plan
 from support import GPT, STACK, STACKS, scenario, tiered
 
@@ -110,7 +109,8 @@ def test_an_optimizer_on_the_host_holds_nothing_on_the_device_and_sends_every_gr
 
 
 def test_a_mutant_that_leaves_the_host_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Optimizer, "kept_bytes", lambda self, **where: 12)
+    for reader in ("estimator", "simulator"):
+        monkeypatch.setattr(f"parsim.{reader}.memory.state_bytes", lambda structure, sizes: 12)
     wrong = [check.quantity for check in verify_plan(scenario(), Plan(offload_optimizer=True), "toy") if not check.ok]
     assert wrong == ["peak bytes", "peak bytes, simulated"]
 
