@@ -13,9 +13,9 @@ from parsim.model.families import blocks_of
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.parallel.legality import faults
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
-from parsim.step.optimizer import OPTIMIZERS
 from schedule_orders import as_text
 from support import FABRIC, GPT, NODE, scenario
 

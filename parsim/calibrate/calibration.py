@@ -23,8 +23,8 @@ from parsim.cluster.scalars import Floats
 from parsim.errors import ParsimError
 from parsim.executor.job import RunRequest
 from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.scenario.rows import read
-from parsim.step.optimizer import OPTIMIZERS
 from parsim_kernels import TransportError, launch
 
 Progress = Callable[[str, float], None]  # what is sampled, and the share that is done

@@ -10,7 +10,7 @@ from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER
 from parsim.model.op_kinds import COSTS
-from parsim.step.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from parsim.cost.sizes import Sizes
 from parsim.executor.job import Job
 from parsim.executor.names import NORM, RankScope, Scope, buffers
-from parsim.step.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Attributes

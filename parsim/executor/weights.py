@@ -12,7 +12,7 @@ from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, SUFFIX, own_weights_of
 from parsim.executor.values import shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
-from parsim.step.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.task import Part, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array

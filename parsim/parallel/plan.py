@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from parsim.errors import ScenarioError, did_you_mean
 from parsim.parallel.dimensions import degrees, split
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.precision import RECIPES, Recipe
 
 
@@ -82,7 +83,7 @@ class Plan:
     optimizer: str = _key(
         "adamw",
         "what updates the weights",
-        legal=("adamw", "adamw_8bit", "sgd_momentum"),
+        legal=tuple(OPTIMIZERS),
         auto=("adamw",),  # a choice of convergence, not of speed: never varied of the planner's own accord
     )
     zero_stage: int = _key(

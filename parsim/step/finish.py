@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.parallel.dimensions import axes, replica_axes
 from parsim.parallel.group import Group
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
-from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
 from parsim.step.task import HOST, Bucket, Collective, Compute, HostCopy, Operand, Part, Task, Wait, Weight

@@ -13,8 +13,8 @@ from parsim.collectives.ring import Ring
 from parsim.executor.job import Job
 from parsim.executor.lockstep import Mail
 from parsim.parallel.legality import faults
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan
-from parsim.step.optimizer import OPTIMIZERS
 from parsim.verify import verify_plan
 from random_plans import FUSIONS, MOST_RANKS, ORDERS, Drawn, drawn
 from support import GPT, STACK, tiered

@@ -11,7 +11,6 @@ from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan
 from parsim.planner.search import candidates, default_axes
 from parsim.scenario.document import PlanSection
-from parsim.step.optimizer import OPTIMIZERS
 from support import scenario as toy
 
 NAMES = [each.name for each in dataclasses.fields(Plan)]
@@ -32,10 +31,6 @@ def test_what_a_file_leaves_out_is_the_default_of_plan():
         }
     )
     assert loaded.plan("a") == Plan()
-
-
-def test_the_legal_optimizers_are_those_that_have_a_row():
-    assert KEYS["optimizer"].legal == tuple(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if KEYS[name].legal])
