@@ -48,7 +48,7 @@ def _faults(case: Drawn) -> bool:
     s, plan = case.scenario, case.plan
     if plan.num_devices > min(MOST_RANKS, s.cluster.num_devices):
         return True
-    return bool(faults(plan, s.model, s.batch, plan.num_devices, schedules, stack=s.stack))
+    return bool(faults(plan, s.model, s.batch, plan.num_devices, stack=s.stack))
 
 
 def _attempt(rng: Random) -> Drawn:

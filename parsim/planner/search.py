@@ -81,7 +81,7 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]
         for plan in _complete(scenario, chosen, axes):
             if axes["virtual_pipeline"] == (AUTO,) and plan.virtual_pipeline > 1 and scenario.model.num_layers % plan.num_stages:
                 continue  # of its own accord the planner interleaves only even chunks
-            wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, schedules, stack=scenario.stack)
+            wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, stack=scenario.stack)
             if not wrong:
                 found.append(plan)
             first_fault = first_fault or (str(wrong[0]) if wrong else "")

@@ -197,7 +197,7 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
         values["schedule"] = schedules.default(values["virtual_pipeline"])
     plan = Plan(**values)
     parts.plans[place[1]] = plan
-    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, schedules, stack=parts.stack):
+    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, stack=parts.stack):
         yield (*place, fault.field), str(fault)
 
 

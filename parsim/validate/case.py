@@ -90,7 +90,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], row.says("dtype") or software.dtype)
     plan = _plan(row, model, software, stack)
     num_devices = row.counts.get("num_devices", plan.num_devices)
-    if found := legality.faults(plan, model, batch, num_devices, schedules, stack=stack):
+    if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
     cluster = _with_flash(_cluster(row, num_devices), row, software)
     if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):

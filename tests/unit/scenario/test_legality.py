@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parsim import schedules
 from parsim.errors import ParsimError
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.fault import divisors
@@ -20,7 +19,7 @@ BATCH = Batch(48, 64)
 
 
 def found(plan, num_devices=None, model=MODEL, batch=BATCH):
-    return [(each.field, str(each)) for each in faults(plan, model, batch, num_devices or plan.num_devices, schedules)]
+    return [(each.field, str(each)) for each in faults(plan, model, batch, num_devices or plan.num_devices)]
 
 
 @pytest.mark.parametrize(
@@ -105,8 +104,8 @@ def test_all_faults_are_told_at_once():
 
 
 def test_without_a_model_what_needs_none_is_still_checked():
-    assert [each.field for each in faults(Plan(tensor_parallel=3), None, BATCH, 8, schedules)] == ["tensor_parallel"]
-    assert faults(Plan(tensor_parallel=3), None, None, None, schedules) == []
+    assert [each.field for each in faults(Plan(tensor_parallel=3), None, BATCH, 8)] == ["tensor_parallel"]
+    assert faults(Plan(tensor_parallel=3), None, None, None) == []
 
 
 def test_legal_degrees_are_those_that_divide():

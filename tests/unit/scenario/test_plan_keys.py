@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from parsim import scenario, schedules
+from parsim import scenario
 from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan
 from parsim.planner.search import candidates, default_axes
@@ -35,7 +35,7 @@ def test_what_a_file_leaves_out_is_the_default_of_plan():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if KEYS[name].legal])
 def test_a_value_beside_the_legal_ones_is_a_fault_of_the_plan(name):
-    found = legality.faults(Plan(**{name: 9 if KEYS[name].type == "int" else "nothing"}), None, None, None, schedules)
+    found = legality.faults(Plan(**{name: 9 if KEYS[name].type == "int" else "nothing"}), None, None, None)
     assert [fault.field for fault in found] == [name]
 
 
