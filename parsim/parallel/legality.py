@@ -119,9 +119,24 @@ def _pipeline(plan: Plan) -> Iterator[PlanFault]:
     if chunks > 1 and ranks == 1:
         message = f"virtual_pipeline = {plan.virtual_pipeline} needs a pipeline, but pipeline_parallel = 1"
         yield PlanFault("virtual_pipeline", message, "Set pipeline_parallel above 1, or virtual_pipeline = 1")
+    if fault := schedule_fault(plan):
+        yield fault
+
+
+def schedule_fault(plan: Plan, batch: Batch | None = None) -> PlanFault | None:
+    """Why its schedule cannot run so many ranks and chunks, and the micro_batches of a batch; None where it can."""
+    ranks, chunks = plan.pipeline_parallel, plan.virtual_pipeline
     if (said := schedules.fault(plan.schedule, ranks, chunks)) is not None:
         others = f"Set schedule = {' or '.join(schedules.names_for(ranks, chunks))}" + (", or virtual_pipeline = 1" if chunks > 1 else "")
-        yield PlanFault("schedule", said, others if isinstance(plan.schedule, str) else "")
+        return PlanFault("schedule", said, others if isinstance(plan.schedule, str) else "")
+    if batch is None or (said := schedules.fault(plan.schedule, ranks, chunks, count := plan.num_micro_batches(batch))) is None:
+        return None
+    if not isinstance(plan.schedule, str):
+        return PlanFault("schedule", said, "")
+    more = (each for each in range(count + 1, 2 * (count + ranks)) if schedules.fault(plan.schedule, ranks, chunks, each) is None)
+    product = dimensions.split(plan, "B") * plan.micro_batch
+    enough = next((f"Make global_batch {each * product}, or choose" for each in more), "Choose")
+    return PlanFault("virtual_pipeline" if chunks > 1 else "schedule", said, f"{enough} another micro_batch")
 
 
 def _layers(plan: Plan, model: ModelSpec, layer_split: str) -> Iterator[PlanFault]:
@@ -150,18 +165,9 @@ def _micro_batches(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
         legal = divisors(batch.global_batch // replicas if replica else batch.global_batch)
         yield PlanFault(field, f"{asked} does not divide global_batch = {batch.global_batch}", f"Legal {field}: {comma_list(legal)}")
         return
-    ranks, chunks, count = plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(batch)
-    actions = 2 * plan.num_stages * count
+    actions = 2 * plan.num_stages * plan.num_micro_batches(batch)
     if actions > MOST_ACTIONS:
         message = f"a step of {actions:,} forwards and backwards is above the {MOST_ACTIONS:,} that are predicted"
         yield PlanFault("micro_batch", message, f"Raise micro_batch (now {plan.micro_batch}), or lower global_batch")
-        return
-    said = schedules.fault(plan.schedule, ranks, chunks, count)
-    if said is None or schedules.fault(plan.schedule, ranks, chunks) is not None:  # what is wrong with any number, _pipeline tells
-        return
-    if not isinstance(plan.schedule, str):
-        yield PlanFault("schedule", said, "")
-        return
-    more = (each for each in range(count + 1, 2 * (count + ranks)) if schedules.fault(plan.schedule, ranks, chunks, each) is None)
-    enough = next((f"Make global_batch {each * product}, or choose" for each in more), "Choose")
-    yield PlanFault("virtual_pipeline" if chunks > 1 else "schedule", said, f"{enough} another micro_batch")
+    elif not schedule_fault(plan) and (fault := schedule_fault(plan, batch)):  # what is wrong with any number, _pipeline tells
+        yield fault
