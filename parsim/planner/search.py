@@ -35,24 +35,16 @@ _BLOCK = 8  # plans priced at a time: few beyond the last place
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """One plan with its full estimate."""
-
-    plan: Plan
-    estimate: Estimate
-
-
-@dataclass(frozen=True, slots=True)
 class Ranking:
     """The best plans, fastest first, and how many were considered.
 
     `nearest` is the plan that misses the device's memory by least, where none fits.
     """
 
-    rows: tuple[Ranked, ...]
+    rows: tuple[Estimate, ...]
     num_legal: int
     num_over_memory: int
-    nearest: Ranked | None
+    nearest: Estimate | None
 
     @property
     def num_fit(self) -> int:
@@ -129,9 +121,8 @@ def plan(scenario: Scenario, space: str | None = None, *, top: int = 10) -> Rank
     bounded = bounds(scenario, plans)
     fitting = [i for i in range(len(plans)) if bounded.fits[i]]
     best = _fastest(scenario, plans, bounded, fitting, top)
-    rows = tuple(Ranked(plans[i], estimate(scenario, plans[i])) for i in best)
-    closest = plans[int(np.argmin(bounded.peak_bytes))]
-    nearest = None if fitting else Ranked(closest, estimate(scenario, closest))
+    rows = tuple(estimate(scenario, plans[i]) for i in best)
+    nearest = None if fitting else estimate(scenario, plans[int(np.argmin(bounded.peak_bytes))])
     return Ranking(rows, len(plans), len(plans) - len(fitting), nearest)
 
 
