@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from parsim import __version__
-from parsim.report.manners import FAILED, OK, WRONG, command, status
+from parsim.report.manners import FAILED, OK, WRONG, Commands, command, status
 
 if TYPE_CHECKING:
     from parsim.report.console import Output
 
 app = typer.Typer(
     name="parsim",
+    cls=Commands,
     help="Predict how long a training step of a large language model takes on a cluster, how much memory it needs, and why.",
     epilog="Example:  parsim run scenarios/table5-22b.yaml",
     no_args_is_help=True,

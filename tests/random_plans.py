@@ -13,9 +13,9 @@ from parsim.model.families import blocks_of
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.parallel.legality import faults
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
-from parsim.step.optimizer import OPTIMIZERS
 from schedule_orders import as_text
 from support import FABRIC, GPT, NODE, scenario
 
@@ -48,7 +48,7 @@ def _faults(case: Drawn) -> bool:
     s, plan = case.scenario, case.plan
     if plan.num_devices > min(MOST_RANKS, s.cluster.num_devices):
         return True
-    return bool(faults(plan, s.model, s.batch, plan.num_devices, schedules, stack=s.stack))
+    return bool(faults(plan, s.model, s.batch, plan.num_devices, stack=s.stack))
 
 
 def _attempt(rng: Random) -> Drawn:

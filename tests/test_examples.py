@@ -19,10 +19,10 @@ from parsim import schedules
 from parsim.collectives import COLLECTIVES, choose, names
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan
 from parsim.schedules import SCHEDULES
 from parsim.step import lower
-from parsim.step.optimizer import OPTIMIZERS
 from parsim.verify import verify_plan
 from schedule_orders import actions_of
 from support import GPT, scenario
@@ -135,8 +135,15 @@ def test_the_memory_item_counts_what_its_row_states(folder: Path) -> None:
     assert all(check.ok for check in verify_plan(scenario(), Plan(optimizer="adamw_16bit"), "moments"))
 
 
+def test_a_scenario_names_the_optimizer_once_its_file_is_imported(folder: Path) -> None:
+    file = {"model": "tiny-gpt", "cluster": {"node": "dgx-1v-16gb"}, "batch": {"global_batch": 8, "sequence_length": 16, "dtype": "fp16"}}
+    named = {**file, "plans": {"a": {"optimizer": "adamw_16bit"}}}
+    said = in_a_process("-c", f"import moments, parsim; print(parsim.from_mapping({named}).plan('a').optimizer)")
+    assert said == "adamw_16bit\n"
+
+
 def test_the_objective_trades_time_for_memory(folder: Path) -> None:
     plan, step_s, peak_bytes = re.fullmatch(r"(Plan\(.*\)) (\S+) (\S+)\n", in_a_process("least_memory.py")).groups()  # type: ignore[union-attr]
     (fastest,) = parsim.plan(parsim.load("mine.yaml"), top=1).rows
-    assert plan != str(fastest.plan) and int(peak_bytes) < fastest.estimate.peak_bytes
-    assert fastest.estimate.step_s < float(step_s) <= 1.2 * fastest.estimate.step_s
+    assert plan != str(fastest.plan) and int(peak_bytes) < fastest.peak_bytes
+    assert fastest.step_s < float(step_s) <= 1.2 * fastest.step_s

@@ -23,8 +23,8 @@ from parsim.cluster.scalars import Floats
 from parsim.errors import ParsimError
 from parsim.executor.job import RunRequest
 from parsim.model.dims import FIXED_ITEMSIZE_BYTES, FLOAT32
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.scenario.rows import read
-from parsim.step.optimizer import OPTIMIZERS
 from parsim_kernels import TransportError, launch
 
 Progress = Callable[[str, float], None]  # what is sampled, and the share that is done
@@ -188,7 +188,7 @@ def beside(walks: Iterable[Walk]) -> tuple[float, float]:
 def with_surroundings(fits: Iterable[LawFit[KernelLaw]], call_s: float, byte_s: float) -> tuple[LawFit[KernelLaw], ...]:
     """The laws with what lies beside the kernels: a part in every call, and what goes with the parameters in those of the optimizers."""
     wide = sorted(OPTIMIZERS.values(), key=lambda optimizer: optimizer.state_bytes)  # of one kernel the widest count
-    moved = {optimizer.kernel: optimizer.moved_bytes(_ITEMSIZE) for optimizer in wide}
+    moved = {optimizer.kernel: optimizer.moved_bytes(_ITEMSIZE, _ITEMSIZE) for optimizer in wide}
     done = []
     for fit in fits:
         law = replace(fit.law, call_s=to_digits(fit.law.call_s + call_s))

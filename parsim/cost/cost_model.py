@@ -23,5 +23,5 @@ class CostModel:
         return self.stack.sustained_factor.get(accelerator.name, accelerator.sustained_factor)
 
     def multiplies_in(self, role: str) -> str:
-        """The dtype of a role of matmuls.  Today there is one role."""
-        return {"matmul": self.batch.dtype}[role]
+        """The dtype of a role of matmuls."""
+        return self.batch.recipe.multiplies[role]

@@ -9,9 +9,10 @@ from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE, GRADIENT, MASTER
 from parsim.model.op_kinds import COSTS
-from parsim.step.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 
 
@@ -83,12 +84,18 @@ def bucket_of(task: Compute) -> Bucket | None:
     return next((value for value in task.inputs if isinstance(value, Bucket)), None)
 
 
+def state_bytes(structure: Structure, sizes: Sizes) -> int:
+    """Bytes an element of the optimizer's states, with the master copy, that lie on the device."""
+    own = OPTIMIZERS[structure.optimizer].state_bytes + (sizes.itemsize_bytes[MASTER] if structure.master_weights else 0)
+    return 0 if structure.offload else own
+
+
 def element_bytes(task: Compute, sizes: Sizes) -> int:
     """HBM bytes an element that a kernel of a step's end moves."""
     size = sizes.itemsize_bytes
     if "optimizer" in task.attributes:
-        return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[GRADIENT])
-    return {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[FLOAT32] + size[COMPUTE]}[task.kernel]
+        return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[GRADIENT])
+    return {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[MASTER] + size[COMPUTE]}[task.kernel]
 
 
 def payload(task: Collective) -> Value:

@@ -15,7 +15,7 @@ import numpy as np
 
 from parsim.cluster.scalars import Ints as Ints
 from parsim.errors import PlanError, ScenarioError
-from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, PLACEMENTS
+from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import DENSE, axes, rules, split, switched_on, uneven, view_of
 from parsim.parallel.dimensions import degrees as degrees_of
@@ -212,12 +212,10 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
     by_plan = [degrees_of(plan) for plan in plans]
     degrees = {axis: each([found[axis] for found in by_plan]) for axis in axes()}
     _check_range(dims, model)
-    compute = dtype_bytes[batch.dtype]
-    itemsize = {
-        COMPUTE: compute,
-        GRADIENT: compute if stack.gradient_dtype == "compute" else dtype_bytes[stack.gradient_dtype],
-        **FIXED_ITEMSIZE_BYTES,
-    }
+    stores = batch.recipe.stores
+    compute = stores[COMPUTE]
+    stored = {MASTER: compute, GRADIENT: compute if stack.gradient_dtype == "compute" else stack.gradient_dtype, **stores}
+    itemsize = {**FIXED_ITEMSIZE_BYTES, **{role: dtype_bytes[dtype] for role, dtype in stored.items()}}
     return Sizes(dims, degrees, itemsize, count, fastest_first(plans[0].rank_order), _tables(plans, dims, degrees))
 
 

@@ -15,7 +15,9 @@ from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes, sizes_of
 from parsim.cost.timing import task_ps
+from parsim.errors import PlanError
 from parsim.model.spec import Layout, ModelSpec
+from parsim.parallel.legality import schedule_fault
 from parsim.parallel.plan import Plan
 from parsim.parallel.stages import layers_of
 from parsim.schedules.phase import Phase
@@ -138,7 +140,11 @@ def workload_of(spec: ModelSpec, model: CostModel, plan: Plan, dtype_bytes: Mapp
 def workloads_of(
     spec: ModelSpec, model: CostModel, plans: Sequence[Plan], dtype_bytes: Mapping[str, int]
 ) -> list[tuple[Workload, list[int]]]:
-    """All plans, each workload with the indices of its plans: one pricing a structure, one workload a pipeline shape."""
+    """All plans, each workload with the indices of its plans: one pricing a structure, one workload a pipeline shape.
+
+    Raises:
+        PlanError: a schedule cannot run its pipeline.
+    """
     structures: dict[Structure, list[int]] = {}
     for index, plan in enumerate(plans):
         structures.setdefault(Structure.of(spec, model.batch, plan, model.stack), []).append(index)
@@ -153,6 +159,8 @@ def workloads_of(
             shapes.setdefault((pipeline, _alike(layers[row], spec, structure)), []).append(row)
         for rows in shapes.values():
             first, indices = own[rows[0]], np.array(rows)
+            if isinstance(first.schedule, str) and (wrong := schedule_fault(first, model.batch)):  # a written one: action by action
+                raise PlanError(wrong.message, remedy=wrong.remedy and f"{wrong.remedy}.")
             stages = tuple(np.array(each, dtype=np.int64) for each in zip(*(layers[row] for row in rows), strict=True))
             shape = (first.schedule, first.pipeline_parallel, first.num_micro_batches(model.batch))
             workload = Workload(prices, indices, prices.sizes.take(indices), spec.layout, stages, *shape)

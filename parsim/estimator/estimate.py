@@ -16,6 +16,7 @@ from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import lower_bound, step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import Totals, device_totals
+from parsim.model.dims import MATMUL
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Plan
 from parsim.units import PS_PER_S
@@ -49,7 +50,8 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     memory = {part: ranks[:, 0].tolist() for part, ranks in rank_memory(stages).parts().items()}
     totals = device_totals(stages)
     tokens = scenario.batch.global_batch * scenario.batch.sequence_length
-    peak = scenario.cluster.node.accelerator.peak(scenario.batch.dtype) * chosen.num_devices * step_s
+    multiplied_in = stages.workload.model.multiplies_in(MATMUL)
+    peak = scenario.cluster.node.accelerator.peak(multiplied_in) * chosen.num_devices * step_s
     useful = model_flops_per_token(scenario.model, scenario.batch.sequence_length)
     return Estimate(
         name=name,

@@ -11,10 +11,10 @@ import numpy as np
 
 from parsim import schedules
 from parsim.cost.buckets import lasting_parts, weight_elements
+from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
-from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.task import Part
 
 
@@ -43,13 +43,12 @@ class RankMemory:
 def rank_memory(stages: Stages) -> RankMemory:
     """Peak memory of each pipeline rank."""
     structure, stack, sizes = stages.workload.step.structure, stages.workload.model.stack, stages.workload.sizes
-    state_bytes = OPTIMIZERS[structure.optimizer].kept_bytes(master_weights=structure.master_weights, offload=structure.offload)
     elements = {role: _elements(stages, part) for role, part in lasting_parts(structure.zero_stage).items()}
     in_flight, on_top = _dynamic(stages)
     return RankMemory(
         elements["parameters"] * sizes.itemsize_bytes[COMPUTE],
         elements["gradients"] * sizes.itemsize_bytes[GRADIENT],
-        elements["optimizer"] * state_bytes,
+        elements["optimizer"] * state_bytes(structure, sizes),
         in_flight,
         on_top,
         scalar_bytes(stages) + int(stack.communicator_bytes * len(structure.axes)),

@@ -11,8 +11,8 @@ import numpy as np
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, own_weights_of, suffix
 from parsim.executor.values import shard
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
-from parsim.step.optimizer import OPTIMIZERS
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.task import Part, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
@@ -46,7 +46,7 @@ class Store:
             self._hold_lasting(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
             updated = self.own_part(weight, part) if structure.zero_stage else part
             if structure.master_weights or structure.offload:
-                self.machine.hold(self.updater, f"{name}.master", updated.copy(), job.itemsize(FLOAT32))
+                self.machine.hold(self.updater, f"{name}.master", updated.copy(), job.itemsize(MASTER))
             for state, itemsize in OPTIMIZERS[structure.optimizer].states:
                 self.machine.hold(self.updater, f"{name}.{state}", np.zeros_like(updated), itemsize)
         for instance, segment in self.copies:

@@ -31,7 +31,8 @@ TOKENS: Final = "M"  # where they leave for experts and come back
 FREE: Final = ("M", "G")  # whose elements may lie in any order
 PLACEMENTS: Final = ("STZ", "EN")  # names of one extent, in several placements
 
-# What an element is charged at, by the role of its tensor: "compute" and "gradient" are the scenario's, the rest fixed.
+# What an element is charged at, by the role of its tensor: "compute", "gradient" and "master" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"
-MATMUL: Final = "matmul"  # what a kernel multiplies in: the scenario's dtype, whatever its operands are stored as
+MASTER: Final = "master"  # the weights that an optimizer updates: a copy, or those that are computed with
+MATMUL: Final = "matmul"  # what a kernel multiplies in, whatever its operands are stored as
 FIXED_ITEMSIZE_BYTES: Final = {FLOAT32: 4, MASK: 1, INDEX: 8}

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Final
 
+from parsim import schedules
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, sharding_faults
@@ -24,33 +24,31 @@ MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fo
 
 
 def faults(
-    plan: Plan, model: ModelSpec | None, batch: Batch | None, num_devices: int | None, schedules: ModuleType, *, stack: Stack | None = None
+    plan: Plan, model: ModelSpec | None, batch: Batch | None, num_devices: int | None, *, stack: Stack | None = None
 ) -> list[PlanFault]:
     """All the ways in which the plan does not fit; an empty list for a legal one.
 
-    Checks against a model, batch or num_devices of None are left out.  `schedules` is the module parsim.schedules, which knows the rule
-    of each; the stack's rule of layers may let an end stage hold none, and its kernels are the ops that recompute_ops names.
+    Checks against a model, batch or num_devices of None are left out; the stack's rule of layers may let an end stage hold none, and its
+    kernels are the ops that recompute_ops names.
 
-    >>> from parsim import schedules
     >>> from parsim.model.transformer import TransformerSpec
     >>> tiny = TransformerSpec("tiny", 4, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
-    >>> for fault in faults(Plan(tensor_parallel=4), tiny, Batch(8, 16), 4, schedules):
+    >>> for fault in faults(Plan(tensor_parallel=4), tiny, Batch(8, 16), 4):
     ...     print(fault)
     tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads comes later). Legal: 1, 2
     """
-    if broken := [*_not_positive(plan), *_unknown_names(plan, schedules), *sharding_faults.unknown_dimensions(plan)]:
+    if broken := [*_not_positive(plan), *_unknown_names(plan), *sharding_faults.unknown_dimensions(plan)]:
         return broken
     if groups := [*sharding_faults.zero_group(plan)]:
         plan = dataclasses.replace(plan, zero_group=None)
     world = [] if num_devices is None else [*_world(plan, num_devices)]
-    order = [*sharding_faults.rank_order(plan)]
     found = [
-        *_pipeline(plan, schedules),
+        *_pipeline(plan),
         *sharding_faults.zero(plan),
         *groups,
-        *order,
+        *sharding_faults.rank_order(plan),
         *world,
-        *([] if order else sharding_faults.views(plan)),
+        *sharding_faults.views(plan),
     ]
     found += sharding_faults.recompute_every(plan)
     if model is not None:
@@ -61,7 +59,7 @@ def faults(
     if batch is not None:
         found += sharding_faults.sequence(plan, batch)
     if batch is not None and not world:  # with another number of replicas they get other micro batches
-        found += _micro_batches(plan, batch, schedules)
+        found += _micro_batches(plan, batch)
     return found
 
 
@@ -100,7 +98,7 @@ def _not_positive(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault("layers_per_stage", message, "Legal: 1, 2, 3, ... for each stage")
 
 
-def _unknown_names(plan: Plan, schedules: ModuleType) -> Iterator[PlanFault]:
+def _unknown_names(plan: Plan) -> Iterator[PlanFault]:
     for field, known in (("schedule", schedules.names()), *NAMED.items()):
         value = getattr(plan, field)
         if value not in known and not (field == "schedule" and isinstance(value, tuple)):
@@ -125,14 +123,29 @@ def _world(plan: Plan, num_devices: int) -> Iterator[PlanFault]:
         yield PlanFault("data_parallel", message, f"Set data_parallel = {num_devices // inner}, or leave it out")
 
 
-def _pipeline(plan: Plan, schedules: ModuleType) -> Iterator[PlanFault]:
+def _pipeline(plan: Plan) -> Iterator[PlanFault]:
     ranks, chunks = plan.pipeline_parallel, plan.virtual_pipeline
     if chunks > 1 and ranks == 1:
         message = f"virtual_pipeline = {plan.virtual_pipeline} needs a pipeline, but pipeline_parallel = 1"
         yield PlanFault("virtual_pipeline", message, "Set pipeline_parallel above 1, or virtual_pipeline = 1")
+    if fault := schedule_fault(plan):
+        yield fault
+
+
+def schedule_fault(plan: Plan, batch: Batch | None = None) -> PlanFault | None:
+    """Why its schedule cannot run so many ranks and chunks, and the micro_batches of a batch; None where it can."""
+    ranks, chunks = plan.pipeline_parallel, plan.virtual_pipeline
     if (said := schedules.fault(plan.schedule, ranks, chunks)) is not None:
         others = f"Set schedule = {' or '.join(schedules.names_for(ranks, chunks))}" + (", or virtual_pipeline = 1" if chunks > 1 else "")
-        yield PlanFault("schedule", said, others if isinstance(plan.schedule, str) else "")
+        return PlanFault("schedule", said, others if isinstance(plan.schedule, str) else "")
+    if batch is None or (said := schedules.fault(plan.schedule, ranks, chunks, count := plan.num_micro_batches(batch))) is None:
+        return None
+    if not isinstance(plan.schedule, str):
+        return PlanFault("schedule", said, "")
+    more = (each for each in range(count + 1, 2 * (count + ranks)) if schedules.fault(plan.schedule, ranks, chunks, each) is None)
+    product = dimensions.split(plan, "B") * plan.micro_batch
+    enough = next((f"Make global_batch {each * product}, or choose" for each in more), "Choose")
+    return PlanFault("virtual_pipeline" if chunks > 1 else "schedule", said, f"{enough} another micro_batch")
 
 
 def _layers(plan: Plan, model: ModelSpec, layer_split: str) -> Iterator[PlanFault]:
@@ -151,7 +164,7 @@ def _layers(plan: Plan, model: ModelSpec, layer_split: str) -> Iterator[PlanFaul
         yield PlanFault("layers_per_stage", message, f"Give {plan.num_stages} numbers that sum to {model.num_layers}")
 
 
-def _micro_batches(plan: Plan, batch: Batch, schedules: ModuleType) -> Iterator[PlanFault]:
+def _micro_batches(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
     replicas = dimensions.split(plan, "B")
     product = replicas * plan.micro_batch
     if batch.global_batch % product:
@@ -161,18 +174,9 @@ def _micro_batches(plan: Plan, batch: Batch, schedules: ModuleType) -> Iterator[
         legal = divisors(batch.global_batch // replicas if replica else batch.global_batch)
         yield PlanFault(field, f"{asked} does not divide global_batch = {batch.global_batch}", f"Legal {field}: {comma_list(legal)}")
         return
-    ranks, chunks, count = plan.pipeline_parallel, plan.virtual_pipeline, plan.num_micro_batches(batch)
-    actions = 2 * plan.num_stages * count
+    actions = 2 * plan.num_stages * plan.num_micro_batches(batch)
     if actions > MOST_ACTIONS:
         message = f"a step of {actions:,} forwards and backwards is above the {MOST_ACTIONS:,} that are predicted"
         yield PlanFault("micro_batch", message, f"Raise micro_batch (now {plan.micro_batch}), or lower global_batch")
-        return
-    said = schedules.fault(plan.schedule, ranks, chunks, count)
-    if said is None or schedules.fault(plan.schedule, ranks, chunks) is not None:  # what is wrong with any number, _pipeline tells
-        return
-    if not isinstance(plan.schedule, str):
-        yield PlanFault("schedule", said, "")
-        return
-    more = (each for each in range(count + 1, 2 * (count + ranks)) if schedules.fault(plan.schedule, ranks, chunks, each) is None)
-    enough = next((f"Make global_batch {each * product}, or choose" for each in more), "Choose")
-    yield PlanFault("virtual_pipeline" if chunks > 1 else "schedule", said, f"{enough} another micro_batch")
+    elif not schedule_fault(plan) and (fault := schedule_fault(plan, batch)):  # what is wrong with any number, _pipeline tells
+        yield fault

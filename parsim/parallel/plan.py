@@ -10,7 +10,10 @@ from dataclasses import dataclass, field, fields
 from itertools import permutations
 from typing import Any, Final
 
+from parsim.errors import ScenarioError, did_you_mean
 from parsim.parallel.dimensions import degrees, num_ranks, split
+from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.precision import RECIPES, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,18 @@ class Batch:
 
     global_batch: int  # sequences a step, all replicas together
     sequence_length: int  # tokens
-    dtype: str = "bf16"  # of the matmuls: a row of the catalog's dtypes
+    dtype: str = "bf16"  # the name of a precision recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """What tensors are stored as, and matmuls multiply in.
+
+        Raises:
+            ScenarioError: there is no recipe of that name.
+        """
+        if self.dtype not in RECIPES:
+            raise ScenarioError(f"unknown dtype '{self.dtype}'{did_you_mean(self.dtype, RECIPES)}", remedy=f"Known: {', '.join(RECIPES)}.")
+        return RECIPES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +49,8 @@ class Key:
 
 
 def _key(default: Any, description: str, **others: Any) -> Any:
-    return field(default=default, metadata={"description": description, **others})
+    stated: Any = {"default_factory": dict} if default is dict else {"default": default}
+    return field(**stated, metadata={"description": description, **others})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +83,7 @@ class Plan:
     optimizer: str = _key(
         "adamw",
         "what updates the weights",
-        legal=("adamw", "adamw_8bit", "sgd_momentum"),
+        legal=tuple(OPTIMIZERS),
         auto=("adamw",),  # a choice of convergence, not of speed: never varied of the planner's own accord
     )
     zero_stage: int = _key(
@@ -105,18 +120,20 @@ class Stack:
     """
 
     name: str
-    attention: str = "fused_softmax"  # unfused | fused_softmax | flash
-    fusions: tuple[str, ...] = ()  # of: bias, gelu, dropout_add, gradient_accumulation
-    gradient_dtype: str = "fp32"  # fp32 | compute
-    tensor_overlap: bool = False  # collectives of tensor parallelism run beside weight-gradient GEMMs
-    gradient_overlap: bool = False  # a layer's gradient reduction starts when its last backward ends
-    scatter_gather: bool = False  # a stage boundary sends 1/tp a rank and gathers on arrival
-    recompute_early_stop: bool = False  # recomputation ends at the last tensor that backward needs
-    layer_split: str = "even"  # even | embedding_and_head | remainder_first
-    vocab_multiple: int = 128  # the vocabulary is padded to a multiple of this x tensor_parallel
-    host_launch_s: float = 0.0  # host seconds a kernel launch: a segment never runs faster than its launches
-    sustained_factor: Mapping[str, float] = field(default_factory=dict)  # by accelerator; absent: the accelerator's own
-    framework_bytes: float = 0.0  # context, libraries
-    communicator_bytes: float = 0.0  # a communicator's buffers, for each axis that is on
-    collectives: Mapping[str, str] = field(default_factory=dict)  # algorithm by operation; absent: by size and span
+    attention: str = _key("fused_softmax", "the kernels of attention")  # unfused | fused_softmax | flash
+    fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # of: bias, gelu, dropout_add, gradient_accumulation
+    gradient_dtype: str = _key("fp32", "what gradients are kept in")  # fp32 | compute
+    tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
+    gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
+    scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival
+    recompute_early_stop: bool = _key(False, "whether recomputation ends at the last tensor that backward needs")
+    layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
+    vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")
+    host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
+    sustained_factor: Mapping[str, float] = _key(dict, "accelerator: share of an isolated kernel's rate")  # absent: the accelerator's own
+    framework_bytes: float = _key(0.0, "memory of the context and libraries")
+    communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
+    collectives: Mapping[str, str] = _key(
+        dict, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out"
+    )
     source: str = ""

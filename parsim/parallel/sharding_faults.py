@@ -73,7 +73,7 @@ def views(plan: Plan) -> Iterator[PlanFault]:
     if math.prod(found[axis] for axis in experts) != ranks:
         message = f"{' x '.join(asked)} = {' x '.join(map(str, asked.values()))} does not divide the {ranks} ranks of a stage"
         yield PlanFault("dimensions", message, f"Legal products: {comma_list(divisors(ranks))}")
-    order = [axis for axis in fastest_first(plan.rank_order) if found[axis] > 1]
+    order = [] if [*rank_order(plan)] else [axis for axis in fastest_first(plan.rank_order) if found[axis] > 1]
     places = [place for place, axis in enumerate(order) if axis in dense]
     if places and len(places) <= places[-1] - places[0]:
         between = next(axis for axis in order[places[0] :] if axis not in dense)

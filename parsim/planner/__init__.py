@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from parsim.planner.search import Ranked, Ranking, candidates, plan
+from parsim.planner.search import Ranking, candidates, plan
 
-__all__ = ["Ranked", "Ranking", "candidates", "plan"]
+__all__ = ["Ranking", "candidates", "plan"]

@@ -35,24 +35,16 @@ _BLOCK = 8  # plans priced at a time: few beyond the last place
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """One plan with its full estimate."""
-
-    plan: Plan
-    estimate: Estimate
-
-
-@dataclass(frozen=True, slots=True)
 class Ranking:
     """The best plans, fastest first, and how many were considered.
 
     `nearest` is the plan that misses the device's memory by least, where none fits.
     """
 
-    rows: tuple[Ranked, ...]
+    rows: tuple[Estimate, ...]
     num_legal: int
     num_over_memory: int
-    nearest: Ranked | None
+    nearest: Estimate | None
 
     @property
     def num_fit(self) -> int:
@@ -81,7 +73,7 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]
         for plan in _complete(scenario, chosen, axes):
             if axes["virtual_pipeline"] == (AUTO,) and plan.virtual_pipeline > 1 and scenario.model.num_layers % plan.num_stages:
                 continue  # of its own accord the planner interleaves only even chunks
-            wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, schedules, stack=scenario.stack)
+            wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, stack=scenario.stack)
             if not wrong:
                 found.append(plan)
             first_fault = first_fault or (str(wrong[0]) if wrong else "")
@@ -129,9 +121,8 @@ def plan(scenario: Scenario, space: str | None = None, *, top: int = 10) -> Rank
     bounded = bounds(scenario, plans)
     fitting = [i for i in range(len(plans)) if bounded.fits[i]]
     best = _fastest(scenario, plans, bounded, fitting, top)
-    rows = tuple(Ranked(plans[i], estimate(scenario, plans[i])) for i in best)
-    closest = plans[int(np.argmin(bounded.peak_bytes))]
-    nearest = None if fitting else Ranked(closest, estimate(scenario, closest))
+    rows = tuple(estimate(scenario, plans[i]) for i in best)
+    nearest = None if fitting else estimate(scenario, plans[int(np.argmin(bounded.peak_bytes))])
     return Ranking(rows, len(plans), len(plans) - len(fitting), nearest)
 
 

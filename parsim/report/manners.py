@@ -7,9 +7,10 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Final, ParamSpec
+from typing import Any, Final, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from parsim.errors import ParsimError
 
@@ -27,6 +28,18 @@ def command(work: Callable[P, int]) -> Callable[P, None]:
 
     polite.__annotations__ = {**work.__annotations__, "return": None}
     return polite
+
+
+class Commands(TyperGroup):
+    """The commands of a program, whose complaints about arguments are sentences: without the prefix that pydantic gives some."""
+
+    def invoke(self, ctx: Any) -> Any:  # a context of click, wherever typer has it from
+        """What the named command returns."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
 
 
 def status(work: Callable[[], int]) -> int:

@@ -201,8 +201,8 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "plans": [
             {
                 **{"place": place, "plan": plan_document(each.plan)},
-                **{name: getattr(each.estimate, name) for name in _RANKED},
-                "breakdown_s": dict(each.estimate.breakdown_s),
+                **{name: getattr(each, name) for name in _RANKED},
+                "breakdown_s": dict(each.breakdown_s),
             }
             for place, each in enumerate(ranking.rows, 1)
         ],

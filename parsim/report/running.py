@@ -99,7 +99,7 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None) ->
     document = made.ranking_document(scenario, ranking)
     output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
     if nearest := ranking.nearest:
-        log(f"no plan fits its device; the nearest:\n{overrun(nearest.estimate, short(nearest.plan))}")
+        log(f"no plan fits its device; the nearest:\n{overrun(nearest, short(nearest.plan))}")
     return 0 if ranking.rows else 1
 
 

@@ -171,8 +171,8 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
         rows = []
         for place, each in enumerate(ranking.rows, 1):
             others = {axis: str(getattr(each.plan, axis)) for axis in differ}
-            reached = {key: text for key, text in _predictions(each.estimate).items() if key != "fits"}
-            behind = percent(each.estimate.tokens_per_s / best.estimate.tokens_per_s - 1, signed=True)
-            row = {"#": str(place), **_axes(each.estimate, has_chunks), **others, **reached}
+            reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
+            behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
+            row = {"#": str(place), **_axes(each, has_chunks), **others, **reached}
             rows.append(row | {"speed": behind if place > 1 else "best"})
         show_table(rows, left=(*_LEFT, *_OWN_COLUMN))

@@ -176,10 +176,10 @@ def _cluster(section: ClusterSection, parts: _Parts, states_fabric: bool) -> Ite
 
 
 def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
-    if parts.node is not None and batch.dtype not in parts.node.accelerator.peak_flops_per_s:
-        accelerator = parts.node.accelerator
+    accelerator = parts.node.accelerator if parts.node else None
+    if accelerator and (missing := batch.recipe.without_peak(accelerator.peak_flops_per_s)):
         known = ", ".join(accelerator.peak_flops_per_s)
-        yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{batch.dtype}'; it multiplies: {known}"
+        yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{missing}'; it multiplies: {known}"
     model = parts.model
     if model is not None and (longest := model.longest_sequence) is not None and batch.sequence_length > longest:
         message = f'sequence_length = {batch.sequence_length} is above max_positions = {longest} of model "{model.name}"; at most {longest}'
@@ -197,7 +197,7 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
         values["schedule"] = schedules.default(values["virtual_pipeline"])
     plan = Plan(**values)
     parts.plans[place[1]] = plan
-    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, schedules, stack=parts.stack):
+    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, stack=parts.stack):
         yield (*place, fault.field), str(fault)
 
 

@@ -10,8 +10,9 @@ from pydantic import Field, create_model
 
 from parsim import data
 from parsim.parallel.plan import KEYS, Key
+from parsim.parallel.precision import MATMULS_ONLY, RECIPES
 from parsim.scenario.fields import Axis, Known, Natural, Quantity, Section, Text, optional
-from parsim.scenario.rows import MATMULS_ONLY, FabricRef, ModelRef, NodeRef, StackRef, dtypes
+from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
 from parsim.scenario.types import Training
 from parsim.scenario.written import ScheduleAxis
 
@@ -45,8 +46,8 @@ class BatchSection(Section):
     hints: ClassVar[Mapping[str, str]] = _SHORT
     global_batch: Natural = Field(description="the sequences of a step, all replicas together")
     sequence_length: Natural = Field(description="the tokens of a sequence")
-    dtype: Annotated[str, Known("dtypes", dtypes, unbuilt=dict.fromkeys(MATMULS_ONLY, _MATMULS))] = Field(
-        "bf16", description="the dtype of the matrix multiplications"
+    dtype: Annotated[str, Known("dtypes", lambda: tuple(RECIPES), unbuilt=dict.fromkeys(MATMULS_ONLY, _MATMULS))] = Field(
+        "bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in"
     )
 
 

@@ -67,6 +67,8 @@ class _Family:
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
 _AS_HIDDEN: Final = "classifier_dropout"  # that of hidden vectors, where null
 
+# left_out: configuration_mistral.py at commit 001f85b and configuration_qwen2.py at 008e574; a mistral with layer_types is read as the
+# ministral that auto/configuration_auto.py takes it for.
 FAMILIES: Final = {
     "bert": _Family(
         {**_LEARNED, "causal": False, "norm_last": True},

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from dataclasses import MISSING
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from parsim import catalog
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.parallel.plan import Stack
@@ -16,11 +16,16 @@ from parsim.scenario.hardware import FabricRef, NodeRef
 from parsim.scenario.inline import SCHEMAS, InlineRow, Seconds, read, resolve
 from parsim.scenario.models import ModelRef, ModelRow
 
-__all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "dtypes", "read", "resolve"]
-# Matmuls of these keep weights, gradients and activations in a wider dtype, and one dtype of a batch stands for all.
-# Source: Micikevicius et al. 2022 (arXiv:2209.05433), section 3; NVIDIA Transformer Engine, user guide: FP8 and NVFP4.
-MATMULS_ONLY: Final = ("fp8", "nvfp4")
+__all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "read", "resolve"]
 Overhead = Annotated[float, Quantity("bytes", zero=True)]
+
+
+def _as_in_stack(name: str) -> Any:
+    """The field of a row with the default and the description of one of Stack."""
+    stated = Stack.__dataclass_fields__[name]
+    if stated.default in ((), MISSING):
+        return optional(list if stated.default == () else dict, **stated.metadata)
+    return Field(stated.default, **stated.metadata)
 
 
 class StackRow(InlineRow):
@@ -28,22 +33,20 @@ class StackRow(InlineRow):
 
     kind: ClassVar[str] = "stacks"
     form: ClassVar[Any] = Stack
-    attention: Literal["unfused", "fused_softmax", "flash"] = Field("fused_softmax", description="the kernels of attention")
-    fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = optional(list, "what is fused into a neighbour")
-    gradient_dtype: Literal["fp32", "compute"] = Field("fp32", description="what gradients are kept in")
-    tensor_overlap: bool = Field(False, description="whether collectives of tensor parallelism run beside weight-gradient GEMMs")
-    gradient_overlap: bool = Field(False, description="whether a layer's gradients are reduced while the backward goes on")
-    scatter_gather: bool = Field(False, description="whether a stage boundary sends 1/tensor_parallel a rank")
-    recompute_early_stop: bool = Field(False, description="whether recomputation ends at the last tensor that backward needs")
-    layer_split: Annotated[str, Known("layer_split", lambda: tuple(SPLITS))] = Field("even", description="who holds layers that remain")
-    vocab_multiple: Natural = Field(128, description="the vocabulary is padded to a multiple of this x tensor_parallel")
-    host_launch: Seconds = Field(0.0, description="host seconds a kernel launch")
-    sustained_factor: dict[Text, Fraction] = optional(dict, "accelerator: share of an isolated kernel's rate")
-    collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = optional(
-        dict, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out"
-    )
-    framework_memory: Overhead = Field(0.0, description="memory of the context and libraries")
-    communicator_memory: Overhead = Field(0.0, description="memory of the buffers of one communicator")
+    attention: Literal["unfused", "fused_softmax", "flash"] = _as_in_stack("attention")
+    fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = _as_in_stack("fusions")
+    gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
+    tensor_overlap: bool = _as_in_stack("tensor_overlap")
+    gradient_overlap: bool = _as_in_stack("gradient_overlap")
+    scatter_gather: bool = _as_in_stack("scatter_gather")
+    recompute_early_stop: bool = _as_in_stack("recompute_early_stop")
+    layer_split: Annotated[str, Known("layer_split", lambda: tuple(SPLITS))] = _as_in_stack("layer_split")
+    vocab_multiple: Natural = _as_in_stack("vocab_multiple")
+    host_launch: Seconds = _as_in_stack("host_launch_s")
+    sustained_factor: dict[Text, Fraction] = _as_in_stack("sustained_factor")
+    collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")
+    framework_memory: Overhead = _as_in_stack("framework_bytes")
+    communicator_memory: Overhead = _as_in_stack("communicator_bytes")
 
     @model_validator(mode="after")
     def _algorithms(self) -> StackRow:
@@ -67,15 +70,6 @@ class DtypeRow(InlineRow):
     def build(self, name: str) -> int:
         """Bytes of an element."""
         return int(self.itemsize)
-
-
-def dtypes() -> tuple[str, ...]:
-    """The dtypes that a step can be predicted in: rows of the catalog in which tensors can be kept, too.
-
-    >>> dtypes()
-    ('fp32', 'tf32', 'bf16', 'fp16')
-    """
-    return tuple(name for name in catalog.names("dtypes") if name not in MATMULS_ONLY)
 
 
 StackRef = Annotated[Annotated[str, Known("stacks"), Tag(NAME)] | Annotated[StackRow, Tag(INLINE)], NAME_OR_INLINE]

@@ -1,7 +1,8 @@
 """ZB-H1: 1F1B with the backward in two, where the weights' half waits until a rank has nothing better to do.
 
-A rank's weight gradients lag `rank` micro_batches behind, so that p are in flight on every rank, as many as 1F1B holds on rank 0.  The
-bubble is (p - 1) (T_F + T_I - T_W) for m >= p and 1F1B's is (p - 1) (T_F + T_I + T_W): a third of it where all three take as long.
+A rank's weight gradients lag `rank` micro_batches behind, so that p are in flight on every rank, as many as 1F1B holds on rank 0: p - rank
+wait for their backward and `rank` for their weight gradients only.  The bubble is (p - 1) (T_F + T_I - T_W) for m >= p and 1F1B's is
+(p - 1) (T_F + T_I + T_W): a third of it where all three take as long.  Source: Qi et al. 2023 (arXiv:2401.10241), section 2.3, table 2.
 """
 
 import numpy as np

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim.cost.buckets import Role, lasting_parts, num_bytes, weight_elements
+from parsim.cost.count import state_bytes
 from parsim.cost.workload import Workload
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.simulator.program import Program, one
 from parsim.step.finish import NORM
-from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.step import Segment
 from parsim.step.task import Bucket, Task, Value, allocates
 
@@ -53,7 +53,7 @@ def lasting_bytes(workload: Workload, name: str) -> int:
     itemsize: dict[Role, int] = {
         "parameters": sizes.itemsize_bytes[COMPUTE],
         "gradients": sizes.itemsize_bytes[GRADIENT],
-        "optimizer": OPTIMIZERS[structure.optimizer].kept_bytes(master_weights=structure.master_weights, offload=structure.offload),
+        "optimizer": state_bytes(structure, sizes),
     }
     parts = lasting_parts(structure.zero_stage)
     own = (size * one(weight_elements(weight, parts[role], sizes)) for weight in segment.own_weights for role, size in itemsize.items())

@@ -8,8 +8,8 @@ from typing import Final
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, replica_axes, view_of
 from parsim.parallel.group import Group
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
-from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
 from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, HostCopy, Operand, Part, Task, Wait, Weight

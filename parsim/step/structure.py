@@ -71,7 +71,7 @@ class Structure:
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
             gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
             boundary_axes=("tp",) if is_cut else (),
-            master_weights=batch.dtype not in ("fp32", "tf32"),
+            master_weights=batch.recipe.has_master,
             ends_apart=first != last,
         )
 

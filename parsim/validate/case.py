@@ -19,8 +19,9 @@ from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
+from parsim.parallel.precision import MATMULS_ONLY, RECIPES
 from parsim.scenario import Scenario
-from parsim.scenario.rows import MATMULS_ONLY, StackRow, dtypes, read
+from parsim.scenario.rows import StackRow, read
 from parsim.validate.defaults import ATTENTION, FLASH_RATE, NVLINK_DOMAIN, Software, attention_of, ports_of, software_of
 from parsim.validate.table import TableRow
 
@@ -49,7 +50,7 @@ FEATURES: Final[Mapping[str, Predicate]] = {
     "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal),
     "attention {attention}": lambda row: attention_of(row) not in ("", *get_args(StackRow.model_fields["attention"].annotation)),
     "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
-    "dtype {dtype}": lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *dtypes()),
+    "dtype {dtype}": lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *RECIPES),
     "accelerator {accelerator}": lambda row: row.says("accelerator") not in ("", *catalog.names("accelerators")),
 }
 
@@ -89,11 +90,11 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], row.says("dtype") or software.dtype)
     plan = _plan(row, model, software, stack)
     num_devices = row.counts.get("num_devices", plan.num_devices)
-    if found := legality.faults(plan, model, batch, num_devices, schedules, stack=stack):
+    if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
     cluster = _with_flash(_cluster(row, num_devices), row, software)
-    if batch.dtype not in cluster.node.accelerator.peak_flops_per_s:
-        raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {batch.dtype}")
+    if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):
+        raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {missing}")
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
     return Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize)
 

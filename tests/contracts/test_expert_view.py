@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from made_up import mixture, registered
-from parsim import schedules
 from parsim.cost.buckets import elements
 from parsim.cost.sizes import sizes_of
 from parsim.estimator.estimate import estimate
@@ -66,7 +65,7 @@ def experts(package: str, plan: Plan, stack: int = 0) -> Scenario:
 def test_experts_keep_the_contract_on_every_rank(case: tuple[str, str, int], package: str) -> None:
     name, split, stack = case
     plan = Plan(**PLANS[name], dimensions=SPLITS[split])  # type: ignore[arg-type]
-    assert not faults(plan, mixture(package), Batch(4 * plan.data_parallel, 4), plan.num_devices, schedules)
+    assert not faults(plan, mixture(package), Batch(4 * plan.data_parallel, 4), plan.num_devices)
     assert not [check for check in verify_plan(experts(package, plan, stack), plan, "toy") if not check.ok]
 
 
@@ -151,5 +150,5 @@ def test_processes_do_as_lockstep_does_bit_for_bit(package: str) -> None:
     ],
 )
 def test_what_the_view_cannot_hold_is_a_fault(plan: Plan, said: str, package: str) -> None:
-    (fault,) = faults(plan, mixture(package), Batch(8, 4), plan.num_devices, schedules)
+    (fault,) = faults(plan, mixture(package), Batch(8, 4), plan.num_devices)
     assert str(fault).startswith(said)

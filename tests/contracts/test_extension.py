@@ -104,12 +104,12 @@ def test_a_schedule_of_ones_own_passes_the_contract_and_every_reader_knows_it() 
 @pytest.mark.usefixtures("added")
 def test_the_rule_of_a_schedule_of_ones_own_makes_plans_illegal_with_a_way_out() -> None:
     chosen = scenario(batch=Batch(3, 8))
-    (fault,) = faults(Plan(pipeline_parallel=2, schedule="pairs"), chosen.model, chosen.batch, 2, schedules)
+    (fault,) = faults(Plan(pipeline_parallel=2, schedule="pairs"), chosen.model, chosen.batch, 2)
     assert fault.field == "schedule"
     assert str(fault) == (
         "schedule 'pairs' needs an even number of micro batches, not 3. Make global_batch 4, or choose another micro_batch"
     )
-    (fault,) = faults(Plan(pipeline_parallel=2, virtual_pipeline=2, schedule="pairs"), chosen.model, None, 2, schedules)
+    (fault,) = faults(Plan(pipeline_parallel=2, virtual_pipeline=2, schedule="pairs"), chosen.model, None, 2)
     assert "runs one chunk" in fault.message and "pairs" not in fault.remedy
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from made_up import mixture, registered
-from parsim import schedules
 from parsim.collectives.placed import group_price
 from parsim.cost.chunks import chunks_of
 from parsim.cost.workload import Workload
@@ -81,7 +80,7 @@ def test_an_on_or_off_dimension_lies_on_anothers_axis() -> None:
 
 def test_what_does_not_divide_and_what_nobody_knows_are_faults() -> None:
     def told(plan: Plan, num_devices: int) -> list[str]:
-        return [str(fault) for fault in faults(plan, GPT, Batch(8, 8), num_devices, schedules)]
+        return [str(fault) for fault in faults(plan, GPT, Batch(8, 8), num_devices)]
 
     assert told(Plan(dimensions=(("ffn_parallel", 2),)), 2) == []
     (three,) = told(Plan(dimensions=(("ffn_parallel", 3),)), 3)
@@ -161,7 +160,7 @@ def test_a_dim_that_a_table_and_another_axis_cut_is_refused() -> None:
 
 def test_a_table_is_held_against_the_dim_that_it_shares_out_and_need_not_divide_it(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(dimensions=(("uneven_ffn", 3),))
-    assert not faults(plan, GPT, Batch(8, 8), 3, schedules)
+    assert not faults(plan, GPT, Batch(8, 8), 3)
     wrong = replace(dimensions.DIMENSIONS.get("uneven_ffn"), share=lambda extent, ranks: (extent,) * ranks)
     monkeypatch.setitem(dimensions.DIMENSIONS._values, "uneven_ffn", wrong)
     with pytest.raises(PlanError, match="the table of uf does not share out dim F"):

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from parsim import schedules
 from parsim.cluster.link import CollectiveLaw
 from parsim.estimator.estimate import estimate, estimates, stages_of
 from parsim.estimator.memory import counted_peak_bytes
@@ -62,7 +61,7 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
     )
     rate = draw(st.sampled_from([1e6, 1e8, 1e10]))
     cluster = replace(CLUSTER, node=replace(NODE, law=CollectiveLaw(1e-6, 1e-6, rate, rate, 1e-9)))
-    assume(not faults(plan, model, batch, plan.num_devices, schedules))
+    assume(not faults(plan, model, batch, plan.num_devices))
     return scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan
 
 

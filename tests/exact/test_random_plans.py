@@ -13,8 +13,8 @@ from parsim.collectives.ring import Ring
 from parsim.executor.job import Job
 from parsim.executor.lockstep import Mail
 from parsim.parallel.legality import faults
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan
-from parsim.step.optimizer import OPTIMIZERS
 from parsim.verify import verify_plan
 from random_plans import FUSIONS, MOST_RANKS, ORDERS, Drawn, drawn
 from support import GPT, STACK, tiered
@@ -109,5 +109,5 @@ def test_drawn_plans_notice_a_mutant(
 @pytest.mark.parametrize("name", ["mix", "core_attention"])
 def test_an_op_that_selective_recomputation_runs_again_is_not_chosen_a_second_time(name: str) -> None:
     """Found by seeds 450 and 607: the second results would meet the first."""
-    found = faults(Plan(recompute="selective", recompute_ops=(name,)), GPT, Batch(8, 8), 1, schedules, stack=STACK)
+    found = faults(Plan(recompute="selective", recompute_ops=(name,)), GPT, Batch(8, 8), 1, stack=STACK)
     assert [str(fault).endswith("again already. Leave it out, or set recompute to none") for fault in found] == [True]

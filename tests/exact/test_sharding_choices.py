@@ -6,13 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from parsim import schedules
 from parsim.estimator.estimate import estimate
 from parsim.executor.run import execute
 from parsim.model.families import blocks_of
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.step.optimizer import Optimizer
 from parsim.verify import verify_plan
 from support import GPT, STACK, STACKS, scenario, tiered
 
@@ -86,7 +84,7 @@ def test_every_op_of_a_layer_may_run_again(case: tuple[str, str]) -> None:
     layer = blocks_of(GPT.architecture, chosen.stack.attention, chosen.stack.fusions)["layer"]
     tried = set()
     for name in [op.name for op in layer.ops if op.kind != "relabel"]:
-        found = faults(replace(plan, recompute_ops=(name,)), GPT, chosen.batch, 2, schedules, stack=chosen.stack)
+        found = faults(replace(plan, recompute_ops=(name,)), GPT, chosen.batch, 2, stack=chosen.stack)
         together = found[0].message.split(": ")[1].split(" work ")[0].split(" and ") if found else [name]
         ops = tuple(sorted(together))
         if ops not in tried:
@@ -110,7 +108,8 @@ def test_an_optimizer_on_the_host_holds_nothing_on_the_device_and_sends_every_gr
 
 
 def test_a_mutant_that_leaves_the_host_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Optimizer, "kept_bytes", lambda self, **where: 12)
+    for reader in ("estimator", "simulator"):
+        monkeypatch.setattr(f"parsim.{reader}.memory.state_bytes", lambda structure, sizes: 12)
     wrong = [check.quantity for check in verify_plan(scenario(), Plan(offload_optimizer=True), "toy") if not check.ok]
     assert wrong == ["peak bytes", "peak bytes, simulated"]
 
@@ -121,7 +120,7 @@ def test_weights_come_back_from_the_host_as_they_were_updated_there() -> None:
 
 
 def told(plan: Plan) -> list[str]:
-    return [str(fault) for fault in faults(plan, GPT, Batch(8, 8), plan.data_parallel, schedules, stack=STACK)]
+    return [str(fault) for fault in faults(plan, GPT, Batch(8, 8), plan.data_parallel, stack=STACK)]
 
 
 def test_what_cannot_be_is_told_with_what_can() -> None:

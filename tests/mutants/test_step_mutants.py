@@ -16,8 +16,10 @@ import pytest
 
 from made_up import mixture, registered
 from parsim.cost import count, timing, workload
+from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Sizes, Table
 from parsim.errors import ScheduleError
+from parsim.estimator import memory
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.executor import bind
 from parsim.executor import program as walked
@@ -29,7 +31,6 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.schedules.phase import SPLIT, WHOLE
 from parsim.simulator import transfers
 from parsim.step import check, finish, lower, program, split
-from parsim.step.optimizer import OPTIMIZERS
 from parsim.step.structure import Structure
 from parsim.step.task import COMPUTE_STREAM, Collective, HostCopy, Task
 from parsim.verify import verify_plan
@@ -74,7 +75,7 @@ def _gradient_buckets_in_bf16(patch: pytest.MonkeyPatch) -> None:
 
 
 def _master_weights_of_two_bytes(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(OPTIMIZERS, "adamw", replace(OPTIMIZERS["adamw"], master_bytes=2))
+    patch.setattr(memory, "state_bytes", lambda structure, sizes: state_bytes(structure, sizes) - 2)
 
 
 def _nothing_closes(patch: pytest.MonkeyPatch) -> None:

@@ -245,6 +245,12 @@ def test_a_mistake_ends_with_2_and_a_sentence(here: Path, arguments: tuple[str, 
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(("command", "option"), [("run", "--backend"), ("execute", "--transport"), ("plan", "--top")])
+def test_what_is_wrong_with_an_option_is_told_in_one_breath(here: Path, command: str, option: str) -> None:
+    told = call(command, "tiny.yaml", option, "guess").stderr
+    assert f"Invalid value for '{option}': " in told and "Value error" not in told
+
+
 def test_a_misspelled_name_is_recognised(here: Path) -> None:
     assert "did you mean 'models'" in call("list", "modles").stderr
     assert "did you mean 'gpt3-175b'" in call("show", "gpt3-175").stderr

@@ -8,19 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parsim import schedules
-from parsim.errors import ParsimError
+import parsim
+from parsim.errors import ParsimError, PlanError
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.fault import divisors
 from parsim.parallel.legality import faults, legal_degrees
 from parsim.parallel.plan import Batch, Plan
+from support import scenario
 
 MODEL = TransformerSpec("m", 12, 64, 256, 8, num_kv_heads=4, head_dim=8, vocab_size=128, max_positions=64)
 BATCH = Batch(48, 64)
 
 
 def found(plan, num_devices=None, model=MODEL, batch=BATCH):
-    return [(each.field, str(each)) for each in faults(plan, model, batch, num_devices or plan.num_devices, schedules)]
+    return [(each.field, str(each)) for each in faults(plan, model, batch, num_devices or plan.num_devices)]
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,8 @@ def test_all_faults_are_told_at_once():
 
 
 def test_without_a_model_what_needs_none_is_still_checked():
-    assert [each.field for each in faults(Plan(tensor_parallel=3), None, BATCH, 8, schedules)] == ["tensor_parallel"]
-    assert faults(Plan(tensor_parallel=3), None, None, None, schedules) == []
+    assert [each.field for each in faults(Plan(tensor_parallel=3), None, BATCH, 8)] == ["tensor_parallel"]
+    assert faults(Plan(tensor_parallel=3), None, None, None) == []
 
 
 def test_legal_degrees_are_those_that_divide():
@@ -129,3 +130,12 @@ def test_a_legal_degree_fits_by_itself(axis):
 @given(st.integers(min_value=1, max_value=5000))
 def test_divisors_are_all_that_divide(number):
     assert divisors(number) == tuple(each for each in range(1, number + 1) if number % each == 0)
+
+
+@pytest.mark.parametrize("ask", [parsim.estimate, lambda toy, plan: parsim.estimates(toy, [Plan(), plan]), parsim.simulate, parsim.execute])
+def test_a_schedule_that_cannot_run_the_pipeline_is_refused_whoever_is_asked(ask):
+    plan = Plan(pipeline_parallel=2, virtual_pipeline=2)
+    with pytest.raises(PlanError, match=r"'1f1b' runs one chunk .*, but virtual_pipeline = 2\n  Set .*, or virtual_pipeline = 1\."):
+        ask(scenario(), plan)
+    with pytest.raises(PlanError, match=r"Make global_batch 16, or choose another micro_batch\."):
+        ask(scenario(), replace(plan, schedule="interleaved_1f1b", micro_batch=8))

@@ -6,12 +6,11 @@ import dataclasses
 
 import pytest
 
-from parsim import scenario, schedules
+from parsim import scenario
 from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan
 from parsim.planner.search import candidates, default_axes
 from parsim.scenario.document import PlanSection
-from parsim.step.optimizer import OPTIMIZERS
 from support import scenario as toy
 
 NAMES = [each.name for each in dataclasses.fields(Plan)]
@@ -34,13 +33,9 @@ def test_what_a_file_leaves_out_is_the_default_of_plan():
     assert loaded.plan("a") == Plan()
 
 
-def test_the_legal_optimizers_are_those_that_have_a_row():
-    assert KEYS["optimizer"].legal == tuple(OPTIMIZERS)
-
-
 @pytest.mark.parametrize("name", [name for name in NAMES if KEYS[name].legal])
 def test_a_value_beside_the_legal_ones_is_a_fault_of_the_plan(name):
-    found = legality.faults(Plan(**{name: 9 if KEYS[name].type == "int" else "nothing"}), None, None, None, schedules)
+    found = legality.faults(Plan(**{name: 9 if KEYS[name].type == "int" else "nothing"}), None, None, None)
     assert [fault.field for fault in found] == [name]
 
 

@@ -48,11 +48,12 @@ def test_the_bubble_is_that_of_the_paper_as_long_as_weights_take_least(p: int, m
 
 @pytest.mark.parametrize(("p", "m"), [*SHAPES, *FEW])
 def test_as_many_micro_batches_are_in_flight_as_in_1f1b_at_most(p: int, m: int) -> None:
-    """Section 2.1: the peak is 1F1B's, p micro_batches on rank 0; of the other ranks some wait for their weight gradients only."""
+    """Table 2: the peak is 1F1B's, p micro_batches; section 2.3: (p - i + 1) M_B + (i - 1) M_W on rank i, counted from 1."""
     whole, split = (states_of(name, p, 1, m) for name in ("1f1b", "zero_bubble_h1"))
     for rank in range(p):
         holds = [in_flight for in_flight, *_ in split[rank]]
         assert max(map(sum, holds)) == min(p, m)
+        assert m < p or (p - rank, rank) in map(tuple, holds)
         assert max(of_inputs for of_inputs, _ in holds) == min(p - rank, m) == max(sum(in_flight) for in_flight, *_ in whole[rank])
         assert max(of_weights for _, of_weights in holds) == min(rank + 1, m)
 
