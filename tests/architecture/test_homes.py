@@ -115,5 +115,8 @@ def test_functions_are_short() -> None:
 
 
 def test_parsim_does_not_grow() -> None:
-    """Its size when the Step became the whole step; a feature that needs more room says why it moves the mark."""
-    assert sum(path.read_text().count("\n") for path in FILES) <= 17_806
+    """A feature that needs more room says why it moves the mark.
+
+    17,796 when the Step became the whole step; 330 for the expert view of the mesh, chunks by tables, and rows of precision.
+    """
+    assert sum(path.read_text().count("\n") for path in FILES) <= 18_126

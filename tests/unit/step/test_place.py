@@ -21,7 +21,7 @@ CONTRACTS_B = KernelCall("over_b", "einsum", (("y", ("D", "B")), ("v", ("B", "C"
 
 
 def collectives(*calls: KernelCall) -> list[tuple[str, str]]:
-    return [(task.operation, task.group.name) for task in Placer(RULES).place(calls) if isinstance(task, Collective)]
+    return [(task.operation, task.group.name) for task in Placer(RULES, ("dp", "tp")).place(calls) if isinstance(task, Collective)]
 
 
 def test_addends_that_are_partial_over_different_axes_are_first_reduced_to_a_common_set() -> None:
