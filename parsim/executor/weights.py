@@ -87,7 +87,7 @@ class Store:
 
     def flatten(self, weight: Weight, array: Array) -> tuple[Array, slice]:
         """A weight flattened and padded with zeros to equal parts of its group, and where this rank's own part lies in it."""
-        ranks, position = len(self.job.members(self.number, weight.group)), self.job.mesh.position(self.at, weight.group)
+        ranks, position = int(self.job.sizes.num_ranks(weight.group)[0]), self.job.mesh.position(self.at, weight.group)
         length = -(-array.size // ranks)
         flat = np.zeros(ranks * length, array.dtype)
         flat[: array.size] = array.reshape(-1)

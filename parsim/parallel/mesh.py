@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, view_of
 from parsim.parallel.group import Group
@@ -26,6 +26,15 @@ class Mesh:
 
     degrees: Mapping[str, int]  # outermost first
     order: tuple[str, ...]  # of the dense view: neighbours on nodes first
+    _numbered: tuple[str, ...] = field(init=False, repr=False)  # as ranks are, outermost first
+    _stage: tuple[str, ...] = field(init=False, repr=False)  # of a stage, fastest first, in the dense view and in that of experts
+    _experts: tuple[str, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        dense, experts = axes_of(DENSE), axes_of(EXPERT)
+        object.__setattr__(self, "_numbered", tuple(axis for axis in self.degrees if axis not in experts))
+        object.__setattr__(self, "_stage", tuple(axis for axis in self.order if axis in self.degrees and axis in dense))
+        object.__setattr__(self, "_experts", tuple(axis for axis in reversed(experts) if axis in self.degrees))
 
     def coordinates(self, rank: int) -> dict[str, int]:
         """Where `rank` stands on every axis, in both views."""
@@ -44,9 +53,10 @@ class Mesh:
         """
         at = self.coordinates(rank)
         found = []
+        is_expert = view_of(group.axes) == EXPERT
         for place in itertools.product(*(stages if group.homes else range(self.degrees[axis]) for axis in group.axes)):
             there = {**at, **dict(zip(group.axes, place, strict=True))}
-            if view_of(group.axes) == EXPERT:
+            if is_expert:
                 there |= self._split(self._number(there, self._experts), self._stage)
             found.append(self.rank_at(there))
         return tuple(found)
@@ -54,18 +64,6 @@ class Mesh:
     def position(self, at: Mapping[str, int], group: Group) -> int:
         """Where the rank at these coordinates stands among those of its group."""
         return self._number(at, group.axes[::-1])
-
-    @property
-    def _numbered(self) -> list[str]:
-        return [axis for axis in self.degrees if view_of((axis,)) == DENSE]
-
-    @property
-    def _stage(self) -> list[str]:
-        return [axis for axis in self.order if axis in self.degrees and axis in axes_of(DENSE)]
-
-    @property
-    def _experts(self) -> list[str]:
-        return [axis for axis in reversed(axes_of(EXPERT)) if axis in self.degrees]
 
     def _number(self, at: Mapping[str, int], fastest_first: Sequence[str]) -> int:
         number = 0

@@ -83,8 +83,13 @@ def axes_of(view: str) -> tuple[str, ...]:
     >>> axes_of(OUTSIDE), axes_of(DENSE)
     (('pp', 'dp_replicate'), ('dp', 'tp'))
     """
+    return _axes_of(names(), view)
+
+
+@functools.lru_cache(maxsize=64)
+def _axes_of(known: tuple[str, ...], view: str) -> tuple[str, ...]:
     own = _by_axis()
-    return tuple(axis for axis in axes() if own[axis].view == view)
+    return tuple(axis for axis in _axes(known) if own[axis].view == view)
 
 
 def view_of(over: Iterable[str]) -> str:
