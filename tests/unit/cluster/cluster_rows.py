@@ -82,9 +82,10 @@ def accelerator(name: str) -> Accelerator:
 def node(name: str) -> Node:
     row = {**rows("nodes")[name], "source": name}
     shares = tuple((*map(int, key.split("x")), share) for key, share in row.get("group_share", {}).items())
+    host = {"host_memory": row.pop("host_memory_bandwidth")} if "host_memory_bandwidth" in row else {}
     return made(
         Node,
-        row,
+        {**row, **host},
         name=name,
         accelerator=accelerator(row["accelerator"]),
         link=link(row["link"]),
