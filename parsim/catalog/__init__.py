@@ -101,7 +101,7 @@ def _rows(kind: str) -> _Rows:
     rows: dict[str, Mapping[str, Any]] = {}
     for name, each in stated.items():
         if name not in others:
-            rows[name] = _completed(each, rows) if "like" in each else each
+            rows[name] = _row_like(each, rows) if "like" in each else each
     return _Rows(rows, others)
 
 
@@ -115,7 +115,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[ ._]", "-", name.lower())
 
 
-def _completed(stated: Mapping[str, Any], above: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+def _row_like(stated: Mapping[str, Any], above: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """The row with all that it takes from the row that it is like, which stands above it; each such source says so."""
     own, sources = dict(stated), dict(stated["source"])
     like, why = own.pop("like"), sources.pop("like")

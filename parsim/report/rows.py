@@ -82,7 +82,7 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
     Raises:
         ParsimError: nothing is called so; the nearest is named.
     """
-    rows = {kind: _found(kind, name) for kind in catalog.kinds() if catalog.find(kind, name)}
+    rows = {kind: _figures_of(kind, name) for kind in catalog.kinds() if catalog.find(kind, name)}
     for kind in _REGISTRIES:
         if name in (known := _registered_names(kind)):
             rows[kind] = [{"figure": "about", "value": known[name], "source": ""}]
@@ -93,7 +93,7 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
     return rows
 
 
-def _found(kind: str, name: str) -> list[dict[str, str]]:
+def _figures_of(kind: str, name: str) -> list[dict[str, str]]:
     """The figures of a row; where an alias asked for it, first whose row it is, and why."""
     row, alias = catalog.find(kind, name), catalog.aliases(kind).get(name)
     same = [{"figure": "same_as", "value": row, "source": alias["source"]}] if alias else []
