@@ -163,6 +163,8 @@ def cite(row: Accelerator | Node | Fabric, figure: str) -> str:
 
     kind = _KINDS[type(row)]
     same: Any = rows.read(kind, row.name) if row.name in catalog.names(kind) else None
+    if isinstance(row, Node) and isinstance(same, Node):  # a part of its devices is as sourced as all of them
+        same = replace(same, devices_per_node=row.devices_per_node, num_nics=row.num_nics)
     return str(catalog.row(kind, row.name)["source"].get(figure, "")) if same == row else row.source or _UNSTATED
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from parsim import catalog
+from parsim.catalog.spelling import hint_of
 from parsim.errors import ParsimError, did_you_mean
 from parsim.registry import Registry
 
@@ -81,16 +82,22 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
     Raises:
         ParsimError: nothing is called so; the nearest is named.
     """
-    rows = {kind: figures(catalog.row(kind, name)) for kind in catalog.kinds() if name in catalog.names(kind)}
+    rows = {kind: _figures_of(kind, name) for kind in catalog.kinds() if catalog.find(kind, name)}
     for kind in _REGISTRIES:
         if name in (known := _registered_names(kind)):
             rows[kind] = [{"figure": "about", "value": known[name], "source": ""}]
     if not rows:
-        names = [each["name"] for kind in kinds() for each in listing(kind)]
-        raise ParsimError(
-            f"nothing is called '{name}'{did_you_mean(name, names)}", remedy=f"List names with: parsim list {'|'.join(kinds())}"
-        )
+        rowed = [each for kind in catalog.kinds() for each in (*catalog.names(kind), *catalog.aliases(kind))]
+        near = hint_of(name, rowed) or did_you_mean(name, [each for kind in _REGISTRIES for each in _registered_names(kind)])
+        raise ParsimError(f"nothing is called '{name}'{near}", remedy=f"List names with: parsim list {'|'.join(kinds())}")
     return rows
+
+
+def _figures_of(kind: str, name: str) -> list[dict[str, str]]:
+    """The figures of a row; where an alias asked for it, first whose row it is, and why."""
+    row, alias = catalog.find(kind, name), catalog.aliases(kind).get(name)
+    same = [{"figure": "same_as", "value": row, "source": alias["source"]}] if alias else []
+    return same + figures(catalog.row(kind, row))
 
 
 def figures(row: CatalogRow) -> list[dict[str, str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass, field, replace
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from parsim import catalog, data, schedules
 from parsim.cluster import Cluster, Node
+from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, sharding_faults
@@ -157,22 +158,53 @@ def _fixed_keys(place: tuple[str, str], section: PlanSection, parts: _Parts) -> 
 
 def _cluster(section: ClusterSection, parts: _Parts, states_fabric: bool) -> Iterator[tuple[Place, str]]:
     node: Node = resolve("nodes", section.node)
-    parts.node, parts.num_devices = node, section.num_nodes * node.devices_per_node
+    num_nodes = section.num_nodes or ceil((section.num_devices or 1) / node.devices_per_node)
+    num_devices = section.num_devices or num_nodes * node.devices_per_node
+    if said := _shares_of(node, num_nodes, num_devices):
+        yield ("cluster", "num_devices"), said
+        return
+    node = _part_of(node, num_devices // num_nodes)
+    parts.node, parts.num_devices = node, num_devices
     for operation, algorithm in parts.stack.collectives.items() if parts.stack else ():
         if algorithm == "in_network" and not node.switch_adds:
             yield ("stack",), f'{operation} by in_network needs a switch that adds, which node "{node.name}" has not (switch_adds)'
-    if section.num_nodes > 1 and section.fabric is None:
+    if num_nodes > 1 and section.fabric is None:
         if not states_fabric:  # one that is stated, and wrong, was told already
-            yield ("cluster", "fabric"), f"missing: {section.num_nodes} nodes need a fabric; known: {', '.join(catalog.names('fabrics'))}"
+            yield ("cluster", "fabric"), f"missing: {num_nodes} nodes need a fabric; known: {', '.join(catalog.names('fabrics'))}"
         return
     fabric = resolve("fabrics", section.fabric) if section.fabric is not None else None
-    if section.num_nodes > 1 and node.num_nics == 0:
-        yield ("cluster", "node"), f'{section.num_nodes} nodes need NICs, but node "{node.name}" has num_nics = 0'
+    if num_nodes > 1 and node.num_nics == 0:
+        yield ("cluster", "node"), f'{num_nodes} nodes need NICs, but node "{node.name}" has num_nics = 0'
         return
     try:
-        parts.cluster = Cluster(node, section.num_nodes, fabric)
+        parts.cluster = Cluster(node, num_nodes, fabric)
     except ParsimError as error:  # what a cluster demands of its parts is known there
         yield ("cluster",), f"{error.what} {error.remedy}".strip()
+
+
+def _shares_of(node: Node, num_nodes: int, num_devices: int) -> str:
+    """Why the nodes cannot share the devices that are used evenly; "" where they can."""
+    most = num_nodes * node.devices_per_node
+    if num_devices > most:
+        held = f'{num_nodes} nodes "{node.name}" hold' if num_nodes > 1 else f'a node "{node.name}" holds'
+        return f"num_devices = {num_devices} is above the {most} that {held}; give num_nodes = {-(-num_devices // node.devices_per_node)}"
+    if num_devices % num_nodes:
+        return f"num_devices = {num_devices} is no multiple of the {num_nodes} nodes, each of which gives as many"
+    used = num_devices // num_nodes
+    if used in (1, node.devices_per_node):
+        return ""
+    if node.torus or node.edges:
+        shape = f"{{base: {node.name}, devices_per_node: {used}, {'torus' if node.torus else 'edges'}: [...]}}"
+        return f"{node.topology} is used whole, so num_devices = {most}; a part of it is a node of its own: {shape}"
+    return topology(node.topology, "node").fault(replace(node, devices_per_node=used))
+
+
+def _part_of(node: Node, used: int) -> Node:
+    """The node's first `used` devices, with their part of its NICs; what a group of them gets of its wires stays."""
+    if used == node.devices_per_node:
+        return node
+    alone: dict[str, Any] = {"topology": "switched_node", "torus": (), "edges": ()} if used == 1 else {}  # one device needs no wires
+    return replace(node, devices_per_node=used, num_nics=ceil(node.num_nics * used / node.devices_per_node), **alone)
 
 
 def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:

@@ -34,9 +34,16 @@ _SHORT: Mapping[str, str] = {
 class ClusterSection(Section):
     """Where it runs."""
 
-    hints: ClassVar[Mapping[str, str]] = {"nodes": "num_nodes", "network": "fabric"}
+    hints: ClassVar[Mapping[str, str]] = {
+        **{"nodes": "num_nodes", "network": "fabric", "devices": "num_devices", "gpus": "num_devices", "num_gpus": "num_devices"}
+    }
     node: NodeRef = Field(description="the node: a name of the catalog, file:path/to/row.yaml, or an inline row")
-    num_nodes: Annotated[int, Field(gt=0, le=1_000_000)] = Field(1, description="the number of nodes")
+    num_nodes: Annotated[int, Field(gt=0, le=1_000_000)] | None = Field(
+        None, description="the number of nodes; where left out, as many as num_devices needs, else 1"
+    )
+    num_devices: Natural | None = Field(
+        None, description="the devices that are used, as many of each node; where left out, all that the nodes have"
+    )
     fabric: FabricRef | None = Field(None, description="the network between the nodes: a name or an inline row; none for one node")
 
 

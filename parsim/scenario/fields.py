@@ -82,21 +82,25 @@ class Known:
         self, kind: str, names: Callable[[], tuple[str, ...]] | None = None, *, prefix: str = "", unbuilt: Mapping[str, str] | None = None
     ) -> None:
         self.what, self.prefix, self.unbuilt = kind.removesuffix("s"), prefix, unbuilt or {}
+        self.kind = "" if names else kind
         self.names = names or (lambda: catalog.names(kind))
 
     def check(self, name: str) -> str:
-        """The name, if it is known."""
+        """The name, if it is known; an alias becomes the name of its row."""
         if name in self.names():
             return name
+        if self.kind and (found := catalog.find(self.kind, name)):
+            return found
         if name in self.unbuilt:
             raise complaint(f"{self.what} = {name} {self.unbuilt[name]}; legal: {', '.join(self.names())}")
-        raise complaint(f"unknown {self.what} {show(name)}{did_you_mean(name, self.names())}; known: {', '.join(self.names())}")
+        hint = catalog.hint(self.kind, name) if self.kind else did_you_mean(name, self.names())
+        raise complaint(f"unknown {self.what} {show(name)}{hint}; known: {', '.join(self.names())}")
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, core_schema.str_schema(strict=True))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
-        known: dict[str, Any] = {"type": "string", "enum": list(self.names())}
+        known: dict[str, Any] = {"type": "string", "enum": [*self.names(), *(catalog.aliases(self.kind) if self.kind else ())]}
         return {"anyOf": [known, {"type": "string", "pattern": f"^{self.prefix}."}]} if self.prefix else known
 
 

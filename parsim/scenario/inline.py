@@ -89,7 +89,7 @@ def read(kind: str, name: str) -> Any:
     12288
     """
     row = catalog.row(kind, name)
-    return SCHEMAS.get(kind).schema_of(row).model_validate(row).build(name)
+    return SCHEMAS.get(kind).schema_of(row).model_validate(row).build(catalog.find(kind, name))
 
 
 def resolve(kind: str, ref: Any) -> Any:

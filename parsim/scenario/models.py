@@ -106,7 +106,7 @@ def _form(value: object) -> str | None:
     if not isinstance(value, dict):
         return name_or_inline(value)
     base = value.get("base")
-    inherited = catalog.row("models", base) if isinstance(base, str) and base in catalog.names("models") else {}
+    inherited = catalog.row("models", base) if isinstance(base, str) and catalog.find("models", base) else {}
     family = {**inherited, **value}.get("family")
     return FAMILIES.get(family, FAMILIES[DEFAULT]) if isinstance(family, str) else FAMILIES[DEFAULT]
 

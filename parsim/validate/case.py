@@ -51,7 +51,7 @@ FEATURES: Final[Mapping[str, Predicate]] = {
     "attention {attention}": lambda row: attention_of(row) not in ("", *get_args(StackRow.model_fields["attention"].annotation)),
     "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
     "dtype {dtype}": lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *RECIPES),
-    "accelerator {accelerator}": lambda row: row.says("accelerator") not in ("", *catalog.names("accelerators")),
+    "accelerator {accelerator}": lambda row: bool(said := row.says("accelerator")) and not catalog.find("accelerators", said),
 }
 
 
@@ -156,7 +156,7 @@ def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:
 
 
 def _cluster(row: TableRow, num_devices: int) -> Cluster:
-    node = _node(row.says("accelerator"), row.counts.get("devices_per_node"), num_devices)
+    node = _node(catalog.find("accelerators", row.says("accelerator")), row.counts.get("devices_per_node"), num_devices)
     num_nodes = -(-num_devices // node.devices_per_node)
     if num_nodes == 1:
         return Cluster(node)

@@ -46,7 +46,7 @@ _MPT = (
 )
 _PYTORCH = "PyTorch 2.2 release notes: scaled_dot_product_attention runs FlashAttention-2; the vocabulary is an assumption"
 _NEMO = "NVIDIA-NeMo/Megatron-Bridge, recipes: sequence_parallel with tensor parallelism, use_distributed_optimizer; GPT-2's tokens"
-_INTERN = "InternLM/InternEvo, configs/7B_sft.py: VOCAB_SIZE = 103168, checkpoint off (recalled, not opened)"
+_INTERN = "InternLM/InternEvo@00de6134, configs/7B_sft.py: VOCAB_SIZE = 103168, checkpoint=False"
 _VTRAIN = "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
@@ -67,7 +67,7 @@ SOFTWARE: Final = {
         Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0, flash="flash_1_triton"),
         Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True, flash="flash_2"),
         Software("internevo", "bf16", "none", 103168, _INTERN),
-        Software("aleph-alpha", "bf16", "none", 128000, "Hagemann et al. 2023 (arXiv:2311.05610): 128k tokens (recalled, not opened)"),
+        Software("aleph-alpha", "bf16", "none", 128000, "an assumption of its size: no public page states it"),
         Software("nanotron", "bf16", "none", 131072, "huggingface/nanotron, docs: benchmark figure; recomputation is an assumption"),
         Software("jax-xla", "bf16", "none", GPT2_VOCABULARY, "an assumption"),
         Software("pytorch-2", "bf16", "none", GPT2_VOCABULARY, _PYTORCH, flash="flash_2"),

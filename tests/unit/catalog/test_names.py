@@ -1,0 +1,132 @@
+"""Every name of the catalog: rows and aliases, what an unknown one is told, and rows that are like another."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from parsim import catalog, scenario
+from parsim.errors import ParsimError
+from parsim.estimator.estimate import estimate
+from parsim.report import rows as report
+from parsim.scenario.rows import read
+
+KINDS = catalog.kinds()
+ALIASES = [(kind, name) for kind in KINDS for name in catalog.aliases(kind)]
+CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_alias_is_another_name_of_a_row_with_a_source(kind):
+    plain = [re.sub(r"[ ._]", "-", name.lower()) for name in (*catalog.names(kind), *catalog.aliases(kind))]
+    assert len(set(plain)) == len(plain)  # no two names that spelling alone tells apart
+    for name, alias in catalog.aliases(kind).items():
+        assert set(alias) == {"same_as", "source"} and len(alias["source"]) > 10
+        assert alias["same_as"] in catalog.names(kind)
+        assert catalog.find(kind, name) == catalog.find(kind, name.upper()) == alias["same_as"]
+        assert catalog.row(kind, name) == catalog.row(kind, alias["same_as"])
+        assert read(kind, name) == read(kind, alias["same_as"])
+
+
+# Vendors' pages: devices of a machine.
+@pytest.mark.parametrize(
+    ("name", "devices", "accelerator"),
+    [
+        *(("g5.48xlarge", 8, "a10g"), ("g5.12xlarge", 4, "a10g"), ("g5.2xlarge", 1, "a10g"), ("g6.48xlarge", 8, "l4")),
+        *(("g6e.48xlarge", 8, "l40s"), ("g4dn.metal", 8, "t4"), ("g4dn.12xlarge", 4, "t4")),
+        *(("p3.2xlarge", 1, "v100-sxm2-16gb"), ("p3.8xlarge", 4, "v100-sxm2-16gb"), ("p3.16xlarge", 8, "v100-sxm2-16gb")),
+        *(("p3dn.24xlarge", 8, "v100-sxm2-32gb"), ("p4d.24xlarge", 8, "a100-sxm4-40gb"), ("p4de.24xlarge", 8, "a100-sxm4-80gb")),
+        *(("p5.48xlarge", 8, "h100-sxm5-80gb"), ("p5en.48xlarge", 8, "h200"), ("p6-b200.48xlarge", 8, "b200")),
+        *(("a2-highgpu-8g", 8, "a100-sxm4-40gb"), ("a2-ultragpu-8g", 8, "a100-sxm4-80gb"), ("a3-highgpu-8g", 8, "h100-sxm5-80gb")),
+        *(("a3-megagpu-8g", 8, "h100-sxm5-80gb"), ("a3-ultragpu-8g", 8, "h200"), ("a4-highgpu-8g", 8, "b200"), ("g2-standard-96", 8, "l4")),
+        *(("Standard_ND96asr_v4", 8, "a100-sxm4-40gb"), ("Standard_ND96amsr_A100_v4", 8, "a100-sxm4-80gb")),
+        *(("Standard_ND96isr_H100_v5", 8, "h100-sxm5-80gb"), ("ND96isr_MI300X_v5", 8, "mi300x"), ("BM.GPU4.8", 8, "a100-sxm4-40gb")),
+        *(("dgx-h100", 8, "h100-sxm5-80gb"), ("trn1.32xlarge", 32, "trainium1"), ("trn2.48xlarge", 16, "trainium2")),
+    ],
+)
+def test_a_machine_has_the_devices_that_its_vendor_says(name, devices, accelerator):
+    node = read("nodes", name)
+    assert (node.devices_per_node, node.accelerator.name) == (devices, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("accelerators", "a100-60gb", " (of a100 there are a100-sxm4-80gb, a100-sxm4-40gb, a100-pcie-40gb, "),
+        ("accelerators", "mi300a", " (of mi300 there are mi300x, mi300x-192gb)"),
+        ("accelerators", "a100-smx4-80gb", " (did you mean 'a100-sxm4-80gb'?)"),
+        ("accelerators", "a100-sxm4-80", " (did you mean 'a100-sxm4-80gb'?)"),
+        ("accelerators", "b100", ""),
+        ("nodes", "g7.48xlarge", ""),
+        ("nodes", "dgx-h300", " (of dgx there are "),
+        ("nodes", "g5.48xlrge", " (did you mean 'g5-48xlarge'?)"),
+        ("fabrics", "ib-fdr", " (of ib there are ib-ndr-8rail, "),
+        ("fabrics", "ethernt-25g", " (did you mean 'ethernet-25g'?)"),
+        ("models", "mixtral-7b", ""),
+        ("models", "lama2-7b", " (did you mean 'llama2-7b'?)"),
+        ("models", "llama2-8b", " (of llama2 there are llama2-7b, llama2-13b, llama2-70b)"),
+    ],
+)
+def test_an_unknown_name_is_told_its_spelling_or_its_family_and_no_other_thing(kind, name, said):
+    assert catalog.hint(kind, name).startswith(said) and bool(catalog.hint(kind, name)) == bool(said)
+    with pytest.raises(ParsimError, match="unknown"):
+        catalog.row(kind, name)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in catalog.names(kind)])
+def test_a_name_with_another_number_is_never_taken_for_it(kind, name):
+    for number in re.findall(r"\d+", name):
+        other = name.replace(number, f"{number}7", 1)
+        if not catalog.find(kind, other):
+            assert "did you mean" not in catalog.hint(kind, other)
+
+
+def like(kind):
+    text = (Path(catalog.__file__).parent / "data" / f"{kind}.yaml").read_text(encoding="utf-8")
+    return re.findall(r"^(\S+):\n  like: (\S+)$", text, flags=re.M)
+
+
+@pytest.mark.parametrize("kind", ["accelerators", "nodes"])
+def test_a_figure_of_a_row_that_is_like_another_says_that_it_is_assumed(kind):
+    assert like(kind)
+    for name, other in like(kind):
+        row, relative = catalog.row(kind, name), catalog.row(kind, other)
+        assumed = {key for key, source in row["source"].items() if source.startswith(f"assumed: as of {other}, ")}
+        assert assumed and {key: row[key] for key in assumed} == {key: relative[key] for key in assumed}
+        assert "like" not in row and "like" not in row["source"]
+        assert kind == "nodes" or assumed >= {"gemm", "attention", "elementwise", "sustained_factor"}
+        shown = report.find_rows(name)[kind]
+        assert any(each["source"].startswith("assumed: ") for each in shown)
+
+
+def test_what_an_alias_stands_for_is_shown_first():
+    (first, *_) = report.find_rows("a3-megagpu-8g")["nodes"]
+    assert (first["figure"], first["value"]) == ("same_as", "hgx-h100-80gb") and "gcp-a3mega" in first["source"]
+
+
+def text_of(node, dtype, fabric=""):
+    cluster = f"{{node: {node}, num_nodes: 2, fabric: {fabric}}}" if fabric else f"{{node: {node}}}"
+    return f"model: tiny-gpt\ncluster: {cluster}\nbatch: {{global_batch: 4608, sequence_length: 16, dtype: {dtype}}}\nplans: {{a: {{}}}}\n"
+
+
+@pytest.mark.parametrize("name", [*(name for name, _ in like("nodes")), *(name for kind, name in ALIASES if kind == "nodes")])
+def test_a_new_name_runs_a_small_scenario(name, tmp_path):
+    node = read("nodes", name)
+    dtype = "bf16" if "bf16" in node.accelerator.peak_flops_per_s else "fp16"
+    path = tmp_path / "s.yaml"
+    path.write_text(text_of(name, dtype), encoding="utf-8")
+    found = scenario.load(path)
+    assert found.cluster.node == read("nodes", catalog.find("nodes", name))
+    assert 0 < estimate(found, "a").step_s < 10
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the cases are not part of the package")
+@pytest.mark.parametrize(
+    ("case", "node", "devices"),
+    [("a3mega", "hgx-h100-80gb", 16), ("g5", "g5-48xlarge", 8), ("v100four", "dgx-1v-16gb (changed)", 4)],
+)
+def test_a_case_is_read_as_what_it_names(case, node, devices):
+    found = scenario.load(CASES / f"{case}.yaml")
+    assert (found.cluster.node.name, found.cluster.num_devices) == (node, devices)
