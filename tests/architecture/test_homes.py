@@ -117,8 +117,8 @@ def test_functions_are_short() -> None:
 # Lines of parsim: what a feature that needs more room takes, and why.
 ROOM = {
     "when the Step became the whole step": 17_796,
-    "the expert view of the mesh, chunks by tables, rows of precision": 330,
-    "names that people use, rows like others, devices of a node": 80,
+    "the expert view of the mesh, chunks by tables, rows of precision": 350,
+    "names that people use, rows like others, devices of a node": 175,
 }
 
 

@@ -210,7 +210,7 @@ def test_a_scenario_may_list_the_wires_of_its_node() -> None:
         ({"topology": "torus_2d", "torus": [2, 3]}, "torus = [2, 3] holds 6 devices, not devices_per_node = 4"),
         ({"topology": "nvl72", "torus": [2, 2]}, "torus gives the axes of topology torus_2d or torus_3d, not of nvl72"),
         ({"topology": "nvl72", "devices_per_node": 73}, "nvl72 joins up to 72 devices, not 73"),
-        ({"topology": "hybrid_cube_mesh"}, "hybrid_cube_mesh joins 8 devices, not 4"),
+        ({"topology": "hybrid_cube_mesh", "devices_per_node": 3}, "hybrid_cube_mesh joins 1, 2, 4 or 8 devices, not 3"),
     ],
 )
 def test_a_node_that_cannot_be_wired_says_why(changes: dict[str, object], sentence: str) -> None:
