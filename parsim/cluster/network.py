@@ -184,7 +184,7 @@ def _law_s(node: Node, law: CollectiveLaw, operation: str, wire: Floats, steps: 
         steps = steps * torus_hops(node.torus, ranks, distance) / np.maximum(ranks - 1.0, 1.0)
     faster, share = _faster_link(node, law), _group_share(node, ranks, distance)
     ramp = law.ramp_s_per_sqrt_byte / np.sqrt(faster)
-    seconds = law.start_s + steps * law.step_s + wire / _law_rate(node, law, operation, ranks, distance) + ramp * np.sqrt(wire)
+    seconds: Floats = law.start_s + steps * law.step_s + wire / _law_rate(node, law, operation, ranks, distance) + ramp * np.sqrt(wire)
     for each in law.small:
         seconds = np.minimum(seconds, each.start_s + steps * each.step_s + wire / (each.bandwidth_bytes_per_s * faster * share))
     return seconds
@@ -201,7 +201,7 @@ def _node_rate(node: Node, operation: str, ranks: Floats, distance: Floats) -> F
 
 def _law_rate(node: Node, law: CollectiveLaw, operation: str, ranks: Floats, distance: Floats) -> Floats:
     added = (ranks > SWITCH_ADDS_ABOVE) & (operation == "all_reduce")
-    rate = np.where(added, law.all_reduce_bytes_per_s, law.ring_bytes_per_s) * _faster_link(node, law)
+    rate: Floats = np.where(added, law.all_reduce_bytes_per_s, law.ring_bytes_per_s) * _faster_link(node, law)
     turns = np.maximum(ranks - 1.0, 1.0) * (2.0 if operation == "all_reduce" else 1.0)
     own_chunk = law.own_chunk if operation in _CHUNKED else 0.0
     return rate * _group_share(node, ranks, distance) / (1.0 + own_chunk / turns)

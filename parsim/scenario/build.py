@@ -169,7 +169,7 @@ def _cluster(section: ClusterSection, parts: _Parts, states_fabric: bool) -> Ite
     if section.num_nodes > 1 and node.num_nics == 0:
         yield ("cluster", "node"), f'{section.num_nodes} nodes need NICs, but node "{node.name}" has num_nics = 0'
         return
-    if isinstance(section.fabric, str) and section.num_nodes > 1 and (fault := _idle_nics(node, fabric)):
+    if fabric and isinstance(section.fabric, str) and section.num_nodes > 1 and (fault := _idle_nics(node, fabric)):
         yield ("cluster", "fabric"), fault
     try:
         parts.cluster = Cluster(node, section.num_nodes, fabric)
