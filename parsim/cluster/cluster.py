@@ -11,7 +11,7 @@ from typing import Final
 
 from parsim import units
 from parsim.cluster.accelerator import Accelerator
-from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, Link, SmallMessageLaw
+from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, FewChannels, Link, Protocol, SmallMessageLaw
 from parsim.errors import ScenarioError
 
 # Of a node whose row states none: one socket with 8 channels of DDR4-3200, 8 x 25.6 GB/s (JEDEC JESD79-4).  Nobody measured it.
@@ -33,8 +33,10 @@ class Node:
     source: str = ""
     all_to_all: CollectiveLaw | None = None  # None: law
     switch_adds: bool = False  # in-switch reduction: all_reduce of more than 4 ranks may beat the link
+    in_switch: CollectiveLaw | None = None  # of all_reduce that the switch adds; None: `law` states its bandwidth too
     p2p_start_s: float | None = None  # None: the link's latency
     p2p_efficiency: float = 1.0  # of the link, for one pair
+    p2p_narrow: FewChannels | None = None  # None: a message of any size gets p2p_efficiency
     # Share of the law's bandwidth by (ranks in the node, stride), where groups are not alike; 1 for groups that are not listed.
     group_share: tuple[tuple[int, int, float], ...] = ()
     torus: tuple[int, ...] = ()  # devices along each axis, the first the fastest; law and link are those of all axes together
@@ -54,7 +56,7 @@ class Fabric:
 
     name: str
     nic: Link
-    nics_per_node: int
+    nics_per_node: int | None  # None: all that a node has
     topology: str  # a fabric topology, e.g. "rail_optimised_fat_tree"
     efficiency: float  # share of the NICs that a large all_reduce reaches, as bus bandwidth
     start_s: float
@@ -65,9 +67,15 @@ class Fabric:
     p2p_efficiency: float
     source: str = ""
     p2p_ramp_s_per_sqrt_byte: float = 0.0
-    ring_efficiency: float | None = None  # all_gather, reduce_scatter, reduce, broadcast; None: efficiency
-    two_node_gain: float = 1.0  # all_reduce bandwidth of 2 whole nodes over that of more
+    ring_start_s: float = 0.0  # all_gather, reduce_scatter, reduce, broadcast, on top of start
+    ring_efficiency: float | None = None  # of the same; None: efficiency
+    ring_ramp_s_per_sqrt_byte: float = 0.0  # of the same
+    ring_small: tuple[Protocol, ...] = ()  # of the same; a step is a further node
+    two_node_gain: float = 1.0  # all_reduce bandwidth of 2 whole nodes over that of more, at most
+    gain_nodes: int = 2  # up to how many nodes combining first gains
+    all_reduce_nics: int | None = None  # of a node that an all_reduce uses; None: all
     small: SmallMessageLaw | None = None
+    all_reduce_ring_step_s: float | None = None  # a further node of an all_reduce along a ring, each way; None: it goes by trees alone
     all_to_all: AllToAllLaw | None = None  # None: start_s, efficiency, no ramp
     oversubscription: float = 1.0  # what the NICs of a leaf can send, over what its uplinks carry
     nodes_per_leaf: int = 32  # nodes whose NICs (of a rail) hang on one leaf
@@ -99,4 +107,6 @@ class Cluster:
     @property
     def nics_per_node(self) -> int:
         """NICs that a node can use: those it has, as far as the fabric connects them; 0 without a fabric."""
-        return min(self.node.num_nics, self.fabric.nics_per_node) if self.fabric else 0
+        if self.fabric is None:
+            return 0
+        return min(self.node.num_nics, self.fabric.nics_per_node or self.node.num_nics)

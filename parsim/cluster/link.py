@@ -25,12 +25,23 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Protocol:
+    """Another way to send the same bytes: start + steps step + wire bytes / bandwidth; sooner done where few bytes are sent."""
+
+    start_s: float
+    step_s: float
+    bandwidth_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CollectiveLaw:
-    """Collectives inside a node: start + steps step + wire bytes / bandwidth + ramp sqrt(wire bytes).
+    """Collectives inside a node: the quickest of start + steps step + wire bytes / bandwidth + ramp sqrt(wire bytes) and of `small`.
 
-    The square root stands for the climb from latency-bound protocols and few chunks to full bandwidth.
+    The first is NCCL's Simple protocol; `small` are its low-latency ones, LL and LL128, which flag each word and so reach less bandwidth.
+    Beside what it sends, a rank copies the chunk that it keeps: with n ranks that takes `own_chunk` / (n - 1) of the time of the wire.
 
-    Source: form and constants fitted to nccl-tests sweeps of n = 2, 4, 8 (aiconfigurator); the constants' rows are in the catalog.
+    Source: forms and constants fitted to nccl-tests sweeps of n = 2, 4, 8 (aiconfigurator); the constants' rows are in the catalog.
+    NCCL's protocols: arXiv:2507.04786; NVIDIA/nccl@5067397c src/graph/tuning.cc.
     """
 
     start_s: float
@@ -38,11 +49,25 @@ class CollectiveLaw:
     ring_bytes_per_s: float
     all_reduce_bytes_per_s: float  # all_reduce of more than 4 ranks: the switch may add
     ramp_s_per_sqrt_byte: float
+    own_chunk: float = 0.0  # of a chunk's time on the wire
+    small: tuple[Protocol, ...] = ()
+    link_bytes_per_s: float | None = None  # of the link that it was fitted on; None: the node's
+
+
+@dataclass(frozen=True, slots=True)
+class FewChannels:
+    """A message of up to `until` bytes gets this share of the link; a longer one gets more channels, and takes no longer for them."""
+
+    efficiency: float
+    until_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
 class SmallMessageLaw:
-    """All-reduce of small payloads across k nodes: start + hop log2 k + payload / bandwidth + ramp sqrt(payload)."""
+    """All-reduce of small payloads across k nodes: start + hop log2 k + payload / bandwidth + ramp sqrt(payload).
+
+    No byte is faster than the NICs' rate for large payloads.
+    """
 
     start_s: float
     hop_s: float
@@ -52,8 +77,12 @@ class SmallMessageLaw:
 
 @dataclass(frozen=True, slots=True)
 class AllToAllLaw:
-    """All-to-all across nodes: start + u / (efficiency NIC share) + ramp sqrt(u n); u = bytes of a rank that leave its node."""
+    """All-to-all across nodes: start + u / (efficiency NIC share) + ramp sqrt(u n); u = bytes of a rank that leave its node.
+
+    Where peers are served in turn, the NIC waits as long for a peer in the node: `in_turn` of the bytes that stay count to u / NIC share.
+    """
 
     start_s: float
     efficiency: float
     ramp_s_per_sqrt_byte: float
+    in_turn: float = 0.0

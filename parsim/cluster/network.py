@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsim.cluster.cluster import Cluster, Fabric, Node
-from parsim.cluster.link import AllToAllLaw, Link
+from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Link
 from parsim.cluster.scalars import Floats, Scalar, floats, reshape
 from parsim.cluster.sharing import all_to_all_uplinks, ring_uplinks, torus_hops, torus_share
 from parsim.errors import ScenarioError, did_you_mean
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "reduce", "broadcast")
 _SPLIT = ("all_reduce", "all_gather", "reduce_scatter")  # ranks of a node can first combine what leaves it
+_CHUNKED = (*_SPLIT, "all_to_all")  # a rank keeps a chunk of what it holds
 SWITCH_ADDS_ABOVE = 4  # ranks; NCCL uses NVLink SHARP above it.  Source: NVIDIA/nccl@5067397c src/graph/tuning.cc, measured sweeps
 
 
@@ -91,6 +92,8 @@ def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks:
     node = cluster.node
     start_s = node.link.latency_s if node.p2p_start_s is None else node.p2p_start_s
     seconds = start_s + payload / (node.link.bandwidth_bytes_per_s * node.p2p_efficiency)
+    if few := node.p2p_narrow:
+        seconds = np.maximum(seconds, start_s + np.minimum(payload, few.until_bytes) / (node.link.bandwidth_bytes_per_s * few.efficiency))
     crosses = leaves_node(cluster, distance, ranks)
     if np.any(crosses):
         fabric = fabric_of(cluster)
@@ -123,8 +126,9 @@ def rates(cluster: Cluster, operation: str, num_ranks: Scalar, stride: Scalar) -
         by_nic = _nic_rate(cluster, fabric, operation, ranks, distance, inside, nodes)
         return by_node, np.where(nodes > 1, by_nic, np.inf)
     leaving = (ranks - inside) / np.maximum(ranks - 1.0, 1.0)  # of what a rank sends
-    uplinks = all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
-    by_nic = device_nic_rate(cluster, fabric) * uplinks * (fabric.all_to_all or fabric).efficiency / np.where(nodes > 1, leaving, 1.0)
+    law, uplinks = _exchange(fabric), all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
+    charged = leaving + law.in_turn * (1.0 - leaving)
+    by_nic = device_nic_rate(cluster, fabric) * uplinks * law.efficiency / np.where(nodes > 1, charged, 1.0)
     return by_node / (1.0 - leaving), np.where(nodes > 1, by_nic, np.inf)
 
 
@@ -166,23 +170,53 @@ def fabric_of(cluster: Cluster) -> Fabric:
 
 
 def _in_node_s(node: Node, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
-    """start + steps step + wire / rate + ramp sqrt(wire), no faster than the link."""
-    law = node.law_of(operation)
-    if node.torus:
-        steps = steps * torus_hops(node.torus, ranks, distance) / np.maximum(ranks - 1.0, 1.0)
-    latency = law.start_s + steps * law.step_s
-    seconds = latency + wire / _node_rate(node, operation, ranks, distance) + law.ramp_s_per_sqrt_byte * np.sqrt(wire)
+    """By the law, or by the switch where that is quicker; no faster than the link."""
+    seconds = _law_s(node, node.law_of(operation), operation, wire, steps, ranks, distance)
+    if operation == "all_reduce" and node.in_switch:
+        by_switch = _law_s(node, node.in_switch, operation, wire, steps, ranks, distance)
+        seconds = np.where(ranks > SWITCH_ADDS_ABOVE, np.minimum(seconds, by_switch), seconds)
     return np.maximum(seconds, wire / _link_limit(node, operation, ranks))
 
 
+def _law_s(node: Node, law: CollectiveLaw, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
+    """The quickest of the law's protocols; the wires of a link that is faster than the law's shorten all but its latencies."""
+    if node.torus:
+        steps = steps * torus_hops(node.torus, ranks, distance) / np.maximum(ranks - 1.0, 1.0)
+    faster, share = _faster_link(node, law), _group_share(node, ranks, distance)
+    ramp = law.ramp_s_per_sqrt_byte / np.sqrt(faster)
+    seconds: Floats = law.start_s + steps * law.step_s + wire / _law_rate(node, law, operation, ranks, distance) + ramp * np.sqrt(wire)
+    for each in law.small:
+        seconds = np.minimum(seconds, each.start_s + steps * each.step_s + wire / (each.bandwidth_bytes_per_s * faster * share))
+    return seconds
+
+
 def _node_rate(node: Node, operation: str, ranks: Floats, distance: Floats) -> Floats:
-    """What a rank sends a second among the `ranks` of its group in the node [bytes/s]."""
-    law = node.law_of(operation)
+    """What a rank sends a second, in a large collective, among the `ranks` of its group in the node [bytes/s]."""
+    rate = _law_rate(node, node.law_of(operation), operation, ranks, distance)
+    if operation == "all_reduce" and node.in_switch:
+        by_switch = _law_rate(node, node.in_switch, operation, ranks, distance)
+        rate = np.where(ranks > SWITCH_ADDS_ABOVE, np.maximum(rate, by_switch), rate)
+    return rate
+
+
+def _law_rate(node: Node, law: CollectiveLaw, operation: str, ranks: Floats, distance: Floats) -> Floats:
     added = (ranks > SWITCH_ADDS_ABOVE) & (operation == "all_reduce")
-    rate = np.where(added, law.all_reduce_bytes_per_s, law.ring_bytes_per_s)
-    for members, apart, share in node.group_share:
-        rate = np.where((ranks == members) & (distance == apart), rate * share, rate)
-    return rate * torus_share(node.torus, ranks, distance) if node.torus else rate
+    rate: Floats = np.where(added, law.all_reduce_bytes_per_s, law.ring_bytes_per_s) * _faster_link(node, law)
+    turns = np.maximum(ranks - 1.0, 1.0) * (2.0 if operation == "all_reduce" else 1.0)
+    own_chunk = law.own_chunk if operation in _CHUNKED else 0.0
+    return rate * _group_share(node, ranks, distance) / (1.0 + own_chunk / turns)
+
+
+def _faster_link(node: Node, law: CollectiveLaw) -> float:
+    """The node's link over the one that its law was fitted on."""
+    return node.link.bandwidth_bytes_per_s / law.link_bytes_per_s if law.link_bytes_per_s else 1.0
+
+
+def _group_share(node: Node, ranks: Floats, distance: Floats) -> Floats:
+    share = torus_share(node.torus, ranks, distance) if node.torus else np.ones_like(ranks)
+    for members, apart, part in node.group_share:
+        share = np.where((ranks == members) & (distance == apart), share * part, share)
+    return share
 
 
 def _link_limit(node: Node, operation: str, ranks: Floats) -> Floats:
@@ -199,21 +233,41 @@ def _across_s(
     cluster: Cluster, fabric: Fabric, operation: str, wire: Floats, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats
 ) -> Floats:
     """Ring and tree collectives over k > 1 nodes; what it gives for k = 1 is not used."""
-    doublings = np.log2(np.maximum(nodes, 2.0))
     by_nic = _nic_rate(cluster, fabric, operation, ranks, distance, inside, nodes)
     rate = np.where(inside > 1, np.minimum(_node_rate(cluster.node, operation, inside, distance), by_nic), by_nic)
-    # NCCL all-gathers along rings, so latency is linear in the nodes, but all-reduces along trees.  Measured on 2 to 32 AWS p5 nodes,
-    # all-gather: linear fits with a median error of 8 %, the logarithm with 44 % (crazyguitar/aws-gpu-communication-benchmark).
-    latency = fabric.hop_s * doublings if operation == "all_reduce" else fabric.ring_step_s * (nodes - 1.0)
-    seconds = fabric.start_s + latency + wire / rate + fabric.ramp_s_per_sqrt_byte * np.sqrt(wire * doublings)
-    if operation == "all_reduce" and fabric.small:
-        payload = wire * ranks / (2.0 * np.maximum(ranks - 1.0, 1.0))
-        slow = np.minimum(fabric.small.bandwidth_bytes_per_s, rate)
-        ramp = fabric.small.ramp_s_per_sqrt_byte * np.sqrt(payload)
-        seconds = np.minimum(seconds, fabric.small.start_s + fabric.small.hop_s * doublings + payload / slow + ramp)
+    seconds = _trees_s(fabric, wire, ranks, nodes, rate) if operation == "all_reduce" else _rings_s(fabric, wire, nodes, rate)
     at_node = np.where(inside > 1, wire / _link_limit(cluster.node, operation, inside), 0.0)
     at_nics = wire / (inside * device_nic_rate(cluster, fabric) * _combining_gain(operation, ranks, nodes))
     return np.maximum(seconds, np.maximum(at_node, at_nics))
+
+
+def _trees_s(fabric: Fabric, wire: Floats, ranks: Floats, nodes: Floats, rate: Floats) -> Floats:
+    """An all-reduce along trees; by the small law, or along a ring, where that is quicker and the fabric's row knows it."""
+    doublings = np.log2(np.maximum(nodes, 2.0))
+    seconds = fabric.start_s + fabric.hop_s * doublings + wire / rate + fabric.ramp_s_per_sqrt_byte * np.sqrt(wire * doublings)
+    if small := fabric.small:
+        payload = wire * ranks / (2.0 * np.maximum(ranks - 1.0, 1.0))
+        sent_s = np.maximum(payload / small.bandwidth_bytes_per_s, wire / rate)
+        ramp_s = small.ramp_s_per_sqrt_byte * np.sqrt(payload)
+        seconds = np.minimum(seconds, small.start_s + small.hop_s * doublings + sent_s + ramp_s)
+    if fabric.all_reduce_ring_step_s is not None:
+        seconds = np.minimum(seconds, 2.0 * (nodes - 1.0) * fabric.all_reduce_ring_step_s + wire / rate)
+    return seconds
+
+
+def _rings_s(fabric: Fabric, wire: Floats, nodes: Floats, rate: Floats) -> Floats:
+    """What goes along rings: a step for each further node.
+
+    Measured on 2 to 32 AWS p5 nodes, all-gather: linear fits with a median error of 7 %, the logarithm with 44 %
+    (crazyguitar/aws-gpu-communication-benchmark).
+    """
+    steps = nodes - 1.0
+    start_s, ramp = fabric.start_s + fabric.ring_start_s, fabric.ring_ramp_s_per_sqrt_byte
+    seconds = start_s + steps * fabric.ring_step_s + wire / rate + ramp * np.sqrt(wire)
+    for each in fabric.ring_small:
+        sent_s = wire / np.minimum(each.bandwidth_bytes_per_s, rate)
+        seconds = np.minimum(seconds, each.start_s + steps * each.step_s + sent_s)
+    return seconds
 
 
 def device_nic_rate(cluster: Cluster, fabric: Fabric) -> float:
@@ -236,16 +290,24 @@ def _nic_rate(cluster: Cluster, fabric: Fabric, operation: str, ranks: Floats, d
     if operation != "all_reduce":
         return share * (fabric.efficiency if fabric.ring_efficiency is None else fabric.ring_efficiency)
     gain = np.minimum(fabric.two_node_gain, np.maximum(_combining_gain(operation, ranks, nodes), 1.0))
-    return share * fabric.efficiency * np.where(nodes == 2, gain, 1.0)
+    used = min((fabric.all_reduce_nics or cluster.nics_per_node) / max(cluster.nics_per_node, 1), 1.0)
+    part = np.where(inside > 1, np.minimum(used * cluster.node.devices_per_node / inside, 1.0), 1.0)
+    return share * part * fabric.efficiency * np.where(nodes <= fabric.gain_nodes, gain, 1.0)
 
 
 def _all_to_all_s(
     cluster: Cluster, fabric: Fabric, operation: str, wire: Floats, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats
 ) -> Floats:
     """Each device's NIC share carries what leaves the node, while the node's links carry the rest; for k > 1 nodes."""
-    law = fabric.all_to_all or AllToAllLaw(fabric.start_s, fabric.efficiency, 0.0)
+    law = _exchange(fabric)
     leaving = wire * (ranks - inside) / np.maximum(ranks - 1.0, 1.0)
     staying_s = np.where(inside > 1, (wire - leaving) / _node_rate(cluster.node, operation, inside, distance), 0.0)
     by_nic = device_nic_rate(cluster, fabric) * all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
-    seconds = law.start_s + np.maximum(staying_s, leaving / (by_nic * law.efficiency)) + law.ramp_s_per_sqrt_byte * np.sqrt(leaving * ranks)
+    charged = leaving + law.in_turn * (wire - leaving)
+    sent_s = np.maximum(staying_s, charged / (by_nic * law.efficiency))
+    seconds = law.start_s + sent_s + law.ramp_s_per_sqrt_byte * np.sqrt(leaving * ranks)
     return np.maximum(seconds, np.maximum(leaving / by_nic, (wire - leaving) / cluster.node.link.bandwidth_bytes_per_s))
+
+
+def _exchange(fabric: Fabric) -> AllToAllLaw:
+    return fabric.all_to_all or AllToAllLaw(fabric.start_s, fabric.efficiency, 0.0)

@@ -67,7 +67,7 @@ def listing(kind: str) -> list[dict[str, str]]:
 def _columns(kind: str, row: CatalogRow) -> dict[str, str]:
     if kind not in _COLUMNS:
         return {each["figure"]: each["value"] for each in figures(row)[:4]}
-    row = {"num_kv_heads": row.get("num_heads", ""), **row}
+    row = {"num_kv_heads": row.get("num_heads", ""), "nics_per_node": "all", **row}
     return {title: " x ".join(_words(row.get(key, "")) for key in keys.split(" x ")) for title, keys in _COLUMNS[kind].items()}
 
 
@@ -111,6 +111,8 @@ def figures(row: CatalogRow) -> list[dict[str, str]]:
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+        value = dict(enumerate(value, start=1))
     if isinstance(value, Mapping) and value:
         for key, each in value.items():
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), each)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from parsim import catalog, data, schedules
-from parsim.cluster import Cluster, Node
+from parsim.cluster import Cluster, Fabric, Node
 from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
@@ -176,6 +176,8 @@ def _cluster(section: ClusterSection, parts: _Parts, states_fabric: bool) -> Ite
     if num_nodes > 1 and node.num_nics == 0:
         yield ("cluster", "node"), f'{num_nodes} nodes need NICs, but node "{node.name}" has num_nics = 0'
         return
+    if fabric and isinstance(section.fabric, str) and num_nodes > 1 and (fault := _idle_nics(node, fabric)):
+        yield ("cluster", "fabric"), fault
     try:
         parts.cluster = Cluster(node, num_nodes, fabric)
     except ParsimError as error:  # what a cluster demands of its parts is known there
@@ -205,6 +207,17 @@ def _part_of(node: Node, used: int) -> Node:
         return node
     alone: dict[str, Any] = {"topology": "switched_node", "torus": (), "edges": ()} if used == 1 else {}  # one device needs no wires
     return replace(node, devices_per_node=used, num_nics=ceil(node.num_nics * used / node.devices_per_node), **alone)
+
+
+def _idle_nics(node: Node, fabric: Fabric) -> str:
+    """Why the rails of a catalog's fabric are not made for a node that has more NICs; "" where they are."""
+    if fabric.nics_per_node is None or fabric.nics_per_node >= node.num_nics or "rail" not in fabric.topology:
+        return ""
+    say_so = f"fabric: {{base: {fabric.name}, nics_per_node: {node.num_nics}}}"
+    return (
+        f'the rails of "{fabric.name}" connect {fabric.nics_per_node} of the {node.num_nics} NICs of node "{node.name}"; '
+        f"name another fabric, or say how many they connect, e.g. {say_so}"
+    )
 
 
 def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:

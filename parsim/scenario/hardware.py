@@ -13,7 +13,7 @@ from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
 from parsim.model.op_kinds import COSTS
 from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Fraction, Known, Natural, Positive, Quantity, Text, complaint, optional
-from parsim.scenario.inline import InlineRow, LawRow, Ramp, Rate, Ratio, Seconds
+from parsim.scenario.inline import InlineRow, LawRow, Ramp, Rate, Ratio, Seconds, figure
 
 Dtype = Annotated[str, Known("dtypes")]
 Bytes = Annotated[float, Quantity("bytes")]
@@ -129,6 +129,18 @@ AcceleratorRef = Annotated[Annotated[str, Known("accelerators"), Tag(NAME)] | An
 LinkRef = Annotated[Annotated[str, Known("links"), Tag(NAME)] | Annotated[LinkRow, Tag(INLINE)], NAME_OR_INLINE]
 
 
+class ProtocolRow(LawRow):
+    """Another way to send the same bytes."""
+
+    form: ClassVar[Any] = cluster.Protocol
+    start: Seconds = Field(description="the seconds before the first step")
+    step: Seconds = Field(description="the seconds of a step")
+    bandwidth: Rate = Field(description="the bandwidth of what a rank sends")
+
+
+Protocols = Annotated[list[ProtocolRow], Field(max_length=10)]
+
+
 class CollectiveRow(LawRow):
     """The law of collectives inside a node."""
 
@@ -138,6 +150,23 @@ class CollectiveRow(LawRow):
     ring: Rate = Field(description="the bandwidth of ring collectives")
     all_reduce: Rate = Field(description="the bandwidth of all_reduce of more than 4 ranks")
     ramp: Ramp = Field(description="seconds a root byte")
+    own_chunk: Annotated[float, Field(ge=0, le=4)] = Field(
+        0.0, description="the time of the chunk that a rank keeps, over that of one it sends"
+    )
+    small: Protocols = optional(list, "what is quicker where few bytes are sent: start, step and bandwidth")
+    link: Rate | None = Field(None, description="the bandwidth of the link that it was fitted on; the node's where left out")
+
+    def build(self) -> cluster.CollectiveLaw:
+        """The law."""
+        return cluster.CollectiveLaw(*(figure(each) for _, each in self))
+
+
+class FewChannelsRow(LawRow):
+    """What a message gets that is too short for all channels."""
+
+    form: ClassVar[Any] = cluster.FewChannels
+    efficiency: Fraction = Field(description="the share of the link")
+    until: Bytes = Field(description="the longest such message")
 
 
 class EdgeRow(LawRow):
@@ -165,9 +194,11 @@ class NodeRow(InlineRow):
     topology: Annotated[str, Known("topology", lambda: _topologies("node"))] = Field(description="how the devices are joined")
     all_to_all: CollectiveRow | None = Field(None, description="the law of all_to_all; the law above where left out")
     switch_adds: bool = Field(False, description="whether the switch itself adds, so that all_reduce may beat the link")
+    in_switch: CollectiveRow | None = Field(None, description="the law of all_reduce of more than 4 ranks that the switch adds")
     p2p_start: Seconds | None = Field(None, description="the start of a message to one neighbour; the link's latency where left out")
     p2p_efficiency: Fraction = Field(1.0, description="the share of the link that one pair reaches")
-    group_share: dict[Annotated[str, Field(pattern=r"^[1-9]\d{0,8}x[1-9]\d{0,8}$")], Fraction] = optional(
+    p2p_narrow: FewChannelsRow | None = Field(None, description="what a message gets that is too short for all channels")
+    group_share: dict[Annotated[str, Field(pattern=r"^[1-9]\d{0,8}x[1-9]\d{0,8}$")], Ratio] = optional(
         dict, "RANKSxSTRIDE: the share of the law's bandwidth that such a group gets"
     )
     torus: list[Natural] = optional(list, "the devices along each axis of topology torus_2d or torus_3d")
@@ -215,6 +246,9 @@ class AllToAllRow(LawRow):
     start: Seconds = Field(description="the seconds before the first byte")
     efficiency: Fraction = Field(description="the share of the NICs it reaches")
     ramp: Ramp = Field(description="seconds a root byte")
+    in_turn: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="the share of the bytes that stay in the node for which a NIC waits"
+    )
 
 
 class FabricRow(InlineRow):
@@ -224,7 +258,7 @@ class FabricRow(InlineRow):
     form: ClassVar[Any] = cluster.Fabric
     refs: ClassVar[Mapping[str, str]] = {"nic": "links"}
     nic: LinkRef = Field(description="a node's port into the fabric: a name or an inline row")
-    nics_per_node: Natural = Field(description="the NICs of a node that the fabric connects")
+    nics_per_node: Natural | None = Field(None, description="the NICs of a node that the fabric connects; all where left out")
     topology: Annotated[str, Known("topology", lambda: _topologies("fabric"))] = Field(description="how the nodes are joined")
     efficiency: Fraction = Field(description="the share of the NICs that a large all_reduce reaches")
     start: Seconds = Field(description="the start of a collective")
@@ -235,7 +269,15 @@ class FabricRow(InlineRow):
     p2p_efficiency: Fraction = Field(description="the share of a NIC that one pair reaches")
     p2p_ramp: Ramp = Field(0.0, description="seconds a root byte, one pair")
     ring_efficiency: Fraction | None = Field(None, description="as efficiency, of the other collectives")
-    two_node_gain: Positive = Field(1.0, description="all_reduce bandwidth of 2 nodes over that of more")
+    ring_start: Seconds = Field(0.0, description="on top of start, of the other collectives")
+    ring_ramp: Ramp = Field(0.0, description="seconds a root byte, of the other collectives")
+    ring_small: Protocols = optional(list, "as small, of the other collectives; a step is a further node")
+    two_node_gain: Positive = Field(1.0, description="all_reduce bandwidth of 2 nodes over that of more, at most")
+    gain_nodes: Natural = Field(2, description="the nodes up to which combining in a node first gains all_reduce bandwidth")
+    all_reduce_nics: Natural | None = Field(None, description="the NICs of a node that an all_reduce uses; all where left out")
+    all_reduce_ring_step: Seconds | None = Field(
+        None, description="the seconds of a further node of an all_reduce along a ring, each way; no such rings where left out"
+    )
     small: SmallMessageRow | None = Field(None, description="the law of all_reduce of small payloads")
     all_to_all: AllToAllRow | None = Field(None, description="the law of all_to_all")
     oversubscription: Annotated[float, Field(ge=1)] = Field(

@@ -119,6 +119,7 @@ ROOM = {
     "when the Step became the whole step": 17_796,
     "the expert view of the mesh, chunks by tables, rows of precision": 350,
     "names that people use, rows like others, devices of a node": 175,
+    "laws of collectives by protocol": 155,
 }
 
 

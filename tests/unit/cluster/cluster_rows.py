@@ -17,9 +17,11 @@ from parsim.cluster import (
     CollectiveLaw,
     ElementwiseLaw,
     Fabric,
+    FewChannels,
     Law,
     Link,
     Node,
+    Protocol,
     SmallMessageLaw,
 )
 
@@ -76,6 +78,14 @@ def accelerator(name: str) -> Accelerator:
     )
 
 
+def law(row: dict[str, Any]) -> CollectiveLaw:
+    return made(CollectiveLaw, row, small=protocols(row.get("small", [])))
+
+
+def protocols(listed: list[dict[str, Any]]) -> tuple[Protocol, ...]:
+    return tuple(made(Protocol, each) for each in listed)
+
+
 def node(name: str) -> Node:
     row = {**rows("nodes")[name], "source": name}
     shares = tuple((*map(int, key.split("x")), share) for key, share in row.get("group_share", {}).items())
@@ -87,8 +97,10 @@ def node(name: str) -> Node:
         accelerator=accelerator(row["accelerator"]),
         link=link(row["link"]),
         host_link=link(row["host_link"]),
-        law=made(CollectiveLaw, row["law"]),
-        all_to_all=made(CollectiveLaw, row["all_to_all"]) if "all_to_all" in row else None,
+        law=law(row["law"]),
+        all_to_all=law(row["all_to_all"]) if "all_to_all" in row else None,
+        in_switch=law(row["in_switch"]) if "in_switch" in row else None,
+        p2p_narrow=made(FewChannels, row["p2p_narrow"]) if "p2p_narrow" in row else None,
         group_share=shares,
         torus=tuple(row.get("torus", ())),
     )
@@ -98,9 +110,10 @@ def fabric(name: str) -> Fabric:
     row = {**rows("fabrics")[name], "source": name}
     return made(
         Fabric,
-        row,
+        {"nics_per_node": None, **row},
         name=name,
         nic=link(row["nic"]),
+        ring_small=protocols(row.get("ring_small", [])),
         small=made(SmallMessageLaw, row["small"]) if "small" in row else None,
         all_to_all=made(AllToAllLaw, row["all_to_all"]) if "all_to_all" in row else None,
     )

@@ -97,6 +97,10 @@ def test_the_error_of_load_says_every_fault(tmp_path):
             "2:1: cluster.fabric: missing: 2 nodes need a fabric; known: ib-ndr-8rail",
         ),
         ({"cluster": "{node: dgx-a100-80gb, num_nodes: 2, fabric: ib}"}, "2:46: cluster.fabric: unknown fabric 'ib'"),
+        (
+            {"cluster": "{node: gb200-nvl72, num_nodes: 2, fabric: ib-ndr-8rail}", "batch": "{global_batch: 144, sequence_length: 16}"},
+            '2:44: cluster.fabric: the rails of "ib-ndr-8rail" connect 8 of the 72 NICs of node "gb200-nvl72"; name another fabric, or say',
+        ),
         ({"cluster": "{node: {base: dgx-a100-80gb, topology: ring}}"}, "2:39: cluster.node.topology: unknown topology 'ring'; known: "),
         ({"batch": "{global_batch: 16}"}, "3:1: batch.sequence_length: missing; give the tokens of a sequence"),
         (
