@@ -75,6 +75,7 @@ class Accelerator:
     elementwise: ElementwiseLaw
     sustained_factor: float = 1.0  # training sustains this share of the isolated kernel's rate
     source: str = ""
+    alignment: Mapping[int, float] = field(default_factory=dict)  # share of the GEMM rate by the largest of these that divides all widths
     gemm_by_dtype: Mapping[str, Law] = field(default_factory=dict)  # where a dtype has a law of its own; gemm otherwise
     kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # where a kernel was measured by itself; its family's law otherwise
     busy_kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # while all devices of the node work, if that makes a difference

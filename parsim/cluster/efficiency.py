@@ -10,12 +10,6 @@ import numpy as np
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.scalars import Scalar, floats, reshape
 
-# Share of the GEMM rate by the power of two that divides the smallest extent [elements]; 64 of them are a cache line of 128 bytes.
-# Source: parsim fit to measured training steps of models with odd widths (BigScience, 14400 / 8 = 1800 columns a rank).
-_ALIGNED = 64
-_HALF_ALIGNED, _HALF_ALIGNED_SHARE = 32, 0.80
-_MISALIGNED_SHARE = 0.62
-
 
 def gemm_s(
     accelerator: Accelerator, flops: Scalar, hbm_bytes: Scalar, dtype: str, *, aligned: Scalar = 1.0, sustained: Scalar | None = None
@@ -25,7 +19,7 @@ def gemm_s(
     Args:
         flops: 2 m n k of it [FLOP].
         hbm_bytes: both operands and the result, once each [bytes].
-        aligned: share of the rate left by odd extents, see `alignment`.
+        aligned: share of the rate left by odd widths, see `alignment`.
         sustained: share of the rate left by power and clocks in training; None: the accelerator's own factor, 1: an isolated kernel.
 
     Returns:
@@ -119,12 +113,15 @@ def kernel_s(
     return reshape(calls * seconds, shape)
 
 
-def alignment(extent: Scalar) -> Scalar:
-    """Share of the GEMM rate that a smallest matrix extent leaves [elements of 2 bytes].
+def alignment(accelerator: Accelerator, width: Scalar) -> Scalar:
+    """Share of the GEMM rate that a width of a matrix leaves [elements]: that of the largest multiple of the device's row which it is.
 
-    >>> alignment([128, 96, 1800, 7]).tolist()
+    >>> from parsim.scenario.rows import read
+    >>> alignment(read("accelerators", "a100-sxm4-80gb"), [128, 96, 1800, 7]).tolist()
     [1.0, 0.8, 0.62, 0.62]
     """
-    shape, (elements,) = floats(extent)
-    half = np.where(np.fmod(elements, _HALF_ALIGNED) == 0, _HALF_ALIGNED_SHARE, _MISALIGNED_SHARE)
-    return reshape(np.where(np.fmod(elements, _ALIGNED) == 0, 1.0, half), shape)
+    shape, (elements,) = floats(width)
+    share = np.ones_like(elements)
+    for multiple, of_multiple in sorted(accelerator.alignment.items()):
+        share = np.where(np.fmod(elements, multiple) == 0, of_multiple, share)
+    return reshape(share, shape)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.cluster.price import Price, p2p_price, private_price
 from parsim.cluster.scalars import Scalar, picoseconds
@@ -18,7 +19,7 @@ from parsim.cost.cost_model import CostModel
 from parsim.cost.count import extents, flops, hbm_bytes, operands, payload, results
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
-from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.dims import COMPUTE, GRADIENT, TOKENS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.group import Group
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
@@ -66,7 +67,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     work, traffic = flops(task, sizes, held), hbm_bytes(task, sizes, held)
     dtype, keep = model.multiplies_in(task.dtype), model.sustained
     if family == "gemm":
-        rate, moved = gemm_alignment(task, sizes), gemm_bytes(task, sizes)
+        rate, moved = gemm_alignment(task, sizes, node.accelerator), gemm_bytes(task, sizes)
         seconds = gemm_s(node.accelerator, work, moved, dtype, aligned=rate, sustained=keep)
         return seconds * (ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0)
     if family == "attention":
@@ -101,15 +102,18 @@ def gemm_bytes(task: Compute, sizes: Sizes) -> Ints:
     return traffic
 
 
-def gemm_alignment(task: Compute, sizes: Sizes) -> Scalar:
-    """Share of the GEMM rate left by the worst of m, n and k; a batched GEMM (attention) is not charged for its head_dim."""
+def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:
+    """Share of the GEMM rate left by the worst of m, n and k that counts no tokens; a batched GEMM is not charged for its head_dim.
+
+    Tokens cost nothing by being odd: in aiconfigurator's tables GEMMs with m off 64 run as fast as those beside them.
+    """
     left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
     if left & right & out:
         return 1.0
     size = extents(task, sizes)
-    groups = (left & out, right & out, left & right)
-    shares = [alignment(np.prod([size[d] for d in sorted(group)], axis=0)) for group in groups]
-    return np.asarray(np.min(np.array(shares), axis=0))
+    widths = [dims for dims in (left & out, right & out, left & right) if not dims & TOKENS]
+    shares = [alignment(accelerator, np.prod([size[dim] for dim in sorted(dims)], axis=0)) for dims in widths]
+    return np.asarray(np.min(np.array(shares), axis=0)) if shares else 1.0
 
 
 def collective_price(operation: str, group: Group, count: Ints, itemsize: int, sizes: Sizes, model: CostModel) -> Price:

@@ -24,6 +24,7 @@ DIMS: Final = {
     "N": "experts where they are chosen",
     "G": "micro_batch inside experts",
 }
+TOKENS: Final = frozenset("BSTZG")  # dims that count tokens, or rows of a batch; all others are widths
 
 # What an element is charged at, by the role of its tensor: "compute" and "gradient" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"

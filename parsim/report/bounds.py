@@ -44,7 +44,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     family, dtype = COSTS[task.kernel].family, model.multiplies_in(task.dtype)
     work, traffic = int(flops(task, sizes, held)[0]), int(hbm_bytes(task, sizes, held)[0])
     if family == "gemm":
-        rate, law = float(np.ravel(gemm_alignment(task, sizes))[0]), device.gemm_law(dtype)
+        rate, law = float(np.ravel(gemm_alignment(task, sizes, device))[0]), device.gemm_law(dtype)
         reached, memory, launch_s = law.efficiency * rate, law.memory_efficiency, law.launch_s
         traffic = int(gemm_bytes(task, sizes)[0])
     elif family == "attention":
@@ -67,7 +67,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
     yield "reached", f"{reached / rate:.3g} of the peak; {memory:.3g} of HBM; {_s(launch_s)} to launch [{cite(device, family)}]"
     if rate < 1:
-        yield "alignment", f"{rate:.2g} of that rate is left by odd extents [parsim fit to measured steps of models with odd widths]"
+        yield "alignment", f"{rate:.2g} of that rate is left by odd widths [{cite(device, 'alignment')}]"
     if adds_to_gradient(task):
         yield "adds", f"x {ACCUMULATION_FACTOR} for adding into the gradient, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
     tuned = device.name in model.stack.sustained_factor

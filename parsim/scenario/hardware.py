@@ -104,6 +104,7 @@ class AcceleratorRow(InlineRow):
     attention: AttentionRow = Field(description="the law of fused attention")
     elementwise: ElementwiseRow = Field(description="the law of kernels that only move bytes")
     sustained_factor: Fraction = Field(1.0, description="the share of an isolated kernel's rate that training sustains")
+    alignment: dict[Natural, Fraction] = optional(dict, "multiple: the share of the GEMM rate where it is the largest in all widths")
     gemm_by_dtype: dict[Dtype, GemmRow] = optional(dict, "dtype: the law of its multiplications, where it has one of its own")
     kernels: KernelRows = optional(dict, "kernel: its own law, where it was measured by itself")
     busy_kernels: KernelRows = optional(dict, "kernel: its own law while all devices of the node work; as kernels where left out")
