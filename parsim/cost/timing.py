@@ -67,9 +67,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     work, traffic = flops(task, sizes, held), hbm_bytes(task, sizes, held)
     dtype, keep = model.multiplies_in(task.dtype), model.sustained
     if family == "gemm":
-        rate, moved = gemm_alignment(task, sizes, node.accelerator), gemm_bytes(task, sizes)
-        seconds = gemm_s(node.accelerator, work, moved, dtype, aligned=rate, sustained=keep)
-        return seconds * (ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0)
+        return plain_gemm_s(task, sizes, node.accelerator, dtype, keep) * (ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0)
     if family == "attention":
         query = operands(task)[0].sharding
         heads = sizes.local(query, "B") * sizes.local(query, "K") * sizes.local(query, "R")
@@ -88,6 +86,20 @@ def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel)
     return sum(((1.0 - share) * each.seconds(alone) + share * each.seconds(busy) for each in calls), start=np.zeros(sizes.num_plans))
 
 
+def plain_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, dtype: str, sustained: Scalar) -> Scalar:
+    """Seconds of a GEMM that adds nothing to a gradient."""
+    return gemm_s(
+        accelerator,
+        flops(task, sizes),
+        gemm_bytes(task, sizes),
+        dtype,
+        shape=gemm_shape(task, sizes),
+        weight_bytes=weight_bytes(task, sizes),
+        aligned=gemm_alignment(task, sizes, accelerator),
+        sustained=sustained,
+    )
+
+
 def adds_to_gradient(task: Compute) -> bool:
     """A weight-gradient GEMM that adds into the step's buffer: priced as a plain GEMM x 1.04, its measured cost."""
     return task.accumulate and task.outputs[0].dtype == GRADIENT
@@ -102,6 +114,19 @@ def gemm_bytes(task: Compute, sizes: Sizes) -> Ints:
     return traffic
 
 
+def weight_bytes(task: Compute, sizes: Sizes) -> Ints:
+    """HBM bytes of what a GEMM reads or writes that is a weight or its gradient: tensors without tokens."""
+    lasting = [o for o in (*operands(task), *results(task)) if not TOKENS.intersection(o.dims)]
+    return sum((elements(o, sizes) * sizes.itemsize_bytes[COMPUTE] for o in lasting), start=sizes.zero)
+
+
+def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:
+    """m, n and k of one matrix of a GEMM."""
+    size = extents(task, sizes)
+    m, n, k = (np.prod([sizes.zero + 1, *(size[dim] for dim in dims)], axis=0) for dims in _sides(task))
+    return m, n, k
+
+
 def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:
     """Share of the GEMM rate left by the worst of m, n and k that counts no tokens; a batched GEMM is not charged for its head_dim.
 
@@ -110,10 +135,17 @@ def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Sca
     left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
     if left & right & out:
         return 1.0
-    size = extents(task, sizes)
-    widths = [dims for dims in (left & out, right & out, left & right) if not dims & TOKENS]
-    shares = [alignment(accelerator, np.prod([size[dim] for dim in sorted(dims)], axis=0)) for dims in widths]
+    size, widths = extents(task, sizes), [dims for dims in _sides(task) if not TOKENS.intersection(dims)]
+    shares = [alignment(accelerator, np.prod([size[dim] for dim in dims], axis=0)) for dims in widths]
     return np.asarray(np.min(np.array(shares), axis=0)) if shares else 1.0
+
+
+def _sides(task: Compute) -> tuple[list[str], list[str], list[str]]:
+    """The dims of m, n and k, in order; what both operands and the result have is a batch of matrices."""
+    left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
+    batch = left & right & out
+    m, n, k = (sorted(both - batch) for both in (left & out, right & out, left & right))
+    return m, n, k
 
 
 def collective_price(operation: str, group: Group, count: Ints, itemsize: int, sizes: Sizes, model: CostModel) -> Price:
