@@ -73,7 +73,8 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         heads = sizes.local(query, "B") * sizes.local(query, "K") * sizes.local(query, "R")
         blocks = heads * -(-sizes.local(query, "S") // _FLASH_BLOCK)
         width, is_gradient = sizes.local(query, "C"), task.kernel.endswith("_grad")
-        return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=keep)
+        rate = model.flash.backward if is_gradient else model.flash.forward
+        return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=keep * rate)
     return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
 
 

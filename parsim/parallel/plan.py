@@ -107,6 +107,8 @@ class Stack:
 
     name: str
     attention: str = "fused_softmax"  # unfused | fused_softmax | flash
+    flash: str = "flash"  # which kernel of cluster/flash.py it runs where the device has that one; flash: the device's own
+    named_flash: str = ""  # the kernel that was asked for by name, and that the device must have
     fusions: tuple[str, ...] = ()  # of: bias, gelu, dropout_add, gradient_accumulation
     gradient_dtype: str = "fp32"  # fp32 | compute
     tensor_overlap: bool = False  # collectives of tensor parallelism run beside weight-gradient GEMMs

@@ -51,7 +51,8 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
         yield from elementwise_bound(device, traffic, launched=not task.fused and bool(task.inputs))
         return
     law, width = device.attention, int(sizes.local(operands(task)[0].sharding, "C")[0])
-    backward = law.backward_rate if task.kernel.endswith("_grad") else 1.0
+    flash = model.flash
+    backward = law.backward_rate * flash.backward if task.kernel.endswith("_grad") else flash.forward
     reached, peak = float(np.interp(width, *np.asarray(law.efficiency_by_head_dim).T)) * backward, device.peak(dtype)
     parts = {
         "compute": work / (peak * reached * model.sustained),
@@ -61,6 +62,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     yield "bound by", _longest(parts)
     yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
     yield "reached", f"{reached:.3g} of the peak; {law.memory_efficiency:.3g} of HBM; {_s(law.launch_s)} to launch [{cite(device, family)}]"
+    yield "kernel", f"{flash.forward:.3g} of the law's rate forward, {flash.backward:.3g} backward [{flash.source}]"
     yield from _sustained(model, device)
 
 

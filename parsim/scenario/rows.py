@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field, Tag, model_validator
 
 from parsim import catalog
+from parsim.cluster.flash import KERNELS, OWN
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.parallel.plan import Stack
@@ -20,6 +21,7 @@ __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef"
 # Matmuls of these keep weights, gradients and activations in a wider dtype, and one dtype of a batch stands for all.
 # Source: Micikevicius et al. 2022 (arXiv:2209.05433), section 3; NVIDIA Transformer Engine, user guide: FP8 and NVFP4.
 MATMULS_ONLY: Final = ("fp8", "nvfp4")
+ATTENTION: Final = ("unfused", "fused_softmax", OWN, *KERNELS)
 Overhead = Annotated[float, Quantity("bytes", zero=True)]
 
 
@@ -28,7 +30,12 @@ class StackRow(InlineRow):
 
     kind: ClassVar[str] = "stacks"
     form: ClassVar[Any] = Stack
-    attention: Literal["unfused", "fused_softmax", "flash"] = Field("fused_softmax", description="the kernels of attention")
+    attention: Annotated[str, Known("attention", lambda: ATTENTION)] = Field(
+        "fused_softmax", description="the kernels of attention; one of flash attention by its name, or flash for the device's own"
+    )
+    flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = Field(
+        OWN, description="the kernel of attention flash, if the device has it"
+    )
     fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = optional(list, "what is fused into a neighbour")
     gradient_dtype: Literal["fp32", "compute"] = Field("fp32", description="what gradients are kept in")
     tensor_overlap: bool = Field(False, description="whether collectives of tensor parallelism run beside weight-gradient GEMMs")
@@ -54,8 +61,9 @@ class StackRow(InlineRow):
         return self
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass; a fusion counts once."""
-        return {**super().figures(name), "fusions": tuple(dict.fromkeys(self.fusions))}
+        """The fields of its dataclass; a fusion counts once, and a named kernel is one of flash attention."""
+        named = {"attention": OWN, "named_flash": self.attention} if self.attention in KERNELS else {}
+        return {**super().figures(name), "fusions": tuple(dict.fromkeys(self.fusions)), **named}
 
 
 class DtypeRow(InlineRow):
