@@ -63,7 +63,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
     yield "reached", f"{reached:.3g} of the peak; {law.memory_efficiency:.3g} of HBM; {_s(law.launch_s)} to launch [{cite(device, family)}]"
     yield "kernel", f"{flash.forward:.3g} of the law's rate forward, {flash.backward:.3g} backward [{flash.source}]"
-    yield from _sustained(model, device)
+    yield from _share_in_training(model, device)
 
 
 def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerator, dtype: str) -> Lines:
@@ -83,10 +83,10 @@ def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
     yield "tiles", f"{full_s / parts['compute']:.3g} of that rate is left by the edges, waves and starts of tiles [{cite(device, 'gemm')}]"
     if adds_to_gradient(task):
         yield "adds", f"x {ACCUMULATION_FACTOR} for adding into the gradient, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
-    yield from _sustained(model, device)
+    yield from _share_in_training(model, device)
 
 
-def _sustained(model: CostModel, device: Accelerator) -> Lines:
+def _share_in_training(model: CostModel, device: Accelerator) -> Lines:
     tuned = device.name in model.stack.sustained_factor
     source = model.stack.source or _UNSTATED if tuned else cite(device, "sustained_factor")
     yield "sustained", f"{model.sustained:.3g} of that rate in training [{source}]"

@@ -115,5 +115,5 @@ def test_functions_are_short() -> None:
 
 
 def test_parsim_does_not_grow() -> None:
-    """Its size when the Step became the whole step; a feature that needs more room says why it moves the mark."""
-    assert sum(path.read_text().count("\n") for path in FILES) <= 17_796
+    """Its size since GEMMs have tiles and flash attention a table of kernels; a feature that needs more room says why it moves the mark."""
+    assert sum(path.read_text().count("\n") for path in FILES) <= 17_893
