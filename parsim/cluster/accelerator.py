@@ -11,15 +11,17 @@ from parsim.errors import ScenarioError
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A GEMM law: launch + ((FLOPs / (efficiency peak))^q + (bytes / (memory_efficiency bandwidth))^q)^(1/q), q = exponent.
+    """A GEMM law: launch + (compute^q + memory^q)^(1/q), q = exponent; efficiency.py states both, by the tiles of the result.
 
     Source: the p-norm of the two roofs of Williams et al. 2009 (CACM 52(4)); constants by accelerator in the catalog.
     """
 
-    efficiency: float  # of the dense peak
-    memory_efficiency: float  # of the HBM bandwidth; above 1 where operands stay in L2
+    efficiency: float  # of the dense peak, inside a tile of the largest kind
+    memory_efficiency: float  # of the HBM bandwidth
     launch_s: float
     exponent: float  # q >= 1; 1 adds the roofs, infinity is the roofline
+    tile_edge: float = 0.0  # how much a smaller tile is slower: loads of an edge cost as many elements of its area
+    tile_start: float = 0.0  # filling and emptying a tile's pipeline costs as much as so many elements of k
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Accelerator:
     elementwise: ElementwiseLaw
     sustained_factor: float = 1.0  # training sustains this share of the isolated kernel's rate
     source: str = ""
+    l2_bytes: float = 0.0  # the cache in which activations stay, where it is so much faster than memory that kernels show it
+    alignment: Mapping[int, float] = field(default_factory=dict)  # share of the GEMM rate by the largest of these that divides all widths
     gemm_by_dtype: Mapping[str, Law] = field(default_factory=dict)  # where a dtype has a law of its own; gemm otherwise
     kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # where a kernel was measured by itself; its family's law otherwise
     busy_kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # while all devices of the node work, if that makes a difference

@@ -5,47 +5,82 @@ What the kernels of a step are, and whether a stack fuses them, is decided above
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
-from parsim.cluster.accelerator import Accelerator, KernelLaw
-from parsim.cluster.scalars import Scalar, floats, reshape
+from parsim.cluster.accelerator import Accelerator, KernelLaw, Law
+from parsim.cluster.scalars import Floats, Scalar, floats, reshape
 
-# Share of the GEMM rate by the power of two that divides the smallest extent [elements]; 64 of them are a cache line of 128 bytes.
-# Source: parsim fit to measured training steps of models with odd widths (BigScience, 14400 / 8 = 1800 columns a rank).
-_ALIGNED = 64
-_HALF_ALIGNED, _HALF_ALIGNED_SHARE = 32, 0.80
-_MISALIGNED_SHARE = 0.62
+# Tiles of the result, and parts of k, among which a GEMM library chooses; each part adds its float32 sums to memory and reads them again.
+# Source: NVIDIA CUTLASS, media/docs/efficient_gemm.md.
+_TILE_ROWS, _TILE_COLUMNS = np.array([(256, 128), (128, 256), (128, 128), (64, 64)], dtype=np.float64).T[:, :, None, None]
+_PARTS: Final = np.array([1, 2, 4, 8], dtype=np.float64)[:, None]
+_PART_BYTES: Final = np.where(_PARTS > 1, 2 * 4 * _PARTS, 0.0)  # of an element of the result
+_EDGE: Final = 1 / _TILE_ROWS + 1 / _TILE_COLUMNS  # of a tile, over its area
 
 
 def gemm_s(
-    accelerator: Accelerator, flops: Scalar, hbm_bytes: Scalar, dtype: str, *, aligned: Scalar = 1.0, sustained: Scalar | None = None
+    accelerator: Accelerator,
+    flops: Scalar,
+    hbm_bytes: Scalar,
+    dtype: str,
+    *,
+    shape: tuple[Scalar, Scalar, Scalar] | None = None,
+    weight_bytes: Scalar = 0.0,
+    aligned: Scalar = 1.0,
+    sustained: Scalar | None = None,
 ) -> Scalar:
     """Seconds of a matrix multiplication that has the device to itself.
 
     Args:
-        flops: 2 m n k of it [FLOP].
+        flops: 2 m n k of it, for each matrix of a batch [FLOP].
         hbm_bytes: both operands and the result, once each [bytes].
-        aligned: share of the rate left by odd extents, see `alignment`.
+        shape: m, n and k of one matrix; where left out, all tiles are full.
+        weight_bytes: those of `hbm_bytes` that no cache holds: of weights or their gradients [bytes].
+        aligned: share of the rate left by odd widths, see `alignment`.
         sustained: share of the rate left by power and clocks in training; None: the accelerator's own factor, 1: an isolated kernel.
 
     Returns:
-        launch + ((flops / (e sustained aligned peak))^q + (bytes / (e_m bandwidth))^q)^(1/q), broadcast over the arguments.
+        launch + (compute^q + memory^q)^(1/q) of the fastest tiling, broadcast over the arguments.  Multiprocessors work the tiles of the
+        result, or parts of them along k, in waves: compute = waves x FLOPs of a wave / (e sustained aligned peak), where smaller tiles have
+        a smaller e and each starts anew; memory = bytes / (e_m bandwidth), with the parts' sums and without what stays in the L2.
 
     Raises:
         ScenarioError: the accelerator has no peak for that dtype.
 
-    Source: p-norm of the two roofs of Williams et al. 2009 (CACM 52(4)), fitted to ai-dynamo/aiconfigurator@095f58a5 GEMM tables.
+    Source: p-norm of the two roofs of Williams et al. 2009 (CACM 52(4)) over the tilings of NVIDIA CUTLASS, media/docs/efficient_gemm.md,
+    fitted to ai-dynamo/aiconfigurator@095f58a5 GEMM tables.
     """
     law = accelerator.gemm_law(dtype)
     factor = accelerator.sustained_factor if sustained is None else sustained
-    rate = law.efficiency * accelerator.peak(dtype)
-    shape, (work, traffic, share, keep, power) = floats(flops, hbm_bytes, aligned, factor, law.exponent)
-    compute_s = work / (rate * share * keep)
-    memory_s = traffic / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
+    given, (work, traffic, weights, share, keep, *sides) = floats(flops, hbm_bytes, weight_bytes, aligned, factor, *(shape or (1, 1, 1)))
+    done, sums_bytes = _tilings(accelerator, law, work, *sides) if shape else (work[None], np.zeros((1, 1)))
+    compute_s = done / (law.efficiency * accelerator.peak(dtype) * share * keep)
+    beyond = np.maximum(traffic + sums_bytes - kept_bytes(accelerator), np.minimum(weights, traffic))
+    memory_s = beyond / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
     # Relative to the larger roof, so that no power underflows however sharp the exponent.
-    roof_s = np.maximum(np.maximum(compute_s, memory_s), np.finfo(np.float64).tiny)
+    roof_s, power = np.maximum(np.maximum(compute_s, memory_s), np.finfo(np.float64).tiny), law.exponent
     norm = np.power(np.power(compute_s / roof_s, power) + np.power(memory_s / roof_s, power), 1.0 / power)
-    return reshape(law.launch_s + roof_s * norm, shape)
+    return reshape(law.launch_s + np.min(roof_s * norm, axis=0), given)
+
+
+def _tilings(accelerator: Accelerator, law: Law, work: Floats, m: Floats, n: Floats, k: Floats) -> tuple[Floats, Floats]:
+    """By parts of k: FLOPs of the largest tile that would fill the waves of the fastest tile; and the bytes of the parts' sums."""
+    matrices = np.rint(work / (2.0 * m * n * k))
+    tiles = matrices * np.ceil(m / _TILE_ROWS) * np.ceil(n / _TILE_COLUMNS) * _PARTS
+    slots = np.ceil(tiles / accelerator.num_multiprocessors) * accelerator.num_multiprocessors
+    slower = (1.0 + law.tile_edge * _EDGE) / (1.0 + law.tile_edge * _EDGE.min())
+    done = 2.0 * slots * (_TILE_ROWS * _TILE_COLUMNS * slower) * (k / _PARTS + law.tile_start)
+    return np.min(done, axis=0), matrices * m * n * _PART_BYTES
+
+
+def kept_bytes(accelerator: Accelerator) -> float:
+    """Bytes of activations that a kernel finds in the L2, or leaves there: half of it, while weights pass through the rest.
+
+    Source: the better fit of the GEMM laws of both devices that show an L2, l40s and rtx-pro-6000.
+    """
+    return accelerator.l2_bytes / 2
 
 
 def attention_s(
@@ -70,7 +105,7 @@ def attention_s(
         sustained: as in `gemm_s`.
 
     Returns:
-        launch + flops / (e sustained peak) (1 + ramp multiprocessors / blocks) + bytes / (e_m bandwidth), broadcast.
+        launch + flops / (e sustained peak) (1 + ramp multiprocessors / blocks) + bytes beyond the L2 / (e_m bandwidth), broadcast.
 
     Raises:
         ScenarioError: the accelerator has no peak for that dtype.
@@ -83,7 +118,8 @@ def attention_s(
     efficiency = np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
     rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if is_gradient else 1.0))
     compute_s = work / rate * (1.0 + law.ramp * accelerator.num_multiprocessors / np.maximum(blocks, 1.0))
-    memory_s = traffic / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
+    beyond = np.maximum(traffic - kept_bytes(accelerator), 0.0)
+    memory_s = beyond / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
     return reshape(law.launch_s + compute_s + memory_s, shape)
 
 
@@ -119,12 +155,15 @@ def kernel_s(
     return reshape(calls * seconds, shape)
 
 
-def alignment(extent: Scalar) -> Scalar:
-    """Share of the GEMM rate that a smallest matrix extent leaves [elements of 2 bytes].
+def alignment(accelerator: Accelerator, width: Scalar) -> Scalar:
+    """Share of the GEMM rate that a width of a matrix leaves [elements]: that of the largest multiple of the device's row which it is.
 
-    >>> alignment([128, 96, 1800, 7]).tolist()
+    >>> from parsim.scenario.rows import read
+    >>> alignment(read("accelerators", "a100-sxm4-80gb"), [128, 96, 1800, 7]).tolist()
     [1.0, 0.8, 0.62, 0.62]
     """
-    shape, (elements,) = floats(extent)
-    half = np.where(np.fmod(elements, _HALF_ALIGNED) == 0, _HALF_ALIGNED_SHARE, _MISALIGNED_SHARE)
-    return reshape(np.where(np.fmod(elements, _ALIGNED) == 0, 1.0, half), shape)
+    shape, (elements,) = floats(width)
+    share = np.ones_like(elements)
+    for multiple, of_multiple in sorted(accelerator.alignment.items()):
+        share = np.where(np.fmod(elements, multiple) == 0, of_multiple, share)
+    return reshape(share, shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parsim.cluster.cluster import Cluster
+from parsim.cluster.flash import OWN, FlashKernel, flash_kernel
 from parsim.parallel.plan import Batch, Stack
 
 
@@ -21,6 +22,13 @@ class CostModel:
         """Share of the isolated kernels' rate that training sustains: the stack's, or the accelerator's default."""
         accelerator = self.cluster.node.accelerator
         return self.stack.sustained_factor.get(accelerator.name, accelerator.sustained_factor)
+
+    @property
+    def flash(self) -> FlashKernel:
+        """The kernel of flash attention: the one named, else the stack's where the device has it, else the device's own."""
+        device = self.cluster.node.accelerator.name
+        asked = (self.stack.named_flash or self.stack.flash, self.stack.flash, OWN)
+        return next(found for kernel in asked if (found := flash_kernel(kernel, device)))
 
     def multiplies_in(self, role: str) -> str:
         """The dtype of a role of matmuls."""

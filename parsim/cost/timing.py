@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.cluster.price import Price, p2p_price, private_price
 from parsim.cluster.scalars import Scalar, picoseconds
@@ -19,7 +20,7 @@ from parsim.cost.cost_model import CostModel
 from parsim.cost.count import extents, flops, hbm_bytes, operands, payload, results
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
-from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.dims import COMPUTE, GRADIENT, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.group import Group
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
@@ -67,15 +68,14 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     work, traffic = flops(task, sizes, held), hbm_bytes(task, sizes, held)
     dtype, keep = model.multiplies_in(task.dtype), model.sustained
     if family == "gemm":
-        rate, moved = gemm_alignment(task, sizes), gemm_bytes(task, sizes)
-        seconds = gemm_s(node.accelerator, work, moved, dtype, aligned=rate, sustained=keep)
-        return seconds * (ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0)
+        return plain_gemm_s(task, sizes, node.accelerator, dtype, keep) * (ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0)
     if family == "attention":
         query = operands(task)[0].sharding
         heads = sizes.local(query, "B") * sizes.local(query, "K") * sizes.local(query, "R")
         blocks = heads * -(-sizes.local(query, "S") // _FLASH_BLOCK)
         width, is_gradient = sizes.local(query, "C"), task.kernel.endswith("_grad")
-        return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=keep)
+        rate = model.flash.backward if is_gradient else model.flash.forward
+        return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=keep * rate)
     return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
 
 
@@ -86,6 +86,20 @@ def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel)
     working = np.minimum(sizes.num_devices, devices)
     share = (working - 1) / max(devices - 1, 1)
     return sum(((1.0 - share) * each.seconds(alone) + share * each.seconds(busy) for each in calls), start=np.zeros(sizes.num_plans))
+
+
+def plain_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, dtype: str, sustained: Scalar) -> Scalar:
+    """Seconds of a GEMM that adds nothing to a gradient."""
+    return gemm_s(
+        accelerator,
+        flops(task, sizes),
+        gemm_bytes(task, sizes),
+        dtype,
+        shape=gemm_shape(task, sizes),
+        weight_bytes=weight_bytes(task, sizes),
+        aligned=gemm_alignment(task, sizes, accelerator),
+        sustained=sustained,
+    )
 
 
 def adds_to_gradient(task: Compute) -> bool:
@@ -102,15 +116,38 @@ def gemm_bytes(task: Compute, sizes: Sizes) -> Ints:
     return traffic
 
 
-def gemm_alignment(task: Compute, sizes: Sizes) -> Scalar:
-    """Share of the GEMM rate left by the worst of m, n and k; a batched GEMM (attention) is not charged for its head_dim."""
+def weight_bytes(task: Compute, sizes: Sizes) -> Ints:
+    """HBM bytes of what a GEMM reads or writes that is a weight or its gradient: tensors without tokens."""
+    lasting = [o for o in (*operands(task), *results(task)) if not TOKEN_DIMS.intersection(o.dims)]
+    return sum((elements(o, sizes) * sizes.itemsize_bytes[COMPUTE] for o in lasting), start=sizes.zero)
+
+
+def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:
+    """m, n and k of one matrix of a GEMM."""
+    size = extents(task, sizes)
+    m, n, k = (np.prod([sizes.zero + 1, *(size[dim] for dim in dims)], axis=0) for dims in _sides(task))
+    return m, n, k
+
+
+def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:
+    """Share of the GEMM rate left by the worst of m, n and k that counts no tokens; a batched GEMM is not charged for its head_dim.
+
+    Tokens cost nothing by being odd: in aiconfigurator's tables GEMMs with m off 64 run as fast as those beside them.
+    """
     left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
     if left & right & out:
         return 1.0
-    size = extents(task, sizes)
-    groups = (left & out, right & out, left & right)
-    shares = [alignment(np.prod([size[d] for d in sorted(group)], axis=0)) for group in groups]
-    return np.asarray(np.min(np.array(shares), axis=0))
+    size, widths = extents(task, sizes), [dims for dims in _sides(task) if not TOKEN_DIMS.intersection(dims)]
+    shares = [alignment(accelerator, np.prod([size[dim] for dim in dims], axis=0)) for dims in widths]
+    return np.asarray(np.min(np.array(shares), axis=0)) if shares else 1.0
+
+
+def _sides(task: Compute) -> tuple[list[str], list[str], list[str]]:
+    """The dims of m, n and k, in order; what both operands and the result have is a batch of matrices."""
+    left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
+    batch = left & right & out
+    m, n, k = (sorted(both - batch) for both in (left & out, right & out, left & right))
+    return m, n, k
 
 
 def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> Price:

@@ -26,6 +26,7 @@ DIMS: Final = {
     "G": "tokens inside experts",
     "J": "ffn_hidden_size of an expert",
 }
+TOKEN_DIMS: Final = frozenset("BSTZMG")  # dims that count tokens, or rows of a batch; all others are widths
 
 TOKENS: Final = "M"  # where they leave for experts and come back
 FREE: Final = ("M", "G")  # whose elements may lie in any order

@@ -120,7 +120,9 @@ class Stack:
     """
 
     name: str
-    attention: str = _key("fused_softmax", "the kernels of attention")  # unfused | fused_softmax | flash
+    attention: str = _key("fused_softmax", "the kernels of attention; one of flash attention by its name, or flash for the device's own")
+    flash: str = _key("flash", "the kernel of attention flash, if the device has it")  # of cluster/flash.py; flash: the device's own
+    named_flash: str = ""  # the kernel that was asked for by name, and that the device must have
     fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # of: bias, gelu, dropout_add, gradient_accumulation
     gradient_dtype: str = _key("fp32", "what gradients are kept in")  # fp32 | compute
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")

@@ -12,6 +12,7 @@ import numpy as np
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
+from parsim.cluster.efficiency import kept_bytes
 from parsim.cluster.network import binding_link, collective_s, leaves_node
 from parsim.cluster.price import Price, explain_collective
 from parsim.collectives import ChunkTable, find
@@ -20,7 +21,7 @@ from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import flops, hbm_bytes, operands
 from parsim.cost.sizes import Sizes
-from parsim.cost.timing import ACCUMULATION_FACTOR, adds_to_gradient, gemm_alignment, gemm_bytes
+from parsim.cost.timing import ACCUMULATION_FACTOR, adds_to_gradient, gemm_alignment, plain_gemm_s
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.op_kinds import COSTS
 from parsim.step.task import HOST, Compute
@@ -44,32 +45,48 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     family, dtype = COSTS[task.kernel].family, model.multiplies_in(task.dtype)
     work, traffic = int(flops(task, sizes, held)[0]), int(hbm_bytes(task, sizes, held)[0])
     if family == "gemm":
-        rate, law = float(np.ravel(gemm_alignment(task, sizes))[0]), device.gemm_law(dtype)
-        reached, memory, launch_s = law.efficiency * rate, law.memory_efficiency, law.launch_s
-        traffic = int(gemm_bytes(task, sizes)[0])
-    elif family == "attention":
-        width = int(sizes.local(operands(task)[0].sharding, "C")[0])
-        backward = device.attention.backward_rate if task.kernel.endswith("_grad") else 1.0
-        rate = 1.0
-        reached = float(np.interp(width, *np.asarray(device.attention.efficiency_by_head_dim).T)) * backward
-        memory, launch_s = device.attention.memory_efficiency, device.attention.launch_s
-    else:
-        launched = not task.fused and bool(task.inputs)
-        yield from elementwise_bound(device, traffic, launched=launched)
+        yield from gemm_bound(task, sizes, model, device, dtype)
         return
-    peak = device.peak(dtype)
+    if family == "elementwise":
+        yield from elementwise_bound(device, traffic, launched=not task.fused and bool(task.inputs))
+        return
+    law, width = device.attention, int(sizes.local(operands(task)[0].sharding, "C")[0])
+    flash = model.flash
+    backward = law.backward_rate * flash.backward if task.kernel.endswith("_grad") else flash.forward
+    reached, peak = float(np.interp(width, *np.asarray(law.efficiency_by_head_dim).T)) * backward, device.peak(dtype)
     parts = {
         "compute": work / (peak * reached * model.sustained),
-        "HBM": traffic / (device.hbm_bandwidth_bytes_per_s * memory),
-        "launch": launch_s,
+        "HBM": max(traffic - kept_bytes(device), 0.0) / (device.hbm_bandwidth_bytes_per_s * law.memory_efficiency),
+        "launch": law.launch_s,
     }
     yield "bound by", _longest(parts)
     yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
-    yield "reached", f"{reached / rate:.3g} of the peak; {memory:.3g} of HBM; {_s(launch_s)} to launch [{cite(device, family)}]"
+    yield "reached", f"{reached:.3g} of the peak; {law.memory_efficiency:.3g} of HBM; {_s(law.launch_s)} to launch [{cite(device, family)}]"
+    yield "kernel", f"{flash.forward:.3g} of the law's rate forward, {flash.backward:.3g} backward [{flash.source}]"
+    yield from _share_in_training(model, device)
+
+
+def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerator, dtype: str) -> Lines:
+    """What bounds a matrix multiplication; its compute and its memory are priced alone, the other at no cost."""
+    law, peak = device.gemm_law(dtype), device.peak(dtype)
+    free: dict[str, dict[str, Any]] = {"compute": {"hbm_bandwidth_bytes_per_s": math.inf}, "HBM": {"peak_flops_per_s": {dtype: math.inf}}}
+    alone = {part: plain_gemm_s(task, sizes, replace(device, **changes), dtype, model.sustained) for part, changes in free.items()}
+    parts = {part: float(np.ravel(seconds)[0]) - law.launch_s for part, seconds in alone.items()}
+    yield "bound by", _longest({**parts, "launch": law.launch_s})
+    yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
+    reached = f"{law.efficiency:.3g} of the peak in full tiles; {law.memory_efficiency:.3g} of HBM; {_s(law.launch_s)} to launch"
+    yield "reached", f"{reached} [{cite(device, 'gemm_by_dtype' if dtype in device.gemm_by_dtype else 'gemm')}]"
+    rate = float(np.ravel(gemm_alignment(task, sizes, device))[0])
     if rate < 1:
-        yield "alignment", f"{rate:.2g} of that rate is left by odd extents [parsim fit to measured steps of models with odd widths]"
+        yield "alignment", f"{rate:.2g} of that rate is left by odd widths [{cite(device, 'alignment')}]"
+    full_s = int(flops(task, sizes)[0]) / (peak * law.efficiency * rate * model.sustained)
+    yield "tiles", f"{full_s / parts['compute']:.3g} of that rate is left by the edges, waves and starts of tiles [{cite(device, 'gemm')}]"
     if adds_to_gradient(task):
         yield "adds", f"x {ACCUMULATION_FACTOR} for adding into the gradient, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
+    yield from _share_in_training(model, device)
+
+
+def _share_in_training(model: CostModel, device: Accelerator) -> Lines:
     tuned = device.name in model.stack.sustained_factor
     source = model.stack.source or _UNSTATED if tuned else cite(device, "sustained_factor")
     yield "sustained", f"{model.sustained:.3g} of that rate in training [{source}]"

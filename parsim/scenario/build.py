@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from parsim import catalog, data, schedules
 from parsim.cluster import Cluster, Fabric, Node
+from parsim.cluster.flash import flash_fault
 from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
@@ -168,6 +169,8 @@ def _cluster(section: ClusterSection, parts: _Parts, states_fabric: bool) -> Ite
     for operation, algorithm in parts.stack.collectives.items() if parts.stack else ():
         if algorithm == "in_network" and not node.switch_adds:
             yield ("stack",), f'{operation} by in_network needs a switch that adds, which node "{node.name}" has not (switch_adds)'
+    if parts.stack and parts.stack.named_flash and (absent := flash_fault(parts.stack.named_flash, node.accelerator.name)):
+        yield ("stack",), absent
     if num_nodes > 1 and section.fabric is None:
         if not states_fabric:  # one that is stated, and wrong, was told already
             yield ("cluster", "fabric"), f"missing: {num_nodes} nodes need a fabric; known: {', '.join(catalog.names('fabrics'))}"

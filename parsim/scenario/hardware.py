@@ -35,6 +35,8 @@ class GemmRow(LawRow):
     memory_efficiency: Ratio = Field(description="the share of the HBM bandwidth that GEMMs reach")
     launch: Seconds = Field(description="the seconds of an empty kernel")
     exponent: Annotated[float, Field(ge=1)] = Field(description="how sharply compute and memory time overlap: 1 adds them")
+    tile_edge: Annotated[float, Field(ge=0)] = Field(0.0, description="elements of area that an element of a tile's edge costs")
+    tile_start: Annotated[float, Field(ge=0)] = Field(0.0, description="elements of k that the start and end of a tile cost")
 
 
 class AttentionRow(LawRow):
@@ -104,6 +106,10 @@ class AcceleratorRow(InlineRow):
     attention: AttentionRow = Field(description="the law of fused attention")
     elementwise: ElementwiseRow = Field(description="the law of kernels that only move bytes")
     sustained_factor: Fraction = Field(1.0, description="the share of an isolated kernel's rate that training sustains")
+    l2: Annotated[float, Quantity("bytes", zero=True)] = Field(
+        0.0, description="the cache in which activations stay, where kernels show it"
+    )
+    alignment: dict[Natural, Fraction] = optional(dict, "multiple: the share of the GEMM rate where it is the largest in all widths")
     gemm_by_dtype: dict[Dtype, GemmRow] = optional(dict, "dtype: the law of its multiplications, where it has one of its own")
     kernels: KernelRows = optional(dict, "kernel: its own law, where it was measured by itself")
     busy_kernels: KernelRows = optional(dict, "kernel: its own law while all devices of the node work; as kernels where left out")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import MISSING
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, Tag, model_validator
 
+from parsim.cluster.flash import KERNELS, OWN
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.parallel.plan import Stack
@@ -17,6 +18,7 @@ from parsim.scenario.inline import SCHEMAS, InlineRow, Seconds, read, resolve
 from parsim.scenario.models import ModelRef, ModelRow
 
 __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "read", "resolve"]
+ATTENTION: Final = ("unfused", "fused_softmax", OWN, *KERNELS)
 Overhead = Annotated[float, Quantity("bytes", zero=True)]
 
 
@@ -33,7 +35,8 @@ class StackRow(InlineRow):
 
     kind: ClassVar[str] = "stacks"
     form: ClassVar[Any] = Stack
-    attention: Literal["unfused", "fused_softmax", "flash"] = _as_in_stack("attention")
+    attention: Annotated[str, Known("attention", lambda: ATTENTION)] = _as_in_stack("attention")
+    flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
     fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = _as_in_stack("fusions")
     gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
     tensor_overlap: bool = _as_in_stack("tensor_overlap")
@@ -57,8 +60,9 @@ class StackRow(InlineRow):
         return self
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass; a fusion counts once."""
-        return {**super().figures(name), "fusions": tuple(dict.fromkeys(self.fusions))}
+        """The fields of its dataclass; a fusion counts once, and a named kernel is one of flash attention."""
+        named = {"attention": OWN, "named_flash": self.attention} if self.attention in KERNELS else {}
+        return {**super().figures(name), "fusions": tuple(dict.fromkeys(self.fusions)), **named}
 
 
 class DtypeRow(InlineRow):

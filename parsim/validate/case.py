@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import takewhile
 from math import prod
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from parsim import catalog, schedules
 from parsim.cluster import Cluster, Fabric, Node
+from parsim.cluster.flash import KERNELS, OWN, flash_fault
 from parsim.errors import ParsimError, PlanError
 from parsim.model.op_kinds import KINDS
 from parsim.model.spec import ModelSpec
@@ -21,8 +22,8 @@ from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import MATMULS_ONLY, RECIPES
 from parsim.scenario import Scenario
-from parsim.scenario.rows import StackRow, read
-from parsim.validate.defaults import ATTENTION, FLASH_RATE, NVLINK_DOMAIN, Software, attention_of, ports_of, software_of
+from parsim.scenario.rows import ATTENTION, read
+from parsim.validate.defaults import NVLINK_DOMAIN, Software, ports_of, software_of
 from parsim.validate.table import TableRow
 
 NEEDED: Final = ("num_layers", "hidden_size", "num_heads", "sequence_length", "accelerator", "micro_batch", "global_batch")
@@ -48,7 +49,7 @@ FEATURES: Final[Mapping[str, Predicate]] = {
     "offload": _other_than("offload", "no"),
     "matmuls in {dtype} with other storage": lambda row: row.says("dtype") in MATMULS_ONLY,
     "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal),
-    "attention {attention}": lambda row: attention_of(row) not in ("", *get_args(StackRow.model_fields["attention"].annotation)),
+    "attention {attention}": _other_than("attention", *ATTENTION),
     "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
     "dtype {dtype}": lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *RECIPES),
     "accelerator {accelerator}": lambda row: bool(said := row.says("accelerator")) and not catalog.find("accelerators", said),
@@ -85,14 +86,17 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     """
     software = software_of(row)
     stack: Stack = read("stacks", software.stack)
-    stack = replace(stack, attention=attention_of(row) or stack.attention)
+    if stated := row.says("attention"):
+        stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
     model = _model(row, software)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], row.says("dtype") or software.dtype)
     plan = _plan(row, model, software, stack)
     num_devices = row.counts.get("num_devices", plan.num_devices)
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
-    cluster = _with_flash(_cluster(row, num_devices), row, software)
+    cluster = _cluster(row, num_devices)
+    if stack.named_flash and (said := flash_fault(stack.named_flash, cluster.node.accelerator.name)):
+        raise ParsimError(said)
     if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {missing}")
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
@@ -163,17 +167,6 @@ def _cluster(row: TableRow, num_devices: int) -> Cluster:
     ports = ports_of(row)
     fabric: Fabric = replace(read("fabrics", ports.fabric), nics_per_node=ports.num_nics)
     return Cluster(replace(node, num_nics=ports.num_nics), num_nodes, fabric)
-
-
-def _with_flash(cluster: Cluster, row: TableRow, software: Software) -> Cluster:
-    """The cluster with the rate of the generation of flash attention that the row or its software names."""
-    accelerator, stated = cluster.node.accelerator, row.says("attention")
-    generation = stated if stated in ATTENTION else software.flash
-    forward, backward = FLASH_RATE.get((generation, accelerator.name.split("-")[0]), (1.0, 1.0))
-    law = accelerator.attention
-    shares = tuple((width, share * forward) for width, share in law.efficiency_by_head_dim)
-    slower = replace(law, efficiency_by_head_dim=shares, backward_rate=law.backward_rate * backward / forward)
-    return replace(cluster, node=replace(cluster.node, accelerator=replace(accelerator, attention=slower)))
 
 
 def _node(accelerator: str, devices_per_node: int | None, num_devices: int) -> Node:

@@ -25,7 +25,6 @@ class Software:
     dropout: float = 0.1  # of the residual stream, where the model's layer does not settle it: Radford et al. 2018 and Megatron-LM
     sequence_parallel: bool = False
     zero_stage: int = 0
-    flash: str = "flash"  # its generation of flash attention: flash_1 | flash_1_triton | flash_2; "flash": as the accelerator's law
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +63,13 @@ SOFTWARE: Final = {
         Software("oneflow", "fp16", "full", 51200, "Oneflow-Inc/DLPerf, Megatron-LM/README.md: --checkpoint-activations beside it, too"),
         Software("simumax", "bf16", "none", 128256, "MooreThreads/SimuMax, docs/b200: Llama 3"),
         Software("nemo", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
-        Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0, flash="flash_1_triton"),
-        Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True, flash="flash_2"),
+        Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0),
+        Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
         Software("internevo", "bf16", "none", 103168, _INTERN),
         Software("aleph-alpha", "bf16", "none", 128000, "an assumption of its size: no public page states it"),
         Software("nanotron", "bf16", "none", 131072, "huggingface/nanotron, docs: benchmark figure; recomputation is an assumption"),
         Software("jax-xla", "bf16", "none", GPT2_VOCABULARY, "an assumption"),
-        Software("pytorch-2", "bf16", "none", GPT2_VOCABULARY, _PYTORCH, flash="flash_2"),
+        Software("pytorch-2", "bf16", "none", GPT2_VOCABULARY, _PYTORCH),
         Software("plain-pytorch", "bf16", "none", GPT2_VOCABULARY, "an assumption"),
     )
 }
@@ -102,17 +101,6 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
 # (megatron/training/global_vars.py: args.rank == args.world_size - 1).
 LOGGED_BY_LAST_RANK: Final = frozenset({"mcore_ci"})
 
-ATTENTION: Final[Mapping[str, str]] = {"flash_1": "flash", "flash_2": "flash"}  # as the table words it -> as the stack does
-# By generation of flash attention and first word of the accelerator's name: its forward and backward rates over those of the
-# accelerator's law, which was fitted to FlashAttention-2 on Ampere and to FlashAttention-3 on Hopper (accelerators.yaml).
-# Ampere: Dao 2023 (arXiv:2307.08691), section 4.1: FlashAttention-2 is around 2 x as fast; as FlashAttention in Triton 1.3 to 1.5 x
-# forward and around 2 x backward.  Hopper: Shah et al. 2024 (arXiv:2407.08608), section 1: FlashAttention-3 is 1.5 to 2.0 x as fast as
-# FlashAttention-2 forward and 1.5 to 1.75 x backward.  The middle of each range.
-FLASH_RATE: Final[Mapping[tuple[str, str], tuple[float, float]]] = {
-    **{("flash_1", ampere): (1 / 2, 1 / 2) for ampere in ("a100", "a800")},
-    **{("flash_1_triton", ampere): (1 / 1.4, 1 / 2) for ampere in ("a100", "a800")},
-    **{("flash_2", hopper): (1 / 1.75, 1 / 1.625) for hopper in ("h100", "h200", "h800", "h20")},
-}
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
 NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
 
@@ -147,11 +135,6 @@ def software_of(row: TableRow) -> Software:
     """That of the row's repository, or of its family."""
     stacks = [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in row.says("source")]
     return SOFTWARE[stacks[0] if stacks else STACK_OF_FAMILY.get(row.says("source_family"), DEFAULT_STACK)]
-
-
-def attention_of(row: TableRow) -> str:
-    """The attention of the row as the stack words it, or ""."""
-    return ATTENTION.get(row.says("attention"), row.says("attention"))
 
 
 def ports_of(row: TableRow) -> Ports:

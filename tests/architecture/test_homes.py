@@ -120,6 +120,7 @@ ROOM = {
     "the expert view of the mesh, chunks by tables, rows of precision": 350,
     "names that people use, rows like others, devices of a node": 175,
     "laws of collectives by protocol": 155,
+    "GEMMs by tiles and waves, one table of flash kernels": 150,
 }
 
 

@@ -45,6 +45,49 @@ def test_sustained_and_alignment_slow_only_the_arithmetic() -> None:
     assert gemm_s(toy(), 0, 320, "bf16", aligned=0.5) == pytest.approx(0.25 + 4, rel=1e-14)
 
 
+def test_tiles_of_a_result_are_worked_in_waves() -> None:
+    # On 4 multiprocessors 512 x 512 x 512 are 8 tiles of 256 x 128, two full waves: 2 x 512^3 FLOP at .5 x 1000 /s, as without a shape.
+    work = 2 * 512**3
+    full = work / 500
+    assert gemm_s(toy(), work, 0, "bf16", shape=(512, 512, 512), sustained=1.0) == pytest.approx(0.25 + full, rel=1e-12)
+    # 513 rows are 9 rows of tiles of 64 x 64 with 8 in a row: 72, which fill 18 waves where 64 fill 16.
+    odd = gemm_s(toy(), work * 513 // 512, 0, "bf16", shape=(513, 512, 512), sustained=1.0)
+    assert odd == pytest.approx(0.25 + full * 18 / 16, rel=1e-12)
+    # Where each tile costs as much as 512 more elements of k, it takes twice as long; a smaller tile cannot help, nor a part of k.
+    slow = toy(gemm=Law(0.5, 0.8, 0.25, 2.0, tile_start=512))
+    assert gemm_s(slow, work, 0, "bf16", shape=(512, 512, 512), sustained=1.0) == pytest.approx(0.25 + 2 * full, rel=1e-12)
+
+
+def test_a_smaller_tile_is_slower_by_its_edges() -> None:
+    # One tile of 64 x 64 on each of 4 multiprocessors: an edge of 1/64 + 1/64 of its area against 1/256 + 1/128.
+    device, work = toy(gemm=Law(0.5, 0.8, 0.25, 2.0, tile_edge=64)), 2 * 128**2 * 64
+    slower = (1 + 64 * (1 / 64 + 1 / 64)) / (1 + 64 * (1 / 256 + 1 / 128))
+    assert gemm_s(device, work, 0, "bf16", shape=(128, 128, 64), sustained=1.0) == pytest.approx(0.25 + slower * work / 500, rel=1e-12)
+
+
+def test_parts_of_k_fill_a_device_and_pay_for_their_sums() -> None:
+    # One tile of 64 x 64 keeps 1 of 4 multiprocessors at work; 4 parts of k keep all, and write and read 4 x 4 bytes an element.
+    work, sums_s = 2 * 64**2 * 4096, 4 * 8 * 64**2 / (0.8 * 100)
+    assert gemm_s(toy(), work, 0, "bf16", shape=(64, 64, 4096), sustained=1.0) == pytest.approx(
+        0.25 + math.hypot(work / 500, sums_s), rel=1e-12
+    )
+
+
+def test_a_cache_holds_activations_but_no_weights() -> None:
+    # 320 bytes at .8 x 100 are 4 s; half of a cache of 160 bytes spares 80 of them, at most what is no weight.
+    device = toy(l2_bytes=160.0)
+    assert gemm_s(device, 0, 320, "bf16") == pytest.approx(0.25 + 3, rel=1e-14)
+    assert gemm_s(device, 0, 320, "bf16", weight_bytes=280) == pytest.approx(0.25 + 3.5, rel=1e-14)
+    assert attention_s(device, 0, 320, 8, 128, "bf16") == pytest.approx(1 + 240 / 50, rel=1e-14)
+
+
+def test_more_rows_are_never_faster() -> None:
+    m = np.arange(1, 4200)
+    for name in ("a100-sxm4-80gb", "l40s", "b200"):
+        seconds = np.asarray(gemm_s(accelerator(name), 2 * m * 1024**2, 2 * (2 * m * 1024 + 1024**2), "bf16", shape=(m, 1024, 1024)))
+        assert (np.diff(seconds) >= 0).all()
+
+
 def test_attention_adds_a_ramp_of_few_blocks_and_its_bytes() -> None:
     # 600 FLOP at .6 x 1000 is 1 s; 8 blocks on 4 multiprocessors ramp by .5 / 2; 100 bytes at .5 x 100 are 2 s; launch 1 s.
     assert attention_s(toy(), 600, 100, 8, 128, "bf16", sustained=1.0) == pytest.approx(1 + 1.25 + 2, rel=1e-14)
@@ -63,17 +106,10 @@ def test_fused_elementwise_pays_bytes_and_no_launch() -> None:
     assert elementwise_s(toy(), 100, fused=True) == 2.0
 
 
-def test_alignment_is_a_cache_line_of_128_bytes() -> None:
-    assert [float(np.asarray(alignment(extent))) for extent in (64, 12288, 96, 1824, 1800, 8, 7, 1)] == [
-        1,
-        1,
-        0.8,
-        0.8,
-        0.62,
-        0.62,
-        0.62,
-        0.62,
-    ]
+def test_a_width_off_a_cache_line_of_128_bytes_is_slower_where_the_device_was_seen_so() -> None:
+    a100, widths = accelerator("a100-sxm4-80gb"), [64, 12288, 96, 1824, 1800, 8, 7, 1]
+    assert np.asarray(alignment(a100, widths)).tolist() == [1, 1, 0.8, 0.8, 0.62, 0.62, 0.62, 0.62]
+    assert np.asarray(alignment(accelerator("h100-sxm5-80gb"), widths)).tolist() == [1] * len(widths)
 
 
 def test_an_unknown_dtype_names_the_known_ones() -> None:
@@ -88,12 +124,12 @@ def test_one_value_and_an_array_of_any_length_agree_in_every_bit() -> None:
     for length in (1, 2, 3, 7, 16, 33):
         flops, bytes_, blocks = (rng.integers(1, 10**12, length) for _ in range(3))
         dims = rng.integers(1, 300, length)
-        gemm = np.asarray(gemm_s(device, flops, bytes_, "bf16", aligned=alignment(dims)))
+        gemm = np.asarray(gemm_s(device, flops, bytes_, "bf16", aligned=alignment(device, dims)))
         attention = np.asarray(attention_s(device, flops, bytes_, blocks, dims, "bf16", is_gradient=True))
-        strided = np.asarray(gemm_s(device, np.repeat(flops, 2)[::2], np.repeat(bytes_, 2)[::2], "bf16", aligned=alignment(dims)))
+        strided = np.asarray(gemm_s(device, np.repeat(flops, 2)[::2], np.repeat(bytes_, 2)[::2], "bf16", aligned=alignment(device, dims)))
         assert gemm.tolist() == strided.tolist()
         for i in range(length):
-            assert gemm_s(device, int(flops[i]), int(bytes_[i]), "bf16", aligned=alignment(int(dims[i]))) == gemm[i]
+            assert gemm_s(device, int(flops[i]), int(bytes_[i]), "bf16", aligned=alignment(device, int(dims[i]))) == gemm[i]
             one = attention_s(device, int(flops[i]), int(bytes_[i]), int(blocks[i]), int(dims[i]), "bf16", is_gradient=True)
             assert one == attention[i]
             assert elementwise_s(device, int(bytes_[i])) == np.asarray(elementwise_s(device, bytes_))[i]
@@ -105,15 +141,14 @@ def test_shapes_broadcast() -> None:
 
 
 @pytest.mark.parametrize("name", rows("accelerators"))
-def test_no_isolated_kernel_beats_the_peak_or_twice_the_memory(name: str) -> None:
+def test_no_isolated_kernel_beats_the_peak_or_the_memory(name: str) -> None:
     device = accelerator(name)
     for dtype in device.peak_flops_per_s:
         flops = 2 * 8192.0**3
         assert gemm_s(device, flops, 6 * 8192**2, dtype, sustained=1.0) > flops / device.peak(dtype)
         assert attention_s(device, flops, 0, 10**4, 128, dtype, sustained=1.0) > flops / device.peak(dtype)
-    # Above 1 only where operands stay in L2: the fitted 1.022 of the A100 with 40 MB, and cards with 96 and 128 MB before slow memory.
-    most = 1.75 if name in ("l40s", "rtx-pro-6000") else 1.05
-    assert max(device.gemm.memory_efficiency, device.attention.memory_efficiency) < most
+    laws = (device.gemm, *device.gemm_by_dtype.values(), device.attention)
+    assert max(law.memory_efficiency for law in laws) <= 1  # what exceeds the L2 is no faster than the memory
     assert device.elementwise.memory_efficiency < 1
     assert elementwise_s(device, 10**9) > 10**9 / device.hbm_bandwidth_bytes_per_s
     assert 0 < device.sustained_factor <= 1
@@ -130,6 +165,6 @@ def test_a_training_gemm_on_a100_runs_near_the_rates_that_are_published() -> Non
     # ML-Engineering measures at best 271 TFLOP/s of 312 on the A100 and 795 of 989 on the H100 (maximum achievable matmul).
     flops, bytes_ = 2 * 8192.0 * 8192 * 16384, 2 * (8192 * 8192 + 2 * 8192 * 16384)
     for name, best_flops_per_s in (("a100-sxm4-80gb", 271.2e12), ("h100-sxm5-80gb", 794.5e12)):
-        seconds = float(np.asarray(gemm_s(accelerator(name), flops, bytes_, "bf16", sustained=1.0)))
+        seconds = float(np.asarray(gemm_s(accelerator(name), flops, bytes_, "bf16", shape=(8192, 8192, 16384), sustained=1.0)))
         assert 0.85 < flops / seconds / best_flops_per_s < 1.02
         assert math.isfinite(seconds)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from cluster_rows import DATA, accelerator, cluster, fabric, link, node, rows
 
+from compare.score_kernels import gemm_scores
 from parsim import catalog
 from parsim.cluster import topology
-from parsim.cluster.efficiency import attention_s, gemm_s
+from parsim.cluster.efficiency import attention_s
 from parsim.cluster.network import collective_s
 from parsim.scenario.rows import read
 
@@ -104,7 +105,7 @@ def test_figures_of_an_accelerator_are_plausible(name: str) -> None:
     assert 1 <= device.num_multiprocessors <= 304
     efficiencies = [share for _, share in device.attention.efficiency_by_head_dim]
     assert 0.25 < min(efficiencies) <= max(efficiencies) < 0.8
-    assert all(0.5 <= law.efficiency < 0.9 and 1 <= law.exponent < 4 for law in (device.gemm, *device.gemm_by_dtype.values()))
+    assert all(0.5 <= law.efficiency < 0.9 and 1 <= law.exponent <= 4 for law in (device.gemm, *device.gemm_by_dtype.values()))
     assert all(1e-6 < law.launch_s < 2e-5 for law in (device.gemm, device.elementwise, *device.gemm_by_dtype.values()))
 
 
@@ -144,8 +145,8 @@ def test_figures_of_a_fabric_are_plausible(name: str) -> None:
 
 
 def test_guesses_say_so() -> None:
-    for name, row in rows("accelerators").items():
-        assert name == "a100-sxm4-80gb" or re.search("guess|assumption|parsim fit", row["source"]["sustained_factor"])
+    for row in rows("accelerators").values():
+        assert row.get("sustained_factor", 1) == 1 or re.search("guess|assumption|parsim fit", row["source"]["sustained_factor"])
 
 
 def test_an_accelerator_is_one_row_and_a_node_of_it_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +210,16 @@ def test_all_reduce_across_h100_nodes_is_within_10_percent_of_the_measured_media
 
 
 @pytest.mark.skipif(not KERNELS.exists(), reason="the measurements are not part of the package")
+def test_gemms_are_near_the_measured_ones_of_any_shape() -> None:
+    scores = gemm_scores(KERNELS)
+    assert len(scores) == 19
+    for dtype, pooled, each in (("bf16", (0.06, 0.18), (0.08, 0.24)), ("fp8", (0.06, 0.18), (0.08, 0.24))):
+        groups = [np.abs(score.errors) for (_, of, trains), score in scores.items() if of == dtype and not trains]
+        for errors, (median, p90) in ((np.concatenate(groups), pooled), *((group, each) for group in groups)):
+            assert np.median(errors) <= median and np.quantile(errors, 0.9) <= p90
+
+
+@pytest.mark.skipif(not KERNELS.exists(), reason="the measurements are not part of the package")
 @pytest.mark.parametrize(
     ("hardware", "name"),
     [
@@ -216,15 +227,10 @@ def test_all_reduce_across_h100_nodes_is_within_10_percent_of_the_measured_media
         *(("GB200", "gb200"), ("GB300", "gb300"), ("RTX-PRO-6000", "rtx-pro-6000")),
     ],
 )
-def test_gemm_and_attention_are_within_10_percent_of_the_measured_median(hardware: str, name: str) -> None:
+def test_attention_is_within_10_percent_of_the_measured_median(hardware: str, name: str) -> None:
     device = accelerator(name)
     with KERNELS.open(newline="", encoding="utf-8") as file:
         table = [row for row in csv.DictReader(file) if row["hardware"] == hardware and row["source_id"].startswith("aic-")]
-    m, n, k, time_us = np.array(
-        [[float(row[x]) for x in ("m", "n", "k", "time_us")] for row in table if row["dtype"] == "bfloat16" and row["m"]]
-    ).T
-    predicted = np.asarray(gemm_s(device, 2 * m * n * k, 2 * (m * k + k * n + m * n), "bf16", sustained=1.0))
-    assert statistics.median(np.abs(predicted * 1e6 / time_us - 1)) < 0.10
     columns = ("batch", "seq", "heads", "kv_heads", "head_dim", "time_us")
     rows_ = [
         [float(row[x]) for x in columns]

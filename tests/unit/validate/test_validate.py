@@ -9,6 +9,7 @@ import re
 import pytest
 
 from parsim import catalog, schedules
+from parsim.cost.cost_model import CostModel
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.scenario import from_mapping
@@ -238,7 +239,6 @@ def test_defaults_name_rows_of_the_catalog():
     assert {each.dtype for each in defaults.SOFTWARE.values()} <= set(catalog.names("dtypes"))
     places = (defaults.NETWORK_OF_LINK, defaults.NETWORK_OF_FAMILY, defaults.NETWORK_OF_GENERATION)
     assert {network.fabric for place in places for network in place.values()} <= set(catalog.names("fabrics"))
-    assert set(defaults.ATTENTION.values()) <= {"unfused", "fused_softmax", "flash"}
 
 
 def test_the_columns_are_all_different():
@@ -304,8 +304,13 @@ def test_nvlink_joins_the_trays_of_a_gb200_rack(tmp_path, num_devices, devices_a
 )
 def test_an_older_flash_attention_is_slower_by_what_its_successor_states(tmp_path, family, stated, accelerator, forward, backward):
     row = {"source_family": family, "attention": stated, "accelerator": accelerator, "dtype": "bf16"}
-    found, law = described(tmp_path, **row).cluster.node.accelerator.attention, read("accelerators", accelerator).attention
-    for (width, share), (of_law, whole) in zip(found.efficiency_by_head_dim, law.efficiency_by_head_dim, strict=True):
-        assert width == of_law
-        assert whole / share == pytest.approx(forward)
-        assert whole * law.backward_rate / (share * found.backward_rate) == pytest.approx(backward)
+    found = described(tmp_path, **row)
+    kernel = CostModel(found.cluster, found.stack, found.batch).flash
+    assert (1 / kernel.forward, 1 / kernel.backward) == pytest.approx((forward, backward))
+
+
+def test_a_kernel_that_the_device_of_a_row_has_not_is_named(tmp_path):
+    row = only(tmp_path, attention="flash_3", accelerator="a100-sxm4-80gb", dtype="bf16")
+    assert row.skipped == (
+        "attention = flash_3 does not run on a100-sxm4-80gb (Ampere); there: flash, flash_1, flash_1_triton, flash_2, cudnn"
+    )

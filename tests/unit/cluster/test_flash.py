@@ -1,0 +1,55 @@
+"""Which kernel of flash attention runs where, and how fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cluster_rows import rows
+
+from parsim import ParsimError, catalog, estimate, load
+from parsim.cluster.flash import ARCHITECTURES, CARDS, KERNELS, TABLE, architecture_of, flash_fault, flash_kernel
+
+SCENARIO = """
+model: gpt3-1.7b
+cluster: {{node: {node}}}
+batch: {{global_batch: 8, sequence_length: 2048, dtype: bf16}}
+stack: {{base: pytorch-2, attention: {attention}}}
+plans: {{p: {{micro_batch: 1}}}}
+"""
+
+
+def step_s(path: Path, node: str, attention: str) -> float:
+    model = next(name for name in catalog.names("models") if name.startswith("gpt3-"))
+    file = path / "scenario.yaml"
+    file.write_text(SCENARIO.format(node=node, attention=attention).replace("gpt3-1.7b", model), encoding="utf-8")
+    return estimate(load(file), "p").step_s
+
+
+def test_every_kernel_is_cited_or_assumed_and_runs_somewhere() -> None:
+    assert {kernel for kernel, _ in TABLE} == set(KERNELS)
+    assert {architecture for _, architecture in TABLE} == {*ARCHITECTURES.values(), *CARDS.values()}
+    for found in TABLE.values():
+        assert 0 < found.forward <= 1 and 0 < found.backward <= 1 and len(found.source) > 10
+
+
+@pytest.mark.parametrize("name", [name for name in rows("accelerators") if name != "cpu-generic"])
+def test_every_accelerator_has_its_own_kernel_and_a_named_one(name: str) -> None:
+    assert flash_kernel("flash", name)
+    assert any(flash_kernel(kernel, name) for kernel in KERNELS), architecture_of(name)
+
+
+@pytest.mark.parametrize(("kernel", "name"), [("flash_3", "b200"), ("flash_2", "v100-sxm2-32gb"), ("cudnn", "mi300x"), ("splash", "h200")])
+def test_a_named_kernel_runs_only_where_it_was_written_for(kernel: str, name: str) -> None:
+    assert (flash_fault(kernel, name) or "").startswith(f"attention = {kernel} does not run on {name}")
+
+
+def test_triton_on_hopper_is_no_flashattention_3(tmp_path: Path) -> None:
+    triton, second, third, own = (step_s(tmp_path, "hgx-h100-80gb", each) for each in ("flash_1_triton", "flash_2", "flash_3", "flash"))
+    assert triton > second > third
+    assert own == second  # what PyTorch runs
+
+
+def test_a_scenario_that_names_a_kernel_its_device_has_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParsimError, match=r"attention = flash_3 does not run on a100-sxm4-80gb \(Ampere\); there: flash, flash_1"):
+        step_s(tmp_path, "dgx-a100-80gb", "flash_3")
