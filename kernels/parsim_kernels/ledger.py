@@ -1,4 +1,4 @@
-"""The ledger of one rank: FLOPs, bytes sent and calls by mesh axis, live and peak bytes, all integers.  machine.py does the counting."""
+"""The ledger of one rank: FLOPs, bytes moved by kernel, bytes sent and calls by mesh axis, live and peak bytes, all integers.  machine.py does the counting."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Ledger:
     """
 
     flops: int = 0
+    moved_bytes: dict[str, int] = field(default_factory=dict)  # by kernel: between memory and what computes
     sent_bytes: dict[str, int] = field(default_factory=dict)  # by mesh axis; 0 stands where the rank took part and sent nothing
     calls: dict[tuple[str, str], int] = field(default_factory=dict)  # by (axis, operation)
     live_bytes: int = 0
@@ -30,6 +31,10 @@ class Ledger:
     def release(self, num_bytes: int) -> None:
         """Subtract a buffer [bytes] from the live ones."""
         self.live_bytes -= num_bytes
+
+    def move(self, kernel: str, num_bytes: int) -> None:
+        """Count the bytes that a call of a kernel read and wrote."""
+        self.moved_bytes[kernel] = self.moved_bytes.get(kernel, 0) + num_bytes
 
     def call(self, axis: str, operation: str) -> None:
         """Count one call of a communication operation over `axis`."""

@@ -27,6 +27,7 @@ from parsim.simulator.trace import Trace
 from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
 from parsim.verify.shrink import shrunk
+from parsim.verify.walk import late_frees, moved_bytes
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -86,6 +87,8 @@ def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
     # A trace shows the first of those of which one alone updates.
     firsts = [rank for rank, at in enumerate(ranks.places) if not structure.master or not any(at[axis] for axis in structure.master.axes)]
     yield _integers("FLOPs, simulated", [(ranks.trace(rank).flops[ranks.stage(rank)], ranks.ledgers[rank].flops) for rank in firsts])
+    yield _moved_bytes(ranks)
+    yield _late_frees(workload)
     routed = [sent_bytes(workload, at) for at in ranks.places]
     for link in dict.fromkeys((*structure.links, *(link for ledger in ranks.ledgers for link in ledger.sent_bytes))):
         counted = [ledger.sent_bytes.get(link, 0) for ledger in ranks.ledgers]
@@ -98,6 +101,24 @@ def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
     step_ps = ranks.of_worst.step_ps
     yield _integers("picoseconds, estimate and simulate", [(timeline(stages).step_ps, step_ps)])
     yield _integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, step_ps)])
+
+
+def _moved_bytes(ranks: _Ranks) -> Verdict:
+    """What all kernels read and write, each compared by itself; fusion is a matter of prices, since numpy fuses nothing."""
+    predicted = [moved_bytes(ranks.stages.workload, place) for place in ranks.places]
+    counted = [ledger.moved_bytes for ledger in ranks.ledgers]
+    for kernel in sorted({kernel for each in (*predicted, *counted) for kernel in each}):
+        pairs = [(mine.get(kernel, 0), theirs.get(kernel, 0)) for mine, theirs in zip(predicted, counted, strict=True)]
+        _, ok, detail = _integers("HBM bytes", pairs)
+        if not ok:
+            return "HBM bytes", False, f"{kernel}: {detail}"
+    return _integers("HBM bytes", [(sum(mine.values()), sum(theirs.values())) for mine, theirs in zip(predicted, counted, strict=True)])
+
+
+def _late_frees(workload: Workload) -> Verdict:
+    """A buffer that nobody reads any more is freed at once."""
+    late = [each for rank in range(workload.num_ranks) for each in late_frees(workload, rank)]
+    return "frees", not late, f"{late[0]} too late; {len(late)} do" if late else "each by the last that uses the buffer"
 
 
 class _Ranks:
