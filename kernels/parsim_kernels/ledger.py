@@ -1,4 +1,7 @@
-"""The ledger of one rank: FLOPs, bytes moved by kernel, bytes sent and calls by mesh axis, live and peak bytes, all integers.  machine.py does the counting."""
+"""The ledger of one rank, all integers; machine.py does the counting.
+
+FLOPs, bytes moved by kernel, bytes sent and calls by mesh axis, live and peak bytes.
+"""
 
 from __future__ import annotations
 

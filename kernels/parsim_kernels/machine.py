@@ -138,7 +138,7 @@ class Machine:
         per_result = outputs if accumulate or overwrite else inputs[: len(results)] if in_place else itemsizes
         if not len(results) == len(outputs) == len(per_result):
             raise ValueError(f"rank {rank}: {kernel} has {len(results)} results, not {list(outputs)} with itemsizes {list(itemsizes)}")
-        sizes = itemsizes if per_result is itemsizes else [memory.itemsize(name) for name in per_result]
+        sizes = [each if isinstance(each, int) else memory.itemsize(each) for each in per_result]
         read = [(array, memory.itemsize(name)) for array, name in zip(arrays, inputs, strict=True)]
         written = list(zip(results, sizes, strict=True))
         self.ledgers[rank].flops += flops

@@ -26,6 +26,7 @@ from parsim.simulator.run import run
 from parsim.simulator.trace import Trace
 from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
+from parsim.verify.by_hand import by_hand
 from parsim.verify.shrink import shrunk
 from parsim.verify.walk import late_frees, moved_bytes
 
@@ -65,7 +66,7 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     scenario = replace(scenario, data=None, training=Training(weight_decay=0.1, eps=1e-4))
     executed = execute(scenario, plan)
     whole = execute(*_one_rank(scenario, plan))
-    found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole))
+    found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole), *_by_hand(whole))
     return tuple(Check(name, *result) for result in found)
 
 
@@ -213,6 +214,21 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
     for key, error in worst.items():
         yield key, error <= TOLERANCE, f"{error:.1e} of the largest, one-rank run"
     yield "loss", abs(executed.loss - whole.loss) <= TOLERANCE * abs(whole.loss), f"{executed.loss:.12f}"
+
+
+def _by_hand(whole: Execution) -> Iterator[Verdict]:
+    """The one-rank run against the mathematics; nothing for a family of models, or an update rule, that is not written there."""
+    expected = by_hand(whole.job)
+    if expected is None:
+        return
+    loss, error = expected.loss, abs(whole.loss - expected.loss)
+    yield "loss, by hand", error <= TOLERANCE * abs(loss), f"{loss:.12f}"
+    of_weights = ("weight gradients", whole.gradients[0], expected.gradients), ("updated weights", whole.weights[0], expected.weights)
+    for key, mine, theirs in of_weights:
+        scale = max(_SMALLEST_SCALE, *(float(np.abs(each).max()) for each in theirs.values()))
+        error = np.inf if mine.keys() != theirs.keys() else max(float(np.abs(mine[name] - theirs[name]).max()) for name in theirs) / scale
+        yield f"{key}, by hand", error <= TOLERANCE, f"{error:.1e} of the largest, by the formulas"
+    yield _integers("lasting bytes, by hand", [(expected.lasting_bytes, whole.ledgers[0].live_bytes)])
 
 
 def _own_part(array: np.ndarray, weight: Weight, degrees: Mapping[str, int], at: Mapping[str, int]) -> np.ndarray:

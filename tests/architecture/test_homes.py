@@ -115,5 +115,5 @@ def test_functions_are_short() -> None:
 
 
 def test_parsim_does_not_grow() -> None:
-    """Its size when the Step became the whole step; a feature that needs more room says why it moves the mark."""
-    assert sum(path.read_text().count("\n") for path in FILES) <= 17_796
+    """A feature that needs more room says why it moves the mark: 400 lines for the second writing of a step in verify/by_hand.py."""
+    assert sum(path.read_text().count("\n") for path in FILES) <= 18_196
