@@ -81,7 +81,7 @@ class Arithmetic:
                 self.gradients[f"{name}.beta"] += dy.sum(rows)
             d_unit = dy * gamma
             d_apart = d_unit - unit * (d_unit * unit).mean(-1, keepdims=True)
-            return (d_apart - d_apart.mean(-1, keepdims=True) if centre else d_apart) / size
+            return np.asarray((d_apart - d_apart.mean(-1, keepdims=True) if centre else d_apart) / size)
 
         return unit * gamma + (self.weights[f"{name}.beta"] if centre else 0.0), back
 
