@@ -35,8 +35,9 @@ class Ledger:
         """Subtract a buffer [bytes] from the live ones."""
         self.live_bytes -= num_bytes
 
-    def move(self, kernel: str, num_bytes: int) -> None:
-        """Count the bytes that a call of a kernel read and wrote."""
+    def run(self, kernel: str, flops: int, num_bytes: int) -> None:
+        """Count one call of a kernel: its FLOPs, and the bytes that it read and wrote."""
+        self.flops += flops
         self.moved_bytes[kernel] = self.moved_bytes.get(kernel, 0) + num_bytes
 
     def call(self, axis: str, operation: str) -> None:

@@ -140,9 +140,7 @@ class Machine:
             raise ValueError(f"rank {rank}: {kernel} has {len(results)} results, not {list(outputs)} with itemsizes {list(itemsizes)}")
         sizes = [each if isinstance(each, int) else memory.itemsize(each) for each in per_result]
         read = [(array, memory.itemsize(name)) for array, name in zip(arrays, inputs, strict=True)]
-        written = list(zip(results, sizes, strict=True))
-        self.ledgers[rank].flops += flops
-        self.ledgers[rank].move(kernel, touched_bytes(kernel, read, written, accumulate=accumulate))
+        self.ledgers[rank].run(kernel, flops, touched_bytes(kernel, read, list(zip(results, sizes, strict=True)), accumulate=accumulate))
         for i, (name, result) in enumerate(zip(outputs, results, strict=True)):
             if overwrite:
                 memory.overwrite(name, result)

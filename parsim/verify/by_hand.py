@@ -47,7 +47,7 @@ class Arithmetic:
         }
         self.gradients = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
 
-    def drawn(self, instance: str, name: str, *shape: int) -> Array:
+    def draw(self, instance: str, name: str, *shape: int) -> Array:
         """Tokens, features, labels or a mask of the present micro_batch."""
         return self.job.values.draw(instance, name, self.micro_batch, shape)
 
@@ -88,10 +88,10 @@ class Arithmetic:
     def dropout(self, instance: str, name: str, x: Array) -> Valued:
         """What the mask keeps, over the share that is kept: Srivastava et al. 2014, JMLR 15, section 10."""
         rate = self.job.spec.dropout
-        factor = self.drawn(instance, name, *x.shape) / (1 - rate) if rate else np.array(1.0)
+        factor = self.draw(instance, name, *x.shape) / (1 - rate) if rate else np.array(1.0)
         return x * factor, lambda dy: dy * factor
 
-    def looked_up(self, name: str, rows: Array) -> Valued:
+    def lookup(self, name: str, rows: Array) -> Valued:
         """Rows of a table."""
 
         def back(dy: Array) -> Array:
@@ -148,7 +148,7 @@ def _sgd(given: Training, weight: Array, g: Array) -> Array:
     return g
 
 
-def chained(*pullbacks: Pullback) -> Pullback:
+def chain(*pullbacks: Pullback) -> Pullback:
     """The pullback of functions that run one after the other."""
 
     def back(dy: Array) -> Array:
@@ -159,7 +159,7 @@ def chained(*pullbacks: Pullback) -> Pullback:
     return back
 
 
-def activated(kind: str, x: Array) -> Valued:
+def activation(kind: str, x: Array) -> Valued:
     """A nonlinearity of one input, and its derivative."""
     match kind:
         case "relu":
@@ -182,36 +182,36 @@ def transformer(run: Arithmetic) -> Pullback:
     model = run.job.spec
     assert isinstance(model, TransformerSpec)
     shape = int(run.job.sizes.dims["B"][0]), run.job.model.batch.sequence_length
-    x, first = _embedded(run, model, shape)
+    x, first = _embedding(run, model, shape)
     pullbacks = [first]
     for i in range(model.num_layers):
         for branch, norm in ((_attention, "norm1"), (_mlp, "norm2")):
             x, back = _residual(run, model, f"layer{i}", norm, branch, x)
             pullbacks.append(back)
-    return chained(*pullbacks, _head(run, model, x))
+    return chain(*pullbacks, _head(run, model, x))
 
 
-def _embedded(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
-    x, words = run.looked_up("embedding/word.weight", run.drawn("embedding", "tokens", *shape))
+def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
+    x, words = run.lookup("embedding/word.weight", run.draw("embedding", "tokens", *shape))
     tables = [words]
     if model.positions == "learned":
-        more, back = run.looked_up("embedding/position.weight", np.broadcast_to(np.arange(shape[1]), shape))
+        more, back = run.lookup("embedding/position.weight", np.broadcast_to(np.arange(shape[1]), shape))
         x, tables = x + more, [*tables, back]
     if model.num_token_types:
-        more, back = run.looked_up("embedding/token_type.weight", run.drawn("embedding", "token_types", *shape))
+        more, back = run.lookup("embedding/token_type.weight", run.draw("embedding", "token_types", *shape))
         x, tables = x + more, [*tables, back]
 
-    def looked_up(dy: Array) -> Array:
+    def lookup(dy: Array) -> Array:
         for back in tables:
             back(dy)
         return dy
 
-    pullbacks: list[Pullback] = [looked_up]
+    pullbacks: list[Pullback] = [lookup]
     if model.norm_last:
         x, back = run.norm("embedding/norm", x, model.norm)
         pullbacks.append(back)
     x, dropped = run.dropout("embedding", "embedding_mask", x)
-    return x, chained(*pullbacks, dropped)
+    return x, chain(*pullbacks, dropped)
 
 
 def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
@@ -220,7 +220,7 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
     entering, before = (x, lambda dy: dy) if model.norm_last else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
     y, dropped = run.dropout(at, f"{branch.__name__[1:]}_mask", y)
-    inside = chained(before, through, dropped)
+    inside = chain(before, through, dropped)
     if not model.norm_last:
         return x + y, lambda dy: dy + inside(dy)
     y, behind = run.norm(name, x + y, model.norm)
@@ -271,9 +271,9 @@ def _turn(length: int, width: int) -> Array:
 def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
     up, up_back = run.dense(f"{at}/up", x)
     if model.activation != "swiglu":
-        active, through = activated(model.activation, up)
+        active, through = activation(model.activation, up)
         y, down = run.dense(f"{at}/down", active)
-        return y, chained(up_back, through, down)
+        return y, chain(up_back, through, down)
     gate, gate_back = run.dense(f"{at}/gate", x)
     share = 1 / (1 + np.exp(-gate))
     y, down = run.dense(f"{at}/down", gate * share * up)
@@ -293,20 +293,20 @@ def _head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         x, back = run.norm("head/norm", x, model.norm)
         pullbacks.append(back)
     if model.head == "text":
-        return chained(*pullbacks, _text_head(run, x, per_text))
+        return chain(*pullbacks, _text_head(run, x, per_text))
     if model.head == "token":
         x, dropped = run.dropout("head", "head_mask", x)
         logits, back = run.dense("head/label", x, transposed=True)
-        return chained(
-            *pullbacks, dropped, back, run.cross_entropy(logits, run.drawn("head", "token_labels", batch, length), per_text / length)
+        return chain(
+            *pullbacks, dropped, back, run.cross_entropy(logits, run.draw("head", "token_labels", batch, length), per_text / length)
         )
     if model.head == "masked_token":
         x, dense = run.dense("head/dense", x)
-        x, through = activated("gelu" if model.activation == "swiglu" else model.activation, x)
+        x, through = activation("gelu" if model.activation == "swiglu" else model.activation, x)
         x, normed = run.norm("head/dense_norm", x, model.norm)
         pullbacks += [dense, through, normed]
     logits, back = _vocabulary(run, "embedding" if model.tied_embedding else "head", x)
-    return chained(*pullbacks, back, run.cross_entropy(logits, run.drawn("head", "labels", batch, length), per_text / length))
+    return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "labels", batch, length), per_text / length))
 
 
 def _vocabulary(run: Arithmetic, owner: str, x: Array) -> Valued:
@@ -331,10 +331,10 @@ def _text_head(run: Arithmetic, x: Array, scale: float) -> Pullback:
         return d_x
 
     pooled, dense = run.dense("head/pooler", x[:, 0])
-    pooled, through = activated("tanh", pooled)
+    pooled, through = activation("tanh", pooled)
     pooled, dropped = run.dropout("head", "pooled_mask", pooled)
     logits, back = run.dense("head/label", pooled, transposed=True)
-    return chained(first, dense, through, dropped, back, run.cross_entropy(logits, run.drawn("head", "text_labels", len(x)), scale))
+    return chain(first, dense, through, dropped, back, run.cross_entropy(logits, run.draw("head", "text_labels", len(x)), scale))
 
 
 def mlp(run: Arithmetic) -> Pullback:
@@ -342,11 +342,11 @@ def mlp(run: Arithmetic) -> Pullback:
     model = run.job.spec
     assert isinstance(model, MlpSpec)
     batch, length = int(run.job.sizes.dims["B"][0]), run.job.model.batch.sequence_length
-    x, back = run.dense("embedding/input", run.drawn("embedding", "features", batch, length, model.num_features))
+    x, back = run.dense("embedding/input", run.draw("embedding", "features", batch, length, model.num_features))
     pullbacks = [back]
 
     def active(instance: str, name: str, x: Array) -> Array:
-        y, through = activated(model.activation, x)
+        y, through = activation(model.activation, x)
         y, dropped = run.dropout(instance, f"{name}_mask", y)
         pullbacks.extend((through, dropped))
         return y
@@ -357,7 +357,7 @@ def mlp(run: Arithmetic) -> Pullback:
             pullbacks.append(back)
     logits, back = run.dense("head/label", active("head", "enter", x), transposed=True)
     scale = 1 / (run.job.model.batch.global_batch * length)
-    return chained(*pullbacks, back, run.cross_entropy(logits, run.drawn("head", "row_labels", batch, length), scale))
+    return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "row_labels", batch, length), scale))
 
 
 FORWARDS: Mapping[type[Any], Callable[[Arithmetic], Pullback]] = {TransformerSpec: transformer, MlpSpec: mlp}
