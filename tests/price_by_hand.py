@@ -116,7 +116,7 @@ def _moved(task: Compute, sizes: Sizes) -> int:
         return read
     times = 2 if task.accumulate else 1
     if task.kernel == "lookup_grad" and task.accumulate:
-        return read + times * _elements(task.inputs[1], sizes) * 2  # the rows of d_y
+        return read + times * _elements(task.inputs[1], sizes) * 4  # the rows of d_y, in float32
     return read + times * sum(_elements(value, sizes) * _BYTES[value.dtype] for value in task.outputs)
 
 
