@@ -120,6 +120,14 @@ def test_without_a_mutant_all_is_green(features: tuple[str, ...]) -> None:
     assert not red(features)
 
 
+def test_rows_added_to_a_float32_table_are_read_and_written_as_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = scenario(stack=replace(STACK, fusions=("gradient_accumulation",)))
+    assert all(each.ok for each in verify_plan(chosen, Plan(), "toy"))
+    _forget()
+    monkeypatch.setattr(count, "_rows", lambda task, operand, written: operand)  # as if the whole table were
+    assert not all(each.ok for each in verify_plan(chosen, Plan(), "toy") if each.quantity == "HBM bytes")
+
+
 @pytest.mark.parametrize(("mutate", "features", "quantity"), VERIFIED.values(), ids=VERIFIED)
 def test_verify_notices(mutate: Patch, features: tuple[str, ...], quantity: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)
