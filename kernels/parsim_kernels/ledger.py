@@ -1,4 +1,7 @@
-"""The ledger of one rank: FLOPs, bytes sent and calls by mesh axis, live and peak bytes, all integers.  machine.py does the counting."""
+"""The ledger of one rank, all integers; machine.py does the counting.
+
+FLOPs, bytes moved by kernel, bytes sent and calls by mesh axis, live and peak bytes.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ class Ledger:
     """
 
     flops: int = 0
+    moved_bytes: dict[str, int] = field(default_factory=dict)  # by kernel: between memory and what computes
     sent_bytes: dict[str, int] = field(default_factory=dict)  # by mesh axis; 0 stands where the rank took part and sent nothing
     calls: dict[tuple[str, str], int] = field(default_factory=dict)  # by (axis, operation)
     live_bytes: int = 0
@@ -30,6 +34,11 @@ class Ledger:
     def release(self, num_bytes: int) -> None:
         """Subtract a buffer [bytes] from the live ones."""
         self.live_bytes -= num_bytes
+
+    def run(self, kernel: str, flops: int, num_bytes: int) -> None:
+        """Count one call of a kernel: its FLOPs, and the bytes that it read and wrote."""
+        self.flops += flops
+        self.moved_bytes[kernel] = self.moved_bytes.get(kernel, 0) + num_bytes
 
     def call(self, axis: str, operation: str) -> None:
         """Count one call of a communication operation over `axis`."""

@@ -18,6 +18,7 @@ from parsim_kernels.ledger import Ledger
 from parsim_kernels.memory import Memory, root_of
 from parsim_kernels.pool import Into, Pool
 from parsim_kernels.signature import Array, Attributes, Out
+from parsim_kernels.traffic import touched_bytes
 from parsim_kernels.transport import Lockstep
 
 
@@ -103,7 +104,7 @@ class Machine:
         in_place: bool = False,
         overwrite: bool = False,
     ) -> None:
-        """Run a kernel on a rank and add its FLOPs; the outputs are new buffers, charged while the inputs are alive.
+        """Run a kernel on a rank, add its FLOPs and what it moves; the outputs are new buffers, charged while the inputs are alive.
 
         Args:
             rank: where.
@@ -137,7 +138,9 @@ class Machine:
         per_result = outputs if accumulate or overwrite else inputs[: len(results)] if in_place else itemsizes
         if not len(results) == len(outputs) == len(per_result):
             raise ValueError(f"rank {rank}: {kernel} has {len(results)} results, not {list(outputs)} with itemsizes {list(itemsizes)}")
-        self.ledgers[rank].flops += flops
+        sizes = [each if isinstance(each, int) else memory.itemsize(each) for each in per_result]
+        read = [(array, memory.itemsize(name)) for array, name in zip(arrays, inputs, strict=True)]
+        self.ledgers[rank].run(kernel, flops, touched_bytes(kernel, read, list(zip(results, sizes, strict=True)), accumulate=accumulate))
         for i, (name, result) in enumerate(zip(outputs, results, strict=True)):
             if overwrite:
                 memory.overwrite(name, result)

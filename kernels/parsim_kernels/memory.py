@@ -50,6 +50,10 @@ class Memory:
         except KeyError:
             raise ValueError(f"rank {self.rank}: no buffer {name!r}") from None
 
+    def itemsize(self, name: str) -> int:
+        """Bytes that an element of a buffer is charged at."""
+        return self._owners[id(root_of(self.get(name)))].itemsize
+
     def owns(self, array: Array) -> bool:
         """Whether the array lies in memory that some name here keeps."""
         return self.owns_root(root_of(array))

@@ -70,12 +70,12 @@ def hbm_bytes(task: Task, sizes: Sizes, held: Held = None) -> Ints:
     written = () if task.fused and task.in_place else task.outputs
     total = sizes.zero
     for operand in (*read, *written, *(written if task.accumulate else ())):
-        total = total + num_bytes(_rows(task, operand, written), sizes)
+        total = total + elements(_rows(task, operand, written), sizes) * sizes.itemsize_bytes[operand.dtype]
     return total
 
 
 def _rows(task: Compute, operand: Value, written: tuple[Value, ...]) -> Value:
-    """Adding into a table touches the rows of the gradient, not the table."""
+    """Adding into a table touches as many elements as the gradient of its rows has, not the table."""
     return task.inputs[1] if task.kernel == "lookup_grad" and task.accumulate and operand in written else operand
 
 

@@ -27,7 +27,9 @@ from parsim.simulator.run import run
 from parsim.simulator.trace import Trace
 from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
+from parsim.verify.by_hand import by_hand
 from parsim.verify.shrink import shrunk
+from parsim.verify.walk import late_frees, moved_bytes
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -66,7 +68,7 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     scenario = replace(scenario, data=None, training=Training(weight_decay=0.1, eps=1e-4, max_norm=0.01))
     executed = execute(scenario, plan)
     whole = execute(*_one_rank(scenario, plan))
-    found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole))
+    found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole), *_by_hand(whole))
     return tuple(Check(name, *result) for result in found)
 
 
@@ -88,6 +90,8 @@ def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
     # A trace shows the first of those of which one alone updates.
     firsts = [rank for rank, at in enumerate(ranks.places) if not structure.master or not any(at[axis] for axis in structure.master.axes)]
     yield _integers("FLOPs, simulated", [(ranks.trace(rank).flops[ranks.stage(rank)], ranks.ledgers[rank].flops) for rank in firsts])
+    yield _moved_bytes(ranks)
+    yield _late_frees(workload)
     routed = [sent_bytes(workload, at) for at in ranks.places]
     for link in dict.fromkeys((*structure.links, *(link for ledger in ranks.ledgers for link in ledger.sent_bytes))):
         counted = [ledger.sent_bytes.get(link, 0) for ledger in ranks.ledgers]
@@ -100,6 +104,24 @@ def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
     step_ps = ranks.of_worst.step_ps
     yield _integers("picoseconds, estimate and simulate", [(timeline(stages).step_ps, step_ps)])
     yield _integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, step_ps)])
+
+
+def _moved_bytes(ranks: _Ranks) -> Verdict:
+    """What all kernels read and write, each compared by itself; fusion is a matter of prices, since numpy fuses nothing."""
+    predicted = [moved_bytes(ranks.stages.workload, place) for place in ranks.places]
+    counted = [ledger.moved_bytes for ledger in ranks.ledgers]
+    for kernel in sorted({kernel for each in (*predicted, *counted) for kernel in each}):
+        pairs = [(mine.get(kernel, 0), theirs.get(kernel, 0)) for mine, theirs in zip(predicted, counted, strict=True)]
+        _, ok, detail = _integers("HBM bytes", pairs)
+        if not ok:
+            return "HBM bytes", False, f"{kernel}: {detail}"
+    return _integers("HBM bytes", [(sum(mine.values()), sum(theirs.values())) for mine, theirs in zip(predicted, counted, strict=True)])
+
+
+def _late_frees(workload: Workload) -> Verdict:
+    """A buffer that nobody reads any more is freed at once."""
+    late = [each for rank in range(workload.num_ranks) for each in late_frees(workload, rank)]
+    return "frees", not late, f"{late[0]} too late; {len(late)} do" if late else "each by the last that uses the buffer"
 
 
 class _Ranks:
@@ -194,6 +216,21 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
     for key, error in worst.items():
         yield key, error <= TOLERANCE, f"{error:.1e} of the largest, one-rank run"
     yield "loss", abs(executed.loss - whole.loss) <= TOLERANCE * abs(whole.loss), f"{executed.loss:.12f}"
+
+
+def _by_hand(whole: Execution) -> Iterator[Verdict]:
+    """The one-rank run against the mathematics; nothing for a family of models, or an update rule, that is not written there."""
+    expected = by_hand(whole.job)
+    if expected is None:
+        return
+    loss, error = expected.loss, abs(whole.loss - expected.loss)
+    yield "loss, by hand", error <= TOLERANCE * abs(loss), f"{loss:.12f}"
+    of_weights = ("weight gradients", whole.gradients[0], expected.gradients), ("updated weights", whole.weights[0], expected.weights)
+    for key, mine, theirs in of_weights:
+        scale = max(_SMALLEST_SCALE, *(float(np.abs(each).max()) for each in theirs.values()))
+        error = np.inf if mine.keys() != theirs.keys() else max(float(np.abs(mine[name] - theirs[name]).max()) for name in theirs) / scale
+        yield f"{key}, by hand", error <= TOLERANCE, f"{error:.1e} of the largest, by the formulas"
+    yield _integers("lasting bytes, by hand", [(expected.lasting_bytes, whole.ledgers[0].live_bytes)])
 
 
 def _own_part(array: np.ndarray, weight: Weight, mesh: Mesh, at: Mapping[str, int]) -> np.ndarray:

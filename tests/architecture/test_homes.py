@@ -120,7 +120,11 @@ ROOM = {
     "the expert view of the mesh, chunks by tables, rows of precision": 350,
     "names that people use, rows like others, devices of a node": 175,
     "laws of collectives by protocol": 155,
-    "GEMMs by tiles and waves, one table of flash kernels": 150,
+    "GEMMs by tiles and waves, one table of flash kernels": 210,
+    "a step written a second time from the mathematics": 410,
+    "what is asked for in other words, what a stack cannot run, both said in every table": 620,
+    "what is read of the catalog, and when": 200,
+    "memory by what stacks keep, and the host's": 400,
 }
 
 

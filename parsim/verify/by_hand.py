@@ -1,0 +1,369 @@
+"""A step of one rank a second time, in plain numpy from the mathematics: no kernel, no task and no derivation is shared.
+
+Every function returns its value and its pullback, which takes the gradient of the value, adds those of weights, and returns that of x.
+Weights, masks and tokens are the run's own, and so are their names.
+Source: Vaswani et al. 2017 (arXiv:1706.03762); Touvron et al. 2023 (arXiv:2302.13971), section 2.2; Devlin et al. 2019
+(arXiv:1810.04805); Rumelhart et al. 1986, Nature 323, for the chain rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from parsim.executor.names import own_weights_of
+from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.families.mlp import MlpSpec
+from parsim.model.transformer import TransformerSpec
+from parsim.scenario.types import Training
+from parsim_kernels.signature import Array
+
+if TYPE_CHECKING:
+    from parsim.executor.job import Job
+
+Pullback = Callable[[Array], Array]
+Valued = tuple[Array, Pullback]
+_EPSILON = 1e-5  # of norms: torch.nn.LayerNorm
+
+
+@dataclass(slots=True)
+class Arithmetic:
+    """A step of one rank, micro_batch after micro_batch."""
+
+    job: Job
+    weights: dict[str, Array] = field(init=False)
+    gradients: dict[str, Array] = field(init=False)
+    loss: float = 0.0
+    micro_batch: int = 0
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self.weights = {
+            f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
+            for instance, w in own_weights_of(job.copies(0))
+        }
+        self.gradients = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
+
+    def draw(self, instance: str, name: str, *shape: int) -> Array:
+        """Tokens, features, labels or a mask of the present micro_batch."""
+        return self.job.values.draw(instance, name, self.micro_batch, shape)
+
+    def dense(self, name: str, x: Array, *, summed: int = 1, transposed: bool = False) -> Valued:
+        """x W + b over the last `summed` dims of x; a `transposed` matrix is stored a row an output."""
+        matrix = self.weights[f"{name}.weight"]
+        wide = matrix.T if transposed else matrix
+        y = np.tensordot(x, wide, summed) + self.weights.get(f"{name}.bias", 0.0)
+
+        def back(dy: Array) -> Array:
+            rows, columns = x.ndim - summed, wide.ndim - summed
+            d_matrix = np.tensordot(x, dy, (range(rows), range(rows)))
+            self.gradients[f"{name}.weight"] += d_matrix.T if transposed else d_matrix
+            if f"{name}.bias" in self.weights:
+                self.gradients[f"{name}.bias"] += dy.sum(axis=tuple(range(rows)))
+            return np.asarray(np.tensordot(dy, wide, (range(rows, rows + columns), range(summed, summed + columns))))
+
+        return y, back
+
+    def norm(self, name: str, x: Array, kind: str) -> Valued:
+        """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta: Ba et al. 2016 (arXiv:1607.06450), Eq. 4."""
+        gamma, centre = self.weights[f"{name}.gamma"], kind == "layer_norm"
+        apart = x - x.mean(-1, keepdims=True) if centre else x
+        size = np.sqrt((apart**2).mean(-1, keepdims=True) + _EPSILON)
+        unit = apart / size
+
+        def back(dy: Array) -> Array:
+            rows = tuple(range(x.ndim - 1))
+            self.gradients[f"{name}.gamma"] += (dy * unit).sum(rows)
+            if centre:
+                self.gradients[f"{name}.beta"] += dy.sum(rows)
+            d_unit = dy * gamma
+            d_apart = d_unit - unit * (d_unit * unit).mean(-1, keepdims=True)
+            return np.asarray((d_apart - d_apart.mean(-1, keepdims=True) if centre else d_apart) / size)
+
+        return unit * gamma + (self.weights[f"{name}.beta"] if centre else 0.0), back
+
+    def dropout(self, instance: str, name: str, x: Array) -> Valued:
+        """What the mask keeps, over the share that is kept: Srivastava et al. 2014, JMLR 15, section 10."""
+        rate = self.job.spec.dropout
+        factor = self.draw(instance, name, *x.shape) / (1 - rate) if rate else np.array(1.0)
+        return x * factor, lambda dy: dy * factor
+
+    def lookup(self, name: str, rows: Array) -> Valued:
+        """Rows of a table."""
+
+        def back(dy: Array) -> Array:
+            np.add.at(self.gradients[name], rows, dy)
+            return dy
+
+        return self.weights[name][rows], back
+
+    def cross_entropy(self, logits: Array, labels: Array, scale: float) -> Pullback:
+        """Minus the logarithm of the softmax at the label, added up over rows; its pullback needs no gradient."""
+        odds = np.exp(logits - logits.max(-1, keepdims=True))
+        shares = odds / odds.sum(-1, keepdims=True)
+        right = np.eye(logits.shape[-1])[labels]
+        self.loss -= float(np.log((shares * right).sum(-1)).sum()) * scale
+        return lambda dy: dy * scale * (shares - right)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a step of one rank comes to: gradients before they are clipped, and what its memory holds when all else is freed."""
+
+    loss: float
+    gradients: dict[str, Array]
+    weights: dict[str, Array]
+    lasting_bytes: int
+
+
+def by_hand(job: Job) -> Expected | None:
+    """The first step of a job of one rank; None for another family of models, or another optimizer."""
+    forward, optimizer = FORWARDS.get(type(job.spec)), OPTIMIZERS_BY_HAND.get(job.step.structure.optimizer)
+    if forward is None or optimizer is None:
+        return None
+    run, (direction, state_bytes), given = Arithmetic(job), optimizer, job.training
+    for run.micro_batch in range(job.workload.num_micro_batches):
+        forward(run)(np.array(1.0))
+    length = np.sqrt(sum(float((g * g).sum()) for g in run.gradients.values()))
+    share = min(1.0, given.max_norm / (length + 1e-6))  # Source: PyTorch, torch.nn.utils.clip_grad_norm_
+    updated = {
+        name: weight - given.learning_rate * direction(given, weight, run.gradients[name] * share) for name, weight in run.weights.items()
+    }
+    master_bytes = 4 if job.step.structure.master_weights else 0
+    each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + master_bytes + state_bytes  # Rajbhandari et al. 2020, section 3.1
+    scalars = 2 * 4  # the loss and the norm of the gradients
+    return Expected(run.loss, run.gradients, updated, each * sum(weight.size for weight in run.weights.values()) + scalars)
+
+
+def _adamw(given: Training, weight: Array, g: Array) -> Array:
+    """The first step of Adam, whose unbiased means are g and g g: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2."""
+    return np.asarray(g / (np.abs(g) + given.eps) + given.weight_decay * weight)
+
+
+def _sgd(given: Training, weight: Array, g: Array) -> Array:
+    """The first step of SGD, whose velocity is the gradient."""
+    return g
+
+
+def chain(*pullbacks: Pullback) -> Pullback:
+    """The pullback of functions that run one after the other."""
+
+    def back(dy: Array) -> Array:
+        for each in reversed(pullbacks):
+            dy = each(dy)
+        return dy
+
+    return back
+
+
+def activation(kind: str, x: Array) -> Valued:
+    """A nonlinearity of one input, and its derivative."""
+    match kind:
+        case "relu":
+            value, slope = np.maximum(x, 0), (x > 0).astype(x.dtype)
+        case "squared_relu":
+            value, slope = np.maximum(x, 0) ** 2, 2 * np.maximum(x, 0)
+        case "tanh":
+            value, slope = np.tanh(x), 1 / np.cosh(x) ** 2
+        case "gelu":  # x times the logistic function of 2 u: its tanh form, Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2
+            root = np.sqrt(8 / np.pi)
+            share = 1 / (1 + np.exp(-root * (x + 0.044715 * x**3)))
+            value, slope = x * share, share + x * share * (1 - share) * root * (1 + 3 * 0.044715 * x**2)
+        case _:
+            raise KeyError(kind)
+    return value, lambda dy: dy * slope
+
+
+def transformer(run: Arithmetic) -> Pullback:
+    """The loss of one micro_batch of a decoder or an encoder."""
+    model = run.job.spec
+    assert isinstance(model, TransformerSpec)
+    shape = int(run.job.sizes.dims["B"][0]), run.job.model.batch.sequence_length
+    x, first = _embedding(run, model, shape)
+    pullbacks = [first]
+    for i in range(model.num_layers):
+        for branch, norm in ((_attention, "norm1"), (_mlp, "norm2")):
+            x, back = _residual(run, model, f"layer{i}", norm, branch, x)
+            pullbacks.append(back)
+    return chain(*pullbacks, _head(run, model, x))
+
+
+def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
+    x, words = run.lookup("embedding/word.weight", run.draw("embedding", "tokens", *shape))
+    tables = [words]
+    if model.positions == "learned":
+        more, back = run.lookup("embedding/position.weight", np.broadcast_to(np.arange(shape[1]), shape))
+        x, tables = x + more, [*tables, back]
+    if model.num_token_types:
+        more, back = run.lookup("embedding/token_type.weight", run.draw("embedding", "token_types", *shape))
+        x, tables = x + more, [*tables, back]
+
+    def lookup(dy: Array) -> Array:
+        for back in tables:
+            back(dy)
+        return dy
+
+    pullbacks: list[Pullback] = [lookup]
+    if model.norm_last:
+        x, back = run.norm("embedding/norm", x, model.norm)
+        pullbacks.append(back)
+    x, dropped = run.dropout("embedding", "embedding_mask", x)
+    return x, chain(*pullbacks, dropped)
+
+
+def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
+    """x plus a branch of it, with the norm before the branch or behind the sum."""
+    name = f"{at}/{norm}"
+    entering, before = (x, lambda dy: dy) if model.norm_last else run.norm(name, x, model.norm)
+    y, through = branch(run, model, at, entering)
+    y, dropped = run.dropout(at, f"{branch.__name__[1:]}_mask", y)
+    inside = chain(before, through, dropped)
+    if not model.norm_last:
+        return x + y, lambda dy: dy + inside(dy)
+    y, behind = run.norm(name, x + y, model.norm)
+
+    def back(dy: Array) -> Array:
+        d_sum = behind(dy)
+        return d_sum + inside(d_sum)
+
+    return y, back
+
+
+def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")  # q: B S K R C; k, v: B S K C
+    turn = _turn(x.shape[1], model.head_dim) if model.positions == "rotary" else None
+    if turn is not None:
+        q, k = np.einsum("bskrc,scd->bskrd", q, turn), np.einsum("bskc,scd->bskd", k, turn)
+    scores = np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim)
+    if model.causal:
+        scores = np.where(np.tri(x.shape[1], dtype=bool), scores, -np.inf)
+    odds = np.exp(scores - scores.max(-1, keepdims=True))
+    shares = odds / odds.sum(-1, keepdims=True)
+    is_flash = run.job.model.stack.attention == "flash"  # without dropout of scores
+    mixing, dropped = (shares, lambda dy: dy) if is_flash else run.dropout(at, "scores_mask", shares)
+    y, out = run.dense(f"{at}/out", np.einsum("bkrsz,bzkc->bskrc", mixing, v), summed=3)
+
+    def back(dy: Array) -> Array:
+        d_mixed = out(dy)
+        d_shares = dropped(np.einsum("bskrc,bzkc->bkrsz", d_mixed, v))
+        d_scores = shares * (d_shares - (shares * d_shares).sum(-1, keepdims=True)) / np.sqrt(model.head_dim)
+        d_q, d_k = np.einsum("bkrsz,bzkc->bskrc", d_scores, k), np.einsum("bkrsz,bskrc->bzkc", d_scores, q)
+        if turn is not None:
+            d_q, d_k = np.einsum("bskrd,scd->bskrc", d_q, turn), np.einsum("bskd,scd->bskc", d_k, turn)
+        return q_back(d_q) + k_back(d_k) + v_back(np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
+
+    return y, back
+
+
+def _turn(length: int, width: int) -> Array:
+    """The matrix [position, c, d] that turns each pair (i, i + width / 2): Su et al. 2021 (arXiv:2104.09864), Eq. 15."""
+    half = width // 2
+    angles = np.arange(length)[:, None] / 10000.0 ** (np.arange(half) / half)
+    found, i = np.zeros((length, width, width)), np.arange(half)
+    found[:, i, i] = found[:, i + half, i + half] = np.cos(angles)
+    found[:, i, i + half], found[:, i + half, i] = np.sin(angles), -np.sin(angles)
+    return found
+
+
+def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    up, up_back = run.dense(f"{at}/up", x)
+    if model.activation != "swiglu":
+        active, through = activation(model.activation, up)
+        y, down = run.dense(f"{at}/down", active)
+        return y, chain(up_back, through, down)
+    gate, gate_back = run.dense(f"{at}/gate", x)
+    share = 1 / (1 + np.exp(-gate))
+    y, down = run.dense(f"{at}/down", gate * share * up)
+
+    def back(dy: Array) -> Array:
+        d_active = down(dy)
+        return gate_back(d_active * up * share * (1 + gate * (1 - share))) + up_back(d_active * gate * share)
+
+    return y, back
+
+
+def _head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
+    pullbacks: list[Pullback] = []
+    batch, length, _ = x.shape
+    per_text = 1 / run.job.model.batch.global_batch
+    if not model.norm_last:
+        x, back = run.norm("head/norm", x, model.norm)
+        pullbacks.append(back)
+    if model.head == "text":
+        return chain(*pullbacks, _text_head(run, x, per_text))
+    if model.head == "token":
+        x, dropped = run.dropout("head", "head_mask", x)
+        logits, back = run.dense("head/label", x, transposed=True)
+        return chain(
+            *pullbacks, dropped, back, run.cross_entropy(logits, run.draw("head", "token_labels", batch, length), per_text / length)
+        )
+    if model.head == "masked_token":
+        x, dense = run.dense("head/dense", x)
+        x, through = activation("gelu" if model.activation == "swiglu" else model.activation, x)
+        x, normed = run.norm("head/dense_norm", x, model.norm)
+        pullbacks += [dense, through, normed]
+    logits, back = _vocabulary(run, "embedding" if model.tied_embedding else "head", x)
+    return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "labels", batch, length), per_text / length))
+
+
+def _vocabulary(run: Arithmetic, owner: str, x: Array) -> Valued:
+    name = f"{owner}/word.weight"
+    table, bias = run.weights[name], "head/word.bias"
+
+    def back(dy: Array) -> Array:
+        run.gradients[name] += np.einsum("bsv,bsd->vd", dy, x)
+        if bias in run.weights:
+            run.gradients[bias] += dy.sum((0, 1))
+        return np.asarray(dy @ table)
+
+    return x @ table.T + run.weights.get(bias, 0.0), back
+
+
+def _text_head(run: Arithmetic, x: Array, scale: float) -> Pullback:
+    """A label a text, from its first token: google-research/bert, run_classifier.py (`create_model`)."""
+
+    def first(dy: Array) -> Array:
+        d_x = np.zeros_like(x)
+        d_x[:, 0] = dy
+        return d_x
+
+    pooled, dense = run.dense("head/pooler", x[:, 0])
+    pooled, through = activation("tanh", pooled)
+    pooled, dropped = run.dropout("head", "pooled_mask", pooled)
+    logits, back = run.dense("head/label", pooled, transposed=True)
+    return chain(first, dense, through, dropped, back, run.cross_entropy(logits, run.draw("head", "text_labels", len(x)), scale))
+
+
+def mlp(run: Arithmetic) -> Pullback:
+    """The loss of one micro_batch of dense layers with a nonlinearity between them."""
+    model = run.job.spec
+    assert isinstance(model, MlpSpec)
+    batch, length = int(run.job.sizes.dims["B"][0]), run.job.model.batch.sequence_length
+    x, back = run.dense("embedding/input", run.draw("embedding", "features", batch, length, model.num_features))
+    pullbacks = [back]
+
+    def active(instance: str, name: str, x: Array) -> Array:
+        y, through = activation(model.activation, x)
+        y, dropped = run.dropout(instance, f"{name}_mask", y)
+        pullbacks.extend((through, dropped))
+        return y
+
+    for at in (f"layer{i}" for i in range(model.num_layers)):
+        for name, matrix in (("enter", "up"), ("inner", "down")):
+            x, back = run.dense(f"{at}/{matrix}", active(at, name, x))
+            pullbacks.append(back)
+    logits, back = run.dense("head/label", active("head", "enter", x), transposed=True)
+    scale = 1 / (run.job.model.batch.global_batch * length)
+    return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "row_labels", batch, length), scale))
+
+
+FORWARDS: Mapping[type[Any], Callable[[Arithmetic], Pullback]] = {TransformerSpec: transformer, MlpSpec: mlp}
+# The direction of the first update, and the bytes of an element's states; of 8 bits: Dettmers et al. 2022 (arXiv:2110.02861), section 2.
+OPTIMIZERS_BY_HAND: Mapping[str, tuple[Callable[[Training, Array, Array], Array], int]] = {
+    "adamw": (_adamw, 4 + 4),
+    "adamw_8bit": (_adamw, 1 + 1),
+    "sgd_momentum": (_sgd, 4),
+}
