@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from parsim.errors import ScenarioError, did_you_mean
+from parsim.errors import ScenarioError
+from parsim.scenario import asked
 from parsim.scenario.tree import show
 
 PREFIX: Final = "hf:"
@@ -119,8 +120,8 @@ def row(path: Path, name: str, sequence_length: int | None = None) -> dict[str, 
 def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, Any]:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        near = did_you_mean(kind, tuple(FAMILIES)) if isinstance(kind, str) else ""
-        raise ScenarioError(f"model_type {show(kind)} is not read{near}; known: {', '.join(FAMILIES)}")
+        said = asked.lack_of("model", kind) if isinstance(kind, str) else ""
+        raise ScenarioError(f"model_type {show(kind)} {said or 'is not read'}; known: {', '.join(FAMILIES)}")
     experts = [key for key in _EXPERTS if config.get(key)]
     if experts:
         raise ScenarioError(f"{experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")

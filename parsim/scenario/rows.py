@@ -27,6 +27,7 @@ class StackRow(InlineRow):
     """A software stack."""
 
     kind: ClassVar[str] = "stacks"
+    place: ClassVar[str | None] = "stack"
     form: ClassVar[Any] = Stack
     attention: Literal["unfused", "fused_softmax", "flash"] = Field("fused_softmax", description="the kernels of attention")
     fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = optional(list, "what is fused into a neighbour")

@@ -14,8 +14,8 @@ FILES = sorted((ROOT / "parsim").rglob("*.py"))
 PHASES = {"F", "B", "I", "W"}
 PHASE_WORDS = {"phase", "phases", "kind", "direction"}
 DATA_AXES = {"dp", "dp_replicate"}
-# rank_order and the short names of scenario fields: what users write.
-MAY_NAME_THE_DATA_AXIS = {"parallel/sharding_faults.py", "parallel/plan.py", "scenario/document.py"}
+# rank_order: what users write.
+MAY_NAME_THE_DATA_AXIS = {"parallel/sharding_faults.py", "parallel/plan.py"}
 
 
 def name_of(path: Path) -> str:
@@ -115,5 +115,5 @@ def test_functions_are_short() -> None:
 
 
 def test_parsim_does_not_grow() -> None:
-    """Its size when the Step became the whole step; a feature that needs more room says why it moves the mark."""
-    assert sum(path.read_text().count("\n") for path in FILES) <= 17_796
+    """Its size when the Step became the whole step, and the table of what people ask for; more room needs a reason."""
+    assert sum(path.read_text().count("\n") for path in FILES) <= 18_150

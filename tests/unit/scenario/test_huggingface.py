@@ -144,7 +144,7 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
     [
         (
             {"model_type": "mixtral"},
-            "model_type 'mixtral' is not read (did you mean 'mistral'?); known: bert, gpt2, llama, mistral, nemotron, qwen2",
+            "model_type 'mixtral' is not built: experts; known: bert, gpt2, llama, mistral, nemotron, qwen2",
         ),
         ({"model_type": None}, "model_type nothing is not read; known: bert, gpt2, llama, mistral, nemotron, qwen2"),
         ({"num_local_experts": 8}, "num_local_experts = 8, but experts are not read; only dense models are"),
