@@ -14,6 +14,7 @@ from parsim.errors import ParsimError
 from parsim.executor.evaluate import Score
 from parsim.executor.run import Execution, Transport, execute
 from parsim.report.console import Output, bar, log, percent, say, show_table
+from parsim.report.manners import unwind
 from parsim.scenario import Scenario, load
 
 _STEPS = 3  # of a scenario without data
@@ -36,6 +37,7 @@ def execute_scenario(
         raise ParsimError("no plan here says how the work is split", str(path), "The planner fills open axes: parsim plan.")
     for name in names:
         scenario.plan(name)  # an unknown one is told before the first runs
+    unwind()
     quiet = output.json or output.csv or _is_a_follower(transport)
     rows: list[dict[str, Any]] = []
     runs: dict[str, Execution] = {}

@@ -12,6 +12,7 @@ from parsim.report import results as made
 from parsim.report.console import Output, log, percent, say, show_table
 from parsim.report.figure import save
 from parsim.report.files import csv_text, folder, json_text, prepare, write
+from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing
 from parsim.scenario import Scenario, load
@@ -113,6 +114,7 @@ def verify_scenario(path: Path, output: Output) -> int:
     from parsim.verify.shrink import RULE
 
     scenario = load(path)
+    unwind()
     checks = verify(scenario, progress=progress(len(scenario.plans)))
     failed = sum(not check.ok for check in checks)
     rows = [asdict(check) for check in checks]

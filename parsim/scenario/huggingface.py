@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from parsim.errors import ScenarioError
 from parsim.scenario import asked
-from parsim.scenario.tree import show
+from parsim.scenario.tree import read_bytes, show
 
 PREFIX: Final = "hf:"
 _MOST_BYTES: Final = 1_000_000
@@ -146,13 +146,13 @@ def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, A
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MOST_BYTES + 1)
+        raw = read_bytes(path / "config.json" if path.is_dir() else path, _MOST_BYTES)
         if len(raw) > _MOST_BYTES:
             raise ScenarioError(f"the file is larger than {_MOST_BYTES} bytes, which no config.json is")
         config = json.loads(raw.decode("utf-8-sig"))
     except OSError as error:
-        raise ScenarioError(f"cannot read the file: {error.strerror}; the path is relative to the scenario file") from None
+        remedy = "give the path of a config.json or of its directory, relative to the scenario file; nothing is downloaded"
+        raise ScenarioError(f"cannot read the file: {error.strerror}; {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise ScenarioError(f"is no JSON in UTF-8: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(config, dict):

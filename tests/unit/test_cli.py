@@ -232,6 +232,14 @@ MISTAKES = {
     "no table": ("validate", "nowhere.csv"),
     "a table of something else": ("validate", "notes.txt"),
     "a condition that is none": ("validate", "notes.txt", "--where", "family"),
+    "no end": ("execute", "tiny.yaml", "--deadline", "inf"),
+    "an end that is no number": ("execute", "tiny.yaml", "--deadline", "nan"),
+    "a seed of too many digits": ("execute", "tiny.yaml", "--seed", "9" * 30),
+    "steps without end": ("execute", "tiny.yaml", "--steps", "9" * 30),
+    "too many plans": ("plan", "tiny.yaml", "--top", "9" * 30),
+    "samples without end": ("calibrate", "--seconds", "inf"),
+    "samples for no number of seconds": ("calibrate", "--seconds", "nan"),
+    "a machine's file that is a folder": ("calibrate", "-o", "."),
 }
 
 

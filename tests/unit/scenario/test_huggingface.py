@@ -133,6 +133,19 @@ def test_the_path_is_relative_to_the_scenario_file(tmp_path: Path, monkeypatch: 
     assert scenario.check(path) == []
 
 
+def test_the_directory_of_a_config_stands_for_it(tmp_path: Path) -> None:
+    path = files(tmp_path, LLAMA)
+    path.write_text(path.read_text().replace("hf:models/config.json", "hf:models"))
+    assert scenario.load(path).model.num_layers == 32
+
+
+def test_a_name_of_the_hub_is_told_that_nothing_is_downloaded(tmp_path: Path) -> None:
+    path = files(tmp_path, LLAMA)
+    path.write_text(path.read_text().replace("hf:models/config.json", "hf:meta-llama/Llama-3.1-8B"))
+    (fault,) = scenario.check(path)
+    assert "give the path of a config.json or of its directory, relative to the scenario file; nothing is downloaded" in fault.message
+
+
 def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
     files(tmp_path, LLAMA)
     parts = {"cluster": {"node": "dgx-a100-80gb"}, "batch": {"global_batch": 8, "sequence_length": 64}, "plans": {"a": {}}}
