@@ -186,6 +186,7 @@ def execute(
     steps: Annotated[
         int | None, typer.Option(help="optimizer steps; the epochs of `training` where left out, or 3", min=1, max=10**9)
     ] = None,
+    every: Annotated[int | None, typer.Option(help="print each n-th step; an epoch, or a twentieth of all, where left out", min=1)] = None,
     transport: Annotated[TransportChoice, typer.Option(help="a process a rank, mpiexec's processes, or all in one")] = "shared_memory",
     precision: Annotated[Precision, typer.Option(help="of the numbers")] = "float64",
     seed: Annotated[
@@ -201,7 +202,7 @@ def execute(
     from parsim.report.executing import execute_scenario
 
     options: dict[str, Any] = {"transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
-    return execute_scenario(scenario, _output(json, csv), plans=plan or (), num_steps=steps, **options)
+    return execute_scenario(scenario, _output(json, csv), plans=plan or (), num_steps=steps, every=every, **options)
 
 
 @app.command(epilog="Example:  parsim calibrate --out machine.yaml;  then in a scenario  cluster: {node: file:machine.yaml}, dtype: fp32")
@@ -240,13 +241,14 @@ def plan(
     scenario: ScenarioFile,
     top: Annotated[int, typer.Option(help="how many plans to show", min=1, max=10**6)] = 10,
     space: Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")] = None,
+    runnable: Annotated[bool, typer.Option("--runnable", help="leave out what the software stack cannot run")] = False,
     json: Json = False,
     csv: Csv = False,
 ) -> int:
     """Rank the plans that a scenario leaves open (auto, or lists of values) by step time; exit 1 when none fits."""
     from parsim.report.running import rank_scenario
 
-    return rank_scenario(scenario, _output(json, csv), top=top, space=space)
+    return rank_scenario(scenario, _output(json, csv), top=top, space=space, runnable=runnable)
 
 
 @app.command(epilog="Example:  parsim validate tests/witnesses/table5.csv --where source_family=papers")

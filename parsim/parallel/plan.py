@@ -120,4 +120,5 @@ class Stack:
     framework_bytes: float = 0.0  # context, libraries
     communicator_bytes: float = 0.0  # a communicator's buffers, for each axis that is on
     collectives: Mapping[str, str] = field(default_factory=dict)  # algorithm by operation; absent: by size and span
+    limits: tuple[str, ...] = ()  # what it cannot run: names of stack_limits.py
     source: str = ""

@@ -82,6 +82,8 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
         ParsimError: nothing is called so; the nearest is named.
     """
     rows = {kind: figures(catalog.row(kind, name)) for kind in catalog.kinds() if name in catalog.names(kind)}
+    if "models" in rows:
+        rows["models"].append({"figure": "parameters", "value": f"{_num_parameters(name):,}", "source": "counted from its ops"})
     for kind in _REGISTRIES:
         if name in (known := _registered_names(kind)):
             rows[kind] = [{"figure": "about", "value": known[name], "source": ""}]
@@ -91,6 +93,13 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
             f"nothing is called '{name}'{did_you_mean(name, names)}", remedy=f"List names with: parsim list {'|'.join(kinds())}"
         )
     return rows
+
+
+def _num_parameters(name: str) -> int:
+    from parsim.model.parameters import num_parameters
+    from parsim.scenario.rows import read
+
+    return num_parameters(read("models", name))
 
 
 def figures(row: CatalogRow) -> list[dict[str, str]]:

@@ -87,7 +87,7 @@ def _log_files(directory: Path, written: list[Path]) -> None:
     log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
 
 
-def rank_scenario(path: Path, output: Output, *, top: int, space: str | None) -> int:
+def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, runnable: bool = False) -> int:
     """The exit status: 0, or 1 where no plan fits its device.
 
     Raises:
@@ -96,7 +96,7 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None) ->
     from parsim.planner import plan
 
     scenario = load(path)
-    ranking = plan(scenario, space, top=top)
+    ranking = plan(scenario, space, top=top, runnable=runnable)
     document = made.ranking_document(scenario, ranking)
     output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
     if nearest := ranking.nearest:

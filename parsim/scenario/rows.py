@@ -10,6 +10,7 @@ from parsim import catalog
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.parallel.plan import Stack
+from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
 from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Fraction, Known, Natural, Quantity, Text, complaint, optional
 from parsim.scenario.hardware import FabricRef, NodeRef
@@ -43,6 +44,7 @@ class StackRow(InlineRow):
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = optional(
         dict, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out"
     )
+    limits: list[Annotated[str, Known("limits", lambda: tuple(LIMITS))]] = optional(list, "what it cannot run, which is marked in reports")
     framework_memory: Overhead = Field(0.0, description="memory of the context and libraries")
     communicator_memory: Overhead = Field(0.0, description="memory of the buffers of one communicator")
 
