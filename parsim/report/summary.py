@@ -32,7 +32,7 @@ _BROKEN: Final = {
     **{"parameters": "param-\neters", "gradients": "gradi-\nents", "optimizer": "opti-\nmizer", "activations": "activ-\nations"},
     **{"transients": "tran-\nsients", "framework": "frame-\nwork", "dp_replicate": "dp_re-\nplicate"},
 }
-_MARK: Final = " *"  # of a plan that the stack cannot run
+_MARK: Final = "*"  # of a plan that the stack cannot run
 
 
 def headline(scenario: Scenario) -> str:
@@ -65,7 +65,7 @@ def _close(said: Mapping[str, str]) -> None:
     """Why the stack cannot run plans that are marked."""
     for name, why in said.items():
         if why:
-            say(f"{_MARK.strip()} {name}: {why}")
+            say(f"{_MARK} {name}: {why}")
 
 
 def show_results(results: Results) -> None:
@@ -110,17 +110,17 @@ def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
     plan = estimate.plan
     tp, pp, dp = map(axis_of, ("tensor_parallel", "pipeline_parallel", "data_parallel"))
     return {
-        tp: str(plan.tensor_parallel),
+        tp: f"{plan.tensor_parallel}{' sp' if plan.sequence_parallel else ''}",
         pp: str(plan.pipeline_parallel),
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
         dp: f"{plan.data_parallel}{_zero(plan)}",
-        "mbs": f"{plan.micro_batch} x {estimate.num_micro_batches}",
-        "recompute": f"{_recompute(plan)}{' +sp' if plan.sequence_parallel else ''}",
+        "mbs": f"{plan.micro_batch}x{estimate.num_micro_batches}",
+        "recompute": _recompute(plan),
     }
 
 
 def _zero(plan: Plan) -> str:
-    group = f" in {plan.zero_group}s" if plan.zero_group else ""
+    group = f"/{plan.zero_group}" if plan.zero_group else ""
     zero = f" z{plan.zero_stage}{group}" if plan.zero_stage else ""
     return zero + ("" if plan.reshard_after_forward else " kept") + (" host" if plan.offload_optimizer else "")
 
@@ -136,10 +136,9 @@ def _recompute(plan: Plan) -> str:
 def _predictions(estimate: Estimate) -> dict[str, str]:
     return {
         "step": units.format(estimate.step_s, "s", digits=4),
-        "token/s": _number(estimate.tokens_per_s, "token/s"),
-        "per\ndevice": _number(estimate.tokens_per_s_per_device, "token/s"),
+        "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
         "MFU\n%": _share(estimate.mfu),
-        f"GiB of\n{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
+        f"GiB\n/{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
         "fits": "yes" if estimate.fits else "no",
     }
 
@@ -199,7 +198,7 @@ def short(plan: Plan) -> str:
     >>> short(Plan(tensor_parallel=8, data_parallel=2, recompute="full"))
     'tp8 pp1 dp2 mbs1 recompute full'
     >>> short(Plan(data_parallel=4, zero_stage=3, zero_group=2, recompute_ops=("norm1",), recompute_every=2))
-    'tp1 pp1 dp4 z3 in 2s mbs1 recompute 1 op 1/2'
+    'tp1 pp1 dp4 z3/2 mbs1 recompute 1 op 1/2'
     """
     chunks = f" vpp{plan.virtual_pipeline}" if plan.virtual_pipeline > 1 else ""
     sequence = " sp" if plan.sequence_parallel else ""
@@ -220,7 +219,7 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     for (place, why), each in zip(said.items(), ranking.rows, strict=True):
         others = {axis: str(getattr(each.plan, axis)) for axis in differ}
-        reached = {key: text for key, text in _predictions(each.estimate).items() if key not in ("fits", "token/s")}
+        reached = {key: text for key, text in _predictions(each.estimate).items() if key != "fits"}
         behind = percent(each.estimate.tokens_per_s / best.estimate.tokens_per_s - 1, signed=True)
         row = {"#": f"{place}{_MARK if why else ''}", **_axes(each.estimate, has_chunks), **others, **reached}
         rows.append(row | {"speed": behind if rows else "best"})

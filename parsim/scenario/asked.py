@@ -118,7 +118,7 @@ SAID: Final[Mapping[str, str]] = {
     "the tokens of a step are global_batch x sequence_length: give these two": (
         "tokens tokens_per_step tokens_per_batch batch_tokens global_batch_tokens"
     ),
-    "time and cost of a whole training are not built: divide its tokens by the token/s that `parsim run` prints": (
+    "time and cost of a whole training are not built: divide its tokens by the tokens_per_s that `parsim run --json` prints": (
         "total_tokens train_tokens training_tokens num_tokens max_steps total_steps train_iters train_samples training_steps "
         "num_steps steps price* cost* *_per_hour budget* dollars usd days"
     ),
