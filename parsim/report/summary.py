@@ -27,11 +27,6 @@ _SAID: Final = (
 _OWN_COLUMN: Final = tuple(name for name in KEYS if name not in _SAID)
 
 
-# Names of columns in two lines, so that a table is 80 columns wide.
-_BROKEN: Final = {
-    **{"parameters": "param-\neters", "gradients": "gradi-\nents", "optimizer": "opti-\nmizer", "activations": "activ-\nations"},
-    **{"transients": "tran-\nsients", "framework": "frame-\nwork", "dp_replicate": "dp_re-\nplicate"},
-}
 _MARK: Final = "*"  # of a plan that the stack cannot run
 
 
@@ -99,7 +94,13 @@ def show_results(results: Results) -> None:
 
 
 def _broken(row: Mapping[str, str]) -> dict[str, str]:
-    return {_BROKEN.get(name, name): text for name, text in row.items()}
+    """The row with its long names in two lines, so that a table is 80 columns wide."""
+    return {_in_two(name): text for name, text in row.items()}
+
+
+def _in_two(name: str) -> str:
+    half = (len(name) + 1) // 2
+    return name.replace("_", "_\n") if "_" in name else f"{name[:half]}-\n{name[half:]}" if len(name) > 8 else name
 
 
 def _share(share: float) -> str:

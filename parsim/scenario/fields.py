@@ -202,10 +202,11 @@ def _from_base(kind: str, derived: Mapping[str, Callable[[Mapping[str, Any]], An
 
     A figure of the row that is as derived from its others is left out, and so derived anew with the changes.
     """
+    base = value["base"] if isinstance(value["base"], str) else show(value["base"])
     try:
-        row = catalog.row(kind, value["base"] if isinstance(value["base"], str) else show(value["base"]))
-    except ParsimError as error:
-        details = InitErrorDetails(type=complaint(f"{error.what}; {error.remedy}"), loc=("base",), input=value["base"])
+        row = catalog.row(kind, Known(kind).check(base))
+    except PydanticCustomError as error:
+        details = InitErrorDetails(type=error, loc=("base",), input=value["base"])
         raise ValidationError.from_exception_data(kind, [details]) from None
     changes = {key: each for key, each in value.items() if key != "base"}
     row["source"] = {figure: source for figure, source in row.get("source", {}).items() if figure not in changes}

@@ -43,6 +43,7 @@ _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("reorder_and_upcast_attn", "use_bidirectional_attention"), False),
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "attention_chunk_size"), None),
     **dict.fromkeys(("quantization_config", "embedding_size", "word_embed_proj_dim", "no_rope_layers"), None),
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "text_config", "vision_config", "sliding_window_pattern"), None),
     **dict.fromkeys(("num_nextn_predict_layers", "chunk_size_feed_forward"), 0),
     "pruned_heads": {},
 }

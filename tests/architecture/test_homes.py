@@ -115,5 +115,5 @@ def test_functions_are_short() -> None:
 
 
 def test_parsim_does_not_grow() -> None:
-    """Its size when the Step became the whole step, and the table of what people ask for; more room needs a reason."""
-    assert sum(path.read_text().count("\n") for path in FILES) <= 18_150
+    """Its size when the Step became the whole step, the table of what people ask for, and stacks' limits; more needs a reason."""
+    assert sum(path.read_text().count("\n") for path in FILES) <= 18_400

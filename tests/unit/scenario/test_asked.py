@@ -158,6 +158,11 @@ def test_a_model_is_another_name_or_not_built_and_never_another_model(name: str,
     assert fault.startswith(f"unknown model '{name}'{said}")
 
 
+def test_a_base_that_is_not_built_says_so_too() -> None:
+    (fault,) = faults_of("model", base="mixtral-8x7b")
+    assert fault.startswith("unknown model 'mixtral-8x7b', which is not built: experts; known: gpt3-6.7b")
+
+
 @pytest.mark.parametrize(
     ("name", "known"),
     [

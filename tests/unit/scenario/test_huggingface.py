@@ -239,6 +239,8 @@ def test_kv_heads_left_out_are_those_of_the_family(tmp_path: Path) -> None:
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not read; null is"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0 is not read; null is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config = a mapping is not read; null is"),
+        ({"kv_lora_rank": 512}, "kv_lora_rank = 512 is not read; null is"),
+        ({"vision_config": {"depth": 2}}, "vision_config = a mapping is not read; null is"),
         ({"add_cross_attention": True}, "add_cross_attention = true is not read; false is"),
         ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers = 1 is not read; 0 is"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads = a mapping is not read; {} is"),
