@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import _signal as signal  # without the enumerations of its Python half, whose import takes as long as all else here
+# The C half of signal: the enumerations of its Python half take as long to import as all else here.
+import _signal as signal  # type: ignore[import-not-found]
 import os
 
 
