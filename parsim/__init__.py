@@ -6,12 +6,8 @@ No package bears the name of a function: the checks and the comparison with meas
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _HOMES is what its text says
+TYPE_CHECKING = False  # nothing is imported here, typing neither: the command line listens to Ctrl-C only when this file is through
+if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _homes reads it
     from parsim.errors import ParsimError as ParsimError
     from parsim.estimator.estimate import estimate as estimate
     from parsim.estimator.estimate import estimates as estimates
@@ -29,16 +25,27 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _HOM
     from parsim.simulator import simulate as simulate
 
 __version__ = "0.1.0"
-_TEXT = (pkgutil.get_data(__name__, "__init__.py") or b"").decode()
-_HOMES = {name: home for home, name in re.findall(r"from (\S+) import (\w+) as", _TEXT)}
-__all__ = sorted(_HOMES)
+
+
+def _homes() -> dict[str, str]:
+    """Public name -> the module that has it, as the imports above say."""
+    import pkgutil
+    import re
+
+    text = (pkgutil.get_data(__name__, "__init__.py") or b"").decode()
+    return {name: home for home, name in re.findall(r"from (\S+) import (\w+) as", text)}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    import importlib
+
+    homes = _homes() if name == "__all__" or not name.startswith("_") else {}
+    if name == "__all__":
+        return sorted(homes)
+    if name not in homes:
         raise AttributeError(f"module 'parsim' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(homes[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), "__all__", *_homes()})

@@ -5,18 +5,33 @@ Only typer, rich and the errors are imported at the top, so that `parsim --help`
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
+import typer.core
 
 from parsim import __version__
-from parsim.report.manners import FAILED, OK, WRONG, Commands, command, status
+from parsim.report.manners import FAILED, OK, WRONG, Ended, command, leave, status
 
 if TYPE_CHECKING:
     from parsim.report.console import Output
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands of a program, whose complaints about arguments are sentences: without the prefix that pydantic gives some."""
+
+    def invoke(self, ctx: Any) -> Any:  # a context of click, wherever typer has it from
+        """What the named command returns."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
 
 app = typer.Typer(
     name="parsim",
@@ -38,6 +53,12 @@ OutOption = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, and nothing else, on stdout")]
 Csv = Annotated[bool, typer.Option("--csv", help="print CSV, and nothing else, on stdout")]
+
+
+def _number(value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is no number of seconds.")
+    return value
 
 
 def _version(wanted: bool) -> None:
@@ -177,11 +198,18 @@ def verify(
 def execute(
     scenario: ScenarioFile,
     plan: Annotated[list[str] | None, typer.Option(help="only this plan; may be repeated", metavar="PLAN")] = None,
-    steps: Annotated[int | None, typer.Option(help="optimizer steps; the epochs of `training` where left out, or 3", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="optimizer steps; the epochs of `training` where left out, or 3", min=1, max=10**9)
+    ] = None,
+    every: Annotated[int | None, typer.Option(help="print each n-th step; an epoch, or a twentieth of all, where left out", min=1)] = None,
     transport: Annotated[TransportChoice, typer.Option(help="a process a rank, mpiexec's processes, or all in one")] = "shared_memory",
     precision: Annotated[Precision, typer.Option(help="of the numbers")] = "float64",
-    seed: Annotated[int | None, typer.Option(help="of weights, data and masks; the scenario's where left out", min=0)] = None,
-    deadline: Annotated[float | None, typer.Option(help="seconds after which a run is ended", min=0.1, metavar="SECONDS")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="of weights, data and masks; the scenario's where left out", min=0, max=2**32 - 1)
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="seconds after which a run is ended", min=0.1, max=10**7, callback=_number, metavar="SECONDS")
+    ] = None,
     json: Json = False,
     csv: Csv = False,
 ) -> int:
@@ -189,14 +217,14 @@ def execute(
     from parsim.report.executing import execute_scenario
 
     options: dict[str, Any] = {"transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
-    return execute_scenario(scenario, _output(json, csv), plans=plan or (), num_steps=steps, **options)
+    return execute_scenario(scenario, _output(json, csv), plans=plan or (), num_steps=steps, every=every, **options)
 
 
 @app.command(epilog="Example:  parsim calibrate --out machine.yaml;  then in a scenario  cluster: {node: file:machine.yaml}, dtype: fp32")
 @command
 def calibrate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; machine.yaml where left out", metavar="FILE")] = None,
-    seconds: Annotated[float, typer.Option(help="how long to take samples", min=1, max=3600)] = 40,
+    seconds: Annotated[float, typer.Option(help="how long to take samples", min=1, max=3600, callback=_number)] = 40,
 ) -> int:
     """Measure this machine's cores and write them as a node that a scenario can name, or paste; exit 1 where too few samples are clean."""
     from parsim.report.calibrating import calibrate_machine
@@ -226,15 +254,16 @@ def explain(
 @command
 def plan(
     scenario: ScenarioFile,
-    top: Annotated[int, typer.Option(help="how many plans to show", min=1)] = 10,
+    top: Annotated[int, typer.Option(help="how many plans to show", min=1, max=10**6)] = 10,
     space: Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")] = None,
+    runnable: Annotated[bool, typer.Option("--runnable", help="leave out what the software stack cannot run")] = False,
     json: Json = False,
     csv: Csv = False,
 ) -> int:
     """Rank the plans that a scenario leaves open (auto, or lists of values) by step time; exit 1 when none fits."""
     from parsim.report.running import rank_scenario
 
-    return rank_scenario(scenario, _output(json, csv), top=top, space=space)
+    return rank_scenario(scenario, _output(json, csv), top=top, space=space, runnable=runnable)
 
 
 @app.command(epilog="Example:  parsim validate tests/witnesses/table5.csv --where source_family=papers")
@@ -269,7 +298,8 @@ def _run() -> int:
     try:
         app(prog_name="parsim")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else (FAILED if end.code else OK)
+        code = end.code if isinstance(end.code, int) else OK
+        return leave() if code == FAILED and not isinstance(end, Ended) else code  # so typer ends where nobody reads its help any more
     return OK
 
 

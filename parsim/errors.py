@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -79,12 +80,46 @@ class ScenarioError(ParsimError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The name of `known` that `name` was probably meant to be, or "".
 
+    Each of its numbers and words stands in the other, perhaps cut short or with a typing error, since another number or a word more
+    means another thing.
+
     >>> nearest("tensor_paralel", ["tensor_parallel", "pipeline_parallel"]), nearest("zebra", ["apple"])
     ('tensor_parallel', '')
+    >>> nearest("qwen3-8b", ["qwen2.5-7b"]), nearest("qk_norm", ["norm"])
+    ('', '')
     """
-    by_lower = {each.lower(): each for each in known}
+    by_lower = {each.lower(): each for each in known if _may_mean(name.lower()[:100], each.lower())}
     matches = difflib.get_close_matches(name.lower()[:100], by_lower, n=1)
     return by_lower[matches[0]] if matches else ""
+
+
+def _may_mean(name: str, known: str) -> bool:
+    left = _WORDS.findall(known)
+    for word in _WORDS.findall(name):
+        match = next((each for each in left if _is_word(word, each)), None)
+        if match is None:
+            return _joined_alike(name, known)
+        left.remove(match)
+    return True
+
+
+def _is_word(word: str, known: str) -> bool:
+    if word == known or word[0].isdigit() or len(word) < 3:
+        return word == known
+    return known.startswith(word) or word.startswith(known) or _ratio(word, known) >= 0.8  # one wrong letter in four
+
+
+def _joined_alike(name: str, known: str) -> bool:
+    """Whether they differ in little but how words are set apart."""
+    return _NUMBERS.findall(name) == _NUMBERS.findall(known) and _ratio(_APART.sub("", name), _APART.sub("", known)) >= 0.9
+
+
+def _ratio(name: str, known: str) -> float:
+    return difflib.SequenceMatcher(None, name, known).ratio()
+
+
+_NUMBERS, _APART = re.compile(r"\d+(?:\.\d+)?"), re.compile(r"[\W_]")
+_WORDS = re.compile(rf"[^\W\d_]+|{_NUMBERS.pattern}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ def hint_of(name: str, known: Iterable[str]) -> str:
     if meant:
         return f" (did you mean {' or '.join(map(repr, meant[:_MOST]))}?)"
     for word in _family_words(name[:100]):
-        family = [each for each in listed if word in _family_words(each)]
+        family = [each for each in listed if word in _family_words(each) and f"{word}." not in each]
         if family:
             more = ", ..." if len(family) > _MOST else ""
             return f" (of {word} there {'is' if len(family) == 1 else 'are'} {', '.join(family[:_MOST])}{more})"

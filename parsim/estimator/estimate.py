@@ -15,7 +15,7 @@ from parsim.estimator.memory import rank_memory
 from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import lower_bound, step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
-from parsim.estimator.totals import Totals, device_totals
+from parsim.estimator.totals import device_totals
 from parsim.model.dims import MATMUL
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Plan
@@ -53,6 +53,7 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     multiplied_in = stages.workload.model.multiplies_in(MATMUL)
     peak = scenario.cluster.node.accelerator.peak(multiplied_in) * chosen.num_devices * step_s
     useful = model_flops_per_token(scenario.model, scenario.batch.sequence_length)
+    again = chosen.num_devices // len(totals) * sum(each.again_flops for each in totals)
     return Estimate(
         name=name,
         plan=chosen,
@@ -61,7 +62,7 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         tokens_per_s_per_device=tokens / step_s / chosen.num_devices,
         mfu=useful[0] * tokens / peak,
         mfu_causal=useful[1] * tokens / peak,
-        hfu=_executed_flops(stages, totals, chosen.num_devices) / peak,
+        hfu=(useful[0] * tokens + again) / peak,
         breakdown_s={key: ps / PS_PER_S for key, ps in line.charges.items()},
         critical_rank=line.critical_rank,
         memory_bytes=tuple(dict(zip(memory, ranks, strict=True)) for ranks in zip(*memory.values(), strict=True)),
@@ -72,17 +73,6 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         layers=tuple(int(n[0]) for n in stages.workload.layers),
         num_micro_batches=stages.workload.num_micro_batches,
     )
-
-
-def _executed_flops(stages: Stages, first: Sequence[Totals], num_devices: int) -> int:
-    """FLOPs of all devices; with a master, the first of the replicas alone updates."""
-    w = stages.workload
-    master, alike = w.step.structure.master, num_devices // w.num_ranks
-    if master is None:
-        return alike * sum(each.flops for each in first)
-    replicas = int(w.sizes.num_ranks(master)[0])
-    others = device_totals(stages, {**dict.fromkeys(w.sizes.degrees, 0), master.axes[-1]: 1})
-    return alike // replicas * sum(own.flops + (replicas - 1) * other.flops for own, other in zip(first, others, strict=True))
 
 
 def estimates(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:

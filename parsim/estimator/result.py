@@ -16,7 +16,7 @@ class Estimate:
     """The predicted step of one plan.  Lists run over pipeline ranks; every figure is one rank's, never a sum over ranks.
 
     `mfu` counts 6 N + 12 L s w FLOPs a token (full attention, N without the input embedding, w = heads x head_dim) against the
-    dense peak of the matmul dtype; `mfu_causal` halves attention; `hfu` counts what the devices really execute.
+    dense peak of the matmul dtype; `mfu_causal` halves attention; `hfu` adds recomputed matmuls and attention, counted alike.
     Source: Chowdhery et al. 2022 (arXiv:2204.02311), appendix B; Korthikanti et al. 2022, section 6.
     """
 

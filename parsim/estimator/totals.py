@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,11 +12,12 @@ from parsim.cost.buckets import Held
 from parsim.cost.count import flops, hbm_bytes, sent_bytes
 from parsim.cost.sizes import Ints, Sizes
 from parsim.estimator.passes import Stages
+from parsim.model.op_kinds import COSTS
 from parsim.parallel.group import Group
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Send, Task
 
 Coordinates = Mapping[str, int | Ints]
-_FLOPS, _HBM_BYTES = "flops", "hbm_bytes"
+_FLOPS, _AGAIN, _HBM_BYTES = "flops", "again", "hbm_bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Totals:
     """What a device does in a step; HBM bytes are those of its passes."""
 
     flops: int
+    again_flops: int  # of recomputed matmuls and attention, all pairs of query and key counted
     hbm_bytes: int
     sent_bytes: dict[str, int]  # by link
 
@@ -38,8 +40,8 @@ def device_totals(stages: Stages, at: Mapping[str, int] | None = None) -> tuple[
         total = Counter({name: int(counts[rank]) for name, counts in ends.items()})
         for index in own:
             total.update(passes[index])
-        work, moved = total.pop(_FLOPS, 0), total.pop(_HBM_BYTES, 0)
-        found.append(Totals(work, moved, {link: total[link] for link in (*links, *(total.keys() - set(links)))}))
+        work, again, moved = (total.pop(name, 0) for name in (_FLOPS, _AGAIN, _HBM_BYTES))
+        found.append(Totals(work, again, moved, {link: total[link] for link in (*links, *(total.keys() - set(links)))}))
     return tuple(found)
 
 
@@ -80,6 +82,8 @@ def _counts(stages: Stages, task: Task, sizes: Sizes, at: Coordinates, held: Hel
     match task:
         case Compute() if task.stream == COMPUTE_STREAM:
             yield _FLOPS, flops(task, sizes, held)
+            if task.again and COSTS[task.kernel].family != "elementwise":
+                yield _AGAIN, flops(replace(task, attributes={**task.attributes, "causal": 0}), sizes)
             yield _HBM_BYTES, hbm_bytes(task, sizes, held)
         case Send():
             yield "pp", sent_bytes(task, sizes, stages.workload.model, 0)

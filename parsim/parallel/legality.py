@@ -35,7 +35,7 @@ def faults(
     >>> tiny = TransformerSpec("tiny", 4, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
     >>> for fault in faults(Plan(tensor_parallel=4), tiny, Batch(8, 16), 4):
     ...     print(fault)
-    tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads comes later). Legal: 1, 2
+    tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads is not built). Legal: 1, 2
     """
     if broken := [*_not_positive(plan), *_unknown_names(plan), *sharding_faults.unknown_dimensions(plan)]:
         return broken

@@ -138,4 +138,5 @@ class Stack:
     collectives: Mapping[str, str] = _key(
         dict, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out"
     )
+    limits: tuple[str, ...] = _key((), "what it cannot run, which is marked in reports")  # names of stack_limits.py
     source: str = ""

@@ -26,7 +26,7 @@ def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
     degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
     name, extent = ("num_kv_heads", kv_heads) if kv_heads % degree else ("ffn_hidden_size", model.ffn_hidden_size)
     if extent % degree:
-        later = " (replicating kv heads comes later)" if kv_heads % degree and degree % kv_heads == 0 else ""
+        later = " (replicating kv heads is not built)" if kv_heads % degree and degree % kv_heads == 0 else ""
         message = f'tensor_parallel = {degree} does not divide {name} = {extent} of model "{model.name}"{later}'
         yield PlanFault("tensor_parallel", message, f"Legal: {comma_list(divisors(tensor_parts(model)))}")
 

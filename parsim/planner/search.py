@@ -19,6 +19,7 @@ from parsim.estimator.result import Estimate, Estimates
 from parsim.parallel.fault import divisors
 from parsim.parallel.legality import faults, legal_degrees
 from parsim.parallel.plan import KEYS, Plan
+from parsim.parallel.stack_limits import reasons
 
 if TYPE_CHECKING:
     from parsim.scenario import PlanSpace, Scenario
@@ -108,16 +109,21 @@ def _complete(scenario: Scenario, chosen: dict[str, object], axes: Mapping[str, 
     return [Plan(**{**chosen, "data_parallel": rest, "zero_group": group, "schedule": name}) for name in names]  # type: ignore[arg-type]
 
 
-def plan(scenario: Scenario, space: str | None = None, *, top: int = 10) -> Ranking:
+def plan(scenario: Scenario, space: str | None = None, *, top: int = 10, runnable: bool = False) -> Ranking:
     """The `top` fastest plans that fit, of one space of the scenario, or of all plans that its model and cluster allow.
 
-    Ties go to the plan with less memory, then to the smaller degrees.
+    `runnable` leaves out what the scenario's stack cannot run.  Ties go to the plan with less memory, then to the smaller degrees.
 
     Raises:
         ScenarioError: the scenario has no space of that name, or several and none is named.
         PlanError: no plan of the space is legal.
     """
     plans = candidates(scenario, _space(scenario, space))
+    if runnable:
+        said = {each: reasons(each, scenario.model.num_layers, scenario.stack) for each in plans}
+        plans = [each for each in plans if not said[each]]
+        if not plans:
+            raise PlanError(f'stack "{scenario.stack.name}" runs no plan of this space', remedy=f"{next(iter(said.values()))[0]}.")
     bounded = bounds(scenario, plans)
     fitting = [i for i in range(len(plans)) if bounded.fits[i]]
     best = _fastest(scenario, plans, bounded, fitting, top)

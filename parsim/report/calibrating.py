@@ -12,7 +12,8 @@ from parsim.calibrate.machine import build_node, load_node, text_of
 from parsim.calibrate.samples import LawFit
 from parsim.calibrate.wall import RULE, StepTime, time_plans
 from parsim.report.console import Output, bar, log, percent, say, show_table
-from parsim.report.files import prepare, write
+from parsim.report.files import prepare_file, write
+from parsim.report.manners import unwind
 from parsim.report.running import progress
 from parsim.scenario import load
 
@@ -26,8 +27,8 @@ def calibrate_machine(out: Path | None, seconds: float) -> int:
         ParsimError: this machine cannot be timed.
         OSError: the file cannot be written.
     """
-    path = out or DEFAULT
-    prepare(path.resolve().parent)  # before the work
+    path = prepare_file(out or DEFAULT)  # before the work
+    unwind()
     calibration = _calibrate(seconds)
     if calibration.lacking:
         return 1
@@ -44,6 +45,7 @@ def verify_time(path: Path, machine: Path | None, output: Output) -> int:
         ParsimError: the scenario or the machine's file is wrong, a worker died, or this machine cannot be timed.
     """
     scenario = load(path)
+    unwind()
     if machine is None:
         calibration = _calibrate(SECONDS)
         if calibration.lacking:

@@ -18,7 +18,8 @@ from rich.text import Text
 from parsim.errors import ParsimError
 from parsim.report.files import csv_text, json_text
 
-_GAP = 2  # spaces between columns, 1 where the terminal is narrow
+_GAP = 2  # spaces between columns, 1 where the table would not fit
+_PLAIN = 80  # columns of a plain terminal
 _FOLDED = 12  # the least width of a column that folds, if a word of it is as long
 _PIPED_COLUMNS = 2000  # wide enough that no table is cut; tables take only what they need
 
@@ -89,7 +90,7 @@ def show_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = (), t
     wide = {name: max(_widths(cells[name], "\n")) for name in columns}
     least = {name: min(_FOLDED, max(_widths(cells[name], None))) if name in left else wide[name] for name in columns}
     out = console()
-    gap = _GAP if sum(wide.values()) + _GAP * (len(columns) - 1) <= out.width else 1
+    gap = _GAP if sum(wide.values()) + _GAP * (len(columns) - 1) <= min(out.width, _PLAIN) else 1
     widths = _fit_widths(wide, least, out.width - gap * (len(columns) - 1))
     out = console(width=max(out.width, sum(widths.values()) + gap * (len(columns) - 1)))
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))

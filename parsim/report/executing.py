@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,15 +15,25 @@ from parsim.errors import ParsimError
 from parsim.executor.evaluate import Score
 from parsim.executor.run import Execution, Transport, execute
 from parsim.report.console import Output, bar, log, percent, say, show_table
+from parsim.report.manners import unwind
 from parsim.scenario import Scenario, load
 
 _STEPS = 3  # of a scenario without data
+_LINES = 20  # of a plan, unless the user wants more
 
 
 def execute_scenario(
-    path: Path, output: Output, *, plans: Sequence[str], num_steps: int | None, transport: Transport, seed: int | None, **options: Any
+    path: Path,
+    output: Output,
+    *,
+    plans: Sequence[str],
+    num_steps: int | None,
+    every: int | None,
+    transport: Transport,
+    seed: int | None,
+    **options: Any,
 ) -> int:
-    """The exit status: 0.  `options`: the precision and the deadline_s of `execute`.
+    """The exit status: 0.  `every`: after how many steps a line is printed; `options`: the precision and the deadline_s of `execute`.
 
     Raises:
         ParsimError: the scenario is wrong or too large to execute, or a worker ended.
@@ -31,11 +42,13 @@ def execute_scenario(
     if seed is not None:
         scenario = replace(scenario, seed=seed)
     num_steps, epoch = _lengths(scenario, num_steps)
+    every = every or _every(num_steps, epoch)
     names = tuple(dict.fromkeys(plans)) or tuple(scenario.plans)
     if not names:
         raise ParsimError("no plan here says how the work is split", str(path), "The planner fills open axes: parsim plan.")
     for name in names:
         scenario.plan(name)  # an unknown one is told before the first runs
+    unwind()
     quiet = output.json or output.csv or _is_a_follower(transport)
     rows: list[dict[str, Any]] = []
     runs: dict[str, Execution] = {}
@@ -47,7 +60,7 @@ def execute_scenario(
                 scores = {"validation_loss": score and score.loss, "accuracy": score and score.accuracy}
                 rows.append({"plan": plan, "step": step + 1, "loss": loss, **scores})
                 show(plan, (step + 1) / num_steps)
-                if not quiet:
+                if not quiet and (step == 0 or step + 1 == num_steps or not (step + 1) % every):
                     say(_line(rows[-1]))
 
             runs[name] = execute(scenario, name, num_steps=num_steps, progress=report, **options)
@@ -67,6 +80,16 @@ def _lengths(scenario: Scenario, stated: int | None) -> tuple[int, int]:
         return stated or _STEPS, 0
     dataset = load_data(given.name, given.validation_split, scenario.seed, scenario.model, scenario.batch.sequence_length)
     return stated or dataset.num_steps(scenario.training.epochs, global_batch), dataset.steps_per_epoch(global_batch)
+
+
+def _every(num_steps: int, epoch: int) -> int:
+    """After how many steps a line is printed: an epoch or so many that few lines come.
+
+    >>> _every(3, 0), _every(900, 45), _every(900, 0), _every(1000, 10)
+    (1, 45, 45, 50)
+    """
+    unit = epoch if 0 < epoch < num_steps else 1
+    return unit * math.ceil(num_steps / unit / _LINES)
 
 
 def _is_a_follower(transport: str) -> bool:

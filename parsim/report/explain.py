@@ -36,7 +36,7 @@ METRICS: Final[Mapping[str, str]] = {
     "without the input embedding, L layers, S tokens a sequence, w = heads x head_dim (Chowdhery et al. 2022, appendix B); "
     "a weight that multiplies features costs 4, since they need no gradient",
     "mfu_causal": "as mfu, with half the attention FLOPs: only the pairs that a causal mask leaves",
-    "hfu": "FLOPs that the devices execute, recomputation and padding included / (step_s x devices x dense peak)",
+    "hfu": "as mfu, with the matmuls and the attention that recomputation runs again; without recomputation the two are equal",
     "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",
     "capacity_bytes": "the device memory that a program can allocate",
     "fits": "whether the peak of every stage is at most the capacity",

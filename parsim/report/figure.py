@@ -17,7 +17,7 @@ from parsim import units
 from parsim.parallel import dimensions
 from parsim.report.files import csv_text, write
 from parsim.report.results import Result, Results
-from parsim.report.summary import headline
+from parsim.report.summary import headline, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,13 +117,13 @@ def draw(results: Results) -> Figure:
     time.set_yticks(range(len(names)), names)
     time.set_ylim(len(names) - 0.45, -0.55)  # the first plan on top
     memory.tick_params(axis="y", left=False)
-    figure.suptitle("\n".join(textwrap.wrap(headline(results.scenario), 130)), fontsize=9, x=0.01, ha="left")
+    figure.suptitle("\n".join(textwrap.wrap(f"{headline(results.scenario)}, {size(results.scenario)}", 130)), fontsize=9, x=0.01, ha="left")
     return figure
 
 
 def _draw_time(axes: Axes, plans: Sequence[Result]) -> None:
     parts = [dict(each.estimate.breakdown_s) for each in plans]
-    ends = _stack(axes, parts, TIME, [""] * len(plans))
+    ends = _stack(axes, parts, TIME, _hatches(plans))
     measured = [(row, each.measured_step_s) for row, each in enumerate(plans) if each.measured_step_s is not None]
     if measured:
         rows, seconds = zip(*measured, strict=True)
@@ -144,7 +144,7 @@ def _draw_time(axes: Axes, plans: Sequence[Result]) -> None:
 def _draw_memory(axes: Axes, plans: Sequence[Result]) -> None:
     gib = float(units.parse("1 GiB", "bytes"))
     parts = [{name: size / gib for name, size in each.estimate.memory_bytes[each.most_loaded].items()} for each in plans]
-    ends = _stack(axes, parts, MEMORY, ["" if each.estimate.fits else OVER for each in plans])
+    ends = _stack(axes, parts, MEMORY, _hatches(plans))
     capacity = plans[0].estimate.capacity_bytes
     axes.axvline(capacity / gib, color="black", linewidth=1, linestyle="--", label=f"capacity, {units.format(capacity, 'GiB')}")
     for row, each in enumerate(plans):
@@ -155,6 +155,10 @@ def _draw_memory(axes: Axes, plans: Sequence[Result]) -> None:
     axes.set_title("memory of the most loaded stage")
     axes.set_xlabel("GiB")
     _legend(axes, "outside lower right")
+
+
+def _hatches(plans: Sequence[Result]) -> list[str]:
+    return ["" if each.estimate.fits else OVER for each in plans]
 
 
 def _stack(axes: Axes, plans: Sequence[Mapping[str, float]], colours: Mapping[str, str], hatches: Sequence[str]) -> list[float]:

@@ -45,6 +45,18 @@ def prepare(directory: Path) -> Path:
     return directory
 
 
+def prepare_file(path: Path) -> Path:
+    """The path, where a file can be written now.
+
+    Raises:
+        OSError: it is a directory, or its directory cannot be made or written to.
+    """
+    prepare(path.resolve().parent)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory, not a file", str(path))
+    return path
+
+
 def json_text(document: Mapping[str, Any]) -> str:
     """The document as JSON, in the order of its keys; the same document gives the same text.
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Final, ParamSpec
-
-import typer
-from typer.core import TyperGroup
+from typing import Final, ParamSpec
 
 from parsim.errors import ParsimError
 
@@ -19,27 +17,19 @@ OK, FAILED, WRONG, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141  # the last two
 _NAME: Final = "parsim"
 
 
+class Ended(SystemExit):
+    """A command has ended, with its status: one that typer chooses is another SystemExit."""
+
+
 def command(work: Callable[P, int]) -> Callable[P, None]:
     """`work` as a command: what it returns is the exit status, and what goes wrong in it is told in words."""
 
     @functools.wraps(work)
     def polite(*args: P.args, **kwargs: P.kwargs) -> None:
-        raise typer.Exit(status(lambda: work(*args, **kwargs)))
+        raise Ended(status(lambda: work(*args, **kwargs)))
 
     polite.__annotations__ = {**work.__annotations__, "return": None}
     return polite
-
-
-class Commands(TyperGroup):
-    """The commands of a program, whose complaints about arguments are sentences: without the prefix that pydantic gives some."""
-
-    def invoke(self, ctx: Any) -> Any:  # a context of click, wherever typer has it from
-        """What the named command returns."""
-        try:
-            return super().invoke(ctx)
-        except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")
-            raise
 
 
 def status(work: Callable[[], int]) -> int:
@@ -59,6 +49,12 @@ def status(work: Callable[[], int]) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _complain(f"{place}{error.strerror or error}")
+
+
+def unwind() -> None:
+    """From now on Ctrl-C is a KeyboardInterrupt, so that workers and their shared memory are put away."""
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def leave() -> int:

@@ -17,8 +17,12 @@ from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
+from parsim.model.parameters import num_parameters
+from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
+from parsim.parallel.stack_limits import reasons
 from parsim.scenario import Measured, Scenario
+from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
 from parsim.step.step import Segment
 from parsim.step.task import Compute
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from parsim.planner import Ranking
 
 SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
+_OTHER_STACK: Final = "torchtitan"
 BACKENDS: Final = ("estimate", "simulate")
 _RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
 _RANKED: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes")  # of a plan in a ranking
@@ -132,11 +137,25 @@ def document(results: Results) -> dict[str, Any]:
         "scenario": results.scenario.name,
         "seed": results.scenario.seed,
         "backend": results.backend,
-        "plans": [_plan_document(result) for result in results.plans],
+        "num_parameters": num_parameters(results.scenario.model),
+        "plans": [_plan_document(result, results.scenario) for result in results.plans],
     }
 
 
-def _plan_document(result: Result) -> dict[str, Any]:
+def cannot_run(scenario: Scenario, plan: Plan) -> str:
+    """Why the scenario's stack cannot run a plan, with one that can; "" where it can."""
+    return "; ".join(reasons(plan, scenario.model.num_layers, scenario.stack))
+
+
+def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, Estimate] | None:
+    """A stack that differs much from the default one, and a plan's estimate under it; None where the plan is not legal there."""
+    stack = read("stacks", _OTHER_STACK)
+    if faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, stack=stack):
+        return None
+    return stack.name, estimate(replace(scenario, stack=stack), plan)
+
+
+def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
     predicted = result.estimate
     return {
         **{name: getattr(predicted, name) for name in ("name", "step_s", *_RATES, "peak_bytes", "capacity_bytes", "fits")},
@@ -150,6 +169,7 @@ def _plan_document(result: Result) -> dict[str, Any]:
         "plan": plan_document(predicted.plan),
         "num_micro_batches": predicted.num_micro_batches,
         "layers_per_stage": list(predicted.layers),
+        "stack_cannot": cannot_run(scenario, predicted.plan) or None,
         "num_events": result.num_events,
         **({"sharing": result.sharing.document()} if result.sharing else {}),
     }
@@ -179,7 +199,7 @@ def table(results: Results) -> list[dict[str, object]]:
     """What results.csv holds: a row a plan, memory of the most loaded rank."""
     rows = []
     for result in results.plans:
-        whole = _plan_document(result)
+        whole = _plan_document(result, results.scenario)
         row: dict[str, object] = {"scenario": results.scenario.name, "backend": results.backend, "plan": whole["name"]}
         row |= flat(whole["plan"])
         row |= {key: value for key, value in whole.items() if key != "name" and not isinstance(value, dict | list)}
@@ -195,6 +215,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "schema": SCHEMA,
         "parsim_version": __version__,
         "scenario": scenario.name,
+        "num_parameters": num_parameters(scenario.model),
         "num_legal": ranking.num_legal,
         "num_over_memory": ranking.num_over_memory,
         "num_fit": ranking.num_fit,
@@ -203,6 +224,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
                 **{"place": place, "plan": plan_document(each.plan)},
                 **{name: getattr(each, name) for name in _RANKED},
                 "breakdown_s": dict(each.breakdown_s),
+                "stack_cannot": cannot_run(scenario, each.plan) or None,
             }
             for place, each in enumerate(ranking.rows, 1)
         ],
@@ -211,7 +233,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
 
 def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
-    figures = [{key: value for key, value in each.items() if key in _RANKED} for each in document["plans"]]
+    figures = [{key: value for key, value in each.items() if key in (*_RANKED, "stack_cannot")} for each in document["plans"]]
     return [{"place": each["place"], **flat(each["plan"]), **row} for each, row in zip(document["plans"], figures, strict=True)]
 
 

@@ -83,6 +83,8 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
         ParsimError: nothing is called so; the nearest is named.
     """
     rows = {kind: _figures_of(kind, name) for kind in catalog.kinds() if catalog.find(kind, name)}
+    if "models" in rows:
+        rows["models"].append({"figure": "parameters", "value": f"{_num_parameters(name):,}", "source": "counted from its ops"})
     for kind in _REGISTRIES:
         if name in (known := _registered_names(kind)):
             rows[kind] = [{"figure": "about", "value": known[name], "source": ""}]
@@ -98,6 +100,13 @@ def _figures_of(kind: str, name: str) -> list[dict[str, str]]:
     row, alias = catalog.find(kind, name), catalog.aliases(kind).get(name)
     same = [{"figure": "same_as", "value": row, "source": alias["source"]}] if alias else []
     return same + figures(catalog.row(kind, row))
+
+
+def _num_parameters(name: str) -> int:
+    from parsim.model.parameters import num_parameters
+    from parsim.scenario.rows import read
+
+    return num_parameters(read("models", name))
 
 
 def figures(row: CatalogRow) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from parsim.report import results as made
 from parsim.report.console import Output, log, percent, say, show_table
 from parsim.report.figure import save
 from parsim.report.files import csv_text, folder, json_text, prepare, write
+from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing
 from parsim.scenario import Scenario, load
@@ -86,7 +87,7 @@ def _log_files(directory: Path, written: list[Path]) -> None:
     log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
 
 
-def rank_scenario(path: Path, output: Output, *, top: int, space: str | None) -> int:
+def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, runnable: bool = False) -> int:
     """The exit status: 0, or 1 where no plan fits its device.
 
     Raises:
@@ -95,7 +96,7 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None) ->
     from parsim.planner import plan
 
     scenario = load(path)
-    ranking = plan(scenario, space, top=top)
+    ranking = plan(scenario, space, top=top, runnable=runnable)
     document = made.ranking_document(scenario, ranking)
     output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
     if nearest := ranking.nearest:
@@ -113,6 +114,7 @@ def verify_scenario(path: Path, output: Output) -> int:
     from parsim.verify.shrink import RULE
 
     scenario = load(path)
+    unwind()
     checks = verify(scenario, progress=progress(len(scenario.plans)))
     failed = sum(not check.ok for check in checks)
     rows = [asdict(check) for check in checks]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from parsim import units
 from parsim.errors import CapacityError
 from parsim.estimator.result import Estimate
+from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import KEYS, Plan
 from parsim.report.console import percent, say, show_table
-from parsim.report.results import LayerRow, Results
+from parsim.report.results import LayerRow, Results, cannot_run, with_other_stack
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -26,54 +27,101 @@ _SAID: Final = (
 _OWN_COLUMN: Final = tuple(name for name in KEYS if name not in _SAID)
 
 
+_MARK: Final = "*"  # of a plan that the stack cannot run
+
+
 def headline(scenario: Scenario) -> str:
-    """The scenario in a line: model, devices, batch, software."""
-    cluster, batch = scenario.cluster, scenario.batch
+    """The scenario in a line: model, devices, software."""
+    cluster = scenario.cluster
     boxes = f"{cluster.num_nodes} x {cluster.node.name}" + (f", {cluster.fabric.name}" if cluster.fabric and cluster.num_nodes > 1 else "")
     devices = f"{cluster.num_devices} x {cluster.node.accelerator.name} ({boxes})"
+    return f"{scenario.model.name} on {devices}, {scenario.stack.name}{' by default' if scenario.default_stack else ''}"
+
+
+def size(scenario: Scenario) -> str:
+    """Parameters and batch in a line."""
+    batch = scenario.batch
     work = f"{batch.global_batch} sequences of {batch.sequence_length} tokens in {batch.dtype}"
-    return f"{scenario.model.name} on {devices}, {work}, {scenario.stack.name}"
+    return f"{num_parameters(scenario.model):,} parameters, {work}"
+
+
+def _open(scenario: Scenario, first: Estimate | None, name: str) -> None:
+    """Say what is predicted; of a stack that nobody chose, what another would change."""
+    other = with_other_stack(scenario, first.plan) if first and scenario.default_stack else None
+    compared = ""
+    if first and other:
+        mine, others = (units.format(each.step_s, "s") for each in (first, other[1]))
+        compared = f" ({name} takes {mine}, with stack: {other[0]} {others})"
+    say(f"{headline(scenario)}{compared}")
+    say(size(scenario))
+
+
+def _close(said: Mapping[str, str]) -> None:
+    """Why the stack cannot run plans that are marked."""
+    for name, why in said.items():
+        if why:
+            say(f"{_MARK} {name}: {why}")
 
 
 def show_results(results: Results) -> None:
     """The results of all plans: what each is and reaches, where its time goes, and what its memory holds."""
-    say(headline(results.scenario))
+    scenario, first = results.scenario, results.plans[0].estimate
+    _open(scenario, first, first.name)
     has_chunks = any(each.estimate.plan.virtual_pipeline > 1 for each in results.plans)
-    has_measured = any(each.measured_step_s for each in results.plans)
-    rows, times, memories = [], [], []
+    said = {each.estimate.name: cannot_run(scenario, each.estimate.plan) for each in results.plans}
+    rows, times, memories, measured = [], [], [], []
     for result in results.plans:
-        row = {"plan": result.estimate.name, **_axes(result.estimate, has_chunks), **_predictions(result.estimate)}
-        if has_measured:
-            row["measured"] = units.format(result.measured_step_s, "s", digits=4) if result.measured_step_s else ""
-            row["error"] = "" if result.step_error is None else percent(result.step_error, signed=True)
-        rows.append(row)
-        parts, memory = result.estimate.breakdown_s, result.estimate.memory_bytes[result.most_loaded]
+        predicted = result.estimate
+        plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
+        rows.append({**plan, **_axes(predicted, has_chunks), **_predictions(predicted)})
+        if result.measured_step_s is not None and result.step_error is not None:
+            seconds = {"predicted": predicted.step_s, "measured": result.measured_step_s}
+            shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
+            measured.append({**plan, **shown, "error": percent(result.step_error, signed=True)})
+        parts, memory = predicted.breakdown_s, predicted.memory_bytes[result.most_loaded]
         whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
-        shares = {name.removeprefix("exposed_"): percent(seconds / whole) for name, seconds in parts.items()}
-        times.append({"plan": result.estimate.name, "stage": str(result.estimate.critical_rank), **shares})
-        sizes = {name: _gib(size) for name, size in memory.items()}
-        memories.append({"plan": result.estimate.name, "stage": str(result.most_loaded), **sizes})
+        shares = {name.removeprefix("exposed_"): _share(seconds / whole) for name, seconds in parts.items()}
+        times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
+        sizes = {name: _gib(held) for name, held in memory.items()}
+        memories.append({**plan, "stage": str(result.most_loaded), **_broken(sizes)})
     say("")
     show_table(rows, left=_LEFT)
-    show_table(times, left=_LEFT, title="time, share of the step on the busiest stage")
+    if measured:
+        show_table(measured, left=_LEFT, title="step time")
+    show_table(times, left=_LEFT, title="time, % of the step on the busiest stage")
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
+    _close(said)
+
+
+def _broken(row: Mapping[str, str]) -> dict[str, str]:
+    """The row with its long names in two lines, so that a table is 80 columns wide."""
+    return {_in_two(name): text for name, text in row.items()}
+
+
+def _in_two(name: str) -> str:
+    half = (len(name) + 1) // 2
+    return name.replace("_", "_\n") if "_" in name else f"{name[:half]}-\n{name[half:]}" if len(name) > 8 else name
+
+
+def _share(share: float) -> str:
+    return percent(share).removesuffix(" %")
 
 
 def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
     plan = estimate.plan
     tp, pp, dp = map(axis_of, ("tensor_parallel", "pipeline_parallel", "data_parallel"))
     return {
-        tp: str(plan.tensor_parallel),
+        tp: f"{plan.tensor_parallel}{' sp' if plan.sequence_parallel else ''}",
         pp: str(plan.pipeline_parallel),
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
         dp: f"{plan.data_parallel}{_zero(plan)}",
-        "mbs": f"{plan.micro_batch} x {estimate.num_micro_batches}",
-        "recompute": f"{_recompute(plan)}{' +sp' if plan.sequence_parallel else ''}",
+        "mbs": f"{plan.micro_batch}x{estimate.num_micro_batches}",
+        "recompute": _recompute(plan),
     }
 
 
 def _zero(plan: Plan) -> str:
-    group = f" in {plan.zero_group}s" if plan.zero_group else ""
+    group = f"/{plan.zero_group}" if plan.zero_group else ""
     zero = f" z{plan.zero_stage}{group}" if plan.zero_stage else ""
     return zero + ("" if plan.reshard_after_forward else " kept") + (" host" if plan.offload_optimizer else "")
 
@@ -89,10 +137,9 @@ def _recompute(plan: Plan) -> str:
 def _predictions(estimate: Estimate) -> dict[str, str]:
     return {
         "step": units.format(estimate.step_s, "s", digits=4),
-        "token/s": _number(estimate.tokens_per_s, "token/s"),
-        "per\ndevice": _number(estimate.tokens_per_s_per_device, "token/s"),
-        "MFU": percent(estimate.mfu),
-        f"GiB of\n{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
+        "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
+        "MFU\n%": _share(estimate.mfu),
+        f"GiB\n/{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
         "fits": "yes" if estimate.fits else "no",
     }
 
@@ -152,7 +199,7 @@ def short(plan: Plan) -> str:
     >>> short(Plan(tensor_parallel=8, data_parallel=2, recompute="full"))
     'tp8 pp1 dp2 mbs1 recompute full'
     >>> short(Plan(data_parallel=4, zero_stage=3, zero_group=2, recompute_ops=("norm1",), recompute_every=2))
-    'tp1 pp1 dp4 z3 in 2s mbs1 recompute 1 op 1/2'
+    'tp1 pp1 dp4 z3/2 mbs1 recompute 1 op 1/2'
     """
     chunks = f" vpp{plan.virtual_pipeline}" if plan.virtual_pipeline > 1 else ""
     sequence = " sp" if plan.sequence_parallel else ""
@@ -162,17 +209,21 @@ def short(plan: Plan) -> str:
 
 def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     """The ranked plans of the planner."""
-    say(headline(scenario))
+    rows: list[dict[str, str]] = []
+    best = ranking.rows[0] if ranking.rows else None
+    _open(scenario, best, "the best plan")
     say(f"{ranking.num_legal:,} legal plans, {ranking.num_over_memory:,} exceed the memory, {ranking.num_fit:,} fit")
-    if ranking.rows:
-        say("")
-        best, has_chunks = ranking.rows[0], any(each.plan.virtual_pipeline > 1 for each in ranking.rows)
-        differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
-        rows = []
-        for place, each in enumerate(ranking.rows, 1):
-            others = {axis: str(getattr(each.plan, axis)) for axis in differ}
-            reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
-            behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
-            row = {"#": str(place), **_axes(each, has_chunks), **others, **reached}
-            rows.append(row | {"speed": behind if place > 1 else "best"})
-        show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
+    if best is None:
+        return
+    has_chunks = any(each.plan.virtual_pipeline > 1 for each in ranking.rows)
+    differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
+    said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
+    for (place, why), each in zip(said.items(), ranking.rows, strict=True):
+        others = {axis: str(getattr(each.plan, axis)) for axis in differ}
+        reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
+        behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
+        row = {"#": f"{place}{_MARK if why else ''}", **_axes(each, has_chunks), **others, **reached}
+        rows.append(row | {"speed": behind if rows else "best"})
+    say("")
+    show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
+    _close(said)

@@ -275,4 +275,7 @@ def _scenario(sections: Sections, parts: _Parts, path: str, default_name: str) -
     dataset = DataSpec(**dict(sections.data)) if sections.data is not None else None
     training = Training(**dict(sections.training)) if sections.training is not None else Training()
     spaces, measured = parts.spaces, parts.measured
-    return Scenario(name, model, parts.cluster, batch, parts.stack, plans, spaces, measured, seed, path, itemsize, dataset, training)
+    unstated = "stack" not in sections.model_fields_set
+    return Scenario(
+        name, model, parts.cluster, batch, parts.stack, plans, spaces, measured, seed, path, itemsize, dataset, training, unstated
+    )

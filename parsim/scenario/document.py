@@ -10,7 +10,7 @@ from pydantic import Field, create_model
 
 from parsim import data
 from parsim.parallel.plan import KEYS, Key
-from parsim.parallel.precision import MATMULS_ONLY, RECIPES
+from parsim.parallel.precision import RECIPES
 from parsim.scenario.fields import Axis, Known, Natural, Quantity, Section, Text, optional
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
 from parsim.scenario.types import Training
@@ -19,24 +19,12 @@ from parsim.scenario.written import ScheduleAxis
 T = TypeVar("T", bound=Section)
 _TYPES = get_type_hints(Training)
 DEFAULT_STACK = "megatron-2022"
-_MATMULS = "would be that of matmuls only: weights, gradients and activations stay wider, which is not built yet"
-_SHORT: Mapping[str, str] = {
-    **{"dp": "data_parallel", "tp": "tensor_parallel", "pp": "pipeline_parallel", "sp": "sequence_parallel"},
-    **dict.fromkeys(("vpp", "vp"), "virtual_pipeline"),
-    **dict.fromkeys(("mbs", "micro_batch_size"), "micro_batch"),
-    **dict.fromkeys(("gbs", "global_batch_size"), "global_batch"),
-    **dict.fromkeys(("seq_length", "seq_len"), "sequence_length"),
-    **dict.fromkeys(("hsdp", "shard_group"), "zero_group"),
-    "recomputation": "recompute",
-}
 
 
 class ClusterSection(Section):
     """Where it runs."""
 
-    hints: ClassVar[Mapping[str, str]] = {
-        **{"nodes": "num_nodes", "network": "fabric", "devices": "num_devices", "gpus": "num_devices", "num_gpus": "num_devices"}
-    }
+    place: ClassVar[str | None] = "cluster"
     node: NodeRef = Field(description="the node: a name of the catalog, file:path/to/row.yaml, or an inline row")
     num_nodes: Annotated[int, Field(gt=0, le=1_000_000)] | None = Field(
         None, description="the number of nodes; where left out, as many as num_devices needs, else 1"
@@ -50,10 +38,10 @@ class ClusterSection(Section):
 class BatchSection(Section):
     """What one optimizer step trains on."""
 
-    hints: ClassVar[Mapping[str, str]] = _SHORT
+    place: ClassVar[str | None] = "batch"
     global_batch: Natural = Field(description="the sequences of a step, all replicas together")
     sequence_length: Natural = Field(description="the tokens of a sequence")
-    dtype: Annotated[str, Known("dtypes", lambda: tuple(RECIPES), unbuilt=dict.fromkeys(MATMULS_ONLY, _MATMULS))] = Field(
+    dtype: Annotated[str, Known("dtypes", lambda: tuple(RECIPES))] = Field(
         "bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in"
     )
 
@@ -93,12 +81,13 @@ def _with_fields(definitions: dict[str, Any]) -> Callable[[type[T]], type[T]]:
 class PlanSection(Section):
     """How the work is split; an axis is a value, `auto`, or a list that the planner chooses from."""
 
-    hints: ClassVar[Mapping[str, str]] = _SHORT
+    place: ClassVar[str | None] = "plans"
 
 
 class MeasuredSection(Section):
     """What somebody measured of a plan."""
 
+    place: ClassVar[str | None] = "measured"
     step_time: Annotated[float, Quantity("s")] | None = Field(None, description="the time of a step")
     peak_memory: Annotated[float, Quantity("bytes")] | None = Field(None, description="the memory of the device that holds most")
     source: Text = Field("", description="where the figures stand")
@@ -107,7 +96,7 @@ class MeasuredSection(Section):
 class DataSection(Section):
     """What an executed training is fed with."""
 
-    hints: ClassVar[Mapping[str, str]] = {"split": "validation_split", "validation": "validation_split", "dataset": "name"}
+    place: ClassVar[str | None] = "data"
     name: Annotated[str, Known("data sets", data.names)] = Field(description="the data set")
     validation_split: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="the share of its sequences held back, to measure by")
 
@@ -116,12 +105,13 @@ class DataSection(Section):
 class TrainingSection(Section):
     """How an executed training goes."""
 
-    hints: ClassVar[Mapping[str, str]] = {"lr": "learning_rate", "decay": "weight_decay", "clip": "max_norm", "epsilon": "eps"}
+    place: ClassVar[str | None] = "training"
 
 
 class Sections(Section):
     """A scenario file of which parts may be missing, since they are at fault."""
 
+    place: ClassVar[str | None] = ""
     schema_version: Literal[1] = Field(1, alias="schema", description="the version of this format")
     name: Text = Field("", description="a name for reports; that of the file where left out")
     model: ModelRef | None = None

@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCu
 from parsim import catalog, units
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model import families
+from parsim.scenario import asked
 from parsim.scenario.tree import show
 
 T = TypeVar("T")
@@ -75,13 +76,10 @@ class Known:
     """Annotates text as one of some names: of the rows of a kind of the catalog, or of what `names` lists.
 
     Text that starts with `prefix` is legal in a file too: what it names was read before the file is checked.
-    `unbuilt` says of names that exist elsewhere why they are not legal here.
     """
 
-    def __init__(
-        self, kind: str, names: Callable[[], tuple[str, ...]] | None = None, *, prefix: str = "", unbuilt: Mapping[str, str] | None = None
-    ) -> None:
-        self.what, self.prefix, self.unbuilt = kind.removesuffix("s"), prefix, unbuilt or {}
+    def __init__(self, kind: str, names: Callable[[], tuple[str, ...]] | None = None, *, prefix: str = "") -> None:
+        self.what, self.prefix = kind.removesuffix("s"), prefix
         self.kind = "" if names else kind
         self.names = names or (lambda: catalog.names(kind))
 
@@ -91,10 +89,8 @@ class Known:
             return name
         if self.kind and (found := catalog.find(self.kind, name)):
             return found
-        if name in self.unbuilt:
-            raise complaint(f"{self.what} = {name} {self.unbuilt[name]}; legal: {', '.join(self.names())}")
-        hint = catalog.hint(self.kind, name) if self.kind else did_you_mean(name, self.names())
-        raise complaint(f"unknown {self.what} {show(name)}{hint}; known: {', '.join(self.names())}")
+        near = asked.about_value(self.what, name, self.names())
+        raise complaint(f"unknown {self.what} {show(name)}{near}; known: {', '.join(self.names())}")
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, core_schema.str_schema(strict=True))
@@ -128,7 +124,8 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=False)
     kind: ClassVar[str] = ""
-    hints: ClassVar[Mapping[str, str]] = {}  # keys that people write -> the key they mean
+    place: ClassVar[str | None] = None  # the section of a scenario that it is; None: a part of one
+    hints: ClassVar[Mapping[str, str]] = {}  # keys that people write for its own, beside those of asked.py
     derived: ClassVar[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {}  # key -> what it is where left out, from the other keys
 
     @model_validator(mode="wrap")
@@ -148,13 +145,16 @@ class Section(BaseModel):
     @classmethod
     def _sentence(cls, error: ErrorDetails) -> str:
         fields = {field.alias or name: field for name, field in cls.model_fields.items()}
-        key = str(error["loc"][-1]) if error["loc"] else ""
+        key = next((str(each) for each in reversed(error["loc"]) if each not in TAGS), "")
         if error["type"] == "extra_forbidden":
-            hint = f" (did you mean '{cls.hints[key]}'?)" if key in cls.hints else did_you_mean(key, fields)
-            return f"unknown key{hint}; keys here: {', '.join(fields)}"
+            if key in cls.hints:
+                return f"unknown key (did you mean '{cls.hints[key]}'?)"
+            if cls.place is not None and (said := asked.about_key(cls.place, key, fields, nested=isinstance(error["input"], list | dict))):
+                return f"unknown key{said}"
+            return f"unknown key{did_you_mean(key, fields)}; keys here: {', '.join(fields)}"
         if error["type"] == "missing":
             return f"missing; give {fields[key].description or 'a value'}" if key in fields else "missing"
-        return _sentence(error)
+        return _sentence(error, key)
 
 
 def optional(kind: type, description: str) -> Any:
@@ -167,14 +167,14 @@ def complaint(sentence: str) -> PydanticCustomError:
     return PydanticCustomError("parsim", "{sentence}", {"sentence": sentence})
 
 
-def _sentence(error: ErrorDetails) -> str:
+def _sentence(error: ErrorDetails, key: str) -> str:
     context, shown = error.get("ctx", {}), show(error["input"])
     match error["type"]:
         case "parsim":
             return str(context["sentence"])
         case "literal_error":
             legal = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
-            near = did_you_mean(error["input"], legal) if isinstance(error["input"], str) else ""
+            near = asked.about_value(key, error["input"], legal) if isinstance(error["input"], str) else ""
             return f"cannot be {shown}{near}; legal: {', '.join(legal)}"
         case "too_short":
             return "must not be empty"
@@ -204,10 +204,11 @@ def _from_base(kind: str, derived: Mapping[str, Callable[[Mapping[str, Any]], An
 
     A figure of the row that is as derived from its others is left out, and so derived anew with the changes.
     """
+    base = value["base"] if isinstance(value["base"], str) else show(value["base"])
     try:
-        row = catalog.row(kind, value["base"] if isinstance(value["base"], str) else show(value["base"]))
-    except ParsimError as error:
-        details = InitErrorDetails(type=complaint(f"{error.what}; {error.remedy}"), loc=("base",), input=value["base"])
+        row = catalog.row(kind, Known(kind).check(base))
+    except PydanticCustomError as error:
+        details = InitErrorDetails(type=error, loc=("base",), input=value["base"])
         raise ValidationError.from_exception_data(kind, [details]) from None
     changes = {key: each for key, each in value.items() if key != "base"}
     row["source"] = {figure: source for figure, source in row.get("source", {}).items() if figure not in changes}

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from parsim.errors import ScenarioError, did_you_mean
-from parsim.scenario.tree import show
+from parsim.errors import ScenarioError
+from parsim.scenario import asked
+from parsim.scenario.tree import read_bytes, show
 
 PREFIX: Final = "hf:"
 _MOST_BYTES: Final = 1_000_000
@@ -42,6 +43,7 @@ _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("reorder_and_upcast_attn", "use_bidirectional_attention"), False),
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "attention_chunk_size"), None),
     **dict.fromkeys(("quantization_config", "embedding_size", "word_embed_proj_dim", "no_rope_layers"), None),
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "text_config", "vision_config", "sliding_window_pattern"), None),
     **dict.fromkeys(("num_nextn_predict_layers", "chunk_size_feed_forward"), 0),
     "pruned_heads": {},
 }
@@ -121,8 +123,8 @@ def row(path: Path, name: str, sequence_length: int | None = None) -> dict[str, 
 def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, Any]:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        near = did_you_mean(kind, tuple(FAMILIES)) if isinstance(kind, str) else ""
-        raise ScenarioError(f"model_type {show(kind)} is not read{near}; known: {', '.join(FAMILIES)}")
+        said = asked.lack_of("model", kind) if isinstance(kind, str) else ""
+        raise ScenarioError(f"model_type {show(kind)} {said or 'is not read'}; known: {', '.join(FAMILIES)}")
     experts = [key for key in _EXPERTS if config.get(key)]
     if experts:
         raise ScenarioError(f"{experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")
@@ -147,13 +149,13 @@ def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, A
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MOST_BYTES + 1)
+        raw = read_bytes(path / "config.json" if path.is_dir() else path, _MOST_BYTES)
         if len(raw) > _MOST_BYTES:
             raise ScenarioError(f"the file is larger than {_MOST_BYTES} bytes, which no config.json is")
         config = json.loads(raw.decode("utf-8-sig"))
     except OSError as error:
-        raise ScenarioError(f"cannot read the file: {error.strerror}; the path is relative to the scenario file") from None
+        remedy = "give the path of a config.json or of its directory, relative to the scenario file; nothing is downloaded"
+        raise ScenarioError(f"cannot read the file: {error.strerror}; {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise ScenarioError(f"is no JSON in UTF-8: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(config, dict):

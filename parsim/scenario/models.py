@@ -26,6 +26,7 @@ class ModelRow(InlineRow):
     """A model of any family."""
 
     kind: ClassVar[str] = "models"
+    place: ClassVar[str | None] = "model"
     spec: ClassVar[type[ModelSpec]]
     family: str
 

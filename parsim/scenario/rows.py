@@ -11,6 +11,7 @@ from parsim.cluster.flash import KERNELS, OWN
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.parallel.plan import Stack
+from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
 from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Fraction, Known, Natural, Quantity, Text, complaint, optional
 from parsim.scenario.hardware import FabricRef, NodeRef
@@ -34,6 +35,7 @@ class StackRow(InlineRow):
     """A software stack."""
 
     kind: ClassVar[str] = "stacks"
+    place: ClassVar[str | None] = "stack"
     form: ClassVar[Any] = Stack
     attention: Annotated[str, Known("attention", lambda: ATTENTION)] = _as_in_stack("attention")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
@@ -48,6 +50,7 @@ class StackRow(InlineRow):
     host_launch: Seconds = _as_in_stack("host_launch_s")
     sustained_factor: dict[Text, Fraction] = _as_in_stack("sustained_factor")
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")
+    limits: list[Annotated[str, Known("limits", lambda: tuple(LIMITS))]] = _as_in_stack("limits")
     framework_memory: Overhead = _as_in_stack("framework_bytes")
     communicator_memory: Overhead = _as_in_stack("communicator_bytes")
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +71,27 @@ def read(path: str | Path) -> Tree:
     return tree
 
 
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """What a file holds, or a pipe that somebody writes into; of more than `most` bytes one more than that.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: the path is none.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        number, first = file.fileno(), b""
+        if stat.S_ISFIFO(os.fstat(number).st_mode):
+            with contextlib.suppress(BlockingIOError):  # there is a writer, who has nothing ready
+                if not (first := os.read(number, 1)):
+                    raise OSError(errno.EPIPE, "is a pipe that nobody writes into")
+        os.set_blocking(number, True)
+        return first + file.read(most + 1 - len(first))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # where no pipe is waited for
+
+
 def of(mapping: object, name: str) -> Tree:
     """The values of a Python mapping, copied to dicts and lists; there are no lines to point at."""
     tree = Tree(name)
@@ -76,8 +101,7 @@ def of(mapping: object, name: str) -> Tree:
 
 def _text(path: str | Path, tree: Tree) -> str | None:
     try:
-        with open(path, "rb") as file:
-            raw = file.read(_MOST_BYTES + 1)
+        raw = read_bytes(path, _MOST_BYTES)
         if len(raw) <= _MOST_BYTES:
             return raw.decode("utf-8-sig")
         tree.add(f"is larger than {_MOST_BYTES} bytes, which no scenario is")
@@ -86,7 +110,7 @@ def _text(path: str | Path, tree: Tree) -> str | None:
         message = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
         tree.add(message, before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
     except (OSError, ValueError) as error:
-        tree.add(_UNREADABLE.get(type(error), f"cannot be read: {error}"))
+        tree.add(_UNREADABLE.get(type(error), f"cannot be read: {getattr(error, 'strerror', '') or error}"))
     return None
 
 

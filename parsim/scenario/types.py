@@ -80,6 +80,7 @@ class Scenario:
     itemsize_bytes: Mapping[str, int]  # by dtype
     data: DataSpec | None = None  # None: an executed step draws its numbers from the seed
     training: Training = Training()
+    default_stack: bool = False  # no stack was stated
 
     def plan(self, name: str) -> Plan:
         """The plan of that name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from parsim.errors import ParsimError, did_you_mean
+from parsim.scenario.tree import read_bytes
 
 TEXTS: Final = (
     *("id", "source", "source_family", "strict", "workload", "model_name", "mlp", "accelerator", "intra_node_link", "inter_node_link"),
@@ -24,6 +26,7 @@ COUNTS: Final = (
 MEASURES: Final = ("step_s", "tokens_per_s_per_device", "peak_memory_bytes")
 COLUMNS: Final = (*TEXTS, *COUNTS, *MEASURES)
 MAY_BE_ZERO: Final = ("zero_stage", "num_experts", "top_k")
+_MOST_BYTES: Final = 100_000_000
 _MOST: Final = 10**7  # above any count of a training run; what still overflows, sizes.py refuses
 
 
@@ -48,8 +51,7 @@ def read(path: str | Path, where: Sequence[str] = ()) -> list[TableRow]:
         ParsimError: the file cannot be read, holds no column that is known, or `where` names a column that it lacks.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            columns, cells = _cells(file)
+        columns, cells = _cells(io.StringIO(read_bytes(path, _MOST_BYTES).decode("utf-8-sig"), newline=""))
     except OSError as error:
         raise ParsimError(f"cannot read the table: {error.strerror}", str(path), "Give the path of a CSV file.") from None
     except (UnicodeDecodeError, csv.Error) as error:

@@ -14,8 +14,8 @@ FILES = sorted((ROOT / "parsim").rglob("*.py"))
 PHASES = {"F", "B", "I", "W"}
 PHASE_WORDS = {"phase", "phases", "kind", "direction"}
 DATA_AXES = {"dp", "dp_replicate"}
-# rank_order and the short names of scenario fields: what users write.
-MAY_NAME_THE_DATA_AXIS = {"parallel/sharding_faults.py", "parallel/plan.py", "scenario/document.py"}
+# rank_order: what users write.
+MAY_NAME_THE_DATA_AXIS = {"parallel/sharding_faults.py", "parallel/plan.py"}
 
 
 def name_of(path: Path) -> str:

@@ -87,6 +87,69 @@ def test_both_backends_agree_where_nothing_contends(here: Path) -> None:
     assert all(plan["num_events"] > 0 for plan in second["plans"])
 
 
+WIDE = """
+model: {base: gpt2-small, num_layers: 13}
+cluster: {node: dgx-a100-80gb, num_nodes: 4, fabric: ib-hdr-8rail}
+batch: {global_batch: 1024, sequence_length: 1024}
+plans:
+  hsdp: {tensor_parallel: 2, zero_stage: 3, zero_group: 8, sequence_parallel: true, recompute: selective}
+  fsdp_every2: {zero_stage: 3, recompute: full, recompute_every: 2, offload_optimizer: true}
+  chunks: {tensor_parallel: 2, pipeline_parallel: 4, zero_stage: 2}
+  open: {tensor_parallel: [1, 2], pipeline_parallel: [1, 4], zero_stage: 1, micro_batch: auto, recompute: full, sequence_parallel: auto}
+measured:
+  hsdp: {step_time: 1234 ms, source: made up}
+"""
+
+
+@pytest.mark.parametrize("command", [("run", "--no-figure"), ("plan",)])
+def test_tables_are_80_columns_wide_where_names_are_short(here: Path, command: tuple[str, ...]) -> None:
+    (here / "wide.yaml").write_text(WIDE)
+    result = call(*command, "wide.yaml")
+    lines = result.stdout.splitlines()
+    assert max(len(line) for line in lines[2:] if not line.startswith("* ")) <= 80, result.stdout
+    assert len(lines) > 10
+
+
+def test_the_first_line_says_the_default_stack_and_what_another_would_change(here: Path) -> None:
+    first, second, *_ = call("run", "tiny.yaml", "--no-figure").stdout.splitlines()
+    assert first.startswith("tiny-gpt on 4 x a100-sxm4-80gb (1 x inline), megatron-2022 by default (split takes ") or "(changed)" in first
+    assert "megatron-2022 by default (split takes " in first and ", with stack: torchtitan " in first
+    assert second.endswith(" parameters, 4 sequences of 16 tokens in bf16")
+    (here / "stated.yaml").write_text(TINY + "stack: megatron-2022\n")
+    assert call("run", "stated.yaml", "--no-figure").stdout.splitlines()[0].endswith(", megatron-2022")
+
+
+def test_a_plan_that_the_stack_cannot_run_is_marked_in_every_table(here: Path) -> None:
+    (here / "wide.yaml").write_text(WIDE)
+    result = call("run", "wide.yaml", "--no-figure")
+    why = "megatron-2022 cannot put unequal numbers of layers on its stages; torchtitan can; "
+    why += "megatron-2022 cannot shard gradients or parameters (zero_stage above 1); torchtitan can"  # 13 layers on 4 stages, ZeRO 2
+    assert f"* chunks: {why}" in result.stdout.splitlines()
+    assert sum(line.startswith("chunks* ") for line in result.stdout.splitlines()) == 3
+    plans = json.loads((here / "reports" / "wide" / "results.json").read_text())["plans"]
+    assert {plan["name"]: bool(plan["stack_cannot"]) for plan in plans} == {"hsdp": True, "fsdp_every2": True, "chunks": True}
+    assert plans[2]["stack_cannot"] == why and f"{why}" in (here / "reports" / "wide" / "results.csv").read_text()
+
+
+def test_a_ranking_marks_what_the_stack_cannot_run_and_leaves_it_out_where_asked(here: Path) -> None:
+    (here / "wide.yaml").write_text(WIDE)
+    whole, runnable = (json.loads(call("plan", "wide.yaml", "--json", "--top", "100", *more).stdout) for more in ((), ("--runnable",)))
+    marked = [plan["plan"] for plan in whole["plans"] if plan["stack_cannot"]]
+    assert marked and all(plan["pipeline_parallel"] == 4 for plan in marked)
+    assert len(whole["plans"]) == len(runnable["plans"]) + len(marked)
+    shown = call("plan", "wide.yaml", "--top", "100").stdout.split()
+    assert {f"{place}*" for place, plan in enumerate(whole["plans"], 1) if plan["stack_cannot"]} <= set(shown)
+
+
+def test_the_parameters_of_a_model_are_told_everywhere(here: Path) -> None:
+    count = 124_439_808  # GPT-2 small as released
+    (here / "gpt2.yaml").write_text(WIDE.replace("{base: gpt2-small, num_layers: 13}", "gpt2-small"))
+    assert f"{count:,} parameters, 1024 sequences" in call("run", "gpt2.yaml", "--no-figure").stdout
+    assert json.loads((here / "reports" / "gpt2" / "results.json").read_text())["num_parameters"] == count
+    shown = {row["figure"]: row["value"] for row in json.loads(call("show", "gpt2-small", "--json").stdout)["rows"]["models"]}
+    assert shown["parameters"] == f"{count:,}"
+
+
 @pytest.mark.parametrize("width", ["40", "80", "100"])
 def test_no_name_and_no_figure_is_lost_on_a_narrow_terminal(here: Path, monkeypatch: pytest.MonkeyPatch, width: str) -> None:
     wide = call("run", "tiny.yaml", "--no-figure").stdout
@@ -232,6 +295,14 @@ MISTAKES = {
     "no table": ("validate", "nowhere.csv"),
     "a table of something else": ("validate", "notes.txt"),
     "a condition that is none": ("validate", "notes.txt", "--where", "family"),
+    "no end": ("execute", "tiny.yaml", "--deadline", "inf"),
+    "an end that is no number": ("execute", "tiny.yaml", "--deadline", "nan"),
+    "a seed of too many digits": ("execute", "tiny.yaml", "--seed", "9" * 30),
+    "steps without end": ("execute", "tiny.yaml", "--steps", "9" * 30),
+    "too many plans": ("plan", "tiny.yaml", "--top", "9" * 30),
+    "samples without end": ("calibrate", "--seconds", "inf"),
+    "samples for no number of seconds": ("calibrate", "--seconds", "nan"),
+    "a machine's file that is a folder": ("calibrate", "-o", "."),
 }
 
 

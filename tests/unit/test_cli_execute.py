@@ -39,6 +39,14 @@ def test_people_see_a_line_a_step_and_what_the_ranks_counted(here: Path) -> None
     assert "float32, seed 0" in result.stderr
 
 
+@pytest.mark.parametrize(("more", "shown"), [((), [1, 2, 4, 6]), (("--every", "4"), [1, 4, 6])])
+def test_few_lines_are_printed_of_many_steps_unless_asked(here: Path, more: tuple[str, ...], shown: list[int], monkeypatch) -> None:
+    monkeypatch.setattr("parsim.report.executing._LINES", 3)
+    result = call("execute", "tiny.yaml", "--plan", "split", "--transport", "lockstep", "--steps", "6", *more)
+    steps = [line.split() for line in result.stdout.splitlines() if "  step " in line]
+    assert [int(words[2]) for words in steps] == shown
+
+
 def test_json_holds_losses_and_counts_of_every_rank(here: Path) -> None:
     result = call("execute", "tiny.yaml", "--plan", "split", "--transport", "lockstep", "--steps", "1", "--json")
     document = json.loads(result.stdout)

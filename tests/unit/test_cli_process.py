@@ -14,7 +14,7 @@ import parsim
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]), "NO_COLOR": "1"}
-PARSIM = [sys.executable, "-m", "parsim.cli"]
+PARSIM = [sys.executable, "-m", "parsim"]
 HEAVY = {"matplotlib", "networkx", "ruamel", "simpy", "pydantic"}
 
 
@@ -75,13 +75,60 @@ def test_a_mistake_is_a_sentence_on_stderr_with_status_2(tmp_path: Path) -> None
     assert result.stderr == f"{tmp_path / 'nowhere.yaml'}: no such file\n"
 
 
-def test_a_reader_that_leaves_gets_no_complaint() -> None:
-    process = subprocess.Popen([*PARSIM, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+@pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["run", "--help"], []])
+def test_a_reader_that_leaves_gets_no_complaint(arguments: list[str]) -> None:
+    process = subprocess.Popen([*PARSIM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(30) == 141  # as a shell tells SIGPIPE
     process.stderr.close()
+
+
+# Imports are slowed, so that the signal falls into one on any machine.
+SLOW_IMPORTS = """
+import builtins, os, signal, sys, time
+plain, waiting = builtins.__import__, [sys.argv[1]]
+def slow(name, *rest, **others):
+    if waiting and name.startswith(waiting[0]):
+        waiting.clear()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    return plain(name, *rest, **others)
+builtins.__import__ = slow
+sys.argv = ["parsim", *sys.argv[2:]]
+from parsim.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("imported", ["typer", "parsim.scenario", "numpy"])
+def test_ctrl_c_amid_imports_ends_with_130_and_no_traceback(imported: str) -> None:
+    result = run(sys.executable, "-c", SLOW_IMPORTS, imported, "check", "nowhere.yaml")
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "parsim: interrupted\n")
+
+
+def test_ctrl_c_that_the_shell_took_away_stays_away() -> None:
+    result = run("sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", SLOW_IMPORTS, "typer", "--version")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", [["check"], ["run"], ["plan"], ["verify"], ["validate"], ["verify", "--time", "--machine"]])
+def test_a_pipe_that_nobody_writes_into_is_told_at_once(command: list[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    last = (
+        [str(tmp_path / "pipe")]
+        if command[0] != "verify" or len(command) == 1
+        else [str(tmp_path / "pipe"), str(ROOT / "scenarios/tiny.yaml")]
+    )
+    result = run(*PARSIM, *command, *last)
+    assert result.returncode == 2
+    assert "is a pipe that nobody writes into" in result.stdout + result.stderr
+
+
+def test_a_pipe_that_somebody_writes_into_is_read() -> None:
+    result = run("sh", "-c", 'cat "$1" | "$2" -m parsim check /dev/stdin', "sh", str(ROOT / "scenarios/tiny.yaml"), sys.executable)
+    assert (result.returncode, result.stderr) == (0, "/dev/stdin: no errors\n")
 
 
 def test_ctrl_c_ends_with_130_and_no_traceback() -> None:

@@ -103,6 +103,7 @@ def test_stacks_of_megatron_differ_in_what_2022_added():
         "tensor_overlap",
         "fusions",
         "gradient_dtype",
+        "limits",
         "source",
     }
 

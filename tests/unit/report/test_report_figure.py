@@ -63,3 +63,12 @@ def test_a_name_is_drawn_as_it_is_written_and_without_a_warning(results: Results
         warnings.simplefilter("error")
         _, _, svg = figure.save(replace(results, plans=(named,)), tmp_path)
     assert "$x_{$ " in svg.read_text(encoding="utf-8")  # a comment beside the glyphs
+
+
+def test_a_plan_that_does_not_fit_is_hatched_in_both_panels(results: Results) -> None:
+    small = replace(results.plans[0].estimate, capacity_bytes=1)
+    drawn = figure.draw(replace(results, plans=(replace(results.plans[0], estimate=small), *results.plans[1:])))
+    for axes in drawn.axes:
+        bars = [patch for container in axes.containers for patch in container]  # type: ignore[attr-defined]
+        assert {bar.get_hatch() == figure.OVER for bar in bars if round(bar.get_y() + bar.get_height() / 2) == 0} == {True}
+        assert not any(bar.get_hatch() for bar in bars if round(bar.get_y() + bar.get_height() / 2) == 1)

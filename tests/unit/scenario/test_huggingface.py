@@ -133,6 +133,19 @@ def test_the_path_is_relative_to_the_scenario_file(tmp_path: Path, monkeypatch: 
     assert scenario.check(path) == []
 
 
+def test_the_directory_of_a_config_stands_for_it(tmp_path: Path) -> None:
+    path = files(tmp_path, LLAMA)
+    path.write_text(path.read_text().replace("hf:models/config.json", "hf:models"))
+    assert scenario.load(path).model.num_layers == 32
+
+
+def test_a_name_of_the_hub_is_told_that_nothing_is_downloaded(tmp_path: Path) -> None:
+    path = files(tmp_path, LLAMA)
+    path.write_text(path.read_text().replace("hf:models/config.json", "hf:meta-llama/Llama-3.1-8B"))
+    (fault,) = scenario.check(path)
+    assert "give the path of a config.json or of its directory, relative to the scenario file; nothing is downloaded" in fault.message
+
+
 def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
     files(tmp_path, LLAMA)
     parts = {"cluster": {"node": "dgx-a100-80gb"}, "batch": {"global_batch": 8, "sequence_length": 64}, "plans": {"a": {}}}
@@ -144,7 +157,7 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
     [
         (
             {"model_type": "mixtral"},
-            "model_type 'mixtral' is not read (did you mean 'mistral'?); known: bert, gpt2, llama, mistral, nemotron, qwen2",
+            "model_type 'mixtral' is not built: experts; known: bert, gpt2, llama, mistral, nemotron, qwen2",
         ),
         ({"model_type": None}, "model_type nothing is not read; known: bert, gpt2, llama, mistral, nemotron, qwen2"),
         ({"num_local_experts": 8}, "num_local_experts = 8, but experts are not read; only dense models are"),
@@ -226,6 +239,8 @@ def test_kv_heads_left_out_are_those_of_the_family(tmp_path: Path) -> None:
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not read; null is"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0 is not read; null is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config = a mapping is not read; null is"),
+        ({"kv_lora_rank": 512}, "kv_lora_rank = 512 is not read; null is"),
+        ({"vision_config": {"depth": 2}}, "vision_config = a mapping is not read; null is"),
         ({"add_cross_attention": True}, "add_cross_attention = true is not read; false is"),
         ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers = 1 is not read; 0 is"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads = a mapping is not read; {} is"),

@@ -251,7 +251,9 @@ def test_the_json_schema_accepts_the_example_where_a_validator_is_installed():
 
 def test_a_message_in_a_node_without_p2p_start_begins_with_the_link_s_latency():
     stated = {
-        key: value for key, value in catalog.row("nodes", "dgx-a100-80gb").items() if key not in ("p2p_start", "p2p_efficiency", "source")
+        key: value
+        for key, value in catalog.row("nodes", "dgx-a100-80gb").items()
+        if key not in ("p2p_start", "p2p_efficiency", "p2p_narrow", "source")
     }
     node = {**stated, "link": {"bandwidth": "1 GB/s", "latency": "3 ms"}}
     batch = {"global_batch": 8, "sequence_length": 16}

@@ -1,0 +1,71 @@
+"""Plans that are legal, and that a software stack cannot run all the same: they are predicted, and marked with the reason.
+
+A row of the catalog's stacks names its limits.  What no software could run is a fault of the plan: legality.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from parsim.parallel.plan import Plan, Stack
+from parsim.parallel.stages import layers_of
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a stack cannot do: in words, a stack of the catalog that can, and whether a plan for so many layers asks for it."""
+
+    what: str
+    can: str
+    asked_by: Callable[[Plan, int, str], bool]
+
+
+def reasons(plan: Plan, num_layers: int, stack: Stack) -> tuple[str, ...]:
+    """Why the stack cannot run the plan, a sentence a limit, each with a stack that can; none for a plan that it runs.
+
+    >>> reasons(Plan(pipeline_parallel=2, zero_stage=2), 4, Stack("mine", limits=("zero_1_with_pipeline",)))
+    ('mine cannot shard gradients or parameters under a pipeline (zero_stage above 1); torchtitan can',)
+    """
+    broken = [LIMITS[name] for name in stack.limits if LIMITS[name].asked_by(plan, num_layers, stack.layer_split)]
+    return tuple(f"{stack.name} cannot {each.what}; {each.can} can" for each in broken)
+
+
+def _uneven(plan: Plan, num_layers: int, rule: str) -> bool:
+    layers = list(layers_of(plan, num_layers, rule))
+    if rule == "embedding_and_head" and plan.layers_per_stage is None and len(layers) > 1:  # which count as layers
+        layers[0], layers[-1] = layers[0] + 1, layers[-1] + 1
+    return len(set(layers)) > 1
+
+
+def _interleaves(plan: Plan) -> bool:
+    return plan.virtual_pipeline > 1
+
+
+LIMITS: Final[Mapping[str, Limit]] = {
+    "even_stages": Limit("put unequal numbers of layers on its stages", "torchtitan", _uneven),
+    "even_chunks": Limit(
+        "interleave chunks of unequal numbers of layers", "torchtitan", lambda plan, *rest: _interleaves(plan) and _uneven(plan, *rest)
+    ),
+    "deep_interleaving": Limit(
+        "interleave a pipeline of 2 ranks", "megatron-core", lambda plan, *_: _interleaves(plan) and plan.pipeline_parallel == 2
+    ),
+    "no_interleaving": Limit("interleave chunks (virtual_pipeline above 1)", "megatron-core", lambda plan, *_: _interleaves(plan)),
+    "no_zero_bubble": Limit("run zero_bubble_h1", "zero-bubble-2023", lambda plan, *_: plan.schedule == "zero_bubble_h1"),
+    "one_f_one_b": Limit(
+        "run schedules of another kind than 1f1b",
+        "torchtitan",
+        lambda plan, *_: plan.pipeline_parallel > 1 and plan.schedule not in ("1f1b", "interleaved_1f1b", "zero_bubble_h1"),
+    ),
+    "no_zero": Limit("shard over replicas (zero_stage above 0)", "torchtitan", lambda plan, *_: plan.zero_stage > 0),
+    "zero_1": Limit("shard gradients or parameters (zero_stage above 1)", "torchtitan", lambda plan, *_: plan.zero_stage > 1),
+    "zero_1_with_pipeline": Limit(
+        "shard gradients or parameters under a pipeline (zero_stage above 1)",
+        "torchtitan",
+        lambda plan, *_: plan.zero_stage > 1 and plan.pipeline_parallel > 1,
+    ),
+    "no_sequence_parallel": Limit("run sequence parallelism", "megatron-core", lambda plan, *_: plan.sequence_parallel),
+    "no_tensor_parallel": Limit("split a layer (tensor_parallel above 1)", "torchtitan", lambda plan, *_: plan.tensor_parallel > 1),
+    "no_pipeline": Limit("run a pipeline (pipeline_parallel above 1)", "torchtitan", lambda plan, *_: plan.pipeline_parallel > 1),
+}

@@ -1,0 +1,342 @@
+"""What people ask for, in the words of Megatron-LM, DeepSpeed, Hugging Face, torchtitan and of papers -> what a scenario calls it.
+
+A name is a word of SPELLED (section -> key) or of VALUES (key -> value), or stands in SAID with a sentence: where its figure is said
+otherwise, or that it is not built and what to use.  Case, dashes and underscores do not count; a * stands for any end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Final
+
+from parsim import catalog
+from parsim.errors import did_you_mean
+from parsim.model import families
+from parsim.parallel.plan import KEYS
+
+SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
+    "plans": {
+        "data_parallel": "dp ddp replicas num_replicas",
+        "tensor_parallel": "tp mp model_parallel tensor_model_parallel",
+        "pipeline_parallel": "pp pipe_parallel pipeline_model_parallel num_stages pipeline_stages",
+        "virtual_pipeline": "vpp vp virtual_pipeline_parallel virtual_pipeline_model_parallel virtual_stages num_model_chunks",
+        "sequence_parallel": "sp",
+        "micro_batch": "mbs micro_batch_size train_micro_batch_size_per_gpu micro_batch_per_gpu per_device_train_batch_size "
+        "per_device_batch_size local_batch_size device_batch_size pipeline_parallel_microbatch_size",
+        "schedule": "pipeline_schedule pipeline_parallel_schedule",
+        "recompute": "recomputation recompute_granularity recompute_activations activation_checkpoint activation_checkpointing "
+        "gradient_checkpointing checkpoint_activations activation_recomputation remat remat_policy ac_mode",
+        "recompute_every": "recompute_interval selective_ac_option",
+        "recompute_ops": "recompute_modules",
+        "layers_per_stage": "pipeline_split stage_layers pipeline_model_parallel_layout num_layers_per_stage",
+        "rank_order": "axis_order parallel_order",
+        "optimizer": "optim optimizer_type optimizer_name",
+        "zero_stage": "zero zero_optimization_stage fsdp_stage",
+        "reshard_after_forward": "fsdp_reshard_after_forward",
+        "zero_group": "hsdp shard_group mics_shard_size data_parallel_shard dp_shard fsdp_group",
+        "offload_optimizer": "optimizer_offload optimizer_cpu_offload cpu_offload_optimizer offload_optimizer_device",
+    },
+    "batch": {
+        "global_batch": "gbs bs batch_size global_batch_size train_batch_size total_batch_size",
+        "sequence_length": "seq_length seq_len max_seq_length max_seq_len max_length block_size context_length context_len",
+        "dtype": "precision data_type torch_dtype param_dtype compute_dtype mixed_precision mixed_precision_param",
+    },
+    "cluster": {
+        "node": "gpu gpu_type gpu_name device device_type accelerator machine instance instance_type hardware node_type",
+        "num_nodes": "nodes nnodes node_count num_hosts num_machines num_instances",
+        "num_devices": "gpus num_gpus n_gpus devices num_accelerators world_size num_ranks total_gpus gpu_count",
+        "fabric": "network networking interconnect inter_node inter_node_link nic nics",
+    },
+    "model": {
+        "num_layers": "layers n_layer n_layers num_hidden_layers depth num_blocks",
+        "hidden_size": "hidden hidden_dim d_model dim n_embd embed_dim embedding_dim model_dim",
+        "ffn_hidden_size": "ffn ffn_dim ffn_size ffn_hidden d_ff intermediate_size n_inner mlp_dim mlp_hidden_size",
+        "num_heads": "heads n_head n_heads num_attention_heads",
+        "num_kv_heads": "kv_heads n_kv_heads n_head_kv num_key_value_heads num_query_groups",
+        "head_dim": "head_size d_head d_kv kv_channels attention_head_size",
+        "vocab_size": "vocab vocabulary vocabulary_size padded_vocab_size",
+        "max_positions": "max_position_embeddings n_positions n_ctx",
+        "activation": "hidden_act hidden_activation activation_function activation_func mlp_activation",
+        "norm": "normalization norm_type",
+        "positions": "position_embedding position_embedding_type positional_encoding position_encoding pos_emb",
+        "bias": "use_bias linear_bias add_bias_linear mlp_bias",
+        "qkv_bias": "add_qkv_bias attention_bias",
+        "tied_embedding": "tie_word_embeddings tied_word_embeddings tie_embeddings tied_embeddings weight_tying share_embeddings",
+        "dropout": "dropout_rate hidden_dropout attention_dropout resid_pdrop embd_pdrop attn_pdrop",
+        "causal": "is_causal",
+        "norm_last": "post_norm",
+        "num_token_types": "type_vocab_size",
+    },
+    "stack": {
+        "attention": "flash_attention use_flash_attn flash_attn attn_implementation attention_backend attn_impl attention_impl",
+        "gradient_dtype": "grad_dtype accumulate_allreduce_grads_in_fp32 grad_reduce_in_fp32 mixed_precision_reduce",
+        "gradient_overlap": "overlap_grad_reduce overlap_comm",
+        "tensor_overlap": "tp_comm_overlap async_tensor_parallel enable_async_tensor_parallel",
+        "vocab_multiple": "make_vocab_size_divisible_by vocab_padding",
+    },
+    "data": {"name": "dataset dataset_name", "validation_split": "split validation"},
+    "training": {
+        "epochs": "num_epochs num_train_epochs",
+        "learning_rate": "lr",
+        **{"beta1": "adam_beta1", "beta2": "adam_beta2", "eps": "epsilon adam_eps adam_epsilon", "weight_decay": "decay wd"},
+        "max_norm": "clip clip_grad grad_clip gradient_clipping max_grad_norm",
+        "momentum": "",
+    },
+    "measured": {"step_time": "time step iteration_time time_per_step", "peak_memory": "memory peak max_memory"},
+    "": {
+        "model": "architecture",
+        "cluster": "system",
+        "stack": "software framework library",
+        "plans": "plan parallelism strategy strategies",
+        "seed": "random_seed",
+    },
+}
+
+SAID: Final[Mapping[str, str]] = {
+    "context parallelism is not built: use tensor_parallel with sequence_parallel, which split all but attention's keys, and recompute": (
+        "cp cp_size cp_degree context_parallel* ring_attention* ulysses* sequence_parallel_size ds_sequence_parallel*"
+    ),
+    "experts are not built: only dense models are": (
+        "ep etp expert* num_expert* n_expert* moe* top_k topk num_local_experts n_routed_experts n_shared_experts num_shared_experts "
+        "router* num_experts_per_tok capacity_factor shared_expert* first_k_dense_replace decoder_sparse_step"
+    ),
+    "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
+        "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"
+    ),
+    "inference is not built: only training steps are predicted": (
+        "mode inference* serving* prompt* output_length output_len max_new_tokens generation* decode* prefill* kv_cache* use_cache "
+        "num_requests concurrency max_batch_size input_length input_len"
+    ),
+    "one kind of node is built, for all of a cluster: give node and num_nodes; mixed nodes are not built": (
+        "nodes[] node_groups hetero* mixed_nodes"
+    ),
+    "devices of a node follow from it; where fewer are used, give num_devices of the cluster": (
+        "devices_per_node gpus_per_node num_gpus_per_node n_gpus_per_node nproc_per_node"
+    ),
+    "the tokens of a step are global_batch x sequence_length: give these two": (
+        "tokens tokens_per_step tokens_per_batch batch_tokens global_batch_tokens"
+    ),
+    "time and cost of a whole training are not built: divide its tokens by the tokens_per_s that `parsim run --json` prints": (
+        "total_tokens train_tokens training_tokens num_tokens max_steps total_steps train_iters train_samples training_steps "
+        "num_steps steps price* cost* *_per_hour budget* dollars usd days"
+    ),
+    "gradient accumulation follows: a replica runs global_batch / (data_parallel x micro_batch) micro-batches": (
+        "gradient_accumulation gradient_accumulation_steps grad_accum grad_accum_steps accumulation_steps num_microbatches "
+        "num_micro_batches accumulate_grad_batches ga gas"
+    ),
+    "it is zero_stage of a plan: 1 shards the optimizer (Megatron's distributed optimizer), 2 also gradients, 3 also parameters (FSDP)": (
+        "fsdp use_fsdp fsdp2 fully_shard* zero_optimization deepspeed use_distributed_optimizer distributed_optimizer sharding_strategy "
+        "data_parallel_sharding_strategy use_torch_fsdp2 use_megatron_fsdp"
+    ),
+    "it is zero_group of a plan, the ranks that shard among themselves, with zero_stage = 3 (HSDP)": (
+        "data_parallel_replicate dp_replicate hybrid_shard num_distributed_optimizer_instances"
+    ),
+    "secondary shards and quantized collectives (ZeRO++) are not built: use zero_group": "zero_hpz* zero_quantized* hpz*",
+    "parameters and activations on the host are not built: use offload_optimizer, or recompute": (
+        "offload_param* param_offload offload_activation* activation_offload* cpu_offload* offload fsdp_offload* "
+        "fine_grained_activation_offload*"
+    ),
+    "it is virtual_pipeline of a plan: layers / (pipeline_parallel x layers in a chunk)": (
+        "num_layers_per_virtual_pipeline_stage num_layers_per_virtual_stage pipeline_parallel_layers_per_stage"
+    ),
+    "it is recompute_every of a plan, or recompute_ops": "recompute_num_layers recompute_method checkpoint_num_layers",
+    "it is the dtype of batch: fp32, tf32, bf16 or fp16": "bf16 fp16 fp32 tf32 bfloat16 float16 float32 half use_bf16 use_fp16",
+    "fp8 and narrower formats are not built: use dtype bf16": "fp8* float8* mxfp8* nvfp4* fp4* int8* enable_fp8* te_fp8*",
+    "compiled and captured programs are not built: a stack's fusions say what is fused": (
+        "compile torch_compile cuda_graph* enable_cuda_graph use_cuda_graph*"
+    ),
+    "norms of queries and keys are not built": "qk_norm* qk_layernorm* qk_layer_norm* use_qk_norm* query_key_norm*",
+    "MLPs beside attention are not built: a block runs attention, then its MLP": (
+        "parallel_attn* parallel_attention* parallel_block* use_parallel_residual parallel_residual parallel_mlp"
+    ),
+    "sliding windows are not built: one at least as long as the sequence is full attention, and may be left out": (
+        "sliding_window* window_size attention_window* use_sliding_window local_attention* layer_types attention_chunk_size "
+        "max_window_layers"
+    ),
+    "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
+    "soft caps of logits are not built": "attn_logit_softcap* final_logit_softcap* logit_softcap* softcap*",
+    "latent attention (MLA) is not built: use num_kv_heads": (
+        "mla multi_latent_attention kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim"
+    ),
+    "heads for later tokens (MTP) are not built": "mtp* num_nextn_predict_layers",
+    "encoders beside decoders, images and sounds are not built": (
+        "num_encoder_layers num_decoder_layers encoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder "
+        "vision* image_size patch_size audio* text_config"
+    ),
+    "state-space and linear attention layers are not built": "mamba* ssm* state_size linear_attention* full_attention_interval",
+    "it changes no matmul, and nothing that is predicted: leave it out": (
+        "rope_theta rope_scaling rotary_base rotary_percent partial_rotary_factor rms_norm_eps layer_norm_eps norm_eps layernorm_epsilon "
+        "layer_norm_epsilon initializer_range init_method_std bos_token_id eos_token_id pad_token_id transformers_version architectures"
+    ),
+    "an inline model says what it has by activation, norm, positions and bias; model: hf:PATH reads a config.json": "model_type",
+    "say activation = swiglu": "swiglu use_swiglu gated_mlp gated_linear_unit",
+    "say tied_embedding = false": "untie_embeddings_and_output_weights untie_embeddings",
+    "say bias = false": "disable_bias_linear no_bias",
+    "sequences of one length are built, so that their packing changes nothing": "packing packed* variable_seq_lengths",
+    "gradients are kept and summed as the stack says: stack: {base: NAME, gradient_dtype: fp32 or compute}": "fp32_grad* grads_in_fp32",
+    "it follows from the stack: leave it out": "overlap_param_gather reduce_bucket_size allgather_bucket_size bucket_cap_mb",
+}
+
+# What has values by name -> the value -> its other names.
+VALUES: Final[Mapping[str, Mapping[str, str]]] = {
+    "dtype": {"bf16": "bfloat16", "fp16": "float16 half", "fp32": "float32 float single", "tf32": "tensorfloat32"},
+    "activation": {"gelu": "gelu_new gelu_fast gelu_tanh gelu_pytorch_tanh", "squared_relu": "relu2 relu_squared"},
+    "positions": {"rotary": "rope rotary_embedding", "learned": "absolute learned_absolute learnable"},
+    "norm": {"layer_norm": "ln", "rms_norm": "rms"},
+    "recompute": {"none": "no off", "full": "all", "selective": "sel"},
+    "schedule": {
+        "interleaved_1f1b": "interleaved",
+        "zero_bubble_h1": "zb zb_h1",
+        "gpipe": "afab all_forward_all_backward fill_drain",
+        "breadth_first": "looped_bfs",
+        "1f1b": "pipedream_flush one_f_one_b",
+    },
+    "optimizer": {
+        "adamw": "adam adamw_torch adamw_torch_fused adamw_fused fused_adam fused_adamw cpu_adam deepspeed_cpu_adam",
+        "adamw_8bit": "adam_8bit adam8bit adamw8bit adamw_bnb_8bit",
+        "sgd_momentum": "momentum",
+    },
+    "stack": {"megatron-core": "mcore megatron_lm megatron"},
+    "model": {
+        "llama3-8b": "llama31_8b llama_31_8b",
+        "llama3-70b": "llama31_70b llama33_70b",
+        "llama3.1-405b": "llama3_405b",
+        "gpt3-175b": "gpt3 gpt_175b",
+        "gpt2-small": "gpt2",
+        "gpt2-xl": "gpt2_1.5b",
+    },
+}
+_NOT_BUILT = "is not built"
+# What has values by name -> a sentence -> the names of which it is said.
+UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
+    "dtype": {
+        "is a format of matrix multiplications only: weights, gradients and activations stay wider, which is not built yet": (
+            "fp8* float8* e4m3* e5m2* mxfp* mxfp8* nvfp4* fp4* fp6* int8* int4* nf4*"
+        ),
+        _NOT_BUILT: "fp64 float64 double",
+    },
+    "activation": {
+        "is a gate that is not built: swiglu is": "geglu* gated_gelu* reglu* glu bilinear",
+        "without a gate is not built; with one it is swiglu": "silu swish",
+        _NOT_BUILT: "tanh sigmoid mish elu leaky_relu quick_gelu laplace",
+    },
+    "positions": {_NOT_BUILT: "alibi sinusoidal relative* t5* none nope xpos fire mrope 2d*"},
+    "norm": {_NOT_BUILT: "none group_norm dyt batch_norm deep_norm scale_norm"},
+    "schedule": {
+        _NOT_BUILT: (
+            "zbv* zb_v* zb_h2 zbh2 zero_bubble_h2 zero_bubble_v zb1p zb2p dualpipe* dual_pipe* interleaved_zero_bubble* pipedream* "
+            "chimera hanayo"
+        )
+    },
+    "optimizer": {_NOT_BUILT: "sgd lion* adafactor muon lamb lars *shampoo soap sophia* galore* paged* came adagrad rmsprop adan prodigy"},
+    "model": {
+        "is not built: experts": (
+            "mixtral* deepseek* qwen2_moe* qwen3_moe* qwen15_moe* dbrx* grok* llama4* gpt_oss* glm4_moe* granitemoe* olmoe* phimoe* jamba*"
+        ),
+        "is not built: norms of queries and keys": "qwen3* olmo2* olmo3*",
+        "is not built: GeGLU, norms behind each branch, soft caps and sliding windows": "gemma*",
+        "is not built: an MLP beside attention": (
+            "falcon* gpt_neox* gptneox* pythia* gptj* gpt_j* phi2* phi15* phi1* phi cohere* command_r* codegen* palm*"
+        ),
+        "is not built: ALiBi": "bloom* mpt* baichuan*",
+        "is not built: encoders beside decoders, or other inputs than text": (
+            "t5* flan* bart* mbart* whisper* vit* clip* llava* qwen2_vl* mllama*"
+        ),
+        "is not built: state-space layers": "mamba* rwkv* falcon_mamba* zamba*",
+        "is not read: its keys, and positions or weights laid out otherwise; write its figures as an inline model": (
+            "opt* phi3* phi35* phi4* starcoder* gpt_bigcode* stablelm* olmo* internlm* glm* chatglm* roberta* distilbert* electra* "
+            "albert* granite* smollm* exaone*"
+        ),
+    },
+}
+
+
+def letters_of(name: str) -> str:
+    """The name without case, dashes and the like, and without the organisation before a slash.
+
+    >>> letters_of("--tensor-model-parallel-size"), letters_of("meta-llama/Llama-3.1-8B")
+    ('tensormodelparallelsize', 'llama318b')
+    """
+    return re.sub(r"[^a-z0-9]", "", name.lower().rpartition("/")[2])
+
+
+def about_key(section: str, key: str, own: Iterable[str], *, nested: bool = False) -> str:
+    """What follows "unknown key" in a message: the key meant in this section or in another, that it is not built, or "".
+
+    `nested`: the value is a list or a mapping.
+
+    >>> about_key("batch", "micro-batch-size", ["global_batch"])
+    '; give it as plans.NAME.micro_batch'
+    """
+    word = letters_of(key)
+    for name in (f"{word}[]" if nested else word, word, *_stems(word)):
+        if said := _sentence(SAID, name):
+            return f": {said}"
+        homes = dict(_homes().get(name, {}))
+        if (meant := homes.pop(section, "")) in own:
+            return f" (did you mean '{meant}'?)"
+        if homes:
+            place, meant = next(iter(homes.items()))
+            return f"; give it as {_PLACES.get(place, f'{place}.')}{meant}"
+    return ""
+
+
+def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
+    """What follows a wrong value or unknown name in a message: the one meant, that it is not built, or "".
+
+    >>> about_value("activation", "geglu", ["gelu", "swiglu"]), about_value("activation", "gelu_new", ["gelu"])
+    (', which is a gate that is not built: swiglu is', " (did you mean 'gelu'?)")
+    """
+    known = list(legal)
+    bare = re.sub(r"^meta|(hf|instruct|chat|base|it|v\d+)$", "", letters_of(name))
+    for word in dict.fromkeys((letters_of(name), bare)):
+        alike = [each for each in known if letters_of(each) == word]
+        spelled = [value for value, words in VALUES.get(kind, {}).items() if value in known and word in map(letters_of, words.split())]
+        if alike or spelled:
+            return f" (did you mean '{(alike or spelled)[0]}'?)"
+        if said := lack_of(kind, word):
+            return f", which {said}"
+    rows = f"{kind}s"
+    return catalog.hint(rows, name) if rows in catalog.kinds() else did_you_mean(name, known)
+
+
+def lack_of(kind: str, name: str) -> str:
+    """What is said of a value that exists elsewhere and not here, or "".
+
+    >>> lack_of("model", "mixtral")
+    'is not built: experts'
+    """
+    return _sentence(UNBUILT.get(kind, {}), letters_of(name))
+
+
+_PLACES: Final = {"": "", "plans": "plans.NAME.", "measured": "measured.NAME.", "stack": "stack: {base: NAME, ...}, key "}
+
+
+def _stems(name: str) -> list[str]:
+    """The name without what says that it is a number."""
+    return [name.removesuffix(end) for end in ("size", "degree", "s") if name.endswith(end)]
+
+
+def _sentence(table: Mapping[str, str], name: str) -> str:
+    return next((said for said, words in table.items() if any(fnmatchcase(name, _pattern(word)) for word in words.split())), "")
+
+
+@cache
+def _pattern(word: str) -> str:
+    return re.sub(r"[^a-z0-9*\[\]]", "", word).replace("[]", "[[]]")
+
+
+@cache
+def _homes() -> Mapping[str, Mapping[str, str]]:
+    """Squeezed name -> section -> key: every key under its own name and under those of the table."""
+    figures = {figure for name in families.names() for figure in families.family(name).spec.figures()}
+    own = {"plans": KEYS, "model": sorted(figures)}
+    homes: dict[str, dict[str, str]] = {}
+    for section, keys in SPELLED.items():
+        for key in dict.fromkeys((*keys, *own.get(section, ()))):
+            for word in (*keys.get(key, "").split(), *([key] if key != "name" else [])):
+                homes.setdefault(letters_of(word), {}).setdefault(section, key)
+    return homes

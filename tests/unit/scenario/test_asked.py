@@ -1,0 +1,218 @@
+"""What people ask for in other words gets the key, the section, or that it is not built; a hint keeps the meaning."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from parsim import scenario
+from parsim.errors import ScenarioError, nearest
+from parsim.model import families
+from parsim.parallel.plan import KEYS
+from parsim.scenario import asked
+from parsim.scenario.document import BatchSection, ClusterSection, DataSection, MeasuredSection, PlanSection, Sections, TrainingSection
+from parsim.scenario.rows import StackRow
+
+GOOD: dict[str, Any] = {
+    "model": {"base": "tiny-gpt"},
+    "cluster": {"node": "dgx-a100-80gb"},
+    "batch": {"global_batch": 8, "sequence_length": 16},
+    "stack": {"base": "torchtitan"},
+    "plans": {"a": {}},
+    "training": {},
+}
+
+
+def faults_of(section: str, **keys: object) -> list[str]:
+    """What is said of a good scenario with keys more in a section, without the place."""
+    document = deepcopy(GOOD)
+    target = document if not section else document["plans"]["a"] if section == "plans" else document[section]
+    target.update(keys)
+    try:
+        scenario.from_mapping(document)
+    except ScenarioError as error:
+        return [fault.message for fault in error.faults]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "meant"),
+    [
+        *(("plans", key, "tensor_parallel") for key in ("tp", "TP", "tp_size", "tensor_model_parallel_size", "--tensor-parallel-degree")),
+        *(("plans", key, "zero_stage") for key in ("zero", "zero_optimization_stage")),
+        *(("plans", key, "recompute") for key in ("gradient_checkpointing", "recompute-granularity", "activation_checkpointing")),
+        *(("plans", key, "micro_batch") for key in ("micro_batch_size", "per_device_train_batch_size", "train_micro_batch_size_per_gpu")),
+        *(("batch", key, "sequence_length") for key in ("seq_len", "seq-length", "max_seq_length", "seqlen")),
+        *(("batch", key, "global_batch") for key in ("gbs", "train_batch_size", "globalBatchSize")),
+        *(("cluster", key, "node") for key in ("gpu", "accelerator", "instance_type")),
+        *(("model", key, "num_layers") for key in ("num_hidden_layers", "n_layer", "layers", "num-layers")),
+        *(("model", key, "num_kv_heads") for key in ("num_key_value_heads", "num_query_groups")),
+        *(("training", key, "learning_rate") for key in ("lr", "learning-rate")),
+        ("stack", "overlap_grad_reduce", "gradient_overlap"),
+        ("", "strategy", "plans"),
+    ],
+)
+def test_a_short_or_foreign_name_gets_its_key(section: str, key: str, meant: str) -> None:
+    assert faults_of(section, **{key: 1}) == [f"unknown key (did you mean '{meant}'?)"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "place"),
+    [
+        ("batch", "micro_batch_size", "plans.NAME.micro_batch"),
+        ("batch", "micro_batch", "plans.NAME.micro_batch"),
+        ("model", "micro_batch_size", "plans.NAME.micro_batch"),
+        ("", "tensor_parallel", "plans.NAME.tensor_parallel"),
+        ("cluster", "tp", "plans.NAME.tensor_parallel"),
+        ("plans", "seq_len", "batch.sequence_length"),
+        ("plans", "global_batch", "batch.global_batch"),
+        ("plans", "dtype", "batch.dtype"),
+        ("plans", "num_layers", "model.num_layers"),
+        ("plans", "stack", "stack"),
+        ("plans", "use_flash_attn", "stack: {base: NAME, ...}, key attention"),
+        ("", "lr", "training.learning_rate"),
+        ("", "num_nodes", "cluster.num_nodes"),
+    ],
+)
+def test_a_key_in_another_section_gets_its_section(section: str, key: str, place: str) -> None:
+    assert faults_of(section, **{key: 1}) == [f"unknown key; give it as {place}"]
+
+
+@pytest.mark.parametrize(
+    ("section", "keys", "said"),
+    [
+        ("plans", ("context_parallel", "cp", "context_parallel_size", "ring_attention", "ulysses"), "context parallelism is not built"),
+        ("plans", ("expert_parallel", "ep", "expert_model_parallel_size"), "experts are not built"),
+        ("model", ("num_experts", "top_k", "moe_intermediate_size", "num_local_experts", "num_experts_per_tok"), "experts are not built"),
+        ("plans", ("lora_rank", "lora", "quantization", "freeze", "load_in_4bit", "peft"), "adapters (LoRA) and quantized weights are not"),
+        ("batch", ("mode", "prompt_length", "output_length", "max_new_tokens"), "inference is not built"),
+        ("batch", ("total_tokens", "train_iters", "max_steps"), "time and cost of a whole training are not built"),
+        ("training", ("total_tokens", "cost_per_hour"), "time and cost of a whole training are not built"),
+        ("batch", ("tokens", "tokens_per_step"), "the tokens of a step are global_batch x sequence_length"),
+        ("batch", ("gradient_accumulation_steps", "ga"), "gradient accumulation follows"),
+        ("cluster", ("gpus_per_node", "devices_per_node"), "devices of a node follow from it"),
+        ("plans", ("fsdp", "use_distributed_optimizer", "zero_optimization"), "it is zero_stage of a plan"),
+        ("plans", ("offload_param", "cpu_offload", "offload_activations"), "parameters and activations on the host are not built"),
+        ("model", ("qk_norm", "qk_layernorm"), "norms of queries and keys are not built"),
+        ("model", ("parallel_attention", "parallel_attn", "use_parallel_residual"), "MLPs beside attention are not built"),
+        ("model", ("sliding_window", "window_size"), "sliding windows are not built"),
+        ("model", ("alibi",), "ALiBi is not built"),
+        ("model", ("kv_lora_rank",), "latent attention (MLA) is not built"),
+        ("", ("fp8", "float8"), "fp8 and narrower formats are not built"),
+    ],
+)
+def test_what_is_not_built_says_so_by_name(section: str, keys: tuple[str, ...], said: str) -> None:
+    for key in keys:
+        (fault,) = faults_of(section, **{key: 8})
+        assert fault.startswith("unknown key: ") and said in fault and "did you mean" not in fault
+
+
+def test_nodes_of_several_kinds_are_no_number_of_nodes() -> None:
+    mixed, many = faults_of("cluster", nodes=[{"node": "dgx-a100-80gb", "count": 1}]), faults_of("cluster", nodes=2)
+    assert mixed == ["unknown key: " + next(said for said in asked.SAID if "mixed nodes are not built" in said)]
+    assert many == ["unknown key (did you mean 'num_nodes'?)"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("model", "activation", "geglu", ", which is a gate that is not built: swiglu is; legal: gelu"),
+        ("model", "activation", "GeGLU", ", which is a gate that is not built"),
+        ("model", "activation", "gelu_new", " (did you mean 'gelu'?)"),
+        ("model", "positions", "alibi", ", which is not built; legal: learned, rotary"),
+        ("model", "positions", "rope", " (did you mean 'rotary'?)"),
+        ("model", "norm", "RMSNorm", " (did you mean 'rms_norm'?)"),
+        ("batch", "dtype", "bfloat16", " (did you mean 'bf16'?)"),
+        ("batch", "dtype", "fp8_e4m3", ", which is a format of matrix multiplications only"),
+        ("plans", "optimizer", "adam", " (did you mean 'adamw'?)"),
+        ("plans", "optimizer", "sgd", ", which is not built"),
+        ("plans", "schedule", "Interleaved1F1B", " (did you mean 'interleaved_1f1b'?)"),
+        ("plans", "schedule", "dualpipe", ", which is not built"),
+        ("plans", "schedule", "zbv", ", which is not built"),
+    ],
+)
+def test_a_value_is_meant_or_is_not_built(section: str, key: str, value: str, said: str) -> None:
+    (fault,) = faults_of(section, **{key: value})
+    assert f"'{value}'{said}" in fault
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Llama-3.1-8B", " (did you mean 'llama3-8b'?)"),
+        ("meta-llama/Meta-Llama-3-70B-Instruct", " (did you mean 'llama3-70b'?)"),
+        ("mistralai/Mistral-7B-v0.1", " (did you mean 'mistral-7b'?)"),
+        ("meta-llama/Llama-2-13b-hf", " (did you mean 'llama2-13b'?)"),
+        ("Qwen/Qwen3-8B", ", which is not built: norms of queries and keys"),
+        ("mixtral-8x7b", ", which is not built: experts"),
+        ("google/gemma-2-2b", ", which is not built: GeGLU"),
+        ("llama2-34b", " (of llama2 there are llama2-7b, "),
+        ("gpt3-2.7b", " (of gpt3 there are gpt3-6.7b, "),
+        ("qwen2-7b", "; known: "),
+    ],
+)
+def test_a_model_is_another_name_or_not_built_and_never_another_model(name: str, said: str) -> None:
+    (fault,) = faults_of("", model=name)
+    assert fault.startswith(f"unknown model '{name}'{said}")
+
+
+def test_a_base_that_is_not_built_says_so_too() -> None:
+    (fault,) = faults_of("model", base="mixtral-8x7b")
+    assert fault.startswith("unknown model 'mixtral-8x7b', which is not built: experts; known: gpt3-6.7b")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("geglu", ["swiglu"]),
+        ("qk_norm", ["norm"]),
+        ("num_experts", ["num_layers"]),
+        ("expert_parallel", ["data_parallel", "tensor_parallel"]),
+        ("g5.48xlarge", ["p5-48xlarge"]),
+        ("h200", ["h100", "b200"]),
+        ("llama3-8b", ["llama3-70b"]),
+        ("qwen2-7b", ["qwen2.5-7b"]),
+    ],
+)
+def test_no_hint_leads_to_another_thing(name: str, known: list[str]) -> None:
+    assert nearest(name, known) == ""
+
+
+SECTIONS = {
+    **{"plans": PlanSection, "batch": BatchSection, "cluster": ClusterSection, "stack": StackRow, "data": DataSection},
+    **{"training": TrainingSection, "measured": MeasuredSection, "": Sections},
+}
+
+
+def test_the_table_names_keys_that_there_are_and_each_name_means_one_thing() -> None:
+    figures = {figure for name in families.names() for figure in families.family(name).spec.figures()}
+    for section, keys in asked.SPELLED.items():
+        own = figures if section == "model" else set(SECTIONS[section].model_fields)
+        assert keys.keys() <= own, section
+        words = [asked.letters_of(word) for words in keys.values() for word in words.split()]
+        assert len(words) == len(set(words)) and not set(words) & {asked.letters_of(key) for key in own}, section
+    for said, words in asked.SAID.items():
+        for word in words.split():
+            assert word.endswith("[]") or asked.letters_of(word) not in asked._homes(), (said, word)
+    assert set(KEYS) <= set(PlanSection.model_fields)
+
+
+def test_values_of_the_table_are_legal() -> None:
+    from parsim import catalog, schedules
+
+    legal = {
+        "dtype": catalog.names("dtypes"),
+        "schedule": schedules.names(),
+        "stack": catalog.names("stacks"),
+        "model": catalog.names("models"),
+    }
+    legal |= {name: KEYS[name].legal for name in ("recompute", "optimizer")}
+    spec = families.family("transformer").spec.figures()
+    legal |= {name: spec[name].legal for name in ("activation", "positions", "norm")}
+    for kind, values in asked.VALUES.items():
+        assert values.keys() <= set(legal[kind]), kind
+    for kind, sentences in asked.UNBUILT.items():
+        names = [word for words in sentences.values() for word in words.split() if "*" not in word]
+        assert not {asked.letters_of(name) for name in names} & {asked.letters_of(name) for name in legal[kind]} - {"nvfp4", "fp8"}, kind

@@ -1,0 +1,84 @@
+"""A plan that its stack cannot run is told with the reason and a stack that can, and left out of a search only where asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from parsim import catalog
+from parsim.parallel.plan import Plan, Stack
+from parsim.parallel.stack_limits import LIMITS, reasons
+from parsim.planner import plan as ranked
+from parsim.scenario import Scenario, from_mapping
+from parsim.scenario.rows import read
+
+
+@pytest.mark.parametrize(
+    ("stack", "plan", "said"),
+    [
+        # DeepSpeed#823: an assertion of deepspeed/runtime/pipe/engine.py.
+        ("megatron-deepspeed-2022", {"zero_stage": 2, "pipeline_parallel": 2}, "cannot shard gradients or parameters under a pipeline"),
+        ("megatron-deepspeed-2022", {"zero_stage": 3, "pipeline_parallel": 2}, "cannot shard gradients or parameters under a pipeline"),
+        ("megatron-deepspeed-2022", {"zero_stage": 1, "pipeline_parallel": 2}, ""),
+        ("megatron-deepspeed-2022", {"zero_stage": 2}, ""),
+        (
+            "megatron-deepspeed-2021",
+            {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": "interleaved_1f1b"},
+            "cannot interleave chunks",
+        ),
+        # megatron/training/arguments.py: the layers of a stage are divisible by its chunks; 32 layers are 16 chunks of 2.
+        ("megatron-core", {"pipeline_parallel": 4, "virtual_pipeline": 3, "schedule": "interleaved_1f1b"}, "unequal numbers of layers"),
+        ("megatron-core", {"pipeline_parallel": 4, "virtual_pipeline": 4, "schedule": "interleaved_1f1b"}, ""),
+        ("megatron-core", {"pipeline_parallel": 5}, ""),
+        ("megatron-2022", {"pipeline_parallel": 5}, "unequal numbers of layers"),
+        ("megatron-2022", {"pipeline_parallel": 2, "layers_per_stage": (15, 17)}, "unequal numbers of layers"),
+        (
+            "megatron-2022",
+            {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": "interleaved_1f1b"},
+            "cannot interleave a pipeline of 2 ranks",
+        ),
+        ("megatron-2022", {"zero_stage": 1}, ""),
+        ("megatron-2022", {"zero_stage": 3}, "cannot shard gradients or parameters (zero_stage above 1); torchtitan can"),
+        ("megatron-2021", {"zero_stage": 1}, "cannot shard over replicas"),
+        ("megatron-2021", {"tensor_parallel": 2, "sequence_parallel": True}, "cannot run sequence parallelism"),
+        ("megatron-2022", {"pipeline_parallel": 2, "schedule": "gpipe"}, "cannot run schedules of another kind"),
+        ("megatron-core", {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"}, "cannot run zero_bubble_h1; zero-bubble-2023 can"),
+        ("zero-bubble-2023", {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"}, ""),
+        ("llm-foundry", {"tensor_parallel": 2}, "cannot split a layer"),
+        ("llm-foundry", {"pipeline_parallel": 2}, "cannot run a pipeline"),
+        ("torchtitan", {"zero_stage": 2, "pipeline_parallel": 5}, ""),
+    ],
+)
+def test_a_stack_says_what_it_cannot_run(stack: str, plan: dict[str, Any], said: str) -> None:
+    found = reasons(Plan(**plan), 32, read("stacks", stack))
+    assert len(found) == bool(said) and all(said in each for each in found)
+    assert all(each.startswith(f"{stack} ") for each in found)
+
+
+def test_embedding_and_head_count_as_layers_where_a_stack_counts_them() -> None:
+    stack = Stack("mine", layer_split="embedding_and_head", limits=("even_stages",))
+    assert reasons(Plan(pipeline_parallel=4), 30, stack) == ()  # 7 8 8 7, with the ends 8 8 8 8
+    assert reasons(Plan(pipeline_parallel=4), 32, stack) != ()
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_stack_that_can_has_no_such_limit(name: str) -> None:
+    assert LIMITS[name].can in catalog.names("stacks") and name not in read("stacks", LIMITS[name].can).limits
+
+
+def open_scenario() -> Scenario:
+    return from_mapping(
+        {
+            "model": "tiny-gpt",
+            "cluster": {"node": {"base": "dgx-a100-80gb", "devices_per_node": 4}},
+            "batch": {"global_batch": 8, "sequence_length": 16},
+            "stack": "megatron-deepspeed-2022",
+            "plans": {"open": {"pipeline_parallel": 2, "zero_stage": [1, 2]}},
+        }
+    )
+
+
+def test_a_search_leaves_out_what_the_stack_cannot_run_where_asked() -> None:
+    whole, runnable = ranked(open_scenario()), ranked(open_scenario(), runnable=True)
+    assert {each.plan.zero_stage for each in whole.rows} == {1, 2} and {each.plan.zero_stage for each in runnable.rows} == {1}
