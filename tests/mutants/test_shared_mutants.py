@@ -50,7 +50,7 @@ def _twice_the_hbm_bytes(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_megabyte_an_element(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Optimizer, "moved_bytes", lambda self, gradient_bytes: 10**6)
+    patch.setattr(Optimizer, "moved_bytes", lambda self, weight_bytes, gradient_bytes: 10**6)
 
 
 def _frees_at_the_end_of_a_pass(patch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def test_a_value_is_meant_or_is_not_built(section: str, key: str, value: str, sa
         ("google/gemma-2-2b", ", which is not built: GeGLU"),
         ("llama2-34b", " (of llama2 there are llama2-7b, "),
         ("gpt3-2.7b", " (of gpt3 there are gpt3-6.7b, "),
-        ("qwen2-7b", "; known: "),
+        ("qwen2-7b", " (of qwen there are qwen2.5-7b, "),
     ],
 )
 def test_a_model_is_another_name_or_not_built_and_never_another_model(name: str, said: str) -> None:

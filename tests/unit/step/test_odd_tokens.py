@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from parsim import estimate
+from parsim import catalog, estimate
 from parsim.cluster import Cluster
 from parsim.cost import timing
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
-from parsim.scenario.rows import dtypes, read
+from parsim.scenario.rows import read
 
 PLANS = {"one": Plan(micro_batch=1), "tp2-pp2": Plan(tensor_parallel=2, pipeline_parallel=2, micro_batch=1, schedule="1f1b")}
 
 
 def step_s(node: str, stack: Stack, plan: Plan, sequence_length: int, hidden_size: int = 2048) -> float:
     model = TransformerSpec.of(name="gpt", num_layers=4, hidden_size=hidden_size, num_heads=16, vocab_size=51200, max_positions=2048)
-    itemsize = {name: read("dtypes", name) for name in dtypes()}
+    itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
     batch = Batch(4, sequence_length, "fp16")
     return estimate(Scenario("odd", model, Cluster(read("nodes", node)), batch, stack, {"p": plan}, {}, {}, 0, "", itemsize), "p").step_s
 
