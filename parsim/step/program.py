@@ -112,10 +112,13 @@ def send_tasks(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
 
 
 def _on_wire(step: Step, operand: Operand) -> Operand:
-    """A boundary tensor as a rank sends it: whole, or its part of a sequence that the tensor-parallel ranks all hold."""
+    """A boundary tensor as a rank sends it: whole, or its part of a width that the tensor-parallel ranks all hold.
+
+    Megatron-LM cuts the flattened tensor, whatever its sequence (core/tensor_parallel/utils.py, split_tensor_into_1d_equal_chunks).
+    """
     if not step.structure.boundary_axes:
         return operand
-    axes = tuple(step.structure.boundary_axes if dim == "T" else own for dim, own in zip(operand.dims, operand.sharding.axes, strict=True))
+    axes = tuple(step.structure.boundary_axes if dim == "D" else own for dim, own in zip(operand.dims, operand.sharding.axes, strict=True))
     return Operand(operand.name + SHARD, Sharding(operand.dims, axes), operand.dtype)
 
 

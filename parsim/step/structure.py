@@ -33,7 +33,7 @@ class Structure:
     fusions: tuple[str, ...]
     tensor_overlap: bool
     gradient_overlap: bool
-    boundary_axes: tuple[str, ...]  # over which ranks cut the sequence of what crosses a stage boundary, though all hold it
+    boundary_axes: tuple[str, ...]  # over which ranks cut the width of what crosses a stage boundary, though all hold it
     master_weights: bool
     ends_apart: bool  # the first and the last stage live on different ranks
 
@@ -50,7 +50,7 @@ class Structure:
         first, last = (schedules.find(plan.schedule, ranks).rank_of(stage, ranks) for stage in (0, plan.num_stages - 1))
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
         stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replica_axes())
-        divides = batch.sequence_length % plan.tensor_parallel == 0
+        divides = model.extents["D"] % plan.tensor_parallel == 0
         is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
             axes=axes,
