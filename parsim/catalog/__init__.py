@@ -6,14 +6,19 @@ Rows are handed out raw; parsim.scenario.rows checks them and turns them into th
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from parsim.errors import ParsimError, did_you_mean
 
 __all__ = ["kinds", "names", "row"]
+
+_ROW: Final = re.compile(r"^([^\s#:]+):.*\n(?:[ #].*\n|\n)*", re.MULTILINE)  # a row starts where a line is not indented, and is no comment
+_ANCHOR: Final = re.compile(r"&([\w-]+)")
+_ALIAS: Final = re.compile(r"\*([\w-]+)")
 
 
 def kinds() -> tuple[str, ...]:
@@ -31,7 +36,7 @@ def names(kind: str) -> tuple[str, ...]:
     >>> "gpt3-175b" in names("models")
     True
     """
-    return tuple(_rows(kind))
+    return tuple(_texts(kind))
 
 
 def row(kind: str, name: str) -> dict[str, Any]:
@@ -43,18 +48,40 @@ def row(kind: str, name: str) -> dict[str, Any]:
     >>> row("models", "gpt3-175b")["num_layers"]
     96
     """
-    rows = _rows(kind)
-    if name not in rows:
-        raise ParsimError(f"unknown {kind.removesuffix('s')} '{name}'{did_you_mean(name, rows)}", remedy=f"Known: {', '.join(rows)}.")
-    return dict(copy.deepcopy(rows[name]))
+    known = _texts(kind)
+    if name not in known:
+        raise ParsimError(f"unknown {kind.removesuffix('s')} '{name}'{did_you_mean(name, known)}", remedy=f"Known: {', '.join(known)}.")
+    return dict(copy.deepcopy(_row(kind, name)))
 
 
 @cache
-def _rows(kind: str) -> Mapping[str, Mapping[str, Any]]:
-    if kind not in kinds():
-        raise ParsimError(f"unknown kind of row '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")
+def _row(kind: str, name: str) -> Mapping[str, Any]:
+    """The row, read alone: its text, after that of the rows whose anchors it uses, is a file of few rows."""
     from ruamel.yaml import YAML
 
-    text = (resources.files(__package__) / "data" / f"{kind}.yaml").read_text(encoding="utf-8")
-    rows: dict[str, Mapping[str, Any]] = YAML(typ="safe", pure=True).load(text) or {}
-    return rows
+    texts = _texts(kind)
+    order, needed = list(texts), {name}
+    for each in reversed(order[: order.index(name) + 1]):  # an anchor stands before its aliases
+        if each in needed:
+            needed |= {_home(alias, texts, each) for alias in _ALIAS.findall(texts[each])}
+    text = "".join(texts[each] for each in order if each in needed)
+    found: Mapping[str, Any] = YAML(typ="safe", pure=True).load(text)[name]
+    return found
+
+
+def _home(anchor: str, texts: Mapping[str, str], user: str) -> str:
+    """The last row up to `user` that sets the anchor; `user` itself where none does, as with an asterisk that is no alias."""
+    before = list(texts)[: list(texts).index(user) + 1]
+    return next((each for each in reversed(before) if anchor in _ANCHOR.findall(texts[each])), user)
+
+
+@cache
+def _texts(kind: str) -> Mapping[str, str]:
+    """The text of each row by its name, in the order of the file."""
+    if kind not in kinds():
+        raise ParsimError(f"unknown kind of row '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")
+    return {each[1]: each[0] for each in _ROW.finditer(_text(kind))}
+
+
+def _text(kind: str) -> str:
+    return (resources.files(__package__) / "data" / f"{kind}.yaml").read_text(encoding="utf-8")

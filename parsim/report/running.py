@@ -10,7 +10,6 @@ from typing import Any
 
 from parsim.report import results as made
 from parsim.report.console import Output, log, percent, say, show_table
-from parsim.report.figure import save
 from parsim.report.files import csv_text, folder, json_text, prepare, write
 from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing
@@ -18,9 +17,9 @@ from parsim.scenario import Scenario, load
 
 
 def run_scenario(
-    path: Path, output: Output, *, out: Path | None, backend: str, contention: bool = False, layers: bool = False, figure: bool = True
+    path: Path, output: Output, *, out: Path | None, backend: str, contention: bool, layers: bool, formats: Sequence[str]
 ) -> int:
-    """The exit status: 0, or 1 where no plan fits its device.
+    """The exit status: 0, or 1 where no plan fits its device.  No figure is drawn without `formats`.
 
     Raises:
         ParsimError: the scenario is wrong.
@@ -37,7 +36,7 @@ def run_scenario(
     written = [write(directory / "results.json", json_text(document)), write(directory / "results.csv", csv_text(table))]
     if rows:
         written.append(write(directory / "layers.csv", csv_text(asdict(row) for each in rows.values() for row in each)))
-    _log_files(directory, [*written, *(save(results, directory) if figure else ())])
+    _log_files(directory, [*written, *_draw(results, directory, formats)])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
         nearest = min((result.estimate for result in results.plans), key=lambda each: each.peak_bytes)
@@ -45,7 +44,7 @@ def run_scenario(
     return 0 if fits else 1
 
 
-def plot_scenario(path: Path, out: Path | None, backend: str) -> int:
+def plot_scenario(path: Path, out: Path | None, backend: str, formats: Sequence[str]) -> int:
     """The exit status of drawing: 0.
 
     Raises:
@@ -54,8 +53,17 @@ def plot_scenario(path: Path, out: Path | None, backend: str) -> int:
     """
     scenario = load(path)
     directory = prepare(out or folder(scenario.name))
-    _log_files(directory, save(_predict(scenario, backend), directory))
+    _log_files(directory, _draw(_predict(scenario, backend), directory, formats))
     return 0
+
+
+def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> list[Path]:
+    """The files of the figure; nothing that draws is imported where none is asked for."""
+    if not formats:
+        return []
+    from parsim.report.figure import save
+
+    return save(results, directory, formats)
 
 
 def progress(total: int) -> Callable[[str], None] | None:

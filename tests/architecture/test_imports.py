@@ -31,7 +31,7 @@ FILES = sorted((ROOT / "parsim").rglob("*.py"))
 
 def part(module: str) -> str:
     """The row's name: `parsim.step.task` -> step, `parsim_kernels.machine` -> parsim_kernels."""
-    names = module.split(".")
+    names = module.replace("parsim.__main__", "parsim.cli").split(".")
     return names[1] if names[0] == "parsim" and len(names) > 1 else names[0]
 
 
