@@ -20,6 +20,7 @@ from parsim_kernels.signature import (
     expression,
     extents,
     fresh,
+    integer,
     joint,
     number,
     real,
@@ -221,10 +222,19 @@ def add(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Ke
 
 
 def cast(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """A copy: the declared itemsize changes, the numbers stay.  0 FLOPs."""
+    """A copy: the declared itemsize changes, the numbers stay.  0 FLOPs.
+
+    With attributes["end"] what lies at or past it along the last dim, which starts at attributes["offset"], becomes -inf: a softmax gives
+    it no weight and no gradient.
+
+    >>> cast((np.ones(3),), {"offset": 2, "end": 4})[0][0].tolist()
+    [1.0, 1.0, -inf]
+    """
     (x,) = inputs
     y = out(x.shape, x.dtype)
     y[...] = x
+    if "end" in attributes:
+        y[..., max(0, integer(attributes, "end") - integer(attributes, "offset")) :] = -np.inf
     return (y,), 0
 
 
