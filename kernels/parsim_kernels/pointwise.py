@@ -207,10 +207,10 @@ def dropout(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -
     p = number(attributes, "p")
     if not 0 <= p < 1:
         raise ValueError(f"attribute 'p' is {p}, not in [0, 1)")
-    y = out(x.shape, real(x))
+    y, scale = out(x.shape, real(x)), 1 / (1 - p)
     for part, is_kept, result in blocks(*flat(x, mask, y)):
         np.multiply(part, is_kept, out=result)
-        np.divide(result, 1 - p, out=result)
+        np.multiply(result, scale, out=result)
     return (y,), 2 * x.size
 
 
