@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from parsim.errors import ParsimError
@@ -123,6 +124,18 @@ def _widths(texts: Sequence[str], separator: str | None) -> list[int]:
     from rich.cells import cell_len
 
     return [cell_len(part) for text in texts for part in text.split(separator)] or [0]
+
+
+@contextmanager
+def patience(what: str, after_s: float = 0.7) -> Iterator[None]:
+    """Tell on stderr, terminal or pipe, what takes longer than `after_s`."""
+    timer = Timer(after_s, log, [f"{what} ..."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from parsim.report import results as made
-from parsim.report.console import Output, log, percent, say, show_table
+from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.files import csv_text, folder, json_text, prepare, write
 from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing
@@ -25,7 +24,8 @@ def run_scenario(
         ParsimError: the scenario is wrong.
         OSError: a file cannot be written.
     """
-    scenario = load(path)
+    with patience(f"reading {path}"):
+        scenario = load(path)
     directory = prepare(out or folder(scenario.name))
     results = _predict(scenario, backend, contention=contention)
     rows = {each.estimate.name: layer_rows(results.scenario, each.estimate) for each in results.plans} if layers else {}
@@ -67,8 +67,8 @@ def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> lis
 
 
 def progress(total: int) -> Callable[[str], None] | None:
-    """What tells a waiting person on stderr which of several plans is at work; None where nobody watches."""
-    return (lambda name: log(f"  {name} ...")) if total > 1 and sys.stderr.isatty() else None
+    """What tells on stderr which of several plans is at work; None for one alone."""
+    return (lambda name: log(f"  {name} ...")) if total > 1 else None
 
 
 def _predict(scenario: Scenario, backend: str, *, contention: bool = False) -> made.Results:
@@ -102,8 +102,9 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None) ->
     """
     from parsim.planner import plan
 
-    scenario = load(path)
-    ranking = plan(scenario, space, top=top)
+    with patience(f"pricing every plan of {path}"):
+        scenario = load(path)
+        ranking = plan(scenario, space, top=top)
     document = made.ranking_document(scenario, ranking)
     output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
     if nearest := ranking.nearest:
