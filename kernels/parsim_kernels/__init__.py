@@ -7,10 +7,26 @@ the arrays at call time, never from a formula handed in.
 
 from __future__ import annotations
 
-from parsim_kernels.fabric import Transfer
-from parsim_kernels.kernels import KERNELS
-from parsim_kernels.ledger import Ledger
-from parsim_kernels.machine import Machine
-from parsim_kernels.transport import Channel, Operator, TransportError, WorkerError, launch
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from parsim_kernels.kernels import KERNELS
+    from parsim_kernels.ledger import Ledger
+    from parsim_kernels.machine import Machine
+    from parsim_kernels.transfer import Operator, Transfer
+    from parsim_kernels.transport import Channel, TransportError, WorkerError, launch
 
 __all__ = ["KERNELS", "Channel", "Ledger", "Machine", "Operator", "Transfer", "TransportError", "WorkerError", "launch"]
+
+# Each is imported when it is first used: who only lists the messages of a collective needs no kernels and no transport.
+_HOMES: Final = {
+    **dict.fromkeys(("Operator", "Transfer"), "transfer"),
+    **dict.fromkeys(("Channel", "TransportError", "WorkerError", "launch"), "transport"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'parsim_kernels' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, name.lower())}"), name)

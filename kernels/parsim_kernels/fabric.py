@@ -11,24 +11,12 @@ import numpy as np
 
 from parsim_kernels.pool import Into
 from parsim_kernels.signature import Array, Out, fresh
-from parsim_kernels.transport.channel import Channel, Incoming, Message, Operator, Outgoing
+from parsim_kernels.transfer import Operator, Transfer
+from parsim_kernels.transport.channel import Channel, Incoming, Message, Outgoing
 
 _TAG = -1  # of all messages of collectives
 _REDUCING = ("sum", "max")
 Chunks = list[list[Array | None]]  # by position in the group, then by chunk; None: not there yet
-
-
-class Transfer(NamedTuple):
-    """One message of a collective: `src` sends `chunk`; `dst` adds it in, or overwrites its own.
-
-    Both are positions in the group; the position one past its last rank is a switch that adds.
-    """
-
-    step: int
-    src: int
-    dst: int
-    chunk: int
-    operator: Operator
 
 
 class Round(NamedTuple):

@@ -12,13 +12,14 @@ import numpy as np
 
 from parsim_kernels import fabric
 from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut_chunks, cut_shards, join, names_by_rank, outcome, write_back, write_gathered
-from parsim_kernels.fabric import Chunks, Transfer
+from parsim_kernels.fabric import Chunks
 from parsim_kernels.kernels import KERNELS, OVERLAYS
 from parsim_kernels.ledger import Ledger
 from parsim_kernels.memory import Memory, root_of
 from parsim_kernels.pool import Into, Pool
 from parsim_kernels.signature import Array, Attributes, Out
 from parsim_kernels.traffic import touched_bytes
+from parsim_kernels.transfer import Transfer
 from parsim_kernels.transport import Lockstep
 
 

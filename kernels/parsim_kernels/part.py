@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from parsim_kernels import bucket as buckets
 from parsim_kernels.bucket import IN_PLACE, cut_along, flat, only, settle, write_back
-from parsim_kernels.fabric import Transfer, run_one
+from parsim_kernels.fabric import run_one
 from parsim_kernels.signature import Array
+from parsim_kernels.transfer import Transfer
 
 if TYPE_CHECKING:
     from parsim_kernels.machine import Machine

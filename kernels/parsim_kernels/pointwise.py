@@ -20,6 +20,7 @@ from parsim_kernels.signature import (
     expression,
     extents,
     fresh,
+    integer,
     joint,
     number,
     real,
@@ -206,10 +207,10 @@ def dropout(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -
     p = number(attributes, "p")
     if not 0 <= p < 1:
         raise ValueError(f"attribute 'p' is {p}, not in [0, 1)")
-    y = out(x.shape, real(x))
+    y, scale = out(x.shape, real(x)), 1 / (1 - p)
     for part, is_kept, result in blocks(*flat(x, mask, y)):
         np.multiply(part, is_kept, out=result)
-        np.divide(result, 1 - p, out=result)
+        np.multiply(result, scale, out=result)
     return (y,), 2 * x.size
 
 
@@ -221,10 +222,19 @@ def add(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Ke
 
 
 def cast(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """A copy: the declared itemsize changes, the numbers stay.  0 FLOPs."""
+    """A copy: the declared itemsize changes, the numbers stay.  0 FLOPs.
+
+    With attributes["end"] what lies at or past it along the last dim, which starts at attributes["offset"], becomes -inf: a softmax gives
+    it no weight and no gradient.
+
+    >>> cast((np.ones(3),), {"offset": 2, "end": 4})[0][0].tolist()
+    [1.0, 1.0, -inf]
+    """
     (x,) = inputs
     y = out(x.shape, x.dtype)
     y[...] = x
+    if "end" in attributes:
+        y[..., max(0, integer(attributes, "end") - integer(attributes, "offset")) :] = -np.inf
     return (y,), 0
 
 

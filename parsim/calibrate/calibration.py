@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -15,7 +16,7 @@ from parsim.calibrate import models
 from parsim.calibrate.links import OPERATION, Exchange, best_rate, fit_links, join_ranks, sample_links
 from parsim.calibrate.machine import accelerator_row, node_row, num_cores
 from parsim.calibrate.samples import LawFit, Samples, at_full_pace, fit_laws, least_pace_s, merge, poor_names, relative_fit, to_digits
-from parsim.calibrate.walk import TimedCall, Walk, sample_kernels
+from parsim.calibrate.walk import MOST_STRETCH, TimedCall, Walk, sample_kernels
 from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.link import CollectiveLaw
@@ -61,32 +62,33 @@ def calibrate(seconds: float = SECONDS, *, progress: Progress | None = None) -> 
     cores, dtypes = num_cores(), {name: read("dtypes", name) for name in catalog.names("dtypes")}
     runs = list(models.runs(Cluster(read("nodes", _ANY_NODE)), dtypes))
     alone_s, busy_s, links_s = (share * seconds for share in (_SHARES if cores > 1 else (1.0, 0.0, 0.0)))
-    alone = _sample_walks(runs, 1, alone_s, seconds, "one core", progress)
-    busy = _sample_walks(runs, cores, busy_s, seconds, "all cores", progress) if busy_s else []
+    end_s = time.monotonic() + seconds  # no second try begins later
+    alone = _sample_walks(runs, 1, alone_s, end_s, "one core", progress)
+    busy = _sample_walks(runs, cores, busy_s, end_s, "all cores", progress) if busy_s else []
     exchanges, kept = dict[Exchange, Samples](), dict[Exchange, Samples]()
     for ranks in sorted({2, cores}) if links_s else []:
         for _ in range(_TRIES):  # an exchange needs several quiet cores at once
-            join_ranks(_launch(sample_links, ranks, (links_s,), seconds, f"{ranks} cores that talk", progress), exchanges)
+            join_ranks(_launch(sample_links, ranks, (links_s,), f"{ranks} cores that talk", progress), exchanges)
             kept = at_full_pace(exchanges, lambda exchange: exchange.num_ranks)
-            if not poor_names(kept, OPERATION):
+            if not poor_names(kept, OPERATION) or time.monotonic() > end_s:
                 break
     return fit_machine(alone, busy, kept)
 
 
 def _sample_walks(
-    runs: Sequence[RunRequest], num_ranks: int, share_s: float, seconds: float, what: str, progress: Progress | None
+    runs: Sequence[RunRequest], num_ranks: int, share_s: float, end_s: float, what: str, progress: Progress | None
 ) -> list[Walk]:
     """What was seen at full pace by ranks that train at the same time, each a walk a model; again while too much of it was slow."""
     found: list[Walk] = []
     for _ in range(_TRIES):
-        ranks: list[list[Walk]] = _launch(sample_kernels, num_ranks, (runs, share_s), seconds, what, progress)
+        ranks: list[list[Walk]] = _launch(sample_kernels, num_ranks, (runs, share_s), what, progress)
         walks = [walk for walks in ranks for walk in walks]
         for have, more in zip(found, walks, strict=False):
             merge(have.calls, more.calls)
             merge(have.between, more.between)
         found = found or walks
         kept = [walk.at_pace(_least_pace_s(found)) for walk in found]
-        if not poor_kernels(kept):
+        if not poor_kernels(kept) or time.monotonic() > end_s:
             break
     return kept
 
@@ -109,12 +111,11 @@ def fit_machine(alone: Sequence[Walk], busy: Sequence[Walk], exchanges: Mapping[
     return Calibration(kernels, busy_kernels, between, (), row)
 
 
-def _launch(
-    target: Callable[..., Any], num_ranks: int, args: tuple[Any, ...], seconds: float, what: str, progress: Progress | None
-) -> list[Any]:
+def _launch(target: Callable[..., Any], num_ranks: int, args: tuple[Any, ...], what: str, progress: Progress | None) -> list[Any]:
+    """What `target(channel, *args)` returns on each rank; the last of `args` are the seconds that it takes."""
     report = (lambda done: progress(what, done)) if progress else None
     try:
-        return launch(target, num_ranks, "shared_memory", args, deadline_s=2 * seconds + _PATIENCE, progress=report)
+        return launch(target, num_ranks, "shared_memory", args, deadline_s=MOST_STRETCH * args[-1] + _PATIENCE, progress=report)
     except TransportError as error:
         if isinstance(error.__cause__, ParsimError):
             raise error.__cause__ from error

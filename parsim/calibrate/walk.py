@@ -30,7 +30,7 @@ from parsim_kernels import Channel, Machine
 _NS_PER_S: Final = 1e9
 _TURN: Final = (False, True, True)  # which steps of a model's turn are timed: the first warms the caches
 _TURNS: Final = 3  # of every model, if the time can be stretched to so many times what was asked for:
-_MOST_STRETCH: Final = 3.0
+MOST_STRETCH: Final = 3.0
 _EMPTY_CALLS: Final = 200
 _ENDLESS: Final = 10**9  # steps; the time budget ends the walk
 
@@ -202,11 +202,14 @@ def sample_kernels(channel: Channel, runs: Sequence[RunRequest], seconds: float)
 
     Several ranks train at the same time, each by itself and from another model on, so that every call meets all others.
     """
-    gate = Gate()
-    trainers = [Trainer(gate, run.job()) for run in runs]
-    for trainer in trainers:
+    gate, start, trainers = Gate(), time.perf_counter(), list[Trainer]()
+    for run in runs:
+        trainer = Trainer(gate, run.job())
         trainer.step(timed=False)
         trainer.walk.overhead_s = overhead_s(gate)
+        trainers.append(trainer)
+        if time.perf_counter() - start > MOST_STRETCH * seconds:
+            break  # too few samples anyway, and whoever asked for a second does not wait for a minute
     first = len(trainers) * channel.rank // channel.num_ranks
     channel.barrier()
     start = time.perf_counter()
@@ -215,7 +218,7 @@ def sample_kernels(channel: Channel, runs: Sequence[RunRequest], seconds: float)
             trainer.step(timed=timed)
         done = (time.perf_counter() - start) / seconds
         channel.report(min(done, 1.0))
-        if number >= len(trainers) and done >= (1.0 if number >= _TURNS * len(trainers) else _MOST_STRETCH):
+        if done >= (1.0 if number >= _TURNS * len(trainers) else MOST_STRETCH):
             break
     gate.close()
     return [trainer.walk for trainer in trainers]

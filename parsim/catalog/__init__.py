@@ -15,12 +15,17 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 from parsim.catalog.spelling import hint_of
 from parsim.errors import ParsimError, did_you_mean
 
 __all__ = ["aliases", "find", "hint", "kinds", "names", "row"]
+
+_ROW: Final = re.compile(r"^([^\s#:]+):.*\n(?:[ #].*\n|\n)*", re.MULTILINE)  # a row starts where a line is not indented, and is no comment
+_ANCHOR: Final = re.compile(r"&([\w-]+)")
+_ALIAS: Final = re.compile(r"\*([\w-]+)")
+_OTHER_NAME: Final = re.compile(r"^\S+ \{same_as: ")
 
 
 def kinds() -> tuple[str, ...]:
@@ -38,7 +43,7 @@ def names(kind: str) -> tuple[str, ...]:
     >>> "gpt3-175b" in names("models")
     True
     """
-    return tuple(_rows(kind).rows)
+    return tuple(name for name, text in _texts(kind).items() if not _OTHER_NAME.match(text))
 
 
 def aliases(kind: str) -> Mapping[str, Mapping[str, str]]:
@@ -47,7 +52,7 @@ def aliases(kind: str) -> Mapping[str, Mapping[str, str]]:
     >>> aliases("nodes")["a3-megagpu-8g"]["same_as"]
     'hgx-h100-80gb'
     """
-    return _rows(kind).aliases
+    return _load("".join(text for text in _texts(kind).values() if _OTHER_NAME.match(text)))
 
 
 def find(kind: str, name: str) -> str:
@@ -56,7 +61,7 @@ def find(kind: str, name: str) -> str:
     >>> find("nodes", "P4d.24xlarge"), find("accelerators", "h200-sxm5-141gb"), find("accelerators", "h300")
     ('p4d-24xlarge', 'h200', '')
     """
-    return name if name in _rows(kind).rows else _spellings(kind).get(_plain(name), "")
+    return name if name in names(kind) else _spellings(kind).get(_plain(name), "")
 
 
 def row(kind: str, name: str) -> dict[str, Any]:
@@ -68,11 +73,10 @@ def row(kind: str, name: str) -> dict[str, Any]:
     >>> row("models", "gpt3-175b")["num_layers"]
     96
     """
-    rows = _rows(kind).rows
     found = find(kind, name)
     if not found:
-        raise ParsimError(f"unknown {kind.removesuffix('s')} '{name}'{hint(kind, name)}", remedy=f"Known: {', '.join(rows)}.")
-    return dict(copy.deepcopy(rows[found]))
+        raise ParsimError(f"unknown {kind.removesuffix('s')} '{name}'{hint(kind, name)}", remedy=f"Known: {', '.join(names(kind))}.")
+    return dict(copy.deepcopy(_row(kind, found)))
 
 
 def hint(kind: str, name: str) -> str:
@@ -84,42 +88,58 @@ def hint(kind: str, name: str) -> str:
     return hint_of(name, (*names(kind), *aliases(kind)))
 
 
-class _Rows(NamedTuple):
-    rows: Mapping[str, Mapping[str, Any]]
-    aliases: Mapping[str, Mapping[str, str]]
+@cache
+def _row(kind: str, name: str) -> Mapping[str, Any]:
+    """The row, read alone: its text, after that of the rows whose anchors it uses, is a file of few rows."""
+    texts = _texts(kind)
+    order, needed = list(texts), {name}
+    for each in reversed(order[: order.index(name) + 1]):  # an anchor stands before its aliases
+        if each in needed:
+            needed |= {_home(alias, texts, each) for alias in _ALIAS.findall(texts[each])}
+    stated = _load("".join(texts[each] for each in order if each in needed))[name]
+    return _row_like(stated, kind) if "like" in stated else stated
 
 
 @cache
-def _rows(kind: str) -> _Rows:
-    if kind not in kinds():
-        raise ParsimError(f"unknown kind of row '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")
+def _load(text: str) -> Mapping[str, Any]:
     from ruamel.yaml import YAML
 
-    text = (resources.files(__package__) / "data" / f"{kind}.yaml").read_text(encoding="utf-8")
-    stated: dict[str, dict[str, Any]] = YAML(typ="safe", pure=True).load(text) or {}
-    others = {name: each for name, each in stated.items() if "same_as" in each}
-    rows: dict[str, Mapping[str, Any]] = {}
-    for name, each in stated.items():
-        if name not in others:
-            rows[name] = _row_like(each, rows) if "like" in each else each
-    return _Rows(rows, others)
+    return YAML(typ="safe", pure=True).load(text) or {}
+
+
+def _home(anchor: str, texts: Mapping[str, str], user: str) -> str:
+    """The last row up to `user` that sets the anchor; `user` itself where none does, as with an asterisk that is no alias."""
+    before = list(texts)[: list(texts).index(user) + 1]
+    return next((each for each in reversed(before) if anchor in _ANCHOR.findall(texts[each])), user)
+
+
+@cache
+def _texts(kind: str) -> Mapping[str, str]:
+    """The text of each row by its name, in the order of the file."""
+    if kind not in kinds():
+        raise ParsimError(f"unknown kind of row '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")
+    return {each[1]: each[0] for each in _ROW.finditer(_text(kind))}
+
+
+def _text(kind: str) -> str:
+    return (resources.files(__package__) / "data" / f"{kind}.yaml").read_text(encoding="utf-8")
 
 
 @cache
 def _spellings(kind: str) -> Mapping[str, str]:
-    rows, others = _rows(kind)
-    return {**{_plain(alias): each["same_as"] for alias, each in others.items()}, **{_plain(name): name for name in rows}}
+    others = {_plain(alias): each["same_as"] for alias, each in aliases(kind).items()}
+    return {**others, **{_plain(name): name for name in names(kind)}}
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[ ._]", "-", name.lower())
 
 
-def _row_like(stated: Mapping[str, Any], above: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row with all that it takes from the row that it is like, which stands above it; each such source says so."""
+def _row_like(stated: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """The row with all that it takes from the row that it is like; each such source says so."""
     own, sources = dict(stated), dict(stated["source"])
     like, why = own.pop("like"), sources.pop("like")
-    relative = above[like]
+    relative = _row(kind, like)
     assumed = {
         key: re.sub(r"^(assumed: )?(as of \S+?: )?", f"assumed: as of {like}, {why}: ", str(source), count=1)
         for key, source in relative["source"].items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol, cast, overload
+from typing import TYPE_CHECKING, Final, Protocol, cast, overload
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from parsim.cluster.network import SWITCH_ADDS_ABOVE
 from parsim.errors import ParsimError, did_you_mean
 from parsim.registry import Registry
 from parsim_kernels import Operator, Transfer
-from parsim_kernels.fabric import TransferPlan
+
+if TYPE_CHECKING:
+    from parsim_kernels.fabric import TransferPlan
 
 Count = np.ndarray | int
 Flag = np.ndarray | bool
@@ -186,6 +188,8 @@ class _PerPlan:
 @lru_cache(maxsize=256)
 def transfer_plan(algorithm: CollectiveAlgorithm, operation: str, num_ranks: int, operator: str) -> TransferPlan:
     """The transfers of a collective, sorted once for all that execute it repeatedly."""
+    from parsim_kernels.fabric import TransferPlan  # it brings the transport, which counts do not need
+
     return TransferPlan(algorithm.transfers(operation, num_ranks, cast(Operator, operator)))
 
 

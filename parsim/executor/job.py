@@ -136,6 +136,8 @@ class Job:
                 return 1.0 / (batch.global_batch * batch.sequence_length)
             case "per_text":
                 return 1.0 / batch.global_batch
+            case "unpadded":
+                return self.spec.extents[dim]
         seen = (*task.inputs, *task.outputs)
         sharding = next(operand.sharding for operand in seen if isinstance(operand, Operand) and dim in operand.dims)
         assert word in ("local", "offset"), value

@@ -85,9 +85,13 @@ def _vocabulary_head(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
 
 
 def cross_entropy(row: str, label: str, labels: str, scale: str) -> Iterator[Op]:
-    """Cross-entropy of logits[row label], a drawn label a row; `label` may be split."""
+    """Cross-entropy of logits[row label], a drawn label a row; `label` may be split.
+
+    Logits of padding take no part: how far a vocabulary is padded follows the plan, and plans of one scenario have one loss.  The padding
+    of Megatron-LM does take part, rows that no token trains up (`vocab_parallel_cross_entropy` has no mask).  Counts are those of all.
+    """
     rows, whole, offset = (FLOAT32,), f"{row} {label} -> {row} {label}", (("offset", f"offset:{label}"),)
-    yield Op("logits_cast", whole, ("logits",), ("logits32",), "cast", rows)
+    yield Op("logits_cast", whole, ("logits",), ("logits32",), "cast", rows, (*offset, ("end", f"unpadded:{label}")))
     yield Op("labels", f"-> {row}", (), (labels,), "draw", (INDEX,))
     yield Op("row_max", f"{row} {label} -> {row}", ("logits32",), ("row_max",), "row_max", rows)
     yield Op("pick", f"{row} {label}, {row} -> {row}", ("logits32", labels), ("picked",), "pick", rows, offset)

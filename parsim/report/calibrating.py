@@ -11,7 +11,7 @@ from parsim.calibrate.calibration import SECONDS, Calibration, calibrate
 from parsim.calibrate.machine import build_node, load_node, text_of
 from parsim.calibrate.samples import LawFit
 from parsim.calibrate.wall import RULE, StepTime, time_plans
-from parsim.report.console import Output, bar, log, percent, say, show_table
+from parsim.report.console import Output, bar, log, patience, percent, say, show_table
 from parsim.report.files import prepare_file, write
 from parsim.report.manners import unwind
 from parsim.report.running import progress
@@ -53,7 +53,8 @@ def verify_time(path: Path, machine: Path | None, output: Output) -> int:
         node = build_node(calibration.row)
     else:
         node = load_node(machine)
-    found = list(time_plans(scenario, node, progress=progress(len(scenario.plans))))
+    with patience(f"timing the plans of {path}"):
+        found = list(time_plans(scenario, node, progress=progress(len(scenario.plans))))
     documents = [{**asdict(each), "error": each.error} for each in found]
     document = {"scenario": scenario.name, "machine": node.name, "rule": RULE, "plans": documents}
     lines, title = [_line(each) for each in found], f"step time on {node.name}"
@@ -76,7 +77,7 @@ def _line(each: StepTime) -> dict[str, str]:
 
 
 def _calibrate(seconds: float) -> Calibration:
-    with bar() as show:
+    with patience(f"taking samples for about {units.format(seconds, 's')}"), bar() as show:
         calibration = calibrate(seconds, progress=show)
     if calibration.lacking:
         log(f"too few clean samples of: {', '.join(calibration.lacking)}")

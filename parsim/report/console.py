@@ -1,4 +1,7 @@
-"""Where results and log go: results on stdout, progress and log on stderr, no colour and no cut lines where nobody looks."""
+"""Where results and log go: results on stdout, progress and log on stderr, no colour and no cut lines where nobody looks.
+
+rich is imported where a table or a bar is drawn: plain lines, JSON and CSV do without.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from threading import Timer
+from typing import TYPE_CHECKING, Any
 
 from parsim.errors import ParsimError
 from parsim.report.files import csv_text, json_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 _GAP = 2  # spaces between columns, 1 where the table would not fit
 _PLAIN = 80  # columns of a plain terminal
@@ -24,29 +26,31 @@ _FOLDED = 12  # the least width of a column that folds, if a word of it is as lo
 _PIPED_COLUMNS = 2000  # wide enough that no table is cut; tables take only what they need
 
 
-class _Console(Console):
-    """A console whose reader may leave."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # the command line ends quietly; rich would choose the exit status itself
-
-
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
     """A console on stdout or stderr as it is now, as wide as the terminal or as asked.  Names from files are text, never markup."""
+    from rich.console import Console
+
+    class Pipe(Console):
+        """A console whose reader may leave."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # the command line ends quietly; rich would choose the exit status itself
+
     stream = sys.stderr if stderr else sys.stdout
     if width is None and not stream.isatty() and "COLUMNS" not in os.environ:
         width = _PIPED_COLUMNS
-    return _Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    return Pipe(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
 def say(text: str) -> None:
     """A line of results."""
-    console().print(text, soft_wrap=True)
+    raw(f"{text}\n")
 
 
 def log(text: str) -> None:
     """A line beside the results."""
-    console(stderr=True).print(text, soft_wrap=True)
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def raw(text: str) -> None:
@@ -85,6 +89,10 @@ def show_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = (), t
 
     `left` columns fold where the terminal is narrow, the others never; below that the terminal itself wraps, and nothing is lost.
     """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = {name: [name, *(row.get(name, "") for row in rows)] for name in columns}
     wide = {name: max(_widths(cells[name], "\n")) for name in columns}
@@ -114,7 +122,21 @@ def _fit_widths(wide: Mapping[str, int], least: Mapping[str, int], room: int) ->
 
 def _widths(texts: Sequence[str], separator: str | None) -> list[int]:
     """Columns on the terminal of each line (or, without separator, of each word) of the texts."""
+    from rich.cells import cell_len
+
     return [cell_len(part) for text in texts for part in text.split(separator)] or [0]
+
+
+@contextmanager
+def patience(what: str, after_s: float = 0.7) -> Iterator[None]:
+    """Tell on stderr, terminal or pipe, what takes longer than `after_s`."""
+    timer = Timer(after_s, log, [f"{what} ..."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -149,6 +171,9 @@ def percent(share: float, *, signed: bool = False) -> str:
 
 def lines(pairs: Sequence[tuple[str, str]]) -> None:
     """Pairs of label and text, the texts aligned; each may have several lines."""
+    from rich.table import Table
+    from rich.text import Text
+
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(overflow="fold")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,8 +82,8 @@ def figure_rows(results: Results) -> list[dict[str, object]]:
     return rows
 
 
-def save(results: Results, directory: Path) -> list[Path]:
-    """The files written: plans.png, plans.svg and plans.csv with the same data.
+def save(results: Results, directory: Path, formats: Iterable[str] = ("png",)) -> list[Path]:
+    """The files written: plans.csv, and plans.png, plans.svg or both with the same data.
 
     Raises:
         OSError: one cannot be written.
@@ -95,7 +95,7 @@ def save(results: Results, directory: Path) -> list[Path]:
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks is drawn as boxes
         figure = draw(results)
-        for kind in ("png", "svg"):
+        for kind in dict.fromkeys(formats):
             picture = io.BytesIO()
             figure.savefig(picture, format=kind, metadata=METADATA[kind])
             paths.append(write(directory / f"plans.{kind}", picture.getvalue()))

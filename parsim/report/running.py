@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from parsim.report import results as made
-from parsim.report.console import Output, log, percent, say, show_table
-from parsim.report.figure import save
+from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.files import csv_text, folder, json_text, prepare, write
 from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
@@ -19,15 +17,16 @@ from parsim.scenario import Scenario, load
 
 
 def run_scenario(
-    path: Path, output: Output, *, out: Path | None, backend: str, contention: bool = False, layers: bool = False, figure: bool = True
+    path: Path, output: Output, *, out: Path | None, backend: str, contention: bool, layers: bool, formats: Sequence[str]
 ) -> int:
-    """The exit status: 0, or 1 where no plan fits its device.
+    """The exit status: 0, or 1 where no plan fits its device.  No figure is drawn without `formats`.
 
     Raises:
         ParsimError: the scenario is wrong.
         OSError: a file cannot be written.
     """
-    scenario = load(path)
+    with patience(f"reading {path}"):
+        scenario = load(path)
     directory = prepare(out or folder(scenario.name))
     results = _predict(scenario, backend, contention=contention)
     rows = {each.estimate.name: layer_rows(results.scenario, each.estimate) for each in results.plans} if layers else {}
@@ -38,7 +37,7 @@ def run_scenario(
     written = [write(directory / "results.json", json_text(document)), write(directory / "results.csv", csv_text(table))]
     if rows:
         written.append(write(directory / "layers.csv", csv_text(asdict(row) for each in rows.values() for row in each)))
-    _log_files(directory, [*written, *(save(results, directory) if figure else ())])
+    _log_files(directory, [*written, *_draw(results, directory, formats)])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
         nearest = min((result.estimate for result in results.plans), key=lambda each: each.peak_bytes)
@@ -46,7 +45,7 @@ def run_scenario(
     return 0 if fits else 1
 
 
-def plot_scenario(path: Path, out: Path | None, backend: str) -> int:
+def plot_scenario(path: Path, out: Path | None, backend: str, formats: Sequence[str]) -> int:
     """The exit status of drawing: 0.
 
     Raises:
@@ -55,13 +54,22 @@ def plot_scenario(path: Path, out: Path | None, backend: str) -> int:
     """
     scenario = load(path)
     directory = prepare(out or folder(scenario.name))
-    _log_files(directory, save(_predict(scenario, backend), directory))
+    _log_files(directory, _draw(_predict(scenario, backend), directory, formats))
     return 0
 
 
+def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> list[Path]:
+    """The files of the figure; nothing that draws is imported where none is asked for."""
+    if not formats:
+        return []
+    from parsim.report.figure import save
+
+    return save(results, directory, formats)
+
+
 def progress(total: int) -> Callable[[str], None] | None:
-    """What tells a waiting person on stderr which of several plans is at work; None where nobody watches."""
-    return (lambda name: log(f"  {name} ...")) if total > 1 and sys.stderr.isatty() else None
+    """What tells on stderr which of several plans is at work; None for one alone."""
+    return (lambda name: log(f"  {name} ...")) if total > 1 else None
 
 
 def _predict(scenario: Scenario, backend: str, *, contention: bool = False) -> made.Results:
@@ -95,8 +103,9 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, ru
     """
     from parsim.planner import plan
 
-    scenario = load(path)
-    ranking = plan(scenario, space, top=top, runnable=runnable)
+    with patience(f"pricing every plan of {path}"):
+        scenario = load(path)
+        ranking = plan(scenario, space, top=top, runnable=runnable)
     document = made.ranking_document(scenario, ranking)
     output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
     if nearest := ranking.nearest:

@@ -306,6 +306,7 @@ def _head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         x, normed = run.norm("head/dense_norm", x, model.norm)
         pullbacks += [dense, through, normed]
     logits, back = _vocabulary(run, "embedding" if model.tied_embedding else "head", x)
+    logits[..., model.vocab_size :] = -np.inf  # padding is no word
     return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "labels", batch, length), per_text / length))
 
 

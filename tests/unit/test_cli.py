@@ -56,7 +56,7 @@ def test_run_shows_every_plan_and_writes_its_reports(here: Path) -> None:
     assert "a rather long name for a plan of replicas" in result.stdout
     assert "\x1b" not in result.stdout  # no colour where nobody looks
     names = sorted(path.name for path in (here / "reports" / "tiny").iterdir())
-    assert names == ["plans.csv", "plans.png", "plans.svg", "results.csv", "results.json"]
+    assert names == ["plans.csv", "plans.png", "results.csv", "results.json"]
     assert "wrote" in result.stderr
     assert "parsim plan tiny.yaml --space open" in result.stderr
 
@@ -187,7 +187,9 @@ def test_plan_ends_with_1_where_none_fits(here: Path) -> None:
 
 def test_plot_writes_the_figure_where_asked(here: Path) -> None:
     assert call("plot", "tiny.yaml", "-o", "figures").exit_code == 0
-    assert sorted(path.name for path in (here / "figures").iterdir()) == ["plans.csv", "plans.png", "plans.svg"]
+    assert sorted(path.name for path in (here / "figures").iterdir()) == ["plans.csv", "plans.png"]
+    assert call("plot", "tiny.yaml", "-o", "both", "--format", "png,svg").exit_code == 0
+    assert sorted(path.name for path in (here / "both").iterdir()) == ["plans.csv", "plans.png", "plans.svg"]
 
 
 def test_verify_prints_a_line_a_check(here: Path) -> None:

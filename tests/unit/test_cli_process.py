@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import parsim
+from parsim import catalog
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]), "NO_COLOR": "1"}
@@ -39,6 +40,42 @@ def test_help_imports_none_of_the_heavy_packages(options: str) -> None:
 def test_help_of_a_command_imports_nothing_heavy_of_ours() -> None:
     loaded = imported("from parsim.cli import app; app(['run', '--help'])")
     assert not loaded & (HEAVY | {"numpy"}) - {"pydantic"}  # recent typer parses the options of a command with it
+
+
+SCENARIO = str(ROOT / "scenarios" / "tiny.yaml")
+
+
+def modules_of(*command: str) -> set[str]:
+    """The modules that a command has loaded when it ends; it must end well."""
+    code = f"import sys, atexit\natexit.register(lambda: print(*sys.modules, file=sys.stderr))\nsys.argv = {['parsim', *command]}\n"
+    done = run(sys.executable, "-c", code + "from parsim.cli import main\nmain()")
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+def test_checking_loads_no_table_no_figure_and_no_transport() -> None:
+    loaded = modules_of("check", SCENARIO)
+    assert "parsim.scenario.build" in loaded
+    assert not loaded & {"rich", "matplotlib", "networkx", "simpy", "parsim_kernels.kernels", "parsim_kernels.transport", "multiprocessing"}
+
+
+def test_json_draws_nothing_and_a_prediction_needs_no_transport(tmp_path: Path) -> None:
+    loaded = modules_of("run", SCENARIO, "--json", "-o", str(tmp_path))
+    assert "parsim.estimator.estimate" in loaded
+    assert not loaded & {"rich", "matplotlib", "parsim.report.figure", "networkx", "simpy", "parsim_kernels.transport"}
+    assert "matplotlib" in modules_of("run", SCENARIO, "--json", "--format", "svg", "-o", str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plans.csv", "plans.svg", "results.csv", "results.json"]
+
+
+def test_the_catalog_is_read_row_by_row() -> None:
+    """The tiny scenario needs a model, a node with its accelerator, link and host link, the default stack, and every dtype."""
+    code = f"from parsim import catalog, check; assert not check({SCENARIO!r}); print(catalog._row.cache_info().misses)"
+    num_read = int(run(sys.executable, "-c", code).stdout)
+    assert num_read == 6 + len(catalog.names("dtypes"))
+
+
+def test_a_module_is_a_command_line_too() -> None:
+    assert run(sys.executable, "-m", "parsim", "--version").stdout == f"parsim {parsim.__version__}\n"
 
 
 def test_importing_parsim_loads_nothing_else() -> None:

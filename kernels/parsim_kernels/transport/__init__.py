@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parsim_kernels.transport.channel import Channel, Incoming, Message, Operator, Outgoing
+from parsim_kernels.transport.channel import Channel, Incoming, Message, Outgoing
 from parsim_kernels.transport.direct import symmetric_all_reduce
 from parsim_kernels.transport.errors import PeerError, TransportError, WorkerError
 from parsim_kernels.transport.launcher import launch
@@ -13,7 +13,6 @@ __all__ = [
     "Incoming",
     "Lockstep",
     "Message",
-    "Operator",
     "Outgoing",
     "PeerError",
     "TransportError",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy.typing as npt
 
 from parsim_kernels.signature import Array, Out, fresh
-
-Operator = Literal["copy", "sum", "max"]
+from parsim_kernels.transfer import Operator
 
 
 class Message(NamedTuple):

@@ -86,11 +86,21 @@ def how_ended(status: int) -> str:
 
 def is_stopped(pid: int) -> bool:
     """Whether a process is held by SIGSTOP or a debugger."""
+    return _state(pid) in ("T", "t")
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is no more, or only waits for its parent to ask how it ended."""
+    return _state(pid) in ("", "Z", "X")
+
+
+def _state(pid: int) -> str:
+    """The letter of a process's state in /proc; "" for none."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] in ("T", "t")
+            return file.read().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
-        return False
+        return ""
 
 
 def _signal_name(number: int) -> str:

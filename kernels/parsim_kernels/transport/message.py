@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from parsim_kernels.signature import Array
-from parsim_kernels.transport.channel import Incoming, Message, Operator, Outgoing
+from parsim_kernels.transfer import Operator
+from parsim_kernels.transport.channel import Incoming, Message, Outgoing
 from parsim_kernels.transport.errors import TransportError
 
 HEADER_BYTES: Final = 192

@@ -21,7 +21,7 @@ WORDS: Final = LINE // 8
 PAGE: Final = mmap.PAGESIZE
 TEXT_BYTES: Final = 2048
 NUM_SLOTS: Final = 2
-_STATUS_LINES: Final = 2 + TEXT_BYTES // LINE  # a rank's: asleep, arrived, text
+_STATUS_LINES: Final = 2 + TEXT_BYTES // LINE  # a rank's: asleep and process, arrived, text
 _HEAD_LINES: Final = 2 + TEXT_BYTES // LINE  # of the run: 2 + who ended it (0: nobody yet), then how
 
 
@@ -88,6 +88,10 @@ class SharedSegment:
     def asleep_index(self, rank: int) -> int:
         """Index of the word that is 1 while a rank must be woken; the rank writes it."""
         return (_HEAD_LINES + rank * _STATUS_LINES) * WORDS
+
+    def process_index(self, rank: int) -> int:
+        """Index of the word with the number of a rank's process, 0 before it begins and once it has finished; the rank writes it."""
+        return self.asleep_index(rank) + 1
 
     def arrived_index(self, rank: int) -> int:
         """Index of the word that counts a rank's barriers; the rank writes it."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from parsim_kernels.signature import Array
 from parsim_kernels.transport.errors import PeerError, TransportError
+from parsim_kernels.transport.lifeline import has_ended
 from parsim_kernels.transport.message import Slot
 from parsim_kernels.transport.segment import NUM_SLOTS, PAGE, SharedSegment
 
 _SPINS: Final = 1000  # sweeps of about 1 us each
 _YIELDS: Final = 10
 _SLEEP_MS: Final = 5  # bounds what a wake-up costs that overtook the flag which asks for it
+_LOOK_S: Final = 2.0  # a waiting rank looks so often whether the others live; who watches them all tells the end of one much sooner
 
 
 class SharedMemoryWire:
@@ -37,6 +40,9 @@ class SharedMemoryWire:
         self._asleep = [segment.asleep_index(other) for other in range(n)]
         self._arrived = [segment.arrived_index(other) for other in range(n)]
         self._tickets, self._heap_bytes, self._is_asleep, self._has_said = 0, 0, False, False
+        self._processes = [segment.process_index(other) for other in range(n)]
+        self._words[self._processes[rank]] = os.getpid()
+        self._look_s, self._missed = 0.0, -1  # when to look next, and the rank that was missed at the last look
         self._spins = _SPINS if spins else 1
         self._sleeps = self._spins + (_YIELDS if spins else 1) if sleeps else None
         self.patience = self._spins + 2 * _YIELDS
@@ -86,14 +92,28 @@ class SharedMemoryWire:
         if idle < self._spins:
             return
         if not self._has_said:
-            self._has_said = True
+            self._has_said, self._look_s = True, time.monotonic() + _LOOK_S
             self._segment.say(self.rank, what())
+        elif time.monotonic() >= self._look_s:
+            self._look()
         if self._sleeps is None or idle < self._sleeps:
             os.sched_yield()
         elif not self._is_asleep:  # once more around before sleeping, for what came before the flag was up
             self._is_asleep, self._words[self._asleep[self.rank]] = True, 1
         elif self._poll.poll(_SLEEP_MS):
             os.eventfd_read(self._wakers[self.rank])
+
+    def finish(self) -> None:
+        """Tell the others that this rank's end is no death."""
+        self._words[self._processes[self.rank]] = 0
+
+    def _look(self) -> None:
+        """End with a rank that died two looks ago: whoever watches the ranks would have told it, were it not stopped itself."""
+        pids = [self._words[index] for index in self._processes]
+        dead = [rank for rank, pid in enumerate(pids) if pid and has_ended(pid)]
+        if self._missed in dead:
+            raise PeerError(self._missed, "has ended, and the process that watches the ranks does not say how")
+        self._missed, self._look_s = dead[0] if dead else -1, time.monotonic() + _LOOK_S
 
     def resume(self) -> None:
         """Leave the state of waiting."""

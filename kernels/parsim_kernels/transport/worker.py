@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from parsim_kernels.transport.endpoint import Endpoint
+from parsim_kernels.transport.errors import PeerError
 from parsim_kernels.transport.lifeline import Frame, FrameKind, die_with, write
 from parsim_kernels.transport.segment import SharedSegment
 from parsim_kernels.transport.shared_memory import SharedMemoryWire
@@ -53,12 +54,14 @@ def _outcome(work: LaunchRequest, rank: int, segment: SharedSegment, wakers: lis
         write(report_fd, Frame(FrameKind.REPORT, rank, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)))
 
     try:
-        channel = Endpoint(SharedMemoryWire(segment, rank, wakers, spins, work.wait != "spin", report))
+        wire = SharedMemoryWire(segment, rank, wakers, spins, work.wait != "spin", report)
+        channel = Endpoint(wire)
         data = pickle.dumps(work.target(channel, *work.args), pickle.HIGHEST_PROTOCOL)
         channel.close()
+        wire.finish()
         return Frame(FrameKind.RESULT, rank, data)
     except BaseException as error:
-        if segment.accusation() is not None:
+        if segment.accusation() is not None or isinstance(error, PeerError):
             return Frame(FrameKind.FOLLOWED, rank, b"")
         return Frame(FrameKind.RAISED, rank, _pickle(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_cores_that_were_slow_are_sampled_again(monkeypatch: pytest.MonkeyPatch)
         return [[Walk(few, walk().between, 4)]]
 
     monkeypatch.setattr(steps, "_launch", launched)
-    (found,) = steps._sample_walks([], 1, 0.0, 0.0, "one core", None)
+    (found,) = steps._sample_walks([], 1, 0.0, math.inf, "one core", None)
     assert len(calls) == 2  # three of four samples are at full pace, and ENOUGH are five
     assert [(len(each.seconds), each.num_dropped) for each in found.calls.values()] == 4 * [(6, 2)]
 

@@ -74,3 +74,8 @@ def test_an_exchange_takes_as_long_as_its_slowest_rank_and_is_dropped_where_one_
     links.join_ranks(ranks, found)
     assert found[exchange] == links.Samples([2.0], 1, [7.0])  # and at the pace of the slower core
     assert found[message].seconds == [2.0]  # there and back
+
+
+def test_models_that_the_time_does_not_reach_are_left_out() -> None:
+    (walks,) = launch(sample_kernels, 1, args=(RUNS[:3], 1e-6))
+    assert len(walks) == 1 and walks[0].calls

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from importlib import resources
 
 import pytest
+from ruamel.yaml import YAML
 
 from parsim import catalog
 from parsim.errors import ParsimError
@@ -16,6 +18,31 @@ REFERENCES = {"accelerator", "link", "host_link", "nic"}  # names of other rows,
 
 def test_the_catalog_has_all_kinds_of_rows():
     assert catalog.kinds() == ("accelerators", "dtypes", "fabrics", "links", "models", "nodes", "stacks")
+
+
+@pytest.mark.parametrize("kind", catalog.kinds())
+def test_a_row_read_alone_is_what_the_whole_file_says(kind):
+    text = (resources.files("parsim.catalog") / "data" / f"{kind}.yaml").read_text(encoding="utf-8")
+    whole = YAML(typ="safe", pure=True).load(text)
+    plain = {name: row for name, row in whole.items() if not {"like", "same_as"} & row.keys()}  # two keys of the catalog itself
+    assert [(name, catalog.row(kind, name)) for name in catalog.names(kind) if name in plain] == [*plain.items()]
+    assert {*catalog.names(kind), *catalog.aliases(kind)} == whole.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: &x {n: 1}\nb: {<<: *x}\n", {"n": 1}),
+        ("a: {k: &x {n: 1}}\nc: &y {<<: *x, m: 2}\nb: {<<: *y}\n", {"n": 1, "m": 2}),  # over two rows
+        ("a: &x {n: 1}\nc: &x {n: 2}\nb: {<<: *x}\nd: &x {n: 3}\n", {"n": 2}),  # the last before it
+        ("a: &x {n: 1}\n# a comment: here\nb:\n  <<: *x\n\n  m: R*D &c\nc: {n: 4}\n", {"n": 1, "m": "R*D &c"}),
+    ],
+)
+def test_a_row_finds_the_anchors_it_uses(text, expected, monkeypatch):
+    monkeypatch.setattr(catalog, "_text", lambda kind: text)
+    for cached in (catalog._texts, catalog._row):
+        monkeypatch.setattr(catalog, cached.__name__, cached.__wrapped__)
+    assert catalog.row("models", "b") == expected
 
 
 @pytest.mark.parametrize("kind", catalog.kinds())

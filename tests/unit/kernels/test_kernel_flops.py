@@ -73,6 +73,8 @@ CASES: dict[str, Case] = {
     "position_grad": ((X, ones(8, 4)), {"offset": 3}, 24),
     "rotary": ((Q,), {"offset": 3}, 72 // 2 * 6),  # 4 multiplications and 2 additions a pair of elements
     "rotary_grad": ((Q,), {"offset": 3}, 72 // 2 * 6),
+    "flatten": ((X,), {"expr": "B T D -> M D"}, 0),
+    "unflatten": ((X,), {"expr": "B T D -> B T A E", "inner": 2}, 0),
     "row_max": ((LOGITS,), {}, 42),
     "pick": ((LOGITS, TOKENS), {"offset": 2}, 0),
     "shifted_exp": ((LOGITS, ones(2, 3)), {}, 2 * 42),

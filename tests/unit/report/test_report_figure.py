@@ -37,8 +37,8 @@ def test_bars_end_at_the_step_time_and_at_the_peak(results: Results) -> None:
         assert ends == pytest.approx(wanted, rel=1e-9)  # sums of floats
 
 
-def test_a_figure_is_three_files_and_the_same_bytes_each_time(results: Results, tmp_path: Path) -> None:
-    first, second = figure.save(results, tmp_path / "one"), figure.save(results, tmp_path / "two")
+def test_a_figure_is_a_file_a_format_and_its_data_and_the_same_bytes_each_time(results: Results, tmp_path: Path) -> None:
+    first, second = (figure.save(results, tmp_path / name, ("png", "svg")) for name in ("one", "two"))
     assert sorted(path.name for path in first) == ["plans.csv", "plans.png", "plans.svg"]
     for path, again in zip(first, second, strict=True):
         assert path.read_bytes() == again.read_bytes()
@@ -61,7 +61,7 @@ def test_a_name_is_drawn_as_it_is_written_and_without_a_warning(results: Results
     named = replace(results.plans[0], estimate=replace(results.plans[0].estimate, name=name))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, _, svg = figure.save(replace(results, plans=(named,)), tmp_path)
+        _, svg = figure.save(replace(results, plans=(named,)), tmp_path, ["svg"])
     assert "$x_{$ " in svg.read_text(encoding="utf-8")  # a comment beside the glyphs
 
 
