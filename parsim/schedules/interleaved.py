@@ -9,7 +9,10 @@ from parsim.schedules import SCHEDULES, Schedule, in_turn
 class InterleavedOneFOneB(Schedule):
     """Forward k of a rank is chunk (k // p) % v of micro_batch (k // (p v)) p + k % p; backward runs the chunks the other way."""
 
-    source = "Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.2; order of Megatron-LM core/pipeline_parallel/schedules.py"
+    source = (
+        "Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.2; order of Megatron Core since 0.10, core/pipeline_parallel/schedules.py, "
+        "get_pp_rank_microbatches, and of torch/distributed/pipelining/schedules.py, ScheduleInterleaved1F1B"
+    )
     steady_rounds = 4
 
     def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
@@ -19,9 +22,9 @@ class InterleavedOneFOneB(Schedule):
         return None
 
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
-        """In turn after 2 (p - 1 - rank) + (v - 1) p forwards; with as many micro_batches as ranks all come first, as in Megatron-LM."""
+        """In turn after 2 (p - 1 - rank) + (v - 1) p forwards, or after all where there are fewer."""
         total = num_micro_batches * chunks
-        warm_up = total if num_micro_batches == num_ranks else min(2 * (num_ranks - 1 - rank) + (chunks - 1) * num_ranks, total)
+        warm_up = min(2 * (num_ranks - 1 - rank) + (chunks - 1) * num_ranks, total)
         phase, k = in_turn(total, (-warm_up, 0))
         chunk = np.where(phase == 0, k // num_ranks % chunks, chunks - 1 - k // num_ranks % chunks)
         return np.stack([chunk * num_ranks + rank, phase, k // (num_ranks * chunks) * num_ranks + k % num_ranks])

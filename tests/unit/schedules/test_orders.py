@@ -49,9 +49,10 @@ def breadth_first(rank: int, p: int, v: int, count: int) -> Iterator[Action]:
 
 
 def interleaved(rank: int, p: int, v: int, count: int) -> Iterator[Action]:
-    """Forward k is chunk (k // p) % v, backward the other way; the warm-up is Megatron-LM's: Narayanan et al. 2021, section 2.2.2."""
+    """Forward k is chunk (k // p) % v, backward the other way: Narayanan et al. 2021, section 2.2.2; the warm-up is that of torch's
+    `_get_warmup_ops`, (v - 1) p on the last rank and two for each rank before it."""
     total = count * v
-    warm_up = total if count == p else min(2 * (p - 1 - rank) + (v - 1) * p, total)
+    warm_up = min(2 * (p - 1 - rank) + (v - 1) * p, total)
 
     def forward(k: int) -> Action:
         return Action(k // p % v * p + rank, Phase.F, k // (p * v) * p + k % p)
@@ -81,6 +82,12 @@ def test_an_order_is_that_of_its_paper(name: str) -> None:
     assert shapes
     for p, v, m in shapes:
         assert actions_of(name, p, v, m) == [list(ORDERS[name](rank, p, v, m)) for rank in range(p)]
+
+
+def test_interleaving_alternates_where_micro_batches_are_as_many_as_ranks() -> None:
+    """Megatron Core since 0.10 and torch; Megatron-LM before ran all forwards first."""
+    by_rank = [" ".join(map(str, actions)) for actions in actions_of("interleaved_1f1b", 2, 2, 2)]
+    assert by_rank == ["0F0 0F1 2F0 2F1 2B0 2B1 0B0 0B1", "1F0 1F1 3F0 3B0 3F1 3B1 1B0 1B1"]
 
 
 def test_another_order_is_seen() -> None:
