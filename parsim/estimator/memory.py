@@ -34,6 +34,11 @@ class RankMemory:
         """All parts by name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
+    def of_plan(self, index: int) -> tuple[dict[str, int], ...]:
+        """The parts of one plan, by pipeline rank."""
+        parts = {name: ranks[:, index].tolist() for name, ranks in self.parts().items()}
+        return tuple(dict(zip(parts, ranks, strict=True)) for ranks in zip(*parts.values(), strict=True))
+
     @property
     def total(self) -> Ints:
         """The peaks."""

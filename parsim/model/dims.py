@@ -15,6 +15,7 @@ DIMS: Final = {
     "C": "head_dim",
     "F": "ffn_hidden_size",
     "V": "vocabulary, padded",
+    "W": "vocabulary, padded, as the loss sees it",
     "H": "hidden_size, behind the dense layer of a head",
     "U": "token types",
     "Y": "labels of a text, a token or a row",
@@ -27,6 +28,7 @@ DIMS: Final = {
     "J": "ffn_hidden_size of an expert",
 }
 
+LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back
 FREE: Final = ("M", "G")  # whose elements may lie in any order
 PLACEMENTS: Final = ("STZ", "EN")  # names of one extent, in several placements

@@ -121,8 +121,9 @@ class Stack:
 
     name: str
     attention: str = _key("fused_softmax", "the kernels of attention")  # unfused | fused_softmax | flash
-    fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # of: bias, gelu, dropout_add, gradient_accumulation
+    fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # of: bias, gelu, swiglu, rms_norm, dropout_add, gradient_accumulation, loss_in_place
     gradient_dtype: str = _key("fp32", "what gradients are kept in")  # fp32 | compute
+    gather_logits: bool = _key(False, "whether each tensor-parallel rank holds the logits of the whole vocabulary")
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
     scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival

@@ -34,8 +34,9 @@ class StackRow(InlineRow):
     kind: ClassVar[str] = "stacks"
     form: ClassVar[Any] = Stack
     attention: Literal["unfused", "fused_softmax", "flash"] = _as_in_stack("attention")
-    fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = _as_in_stack("fusions")
+    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place"]] = _as_in_stack("fusions")
     gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
+    gather_logits: bool = _as_in_stack("gather_logits")
     tensor_overlap: bool = _as_in_stack("tensor_overlap")
     gradient_overlap: bool = _as_in_stack("gradient_overlap")
     scatter_gather: bool = _as_in_stack("scatter_gather")

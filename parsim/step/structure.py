@@ -31,6 +31,7 @@ class Structure:
     attention: str
     architecture: Architecture
     fusions: tuple[str, ...]
+    gather_logits: bool
     tensor_overlap: bool
     gradient_overlap: bool
     boundary_axes: tuple[str, ...]  # over which ranks cut the sequence of what crosses a stage boundary, though all hold it
@@ -68,6 +69,7 @@ class Structure:
             attention=stack.attention,
             architecture=model.architecture,
             fusions=tuple(sorted(stack.fusions)),
+            gather_logits=stack.gather_logits and "tp" in axes,
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
             gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
             boundary_axes=("tp",) if is_cut else (),

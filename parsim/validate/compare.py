@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate
-from parsim.estimator.result import Estimate
+from parsim.estimator.estimate import estimate, stages_of
+from parsim.estimator.memory import rank_memory
 from parsim.scenario import Scenario
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK
@@ -103,12 +103,13 @@ def measured_step_s(row: TableRow) -> float | None:
 def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:
     """Seconds of a step, and peak bytes of the rank and in the sense that the row reports."""
     predicted = estimate(_in_sense_of(scenario, row), PLAN)
-    return predicted.step_s, sum(_reported(predicted, row).values())
+    return predicted.step_s, sum(_reported(predicted.memory_bytes, row).values())
 
 
 def reported_memory(scenario: Scenario, row: TableRow) -> Mapping[str, int]:
     """Parts of the peak memory of the rank and in the sense that the row reports."""
-    return _reported(estimate(_in_sense_of(scenario, row), PLAN), row)
+    meant = _in_sense_of(scenario, row)
+    return _reported(rank_memory(stages_of(meant, meant.plan(PLAN))).of_plan(0), row)
 
 
 def _in_sense_of(scenario: Scenario, row: TableRow) -> Scenario:
@@ -120,10 +121,10 @@ def _in_sense_of(scenario: Scenario, row: TableRow) -> Scenario:
     return replace(scenario, stack=stack)
 
 
-def _reported(predicted: Estimate, row: TableRow) -> Mapping[str, int]:
+def _reported(ranks: Sequence[Mapping[str, int]], row: TableRow) -> Mapping[str, int]:
     if row.says("memory_metric") == "allocated" and row.says("source_family") in LOGGED_BY_LAST_RANK:
-        return predicted.memory_bytes[-1]
-    return max(predicted.memory_bytes, key=lambda parts: sum(parts.values()))
+        return ranks[-1]
+    return max(ranks, key=lambda parts: sum(parts.values()))
 
 
 def _error(predicted: float, measured: float | None) -> float | None:

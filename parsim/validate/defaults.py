@@ -61,6 +61,7 @@ SOFTWARE: Final = {
         Software("zero-bubble-2023", "fp16", "none", GPT2_VOCABULARY, _ZERO_BUBBLE),
         Software("megatron-core", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
         Software("megatron-core-local", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
+        Software("megatron-core-fused-loss", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
         Software("vtrain-deepspeed", "fp16", "full", 51200, _VTRAIN),
         Software("oneflow", "fp16", "full", 51200, "Oneflow-Inc/DLPerf, Megatron-LM/README.md: --checkpoint-activations beside it, too"),
         Software("simumax", "bf16", "none", 128256, "MooreThreads/SimuMax, docs/b200: Llama 3"),
@@ -97,6 +98,7 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "huggingface/nanotron": "nanotron",
     "FlagPerf training/nvidia/llama3_8B-megatron": "megatron-core",
     # Megatron-LM, tests/functional_tests: a case is named after --transformer-impl: gpt3_mcore_te_* or, local, gpt3_mcore_*.
+    "cross_entropy_loss_fusion": "megatron-core-fused-loss",  # Megatron-LM, tests/functional_tests, by name
     "test_cases/gpt/gpt3_mcore_tp": "megatron-core-local",
     "yanring/Megatron-MoE-ModelZoo": "megatron-core",
 }
