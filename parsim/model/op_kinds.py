@@ -93,5 +93,12 @@ COSTS: Final = {
     **{"position": Cost(1), "position_grad": Cost(1, skips=(1,)), "cast": Cost(0), "draw": Cost(0), "row_max": Cost(1), "pick": Cost(0)},
     **dict.fromkeys(("flatten", "unflatten"), Cost(0)),
     **{"shifted_exp": Cost(2), "row_sum": Cost(1), "normalize": Cost(1), "token_loss": Cost(3), "loss_sum": Cost(1)},
-    **{"cross_entropy_grad": Cost(2), "nll_loss_grad": Cost(2), "norm_sq": Cost(2), "clip": Cost(1), "adam": Cost(12), "sgd_momentum": Cost(4)},
+    **{
+        "cross_entropy_grad": Cost(2),
+        "nll_loss_grad": Cost(2),
+        "norm_sq": Cost(2),
+        "clip": Cost(1),
+        "adam": Cost(12),
+        "sgd_momentum": Cost(4),
+    },
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import MISSING
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,8 +24,10 @@ Overhead = Annotated[float, Quantity("bytes", zero=True)]
 def _as_in_stack(name: str) -> Any:
     """The field of a row with the default and the description of one of Stack."""
     stated = Stack.__dataclass_fields__[name]
-    if stated.default in ((), MISSING):
-        return optional(list if stated.default == () else dict, **stated.metadata)
+    if isinstance(stated.default, tuple):
+        return optional(functools.partial(list, stated.default), **stated.metadata)
+    if stated.default is MISSING:
+        return optional(dict, **stated.metadata)
     return Field(stated.default, **stated.metadata)
 
 
@@ -34,12 +37,15 @@ class StackRow(InlineRow):
     kind: ClassVar[str] = "stacks"
     form: ClassVar[Any] = Stack
     attention: Literal["unfused", "fused_softmax", "flash"] = _as_in_stack("attention")
-    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place"]] = _as_in_stack("fusions")
+    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place"]] = _as_in_stack(
+        "fusions"
+    )
     gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
     gather_logits: bool = _as_in_stack("gather_logits")
     tensor_overlap: bool = _as_in_stack("tensor_overlap")
     gradient_overlap: bool = _as_in_stack("gradient_overlap")
     scatter_gather: bool = _as_in_stack("scatter_gather")
+    selective_recompute: list[Text] = _as_in_stack("selective_recompute")
     recompute_early_stop: bool = _as_in_stack("recompute_early_stop")
     layer_split: Annotated[str, Known("layer_split", lambda: tuple(SPLITS))] = _as_in_stack("layer_split")
     vocab_multiple: Natural = _as_in_stack("vocab_multiple")
@@ -47,6 +53,8 @@ class StackRow(InlineRow):
     sustained_factor: dict[Text, Fraction] = _as_in_stack("sustained_factor")
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")
     framework_memory: Overhead = _as_in_stack("framework_bytes")
+    allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
+    workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead = _as_in_stack("communicator_bytes")
 
     @model_validator(mode="after")
@@ -59,7 +67,8 @@ class StackRow(InlineRow):
 
     def figures(self, name: str) -> dict[str, Any]:
         """The fields of its dataclass; a fusion counts once."""
-        return {**super().figures(name), "fusions": tuple(dict.fromkeys(self.fusions))}
+        lists: dict[str, list[str]] = {"fusions": [*self.fusions], "selective_recompute": self.selective_recompute}
+        return {**super().figures(name), **{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}}
 
 
 class DtypeRow(InlineRow):

@@ -74,10 +74,13 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
 
 
 def _recompute(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
-    if structure.recompute == "selective":
+    ops = structure.recompute_ops
+    if structure.selective_ops == (CORE_ATTENTION,):
         backward = selective(forward, backward, CORE_ATTENTION)
-    if structure.recompute_ops:
-        backward = chosen(forward, backward, structure.recompute_ops)
+    else:
+        ops = (*structure.selective_ops, *ops)
+    if ops:
+        backward = chosen(forward, backward, ops)
     if structure.recompute == "full":
         backward = full(forward, backward, structure.early_stop)
     return backward

@@ -20,6 +20,7 @@ class Structure:
     dimensions: tuple[str, ...]  # names of those that are on
     recompute: str
     recompute_ops: tuple[str, ...]
+    selective_ops: tuple[str, ...]  # of `selective`
     recompute_every: int
     early_stop: bool
     gradient_sync: str
@@ -58,6 +59,7 @@ class Structure:
             dimensions=dimensions,
             recompute=plan.recompute,
             recompute_ops=tuple(sorted(plan.recompute_ops)),
+            selective_ops=tuple(sorted(stack.selective_recompute)) if plan.recompute == "selective" else (),
             recompute_every=plan.recompute_every if plan.recompute_ops or plan.recompute != "none" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",

@@ -103,25 +103,26 @@ def measured_step_s(row: TableRow) -> float | None:
 def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:
     """Seconds of a step, and peak bytes of the rank and in the sense that the row reports."""
     predicted = estimate(_in_sense_of(scenario, row), PLAN)
-    return predicted.step_s, sum(_reported(predicted.memory_bytes, row).values())
+    return predicted.step_s, sum(_parts_of_rank(predicted.memory_bytes, row).values())
 
 
 def reported_memory(scenario: Scenario, row: TableRow) -> Mapping[str, int]:
     """Parts of the peak memory of the rank and in the sense that the row reports."""
     meant = _in_sense_of(scenario, row)
-    return _reported(rank_memory(stages_of(meant, meant.plan(PLAN))).of_plan(0), row)
+    return _parts_of_rank(rank_memory(stages_of(meant, meant.plan(PLAN))).of_plan(0), row)
 
 
 def _in_sense_of(scenario: Scenario, row: TableRow) -> Scenario:
     metric, stack = row.says("memory_metric"), scenario.stack
     if metric not in ("reserved", "allocated"):
         return scenario
-    # The caching allocator: no context, no libraries.
-    stack = replace(stack, framework_bytes=0.0, communicator_bytes=0.0 if metric == "allocated" else stack.communicator_bytes)
+    stack = replace(stack, framework_bytes=0.0)  # the caching allocator: no context, no libraries
+    if metric == "allocated":
+        stack = replace(stack, communicator_bytes=0.0, allocator_slack=0.0)
     return replace(scenario, stack=stack)
 
 
-def _reported(ranks: Sequence[Mapping[str, int]], row: TableRow) -> Mapping[str, int]:
+def _parts_of_rank(ranks: Sequence[Mapping[str, int]], row: TableRow) -> Mapping[str, int]:
     if row.says("memory_metric") == "allocated" and row.says("source_family") in LOGGED_BY_LAST_RANK:
         return ranks[-1]
     return max(ranks, key=lambda parts: sum(parts.values()))

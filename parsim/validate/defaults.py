@@ -156,7 +156,14 @@ def software_of(row: TableRow) -> Software:
 
 def attention_of(row: TableRow) -> str:
     """The attention of the row as the stack words it, or ""."""
+    if "kernel: fused;" in row.says("notes"):  # Hagemann et al. 2023 (arXiv:2311.05610), section 4.2: Megatron-LM's softmax kernel
+        return "fused_softmax"
     return ATTENTION.get(row.says("attention"), row.says("attention"))
+
+
+def fusions_of(row: TableRow) -> tuple[str, ...]:
+    """What a row says that its run fused beside what its stack does: Hagemann et al. 2023 (arXiv:2311.05610), section 4.2."""
+    return ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
 
 
 def ports_of(row: TableRow) -> Ports:

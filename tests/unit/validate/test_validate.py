@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -309,3 +310,11 @@ def test_an_older_flash_attention_is_slower_by_what_its_successor_states(tmp_pat
         assert width == of_law
         assert whole / share == pytest.approx(forward)
         assert whole * law.backward_rate / (share * found.backward_rate) == pytest.approx(backward)
+
+
+def test_what_the_allocator_wastes_counts_to_a_device_but_not_to_its_tensors(tmp_path):
+    row = described(tmp_path)
+    plain, wasteful = (estimate(replace(row, stack=replace(row.stack, allocator_slack=share)), "row").memory_bytes for share in (0.0, 0.25))
+    for before, after in zip(plain, wasteful, strict=True):
+        assert after["framework"] - before["framework"] == (before["activations"] + before["transients"]) // 4
+        assert {**after, "framework": 0} == {**before, "framework": 0}
