@@ -48,7 +48,8 @@ _PYTORCH = "PyTorch 2.2 release notes: scaled_dot_product_attention runs FlashAt
 _NEMO = "NVIDIA-NeMo/Megatron-Bridge, recipes: sequence_parallel with tensor parallelism, use_distributed_optimizer; GPT-2's tokens"
 _INTERN = "InternLM/InternEvo, configs/7B_sft.py: VOCAB_SIZE = 103168, checkpoint off (recalled, not opened)"
 _VTRAIN = "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size"
-_BIGSCIENCE = "bigscience-workshop/bigscience, train/tr1-13B-base and tr3-1B3-baseline: ZERO_STAGE=1; tokens of GPT-2"
+_BIGSCIENCE = "bigscience-workshop/bigscience, train/tr1-13B-base and tr3-1B3-baseline: ZERO_STAGE=1 (recalled, not opened)"
+_BLOOM = "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
@@ -58,7 +59,7 @@ SOFTWARE: Final = {
         Software("megatron-2021", "fp16", "full", 51200, _NARAYANAN),
         Software("megatron-2022", "fp16", "none", 51200, "Korthikanti et al. 2022 (arXiv:2205.05198), section 6"),
         Software("megatron-deepspeed-2021", "fp16", "full", GPT2_VOCABULARY, _BIGSCIENCE, zero_stage=1),
-        Software("megatron-deepspeed-2022", "bf16", "full", 250880, "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1", zero_stage=1),
+        Software("megatron-deepspeed-2022", "bf16", "full", 250880, _BLOOM, zero_stage=1),
         Software("zero-bubble-2023", "fp16", "none", GPT2_VOCABULARY, _ZERO_BUBBLE),
         Software("megatron-core", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
         Software("megatron-core-local", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
