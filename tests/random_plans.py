@@ -22,7 +22,7 @@ from support import FABRIC, GPT, NODE, scenario
 MOST_RANKS = 16
 MESHES = [mesh for mesh in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4, 6, 8)) if prod(mesh) <= MOST_RANKS]
 SMALL_MESHES = [mesh for mesh in MESHES if prod(mesh) <= 8]
-FUSIONS = ("bias", "gelu", "dropout_add", "gradient_accumulation")
+FUSIONS = ("bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place")
 ORDERS = tuple("-".join(order) for order in itertools.permutations(("dp", "pp", "tp")))
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast")
 
@@ -136,7 +136,7 @@ def _model(rng: Random, tp: int, stages: int) -> ModelSpec:
 
 
 def _stack(rng: Random, cluster: Cluster) -> Stack:
-    flags = ("tensor_overlap", "gradient_overlap", "scatter_gather", "recompute_early_stop")
+    flags = ("gather_logits", "tensor_overlap", "gradient_overlap", "scatter_gather", "recompute_early_stop")
     adds = cluster.node.switch_adds and cluster.num_nodes == 1  # in_network is refused elsewhere
     algorithms = {operation: [n for n in collectives.names(operation) if adds or n != "in_network"] for operation in OPERATIONS}
     named = {operation: rng.choice(names) for operation, names in algorithms.items() if rng.random() < 0.4}

@@ -19,6 +19,10 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "rms_norm": reduction.rms_norm,
         "rms_norm_grad_x": reduction.rms_norm_grad_x,
         "rms_norm_grad_gamma": reduction.rms_norm_grad_gamma,
+        "rms_normalize": reduction.rms_normalize,
+        "rms_normalize_grad": reduction.rms_normalize_grad,
+        "gain": reduction.gain,
+        "gain_grad": reduction.gain_grad,
         "gelu": pointwise.gelu,
         "gelu_grad": pointwise.gelu_grad,
         "relu": pointwise.relu,
@@ -27,6 +31,9 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "squared_relu_grad": pointwise.squared_relu_grad,
         "swiglu": pointwise.swiglu,
         "swiglu_grad": pointwise.swiglu_grad,
+        "silu": pointwise.silu,
+        "silu_grad": pointwise.silu_grad,
+        "multiply": pointwise.multiply,
         "tanh": pointwise.tanh,
         "tanh_grad": pointwise.tanh_grad,
         "dropout": pointwise.dropout,
@@ -59,6 +66,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "normalize": pointwise.normalize,
         "token_loss": reduction.token_loss,
         "loss_sum": reduction.loss_sum,
+        "nll_loss_grad": lookup.nll_loss_grad,
         "cross_entropy_grad": lookup.cross_entropy_grad,
         "norm_sq": reduction.norm_sq,
         "clip": optimizer.clip,
@@ -70,7 +78,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
 
 # Their i-th result may lie over their i-th input, element by element; any other kernel in place takes a detour through the pool.
 OVERLAYS: frozenset[str] = frozenset(
-    {"bias", "layer_norm", "layer_norm_grad_x", "rms_norm", "rms_norm_grad_x", "gelu", "gelu_grad", "relu", "relu_grad", "squared_relu"}
+    {"rms_normalize", "rms_normalize_grad", "gain", "silu", "silu_grad", "multiply"}
+    | {"bias", "layer_norm", "layer_norm_grad_x", "rms_norm", "rms_norm_grad_x", "gelu", "gelu_grad", "relu", "relu_grad", "squared_relu"}
     | {"squared_relu_grad", "swiglu", "swiglu_grad", "tanh", "tanh_grad", "dropout", "add", "cast", "causal_softmax", "causal_scale"}
     | {"causal_softmax_grad", "scaled_softmax", "scale", "scale_grad", "softmax", "softmax_grad", "position", "rotary", "rotary_grad"}
     | {"shifted_exp", "normalize", "token_loss", "cross_entropy_grad", "clip", "adam", "sgd", "sgd_momentum"}

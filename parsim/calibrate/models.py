@@ -85,7 +85,12 @@ _CASES: Final = (
 def runs(cluster: Cluster, itemsize_bytes: Mapping[str, int]) -> Iterator[RunRequest]:
     """A run for each model, of steps of two micro_batches; the cluster is any: its prices are not used."""
     for number, (model, micro_batch, sequence, attention, optimizer) in enumerate(_CASES):
-        stack = Stack("numpy", attention=attention, vocab_multiple=8, fusions=("gradient_accumulation",) if number % 2 else ())
+        stack = Stack(
+            "numpy",
+            attention=attention,
+            vocab_multiple=8,
+            fusions=("gradient_accumulation", "loss_in_place", "rms_norm", "swiglu") if number % 2 else (),
+        )
         prices = CostModel(cluster, stack, Batch(2 * micro_batch, sequence, DTYPE))
         plan = Plan(micro_batch=micro_batch, optimizer=optimizer)
         yield RunRequest(model, prices, plan, itemsize_bytes, 0, 1, training=Training(), precision=PRECISION, clocks=False)

@@ -208,7 +208,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
     dims["B"] = each([plan.micro_batch * split(plan, "B") for plan in plans])
     dims["M"] = dims["G"] = dims["B"] * batch.sequence_length
     if "V" in same:
-        dims["V"] = each([padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")) for plan in plans])
+        dims["V"] = dims["W"] = each([padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")) for plan in plans])
     by_plan = [degrees_of(plan) for plan in plans]
     degrees = {axis: each([found[axis] for found in by_plan]) for axis in axes()}
     _check_range(dims, model)

@@ -47,7 +47,6 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     stages = stages_of(scenario, chosen)
     line = timeline(stages)
     step_s = line.step_ps / PS_PER_S
-    memory = {part: ranks[:, 0].tolist() for part, ranks in rank_memory(stages).parts().items()}
     totals = device_totals(stages)
     tokens = scenario.batch.global_batch * scenario.batch.sequence_length
     multiplied_in = stages.workload.model.multiplies_in(MATMUL)
@@ -65,7 +64,7 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         hfu=(useful[0] * tokens + again) / peak,
         breakdown_s={key: ps / PS_PER_S for key, ps in line.charges.items()},
         critical_rank=line.critical_rank,
-        memory_bytes=tuple(dict(zip(memory, ranks, strict=True)) for ranks in zip(*memory.values(), strict=True)),
+        memory_bytes=rank_memory(stages).of_plan(0),
         capacity_bytes=scenario.cluster.node.accelerator.hbm_capacity_bytes,
         flops=tuple(each.flops for each in totals),
         hbm_bytes=tuple(each.hbm_bytes for each in totals),

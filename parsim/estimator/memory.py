@@ -20,19 +20,27 @@ from parsim.step.task import Part
 
 @dataclass(frozen=True, slots=True)
 class RankMemory:
-    """Bytes of the pipeline ranks at their peaks, [rank, plan].  `framework` is the stack's stated overhead; the rest is counted."""
+    """Bytes of the pipeline ranks at their peaks, [rank, plan].
+
+    `framework` and all but the scalars of `buffers` are as the stack states; the rest is counted.
+    """
 
     parameters: Ints
     gradients: Ints
     optimizer: Ints
     activations: Ints  # of micro_batches in flight
     transients: Ints  # of the action at the peak, beyond what is in flight
-    buffers: Ints  # scalars and communicators
-    framework: Ints
+    buffers: Ints  # scalars, communicators, workspaces
+    framework: Ints  # with what its allocator holds and nobody uses
 
     def parts(self) -> dict[str, Ints]:
         """All parts by name."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+    def of_plan(self, index: int) -> tuple[dict[str, int], ...]:
+        """The parts of one plan, by pipeline rank."""
+        parts = {name: ranks[:, index].tolist() for name, ranks in self.parts().items()}
+        return tuple(dict(zip(parts, ranks, strict=True)) for ranks in zip(*parts.values(), strict=True))
 
     @property
     def total(self) -> Ints:
@@ -51,8 +59,8 @@ def rank_memory(stages: Stages) -> RankMemory:
         elements["optimizer"] * state_bytes(structure, sizes),
         in_flight,
         on_top,
-        scalar_bytes(stages) + int(stack.communicator_bytes * len(structure.axes)),
-        in_flight * 0 + int(stack.framework_bytes),
+        scalar_bytes(stages) + int(stack.communicator_bytes * len(structure.axes) + stack.workspace_bytes),
+        int(stack.framework_bytes) + np.asarray((in_flight + on_top) * stack.allocator_slack).astype(np.int64),
     )
 
 

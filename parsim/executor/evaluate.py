@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from parsim.step.task import Compute
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
+LOSS_GRADIENTS: Final = ("cross_entropy_grad", "nll_loss_grad")  # kernels that read probabilities and labels
 _Region = tuple[tuple[int, int], ...]  # first index and end along each dim
 _MOST_ROWS = 512  # sequences that are measured by: of more, the first
 
@@ -71,7 +73,7 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
         rank.machine.get(0, f"{instance}/{weight.name}")[...] = weights[f"{instance}/{weight.name}"]
     assert not list(_forward(rank)), "one rank waits for nobody"
     head = alone.step.segments[alone.workload.layout[-1][0]]
-    loss = next(t for tasks in head.phases.values() for t in tasks if isinstance(t, Compute) and t.kernel == "cross_entropy_grad")
+    loss = next(t for tasks in head.phases.values() for t in tasks if isinstance(t, Compute) and t.kernel in LOSS_GRADIENTS)
     softmax, labels = (rank.machine.get(0, f"{head.name}/0/{operand.name}") for operand in loss.inputs)
     hits = np.argmax(softmax, axis=-1) == labels
     return Score(float(rank.loss() or 0.0), float(np.mean(hits)))

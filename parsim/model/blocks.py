@@ -35,10 +35,20 @@ def transformer_layer(kind: TransformerArchitecture, *, attention: str, fusions:
     return Block("layer", ops, weights)
 
 
-def norm(name: str, x: str, kind: TransformerArchitecture, *, out: str = "", dim: str = "D") -> Op:
-    """The op that normalises `x` on the residual stream; its result bears the op's name unless told otherwise."""
-    scales = tuple(norm_weights(name, kind))
-    return Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), kind.norm)
+def norm(name: str, x: str, kind: TransformerArchitecture, fusions: tuple[str, ...], *, out: str = "", dim: str = "D") -> Iterator[Op]:
+    """The ops that normalise `x` on the residual stream; their result bears the name unless told otherwise.
+
+    An RMSNorm that no kernel fuses is written out as in Llama: in float32, and back before its gain.  So autograd keeps a float32 copy
+    and the normalised one (meta-llama/llama, llama/model.py, RMSNorm; PyTorch, tools/autograd/derivatives.yaml, pow and mul).
+    """
+    scales, same = tuple(norm_weights(name, kind)), f"B T {dim} -> B T {dim}"
+    if kind.norm == "rms_norm" and "rms_norm" not in fusions:
+        yield Op(f"{name}_wide", same, (x,), (f"{name}_x32",), "cast", (FLOAT32,))
+        yield Op(f"{name}_normalize", same, (f"{name}_x32",), (f"{name}_y32",), "rms_normalize", (FLOAT32,))
+        yield Op(f"{name}_narrow", same, (f"{name}_y32",), (f"{name}_normalized",), "cast")
+        yield Op(name, f"B T {dim}, {dim} -> B T {dim}", (f"{name}_normalized", *scales), (out or name,), "gain")
+        return
+    yield Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), kind.norm)
 
 
 def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:
@@ -47,14 +57,14 @@ def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:
     return {f"{name}.gamma": "ones", **shift}
 
 
-def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture) -> Iterator[Op]:
+def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     if not kind.norm_last:
-        yield norm(norm_name, x, kind)
+        yield from norm(norm_name, x, kind, fusions)
     yield Op(f"enter_{name}", "B T D -> B S D", (x if kind.norm_last else norm_name,), (f"{name}_in",), "relabel")
 
 
 def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
-    yield from _enter("attention", "x", "norm1", kind)
+    yield from _enter("attention", "x", "norm1", kind, fusions)
     steps = {name: _steps(name, kind) for name in _HEADS}
     # The three GEMMs stand together: their input gradients add up before the one collective that settles them.
     for name, dims in _HEADS.items():
@@ -111,7 +121,7 @@ def _ups(kind: TransformerArchitecture) -> tuple[str, ...]:
 
 
 def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
-    yield from _enter("mlp", "x1", "norm2", kind)
+    yield from _enter("mlp", "x1", "norm2", kind, fusions)
     hidden = tuple("hidden" if name == "up" else name for name in _ups(kind))
     before = tuple(f"{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
     for name, out in zip(_ups(kind), before, strict=True):
@@ -122,7 +132,11 @@ def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op
     # Without a bias nothing but a GEMM stands before it, into which the stacks do not fuse it.
     fused = "gelu" in fusions and kind.bias
     expr = f"{', '.join(['B S F'] * len(hidden))} -> B S F"
-    yield Op("activation", expr, hidden, ("active",), kind.activation, fused=fused)
+    if kind.activation == "swiglu" and "swiglu" not in fusions:  # F.silu(gate) * up: each keeps what it reads
+        yield Op("swish", "B S F -> B S F", hidden[:1], ("swish",), "silu", fused=fused)
+        yield Op("activation", expr, ("swish", *hidden[1:]), ("active",), "multiply")
+    else:
+        yield Op("activation", expr, hidden, ("active",), kind.activation, fused=fused)
     yield Op("down_gemm", "B S F, F D -> B S D", ("active", "down.weight"), ("down_gemm",))
     yield Op("leave_mlp", "B S D -> B T D", ("down_gemm",), ("mlp_out",), "relabel")
     yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "norm2", kind, fusions)
@@ -153,4 +167,4 @@ def _residual(
     joins = fused and (kind.bias or kind.dropout)
     yield Op(f"{name}_add", same, (branch, skip), (added,), "add", in_place=True, fused=joins)
     if kind.norm_last:
-        yield norm(norm_name, added, kind, out=out)
+        yield from norm(norm_name, added, kind, fusions, out=out)

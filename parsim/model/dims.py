@@ -15,6 +15,7 @@ DIMS: Final = {
     "C": "head_dim",
     "F": "ffn_hidden_size",
     "V": "vocabulary, padded",
+    "W": "vocabulary, padded, as the loss sees it",
     "H": "hidden_size, behind the dense layer of a head",
     "U": "token types",
     "Y": "labels of a text, a token or a row",
@@ -28,6 +29,7 @@ DIMS: Final = {
 }
 TOKEN_DIMS: Final = frozenset("BSTZMG")  # dims that count tokens, or rows of a batch; all others are widths
 
+LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back
 FREE: Final = ("M", "G")  # whose elements may lie in any order
 PLACEMENTS: Final = ("STZ", "EN")  # names of one extent, in several placements

@@ -47,7 +47,7 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
         ops.append(Op("token_type_add", same, (x, "token_type"), (y,), "add", in_place=True))
     if kind.norm_last:
         x, y = next(rest)
-        ops.append(norm("norm", x, kind, out=y))
+        ops.extend(norm("norm", x, kind, fusions, out=y))
     if kind.dropout:
         x, y = next(rest)
         ops.append(Op("embedding_mask", "-> B T D", (), ("embedding_mask",), "draw", (MASK,), fused=fused))
@@ -58,48 +58,55 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
     return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
 
 
-def head(kind: TransformerArchitecture) -> Block:
+def head(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
     """Final norm where norms come first, logits and the mean cross-entropy of a step, vocabulary-parallel."""
-    x, first, weights = ("x", (), {}) if kind.norm_last else ("norm", (norm("norm", "x", kind),), norm_weights("norm", kind))
+    x, first, weights = ("x", (), {}) if kind.norm_last else ("norm", tuple(norm("norm", "x", kind, fusions)), norm_weights("norm", kind))
     if kind.head == "text":
-        ops, own = _text_head(x, kind), {**dense_weights("pooler"), **dense_weights("label")}
+        ops, own = _text_head(x, kind, fusions), {**dense_weights("pooler"), **dense_weights("label")}
     elif kind.head == "token":
-        ops, own = _token_head(x, kind), dense_weights("label")
+        ops, own = _token_head(x, kind, fusions), dense_weights("label")
     else:
-        ops, own = _vocabulary_head(x, kind), {"word.weight": "normal"}
+        ops, own = _vocabulary_head(x, kind, fusions), {"word.weight": "normal"}
         if kind.head == "masked_token":
             own = {**dense_weights("dense"), **norm_weights("dense_norm", kind), "word.bias": "zeros", **own}
     shared = {"word.weight": "embedding"} if kind.tied and "word.weight" in own else {}
     return Block("head", (*first, *ops), {**weights, **own}, output="", shared=shared, totals=("loss",))
 
 
-def _vocabulary_head(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
+def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     masked = kind.head == "masked_token"
     if masked:
-        yield from _dense(x, kind)
+        yield from _dense(x, kind, fusions)
     yield Op("enter_head", "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
-    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", "word.weight"), ("logits_gemm" if masked else "logits",))
+    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", "word.weight"), ("logits_gemm" if masked else "shares",))
     if masked:
-        yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), ("logits",), "bias", in_place=True)
-    yield from cross_entropy("B S", "V", "labels", "per_token")
+        yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), ("shares",), "bias", in_place=True)
+    yield Op("enter_loss", "B S V -> B S W", ("shares",), ("logits",), "relabel")
+    yield from cross_entropy("B S", "W", "labels", "per_token", fusions)
 
 
-def cross_entropy(row: str, label: str, labels: str, scale: str) -> Iterator[Op]:
+def cross_entropy(row: str, label: str, labels: str, scale: str, fusions: tuple[str, ...]) -> Iterator[Op]:
     """Cross-entropy of logits[row label], a drawn label a row; `label` may be split.
 
     Logits of padding take no part: how far a vocabulary is padded follows the plan, and plans of one scenario have one loss.  The padding
     of Megatron-LM does take part, rows that no token trains up (`vocab_parallel_cross_entropy` has no mask).  Counts are those of all.
+
+    In place, as Megatron-LM's vocab_parallel_cross_entropy, exponentials overwrite the float32 logits; else, as PyTorch's cross_entropy
+    of float32 logits, they are a copy, and backward makes two more: the gradients of log-probabilities and of logits (PyTorch,
+    tools/autograd/derivatives.yaml: nll_loss_forward, _log_softmax).
     """
     rows, whole, offset = (FLOAT32,), f"{row} {label} -> {row} {label}", (("offset", f"offset:{label}"),)
+    in_place = "loss_in_place" in fusions
     yield Op("logits_cast", whole, ("logits",), ("logits32",), "cast", rows, (*offset, ("end", f"unpadded:{label}")))
     yield Op("labels", f"-> {row}", (), (labels,), "draw", (INDEX,))
     yield Op("row_max", f"{row} {label} -> {row}", ("logits32",), ("row_max",), "row_max", rows)
     yield Op("pick", f"{row} {label}, {row} -> {row}", ("logits32", labels), ("picked",), "pick", rows, offset)
     expr = f"{row} {label}, {row} -> {row} {label}"
-    yield Op("exp", expr, ("logits32", "row_max"), ("exp",), "shifted_exp", rows, in_place=True)
+    yield Op("exp", expr, ("logits32", "row_max"), ("exp",), "shifted_exp", rows, in_place=in_place)
     yield Op("row_sum", f"{row} {label} -> {row}", ("exp",), ("row_sum",), "row_sum", rows)
     yield Op("normalize", expr, ("exp", "row_sum"), ("softmax",), "normalize", rows, in_place=True)
-    gradient = Gradient("logits", "cross_entropy_grad", ("softmax", labels), (*offset, ("scale", scale)))
+    of, kernel = ("logits", "cross_entropy_grad") if in_place else ("softmax logits32", "nll_loss_grad")
+    gradient = Gradient(of, kernel, ("softmax", labels), (*offset, ("scale", scale)))
     expr, inputs, summed = f"{row}, {row}, {row} -> {row}", ("row_sum", "row_max", "picked"), "token_loss"
     yield Op("token_loss", expr, inputs, (summed,), "token_loss", rows, gradients=(gradient,))
     if "T" in row:  # the loss is every rank's
@@ -108,7 +115,7 @@ def cross_entropy(row: str, label: str, labels: str, scale: str) -> Iterator[Op]
     yield Op("loss", f"{row} -> ", (summed,), ("loss",), "loss_sum", rows, (("scale", scale),))
 
 
-def _text_head(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
+def _text_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """A label a text from its first token, which one sequence-parallel rank holds: the others add zeros.  Whole on every rank."""
     yield Op("first_token", "B T D -> B D", (x,), ("first_token",), "first", attributes=_PLACE)
     yield Op("pooler_gemm", "B D, D H -> B H", ("first_token", "pooler.weight"), ("pooler_gemm",))
@@ -121,16 +128,16 @@ def _text_head(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
         pooled = "pooled_dropped"
     yield Op("logits_gemm", "B H, Y H -> B Y", (pooled, "label.weight"), ("logits_gemm",))
     yield Op("logits_bias", "B Y, Y -> B Y", ("logits_gemm", "label.bias"), ("logits",), "bias", in_place=True)
-    yield from cross_entropy("B", "Y", "text_labels", "per_text")
+    yield from cross_entropy("B", "Y", "text_labels", "per_text", fusions)
 
 
-def _token_head(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
+def _token_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """A label a token, from its dropped-out vector on the stream."""
     if kind.dropout:
         yield Op("head_mask", "-> B T D", (), ("head_mask",), "draw", (MASK,))
         yield Op("head_dropout", "B T D, B T D -> B T D", (x, "head_mask"), ("head_dropped",), "dropout", attributes=DROP)
         x = "head_dropped"
-    yield from labelled_rows(x, "token_labels", bias=True)
+    yield from labelled_rows(x, "token_labels", fusions, bias=True)
 
 
 def dense_weights(name: str, *, bias: bool = True) -> dict[str, str]:
@@ -138,19 +145,19 @@ def dense_weights(name: str, *, bias: bool = True) -> dict[str, str]:
     return {f"{name}.weight": "normal", **({f"{name}.bias": "zeros"} if bias else {})}
 
 
-def labelled_rows(x: str, labels: str, *, bias: bool) -> Iterator[Op]:
+def labelled_rows(x: str, labels: str, fusions: tuple[str, ...], *, bias: bool) -> Iterator[Op]:
     """Logits of a few labels for each row of x[B T D], and their cross-entropy; each sequence-parallel rank has its own rows."""
     yield Op("logits_gemm", "B T D, Y D -> B T Y", (x, "label.weight"), ("logits_gemm" if bias else "logits",))
     if bias:
         yield Op("logits_bias", "B T Y, Y -> B T Y", ("logits_gemm", "label.bias"), ("logits",), "bias", in_place=True)
-    yield from cross_entropy("B T", "Y", labels, "per_token")
+    yield from cross_entropy("B T", "Y", labels, "per_token", fusions)
 
 
-def _dense(x: str, kind: TransformerArchitecture) -> Iterator[Op]:
+def _dense(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """The dense layer before the logits of masked tokens: whole on every tensor-parallel rank, on its part of the stream."""
     activation = "gelu" if kind.activation in GATED else kind.activation
     yield Op("dense_gemm", "B T D, D H -> B T H", (x, "dense.weight"), ("dense_gemm",))
     yield Op("dense_bias", "B T H, H -> B T H", ("dense_gemm", "dense.bias"), ("dense_biased",), "bias", in_place=True)
     yield Op("dense_activation", "B T H -> B T H", ("dense_biased",), ("dense_active",), activation)
-    yield norm("dense_norm", "dense_active", kind, dim="H")
+    yield from norm("dense_norm", "dense_active", kind, fusions, dim="H")
     yield Op("leave_dense", "B T H -> B T D", ("dense_norm",), ("dense_out",), "relabel")

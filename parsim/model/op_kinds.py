@@ -43,7 +43,10 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
         Gradient("x2", "sum_to"),
     ),
     "rms_norm": (Gradient("x0", "rms_norm_grad_x", ("x0", "x1", "dy")), Gradient("x1", "rms_norm_grad_gamma", ("x0", "dy"))),
-    **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("gelu", "relu", "squared_relu")},
+    "gain": (Gradient("x0", "gain", ("dy", "x1")), Gradient("x1", "gain_grad", ("x0", "dy"))),
+    "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
+    "cast": (Gradient("x0", "cast"),),
+    **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "relu", "squared_relu")},
     "swiglu": (Gradient("x0 x1", "swiglu_grad", ("x0", "x1", "dy")),),
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
     **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "causal_softmax", "softmax")},
@@ -59,7 +62,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
 }
 # Masks, tokens and labels: an input that comes to life where it is first needed.  The steps of the loss are differentiated as one
 # (softmax minus one-hot), so they have no gradients of their own.
-_WITHOUT_GRADIENT: Final = ("draw", "cast", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum")
+_WITHOUT_GRADIENT: Final = ("draw", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum")
 
 KINDS: Final = {
     **{name: Kind(name, gradients) for name, gradients in _GRADIENTS.items()},
@@ -76,6 +79,8 @@ COSTS: Final = {
     "rms_norm": Cost(4),  # square, mean, scale, gamma
     "rms_norm_grad_x": Cost(9),  # the root mean square and the scaled x again, gamma, a mean over D, the projection
     "rms_norm_grad_gamma": Cost(5),
+    **{"rms_normalize": Cost(3), "rms_normalize_grad": Cost(8), "gain": Cost(1), "gain_grad": Cost(2)},
+    **{"silu": Cost(4), "silu_grad": Cost(9), "multiply": Cost(1)},
     **{"gelu": Cost(8), "gelu_grad": Cost(16), "relu": Cost(1), "relu_grad": Cost(1)},
     **{"squared_relu": Cost(2), "squared_relu_grad": Cost(3), "swiglu": Cost(5), "swiglu_grad": Cost(11)},
     "rotary": Cost(3),  # 4 multiplications and 2 additions turn a pair
@@ -88,5 +93,12 @@ COSTS: Final = {
     **{"position": Cost(1), "position_grad": Cost(1, skips=(1,)), "cast": Cost(0), "draw": Cost(0), "row_max": Cost(1), "pick": Cost(0)},
     **dict.fromkeys(("flatten", "unflatten"), Cost(0)),
     **{"shifted_exp": Cost(2), "row_sum": Cost(1), "normalize": Cost(1), "token_loss": Cost(3), "loss_sum": Cost(1)},
-    **{"cross_entropy_grad": Cost(2), "norm_sq": Cost(2), "clip": Cost(1), "adam": Cost(12), "sgd_momentum": Cost(4)},
+    **{
+        "cross_entropy_grad": Cost(2),
+        "nll_loss_grad": Cost(2),
+        "norm_sq": Cost(2),
+        "clip": Cost(1),
+        "adam": Cost(12),
+        "sgd_momentum": Cost(4),
+    },
 }

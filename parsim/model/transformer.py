@@ -93,7 +93,15 @@ class TransformerSpec(ModelSpec):
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
         heads = {"K": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
         widths = {"D": self.hidden_size, "F": self.ffn_hidden_size, "H": self.hidden_size}
-        return {**heads, **widths, "V": self.vocab_size, "U": self.num_token_types, "Y": self.num_labels, "P": self.max_positions}
+        return {
+            **heads,
+            **widths,
+            "V": self.vocab_size,
+            "W": self.vocab_size,
+            "U": self.num_token_types,
+            "Y": self.num_labels,
+            "P": self.max_positions,
+        }
 
     @property
     def longest_sequence(self) -> int | None:

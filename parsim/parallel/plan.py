@@ -123,17 +123,21 @@ class Stack:
     attention: str = _key("fused_softmax", "the kernels of attention; one of flash attention by its name, or flash for the device's own")
     flash: str = _key("flash", "the kernel of attention flash, if the device has it")  # of cluster/flash.py; flash: the device's own
     named_flash: str = ""  # the kernel that was asked for by name, and that the device must have
-    fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # of: bias, gelu, dropout_add, gradient_accumulation
+    fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # see model/blocks.py and ends.py
     gradient_dtype: str = _key("fp32", "what gradients are kept in")  # fp32 | compute
+    gather_logits: bool = _key(False, "whether each tensor-parallel rank holds the logits of the whole vocabulary")
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
     scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival
+    selective_recompute: tuple[str, ...] = _key(("core_attention",), "what recompute = selective runs again: ops of a layer, or their tags")
     recompute_early_stop: bool = _key(False, "whether recomputation ends at the last tensor that backward needs")
     layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
     sustained_factor: Mapping[str, float] = _key(dict, "accelerator: share of an isolated kernel's rate")  # absent: the accelerator's own
     framework_bytes: float = _key(0.0, "memory of the context and libraries")
+    allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
+    workspace_bytes: float = _key(0.0, "memory of GEMM libraries, which the framework allocates")
     communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
     collectives: Mapping[str, str] = _key(
         dict, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out"

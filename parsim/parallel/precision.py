@@ -33,6 +33,7 @@ RECIPES: Final = {
     "fp32": Recipe({COMPUTE: "fp32"}, {MATMUL: "fp32"}, "IEEE 754 binary32 throughout"),
     "tf32": Recipe({COMPUTE: "fp32"}, {MATMUL: "tf32"}, "NVIDIA A100 white paper: fp32 in memory, 19 bits in the multiplier"),
     "bf16": Recipe({COMPUTE: "bf16", MASTER: "fp32"}, {MATMUL: "bf16"}, _MIXED),
+    "bf16_pure": Recipe({COMPUTE: "bf16"}, {MATMUL: "bf16"}, "meta-pytorch/torchtune, recipes/full_finetune_single_device.py: dtype bf16"),
     "fp16": Recipe({COMPUTE: "fp16", MASTER: "fp32"}, {MATMUL: "fp16"}, _MIXED),
 }
 

@@ -59,7 +59,7 @@ MEMORY: Final[Mapping[str, str]] = {
     "activations": "what the micro-batches in flight keep for their backward",
     "transients": "what the forward or backward at the peak needs beyond that",
     "buffers": "communicators of the software stack, and the scalars of loss and gradient norm",
-    "framework": "the software stack's context and libraries, as the stack states it",
+    "framework": "the software stack's context and libraries, as the stack states it, and what its allocator wastes",
 }
 
 FIGURES: Final = tuple(dict.fromkeys((*METRICS, *BREAKDOWN, *MEMORY)))  # all that have a definition

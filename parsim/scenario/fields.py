@@ -157,8 +157,8 @@ class Section(BaseModel):
         return _sentence(error, key)
 
 
-def optional(kind: type, description: str) -> Any:
-    """The field of a list or dict that is empty where left out."""
+def optional(kind: Callable[[], Any], description: str) -> Any:
+    """The field of a list or dict that `kind` makes where left out."""
     return Field(default_factory=kind, description=description)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import MISSING
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -26,8 +27,10 @@ Overhead = Annotated[float, Quantity("bytes", zero=True)]
 def _as_in_stack(name: str) -> Any:
     """The field of a row with the default and the description of one of Stack."""
     stated = Stack.__dataclass_fields__[name]
-    if stated.default in ((), MISSING):
-        return optional(list if stated.default == () else dict, **stated.metadata)
+    if isinstance(stated.default, tuple):
+        return optional(functools.partial(list, stated.default), **stated.metadata)
+    if stated.default is MISSING:
+        return optional(dict, **stated.metadata)
     return Field(stated.default, **stated.metadata)
 
 
@@ -39,11 +42,15 @@ class StackRow(InlineRow):
     form: ClassVar[Any] = Stack
     attention: Annotated[str, Known("attention", lambda: ATTENTION)] = _as_in_stack("attention")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
-    fusions: list[Literal["bias", "gelu", "dropout_add", "gradient_accumulation"]] = _as_in_stack("fusions")
+    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place"]] = _as_in_stack(
+        "fusions"
+    )
     gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
+    gather_logits: bool = _as_in_stack("gather_logits")
     tensor_overlap: bool = _as_in_stack("tensor_overlap")
     gradient_overlap: bool = _as_in_stack("gradient_overlap")
     scatter_gather: bool = _as_in_stack("scatter_gather")
+    selective_recompute: list[Text] = _as_in_stack("selective_recompute")
     recompute_early_stop: bool = _as_in_stack("recompute_early_stop")
     layer_split: Annotated[str, Known("layer_split", lambda: tuple(SPLITS))] = _as_in_stack("layer_split")
     vocab_multiple: Natural = _as_in_stack("vocab_multiple")
@@ -52,6 +59,8 @@ class StackRow(InlineRow):
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")
     limits: list[Annotated[str, Known("limits", lambda: tuple(LIMITS))]] = _as_in_stack("limits")
     framework_memory: Overhead = _as_in_stack("framework_bytes")
+    allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
+    workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead = _as_in_stack("communicator_bytes")
 
     @model_validator(mode="after")
@@ -63,9 +72,10 @@ class StackRow(InlineRow):
         return self
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass; a fusion counts once, and a named kernel is one of flash attention."""
+        """The fields of its dataclass; an entry of a list counts once, and a named kernel is one of flash attention."""
         named = {"attention": OWN, "named_flash": self.attention} if self.attention in KERNELS else {}
-        return {**super().figures(name), "fusions": tuple(dict.fromkeys(self.fusions)), **named}
+        lists: dict[str, list[str]] = {"fusions": [*self.fusions], "selective_recompute": self.selective_recompute}
+        return {**super().figures(name), **{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}, **named}
 
 
 class DtypeRow(InlineRow):

@@ -138,7 +138,7 @@ class _Derivation:
             output = (known, self.dims_in(op, targets[0]), COMPUTE)
             yield KernelCall(name, kernel, inputs, (output,), attributes, accumulate=True, tag=op.tag)
             return
-        outputs = tuple((f"d_{t}{'@part' if known else ''}", self.dims_in(op, t), COMPUTE) for t in targets)
+        outputs = tuple((f"d_{t}{'@part' if known else ''}", self.dims_in(op, t), self.dims[t][1]) for t in targets)
         yield KernelCall(name, kernel, inputs, outputs, attributes, tag=op.tag)
         if known:
             yield self.add(op, known, outputs[0][0], outputs[0][1])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from parsim.model.blocks import CORE_ATTENTION
-from parsim.model.dims import COMPUTE
+from parsim.model.dims import COMPUTE, LOGITS
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Dims
 from parsim.parallel.dimensions import replica_axes, rules
@@ -32,7 +32,7 @@ _STREAM: Dims = ("B", "T", "D")
 @functools.lru_cache(maxsize=256)
 def lower(structure: Structure) -> Step:
     """The Step of a structure."""
-    table = rules(structure.dimensions)
+    table = {dim: over for dim, over in rules(structure.dimensions).items() if dim != LOGITS or not structure.gather_logits}
     first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions).values()
     kept = [replace(block, name=KEPT + block.name) for block in layers] if structure.recompute_every > 1 else []
     recomputed = {block.name for block in layers}
@@ -74,10 +74,13 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
 
 
 def _recompute(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
-    if structure.recompute == "selective":
+    ops = structure.recompute_ops
+    if structure.selective_ops == (CORE_ATTENTION,):
         backward = selective(forward, backward, CORE_ATTENTION)
-    if structure.recompute_ops:
-        backward = chosen(forward, backward, structure.recompute_ops)
+    else:
+        ops = (*structure.selective_ops, *ops)
+    if ops:
+        backward = chosen(forward, backward, ops)
     if structure.recompute == "full":
         backward = full(forward, backward, structure.early_stop)
     return backward

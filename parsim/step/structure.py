@@ -20,6 +20,7 @@ class Structure:
     dimensions: tuple[str, ...]  # names of those that are on
     recompute: str
     recompute_ops: tuple[str, ...]
+    selective_ops: tuple[str, ...]  # of `selective`
     recompute_every: int
     early_stop: bool
     gradient_sync: str
@@ -31,6 +32,7 @@ class Structure:
     attention: str
     architecture: Architecture
     fusions: tuple[str, ...]
+    gather_logits: bool
     tensor_overlap: bool
     gradient_overlap: bool
     boundary_axes: tuple[str, ...]  # over which ranks cut the width of what crosses a stage boundary, though all hold it
@@ -57,6 +59,7 @@ class Structure:
             dimensions=dimensions,
             recompute=plan.recompute,
             recompute_ops=tuple(sorted(plan.recompute_ops)),
+            selective_ops=tuple(sorted(stack.selective_recompute)) if plan.recompute == "selective" else (),
             recompute_every=plan.recompute_every if plan.recompute_ops or plan.recompute != "none" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",
@@ -68,6 +71,7 @@ class Structure:
             attention=stack.attention,
             architecture=model.architecture,
             fusions=tuple(sorted(stack.fusions)),
+            gather_logits=stack.gather_logits and "tp" in axes,
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
             gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
             boundary_axes=("tp",) if is_cut else (),

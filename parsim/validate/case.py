@@ -23,7 +23,7 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import MATMULS_ONLY, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.defaults import NVLINK_DOMAIN, Software, ports_of, software_of
+from parsim.validate.defaults import NVLINK_DOMAIN, Software, attention_of, fusions_of, ports_of, software_of
 from parsim.validate.table import TableRow
 
 NEEDED: Final = ("num_layers", "hidden_size", "num_heads", "sequence_length", "accelerator", "micro_batch", "global_batch")
@@ -41,7 +41,7 @@ def _above(column: str, most: int) -> Predicate:
 
 # What is not built yet, by the name of a feature, with cells in braces: whether a row needs it.
 FEATURES: Final[Mapping[str, Predicate]] = {
-    "workload {workload}": _other_than("workload", "pretrain", "sft", "ci"),
+    "workload {workload}": _other_than("workload", "pretrain", "pretrain_oom", "sft", "ci"),
     "mlp {mlp}": _other_than("mlp", *KINDS),
     "experts": _above("num_experts", 0),
     "context_parallel": _above("context_parallel", 1),
@@ -86,8 +86,9 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     """
     software = software_of(row)
     stack: Stack = read("stacks", software.stack)
-    if stated := row.says("attention"):
+    if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
+    stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)))
     model = _model(row, software)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], row.says("dtype") or software.dtype)
     plan = _plan(row, model, software, stack)

@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate, stages_of
+from parsim.estimator.memory import rank_memory
 from parsim.scenario import Scenario
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK
@@ -101,12 +102,30 @@ def measured_step_s(row: TableRow) -> float | None:
 
 def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:
     """Seconds of a step, and peak bytes of the rank and in the sense that the row reports."""
+    predicted = estimate(_in_sense_of(scenario, row), PLAN)
+    return predicted.step_s, sum(_parts_of_rank(predicted.memory_bytes, row).values())
+
+
+def reported_memory(scenario: Scenario, row: TableRow) -> Mapping[str, int]:
+    """Parts of the peak memory of the rank and in the sense that the row reports."""
+    meant = _in_sense_of(scenario, row)
+    return _parts_of_rank(rank_memory(stages_of(meant, meant.plan(PLAN))).of_plan(0), row)
+
+
+def _in_sense_of(scenario: Scenario, row: TableRow) -> Scenario:
     metric, stack = row.says("memory_metric"), scenario.stack
-    if metric in ("reserved", "allocated"):  # the caching allocator: no context, no libraries
-        stack = replace(stack, framework_bytes=0.0, communicator_bytes=0.0 if metric == "allocated" else stack.communicator_bytes)
-    predicted = estimate(replace(scenario, stack=stack), PLAN)
-    last_only = metric == "allocated" and row.says("source_family") in LOGGED_BY_LAST_RANK
-    return predicted.step_s, sum(predicted.memory_bytes[-1].values()) if last_only else predicted.peak_bytes
+    if metric not in ("reserved", "allocated"):
+        return scenario
+    stack = replace(stack, framework_bytes=0.0)  # the caching allocator: no context, no libraries
+    if metric == "allocated":
+        stack = replace(stack, communicator_bytes=0.0, allocator_slack=0.0)
+    return replace(scenario, stack=stack)
+
+
+def _parts_of_rank(ranks: Sequence[Mapping[str, int]], row: TableRow) -> Mapping[str, int]:
+    if row.says("memory_metric") == "allocated" and row.says("source_family") in LOGGED_BY_LAST_RANK:
+        return ranks[-1]
+    return max(ranks, key=lambda parts: sum(parts.values()))
 
 
 def _error(predicted: float, measured: float | None) -> float | None:

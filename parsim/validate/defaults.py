@@ -47,6 +47,8 @@ _PYTORCH = "PyTorch 2.2 release notes: scaled_dot_product_attention runs FlashAt
 _NEMO = "NVIDIA-NeMo/Megatron-Bridge, recipes: sequence_parallel with tensor parallelism, use_distributed_optimizer; GPT-2's tokens"
 _INTERN = "InternLM/InternEvo@00de6134, configs/7B_sft.py: VOCAB_SIZE = 103168, checkpoint=False"
 _VTRAIN = "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size"
+_BIGSCIENCE = "bigscience-workshop/bigscience, train/tr1-13B-base and tr3-1B3-baseline: ZERO_STAGE=1 (recalled, not opened)"
+_BLOOM = "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
@@ -55,10 +57,12 @@ SOFTWARE: Final = {
     for each in (
         Software("megatron-2021", "fp16", "full", 51200, _NARAYANAN),
         Software("megatron-2022", "fp16", "none", 51200, "Korthikanti et al. 2022 (arXiv:2205.05198), section 6"),
-        Software("megatron-deepspeed-2021", "fp16", "full", GPT2_VOCABULARY, _VTRAIN),
-        Software("megatron-deepspeed-2022", "bf16", "full", 250880, "Le Scao et al. 2022 (arXiv:2211.05100)"),
+        Software("megatron-deepspeed-2021", "fp16", "full", GPT2_VOCABULARY, _BIGSCIENCE, zero_stage=1),
+        Software("megatron-deepspeed-2022", "bf16", "full", 250880, _BLOOM, zero_stage=1),
         Software("zero-bubble-2023", "fp16", "none", GPT2_VOCABULARY, _ZERO_BUBBLE),
         Software("megatron-core", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
+        Software("megatron-core-local", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
+        Software("megatron-core-fused-loss", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
         Software("vtrain-deepspeed", "fp16", "full", 51200, _VTRAIN),
         Software("oneflow", "fp16", "full", 51200, "Oneflow-Inc/DLPerf, Megatron-LM/README.md: --checkpoint-activations beside it, too"),
         Software("simumax", "bf16", "none", 128256, "MooreThreads/SimuMax, docs/b200: Llama 3"),
@@ -94,6 +98,9 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "NVIDIA/JAX-Toolbox": "jax-xla",
     "huggingface/nanotron": "nanotron",
     "FlagPerf training/nvidia/llama3_8B-megatron": "megatron-core",
+    # Megatron-LM, tests/functional_tests: a case is named after --transformer-impl: gpt3_mcore_te_* or, local, gpt3_mcore_*.
+    "cross_entropy_loss_fusion": "megatron-core-fused-loss",  # Megatron-LM, tests/functional_tests, by name
+    "test_cases/gpt/gpt3_mcore_tp": "megatron-core-local",
     "yanring/Megatron-MoE-ModelZoo": "megatron-core",
 }
 
@@ -135,6 +142,18 @@ def software_of(row: TableRow) -> Software:
     """That of the row's repository, or of its family."""
     stacks = [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in row.says("source")]
     return SOFTWARE[stacks[0] if stacks else STACK_OF_FAMILY.get(row.says("source_family"), DEFAULT_STACK)]
+
+
+def attention_of(row: TableRow) -> str:
+    """The attention of the row as the stack words it, or ""."""
+    if "kernel: fused;" in row.says("notes"):  # Hagemann et al. 2023 (arXiv:2311.05610), section 4.2: Megatron-LM's softmax kernel
+        return "fused_softmax"
+    return row.says("attention")
+
+
+def fusions_of(row: TableRow) -> tuple[str, ...]:
+    """What a row says that its run fused beside what its stack does: Hagemann et al. 2023 (arXiv:2311.05610), section 4.2."""
+    return ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
 
 
 def ports_of(row: TableRow) -> Ports:

@@ -17,7 +17,7 @@ from parsim.scenario import Scenario
 from parsim.simulator import simulate
 from support import CLUSTER, GPT, NODE, STACK, STACKS, examples, hold, scenario
 
-FUSIONS = ("bias", "gelu", "dropout_add", "gradient_accumulation")
+FUSIONS = ("bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place")
 
 
 @st.composite

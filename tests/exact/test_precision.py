@@ -53,7 +53,15 @@ def gemm_s(name: str) -> float:
 
 @pytest.mark.parametrize(
     ("name", "weight", "gradient", "master"),
-    [("bf16", 2, 4, 4), ("fp16", 2, 4, 4), ("fp32", 4, 4, 0), ("narrow", 2, 4, 0), ("wide", 4, 4, 0), ("half", 2, 2, 2)],
+    [
+        ("bf16", 2, 4, 4),
+        ("bf16_pure", 2, 4, 0),
+        ("fp16", 2, 4, 4),
+        ("fp32", 4, 4, 0),
+        ("narrow", 2, 4, 0),
+        ("wide", 4, 4, 0),
+        ("half", 2, 2, 2),
+    ],
 )
 def test_weights_gradients_and_states_take_the_bytes_of_the_row(name: str, weight: int, gradient: int, master: int) -> None:
     memory = estimate(scenario(model=MODEL, batch=Batch(8, 8, name)), Plan()).memory_bytes[0]

@@ -69,7 +69,7 @@ class MlpSpec(ModelSpec):
 
 def blocks(kind: MlpArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
     """Embedding, layer and head; there is no attention."""
-    return by_name(_embedding(kind, fusions), _layer(kind, fusions), _head(kind))
+    return by_name(_embedding(kind, fusions), _layer(kind, fusions), _head(kind, fusions))
 
 
 def _embedding(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
@@ -100,8 +100,8 @@ def _layer(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
     return Block("layer", ops, {**dense_weights("up", bias=kind.bias), **dense_weights("down", bias=kind.bias)})
 
 
-def _head(kind: MlpArchitecture) -> Block:
-    ops = chain(_activation("enter", "T D", "x", "active", kind), labelled_rows("active", "row_labels", bias=kind.bias))
+def _head(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
+    ops = chain(_activation("enter", "T D", "x", "active", kind), labelled_rows("active", "row_labels", fusions, bias=kind.bias))
     return Block("head", tuple(ops), dense_weights("label", bias=kind.bias), output="", totals=("loss",))
 
 

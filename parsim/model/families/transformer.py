@@ -10,7 +10,8 @@ from parsim.model.transformer import TransformerArchitecture, TransformerSpec
 
 def blocks(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
     """Embedding, layer and head."""
-    return by_name(embedding(kind, fusions=fusions), transformer_layer(kind, attention=attention, fusions=fusions), head(kind))
+    layer = transformer_layer(kind, attention=attention, fusions=fusions)
+    return by_name(embedding(kind, fusions=fusions), layer, head(kind, fusions=fusions))
 
 
 FAMILIES.register("transformer", Family(TransformerSpec, blocks))

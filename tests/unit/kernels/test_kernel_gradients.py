@@ -79,6 +79,21 @@ def test_rms_norm() -> None:
     check(forward, (x, gamma), 1, d_y, call("rms_norm_grad_gamma", x, d_y)[0])
 
 
+def test_an_rms_norm_in_steps() -> None:
+    x, gamma, d_y = draw(2, 3, 5), draw(5), draw(2, 3, 5, seed=1)
+    np.testing.assert_allclose(call("gain", call("rms_normalize", x)[0], gamma)[0], call("rms_norm", x, gamma)[0], rtol=1e-14)
+    check(lambda *inputs: call("rms_normalize", *inputs)[0], (x,), 0, d_y, call("rms_normalize_grad", x, d_y)[0])
+    check(lambda *inputs: call("gain", *inputs)[0], (x, gamma), 0, d_y, call("gain", d_y, gamma)[0])
+    check(lambda *inputs: call("gain", *inputs)[0], (x, gamma), 1, d_y, call("gain_grad", x, d_y)[0])
+
+
+def test_swiglu_in_steps() -> None:
+    gate, up, d_y = 2 * draw(4, 5), draw(4, 5, seed=1), draw(4, 5, seed=2)
+    np.testing.assert_allclose(call("multiply", call("silu", gate)[0], up)[0], call("swiglu", gate, up)[0], rtol=1e-14)
+    check(lambda *inputs: call("silu", *inputs)[0], (gate,), 0, d_y, call("silu_grad", gate, d_y)[0])
+    check(lambda *inputs: call("multiply", *inputs)[0], (gate, up), 1, d_y, call("multiply", d_y, gate)[0])
+
+
 def test_a_gated_activation_has_a_gradient_for_each_of_its_inputs() -> None:
     gate, up, d_y = 2 * draw(4, 5), draw(4, 5, seed=1), draw(4, 5, seed=2)
     for which, gradient in enumerate(call("swiglu_grad", gate, up, d_y)):
@@ -192,3 +207,6 @@ def test_cross_entropy_of_logits() -> None:
     (probabilities,) = call("normalize", exponentials, call("row_sum", exponentials)[0])
     gradient = call("cross_entropy_grad", probabilities, labels, offset=0, scale=0.25)[0]
     check(loss, (logits,), 0, np.array(1.0), gradient)
+    of_logs, of_logits = call("nll_loss_grad", probabilities, labels, offset=0, scale=0.25)
+    np.testing.assert_allclose(of_logits, gradient, rtol=1e-14)
+    np.testing.assert_array_equal(of_logs, -0.25 * (np.arange(logits.shape[-1]) == labels[..., None]))

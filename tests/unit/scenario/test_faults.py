@@ -48,7 +48,7 @@ def test_many_mistakes_are_as_many_sentences_each_with_line_and_column(tmp_path)
         "s.yaml:1:1: nam: unknown key (did you mean 'name'?); keys here: schema, name, model",
         "s.yaml:2:1: model: unknown model 'gpt3-175' (did you mean 'gpt3-175b'?); known: gpt3-6.7b",
         "s.yaml:4:50: batch.dtype: unknown dtype 'fp8', which is a format of matrix multiplications only: weights, gradients and "
-        "activations stay wider, which is not built yet; known: fp32, tf32, bf16, fp16",
+        "activations stay wider, which is not built yet; known: fp32, tf32, bf16, bf16_pure, fp16",
         "s.yaml:5:30: stack.framework_memory: 1 has no unit; write e.g. '1 GiB'",
         "s.yaml:5:51: stack.host_launch: 'GiB' is a unit of bytes, not of s; write e.g. '5 ms'",
         "s.yaml:7:9: plans.one.tensor_paralel: unknown key (did you mean 'tensor_parallel'?)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -314,3 +315,11 @@ def test_a_kernel_that_the_device_of_a_row_has_not_is_named(tmp_path):
     assert row.skipped == (
         "attention = flash_3 does not run on a100-sxm4-80gb (Ampere); there: flash, flash_1, flash_1_triton, flash_2, cudnn"
     )
+
+
+def test_what_the_allocator_wastes_counts_to_a_device_but_not_to_its_tensors(tmp_path):
+    row = described(tmp_path)
+    plain, wasteful = (estimate(replace(row, stack=replace(row.stack, allocator_slack=share)), "row").memory_bytes for share in (0.0, 0.25))
+    for before, after in zip(plain, wasteful, strict=True):
+        assert after["framework"] - before["framework"] == (before["activations"] + before["transients"]) // 4
+        assert {**after, "framework": 0} == {**before, "framework": 0}
