@@ -17,7 +17,7 @@ from parsim.cluster.scalars import Ints as Ints
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS
 from parsim.model.spec import ModelSpec
-from parsim.parallel.dimensions import DENSE, axes, rules, split, switched_on, uneven, view_of
+from parsim.parallel.dimensions import DENSE, EXPERT, axes, axis_of, rules, split, switched_on, uneven, view_of
 from parsim.parallel.dimensions import degrees as degrees_of
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import fastest_first, order_of
@@ -240,6 +240,9 @@ def _tables(plans: Sequence[Plan], dims: Mapping[str, Ints], degrees: Mapping[st
         found[dim, axis] = Table(parts)
         if other := {"B": "T", "T": "B"}.get(dim):
             found |= {(tokens, axis): Table(parts * dims[other][:, None]) for tokens in FREE}
+    shared = {axis for names in on if view_of(map(axis_of, names)) == EXPERT for dim in FREE for axis in rules(names).get(dim, ())}
+    if dealt := sorted(axis for dim, axis in found if dim in FREE and axis in shared):
+        raise PlanError(f"the table of {dealt[0]} deals out tokens, which all ranks of a stage share evenly on their way to experts")
     for (dim, axis), table in [*found.items()]:
         for other in (name for names in PLACEMENTS if dim in names for name in names):
             own = found.get((other, axis))

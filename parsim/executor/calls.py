@@ -111,6 +111,6 @@ class _WeightKernel:
         cut = {"pp", *sharded, *(self.weight.group.axes if self.job.step.structure.zero_stage else ())}
         sums = (task for task in self.job.step.finish if isinstance(task, Collective) and task.source.name == NORM)
         summed = {axis for task in sums for axis in task.group.axes}
-        if view_of((*sharded, *self.weight.group.axes)) == EXPERT:  # the ranks of a stage, as experts see them
+        if view_of(cut) == EXPERT:  # the ranks of a stage, as experts see them
             summed = summed - set(axes_of(DENSE)) | set(axes_of(EXPERT))
         return 0.0 if self.weight.copy_of or any(self.at[axis] for axis in summed - cut) else 1.0

@@ -57,7 +57,7 @@ def faults(
             found += sharding_faults.recompute_ops(plan, model, stack)
         found += sharding_faults.others(plan, {**model.extents, **(dict.fromkeys("STZ", batch.sequence_length) if batch else {})})
     if batch is not None:
-        found += sharding_faults.sequence(plan, batch)
+        found += [*sharding_faults.sequence(plan, batch), *sharding_faults.tokens(plan, batch)]
     if batch is not None and not world:  # with another number of replicas they get other micro batches
         found += _micro_batches(plan, batch)
     return found

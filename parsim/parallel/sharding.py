@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from parsim.errors import PlanError
 from parsim.model.dims import FREE
 from parsim.model.op import Dims
+from parsim.parallel.dimensions import DENSE, EXPERT, axes_of
 from parsim.parallel.dimensions import axes as mesh_axes
 
 Rules = Mapping[str, tuple[str, ...]]  # dim -> the axes that shard it, outermost first
@@ -28,6 +29,11 @@ class Sharding:
     partial: Mapping[str, str] = field(default_factory=dict)  # axis -> sum | max
 
     def __post_init__(self) -> None:
+        every = [axis for axes in self.axes for axis in axes]
+        if len(set(every)) < len(every):
+            raise PlanError(f"{' '.join(self.dims)} is sharded over {tuple(every)}, an axis of which cuts two of its dims")
+        if set(every) & set(axes_of(DENSE)) and set(every) & set(axes_of(EXPERT)):
+            raise PlanError(f"{' '.join(self.dims)} is sharded over {tuple(every)}, which are of two views of the mesh")
         for dim, axes in zip(self.dims, self.axes, strict=True):
             if len(axes) > 1 and list(axes) != sorted(axes, key=mesh_axes().index):
                 raise PlanError(f"dim {dim} is sharded over {axes}, but axes nest in mesh order {mesh_axes()}")

@@ -67,22 +67,38 @@ def views(plan: Plan) -> Iterator[PlanFault]:
     found = dimensions.degrees(plan)
     experts, dense = (dimensions.axes_of(view) for view in (dimensions.EXPERT, dimensions.DENSE))
     ranks = math.prod(found[axis] for axis in dense)
-    asked = {name: degree for name, degree in plan.dimensions if dimensions.DIMENSIONS.get(name).view == dimensions.EXPERT}
+    known = (dimensions.DIMENSIONS.get(name) for name, _ in plan.dimensions)
+    asked = {each.name: found[each.axis] for each in known if each.axis in experts and each.nesting is not None}
     if not asked:
         return
     if math.prod(found[axis] for axis in experts) != ranks:
-        message = f"{' x '.join(asked)} = {' x '.join(map(str, asked.values()))} does not divide the {ranks} ranks of a stage"
-        yield PlanFault("dimensions", message, f"Legal products: {comma_list(divisors(ranks))}")
+        fills = any(dimensions.DIMENSIONS.get(name).fills for name in dimensions.names())
+        said, legal = ("does not divide", divisors(ranks)) if fills else ("is not", (ranks,))
+        message = f"{' x '.join(asked)} = {' x '.join(map(str, asked.values()))} {said} the {ranks} ranks of a stage"
+        yield PlanFault("dimensions", message, f"Legal products: {comma_list(legal)}")
     order = [] if [*rank_order(plan)] else [axis for axis in fastest_first(plan.rank_order) if found[axis] > 1]
     places = [place for place, axis in enumerate(order) if axis in dense]
     if places and len(places) <= places[-1] - places[0]:
         between = next(axis for axis in order[places[0] :] if axis not in dense)
         beside = f"which lie side by side where there is {' or '.join(asked)}"
         message = f"rank_order = '{plan.rank_order}' puts {between} between the ranks of a stage, {beside}"
-        yield PlanFault("rank_order", message, "Name pp first or last")
+        yield PlanFault("rank_order", message, f"Name {between} first or last")
     if plan.gradient_sync == "master":
         message = f"gradient_sync = master updates all weights on one rank, which holds a part of the experts with {' and '.join(asked)}"
         yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce")
+
+
+def tokens(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
+    """All ranks of a stage share out the tokens of a micro_batch, where experts lie in a view of their own."""
+    found = dimensions.degrees(plan)
+    if all(found[axis] == 1 for axis in dimensions.axes_of(dimensions.EXPERT)):
+        return
+    around = set(dimensions.rules(dimensions.switched_on(plan, found)).get("B", ())) & set(dimensions.axes_of(dimensions.OUTSIDE))
+    ranks = math.prod(found[axis] for axis in dimensions.axes_of(dimensions.DENSE))
+    count = plan.micro_batch * batch.sequence_length * dimensions.split(plan, "B") // math.prod(found[axis] for axis in around)
+    if count % ranks:
+        message = f"the {ranks} ranks of a stage do not share out {count} tokens, which they have of a micro_batch, evenly to experts"
+        yield PlanFault("micro_batch", message, f"Make micro_batch a multiple of {plan.micro_batch * ranks // math.gcd(count, ranks)}")
 
 
 def unknown_dimensions(plan: Plan) -> Iterator[PlanFault]:
@@ -93,14 +109,17 @@ def unknown_dimensions(plan: Plan) -> Iterator[PlanFault]:
         if name not in known:
             remedy = f"Give {name} as a key of the plan" if name in KEYS else f"Known: {', '.join(known) or 'none'}"
             yield PlanFault("dimensions", f"unknown dimension '{name}'{did_you_mean(name, known)}", remedy)
-        elif degree < 1:
+        elif type(degree) is not int or degree < 1:
             yield PlanFault("dimensions", f"{name} = {degree!r} is not a positive whole number", "Legal: 1, 2, 3, ...")
+    if len(dict(plan.dimensions)) < len(plan.dimensions):
+        yield PlanFault("dimensions", f"dimensions = {plan.dimensions} names one twice", "Give each one degree")
 
 
 def rank_order(plan: Plan) -> Iterator[PlanFault]:
     """rank_order names each axis once; one that nests in another may be left out."""
     given, named = plan.rank_order.split("-"), ("dp", "pp", "tp")
-    if len(set(given)) < len(given) or not set(named) <= set(given) <= set(dimensions.axes()):
+    known = set(dimensions.axes()) - set(dimensions.axes_of(dimensions.EXPERT))  # which have the order of their own view
+    if len(set(given)) < len(given) or not set(named) <= set(given) <= known:
         message = f"rank_order = '{plan.rank_order}' does not name each axis once, from the fastest"
         yield PlanFault("rank_order", message, f"Legal: {', '.join('-'.join(order) for order in itertools.permutations(named))}")
 

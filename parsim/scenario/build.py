@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -237,8 +237,8 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
     values, batch = _values(section), parts.batch
     if values["data_parallel"] is None:
-        inner = values["tensor_parallel"] * values["pipeline_parallel"] * prod(degree for _, degree in values["dimensions"])
-        values["data_parallel"] = max(1, (parts.num_devices or 0) // inner)
+        inner = Plan(**{axis: values[axis] for axis in ("tensor_parallel", "pipeline_parallel", "dimensions")})
+        values["data_parallel"] = max(1, (parts.num_devices or 0) // inner.num_devices)
         if parts.num_devices is None:  # nobody knows the replicas, and so not the micro batches
             batch, values["zero_group"] = None, None
     if values["schedule"] is None:

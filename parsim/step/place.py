@@ -109,7 +109,7 @@ class Placer:
     def change_view(self, call: KernelCall, operand: Operand, name: str, place: int) -> Iterator[Task]:
         """Tokens, the dim at `place`, between the views of the mesh: where all ranks of a stage share them out, both views lie alike."""
         dims, order = operand.dims, (DENSE, EXPERT) if operand.dims[place] == TOKENS else (EXPERT, DENSE)
-        around = set(self.rules[TOKENS]) & set(axes_of(OUTSIDE))
+        around = set(self.rules.get(TOKENS, ())) & set(axes_of(OUTSIDE))
         over = [tuple(axis for axis in self.axes if axis in around or axis in axes_of(view)) for view in order]
         before, after = (Sharding(dims, tuple(axes if i == place else () for i in range(len(dims)))) for axes in over)
         yield from self.settle(call, operand, name, name, before)

@@ -38,9 +38,11 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
         return Small(scenario, plan, False)
     layers = layers_of(plan, scenario.model.num_layers, scenario.stack.layer_split)
     uneven = len(set(layers)) > 1
+    group = plan.zero_group or plan.data_parallel
     small = replace(
         plan,
-        data_parallel=min(plan.data_parallel, 2),
+        data_parallel=min(group, 2) * min(plan.data_parallel // group, 2),
+        zero_group=plan.zero_group and min(group, 2),
         tensor_parallel=min(plan.tensor_parallel, 2),
         pipeline_parallel=min(plan.pipeline_parallel, 2),
         virtual_pipeline=min(plan.virtual_pipeline, 2),
