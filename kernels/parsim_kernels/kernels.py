@@ -39,6 +39,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "dropout": pointwise.dropout,
         "add": pointwise.add,
         "cast": pointwise.cast,
+        "cast_grad": pointwise.cast_grad,
         "causal_softmax": attention.causal_softmax,
         "causal_softmax_grad": attention.causal_softmax_grad,
         "causal_scale": attention.causal_scale,
@@ -80,7 +81,19 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
 OVERLAYS: frozenset[str] = frozenset(
     {"rms_normalize", "rms_normalize_grad", "gain", "silu", "silu_grad", "multiply"}
     | {"bias", "layer_norm", "layer_norm_grad_x", "rms_norm", "rms_norm_grad_x", "gelu", "gelu_grad", "relu", "relu_grad", "squared_relu"}
-    | {"squared_relu_grad", "swiglu", "swiglu_grad", "tanh", "tanh_grad", "dropout", "add", "cast", "causal_softmax", "causal_scale"}
+    | {
+        "squared_relu_grad",
+        "swiglu",
+        "swiglu_grad",
+        "tanh",
+        "tanh_grad",
+        "dropout",
+        "add",
+        "cast",
+        "cast_grad",
+        "causal_softmax",
+        "causal_scale",
+    }
     | {"causal_softmax_grad", "scaled_softmax", "scale", "scale_grad", "softmax", "softmax_grad", "position", "rotary", "rotary_grad"}
     | {"shifted_exp", "normalize", "token_loss", "cross_entropy_grad", "clip", "adam", "sgd", "sgd_momentum"}
 )

@@ -45,7 +45,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "rms_norm": (Gradient("x0", "rms_norm_grad_x", ("x0", "x1", "dy")), Gradient("x1", "rms_norm_grad_gamma", ("x0", "dy"))),
     "gain": (Gradient("x0", "gain", ("dy", "x1")), Gradient("x1", "gain_grad", ("x0", "dy"))),
     "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
-    "cast": (Gradient("x0", "cast"),),
+    "cast": (Gradient("x0", "cast_grad"),),
     **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "relu", "squared_relu")},
     "swiglu": (Gradient("x0 x1", "swiglu_grad", ("x0", "x1", "dy")),),
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
@@ -90,7 +90,15 @@ COSTS: Final = {
     "flash_attention": Cost(4, family="attention"),  # x head_dim x unmasked pairs: two matmuls
     "flash_attention_grad": Cost(10, family="attention"),  # five matmuls: Dao et al. 2022 (arXiv:2205.14135), algorithm 4
     **{"lookup": Cost(0, skips=(1,)), "lookup_grad": Cost(1, operand=1, skips=(2,))},
-    **{"position": Cost(1), "position_grad": Cost(1, skips=(1,)), "cast": Cost(0), "draw": Cost(0), "row_max": Cost(1), "pick": Cost(0)},
+    **{
+        "position": Cost(1),
+        "position_grad": Cost(1, skips=(1,)),
+        "cast": Cost(0),
+        "cast_grad": Cost(0),
+        "draw": Cost(0),
+        "row_max": Cost(1),
+        "pick": Cost(0),
+    },
     **dict.fromkeys(("flatten", "unflatten"), Cost(0)),
     **{"shifted_exp": Cost(2), "row_sum": Cost(1), "normalize": Cost(1), "token_loss": Cost(3), "loss_sum": Cost(1)},
     **{

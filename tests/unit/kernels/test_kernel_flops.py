@@ -64,6 +64,7 @@ CASES: dict[str, Case] = {
     "dropout": ((X, X), {"p": 0.1}, 2 * 24),
     "add": ((X, X), {}, 24),
     "cast": ((X,), {}, 0),
+    "cast_grad": ((X,), {}, 0),
     "causal_softmax": ((SCORES,), dict(MASK), 5 * 180),
     "causal_softmax_grad": ((SCORES, SCORES), {"scale": 0.5}, 4 * 180),
     "causal_scale": ((SCORES,), dict(MASK), 180),
