@@ -106,7 +106,8 @@ def _may_mean(name: str, known: str) -> bool:
 def _is_word(word: str, known: str) -> bool:
     if word == known or word[0].isdigit() or len(word) < 3:
         return word == known
-    return known.startswith(word) or word.startswith(known) or _ratio(word, known) >= 0.8  # one wrong letter in four
+    # One wrong letter in four, or letters in another order.
+    return known.startswith(word) or word.startswith(known) or sorted(word) == sorted(known) or _ratio(word, known) >= 0.8
 
 
 def _joined_alike(name: str, known: str) -> bool:

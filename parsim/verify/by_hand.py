@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parsim.executor.names import own_weights_of
-from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.dims import COMPUTE, GRADIENT, MASTER
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
@@ -132,7 +132,7 @@ def by_hand(job: Job) -> Expected | None:
     updated = {
         name: weight - given.learning_rate * direction(given, weight, run.gradients[name] * share) for name, weight in run.weights.items()
     }
-    master_bytes = 4 if job.step.structure.master_weights else 0
+    master_bytes = job.itemsize(MASTER) if job.step.structure.master_weights else 0
     each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + master_bytes + state_bytes  # Rajbhandari et al. 2020, section 3.1
     scalars = 2 * 4  # the loss and the norm of the gradients
     return Expected(run.loss, run.gradients, updated, each * sum(weight.size for weight in run.weights.values()) + scalars)

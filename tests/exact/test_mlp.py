@@ -123,7 +123,7 @@ def test_a_scenario_may_state_an_mlp_inline_or_by_name() -> None:
         ),
         (
             {**INLINE, "activation": "swiglu"},
-            "model.activation: cannot be 'swiglu' (did you mean 'gelu'?); legal: relu, gelu, squared_relu",
+            "model.activation: cannot be 'swiglu'; legal: relu, gelu, squared_relu",
         ),
         ({**INLINE, "num_layers": -1}, "model.num_layers: must be at least 0, not -1"),
         ({**INLINE, "num_classes": 3}, "model.num_classes: unknown key (did you mean 'num_labels'?)"),
