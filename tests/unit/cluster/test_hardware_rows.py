@@ -158,15 +158,18 @@ def test_an_accelerator_is_one_row_and_a_node_of_it_another(tmp_path: Path, monk
         with (data / f"{kind}.yaml").open("a", encoding="utf-8") as file:
             file.write(f"\n{name}: {json.dumps(made)}\n")
     monkeypatch.setattr(catalog.resources, "files", lambda package: tmp_path)
-    catalog._rows.cache_clear()
-    read.cache_clear()
+    _forget()
     try:
         found = read("nodes", "made-up-8")
         assert found.accelerator.name == "made-up" and found.accelerator.peak("bf16") == 5e15
         assert found.law == node("hgx-h200").law
     finally:
-        catalog._rows.cache_clear()
-        read.cache_clear()
+        _forget()
+
+
+def _forget() -> None:
+    for cached in (catalog._texts, catalog._row, catalog._load, catalog._spellings, read):
+        cached.cache_clear()
 
 
 def errors(kind: str, hardware: str, node_name: str) -> list[float]:
