@@ -79,6 +79,9 @@ _CASES: Final = (
     (_mlp(72, 152, "squared_relu", 0.1), 40, 1, "fused_softmax", "sgd_momentum"),
     (_mlp(264, 488, "squared_relu", 0.1), 104, 1, "fused_softmax", "sgd_momentum"),
     (_mlp(360, 904, "squared_relu", 0.1), 168, 1, "fused_softmax", "sgd_momentum"),
+    (_llama(120, 4), 2, 56, "fused_softmax", "adamw"),
+    (_llama(224, 4), 1, 72, "fused_softmax", "adamw"),
+    (_llama(336, 6), 1, 48, "fused_softmax", "adamw"),
 )
 
 
