@@ -19,6 +19,7 @@ from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
+from parsim.step import lower, program
 
 TOY = Accelerator(
     "toy",
@@ -95,6 +96,12 @@ STACKS = (
     replace(STACK, attention="flash", gradient_dtype="compute", fusions=("gradient_accumulation",), gradient_overlap=True),
     replace(STACK, attention="unfused", tensor_overlap=True, host_launch_s=1e-5),
 )
+
+
+def forget_steps() -> None:
+    """What is lowered is cached, by structure."""
+    for cached in (lower.lower, program.receive_tasks, program.send_tasks, program.section):
+        cached.cache_clear()
 
 
 def tiered(value: object, id: str, *, slow: bool) -> ParameterSet:

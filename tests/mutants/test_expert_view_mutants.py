@@ -13,9 +13,9 @@ from parsim.parallel.dimensions import EXPERT, axes_of
 from parsim.parallel.group import Group
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.sharding import _Resharding
-from parsim.step import finish, lower, program
+from parsim.step import finish
 from parsim.verify import verify_plan
-from support import STACKS, scenario
+from support import STACKS, forget_steps, scenario
 
 PLAN = Plan(data_parallel=4, tensor_parallel=2, dimensions=(("expert_split", 2), ("expert_ffn", 2)))
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -25,8 +25,6 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with registered(tmp_path, monkeypatch) as name:
         yield name
-    for cached in (program.receive_tasks, program.send_tasks, program.section):
-        cached.cache_clear()
 
 
 def _experts_summed_over_dense_replicas(patch: pytest.MonkeyPatch) -> None:
@@ -70,7 +68,6 @@ def _gathered_before_exchanged(patch: pytest.MonkeyPatch) -> None:
 def test_verify_notices(mutate: Patch, quantity: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = scenario(model=mixture(package), batch=Batch(16, 4), stack=STACKS[0])
     assert not [check for check in verify_plan(toy, PLAN, "toy") if not check.ok]
-    lower.lower.cache_clear()
-    program.section.cache_clear()
+    forget_steps()
     mutate(monkeypatch)
     assert quantity in {check.quantity for check in verify_plan(toy, PLAN, "toy") if not check.ok}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,29 +14,16 @@ from parsim.model import dims
 from parsim.parallel.optimizer import OPTIMIZERS, Optimizer
 from parsim.parallel.plan import Batch, Plan
 from parsim.schedules import SCHEDULES
-from parsim.step import lower, program
+from parsim.step import lower
 from parsim.step.task import Collective, Launches, Send, Task
 from parsim.verify import verify_plan
 from parsim_kernels import KERNELS, machine
 from parsim_kernels.signature import Array
 from price_by_hand import differences
 from schedule_orders import as_text
-from support import GPT, STACK, scenario, with_features
+from support import GPT, STACK, forget_steps, scenario, with_features
 
 Patch = Callable[[pytest.MonkeyPatch], None]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_steps() -> Iterator[None]:
-    """What is lowered is cached; a mutant must neither find an old Step nor leave one behind."""
-    _forget()
-    yield
-    _forget()
-
-
-def _forget() -> None:
-    for cached in (lower.lower, program.receive_tasks, program.send_tasks, program.section):
-        cached.cache_clear()
 
 
 def red(features: tuple[str, ...]) -> set[str]:
@@ -123,7 +110,7 @@ def test_without_a_mutant_all_is_green(features: tuple[str, ...]) -> None:
 def test_rows_added_to_a_float32_table_are_read_and_written_as_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = scenario(stack=replace(STACK, fusions=("gradient_accumulation",)))
     assert all(each.ok for each in verify_plan(chosen, Plan(), "toy"))
-    _forget()
+    forget_steps()
     monkeypatch.setattr(count, "_rows", lambda task, operand, written: operand)  # as if the whole table were
     assert not all(each.ok for each in verify_plan(chosen, Plan(), "toy") if each.quantity == "HBM bytes")
 
@@ -193,7 +180,7 @@ def test_the_volume_of_its_paper_notices_zero_that_gathers_twice(monkeypatch: py
         return estimate(scenario(model=model, batch=Batch(2, 8)), plan).sent_bytes[0]["dp"]
 
     assert sent_bytes() == psi // 2 * 4 + psi // 2 * 2 + 4  # float32 gradients, bf16 parameters, and the norm as a float32
-    _forget()
+    forget_steps()
     right = lower.finish
     monkeypatch.setattr(
         lower, "finish", lambda *args: [each for task in right(*args) for each in [task] * (1 + (task.name == "gather_weights"))]

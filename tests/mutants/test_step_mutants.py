@@ -5,7 +5,7 @@ estimate, simulate and execute only interpret tasks, so what all three believe n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -35,22 +35,9 @@ from parsim.step.structure import Structure
 from parsim.step.task import COMPUTE_STREAM, Collective, HostCopy, Task
 from parsim.verify import verify_plan
 from parsim_kernels import Machine
-from support import GPT, STACKS, scenario, with_features
+from support import GPT, STACKS, forget_steps, scenario, with_features
 
 Patch = Callable[[pytest.MonkeyPatch], None]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_steps() -> Iterator[None]:
-    """What is lowered is cached; a mutant must neither find an old Step nor leave one behind."""
-    _forget()
-    yield
-    _forget()
-
-
-def _forget() -> None:
-    for cached in (lower.lower, program.receive_tasks, program.send_tasks, program.section):
-        cached.cache_clear()
 
 
 def _without(name: str) -> Patch:
@@ -120,7 +107,7 @@ VERIFIED: dict[str, tuple[Patch, tuple[str, ...], int, str]] = {
 def test_verify_notices(mutate: Patch, features: tuple[str, ...], stack: int, quantity: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, plan = with_features(features, STACKS[stack])
     assert quantity not in red(chosen, plan)
-    _forget()
+    forget_steps()
     mutate(monkeypatch)
     assert quantity in red(chosen, plan)
 
@@ -213,7 +200,7 @@ CHECKED: dict[str, tuple[Patch, tuple[str, ...], str]] = {
 @pytest.mark.parametrize(("mutate", "features", "fault"), CHECKED.values(), ids=CHECKED)
 def test_step_check_notices(mutate: Patch, features: tuple[str, ...], fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not faults(features)
-    _forget()
+    forget_steps()
     mutate(monkeypatch)
     assert any(fault in each for each in faults(features))
 
@@ -235,7 +222,7 @@ def test_arithmetic_notices_gradients_that_are_summed_in_bf16(monkeypatch: pytes
         return estimate(scenario(model=model), Plan(data_parallel=2)).sent_bytes[0]["dp"]
 
     assert sent_bytes() == weights * 4  # once round a ring of two
-    _forget()
+    forget_steps()
     monkeypatch.setattr(finish, "GRADIENT", COMPUTE)
     assert sent_bytes() == weights * 2
 

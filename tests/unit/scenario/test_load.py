@@ -246,7 +246,9 @@ def test_the_json_schema_accepts_the_example_where_a_validator_is_installed():
     from ruamel.yaml import YAML
 
     jsonschema.Draft7Validator.check_schema(scenario.schema())
-    jsonschema.Draft7Validator(scenario.schema()).validate(YAML(typ="safe", pure=True).load(EXAMPLE))
+    example, validator = YAML(typ="safe", pure=True).load(EXAMPLE), jsonschema.Draft7Validator(scenario.schema())
+    assert not list(validator.iter_errors(example))
+    assert list(validator.iter_errors({**example, "plan": {}}))
 
 
 def test_a_message_in_a_node_without_p2p_start_begins_with_the_link_s_latency():
