@@ -65,17 +65,18 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return hbm_bytes(task, sizes, held) / (node.host_memory_bytes_per_s / node.devices_per_node)
     if (name := law_name(task)) in node.accelerator.kernels:
         return _own_law_s(name, works_of(task, sizes, held), sizes, model)
-    work, traffic = flops(task, sizes, held), hbm_bytes(task, sizes, held)
     dtype, keep = model.multiplies_in(task.dtype), model.sustained
     if family == "gemm":
         return plain_gemm_s(task, sizes, node.accelerator, dtype, keep) * (ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0)
+    traffic = hbm_bytes(task, sizes, held)
     if family == "attention":
         query = operands(task)[0].sharding
         heads = sizes.local(query, "B") * sizes.local(query, "K") * sizes.local(query, "R")
         blocks = heads * -(-sizes.local(query, "S") // _FLASH_BLOCK)
         width, is_gradient = sizes.local(query, "C"), task.kernel.endswith("_grad")
         rate = model.flash.backward if is_gradient else model.flash.forward
-        return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=keep * rate)
+        work, sustained = flops(task, sizes, held), keep * rate
+        return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=sustained)
     return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
 
 

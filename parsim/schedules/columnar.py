@@ -127,7 +127,8 @@ def _columns(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches:
     before = np.where(np.diff(rank, prepend=-1) == 0, np.arange(-1, len(rank) - 1), -1)
     closing = np.zeros(num_ranks * chunks, dtype=np.int64)
     np.maximum.at(closing, stage[accumulates], np.flatnonzero(accumulates))
-    closes = np.isin(np.arange(len(rank)), closing)
+    closes = np.zeros(len(rank), dtype=bool)
+    closes[closing] = True
     sending = np.flatnonzero(sends)
     sending = sending[np.argsort(step[sending], kind="stable")]
     one, other = sending[:-1], sending[1:]
