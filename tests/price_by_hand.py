@@ -58,7 +58,8 @@ _UPDATE_BYTES = {
     "sgd_momentum": 2 * (4 + 4) + 4,
 }  # states both ways, gradient
 _END_BYTES = {"norm_sq": 4, "clip": 2 * 4, "cast": 4 + 2}
-_LOOKED_UP = {"lookup": 1, "lookup_grad": 2, "position_grad": 1, "first": 0}  # inputs of which rows, or only the shape, are seen
+_SHAPES = {"lookup_grad": 2, "position_grad": 1}  # inputs of which only the shape is seen
+_LOOKED_UP = {"lookup": 1, "pick": 0, "first": 0}  # inputs of which as much is read as found
 
 
 def seconds(task: Task, workload: Workload, held: dict[str, int] | None = None) -> float:
@@ -123,11 +124,12 @@ def _tiled_s(task: Compute, extent: dict[str, int], moved: int) -> float:
 
 def _moved(task: Compute, sizes: Sizes) -> int:
     """Bytes: inputs and outputs once, a sum into what is there twice; a fused kernel has its first input, and what it changes, at hand."""
-    read = sum(
-        _elements(value, sizes) * _BYTES[value.dtype]
-        for i, value in enumerate(task.inputs)
-        if i != _LOOKED_UP.get(task.kernel) and not (task.fused and i == 0)
-    )
+    found = {_SHAPES.get(task.kernel): 0, _LOOKED_UP.get(task.kernel): _elements(task.outputs[0], sizes)}
+    if task.kernel == "position":
+        found = {1: _elements(task.inputs[0], sizes) // int(sizes.local(task.inputs[0].sharding, "B")[0])}  # type: ignore[union-attr]
+    if task.fused:
+        found[0] = 0
+    read = sum(found.get(i, _elements(value, sizes)) * _BYTES[value.dtype] for i, value in enumerate(task.inputs))
     if task.fused and task.in_place:
         return read
     times = 2 if task.accumulate else 1

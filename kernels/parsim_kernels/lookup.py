@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from parsim_kernels.blocks import BLOCK_BYTES, blocks
-from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, fresh, integer, number, real, same_shape, terms
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, fresh, integer, number, real, terms
 
 _ROTARY_BASE = 10000.0  # longer contexts use a larger one; it changes no count
 
@@ -189,7 +189,8 @@ def _local(tokens: Array, attributes: Attributes, num_rows: int) -> tuple[Array,
 
 def _span(x: Array, table: Array, attributes: Attributes) -> slice:
     offset, length = integer(attributes, "offset"), x.shape[1]
-    same_shape(x[0, 0], table[0])
+    if x.shape[2:] != table.shape[1:]:
+        raise ValueError(f"rows of shape {table.shape[1:]} fit no positions of shape {x.shape[2:]}")
     if offset < 0 or offset + length > len(table):
         raise ValueError(f"positions {offset} to {offset + length} leave a table of {len(table)} rows")
     return slice(offset, offset + length)

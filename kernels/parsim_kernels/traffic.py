@@ -5,12 +5,15 @@ Nothing is fused: each kernel finds its inputs in memory, and leaves its results
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from parsim_kernels.signature import Array
 
-# Inputs of which a kernel reads some rows, or only the shape: no traffic of their own.
-_LOOKED_UP = {"lookup": 1, "lookup_grad": 2, "position_grad": 1, "first": 0}
+# Inputs of which a kernel sees only the shape: no traffic of their own.
+_SHAPES = {"lookup_grad": 2, "position_grad": 1}
+# Inputs of which it reads as much as it finds there: a row for each token, wherever the row lies; one element of each row; one row.
+_LOOKED_UP = {"lookup": 1, "pick": 0, "first": 0}
 # A mask is a byte an element, whatever it is held as.  Source: Korthikanti et al. 2022 (arXiv:2205.05198), section 4.1.
 _MASK = {"dropout": 1}
 
@@ -28,11 +31,10 @@ def touched_bytes(
     >>> touched_bytes("add", [(np.ones(3), 2), (np.ones(3), 2)], [(np.ones(3), 4)], accumulate=True)
     36
     """
-    read = sum(
-        array.size * (1 if i == _MASK.get(kernel) else itemsize)
-        for i, (array, itemsize) in enumerate(inputs)
-        if i != _LOOKED_UP.get(kernel)
-    )
+    found = {_LOOKED_UP.get(kernel): results[0][0].size, _SHAPES.get(kernel): 0}
+    if kernel == "position":  # the rows of the table that x[B T D] has, once for all sequences
+        found = {1: math.prod(inputs[0][0].shape[1:])}
+    read = sum(found.get(i, array.size) * (1 if i == _MASK.get(kernel) else itemsize) for i, (array, itemsize) in enumerate(inputs))
     if kernel == "lookup_grad" and accumulate:  # the rows that the gradients d_y belong to, not the table
         written = inputs[1][0].size * results[0][1]
     else:

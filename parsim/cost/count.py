@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from parsim.cost.buckets import Held, elements, num_bytes
@@ -12,6 +14,7 @@ from parsim.cost.sizes import Ints, Sizes
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.sharding import Sharding
 from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 
@@ -66,17 +69,28 @@ def hbm_bytes(task: Task, sizes: Sizes, held: Held = None) -> Ints:
     if (bucket := bucket_of(task)) is not None:
         return elements(bucket, sizes, held) * element_bytes(task, sizes)
     skips = COSTS[task.kernel].skips
-    read = [o for i, o in enumerate(task.inputs) if i not in skips and not (task.fused and i == 0)]
-    written = () if task.fused and task.in_place else task.outputs
+    read = [(_rows_looked_up(task, i), o.dtype) for i, o in enumerate(task.inputs) if i not in skips and not (task.fused and i == 0)]
+    written = [] if task.fused and task.in_place else [(_rows_added(task, o), o.dtype) for o in task.outputs]
     total = sizes.zero
-    for operand in (*read, *written, *(written if task.accumulate else ())):
-        total = total + elements(_rows(task, operand, written), sizes) * sizes.itemsize_bytes[operand.dtype]
+    for touched, dtype in (*read, *written, *(written if task.accumulate else ())):
+        total = total + elements(touched, sizes) * sizes.itemsize_bytes[dtype]
     return total
 
 
-def _rows(task: Compute, operand: Value, written: tuple[Value, ...]) -> Value:
+def _rows_looked_up(task: Compute, index: int) -> Value:
+    """As many elements as are read of an input: of what is looked up those that are found, of positions a row each for all sequences."""
+    cost, operand = COSTS[task.kernel], task.inputs[index]
+    if index in cost.picks:
+        return task.outputs[0]
+    if index in cost.positions:
+        x = operands(task)[0]
+        return replace(x, sharding=Sharding(x.dims[1:], x.sharding.axes[1:]))
+    return operand
+
+
+def _rows_added(task: Compute, operand: Value) -> Value:
     """Adding into a table touches as many elements as the gradient of its rows has, not the table."""
-    return task.inputs[1] if task.kernel == "lookup_grad" and task.accumulate and operand in written else operand
+    return task.inputs[1] if task.kernel == "lookup_grad" and task.accumulate else operand
 
 
 def bucket_of(task: Compute) -> Bucket | None:

@@ -188,6 +188,9 @@ def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
 def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack, dtype_bytes: Mapping[str, int]) -> Sizes:
     """Sizes of several plans of one model, batch and rank order.
 
+    Raises:
+        ScenarioError: the batch's precision stores what has no bytes, or a matmul has more FLOPs than are counted exactly.
+
     >>> from parsim.parallel.plan import Batch, Plan, Stack
     >>> from parsim.model.transformer import TransformerSpec
     >>> tiny = TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
@@ -215,6 +218,9 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
     stores = batch.recipe.stores
     compute = stores[COMPUTE]
     stored = {MASTER: compute, GRADIENT: compute if stack.gradient_dtype == "compute" else stack.gradient_dtype, **stores}
+    if unknown := [dtype for dtype in stored.values() if dtype not in dtype_bytes]:
+        said = f"'{unknown[0]}', in which '{batch.dtype}' stores tensors, is no dtype"
+        raise ScenarioError(said, remedy=f"Known: {', '.join(dtype_bytes)}.")
     itemsize = {**FIXED_ITEMSIZE_BYTES, **{role: dtype_bytes[dtype] for role, dtype in stored.items()}}
     return Sizes(dims, degrees, itemsize, count, fastest_first(plans[0].rank_order), _tables(plans, dims, degrees))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from parsim.estimator.memory import rank_memory
 from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import lower_bound, step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
-from parsim.estimator.totals import device_totals
+from parsim.estimator.totals import Totals, device_totals
 from parsim.model.dims import MATMUL
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Plan
@@ -52,7 +53,6 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     multiplied_in = stages.workload.model.multiplies_in(MATMUL)
     peak = scenario.cluster.node.accelerator.peak(multiplied_in) * chosen.num_devices * step_s
     useful = model_flops_per_token(scenario.model, scenario.batch.sequence_length)
-    again = chosen.num_devices // len(totals) * sum(each.again_flops for each in totals)
     return Estimate(
         name=name,
         plan=chosen,
@@ -61,7 +61,7 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         tokens_per_s_per_device=tokens / step_s / chosen.num_devices,
         mfu=useful[0] * tokens / peak,
         mfu_causal=useful[1] * tokens / peak,
-        hfu=(useful[0] * tokens + again) / peak,
+        hfu=(useful[0] * tokens + _again_flops(stages, totals, chosen.num_devices)) / peak,
         breakdown_s={key: ps / PS_PER_S for key, ps in line.charges.items()},
         critical_rank=line.critical_rank,
         memory_bytes=rank_memory(stages).of_plan(0),
@@ -72,6 +72,16 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         layers=tuple(int(n[0]) for n in stages.workload.layers),
         num_micro_batches=stages.workload.num_micro_batches,
     )
+
+
+def _again_flops(stages: Stages, totals: Sequence[Totals], num_devices: int) -> int:
+    """Recomputed FLOPs of all devices; where a table deals out unevenly, those of all its places."""
+    sizes = stages.workload.sizes
+    axes = sorted({axis for _, axis in sizes.tables})
+    if axes:
+        places = product(*(range(int(sizes.degrees[axis][0])) for axis in axes))
+        totals = [each for place in places for each in device_totals(stages, dict(zip(axes, place, strict=True)))]
+    return num_devices // len(totals) * sum(each.again_flops for each in totals)
 
 
 def estimates(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:

@@ -26,7 +26,9 @@ class Cost:
     per_element: int = 0
     operand: int = 0
     family: str = "elementwise"  # gemm | attention | elementwise
-    skips: tuple[int, ...] = ()  # inputs of which only some rows are touched, or only the shape: no HBM traffic of their own
+    skips: tuple[int, ...] = ()  # inputs of which only the shape is seen: no HBM traffic of their own
+    picks: tuple[int, ...] = ()  # inputs of which as many elements are read as written: what is looked up, not all that is there
+    positions: tuple[int, ...] = ()  # inputs of which a row is read for each position of the first input, whose first dim is the batch
 
 
 _IDENTITY_0 = Gradient("x0")
@@ -84,20 +86,20 @@ COSTS: Final = {
     **{"gelu": Cost(8), "gelu_grad": Cost(16), "relu": Cost(1), "relu_grad": Cost(1)},
     **{"squared_relu": Cost(2), "squared_relu_grad": Cost(3), "swiglu": Cost(5), "swiglu_grad": Cost(11)},
     "rotary": Cost(3),  # 4 multiplications and 2 additions turn a pair
-    **{"rotary_grad": Cost(3), "tanh": Cost(1), "tanh_grad": Cost(3), "first": Cost(0, skips=(0,)), "first_grad": Cost(0)},
+    **{"rotary_grad": Cost(3), "tanh": Cost(1), "tanh_grad": Cost(3), "first": Cost(0, picks=(0,)), "first_grad": Cost(0)},
     **{"dropout": Cost(2), "add": Cost(1), "causal_softmax": Cost(5), "causal_softmax_grad": Cost(4), "causal_scale": Cost(1)},
     **{"scale": Cost(1), "scaled_softmax": Cost(5), "softmax": Cost(5), "softmax_grad": Cost(4), "scale_grad": Cost(1)},
     "flash_attention": Cost(4, family="attention"),  # x head_dim x unmasked pairs: two matmuls
     "flash_attention_grad": Cost(10, family="attention"),  # five matmuls: Dao et al. 2022 (arXiv:2205.14135), algorithm 4
-    **{"lookup": Cost(0, skips=(1,)), "lookup_grad": Cost(1, operand=1, skips=(2,))},
+    **{"lookup": Cost(0, picks=(1,)), "lookup_grad": Cost(1, operand=1, skips=(2,))},
     **{
-        "position": Cost(1),
+        "position": Cost(1, positions=(1,)),
         "position_grad": Cost(1, skips=(1,)),
         "cast": Cost(0),
         "cast_grad": Cost(0),
         "draw": Cost(0),
         "row_max": Cost(1),
-        "pick": Cost(0),
+        "pick": Cost(0, picks=(0,)),
     },
     **dict.fromkeys(("flatten", "unflatten"), Cost(0)),
     **{"shifted_exp": Cost(2), "row_sum": Cost(1), "normalize": Cost(1), "token_loss": Cost(3), "loss_sum": Cost(1)},

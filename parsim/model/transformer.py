@@ -117,4 +117,4 @@ class TransformerSpec(ModelSpec):
         """Two heads a rank, which share keys where they did before."""
         heads = 2 * tensor_parallel
         kv_heads = heads // 2 if self.num_kv_heads < self.num_heads else heads
-        return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8}
+        return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8 * tensor_parallel}

@@ -55,7 +55,7 @@ def faults(
         found += [*sharding_faults.tensor(plan, model), *_layers(plan, model, stack.layer_split if stack else "even")]
         if stack is not None:
             found += sharding_faults.recompute_ops(plan, model, stack)
-        found += sharding_faults.others(plan, {**model.extents, **(dict.fromkeys("STZ", batch.sequence_length) if batch else {})})
+        found += sharding_faults.others(plan, model, batch)
     if batch is not None:
         found += [*sharding_faults.sequence(plan, batch), *sharding_faults.tokens(plan, batch)]
     if batch is not None and not world:  # with another number of replicas they get other micro batches

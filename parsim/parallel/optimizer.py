@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from parsim.errors import ParsimError
+from parsim.model.op_kinds import COSTS
+
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
@@ -13,6 +16,15 @@ class Optimizer:
     kernel: str  # of the numerical core, whose FLOPs op_kinds.COSTS states
     states: tuple[tuple[str, int], ...]  # name and bytes an element
     source: str
+
+    def __post_init__(self) -> None:
+        """Refuse a kernel that is none.
+
+        Raises:
+            ParsimError: it is none.
+        """
+        if self.kernel not in COSTS:
+            raise ParsimError(f"unknown kernel '{self.kernel}' of an optimizer", remedy="It is one of the numerical core, as 'adam' is.")
 
     @property
     def state_bytes(self) -> int:

@@ -6,7 +6,10 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from parsim.model.dims import COMPUTE, MASTER, MATMUL
+from parsim.errors import ParsimError, did_you_mean
+from parsim.model.dims import COMPUTE, GRADIENT, MASTER, MATMUL
+
+STORED: Final = (COMPUTE, GRADIENT, MASTER)  # roles of what a recipe stores; those of other tensors have fixed bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,19 @@ class Recipe:
     stores: Mapping[str, str]  # by role of a tensor; without a master, the weights that are computed with are updated
     multiplies: Mapping[str, str]  # by role of a matmul
     source: str
+
+    def __post_init__(self) -> None:
+        """Refuse roles that no tensor and no matmul has, and a row that lacks what all need.
+
+        Raises:
+            ParsimError: there is one.
+        """
+        for own, known, needed in ((self.stores, STORED, COMPUTE), (self.multiplies, (MATMUL,), MATMUL)):
+            if unknown := [role for role in own if role not in known]:
+                said = f"unknown role '{unknown[0]}' in a precision recipe{did_you_mean(unknown[0], known)}"
+                raise ParsimError(said, remedy=f"Known: {', '.join(known)}.")
+            if needed not in own:
+                raise ParsimError(f"a precision recipe lacks role '{needed}'", remedy=f"State a dtype of '{needed}'.")
 
     @property
     def has_master(self) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from parsim.errors import did_you_mean
 from parsim.model.blocks import CORE_ATTENTION
-from parsim.model.dims import DIMS
+from parsim.model.dims import DIMS, TOKEN_DIMS
 from parsim.model.families import blocks_of
 from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
@@ -48,13 +48,19 @@ def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
         yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {comma_list(divisors(batch.sequence_length))}")
 
 
-def others(plan: Plan, extents: Mapping[str, int]) -> Iterator[PlanFault]:
-    """A dimension without a field of its own divides what it shards; the micro_batch and the padded vocabulary are made to fit.
+def others(plan: Plan, model: ModelSpec, batch: Batch | None) -> Iterator[PlanFault]:
+    """A dimension without a field of its own divides what it shards, and the model has some of that; the micro_batch and the padded
+    vocabulary are made to fit.
 
     One with a table shares out any extent.
     """
+    extents = {**model.extents, **(dict.fromkeys("STZ", batch.sequence_length) if batch else {})}
     for name, degree in plan.dimensions:
         dimension = dimensions.DIMENSIONS.get(name)
+        if degree > 1 and not TOKEN_DIMS.union(extents).intersection(dimension.shards):
+            lacking = " and ".join(DIMS[dim] for dim in dimension.shards)
+            message = f'{name} = {degree} splits {lacking}, which model "{model.name}" does not have'
+            yield PlanFault("dimensions", message, f"Leave {name} out")
         for dim in () if dimension.share else dimension.shards:
             parts = dimensions.split(plan, dim)
             if dim not in "BMGV" and extents.get(dim, 0) % parts:
@@ -71,8 +77,12 @@ def views(plan: Plan) -> Iterator[PlanFault]:
     asked = {each.name: found[each.axis] for each in known if each.axis in experts and each.nesting is not None}
     if not asked:
         return
+    fills = [name for name in dimensions.names() if dimensions.DIMENSIONS.get(name).fills]
+    if len(fills) > 1:
+        message = f"{' and '.join(fills)} each take all the ranks of a stage that other dimensions of experts leave"
+        yield PlanFault("dimensions", message, "Register one of them")
+        return
     if math.prod(found[axis] for axis in experts) != ranks:
-        fills = any(dimensions.DIMENSIONS.get(name).fills for name in dimensions.names())
         said, legal = ("does not divide", divisors(ranks)) if fills else ("is not", (ranks,))
         message = f"{' x '.join(asked)} = {' x '.join(map(str, asked.values()))} {said} the {ranks} ranks of a stage"
         yield PlanFault("dimensions", message, f"Legal products: {comma_list(legal)}")

@@ -1,7 +1,7 @@
 """The figure of all plans of a scenario: where the step's time goes, and what fills the memory of the most loaded stage.
 
 One colour for each component wherever it is drawn, told apart by the colour-blind.
-Source: Okabe and Ito 2008 (time), Tol 2021, "light" (memory).
+Source: Okabe and Ito 2008 (time), Tol 2021, "light" (memory) and "muted" (axes beyond four, and what has no colour of its own).
 """
 
 from __future__ import annotations
@@ -24,16 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PURPLE, _GREY = "#CC79A7", "#BBBBBB"
-_AXES = ("#E69F00", "#009E73", "#D55E00", "#56B4E9")  # of the mesh, the innermost first
-
-TIME: Final[Mapping[str, str]] = {
-    "compute": "#0072B2",
-    **{f"exposed_{axis}": colour for axis, colour in zip(reversed(dimensions.axes()), _AXES, strict=False)},
-    "exposed_host": "#F0E442",
-    "bubble": _GREY,
-    "optimizer": _PURPLE,
-    "other": "#333333",
-}
+_AXES = ("#E69F00", "#009E73", "#D55E00", "#56B4E9", "#332288", "#999933", "#CC6677", "#117733")  # of the mesh, the innermost first
 MEMORY: Final[Mapping[str, str]] = {
     "parameters": "#77AADD",
     "gradients": "#EE8866",
@@ -43,7 +34,6 @@ MEMORY: Final[Mapping[str, str]] = {
     "buffers": "#99DDFF",
     "framework": "#DDDDDD",
 }
-LABELS: Final[Mapping[str, str]] = {name: f"{name.removeprefix('exposed_')}, exposed" for name in TIME if name.startswith("exposed_")}
 UNKNOWN: Final = "#882255"  # a component that a later version adds, until it gets its own
 OVER: Final = "xxx"  # hatch of what does not fit
 
@@ -65,6 +55,18 @@ METADATA: Final[Mapping[str, dict[str, None]]] = {"png": {"Software": None}, "sv
 
 _BAR = 0.62  # of the distance between plans
 _NAME_COLUMNS = 26  # characters of a line of a plan's name
+
+
+def time_colours() -> dict[str, str]:
+    """The colours of a step's parts, by component."""
+    return {
+        "compute": "#0072B2",
+        **{f"exposed_{axis}": colour for axis, colour in zip(reversed(dimensions.axes()), _AXES, strict=False)},
+        "exposed_host": "#F0E442",
+        "bubble": _GREY,
+        "optimizer": _PURPLE,
+        "other": "#333333",
+    }
 
 
 def figure_rows(results: Results) -> list[dict[str, object]]:
@@ -123,7 +125,7 @@ def draw(results: Results) -> Figure:
 
 def _draw_time(axes: Axes, plans: Sequence[Result]) -> None:
     parts = [dict(each.estimate.breakdown_s) for each in plans]
-    ends = _stack(axes, parts, TIME, _hatches(plans))
+    ends = _stack(axes, parts, time_colours(), _hatches(plans))
     measured = [(row, each.measured_step_s) for row, each in enumerate(plans) if each.measured_step_s is not None]
     if measured:
         rows, seconds = zip(*measured, strict=True)
@@ -168,7 +170,8 @@ def _stack(axes: Axes, plans: Sequence[Mapping[str, float]], colours: Mapping[st
         widths = [plan.get(part, 0.0) for plan in plans]
         if not any(widths):
             continue  # a colour nobody can see needs no entry in the legend
-        label, colour = LABELS.get(part, part), colours.get(part, UNKNOWN)
+        axis, colour = part.removeprefix("exposed_"), colours.get(part, UNKNOWN)
+        label = part if axis == part else f"{axis}, exposed"
         axes.barh(range(len(plans)), widths, _BAR, ends, color=colour, edgecolor="white", linewidth=0.2, label=label, hatch=list(hatches))
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
     return ends

@@ -9,7 +9,7 @@ from parsim import units
 from parsim.errors import CapacityError
 from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
-from parsim.parallel.dimensions import axis_of
+from parsim.parallel.dimensions import DIMENSIONS, axis_of
 from parsim.parallel.plan import KEYS, Plan
 from parsim.report.console import percent, say, show_table
 from parsim.report.results import LayerRow, Results, cannot_run, with_other_stack
@@ -22,7 +22,7 @@ _LEFT = ("plan", "recompute", "segment", "pass")
 # What the columns of a plan say already; another axis has a column where ranked plans differ in it.
 _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
-    *("recompute_ops", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
+    *("recompute_ops", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions"),
 )
 _OWN_COLUMN: Final = tuple(name for name in KEYS if name not in _SAID)
 
@@ -67,13 +67,13 @@ def show_results(results: Results) -> None:
     """The results of all plans: what each is and reaches, where its time goes, and what its memory holds."""
     scenario, first = results.scenario, results.plans[0].estimate
     _open(scenario, first, first.name)
-    has_chunks = any(each.estimate.plan.virtual_pipeline > 1 for each in results.plans)
+    plans = [each.estimate.plan for each in results.plans]
     said = {each.estimate.name: cannot_run(scenario, each.estimate.plan) for each in results.plans}
     rows, times, memories, measured = [], [], [], []
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
-        rows.append({**plan, **_axes(predicted, has_chunks), **_predictions(predicted)})
+        rows.append({**plan, **_axes(predicted, plans), **_predictions(predicted)})
         if result.measured_step_s is not None and result.step_error is not None:
             seconds = {"predicted": predicted.step_s, "measured": result.measured_step_s}
             shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
@@ -107,17 +107,26 @@ def _share(share: float) -> str:
     return percent(share).removesuffix(" %")
 
 
-def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
-    plan = estimate.plan
+def _axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
+    """The axes of a plan, with a column for each that one of `plans` has."""
+    plan, has_chunks = estimate.plan, any(each.virtual_pipeline > 1 for each in plans)
+    others = {axis: "-" for each in plans for axis in _others(each)} | _others(plan)
     tp, pp, dp = map(axis_of, ("tensor_parallel", "pipeline_parallel", "data_parallel"))
     return {
         tp: f"{plan.tensor_parallel}{' sp' if plan.sequence_parallel else ''}",
         pp: str(plan.pipeline_parallel),
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
         dp: f"{plan.data_parallel}{_zero(plan)}",
+        **others,
         "mbs": f"{plan.micro_batch}x{estimate.num_micro_batches}",
         "recompute": _recompute(plan),
     }
+
+
+def _others(plan: Plan) -> dict[str, str]:
+    """Degrees of the dimensions without a key of their own, by axis; one that is on or off, by its name."""
+    known = {name: DIMENSIONS.get(name) for name, _ in plan.dimensions}
+    return {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in plan.dimensions}
 
 
 def _zero(plan: Plan) -> str:
@@ -204,7 +213,8 @@ def short(plan: Plan) -> str:
     chunks = f" vpp{plan.virtual_pipeline}" if plan.virtual_pipeline > 1 else ""
     sequence = " sp" if plan.sequence_parallel else ""
     axes = f"tp{plan.tensor_parallel}{sequence} pp{plan.pipeline_parallel}{chunks} dp{plan.data_parallel}{_zero(plan)}"
-    return f"{axes} mbs{plan.micro_batch} recompute {_recompute(plan)}"
+    others = "".join(f" {axis}{degree}" for axis, degree in _others(plan).items())
+    return f"{axes}{others} mbs{plan.micro_batch} recompute {_recompute(plan)}"
 
 
 def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
@@ -215,14 +225,14 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     say(f"{ranking.num_legal:,} legal plans, {ranking.num_over_memory:,} exceed the memory, {ranking.num_fit:,} fit")
     if best is None:
         return
-    has_chunks = any(each.plan.virtual_pipeline > 1 for each in ranking.rows)
+    plans = [each.plan for each in ranking.rows]
     differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     for (place, why), each in zip(said.items(), ranking.rows, strict=True):
         others = {axis: str(getattr(each.plan, axis)) for axis in differ}
         reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
         behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
-        row = {"#": f"{place}{_MARK if why else ''}", **_axes(each, has_chunks), **others, **reached}
+        row = {"#": f"{place}{_MARK if why else ''}", **_axes(each, plans), **others, **reached}
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))

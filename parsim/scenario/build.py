@@ -125,7 +125,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
     if sections.model is not None:
         parts.model = resolve("models", sections.model)
     if sections.cluster is not None:
-        yield from _cluster(sections.cluster, parts, value["cluster"].get("fabric") is not None)
+        yield from _cluster(sections.cluster, parts, value["cluster"].get("fabric"))
     if sections.batch is not None:
         parts.batch = Batch(**dict(sections.batch))
         yield from _batch(parts, parts.batch)
@@ -157,7 +157,8 @@ def _fixed_keys(place: tuple[str, str], section: PlanSection, parts: _Parts) -> 
         yield (*place, fault.field), str(fault)
 
 
-def _cluster(section: ClusterSection, parts: _Parts, states_fabric: bool) -> Iterator[tuple[Place, str]]:
+def _cluster(section: ClusterSection, parts: _Parts, stated: Any) -> Iterator[tuple[Place, str]]:
+    """What is wrong with the cluster; `stated`: its fabric as it was written, None where none was."""
     node: Node = resolve("nodes", section.node)
     num_nodes = section.num_nodes or ceil((section.num_devices or 1) / node.devices_per_node)
     num_devices = section.num_devices or num_nodes * node.devices_per_node
@@ -172,14 +173,15 @@ def _cluster(section: ClusterSection, parts: _Parts, states_fabric: bool) -> Ite
     if parts.stack and parts.stack.named_flash and (absent := flash_fault(parts.stack.named_flash, node.accelerator.name)):
         yield ("stack",), absent
     if num_nodes > 1 and section.fabric is None:
-        if not states_fabric:  # one that is stated, and wrong, was told already
+        if stated is None:  # one that is stated, and wrong, was told already
             yield ("cluster", "fabric"), f"missing: {num_nodes} nodes need a fabric; known: {', '.join(catalog.names('fabrics'))}"
         return
     fabric = resolve("fabrics", section.fabric) if section.fabric is not None else None
     if num_nodes > 1 and node.num_nics == 0:
         yield ("cluster", "node"), f'{num_nodes} nodes need NICs, but node "{node.name}" has num_nics = 0'
         return
-    if fabric and isinstance(section.fabric, str) and num_nodes > 1 and (fault := _idle_nics(node, fabric)):
+    says_nics = isinstance(stated, dict) and "nics_per_node" in stated
+    if fabric and not says_nics and num_nodes > 1 and (fault := _idle_nics(node, fabric, getattr(section.fabric, "base", fabric.name))):
         yield ("cluster", "fabric"), fault
     try:
         parts.cluster = Cluster(node, num_nodes, fabric)
@@ -212,11 +214,11 @@ def _part_of(node: Node, used: int) -> Node:
     return replace(node, devices_per_node=used, num_nics=ceil(node.num_nics * used / node.devices_per_node), **alone)
 
 
-def _idle_nics(node: Node, fabric: Fabric) -> str:
-    """Why the rails of a catalog's fabric are not made for a node that has more NICs; "" where they are."""
+def _idle_nics(node: Node, fabric: Fabric, base: str) -> str:
+    """Why the rails of a catalog's fabric, `base`, are not made for a node that has more NICs; "" where they are."""
     if fabric.nics_per_node is None or fabric.nics_per_node >= node.num_nics or "rail" not in fabric.topology:
         return ""
-    say_so = f"fabric: {{base: {fabric.name}, nics_per_node: {node.num_nics}}}"
+    say_so = f"fabric: {{base: {base}, nics_per_node: {node.num_nics}}}"
     return (
         f'the rails of "{fabric.name}" connect {fabric.nics_per_node} of the {node.num_nics} NICs of node "{node.name}"; '
         f"name another fabric, or say how many they connect, e.g. {say_so}"

@@ -36,6 +36,7 @@ _LEARNED: Final = {"norm": "layer_norm", "positions": "learned", "bias": True}
 _BIASES: Final = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
 _NO_BIAS: Final = dict.fromkeys(("attention_bias", "mlp_bias"), False)
 _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's
+_SHARE_TURNED: Final = "partial_rotary_factor"  # of head_dim, by the rotary embedding
 # Keys of which one value, or null, can be read in any family: another adds, drops or moves ops, weights or bytes.
 _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("alibi", "multi_query", "new_decoder_architecture", "parallel_attn", "use_parallel_residual"), False),
@@ -46,6 +47,7 @@ _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "text_config", "vision_config", "sliding_window_pattern"), None),
     **dict.fromkeys(("num_nextn_predict_layers", "chunk_size_feed_forward"), 0),
     "pruned_heads": {},
+    _SHARE_TURNED: 1.0,
 }
 
 
@@ -69,8 +71,8 @@ class _Family:
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
 _AS_HIDDEN: Final = "classifier_dropout"  # that of hidden vectors, where null
 
-# left_out: configuration_mistral.py at commit 001f85b and configuration_qwen2.py at 008e574; a mistral with layer_types is read as the
-# ministral that auto/configuration_auto.py takes it for.
+# left_out: configuration_mistral.py at commit 001f85b, configuration_qwen2.py at 008e574, configuration_nemotron.py at 05cd1ec; a mistral
+# with layer_types is read as the ministral that auto/configuration_auto.py takes it for.
 FAMILIES: Final = {
     "bert": _Family(
         {**_LEARNED, "causal": False, "norm_last": True},
@@ -95,7 +97,10 @@ FAMILIES: Final = {
     "llama": _Family(biases=_BIASES),
     "mistral": _Family({**_ROTARY, "bias": False}, only=_NO_BIAS, left_out={"num_key_value_heads": 8, "sliding_window": 4096}),
     "nemotron": _Family(
-        {**_ROTARY, "norm": "layer_norm"}, activation=("hidden_act", "relu2", ("squared_relu", "gelu", "relu")), biases=_BIASES
+        {**_ROTARY, "norm": "layer_norm"},
+        activation=("hidden_act", "relu2", ("squared_relu", "gelu", "relu")),
+        biases=_BIASES,
+        left_out={_SHARE_TURNED: 0.5},
     ),
     "qwen2": _Family(
         {**_ROTARY, "bias": False, "qkv_bias": True},
@@ -129,7 +134,9 @@ def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, A
     if experts:
         raise ScenarioError(f"{experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")
     family = FAMILIES[kind]
-    config = {**family.left_out, **config}
+    rotary = config.get("rope_parameters")
+    inside = {_SHARE_TURNED: rotary.get(_SHARE_TURNED)} if isinstance(rotary, dict) else {}
+    config = {**family.left_out, **{key: each for key, each in inside.items() if each is not None}, **config}
     for key, legal in {**_ONLY, **family.only}.items():
         if config.get(key) not in (None, legal):
             raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")

@@ -53,12 +53,12 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     if d_y:
         placer.known["d_y"] = d_y
     calls, gradient_of_x = gradient.backward(block, structure.fusions)
-    placer.overlap = structure.tensor_overlap
+    placer.beside = structure.axes_beside
     backward = placer.place(calls)
     weights = tuple(_weight(block, name, initial, placer, structure) for name, initial in block.weights.items())
     totals = tuple(placer.known[name] for name in block.totals)
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
-    backward = regather(forward, backward, structure.tensor_overlap)
+    backward = regather(forward, backward, structure.axes_beside)
     if recompute:
         backward = _recompute(structure, forward, backward)
     bare = Segment(

@@ -28,7 +28,7 @@ class Placer:
 
     rules: Rules
     axes: tuple[str, ...]  # that are on
-    overlap: bool = False  # collectives may run beside compute
+    beside: tuple[str, ...] = ()  # the axes whose collectives may run beside compute
     known: dict[str, Operand] = field(default_factory=dict)
 
     def place(self, calls: Iterable[KernelCall]) -> list[Task]:
@@ -134,7 +134,7 @@ class Placer:
                 move.operator,
                 fresh=new != operand.name,
                 tag=call.tag,
-                stream=move.axis if self.overlap else COMPUTE_STREAM,
+                stream=move.axis if move.axis in self.beside else COMPUTE_STREAM,
             )
             operand = target
         self.known[name] = replace(operand, sharding=want)

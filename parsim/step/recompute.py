@@ -16,16 +16,16 @@ from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task,
 AGAIN = "@again"
 
 
-def regather(forward: Sequence[Task], backward: Sequence[Task], overlap: bool) -> list[Task]:
+def regather(forward: Sequence[Task], backward: Sequence[Task], beside: Sequence[str]) -> list[Task]:
     """Backward with every gathered tensor of forward gathered once more, before the GEMM that gives its gradient.
 
-    With `overlap` the gathering runs beside that GEMM, and the weight gradients that need it wait (Megatron-LM, mpu/layers.py).  Tokens
-    that experts gathered are kept (Megatron Core, transformer/moe/token_dispatcher.py).
+    Over an axis of `beside` the gathering runs beside that GEMM, and the weight gradients that need it wait (Megatron-LM,
+    mpu/layers.py).  Tokens that experts gathered are kept (Megatron Core, transformer/moe/token_dispatcher.py).
     """
     tasks = list(backward)
     for task in forward:
         if isinstance(task, Collective) and task.operation == "all_gather" and not _is_of_tokens(task.target):
-            again = replace(task, stream=task.group.name if overlap else COMPUTE_STREAM)
+            again = replace(task, stream=task.group.name if task.group.name in beside else COMPUTE_STREAM)
             tasks = _again([again], tasks, lambda _: True, before=f"d_{task.target.name}")
     return tasks
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from parsim import schedules
 from parsim.model.spec import Architecture, ModelSpec
-from parsim.parallel.dimensions import EXPERT, degrees, replica_axes, rules, switched_on, view_of
+from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, switched_on, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.step.task import HOST
@@ -93,6 +93,11 @@ class Structure:
     def sums_in_passes(self) -> bool:
         """Whether gradients are summed over replicas while passes run, and not at the end of the step."""
         return self.gradient_overlap or self.zero_stage >= 2
+
+    @property
+    def axes_beside(self) -> tuple[str, ...]:
+        """The axes whose collectives in backward run beside weight-gradient GEMMs."""
+        return (axis_of("tensor_parallel"),) if self.tensor_overlap else ()
 
     @property
     def sum_stream(self) -> str:

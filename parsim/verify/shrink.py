@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parsim import schedules
 from parsim.cluster.cluster import Cluster
+from parsim.model.dims import DIMS, FREE
 from parsim.model.parameters import model_flops_per_token
+from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, degrees, split
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.stages import layers_of
 
@@ -15,9 +18,9 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
 RULE = (
-    "degrees and micro_batch above 2 become 2; one layer a stage, two on the first where the plan's stages are uneven; "
-    "a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, vocabulary and sequence the least that the "
-    "degrees divide; twice as many micro_batches as pipeline ranks"
+    "degrees and micro_batch above 2 become 2, and a stage gets the ranks that experts take; one layer a stage, two on the first where the "
+    "plan's stages are uneven; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, vocabulary and sequence "
+    "the least that the degrees divide; twice as many micro_batches as pipeline ranks"
 )
 _MOST_RANKS = 16
 _MOST_MULTIPLICATIONS = 2**31  # of a whole step: about a second in numpy
@@ -38,26 +41,46 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
         return Small(scenario, plan, False)
     layers = layers_of(plan, scenario.model.num_layers, scenario.stack.layer_split)
     uneven = len(set(layers)) > 1
-    group = plan.zero_group or plan.data_parallel
     small = replace(
         plan,
-        data_parallel=min(group, 2) * min(plan.data_parallel // group, 2),
-        zero_group=plan.zero_group and min(group, 2),
+        **_replicas(plan, 2),
         tensor_parallel=min(plan.tensor_parallel, 2),
         pipeline_parallel=min(plan.pipeline_parallel, 2),
         virtual_pipeline=min(plan.virtual_pipeline, 2),
         micro_batch=min(plan.micro_batch, 2),
         layers_per_stage=None,
+        dimensions=tuple((name, min(degree, 2)) for name, degree in plan.dimensions),
         schedule=plan.schedule if isinstance(plan.schedule, str) else schedules.default(min(plan.virtual_pipeline, 2)),
     )
+    small = replace(small, **_replicas(plan, 2 * _lack(plan, small)))
+    small = replace(small, tensor_parallel=_few(plan.tensor_parallel, 2 * _lack(plan, small)))
     counts = [1 + (uneven and stage == 0) for stage in range(small.num_stages)]
     small = replace(small, layers_per_stage=tuple(counts) if uneven else None)
-    model = scenario.model.small(sum(counts), small.tensor_parallel)
-    rounds = 2 * small.pipeline_parallel
-    batch = Batch(rounds * small.data_parallel * small.micro_batch, 4 * small.tensor_parallel, scenario.batch.dtype)
+    parts = max(split(small, dim) for dim in DIMS if dim not in ("B", *FREE))
+    model = scenario.model.small(sum(counts), parts)
+    batch = Batch(2 * small.pipeline_parallel * split(small, "B") * small.micro_batch, 4 * parts, scenario.batch.dtype)
     stack = replace(scenario.stack, vocab_multiple=8)
     cluster = _cluster(scenario.cluster, small.num_devices)
     return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)
+
+
+def _replicas(plan: Plan, most: int) -> dict[str, Any]:
+    """At most so many replicas that shard among themselves, and at most two such groups."""
+    group = plan.zero_group or plan.data_parallel
+    own = _few(group, most)
+    return {"data_parallel": own * min(plan.data_parallel // group, 2), "zero_group": plan.zero_group and own}
+
+
+def _few(degree: int, most: int) -> int:
+    """The largest power of two that is not above either."""
+    return 1 << (min(degree, most).bit_length() - 1)
+
+
+def _lack(plan: Plan, small: Plan) -> int:
+    """How many times as many ranks a stage needs, so that each axis of the expert view that is on in `plan` stays on."""
+    found, few = degrees(plan), degrees(small)
+    wanted = math.prod(min(found[axis], 2) for axis in axes_of(EXPERT))
+    return max(1, wanted // math.prod(few[axis] for axis in axes_of(DENSE)))
 
 
 def _cluster(cluster: Cluster, num_devices: int) -> Cluster:

@@ -20,9 +20,10 @@ from parsim.parallel.legality import faults
 from parsim.parallel.mesh import Mesh, fastest_first
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import Scenario
+from parsim.schedules.phase import Phase
 from parsim.step import lower
 from parsim.step.structure import Structure
-from parsim.step.task import Bucket, Collective
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective
 from parsim.verify import verify_plan
 from support import DTYPES, STACK, STACKS, scenario, tiered
 
@@ -101,6 +102,15 @@ def test_tokens_go_to_experts_by_all_to_all_and_a_tensor_parallel_expert_gathers
     for tasks in layer.phases.values():
         moves = [f"{t.group.name} {t.operation}" for t in tasks if isinstance(t, Collective) and t.group.name in ("ep", "etp")]
         assert moves in (there_and_back, [])
+
+
+def test_a_stack_that_overlaps_tensor_parallelism_leaves_the_collectives_of_experts_where_they_stand(package: str) -> None:
+    plan = Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, dimensions=SPLITS["ep-etp"])
+    toy = experts(package, plan)
+    layer = lower.lower(Structure.of(toy.model, toy.batch, plan, replace(toy.stack, tensor_overlap=True))).segments["layer"]
+    streams = {(t.group.name, t.stream) for t in layer.phases[Phase.B] if isinstance(t, Collective)}
+    assert streams == {("ep", COMPUTE_STREAM), ("etp", COMPUTE_STREAM)}
+    assert Structure.of(toy.model, toy.batch, plan, replace(toy.stack, tensor_overlap=True)).axes_beside == ("tp",)
 
 
 def test_an_exchange_sends_half_of_the_rows_and_experts_are_summed_over_their_own_replicas(package: str) -> None:

@@ -24,6 +24,8 @@ from parsim.parallel import dimensions
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner.search import candidates
+from parsim.report.results import predict
+from parsim.report.summary import short, show_results
 from parsim.scenario import PlanSpace, Scenario
 from parsim.schedules.phase import Phase
 from parsim.step import lower
@@ -96,6 +98,19 @@ def test_the_planner_tries_a_dimension_of_ones_own() -> None:
     assert {(plan.data_parallel, plan.dimensions) for plan in candidates(scenario(), space)} == {(4, ()), (2, (("ffn_parallel", 2),))}
 
 
+def test_tables_and_short_names_say_the_degrees_of_dimensions_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    plans = {"a": Plan(dimensions=(("ffn_parallel", 2),)), "b": Plan(tensor_parallel=2, dimensions=(("stream_split", 1),)), "c": Plan()}
+    show_results(predict(scenario(plans=plans)))
+    head, _, a, b, c = (line.split() for line in capsys.readouterr().out.splitlines()[4:9])
+    places = [head.index(name) for name in ("fp", "stream_split", "mbs")]
+    assert [[row[place] for place in places] for row in (a, b, c)] == [["2", "-", "1x8"], ["-", "1", "1x8"], ["-", "-", "1x8"]]
+    assert [short(plan) for plan in plans.values()] == [
+        "tp1 pp1 dp1 fp2 mbs1 recompute none",
+        "tp2 pp1 dp1 stream_split1 mbs1 recompute none",
+        "tp1 pp1 dp1 mbs1 recompute none",
+    ]
+
+
 def exchanged(names: tuple[str, ...]) -> Plan:
     """Samples over two ranks outside, experts inside."""
     fields = {key: value for name in names for key, value in EXCHANGED[name].items()}
@@ -151,6 +166,13 @@ def test_estimate_prices_the_rank_that_has_most() -> None:
     assert predicted.flops[0] == ledgers[1].flops == ledgers[0].flops + 4 * unit
     even = estimate(chosen, Plan(dimensions=(("ffn_parallel", 2),)))
     assert predicted.flops[0] == even.flops[0] + 2 * unit and predicted.step_s > even.step_s
+
+
+def test_hfu_counts_what_each_rank_runs_again_not_what_the_fullest_does() -> None:
+    """However its units are dealt out, an MLP has as many matmuls to run again."""
+    dealt_out, even = (estimate(scenario(), Plan(recompute="full", dimensions=((name, 2),))) for name in ("uneven_ffn", "ffn_parallel"))
+    assert dealt_out.hfu / dealt_out.mfu == pytest.approx(even.hfu / even.mfu, rel=1e-12)  # a few roundings of float64
+    assert dealt_out.hfu > dealt_out.mfu and dealt_out.flops > even.flops
 
 
 def test_a_dim_that_a_table_and_another_axis_cut_is_refused() -> None:

@@ -11,6 +11,7 @@ import pytest
 from parsim.cost import count, timing, workload
 from parsim.estimator.estimate import estimate
 from parsim.model import dims
+from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS, Optimizer
 from parsim.parallel.plan import Batch, Plan
 from parsim.schedules import SCHEDULES
@@ -111,8 +112,17 @@ def test_rows_added_to_a_float32_table_are_read_and_written_as_float32(monkeypat
     chosen = scenario(stack=replace(STACK, fusions=("gradient_accumulation",)))
     assert all(each.ok for each in verify_plan(chosen, Plan(), "toy"))
     forget_steps()
-    monkeypatch.setattr(count, "_rows", lambda task, operand, written: operand)  # as if the whole table were
+    monkeypatch.setattr(count, "_rows_added", lambda task, operand: operand)  # as if the whole table were
     assert not all(each.ok for each in verify_plan(chosen, Plan(), "toy") if each.quantity == "HBM bytes")
+
+
+@pytest.mark.parametrize("kernel", ["lookup", "position", "pick"])
+def test_a_table_is_not_read_whole(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lookup reads a row for each token, a position one for all sequences, the loss one logit of each row."""
+    chosen = scenario(model=replace(GPT, num_layers=1), batch=Batch(1, 4))  # of 8 positions
+    assert all(each.ok for each in verify_plan(chosen, Plan(), "toy"))
+    monkeypatch.setitem(COSTS, kernel, replace(COSTS[kernel], picks=(), positions=()))  # type: ignore[index]
+    assert [each.quantity for each in verify_plan(chosen, Plan(), "toy") if not each.ok] == ["HBM bytes"]
 
 
 @pytest.mark.parametrize(("mutate", "features", "quantity"), VERIFIED.values(), ids=VERIFIED)

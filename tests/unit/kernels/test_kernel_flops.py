@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from parsim_kernels import KERNELS
+from parsim_kernels.traffic import touched_bytes
 
 Array = npt.NDArray[Any]
 
@@ -122,6 +123,31 @@ def test_a_kernel_writes_to_no_input_and_returns_arrays_of_its_own(name: str) ->
         assert isinstance(output, np.ndarray)
         assert output.dtype == np.float64
         assert not any(np.shares_memory(output, array) for array in frozen)
+
+
+def moved_bytes(name: str) -> int:
+    """Of operands of 10 bytes an element and results of 1,000."""
+    inputs, attributes, _ = CASES[name]
+    results = KERNELS[name](inputs, attributes)[0]
+    return touched_bytes(name, [(each, 10) for each in inputs], [(each, 1000) for each in results], accumulate=False)
+
+
+def test_of_what_is_looked_up_only_what_is_found_moves() -> None:
+    assert moved_bytes("lookup") == 10 * (2 * 3 + 2 * 3 * 4) + 1000 * 2 * 3 * 4  # tokens, and a row of 4 for each
+    assert moved_bytes("position") == 10 * (2 * 3 * 4 + 3 * 4) + 1000 * 2 * 3 * 4  # x, and 3 rows for both sequences
+    assert moved_bytes("pick") == 10 * (2 * 3 + 2 * 3) + 1000 * 2 * 3  # labels, and a logit for each
+    assert moved_bytes("first") == 10 * 2 * 4 + 1000 * 2 * 4
+    assert moved_bytes("lookup_grad") == 10 * (2 * 3 + 2 * 3 * 4) + 1000 * 5 * 4  # zeros are written to all rows
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 4), (0, 3, 4)])
+def test_a_rank_without_tokens_adds_no_positions(shape: tuple[int, ...]) -> None:
+    x, table = np.ones(shape), np.ones((8, 4))
+    (y,), flops = KERNELS["position"]((x, table), {"offset": 0})
+    (d_table,), more = KERNELS["position_grad"]((x, table), {"offset": 0})
+    assert (y.shape, flops, more) == (shape, 0, 0) and not d_table.any()
+    with pytest.raises(ValueError, match=r"rows of shape \(3,\) fit no positions of shape \(4,\)"):
+        KERNELS["position"]((x, np.ones((8, 3))), {"offset": 0})
 
 
 def test_add_also_counts_a_scalar_array() -> None:

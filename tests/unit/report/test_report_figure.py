@@ -49,11 +49,20 @@ def test_a_figure_is_a_file_a_format_and_its_data_and_the_same_bytes_each_time(r
 
 def test_every_component_has_its_own_colour_and_optimizer_one_in_both_panels(results: Results) -> None:
     estimated = results.plans[0].estimate
-    assert set(figure.TIME) == set(estimated.breakdown_s) | {"exposed_dp_replicate", "exposed_host"}
+    time = figure.time_colours()
+    assert set(time) == set(estimated.breakdown_s) | {"exposed_dp_replicate", "exposed_host"}
     assert set(figure.MEMORY) == set(estimated.memory_bytes[0])
-    assert len(set(figure.TIME.values())) == len(figure.TIME)
+    assert len(set(time.values())) == len(time)
     assert len(set(figure.MEMORY.values())) == len(figure.MEMORY)
-    assert figure.TIME["optimizer"] == figure.MEMORY["optimizer"]
+    assert time["optimizer"] == figure.MEMORY["optimizer"]
+
+
+def test_axes_that_dimensions_add_have_colours_of_their_own_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = ("pp", "dp_replicate", "edp", "dp", "cp", "ep", "etp", "tp")
+    monkeypatch.setattr(figure.dimensions, "axes", lambda: many)
+    colours = figure.time_colours()
+    assert {f"exposed_{axis}" for axis in many} < colours.keys()
+    assert len({*colours.values(), figure.UNKNOWN}) == len(colours) + 1
 
 
 def test_a_name_is_drawn_as_it_is_written_and_without_a_warning(results: Results, tmp_path: Path) -> None:

@@ -101,6 +101,14 @@ def test_the_error_of_load_says_every_fault(tmp_path):
             {"cluster": "{node: gb200-nvl72, num_nodes: 2, fabric: ib-ndr-8rail}", "batch": "{global_batch: 144, sequence_length: 16}"},
             '2:44: cluster.fabric: the rails of "ib-ndr-8rail" connect 8 of the 72 NICs of node "gb200-nvl72"; name another fabric, or say',
         ),
+        (
+            {
+                "cluster": "{node: gb200-nvl72, num_nodes: 2, fabric: {base: ib-ndr-8rail, efficiency: 0.5}}",
+                "batch": "{global_batch: 144, sequence_length: 16}",
+            },
+            '2:44: cluster.fabric: the rails of "ib-ndr-8rail (changed)" connect 8 of the 72 NICs of node "gb200-nvl72"; '
+            "name another fabric, or say how many they connect, e.g. fabric: {base: ib-ndr-8rail, nics_per_node: 72}",
+        ),
         ({"cluster": "{node: {base: dgx-a100-80gb, topology: ring}}"}, "2:39: cluster.node.topology: unknown topology 'ring'; known: "),
         ({"batch": "{global_batch: 16}"}, "3:1: batch.sequence_length: missing; give the tokens of a sequence"),
         (

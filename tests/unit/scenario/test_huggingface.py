@@ -72,7 +72,7 @@ NEMOTRON = {
     "intermediate_size": 24576,
     "max_position_embeddings": 4096,
     "num_attention_heads": 48,
-    "partial_rotary_factor": 0.5,
+    "partial_rotary_factor": 1.0,  # theirs say 0.5, which is not read
     "vocab_size": 256000,
 }
 BERT = {
@@ -168,6 +168,9 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, not 'no'"),
         ({"attention_bias": True}, "attention_bias and mlp_bias differ; both true or both false can be read"),
         ({"attention_dropout": 0.1}, "attention_dropout = 0.1 drops attention scores only, which is not read; 0 is"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not read; 1.0 is"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25}}, "partial_rotary_factor = 0.25 is not read; 1.0 is"),
+        ({"model_type": "nemotron", "hidden_act": "relu2"}, "partial_rotary_factor = 0.5 is not read; 1.0 is"),
         ({"attention_dropout": 2}, "attention_dropout must be at least 0 and below 1, not 2"),
     ],
 )
@@ -256,8 +259,8 @@ def test_kv_heads_left_out_are_those_of_the_family(tmp_path: Path) -> None:
 def test_a_key_that_changes_the_answer_and_is_not_read_is_refused_by_name(
     model_type: str, changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    hidden_act = "relu2" if model_type == "nemotron" else "silu"
-    (fault,) = scenario.check(files(tmp_path, {**LLAMA, "model_type": model_type, "hidden_act": hidden_act, **changes}))
+    own = {"hidden_act": "relu2", "partial_rotary_factor": 1.0} if model_type == "nemotron" else {}
+    (fault,) = scenario.check(files(tmp_path, {**LLAMA, "model_type": model_type, **own, **changes}))
     assert fault.message == f"hf:models/config.json: {message}"
 
 

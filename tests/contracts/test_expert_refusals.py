@@ -1,0 +1,130 @@
+"""What the expert view cannot hold is refused by one rule each: without the rule, a named mutant, the plan would pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from made_up import mixture, registered
+from parsim.cost import sizes
+from parsim.errors import PlanError
+from parsim.parallel import dimensions, sharding, sharding_faults
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.sharding import Sharding
+from support import DTYPES, GPT, STACK
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+EP = (("expert_split", 2),)
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with registered(tmp_path, monkeypatch) as name:
+        yield name
+
+
+def _without(rule: str) -> Patch:
+    """Legality does not ask a rule."""
+    return lambda patch: patch.setattr(sharding_faults, rule, lambda *args: ())
+
+
+def _filled_twice(patch: pytest.MonkeyPatch) -> None:
+    again = replace(dimensions.DIMENSIONS.get("expert_rest"), name="expert_more", axis="emp")
+    patch.setitem(dimensions.DIMENSIONS._values, "expert_more", again)
+
+
+def _of_any_model(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sharding_faults, "TOKEN_DIMS", frozenset(dimensions.DIMENSIONS.get("expert_split").shards))
+
+
+TWICE = "expert_more and expert_rest each take all the ranks of a stage that other dimensions of experts leave. Register one of them"
+DENSE_MODEL = 'expert_split = 2 splits experts where they live, which model "toy gpt" does not have. Leave expert_split out'
+FAULTS: dict[str, tuple[Plan, Batch, str, Patch]] = {
+    "tokens that the ranks of a stage do not divide": (  # 2 sequences of 3 tokens over 2 x 2 ranks
+        Plan(data_parallel=2, tensor_parallel=2, dimensions=EP),
+        Batch(8, 3),
+        "the 4 ranks of a stage do not share out 6 tokens, which they have of a micro_batch, evenly to experts. "
+        "Make micro_batch a multiple of 2",
+        _without("tokens"),
+    ),
+    "a degree that is no whole number": (
+        Plan(data_parallel=2, dimensions=(("expert_split", 2.0),)),  # type: ignore[arg-type]
+        Batch(8, 4),
+        "expert_split = 2.0 is not a positive whole number. Legal: 1, 2, 3, ...",
+        _without("unknown_dimensions"),
+    ),
+    "a degree that is true": (
+        Plan(data_parallel=2, dimensions=(("expert_split", True),)),
+        Batch(8, 4),
+        "expert_split = True is not a positive whole number. Legal: 1, 2, 3, ...",
+        _without("unknown_dimensions"),
+    ),
+    "a dimension twice": (
+        Plan(data_parallel=4, dimensions=(*EP, *EP)),
+        Batch(8, 4),
+        "dimensions = (('expert_split', 2), ('expert_split', 2)) names one twice. Give each one degree",
+        _without("unknown_dimensions"),
+    ),
+    "a rank_order that names an axis of experts": (
+        Plan(data_parallel=2, rank_order="ep-tp-dp-pp", dimensions=EP),
+        Batch(8, 4),
+        "rank_order = 'ep-tp-dp-pp' does not name each axis once, from the fastest. Legal: dp-pp-tp, ",
+        _without("rank_order"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("plan", "batch", "said", "mutate"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_says_so_and_only_its_rule_does(
+    plan: Plan, batch: Batch, said: str, mutate: Patch, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fault,) = faults(plan, mixture(package), batch, 2 * plan.tensor_parallel * (plan.data_parallel // 2))
+    assert str(fault).startswith(said)
+    mutate(monkeypatch)
+    assert not faults(plan, mixture(package), batch, plan.num_devices)
+
+
+def test_twice_as_many_sequences_are_tokens_enough(package: str) -> None:
+    plan = Plan(data_parallel=2, tensor_parallel=2, micro_batch=2, dimensions=EP)
+    assert not faults(plan, mixture(package), Batch(8, 3), 4)
+
+
+def test_experts_are_not_split_where_a_model_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(data_parallel=2, dimensions=EP)
+    assert [str(each) for each in faults(plan, GPT, Batch(8, 8), 2)] == [DENSE_MODEL]
+    assert not faults(replace(plan, dimensions=(("expert_split", 1),)), GPT, Batch(8, 8), 2)
+    _of_any_model(monkeypatch)
+    assert not faults(plan, GPT, Batch(8, 8), 2)
+
+
+def test_one_dimension_alone_takes_the_ranks_that_others_leave(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(data_parallel=4, dimensions=EP)
+    assert not faults(plan, mixture(package), Batch(8, 4), 4)
+    _filled_twice(monkeypatch)
+    assert [str(each) for each in faults(plan, mixture(package), Batch(8, 4), 4)] == [TWICE]
+
+
+def test_no_tensor_lies_over_axes_of_two_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PlanError, match=r"E T is sharded over \('ep', 'tp'\), which are of two views of the mesh"):
+        Sharding(("E", "T"), (("ep",), ("tp",)))
+    monkeypatch.setattr(sharding, "axes_of", lambda view: ())
+    Sharding(("E", "T"), (("ep",), ("tp",)))
+
+
+def test_an_axis_cuts_one_dim_of_a_tensor() -> None:
+    with pytest.raises(PlanError, match=r"E D is sharded over \('ep', 'ep'\), an axis of which cuts two of its dims"):
+        Sharding(("E", "D"), (("ep",), ("ep",)))
+
+
+def test_tokens_that_all_ranks_share_have_no_table(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = replace(dimensions.DIMENSIONS.get("expert_rest"), share=lambda extent, ranks: (extent, *(0,) * (ranks - 1)))
+    monkeypatch.setitem(dimensions.DIMENSIONS._values, "expert_rest", table)
+    asked = mixture(package), Batch(8, 4), [Plan(data_parallel=4, dimensions=EP)], STACK, DTYPES
+    with pytest.raises(PlanError, match="the table of edp deals out tokens, which all ranks of a stage share evenly on their way to exp"):
+        sizes.sizes_of(*asked)
+    monkeypatch.setattr(sizes, "FREE", ())
+    sizes.sizes_of(*asked)
