@@ -32,6 +32,7 @@ Progress = Callable[[str, float], None]  # what is sampled, and the share that i
 SECONDS: Final = 40.0
 _SHARES: Final = (0.4, 0.4, 0.2)  # of the time: one core at work, all, links between them
 _TRIES: Final = 3
+_ALL_CORES, _MESSAGES = "kernels while all cores work", "messages between cores"  # where the time was over before
 _ANY_NODE: Final = "one-cpu-generic"  # the calibration's steps are executed; nobody asks for their price
 _PATIENCE: Final = 60.0  # seconds beyond the time asked for, after which the workers are taken for dead
 # Bytes of a call at which caches of common processors end: half an L2, and shares of an L3.
@@ -64,7 +65,11 @@ def calibrate(seconds: float = SECONDS, *, progress: Progress | None = None) -> 
     alone_s, busy_s, links_s = (share * seconds for share in (_SHARES if cores > 1 else (1.0, 0.0, 0.0)))
     end_s = time.monotonic() + seconds  # no second try begins later
     alone = _sample_walks(runs, 1, alone_s, end_s, "one core", progress)
+    if cores > 1 and _is_lost(alone, end_s):
+        return Calibration((), (), (), (*poor_kernels(alone), _ALL_CORES, _MESSAGES))
     busy = _sample_walks(runs, cores, busy_s, end_s, "all cores", progress) if busy_s else []
+    if _is_lost(busy, end_s):
+        return Calibration((), (), (), (*dict.fromkeys((*poor_kernels(alone), *poor_kernels(busy))), _MESSAGES))
     exchanges, kept = dict[Exchange, Samples](), dict[Exchange, Samples]()
     for ranks in sorted({2, cores}) if links_s else []:
         for _ in range(_TRIES):  # an exchange needs several quiet cores at once
@@ -73,6 +78,11 @@ def calibrate(seconds: float = SECONDS, *, progress: Progress | None = None) -> 
             if not poor_names(kept, OPERATION) or time.monotonic() > end_s:
                 break
     return fit_machine(alone, busy, kept)
+
+
+def _is_lost(walks: Sequence[Walk], end_s: float) -> bool:
+    """Whether too little was sampled and the time is over: no row comes of whatever could still be measured."""
+    return time.monotonic() > end_s and bool(poor_kernels(walks))
 
 
 def _sample_walks(

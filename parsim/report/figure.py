@@ -1,7 +1,7 @@
 """The figure of all plans of a scenario: where the step's time goes, and what fills the memory of the most loaded stage.
 
 One colour for each component wherever it is drawn, told apart by the colour-blind.
-Source: Okabe and Ito 2008 (time), Tol 2021, "light" (memory) and "muted" (axes beyond four, and what has no colour of its own).
+Source: Okabe and Ito 2008 (time), Tol 2021, "light" (memory).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from parsim import units
 from parsim.parallel import dimensions
@@ -20,7 +20,9 @@ from parsim.report.results import Result, Results
 from parsim.report.summary import headline, size
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
 _PURPLE, _GREY = "#CC79A7", "#BBBBBB"
@@ -55,6 +57,10 @@ METADATA: Final[Mapping[str, dict[str, None]]] = {"png": {"Software": None}, "sv
 
 _BAR = 0.62  # of the distance between plans
 _NAME_COLUMNS = 26  # characters of a line of a plan's name
+_LEGEND_COLUMNS = 4
+# In inches: the figure's width and edges, a plan, a line of small text, a panel's title; below a panel all but the legend, and how deep its
+# label stands; a tick beside a name; what is between the panels.
+_WIDTH, _EDGE, _ROW, _LINE, _TITLE, _AXIS, _LABEL, _TICK, _GAP = 10.5, 0.1, 0.5, 0.167, 0.27, 0.55, 0.27, 0.1, 0.2
 
 
 def time_colours() -> dict[str, str]:
@@ -67,6 +73,11 @@ def time_colours() -> dict[str, str]:
         "optimizer": _PURPLE,
         "other": "#333333",
     }
+
+
+def _label(part: str) -> str:
+    axis = part.removeprefix("exposed_")
+    return part if axis == part else f"{axis}, exposed"
 
 
 def figure_rows(results: Results) -> list[dict[str, object]]:
@@ -90,46 +101,86 @@ def save(results: Results, directory: Path, formats: Iterable[str] = ("png",)) -
     Raises:
         OSError: one cannot be written.
     """
-    import matplotlib
-
     paths = [write(directory / "plans.csv", csv_text(figure_rows(results)))]
-    settings: Any = SETTINGS  # the stubs want every key as a literal
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks is drawn as boxes
-        figure = draw(results)
-        for kind in dict.fromkeys(formats):
-            picture = io.BytesIO()
-            figure.savefig(picture, format=kind, metadata=METADATA[kind])
-            paths.append(write(directory / f"plans.{kind}", picture.getvalue()))
+        for kind, picture in _pictures(results, dict.fromkeys(formats)):
+            paths.append(write(directory / f"plans.{kind}", picture))
     return paths
 
 
-def draw(results: Results) -> Figure:
-    """The figure: a row a plan, time on the left and memory on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _pictures(results: Results, formats: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    import matplotlib
 
+    settings: Any = SETTINGS  # the stubs want every key as a literal
+    with matplotlib.rc_context(settings):
+        figure = draw(results)
+        for kind in formats:
+            picture = io.BytesIO()
+            figure.savefig(picture, format=kind, metadata=METADATA[kind])
+            yield kind, picture.getvalue()
+
+
+def draw(results: Results) -> Figure:
+    """The figure: a row a plan, time on the left and memory on the right.
+
+    Its places are computed here, in inches: a layout engine of matplotlib would measure all of it, in a drawing more.
+    """
+    canvas, new_figure = _matplotlib()
     names = ["\n".join(textwrap.wrap(each.estimate.name, _NAME_COLUMNS)) or each.estimate.name for each in results.plans]
-    lines = sum(max(1.0, 0.55 * (1 + name.count("\n"))) for name in names)
-    figure = Figure(figsize=(10.5, 1.75 + 0.42 * max(lines, 1.6)), layout="constrained")
-    FigureCanvasAgg(figure)
-    time, memory = figure.subplots(1, 2, sharey=True)
-    _draw_time(time, results.plans)
-    _draw_memory(memory, results.plans)
+    title = "\n".join(textwrap.wrap(f"{headline(results.scenario)}, {size(results.scenario)}", 130))
+    figure = new_figure()
+    canvas(figure)
+    time, memory = figure.add_axes((0, 0, 1, 1)), figure.add_axes((0, 0, 1, 1))
+    legends = _draw_time(time, results.plans), _draw_memory(memory, results.plans)
+    for axes in (time, memory):
+        axes.set_ylim(len(names) - 0.45, -0.55)  # the first plan on top
     time.set_yticks(range(len(names)), names)
-    time.set_ylim(len(names) - 0.45, -0.55)  # the first plan on top
-    memory.tick_params(axis="y", left=False)
-    figure.suptitle("\n".join(textwrap.wrap(f"{headline(results.scenario)}, {size(results.scenario)}", 130)), fontsize=9, x=0.01, ha="left")
+    memory.set_yticks([])
+    lines = sum(max(1.0, 0.55 * (1 + name.count("\n"))) for name in names)
+    below = _AXIS + _LINE * max(-(-len(legend) // _LEGEND_COLUMNS) for legend in legends)
+    _place(figure, above=_TITLE + _LINE * (1 + title.count("\n")), inside=_ROW * max(lines, 2.0), below=below)
+    figure.text(_EDGE / _WIDTH, 1 - _EDGE / 2 / figure.get_figheight(), title, fontsize=9, va="top")
+    places: tuple[Literal["lower left", "lower right"], ...] = ("lower left", "lower right")
+    for legend, place in zip(legends, places, strict=True):
+        figure.legend(handles=legend, loc=place, ncols=_LEGEND_COLUMNS, fontsize=8, columnspacing=1.2, handlelength=1.2)
     return figure
 
 
-def _draw_time(axes: Axes, plans: Sequence[Result]) -> None:
+def _matplotlib() -> tuple[type[FigureCanvasAgg], type[Figure]]:
+    """What draws, imported without the manual of all properties that matplotlib writes for each class of artists: a third of its import."""
+    from matplotlib import artist
+
+    manual = artist.kwdoc
+    setattr(artist, "kwdoc", lambda _: "")  # noqa: B010, as the name is looked up while the classes are made
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    finally:
+        artist.kwdoc = manual
+    return FigureCanvasAgg, Figure
+
+
+def _place(figure: Figure, *, above: float, inside: float, below: float) -> None:
+    """Give the figure its size and both panels their places, the names of plans on their left [inches]."""
+    time, memory = figure.axes
+    height = above + inside + below
+    figure.set_size_inches(_WIDTH, height)
+    left = _EDGE + _TICK + max(label.get_window_extent().width for label in time.get_yticklabels()) / figure.dpi
+    width = (_WIDTH - left - _GAP - _EDGE) / 2
+    for axes, x in ((time, left), (memory, left + width + _GAP)):
+        axes.set_position((x / _WIDTH, below / height, width / _WIDTH, inside / height))
+        axes.xaxis.set_label_coords(0.5, -_LABEL / inside)
+
+
+def _draw_time(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
+    """Draw the panel; the entries of its legend."""
     parts = [dict(each.estimate.breakdown_s) for each in plans]
-    ends = _stack(axes, parts, time_colours(), _hatches(plans))
+    ends, legend = _stack(axes, parts, time_colours(), plans)
     measured = [(row, each.measured_step_s) for row, each in enumerate(plans) if each.measured_step_s is not None]
     if measured:
         rows, seconds = zip(*measured, strict=True)
-        axes.plot(seconds, rows, "D", color="white", markeredgecolor="black", markersize=6, label="measured", zorder=4)
+        legend += axes.plot(seconds, rows, "D", color="white", markeredgecolor="black", markersize=6, label="measured", zorder=4)
     right = max([*ends, *(seconds for _, seconds in measured)]) * (1.45 if measured else 1.18)
     for row, each in enumerate(plans):
         mark = each.measured_step_s or 0.0
@@ -138,59 +189,57 @@ def _draw_time(axes: Axes, plans: Sequence[Result]) -> None:
         beside = f", measured {units.format(mark, 's', digits=4)}" if mark else ""
         _note(axes, mark if near else ends[row], row, text + beside)
     axes.set_xlim(0, right)
-    axes.set_title("step time")
+    axes.set_title("step time", y=1.0)  # a stated height need not be measured
     axes.set_xlabel("seconds")
-    _legend(axes, "outside lower left")
+    return legend
 
 
-def _draw_memory(axes: Axes, plans: Sequence[Result]) -> None:
+def _draw_memory(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
+    """Draw the panel; the entries of its legend."""
     gib = float(units.parse("1 GiB", "bytes"))
     parts = [{name: size / gib for name, size in each.estimate.memory_bytes[each.most_loaded].items()} for each in plans]
-    ends = _stack(axes, parts, MEMORY, _hatches(plans))
+    ends, legend = _stack(axes, parts, MEMORY, plans)
     capacity = plans[0].estimate.capacity_bytes
-    axes.axvline(capacity / gib, color="black", linewidth=1, linestyle="--", label=f"capacity, {units.format(capacity, 'GiB')}")
+    label = f"capacity, {units.format(capacity, 'GiB')}"
+    legend.append(axes.axvline(capacity / gib, color="black", linewidth=1, linestyle="--", label=label))
     for row, each in enumerate(plans):
         peak = units.format(each.estimate.peak_bytes, "GiB")
         _note(axes, ends[row], row, peak if each.estimate.fits else f"{peak}, does not fit")
     room = 1.18 if all(each.estimate.fits for each in plans) else 1.45
     axes.set_xlim(0, max(capacity / gib * 1.05, max(ends) * room))
-    axes.set_title("memory of the most loaded stage")
+    axes.set_title("memory of the most loaded stage", y=1.0)
     axes.set_xlabel("GiB")
-    _legend(axes, "outside lower right")
+    return legend
 
 
-def _hatches(plans: Sequence[Result]) -> list[str]:
-    return ["" if each.estimate.fits else OVER for each in plans]
+def _stack(
+    axes: Axes, stacks: Sequence[Mapping[str, float]], colours: Mapping[str, str], plans: Sequence[Result]
+) -> tuple[list[float], list[Artist]]:
+    """Stacked bars, all that are hatched alike as one artist; where each stack ends, and an entry of the legend for each part."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.patches import Patch
+
+    for hatch in ("", OVER):
+        rows = [row for row, each in enumerate(plans) if each.estimate.fits == (not hatch)]
+        bars = [(bar, colours.get(part, UNKNOWN)) for row in rows for part, bar in _bars(row, stacks[row])]
+        if bars:
+            corners, shown = zip(*bars, strict=True)
+            bar = PolyCollection(corners, facecolors=shown, edgecolors="white", linewidths=0.2, hatch=hatch or None)
+            axes.add_collection(bar, autolim=False)
+    every = dict.fromkeys(part for stack in stacks for part in stack)
+    seen = [part for part in every if any(stack.get(part) for stack in stacks)]  # a colour nobody can see needs no entry
+    return [sum(stack.values()) for stack in stacks], [Patch(color=colours.get(p, UNKNOWN), label=_label(p)) for p in seen]
 
 
-def _stack(axes: Axes, plans: Sequence[Mapping[str, float]], colours: Mapping[str, str], hatches: Sequence[str]) -> list[float]:
-    """Stacked bars; where each ends."""
-    ends = [0.0] * len(plans)
-    for part in dict.fromkeys(name for plan in plans for name in plan):
-        widths = [plan.get(part, 0.0) for plan in plans]
-        if not any(widths):
-            continue  # a colour nobody can see needs no entry in the legend
-        axis, colour = part.removeprefix("exposed_"), colours.get(part, UNKNOWN)
-        label = part if axis == part else f"{axis}, exposed"
-        axes.barh(range(len(plans)), widths, _BAR, ends, color=colour, edgecolor="white", linewidth=0.2, label=label, hatch=list(hatches))
-        ends = [end + width for end, width in zip(ends, widths, strict=True)]
-    return ends
+def _bars(row: int, stack: Mapping[str, float]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """Each part that has a width, with the corners of its bar."""
+    low, high, left = row - _BAR / 2, row + _BAR / 2, 0.0
+    for part, width in stack.items():
+        if width:
+            yield part, [(left, low), (left + width, low), (left + width, high), (left, high)]
+        left += width
 
 
 def _note(axes: Axes, x: float, row: int, text: str) -> None:
     note: Any = axes.annotate(text, (x, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, zorder=3)
     note.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
-
-
-def _legend(axes: Axes, place: str) -> None:
-    """Below the panels; bars show their colour alone, since one that does not fit is hatched."""
-    from matplotlib.container import BarContainer
-    from matplotlib.patches import Patch
-
-    found: Any = axes.get_legend_handles_labels()
-    handles, labels = found
-    bars = [index for index, each in enumerate(handles) if isinstance(each, BarContainer)]
-    order = [*bars, *(index for index in range(len(handles)) if index not in bars)]
-    shown = [Patch(facecolor=handles[index].patches[0].get_facecolor()) if index in bars else handles[index] for index in order]
-    figure: Any = axes.figure
-    figure.legend(shown, [labels[index] for index in order], loc=place, ncols=4, fontsize=8, columnspacing=1.2, handlelength=1.2)

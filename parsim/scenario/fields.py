@@ -14,15 +14,13 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCu
 
 from parsim import catalog, units
 from parsim.errors import ParsimError, did_you_mean
-from parsim.model import families
 from parsim.scenario import asked
 from parsim.scenario.tree import show
 
 T = TypeVar("T")
 # Tags stand in pydantic's places; no key of a file is likely to be one.
 NAME, INLINE, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<value>", "<list>", "<auto>", "<written>"
-FAMILIES: Final = {family: f"<{family}>" for family in families.names()}
-TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, WRITTEN, "[key]", *FAMILIES.values())
+TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, WRITTEN, "[key]")
 
 Natural = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -96,12 +94,16 @@ class Known:
         return core_schema.no_info_after_validator_function(self.check, core_schema.str_schema(strict=True))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
+        return self.json_schema()
+
+    def json_schema(self) -> dict[str, Any]:
+        """What an editor should know: the names, and text that starts with `prefix`."""
         known: dict[str, Any] = {"type": "string", "enum": [*self.names(), *(catalog.aliases(self.kind) if self.kind else ())]}
         return {"anyOf": [known, {"type": "string", "pattern": f"^{self.prefix}."}]} if self.prefix else known
 
 
 def name_or_inline(value: object) -> str | None:
-    """The tag of the name of a row, or of an inline row."""
+    """The tag of text, or of a mapping."""
     return NAME if isinstance(value, str) else INLINE if isinstance(value, dict | BaseModel) else None
 
 
@@ -122,7 +124,7 @@ Axis = Annotated[
 class Section(BaseModel):
     """A mapping of a scenario file or the catalog; a `kind` lets it start from the catalog row named by `base`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
     kind: ClassVar[str] = ""
     place: ClassVar[str | None] = None  # the section of a scenario that it is; None: a part of one
     hints: ClassVar[Mapping[str, str]] = {}  # keys that people write for its own, beside those of asked.py

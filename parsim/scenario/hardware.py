@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from parsim import cluster
 from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
 from parsim.model.op_kinds import COSTS
-from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Fraction, Known, Natural, Positive, Quantity, Text, complaint, optional
-from parsim.scenario.inline import InlineRow, LawRow, Ramp, Rate, Ratio, Seconds, figure
+from parsim.scenario.fields import Fraction, Known, Natural, Positive, Quantity, Text, complaint, optional
+from parsim.scenario.inline import InlineRow, LawRow, NameOrRow, Ramp, Rate, Ratio, Seconds, figure
 
 Dtype = Annotated[str, Known("dtypes")]
 Bytes = Annotated[float, Quantity("bytes")]
@@ -131,8 +131,8 @@ class LinkRow(InlineRow):
     latency: Seconds = Field(description="one way, of the smallest message")
 
 
-AcceleratorRef = Annotated[Annotated[str, Known("accelerators"), Tag(NAME)] | Annotated[AcceleratorRow, Tag(INLINE)], NAME_OR_INLINE]
-LinkRef = Annotated[Annotated[str, Known("links"), Tag(NAME)] | Annotated[LinkRow, Tag(INLINE)], NAME_OR_INLINE]
+AcceleratorRef = Annotated[str | AcceleratorRow, NameOrRow(AcceleratorRow)]
+LinkRef = Annotated[str | LinkRow, NameOrRow(LinkRow)]
 
 
 class ProtocolRow(LawRow):
@@ -293,5 +293,5 @@ class FabricRow(InlineRow):
 
 
 ROW_FILE: Final = "file:"  # and a path, from the scenario's directory: a YAML file that holds the row, as `parsim calibrate` writes it
-NodeRef = Annotated[Annotated[str, Known("nodes", prefix=ROW_FILE), Tag(NAME)] | Annotated[NodeRow, Tag(INLINE)], NAME_OR_INLINE]
-FabricRef = Annotated[Annotated[str, Known("fabrics"), Tag(NAME)] | Annotated[FabricRow, Tag(INLINE)], NAME_OR_INLINE]
+NodeRef = Annotated[str | NodeRow, NameOrRow(NodeRow, prefix=ROW_FILE)]
+FabricRef = Annotated[str | FabricRow, NameOrRow(FabricRow)]

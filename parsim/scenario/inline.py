@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Field, Tag
+from pydantic import Field, GetCoreSchemaHandler, Tag
+from pydantic_core import CoreSchema, core_schema
 
 from parsim import catalog
 from parsim.registry import Registry
-from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Quantity, Section, Text
+from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Known, Quantity, Section, Text, complaint
+from parsim.scenario.tree import show
 
 Seconds = Annotated[float, Quantity("s", zero=True, most="1 s")]  # launches and latencies
 Rate = Annotated[float, Quantity("bytes/s")]
@@ -57,6 +59,11 @@ class InlineRow(Section):
         """The class that reads `row`: this one, where a kind has no other."""
         return cls
 
+    @classmethod
+    def forms(cls) -> tuple[type[InlineRow], ...]:
+        """All classes that `schema_of` gives."""
+        return (cls,)
+
     def build(self, name: str) -> Any:
         """The dataclass of the row; `name` is the catalog's, "" for an inline row."""
         return self.form(**self.figures(name))
@@ -75,6 +82,31 @@ class InlineRow(Section):
     def citations(self) -> str:
         """Its citations, each once."""
         return self.source if isinstance(self.source, str) else "; ".join(dict.fromkeys(self.source.values()))
+
+
+class NameOrRow:
+    """Annotates the name of a catalog's row, or an inline row: what keys it may have is put together only where there is one."""
+
+    def __init__(self, row: type[InlineRow], *, prefix: str = "") -> None:
+        self.row, self.known = row, Known(row.kind, prefix=prefix)
+
+    def check(self, value: object) -> str | InlineRow:
+        """The name of a row, or the row."""
+        if isinstance(value, str):
+            return self.known.check(value)
+        if isinstance(value, dict):
+            return self.row.schema_of(value).model_validate(value)
+        raise complaint(f"must be a name or a mapping, not {show(value)}")
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Callable[[CoreSchema], dict[str, Any]]) -> dict[str, Any]:
+        for form in self.row.forms():
+            form.model_rebuild()
+        # As unions of one, the rows are told apart by pydantic, and each becomes a definition of its own.
+        rows = [handler(core_schema.union_schema([form.__pydantic_core_schema__])) for form in self.row.forms()]
+        return {"oneOf": [self.known.json_schema(), *rows]}
 
 
 @cache

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Final, Literal, Union, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args, get_type_hints
 
-from pydantic import Discriminator, Field, GetCoreSchemaHandler, Tag, ValidationError, create_model, model_validator
-from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from parsim import catalog
 from parsim.errors import ParsimError
 from parsim.model import families
 from parsim.model.spec import Figure, ModelSpec
-from parsim.scenario.fields import FAMILIES, NAME, Known, Natural, complaint, name_or_inline
+from parsim.scenario.fields import Known, Natural, complaint
 from parsim.scenario.huggingface import PREFIX
-from parsim.scenario.inline import InlineRow
+from parsim.scenario.inline import InlineRow, NameOrRow
 from parsim.scenario.tree import show
 
 DEFAULT: Final = "transformer"
@@ -36,8 +36,16 @@ class ModelRow(InlineRow):
 
     @classmethod
     def schema_of(cls, row: Mapping[str, Any]) -> type[InlineRow]:
-        """The row class of the family that `row` states."""
-        return row_class(row.get("family", DEFAULT))
+        """The row class of the family that `row` states, or has from its base; an unknown one is told by any."""
+        base = row.get("base")
+        inherited = catalog.row("models", base) if isinstance(base, str) and catalog.find("models", base) else {}
+        family = {**inherited, **row}.get("family", DEFAULT)
+        return row_class(family if isinstance(family, str) and family in families.names() else DEFAULT)
+
+    @classmethod
+    def forms(cls) -> tuple[type[InlineRow], ...]:
+        """The row class of each family."""
+        return tuple(row_class(family) for family in families.names())
 
     @classmethod
     def _sentence(cls, error: ErrorDetails) -> str:
@@ -100,25 +108,4 @@ def _type(kind: type, figure: Figure) -> Any:
     return Annotated[int, Field(ge=0, le=figure.most)] if figure.zero else Natural if kind is int else kind
 
 
-def _form(value: object) -> str | None:
-    """The tag of a name, or of an inline row by its family, which it may have from its base."""
-    if isinstance(value, ModelRow):
-        return FAMILIES[value.family]
-    if not isinstance(value, dict):
-        return name_or_inline(value)
-    base = value.get("base")
-    inherited = catalog.row("models", base) if isinstance(base, str) and catalog.find("models", base) else {}
-    family = {**inherited, **value}.get("family")
-    return FAMILIES.get(family, FAMILIES[DEFAULT]) if isinstance(family, str) else FAMILIES[DEFAULT]
-
-
-class _OfAnyFamily:
-    """Annotates a model row: which keys it has, its family says."""
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        rows = [Annotated[row_class(family), Tag(tag)] for family, tag in FAMILIES.items()]
-        name = Annotated[str, Known("models", prefix=PREFIX), Tag(NAME)]
-        return handler.generate_schema(Annotated[Union[name, *rows], Discriminator(_form)])
-
-
-ModelRef = Annotated[str | ModelRow, _OfAnyFamily()]
+ModelRef = Annotated[str | ModelRow, NameOrRow(ModelRow, prefix=PREFIX)]

@@ -6,7 +6,7 @@ import functools
 from dataclasses import MISSING
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from parsim.cluster.flash import KERNELS, OWN
 from parsim.collectives import DEFAULTS, names
@@ -14,9 +14,9 @@ from parsim.errors import did_you_mean
 from parsim.parallel.plan import Stack
 from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
-from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Fraction, Known, Natural, Quantity, Text, complaint, optional
+from parsim.scenario.fields import Fraction, Known, Natural, Quantity, Text, complaint, optional
 from parsim.scenario.hardware import FabricRef, NodeRef
-from parsim.scenario.inline import SCHEMAS, InlineRow, Seconds, read, resolve
+from parsim.scenario.inline import SCHEMAS, InlineRow, NameOrRow, Seconds, read, resolve
 from parsim.scenario.models import ModelRef, ModelRow
 
 __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "read", "resolve"]
@@ -89,4 +89,4 @@ class DtypeRow(InlineRow):
         return int(self.itemsize)
 
 
-StackRef = Annotated[Annotated[str, Known("stacks"), Tag(NAME)] | Annotated[StackRow, Tag(INLINE)], NAME_OR_INLINE]
+StackRef = Annotated[str | StackRow, NameOrRow(StackRow)]

@@ -55,7 +55,8 @@ def main() -> None:
     for name, goal in GOALS.items():
         before, after = (median(each[side][name] for each in seen) for side in (0, 1))
         share = median(later[name] / earlier[name] for earlier, later in seen)
-        rows.append([name, f"{before:.3f}", f"{after:.3f}", f"1/{1 / share:.1f}", f"1/{1 / goal:.0f}", "met" if share <= goal else "not met"])
+        met = "met" if share <= goal else "not met"
+        rows.append([name, f"{before:.3f}", f"{after:.3f}", f"1/{1 / share:.1f}", f"1/{1 / goal:.0f}", met])
     print(table(["CPU seconds", "before", "after", "ratio", "goal", ""], rows))
 
 

@@ -157,3 +157,20 @@ def test_a_wrong_law_is_told_with_its_place(tmp_path: Path, law: str, message: s
     path.write_text(f"base: one-cpu-generic\naccelerator: {{base: cpu-generic, kernels: {law}}}\n")
     with pytest.raises(ScenarioError, match=message):
         load_node(path)
+
+
+@pytest.mark.parametrize("rich, ranks, lacking", [((), [1], (steps._ALL_CORES, steps._MESSAGES)), ((1,), [1, 2], (steps._MESSAGES,))])
+def test_what_can_give_no_row_any_more_is_not_measured_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, rich: tuple[int, ...], ranks: list[int], lacking: tuple[str, ...]
+) -> None:
+    poor = Walk({TimedCall("add", 1.0, float(n)): Samples([1e-5], 9, [PACE_S]) for n in range(4)}, walk().between, 4)
+    sampled: list[int] = []
+
+    def sample(runs: object, num_ranks: int, *_: object) -> list[Walk]:
+        sampled.append(num_ranks)
+        return [walk() if num_ranks in rich else poor]
+
+    monkeypatch.setattr(steps, "num_cores", lambda: 2)
+    monkeypatch.setattr(steps, "_sample_walks", sample)
+    assert steps.calibrate(-1.0).lacking == ("add", *lacking)  # the time is over before it begins
+    assert sampled == ranks

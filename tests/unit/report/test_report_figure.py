@@ -6,11 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 
 from parsim.report import figure
 from parsim.report.results import Results
 
 SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml"}
+
+
+def corners(axes: Axes, *hatches: str | None) -> list[tuple[float, float]]:
+    """Of all bars of a panel, or of those with one of the hatches."""
+    bars = [each for each in axes.collections if not hatches or each.get_hatch() in hatches]
+    return [(float(x), float(y)) for each in bars for path in each.get_paths() for x, y in path.vertices]
 
 
 def test_the_data_of_the_figure_are_the_results(results: Results) -> None:
@@ -32,8 +39,7 @@ def test_bars_end_at_the_step_time_and_at_the_peak(results: Results) -> None:
         ([each.estimate.step_s for each in results.plans], [each.estimate.peak_bytes / gib for each in results.plans]),
         strict=True,
     ):
-        bars = [patch for container in axes.containers for patch in container]  # type: ignore[attr-defined]
-        ends = [max(bar.get_x() + bar.get_width() for bar in bars if round(bar.get_y() + bar.get_height() / 2) == row) for row in (0, 1)]
+        ends = [max(x for x, y in corners(axes) if round(y) == row) for row in (0, 1)]
         assert ends == pytest.approx(wanted, rel=1e-9)  # sums of floats
 
 
@@ -74,10 +80,23 @@ def test_a_name_is_drawn_as_it_is_written_and_without_a_warning(results: Results
     assert "$x_{$ " in svg.read_text(encoding="utf-8")  # a comment beside the glyphs
 
 
+def test_no_text_of_the_figure_lies_beyond_its_edges_or_on_another(results: Results) -> None:
+    long = replace(
+        results.plans[0], estimate=replace(results.plans[0].estimate, name="a plan with a name of many words in three lines or so")
+    )
+    drawn = figure.draw(replace(results, plans=(long, *results.plans[1:])))
+    drawn.canvas.draw()
+    time, memory = drawn.axes
+    labels = [time.xaxis.label, memory.xaxis.label, time.title, memory.title, *time.get_yticklabels(), *drawn.texts, *drawn.legends]
+    boxes = [each.get_window_extent() for each in labels]
+    assert all(drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1 for box in boxes)
+    assert all(drawn.bbox.y0 <= box.y0 and box.y1 <= drawn.bbox.y1 for box in boxes)
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+
+
 def test_a_plan_that_does_not_fit_is_hatched_in_both_panels(results: Results) -> None:
     small = replace(results.plans[0].estimate, capacity_bytes=1)
     drawn = figure.draw(replace(results, plans=(replace(results.plans[0], estimate=small), *results.plans[1:])))
     for axes in drawn.axes:
-        bars = [patch for container in axes.containers for patch in container]  # type: ignore[attr-defined]
-        assert {bar.get_hatch() == figure.OVER for bar in bars if round(bar.get_y() + bar.get_height() / 2) == 0} == {True}
-        assert not any(bar.get_hatch() for bar in bars if round(bar.get_y() + bar.get_height() / 2) == 1)
+        assert {round(y) for _, y in corners(axes, figure.OVER)} == {0}
+        assert {round(y) for _, y in corners(axes, None)} == {1}
