@@ -102,9 +102,15 @@ def _row(kind: str, name: str) -> Mapping[str, Any]:
 
 @cache
 def _load(text: str) -> Mapping[str, Any]:
+    return _reader().load(text) or {}
+
+
+@cache
+def _reader() -> Any:
+    """A reader of YAML for all rows: it looks for plug-ins when it is made."""
     from ruamel.yaml import YAML
 
-    return YAML(typ="safe", pure=True).load(text) or {}
+    return YAML(typ="safe", pure=True)
 
 
 def _home(anchor: str, texts: Mapping[str, str], user: str) -> str:

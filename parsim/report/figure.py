@@ -141,8 +141,8 @@ def draw(results: Results) -> Figure:
     below = _AXIS + _LINE * max(-(-len(legend) // _LEGEND_COLUMNS) for legend in legends)
     _place(figure, above=_TITLE + _LINE * (1 + title.count("\n")), inside=_ROW * max(lines, 2.0), below=below)
     figure.text(_EDGE / _WIDTH, 1 - _EDGE / 2 / figure.get_figheight(), title, fontsize=9, va="top")
-    places: tuple[Literal["lower left", "lower right"], ...] = ("lower left", "lower right")
-    for legend, place in zip(legends, places, strict=True):
+    corners: tuple[Literal["lower left", "lower right"], ...] = ("lower left", "lower right")
+    for legend, place in zip(legends, corners, strict=True):
         figure.legend(handles=legend, loc=place, ncols=_LEGEND_COLUMNS, fontsize=8, columnspacing=1.2, handlelength=1.2)
     return figure
 
