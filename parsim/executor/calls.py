@@ -85,7 +85,7 @@ class _WeightKernel:
             return (value.name,)
         name, structure = f"{self.instance}/{self.weight.name}", self.job.step.structure
         if value.role == "gradients" and not self.is_on_device:
-            return (f"{name}.gradient",)
+            return (f"{name}.{value.dtype}",)
         if value.role != "states":
             return buffers([(self.instance, self.weight)], value, value.part)
         has_master = structure.master_weights or structure.offload

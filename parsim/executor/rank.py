@@ -156,12 +156,12 @@ class Rank:
         for instance, weight in bound.weights:
             name, own = f"{instance}/{weight.name}", suffix(weight, task.bucket.part)
             if task.to_host:
-                machine.send(self.number, host, f"{instance}/d_{weight.name}{own}", f"{name}.gradient", HOST, itemsize)
-                machine.receive(host, f"{name}.gradient", itemsize)
+                copy = f"{name}.{task.bucket.dtype}"
+                machine.send(self.number, host, f"{instance}/d_{weight.name}{own}", copy, HOST, itemsize)
+                machine.receive_over(host, copy, copy)
             else:
                 machine.send(host, self.number, f"{name}.master", name, HOST, itemsize)
                 machine.receive_over(self.number, name, f"{name}{own}")
-                machine.free(host, f"{name}.gradient")
 
     def loss(self) -> float | None:
         """This rank's part of the step's loss; None where it holds none, or the same as another."""

@@ -49,10 +49,17 @@ class Store:
                 self.machine.hold(self.updater, f"{name}.master", updated.copy(), job.itemsize(MASTER))
             for state, itemsize in OPTIMIZERS[structure.optimizer].states:
                 self.machine.hold(self.updater, f"{name}.{state}", np.zeros_like(updated), itemsize)
+            for role in structure.host_gradients:
+                self.machine.hold(self.updater, f"{name}.{role}", np.zeros_like(updated), job.itemsize(role))
         for instance, segment in self.copies:
             for total in segment.totals:
                 self.machine.hold(self.number, f"{instance}/{total.name}", np.zeros(()), job.itemsize(FLOAT32))
         self.machine.hold(self.number, NORM, np.zeros(()), job.itemsize(FLOAT32))
+
+    @property
+    def host_bytes(self) -> int:
+        """The most that this rank has kept on its host."""
+        return self.machine.ledgers[self.updater].peak_bytes if self.updater != self.number else 0
 
     def lasting_part(self, role: str) -> Part:
         """The part of weights, or of their gradients, that lasts at the plan's ZeRO stage (Rajbhandari et al. 2020, section 5)."""

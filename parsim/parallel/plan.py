@@ -139,6 +139,9 @@ class Stack:
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
     workspace_bytes: float = _key(0.0, "memory of GEMM libraries, which the framework allocates")
     communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
+    host_float32_gradients: bool = _key(False, "whether offloaded gradients go to the host in float32, too")
+    pinned_elements: int = _key(0, "elements of a pinned buffer of gradients on the host, a power of two of bytes; 0: none is pinned")
+    process_bytes: float = _key(0.0, "memory of the host that a process takes")
     collectives: Mapping[str, str] = _key(
         dict, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out"
     )

@@ -25,7 +25,10 @@ from parsim.step.task import Bucket, Collective, Compute, Hold, Launches, Receiv
 
 _BOUNDARY = "boundary"
 _MOST_EVENTS = 500_000  # some seconds: what a question about one task may take
-_UNITS = {"step_s": "s", "peak_bytes": "GiB", "capacity_bytes": "GiB", "tokens_per_s": "token/s", "tokens_per_s_per_device": "token/s"}
+_UNITS = {
+    **{"step_s": "s", "tokens_per_s": "token/s", "tokens_per_s_per_device": "token/s"},
+    **dict.fromkeys(("peak_bytes", "capacity_bytes", "host_peak_bytes", "host_capacity_bytes"), "GiB"),
+}
 
 
 METRICS: Final[Mapping[str, str]] = {
@@ -39,7 +42,9 @@ METRICS: Final[Mapping[str, str]] = {
     "hfu": "as mfu, with the matmuls and the attention that recomputation runs again; without recomputation the two are equal",
     "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",
     "capacity_bytes": "the device memory that a program can allocate",
-    "fits": "whether the peak of every stage is at most the capacity",
+    "host_peak_bytes": "what the ranks of a node keep on its host together, on the fullest one",
+    "host_capacity_bytes": "the memory of a node's host",
+    "fits": "whether the peak of every stage is at most the capacity, and what a host keeps at most what it holds, where that is known",
     "step_error": "predicted step / measured step - 1",
 }
 
@@ -190,5 +195,11 @@ def _value(found: Estimate, name: str, scenario: Scenario) -> str:
     if name == "step_error":
         measured = scenario.measured.get(found.name)
         return percent(found.step_s / measured.step_s - 1, signed=True) if measured and measured.step_s else "nothing measured is stated"
+    if name == "host_peak_bytes" and found.host_memory_bytes:
+        return ", ".join(
+            f"{part} {units.format(size, 'GiB')}" for part, size in {"all": found.host_peak_bytes, **found.host_memory_bytes}.items()
+        )
     value, unit = getattr(found, name), _UNITS.get(name)
+    if value is None:
+        return "nobody says; give host_memory_capacity of the node"
     return units.format(value, unit, digits=4 if unit == "s" else 3) if unit else percent(value)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from parsim import units
+from parsim.estimator.result import Estimate
 from parsim.parallel import dimensions
 from parsim.report.files import csv_text, write
 from parsim.report.results import Result, Results
@@ -149,12 +150,20 @@ def _draw_memory(axes: Axes, plans: Sequence[Result]) -> None:
     axes.axvline(capacity / gib, color="black", linewidth=1, linestyle="--", label=f"capacity, {units.format(capacity, 'GiB')}")
     for row, each in enumerate(plans):
         peak = units.format(each.estimate.peak_bytes, "GiB")
-        _note(axes, ends[row], row, peak if each.estimate.fits else f"{peak}, does not fit")
+        _note(axes, ends[row], row, peak + _lack(each.estimate))
     room = 1.18 if all(each.estimate.fits for each in plans) else 1.45
     axes.set_xlim(0, max(capacity / gib * 1.05, max(ends) * room))
     axes.set_title("memory of the most loaded stage")
     axes.set_xlabel("GiB")
     _legend(axes, "outside lower right")
+
+
+def _lack(estimate: Estimate) -> str:
+    """What does not fit, behind the peak of a device."""
+    if estimate.host_fits:
+        return "" if estimate.fits else ", does not fit"
+    needs, holds = (units.format(size, "GiB") for size in (estimate.host_peak_bytes, estimate.host_capacity_bytes or 0))
+    return f"; its host needs {needs} of {holds}"
 
 
 def _hatches(plans: Sequence[Result]) -> list[str]:

@@ -16,6 +16,7 @@ from parsim.report.results import LayerRow, Results, cannot_run, with_other_stac
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
+    from parsim.cluster import Node
     from parsim.planner import Ranking
 
 _LEFT = ("plan", "recompute", "segment", "pass")
@@ -56,11 +57,14 @@ def _open(scenario: Scenario, first: Estimate | None, name: str) -> None:
     say(size(scenario))
 
 
-def _close(said: Mapping[str, str]) -> None:
-    """Why the stack cannot run plans that are marked."""
+def _close(said: Mapping[str, str], scenario: Scenario, *, on_hosts: bool) -> None:
+    """Why the stack cannot run plans that are marked, and what is not checked."""
     for name, why in said.items():
         if why:
             say(f"{_MARK} {name}: {why}")
+    node = scenario.cluster.node
+    if on_hosts and node.host_memory_bytes is None:
+        say(f'host memory not checked: nobody says what the host of node "{node.name}" holds; give its host_memory_capacity')
 
 
 def show_results(results: Results) -> None:
@@ -69,11 +73,12 @@ def show_results(results: Results) -> None:
     _open(scenario, first, first.name)
     has_chunks = any(each.estimate.plan.virtual_pipeline > 1 for each in results.plans)
     said = {each.estimate.name: cannot_run(scenario, each.estimate.plan) for each in results.plans}
-    rows, times, memories, measured = [], [], [], []
+    on_hosts = any(each.estimate.host_memory_bytes for each in results.plans)
+    rows, times, memories, hosts, measured = [], [], [], [], []
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
-        rows.append({**plan, **_axes(predicted, has_chunks), **_predictions(predicted)})
+        rows.append({**plan, **_axes(predicted, has_chunks), **_predictions(predicted, on_hosts=on_hosts)})
         if result.measured_step_s is not None and result.step_error is not None:
             seconds = {"predicted": predicted.step_s, "measured": result.measured_step_s}
             shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
@@ -84,13 +89,17 @@ def show_results(results: Results) -> None:
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
         sizes = {name: _gib(held) for name, held in memory.items()}
         memories.append({**plan, "stage": str(result.most_loaded), **_broken(sizes)})
+        if predicted.host_memory_bytes:
+            hosts.append({**plan, **{name: _gib(held) for name, held in predicted.host_memory_bytes.items()}})
     say("")
     show_table(rows, left=_LEFT)
     if measured:
         show_table(measured, left=_LEFT, title="step time")
     show_table(times, left=_LEFT, title="time, % of the step on the busiest stage")
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
-    _close(said)
+    if hosts:
+        show_table(hosts, left=_LEFT, title="memory, GiB on the fullest host")
+    _close(said, scenario, on_hosts=on_hosts)
 
 
 def _broken(row: Mapping[str, str]) -> dict[str, str]:
@@ -134,12 +143,15 @@ def _recompute(plan: Plan) -> str:
     return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
 
 
-def _predictions(estimate: Estimate) -> dict[str, str]:
+def _predictions(estimate: Estimate, *, on_hosts: bool) -> dict[str, str]:
+    """`on_hosts`: whether any plan beside it keeps something on hosts."""
+    host = "?" if estimate.host_capacity_bytes is None else _gib(estimate.host_capacity_bytes)
     return {
         "step": units.format(estimate.step_s, "s", digits=4),
         "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
         "MFU\n%": _share(estimate.mfu),
         f"GiB\n/{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
+        **({f"host\n/{host}": _gib(estimate.host_peak_bytes)} if on_hosts else {}),
         "fits": "yes" if estimate.fits else "no",
     }
 
@@ -182,15 +194,29 @@ def show_sharing(results: Results) -> None:
         show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
 
 
-def overrun(estimate: Estimate, name: str) -> CapacityError:
-    """The error that says by how much a plan misses its device, and with what."""
+def overrun(estimate: Estimate, name: str, node: Node) -> CapacityError:
+    """The error that says by how much a plan misses its device or its host, and with what."""
+    if estimate.peak_bytes <= estimate.capacity_bytes:
+        return _host_overrun(estimate, name, node)
     totals = [sum(parts.values()) for parts in estimate.memory_bytes]
     stage = totals.index(max(totals))
-    largest = sorted(estimate.memory_bytes[stage].items(), key=lambda part: -part[1])[:4]
-    parts = ", ".join(f"{part} {_gib(size)}" for part, size in largest)
+    parts = _largest(estimate.memory_bytes[stage])
     need = f"stage {stage} needs {_gib(estimate.peak_bytes)} of {_gib(estimate.capacity_bytes)} GiB ({parts})"
     remedy = "Try more tensor_parallel or pipeline_parallel, sequence_parallel, a smaller micro_batch, or recompute = full."
     return CapacityError(need, name, remedy)
+
+
+def _host_overrun(estimate: Estimate, name: str, node: Node) -> CapacityError:
+    needs = f"{_gib(estimate.host_peak_bytes)} of {_gib(estimate.host_capacity_bytes or 0)} GiB"
+    need = f'the host of node "{node.name}" needs {needs} ({_largest(estimate.host_memory_bytes)})'
+    remedy = "Try more nodes with zero_stage = 1 or more, which share the optimizer out, or offload_optimizer = false."
+    return CapacityError(need, name, remedy)
+
+
+def _largest(parts: Mapping[str, int]) -> str:
+    """The largest parts of a memory."""
+    found = sorted(parts.items(), key=lambda part: -part[1])[:4]
+    return ", ".join(f"{part} {_gib(size)}" for part, size in found)
 
 
 def short(plan: Plan) -> str:
@@ -216,14 +242,15 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     if best is None:
         return
     has_chunks = any(each.plan.virtual_pipeline > 1 for each in ranking.rows)
+    on_hosts = any(each.host_memory_bytes for each in ranking.rows)
     differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     for (place, why), each in zip(said.items(), ranking.rows, strict=True):
         others = {axis: str(getattr(each.plan, axis)) for axis in differ}
-        reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
+        reached = {key: text for key, text in _predictions(each, on_hosts=on_hosts).items() if key != "fits"}
         behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
         row = {"#": f"{place}{_MARK if why else ''}", **_axes(each, has_chunks), **others, **reached}
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
-    _close(said)
+    _close(said, scenario, on_hosts=on_hosts)

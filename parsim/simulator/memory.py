@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim.cost.buckets import Role, lasting_parts, num_bytes, weight_elements
-from parsim.cost.count import state_bytes
+from parsim.cost.count import host_gradient_bytes, host_state_bytes, state_bytes
 from parsim.cost.workload import Workload
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.simulator.program import Program, one
@@ -45,6 +45,16 @@ def peak_bytes(program: Program) -> tuple[int, ...]:
     most = np.maximum.reduceat(live + highest, starts)
     lasting = [sum(one(copies) * segments[name] for name, copies in held.items()) for held in program.held]
     return tuple(_size(NORM, program.workload) + each + max(0, int(rise)) for each, rise in zip(lasting, most, strict=True))
+
+
+def host_bytes(program: Program) -> tuple[int, ...]:
+    """What each pipeline rank keeps on its host."""
+    w = program.workload
+    part = lasting_parts(w.step.structure.zero_stage)["optimizer"]
+    each = host_state_bytes(w.step.structure, w.sizes) + host_gradient_bytes(w.step.structure, w.sizes)
+    weights = {name: segment.own_weights for name, segment in w.step.segments.items()}
+    own = {name: each * sum(one(weight_elements(weight, part, w.sizes)) for weight in found) for name, found in weights.items()}
+    return tuple(sum(one(copies) * own[name] for name, copies in held.items()) for held in program.held)
 
 
 def lasting_bytes(workload: Workload, name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
@@ -100,8 +101,11 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) 
     states, weights = Bucket("states", part, FLOAT32, every), parameters(every, part)
     kernel, facts = OPTIMIZERS[structure.optimizer].kernel, {"optimizer": structure.optimizer}
     if structure.offload:
-        yield HostCopy("gradients_to_host", gradients, to_host=True, alone=alone)
-        yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone, stream=HOST)
+        copies = [replace(gradients, dtype=role) for role in structure.host_gradients]
+        for role, copy in zip(structure.host_gradients, copies, strict=True):
+            name = "gradients_to_host" if role == GRADIENT else f"{role}_gradients_to_host"
+            yield HostCopy(name, copy, to_host=True, alone=alone)
+        yield Compute("update", kernel, (states, copies[-1]), (states,), facts, in_place=True, alone=alone, stream=HOST)
         yield HostCopy("weights_from_host", weights, to_host=False, alone=alone)
         yield Wait("host", streams=(HOST,))
         return

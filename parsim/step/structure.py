@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parsim import schedules
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.spec import Architecture, ModelSpec
 from parsim.parallel.dimensions import EXPERT, degrees, replica_axes, rules, switched_on, view_of
 from parsim.parallel.group import Group
@@ -26,7 +27,7 @@ class Structure:
     gradient_sync: str
     zero_stage: int
     reshard: bool
-    offload: bool
+    host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
     optimizer: str
     rank_order: str
     attention: str
@@ -65,7 +66,7 @@ class Structure:
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",
             zero_stage=plan.zero_stage if replicates else 0,
             reshard=plan.reshard_after_forward or not replicates or plan.zero_stage < 3,
-            offload=plan.offload_optimizer,
+            host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
             rank_order=plan.rank_order,
             attention=stack.attention,
@@ -105,6 +106,22 @@ class Structure:
         return self.sum_stream if self.gradient_overlap and self.zero_stage < 2 else ""
 
     @property
+    def offload(self) -> bool:
+        """Whether the host holds the optimizer's states and updates."""
+        return bool(self.host_gradients)
+
+    @property
+    def uses_host(self) -> bool:
+        """Whether anything of the optimizer lies on the host."""
+        return self.offload
+
+    @property
     def links(self) -> tuple[str, ...]:
         """What a device sends over: the mesh axes, and the link to its host."""
         return (*self.axes, HOST) if self.offload else self.axes
+
+
+def _host_gradients(batch: Batch, stack: Stack) -> tuple[str, ...]:
+    """As the device sums them, and in float32 where the stack keeps that beside narrower ones."""
+    is_wide = stack.gradient_dtype == "fp32" or batch.recipe.stores[COMPUTE] == "fp32"
+    return (GRADIENT, FLOAT32) if stack.host_float32_gradients and not is_wide else (GRADIENT,)
