@@ -86,13 +86,14 @@ def bucket_of(task: Compute) -> Bucket | None:
 
 def state_bytes(structure: Structure, sizes: Sizes) -> int:
     """Bytes an element of the optimizer's states, with the master copy, that lie on the device."""
-    own = sizes.itemsize_bytes[STATES] + (sizes.itemsize_bytes[MASTER] if structure.master_weights else 0)
-    return 0 if structure.offload else own
+    master = sizes.itemsize_bytes[MASTER] if structure.master_weights else 0
+    return 0 if structure.offload else master if structure.paged else master + sizes.itemsize_bytes[STATES]
 
 
 def host_state_bytes(structure: Structure, sizes: Sizes) -> int:
-    """Bytes an element of the optimizer's states, with the weights that it updates, that lie on the host."""
-    return sizes.itemsize_bytes[STATES] + sizes.itemsize_bytes[MASTER] if structure.offload else 0
+    """Bytes an element of the optimizer's states that lie on the host, with the weights that it updates where it does."""
+    states = sizes.itemsize_bytes[STATES] if structure.uses_host else 0
+    return states + (sizes.itemsize_bytes[MASTER] if structure.offload else 0)
 
 
 def host_gradient_bytes(structure: Structure, sizes: Sizes) -> int:

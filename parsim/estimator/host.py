@@ -56,21 +56,21 @@ def host_bytes(stages: Stages) -> Ints:
 def _parts(stages: Stages) -> Ints:
     """The parts of HostMemory by pipeline rank, [part, rank, plan]."""
     structure, sizes, stack = stages.workload.step.structure, stages.workload.sizes, stages.workload.model.stack
-    count = elements_of(stages, lasting_parts(structure.zero_stage)["optimizer"])
+    count = elements_of(stages, lasting_parts(structure)["optimizer"])
     states, gradients = count * host_state_bytes(structure, sizes), count * host_gradient_bytes(structure, sizes)
     pinned = gradients * 0
     for role in structure.host_gradients if stack.pinned_elements else ():
-        pinned = pinned + _rounded(count, sizes.itemsize_bytes[role], stack.pinned_elements) - count * sizes.itemsize_bytes[role]
+        pinned = pinned + _pinned_bytes(count, sizes.itemsize_bytes[role], stack.pinned_elements) - count * sizes.itemsize_bytes[role]
     processes = gradients * 0 + (int(stack.process_bytes) if structure.uses_host else 0)
     return np.stack([states, gradients, pinned, processes])
 
 
-def _rounded(count: Ints, itemsize: int, most: int) -> Ints:
+def _pinned_bytes(count: Ints, itemsize: int, most: int) -> Ints:
     """Bytes of elements in buffers of at most so many, each rounded up to a power of two.
 
     Source: PyTorch, aten/src/ATen/core/CachingHostAllocator.h (roundSize = PowerOf2Ceil(size)); pytorch/pytorch issue 95823.
 
-    >>> _rounded(np.array([0, 5, 8, 13]), 4, 5).tolist()
+    >>> _pinned_bytes(np.array([0, 5, 8, 13]), 4, 5).tolist()
     [0, 32, 48, 80]
     """
     full, rest = count // most, count % most

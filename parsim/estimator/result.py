@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from parsim.parallel.plan import Plan
 
-Bytes = int | NDArray[np.int64]
+ByteCount = int | NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class Estimate:
         return self.peak_bytes <= self.capacity_bytes and self.host_fits
 
     @property
-    def filled(self) -> float:
+    def fill(self) -> float:
         """The fullest memory, over what it holds."""
-        return float(_filled(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
+        return float(_fill(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +80,16 @@ class Estimates:
     host_capacity_bytes: int | None
 
     @property
-    def filled(self) -> NDArray[np.float64]:
+    def fill(self) -> NDArray[np.float64]:
         """The fullest memory of each plan, device or host, over what it holds."""
-        return np.asarray(_filled(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
+        return np.asarray(_fill(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
 
     @property
     def fits(self) -> NDArray[np.bool_]:
         """Which plans fit their device and their host."""
-        return self.filled <= 1
+        return self.fill <= 1
 
 
-def _filled(peak: Bytes, capacity: int, on_host: Bytes, host_capacity: int | None) -> NDArray[np.float64] | float:
+def _fill(peak: ByteCount, capacity: int, on_host: ByteCount, host_capacity: int | None) -> NDArray[np.float64] | float:
     device = np.divide(peak, capacity)
     return device if host_capacity is None else np.maximum(device, np.divide(on_host, host_capacity))

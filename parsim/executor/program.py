@@ -44,6 +44,7 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
     record.end_ps, record.host_bytes = rank.clock.compute, rank.store.host_bytes
     record.weights = rank.store.read("parameters")
     record.input_gradients = rank.inputs_seen
+    record.gradients = rank.gradients_seen or record.gradients
 
 
 def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:

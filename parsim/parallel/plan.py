@@ -86,6 +86,7 @@ class Plan:
         legal=tuple(OPTIMIZERS),
         auto=("adamw",),  # a choice of convergence, not of speed: never varied of the planner's own accord
     )
+    optimizer_in_backward: bool = _key(False, "whether gradients are applied, unclipped, and freed as soon as they are there")
     zero_stage: int = _key(
         0, "sharded over the replicas: 1 optimizer state, 2 also gradients, 3 also parameters (FSDP)", legal=(0, 1, 2, 3)
     )

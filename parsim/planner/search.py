@@ -128,7 +128,7 @@ def plan(scenario: Scenario, space: str | None = None, *, top: int = 10, runnabl
     fitting = [i for i in range(len(plans)) if bounded.fits[i]]
     best = _fastest(scenario, plans, bounded, fitting, top)
     rows = tuple(estimate(scenario, plans[i]) for i in best)
-    nearest = None if fitting else estimate(scenario, plans[int(np.argmin(bounded.filled))])
+    nearest = None if fitting else estimate(scenario, plans[int(np.argmin(bounded.fill))])
     return Ranking(rows, len(plans), len(plans) - len(fitting), nearest)
 
 

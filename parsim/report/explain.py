@@ -14,7 +14,9 @@ from parsim.cost.workload import Workload
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
+from parsim.model.dims import COMPUTE, MASTER
 from parsim.parallel import dimensions
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.report.console import percent
 from parsim.report.notes import NotedTask, task_lines
 from parsim.scenario import Scenario
@@ -60,7 +62,7 @@ BREAKDOWN: Final[Mapping[str, str]] = {
 MEMORY: Final[Mapping[str, str]] = {
     "parameters": "weights in the dtype of the matmuls, padding included",
     "gradients": "gradient buffers in the stack's gradient_dtype",
-    "optimizer": "Adam's two moments in float32, and the float32 weights where the matmuls use less",
+    "optimizer": "what the plan's optimizer keeps on the device beside each weight, and the float32 weights where the matmuls use less",
     "activations": "what the micro-batches in flight keep for their backward",
     "transients": "what the forward or backward at the peak needs beyond that",
     "buffers": "communicators of the software stack, and the scalars of loss and gradient norm",
@@ -185,8 +187,20 @@ def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:
         notes.append(Note(f"{name}, share of the step", (("means", BREAKDOWN[name]), ("value", value))))
     if name in MEMORY:
         sizes = ", ".join(units.format(parts[name], "GiB") for parts in found.memory_bytes)
-        notes.append(Note(f"{name}, part of the memory", (("means", MEMORY[name]), ("by stage", sizes))))
+        states = (("states", _states(found, scenario)),) if name == "optimizer" else ()
+        notes.append(Note(f"{name}, part of the memory", (("means", MEMORY[name]), *states, ("by stage", sizes))))
     return notes
+
+
+def _states(found: Estimate, scenario: Scenario) -> str:
+    """What an optimizer keeps of an element, and where."""
+    row = OPTIMIZERS[found.plan.optimizer]
+    states = ", ".join(f"{name} {size} bytes" for name, size in row.states)
+    stores = scenario.batch.recipe.stores
+    copies = scenario.batch.recipe.has_master or found.plan.offload_optimizer
+    master = f", a weight {scenario.itemsize_bytes[stores.get(MASTER, stores[COMPUTE])]} bytes" if copies else ""
+    place = "all on the host" if found.plan.offload_optimizer else "states on the host, in pages" if row.paged else "on the device"
+    return f"{found.plan.optimizer}: {states}{master} an element, {place} [{row.source}]"
 
 
 def _value(found: Estimate, name: str, scenario: Scenario) -> str:

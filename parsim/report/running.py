@@ -40,7 +40,7 @@ def run_scenario(
     _log_files(directory, [*written, *_draw(results, directory, formats)])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
-        nearest = min((result.estimate for result in results.plans), key=lambda each: each.filled)
+        nearest = min((result.estimate for result in results.plans), key=lambda each: each.fill)
         log(f"no plan fits its device and host\n{overrun(nearest, nearest.name, scenario.cluster.node)}")
     return 0 if fits else 1
 

@@ -203,6 +203,10 @@ def overrun(estimate: Estimate, name: str, node: Node) -> CapacityError:
     parts = _largest(estimate.memory_bytes[stage])
     need = f"stage {stage} needs {_gib(estimate.peak_bytes)} of {_gib(estimate.capacity_bytes)} GiB ({parts})"
     remedy = "Try more tensor_parallel or pipeline_parallel, sequence_parallel, a smaller micro_batch, or recompute = full."
+    trained = sum(estimate.memory_bytes[stage][part] for part in ("optimizer", "gradients"))
+    if trained > estimate.peak_bytes - estimate.capacity_bytes:
+        remedy += f"\n  Optimizer and gradients, {_gib(trained)} GiB: zero_stage shares them out, offload_optimizer uses the host;"
+        remedy += "\n  bf16_pure has no float32 weights, paged_adamw_8bit no states on the device, optimizer_in_backward few gradients."
     return CapacityError(need, name, remedy)
 
 

@@ -50,7 +50,7 @@ def peak_bytes(program: Program) -> tuple[int, ...]:
 def host_bytes(program: Program) -> tuple[int, ...]:
     """What each pipeline rank keeps on its host."""
     w = program.workload
-    part = lasting_parts(w.step.structure.zero_stage)["optimizer"]
+    part = lasting_parts(w.step.structure)["optimizer"]
     each = host_state_bytes(w.step.structure, w.sizes) + host_gradient_bytes(w.step.structure, w.sizes)
     weights = {name: segment.own_weights for name, segment in w.step.segments.items()}
     own = {name: each * sum(one(weight_elements(weight, part, w.sizes)) for weight in found) for name, found in weights.items()}
@@ -65,8 +65,8 @@ def lasting_bytes(workload: Workload, name: str) -> int:
         "gradients": sizes.itemsize_bytes[GRADIENT],
         "optimizer": state_bytes(structure, sizes),
     }
-    parts = lasting_parts(structure.zero_stage)
-    own = (size * one(weight_elements(weight, parts[role], sizes)) for weight in segment.own_weights for role, size in itemsize.items())
+    parts = lasting_parts(structure).items()
+    own = (itemsize[role] * one(weight_elements(weight, part, sizes)) for weight in segment.own_weights for role, part in parts)
     return sum(own) + sum(_size(each, workload) for each in segment.totals)
 
 

@@ -9,6 +9,7 @@ from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.spec import Architecture, ModelSpec
 from parsim.parallel.dimensions import EXPERT, degrees, replica_axes, rules, switched_on, view_of
 from parsim.parallel.group import Group
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.step.task import HOST
 
@@ -29,6 +30,7 @@ class Structure:
     reshard: bool
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
     optimizer: str
+    in_backward: bool  # it runs there, segment by segment
     rank_order: str
     attention: str
     architecture: Architecture
@@ -68,6 +70,7 @@ class Structure:
             reshard=plan.reshard_after_forward or not replicates or plan.zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
+            in_backward=plan.optimizer_in_backward,
             rank_order=plan.rank_order,
             attention=stack.attention,
             architecture=model.architecture,
@@ -93,7 +96,12 @@ class Structure:
     @property
     def sums_in_passes(self) -> bool:
         """Whether gradients are summed over replicas while passes run, and not at the end of the step."""
-        return self.gradient_overlap or self.zero_stage >= 2
+        return self.scatters or (self.gradient_overlap and not self.in_backward)
+
+    @property
+    def scatters(self) -> bool:
+        """Whether a rank keeps its own part of gradients that passes add up (ZeRO 2)."""
+        return self.zero_stage >= 2 and not self.in_backward
 
     @property
     def sum_stream(self) -> str:
@@ -103,7 +111,7 @@ class Structure:
     @property
     def replica_stream(self) -> str:
         """The stream of sums that the end of the step waits for; "" where it waits for none."""
-        return self.sum_stream if self.gradient_overlap and self.zero_stage < 2 else ""
+        return self.sum_stream if self.sums_in_passes and not self.scatters else ""
 
     @property
     def offload(self) -> bool:
@@ -111,14 +119,19 @@ class Structure:
         return bool(self.host_gradients)
 
     @property
+    def paged(self) -> bool:
+        """Whether the states lie on the host, from where they come for the update."""
+        return OPTIMIZERS[self.optimizer].paged
+
+    @property
     def uses_host(self) -> bool:
         """Whether anything of the optimizer lies on the host."""
-        return self.offload
+        return self.offload or self.paged
 
     @property
     def links(self) -> tuple[str, ...]:
         """What a device sends over: the mesh axes, and the link to its host."""
-        return (*self.axes, HOST) if self.offload else self.axes
+        return (*self.axes, HOST) if self.uses_host else self.axes
 
 
 def _host_gradients(batch: Batch, stack: Stack) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RULE = (
     "degrees and micro_batch above 2 become 2; one layer a stage, two on the first where the plan's stages are uneven; "
     "a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, vocabulary and sequence the least that the "
-    "degrees divide; twice as many micro_batches as pipeline ranks"
+    "degrees divide; twice as many micro_batches as pipeline ranks, or one"
 )
 _MOST_RANKS = 16
 _MOST_MULTIPLICATIONS = 2**31  # of a whole step: about a second in numpy
@@ -53,7 +53,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     counts = [1 + (uneven and stage == 0) for stage in range(small.num_stages)]
     small = replace(small, layers_per_stage=tuple(counts) if uneven else None)
     model = scenario.model.small(sum(counts), small.tensor_parallel)
-    rounds = 2 * small.pipeline_parallel
+    rounds = 1 if small.optimizer_in_backward else 2 * small.pipeline_parallel
     batch = Batch(rounds * small.data_parallel * small.micro_batch, 4 * small.tensor_parallel, scenario.batch.dtype)
     stack = replace(scenario.stack, vocab_multiple=8)
     cluster = _cluster(scenario.cluster, small.num_devices)
