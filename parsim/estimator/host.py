@@ -50,7 +50,7 @@ def host_memory(stages: Stages) -> HostMemory:
 def host_bytes(stages: Stages) -> Ints:
     """What each rank keeps on its host, as the kernels count it, [rank, plan]."""
     states, gradients, *_ = _parts(stages)
-    return states + gradients
+    return np.asarray(states + gradients)
 
 
 def _parts(stages: Stages) -> Ints:

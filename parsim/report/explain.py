@@ -187,8 +187,8 @@ def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:
         notes.append(Note(f"{name}, share of the step", (("means", BREAKDOWN[name]), ("value", value))))
     if name in MEMORY:
         sizes = ", ".join(units.format(parts[name], "GiB") for parts in found.memory_bytes)
-        states = (("states", _states(found, scenario)),) if name == "optimizer" else ()
-        notes.append(Note(f"{name}, part of the memory", (("means", MEMORY[name]), *states, ("by stage", sizes))))
+        means = f"{MEMORY[name]}: {_states(found, scenario)}" if name == "optimizer" else MEMORY[name]
+        notes.append(Note(f"{name}, part of the memory", (("means", means), ("by stage", sizes))))
     return notes
 
 

@@ -137,6 +137,9 @@ SAID: Final[Mapping[str, str]] = {
         "data_parallel_replicate dp_replicate hybrid_shard num_distributed_optimizer_instances"
     ),
     "secondary shards and quantized collectives (ZeRO++) are not built: use zero_group": "zero_hpz* zero_quantized* hpz*",
+    "it is a figure of the node: node: {base: NAME, name: mine, host_memory_capacity: BYTES, source: mine}": (
+        "host_memory_capacity host_memory host_ram ram cpu_memory cpu_ram system_memory"
+    ),
     "parameters and activations on the host are not built: use offload_optimizer, or recompute": (
         "offload_param* param_offload offload_activation* activation_offload* cpu_offload* offload fsdp_offload* "
         "fine_grained_activation_offload*"
