@@ -73,12 +73,11 @@ def show_results(results: Results) -> None:
     _open(scenario, first, first.name)
     has_chunks = any(each.estimate.plan.virtual_pipeline > 1 for each in results.plans)
     said = {each.estimate.name: cannot_run(scenario, each.estimate.plan) for each in results.plans}
-    on_hosts = any(each.estimate.host_memory_bytes for each in results.plans)
     rows, times, memories, hosts, measured = [], [], [], [], []
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
-        rows.append({**plan, **_axes(predicted, has_chunks), **_predictions(predicted, on_hosts=on_hosts)})
+        rows.append({**plan, **_axes(predicted, has_chunks), **_predictions(predicted)})
         if result.measured_step_s is not None and result.step_error is not None:
             seconds = {"predicted": predicted.step_s, "measured": result.measured_step_s}
             shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
@@ -90,7 +89,9 @@ def show_results(results: Results) -> None:
         sizes = {name: _gib(held) for name, held in memory.items()}
         memories.append({**plan, "stage": str(result.most_loaded), **_broken(sizes)})
         if predicted.host_memory_bytes:
-            hosts.append({**plan, **{name: _gib(held) for name, held in predicted.host_memory_bytes.items()}})
+            holds = "?" if predicted.host_capacity_bytes is None else _gib(predicted.host_capacity_bytes)
+            sizes = {name: _gib(held) for name, held in predicted.host_memory_bytes.items()}
+            hosts.append({**plan, **sizes, "all": _gib(predicted.host_peak_bytes), "holds": holds})
     say("")
     show_table(rows, left=_LEFT)
     if measured:
@@ -99,7 +100,7 @@ def show_results(results: Results) -> None:
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
     if hosts:
         show_table(hosts, left=_LEFT, title="memory, GiB on the fullest host")
-    _close(said, scenario, on_hosts=on_hosts)
+    _close(said, scenario, on_hosts=bool(hosts))
 
 
 def _broken(row: Mapping[str, str]) -> dict[str, str]:
@@ -143,15 +144,12 @@ def _recompute(plan: Plan) -> str:
     return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
 
 
-def _predictions(estimate: Estimate, *, on_hosts: bool) -> dict[str, str]:
-    """`on_hosts`: whether any plan beside it keeps something on hosts."""
-    host = "?" if estimate.host_capacity_bytes is None else _gib(estimate.host_capacity_bytes)
+def _predictions(estimate: Estimate) -> dict[str, str]:
     return {
         "step": units.format(estimate.step_s, "s", digits=4),
         "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
         "MFU\n%": _share(estimate.mfu),
         f"GiB\n/{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
-        **({f"host\n/{host}": _gib(estimate.host_peak_bytes)} if on_hosts else {}),
         "fits": "yes" if estimate.fits else "no",
     }
 
@@ -246,15 +244,14 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     if best is None:
         return
     has_chunks = any(each.plan.virtual_pipeline > 1 for each in ranking.rows)
-    on_hosts = any(each.host_memory_bytes for each in ranking.rows)
     differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     for (place, why), each in zip(said.items(), ranking.rows, strict=True):
         others = {axis: str(getattr(each.plan, axis)) for axis in differ}
-        reached = {key: text for key, text in _predictions(each, on_hosts=on_hosts).items() if key != "fits"}
+        reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
         behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
         row = {"#": f"{place}{_MARK if why else ''}", **_axes(each, has_chunks), **others, **reached}
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
-    _close(said, scenario, on_hosts=on_hosts)
+    _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
