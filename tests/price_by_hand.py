@@ -48,13 +48,16 @@ CASES = {
     "pp": (FLASH, Plan(1, 1, 2, micro_batch=8)),
     "offload": (FLASH, Plan(offload_optimizer=True, micro_batch=8)),
     "8 bits": (FLASH, Plan(optimizer="adamw_8bit", micro_batch=8)),
+    "paged": (FLASH, Plan(optimizer="paged_adamw_8bit", micro_batch=8)),
+    "at once": (FLASH, Plan(optimizer_in_backward=True, micro_batch=8)),
     "momentum": (FLASH, Plan(optimizer="sgd_momentum", micro_batch=8)),
 }
 
-_BYTES = {"compute": 2, "gradient": 4, "float32": 4, "mask": 1, "index": 8}
+_BYTES = {"compute": 2, "gradient": 4, "float32": 4, "mask": 1, "index": 8, "states": 2}  # states: of the paged case
 _UPDATE_BYTES = {
     "adamw": 2 * (4 + 4 + 4) + 4,
     "adamw_8bit": 2 * (4 + 1 + 1) + 4,
+    "paged_adamw_8bit": 2 * 4 + 4,  # its states pass the link
     "sgd_momentum": 2 * (4 + 4) + 4,
 }  # states both ways, gradient
 _END_BYTES = {"norm_sq": 4, "clip": 2 * 4, "cast": 4 + 2}

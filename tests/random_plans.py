@@ -84,6 +84,9 @@ def _attempt(rng: Random) -> Drawn:
         zero_group=rng.choice([g for g in range(1, dp + 1) if dp % g == 0]) if zero and rng.random() < 0.4 else None,
         offload_optimizer=rng.random() < 0.2,
     )
+    plan = replace(plan, offload_optimizer=plan.offload_optimizer and not OPTIMIZERS[plan.optimizer].paged)
+    at_once = (pp, count, plan.gradient_sync, plan.offload_optimizer) == (1, 1, "all_reduce", False)
+    plan = replace(plan, optimizer_in_backward=at_once and rng.random() < 0.7)
     return Drawn(scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan)
 
 
@@ -149,6 +152,7 @@ def _stack(rng: Random, cluster: Cluster) -> Stack:
         vocab_multiple=rng.choice((1, 4, 8)),
         host_launch_s=rng.choice((0.0, 1e-5)),
         collectives=named,
+        host_float32_gradients=rng.random() < 0.5,
         **{name: rng.random() < 0.5 for name in flags},
     )
 

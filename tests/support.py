@@ -78,10 +78,12 @@ FEATURES: dict[str, dict[str, object]] = {
     "every": {"recompute": "full", "recompute_every": 2},
     "ops": {"recompute_ops": ("norm1", "norm2", "up_gemm", "up_bias", "activation")},
     "offload": {"offload_optimizer": True},
+    "paged": {"optimizer": "paged_adamw_8bit"},
 }
 _ZERO = ("zero1", "zero2", "zero3", "hsdp1", "hsdp3", "kept")
 _ONE_OF = (
-    ("sgd", "adam8"),
+    ("sgd", "adam8", "paged"),
+    ("offload", "paged"),
     ("selective", "full", "every"),
     ("full", "ops"),
     ("every", "ops"),

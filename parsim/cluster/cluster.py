@@ -41,6 +41,7 @@ class Node:
     group_share: tuple[tuple[int, int, float], ...] = ()
     torus: tuple[int, ...] = ()  # devices along each axis, the first the fastest; law and link are those of all axes together
     host_memory_bytes_per_s: float = HOST_MEMORY_BYTES_PER_S  # shared evenly by the devices
+    host_memory_bytes: int | None = None  # what its host holds; None: nobody says
     edges: tuple[Edge, ...] = ()  # the wires of topology "custom"
     laws: Mapping[str, CollectiveLaw] = field(default_factory=dict)  # by operation, where one has a law of its own
 

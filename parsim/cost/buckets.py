@@ -7,6 +7,7 @@ from typing import Literal
 
 from parsim.cost.sizes import Ints, Sizes
 from parsim.step.stages import Copies
+from parsim.step.structure import Structure
 from parsim.step.task import Operand, Part, Value, Weight
 
 Role = Literal["parameters", "gradients", "optimizer"]
@@ -44,14 +45,12 @@ def part_elements(whole: Ints, num_ranks: Ints, part: Part) -> Ints:
     return {"whole": whole, "shard": shard, "padded": shard * num_ranks}[part]
 
 
-def lasting_parts(zero_stage: int) -> dict[Role, Part]:
-    """Which part of each weight lives through the whole step: its parameters, gradients and optimizer state.
+def lasting_parts(structure: Structure) -> dict[Role, Part]:
+    """Which part of each weight lives through the whole step: its parameters, optimizer state and, unless applied at once, gradients.
 
     Source: Rajbhandari et al. 2020 (arXiv:1910.02054), section 5.
     """
+    zero_stage = structure.zero_stage
     flat: Part = "padded" if zero_stage else "whole"
-    return {
-        "parameters": "shard" if zero_stage >= 3 else flat,
-        "gradients": "shard" if zero_stage >= 2 else flat,
-        "optimizer": "shard" if zero_stage >= 1 else "whole",
-    }
+    found: dict[Role, Part] = {"parameters": "shard" if zero_stage >= 3 else flat, "optimizer": "shard" if zero_stage else "whole"}
+    return found if structure.in_backward else {**found, "gradients": "shard" if zero_stage >= 2 else flat}

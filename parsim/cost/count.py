@@ -11,7 +11,7 @@ from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
-from parsim.model.dims import COMPUTE, GRADIENT, MASTER
+from parsim.model.dims import COMPUTE, GRADIENT, MASTER, STATES
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
@@ -100,15 +100,26 @@ def bucket_of(task: Compute) -> Bucket | None:
 
 def state_bytes(structure: Structure, sizes: Sizes) -> int:
     """Bytes an element of the optimizer's states, with the master copy, that lie on the device."""
-    own = OPTIMIZERS[structure.optimizer].state_bytes + (sizes.itemsize_bytes[MASTER] if structure.master_weights else 0)
-    return 0 if structure.offload else own
+    master = sizes.itemsize_bytes[MASTER] if structure.master_weights else 0
+    return 0 if structure.offload else master if structure.paged else master + sizes.itemsize_bytes[STATES]
+
+
+def host_state_bytes(structure: Structure, sizes: Sizes) -> int:
+    """Bytes an element of the optimizer's states that lie on the host, with the weights that it updates where it does."""
+    states = sizes.itemsize_bytes[STATES] if structure.uses_host else 0
+    return states + (sizes.itemsize_bytes[MASTER] if structure.offload else 0)
+
+
+def host_gradient_bytes(structure: Structure, sizes: Sizes) -> int:
+    """Bytes an element of the gradients that the host keeps."""
+    return sum(sizes.itemsize_bytes[role] for role in structure.host_gradients)
 
 
 def element_bytes(task: Compute, sizes: Sizes) -> int:
     """HBM bytes an element that a kernel of a step's end moves."""
     size = sizes.itemsize_bytes
     if "optimizer" in task.attributes:
-        return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[GRADIENT])
+        return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[task.inputs[1].dtype])
     return {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[MASTER] + size[COMPUTE]}[task.kernel]
 
 

@@ -15,12 +15,13 @@ import numpy as np
 
 from parsim.cluster.scalars import Ints as Ints
 from parsim.errors import PlanError, ScenarioError
-from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS
+from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS, STATES
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axis_of, rules, split, switched_on, uneven, view_of
 from parsim.parallel.dimensions import degrees as degrees_of
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import fastest_first, order_of
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import Operand
@@ -186,7 +187,7 @@ def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
 
 
 def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack, dtype_bytes: Mapping[str, int]) -> Sizes:
-    """Sizes of several plans of one model, batch and rank order.
+    """Sizes of several plans of one model, batch, optimizer and rank order.
 
     Raises:
         ScenarioError: the batch's precision stores what has no bytes, or a matmul has more FLOPs than are counted exactly.
@@ -221,7 +222,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
     if unknown := [dtype for dtype in stored.values() if dtype not in dtype_bytes]:
         said = f"'{unknown[0]}', in which '{batch.dtype}' stores tensors, is no dtype"
         raise ScenarioError(said, remedy=f"Known: {', '.join(dtype_bytes)}.")
-    itemsize = {**FIXED_ITEMSIZE_BYTES, **{role: dtype_bytes[dtype] for role, dtype in stored.items()}}
+    states = {STATES: OPTIMIZERS[plans[0].optimizer].state_bytes}
+    itemsize = {**FIXED_ITEMSIZE_BYTES, **states, **{role: dtype_bytes[dtype] for role, dtype in stored.items()}}
     return Sizes(dims, degrees, itemsize, count, fastest_first(plans[0].rank_order), _tables(plans, dims, degrees))
 
 

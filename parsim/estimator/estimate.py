@@ -11,6 +11,7 @@ import numpy as np
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints
 from parsim.cost.workload import Workload, workloads_of
+from parsim.estimator.host import host_memory
 from parsim.estimator.lists import Measures
 from parsim.estimator.memory import rank_memory
 from parsim.estimator.passes import Stages
@@ -66,6 +67,8 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         critical_rank=line.critical_rank,
         memory_bytes=rank_memory(stages).of_plan(0),
         capacity_bytes=scenario.cluster.node.accelerator.hbm_capacity_bytes,
+        host_memory_bytes=host_memory(stages).of_plan(0) if stages.workload.step.structure.uses_host else {},
+        host_capacity_bytes=scenario.cluster.node.host_memory_bytes,
         flops=tuple(each.flops for each in totals),
         hbm_bytes=tuple(each.hbm_bytes for each in totals),
         sent_bytes=tuple(each.sent_bytes for each in totals),
@@ -95,10 +98,13 @@ def bounds(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
 
 
 def _evaluate(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Stages], Ints]) -> Estimates:
-    step_s, peak_bytes = np.zeros(len(plans)), np.zeros(len(plans), dtype=np.int64)
+    step_s, (peak_bytes, host_bytes) = np.zeros(len(plans)), np.zeros((2, len(plans)), dtype=np.int64)
     measures: dict[int, Measures] = {}  # by identity of the prices, which they hold
     for workload, indices in _workloads(scenario, plans):
         stages = Stages.of(workload, measures.setdefault(id(workload.prices), Measures(workload.prices)))
         step_s[indices] = fold(stages) / PS_PER_S
         peak_bytes[indices] = rank_memory(stages).total.max(axis=0)
-    return Estimates(tuple(plans), step_s, peak_bytes, scenario.cluster.node.accelerator.hbm_capacity_bytes)
+        if workload.step.structure.uses_host:
+            host_bytes[indices] = host_memory(stages).total
+    node = scenario.cluster.node
+    return Estimates(tuple(plans), step_s, peak_bytes, node.accelerator.hbm_capacity_bytes, host_bytes, node.host_memory_bytes)

@@ -51,11 +51,11 @@ class RankMemory:
 def rank_memory(stages: Stages) -> RankMemory:
     """Peak memory of each pipeline rank."""
     structure, stack, sizes = stages.workload.step.structure, stages.workload.model.stack, stages.workload.sizes
-    elements = {role: _elements(stages, part) for role, part in lasting_parts(structure.zero_stage).items()}
+    elements = {role: elements_of(stages, part) for role, part in lasting_parts(structure).items()}
     in_flight, on_top = _dynamic(stages)
     return RankMemory(
         elements["parameters"] * sizes.itemsize_bytes[COMPUTE],
-        elements["gradients"] * sizes.itemsize_bytes[GRADIENT],
+        elements.get("gradients", elements["parameters"] * 0) * sizes.itemsize_bytes[GRADIENT],
         elements["optimizer"] * state_bytes(structure, sizes),
         in_flight,
         on_top,
@@ -77,7 +77,7 @@ def counted_peak_bytes(stages: Stages) -> Ints:
     return memory.parameters + memory.gradients + memory.optimizer + memory.activations + memory.transients + scalar_bytes(stages)
 
 
-def _elements(stages: Stages, part: Part) -> Ints:
+def elements_of(stages: Stages, part: Part) -> Ints:
     """Elements of the weights that each rank holds, [rank, plan]."""
     sizes, segments = stages.workload.sizes, stages.workload.step.segments.values()
     own = ((each.name, weight_elements(weight, part, sizes)) for each in segments for weight in each.own_weights)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from parsim.parallel.plan import Plan
 
+ByteCount = int | NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -32,6 +34,8 @@ class Estimate:
     critical_rank: int
     memory_bytes: tuple[Mapping[str, int], ...]  # parts, by pipeline rank
     capacity_bytes: int
+    host_memory_bytes: Mapping[str, int]  # parts, of the host that holds most; none where nothing is kept on hosts
+    host_capacity_bytes: int | None  # None: nobody says
     flops: tuple[int, ...]  # by pipeline rank, one device of it
     hbm_bytes: tuple[int, ...]
     sent_bytes: tuple[Mapping[str, int], ...]  # by pipeline rank, then axis
@@ -44,9 +48,24 @@ class Estimate:
         return max(sum(parts.values()) for parts in self.memory_bytes)
 
     @property
+    def host_peak_bytes(self) -> int:
+        """Of the host that holds most."""
+        return sum(self.host_memory_bytes.values())
+
+    @property
+    def host_fits(self) -> bool:
+        """Whether every host holds what its ranks keep there; where nobody says what it holds, too."""
+        return self.host_capacity_bytes is None or self.host_peak_bytes <= self.host_capacity_bytes
+
+    @property
     def fits(self) -> bool:
-        """Whether every rank fits its device."""
-        return self.peak_bytes <= self.capacity_bytes
+        """Whether every rank fits its device, and those of a node their host."""
+        return self.peak_bytes <= self.capacity_bytes and self.host_fits
+
+    @property
+    def fill(self) -> float:
+        """The fullest memory, over what it holds."""
+        return float(_fill(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +76,20 @@ class Estimates:
     step_s: NDArray[np.float64]
     peak_bytes: NDArray[np.int64]
     capacity_bytes: int
+    host_peak_bytes: NDArray[np.int64]
+    host_capacity_bytes: int | None
+
+    @property
+    def fill(self) -> NDArray[np.float64]:
+        """The fullest memory of each plan, device or host, over what it holds."""
+        return np.asarray(_fill(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
 
     @property
     def fits(self) -> NDArray[np.bool_]:
-        """Which plans fit their device."""
-        return self.peak_bytes <= self.capacity_bytes
+        """Which plans fit their device and their host."""
+        return self.fill <= 1
+
+
+def _fill(peak: ByteCount, capacity: int, on_host: ByteCount, host_capacity: int | None) -> NDArray[np.float64] | float:
+    device = np.divide(peak, capacity)
+    return device if host_capacity is None else np.maximum(device, np.divide(on_host, host_capacity))

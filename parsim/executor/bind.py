@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parsim.cost.chunks import extents_of
+from parsim.cost.count import bucket_of
 from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
@@ -31,7 +32,7 @@ class Bound:
     kernels: tuple[KernelUse, ...] = ()
     collective: CollectiveCall | None = None
     need: MessageNeed | None = None
-    weights: Owners = ()  # whose flat buffers come to life, or that pass between a device and its host
+    weights: Owners = ()  # whose buffers come to life, pass between a device and its host, or are updated
     prefix: str = ""  # of the names of flat buffers
     dst: int = -1  # of a message, and its name
     posted: str = ""
@@ -148,10 +149,11 @@ class Binder:
             "frees": tuple(name for freed in task.frees for name in self._free_names(freed, scope)),
         }
         match task:
+            case Compute() if bucket := bucket_of(task):
+                bare["kernels"] = tuple(finish_kernels(self.job, self.number, self.at, task, scope))
+                bare["weights"] = tuple(scope.owners(bucket))
             case Compute() if isinstance(scope, Scope):
                 bare["kernels"] = (pass_kernel(self.job, self.number, self.sizes, task, scope),)
-            case Compute() if isinstance(scope, RankScope):
-                bare["kernels"] = tuple(finish_kernels(self.job, self.number, self.at, task, scope))
             case Collective():
                 bare["collective"] = self._collective(task, scope, key, ps)
                 if task.fresh:
@@ -165,8 +167,10 @@ class Binder:
     def _free_names(self, freed: str | Bucket, scope: Scope | RankScope) -> Names:
         if not isinstance(freed, Bucket):
             return (scope.full(freed),)
-        owners = scope.owners(freed)
-        return (*buffers(owners, freed, "whole"), *buffers(owners, freed, freed.part))
+        owners, parts = scope.owners(freed), dict.fromkeys(("whole", freed.part))
+        if self.job.step.structure.in_backward and freed.role == "gradients" and freed.part == "padded":
+            parts["shard"] = None  # a view
+        return tuple(dict.fromkeys(name for part in parts for name in buffers(owners, freed, part)))
 
     def _flat(self, values: Sequence[Value], scope: Scope | RankScope) -> dict[str, Any]:
         """The weights of buckets in one role."""

@@ -49,8 +49,8 @@ def pass_kernel(job: Job, number: int, sizes: Sizes, task: Compute, scope: Scope
     )
 
 
-def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, scope: RankScope) -> Iterator[KernelUse]:
-    """The calls of a task of a step's end."""
+def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, scope: Scope | RankScope) -> Iterator[KernelUse]:
+    """The calls of a task of a step's end, or of an update in a pass."""
     bucket = next(value for value in task.inputs if isinstance(value, Bucket))
     for instance, weight in scope.owners(bucket):
         yield _WeightKernel(job, number, at, task, instance, weight).use()
@@ -85,7 +85,7 @@ class _WeightKernel:
             return (value.name,)
         name, structure = f"{self.instance}/{self.weight.name}", self.job.step.structure
         if value.role == "gradients" and not self.is_on_device:
-            return (f"{name}.gradient",)
+            return (f"{name}.{value.dtype}",)
         if value.role != "states":
             return buffers([(self.instance, self.weight)], value, value.part)
         has_master = structure.master_weights or structure.offload

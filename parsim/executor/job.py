@@ -76,8 +76,8 @@ class Job:
 
     @property
     def num_buffers(self) -> int:
-        """Memories that a machine needs: a rank's each, and behind them their hosts', where the optimizer is off the device."""
-        return self.num_ranks * (2 if self.step.structure.offload else 1)
+        """Memories that a machine needs: a rank's each, and behind them their hosts', where anything lies there."""
+        return self.num_ranks * (2 if self.step.structure.uses_host else 1)
 
     def copies(self, stage: int) -> tuple[Copy, ...]:
         """Copies of segments on a virtual stage in forward order, each with its name; layers are numbered over the whole model."""

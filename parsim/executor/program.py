@@ -19,6 +19,7 @@ class Record:
 
     ledger: Ledger
     end_ps: int = 0
+    host_bytes: int = 0  # the most that it kept on its host
     losses: list[float | None] = field(default_factory=list)  # by step, this rank's part
     gradients: Mapping[str, Array] = field(default_factory=dict)  # of the last step, summed over all ranks, before clipping
     weights: Mapping[str, Array] = field(default_factory=dict)  # after the last update
@@ -40,9 +41,10 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
         record.losses.append(rank.loss())
         is_evaluated = evaluate_every and (rank.step + 1) % evaluate_every == 0
         yield StepEnd(rank.step, record.losses[-1], rank.store.read("parameters") if is_evaluated else None)
-    record.end_ps = rank.clock.compute
+    record.end_ps, record.host_bytes = rank.clock.compute, rank.store.host_bytes
     record.weights = rank.store.read("parameters")
     record.input_gradients = rank.inputs_seen
+    record.gradients = rank.gradients_seen or record.gradients
 
 
 def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:

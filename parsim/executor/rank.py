@@ -15,9 +15,10 @@ from parsim.executor.values import region, shard
 from parsim.executor.weights import Store
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.parallel.dimensions import EXPERT, axes_of
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.schedules.phase import Phase
 from parsim.step.program import SHARD
-from parsim.step.task import HOST, Collective, Compute, HostCopy, Operand, Send, Wait
+from parsim.step.task import HOST, Collective, Compute, HostCopy, Operand, Part, Send, Wait
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
@@ -40,6 +41,7 @@ class Rank:
     clock: Clock
     wire: Wire
     inputs_seen: dict[int, Array] = field(default_factory=dict)  # gradient of the first segment's output, by micro_batch
+    gradients_seen: dict[str, Array] = field(default_factory=dict)  # of weights that a pass updated, as they were applied
     step: int = 0  # of those that run, the present one
     at: dict[str, int] = field(init=False)  # coordinates on the mesh
     copies: tuple[Copy, ...] = field(init=False)  # all segments on this rank
@@ -86,11 +88,20 @@ class Rank:
         if bound.kernels and bound.kernels[0].kernel == "draw":
             self.draw(bound, micro_batch)
         else:
+            if self.job.step.structure.in_backward:
+                self.look_at_gradients(bound)
             now = {"step": self.step + 1} if bound.task.attributes.get("optimizer") else None  # type: ignore[union-attr]
             for use in bound.kernels:
                 use.run(self.machine, now)
         self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
         self.machine.free(self.number, *bound.frees)
+
+    def look_at_gradients(self, bound: Bound) -> None:
+        """Keep the gradients that an update is about to apply for those who compare."""
+        part: Part = "shard" if self.job.step.structure.zero_stage else "whole"
+        for instance, weight in bound.weights:
+            found = self.machine.get(self.number, f"{instance}/d_{weight.name}{suffix(weight, part)}")
+            self.gradients_seen[f"{instance}/{weight.name}"] = found.copy()
 
     def draw(self, bound: Bound, micro_batch: int) -> None:
         """Bring a drawn tensor to life: this rank's part of it."""
@@ -108,7 +119,11 @@ class Rank:
         itemsize = self.job.itemsize(GRADIENT if bound.prefix else COMPUTE)
         if not isinstance(task, HostCopy):
             for instance, weight in bound.weights:
-                self.store.hold_flat(f"{instance}/{bound.prefix}{weight.name}", weight, self.store.zeros(weight), itemsize, own=False)
+                name = f"{instance}/{bound.prefix}{weight.name}"
+                if bound.prefix and self.job.step.structure.in_backward:
+                    self.store.hold_gradient(name, weight)
+                else:
+                    self.store.hold_flat(name, weight, self.store.zeros(weight), itemsize, own=False)
         if bound.need:
             yield bound.need
         elif isinstance(task, Collective) and task.operation == "slice":
@@ -151,17 +166,33 @@ class Rank:
             self.machine.free(self.number, whole + SHARD)
 
     def pass_host(self, bound: Bound, task: HostCopy) -> None:
-        """Gradients to the host, or the weights that it has updated back over those of the device."""
-        machine, host, itemsize = self.machine, self.store.updater, self.job.itemsize(task.bucket.dtype)
+        """Gradients to the host, or the weights that it has updated back over those of the device; or pages, either way."""
+        if task.bucket.role == "states":
+            self.pass_pages(bound, to_host=task.to_host)
+            return
+        machine, host, itemsize = self.machine, self.store.host, self.job.itemsize(task.bucket.dtype)
         for instance, weight in bound.weights:
             name, own = f"{instance}/{weight.name}", suffix(weight, task.bucket.part)
             if task.to_host:
-                machine.send(self.number, host, f"{instance}/d_{weight.name}{own}", f"{name}.gradient", HOST, itemsize)
-                machine.receive(host, f"{name}.gradient", itemsize)
+                copy = f"{name}.{task.bucket.dtype}"
+                machine.send(self.number, host, f"{instance}/d_{weight.name}{own}", copy, HOST, itemsize)
+                machine.receive_over(host, copy, copy)
             else:
                 machine.send(host, self.number, f"{name}.master", name, HOST, itemsize)
                 machine.receive_over(self.number, name, f"{name}{own}")
-                machine.free(host, f"{name}.gradient")
+
+    def pass_pages(self, bound: Bound, *, to_host: bool) -> None:
+        """States of weights to the device, where they cost no memory that anybody else needs, or back over those of the host."""
+        machine, host = self.machine, self.store.host
+        states = OPTIMIZERS[self.job.step.structure.optimizer].states
+        for name, itemsize in ((f"{i}/{w.name}.{state}", itemsize) for i, w in bound.weights for state, itemsize in states):
+            if to_host:
+                machine.send(self.number, host, name, name, HOST, itemsize)
+                machine.receive_over(host, name, name)
+                machine.free(self.number, name)
+            else:
+                machine.send(host, self.number, name, name, HOST, itemsize)
+                machine.receive(self.number, name, 0)
 
     def loss(self) -> float | None:
         """This rank's part of the step's loss; None where it holds none, or the same as another."""

@@ -36,6 +36,7 @@ class Execution:
     gradients: tuple[Mapping[str, Array], ...]  # by rank: each weight's in the last step, summed over all ranks, before clipping
     weights: tuple[Mapping[str, Array], ...]  # by rank, after the last update
     input_gradients: tuple[Mapping[int, Array], ...]  # by rank, then micro_batch: of the embedding's output
+    host_bytes: tuple[int, ...]  # by rank: the most that it kept on its host
     job: Job
     wall_s: tuple[tuple[float, ...], ...] = ()  # by rank and step, where the ranks are processes
 
@@ -133,6 +134,7 @@ def _execution(job: Job, records: list[Record], wall_s: tuple[tuple[float, ...],
         tuple(record.gradients for record in records),
         tuple(record.weights for record in records),
         tuple(record.input_gradients for record in records),
+        tuple(record.host_bytes for record in records),
         job,
         wall_s,
     )

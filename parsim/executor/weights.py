@@ -29,9 +29,9 @@ class Store:
     copies: tuple[Copy, ...]
 
     @property
-    def updater(self) -> int:
-        """Whose memory holds the optimizer's states: this rank's, or its host's, which the machine numbers behind all ranks."""
-        return self.number + (self.job.num_ranks if self.job.step.structure.offload else 0)
+    def host(self) -> int:
+        """The memory of this rank's host, which the machine numbers behind all ranks."""
+        return self.number + self.job.num_ranks
 
     def prepare(self) -> None:
         """Hold everything that lives through a step."""
@@ -43,16 +43,29 @@ class Store:
             part = shard(whole, weight.sharding, job.sizes.at(self.at))
             name = f"{instance}/{weight.name}"
             self._hold_lasting(name, weight, part, COMPUTE, self.lasting_part("parameters"))
-            self._hold_lasting(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
+            if not structure.in_backward:
+                self._hold_lasting(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
             updated = self.own_part(weight, part) if structure.zero_stage else part
             if structure.master_weights or structure.offload:
-                self.machine.hold(self.updater, f"{name}.master", updated.copy(), job.itemsize(MASTER))
+                self.machine.hold(self.host if structure.offload else self.number, f"{name}.master", updated.copy(), job.itemsize(MASTER))
             for state, itemsize in OPTIMIZERS[structure.optimizer].states:
-                self.machine.hold(self.updater, f"{name}.{state}", np.zeros_like(updated), itemsize)
+                self.machine.hold(self.host if structure.uses_host else self.number, f"{name}.{state}", np.zeros_like(updated), itemsize)
+            for role in structure.host_gradients:
+                self.machine.hold(self.host, f"{name}.{role}", np.zeros_like(updated), job.itemsize(role))
         for instance, segment in self.copies:
             for total in segment.totals:
                 self.machine.hold(self.number, f"{instance}/{total.name}", np.zeros(()), job.itemsize(FLOAT32))
         self.machine.hold(self.number, NORM, np.zeros(()), job.itemsize(FLOAT32))
+
+    @property
+    def host_bytes(self) -> int:
+        """The most that this rank has kept on its host."""
+        return self.machine.ledgers[self.host].peak_bytes if self.job.step.structure.uses_host else 0
+
+    def hold_gradient(self, name: str, weight: Weight) -> None:
+        """Zeros for a gradient that dies with its update, with views of its own part where ZeRO shards."""
+        part: Part = "padded" if self.job.step.structure.zero_stage else "whole"
+        self._hold_lasting(name, weight, self.zeros(weight), GRADIENT, part)
 
     def lasting_part(self, role: str) -> Part:
         """The part of weights, or of their gradients, that lasts at the plan's ZeRO stage (Rajbhandari et al. 2020, section 5)."""
@@ -112,7 +125,8 @@ class Store:
         """Zeros in what a step sums: gradients, the loss and the gradient norm."""
         part = self.lasting_part("gradients")
         totals = [f"{instance}/{total.name}" for instance, segment in self.copies for total in segment.totals]
-        gradients = (f"{i}/d_{w.name}{suffix(w, part)}" for i, w in own_weights_of(self.copies))
+        lasting = () if self.job.step.structure.in_backward else own_weights_of(self.copies)
+        gradients = (f"{i}/d_{w.name}{suffix(w, part)}" for i, w in lasting)
         for name in (*gradients, *totals, NORM):
             self.machine.get(self.number, name)[...] = 0
 

@@ -50,7 +50,7 @@ def faults(
         *world,
         *sharding_faults.views(plan),
     ]
-    found += sharding_faults.recompute_every(plan)
+    found += [*sharding_faults.recompute_every(plan), *sharding_faults.optimizer(plan, None if world else batch)]
     if model is not None:
         found += [*sharding_faults.tensor(plan, model), *_layers(plan, model, stack.layer_split if stack else "even")]
         if stack is not None:

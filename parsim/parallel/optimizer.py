@@ -16,6 +16,7 @@ class Optimizer:
     kernel: str  # of the numerical core, whose FLOPs op_kinds.COSTS states
     states: tuple[tuple[str, int], ...]  # name and bytes an element
     source: str
+    paged: bool = False  # the states lie in pages that the host holds, and come to the device for their update
 
     def __post_init__(self) -> None:
         """Refuse a kernel that is none.
@@ -32,13 +33,17 @@ class Optimizer:
         return sum(itemsize for _, itemsize in self.states)
 
     def moved_bytes(self, weight_bytes: int, gradient_bytes: int) -> int:
-        """Bytes an element that an update reads and writes: weight and states both ways, and the gradient once."""
-        return 2 * (weight_bytes + self.state_bytes) + gradient_bytes
+        """Bytes an element that an update reads and writes: weight and states, unless paged, both ways, and the gradient once."""
+        return 2 * (weight_bytes + (0 if self.paged else self.state_bytes)) + gradient_bytes
 
 
+# bitsandbytes keeps paged states in unified memory (cudaMallocManaged), which the driver takes from the device where torch needs the room.
+_PAGED: Final = "Dettmers et al. 2023 (arXiv:2305.14314), section 3; bitsandbytes, functional.py (get_paged)"
 OPTIMIZERS: Final = {
     "adamw": Optimizer("adam", (("m", 4), ("v", 4)), "Loshchilov and Hutter 2019 (arXiv:1711.05101)"),
     # The block scales, 4 bytes for each 2048 elements, are not counted.
     "adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), "Dettmers et al. 2022 (arXiv:2110.02861), section 2"),
+    "paged_adamw": Optimizer("adam", (("m", 4), ("v", 4)), _PAGED, paged=True),
+    "paged_adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), _PAGED, paged=True),
     "sgd_momentum": Optimizer("sgd_momentum", (("velocity", 4),), "Sutskever et al. 2013 (ICML), Eq. 1"),
 }

@@ -86,6 +86,7 @@ class Plan:
         legal=tuple(OPTIMIZERS),
         auto=("adamw",),  # a choice of convergence, not of speed: never varied of the planner's own accord
     )
+    optimizer_in_backward: bool = _key(False, "whether gradients are applied, unclipped, and freed as soon as they are there")
     zero_stage: int = _key(
         0, "sharded over the replicas: 1 optimizer state, 2 also gradients, 3 also parameters (FSDP)", legal=(0, 1, 2, 3)
     )
@@ -139,6 +140,9 @@ class Stack:
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
     workspace_bytes: float = _key(0.0, "memory of GEMM libraries, which the framework allocates")
     communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
+    host_float32_gradients: bool = _key(False, "whether offloaded gradients go to the host in float32, too")
+    pinned_elements: int = _key(0, "elements of a pinned buffer of gradients on the host, a power of two of bytes; 0: none is pinned")
+    process_bytes: float = _key(0.0, "memory of the host that a process takes")
     collectives: Mapping[str, str] = _key(
         dict, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out"
     )

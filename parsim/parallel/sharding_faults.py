@@ -16,6 +16,7 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.mesh import fastest_first
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
 ZERO_STAGES: Final = KEYS["zero_stage"].legal
@@ -161,6 +162,24 @@ def zero_group(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault("zero_group", message, f"Legal: {comma_list(divisors(plan.data_parallel))}")
     elif not plan.zero_stage:
         yield PlanFault("zero_group", "zero_group says over how many ranks ZeRO shards, but zero_stage = 0", "Set zero_stage to 1, 2 or 3")
+
+
+def optimizer(plan: Plan, batch: Batch | None) -> Iterator[PlanFault]:
+    """Paged states are on the host already; what runs in the backward needs gradients that are complete there."""
+    if plan.offload_optimizer and OPTIMIZERS[plan.optimizer].paged:
+        message = f"optimizer = {plan.optimizer} keeps states on the host and updates on the device, but offload_optimizer updates there"
+        yield PlanFault("offload_optimizer", message, "Set offload_optimizer to false, or optimizer to one that is not paged")
+    if not plan.optimizer_in_backward:
+        return
+    others = {"pipeline_parallel": 1, "offload_optimizer": False, "gradient_sync": "all_reduce"}
+    for name, legal in others.items():
+        if getattr(plan, name) != legal:
+            message = f"optimizer_in_backward with {name} = {getattr(plan, name)} is not built"
+            yield PlanFault("optimizer_in_backward", message, f"Set {name} to {str(legal).lower()}, or optimizer_in_backward to false")
+    if batch is not None and (count := plan.num_micro_batches(batch)) > 1:
+        whole = batch.global_batch // dimensions.split(plan, "B")
+        message = f"optimizer_in_backward applies gradients at once, but a replica adds up those of {count} micro-batches"
+        yield PlanFault("optimizer_in_backward", message, f"Set micro_batch = {whole}, or optimizer_in_backward to false")
 
 
 def recompute_every(plan: Plan) -> Iterator[PlanFault]:

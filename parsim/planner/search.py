@@ -39,7 +39,7 @@ _BLOCK = 8  # plans priced at a time: few beyond the last place
 class Ranking:
     """The best plans, fastest first, and how many were considered.
 
-    `nearest` is the plan that misses the device's memory by least, where none fits.
+    `nearest` is the plan that misses its memory, the device's or the host's, by least, where none fits.
     """
 
     rows: tuple[Estimate, ...]
@@ -128,7 +128,7 @@ def plan(scenario: Scenario, space: str | None = None, *, top: int = 10, runnabl
     fitting = [i for i in range(len(plans)) if bounded.fits[i]]
     best = _fastest(scenario, plans, bounded, fitting, top)
     rows = tuple(estimate(scenario, plans[i]) for i in best)
-    nearest = None if fitting else estimate(scenario, plans[int(np.argmin(bounded.peak_bytes))])
+    nearest = None if fitting else estimate(scenario, plans[int(np.argmin(bounded.fill))])
     return Ranking(rows, len(plans), len(plans) - len(fitting), nearest)
 
 

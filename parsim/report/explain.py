@@ -14,7 +14,9 @@ from parsim.cost.workload import Workload
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
+from parsim.model.dims import COMPUTE, MASTER
 from parsim.parallel import dimensions
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.report.console import percent
 from parsim.report.notes import NotedTask, task_lines
 from parsim.scenario import Scenario
@@ -25,7 +27,10 @@ from parsim.step.task import Bucket, Collective, Compute, Hold, Launches, Receiv
 
 _BOUNDARY = "boundary"
 _MOST_EVENTS = 500_000  # some seconds: what a question about one task may take
-_UNITS = {"step_s": "s", "peak_bytes": "GiB", "capacity_bytes": "GiB", "tokens_per_s": "token/s", "tokens_per_s_per_device": "token/s"}
+_UNITS = {
+    **{"step_s": "s", "tokens_per_s": "token/s", "tokens_per_s_per_device": "token/s"},
+    **dict.fromkeys(("peak_bytes", "capacity_bytes", "host_peak_bytes", "host_capacity_bytes"), "GiB"),
+}
 
 
 METRICS: Final[Mapping[str, str]] = {
@@ -39,7 +44,9 @@ METRICS: Final[Mapping[str, str]] = {
     "hfu": "as mfu, with the matmuls and the attention that recomputation runs again; without recomputation the two are equal",
     "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",
     "capacity_bytes": "the device memory that a program can allocate",
-    "fits": "whether the peak of every stage is at most the capacity",
+    "host_peak_bytes": "what the ranks of a node keep on its host together, on the fullest one",
+    "host_capacity_bytes": "the memory of a node's host",
+    "fits": "whether the peak of every stage is at most the capacity, and what a host keeps at most what it holds, where that is known",
     "step_error": "predicted step / measured step - 1",
 }
 
@@ -55,7 +62,7 @@ BREAKDOWN: Final[Mapping[str, str]] = {
 MEMORY: Final[Mapping[str, str]] = {
     "parameters": "weights in the dtype of the matmuls, padding included",
     "gradients": "gradient buffers in the stack's gradient_dtype",
-    "optimizer": "Adam's two moments in float32, and the float32 weights where the matmuls use less",
+    "optimizer": "what the plan's optimizer keeps on the device beside each weight, and the float32 weights where the matmuls use less",
     "activations": "what the micro-batches in flight keep for their backward",
     "transients": "what the forward or backward at the peak needs beyond that",
     "buffers": "communicators of the software stack, and the scalars of loss and gradient norm",
@@ -180,8 +187,20 @@ def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:
         notes.append(Note(f"{name}, share of the step", (("means", BREAKDOWN[name]), ("value", value))))
     if name in MEMORY:
         sizes = ", ".join(units.format(parts[name], "GiB") for parts in found.memory_bytes)
-        notes.append(Note(f"{name}, part of the memory", (("means", MEMORY[name]), ("by stage", sizes))))
+        means = f"{MEMORY[name]}: {_states(found, scenario)}" if name == "optimizer" else MEMORY[name]
+        notes.append(Note(f"{name}, part of the memory", (("means", means), ("by stage", sizes))))
     return notes
+
+
+def _states(found: Estimate, scenario: Scenario) -> str:
+    """What an optimizer keeps of an element, and where."""
+    row = OPTIMIZERS[found.plan.optimizer]
+    states = ", ".join(f"{name} {size} bytes" for name, size in row.states)
+    stores = scenario.batch.recipe.stores
+    copies = scenario.batch.recipe.has_master or found.plan.offload_optimizer
+    master = f", a weight {scenario.itemsize_bytes[stores.get(MASTER, stores[COMPUTE])]} bytes" if copies else ""
+    place = "all on the host" if found.plan.offload_optimizer else "states on the host, in pages" if row.paged else "on the device"
+    return f"{found.plan.optimizer}: {states}{master} an element, {place} [{row.source}]"
 
 
 def _value(found: Estimate, name: str, scenario: Scenario) -> str:
@@ -190,5 +209,11 @@ def _value(found: Estimate, name: str, scenario: Scenario) -> str:
     if name == "step_error":
         measured = scenario.measured.get(found.name)
         return percent(found.step_s / measured.step_s - 1, signed=True) if measured and measured.step_s else "nothing measured is stated"
+    if name == "host_peak_bytes" and found.host_memory_bytes:
+        return ", ".join(
+            f"{part} {units.format(size, 'GiB')}" for part, size in {"all": found.host_peak_bytes, **found.host_memory_bytes}.items()
+        )
     value, unit = getattr(found, name), _UNITS.get(name)
+    if value is None:
+        return "nobody says; give host_memory_capacity of the node"
     return units.format(value, unit, digits=4 if unit == "s" else 3) if unit else percent(value)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from parsim import units
+from parsim.estimator.result import Estimate
 from parsim.parallel import dimensions
 from parsim.report.files import csv_text, write
 from parsim.report.results import Result, Results
@@ -204,7 +205,7 @@ def _draw_memory(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
     legend.append(axes.axvline(capacity / gib, color="black", linewidth=1, linestyle="--", label=label))
     for row, each in enumerate(plans):
         peak = units.format(each.estimate.peak_bytes, "GiB")
-        _note(axes, ends[row], row, peak if each.estimate.fits else f"{peak}, does not fit")
+        _note(axes, ends[row], row, peak + _lack(each.estimate))
     room = 1.18 if all(each.estimate.fits for each in plans) else 1.45
     axes.set_xlim(0, max(capacity / gib * 1.05, max(ends) * room))
     axes.set_title("memory of the most loaded stage", y=1.0)
@@ -229,6 +230,14 @@ def _stack(
     every = dict.fromkeys(part for stack in stacks for part in stack)
     seen = [part for part in every if any(stack.get(part) for stack in stacks)]  # a colour nobody can see needs no entry
     return [sum(stack.values()) for stack in stacks], [Patch(color=colours.get(p, UNKNOWN), label=_label(p)) for p in seen]
+
+
+def _lack(estimate: Estimate) -> str:
+    """What does not fit, behind the peak of a device."""
+    if estimate.host_fits:
+        return "" if estimate.fits else ", does not fit"
+    needs, holds = (units.format(size, "GiB") for size in (estimate.host_peak_bytes, estimate.host_capacity_bytes or 0))
+    return f"; its host needs {needs} of {holds}"
 
 
 def _bars(row: int, stack: Mapping[str, float]) -> Iterator[tuple[str, list[tuple[float, float]]]]:

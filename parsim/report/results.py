@@ -34,7 +34,8 @@ SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a nu
 _OTHER_STACK: Final = "torchtitan"
 BACKENDS: Final = ("estimate", "simulate")
 _RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
-_RANKED: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes")  # of a plan in a ranking
+_SIZES: Final = ("peak_bytes", "capacity_bytes", "host_peak_bytes", "host_capacity_bytes")
+_RANKED: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", *_SIZES)  # of a plan in a ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +159,11 @@ def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, Estimate] | N
 def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
     predicted = result.estimate
     return {
-        **{name: getattr(predicted, name) for name in ("name", "step_s", *_RATES, "peak_bytes", "capacity_bytes", "fits")},
+        **{name: getattr(predicted, name) for name in ("name", "step_s", *_RATES, *_SIZES, "fits")},
         "breakdown_s": dict(predicted.breakdown_s),
         "critical_rank": predicted.critical_rank,
         "memory_bytes": [dict(parts) for parts in predicted.memory_bytes],
+        "host_memory_bytes": dict(predicted.host_memory_bytes),
         "measured_step_s": result.measured_step_s,
         "measured_peak_bytes": result.measured.peak_bytes if result.measured else None,
         "measured_source": result.measured.source if result.measured else None,

@@ -40,8 +40,8 @@ def run_scenario(
     _log_files(directory, [*written, *_draw(results, directory, formats)])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
-        nearest = min((result.estimate for result in results.plans), key=lambda each: each.peak_bytes)
-        log(f"no plan fits its device\n{overrun(nearest, nearest.name)}")
+        nearest = min((result.estimate for result in results.plans), key=lambda each: each.fill)
+        log(f"no plan fits its device and host\n{overrun(nearest, nearest.name, scenario.cluster.node)}")
     return 0 if fits else 1
 
 
@@ -109,7 +109,7 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, ru
     document = made.ranking_document(scenario, ranking)
     output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
     if nearest := ranking.nearest:
-        log(f"no plan fits its device; the nearest:\n{overrun(nearest, short(nearest.plan))}")
+        log(f"no plan fits its device and host; the nearest:\n{overrun(nearest, short(nearest.plan), scenario.cluster.node)}")
     return 0 if ranking.rows else 1
 
 

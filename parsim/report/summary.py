@@ -16,6 +16,7 @@ from parsim.report.results import LayerRow, Results, cannot_run, with_other_stac
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
+    from parsim.cluster import Node
     from parsim.planner import Ranking
 
 _LEFT = ("plan", "recompute", "segment", "pass")
@@ -56,11 +57,14 @@ def _open(scenario: Scenario, first: Estimate | None, name: str) -> None:
     say(size(scenario))
 
 
-def _close(said: Mapping[str, str]) -> None:
-    """Why the stack cannot run plans that are marked."""
+def _close(said: Mapping[str, str], scenario: Scenario, *, on_hosts: bool) -> None:
+    """Why the stack cannot run plans that are marked, and what is not checked."""
     for name, why in said.items():
         if why:
             say(f"{_MARK} {name}: {why}")
+    node = scenario.cluster.node
+    if on_hosts and node.host_memory_bytes is None:
+        say(f'host memory not checked: nobody says what the host of node "{node.name}" holds; give its host_memory_capacity')
 
 
 def show_results(results: Results) -> None:
@@ -69,7 +73,7 @@ def show_results(results: Results) -> None:
     _open(scenario, first, first.name)
     plans = [each.estimate.plan for each in results.plans]
     said = {each.estimate.name: cannot_run(scenario, each.estimate.plan) for each in results.plans}
-    rows, times, memories, measured = [], [], [], []
+    rows, times, memories, hosts, measured = [], [], [], [], []
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
@@ -84,13 +88,19 @@ def show_results(results: Results) -> None:
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
         sizes = {name: _gib(held) for name, held in memory.items()}
         memories.append({**plan, "stage": str(result.most_loaded), **_broken(sizes)})
+        if predicted.host_memory_bytes:
+            holds = "?" if predicted.host_capacity_bytes is None else _gib(predicted.host_capacity_bytes)
+            sizes = {name: _gib(held) for name, held in predicted.host_memory_bytes.items()}
+            hosts.append({**plan, **sizes, "all": _gib(predicted.host_peak_bytes), "holds": holds})
     say("")
     show_table(rows, left=_LEFT)
     if measured:
         show_table(measured, left=_LEFT, title="step time")
     show_table(times, left=_LEFT, title="time, % of the step on the busiest stage")
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
-    _close(said)
+    if hosts:
+        show_table(hosts, left=_LEFT, title="memory, GiB on the fullest host")
+    _close(said, scenario, on_hosts=bool(hosts))
 
 
 def _broken(row: Mapping[str, str]) -> dict[str, str]:
@@ -191,15 +201,33 @@ def show_sharing(results: Results) -> None:
         show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
 
 
-def overrun(estimate: Estimate, name: str) -> CapacityError:
-    """The error that says by how much a plan misses its device, and with what."""
+def overrun(estimate: Estimate, name: str, node: Node) -> CapacityError:
+    """The error that says by how much a plan misses its device or its host, and with what."""
+    if estimate.peak_bytes <= estimate.capacity_bytes:
+        return _host_overrun(estimate, name, node)
     totals = [sum(parts.values()) for parts in estimate.memory_bytes]
     stage = totals.index(max(totals))
-    largest = sorted(estimate.memory_bytes[stage].items(), key=lambda part: -part[1])[:4]
-    parts = ", ".join(f"{part} {_gib(size)}" for part, size in largest)
+    parts = _largest(estimate.memory_bytes[stage])
     need = f"stage {stage} needs {_gib(estimate.peak_bytes)} of {_gib(estimate.capacity_bytes)} GiB ({parts})"
     remedy = "Try more tensor_parallel or pipeline_parallel, sequence_parallel, a smaller micro_batch, or recompute = full."
+    trained = sum(estimate.memory_bytes[stage][part] for part in ("optimizer", "gradients"))
+    if trained > estimate.peak_bytes - estimate.capacity_bytes:
+        remedy += f"\n  Optimizer and gradients, {_gib(trained)} GiB: zero_stage shares them out, offload_optimizer uses the host;"
+        remedy += "\n  bf16_pure has no float32 weights, paged_adamw_8bit no states on the device, optimizer_in_backward few gradients."
     return CapacityError(need, name, remedy)
+
+
+def _host_overrun(estimate: Estimate, name: str, node: Node) -> CapacityError:
+    needs = f"{_gib(estimate.host_peak_bytes)} of {_gib(estimate.host_capacity_bytes or 0)} GiB"
+    need = f'the host of node "{node.name}" needs {needs} ({_largest(estimate.host_memory_bytes)})'
+    remedy = "Try more nodes with zero_stage = 1 or more, which share the optimizer out, or offload_optimizer = false."
+    return CapacityError(need, name, remedy)
+
+
+def _largest(parts: Mapping[str, int]) -> str:
+    """The largest parts of a memory."""
+    found = sorted(parts.items(), key=lambda part: -part[1])[:4]
+    return ", ".join(f"{part} {_gib(size)}" for part, size in found)
 
 
 def short(plan: Plan) -> str:
@@ -236,4 +264,4 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
-    _close(said)
+    _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))

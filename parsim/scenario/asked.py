@@ -34,6 +34,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "layers_per_stage": "pipeline_split stage_layers pipeline_model_parallel_layout num_layers_per_stage",
         "rank_order": "axis_order parallel_order",
         "optimizer": "optim optimizer_type optimizer_name",
+        "optimizer_in_backward": "optimizer_in_bwd optimizer_in_backward_pass optim_in_bwd fused_backward fused_backward_pass "
+        "apply_optimizer_in_backward",
         "zero_stage": "zero zero_optimization_stage fsdp_stage",
         "reshard_after_forward": "fsdp_reshard_after_forward",
         "zero_group": "hsdp shard_group mics_shard_size data_parallel_shard dp_shard fsdp_group",
@@ -135,6 +137,9 @@ SAID: Final[Mapping[str, str]] = {
         "data_parallel_replicate dp_replicate hybrid_shard num_distributed_optimizer_instances"
     ),
     "secondary shards and quantized collectives (ZeRO++) are not built: use zero_group": "zero_hpz* zero_quantized* hpz*",
+    "it is a figure of the node: node: {base: NAME, name: mine, host_memory_capacity: BYTES, source: mine}": (
+        "host_memory_capacity host_memory host_ram ram cpu_memory cpu_ram system_memory"
+    ),
     "parameters and activations on the host are not built: use offload_optimizer, or recompute": (
         "offload_param* param_offload offload_activation* activation_offload* cpu_offload* offload fsdp_offload* "
         "fine_grained_activation_offload*"
@@ -197,6 +202,8 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
     "optimizer": {
         "adamw": "adam adamw_torch adamw_torch_fused adamw_fused fused_adam fused_adamw cpu_adam deepspeed_cpu_adam",
         "adamw_8bit": "adam_8bit adam8bit adamw8bit adamw_bnb_8bit",
+        "paged_adamw_8bit": "paged_adam_8bit paged_adamw8bit",
+        "paged_adamw": "paged_adamw_32bit paged_adam paged_adam_32bit paged_adamw32bit",
         "sgd_momentum": "momentum",
     },
     "stack": {"megatron-core": "mcore megatron_lm megatron"},
@@ -231,7 +238,11 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
             "chimera hanayo"
         )
     },
-    "optimizer": {_NOT_BUILT: "sgd lion* adafactor muon lamb lars *shampoo soap sophia* galore* paged* came adagrad rmsprop adan prodigy"},
+    "optimizer": {
+        _NOT_BUILT: (
+            "sgd lion* adafactor muon lamb lars *shampoo soap sophia* galore* paged_lion* paged_ademamix* came adagrad rmsprop adan prodigy"
+        )
+    },
     "model": {
         "is not built: experts": (
             "mixtral* deepseek* qwen2_moe* qwen3_moe* qwen15_moe* dbrx* grok* llama4* gpt_oss* glm4_moe* granitemoe* olmoe* phimoe* jamba*"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,6 +140,10 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
             yield from _fixed_keys(place, plan, parts)
         else:
             yield from _plan(place, plan, parts)
+    if sections.training is not None and "max_norm" in sections.training.model_fields_set:
+        for name in (name for name, plan in parts.plans.items() if plan.optimizer_in_backward):
+            said = "updates before the norm of all gradients is known, by which training.max_norm clips; leave one of the two out"
+            yield ("plans", name, "optimizer_in_backward"), said
     stated = value.get("plans")
     plans = [each for each in stated if isinstance(each, str)] if isinstance(stated, dict) else []
     for name, measured in sections.measured.items():
@@ -276,6 +280,8 @@ def _scenario(sections: Sections, parts: _Parts, path: str, default_name: str) -
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
     dataset = DataSpec(**dict(sections.data)) if sections.data is not None else None
     training = Training(**dict(sections.training)) if sections.training is not None else Training()
+    if any(plan.optimizer_in_backward for plan in plans.values()):
+        training = replace(training, max_norm=inf)  # so that all plans train alike
     spaces, measured = parts.spaces, parts.measured
     unstated = "stack" not in sections.model_fields_set
     return Scenario(

@@ -190,12 +190,16 @@ class NodeRow(InlineRow):
     kind: ClassVar[str] = "nodes"
     form: ClassVar[Any] = cluster.Node
     refs: ClassVar[Mapping[str, str]] = {"accelerator": "accelerators", "link": "links", "host_link": "links"}
+    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("host_memory", "host_ram", "ram", "cpu_memory", "cpu_ram", "system_memory"), "host_memory_capacity"
+    )
     accelerator: AcceleratorRef = Field(description="the devices: a name or an inline row")
     devices_per_node: Natural = Field(description="the number of devices")
     link: LinkRef = Field(description="what joins the devices: a name or an inline row")
     law: CollectiveRow = Field(description="the law of collectives inside the node")
     host_link: LinkRef = Field(description="what joins a device to its host: a name or an inline row")
     host_memory_bandwidth: Rate | None = Field(None, description="of a node's host; 8 channels of DDR4-3200 where left out")
+    host_memory_capacity: Bytes | None = Field(None, description="what a node's host holds; not checked where left out")
     num_nics: Annotated[int, Field(ge=0, le=1_000_000)] = Field(description="the number of NICs")
     topology: Annotated[str, Known("topology", lambda: _topologies("node"))] = Field(description="how the devices are joined")
     all_to_all: CollectiveRow | None = Field(None, description="the law of all_to_all; the law above where left out")
@@ -226,8 +230,9 @@ class NodeRow(InlineRow):
     def figures(self, name: str) -> dict[str, Any]:
         """The fields of its dataclass; a group's share goes by the numbers in its name."""
         shares = tuple((*map(int, group.split("x")), share) for group, share in self.group_share.items())
-        memory_bytes_per_s = self.host_memory_bandwidth or HOST_MEMORY_BYTES_PER_S
-        return {**super().figures(name), "group_share": shares, "host_memory_bytes_per_s": memory_bytes_per_s}
+        capacity = None if self.host_memory_capacity is None else int(self.host_memory_capacity)
+        host = {"host_memory_bytes_per_s": self.host_memory_bandwidth or HOST_MEMORY_BYTES_PER_S, "host_memory_bytes": capacity}
+        return {**super().figures(name), "group_share": shares, **host}
 
     def build(self, name: str) -> cluster.Node:
         """The node; the shares of a custom topology's groups are those of its wires, unless they are given."""

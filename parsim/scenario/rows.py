@@ -62,6 +62,9 @@ class StackRow(InlineRow):
     allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
     workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead = _as_in_stack("communicator_bytes")
+    host_float32_gradients: bool = _as_in_stack("host_float32_gradients")
+    pinned_elements: Annotated[int, Field(ge=0)] = _as_in_stack("pinned_elements")
+    process_memory: Overhead = _as_in_stack("process_bytes")
 
     @model_validator(mode="after")
     def _algorithms(self) -> StackRow:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim.cost.buckets import Role, lasting_parts, num_bytes, weight_elements
-from parsim.cost.count import state_bytes
+from parsim.cost.count import host_gradient_bytes, host_state_bytes, state_bytes
 from parsim.cost.workload import Workload
 from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.simulator.program import Program, one
@@ -47,6 +47,16 @@ def peak_bytes(program: Program) -> tuple[int, ...]:
     return tuple(_size(NORM, program.workload) + each + max(0, int(rise)) for each, rise in zip(lasting, most, strict=True))
 
 
+def host_bytes(program: Program) -> tuple[int, ...]:
+    """What each pipeline rank keeps on its host."""
+    w = program.workload
+    part = lasting_parts(w.step.structure)["optimizer"]
+    each = host_state_bytes(w.step.structure, w.sizes) + host_gradient_bytes(w.step.structure, w.sizes)
+    weights = {name: segment.own_weights for name, segment in w.step.segments.items()}
+    own = {name: each * sum(one(weight_elements(weight, part, w.sizes)) for weight in found) for name, found in weights.items()}
+    return tuple(sum(one(copies) * own[name] for name, copies in held.items()) for held in program.held)
+
+
 def lasting_bytes(workload: Workload, name: str) -> int:
     """Weights, gradients, optimizer state and scalars of one copy of a segment."""
     structure, sizes, segment = workload.step.structure, workload.sizes, workload.step.segments[name]
@@ -55,8 +65,8 @@ def lasting_bytes(workload: Workload, name: str) -> int:
         "gradients": sizes.itemsize_bytes[GRADIENT],
         "optimizer": state_bytes(structure, sizes),
     }
-    parts = lasting_parts(structure.zero_stage)
-    own = (size * one(weight_elements(weight, parts[role], sizes)) for weight in segment.own_weights for role, size in itemsize.items())
+    parts = lasting_parts(structure).items()
+    own = (itemsize[role] * one(weight_elements(weight, part, sizes)) for weight in segment.own_weights for role, part in parts)
     return sum(own) + sum(_size(each, workload) for each in segment.totals)
 
 

@@ -10,7 +10,7 @@ from parsim.cost.cost_model import CostModel
 from parsim.cost.workload import Workload, workload_of
 from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
-from parsim.simulator.memory import peak_bytes
+from parsim.simulator.memory import host_bytes, peak_bytes
 from parsim.simulator.program import Program, fold
 from parsim.simulator.trace import Trace
 
@@ -63,4 +63,4 @@ def run(workload: Workload, *, contention: bool = False, spans: bool = False) ->
     env.run()
     seen, network = tuple(sorted(world.spans)) if streams else (), world.network
     solved, of_links = (network.num_solved, (network.links(), network.losses())) if network else (0, ())
-    return Trace(world.end_ps, seen, world.num_events + solved, peak_bytes(program), program.flops, *of_links)
+    return Trace(world.end_ps, seen, world.num_events + solved, peak_bytes(program), host_bytes(program), program.flops, *of_links)

@@ -45,6 +45,7 @@ class Trace:
     spans: tuple[Span, ...]  # with contention, or where they were asked for
     num_events: int
     peak_bytes: tuple[int, ...]  # by rank: the high-water mark in issue order, without the stack's overheads
+    host_bytes: tuple[int, ...]  # by rank: what it keeps on its host
     flops: tuple[int, ...]  # by rank: the sum over what ran
     links: tuple[LinkUse, ...] = ()  # with contention only
     losses: tuple[Loss, ...] = ()

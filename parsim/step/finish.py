@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, STATES
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, replica_axes, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
-from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, HostCopy, Operand, Part, Task, Wait, Weight
+from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, Hold, HostCopy, Operand, Part, Task, Wait, Weight
 
 NORM = Operand("gradient_norm", Sharding((), ()), FLOAT32)
 Placed = tuple[str, Weight]  # its segment, and a weight
@@ -20,33 +21,64 @@ PARTS: Final[tuple[Part, Part]] = ("shard", "padded")  # before a gathering of w
 
 
 def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
-    """The tasks of a step's end, in order."""
+    """The tasks of a step's end, in order; none where the optimizer runs in the backward."""
+    if structure.in_backward:
+        return
     every = tuple((segment.name, weight) for segment in segments for weight in segment.own_weights)
-    stage = structure.zero_stage
-    held: Part = "shard" if stage >= 2 else "whole"  # of the gradients, where they are reduced
-    updated: Part = "shard" if stage else "whole"
     alone = structure.master
-    inside, outside = _partial_axes(structure, every)
     if structure.replica_stream:
         yield Wait("gradient_sums", streams=(structure.replica_stream,))
-    yield from (_sum(f"{axis}_gradients", Group((axis,)), _partial(every, axis), held) for axis in inside)
-    if not structure.sums_in_passes:
-        yield from _replica_sums(structure, every)
-    yield from (_sum(f"{axis}_gradients", Group((axis,)), _partial(every, axis), updated) for axis in outside)
-    copies = {weight.name for _, weight in every if weight.copy_of}
-    tied = tuple((name, weight) for name, weight in every if weight.name in copies)
-    if tied:
-        yield _sum("tied_embedding_gradients", Group(("pp",), tuple(name for name, _ in tied)), tied, held)
-    gradients = Bucket("gradients", updated, GRADIENT, every)
+    yield from _sums(structure, every)
+    gradients = _to_apply(structure, every)
     yield Compute("gradient_norm", "norm_sq", (gradients,), (NORM,), {}, accumulate=True, alone=alone)
     for axis in _norm_axes(structure, every):
         yield Collective(f"gradient_norm_{axis}", "all_reduce", Group((axis,)), NORM, NORM, fresh=False, alone=alone)
     yield Compute("clip", "clip", (gradients, NORM), (gradients,), {}, in_place=True, alone=alone)
     yield from _update(structure, every, gradients)
-    if alone:
+    yield from _share(structure, every)
+
+
+def finish_segment(structure: Structure, segment: Segment) -> Iterator[Task]:
+    """What follows the backward of a segment whose gradients are applied at once: the same without clipping, and they die."""
+    own = tuple((segment.name, weight) for weight in segment.own_weights)
+    if own:
+        yield from _sums(structure, own)
+        yield from _update(structure, own, _to_apply(structure, own))
+        yield from _share(structure, own)
+        yield Hold("applied_gradients", frees=(whole_gradients(structure, own),))
+
+
+def whole_gradients(structure: Structure, weights: tuple[Placed, ...]) -> Bucket:
+    """The gradients of weights as a pass adds to them, with a rank's own part of each where ZeRO shards."""
+    return Bucket("gradients", "padded" if structure.zero_stage else "whole", GRADIENT, weights)
+
+
+def _to_apply(structure: Structure, weights: tuple[Placed, ...]) -> Bucket:
+    """The gradients that a rank applies."""
+    return Bucket("gradients", "shard" if structure.zero_stage else "whole", GRADIENT, weights)
+
+
+def _sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Task]:
+    """The sums of gradients that are left when the passes have ended."""
+    held: Part = "shard" if structure.scatters else "whole"  # of the gradients, where they are reduced
+    inside, outside = _partial_axes(structure, every)
+    yield from (_sum(f"{axis}_gradients", Group((axis,)), _partial(every, axis), held) for axis in inside)
+    if not structure.sums_in_passes:
+        yield from _replica_sums(structure, every)
+    updated = _to_apply(structure, every).part
+    yield from (_sum(f"{axis}_gradients", Group((axis,)), _partial(every, axis), updated) for axis in outside)
+    copies = {weight.name for _, weight in every if weight.copy_of}
+    tied = tuple((name, weight) for name, weight in every if weight.name in copies)
+    if tied:
+        yield _sum("tied_embedding_gradients", Group(("pp",), tuple(name for name, _ in tied)), tied, held)
+
+
+def _share(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Collective]:
+    """The new weights for all that compute with them."""
+    if structure.master:
         shared = parameters(every, "whole")
-        yield Collective("share_weights", "broadcast", alone, shared, shared, fresh=False)
-    if stage in (1, 2):
+        yield Collective("share_weights", "broadcast", structure.master, shared, shared, fresh=False)
+    if structure.zero_stage in (1, 2):
         for group, weights in by_group(every):
             shards, whole = (parameters(weights, part) for part in PARTS)
             yield Collective(sum_name("gather_weights", group, structure), "all_gather", group, shards, whole, fresh=False)
@@ -97,17 +129,26 @@ def _replica_sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[C
 def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) -> Iterator[Task]:
     """The optimizer, on the device or its host, and the new weights in the type that is computed with."""
     alone, part = structure.master, gradients.part
-    states, weights = Bucket("states", part, FLOAT32, every), parameters(every, part)
+    states, weights = Bucket("states", part, STATES, every), parameters(every, part)
     kernel, facts = OPTIMIZERS[structure.optimizer].kernel, {"optimizer": structure.optimizer}
     if structure.offload:
-        yield HostCopy("gradients_to_host", gradients, to_host=True, alone=alone)
-        yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone, stream=HOST)
+        copies = [replace(gradients, dtype=role) for role in structure.host_gradients]
+        for role, copy in zip(structure.host_gradients, copies, strict=True):
+            name = "gradients_to_host" if role == GRADIENT else f"{role}_gradients_to_host"
+            yield HostCopy(name, copy, to_host=True, alone=alone)
+        yield Compute("update", kernel, (states, copies[-1]), (states,), facts, in_place=True, alone=alone, stream=HOST)
         yield HostCopy("weights_from_host", weights, to_host=False, alone=alone)
         yield Wait("host", streams=(HOST,))
         return
+    if structure.paged:
+        yield HostCopy("pages_in", states, to_host=False, alone=alone)
+        yield Wait("pages", streams=(HOST,))
     yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone)
     if structure.master_weights:
         yield Compute("cast_weights", "cast", (states,), (weights,), {}, alone=alone)
+    if structure.paged:
+        yield HostCopy("pages_out", states, to_host=True, alone=alone)
+        yield Wait("pages", streams=(HOST,))
 
 
 def _sum(name: str, group: Group, weights: tuple[Placed, ...], part: Part) -> Collective:

@@ -16,12 +16,13 @@ import numpy as np
 from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding, reshard
 from parsim.schedules.phase import Phase
-from parsim.step.finish import PARTS, Placed, by_group, parameters, replica_sums, sum_name
+from parsim.step.finish import PARTS, Placed, by_group, finish_segment, parameters, replica_sums, sum_name, whole_gradients
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
 from parsim.step.task import (
     COMPUTE_STREAM,
     LAUNCH,
+    Bucket,
     Collective,
     Hold,
     Launches,
@@ -84,7 +85,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
             runs.append(Run(step.segments[name], section(step, name, phase, following=name, closes=closes), copies - 1))
             copies = copies * 0 + 1
         runs.append(Run(step.segments[name], section(step, name, phase, following=following, closes=closes), copies))
-    sums = step.structure.gradient_overlap and step.structure.zero_stage >= 2
+    sums = step.structure.gradient_overlap and step.structure.scatters
     epilogue: tuple[Task, ...] = (Wait("sums", streams=(step.structure.sum_stream,)),) if sums else ()
     return Pass(prologue, tuple(runs), (*epilogue, *(send_tasks(step, order[-1][0], phase) if sends else ())))
 
@@ -149,9 +150,11 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
             yield from _gathers_of(step, following, phase, ahead=True)
     elif _gathers(step, phase):
         yield from _gathers_of(step, segment.name, phase, ahead=False)
-    scatters = tuple(_scatters(step, segment)) if step.structure.zero_stage >= 2 and phase.accumulates else ()
-    if scatters:
-        yield Hold("zero_gradients", tuple(each.source for each in scatters))
+    scatters = tuple(_scatters(step, segment)) if step.structure.scatters and phase.accumulates else ()
+    applies = step.structure.in_backward and phase.accumulates
+    born = [_new_gradients(step, segment)] if applies and segment.weights else [each.source for each in scatters]
+    if born:
+        yield Hold("zero_gradients", tuple(born))
     tasks = segment.phases[phase]
     yield Launches("launches", sum(map(is_launched, tasks)))
     yield from tasks
@@ -161,8 +164,17 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if closes and phase.accumulates and step.structure.replica_stream:
         own = ((segment.name, weight) for weight in segment.own_weights)
         yield from replica_sums(step.structure, f"{segment.name}_gradients", own, add=False, stream=step.structure.replica_stream)
+    if applies:
+        yield from finish_segment(step.structure, segment)
     if _releases(step, phase):
         yield Hold("release_parameters", frees=tuple(parameters(own, "padded") for _, own in _buckets_to_gather(step, segment, phase)))
+
+
+def _new_gradients(step: Step, segment: Segment) -> Bucket:
+    """The gradients that the backward of a segment is the first to add to: not those of a weight that a later segment shares."""
+    later = {weight.name for each in step.segments.values() for weight in each.weights if weight.owner == segment.name != each.name}
+    new = tuple((segment.name, weight) for weight in segment.weights if weight.owner != segment.name or weight.name not in later)
+    return whole_gradients(step.structure, new)
 
 
 def _scatters(step: Step, segment: Segment) -> Iterator[Collective]:

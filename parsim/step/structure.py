@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parsim import schedules
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.model.spec import Architecture, ModelSpec
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, switched_on, view_of
 from parsim.parallel.group import Group
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.step.task import HOST
 
@@ -26,8 +28,9 @@ class Structure:
     gradient_sync: str
     zero_stage: int
     reshard: bool
-    offload: bool
+    host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
     optimizer: str
+    in_backward: bool  # it runs there, segment by segment
     rank_order: str
     attention: str
     architecture: Architecture
@@ -65,8 +68,9 @@ class Structure:
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",
             zero_stage=plan.zero_stage if replicates else 0,
             reshard=plan.reshard_after_forward or not replicates or plan.zero_stage < 3,
-            offload=plan.offload_optimizer,
+            host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
+            in_backward=plan.optimizer_in_backward,
             rank_order=plan.rank_order,
             attention=stack.attention,
             architecture=model.architecture,
@@ -92,7 +96,12 @@ class Structure:
     @property
     def sums_in_passes(self) -> bool:
         """Whether gradients are summed over replicas while passes run, and not at the end of the step."""
-        return self.gradient_overlap or self.zero_stage >= 2
+        return self.scatters or (self.gradient_overlap and not self.in_backward)
+
+    @property
+    def scatters(self) -> bool:
+        """Whether a rank keeps its own part of gradients that passes add up (ZeRO 2)."""
+        return self.zero_stage >= 2 and not self.in_backward
 
     @property
     def axes_beside(self) -> tuple[str, ...]:
@@ -107,9 +116,30 @@ class Structure:
     @property
     def replica_stream(self) -> str:
         """The stream of sums that the end of the step waits for; "" where it waits for none."""
-        return self.sum_stream if self.gradient_overlap and self.zero_stage < 2 else ""
+        return self.sum_stream if self.sums_in_passes and not self.scatters else ""
+
+    @property
+    def offload(self) -> bool:
+        """Whether the host holds the optimizer's states and updates."""
+        return bool(self.host_gradients)
+
+    @property
+    def paged(self) -> bool:
+        """Whether the states lie on the host, from where they come for the update."""
+        return OPTIMIZERS[self.optimizer].paged
+
+    @property
+    def uses_host(self) -> bool:
+        """Whether anything of the optimizer lies on the host."""
+        return self.offload or self.paged
 
     @property
     def links(self) -> tuple[str, ...]:
         """What a device sends over: the mesh axes, and the link to its host."""
-        return (*self.axes, HOST) if self.offload else self.axes
+        return (*self.axes, HOST) if self.uses_host else self.axes
+
+
+def _host_gradients(batch: Batch, stack: Stack) -> tuple[str, ...]:
+    """As the device sums them, and in float32 where the stack keeps that beside narrower ones."""
+    is_wide = stack.gradient_dtype == "fp32" or batch.recipe.stores[COMPUTE] == "fp32"
+    return (GRADIENT, FLOAT32) if stack.host_float32_gradients and not is_wide else (GRADIENT,)

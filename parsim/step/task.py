@@ -207,7 +207,7 @@ def allocates(task: Task) -> tuple[Value, ...]:
     """The outputs that are new buffers."""
     match task:
         case Compute():
-            return () if task.in_place or task.accumulate else task.outputs
+            return () if task.in_place or task.accumulate else tuple(o for o in task.outputs if isinstance(o, Operand))  # weights are there
         case Collective():
             return (task.target,) if task.fresh else ()
         case Receive():

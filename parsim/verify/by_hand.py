@@ -366,5 +366,7 @@ FORWARDS: Mapping[type[Any], Callable[[Arithmetic], Pullback]] = {TransformerSpe
 OPTIMIZERS_BY_HAND: Mapping[str, tuple[Callable[[Training, Array, Array], Array], int]] = {
     "adamw": (_adamw, 4 + 4),
     "adamw_8bit": (_adamw, 1 + 1),
+    "paged_adamw": (_adamw, 0),  # on the device
+    "paged_adamw_8bit": (_adamw, 0),
     "sgd_momentum": (_sgd, 4),
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from parsim.cost.workload import Prices, Workload
 from parsim.estimator.estimate import stages_of
+from parsim.estimator.host import host_bytes
 from parsim.estimator.lists import Measures
 from parsim.estimator.memory import counted_peak_bytes
 from parsim.estimator.passes import Stages
@@ -65,7 +66,8 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     """The checks of one plan, which must be small enough to execute."""
     # Numbers drawn from the seed, every term of the update, gradients long enough to be clipped, and an eps at which Adam does not divide
     # rounding by rounding.
-    scenario = replace(scenario, data=None, training=Training(weight_decay=0.1, eps=1e-4, max_norm=0.01))
+    max_norm = inf if plan.optimizer_in_backward else 0.01
+    scenario = replace(scenario, data=None, training=Training(weight_decay=0.1, eps=1e-4, max_norm=max_norm))
     executed = execute(scenario, plan)
     whole = execute(*_one_rank(scenario, plan))
     found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole), *_by_hand(whole))
@@ -101,6 +103,9 @@ def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
     yield _integers("peak bytes", ranks.against(lambda rank: (ranks.peak_bytes(rank), ranks.ledgers[rank].peak_bytes)))
     simulated = ranks.against(lambda rank: (ranks.trace(rank).peak_bytes[ranks.stage(rank)], ranks.ledgers[rank].peak_bytes))
     yield _integers("peak bytes, simulated", simulated)
+    on_hosts = executed.host_bytes
+    yield _integers("host bytes", ranks.against(lambda rank: (ranks.host_bytes(rank), on_hosts[rank])))
+    yield _integers("host bytes, simulated", ranks.against(lambda rank: (ranks.trace(rank).host_bytes[ranks.stage(rank)], on_hosts[rank])))
     step_ps = ranks.of_worst.step_ps
     yield _integers("picoseconds, estimate and simulate", [(timeline(stages).step_ps, step_ps)])
     yield _integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, step_ps)])
@@ -133,7 +138,7 @@ class _Ranks:
         self._totals: dict[tuple[int, ...], tuple[Totals, ...]] = {}
         self.of_worst = run(stages.workload)
         self._traces: dict[tuple[int, ...], tuple[Workload, Trace]] = {(): (stages.workload, self.of_worst)}
-        self._peaks: dict[tuple[int, ...], np.ndarray] = {}
+        self._peaks: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
 
     def against(self, pair: Callable[[int], tuple[int, int]]) -> list[tuple[int, int]]:
         """A pair of each rank."""
@@ -157,10 +162,18 @@ class _Ranks:
 
     def peak_bytes(self, rank: int) -> int:
         """What estimate says that a rank holds at most."""
+        return int(self._memory(rank)[0][self.stage(rank), 0])
+
+    def host_bytes(self, rank: int) -> int:
+        """What estimate says that a rank keeps on its host."""
+        return int(self._memory(rank)[1][self.stage(rank), 0])
+
+    def _memory(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
         key, (workload, _) = self._key(rank), self._here(rank)
         if key not in self._peaks:
-            self._peaks[key] = counted_peak_bytes(Stages.of(workload, Measures(workload.prices)))
-        return int(self._peaks[key][self.stage(rank), 0])
+            stages = Stages.of(workload, Measures(workload.prices))
+            self._peaks[key] = counted_peak_bytes(stages), host_bytes(stages)
+        return self._peaks[key]
 
     def _key(self, rank: int) -> tuple[int, ...]:
         """Where it stands along the axes by which extents differ."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RULE = (
     "degrees and micro_batch above 2 become 2, and a stage gets the ranks that experts take; one layer a stage, two on the first where the "
     "plan's stages are uneven; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, vocabulary and sequence "
-    "the least that the degrees divide; twice as many micro_batches as pipeline ranks"
+    "the least that the degrees divide; twice as many micro_batches as pipeline ranks, or one"
 )
 _MOST_RANKS = 16
 _MOST_MULTIPLICATIONS = 2**31  # of a whole step: about a second in numpy
@@ -58,7 +58,8 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     small = replace(small, layers_per_stage=tuple(counts) if uneven else None)
     parts = max(split(small, dim) for dim in DIMS if dim not in ("B", *FREE))
     model = scenario.model.small(sum(counts), parts)
-    batch = Batch(2 * small.pipeline_parallel * split(small, "B") * small.micro_batch, 4 * parts, scenario.batch.dtype)
+    rounds = 1 if small.optimizer_in_backward else 2 * small.pipeline_parallel
+    batch = Batch(rounds * split(small, "B") * small.micro_batch, 4 * parts, scenario.batch.dtype)
     stack = replace(scenario.stack, vocab_multiple=8)
     cluster = _cluster(scenario.cluster, small.num_devices)
     return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)

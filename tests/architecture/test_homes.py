@@ -126,6 +126,7 @@ ROOM = {
     "what is read of the catalog, and when": 200,
     "memory by what stacks keep, and the host's": 400,
     "likenesses of expert plans, what experts cannot be, dimensions in tables, typos in recipes": 125,
+    "hosts that run out of memory, optimizers in pages and in the backward": 425,
 }
 
 

@@ -176,7 +176,7 @@ def test_1f1b_keeps_at_most_p_minus_rank_micro_batches_in_flight(p: int, m: int)
         assert max(in_flight[0] for in_flight, *_ in states) == min(p - rank, m)
 
 
-@pytest.mark.parametrize(("optimizer", "each"), [("adamw", 12), ("adamw_8bit", 6), ("sgd_momentum", 8)])
+@pytest.mark.parametrize(("optimizer", "each"), [("adamw", 12), ("adamw_8bit", 6), ("paged_adamw", 4), ("sgd_momentum", 8)])
 def test_an_optimizer_keeps_its_states_and_a_float32_copy_of_half_precision_weights(optimizer: str, each: int) -> None:
     """4 bytes of master weight, and 4 + 4, 1 + 1 or 4 of states: Rajbhandari et al. 2020, section 3.1; Dettmers et al. 2022."""
     model = replace(GPT, vocab_size=64)

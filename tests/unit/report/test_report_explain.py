@@ -202,3 +202,20 @@ def test_every_task_that_takes_time_is_explained_with_its_seconds(gpt3: Scenario
     chosen = replace(gpt3, plans=plans)
     for op in ("forward", "backward", "finish", "boundary"):
         assert all("time" in dict(note.lines) for note in explain(chosen, "all", op))
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (Plan(optimizer="adamw_8bit"), "adamw_8bit: m 1 bytes, v 1 bytes, a weight 4 bytes an element, on the device"),
+        (
+            Plan(optimizer="paged_adamw_8bit"),
+            "paged_adamw_8bit: m 1 bytes, v 1 bytes, a weight 4 bytes an element, states on the host, in pages",
+        ),
+        (Plan(offload_optimizer=True), "adamw: m 4 bytes, v 4 bytes, a weight 4 bytes an element, all on the host"),
+    ],
+)
+def test_what_an_optimizer_keeps_is_said_of_the_one_that_runs(gpt3: Scenario, plan: Plan, said: str) -> None:
+    chosen = replace(gpt3, plans={"mine": replace(plan, tensor_parallel=8, data_parallel=2)})
+    note = next(each for each in explain(chosen, "mine", "optimizer") if "memory" in each.title)
+    assert said in line(note, "means")

@@ -94,7 +94,12 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("batch", ("gradient_accumulation_steps", "ga"), "gradient accumulation follows"),
         ("cluster", ("gpus_per_node", "devices_per_node"), "devices of a node follow from it"),
         ("plans", ("fsdp", "use_distributed_optimizer", "zero_optimization"), "it is zero_stage of a plan"),
-        ("plans", ("offload_param", "cpu_offload", "offload_activations"), "parameters and activations on the host are not built"),
+        (
+            "plans",
+            ("offload_param", "offload_parameters", "cpu_offload", "offload_activations"),
+            "parameters and activations on the host are not built",
+        ),
+        ("cluster", ("host_memory_capacity", "cpu_memory", "ram"), "it is a figure of the node"),
         ("model", ("qk_norm", "qk_layernorm"), "norms of queries and keys are not built"),
         ("model", ("parallel_attention", "parallel_attn", "use_parallel_residual"), "MLPs beside attention are not built"),
         ("model", ("sliding_window", "window_size"), "sliding windows are not built"),
