@@ -84,6 +84,8 @@ def _attempt(rng: Random) -> Drawn:
         zero_group=rng.choice([g for g in range(1, dp + 1) if dp % g == 0]) if zero and rng.random() < 0.4 else None,
         offload_optimizer=rng.random() < 0.2,
     )
+    if plan.recompute != "full" and not again and rng.random() < 0.3:
+        plan = replace(plan, recompute_modules=_modules(rng, model, stack))
     return Drawn(scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan)
 
 
@@ -105,6 +107,12 @@ def _ops(rng: Random, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
     layer = blocks_of(model.architecture, stack.attention, stack.fusions)["layer"]
     names = [op.name for op in layer.ops if op.kind != "relabel"]
     return tuple(rng.sample(names, rng.randint(1, min(3, len(names)))))
+
+
+def _modules(rng: Random, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
+    layer = blocks_of(model.architecture, stack.attention, stack.fusions)["layer"]
+    there = sorted({op.tag for op in layer.ops} - {""})
+    return tuple(rng.sample(there, rng.randint(1, len(there))))
 
 
 def _model(rng: Random, tp: int, stages: int) -> ModelSpec:

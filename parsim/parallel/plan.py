@@ -71,6 +71,7 @@ class Plan:
         "1f1b", "the pipeline schedule, named or written out; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out", follows=True
     )
     recompute: str = _key("none", "which activations are computed again", legal=("none", "selective", "full"))
+    recompute_modules: tuple[str, ...] = _key((), "modules of a layer that run again in backward, by Megatron Core's names")
     recompute_ops: tuple[str, ...] = _key((), "ops of a layer, or their tags, that run again in backward")
     recompute_every: int = _key(1, "recompute in each n-th layer of a stage only", auto=(1, 2, 4))
     layers_per_stage: tuple[int, ...] | None = _key(None, "layers by (virtual) stage; the stack's layer_split where left out", auto=(None,))
@@ -129,7 +130,7 @@ class Stack:
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
     scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival
-    selective_recompute: tuple[str, ...] = _key(("core_attention",), "what recompute = selective runs again: ops of a layer, or their tags")
+    selective_recompute: tuple[str, ...] = _key(("core_attn",), "what recompute = selective runs again: modules, or ops of a layer")
     recompute_early_stop: bool = _key(False, "whether recomputation ends at the last tensor that backward needs")
     layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")

@@ -1,22 +1,19 @@
-"""Faults of how tensors are cut, kept and computed again: one function a subject, each with what would do."""
+"""Faults of how tensors are cut, and kept: one function a subject, each with what would do."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from parsim.errors import did_you_mean
-from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.dims import DIMS
-from parsim.model.families import blocks_of
-from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.mesh import fastest_first
-from parsim.parallel.plan import KEYS, Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, Batch, Plan
 
 ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
@@ -151,48 +148,3 @@ def zero_group(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault("zero_group", message, f"Legal: {comma_list(divisors(plan.data_parallel))}")
     elif not plan.zero_stage:
         yield PlanFault("zero_group", "zero_group says over how many ranks ZeRO shards, but zero_stage = 0", "Set zero_stage to 1, 2 or 3")
-
-
-def recompute_every(plan: Plan) -> Iterator[PlanFault]:
-    """recompute_every picks the layers of a recomputation, so there is one."""
-    if plan.recompute_every > 1 and plan.recompute == "none" and not plan.recompute_ops:
-        message = f"recompute_every = {plan.recompute_every} says which layers recompute, but recompute = none"
-        yield PlanFault("recompute_every", message, "Set recompute to selective or full, name recompute_ops, or leave recompute_every out")
-
-
-def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFault]:
-    """Ops that work in one buffer, in place, run again together or not at all."""
-    if not plan.recompute_ops:
-        return
-    blocks = blocks_of(model.architecture, stack.attention, stack.fusions)
-    layers = [blocks[name] for name, _ in model.layout[1:-1]]
-    ops = [op for layer in layers for op in layer.ops]
-    known = tuple(dict.fromkeys(name for op in ops if op.kind != "relabel" for name in (op.name, op.tag) if name))
-    for name in plan.recompute_ops:
-        if name not in known:
-            where = f'in a layer of model "{model.name}" on stack "{stack.name}"'
-            yield PlanFault("recompute_ops", f"no op '{name}' {where}{did_you_mean(name, known)}", f"Known: {', '.join(known)}")
-    if plan.recompute == "full":
-        remedy = "Leave recompute_ops out, or set recompute to none"
-        yield PlanFault("recompute_ops", "recompute = full runs every op again already", remedy)
-    twice = [op.name for op in ops if op.tag == CORE_ATTENTION and {op.name, op.tag} & set(plan.recompute_ops)]
-    if plan.recompute == "selective" and twice:
-        message = f"recompute = selective runs {' and '.join(twice)} again already"
-        yield PlanFault("recompute_ops", message, "Leave it out, or set recompute to none")
-    picked = {op.name for op in ops if {op.name, op.tag} & set(plan.recompute_ops)}
-    for names in (names for layer in layers for names in _writers(layer)):
-        if 0 < len(picked & set(names)) < len(names):
-            message = f"recompute_ops: {' and '.join(names)} work in one buffer, in place"
-            yield PlanFault("recompute_ops", message, "Name all of them or none")
-
-
-def _writers(layer: Block) -> Iterable[list[str]]:
-    buffer: dict[str, str] = {}
-    writers: dict[str, list[str]] = {}
-    for op in layer.ops:
-        shares = op.in_place or op.kind == "relabel"
-        for out in op.outputs:
-            buffer[out] = buffer.get(op.inputs[0], op.inputs[0]) if shares and out == op.outputs[0] else out
-        if op.kind != "relabel":
-            writers.setdefault(buffer[op.outputs[0]], []).append(op.name)
-    return writers.values()

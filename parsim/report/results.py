@@ -20,6 +20,7 @@ from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
+from parsim.parallel.recomputation import remarks
 from parsim.parallel.stack_limits import reasons
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
@@ -170,6 +171,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         "num_micro_batches": predicted.num_micro_batches,
         "layers_per_stage": list(predicted.layers),
         "stack_cannot": cannot_run(scenario, predicted.plan) or None,
+        "remarks": "; ".join(remarks(predicted.plan, scenario.stack)) or None,
         "num_events": result.num_events,
         **({"sharing": result.sharing.document()} if result.sharing else {}),
     }

@@ -11,6 +11,7 @@ from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import KEYS, Plan
+from parsim.parallel.recomputation import remarks
 from parsim.report.console import percent, say, show_table
 from parsim.report.results import LayerRow, Results, cannot_run, with_other_stack
 from parsim.scenario import Scenario
@@ -22,7 +23,7 @@ _LEFT = ("plan", "recompute", "segment", "pass")
 # What the columns of a plan say already; another axis has a column where ranked plans differ in it.
 _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
-    *("recompute_ops", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
+    *("recompute_modules", "recompute_ops", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
 )
 _OWN_COLUMN: Final = tuple(name for name in KEYS if name not in _SAID)
 
@@ -91,6 +92,9 @@ def show_results(results: Results) -> None:
     show_table(times, left=_LEFT, title="time, % of the step on the busiest stage")
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
     _close(said)
+    for each in results.plans:
+        for sentence in remarks(each.estimate.plan, scenario.stack):
+            say(f"{each.estimate.name}: {sentence}")
 
 
 def _broken(row: Mapping[str, str]) -> dict[str, str]:
@@ -127,10 +131,11 @@ def _zero(plan: Plan) -> str:
 
 
 def _recompute(plan: Plan) -> str:
-    """'full', 'selective + 1 op', '3 ops', and the share of layers where not each does."""
+    """'full', 'selective + 1 op', 'mlp', '3 ops', and the share of layers where not each does."""
     count = len(plan.recompute_ops)
-    ops = [f"{count} op{'s' if count > 1 else ''}"] if count else []
-    again = " + ".join([*([plan.recompute] if plan.recompute != "none" or not ops else []), *ops])
+    parts = [*plan.recompute_modules, *([f"{count} op{'s' if count > 1 else ''}"] if count else [])]
+    whole = plan.recompute != "none" and not plan.recompute_modules  # which say what selective means
+    again = " + ".join([*([plan.recompute] if whole or not parts else []), *parts])
     return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
 
 

@@ -29,8 +29,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "schedule": "pipeline_schedule pipeline_parallel_schedule",
         "recompute": "recomputation recompute_granularity recompute_activations activation_checkpoint activation_checkpointing "
         "gradient_checkpointing checkpoint_activations activation_recomputation remat remat_policy ac_mode",
-        "recompute_every": "recompute_interval selective_ac_option",
-        "recompute_ops": "recompute_modules",
+        "recompute_every": "recompute_interval",
+        "recompute_modules": "checkpoint_modules recompute_submodules",
         "layers_per_stage": "pipeline_split stage_layers pipeline_model_parallel_layout num_layers_per_stage",
         "rank_order": "axis_order parallel_order",
         "optimizer": "optim optimizer_type optimizer_name",
@@ -142,7 +142,10 @@ SAID: Final[Mapping[str, str]] = {
     "it is virtual_pipeline of a plan: layers / (pipeline_parallel x layers in a chunk)": (
         "num_layers_per_virtual_pipeline_stage num_layers_per_virtual_stage pipeline_parallel_layers_per_stage"
     ),
-    "it is recompute_every of a plan, or recompute_ops": "recompute_num_layers recompute_method checkpoint_num_layers",
+    "it is recompute_every of a plan, or recompute_modules": "recompute_num_layers recompute_method checkpoint_num_layers",
+    "of torchtitan, op is recompute: selective with stack: torchtitan, and n is recompute: full with recompute_every: n": (
+        "selective_ac_option ac_option"
+    ),
     "it is the dtype of batch: fp32, tf32, bf16 or fp16": "bf16 fp16 fp32 tf32 bfloat16 float16 float32 half use_bf16 use_fp16",
     "fp8 and narrower formats are not built: use dtype bf16": "fp8* float8* mxfp8* nvfp4* fp4* int8* enable_fp8* te_fp8*",
     "compiled and captured programs are not built: a stack's fusions say what is fused": (

@@ -42,8 +42,8 @@ class StackRow(InlineRow):
     form: ClassVar[Any] = Stack
     attention: Annotated[str, Known("attention", lambda: ATTENTION)] = _as_in_stack("attention")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
-    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place"]] = _as_in_stack(
-        "fusions"
+    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place", "norm_gemm"]] = (
+        _as_in_stack("fusions")
     )
     gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
     gather_logits: bool = _as_in_stack("gather_logits")

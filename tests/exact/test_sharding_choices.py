@@ -79,18 +79,11 @@ ONCE = {("tp", "overlapped"), ("dp", "flash"), ("sp", "unfused")}  # between the
 
 @pytest.mark.parametrize("case", [tiered((s, k), f"{s}-{k}", slow=(s, k) not in ONCE) for s in SPLITS for k in KINDS])
 def test_every_op_of_a_layer_may_run_again(case: tuple[str, str]) -> None:
-    """One at a time, with those that work in the same buffer; a row-parallel matmul with its all_reduce."""
+    """One at a time: all that writes its buffer goes along, a row-parallel matmul with its collective."""
     plan, chosen = SPLITS[case[0]], scenario(stack=KINDS[case[1]])
     layer = blocks_of(GPT.architecture, chosen.stack.attention, chosen.stack.fusions)["layer"]
-    tried = set()
     for name in [op.name for op in layer.ops if op.kind != "relabel"]:
-        found = faults(replace(plan, recompute_ops=(name,)), GPT, chosen.batch, 2, stack=chosen.stack)
-        together = found[0].message.split(": ")[1].split(" work ")[0].split(" and ") if found else [name]
-        ops = tuple(sorted(together))
-        if ops not in tried:
-            tried.add(ops)
-            assert not [check for check in verify_plan(chosen, replace(plan, recompute_ops=ops), name) if not check.ok], ops
-    assert len(tried) > 8
+        assert not [check for check in verify_plan(chosen, replace(plan, recompute_ops=(name,)), name) if not check.ok], name
 
 
 def test_an_optimizer_on_the_host_holds_nothing_on_the_device_and_sends_every_gradient_there() -> None:
@@ -130,9 +123,6 @@ def test_what_cannot_be_is_told_with_what_can() -> None:
     ]
     assert "zero_stage = 1. Set zero_stage = 3" in told(Plan(data_parallel=2, zero_stage=1, reshard_after_forward=False))[0]
     assert "did you mean 'activation'?" in told(Plan(recompute_ops=("activaton",)))[0]
-    assert told(Plan(recompute_ops=("up_bias",))) == [
-        "recompute_ops: up_gemm and up_bias work in one buffer, in place. Name all of them or none"
-    ]
     assert "already" in told(Plan(recompute="full", recompute_ops=("norm1",)))[0]
     assert "recompute_every = 0 is not a positive whole number" in told(Plan(recompute_every=0))[0]
     assert "recompute_every = 2 says which layers recompute, but recompute = none" in told(Plan(recompute_every=2))[0]
