@@ -86,6 +86,8 @@ def _attempt(rng: Random) -> Drawn:
     )
     if plan.recompute != "full" and not again and rng.random() < 0.3:
         plan = replace(plan, recompute_modules=_modules(rng, model, stack))
+    if plan.zero_stage == 3 and plan.pipeline_parallel > 1:
+        plan = replace(plan, reshard_after_forward=rng.choice((None, True, False)))
     return Drawn(scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan)
 
 

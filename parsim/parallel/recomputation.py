@@ -29,15 +29,15 @@ def regions(plan: Plan, stack: Stack) -> tuple[str, ...]:
     >>> regions(Plan(recompute="selective"), Stack("any")), single_ops(Plan(recompute_modules=("layernorm",)), Stack("any"))
     (('core_attn',), ('layernorm',))
     """
-    return tuple(sorted({*CHECKPOINTED}.intersection(_selected(plan, stack))))
+    return tuple(sorted({*CHECKPOINTED}.intersection(_selection(plan, stack))))
 
 
 def single_ops(plan: Plan, stack: Stack) -> tuple[str, ...]:
     """The ops of a layer, or their tags, that run again before the first use of what they make."""
-    return tuple(sorted({*plan.recompute_ops, *_selected(plan, stack)}.difference(regions(plan, stack))))
+    return tuple(sorted({*plan.recompute_ops, *_selection(plan, stack)}.difference(regions(plan, stack))))
 
 
-def _selected(plan: Plan, stack: Stack) -> tuple[str, ...]:
+def _selection(plan: Plan, stack: Stack) -> tuple[str, ...]:
     """Modules of the plan, or else, where it says selective, what the stack means by it."""
     return plan.recompute_modules or (stack.selective_recompute if plan.recompute == "selective" else ())
 
@@ -52,6 +52,8 @@ def every_faults(plan: Plan) -> Iterator[PlanFault]:
 
 def faults(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFault]:
     """Modules and ops are parts of a layer, and none is asked for twice."""
+    if not (plan.recompute_modules or plan.recompute_ops):
+        return
     ops, where = _ops_of(model, stack), f'in a layer of model "{model.name}" on stack "{stack.name}"'
     yield from _modules(plan, ops, where, stack)
     known = tuple(dict.fromkeys(name for op in ops if op.kind != "relabel" for name in (op.name, op.tag) if name))
@@ -80,7 +82,7 @@ def _modules(plan: Plan, ops: list[Op], where: str, stack: Stack) -> Iterator[Pl
             yield PlanFault("recompute_modules", f"no module '{name}' {where}", f"There: {', '.join(there)}")
 
 
-def remarks(plan: Plan, stack: Stack) -> Iterator[str]:
+def in_vain(plan: Plan, stack: Stack) -> Iterator[str]:
     """What is recomputed to no use: a sentence each."""
     if CORE_ATTENTION in regions(plan, stack) and stack.attention == "flash":
         yield FLASH_AGAIN

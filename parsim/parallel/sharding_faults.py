@@ -13,7 +13,7 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.mesh import fastest_first
-from parsim.parallel.plan import KEYS, Batch, Plan
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
 ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
@@ -128,15 +128,22 @@ def zero(plan: Plan) -> Iterator[PlanFault]:
     elif plan.zero_stage and plan.gradient_sync == "master":
         message = f"gradient_sync = master updates on one rank, but zero_stage = {plan.zero_stage} shares the update out"
         yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce, or zero_stage = 0")
-    if plan.reshard_after_forward or plan.zero_stage not in ZERO_STAGES:
+    if plan.reshard_after_forward is not False or plan.zero_stage not in ZERO_STAGES:
         return
     if plan.zero_stage < 3:
         message = f"reshard_after_forward = false keeps parameters that ZeRO 3 gathers, but zero_stage = {plan.zero_stage}"
         yield PlanFault("reshard_after_forward", message, "Set zero_stage = 3, or leave reshard_after_forward out")
-    elif plan.pipeline_parallel > 1 or plan.schedule != "1f1b":
+    elif plan.pipeline_parallel == 1 and plan.schedule != "1f1b":
         message = "reshard_after_forward = false keeps parameters from a forward to its backward, which must follow at once"
-        remedy = "Set pipeline_parallel = 1 with schedule = 1f1b, or leave reshard_after_forward out"
-        yield PlanFault("reshard_after_forward", message, remedy)
+        yield PlanFault("reshard_after_forward", message, "Set schedule = 1f1b, or leave reshard_after_forward out")
+
+
+def keeps_parameters(plan: Plan, stack: Stack) -> bool:
+    """Whether parameters that ZeRO 3 gathers stay for the backward: as the plan says, or under a pipeline as the stack does."""
+    stated = not plan.reshard_after_forward
+    if plan.reshard_after_forward is None:
+        stated = stack.pipeline_keeps_parameters and plan.pipeline_parallel > 1
+    return stated and plan.zero_stage == 3
 
 
 def zero_group(plan: Plan) -> Iterator[PlanFault]:

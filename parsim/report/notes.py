@@ -70,8 +70,8 @@ def _kernel_lines(workload: Workload, noted: NotedTask, task: Compute, price: Pr
     partial = [f"{o.name} over {axis} ({how})" for o in results(task) for axis, how in o.sharding.partial.items()]
     if partial:
         yield "partial", "; ".join(partial)
-    if task.again:
-        yield "again", FLASH_AGAIN if task.kernel == "flash_attention" else "what its first run made is not kept"
+    if task.again and task.kernel == "flash_attention" and task.tag in workload.step.structure.checkpointed:
+        yield "in vain", FLASH_AGAIN
     yield "FLOPs", units.format(int(flops(task, sizes, held)[0]), "FLOP")
     yield "HBM", units.format(int(hbm_bytes(task, sizes, held)[0]), "bytes")
     yield "time", _time(price)

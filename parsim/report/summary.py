@@ -11,9 +11,8 @@ from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import KEYS, Plan
-from parsim.parallel.recomputation import remarks
 from parsim.report.console import percent, say, show_table
-from parsim.report.results import LayerRow, Results, cannot_run, with_other_stack
+from parsim.report.results import LayerRow, Results, cannot_run, remarks, with_other_stack
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -92,9 +91,12 @@ def show_results(results: Results) -> None:
     show_table(times, left=_LEFT, title="time, % of the step on the busiest stage")
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
     _close(said)
+    remarked: dict[str, list[str]] = {}
     for each in results.plans:
-        for sentence in remarks(each.estimate.plan, scenario.stack):
-            say(f"{each.estimate.name}: {sentence}")
+        for sentence in remarks(scenario, each.estimate.plan):
+            remarked.setdefault(sentence, []).append(each.estimate.name)
+    for sentence, names in remarked.items():
+        say(f"{', '.join(names)}: {sentence}")
 
 
 def _broken(row: Mapping[str, str]) -> dict[str, str]:
@@ -127,13 +129,13 @@ def _axes(estimate: Estimate, has_chunks: bool) -> dict[str, str]:
 def _zero(plan: Plan) -> str:
     group = f"/{plan.zero_group}" if plan.zero_group else ""
     zero = f" z{plan.zero_stage}{group}" if plan.zero_stage else ""
-    return zero + ("" if plan.reshard_after_forward else " kept") + (" host" if plan.offload_optimizer else "")
+    return zero + (" kept" if plan.reshard_after_forward is False else "") + (" host" if plan.offload_optimizer else "")
 
 
 def _recompute(plan: Plan) -> str:
-    """'full', 'selective + 1 op', 'mlp', '3 ops', and the share of layers where not each does."""
-    count = len(plan.recompute_ops)
-    parts = [*plan.recompute_modules, *([f"{count} op{'s' if count > 1 else ''}"] if count else [])]
+    """'full', 'selective + 1 op', '2 modules', '3 ops', and the share of layers where not each does."""
+    counts = {"module": len(plan.recompute_modules), "op": len(plan.recompute_ops)}
+    parts = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in counts.items() if count]
     whole = plan.recompute != "none" and not plan.recompute_modules  # which say what selective means
     again = " + ".join([*([plan.recompute] if whole or not parts else []), *parts])
     return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")

@@ -147,6 +147,12 @@ SAID: Final[Mapping[str, str]] = {
         "selective_ac_option ac_option"
     ),
     "it is the dtype of batch: fp32, tf32, bf16 or fp16": "bf16 fp16 fp32 tf32 bfloat16 float16 float32 half use_bf16 use_fp16",
+    "logits in chunks, or fused with the output layer, are not built: the last stage holds them whole, or its part of the vocabulary under "
+    "tensor_parallel; Megatron's --cross-entropy-loss-fusion is stack: megatron-core-fused-loss": (
+        "loss_chunks num_output_chunks num_loss_chunks chunked_loss* chunked_cross_entropy* chunked_ce* ce_chunk* linear_cross_entropy* "
+        "fused_linear_cross_entropy* fused_cross_entropy* cross_entropy_loss_fusion cross_entropy_fusion_impl liger* use_liger* "
+        "cut_cross_entropy*"
+    ),
     "fp8 and narrower formats are not built: use dtype bf16": "fp8* float8* mxfp8* nvfp4* fp4* int8* enable_fp8* te_fp8*",
     "compiled and captured programs are not built: a stack's fusions say what is fused": (
         "compile torch_compile cuda_graph* enable_cuda_graph use_cuda_graph*"

@@ -57,7 +57,7 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     weights = tuple(_weight(block, name, initial, placer, structure) for name, initial in block.weights.items())
     totals = tuple(placer.known[name] for name in block.totals)
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
-    backward = _recompute(structure, forward, backward, recompute)
+    backward = _recompute(structure, forward, backward) if recompute else before_use(forward, backward, (), structure.tensor_overlap)
     bare = Segment(
         name=block.name,
         phases={Phase.F: tuple(forward), Phase.B: tuple(backward)},
@@ -70,11 +70,11 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     return _with_lives(bare)
 
 
-def _recompute(structure: Structure, forward: list[Task], backward: list[Task], recompute: bool) -> list[Task]:
-    for region in structure.checkpointed if recompute else ():
+def _recompute(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
+    for region in structure.checkpointed:
         backward = checkpoint(forward, backward, region)
-    backward = before_use(forward, backward, structure.recompute_ops if recompute else (), structure.tensor_overlap)
-    return full(forward, backward, structure.early_stop) if recompute and structure.recomputes_all else backward
+    backward = before_use(forward, backward, structure.recompute_ops, structure.tensor_overlap)
+    return full(forward, backward, structure.early_stop) if structure.recomputes_all else backward
 
 
 def _weight(block: Block, name: str, initial: str, placer: Placer, structure: Structure) -> Weight:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeGuard
 
 from parsim.model.dims import FREE
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task, Value, allocates, reads, writes
@@ -37,7 +37,7 @@ def before_use(forward: Sequence[Task], backward: Sequence[Task], names: Sequenc
     tasks = list(backward)
     for run in reversed(_runs(forward, names)):  # the later first: it may need what an earlier one makes again
         first = run[0]
-        if isinstance(first, Collective) and _regathers(first):
+        if _regathers(first):
             stream = first.group.name if overlap else COMPUTE_STREAM
             tasks = _again([replace(first, stream=stream)], tasks, before=f"d_{first.target.name}")
         else:
@@ -83,7 +83,7 @@ def _chosen(forward: Sequence[Task], names: Sequence[str]) -> list[int]:
         found |= more
 
 
-def _regathers(task: Task) -> bool:
+def _regathers(task: Task) -> TypeGuard[Collective]:
     """Whether backward gathers it again.
 
     Tokens that experts gathered are kept (Megatron Core, transformer/moe/token_dispatcher.py).

@@ -10,6 +10,7 @@ from parsim.parallel.dimensions import EXPERT, degrees, replica_axes, rules, swi
 from parsim.parallel.group import Group
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.recomputation import regions, single_ops
+from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.step.task import HOST
 
 
@@ -54,6 +55,10 @@ class Structure:
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
         stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replica_axes())
         whole, ops = regions(plan, stack), single_ops(plan, stack)
+        keeps = replicates and keeps_parameters(plan, stack)
+        # What stays for all micro-batches of a pipeline is gathered once a step, and its gradients are whole until the last backward, which
+        # shares them out (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync): the bytes and the memory of ZeRO 1.
+        zero_stage = 1 if keeps and "pp" in axes else plan.zero_stage
         divides = model.extents["D"] % plan.tensor_parallel == 0
         is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
@@ -65,8 +70,8 @@ class Structure:
             recompute_every=plan.recompute_every if whole or ops or plan.recompute == "full" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",
-            zero_stage=plan.zero_stage if replicates else 0,
-            reshard=plan.reshard_after_forward or not replicates or plan.zero_stage < 3,
+            zero_stage=zero_stage if replicates else 0,
+            reshard=not keeps or zero_stage < 3,
             offload=plan.offload_optimizer,
             optimizer=plan.optimizer,
             rank_order=plan.rank_order,

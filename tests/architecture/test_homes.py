@@ -125,6 +125,7 @@ ROOM = {
     "what is asked for in other words, what a stack cannot run, both said in every table": 620,
     "what is read of the catalog, and when": 200,
     "memory by what stacks keep, and the host's": 400,
+    "modules that run again, parameters kept under a pipeline": 130,
 }
 
 

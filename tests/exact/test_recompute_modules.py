@@ -10,7 +10,8 @@ import pytest
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan, Stack
-from parsim.parallel.recomputation import remarks
+from parsim.parallel.recomputation import in_vain
+from parsim.report.explain import explain
 from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
 from parsim.step.task import Collective, Compute, Task
@@ -52,7 +53,7 @@ def test_a_module_that_runs_again_frees_what_lies_inside_it_and_layernorm_also_w
 def test_a_norm_inside_a_linear_layer_runs_again_with_the_mlp_and_not_by_itself() -> None:
     assert kept([], INSIDE) - kept(["mlp"], INSIDE) == 2 * TOKENS * (2 * F + D)
     assert kept(["layernorm"], INSIDE) == kept([], INSIDE)
-    assert list(remarks(Plan(recompute_modules=("layernorm",)), read("stacks", "megatron-core"))) == [
+    assert list(in_vain(Plan(recompute_modules=("layernorm",)), read("stacks", "megatron-core"))) == [
         "layernorm changes nothing: in megatron-core a norm is part of the linear layer behind it, so that mlp runs its own again"
     ]
 
@@ -118,7 +119,11 @@ def test_a_module_that_cannot_run_again_is_told_with_what_can(plan: dict[str, ob
 def test_core_attention_that_is_flash_is_said_to_run_again_for_nothing() -> None:
     flash = replace(STACK, attention="flash")
     said = "flash attention stores no scores: running it again (core_attn) frees next to nothing and costs its time"
-    assert list(remarks(Plan(recompute="selective"), flash)) == list(remarks(Plan(recompute_modules=("core_attn",)), flash)) == [said]
-    assert not list(remarks(Plan(recompute="selective"), STACK)) and not list(remarks(Plan(), flash))
+    assert list(in_vain(Plan(recompute="selective"), flash)) == list(in_vain(Plan(recompute_modules=("core_attn",)), flash)) == [said]
+    assert not list(in_vain(Plan(recompute="selective"), STACK)) and not list(in_vain(Plan(), flash))
+    noted = [
+        label for note in explain(scenario(stack=flash, plans={"p": Plan(recompute="selective")}), "p", "flash") for label, _ in note.lines
+    ]
+    assert noted.count("in vain") == 1
     log_sum_exp = 4 * HEADS * TOKENS
     assert kept([], flash) - kept(["core_attn"], flash) == log_sum_exp

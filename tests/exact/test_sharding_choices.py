@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from parsim.executor.run import execute
 from parsim.model.families import blocks_of
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
+from parsim.report.results import remarks
+from parsim.scenario.rows import read
 from parsim.verify import verify_plan
 from support import GPT, STACK, STACKS, scenario, tiered
 
@@ -27,6 +30,10 @@ def sent(plan: Plan, **changes: object) -> dict[str, int]:
 
 def shards(parts: int) -> int:
     return sum(-(-weight // parts) for weight in WEIGHTS)
+
+
+def shards_of(weights: Sequence[int]) -> int:
+    return sum(-(-weight // 2) for weight in weights)
 
 
 def test_hsdp_gathers_and_scatters_in_its_group_and_sums_the_shards_over_the_groups_once() -> None:
@@ -53,6 +60,41 @@ def test_parameters_kept_from_forward_to_backward_are_gathered_once() -> None:
         for each in (plan, replace(plan, reshard_after_forward=False))
     ]
     assert parts[1]["activations"] - parts[0]["activations"] == whole
+
+
+KEPT = Plan(data_parallel=2, zero_stage=3, pipeline_parallel=2, reshard_after_forward=False)
+
+
+def test_parameters_kept_under_a_pipeline_are_gathered_once_a_step_and_gradients_shared_out_once() -> None:
+    rank = shards_of((*WEIGHTS_OF_A_LAYER * 2, 64 * 12, 8 * 12))  # of the first stage: two layers, word and position table
+    norm = 4 + 4  # rings of two over dp and pp, one float32 each
+    passes, bf16, fp32 = 16 // 2, 2, 4
+    again, kept = (sent(replace(KEPT, reshard_after_forward=reshard))["dp"] for reshard in (True, False))
+    assert kept - norm // 2 == rank * (bf16 + fp32)
+    assert again - norm // 2 == passes * rank * (2 * bf16 + fp32)
+
+
+def test_parameters_kept_under_a_pipeline_are_whole_in_the_dtype_of_matmuls_and_so_are_their_gradients() -> None:
+    held = estimate(scenario(model=UNTIED, batch=Batch(16, 8)), KEPT).memory_bytes[0]
+    rank = shards_of((*WEIGHTS_OF_A_LAYER * 2, 64 * 12, 8 * 12))
+    assert (held["parameters"], held["gradients"], held["optimizer"]) == (2 * rank * 2, 2 * rank * 4, rank * 12)
+
+
+def test_torchtitan_keeps_parameters_under_a_pipeline_and_nowhere_else() -> None:
+    titan, plain = replace(STACK, pipeline_keeps_parameters=read("stacks", "torchtitan").pipeline_keeps_parameters), STACK
+    left_out = replace(KEPT, reshard_after_forward=None)
+    always = replace(KEPT, reshard_after_forward=True)
+    assert sent(left_out, stack=titan) == sent(KEPT) != sent(left_out, stack=plain) == sent(always, stack=titan) == sent(always)
+    alone = Plan(data_parallel=2, zero_stage=3)
+    assert sent(alone, stack=titan) == sent(alone, stack=plain)
+    said = "toy keeps gathered parameters for all micro-batches of a pipeline, unless reshard_after_forward = true"
+    assert [remarks(scenario(stack=replace(titan, name="toy")), plan) for plan in (left_out, KEPT, always, alone)] == [[said], [], [], []]
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe", "zero_bubble_h1"])
+def test_parameters_kept_under_a_pipeline_are_executed_as_they_are_counted(schedule: str) -> None:
+    chosen = scenario(batch=Batch(8, 8), stack=STACKS[1])
+    assert not [check for check in verify_plan(chosen, replace(KEPT, schedule=schedule), "kept") if not check.ok]
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 5])

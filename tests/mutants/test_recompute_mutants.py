@@ -1,4 +1,4 @@
-"""What runs again can be wrong, and is noticed: by gradients, or by what a layer keeps, counted on the page."""
+"""What runs again or stays can be wrong, and is noticed: by gradients, or by what is kept and sent, counted on the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parsim.estimator.estimate import estimate
 from parsim.parallel import recomputation
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario
-from parsim.step import recompute
+from parsim.step import recompute, structure
 from parsim.step.task import Task
 from parsim.verify import verify_plan
 from support import GPT, scenario
@@ -48,3 +48,12 @@ def test_memory_on_the_page_notices_norms_whose_results_stay(monkeypatch: pytest
     assert held[0] - held[1] == saved
     monkeypatch.setattr(recomputation, "CHECKPOINTED", ("core_attn", "mlp", "layernorm"))
     assert held[0] - estimate(scenario(), NORMS).memory_bytes[0]["activations"] < saved
+
+
+def test_bytes_on_the_page_notice_parameters_that_a_pipeline_gathers_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Plan(data_parallel=2, pipeline_parallel=2, zero_stage=3, reshard_after_forward=False)
+    again = replace(kept, reshard_after_forward=True)
+    right, passed = (estimate(scenario(), plan).sent_bytes[0]["dp"] for plan in (kept, again))
+    assert right < passed
+    monkeypatch.setattr(structure, "keeps_parameters", lambda plan, stack: False)
+    assert estimate(scenario(), kept).sent_bytes[0]["dp"] == passed
