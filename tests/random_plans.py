@@ -84,6 +84,10 @@ def _attempt(rng: Random) -> Drawn:
         zero_group=rng.choice([g for g in range(1, dp + 1) if dp % g == 0]) if zero and rng.random() < 0.4 else None,
         offload_optimizer=rng.random() < 0.2,
     )
+    if plan.recompute != "full" and not again and rng.random() < 0.3:
+        plan = replace(plan, recompute_modules=_modules(rng, model, stack))
+    if plan.zero_stage == 3 and plan.pipeline_parallel > 1:
+        plan = replace(plan, reshard_after_forward=rng.choice((None, True, False)))
     plan = replace(plan, offload_optimizer=plan.offload_optimizer and not OPTIMIZERS[plan.optimizer].paged)
     at_once = (pp, count, plan.gradient_sync, plan.offload_optimizer) == (1, 1, "all_reduce", False)
     plan = replace(plan, optimizer_in_backward=at_once and rng.random() < 0.7)
@@ -108,6 +112,12 @@ def _ops(rng: Random, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
     layer = blocks_of(model.architecture, stack.attention, stack.fusions)["layer"]
     names = [op.name for op in layer.ops if op.kind != "relabel"]
     return tuple(rng.sample(names, rng.randint(1, min(3, len(names)))))
+
+
+def _modules(rng: Random, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
+    layer = blocks_of(model.architecture, stack.attention, stack.fusions)["layer"]
+    there = sorted({op.tag for op in layer.ops} - {""})
+    return tuple(rng.sample(there, rng.randint(1, len(there))))
 
 
 def _model(rng: Random, tp: int, stages: int) -> ModelSpec:

@@ -90,7 +90,6 @@ _ONE_OF = (
     ("master", *_ZERO),
     ("dp", *_ZERO),
     ("vpp", "zbh1"),
-    *(("kept", split) for split in ("pp", "vpp", "zbh1", "uneven")),
 )
 STACKS = (
     STACK,

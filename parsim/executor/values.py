@@ -36,7 +36,7 @@ class Values:
 
     def draw(self, instance: str, name: str, micro_batch: int, shape: Sequence[int]) -> Array:
         """Tokens, features, labels or a dropout mask of one micro_batch, counted over all steps; the same again when recomputed."""
-        name = name.removesuffix(AGAIN)
+        name = name.replace(AGAIN, "")
         if self.data is not None and name in self.data.train:
             step, first = divmod(micro_batch * shape[0], self.global_batch)
             rows = self.data.rows(step, self.global_batch, self.seed)[first : first + shape[0]]

@@ -8,13 +8,15 @@ norms behind and attention both ways, Devlin et al. 2019 (arXiv:1810.04805), sec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.op import Block, Op
 from parsim.model.transformer import TransformerArchitecture
 
-CORE_ATTENTION = "core_attention"
+# Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
+CORE_ATTENTION, MLP, LAYER_NORM = "core_attn", "mlp", "layernorm"
 GATED = ("swiglu",)  # activations of two up projections
 DROP = (("p", "dropout"),)
 _SCALE = (("scale", "rsqrt:C"),)
@@ -33,6 +35,11 @@ def transformer_layer(kind: TransformerArchitecture, *, attention: str, fusions:
         **{f"{name}.bias": "zeros" for name in biased},
     }
     return Block("layer", ops, weights)
+
+
+def in_region(region: str, ops: Iterable[Op]) -> Iterator[Op]:
+    """The ops as parts of a region."""
+    return (replace(op, tag=region) for op in ops)
 
 
 def norm(name: str, x: str, kind: TransformerArchitecture, fusions: tuple[str, ...], *, out: str = "", dim: str = "D") -> Iterator[Op]:
@@ -57,10 +64,11 @@ def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:
     return {f"{name}.gamma": "ones", **shift}
 
 
-def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fusions: tuple[str, ...], region: str = "") -> Iterator[Op]:
     if not kind.norm_last:
-        yield from norm(norm_name, x, kind, fusions)
-    yield Op(f"enter_{name}", "B T D -> B S D", (x if kind.norm_last else norm_name,), (f"{name}_in",), "relabel")
+        # Where a norm and the GEMM behind it are one module, it belongs to what that GEMM belongs to.
+        yield from in_region(region if "norm_gemm" in fusions else LAYER_NORM, norm(norm_name, x, kind, fusions))
+    yield Op(f"enter_{name}", "B T D -> B S D", (x if kind.norm_last else norm_name,), (f"{name}_in",), "relabel", tag=region)
 
 
 def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
@@ -121,7 +129,12 @@ def _ups(kind: TransformerArchitecture) -> tuple[str, ...]:
 
 
 def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
-    yield from _enter("mlp", "x1", "norm2", kind, fusions)
+    yield from _enter("mlp", "x1", "norm2", kind, fusions, MLP)
+    yield from in_region(MLP, _up_and_down(kind, fusions))
+    yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "norm2", kind, fusions)
+
+
+def _up_and_down(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     hidden = tuple("hidden" if name == "up" else name for name in _ups(kind))
     before = tuple(f"{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
     for name, out in zip(_ups(kind), before, strict=True):
@@ -139,7 +152,6 @@ def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op
         yield Op("activation", expr, hidden, ("active",), kind.activation, fused=fused)
     yield Op("down_gemm", "B S F, F D -> B S D", ("active", "down.weight"), ("down_gemm",))
     yield Op("leave_mlp", "B S D -> B T D", ("down_gemm",), ("mlp_out",), "relabel")
-    yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "norm2", kind, fusions)
 
 
 def _bias(name: str, expr: str, x: str, bias: str, y: str, fusions: tuple[str, ...]) -> Op:
@@ -167,4 +179,4 @@ def _residual(
     joins = fused and (kind.bias or kind.dropout)
     yield Op(f"{name}_add", same, (branch, skip), (added,), "add", in_place=True, fused=joins)
     if kind.norm_last:
-        yield from norm(norm_name, added, kind, fusions, out=out)
+        yield from in_region(LAYER_NORM, norm(norm_name, added, kind, fusions, out=out))

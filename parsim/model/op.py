@@ -39,7 +39,7 @@ class Op:
     kind: str = "einsum"
     dtypes: tuple[str, ...] = (COMPUTE,)  # role of each output
     attributes: tuple[tuple[str, float | str], ...] = ()  # 'offset:V', 'rsqrt:C', 'per_token' are resolved by the executor
-    tag: str = ""  # a region that recompute may name, such as core_attention
+    tag: str = ""  # a region that recomputation may name, such as core_attn
     fused: bool = False  # runs inside the kernel of the op before it: no launch, no second pass over its input
     in_place: bool = False  # the output overwrites the first input
     gradients: tuple[Gradient, ...] | None = None  # None: those of the kind

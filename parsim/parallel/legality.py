@@ -13,7 +13,7 @@ from typing import Final
 from parsim import schedules
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
-from parsim.parallel import dimensions, sharding_faults
+from parsim.parallel import dimensions, recomputation, sharding_faults
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
@@ -50,11 +50,11 @@ def faults(
         *world,
         *sharding_faults.views(plan),
     ]
-    found += [*sharding_faults.recompute_every(plan), *sharding_faults.optimizer(plan, None if world else batch)]
+    found += [*recomputation.every_faults(plan), *sharding_faults.optimizer(plan, None if world else batch)]
     if model is not None:
         found += [*sharding_faults.tensor(plan, model), *_layers(plan, model, stack.layer_split if stack else "even")]
         if stack is not None:
-            found += sharding_faults.recompute_ops(plan, model, stack)
+            found += recomputation.faults(plan, model, stack)
         found += sharding_faults.others(plan, model, batch)
     if batch is not None:
         found += [*sharding_faults.sequence(plan, batch), *sharding_faults.tokens(plan, batch)]

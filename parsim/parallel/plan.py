@@ -71,6 +71,9 @@ class Plan:
         "1f1b", "the pipeline schedule, named or written out; 1f1b, or interleaved_1f1b with virtual_pipeline, where left out", follows=True
     )
     recompute: str = _key("none", "which activations are computed again", legal=("none", "selective", "full"))
+    recompute_modules: tuple[str, ...] = _key(
+        (), "modules of a layer that run again in backward, by Megatron Core's names; in place of the stack's selective"
+    )
     recompute_ops: tuple[str, ...] = _key((), "ops of a layer, or their tags, that run again in backward")
     recompute_every: int = _key(1, "recompute in each n-th layer of a stage only", auto=(1, 2, 4))
     layers_per_stage: tuple[int, ...] | None = _key(None, "layers by (virtual) stage; the stack's layer_split where left out", auto=(None,))
@@ -90,7 +93,11 @@ class Plan:
     zero_stage: int = _key(
         0, "sharded over the replicas: 1 optimizer state, 2 also gradients, 3 also parameters (FSDP)", legal=(0, 1, 2, 3)
     )
-    reshard_after_forward: bool = _key(True, "whether ZeRO 3 lets parameters go between forward and backward")
+    reshard_after_forward: bool | None = _key(
+        None,
+        "whether ZeRO 3 lets parameters go between forward and backward; under a pipeline as the stack does, where left out",
+        auto=(True, False),
+    )
     zero_group: int | None = _key(None, "replicas that shard among themselves (HSDP); all where left out")
     offload_optimizer: bool = _key(False, "whether the host holds the optimizer's states and updates")
     dimensions: tuple[tuple[str, int], ...] = _key((), "degrees of dimensions without a key here, by name")
@@ -129,8 +136,9 @@ class Stack:
     gather_logits: bool = _key(False, "whether each tensor-parallel rank holds the logits of the whole vocabulary")
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
+    pipeline_keeps_parameters: bool = _key(False, "whether parameters that ZeRO 3 gathers stay for all micro-batches of a pipeline")
     scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival
-    selective_recompute: tuple[str, ...] = _key(("core_attention",), "what recompute = selective runs again: ops of a layer, or their tags")
+    selective_recompute: tuple[str, ...] = _key(("core_attn",), "what recompute = selective runs again: modules, or ops of a layer")
     recompute_early_stop: bool = _key(False, "whether recomputation ends at the last tensor that backward needs")
     layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")

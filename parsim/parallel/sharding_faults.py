@@ -1,17 +1,14 @@
-"""Faults of how tensors are cut, kept and computed again: one function a subject, each with what would do."""
+"""Faults of how tensors are cut, and kept: one function a subject, each with what would do."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from parsim.errors import did_you_mean
-from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.dims import DIMS, TOKEN_DIMS
-from parsim.model.families import blocks_of
-from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.fault import PlanFault, comma_list, divisors
@@ -142,15 +139,22 @@ def zero(plan: Plan) -> Iterator[PlanFault]:
     elif plan.zero_stage and plan.gradient_sync == "master":
         message = f"gradient_sync = master updates on one rank, but zero_stage = {plan.zero_stage} shares the update out"
         yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce, or zero_stage = 0")
-    if plan.reshard_after_forward or plan.zero_stage not in ZERO_STAGES:
+    if plan.reshard_after_forward is not False or plan.zero_stage not in ZERO_STAGES:
         return
     if plan.zero_stage < 3:
         message = f"reshard_after_forward = false keeps parameters that ZeRO 3 gathers, but zero_stage = {plan.zero_stage}"
         yield PlanFault("reshard_after_forward", message, "Set zero_stage = 3, or leave reshard_after_forward out")
-    elif plan.pipeline_parallel > 1 or plan.schedule != "1f1b":
+    elif plan.pipeline_parallel == 1 and plan.schedule != "1f1b":
         message = "reshard_after_forward = false keeps parameters from a forward to its backward, which must follow at once"
-        remedy = "Set pipeline_parallel = 1 with schedule = 1f1b, or leave reshard_after_forward out"
-        yield PlanFault("reshard_after_forward", message, remedy)
+        yield PlanFault("reshard_after_forward", message, "Set schedule = 1f1b, or leave reshard_after_forward out")
+
+
+def keeps_parameters(plan: Plan, stack: Stack) -> bool:
+    """Whether parameters that ZeRO 3 gathers stay for the backward: as the plan says, or under a pipeline as the stack does."""
+    stated = not plan.reshard_after_forward
+    if plan.reshard_after_forward is None:
+        stated = stack.pipeline_keeps_parameters and plan.pipeline_parallel > 1
+    return stated and plan.zero_stage == 3
 
 
 def zero_group(plan: Plan) -> Iterator[PlanFault]:
@@ -180,48 +184,3 @@ def optimizer(plan: Plan, batch: Batch | None) -> Iterator[PlanFault]:
         whole = batch.global_batch // dimensions.split(plan, "B")
         message = f"optimizer_in_backward applies gradients at once, but a replica adds up those of {count} micro-batches"
         yield PlanFault("optimizer_in_backward", message, f"Set micro_batch = {whole}, or optimizer_in_backward to false")
-
-
-def recompute_every(plan: Plan) -> Iterator[PlanFault]:
-    """recompute_every picks the layers of a recomputation, so there is one."""
-    if plan.recompute_every > 1 and plan.recompute == "none" and not plan.recompute_ops:
-        message = f"recompute_every = {plan.recompute_every} says which layers recompute, but recompute = none"
-        yield PlanFault("recompute_every", message, "Set recompute to selective or full, name recompute_ops, or leave recompute_every out")
-
-
-def recompute_ops(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFault]:
-    """Ops that work in one buffer, in place, run again together or not at all."""
-    if not plan.recompute_ops:
-        return
-    blocks = blocks_of(model.architecture, stack.attention, stack.fusions)
-    layers = [blocks[name] for name, _ in model.layout[1:-1]]
-    ops = [op for layer in layers for op in layer.ops]
-    known = tuple(dict.fromkeys(name for op in ops if op.kind != "relabel" for name in (op.name, op.tag) if name))
-    for name in plan.recompute_ops:
-        if name not in known:
-            where = f'in a layer of model "{model.name}" on stack "{stack.name}"'
-            yield PlanFault("recompute_ops", f"no op '{name}' {where}{did_you_mean(name, known)}", f"Known: {', '.join(known)}")
-    if plan.recompute == "full":
-        remedy = "Leave recompute_ops out, or set recompute to none"
-        yield PlanFault("recompute_ops", "recompute = full runs every op again already", remedy)
-    twice = [op.name for op in ops if op.tag == CORE_ATTENTION and {op.name, op.tag} & set(plan.recompute_ops)]
-    if plan.recompute == "selective" and twice:
-        message = f"recompute = selective runs {' and '.join(twice)} again already"
-        yield PlanFault("recompute_ops", message, "Leave it out, or set recompute to none")
-    picked = {op.name for op in ops if {op.name, op.tag} & set(plan.recompute_ops)}
-    for names in (names for layer in layers for names in _writers(layer)):
-        if 0 < len(picked & set(names)) < len(names):
-            message = f"recompute_ops: {' and '.join(names)} work in one buffer, in place"
-            yield PlanFault("recompute_ops", message, "Name all of them or none")
-
-
-def _writers(layer: Block) -> Iterable[list[str]]:
-    buffer: dict[str, str] = {}
-    writers: dict[str, list[str]] = {}
-    for op in layer.ops:
-        shares = op.in_place or op.kind == "relabel"
-        for out in op.outputs:
-            buffer[out] = buffer.get(op.inputs[0], op.inputs[0]) if shares and out == op.outputs[0] else out
-        if op.kind != "relabel":
-            writers.setdefault(buffer[op.outputs[0]], []).append(op.name)
-    return writers.values()

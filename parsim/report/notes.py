@@ -14,6 +14,7 @@ from parsim.cost.count import flops, hbm_bytes, operands, payload, results, sent
 from parsim.cost.sizes import Sizes
 from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
+from parsim.parallel.recomputation import FLASH_AGAIN
 from parsim.report.bounds import Lines, collective_bound, kernel_bound, message_bound
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 
@@ -69,6 +70,8 @@ def _kernel_lines(workload: Workload, noted: NotedTask, task: Compute, price: Pr
     partial = [f"{o.name} over {axis} ({how})" for o in results(task) for axis, how in o.sharding.partial.items()]
     if partial:
         yield "partial", "; ".join(partial)
+    if task.again and task.kernel == "flash_attention" and task.tag in workload.step.structure.checkpointed:
+        yield "in vain", FLASH_AGAIN
     yield "FLOPs", units.format(int(flops(task, sizes, held)[0]), "FLOP")
     yield "HBM", units.format(int(hbm_bytes(task, sizes, held)[0]), "bytes")
     yield "time", _time(price)

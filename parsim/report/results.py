@@ -20,6 +20,8 @@ from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
+from parsim.parallel.recomputation import in_vain
+from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
@@ -148,6 +150,13 @@ def cannot_run(scenario: Scenario, plan: Plan) -> str:
     return "; ".join(reasons(plan, scenario.model.num_layers, scenario.stack))
 
 
+def remarks(scenario: Scenario, plan: Plan) -> list[str]:
+    """What the figures of a plan do not say by themselves: a sentence each."""
+    stack, kept = scenario.stack, "keeps gathered parameters for all micro-batches of a pipeline, unless reshard_after_forward = true"
+    by_default = plan.reshard_after_forward is None and keeps_parameters(plan, stack)
+    return [*in_vain(plan, stack), *([f"{stack.name} {kept}"] if by_default else [])]
+
+
 def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, Estimate] | None:
     """A stack that differs much from the default one, and a plan's estimate under it; None where the plan is not legal there."""
     stack = read("stacks", _OTHER_STACK)
@@ -162,6 +171,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         **{name: getattr(predicted, name) for name in ("name", "step_s", *_RATES, *_SIZES, "fits")},
         "breakdown_s": dict(predicted.breakdown_s),
         "critical_rank": predicted.critical_rank,
+        "peak_rank": result.most_loaded,
         "memory_bytes": [dict(parts) for parts in predicted.memory_bytes],
         "host_memory_bytes": dict(predicted.host_memory_bytes),
         "measured_step_s": result.measured_step_s,
@@ -172,6 +182,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         "num_micro_batches": predicted.num_micro_batches,
         "layers_per_stage": list(predicted.layers),
         "stack_cannot": cannot_run(scenario, predicted.plan) or None,
+        "remarks": "; ".join(remarks(scenario, predicted.plan)) or None,
         "num_events": result.num_events,
         **({"sharing": result.sharing.document()} if result.sharing else {}),
     }

@@ -12,7 +12,7 @@ from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions import DIMENSIONS, axis_of
 from parsim.parallel.plan import KEYS, Plan
 from parsim.report.console import percent, say, show_table
-from parsim.report.results import LayerRow, Results, cannot_run, with_other_stack
+from parsim.report.results import LayerRow, Results, cannot_run, remarks, with_other_stack
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ _LEFT = ("plan", "recompute", "segment", "pass")
 # What the columns of a plan say already; another axis has a column where ranked plans differ in it.
 _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
-    *("recompute_ops", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions"),
+    *("recompute_modules", "recompute_ops", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
+    "dimensions",
 )
 _OWN_COLUMN: Final = tuple(name for name in KEYS if name not in _SAID)
 
@@ -101,6 +102,12 @@ def show_results(results: Results) -> None:
     if hosts:
         show_table(hosts, left=_LEFT, title="memory, GiB on the fullest host")
     _close(said, scenario, on_hosts=bool(hosts))
+    remarked: dict[str, list[str]] = {}
+    for each in results.plans:
+        for sentence in remarks(scenario, each.estimate.plan):
+            remarked.setdefault(sentence, []).append(each.estimate.name)
+    for sentence, names in remarked.items():
+        say(f"{', '.join(names)}: {sentence}")
 
 
 def _broken(row: Mapping[str, str]) -> dict[str, str]:
@@ -142,14 +149,15 @@ def _others(plan: Plan) -> dict[str, str]:
 def _zero(plan: Plan) -> str:
     group = f"/{plan.zero_group}" if plan.zero_group else ""
     zero = f" z{plan.zero_stage}{group}" if plan.zero_stage else ""
-    return zero + ("" if plan.reshard_after_forward else " kept") + (" host" if plan.offload_optimizer else "")
+    return zero + (" kept" if plan.reshard_after_forward is False else "") + (" host" if plan.offload_optimizer else "")
 
 
 def _recompute(plan: Plan) -> str:
-    """'full', 'selective + 1 op', '3 ops', and the share of layers where not each does."""
-    count = len(plan.recompute_ops)
-    ops = [f"{count} op{'s' if count > 1 else ''}"] if count else []
-    again = " + ".join([*([plan.recompute] if plan.recompute != "none" or not ops else []), *ops])
+    """'full', 'selective + 1 op', '2 modules', '3 ops', and the share of layers where not each does."""
+    counts = {"module": len(plan.recompute_modules), "op": len(plan.recompute_ops)}
+    parts = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in counts.items() if count]
+    whole = plan.recompute != "none" and not plan.recompute_modules  # which say what selective means
+    again = " + ".join([*([plan.recompute] if whole or not parts else []), *parts])
     return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
 
 

@@ -29,8 +29,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "schedule": "pipeline_schedule pipeline_parallel_schedule",
         "recompute": "recomputation recompute_granularity recompute_activations activation_checkpoint activation_checkpointing "
         "gradient_checkpointing checkpoint_activations activation_recomputation remat remat_policy ac_mode",
-        "recompute_every": "recompute_interval selective_ac_option",
-        "recompute_ops": "recompute_modules",
+        "recompute_every": "recompute_interval",
+        "recompute_modules": "checkpoint_modules recompute_submodules",
         "layers_per_stage": "pipeline_split stage_layers pipeline_model_parallel_layout num_layers_per_stage",
         "rank_order": "axis_order parallel_order",
         "optimizer": "optim optimizer_type optimizer_name",
@@ -147,8 +147,17 @@ SAID: Final[Mapping[str, str]] = {
     "it is virtual_pipeline of a plan: layers / (pipeline_parallel x layers in a chunk)": (
         "num_layers_per_virtual_pipeline_stage num_layers_per_virtual_stage pipeline_parallel_layers_per_stage"
     ),
-    "it is recompute_every of a plan, or recompute_ops": "recompute_num_layers recompute_method checkpoint_num_layers",
+    "it is recompute_every of a plan, or recompute_modules": "recompute_num_layers recompute_method checkpoint_num_layers",
+    "of torchtitan, op is recompute: selective with stack: torchtitan, and n is recompute: full with recompute_every: n": (
+        "selective_ac_option ac_option"
+    ),
     "it is the dtype of batch: fp32, tf32, bf16 or fp16": "bf16 fp16 fp32 tf32 bfloat16 float16 float32 half use_bf16 use_fp16",
+    "logits in chunks, or fused with the output layer, are not built: the last stage holds them whole, or its part of the vocabulary under "
+    "tensor_parallel; Megatron's --cross-entropy-loss-fusion is stack: megatron-core-fused-loss": (
+        "loss_chunks num_output_chunks num_loss_chunks chunked_loss* chunked_cross_entropy* chunked_ce* ce_chunk* linear_cross_entropy* "
+        "fused_linear_cross_entropy* fused_cross_entropy* cross_entropy_loss_fusion cross_entropy_fusion_impl liger* use_liger* "
+        "cut_cross_entropy*"
+    ),
     "fp8 and narrower formats are not built: use dtype bf16": "fp8* float8* mxfp8* nvfp4* fp4* int8* enable_fp8* te_fp8*",
     "compiled and captured programs are not built: a stack's fusions say what is fused": (
         "compile torch_compile cuda_graph* enable_cuda_graph use_cuda_graph*"

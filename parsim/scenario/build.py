@@ -16,7 +16,7 @@ from parsim.cluster.flash import flash_fault
 from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
-from parsim.parallel import legality, sharding_faults
+from parsim.parallel import legality, recomputation, sharding_faults
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
@@ -156,7 +156,7 @@ def _fixed_keys(place: tuple[str, str], section: PlanSection, parts: _Parts) -> 
     plan = Plan(**{axis: values[axis] for axis in _WHOLE})
     found = [*sharding_faults.unknown_dimensions(plan)]
     if parts.model is not None and parts.stack is not None:
-        found += sharding_faults.recompute_ops(plan, parts.model, parts.stack)
+        found += recomputation.faults(plan, parts.model, parts.stack)
     for fault in found:
         yield (*place, fault.field), str(fault)
 

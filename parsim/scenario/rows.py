@@ -42,13 +42,14 @@ class StackRow(InlineRow):
     form: ClassVar[Any] = Stack
     attention: Annotated[str, Known("attention", lambda: ATTENTION)] = _as_in_stack("attention")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
-    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place"]] = _as_in_stack(
-        "fusions"
+    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place", "norm_gemm"]] = (
+        _as_in_stack("fusions")
     )
     gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
     gather_logits: bool = _as_in_stack("gather_logits")
     tensor_overlap: bool = _as_in_stack("tensor_overlap")
     gradient_overlap: bool = _as_in_stack("gradient_overlap")
+    pipeline_keeps_parameters: bool = _as_in_stack("pipeline_keeps_parameters")
     scatter_gather: bool = _as_in_stack("scatter_gather")
     selective_recompute: list[Text] = _as_in_stack("selective_recompute")
     recompute_early_stop: bool = _as_in_stack("recompute_early_stop")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.dims import COMPUTE, LOGITS
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Dims
@@ -19,7 +18,7 @@ from parsim.step import gradient
 from parsim.step.finish import finish
 from parsim.step.liveness import operands_named, saved_for, with_frees
 from parsim.step.place import Placer
-from parsim.step.recompute import chosen, full, regather, selective
+from parsim.step.recompute import before_use, checkpoint, full
 from parsim.step.split import halves
 from parsim.step.step import Segment, Step
 from parsim.step.structure import Structure
@@ -58,9 +57,7 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     weights = tuple(_weight(block, name, initial, placer, structure) for name, initial in block.weights.items())
     totals = tuple(placer.known[name] for name in block.totals)
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
-    backward = regather(forward, backward, structure.axes_beside)
-    if recompute:
-        backward = _recompute(structure, forward, backward)
+    backward = _recompute(structure, forward, backward) if recompute else before_use(forward, backward, (), structure.axes_beside)
     bare = Segment(
         name=block.name,
         phases={Phase.F: tuple(forward), Phase.B: tuple(backward)},
@@ -74,16 +71,10 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
 
 
 def _recompute(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
-    ops = structure.recompute_ops
-    if structure.selective_ops == (CORE_ATTENTION,):
-        backward = selective(forward, backward, CORE_ATTENTION)
-    else:
-        ops = (*structure.selective_ops, *ops)
-    if ops:
-        backward = chosen(forward, backward, ops)
-    if structure.recompute == "full":
-        backward = full(forward, backward, structure.early_stop)
-    return backward
+    for region in structure.checkpointed:
+        backward = checkpoint(forward, backward, region)
+    backward = before_use(forward, backward, structure.recompute_ops, structure.axes_beside)
+    return full(forward, backward, structure.early_stop) if structure.recomputes_all else backward
 
 
 def _weight(block: Block, name: str, initial: str, placer: Placer, structure: Structure) -> Weight:

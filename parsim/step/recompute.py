@@ -1,62 +1,47 @@
 """Recomputation: which forward tasks run again in backward, so that their results need not be kept.
 
-Four cases of one pass.  Gathered tensors are gathered again (Korthikanti et al. 2022, section 4.2.2: only the shard is
-stored).  A tagged region runs again just before its first use (selective, section 5).  `full` runs the whole segment again,
-its last collective included, as checkpointing does (Narayanan et al. 2021, Eq. 3 counts it so).  `chosen` runs single ops again.
+Three cases.  A region of a layer is checkpointed: it runs again as a whole, its collectives too, just before its own gradients, and what it
+hands on stays (selective recomputation, Korthikanti et al. 2022, section 5).  Single ops run again before the first use of what they make,
+which is let go too; gathered tensors are gathered again in the same way (section 4.2.2: only the shard is stored).  `full` runs the whole
+segment again, its last collective included, as checkpointing does (Narayanan et al. 2021, Eq. 3 counts it so).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final, TypeGuard
 
 from parsim.model.dims import FREE
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task, Value, allocates, reads, writes
 
-AGAIN = "@again"
+AGAIN: Final = "@again"
 
 
-def regather(forward: Sequence[Task], backward: Sequence[Task], beside: Sequence[str]) -> list[Task]:
-    """Backward with every gathered tensor of forward gathered once more, before the GEMM that gives its gradient.
+def checkpoint(forward: Sequence[Task], backward: Sequence[Task], tag: str) -> list[Task]:
+    """Backward with the tagged region run again; the region's own gradients use the second results.
 
-    Over an axis of `beside` the gathering runs beside that GEMM, and the weight gradients that need it wait (Megatron-LM,
-    mpu/layers.py).  Tokens that experts gathered are kept (Megatron Core, transformer/moe/token_dispatcher.py).
+    It gathers for itself: the gradients gather once more (Megatron Core: a checkpointed module runs its forward, which stores the shard).
+    """
+    region = [task for task in forward if tag_of(task) == tag]
+    gathered = {task.target.name for task in region if _regathers(task)}
+    return _again([_rename(task, gathered, AGAIN) for task in region], list(backward), of=tag)
+
+
+def before_use(forward: Sequence[Task], backward: Sequence[Task], names: Sequence[str], beside: Sequence[str]) -> list[Task]:
+    """Backward with the ops of these names or tags run again, and every gathered tensor of forward gathered again, before their first use.
+
+    Over an axis of `beside` a gathering runs beside the GEMM that gives the gradient of what it brings, and the weight gradients that need
+    it wait (Megatron-LM, mpu/layers.py).
     """
     tasks = list(backward)
-    for task in forward:
-        if isinstance(task, Collective) and task.operation == "all_gather" and not _is_of_tokens(task.target):
-            again = replace(task, stream=task.group.name if task.group.name in beside else COMPUTE_STREAM)
-            tasks = _again([again], tasks, lambda _: True, before=f"d_{task.target.name}")
-    return tasks
-
-
-def _is_of_tokens(value: Value) -> bool:
-    return isinstance(value, Operand) and not set(FREE).isdisjoint(value.dims)
-
-
-def selective(forward: Sequence[Task], backward: Sequence[Task], tag: str) -> list[Task]:
-    """Backward with the tagged region run again; the region's own gradients use the second results."""
-    region = [task for task in forward if tag_of(task) == tag]
-    return _again(region, list(backward), lambda task: tag_of(task) == tag) if region else list(backward)
-
-
-def chosen(forward: Sequence[Task], backward: Sequence[Task], names: Sequence[str]) -> list[Task]:
-    """Backward with the ops of these names or tags run again, neighbours and those that share a buffer before their first use."""
-    runs: list[list[Task]] = []
-    run_of: dict[str, list[Task]] = {}  # by buffer
-    for task, before in zip(forward, (None, *forward), strict=False):
-        shared = next((run_of[name] for name in writes(task) if name in run_of), None)
-        settles = isinstance(task, Collective) and shared is not None  # an all_reduce in place goes along
-        if not settles and not (isinstance(task, Compute) and {task.name, task.tag} & set(names)):
-            continue
-        if shared is None and (not runs or runs[-1][-1] is not before):
-            runs.append([])
-        run = shared or runs[-1]
-        run.append(task)
-        run_of.update(dict.fromkeys(writes(task), run))
-    tasks = list(backward)
-    for run in reversed(runs):  # the later first: it may need what an earlier one makes again
-        tasks = _again(run, tasks, lambda _: True)
+    for run in reversed(_runs(forward, names)):  # the later first: it may need what an earlier one makes again
+        first = run[0]
+        if _regathers(first):
+            stream = first.group.name if first.group.name in beside else COMPUTE_STREAM
+            tasks = _again([replace(first, stream=stream)], tasks, before=f"d_{first.target.name}")
+        else:
+            tasks = _again(run, tasks)
     return tasks
 
 
@@ -69,18 +54,60 @@ def full(forward: Sequence[Task], backward: Sequence[Task], early_stop: bool) ->
     return [*map(_mark, again), *backward]
 
 
-def _again(region: list[Task], backward: list[Task], uses_again: Callable[[Task], bool], before: str = "") -> list[Task]:
-    """`region` re-issued before the first task that `uses_again` and reads a result; such tasks read the second results.
+def _runs(forward: Sequence[Task], names: Sequence[str]) -> list[list[Task]]:
+    """What runs again together, in the order in which it ends: neighbours, all that writes one buffer, and each gathering by itself."""
+    chosen = _chosen(forward, names)
+    runs: list[list[int]] = []
+    run_of: dict[str, list[int]] = {}  # by buffer
+    for place in chosen:
+        run = next((run_of[name] for name in writes(forward[place]) if name in run_of), None)
+        if run is None:
+            if not runs or runs[-1][-1] != place - 1:
+                runs.append([])
+            run = runs[-1]
+        run.append(place)
+        run_of.update(dict.fromkeys(writes(forward[place]), run))
+    alone = [[place] for place, task in enumerate(forward) if _regathers(task)]
+    return [[forward[place] for place in run] for run in sorted((*runs, *alone), key=lambda run: run[-1])]
 
-    It is issued earlier where a task before that writes `before`.
+
+def _chosen(forward: Sequence[Task], names: Sequence[str]) -> list[int]:
+    """Places of the ops of these names or tags, of all that writes their buffers, and of what makes the source of such a collective."""
+    found = {place for place, task in enumerate(forward) if isinstance(task, Compute) and {task.name, task.tag} & set(names)}
+    while True:
+        tasks = [forward[place] for place in found]
+        buffers = {name for task in tasks for name in (*writes(task), *([task.source.name] if isinstance(task, Collective) else []))}
+        more = {place for place, task in enumerate(forward) if buffers & set(writes(task)) and not _regathers(task)}
+        if more <= found:
+            return sorted(found)
+        found |= more
+
+
+def _regathers(task: Task) -> TypeGuard[Collective]:
+    """Whether backward gathers it again.
+
+    Tokens that experts gathered are kept (Megatron Core, transformer/moe/token_dispatcher.py).
+    """
+    if not isinstance(task, Collective) or task.operation != "all_gather":
+        return False
+    return not isinstance(task.target, Operand) or set(FREE).isdisjoint(task.target.dims)
+
+
+def _again(region: list[Task], backward: list[Task], of: str = "", before: str = "") -> list[Task]:
+    """`region` re-issued before the first task that reads a result of it; such tasks read the second results.
+
+    Only tasks tagged `of` count, where it is given; the region is issued earlier where a task before that writes `before`.
     """
     produced = {o.name for task in region for o in allocates(task)}
-    users = [i for i, task in enumerate(backward) if uses_again(task) and produced & set(reads(task))]
+    users = [i for i, task in enumerate(backward) if of in ("", tag_of(task)) and produced & set(reads(task))]
     if not users:
         return backward
+    suffix, taken = AGAIN, {name for task in backward for name in writes(task)}
+    while any(name + suffix in taken for name in produced):  # of what runs a third time
+        suffix += AGAIN
     first = next((i for i, task in enumerate(backward[: users[0]]) if before in writes(task)), users[0])
-    renamed = [_rename(task, produced) if i in users else task for i, task in enumerate(backward)]
-    return [*renamed[:first], *(_mark(_rename(task, produced)) for task in region), *renamed[first:]]
+    renamed = [_rename(task, produced, suffix) if i in users else task for i, task in enumerate(backward)]
+    return [*renamed[:first], *(_mark(_rename(task, produced, suffix)) for task in region), *renamed[first:]]
 
 
 def tag_of(task: Task) -> str:
@@ -93,9 +120,9 @@ def _mark(task: Task) -> Task:
     return replace(task, again=True)
 
 
-def _rename(task: Task, names: set[str]) -> Task:
+def _rename(task: Task, names: set[str], suffix: str) -> Task:
     def other(operand: Value) -> Value:
-        return replace(operand, name=operand.name + AGAIN) if isinstance(operand, Operand) and operand.name in names else operand
+        return replace(operand, name=operand.name + suffix) if isinstance(operand, Operand) and operand.name in names else operand
 
     if isinstance(task, Collective):
         return replace(task, source=other(task.source), target=other(task.target))

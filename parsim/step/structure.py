@@ -11,6 +11,8 @@ from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, r
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.recomputation import regions, single_ops
+from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.step.task import HOST
 
 
@@ -20,9 +22,9 @@ class Structure:
 
     axes: tuple[str, ...]  # of degree above 1, outermost first
     dimensions: tuple[str, ...]  # names of those that are on
-    recompute: str
+    recomputes_all: bool
+    checkpointed: tuple[str, ...]  # regions of a layer that run again as a whole
     recompute_ops: tuple[str, ...]
-    selective_ops: tuple[str, ...]  # of `selective`
     recompute_every: int
     early_stop: bool
     gradient_sync: str
@@ -55,19 +57,24 @@ class Structure:
         first, last = (schedules.find(plan.schedule, ranks).rank_of(stage, ranks) for stage in (0, plan.num_stages - 1))
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
         stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replica_axes())
+        whole, ops = regions(plan, stack), single_ops(plan, stack)
+        keeps = replicates and keeps_parameters(plan, stack)
+        # What stays for all micro-batches of a pipeline is gathered once a step, and its gradients are whole until the last backward, which
+        # shares them out (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync): the bytes and the memory of ZeRO 1.
+        zero_stage = 1 if keeps and "pp" in axes else plan.zero_stage
         divides = model.extents["D"] % plan.tensor_parallel == 0
         is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
             axes=axes,
             dimensions=dimensions,
-            recompute=plan.recompute,
-            recompute_ops=tuple(sorted(plan.recompute_ops)),
-            selective_ops=tuple(sorted(stack.selective_recompute)) if plan.recompute == "selective" else (),
-            recompute_every=plan.recompute_every if plan.recompute_ops or plan.recompute != "none" else 1,
+            recomputes_all=plan.recompute == "full",
+            checkpointed=whole,
+            recompute_ops=ops,
+            recompute_every=plan.recompute_every if whole or ops or plan.recompute == "full" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",
-            zero_stage=plan.zero_stage if replicates else 0,
-            reshard=plan.reshard_after_forward or not replicates or plan.zero_stage < 3,
+            zero_stage=zero_stage if replicates else 0,
+            reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
             in_backward=plan.optimizer_in_backward,

@@ -127,6 +127,7 @@ ROOM = {
     "memory by what stacks keep, and the host's": 400,
     "likenesses of expert plans, what experts cannot be, dimensions in tables, typos in recipes": 125,
     "hosts that run out of memory, optimizers in pages and in the backward": 425,
+    "modules that run again, parameters kept under a pipeline": 130,
 }
 
 

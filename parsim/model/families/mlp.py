@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from typing import Any, ClassVar
 
-from parsim.model.blocks import DROP
+from parsim.model.blocks import DROP, MLP, in_region
 from parsim.model.dims import MASK
 from parsim.model.ends import dense_weights, labelled_rows
 from parsim.model.families import FAMILIES, Blocks, Family, by_name
@@ -86,17 +86,16 @@ def _embedding(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
 
 def _layer(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
     fused = "gelu" in fusions and kind.bias
-    ops = (
-        *_activation("enter", "T D", "x", "active", kind),
+    inside = (
         Op("enter_mlp", "B T D -> B S D", ("active",), ("mlp_in",), "relabel"),
         Op("up_gemm", "B S D, D F -> B S F", ("mlp_in", "up.weight"), (_before_bias("up", "hidden", kind),)),
         *_bias("up", "S F", "hidden", kind, fusions),
         *_activation("inner", "S F", "hidden", "inner", kind, fused=fused),
         Op("down_gemm", "B S F, F D -> B S D", ("inner", "down.weight"), ("down_partial",)),
         Op("leave_mlp", "B S D -> B T D", ("down_partial",), (_before_bias("down", "y", kind),), "relabel"),
-        # Not fused: a collective may stand between the GEMM and its bias.
-        *_bias("down", "T D", "y", kind, ()),
     )
+    # Not fused: a collective may stand between the GEMM and its bias.
+    ops = (*_activation("enter", "T D", "x", "active", kind), *in_region(MLP, inside), *_bias("down", "T D", "y", kind, ()))
     return Block("layer", ops, {**dense_weights("up", bias=kind.bias), **dense_weights("down", bias=kind.bias)})
 
 
