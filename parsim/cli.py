@@ -6,9 +6,9 @@ Only typer, rich and the errors are imported at the top, so that `parsim --help`
 from __future__ import annotations
 
 import gc
-import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
@@ -52,7 +52,9 @@ ScenarioFile = Annotated[Path, typer.Argument(help="a scenario file (YAML or JSO
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="where to write; reports/NAME where left out", metavar="DIR", show_default=False)
 ]
-FormatOption = Annotated[Literal["png", "svg", "png,svg"] | None, typer.Option("--format", help="of the figure; png where left out")]
+FormatOption = Annotated[
+    Literal["png", "svg", "png,svg", "svg,png"] | None, typer.Option("--format", help="of the figure; png where left out")
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, and nothing else, on stdout")]
 Csv = Annotated[bool, typer.Option("--csv", help="print CSV, and nothing else, on stdout")]
 
@@ -60,10 +62,15 @@ Csv = Annotated[bool, typer.Option("--csv", help="print CSV, and nothing else, o
 _FEW_COLLECTIONS = 100_000
 
 
-def _number(value: float | None) -> float | None:
-    if value is not None and math.isnan(value):
-        raise typer.BadParameter("nan is no number of seconds.")
-    return value
+def _seconds(least: float, most: float) -> Callable[[float | None], float | None]:
+    """What checks an option that lies between these; nan does not."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not least <= value <= most:
+            raise typer.BadParameter(f"must be from {least:g} to {most:,.0f} seconds, not {value:g}.")
+        return value
+
+    return check
 
 
 def _version(wanted: bool) -> None:
@@ -218,7 +225,7 @@ def execute(
         int | None, typer.Option(help="of weights, data and masks; the scenario's where left out", min=0, max=2**32 - 1)
     ] = None,
     deadline: Annotated[
-        float | None, typer.Option(help="seconds after which a run is ended", min=0.1, max=10**7, callback=_number, metavar="SECONDS")
+        float | None, typer.Option(help="seconds after which a run is ended", callback=_seconds(0.1, 10**7), metavar="SECONDS")
     ] = None,
     json: Json = False,
     csv: Csv = False,
@@ -234,7 +241,7 @@ def execute(
 @command
 def calibrate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; machine.yaml where left out", metavar="FILE")] = None,
-    seconds: Annotated[float, typer.Option(help="how long to take samples", min=1, max=3600, callback=_number)] = 40,
+    seconds: Annotated[float, typer.Option(help="how long to take samples", callback=_seconds(1, 3600), metavar="SECONDS")] = 40,
 ) -> int:
     """Measure this machine's cores and write them as a node that a scenario can name, or paste; exit 1 where too few samples are clean."""
     from parsim.report.calibrating import calibrate_machine
@@ -309,7 +316,9 @@ def _run() -> int:
     try:
         app(prog_name="parsim")
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else OK
+        if isinstance(end.code, str):
+            raise  # a text, which the interpreter prints before it ends with 1
+        code = end.code or OK
         return leave() if code == FAILED and not isinstance(end, Ended) else code  # so typer ends where nobody reads its help any more
     return OK
 

@@ -80,13 +80,13 @@ class ScenarioError(ParsimError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The name of `known` that `name` was probably meant to be, or "".
 
-    Each of its numbers and words stands in the other, perhaps cut short or with a typing error, since another number or a word more
-    means another thing.
+    Each of its numbers and words stands in the other, perhaps cut short or with a typing error, and the other begins with these, since
+    another number or a word more or before means another thing.
 
     >>> nearest("tensor_paralel", ["tensor_parallel", "pipeline_parallel"]), nearest("zebra", ["apple"])
     ('tensor_parallel', '')
-    >>> nearest("qwen3-8b", ["qwen2.5-7b"]), nearest("qk_norm", ["norm"])
-    ('', '')
+    >>> nearest("qwen3-8b", ["qwen2.5-7b"]), nearest("qk_norm", ["norm"]), nearest("pipeline", ["virtual_pipeline"])
+    ('', '', '')
     """
     by_lower = {each.lower(): each for each in known if _may_mean(name.lower()[:100], each.lower())}
     matches = difflib.get_close_matches(name.lower()[:100], by_lower, n=1)
@@ -94,8 +94,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _may_mean(name: str, known: str) -> bool:
-    left = _WORDS.findall(known)
-    for word in _WORDS.findall(name):
+    words = _WORDS.findall(name)
+    left = _WORDS.findall(known)[: len(words)]
+    for word in words:
         match = next((each for each in left if _is_word(word, each)), None)
         if match is None:
             return _joined_alike(name, known)

@@ -80,10 +80,10 @@ def row(kind: str, name: str) -> dict[str, Any]:
 
 
 def hint(kind: str, name: str) -> str:
-    """What follows a message on the unknown `name`: the row that it misspells or those of its family, never another thing.
+    """What follows a message on the unknown `name`: the rows that it misspells or begins, never another thing.
 
     >>> hint("models", "gpt3-175"), hint("accelerators", "tpu-v5")
-    (" (did you mean 'gpt3-175b'?)", ' (of v5 there are tpu-v5e, tpu-v5p)')
+    (" (did you mean 'gpt3-175b'?)", '')
     """
     return hint_of(name, (*names(kind), *aliases(kind)))
 

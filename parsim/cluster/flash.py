@@ -39,7 +39,10 @@ class FlashKernel(NamedTuple):
     source: str
 
 
-_DAO_1 = "Dao-AILab/flash-attention@v1.0.9, README: Turing, Ampere, Ada and Hopper (recalled, not opened)"
+_DAO_1 = (
+    "Dao-AILab/flash-attention@014c349, README: FlashAttention 1.x for Turing; "
+    "microsoft/torchscale, README: Flash Attention for Turing, Ampere, Ada or Hopper"
+)
 _DAO_2 = "Dao 2023 (arXiv:2307.08691), section 4.1: FlashAttention-2 is around 2 x as fast"
 _TRITON = "Dao 2023 (arXiv:2307.08691), section 4.1: FlashAttention-2 is 1.3 to 1.5 x as fast forward and around 2 x backward"
 _FITTED_2 = "the law was fitted to it"
@@ -104,4 +107,5 @@ def flash_fault(kernel: str, accelerator: str) -> str | None:
         return None
     of = architecture_of(accelerator)
     there = ", ".join((OWN, *(name for name, architecture in TABLE if architecture == of)))
-    return f"attention = {kernel} does not run on {accelerator} ({of or 'an architecture that no table lists'}); there: {there}"
+    lack = "has no known rate" if kernel == "memory_efficient" else "does not run"  # PyTorch's runs on most
+    return f"attention = {kernel} {lack} on {accelerator} ({of or 'an architecture that no table lists'}); there: {there}"

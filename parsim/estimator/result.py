@@ -44,7 +44,7 @@ class Estimate:
 
     @property
     def peak_bytes(self) -> int:
-        """Of the most loaded rank."""
+        """Of the most loaded rank, with the stack's overheads, which the peaks of a simulated Trace are without."""
         return max(sum(parts.values()) for parts in self.memory_bytes)
 
     @property

@@ -1,27 +1,29 @@
 """What people ask for, in the words of Megatron-LM, DeepSpeed, Hugging Face, torchtitan and of papers -> what a scenario calls it.
 
 A name is a word of SPELLED (section -> key) or of VALUES (key -> value), or stands in SAID with a sentence: where its figure is said
-otherwise, or that it is not built and what to use.  Case, dashes and underscores do not count; a * stands for any end.
+otherwise, or that it is not built and what to use.  Case, dashes and underscores do not count; a * stands for any end, and of words that
+fit the longest counts.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from functools import cache
 from typing import Final
 
 from parsim import catalog
+from parsim.catalog.spelling import hint_of, squeezed
 from parsim.errors import did_you_mean
 from parsim.model import families
 from parsim.parallel.plan import KEYS
+from parsim.scenario.unbuilt import UNBUILT
 
 SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
     "plans": {
         "data_parallel": "dp ddp replicas num_replicas",
-        "tensor_parallel": "tp mp model_parallel tensor_model_parallel",
-        "pipeline_parallel": "pp pipe_parallel pipeline_model_parallel num_stages pipeline_stages",
+        "tensor_parallel": "tensor tp mp model_parallel tensor_model_parallel",
+        "pipeline_parallel": "pipeline pp pipe_parallel pipeline_model_parallel num_stages pipeline_stages",
         "virtual_pipeline": "vpp vp virtual_pipeline_parallel virtual_pipeline_model_parallel virtual_stages num_model_chunks",
         "sequence_parallel": "sp",
         "micro_batch": "mbs micro_batch_size train_micro_batch_size_per_gpu micro_batch_per_gpu per_device_train_batch_size "
@@ -48,7 +50,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "cluster": {
         "node": "gpu gpu_type gpu_name device device_type accelerator machine instance instance_type hardware node_type",
-        "num_nodes": "nodes nnodes node_count num_hosts num_machines num_instances",
+        "num_nodes": "nodes nnodes node_count num_hosts num_machines num_instances num_slices",
         "num_devices": "gpus num_gpus n_gpus devices num_accelerators world_size num_ranks total_gpus gpu_count",
         "fabric": "network networking interconnect inter_node inter_node_link nic nics",
     },
@@ -60,14 +62,14 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "num_kv_heads": "kv_heads n_kv_heads n_head_kv num_key_value_heads num_query_groups",
         "head_dim": "head_size d_head d_kv kv_channels attention_head_size",
         "vocab_size": "vocab vocabulary vocabulary_size padded_vocab_size",
-        "max_positions": "max_position_embeddings n_positions n_ctx",
+        "max_positions": "max_position_embeddings n_positions n_ctx max_seq_len max_seq_length context_length context_len",
         "activation": "hidden_act hidden_activation activation_function activation_func mlp_activation",
         "norm": "normalization norm_type",
         "positions": "position_embedding position_embedding_type positional_encoding position_encoding pos_emb",
-        "bias": "use_bias linear_bias add_bias_linear mlp_bias",
-        "qkv_bias": "add_qkv_bias attention_bias",
+        "bias": "use_bias linear_bias add_bias_linear",
+        "qkv_bias": "add_qkv_bias",
         "tied_embedding": "tie_word_embeddings tied_word_embeddings tie_embeddings tied_embeddings weight_tying share_embeddings",
-        "dropout": "dropout_rate hidden_dropout attention_dropout resid_pdrop embd_pdrop attn_pdrop",
+        "dropout": "dropout_rate",
         "causal": "is_causal",
         "norm_last": "post_norm",
         "num_token_types": "type_vocab_size",
@@ -109,8 +111,8 @@ SAID: Final[Mapping[str, str]] = {
         "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"
     ),
     "inference is not built: only training steps are predicted": (
-        "mode inference* serving* prompt* output_length output_len max_new_tokens generation* decode* prefill* kv_cache* use_cache "
-        "num_requests concurrency max_batch_size input_length input_len"
+        "mode inference* serving* prompt* output_length output_len max_new_tokens generation* decode decode_len* decode_tokens decoding* "
+        "prefill* kv_cache* use_cache num_requests concurrency max_batch_size input_length input_len"
     ),
     "one kind of node is built, for all of a cluster: give node and num_nodes; mixed nodes are not built": (
         "nodes[] node_groups hetero* mixed_nodes"
@@ -131,9 +133,9 @@ SAID: Final[Mapping[str, str]] = {
     ),
     "it is zero_stage of a plan: 1 shards the optimizer (Megatron's distributed optimizer), 2 also gradients, 3 also parameters (FSDP)": (
         "fsdp use_fsdp fsdp2 fully_shard* zero_optimization deepspeed use_distributed_optimizer distributed_optimizer sharding_strategy "
-        "data_parallel_sharding_strategy use_torch_fsdp2 use_megatron_fsdp"
+        "data_parallel_sharding_strategy use_torch_fsdp2 use_megatron_fsdp zero_1 zero_2 zero_3"
     ),
-    "it is zero_group of a plan, the ranks that shard among themselves, with zero_stage = 3 (HSDP)": (
+    "it is data_parallel / zero_group of a plan: give zero_group, the ranks that shard among themselves, with zero_stage = 3 (HSDP)": (
         "data_parallel_replicate dp_replicate hybrid_shard num_distributed_optimizer_instances"
     ),
     "secondary shards and quantized collectives (ZeRO++) are not built: use zero_group": "zero_hpz* zero_quantized* hpz*",
@@ -144,10 +146,14 @@ SAID: Final[Mapping[str, str]] = {
         "offload_param* param_offload offload_activation* activation_offload* cpu_offload* offload fsdp_offload* "
         "fine_grained_activation_offload*"
     ),
+    "give layers_per_stage of a plan, which lists the layers of each stage": (
+        "decoder_first_pipeline_num_layers decoder_last_pipeline_num_layers num_layers_in_*_pipeline_stage pipeline_parallel_*_less_layers "
+        "account_for_*_in_pipeline_split"
+    ),
     "it is virtual_pipeline of a plan: layers / (pipeline_parallel x layers in a chunk)": (
         "num_layers_per_virtual_pipeline_stage num_layers_per_virtual_stage pipeline_parallel_layers_per_stage"
     ),
-    "it is recompute_every of a plan, or recompute_modules": "recompute_num_layers recompute_method checkpoint_num_layers",
+    "it is recompute_every of a plan, or recompute_modules": "recompute_num_layers recompute_method checkpoint_num_layers recompute_layers",
     "of torchtitan, op is recompute: selective with stack: torchtitan, and n is recompute: full with recompute_every: n": (
         "selective_ac_option ac_option"
     ),
@@ -167,7 +173,7 @@ SAID: Final[Mapping[str, str]] = {
         "parallel_attn* parallel_attention* parallel_block* use_parallel_residual parallel_residual parallel_mlp"
     ),
     "sliding windows are not built: one at least as long as the sequence is full attention, and may be left out": (
-        "sliding_window* window_size attention_window* use_sliding_window local_attention* layer_types attention_chunk_size "
+        "sliding_window* window window_size attention_window* use_sliding_window local_attention* layer_types attention_chunk_size "
         "max_window_layers"
     ),
     "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
@@ -186,9 +192,21 @@ SAID: Final[Mapping[str, str]] = {
         "layer_norm_epsilon initializer_range init_method_std bos_token_id eos_token_id pad_token_id transformers_version architectures"
     ),
     "an inline model says what it has by activation, norm, positions and bias; model: hf:PATH reads a config.json": "model_type",
-    "say activation = swiglu": "swiglu use_swiglu gated_mlp gated_linear_unit",
+    "of gated MLPs one is built: activation = swiglu": "swiglu use_swiglu geglu use_geglu glu gated gated_mlp gated_linear_unit",
     "say tied_embedding = false": "untie_embeddings_and_output_weights untie_embeddings",
     "say bias = false": "disable_bias_linear no_bias",
+    "bias is that of all linear layers, and qkv_bias that of queries, keys and values; one of attention or the MLP alone is not built": (
+        "attention_bias attn_bias mlp_bias"
+    ),
+    "one dropout is built, for embeddings, attention scores and what each branch adds: give dropout": (
+        "hidden_dropout attention_dropout resid_pdrop embd_pdrop attn_pdrop hidden_dropout_prob attention_probs_dropout_prob"
+    ),
+    "the memory of a device is hbm_capacity of its accelerator: node: {base: NAME, accelerator: {base: NAME, hbm_capacity: 80 GiB}}": (
+        "memory gpu_memory gpu_mem device_memory memory_per_gpu memory_per_device memory_capacity vram hbm hbm_size hbm_capacity"
+    ),
+    "it is a figure of the fabric or of its nic, or of the node's link: fabric: {base: NAME, ...}": (
+        "bandwidth *_bandwidth latency oversubscription topology"
+    ),
     "sequences of one length are built, so that their packing changes nothing": "packing packed* variable_seq_lengths",
     "gradients are kept and summed as the stack says: stack: {base: NAME, gradient_dtype: fp32 or compute}": "fp32_grad* grads_in_fp32",
     "it follows from the stack: leave it out": "overlap_param_gather reduce_bucket_size allgather_bucket_size bucket_cap_mb",
@@ -217,70 +235,22 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "stack": {"megatron-core": "mcore megatron_lm megatron"},
     "model": {
-        "llama3-8b": "llama31_8b llama_31_8b",
-        "llama3-70b": "llama31_70b llama33_70b",
+        "llama3-8b": "llama3.1_8b",
+        "llama3-70b": "llama3.1_70b llama3.3_70b",
         "llama3.1-405b": "llama3_405b",
         "gpt3-175b": "gpt3 gpt_175b",
         "gpt2-small": "gpt2",
         "gpt2-xl": "gpt2_1.5b",
-    },
-}
-_NOT_BUILT = "is not built"
-# What has values by name -> a sentence -> the names of which it is said.
-UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
-    "dtype": {
-        "is a format of matrix multiplications only: weights, gradients and activations stay wider, which is not built yet": (
-            "fp8* float8* e4m3* e5m2* mxfp* mxfp8* nvfp4* fp4* fp6* int8* int4* nf4*"
-        ),
-        _NOT_BUILT: "fp64 float64 double",
-    },
-    "activation": {
-        "is a gate that is not built: swiglu is": "geglu* gated_gelu* reglu* glu bilinear",
-        "without a gate is not built; with one it is swiglu": "silu swish",
-        _NOT_BUILT: "tanh sigmoid mish elu leaky_relu quick_gelu laplace",
-    },
-    "positions": {_NOT_BUILT: "alibi sinusoidal relative* t5* none nope xpos fire mrope 2d*"},
-    "norm": {_NOT_BUILT: "none group_norm dyt batch_norm deep_norm scale_norm"},
-    "schedule": {
-        _NOT_BUILT: (
-            "zbv* zb_v* zb_h2 zbh2 zero_bubble_h2 zero_bubble_v zb1p zb2p dualpipe* dual_pipe* interleaved_zero_bubble* pipedream* "
-            "chimera hanayo"
-        )
-    },
-    "optimizer": {
-        _NOT_BUILT: (
-            "sgd lion* adafactor muon lamb lars *shampoo soap sophia* galore* paged_lion* paged_ademamix* came adagrad rmsprop adan prodigy"
-        )
-    },
-    "model": {
-        "is not built: experts": (
-            "mixtral* deepseek* qwen2_moe* qwen3_moe* qwen15_moe* dbrx* grok* llama4* gpt_oss* glm4_moe* granitemoe* olmoe* phimoe* jamba*"
-        ),
-        "is not built: norms of queries and keys": "qwen3* olmo2* olmo3*",
-        "is not built: GeGLU, norms behind each branch, soft caps and sliding windows": "gemma*",
-        "is not built: an MLP beside attention": (
-            "falcon* gpt_neox* gptneox* pythia* gptj* gpt_j* phi2* phi15* phi1* phi cohere* command_r* codegen* palm*"
-        ),
-        "is not built: ALiBi": "bloom* mpt* baichuan*",
-        "is not built: encoders beside decoders, or other inputs than text": (
-            "t5* flan* bart* mbart* whisper* vit* clip* llava* qwen2_vl* mllama*"
-        ),
-        "is not built: state-space layers": "mamba* rwkv* falcon_mamba* zamba*",
-        "is not read: its keys, and positions or weights laid out otherwise; write its figures as an inline model": (
-            "opt* phi3* phi35* phi4* starcoder* gpt_bigcode* stablelm* olmo* internlm* glm* chatglm* roberta* distilbert* electra* "
-            "albert* granite* smollm* exaone*"
-        ),
+        "mistral-7b": "mistral_7b_v0.1 mistral_7b_instruct_v0.1",
     },
 }
 
 
-def letters_of(name: str) -> str:
-    """The name without case, dashes and the like, and without the organisation before a slash.
-
-    >>> letters_of("--tensor-model-parallel-size"), letters_of("meta-llama/Llama-3.1-8B")
-    ('tensormodelparallelsize', 'llama318b')
-    """
-    return re.sub(r"[^a-z0-9]", "", name.lower().rpartition("/")[2])
+# What follows an unknown name of a kind for which nothing is meant: how to have it none the less.
+_WAYS: Final[Mapping[str, str]] = {
+    "model": "; model: hf:PATH reads a config.json",
+    "node": "; num_devices of the cluster uses a part of a larger one",
+}
 
 
 def about_key(section: str, key: str, own: Iterable[str], *, nested: bool = False) -> str:
@@ -291,13 +261,14 @@ def about_key(section: str, key: str, own: Iterable[str], *, nested: bool = Fals
     >>> about_key("batch", "micro-batch-size", ["global_batch"])
     '; give it as plans.NAME.micro_batch'
     """
-    word = letters_of(key)
+    word = squeezed(key)
     for name in (f"{word}[]" if nested else word, word, *_stems(word)):
-        if said := _sentence(SAID, name):
-            return f": {said}"
         homes = dict(_homes().get(name, {}))
         if (meant := homes.pop(section, "")) in own:
             return f" (did you mean '{meant}'?)"
+        if said := _sentence(SAID, name):
+            return f": {said}"
+        homes = {place: meant for place, meant in homes.items() if place not in _OWN or name == squeezed(meant)}
         if homes:
             place, meant = next(iter(homes.items()))
             return f"; give it as {_PLACES.get(place, f'{place}.')}{meant}"
@@ -311,16 +282,18 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
     (', which is a gate that is not built: swiglu is', " (did you mean 'gelu'?)")
     """
     known = list(legal)
-    bare = re.sub(r"^meta|(hf|instruct|chat|base|it|v\d+)$", "", letters_of(name))
-    for word in dict.fromkeys((letters_of(name), bare)):
-        alike = [each for each in known if letters_of(each) == word]
-        spelled = [value for value, words in VALUES.get(kind, {}).items() if value in known and word in map(letters_of, words.split())]
+    own = name.rpartition("/")[2]  # without the organisation
+    bare = re.sub(r"^meta[-_]|[-_](hf|instruct|chat|base|it)$", "", own, flags=re.IGNORECASE)
+    for word in dict.fromkeys(map(squeezed, (own, bare))):
+        alike = [each for each in known if squeezed(each) == word]
+        spelled = [value for value, words in VALUES.get(kind, {}).items() if value in known and word in map(squeezed, words.split())]
         if alike or spelled:
             return f" (did you mean '{(alike or spelled)[0]}'?)"
         if said := lack_of(kind, word):
             return f", which {said}"
     rows = f"{kind}s"
-    return catalog.hint(rows, name) if rows in catalog.kinds() else did_you_mean(name, known)
+    near = hint_of(name, (*known, *catalog.aliases(rows))) if rows in catalog.kinds() else did_you_mean(name, known)
+    return near or _WAYS.get(kind, "")
 
 
 def lack_of(kind: str, name: str) -> str:
@@ -329,9 +302,10 @@ def lack_of(kind: str, name: str) -> str:
     >>> lack_of("model", "mixtral")
     'is not built: experts'
     """
-    return _sentence(UNBUILT.get(kind, {}), letters_of(name))
+    return _sentence(UNBUILT.get(kind, {}), squeezed(name))
 
 
+_OWN: Final = ("measured", "data")  # sections whose short words mean something else in another
 _PLACES: Final = {"": "", "plans": "plans.NAME.", "measured": "measured.NAME.", "stack": "stack: {base: NAME, ...}, key "}
 
 
@@ -341,12 +315,15 @@ def _stems(name: str) -> list[str]:
 
 
 def _sentence(table: Mapping[str, str], name: str) -> str:
-    return next((said for said, words in table.items() if any(fnmatchcase(name, _pattern(word)) for word in words.split())), "")
+    found = [(len(word.strip("*")), said) for said, words in table.items() for word in words.split() if _pattern(word).fullmatch(name)]
+    return max(found, key=lambda each: each[0], default=(0, ""))[1]
 
 
 @cache
-def _pattern(word: str) -> str:
-    return re.sub(r"[^a-z0-9*\[\]]", "", word).replace("[]", "[[]]")
+def _pattern(word: str) -> re.Pattern[str]:
+    """What a word of a table stands for; a number before a * is whole, so that fp6* is no fp64."""
+    parts = [re.escape(squeezed(part)) for part in word.removesuffix("[]").split("*")]
+    return re.compile(r"(?:(?<!\d)|(?!\d)).*".join(parts) + re.escape("[]") * word.endswith("[]"))
 
 
 @cache
@@ -358,5 +335,5 @@ def _homes() -> Mapping[str, Mapping[str, str]]:
     for section, keys in SPELLED.items():
         for key in dict.fromkeys((*keys, *own.get(section, ()))):
             for word in (*keys.get(key, "").split(), *([key] if key != "name" else [])):
-                homes.setdefault(letters_of(word), {}).setdefault(section, key)
+                homes.setdefault(squeezed(word), {}).setdefault(section, key)
     return homes

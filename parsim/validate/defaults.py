@@ -47,7 +47,10 @@ _PYTORCH = "PyTorch 2.2 release notes: scaled_dot_product_attention runs FlashAt
 _NEMO = "NVIDIA-NeMo/Megatron-Bridge, recipes: sequence_parallel with tensor parallelism, use_distributed_optimizer; GPT-2's tokens"
 _INTERN = "InternLM/InternEvo@00de6134, configs/7B_sft.py: VOCAB_SIZE = 103168, checkpoint=False"
 _VTRAIN = "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size"
-_BIGSCIENCE = "bigscience-workshop/bigscience, train/tr1-13B-base and tr3-1B3-baseline: ZERO_STAGE=1 (recalled, not opened)"
+_BIGSCIENCE = (
+    "bigscience-workshop/bigscience@18d869b, train/tr1-13B-base/tr1-13B-round1.slurm, "
+    "and @600c638, train/tr3-1B3-baseline/tr3-1B3-modeling-baseline.slurm: ZERO_STAGE=1, --checkpoint-activations, --fp16"
+)
 _BLOOM = "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"

@@ -219,7 +219,7 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
             if mine.keys() != wanted.keys():
                 worst[key] = np.inf
             for name, weight in wanted.items():
-                expected = shard(full.get(name, full.get(f"{weight.copy_of}/{weight.name}")), weight.sharding, sizes)  # type: ignore[arg-type]
+                expected = shard(full[name if name in full else f"{weight.copy_of}/{weight.name}"], weight.sharding, sizes)
                 if mine[name].shape != expected.shape:  # ZeRO leaves each rank its own part of the flattened weight
                     expected = _own_part(expected, weight, job.mesh, at)
                 worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max(initial=0.0)) / scale)

@@ -320,6 +320,15 @@ def test_a_mistake_ends_with_2_and_a_sentence(here: Path, arguments: tuple[str, 
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "1e9"])
+@pytest.mark.parametrize(
+    ("command", "said"), [("execute tiny.yaml --deadline", "0.1 to 10,000,000"), ("calibrate --seconds", "1 to 3,600")]
+)
+def test_seconds_that_are_none_are_told_what_they_may_be(here: Path, command: str, said: str, seconds: str) -> None:
+    told = " ".join(call(*command.split(), seconds).stderr.replace("│", "").split())
+    assert f"must be from {said} seconds, not {float(seconds):g}." in told
+
+
 @pytest.mark.parametrize(("command", "option"), [("run", "--backend"), ("execute", "--transport"), ("plan", "--top")])
 def test_what_is_wrong_with_an_option_is_told_in_one_breath(here: Path, command: str, option: str) -> None:
     told = call(command, "tiny.yaml", option, "guess").stderr

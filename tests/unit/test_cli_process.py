@@ -168,6 +168,12 @@ def test_a_pipe_that_somebody_writes_into_is_read() -> None:
     assert (result.returncode, result.stderr) == (0, "/dev/stdin: no errors\n")
 
 
+def test_a_command_that_ends_with_a_text_has_failed() -> None:
+    code = "import sys\nfrom parsim import cli\ndef app(**_):\n    raise SystemExit('no such thing')\ncli.app = app\ncli.main()"
+    result = run(sys.executable, "-c", code)
+    assert (result.returncode, result.stderr) == (1, "no such thing\n")
+
+
 def test_ctrl_c_ends_with_130_and_no_traceback() -> None:
     code = "import time\nfrom parsim.report.manners import status\ndef work():\n    print('ready', flush=True)\n    time.sleep(30)\n"
     code += "raise SystemExit(status(work))"

@@ -128,7 +128,7 @@ def uneven() -> tuple[tuple[str, str, Callable[[int, int], Sequence[int]]], ...]
 def degrees(plan: Degrees) -> dict[str, int]:
     """Ranks along each axis, in mesh order."""
     own = _by_axis()
-    found = {axis: own[axis].degree(plan) if own[axis].degree else _degree_of(plan, own[axis].name) for axis in axes()}  # type: ignore[misc]
+    found = {axis: rule(plan) if (rule := own[axis].degree) else _degree_of(plan, own[axis].name) for axis in axes()}
     others = math.prod(found[axis] for axis in axes_of(EXPERT))
     if others > 1 or {own[axis].name for axis in axes_of(EXPERT)} & dict(plan.dimensions).keys():
         left = math.prod(found[axis] for axis in axes_of(DENSE)) // others

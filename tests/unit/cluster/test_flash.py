@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from cluster_rows import rows
 
-from parsim import ParsimError, catalog, estimate, load
+from parsim import ParsimError, estimate, load
 from parsim.cluster.flash import ARCHITECTURES, CARDS, KERNELS, TABLE, architecture_of, flash_fault, flash_kernel
 
 SCENARIO = """
-model: gpt3-1.7b
+model: gpt3-6.7b
 cluster: {{node: {node}}}
 batch: {{global_batch: 8, sequence_length: 2048, dtype: bf16}}
 stack: {{base: pytorch-2, attention: {attention}}}
@@ -20,9 +20,8 @@ plans: {{p: {{micro_batch: 1}}}}
 
 
 def step_s(path: Path, node: str, attention: str) -> float:
-    model = next(name for name in catalog.names("models") if name.startswith("gpt3-"))
     file = path / "scenario.yaml"
-    file.write_text(SCENARIO.format(node=node, attention=attention).replace("gpt3-1.7b", model), encoding="utf-8")
+    file.write_text(SCENARIO.format(node=node, attention=attention), encoding="utf-8")
     return estimate(load(file), "p").step_s
 
 
@@ -42,6 +41,10 @@ def test_every_accelerator_has_its_own_kernel_and_a_named_one(name: str) -> None
 @pytest.mark.parametrize(("kernel", "name"), [("flash_3", "b200"), ("flash_2", "v100-sxm2-32gb"), ("cudnn", "mi300x"), ("splash", "h200")])
 def test_a_named_kernel_runs_only_where_it_was_written_for(kernel: str, name: str) -> None:
     assert (flash_fault(kernel, name) or "").startswith(f"attention = {kernel} does not run on {name}")
+
+
+def test_pytorchs_memory_efficient_kernel_runs_on_an_a100_at_no_known_rate() -> None:
+    assert (flash_fault("memory_efficient", "a100-sxm4-80gb") or "").startswith("attention = memory_efficient has no known rate on a100")
 
 
 def test_triton_on_hopper_is_no_flashattention_3(tmp_path: Path) -> None:

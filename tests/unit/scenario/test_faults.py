@@ -86,12 +86,15 @@ def test_the_error_of_load_says_every_fault(tmp_path):
         ({"model": "hf:absent.json"}, "1:1: model: hf:absent.json: cannot read the file: No such file or directory"),
         ({"model": "[tiny-gpt]"}, "1:1: model: must be a name or a mapping, not a list"),
         ({"model": ""}, "1:1: model: must be a name or a mapping, not nothing"),
-        ({"model": "{base: tiny}"}, "1:9: model.base: unknown model 'tiny' (of tiny there are tiny-gpt, tiny-llama, tiny-bert)"),
+        ({"model": "{base: tiny}"}, "1:9: model.base: unknown model 'tiny' (names that begin so: tiny-gpt, tiny-llama, tiny-bert)"),
         ({"model": "{base: tiny-gpt, num_kv_heads: 3}"}, "1:1: model: num_kv_heads = 3 does not divide num_heads = 4"),
         ({"model": "{base: tiny-gpt, dropout: .nan}"}, "1:25: model.dropout: must be a finite number, not nan"),
         ({"model": "{base: tiny-gpt, num_layers: 2.5}"}, "1:25: model.num_layers: must be a whole number, not 2.5"),
         ({"model": "{base: tiny-gpt, num_layers: true}"}, "1:25: model.num_layers: must be a whole number, not true"),
-        ({"cluster": "{node: dgx-a100}"}, "2:11: cluster.node: unknown node 'dgx-a100' (of a100 there are dgx-a100-80gb, dgx-a100-40gb"),
+        (
+            {"cluster": "{node: dgx-a100}"},
+            "2:11: cluster.node: unknown node 'dgx-a100' (names that begin so: dgx-a100-80gb, dgx-a100-40gb)",
+        ),
         (
             {"cluster": "{node: dgx-a100-80gb, num_nodes: 2}"},
             "2:1: cluster.fabric: missing: 2 nodes need a fabric; known: ib-ndr-8rail",

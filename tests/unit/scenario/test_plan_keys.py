@@ -47,7 +47,11 @@ def test_auto_tries_every_legal_value(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if KEYS[name].type.startswith("bool")])
 def test_auto_tries_both_of_a_switch(name):
-    others = {"sequence_parallel": {"tensor_parallel": (2,)}, "reshard_after_forward": {"zero_stage": (3,)}}.get(name, {})
+    others: dict[str, tuple[object, ...]] = {
+        "sequence_parallel": {"tensor_parallel": (2,)},
+        "reshard_after_forward": {"zero_stage": (3,)},
+        "optimizer_in_backward": {"micro_batch": (2,)},  # all of a replica's
+    }.get(name, {})  # type: ignore[assignment]
     assert {getattr(plan, name) for plan in candidates(toy(batch=Batch(128, 8)), scenario.PlanSpace("a", {**others, name: ("auto",)}))} == {
         False,
         True,

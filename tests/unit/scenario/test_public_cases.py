@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from parsim import scenario
+from parsim import scenario, units
 from parsim.errors import ScenarioError
+from parsim.estimator.estimate import estimate
+from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
 from parsim.model.transformer import TransformerSpec
+from parsim.report.results import cannot_run
 from parsim.scenario import from_mapping
 
 REST: dict[str, Any] = {"cluster": {"node": "dgx-a100-40gb"}, "batch": {"global_batch": 8, "sequence_length": 128}, "plans": {"a": {}}}
@@ -45,11 +48,9 @@ def test_a_stated_figure_of_a_changed_base_is_kept() -> None:
 
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
-# File -> the parts of the sentences that it asks for; () where the file is right as it stands.
+# File -> the parts of the sentences that it asks for.
 SENTENCES = {
     "alibi.yaml": ("'alibi', which is not built",),
-    "base1.yaml": (),
-    "base3.yaml": (),
     "casual.yaml": (
         "batch.micro_batch_size: unknown key; give it as plans.NAME.micro_batch",
         "plans.a.zero: unknown key (did you mean 'zero_stage'?)",
@@ -61,7 +62,6 @@ SENTENCES = {
         "unknown model 'Llama-3.1-8B' (did you mean 'llama3-8b'?)",
     ),
     "cost7b.yaml": ("batch.total_tokens: unknown key: time and cost of a whole training are not built",),
-    "eth.yaml": (),
     "fp8.yaml": ("which is not built yet; known: fp32, tf32, bf16",),
     "geglu.yaml": (
         "'geglu', which is a gate that is not built",
@@ -75,7 +75,6 @@ SENTENCES = {
     "hf-opt-1.3b.yaml": ("model_type 'opt' is not read",),
     "hf-phi-3-mini.yaml": ("model_type 'phi3' is not read",),
     "hf-qwen3-8b.yaml": ("model_type 'qwen3' is not built: norms of queries and keys",),
-    "hfu.yaml": (),
     "infer.yaml": ("inference is not built: only training steps are predicted",),
     "kvtp.yaml": ("replicating kv heads is not built",),
     "lora.yaml": ("frozen weights, adapters (LoRA) and quantized weights are not built",),
@@ -83,20 +82,102 @@ SENTENCES = {
     "mixed.yaml": ("mixed nodes are not built",),
     "moe.yaml": ("experts are not built",),
     "seq128kb.yaml": ("context parallelism is not built",),
-    "zero2ga.yaml": (),
 }
 
 
-@pytest.mark.parametrize("name", SENTENCES)
-def test_a_public_case_is_right_or_says_what_is_not_built(name: str) -> None:
+def text_of(name: str) -> str:
+    """The text of a case; the test is skipped where the cases are not."""
     if not (CASES / name).exists():
         pytest.skip(f"no {CASES / name} here")
-    if not SENTENCES[name]:
-        assert scenario.check(CASES / name) == []
-        return
+    return (CASES / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_a_public_case_says_what_is_not_built(name: str) -> None:
+    text_of(name)
     with pytest.raises(ScenarioError) as caught:
         scenario.load(CASES / name)
     for part in SENTENCES[name]:
         assert part in str(caught.value)
     others = [fault for fault in caught.value.faults if "missing; give" not in fault.message]
     assert all(any(part in str(fault) for part in SENTENCES[name]) for fault in others if name != "casual.yaml")
+
+
+def predictions(name: str) -> dict[str, Estimate]:
+    """What is predicted of each plan of a case."""
+    text_of(name)
+    found = scenario.load(CASES / name)
+    return {plan: estimate(found, plan) for plan in found.plans}
+
+
+def gib(text: str) -> float:
+    return units.parse(f"{text} GiB", "bytes")
+
+
+def test_every_file_of_the_cases_is_asserted_somewhere() -> None:
+    if not CASES.exists():
+        pytest.skip(f"no {CASES} here")
+    elsewhere = {"a3mega.yaml", "g5.yaml", "v100four.yaml"}  # tests/unit/catalog/test_catalog_names.py
+    here = {f"{name}.yaml" for name in ("base1", "base3", "eth", "hfu", "zero2ga", "titan8b", "selflash", "hostoom", "tune8b4090")}
+    assert {path.name for path in CASES.glob("*.yaml")} == {*SENTENCES, *elsewhere, *here}
+
+
+def test_bases_of_the_cases_have_the_figures_that_follow() -> None:
+    text_of("base1.yaml")
+    heads, wide = (scenario.load(CASES / name).model for name in ("base1.yaml", "base3.yaml"))
+    assert isinstance(heads, TransformerSpec) and (heads.num_heads, heads.num_kv_heads, heads.head_dim) == (16, 16, 64)
+    assert num_parameters(wide) == 418_748_928  # as reckoned above
+
+
+def test_zero_3_over_one_slow_port_takes_what_its_bytes_take() -> None:
+    found = predictions("eth.yaml")
+    weights, port = 2 * num_parameters(scenario.load(CASES / "eth.yaml").model), units.parse("25 Gb/s", "bytes/s")
+    wire_s = 15 / 16 * weights / (port * 0.8) * 3 * 4  # gathered twice and scattered once, in each of 4 micro-batches; 2.5 GB/s is reached
+    assert found["z3"].step_s == pytest.approx(wire_s, rel=0.01) and found["z3"].step_s == pytest.approx(60.6, rel=0.01)
+    assert found["pp2"].step_s < found["hsdp"].step_s < found["z3"].step_s / 5
+
+
+def test_hfu_is_mfu_and_recomputation() -> None:
+    found = predictions("hfu.yaml")
+    assert found["none"].hfu == found["none"].mfu and found["full"].hfu > 1.2 * found["full"].mfu
+
+
+def test_zero_2_reduces_in_every_micro_batch_and_deepspeed_has_it_without_a_pipeline_only() -> None:
+    found = predictions("zero2ga.yaml")
+    case = scenario.load(CASES / "zero2ga.yaml")
+    micro_batches, width = 512 // (8 * 4), {"fp32": 4, "compute": 2}[case.stack.gradient_dtype]
+    # Both gather weights of 2 bytes once a step; ZeRO-1 scatters gradients once, ZeRO-2 in each micro-batch.
+    sent = {name: found[name].sent_bytes[0]["dp"] for name in ("z1", "z2")}
+    assert sent["z2"] / sent["z1"] == pytest.approx((micro_batches * width + 2) / (width + 2), rel=0.04)  # the tied embedding goes twice
+    assert found["z2"].step_s > 1.5 * found["z1"].step_s
+    assert "under a pipeline (zero_stage above 1)" in cannot_run(case, case.plans["z2pp"])
+    assert not any(cannot_run(case, case.plans[name]) for name in ("z1", "z2", "z3"))
+
+
+def test_torchtitan_on_eight_h100_of_96_gb_is_as_measured() -> None:
+    found = predictions("titan8b.yaml")["fsdp"]  # torchtitan benchmarks, table 1, compiled: 77.0 GiB and 2.458 s
+    assert found.fits and found.peak_bytes == pytest.approx(gib("77.0"), rel=0.05) and found.step_s == pytest.approx(2.458, rel=0.10)
+
+
+def test_selective_recomputation_of_torchtitan_saves_memory() -> None:
+    found = predictions("selflash.yaml")
+    full, selective, every2, none = (found[name].peak_bytes for name in ("full", "selective", "every2", "none"))
+    assert full < selective < 0.7 * none and full < every2 < 0.8 * none
+    assert found["none"].step_s < found["selective"].step_s < found["full"].step_s
+
+
+@pytest.mark.parametrize(("capacity", "fits"), [("600 GB", False), ("800 GB", True)])
+def test_a_host_runs_out_of_memory(capacity: str, fits: bool, tmp_path: Path) -> None:
+    """DeepSpeed#3448: died at 600 GB of RAM, ran with 750 to 800."""
+    text = text_of("hostoom.yaml").replace("stack: pytorch-2", "stack: deepspeed")
+    node = f"{{base: dgx-a100-40gb, name: mine, host_memory_capacity: {capacity}, source: of the thread}}"
+    (tmp_path / "host.yaml").write_text(text.replace("node: dgx-a100-40gb", f"node: {node}"), encoding="utf-8")
+    assert estimate(scenario.load(tmp_path / "host.yaml"), "z3off").fits is fits
+
+
+def test_an_8b_model_is_trained_whole_on_one_24_gb_card(tmp_path: Path) -> None:
+    text = text_of("tune8b4090.yaml").replace("sequence_length: 512}", "sequence_length: 512, dtype: bf16_pure}")
+    text = text.replace("optimizer: adamw_8bit", "optimizer: paged_adamw_8bit, optimizer_in_backward: true")
+    (tmp_path / "tune.yaml").write_text(text, encoding="utf-8")
+    found = estimate(scenario.load(tmp_path / "tune.yaml"), "a")
+    assert found.fits and found.peak_bytes == pytest.approx(gib("18.9"), rel=0.1)

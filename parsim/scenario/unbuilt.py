@@ -1,0 +1,71 @@
+"""Names of values that people ask for and that are not built, by what they name: each with what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_NOT_BUILT = "is not built"
+# What has values by name -> a sentence -> the names of which it is said.
+UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
+    "dtype": {
+        "is a format of matrix multiplications only: weights, gradients and activations stay wider, which is not built yet": (
+            "fp8* float8* e4m3* e5m2* mxfp* nvfp4* fp4* fp6* int8* int4* nf4*"
+        ),
+        _NOT_BUILT: "fp64 float64 double",
+    },
+    "activation": {
+        "is a gate that is not built: swiglu is": "geglu* gated_gelu* reglu* glu bilinear",
+        "without a gate is not built; with one it is swiglu": "silu swish",
+        _NOT_BUILT: "tanh sigmoid mish elu leaky_relu quick_gelu laplace",
+    },
+    "positions": {_NOT_BUILT: "alibi sinusoidal relative* t5* none nope xpos fire mrope 2d*"},
+    "norm": {_NOT_BUILT: "none group_norm dyt batch_norm deep_norm scale_norm"},
+    "schedule": {
+        _NOT_BUILT: (
+            "zbv* zb_v* zb_h2 zbh2 zero_bubble_h2 zero_bubble_v zb1p zb2p dualpipe* dual_pipe* interleaved_zero_bubble* pipedream* "
+            "chimera hanayo"
+        )
+    },
+    "optimizer": {
+        _NOT_BUILT: (
+            "sgd lion* adafactor muon lamb lars *shampoo soap sophia* galore* paged_lion* paged_ademamix* came adagrad rmsprop adan prodigy"
+        )
+    },
+    "stack": {
+        "is no stack but a way to shard: give zero_stage = 3 of a plan, and a stack that runs it": "fsdp* zero*",
+        "is no stack but a way to split: plans of data_parallel alone are that, with any stack": "ddp",
+    },
+    "model": {
+        "is not built: experts": (
+            "mixtral* deepseek deepseek_v* deepseek_moe* deepseek_r1 deepseek_r1_zero* deepseek_coder_v2* qwen2_moe* qwen3_moe* "
+            "qwen3_*b_a3b* qwen3_*b_a22b* qwen2_57b* qwen1.5_moe* dbrx* grok* llama4* gpt_oss* glm4_moe* granitemoe* olmoe* "
+            "phimoe* phi3.5_moe* jamba*"
+        ),
+        "is not built: norms of queries and keys": "qwen3* olmo2* olmo3* exaone4*",
+        "is not built: GeGLU": "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma*",
+        "is not built: GeGLU, norms behind each branch, soft caps and sliding windows": "gemma2*",
+        "is not built: GeGLU, norms behind each branch and of queries and keys, and sliding windows": "gemma3*",
+        "is not built: an MLP beside attention": (
+            "falcon falcon_7b* falcon_11b* falcon_40b* falcon_180b* falcon2* gpt_neox* gptneox* pythia* gptj* gpt_j* phi2 phi1.5 phi1 phi "
+            "cohere* command_r* codegen* palm* stablelm2_12b*"
+        ),
+        "is not built: ALiBi": "bloom* mpt* falcon_rw* baichuan_13b* baichuan2_13b*",
+        "is not read: its 13B has ALiBi, which is not built; write the figures of its 7B as an inline model": "baichuan*",
+        "is not built: encoders beside decoders, or other inputs than text": (
+            "t5* flan* bart* mbart* whisper* vit* clip* llava* qwen2_vl* mllama* deepseek_vl*"
+        ),
+        "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",
+        "is not built: layers that share their weights": "albert*",
+        "is not built: embeddings narrower than the model": "electra* opt_350m*",
+        "is not built: norms behind each branch": "glm4 glm4_9b_0414* glm4_32b*",
+        "is not built: norms without weights": "olmo olmo_1b* olmo_7b*",
+        "is not built: layers without positions": "smollm3*",
+        "is not read: its keys, and weights laid out otherwise; where its sliding window covers the sequence, write an inline model": (
+            "phi3* phi4* starcoder2*"
+        ),
+        "is not read: its keys, and positions or weights laid out otherwise; write its figures as an inline model": (
+            "opt* starcoder gpt_bigcode* stablelm* internlm* glm chatglm* roberta* distilbert* granite* exaone exaone3*"
+        ),
+    },
+}
