@@ -87,8 +87,7 @@ def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
 
 
 def _share_in_training(model: CostModel, device: Accelerator) -> Lines:
-    tuned = device.name in model.stack.sustained_factor
-    source = model.stack.source or _UNSTATED if tuned else cite(device, "sustained_factor")
+    source = model.stack.source or _UNSTATED if model.tuned_as else cite(device, "sustained_factor")
     yield "sustained", f"{model.sustained:.3g} of that rate in training [{source}]"
     yield _bandwidth(device)
 

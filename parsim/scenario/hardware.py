@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, Tag, model_validator
 
-from parsim import cluster
+from parsim import catalog, cluster
 from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
 from parsim.model.op_kinds import COSTS
@@ -118,8 +118,11 @@ class AcceleratorRow(InlineRow):
     )
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass; no byte is half."""
-        return {**super().figures(name), "hbm_capacity_bytes": int(self.hbm_capacity)}
+        """The fields of its dataclass; no byte is half, and a row that starts from another stays of its kind."""
+        row = name or catalog.find(self.kind, self.base)
+        as_in_row = bool(row) and self.sustained_factor == catalog.row(self.kind, row).get("sustained_factor", 1.0)
+        kind = {"catalog_row": row, "tuned_as": row if as_in_row else ""}
+        return {**super().figures(name), **kind, "hbm_capacity_bytes": int(self.hbm_capacity)}
 
 
 class LinkRow(InlineRow):
