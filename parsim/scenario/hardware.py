@@ -192,12 +192,13 @@ class NodeRow(InlineRow):
 
     kind: ClassVar[str] = "nodes"
     form: ClassVar[Any] = cluster.Node
-    refs: ClassVar[Mapping[str, str]] = {"accelerator": "accelerators", "link": "links", "host_link": "links"}
+    refs: ClassVar[Mapping[str, str]] = {"accelerator": "accelerators", "link": "links", "host_link": "links", "nic_link": "links"}
     accelerator: AcceleratorRef = Field(description="the devices: a name or an inline row")
     devices_per_node: Natural = Field(description="the number of devices")
     link: LinkRef = Field(description="what joins the devices: a name or an inline row")
     law: CollectiveRow = Field(description="the law of collectives inside the node")
     host_link: LinkRef = Field(description="what joins a device to its host: a name or an inline row")
+    nic_link: LinkRef | None = Field(None, description="what joins a NIC to its host: a name or an inline row; host_link where left out")
     host_memory_bandwidth: Rate | None = Field(None, description="of a node's host; 8 channels of DDR4-3200 where left out")
     num_nics: Annotated[int, Field(ge=0, le=1_000_000)] = Field(description="the number of NICs")
     topology: Annotated[str, Known("topology", lambda: _topologies("node"))] = Field(description="how the devices are joined")

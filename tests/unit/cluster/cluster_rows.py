@@ -97,6 +97,7 @@ def node(name: str) -> Node:
         accelerator=accelerator(row["accelerator"]),
         link=link(row["link"]),
         host_link=link(row["host_link"]),
+        nic_link=link(row["nic_link"]) if "nic_link" in row else None,
         law=law(row["law"]),
         all_to_all=law(row["all_to_all"]) if "all_to_all" in row else None,
         in_switch=law(row["in_switch"]) if "in_switch" in row else None,
