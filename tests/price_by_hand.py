@@ -103,7 +103,7 @@ def _kernel_s(task: Compute, sizes: Sizes, held: dict[str, int] | None) -> float
     if task.kernel.startswith("flash_attention"):
         is_gradient, heads, length = task.kernel.endswith("_grad"), extent["B"] * extent["K"] * extent["R"], extent["S"]
         work = (10 if is_gradient else 4) * extent["C"] * heads * length * (length + 1) // 2
-        ramp = 1 + 0.25 * 8 / (heads * math.ceil(length / 128))
+        ramp = 1 + 0.25 * 8 / (heads * max(1, length / 128))
         return 3e-6 + ramp * work / (0.5 * 4e12 * (0.7 if is_gradient else 1)) + _moved(task, sizes) / (0.75 * 1e11)
     return (0.0 if task.fused or not task.inputs else 1e-6) + _moved(task, sizes) / (0.9 * 1e11)
 

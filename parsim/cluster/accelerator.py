@@ -77,6 +77,8 @@ class Accelerator:
     elementwise: ElementwiseLaw
     sustained_factor: float = 1.0  # training sustains this share of the isolated kernel's rate
     source: str = ""
+    catalog_row: str = ""  # that it is, or starts from under another name: by it others know the kind of device; "" for one of its own
+    tuned_as: str = ""  # the row by which stacks know its sustained_factor; "" where it has one of its own
     l2_bytes: float = 0.0  # the cache in which activations stay, where it is so much faster than memory that kernels show it
     alignment: Mapping[int, float] = field(default_factory=dict)  # share of the GEMM rate by the largest of these that divides all widths
     gemm_by_dtype: Mapping[str, Law] = field(default_factory=dict)  # where a dtype has a law of its own; gemm otherwise

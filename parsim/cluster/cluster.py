@@ -31,6 +31,7 @@ class Node:
     num_nics: int
     topology: str  # a node topology, e.g. "switched_node"
     source: str = ""
+    nic_link: Link | None = None  # what joins a NIC to its host; None: as a device, host_link
     all_to_all: CollectiveLaw | None = None  # None: law
     switch_adds: bool = False  # in-switch reduction: all_reduce of more than 4 ranks may beat the link
     in_switch: CollectiveLaw | None = None  # of all_reduce that the switch adds; None: `law` states its bandwidth too

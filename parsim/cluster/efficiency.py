@@ -44,7 +44,8 @@ def gemm_s(
     Returns:
         launch + (compute^q + memory^q)^(1/q) of the fastest tiling, broadcast over the arguments.  Multiprocessors work the tiles of the
         result, or parts of them along k, in waves: compute = waves x FLOPs of a wave / (e sustained aligned peak), where smaller tiles have
-        a smaller e and each starts anew; memory = bytes / (e_m bandwidth), with the parts' sums and without what stays in the L2.
+        a smaller e and each starts anew; memory = bytes / (e_m bandwidth), with the parts' sums and without what stays in the L2;
+        operands and a result that the L2 cannot hold take bytes / bandwidth at least.
 
     Raises:
         ScenarioError: the accelerator has no peak for that dtype.
@@ -58,7 +59,7 @@ def gemm_s(
     done, sums_bytes = _tilings(accelerator, law, work, *sides) if shape else (work[None], np.zeros((1, 1)))
     compute_s = done / (law.efficiency * accelerator.peak(dtype) * share * keep)
     beyond = np.maximum(traffic + sums_bytes - kept_bytes(accelerator), np.minimum(weights, traffic))
-    memory_s = beyond / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
+    memory_s = _moved_s(accelerator, traffic, beyond, law.memory_efficiency)
     # Relative to the larger roof, so that no power underflows however sharp the exponent.
     roof_s, power = np.maximum(np.maximum(compute_s, memory_s), np.finfo(np.float64).tiny), law.exponent
     norm = np.power(np.power(compute_s / roof_s, power) + np.power(memory_s / roof_s, power), 1.0 / power)
@@ -83,6 +84,19 @@ def kept_bytes(accelerator: Accelerator) -> float:
     return accelerator.l2_bytes / 2
 
 
+def _moved_s(accelerator: Accelerator, traffic: Floats, beyond: Floats, efficiency: float) -> Floats:
+    """Seconds of the bytes that no cache keeps; of traffic that an L2 cannot hold, none of it is faster than the memory."""
+    bandwidth = accelerator.hbm_bandwidth_bytes_per_s
+    return np.maximum(beyond / (efficiency * bandwidth), np.where(traffic > accelerator.l2_bytes, traffic, 0.0) / bandwidth)
+
+
+def attention_hbm_s(accelerator: Accelerator, hbm_bytes: Scalar) -> Scalar:
+    """Seconds of a flash attention kernel's memory: of bytes beyond those kept; no faster than the memory beyond its L2."""
+    shape, (traffic,) = floats(hbm_bytes)
+    beyond = np.maximum(traffic - kept_bytes(accelerator), 0.0)
+    return reshape(_moved_s(accelerator, traffic, beyond, accelerator.attention.memory_efficiency), shape)
+
+
 def attention_s(
     accelerator: Accelerator,
     pair_flops: Scalar,
@@ -99,7 +113,7 @@ def attention_s(
     Args:
         pair_flops: what is really done, unmasked pairs only: 4 head_dim a pair forward, 10 backward [FLOP].
         hbm_bytes: queries, keys, values and outputs (and their gradients), once each [bytes].
-        num_blocks: independent blocks of work: batch x heads x ceil(sequence / 128).
+        num_blocks: independent blocks of work: batch x heads x max(1, sequence / 128).
         head_dim: efficiency is linear between the measured head dims, constant outside them.
         is_gradient: the gradient kernel runs at backward_rate of the forward kernel's FLOP/s.
         sustained: as in `gemm_s`.
@@ -118,9 +132,7 @@ def attention_s(
     efficiency = np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
     rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if is_gradient else 1.0))
     compute_s = work / rate * (1.0 + law.ramp * accelerator.num_multiprocessors / np.maximum(blocks, 1.0))
-    beyond = np.maximum(traffic - kept_bytes(accelerator), 0.0)
-    memory_s = beyond / (law.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
-    return reshape(law.launch_s + compute_s + memory_s, shape)
+    return reshape(law.launch_s + compute_s + np.asarray(attention_hbm_s(accelerator, traffic)), shape)
 
 
 def elementwise_s(accelerator: Accelerator, hbm_bytes: Scalar, *, fused: bool = False) -> Scalar:

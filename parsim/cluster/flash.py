@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from parsim.cluster.accelerator import Accelerator
+
 OWN: Final = "flash"  # whatever the device runs best: what the attention law of its catalog row was fitted to
 KERNELS: Final = (
     *("flash_1", "flash_1_triton", "flash_2", "flash_3", "cudnn", "memory_efficient"),
     *("ck", "aiter", "splash", "fused_sdpa", "nki_flash"),
 )
-# By first word of an accelerator's name.
+# By first word of the name of a catalog row.
 ARCHITECTURES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("v100",), "Volta"),
     **dict.fromkeys(("t4",), "Turing"),
@@ -81,31 +83,32 @@ TABLE: Final[Mapping[tuple[str, str], FlashKernel]] = {
 }
 
 
-def architecture_of(accelerator: str) -> str:
-    """The architecture of an accelerator by its name; "" where nobody knows."""
-    return CARDS.get(accelerator) or ARCHITECTURES.get(accelerator.split("-")[0], "")
+def architecture_of(catalog_row: str) -> str:
+    """The architecture of an accelerator by the catalog row that it is or starts from; "" where nobody knows."""
+    return CARDS.get(catalog_row) or ARCHITECTURES.get(catalog_row.split("-")[0], "")
 
 
-def flash_kernel(kernel: str, accelerator: str) -> FlashKernel | None:
-    """A kernel on an accelerator; None where it does not run there.  Every accelerator has one of its own.
+def flash_kernel(kernel: str, catalog_row: str) -> FlashKernel | None:
+    """A kernel on an accelerator of a catalog row; None where it does not run there.  Every accelerator has one of its own.
 
     >>> flash_kernel("flash_2", "h200").backward == 1 / 1.625, flash_kernel("flash_3", "a100-sxm4-80gb"), flash_kernel("flash", "x").forward
     (True, None, 1)
     """
     if kernel == OWN:
         return FlashKernel(1, 1, "the device's own law")
-    return TABLE.get((kernel, architecture_of(accelerator)))
+    return TABLE.get((kernel, architecture_of(catalog_row)))
 
 
-def flash_fault(kernel: str, accelerator: str) -> str | None:
+def flash_fault(kernel: str, accelerator: Accelerator) -> str | None:
     """Why a named kernel cannot run on an accelerator; None where it can.
 
-    >>> flash_fault("flash_3", "a100-sxm4-80gb")
+    >>> from parsim.scenario.rows import read
+    >>> flash_fault("flash_3", read("accelerators", "a100-sxm4-80gb"))
     'attention = flash_3 does not run on a100-sxm4-80gb (Ampere); there: flash, flash_1, flash_1_triton, flash_2, cudnn'
     """
-    if flash_kernel(kernel, accelerator):
+    if flash_kernel(kernel, accelerator.catalog_row):
         return None
-    of = architecture_of(accelerator)
+    of = architecture_of(accelerator.catalog_row)
     there = ", ".join((OWN, *(name for name, architecture in TABLE if architecture == of)))
     lack = "has no known rate" if kernel == "memory_efficient" else "does not run"  # PyTorch's runs on most
-    return f"attention = {kernel} {lack} on {accelerator} ({of or 'an architecture that no table lists'}); there: {there}"
+    return f"attention = {kernel} {lack} on {accelerator.name} ({of or 'an architecture that no table lists'}); there: {there}"

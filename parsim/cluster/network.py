@@ -39,8 +39,9 @@ def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar, num_node
 
 
 def nic_port(node: Node, fabric: Fabric) -> Link:
-    """What a NIC sends through: its port, or the host link that it hangs on, whichever is narrower."""
-    return fabric.nic if fabric.nic.bandwidth_bytes_per_s <= node.host_link.bandwidth_bytes_per_s else node.host_link
+    """What a NIC sends through: its port, or the link that joins it to its host, whichever is narrower."""
+    slot = node.nic_link or node.host_link
+    return fabric.nic if fabric.nic.bandwidth_bytes_per_s <= slot.bandwidth_bytes_per_s else slot
 
 
 def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps: Scalar, num_ranks: Scalar, stride: Scalar) -> Scalar:

@@ -20,13 +20,19 @@ class CostModel:
     @property
     def sustained(self) -> float:
         """Share of the isolated kernels' rate that training sustains: the stack's, or the accelerator's default."""
+        accelerator, factors = self.cluster.node.accelerator, self.stack.sustained_factor
+        return factors[self.tuned_as] if self.tuned_as else accelerator.sustained_factor
+
+    @property
+    def tuned_as(self) -> str:
+        """The name by which the stack has a factor for the accelerator: its own, or that of its catalog row; "" where it has none."""
         accelerator = self.cluster.node.accelerator
-        return self.stack.sustained_factor.get(accelerator.name, accelerator.sustained_factor)
+        return next((name for name in (accelerator.name, accelerator.tuned_as) if name in self.stack.sustained_factor), "")
 
     @property
     def flash(self) -> FlashKernel:
         """The kernel of flash attention: the one named, else the stack's where the device has it, else the device's own."""
-        device = self.cluster.node.accelerator.name
+        device = self.cluster.node.accelerator.catalog_row
         asked = (self.stack.named_flash or self.stack.flash, self.stack.flash, OWN)
         return next(found for kernel in asked if (found := flash_kernel(kernel, device)))
 

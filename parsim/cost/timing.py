@@ -72,7 +72,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     if family == "attention":
         query = operands(task)[0].sharding
         heads = sizes.local(query, "B") * sizes.local(query, "K") * sizes.local(query, "R")
-        blocks = heads * -(-sizes.local(query, "S") // _FLASH_BLOCK)
+        blocks = heads * np.maximum(sizes.local(query, "S") / _FLASH_BLOCK, 1.0)  # not rounded: a token more is never faster
         width, is_gradient = sizes.local(query, "C"), task.kernel.endswith("_grad")
         rate = model.flash.backward if is_gradient else model.flash.forward
         work, sustained = flops(task, sizes, held), keep * rate

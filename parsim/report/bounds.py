@@ -12,7 +12,7 @@ import numpy as np
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
-from parsim.cluster.efficiency import kept_bytes
+from parsim.cluster.efficiency import attention_hbm_s
 from parsim.cluster.network import binding_link, collective_s, leaves_node
 from parsim.cluster.price import Price, explain_collective
 from parsim.collectives import ChunkTable, find
@@ -56,7 +56,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     reached, peak = float(np.interp(width, *np.asarray(law.efficiency_by_head_dim).T)) * backward, device.peak(dtype)
     parts = {
         "compute": work / (peak * reached * model.sustained),
-        "HBM": max(traffic - kept_bytes(device), 0.0) / (device.hbm_bandwidth_bytes_per_s * law.memory_efficiency),
+        "HBM": float(attention_hbm_s(device, traffic)),
         "launch": law.launch_s,
     }
     yield "bound by", _longest(parts)
@@ -87,8 +87,7 @@ def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
 
 
 def _share_in_training(model: CostModel, device: Accelerator) -> Lines:
-    tuned = device.name in model.stack.sustained_factor
-    source = model.stack.source or _UNSTATED if tuned else cite(device, "sustained_factor")
+    source = model.stack.source or _UNSTATED if model.tuned_as else cite(device, "sustained_factor")
     yield "sustained", f"{model.sustained:.3g} of that rate in training [{source}]"
     yield _bandwidth(device)
 

@@ -174,7 +174,7 @@ def _cluster(section: ClusterSection, parts: _Parts, stated: Any) -> Iterator[tu
     for operation, algorithm in parts.stack.collectives.items() if parts.stack else ():
         if algorithm == "in_network" and not node.switch_adds:
             yield ("stack",), f'{operation} by in_network needs a switch that adds, which node "{node.name}" has not (switch_adds)'
-    if parts.stack and parts.stack.named_flash and (absent := flash_fault(parts.stack.named_flash, node.accelerator.name)):
+    if parts.stack and parts.stack.named_flash and (absent := flash_fault(parts.stack.named_flash, node.accelerator)):
         yield ("stack",), absent
     if num_nodes > 1 and section.fabric is None:
         if stated is None:  # one that is stated, and wrong, was told already

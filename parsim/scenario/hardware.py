@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, model_validator
 
-from parsim import cluster
+from parsim import catalog, cluster
 from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
 from parsim.model.op_kinds import COSTS
@@ -118,8 +118,11 @@ class AcceleratorRow(InlineRow):
     )
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass; no byte is half."""
-        return {**super().figures(name), "hbm_capacity_bytes": int(self.hbm_capacity)}
+        """The fields of its dataclass; no byte is half, and a row that starts from another stays of its kind."""
+        row = name or catalog.find(self.kind, self.base)
+        as_in_row = bool(row) and self.sustained_factor == catalog.row(self.kind, row).get("sustained_factor", 1.0)
+        kind = {"catalog_row": row, "tuned_as": row if as_in_row else ""}
+        return {**super().figures(name), **kind, "hbm_capacity_bytes": int(self.hbm_capacity)}
 
 
 class LinkRow(InlineRow):
@@ -189,7 +192,7 @@ class NodeRow(InlineRow):
 
     kind: ClassVar[str] = "nodes"
     form: ClassVar[Any] = cluster.Node
-    refs: ClassVar[Mapping[str, str]] = {"accelerator": "accelerators", "link": "links", "host_link": "links"}
+    refs: ClassVar[Mapping[str, str]] = {"accelerator": "accelerators", "link": "links", "host_link": "links", "nic_link": "links"}
     hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("host_memory", "host_ram", "ram", "cpu_memory", "cpu_ram", "system_memory"), "host_memory_capacity"
     )
@@ -198,6 +201,7 @@ class NodeRow(InlineRow):
     link: LinkRef = Field(description="what joins the devices: a name or an inline row")
     law: CollectiveRow = Field(description="the law of collectives inside the node")
     host_link: LinkRef = Field(description="what joins a device to its host: a name or an inline row")
+    nic_link: LinkRef | None = Field(None, description="what joins a NIC to its host: a name or an inline row; host_link where left out")
     host_memory_bandwidth: Rate | None = Field(None, description="of a node's host; 8 channels of DDR4-3200 where left out")
     host_memory_capacity: Bytes | None = Field(None, description="what a node's host holds; not checked where left out")
     num_nics: Annotated[int, Field(ge=0, le=1_000_000)] = Field(description="the number of NICs")

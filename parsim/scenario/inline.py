@@ -73,7 +73,10 @@ class InlineRow(Section):
         own = {key: each for key, each in self if key != "base"} | {"name": self.title(name), "source": self.citations()}
         known = {each.name for each in fields(self.form)}
         names = {key: next(f for stem in (key, key.rpartition("_")[0]) for u in _UNITS if (f := f"{stem}{u}") in known) for key in own}
-        return {names[key]: resolve(self.refs[key], each) if key in self.refs else figure(each) for key, each in own.items()}
+        return {
+            names[key]: resolve(self.refs[key], each) if key in self.refs and each is not None else figure(each)
+            for key, each in own.items()
+        }
 
     def title(self, name: str) -> str:
         """What reports call it: its name in the catalog, its own, or that of its base."""

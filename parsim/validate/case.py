@@ -96,7 +96,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
     cluster = _cluster(row, num_devices)
-    if stack.named_flash and (said := flash_fault(stack.named_flash, cluster.node.accelerator.name)):
+    if stack.named_flash and (said := flash_fault(stack.named_flash, cluster.node.accelerator)):
         raise ParsimError(said)
     if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {missing}")

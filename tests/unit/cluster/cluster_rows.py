@@ -89,14 +89,17 @@ def protocols(listed: list[dict[str, Any]]) -> tuple[Protocol, ...]:
 def node(name: str) -> Node:
     row = {**rows("nodes")[name], "source": name}
     shares = tuple((*map(int, key.split("x")), share) for key, share in row.get("group_share", {}).items())
-    host = {"host_memory": row.pop("host_memory_bandwidth")} if "host_memory_bandwidth" in row else {}
+    units_of = {"host_memory_bandwidth": ("host_memory_bytes_per_s", "bytes/s"), "host_memory_capacity": ("host_memory_bytes", "bytes")}
+    host = {field: units.parse(row.pop(key), unit) for key, (field, unit) in units_of.items() if key in row}
     return made(
         Node,
-        {**row, **host},
+        row,
+        **host,
         name=name,
         accelerator=accelerator(row["accelerator"]),
         link=link(row["link"]),
         host_link=link(row["host_link"]),
+        nic_link=link(row["nic_link"]) if "nic_link" in row else None,
         law=law(row["law"]),
         all_to_all=law(row["all_to_all"]) if "all_to_all" in row else None,
         in_switch=law(row["in_switch"]) if "in_switch" in row else None,

@@ -76,7 +76,9 @@ def test_parts_of_k_fill_a_device_and_pay_for_their_sums() -> None:
 def test_a_cache_holds_activations_but_no_weights() -> None:
     # 320 bytes at .8 x 100 are 4 s; half of a cache of 160 bytes spares 80 of them, at most what is no weight.
     device = toy(l2_bytes=160.0)
-    assert gemm_s(device, 0, 320, "bf16") == pytest.approx(0.25 + 3, rel=1e-14)
+    assert gemm_s(device, 0, 160, "bf16") == pytest.approx(0.25 + 1, rel=1e-14)
+    # What the cache cannot hold is no faster than the memory: 320 bytes at 100 a second.
+    assert gemm_s(device, 0, 320, "bf16") == pytest.approx(0.25 + 3.2, rel=1e-14)
     assert gemm_s(device, 0, 320, "bf16", weight_bytes=280) == pytest.approx(0.25 + 3.5, rel=1e-14)
     assert attention_s(device, 0, 320, 8, 128, "bf16") == pytest.approx(1 + 240 / 50, rel=1e-14)
 
@@ -104,6 +106,17 @@ def test_backward_attention_runs_at_its_share_of_the_forward_rate() -> None:
 def test_fused_elementwise_pays_bytes_and_no_launch() -> None:
     assert elementwise_s(toy(), 100) == 4.0
     assert elementwise_s(toy(), 100, fused=True) == 2.0
+
+
+@pytest.mark.parametrize("name", list(rows("accelerators")))
+def test_what_an_l2_cannot_hold_is_never_faster_than_the_memory(name: str) -> None:
+    device = accelerator(name)
+    traffic = np.maximum(device.l2_bytes, 1e6) * np.array([1.001, 1.25, 1.6, 2, 2.4, 4.7, 100])
+    dtype = next(iter(device.peak_flops_per_s))
+    least_s = traffic / device.hbm_bandwidth_bytes_per_s
+    assert np.all(gemm_s(device, 0, traffic, dtype) >= least_s)
+    assert np.all(attention_s(device, 0, traffic, 1, 128, dtype) >= least_s)
+    assert np.all(elementwise_s(device, traffic) >= least_s)
 
 
 def test_a_width_off_a_cache_line_of_128_bytes_is_slower_where_the_device_was_seen_so() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cluster_rows import rows
 
-from parsim import ParsimError, estimate, load
+from parsim import ParsimError, catalog, estimate, load
+from parsim.cluster import Accelerator, Cluster
 from parsim.cluster.flash import ARCHITECTURES, CARDS, KERNELS, TABLE, architecture_of, flash_fault, flash_kernel
+from parsim.cost.cost_model import CostModel
+from parsim.parallel.plan import Batch
+from parsim.scenario.hardware import AcceleratorRow
+from parsim.scenario.rows import read
 
+BATCH = Batch(8, 2048, "bf16")
 SCENARIO = """
 model: gpt3-6.7b
 cluster: {{node: {node}}}
@@ -40,11 +47,13 @@ def test_every_accelerator_has_its_own_kernel_and_a_named_one(name: str) -> None
 
 @pytest.mark.parametrize(("kernel", "name"), [("flash_3", "b200"), ("flash_2", "v100-sxm2-32gb"), ("cudnn", "mi300x"), ("splash", "h200")])
 def test_a_named_kernel_runs_only_where_it_was_written_for(kernel: str, name: str) -> None:
-    assert (flash_fault(kernel, name) or "").startswith(f"attention = {kernel} does not run on {name}")
+    assert (flash_fault(kernel, read("accelerators", name)) or "").startswith(f"attention = {kernel} does not run on {name}")
 
 
 def test_pytorchs_memory_efficient_kernel_runs_on_an_a100_at_no_known_rate() -> None:
-    assert (flash_fault("memory_efficient", "a100-sxm4-80gb") or "").startswith("attention = memory_efficient has no known rate on a100")
+    assert (flash_fault("memory_efficient", read("accelerators", "a100-sxm4-80gb")) or "").startswith(
+        "attention = memory_efficient has no known rate on a100"
+    )
 
 
 def test_triton_on_hopper_is_no_flashattention_3(tmp_path: Path) -> None:
@@ -56,3 +65,24 @@ def test_triton_on_hopper_is_no_flashattention_3(tmp_path: Path) -> None:
 def test_a_scenario_that_names_a_kernel_its_device_has_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParsimError, match=r"attention = flash_3 does not run on a100-sxm4-80gb \(Ampere\); there: flash, flash_1"):
         step_s(tmp_path, "dgx-a100-80gb", "flash_3")
+
+
+def test_a_renamed_or_changed_accelerator_stays_of_its_kind_under_every_stack() -> None:
+    for name in rows("accelerators"):
+        own = read("accelerators", name)
+        renamed = AcceleratorRow.model_validate({"base": name, "name": "mine", "source": "x"}).build("")
+        assert replace(renamed, name=own.name, source=own.source) == own
+        for stack in catalog.names("stacks"):
+            before, after = (CostModel(cluster_of(each), read("stacks", stack), BATCH) for each in (own, renamed))
+            assert (before.flash, before.sustained) == (after.flash, after.sustained), (name, stack)
+
+
+def test_a_share_that_a_scenario_states_is_its_own_under_every_stack() -> None:
+    stated = AcceleratorRow.model_validate({"base": "b200", "sustained_factor": 0.7}).build("")
+    assert CostModel(cluster_of(stated), read("stacks", "simumax"), BATCH).sustained == 0.7
+    faster = AcceleratorRow.model_validate({"base": "b200", "hbm_bandwidth": "9 TB/s"}).build("")
+    assert CostModel(cluster_of(faster), read("stacks", "simumax"), BATCH).sustained == 0.64  # that stack's row, of the B200
+
+
+def cluster_of(device: Accelerator) -> Cluster:
+    return Cluster(replace(read("nodes", "hgx-h100-80gb"), accelerator=device))

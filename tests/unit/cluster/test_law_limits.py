@@ -106,3 +106,12 @@ def test_nics_of_twice_the_bandwidth_make_large_collectives_between_nodes_almost
 def test_a_slice_has_all_its_ports_on_the_data_centre_network() -> None:
     # One port a host of 4 chips: 16 of a slice of 64, 128 of one of 512.
     assert [Cluster(node(f"tpu-v5p-{axes}"), 2, fabric("dcn-tpu")).nics_per_node for axes in ("4x4x4", "8x8x8")] == [16, 128]
+
+
+def test_a_host_of_a_slice_sends_all_that_its_port_carries() -> None:
+    """25 GB/s a host, whose port hangs on no single chip's slot; a large collective reaches the fabric's share of it."""
+    for name in (each for each in NODES if each.startswith("tpu")):
+        assert nic_port(node(name), fabric("dcn-tpu")).bandwidth_bytes_per_s == 25e9, name
+    where, size = Cluster(node("tpu-v5p-4x4x4"), 2, fabric("dcn-tpu")), 1e15
+    found = seconds(where, "all_gather", np.array([size]), np.array([128.0]), np.ones(1))
+    assert 127 / 128 * size / found == pytest.approx(0.8 * 16 * 25e9, rel=0.01)

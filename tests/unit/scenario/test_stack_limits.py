@@ -48,12 +48,27 @@ from parsim.scenario.rows import read
         ("llm-foundry", {"tensor_parallel": 2}, "cannot split a layer"),
         ("llm-foundry", {"pipeline_parallel": 2}, "cannot run a pipeline"),
         ("torchtitan", {"zero_stage": 2, "pipeline_parallel": 5}, ""),
+        ("deepspeed", {"zero_stage": 2, "pipeline_parallel": 2}, "cannot shard gradients or parameters under a pipeline"),
+        ("deepspeed", {"zero_stage": 3}, ""),
+        ("hf-trainer", {"pipeline_parallel": 4}, "cannot run a pipeline"),  # perf_train_gpu_many.md: no model supports full-PP
+        ("lightning", {"pipeline_parallel": 4}, "cannot run a pipeline"),
+        ("nanotron", {"zero_stage": 2}, "cannot shard gradients or parameters (zero_stage above 1)"),  # its README: ZeRO-1
+        ("nanotron", {"pipeline_parallel": 2, "schedule": "gpipe"}, ""),  # AllForwardAllBackwardPipelineEngine
+        ("nanotron", {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"}, "cannot run zero_bubble_h1"),
+        ("aleph-alpha", {"pipeline_parallel": 2, "schedule": "gpipe"}, "cannot run schedules of another kind"),
+        ("internevo", {"pipeline_parallel": 2, "schedule": "gpipe"}, "cannot run schedules of another kind"),
     ],
 )
 def test_a_stack_says_what_it_cannot_run(stack: str, plan: dict[str, Any], said: str) -> None:
     found = reasons(Plan(**plan), 32, read("stacks", stack))
     assert len(found) == bool(said) and all(said in each for each in found)
     assert all(each.startswith(f"{stack} ") for each in found)
+
+
+def test_every_stack_of_the_catalog_states_its_limits_and_why() -> None:
+    for name in catalog.names("stacks"):
+        row = catalog.row("stacks", name)
+        assert "limits" in row and row["source"].get("limits"), name
 
 
 def test_embedding_and_head_count_as_layers_where_a_stack_counts_them() -> None:

@@ -32,6 +32,16 @@ def test_a_step_at_sequence_2047_is_never_slower_than_at_2048(node: str, attenti
     assert step_s(node, stack, PLANS[plan], 2047) <= step_s(node, stack, PLANS[plan], 2048)
 
 
+@pytest.mark.parametrize("node", ["dgx-a100-80gb", "hgx-h100-80gb", "dgx-1v-32gb", "pcie4-8x-l40s", "mi300x-8"])
+@pytest.mark.parametrize("tensor_parallel", [1, 8])
+def test_a_token_more_is_never_faster(node: str, tensor_parallel: int) -> None:
+    """At 128 and 129 blocks of flash attention would be 1 and 2 a head, were they rounded up."""
+    stack, plan = replace(read("stacks", "megatron-2022"), attention="flash"), Plan(tensor_parallel=tensor_parallel, micro_batch=1)
+    for whole in (128, 512, 1024, 1536):
+        before, at, after = (step_s(node, stack, plan, each) for each in (whole - 1, whole, whole + 1))
+        assert before <= at <= after, whole
+
+
 def test_a_factor_for_odd_tokens_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "TOKEN_DIMS", frozenset())
     stack = read("stacks", "megatron-2022")
