@@ -29,6 +29,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._values: dict[str, T] = {}
+        self._sorted: tuple[tuple[object, ...], tuple[str, ...], tuple[T, ...]] = ((), (), ())  # of which items, names and values
         self._discovered: set[str] = set()
 
     def register(self, name: str, value: T) -> T:
@@ -55,7 +56,18 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """All registered names, sorted."""
-        return tuple(sorted(self._values))
+        return self._in_order()[1]
+
+    def values(self) -> tuple[T, ...]:
+        """What they name, in that order."""
+        return self._in_order()[2]
+
+    def _in_order(self) -> tuple[tuple[object, ...], tuple[str, ...], tuple[T, ...]]:
+        items = (*self._values, *self._values.values())
+        if items != self._sorted[0]:
+            names = tuple(sorted(self._values))
+            self._sorted = (items, names, tuple(self._values[name] for name in names))
+        return self._sorted
 
     def discover(self, package: str) -> None:
         """Import every module of `package` (its dotted name), so that each registers itself; a second call does nothing."""

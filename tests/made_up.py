@@ -13,7 +13,7 @@ import pytest
 from parsim.model import families
 from parsim.parallel import dimensions
 from parsim.schedules import Action, Phase, Schedule
-from parsim.step import lower
+from support import forget_steps
 
 FFN = '''"""FFN parallelism: only the MLP is split, over ranks of its own."""
 
@@ -153,11 +153,11 @@ def registered(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
     for registry in (dimensions.DIMENSIONS, families.FAMILIES):
         patch.setattr(registry, "_values", dict(registry._values))  # type: ignore[attr-defined]
     importlib.import_module(name)
-    lower.lower.cache_clear()
+    forget_steps()
     try:
         yield name
     finally:
-        lower.lower.cache_clear()
+        forget_steps()
 
 
 def mixture(package: str, **changes: Any) -> Any:

@@ -53,7 +53,7 @@ CASES = {
     "momentum": (FLASH, Plan(optimizer="sgd_momentum", micro_batch=8)),
 }
 
-_BYTES = {"compute": 2, "gradient": 4, "float32": 4, "mask": 1, "index": 8, "states": 2}  # states: of the paged case
+_BYTES = {"compute": 2, "gradient": 4, "float32": 4, "mask": 1, "index": 8, "states of paged_adamw_8bit": 2}
 _UPDATE_BYTES = {
     "adamw": 2 * (4 + 4 + 4) + 4,
     "adamw_8bit": 2 * (4 + 1 + 1) + 4,
@@ -186,13 +186,13 @@ def tasks_of(workload: Workload) -> Iterator[Task]:
         stages = range(workload.num_stages)
         for stage in stages if phase.step > 0 else reversed(stages):
             for run in workload.pass_of(stage, phase, closes=phase.accumulates).lists:
-                for _ in range(int(run.copies if isinstance(run.copies, int) else run.copies[0])):
+                for _ in range(int(run.copies)):
                     yield from run.tasks
 
 
 def copies_on(workload: Workload, rank: int) -> dict[str, int]:
     """How often a pipeline rank holds each segment."""
-    return {segment: int(count if isinstance(count, int) else count[0]) for segment, count in workload.copies_on(rank).items()}
+    return {segment: int(count) for segment, count in workload.copies_on(rank).items()}
 
 
 def priced(stack: Stack) -> Scenario:

@@ -12,13 +12,17 @@ from _pytest.mark.structures import ParameterSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parsim import schedules
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.link import CollectiveLaw, Link
+from parsim.cost import shape
+from parsim.estimator import worst
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
+from parsim.schedules import states
 from parsim.step import lower, program
 
 TOY = Accelerator(
@@ -100,8 +104,9 @@ STACKS = (
 
 
 def forget_steps() -> None:
-    """What is lowered is cached, by structure."""
-    for cached in (lower.lower, program.receive_tasks, program.send_tasks, program.section):
+    """What is lowered is cached, by structure, and how pipelines lie, by shape."""
+    steps = (lower.lower, lower._segment, program.receive_tasks, program.send_tasks, program.section)
+    for cached in (*steps, shape.shape_of, worst.worst_ranks, worst.worst_states, schedules.columns, states._state_columns):
         cached.cache_clear()
 
 

@@ -22,10 +22,9 @@ from parsim.parallel import dimensions
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan
 from parsim.schedules import SCHEDULES
-from parsim.step import lower
 from parsim.verify import verify_plan
 from schedule_orders import actions_of
-from support import GPT, scenario
+from support import GPT, forget_steps, scenario
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = re.compile(r"^### (?P<thing>[^\n]+): `(?P<file>\S+)`$.*?^```\w+\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -47,8 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     OPTIMIZERS.clear()
     OPTIMIZERS.update(optimizers)
-    for cached in (schedules.columns, schedules.state_columns, lower.lower):
-        cached.cache_clear()
+    forget_steps()
     for name in EXAMPLES:
         sys.modules.pop(Path(name).stem, None)
 

@@ -29,10 +29,10 @@ def hint_of(name: str, known: Iterable[str]) -> str:
     return f" (names that begin so: {', '.join(begun)})" if begun else ""
 
 
-def squeezed(name: str) -> str:
+def squeeze(name: str) -> str:
     """The name without case, dashes and the like; between two numbers they stay, as a point, since 1.3 is not 13.
 
-    >>> squeezed("RMS-Norm"), squeezed("Llama-3.1-8B")
+    >>> squeeze("RMS-Norm"), squeeze("Llama-3.1-8B")
     ('rmsnorm', 'llama3.1.8b')
     """
     return re.sub(r"(?<=\d) (?=\d)", ".", " ".join(_runs(name))).replace(" ", "")

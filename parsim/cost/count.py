@@ -11,7 +11,7 @@ from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
-from parsim.model.dims import COMPUTE, GRADIENT, MASTER, STATES
+from parsim.model.dims import COMPUTE, GRADIENT, MASTER
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
@@ -101,12 +101,12 @@ def bucket_of(task: Compute) -> Bucket | None:
 def state_bytes(structure: Structure, sizes: Sizes) -> int:
     """Bytes an element of the optimizer's states, with the master copy, that lie on the device."""
     master = sizes.itemsize_bytes[MASTER] if structure.master_weights else 0
-    return 0 if structure.offload else master if structure.paged else master + sizes.itemsize_bytes[STATES]
+    return 0 if structure.offload else master if structure.paged else master + OPTIMIZERS[structure.optimizer].state_bytes
 
 
 def host_state_bytes(structure: Structure, sizes: Sizes) -> int:
     """Bytes an element of the optimizer's states that lie on the host, with the weights that it updates where it does."""
-    states = sizes.itemsize_bytes[STATES] if structure.uses_host else 0
+    states = OPTIMIZERS[structure.optimizer].state_bytes if structure.uses_host else 0
     return states + (sizes.itemsize_bytes[MASTER] if structure.offload else 0)
 
 

@@ -7,7 +7,7 @@ representative: the first rank where all are alike, the worst one, which has the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -15,14 +15,15 @@ import numpy as np
 
 from parsim.cluster.scalars import Ints as Ints
 from parsim.errors import PlanError, ScenarioError
-from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS, STATES
+from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axis_of, rules, split, switched_on, uneven, view_of
 from parsim.parallel.dimensions import degrees as degrees_of
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import fastest_first, order_of
-from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.optimizer import OPTIMIZERS, states_role
+from parsim.parallel.plan import MESH, Batch, Stack
+from parsim.parallel.plans import Plans
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import Operand
 
@@ -55,7 +56,8 @@ class Sizes:
     degrees: Mapping[str, Ints]
     itemsize_bytes: Mapping[str, int]
     num_plans: int
-    rank_order: tuple[str, ...]  # axes of the dense view from the fastest
+    orders: tuple[tuple[str, ...], ...]  # of the ranks of some plan: axes of the dense view from the fastest
+    order: Ints  # which of them each plan has
     tables: Mapping[tuple[str, str], Table] = field(default_factory=dict)  # by dim and axis; all others are even
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
     _elements: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)  # asked for again and again
@@ -78,7 +80,7 @@ class Sizes:
         """The same of some of the plans."""
         dims, degrees = ({name: values[rows] for name, values in each.items()} for each in (self.dims, self.degrees))
         tables = {key: Table(table.parts[rows]) for key, table in self.tables.items()}
-        return replace(self, dims=dims, degrees=degrees, num_plans=len(rows), tables=tables)
+        return replace(self, dims=dims, degrees=degrees, num_plans=len(rows), tables=tables, order=self.order[rows])
 
     def extent(self, dim: str, axis: str) -> Extent:
         """How an axis cuts a dim."""
@@ -152,10 +154,10 @@ class Sizes:
     def stride(self, group: Group) -> Ints:
         """The distance between neighbours along a group's fastest axis: the product of the faster axes."""
         found = np.ones(self.num_plans, dtype=np.int64)
-        if group.axes:
-            order = order_of(view_of(group.axes), self.rank_order)
-            for axis in order[: min(map(order.index, group.axes))]:
-                found = found * self.degrees[axis]
+        for number, ranks in enumerate(self.orders) if group.axes else ():
+            order = order_of(view_of(group.axes), ranks)
+            inner = [self.degrees[axis] for axis in order[: min(map(order.index, group.axes))]]
+            found = np.where(self.order == number, np.prod(inner, axis=0, dtype=np.int64), found)
         return found
 
 
@@ -186,35 +188,30 @@ def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
         )
 
 
-def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack, dtype_bytes: Mapping[str, int]) -> Sizes:
-    """Sizes of several plans of one model, batch, optimizer and rank order.
+def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_bytes: Mapping[str, int]) -> Sizes:
+    """Sizes of several plans of one model and batch.
 
     Raises:
         ScenarioError: the batch's precision stores what has no bytes, or a matmul has more FLOPs than are counted exactly.
 
     >>> from parsim.parallel.plan import Batch, Plan, Stack
+    >>> from parsim.parallel.plans import Plans
     >>> from parsim.model.transformer import TransformerSpec
     >>> tiny = TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
-    >>> sizes = sizes_of(tiny, Batch(4, 16), [Plan(data_parallel=2, micro_batch=2)], Stack("any"), {"bf16": 2, "fp32": 4})
+    >>> sizes = sizes_of(tiny, Batch(4, 16), Plans.of([Plan(data_parallel=2, micro_batch=2)]), Stack("any"), {"bf16": 2, "fp32": 4})
     >>> int(sizes.dims["B"][0]), int(sizes.dims["V"][0])
     (4, 128)
     """
 
-    def each(values: Sequence[int]) -> Ints:
-        return np.array(values, dtype=np.int64)
-
-    count = len(plans)
-    same = {
-        **{dim: batch.sequence_length for dim in "STZ"},
-        **model.extents,
-    }
-    dims = {dim: each([extent] * count) for dim, extent in same.items()}
-    dims["B"] = each([plan.micro_batch * split(plan, "B") for plan in plans])
+    same = {**dict.fromkeys("STZ", batch.sequence_length), **model.extents}
+    dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
+    dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))
     dims["M"] = dims["G"] = dims["B"] * batch.sequence_length
     if "V" in same:
-        dims["V"] = dims["W"] = each([padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")) for plan in plans])
-    by_plan = [degrees_of(plan) for plan in plans]
-    degrees = {axis: each([found[axis] for found in by_plan]) for axis in axes()}
+        padded = plans.numbers(MESH, lambda plan: padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")))
+        dims["V"] = dims["W"] = padded
+    by_mesh, which = plans.each(MESH, degrees_of)
+    degrees = {axis: np.array([found[axis] for found in by_mesh], dtype=np.int64)[which] for axis in axes()}
     _check_range(dims, model)
     stores = batch.recipe.stores
     compute = stores[COMPUTE]
@@ -222,12 +219,13 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Sequence[Plan], stack: Stack
     if unknown := [dtype for dtype in stored.values() if dtype not in dtype_bytes]:
         said = f"'{unknown[0]}', in which '{batch.dtype}' stores tensors, is no dtype"
         raise ScenarioError(said, remedy=f"Known: {', '.join(dtype_bytes)}.")
-    states = {STATES: OPTIMIZERS[plans[0].optimizer].state_bytes}
+    states = {states_role(name): each.state_bytes for name, each in OPTIMIZERS.items()}
     itemsize = {**FIXED_ITEMSIZE_BYTES, **states, **{role: dtype_bytes[dtype] for role, dtype in stored.items()}}
-    return Sizes(dims, degrees, itemsize, count, fastest_first(plans[0].rank_order), _tables(plans, dims, degrees))
+    orders, order = plans.each(("rank_order",), lambda plan: fastest_first(plan.rank_order))
+    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, _tables(plans, dims, degrees))
 
 
-def _tables(plans: Sequence[Plan], dims: Mapping[str, Ints], degrees: Mapping[str, Ints]) -> dict[tuple[str, str], Table]:
+def _tables(plans: Plans, dims: Mapping[str, Ints], degrees: Mapping[str, Ints]) -> dict[tuple[str, str], Table]:
     """The tables of dimensions that are on, by each name that a relabel may give their dims; a position that a plan lacks has nothing.
 
     Raises:
@@ -235,7 +233,7 @@ def _tables(plans: Sequence[Plan], dims: Mapping[str, Ints], degrees: Mapping[st
     """
     found: dict[tuple[str, str], Table] = {}
     known = uneven()
-    on = {switched_on(plan, degrees_of(plan)) for plan in plans} if known else set()
+    on = set(plans.each(MESH, lambda plan: switched_on(plan, degrees_of(plan)))[0]) if known else set()
     cut = {(dim, axis) for names in on for dim, over in rules(names).items() for axis in over}
     for dim, axis, share in known:
         if (dim, axis) not in cut or dim not in dims:

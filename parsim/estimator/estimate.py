@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -10,32 +10,54 @@ import numpy as np
 
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints
-from parsim.cost.workload import Workload, workloads_of
-from parsim.estimator.host import host_memory
+from parsim.cost.workloads import Workloads
+from parsim.estimator.host import host_memory, host_peak_bytes
 from parsim.estimator.lists import Measures
-from parsim.estimator.memory import rank_memory
+from parsim.estimator.memory import peak_bytes, rank_memory
 from parsim.estimator.passes import Stages
-from parsim.estimator.pipeline import lower_bound, step_ps, timeline
+from parsim.estimator.pipeline import step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import Totals, device_totals
 from parsim.model.dims import MATMUL
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Plan
+from parsim.parallel.plans import Plans
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
 
+class Priced:
+    """Plans as columns, with what is known of their stages: each list of tasks is measured once for all."""
+
+    def __init__(self, scenario: Scenario, plans: Plans) -> None:
+        model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
+        self.scenario, self.plans = scenario, plans
+        self.workloads = Workloads(scenario.model, model, plans, scenario.itemsize_bytes)
+        self.measures = Measures(self.workloads.prices)
+
+    def stages(self, rows: Ints | None = None) -> Iterator[tuple[Stages, Ints]]:
+        """The stages of some plans, those of a Step together, each with the indices of its plans."""
+        for workload, own in self.workloads.of(rows):
+            yield Stages.of(workload, self.measures), own
+
+    def alone(self, index: int) -> Stages:
+        """The stages of one plan."""
+        ((stages, _),) = self.stages(np.array([index]))
+        return stages
+
+    def figures(self, *folds: Callable[[Stages], Ints], rows: Ints | None = None) -> Ints:
+        """What each fold finds for each of some plans, [fold, plan]."""
+        found = np.zeros((len(folds), self.plans.num_plans), dtype=np.int64)
+        for stages, own in self.stages(rows):
+            found[:, own] = [fold(stages) for fold in folds]
+        return found if rows is None else found[:, rows]
+
+
 def stages_of(scenario: Scenario, plan: Plan) -> Stages:
     """The stages of one plan, as arrays of length 1."""
-    ((workload, _),) = _workloads(scenario, [plan])
-    return Stages.of(workload, Measures(workload.prices))
-
-
-def _workloads(scenario: Scenario, plans: Sequence[Plan]) -> list[tuple[Workload, list[int]]]:
-    model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
-    return workloads_of(scenario.model, model, plans, scenario.itemsize_bytes)
+    return Priced(scenario, Plans.of([plan])).alone(0)
 
 
 def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
@@ -44,9 +66,12 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     Raises:
         ScenarioError: the scenario has no plan of that name.
     """
-    name = plan if isinstance(plan, str) else "plan"
     chosen = scenario.plan(plan) if isinstance(plan, str) else plan
-    stages = stages_of(scenario, chosen)
+    return estimate_of(scenario, chosen, stages_of(scenario, chosen), plan if isinstance(plan, str) else "plan")
+
+
+def estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str = "plan") -> Estimate:
+    """The same, of the stages of that plan alone."""
     line = timeline(stages)
     step_s = line.step_ps / PS_PER_S
     totals = device_totals(stages)
@@ -72,7 +97,7 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
         flops=tuple(each.flops for each in totals),
         hbm_bytes=tuple(each.hbm_bytes for each in totals),
         sent_bytes=tuple(each.sent_bytes for each in totals),
-        layers=tuple(int(n[0]) for n in stages.workload.layers),
+        layers=stages.workload.layers,
         num_micro_batches=stages.workload.num_micro_batches,
     )
 
@@ -87,24 +112,9 @@ def _again_flops(stages: Stages, totals: Sequence[Totals], num_devices: int) -> 
     return num_devices // len(totals) * sum(each.again_flops for each in totals)
 
 
-def estimates(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
-    """Step time and peak memory of many plans; each equals `estimate` of that plan alone."""
-    return _evaluate(scenario, plans, step_ps)
-
-
-def bounds(scenario: Scenario, plans: Sequence[Plan]) -> Estimates:
-    """As `estimates`, with a lower bound of the step time that needs no walk through the schedule, for a search to prune by."""
-    return _evaluate(scenario, plans, lower_bound)
-
-
-def _evaluate(scenario: Scenario, plans: Sequence[Plan], fold: Callable[[Stages], Ints]) -> Estimates:
-    step_s, (peak_bytes, host_bytes) = np.zeros(len(plans)), np.zeros((2, len(plans)), dtype=np.int64)
-    measures: dict[int, Measures] = {}  # by identity of the prices, which they hold
-    for workload, indices in _workloads(scenario, plans):
-        stages = Stages.of(workload, measures.setdefault(id(workload.prices), Measures(workload.prices)))
-        step_s[indices] = fold(stages) / PS_PER_S
-        peak_bytes[indices] = rank_memory(stages).total.max(axis=0)
-        if workload.step.structure.uses_host:
-            host_bytes[indices] = host_memory(stages).total
+def estimates(scenario: Scenario, plans: Sequence[Plan] | Plans) -> Estimates:
+    """Step time and peak memory of many plans, listed or as columns; each equals `estimate` of that plan alone."""
+    priced = Priced(scenario, plans if isinstance(plans, Plans) else Plans.of(plans))
+    step, peaks, hosts = priced.figures(step_ps, peak_bytes, host_peak_bytes)
     node = scenario.cluster.node
-    return Estimates(tuple(plans), step_s, peak_bytes, node.accelerator.hbm_capacity_bytes, host_bytes, node.host_memory_bytes)
+    return Estimates(priced.plans, step / PS_PER_S, peaks, node.accelerator.hbm_capacity_bytes, hosts, node.host_memory_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from parsim.cost.sizes import Ints
 from parsim.estimator.memory import elements_of
 from parsim.estimator.passes import Stages
 from parsim.parallel.group import Group
+from parsim.parallel.plans import distinct_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +37,26 @@ class HostMemory:
 
 
 def host_memory(stages: Stages) -> HostMemory:
-    """Memory of the fullest host of each plan."""
-    w = stages.workload
-    parts = _parts(stages)
-    strides = w.sizes.stride(Group(("pp",)))
+    """Memory of the fullest host of each plan; all have one pipeline."""
+    w, parts = stages.workload, _parts(stages)
+    devices, strides = w.sizes.num_devices, w.sizes.stride(Group(("pp",)))
+    first, which = distinct_rows([devices, strides], w.sizes.num_plans)
     found = np.zeros((len(parts), w.sizes.num_plans), dtype=np.int64)
-    for plan in range(w.sizes.num_plans):
-        crews = _crews(int(w.sizes.num_devices[plan]), int(strides[plan]), w.num_ranks, w.model.cluster.node.devices_per_node)
-        of_crews = crews @ parts[:, :, plan].T
-        found[:, plan] = of_crews[np.argmax(of_crews.sum(axis=1))]
+    for kind, plan in enumerate(first.tolist()):
+        own = np.flatnonzero(which == kind)
+        crews = _crews(int(devices[plan]), int(strides[plan]), w.num_ranks, w.model.cluster.node.devices_per_node)
+        of_crews = np.einsum("cr,prn->pcn", crews, parts[:, :, own])
+        found[:, own] = of_crews[:, np.argmax(of_crews.sum(axis=0), axis=0), np.arange(len(own))]
     return HostMemory(*found)
+
+
+def host_peak_bytes(stages: Stages) -> Ints:
+    """Bytes on the fullest host of each plan, whatever its pipeline; 0 where no rank keeps anything there."""
+    found, w = stages.workload.rows * 0, stages.workload
+    for number in range(len(w.shapes)) if w.step.structure.uses_host else ():
+        own = np.flatnonzero(w.shape_of == number)
+        found[own] = host_memory(stages.take(own)).total
+    return found
 
 
 def host_bytes(stages: Stages) -> Ints:
@@ -56,7 +68,7 @@ def host_bytes(stages: Stages) -> Ints:
 def _parts(stages: Stages) -> Ints:
     """The parts of HostMemory by pipeline rank, [part, rank, plan]."""
     structure, sizes, stack = stages.workload.step.structure, stages.workload.sizes, stages.workload.model.stack
-    count = elements_of(stages, lasting_parts(structure)["optimizer"])
+    count = stages.workload.shape.own @ elements_of(stages, lasting_parts(structure)["optimizer"])
     states, gradients = count * host_state_bytes(structure, sizes), count * host_gradient_bytes(structure, sizes)
     pinned = gradients * 0
     for role in structure.host_gradients if stack.pinned_elements else ():
@@ -85,7 +97,7 @@ def _power_of_two(size: Ints) -> Ints:
 @functools.lru_cache(maxsize=4096)
 def _crews(num_devices: int, stride: int, num_ranks: int, devices_per_node: int) -> Ints:
     """How many devices of a node are of each pipeline rank, [node, rank]; nodes that are alike count once."""
-    device = np.arange(num_devices)
-    counts = np.zeros((-(-num_devices // devices_per_node), num_ranks), dtype=np.int64)
+    device = np.arange(min(num_devices, math.lcm(stride * num_ranks, devices_per_node)))
+    counts = np.zeros((-(-len(device) // devices_per_node), num_ranks), dtype=np.int64)
     np.add.at(counts, (device // devices_per_node, device // stride % num_ranks), 1)
     return np.unique(counts, axis=0)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.cost.buckets import num_bytes
+from parsim.cost.buckets import num_bytes, weight_elements
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.workload import Prices
 from parsim.estimator.maxplus import NEVER
 from parsim.estimator.streams import Streams, exposure
-from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Send, Task, Wait, allocates, reads
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Part, Send, Task, Wait, Weight, allocates, reads
 
 Tasks = Sequence[Task]
 
@@ -44,6 +44,14 @@ class Lives(NamedTuple):
     peak_bytes: Ints
 
 
+class _Traffic(NamedTuple):
+    """Who reads and writes buffers in a list, and which streams it leaves busy."""
+
+    busy: tuple[str, ...]
+    writers: dict[str, str]  # stream by buffer
+    readers: dict[str, set[str]]  # streams by buffer
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Measures:
     """Courses and lives of the lists of one Step, for all plans that share it; each is taken once."""
@@ -51,6 +59,8 @@ class Measures:
     prices: Prices
     _courses: dict[object, tuple[Tasks, Course]] = field(default_factory=dict, repr=False)  # by the identities of tasks, which are kept
     _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict, repr=False)
+    _elements: dict[object, Ints] = field(default_factory=dict, repr=False)
+    _traffics: dict[object, tuple[Tasks, _Traffic]] = field(default_factory=dict, repr=False)
 
     def course(self, tasks: Tasks, state: Crossing) -> Course:
         """A list walked once from each entry of the state alone, and from rest."""
@@ -76,6 +86,27 @@ class Measures:
         charges = {name: np.broadcast_to(ps, starts[0].shape)[-1] for name, ps in streams.charges.items()}
         return Course(np.moveaxis(reached, -1, 0), charges)
 
+    def crossing(self, lists: Iterable[Tasks]) -> Crossing:
+        """What must be known between these lists."""
+        found = [*map(self._traffic_of, lists)]
+        streams = tuple(dict.fromkeys(stream for each in found for stream in each.busy))
+        writers = {name: stream for each in found if streams for name, stream in each.writers.items() if stream in streams}
+        read = (name for name, stream in writers.items() if any(each.readers.get(name, set()) - {stream} for each in found))
+        return Crossing(streams, tuple(read))
+
+    def _traffic_of(self, tasks: Tasks) -> _Traffic:
+        key = tuple(map(id, tasks))
+        if key not in self._traffics:
+            self._traffics[key] = tasks, _traffic(tasks)
+        return self._traffics[key][1]
+
+    def elements(self, weight: Weight, part: Part) -> Ints:
+        """Elements of a part of a weight, one value a row of the prices."""
+        key = (weight.sharding.dims, weight.sharding.axes, weight.group, part)
+        if key not in self._elements:
+            self._elements[key] = weight_elements(weight, part, self.prices.sizes)
+        return self._elements[key]
+
     def lives(self, tasks: Tasks, known: Iterable[Operand] = ()) -> Lives:
         """The memory of a list; `known`: buffers that may be alive when it starts."""
         key = tuple(map(id, tasks))
@@ -84,25 +115,20 @@ class Measures:
         return self._lives[key][1]
 
 
-def crossing(lists: Iterable[Tasks]) -> Crossing:
-    """What must be known between these lists."""
-    streams: dict[str, None] = {}
-    writers: dict[str, str] = {}  # stream by buffer
-    readers: dict[str, set[str]] = {}  # streams by buffer
-    for tasks in lists:
-        busy: dict[str, None] = {}
-        for task in tasks:
-            own: str = getattr(task, "stream", COMPUTE_STREAM)
-            for name in reads(task):
-                readers.setdefault(name, set()).add(own)
-            if isinstance(task, Wait):
-                busy = {stream: None for stream in busy if stream not in task.streams}
-            elif own != COMPUTE_STREAM and not isinstance(task, Send):
-                busy[own] = None
-                writers |= {task.target.name: own} if isinstance(task, Collective) else {}
-        streams |= busy
-    buffers = (name for name, stream in writers.items() if stream in streams and readers.get(name, set()) - {stream})
-    return Crossing(tuple(streams), tuple(buffers))
+def _traffic(tasks: Tasks) -> _Traffic:
+    busy: dict[str, None] = {}
+    writers: dict[str, str] = {}
+    readers: dict[str, set[str]] = {}
+    for task in tasks:
+        own: str = getattr(task, "stream", COMPUTE_STREAM)
+        for name in reads(task):
+            readers.setdefault(name, set()).add(own)
+        if isinstance(task, Wait):
+            busy = {stream: None for stream in busy if stream not in task.streams}
+        elif own != COMPUTE_STREAM and not isinstance(task, Send):
+            busy[own] = None
+            writers |= {task.target.name: own} if isinstance(task, Collective) else {}
+    return _Traffic(tuple(busy), writers, readers)
 
 
 def _lives(tasks: Tasks, known: Iterable[Operand], sizes: Sizes) -> Lives:

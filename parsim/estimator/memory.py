@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from parsim import schedules
-from parsim.cost.buckets import lasting_parts, weight_elements
+from parsim.cost.buckets import lasting_parts
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
+from parsim.estimator.worst import states_of_plans
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.step.task import Part
 
@@ -49,51 +50,99 @@ class RankMemory:
 
 
 def rank_memory(stages: Stages) -> RankMemory:
-    """Peak memory of each pipeline rank."""
-    structure, stack, sizes = stages.workload.step.structure, stages.workload.model.stack, stages.workload.sizes
-    elements = {role: elements_of(stages, part) for role, part in lasting_parts(structure).items()}
+    """Peak memory of each rank of the one pipeline of all plans."""
+    lasting, own = lasting_bytes(stages), stages.workload.shape.own
     in_flight, on_top = _dynamic(stages)
     return RankMemory(
-        elements["parameters"] * sizes.itemsize_bytes[COMPUTE],
-        elements.get("gradients", elements["parameters"] * 0) * sizes.itemsize_bytes[GRADIENT],
-        elements["optimizer"] * state_bytes(structure, sizes),
-        in_flight,
-        on_top,
-        scalar_bytes(stages) + int(stack.communicator_bytes * len(structure.axes) + stack.workspace_bytes),
-        int(stack.framework_bytes) + np.asarray((in_flight + on_top) * stack.allocator_slack).astype(np.int64),
+        parameters=own @ lasting["parameters"],
+        gradients=own @ lasting["gradients"],
+        optimizer=own @ lasting["optimizer"],
+        activations=in_flight,
+        transients=on_top,
+        buffers=own @ lasting["totals"] + _norm_bytes(stages) + _stack_buffers(stages),
+        framework=_framework(stages, in_flight + on_top),
     )
 
 
-def scalar_bytes(stages: Stages) -> Ints:
-    """The gradient norm on every rank, and the totals of a segment (the loss) where it stands, [rank, plan]."""
-    sizes, segments = stages.workload.sizes, stages.workload.step.segments.values()
-    norm = sizes.zero + sizes.itemsize_bytes[FLOAT32]
-    return norm + sum(stages.held[each.name] * sizes.num_bytes(total) for each in segments for total in each.totals)
+def peak_bytes(stages: Stages) -> Ints:
+    """Peak memory of the most loaded rank of each plan, whatever its pipeline."""
+    lasting, rows = _lasting_bytes(stages), states_of_plans(stages.workload, stages.num_classes)
+    own, in_flight, acting, phase = rows.columns
+    kept, on_top = dynamic_bytes(stages)
+    working = np.einsum("rck,kcr->r", in_flight, kept[:, :, rows.plan]) + on_top[phase, acting, rows.plan]
+    total = np.sum(own * lasting.T[rows.plan], axis=1) + working + _framework(stages, working)
+    return rows.worst(total) + _norm_bytes(stages) + _stack_buffers(stages)
 
 
 def counted_peak_bytes(stages: Stages) -> Ints:
     """The peaks without the stack's overheads: what the kernels hold, to the byte, [rank, plan]."""
-    memory = rank_memory(stages)
-    return memory.parameters + memory.gradients + memory.optimizer + memory.activations + memory.transients + scalar_bytes(stages)
+    in_flight, on_top = _dynamic(stages)
+    return stages.workload.shape.own @ _lasting_bytes(stages) + in_flight + on_top + _norm_bytes(stages)
 
 
 def elements_of(stages: Stages, part: Part) -> Ints:
-    """Elements of the weights that each rank holds, [rank, plan]."""
-    sizes, segments = stages.workload.sizes, stages.workload.step.segments.values()
-    own = ((each.name, weight_elements(weight, part, sizes)) for each in segments for weight in each.own_weights)
-    return np.asarray(sum(stages.held[name] * count for name, count in own))
+    """Elements of the weights that a stage holds, [class, plan]."""
+    found = np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
+    for segment in stages.workload.step.segments.values():
+        if segment.own_weights:
+            elements = np.sum([stages.measures.elements(weight, part) for weight in segment.own_weights], axis=0)
+            found += stages.copies(segment.name) * elements[stages.workload.rows]
+    return found
+
+
+def lasting_bytes(stages: Stages) -> dict[str, Ints]:
+    """What a stage holds through the whole step: parameters, gradients and optimizer states, and its totals (the loss), [class, plan]."""
+    structure, sizes = stages.workload.step.structure, stages.workload.sizes
+    size = {
+        "parameters": sizes.itemsize_bytes[COMPUTE],
+        "gradients": sizes.itemsize_bytes[GRADIENT],
+        "optimizer": state_bytes(structure, sizes),
+    }
+    found = dict.fromkeys((*size, "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
+    elements = {part: elements_of(stages, part) for part in set(lasting_parts(structure).values())}
+    found |= {role: elements[part] * size[role] for role, part in lasting_parts(structure).items()}
+    for segment in stages.workload.step.segments.values():
+        if segment.totals:
+            each = np.sum([sizes.num_bytes(total) for total in segment.totals], axis=0)
+            found["totals"] = found["totals"] + stages.copies(segment.name) * each
+    return found
+
+
+def _lasting_bytes(stages: Stages) -> Ints:
+    return np.asarray(np.sum([*lasting_bytes(stages).values()], axis=0))
+
+
+def dynamic_bytes(stages: Stages) -> tuple[Ints, Ints]:
+    """What a micro_batch keeps after each phase but the last, and what a phase needs on top, [phase, class, plan]."""
+    kept = np.cumsum(stages.table(lambda kind, phase: stages.lives(kind, phase).net_bytes), axis=0)[:-1]
+    return kept, stages.table(lambda kind, phase: stages.lives(kind, phase).peak_bytes)
+
+
+def _norm_bytes(stages: Stages) -> int:
+    return stages.workload.sizes.itemsize_bytes[FLOAT32]
+
+
+def _stack_buffers(stages: Stages) -> int:
+    stack = stages.workload.model.stack
+    return int(stack.communicator_bytes * len(stages.workload.step.structure.axes) + stack.workspace_bytes)
+
+
+def _framework(stages: Stages, working: Ints) -> Ints:
+    """With what its allocator holds and nobody uses."""
+    stack = stages.workload.model.stack
+    return int(stack.framework_bytes) + np.asarray(working * stack.allocator_slack).astype(np.int64)
 
 
 def _dynamic(stages: Stages) -> tuple[Ints, Ints]:
     """Bytes in flight, and of the action on top, in the state where their sum is largest; of several, the one with the least in flight."""
-    workload = stages.workload
+    workload, shape = stages.workload, stages.workload.shape
     states = schedules.state_columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
     order = np.lexsort((-states.phase, states.chunk, *states.in_flight.reshape(len(states.rank), -1).T[::-1], states.rank))
     rank, chunk, phase, in_flight = (each[order] for each in (states.rank, states.chunk, states.phase, states.in_flight))
-    own = stages.by_rank[rank]  # stage, [state, chunk]
-    kept = np.cumsum(stages.table(lambda s, p: stages.lives(s, p).net_bytes), axis=0)[:-1]  # after each phase but the last
+    own = shape.index[shape.by_rank[rank]]  # class, [state, chunk]
+    kept, top = dynamic_bytes(stages)
     flying = np.einsum("sck,ksc...->s...", in_flight, kept[:, own])
-    on_top = stages.table(lambda s, p: stages.lives(s, p).peak_bytes)[phase, own[np.arange(len(rank)), chunk]]
+    on_top = top[phase, own[np.arange(len(rank)), chunk]]
     first = np.flatnonzero(np.diff(rank, prepend=-1))
     total, place = flying + on_top, np.arange(len(rank))[:, None]
     largest = np.maximum.reduceat(total, first)[rank]

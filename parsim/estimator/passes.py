@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from parsim.cost.shape import StageKind
 from parsim.cost.sizes import Ints
 from parsim.cost.workload import Workload
 from parsim.estimator import maxplus
-from parsim.estimator.lists import Lives, Measures, crossing
+from parsim.estimator.lists import Lives, Measures
 from parsim.estimator.streams import exposure
 from parsim.schedules.phase import Phase
-from parsim.step.program import Pass
+from parsim.step.program import Pass, pass_of
 from parsim.step.task import Send
 
 
@@ -22,94 +23,145 @@ class PassTime(NamedTuple):
     """Picoseconds of a phase of a stage once its message is there, by plan."""
 
     total: Ints
-    charges: Mapping[str, Ints]  # sums to the total
     from_start: Ints  # until the stream that it leaves busy ends, from its start
     from_busy: Ints  # and from when that stream was done before
 
 
+class Members(NamedTuple):
+    """The stages of one kind among the classes of all plans."""
+
+    plans: Ints  # one a member
+    classes: Ints  # index of its class in the plan's shape, one a member
+    copies: Ints  # of each of its segments, [segment, member]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stages:
-    """The stages of a workload in classes that do the same."""
+    """What the stages of the plans of a workload do, by class: stages of a plan that do the same are measured once.
+
+    Arrays [class, plan] hold zeros where the shape of a plan has fewer classes.
+    """
 
     workload: Workload
     measures: Measures
-    first: tuple[int, ...]  # stage of each class
-    index: Ints  # class of each stage
-    home: Ints  # rank of each stage
-    held: dict[str, Ints]  # copies of each segment, [rank, plan]
-    _times: dict[tuple[int, Phase, bool], PassTime] = field(default_factory=dict, repr=False)
+    members: Mapping[StageKind, Members]
+    num_classes: int
+    _times: dict[tuple[StageKind, Phase, bool], PassTime] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, workload: Workload, measures: Measures) -> Stages:
         """The classes of a workload's stages."""
-        last = workload.num_stages - 1
-        classes: dict[object, tuple[int, int]] = {}  # a class and its first stage, by what sets it apart
-        index: list[int] = []
-        home = np.array([workload.rank_of(stage) for stage in range(last + 1)])
-        zero = np.zeros((workload.num_ranks, workload.sizes.num_plans), dtype=np.int64)
-        held = {name: zero.copy() for name in workload.step.segments}
-        for stage in range(last + 1):
-            parts = workload.parts(stage)
-            for name, copies in parts:
-                held[name][home[stage]] += copies
-            apart = (stage > 0 and home[stage - 1] != home[stage], stage < last and home[stage + 1] != home[stage])
-            key = (*apart, *((name, np.asarray(copies).tobytes()) for name, copies in parts))
-            index.append(classes.setdefault(key, (len(classes), stage))[0])
-        return cls(workload, measures, tuple(stage for _, stage in classes.values()), np.array(index), home, held)
+        found: dict[StageKind, list[tuple[int, int, tuple[int, ...]]]] = {}
+        for number, shape in enumerate(workload.shapes):
+            for place, each in enumerate(shape.classes):
+                found.setdefault(each.kind, []).append((number, place, each.copies))
+        plans = [np.flatnonzero(workload.shape_of == number) for number in range(len(workload.shapes))]
+        members = {}
+        for kind, own in found.items():
+            count = [len(plans[number]) for number, _, _ in own]
+            copies = np.repeat(np.array([each for *_, each in own], dtype=np.int64).reshape(len(own), -1), count, axis=0).T
+            classes = np.repeat([place for _, place, _ in own], count)
+            members[kind] = Members(np.concatenate([plans[number] for number, _, _ in own]), classes, copies)
+        return cls(workload, measures, members, max(len(shape.classes) for shape in workload.shapes))
+
+    def take(self, places: Ints) -> Stages:
+        """The same of some of the plans."""
+        return Stages.of(self.workload.take(places), self.measures)
+
+    def spread(self, value: Callable[[StageKind, Members], Ints]) -> Ints:
+        """A value of each member of each kind, [class, plan]."""
+        found = np.zeros((self.num_classes, len(self.workload.rows)), dtype=np.int64)
+        for kind, members in self.members.items():
+            found[members.classes, members.plans] = value(kind, members)
+        return found
+
+    def table(self, value: Callable[[StageKind, Phase], Ints]) -> Ints:
+        """A value of each phase of each member of a kind, [phase, class, plan]."""
+        return np.array([self.spread(lambda kind, _: value(kind, phase)) for phase in self.workload.phases])  # noqa: B023
+
+    def copies(self, segment: str) -> Ints:
+        """How often a stage holds a segment, [class, plan]."""
+
+        def own(kind: StageKind, members: Members) -> Ints:
+            return sum(
+                (copies for name, copies in zip(kind.names, members.copies, strict=True) if name == segment), start=members.plans * 0
+            )
+
+        return self.spread(own)
 
     @property
-    def by_rank(self) -> Ints:
-        """The stages of each rank, its chunks in order, [rank, chunk]."""
-        return np.argsort(self.home, kind="stable").reshape(self.workload.num_ranks, -1)
+    def held(self) -> dict[str, Ints]:
+        """How often each rank of the one pipeline holds each segment, [rank, plan]."""
+        own = self.workload.shape.own
+        return {name: own @ self.copies(name) for name in self.workload.step.segments}
 
-    def table(self, value: Callable[[int, Phase], Ints]) -> Ints:
-        """A value of each phase and stage, [phase, stage, plan]."""
-        return np.array([[value(stage, phase) for stage in self.first] for phase in self.workload.phases])[:, self.index]
-
-    def time(self, stage: int, phase: Phase, *, closes: bool = False) -> PassTime:
-        """The time of a phase."""
-        key = (stage, phase, closes)
+    def time(self, kind: StageKind, phase: Phase, *, closes: bool = False) -> PassTime:
+        """The time of a phase, one value a member."""
+        key = (kind, phase, closes)
         if key not in self._times:
-            self._times[key] = _time(self.workload.pass_of(stage, phase, closes=closes), self.measures, self.workload.rows)
+            self._times[key] = _time(self.pass_of(kind, phase, closes=closes), self.measures, self.rows_of(kind))
         return self._times[key]
 
-    def send_ps(self, stage: int, phase: Phase) -> Ints:
-        """Picoseconds of the message to the next stage; 0 where there is none."""
-        sends = [task for task in self.workload.pass_of(stage, phase).epilogue if isinstance(task, Send)]
-        return sum((self.workload.ps(task) for task in sends), start=self.workload.sizes.zero)
+    def charges(self, kind: StageKind, phase: Phase, *, closes: bool = False) -> dict[str, Ints]:
+        """What compute does and waits for in a phase, one value a member; sums to its time."""
+        total = self.time(kind, phase, closes=closes).total
+        return _charges(self.pass_of(kind, phase, closes=closes), self.measures, self.rows_of(kind), total)
 
-    def lives(self, stage: int, phase: Phase) -> Lives:
+    def rows_of(self, kind: StageKind) -> Ints:
+        """Which row of the prices each member has."""
+        return self.workload.rows[self.members[kind].plans]
+
+    def pass_of(self, kind: StageKind, phase: Phase, *, closes: bool = False) -> Pass:
+        """The tasks of a phase, with the copies of its members."""
+        parts = tuple(zip(kind.names, self.members[kind].copies, strict=True))
+        return pass_of(self.workload.step, parts, phase, receives=kind.receives(phase), sends=kind.sends(phase), closes=closes)
+
+    def send_ps(self, kind: StageKind, phase: Phase) -> Ints:
+        """Picoseconds of the message to the next stage; 0 where there is none."""
+        sends = [task for task in self.pass_of(kind, phase).epilogue if isinstance(task, Send)]
+        return sum((self.measures.prices.of(task)[self.rows_of(kind)] for task in sends), start=self.members[kind].plans * 0)
+
+    def lives(self, kind: StageKind, phase: Phase) -> Lives:
         """Net and peak bytes of a phase, relative to its start."""
-        found = self.workload.pass_of(stage, phase)
-        live = peak = zero = self.workload.sizes.zero
+        found, rows = self.pass_of(kind, phase), self.rows_of(kind)
+        live = peak = zero = rows * 0
         for run in found.lists:
             copies, segment = run.copies, run.segment
             known = [operand for kept in segment.kept.values() for operand in kept]  # what may be alive when the list starts
             known += [operand for operand in (segment.entering[phase], segment.leaving[phase]) if operand]
-            net, top = (each[self.workload.rows] for each in self.measures.lives(run.tasks, known))
+            net, top = (each[rows] for each in self.measures.lives(run.tasks, known))
             peak = np.where(zero + copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
             live = live + copies * net
         return Lives(live, peak)
 
 
 def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:
-    """A phase from rest.  What it takes beyond its lists from rest, it waits for the stream that crosses them."""
+    """A phase from rest."""
     lists = [(run.tasks, run.copies) for run in found.lists]
-    state = crossing(tasks for tasks, _ in lists)
-    zero = np.zeros(len(rows), dtype=np.int64)
-    charges: dict[str, Ints] = {}
+    state = measures.crossing(tasks for tasks, _ in lists)
+    zero = rows * 0
     total, matrix = zero, maxplus.identity(state.num_entries, len(rows))
     for tasks, copies in lists:
-        ends, charged = measures.course(tasks, state)
-        for name, ps in charged.items():
-            charges[name] = charges.get(name, zero) + copies * ps[rows]
+        ends = measures.course(tasks, state).ends
         if state.num_entries == 1:
             total = total + copies * ends[rows, 0, 0]
         else:
             matrix = maxplus.product(maxplus.power(ends[rows], zero + copies), matrix)
     if state.num_entries == 1:
-        return PassTime(total, charges, zero + maxplus.NEVER, zero)
-    total = matrix[:, 0].max(axis=1)
-    waits = exposure(state.streams[0])
-    charges[waits] = total - sum((ps for name, ps in charges.items() if name != waits), start=zero)
-    return PassTime(total, charges, matrix[:, 1, 0], matrix[:, 1, 1])
+        return PassTime(total, zero + maxplus.NEVER, zero)
+    return PassTime(matrix[:, 0].max(axis=1), matrix[:, 1, 0], matrix[:, 1, 1])
+
+
+def _charges(found: Pass, measures: Measures, rows: Ints, total: Ints) -> dict[str, Ints]:
+    """What it sums to.  What a phase takes beyond its lists from rest, it waits for the stream that crosses them."""
+    lists = [(run.tasks, run.copies) for run in found.lists]
+    state = measures.crossing(tasks for tasks, _ in lists)
+    zero = rows * 0
+    charges: dict[str, Ints] = {}
+    for tasks, copies in lists:
+        for name, ps in measures.course(tasks, state).charges.items():
+            charges[name] = charges.get(name, zero) + copies * ps[rows]
+    if state.num_entries > 1:
+        waits = exposure(state.streams[0])
+        charges[waits] = total - sum((ps for name, ps in charges.items() if name != waits), start=zero)
+    return charges

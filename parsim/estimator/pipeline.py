@@ -7,7 +7,7 @@ to the picosecond.  Every gap of a rank's compute is charged to what it waited f
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -20,8 +20,10 @@ from parsim.cost.workload import Workload
 from parsim.errors import ScenarioError
 from parsim.estimator.passes import Stages
 from parsim.estimator.streams import Streams, exposure
+from parsim.estimator.worst import ranks_of_plans
 from parsim.parallel.dimensions import DIMENSIONS, axes, names, replica_axes
 from parsim.parallel.plan import Plan
+from parsim.parallel.plans import distinct_rows
 from parsim.schedules.columnar import Bools, Columns
 from parsim.step.task import Collective, Task
 from parsim.units import PS_PER_S
@@ -73,8 +75,8 @@ def fold(stages: Stages) -> Fold:
     w = stages.workload
     columns = schedules.columns(w.schedule, w.num_ranks, w.chunks, w.num_micro_batches)
     levels = _levels(columns)
-    kinds = columns.phase[levels.rows], columns.stage[levels.rows]
-    spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)[kinds]
+    kinds = columns.phase[levels.rows], w.shape.index[columns.stage[levels.rows]]
+    spans = stages.table(lambda kind, phase: stages.time(kind, phase).total)[kinds]
     sends = stages.table(stages.send_ps)[kinds]
     _check_range(spans + sends, levels)
     found = np.zeros((2, len(spans) + 1, spans.shape[1]), dtype=np.int64)
@@ -102,19 +104,21 @@ def _check_range(spans: Ints, levels: Levels) -> None:
 
 def step_ps(stages: Stages) -> Ints:
     """Picoseconds of the step of each plan."""
-    return np.concatenate([finish(each, *pass_ends(each, fold(each))).compute.max(axis=0) for each in _portions(stages)])
+    found = stages.workload.rows * 0
+    for own in _portions(stages.workload):
+        part = stages.take(own)
+        found[own] = finish(part, *pass_ends(part, fold(part))).compute.max(axis=0)
+    return found
 
 
-def _portions(stages: Stages) -> Iterator[Stages]:
-    """The plans in portions whose arrays stay small."""
-    workload = stages.workload
-    rows = workload.num_micro_batches * workload.num_stages * len(workload.phases)
-    size = max(1, int(_MOST_BYTES / (8 * _ARRAYS * rows)))
-    if size >= len(workload.rows):
-        yield stages
-        return
-    for first in range(0, len(workload.rows), size):
-        yield Stages.of(workload.take(np.arange(first, min(first + size, len(workload.rows)))), stages.measures)
+def _portions(workload: Workload) -> Iterator[Ints]:
+    """Plans of one pipeline and number of micro_batches, in portions whose arrays stay small."""
+    first, which = distinct_rows([workload.shape_of, workload.micro_batches], len(workload.rows))
+    for index, plan in enumerate(first.tolist()):
+        own = np.flatnonzero(which == index)
+        rows = int(workload.micro_batches[plan]) * workload.shapes[workload.shape_of[plan]].num_stages * len(workload.phases)
+        size = max(1, int(_MOST_BYTES / (8 * _ARRAYS * rows)))
+        yield from np.split(own, range(size, len(own), size))
 
 
 def pass_ends(stages: Stages, found: Fold) -> tuple[Ints, Ints]:
@@ -125,11 +129,11 @@ def pass_ends(stages: Stages, found: Fold) -> tuple[Ints, Ints]:
     if w.step.structure.replica_stream:
         closing = np.flatnonzero(columns.closes).reshape(w.num_ranks, -1)  # in the order of issue
         (phase,) = (w.phases[index] for index in set(columns.phase[closing].flat))
-        times = [stages.time(stage, phase, closes=True) for stage in stages.first]
-        from_start, from_busy = (np.array(each)[stages.index] for each in zip(*((t.from_start, t.from_busy) for t in times), strict=True))
+        from_start = stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_start)
+        from_busy = stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_busy)
         for rows in closing.T:
-            stage = columns.stage[rows]
-            busy = np.maximum(found.starts[rows] + from_start[stage], busy + from_busy[stage])
+            each = w.shape.index[columns.stage[rows]]
+            busy = np.maximum(found.starts[rows] + from_start[each], busy + from_busy[each])
     return ends, busy
 
 
@@ -138,13 +142,14 @@ def finish(stages: Stages, ends: Ints, busy: Ints) -> Streams:
     w = stages.workload
     shape = ends.shape
     sizes = w.sizes.take(np.tile(np.arange(shape[1]), shape[0]))
-    held = {name: copies.ravel() for name, copies in stages.held.items()}
+    copies = stages.held
+    held = {name: each.ravel() for name, each in copies.items()}
     streams = Streams(ends, "optimizer")
     if w.step.structure.replica_stream:
         streams.begin(w.step.structure.replica_stream, busy)
     for task in w.step.finish:
         ps = task_ps(task, sizes, w.model, held).reshape(shape)
-        members = _members(task, stages)
+        members = _members(task, copies)
         if members is not None:
             start = np.max(streams.compute, axis=0, where=members, initial=0)
             streams.wait(np.where(members, start, 0), "bubble")
@@ -154,13 +159,11 @@ def finish(stages: Stages, ends: Ints, busy: Ints) -> Streams:
     return streams
 
 
-def _members(task: Task, stages: Stages) -> Bools | None:
+def _members(task: Task, held: Mapping[str, Ints]) -> Bools | None:
     """Which ranks of the pipeline take part in a collective over it, [rank, plan]; None for any other task."""
     if not isinstance(task, Collective) or "pp" not in task.group.axes:
         return None
-    if not task.group.homes:
-        return np.ones((stages.workload.num_ranks, stages.workload.sizes.num_plans), dtype=bool)
-    return np.asarray(np.any([stages.held[name] > 0 for name in task.group.homes], axis=0))
+    return np.any([held[name] > 0 for name in task.group.homes], axis=0) if task.group.homes else next(iter(held.values())) >= 0
 
 
 def timeline(stages: Stages) -> Timeline:
@@ -169,13 +172,14 @@ def timeline(stages: Stages) -> Timeline:
     found = fold(stages)
     end = finish(stages, *pass_ends(stages, found))
     step = int(end.compute.max())
-    work = stages.table(lambda stage, phase: stages.time(stage, phase).charges.get("compute", w.sizes.zero))
-    rank = int(np.argmax(work[:, stages.by_rank, 0].sum(axis=(0, 2))))
+    work = stages.table(lambda kind, phase: stages.charges(kind, phase).get("compute", stages.members[kind].plans * 0))
+    rank = int(np.argmax(w.shape.own @ work[:, :, 0].sum(axis=0)))
     charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), 0)
     parts = [(name, int(ps[rank, 0])) for name, ps in end.charges.items()]
-    for stage in stages.by_rank[rank].tolist():
+    for kind, members in stages.members.items():
+        times = w.shape.own[rank, members.classes] * w.num_micro_batches
         for phase in w.phases:
-            parts += [(name, int(ps[0]) * w.num_micro_batches) for name, ps in stages.time(stage, phase).charges.items()]
+            parts += [(name, int(ps @ times)) for name, ps in stages.charges(kind, phase).items()]
     for name, ps in (*parts, *_waits(found, rank), ("bubble", step - int(end.compute[rank, 0]))):
         charges[name] = charges.get(name, 0) + ps
     return Timeline(step, rank, charges)
@@ -199,12 +203,26 @@ def _links(workload: Workload) -> tuple[str, ...]:
 def lower_bound(stages: Stages) -> Ints:
     """Picoseconds that no schedule can beat: a rank's own work, after the stages below its first one have filled the pipeline and before
     they drain it.  Where a phase that hands nothing on may come last, none drain it."""
-    workload, phases = stages.workload, stages.workload.phases
-    spans = stages.table(lambda stage, phase: stages.time(stage, phase).total)
-    sends, apart = stages.table(stages.send_ps), (np.diff(stages.home) != 0)[:, None]
-    reach = np.zeros_like(spans[0])
-    for phase, each, send in zip(phases, spans, sends, strict=True):
-        if phase.step > 0 or (phase.step < 0 and phases[-1].step < 0):
-            reach[1:] += np.cumsum(each[:-1] + apart * (send[:-1] if phase.step > 0 else send[1:]), axis=0)
-    busy = spans.sum(axis=0)[stages.by_rank].sum(axis=1) * workload.num_micro_batches
-    return np.asarray((reach[stages.by_rank[:, 0]] + busy).max(axis=0))
+    w, phases = stages.workload, stages.workload.phases
+    spans, sends = stages.table(lambda kind, phase: stages.time(kind, phase).total), stages.table(stages.send_ps)
+    up, down, drains = [each.step > 0 for each in phases], [each.step < 0 for each in phases], phases[-1].step < 0
+    passed, back = (spans + sends)[up].sum(axis=0), sends[down].sum(axis=0) * drains
+    if drains:
+        passed = passed + spans[down].sum(axis=0)
+    rows = ranks_of_plans(w, stages.num_classes)
+    own, below, shifted = rows.columns
+    reach = np.sum(below * passed.T[rows.plan] + shifted * back.T[rows.plan], axis=1)
+    busy = np.sum(own * spans.sum(axis=0).T[rows.plan], axis=1) * w.micro_batches[rows.plan]
+    return rows.worst(reach + busy) + (_least_finish(stages) if drains else 0)
+
+
+def _least_finish(stages: Stages) -> Ints:
+    """Picoseconds of the end of the step on the first rank, into which a pipeline drains, if it waits for no other rank."""
+    w = stages.workload
+    first = np.array([np.pad(shape.own[0], (0, stages.num_classes - len(shape.classes))) for shape in w.shapes])[w.shape_of].T
+    held = {name: np.sum(first * stages.copies(name), axis=0) for name in w.step.segments}
+    streams = Streams(w.rows * 0, "optimizer")
+    for task in w.step.finish:
+        over_pipeline = isinstance(task, Collective) and "pp" in task.group.axes  # as long as its last member takes
+        streams.issue(task, w.rows * 0 if over_pipeline else task_ps(task, w.sizes, w.model, held))
+    return streams.compute

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsim.parallel.plan import Plan
+from parsim.parallel.plans import Plans
 
 ByteCount = int | NDArray[np.int64]
 
@@ -72,7 +73,7 @@ class Estimate:
 class Estimates:
     """Many plans: one value per plan."""
 
-    plans: tuple[Plan, ...]
+    plans: Plans
     step_s: NDArray[np.float64]
     peak_bytes: NDArray[np.int64]
     capacity_bytes: int

@@ -34,9 +34,11 @@ def device_totals(stages: Stages, at: Mapping[str, int] | None = None) -> tuple[
     """Of the device of each pipeline rank at these coordinates inside it; without any: of the representative, the first of its groups."""
     links = stages.workload.step.structure.links
     known: dict[int, dict[str, int]] = {}
-    passes, ends = [_passes(stages, stage, at, known) for stage in stages.first], _finish(stages, at)
+    shape = stages.workload.shape
+    firsts = np.unique(shape.index, return_index=True)[1].tolist()
+    passes, ends = [_passes(stages, stage, at, known) for stage in firsts], _finish(stages, at)
     found = []
-    for rank, own in enumerate(stages.index[stages.by_rank].tolist()):
+    for rank, own in enumerate(shape.index[shape.by_rank].tolist()):
         total = Counter({name: int(counts[rank]) for name, counts in ends.items()})
         for index in own:
             total.update(passes[index])
@@ -53,7 +55,7 @@ def _passes(stages: Stages, stage: int, at: Mapping[str, int] | None, known: dic
         for closes in (False, True) if phase.accumulates else (False,):
             times = 1 if closes else w.num_micro_batches - phase.accumulates
             for run in w.pass_of(stage, phase, closes=closes).lists:
-                repeats = times * int(np.ravel(run.copies)[0])
+                repeats = times * int(run.copies)
                 for task in run.tasks:
                     if id(task) not in known:  # the workload keeps its tasks
                         known[id(task)] = {name: int(count[0]) for name, count in _counts(stages, task, sizes, at or {})}
@@ -90,7 +92,7 @@ def _counts(stages: Stages, task: Task, sizes: Sizes, at: Coordinates, held: Hel
         case HostCopy():
             yield HOST, sent_bytes(task, sizes, stages.workload.model, 0, held)
         case Collective():
-            homes = [stages.held[name][:, 0] > 0 for name in task.group.homes]
+            homes = [np.asarray(held[name]) > 0 for name in task.group.homes] if held else []
             takes_part = np.any(homes, axis=0) if homes else True
             position = np.cumsum(takes_part) - 1 if homes else sizes.position(task.group, at)
             yield task.group.name, np.where(takes_part, sent_bytes(task, sizes, stages.workload.model, position, held), 0)

@@ -84,7 +84,7 @@ class Binder:
         key = (str(phase), stage, micro_batch)
         first = self._scope(copies[0], micro_batch, copies[0])
         yield from self._messages(found.prologue, first, (*key, "prologue"), stage, phase)
-        lists = [run.tasks for run in found.runs for _ in range(int(run.copies[0]))]  # type: ignore[index]
+        lists = [run.tasks for run in found.runs for _ in range(int(run.copies))]
         carried = self._on_this_rank(stage, phase, micro_batch)
         for place, (tasks, scope) in enumerate(zip(lists, scopes, strict=True)):
             entering, leaving = (side[phase] for side in (scope.copy[1].entering, scope.copy[1].leaving))

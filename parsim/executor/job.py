@@ -9,7 +9,8 @@ from parsim.collectives import CollectiveAlgorithm
 from parsim.cost.choice import algorithm
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Sizes
-from parsim.cost.workload import Workload, workload_of
+from parsim.cost.workload import Workload
+from parsim.cost.workloads import workload_of
 from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
 from parsim.executor.values import Values
@@ -67,7 +68,7 @@ class Job:
         self.workload = workload_of(asked.spec, asked.model, asked.plan, asked.dtype_bytes)
         self.step, self.sizes = self.workload.step, self.workload.sizes
         self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, asked.model.batch.global_batch)
-        self.mesh = Mesh({axis: int(degree[0]) for axis, degree in self.sizes.degrees.items()}, self.sizes.rank_order)
+        self.mesh = Mesh({axis: int(degree[0]) for axis, degree in self.sizes.degrees.items()}, self.sizes.orders[0])
 
     @property
     def num_ranks(self) -> int:
@@ -82,10 +83,10 @@ class Job:
     def copies(self, stage: int) -> tuple[Copy, ...]:
         """Copies of segments on a virtual stage in forward order, each with its name; layers are numbered over the whole model."""
         ends = {self.workload.layout[0][0], self.workload.layout[-1][0]}
-        number = sum(int(layers[0]) for layers in self.workload.layers[:stage])
+        number = sum(self.workload.layers[:stage])
         found: list[Copy] = []
         for name, copies in self.workload.parts(stage):
-            for _ in range(int(copies[0])):  # type: ignore[index]
+            for _ in range(int(copies)):
                 found.append((name if name in ends else f"layer{number}", self.step.segments[name]))
                 number += name not in ends
         return tuple(found)

@@ -37,6 +37,5 @@ PLACEMENTS: Final = ("STZ", "EN")  # names of one extent, in several placements
 # What an element is charged at, by the role of its tensor: "compute", "gradient" and "master" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"
 MASTER: Final = "master"  # the weights that an optimizer updates: a copy, or those that are computed with
-STATES: Final = "states"  # all that an optimizer keeps beside a weight
 MATMUL: Final = "matmul"  # what a kernel multiplies in, whatever its operands are stored as
 FIXED_ITEMSIZE_BYTES: Final = {FLOAT32: 4, MASK: 1, INDEX: 8}

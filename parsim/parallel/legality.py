@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from parsim import schedules
@@ -15,12 +16,36 @@ from parsim.errors import ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, recomputation, sharding_faults
 from parsim.parallel.fault import PlanFault, comma_list, divisors
-from parsim.parallel.plan import KEYS, Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, MESH, Batch, Plan, Stack
 
 POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
 DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
 NAMED: Final = {name: key.legal for name, key in KEYS.items() if key.type == "str" and key.legal}
 MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fold
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What plans are checked against; None: not known, and what depends on it is left out."""
+
+    model: ModelSpec | None = None
+    batch: Batch | None = None
+    num_devices: int | None = None
+    stack: Stack | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a legal plan keeps to, and the fields that it reads: whoever checks many plans asks once for each combination of these."""
+
+    name: str
+    reads: tuple[str, ...]
+    faults: Callable[[Plan, Facts], Iterable[PlanFault]]
+    after: str = ""  # the rule without whose keeping this one says nothing
+
+    def breaks(self, plan: Plan, facts: Facts) -> bool:
+        """Whether a plan breaks it."""
+        return any(True for _ in self.faults(plan, facts))
 
 
 def faults(
@@ -37,30 +62,16 @@ def faults(
     ...     print(fault)
     tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads is not built). Legal: 1, 2
     """
-    if broken := [*_not_positive(plan), *_unknown_names(plan), *sharding_faults.unknown_dimensions(plan)]:
+    facts = Facts(model, batch, num_devices, stack)
+    if broken := [fault for rule in VALUES for fault in rule.faults(plan, facts)]:
         return broken
-    if groups := [*sharding_faults.zero_group(plan)]:
-        plan = dataclasses.replace(plan, zero_group=None)
-    world = [] if num_devices is None else [*_world(plan, num_devices)]
-    found = [
-        *_pipeline(plan),
-        *sharding_faults.zero(plan),
-        *groups,
-        *sharding_faults.rank_order(plan),
-        *world,
-        *sharding_faults.views(plan),
-    ]
-    found += [*recomputation.every_faults(plan), *sharding_faults.optimizer(plan, None if world else batch)]
-    if model is not None:
-        found += [*sharding_faults.tensor(plan, model), *_layers(plan, model, stack.layer_split if stack else "even")]
-        if stack is not None:
-            found += recomputation.faults(plan, model, stack)
-        found += sharding_faults.others(plan, model, batch)
-    if batch is not None:
-        found += [*sharding_faults.sequence(plan, batch), *sharding_faults.tokens(plan, batch)]
-    if batch is not None and not world:  # with another number of replicas they get other micro batches
-        found += _micro_batches(plan, batch)
-    return found
+    groups = [*sharding_faults.zero_group(plan)]
+    meant = dataclasses.replace(plan, zero_group=None) if groups else plan
+    found: dict[str, list[PlanFault]] = {}
+    for rule in RULES:
+        told = found.get(rule.after)
+        found[rule.name] = groups if rule.name == "ZeRO group" else [] if told else [*rule.faults(meant, facts)]
+    return [fault for own in found.values() for fault in own]
 
 
 def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -> tuple[int, ...]:
@@ -88,7 +99,7 @@ def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -
     raise ParsimError(f"'{axis}' has no degrees{did_you_mean(axis, DEGREES)}", remedy=f"Axes with degrees: {', '.join(DEGREES)}.")
 
 
-def _not_positive(plan: Plan) -> Iterator[PlanFault]:
+def _not_positive(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     for field in POSITIVE:
         value = getattr(plan, field)
         if type(value) is not int or value < 1:
@@ -98,14 +109,16 @@ def _not_positive(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault("layers_per_stage", message, "Legal: 1, 2, 3, ... for each stage")
 
 
-def _unknown_names(plan: Plan) -> Iterator[PlanFault]:
+def _unknown_names(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     for field, known in (("schedule", schedules.names()), *NAMED.items()):
         value = getattr(plan, field)
         if value not in known and not (field == "schedule" and isinstance(value, tuple)):
             yield PlanFault(field, f"unknown {field} '{value}'{did_you_mean(str(value), known)}", f"Legal: {', '.join(known)}")
 
 
-def _world(plan: Plan, num_devices: int) -> Iterator[PlanFault]:
+def _world(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if (num_devices := facts.num_devices) is None:
+        return
     inner = plan.num_devices // plan.data_parallel
     known = {name: dimensions.DIMENSIONS.get(name) for name, _ in plan.dimensions}
     numbered = {name for name, each in known.items() if each.nesting is not None and each.view != dimensions.EXPERT}
@@ -123,7 +136,7 @@ def _world(plan: Plan, num_devices: int) -> Iterator[PlanFault]:
         yield PlanFault("data_parallel", message, f"Set data_parallel = {num_devices // inner}, or leave it out")
 
 
-def _pipeline(plan: Plan) -> Iterator[PlanFault]:
+def _pipeline(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     ranks, chunks = plan.pipeline_parallel, plan.virtual_pipeline
     if chunks > 1 and ranks == 1:
         message = f"virtual_pipeline = {plan.virtual_pipeline} needs a pipeline, but pipeline_parallel = 1"
@@ -148,7 +161,10 @@ def schedule_fault(plan: Plan, batch: Batch | None = None) -> PlanFault | None:
     return PlanFault("virtual_pipeline" if chunks > 1 else "schedule", said, f"{enough} another micro_batch")
 
 
-def _layers(plan: Plan, model: ModelSpec, layer_split: str) -> Iterator[PlanFault]:
+def _layers(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if (model := facts.model) is None:
+        return
+    layer_split = facts.stack.layer_split if facts.stack else "even"
     ends = 2 if layer_split == "embedding_and_head" and plan.layers_per_stage is None else 0
     if plan.num_stages > max(1, model.num_layers + ends):
         product = f"pipeline_parallel x virtual_pipeline = {plan.pipeline_parallel} x {plan.virtual_pipeline} = {plan.num_stages}"
@@ -164,7 +180,9 @@ def _layers(plan: Plan, model: ModelSpec, layer_split: str) -> Iterator[PlanFaul
         yield PlanFault("layers_per_stage", message, f"Give {plan.num_stages} numbers that sum to {model.num_layers}")
 
 
-def _micro_batches(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
+def _micro_batches(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if (batch := facts.batch) is None:
+        return
     replicas = dimensions.split(plan, "B")
     product = replicas * plan.micro_batch
     if batch.global_batch % product:
@@ -180,3 +198,58 @@ def _micro_batches(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
         yield PlanFault("micro_batch", message, f"Raise micro_batch (now {plan.micro_batch}), or lower global_batch")
     elif not schedule_fault(plan) and (fault := schedule_fault(plan, batch)):  # what is wrong with any number, _pipeline tells
         yield fault
+
+
+def _others(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if facts.model is not None:
+        yield from sharding_faults.others(plan, facts.model, facts.batch)
+
+
+def _recompute_faults(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if facts.model is not None and facts.stack is not None:
+        yield from recomputation.faults(plan, facts.model, facts.stack)
+
+
+def _optimizer(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    return sharding_faults.optimizer(plan, facts.batch)
+
+
+def _of_plan(found: Callable[[Plan], Iterable[PlanFault]]) -> Callable[[Plan, Facts], Iterable[PlanFault]]:
+    return lambda plan, facts: found(plan)
+
+
+def _of_model(found: Callable[[Plan, ModelSpec], Iterable[PlanFault]]) -> Callable[[Plan, Facts], Iterable[PlanFault]]:
+    return lambda plan, facts: () if facts.model is None else found(plan, facts.model)
+
+
+def _of_batch(found: Callable[[Plan, Batch], Iterable[PlanFault]]) -> Callable[[Plan, Facts], Iterable[PlanFault]]:
+    return lambda plan, facts: () if facts.batch is None else found(plan, facts.batch)
+
+
+_PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
+_BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
+_AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
+_DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "dimensions")  # a legal zero_group changes no number of ranks
+# Rules of single values, and those of values together, which a plan whose values are legal is asked.
+VALUES: Final = (
+    Rule("positive numbers", (*POSITIVE, "layers_per_stage"), _not_positive),
+    Rule("names", ("schedule", *NAMED), _unknown_names),
+    Rule("dimensions", ("dimensions",), _of_plan(sharding_faults.unknown_dimensions)),
+)
+RULES: Final = (
+    Rule("pipeline", _PIPELINE, _pipeline),
+    Rule("ZeRO", ("zero_stage", "gradient_sync", "reshard_after_forward", "pipeline_parallel", "schedule"), _of_plan(sharding_faults.zero)),
+    Rule("ZeRO group", ("zero_group", "data_parallel", "zero_stage"), _of_plan(sharding_faults.zero_group)),
+    Rule("rank order", ("rank_order",), _of_plan(sharding_faults.rank_order)),
+    Rule("devices", _DEVICES, _world),
+    Rule("experts", (*MESH, "rank_order", "gradient_sync"), _of_plan(sharding_faults.views)),
+    Rule("recomputed layers", (*_AGAIN, "recompute_every"), _of_plan(recomputation.every_faults)),
+    Rule("optimizer", ("optimizer", "optimizer_in_backward", "offload_optimizer", "gradient_sync", *_BATCH), _optimizer, after="devices"),
+    Rule("tensor parallelism", ("tensor_parallel",), _of_model(sharding_faults.tensor)),
+    Rule("layers", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _layers),
+    Rule("recomputed ops", _AGAIN, _recompute_faults),
+    Rule("other dimensions", MESH, _others),
+    Rule("sequence parallelism", ("sequence_parallel", "tensor_parallel"), _of_batch(sharding_faults.sequence)),
+    Rule("tokens", (*MESH, "micro_batch"), _of_batch(sharding_faults.tokens)),
+    Rule("micro_batches", _BATCH, _micro_batches, after="devices"),
+)

@@ -37,6 +37,11 @@ class Optimizer:
         return 2 * (weight_bytes + (0 if self.paged else self.state_bytes)) + gradient_bytes
 
 
+def states_role(name: str) -> str:
+    """The role of all that an optimizer of this name keeps beside a weight."""
+    return f"states of {name}"
+
+
 # bitsandbytes keeps paged states in unified memory (cudaMallocManaged), which the driver takes from the device where torch needs the room.
 _PAGED: Final = "Dettmers et al. 2023 (arXiv:2305.14314), section 3; bitsandbytes, functional.py (get_paged)"
 OPTIMIZERS: Final = {

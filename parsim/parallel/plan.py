@@ -11,7 +11,7 @@ from itertools import permutations
 from typing import Any, Final
 
 from parsim.errors import ScenarioError, did_you_mean
-from parsim.parallel.dimensions import degrees, num_ranks, split
+from parsim.parallel.dimensions import degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.precision import RECIPES, Recipe
 
@@ -118,6 +118,8 @@ class Plan:
 
 
 KEYS: Final[Mapping[str, Key]] = {each.name: Key(**each.metadata, type=str(each.type), default=each.default) for each in fields(Plan)}
+# The fields that say which dimensions are on and how many ranks they have.
+MESH: Final = (*(name for name in KEYS if name in names()), "zero_group", "dimensions")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from parsim.parallel.plan import Plan, Stack
+from parsim.parallel.plan import KEYS, Plan, Stack
 from parsim.parallel.stages import layers_of
 
 
@@ -69,3 +69,5 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "no_tensor_parallel": Limit("split a layer (tensor_parallel above 1)", "torchtitan", lambda plan, *_: plan.tensor_parallel > 1),
     "no_pipeline": Limit("run a pipeline (pipeline_parallel above 1)", "torchtitan", lambda plan, *_: plan.pipeline_parallel > 1),
 }
+# The fields on which limits may depend.
+FIELDS: Final = tuple(name for name in KEYS if name not in ("data_parallel", "micro_batch", "zero_group", "rank_order"))

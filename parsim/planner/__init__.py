@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from parsim.planner.search import Ranking, candidates, plan
+from parsim.planner.search import Ranking, plan
+from parsim.planner.space import candidates
 
 __all__ = ["Ranking", "candidates", "plan"]

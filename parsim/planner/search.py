@@ -1,37 +1,25 @@
-"""`candidates`: the legal plans of a space, each axis a value, a list, or `auto` for all that can be legal; `plan`: the ranked ones.
-
-Global batch and sequence length are convergence settings: they are the scenario's and never varied here.
-"""
+"""`plan`: the legal plans of a space, all bounded as columns, and ranked exactly as far as the bounds leave a choice."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from parsim import schedules
-from parsim.errors import PlanError, ScenarioError, did_you_mean
-from parsim.estimator.estimate import bounds, estimate, estimates
+from parsim.cluster.scalars import Ints
+from parsim.errors import ScenarioError, did_you_mean
+from parsim.estimator.estimate import Priced, estimate_of
+from parsim.estimator.host import host_peak_bytes
+from parsim.estimator.memory import peak_bytes
+from parsim.estimator.pipeline import lower_bound, step_ps
 from parsim.estimator.result import Estimate, Estimates
-from parsim.parallel.fault import divisors
-from parsim.parallel.legality import faults, legal_degrees
-from parsim.parallel.plan import KEYS, Plan
-from parsim.parallel.stack_limits import reasons
+from parsim.planner.space import Rejected, candidates
+from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.scenario import PlanSpace, Scenario
 
-AUTO: Final = "auto"
-# The axes in the order in which candidates vary, on which ties hang, the slowest first; others follow in the order of Plan.
-_OPEN: Final = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "sequence_parallel", "recompute")
-_NEXT: Final = ("gradient_sync", "zero_stage", "zero_group", "reshard_after_forward", "recompute_every", "offload_optimizer", "optimizer")
-# What an axis is where a space does not name it.
-_DEFAULTS: Final[Mapping[str, tuple[object, ...]]] = {
-    name: (AUTO,) if KEYS[name].follows else (KEYS[name].default,) for name in dict.fromkeys((*_OPEN, *_NEXT, *KEYS))
-}
 _BLOCK = 8  # plans priced at a time: few beyond the last place
 
 
@@ -42,71 +30,31 @@ class Ranking:
     `nearest` is the plan that misses its memory, the device's or the host's, by least, where none fits.
     """
 
+    # Share of a step by which runs of one configuration and software differ in the median.  Source: 21 groups of equal submissions to
+    # MLPerf Training (mlcommons.org/benchmarks/training).
+    NOISE: ClassVar[float] = 0.022
+
     rows: tuple[Estimate, ...]
     num_legal: int
     num_over_memory: int
     nearest: Estimate | None
+    rejected: tuple[Rejected, ...]  # combinations of values that are no legal plan, by what keeps them out
+
+    def slower_by(self, place: int) -> dict[str, float]:
+        """Seconds of each part of the step beyond those of the first plan, what costs most first; they sum to how much slower it is."""
+        first, other = (dict(self.rows[each].breakdown_s) for each in (0, place))
+        more = {part: other.get(part, 0.0) - first.get(part, 0.0) for part in dict.fromkeys((*first, *other))}
+        return dict(sorted(more.items(), key=lambda each: -each[1]))
+
+    @property
+    def alike(self) -> int:
+        """How many of the first plans cannot be told apart: their steps differ by less than repeated runs of one plan do."""
+        return sum(each.step_s <= self.rows[0].step_s * (1 + self.NOISE) for each in self.rows)
 
     @property
     def num_fit(self) -> int:
         """Plans that fit their device."""
         return self.num_legal - self.num_over_memory
-
-
-def default_axes() -> dict[str, tuple[object, ...]]:
-    """The axes of a space that leaves all to the planner."""
-    return {**_DEFAULTS, **dict.fromkeys(_OPEN, (AUTO,))}
-
-
-def candidates(scenario: Scenario, space: PlanSpace | None = None) -> list[Plan]:
-    """Every legal plan of a space, in a fixed order.
-
-    Raises:
-        PlanError: no combination is legal; the message says what stands in the way of the first.
-    """
-    axes = {**_DEFAULTS, **space.axes} if space else default_axes()
-    names = [name for name in axes if name not in ("data_parallel", "schedule")]
-    values = [_values(scenario, name, axes[name]) for name in names]
-    found: list[Plan] = []
-    first_fault = ""
-    for combination in itertools.product(*values):
-        chosen = dict(zip(names, combination, strict=True))
-        for plan in _complete(scenario, chosen, axes):
-            if axes["virtual_pipeline"] == (AUTO,) and plan.virtual_pipeline > 1 and scenario.model.num_layers % plan.num_stages:
-                continue  # of its own accord the planner interleaves only even chunks
-            wrong = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, stack=scenario.stack)
-            if not wrong:
-                found.append(plan)
-            first_fault = first_fault or (str(wrong[0]) if wrong else "")
-    if not found:
-        raise PlanError("no legal plan in this space", remedy=f"The first candidate fails: {first_fault}" if first_fault else "")
-    return list(dict.fromkeys(found))
-
-
-def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence[object]:
-    if stated != (AUTO,):
-        return stated
-    key = KEYS[name]
-    if name == "zero_group":
-        return (None, *divisors(scenario.cluster.node.devices_per_node))
-    if key.type == "bool":
-        return (False, True)
-    if key.auto or key.legal:
-        return key.auto or key.legal
-    return legal_degrees(name, scenario.model, scenario.batch, scenario.cluster.num_devices)
-
-
-def _complete(scenario: Scenario, chosen: dict[str, object], axes: Mapping[str, tuple[object, ...]]) -> list[Plan]:
-    """The plan with its data_parallel and schedule; none where the devices do not divide."""
-    draft = Plan(**chosen)  # type: ignore[arg-type]
-    inner = replace(draft, zero_group=None).num_devices
-    rest, remainder = divmod(scenario.cluster.num_devices, inner)
-    if remainder or (axes["data_parallel"] != (AUTO,) and rest not in axes["data_parallel"]):
-        return []
-    stated = axes["schedule"]
-    names = (schedules.default(draft.virtual_pipeline),) if stated == (AUTO,) else stated
-    group = None if draft.zero_group == rest else draft.zero_group  # a group of all is no group
-    return [Plan(**{**chosen, "data_parallel": rest, "zero_group": group, "schedule": name}) for name in names]  # type: ignore[arg-type]
 
 
 def plan(scenario: Scenario, space: str | None = None, *, top: int = 10, runnable: bool = False) -> Ranking:
@@ -118,34 +66,33 @@ def plan(scenario: Scenario, space: str | None = None, *, top: int = 10, runnabl
         ScenarioError: the scenario has no space of that name, or several and none is named.
         PlanError: no plan of the space is legal.
     """
-    plans = candidates(scenario, _space(scenario, space))
-    if runnable:
-        said = {each: reasons(each, scenario.model.num_layers, scenario.stack) for each in plans}
-        plans = [each for each in plans if not said[each]]
-        if not plans:
-            raise PlanError(f'stack "{scenario.stack.name}" runs no plan of this space', remedy=f"{next(iter(said.values()))[0]}.")
-    bounded = bounds(scenario, plans)
-    fitting = [i for i in range(len(plans)) if bounded.fits[i]]
-    best = _fastest(scenario, plans, bounded, fitting, top)
-    rows = tuple(estimate(scenario, plans[i]) for i in best)
-    nearest = None if fitting else estimate(scenario, plans[int(np.argmin(bounded.fill))])
-    return Ranking(rows, len(plans), len(plans) - len(fitting), nearest)
+    found = candidates(scenario, _space(scenario, space), runnable=runnable)
+    priced, node = Priced(scenario, found.plans), scenario.cluster.node
+    bound_ps, peaks, hosts = priced.figures(lower_bound, peak_bytes, host_peak_bytes)
+    bounded = Estimates(found.plans, bound_ps / PS_PER_S, peaks, node.accelerator.hbm_capacity_bytes, hosts, node.host_memory_bytes)
+    best = _fastest(priced, bound_ps, peaks, np.flatnonzero(bounded.fits), top)
+    over = int(np.sum(~bounded.fits))
+    nearest = None if bounded.fits.any() else _estimate(priced, int(np.argmin(bounded.fill)))
+    return Ranking(tuple(_estimate(priced, each) for each in best), found.plans.num_plans, over, nearest, found.rejected)
 
 
-def _fastest(scenario: Scenario, plans: Sequence[Plan], bounded: Estimates, fitting: Sequence[int], top: int) -> list[int]:
+def _estimate(priced: Priced, index: int) -> Estimate:
+    return estimate_of(priced.scenario, priced.plans.plan(index), priced.alone(index))
+
+
+def _fastest(priced: Priced, bound_ps: Ints, peaks: Ints, fitting: Ints, top: int) -> list[int]:
     """Plans are priced in the order of their lower bounds, until no bound is below the last place: the same ranking as pricing all."""
-    order = sorted(fitting, key=lambda i: (bounded.step_s[i], i))
-    keys: dict[int, tuple[object, ...]] = {}
+    order = fitting[np.argsort(bound_ps[fitting], kind="stable")]
+    keys: dict[int, tuple[int, int, tuple[object, ...], int]] = {}
     for first in range(0, len(order), _BLOCK):
         places = sorted(keys, key=keys.__getitem__)[:top]
-        if len(places) == top and bounded.step_s[order[first]] > keys[places[-1]][0]:
+        if len(places) == top and bound_ps[order[first]] > keys[places[-1]][0]:
             break
         block = order[first : first + _BLOCK]
-        priced = estimates(scenario, [plans[i] for i in block])
-        for index, step_s in zip(block, priced.step_s, strict=True):
-            each = plans[index]
+        for index, ps in zip(block.tolist(), priced.figures(step_ps, rows=block)[0].tolist(), strict=True):
+            each = priced.plans.plan(index)
             degrees = each.tensor_parallel, each.pipeline_parallel, each.virtual_pipeline, each.micro_batch, each.recompute
-            keys[index] = (float(step_s), int(bounded.peak_bytes[index]), degrees)
+            keys[index] = (ps, int(peaks[index]), degrees, index)
     return sorted(keys, key=keys.__getitem__)[:top]
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from parsim import __version__
 from parsim.cost.buckets import weight_elements
 from parsim.cost.count import flops, hbm_bytes, sent_bytes
@@ -232,11 +230,14 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "num_legal": ranking.num_legal,
         "num_over_memory": ranking.num_over_memory,
         "num_fit": ranking.num_fit,
+        "rejected": [{"rule": each.rule, "combinations": each.count, "example": each.example} for each in ranking.rejected],
+        "num_alike": ranking.alike,
         "plans": [
             {
                 **{"place": place, "plan": plan_document(each.plan)},
                 **{name: getattr(each, name) for name in _RANKED},
                 "breakdown_s": dict(each.breakdown_s),
+                "slower_by_s": ranking.slower_by(place - 1),
                 "stack_cannot": cannot_run(scenario, each.plan) or None,
             }
             for place, each in enumerate(ranking.rows, 1)
@@ -285,7 +286,7 @@ def _row(workload: Workload, estimate: Estimate, segment: Segment, phase: Phase)
         plan=estimate.name,
         segment=segment.name,
         direction=phase.words,
-        copies=int(np.ravel(workload.copies_on(estimate.critical_rank).get(segment.name, 0))[0]),
+        copies=int(workload.copies_on(estimate.critical_rank).get(segment.name, 0)),
         flops=total(flops(task, sizes) for task in tasks),
         hbm_bytes=total(hbm_bytes(task, sizes) for task in tasks),
         sent_bytes=total(sent_bytes(task, sizes, model, 0) for task in tasks),

@@ -259,6 +259,9 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     best = ranking.rows[0] if ranking.rows else None
     _open(scenario, best, "the best plan")
     say(f"{ranking.num_legal:,} legal plans, {ranking.num_over_memory:,} exceed the memory, {ranking.num_fit:,} fit")
+    if ranking.rejected:
+        say(f"kept out of {ranking.num_legal + sum(each.count for each in ranking.rejected):,} combinations by:")
+        say(", ".join(f"{each.rule} {each.count:,}" for each in sorted(ranking.rejected, key=lambda each: -each.count)))
     if best is None:
         return
     plans = [each.plan for each in ranking.rows]
@@ -272,4 +275,15 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
+    _show_why(ranking)
     _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
+
+
+def _show_why(ranking: Ranking) -> None:
+    """What makes each plan slower than the first, and which cannot be told from it."""
+    for place in range(1, len(ranking.rows)):
+        part, seconds = next(iter(ranking.slower_by(place).items()))
+        if seconds > 0:
+            say(f"{place + 1:>2} is slower by {units.format(seconds, 's')} of {part.replace('exposed_', 'exposed ')}")
+    if ranking.alike > 1:
+        say(f"1 to {ranking.alike} cannot be told apart: runs of one plan differ by {percent(ranking.NOISE)}")

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from parsim import catalog
-from parsim.catalog.spelling import hint_of, squeezed
+from parsim.catalog.spelling import hint_of, squeeze
 from parsim.errors import did_you_mean
 from parsim.model import families
 from parsim.parallel.plan import KEYS
@@ -261,14 +261,14 @@ def about_key(section: str, key: str, own: Iterable[str], *, nested: bool = Fals
     >>> about_key("batch", "micro-batch-size", ["global_batch"])
     '; give it as plans.NAME.micro_batch'
     """
-    word = squeezed(key)
+    word = squeeze(key)
     for name in (f"{word}[]" if nested else word, word, *_stems(word)):
         homes = dict(_homes().get(name, {}))
         if (meant := homes.pop(section, "")) in own:
             return f" (did you mean '{meant}'?)"
         if said := _sentence(SAID, name):
             return f": {said}"
-        homes = {place: meant for place, meant in homes.items() if place not in _OWN or name == squeezed(meant)}
+        homes = {place: meant for place, meant in homes.items() if place not in _OWN or name == squeeze(meant)}
         if homes:
             place, meant = next(iter(homes.items()))
             return f"; give it as {_PLACES.get(place, f'{place}.')}{meant}"
@@ -284,9 +284,9 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
     known = list(legal)
     own = name.rpartition("/")[2]  # without the organisation
     bare = re.sub(r"^meta[-_]|[-_](hf|instruct|chat|base|it)$", "", own, flags=re.IGNORECASE)
-    for word in dict.fromkeys(map(squeezed, (own, bare))):
-        alike = [each for each in known if squeezed(each) == word]
-        spelled = [value for value, words in VALUES.get(kind, {}).items() if value in known and word in map(squeezed, words.split())]
+    for word in dict.fromkeys(map(squeeze, (own, bare))):
+        alike = [each for each in known if squeeze(each) == word]
+        spelled = [value for value, words in VALUES.get(kind, {}).items() if value in known and word in map(squeeze, words.split())]
         if alike or spelled:
             return f" (did you mean '{(alike or spelled)[0]}'?)"
         if said := lack_of(kind, word):
@@ -302,7 +302,7 @@ def lack_of(kind: str, name: str) -> str:
     >>> lack_of("model", "mixtral")
     'is not built: experts'
     """
-    return _sentence(UNBUILT.get(kind, {}), squeezed(name))
+    return _sentence(UNBUILT.get(kind, {}), squeeze(name))
 
 
 _OWN: Final = ("measured", "data")  # sections whose short words mean something else in another
@@ -322,7 +322,7 @@ def _sentence(table: Mapping[str, str], name: str) -> str:
 @cache
 def _pattern(word: str) -> re.Pattern[str]:
     """What a word of a table stands for; a number before a * is whole, so that fp6* is no fp64."""
-    parts = [re.escape(squeezed(part)) for part in word.removesuffix("[]").split("*")]
+    parts = [re.escape(squeeze(part)) for part in word.removesuffix("[]").split("*")]
     return re.compile(r"(?:(?<!\d)|(?!\d)).*".join(parts) + re.escape("[]") * word.endswith("[]"))
 
 
@@ -335,5 +335,5 @@ def _homes() -> Mapping[str, Mapping[str, str]]:
     for section, keys in SPELLED.items():
         for key in dict.fromkeys((*keys, *own.get(section, ()))):
             for word in (*keys.get(key, "").split(), *([key] if key != "name" else [])):
-                homes.setdefault(squeezed(word), {}).setdefault(section, key)
+                homes.setdefault(squeeze(word), {}).setdefault(section, key)
     return homes

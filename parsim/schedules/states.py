@@ -22,7 +22,6 @@ class States:
     in_flight: Ints  # micro_batches whose phase k ran and whose next did not, [state, chunk, k]
 
 
-@functools.lru_cache(maxsize=512)
 def state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int) -> States:
     """The distinct states that may set a peak: none holds less than another before the same phase of the same chunk.
 
@@ -34,6 +33,11 @@ def state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, 
     """
     rounds = find(schedule, num_ranks).steady_rounds
     count = num_micro_batches if rounds is None else min(num_micro_batches, rounds * num_ranks)
+    return _state_columns(schedule, num_ranks, chunks, count)
+
+
+@functools.lru_cache(maxsize=512)
+def _state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, count: int) -> States:
     order = columns(schedule, num_ranks, chunks, count)
     rank, phase, between = order.rank, order.phase, len(order.phases) - 1
     first = np.unique(order.stage, return_index=True)[1]
@@ -47,14 +51,14 @@ def state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, 
     change = change[:, :, 1:-1]
     # A rank ends as it began, with nothing in flight, so that one sum over all ranks does.
     in_flight = np.cumsum(change, axis=0, dtype=np.int32) - change
-    kept = _greatest((rank * chunks + chunk) * (between + 1) + phase, in_flight.reshape(len(rank), -1))
+    kept = greatest((rank * chunks + chunk) * (between + 1) + phase, in_flight.reshape(len(rank), -1))
     made = (rank[kept], chunk[kept], phase[kept], in_flight[kept].astype(np.int64))
     for each in made:
         each.setflags(write=False)  # the cache hands the same arrays to everybody
     return States(*made)
 
 
-def _greatest(group: Ints, entries: Ints) -> Ints:
+def greatest(group: Ints, entries: Ints) -> Ints:
     """Rows that no other row of their group reaches in every entry, once each: the largest sum stands, what it reaches goes, and again."""
     rows = np.lexsort((*entries.T, -entries.sum(axis=1), group))
     same = (np.diff(group[rows]) == 0) & (np.diff(entries[rows], axis=0) == 0).all(axis=1)

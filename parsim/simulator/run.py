@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from parsim.cost.cost_model import CostModel
-from parsim.cost.workload import Workload, workload_of
+from parsim.cost.workload import Workload
+from parsim.cost.workloads import workload_of
 from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
 from parsim.simulator.memory import host_bytes, peak_bytes

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, STATES
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, replica_axes, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import OPTIMIZERS, states_role
 from parsim.parallel.sharding import Sharding
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
@@ -129,7 +129,7 @@ def _replica_sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[C
 def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) -> Iterator[Task]:
     """The optimizer, on the device or its host, and the new weights in the type that is computed with."""
     alone, part = structure.master, gradients.part
-    states, weights = Bucket("states", part, STATES, every), parameters(every, part)
+    states, weights = Bucket("states", part, states_role(structure.optimizer), every), parameters(every, part)
     kernel, facts = OPTIMIZERS[structure.optimizer].kernel, {"optimizer": structure.optimizer}
     if structure.offload:
         copies = [replace(gradients, dtype=role) for role in structure.host_gradients]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from parsim.model.dims import COMPUTE, LOGITS
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Dims
-from parsim.parallel.dimensions import replica_axes, rules
+from parsim.model.spec import Architecture
+from parsim.parallel.dimensions import EXPERT, replica_axes, rules, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.sharding import Rules, Sharding
+from parsim.parallel.sharding import Sharding
 from parsim.schedules.phase import Phase
 from parsim.step import gradient
 from parsim.step.finish import finish
@@ -28,21 +29,58 @@ KEPT: Final = "kept_"  # and a layer's name: one that is not recomputed, where o
 _STREAM: Dims = ("B", "T", "D")
 
 
+class _Recompute(NamedTuple):
+    checkpointed: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
+    all: bool = False
+    early_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Switches:
+    """What a segment reads of a structure: Steps that share it share the segment."""
+
+    architecture: Architecture
+    attention: str
+    fusions: tuple[str, ...]
+    rules: tuple[tuple[str, tuple[str, ...]], ...]
+    expert_axes: tuple[str, ...]  # all that are on, where tokens lie in two views
+    beside: tuple[str, ...]  # axes whose collectives run beside compute
+    ends_apart: bool
+    recompute: _Recompute
+
+
 @functools.lru_cache(maxsize=256)
 def lower(structure: Structure) -> Step:
     """The Step of a structure."""
-    table = {dim: over for dim, over in rules(structure.dimensions).items() if dim != LOGITS or not structure.gather_logits}
-    first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions).values()
-    kept = [replace(block, name=KEPT + block.name) for block in layers] if structure.recompute_every > 1 else []
-    recomputed = {block.name for block in layers}
-    segments = {
-        block.name: _segment(block, structure, table, recompute=block.name in recomputed) for block in (first, *layers, *kept, last)
-    }
+    again = _Recompute(structure.checkpointed, structure.recompute_ops, structure.recomputes_all, structure.early_stop)
+    plain = _Switches(
+        structure.architecture,
+        structure.attention,
+        structure.fusions,
+        tuple((dim, over) for dim, over in rules(structure.dimensions).items() if dim != LOGITS or not structure.gather_logits),
+        structure.axes if view_of(structure.axes) == EXPERT else (),
+        structure.axes_beside,
+        structure.ends_apart,
+        _Recompute(),
+    )
+    first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
+    kept = layers if structure.recompute_every > 1 else []
+    found = [
+        _segment(first, plain),
+        *(_segment(name, replace(plain, recompute=again)) for name in layers),
+        *(_segment(KEPT + name, plain) for name in kept),
+        _segment(last, plain),
+    ]
+    segments = {segment.name: segment for segment in found}
     return Step(structure, segments, tuple(finish(structure, tuple(segments.values()))))
 
 
-def _segment(block: Block, structure: Structure, table: Rules, *, recompute: bool) -> Segment:
-    placer = Placer(table, structure.axes)
+@functools.lru_cache(maxsize=1024)
+def _segment(name: str, switches: _Switches) -> Segment:
+    blocks, table = blocks_of(switches.architecture, switches.attention, switches.fusions), dict(switches.rules)
+    block = replace(blocks[name.removeprefix(KEPT)], name=name)
+    placer = Placer(table, switches.expert_axes)
     x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.input else None
     if x:
         placer.known["x"] = x
@@ -51,13 +89,13 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     d_y = Operand("d_y", y.sharding, COMPUTE) if y else None
     if d_y:
         placer.known["d_y"] = d_y
-    calls, gradient_of_x = gradient.backward(block, structure.fusions)
-    placer.beside = structure.axes_beside
+    calls, gradient_of_x = gradient.backward(block, switches.fusions)
+    placer.beside = switches.beside
     backward = placer.place(calls)
-    weights = tuple(_weight(block, name, initial, placer, structure) for name, initial in block.weights.items())
-    totals = tuple(placer.known[name] for name in block.totals)
+    weights = tuple(_weight(block, weight, initial, placer, switches) for weight, initial in block.weights.items())
+    totals = tuple(placer.known[total] for total in block.totals)
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
-    backward = _recompute(structure, forward, backward) if recompute else before_use(forward, backward, (), structure.axes_beside)
+    backward = _recompute(switches.recompute, forward, backward, switches.beside)
     bare = Segment(
         name=block.name,
         phases={Phase.F: tuple(forward), Phase.B: tuple(backward)},
@@ -70,19 +108,19 @@ def _segment(block: Block, structure: Structure, table: Rules, *, recompute: boo
     return _with_lives(bare)
 
 
-def _recompute(structure: Structure, forward: list[Task], backward: list[Task]) -> list[Task]:
-    for region in structure.checkpointed:
+def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], beside: tuple[str, ...]) -> list[Task]:
+    for region in again.checkpointed:
         backward = checkpoint(forward, backward, region)
-    backward = before_use(forward, backward, structure.recompute_ops, structure.axes_beside)
-    return full(forward, backward, structure.early_stop) if structure.recomputes_all else backward
+    backward = before_use(forward, backward, again.ops, beside)
+    return full(forward, backward, again.early_stop) if again.all else backward
 
 
-def _weight(block: Block, name: str, initial: str, placer: Placer, structure: Structure) -> Weight:
+def _weight(block: Block, name: str, initial: str, placer: Placer, switches: _Switches) -> Weight:
     """One whose block shares another's is that one's own copy where they lie on different ranks."""
     partial = placer.known[f"d_{name}"].sharding
     group = Group(tuple(axis for axis in replica_axes() if axis in partial.partial))
     origin = block.shared.get(name, "")
-    owner, copy_of = (block.name, origin) if structure.ends_apart or not origin else (origin, "")
+    owner, copy_of = (block.name, origin) if switches.ends_apart or not origin else (origin, "")
     return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of)
 
 

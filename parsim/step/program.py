@@ -156,10 +156,7 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if born:
         yield Hold("zero_gradients", tuple(born))
     tasks = segment.phases[phase]
-    yield Launches("launches", sum(map(is_launched, tasks)))
-    yield from tasks
-    beside = dict.fromkeys(task.stream for task in tasks if isinstance(task, Collective) and task.stream != COMPUTE_STREAM)
-    yield Wait("segment", streams=(*beside, LAUNCH))
+    yield from _surround(tasks)
     yield from scatters
     if closes and phase.accumulates and step.structure.replica_stream:
         own = ((segment.name, weight) for weight in segment.own_weights)
@@ -168,6 +165,20 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
         yield from finish_segment(step.structure, segment)
     if _releases(step, phase):
         yield Hold("release_parameters", frees=tuple(parameters(own, "padded") for _, own in _buckets_to_gather(step, segment, phase)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _around(launched: int, beside: tuple[str, ...]) -> tuple[Launches, Wait]:
+    """What stands before and behind the tasks of a segment: the same objects for all Steps, which are priced once."""
+    return Launches("launches", launched), Wait("segment", streams=(*beside, LAUNCH))
+
+
+def _surround(tasks: tuple[Task, ...]) -> Iterator[Task]:
+    beside = dict.fromkeys(task.stream for task in tasks if isinstance(task, Collective) and task.stream != COMPUTE_STREAM)
+    launches, wait = _around(sum(map(is_launched, tasks)), tuple(beside))
+    yield launches
+    yield from tasks
+    yield wait
 
 
 def _new_gradients(step: Step, segment: Segment) -> Bucket:

@@ -33,7 +33,6 @@ class Structure:
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
     optimizer: str
     in_backward: bool  # it runs there, segment by segment
-    rank_order: str
     attention: str
     architecture: Architecture
     fusions: tuple[str, ...]
@@ -78,7 +77,6 @@ class Structure:
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
             in_backward=plan.optimizer_in_backward,
-            rank_order=plan.rank_order,
             attention=stack.attention,
             architecture=model.architecture,
             fusions=tuple(sorted(stack.fusions)),

@@ -184,7 +184,7 @@ class _Ranks:
         key, workload = self._key(rank), self.stages.workload
         if key not in self._traces:
             sizes = workload.sizes.at(self.places[rank])
-            own = replace(workload, sizes=sizes, prices=Prices(workload.step, sizes, workload.model))
+            own = replace(workload, sizes=sizes, prices=Prices(sizes, workload.model))
             self._traces[key] = own, run(own)
         return self._traces[key]
 

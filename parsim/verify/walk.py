@@ -52,7 +52,7 @@ def _lists(workload: Workload, rank: int) -> Iterator[tuple[Phase, Run, int]]:
             for closes in (False, True) if phase.accumulates else (False,):
                 times = 1 if closes else workload.num_micro_batches - phase.accumulates
                 for run in workload.pass_of(stage, phase, closes=closes).lists:
-                    yield phase, run, times * int(np.ravel(run.copies)[0])
+                    yield phase, run, times * int(run.copies)
 
 
 def _bucket(task: Compute) -> Bucket:

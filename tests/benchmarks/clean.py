@@ -21,7 +21,7 @@ def sample(gate: Gate, act: Callable[[], object], calls: int = 1) -> tuple[float
     return (end_s - start_s) / calls, (gate.wait_ns() - waited) * 1e-9 / calls
 
 
-def joined(ranks: Iterable[Seen], *, every: bool = False) -> Samples:
+def join(ranks: Iterable[Seen], *, every: bool = False) -> Samples:
     """Samples of what all ranks did together: as long as the slowest, and clean where all are; `every` keeps the others too."""
     found = Samples()
     for seen in zip(*ranks, strict=True):

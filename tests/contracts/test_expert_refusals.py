@@ -11,9 +11,10 @@ import pytest
 from made_up import mixture, registered
 from parsim.cost import sizes
 from parsim.errors import PlanError
-from parsim.parallel import dimensions, sharding, sharding_faults
+from parsim.parallel import dimensions, legality, sharding, sharding_faults
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plans import Plans
 from parsim.parallel.sharding import Sharding
 from support import DTYPES, GPT, STACK
 
@@ -29,7 +30,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def _without(rule: str) -> Patch:
     """Legality does not ask a rule."""
-    return lambda patch: patch.setattr(sharding_faults, rule, lambda *args: ())
+
+    def patched(patch: pytest.MonkeyPatch) -> None:
+        for rules in ("VALUES", "RULES"):
+            patch.setattr(legality, rules, tuple(each for each in getattr(legality, rules) if each.name != rule))
+
+    return patched
 
 
 def _filled_twice(patch: pytest.MonkeyPatch) -> None:
@@ -55,25 +61,25 @@ FAULTS: dict[str, tuple[Plan, Batch, str, Patch]] = {
         Plan(data_parallel=2, dimensions=(("expert_split", 2.0),)),  # type: ignore[arg-type]
         Batch(8, 4),
         "expert_split = 2.0 is not a positive whole number. Legal: 1, 2, 3, ...",
-        _without("unknown_dimensions"),
+        _without("dimensions"),
     ),
     "a degree that is true": (
         Plan(data_parallel=2, dimensions=(("expert_split", True),)),
         Batch(8, 4),
         "expert_split = True is not a positive whole number. Legal: 1, 2, 3, ...",
-        _without("unknown_dimensions"),
+        _without("dimensions"),
     ),
     "a dimension twice": (
         Plan(data_parallel=4, dimensions=(*EP, *EP)),
         Batch(8, 4),
         "dimensions = (('expert_split', 2), ('expert_split', 2)) names one twice. Give each one degree",
-        _without("unknown_dimensions"),
+        _without("dimensions"),
     ),
     "a rank_order that names an axis of experts": (
         Plan(data_parallel=2, rank_order="ep-tp-dp-pp", dimensions=EP),
         Batch(8, 4),
         "rank_order = 'ep-tp-dp-pp' does not name each axis once, from the fastest. Legal: dp-pp-tp, ",
-        _without("rank_order"),
+        _without("rank order"),
     ),
 }
 
@@ -123,7 +129,7 @@ def test_an_axis_cuts_one_dim_of_a_tensor() -> None:
 def test_tokens_that_all_ranks_share_have_no_table(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table = replace(dimensions.DIMENSIONS.get("expert_rest"), share=lambda extent, ranks: (extent, *(0,) * (ranks - 1)))
     monkeypatch.setitem(dimensions.DIMENSIONS._values, "expert_rest", table)
-    asked = mixture(package), Batch(8, 4), [Plan(data_parallel=4, dimensions=EP)], STACK, DTYPES
+    asked = mixture(package), Batch(8, 4), Plans.of([Plan(data_parallel=4, dimensions=EP)]), STACK, DTYPES
     with pytest.raises(PlanError, match="the table of edp deals out tokens, which all ranks of a stage share evenly on their way to exp"):
         sizes.sizes_of(*asked)
     monkeypatch.setattr(sizes, "FREE", ())

@@ -19,6 +19,7 @@ from parsim.parallel.group import Group
 from parsim.parallel.legality import faults
 from parsim.parallel.mesh import Mesh, fastest_first
 from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plans import Plans
 from parsim.scenario import Scenario
 from parsim.schedules.phase import Phase
 from parsim.step import lower
@@ -88,7 +89,7 @@ def test_the_ranks_of_a_stage_are_numbered_anew_in_rank_order_with_the_nearest_a
 
 def test_a_group_of_experts_lies_on_nodes_as_its_view_says(package: str) -> None:
     plan = Plan(data_parallel=8, tensor_parallel=2, pipeline_parallel=2, dimensions=(("expert_split", 4), ("expert_ffn", 2)))
-    sizes = sizes_of(mixture(package), Batch(16, 4), [plan, replace(plan, rank_order="pp-tp-dp")], STACK, DTYPES)
+    sizes = sizes_of(mixture(package), Batch(16, 4), Plans.of([plan, replace(plan, rank_order="pp-tp-dp")]), STACK, DTYPES)
     strides = {axis: sizes.stride(Group((axis,))).tolist() for axis in ("etp", "ep", "edp", "tp", "dp")}
     assert {axis: first for axis, (first, _) in strides.items()} == {"etp": 1, "ep": 2, "edp": 8, "tp": 1, "dp": 2}
     assert sizes.num_devices.tolist() == [32, 32] and plan.num_devices == 32
@@ -130,7 +131,7 @@ def test_zero_shards_a_weight_over_those_that_replicate_it(package: str) -> None
     assert groups == {"spread.weight": "dp", "combine.weight": "dp", "up.weight": "edp", "down.weight": "edp"}
     shards = {w.name: w for w in step.segments["layer"].weights}
     bucket = Bucket("parameters", "shard", "compute", (("layer", shards["up.weight"]), ("layer", shards["spread.weight"])))
-    sizes = sizes_of(toy.model, toy.batch, [plan], toy.stack, DTYPES)
+    sizes = sizes_of(toy.model, toy.batch, Plans.of([plan]), toy.stack, DTYPES)
     assert int(elements(bucket, sizes)[0]) == 2 * 6 * 8 // 2 + 4 * 6 // 4
 
 

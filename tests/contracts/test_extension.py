@@ -12,11 +12,11 @@ from parsim.collectives import COLLECTIVES, choose, names
 from parsim.errors import ParsimError
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.planner.search import candidates
+from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace
 from parsim.schedules import SCHEDULES
 from parsim.verify import verify_plan
-from support import scenario
+from support import forget_steps, scenario
 
 PAIRS = '''
 """Two micro_batches forward, two backward; and first as many forwards as fill the pipeline."""
@@ -86,8 +86,7 @@ def added(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(registry, "_values", dict(registry._values))
     SCHEDULES.discover(package)
     yield
-    for cached in (schedules.columns, schedules.state_columns):
-        cached.cache_clear()
+    forget_steps()
 
 
 @pytest.mark.usefixtures("added")
@@ -116,7 +115,7 @@ def test_the_rule_of_a_schedule_of_ones_own_makes_plans_illegal_with_a_way_out()
 @pytest.mark.usefixtures("added")
 def test_the_planner_tries_a_schedule_of_ones_own() -> None:
     space = PlanSpace("s", {"tensor_parallel": (4,), "pipeline_parallel": (4,), "schedule": ("1f1b", "pairs", "interleaved_1f1b")})
-    assert {plan.schedule for plan in candidates(scenario(), space)} == {"1f1b", "pairs", "interleaved_1f1b"}
+    assert {plan.schedule for plan in candidates(scenario(), space).plans} == {"1f1b", "pairs", "interleaved_1f1b"}
 
 
 @pytest.mark.usefixtures("added")

@@ -23,7 +23,7 @@ from parsim.model.families.mlp import MlpSpec
 from parsim.parallel import dimensions
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.planner.search import candidates
+from parsim.planner.space import candidates
 from parsim.report.results import predict
 from parsim.report.summary import short, show_results
 from parsim.scenario import PlanSpace, Scenario
@@ -95,7 +95,7 @@ def test_what_does_not_divide_and_what_nobody_knows_are_faults() -> None:
 
 def test_the_planner_tries_a_dimension_of_ones_own() -> None:
     space = PlanSpace("s", {"tensor_parallel": (4,), "pipeline_parallel": (4,), "dimensions": ((), (("ffn_parallel", 2),))})
-    assert {(plan.data_parallel, plan.dimensions) for plan in candidates(scenario(), space)} == {(4, ()), (2, (("ffn_parallel", 2),))}
+    assert {(plan.data_parallel, plan.dimensions) for plan in candidates(scenario(), space).plans} == {(4, ()), (2, (("ffn_parallel", 2),))}
 
 
 def test_tables_and_short_names_say_the_degrees_of_dimensions_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:

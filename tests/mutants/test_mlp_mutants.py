@@ -14,16 +14,16 @@ from parsim.model.families import FAMILIES, Blocks
 from parsim.model.families.mlp import MlpArchitecture
 from parsim.model.op import Block, Gradient
 from parsim.parallel.plan import Plan
-from parsim.step import lower, place
+from parsim.step import place
 from parsim.verify import verify_plan
-from support import scenario
+from support import forget_steps, scenario
 
 
 @pytest.fixture(autouse=True)
 def _fresh_steps() -> Iterator[None]:
-    lower.lower.cache_clear()
+    forget_steps()
     yield
-    lower.lower.cache_clear()
+    forget_steps()
 
 
 def red(plan: Plan) -> set[str]:

@@ -18,7 +18,7 @@ from parsim.model import op_kinds
 from parsim.step import lower, place
 from parsim.step.task import Send
 from parsim.verify import verify_plan
-from support import STACKS, with_features
+from support import STACKS, forget_steps, with_features
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -26,9 +26,9 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 @pytest.fixture(autouse=True)
 def _fresh_steps() -> Iterator[None]:
     """A lowered Step is cached; a mutant must neither find an old one nor leave one behind."""
-    lower.lower.cache_clear()
+    forget_steps()
     yield
-    lower.lower.cache_clear()
+    forget_steps()
 
 
 def _half_einsum_flops(patch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_a_wrong_formula_turns_its_check_red(
 ) -> None:
     chosen, plan = with_features(features, STACKS[stack])
     assert all(check.ok for check in verify_plan(chosen, plan, "right"))
-    lower.lower.cache_clear()
+    forget_steps()
     mutate(monkeypatch)
     with np.errstate(all="ignore"):
         red = {check.quantity for check in verify_plan(chosen, plan, "wrong") if not check.ok}

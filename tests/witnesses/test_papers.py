@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from parsim.cluster.link import CollectiveLaw
 from parsim.cost import count
 from parsim.cost.buckets import elements
+from parsim.cost.shape import StageKind
 from parsim.cost.sizes import Ints, Sizes, sizes_of
 from parsim.estimator import pipeline
 from parsim.estimator.estimate import estimate, stages_of
@@ -19,6 +19,7 @@ from parsim.estimator.passes import PassTime, Stages
 from parsim.model.parameters import num_parameters
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plans import Plans
 from parsim.schedules.phase import Phase
 from parsim.step.lower import lower
 from parsim.step.step import Segment
@@ -62,7 +63,7 @@ def test_the_weights_of_the_step_are_the_parameters_of_the_model() -> None:
 def saved_bytes(tensor_parallel: int, sequence_parallel: bool, recompute: str) -> int:
     plan = Plan(tensor_parallel=tensor_parallel, sequence_parallel=sequence_parallel, recompute=recompute, micro_batch=B)
     structure = Structure.of(LAYER_MODEL, BATCH, plan, STACK)
-    sizes = sizes_of(LAYER_MODEL, BATCH, [plan], STACK, DTYPES)
+    sizes = sizes_of(LAYER_MODEL, BATCH, Plans.of([plan]), STACK, DTYPES)
     return sum(int(sizes.num_bytes(operand)[0]) for operand in lower(structure).segments["layer"].kept[Phase.F])
 
 
@@ -133,12 +134,12 @@ class Flat(Stages):
 
     given: tuple[int, int, int]
 
-    def time(self, stage: int, phase: Phase, *, closes: bool = False) -> PassTime:
-        ps = np.array([self.given[self.workload.phases.index(phase)]])
-        return PassTime(ps, {"compute": ps}, ps, ps)
+    def time(self, kind: StageKind, phase: Phase, *, closes: bool = False) -> PassTime:
+        ps = self.members[kind].plans * 0 + self.given[self.workload.phases.index(phase)]
+        return PassTime(ps, ps, ps)
 
-    def send_ps(self, stage: int, phase: Phase) -> Ints:
-        return np.array([self.given[2]])
+    def send_ps(self, kind: StageKind, phase: Phase) -> Ints:
+        return self.members[kind].plans * 0 + self.given[2]
 
 
 def flat_pipeline_ps(p: int, m: int, chunks: int, *given: int) -> int:
@@ -146,7 +147,7 @@ def flat_pipeline_ps(p: int, m: int, chunks: int, *given: int) -> int:
     schedule = "1f1b" if chunks == 1 else "interleaved_1f1b"
     plan = Plan(pipeline_parallel=p, virtual_pipeline=chunks, schedule=schedule)
     found = stages_of(scenario(model=replace(GPT, num_layers=p * chunks), batch=Batch(m, 8)), plan)
-    stages = Flat(found.workload, found.measures, found.first, found.index, found.home, found.held)
+    stages = Flat(found.workload, found.measures, found.members, found.num_classes)
     object.__setattr__(stages, "given", given)
     return int(pipeline.fold(stages).ends.max())
 

@@ -16,6 +16,7 @@ from parsim.model.parameters import model_flops_per_token, num_parameters
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plans import Plans
 from parsim.scenario.rows import read
 from parsim.step.lower import lower
 from parsim.step.structure import Structure
@@ -84,7 +85,7 @@ def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
     model: ModelSpec = read("models", name)
     batch, stack, plan = Batch(1, 1), Stack("no padding", vocab_multiple=1), Plan()
     step = lower(Structure.of(model, batch, plan, stack))
-    sizes = sizes_of(model, batch, [plan], stack, DTYPES)
+    sizes = sizes_of(model, batch, Plans.of([plan]), stack, DTYPES)
     own = ((segment.name, weight) for segment in step.segments.values() for weight in segment.own_weights)
     counted = sum(dict(model.layout)[name] * int(weight_elements(weight, "whole", sizes)[0]) for name, weight in own)
     assert counted == num_parameters(model)

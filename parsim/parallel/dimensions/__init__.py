@@ -36,9 +36,9 @@ class Degrees(Protocol):
 DENSE, EXPERT, OUTSIDE = "dense", "expert", "outside"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dimension:
-    """A parallelism dimension: the named dims its mesh axis shards."""
+    """A parallelism dimension: the named dims its mesh axis shards.  Equal to itself only."""
 
     name: str  # 'tensor_parallel', as in a scenario file
     axis: str  # 'tp'
@@ -62,19 +62,19 @@ def names() -> tuple[str, ...]:
     return DIMENSIONS.names()
 
 
+def all_dimensions() -> tuple[Dimension, ...]:
+    """The same themselves."""
+    DIMENSIONS.discover(__name__)
+    return DIMENSIONS.values()
+
+
 def axes() -> tuple[str, ...]:
     """The mesh axes, outermost first: a dim that several axes shard nests in this order.
 
     >>> axes()
     ('pp', 'dp_replicate', 'dp', 'tp')
     """
-    return _axes(names())
-
-
-@functools.lru_cache(maxsize=16)
-def _axes(known: tuple[str, ...]) -> tuple[str, ...]:
-    own = [dimension for name in known if (dimension := DIMENSIONS.get(name)).nesting is not None]
-    return tuple(each.axis for each in sorted(own, key=lambda each: (each.nesting, each.axis)))
+    return tuple(_by_axis(all_dimensions()))
 
 
 def axes_of(view: str) -> tuple[str, ...]:
@@ -83,22 +83,23 @@ def axes_of(view: str) -> tuple[str, ...]:
     >>> axes_of(OUTSIDE), axes_of(DENSE)
     (('pp', 'dp_replicate'), ('dp', 'tp'))
     """
-    return _axes_of(names(), view)
+    return _axes_of(all_dimensions(), view)
 
 
 @functools.lru_cache(maxsize=64)
-def _axes_of(known: tuple[str, ...], view: str) -> tuple[str, ...]:
-    own = _by_axis()
-    return tuple(axis for axis in _axes(known) if own[axis].view == view)
+def _axes_of(every: tuple[Dimension, ...], view: str) -> tuple[str, ...]:
+    return tuple(axis for axis, each in _by_axis(every).items() if each.view == view)
+
+
+@functools.lru_cache(maxsize=16)
+def _by_axis(every: tuple[Dimension, ...]) -> Mapping[str, Dimension]:
+    own = [each for each in every if each.nesting is not None]
+    return {each.axis: each for each in sorted(own, key=lambda each: (each.nesting, each.axis))}
 
 
 def view_of(over: Iterable[str]) -> str:
     """The view to which axes belong; the dense one where all stand around both."""
     return EXPERT if set(over) & set(axes_of(EXPERT)) else DENSE
-
-
-def _by_axis() -> dict[str, Dimension]:
-    return {each.axis: each for name in names() if (each := DIMENSIONS.get(name)).nesting is not None}
 
 
 def axis_of(name: str) -> str:
@@ -109,26 +110,25 @@ def axis_of(name: str) -> str:
 
 def waits() -> dict[str, str]:
     """What compute waits for, by axis."""
-    own = _by_axis()
+    own = _by_axis(all_dimensions())
     return {axis: own[axis].waits_for for axis in reversed(axes())}
 
 
 def replica_axes() -> tuple[str, ...]:
     """The axes over which weights are replicated and ZeRO may shard, outermost first."""
-    own = {each.axis for name in names() if (each := DIMENSIONS.get(name)).replicates}
+    own = {each.axis for each in all_dimensions() if each.replicates}
     return tuple(axis for axis in axes() if axis in own)
 
 
 def uneven() -> tuple[tuple[str, str, Callable[[int, int], Sequence[int]]], ...]:
     """Dim, axis and rule of each dimension that does not cut its dims into equal parts."""
-    known = (DIMENSIONS.get(name) for name in names())
-    return tuple((dim, each.axis, each.share) for each in known if each.share for dim in each.shards)
+    return tuple((dim, each.axis, each.share) for each in all_dimensions() if each.share for dim in each.shards)
 
 
 def degrees(plan: Degrees) -> dict[str, int]:
     """Ranks along each axis, in mesh order."""
-    own = _by_axis()
-    found = {axis: rule(plan) if (rule := own[axis].degree) else _degree_of(plan, own[axis].name) for axis in axes()}
+    own = _by_axis(all_dimensions())
+    found = {axis: each.degree(plan) if each.degree else _degree_of(plan, each) for axis, each in own.items()}
     others = math.prod(found[axis] for axis in axes_of(EXPERT))
     if others > 1 or {own[axis].name for axis in axes_of(EXPERT)} & dict(plan.dimensions).keys():
         left = math.prod(found[axis] for axis in axes_of(DENSE)) // others
@@ -149,19 +149,19 @@ def split(plan: Degrees, dim: str) -> int:
 
 def switched_on(plan: Degrees, found: Mapping[str, int]) -> tuple[str, ...]:
     """Names of the dimensions that are on, in mesh order: an axis of degree 1 is off."""
-    known = [DIMENSIONS.get(name) for name in names()]
     order = axes()
-    on = [each for each in known if found.get(each.axis, 1) > 1 and (each.nesting is not None or _degree_of(plan, each.name) != 0)]
+    on = [each for each in all_dimensions() if found.get(each.axis, 1) > 1 and (each.nesting is not None or _degree_of(plan, each) != 0)]
     return tuple(each.name for each in sorted(on, key=lambda each: (order.index(each.axis), each.nesting is None, each.name)))
 
 
-def _degree_of(plan: Degrees, name: str) -> int:
+def _degree_of(plan: Degrees, dimension: Dimension) -> int:
     """What the plan says of a dimension; where it says nothing, 1 rank, or off for one that has no ranks of its own."""
-    nothing = 0 if DIMENSIONS.get(name).nesting is None else 1
-    return int(getattr(plan, name, dict(plan.dimensions).get(name, nothing)))
+    if (stated := getattr(plan, dimension.name, None)) is not None:
+        return int(stated)
+    return int(dict(plan.dimensions).get(dimension.name, 0 if dimension.nesting is None else 1))
 
 
-def rules(on: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def rules(on: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
     """dim -> the axes that shard it, outermost first, under these dimensions.
 
     Tokens lie where their batch and sequence do; those inside experts likewise but for axes that shard the experts, unless a dimension
@@ -170,15 +170,19 @@ def rules(on: Iterable[str]) -> dict[str, tuple[str, ...]]:
     >>> rules(["tensor_parallel", "sequence_parallel"])["T"]
     ('tp',)
     """
-    order = axes()
+    return _rules(tuple(map(DIMENSIONS.get, on)), all_dimensions())
+
+
+@functools.lru_cache(maxsize=1024)
+def _rules(on: tuple[Dimension, ...], every: tuple[Dimension, ...]) -> Mapping[str, tuple[str, ...]]:
+    order = tuple(_by_axis(every))
     found: dict[str, set[str]] = {}
-    for name in on:
-        dimension = DIMENSIONS.get(name)
+    for dimension in on:
         for dim in dimension.shards:
             found.setdefault(dim, set()).add(dimension.axis)
     tokens = found.get("B", set()) | found.get("T", set())
-    around = tokens & set(axes_of(OUTSIDE))
-    is_expert = any(DIMENSIONS.get(name).view == EXPERT for name in on)
+    around = tokens & set(_axes_of(every, OUTSIDE))
+    is_expert = any(dimension.view == EXPERT for dimension in on)
     inside = found.get("G", set()) | around if is_expert else tokens - found.get("E", set())
     found |= {TOKENS: tokens, "G": inside}
     return {dim: tuple(a for a in order if a in over) for dim, over in found.items() if over}

@@ -31,14 +31,17 @@ def issued(plan: Plan, layers: int) -> list[tuple[int, int]]:
         for phase in w.phases:
             streams = Streams(np.array([0]), "compute")
             for run in w.pass_of(stage, phase, closes=True).lists:
-                for task in [*run.tasks] * int(np.ravel(run.copies)[0]):
+                for task in [*run.tasks] * int(run.copies):
                     streams.issue(task, w.ps(task))
-            by_maps = stages.time(stages.first[stages.index[stage]], phase, closes=True)
-            assert sum(int(ps[0]) for ps in by_maps.charges.values()) == int(by_maps.total[0])
-            found.append((int(by_maps.total[0]), int(streams.compute[0])))
+            number = int(w.shape.index[stage])
+            kind = w.shape.classes[number].kind
+            by_maps = stages.time(kind, phase, closes=True)
+            (member,) = np.flatnonzero(stages.members[kind].classes == number)
+            assert sum(int(ps[member]) for ps in stages.charges(kind, phase, closes=True).values()) == int(by_maps.total[member])
+            found.append((int(by_maps.total[member]), int(streams.compute[0])))
             busy = streams.ends.get(w.step.structure.replica_stream)
             if busy is not None:
-                found.append((int(np.maximum(by_maps.from_start, by_maps.from_busy)[0]), int(busy[0])))
+                found.append((int(np.maximum(by_maps.from_start, by_maps.from_busy)[member]), int(busy[0])))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from parsim import catalog, scenario
-from parsim.catalog.spelling import squeezed
+from parsim.catalog.spelling import squeeze
 from parsim.errors import ScenarioError, nearest
 from parsim.model import families
 from parsim.parallel.plan import KEYS
@@ -242,11 +242,11 @@ def test_the_table_names_keys_that_there_are_and_each_name_means_one_thing() -> 
     for section, keys in asked.SPELLED.items():
         own = figures if section == "model" else set(SECTIONS[section].model_fields)
         assert keys.keys() <= own, section
-        words = [squeezed(word) for words in keys.values() for word in words.split()]
-        assert len(words) == len(set(words)) and not set(words) & {squeezed(key) for key in own}, section
+        words = [squeeze(word) for words in keys.values() for word in words.split()]
+        assert len(words) == len(set(words)) and not set(words) & {squeeze(key) for key in own}, section
     for said, words in asked.SAID.items():
         for word in words.split():
-            assert word.endswith("[]") or asked._homes().get(squeezed(word), {}).keys() <= set(asked._OWN), (said, word)
+            assert word.endswith("[]") or asked._homes().get(squeeze(word), {}).keys() <= set(asked._OWN), (said, word)
     assert set(KEYS) <= set(PlanSection.model_fields)
 
 
@@ -266,4 +266,4 @@ def test_values_of_the_table_are_legal() -> None:
         assert values.keys() <= set(legal[kind]), kind
     for kind, sentences in asked.UNBUILT.items():
         names = [word for words in sentences.values() for word in words.split() if "*" not in word]
-        assert not {squeezed(name) for name in names} & {squeezed(name) for name in legal[kind]} - {"nvfp4", "fp8"}, kind
+        assert not {squeeze(name) for name in names} & {squeeze(name) for name in legal[kind]} - {"nvfp4", "fp8"}, kind

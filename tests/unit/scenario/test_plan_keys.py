@@ -9,7 +9,7 @@ import pytest
 from parsim import scenario
 from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan
-from parsim.planner.search import candidates, default_axes
+from parsim.planner.space import candidates, default_axes
 from parsim.scenario.document import PlanSection
 from support import scenario as toy
 
@@ -42,7 +42,7 @@ def test_a_value_beside_the_legal_ones_is_a_fault_of_the_plan(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if KEYS[name].legal and name != "optimizer"])
 def test_auto_tries_every_legal_value(name):
     space = scenario.PlanSpace("a", {name: ("auto",)})
-    assert {getattr(plan, name) for plan in candidates(toy(batch=Batch(128, 8)), space)} == set(KEYS[name].legal)
+    assert {getattr(plan, name) for plan in candidates(toy(batch=Batch(128, 8)), space).plans} == set(KEYS[name].legal)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if KEYS[name].type.startswith("bool")])
@@ -52,7 +52,8 @@ def test_auto_tries_both_of_a_switch(name):
         "reshard_after_forward": {"zero_stage": (3,)},
         "optimizer_in_backward": {"micro_batch": (2,)},  # all of a replica's
     }.get(name, {})  # type: ignore[assignment]
-    assert {getattr(plan, name) for plan in candidates(toy(batch=Batch(128, 8)), scenario.PlanSpace("a", {**others, name: ("auto",)}))} == {
+    space = scenario.PlanSpace("a", {**others, name: ("auto",)})
+    assert {getattr(plan, name) for plan in candidates(toy(batch=Batch(128, 8)), space).plans} == {
         False,
         True,
     }

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from parsim.cost.cost_model import CostModel
-from parsim.cost.workload import Workload, workload_of
+from parsim.cost.workload import Workload
+from parsim.cost.workloads import workload_of
 from parsim.errors import PlanError
 from parsim.parallel.plan import Batch, Plan
 from parsim.simulator import run as run_module

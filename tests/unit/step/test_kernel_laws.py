@@ -15,6 +15,7 @@ from parsim.cost.sizes import sizes_of
 from parsim.cost.timing import compute_s, task_ps
 from parsim.cost.work import Work, law_name
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plans import Plans
 from parsim.schedules.phase import Phase
 from parsim.step.lower import lower
 from parsim.step.step import Step
@@ -38,7 +39,7 @@ class Priced:
         self.plan = plan or Plan(micro_batch=2)
         self.model = CostModel(cluster(kernels, busy), stack, Batch(4, 8, "bf16"))
         self.step: Step = lower(Structure.of(MODEL, self.model.batch, self.plan, stack))
-        self.sizes = sizes_of(MODEL, self.model.batch, [self.plan], stack, DTYPES)
+        self.sizes = sizes_of(MODEL, self.model.batch, Plans.of([self.plan]), stack, DTYPES)
 
     def tasks(self) -> list[Task]:
         """Those of a forward and a backward through each segment."""

@@ -1,0 +1,96 @@
+"""How a pipeline lies, without sizes: which stages do the same, on which ranks they live, and what each rank holds of them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from parsim import schedules
+from parsim.cluster.scalars import Ints
+from parsim.model.spec import Layout
+from parsim.schedules.phase import Phase
+from parsim.step.stages import Parts, parts_of
+
+
+class StageKind(NamedTuple):
+    """What sets the tasks of a stage apart, whatever its number of layers."""
+
+    names: tuple[str, ...]  # of its segments, in forward order
+    below: bool  # the stage before it lives on another rank
+    above: bool  # and so does the one after it
+
+    def receives(self, phase: Phase) -> bool:
+        """Whether what a phase starts from comes from another rank."""
+        return self.below if phase.step > 0 else phase.step < 0 and self.above
+
+    def sends(self, phase: Phase) -> bool:
+        """Whether what a phase hands on goes to another rank."""
+        return self.above if phase.step > 0 else phase.step < 0 and self.below
+
+
+class StageClass(NamedTuple):
+    """Stages of a pipeline that do the same."""
+
+    kind: StageKind
+    copies: tuple[int, ...]  # of each of its segments
+
+    @property
+    def parts(self) -> Parts:
+        """Its segments in forward order, with their copies."""
+        return tuple(zip(self.kind.names, self.copies, strict=True))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """The pipeline of a plan.  Equal to itself only: `shape_of` makes each once."""
+
+    schedule: str | tuple[str, ...]
+    num_ranks: int
+    layers: tuple[int, ...]  # of each virtual stage
+    phases: tuple[Phase, ...]
+    classes: tuple[StageClass, ...]
+    index: Ints  # class of each stage
+    home: Ints  # rank of each stage
+    by_rank: Ints  # the stages of each rank, its chunks in order, [rank, chunk]
+    counts: Ints  # a one for the class of each stage, [stage, class]
+    own: Ints  # how many stages of each class a rank holds, [rank, class]
+
+    @property
+    def num_stages(self) -> int:
+        """Virtual stages."""
+        return len(self.layers)
+
+    @property
+    def chunks(self) -> int:
+        """Virtual stages of a rank."""
+        return self.num_stages // self.num_ranks
+
+
+@functools.lru_cache(maxsize=4096)
+def shape_of(schedule: str | tuple[str, ...], num_ranks: int, layers: tuple[int, ...], layout: Layout, recompute_every: int) -> Shape:
+    """The shape of a pipeline.
+
+    Args:
+        schedule: named or written.
+        num_ranks: of the pipeline.
+        layers: of each virtual stage.
+        layout: of the model.
+        recompute_every: of its layers, each so many-th is recomputed.
+    """
+    found = schedules.find(schedule, num_ranks)
+    home = np.array([found.rank_of(stage, num_ranks) for stage in range(len(layers))], dtype=np.int64)
+    apart = [False, *(np.diff(home) != 0).tolist(), False]
+    classes: dict[StageClass, int] = {}
+    index = []
+    for stage, parts in enumerate(parts_of(layout, layers, recompute_every)):
+        kind = StageKind(tuple(name for name, _ in parts), apart[stage], apart[stage + 1])
+        each = StageClass(kind, tuple(copies for _, copies in parts))
+        index.append(classes.setdefault(each, len(classes)))
+    by_rank = np.argsort(home, kind="stable").reshape(num_ranks, -1)
+    counts = np.eye(len(classes), dtype=np.int64)[index]
+    return Shape(
+        schedule, num_ranks, layers, found.phases, tuple(classes), np.array(index), home, by_rank, counts, counts[by_rank].sum(axis=1)
+    )

@@ -1,0 +1,80 @@
+"""All plans that are asked about: each Step lowered once, each task priced once, and the workloads of any of the plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+
+from parsim.cost.cost_model import CostModel
+from parsim.cost.shape import shape_of
+from parsim.cost.sizes import Ints, sizes_of
+from parsim.cost.workload import Prices, Workload
+from parsim.errors import PlanError
+from parsim.model.spec import ModelSpec
+from parsim.parallel.legality import schedule_fault
+from parsim.parallel.plan import KEYS, MESH, Batch, Plan
+from parsim.parallel.plans import Plans, codes_of, distinct_rows
+from parsim.parallel.stages import layers_of
+from parsim.step.lower import lower
+from parsim.step.structure import Structure
+
+_SIZES: Final = (*MESH, "micro_batch", "rank_order")  # the fields on which sizes depend
+_STRUCTURE: Final = tuple(name for name in KEYS if name not in ("micro_batch", "layers_per_stage", "rank_order"))  # and Steps
+_PIPELINE: Final = ("schedule", "pipeline_parallel", "virtual_pipeline", "layers_per_stage")
+
+
+def workload_of(spec: ModelSpec, model: CostModel, plan: Plan, dtype_bytes: Mapping[str, int]) -> Workload:
+    """One plan as arrays of length 1."""
+    ((workload, _),) = Workloads(spec, model, Plans.of([plan]), dtype_bytes).of()
+    return workload
+
+
+class Workloads:
+    """Plans as columns, with the Step, the pipeline and the row of the prices that each has.
+
+    Raises:
+        PlanError: a schedule cannot run its pipeline.
+    """
+
+    def __init__(self, spec: ModelSpec, model: CostModel, plans: Plans, dtype_bytes: Mapping[str, int]) -> None:
+        self.plans, self.layout = plans, spec.layout
+        kept, self.row = plans.distinct(_SIZES)
+        self.prices = Prices(sizes_of(spec, model.batch, plans.take(kept), model.stack, dtype_bytes), model)
+        self.micro_batches = plans.numbers(_SIZES, lambda plan: plan.num_micro_batches(model.batch))
+        _check_schedules(plans, self.micro_batches, model.batch)
+        asked, structure = plans.each(_STRUCTURE, lambda plan: Structure.of(spec, model.batch, plan, model.stack))
+        laid, pipeline = plans.each(_PIPELINE, lambda plan: layers_of(plan, spec.num_layers, model.stack.layer_split))
+        first, self.kind = distinct_rows([structure, pipeline], plans.num_plans)
+        steps, self.shapes = [], []  # of each kind
+        for index in first.tolist():
+            plan, every = plans.plan(index, _PIPELINE), asked[structure[index]].recompute_every
+            self.shapes.append(shape_of(plan.schedule, plan.pipeline_parallel, laid[pipeline[index]], spec.layout, every))
+            steps.append((asked[structure[index]], self.shapes[-1].phases))
+        self.step, self.steps = codes_of(steps)
+
+    def of(self, rows: Ints | None = None) -> Iterator[tuple[Workload, Ints]]:
+        """Some of the plans, those of a Step and of the same phases together, each workload with the indices of its plans."""
+        chosen = np.arange(self.plans.num_plans) if rows is None else rows
+        step = self.step[self.kind[chosen]]
+        for code in np.unique(step).tolist():
+            own = chosen[step == code]
+            used, which = np.unique(self.kind[own], return_inverse=True)
+            row, shapes = self.row[own], tuple(self.shapes[index] for index in used.tolist())
+            sizes, count = self.prices.sizes.take(row), self.micro_batches[own]
+            yield Workload(lower(self.steps[code][0]), self.prices, row, sizes, self.layout, shapes, which, count), own
+
+
+def _check_schedules(plans: Plans, micro_batches: Ints, batch: Batch) -> None:
+    """Refuse a named schedule that cannot run a pipeline; a written one is checked action by action when it is walked.
+
+    Raises:
+        PlanError: one cannot.
+    """
+    columns = [plans.columns[name] for name in ("schedule", "pipeline_parallel", "virtual_pipeline")]
+    first, _ = distinct_rows([*columns, micro_batches], plans.num_plans)
+    for index in first.tolist():
+        plan = plans.plan(index)
+        if isinstance(plan.schedule, str) and (wrong := schedule_fault(plan, batch)):
+            raise PlanError(wrong.message, remedy=wrong.remedy and f"{wrong.remedy}.")

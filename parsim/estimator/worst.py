@@ -1,0 +1,102 @@
+"""Which ranks, and which states of theirs, can be the worst of a pipeline: all others hold or do no more in any respect.
+
+Found once for each shape, so that what is asked of many plans is a sum over a few rows each, whatever the number of ranks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from parsim import schedules
+from parsim.cost.shape import Shape
+from parsim.cost.sizes import Ints
+from parsim.cost.workload import Workload
+from parsim.parallel.plans import distinct_rows
+from parsim.schedules.states import greatest
+
+
+class WorstRanks(NamedTuple):
+    """Stages of each class that a rank holds, that lie below its first one, and that lie below but for one place further up."""
+
+    own: Ints  # [rank, class]
+    below: Ints
+    shifted: Ints
+
+
+class WorstStates(NamedTuple):
+    """What a rank holds of each class when an action starts."""
+
+    own: Ints  # its stages, [state, class]
+    in_flight: Ints  # micro_batches whose phase k ran and whose next did not, [state, class, k]
+    acting: Ints  # class of the next action's stage, [state]
+    phase: Ints  # and its phase
+
+
+@functools.lru_cache(maxsize=4096)
+def worst_ranks(shape: Shape, num_classes: int) -> WorstRanks:
+    """The ranks that can finish last, or hold most, with zeros up to so many classes."""
+    counts, first = shape.counts, shape.by_rank[:, 0]
+    summed = np.concatenate([counts[:1] * 0, np.cumsum(counts, axis=0)])
+    below, shifted = summed[first], summed[first + 1] - summed[1]
+    found = np.concatenate([shape.own, below, shifted], axis=1)
+    kept = greatest(found[:, 0] * 0, found)
+    return WorstRanks(*(_fill(each[kept], num_classes) for each in (shape.own, below, shifted)))
+
+
+@functools.lru_cache(maxsize=65536)
+def worst_states(shape: Shape, num_micro_batches: int, num_classes: int) -> WorstStates:
+    """The states in which memory can peak, with zeros up to so many classes."""
+    found = schedules.state_columns(shape.schedule, shape.num_ranks, shape.chunks, num_micro_batches)
+    return _worst_states(shape, found, num_classes)
+
+
+@functools.lru_cache(maxsize=4096)
+def _worst_states(shape: Shape, found: schedules.States, num_classes: int) -> WorstStates:
+    counts, by_rank = shape.counts, shape.by_rank
+    in_flight = np.einsum("nkb,nkc->ncb", found.in_flight, counts[by_rank[found.rank]])
+    own, acting = shape.own[found.rank], shape.index[by_rank[found.rank, found.chunk]]
+    group = acting * len(shape.phases) + found.phase
+    kept = greatest(group, np.concatenate([own, in_flight.reshape(len(own), -1)], axis=1))
+    return WorstStates(_fill(own[kept], num_classes), _fill(in_flight[kept], num_classes), acting[kept], found.phase[kept])
+
+
+def _fill(values: Ints, num_classes: int) -> Ints:
+    found = np.zeros((len(values), num_classes, *values.shape[2:]), dtype=np.int64)
+    found[:, : values.shape[1]] = values
+    return found
+
+
+class Rows(NamedTuple):
+    """Rows for each plan, all of a plan side by side."""
+
+    plan: Ints  # [row]
+    begin: Ints  # the first row of each plan
+    columns: tuple[Ints, ...]  # [row, ...]
+
+    def worst(self, values: Ints) -> Ints:
+        """The largest value of each plan."""
+        return np.asarray(np.maximum.reduceat(values, self.begin))
+
+
+def ranks_of_plans(workload: Workload, num_classes: int) -> Rows:
+    """The worst ranks of each plan; columns as in WorstRanks, filled up with zeros to so many classes."""
+    return _spread([worst_ranks(shape, num_classes) for shape in workload.shapes], workload.shape_of)
+
+
+def states_of_plans(workload: Workload, num_classes: int) -> Rows:
+    """The worst states of each plan; columns as in WorstStates."""
+    first, which = distinct_rows([workload.shape_of, workload.micro_batches], len(workload.rows))
+    kinds = [(workload.shapes[workload.shape_of[plan]], int(workload.micro_batches[plan])) for plan in first.tolist()]
+    return _spread([worst_states(*kind, num_classes) for kind in kinds], which)
+
+
+def _spread(found: Sequence[tuple[Ints, ...]], which: Ints) -> Rows:
+    counts = np.array([len(each[0]) for each in found])
+    count = counts[which]
+    begin = np.cumsum(count) - count
+    row = np.arange(count.sum()) + np.repeat((np.cumsum(counts) - counts)[which] - begin, count)
+    return Rows(np.repeat(np.arange(len(which)), count), begin, tuple(np.concatenate(own)[row] for own in zip(*found, strict=True)))

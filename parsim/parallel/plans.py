@@ -1,0 +1,120 @@
+"""Plans as columns: each field of Plan an array with one value a plan.  One plan is an array of length 1.
+
+A whole number stands for itself; anything else is an index into the field's distinct values.  What a function of a plan says is asked once
+for each distinct combination of the fields that it reads, and gathered: nothing here is a loop over plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from parsim.cluster.scalars import Ints
+from parsim.parallel.plan import KEYS, Plan
+
+NUMBERS: Final = frozenset(name for name, key in KEYS.items() if key.type == "int")
+_LARGEST: Final = 2**62
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plans:
+    """Columns of some fields; where a field is left out, all plans have its default."""
+
+    columns: Mapping[str, Ints]
+    values: Mapping[str, tuple[Any, ...]]  # of the fields that are no numbers, by index
+    num_plans: int
+    _distinct: dict[tuple[str, ...], tuple[Ints, Ints]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan]) -> Plans:
+        """The columns of these plans.
+
+        >>> plans = Plans.of([Plan(tensor_parallel=2), Plan(recompute="full")])
+        >>> plans.columns["tensor_parallel"].tolist(), plans.plan(1).recompute
+        ([2, 1], 'full')
+        """
+        columns, values = {}, {}
+        for name in KEYS:
+            stated = [getattr(plan, name) for plan in plans]
+            if name in NUMBERS:
+                columns[name] = np.array(stated, dtype=np.int64)
+            else:
+                columns[name], values[name] = codes_of(stated)
+        return cls(columns, values, len(plans))
+
+    def __len__(self) -> int:
+        return self.num_plans
+
+    def __getitem__(self, index: int) -> Plan:
+        return self.plan(range(self.num_plans)[index])
+
+    def __iter__(self) -> Iterator[Plan]:
+        return map(self.plan, range(self.num_plans))
+
+    def take(self, rows: Ints) -> Plans:
+        """Some of the plans."""
+        return Plans({name: column[rows] for name, column in self.columns.items()}, self.values, len(rows))
+
+    def join(self, others: Plans) -> Plans:
+        """These, and others behind them; all have every column."""
+        columns, values = {}, {}
+        for name, column in self.columns.items():
+            more = others.columns[name]
+            if name in self.values:
+                values[name] = tuple(dict.fromkeys((*self.values[name], *others.values[name])))
+                more = np.array([values[name].index(each) for each in others.values[name]], dtype=np.int64)[more]
+            columns[name] = np.concatenate([column, more])
+        return Plans(columns, values, self.num_plans + others.num_plans)
+
+    def plan(self, index: int, fields: Iterable[str] | None = None) -> Plan:
+        """One plan; `fields`: with these as stated, and the default of all others."""
+        names = (name for name in (self.columns if fields is None else fields) if name in self.columns)
+        stated: dict[str, Any] = {name: int(self.columns[name][index]) for name in names}
+        return Plan(**{name: self.values[name][value] if name in self.values else value for name, value in stated.items()})
+
+    def distinct(self, fields: tuple[str, ...]) -> tuple[Ints, Ints]:
+        """The first plan of each combination of values that some fields have, and for each plan which combination it has."""
+        if fields not in self._distinct:
+            self._distinct[fields] = distinct_rows([self.columns[name] for name in fields if name in self.columns], self.num_plans)
+        return self._distinct[fields]
+
+    def each(self, fields: tuple[str, ...], value: Callable[[Plan], T]) -> tuple[list[T], Ints]:
+        """What `value` says of each combination of the fields that it reads, and for each plan which combination it has."""
+        first, which = self.distinct(fields)
+        return [value(self.plan(index, fields)) for index in first.tolist()], which
+
+    def numbers(self, fields: tuple[str, ...], value: Callable[[Plan], int]) -> Ints:
+        """A whole number for each plan, of a function that reads these fields."""
+        found, which = self.each(fields, value)
+        return np.array(found, dtype=np.int64)[which]
+
+
+def codes_of(stated: Sequence[Any]) -> tuple[Ints, tuple[Any, ...]]:
+    """Indices into the distinct values, and these."""
+    index: dict[Any, int] = {}
+    codes = np.array([index.setdefault(value, len(index)) for value in stated], dtype=np.int64)
+    return codes, tuple(index)
+
+
+def distinct_rows(columns: Sequence[Ints], count: int) -> tuple[Ints, Ints]:
+    """The first row of each distinct combination, and for each row which it has.
+
+    >>> first, which = distinct_rows([np.array([3, 1, 3]), np.array([0, 0, 0])], 3)
+    >>> first.tolist(), which.tolist()
+    ([1, 0], [1, 0, 1])
+    """
+    packed, size = np.zeros(count, dtype=np.int64), 1
+    for column in columns:
+        low, high = (int(column.min()), int(column.max())) if count else (0, 0)
+        if low == high:
+            continue
+        if size * (high - low + 1) >= _LARGEST:
+            _, packed = np.unique(packed, return_inverse=True)
+            size = int(packed.max()) + 1
+        packed, size = packed * (high - low + 1) + (column - low), size * (high - low + 1)
+    _, first, which = np.unique(packed, return_index=True, return_inverse=True)
+    return first, which

@@ -1,0 +1,190 @@
+"""The planner's answer is that of exhaustive enumeration, whatever axis is open, and every figure that it ranks by is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parsim import estimate, plan
+from parsim.cost import timing, workload
+from parsim.estimator import memory, pipeline, worst
+from parsim.estimator.estimate import Priced, stages_of
+from parsim.estimator.memory import peak_bytes
+from parsim.estimator.pipeline import lower_bound, step_ps
+from parsim.parallel.plan import Batch, Plan
+from parsim.planner import search
+from parsim.planner.space import candidates
+from parsim.scenario import PlanSpace, Scenario
+from support import CLUSTER, GPT, STACK, forget_steps, scenario
+
+AUTO = ("auto",)
+SPLIT = {"tensor_parallel": AUTO, "pipeline_parallel": AUTO}
+SPACES: dict[str, dict[str, tuple[object, ...]]] = {
+    "degrees": {**SPLIT, "virtual_pipeline": AUTO, "micro_batch": AUTO},
+    "sequence": {**SPLIT, "sequence_parallel": AUTO, "recompute": AUTO},
+    "zero": {**SPLIT, "zero_stage": AUTO, "zero_group": AUTO, "reshard_after_forward": AUTO},
+    "schedule": {**SPLIT, "schedule": ("1f1b", "gpipe", "zero_bubble_h1")},
+    "order": {**SPLIT, "rank_order": AUTO},
+    "layers": {**SPLIT, "layers_per_stage": AUTO},
+    "every": {**SPLIT, "recompute": ("selective", "full"), "recompute_every": AUTO},
+    "sync": {**SPLIT, "gradient_sync": AUTO},
+    "host": {**SPLIT, "offload_optimizer": AUTO, "zero_stage": (0, 1)},
+    "ops": {**SPLIT, "recompute_ops": ((), ("core_attention",))},
+    "optimizer": {**SPLIT, "optimizer": ("adamw", "sgd_momentum")},
+}
+STACKS = {"plain": STACK, "overlap": replace(STACK, tensor_overlap=True, gradient_overlap=True, scatter_gather=True)}
+
+
+def toy(stack: str = "plain", capacity: float = 1e9) -> Scenario:
+    """Eight devices and 16 sequences; layers enough for two chunks on four ranks."""
+    node = replace(CLUSTER.node, accelerator=replace(CLUSTER.node.accelerator, hbm_capacity_bytes=int(capacity)))
+    cluster = replace(CLUSTER, node=node, num_nodes=2)
+    return scenario(model=replace(GPT, num_layers=8), batch=Batch(16, 8), cluster=cluster, stack=STACKS[stack])
+
+
+def spaced(name: str, **others: object) -> Scenario:
+    """The toy with one space."""
+    return replace(toy(**others), spaces={name: PlanSpace(name, SPACES[name])})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("name", SPACES)
+def test_the_ranking_is_that_of_pricing_every_plan(name: str, stack: str) -> None:
+    chosen = spaced(name, stack=stack)
+    every = [estimate(chosen, each) for each in candidates(chosen, chosen.spaces[name]).plans]
+    middle = float(np.median([each.peak_bytes for each in every]))
+    tight = spaced(name, stack=stack, capacity=middle)
+    ranking = plan(tight, top=5)
+    fitting = sorted((each for each in every if each.peak_bytes <= int(middle)), key=lambda each: (each.step_s, each.peak_bytes))
+    assert [(row.step_s, row.peak_bytes) for row in ranking.rows] == [(each.step_s, each.peak_bytes) for each in fitting[:5]]
+    assert (ranking.num_legal, ranking.num_fit) == (len(every), len(fitting))
+    for row in ranking.rows:
+        assert row == replace(estimate(tight, row.plan), name=row.name)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("name", SPACES)
+def test_figures_of_columns_are_those_of_each_plan_alone(name: str, stack: str) -> None:
+    chosen = spaced(name, stack=stack)
+    priced = Priced(chosen, candidates(chosen, chosen.spaces[name]).plans)
+    steps, peaks, bounds = priced.figures(step_ps, peak_bytes, lower_bound)
+    alone = [estimate(chosen, each) for each in priced.plans]
+    assert (steps / 1e12).tolist() == [each.step_s for each in alone]
+    assert peaks.tolist() == [each.peak_bytes for each in alone]
+    assert (bounds <= steps).all()
+
+
+def test_a_task_is_priced_once_whatever_the_number_of_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    def calls(micro_batches: tuple[int, ...]) -> int:
+        chosen, count = toy(), [0]
+
+        def counted(*args: object) -> object:
+            count[0] += 1
+            return timing.task_ps(*args)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(workload, "task_ps", counted)
+            axes = {**SPLIT, "micro_batch": micro_batches, "rank_order": AUTO}
+            Priced(chosen, candidates(chosen, PlanSpace("a", axes)).plans).figures(lower_bound)
+        return count[0]
+
+    assert calls((1,)) == calls((1, 2, 4, 8)) > 0
+
+
+def test_few_plans_are_walked_through_their_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[int] = []
+    right = search.step_ps
+    monkeypatch.setattr(search, "step_ps", lambda stages: walked.append(len(stages.workload.rows)) or right(stages))  # type: ignore[func-returns-value]
+    chosen = spaced("degrees")
+    ranking = plan(chosen, top=3)
+    assert ranking.num_legal > 3 * sum(walked)
+
+
+def test_equal_steps_go_to_less_memory_and_then_to_smaller_degrees() -> None:
+    ranking = plan(replace(toy(), spaces={"a": PlanSpace("a", {"optimizer": ("adamw", "adamw_8bit"), "recompute": ("none",)})}), top=4)
+    keys = [(row.step_s, row.peak_bytes, row.plan.tensor_parallel) for row in ranking.rows]
+    assert keys == sorted(keys)
+
+
+def test_what_makes_a_plan_slower_sums_to_how_much_slower_it_is() -> None:
+    ranking = plan(spaced("degrees"), top=6)
+    for place, row in enumerate(ranking.rows):
+        parts = ranking.slower_by(place)
+        assert sum(parts.values()) == pytest.approx(row.step_s - ranking.rows[0].step_s, abs=1e-15)
+        assert [*parts.values()] == sorted(parts.values(), reverse=True)
+
+
+def test_plans_within_the_noise_of_repeated_runs_are_told_of() -> None:
+    ranking = plan(spaced("order"), top=20)
+    steps = [row.step_s for row in ranking.rows]
+    assert ranking.alike == sum(step <= 1.022 * steps[0] for step in steps) and 1 < ranking.alike < len(steps)
+
+
+def _bound_above_the_step(patch: pytest.MonkeyPatch) -> None:
+    right = search.lower_bound
+    patch.setattr(search, "lower_bound", lambda stages: right(stages) + 10**12 * (stages.workload.micro_batches % 3))
+
+
+def _with_columns(patch: pytest.MonkeyPatch, module: object, name: str, column: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    right = getattr(module, name)
+
+    def changed(*args: object) -> worst.Rows:
+        found = right(*args)
+        return found._replace(columns=tuple(change(each) if index == column else each for index, each in enumerate(found.columns)))
+
+    patch.setattr(module, name, changed)
+
+
+def _half_in_flight(patch: pytest.MonkeyPatch) -> None:
+    _with_columns(patch, memory, "states_of_plans", 1, lambda in_flight: in_flight // 2)
+
+
+def _another_class_acts(patch: pytest.MonkeyPatch) -> None:
+    _with_columns(patch, memory, "states_of_plans", 2, lambda acting: acting.max() - acting)
+
+
+def _stages_below_count_twice(patch: pytest.MonkeyPatch) -> None:
+    _with_columns(patch, pipeline, "ranks_of_plans", 0, lambda own: own + 1)
+
+
+def _an_end_too_long(patch: pytest.MonkeyPatch) -> None:
+    right = pipeline._least_finish
+    patch.setattr(pipeline, "_least_finish", lambda stages: right(stages) * 20)
+
+
+def _orders_cost_the_same(patch: pytest.MonkeyPatch) -> None:
+    right = workload.Prices.of
+    patch.setattr(workload.Prices, "of", lambda self, task: right(self, task)[:1].repeat(self.sizes.num_plans))
+
+
+@pytest.mark.parametrize(
+    ("mutate", "name"),
+    [
+        (_bound_above_the_step, "degrees"),
+        (_half_in_flight, "degrees"),
+        (_stages_below_count_twice, "degrees"),
+        (_another_class_acts, "layers"),
+        (_an_end_too_long, "zero"),
+        (_orders_cost_the_same, "order"),
+    ],
+    ids=lambda each: getattr(each, "__name__", each),
+)
+def test_a_wrong_figure_is_noticed(mutate: Callable[[pytest.MonkeyPatch], None], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_steps()
+    mutate(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_figures_of_columns_are_those_of_each_plan_alone(name, "plain")
+        test_the_ranking_is_that_of_pricing_every_plan(name, "plain")
+    forget_steps()
+
+
+def test_worst_ranks_and_states_are_few_whatever_the_pipeline() -> None:
+    counts = []
+    for ranks in (4, 16, 64):
+        chosen = scenario(model=replace(GPT, num_layers=128), batch=Batch(128, 8), cluster=replace(CLUSTER, num_nodes=16))
+        shape = stages_of(chosen, Plan(pipeline_parallel=ranks)).workload.shape
+        counts.append((len(worst.worst_ranks(shape, 4).own), len(worst.worst_states(shape, 128, 4).own)))
+    assert counts[0] == counts[1] == counts[2]

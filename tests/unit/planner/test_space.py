@@ -1,0 +1,128 @@
+"""Plans as columns: what they hold, which rules keep out which combinations, and what the planner considers of its own accord."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import pytest
+
+from parsim.errors import PlanError
+from parsim.parallel import legality, sharding_faults
+from parsim.parallel.legality import RULES, Facts, faults
+from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plans import Plans, distinct_rows
+from parsim.planner.space import candidates
+from parsim.scenario import PlanSpace, Scenario
+from random_plans import drawn
+from support import CLUSTER, STACK, scenario
+
+AUTO = ("auto",)
+
+
+def small(**changes: object) -> Scenario:
+    """Eight devices, 8 sequences."""
+    return replace(scenario(cluster=replace(CLUSTER, num_nodes=2)), **changes)  # type: ignore[arg-type]
+
+
+def test_columns_give_back_the_plans_they_were_made_of() -> None:
+    plans = [drawn(seed).plan for seed in range(40)]
+    columns = Plans.of(plans)
+    assert [*columns] == plans
+    assert [*columns.take(np.array([7, 3]))] == [plans[7], plans[3]]
+    assert [*Plans.of(plans[:9]).join(Plans.of(plans[9:]))] == plans
+
+
+def test_a_question_is_asked_once_for_each_combination_of_the_fields_it_reads() -> None:
+    plans = Plans.of([Plan(tensor_parallel=tp, micro_batch=m) for tp in (1, 2, 4) for m in (1, 2, 3, 4)])
+    asked = []
+    found = plans.numbers(("tensor_parallel",), lambda plan: asked.append(plan) or plan.tensor_parallel * 10)  # type: ignore[func-returns-value]
+    assert found.tolist() == [10] * 4 + [20] * 4 + [40] * 4 and len(asked) == 3
+
+
+def test_distinct_rows_of_large_numbers_are_told_apart() -> None:
+    columns = [np.array([0, 2**61, 0, 2**61]), np.array([0, 0, 2**61, 0]), np.array([5, 5, 5, 5])]
+    first, which = distinct_rows(columns, 4)
+    assert sorted(first.tolist()) == [0, 1, 2] and which[1] == which[3] and len(set(which.tolist())) == 3
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_rule_says_the_same_of_the_fields_that_it_reads_alone(rule: legality.Rule) -> None:
+    """Otherwise it would be asked too seldom."""
+    told = set()
+    for seed in range(300):
+        case, other = drawn(seed), drawn(seed + 1000).plan
+        facts = Facts(case.scenario.model, case.scenario.batch, case.plan.num_devices, case.scenario.stack)
+        for name in rule.reads:  # one field of another plan, which seldom goes with the rest
+            plan = replace(case.plan, **{name: getattr(other, name)})  # type: ignore[arg-type]
+            alone = Plan(**{each: getattr(plan, each) for each in rule.reads})
+            if isinstance(plan.schedule, str) and (rule.name == "ZeRO group" or not [*sharding_faults.zero_group(plan)]):
+                found = [*rule.faults(plan, facts)]
+                assert found == [*rule.faults(alone, facts)]
+                told.add(bool(found))
+    assert told == {False, True} or rule.name in ("rank order", "experts", "other dimensions", "tokens")  # no drawn plan breaks these
+
+
+def test_every_combination_is_a_plan_or_rejected_for_one_reason() -> None:
+    axes = {
+        "tensor_parallel": (1, 2, 3, 4),
+        "pipeline_parallel": (1, 2, 4),
+        "micro_batch": (1, 2, 3),
+        "zero_stage": (0, 1, 2, 3),
+        "recompute": AUTO,
+    }
+    found = candidates(small(), PlanSpace("a", axes))
+    lengths = {name: 3 if values == AUTO else len(values) for name, values in axes.items()}
+    assert found.plans.num_plans + sum(each.count for each in found.rejected) == prod(lengths.values())
+    assert all(each.example for each in found.rejected)
+    s = small()
+    by_hand = [
+        plan
+        for tp in (1, 2, 3, 4)
+        for pp in (1, 2, 4)
+        for m in (1, 2, 3)
+        for again in ("none", "selective", "full")
+        for zero in (0, 1, 2, 3)
+        for plan in [Plan(max(1, 8 // (tp * pp)), tp, pp, micro_batch=m, recompute=again, zero_stage=zero)]
+        if not faults(plan, s.model, s.batch, 8, stack=s.stack)
+    ]
+    assert [*found.plans] == by_hand
+
+
+def test_of_its_own_accord_the_planner_considers_sharding_and_what_the_scenario_names() -> None:
+    named = Plan(data_parallel=8, zero_stage=3, recompute_ops=("norm1",))
+    plans = [*candidates(small(plans={"mine": named})).plans]
+    assert {each.zero_stage for each in plans} == {0, 1, 2, 3}
+    assert {each.zero_group for each in plans} == {None, 2, 4}  # a group of one rank shards nothing
+    assert {each.reshard_after_forward for each in plans} == {None, False}  # true is what holds where it is left out
+    assert named in plans and plans.count(named) == 1
+
+
+def test_of_its_own_accord_the_planner_leaves_out_what_the_stack_cannot_run() -> None:
+    stack = replace(STACK, limits=("zero_1", "no_interleaving"))
+    found = candidates(small(stack=stack))
+    assert {each.zero_stage for each in found.plans} == {0, 1} and {each.virtual_pipeline for each in found.plans} == {1}
+    (stack_says,) = (each for each in found.rejected if each.rule == "stack")
+    assert "cannot" in stack_says.example
+    stated = PlanSpace("a", {"zero_stage": (0, 3)})
+    assert {each.zero_stage for each in candidates(small(stack=stack), stated).plans} == {0, 3}
+    assert {each.zero_stage for each in candidates(small(stack=stack), stated, runnable=True).plans} == {0}
+
+
+def test_uneven_layers_are_found() -> None:
+    stated = PlanSpace("a", {"pipeline_parallel": (4,), "layers_per_stage": AUTO, "tensor_parallel": (1,)})
+    model = replace(scenario().model, num_layers=10)  # type: ignore[type-var]
+    found = {each.layers_per_stage for each in candidates(small(model=model), stated).plans}
+    assert found == {None, (3, 3, 3, 1), (2, 3, 3, 2), (2, 4, 3, 1), (1, 4, 4, 1)}
+
+
+def test_a_value_that_no_plan_has_is_refused_before_any_combination() -> None:
+    with pytest.raises(PlanError, match="tensor_parallel = 0 is not a positive whole number"):
+        candidates(small(), PlanSpace("a", {"tensor_parallel": (0, 1)}))
+
+
+def test_nothing_legal_says_what_stands_in_the_way() -> None:
+    with pytest.raises(PlanError, match="no legal plan") as error:
+        candidates(small(batch=Batch(7, 8)), PlanSpace("a", {"micro_batch": (2,)}))
+    assert "does not divide global_batch = 7" in str(error.value.remedy)
