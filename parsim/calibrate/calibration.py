@@ -198,7 +198,7 @@ def beside(walks: Iterable[Walk]) -> tuple[float, float]:
 
 def with_surroundings(fits: Iterable[LawFit[KernelLaw]], call_s: float, byte_s: float) -> tuple[LawFit[KernelLaw], ...]:
     """The laws with what lies beside the kernels: a part in every call, and what goes with the parameters in those of the optimizers."""
-    wide = sorted(OPTIMIZERS.values(), key=lambda optimizer: optimizer.state_bytes)  # of one kernel the widest count
+    wide = sorted(OPTIMIZERS.values(), key=lambda optimizer: optimizer.state_bytes(_ITEMSIZE))  # of one kernel the widest count
     moved = {optimizer.kernel: optimizer.moved_bytes(_ITEMSIZE, _ITEMSIZE) for optimizer in wide}
     done = []
     for fit in fits:

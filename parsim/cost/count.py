@@ -100,14 +100,16 @@ def bucket_of(task: Compute) -> Bucket | None:
 
 def state_bytes(structure: Structure, sizes: Sizes) -> int:
     """Bytes an element of the optimizer's states, with the master copy, that lie on the device."""
-    master = sizes.itemsize_bytes[MASTER] if structure.master_weights else 0
-    return 0 if structure.offload else master if structure.paged else master + OPTIMIZERS[structure.optimizer].state_bytes
+    updated = sizes.itemsize_bytes[MASTER]
+    master = updated if structure.master_weights else 0
+    return 0 if structure.offload else master if structure.paged else master + OPTIMIZERS[structure.optimizer].state_bytes(updated)
 
 
 def host_state_bytes(structure: Structure, sizes: Sizes) -> int:
     """Bytes an element of the optimizer's states that lie on the host, with the weights that it updates where it does."""
-    states = OPTIMIZERS[structure.optimizer].state_bytes if structure.uses_host else 0
-    return states + (sizes.itemsize_bytes[MASTER] if structure.offload else 0)
+    updated = sizes.itemsize_bytes[MASTER]
+    states = OPTIMIZERS[structure.optimizer].state_bytes(updated) if structure.uses_host else 0
+    return states + (updated if structure.offload else 0)
 
 
 def host_gradient_bytes(structure: Structure, sizes: Sizes) -> int:

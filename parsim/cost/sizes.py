@@ -219,7 +219,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     if unknown := [dtype for dtype in stored.values() if dtype not in dtype_bytes]:
         said = f"'{unknown[0]}', in which '{batch.dtype}' stores tensors, is no dtype"
         raise ScenarioError(said, remedy=f"Known: {', '.join(dtype_bytes)}.")
-    states = {states_role(name): each.state_bytes for name, each in OPTIMIZERS.items()}
+    states = {states_role(name): each.state_bytes(dtype_bytes[stored[MASTER]]) for name, each in OPTIMIZERS.items()}
     itemsize = {**FIXED_ITEMSIZE_BYTES, **states, **{role: dtype_bytes[dtype] for role, dtype in stored.items()}}
     orders, order = plans.each(("rank_order",), lambda plan: fastest_first(plan.rank_order))
     return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, _tables(plans, dims, degrees))

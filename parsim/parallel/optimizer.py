@@ -14,7 +14,7 @@ class Optimizer:
     """An update rule, and the bytes an element of the states that it keeps beside the weight."""
 
     kernel: str  # of the numerical core, whose FLOPs op_kinds.COSTS states
-    states: tuple[tuple[str, int], ...]  # name and bytes an element
+    states: tuple[tuple[str, int | None], ...]  # name and bytes an element; None: as many as the weight that is updated has
     source: str
     paged: bool = False  # the states lie in pages that the host holds, and come to the device for their update
 
@@ -27,14 +27,21 @@ class Optimizer:
         if self.kernel not in COSTS:
             raise ParsimError(f"unknown kernel '{self.kernel}' of an optimizer", remedy="It is one of the numerical core, as 'adam' is.")
 
-    @property
-    def state_bytes(self) -> int:
+    def sized(self, weight_bytes: int) -> tuple[tuple[str, int], ...]:
+        """Its states, each with the bytes of an element, beside weights of so many.
+
+        >>> OPTIMIZERS["adamw"].sized(2)
+        (('m', 2), ('v', 2))
+        """
+        return tuple((name, weight_bytes if itemsize is None else itemsize) for name, itemsize in self.states)
+
+    def state_bytes(self, weight_bytes: int) -> int:
         """Bytes of all states of one element."""
-        return sum(itemsize for _, itemsize in self.states)
+        return sum(itemsize for _, itemsize in self.sized(weight_bytes))
 
     def moved_bytes(self, weight_bytes: int, gradient_bytes: int) -> int:
         """Bytes an element that an update reads and writes: weight and states, unless paged, both ways, and the gradient once."""
-        return 2 * (weight_bytes + (0 if self.paged else self.state_bytes)) + gradient_bytes
+        return 2 * (weight_bytes + (0 if self.paged else self.state_bytes(weight_bytes))) + gradient_bytes
 
 
 def states_role(name: str) -> str:
@@ -44,11 +51,12 @@ def states_role(name: str) -> str:
 
 # bitsandbytes keeps paged states in unified memory (cudaMallocManaged), which the driver takes from the device where torch needs the room.
 _PAGED: Final = "Dettmers et al. 2023 (arXiv:2305.14314), section 3; bitsandbytes, functional.py (get_paged)"
+_TORCH: Final = "PyTorch, torch/optim/adam.py: states are zeros_like the parameter, so of its dtype"
 OPTIMIZERS: Final = {
-    "adamw": Optimizer("adam", (("m", 4), ("v", 4)), "Loshchilov and Hutter 2019 (arXiv:1711.05101)"),
+    "adamw": Optimizer("adam", (("m", None), ("v", None)), f"Loshchilov and Hutter 2019 (arXiv:1711.05101); {_TORCH}"),
     # The block scales, 4 bytes for each 2048 elements, are not counted.
     "adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), "Dettmers et al. 2022 (arXiv:2110.02861), section 2"),
     "paged_adamw": Optimizer("adam", (("m", 4), ("v", 4)), _PAGED, paged=True),
     "paged_adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), _PAGED, paged=True),
-    "sgd_momentum": Optimizer("sgd_momentum", (("velocity", 4),), "Sutskever et al. 2013 (ICML), Eq. 1"),
+    "sgd_momentum": Optimizer("sgd_momentum", (("velocity", None),), f"Sutskever et al. 2013 (ICML), Eq. 1; {_TORCH}"),
 }

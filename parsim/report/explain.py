@@ -195,10 +195,11 @@ def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:
 def _states(found: Estimate, scenario: Scenario) -> str:
     """What an optimizer keeps of an element, and where."""
     row = OPTIMIZERS[found.plan.optimizer]
-    states = ", ".join(f"{name} {size} bytes" for name, size in row.states)
     stores = scenario.batch.recipe.stores
+    updated = scenario.itemsize_bytes[stores.get(MASTER, stores[COMPUTE])]
+    states = ", ".join(f"{name} {size} bytes" for name, size in row.sized(updated))
     copies = scenario.batch.recipe.has_master or found.plan.offload_optimizer
-    master = f", a weight {scenario.itemsize_bytes[stores.get(MASTER, stores[COMPUTE])]} bytes" if copies else ""
+    master = f", a weight {updated} bytes" if copies else ""
     place = "all on the host" if found.plan.offload_optimizer else "states on the host, in pages" if row.paged else "on the device"
     return f"{found.plan.optimizer}: {states}{master} an element, {place} [{row.source}]"
 

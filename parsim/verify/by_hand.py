@@ -124,7 +124,7 @@ def by_hand(job: Job) -> Expected | None:
     forward, optimizer = FORWARDS.get(type(job.spec)), OPTIMIZERS_BY_HAND.get(job.step.structure.optimizer)
     if forward is None or optimizer is None:
         return None
-    run, (direction, state_bytes), given = Arithmetic(job), optimizer, job.training
+    run, (direction, states_of), given = Arithmetic(job), optimizer, job.training
     for run.micro_batch in range(job.workload.num_micro_batches):
         forward(run)(np.array(1.0))
     length = np.sqrt(sum(float((g * g).sum()) for g in run.gradients.values()))
@@ -133,7 +133,9 @@ def by_hand(job: Job) -> Expected | None:
         name: weight - given.learning_rate * direction(given, weight, run.gradients[name] * share) for name, weight in run.weights.items()
     }
     master_bytes = job.itemsize(MASTER) if job.step.structure.master_weights else 0
-    each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + master_bytes + state_bytes  # Rajbhandari et al. 2020, section 3.1
+    each = (
+        job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + master_bytes + states_of(job.itemsize(MASTER))
+    )  # Rajbhandari et al. 2020, section 3.1
     scalars = 2 * 4  # the loss and the norm of the gradients
     return Expected(run.loss, run.gradients, updated, each * sum(weight.size for weight in run.weights.values()) + scalars)
 
@@ -362,11 +364,12 @@ def mlp(run: Arithmetic) -> Pullback:
 
 
 FORWARDS: Mapping[type[Any], Callable[[Arithmetic], Pullback]] = {TransformerSpec: transformer, MlpSpec: mlp}
-# The direction of the first update, and the bytes of an element's states; of 8 bits: Dettmers et al. 2022 (arXiv:2110.02861), section 2.
-OPTIMIZERS_BY_HAND: Mapping[str, tuple[Callable[[Training, Array, Array], Array], int]] = {
-    "adamw": (_adamw, 4 + 4),
-    "adamw_8bit": (_adamw, 1 + 1),
-    "paged_adamw": (_adamw, 0),  # on the device
-    "paged_adamw_8bit": (_adamw, 0),
-    "sgd_momentum": (_sgd, 4),
+# The direction of the first update, and the bytes of an element's states beside a weight of so many; of 8 bits: Dettmers et al. 2022
+# (arXiv:2110.02861), section 2.
+OPTIMIZERS_BY_HAND: Mapping[str, tuple[Callable[[Training, Array, Array], Array], Callable[[int], int]]] = {
+    "adamw": (_adamw, lambda weight: weight + weight),
+    "adamw_8bit": (_adamw, lambda weight: 1 + 1),
+    "paged_adamw": (_adamw, lambda weight: 0),  # on the device
+    "paged_adamw_8bit": (_adamw, lambda weight: 0),
+    "sgd_momentum": (_sgd, lambda weight: weight),
 }

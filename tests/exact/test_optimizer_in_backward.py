@@ -121,7 +121,7 @@ def test_a_mutant_that_keeps_gradients_is_noticed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_mutant_that_moves_half_of_the_pages_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Optimizer, "state_bytes", property(lambda self: 1))
+    monkeypatch.setattr(Optimizer, "state_bytes", lambda self, weight_bytes: 1)
     assert failed(Plan(optimizer="paged_adamw_8bit")) == [
         *("bytes sent over host", "bytes sent over host, simulated", "host bytes", "host bytes, simulated")
     ]

@@ -23,7 +23,7 @@ from support import CLUSTER, GPT, NODE, STACKS, TOY, scenario
 
 MODEL = replace(GPT, vocab_size=64)  # no padding
 WEIGHTS = num_parameters(MODEL)
-ADAM = 4 + 4  # bytes of both moments
+ADAM = 4 + 4  # bytes of both moments beside a float32 master
 MADE_UP = {
     "narrow": Recipe({COMPUTE: "bf16"}, {MATMUL: "fp32"}, "made up"),  # stored in 2 bytes, multiplied in fp32, no master
     "wide": Recipe({COMPUTE: "fp32"}, {MATMUL: "bf16"}, "made up"),  # stored in 4 bytes, multiplied in bf16, no master
@@ -67,7 +67,7 @@ def test_weights_gradients_and_states_take_the_bytes_of_the_row(name: str, weigh
     memory = estimate(scenario(model=MODEL, batch=Batch(8, 8, name)), Plan()).memory_bytes[0]
     assert memory["parameters"] == weight * WEIGHTS
     assert memory["gradients"] == gradient * WEIGHTS
-    assert memory["optimizer"] == (master + ADAM) * WEIGHTS
+    assert memory["optimizer"] == (master + 2 * (master or weight)) * WEIGHTS  # two moments of the size of what is updated
 
 
 def test_what_is_stored_alike_is_held_alike_whatever_it_is_multiplied_in() -> None:
@@ -91,7 +91,7 @@ def test_an_update_without_a_master_moves_the_weights_themselves() -> None:
         workload = stages_of(scenario(batch=Batch(8, 8, name)), Plan()).workload
         ends = (task for task in workload.step.finish if isinstance(task, Compute) and task.name in ("update", "cast_weights"))
         moved[name] = {task.name: element_bytes(task, workload.sizes) for task in ends}
-    assert moved == {"bf16": {"update": 2 * (4 + ADAM) + 4, "cast_weights": 4 + 2}, "narrow": {"update": 2 * (2 + ADAM) + 4}}
+    assert moved == {"bf16": {"update": 2 * (4 + ADAM) + 4, "cast_weights": 4 + 2}, "narrow": {"update": 2 * (2 + 2 + 2) + 4}}
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", *MADE_UP])
