@@ -5,8 +5,10 @@ All three readers take it: estimate with many plans, simulate and execute with o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from parsim.schedules.phase import Phase
 from parsim.step.program import Pass, pass_of
 from parsim.step.stages import Copies, Parts, held_copies
 from parsim.step.step import Step
-from parsim.step.task import Task
+from parsim.step.task import Operand, Task
 
 _UNPRICED = ("name", "frees")
 
@@ -44,13 +46,19 @@ class Prices:
         return self._ps[id(task)][1]
 
 
+@functools.lru_cache(maxsize=64)
+def _priced_fields(kind: Any) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind) if each.name not in _UNPRICED)
+
+
 def _priced_by(value: object) -> object:
     """All of a task but its name, the names of its buffers, and what it frees."""
+    if isinstance(value, Operand):  # most are
+        return value.dtype, value.sharding.dims, value.sharding.axes, *value.sharding.partial
     if isinstance(value, tuple):
         return tuple(map(_priced_by, value))
     if is_dataclass(value):
-        names = (each.name for each in fields(value) if each.name not in _UNPRICED)
-        return (type(value), *(_priced_by(getattr(value, name)) for name in names))
+        return (type(value), *(_priced_by(getattr(value, name)) for name in _priced_fields(type(value))))
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 

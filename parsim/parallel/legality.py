@@ -192,10 +192,13 @@ def _micro_batches(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
         legal = divisors(batch.global_batch // replicas if replica else batch.global_batch)
         yield PlanFault(field, f"{asked} does not divide global_batch = {batch.global_batch}", f"Legal {field}: {comma_list(legal)}")
         return
-    actions = 2 * plan.num_stages * plan.num_micro_batches(batch)
+    count = batch.global_batch // product
+    actions = 2 * plan.num_stages * count
     if actions > MOST_ACTIONS:
         message = f"a step of {actions:,} forwards and backwards is above the {MOST_ACTIONS:,} that are predicted"
         yield PlanFault("micro_batch", message, f"Raise micro_batch (now {plan.micro_batch}), or lower global_batch")
+    elif schedules.fault(plan.schedule, plan.pipeline_parallel, plan.virtual_pipeline, count) is None:
+        return
     elif not schedule_fault(plan) and (fault := schedule_fault(plan, batch)):  # what is wrong with any number, _pipeline tells
         yield fault
 
