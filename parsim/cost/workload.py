@@ -58,7 +58,7 @@ def _priced_by(value: object) -> object:
     if isinstance(value, tuple):
         return tuple(map(_priced_by, value))
     if is_dataclass(value):
-        return (type(value), *(_priced_by(getattr(value, name)) for name in _priced_fields(type(value))))
+        return (type(value), *(_priced_by(getattr(value, name)) for name in _priced_fields(value.__class__)))
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
