@@ -184,7 +184,7 @@ class Rank:
     def pass_pages(self, bound: Bound, *, to_host: bool) -> None:
         """States of weights to the device, where they cost no memory that anybody else needs, or back over those of the host."""
         machine, host = self.machine, self.store.host
-        states = OPTIMIZERS[self.job.step.structure.optimizer].sized(self.job.itemsize(MASTER))
+        states = OPTIMIZERS[self.job.step.structure.optimizer].state_sizes(self.job.itemsize(MASTER))
         for name, itemsize in ((f"{i}/{w.name}.{state}", itemsize) for i, w in bound.weights for state, itemsize in states):
             if to_host:
                 machine.send(self.number, host, name, name, HOST, itemsize)

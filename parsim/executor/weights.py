@@ -48,7 +48,7 @@ class Store:
             updated = self.own_part(weight, part) if structure.zero_stage else part
             if structure.master_weights or structure.offload:
                 self.machine.hold(self.host if structure.offload else self.number, f"{name}.master", updated.copy(), job.itemsize(MASTER))
-            for state, itemsize in OPTIMIZERS[structure.optimizer].sized(job.itemsize(MASTER)):
+            for state, itemsize in OPTIMIZERS[structure.optimizer].state_sizes(job.itemsize(MASTER)):
                 self.machine.hold(self.host if structure.uses_host else self.number, f"{name}.{state}", np.zeros_like(updated), itemsize)
             for role in structure.host_gradients:
                 self.machine.hold(self.host, f"{name}.{role}", np.zeros_like(updated), job.itemsize(role))

@@ -43,10 +43,6 @@ class Rule:
     faults: Callable[[Plan, Facts], Iterable[PlanFault]]
     after: str = ""  # the rule without whose keeping this one says nothing
 
-    def breaks(self, plan: Plan, facts: Facts) -> bool:
-        """Whether a plan breaks it."""
-        return any(True for _ in self.faults(plan, facts))
-
 
 def faults(
     plan: Plan, model: ModelSpec | None, batch: Batch | None, num_devices: int | None, *, stack: Stack | None = None

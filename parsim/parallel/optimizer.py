@@ -27,17 +27,17 @@ class Optimizer:
         if self.kernel not in COSTS:
             raise ParsimError(f"unknown kernel '{self.kernel}' of an optimizer", remedy="It is one of the numerical core, as 'adam' is.")
 
-    def sized(self, weight_bytes: int) -> tuple[tuple[str, int], ...]:
+    def state_sizes(self, weight_bytes: int) -> tuple[tuple[str, int], ...]:
         """Its states, each with the bytes of an element, beside weights of so many.
 
-        >>> OPTIMIZERS["adamw"].sized(2)
+        >>> OPTIMIZERS["adamw"].state_sizes(2)
         (('m', 2), ('v', 2))
         """
         return tuple((name, weight_bytes if itemsize is None else itemsize) for name, itemsize in self.states)
 
     def state_bytes(self, weight_bytes: int) -> int:
         """Bytes of all states of one element."""
-        return sum(itemsize for _, itemsize in self.sized(weight_bytes))
+        return sum(itemsize for _, itemsize in self.state_sizes(weight_bytes))
 
     def moved_bytes(self, weight_bytes: int, gradient_bytes: int) -> int:
         """Bytes an element that an update reads and writes: weight and states, unless paged, both ways, and the gradient once."""

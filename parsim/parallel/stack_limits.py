@@ -52,7 +52,9 @@ LIMITS: Final[Mapping[str, Limit]] = {
         "interleave a pipeline of 2 ranks", "megatron-core", lambda plan, *_: _interleaves(plan) and plan.pipeline_parallel == 2
     ),
     "no_interleaving": Limit("interleave chunks (virtual_pipeline above 1)", "megatron-core", lambda plan, *_: _interleaves(plan)),
-    "no_zero_bubble": Limit("run zero_bubble_h1", "zero-bubble-2023", lambda plan, *_: plan.schedule == "zero_bubble_h1"),
+    "no_zero_bubble": Limit(
+        "run zero_bubble_h1", "zero-bubble-2023", lambda plan, *_: plan.pipeline_parallel > 1 and plan.schedule == "zero_bubble_h1"
+    ),
     "one_f_one_b": Limit(
         "run schedules of another kind than 1f1b",
         "torchtitan",

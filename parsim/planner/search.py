@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from parsim.cluster.scalars import Ints
-from parsim.errors import ScenarioError, did_you_mean
+from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.estimator.estimate import Priced, estimate_of
 from parsim.estimator.host import host_peak_bytes
 from parsim.estimator.memory import peak_bytes
@@ -64,8 +64,10 @@ def plan(scenario: Scenario, space: str | None = None, *, top: int = 10, runnabl
 
     Raises:
         ScenarioError: the scenario has no space of that name, or several and none is named.
-        PlanError: no plan of the space is legal.
+        PlanError: no plan of the space is legal, or none is asked for.
     """
+    if top < 1:
+        raise PlanError(f"top = {top} asks for no plan", remedy="Ask for 1 or more.")
     found = candidates(scenario, _space(scenario, space), runnable=runnable)
     priced, node = Priced(scenario, found.plans), scenario.cluster.node
     bound_ps, peaks, hosts = priced.figures(lower_bound, peak_bytes, host_peak_bytes)

@@ -36,10 +36,19 @@ _DEFAULTS: Final[Mapping[str, tuple[object, ...]]] = {
     name: (AUTO,) if KEYS[name].follows else (KEYS[name].default,) for name in dict.fromkeys((*_OPEN, *_NEXT, *KEYS))
 }
 _SHARDED: Final = ("zero_stage", "zero_group")
-# Of its own accord the planner puts so many layers fewer on the first and the last stage, which hold the embedding and the head.
-_SPLITS: Final = (None, (0, 1), (1, 1), (0, 2), (1, 2), (2, 2))
 _STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
 _INNER: Final = ("tensor_parallel", "pipeline_parallel", "dimensions")  # leave the rest of the devices to data_parallel
+
+
+@dataclass(frozen=True, slots=True)
+class FewerLayers:
+    """So many layers fewer on the first and the last stage, which hold the embedding and the head: what `auto` tries."""
+
+    first: int
+    last: int
+
+
+_SPLITS: Final = (None, *(FewerLayers(*each) for each in ((0, 1), (1, 1), (0, 2), (1, 2), (2, 2))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +88,14 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     grid = _Grid(scenario, values, [*_filters(scenario, axes, runnable=runnable or space is None), *([] if space else [_twice(scenario)])])
     for name in sorted(order, key=lambda name: len(values[name]) != 1):  # those of one value first: rules act the sooner
         grid.expand(name)
-    rejected = tuple(grid.rejected.values())
+    legal, rejected = _each_once(grid.plans), list(grid.rejected.values())
+    if twice := grid.plans.num_plans - legal.num_plans:
+        rejected.append(Rejected("the same plan", twice, "it is the same plan as another combination"))
     asked = scenario.plans.values()
     named = Plans.of([each for each in asked if not runnable or not reasons(each, scenario.model.num_layers, scenario.stack)])
     if not grid.plans.num_plans and not named.num_plans:
         raise PlanError("no legal plan in this space", remedy=f"The first candidate fails: {rejected[0].example}" if rejected else "")
-    return Candidates(_each_once(grid.plans.join(named)), rejected)
+    return Candidates(_each_once(legal.join(named)), tuple(rejected))
 
 
 def _each_once(plans: Plans) -> Plans:
@@ -119,14 +130,15 @@ def _dimensions(num_devices: int) -> Sequence[tuple[tuple[str, int], ...]]:
 
 
 def _split(plan: Plan, num_layers: int) -> tuple[int, ...] | None:
-    """Layers of each stage where the first and the last hold fewer than the others; None for no such split."""
-    if plan.layers_per_stage not in _SPLITS or plan.layers_per_stage is None:
+    """Layers of each stage: as stated, or where the first and the last hold fewer than the others; None for no such split."""
+    fewer: object = plan.layers_per_stage
+    if not isinstance(fewer, FewerLayers):
         return plan.layers_per_stage
     less = [0] * plan.num_stages
-    less[0], less[-1] = plan.layers_per_stage
+    less[0], less[-1] = fewer.first, fewer.last
     each, rest = divmod(num_layers + sum(less), plan.num_stages)
     more = sorted(range(plan.num_stages), key=less.__getitem__)[:rest]  # the stages in the middle hold what remains
-    layers = [each + (stage in more) - fewer for stage, fewer in enumerate(less)]
+    layers = [each + (stage in more) - lacking for stage, lacking in enumerate(less)]
     return tuple(layers) if plan.num_stages > 1 and min(layers) >= 1 and len(set(layers)) > 1 else None
 
 

@@ -197,7 +197,7 @@ def _states(found: Estimate, scenario: Scenario) -> str:
     row = OPTIMIZERS[found.plan.optimizer]
     stores = scenario.batch.recipe.stores
     updated = scenario.itemsize_bytes[stores.get(MASTER, stores[COMPUTE])]
-    states = ", ".join(f"{name} {size} bytes" for name, size in row.sized(updated))
+    states = ", ".join(f"{name} {size} bytes" for name, size in row.state_sizes(updated))
     copies = scenario.batch.recipe.has_master or found.plan.offload_optimizer
     master = f", a weight {updated} bytes" if copies else ""
     place = "all on the host" if found.plan.offload_optimizer else "states on the host, in pages" if row.paged else "on the device"

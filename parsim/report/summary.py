@@ -284,6 +284,6 @@ def _show_why(ranking: Ranking) -> None:
     for place in range(1, len(ranking.rows)):
         part, seconds = next(iter(ranking.slower_by(place).items()))
         if seconds > 0:
-            say(f"{place + 1:>2} is slower by {units.format(seconds, 's')} of {part.replace('exposed_', 'exposed ')}")
+            say(f"{place + 1:>2} takes {units.format(seconds, 's')} more of {part.replace('exposed_', 'exposed ')}")
     if ranking.alike > 1:
         say(f"1 to {ranking.alike} cannot be told apart: runs of one plan differ by {percent(ranking.NOISE)}")

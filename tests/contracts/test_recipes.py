@@ -28,7 +28,7 @@ def test_a_recipe_names_dtypes_of_the_catalog_and_its_source(name: str) -> None:
 def test_an_optimizer_runs_a_kernel_of_the_core_on_states_that_have_bytes(name: str) -> None:
     row = OPTIMIZERS[name]
     assert row.kernel in KERNELS and row.source
-    assert all(type(itemsize) is int and itemsize > 0 for _, itemsize in row.sized(4))
+    assert all(type(itemsize) is int and itemsize > 0 for _, itemsize in row.state_sizes(4))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from parsim import estimate, plan
 from parsim.cost import timing, workload
+from parsim.errors import PlanError
 from parsim.estimator import memory, pipeline, worst
 from parsim.estimator.estimate import Priced, stages_of
 from parsim.estimator.memory import peak_bytes
@@ -107,6 +108,11 @@ def test_equal_steps_go_to_less_memory_and_then_to_smaller_degrees() -> None:
     ranking = plan(replace(toy(), spaces={"a": PlanSpace("a", {"optimizer": ("adamw", "adamw_8bit"), "recompute": ("none",)})}), top=4)
     keys = [(row.step_s, row.peak_bytes, row.plan.tensor_parallel) for row in ranking.rows]
     assert keys == sorted(keys)
+
+
+def test_no_plan_cannot_be_asked_for() -> None:
+    with pytest.raises(PlanError, match="top = 0 asks for no plan"):
+        plan(spaced("degrees"), top=0)
 
 
 def test_what_makes_a_plan_slower_sums_to_how_much_slower_it_is() -> None:

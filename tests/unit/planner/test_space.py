@@ -117,6 +117,15 @@ def test_uneven_layers_are_found() -> None:
     assert found == {None, (3, 3, 3, 1), (2, 3, 3, 2), (2, 4, 3, 1), (1, 4, 4, 1)}
 
 
+def test_a_stated_split_is_taken_as_it_is() -> None:
+    model = replace(scenario().model, num_layers=3)  # type: ignore[type-var]
+    stated = {"pipeline_parallel": (2,), "tensor_parallel": (1,), "layers_per_stage": ((1, 2),)}
+    assert [each.layers_per_stage for each in candidates(small(model=model), PlanSpace("a", stated)).plans] == [(1, 2)]
+    with pytest.raises(PlanError, match="no legal plan") as error:
+        candidates(small(), PlanSpace("a", {**stated, "layers_per_stage": ((2, 1),)}))
+    assert "2 entries that sum to 3" in str(error.value.remedy)
+
+
 def test_a_value_that_no_plan_has_is_refused_before_any_combination() -> None:
     with pytest.raises(PlanError, match="tensor_parallel = 0 is not a positive whole number"):
         candidates(small(), PlanSpace("a", {"tensor_parallel": (0, 1)}))
