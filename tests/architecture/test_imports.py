@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROWS = {
-    "cli": 8,
+    "cli": 9,
+    "commands": 8,
     "report": 7,
     "export": 7,
     **dict.fromkeys(("planner", "validate", "verify", "calibrate"), 6),

@@ -1,0 +1,71 @@
+"""`parsim execute`, `verify` and `calibrate`: what this machine's cores do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from parsim.commands.app import Csv, Json, Precision, ScenarioFile, TransportChoice, app, output_of, seconds_from
+from parsim.report.manners import command
+
+
+@app.command(epilog="Example:  parsim execute scenarios/digits-mlp.yaml --plan data_parallel --steps 20")
+@command
+def execute(
+    scenario: ScenarioFile,
+    plan: Annotated[list[str] | None, typer.Option(help="only this plan; may be repeated", metavar="PLAN")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="optimizer steps; the epochs of `training` where left out, or 3", min=1, max=10**9)
+    ] = None,
+    every: Annotated[int | None, typer.Option(help="print each n-th step; an epoch, or a twentieth of all, where left out", min=1)] = None,
+    transport: Annotated[TransportChoice, typer.Option(help="a process a rank, mpiexec's processes, or all in one")] = "shared_memory",
+    precision: Annotated[Precision, typer.Option(help="of the numbers")] = "float64",
+    seed: Annotated[
+        int | None, typer.Option(help="of weights, data and masks; the scenario's where left out", min=0, max=2**32 - 1)
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="seconds after which a run is ended", callback=seconds_from(0.1, 10**7), metavar="SECONDS")
+    ] = None,
+    json: Json = False,
+    csv: Csv = False,
+) -> int:
+    """Train the scenario's model with numpy, each plan on its ranks: the loss of each step, and what the ranks counted."""
+    from parsim.report.executing import execute_scenario
+
+    options: dict[str, Any] = {"transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
+    return execute_scenario(scenario, output_of(json, csv), plans=plan or (), num_steps=steps, every=every, **options)
+
+
+@app.command(epilog="Example:  parsim verify scenarios/tiny.yaml")
+@command
+def verify(
+    scenario: ScenarioFile,
+    time: Annotated[bool, typer.Option("--time", help="time real steps on this machine instead, and compare with the prediction")] = False,
+    machine: Annotated[
+        Path | None, typer.Option(help="with --time: what `parsim calibrate` wrote; calibrates first where left out", metavar="FILE")
+    ] = None,
+    csv: Csv = False,
+    json: Json = False,
+) -> int:
+    """Execute each plan with numpy and compare counts, gradients and clocks with the prediction; exit 1 on any difference."""
+    if time:
+        from parsim.report.calibrating import verify_time
+
+        return verify_time(scenario, machine, output_of(json, csv))
+    from parsim.report.running import verify_scenario
+
+    return verify_scenario(scenario, output_of(json, csv))
+
+
+@app.command(epilog="Example:  parsim calibrate --out machine.yaml;  then in a scenario  cluster: {node: file:machine.yaml}, dtype: fp32")
+@command
+def calibrate(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; machine.yaml where left out", metavar="FILE")] = None,
+    seconds: Annotated[float, typer.Option(help="how long to take samples", callback=seconds_from(1, 3600), metavar="SECONDS")] = 40,
+) -> int:
+    """Measure this machine's cores and write them as a node that a scenario can name, or paste; exit 1 where too few samples are clean."""
+    from parsim.report.calibrating import calibrate_machine
+
+    return calibrate_machine(out, seconds)

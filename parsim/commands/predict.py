@@ -1,0 +1,77 @@
+"""`parsim run`, `plot`, `explain` and `validate`: what the plans of a scenario take, why, and how near that comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parsim.commands.app import BackendOption, Csv, FormatOption, Json, OutOption, ScenarioFile, app, output_of
+from parsim.report.manners import OK, command
+
+
+@app.command(epilog="Example:  parsim run scenarios/table5-22b.yaml --layers")
+@command
+def run(
+    scenario: ScenarioFile,
+    out: OutOption = None,
+    backend: BackendOption = "estimate",
+    contention: Annotated[
+        bool, typer.Option("--contention", help="collectives that overlap share links; needs --backend simulate")
+    ] = False,
+    json: Json = False,
+    csv: Csv = False,
+    layers: Annotated[bool, typer.Option("--layers", help="also FLOPs, bytes, parameters and seconds of each segment")] = False,
+    figure: Annotated[
+        bool | None, typer.Option("--figure/--no-figure", help="draw the plans; so it is but with --json or --csv", show_default=False)
+    ] = None,
+    format: FormatOption = None,
+) -> int:
+    """Predict step time and memory of every plan of a scenario, with the reasons; exit 1 when no plan fits."""
+    from parsim.report.running import run_scenario
+
+    asked = bool(format) or not (json or csv) if figure is None else figure
+    formats = (format or "png").split(",") if asked else ()
+    return run_scenario(scenario, output_of(json, csv), out=out, backend=backend, contention=contention, layers=layers, formats=formats)
+
+
+@app.command(epilog="Example:  parsim plot scenarios/table5-175b.yaml -o figures")
+@command
+def plot(scenario: ScenarioFile, out: OutOption = None, backend: BackendOption = "estimate", format: FormatOption = None) -> int:
+    """Draw step time and memory of all plans: plans.png (or as --format says) and their data, plans.csv."""
+    from parsim.report.running import plot_scenario
+
+    return plot_scenario(scenario, out, backend, (format or "png").split(","))
+
+
+@app.command(epilog="Examples:  parsim explain scenarios/table5-22b.yaml full up_gemm;  parsim explain scenarios/table5-22b.yaml full mfu")
+@command
+def explain(
+    scenario: ScenarioFile,
+    plan: Annotated[str, typer.Argument(help="a plan of the scenario", metavar="PLAN", show_default=False)],
+    op: Annotated[str, typer.Argument(help="a task, the start of its name, forward, backward, or a figure such as mfu", metavar="OP")],
+) -> int:
+    """Explain a task of a plan (expression, shapes, counts, what bounds it, sources), or what a figure means."""
+    from parsim.report.console import lines, say
+    from parsim.report.explain import explain as notes_on
+    from parsim.scenario import load
+
+    for note in notes_on(load(scenario), plan, op):
+        say(note.title)
+        lines(note.lines)
+    return OK
+
+
+@app.command(epilog="Example:  parsim validate tests/witnesses/table5.csv --where source_family=papers")
+@command
+def validate(
+    cases: Annotated[Path, typer.Argument(help="a table of measured runs", metavar="CASES.csv", show_default=False)],
+    where: Annotated[list[str] | None, typer.Option(help="only rows with this value; may be repeated", metavar="COLUMN=VALUE")] = None,
+    json: Json = False,
+    csv: Csv = False,
+) -> int:
+    """Predict each row of a table of measurements and print the errors of step time and peak memory."""
+    from parsim.report.running import validate_cases
+
+    return validate_cases(cases, where or [], output_of(json, csv))
