@@ -28,13 +28,16 @@ def execute(
     deadline: Annotated[
         float | None, typer.Option(help="seconds after which a run is ended", callback=seconds_from(0.1, 10**7), metavar="SECONDS")
     ] = None,
+    noise_scale: Annotated[
+        bool, typer.Option("--noise-scale", help="also that of the gradients, of plans of replicas alone (`advise` takes it)")
+    ] = False,
     json: Json = False,
     csv: Csv = False,
 ) -> int:
     """Train the scenario's model with numpy, each plan on its ranks: the loss of each step, and what the ranks counted."""
     from parsim.report.executing import execute_scenario
 
-    options: dict[str, Any] = {"transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
+    options: dict[str, Any] = {"noise": noise_scale, "transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
     return execute_scenario(scenario, output_of(json, csv), plans=plan or (), num_steps=steps, every=every, **options)
 
 

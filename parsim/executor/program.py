@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from parsim.executor.bind import Bound
+from parsim.executor.names import NORM
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request, StepEnd, StepStart
 from parsim.schedules import columns
@@ -23,6 +24,8 @@ class Record:
     losses: list[float | None] = field(default_factory=list)  # by step, this rank's part
     gradients: Mapping[str, Array] = field(default_factory=dict)  # of the last step, summed over all ranks, before clipping
     weights: Mapping[str, Array] = field(default_factory=dict)  # after the last update
+    norms: list[float] = field(default_factory=list)  # by step: squared, of the gradients that are clipped
+    own_norms: list[float] = field(default_factory=list)  # the same of this rank's, before they are summed over replicas
     input_gradients: Mapping[int, Array] = field(default_factory=dict)  # by micro_batch: of the first segment's output
 
 
@@ -37,8 +40,10 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
         yield StepStart(rank.step)
         if rank.step:
             rank.store.clear()
+        rank.own_norm = 0.0
         yield from _step(rank, record, is_last=rank.step == num_steps - 1)
         record.losses.append(rank.loss())
+        record.own_norms.append(rank.own_norm)
         is_evaluated = evaluate_every and (rank.step + 1) % evaluate_every == 0
         yield StepEnd(rank.step, record.losses[-1], rank.store.read("parameters") if is_evaluated else None)
     record.end_ps, record.host_bytes = rank.clock.compute, rank.store.host_bytes
@@ -56,7 +61,9 @@ def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
         yield from rank.action(stage, workload.phases[phase], micro_batch, closes=closes)
 
     def keep(bound: Bound) -> None:
-        if is_last and bound.task.name == "clip":
-            record.gradients = rank.store.read("gradients")
+        if bound.task.name == "clip":
+            record.norms.append(float(rank.machine.get(rank.number, NORM)))
+            if is_last:
+                record.gradients = rank.store.read("gradients")
 
     yield from rank.finish(keep)

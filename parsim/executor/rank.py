@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from parsim.executor.bind import Binder, Bound, Item, Look, Rename
 from parsim.executor.clock import Clock
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import suffix
-from parsim.executor.requests import Request
+from parsim.executor.requests import CollectiveCall, Request
 from parsim.executor.values import region, shard
 from parsim.executor.weights import Store
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER
@@ -18,7 +20,7 @@ from parsim.parallel.dimensions import EXPERT, axes_of
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.schedules.phase import Phase
 from parsim.step.program import SHARD
-from parsim.step.task import HOST, Collective, Compute, HostCopy, Operand, Part, Send, Wait
+from parsim.step.task import HOST, Bucket, Collective, Compute, HostCopy, Operand, Part, Send, Wait
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
@@ -43,6 +45,7 @@ class Rank:
     inputs_seen: dict[int, Array] = field(default_factory=dict)  # gradient of the first segment's output, by micro_batch
     gradients_seen: dict[str, Array] = field(default_factory=dict)  # of weights that a pass updated, as they were applied
     step: int = 0  # of those that run, the present one
+    own_norm: float = 0.0  # squared, of the gradients of this step that were handed to a sum over replicas
     at: dict[str, int] = field(init=False)  # coordinates on the mesh
     copies: tuple[Copy, ...] = field(init=False)  # all segments on this rank
     store: Store = field(init=False)
@@ -103,6 +106,13 @@ class Rank:
             found = self.machine.get(self.number, f"{instance}/d_{weight.name}{suffix(weight, part)}")
             self.gradients_seen[f"{instance}/{weight.name}"] = found.copy()
 
+    def norm_of_replica(self, task: object, call: CollectiveCall) -> float:
+        """How long, squared, the gradients are that are about to be summed over replicas."""
+        gradients = isinstance(task, Collective) and isinstance(task.source, Bucket) and task.source.role == "gradients"
+        if not gradients or call.group != self.job.step.structure.replicas:
+            return 0.0
+        return sum(float(np.sum(np.square(self.machine.get(self.number, name)))) for name in call.names)
+
     def draw(self, bound: Bound, micro_batch: int) -> None:
         """Bring a drawn tensor to life: this rank's part of it."""
         (use,), operand = bound.kernels, bound.task.outputs[0]  # type: ignore[union-attr]
@@ -129,6 +139,7 @@ class Rank:
         elif isinstance(task, Collective) and task.operation == "slice":
             self.slice(bound, task)
         elif call:
+            self.own_norm += self.norm_of_replica(task, call)
             yield call
         elif isinstance(task, Wait):
             self.clock.wait(task.streams, bound.reads)

@@ -38,6 +38,8 @@ class Execution:
     input_gradients: tuple[Mapping[int, Array], ...]  # by rank, then micro_batch: of the embedding's output
     host_bytes: tuple[int, ...]  # by rank: the most that it kept on its host
     job: Job
+    norms: tuple[float, ...]  # by step: squared, of all gradients before clipping; none where they are applied in the backward
+    own_norms: tuple[tuple[float, ...], ...]  # by step and rank: of those that it hands to a sum over replicas
     wall_s: tuple[tuple[float, ...], ...] = ()  # by rank and step, where the ranks are processes
 
     @property
@@ -136,5 +138,7 @@ def _execution(job: Job, records: list[Record], wall_s: tuple[tuple[float, ...],
         tuple(record.input_gradients for record in records),
         tuple(record.host_bytes for record in records),
         job,
+        tuple(records[0].norms),
+        tuple(zip(*(record.own_norms for record in records), strict=True)),
         wall_s,
     )

@@ -16,6 +16,7 @@ class Optimizer:
     kernel: str  # of the numerical core, whose FLOPs op_kinds.COSTS states
     states: tuple[tuple[str, int | None], ...]  # name and bytes an element; None: as many as the weight that is updated has
     source: str
+    rate_power: float = 0.5  # of the batch, with which the learning rate of a good run grows
     paged: bool = False  # the states lie in pages that the host holds, and come to the device for their update
 
     def __post_init__(self) -> None:
@@ -58,5 +59,5 @@ OPTIMIZERS: Final = {
     "adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), "Dettmers et al. 2022 (arXiv:2110.02861), section 2"),
     "paged_adamw": Optimizer("adam", (("m", 4), ("v", 4)), _PAGED, paged=True),
     "paged_adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), _PAGED, paged=True),
-    "sgd_momentum": Optimizer("sgd_momentum", (("velocity", None),), f"Sutskever et al. 2013 (ICML), Eq. 1; {_TORCH}"),
+    "sgd_momentum": Optimizer("sgd_momentum", (("velocity", None),), f"Sutskever et al. 2013 (ICML), Eq. 1; {_TORCH}", rate_power=1),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from parsim import units
 from parsim.data import load as load_data
 from parsim.errors import ParsimError
 from parsim.executor.evaluate import Score
+from parsim.executor.noise import NoiseScale, check_noise, noise_scale
 from parsim.executor.run import Execution, Transport, execute
 from parsim.report.console import Output, bar, log, percent, say, show_table
 from parsim.report.manners import unwind
@@ -31,9 +32,11 @@ def execute_scenario(
     every: int | None,
     transport: Transport,
     seed: int | None,
+    noise: bool = False,
     **options: Any,
 ) -> int:
-    """The exit status: 0.  `every`: after how many steps a line is printed; `options`: the precision and the deadline_s of `execute`.
+    """The exit status: 0.  `every`: after how many steps a line is printed; `noise`: whether the gradients' noise scale is told, too;
+    `options`: the precision and the deadline_s of `execute`.
 
     Raises:
         ParsimError: the scenario is wrong or too large to execute, or a worker ended.
@@ -47,7 +50,9 @@ def execute_scenario(
     if not names:
         raise ParsimError("no plan here says how the work is split", str(path), "The planner fills open axes: parsim plan.")
     for name in names:
-        scenario.plan(name)  # an unknown one is told before the first runs
+        chosen = scenario.plan(name)  # an unknown one is told before the first runs
+        if noise:
+            check_noise(chosen, num_steps)
     unwind()
     quiet = output.json or output.csv or _is_a_follower(transport)
     rows: list[dict[str, Any]] = []
@@ -65,10 +70,14 @@ def execute_scenario(
 
             runs[name] = execute(scenario, name, num_steps=num_steps, progress=report, **options)
     if not _is_a_follower(transport):
-        document = {"scenario": scenario.name, "steps": rows, "plans": {name: _run_document(run) for name, run in runs.items()}}
+        scales = {name: noise_scale(run) for name, run in runs.items()} if noise else {}
+        by_plan = {name: _run_document(run, scales.get(name)) for name, run in runs.items()}
+        document = {"scenario": scenario.name, "steps": rows, "plans": by_plan}
         table, title = [_summary(name, run) for name, run in runs.items()], "a rank in all steps, of all the most"
         output.show(document, rows, lambda: show_table(table, left=("plan",), title=title))
         if not quiet:
+            for name, scale in scales.items():
+                say(_noise_line(name, scale))
             log(f"{options['precision']}, seed {scenario.seed}; bytes are charged at {scenario.batch.dtype}, as in a prediction")
     return 0
 
@@ -108,9 +117,15 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['plan']}  step {row['step']}  loss {row['loss']:.6f}{held_back}"
 
 
-def _run_document(run: Execution) -> dict[str, Any]:
+def _noise_line(name: str, scale: NoiseScale) -> str:
+    steps = f"{scale.num_steps} steps of {scale.global_batch} over replicas of {scale.small_batch:g}"
+    return f"{name}: noise scale {scale.sequences:.3g} +- {scale.error:.2g} sequences, from {steps}"
+
+
+def _run_document(run: Execution, scale: NoiseScale | None) -> dict[str, Any]:
     counts = {name: [getattr(ledger, name) for ledger in run.ledgers] for name in ("flops", "sent_bytes", "peak_bytes")}
-    return {"losses": run.losses, **counts, "wall_s": run.wall_s}
+    noise = {"noise_scale": asdict(scale)} if scale else {}
+    return {"losses": run.losses, **counts, "wall_s": run.wall_s, **noise}
 
 
 def _summary(name: str, run: Execution) -> dict[str, str]:

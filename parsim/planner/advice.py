@@ -1,0 +1,169 @@
+"""`advise`: which micro-batch, global batch and learning rate go with a plan.  Nothing of it is ever applied to a scenario.
+
+Sources: McCandlish et al. 2018 (arXiv:1812.06162), sections 2.2 and 2.3, for batches; Goyal et al. 2017 (arXiv:1706.02677), section 2.1,
+for SGD's linear rule and for a warm-up of as many sequences; Krizhevsky 2014 (arXiv:1404.5997), section 5, and Malladi et al. 2022
+(arXiv:2205.10343) for Adam's root rule; Ma and Yarats 2021 (arXiv:1910.04209) for the shortest warm-up of Adam.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from parsim.errors import PlanError
+from parsim.estimator.estimate import estimate, estimates
+from parsim.estimator.result import Estimate, Estimates
+from parsim.parallel.fault import divisors
+from parsim.parallel.legality import faults
+from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.plan import Batch, Plan
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+# How far global batches are tried on either side of the scenario's: powers of two.
+_REACH: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A run that went well: its global batch [sequences], its peak learning rate, and its warm-up [steps]."""
+
+    global_batch: int
+    learning_rate: float
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no run has.
+
+        Raises:
+            PlanError: a figure is not positive.
+        """
+        if self.global_batch < 1 or not 0 < self.learning_rate < float("inf") or self.warmup_steps < 0:
+            raise PlanError(f"no run has {self}", remedy="A reference has a positive batch and learning rate, and no negative warm-up.")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAdvice:
+    """A global batch: what a step takes, and what a run to the same loss would, beside one at the scenario's global batch."""
+
+    estimate: Estimate
+    global_batch: int
+    num_steps: float | None  # times those of the scenario's batch; None: no noise scale is known
+    num_sequences: float | None
+    time: float | None
+    learning_rate: float | None  # None: no run to scale from
+    warmup_steps: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What is advised for a plan."""
+
+    plan: Plan
+    micro_batches: Estimates  # each that is legal, smallest first
+    batches: tuple[BatchAdvice, ...]  # smallest first, the scenario's among them
+    noise_scale: float | None  # sequences
+
+    @property
+    def largest_micro_batch(self) -> int | None:
+        """The largest that fits; None where none does."""
+        fitting = np.flatnonzero(self.micro_batches.fits)
+        return self.micro_batches.plans.plan(int(fitting[-1])).micro_batch if fitting.size else None
+
+    @property
+    def fastest_micro_batch(self) -> int | None:
+        """The one with the shortest step of those that fit, the smaller of equals; None where none does."""
+        fitting = np.flatnonzero(self.micro_batches.fits)
+        if not fitting.size:
+            return None
+        return self.micro_batches.plans.plan(int(fitting[np.argmin(self.micro_batches.step_s[fitting])])).micro_batch
+
+
+def advise(scenario: Scenario, plan: Plan | str, *, noise_scale: float | None = None, reference: Reference | None = None) -> Advice:
+    """What batch and learning rate go with a plan.
+
+    Args:
+        scenario: whose global batch other batches are compared with.
+        plan: one of its plans, by name, or another.
+        noise_scale: of the gradients at the loss of interest [sequences], as `parsim execute --noise-scale` measures it.
+        reference: a run whose learning rate is scaled.
+
+    Raises:
+        ScenarioError: the scenario has no plan of that name.
+        PlanError: the noise scale is not positive.
+    """
+    if noise_scale is not None and not 0 < noise_scale < float("inf"):
+        raise PlanError(f"noise_scale = {noise_scale} is no number of sequences", remedy="Give a positive number.")
+    chosen = scenario.plan(plan) if isinstance(plan, str) else plan
+    found = [_with_batch(scenario, chosen, each) for each in _batches(scenario, chosen)]
+    own = next(each for each, global_batch in found if global_batch == scenario.batch.global_batch)
+    batches = tuple(_advice(scenario, each, global_batch, own, noise_scale, reference) for each, global_batch in found)
+    return Advice(chosen, estimates(scenario, _micro_batches(scenario, chosen)), batches, noise_scale)
+
+
+def relative_steps(global_batch: float, other: float, noise_scale: float) -> float:
+    """Steps to a loss at one global batch over those at another.
+
+    >>> relative_steps(200, 100, 100)
+    0.75
+    """
+    return (1 + noise_scale / global_batch) / (1 + noise_scale / other)
+
+
+def scaled_rate(global_batch: int, reference: Reference, power: float, noise_scale: float | None) -> float:
+    """The learning rate of another batch: a power of it, that flattens out above the noise scale where one is known.
+
+    >>> scaled_rate(400, Reference(100, 1e-3), 0.5, None)
+    0.002
+    """
+    grown = global_batch / reference.global_batch
+    if noise_scale is not None:
+        grown = 1 / relative_steps(global_batch, reference.global_batch, noise_scale)
+    return float(reference.learning_rate * grown**power)
+
+
+def _micro_batches(scenario: Scenario, plan: Plan) -> list[Plan]:
+    """The plan with each micro-batch that is legal."""
+    every = (replace(plan, micro_batch=each) for each in divisors(scenario.batch.global_batch))
+    return [each for each in every if not _faults(scenario, each, scenario.batch)]
+
+
+def _batches(scenario: Scenario, plan: Plan) -> list[int]:
+    own = scenario.batch.global_batch
+    tried = {own * 2**power for power in range(_REACH + 1)} | {own // 2**power for power in range(_REACH + 1) if own % 2**power == 0}
+    return [each for each in sorted(tried) if not _faults(scenario, plan, replace(scenario.batch, global_batch=each))]
+
+
+def _faults(scenario: Scenario, plan: Plan, batch: Batch) -> list[object]:
+    return [*faults(plan, scenario.model, batch, scenario.cluster.num_devices, stack=scenario.stack)]
+
+
+def _with_batch(scenario: Scenario, plan: Plan, global_batch: int) -> tuple[Estimate, int]:
+    return estimate(replace(scenario, batch=replace(scenario.batch, global_batch=global_batch)), plan), global_batch
+
+
+def _advice(
+    scenario: Scenario, found: Estimate, global_batch: int, own: Estimate, noise_scale: float | None, reference: Reference | None
+) -> BatchAdvice:
+    stated = scenario.batch.global_batch
+    steps = None if noise_scale is None else relative_steps(global_batch, stated, noise_scale)
+    sequences = None if steps is None else steps * global_batch / stated
+    time = None if steps is None else steps * found.step_s / own.step_s
+    power = OPTIMIZERS[found.plan.optimizer].rate_power
+    rate = None if reference is None else scaled_rate(global_batch, reference, power, noise_scale)
+    warmup = None if reference is None else _warmup(global_batch, reference, scenario.training.beta2 if power < 1 else 0)
+    return BatchAdvice(found, global_batch, steps, sequences, time, rate, warmup)
+
+
+def _warmup(global_batch: int, reference: Reference, beta2: float) -> int:
+    """As many sequences as the reference's, over no fewer steps than a mean of squares needs, unless the reference has fewer.
+
+    >>> _warmup(4096, Reference(512, 3e-4, 2000), 0.95), _warmup(4096, Reference(512, 3e-4, 2000), 0.999)
+    (250, 2000)
+    """
+    least = min(ceil(2 / (1 - beta2)), reference.warmup_steps)
+    return max(ceil(reference.warmup_steps * reference.global_batch / global_batch), least)
