@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from parsim import schedules
 from parsim.parallel.plan import KEYS, Plan, Stack
 from parsim.parallel.stages import layers_of
+from parsim.schedules.phase import SPLIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,11 @@ def _interleaves(plan: Plan) -> bool:
     return plan.virtual_pipeline > 1
 
 
+def _splits(plan: Plan) -> bool:
+    """Whether the schedule, a named one, runs the halves of a backward by themselves; without a pipeline it runs nothing."""
+    return plan.pipeline_parallel > 1 and isinstance(plan.schedule, str) and schedules.find(plan.schedule, 1).phases == SPLIT
+
+
 LIMITS: Final[Mapping[str, Limit]] = {
     "even_stages": Limit("put unequal numbers of layers on its stages", "torchtitan", _uneven),
     "even_chunks": Limit(
@@ -52,13 +59,15 @@ LIMITS: Final[Mapping[str, Limit]] = {
         "interleave a pipeline of 2 ranks", "megatron-core", lambda plan, *_: _interleaves(plan) and plan.pipeline_parallel == 2
     ),
     "no_interleaving": Limit("interleave chunks (virtual_pipeline above 1)", "megatron-core", lambda plan, *_: _interleaves(plan)),
-    "no_zero_bubble": Limit(
-        "run zero_bubble_h1", "zero-bubble-2023", lambda plan, *_: plan.pipeline_parallel > 1 and plan.schedule == "zero_bubble_h1"
+    "no_zero_bubble": Limit("split a backward in two, as its schedule does", "zero-bubble-2023", lambda plan, *_: _splits(plan)),
+    "no_controlled_memory": Limit(
+        "run zero_bubble_h2, v_half or v_min", "zero-bubble-2023", lambda plan, *_: plan.schedule in ("zero_bubble_h2", "v_half", "v_min")
     ),
+    "no_dual_pipe": Limit("run dual_pipe_v", "torchtitan", lambda plan, *_: plan.schedule == "dual_pipe_v"),
     "one_f_one_b": Limit(
         "run schedules of another kind than 1f1b",
         "torchtitan",
-        lambda plan, *_: plan.pipeline_parallel > 1 and plan.schedule not in ("1f1b", "interleaved_1f1b", "zero_bubble_h1"),
+        lambda plan, *_: plan.pipeline_parallel > 1 and not _splits(plan) and plan.schedule not in ("1f1b", "interleaved_1f1b"),
     ),
     "no_zero": Limit("shard over replicas (zero_stage above 0)", "torchtitan", lambda plan, *_: plan.zero_stage > 0),
     "zero_1": Limit("shard gradients or parameters (zero_stage above 1)", "torchtitan", lambda plan, *_: plan.zero_stage > 1),

@@ -221,7 +221,12 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
     "recompute": {"none": "no off", "full": "all", "selective": "sel"},
     "schedule": {
         "interleaved_1f1b": "interleaved",
-        "zero_bubble_h1": "zb zb_h1",
+        "zero_bubble_h1": "zb zb_h1 zb1p",
+        "zero_bubble_h2": "zb_h2 zbh2",
+        "zero_bubble_v": "zbv zb_v zbv_zero_bubble",
+        "dual_pipe_v": "dualpipev",
+        "v_half": "vhalf",
+        "v_min": "vmin",
         "gpipe": "afab all_forward_all_backward fill_drain",
         "breadth_first": "looped_bfs",
         "1f1b": "pipedream_flush one_f_one_b",

@@ -132,6 +132,7 @@ ROOM = {
     "what an attack on messages and figures found": 200,
     "commands, a file a group": 60,
     "advice on batches and learning rates, the noise of gradients": 430,
+    "zero-bubble and V-shaped schedules": 255,
 }
 
 

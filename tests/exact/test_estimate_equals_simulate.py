@@ -14,6 +14,7 @@ from parsim.estimator.memory import counted_peak_bytes
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
+from parsim.schedules import names_for
 from parsim.simulator import simulate
 from support import CLUSTER, GPT, NODE, STACK, STACKS, examples, hold, scenario
 
@@ -32,7 +33,7 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
         virtual_pipeline=vpp,
         sequence_parallel=tp > 1 and draw(st.booleans()),
         micro_batch=draw(st.sampled_from([1, 2])),
-        schedule="interleaved_1f1b" if vpp > 1 else draw(st.sampled_from(["1f1b", "zero_bubble_h1"])),
+        schedule=draw(st.sampled_from(names_for(pp, vpp))),
         recompute=draw(st.sampled_from(["none", "selective", "full"])),
         gradient_sync=draw(st.sampled_from(["all_reduce", "master"])),
         zero_stage=draw(st.sampled_from([0, 1, 2, 3])),

@@ -43,7 +43,11 @@ from parsim.scenario.rows import read
         ("megatron-2021", {"zero_stage": 1}, "cannot shard over replicas"),
         ("megatron-2021", {"tensor_parallel": 2, "sequence_parallel": True}, "cannot run sequence parallelism"),
         ("megatron-2022", {"pipeline_parallel": 2, "schedule": "gpipe"}, "cannot run schedules of another kind"),
-        ("megatron-core", {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"}, "cannot run zero_bubble_h1; zero-bubble-2023 can"),
+        (
+            "megatron-core",
+            {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"},
+            "cannot split a backward in two, as its schedule does; zero-bubble-2023 can",
+        ),
         ("zero-bubble-2023", {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"}, ""),
         ("llm-foundry", {"tensor_parallel": 2}, "cannot split a layer"),
         ("llm-foundry", {"pipeline_parallel": 2}, "cannot run a pipeline"),
@@ -54,7 +58,11 @@ from parsim.scenario.rows import read
         ("lightning", {"pipeline_parallel": 4}, "cannot run a pipeline"),
         ("nanotron", {"zero_stage": 2}, "cannot shard gradients or parameters (zero_stage above 1)"),  # its README: ZeRO-1
         ("nanotron", {"pipeline_parallel": 2, "schedule": "gpipe"}, ""),  # AllForwardAllBackwardPipelineEngine
-        ("nanotron", {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"}, "cannot run zero_bubble_h1"),
+        ("nanotron", {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"}, "cannot split a backward"),
+        ("torchtitan", {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": "zero_bubble_v"}, ""),
+        ("torchtitan", {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": "v_half"}, "cannot run zero_bubble_h2, v_half or v_min"),
+        ("zero-bubble-2023", {"pipeline_parallel": 17, "virtual_pipeline": 2, "schedule": "v_min"}, ""),  # 34 with embedding and head
+        ("zero-bubble-2023", {"pipeline_parallel": 17, "virtual_pipeline": 2, "schedule": "dual_pipe_v"}, "cannot run dual_pipe_v"),
         ("aleph-alpha", {"pipeline_parallel": 2, "schedule": "gpipe"}, "cannot run schedules of another kind"),
         ("internevo", {"pipeline_parallel": 2, "schedule": "gpipe"}, "cannot run schedules of another kind"),
     ],

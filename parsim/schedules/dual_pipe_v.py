@@ -1,0 +1,56 @@
+"""DualPipeV: a V of two chunks a rank, in which each forward of one chunk stands beside a backward of the other.
+
+What runs beside what is up to the streams of both: the order is the same as where none overlaps.  Source: DeepSeek-AI 2024
+(arXiv:2412.19437), section 3.2.1, and deepseek-ai/DualPipe, dualpipev.py, for the V; pytorch/pytorch,
+torch/distributed/pipelining/schedules.py, ScheduleDualPipeV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from parsim.schedules import SCHEDULES, Action
+from parsim.schedules.phase import SPLIT
+from parsim.schedules.v_shaped import Turn, VShaped, in_order
+
+F, I, W = SPLIT  # noqa: E741
+
+
+class DualPipeV(VShaped):
+    """Two chunks a rank; a whole backward is its two halves in a row."""
+
+    source = "DeepSeek-AI 2024 (arXiv:2412.19437), section 3.2.1; deepseek-ai/DualPipe, dualpipev.py"
+    steady_rounds = 4
+
+    def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
+        """As many micro_batches as stages, at least."""
+        if num_micro_batches is not None and chunks == 2 and num_micro_batches < 2 * num_ranks:
+            return f"needs as many micro batches as stages, {2 * num_ranks}, but a replica has {num_micro_batches}"
+        return super().legal(num_ranks, chunks, num_micro_batches)
+
+    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+        """Forwards alone, then one of each in turn, then backwards, the last of which leave their weights until nothing else is to do."""
+        return in_order(_turns(rank, num_ranks, num_micro_batches), num_micro_batches)
+
+
+def _turns(rank: int, p: int, count: int) -> Iterator[Turn]:
+    down, up = rank, 2 * p - 1 - rank
+    yield from ((down, F),) * (2 * (p - rank - 1))
+    yield from ((down, F), (up, F)) * (rank + 1)
+    yield from ((up, I), (up, W), (up, F)) * (p - rank - 1)
+    yield from ((down, F), (up, I), (up, W), (up, F), (down, I), (down, W)) * (count - 2 * p + rank + 1)
+    yield from ((up, I), (up, W), (up, F), (down, I), (down, W)) * (p - rank - 1)
+    last = [(stage, I) for _ in range(rank + 1) for stage in (up, down)]
+    whole = rank + 1  # of these, so many first ones with their weights
+    yield from (turn for stage, phase in last[:whole] for turn in ((stage, phase), (stage, W)))
+    yield from last[whole:]
+    later = [(stage, W) for stage, _ in last[whole:]]
+    for _ in range(p - rank - 1):
+        yield from later[:1]
+        later = later[1:]
+        yield (down, I)
+        later.append((down, W))
+    yield from later
+
+
+SCHEDULES.register("dual_pipe_v", DualPipeV())

@@ -1,0 +1,27 @@
+"""Zero-bubble schedules beyond H1, and V-shaped ones, executed: every rank's counts, gradients and clocks are those predicted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from parsim.parallel.plan import Batch, Plan
+from parsim.verify import verify_plan
+from support import GPT, scenario
+
+SCHEDULES = {"zero_bubble_h2": 1, "zero_bubble_v": 2, "dual_pipe_v": 2, "v_half": 2, "v_min": 2}
+TIED = replace(GPT, num_layers=6, tied_embedding=True)
+PLANS = {
+    "three ranks": Plan(pipeline_parallel=3, recompute="selective"),
+    "sharded": Plan(data_parallel=2, pipeline_parallel=2, zero_stage=2),
+    "split": Plan(tensor_parallel=2, pipeline_parallel=2, sequence_parallel=True, recompute="full"),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_ranks_do_what_is_predicted(name: str, plan: Plan) -> None:
+    chosen = replace(plan, schedule=name, virtual_pipeline=SCHEDULES[name])
+    held = scenario(model=TIED, batch=Batch(6 * plan.data_parallel, 4))
+    assert [check for check in verify_plan(held, chosen, name) if not check.ok] == []

@@ -1,0 +1,137 @@
+"""Zero-bubble schedules beyond H1, and V-shaped ones: bubbles and micro_batches in flight as their papers state them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from parsim.schedules import SCHEDULES, Action, Phase, fault, find
+from parsim.schedules.v_half import VHalf
+from parsim.schedules.zero_bubble_v import ZeroBubbleV
+from schedule_orders import actions_of, in_order, needs, states_of
+
+SHAPES = [(2, 8), (3, 12), (4, 16), (5, 11), (6, 24), (8, 32)]
+CHUNKS = {"1f1b": 1, "zero_bubble_h2": 1, "zero_bubble_v": 2, "dual_pipe_v": 2, "v_half": 2, "v_min": 2}
+
+
+def idle(name: str, p: int, m: int, takes: dict[Phase, int]) -> int:
+    """The longest that a rank waits between its first and its last action, where messages take no time: a longest path."""
+    v = CHUNKS[name]
+    start: dict[int, int] = {}
+    free, busy = [0] * p, [0] * p
+    end: dict[Action, int] = {}
+    for action in in_order(name, p, v, m):
+        rank = find(name, p).rank_of(action.stage, p)
+        begins = max([free[rank], *(end[each] for each in needs(action, p * v))])
+        start.setdefault(rank, begins)
+        end[action] = free[rank] = begins + takes[action.phase]
+        busy[rank] += takes[action.phase]
+    return max(free[rank] - start[rank] - busy[rank] for rank in range(p))
+
+
+def most_in_flight(name: str, p: int, m: int) -> list[int]:
+    """The most micro_batches of a chunk between forward and weights that each rank holds, together."""
+    return [max(sum(in_flight) for in_flight, *_ in states) for states in states_of(name, p, CHUNKS[name], m)]
+
+
+@pytest.mark.parametrize(("p", "m"), SHAPES)
+@pytest.mark.parametrize("name", ["zero_bubble_h2", "zero_bubble_v"])
+def test_no_rank_waits_where_all_phases_take_as_long(name: str, p: int, m: int) -> None:
+    """Qi et al. 2023, sections 2.2 and 6; 1F1B waits (p - 1) (T_F + T_B)."""
+    assert idle(name, p, m, {Phase.F: 1, Phase.I: 1, Phase.W: 1}) == 0
+    assert idle("1f1b", p, m, {Phase.F: 1, Phase.B: 2}) == (p - 1) * 3
+
+
+@pytest.mark.parametrize(("p", "m"), SHAPES)
+def test_as_much_is_in_flight_as_the_papers_say(p: int, m: int) -> None:
+    """In halves of a stage: ZB-V p whole ones on every rank (section 6), DualPipeV one half more (its README: PP + 1 of 2 p stages)."""
+    assert most_in_flight("zero_bubble_h2", p, m) == [min(2 * p - 1, m)] * p
+    assert most_in_flight("zero_bubble_v", p, m) == [min(2 * p, 2 * m)] * p
+    if m >= 2 * p:
+        assert most_in_flight("dual_pipe_v", p, m) == [2 * p + 1] * p
+
+
+@pytest.mark.parametrize("p", [8, 16, 32, 64])
+def test_v_half_holds_half_and_v_min_a_third_of_1f1b(p: int) -> None:
+    """Qi et al. 2024 (arXiv:2405.15362), section 3.2, but for a few halves of stages that do not grow with the ranks."""
+    assert 0 <= max(most_in_flight("v_half", p, 4 * p)) - p <= 2
+    assert 0 <= max(most_in_flight("v_min", p, 4 * p)) - 2 * p / 3 <= 3
+
+
+def test_less_memory_costs_time() -> None:
+    takes = {Phase.F: 1, Phase.I: 1, Phase.W: 1}
+    assert 0 == idle("zero_bubble_v", 8, 32, takes) < idle("v_half", 8, 32, takes) < idle("1f1b", 8, 32, {Phase.F: 2, Phase.B: 4})
+
+
+def zero_bubble_v(rank: int, p: int, count: int) -> Iterator[Action]:
+    """The text of pytorch's ScheduleZBVZeroBubble, by counters."""
+    down, up, total = rank, 2 * p - 1 - rank, max(2 * p - 1, count)
+    f0 = f1 = b0 = b1 = w0 = w1 = 0
+    for _ in range(2 * (p - rank) - 1):
+        yield Action(down, Phase.F, f0)
+        f0 += 1
+    for _ in range(rank):
+        yield from (Action(up, Phase.F, f1), Action(down, Phase.F, f0))
+        f0, f1 = f0 + 1, f1 + 1
+    for _ in range(p - rank):
+        yield from (Action(up, Phase.F, f1), Action(up, Phase.I, b1), Action(up, Phase.W, b1))
+        f1, b1, w1 = f1 + 1, b1 + 1, w1 + 1
+    while f1 < f0 or f0 < total:
+        if f0 < total:
+            yield Action(down, Phase.F, f0)
+            f0 += 1
+        yield from (Action(down, Phase.I, b0), Action(down, Phase.W, b0))
+        yield from (Action(up, Phase.F, f1), Action(up, Phase.I, b1), Action(up, Phase.W, b1))
+        b0, w0, f1, b1, w1 = b0 + 1, w0 + 1, f1 + 1, b1 + 1, w1 + 1
+    for _ in range(rank):
+        yield from (Action(down, Phase.I, b0), Action(up, Phase.I, b1))
+        b0, b1 = b0 + 1, b1 + 1
+    for _ in range(p - rank):
+        yield from (Action(down, Phase.I, b0), Action(down, Phase.W, w0))
+        b0, w0 = b0 + 1, w0 + 1
+    yield from (Action(up, Phase.W, m) for m in range(w1, b1))
+    yield from (Action(down, Phase.W, m) for m in range(w0, b0))
+
+
+@pytest.mark.parametrize(("p", "m"), [(1, 1), (2, 1), (3, 4), (4, 7), (4, 16), (8, 9)])
+def test_the_order_of_zb_v_is_that_of_torch(p: int, m: int) -> None:
+    for rank, actions in enumerate(actions_of("zero_bubble_v", p, 2, m)):
+        assert actions == [each for each in zero_bubble_v(rank, p, m) if each.micro_batch < m]
+
+
+def test_the_order_of_dual_pipe_v_on_the_ends_of_the_v() -> None:
+    """torch's ScheduleDualPipeV step by step for 2 ranks and 4 micro_batches, each whole backward as its halves."""
+    first, last = (" ".join(map(str, actions)) for actions in actions_of("dual_pipe_v", 2, 2, 4))
+    assert first == "0F0 0F1 0F2 3F0 3I0 3W0 3F1 0F3 3I1 3W1 3F2 0I0 0W0 3I2 3W2 3F3 0I1 0W1 3I3 3W3 0I2 0W2 0I3 0W3"
+    assert last == "1F0 2F0 1F1 2F1 1F2 2I0 2W0 2F2 1I0 1W0 1F3 2I1 2W1 2F3 1I1 1W1 2I2 2W2 1I2 1W2 2I3 1I3 2W3 1W3"
+
+
+def test_shapes_that_they_refuse_are_said() -> None:
+    assert fault("zero_bubble_v", 4, 1) == "schedule 'zero_bubble_v' runs two chunks of the model a rank: virtual_pipeline = 2, not 1"
+    assert "needs as many micro batches as stages, 8, but a replica has 7" in str(fault("dual_pipe_v", 4, 2, 7))
+
+
+class Hasty(ZeroBubbleV):
+    """The mutant: the first backward of weights two actions late."""
+
+    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+        held = list(super().order(rank, num_ranks, chunks, num_micro_batches))
+        place = next(i for i, action in enumerate(held) if action.phase is Phase.W)
+        return iter([*held[:place], *held[place + 1 : place + 3], held[place], *held[place + 3 :]])
+
+
+class Slow(VHalf):
+    """The mutant: a backward one period later."""
+
+    def slots(self, rank: int, num_ranks: int) -> tuple[int, int, int, int]:
+        first, second, third, fourth = super().slots(rank, num_ranks)
+        return first, second, third + 6, fourth + 6
+
+
+def test_weights_late_and_backward_late_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SCHEDULES, "_values", {**SCHEDULES._values, "hasty": Hasty(), "slow": Slow()})
+    monkeypatch.setitem(CHUNKS, "hasty", 2)
+    monkeypatch.setitem(CHUNKS, "slow", 2)
+    assert most_in_flight("hasty", 4, 16) != [8] * 4 or idle("hasty", 4, 16, {Phase.F: 1, Phase.I: 1, Phase.W: 1}) > 0
+    assert max(most_in_flight("slow", 16, 64)) - 16 > 2
