@@ -159,7 +159,7 @@ def test_nodes_of_several_kinds_are_no_number_of_nodes() -> None:
         ("plans", "optimizer", "sgd", ", which is not built"),
         ("plans", "schedule", "Interleaved1F1B", " (did you mean 'interleaved_1f1b'?)"),
         ("plans", "schedule", "dualpipe", ", which is not built"),
-        ("plans", "schedule", "zbv", ", which is not built"),
+        ("plans", "schedule", "chimera", ", which is not built"),
     ],
 )
 def test_a_value_is_meant_or_is_not_built(section: str, key: str, value: str, said: str) -> None:
