@@ -13,7 +13,7 @@ from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
 from parsim.model.op_kinds import COSTS
 from parsim.scenario.fields import Fraction, Known, Natural, Positive, Quantity, Text, complaint, optional
-from parsim.scenario.inline import InlineRow, LawRow, NameOrRow, Ramp, Rate, Ratio, Seconds, figure
+from parsim.scenario.inline import InlineRow, LawRow, NameOrRow, Ramp, Rate, Ratio, Seconds, figure, read
 
 Dtype = Annotated[str, Known("dtypes")]
 Bytes = Annotated[float, Quantity("bytes")]
@@ -132,6 +132,9 @@ class LinkRow(InlineRow):
     form: ClassVar[Any] = cluster.Link
     bandwidth: Rate = Field(description="one way, all lanes together")
     latency: Seconds = Field(description="one way, of the smallest message")
+    fitted_latency: Seconds | None = Field(
+        None, description="of the link that the laws were fitted on: that of the base in its place, or its own, where left out"
+    )
 
 
 AcceleratorRef = Annotated[str | AcceleratorRow, NameOrRow(AcceleratorRow)]
@@ -187,7 +190,20 @@ class EdgeRow(LawRow):
     bandwidth: Rate = Field(description="one way")
 
 
-class NodeRow(InlineRow):
+class FittedRow(InlineRow):
+    """A row of laws: a link that stands where the row's base has another knows the latency that the laws were fitted on."""
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """The fields of its dataclass."""
+        found, before = super().figures(name), catalog.row(self.kind, self.base) if self.base else {}
+        for key, kind in self.refs.items():
+            link = found[key]
+            if kind == "links" and key in before and link and link.fitted_latency_s is None:
+                found[key] = replace(link, fitted_latency_s=read(kind, before[key]).latency_s)
+        return found
+
+
+class NodeRow(FittedRow):
     """One box."""
 
     kind: ClassVar[str] = "nodes"
@@ -266,7 +282,7 @@ class AllToAllRow(LawRow):
     )
 
 
-class FabricRow(InlineRow):
+class FabricRow(FittedRow):
     """The network between nodes."""
 
     kind: ClassVar[str] = "fabrics"
