@@ -119,7 +119,7 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("cluster", ("host_memory_capacity", "cpu_memory", "ram"), "it is a figure of the node"),
         ("model", ("qk_norm", "qk_layernorm"), "norms of queries and keys are not built"),
         ("model", ("parallel_attention", "parallel_attn", "use_parallel_residual"), "MLPs beside attention are not built"),
-        ("model", ("sliding_window", "window_size", "window"), "sliding windows are not built"),
+        ("model", ("sliding_window_pattern", "attention_window", "use_sliding_window"), "sliding windows are not built"),
         ("model", ("alibi",), "ALiBi is not built"),
         ("model", ("kv_lora_rank",), "latent attention (MLA) is not built"),
         ("", ("fp8", "float8"), "fp8 and narrower formats are not built"),
