@@ -21,7 +21,7 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import TAGS
-from parsim.scenario.hardware import ROW_FILE
+from parsim.scenario.hardware import ROW_FILE, nics_of_part
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
 from parsim.scenario.tree import read as read_file
@@ -213,7 +213,7 @@ def _part_of(node: Node, used: int) -> Node:
     if used == node.devices_per_node:
         return node
     alone: dict[str, Any] = {"topology": "switched_node", "torus": (), "edges": ()} if used == 1 else {}  # one device needs no wires
-    return replace(node, devices_per_node=used, num_nics=ceil(node.num_nics * used / node.devices_per_node), **alone)
+    return replace(node, devices_per_node=used, num_nics=nics_of_part(node.num_nics, used, node.devices_per_node), **alone)
 
 
 def _idle_nics(node: Node, fabric: Fabric, base: str) -> str:

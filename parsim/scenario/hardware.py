@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import ceil
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, model_validator
@@ -237,6 +238,14 @@ class NodeRow(FittedRow):
         dict, "operation: its own law inside the node, where it was measured by itself"
     )
 
+    @classmethod
+    def resized(cls, row: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        """A part of a node has its part of the NICs."""
+        used = changes.get("devices_per_node")
+        if type(used) is not int or not 0 < used < row["devices_per_node"]:
+            return {}
+        return {"num_nics": nics_of_part(row["num_nics"], used, row["devices_per_node"])}
+
     @model_validator(mode="after")
     def _check_wires(self) -> NodeRow:
         if self.edges and self.topology != "custom":
@@ -315,6 +324,11 @@ class FabricRow(FittedRow):
         1.0, description="what the NICs under a leaf can send over what its uplinks carry"
     )
     nodes_per_leaf: Natural = Field(32, description="the nodes whose NICs (of a rail) hang on one leaf")
+
+
+def nics_of_part(num_nics: int, used: int, devices: int) -> int:
+    """NICs of the first `used` of a node's devices: their share, rounded up."""
+    return ceil(num_nics * used / devices)
 
 
 ROW_FILE: Final = "file:"  # and a path, from the scenario's directory: a YAML file that holds the row, as `parsim calibrate` writes it
