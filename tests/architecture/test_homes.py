@@ -130,7 +130,7 @@ ROOM = {
     "modules that run again, parameters kept under a pipeline": 130,
     "plans as columns": 690,
     "what an attack on messages and figures found": 200,
-    "laws on links of another latency": 30,
+    "links of another latency, sliding windows, ways out of a full memory, each priced": 130,
 }
 
 
