@@ -41,7 +41,7 @@ def gib(num_bytes: float) -> str:
 def _way_out(found: Estimate, scenario: Scenario) -> str:
     ways = [(change, each) for change, each in _ways(found.plan, scenario) if each.fill < _HELPS * found.fill]
     enough = [(change, each) for change, each in ways if each.fits][:_MOST]
-    told = ", ".join(f"{change} ({_held(each)})" for change, each in enough or ways)
+    told = ", ".join(f"{change} ({_memory_of(each)})" for change, each in enough or ways)
     if enough:
         return f"Each of these alone fits: {told}."
     devices = scenario.cluster.num_devices
@@ -49,7 +49,7 @@ def _way_out(found: Estimate, scenario: Scenario) -> str:
     return f"Each of these alone helps, and is not enough: {told}.\n  Combine them, or {more}" if ways else f"No key helps: {more}"
 
 
-def _held(changed: Estimate) -> str:
+def _memory_of(changed: Estimate) -> str:
     """What the fuller memory holds."""
     on_device = changed.peak_bytes / changed.capacity_bytes == changed.fill
     return f"{gib(changed.peak_bytes)} GiB" if on_device else f"{gib(changed.host_peak_bytes)} GiB on the host"

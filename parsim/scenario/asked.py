@@ -162,7 +162,7 @@ SAID: Final[Mapping[str, str]] = {
     "logits in chunks, or fused with the output layer, are not built: the last stage holds them whole, or its part of the vocabulary under "
     "tensor_parallel; Megatron's --cross-entropy-loss-fusion is stack: megatron-core-fused-loss": (
         "loss_chunks num_output_chunks num_loss_chunks chunked_loss* chunked_cross_entropy* chunked_ce* ce_chunk* linear_cross_entropy* "
-        "fused_linear_cross_entropy* fused_cross_entropy* cross_entropy_loss_fusion cross_entropy_fusion_impl liger* use_liger* "
+        "fused_linear_cross_entropy* fused_cross_entropy* fused_ce* cross_entropy_loss_fusion cross_entropy_fusion_impl liger* use_liger* "
         "cut_cross_entropy*"
     ),
     "fp8 and narrower formats are not built: use dtype bf16": "fp8* float8* mxfp8* nvfp4* fp4* int8* enable_fp8* te_fp8*",
@@ -192,6 +192,9 @@ SAID: Final[Mapping[str, str]] = {
         "layer_norm_epsilon initializer_range init_method_std bos_token_id eos_token_id pad_token_id transformers_version architectures"
     ),
     "an inline model says what it has by activation, norm, positions and bias; model: hf:PATH reads a config.json": "model_type",
+    "it is the optimizer of a plan: paged_adamw or paged_adamw_8bit": "paged paged_optimizer* use_paged_optimizer*",
+    "gradients go where the optimizer is: give offload_optimizer": "offload_grad*",
+    "logits stay sharded where the stack says so: stack: {base: NAME, gather_logits: false}": "loss_parallel* disable_loss_parallel",
     "of gated MLPs one is built: activation = swiglu": "swiglu use_swiglu geglu use_geglu glu gated gated_mlp gated_linear_unit",
     "say tied_embedding = false": "untie_embeddings_and_output_weights untie_embeddings",
     "say bias = false": "disable_bias_linear no_bias",

@@ -145,7 +145,7 @@ class Section(BaseModel):
             raise ValidationError.from_exception_data(cls.__name__, details) from None
 
     @classmethod
-    def resized(cls, row: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    def follow_changes(cls, row: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         """Figures of a catalog row that change with others of it, and are not among the changes."""
         return {}
 
@@ -218,7 +218,7 @@ def _from_base(section: type[Section], value: dict[str, Any]) -> dict[str, Any]:
         details = InitErrorDetails(type=error, loc=("base",), input=value["base"])
         raise ValidationError.from_exception_data(section.kind, [details]) from None
     changes = {key: each for key, each in value.items() if key != "base"}
-    changes = {**section.resized(row, changes), **changes}
+    changes = {**section.follow_changes(row, changes), **changes}
     row["source"] = {figure: source for figure, source in row.get("source", {}).items() if figure not in changes}
     follows = [key for key, rule in section.derived.items() if key in row and key not in changes and row[key] == rule(row)]
     return _merge({key: each for key, each in row.items() if key not in follows}, changes)

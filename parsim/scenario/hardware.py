@@ -239,7 +239,7 @@ class NodeRow(FittedRow):
     )
 
     @classmethod
-    def resized(cls, row: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    def follow_changes(cls, row: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         """A part of a node has its part of the NICs."""
         used = changes.get("devices_per_node")
         if type(used) is not int or not 0 < used < row["devices_per_node"]:

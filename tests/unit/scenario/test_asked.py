@@ -110,6 +110,10 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("cluster", ("bandwidth", "inter_node_bandwidth", "topology", "oversubscription"), "it is a figure of the fabric or of its nic"),
         ("model", ("attention_bias", "mlp_bias"), "one of attention or the MLP alone is not built"),
         ("model", ("attention_dropout", "resid_pdrop", "hidden_dropout"), "one dropout is built"),
+        ("plans", ("paged",), "it is the optimizer of a plan"),
+        ("plans", ("offload_gradients",), "gradients go where the optimizer is"),
+        ("plans", ("loss_parallel",), "logits stay sharded where the stack says so"),
+        ("plans", ("fused_ce", "chunked_loss"), "logits in chunks, or fused with the output layer, are not built"),
         ("model", ("geglu", "glu", "gated"), "of gated MLPs one is built: activation = swiglu"),
         (
             "plans",
@@ -153,6 +157,7 @@ def test_nodes_of_several_kinds_are_no_number_of_nodes() -> None:
         ("batch", "dtype", "float64", ", which is not built; known"),
         ("batch", "dtype", "fp61", "; known"),
         ("", "stack", "fsdp", ", which is no stack but a way to shard"),
+        *(("", "stack", name, ", which has no row: start one of your own") for name in ("torchtune", "accelerate", "neox", "colossalai")),
         ("", "stack", "megatron-2023", "; known"),
         ("cluster", "node", "trn1.2xlarge", "; num_devices of the cluster uses a part of a larger one; known"),
         ("plans", "optimizer", "adam", " (did you mean 'adamw'?)"),
