@@ -53,10 +53,11 @@ def test_a_machine_has_the_devices_that_its_vendor_says(name, devices, accelerat
 
 
 @pytest.mark.parametrize(
-    ("name", "nics"), [("g6e.48xlarge", 4), ("g6e.24xlarge", 2), ("g6e.12xlarge", 1), ("g5.48xlarge", 1), ("p4d.24xlarge", 4)]
+    ("name", "nics"),
+    [("ND40rs_v2", 1), ("g6e.48xlarge", 4), ("g6e.24xlarge", 2), ("g6e.12xlarge", 1), ("g5.48xlarge", 1), ("p4d.24xlarge", 4)],
 )
-def test_a_machine_of_aws_has_the_network_cards_that_its_plugin_for_kubernetes_lists(name, nics):
-    """aws/amazon-vpc-cni-k8s@b5218838, pkg/vpc/vpc_ip_resource_limit.go."""
+def test_a_machine_has_the_network_cards_that_are_listed(name, nics):
+    """Of AWS: aws/amazon-vpc-cni-k8s@b5218838, pkg/vpc/vpc_ip_resource_limit.go."""
     assert read("nodes", name).num_nics == nics
 
 
