@@ -57,7 +57,7 @@ def node_row(accelerator: Mapping[str, Any], links: Iterable[LawFit[CollectiveLa
     link = {
         "name": "shared memory",
         "bandwidth": units.format(link_bytes_per_s, "bytes/s", DIGITS),
-        "latency": units.format(message.start_s if message else 0.0, "s", DIGITS),
+        **dict.fromkeys(("latency", "fitted_latency"), units.format(message.start_s if message else 0.0, "s", DIGITS)),
         "source": source,
     }
     p2p = min(message.ring_bytes_per_s / link_bytes_per_s, 1.0) if message else 1.0

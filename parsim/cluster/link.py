@@ -13,6 +13,12 @@ class Link:
     bandwidth_bytes_per_s: float  # one way, all lanes of the device together
     latency_s: float
     source: str = ""
+    fitted_latency_s: float | None = None  # of the link on which the laws that now use this one were fitted; None: its own
+
+    @property
+    def added_latency_s(self) -> float:
+        """What a message on this link takes beyond one on the link that the laws were fitted on; below 0 where it takes less."""
+        return 0.0 if self.fitted_latency_s is None else self.latency_s - self.fitted_latency_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from parsim.errors import ScenarioError, did_you_mean
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "reduce", "broadcast")
 _SPLIT = ("all_reduce", "all_gather", "reduce_scatter")  # ranks of a node can first combine what leaves it
 _CHUNKED = (*_SPLIT, "all_to_all")  # a rank keeps a chunk of what it holds
+SWITCH_STEPS = 2.0  # up to the switch that adds, and down
 SWITCH_ADDS_ABOVE = 4  # ranks; NCCL uses NVLink SHARP above it.  Source: NVIDIA/nccl@5067397c src/graph/tuning.cc, measured sweeps
 
 
@@ -44,6 +45,16 @@ def nic_port(node: Node, fabric: Fabric) -> Link:
     return fabric.nic if fabric.nic.bandwidth_bytes_per_s <= slot.bandwidth_bytes_per_s else slot
 
 
+def latency_s(cluster: Cluster, fitted_s: Scalar, *, inside: Scalar = 0.0, across: Scalar = 0.0) -> Floats:
+    """The latencies of a law by today's links: so many messages in nodes, and so many between them, one after another; at least 0.
+
+    `fitted_s` is what they take on the links that the law was fitted on.  A message between nodes passes a NIC's slot at either end.
+    """
+    fabric, slot = cluster.fabric, cluster.node.nic_link or cluster.node.host_link
+    nic_s = fabric.nic.added_latency_s + 2.0 * slot.added_latency_s if fabric else 0.0
+    return np.maximum(fitted_s + (inside * cluster.node.link.added_latency_s + across * nic_s), 0.0)
+
+
 def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps: Scalar, num_ranks: Scalar, stride: Scalar) -> Scalar:
     """Seconds of a collective that all groups like this one run at the same time.
 
@@ -66,7 +77,7 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
     _check_operation(operation)
     shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
     inside, nodes = placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
-    seconds = _in_node_s(cluster.node, operation, wire, steps, ranks, distance)
+    seconds = _in_node_s(cluster, operation, wire, steps, ranks, distance)
     if np.any(nodes > 1):
         fabric = fabric_of(cluster)
         across = _all_to_all_s if operation == "all_to_all" else _across_s
@@ -91,7 +102,7 @@ def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks:
     """
     shape, (payload, distance, ranks) = floats(payload_bytes, stride, num_ranks)
     node = cluster.node
-    start_s = node.link.latency_s if node.p2p_start_s is None else node.p2p_start_s
+    start_s = node.link.latency_s if node.p2p_start_s is None else float(latency_s(cluster, node.p2p_start_s, inside=1.0))
     seconds = start_s + payload / (node.link.bandwidth_bytes_per_s * node.p2p_efficiency)
     if few := node.p2p_narrow:
         seconds = np.maximum(seconds, start_s + np.minimum(payload, few.until_bytes) / (node.link.bandwidth_bytes_per_s * few.efficiency))
@@ -101,7 +112,7 @@ def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks:
         nics = np.minimum(cluster.nics_per_node / np.clip(distance, 1.0, node.devices_per_node), 1.0)  # one message leaves by one NIC
         uplinks = ring_uplinks(cluster, fabric, ranks, distance)
         rate = nics * uplinks * (nic_port(node, fabric).bandwidth_bytes_per_s * fabric.p2p_efficiency)
-        across = fabric.p2p_start_s + payload / rate + fabric.p2p_ramp_s_per_sqrt_byte * np.sqrt(payload)
+        across = latency_s(cluster, fabric.p2p_start_s, across=1.0) + payload / rate + fabric.p2p_ramp_s_per_sqrt_byte * np.sqrt(payload)
         seconds = np.where(crosses, across, seconds)
     return reshape(np.where(ranks > 1, seconds, 0.0), shape)
 
@@ -170,24 +181,28 @@ def fabric_of(cluster: Cluster) -> Fabric:
     return cluster.fabric
 
 
-def _in_node_s(node: Node, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
+def _in_node_s(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
     """By the law, or by the switch where that is quicker; no faster than the link."""
-    seconds = _law_s(node, node.law_of(operation), operation, wire, steps, ranks, distance)
+    node = cluster.node
+    if node.torus:
+        steps = steps * torus_hops(node.torus, ranks, distance) / np.maximum(ranks - 1.0, 1.0)
+    seconds = _law_s(cluster, node.law_of(operation), operation, wire, steps, ranks, distance)
     if operation == "all_reduce" and node.in_switch:
-        by_switch = _law_s(node, node.in_switch, operation, wire, steps, ranks, distance)
+        by_switch = _law_s(cluster, node.in_switch, operation, wire, np.full_like(steps, SWITCH_STEPS), ranks, distance)
         seconds = np.where(ranks > SWITCH_ADDS_ABOVE, np.minimum(seconds, by_switch), seconds)
     return np.maximum(seconds, wire / _link_limit(node, operation, ranks))
 
 
-def _law_s(node: Node, law: CollectiveLaw, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
+def _law_s(cluster: Cluster, law: CollectiveLaw, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
     """The quickest of the law's protocols; the wires of a link that is faster than the law's shorten all but its latencies."""
-    if node.torus:
-        steps = steps * torus_hops(node.torus, ranks, distance) / np.maximum(ranks - 1.0, 1.0)
+    node = cluster.node
     faster, share = _faster_link(node, law), _group_share(node, ranks, distance)
     ramp = law.ramp_s_per_sqrt_byte / np.sqrt(faster)
-    seconds: Floats = law.start_s + steps * law.step_s + wire / _law_rate(node, law, operation, ranks, distance) + ramp * np.sqrt(wire)
+    started_s = latency_s(cluster, law.start_s + steps * law.step_s, inside=steps)
+    seconds: Floats = started_s + wire / _law_rate(node, law, operation, ranks, distance) + ramp * np.sqrt(wire)
     for each in law.small:
-        seconds = np.minimum(seconds, each.start_s + steps * each.step_s + wire / (each.bandwidth_bytes_per_s * faster * share))
+        started_s = latency_s(cluster, each.start_s + steps * each.step_s, inside=steps)
+        seconds = np.minimum(seconds, started_s + wire / (each.bandwidth_bytes_per_s * faster * share))
     return seconds
 
 
@@ -236,38 +251,48 @@ def _across_s(
     """Ring and tree collectives over k > 1 nodes; what it gives for k = 1 is not used."""
     by_nic = _nic_rate(cluster, fabric, operation, ranks, distance, inside, nodes)
     rate = np.where(inside > 1, np.minimum(_node_rate(cluster.node, operation, inside, distance), by_nic), by_nic)
-    seconds = _trees_s(fabric, wire, ranks, nodes, rate) if operation == "all_reduce" else _rings_s(fabric, wire, nodes, rate)
+    seconds = (_trees_s if operation == "all_reduce" else _rings_s)(cluster, fabric, wire, ranks, nodes, rate)
     at_node = np.where(inside > 1, wire / _link_limit(cluster.node, operation, inside), 0.0)
     at_nics = wire / (inside * device_nic_rate(cluster, fabric) * _combining_gain(operation, ranks, nodes))
     return np.maximum(seconds, np.maximum(at_node, at_nics))
 
 
-def _trees_s(fabric: Fabric, wire: Floats, ranks: Floats, nodes: Floats, rate: Floats) -> Floats:
-    """An all-reduce along trees; by the small law, or along a ring, where that is quicker and the fabric's row knows it."""
+def _trees_s(cluster: Cluster, fabric: Fabric, wire: Floats, ranks: Floats, nodes: Floats, rate: Floats) -> Floats:
+    """An all-reduce along trees; by the small law, or along a ring, where that is quicker and the fabric's row knows it.
+
+    Up and down: a chain through the ranks of a node, a tree of nodes.  Source: NVIDIA/nccl@01afd20a src/graph/tuning.cc.
+    """
     doublings = np.log2(np.maximum(nodes, 2.0))
-    seconds = fabric.start_s + fabric.hop_s * doublings + wire / rate + fabric.ramp_s_per_sqrt_byte * np.sqrt(wire * doublings)
+    up_and_down = {"inside": 2.0 * (ranks / nodes - 1.0), "across": 2.0 * doublings}
+    ramp_s = fabric.ramp_s_per_sqrt_byte * np.sqrt(wire * doublings)
+    seconds = latency_s(cluster, fabric.start_s + fabric.hop_s * doublings, **up_and_down) + wire / rate + ramp_s
     if small := fabric.small:
         payload = wire * ranks / (2.0 * np.maximum(ranks - 1.0, 1.0))
         sent_s = np.maximum(payload / small.bandwidth_bytes_per_s, wire / rate)
         ramp_s = small.ramp_s_per_sqrt_byte * np.sqrt(payload)
-        seconds = np.minimum(seconds, small.start_s + small.hop_s * doublings + sent_s + ramp_s)
+        started_s = latency_s(cluster, small.start_s + small.hop_s * doublings, **up_and_down)
+        seconds = np.minimum(seconds, started_s + sent_s + ramp_s)
     if fabric.all_reduce_ring_step_s is not None:
-        seconds = np.minimum(seconds, 2.0 * (nodes - 1.0) * fabric.all_reduce_ring_step_s + wire / rate)
+        steps = 2.0 * (nodes - 1.0)
+        started_s = latency_s(cluster, steps * fabric.all_reduce_ring_step_s, inside=2.0 * (ranks - nodes), across=steps)
+        seconds = np.minimum(seconds, started_s + wire / rate)
     return seconds
 
 
-def _rings_s(fabric: Fabric, wire: Floats, nodes: Floats, rate: Floats) -> Floats:
-    """What goes along rings: a step for each further node.
+def _rings_s(cluster: Cluster, fabric: Fabric, wire: Floats, ranks: Floats, nodes: Floats, rate: Floats) -> Floats:
+    """What goes along rings: a step for each further node, which the law states with those between the ranks of a node.
 
     Measured on 2 to 32 AWS p5 nodes, all-gather: linear fits with a median error of 7 %, the logarithm with 44 %
     (crazyguitar/aws-gpu-communication-benchmark).
     """
     steps = nodes - 1.0
     start_s, ramp = fabric.start_s + fabric.ring_start_s, fabric.ring_ramp_s_per_sqrt_byte
-    seconds = start_s + steps * fabric.ring_step_s + wire / rate + ramp * np.sqrt(wire)
+    started_s = latency_s(cluster, start_s + steps * fabric.ring_step_s, inside=ranks - nodes, across=steps)
+    seconds = started_s + wire / rate + ramp * np.sqrt(wire)
     for each in fabric.ring_small:
         sent_s = wire / np.minimum(each.bandwidth_bytes_per_s, rate)
-        seconds = np.minimum(seconds, each.start_s + steps * each.step_s + sent_s)
+        started_s = latency_s(cluster, each.start_s + steps * each.step_s, inside=ranks - nodes, across=steps)
+        seconds = np.minimum(seconds, started_s + sent_s)
     return seconds
 
 
@@ -306,7 +331,8 @@ def _all_to_all_s(
     by_nic = device_nic_rate(cluster, fabric) * all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
     charged = leaving + law.in_turn * (wire - leaving)
     sent_s = np.maximum(staying_s, charged / (by_nic * law.efficiency))
-    seconds = law.start_s + sent_s + law.ramp_s_per_sqrt_byte * np.sqrt(leaving * ranks)
+    started_s = latency_s(cluster, law.start_s, inside=inside - 1.0, across=ranks - inside)
+    seconds = started_s + sent_s + law.ramp_s_per_sqrt_byte * np.sqrt(leaving * ranks)
     return np.maximum(seconds, np.maximum(leaving / by_nic, (wire - leaving) / cluster.node.link.bandwidth_bytes_per_s))
 
 

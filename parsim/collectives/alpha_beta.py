@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import device_nic_rate, placement, rates
+from parsim.cluster.network import device_nic_rate, latency_s, placement, rates
 from parsim.cluster.scalars import Floats, Ints, Scalar
 from parsim.collectives import ChunkTable, Count, find
 from parsim.errors import ParsimError
@@ -51,8 +51,8 @@ def alpha_beta_s(
     _check(cluster, operation, algorithm, in_node=bool(np.all(nodes <= 1)))
     busiest_bytes = np.asarray(chosen.busiest_elements(operation, ranks, count, chunks)) * itemsize_bytes
     rate, wire = _rates(cluster, operation, algorithm, ranks, distance, inside)
-    latency_s = _latency_s(cluster, np.asarray(chosen.num_steps(operation, ranks)), np.asarray(chosen.num_steps(operation, nodes)))
-    seconds: Scalar = np.where(ranks > 1, np.maximum(latency_s + busiest_bytes / rate, busiest_bytes / wire), 0.0)[()]
+    started_s = _started_s(cluster, np.asarray(chosen.num_steps(operation, ranks)), np.asarray(chosen.num_steps(operation, nodes)))
+    seconds: Scalar = np.where(ranks > 1, np.maximum(started_s + busiest_bytes / rate, busiest_bytes / wire), 0.0)[()]
     return seconds
 
 
@@ -64,11 +64,12 @@ def _check(cluster: Cluster, operation: str, algorithm: str, *, in_node: bool) -
         raise ParsimError(f"in_network {operation} where no switch adds", where="collective", remedy=remedy)
 
 
-def _latency_s(cluster: Cluster, num_steps: Ints, across: Ints) -> Floats:
+def _started_s(cluster: Cluster, num_steps: Ints, across: Ints) -> Floats:
     """Start and steps; `across` are those between nodes, 0 where all ranks lie in one."""
     law, fabric = cluster.node.law, cluster.fabric
     across_s = fabric.start_s + across * fabric.ring_step_s if fabric else across * 0.0
-    return np.asarray(np.where(across > 0, across_s, law.start_s) + np.maximum(num_steps - across, 0) * law.step_s)
+    inside = np.maximum(num_steps - across, 0)
+    return latency_s(cluster, np.where(across > 0, across_s, law.start_s) + inside * law.step_s, inside=inside, across=across)
 
 
 def _rates(cluster: Cluster, operation: str, algorithm: str, ranks: Ints, distance: Ints, inside: Ints) -> tuple[Floats, Floats]:

@@ -99,10 +99,9 @@ class ModelSpec(ABC):
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
 
-    @property
-    def longest_sequence(self) -> int | None:
-        """The most tokens that a sequence may have; None: any number."""
-        return None
+    def sequence_fault(self, sequence_length: int) -> str:
+        """Why the model takes no sequences of so many tokens; "" where it does."""
+        return ""
 
     @abstractmethod
     def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:

@@ -64,6 +64,9 @@ class TransformerSpec(ModelSpec):
         legal=("next_token", "masked_token", *_LABELLED),
     )
     num_labels: int = figure("the number of labels that a text or token may have", 2)
+    sliding_window: int = figure(
+        "the tokens that a token sees, itself among them; all where left out or null", 0, zero=True, rule=lambda row: 0
+    )
     dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
 
     def misfit(self, stated: Mapping[str, Any]) -> str:
@@ -103,10 +106,17 @@ class TransformerSpec(ModelSpec):
             "P": self.max_positions,
         }
 
-    @property
-    def longest_sequence(self) -> int | None:
-        """The rows of a learned position table."""
-        return self.max_positions if self.positions == "learned" else None
+    def sequence_fault(self, sequence_length: int) -> str:
+        """A learned position table has a row for each token, and attention sees all of them."""
+        if self.positions == "learned" and sequence_length > self.max_positions:
+            most = self.max_positions
+            return f'sequence_length = {sequence_length} is above max_positions = {most} of model "{self.name}"; at most {most}'
+        if 0 < (window := self.sliding_window) < sequence_length:
+            return (
+                f"sliding_window = {window} is below the {sequence_length} tokens of a sequence, and only full attention is built; "
+                f"give a sequence_length of at most {window}, or sliding_window = null for full attention"
+            )
+        return ""
 
     def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
         """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs."""

@@ -171,9 +171,10 @@ def _layers(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     layers = plan.layers_per_stage
     if layers is not None and (len(layers) != plan.num_stages or sum(layers) != model.num_layers):
         given = f"layers_per_stage has {len(layers)} entries that sum to {sum(layers)}"
-        stages = f"there are {plan.num_stages} stages (pipeline_parallel x virtual_pipeline)"
-        message = f'{given}, but {stages} and {model.num_layers} layers in model "{model.name}"'
-        yield PlanFault("layers_per_stage", message, f"Give {plan.num_stages} numbers that sum to {model.num_layers}")
+        stages = "there is 1 stage" if plan.num_stages == 1 else f"there are {plan.num_stages} stages"
+        message = f'{given}, but {stages} (pipeline_parallel x virtual_pipeline) and {model.num_layers} layers in model "{model.name}"'
+        remedy = f"Give {plan.num_stages} numbers that sum to {model.num_layers}" if plan.num_stages > 1 else "Leave it out"
+        yield PlanFault("layers_per_stage", message, remedy)
 
 
 def _micro_batches(plan: Plan, facts: Facts) -> Iterator[PlanFault]:

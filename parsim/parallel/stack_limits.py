@@ -69,6 +69,11 @@ LIMITS: Final[Mapping[str, Limit]] = {
         "torchtitan",
         lambda plan, *_: plan.pipeline_parallel > 1 and not _splits(plan) and plan.schedule not in ("1f1b", "interleaved_1f1b"),
     ),
+    "all_forwards_first": Limit(
+        "start a backward before the last forward (any schedule but gpipe and breadth_first)",
+        "torchtitan",
+        lambda plan, *_: plan.pipeline_parallel > 1 and plan.schedule not in ("gpipe", "breadth_first"),
+    ),
     "no_zero": Limit("shard over replicas (zero_stage above 0)", "torchtitan", lambda plan, *_: plan.zero_stage > 0),
     "zero_1": Limit("shard gradients or parameters (zero_stage above 1)", "torchtitan", lambda plan, *_: plan.zero_stage > 1),
     "zero_1_with_pipeline": Limit(

@@ -40,8 +40,12 @@ def prepare(directory: Path) -> Path:
         if each.exists() and not each.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "is a file, not a directory", str(each))
     directory.mkdir(parents=True, exist_ok=True)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, "no permission to write there", str(directory))
+    probe = directory / f".{os.getpid()}.tmp"  # root may write anywhere, and still can't in /proc
+    try:
+        probe.touch()
+    except OSError as error:
+        raise PermissionError(error.errno, "no permission to write there", str(directory)) from None
+    probe.unlink()
     return directory
 
 

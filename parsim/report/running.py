@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from parsim.report import results as made
+from parsim.report.capacity import overrun
 from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.files import csv_text, folder, json_text, prepare, write
 from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
-from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing
+from parsim.report.summary import short, show_layers, show_ranking, show_results, show_sharing
 from parsim.scenario import Scenario, load
 
 
@@ -41,7 +42,7 @@ def run_scenario(
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
         nearest = min((result.estimate for result in results.plans), key=lambda each: each.fill)
-        log(f"no plan fits its device and host\n{overrun(nearest, nearest.name, scenario.cluster.node)}")
+        log(f"no plan fits its device and host\n{overrun(nearest, nearest.name, scenario)}")
     return 0 if fits else 1
 
 
@@ -109,7 +110,7 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, ru
     document = made.ranking_document(scenario, ranking)
     output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
     if nearest := ranking.nearest:
-        log(f"no plan fits its device and host; the nearest:\n{overrun(nearest, short(nearest.plan), scenario.cluster.node)}")
+        log(f"no plan fits its device and host; the nearest:\n{overrun(nearest, short(nearest.plan), scenario)}")
     return 0 if ranking.rows else 1
 
 

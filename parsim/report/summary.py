@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from parsim import units
-from parsim.errors import CapacityError
 from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions import DIMENSIONS, axis_of
 from parsim.parallel.plan import KEYS, Plan
+from parsim.report.capacity import gib
 from parsim.report.console import percent, say, show_table
 from parsim.report.results import LayerRow, Results, cannot_run, remarks, with_other_stack
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
-    from parsim.cluster import Node
     from parsim.planner import Ranking
 
 _LEFT = ("plan", "recompute", "segment", "pass")
@@ -87,12 +86,12 @@ def show_results(results: Results) -> None:
         whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
         shares = {name.removeprefix("exposed_"): _share(seconds / whole) for name, seconds in parts.items()}
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
-        sizes = {name: _gib(held) for name, held in memory.items()}
+        sizes = {name: gib(held) for name, held in memory.items()}
         memories.append({**plan, "stage": str(result.most_loaded), **_broken(sizes)})
         if predicted.host_memory_bytes:
-            holds = "?" if predicted.host_capacity_bytes is None else _gib(predicted.host_capacity_bytes)
-            sizes = {name: _gib(held) for name, held in predicted.host_memory_bytes.items()}
-            hosts.append({**plan, **sizes, "all": _gib(predicted.host_peak_bytes), "holds": holds})
+            holds = "?" if predicted.host_capacity_bytes is None else gib(predicted.host_capacity_bytes)
+            sizes = {name: gib(held) for name, held in predicted.host_memory_bytes.items()}
+            hosts.append({**plan, **sizes, "all": gib(predicted.host_peak_bytes), "holds": holds})
     say("")
     show_table(rows, left=_LEFT)
     if measured:
@@ -166,18 +165,13 @@ def _predictions(estimate: Estimate) -> dict[str, str]:
         "step": units.format(estimate.step_s, "s", digits=4),
         "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
         "MFU\n%": _share(estimate.mfu),
-        f"GiB\n/{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
+        f"GiB\n/{gib(estimate.capacity_bytes)}": gib(estimate.peak_bytes),
         "fits": "yes" if estimate.fits else "no",
     }
 
 
 def _number(value: float, unit: str) -> str:
     return units.format(value, unit).partition(" ")[0]
-
-
-def _gib(num_bytes: float) -> str:
-    least = units.parse("0.001 GiB", "bytes")
-    return _number(num_bytes, "GiB") if num_bytes >= least or not num_bytes else "<0.001"
 
 
 def show_layers(rows: Sequence[LayerRow]) -> None:
@@ -207,35 +201,6 @@ def show_sharing(results: Results) -> None:
     show_table(steps, left=("plan",), title="step, links shared by what overlaps on them")
     if losses:
         show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
-
-
-def overrun(estimate: Estimate, name: str, node: Node) -> CapacityError:
-    """The error that says by how much a plan misses its device or its host, and with what."""
-    if estimate.peak_bytes <= estimate.capacity_bytes:
-        return _host_overrun(estimate, name, node)
-    totals = [sum(parts.values()) for parts in estimate.memory_bytes]
-    stage = totals.index(max(totals))
-    parts = _largest(estimate.memory_bytes[stage])
-    need = f"stage {stage} needs {_gib(estimate.peak_bytes)} of {_gib(estimate.capacity_bytes)} GiB ({parts})"
-    remedy = "Try more tensor_parallel or pipeline_parallel, sequence_parallel, a smaller micro_batch, or recompute = full."
-    trained = sum(estimate.memory_bytes[stage][part] for part in ("optimizer", "gradients"))
-    if trained > estimate.peak_bytes - estimate.capacity_bytes:
-        remedy += f"\n  Optimizer and gradients, {_gib(trained)} GiB: zero_stage shares them out, offload_optimizer uses the host;"
-        remedy += "\n  bf16_pure has no float32 weights, paged_adamw_8bit no states on the device, optimizer_in_backward few gradients."
-    return CapacityError(need, name, remedy)
-
-
-def _host_overrun(estimate: Estimate, name: str, node: Node) -> CapacityError:
-    needs = f"{_gib(estimate.host_peak_bytes)} of {_gib(estimate.host_capacity_bytes or 0)} GiB"
-    need = f'the host of node "{node.name}" needs {needs} ({_largest(estimate.host_memory_bytes)})'
-    remedy = "Try more nodes with zero_stage = 1 or more, which share the optimizer out, or offload_optimizer = false."
-    return CapacityError(need, name, remedy)
-
-
-def _largest(parts: Mapping[str, int]) -> str:
-    """The largest parts of a memory."""
-    found = sorted(parts.items(), key=lambda part: -part[1])[:4]
-    return ", ".join(f"{part} {_gib(size)}" for part, size in found)
 
 
 def short(plan: Plan) -> str:

@@ -70,6 +70,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "qkv_bias": "add_qkv_bias",
         "tied_embedding": "tie_word_embeddings tied_word_embeddings tie_embeddings tied_embeddings weight_tying share_embeddings",
         "dropout": "dropout_rate",
+        "sliding_window": "window window_size",
         "causal": "is_causal",
         "norm_last": "post_norm",
         "num_token_types": "type_vocab_size",
@@ -161,7 +162,7 @@ SAID: Final[Mapping[str, str]] = {
     "logits in chunks, or fused with the output layer, are not built: the last stage holds them whole, or its part of the vocabulary under "
     "tensor_parallel; Megatron's --cross-entropy-loss-fusion is stack: megatron-core-fused-loss": (
         "loss_chunks num_output_chunks num_loss_chunks chunked_loss* chunked_cross_entropy* chunked_ce* ce_chunk* linear_cross_entropy* "
-        "fused_linear_cross_entropy* fused_cross_entropy* cross_entropy_loss_fusion cross_entropy_fusion_impl liger* use_liger* "
+        "fused_linear_cross_entropy* fused_cross_entropy* fused_ce* cross_entropy_loss_fusion cross_entropy_fusion_impl liger* use_liger* "
         "cut_cross_entropy*"
     ),
     "fp8 and narrower formats are not built: use dtype bf16": "fp8* float8* mxfp8* nvfp4* fp4* int8* enable_fp8* te_fp8*",
@@ -172,9 +173,8 @@ SAID: Final[Mapping[str, str]] = {
     "MLPs beside attention are not built: a block runs attention, then its MLP": (
         "parallel_attn* parallel_attention* parallel_block* use_parallel_residual parallel_residual parallel_mlp"
     ),
-    "sliding windows are not built: one at least as long as the sequence is full attention, and may be left out": (
-        "sliding_window* window window_size attention_window* use_sliding_window local_attention* layer_types attention_chunk_size "
-        "max_window_layers"
+    "sliding windows are not built: sliding_window states one that every sequence fits in": (
+        "sliding_window_pattern attention_window* use_sliding_window local_attention* layer_types attention_chunk_size max_window_layers"
     ),
     "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
     "soft caps of logits are not built": "attn_logit_softcap* final_logit_softcap* logit_softcap* softcap*",
@@ -192,6 +192,9 @@ SAID: Final[Mapping[str, str]] = {
         "layer_norm_epsilon initializer_range init_method_std bos_token_id eos_token_id pad_token_id transformers_version architectures"
     ),
     "an inline model says what it has by activation, norm, positions and bias; model: hf:PATH reads a config.json": "model_type",
+    "it is the optimizer of a plan: paged_adamw or paged_adamw_8bit": "paged paged_optimizer* use_paged_optimizer*",
+    "gradients go where the optimizer is: give offload_optimizer": "offload_grad*",
+    "logits stay sharded where the stack says so: stack: {base: NAME, gather_logits: false}": "loss_parallel* disable_loss_parallel",
     "of gated MLPs one is built: activation = swiglu": "swiglu use_swiglu geglu use_geglu glu gated gated_mlp gated_linear_unit",
     "say tied_embedding = false": "untie_embeddings_and_output_weights untie_embeddings",
     "say bias = false": "disable_bias_linear no_bias",

@@ -21,7 +21,7 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import TAGS
-from parsim.scenario.hardware import ROW_FILE
+from parsim.scenario.hardware import ROW_FILE, nics_of_part
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
 from parsim.scenario.tree import read as read_file
@@ -70,11 +70,9 @@ def _with_config(tree: Tree, found: list[Fault]) -> Any:
     if not isinstance(name, str) or not name.startswith(huggingface.PREFIX):
         return value
     others = {key: each for key, each in value.items() if key != "model"}
-    batch = value.get("batch")
-    tokens = batch.get("sequence_length") if isinstance(batch, dict) else None
     path = Path(tree.path).parent / name.removeprefix(huggingface.PREFIX)
     try:
-        return {**others, "model": huggingface.row(path, name, tokens if type(tokens) is int else None)}
+        return {**others, "model": huggingface.row(path, name)}
     except ParsimError as error:
         found.append(tree.fault(("model",), error.what))
         return others
@@ -215,7 +213,7 @@ def _part_of(node: Node, used: int) -> Node:
     if used == node.devices_per_node:
         return node
     alone: dict[str, Any] = {"topology": "switched_node", "torus": (), "edges": ()} if used == 1 else {}  # one device needs no wires
-    return replace(node, devices_per_node=used, num_nics=ceil(node.num_nics * used / node.devices_per_node), **alone)
+    return replace(node, devices_per_node=used, num_nics=nics_of_part(node.num_nics, used, node.devices_per_node), **alone)
 
 
 def _idle_nics(node: Node, fabric: Fabric, base: str) -> str:
@@ -235,9 +233,8 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{missing}'; it multiplies: {known}"
     model = parts.model
-    if model is not None and (longest := model.longest_sequence) is not None and batch.sequence_length > longest:
-        message = f'sequence_length = {batch.sequence_length} is above max_positions = {longest} of model "{model.name}"; at most {longest}'
-        yield ("batch", "sequence_length"), message
+    if model is not None and (fault := model.sequence_fault(batch.sequence_length)):
+        yield ("batch", "sequence_length"), fault
 
 
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:

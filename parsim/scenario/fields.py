@@ -135,7 +135,7 @@ class Section(BaseModel):
     def _speak(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
         """Complain in our words; the row's own keys are known here, so the nearest can be named."""
         if cls.kind and isinstance(value, dict) and "base" in value:
-            value = {**_from_base(cls.kind, cls.derived, value), "base": value["base"]}
+            value = {**_from_base(cls, value), "base": value["base"]}
         try:
             return handler(value)
         except ValidationError as error:
@@ -143,6 +143,11 @@ class Section(BaseModel):
                 InitErrorDetails(type=complaint(cls._sentence(each)), loc=each["loc"], input=each["input"]) for each in error.errors()
             ]
             raise ValidationError.from_exception_data(cls.__name__, details) from None
+
+    @classmethod
+    def follow_changes(cls, row: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Figures of a catalog row that change with others of it, and are not among the changes."""
+        return {}
 
     @classmethod
     def _sentence(cls, error: ErrorDetails) -> str:
@@ -201,20 +206,21 @@ _WANTED: Final = {
 }
 
 
-def _from_base(kind: str, derived: Mapping[str, Callable[[Mapping[str, Any]], Any]], value: dict[str, Any]) -> dict[str, Any]:
+def _from_base(section: type[Section], value: dict[str, Any]) -> dict[str, Any]:
     """The catalog row that `value` starts from, with its changes; a changed figure loses the catalog's source.
 
     A figure of the row that is as derived from its others is left out, and so derived anew with the changes.
     """
     base = value["base"] if isinstance(value["base"], str) else show(value["base"])
     try:
-        row = catalog.row(kind, Known(kind).check(base))
+        row = catalog.row(section.kind, Known(section.kind).check(base))
     except PydanticCustomError as error:
         details = InitErrorDetails(type=error, loc=("base",), input=value["base"])
-        raise ValidationError.from_exception_data(kind, [details]) from None
+        raise ValidationError.from_exception_data(section.kind, [details]) from None
     changes = {key: each for key, each in value.items() if key != "base"}
+    changes = {**section.follow_changes(row, changes), **changes}
     row["source"] = {figure: source for figure, source in row.get("source", {}).items() if figure not in changes}
-    follows = [key for key, rule in derived.items() if key in row and key not in changes and row[key] == rule(row)]
+    follows = [key for key, rule in section.derived.items() if key in row and key not in changes and row[key] == rule(row)]
     return _merge({key: each for key, each in row.items() if key not in follows}, changes)
 
 

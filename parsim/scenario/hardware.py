@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import ceil
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, model_validator
@@ -13,7 +14,7 @@ from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
 from parsim.model.op_kinds import COSTS
 from parsim.scenario.fields import Fraction, Known, Natural, Positive, Quantity, Text, complaint, optional
-from parsim.scenario.inline import InlineRow, LawRow, NameOrRow, Ramp, Rate, Ratio, Seconds, figure
+from parsim.scenario.inline import InlineRow, LawRow, NameOrRow, Ramp, Rate, Ratio, Seconds, figure, read
 
 Dtype = Annotated[str, Known("dtypes")]
 Bytes = Annotated[float, Quantity("bytes")]
@@ -132,6 +133,9 @@ class LinkRow(InlineRow):
     form: ClassVar[Any] = cluster.Link
     bandwidth: Rate = Field(description="one way, all lanes together")
     latency: Seconds = Field(description="one way, of the smallest message")
+    fitted_latency: Seconds | None = Field(
+        None, description="of the link that the laws were fitted on: that of the base in its place, or its own, where left out"
+    )
 
 
 AcceleratorRef = Annotated[str | AcceleratorRow, NameOrRow(AcceleratorRow)]
@@ -187,7 +191,20 @@ class EdgeRow(LawRow):
     bandwidth: Rate = Field(description="one way")
 
 
-class NodeRow(InlineRow):
+class FittedRow(InlineRow):
+    """A row of laws: a link that stands where the row's base has another knows the latency that the laws were fitted on."""
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """The fields of its dataclass."""
+        found, before = super().figures(name), catalog.row(self.kind, self.base) if self.base else {}
+        for key, kind in self.refs.items():
+            link = found[key]
+            if kind == "links" and key in before and link and link.fitted_latency_s is None:
+                found[key] = replace(link, fitted_latency_s=read(kind, before[key]).latency_s)
+        return found
+
+
+class NodeRow(FittedRow):
     """One box."""
 
     kind: ClassVar[str] = "nodes"
@@ -220,6 +237,14 @@ class NodeRow(InlineRow):
     laws: dict[Annotated[str, Known("operations", lambda: cluster.OPERATIONS)], CollectiveRow] = optional(
         dict, "operation: its own law inside the node, where it was measured by itself"
     )
+
+    @classmethod
+    def follow_changes(cls, row: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        """A part of a node has its part of the NICs."""
+        used = changes.get("devices_per_node")
+        if type(used) is not int or not 0 < used < row["devices_per_node"]:
+            return {}
+        return {"num_nics": nics_of_part(row["num_nics"], used, row["devices_per_node"])}
 
     @model_validator(mode="after")
     def _check_wires(self) -> NodeRow:
@@ -266,7 +291,7 @@ class AllToAllRow(LawRow):
     )
 
 
-class FabricRow(InlineRow):
+class FabricRow(FittedRow):
     """The network between nodes."""
 
     kind: ClassVar[str] = "fabrics"
@@ -299,6 +324,11 @@ class FabricRow(InlineRow):
         1.0, description="what the NICs under a leaf can send over what its uplinks carry"
     )
     nodes_per_leaf: Natural = Field(32, description="the nodes whose NICs (of a rail) hang on one leaf")
+
+
+def nics_of_part(num_nics: int, used: int, devices: int) -> int:
+    """NICs of the first `used` of a node's devices: their share, rounded up."""
+    return ceil(num_nics * used / devices)
 
 
 ROW_FILE: Final = "file:"  # and a path, from the scenario's directory: a YAML file that holds the row, as `parsim calibrate` writes it

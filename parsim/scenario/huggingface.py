@@ -110,22 +110,20 @@ FAMILIES: Final = {
 }
 
 
-def row(path: Path, name: str, sequence_length: int | None = None) -> dict[str, Any]:
+def row(path: Path, name: str) -> dict[str, Any]:
     """The row that a config.json describes, as an inline model of a scenario has it; reports call the model `name`.
-
-    A sliding window has to cover `sequence_length` tokens; None: as many as the model has positions.
 
     Raises:
         ScenarioError: the file cannot be read, is of another model_type, or says what no model here can be.
     """
     try:
         config = _config(path)
-        return {"name": name, **_figures(config, sequence_length), "source": f"{name}, model_type {config['model_type']}"}
+        return {"name": name, **_figures(config), "source": f"{name}, model_type {config['model_type']}"}
     except ScenarioError as error:
         raise ScenarioError(f"{name}: {error.what}") from None
 
 
-def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, Any]:
+def _figures(config: dict[str, Any]) -> dict[str, Any]:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         said = asked.lack_of("model", kind) if isinstance(kind, str) else ""
@@ -140,7 +138,6 @@ def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, A
     for key, legal in {**_ONLY, **family.only}.items():
         if config.get(key) not in (None, legal):
             raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
-    _full_attention(config, family, sequence_length)
     head = _head(config, family)
     return {
         **{figure: _count(config, key) for figure, key in family.counts.items()},
@@ -151,6 +148,7 @@ def _figures(config: dict[str, Any], sequence_length: int | None) -> dict[str, A
         **head,
         "tied_embedding": head.get("head") not in _LABELLED and _flag(config, "tie_word_embeddings", family.tied),
         "dropout": _dropout(config, family),
+        "sliding_window": _sliding_window(config, family),
     }
 
 
@@ -186,8 +184,8 @@ def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     return value
 
 
-def _full_attention(config: Mapping[str, Any], family: _Family, sequence_length: int | None) -> None:
-    """Nothing, where every layer of the model sees the whole sequence; of qwen2, the layers from max_window_layers on slide."""
+def _sliding_window(config: Mapping[str, Any], family: _Family) -> int | None:
+    """The window of the layers that have one; None where no layer has.  Of qwen2, the layers from max_window_layers on slide."""
     types, first = config.get("layer_types"), config.get("max_window_layers")
     if types is None:
         num_layers = _count(config, family.counts["num_layers"])
@@ -197,13 +195,8 @@ def _full_attention(config: Mapping[str, Any], family: _Family, sequence_length:
     else:
         raise ScenarioError("layer_types holds other layers than full_attention, which are not read")
     if not sliding or config.get("sliding_window") is None:
-        return
-    window, tokens = _count(config, "sliding_window"), sequence_length or _count(config, family.counts["max_positions"])
-    if window < tokens:
-        raise ScenarioError(
-            f"sliding_window = {window} is below the {tokens} tokens of a sequence, and only full attention is read; "
-            f"give a sequence_length of at most {window}, or sliding_window = null for full attention"
-        )
+        return None
+    return _count(config, "sliding_window")
 
 
 def _head(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:

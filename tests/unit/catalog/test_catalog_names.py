@@ -53,6 +53,15 @@ def test_a_machine_has_the_devices_that_its_vendor_says(name, devices, accelerat
 
 
 @pytest.mark.parametrize(
+    ("name", "nics"),
+    [("ND40rs_v2", 1), ("g6e.48xlarge", 4), ("g6e.24xlarge", 2), ("g6e.12xlarge", 1), ("g5.48xlarge", 1), ("p4d.24xlarge", 4)],
+)
+def test_a_machine_has_the_network_cards_that_are_listed(name, nics):
+    """Of AWS: aws/amazon-vpc-cni-k8s@b5218838, pkg/vpc/vpc_ip_resource_limit.go."""
+    assert read("nodes", name).num_nics == nics
+
+
+@pytest.mark.parametrize(
     ("kind", "name", "meant"),
     [
         *(("accelerators", name, "a100-sxm4-80gb") for name in ("a100-smx4-80gb", "a100-sxm4-80", "A100 smx4-80GB")),

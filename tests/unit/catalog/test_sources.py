@@ -70,6 +70,11 @@ def test_a_peak_is_that_of_the_vendors_page(name, dtype, tera):
     assert read("accelerators", name).peak_flops_per_s[dtype] == tera * 1e12
 
 
+@pytest.mark.parametrize(("name", "tera"), [("gh200-96gb", 4.0), ("gh200-144gb", 4.9), ("h200", 4.8)])
+def test_a_memory_has_the_bandwidth_of_the_vendors_page(name, tera):
+    assert read("accelerators", name).hbm_bandwidth_bytes_per_s == pytest.approx(tera * 1e12)
+
+
 @pytest.mark.parametrize(
     ("name", "giga"),
     [

@@ -50,3 +50,11 @@ def test_no_scenario_name_leads_out_of_the_reports_folder(name: str) -> None:
     assert len(place.parts) == 2
     assert place.parts[0] == "reports"
     assert place.parts[1] not in ("", ".", "..")
+
+
+def test_a_place_where_not_even_root_can_write_is_refused_at_once(tmp_path: Path) -> None:
+    assert files.prepare(tmp_path / "new") == tmp_path / "new" and not list((tmp_path / "new").iterdir())
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(PermissionError, match="no permission to write there"):
+        files.prepare_file(Path("/proc/mine.yaml"))

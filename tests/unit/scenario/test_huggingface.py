@@ -187,7 +187,8 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     assert fault.message == f"hf:models/config.json: key '{key}' is missing"
 
 
-WINDOW = "and only full attention is read; give a sequence_length of at most {0}, or sliding_window = null for full attention"
+FULL = {"base": "mistral-7b", "sliding_window": None}
+WINDOW = "and only full attention is built; give a sequence_length of at most {0}, or sliding_window = null for full attention"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ WINDOW = "and only full attention is read; give a sequence_length of at most {0}
 def test_a_window_shorter_than_the_sequence_is_refused(config: dict[str, object], window: int, tmp_path: Path) -> None:
     (fault,) = scenario.check(files(tmp_path, config))
     sentence = f"sliding_window = {window} is below the 64 tokens of a sequence, {WINDOW.format(window)}"
-    assert str(fault).endswith(f"scenario.yaml:1:1: model: hf:models/config.json: {sentence}")
+    assert str(fault).endswith(f"scenario.yaml:3:26: batch.sequence_length: {sentence}")
 
 
 @pytest.mark.parametrize(
@@ -219,10 +220,21 @@ def test_a_window_that_changes_nothing_is_read(config: dict[str, object], tmp_pa
     assert scenario.check(files(tmp_path, config)) == []
 
 
-def test_a_window_is_held_against_all_positions_where_no_sequence_is_known(tmp_path: Path) -> None:
-    files(tmp_path, {key: value for key, value in MISTRAL.items() if key != "sliding_window"})  # 4096 where left out
-    with pytest.raises(ScenarioError, match="sliding_window = 4096 is below the 32768 tokens of a sequence"):
-        row(tmp_path / "models" / "config.json", "hf:config.json")
+def test_a_window_left_out_is_that_of_the_family(tmp_path: Path) -> None:
+    files(tmp_path, {key: value for key, value in MISTRAL.items() if key != "sliding_window"})
+    assert row(tmp_path / "models" / "config.json", "hf:config.json")["sliding_window"] == 4096
+
+
+@pytest.mark.parametrize(("tokens", "model", "faults"), [(4096, "mistral-7b", 0), (4097, "mistral-7b", 1), (8192, FULL, 0)])
+def test_the_window_of_a_row_of_the_catalog_is_held_against_the_sequence(tokens: int, model: object, faults: int, tmp_path: Path) -> None:
+    """Jiang et al. 2023, table 1: window_size 4096."""
+    parts = {"cluster": {"node": "dgx-a100-80gb"}, "plans": {"a": {}}}
+    path = tmp_path / "scenario.yaml"
+    path.write_text(json.dumps({"model": model, "batch": {"global_batch": 8, "sequence_length": tokens}, **parts}))
+    found = scenario.check(path)
+    sentence = f"sliding_window = 4096 is below the {tokens} tokens of a sequence, {WINDOW.format(4096)}"
+    assert [each.message for each in found] == [sentence] * faults
+    assert all(each.where == "batch.sequence_length" for each in found)
 
 
 def test_kv_heads_left_out_are_those_of_the_family(tmp_path: Path) -> None:

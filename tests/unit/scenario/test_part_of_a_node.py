@@ -26,7 +26,9 @@ def load(**cluster):
         ({"node": "hgx-h100-80gb", "num_nodes": 2, "num_devices": 8, "fabric": "ib-ndr-8rail"}, 2, 4, 4),
         ({"node": "dgx-1v-16gb", "num_devices": 2}, 1, 2, 1),
         ({"node": "dgx-1v-16gb", "num_devices": 4}, 1, 4, 2),
-        ({"node": {"base": "dgx-1v-16gb", "devices_per_node": 4}}, 1, 4, 4),
+        ({"node": {"base": "dgx-1v-16gb", "devices_per_node": 4}}, 1, 4, 2),
+        ({"node": {"base": "dgx-1v-16gb", "devices_per_node": 4, "num_nics": 4}}, 1, 4, 4),
+        ({"node": {"base": "one-cpu-generic", "devices_per_node": 2}}, 1, 2, 1),
         ({"node": "tpu-v5p-4x4x4", "num_devices": 1}, 1, 1, 1),
         ({"node": "pcie4-8x-l4", "num_devices": 2}, 1, 2, 1),
     ],
@@ -36,6 +38,13 @@ def test_nodes_give_as_many_devices_each_and_their_part_of_the_nics(cluster, num
     assert (found.cluster.num_nodes, found.cluster.node.devices_per_node, found.cluster.node.num_nics) == (num_nodes, used, num_nics)
     assert found.plans["a"].data_parallel == num_nodes * used
     assert 0 < estimate(found, "a").step_s < 1
+
+
+@pytest.mark.parametrize(("name", "used", "fabric"), [("p4d-24xlarge", 4, "efa-v1"), ("hgx-h100-80gb", 2, "ib-ndr-8rail")])
+def test_a_part_of_nodes_costs_the_same_however_it_is_asked_for(name, used, fabric):
+    asked = {"node": name, "num_devices": 2 * used}, {"node": {"base": name, "devices_per_node": used}}
+    one, other = (estimate(load(**each, num_nodes=2, fabric=fabric), "a") for each in asked)
+    assert (one.step_s, one.peak_bytes) == (other.step_s, other.peak_bytes)
 
 
 def test_a_quad_of_a_dgx_1_runs_two_thirds_of_the_rings_and_a_pair_one_link():

@@ -54,8 +54,11 @@ from parsim.scenario.rows import read
         ("torchtitan", {"zero_stage": 2, "pipeline_parallel": 5}, ""),
         ("deepspeed", {"zero_stage": 2, "pipeline_parallel": 2}, "cannot shard gradients or parameters under a pipeline"),
         ("deepspeed", {"zero_stage": 3}, ""),
-        ("hf-trainer", {"pipeline_parallel": 4}, "cannot run a pipeline"),  # perf_train_gpu_many.md: no model supports full-PP
+        ("hf-trainer", {"pipeline_parallel": 4}, "cannot run a pipeline"),  # docs/source/usage_guides/deepspeed.md
         ("lightning", {"pipeline_parallel": 4}, "cannot run a pipeline"),
+        ("jax-xla", {"pipeline_parallel": 4}, "cannot start a backward before the last forward"),  # MaxText: gPipe and circular
+        ("jax-xla", {"pipeline_parallel": 4, "schedule": "gpipe"}, ""),
+        ("jax-xla", {"pipeline_parallel": 4, "virtual_pipeline": 2, "schedule": "breadth_first"}, ""),
         ("nanotron", {"zero_stage": 2}, "cannot shard gradients or parameters (zero_stage above 1)"),  # its README: ZeRO-1
         ("nanotron", {"pipeline_parallel": 2, "schedule": "gpipe"}, ""),  # AllForwardAllBackwardPipelineEngine
         ("nanotron", {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"}, "cannot split a backward"),
