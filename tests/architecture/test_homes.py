@@ -133,7 +133,7 @@ ROOM = {
     "commands, a file a group": 60,
     "advice on batches and learning rates, the noise of gradients": 430,
     "zero-bubble and V-shaped schedules": 255,
-    "links of another latency, sliding windows, ways out of a full memory, each priced": 130,
+    "links of another latency, sliding windows, ways out of a full memory, each priced": 140,
 }
 
 
