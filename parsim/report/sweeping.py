@@ -38,6 +38,7 @@ def sweep_files(
     rows, documents = [_cells(each) for each in result.rows], [_document(each) for each in result.rows]
     written = [write(directory / "results.csv", csv_text(rows)), write(directory / "results.jsonl", _lines(documents))]
     output.show({"name": result.name, "rows": documents}, rows, lambda: _show(result))
+    log(f"{result.num_estimated:,} estimated, {result.num_cached:,} rows from the cache")
     log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
     return 0 if any(row.figures.get("fits") for row in result.rows) else 1
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from parsim import from_mapping
 from parsim.sweeps import sweep
 from parsim.sweeps.key import MODEL_VERSION
 
