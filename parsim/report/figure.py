@@ -129,7 +129,7 @@ def draw(results: Results) -> Figure:
     """
     canvas, new_figure = _matplotlib()
     names = ["\n".join(textwrap.wrap(each.estimate.name, _NAME_COLUMNS)) or each.estimate.name for each in results.plans]
-    title = "\n".join(textwrap.wrap(f"{headline(results.scenario)}, {size(results.scenario)}", 130))
+    title = "\n".join(textwrap.wrap("; ".join((f"{headline(results.scenario)}, {size(results.scenario)}", *results.scenario.notes)), 130))
     figure = new_figure()
     canvas(figure)
     time, memory = figure.add_axes((0, 0, 1, 1)), figure.add_axes((0, 0, 1, 1))
