@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from parsim.commands.app import Csv, Json, OutOption, app, output_of
+from parsim.commands.app import Csv, Json, OutOption, SetOption, app, output_of
 from parsim.report.manners import command
 
 
@@ -28,10 +28,11 @@ def sweep(
         typer.Option(help="where results are kept as they come; DIR/cache.sqlite where left out", metavar="FILE", show_default=False),
     ] = None,
     out: OutOption = None,
+    sets: SetOption = None,
     json: Json = False,
     csv: Csv = False,
 ) -> int:
     """Predict many scenarios, kept one by one as they come: results.csv and results.jsonl; exit 1 when nothing fits."""
     from parsim.report.sweeping import sweep_files
 
-    return sweep_files(files, output_of(json, csv), out=out, cache=cache, plan=plan, workers=workers, resume=resume)
+    return sweep_files(files, output_of(json, csv), out=out, sets=sets or (), cache=cache, plan=plan, workers=workers, resume=resume)

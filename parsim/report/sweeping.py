@@ -16,16 +16,15 @@ from parsim.report.console import Output, console, log, patience, percent, say, 
 from parsim.report.files import csv_text, folder, prepare, write
 from parsim.report.manners import unwind
 from parsim.report.results import flat
+from parsim.scenario.changes import values_of
 from parsim.sweeps import SweepProgress, SweepResult, SweepRow, sweep
 
 _EVERY_S: Final = 5.0  # between lines of progress where nobody watches
 _SHOWN: Final = 10
 
 
-def sweep_files(
-    paths: Sequence[Path], output: Output, *, out: Path | None, cache: Path | None, plan: str | None, workers: int, resume: bool
-) -> int:
-    """The exit status: 0, or 1 where nothing fits its device.
+def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets: Sequence[str], cache: Path | None, **options: Any) -> int:
+    """The exit status: 0, or 1 where nothing fits its device; `options` are those of `sweep`.
 
     Raises:
         ParsimError: a file is wrong, or the cache cannot be used.
@@ -34,7 +33,7 @@ def sweep_files(
     unwind()
     directory = prepare(out or folder(_name_of(paths)))
     with patience(f"reading the points of {', '.join(map(str, paths))}"), _bar() as show:
-        result = sweep(paths, plan=plan, workers=workers, cache=cache or directory / "cache.sqlite", resume=resume, progress=show)
+        result = sweep(paths, changes=values_of(sets), cache=cache or directory / "cache.sqlite", progress=show, **options)
     rows, documents = [_cells(each) for each in result.rows], [_document(each) for each in result.rows]
     written = [write(directory / "results.csv", csv_text(rows)), write(directory / "results.jsonl", _lines(documents))]
     output.show({"name": result.name, "rows": documents}, rows, lambda: _show(result))

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from parsim import catalog, units
-from parsim.errors import Fault, did_you_mean
+from parsim.errors import Fault, ScenarioError, did_you_mean
 from parsim.scenario.fields import merge
 from parsim.scenario.rows import SCHEMAS
 from parsim.scenario.tree import Place, Tree, parse, path_of, show
@@ -67,6 +67,18 @@ def changes_of(mapping: Mapping[str, Any]) -> tuple[Change, ...]:
         Change(path, value, f"--set {path}", f"{path} = {value if isinstance(value, str) else show(value)}")
         for path, value in mapping.items()
     )
+
+
+def values_of(sets: Iterable[str]) -> dict[str, Any]:
+    """Values by path, of texts PATH=VALUE.
+
+    Raises:
+        ScenarioError: one cannot be read.
+    """
+    read = [Change.of(each) for each in sets]
+    if wrong := [each.fault for each in read if each.fault]:
+        raise ScenarioError.of(wrong)
+    return {each.path: each.value for each in read}
 
 
 def change(tree: Tree, changes: Iterable[Change]) -> None:

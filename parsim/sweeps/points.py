@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -14,12 +14,15 @@ from pydantic import Field, ValidationError
 from parsim.errors import Fault, ScenarioError
 from parsim.scenario import Scenario, tree
 from parsim.scenario.build import build
+from parsim.scenario.changes import Change
 from parsim.scenario.fields import TAGS, Section, Text, optional
 from parsim.scenario.tree import Tree
 
 NAMED: Final = "named"  # what is asked of each point: every plan without open axes; or the best of each space; or the plan so called
 BEST: Final = "best"
 _MOST: Final = 1_000_000
+_NONE: Final[Mapping[str, Any]] = {}
+_NOWHERE: Final = ("unknown key", "no plan")  # how a fault begins that no value mends
 Source = str | Path | Mapping[str, Any]
 
 
@@ -88,8 +91,10 @@ class Sweep:
     points: tuple[SweepPoint, ...]
 
 
-def read_sweep(sources: Sequence[Source], plan: str | None = None, over: Mapping[str, Sequence[Any]] | None = None) -> Sweep:
-    """The points of sweep files and scenarios; `plan` and `over` in place of what the files say, or in addition.
+def read_sweep(
+    sources: Sequence[Source], plan: str | None = None, over: Mapping[str, Sequence[Any]] = _NONE, changes: Mapping[str, Any] = _NONE
+) -> Sweep:
+    """The points of sweep files and scenarios; `plan` and `over` in place of what the files say, or beside it; `changes` in all points.
 
     Raises:
         ScenarioError: a file is wrong, other than in what varies; the error holds all faults.
@@ -99,8 +104,9 @@ def read_sweep(sources: Sequence[Source], plan: str | None = None, over: Mapping
     for source in sources:
         read = tree.of(source, "scenario") if isinstance(source, Mapping) else tree.read(source)
         section, bases = _sweep_of(read)
-        values = {**section.over, **{path: list(each) for path, each in (over or {}).items()}}
-        own = [SweepPoint(base, changes, plan or section.plan) for base in bases for changes in _changes(read, values, section.combine)]
+        values = {**section.over, **{path: list(each) for path, each in over.items()}}
+        rows = [(*changes.items(), *row) for row in _rows(read, values, section.combine)]
+        own = [SweepPoint(base, row, plan or section.plan) for base in bases for row in rows]
         _check(own)
         points += own
         names.append(section.name or (Path(read.path).stem if bases[0] is not read else ""))
@@ -124,7 +130,7 @@ def _sweep_of(read: Tree) -> tuple[SweepSection, list[Tree]]:
     return section, [tree.read(Path(read.path).parent / each) for each in section.scenario]
 
 
-def _changes(read: Tree, over: Mapping[str, list[Any]], combine: str) -> Iterator[tuple[tuple[str, Any], ...]]:
+def _rows(read: Tree, over: Mapping[str, list[Any]], combine: str) -> Iterator[tuple[tuple[str, Any], ...]]:
     """What each point changes, the last path the fastest."""
     lengths = {path: len(values) for path, values in over.items()}
     if combine == "zip" and len(set(lengths.values())) > 1:
@@ -144,29 +150,36 @@ def _check(points: Sequence[SweepPoint]) -> None:
     """
     first, last = points[0].build(), points[-1].build()
     written = _build(points[0].base, ()).faults
-    wrong = [each for each in first.faults if each in last.faults and (each in written or "unknown" in each.message)]
-    if any(_plan_of(each, first.plans) is None or each.message.startswith("unknown key") for each in wrong):
+    wrong = [each for each in first.faults if each in last.faults and (each in written or each.message.startswith(_NOWHERE))]
+    if any(_plan_of(each, first.plans) is None or each.message.startswith(_NOWHERE) for each in wrong):
         raise ScenarioError.of(wrong)
     if points[0].plan not in (NAMED, BEST, *first.plans) and first.scenario:
         first.scenario.plan(points[0].plan)
 
 
-def _build(base: Tree, changes: Sequence[tuple[str, Any]], without: Mapping[str, str] | None = None) -> BuiltPoint:
-    value = _set(base.value, changes)
-    plans = dict(value["plans"]) if isinstance(value, dict) and isinstance(value.get("plans"), dict) else {}
-    good = {name: each for name, each in plans.items() if name not in (without or {})}
-    if isinstance(value, dict):  # what somebody measured says nothing of another point
-        value = {**{key: each for key, each in value.items() if key != "measured"}, **({"plans": good} if plans else {})}
-    scenario, faults = build(replace(base, value=value, faults=list(base.faults)), Path(base.path).stem)
+def _build(base: Tree, changes: Sequence[tuple[str, Any]], without: Collection[str] = ()) -> BuiltPoint:
+    own = [Change(path, value, path) for path, value in changes if not any(f"{path}.".startswith(f"plans.{name}.") for name in without)]
+    changed = replace(base, value=_less(base.value, without), faults=list(base.faults), changed={})
+    scenario, faults = build(changed, Path(base.path).stem, own)
+    told = [(each if each.path == base.path else replace(each, where=f"{each.path}.{each.where}".rstrip("."))) for each in faults]
+    value = changed.value if isinstance(changed.value, dict) else {}
+    plans = value["plans"] if isinstance(value.get("plans"), dict) else {}
     by_plan: dict[str, str] = {}
-    for each in faults:
+    for each in told:
         if name := _plan_of(each, plans):
             by_plan[name] = f"{by_plan[name]}; {_words(each)}" if name in by_plan else _words(each)
-    name = value.get("name") if isinstance(value, dict) else None
-    found = BuiltPoint(str(name or Path(base.path).stem), scenario, plans, tuple(faults), by_plan)
+    found = BuiltPoint(str(value.get("name") or Path(base.path).stem), scenario, plans, tuple(told), by_plan)
     if scenario or found.own_faults or len(by_plan) == len(plans):
         return found
     return replace(found, scenario=_build(base, changes, by_plan).scenario)
+
+
+def _less(value: Any, plans: Collection[str]) -> Any:
+    """The values of a scenario without some of its plans, and without what somebody measured, which says nothing of another point."""
+    if not isinstance(value, dict) or not isinstance(value.get("plans"), dict):
+        return value
+    kept = {name: each for name, each in value["plans"].items() if name not in plans}
+    return {**{key: each for key, each in value.items() if key != "measured"}, "plans": kept}
 
 
 def _plan_of(fault: Fault, plans: Mapping[str, Any]) -> str | None:
@@ -177,16 +190,3 @@ def _plan_of(fault: Fault, plans: Mapping[str, Any]) -> str | None:
 
 def _words(fault: Fault) -> str:
     return f"{fault.where}: {fault.message}" if fault.where else fault.message
-
-
-def _set(value: Any, changes: Sequence[tuple[str, Any]]) -> Any:
-    for path, new in changes:
-        value = _set_one(value, path.split("."), new)
-    return value
-
-
-def _set_one(value: Any, keys: list[str], new: Any) -> Any:
-    if not keys:
-        return new
-    inner = value if isinstance(value, dict) else {}
-    return {**inner, keys[0]: _set_one(inner.get(keys[0]), keys[1:], new)}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from parsim.parallel.plan import KEYS
 from parsim.sweeps.cache import ResultCache
@@ -15,6 +15,8 @@ from parsim.sweeps.chunk import Question
 from parsim.sweeps.key import keys_of
 from parsim.sweeps.points import Source, SweepPoint, read_sweep
 from parsim.sweeps.workers import chunks, open_executor
+
+_NONE: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class _Cell:
 def sweep(
     sources: Source | Sequence[Source],
     *,
-    over: Mapping[str, Sequence[Any]] | None = None,
+    over: Mapping[str, Sequence[Any]] = _NONE,
+    changes: Mapping[str, Any] = _NONE,
     plan: str | None = None,
     executor: Executor | None = None,
     workers: int = 0,
@@ -77,6 +80,7 @@ def sweep(
 
     Args:
         over: values by dotted path, beside those of a sweep file: {"cluster.num_nodes": [1, 2, 4]}.
+        changes: values in all points, by dotted path, as `parsim.load` takes them.
         plan: "named", each plan without open axes; "best", the best of each space; or the name of one.  None: as the file says, or named.
         executor: any executor of the standard library's kind; it stays open.
         workers: chunks that are under way at a time; without an executor as many processes, 0: this one alone.
@@ -88,7 +92,7 @@ def sweep(
         ScenarioError: a file is wrong, other than in what varies.
         ParsimError: the cache cannot be used, or a worker ended before its work.
     """
-    asked = read_sweep([sources] if isinstance(sources, str | Path | Mapping) else sources, plan, over)
+    asked = read_sweep([sources] if isinstance(sources, str | Path | Mapping) else sources, plan, over, changes)
     with ResultCache(cache) as kept:
         work = _Work.of(asked.points)
         if resume:
