@@ -40,14 +40,30 @@ def run(
     return run_scenario(source, output_of(json, csv), out=out, backend=backend, contention=contention, layers=layers, formats=formats)
 
 
-@app.command(epilog="Example:  parsim plot scenarios/table5-175b.yaml -o figures")
+@app.command(
+    epilog="Examples:  parsim plot scenarios/table5-175b.yaml -o figures;  "
+    "parsim plot reports/s/results.csv --x tensor_parallel --y pipeline_parallel --value step_s"
+)
 @command
 @takes_scenario(file_only=True)
-def plot(source: Source, out: OutOption = None, backend: BackendOption = "estimate", format: FormatOption = None) -> int:
-    """Draw step time and memory of all plans: plans.png (or as --format says) and their data, plans.csv."""
+def plot(
+    source: Source,
+    out: OutOption = None,
+    backend: BackendOption = "estimate",
+    format: FormatOption = None,
+    x: Annotated[str | None, typer.Option("--x", help="of the CSV of a sweep: the column along x of a heatmap", metavar="COLUMN")] = None,
+    y: Annotated[str | None, typer.Option("--y", help="the column along y", metavar="COLUMN")] = None,
+    value: Annotated[str, typer.Option(help="the column that the heatmap shows, where it fits", metavar="COLUMN")] = "step_s",
+) -> int:
+    """Draw step time and memory of all plans, plans.png and plans.csv; or a heatmap of a sweep, heatmap.png and heatmap.csv."""
+    formats = (format or "png").split(",")
+    if source.file and (x or y or source.file.suffix == ".csv"):
+        from parsim.report.heatmap import plot_heatmap
+
+        return plot_heatmap(source.file, out, formats, x=x or "", y=y or "", value=value)
     from parsim.report.running import plot_scenario
 
-    return plot_scenario(source, out, backend, (format or "png").split(","))
+    return plot_scenario(source, out, backend, formats)
 
 
 @app.command(epilog="Examples:  parsim explain scenarios/table5-22b.yaml full up_gemm;  parsim explain scenarios/table5-22b.yaml full mfu")
