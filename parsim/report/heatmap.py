@@ -127,11 +127,11 @@ def draw(tiles: Sequence[Tile], x: str, y: str, value: str) -> Figure:
     canvas(figure)
     axes = figure.add_subplot()
     axes.set_facecolor(_EMPTY)
-    good = [each for each in tiles if each.fits and each.value is not None]
-    shown = [each.value for each in good if each.value is not None] or [0.0, 1.0]
+    good = {each: each.value for each in tiles if each.fits and each.value is not None}
+    shown = [*good.values()] or [0.0, 1.0]
     scale, name = Normalize(min(shown), max(shown)), _COLOURS if value.startswith(_RATES) else f"{_COLOURS}_r"
     for each in tiles:
-        colour: Any = matplotlib.colormaps[name](scale(each.value)) if each in good else "white" if each.value is not None else _EMPTY
+        colour: Any = matplotlib.colormaps[name](scale(good[each])) if each in good else "white" if each.value is not None else _EMPTY
         _draw_tile(axes, (columns.index(each.x), lines.index(each.y)), each, colour, _text(each.value, value))
     if good:
         best = min(good, key=lambda each: _rank(each, value))

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from parsim.sweeps import SweepProgress, SweepResult, SweepRow, sweep
 
 _EVERY_S: Final = 5.0  # between lines of progress where nobody watches
 _SHOWN: Final = 10
+_RIGHT: Final = ("step", "tokens/s/device", "MFU", "peak")  # columns of numbers
 
 
 def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets: Sequence[str], cache: Path | None, **options: Any) -> int:
@@ -32,7 +33,7 @@ def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets
     """
     unwind()
     directory = prepare(out or folder(_name_of(paths)))
-    with patience(f"reading the points of {', '.join(map(str, paths))}"), _bar() as show:
+    with _bar(", ".join(map(str, paths))) as show:
         result = sweep(paths, changes=values_of(sets), cache=cache or directory / "cache.sqlite", progress=show, **options)
     rows, documents = [_cells(each) for each in result.rows], [_document(each) for each in result.rows]
     written = [write(directory / "results.csv", csv_text(rows)), write(directory / "results.jsonl", _lines(documents))]
@@ -43,25 +44,26 @@ def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[SweepProgress], None]]:
-    """What to tell how far a sweep is: a bar on stderr where somebody watches, else a line now and then."""
+def _bar(what: str) -> Iterator[Callable[[SweepProgress], None]]:
+    """What to tell how far the sweep of some files is: a bar on stderr where somebody watches, else a line now and then."""
     start, told = time.monotonic(), time.monotonic()
 
     def line(now: SweepProgress) -> None:
         nonlocal told
         if time.monotonic() - told >= _EVERY_S:
             told = time.monotonic()
-            log(f"  {_state(now)}{_left(now, told - start)}")
+            log(f"  {_state(now)}{_rest(now, told - start)}")
 
     if not sys.stderr.isatty():
-        yield line
+        with patience(f"sweeping {what}"):
+            yield line
         return
     from rich.progress import BarColumn, Progress, TextColumn
 
     with Progress(BarColumn(), TextColumn("{task.description}"), console=console(stderr=True), transient=True) as shown:
-        task = shown.add_task("", total=None)
+        task = shown.add_task(f"reading {what}", total=None)
         yield lambda now: shown.update(
-            task, total=now.num_rows, completed=now.num_known, description=f"{_state(now)}{_left(now, time.monotonic() - start)}"
+            task, total=now.num_rows, completed=now.num_known, description=f"{_state(now)}{_rest(now, time.monotonic() - start)}"
         )
 
 
@@ -70,7 +72,7 @@ def _state(now: SweepProgress) -> str:
     return f"{now.num_known:,}/{now.num_rows:,}{cached}"
 
 
-def _left(now: SweepProgress, elapsed_s: float) -> str:
+def _rest(now: SweepProgress, elapsed_s: float) -> str:
     """How long the rest takes, at the pace so far."""
     done = now.num_known - now.num_cached
     return f", {units.format(elapsed_s / done * (now.num_rows - now.num_known), 's', digits=2)} left" if done > 0 else ""
@@ -112,7 +114,9 @@ def _show(result: SweepResult) -> None:
     say(f"{result.num_points:,} points, {len(result.rows):,} rows; {len(fitting):,} fit")
     if fitting:
         title = "most tokens a second and device" + (f", the first {_SHOWN}" if len(fitting) > _SHOWN else "")
-        show_table([_best(row) for row in fitting[:_SHOWN]], left=("plan", *fitting[0].changes), title=title)
+        words = Counter(path.rpartition(".")[2] for path in dict.fromkeys(path for row in fitting for path in row.changes))
+        rows = [_best(row, words) for row in fitting[:_SHOWN]]
+        show_table(rows, left=[key for key in rows[0] if key not in _RIGHT], title=title)
     # What a message says of one point's figures is left out: rows that fail alike are counted together.
     reasons = Counter(row.reason.partition(":")[0].partition(" = ")[0] for row in result.rows if row.reason)
     if reasons:
@@ -121,12 +125,19 @@ def _show(result: SweepResult) -> None:
         show_table(table, left=("why not", "first"), title="not fit for training")
 
 
-def _best(row: SweepRow) -> dict[str, str]:
-    figures = row.figures
+def _best(row: SweepRow, words: Mapping[str, int]) -> dict[str, str]:
+    """The cells of a row; a path is shown by its last word where no other ends in it."""
+    figures, last = row.figures, {path: path.rpartition(".")[2] for path in row.changes}
+    changes = {last[path] if words[last[path]] == 1 else path: _short(value) for path, value in row.changes.items()}
     return {
-        **{"scenario": row.scenario, **{path.rpartition(".")[2]: str(value) for path, value in row.changes.items()}, "plan": row.name},
+        **{"scenario": row.scenario, **changes, "plan": row.name},
         "step": units.format(figures["step_s"], "s"),
         "tokens/s/device": f"{figures['tokens_per_s_per_device']:,.0f}",
         "MFU": percent(figures["mfu"]),
         "peak": units.format(figures["peak_bytes"], "GiB"),
     }
+
+
+def _short(value: Any) -> str:
+    """A value that varies; of a row its name."""
+    return str(value.get("name") or value.get("base") or "inline") if isinstance(value, dict) else str(value)

@@ -14,6 +14,7 @@ from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.stack_limits import reasons
 from parsim.planner import plan
+from parsim.sweeps.key import MODEL_VERSION
 from parsim.sweeps.points import SweepPoint
 
 if TYPE_CHECKING:
@@ -26,15 +27,22 @@ _FIGURES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SweepQuestion:
     """A plan of a point, or the best of a space, by name."""
 
     point: SweepPoint
     plan: str
 
 
-def answer(questions: Sequence[Question], limit_s: float) -> tuple[list[str], float]:
-    """The results as JSON, of the first and of those behind it until the time is up, and the seconds that they took."""
+def answer(questions: Sequence[SweepQuestion], limit_s: float, version: int = MODEL_VERSION) -> tuple[list[str], float]:
+    """The results as JSON, of the first and of those behind it until the time is up, and the seconds that they took.
+
+    Raises:
+        ParsimError: who asks has another model version than this process.
+    """
+    if version != MODEL_VERSION:
+        remedy = "Install the same parsim on both."
+        raise ParsimError(f"a worker has model version {MODEL_VERSION}, and the process that asks has {version}", remedy=remedy)
     start = time.perf_counter()
     results: list[str] = []
     scenario, point = None, None
@@ -56,7 +64,8 @@ def _result(scenario: Scenario, name: str) -> dict[str, Any]:
         ranking = plan(scenario, name if name in scenario.spaces else None, top=1)
         return _document(scenario, ranking.rows[0] if ranking.rows else ranking.nearest)
     except ParsimError as error:
-        return {"plan": {}, "figures": {}, "reason": " ".join(str(error).split())}
+        said = f"{error.what}: {error.remedy}" if error.remedy else error.what
+        return {"plan": {}, "figures": {}, "reason": " ".join(said.split())}
 
 
 def _document(scenario: Scenario, found: Estimate | None) -> dict[str, Any]:

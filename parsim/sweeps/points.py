@@ -23,7 +23,7 @@ BEST: Final = "best"
 _MOST: Final = 1_000_000
 _NONE: Final[Mapping[str, Any]] = {}
 _NOWHERE: Final = ("unknown key", "no plan")  # how a fault begins that no value mends
-Source = str | Path | Mapping[str, Any]
+SweepSource = str | Path | Mapping[str, Any]
 
 
 class SweepSection(Section):
@@ -68,7 +68,7 @@ class BuiltPoint:
         """What is wrong with the scenario, whatever its plans; "" where nothing is."""
         return "; ".join(_words(each) for each in self.faults if _plan_of(each, self.plans) is None)
 
-    def asked(self, plan: str) -> tuple[str, ...]:
+    def names(self, plan: str) -> tuple[str, ...]:
         """The names of what `plan` asks for."""
         spaces = tuple(self.scenario.spaces) if self.scenario else ()
         if plan == BEST:
@@ -80,6 +80,8 @@ class BuiltPoint:
 
     def reason(self, name: str) -> str:
         """Why a plan cannot be estimated; "" where it can."""
+        if self.scenario and name not in (*self.plans, BEST):
+            return f"no plan '{name}': plans here are {', '.join(self.plans)}"
         return self.by_plan.get(name, self.own_faults) or ("" if self.scenario else "; ".join(self.by_plan.values()))
 
 
@@ -92,7 +94,7 @@ class Sweep:
 
 
 def read_sweep(
-    sources: Sequence[Source], plan: str | None = None, over: Mapping[str, Sequence[Any]] = _NONE, changes: Mapping[str, Any] = _NONE
+    sources: Sequence[SweepSource], plan: str | None = None, over: Mapping[str, Sequence[Any]] = _NONE, changes: Mapping[str, Any] = _NONE
 ) -> Sweep:
     """The points of sweep files and scenarios; `plan` and `over` in place of what the files say, or beside it; `changes` in all points.
 
@@ -117,7 +119,7 @@ def _sweep_of(read: Tree) -> tuple[SweepSection, list[Tree]]:
     """What a file says, and the scenarios that it names; a scenario file names itself."""
     value = read.value
     if not isinstance(value, dict) or not value.keys() & {"scenario", "over"}:
-        return SweepSection(scenario=[read.path]), [read]
+        return SweepSection.model_validate({"scenario": [read.path]}), [read]
     if isinstance(value.get("scenario"), str):
         value = {**value, "scenario": [value["scenario"]]}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from typing import Any, Final
 
 from parsim.parallel.plan import KEYS
 from parsim.sweeps.cache import ResultCache
-from parsim.sweeps.chunk import Question
+from parsim.sweeps.chunk import SweepQuestion
 from parsim.sweeps.key import keys_of
-from parsim.sweeps.points import Source, SweepPoint, read_sweep
+from parsim.sweeps.points import SweepPoint, SweepSource, read_sweep
 from parsim.sweeps.workers import chunks, open_executor
 
 _NONE: Final[Mapping[str, Any]] = {}
@@ -52,20 +53,8 @@ class SweepProgress:
     num_cached: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A row that waits for its result; with a reason it needs none."""
-
-    point: int
-    scenario: str
-    name: str
-    written: Any
-    key: str = ""
-    reason: str = ""
-
-
 def sweep(
-    sources: Source | Sequence[Source],
+    sources: SweepSource | Sequence[SweepSource],
     *,
     over: Mapping[str, Sequence[Any]] = _NONE,
     changes: Mapping[str, Any] = _NONE,
@@ -98,13 +87,16 @@ def sweep(
         if resume:
             work.results.update((key, found) for key in work.questions if (found := kept.find(key)) is not None)
         missing = [(key, each) for key, each in work.questions.items() if key not in work.results]
-        num_cached = sum(each.key in work.results for each in work.cells)
+        rows = Counter(each.key for each in work.cells)  # of each question; of none: those that need no answer
+        num_cached = sum(rows[key] for key in work.results)
+        num_known = num_cached + rows[""]
         with open_executor(executor, workers) as (chosen, width):
             for finished in chunks(chosen, missing, width):
                 kept.keep(finished)
                 work.results.update(finished)
+                num_known += sum(rows[key] for key, _ in finished)
                 if progress:
-                    progress(SweepProgress(work.num_known, len(work.cells), num_cached))
+                    progress(SweepProgress(num_known, len(work.cells), num_cached))
     return SweepResult(asked.name, tuple(work.rows(asked.points)), len(asked.points), len(missing), num_cached)
 
 
@@ -125,7 +117,7 @@ class _Work:
     """All rows, what is to be answered for them, each once, and the answers that are there."""
 
     cells: list[_Cell]
-    questions: dict[str, Question]
+    questions: dict[str, SweepQuestion]
     results: dict[str, str]
 
     @classmethod
@@ -134,25 +126,22 @@ class _Work:
         work = cls([], {}, {})
         for index, point in enumerate(points):
             built = point.build()
-            names = built.asked(point.plan)
+            names = built.names(point.plan)
             keys = keys_of(built.scenario, names) if built.scenario else {}
             for name in names:
                 reason = built.reason(name)
                 key = "" if reason else keys[name]
                 work.cells.append(_Cell(index, built.name, name, built.plans.get(name), key, reason))
                 if key:
-                    work.questions.setdefault(key, Question(point, name))
+                    work.questions.setdefault(key, SweepQuestion(point, name))
         return work
-
-    @property
-    def num_known(self) -> int:
-        """Rows that wait for nothing."""
-        return sum(not each.key or each.key in self.results for each in self.cells)
 
     def rows(self, points: Sequence[SweepPoint]) -> Iterator[SweepRow]:
         """The rows, once all answers are there."""
         for each in self.cells:
-            result = json.loads(self.results[each.key]) if each.key else {"plan": {}, "figures": {}, "reason": each.reason}
+            result: dict[str, Any] = {"plan": {}, "figures": {}, "reason": each.reason}
+            if each.key:
+                result = json.loads(self.results[each.key])
             written = each.written if isinstance(each.written, dict) else {}
             plan = result["plan"] or {name: value for name, value in written.items() if name in KEYS and isinstance(value, str | int)}
             changes = dict(points[each.point].changes)

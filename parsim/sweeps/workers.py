@@ -14,7 +14,8 @@ from math import ceil
 from typing import Any, Final
 
 from parsim.errors import ParsimError
-from parsim.sweeps.chunk import Question, answer
+from parsim.sweeps.chunk import SweepQuestion, answer
+from parsim.sweeps.key import MODEL_VERSION
 
 CHUNK_S: Final = 0.5  # of work, which each worker loses at most where a sweep is killed
 _FIRST: Final = 8  # questions of a chunk while nobody knows how long they take, and by how much a chunk grows at most
@@ -42,19 +43,20 @@ def open_executor(executor: Executor | None, workers: int) -> Iterator[tuple[Exe
         yield _Here(), 1
 
 
-def chunks(executor: Executor, questions: Sequence[tuple[str, Question]], width: int) -> Iterator[list[tuple[str, str]]]:
+def chunks(executor: Executor, questions: Sequence[tuple[str, SweepQuestion]], width: int) -> Iterator[list[tuple[str, str]]]:
     """The (key, result) pairs of each chunk that is finished; `width` of them are under way at a time.
 
     Raises:
         ParsimError: a worker ended before its chunk.
     """
-    queue, pending, each_s = deque(questions), dict[Future[Any], list[tuple[str, Question]]](), CHUNK_S / _FIRST
+    queue, each_s = deque(questions), CHUNK_S / _FIRST
+    pending: dict[Future[tuple[list[str], float]], list[tuple[str, SweepQuestion]]] = {}
     try:
         while queue or pending:
             while queue and len(pending) < width:
                 size = min(max(1, round(CHUNK_S / each_s)), ceil(len(queue) / width))
                 chunk = [queue.popleft() for _ in range(size)]
-                pending[executor.submit(answer, [question for _, question in chunk], CHUNK_S)] = chunk
+                pending[executor.submit(answer, [question for _, question in chunk], CHUNK_S, MODEL_VERSION)] = chunk
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 chunk = pending.pop(future)
                 results, seconds = future.result()
@@ -62,9 +64,8 @@ def chunks(executor: Executor, questions: Sequence[tuple[str, Question]], width:
                 each_s = max(seconds / len(results), each_s / _FIRST)
                 yield [(key, result) for (key, _), result in zip(chunk, results, strict=False)]
     except BrokenExecutor:
-        raise ParsimError(
-            "a worker ended before its work, perhaps for want of memory", remedy="Run it again: what was finished is kept."
-        ) from None
+        what = "a worker ended before its work, perhaps for want of memory"
+        raise ParsimError(what, remedy="Run it again: what was finished is kept where there is a cache.") from None
     finally:
         for future in pending:
             future.cancel()

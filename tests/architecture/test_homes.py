@@ -132,6 +132,7 @@ ROOM = {
     "what an attack on messages and figures found": 200,
     "commands, a file a group": 60,
     "changes of any key, questions without a file": 470,
+    "sweeps: points, keys, a cache, chunks for any executor, their files; heatmaps": 1_040,
 }
 
 

@@ -57,7 +57,7 @@ def test_scenarios_are_points_of_their_own_and_what_varies_may_be_given_beside_t
 def test_an_illegal_plan_is_a_row_and_leaves_the_others_be(tmp_path: Path) -> None:
     built = read_sweep([files(tmp_path)]).points[1].build()
     assert built.scenario is not None and list(built.scenario.plans) == ["b"]
-    assert built.asked("named") == ("a", "b")
+    assert built.names("named") == ("a", "b")
     assert "tensor_parallel = 3 does not divide" in built.reason("a") and not built.reason("b")
 
 
@@ -65,16 +65,16 @@ def test_a_scenario_that_is_wrong_for_one_value_is_a_row_for_each_of_its_plans(t
     path = files(tmp_path, "scenario: base.yaml\nover: {batch.sequence_length: [16, 4096]}\n")
     good, bad = (each.build() for each in read_sweep([path]).points)
     assert good.scenario and not bad.scenario
-    assert [bad.reason(name)[:22] for name in bad.asked("named")] == ["batch.sequence_length:"] * 2
+    assert [bad.reason(name)[:22] for name in bad.names("named")] == ["batch.sequence_length:"] * 2
 
 
 def test_what_is_asked_of_a_point_is_named_or_best_or_one(tmp_path: Path) -> None:
     base = BASE + "  s: {tensor_parallel: auto}\n  t: {pipeline_parallel: [1, 7]}\n"
     built = read_sweep([files(tmp_path, base=base)]).points[1].build()
-    assert built.asked("named") == ("a", "b")
-    assert built.asked("best") == ("s", "t")
-    assert built.asked("s") == ("s",)
-    assert read_sweep([files(tmp_path)]).points[1].build().asked("best") == ("best",)
+    assert built.names("named") == ("a", "b")
+    assert built.names("best") == ("s", "t")
+    assert built.names("s") == ("s",)
+    assert read_sweep([files(tmp_path)]).points[1].build().names("best") == ("best",)
     assert read_sweep([files(tmp_path)], plan="b").points[0].plan == "b"
 
 

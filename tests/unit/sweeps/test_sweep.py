@@ -15,7 +15,7 @@ import pytest
 from parsim import estimate, from_mapping, plan
 from parsim.errors import ParsimError
 from parsim.sweeps import SweepProgress, SweepResult, sweep, workers
-from parsim.sweeps.chunk import Question, answer
+from parsim.sweeps.chunk import SweepQuestion, answer
 from parsim.sweeps.points import read_sweep
 
 BASE: dict[str, Any] = {
@@ -86,6 +86,14 @@ def test_the_best_of_a_scenario_without_open_axes_is_that_of_all_plans() -> None
     assert (row.name, row.figures["step_s"]) == ("best", plan(from_mapping(BASE), top=1).rows[0].step_s)
 
 
+def test_a_plan_that_only_some_scenarios_have_is_a_row_of_the_others() -> None:
+    other = {**BASE, "plans": {"b": BASE["plans"]["b"]}}
+    rows = sweep([BASE, other], plan="b").rows
+    assert [row.reason for row in rows] == ["", ""]
+    with pytest.raises(ParsimError, match="unknown plan 'a'"):
+        sweep([BASE, other], plan="a")
+
+
 def test_where_all_plans_have_open_axes_the_best_of_each_is_asked_for() -> None:
     rows = sweep({**BASE, "plans": {"s": {"tensor_parallel": "auto"}}}).rows
     assert rows[0].name == "s" and rows[0].figures["fits"]
@@ -112,9 +120,9 @@ def test_names_find_the_same_results(tmp_path: Path) -> None:
     assert (again.rows[0].scenario, again.rows[0].name) == ("other", "z")
 
 
-def questions(count: int) -> list[tuple[str, Question]]:
+def questions(count: int) -> list[tuple[str, SweepQuestion]]:
     points = read_sweep([BASE], over={"seed": list(range(count))}).points
-    return [(f"{n}", Question(point, "a")) for n, point in enumerate(points)]
+    return [(f"{n}", SweepQuestion(point, "a")) for n, point in enumerate(points)]
 
 
 class Counted(Executor):
@@ -133,7 +141,7 @@ class Counted(Executor):
 
 def test_no_more_chunks_than_workers_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a sweep that is killed repeats at most one chunk a worker: each is kept before another is given out."""
-    monkeypatch.setattr(workers, "answer", lambda asked, limit_s: ([each.plan for each in asked], 0.1 * len(asked)))
+    monkeypatch.setattr(workers, "answer", lambda asked, limit_s, version: ([each.plan for each in asked], 0.1 * len(asked)))
     executor = Counted()
     sizes = []
     for finished in workers.chunks(executor, questions(40), 3):
@@ -151,6 +159,11 @@ def test_a_chunk_ends_when_its_time_is_up_and_the_rest_is_asked_again(monkeypatc
     monkeypatch.setattr(workers, "CHUNK_S", 1e-9)
     found = [pair for finished in workers.chunks(Counted(), asked, 2) for pair in finished]
     assert sorted(found) == sorted((key, results[0]) for key, _ in asked)
+
+
+def test_a_worker_of_another_version_is_refused() -> None:
+    with pytest.raises(ParsimError, match=r"a worker has model version \d+, and the process that asks has -1\n  Install the same parsim"):
+        answer([], 1.0, -1)
 
 
 def test_what_travels_is_small_and_plain() -> None:
