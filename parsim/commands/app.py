@@ -68,7 +68,7 @@ def _in_place_of_a_file(kind: Any, help: str, metavar: str) -> Any:
     return Annotated[kind | None, typer.Option(help=help, metavar=metavar, min=1 if kind is int else None, rich_help_panel=panel)]
 
 
-# What stands for a scenario file, by the names of parsim.scenario.source.OPTIONS.
+# What stands for a scenario file.
 _OPTIONS: Final = {
     "model": _in_place_of_a_file(str, "a model of the catalog, or hf:path/to/config.json", "NAME"),
     "node": _in_place_of_a_file(str, "a node of the catalog, or an accelerator: the usual node of it", "NAME"),

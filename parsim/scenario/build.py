@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from pathlib import Path
@@ -73,7 +73,7 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
         if asked:  # what is missing may follow from what is wrong
             found = [fault for fault in found if fault.path != tree.path] or found
         if not found:
-            scenario = _scenario(sections, parts, tree.path, default_name, notes)
+            scenario = _scenario(sections, parts, tree.path, default_name, notes, tree.changed)
     unique = list(dict.fromkeys(found))
     return scenario, sorted(unique, key=lambda fault: (fault.line, fault.column, fault.path, fault.where))
 
@@ -294,7 +294,17 @@ def _measurement(name: str, section: MeasuredSection, plans: list[str], parts: _
         yield ("measured", name), "holds no figure; give step_time, peak_memory or both"
 
 
-def _scenario(sections: Sections, parts: _Parts, path: str, default_name: str, notes: tuple[str, ...]) -> Scenario:
+def _still_measured(measured: Mapping[str, Measured], changed: Iterable[Place]) -> dict[str, Measured]:
+    """What was measured of plans that the changes leave as they were."""
+    if any(place[0] in ("model", "cluster", "batch", "stack") for place in changed):
+        return {}
+    others = {place[1] for place in changed if place[0] == "plans" and len(place) > 1}
+    return {plan: each for plan, each in measured.items() if plan not in others}
+
+
+def _scenario(
+    sections: Sections, parts: _Parts, path: str, default_name: str, notes: tuple[str, ...], changed: Iterable[Place]
+) -> Scenario:
     assert parts.model is not None and parts.cluster is not None and parts.batch is not None and parts.stack is not None
     name, model, batch, plans, seed = sections.name or default_name, parts.model, parts.batch, parts.plans, sections.seed
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
@@ -302,7 +312,7 @@ def _scenario(sections: Sections, parts: _Parts, path: str, default_name: str, n
     training = Training(**dict(sections.training)) if sections.training is not None else Training()
     if any(plan.optimizer_in_backward for plan in plans.values()):
         training = replace(training, max_norm=inf)  # so that all plans train alike
-    spaces, measured = parts.spaces, parts.measured
+    spaces, measured = parts.spaces, _still_measured(parts.measured, changed)
     unstated = "stack" not in sections.model_fields_set
     return Scenario(
         name, model, parts.cluster, batch, parts.stack, plans, spaces, measured, seed, path, itemsize, dataset, training, unstated, notes

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from parsim import catalog, units
 from parsim.errors import Fault, ScenarioError, did_you_mean
+from parsim.scenario.defaults import node_called
 from parsim.scenario.fields import merge
 from parsim.scenario.rows import SCHEMAS
 from parsim.scenario.tree import Place, Tree, parse, path_of, show
@@ -24,6 +25,12 @@ _KINDS: Final[Mapping[Place, str]] = {
     ("stack",): "stacks",
     ("cluster", "node"): "nodes",
     ("cluster", "fabric"): "fabrics",
+}
+# What some paths are called for short.
+SHORT: Final[Mapping[str, str]] = {
+    **{name: f"cluster.{name}" for name in ("node", "num_devices", "num_nodes", "fabric")},
+    **{name: f"batch.{name}" for name in ("global_batch", "sequence_length", "dtype")},
+    "accelerator": "cluster.node.accelerator",
 }
 _IN_FILES: Final = tuple(
     place for place in _KINDS if place not in (("stack",), ("cluster", "fabric"))
@@ -45,20 +52,26 @@ class Change:
     fault: Fault | None = None
 
     @classmethod
-    def of(cls, text: str) -> Change:
-        """What PATH=VALUE says, the value in YAML."""
+    def of(cls, text: str, option: str = "--set") -> Change:
+        """What PATH=VALUE says, the value in YAML; a path may be one of SHORT."""
         path, equals, value = text.partition("=")
-        said = f"--set {path.strip()}"
-        if not equals or not path.strip():
+        path, said = path.strip(), f"{option} {path.strip()}"
+        if not equals or not path:
             return cls("", None, said, fault=Fault(said, 0, 0, "", "must be PATH=VALUE, e.g. batch.global_batch=512"))
         read = parse(value, said)
-        return cls(path.strip(), read.value, said, f"{path.strip()} = {value.strip()}", next(iter(read.faults), None))
+        meant = row_named(SHORT.get(path, path), read.value)
+        return cls(SHORT.get(path, path), meant, said, f"{path} = {value.strip()}", next(iter(read.faults), None))
 
     @property
     def is_in_a_row(self) -> bool:
         """Whether it is a figure of a row which may stand in a file of its own, so that the file is read before."""
         keys = tuple(self.path.split("."))
         return any(len(keys) > len(place) and keys[: len(place)] == place for place in _IN_FILES)
+
+
+def row_named(path: str, value: Any) -> Any:
+    """The value; of the node the name of its row, where people call it otherwise."""
+    return node_called(value) if path == "cluster.node" and isinstance(value, str) else value
 
 
 def changes_of(mapping: Mapping[str, Any]) -> tuple[Change, ...]:

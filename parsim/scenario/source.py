@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,18 +13,6 @@ if TYPE_CHECKING:  # what reads scenarios is imported where one is read: `parsim
     from parsim.scenario.changes import Change
     from parsim.scenario.types import Scenario
 
-# Options that stand for keys of a scenario, by the names of their parameters.
-OPTIONS: Final[Mapping[str, str]] = {
-    "model": "model",
-    "node": "cluster.node",
-    "num_devices": "cluster.num_devices",
-    "num_nodes": "cluster.num_nodes",
-    "fabric": "cluster.fabric",
-    "global_batch": "batch.global_batch",
-    "sequence_length": "batch.sequence_length",
-    "dtype": "batch.dtype",
-    "stack": "stack",
-}
 _ASKED: Final = "the command line"
 
 
@@ -38,9 +26,10 @@ class Source:
     """
 
     file: Path | None = None
-    options: Mapping[str, str | int | None] = field(default_factory=dict)  # by the names of OPTIONS; None: not given
+    options: Mapping[str, str | int | None] = field(default_factory=dict)  # a key, by its last word; None: not given
     sets: Sequence[str] = ()  # PATH=VALUE each
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)  # by path
+    swaps: Sequence[str] = ()  # after the others, as sets
 
     def load(self) -> Scenario:
         """The scenario.
@@ -61,12 +50,17 @@ class Source:
     def __str__(self) -> str:
         return str(self.file) if self.file else f"{self.options.get('model')} on {self.options.get('node')}"
 
+    def swap(self, swaps: Sequence[str]) -> Source:
+        """The same with other changes, PATH=VALUE each, which are faults of --swap where they are wrong."""
+        return replace(self, swaps=tuple(swaps))
+
     def _read(self) -> tuple[Scenario | None, list[Fault]]:
         from parsim.scenario.build import build
         from parsim.scenario.changes import Change, changes_of
         from parsim.scenario.tree import Tree, read
 
-        changes = (*self._options(), *(Change.of(each) for each in self.sets), *changes_of(self.changes))
+        sets = (Change.of(each, option) for option, every in (("--set", self.sets), ("--swap", self.swaps)) for each in every)
+        changes = (*self._options(), *sets, *changes_of(self.changes))
         if self.file:
             return build(read(self.file), self.file.stem, changes)
         if not {"model", "cluster.node"} <= {each.path for each in changes}:
@@ -75,13 +69,13 @@ class Source:
         return build(Tree(_ASKED, {}), str(self), changes, asked=True)
 
     def _options(self) -> list[Change]:
-        from parsim.scenario.changes import Change
-        from parsim.scenario.defaults import node_called
+        from parsim.scenario.changes import SHORT, Change, row_named
 
         found = []
         for name, value in self.options.items():
-            meant = node_called(value) if name == "node" and isinstance(value, str) else value
+            path = SHORT.get(name, name)
+            meant = row_named(path, value)
             if value is not None:
                 note = f"{value} is {meant}" if meant != value else ""
-                found.append(Change(OPTIONS[name], meant, f"--{name.replace('_', '-')}", note))
+                found.append(Change(path, meant, f"--{name.replace('_', '-')}", note))
         return found

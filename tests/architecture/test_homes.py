@@ -131,7 +131,8 @@ ROOM = {
     "plans as columns": 690,
     "what an attack on messages and figures found": 200,
     "commands, a file a group": 60,
-    "changes of any key, questions without a file": 470,
+    "changes of any key, questions without a file": 500,
+    "what a step gains from each resource, rows swapped, plans compared": 520,
     "sweeps: points, keys, a cache, chunks for any executor, their files; heatmaps": 1_040,
 }
 
