@@ -15,7 +15,7 @@ from parsim.report.manners import command
 @command
 def sweep(
     files: Annotated[
-        list[Path], typer.Argument(help="sweep files (scenario, over, combine, plan), or scenarios", metavar="FILE...", show_default=False)
+        list[Path], typer.Argument(help="sweep files (scenario, over, combine, plan), or scenarios", metavar="FILE", show_default=False)
     ],
     plan: Annotated[
         str | None,

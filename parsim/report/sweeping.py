@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from parsim.sweeps import SweepProgress, SweepResult, SweepRow, sweep
 
 _EVERY_S: Final = 5.0  # between lines of progress where nobody watches
 _SHOWN: Final = 10
+_LONGEST: Final = 200  # characters of a reason in a table; files have all of it
 _RIGHT: Final = ("step", "tokens/s/device", "MFU", "peak")  # columns of numbers
 
 
@@ -121,7 +123,10 @@ def _show(result: SweepResult) -> None:
     reasons = Counter(row.reason.partition(":")[0].partition(" = ")[0] for row in result.rows if row.reason)
     if reasons:
         first = {reason: next(row for row in result.rows if row.reason.startswith(reason)) for reason in reasons}
-        table = [{"rows": f"{count:,}", "why not": reason, "first": first[reason].reason} for reason, count in reasons.most_common()]
+        table = [
+            {"rows": f"{count:,}", "why not": reason, "first": textwrap.shorten(first[reason].reason, _LONGEST, placeholder=" ...")}
+            for reason, count in reasons.most_common()
+        ]
         show_table(table, left=("why not", "first"), title="not fit for training")
 
 

@@ -163,7 +163,9 @@ def _build(base: Tree, changes: Sequence[tuple[str, Any]], without: Collection[s
     own = [Change(path, value, path) for path, value in changes if not any(f"{path}.".startswith(f"plans.{name}.") for name in without)]
     changed = replace(base, value=_less(base.value, without), faults=list(base.faults), changed={})
     scenario, faults = build(changed, Path(base.path).stem, own)
-    told = [(each if each.path == base.path else replace(each, where=f"{each.path}.{each.where}".rstrip("."))) for each in faults]
+    told = [
+        each if each.path == base.path else replace(each, path=base.path, where=f"{each.path}.{each.where}".rstrip(".")) for each in faults
+    ]
     value = changed.value if isinstance(changed.value, dict) else {}
     plans = value["plans"] if isinstance(value.get("plans"), dict) else {}
     by_plan: dict[str, str] = {}
