@@ -99,3 +99,11 @@ def test_another_model_version_finds_nothing_of_this_one(monkeypatch: pytest.Mon
 
 def test_figures_keep_kinds_apart() -> None:
     assert figures({"b": 1, "a": (1.0, None)}) == [["a", [1.0, None]], ["b", 1]]
+
+
+def test_a_key_that_left_out_a_figure_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant of the key: one that takes a latency for a word."""
+    monkeypatch.setattr(key, "_WORDS", ("name", "source", "latency_s"))
+    own = case("a100")
+    others = variants(own, float, lambda each: each * 1.5 + 0.125)
+    assert any(keys_of(other, ["a"]) == keys_of(own, ["a"]) for other in others)
