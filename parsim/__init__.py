@@ -20,11 +20,13 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _hom
     from parsim.planner import plan as plan
     from parsim.planner.advice import Reference as Reference
     from parsim.planner.advice import advise as advise
+    from parsim.planner.whatif import whatif as whatif
     from parsim.scenario import Scenario as Scenario
     from parsim.scenario import check as check
     from parsim.scenario import from_mapping as from_mapping
     from parsim.scenario import load as load
     from parsim.simulator import simulate as simulate
+    from parsim.sweeps import sweep as sweep
 
 __version__ = "0.1.0"
 

@@ -117,6 +117,18 @@ def format(value: float, unit: str, digits: int = 3) -> str:
     return f"{_digits(value / float(_SCALES[head][chosen]), digits)} {chosen}{suffix}"
 
 
+def scale_text(text: str, factor: Fraction) -> str | None:
+    """The text of a figure with its number times `factor`; None where it is none.
+
+    >>> scale_text("200 Gb/s", Fraction(2)), scale_text("5.4us", Fraction("0.5")), scale_text("ib-ndr", Fraction(2))
+    ('400.0 Gb/s', '2.7 us', None)
+    """
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or not _dimension(match[2].strip()):
+        return None
+    return f"{float(Fraction(match[1]) * factor)!r} {match[2].strip()}"
+
+
 def _digits(value: float, digits: int) -> str:
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"

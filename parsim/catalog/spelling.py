@@ -21,8 +21,8 @@ def hint_of(name: str, known: Iterable[str]) -> str:
     >>> hint_of("gpt2", ("gpt2-medium", "gpt2-xl")), hint_of("l40", ("l40s",))
     (' (names that begin so: gpt2-medium, gpt2-xl)', '')
     """
-    runs, listed = _runs(name), tuple(known)
-    meant = [each for each in listed if _misspells(runs, _runs(each))]
+    runs, listed = runs_of(name), tuple(known)
+    meant = [each for each in listed if _misspells(runs, runs_of(each))]
     if meant:
         return f" (did you mean {' or '.join(map(repr, meant))}?)"
     begun = [each for each in listed if each.startswith(f"{name.lower()}-")]
@@ -35,10 +35,10 @@ def squeeze(name: str) -> str:
     >>> squeeze("RMS-Norm"), squeeze("Llama-3.1-8B")
     ('rmsnorm', 'llama3.1.8b')
     """
-    return re.sub(r"(?<=\d) (?=\d)", ".", " ".join(_runs(name))).replace(" ", "")
+    return re.sub(r"(?<=\d) (?=\d)", ".", " ".join(runs_of(name))).replace(" ", "")
 
 
-def _runs(name: str) -> list[str]:
+def runs_of(name: str) -> list[str]:
     """The runs of letters and of digits of a name."""
     return re.findall(r"[a-z]+|[0-9]+", name.lower()[:_MOST])
 

@@ -44,6 +44,7 @@ class Node:
     host_memory_bytes_per_s: float = HOST_MEMORY_BYTES_PER_S  # shared evenly by the devices
     host_memory_bytes: int | None = None  # what its host holds; None: nobody says
     edges: tuple[Edge, ...] = ()  # the wires of topology "custom"
+    usual_fabric: str | None = None  # the row of what joins such nodes where nobody names a fabric
     laws: Mapping[str, CollectiveLaw] = field(default_factory=dict)  # by operation, where one has a law of its own
 
     def law_of(self, operation: str) -> CollectiveLaw:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parsim.commands.app import Csv, Json, ScenarioFile, app, output_of
+from parsim.commands.app import Csv, Json, app, output_of, takes_scenario
 from parsim.report.manners import command
+
+if TYPE_CHECKING:
+    from parsim.scenario.source import Source
 
 
 @app.command(epilog="Example:  parsim advise scenarios/gpt3-175b-recompute.yaml full --noise-scale 1500")
 @command
+@takes_scenario(file_only=True)
 def advise(
-    scenario: ScenarioFile,
+    source: Source,
     plan: Annotated[str | None, typer.Argument(help="a plan of the scenario; its only one where left out", show_default=False)] = None,
     noise_scale: Annotated[
         float | None, typer.Option(help="of the gradients, as `execute --noise-scale` measures it", metavar="SEQUENCES")
@@ -33,4 +37,4 @@ def advise(
     from parsim.report.advising import advise_scenario
 
     reference: dict[str, Any] = {"learning_rate": learning_rate, "batch": reference_batch, "warmup": warmup_steps}
-    return advise_scenario(scenario, plan, output_of(json, csv), noise_scale=noise_scale, **reference)
+    return advise_scenario(source, plan, output_of(json, csv), noise_scale=noise_scale, **reference)

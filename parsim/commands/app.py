@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import typer
 import typer.core
@@ -42,7 +44,15 @@ app = typer.Typer(
 BackendOption = Annotated[Literal["estimate", "simulate"], typer.Option(help="arithmetic, or events for the step time")]
 TransportChoice = Literal["shared_memory", "mpi", "lockstep"]
 Precision = Literal["float64", "float32"]
-ScenarioFile = Annotated[Path, typer.Argument(help="a scenario file (YAML or JSON)", metavar="SCENARIO", show_default=False)]
+_FILE: Final = typer.Argument(help="a scenario file (YAML or JSON)", metavar="SCENARIO", show_default=False)
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help='set a key, in rows of the catalog, too, e.g. batch.global_batch=512; "2x" is twice a figure; may be repeated',
+        metavar="PATH=VALUE",
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="where to write; reports/NAME where left out", metavar="DIR", show_default=False)
 ]
@@ -51,6 +61,57 @@ FormatOption = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, and nothing else, on stdout")]
 Csv = Annotated[bool, typer.Option("--csv", help="print CSV, and nothing else, on stdout")]
+
+
+def _in_place_of_a_file(kind: Any, help: str, metavar: str) -> Any:
+    panel = "Without a file, or in place of what it says"
+    return Annotated[kind | None, typer.Option(help=help, metavar=metavar, min=1 if kind is int else None, rich_help_panel=panel)]
+
+
+# What stands for a scenario file.
+_OPTIONS: Final = {
+    "model": _in_place_of_a_file(str, "a model of the catalog, or hf:path/to/config.json", "NAME"),
+    "node": _in_place_of_a_file(str, "a node of the catalog, or an accelerator: the usual node of it", "NAME"),
+    "num_devices": _in_place_of_a_file(int, "how many devices; a node's where left out", "N"),
+    "num_nodes": _in_place_of_a_file(int, "how many nodes", "N"),
+    "fabric": _in_place_of_a_file(str, "the network between nodes; the node's usual one where left out", "NAME"),
+    "global_batch": _in_place_of_a_file(int, "sequences of a step; about 4 M tokens where left out", "N"),
+    "sequence_length": _in_place_of_a_file(int, "tokens of a sequence; the model's longest, at most 8192, where left out", "N"),
+    "dtype": _in_place_of_a_file(str, "the precision; bf16 where left out", "NAME"),
+    "stack": _in_place_of_a_file(str, "the software", "NAME"),
+}
+
+
+def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def takes_scenario(*, file_only: bool = False) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """What makes a command of a function whose first argument is a Source.
+
+    The command takes a file with --set, or, unless `file_only`, options that stand for one.
+    """
+
+    def around(work: Callable[..., int]) -> Callable[..., int]:
+        hints = get_type_hints(work, localns={"Source": object}, include_extras=True)
+        own = {name: each.replace(annotation=hints[name]) for name, each in list(inspect.signature(work).parameters.items())[1:]}
+        options = {} if file_only else _OPTIONS
+        file = _parameter("scenario", Annotated[Path, _FILE]) if file_only else _parameter("scenario", Annotated[Path | None, _FILE], None)
+        shared = [_parameter(name, kind, None) for name, kind in {"sets": SetOption, **options}.items()]
+
+        @functools.wraps(work)
+        def command(**given: Any) -> int:
+            from parsim.scenario.source import Source
+
+            told = {name: given.pop(name) for name in options}
+            return work(Source(given.pop("scenario"), told, given.pop("sets") or ()), **given)
+
+        every = [file, *(each.replace(kind=file.kind) for each in own.values()), *shared]
+        command.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in every} | {"return": int}
+        return command
+
+    return around
 
 
 def seconds_from(least: float, most: float) -> Callable[[float | None], float | None]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parsim.commands.app import Csv, Json, app, output_of
+from parsim.commands.app import Csv, Json, app, output_of, takes_scenario
 from parsim.report.manners import OK, WRONG, command
+
+if TYPE_CHECKING:
+    from parsim.scenario.source import Source
 
 
 @app.command(epilog="Example:  parsim check scenarios/table5-22b.yaml")
 @command
-def check(file: Annotated[Path, typer.Argument(help="a scenario file (YAML or JSON)", metavar="FILE", show_default=False)]) -> int:
+@takes_scenario(file_only=True)
+def check(source: Source) -> int:
     """Check a scenario file and report all of its faults at once, as file:line:column: path: message."""
     from parsim.report.console import log, say
-    from parsim.scenario import check as faults_of
 
-    faults = faults_of(file)
+    faults = source.faults()
     for fault in faults:
         say(str(fault))
-    log(f"{len(faults)} error{'s' if len(faults) > 1 else ''}" if faults else f"{file}: no errors")
+    log(f"{len(faults)} error{'s' if len(faults) > 1 else ''}" if faults else f"{source}: no errors")
     return WRONG if faults else OK
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parsim.commands.app import Csv, Json, Precision, ScenarioFile, TransportChoice, app, output_of, seconds_from
+from parsim.commands.app import Csv, Json, Precision, TransportChoice, app, output_of, seconds_from, takes_scenario
 from parsim.report.manners import command
+
+if TYPE_CHECKING:
+    from parsim.scenario.source import Source
 
 
 @app.command(epilog="Example:  parsim execute scenarios/digits-mlp.yaml --plan data_parallel --steps 20")
 @command
+@takes_scenario(file_only=True)
 def execute(
-    scenario: ScenarioFile,
+    source: Source,
     plan: Annotated[list[str] | None, typer.Option(help="only this plan; may be repeated", metavar="PLAN")] = None,
     steps: Annotated[
         int | None, typer.Option(help="optimizer steps; the epochs of `training` where left out, or 3", min=1, max=10**9)
@@ -38,13 +42,14 @@ def execute(
     from parsim.report.executing import execute_scenario
 
     options: dict[str, Any] = {"noise": noise_scale, "transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
-    return execute_scenario(scenario, output_of(json, csv), plans=plan or (), num_steps=steps, every=every, **options)
+    return execute_scenario(source, output_of(json, csv), plans=plan or (), num_steps=steps, every=every, **options)
 
 
 @app.command(epilog="Example:  parsim verify scenarios/tiny.yaml")
 @command
+@takes_scenario(file_only=True)
 def verify(
-    scenario: ScenarioFile,
+    source: Source,
     time: Annotated[bool, typer.Option("--time", help="time real steps on this machine instead, and compare with the prediction")] = False,
     machine: Annotated[
         Path | None, typer.Option(help="with --time: what `parsim calibrate` wrote; calibrates first where left out", metavar="FILE")
@@ -56,10 +61,10 @@ def verify(
     if time:
         from parsim.report.calibrating import verify_time
 
-        return verify_time(scenario, machine, output_of(json, csv))
+        return verify_time(source, machine, output_of(json, csv))
     from parsim.report.running import verify_scenario
 
-    return verify_scenario(scenario, output_of(json, csv))
+    return verify_scenario(source, output_of(json, csv))
 
 
 @app.command(epilog="Example:  parsim calibrate --out machine.yaml;  then in a scenario  cluster: {node: file:machine.yaml}, dtype: fp32")

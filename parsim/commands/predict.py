@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parsim.commands.app import BackendOption, Csv, FormatOption, Json, OutOption, ScenarioFile, app, output_of
+from parsim.commands.app import BackendOption, Csv, FormatOption, Json, OutOption, app, output_of, takes_scenario
 from parsim.report.manners import OK, command
+
+if TYPE_CHECKING:
+    from parsim.scenario.source import Source
 
 
 @app.command(epilog="Example:  parsim run scenarios/table5-22b.yaml --layers")
 @command
+@takes_scenario()
 def run(
-    scenario: ScenarioFile,
+    source: Source,
     out: OutOption = None,
     backend: BackendOption = "estimate",
     contention: Annotated[
@@ -33,31 +37,48 @@ def run(
 
     asked = bool(format) or not (json or csv) if figure is None else figure
     formats = (format or "png").split(",") if asked else ()
-    return run_scenario(scenario, output_of(json, csv), out=out, backend=backend, contention=contention, layers=layers, formats=formats)
+    return run_scenario(source, output_of(json, csv), out=out, backend=backend, contention=contention, layers=layers, formats=formats)
 
 
-@app.command(epilog="Example:  parsim plot scenarios/table5-175b.yaml -o figures")
+@app.command(
+    epilog="Examples:  parsim plot scenarios/table5-175b.yaml -o figures;  "
+    "parsim plot reports/s/results.csv --x tensor_parallel --y pipeline_parallel --value step_s"
+)
 @command
-def plot(scenario: ScenarioFile, out: OutOption = None, backend: BackendOption = "estimate", format: FormatOption = None) -> int:
-    """Draw step time and memory of all plans: plans.png (or as --format says) and their data, plans.csv."""
+@takes_scenario(file_only=True)
+def plot(
+    source: Source,
+    out: OutOption = None,
+    backend: BackendOption = "estimate",
+    format: FormatOption = None,
+    x: Annotated[str | None, typer.Option("--x", help="of the CSV of a sweep: the column along x of a heatmap", metavar="COLUMN")] = None,
+    y: Annotated[str | None, typer.Option("--y", help="the column along y", metavar="COLUMN")] = None,
+    value: Annotated[str, typer.Option(help="the column that the heatmap shows, where it fits", metavar="COLUMN")] = "step_s",
+) -> int:
+    """Draw step time and memory of all plans, plans.png and plans.csv; or a heatmap of a sweep, heatmap.png and heatmap.csv."""
+    formats = (format or "png").split(",")
+    if source.file and (x or y or source.file.suffix == ".csv"):
+        from parsim.report.heatmap import plot_heatmap
+
+        return plot_heatmap(source.file, out, formats, x=x or "", y=y or "", value=value)
     from parsim.report.running import plot_scenario
 
-    return plot_scenario(scenario, out, backend, (format or "png").split(","))
+    return plot_scenario(source, out, backend, formats)
 
 
 @app.command(epilog="Examples:  parsim explain scenarios/table5-22b.yaml full up_gemm;  parsim explain scenarios/table5-22b.yaml full mfu")
 @command
+@takes_scenario(file_only=True)
 def explain(
-    scenario: ScenarioFile,
+    source: Source,
     plan: Annotated[str, typer.Argument(help="a plan of the scenario", metavar="PLAN", show_default=False)],
     op: Annotated[str, typer.Argument(help="a task, the start of its name, forward, backward, or a figure such as mfu", metavar="OP")],
 ) -> int:
     """Explain a task of a plan (expression, shapes, counts, what bounds it, sources), or what a figure means."""
     from parsim.report.console import lines, say
     from parsim.report.explain import explain as notes_on
-    from parsim.scenario import load
 
-    for note in notes_on(load(scenario), plan, op):
+    for note in notes_on(source.load(), plan, op):
         say(note.title)
         lines(note.lines)
     return OK

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from parsim import units
@@ -11,7 +10,8 @@ from parsim.errors import ParsimError
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.planner.advice import Advice, Reference, advise
 from parsim.report.console import Output, say, show_table
-from parsim.scenario import Scenario, load
+from parsim.scenario import Scenario
+from parsim.scenario.source import Source
 
 _RULES = {
     0.5: "square root of the batch (Krizhevsky 2014; Malladi et al. 2022, arXiv:2205.10343)",
@@ -20,14 +20,21 @@ _RULES = {
 
 
 def advise_scenario(
-    path: Path, plan: str | None, output: Output, *, noise_scale: float | None, learning_rate: float | None, batch: int | None, warmup: int
+    source: Source,
+    plan: str | None,
+    output: Output,
+    *,
+    noise_scale: float | None,
+    learning_rate: float | None,
+    batch: int | None,
+    warmup: int,
 ) -> int:
     """The exit status: 0, or 1 where no micro-batch fits.  `batch` and `warmup` [steps] are of the run that had the learning rate.
 
     Raises:
         ParsimError: the scenario is wrong, has no such plan, or several and none is named.
     """
-    scenario = load(path)
+    scenario = source.load()
     if learning_rate is None and (batch is not None or warmup):
         raise ParsimError("a reference run without its learning rate", remedy="Add --learning-rate.")
     reference = None if learning_rate is None else Reference(batch or scenario.batch.global_batch, learning_rate, warmup)

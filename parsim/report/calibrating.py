@@ -15,7 +15,7 @@ from parsim.report.console import Output, bar, log, patience, percent, say, show
 from parsim.report.files import prepare_file, write
 from parsim.report.manners import unwind
 from parsim.report.running import progress
-from parsim.scenario import load
+from parsim.scenario.source import Source
 
 DEFAULT: Final = Path("machine.yaml")
 
@@ -38,13 +38,13 @@ def calibrate_machine(out: Path | None, seconds: float) -> int:
     return 0
 
 
-def verify_time(path: Path, machine: Path | None, output: Output) -> int:
+def verify_time(source: Source, machine: Path | None, output: Output) -> int:
     """The exit status: 0, or 1 where the machine could not be calibrated; an error of a prediction is a result, not a failure.
 
     Raises:
         ParsimError: the scenario or the machine's file is wrong, a worker died, or this machine cannot be timed.
     """
-    scenario = load(path)
+    scenario = source.load()
     unwind()
     if machine is None:
         calibration = _calibrate(SECONDS)
@@ -53,7 +53,7 @@ def verify_time(path: Path, machine: Path | None, output: Output) -> int:
         node = build_node(calibration.row)
     else:
         node = load_node(machine)
-    with patience(f"timing the plans of {path}"):
+    with patience(f"timing the plans of {source}"):
         found = list(time_plans(scenario, node, progress=progress(len(scenario.plans))))
     documents = [{**asdict(each), "error": each.error} for each in found]
     document = {"scenario": scenario.name, "machine": node.name, "rule": RULE, "plans": documents}

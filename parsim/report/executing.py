@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from parsim import units
@@ -17,14 +16,15 @@ from parsim.executor.noise import NoiseScale, check_noise, noise_scale
 from parsim.executor.run import Execution, Transport, execute
 from parsim.report.console import Output, bar, log, percent, say, show_table
 from parsim.report.manners import unwind
-from parsim.scenario import Scenario, load
+from parsim.scenario import Scenario
+from parsim.scenario.source import Source
 
 _STEPS = 3  # of a scenario without data
 _LINES = 20  # of a plan, unless the user wants more
 
 
 def execute_scenario(
-    path: Path,
+    source: Source,
     output: Output,
     *,
     plans: Sequence[str],
@@ -41,14 +41,14 @@ def execute_scenario(
     Raises:
         ParsimError: the scenario is wrong or too large to execute, or a worker ended.
     """
-    scenario = load(path)
+    scenario = source.load()
     if seed is not None:
         scenario = replace(scenario, seed=seed)
     num_steps, epoch = _lengths(scenario, num_steps)
     every = every or _every(num_steps, epoch)
     names = tuple(dict.fromkeys(plans)) or tuple(scenario.plans)
     if not names:
-        raise ParsimError("no plan here says how the work is split", str(path), "The planner fills open axes: parsim plan.")
+        raise ParsimError("no plan here says how the work is split", str(source), "The planner fills open axes: parsim plan.")
     for name in names:
         chosen = scenario.plan(name)  # an unknown one is told before the first runs
         if noise:

@@ -104,6 +104,10 @@ def predict(
         raise ParsimError(f"unknown backend '{backend}'", remedy=f"Known: {', '.join(BACKENDS)}.")
     if contention and backend != "simulate":
         raise ParsimError(f'contention needs events, and the backend is "{backend}"', remedy="Add --backend simulate.")
+    if not scenario.plans and not scenario.spaces:
+        raise ParsimError(
+            "no plan says how the work is split", remedy="Give one, e.g. --set plans.a.tensor_parallel=8, or ask parsim plan."
+        )
     if not scenario.plans:
         raise ParsimError(
             f"every plan ({', '.join(scenario.spaces)}) leaves axes open", scenario.path, f"Fill them with: parsim plan {scenario.path}"
@@ -136,6 +140,7 @@ def document(results: Results) -> dict[str, Any]:
         "schema": SCHEMA,
         "parsim_version": __version__,
         "scenario": results.scenario.name,
+        "notes": list(results.scenario.notes),
         "seed": results.scenario.seed,
         "backend": results.backend,
         "num_parameters": num_parameters(results.scenario.model),
@@ -226,6 +231,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "schema": SCHEMA,
         "parsim_version": __version__,
         "scenario": scenario.name,
+        "notes": list(scenario.notes),
         "num_parameters": num_parameters(scenario.model),
         "num_legal": ranking.num_legal,
         "num_over_memory": ranking.num_over_memory,

@@ -14,11 +14,12 @@ from parsim.report.files import csv_text, folder, json_text, prepare, write
 from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import short, show_layers, show_ranking, show_results, show_sharing
-from parsim.scenario import Scenario, load
+from parsim.scenario import Scenario
+from parsim.scenario.source import Source
 
 
 def run_scenario(
-    path: Path, output: Output, *, out: Path | None, backend: str, contention: bool, layers: bool, formats: Sequence[str]
+    source: Source, output: Output, *, out: Path | None, backend: str, contention: bool, layers: bool, formats: Sequence[str]
 ) -> int:
     """The exit status: 0, or 1 where no plan fits its device.  No figure is drawn without `formats`.
 
@@ -26,8 +27,8 @@ def run_scenario(
         ParsimError: the scenario is wrong.
         OSError: a file cannot be written.
     """
-    with patience(f"reading {path}"):
-        scenario = load(path)
+    with patience(f"reading {source}"):
+        scenario = source.load()
     directory = prepare(out or folder(scenario.name))
     results = _predict(scenario, backend, contention=contention)
     rows = {each.estimate.name: layer_rows(results.scenario, each.estimate) for each in results.plans} if layers else {}
@@ -46,14 +47,14 @@ def run_scenario(
     return 0 if fits else 1
 
 
-def plot_scenario(path: Path, out: Path | None, backend: str, formats: Sequence[str]) -> int:
+def plot_scenario(source: Source, out: Path | None, backend: str, formats: Sequence[str]) -> int:
     """The exit status of drawing: 0.
 
     Raises:
         ParsimError: the scenario is wrong.
         OSError: a file cannot be written.
     """
-    scenario = load(path)
+    scenario = source.load()
     directory = prepare(out or folder(scenario.name))
     _log_files(directory, _draw(_predict(scenario, backend), directory, formats))
     return 0
@@ -96,7 +97,7 @@ def _log_files(directory: Path, written: list[Path]) -> None:
     log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
 
 
-def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, runnable: bool = False) -> int:
+def rank_scenario(source: Source, output: Output, *, top: int, space: str | None, runnable: bool = False) -> int:
     """The exit status: 0, or 1 where no plan fits its device.
 
     Raises:
@@ -104,8 +105,8 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, ru
     """
     from parsim.planner import plan
 
-    with patience(f"pricing every plan of {path}"):
-        scenario = load(path)
+    with patience(f"pricing every plan of {source}"):
+        scenario = source.load()
         ranking = plan(scenario, space, top=top, runnable=runnable)
     document = made.ranking_document(scenario, ranking)
     output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
@@ -114,7 +115,7 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, ru
     return 0 if ranking.rows else 1
 
 
-def verify_scenario(path: Path, output: Output) -> int:
+def verify_scenario(source: Source, output: Output) -> int:
     """The exit status: 0, or 1 where a check found a difference.
 
     Raises:
@@ -123,7 +124,7 @@ def verify_scenario(path: Path, output: Output) -> int:
     from parsim.verify import verify
     from parsim.verify.shrink import RULE
 
-    scenario = load(path)
+    scenario = source.load()
     unwind()
     checks = verify(scenario, progress=progress(len(scenario.plans)))
     failed = sum(not check.ok for check in checks)

@@ -47,7 +47,9 @@ def size(scenario: Scenario) -> str:
 
 
 def _open(scenario: Scenario, first: Estimate | None, name: str) -> None:
-    """Say what is predicted; of a stack that nobody chose, what another would change."""
+    """Say what was set or assumed, and what is predicted; of a stack that nobody chose, what another would change."""
+    if scenario.notes:
+        say("; ".join(scenario.notes))
     other = with_other_stack(scenario, first.plan) if first and scenario.default_stack else None
     compared = ""
     if first and other:

@@ -7,33 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from parsim.errors import Fault, ScenarioError
 from parsim.scenario.types import DataSpec, Measured, PlanSpace, Scenario, Training
 
 __all__ = ["DataSpec", "Fault", "Measured", "PlanSpace", "Scenario", "Training", "check", "from_mapping", "load", "schema"]
+_NONE: Final[Mapping[str, Any]] = {}
 
 
-def load(path: str | Path) -> Scenario:
+def load(path: str | Path, *, changes: Mapping[str, Any] = _NONE) -> Scenario:
     """The scenario that stands in a file.
 
+    Args:
+        changes: values in place of the file's, by dotted path, as `--set` takes them: {"batch.global_batch": 512}; "2x" is twice a figure.
+
     Raises:
-        ScenarioError: the file cannot be read or is wrong; the error holds all faults.
+        ScenarioError: the file cannot be read or is wrong, or a change is; the error holds all faults.
     """
-    scenario, faults = _read(path)
-    if scenario is None:
-        raise ScenarioError.of(faults)
-    return scenario
+    from parsim.scenario.source import Source
+
+    return Source(Path(path), changes=changes).load()
 
 
-def check(path: str | Path) -> list[Fault]:
-    """All faults of a scenario file in the order of its lines; an empty list for one that `load` takes."""
-    return _read(path)[1]
+def check(path: str | Path, *, changes: Mapping[str, Any] = _NONE) -> list[Fault]:
+    """All faults of a scenario file, with `changes`, in the order of its lines; an empty list for one that `load` takes."""
+    from parsim.scenario.source import Source
+
+    return Source(Path(path), changes=changes).faults()
 
 
-def from_mapping(mapping: Mapping[str, Any], name: str = "scenario") -> Scenario:
-    """The scenario that a mapping describes, with the keys and values of a file; nothing of it is kept.
+def from_mapping(mapping: Mapping[str, Any], name: str = "scenario", *, changes: Mapping[str, Any] = _NONE) -> Scenario:
+    """The scenario that a mapping describes, with the keys and values of a file, and with `changes`; nothing of it is kept.
 
     Raises:
         ScenarioError: something is wrong; the error holds all faults, each with its dotted path.
@@ -43,8 +48,9 @@ def from_mapping(mapping: Mapping[str, Any], name: str = "scenario") -> Scenario
     4
     """
     from parsim.scenario import build, tree
+    from parsim.scenario.changes import changes_of
 
-    scenario, faults = build.build(tree.of(mapping, name), name)
+    scenario, faults = build.build(tree.of(mapping, name), name, changes_of(changes))
     if scenario is None:
         raise ScenarioError.of(faults)
     return scenario
@@ -55,9 +61,3 @@ def schema() -> dict[str, Any]:
     from parsim.scenario import document
 
     return document.json_schema()
-
-
-def _read(path: str | Path) -> tuple[Scenario | None, list[Fault]]:
-    from parsim.scenario import build, tree  # pydantic is imported where a scenario is read
-
-    return build.build(tree.read(path), Path(path).stem)

@@ -121,6 +121,7 @@ SAID: Final[Mapping[str, str]] = {
     "devices of a node follow from it; where fewer are used, give num_devices of the cluster": (
         "devices_per_node gpus_per_node num_gpus_per_node n_gpus_per_node nproc_per_node"
     ),
+    "a file with `scenario` and `over` is a sweep: use `parsim sweep`": "scenario over combine",
     "the tokens of a step are global_batch x sequence_length: give these two": (
         "tokens tokens_per_step tokens_per_batch batch_tokens global_batch_tokens"
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from pathlib import Path
@@ -19,7 +19,9 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, recomputation, sharding_faults
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.scenario import huggingface
-from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
+from parsim.scenario.changes import Change, change
+from parsim.scenario.defaults import add_defaults
+from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Question, Sections
 from parsim.scenario.fields import TAGS
 from parsim.scenario.hardware import ROW_FILE, nics_of_part
 from parsim.scenario.rows import read, resolve
@@ -45,27 +47,45 @@ class _Parts:
     measured: dict[str, Measured] = field(default_factory=dict)
 
 
-def build(tree: Tree, default_name: str) -> tuple[Scenario | None, list[Fault]]:
-    """The scenario, or None and its faults in the order of the file, each once."""
-    found = list(tree.faults)
-    scenario = None
+def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, asked: bool = False) -> tuple[Scenario | None, list[Fault]]:
+    """The scenario with the changes, or None and its faults in the order of the file, each once.
+
+    `asked`: it stands in no file, so that it needs no plans, and what it lacks of batch and fabric takes stated defaults.
+    """
+    change(tree, [each for each in changes if not each.is_in_a_row])
+    if tree.value is not None or not tree.faults:
+        _read_rows(tree)
+        change(tree, [each for each in changes if each.is_in_a_row])
+    found, scenario = list(tree.faults), None
     if tree.value is not None or not found:
-        value = _with_machine(_with_config(tree, found), tree, found)
-        sections, complaints = _sections(value)
+        form = Question if asked else Document
+        sections, complaints = _sections(tree.value, form)
+        notes = tuple(each.note for each in changes if each.note)
+        if asked and (added := add_defaults(tree.value, sections)):
+            sections, complaints = _sections(tree.value, form)
+            notes += added
         parts = _Parts()
-        complaints += _relations(sections, parts, value if isinstance(value, dict) else {})
+        complaints += _relations(sections, parts, tree.value if isinstance(tree.value, dict) else {})
         # A value that YAML could not give is missing now: what that leads to at the same place was told already.
-        told = {fault.where for fault in found}
-        found += [fault for fault in (tree.fault(place, message) for place, message in complaints) if fault.where not in told]
+        told = {(fault.path, fault.where) for fault in found}
+        every = (tree.fault(place, message) for place, message in complaints)
+        found += [fault for fault in every if (fault.path, fault.where) not in told]
+        if asked:  # what is missing may follow from what is wrong
+            found = [fault for fault in found if fault.path != tree.path] or found
         if not found:
-            scenario = _scenario(sections, parts, tree.path, default_name)
+            scenario = _scenario(sections, parts, tree.path, default_name, notes, tree.changed)
     unique = list(dict.fromkeys(found))
-    return scenario, sorted(unique, key=lambda fault: (fault.line, fault.column, fault.where))
+    return scenario, sorted(unique, key=lambda fault: (fault.line, fault.column, fault.path, fault.where))
 
 
-def _with_config(tree: Tree, found: list[Fault]) -> Any:
+def _read_rows(tree: Tree) -> None:
+    """Put the rows that stand in files of their own in place of their names."""
+    tree.value = _with_config(tree.value, tree, tree.faults)
+    tree.value = _with_machine(tree.value, tree, tree.faults)
+
+
+def _with_config(value: Any, tree: Tree, found: list[Fault]) -> Any:
     """The values, with the row that a Hugging Face config describes in place of its name; a fault of it is added to `found`."""
-    value = tree.value
     name = value.get("model") if isinstance(value, dict) else None
     if not isinstance(name, str) or not name.startswith(huggingface.PREFIX):
         return value
@@ -93,12 +113,12 @@ def _with_machine(value: Any, tree: Tree, found: list[Fault]) -> Any:
     return {**value, "cluster": {key: each for key, each in cluster.items() if key != "node"}}
 
 
-def _sections(value: Any) -> tuple[Sections, list[tuple[Place, str]]]:
+def _sections(value: Any, form: type[Sections]) -> tuple[Sections, list[tuple[Place, str]]]:
     """The sections without fault, and what is wrong with the others."""
     if not isinstance(value, dict):
         return Sections.model_validate({}), [((), "a scenario is a mapping with the keys model, cluster, batch and plans")]
     try:
-        return Document.model_validate(value), []
+        return form.model_validate(value), []
     except ValidationError as error:
         complaints: list[tuple[Place, str]] = [
             (tuple(each for each in one["loc"] if each not in TAGS), str(one["ctx"]["sentence"])) for one in error.errors()
@@ -271,7 +291,17 @@ def _measurement(name: str, section: MeasuredSection, plans: list[str], parts: _
         yield ("measured", name), "holds no figure; give step_time, peak_memory or both"
 
 
-def _scenario(sections: Sections, parts: _Parts, path: str, default_name: str) -> Scenario:
+def _still_measured(measured: Mapping[str, Measured], changed: Iterable[Place]) -> dict[str, Measured]:
+    """What was measured of plans that the changes leave as they were."""
+    if any(place[0] in ("model", "cluster", "batch", "stack") for place in changed):
+        return {}
+    others = {place[1] for place in changed if place[0] == "plans" and len(place) > 1}
+    return {plan: each for plan, each in measured.items() if plan not in others}
+
+
+def _scenario(
+    sections: Sections, parts: _Parts, path: str, default_name: str, notes: tuple[str, ...], changed: Iterable[Place]
+) -> Scenario:
     assert parts.model is not None and parts.cluster is not None and parts.batch is not None and parts.stack is not None
     name, model, batch, plans, seed = sections.name or default_name, parts.model, parts.batch, parts.plans, sections.seed
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
@@ -279,8 +309,8 @@ def _scenario(sections: Sections, parts: _Parts, path: str, default_name: str) -
     training = Training(**dict(sections.training)) if sections.training is not None else Training()
     if any(plan.optimizer_in_backward for plan in plans.values()):
         training = replace(training, max_norm=inf)  # so that all plans train alike
-    spaces, measured = parts.spaces, parts.measured
+    spaces, measured = parts.spaces, _still_measured(parts.measured, changed)
     unstated = "stack" not in sections.model_fields_set
     return Scenario(
-        name, model, parts.cluster, batch, parts.stack, plans, spaces, measured, seed, path, itemsize, dataset, training, unstated
+        name, model, parts.cluster, batch, parts.stack, plans, spaces, measured, seed, path, itemsize, dataset, training, unstated, notes
     )

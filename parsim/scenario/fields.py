@@ -221,9 +221,10 @@ def _from_base(section: type[Section], value: dict[str, Any]) -> dict[str, Any]:
     changes = {**section.follow_changes(row, changes), **changes}
     row["source"] = {figure: source for figure, source in row.get("source", {}).items() if figure not in changes}
     follows = [key for key, rule in section.derived.items() if key in row and key not in changes and row[key] == rule(row)]
-    return _merge({key: each for key, each in row.items() if key not in follows}, changes)
+    return merge({key: each for key, each in row.items() if key not in follows}, changes)
 
 
-def _merge(row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merge(row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The row with changes in place of its figures, key by key inside mappings, too."""
     both = {key for key, each in changes.items() if isinstance(each, dict) and isinstance(row.get(key), dict)}
-    return {**row, **{key: _merge(row[key], each) if key in both else each for key, each in changes.items()}}
+    return {**row, **{key: merge(row[key], each) if key in both else each for key, each in changes.items()}}

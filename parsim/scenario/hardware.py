@@ -234,6 +234,7 @@ class NodeRow(FittedRow):
     )
     torus: list[Natural] = optional(list, "the devices along each axis of topology torus_2d or torus_3d")
     edges: Annotated[list[EdgeRow], Field(max_length=10_000)] = optional(list, "the wires of topology custom: a, b and bandwidth")
+    usual_fabric: Annotated[str, Known("fabrics")] | None = Field(None, description="what joins such nodes where nobody names a fabric")
     laws: dict[Annotated[str, Known("operations", lambda: cluster.OPERATIONS)], CollectiveRow] = optional(
         dict, "operation: its own law inside the node, where it was measured by itself"
     )

@@ -36,9 +36,14 @@ class Tree:
     value: Any = None
     spots: dict[Place, tuple[int, int]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    changed: dict[Place, str] = field(default_factory=dict)  # what was set beside the file, each with where it was
 
     def fault(self, place: Place, message: str) -> Fault:
         """The fault at `place`: where that is not in the file, at the nearest key above it."""
+        inside = [each for each in self.changed if place[: len(each)] == each]
+        if inside:
+            nearest = max(inside, key=len)
+            return Fault(self.changed[nearest], 0, 0, path_of(place[len(nearest) :]), message)
         above = next((place[:end] for end in range(len(place), 0, -1) if place[:end] in self.spots), ())
         return Fault(self.path, *self.spots.get(above, (0, 0)), path_of(place), message)
 
@@ -60,15 +65,27 @@ def read(path: str | Path) -> Tree:
     """The values of a YAML (or JSON) file; with faults, and perhaps without a value, where it cannot be read."""
     tree = Tree(str(path))
     text = _text(path, tree)
-    root = _compose(text, tree) if text is not None else None
+    if text is not None and not _fill(tree, text) and not tree.faults:
+        tree.add("the file is empty; a scenario has at least model, cluster, batch and plans", 1, 1)
+    return tree
+
+
+def parse(text: str, name: str) -> Tree:
+    """The value that a piece of YAML stands for; None of an empty one."""
+    tree = Tree(name)
+    _fill(tree, text)
+    return tree
+
+
+def _fill(tree: Tree, text: str) -> bool:
+    """Read YAML into a tree; whether there is any."""
+    root = _compose(text, tree)
     if root is not None:
         tree.spots[()] = (1, 1)
         reader = _Reader(tree)
         value = reader.value(root, ())
         tree.value = None if reader.full else value
-    elif not tree.faults:
-        tree.add("the file is empty; a scenario has at least model, cluster, batch and plans", 1, 1)
-    return tree
+    return root is not None
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:

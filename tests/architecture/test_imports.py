@@ -16,6 +16,7 @@ ROWS = {
     "commands": 8,
     "report": 7,
     "export": 7,
+    "sweeps": 6.5,
     **dict.fromkeys(("planner", "validate", "verify", "calibrate"), 6),
     **dict.fromkeys(("estimator", "simulator", "executor"), 5),
     "cost": 4.5,

@@ -31,7 +31,22 @@ plans:
   one: {tensor_parallel: 8}
   open: {tensor_parallel: [8]}
 """
-COMMANDS = ("check", "schema", "list", "show", "run", "verify", "execute", "calibrate", "explain", "plan", "plot", "validate")
+COMMANDS = (
+    "check",
+    "schema",
+    "list",
+    "show",
+    "run",
+    "verify",
+    "execute",
+    "calibrate",
+    "explain",
+    "plan",
+    "plot",
+    "validate",
+    "whatif",
+    "sweep",
+)
 
 
 @pytest.fixture

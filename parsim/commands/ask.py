@@ -1,0 +1,41 @@
+"""`parsim whatif`: what would be, were something otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from parsim.commands.app import Csv, Json, app, output_of, takes_scenario
+from parsim.report.manners import command
+
+if TYPE_CHECKING:
+    from parsim.scenario.source import Source
+
+
+@app.command(
+    epilog="Examples:  parsim whatif scenarios/table5-22b.yaml full;  "
+    "parsim whatif --model llama3-8b --node a100-40gb --num-devices 16 --swap node=hgx-h100-80gb --replan"
+)
+@command
+@takes_scenario()
+def whatif(
+    source: Source,
+    plans: Annotated[list[str] | None, typer.Argument(help="plans of the scenario; its best where left out", metavar="[PLAN]...")] = None,
+    swap: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--swap",
+            help="compare with this in place of what is there, e.g. node=hgx-h200, accelerator=h200, fabric=ib-ndr-8rail, "
+            "cluster.fabric.nic.bandwidth=2x; may be repeated",
+            metavar="PATH=VALUE",
+        ),
+    ] = None,
+    replan: Annotated[bool, typer.Option("--replan", help="also the best plan under --swap")] = False,
+    json: Json = False,
+    csv: Csv = False,
+) -> int:
+    """Say what the step gains were the network, the devices or anything else 1 % or twice as fast, or swapped for another."""
+    from parsim.report.whatif import ask_what_if
+
+    return ask_what_if(source, output_of(json, csv), plans=plans or (), swaps=swap or (), replan=replan)

@@ -1,0 +1,105 @@
+"""`whatif`: the step of a plan, estimated anew with one resource after another faster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from parsim.estimator.estimate import estimate
+
+if TYPE_CHECKING:
+    from parsim.estimator.result import Estimate
+    from parsim.parallel.plan import Plan
+    from parsim.scenario import Scenario
+
+T = TypeVar("T")
+# What a step waits for, each with what is faster in it; together they are every rate and every latency of hardware and software.
+RESOURCES: Final[Mapping[str, str]] = {
+    "compute": "the FLOP/s of the devices",
+    "memory": "the bandwidth of the devices' memory",
+    "launches": "kernel launches, of host and device",
+    "node link": "the bandwidth of what joins the devices of a node",
+    "network": "the bandwidth between nodes: NICs, their slots, and what is behind them",
+    "latency": "the latencies of node and network",
+    "host link": "the bandwidth between a device and its host",
+    "host memory": "the memory bandwidth of the host",
+}
+_STEP: Final = 1.01  # by how much a resource is faster for its elasticity
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What a step gains where one resource is faster."""
+
+    resource: str  # of RESOURCES, or "all"
+    elasticity: float  # d ln speed / d ln resource: of +1 %, the part that the step gets
+    twice_s: float  # the step where the resource is twice as fast
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """The estimate of a plan, and what it would gain from each resource; the elasticities sum to 1, that of all together."""
+
+    estimate: Estimate
+    gains: tuple[Gain, ...]
+
+
+def whatif(scenario: Scenario, plan: Plan | str) -> WhatIf:
+    """What the step of a plan gains from each resource.
+
+    Raises:
+        ScenarioError: the scenario has no plan of that name.
+    """
+    now = estimate(scenario, plan)
+
+    def gain(name: str, resources: tuple[str, ...]) -> Gain:
+        more, twice = (estimate(improve(scenario, dict.fromkeys(resources, by)), now.plan).step_s for by in (_STEP, 2.0))
+        return Gain(name, math.log(now.step_s / more) / math.log(_STEP), twice)
+
+    gains = [gain(each, (each,)) for each in RESOURCES]
+    return WhatIf(now, (*gains, gain("all", tuple(RESOURCES))))
+
+
+def improve(scenario: Scenario, by: Mapping[str, float]) -> Scenario:
+    """The scenario with its resources faster by these factors: rates times them, times divided by them."""
+    compute, memory, launches, link, network, latency, host, host_memory = (by.get(each, 1.0) for each in RESOURCES)
+    node, fabric, stack = scenario.cluster.node, scenario.cluster.fabric, scenario.stack
+    faster = replace(
+        _scale(node, bytes=link, seconds=latency),
+        accelerator=_scale(node.accelerator, flops=compute, bytes=memory, seconds=launches),
+        host_link=_scale(node.host_link, bytes=host, seconds=latency),
+        nic_link=_scale(node.nic_link or node.host_link, bytes=network, seconds=latency),
+        host_memory_bytes_per_s=node.host_memory_bytes_per_s * host_memory,
+    )
+    between = None if fabric is None else _scale(fabric, bytes=network, seconds=latency)
+    cluster = replace(scenario.cluster, node=faster, fabric=between)
+    return replace(scenario, cluster=cluster, stack=_scale(stack, seconds=launches))
+
+
+def _scale(part: T, *, flops: float = 1.0, bytes: float = 1.0, seconds: float = 1.0) -> T:
+    """A part of the hardware with its rates times these factors and its seconds divided, by the units that names of fields end in.
+
+    Seconds a root byte are between both: sqrt(latency / bandwidth) is of that unit.
+    """
+    factors = {"flops_per_s": flops, "bytes_per_s": bytes, "_s_per_sqrt_byte": 1 / math.sqrt(bytes * seconds), "_s": 1 / seconds}
+
+    def scale(value: Any, factor: float) -> Any:
+        if isinstance(value, Mapping):
+            return {key: scale(each, factor) for key, each in value.items()}
+        if isinstance(value, tuple):
+            return tuple(scale(each, factor) for each in value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return _scale(value, flops=flops, bytes=bytes, seconds=seconds)
+        return value * factor if factor != 1.0 and isinstance(value, int | float) else value
+
+    def factor_of(name: str) -> float:
+        return next((factor for unit, factor in factors.items() if name.endswith(unit)), 1.0)
+
+    parts: Any = part
+    changed = {each.name: scale(getattr(part, each.name), factor_of(each.name)) for each in fields(parts)}
+    if "knees" in changed:  # of a kernel's law: (bytes, bytes/s)
+        changed["knees"] = tuple((beyond, rate * bytes) for beyond, rate in changed["knees"])
+    faster: T = replace(parts, **changed)
+    return faster

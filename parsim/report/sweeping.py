@@ -1,0 +1,148 @@
+"""`parsim sweep`: its progress, its files and what it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from parsim import units
+from parsim.report.console import Output, console, log, patience, percent, say, show_table
+from parsim.report.files import csv_text, folder, prepare, write
+from parsim.report.manners import unwind
+from parsim.report.results import flat
+from parsim.scenario.changes import values_of
+from parsim.sweeps import SweepProgress, SweepResult, SweepRow, sweep
+
+_EVERY_S: Final = 5.0  # between lines of progress where nobody watches
+_SHOWN: Final = 10
+_LONGEST: Final = 200  # characters of a reason in a table; files have all of it
+_RIGHT: Final = ("step", "tokens/s/device", "MFU", "peak")  # columns of numbers
+
+
+def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets: Sequence[str], cache: Path | None, **options: Any) -> int:
+    """The exit status: 0, or 1 where nothing fits its device; `options` are those of `sweep`.
+
+    Raises:
+        ParsimError: a file is wrong, or the cache cannot be used.
+        OSError: a file cannot be written.
+    """
+    unwind()
+    directory = prepare(out or folder(_name_of(paths)))
+    with _bar(", ".join(map(str, paths))) as show:
+        result = sweep(paths, changes=values_of(sets), cache=cache or directory / "cache.sqlite", progress=show, **options)
+    rows, documents = [_cells(each) for each in result.rows], [_document(each) for each in result.rows]
+    written = [write(directory / "results.csv", csv_text(rows)), write(directory / "results.jsonl", _lines(documents))]
+    output.show({"name": result.name, "rows": documents}, rows, lambda: _show(result))
+    log(f"{result.num_estimated:,} estimated, {result.num_cached:,} rows from the cache")
+    log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
+    return 0 if any(row.figures.get("fits") for row in result.rows) else 1
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[SweepProgress], None]]:
+    """What to tell how far the sweep of some files is: a bar on stderr where somebody watches, else a line now and then."""
+    start, told = time.monotonic(), time.monotonic()
+
+    def line(now: SweepProgress) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _EVERY_S:
+            told = time.monotonic()
+            log(f"  {_state(now)}{_rest(now, told - start)}")
+
+    if not sys.stderr.isatty():
+        with patience(f"sweeping {what}"):
+            yield line
+        return
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(BarColumn(), TextColumn("{task.description}"), console=console(stderr=True), transient=True) as shown:
+        task = shown.add_task(f"reading {what}", total=None)
+        yield lambda now: shown.update(
+            task, total=now.num_rows, completed=now.num_known, description=f"{_state(now)}{_rest(now, time.monotonic() - start)}"
+        )
+
+
+def _state(now: SweepProgress) -> str:
+    cached = f" ({now.num_cached:,} from cache)" if now.num_cached else ""
+    return f"{now.num_known:,}/{now.num_rows:,}{cached}"
+
+
+def _rest(now: SweepProgress, elapsed_s: float) -> str:
+    """How long the rest takes, at the pace so far."""
+    done = now.num_known - now.num_cached
+    return f", {units.format(elapsed_s / done * (now.num_rows - now.num_known), 's', digits=2)} left" if done > 0 else ""
+
+
+def _name_of(paths: Sequence[Path]) -> str:
+    return f"sweep-{paths[0].stem}" if len(paths) == 1 else "sweep"
+
+
+def _document(row: SweepRow) -> dict[str, Any]:
+    """A row as JSON has it."""
+    return {
+        **{"point": row.point, "scenario": row.scenario, "changes": dict(row.changes), "name": row.name},
+        **{"plan": dict(row.plan), "figures": dict(row.figures), "reason": row.reason or None},
+    }
+
+
+def _cells(row: SweepRow) -> dict[str, object]:
+    """A row as CSV has it."""
+    changes = {path: json.dumps(value) if isinstance(value, list | dict) else value for path, value in row.changes.items()}
+    return {
+        "point": row.point,
+        "scenario": row.scenario,
+        **changes,
+        "plan": row.name,
+        **flat(dict(row.plan)),
+        **row.figures,
+        "reason": row.reason,
+    }
+
+
+def _lines(documents: Sequence[dict[str, Any]]) -> str:
+    return "".join(f"{json.dumps(each, allow_nan=False)}\n" for each in documents)
+
+
+def _show(result: SweepResult) -> None:
+    """The fastest of what fits, and how often each reason keeps a row out."""
+    fitting = sorted((row for row in result.rows if row.figures.get("fits")), key=lambda row: -row.figures["tokens_per_s_per_device"])
+    say(f"{result.num_points:,} points, {len(result.rows):,} rows; {len(fitting):,} fit")
+    if fitting:
+        title = "most tokens a second and device" + (f", the first {_SHOWN}" if len(fitting) > _SHOWN else "")
+        words = Counter(path.rpartition(".")[2] for path in dict.fromkeys(path for row in fitting for path in row.changes))
+        rows = [_best(row, words) for row in fitting[:_SHOWN]]
+        show_table(rows, left=[key for key in rows[0] if key not in _RIGHT], title=title)
+    # What a message says of one point's figures is left out: rows that fail alike are counted together.
+    reasons = Counter(row.reason.partition(":")[0].partition(" = ")[0] for row in result.rows if row.reason)
+    if reasons:
+        first = {reason: next(row for row in result.rows if row.reason.startswith(reason)) for reason in reasons}
+        table = [
+            {"rows": f"{count:,}", "why not": reason, "first": textwrap.shorten(first[reason].reason, _LONGEST, placeholder=" ...")}
+            for reason, count in reasons.most_common()
+        ]
+        show_table(table, left=("why not", "first"), title="not fit for training")
+
+
+def _best(row: SweepRow, words: Mapping[str, int]) -> dict[str, str]:
+    """The cells of a row; a path is shown by its last word where no other ends in it."""
+    figures, last = row.figures, {path: path.rpartition(".")[2] for path in row.changes}
+    changes = {last[path] if words[last[path]] == 1 else path: _short(value) for path, value in row.changes.items()}
+    return {
+        **{"scenario": row.scenario, **changes, "plan": row.name},
+        "step": units.format(figures["step_s"], "s"),
+        "tokens/s/device": f"{figures['tokens_per_s_per_device']:,.0f}",
+        "MFU": percent(figures["mfu"]),
+        "peak": units.format(figures["peak_bytes"], "GiB"),
+    }
+
+
+def _short(value: Any) -> str:
+    """A value that varies; of a row its name."""
+    return str(value.get("name") or value.get("base") or "inline") if isinstance(value, dict) else str(value)

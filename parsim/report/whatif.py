@@ -1,0 +1,169 @@
+"""`parsim whatif`: what a step gains from each resource that is faster, and what another row of the catalog makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from parsim import units
+from parsim.cluster.network import nic_port
+from parsim.errors import PlanError
+from parsim.estimator.estimate import estimate
+from parsim.estimator.result import Estimate
+from parsim.model.dims import MATMUL
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Plan
+from parsim.planner import plan as rank
+from parsim.planner.whatif import RESOURCES, WhatIf, whatif
+from parsim.report.capacity import overrun
+from parsim.report.console import Output, log, patience, percent, say, show_table
+from parsim.report.results import plan_document
+from parsim.report.summary import headline, short, size
+from parsim.scenario import Scenario
+from parsim.scenario.source import Source
+
+_FIGURES: Final = ("step_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes", "fits")
+_BEFORE: Final = "as it is"
+_LEFT: Final = ("resource", "now", "case", "plan", "fits")
+
+
+def ask_what_if(source: Source, output: Output, *, plans: Sequence[str], swaps: Sequence[str], replan: bool) -> int:
+    """The exit status: 0, or 1 where no plan fits its device.
+
+    Raises:
+        ParsimError: the scenario or a change is wrong, or replanning is asked for without a change.
+    """
+    if replan and not swaps:
+        raise PlanError("--replan looks for the best plan under a change", remedy="Give one, e.g. --swap node=hgx-h200.")
+    with patience(f"estimating {source}"):
+        scenario = source.load()
+        other = source.swap(swaps).load() if swaps else None
+        chosen = _chosen(scenario, plans)
+        if other is None:
+            answers = [(name, whatif(scenario, each)) for name, each in chosen]
+            output.show(_document(scenario, answers), _rows(answers), lambda: _show_gains(scenario, answers))
+        else:
+            cases = [case for name, each in chosen for case in _cases(scenario, other, name, each, swaps, replan=replan)]
+            document = {"scenario": scenario.name, "notes": list(scenario.notes), "swap": list(swaps), "cases": cases}
+            output.show(document, (_flat(each) for each in cases), lambda: _show_cases(scenario, other, swaps, cases))
+    return 0 if chosen else 1
+
+
+def _chosen(scenario: Scenario, names: Sequence[str]) -> list[tuple[str, Plan]]:
+    """The plans of these names, of an open one its best; without names the best of the scenario.  None where nothing fits."""
+    if names:
+        return [
+            each for name in names for each in ([(name, scenario.plan(name))] if name not in scenario.spaces else _best(scenario, name))
+        ]
+    if scenario.spaces or not scenario.plans:
+        return _best(scenario, None)
+    every = [estimate(scenario, name) for name in scenario.plans]
+    found = min(every, key=lambda each: (not each.fits, each.step_s))
+    return [(found.name, found.plan)]
+
+
+def _best(scenario: Scenario, space: str | None) -> list[tuple[str, Plan]]:
+    ranking = rank(scenario, space, top=1)
+    if nearest := ranking.nearest:
+        log(f"no plan fits its device and host; the nearest:\n{overrun(nearest, short(nearest.plan), scenario)}")
+    return [(short(each.plan), each.plan) for each in ranking.rows]
+
+
+def _document(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> dict[str, Any]:
+    plans = [{"plan": name, "step_s": each.estimate.step_s, "gains": [*_rows([(name, each)])]} for name, each in answers]
+    return {"scenario": scenario.name, "notes": list(scenario.notes), "plans": plans}
+
+
+def _rows(answers: Sequence[tuple[str, WhatIf]]) -> Iterator[dict[str, Any]]:
+    for name, each in answers:
+        for gain in each.gains:
+            yield {"plan": name, "resource": gain.resource, "elasticity": gain.elasticity, "twice_step_s": gain.twice_s}
+
+
+def _show_gains(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> None:
+    _open(scenario)
+    for name, each in answers:
+        step_s, rows = each.estimate.step_s, []
+        for gain in each.gains:
+            if gain.resource.startswith("host") and gain.twice_s == step_s:  # of a plan that keeps nothing there
+                continue
+            row = {"resource": gain.resource, "now": _figure(scenario, gain.resource), "+1 % gives": f"{gain.elasticity:.2f} %"}
+            rows.append(row | {"twice gives": units.format(gain.twice_s, "s", digits=4), "gain": _faster(step_s, gain.twice_s)})
+        show_table(rows, left=_LEFT, title=f"{name} takes {units.format(step_s, 's', digits=4)}; if a resource were faster")
+    say("")
+    for resource, what in RESOURCES.items():
+        if any(row["resource"] == resource for row in rows):
+            say(f"{resource}: {what}")
+
+
+def _figure(scenario: Scenario, resource: str) -> str:
+    cluster = scenario.cluster
+    node, device = cluster.node, cluster.node.accelerator
+    match resource:
+        case "compute":
+            return units.format(device.peak(scenario.batch.recipe.multiplies[MATMUL]), "FLOP/s")
+        case "memory":
+            return units.format(device.hbm_bandwidth_bytes_per_s, "bytes/s")
+        case "node link":
+            return f"{node.link.name}, {units.format(node.link.bandwidth_bytes_per_s, 'bytes/s')}"
+        case "network" if cluster.fabric and cluster.num_nodes > 1:
+            port = nic_port(node, cluster.fabric)
+            return f"{cluster.nics_per_node} x {port.name}, {units.format(port.bandwidth_bytes_per_s, 'bytes/s')}"
+        case "host link":
+            return f"{node.host_link.name}, {units.format(node.host_link.bandwidth_bytes_per_s, 'bytes/s')}"
+        case "host memory":
+            return units.format(node.host_memory_bytes_per_s, "bytes/s")
+    return ""
+
+
+def _cases(scenario: Scenario, other: Scenario, name: str, plan: Plan, swaps: Sequence[str], *, replan: bool) -> Iterator[dict[str, Any]]:
+    """The plan as it is and under the change, and the best plan under it where asked."""
+    yield _case(_BEFORE, name, estimate(scenario, plan))
+    under = other.plans.get(name, plan)
+    wrong = _illegal(other, under)
+    if wrong and not replan:
+        raise PlanError(
+            f"plan {name} is not legal with {', '.join(swaps)}: {wrong}", remedy="Add --replan for the best plan under the change."
+        )
+    if not wrong:
+        yield _case("swapped", name, estimate(other, under))
+    if replan:
+        yield from (_case("planned anew", each, estimate(other, best)) for each, best in _best(other, None))
+
+
+def _illegal(scenario: Scenario, plan: Plan) -> str:
+    """Why a scenario cannot run a plan; "" where it can."""
+    found = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, stack=scenario.stack)
+    return str(next(iter(found), ""))
+
+
+def _case(case: str, name: str, found: Estimate) -> dict[str, Any]:
+    return {"case": case, "plan": name, **{key: getattr(found, key) for key in _FIGURES}, "axes": plan_document(found.plan)}
+
+
+def _flat(case: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in case.items() if key != "axes"}
+
+
+def _show_cases(scenario: Scenario, other: Scenario, swaps: Sequence[str], cases: Sequence[dict[str, Any]]) -> None:
+    _open(scenario)
+    say(f"with {', '.join(swaps)}: {headline(other)}")
+    rows = []
+    for each in cases:
+        before = next(one for one in reversed(cases[: cases.index(each) + 1]) if one["case"] == _BEFORE)
+        row = {"case": each["case"], "plan": each["plan"], "step": units.format(each["step_s"], "s", digits=4)}
+        row |= {"gain": _faster(before["step_s"], each["step_s"]) if each is not before else ""}
+        row |= {"token/s\n/device": f"{each['tokens_per_s_per_device']:.0f}", "MFU\n%": percent(each["mfu"]).removesuffix(" %")}
+        memory = " of ".join(units.format(each[key], "GiB").removesuffix(" GiB") for key in ("peak_bytes", "capacity_bytes"))
+        rows.append(row | {"GiB": memory, "fits": "yes" if each["fits"] else "no"})
+    say("")
+    show_table(rows, left=_LEFT)
+
+
+def _open(scenario: Scenario) -> None:
+    for line in (*filter(None, ["; ".join(scenario.notes)]), headline(scenario), size(scenario)):
+        say(line)
+
+
+def _faster(before_s: float, after_s: float) -> str:
+    return percent(before_s / after_s - 1, signed=True)

@@ -1,0 +1,80 @@
+"""What a question without a scenario file leaves out, and what stands for it; each is said beside the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import ceil
+from typing import Any, Final
+
+from parsim import catalog
+from parsim.catalog.spelling import runs_of
+from parsim.parallel.fault import divisors
+from parsim.scenario.document import Sections
+from parsim.scenario.rows import resolve
+
+# Tokens of a step.  Source: Grattafiori et al. 2024 (arXiv:2407.21783), section 3.4.1: 4 M at the start, 16 M later.
+_STEP_TOKENS: Final = 2**22
+# The longest sequence by default.  Source: the same section: 8,192 tokens but for the last stage of long contexts.
+_LONGEST: Final = 8192
+_FABRIC: Final = "ethernet-100g"  # of nodes that nobody joins by another
+
+
+def add_defaults(value: dict[str, Any], sections: Sections) -> tuple[str, ...]:
+    """Add to the values what they lack, as far as it follows from `sections`, those without fault; what was added, in words."""
+    notes = []
+    for (section, key), each, why in _defaults(value, sections):
+        stated = value.setdefault(section, {})
+        if isinstance(stated, dict) and key not in stated:
+            stated[key] = each
+            notes.append(f"{key} = {each} ({why})")
+    return tuple(notes)
+
+
+def _defaults(value: Mapping[str, Any], sections: Sections) -> Iterator[tuple[tuple[str, str], str | int, str]]:
+    """Place, value and reason; a later one may follow from an earlier."""
+    num_devices = 1
+    if cluster := sections.cluster:
+        node = resolve("nodes", cluster.node)
+        num_nodes = cluster.num_nodes or ceil((cluster.num_devices or 1) / node.devices_per_node)
+        num_devices = cluster.num_devices or num_nodes * node.devices_per_node
+        if num_nodes > 1:
+            yield ("cluster", "fabric"), node.usual_fabric or _FABRIC, "usual for the node" if node.usual_fabric else "by default"
+    if sections.model is not None:
+        longest = getattr(resolve("models", sections.model), "max_positions", 1)
+        length = min(longest, _LONGEST)
+        yield ("batch", "sequence_length"), length, "the longest of the model" if length == longest else "by default"
+        stated = value["batch"]["sequence_length"] if isinstance(value["batch"], dict) else None
+        if type(stated) is int and stated > 0:
+            yield ("batch", "global_batch"), _global_batch(stated, num_devices), "by default, about 4 M tokens"
+
+
+def _global_batch(sequence_length: int, num_devices: int) -> int:
+    """Sequences of about _STEP_TOKENS, which many of the ways to divide the devices divide.
+
+    >>> _global_batch(8192, 16), _global_batch(8192, 48), _global_batch(8192, 768)
+    (512, 528, 384)
+    """
+    wanted = max(_STEP_TOKENS // sequence_length, 1)
+    part = max(each for each in divisors(num_devices) if each <= wanted)
+    return round(wanted / part) * part
+
+
+def node_called(name: str) -> str:
+    """The node that people mean by a name: its own, or the first of those with the accelerator of that name, whole or in part.
+
+    >>> node_called("dgx-h100"), node_called("h200-sxm5-141gb"), node_called("A100-40GB"), node_called("abacus")
+    ('hgx-h100-80gb', 'hgx-h200', 'dgx-a100-40gb', 'abacus')
+    """
+    if found := catalog.find("nodes", name):
+        return found
+    asked = runs_of(name)
+    alike = [each for each in catalog.names("accelerators") if asked and _is_part(asked, runs_of(each))]
+    devices = [exact] if (exact := catalog.find("accelerators", name)) else alike
+    rows = ((each, catalog.row("nodes", each)) for each in catalog.names("nodes"))
+    return next((each for each, row in rows if row["accelerator"] in devices and row["devices_per_node"] > 1), name)
+
+
+def _is_part(words: list[str], of: list[str]) -> bool:
+    """Whether the words stand in the others, in that order, from their beginning."""
+    rest = iter(of)
+    return words[0] == of[0] and all(word in rest for word in words)

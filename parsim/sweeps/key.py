@@ -1,0 +1,56 @@
+"""By what a result is found again: the figures that it follows from, not the names under which they were stated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from parsim.cost.cost_model import CostModel
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+# Raised with any predicted number, so that results of another version are not found in a cache.  What holds the two together is
+# tests/unit/sweeps/test_golden.py.
+MODEL_VERSION: Final = 1
+_WORDS: Final = ("name", "source")  # fields that say what a thing is called, and who says so
+
+
+def keys_of(scenario: Scenario, plans: Iterable[str]) -> dict[str, str]:
+    """The key of each of some plans; of a name that is none, that of the best plan of the space, or of all plans, so called.
+
+    What the scenario, its rows and its plans are called changes no key; what reaches an estimate changes it.
+    """
+    model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
+    # The one figure that is found by the name of an accelerator.
+    constants = _digest([MODEL_VERSION, scenario.model, model, model.sustained, scenario.itemsize_bytes])
+    return {name: _digest([constants, _question(scenario, name)]) for name in plans}
+
+
+def _question(scenario: Scenario, name: str) -> Any:
+    if name in scenario.plans:
+        return scenario.plans[name]
+    space = scenario.spaces.get(name)
+    return "best", space.axes if space else None, tuple(scenario.plans.values())  # plans that a scenario names take part, in their order
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(figures(value), separators=(",", ":")).encode()).hexdigest()
+
+
+def figures(value: Any) -> Any:
+    """A value as JSON has it: of a dataclass its kind and all fields but words, a mapping in the order of its keys.
+
+    >>> from parsim.cluster.link import Link
+    >>> figures(Link("nvlink", 450e9, 2e-6, "vendor"))
+    ['Link', ['bandwidth_bytes_per_s', 450000000000.0], ['latency_s', 2e-06]]
+    """
+    if is_dataclass(value):
+        named = ((each.name, figures(getattr(value, each.name))) for each in fields(value) if each.name not in _WORDS)
+        return [type(value).__name__, *map(list, named)]
+    if isinstance(value, Mapping):
+        return [[key, figures(each)] for key, each in sorted(value.items())]
+    return [figures(each) for each in value] if isinstance(value, list | tuple) else value
