@@ -37,7 +37,7 @@ def ask_what_if(source: Source, output: Output, *, plans: Sequence[str], swaps: 
     with patience(f"estimating {source}"):
         scenario = source.load()
         other = source.swap(swaps).load() if swaps else None
-        chosen = _chosen(scenario, plans)
+        chosen = chosen_plans(scenario, plans)
         if other is None:
             answers = [(name, whatif(scenario, each)) for name, each in chosen]
             output.show(_document(scenario, answers), _rows(answers), lambda: _show_gains(scenario, answers))
@@ -48,7 +48,7 @@ def ask_what_if(source: Source, output: Output, *, plans: Sequence[str], swaps: 
     return 0 if chosen else 1
 
 
-def _chosen(scenario: Scenario, names: Sequence[str]) -> list[tuple[str, Plan]]:
+def chosen_plans(scenario: Scenario, names: Sequence[str]) -> list[tuple[str, Plan]]:
     """The plans of these names, of an open one its best; without names the best of the scenario.  None where nothing fits."""
     if names:
         return [

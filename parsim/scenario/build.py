@@ -21,7 +21,7 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
 from parsim.scenario.defaults import add_defaults
-from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Question, Sections
+from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections, Unplanned
 from parsim.scenario.fields import TAGS
 from parsim.scenario.hardware import ROW_FILE
 from parsim.scenario.rows import read, resolve
@@ -58,7 +58,7 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
         change(tree, [each for each in changes if each.is_in_a_row])
     found, scenario = list(tree.faults), None
     if tree.value is not None or not found:
-        form = Question if asked else Document
+        form = Unplanned if asked else Document
         sections, complaints = _sections(tree.value, form)
         notes = tuple(each.note for each in changes if each.note)
         if asked and (added := add_defaults(tree.value, sections)):

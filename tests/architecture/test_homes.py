@@ -132,7 +132,7 @@ ROOM = {
     "what an attack on messages and figures found": 200,
     "commands, a file a group": 60,
     "changes of any key, questions without a file": 500,
-    "what a step gains from each resource, rows swapped, plans compared": 520,
+    "what a step gains from each resource, rows swapped, plans compared": 620,
 }
 
 
