@@ -84,7 +84,7 @@ def _show_gains(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> No
     shown: set[str] = set()
     for name, each in answers:
         step_s = each.estimate.step_s
-        gains = [gain for gain in each.gains if gain.twice_s != step_s or gain.resource not in _unused(scenario)]
+        gains = [gain for gain in each.gains if gain.twice_s != step_s or gain.resource not in _idle(scenario)]
         shown |= {gain.resource for gain in gains}
         rows = [_gain_row(scenario, step_s, gain) for gain in gains]
         show_table(rows, left=_LEFT, title=f"{name} takes {units.format(step_s, 's', digits=4)}; if a resource were faster")
@@ -99,7 +99,7 @@ def _gain_row(scenario: Scenario, step_s: float, gain: Gain) -> dict[str, str]:
     return figures | {"twice gives": units.format(gain.twice_s, "s", digits=4), "gain": _faster(step_s, gain.twice_s)}
 
 
-def _unused(scenario: Scenario) -> tuple[str, ...]:
+def _idle(scenario: Scenario) -> tuple[str, ...]:
     """Resources whose absence of effect nobody needs to be told."""
     return ("host link", "host memory", *(("network",) if scenario.cluster.num_nodes == 1 else ()))
 

@@ -131,7 +131,7 @@ ROOM = {
     "plans as columns": 690,
     "what an attack on messages and figures found": 200,
     "commands, a file a group": 60,
-    "changes of any key, questions without a file": 500,
+    "changes of any key, questions without a file": 540,
     "what a step gains from each resource, rows swapped, plans compared": 620,
 }
 
