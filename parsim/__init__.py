@@ -9,6 +9,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # nothing is imported here, typing neither: the command line listens to Ctrl-C only when this file is through
 if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _homes reads it
     from parsim.errors import ParsimError as ParsimError
+    from parsim.estimator.comparison import compare as compare
     from parsim.estimator.estimate import estimate as estimate
     from parsim.estimator.estimate import estimates as estimates
     from parsim.estimator.result import Estimate as Estimate

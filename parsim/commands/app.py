@@ -34,7 +34,8 @@ app = typer.Typer(
     name="parsim",
     cls=Commands,
     help="Predict how long a training step of a large language model takes on a cluster, how much memory it needs, and why.",
-    epilog="Example:  parsim run scenarios/table5-22b.yaml",
+    epilog="Examples:  parsim run scenarios/table5-22b.yaml;  parsim plan --model llama3-8b --node a100-40gb --num-devices 16;  "
+    "parsim whatif scenarios/table5-22b.yaml  (what if the network were twice as fast?)",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

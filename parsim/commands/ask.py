@@ -1,12 +1,13 @@
-"""`parsim whatif`: what would be, were something otherwise."""
+"""`parsim whatif` and `compare`: what would be, were something otherwise."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parsim.commands.app import Csv, Json, app, output_of, takes_scenario
+from parsim.commands.app import Csv, FormatOption, Json, SetOption, app, output_of, takes_scenario
 from parsim.report.manners import command
 
 if TYPE_CHECKING:
@@ -39,3 +40,31 @@ def whatif(
     from parsim.report.whatif import ask_what_if
 
     return ask_what_if(source, output_of(json, csv), plans=plans or (), swaps=swap or (), replan=replan)
+
+
+@app.command(
+    epilog="Examples:  parsim compare scenarios/table5-22b.yaml full seqsel --figure;  "
+    "parsim compare reports/a/results.json:full reports/b/results.json:full"
+)
+@command
+def compare(
+    plans: Annotated[
+        list[str],
+        typer.Argument(
+            help="FILE PLAN PLAN, or two of FILE:PLAN; a file is a scenario, or results.json of `parsim run`", metavar="FILE:PLAN FILE:PLAN"
+        ),
+    ],
+    sets: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="where to draw; reports/compare where left out", metavar="DIR", show_default=False)
+    ] = None,
+    figure: Annotated[bool, typer.Option("--figure", help="draw a waterfall from one step to the other, with its CSV")] = False,
+    format: FormatOption = None,
+    json: Json = False,
+    csv: Csv = False,
+) -> int:
+    """Say which part of the step makes one of two plans slower, beside their memory and the keys in which they differ."""
+    from parsim.report.comparing import compare_plans
+
+    formats = (format or "png").split(",") if figure or format else ()
+    return compare_plans(plans, sets or (), output_of(json, csv), out=out, formats=formats)

@@ -76,7 +76,8 @@ def time_colours() -> dict[str, str]:
     }
 
 
-def _label(part: str) -> str:
+def part_label(part: str) -> str:
+    """What a legend calls a part of the step."""
     axis = part.removeprefix("exposed_")
     return part if axis == part else f"{axis}, exposed"
 
@@ -238,7 +239,7 @@ def _stack(
             axes.add_collection(bar, autolim=False)
     every = dict.fromkeys(part for stack in stacks for part in stack)
     seen = [part for part in every if any(stack.get(part) for stack in stacks)]  # a colour nobody can see needs no entry
-    return [sum(stack.values()) for stack in stacks], [Patch(color=colours.get(p, UNKNOWN), label=_label(p)) for p in seen]
+    return [sum(stack.values()) for stack in stacks], [Patch(color=colours.get(p, UNKNOWN), label=part_label(p)) for p in seen]
 
 
 def _lack(estimate: Estimate) -> str:

@@ -140,12 +140,17 @@ def document(results: Results) -> dict[str, Any]:
         "schema": SCHEMA,
         "parsim_version": __version__,
         "scenario": results.scenario.name,
-        "notes": list(results.scenario.notes),
+        **_notes(results.scenario),
         "seed": results.scenario.seed,
         "backend": results.backend,
         "num_parameters": num_parameters(results.scenario.model),
         "plans": [_plan_document(result, results.scenario) for result in results.plans],
     }
+
+
+def _notes(scenario: Scenario) -> dict[str, list[str]]:
+    """What was set or assumed beside the scenario's file, where anything was."""
+    return {"notes": list(scenario.notes)} if scenario.notes else {}
 
 
 def cannot_run(scenario: Scenario, plan: Plan) -> str:
@@ -231,7 +236,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "schema": SCHEMA,
         "parsim_version": __version__,
         "scenario": scenario.name,
-        "notes": list(scenario.notes),
+        **_notes(scenario),
         "num_parameters": num_parameters(scenario.model),
         "num_legal": ranking.num_legal,
         "num_over_memory": ranking.num_over_memory,

@@ -14,7 +14,7 @@ from parsim.model.dims import MATMUL
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
 from parsim.planner import plan as rank
-from parsim.planner.whatif import RESOURCES, WhatIf, whatif
+from parsim.planner.whatif import RESOURCES, Gain, WhatIf, whatif
 from parsim.report.capacity import overrun
 from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.results import plan_document
@@ -38,7 +38,7 @@ def ask_what_if(source: Source, output: Output, *, plans: Sequence[str], swaps: 
     with patience(f"estimating {source}"):
         scenario = source.load()
         other = source.swap(swaps).load() if swaps else None
-        chosen = _chosen(scenario, plans)
+        chosen = chosen_plans(scenario, plans)
         if other is None:
             answers = [(name, whatif(scenario, each)) for name, each in chosen]
             output.show(_document(scenario, answers), _rows(answers), lambda: _show_gains(scenario, answers))
@@ -49,7 +49,7 @@ def ask_what_if(source: Source, output: Output, *, plans: Sequence[str], swaps: 
     return 0 if chosen else 1
 
 
-def _chosen(scenario: Scenario, names: Sequence[str]) -> list[tuple[str, Plan]]:
+def chosen_plans(scenario: Scenario, names: Sequence[str]) -> list[tuple[str, Plan]]:
     """The plans of these names, of an open one its best; without names the best of the scenario.  None where nothing fits."""
     if names:
         return [
@@ -82,18 +82,27 @@ def _rows(answers: Sequence[tuple[str, WhatIf]]) -> Iterator[dict[str, Any]]:
 
 def _show_gains(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> None:
     _open(scenario)
+    shown: set[str] = set()
     for name, each in answers:
-        step_s, rows = each.estimate.step_s, []
-        for gain in each.gains:
-            if gain.resource.startswith("host") and gain.twice_s == step_s:  # of a plan that keeps nothing there
-                continue
-            row = {"resource": gain.resource, "now": _figure(scenario, gain.resource), "+1 % gives": f"{gain.elasticity:.2f} %"}
-            rows.append(row | {"twice gives": units.format(gain.twice_s, "s", digits=4), "gain": _faster(step_s, gain.twice_s)})
+        step_s = each.estimate.step_s
+        gains = [gain for gain in each.gains if gain.twice_s != step_s or gain.resource not in _idle(scenario)]
+        shown |= {gain.resource for gain in gains}
+        rows = [_gain_row(scenario, step_s, gain) for gain in gains]
         show_table(rows, left=_LEFT, title=f"{name} takes {units.format(step_s, 's', digits=4)}; if a resource were faster")
     say("")
-    for resource, what in RESOURCES.items():
-        if any(row["resource"] == resource for row in rows):
-            say(f"{resource}: {what}")
+    for resource in RESOURCES:
+        if resource in shown:
+            say(f"{resource}: {RESOURCES[resource]}")
+
+
+def _gain_row(scenario: Scenario, step_s: float, gain: Gain) -> dict[str, str]:
+    figures = {"resource": gain.resource, "now": _figure(scenario, gain.resource), "+1 % gives": f"{gain.elasticity:.2f} %"}
+    return figures | {"twice gives": units.format(gain.twice_s, "s", digits=4), "gain": _faster(step_s, gain.twice_s)}
+
+
+def _idle(scenario: Scenario) -> tuple[str, ...]:
+    """Resources whose absence of effect nobody needs to be told."""
+    return ("host link", "host memory", *(("network",) if scenario.cluster.num_nodes == 1 else ()))
 
 
 def _figure(scenario: Scenario, resource: str) -> str:

@@ -21,7 +21,7 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
 from parsim.scenario.defaults import add_defaults
-from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Question, Sections
+from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections, Unplanned
 from parsim.scenario.fields import TAGS
 from parsim.scenario.hardware import ROW_FILE, nics_of_part
 from parsim.scenario.rows import read, resolve
@@ -52,18 +52,15 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
 
     `asked`: it stands in no file, so that it needs no plans, and what it lacks of batch and fabric takes stated defaults.
     """
+    notes = tuple(each.note for each in changes if each.note)
     change(tree, [each for each in changes if not each.is_in_a_row])
     if tree.value is not None or not tree.faults:
         _read_rows(tree)
+        notes += add_defaults(tree.value, _sections(tree.value, Unplanned)[0]) if asked else ()
         change(tree, [each for each in changes if each.is_in_a_row])
     found, scenario = list(tree.faults), None
     if tree.value is not None or not found:
-        form = Question if asked else Document
-        sections, complaints = _sections(tree.value, form)
-        notes = tuple(each.note for each in changes if each.note)
-        if asked and (added := add_defaults(tree.value, sections)):
-            sections, complaints = _sections(tree.value, form)
-            notes += added
+        sections, complaints = _sections(tree.value, Unplanned if asked else Document)
         parts = _Parts()
         complaints += _relations(sections, parts, tree.value if isinstance(tree.value, dict) else {})
         # A value that YAML could not give is missing now: what that leads to at the same place was told already.
@@ -293,9 +290,9 @@ def _measurement(name: str, section: MeasuredSection, plans: list[str], parts: _
 
 def _still_measured(measured: Mapping[str, Measured], changed: Iterable[Place]) -> dict[str, Measured]:
     """What was measured of plans that the changes leave as they were."""
-    if any(place[0] in ("model", "cluster", "batch", "stack") for place in changed):
+    if any(place[0] in ("model", "cluster", "batch", "stack") or place == ("plans",) for place in changed):
         return {}
-    others = {place[1] for place in changed if place[0] == "plans" and len(place) > 1}
+    others = {place[1] for place in changed if place[0] == "plans"}
     return {plan: each for plan, each in measured.items() if plan not in others}
 
 

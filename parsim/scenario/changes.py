@@ -16,9 +16,11 @@ from typing import Any, Final
 from parsim import catalog, units
 from parsim.errors import Fault, ScenarioError, did_you_mean
 from parsim.scenario.defaults import node_called
+from parsim.scenario.document import DEFAULT_STACK
 from parsim.scenario.fields import merge
 from parsim.scenario.rows import SCHEMAS
 from parsim.scenario.tree import Place, Tree, parse, path_of, show
+from parsim.scenario.tree import of as copy_of
 
 _KINDS: Final[Mapping[Place, str]] = {
     ("model",): "models",
@@ -32,9 +34,6 @@ SHORT: Final[Mapping[str, str]] = {
     **{name: f"batch.{name}" for name in ("global_batch", "sequence_length", "dtype")},
     "accelerator": "cluster.node.accelerator",
 }
-_IN_FILES: Final = tuple(
-    place for place in _KINDS if place not in (("stack",), ("cluster", "fabric"))
-)  # rows that a file of their own may hold
 _FACTOR: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})\s*x\s*")
 
 
@@ -64,9 +63,9 @@ class Change:
 
     @property
     def is_in_a_row(self) -> bool:
-        """Whether it is a figure of a row which may stand in a file of its own, so that the file is read before."""
+        """Whether it is a figure of a row, which is named, or read from a file of its own, before."""
         keys = tuple(self.path.split("."))
-        return any(len(keys) > len(place) and keys[: len(place)] == place for place in _IN_FILES)
+        return any(len(keys) > len(place) and keys[: len(place)] == place for place in _KINDS)
 
 
 def row_named(path: str, value: Any) -> Any:
@@ -76,10 +75,12 @@ def row_named(path: str, value: Any) -> Any:
 
 def changes_of(mapping: Mapping[str, Any]) -> tuple[Change, ...]:
     """The changes that a mapping from path to value asks for."""
-    return tuple(
-        Change(path, value, f"--set {path}", f"{path} = {value if isinstance(value, str) else show(value)}")
-        for path, value in mapping.items()
-    )
+    found = []
+    for path, value in mapping.items():
+        said, note = f"--set {path}", f"{path} = {value if isinstance(value, str) else show(value)}"
+        read = copy_of(value, said)
+        found.append(Change(str(path), read.value, said, note, next(iter(read.faults), None)))
+    return tuple(found)
 
 
 def values_of(sets: Iterable[str]) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _set(tree: Tree, asked: Change) -> None:
         kind = _KINDS.get(place) or (SCHEMAS.get(kind).refs.get(str(key), "") if kind else "")
         if not rest:
             break
-        inner = known.get(key)
+        inner = known.get(key, DEFAULT_STACK if place == ("stack",) else None)
         if fault := _no_way(place, inner, known, is_row=bool(kind)):
             tree.faults.append(Fault(asked.said, 0, 0, "", fault))
             return
@@ -129,6 +130,8 @@ def _no_way(place: Place, inner: Any, known: Mapping[Any, Any], *, is_row: bool)
     """Why no path leads on through `inner`, which stands at `place` among what is `known` there; "" where one does."""
     if place[0] in ("plans", "measured") and len(place) == 2 and inner is None and known:
         return f"no plan '{place[1]}'{did_you_mean(str(place[1]), map(str, known))}; plans here: {', '.join(map(str, known))}"
+    if inner is None and is_row:
+        return f"{path_of(place)} is not stated; set it to the name of a row first"
     if inner is None or isinstance(inner, dict) or (isinstance(inner, str) and is_row):
         return ""
     return f"{path_of(place)} is {show(inner)}, which has no keys; set it whole"
@@ -154,7 +157,10 @@ def _first(known: Mapping[Any, Any], path: str) -> tuple[Any, str]:
 def _times(value: Any, figure: Any) -> Any:
     """The value; where it is a factor such as "2x", the figure times it, or each figure of a mapping."""
     match = _FACTOR.fullmatch(value) if isinstance(value, str) else None
-    product = _product(figure, Fraction(match[1])) if match else None
+    try:
+        product = _product(figure, Fraction(match[1])) if match else None
+    except OverflowError:
+        return value
     return value if product is None else product
 
 

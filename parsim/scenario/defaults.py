@@ -75,6 +75,5 @@ def node_called(name: str) -> str:
 
 
 def _is_part(words: list[str], of: list[str]) -> bool:
-    """Whether the words stand in the others, in that order, from their beginning."""
-    rest = iter(of)
-    return words[0] == of[0] and all(word in rest for word in words)
+    """Whether the others begin with the first of the words, and hold them all."""
+    return words[0] == of[0] and set(words) <= set(of)

@@ -125,15 +125,15 @@ class Sections(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 
 
-class Question(Sections):
-    """What the planner needs to know of a scenario."""
+class Unplanned(Sections):
+    """A scenario file but for its plans: what the planner needs to know."""
 
     model: ModelRef = Field(description="the model: a name of the catalog, hf:path/to/config.json, or an inline row")
     cluster: ClusterSection = Field(description="where it runs: node, num_nodes and fabric")
     batch: BatchSection = Field(description="what a step trains on: global_batch, sequence_length and dtype")
 
 
-class Document(Question):
+class Document(Unplanned):
     """A whole scenario file."""
 
     plans: Annotated[dict[Text, PlanSection], Field(min_length=1)] = Field(description="at least one plan, by name")

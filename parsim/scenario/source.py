@@ -48,7 +48,8 @@ class Source:
         return self._read()[1]
 
     def __str__(self) -> str:
-        return str(self.file) if self.file else f"{self.options.get('model')} on {self.options.get('node')}"
+        named = (str(self.options[each]) for each in ("model", "node") if self.options.get(each))
+        return str(self.file) if self.file else " on ".join(named) or _ASKED
 
     def swap(self, swaps: Sequence[str]) -> Source:
         """The same with other changes, PATH=VALUE each, which are faults of --swap where they are wrong."""

@@ -134,9 +134,9 @@ ROOM = {
     "advice on batches and learning rates, the noise of gradients": 430,
     "zero-bubble and V-shaped schedules": 255,
     "links of another latency, sliding windows, ways out of a full memory, each priced": 140,
-    "changes of any key, questions without a file": 500,
-    "what a step gains from each resource, rows swapped, plans compared": 520,
-    "sweeps: points, keys, a cache, chunks for any executor, their files; heatmaps": 1_040,
+    "changes of any key, questions without a file": 540,
+    "what a step gains from each resource, rows swapped, plans compared": 620,
+    "sweeps: points, keys, a cache, chunks for any executor, their files; heatmaps": 1_100,
 }
 
 

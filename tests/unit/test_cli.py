@@ -31,22 +31,8 @@ plans:
   one: {tensor_parallel: 8}
   open: {tensor_parallel: [8]}
 """
-COMMANDS = (
-    "check",
-    "schema",
-    "list",
-    "show",
-    "run",
-    "verify",
-    "execute",
-    "calibrate",
-    "explain",
-    "plan",
-    "plot",
-    "validate",
-    "whatif",
-    "sweep",
-)
+COMMANDS = ("check", "schema", "list", "show", "run", "verify", "execute", "calibrate", "explain", "plan", "plot", "validate")
+COMMANDS += ("whatif", "compare", "sweep", "advise")
 
 
 @pytest.fixture

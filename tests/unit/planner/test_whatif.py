@@ -136,3 +136,11 @@ def test_what_was_measured_of_another_scenario_is_no_measurement_of_this(file: P
     assert list(parsim.load(file, changes={"seed": 1}).measured) == ["a", "host"]
     assert list(parsim.load(file, changes={"plans.a.micro_batch": 1}).measured) == ["host"]
     assert not parsim.load(file, changes={"cluster.num_nodes": 4}).measured
+
+
+def test_questions_need_no_file_and_where_nothing_fits_the_exit_status_is_1() -> None:
+    code, text, _ = call("--model", "gpt2-small", "--node", "h100", "--swap", "node=h200", "--json")
+    found = json.loads(text)
+    assert code == 0 and found["notes"][0] == "h100 is hgx-h100-80gb" and len(found["cases"]) == 2
+    code, text, told = call("--model", "gpt3-175b", "--node", "h100", "--sequence-length", "2048")
+    assert code == 1 and "no plan fits its device and host" in told

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 import parsim
 from parsim.errors import ScenarioError
+from parsim.scenario.document import DEFAULT_STACK
 from parsim.scenario.rows import read
 from parsim.scenario.source import Source
 
@@ -44,9 +46,28 @@ def test_a_path_leads_to_the_key_of_a_section_a_plan_or_the_scenario(file: Path)
 
 def test_a_path_through_the_name_of_a_row_changes_that_figure_alone(file: Path) -> None:
     fabric, nic = read("fabrics", "ib-ndr"), read("links", "ib-ndr")
-    found = load(file, "cluster.fabric.nic.bandwidth=100GB/s", "model.num_layers=16", "stack.host_launch=3 us").cluster.fabric
+    scenario = load(file, "cluster.fabric.nic.bandwidth=100GB/s", "model.num_layers=16", "stack.host_launch=3 us")
+    found = scenario.cluster.fabric
     assert found and found.nic.bandwidth_bytes_per_s == 100e9 != nic.bandwidth_bytes_per_s
     assert (found.nic.latency_s, found.efficiency, found.topology) == (nic.latency_s, fabric.efficiency, fabric.topology)
+    assert scenario.stack == replace(
+        read("stacks", DEFAULT_STACK), host_launch_s=3e-6, name=scenario.stack.name, source=scenario.stack.source
+    )
+    assert scenario.model.num_layers == 16
+
+
+def test_figures_of_a_row_that_stands_for_nothing_said_are_changed_too() -> None:
+    asked = Source(options={"model": "llama3-8b", "node": "h100", "num_nodes": 2}, sets=["cluster.fabric.nic.bandwidth=2x"]).load()
+    assert asked.cluster.fabric and asked.cluster.fabric.nic.bandwidth_bytes_per_s == 2 * read("links", "ib-ndr").bandwidth_bytes_per_s
+
+
+def test_numbers_beyond_all_measure_are_faults_of_the_figure(file: Path) -> None:
+    assert (
+        "--set cluster.fabric.nic.bandwidth: "
+        in faults(file, "cluster.fabric.nic.bandwidth=1e999 GB/s", "cluster.fabric.nic.bandwidth=9x")[0]
+    )
+    assert parsim.check(file, changes={"batch": {"global_batch": {1, 2}}})
+    assert faults(file, "x" + ".x" * 2000 + "=1")
 
 
 def test_rows_inside_rows_mappings_inside_rows_and_keys_that_are_numbers_are_reached(file: Path) -> None:
@@ -111,6 +132,7 @@ def test_the_same_changes_are_made_from_python(file: Path) -> None:
         ("batch.global_batch", "--set batch.global_batch: must be PATH=VALUE, e.g. batch.global_batch=512"),
         ("batch.global_batch=[1", "--set batch.global_batch:1:3: not YAML: "),
         ("batch.global_batch=", "--set batch.global_batch: must be a whole number, not nothing"),
+        ("cluster.node.nic_link.bandwidth=2x", "--set cluster.node.nic_link.bandwidth: cluster.node.nic_link is not stated; set it"),
         ("model=2x", "--set model: unknown model '2x'"),
         ("batch.global_batch=.1x", "--set batch.global_batch: must be a whole number, not 6.4"),
         ("cluster.num_nodes=0", "--set cluster.num_nodes: must be above 0, not 0"),
