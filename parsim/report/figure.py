@@ -9,14 +9,15 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from parsim import units
 from parsim.estimator.result import Estimate
 from parsim.parallel import dimensions
-from parsim.report.files import csv_text, write
+from parsim.plain import csv_text
+from parsim.report.files import write
 from parsim.report.results import Result, Results
 from parsim.report.summary import headline, size
 
@@ -102,20 +103,29 @@ def save(results: Results, directory: Path, formats: Iterable[str] = ("png",)) -
     Raises:
         OSError: one cannot be written.
     """
-    paths = [write(directory / "plans.csv", csv_text(figure_rows(results)))]
+    return save_figure(directory / "plans", figure_rows(results), lambda: draw(results), formats)
+
+
+def save_figure(stem: Path, rows: Iterable[Mapping[str, object]], draw: Callable[[], Figure], formats: Iterable[str]) -> list[Path]:
+    """The files written: what is drawn as CSV, and the figure in each format.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    paths = [write(stem.with_suffix(".csv"), csv_text(rows))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a name in a script that the font lacks is drawn as boxes
-        for kind, picture in _pictures(results, dict.fromkeys(formats)):
-            paths.append(write(directory / f"plans.{kind}", picture))
+        for kind, picture in _pictures(draw, dict.fromkeys(formats)):
+            paths.append(write(stem.with_suffix(f".{kind}"), picture))
     return paths
 
 
-def _pictures(results: Results, formats: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+def _pictures(draw: Callable[[], Figure], formats: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     import matplotlib
 
     settings: Any = SETTINGS  # the stubs want every key as a literal
     with matplotlib.rc_context(settings):
-        figure = draw(results)
+        figure = draw()
         for kind in formats:
             picture = io.BytesIO()
             figure.savefig(picture, format=kind, metadata=METADATA[kind])
@@ -127,7 +137,7 @@ def draw(results: Results) -> Figure:
 
     Its places are computed here, in inches: a layout engine of matplotlib would measure all of it, in a drawing more.
     """
-    canvas, new_figure = _matplotlib()
+    canvas, new_figure = drawing_classes()
     names = ["\n".join(textwrap.wrap(each.estimate.name, _NAME_COLUMNS)) or each.estimate.name for each in results.plans]
     title = "\n".join(textwrap.wrap(f"{headline(results.scenario)}, {size(results.scenario)}", 130))
     figure = new_figure()
@@ -148,7 +158,7 @@ def draw(results: Results) -> Figure:
     return figure
 
 
-def _matplotlib() -> tuple[type[FigureCanvasAgg], type[Figure]]:
+def drawing_classes() -> tuple[type[FigureCanvasAgg], type[Figure]]:
     """What draws, imported without the manual of all properties that matplotlib writes for each class of artists: a third of its import."""
     from matplotlib import artist
 

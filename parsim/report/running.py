@@ -1,4 +1,4 @@
-"""`parsim run`, `plot`, `plan`, `verify` and `validate`: predict, show, write.  The tables for people are in summary.py."""
+"""`parsim run`, `plot`, `verify` and `validate`: predict, show, write.  The tables for people are in summary.py."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from parsim.plain import csv_text
 from parsim.report import results as made
-from parsim.report.console import Output, log, patience, percent, say, show_table
-from parsim.report.files import csv_text, folder, json_text, prepare, write
+from parsim.report.console import Output, log, log_files, patience, percent, say, show_table
+from parsim.report.files import folder, json_text, prepare, write
 from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
-from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing
+from parsim.report.summary import overrun, show_layers, show_results, show_sharing
 from parsim.scenario import Scenario, load
 
 
@@ -37,11 +38,11 @@ def run_scenario(
     written = [write(directory / "results.json", json_text(document)), write(directory / "results.csv", csv_text(table))]
     if rows:
         written.append(write(directory / "layers.csv", csv_text(asdict(row) for each in rows.values() for row in each)))
-    _log_files(directory, [*written, *_draw(results, directory, formats)])
+    log_files(directory, [*written, *_draw(results, directory, formats)])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
         nearest = min((result.estimate for result in results.plans), key=lambda each: each.fill)
-        log(f"no plan fits its device and host\n{overrun(nearest, nearest.name, scenario.cluster.node)}")
+        log(f"no plan fits its device and host\n{overrun(nearest, nearest.name)}")
     return 0 if fits else 1
 
 
@@ -54,7 +55,7 @@ def plot_scenario(path: Path, out: Path | None, backend: str, formats: Sequence[
     """
     scenario = load(path)
     directory = prepare(out or folder(scenario.name))
-    _log_files(directory, _draw(_predict(scenario, backend), directory, formats))
+    log_files(directory, _draw(_predict(scenario, backend), directory, formats))
     return 0
 
 
@@ -89,28 +90,6 @@ def _show_tables(results: made.Results, rows: dict[str, list[LayerRow]], *, cont
         show_table(events, left=("plan",), title="simulated")
     if contention:
         show_sharing(results)
-
-
-def _log_files(directory: Path, written: list[Path]) -> None:
-    log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
-
-
-def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, runnable: bool = False) -> int:
-    """The exit status: 0, or 1 where no plan fits its device.
-
-    Raises:
-        ParsimError: the scenario or the space is wrong, or no plan is legal.
-    """
-    from parsim.planner import plan
-
-    with patience(f"pricing every plan of {path}"):
-        scenario = load(path)
-        ranking = plan(scenario, space, top=top, runnable=runnable)
-    document = made.ranking_document(scenario, ranking)
-    output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
-    if nearest := ranking.nearest:
-        log(f"no plan fits its device and host; the nearest:\n{overrun(nearest, short(nearest.plan), scenario.cluster.node)}")
-    return 0 if ranking.rows else 1
 
 
 def verify_scenario(path: Path, output: Output) -> int:

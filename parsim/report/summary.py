@@ -16,8 +16,7 @@ from parsim.report.results import LayerRow, Results, cannot_run, remarks, with_o
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
-    from parsim.cluster import Node
-    from parsim.planner import Ranking
+    from parsim.planner import Front, Ranking
 
 _LEFT = ("plan", "recompute", "segment", "pass")
 # What the columns of a plan say already; another axis has a column where ranked plans differ in it.
@@ -209,33 +208,20 @@ def show_sharing(results: Results) -> None:
         show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
 
 
-def overrun(estimate: Estimate, name: str, node: Node) -> CapacityError:
+def overrun(estimate: Estimate, name: str) -> CapacityError:
     """The error that says by how much a plan misses its device or its host, and with what."""
-    if estimate.peak_bytes <= estimate.capacity_bytes:
-        return _host_overrun(estimate, name, node)
-    totals = [sum(parts.values()) for parts in estimate.memory_bytes]
-    stage = totals.index(max(totals))
-    parts = _largest(estimate.memory_bytes[stage])
-    need = f"stage {stage} needs {_gib(estimate.peak_bytes)} of {_gib(estimate.capacity_bytes)} GiB ({parts})"
+    shortage = estimate.shortage
+    assert shortage is not None
+    if shortage.stage is None:
+        return CapacityError(
+            str(shortage), name, "Try more nodes with zero_stage = 1 or more, which share the optimizer out, or offload_optimizer = false."
+        )
     remedy = "Try more tensor_parallel or pipeline_parallel, sequence_parallel, a smaller micro_batch, or recompute = full."
-    trained = sum(estimate.memory_bytes[stage][part] for part in ("optimizer", "gradients"))
-    if trained > estimate.peak_bytes - estimate.capacity_bytes:
+    trained = sum(shortage.parts[part] for part in ("optimizer", "gradients"))
+    if trained > shortage.lacks_bytes:
         remedy += f"\n  Optimizer and gradients, {_gib(trained)} GiB: zero_stage shares them out, offload_optimizer uses the host;"
         remedy += "\n  bf16_pure has no float32 weights, paged_adamw_8bit no states on the device, optimizer_in_backward few gradients."
-    return CapacityError(need, name, remedy)
-
-
-def _host_overrun(estimate: Estimate, name: str, node: Node) -> CapacityError:
-    needs = f"{_gib(estimate.host_peak_bytes)} of {_gib(estimate.host_capacity_bytes or 0)} GiB"
-    need = f'the host of node "{node.name}" needs {needs} ({_largest(estimate.host_memory_bytes)})'
-    remedy = "Try more nodes with zero_stage = 1 or more, which share the optimizer out, or offload_optimizer = false."
-    return CapacityError(need, name, remedy)
-
-
-def _largest(parts: Mapping[str, int]) -> str:
-    """The largest parts of a memory."""
-    found = sorted(parts.items(), key=lambda part: -part[1])[:4]
-    return ", ".join(f"{part} {_gib(size)}" for part, size in found)
+    return CapacityError(str(shortage), name, remedy)
 
 
 def short(plan: Plan) -> str:
@@ -258,7 +244,7 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     rows: list[dict[str, str]] = []
     best = ranking.rows[0] if ranking.rows else None
     _open(scenario, best, "the best plan")
-    say(f"{ranking.num_legal:,} legal plans, {ranking.num_over_memory:,} exceed the memory, {ranking.num_fit:,} fit")
+    say(f"{ranking.num_legal:,} legal plans, {_over(ranking)}, {ranking.num_fit:,} fit")
     if ranking.rejected:
         say(f"kept out of {ranking.num_legal + sum(each.count for each in ranking.rejected):,} combinations by:")
         say(", ".join(f"{each.rule} {each.count:,}" for each in sorted(ranking.rejected, key=lambda each: -each.count)))
@@ -277,6 +263,36 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
     _show_why(ranking)
     _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
+
+
+def _device_time(estimate: Estimate) -> dict[str, str]:
+    """The devices, and what a step costs in their time."""
+    count = estimate.plan.num_devices
+    return {"devices": str(count), "device time\n/step": units.format(count * estimate.step_s, "s", digits=4)}
+
+
+def _over(ranking: Ranking) -> str:
+    """How many exceed which memory."""
+    on_host = f", {ranking.num_over_host:,} that of the host" if ranking.num_over_host else ""
+    return f"{ranking.num_over_memory - ranking.num_over_host:,} exceed the memory of the device{on_host}"
+
+
+def show_front(scenario: Scenario, front: Front) -> None:
+    """The plans of a front, fastest first."""
+    _open(scenario, front.rows[0] if front.rows else None, "the fastest plan")
+    beaten = f"; no other beats these {len(front.rows)} in step time and memory" if front.rows else ""
+    say(f"{front.num_legal:,} legal plans, {front.num_fit:,} fit{beaten}")
+    plans = [each.plan for each in front.rows]
+    sized = len({each.num_devices for each in plans}) > 1
+    rows: list[dict[str, str]] = []
+    for each in front.rows:
+        devices = _device_time(each) if sized else {}
+        reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
+        behind = {"speed": percent(each.tokens_per_s / front.rows[0].tokens_per_s - 1, signed=True) if rows else "best"}
+        rows.append({**_axes(each, plans), **devices, **reached, **behind})
+    if rows:
+        say("")
+        show_table(rows, left=_LEFT)
 
 
 def _show_why(ranking: Ranking) -> None:

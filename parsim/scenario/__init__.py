@@ -32,7 +32,7 @@ def check(path: str | Path) -> list[Fault]:
     return _read(path)[1]
 
 
-def from_mapping(mapping: Mapping[str, Any], name: str = "scenario") -> Scenario:
+def from_mapping(mapping: Mapping[str, Any], *, name: str = "scenario") -> Scenario:
     """The scenario that a mapping describes, with the keys and values of a file; nothing of it is kept.
 
     Raises:

@@ -131,6 +131,7 @@ ROOM = {
     "plans as columns": 690,
     "what an attack on messages and figures found": 200,
     "commands, a file a group": 60,
+    "results as plain values, fronts, what would fit, figures of a space, saved plans": 1_160,
 }
 
 

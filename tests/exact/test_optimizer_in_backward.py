@@ -141,5 +141,5 @@ def test_the_plain_plan_is_told_which_keys_would_help() -> None:
     from parsim.report.summary import overrun
 
     chosen = parsim.from_mapping({**TUNED, "plans": {"plain": {"optimizer": "adamw_8bit", "recompute": "full", "micro_batch": 2}}})
-    said = str(overrun(estimate(chosen, "plain"), "plain", chosen.cluster.node))
+    said = str(overrun(estimate(chosen, "plain"), "plain"))
     assert all(key in said for key in ("offload_optimizer", "bf16_pure", "paged_adamw_8bit", "optimizer_in_backward"))
