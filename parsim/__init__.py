@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _hom
     from parsim.scenario import from_mapping as from_mapping
     from parsim.scenario import load as load
     from parsim.simulator import simulate as simulate
+    from parsim.simulator.chrome import trace as trace
 
 __version__ = "0.1.0"
 
