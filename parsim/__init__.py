@@ -8,25 +8,37 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # nothing is imported here, typing neither: the command line listens to Ctrl-C only when this file is through
 if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _homes reads it
+    from parsim.errors import NoFeasiblePlan as NoFeasiblePlan
     from parsim.errors import ParsimError as ParsimError
     from parsim.estimator.comparison import compare as compare
     from parsim.estimator.estimate import estimate as estimate
     from parsim.estimator.estimate import estimates as estimates
     from parsim.estimator.result import Estimate as Estimate
     from parsim.estimator.result import Estimates as Estimates
+    from parsim.estimator.result import Shortage as Shortage
     from parsim.executor.run import execute as execute
     from parsim.model.parameters import num_parameters as num_parameters
     from parsim.parallel.plan import Batch as Batch
     from parsim.parallel.plan import Plan as Plan
+    from parsim.planner import Front as Front
+    from parsim.planner import Ranking as Ranking
+    from parsim.planner import Remedies as Remedies
+    from parsim.planner import pareto as pareto
     from parsim.planner import plan as plan
+    from parsim.planner import remedies as remedies
+    from parsim.planner import smallest_cluster as smallest_cluster
     from parsim.planner.advice import Reference as Reference
     from parsim.planner.advice import advise as advise
     from parsim.planner.whatif import whatif as whatif
+    from parsim.report.saved import SavedPlan as SavedPlan
+    from parsim.report.saved import load_plan as load_plan
+    from parsim.report.saved import save_plan as save_plan
     from parsim.scenario import Scenario as Scenario
     from parsim.scenario import check as check
     from parsim.scenario import from_mapping as from_mapping
     from parsim.scenario import load as load
     from parsim.simulator import simulate as simulate
+    from parsim.simulator.chrome import trace as trace
     from parsim.sweeps import sweep as sweep
 
 __version__ = "0.1.0"

@@ -39,6 +39,15 @@ class CapacityError(ParsimError):
     """A plan that needs more memory than the device has."""
 
 
+class NoFeasiblePlan(CapacityError):
+    """No plan of a space fits; `ranking` says how many there were, and which comes nearest."""
+
+    def __init__(self, what: str, where: str = "", remedy: str = "", ranking: object = None) -> None:
+        super().__init__(what, where, remedy)
+        self.args = (what, where, remedy, ranking)
+        self.ranking = ranking
+
+
 class ScheduleError(ParsimError):
     """A pipeline schedule that deadlocks or runs an action before what it needs."""
 

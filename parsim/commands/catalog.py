@@ -63,8 +63,9 @@ def show(
     csv: Csv = False,
 ) -> int:
     """Show a row of the catalog: every figure with its source."""
+    from parsim.plain import csv_text
     from parsim.report.console import raw, show_table
-    from parsim.report.files import csv_text, json_text
+    from parsim.report.files import json_text
     from parsim.report.rows import find_rows
 
     rows = find_rows(name)

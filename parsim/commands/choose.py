@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parsim.commands.app import Csv, Json, app, output_of, takes_scenario
+from parsim.commands.app import Csv, FormatOption, Json, app, output_of, takes_scenario
 from parsim.report.manners import command
 
 if TYPE_CHECKING:
@@ -23,10 +24,23 @@ def plan(
     top: Annotated[int, typer.Option(help="how many plans to show", min=1, max=10**6)] = 10,
     space: Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")] = None,
     runnable: Annotated[bool, typer.Option("--runnable", help="leave out what the software stack cannot run")] = False,
+    pareto: Annotated[bool, typer.Option("--pareto", help="instead, the plans that no other beats in step time and memory")] = False,
+    nodes: Annotated[list[int] | None, typer.Option(help="with --pareto: a number of nodes to consider; may be repeated", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="where to write the best plan and the ranking", metavar="DIR", show_default=False)
+    ] = None,
+    figure: Annotated[bool, typer.Option("--figure", help="draw step time against memory, and the best step of each tp and pp")] = False,
+    format: FormatOption = None,
     json: Json = False,
     csv: Csv = False,
 ) -> int:
-    """Rank the plans that a scenario, or a model and devices, leave open by step time; exit 1 when none fits."""
-    from parsim.report.running import rank_scenario
+    """Rank the plans that a scenario, or a model and devices, leave open by step time; exit 1, with what would fit, when none does."""
+    from parsim.errors import ParsimError
+    from parsim.report.choosing import Question, rank_scenario, show_pareto
 
-    return rank_scenario(source, output_of(json, csv), top=top, space=space, runnable=runnable)
+    if nodes and not pareto:
+        raise ParsimError("--nodes asks for plans on several clusters", remedy="Add --pareto.")
+    formats = (format or "png").split(",") if figure or format else ()
+    question = Question(source, space, runnable, out, tuple(formats))
+    output = output_of(json, csv)
+    return show_pareto(question, output, nodes or ()) if pareto else rank_scenario(question, output, top)

@@ -72,12 +72,22 @@ def plot(
 def explain(
     source: Source,
     plan: Annotated[str, typer.Argument(help="a plan of the scenario", metavar="PLAN", show_default=False)],
-    op: Annotated[str, typer.Argument(help="a task, the start of its name, forward, backward, or a figure such as mfu", metavar="OP")],
+    op: Annotated[
+        str | None, typer.Argument(help="a task, the start of its name, forward, backward, or a figure such as mfu", metavar="OP")
+    ] = None,
 ) -> int:
-    """Explain a task of a plan (expression, shapes, counts, what bounds it, sources), or what a figure means."""
+    """Explain a task of a plan (expression, shapes, counts, what bounds it, sources) or a figure; without OP, whether a plan fits.
+
+    Where a plan does not fit, the nearest changes that would, with what they cost.
+    """
     from parsim.report.console import lines, say
     from parsim.report.explain import explain as notes_on
 
+    if op is None:
+        from parsim.report.choosing import explain_fit
+
+        explain_fit(source.load(), plan)
+        return OK
     for note in notes_on(source.load(), plan, op):
         say(note.title)
         lines(note.lines)

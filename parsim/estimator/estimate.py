@@ -27,13 +27,18 @@ from parsim.units import PS_PER_S
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
+OnProgress = Callable[[float], None] | None  # is told the share that is done
+
 
 class Priced:
-    """Plans as columns, with what is known of their stages: each list of tasks is measured once for all."""
+    """Plans as columns, with what is known of their stages: each list of tasks is measured once for all.
 
-    def __init__(self, scenario: Scenario, plans: Plans) -> None:
+    `progress` is told the share that is done of figures that are asked of all.
+    """
+
+    def __init__(self, scenario: Scenario, plans: Plans, progress: OnProgress = None) -> None:
         model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
-        self.scenario, self.plans = scenario, plans
+        self.scenario, self.plans, self.progress = scenario, plans, progress
         self.workloads = Workloads(scenario.model, model, plans, scenario.itemsize_bytes)
         self.measures = Measures(self.workloads.prices)
 
@@ -49,9 +54,12 @@ class Priced:
 
     def figures(self, *folds: Callable[[Stages], Ints], rows: Ints | None = None) -> Ints:
         """What each fold finds for each of some plans, [fold, plan]."""
-        found = np.zeros((len(folds), self.plans.num_plans), dtype=np.int64)
+        found, done = np.zeros((len(folds), self.plans.num_plans), dtype=np.int64), 0
         for stages, own in self.stages(rows):
             found[:, own] = [fold(stages) for fold in folds]
+            done += len(own)
+            if self.progress and rows is None:
+                self.progress(done / self.plans.num_plans)
         return found if rows is None else found[:, rows]
 
 

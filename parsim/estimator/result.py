@@ -4,18 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parsim import units
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import Plans
+from parsim.plain import Plain, flat
 
 ByteCount = int | NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Shortage(Plain):
+    """Why a plan does not fit: which memory lacks, and what it needs of what that holds."""
+
+    memory: Literal["device", "host"]
+    needs_bytes: int
+    holds_bytes: int
+    parts: Mapping[str, int]  # of what it needs
+    stage: int | None  # the pipeline rank of the device; None of a host
+
+    @property
+    def lacks_bytes(self) -> int:
+        """The margin."""
+        return self.needs_bytes - self.holds_bytes
+
+    def __str__(self) -> str:
+        parts = sorted(self.parts.items(), key=lambda part: -part[1])[:4]
+        sizes = [self.needs_bytes, self.holds_bytes, self.lacks_bytes, *(size for _, size in parts)]
+        needs, holds, lacks, *each = (units.format(size, "GiB").removesuffix(" GiB") for size in sizes)
+        place = "the fullest host" if self.stage is None else f"stage {self.stage}"
+        largest = ", ".join(f"{name} {size}" for (name, _), size in zip(parts, each, strict=True))
+        return f"{place} needs {needs} of {holds} GiB, {lacks} too many ({largest})"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate(Plain):
     """The predicted step of one plan.  Lists run over pipeline ranks; every figure is one rank's, never a sum over ranks.
 
     `mfu` counts 6 N + 12 L s w FLOPs a token (full attention, N without the input embedding, w = heads x head_dim) against the
@@ -64,6 +91,26 @@ class Estimate:
         return self.peak_bytes <= self.capacity_bytes and self.host_fits
 
     @property
+    def shortage(self) -> Shortage | None:
+        """Why it does not fit; None where it does.  Where both memories lack, the device's."""
+        if self.peak_bytes > self.capacity_bytes:
+            stage = max(range(len(self.memory_bytes)), key=lambda rank: sum(self.memory_bytes[rank].values()))
+            return Shortage("device", self.peak_bytes, self.capacity_bytes, self.memory_bytes[stage], stage)
+        if self.host_capacity_bytes is None or self.host_fits:
+            return None
+        return Shortage("host", self.host_peak_bytes, self.host_capacity_bytes, self.host_memory_bytes, None)
+
+    def records(self) -> list[dict[str, object]]:
+        """A row: the plan, the rates, the step by part, and the memory of the most loaded rank by part."""
+        names = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes", "fits")
+        row = {"plan": self.name, **flat(self.plan.to_dict()), **{name: getattr(self, name) for name in names}}
+        most = max(self.memory_bytes, key=lambda parts: sum(parts.values()))
+        times, sizes = (
+            {f"{name}_{unit}": part for name, part in parts.items()} for parts, unit in ((self.breakdown_s, "s"), (most, "bytes"))
+        )
+        return [{**row, **times, **sizes}]
+
+    @property
     def fill(self) -> float:
         """The fullest memory, over what it holds."""
         return float(_fill(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
@@ -89,6 +136,11 @@ class Estimates:
     def fits(self) -> NDArray[np.bool_]:
         """Which plans fit their device and their host."""
         return self.fill <= 1
+
+    @property
+    def short_of(self) -> NDArray[np.str_]:
+        """Which memory each plan lacks: "device", "host", or "" where it fits; where both, the device's."""
+        return np.where(self.peak_bytes > self.capacity_bytes, "device", np.where(self.fits, "", "host"))
 
 
 def _fill(peak: ByteCount, capacity: int, on_host: ByteCount, host_capacity: int | None) -> NDArray[np.float64] | float:

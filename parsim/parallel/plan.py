@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from itertools import permutations
 from typing import Any, Final
 
-from parsim.errors import ScenarioError, did_you_mean
+from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.parallel.dimensions import degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.precision import RECIPES, Recipe
@@ -115,6 +115,29 @@ class Plan:
     def num_micro_batches(self, batch: Batch) -> int:
         """Micro_batches that each replica runs in a step."""
         return batch.global_batch // (split(self, "B") * self.micro_batch)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Under the names and in the forms of a scenario file; what follows where it is left out is left out."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)} | {"dimensions": dict(self.dimensions)}
+        stated = {name: value for name, value in values.items() if name != "layers_per_stage" or value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Plan:
+        """The plan that `to_dict` said; what is left out has Plan's own default.  Whether it is legal, legality.py says.
+
+        Raises:
+            PlanError: a key is unknown.
+
+        >>> Plan.from_dict(Plan(schedule=("0F0 0B0",), dimensions=(("a", 2),)).to_dict()).dimensions
+        (('a', 2),)
+        """
+        for name in document:
+            if name not in KEYS:
+                raise PlanError(f"a plan has no key '{name}'{did_you_mean(name, KEYS)}", remedy=f"Known: {', '.join(KEYS)}.")
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+        values["dimensions"] = tuple(sorted(dict(document.get("dimensions", {})).items()))
+        return cls(**values)
 
 
 KEYS: Final[Mapping[str, Key]] = {each.name: Key(**each.metadata, type=str(each.type), default=each.default) for each in fields(Plan)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from parsim.planner.changes import Remedies, Remedy, remedies, smallest_cluster
+from parsim.planner.front import Front, pareto
 from parsim.planner.search import Ranking, plan
 from parsim.planner.space import candidates
 
-__all__ = ["Ranking", "candidates", "plan"]
+__all__ = ["Front", "Ranking", "Remedies", "Remedy", "candidates", "pareto", "plan", "remedies", "smallest_cluster"]

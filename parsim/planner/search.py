@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from parsim.cluster.scalars import Ints
-from parsim.errors import PlanError, ScenarioError, did_you_mean
-from parsim.estimator.estimate import Priced, estimate_of
+from parsim.errors import NoFeasiblePlan, PlanError, ScenarioError, did_you_mean
+from parsim.estimator.estimate import OnProgress, Priced, estimate_of
 from parsim.estimator.host import host_peak_bytes
 from parsim.estimator.memory import peak_bytes
 from parsim.estimator.pipeline import lower_bound, step_ps
 from parsim.estimator.result import Estimate, Estimates
+from parsim.plain import Plain
 from parsim.planner.space import Rejected, candidates
 from parsim.units import PS_PER_S
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from parsim.scenario import PlanSpace, Scenario
 
 _BLOCK = 8  # plans priced at a time: few beyond the last place
+_ADVICE = "parsim.remedies(scenario, ranking.nearest.plan) says which changes would fit."
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(Plain):
     """The best plans, fastest first, and how many were considered.
 
     `nearest` is the plan that misses its memory, the device's or the host's, by least, where none fits.
@@ -39,6 +41,23 @@ class Ranking:
     num_over_memory: int
     nearest: Estimate | None
     rejected: tuple[Rejected, ...]  # combinations of values that are no legal plan, by what keeps them out
+    num_over_host: int = 0  # of those over memory: they fit their device
+
+    @property
+    def best(self) -> Estimate:
+        """The first.
+
+        Raises:
+            NoFeasiblePlan: none fits.
+        """
+        if self.rows:
+            return self.rows[0]
+        said = f"; the nearest: {self.nearest.shortage}" if self.nearest else ""
+        raise NoFeasiblePlan(f"none of {self.num_legal:,} legal plans fits{said}", remedy=_ADVICE, ranking=self)
+
+    def records(self) -> list[dict[str, object]]:
+        """A row a plan."""
+        return [{"place": place, **each.records()[0]} for place, each in enumerate(self.rows, 1)]
 
     def slower_by(self, place: int) -> dict[str, float]:
         """Seconds of each part of the step beyond those of the first plan, what costs most first; they sum to how much slower it is."""
@@ -57,10 +76,11 @@ class Ranking:
         return self.num_legal - self.num_over_memory
 
 
-def plan(scenario: Scenario, space: str | None = None, *, top: int = 10, runnable: bool = False) -> Ranking:
+def plan(scenario: Scenario, *, space: str | None = None, top: int = 10, runnable: bool = False, progress: OnProgress = None) -> Ranking:
     """The `top` fastest plans that fit, of one space of the scenario, or of all plans that its model and cluster allow.
 
-    `runnable` leaves out what the scenario's stack cannot run.  Ties go to the plan with less memory, then to the smaller degrees.
+    `runnable` leaves out what the scenario's stack cannot run.  `progress` is told the share of the plans that is bounded.  Ties go to the
+    plan with less memory, then to the smaller degrees.
 
     Raises:
         ScenarioError: the scenario has no space of that name, or several and none is named.
@@ -68,14 +88,15 @@ def plan(scenario: Scenario, space: str | None = None, *, top: int = 10, runnabl
     """
     if top < 1:
         raise PlanError(f"top = {top} asks for no plan", remedy="Ask for 1 or more.")
-    found = candidates(scenario, _space(scenario, space), runnable=runnable)
-    priced, node = Priced(scenario, found.plans), scenario.cluster.node
+    found = candidates(scenario, space_of(scenario, space), runnable=runnable)
+    priced, node = Priced(scenario, found.plans, progress), scenario.cluster.node
     bound_ps, peaks, hosts = priced.figures(lower_bound, peak_bytes, host_peak_bytes)
     bounded = Estimates(found.plans, bound_ps / PS_PER_S, peaks, node.accelerator.hbm_capacity_bytes, hosts, node.host_memory_bytes)
     best = _fastest(priced, bound_ps, peaks, np.flatnonzero(bounded.fits), top)
     over = int(np.sum(~bounded.fits))
     nearest = None if bounded.fits.any() else _estimate(priced, int(np.argmin(bounded.fill)))
-    return Ranking(tuple(_estimate(priced, each) for each in best), found.plans.num_plans, over, nearest, found.rejected)
+    rows, on_host = tuple(_estimate(priced, each) for each in best), int(np.sum(bounded.short_of == "host"))
+    return Ranking(rows, found.plans.num_plans, over, nearest, found.rejected, on_host)
 
 
 def _estimate(priced: Priced, index: int) -> Estimate:
@@ -98,7 +119,12 @@ def _fastest(priced: Priced, bound_ps: Ints, peaks: Ints, fitting: Ints, top: in
     return sorted(keys, key=keys.__getitem__)[:top]
 
 
-def _space(scenario: Scenario, name: str | None) -> PlanSpace | None:
+def space_of(scenario: Scenario, name: str | None) -> PlanSpace | None:
+    """The space of that name, or the only one; None where there is none.
+
+    Raises:
+        ScenarioError: there is none of that name, or several and none is named.
+    """
     if name is None and len(scenario.spaces) > 1:
         raise ScenarioError(f"which of its spaces: {', '.join(scenario.spaces)}?", scenario.path, "Name one.")
     if name is None:

@@ -12,9 +12,9 @@ from parsim import units
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.comparison import Comparison, Side
 from parsim.estimator.estimate import estimate
+from parsim.plain import flat
 from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.files import prepare
-from parsim.report.results import flat
 from parsim.report.whatif import chosen_plans
 from parsim.scenario.source import Source
 from parsim.units import PS_PER_S

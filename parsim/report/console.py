@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Timer
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from parsim.errors import ParsimError
-from parsim.report.files import csv_text, json_text
+from parsim.plain import csv_text
+from parsim.report.files import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 _GAP = 2  # spaces between columns, 1 where the table would not fit
 _PLAIN = 80  # columns of a plain terminal
 _FOLDED = 12  # the least width of a column that folds, if a word of it is as long
+_EVERY_S = 5.0  # between two lines on how far long work is
 _PIPED_COLUMNS = 2000  # wide enough that no table is cut; tables take only what they need
 
 
@@ -51,6 +55,11 @@ def log(text: str) -> None:
     """A line beside the results."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+def log_files(directory: Path, written: Sequence[Path]) -> None:
+    """Say which files stand there now."""
+    log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
 
 
 def raw(text: str) -> None:
@@ -128,15 +137,24 @@ def _widths(texts: Sequence[str], separator: str | None) -> list[int]:
 
 
 @contextmanager
-def patience(what: str, after_s: float = 0.7) -> Iterator[None]:
-    """Tell on stderr, terminal or pipe, what takes longer than `after_s`."""
-    timer = Timer(after_s, log, [f"{what} ..."])
-    timer.daemon = True
-    timer.start()
+def patience(what: str, after_s: float = 0.7) -> Iterator[Callable[[float], None]]:
+    """Tell on stderr, terminal or pipe, what takes longer than `after_s`, and how far it is: call what it yields with the share."""
+    progress, ended, begin = [0.0], Event(), monotonic()
+
+    def tell() -> None:
+        text, wait_s = f"{what} ...", after_s
+        while not ended.wait(wait_s):
+            if share := progress[0]:
+                text += f" {percent(share)}, about {max(0.0, (monotonic() - begin) * (1 / share - 1)):.0f} s left"
+            if text:
+                log(text)
+            text, wait_s = "", _EVERY_S
+
+    Thread(target=tell, daemon=True).start()
     try:
-        yield
+        yield lambda share: progress.__setitem__(0, share)
     finally:
-        timer.cancel()
+        ended.set()
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from parsim import units
 from parsim.estimator.result import Estimate
 from parsim.parallel import dimensions
-from parsim.report.files import csv_text, write
+from parsim.plain import csv_text
+from parsim.report.files import write
 from parsim.report.results import Result, Results
 from parsim.report.summary import headline, size
 

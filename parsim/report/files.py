@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import errno
-import io
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +66,6 @@ def json_text(document: Mapping[str, Any]) -> str:
     '{\\n  "step_s": 1.5,\\n  "plans": []\\n}\\n'
     """
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
-
-
-def csv_text(rows: Iterable[Mapping[str, object]]) -> str:
-    """The rows as CSV under every key in order of first appearance; what a row lacks, and None, is empty.
-
-    >>> csv_text([{"plan": "a", "step_s": 1.5}, {"plan": "b", "fits": False}])
-    'plan,step_s,fits\\na,1.5,\\nb,,false\\n'
-    """
-    listed = list(rows)
-    names = list(dict.fromkeys(key for row in listed for key in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    cells = ([row.get(name) for name in names] for row in listed)
-    writer.writerows([str(each).lower() if isinstance(each, bool) else each for each in row] for row in cells)
-    return text.getvalue()
 
 
 def folder(name: str) -> Path:

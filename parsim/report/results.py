@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from parsim import __version__
@@ -21,6 +21,7 @@ from parsim.parallel.plan import Plan
 from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
+from parsim.plain import flat
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
@@ -197,23 +198,8 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
-    """A plan under the names of a scenario file."""
-    values = {each.name: getattr(plan, each.name) for each in fields(plan)}
-    stated = {name: value for name, value in values.items() if name != "layers_per_stage" or value is not None}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
-
-
-def flat(plan: dict[str, Any]) -> dict[str, object]:
-    """A plan's keys as CSV has them: lists with spaces between, a pair as `name=value`.
-
-    >>> flat({"data_parallel": 2, "layers_per_stage": [3, 1], "dimensions": [["ffn_parallel", 2]]})
-    {'data_parallel': 2, 'layers_per_stage': '3 1', 'dimensions': 'ffn_parallel=2'}
-    """
-
-    def text(value: object) -> str:
-        return "=".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-    return {key: " ".join(map(text, value)) if isinstance(value, list | tuple) else value for key, value in plan.items()}
+    """A plan as results.json has it: under the names of a scenario file, but with pairs for the dimensions."""
+    return {**plan.to_dict(), "dimensions": [list(each) for each in plan.dimensions]}
 
 
 def table(results: Results) -> list[dict[str, object]]:
@@ -240,6 +226,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "num_parameters": num_parameters(scenario.model),
         "num_legal": ranking.num_legal,
         "num_over_memory": ranking.num_over_memory,
+        "num_over_host": ranking.num_over_host,
         "num_fit": ranking.num_fit,
         "rejected": [{"rule": each.rule, "combinations": each.count, "example": each.example} for each in ranking.rejected],
         "num_alike": ranking.alike,

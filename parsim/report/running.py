@@ -1,4 +1,4 @@
-"""`parsim run`, `plot`, `plan`, `verify` and `validate`: predict, show, write.  The tables for people are in summary.py."""
+"""`parsim run`, `plot`, `verify` and `validate`: predict, show, write.  The tables for people are in summary.py."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from parsim.plain import csv_text
+from parsim.planner import remedies
 from parsim.report import results as made
-from parsim.report.capacity import overrun
-from parsim.report.console import Output, log, patience, percent, say, show_table
-from parsim.report.files import csv_text, folder, json_text, prepare, write
+from parsim.report.choosing import remedy_lines
+from parsim.report.console import Output, log, log_files, patience, percent, say, show_table
+from parsim.report.files import folder, json_text, prepare, write
 from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
-from parsim.report.summary import short, show_layers, show_ranking, show_results, show_sharing
+from parsim.report.summary import show_layers, show_results, show_sharing
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
@@ -39,11 +41,12 @@ def run_scenario(
     written = [write(directory / "results.json", json_text(document)), write(directory / "results.csv", csv_text(table))]
     if rows:
         written.append(write(directory / "layers.csv", csv_text(asdict(row) for each in rows.values() for row in each)))
-    _log_files(directory, [*written, *_draw(results, directory, formats)])
+    log_files(directory, [*written, *_draw(results, directory, formats)])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
         nearest = min((result.estimate for result in results.plans), key=lambda each: each.fill)
-        log(f"no plan fits its device and host\n{overrun(nearest, nearest.name, scenario)}")
+        told = remedy_lines(scenario, remedies(scenario, nearest.plan), nearest.name, elsewhere=False)
+        log("\n".join(("no plan fits its device and host", *told)))
     return 0 if fits else 1
 
 
@@ -56,7 +59,7 @@ def plot_scenario(source: Source, out: Path | None, backend: str, formats: Seque
     """
     scenario = source.load()
     directory = prepare(out or folder(scenario.name))
-    _log_files(directory, _draw(_predict(scenario, backend), directory, formats))
+    log_files(directory, _draw(_predict(scenario, backend), directory, formats))
     return 0
 
 
@@ -91,28 +94,6 @@ def _show_tables(results: made.Results, rows: dict[str, list[LayerRow]], *, cont
         show_table(events, left=("plan",), title="simulated")
     if contention:
         show_sharing(results)
-
-
-def _log_files(directory: Path, written: list[Path]) -> None:
-    log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
-
-
-def rank_scenario(source: Source, output: Output, *, top: int, space: str | None, runnable: bool = False) -> int:
-    """The exit status: 0, or 1 where no plan fits its device.
-
-    Raises:
-        ParsimError: the scenario or the space is wrong, or no plan is legal.
-    """
-    from parsim.planner import plan
-
-    with patience(f"pricing every plan of {source}"):
-        scenario = source.load()
-        ranking = plan(scenario, space, top=top, runnable=runnable)
-    document = made.ranking_document(scenario, ranking)
-    output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
-    if nearest := ranking.nearest:
-        log(f"no plan fits its device and host; the nearest:\n{overrun(nearest, short(nearest.plan), scenario)}")
-    return 0 if ranking.rows else 1
 
 
 def verify_scenario(source: Source, output: Output) -> int:

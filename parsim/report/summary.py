@@ -10,13 +10,12 @@ from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions import DIMENSIONS, axis_of
 from parsim.parallel.plan import KEYS, Plan
-from parsim.report.capacity import gib
 from parsim.report.console import percent, say, show_table
 from parsim.report.results import LayerRow, Results, cannot_run, remarks, with_other_stack
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
-    from parsim.planner import Ranking
+    from parsim.planner import Front, Ranking
 
 _LEFT = ("plan", "recompute", "segment", "pass")
 # What the columns of a plan say already; another axis has a column where ranked plans differ in it.
@@ -88,12 +87,12 @@ def show_results(results: Results) -> None:
         whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
         shares = {name.removeprefix("exposed_"): _share(seconds / whole) for name, seconds in parts.items()}
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
-        sizes = {name: gib(held) for name, held in memory.items()}
+        sizes = {name: _gib(held) for name, held in memory.items()}
         memories.append({**plan, "stage": str(result.most_loaded), **_broken(sizes)})
         if predicted.host_memory_bytes:
-            holds = "?" if predicted.host_capacity_bytes is None else gib(predicted.host_capacity_bytes)
-            sizes = {name: gib(held) for name, held in predicted.host_memory_bytes.items()}
-            hosts.append({**plan, **sizes, "all": gib(predicted.host_peak_bytes), "holds": holds})
+            holds = "?" if predicted.host_capacity_bytes is None else _gib(predicted.host_capacity_bytes)
+            sizes = {name: _gib(held) for name, held in predicted.host_memory_bytes.items()}
+            hosts.append({**plan, **sizes, "all": _gib(predicted.host_peak_bytes), "holds": holds})
     say("")
     show_table(rows, left=_LEFT)
     if measured:
@@ -167,7 +166,7 @@ def _predictions(estimate: Estimate) -> dict[str, str]:
         "step": units.format(estimate.step_s, "s", digits=4),
         "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
         "MFU\n%": _share(estimate.mfu),
-        f"GiB\n/{gib(estimate.capacity_bytes)}": gib(estimate.peak_bytes),
+        f"GiB\n/{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
         "fits": "yes" if estimate.fits else "no",
     }
 
@@ -205,6 +204,12 @@ def show_sharing(results: Results) -> None:
         show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
 
 
+def _gib(num_bytes: float) -> str:
+    """The GiB, without their unit."""
+    least = units.parse("0.001 GiB", "bytes")
+    return units.format(num_bytes, "GiB").partition(" ")[0] if num_bytes >= least or not num_bytes else "<0.001"
+
+
 def short(plan: Plan) -> str:
     """A plan in a few letters.
 
@@ -225,7 +230,7 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     rows: list[dict[str, str]] = []
     best = ranking.rows[0] if ranking.rows else None
     _open(scenario, best, "the best plan")
-    say(f"{ranking.num_legal:,} legal plans, {ranking.num_over_memory:,} exceed the memory, {ranking.num_fit:,} fit")
+    say(f"{ranking.num_legal:,} legal plans, {_over(ranking)}, {ranking.num_fit:,} fit")
     if ranking.rejected:
         say(f"kept out of {ranking.num_legal + sum(each.count for each in ranking.rejected):,} combinations by:")
         say(", ".join(f"{each.rule} {each.count:,}" for each in sorted(ranking.rejected, key=lambda each: -each.count)))
@@ -244,6 +249,36 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
     _show_why(ranking)
     _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
+
+
+def _device_time(estimate: Estimate) -> dict[str, str]:
+    """The devices, and what a step costs in their time."""
+    count = estimate.plan.num_devices
+    return {"devices": str(count), "device time\n/step": units.format(count * estimate.step_s, "s", digits=4)}
+
+
+def _over(ranking: Ranking) -> str:
+    """How many exceed which memory."""
+    on_host = f", {ranking.num_over_host:,} that of the host" if ranking.num_over_host else ""
+    return f"{ranking.num_over_memory - ranking.num_over_host:,} exceed the memory of the device{on_host}"
+
+
+def show_front(scenario: Scenario, front: Front) -> None:
+    """The plans of a front, fastest first."""
+    _open(scenario, front.rows[0] if front.rows else None, "the fastest plan")
+    beaten = f"; no other beats these {len(front.rows)} in step time and memory" if front.rows else ""
+    say(f"{front.num_legal:,} legal plans, {front.num_fit:,} fit{beaten}")
+    plans = [each.plan for each in front.rows]
+    sized = len({each.num_devices for each in plans}) > 1
+    rows: list[dict[str, str]] = []
+    for each in front.rows:
+        devices = _device_time(each) if sized else {}
+        reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
+        behind = {"speed": percent(each.tokens_per_s / front.rows[0].tokens_per_s - 1, signed=True) if rows else "best"}
+        rows.append({**_axes(each, plans), **devices, **reached, **behind})
+    if rows:
+        say("")
+        show_table(rows, left=_LEFT)
 
 
 def _show_why(ranking: Ranking) -> None:

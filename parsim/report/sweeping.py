@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from parsim import units
+from parsim.plain import csv_text, flat
 from parsim.report.console import Output, console, log, patience, percent, say, show_table
-from parsim.report.files import csv_text, folder, prepare, write
+from parsim.report.files import folder, prepare, write
 from parsim.report.manners import unwind
-from parsim.report.results import flat
 from parsim.scenario.changes import values_of
 from parsim.sweeps import SweepProgress, SweepResult, SweepRow, sweep
 

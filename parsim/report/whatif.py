@@ -14,8 +14,9 @@ from parsim.model.dims import MATMUL
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
 from parsim.planner import plan as rank
+from parsim.planner import remedies
 from parsim.planner.whatif import RESOURCES, Gain, WhatIf, whatif
-from parsim.report.capacity import overrun
+from parsim.report.choosing import remedy_lines
 from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.results import plan_document
 from parsim.report.summary import headline, short, size
@@ -63,9 +64,10 @@ def chosen_plans(scenario: Scenario, names: Sequence[str]) -> list[tuple[str, Pl
 
 
 def _best(scenario: Scenario, space: str | None) -> list[tuple[str, Plan]]:
-    ranking = rank(scenario, space, top=1)
+    ranking = rank(scenario, space=space, top=1)
     if nearest := ranking.nearest:
-        log(f"no plan fits its device and host; the nearest:\n{overrun(nearest, short(nearest.plan), scenario)}")
+        told = remedy_lines(scenario, remedies(scenario, nearest.plan), short(nearest.plan), elsewhere=False)
+        log("\n".join(("no plan fits its device and host; the nearest:", *told)))
     return [(short(each.plan), each.plan) for each in ranking.rows]
 
 

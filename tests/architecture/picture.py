@@ -21,8 +21,9 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.path import Path
 from test_imports import FILES, ROOT, ROWS, imports, part
 
+from parsim.plain import csv_text
 from parsim.report.figure import METADATA, SETTINGS
-from parsim.report.files import csv_text, write
+from parsim.report.files import write
 
 OUT = pathlib.Path("reports") / "architecture"
 READERS, CHECKS = ("estimator", "simulator", "executor"), ("verify", "validate", "calibrate", "planner")

@@ -10,7 +10,7 @@ import picture
 import pytest
 from test_imports import ROOT
 
-from parsim.report.files import csv_text
+from parsim.plain import csv_text
 
 FOLDER = ROOT / picture.OUT
 README = (ROOT / "README.md").read_text()

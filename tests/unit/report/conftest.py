@@ -22,7 +22,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def scenario() -> Scenario:
-    return from_mapping(TINY, "tiny")
+    return from_mapping(TINY, name="tiny")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from parsim import plain
 from parsim.report import files
 
 
@@ -35,7 +36,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_remains(tmp_path: Path, monk
 
 
 def test_csv_quotes_what_needs_it_and_writes_booleans_as_json_does() -> None:
-    text = files.csv_text([{"plan": 'a, "b"', "fits": True, "measured_step_s": None}])
+    text = plain.csv_text([{"plan": 'a, "b"', "fits": True, "measured_step_s": None}])
     assert text == 'plan,fits,measured_step_s\n"a, ""b""",true,\n'
 
 

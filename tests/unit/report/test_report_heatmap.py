@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from parsim.errors import ParsimError
-from parsim.report.files import csv_text
+from parsim.plain import csv_text
 from parsim.report.heatmap import Tile, draw, plot_heatmap, tiles_of
 
 ROWS: list[dict[str, object]] = [

@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_opened_is_told(path, message, tmp_path, monkeypat
 
 def test_faults_of_a_mapping_have_its_name_and_the_dotted_path():
     with pytest.raises(ScenarioError) as caught:
-        scenario.from_mapping({"model": "tiny-gpt", "cluster": {}, "batch": {}, "plans": {"a": {"tp": 1}}}, "mine")
+        scenario.from_mapping({"model": "tiny-gpt", "cluster": {}, "batch": {}, "plans": {"a": {"tp": 1}}}, name="mine")
     assert [str(each).partition(":")[0] for each in caught.value.faults] == ["mine"] * 4
     assert [each.where for each in caught.value.faults] == ["batch.global_batch", "batch.sequence_length", "cluster.node", "plans.a.tp"]
 

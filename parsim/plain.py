@@ -1,0 +1,147 @@
+"""Frozen results as plain values: documents and back, CSV, data frames, tables of text and HTML.
+
+Values are in SI base units, as their names say; nothing here knows what a result means.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Self, cast, get_args, get_origin, get_type_hints
+
+from parsim.errors import ParsimError
+
+
+class Plain:
+    """What a frozen dataclass of results has beside its fields; `records` says what its rows are."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields as JSON has them: numbers, texts, lists and mappings."""
+        return {each.name: to_plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """The result that `to_dict` said.
+
+        Raises:
+            ParsimError: a field is missing or unknown.
+        """
+        names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        if wrong := sorted(names ^ document.keys()):
+            raise ParsimError(f"no document of {cls.__name__}: {', '.join(wrong)} missing or unknown", remedy="Give what to_dict returned.")
+        hints = _hints(cast(Any, cls))
+        return cls(**{name: from_plain(hints[name], document[name]) for name in names})
+
+    def records(self) -> list[dict[str, object]]:
+        """Its rows, each a value by column."""
+        raise NotImplementedError
+
+    def to_csv(self) -> str:
+        """Its rows as CSV."""
+        return csv_text(self.records())
+
+    def to_dataframe(self) -> Any:
+        """Its rows as a pandas.DataFrame.
+
+        Raises:
+            ParsimError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ParsimError("a data frame needs pandas", remedy="Install it with: pip install 'parsim-llm[pandas]'") from error
+        return pandas.DataFrame(self.records())
+
+    def table(self) -> str:
+        """Its rows as text; what is the same in all of several is left out."""
+        rows = _cells(self.records())
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows)
+
+    def _repr_html_(self) -> str:
+        """The same as a notebook shows it."""
+        head, *rows = ([html.escape(cell) for cell in row] for row in _cells(self.records()))
+        lines = [f"<tr><th>{'</th><th>'.join(head)}</th></tr>", *(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)]
+        return f"<table>{''.join(lines)}</table>"
+
+
+def to_plain(value: Any) -> Any:
+    """A value of a result as JSON has it."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        return {each.name: to_plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(each) for key, each in value.items()}
+    return [to_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def from_plain(hint: Any, value: Any) -> Any:
+    """The value of that type which `to_plain` said."""
+    if get_origin(hint) is UnionType and NoneType in get_args(hint):
+        (hint,) = (each for each in get_args(hint) if each is not NoneType)
+        return None if value is None else from_plain(hint, value)
+    if get_origin(hint) is tuple:
+        return tuple(from_plain(get_args(hint)[0], each) for each in value)
+    if hasattr(hint, "from_dict"):
+        return hint.from_dict(value)
+    return hint(**value) if isinstance(hint, type) and is_dataclass(hint) else value
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def flat(document: Mapping[str, Any]) -> dict[str, object]:
+    """A document as the cells of a row: lists with spaces between, a pair or an entry of a mapping as `name=value`.
+
+    >>> flat({"data_parallel": 2, "layers_per_stage": [3, 1], "dimensions": {"ffn_parallel": 2}})
+    {'data_parallel': 2, 'layers_per_stage': '3 1', 'dimensions': 'ffn_parallel=2'}
+    """
+
+    def text(value: object) -> str:
+        return "=".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    lists = {key: [*value.items()] if isinstance(value, Mapping) else value for key, value in document.items()}
+    return {key: " ".join(map(text, value)) if isinstance(value, list | tuple) else value for key, value in lists.items()}
+
+
+def csv_text(rows: Iterable[Mapping[str, object]]) -> str:
+    """The rows as CSV under every key in order of first appearance; what a row lacks, and None, is empty.
+
+    >>> csv_text([{"plan": "a", "step_s": 1.5}, {"plan": "b", "fits": False}])
+    'plan,step_s,fits\\na,1.5,\\nb,,false\\n'
+    """
+    listed = list(rows)
+    names = list(dict.fromkeys(key for row in listed for key in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    cells = ([row.get(name) for name in names] for row in listed)
+    writer.writerows([str(each).lower() if isinstance(each, bool) else each for each in row] for row in cells)
+    return text.getvalue()
+
+
+def _cells(rows: Sequence[Mapping[str, object]]) -> list[list[str]]:
+    """A head and rows of text; one row stands upright, a line a value."""
+    texts = [{name: _text(value) for name, value in row.items()} for row in rows]
+    if len(rows) == 1:
+        return [["", "value"], *([name, text] for name, text in texts[0].items() if text)]
+    names = dict.fromkeys(name for row in texts for name in row)
+    told = [name for name in names if len({row.get(name, "") for row in texts}) > 1]
+    return [told, *([row.get(name, "") for name in told] for row in texts)]
+
+
+def _text(value: object) -> str:
+    """Four figures of a number with a fraction, whole ones as they are."""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,169 @@
+"""`pareto`: the plans of a space that no other beats in step time, memory and devices; and the same by tensor and pipeline degree.
+
+All plans are bounded as columns; only those whose bound leaves a choice are priced exactly, and the answer is that of pricing all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from parsim.cluster.scalars import Ints
+from parsim.errors import PlanError
+from parsim.estimator.estimate import OnProgress, Priced, estimate_of
+from parsim.estimator.host import host_peak_bytes
+from parsim.estimator.memory import peak_bytes
+from parsim.estimator.pipeline import lower_bound, step_ps
+from parsim.estimator.result import Estimate, Estimates
+from parsim.parallel.plans import Plans
+from parsim.plain import Plain
+from parsim.planner.search import space_of
+from parsim.planner.space import candidates
+from parsim.units import PS_PER_S
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+_TIES: Final = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "recompute")
+CELL: Final = ("tensor_parallel", "pipeline_parallel")
+
+
+@dataclass(frozen=True, slots=True)
+class Front(Plain):
+    """The plans that fit and that no other beats, fastest first: less memory, or fewer devices, only for a longer step."""
+
+    rows: tuple[Estimate, ...]
+    num_legal: int
+    num_fit: int
+
+    def records(self) -> list[dict[str, object]]:
+        """A row a plan."""
+        return [{"devices": each.plan.num_devices, **each.records()[0]} for each in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """Of each tensor and pipeline degree the plans that no other of these degrees beats; where none fits, the nearest instead."""
+
+    plans: Estimates  # with exact steps
+    on_front: tuple[bool, ...]  # whether no other plan at all beats it; never one that does not fit
+
+
+class Bounded:
+    """Plans as columns, what bounds their steps, and what they hold; each is priced exactly at most once."""
+
+    def __init__(self, scenario: Scenario, plans: Plans, progress: OnProgress = None) -> None:
+        self.priced, self.plans = Priced(scenario, plans, progress), plans
+        self.bound_ps, self.peaks, self.hosts = self.priced.figures(lower_bound, peak_bytes, host_peak_bytes)
+        self.exact_ps = np.full_like(self.bound_ps, -1)
+        self.fill = self.estimates(np.arange(len(self.plans))).fill
+        self.fits = self.fill <= 1
+
+    @classmethod
+    def of(cls, scenario: Scenario, space: str | None = None, *, runnable: bool = False, progress: OnProgress = None) -> Bounded:
+        """The legal plans of a space; arguments and errors as in `plan`."""
+        return cls(scenario, candidates(scenario, space_of(scenario, space), runnable=runnable).plans, progress)
+
+    def estimate(self, row: int) -> Estimate:
+        """One of the plans, with its reasons."""
+        return estimate_of(self.priced.scenario, self.plans.plan(row), self.priced.alone(row))
+
+    def estimates(self, rows: Ints) -> Estimates:
+        """Some of the plans with what is known of their steps."""
+        node = self.priced.scenario.cluster.node
+        steps = np.maximum(self.bound_ps, self.exact_ps)[rows] / PS_PER_S
+        sizes = self.peaks[rows], node.accelerator.hbm_capacity_bytes, self.hosts[rows], node.host_memory_bytes
+        return Estimates(self.plans.take(rows), steps, *sizes)
+
+    def finish(self, rows: Ints) -> Ints:
+        """The exact steps of some plans."""
+        new = rows[self.exact_ps[rows] < 0]
+        if len(new):
+            self.exact_ps[new] = self.priced.figures(step_ps, rows=new)[0]
+        return np.asarray(self.exact_ps[rows])
+
+    def front(self, rows: Ints) -> Ints:
+        """Those of some plans that no other of them beats in step and memory, least memory first; of equals the smallest degrees."""
+        order = rows[np.lexsort((*_tie_columns(self.plans.take(rows)), self.peaks[rows]))]
+        steps = np.maximum(self.bound_ps, self.exact_ps)[order]
+        while True:
+            least = np.minimum.accumulate(steps)
+            stairs = np.flatnonzero(np.diff(least, prepend=np.iinfo(np.int64).max))  # below all that hold no more
+            if (self.exact_ps[order[stairs]] >= 0).all():
+                last = np.diff(self.peaks[order[stairs]], append=-1) != 0  # of those that hold as much
+                return np.asarray(order[stairs[last]])
+            steps[stairs] = self.finish(order[stairs])
+
+
+def _tie_columns(plans: Plans) -> list[Ints]:
+    """What plans that are equal are ordered by, for lexsort."""
+    ranks = {name: np.argsort(np.argsort(values)) for name, values in plans.values.items() if name in _TIES}
+    return [ranks[name][plans.columns[name]] if name in ranks else plans.columns[name] for name in reversed(_TIES)]
+
+
+def pareto(
+    scenario: Scenario, *, space: str | None = None, runnable: bool = False, num_nodes: Sequence[int] = (), progress: OnProgress = None
+) -> Front:
+    """The plans that fit and that no other beats in step time, memory and devices.
+
+    Args:
+        scenario: as in `plan`; so are space, runnable and progress.
+        num_nodes: clusters of so many nodes are considered; the scenario's own where left out.
+
+    Raises:
+        PlanError: no plan of the space is legal on any of the clusters.
+        ScenarioError: as in `plan`, or several nodes without a fabric.
+    """
+    found: list[Estimate] = []
+    num_legal, num_fit, error = 0, 0, None
+    for count in num_nodes or (scenario.cluster.num_nodes,):
+        sized = on_nodes(scenario, count)
+        try:
+            bounded = Bounded.of(sized, space, runnable=runnable, progress=progress)
+        except PlanError as nothing:
+            error = nothing
+            continue
+        num_legal, num_fit = num_legal + len(bounded.plans), num_fit + int(bounded.fits.sum())
+        members = bounded.front(np.flatnonzero(bounded.fits))
+        found += map(bounded.estimate, members.tolist())
+    if error and not num_legal:
+        raise error
+    rows = sorted(_unbeaten(found), key=lambda each: (each.step_s, each.peak_bytes, each.plan.num_devices))
+    return Front(tuple(rows), num_legal, num_fit)
+
+
+def on_nodes(scenario: Scenario, num_nodes: int) -> Scenario:
+    """The scenario on so many nodes; its plans stay only where these are as many as before."""
+    cluster = replace(scenario.cluster, num_nodes=num_nodes)
+    return replace(scenario, cluster=cluster, plans=scenario.plans if cluster == scenario.cluster else {})
+
+
+def _unbeaten(found: Sequence[Estimate]) -> list[Estimate]:
+    """Those that no other equals or beats in all of step, memory and devices; of equals the first."""
+    each = np.array([(one.step_s, one.peak_bytes, one.plan.num_devices) for one in found]).reshape(-1, 3)
+    kept = []
+    for place, row in enumerate(each):
+        as_good = np.all(each <= row, axis=1)
+        if not np.any(as_good & np.any(each < row, axis=1)) and not np.any(as_good[:place]):
+            kept.append(found[place])
+    return kept
+
+
+def landscape(bounded: Bounded, progress: OnProgress = None) -> Landscape:
+    """What a figure of a space shows; `progress` is told the share of its cells that is done."""
+    _, cell = bounded.plans.distinct(CELL)
+    shown, chosen = [], []
+    for each in np.unique(cell).tolist():
+        own = np.flatnonzero(cell == each)
+        fitting = own[bounded.fits[own]]
+        shown.append(bounded.front(fitting) if len(fitting) else own[[np.argmin(bounded.fill[own])]])
+        chosen += [bool(len(fitting))] * len(shown[-1])
+        if progress:
+            progress(len(shown) / (int(cell.max()) + 1))
+    rows, fit = np.concatenate(shown), np.array(chosen)
+    bounded.finish(rows)
+    best = set(bounded.front(rows[fit]).tolist()) if fit.any() else set()
+    return Landscape(bounded.estimates(rows), tuple(row in best for row in rows.tolist()))

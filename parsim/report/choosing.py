@@ -1,0 +1,177 @@
+"""`parsim plan`: the ranking or the front on stdout, its files, and what would fit where nothing does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from parsim import __version__, units
+from parsim.estimator.estimate import estimate
+from parsim.estimator.result import Estimate
+from parsim.parallel.dimensions import axis_of
+from parsim.parallel.plan import Plan
+from parsim.plain import csv_text
+from parsim.planner import Remedies, Remedy, pareto, plan, remedies, smallest_cluster
+from parsim.planner.front import Bounded, landscape
+from parsim.report import results as made
+from parsim.report.console import Output, bar, log, log_files, patience, percent, say
+from parsim.report.files import folder, prepare, write
+from parsim.report.saved import save_plan
+from parsim.report.summary import short, show_front, show_ranking
+from parsim.scenario import Scenario
+from parsim.scenario.source import Source
+
+_MOST_TOLD: Final = 4  # changes in a message
+_WORDS: Final[Mapping[str, str]] = {"virtual_pipeline": "vpp", "micro_batch": "mbs", "zero_stage": "ZeRO "}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which plans are asked about, and which files."""
+
+    source: Source
+    space: str | None = None
+    runnable: bool = False
+    out: Path | None = None
+    formats: tuple[str, ...] = ()  # of the figures
+
+    def directory(self, scenario: Scenario) -> Path | None:
+        """Where files go, prepared; None where none are asked for."""
+        return prepare(self.out or folder(scenario.name)) if self.out or self.formats else None
+
+    @contextmanager
+    def options(self) -> Iterator[dict[str, Any]]:
+        """Arguments of the planner, which tells how far it is."""
+        with patience(f"pricing every plan of {self.source}") as tell, bar() as show:
+
+            def progress(done: float) -> None:
+                tell(done)
+                show("plans priced", done)
+
+            yield {"space": self.space, "runnable": self.runnable, "progress": progress}
+
+
+def rank_scenario(asked: Question, output: Output, top: int) -> int:
+    """The exit status: 0, or 1 where no plan fits.
+
+    Raises:
+        ParsimError: the scenario or the space is wrong, or no plan is legal.
+        OSError: a file cannot be written.
+    """
+    scenario = asked.source.load()
+    directory = asked.directory(scenario)
+    with asked.options() as options:
+        ranking = plan(scenario, top=top, **options)
+    with patience("looking for changes that fit"):
+        mended = remedies(scenario, ranking.nearest.plan) if ranking.nearest else None
+    document = made.ranking_document(scenario, ranking) | ({"nearest": mended.to_dict()} if mended else {})
+    rows = made.ranking_table(document)
+    output.show(document, rows, lambda: show_ranking(scenario, ranking))
+    if directory:
+        best = [save_plan(scenario, ranking.best, directory / "plan.json")] if ranking.rows else []
+        log_files(directory, [write(directory / "ranking.csv", csv_text(rows)), *best, *_draw(scenario, asked, directory)])
+    if mended:
+        log("no plan fits its device and host; the nearest:\n" + "\n".join(remedy_lines(scenario, mended, short(mended.plan.plan))))
+    return 0 if ranking.rows else 1
+
+
+def show_pareto(asked: Question, output: Output, num_nodes: Sequence[int]) -> int:
+    """The exit status: 0, or 1 where no plan fits; errors as in `rank_scenario`."""
+    scenario = asked.source.load()
+    directory = asked.directory(scenario)
+    with asked.options() as options:
+        front = pareto(scenario, num_nodes=num_nodes, **options)
+    document = {"schema": made.SCHEMA, "parsim_version": __version__, "scenario": scenario.name, **front.to_dict()}
+    output.show(document, front.records(), lambda: show_front(scenario, front))
+    if directory:
+        log_files(directory, [write(directory / "front.csv", front.to_csv()), *_draw(scenario, asked, directory)])
+    if not front.rows:
+        log(f"no plan fits; what would, says: parsim plan {asked.source}")
+    return 0 if front.rows else 1
+
+
+def _draw(scenario: Scenario, asked: Question, directory: Path) -> list[Path]:
+    """The files of the figures; nothing that draws is imported where none is asked for."""
+    if not asked.formats:
+        return []
+    from parsim.report.landscape import save
+
+    with patience("pricing the best plans of each degree for the figures") as tell:
+        drawn = landscape(Bounded.of(scenario, asked.space, runnable=asked.runnable), tell)
+    return save(scenario, drawn, directory, asked.formats)
+
+
+def explain_fit(scenario: Scenario, name: str) -> None:
+    """Whether a plan fits, and what would where it does not."""
+    found = remedies(scenario, name)
+    if found.plan.fits:
+        held = units.format(found.plan.peak_bytes, "GiB"), units.format(found.plan.capacity_bytes, "GiB")
+        say(f"{name}: fits, with {held[0]} of {held[1]} on the most loaded stage; a step takes {_seconds(found.plan.step_s)}")
+        say(f"Ask about a task or a figure: parsim explain {scenario.path} {name} forward, or {name} peak_bytes")
+    else:
+        for line in remedy_lines(scenario, found, name):
+            say(line)
+
+
+def remedy_lines(scenario: Scenario, found: Remedies, name: str, *, elsewhere: bool = True) -> list[str]:
+    """Why a plan does not fit, and what would: a change, or, looked for `elsewhere`, more nodes; what is not enough alone."""
+    whole = found.plan
+    lines = [f"{name}: {whole.shortage}; a step would take {_seconds(whole.step_s)}"]
+    for each in found.changes[:_MOST_TOLD]:
+        longer = percent(each.step_s / whole.step_s - 1, signed=True)
+        lines.append(f"fits with {_words(whole.plan, each)}: {_gib(each, whole)}, {_seconds(each.step_s)} ({longer})")
+    if found.not_enough:
+        lacking = [f"{_words(whole.plan, each)} ({_gib(each, whole)})" for each in found.not_enough[:_MOST_TOLD]]
+        lines.append(f"not enough alone: {', '.join(lacking)}")
+    if found.changes:
+        return lines
+    more = _elsewhere(scenario, whole) if elsewhere else [f"what would fit, and how many nodes, says: parsim plan {scenario.path}"]
+    return [*lines, "no change of one or two axes is enough", *_narrower(scenario, whole), *more]
+
+
+def _narrower(scenario: Scenario, whole: Estimate) -> Iterator[str]:
+    """What the plan holds without float32 weights, which is another training, where the accelerator has a rate for it."""
+    narrow = replace(scenario.batch, dtype="bf16_pure")
+    if narrow != scenario.batch and not narrow.recipe.without_peak(scenario.cluster.node.accelerator.peak_flops_per_s):
+        held = estimate(replace(scenario, batch=narrow), whole.plan)
+        yield f"with dtype = bf16_pure, another training, it {'fits' if held.fits else 'holds'}: {units.format(held.peak_bytes, 'GiB')}"
+
+
+def _elsewhere(scenario: Scenario, whole: Estimate) -> list[str]:
+    """Where no change of one or two axes is enough."""
+    with patience("looking for the fewest nodes on which any plan fits"):
+        fitting = smallest_cluster(scenario)
+    if fitting is None:
+        more = " of this cluster" if scenario.cluster.fabric else " of one node, and the cluster has no fabric for more"
+        return [f"no plan{more} fits: take more than {whole.plan.num_devices} device{'s' if whole.plan.num_devices > 1 else ''}"]
+    count = fitting.plan.num_devices // scenario.cluster.node.devices_per_node
+    nodes = "this cluster" if count == scenario.cluster.num_nodes else f"{count} nodes ({fitting.plan.num_devices} devices)"
+    held = units.format(fitting.peak_bytes, "GiB")
+    return [f"on {nodes} fits {short(fitting.plan)}: {held}, {_seconds(fitting.step_s)}"]
+
+
+def _words(plan: Plan, change: Remedy) -> str:
+    """The axes of a change with their values, and the replicas that follow, in a few letters."""
+    axes = [*change.axes, *(["data_parallel"] if change.plan.data_parallel != plan.data_parallel else [])]
+    return " ".join(_word(axis, getattr(change.plan, axis)) for axis in axes)
+
+
+def _word(axis: str, value: object) -> str:
+    if isinstance(value, bool):
+        return axis if value else f"no {axis}"
+    if axis in _WORDS:
+        return f"{_WORDS[axis]}{value}"
+    return f"{axis_of(axis)}{value}" if isinstance(value, int) else f"{axis} {value}"
+
+
+def _gib(change: Remedy, whole: Estimate) -> str:
+    """What the fuller of its memories holds."""
+    on_host = whole.host_capacity_bytes and change.host_peak_bytes / whole.host_capacity_bytes > change.peak_bytes / whole.capacity_bytes
+    return f"{units.format(change.host_peak_bytes if on_host else change.peak_bytes, 'GiB')}{' on a host' if on_host else ''}"
+
+
+def _seconds(seconds: float) -> str:
+    return units.format(seconds, "s")

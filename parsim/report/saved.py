@@ -1,0 +1,91 @@
+"""A plan as a file: with the hash of its scenario, so that whoever loads it is told what has changed since, and priced anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from parsim import __version__, units
+from parsim.errors import ParsimError, PlanError
+from parsim.estimator.estimate import estimate
+from parsim.estimator.result import Estimate
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Plan
+from parsim.report.files import json_text, write
+from parsim.scenario import Scenario, load
+from parsim.scenario.digest import digest
+
+_KEYS: Final = {"scenario": str, "scenario_hash": str, "plan": dict, "step_s": float}
+_REMEDY: Final = "Give a file that `parsim plan -o DIR` wrote."
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """A plan that was saved, as it is priced now."""
+
+    scenario: Scenario
+    estimate: Estimate
+    saved_step_s: float
+    changed: bool  # whether its scenario is another than when it was saved
+
+    @property
+    def plan(self) -> Plan:
+        """The plan itself."""
+        return self.estimate.plan
+
+    @property
+    def note(self) -> str:
+        """What has changed since it was saved; "" where nothing has."""
+        before, now = (units.format(each, "s", digits=4) for each in (self.saved_step_s, self.estimate.step_s))
+        what = f"{self.scenario.path} has changed since the plan was saved" if self.changed else "parsim prices it anew"
+        return f"{what}: a step took {before}, and takes {now}" if self.changed or before != now else ""
+
+
+def save_plan(scenario: Scenario, plan: Plan | Estimate, path: str | Path) -> Path:
+    """The file, where the plan now stands; an estimate of the plan need not be made again.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    found = plan if isinstance(plan, Estimate) else estimate(scenario, plan)
+    document = {
+        "schema": 1,
+        "parsim_version": __version__,
+        "scenario": os.path.relpath(scenario.path, Path(path).parent),
+        "scenario_hash": digest(scenario),
+        "plan": found.plan.to_dict(),
+        "step_s": found.step_s,
+    }
+    return write(Path(path), json_text(document))
+
+
+def load_plan(path: str | Path, *, scenario: Scenario | None = None) -> SavedPlan:
+    """The plan that stands in a file, priced anew for its scenario as that stands now, or for another.
+
+    Raises:
+        ParsimError: the file is none that `save_plan` wrote.
+        ScenarioError: the scenario's file cannot be read or is wrong.
+        PlanError: the plan is not legal there; the error says all that is wrong.
+    """
+    document = _read(Path(path))
+    found = scenario or load(Path(path).parent / document["scenario"])
+    plan = Plan.from_dict(document["plan"])
+    if wrong := faults(plan, found.model, found.batch, found.cluster.num_devices, stack=found.stack):
+        raise PlanError("\n".join(map(str, wrong)), str(path), f"It is no legal plan of {found.path}.")
+    return SavedPlan(found, estimate(found, plan), document["step_s"], document["scenario_hash"] != digest(found))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParsimError(f"{error.strerror}", str(path), _REMEDY) from error
+    except ValueError as error:
+        raise ParsimError(f"is no JSON: {error}", str(path), _REMEDY) from error
+    stated: dict[str, Any] = document if isinstance(document, dict) else {}
+    if lacking := [key for key, kind in _KEYS.items() if not isinstance(stated.get(key), kind)]:
+        raise ParsimError(f"is no saved plan: {', '.join(lacking)} missing or wrong", str(path), _REMEDY)
+    return stated

@@ -1,0 +1,76 @@
+"""`parsim plan` and `explain` where nothing fits, the front, and files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from test_cli import HUGE, call, here
+
+import parsim
+
+__all__ = ["here"]
+
+TIGHT = """
+model: llama3-8b
+cluster: {node: dgx-a100-80gb}
+batch: {global_batch: 64, sequence_length: 8192}
+plans:
+  one: {tensor_parallel: 2, micro_batch: 4}
+  open: {tensor_parallel: [2], micro_batch: [4]}
+"""
+
+
+def test_where_nothing_fits_the_nearest_changes_are_told_with_their_cost(here: Path) -> None:
+    (here / "tight.yaml").write_text(TIGHT)
+    result = call("plan", "tight.yaml")
+    assert result.exit_code == 1 and "stage 0 needs" in result.stderr and "too many (activations" in result.stderr
+    fitting = [line for line in result.stderr.splitlines() if line.startswith("fits with ")]
+    assert fitting and all(" GiB, " in line and " s (" in line for line in fitting)
+    explained = call("explain", "tight.yaml", "one")
+    assert explained.exit_code == 0 and all(line in explained.stdout for line in fitting)
+    nearest = json.loads(call("plan", "tight.yaml", "--json").stdout)["nearest"]
+    assert parsim.Remedies.from_dict(nearest).changes
+
+
+def test_where_no_change_is_enough_the_nodes_are_told_or_that_there_is_no_fabric(here: Path) -> None:
+    result = call("plan", "huge.yaml")
+    assert result.exit_code == 1 and "not enough alone: " in result.stderr and "the cluster has no fabric for more" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_nodes_that_a_large_model_needs_are_told(here: Path) -> None:
+    (here / "more.yaml").write_text(HUGE.replace("dgx-a100-80gb}", "dgx-a100-80gb, fabric: ib-hdr-8rail}"))
+    assert " nodes (" in call("plan", "more.yaml").stderr
+
+
+def test_explain_says_that_a_plan_fits(here: Path) -> None:
+    result = call("explain", "tiny.yaml", "split")
+    assert result.exit_code == 0 and "split: fits, with" in result.stdout
+
+
+def test_the_front_is_printed_in_every_format(here: Path) -> None:
+    assert "no other beats these" in call("plan", "tiny.yaml", "--pareto").stdout
+    document = json.loads(call("plan", "tiny.yaml", "--pareto", "--json").stdout)
+    rows = [*csv.DictReader(io.StringIO(call("plan", "tiny.yaml", "--pareto", "--csv").stdout))]
+    assert [float(row["step_s"]) for row in rows] == [each["step_s"] for each in document["rows"]]
+    memory = [each["memory_bytes"] for each in document["rows"]]
+    assert len(memory) >= 1
+    assert call("plan", "tiny.yaml", "--nodes", "2").exit_code == 2
+    sized = call("plan", "tiny.yaml", "--pareto", "--nodes", "1", "--nodes", "2")
+    assert sized.exit_code == 2 and "without a fabric" in sized.stderr
+
+
+def test_files_are_written_where_asked(here: Path) -> None:
+    assert call("plan", "tiny.yaml", "-o", "out").exit_code == 0
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["plan.json", "ranking.csv"]
+    found = parsim.load_plan(here / "out" / "plan.json")
+    assert not found.changed and found.estimate.step_s == found.saved_step_s
+    assert call("plan", "tiny.yaml", "--figure").exit_code == 0
+    names = ["heatmap.csv", "heatmap.png", "pareto.csv", "pareto.png", "plan.json", "ranking.csv"]
+    assert sorted(path.name for path in (here / "reports" / "tiny").iterdir()) == names
+    assert call("plan", "huge.yaml", "--figure", "-o", "none").exit_code == 1
+    assert "plan.json" not in [path.name for path in (here / "none").iterdir()]
