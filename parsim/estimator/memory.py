@@ -15,7 +15,7 @@ from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import states_of_plans
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import FLOAT32, GRADIENT
 from parsim.step.task import Part
 
 
@@ -94,7 +94,7 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
     """What a stage holds through the whole step: parameters, gradients and optimizer states, and its totals (the loss), [class, plan]."""
     structure, sizes = stages.workload.step.structure, stages.workload.sizes
     size = {
-        "parameters": sizes.itemsize_bytes[COMPUTE],
+        "parameters": sizes.itemsize_bytes[structure.parameter_role],
         "gradients": sizes.itemsize_bytes[GRADIENT],
         "optimizer": state_bytes(structure, sizes),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parsim.cost.chunks import extents_of
-from parsim.cost.count import bucket_of
+from parsim.cost.count import bucket_of, payload
 from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
@@ -192,7 +192,7 @@ class Binder:
                 names, shards = buffers(owners, source, "padded"), buffers(owners, source, "shard")
         if not names:
             return None
-        itemsize = self.job.itemsize(source.dtype)
+        itemsize = self.job.itemsize(payload(task).dtype)
         extents = extents_of(task, self.sizes)
         parts = None if extents is None else extents[0].tolist()
         cut = {"dim": max(task.dim, 0), "split": max(task.split, 0), "extents": parts, "operator": task.operator}

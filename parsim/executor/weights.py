@@ -11,7 +11,7 @@ import numpy as np
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, own_weights_of, suffix
 from parsim.executor.values import shard
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
+from parsim.model.dims import FLOAT32, GRADIENT, MASTER
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.task import Part, Weight
 from parsim_kernels import Machine
@@ -42,7 +42,7 @@ class Store:
             whole = job.values.weight(weight.copy_of or instance, weight.name, weight.initial, shape)
             part = shard(whole, weight.sharding, job.sizes.at(self.at))
             name = f"{instance}/{weight.name}"
-            self._hold_lasting(name, weight, part, COMPUTE, self.lasting_part("parameters"))
+            self._hold_lasting(name, weight, part, structure.parameter_role, self.lasting_part("parameters"))
             if not structure.in_backward:
                 self._hold_lasting(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
             updated = self.own_part(weight, part) if structure.zero_stage else part

@@ -138,6 +138,7 @@ class Stack:
     gather_logits: bool = _key(False, "whether each tensor-parallel rank holds the logits of the whole vocabulary")
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
+    master_shards: bool = _key(False, "whether ZeRO 3 shards master weights, cast as they are gathered, and keeps no others")
     pipeline_keeps_parameters: bool = _key(False, "whether parameters that ZeRO 3 gathers stay for all micro-batches of a pipeline")
     scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival
     selective_recompute: tuple[str, ...] = _key(("core_attn",), "what recompute = selective runs again: modules, or ops of a layer")

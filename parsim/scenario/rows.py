@@ -49,6 +49,7 @@ class StackRow(InlineRow):
     gather_logits: bool = _as_in_stack("gather_logits")
     tensor_overlap: bool = _as_in_stack("tensor_overlap")
     gradient_overlap: bool = _as_in_stack("gradient_overlap")
+    master_shards: bool = _as_in_stack("master_shards")
     pipeline_keeps_parameters: bool = _as_in_stack("pipeline_keeps_parameters")
     scatter_gather: bool = _as_in_stack("scatter_gather")
     selective_recompute: list[Text] = _as_in_stack("selective_recompute")

@@ -164,7 +164,8 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if applies:
         yield from finish_segment(step.structure, segment)
     if _releases(step, phase):
-        yield Hold("release_parameters", frees=tuple(parameters(own, "padded") for _, own in _buckets_to_gather(step, segment, phase)))
+        gathered = (parameters(step.structure, own, "padded") for _, own in _buckets_to_gather(step, segment, phase))
+        yield Hold("release_parameters", frees=tuple(gathered))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -198,7 +199,7 @@ def _scatters(step: Step, segment: Segment) -> Iterator[Collective]:
 def _gathers_of(step: Step, name: str, phase: Phase, *, ahead: bool) -> Iterator[Collective]:
     """The parameters of a segment brought together (ZeRO 3); of the one that runs next, beside compute."""
     for group, own in _buckets_to_gather(step, step.segments[name], phase):
-        shards, whole = (replace(parameters(own, part), ahead=ahead) for part in PARTS)
+        shards, whole = (replace(parameters(step.structure, own, part), ahead=ahead) for part in PARTS)
         stream = step.structure.sum_stream if ahead else COMPUTE_STREAM
         yield Collective(sum_name(f"{name}_parameters", group, step.structure), "all_gather", group, shards, whole, stream=stream)
 
