@@ -149,7 +149,15 @@ def _model(rng: Random, tp: int, stages: int) -> ModelSpec:
 
 
 def _stack(rng: Random, cluster: Cluster) -> Stack:
-    flags = ("gather_logits", "tensor_overlap", "gradient_overlap", "scatter_gather", "recompute_early_stop", "master_shards")
+    flags = (
+        "gather_logits",
+        "tensor_overlap",
+        "gradient_overlap",
+        "scatter_gather",
+        "recompute_early_stop",
+        "master_shards",
+        "narrow_gradients",
+    )
     adds = cluster.node.switch_adds and cluster.num_nodes == 1  # in_network is refused elsewhere
     algorithms = {operation: [n for n in collectives.names(operation) if adds or n != "in_network"] for operation in OPERATIONS}
     named = {operation: rng.choice(names) for operation, names in algorithms.items() if rng.random() < 0.4}

@@ -15,7 +15,7 @@ from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import states_of_plans
-from parsim.model.dims import FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.step.task import Part
 
 
@@ -55,7 +55,7 @@ def rank_memory(stages: Stages) -> RankMemory:
     in_flight, on_top = _dynamic(stages)
     return RankMemory(
         parameters=own @ lasting["parameters"],
-        gradients=own @ lasting["gradients"],
+        gradients=own @ (lasting["gradients"] + lasting["narrow_gradients"]),
         optimizer=own @ lasting["optimizer"],
         activations=in_flight,
         transients=on_top,
@@ -96,6 +96,7 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
     size = {
         "parameters": sizes.itemsize_bytes[structure.parameter_role],
         "gradients": sizes.itemsize_bytes[GRADIENT],
+        "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
     }
     found = dict.fromkeys((*size, "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))

@@ -73,7 +73,7 @@ class Binder:
 
     def _scope(self, copy: Copy, micro_batch: int, ahead: Copy | None = None) -> Scope:
         if copy[0] not in self._lasting:
-            self._lasting[copy[0]] = lasting_names(*copy)
+            self._lasting[copy[0]] = lasting_names(*copy, self.job.step.structure)
         return Scope(copy, micro_batch, self._lasting[copy[0]], ahead)
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Item]:

@@ -11,8 +11,9 @@ import numpy as np
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, own_weights_of, suffix
 from parsim.executor.values import shard
-from parsim.model.dims import FLOAT32, GRADIENT, MASTER
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
 from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.step.gradient import part_of
 from parsim.step.task import Part, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
@@ -45,6 +46,8 @@ class Store:
             self._hold_lasting(name, weight, part, structure.parameter_role, self.lasting_part("parameters"))
             if not structure.in_backward:
                 self._hold_lasting(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
+            if structure.narrow_gradients:
+                self.machine.hold(self.number, f"{instance}/{part_of(weight.name)}", self.zeros(weight), job.itemsize(COMPUTE))
             updated = self.own_part(weight, part) if structure.zero_stage else part
             if structure.master_weights or structure.offload:
                 self.machine.hold(self.host if structure.offload else self.number, f"{name}.master", updated.copy(), job.itemsize(MASTER))

@@ -10,7 +10,7 @@ import numpy as np
 from parsim.cost.buckets import Role, lasting_parts, num_bytes, weight_elements
 from parsim.cost.count import host_gradient_bytes, host_state_bytes, state_bytes
 from parsim.cost.workload import Workload
-from parsim.model.dims import GRADIENT
+from parsim.model.dims import COMPUTE, GRADIENT
 from parsim.simulator.program import Program, one
 from parsim.step.finish import NORM
 from parsim.step.step import Segment
@@ -63,6 +63,7 @@ def lasting_bytes(workload: Workload, name: str) -> int:
     itemsize: dict[Role, int] = {
         "parameters": sizes.itemsize_bytes[structure.parameter_role],
         "gradients": sizes.itemsize_bytes[GRADIENT],
+        "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
     }
     parts = lasting_parts(structure).items()

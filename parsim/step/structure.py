@@ -42,6 +42,7 @@ class Structure:
     boundary_axes: tuple[str, ...]  # over which ranks cut the width of what crosses a stage boundary, though all hold it
     master_weights: bool  # beside those that are computed with
     master_shards: bool  # what ZeRO 3 shards is what is updated, and is cast on its way to where it is computed with
+    narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
 
     @classmethod
@@ -61,8 +62,8 @@ class Structure:
         keeps = replicates and keeps_parameters(plan, stack)
         # What stays for all micro-batches of a pipeline is gathered once a step, and its gradients are whole until the last backward, which
         # shares them out (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync): the bytes and the memory of ZeRO 1.
-        zero_stage = 1 if keeps and "pp" in axes else plan.zero_stage
-        shards_masters = replicates and zero_stage == 3 and _shards_masters(batch, plan, stack) and view_of(axes) != EXPERT
+        zero_stage = 1 if keeps and "pp" in axes else plan.zero_stage if replicates else 0
+        shards_masters = zero_stage == 3 and _shards_masters(batch, plan, stack) and view_of(axes) != EXPERT
         divides = model.extents["D"] % plan.tensor_parallel == 0
         is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
@@ -74,7 +75,7 @@ class Structure:
             recompute_every=plan.recompute_every if whole or ops or plan.recompute == "full" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",
-            zero_stage=zero_stage if replicates else 0,
+            zero_stage=zero_stage,
             reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
@@ -88,6 +89,7 @@ class Structure:
             boundary_axes=("tp",) if is_cut else (),
             master_weights=batch.recipe.has_master and not shards_masters,
             master_shards=shards_masters,
+            narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=first != last,
         )
 
@@ -155,6 +157,12 @@ class Structure:
 def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
     """Whether ZeRO 3 would shard the weights that are updated; an optimizer on the host has them there."""
     return stack.master_shards and batch.recipe.has_master and not plan.offload_optimizer
+
+
+def _keeps_narrow(batch: Batch, stack: Stack) -> bool:
+    """Whether the stack keeps gradients in the dtype of matmuls beside those in float32, and no kernel adds to the latter at once."""
+    is_wider = stack.gradient_dtype == "fp32" and batch.recipe.stores[COMPUTE] != "fp32"
+    return stack.narrow_gradients and is_wider and "gradient_accumulation" not in stack.fusions
 
 
 def _host_gradients(batch: Batch, stack: Stack) -> tuple[str, ...]:

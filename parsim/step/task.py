@@ -76,7 +76,7 @@ Value = Operand | Bucket
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """One kernel on one rank.  `accumulate` adds into the output, `in_place` overwrites the first input."""
+    """One kernel on one rank.  `accumulate` adds into the output, `in_place` overwrites the first input, `overwrite` the output."""
 
     name: str
     kernel: str
@@ -92,6 +92,7 @@ class Compute:
     alone: Group | None = None  # only the first rank of this group works
     stream: str = COMPUTE_STREAM
     frees: tuple[str | Bucket, ...] = ()
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,8 @@ def allocates(task: Task) -> tuple[Value, ...]:
     """The outputs that are new buffers."""
     match task:
         case Compute():
-            return () if task.in_place or task.accumulate else tuple(o for o in task.outputs if isinstance(o, Operand))  # weights are there
+            there = task.in_place or task.accumulate or task.overwrite
+            return () if there else tuple(o for o in task.outputs if isinstance(o, Operand))  # weights are there
         case Collective():
             return (task.target,) if task.fresh else ()
         case Receive():

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from parsim.cost.buckets import Role, lasting_parts
 from parsim.cost.count import state_bytes
 from parsim.estimator.estimate import estimate
+from parsim.executor import bind, calls
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario.rows import read
+from parsim.step.structure import Structure
+from parsim.step.task import Part
 from parsim.verify import verify_plan
 from support import GPT, STACK, STACKS, scenario
 
@@ -80,6 +85,76 @@ def test_shards_of_masters_are_executed_as_they_are_counted(change: dict[str, ob
     batch = Batch(4 * plan.data_parallel, 8)
     chosen = scenario(batch=batch, stack=replace(STACKS[1], master_shards=True))
     assert not [check for check in verify_plan(chosen, plan, "toy") if not check.ok]
+
+
+NARROW = replace(STACK, narrow_gradients=True)
+
+
+@pytest.mark.parametrize(("plan", "copies"), [(Plan(), 1), (Plan(data_parallel=2), 1), (Plan(data_parallel=2, zero_stage=1), 2)])
+def test_gradients_of_a_micro_batch_may_last_beside_those_in_float32(plan: Plan, copies: int) -> None:
+    """Two bytes more a parameter, whole on each rank; no micro_batch makes a part of its own; nothing else changes."""
+    flat = sum(-(-weight // copies) * copies for weight in WEIGHTS)
+    both, alone = memory(plan, NARROW), memory(plan, STACK)
+    assert (both["gradients"], alone["gradients"]) == (4 * flat + 2 * sum(WEIGHTS), 4 * flat)
+    assert all(both[part] == alone[part] for part in ("parameters", "optimizer", "activations"))
+    chosen = (scenario(batch=Batch(16, 8), stack=stack) for stack in (NARROW, STACK))
+    assert len({estimate(each, plan).step_s for each in chosen}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "stack"),
+    [
+        ({"zero_stage": 2}, NARROW),
+        ({"zero_stage": 3}, NARROW),
+        ({}, replace(NARROW, gradient_dtype="compute")),
+        ({}, replace(NARROW, fusions=("gradient_accumulation",))),
+    ],
+    ids=str,
+)
+def test_gradients_that_are_shared_out_or_added_up_at_once_have_no_narrow_ones(change: dict[str, object], stack: Stack) -> None:
+    plan = replace(Plan(data_parallel=2), **change)  # type: ignore[arg-type]
+    assert memory(plan, stack) == memory(plan, replace(stack, narrow_gradients=False))
+
+
+@pytest.mark.parametrize("dtype", ["bf16_pure", "fp32"])
+def test_gradients_of_one_dtype_are_kept_once(dtype: str) -> None:
+    stack = replace(NARROW, gradient_dtype="compute")
+    assert memory(Plan(), stack, dtype) == memory(Plan(), STACK if dtype == "fp32" else replace(STACK, gradient_dtype="compute"), dtype)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(),
+        Plan(data_parallel=2, zero_stage=1),
+        Plan(pipeline_parallel=2, schedule="zero_bubble_h1"),
+        Plan(tensor_parallel=2, sequence_parallel=True, recompute="full"),
+    ],
+)
+def test_narrow_gradients_are_executed_as_they_are_counted(plan: Plan) -> None:
+    chosen = scenario(batch=Batch(4 * plan.data_parallel, 8), stack=replace(STACKS[1], narrow_gradients=True))
+    assert not [check for check in verify_plan(chosen, plan, "toy") if not check.ok]
+
+
+def test_a_mutant_that_leaves_narrow_gradients_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parsim.simulator.memory.lasting_parts", _without_narrow)
+    assert failed(Plan(data_parallel=2), NARROW) == ["peak bytes, simulated"]
+
+
+def _without_narrow(structure: Structure) -> dict[Role, Part]:
+    return {role: part for role, part in lasting_parts(structure).items() if role != "narrow_gradients"}
+
+
+def test_a_mutant_that_adds_to_narrow_gradients_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a micro_batch leaves there is replaced by the next one's."""
+    right = calls.pass_kernel
+
+    def pass_kernel(*args: Any) -> calls.KernelUse:
+        use = right(*args)
+        return replace(use, modes={**use.modes, "overwrite": False, "accumulate": True}) if use.modes["overwrite"] else use
+
+    monkeypatch.setattr(bind, "pass_kernel", pass_kernel)
+    assert "weight gradients, by hand" in failed(Plan(data_parallel=2), NARROW)
 
 
 def test_a_mutant_that_keeps_copies_beside_shards_of_masters_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
