@@ -167,7 +167,7 @@ class Binder:
     def _free_names(self, freed: str | Bucket, scope: Scope | RankScope) -> Names:
         if not isinstance(freed, Bucket):
             return (scope.full(freed),)
-        owners, parts = scope.owners(freed), dict.fromkeys(("whole", freed.part))
+        owners, parts = scope.owners(freed), dict.fromkeys((freed.part,) if freed.part == "shard" else ("whole", freed.part))
         if self.job.step.structure.in_backward and freed.role == "gradients" and freed.part == "padded":
             parts["shard"] = None  # a view
         return tuple(dict.fromkeys(name for part in parts for name in buffers(owners, freed, part)))

@@ -17,7 +17,7 @@ from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Part, Weight
 
 SUFFIX: dict[Part, str] = {"whole": "", "padded": ".flat", "shard": ".shard"}
-PREFIX = {"parameters": "", "gradients": "d_", "states": ""}
+PREFIX = {"parameters": "", "gradients": "d_", "states": "", "temporaries": "t_"}
 NORM = "gradient_norm"
 
 

@@ -142,6 +142,9 @@ class Stack:
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
     master_shards: bool = _key(False, "whether ZeRO 3 shards master weights, cast as they are gathered, and keeps no others")
+    multi_tensor_update: bool = _key(
+        False, "whether the optimizer updates all weights op by op, through temporaries, and not in one kernel"
+    )
     pipeline_keeps_parameters: bool = _key(False, "whether parameters that ZeRO 3 gathers stay for all micro-batches of a pipeline")
     scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival
     selective_recompute: tuple[str, ...] = _key(("core_attn",), "what recompute = selective runs again: modules, or ops of a layer")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, replica_axes, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS, states_role
@@ -143,7 +143,10 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) 
     if structure.paged:
         yield HostCopy("pages_in", states, to_host=False, alone=alone)
         yield Wait("pages", streams=(HOST,))
-    yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone)
+    temporaries = tuple(Bucket("temporaries", part, MASTER, every) for _ in range(structure.update_temporaries))
+    if temporaries:
+        yield Hold("temporaries", temporaries)
+    yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone, frees=temporaries)
     if structure.master_weights:
         yield Compute("cast_weights", "cast", (states,), (weights,), {}, alone=alone)
     if structure.paged:

@@ -32,6 +32,7 @@ class Structure:
     reshard: bool
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
     optimizer: str
+    update_temporaries: int  # tensors like all weights that it makes
     in_backward: bool  # it runs there, segment by segment
     attention: str
     architecture: Architecture
@@ -79,6 +80,7 @@ class Structure:
             reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
+            update_temporaries=_temporaries(plan, stack),
             in_backward=plan.optimizer_in_backward,
             attention=stack.attention,
             architecture=model.architecture,
@@ -157,6 +159,12 @@ class Structure:
 def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
     """Whether ZeRO 3 would shard the weights that are updated; an optimizer on the host has them there."""
     return stack.master_shards and batch.recipe.has_master and not plan.offload_optimizer
+
+
+def _temporaries(plan: Plan, stack: Stack) -> int:
+    """None where the host updates, the backward, or one rank for all."""
+    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master"
+    return OPTIMIZERS[plan.optimizer].temporaries if stack.multi_tensor_update and not elsewhere else 0
 
 
 def _keeps_narrow(batch: Batch, stack: Stack) -> bool:

@@ -55,7 +55,7 @@ class Bucket:
     `padded` is each weight flattened and padded to equal parts of its group, `shard` the rank's own part of that (ZeRO).
     """
 
-    role: Literal["parameters", "gradients", "states"]
+    role: Literal["parameters", "gradients", "states", "temporaries"]
     part: Part
     dtype: str
     weights: tuple[tuple[str, Weight], ...]  # each with its segment

@@ -10,6 +10,7 @@ import pytest
 from parsim.cost.buckets import Role, lasting_parts
 from parsim.cost.count import state_bytes
 from parsim.estimator.estimate import estimate
+from parsim.estimator.memory import _update_bytes
 from parsim.executor import bind, calls
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario.rows import read
@@ -155,6 +156,70 @@ def test_a_mutant_that_adds_to_narrow_gradients_is_noticed(monkeypatch: pytest.M
 
     monkeypatch.setattr(bind, "pass_kernel", pass_kernel)
     assert "weight gradients, by hand" in failed(Plan(data_parallel=2), NARROW)
+
+
+OP_BY_OP = replace(STACK, multi_tensor_update=True)
+REPLICAS = {"data_parallel": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "elements"),
+    [({}, sum(WEIGHTS)), (REPLICAS, sum(WEIGHTS)), ({**REPLICAS, "zero_stage": 1}, sum(-(-weight // 2) for weight in WEIGHTS))],
+    ids=str,
+)
+def test_an_update_op_by_op_makes_a_float32_tensor_of_all_that_it_updates(change: dict[str, Any], elements: int) -> None:
+    """The roots of AdamW's second moments, when no activation is left: the peak is the larger of the two moments, not their sum."""
+    at_once, op_by_op = (memory(Plan(**change), stack) for stack in (STACK, OP_BY_OP))
+    in_passes = at_once["activations"] + at_once["transients"]
+    assert op_by_op["activations"] + op_by_op["transients"] == max(in_passes, 4 * elements)
+    assert (op_by_op["activations"] == 0) == (4 * elements > in_passes)
+    assert all(op_by_op[part] == at_once[part] for part in ("parameters", "gradients", "optimizer", "buffers"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offload_optimizer": True},
+        {"optimizer": "sgd_momentum"},
+        {"optimizer": "adamw_8bit"},
+        {"optimizer_in_backward": True},
+        {**REPLICAS, "gradient_sync": "master"},
+    ],
+    ids=str,
+)
+def test_updates_elsewhere_or_by_kernels_of_their_own_make_none(change: dict[str, Any]) -> None:
+    chosen = (scenario(batch=Batch(2, 8), stack=stack) for stack in (OP_BY_OP, STACK))
+    op_by_op, at_once = (estimate(each, Plan(**change)).memory_bytes for each in chosen)
+    assert op_by_op == at_once
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {**REPLICAS, "zero_stage": 3}, {"pipeline_parallel": 2}, {"data_parallel": 4, "zero_stage": 1, "zero_group": 2}],
+    ids=str,
+)
+@pytest.mark.parametrize("num_layers", [2, 4])
+def test_temporaries_of_an_update_are_held_as_they_are_counted(change: dict[str, Any], num_layers: int) -> None:
+    plan, model = Plan(**change), replace(GPT, num_layers=num_layers)
+    chosen = scenario(model=model, batch=Batch(2 * plan.data_parallel, 8), stack=replace(STACKS[2], multi_tensor_update=True))
+    assert not [check for check in verify_plan(chosen, plan, "toy") if not check.ok]
+
+
+@pytest.mark.parametrize(
+    ("target", "mutant", "quantity"),
+    [
+        ("parsim.estimator.memory._update_bytes", lambda stages: 0 * _update_bytes(stages), "peak bytes"),
+        ("parsim.simulator.memory._finish_bytes", lambda workload, held: 0, "peak bytes, simulated"),
+    ],
+)
+def test_a_mutant_that_leaves_temporaries_out_is_noticed(target: str, mutant: Any, quantity: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, mutant)
+    assert failed(Plan(), OP_BY_OP) == [quantity]
+
+
+def test_a_stack_that_has_a_kernel_for_the_update_makes_no_temporaries() -> None:
+    stacks = ("pytorch-2", "plain-pytorch", "torchtitan", "megatron-core", "deepspeed")
+    assert [name for name in stacks if read("stacks", name).multi_tensor_update] == ["pytorch-2", "plain-pytorch"]
 
 
 def test_a_mutant_that_keeps_copies_beside_shards_of_masters_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
