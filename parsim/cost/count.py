@@ -126,7 +126,7 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
 
 
 def payload(task: Collective) -> Value:
-    """The larger side of a collective: what is reduced, or what has been gathered; what is sent is stored as it is."""
+    """The larger side of a collective: what is reduced, or what has been gathered.  Messages have its dtype."""
     return task.target if task.operation == "all_gather" else task.source
 
 

@@ -70,7 +70,8 @@ def peak_bytes(stages: Stages) -> Ints:
     own, in_flight, acting, phase = rows.columns
     kept, on_top = dynamic_bytes(stages)
     working = np.einsum("rck,kcr->r", in_flight, kept[:, :, rows.plan]) + on_top[phase, acting, rows.plan]
-    working = np.maximum(working, np.sum(own * _update_bytes(stages).T[rows.plan], axis=1))
+    if stages.workload.step.structure.update_temporaries:
+        working = np.maximum(working, np.sum(own * _update_bytes(stages).T[rows.plan], axis=1))
     total = np.sum(own * lasting.T[rows.plan], axis=1) + working + _framework(stages, working)
     return rows.worst(total) + _norm_bytes(stages) + _stack_buffers(stages)
 
@@ -123,8 +124,6 @@ def dynamic_bytes(stages: Stages) -> tuple[Ints, Ints]:
 def _update_bytes(stages: Stages) -> Ints:
     """What the update of a stage's weights needs on top, when no micro_batch is in flight, [class, plan]."""
     structure, sizes = stages.workload.step.structure, stages.workload.sizes
-    if not structure.update_temporaries:
-        return np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
     each = structure.update_temporaries * sizes.itemsize_bytes[MASTER]
     return elements_of(stages, lasting_parts(structure)["optimizer"]) * each
 

@@ -16,7 +16,7 @@ class Optimizer:
     kernel: str  # of the numerical core, whose FLOPs op_kinds.COSTS states
     states: tuple[tuple[str, int | None], ...]  # name and bytes an element; None: as many as the weight that is updated has
     source: str
-    temporaries: int = 0  # tensors like all weights that it makes where it updates them op by op
+    temporaries: bool = False  # whether it makes a tensor of each weight at once where it updates them op by op
     paged: bool = False  # the states lie in pages that the host holds, and come to the device for their update
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ _PAGED: Final = "Dettmers et al. 2023 (arXiv:2305.14314), section 3; bitsandbyte
 _TORCH: Final = "PyTorch, torch/optim/adam.py: states are zeros_like the parameter, so of its dtype"
 OPTIMIZERS: Final = {
     # The roots of v, of all weights before the first is updated: PyTorch, torch/optim/adamw.py (_multi_tensor_adamw, exp_avg_sq_sqrt).
-    "adamw": Optimizer("adam", (("m", None), ("v", None)), f"Loshchilov and Hutter 2019 (arXiv:1711.05101); {_TORCH}", temporaries=1),
+    "adamw": Optimizer("adam", (("m", None), ("v", None)), f"Loshchilov and Hutter 2019 (arXiv:1711.05101); {_TORCH}", temporaries=True),
     # The block scales, 4 bytes for each 2048 elements, are not counted.
     "adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), "Dettmers et al. 2022 (arXiv:2110.02861), section 2"),
     "paged_adamw": Optimizer("adam", (("m", 4), ("v", 4)), _PAGED, paged=True),

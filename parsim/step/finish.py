@@ -143,7 +143,7 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) 
     if structure.paged:
         yield HostCopy("pages_in", states, to_host=False, alone=alone)
         yield Wait("pages", streams=(HOST,))
-    temporaries = tuple(Bucket("temporaries", part, MASTER, every) for _ in range(structure.update_temporaries))
+    temporaries = (Bucket("temporaries", part, MASTER, every),) if structure.update_temporaries else ()
     if temporaries:
         yield Hold("temporaries", temporaries)
     yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone, frees=temporaries)

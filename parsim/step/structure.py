@@ -32,7 +32,7 @@ class Structure:
     reshard: bool
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
     optimizer: str
-    update_temporaries: int  # tensors like all weights that it makes
+    update_temporaries: bool  # it makes a tensor of all that it updates
     in_backward: bool  # it runs there, segment by segment
     attention: str
     architecture: Architecture
@@ -161,10 +161,10 @@ def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
     return stack.master_shards and batch.recipe.has_master and not plan.offload_optimizer
 
 
-def _temporaries(plan: Plan, stack: Stack) -> int:
-    """None where the host updates, the backward, or one rank for all."""
+def _temporaries(plan: Plan, stack: Stack) -> bool:
+    """Whether an update op by op has any: not where the host updates, the backward, or one rank for all."""
     elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master"
-    return OPTIMIZERS[plan.optimizer].temporaries if stack.multi_tensor_update and not elsewhere else 0
+    return OPTIMIZERS[plan.optimizer].temporaries and stack.multi_tensor_update and not elsewhere
 
 
 def _keeps_narrow(batch: Batch, stack: Stack) -> bool:
