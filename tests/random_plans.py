@@ -148,8 +148,11 @@ def _model(rng: Random, tp: int, stages: int) -> ModelSpec:
     return replace(GPT, name=kind, **common, **own, tied_embedding=head == "masked_token" and rng.random() < 0.5)  # type: ignore[arg-type]
 
 
+MEMORY_FLAGS = ("master_shards", "narrow_gradients", "multi_tensor_update")
+
+
 def _stack(rng: Random, cluster: Cluster) -> Stack:
-    flags = ("gather_logits", "tensor_overlap", "gradient_overlap", "scatter_gather", "recompute_early_stop")
+    flags = ("gather_logits", "tensor_overlap", "gradient_overlap", "scatter_gather", "recompute_early_stop", *MEMORY_FLAGS)
     adds = cluster.node.switch_adds and cluster.num_nodes == 1  # in_network is refused elsewhere
     algorithms = {operation: [n for n in collectives.names(operation) if adds or n != "in_network"] for operation in OPERATIONS}
     named = {operation: rng.choice(names) for operation, names in algorithms.items() if rng.random() < 0.4}

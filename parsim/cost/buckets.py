@@ -10,7 +10,7 @@ from parsim.step.stages import Copies
 from parsim.step.structure import Structure
 from parsim.step.task import Operand, Part, Value, Weight
 
-Role = Literal["parameters", "gradients", "optimizer"]
+Role = Literal["parameters", "gradients", "narrow_gradients", "optimizer"]
 Held = Mapping[str, Copies] | None  # how often a rank holds each segment; None: a pass, through one copy of one segment
 
 
@@ -53,4 +53,6 @@ def lasting_parts(structure: Structure) -> dict[Role, Part]:
     zero_stage = structure.zero_stage
     flat: Part = "padded" if zero_stage else "whole"
     found: dict[Role, Part] = {"parameters": "shard" if zero_stage >= 3 else flat, "optimizer": "shard" if zero_stage else "whole"}
+    if structure.narrow_gradients:
+        found["narrow_gradients"] = "whole"
     return found if structure.in_backward else {**found, "gradients": "shard" if zero_stage >= 2 else flat}

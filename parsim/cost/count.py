@@ -126,7 +126,7 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
 
 
 def payload(task: Collective) -> Value:
-    """The larger side of a collective: what is reduced, or what has been gathered."""
+    """The larger side of a collective: what is reduced, or what has been gathered.  Messages have its dtype."""
     return task.target if task.operation == "all_gather" else task.source
 
 
@@ -138,7 +138,7 @@ def sent_bytes(task: Task, sizes: Sizes, model: CostModel, position: int | Ints,
         case HostCopy():
             return num_bytes(task.bucket, sizes, held) if task.to_host else sizes.zero
         case Collective() if task.operation != "slice":
-            chunks, itemsize = chunks_of(task, sizes), sizes.itemsize_bytes[task.source.dtype]
+            chunks, itemsize = chunks_of(task, sizes), sizes.itemsize_bytes[payload(task).dtype]
             count = elements(payload(task), sizes, held) if chunks is None else tensor_elements(chunks, position)
             chosen = closed_forms(task.operation, task.group, count * itemsize, sizes, model)
             sent = chosen.sent_elements(task.operation, position, sizes.num_ranks(task.group), count, chunks)

@@ -157,7 +157,7 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         model.cluster,
         task.operation,
         elements=count,
-        itemsize_bytes=sizes.itemsize_bytes[task.source.dtype],
+        itemsize_bytes=sizes.itemsize_bytes[payload(task).dtype],
         num_ranks=sizes.num_ranks(task.group),
         stride=distance(task.group, sizes, model),
         algorithm=model.stack.collectives.get(task.operation),

@@ -15,7 +15,7 @@ from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import states_of_plans
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
 from parsim.step.task import Part
 
 
@@ -55,7 +55,7 @@ def rank_memory(stages: Stages) -> RankMemory:
     in_flight, on_top = _dynamic(stages)
     return RankMemory(
         parameters=own @ lasting["parameters"],
-        gradients=own @ lasting["gradients"],
+        gradients=own @ (lasting["gradients"] + lasting["narrow_gradients"]),
         optimizer=own @ lasting["optimizer"],
         activations=in_flight,
         transients=on_top,
@@ -70,6 +70,8 @@ def peak_bytes(stages: Stages) -> Ints:
     own, in_flight, acting, phase = rows.columns
     kept, on_top = dynamic_bytes(stages)
     working = np.einsum("rck,kcr->r", in_flight, kept[:, :, rows.plan]) + on_top[phase, acting, rows.plan]
+    if stages.workload.step.structure.update_temporaries:
+        working = np.maximum(working, np.sum(own * _update_bytes(stages).T[rows.plan], axis=1))
     total = np.sum(own * lasting.T[rows.plan], axis=1) + working + _framework(stages, working)
     return rows.worst(total) + _norm_bytes(stages) + _stack_buffers(stages)
 
@@ -94,8 +96,9 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
     """What a stage holds through the whole step: parameters, gradients and optimizer states, and its totals (the loss), [class, plan]."""
     structure, sizes = stages.workload.step.structure, stages.workload.sizes
     size = {
-        "parameters": sizes.itemsize_bytes[COMPUTE],
+        "parameters": sizes.itemsize_bytes[structure.parameter_role],
         "gradients": sizes.itemsize_bytes[GRADIENT],
+        "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
     }
     found = dict.fromkeys((*size, "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
@@ -118,6 +121,13 @@ def dynamic_bytes(stages: Stages) -> tuple[Ints, Ints]:
     return kept, stages.table(lambda kind, phase: stages.lives(kind, phase).peak_bytes)
 
 
+def _update_bytes(stages: Stages) -> Ints:
+    """What the update of a stage's weights needs on top, when no micro_batch is in flight, [class, plan]."""
+    structure, sizes = stages.workload.step.structure, stages.workload.sizes
+    each = structure.update_temporaries * sizes.itemsize_bytes[MASTER]
+    return elements_of(stages, lasting_parts(structure)["optimizer"]) * each
+
+
 def _norm_bytes(stages: Stages) -> int:
     return stages.workload.sizes.itemsize_bytes[FLOAT32]
 
@@ -134,7 +144,7 @@ def _framework(stages: Stages, working: Ints) -> Ints:
 
 
 def _dynamic(stages: Stages) -> tuple[Ints, Ints]:
-    """Bytes in flight, and of the action on top, in the state where their sum is largest; of several, the one with the least in flight."""
+    """Bytes in flight, and on top of the action or the update, where their sum is largest; of several, with the least in flight."""
     workload, shape = stages.workload, stages.workload.shape
     states = schedules.state_columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
     order = np.lexsort((-states.phase, states.chunk, *states.in_flight.reshape(len(states.rank), -1).T[::-1], states.rank))
@@ -147,4 +157,7 @@ def _dynamic(stages: Stages) -> tuple[Ints, Ints]:
     total, place = flying + on_top, np.arange(len(rank))[:, None]
     largest = np.maximum.reduceat(total, first)[rank]
     worst = np.minimum.reduceat(np.where(total == largest, place, len(rank)), first)
-    return np.take_along_axis(flying, worst, 0), np.take_along_axis(on_top, worst, 0)
+    flying, on_top = (np.take_along_axis(each, worst, 0) for each in (flying, on_top))
+    update = shape.own @ _update_bytes(stages)
+    is_update = update > flying + on_top
+    return np.where(is_update, 0, flying), np.where(is_update, update, on_top)

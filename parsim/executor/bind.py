@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parsim.cost.chunks import extents_of
-from parsim.cost.count import bucket_of
+from parsim.cost.count import bucket_of, payload
 from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
@@ -73,7 +73,7 @@ class Binder:
 
     def _scope(self, copy: Copy, micro_batch: int, ahead: Copy | None = None) -> Scope:
         if copy[0] not in self._lasting:
-            self._lasting[copy[0]] = lasting_names(*copy)
+            self._lasting[copy[0]] = lasting_names(*copy, self.job.step.structure)
         return Scope(copy, micro_batch, self._lasting[copy[0]], ahead)
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Item]:
@@ -167,7 +167,7 @@ class Binder:
     def _free_names(self, freed: str | Bucket, scope: Scope | RankScope) -> Names:
         if not isinstance(freed, Bucket):
             return (scope.full(freed),)
-        owners, parts = scope.owners(freed), dict.fromkeys(("whole", freed.part))
+        owners, parts = scope.owners(freed), dict.fromkeys((freed.part,) if freed.part == "shard" else ("whole", freed.part))
         if self.job.step.structure.in_backward and freed.role == "gradients" and freed.part == "padded":
             parts["shard"] = None  # a view
         return tuple(dict.fromkeys(name for part in parts for name in buffers(owners, freed, part)))
@@ -192,7 +192,7 @@ class Binder:
                 names, shards = buffers(owners, source, "padded"), buffers(owners, source, "shard")
         if not names:
             return None
-        itemsize = self.job.itemsize(source.dtype)
+        itemsize = self.job.itemsize(payload(task).dtype)
         extents = extents_of(task, self.sizes)
         parts = None if extents is None else extents[0].tolist()
         cut = {"dim": max(task.dim, 0), "split": max(task.split, 0), "extents": parts, "operator": task.operator}

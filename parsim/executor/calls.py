@@ -45,7 +45,7 @@ def pass_kernel(job: Job, number: int, sizes: Sizes, task: Compute, scope: Scope
         outputs=outputs,
         attributes=job.attributes(task, sizes),
         itemsizes=tuple(job.itemsize(value.dtype) for value in task.outputs),
-        modes={"accumulate": task.accumulate, "in_place": task.in_place},
+        modes={"accumulate": task.accumulate, "in_place": task.in_place, "overwrite": task.overwrite},
     )
 
 

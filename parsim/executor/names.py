@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parsim.executor.job import Copy
+from parsim.step.gradient import part_of
 from parsim.step.step import Segment
+from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Part, Weight
 
 SUFFIX: dict[Part, str] = {"whole": "", "padded": ".flat", "shard": ".shard"}
-PREFIX = {"parameters": "", "gradients": "d_", "states": ""}
+PREFIX = {"parameters": "", "gradients": "d_", "states": "", "temporaries": "t_"}
 NORM = "gradient_norm"
 
 
@@ -60,11 +62,12 @@ def owner(instance: str, segment: Segment, weight: Weight) -> str:
     return instance if weight.owner == segment.name else weight.owner
 
 
-def lasting_names(instance: str, segment: Segment) -> dict[str, str]:
+def lasting_names(instance: str, segment: Segment, structure: Structure) -> dict[str, str]:
     """The full names of a copy's weights, their gradients and totals, by the names that tasks use."""
     found = {total.name: f"{instance}/{total.name}" for total in segment.totals}
     for weight in segment.weights:
-        found.update((f"{d}{weight.name}", f"{owner(instance, segment, weight)}/{d}{weight.name}") for d in ("", "d_"))
+        lasting = [weight.name, f"d_{weight.name}", *([part_of(weight.name)] if structure.narrow_gradients else [])]
+        found.update((name, f"{owner(instance, segment, weight)}/{name}") for name in lasting)
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from parsim.executor.bind import Binder, Bound, Item, Look, Rename
 from parsim.executor.clock import Clock
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import suffix
+from parsim.executor.names import PREFIX, suffix
 from parsim.executor.requests import CollectiveCall, Request
 from parsim.executor.values import region, shard
 from parsim.executor.weights import Store
@@ -130,7 +130,9 @@ class Rank:
         if not isinstance(task, HostCopy):
             for instance, weight in bound.weights:
                 name = f"{instance}/{bound.prefix}{weight.name}"
-                if bound.prefix and self.job.step.structure.in_backward:
+                if bound.prefix == PREFIX["temporaries"]:
+                    self.store.hold_temporary(name, weight)
+                elif bound.prefix and self.job.step.structure.in_backward:
                     self.store.hold_gradient(name, weight)
                 else:
                     self.store.hold_flat(name, weight, self.store.zeros(weight), itemsize, own=False)

@@ -13,6 +13,7 @@ from parsim.executor.names import NORM, own_weights_of, suffix
 from parsim.executor.values import shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
 from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.step.gradient import part_of
 from parsim.step.task import Part, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
@@ -42,9 +43,11 @@ class Store:
             whole = job.values.weight(weight.copy_of or instance, weight.name, weight.initial, shape)
             part = shard(whole, weight.sharding, job.sizes.at(self.at))
             name = f"{instance}/{weight.name}"
-            self._hold_lasting(name, weight, part, COMPUTE, self.lasting_part("parameters"))
+            self._hold(name, weight, part, structure.parameter_role, self.lasting_part("parameters"))
             if not structure.in_backward:
-                self._hold_lasting(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
+                self._hold(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
+            if structure.narrow_gradients:
+                self.machine.hold(self.number, f"{instance}/{part_of(weight.name)}", self.zeros(weight), job.itemsize(COMPUTE))
             updated = self.own_part(weight, part) if structure.zero_stage else part
             if structure.master_weights or structure.offload:
                 self.machine.hold(self.host if structure.offload else self.number, f"{name}.master", updated.copy(), job.itemsize(MASTER))
@@ -65,14 +68,19 @@ class Store:
     def hold_gradient(self, name: str, weight: Weight) -> None:
         """Zeros for a gradient that dies with its update, with views of its own part where ZeRO shards."""
         part: Part = "padded" if self.job.step.structure.zero_stage else "whole"
-        self._hold_lasting(name, weight, self.zeros(weight), GRADIENT, part)
+        self._hold(name, weight, self.zeros(weight), GRADIENT, part)
+
+    def hold_temporary(self, name: str, weight: Weight) -> None:
+        """Zeros like what this rank updates of a weight."""
+        part: Part = "shard" if self.job.step.structure.zero_stage else "whole"
+        self._hold(name, weight, self.zeros(weight), MASTER, part)
 
     def lasting_part(self, role: str) -> Part:
         """The part of weights, or of their gradients, that lasts at the plan's ZeRO stage (Rajbhandari et al. 2020, section 5)."""
         stage, whole_until = self.job.step.structure.zero_stage, {"parameters": 3, "gradients": 2}[role]
         return "whole" if not stage else "padded" if stage < whole_until else "shard"
 
-    def _hold_lasting(self, name: str, weight: Weight, values: Array, dtype: str, part: Part) -> None:
+    def _hold(self, name: str, weight: Weight, values: Array, dtype: str, part: Part) -> None:
         itemsize = self.job.itemsize(dtype)
         if part == "whole":
             self.machine.hold(self.number, name, values, itemsize)

@@ -17,6 +17,7 @@ class Optimizer:
     states: tuple[tuple[str, int | None], ...]  # name and bytes an element; None: as many as the weight that is updated has
     source: str
     rate_power: float = 0.5  # of the batch, with which the learning rate of a good run grows
+    temporaries: bool = False  # whether it makes a tensor of each weight at once where it updates them op by op
     paged: bool = False  # the states lie in pages that the host holds, and come to the device for their update
 
     def __post_init__(self) -> None:
@@ -54,7 +55,8 @@ def states_role(name: str) -> str:
 _PAGED: Final = "Dettmers et al. 2023 (arXiv:2305.14314), section 3; bitsandbytes, functional.py (get_paged)"
 _TORCH: Final = "PyTorch, torch/optim/adam.py: states are zeros_like the parameter, so of its dtype"
 OPTIMIZERS: Final = {
-    "adamw": Optimizer("adam", (("m", None), ("v", None)), f"Loshchilov and Hutter 2019 (arXiv:1711.05101); {_TORCH}"),
+    # The roots of v, of all weights before the first is updated: PyTorch, torch/optim/adamw.py (_multi_tensor_adamw, exp_avg_sq_sqrt).
+    "adamw": Optimizer("adam", (("m", None), ("v", None)), f"Loshchilov and Hutter 2019 (arXiv:1711.05101); {_TORCH}", temporaries=True),
     # The block scales, 4 bytes for each 2048 elements, are not counted.
     "adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), "Dettmers et al. 2022 (arXiv:2110.02861), section 2"),
     "paged_adamw": Optimizer("adam", (("m", 4), ("v", 4)), _PAGED, paged=True),

@@ -158,9 +158,16 @@ class Stack:
     named_flash: str = ""  # the kernel that was asked for by name, and that the device must have
     fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # see model/blocks.py and ends.py
     gradient_dtype: str = _key("fp32", "what gradients are kept in")  # fp32 | compute
+    narrow_gradients: bool = _key(
+        False, "whether gradients of a micro_batch stay, in the dtype of matmuls, beside float32 ones up to ZeRO 1"
+    )
     gather_logits: bool = _key(False, "whether each tensor-parallel rank holds the logits of the whole vocabulary")
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
+    master_shards: bool = _key(False, "whether ZeRO 3 shards master weights, cast as they are gathered, and keeps no others")
+    multi_tensor_update: bool = _key(
+        False, "whether the optimizer updates all weights op by op, through temporaries, and not in one kernel"
+    )
     pipeline_keeps_parameters: bool = _key(False, "whether parameters that ZeRO 3 gathers stay for all micro-batches of a pipeline")
     scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival
     selective_recompute: tuple[str, ...] = _key(("core_attn",), "what recompute = selective runs again: modules, or ops of a layer")

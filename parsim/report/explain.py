@@ -23,6 +23,7 @@ from parsim.scenario import Scenario
 from parsim.simulator.program import Program
 from parsim.simulator.run import run
 from parsim.simulator.trace import Trace
+from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Collective, Compute, Hold, Launches, Receive, Send, Task, Wait
 
 _BOUNDARY = "boundary"
@@ -60,11 +61,11 @@ BREAKDOWN: Final[Mapping[str, str]] = {
 }
 
 MEMORY: Final[Mapping[str, str]] = {
-    "parameters": "weights in the dtype of the matmuls, padding included",
-    "gradients": "gradient buffers in the stack's gradient_dtype",
+    "parameters": "weights in the dtype of the matmuls, or float32 where the stack shards those (master_shards), padding included",
+    "gradients": "gradient buffers in the stack's gradient_dtype, and narrower ones where it keeps both (narrow_gradients)",
     "optimizer": "what the plan's optimizer keeps on the device beside each weight, and the float32 weights where the matmuls use less",
     "activations": "what the micro-batches in flight keep for their backward",
-    "transients": "what the forward or backward at the peak needs beyond that",
+    "transients": "what the forward or backward at the peak needs beyond that, or the update where it needs more",
     "buffers": "communicators of the software stack, and the scalars of loss and gradient norm",
     "framework": "the software stack's context and libraries, as the stack states it, and what its allocator wastes",
 }
@@ -198,8 +199,8 @@ def _states(found: Estimate, scenario: Scenario) -> str:
     stores = scenario.batch.recipe.stores
     updated = scenario.itemsize_bytes[stores.get(MASTER, stores[COMPUTE])]
     states = ", ".join(f"{name} {size} bytes" for name, size in row.state_sizes(updated))
-    copies = scenario.batch.recipe.has_master or found.plan.offload_optimizer
-    master = f", a weight {updated} bytes" if copies else ""
+    structure = Structure.of(scenario.model, scenario.batch, found.plan, scenario.stack)
+    master = f", a weight {updated} bytes" if structure.master_weights or structure.offload else ""
     place = "all on the host" if found.plan.offload_optimizer else "states on the host, in pages" if row.paged else "on the device"
     return f"{found.plan.optimizer}: {states}{master} an element, {place} [{row.source}]"
 

@@ -81,7 +81,7 @@ def _kernel_lines(workload: Workload, noted: NotedTask, task: Compute, price: Pr
 def _collective_lines(workload: Workload, noted: NotedTask, task: Collective, price: Price) -> Lines:
     sizes, model, held = workload.sizes, workload.model, noted.rank_holds
     num_ranks, stride = int(price.num_ranks[0]), int(price.stride[0])
-    count, itemsize = int(elements(payload(task), sizes, held)[0]), sizes.itemsize_bytes[task.source.dtype]
+    count, itemsize = int(elements(payload(task), sizes, held)[0]), sizes.itemsize_bytes[payload(task).dtype]
     operator = f" ({task.operator})" if "reduce" in task.operation else ""  # the others only move what is there
     beside = ", beside compute" if task.stream != COMPUTE_STREAM else ""
     yield "collective", f"{task.operation} over {task.group.name}{operator}{beside}"

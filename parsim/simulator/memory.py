@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.cost.buckets import Role, lasting_parts, num_bytes, weight_elements
+from parsim.cost.buckets import Held, Role, lasting_parts, num_bytes, weight_elements
 from parsim.cost.count import host_gradient_bytes, host_state_bytes, state_bytes
 from parsim.cost.workload import Workload
 from parsim.model.dims import COMPUTE, GRADIENT
@@ -44,7 +44,18 @@ def peak_bytes(program: Program) -> tuple[int, ...]:
     segments = {name: lasting_bytes(program.workload, name) for name in program.workload.step.segments}
     most = np.maximum.reduceat(live + highest, starts)
     lasting = [sum(one(copies) * segments[name] for name, copies in held.items()) for held in program.held]
-    return tuple(_size(NORM, program.workload) + each + max(0, int(rise)) for each, rise in zip(lasting, most, strict=True))
+    updates = [_finish_bytes(program.workload, held) for held in program.held]
+    return tuple(_size(NORM, program.workload) + each + max(int(rise), end) for each, rise, end in zip(lasting, most, updates, strict=True))
+
+
+def _finish_bytes(workload: Workload, held: Held) -> int:
+    """The most that the tasks of a step's end bring to life."""
+    live, highest = 0, 0
+    for task in workload.step.finish:
+        live += sum(one(num_bytes(value, workload.sizes, held)) for value in allocates(task))
+        highest = max(highest, live)
+        live -= sum(one(num_bytes(value, workload.sizes, held)) for value in task.frees if isinstance(value, Bucket))
+    return highest
 
 
 def host_bytes(program: Program) -> tuple[int, ...]:
@@ -61,8 +72,9 @@ def lasting_bytes(workload: Workload, name: str) -> int:
     """Weights, gradients, optimizer state and scalars of one copy of a segment."""
     structure, sizes, segment = workload.step.structure, workload.sizes, workload.step.segments[name]
     itemsize: dict[Role, int] = {
-        "parameters": sizes.itemsize_bytes[COMPUTE],
+        "parameters": sizes.itemsize_bytes[structure.parameter_role],
         "gradients": sizes.itemsize_bytes[GRADIENT],
+        "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
     }
     parts = lasting_parts(structure).items()

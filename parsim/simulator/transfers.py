@@ -46,7 +46,7 @@ def _sends(program: Program, workload: Workload, task: Task, at: Mapping[str, in
         case HostCopy() if task.to_host:
             yield HOST, one(num_bytes(task.bucket, workload.sizes, held))
         case Collective() if task.operation != "slice":
-            count, itemsize = one(elements(payload(task), workload.sizes, held)), workload.sizes.itemsize_bytes[task.source.dtype]
+            count, itemsize = one(elements(payload(task), workload.sizes, held)), workload.sizes.itemsize_bytes[payload(task).dtype]
             chosen = algorithm(task.operation, task.group, count * itemsize, workload.sizes, workload.model)
             position = members.index(at["pp"]) if members else one(workload.sizes.position(task.group, at))
             table = chunks_of(task, workload.sizes)

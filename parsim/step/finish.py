@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, replica_axes, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS, states_role
@@ -76,17 +76,17 @@ def _sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Task]:
 def _share(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Collective]:
     """The new weights for all that compute with them."""
     if structure.master:
-        shared = parameters(every, "whole")
+        shared = parameters(structure, every, "whole")
         yield Collective("share_weights", "broadcast", structure.master, shared, shared, fresh=False)
     if structure.zero_stage in (1, 2):
         for group, weights in by_group(every):
-            shards, whole = (parameters(weights, part) for part in PARTS)
+            shards, whole = (parameters(structure, weights, part) for part in PARTS)
             yield Collective(sum_name("gather_weights", group, structure), "all_gather", group, shards, whole, fresh=False)
 
 
-def parameters(weights: tuple[Placed, ...], part: Part) -> Bucket:
-    """Weights as they are computed with."""
-    return Bucket("parameters", part, COMPUTE, weights)
+def parameters(structure: Structure, weights: tuple[Placed, ...], part: Part) -> Bucket:
+    """Weights as they are stored: what is computed with, and what shards of it are kept as."""
+    return Bucket("parameters", part, structure.parameter_role if part == "shard" else COMPUTE, weights)
 
 
 def by_group(weights: Iterable[Placed]) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:
@@ -129,7 +129,7 @@ def _replica_sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[C
 def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) -> Iterator[Task]:
     """The optimizer, on the device or its host, and the new weights in the type that is computed with."""
     alone, part = structure.master, gradients.part
-    states, weights = Bucket("states", part, states_role(structure.optimizer), every), parameters(every, part)
+    states, weights = Bucket("states", part, states_role(structure.optimizer), every), parameters(structure, every, part)
     kernel, facts = OPTIMIZERS[structure.optimizer].kernel, {"optimizer": structure.optimizer}
     if structure.offload:
         copies = [replace(gradients, dtype=role) for role in structure.host_gradients]
@@ -143,7 +143,10 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) 
     if structure.paged:
         yield HostCopy("pages_in", states, to_host=False, alone=alone)
         yield Wait("pages", streams=(HOST,))
-    yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone)
+    temporaries = (Bucket("temporaries", part, MASTER, every),) if structure.update_temporaries else ()
+    if temporaries:
+        yield Hold("temporaries", temporaries)
+    yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone, frees=temporaries)
     if structure.master_weights:
         yield Compute("cast_weights", "cast", (states,), (weights,), {}, alone=alone)
     if structure.paged:

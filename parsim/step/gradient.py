@@ -30,6 +30,11 @@ class KernelCall:
     operator: str = "sum"
 
 
+def part_of(weight: str) -> str:
+    """The name of what a micro_batch adds to the gradient of a weight, where no kernel does both."""
+    return f"d_{weight}@part"
+
+
 def forward(block: Block) -> list[KernelCall]:
     """One call an op."""
     return [_forward(op, summed=op.outputs[0] in block.totals) for op in block.ops]
@@ -152,7 +157,7 @@ class _Derivation:
         if "gradient_accumulation" in self.fusions and kernel in ("einsum", "lookup_grad"):
             yield KernelCall(name, kernel, inputs, ((into, dims, GRADIENT),), attributes, accumulate=True, tag=op.tag)
             return
-        part = (f"{into}@part", dims, COMPUTE)
+        part = (part_of(weight), dims, COMPUTE)
         yield KernelCall(name, kernel, inputs, (part,), attributes, tag=op.tag)
         yield self.add(op, into, part[0], dims, GRADIENT)
 

@@ -23,7 +23,7 @@ from parsim.step.recompute import before_use, checkpoint, full
 from parsim.step.split import halves
 from parsim.step.step import Segment, Step
 from parsim.step.structure import Structure
-from parsim.step.task import Operand, Task, Weight
+from parsim.step.task import Compute, Operand, Task, Weight
 
 KEPT: Final = "kept_"  # and a layer's name: one that is not recomputed, where only each n-th is
 _STREAM: Dims = ("B", "T", "D")
@@ -47,6 +47,7 @@ class _Switches:
     expert_axes: tuple[str, ...]  # all that are on, where tokens lie in two views
     beside: tuple[str, ...]  # axes whose collectives run beside compute
     ends_apart: bool
+    narrow_gradients: bool
     recompute: _Recompute
 
 
@@ -62,6 +63,7 @@ def lower(structure: Structure) -> Step:
         structure.axes if view_of(structure.axes) == EXPERT else (),
         structure.axes_beside,
         structure.ends_apart,
+        structure.narrow_gradients,
         _Recompute(),
     )
     first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
@@ -96,6 +98,8 @@ def _segment(name: str, switches: _Switches) -> Segment:
     totals = tuple(placer.known[total] for total in block.totals)
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
     backward = _recompute(switches.recompute, forward, backward, switches.beside)
+    parts = {gradient.part_of(weight.name) for weight in weights} if switches.narrow_gradients else set()
+    backward = [replace(task, overwrite=True) if isinstance(task, Compute) and task.outputs[0].name in parts else task for task in backward]
     bare = Segment(
         name=block.name,
         phases={Phase.F: tuple(forward), Phase.B: tuple(backward)},
@@ -105,7 +109,7 @@ def _segment(name: str, switches: _Switches) -> Segment:
         weights=weights,
         totals=totals,
     )
-    return _with_lives(bare)
+    return _with_lives(bare, parts)
 
 
 def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], beside: tuple[str, ...]) -> list[Task]:
@@ -124,12 +128,12 @@ def _weight(block: Block, name: str, initial: str, placer: Placer, switches: _Sw
     return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of)
 
 
-def _with_lives(bare: Segment) -> Segment:
-    """The segment with the halves of its backward, frees on all tasks, and what it keeps between phases."""
+def _with_lives(bare: Segment, parts: set[str]) -> Segment:
+    """The segment with the halves of its backward, frees on all tasks, and what it keeps between phases; `parts` last, too."""
     forward, backward = bare.phases[Phase.F], bare.phases[Phase.B]
     gradient_of_x = _names(bare.leaving[Phase.B])
     inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""))
-    lasting = {f"{prefix}{w.name}" for w in bare.weights for prefix in ("", "d_")} | {t.name for t in bare.totals}
+    lasting = {f"{prefix}{w.name}" for w in bare.weights for prefix in ("", "d_")} | {t.name for t in bare.totals} | parts
     entering = _names(bare.entering[Phase.B])
     saved = saved_for(backward, lasting | entering)
     waiting = saved_for(weights, lasting)

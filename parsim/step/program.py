@@ -22,7 +22,6 @@ from parsim.step.step import Segment, Step
 from parsim.step.task import (
     COMPUTE_STREAM,
     LAUNCH,
-    Bucket,
     Collective,
     Hold,
     Launches,
@@ -150,21 +149,21 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
             yield from _gathers_of(step, following, phase, ahead=True)
     elif _gathers(step, phase):
         yield from _gathers_of(step, segment.name, phase, ahead=False)
-    scatters = tuple(_scatters(step, segment)) if step.structure.scatters and phase.accumulates else ()
-    applies = step.structure.in_backward and phase.accumulates
-    born = [_new_gradients(step, segment)] if applies and segment.weights else [each.source for each in scatters]
-    if born:
-        yield Hold("zero_gradients", tuple(born))
+    scatters, applies = (phase.accumulates and each for each in (step.structure.scatters, step.structure.in_backward))
+    if (scatters or applies) and (born := _new_gradients(step, segment)):
+        yield Hold("zero_gradients", (whole_gradients(step.structure, born),))
     tasks = segment.phases[phase]
     yield from _surround(tasks)
-    yield from scatters
+    if scatters:
+        yield from _scatters(step, segment)
     if closes and phase.accumulates and step.structure.replica_stream:
         own = ((segment.name, weight) for weight in segment.own_weights)
         yield from replica_sums(step.structure, f"{segment.name}_gradients", own, add=False, stream=step.structure.replica_stream)
     if applies:
         yield from finish_segment(step.structure, segment)
     if _releases(step, phase):
-        yield Hold("release_parameters", frees=tuple(parameters(own, "padded") for _, own in _buckets_to_gather(step, segment, phase)))
+        gathered = (parameters(step.structure, own, "padded") for _, own in _buckets_to_gather(step, segment, phase))
+        yield Hold("release_parameters", frees=tuple(gathered))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -181,24 +180,33 @@ def _surround(tasks: tuple[Task, ...]) -> Iterator[Task]:
     yield wait
 
 
-def _new_gradients(step: Step, segment: Segment) -> Bucket:
-    """The gradients that the backward of a segment is the first to add to: not those of a weight that a later segment shares."""
-    later = {weight.name for each in step.segments.values() for weight in each.weights if weight.owner == segment.name != each.name}
-    new = tuple((segment.name, weight) for weight in segment.weights if weight.owner != segment.name or weight.name not in later)
-    return whole_gradients(step.structure, new)
+def _is_whole(step: Step) -> bool:
+    """Whether a pass goes through all segments, so that the gradient of a tied weight waits in it for its owner, to be shared out once."""
+    return "pp" not in step.structure.axes
+
+
+def _new_gradients(step: Step, segment: Segment) -> tuple[Placed, ...]:
+    """The gradients that come to life with the backward of a segment: not those of weights that a later segment has added to.
+
+    Under ZeRO 2 those that nobody else holds live through the step.
+    """
+    others = [each for each in step.segments.values() if each.name != segment.name and _is_whole(step)]
+    shared = {weight.name for each in others for weight in each.weights if weight.owner == segment.name}
+    new = [weight for weight in segment.weights if weight.owner != segment.name or weight.name not in shared]
+    return tuple((segment.name, weight) for weight in new if step.structure.in_backward or weight.group.axes)
 
 
 def _scatters(step: Step, segment: Segment) -> Iterator[Collective]:
-    """The gradients that a pass through a segment has added up, whole, shared out (ZeRO 2)."""
+    """The gradients that are complete behind the backward of a segment, shared out (ZeRO 2)."""
     stream = step.structure.sum_stream if step.structure.gradient_overlap else COMPUTE_STREAM
-    weights = ((segment.name, weight) for weight in segment.weights)
+    weights = ((segment.name, weight) for weight in (segment.own_weights if _is_whole(step) else segment.weights))
     return replica_sums(step.structure, f"{segment.name}_gradients", weights, add=True, stream=stream)
 
 
 def _gathers_of(step: Step, name: str, phase: Phase, *, ahead: bool) -> Iterator[Collective]:
     """The parameters of a segment brought together (ZeRO 3); of the one that runs next, beside compute."""
     for group, own in _buckets_to_gather(step, step.segments[name], phase):
-        shards, whole = (replace(parameters(own, part), ahead=ahead) for part in PARTS)
+        shards, whole = (replace(parameters(step.structure, own, part), ahead=ahead) for part in PARTS)
         stream = step.structure.sum_stream if ahead else COMPUTE_STREAM
         yield Collective(sum_name(f"{name}_parameters", group, step.structure), "all_gather", group, shards, whole, stream=stream)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parsim import schedules
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
 from parsim.model.spec import Architecture, ModelSpec
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, switched_on, view_of
 from parsim.parallel.group import Group
@@ -32,6 +32,7 @@ class Structure:
     reshard: bool
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
     optimizer: str
+    update_temporaries: bool  # it makes a tensor of all that it updates
     in_backward: bool  # it runs there, segment by segment
     attention: str
     architecture: Architecture
@@ -40,7 +41,9 @@ class Structure:
     tensor_overlap: bool
     gradient_overlap: bool
     boundary_axes: tuple[str, ...]  # over which ranks cut the width of what crosses a stage boundary, though all hold it
-    master_weights: bool
+    master_weights: bool  # beside those that are computed with
+    master_shards: bool  # what ZeRO 3 shards is what is updated, and is cast on its way to where it is computed with
+    narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
 
     @classmethod
@@ -60,7 +63,8 @@ class Structure:
         keeps = replicates and keeps_parameters(plan, stack)
         # What stays for all micro-batches of a pipeline is gathered once a step, and its gradients are whole until the last backward, which
         # shares them out (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync): the bytes and the memory of ZeRO 1.
-        zero_stage = 1 if keeps and "pp" in axes else plan.zero_stage
+        zero_stage = 1 if keeps and "pp" in axes else plan.zero_stage if replicates else 0
+        shards_masters = zero_stage == 3 and _shards_masters(batch, plan, stack) and view_of(axes) != EXPERT
         divides = model.extents["D"] % plan.tensor_parallel == 0
         is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
@@ -72,10 +76,11 @@ class Structure:
             recompute_every=plan.recompute_every if whole or ops or plan.recompute == "full" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",
-            zero_stage=zero_stage if replicates else 0,
+            zero_stage=zero_stage,
             reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
+            update_temporaries=_temporaries(plan, stack),
             in_backward=plan.optimizer_in_backward,
             attention=stack.attention,
             architecture=model.architecture,
@@ -84,7 +89,9 @@ class Structure:
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
             gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
             boundary_axes=("tp",) if is_cut else (),
-            master_weights=batch.recipe.has_master,
+            master_weights=batch.recipe.has_master and not shards_masters,
+            master_shards=shards_masters,
+            narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=first != last,
         )
 
@@ -124,6 +131,11 @@ class Structure:
         return self.sum_stream if self.sums_in_passes and not self.scatters else ""
 
     @property
+    def parameter_role(self) -> str:
+        """What the parameters that last are stored as."""
+        return MASTER if self.master_shards else COMPUTE
+
+    @property
     def offload(self) -> bool:
         """Whether the host holds the optimizer's states and updates."""
         return bool(self.host_gradients)
@@ -142,6 +154,23 @@ class Structure:
     def links(self) -> tuple[str, ...]:
         """What a device sends over: the mesh axes, and the link to its host."""
         return (*self.axes, HOST) if self.uses_host else self.axes
+
+
+def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
+    """Whether ZeRO 3 would shard the weights that are updated; an optimizer on the host has them there."""
+    return stack.master_shards and batch.recipe.has_master and not plan.offload_optimizer
+
+
+def _temporaries(plan: Plan, stack: Stack) -> bool:
+    """Whether an update op by op has any: not where the host updates, the backward, or one rank for all."""
+    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master"
+    return OPTIMIZERS[plan.optimizer].temporaries and stack.multi_tensor_update and not elsewhere
+
+
+def _keeps_narrow(batch: Batch, stack: Stack) -> bool:
+    """Whether the stack keeps gradients in the dtype of matmuls beside those in float32, and no kernel adds to the latter at once."""
+    is_wider = stack.gradient_dtype == "fp32" and batch.recipe.stores[COMPUTE] != "fp32"
+    return stack.narrow_gradients and is_wider and "gradient_accumulation" not in stack.fusions
 
 
 def _host_gradients(batch: Batch, stack: Stack) -> tuple[str, ...]:

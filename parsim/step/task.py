@@ -55,7 +55,7 @@ class Bucket:
     `padded` is each weight flattened and padded to equal parts of its group, `shard` the rank's own part of that (ZeRO).
     """
 
-    role: Literal["parameters", "gradients", "states"]
+    role: Literal["parameters", "gradients", "states", "temporaries"]
     part: Part
     dtype: str
     weights: tuple[tuple[str, Weight], ...]  # each with its segment
@@ -76,7 +76,7 @@ Value = Operand | Bucket
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """One kernel on one rank.  `accumulate` adds into the output, `in_place` overwrites the first input."""
+    """One kernel on one rank.  `accumulate` adds into the output, `in_place` overwrites the first input, `overwrite` the output."""
 
     name: str
     kernel: str
@@ -92,6 +92,7 @@ class Compute:
     alone: Group | None = None  # only the first rank of this group works
     stream: str = COMPUTE_STREAM
     frees: tuple[str | Bucket, ...] = ()
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,8 @@ def allocates(task: Task) -> tuple[Value, ...]:
     """The outputs that are new buffers."""
     match task:
         case Compute():
-            return () if task.in_place or task.accumulate else tuple(o for o in task.outputs if isinstance(o, Operand))  # weights are there
+            there = task.in_place or task.accumulate or task.overwrite
+            return () if there else tuple(o for o in task.outputs if isinstance(o, Operand))  # weights are there
         case Collective():
             return (task.target,) if task.fresh else ()
         case Receive():

@@ -87,7 +87,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "oneflow": "megatron-2021",  # Oneflow-Inc/DLPerf: Megatron-LM of 2021, beside OneFlow
     "vtrain": "vtrain-deepspeed",  # VIA-Research/vTrain: all points with Megatron-DeepSpeed
     "bigscience_v100": "megatron-deepspeed-2021",  # bigscience-workshop/bigscience, experiments
-    "bigscience_a100": "megatron-deepspeed-2022",  # bigscience-workshop/bigscience, train/tr11-176B-ml
+    "bigscience_a100": "megatron-deepspeed-2021",  # bigscience-workshop/bigscience, train/tr11-176B-ml
     "pipeline_papers": "zero-bubble-2023",  # Qi et al. 2023
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
@@ -100,6 +100,8 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "DLPerf OneFlow/": "oneflow",
     "NVIDIA/JAX-Toolbox": "jax-xla",
     "huggingface/nanotron": "nanotron",
+    # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
+    "chronicles-prequel.md [Rebalancing layers]": "megatron-deepspeed-2022",
     "FlagPerf training/nvidia/llama3_8B-megatron": "megatron-core",
     # Megatron-LM, tests/functional_tests: a case is named after --transformer-impl: gpt3_mcore_te_* or, local, gpt3_mcore_*.
     "cross_entropy_loss_fusion": "megatron-core-fused-loss",  # Megatron-LM, tests/functional_tests, by name

@@ -132,10 +132,10 @@ def by_hand(job: Job) -> Expected | None:
     updated = {
         name: weight - given.learning_rate * direction(given, weight, run.gradients[name] * share) for name, weight in run.weights.items()
     }
-    master_bytes = job.itemsize(MASTER) if job.step.structure.master_weights else 0
-    each = (
-        job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + master_bytes + states_of(job.itemsize(MASTER))
-    )  # Rajbhandari et al. 2020, section 3.1
+    structure = job.step.structure
+    copies = job.itemsize(MASTER) * structure.master_weights + job.itemsize(COMPUTE) * structure.narrow_gradients
+    # Source: Rajbhandari et al. 2020, section 3.1.
+    each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + copies + states_of(job.itemsize(MASTER))
     scalars = 2 * 4  # the loss and the norm of the gradients
     return Expected(run.loss, run.gradients, updated, each * sum(weight.size for weight in run.weights.values()) + scalars)
 

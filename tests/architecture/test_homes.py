@@ -138,6 +138,7 @@ ROOM = {
     "what a step gains from each resource, rows swapped, plans compared": 620,
     "sweeps: points, keys, a cache, chunks for any executor, their files; heatmaps": 1_100,
     "results as plain values, fronts, what would fit, figures of a space, saved plans": 1_160,
+    "weights, gradients and temporaries by what a stack keeps": 95,
 }
 
 

@@ -16,7 +16,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
-from random_plans import FUSIONS, MOST_RANKS, ORDERS, Drawn, drawn
+from random_plans import FUSIONS, MEMORY_FLAGS, MOST_RANKS, ORDERS, Drawn, drawn
 from support import GPT, STACK, tiered
 
 FAST, ALL = 40, 1_100  # seeds behind FAST are slow
@@ -69,7 +69,7 @@ def test_one_hundred_drawn_plans_meet_every_value_of_every_switch() -> None:
         **{key: {True, False} for key in ("sequence_parallel", "offload_optimizer", "causal")},
         "reshard_after_forward": {True, False, None},
         **{key: {True, False} for key in ("gather_logits", "tensor_overlap", "gradient_overlap", "scatter_gather", "recompute_early_stop")},
-        **{key: {True, False} for key in ("optimizer_in_backward", "host_float32_gradients")},
+        **{key: {True, False} for key in ("optimizer_in_backward", "host_float32_gradients", *MEMORY_FLAGS)},
     }.items():
         assert met[name] == expected, name
     for name in ("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "recompute_every"):

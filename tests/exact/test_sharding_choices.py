@@ -14,8 +14,9 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.report.results import remarks
 from parsim.scenario.rows import read
+from parsim.step import program
 from parsim.verify import verify_plan
-from support import GPT, STACK, STACKS, scenario, tiered
+from support import GPT, STACK, STACKS, forget_steps, scenario, tiered
 
 UNTIED = replace(GPT, tied_embedding=False, vocab_size=64)  # no padding of the vocabulary
 # Norms; q, k, v and out of 12 x 4 heads x 4 with their biases; up and down of 12 x 16 with theirs.
@@ -43,6 +44,24 @@ def test_hsdp_gathers_and_scatters_in_its_group_and_sums_the_shards_over_the_gro
     norm = 4  # a ring of two: one float32 leaves the first rank
     assert groups["dp"] == passes * (2 * scattered * bf16 + scattered * fp32) + norm
     assert groups["dp_replicate"] == shards(2) * fp32  # 2 (n - 1) / n of a shard, with n = 2
+
+
+def _of_a_tied_model(zero_stage: int) -> int:
+    chosen = scenario(model=replace(UNTIED, tied_embedding=True), batch=Batch(16, 8))
+    return estimate(chosen, Plan(data_parallel=2, zero_stage=zero_stage)).sent_bytes[0]["dp"]
+
+
+@pytest.mark.parametrize(("zero_stage", "gathers"), [(2, 1), (3, 2 * 16 // 2)])
+def test_the_gradient_of_a_tied_embedding_is_shared_out_once_a_micro_batch(
+    zero_stage: int, gathers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When embedding and head have added to it; ZeRO 3 gathers the weight for either of them."""
+    table, passes, bf16, fp32, norm = 64 * 12 // 2, 16 // 2, 2, 4, 4
+    weights = gathers * (shards(2) - (zero_stage == 2) * table) * bf16
+    assert _of_a_tied_model(zero_stage) == passes * (shards(2) - table) * fp32 + weights + norm
+    monkeypatch.setattr(program, "_is_whole", lambda step: False)  # a mutant: twice
+    forget_steps()
+    assert _of_a_tied_model(zero_stage) == passes * shards(2) * fp32 + weights + norm
 
 
 def test_zero_in_groups_of_all_replicas_is_zero() -> None:

@@ -212,10 +212,12 @@ def test_every_task_that_takes_time_is_explained_with_its_seconds(gpt3: Scenario
             Plan(optimizer="paged_adamw_8bit"),
             "paged_adamw_8bit: m 1 bytes, v 1 bytes, a weight 4 bytes an element, states on the host, in pages",
         ),
+        (Plan(data_parallel=8, zero_stage=3), "adamw: m 4 bytes, v 4 bytes an element, on the device"),
         (Plan(offload_optimizer=True), "adamw: m 4 bytes, v 4 bytes, a weight 4 bytes an element, all on the host"),
     ],
 )
 def test_what_an_optimizer_keeps_is_said_of_the_one_that_runs(gpt3: Scenario, plan: Plan, said: str) -> None:
-    chosen = replace(gpt3, plans={"mine": replace(plan, tensor_parallel=8, data_parallel=2)})
+    stack = replace(gpt3.stack, master_shards=True)
+    chosen = replace(gpt3, stack=stack, plans={"mine": replace(plan, tensor_parallel=8, data_parallel=2)})
     note = next(each for each in explain(chosen, "mine", "optimizer") if "memory" in each.title)
     assert said in line(note, "means")
