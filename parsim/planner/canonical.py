@@ -115,12 +115,12 @@ def _order(plan: Plan, facts: Facts) -> Plan:
     """Axes of one rank have no place."""
     found = degrees(plan)
 
-    def placed(order: str) -> list[list[str]]:
+    def places(order: str) -> list[list[str]]:
         dense = fastest_first(order)
         return [[axis for axis in order_of(view, dense) if found[axis] > 1] for view in (DENSE, EXPERT)]
 
-    own = placed(plan.rank_order)
-    return replace(plan, rank_order=next((order for order in _ORDERS if placed(order) == own), plan.rank_order))
+    own = places(plan.rank_order)
+    return replace(plan, rank_order=next((order for order in _ORDERS if places(order) == own), plan.rank_order))
 
 
 def _schedule(plan: Plan, facts: Facts) -> Plan:

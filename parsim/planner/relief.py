@@ -75,4 +75,4 @@ def _most_on_host(stages: Stages) -> Ints:
     """At most so many bytes of optimizer and gradients leave a device of each plan for its host."""
     lasting, w = lasting_bytes(stages), stages.workload
     chunks = np.array([shape.chunks for shape in w.shapes])[w.shape_of]
-    return (lasting["optimizer"] + lasting["gradients"]).max(axis=0) * chunks
+    return np.asarray((lasting["optimizer"] + lasting["gradients"]).max(axis=0) * chunks)

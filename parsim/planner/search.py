@@ -92,7 +92,7 @@ def plan(
         pools += [_Pool.of(scenario, each) for each in variants]
         best, rejected = _fastest(pools, top) if variants else best, rejected + left_out
     num_legal, num_fit = (sum(each.priced.plans.num_plans for each in pools), sum(int(each.fits.sum()) for each in pools))
-    rows = tuple(pools[key.pool].estimate(key.index, found.names if key.pool == 0 else {}) for key in best[:top])
+    rows = tuple(pools[key.pool].estimate(key.row, found.names if key.pool == 0 else {}) for key in best[:top])
     nearest = None
     if not num_fit:
         pool = min(pools, key=lambda each: float(each.fill.min()))
@@ -112,7 +112,7 @@ class _Key(NamedTuple):
     peak_bytes: int
     degrees: tuple[object, ...]
     pool: int
-    index: int
+    row: int
 
 
 @dataclass(frozen=True, slots=True)

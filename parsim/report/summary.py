@@ -296,11 +296,11 @@ def _show_why(ranking: Ranking) -> None:
         (most, cost), (least, gain) = parts[0], parts[-1]
         net = ranking.rows[place].step_s - ranking.rows[0].step_s
         if net > 0:
-            gained = f", {units.format(-gain, 's')} less of {_exposed(least)}" if gain < 0 else ""
-            say(f"{place + 1:>2} takes {units.format(net, 's')} more: {units.format(cost, 's')} more of {_exposed(most)}{gained}")
+            gained = f", {units.format(-gain, 's')} less of {_words_of(least)}" if gain < 0 else ""
+            say(f"{place + 1:>2} takes {units.format(net, 's')} more: {units.format(cost, 's')} more of {_words_of(most)}{gained}")
     if ranking.alike > 1:
         say(f"the first {ranking.alike:,} cannot be told apart: runs of one plan differ by {percent(ranking.NOISE)}")
 
 
-def _exposed(part: str) -> str:
+def _words_of(part: str) -> str:
     return part.replace("exposed_", "exposed ")

@@ -131,6 +131,7 @@ ROOM = {
     "plans as columns": 690,
     "what an attack on messages and figures found": 200,
     "commands, a file a group": 60,
+    "axes of any form, equal plans once, what the planner tries of its own accord": 590,
 }
 
 
