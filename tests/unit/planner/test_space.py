@@ -113,7 +113,7 @@ def test_of_its_own_accord_the_planner_leaves_out_what_the_stack_cannot_run() ->
 
 def test_of_its_own_accord_the_planner_tries_what_can_win() -> None:
     plans = [*candidates(small()).plans]
-    assert {each.rank_order for each in plans} == {"tp-dp-pp", "tp-pp-dp", "dp-pp-tp"} - {"dp-pp-tp"}
+    assert {each.rank_order for each in plans} == {"tp-dp-pp", "tp-pp-dp"}
     assert all(each.data_parallel > 1 < each.pipeline_parallel for each in plans if each.rank_order == "tp-pp-dp"), "else nothing differs"
     assert all(each.pipeline_parallel > 1 for each in plans if each.schedule != "1f1b")
     assert {each.schedule for each in plans} == {"1f1b", "zero_bubble_h1"} | {each.schedule for each in plans if each.virtual_pipeline > 1}
