@@ -287,6 +287,6 @@ def test_a_value_that_is_a_list_and_a_list_of_values_are_told_apart():
         "schedule": ("gpipe", ("0F0 0B0", "1F0 1B0")),
     }
     assert found.spaces["auto"].axes == dict.fromkeys(plans["auto"], ("auto",))
-    with pytest.raises(ScenarioError, match="plans.a.layers_per_stage.1: must be a list, not 7"):
+    with pytest.raises(ScenarioError, match=r"plans.a.layers_per_stage.1: must be a list, not 7"):
         scenario.from_mapping({**base, "plans": {"a": {"layers_per_stage": [[1, 1], 7]}}})
     assert not scenario.from_mapping(base).plans, "all but the planner say that one is missing"
