@@ -140,6 +140,11 @@ def test_a_scenario_names_the_optimizer_once_its_file_is_imported(folder: Path) 
     assert said == "adamw_16bit\n"
 
 
+def test_a_space_is_given_as_its_axes(folder: Path) -> None:
+    *rows, counts = in_a_process("spaces.py").splitlines()
+    assert len(rows) == 3 and all("zero_stage=1" in row or row.startswith("tensor ") for row in rows) and "devices" in counts
+
+
 def test_the_objective_trades_time_for_memory(folder: Path) -> None:
     plan, step_s, peak_bytes = re.fullmatch(r"(Plan\(.*\)) (\S+) (\S+)\n", in_a_process("least_memory.py")).groups()  # type: ignore[union-attr]
     (fastest,) = parsim.plan(parsim.load("mine.yaml"), top=1).rows

@@ -70,6 +70,13 @@ class Plans:
             columns[name] = np.concatenate([column, more])
         return Plans(columns, values, self.num_plans + others.num_plans)
 
+    def put(self, name: str, stated: Sequence[Any], which: Ints) -> Plans:
+        """With other values of a field: of each plan that of its combination."""
+        codes, values = codes_of(stated)
+        if name in NUMBERS:
+            return Plans({**self.columns, name: np.array(stated, dtype=np.int64)[which]}, self.values, self.num_plans)
+        return Plans({**self.columns, name: codes[which]}, {**self.values, name: values}, self.num_plans)
+
     def plan(self, index: int, fields: Iterable[str] | None = None) -> Plan:
         """One plan; `fields`: with these as stated, and the default of all others."""
         names = (name for name in (self.columns if fields is None else fields) if name in self.columns)

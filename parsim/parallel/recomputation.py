@@ -54,7 +54,7 @@ def faults(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[PlanFault]:
     """Modules and ops are parts of a layer, and none is asked for twice."""
     if not (plan.recompute_modules or plan.recompute_ops):
         return
-    ops, where = _ops_of(model, stack), f'in a layer of model "{model.name}" on stack "{stack.name}"'
+    ops, where = ops_of(model, stack), f'in a layer of model "{model.name}" on stack "{stack.name}"'
     yield from _modules(plan, ops, where, stack)
     known = tuple(dict.fromkeys(name for op in ops if op.kind != "relabel" for name in (op.name, op.tag) if name))
     for name in plan.recompute_ops:
@@ -95,6 +95,7 @@ def _is_inside_gemms(name: str, stack: Stack) -> bool:
     return name == LAYER_NORM and "norm_gemm" in stack.fusions
 
 
-def _ops_of(model: ModelSpec, stack: Stack) -> list[Op]:
+def ops_of(model: ModelSpec, stack: Stack) -> list[Op]:
+    """The ops of the model's layers, as the stack's kernels run them."""
     blocks = blocks_of(model.architecture, stack.attention, stack.fusions)
     return [op for name, _ in model.layout[1:-1] for op in blocks[name].ops]

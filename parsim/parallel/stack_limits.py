@@ -81,9 +81,16 @@ LIMITS: Final[Mapping[str, Limit]] = {
         "torchtitan",
         lambda plan, *_: plan.zero_stage > 1 and plan.pipeline_parallel > 1,
     ),
+    "no_zero_group": Limit(
+        "shard within groups of replicas (zero_group)", "megatron-core", lambda plan, *_: plan.zero_group not in (None, plan.data_parallel)
+    ),
+    "no_offload": Limit("keep the optimizer on the host (offload_optimizer)", "megatron-core", lambda plan, *_: plan.offload_optimizer),
+    "no_modules": Limit(
+        "choose the modules that run again (recompute_modules)", "megatron-core", lambda plan, *_: bool(plan.recompute_modules)
+    ),
     "no_sequence_parallel": Limit("run sequence parallelism", "megatron-core", lambda plan, *_: plan.sequence_parallel),
     "no_tensor_parallel": Limit("split a layer (tensor_parallel above 1)", "torchtitan", lambda plan, *_: plan.tensor_parallel > 1),
     "no_pipeline": Limit("run a pipeline (pipeline_parallel above 1)", "torchtitan", lambda plan, *_: plan.pipeline_parallel > 1),
 }
 # The fields on which limits may depend.
-FIELDS: Final = tuple(name for name in KEYS if name not in ("data_parallel", "micro_batch", "zero_group", "rank_order"))
+FIELDS: Final = tuple(name for name in KEYS if name not in ("micro_batch", "rank_order"))

@@ -18,7 +18,8 @@ from parsim.parallel.plan import KEYS, Plan
 from parsim.parallel.plans import Plans
 from parsim.parallel.stack_limits import reasons
 from parsim.plain import Plain, flat
-from parsim.planner.front import Bounded, on_nodes
+from parsim.planner.bounded import Bounded
+from parsim.planner.front import on_nodes
 from parsim.planner.search import plan as rank
 from parsim.units import PS_PER_S
 

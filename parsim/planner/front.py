@@ -11,23 +11,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from parsim.cluster.scalars import Ints
 from parsim.errors import PlanError
-from parsim.estimator.estimate import OnProgress, Priced, estimate_of
-from parsim.estimator.host import host_peak_bytes
-from parsim.estimator.memory import peak_bytes
-from parsim.estimator.pipeline import lower_bound, step_ps
+from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate, Estimates
-from parsim.parallel.plans import Plans
 from parsim.plain import Plain
-from parsim.planner.search import space_of
-from parsim.planner.space import candidates
-from parsim.units import PS_PER_S
+from parsim.planner.bounded import Bounded
+from parsim.planner.space import AnySpace
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
-_TIES: Final = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "recompute")
 CELL: Final = ("tensor_parallel", "pipeline_parallel")
 
 
@@ -52,60 +45,8 @@ class Landscape:
     on_front: tuple[bool, ...]  # whether no other plan at all beats it; never one that does not fit
 
 
-class Bounded:
-    """Plans as columns, what bounds their steps, and what they hold; each is priced exactly at most once."""
-
-    def __init__(self, scenario: Scenario, plans: Plans, progress: OnProgress = None) -> None:
-        self.priced, self.plans = Priced(scenario, plans, progress), plans
-        self.bound_ps, self.peaks, self.hosts = self.priced.figures(lower_bound, peak_bytes, host_peak_bytes)
-        self.exact_ps = np.full_like(self.bound_ps, -1)
-        self.fill = self.estimates(np.arange(len(self.plans))).fill
-        self.fits = self.fill <= 1
-
-    @classmethod
-    def of(cls, scenario: Scenario, space: str | None = None, *, runnable: bool = False, progress: OnProgress = None) -> Bounded:
-        """The legal plans of a space; arguments and errors as in `plan`."""
-        return cls(scenario, candidates(scenario, space_of(scenario, space), runnable=runnable).plans, progress)
-
-    def estimate(self, row: int) -> Estimate:
-        """One of the plans, with its reasons."""
-        return estimate_of(self.priced.scenario, self.plans.plan(row), self.priced.alone(row))
-
-    def estimates(self, rows: Ints) -> Estimates:
-        """Some of the plans with what is known of their steps."""
-        node = self.priced.scenario.cluster.node
-        steps = np.maximum(self.bound_ps, self.exact_ps)[rows] / PS_PER_S
-        sizes = self.peaks[rows], node.accelerator.hbm_capacity_bytes, self.hosts[rows], node.host_memory_bytes
-        return Estimates(self.plans.take(rows), steps, *sizes)
-
-    def finish(self, rows: Ints) -> Ints:
-        """The exact steps of some plans."""
-        new = rows[self.exact_ps[rows] < 0]
-        if len(new):
-            self.exact_ps[new] = self.priced.figures(step_ps, rows=new)[0]
-        return np.asarray(self.exact_ps[rows])
-
-    def front(self, rows: Ints) -> Ints:
-        """Those of some plans that no other of them beats in step and memory, least memory first; of equals the smallest degrees."""
-        order = rows[np.lexsort((*_tie_columns(self.plans.take(rows)), self.peaks[rows]))]
-        steps = np.maximum(self.bound_ps, self.exact_ps)[order]
-        while True:
-            least = np.minimum.accumulate(steps)
-            stairs = np.flatnonzero(np.diff(least, prepend=np.iinfo(np.int64).max))  # below all that hold no more
-            if (self.exact_ps[order[stairs]] >= 0).all():
-                last = np.diff(self.peaks[order[stairs]], append=-1) != 0  # of those that hold as much
-                return np.asarray(order[stairs[last]])
-            steps[stairs] = self.finish(order[stairs])
-
-
-def _tie_columns(plans: Plans) -> list[Ints]:
-    """What plans that are equal are ordered by, for lexsort."""
-    ranks = {name: np.argsort(np.argsort(values)) for name, values in plans.values.items() if name in _TIES}
-    return [ranks[name][plans.columns[name]] if name in ranks else plans.columns[name] for name in reversed(_TIES)]
-
-
 def pareto(
-    scenario: Scenario, *, space: str | None = None, runnable: bool = False, num_nodes: Sequence[int] = (), progress: OnProgress = None
+    scenario: Scenario, *, space: AnySpace = None, runnable: bool = False, num_nodes: Sequence[int] = (), progress: OnProgress = None
 ) -> Front:
     """The plans that fit and that no other beats in step time, memory and devices.
 

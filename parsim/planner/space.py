@@ -5,50 +5,29 @@ Global batch and sequence length are convergence settings: they are the scenario
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
 from parsim import schedules
-from parsim.cluster.scalars import Ints
-from parsim.errors import PlanError
-from parsim.parallel.dimensions import all_dimensions
-from parsim.parallel.fault import divisors
-from parsim.parallel.legality import RULES, VALUES, Facts, legal_degrees
-from parsim.parallel.plan import KEYS, Plan
+from parsim.errors import PlanError, ScenarioError, did_you_mean
+from parsim.parallel.legality import RULES, VALUES, Facts
+from parsim.parallel.plan import Plan
 from parsim.parallel.plans import NUMBERS, Plans, codes_of
-from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import FIELDS, reasons
+from parsim.planner.accord import AUTO, DEFAULTS, FewerLayers, Filter, default_axes, no_gain, no_pipeline, split_of, values_of
+from parsim.planner.canonical import FORMS, Form, canonical
 
 if TYPE_CHECKING:
     from parsim.scenario import PlanSpace, Scenario
 
-AUTO: Final = "auto"
-# The axes in the order in which candidates vary, on which ties hang, the slowest first; others follow in the order of Plan.
-_OPEN: Final = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "sequence_parallel", "recompute")
-_NEXT: Final = ("gradient_sync", "zero_stage", "zero_group", "reshard_after_forward", "recompute_every", "offload_optimizer", "optimizer")
-# What an axis is where a space does not name it.
-_DEFAULTS: Final[Mapping[str, tuple[object, ...]]] = {
-    name: (AUTO,) if KEYS[name].follows else (KEYS[name].default,) for name in dict.fromkeys((*_OPEN, *_NEXT, *KEYS))
-}
-_SHARDED: Final = ("zero_stage", "zero_group")
+# Of a scenario: the name of a space, the only one where there is none, the axes of another, or one that is made.
+AnySpace: TypeAlias = "str | Mapping[str, object] | PlanSpace | None"
 _STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
 _INNER: Final = ("tensor_parallel", "pipeline_parallel", "dimensions")  # leave the rest of the devices to data_parallel
-
-
-@dataclass(frozen=True, slots=True)
-class FewerLayers:
-    """So many layers fewer on the first and the last stage, which hold the embedding and the head: what `auto` tries."""
-
-    first: int
-    last: int
-
-
-_SPLITS: Final = (None, *(FewerLayers(*each) for each in ((0, 1), (1, 1), (0, 2), (1, 2), (2, 2))))
+_SAME: Final = "the same plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,84 +41,73 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The legal plans of a space in a fixed order, and what kept out the others."""
+    """The legal plans of a space in a fixed order, then those that the scenario names and that are none of it; and what kept out others."""
 
     plans: Plans
     rejected: tuple[Rejected, ...]
+    num_in_space: int
+    num_combinations: int  # of values of the space's axes: those in the space and those rejected
+    names: Mapping[int, str]  # of those that the scenario names, by index
 
-
-def default_axes() -> dict[str, tuple[object, ...]]:
-    """The axes of a space that leaves all to the planner."""
-    return {**_DEFAULTS, **dict.fromkeys((*_OPEN, *_SHARDED, "dimensions"), (AUTO,)), "reshard_after_forward": (None, True, False)}
+    @property
+    def nothing_legal(self) -> str:
+        """Where no plan of the space is legal, why not the first; "" where one is."""
+        return "" if self.num_in_space else self.rejected[0].example if self.rejected else "it is empty"
 
 
 def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: bool = False) -> Candidates:
     """Every legal plan of a space, and the plans that the scenario names; without a space, every plan that the stack runs.
 
-    `runnable` leaves out what the stack does not run of a space, too.
+    Of plans that are the same, the first stands, or the one with a name.  `runnable` leaves out what the stack does not run of a space,
+    too.
 
     Raises:
         PlanError: no combination is legal; the message says what stands in the way of the first.
     """
-    axes = {**_DEFAULTS, **space.axes} if space else default_axes()
-    follows = {name for name in ("data_parallel", "schedule") if tuple(axes[name]) == (AUTO,)}
+    axes = {**DEFAULTS, **space.axes} if space else default_axes()
+    stated = {} if space is None else space.axes
+    follows = {"data_parallel"} if tuple(axes["data_parallel"]) == (AUTO,) else set()
+    follows |= {"schedule"} if space is not None and "schedule" not in stated else set()
     values = {name: _values(scenario, name, axes[name]) for name in axes if name not in follows}
     order = [name for name in axes if name not in ("data_parallel", "schedule")] + ["schedule"] * ("schedule" in values)
-    grid = _Grid(scenario, values, [*_filters(scenario, axes, runnable=runnable or space is None), *([] if space else [_twice(scenario)])])
+    facts = Facts(scenario.model, scenario.batch, scenario.cluster.num_devices, scenario.stack)
+    accord = [*no_gain(scenario)] if space is None else [*no_pipeline(values.get("schedule", ()))]
+    grid = _Grid(scenario, values, [*_filters(scenario, axes, facts, runnable=runnable or space is None), *accord, *_same(facts, values)])
     for name in sorted(order, key=lambda name: len(values[name]) != 1):  # those of one value first: rules act the sooner
         grid.expand(name)
-    legal, rejected = _each_once(grid.plans), list(grid.rejected.values())
-    if twice := grid.plans.num_plans - legal.num_plans:
-        rejected.append(Rejected("the same plan", twice, "it is the same plan as another combination"))
-    asked = scenario.plans.values()
-    named = Plans.of([each for each in asked if not runnable or not reasons(each, scenario.model.num_layers, scenario.stack)])
-    if not grid.plans.num_plans and not named.num_plans:
-        raise PlanError("no legal plan in this space", remedy=f"The first candidate fails: {rejected[0].example}" if rejected else "")
-    return Candidates(_each_once(legal.join(named)), tuple(rejected))
+    asked = {
+        name: each for name, each in scenario.plans.items() if not runnable or not reasons(each, scenario.model.num_layers, scenario.stack)
+    }
+    found = _each_once(grid, asked, facts)
+    if not found.plans.num_plans:
+        raise PlanError("no legal plan in this space", remedy=f"The first candidate fails: {found.nothing_legal}")
+    return found
 
 
-def _each_once(plans: Plans) -> Plans:
-    first, _ = plans.distinct(tuple(plans.columns))
-    return plans if len(first) == plans.num_plans else plans.take(np.sort(first))
+def _each_once(grid: _Grid, asked: Mapping[str, Plan], facts: Facts) -> Candidates:
+    """Of plans that are the same the first that is of the space, or the last one that has a name, in its place."""
+    plans = grid.plans.join(Plans.of([*asked.values()])) if asked else grid.plans
+    forms, own = canonical(plans, facts), grid.plans.num_plans
+    first, which = forms.distinct(tuple(forms.columns))
+    chosen, names = first.copy(), dict[int, str]()
+    for place, name in enumerate(asked, own):
+        code = int(which[place])
+        chosen[code] = place
+        names[code] = f"{names[code]}, {name}" if code in names else name
+    order = np.argsort(first)
+    place_of = {code: place for place, code in enumerate(order.tolist())} if names else {}
+    num_in_space, rejected = int(np.sum(first < own)), list(grid.rejected.values())
+    if own > num_in_space:
+        grid.reject(_SAME, own - num_in_space, "it is the same as another")
+        rejected = list(grid.rejected.values())
+    total = num_in_space + sum(each.count for each in rejected)
+    return Candidates(
+        plans.take(chosen[order]), tuple(rejected), num_in_space, total, {place_of[code]: name for code, name in names.items()}
+    )
 
 
 def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence[object]:
-    if tuple(stated) != (AUTO,):
-        return _legal(name, stated)
-    key = KEYS[name]
-    if name == "zero_group":
-        return (None, *divisors(scenario.cluster.node.devices_per_node)[1:])
-    if name == "layers_per_stage":
-        return _SPLITS
-    if name == "dimensions":
-        return _dimensions(scenario.cluster.num_devices)
-    if key.type == "bool":
-        return (False, True)
-    if key.auto or key.legal:
-        return key.auto or key.legal
-    return legal_degrees(name, scenario.model, scenario.batch, scenario.cluster.num_devices)
-
-
-def _dimensions(num_devices: int) -> Sequence[tuple[tuple[str, int], ...]]:
-    """Degrees of each dimension that has no field of its own, 1 for off."""
-    free = [each.name for each in all_dimensions() if each.degree is None and not each.fills and each.name not in KEYS]
-    every = itertools.product(*(divisors(num_devices) for _ in free))
-    return [
-        tuple((name, n) for name, n in zip(free, degrees, strict=True) if n > 1) for degrees in every if math.prod(degrees) <= num_devices
-    ]
-
-
-def _split(plan: Plan, num_layers: int) -> tuple[int, ...] | None:
-    """Layers of each stage: as stated, or where the first and the last hold fewer than the others; None for no such split."""
-    fewer: object = plan.layers_per_stage
-    if not isinstance(fewer, FewerLayers):
-        return plan.layers_per_stage
-    less = [0] * plan.num_stages
-    less[0], less[-1] = fewer.first, fewer.last
-    each, rest = divmod(num_layers + sum(less), plan.num_stages)
-    more = sorted(range(plan.num_stages), key=less.__getitem__)[:rest]  # the stages in the middle hold what remains
-    layers = [each + (stage in more) - lacking for stage, lacking in enumerate(less)]
-    return tuple(layers) if plan.num_stages > 1 and min(layers) >= 1 and len(set(layers)) > 1 else None
+    return values_of(name, scenario) if tuple(stated) == (AUTO,) else _legal(name, stated)
 
 
 def _legal(name: str, values: Sequence[object]) -> Sequence[object]:
@@ -155,40 +123,33 @@ def _legal(name: str, values: Sequence[object]) -> Sequence[object]:
     return values
 
 
-@dataclass(frozen=True, slots=True)
-class _Filter:
-    """A rule with the fields that it reads, and what is wrong with a plan that it keeps out."""
-
-    name: str
-    reads: tuple[str, ...]
-    wrong: Callable[[Plan], str]
-
-
-def _filters(scenario: Scenario, axes: Mapping[str, Sequence[object]], *, runnable: bool) -> Iterator[_Filter]:
-    facts = Facts(scenario.model, scenario.batch, scenario.cluster.num_devices, scenario.stack)
+def _filters(scenario: Scenario, axes: Mapping[str, Sequence[object]], facts: Facts, *, runnable: bool) -> Iterator[Filter]:
     if (stated := tuple(axes["data_parallel"])) != (AUTO,):
-        yield _Filter(
+        yield Filter(
             "asked for", ("data_parallel",), lambda plan: "" if plan.data_parallel in stated else f"data_parallel is not in {stated}"
         )
     if tuple(axes["virtual_pipeline"]) == (AUTO,):
         layers, why = scenario.model.num_layers, "of its own accord the planner interleaves only even chunks"
-        yield _Filter("even chunks", _STAGES, lambda plan: why if plan.virtual_pipeline > 1 and layers % plan.num_stages else "")
+        yield Filter("even chunks", _STAGES, lambda plan: why if plan.virtual_pipeline > 1 and layers % plan.num_stages else "")
     for rule in RULES:
-        yield _Filter(rule.name, rule.reads, lambda plan, rule=rule: str(next(iter(rule.faults(plan, facts)), "")))  # type: ignore[misc]
+        yield Filter(rule.name, rule.reads, lambda plan, rule=rule: str(next(iter(rule.faults(plan, facts)), "")))  # type: ignore[misc]
     if runnable and scenario.stack.limits:
         num_layers, stack = scenario.model.num_layers, scenario.stack
-        yield _Filter("stack", FIELDS, lambda plan: next(iter(reasons(plan, num_layers, stack)), ""))
+        yield Filter("stack", FIELDS, lambda plan: next(iter(reasons(plan, num_layers, stack)), ""))
 
 
-def _twice(scenario: Scenario) -> _Filter:
-    """Of its own accord the planner does not state what holds where nothing is stated."""
+def _same(facts: Facts, values: Mapping[str, Sequence[object]]) -> Iterator[Filter]:
+    """Of plans that are the same, those that another value of the same axes says more simply."""
 
-    def wrong(plan: Plan) -> str:
-        others = (plan, replace(plan, reshard_after_forward=None))
-        same = keeps_parameters(others[0], scenario.stack) == keeps_parameters(others[1], scenario.stack)
-        return "it is the same as one that leaves reshard_after_forward out" if same and plan.reshard_after_forward is not None else ""
+    def wrong(plan: Plan, form: Form) -> str:
+        simpler = form.of(plan, facts)
+        changed = {name: getattr(simpler, name) for name in form.changes if getattr(simpler, name) != getattr(plan, name)}
+        if not changed or not all(value in values.get(name, ()) for name, value in changed.items()):
+            return ""
+        return f"it is the same as with {' and '.join(f'{name} = {value}' for name, value in changed.items())}"
 
-    return _Filter("said already", ("reshard_after_forward", "zero_stage", "pipeline_parallel"), wrong)
+    for form in FORMS:
+        yield Filter(_SAME, form.reads, lambda plan, form=form: wrong(plan, form))  # type: ignore[misc]
 
 
 @dataclass(slots=True)
@@ -197,7 +158,7 @@ class _Grid:
 
     scenario: Scenario
     values: Mapping[str, Sequence[object]]  # of all axes that do not follow from others
-    filters: list[_Filter]  # that wait for their columns
+    filters: list[Filter]  # that wait for their columns
     plans: Plans = field(default_factory=lambda: Plans({}, {}, 1))
     rejected: dict[str, Rejected] = field(default_factory=dict)
 
@@ -219,32 +180,55 @@ class _Grid:
         there = self.plans.columns.keys()
         if "data_parallel" not in there and there >= set(_INNER):
             inner = self.plans.numbers(_INNER, lambda plan: plan.num_devices)
-            self._set("data_parallel", np.maximum(self.scenario.cluster.num_devices // inner, 1))  # a rule says what does not divide
+            replicas = np.maximum(self.scenario.cluster.num_devices // inner, 1)  # a rule says what does not divide
+            self.plans = Plans({**self.plans.columns, "data_parallel": replicas}, self.plans.values, self.plans.num_plans)
         if "schedule" not in (*self.values, *there) and "virtual_pipeline" in there:
             self._follow("schedule", ("virtual_pipeline",), lambda plan: schedules.default(plan.virtual_pipeline))
-        if there >= {"layers_per_stage", *_STAGES}:
-            layers = self.scenario.model.num_layers
-            self._follow("layers_per_stage", ("layers_per_stage", *_STAGES), lambda plan: _split(plan, layers))
-        if there >= {"zero_group", "data_parallel"}:  # a group of all is no group
-            fields = ("zero_group", "data_parallel")
-            self._follow("zero_group", fields, lambda plan: None if plan.zero_group == plan.data_parallel else plan.zero_group)
+        if there >= {"layers_per_stage", *_STAGES} and any(isinstance(each, FewerLayers) for each in self.plans.values["layers_per_stage"]):
+            layers, reads = self.scenario.model.num_layers, ("layers_per_stage", *_STAGES)
+            self._keep(Filter("uneven layers", reads, lambda plan: _without_split(plan, layers)))
+            self._follow("layers_per_stage", reads, lambda plan: split_of(plan, layers))
 
     def _follow(self, name: str, reads: tuple[str, ...], value: Callable[[Plan], object]) -> None:
-        found, which = self.plans.each(reads, value)
-        codes, values = codes_of(found)
-        self._set(name, codes[which], values)
+        self.plans = self.plans.put(name, *self.plans.each(reads, value))
 
-    def _set(self, name: str, column: Ints, values: tuple[object, ...] | None = None) -> None:
-        named = self.plans.values if values is None else {**self.plans.values, name: values}
-        self.plans = Plans({**self.plans.columns, name: column}, named, self.plans.num_plans)
+    def reject(self, rule: str, count: int, example: str) -> None:
+        """Count what a rule keeps out."""
+        before = self.rejected.get(rule)
+        self.rejected[rule] = Rejected(rule, count + before.count, before.example) if before else Rejected(rule, count, example)
 
-    def _keep(self, each: _Filter) -> None:
+    def _keep(self, each: Filter) -> None:
         """Only the plans with which nothing is wrong."""
         found, which = self.plans.each(each.reads, each.wrong)
         bad = np.array([bool(said) for said in found])[which]
         if not bad.any():
             return
         left = [len(values) for name, values in self.values.items() if name not in self.plans.columns]
-        count = int(bad.sum()) * int(np.prod(left, dtype=object))
-        self.rejected[each.name] = Rejected(each.name, count, found[which[np.argmax(bad)]])
+        self.reject(each.name, int(bad.sum()) * int(np.prod(left, dtype=object)), found[which[np.argmax(bad)]])
         self.plans = self.plans.take(np.flatnonzero(~bad))
+
+
+def _without_split(plan: Plan, num_layers: int) -> str:
+    return "" if plan.layers_per_stage is None or split_of(plan, num_layers) else "the layers of this pipeline have no such split"
+
+
+def space_named(scenario: Scenario, space: AnySpace) -> PlanSpace | None:
+    """A space of the scenario by its name, the only one where none is named, or one that is given.
+
+    Raises:
+        ScenarioError: the scenario has no space of that name, or several and none is named.
+        PlanError: an axis or a value of it is unknown.
+    """
+    if space is None and len(scenario.spaces) > 1:
+        raise ScenarioError(f"which of its spaces: {', '.join(scenario.spaces)}?", scenario.path, "Name one.")
+    if space is None:
+        return next(iter(scenario.spaces.values()), None)
+    if not isinstance(space, str):
+        from parsim.scenario.spaces import space_of_axes
+
+        return space_of_axes(space)
+    if space not in scenario.spaces:
+        known = ", ".join(scenario.spaces) or "none"
+        hint = did_you_mean(space, scenario.spaces)
+        raise ScenarioError(f"no plan '{space}' with open axes{hint}", scenario.path, f"Such plans here: {known}.")
+    return scenario.spaces[space]

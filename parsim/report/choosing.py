@@ -15,7 +15,8 @@ from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import Plan
 from parsim.plain import csv_text
 from parsim.planner import Remedies, Remedy, pareto, plan, remedies, smallest_cluster
-from parsim.planner.front import Bounded, landscape
+from parsim.planner.bounded import Bounded
+from parsim.planner.front import landscape
 from parsim.report import results as made
 from parsim.report.console import Output, bar, log, log_files, patience, percent, say
 from parsim.report.files import folder, prepare, write

@@ -5,11 +5,13 @@ Also what each reported figure means.  Prices are made in parsim.cost.timing; no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from parsim import units
+from parsim.cluster import Node
+from parsim.cluster.link import Link
 from parsim.cost.workload import Workload
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.estimate import estimate, stages_of
@@ -17,6 +19,8 @@ from parsim.estimator.result import Estimate
 from parsim.model.dims import COMPUTE, MASTER
 from parsim.parallel import dimensions
 from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.plan import KEYS, Plan
+from parsim.plain import flat
 from parsim.report.console import percent
 from parsim.report.notes import NotedTask, task_lines
 from parsim.scenario import Scenario
@@ -73,6 +77,16 @@ MEMORY: Final[Mapping[str, str]] = {
 FIGURES: Final = tuple(dict.fromkeys((*METRICS, *BREAKDOWN, *MEMORY)))  # all that have a definition
 
 
+# Links that are keys of a node: what they join, and which it is.
+_LINKS: Final[Mapping[str, Callable[[Node], tuple[str, Link]]]] = {
+    "nic_link": lambda node: (
+        "what joins a NIC to its host, and caps what it sends; host_link where left out",
+        node.nic_link or node.host_link,
+    ),
+    **dict.fromkeys(("host", "host_link"), lambda node: ("what joins a device to its host, where an optimizer may lie", node.host_link)),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """What there is to say on one task or figure: pairs of label and text."""
@@ -112,6 +126,10 @@ def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
     found = estimate(scenario, plan)
     if op in FIGURES:
         return _figures(found, op, scenario)
+    if op in KEYS:
+        return [_key(op, chosen)]
+    if op in _LINKS:
+        return [_link(op, scenario.cluster.node)]
     workload = stages_of(scenario, chosen).workload
     every, shared = list(_tasks(workload, found.critical_rank)), Shared(workload)
     named = _matches(every, op)
@@ -163,7 +181,7 @@ def _matches(tasks: list[NotedTask], op: str) -> list[NotedTask]:
 def _unknown(tasks: list[NotedTask], plan: str, op: str) -> ParsimError:
     ops = tuple(dict.fromkeys(each.task.name.partition(".")[0] for each in tasks))
     places = dict.fromkeys(name for each in tasks for name in each.names)
-    known = (*places, *ops, *(each.task.name for each in tasks), *FIGURES)
+    known = (*places, *ops, *(each.task.name for each in tasks), *FIGURES, *KEYS, *_LINKS)
     remedy = f"Tasks: {', '.join(ops)}.  Figures: {', '.join(FIGURES)}."
     return ParsimError(f"nothing is called '{op}'{did_you_mean(op, known)}", f"plan '{plan}'", remedy)
 
@@ -177,6 +195,23 @@ def _notes(workload: Workload, tasks: list[NotedTask], shared: Shared) -> list[N
         again = " (computed again)" if isinstance(each.task, Compute | Collective) and each.task.again else ""
         found.setdefault((f"{each.task.name}{again}", (*task_lines(workload, each), *lost)), []).append(each.where)
     return [Note(f"{', '.join(dict.fromkeys(where))}: {name}", lines) for (name, lines), where in found.items()]
+
+
+def _key(name: str, plan: Plan) -> Note:
+    """What a key of a plan means, and what the plan says."""
+    key, value = KEYS[name], getattr(plan, name)
+    others = (("legal", ", ".join(map(str, key.legal))),) if key.legal else ()
+    return Note(
+        f"{name}, key of a plan",
+        (("means", key.description), ("here", "none" if value in (None, ()) else str(flat({name: value})[name]).lower()), *others),
+    )
+
+
+def _link(name: str, node: Node) -> Note:
+    """What a link of a node joins, and its rate."""
+    means, link = _LINKS[name](node)
+    rate = f"{units.format(link.bandwidth_bytes_per_s, 'bytes/s')}, {units.format(link.latency_s, 's')}"
+    return Note(f"{name}, of the node", (("means", means), ("here", f"{link.name}: {rate} [{link.source}]")))
 
 
 def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:

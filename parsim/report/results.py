@@ -228,11 +228,14 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "num_over_memory": ranking.num_over_memory,
         "num_over_host": ranking.num_over_host,
         "num_fit": ranking.num_fit,
+        "num_combinations": ranking.num_combinations,
+        "nothing_legal": ranking.nothing_legal or None,
         "rejected": [{"rule": each.rule, "combinations": each.count, "example": each.example} for each in ranking.rejected],
         "num_alike": ranking.alike,
         "plans": [
             {
-                **{"place": place, "plan": plan_document(each.plan)},
+                **{"place": place, "name": each.name or None, "of_space": each.name not in ranking.outside},
+                "plan": plan_document(each.plan),
                 **{name: getattr(each, name) for name in _RANKED},
                 "breakdown_s": dict(each.breakdown_s),
                 "slower_by_s": ranking.slower_by(place - 1),
@@ -246,7 +249,10 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
 def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
     figures = [{key: value for key, value in each.items() if key in (*_RANKED, "stack_cannot")} for each in document["plans"]]
-    return [{"place": each["place"], **flat(each["plan"]), **row} for each, row in zip(document["plans"], figures, strict=True)]
+    return [
+        {**{key: each[key] for key in ("place", "name", "of_space")}, **flat(each["plan"]), **row}
+        for each, row in zip(document["plans"], figures, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,7 @@ _LEFT = ("plan", "recompute", "segment", "pass")
 # What the columns of a plan say already; another axis has a column where ranked plans differ in it.
 _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
-    *("recompute_modules", "recompute_ops", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
-    "dimensions",
+    *("recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions"),
 )
 _OWN_COLUMN: Final = tuple(name for name in KEYS if name not in _SAID)
 
@@ -149,7 +148,8 @@ def _others(plan: Plan) -> dict[str, str]:
 def _zero(plan: Plan) -> str:
     group = f"/{plan.zero_group}" if plan.zero_group else ""
     zero = f" z{plan.zero_stage}{group}" if plan.zero_stage else ""
-    return zero + (" kept" if plan.reshard_after_forward is False else "") + (" host" if plan.offload_optimizer else "")
+    parameters = "" if plan.reshard_after_forward is None else " let go" if plan.reshard_after_forward else " kept"
+    return zero + parameters + (" host" if plan.offload_optimizer else "")
 
 
 def _recompute(plan: Plan) -> str:
@@ -230,20 +230,25 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     rows: list[dict[str, str]] = []
     best = ranking.rows[0] if ranking.rows else None
     _open(scenario, best, "the best plan")
-    say(f"{ranking.num_legal:,} legal plans, {_over(ranking)}, {ranking.num_fit:,} fit")
+    plans = "plan" if ranking.num_legal == 1 else "plans"
+    say(f"{ranking.num_legal:,} legal {plans}, {_over(ranking)}, {ranking.num_fit:,} fit")
+    if ranking.nothing_legal:
+        say(f"nothing in the space is legal ({ranking.nothing_legal}): these plans are those that the scenario names")
     if ranking.rejected:
-        say(f"kept out of {ranking.num_legal + sum(each.count for each in ranking.rejected):,} combinations by:")
+        say(f"kept out of {ranking.num_combinations:,} combinations by:")
         say(", ".join(f"{each.rule} {each.count:,}" for each in sorted(ranking.rejected, key=lambda each: -each.count)))
     if best is None:
         return
-    plans = [each.plan for each in ranking.rows]
+    shown = [each.plan for each in ranking.rows]
     differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
+    named = any(each.name for each in ranking.rows)
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     for (place, why), each in zip(said.items(), ranking.rows, strict=True):
-        others = {axis: str(getattr(each.plan, axis)) for axis in differ}
+        others = {axis: _text(getattr(each.plan, axis)) for axis in differ}
         reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
         behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
-        row = {"#": f"{place}{_MARK if why else ''}", **_axes(each, plans), **others, **reached}
+        name = {"plan": f"{each.name}{' (not of the space)' if each.name in ranking.outside else ''}"} if named else {}
+        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **others, **reached}
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
@@ -281,11 +286,23 @@ def show_front(scenario: Scenario, front: Front) -> None:
         show_table(rows, left=_LEFT)
 
 
+def _text(value: object) -> str:
+    """A value of an axis in a cell."""
+    return "-" if value in (None, ()) else " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _show_why(ranking: Ranking) -> None:
     """What makes each plan slower than the first, and which cannot be told from it."""
     for place in range(1, len(ranking.rows)):
-        part, seconds = next(iter(ranking.slower_by(place).items()))
-        if seconds > 0:
-            say(f"{place + 1:>2} takes {units.format(seconds, 's')} more of {part.replace('exposed_', 'exposed ')}")
+        parts = list(ranking.slower_by(place).items())
+        (most, cost), (least, gain) = parts[0], parts[-1]
+        net = ranking.rows[place].step_s - ranking.rows[0].step_s
+        if net > 0:
+            gained = f", {units.format(-gain, 's')} less of {_words_of(least)}" if gain < 0 else ""
+            say(f"{place + 1:>2} takes {units.format(net, 's')} more: {units.format(cost, 's')} more of {_words_of(most)}{gained}")
     if ranking.alike > 1:
-        say(f"1 to {ranking.alike} cannot be told apart: runs of one plan differ by {percent(ranking.NOISE)}")
+        say(f"the first {ranking.alike:,} cannot be told apart: runs of one plan differ by {percent(ranking.NOISE)}")
+
+
+def _words_of(part: str) -> str:
+    return part.replace("exposed_", "exposed ")

@@ -17,11 +17,11 @@ from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, recomputation, sharding_faults
-from parsim.parallel.plan import KEYS, Batch, Plan, Stack
+from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
 from parsim.scenario.defaults import add_defaults
-from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections, Unplanned
+from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import TAGS
 from parsim.scenario.hardware import ROW_FILE, nics_of_part
 from parsim.scenario.rows import read, resolve
@@ -29,7 +29,7 @@ from parsim.scenario.tree import Place, Tree
 from parsim.scenario.tree import read as read_file
 from parsim.scenario.types import DataSpec, Measured, PlanSpace, Scenario, Training
 
-_WHOLE: Final = tuple(name for name, key in KEYS.items() if key.type.startswith("tuple"))  # no planner varies these
+_CHECKED: Final = ("dimensions", "recompute_modules", "recompute_ops")  # what a value names is there or not, whatever the rest of the plan
 
 
 @dataclass(slots=True)
@@ -56,11 +56,11 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
     change(tree, [each for each in changes if not each.is_in_a_row])
     if tree.value is not None or not tree.faults:
         _read_rows(tree)
-        notes += add_defaults(tree.value, _sections(tree.value, Unplanned)[0]) if asked else ()
+        notes += add_defaults(tree.value, _sections(tree.value)[0]) if asked else ()
         change(tree, [each for each in changes if each.is_in_a_row])
     found, scenario = list(tree.faults), None
     if tree.value is not None or not found:
-        sections, complaints = _sections(tree.value, Unplanned if asked else Document)
+        sections, complaints = _sections(tree.value)
         parts = _Parts()
         complaints += _relations(sections, parts, tree.value if isinstance(tree.value, dict) else {})
         # A value that YAML could not give is missing now: what that leads to at the same place was told already.
@@ -110,12 +110,12 @@ def _with_machine(value: Any, tree: Tree, found: list[Fault]) -> Any:
     return {**value, "cluster": {key: each for key, each in cluster.items() if key != "node"}}
 
 
-def _sections(value: Any, form: type[Sections]) -> tuple[Sections, list[tuple[Place, str]]]:
+def _sections(value: Any) -> tuple[Sections, list[tuple[Place, str]]]:
     """The sections without fault, and what is wrong with the others."""
     if not isinstance(value, dict):
         return Sections.model_validate({}), [((), "a scenario is a mapping with the keys model, cluster, batch and plans")]
     try:
-        return form.model_validate(value), []
+        return Document.model_validate(value), []
     except ValidationError as error:
         complaints: list[tuple[Place, str]] = [
             (tuple(each for each in one["loc"] if each not in TAGS), str(one["ctx"]["sentence"])) for one in error.errors()
@@ -150,9 +150,9 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
             yield ("data", "name"), said
     for name, plan in sections.plans.items():
         place = ("plans", name)
-        if any(value == "auto" or isinstance(value, list) for axis, value in plan if axis not in _WHOLE):
-            parts.spaces[name] = _space(name, plan)
-            yield from _fixed_keys(place, plan, parts)
+        if any(value == "auto" or isinstance(value, list) for _, value in plan):  # one value is no list, whatever it holds
+            parts.spaces[name] = space_of(name, plan)
+            yield from _unknown_parts(place, plan, parts)
         else:
             yield from _plan(place, plan, parts)
     if sections.training is not None and "max_norm" in sections.training.model_fields_set:
@@ -165,15 +165,18 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         yield from _measurement(name, measured, plans, parts)
 
 
-def _fixed_keys(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
-    """What is wrong with the keys that no planner varies, of a plan with open axes."""
-    values = _values(section)
-    plan = Plan(**{axis: values[axis] for axis in _WHOLE})
-    found = [*sharding_faults.unknown_dimensions(plan)]
-    if parts.model is not None and parts.stack is not None:
-        found += recomputation.faults(plan, parts.model, parts.stack)
-    for fault in found:
-        yield (*place, fault.field), str(fault)
+def _unknown_parts(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
+    """What is wrong with single values of a plan with open axes, of those that name dimensions or parts of a layer."""
+    for axis in _CHECKED:
+        stated = getattr(section, axis)
+        values = enumerate(stated) if isinstance(stated, list) else [(None, () if stated == "auto" else stated)]
+        for index, value in values:
+            plan = replace(Plan(), **{axis: value})  # type: ignore[arg-type]
+            found = [*sharding_faults.unknown_dimensions(plan)]
+            if parts.model is not None and parts.stack is not None:
+                found += recomputation.faults(plan, parts.model, parts.stack)
+            for fault in found:
+                yield (*place, axis) if index is None else (*place, axis, index), str(fault)
 
 
 def _cluster(section: ClusterSection, parts: _Parts, stated: Any) -> Iterator[tuple[Place, str]]:
@@ -255,7 +258,7 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
 
 
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
-    values, batch = _values(section), parts.batch
+    values, batch = dict(section), parts.batch
     if values["data_parallel"] is None:
         inner = Plan(**{axis: values[axis] for axis in ("tensor_parallel", "pipeline_parallel", "dimensions")})
         values["data_parallel"] = max(1, (parts.num_devices or 0) // inner.num_devices)
@@ -269,14 +272,9 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
         yield (*place, fault.field), str(fault)
 
 
-def _values(section: PlanSection) -> dict[str, Any]:
-    """The values by axis; what no planner varies as Plan has it."""
-    lists = {axis: sorted(value.items()) if isinstance(value, dict) else value for axis, value in section if axis in _WHOLE}
-    return {**dict(section), **{axis: tuple(value) for axis, value in lists.items() if value is not None}}
-
-
-def _space(name: str, section: PlanSection) -> PlanSpace:
-    stated = {axis: value for axis, value in _values(section).items() if axis in section.model_fields_set and value is not None}
+def space_of(name: str, section: PlanSection) -> PlanSpace:
+    """The axes that a plan states, each with its values."""
+    stated = {axis: value for axis, value in section if axis in section.model_fields_set and value is not None}
     return PlanSpace(name, {axis: tuple(dict.fromkeys(each)) if isinstance(each, list) else (each,) for axis, each in stated.items()})
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field, create_model
 
 from parsim import data
 from parsim.parallel.plan import KEYS, Key
 from parsim.parallel.precision import RECIPES
-from parsim.scenario.fields import Axis, Known, Natural, Quantity, Section, Text, optional
+from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, optional
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
 from parsim.scenario.types import Training
 from parsim.scenario.written import ScheduleAxis
@@ -47,6 +47,7 @@ class BatchSection(Section):
 
 
 _AXIS: Any = Axis  # of types that are known at run time only
+_LIST_AXIS: Any = ListAxis
 _LITERAL: Any = Literal
 # By the annotation of a field of Plan: what a file may say of it.
 _FORMS: Mapping[str, Any] = {
@@ -54,9 +55,9 @@ _FORMS: Mapping[str, Any] = {
     "bool": _AXIS[bool],
     "str": _AXIS[Annotated[str, Field(max_length=40)]],
     "str | tuple[str, ...]": ScheduleAxis,
-    "tuple[str, ...]": list[Text],
-    "tuple[int, ...]": list[Natural],
-    "tuple[tuple[str, int], ...]": dict[Text, Natural],
+    "tuple[str, ...]": _LIST_AXIS[Annotated[list[Text], AfterValidator(tuple)]],
+    "tuple[int, ...]": _LIST_AXIS[Annotated[list[Natural], AfterValidator(tuple)]],
+    "tuple[tuple[str, int], ...]": _AXIS[Annotated[dict[Text, Natural], AfterValidator(lambda degrees: tuple(sorted(degrees.items())))]],
 }
 
 
@@ -68,8 +69,6 @@ def _plan_key(key: Key) -> tuple[Any, Any]:
         form = _AXIS[Annotated[int, Field(ge=key.legal[0], le=key.legal[-1])] if key.type == "int" else _LITERAL[key.legal]]
     if key.follows or key.default is None:
         return form | None, Field(None, description=key.description)
-    if key.default == ():
-        return form, optional(get_origin(form), key.description)
     return form, Field(key.default, description=key.description)
 
 
@@ -79,7 +78,7 @@ def _with_fields(definitions: dict[str, Any]) -> Callable[[type[T]], type[T]]:
 
 @_with_fields({name: _plan_key(key) for name, key in KEYS.items()})
 class PlanSection(Section):
-    """How the work is split; an axis is a value, `auto`, or a list that the planner chooses from."""
+    """How the work is split; an axis is a value, `auto`, or a list that the planner chooses from: of lists, where a value is a list."""
 
     place: ClassVar[str | None] = "plans"
 
@@ -118,25 +117,19 @@ class Sections(Section):
     cluster: ClusterSection | None = None
     batch: BatchSection | None = None
     stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog or an inline row")
-    plans: dict[Text, PlanSection] = optional(dict, "the plans to compare, by name")
+    plans: dict[Text, PlanSection] = optional(dict, "the plans to compare, by name; all but `parsim plan` need one")
     measured: dict[Text, MeasuredSection] = optional(dict, "what somebody measured, by plan")
     data: DataSection | None = Field(None, description="what `parsim execute` trains on; numbers drawn from the seed where left out")
     training: TrainingSection | None = Field(None, description="how `parsim execute` trains: epochs, and the optimizer's settings")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 
 
-class Unplanned(Sections):
-    """A scenario file but for its plans: what the planner needs to know."""
+class Document(Sections):
+    """A whole scenario file."""
 
     model: ModelRef = Field(description="the model: a name of the catalog, hf:path/to/config.json, or an inline row")
     cluster: ClusterSection = Field(description="where it runs: node, num_nodes and fabric")
     batch: BatchSection = Field(description="what a step trains on: global_batch, sequence_length and dtype")
-
-
-class Document(Unplanned):
-    """A whole scenario file."""
-
-    plans: Annotated[dict[Text, PlanSection], Field(min_length=1)] = Field(description="at least one plan, by name")
 
 
 def json_schema() -> dict[str, Any]:

@@ -114,10 +114,20 @@ def _axis_form(value: object) -> str:
     return LIST if isinstance(value, list) else AUTO if value == "auto" else VALUE
 
 
+def _list_axis_form(value: object) -> str:
+    is_value = isinstance(value, list) and not any(isinstance(each, list) for each in value)
+    return VALUE if is_value else _axis_form(value)
+
+
 # An axis of a plan: a value, `auto`, or a list for the planner to choose from.
 Axis = Annotated[
     Annotated[T, Tag(VALUE)] | Annotated[list[T], Field(min_length=1), Tag(LIST)] | Annotated[Literal["auto"], Tag(AUTO)],
     Discriminator(_axis_form),
+]
+# The same of values that are lists themselves: [5, 7] is one, [[5, 7], [7, 5]] a list of two.
+ListAxis = Annotated[
+    Annotated[T, Tag(VALUE)] | Annotated[list[T], Field(min_length=1), Tag(LIST)] | Annotated[Literal["auto"], Tag(AUTO)],
+    Discriminator(_list_axis_form),
 ]
 
 

@@ -62,14 +62,17 @@ def _by_rank(value: dict[object, object]) -> list[object]:
 def _form(value: object) -> str:
     if isinstance(value, list):
         return WRITTEN if any(isinstance(each, str) and is_written(each) for each in value) else LIST
-    return WRITTEN if isinstance(value, dict | tuple) else AUTO if value == "auto" else VALUE
+    return AUTO if value == "auto" else _form_of_one(value)
 
 
-_Name = Annotated[str, Known("schedule", schedules.names)]
+def _form_of_one(value: object) -> str:
+    return WRITTEN if isinstance(value, dict | list) else VALUE
+
+
+_Name = Annotated[Annotated[str, Known("schedule", schedules.names)], Tag(VALUE)]
+_Written = Annotated[tuple[str, ...], WrittenActions(), Tag(WRITTEN)]
+_One = Annotated[_Name | _Written, Discriminator(_form_of_one)]  # in a list, a written one is a mapping or a list itself
 ScheduleAxis = Annotated[
-    Annotated[_Name, Tag(VALUE)]
-    | Annotated[list[_Name], Field(min_length=1), Tag(LIST)]
-    | Annotated[Literal["auto"], Tag(AUTO)]
-    | Annotated[tuple[str, ...], WrittenActions(), Tag(WRITTEN)],
+    _Name | Annotated[list[_One], Field(min_length=1), Tag(LIST)] | Annotated[Literal["auto"], Tag(AUTO)] | _Written,
     Discriminator(_form),
 ]

@@ -139,6 +139,7 @@ ROOM = {
     "sweeps: points, keys, a cache, chunks for any executor, their files; heatmaps": 1_100,
     "results as plain values, fronts, what would fit, figures of a space, saved plans": 1_160,
     "weights, gradients and temporaries by what a stack keeps": 95,
+    "axes of any form, equal plans once, what the planner tries of its own accord": 590,
 }
 
 

@@ -115,7 +115,7 @@ def test_the_rule_of_a_schedule_of_ones_own_makes_plans_illegal_with_a_way_out()
 @pytest.mark.usefixtures("added")
 def test_the_planner_tries_a_schedule_of_ones_own() -> None:
     space = PlanSpace("s", {"tensor_parallel": (4,), "pipeline_parallel": (4,), "schedule": ("1f1b", "pairs", "interleaved_1f1b")})
-    assert {plan.schedule for plan in candidates(scenario(), space).plans} == {"1f1b", "pairs", "interleaved_1f1b"}
+    assert {plan.schedule for plan in candidates(scenario(), space).plans} == {"1f1b", "pairs"}  # of one chunk, interleaved_1f1b is 1f1b
 
 
 @pytest.mark.usefixtures("added")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from parsim import estimate, plan
+from parsim import estimate, estimates, plan
 from parsim.cost import timing, workload
 from parsim.errors import PlanError
 from parsim.estimator import memory, pipeline, worst
@@ -34,6 +34,8 @@ SPACES: dict[str, dict[str, tuple[object, ...]]] = {
     "sync": {**SPLIT, "gradient_sync": AUTO},
     "host": {**SPLIT, "offload_optimizer": AUTO, "zero_stage": (0, 1)},
     "ops": {**SPLIT, "recompute_ops": ((), ("core_attention",))},
+    "modules": {"tensor_parallel": (2,), "pipeline_parallel": (1, 4), "recompute_modules": AUTO},
+    "schedules": {"pipeline_parallel": AUTO, "tensor_parallel": (1,), "schedule": AUTO, "virtual_pipeline": (1, 2)},
     "optimizer": {**SPLIT, "optimizer": ("adamw", "sgd_momentum")},
 }
 STACKS = {"plain": STACK, "overlap": replace(STACK, tensor_overlap=True, gradient_overlap=True, scatter_gather=True)}
@@ -110,6 +112,70 @@ def test_equal_steps_go_to_less_memory_and_then_to_smaller_degrees() -> None:
     assert keys == sorted(keys)
 
 
+def test_all_plans_can_be_asked_for() -> None:
+    chosen = spaced("degrees")
+    assert len(plan(chosen, top=None).rows) == plan(chosen, top=1).num_fit > 10
+
+
+def test_a_space_is_named_or_given() -> None:
+    chosen = spaced("zero")
+    axes = {
+        "tensor_parallel": "auto",
+        "pipeline_parallel": "auto",
+        "zero_stage": "auto",
+        "zero_group": "auto",
+        "reshard_after_forward": "auto",
+    }
+    by_name, given = plan(chosen, space="zero"), plan(replace(chosen, spaces={}), space=axes)
+    assert by_name == given == plan(replace(chosen, spaces={}), space=PlanSpace("other", SPACES["zero"]))
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"tensorparallel": 2}, "unknown key .did you mean 'tensor_parallel'"),
+        ({"micro_batch": "two"}, "micro_batch: must be a whole number, not 'two'"),
+        ({"zero_stage": [1, 7]}, "zero_stage.1: must be at most 3, not 7"),
+        ({"layers_per_stage": [[4, 4], 4]}, "layers_per_stage.1: must be a list, not 4"),
+        (PlanSpace("a", {"tensorparallel": (2,)}), "did you mean 'tensor_parallel'"),
+        (PlanSpace("a", {"sequence_parallel": ("yes",)}), "must be true or false, not 'yes'"),
+        (7, "a space is a name, a mapping of axes or a PlanSpace, not 7"),
+    ],
+)
+def test_a_wrong_space_is_refused_with_what_was_meant(axes: object, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        plan(toy(), space=axes)  # type: ignore[arg-type]
+
+
+def test_a_named_plan_bears_its_name_and_is_told_of_where_it_is_none_of_the_space() -> None:
+    named = {"in": Plan(data_parallel=4, tensor_parallel=2, zero_group=4, zero_stage=1), "out": Plan(data_parallel=8, zero_stage=3)}
+    axes = {"tensor_parallel": (2,), "zero_stage": (0, 1)}
+    ranking = plan(replace(toy(), plans=named), space=PlanSpace("a", axes), top=None)
+    assert sorted(row.name for row in ranking.rows) == ["", "in", "out"], "the group of all replicas is that of the space without one"
+    assert ranking.outside == ("out",) and ranking.num_legal == 3 and not ranking.nothing_legal
+    assert next(row.plan for row in ranking.rows if row.name == "in") == named["in"], "as it is written"
+    empty = plan(replace(toy(), plans=named), space={"tensor_parallel": [8]})
+    assert "does not divide" in empty.nothing_legal and empty.outside == ("in", "out")
+
+
+def test_what_saves_memory_is_tried_where_a_plan_does_not_fit_without() -> None:
+    """As good as all variants of all plans, and few of them are priced."""
+    roomy = scenario(batch=Batch(4, 8), cluster=replace(CLUSTER, num_nodes=1), stack=replace(STACK, limits=("no_zero", "one_f_one_b")))
+    capacity = int(np.quantile(estimates(roomy, candidates(roomy).plans).peak_bytes, 0.1))
+    accelerator = replace(CLUSTER.node.accelerator, hbm_capacity_bytes=capacity)
+    tight = replace(roomy, cluster=replace(roomy.cluster, node=replace(CLUSTER.node, accelerator=accelerator)))
+    plans = [*candidates(tight).plans]
+    variants = [replace(each, offload_optimizer=True) for each in plans]
+    modules = [(), *((name,) for name in ("mlp", "layernorm")), ("core_attn", "mlp"), ("core_attn", "layernorm"), ("mlp", "layernorm")]
+    modules.append(("core_attn", "mlp", "layernorm"))
+    variants += [replace(each, recompute_modules=some) for each in plans for some in modules if each.recompute == "none"]
+    all_of_them = [*plans, *variants]
+    found = estimates(tight, all_of_them)
+    fitting = np.sort(found.step_s[found.fits])
+    assert [row.step_s for row in plan(tight, top=5).rows] == fitting[:5].tolist()
+    assert any(row.plan.offload_optimizer or row.plan.recompute_modules for row in plan(tight, top=20).rows)
+
+
 def test_no_plan_cannot_be_asked_for() -> None:
     with pytest.raises(PlanError, match="top = 0 asks for no plan"):
         plan(spaced("degrees"), top=0)
@@ -124,9 +190,10 @@ def test_what_makes_a_plan_slower_sums_to_how_much_slower_it_is() -> None:
 
 
 def test_plans_within_the_noise_of_repeated_runs_are_told_of() -> None:
-    ranking = plan(spaced("order"), top=20)
-    steps = [row.step_s for row in ranking.rows]
-    assert ranking.alike == sum(step <= 1.022 * steps[0] for step in steps) and 1 < ranking.alike < len(steps)
+    steps = [row.step_s for row in plan(spaced("zero"), top=None).rows]
+    alike = sum(step <= 1.022 * steps[0] for step in steps)
+    assert 1 < alike < len(steps)
+    assert [plan(spaced("zero"), top=top).alike for top in (1, 20)] == [alike] * 2, "of all that fit, not of the rows"
 
 
 def _bound_above_the_step(patch: pytest.MonkeyPatch) -> None:

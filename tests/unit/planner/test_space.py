@@ -75,7 +75,7 @@ def test_every_combination_is_a_plan_or_rejected_for_one_reason() -> None:
     found = candidates(small(), PlanSpace("a", axes))
     lengths = {name: 3 if values == AUTO else len(values) for name, values in axes.items()}
     assert found.plans.num_plans + sum(each.count for each in found.rejected) == prod(lengths.values())
-    assert all(each.example for each in found.rejected)
+    assert found.num_combinations == prod(lengths.values()) and all(each.example for each in found.rejected)
     s = small()
     by_hand = [
         plan
@@ -85,6 +85,7 @@ def test_every_combination_is_a_plan_or_rejected_for_one_reason() -> None:
         for again in ("none", "selective", "full")
         for zero in (0, 1, 2, 3)
         for plan in [Plan(max(1, 8 // (tp * pp)), tp, pp, micro_batch=m, recompute=again, zero_stage=zero)]
+        if plan.data_parallel > 1 or not zero  # without replicas nothing is sharded: the same plan
         if not faults(plan, s.model, s.batch, 8, stack=s.stack)
     ]
     assert [*found.plans] == by_hand
@@ -108,6 +109,22 @@ def test_of_its_own_accord_the_planner_leaves_out_what_the_stack_cannot_run() ->
     stated = PlanSpace("a", {"zero_stage": (0, 3)})
     assert {each.zero_stage for each in candidates(small(stack=stack), stated).plans} == {0, 3}
     assert {each.zero_stage for each in candidates(small(stack=stack), stated, runnable=True).plans} == {0}
+
+
+def test_of_its_own_accord_the_planner_tries_what_can_win() -> None:
+    plans = [*candidates(small()).plans]
+    assert {each.rank_order for each in plans} == {"tp-dp-pp", "tp-pp-dp"}
+    assert all(each.data_parallel > 1 < each.pipeline_parallel for each in plans if each.rank_order == "tp-pp-dp"), "else nothing differs"
+    assert all(each.pipeline_parallel > 1 for each in plans if each.schedule != "1f1b")
+    assert {each.schedule for each in plans} == {"1f1b", "zero_bubble_h1"} | {each.schedule for each in plans if each.virtual_pipeline > 1}
+    assert {each.gradient_sync for each in plans} == {"all_reduce"}
+    rules = {each.rule for each in candidates(small()).rejected}
+    assert rules >= {"rank order", "schedule", "gradient_sync", "uneven layers", "the same plan"}
+
+
+def test_orders_of_ranks_are_one_where_all_devices_are_alike() -> None:
+    found = candidates(small(cluster=replace(CLUSTER, num_nodes=1)))
+    assert {each.rank_order for each in found.plans} == {"tp-dp-pp"}
 
 
 def test_uneven_layers_are_found() -> None:

@@ -229,7 +229,7 @@ def parts(schema):
 def test_the_json_schema_is_of_draft_7_and_whole():
     schema = scenario.schema()
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
-    assert sorted(schema["required"]) == ["batch", "cluster", "model", "plans"]
+    assert sorted(schema["required"]) == ["batch", "cluster", "model"]
     sections = {"model", "cluster", "batch", "stack", "plans", "measured", "data", "training"}
     assert set(schema["properties"]) == {"schema", "name", "seed", *sections}
     assert "$defs" not in json.dumps(schema)
@@ -261,3 +261,32 @@ def test_a_message_in_a_node_without_p2p_start_begins_with_the_link_s_latency():
     batch = {"global_batch": 8, "sequence_length": 16}
     loaded = scenario.from_mapping({"model": "tiny-gpt", "cluster": {"node": node}, "batch": batch, "plans": {"a": {}}})
     assert p2p_s(loaded.cluster, 1e6, 1) == pytest.approx(3e-3 + 1e6 / 1e9, rel=1e-12)  # sums of floats
+
+
+def test_a_value_that_is_a_list_and_a_list_of_values_are_told_apart():
+    plans = {
+        "value": {
+            "pipeline_parallel": 2,
+            "layers_per_stage": [1, 1],
+            "recompute_modules": ["mlp"],
+            "schedule": {0: "0F0 0B0", 1: "1F0 1B0"},
+        },
+        "list": {
+            "layers_per_stage": [[1, 1], [2]],
+            "recompute_modules": [["mlp"], []],
+            "schedule": ["gpipe", {0: "0F0 0B0", 1: "1F0 1B0"}],
+        },
+        "auto": {"layers_per_stage": "auto", "recompute_ops": "auto", "dimensions": "auto"},
+    }
+    base = {"model": "tiny-gpt", "cluster": {"node": "dgx-1v-16gb"}, "batch": {"global_batch": 4, "sequence_length": 16, "dtype": "fp16"}}
+    found = scenario.from_mapping({**base, "plans": plans})
+    assert found.plan("value").layers_per_stage == (1, 1) and list(found.spaces) == ["list", "auto"]
+    assert found.spaces["list"].axes == {
+        "layers_per_stage": ((1, 1), (2,)),
+        "recompute_modules": (("mlp",), ()),
+        "schedule": ("gpipe", ("0F0 0B0", "1F0 1B0")),
+    }
+    assert found.spaces["auto"].axes == dict.fromkeys(plans["auto"], ("auto",))
+    with pytest.raises(ScenarioError, match=r"plans.a.layers_per_stage.1: must be a list, not 7"):
+        scenario.from_mapping({**base, "plans": {"a": {"layers_per_stage": [[1, 1], 7]}}})
+    assert not scenario.from_mapping(base).plans, "all but the planner say that one is missing"

@@ -1,0 +1,171 @@
+"""What the planner tries of its own accord: the values of the axes that a space leaves out or open, and what can win nothing.
+
+Each rule is counted.  An optimizer on the host and the recomputation of single modules save memory and cost time: relief.py tries them
+where a plan does not fit without.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from parsim import schedules
+from parsim.model.families import blocks_of
+from parsim.model.parameters import of_block
+from parsim.model.spec import ModelSpec
+from parsim.parallel.dimensions import all_dimensions
+from parsim.parallel.fault import divisors
+from parsim.parallel.legality import legal_degrees
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
+from parsim.parallel.recomputation import CHECKPOINTED, DISCARDING, ops_of
+from parsim.parallel.stages import layers_of
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+AUTO: Final = "auto"
+# The axes in the order in which candidates vary, on which ties hang, the slowest first; others follow in the order of Plan.
+_OPEN: Final = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "sequence_parallel", "recompute")
+_NEXT: Final = ("gradient_sync", "zero_stage", "zero_group", "reshard_after_forward", "recompute_every", "offload_optimizer", "optimizer")
+# What an axis is where a space does not name it.
+DEFAULTS: Final[Mapping[str, tuple[object, ...]]] = {
+    name: (AUTO,) if KEYS[name].follows else (KEYS[name].default,) for name in dict.fromkeys((*_OPEN, *_NEXT, *KEYS))
+}
+_ALSO: Final = ("zero_stage", "zero_group", "dimensions", "rank_order", "layers_per_stage", "schedule", "gradient_sync")
+_STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
+_BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_STAGES)
+_NOTHING_TO_ORDER: Final = "without a pipeline a schedule has nothing to order"
+_PORTS: Final = ("switched_node", "fully_connected", "nvl72")  # nodes in which all pairs of devices are alike
+
+
+@dataclass(frozen=True, slots=True)
+class FewerLayers:
+    """So many layers fewer on the first and the last stage, which hold the embedding and the head: what `auto` tries."""
+
+    first: int
+    last: int
+
+
+_SPLITS: Final = (None, *(FewerLayers(*each) for each in ((0, 1), (1, 1), (0, 2), (1, 2), (2, 2))))
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A rule with the fields that it reads, and what is wrong with a plan that it keeps out."""
+
+    name: str
+    reads: tuple[str, ...]
+    wrong: Callable[[Plan], str]
+
+
+def default_axes() -> dict[str, tuple[object, ...]]:
+    """The axes of a space that leaves all to the planner."""
+    return {**DEFAULTS, **dict.fromkeys((*_OPEN, *_ALSO), (AUTO,)), "reshard_after_forward": (None, True, False)}
+
+
+def values_of(name: str, scenario: Scenario) -> Sequence[object]:
+    """What `auto` means for an axis."""
+    match name:
+        case "zero_group":
+            return (None, *divisors(scenario.cluster.node.devices_per_node)[1:])
+        case "layers_per_stage":
+            return _SPLITS
+        case "dimensions":
+            return _dimensions(scenario.cluster.num_devices)
+        case "schedule":
+            return schedules.names()
+        case "recompute_modules":
+            return module_sets(scenario.model, scenario.stack)
+        case "recompute_ops":
+            return ((), *((op.name,) for op in ops_of(scenario.model, scenario.stack) if op.kind != "relabel"))
+    key = KEYS[name]
+    if key.type == "bool":
+        return (False, True)
+    return key.auto or key.legal or legal_degrees(name, scenario.model, scenario.batch, scenario.cluster.num_devices)
+
+
+def module_sets(model: ModelSpec, stack: Stack) -> tuple[tuple[str, ...], ...]:
+    """All choices of the modules that a layer has, none of them first."""
+    tags = {op.tag for op in ops_of(model, stack)}
+    there = [name for name in (*CHECKPOINTED, *DISCARDING) if name in tags]
+    return tuple(each for count in range(len(there) + 1) for each in itertools.combinations(there, count))
+
+
+def _dimensions(num_devices: int) -> Sequence[tuple[tuple[str, int], ...]]:
+    """Degrees of each dimension that has no field of its own, 1 for off."""
+    free = [each.name for each in all_dimensions() if each.degree is None and not each.fills and each.name not in KEYS]
+    every = itertools.product(*(divisors(num_devices) for _ in free))
+    return [
+        tuple((name, n) for name, n in zip(free, degrees, strict=True) if n > 1) for degrees in every if math.prod(degrees) <= num_devices
+    ]
+
+
+def split_of(plan: Plan, num_layers: int) -> tuple[int, ...] | None:
+    """Layers of each stage: as stated, or where the first and the last hold fewer than the others; None for no such split."""
+    fewer: object = plan.layers_per_stage
+    if not isinstance(fewer, FewerLayers):
+        return plan.layers_per_stage
+    less = [0] * plan.num_stages
+    less[0], less[-1] = fewer.first, fewer.last
+    each, rest = divmod(num_layers + sum(less), plan.num_stages)
+    more = sorted(range(plan.num_stages), key=less.__getitem__)[:rest]  # the stages in the middle hold what remains
+    layers = [each + (stage in more) - lacking for stage, lacking in enumerate(less)]
+    return tuple(layers) if plan.num_stages > 1 and min(layers) >= 1 and len(set(layers)) > 1 else None
+
+
+def no_pipeline(values: Sequence[object]) -> Iterator[Filter]:
+    """Without a pipeline only one of the schedules is tried: the usual one, if it is among them."""
+    usual = schedules.default(1)
+    if usual in values:
+        reads = ("pipeline_parallel", "schedule")
+        bare = lambda plan: _NOTHING_TO_ORDER if plan.pipeline_parallel == 1 and plan.schedule != usual else ""  # noqa: E731
+        yield Filter("schedule", reads, bare)
+
+
+def no_gain(scenario: Scenario) -> Iterator[Filter]:
+    """Rules for values that can win nothing over another that is tried, where all is left to the planner."""
+    cluster = scenario.cluster
+    if cluster.num_nodes == 1 and cluster.node.topology in _PORTS:
+        said = "in one node whose devices are all alike, no order of the ranks changes what a group crosses"
+        yield Filter("rank order", ("rank_order",), lambda plan: said if plan.rank_order != KEYS["rank_order"].default else "")
+    yield Filter("rank order", ("rank_order", "tensor_parallel"), _apart)
+    yield Filter("uneven layers", ("layers_per_stage", *_STAGES), lambda plan: _no_less(plan, scenario.model, scenario.stack))
+    yield Filter("schedule", (*_BATCH, "schedule"), lambda plan: _no_faster(plan, scenario.batch))
+    master = "one replica that updates for all is no faster than a sum for all, and holds no less"
+    yield Filter("gradient_sync", ("gradient_sync",), lambda plan: master if plan.gradient_sync != KEYS["gradient_sync"].default else "")
+
+
+def _apart(plan: Plan) -> str:
+    first, *_ = plan.rank_order.split("-")
+    said = "of its own accord the planner keeps tensor-parallel ranks, which wait for each other most, side by side"
+    return said if plan.tensor_parallel > 1 and first != "tp" else ""
+
+
+def _no_less(plan: Plan, model: ModelSpec, stack: Stack) -> str:
+    """Of the splits that `auto` tries, the one whose busiest stage multiplies least is worth it, the head counted in weights of a layer."""
+    if plan.layers_per_stage is None:
+        return ""
+    if plan.virtual_pipeline > 1:
+        return "of its own accord the planner splits unevenly only what is not interleaved"
+    blocks = blocks_of(model.architecture)
+    *layers, last = (of_block(blocks[name], model) for name, _ in model.layout[1:])
+    bare = Plan(pipeline_parallel=plan.pipeline_parallel)
+    splits = [split_of(replace(bare, layers_per_stage=each), model.num_layers) for each in _SPLITS]  # type: ignore[arg-type]
+    tried = [layers_of(bare, model.num_layers, stack.layer_split), *filter(None, splits)]
+    least = min(tried, key=lambda split: max(*split[:-1], split[-1] + last / max(1, *layers)))
+    return "" if plan.layers_per_stage == least else "another split leaves the busiest stage less to do"
+
+
+def _no_faster(plan: Plan, batch: Batch) -> str:
+    """Without a pipeline there is nothing to order; with one, all forwards first take as long and hold more."""
+    usual, count = schedules.default(plan.virtual_pipeline), plan.num_micro_batches(batch)
+    if plan.schedule == usual:
+        return ""
+    if plan.pipeline_parallel == 1:
+        return _NOTHING_TO_ORDER
+    forwards_first = plan.schedule in ("gpipe", "breadth_first")
+    runs = count and schedules.fault(usual, plan.pipeline_parallel, plan.virtual_pipeline, count) is None
+    return f"{plan.schedule} takes no less time than {usual}, and holds more" if forwards_first and runs else ""
