@@ -29,7 +29,7 @@ from support import GPT, forget_steps, scenario
 ROOT = Path(__file__).parents[1]
 EXAMPLE = re.compile(r"^### (?P<thing>[^\n]+): `(?P<file>\S+)`$.*?^```\w+\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 EXAMPLES = {found["file"]: found["text"] for found in EXAMPLE.finditer((ROOT / "README.md").read_text())}
-THINGS = ("schedule", "collective", "dimension", "family of models", "model, an accelerator", "memory item", "objective")
+THINGS = ("schedule", "collective", "dimension", "family of models", "model, an accelerator", "memory item", "space", "objective")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from test_search import AUTO, SPACES, spaced, toy
 
 from parsim import estimates, pareto, plan
 from parsim.errors import PlanError, ScenarioError
-from parsim.planner import Front, front
+from parsim.planner import Front, bounded
 from parsim.planner.front import Bounded, landscape
 from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
@@ -68,8 +68,8 @@ def test_so_it_is_whatever_axis_is_open(name: str) -> None:
 
 def test_few_plans_are_priced_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     priced: list[int] = []
-    right = front.step_ps
-    monkeypatch.setattr(front, "step_ps", lambda stages: priced.append(len(stages.workload.rows)) or right(stages))  # type: ignore[func-returns-value]
+    right = bounded.step_ps
+    monkeypatch.setattr(bounded, "step_ps", lambda stages: priced.append(len(stages.workload.rows)) or right(stages))  # type: ignore[func-returns-value]
     found = pareto(spaced("degrees"))
     assert len(found.rows) <= sum(priced) < found.num_legal / 2
 
@@ -79,13 +79,13 @@ def _bounds_are_taken_for_steps(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_bound_that_is_none(patch: pytest.MonkeyPatch) -> None:
-    right = front.lower_bound
-    patch.setattr(front, "lower_bound", lambda stages: right(stages) + 10**12 * (stages.workload.micro_batches % 3))
+    right = bounded.lower_bound
+    patch.setattr(bounded, "lower_bound", lambda stages: right(stages) + 10**12 * (stages.workload.micro_batches % 3))
 
 
 def _memory_is_that_of_half_the_plan(patch: pytest.MonkeyPatch) -> None:
-    right = front.peak_bytes
-    patch.setattr(front, "peak_bytes", lambda stages: right(stages) // (1 + stages.workload.micro_batches % 3))
+    right = bounded.peak_bytes
+    patch.setattr(bounded, "peak_bytes", lambda stages: right(stages) // (1 + stages.workload.micro_batches % 3))
 
 
 @pytest.mark.parametrize("mutate", [_bounds_are_taken_for_steps, _a_bound_that_is_none, _memory_is_that_of_half_the_plan])

@@ -16,7 +16,7 @@ from parsim.estimator.estimate import Priced, stages_of
 from parsim.estimator.memory import peak_bytes
 from parsim.estimator.pipeline import lower_bound, step_ps
 from parsim.parallel.plan import Batch, Plan
-from parsim.planner import search
+from parsim.planner import bounded
 from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
 from support import CLUSTER, GPT, STACK, forget_steps, scenario
@@ -99,8 +99,8 @@ def test_a_task_is_priced_once_whatever_the_number_of_plans(monkeypatch: pytest.
 
 def test_few_plans_are_walked_through_their_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     walked: list[int] = []
-    right = search.step_ps
-    monkeypatch.setattr(search, "step_ps", lambda stages: walked.append(len(stages.workload.rows)) or right(stages))  # type: ignore[func-returns-value]
+    right = bounded.step_ps
+    monkeypatch.setattr(bounded, "step_ps", lambda stages: walked.append(len(stages.workload.rows)) or right(stages))  # type: ignore[func-returns-value]
     chosen = spaced("degrees")
     ranking = plan(chosen, top=3)
     assert ranking.num_legal > 3 * sum(walked)
@@ -197,8 +197,8 @@ def test_plans_within_the_noise_of_repeated_runs_are_told_of() -> None:
 
 
 def _bound_above_the_step(patch: pytest.MonkeyPatch) -> None:
-    right = search.lower_bound
-    patch.setattr(search, "lower_bound", lambda stages: right(stages) + 10**12 * (stages.workload.micro_batches % 3))
+    right = bounded.lower_bound
+    patch.setattr(bounded, "lower_bound", lambda stages: right(stages) + 10**12 * (stages.workload.micro_batches % 3))
 
 
 def _with_columns(patch: pytest.MonkeyPatch, module: object, name: str, column: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
