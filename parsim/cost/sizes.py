@@ -7,7 +7,7 @@ representative: the first rank where all are alike, the worst one, which has the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ class Sizes:
     order: Ints  # which of them each plan has
     tables: Mapping[tuple[str, str], Table] = field(default_factory=dict)  # by dim and axis; all others are even
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
-    _elements: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)  # asked for again and again
+    _known: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @property
     def num_devices(self) -> Ints:
@@ -121,14 +121,20 @@ class Sizes:
 
     def elements(self, sharding: Sharding) -> Ints:
         """Elements of a tensor on one rank; a scalar has one."""
-        key = sharding.dims, sharding.axes
-        if key not in self._elements:
-            count = np.ones(self.num_plans, dtype=np.int64)
-            for dim in sharding.dims:
-                count = count * self.local(sharding, dim)
-            count.setflags(write=False)
-            self._elements[key] = count
-        return self._elements[key]
+        return self.known((sharding.dims, sharding.axes), lambda: self._product(sharding))
+
+    def _product(self, sharding: Sharding) -> Ints:
+        count = np.ones(self.num_plans, dtype=np.int64)
+        for dim in sharding.dims:
+            count = count * self.local(sharding, dim)
+        return count
+
+    def known(self, key: object, count: Callable[[], Ints]) -> Ints:
+        """What is asked for again and again, and counted once."""
+        if key not in self._known:
+            found = self._known[key] = count()
+            found.setflags(write=False)
+        return self._known[key]
 
     def num_bytes(self, operand: Operand) -> Ints:
         """Bytes of a buffer on one rank, as it is stored."""

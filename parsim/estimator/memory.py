@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parsim import schedules
-from parsim.cost.buckets import lasting_parts
+from parsim.cost.buckets import lasting_parts, weight_elements
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
@@ -85,7 +85,7 @@ def elements_of(stages: Stages, part: Part) -> Ints:
     found = np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
     for segment in stages.workload.step.segments.values():
         if segment.own_weights:
-            elements = np.sum([stages.measures.elements(weight, part) for weight in segment.own_weights], axis=0)
+            elements = np.sum([weight_elements(weight, part, stages.workload.prices.sizes) for weight in segment.own_weights], axis=0)
             found += stages.copies(segment.name) * elements[stages.workload.rows]
     return found
 
