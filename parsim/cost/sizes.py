@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim.cluster.scalars import Ints as Ints
+from parsim.cluster.scalars import distinct_rows
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS
 from parsim.model.spec import ModelSpec
@@ -66,6 +67,11 @@ class Sizes:
     def num_devices(self) -> Ints:
         """Ranks of the whole mesh."""
         return np.asarray(np.prod([degree for axis, degree in self.degrees.items() if view_of((axis,)) == DENSE], axis=0))
+
+    @property
+    def unordered(self) -> Ints:
+        """A number for each plan, the same for those that differ in the order of their ranks only."""
+        return self.known("unordered", lambda: distinct_rows([*self.dims.values(), *self.degrees.values()], self.num_plans)[1])
 
     @property
     def zero(self) -> Ints:

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from parsim.cluster.scalars import distinct_rows
 from parsim.cost.cost_model import CostModel
 from parsim.cost.shape import shape_of
 from parsim.cost.sizes import Ints, sizes_of
@@ -15,7 +16,7 @@ from parsim.errors import PlanError
 from parsim.model.spec import ModelSpec
 from parsim.parallel.legality import schedule_fault
 from parsim.parallel.plan import KEYS, MESH, Batch, Plan
-from parsim.parallel.plans import Plans, codes_of, distinct_rows
+from parsim.parallel.plans import Plans, codes_of
 from parsim.parallel.stages import layers_of
 from parsim.step.lower import lower
 from parsim.step.structure import MeshFacts, Structure, ends_apart

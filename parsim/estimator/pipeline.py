@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim import schedules
+from parsim.cluster.scalars import distinct_rows
 from parsim.cost.sizes import Ints
 from parsim.cost.timing import task_ps
 from parsim.cost.workload import Workload
@@ -23,7 +24,6 @@ from parsim.estimator.streams import Streams, exposure
 from parsim.estimator.worst import ranks_of_plans
 from parsim.parallel.dimensions import DIMENSIONS, axes, names, replica_axes
 from parsim.parallel.plan import Plan
-from parsim.parallel.plans import distinct_rows
 from parsim.schedules.columnar import Bools, Columns
 from parsim.step.task import Collective, Task
 from parsim.units import PS_PER_S

@@ -12,12 +12,10 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from parsim.cluster.scalars import Ints
+from parsim.cluster.scalars import Ints, distinct_rows
 from parsim.parallel.plan import KEYS, Plan
 
 NUMBERS: Final = frozenset(name for name, key in KEYS.items() if key.type == "int")
-_LARGEST: Final = 2**62
-_SPARSE: Final = 8  # combinations that could be, a row, above which those that are there are sorted instead
 T = TypeVar("T")
 
 
@@ -106,28 +104,3 @@ def codes_of(stated: Sequence[Any]) -> tuple[Ints, tuple[Any, ...]]:
     index: dict[Any, int] = {}
     codes = np.array([index.setdefault(value, len(index)) for value in stated], dtype=np.int64)
     return codes, tuple(index)
-
-
-def distinct_rows(columns: Sequence[Ints], count: int) -> tuple[Ints, Ints]:
-    """The first row of each distinct combination, and for each row which it has.
-
-    >>> first, which = distinct_rows([np.array([3, 1, 3]), np.array([0, 0, 0])], 3)
-    >>> first.tolist(), which.tolist()
-    ([1, 0], [1, 0, 1])
-    """
-    packed, size = np.zeros(count, dtype=np.int64), 1
-    for column in columns:
-        low, high = (int(column.min()), int(column.max())) if count else (0, 0)
-        if low == high:
-            continue
-        if size * (high - low + 1) >= _LARGEST:
-            _, packed = np.unique(packed, return_inverse=True)
-            size = int(packed.max()) + 1
-        packed, size = packed * (high - low + 1) + (column - low), size * (high - low + 1)
-    if size > _SPARSE * count:
-        _, first, which = np.unique(packed, return_index=True, return_inverse=True)
-        return first, which
-    begin = np.full(size, count)
-    np.minimum.at(begin, packed, np.arange(count))
-    there = begin < count
-    return begin[there], (np.cumsum(there) - 1)[packed]
