@@ -32,7 +32,7 @@ def num_bytes(value: Value, sizes: Sizes, held: Held = None) -> Ints:
 def weight_elements(weight: Weight, part: Part, sizes: Sizes) -> Ints:
     """Elements of a part of a weight."""
     key = weight.sharding.dims, weight.sharding.axes, weight.group, part
-    return sizes.known(key, lambda: part_elements(sizes.elements(weight.sharding), sizes.num_ranks(weight.group), part))
+    return sizes.once(key, lambda: part_elements(sizes.elements(weight.sharding), sizes.num_ranks(weight.group), part))
 
 
 def part_elements(whole: Ints, num_ranks: Ints, part: Part) -> Ints:

@@ -71,7 +71,7 @@ class Sizes:
     @property
     def unordered(self) -> Ints:
         """A number for each plan, the same for those that differ in the order of their ranks only."""
-        return self.known("unordered", lambda: distinct_rows([*self.dims.values(), *self.degrees.values()], self.num_plans)[1])
+        return self.once("unordered", lambda: distinct_rows([*self.dims.values(), *self.degrees.values()], self.num_plans)[1])
 
     @property
     def zero(self) -> Ints:
@@ -127,7 +127,7 @@ class Sizes:
 
     def elements(self, sharding: Sharding) -> Ints:
         """Elements of a tensor on one rank; a scalar has one."""
-        return self.known((sharding.dims, sharding.axes), lambda: self._product(sharding))
+        return self.once((sharding.dims, sharding.axes), lambda: self._product(sharding))
 
     def _product(self, sharding: Sharding) -> Ints:
         count = np.ones(self.num_plans, dtype=np.int64)
@@ -135,7 +135,7 @@ class Sizes:
             count = count * self.local(sharding, dim)
         return count
 
-    def known(self, key: object, count: Callable[[], Ints]) -> Ints:
+    def once(self, key: object, count: Callable[[], Ints]) -> Ints:
         """What is asked for again and again, and counted once."""
         if key not in self._known:
             found = self._known[key] = count()

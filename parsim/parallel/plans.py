@@ -76,10 +76,10 @@ class Plans:
     def some(self, rows: Ints, fields: Iterable[str] | None = None) -> Iterator[Plan]:
         """The plans of some rows, one by one; `fields`: as in `plan`."""
         names = [name for name in (self.columns if fields is None else fields) if name in self.columns]
-        stated = [self._stated(name, self.columns[name][rows].tolist()) for name in names]
+        stated = [self._field(name, self.columns[name][rows].tolist()) for name in names]
         return (Plan(**dict(zip(names, each, strict=True))) for _, *each in zip(rows, *stated, strict=True))
 
-    def _stated(self, name: str, column: list[int]) -> Iterable[Any]:
+    def _field(self, name: str, column: list[int]) -> Iterable[Any]:
         return map(self.values[name].__getitem__, column) if name in self.values else column
 
     def distinct(self, fields: tuple[str, ...]) -> tuple[Ints, Ints]:

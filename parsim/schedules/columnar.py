@@ -110,7 +110,7 @@ def check(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: in
     return made
 
 
-def issued(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> tuple[Ints, Ints, Ints, Ints]:
+def order_of_issue(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> tuple[Ints, Ints, Ints, Ints]:
     """Rank, stage, index of the phase and micro_batch of each action, rank by rank in order of issue."""
     by_rank = [schedule.arrays(rank, num_ranks, chunks, num_micro_batches) for rank in range(num_ranks)]
     stage, phase, micro_batch = np.concatenate(by_rank, axis=1)
@@ -118,7 +118,7 @@ def issued(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: i
 
 
 def _columns(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> Columns:
-    rank, stage, phase, micro_batch = issued(schedule, num_ranks, chunks, num_micro_batches)
+    rank, stage, phase, micro_batch = order_of_issue(schedule, num_ranks, chunks, num_micro_batches)
     step, accumulates = (np.array(each)[phase] for each in zip(*((each.step, each.accumulates) for each in schedule.phases), strict=True))
     # A place before the first phase, and one beyond either end of the pipeline, where there is no row and nobody's home.
     row = np.full((len(schedule.phases) + 1, num_ranks * chunks + 2, num_micro_batches), -1)

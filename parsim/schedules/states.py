@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parsim.cluster.scalars import Ints, distinct_rows
-from parsim.schedules.columnar import columns, issued
+from parsim.schedules.columnar import columns, order_of_issue
 from parsim.schedules.schedule import find
 
 
@@ -41,7 +41,7 @@ def _state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int,
     if not isinstance(schedule, str):
         columns(schedule, num_ranks, chunks, count)  # checks it
     found = find(schedule, num_ranks)
-    rank, stage, phase, _ = issued(found, num_ranks, chunks, count)
+    rank, stage, phase, _ = order_of_issue(found, num_ranks, chunks, count)
     between = len(found.phases) - 1
     home = np.array([found.rank_of(each, num_ranks) for each in range(num_ranks * chunks)])
     chunk = np.empty_like(home)
