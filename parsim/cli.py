@@ -16,6 +16,7 @@ import typer
 import typer.core
 
 from parsim import __version__
+from parsim.report.later import later
 from parsim.report.manners import FAILED, OK, WRONG, Ended, command, leave, status
 
 if TYPE_CHECKING:
@@ -300,6 +301,7 @@ def validate(
 def main() -> None:
     """The command line as a program."""
     gc.set_threshold(_FEW_COLLECTIONS)
+    later("numpy")  # a quarter of `parsim check`, which computes nothing
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where the shell closed them
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop

@@ -6,17 +6,20 @@ Python's `**` and numpy's differ in the last bit; here both go through the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parsim.errors import ScenarioError
 from parsim.units import PS_PER_S
 
-Scalar = int | float | NDArray[Any]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# As text: who only reads a scenario needs no arrays, and does not wait for numpy.
+Scalar: TypeAlias = "int | float | NDArray[Any]"
+Floats: TypeAlias = "NDArray[np.float64]"
+Ints: TypeAlias = "NDArray[np.int64]"
 
 _MOST_PS = 1e17  # a day for one task: no task of a real step comes near
 _LARGEST = 2**62

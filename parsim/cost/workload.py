@@ -51,7 +51,7 @@ def _priced_fields(kind: Any) -> tuple[str, ...]:
     return tuple(each.name for each in fields(kind) if each.name not in _UNPRICED) if is_dataclass(kind) else ()
 
 
-def _priced_by(value: object) -> object:
+def _priced_by(value: Any) -> object:
     """All of a task but its name, the names of its buffers, and what it frees."""
     if isinstance(value, Operand):  # most are
         return value.dtype, value.sharding.dims, value.sharding.axes, *value.sharding.partial
@@ -59,7 +59,7 @@ def _priced_by(value: object) -> object:
         return value.sharding.dims, value.sharding.axes, value.group
     if isinstance(value, tuple):
         return tuple(map(_priced_by, value))
-    if names := _priced_fields(type(value)):
+    if names := _priced_fields(value.__class__):
         return (type(value), *[_priced_by(getattr(value, name)) for name in names])
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 

@@ -9,9 +9,9 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from parsim.cluster.scalars import Ints
 from parsim.errors import ScheduleError
@@ -19,7 +19,10 @@ from parsim.schedules.action import Action
 from parsim.schedules.phase import Phase
 from parsim.schedules.schedule import Schedule, find
 
-Bools = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Bools: TypeAlias = "NDArray[np.bool_]"
 
 
 @dataclass(frozen=True, eq=False)

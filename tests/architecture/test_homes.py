@@ -129,7 +129,7 @@ ROOM = {
     "hosts that run out of memory, optimizers in pages and in the backward": 425,
     "modules that run again, parameters kept under a pipeline": 130,
     "plans as columns": 690,
-    "each thing asked once a combination": 110,
+    "each thing asked once a combination, numpy when it is used": 130,
     "what an attack on messages and figures found": 200,
 }
 
