@@ -13,6 +13,7 @@ from typing import TextIO
 
 from parsim.commands import advise, ask, catalog, choose, execute, predict, sweep
 from parsim.commands.app import app
+from parsim.report.later import later
 from parsim.report.manners import FAILED, OK, Ended, leave, status
 
 __all__ = [
@@ -34,6 +35,7 @@ _FEW_COLLECTIONS = 100_000
 def main() -> None:
     """The command line as a program."""
     gc.set_threshold(_FEW_COLLECTIONS)
+    later("numpy")  # a quarter of `parsim check`, which computes nothing
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where the shell closed them
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop

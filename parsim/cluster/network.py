@@ -6,14 +6,18 @@ groups of a node share its NICs evenly, and the slower of node and NICs sets the
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Link
 from parsim.cluster.scalars import Floats, Scalar, floats, reshape
 from parsim.cluster.sharing import all_to_all_uplinks, ring_uplinks, torus_hops, torus_share
 from parsim.errors import ScenarioError, did_you_mean
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "reduce", "broadcast")
 _SPLIT = ("all_reduce", "all_gather", "reduce_scatter")  # ranks of a node can first combine what leaves it

@@ -6,10 +6,9 @@ Pricing costs no more than its seconds; a load is worked out where somebody asks
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parsim import units
 from parsim.cluster.cluster import Cluster
@@ -17,6 +16,9 @@ from parsim.cluster.network import binding_link, collective_s, device_nic_rate, 
 from parsim.cluster.scalars import Floats, Ints, Scalar, floats, picoseconds
 from parsim.cluster.sharing import ring_crossing
 from parsim.units import PS_PER_S
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MESSAGE: Final = "p2p"
 

@@ -5,19 +5,25 @@ Python's `**` and numpy's differ in the last bit; here both go through the same 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parsim.errors import ScenarioError
 from parsim.units import PS_PER_S
 
-Scalar = int | float | NDArray[Any]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# As text: who only reads a scenario needs no arrays, and does not wait for numpy.
+Scalar: TypeAlias = "int | float | NDArray[Any]"
+Floats: TypeAlias = "NDArray[np.float64]"
+Ints: TypeAlias = "NDArray[np.int64]"
 
 _MOST_PS = 1e17  # a day for one task: no task of a real step comes near
+_LARGEST = 2**62
+_SPARSE = 8  # combinations that could be, a row, above which those that are there are sorted instead
 
 
 def floats(*values: Scalar) -> tuple[tuple[int, ...], list[Floats]]:
@@ -52,3 +58,28 @@ def picoseconds(seconds: Scalar) -> Ints:
         remedy = "Check the bandwidths, rates and latencies of the hardware."
         raise ScenarioError(f"one task would take {np.max(seconds):.3g} s", remedy=remedy)
     return scaled.astype(np.int64)
+
+
+def distinct_rows(columns: Sequence[Ints], count: int) -> tuple[Ints, Ints]:
+    """The first row of each distinct combination, and for each row which it has.
+
+    >>> first, which = distinct_rows([np.array([3, 1, 3]), np.array([0, 0, 0])], 3)
+    >>> first.tolist(), which.tolist()
+    ([1, 0], [1, 0, 1])
+    """
+    packed, size = np.zeros(count, dtype=np.int64), 1
+    for column in columns:
+        low, high = (int(column.min()), int(column.max())) if count else (0, 0)
+        if low == high:
+            continue
+        if size * (high - low + 1) >= _LARGEST:
+            _, packed = np.unique(packed, return_inverse=True)
+            size = int(packed.max()) + 1
+        packed, size = packed * (high - low + 1) + (column - low), size * (high - low + 1)
+    if size > _SPARSE * count:
+        _, first, which = np.unique(packed, return_index=True, return_inverse=True)
+        return first, which
+    begin = np.full(size, count)
+    np.minimum.at(begin, packed, np.arange(count))
+    there = begin < count
+    return begin[there], (np.cumsum(there) - 1)[packed]

@@ -6,13 +6,15 @@ network.py multiplies its rates by these shares.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parsim.cluster.cluster import Cluster, Fabric
 from parsim.cluster.scalars import Floats
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def torus_share(torus: tuple[int, ...], ranks: Floats, distance: Floats) -> Floats:

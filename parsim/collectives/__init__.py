@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Protocol, cast, overload
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast, overload
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from parsim_kernels import Operator, Transfer
 if TYPE_CHECKING:
     from parsim_kernels.fabric import TransferPlan
 
-Count = np.ndarray | int
-Flag = np.ndarray | bool
+Count: TypeAlias = "np.ndarray | int"
+Flag: TypeAlias = "np.ndarray | bool"
 Name = str | None  # of an algorithm; None leaves the choice to the rule
-ChunkTable = np.ndarray | None  # elements of each chunk along the last dim, one table or one a plan; None: cut as numpy.array_split cuts
+# Elements of each chunk along the last dim, one table or one a plan; None: cut as numpy.array_split cuts.
+ChunkTable: TypeAlias = "np.ndarray | None"
 
 
 class ClosedForms(Protocol):

@@ -18,10 +18,10 @@ def elements(value: Value, sizes: Sizes, held: Held = None) -> Ints:
     """Elements of an operand, or of a bucket over all copies that a rank holds."""
     if isinstance(value, Operand):
         return sizes.elements(value.sharding)
-    total = sizes.zero
+    of_copy: dict[str, Ints] = {}  # of a segment
     for segment, weight in value.weights:
-        total = total + weight_elements(weight, value.part, sizes) * (1 if held is None else held.get(segment, 0))
-    return total
+        of_copy[segment] = of_copy.get(segment, 0) + weight_elements(weight, value.part, sizes)
+    return sum((own * (1 if held is None else held.get(segment, 0)) for segment, own in of_copy.items()), start=sizes.zero)
 
 
 def num_bytes(value: Value, sizes: Sizes, held: Held = None) -> Ints:
@@ -31,7 +31,8 @@ def num_bytes(value: Value, sizes: Sizes, held: Held = None) -> Ints:
 
 def weight_elements(weight: Weight, part: Part, sizes: Sizes) -> Ints:
     """Elements of a part of a weight."""
-    return part_elements(sizes.elements(weight.sharding), sizes.num_ranks(weight.group), part)
+    key = weight.sharding.dims, weight.sharding.axes, weight.group, part
+    return sizes.once(key, lambda: part_elements(sizes.elements(weight.sharding), sizes.num_ranks(weight.group), part))
 
 
 def part_elements(whole: Ints, num_ranks: Ints, part: Part) -> Ints:

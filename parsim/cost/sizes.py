@@ -7,13 +7,14 @@ representative: the first rank where all are alike, the worst one, which has the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from parsim.cluster.scalars import Ints as Ints
+from parsim.cluster.scalars import distinct_rows
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS
 from parsim.model.spec import ModelSpec
@@ -60,12 +61,17 @@ class Sizes:
     order: Ints  # which of them each plan has
     tables: Mapping[tuple[str, str], Table] = field(default_factory=dict)  # by dim and axis; all others are even
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
-    _elements: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)  # asked for again and again
+    _known: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @property
     def num_devices(self) -> Ints:
         """Ranks of the whole mesh."""
         return np.asarray(np.prod([degree for axis, degree in self.degrees.items() if view_of((axis,)) == DENSE], axis=0))
+
+    @property
+    def unordered(self) -> Ints:
+        """A number for each plan, the same for those that differ in the order of their ranks only."""
+        return self.once("unordered", lambda: distinct_rows([*self.dims.values(), *self.degrees.values()], self.num_plans)[1])
 
     @property
     def zero(self) -> Ints:
@@ -121,14 +127,20 @@ class Sizes:
 
     def elements(self, sharding: Sharding) -> Ints:
         """Elements of a tensor on one rank; a scalar has one."""
-        key = sharding.dims, sharding.axes
-        if key not in self._elements:
-            count = np.ones(self.num_plans, dtype=np.int64)
-            for dim in sharding.dims:
-                count = count * self.local(sharding, dim)
-            count.setflags(write=False)
-            self._elements[key] = count
-        return self._elements[key]
+        return self.once((sharding.dims, sharding.axes), lambda: self._product(sharding))
+
+    def _product(self, sharding: Sharding) -> Ints:
+        count = np.ones(self.num_plans, dtype=np.int64)
+        for dim in sharding.dims:
+            count = count * self.local(sharding, dim)
+        return count
+
+    def once(self, key: object, count: Callable[[], Ints]) -> Ints:
+        """What is asked for again and again, and counted once."""
+        if key not in self._known:
+            found = self._known[key] = count()
+            found.setflags(write=False)
+        return self._known[key]
 
     def num_bytes(self, operand: Operand) -> Ints:
         """Bytes of a buffer on one rank, as it is stored."""

@@ -22,7 +22,7 @@ from parsim.schedules.phase import Phase
 from parsim.step.program import Pass, pass_of
 from parsim.step.stages import Copies, Parts, held_copies
 from parsim.step.step import Step
-from parsim.step.task import Operand, Task
+from parsim.step.task import Operand, Task, Weight
 
 _UNPRICED = ("name", "frees")
 
@@ -48,17 +48,19 @@ class Prices:
 
 @functools.lru_cache(maxsize=64)
 def _priced_fields(kind: Any) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(kind) if each.name not in _UNPRICED)
+    return tuple(each.name for each in fields(kind) if each.name not in _UNPRICED) if is_dataclass(kind) else ()
 
 
-def _priced_by(value: object) -> object:
+def _priced_by(value: Any) -> object:
     """All of a task but its name, the names of its buffers, and what it frees."""
     if isinstance(value, Operand):  # most are
         return value.dtype, value.sharding.dims, value.sharding.axes, *value.sharding.partial
+    if isinstance(value, Weight):
+        return value.sharding.dims, value.sharding.axes, value.group
     if isinstance(value, tuple):
         return tuple(map(_priced_by, value))
-    if is_dataclass(value):
-        return (type(value), *(_priced_by(getattr(value, name)) for name in _priced_fields(value.__class__)))
+    if names := _priced_fields(value.__class__):
+        return (type(value), *[_priced_by(getattr(value, name)) for name in names])
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from parsim.cluster.scalars import distinct_rows
 from parsim.cost.cost_model import CostModel
 from parsim.cost.shape import shape_of
 from parsim.cost.sizes import Ints, sizes_of
@@ -15,14 +16,14 @@ from parsim.errors import PlanError
 from parsim.model.spec import ModelSpec
 from parsim.parallel.legality import schedule_fault
 from parsim.parallel.plan import KEYS, MESH, Batch, Plan
-from parsim.parallel.plans import Plans, codes_of, distinct_rows
+from parsim.parallel.plans import Plans, codes_of
 from parsim.parallel.stages import layers_of
 from parsim.step.lower import lower
-from parsim.step.structure import Structure
+from parsim.step.structure import MeshFacts, Structure, ends_apart
 
 _SIZES: Final = (*MESH, "micro_batch", "rank_order")  # the fields on which sizes depend
-_STRUCTURE: Final = tuple(name for name in KEYS if name not in ("micro_batch", "layers_per_stage", "rank_order"))  # and Steps
 _PIPELINE: Final = ("schedule", "pipeline_parallel", "virtual_pipeline", "layers_per_stage")
+_SWITCHES: Final = tuple(name for name in KEYS if name not in (*_SIZES, *_PIPELINE))  # and Steps, beside how the mesh lies
 
 
 def workload_of(spec: ModelSpec, model: CostModel, plan: Plan, dtype_bytes: Mapping[str, int]) -> Workload:
@@ -42,9 +43,9 @@ class Workloads:
         self.plans, self.layout = plans, spec.layout
         kept, self.row = plans.distinct(_SIZES)
         self.prices = Prices(sizes_of(spec, model.batch, plans.take(kept), model.stack, dtype_bytes), model)
-        self.micro_batches = plans.numbers(_SIZES, lambda plan: plan.num_micro_batches(model.batch))
+        self.micro_batches = (model.batch.global_batch // self.prices.sizes.dims["B"])[self.row]
         _check_schedules(plans, self.micro_batches, model.batch)
-        asked, structure = plans.each(_STRUCTURE, lambda plan: Structure.of(spec, model.batch, plan, model.stack))
+        asked, structure = _structures(spec, model, plans)
         laid, pipeline = plans.each(_PIPELINE, lambda plan: layers_of(plan, spec.num_layers, model.stack.layer_split))
         first, self.kind = distinct_rows([structure, pipeline], plans.num_plans)
         steps, self.shapes = [], []  # of each kind
@@ -66,6 +67,15 @@ class Workloads:
             yield Workload(lower(self.steps[code][0]), self.prices, row, sizes, self.layout, shapes, which, count), own
 
 
+def _structures(spec: ModelSpec, model: CostModel, plans: Plans) -> tuple[list[Structure], Ints]:
+    """The structures of plans, and which each has: degrees matter as far as they are on, and a pipeline by where its ends lie."""
+    facts, mesh = plans.each(MESH, lambda plan: MeshFacts.of(spec, plan, model.stack))
+    apart = plans.numbers(_PIPELINE[:-1], ends_apart)
+    switches = [plans.columns[name] for name in _SWITCHES if name in plans.columns]
+    first, which = distinct_rows([codes_of(facts)[0][mesh], apart, *switches], plans.num_plans)
+    return [Structure.of(spec, model.batch, plan, model.stack) for plan in plans.some(first)], which
+
+
 def _check_schedules(plans: Plans, micro_batches: Ints, batch: Batch) -> None:
     """Refuse a named schedule that cannot run a pipeline; a written one is checked action by action when it is walked.
 
@@ -74,7 +84,6 @@ def _check_schedules(plans: Plans, micro_batches: Ints, batch: Batch) -> None:
     """
     columns = [plans.columns[name] for name in ("schedule", "pipeline_parallel", "virtual_pipeline")]
     first, _ = distinct_rows([*columns, micro_batches], plans.num_plans)
-    for index in first.tolist():
-        plan = plans.plan(index)
+    for plan in plans.some(first):
         if isinstance(plan.schedule, str) and (wrong := schedule_fault(plan, batch)):
             raise PlanError(wrong.message, remedy=wrong.remedy and f"{wrong.remedy}.")

@@ -9,10 +9,9 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parsim.errors import ScenarioError
 from parsim.model.dims import MASK
@@ -20,10 +19,13 @@ from parsim.model.families import blocks_of
 from parsim.model.spec import ModelSpec
 from parsim.registry import Registry
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = ["DATASETS", "DataArray", "Dataset", "Origin", "fault", "load", "names", "too_few"]
 
-DataArray = NDArray[np.float64] | NDArray[np.int64]
-AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
+DataArray: TypeAlias = "NDArray[np.float64] | NDArray[np.int64]"
+AnyArray = TypeVar("AnyArray", bound="NDArray[Any]")
 _SEGMENT: Final = "token_types"  # 0 for all of a text that is one segment: Devlin et al. 2019 (arXiv:1810.04805), figure 2
 _ROUNDING: Final = 1e-9  # 0.29 of 100 is 29, though 0.29 x 100 is a little below
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parsim.cluster.scalars import distinct_rows
 from parsim.cost.buckets import lasting_parts
 from parsim.cost.count import host_gradient_bytes, host_state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.memory import elements_of
 from parsim.estimator.passes import Stages
 from parsim.parallel.group import Group
-from parsim.parallel.plans import distinct_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.cost.buckets import num_bytes, weight_elements
+from parsim.cost.buckets import num_bytes
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.workload import Prices
 from parsim.estimator.maxplus import NEVER
 from parsim.estimator.streams import Streams, exposure
-from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Part, Send, Task, Wait, Weight, allocates, reads
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Send, Task, Wait, allocates, reads
 
 Tasks = Sequence[Task]
 
@@ -59,7 +59,6 @@ class Measures:
     prices: Prices
     _courses: dict[object, tuple[Tasks, Course]] = field(default_factory=dict, repr=False)  # by the identities of tasks, which are kept
     _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict, repr=False)
-    _elements: dict[object, Ints] = field(default_factory=dict, repr=False)
     _traffics: dict[object, tuple[Tasks, _Traffic]] = field(default_factory=dict, repr=False)
 
     def course(self, tasks: Tasks, state: Crossing) -> Course:
@@ -99,13 +98,6 @@ class Measures:
         if key not in self._traffics:
             self._traffics[key] = tasks, _traffic(tasks)
         return self._traffics[key][1]
-
-    def elements(self, weight: Weight, part: Part) -> Ints:
-        """Elements of a part of a weight, one value a row of the prices."""
-        key = (weight.sharding.dims, weight.sharding.axes, weight.group, part)
-        if key not in self._elements:
-            self._elements[key] = weight_elements(weight, part, self.prices.sizes)
-        return self._elements[key]
 
     def lives(self, tasks: Tasks, known: Iterable[Operand] = ()) -> Lives:
         """The memory of a list; `known`: buffers that may be alive when it starts."""

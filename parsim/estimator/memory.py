@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from parsim import schedules
-from parsim.cost.buckets import lasting_parts
+from parsim.cluster.scalars import distinct_rows
+from parsim.cost.buckets import lasting_parts, weight_elements
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
@@ -65,7 +66,13 @@ def rank_memory(stages: Stages) -> RankMemory:
 
 
 def peak_bytes(stages: Stages) -> Ints:
-    """Peak memory of the most loaded rank of each plan, whatever its pipeline."""
+    """Peak memory of the most loaded rank of each plan, whatever its pipeline; it does not depend on the order of ranks."""
+    w = stages.workload
+    first, which = distinct_rows([w.prices.sizes.unordered[w.rows], w.shape_of], len(w.rows))
+    return _peak_bytes(stages) if len(first) == len(w.rows) else _peak_bytes(stages.take(first))[which]
+
+
+def _peak_bytes(stages: Stages) -> Ints:
     lasting, rows = _lasting_bytes(stages), states_of_plans(stages.workload, stages.num_classes)
     own, in_flight, acting, phase = rows.columns
     kept, on_top = dynamic_bytes(stages)
@@ -87,7 +94,7 @@ def elements_of(stages: Stages, part: Part) -> Ints:
     found = np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
     for segment in stages.workload.step.segments.values():
         if segment.own_weights:
-            elements = np.sum([stages.measures.elements(weight, part) for weight in segment.own_weights], axis=0)
+            elements = np.sum([weight_elements(weight, part, stages.workload.prices.sizes) for weight in segment.own_weights], axis=0)
             found += stages.copies(segment.name) * elements[stages.workload.rows]
     return found
 

@@ -47,6 +47,9 @@ class Stages:
     members: Mapping[StageKind, Members]
     num_classes: int
     _times: dict[tuple[StageKind, Phase, bool], PassTime] = field(default_factory=dict, repr=False)
+    _lives: dict[tuple[StageKind, Phase], Lives] = field(default_factory=dict, repr=False)
+    _passes: dict[tuple[StageKind, Phase, bool], Pass] = field(default_factory=dict, repr=False)
+    _copies: dict[str, Ints] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, workload: Workload, measures: Measures) -> Stages:
@@ -87,7 +90,9 @@ class Stages:
                 (copies for name, copies in zip(kind.names, members.copies, strict=True) if name == segment), start=members.plans * 0
             )
 
-        return self.spread(own)
+        if segment not in self._copies:
+            self._copies[segment] = self.spread(own)
+        return self._copies[segment]
 
     @property
     def held(self) -> dict[str, Ints]:
@@ -113,8 +118,12 @@ class Stages:
 
     def pass_of(self, kind: StageKind, phase: Phase, *, closes: bool = False) -> Pass:
         """The tasks of a phase, with the copies of its members."""
-        parts = tuple(zip(kind.names, self.members[kind].copies, strict=True))
-        return pass_of(self.workload.step, parts, phase, receives=kind.receives(phase), sends=kind.sends(phase), closes=closes)
+        key = (kind, phase, closes)
+        if key not in self._passes:
+            parts = tuple(zip(kind.names, self.members[kind].copies, strict=True))
+            receives, sends = kind.receives(phase), kind.sends(phase)
+            self._passes[key] = pass_of(self.workload.step, parts, phase, receives=receives, sends=sends, closes=closes)
+        return self._passes[key]
 
     def send_ps(self, kind: StageKind, phase: Phase) -> Ints:
         """Picoseconds of the message to the next stage; 0 where there is none."""
@@ -123,6 +132,11 @@ class Stages:
 
     def lives(self, kind: StageKind, phase: Phase) -> Lives:
         """Net and peak bytes of a phase, relative to its start."""
+        if (kind, phase) not in self._lives:
+            self._lives[kind, phase] = self._lives_of(kind, phase)
+        return self._lives[kind, phase]
+
+    def _lives_of(self, kind: StageKind, phase: Phase) -> Lives:
         found, rows = self.pass_of(kind, phase), self.rows_of(kind)
         live = peak = zero = rows * 0
         for run in found.lists:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim import schedules
+from parsim.cluster.scalars import distinct_rows
 from parsim.cost.sizes import Ints
 from parsim.cost.timing import task_ps
 from parsim.cost.workload import Workload
@@ -23,7 +24,6 @@ from parsim.estimator.streams import Streams, exposure
 from parsim.estimator.worst import ranks_of_plans
 from parsim.parallel.dimensions import DIMENSIONS, axes, names, replica_axes
 from parsim.parallel.plan import Plan
-from parsim.parallel.plans import distinct_rows
 from parsim.schedules.columnar import Bools, Columns
 from parsim.step.task import Collective, Task
 from parsim.units import PS_PER_S
@@ -219,7 +219,10 @@ def lower_bound(stages: Stages) -> Ints:
 def _least_finish(stages: Stages) -> Ints:
     """Picoseconds of the end of the step on the first rank, into which a pipeline drains, if it waits for no other rank."""
     w = stages.workload
-    first = np.array([np.pad(shape.own[0], (0, stages.num_classes - len(shape.classes))) for shape in w.shapes])[w.shape_of].T
+    first = np.zeros((len(w.shapes), stages.num_classes), dtype=np.int64)
+    for shape, own in zip(w.shapes, first, strict=True):
+        own[: len(shape.classes)] = shape.own[0]
+    first = first[w.shape_of].T
     held = {name: np.sum(first * stages.copies(name), axis=0) for name in w.step.segments}
     streams = Streams(w.rows * 0, "optimizer")
     for task in w.step.finish:

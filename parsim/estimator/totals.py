@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from parsim.model.op_kinds import COSTS
 from parsim.parallel.group import Group
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Send, Task
 
-Coordinates = Mapping[str, int | Ints]
+Coordinates: TypeAlias = "Mapping[str, int | Ints]"
 _FLOPS, _AGAIN, _HBM_BYTES = "flops", "again", "hbm_bytes"
 
 

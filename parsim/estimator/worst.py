@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim import schedules
+from parsim.cluster.scalars import distinct_rows
 from parsim.cost.shape import Shape
 from parsim.cost.sizes import Ints
 from parsim.cost.workload import Workload
-from parsim.parallel.plans import distinct_rows
 from parsim.schedules.states import greatest
 
 

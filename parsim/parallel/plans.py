@@ -12,11 +12,10 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from parsim.cluster.scalars import Ints
+from parsim.cluster.scalars import Ints, distinct_rows
 from parsim.parallel.plan import KEYS, Plan
 
 NUMBERS: Final = frozenset(name for name, key in KEYS.items() if key.type == "int")
-_LARGEST: Final = 2**62
 T = TypeVar("T")
 
 
@@ -53,7 +52,7 @@ class Plans:
         return self.plan(range(self.num_plans)[index])
 
     def __iter__(self) -> Iterator[Plan]:
-        return map(self.plan, range(self.num_plans))
+        return self.some(np.arange(self.num_plans))
 
     def take(self, rows: Ints) -> Plans:
         """Some of the plans."""
@@ -79,9 +78,16 @@ class Plans:
 
     def plan(self, index: int, fields: Iterable[str] | None = None) -> Plan:
         """One plan; `fields`: with these as stated, and the default of all others."""
-        names = (name for name in (self.columns if fields is None else fields) if name in self.columns)
-        stated: dict[str, Any] = {name: int(self.columns[name][index]) for name in names}
-        return Plan(**{name: self.values[name][value] if name in self.values else value for name, value in stated.items()})
+        return next(self.some(np.array([index]), fields))
+
+    def some(self, rows: Ints, fields: Iterable[str] | None = None) -> Iterator[Plan]:
+        """The plans of some rows, one by one; `fields`: as in `plan`."""
+        names = [name for name in (self.columns if fields is None else fields) if name in self.columns]
+        stated = [self._field(name, self.columns[name][rows].tolist()) for name in names]
+        return (Plan(**dict(zip(names, each, strict=True))) for _, *each in zip(rows, *stated, strict=True))
+
+    def _field(self, name: str, column: list[int]) -> Iterable[Any]:
+        return map(self.values[name].__getitem__, column) if name in self.values else column
 
     def distinct(self, fields: tuple[str, ...]) -> tuple[Ints, Ints]:
         """The first plan of each combination of values that some fields have, and for each plan which combination it has."""
@@ -92,7 +98,7 @@ class Plans:
     def each(self, fields: tuple[str, ...], value: Callable[[Plan], T]) -> tuple[list[T], Ints]:
         """What `value` says of each combination of the fields that it reads, and for each plan which combination it has."""
         first, which = self.distinct(fields)
-        return [value(self.plan(index, fields)) for index in first.tolist()], which
+        return [*map(value, self.some(first, fields))], which
 
     def numbers(self, fields: tuple[str, ...], value: Callable[[Plan], int]) -> Ints:
         """A whole number for each plan, of a function that reads these fields."""
@@ -105,23 +111,3 @@ def codes_of(stated: Sequence[Any]) -> tuple[Ints, tuple[Any, ...]]:
     index: dict[Any, int] = {}
     codes = np.array([index.setdefault(value, len(index)) for value in stated], dtype=np.int64)
     return codes, tuple(index)
-
-
-def distinct_rows(columns: Sequence[Ints], count: int) -> tuple[Ints, Ints]:
-    """The first row of each distinct combination, and for each row which it has.
-
-    >>> first, which = distinct_rows([np.array([3, 1, 3]), np.array([0, 0, 0])], 3)
-    >>> first.tolist(), which.tolist()
-    ([1, 0], [1, 0, 1])
-    """
-    packed, size = np.zeros(count, dtype=np.int64), 1
-    for column in columns:
-        low, high = (int(column.min()), int(column.max())) if count else (0, 0)
-        if low == high:
-            continue
-        if size * (high - low + 1) >= _LARGEST:
-            _, packed = np.unique(packed, return_inverse=True)
-            size = int(packed.max()) + 1
-        packed, size = packed * (high - low + 1) + (column - low), size * (high - low + 1)
-    _, first, which = np.unique(packed, return_index=True, return_inverse=True)
-    return first, which

@@ -9,9 +9,9 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from parsim.cluster.scalars import Ints
 from parsim.errors import ScheduleError
@@ -19,7 +19,10 @@ from parsim.schedules.action import Action
 from parsim.schedules.phase import Phase
 from parsim.schedules.schedule import Schedule, find
 
-Bools = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Bools: TypeAlias = "NDArray[np.bool_]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +113,15 @@ def check(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: in
     return made
 
 
-def _columns(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> Columns:
+def order_of_issue(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> tuple[Ints, Ints, Ints, Ints]:
+    """Rank, stage, index of the phase and micro_batch of each action, rank by rank in order of issue."""
     by_rank = [schedule.arrays(rank, num_ranks, chunks, num_micro_batches) for rank in range(num_ranks)]
     stage, phase, micro_batch = np.concatenate(by_rank, axis=1)
-    rank = np.repeat(np.arange(num_ranks), [each.shape[1] for each in by_rank])
+    return np.repeat(np.arange(num_ranks), [each.shape[1] for each in by_rank]), stage, phase, micro_batch
+
+
+def _columns(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> Columns:
+    rank, stage, phase, micro_batch = order_of_issue(schedule, num_ranks, chunks, num_micro_batches)
     step, accumulates = (np.array(each)[phase] for each in zip(*((each.step, each.accumulates) for each in schedule.phases), strict=True))
     # A place before the first phase, and one beyond either end of the pipeline, where there is no row and nobody's home.
     row = np.full((len(schedule.phases) + 1, num_ranks * chunks + 2, num_micro_batches), -1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parsim.cluster.scalars import Ints
-from parsim.schedules.columnar import columns
+from parsim.cluster.scalars import Ints, distinct_rows
+from parsim.schedules.columnar import columns, order_of_issue
 from parsim.schedules.schedule import find
 
 
@@ -38,12 +38,15 @@ def state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, 
 
 @functools.lru_cache(maxsize=512)
 def _state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, count: int) -> States:
-    order = columns(schedule, num_ranks, chunks, count)
-    rank, phase, between = order.rank, order.phase, len(order.phases) - 1
-    first = np.unique(order.stage, return_index=True)[1]
-    chunk = np.empty_like(first)
-    chunk[np.argsort(rank[first], kind="stable")] = np.tile(np.arange(chunks), num_ranks)
-    chunk = chunk[order.stage]
+    if not isinstance(schedule, str):
+        columns(schedule, num_ranks, chunks, count)  # checks it
+    found = find(schedule, num_ranks)
+    rank, stage, phase, _ = order_of_issue(found, num_ranks, chunks, count)
+    between = len(found.phases) - 1
+    home = np.array([found.rank_of(each, num_ranks) for each in range(num_ranks * chunks)])
+    chunk = np.empty_like(home)
+    chunk[np.argsort(home, kind="stable")] = np.tile(np.arange(chunks), num_ranks)
+    chunk = chunk[stage]
     change = np.zeros((len(rank), chunks, between + 2), dtype=np.int32)  # a place before the first phase, and one after the last
     rows = np.arange(len(rank))
     change[rows, chunk, phase] = -1
@@ -60,9 +63,8 @@ def _state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int,
 
 def greatest(group: Ints, entries: Ints) -> Ints:
     """Rows that no other row of their group reaches in every entry, once each: the largest sum stands, what it reaches goes, and again."""
-    rows = np.lexsort((*entries.T, -entries.sum(axis=1), group))
-    same = (np.diff(group[rows]) == 0) & (np.diff(entries[rows], axis=0) == 0).all(axis=1)
-    rows = rows[np.append(True, ~same)]
+    rows, _ = distinct_rows([group, *entries.T], len(group))
+    rows = rows[np.lexsort((*entries[rows].T, -entries[rows].sum(axis=1), group[rows]))]
     kept = []
     while len(rows):
         first = np.diff(group[rows], prepend=-1) != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
@@ -14,6 +15,28 @@ from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.step.task import HOST
+
+
+class MeshFacts(NamedTuple):
+    """What a structure knows of the mesh: which axes and dimensions are on, and whether ranks cut what crosses a stage boundary."""
+
+    axes: tuple[str, ...]
+    dimensions: tuple[str, ...]
+    is_cut: bool
+
+    @classmethod
+    def of(cls, model: ModelSpec, plan: Plan, stack: Stack) -> MeshFacts:
+        """Of the degrees of a plan."""
+        found = degrees(plan)
+        axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
+        divides = model.extents["D"] % plan.tensor_parallel == 0
+        return cls(axes, dimensions, stack.scatter_gather and {"tp", "pp"} <= set(axes) and "T" not in rules(dimensions) and divides)
+
+
+def ends_apart(plan: Plan) -> bool:
+    """Whether the first and the last stage live on different ranks."""
+    found, ranks = schedules.find(plan.schedule, plan.pipeline_parallel), plan.pipeline_parallel
+    return found.rank_of(0, ranks) != found.rank_of(plan.num_stages - 1, ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +78,14 @@ class Structure:
         >>> Structure.of(tiny, Batch(4, 16), Plan(data_parallel=2), Stack("any")).axes
         ('dp',)
         """
-        found, ranks = degrees(plan), plan.pipeline_parallel
-        first, last = (schedules.find(plan.schedule, ranks).rank_of(stage, ranks) for stage in (0, plan.num_stages - 1))
-        axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
-        stream_is_split, replicates = "T" in rules(dimensions), any(axis in axes for axis in replica_axes())
+        axes, dimensions, is_cut = MeshFacts.of(model, plan, stack)
+        replicates = any(axis in axes for axis in replica_axes())
         whole, ops = regions(plan, stack), single_ops(plan, stack)
         keeps = replicates and keeps_parameters(plan, stack)
         # What stays for all micro-batches of a pipeline is gathered once a step, and its gradients are whole until the last backward, which
         # shares them out (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync): the bytes and the memory of ZeRO 1.
         zero_stage = 1 if keeps and "pp" in axes else plan.zero_stage if replicates else 0
         shards_masters = zero_stage == 3 and _shards_masters(batch, plan, stack) and view_of(axes) != EXPERT
-        divides = model.extents["D"] % plan.tensor_parallel == 0
-        is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and not stream_is_split and divides
         return cls(
             axes=axes,
             dimensions=dimensions,
@@ -92,7 +111,7 @@ class Structure:
             master_weights=batch.recipe.has_master and not shards_masters,
             master_shards=shards_masters,
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
-            ends_apart=first != last,
+            ends_apart=ends_apart(plan),
         )
 
     @property

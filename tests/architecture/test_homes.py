@@ -129,6 +129,7 @@ ROOM = {
     "hosts that run out of memory, optimizers in pages and in the backward": 425,
     "modules that run again, parameters kept under a pipeline": 130,
     "plans as columns": 690,
+    "each thing asked once a combination, numpy when it is used": 130,
     "what an attack on messages and figures found": 200,
     "commands, a file a group": 60,
     "advice on batches and learning rates, the noise of gradients": 430,

@@ -127,18 +127,20 @@ def uneven() -> tuple[tuple[str, str, Callable[[int, int], Sequence[int]]], ...]
 
 def degrees(plan: Degrees) -> dict[str, int]:
     """Ranks along each axis, in mesh order."""
-    own = _by_axis(all_dimensions())
+    every = all_dimensions()
+    own, experts = _by_axis(every), _axes_of(every, EXPERT)
     found = {axis: each.degree(plan) if each.degree else _degree_of(plan, each) for axis, each in own.items()}
-    others = math.prod(found[axis] for axis in axes_of(EXPERT))
-    if others > 1 or {own[axis].name for axis in axes_of(EXPERT)} & dict(plan.dimensions).keys():
-        left = math.prod(found[axis] for axis in axes_of(DENSE)) // others
-        found |= {axis: max(1, left) for axis in axes_of(EXPERT) if own[axis].fills}
+    others = math.prod(found[axis] for axis in experts)
+    if others > 1 or {own[axis].name for axis in experts} & dict(plan.dimensions).keys():
+        left = math.prod(found[axis] for axis in _axes_of(every, DENSE)) // others
+        found |= {axis: max(1, left) for axis in experts if own[axis].fills}
     return found
 
 
 def num_ranks(found: Mapping[str, int]) -> int:
     """Ranks of a mesh of these degrees; the expert view numbers the same ones as the dense."""
-    return math.prod(degree for axis, degree in found.items() if view_of((axis,)) == DENSE)
+    experts = axes_of(EXPERT)
+    return math.prod(degree for axis, degree in found.items() if axis not in experts)
 
 
 def split(plan: Degrees, dim: str) -> int:
@@ -149,9 +151,14 @@ def split(plan: Degrees, dim: str) -> int:
 
 def switched_on(plan: Degrees, found: Mapping[str, int]) -> tuple[str, ...]:
     """Names of the dimensions that are on, in mesh order: an axis of degree 1 is off."""
-    order = axes()
-    on = [each for each in all_dimensions() if found.get(each.axis, 1) > 1 and (each.nesting is not None or _degree_of(plan, each) != 0)]
-    return tuple(each.name for each in sorted(on, key=lambda each: (order.index(each.axis), each.nesting is None, each.name)))
+    every = _in_mesh_order(all_dimensions())
+    return tuple(each.name for each in every if found.get(each.axis, 1) > 1 and (each.nesting is not None or _degree_of(plan, each) != 0))
+
+
+@functools.lru_cache(maxsize=16)
+def _in_mesh_order(every: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
+    order = (*_by_axis(every), *(each.axis for each in every))
+    return tuple(sorted(every, key=lambda each: (order.index(each.axis), each.nesting is None, each.name)))
 
 
 def _degree_of(plan: Degrees, dimension: Dimension) -> int:

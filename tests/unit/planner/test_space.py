@@ -8,11 +8,12 @@ from math import prod
 import numpy as np
 import pytest
 
+from parsim.cluster.scalars import distinct_rows
 from parsim.errors import PlanError
 from parsim.parallel import legality, sharding_faults
 from parsim.parallel.legality import RULES, Facts, faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.parallel.plans import Plans, distinct_rows
+from parsim.parallel.plans import Plans
 from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
 from random_plans import drawn

@@ -1,0 +1,30 @@
+"""A module that is imported later: not before it is used, and then as if it always had been."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCENARIO = Path(__file__).parents[3] / "scenarios" / "tiny.yaml"
+LATER = "import sys; from parsim.report.later import later; later('numpy')"
+
+
+def _says(*lines: str) -> str:
+    """What these lines print, in an interpreter of their own."""
+    return subprocess.run([sys.executable, "-c", "\n".join((LATER, *lines))], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_check_of_a_scenario_does_not_load_numpy() -> None:
+    told = f"from parsim.scenario import check; print(check({str(SCENARIO)!r}), 'numpy._core' in sys.modules)"
+    assert _says(told) == "[] False"
+
+
+def test_numpy_is_there_when_it_is_first_used() -> None:
+    assert _says("import numpy as np; print('numpy._core' in sys.modules, np.arange(3).sum(), type(np).__name__)") == "False 3 module"
+
+
+def test_a_part_of_it_is_found_by_its_name() -> None:
+    assert _says("from numpy.linalg import norm; print(norm([3, 4]))") == "5.0"
+
+
+def test_what_is_no_module_is_left_to_the_import_that_fails() -> None:
+    assert _says("later('no_such_module')", "print('no_such_module' in sys.modules)") == "False"
