@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _hom
     from parsim.parallel.plan import Batch as Batch
     from parsim.parallel.plan import Plan as Plan
     from parsim.planner import plan as plan
+    from parsim.planner import size as size
     from parsim.scenario import Scenario as Scenario
     from parsim.scenario import check as check
     from parsim.scenario import from_mapping as from_mapping

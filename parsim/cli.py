@@ -11,11 +11,11 @@ import os
 import sys
 from typing import TextIO
 
-from parsim.commands import catalog, choose, execute, predict
+from parsim.commands import catalog, choose, execute, predict, size
 from parsim.commands.app import app
 from parsim.report.manners import FAILED, OK, Ended, leave, status
 
-__all__ = ["app", "catalog", "choose", "execute", "main", "predict"]  # a file of commands adds them to app when it is imported
+__all__ = ["app", "catalog", "choose", "execute", "main", "predict", "size"]  # a file of commands adds them to app when it is imported
 
 # Objects between two collections.  Imports and schemas leave none to collect: looking for some was a seventh of `parsim check`.
 _FEW_COLLECTIONS = 100_000

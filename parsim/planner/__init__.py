@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parsim.planner.search import Ranking, plan
+from parsim.planner.sizing import Sizing, size
 from parsim.planner.space import candidates
 
-__all__ = ["Ranking", "candidates", "plan"]
+__all__ = ["Ranking", "Sizing", "candidates", "plan", "size"]

@@ -13,6 +13,7 @@ from parsim.report.files import csv_text, folder, json_text, prepare, write
 from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import overrun, short, show_layers, show_ranking, show_results, show_sharing
+from parsim.report.whole import line
 from parsim.scenario import Scenario, load
 
 
@@ -95,8 +96,8 @@ def _log_files(directory: Path, written: list[Path]) -> None:
     log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
 
 
-def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, runnable: bool = False) -> int:
-    """The exit status: 0, or 1 where no plan fits its device.
+def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, limits: Mapping[str, object], **options: Any) -> int:
+    """The exit status: 0, or 1 where no plan fits its device within the limits; `options` are those of `plan`.
 
     Raises:
         ParsimError: the scenario or the space is wrong, or no plan is legal.
@@ -105,11 +106,14 @@ def rank_scenario(path: Path, output: Output, *, top: int, space: str | None, ru
 
     with patience(f"pricing every plan of {path}"):
         scenario = load(path)
-        ranking = plan(scenario, space, top=top, runnable=runnable)
+        ranking = plan(scenario, space, top=top, constraints=limits, **options)
     document = made.ranking_document(scenario, ranking)
     output.show(document, made.ranking_table(document), lambda: show_ranking(scenario, ranking))
     if nearest := ranking.nearest:
         log(f"no plan fits its device and host; the nearest:\n{overrun(nearest, short(nearest.plan), scenario.cluster.node)}")
+    if beyond := ranking.beyond:
+        names = ", ".join(cut.limit for cut in ranking.cuts if cut.count)
+        log(f"no plan is within {names}; the best without: {short(beyond.plan)}, {line(scenario, beyond)}")
     return 0 if ranking.rows else 1
 
 

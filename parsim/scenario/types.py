@@ -81,6 +81,7 @@ class Scenario:
     data: DataSpec | None = None  # None: an executed step draws its numbers from the seed
     training: Training = Training()
     default_stack: bool = False  # no stack was stated
+    total_tokens: int | None = None  # of the whole training; None: not stated
 
     def plan(self, name: str) -> Plan:
         """The plan of that name.

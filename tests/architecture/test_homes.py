@@ -131,6 +131,7 @@ ROOM = {
     "plans as columns": 690,
     "what an attack on messages and figures found": 200,
     "commands, a file a group": 60,
+    "a whole training in time, money and energy; objectives, limits, how many devices": 890,
 }
 
 
