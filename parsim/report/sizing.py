@@ -62,8 +62,8 @@ def _show(scenario: Scenario, found: Sizing) -> None:
             figures |= {"step": step, **words(row.training), "scaling": "" if scaling is None else percent(scaling)}
         rows.append({**figures, "plan": short(row.best.plan) if row.best else "none fits", "": "<" if row == found.answer else ""})
     show_table(rows, left=("plan",))
-    for sentence in sources(scenario):
-        say(sentence)
+    for each in sources(scenario):
+        say(each)
     if (answer := found.answer) and answer.training:
         say(f"{answer.num_devices:,} devices ({answer.num_nodes:,} nodes): {sentence(answer.training)}")
 
