@@ -11,7 +11,7 @@ from parsim.planner.sizing import Sized, Sizing, size
 from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.results import SCHEMA, flat, plan_document
 from parsim.report.summary import short
-from parsim.report.whole import days, sources, usd, words
+from parsim.report.whole import days, sentence, sources, usd, words
 from parsim.scenario import Scenario, load
 
 
