@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _hom
     from parsim.planner import pareto as pareto
     from parsim.planner import plan as plan
     from parsim.planner import remedies as remedies
+    from parsim.planner import size as size
     from parsim.planner import smallest_cluster as smallest_cluster
     from parsim.planner.advice import Reference as Reference
     from parsim.planner.advice import advise as advise

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TextIO
 
-from parsim.commands import advise, ask, catalog, choose, execute, predict, sweep
+from parsim.commands import advise, ask, catalog, choose, execute, predict, size, sweep
 from parsim.commands.app import app
 from parsim.report.later import later
 from parsim.report.manners import FAILED, OK, Ended, leave, status
@@ -25,6 +25,7 @@ __all__ = [
     "execute",
     "main",
     "predict",
+    "size",
     "sweep",
 ]  # a file of commands adds them to app when it is imported
 

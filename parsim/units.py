@@ -1,6 +1,6 @@
 """Text with a unit ("3.35 TB/s") to and from SI base numbers (3.35e12).  The only place that knows prefixes.
 
-"GB" is 1e9 bytes, "GiB" 2**30; "B" is a byte, "b" a bit; bandwidths are one way.
+"GB" is 1e9 bytes, "GiB" 2**30; "B" is a byte, "b" a bit; bandwidths are one way.  Of tokens alone "B" is a billion, as people write them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def _scales() -> dict[str, dict[str, Fraction]]:
         "token": {"token": Fraction(1), "tokens": Fraction(1)},
     }
     table["s"] |= {f"{prefix}s": scale for prefix, scale in _SMALL.items()}
+    table["s"] |= dict.fromkeys(("hour", "hours"), Fraction(3600)) | dict.fromkeys(("week", "weeks"), Fraction(604800))
+    table["USD"] |= {f"{prefix}USD": Fraction(_LARGE[prefix]) for prefix in "kM"}
     for prefix, scale in _LARGE.items():
         for base in ("FLOP", "W", "J", "Hz"):
             table[base][prefix + base] = Fraction(scale)
@@ -53,8 +55,10 @@ _EXAMPLES = {
     "FLOP": "TFLOP",
     "FLOP/s": "TFLOP/s",
     "USD/s": "USD/h",
+    "token": "T tokens",
     "s/sqrt(bytes)": "ns/sqrt(B)",
 }
+_TOKENS = {"": 1, **_LARGE, "K": 10**3, "B": 10**9}
 _AUTOMATIC = {"s": ("ps", "ns", "us", "ms", "s"), "bytes": ("B", "kB", "MB", "GB", "TB", "PB", "EB")}
 _COUNTS = ("bytes", "FLOP", "token")  # whole ones are Python ints
 _NUMBER = re.compile(r"([+-]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})(?:[eE][+-]?\d{1,3})?)(.*)", re.DOTALL)
@@ -72,14 +76,16 @@ def parse(text: object, unit: str) -> float | int:
 
     >>> parse("80 GiB", "bytes"), parse("3.35 TB/s", "bytes/s"), parse("200 Gb/s", "bytes/s"), parse("5.4 us", "s")
     (85899345920, 3350000000000.0, 25000000000.0, 5.4e-06)
+    >>> parse("1T", "token"), parse("300 G tokens", "token"), parse("2e12", "token"), parse("1 M USD", "USD")
+    (1000000000000, 300000000000, 2000000000000, 1000000.0)
     """
     example = _EXAMPLES.get(unit, unit)
     shown = str(text)[:60]
     match = _NUMBER.fullmatch(shown.strip()) if isinstance(text, str | int | float) and not isinstance(text, bool) else None
     if match is None or len(str(text)) > 60:
         raise UnitError(f"'{shown}' is not a number with a unit; write e.g. '80 {example}'")
-    symbol = match[2].strip()
-    if not symbol:
+    symbol = "".join(match[2].split())
+    if not symbol and unit != "token":
         raise UnitError(f"{match[1]} has no unit; write e.g. '{match[1]} {example}'")
     value = Fraction(match[1]) * _scale(symbol, unit, f"'{match[1]} {example}'")
     if unit in _COUNTS and value.denominator == 1:
@@ -147,6 +153,8 @@ def _dimension(symbol: str) -> str:
 
 def _scale(symbol: str, unit: str, example: str) -> Fraction:
     """How many `unit` one `symbol` is."""
+    if unit == "token" and (many := re.fullmatch(r"(\w?)(tokens?)?", symbol)) and many[1] in _TOKENS:
+        return Fraction(_TOKENS[many[1]])
     dimension = _dimension(symbol)
     if not dimension:
         raise UnitError(f"unknown unit '{symbol}'{_hint(symbol, unit)}; write e.g. {example}")

@@ -4,9 +4,9 @@ A cost is a fitted law of the row in the catalog, never a simulation of packets,
 """
 
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, KernelLaw, Law
-from parsim.cluster.cluster import Cluster, Fabric, Node
+from parsim.cluster.cluster import Cluster, Fabric, Node, Rent
 from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, FewChannels, Link, Protocol, SmallMessageLaw
 from parsim.cluster.network import OPERATIONS
 
 __all__ = ["OPERATIONS", "Accelerator", "AttentionLaw", "Cluster", "ElementwiseLaw", "Fabric", "KernelLaw", "Law", "Node"]
-__all__ += ["AllToAllLaw", "CollectiveLaw", "Edge", "FewChannels", "Link", "Protocol", "SmallMessageLaw"]
+__all__ += ["AllToAllLaw", "CollectiveLaw", "Edge", "FewChannels", "Link", "Protocol", "Rent", "SmallMessageLaw"]

@@ -85,6 +85,15 @@ class Fabric:
 
 
 @dataclass(frozen=True, slots=True)
+class Rent:
+    """What a device costs an hour, with its part of the node."""
+
+    name: str
+    device_hour_usd: float
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """Equal nodes on one fabric; a cluster of one node needs none.
 
@@ -95,6 +104,7 @@ class Cluster:
     node: Node
     num_nodes: int = 1
     fabric: Fabric | None = None
+    rent: Rent | None = None  # None: nobody says
 
     def __post_init__(self) -> None:
         if self.num_nodes < 1:

@@ -60,6 +60,7 @@ OutOption = Annotated[
 FormatOption = Annotated[
     Literal["png", "svg", "png,svg", "svg,png"] | None, typer.Option("--format", help="of the figure; png where left out")
 ]
+HeadroomOption = Annotated[str, typer.Option(help="the share of each memory that is to stay free, e.g. 10%", metavar="SHARE")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, and nothing else, on stdout")]
 Csv = Annotated[bool, typer.Option("--csv", help="print CSV, and nothing else, on stdout")]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parsim.commands.app import Csv, FormatOption, Json, app, output_of, takes_scenario
+from parsim.commands.app import Csv, FormatOption, HeadroomOption, Json, app, output_of, takes_scenario
 from parsim.report.manners import command
 
 if TYPE_CHECKING:
@@ -24,6 +24,14 @@ def plan(
     top: Annotated[int, typer.Option(help="how many plans to show", min=1, max=10**6)] = 10,
     space: Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")] = None,
     runnable: Annotated[bool, typer.Option("--runnable", help="leave out what the software stack cannot run")] = False,
+    objective: Annotated[
+        str, typer.Option(help="step_time, tokens_per_s, tokens_per_s_per_device, mfu, time_to_tokens, device_hours, cost or energy")
+    ] = "step_time",
+    headroom: HeadroomOption = "0",
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="step_time=20s, within=30days, budget=1MUSD or devices=512; may be repeated", metavar="NAME=VALUE"),
+    ] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="instead, the plans that no other beats in step time and memory")] = False,
     nodes: Annotated[list[int] | None, typer.Option(help="with --pareto: a number of nodes to consider; may be repeated", min=1)] = None,
     out: Annotated[
@@ -34,13 +42,17 @@ def plan(
     json: Json = False,
     csv: Csv = False,
 ) -> int:
-    """Rank the plans that a scenario, or a model and devices, leave open by step time; exit 1, with what would fit, when none does."""
+    """Rank the plans that a scenario, or a model and devices, leave open; exit 1, with what would fit, when none does."""
     from parsim.errors import ParsimError
     from parsim.report.choosing import Question, rank_scenario, show_pareto
 
+    if pareto and (objective != "step_time" or limit or headroom != "0"):
+        raise ParsimError("--pareto takes no objective and no limit", remedy="Ask for one of them.")
     if nodes and not pareto:
         raise ParsimError("--nodes asks for plans on several clusters", remedy="Add --pareto.")
     formats = (format or "png").split(",") if figure or format else ()
-    question = Question(source, space, runnable, out, tuple(formats))
+    pairs = [each.partition("=") for each in limit or ()]
+    limits = {"memory_headroom": headroom, **{name.strip(): value for name, _, value in pairs}}
+    question = Question(source, space, runnable, out, tuple(formats), objective, limits)
     output = output_of(json, csv)
     return show_pareto(question, output, nodes or ()) if pareto else rank_scenario(question, output, top)

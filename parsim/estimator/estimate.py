@@ -11,6 +11,7 @@ import numpy as np
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints
 from parsim.cost.workloads import Workloads
+from parsim.estimator.busy import rank_busy_ps
 from parsim.estimator.host import host_memory, host_peak_bytes
 from parsim.estimator.lists import Measures
 from parsim.estimator.memory import peak_bytes, rank_memory
@@ -105,6 +106,7 @@ def estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str = "p
         flops=tuple(each.flops for each in totals),
         hbm_bytes=tuple(each.hbm_bytes for each in totals),
         sent_bytes=tuple(each.sent_bytes for each in totals),
+        busy_s=tuple((rank_busy_ps(stages)[:, 0] / PS_PER_S).tolist()),
         layers=stages.workload.layers,
         num_micro_batches=stages.workload.num_micro_batches,
     )

@@ -67,6 +67,7 @@ class Estimate(Plain):
     flops: tuple[int, ...]  # by pipeline rank, one device of it
     hbm_bytes: tuple[int, ...]
     sent_bytes: tuple[Mapping[str, int], ...]  # by pipeline rank, then axis
+    busy_s: tuple[float, ...]  # by pipeline rank: its device runs kernels
     layers: tuple[int, ...]  # by (virtual) stage
     num_micro_batches: int
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from parsim.planner.changes import Remedies, Remedy, remedies, smallest_cluster
 from parsim.planner.front import Front, pareto
 from parsim.planner.search import Ranking, plan
+from parsim.planner.sizing import Sizing, size
 from parsim.planner.space import candidates
 
-__all__ = ["Front", "Ranking", "Remedies", "Remedy", "candidates", "pareto", "plan", "remedies", "smallest_cluster"]
+__all__ = ["Front", "Ranking", "Remedies", "Remedy", "Sizing", "candidates", "pareto", "plan", "remedies", "size", "smallest_cluster"]

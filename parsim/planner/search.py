@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate
 from parsim.plain import Plain
 from parsim.planner.bounded import Bounded
+from parsim.planner.constraints import Cut, Sieve, sieve_of
+from parsim.planner.objectives import Least, check_objective, loss_of
 from parsim.planner.relief import relief
 from parsim.planner.space import AnySpace, Rejected, candidates, space_named
 
@@ -27,10 +29,10 @@ _BLOCK = 8  # plans priced at a time: few beyond the last place
 
 @dataclass(frozen=True, slots=True)
 class Ranking(Plain):
-    """The best plans, fastest first, and how many were considered.
+    """The best plans by an objective, best first, and how many were considered.
 
     A plan that the scenario names bears that name, others none.  `nearest` is the plan that misses its memory, the device's or the host's,
-    by least, where none fits.
+    by least, where none fits; `beyond` the best of those that fit where the limits leave none.
     """
 
     # Share of a step by which runs of one configuration and software differ in the median.  Source: 21 groups of equal submissions to
@@ -41,12 +43,17 @@ class Ranking(Plain):
     num_legal: int
     num_over_memory: int
     nearest: Estimate | None
-    rejected: tuple[Rejected, ...]  # combinations of values that are no legal plan, or not tried, by what keeps them out
+    rejected: tuple[Rejected, ...]  # combinations of values that are no legal plan, or not tried, by why
     num_combinations: int = 0  # of values of the axes: those that are legal plans of the space, and those rejected
-    alike: int = 0  # how many of all that fit cannot be told from the first: their steps differ by less than repeated runs of one plan do
+    # How many of all that fit cannot be told from the first: their steps differ by less than repeated runs of one plan do.  Ranked by energy,
+    # how far repeated runs differ is not known.
+    alike: int = 0
     outside: tuple[str, ...] = ()  # plans that the scenario names and that are none of the space
     nothing_legal: str = ""  # where no plan of the space is legal, why not the first
     num_over_host: int = 0  # of those over memory: they fit their device
+    objective: str = "step_time"
+    cuts: tuple[Cut, ...] = ()  # plans that fit, by the limit that keeps them out
+    beyond: Estimate | None = None
 
     @property
     def best(self) -> Estimate:
@@ -82,90 +89,142 @@ def plan(
     space: AnySpace = None,
     top: int | None = 10,
     runnable: bool = False,
+    objective: str = "step_time",
+    constraints: Mapping[str, object] | None = None,
     progress: OnProgress = None,
 ) -> Ranking:
-    """The `top` fastest plans that fit, or all, of one space of the scenario, or of all plans that its model and cluster allow.
+    """The `top` best plans that fit, or all, of one space of the scenario, or of all plans that its model and cluster allow.
 
     Args:
         scenario: the plans that it names always take part.
         space: the name of one of its spaces, or the axes of another, each a value, "auto" or a list.
         top: how many; None: all.
         runnable: whether to leave out what the scenario's stack cannot run.
+        objective: one of OBJECTIVES.
+        constraints: limits, as `sieve_of` takes them.
         progress: is told the share of the plans that is bounded.
 
     Ties go to the plan with less memory, then to the smaller degrees.
 
     Raises:
         ScenarioError: the scenario has no space of that name, or several and none is named.
-        PlanError: no plan of the space is legal, or none is asked for, or an axis or a value of it is unknown.
+        PlanError: no plan of the space is legal, or none is asked for; an axis, a value, an objective or a limit is unknown, or needs what
+            nobody states.
     """
+    sieve = sieve_of(constraints or {}, scenario)
+    check_objective(objective, scenario)
     if top is not None and (type(top) is not int or top < 1):
         raise PlanError(f"top = {top} asks for no plan", remedy="Ask for 1 or more; None asks for all.")
     chosen = space_named(scenario, space)
     found = candidates(scenario, chosen, runnable=runnable)
-    pools, rejected = [Bounded(scenario, found.plans, progress)], list(found.rejected)
-    best = _fastest(pools, top)
+    first, rejected = Bounded(scenario, found.plans, progress), list(found.rejected)
+    race = _Race(objective, sieve, top)
+    race.join([first])
     if chosen is None:
-        (first,) = pools
-        last_ps = best[top - 1].ps if top is not None and len(best) >= top else math.inf
-        variants, left_out = relief(first.priced, first.bound_ps, first.peaks, found.num_in_space, last_ps)
-        pools += [Bounded(scenario, each) for each in variants]
-        best, rejected = _fastest(pools, top) if variants else best, rejected + left_out
-    num_legal, num_fit = (sum(len(each.plans) for each in pools), sum(int(each.fits.sum()) for each in pools))
-    nearest = None
-    if not num_fit:
-        pool = min(pools, key=lambda each: float(each.fill.min()))
-        row = int(np.argmin(pool.fill))
-        nearest = pool.estimate(row, found.names.get(row, "") if pool is pools[0] else "")
-    more = sum(len(each.plans) for each in pools[1:]) + sum(each.count for each in rejected[len(found.rejected) :])
+        variants, left_out = relief(first.priced, first.bound_ps, first.peaks, found.num_in_space, race.last_ps)
+        rejected += left_out
+        race.join([Bounded(scenario, each) for each in variants])
+    more = sum(len(each.plans) for each in race.pools[1:]) + sum(each.count for each in rejected[len(found.rejected) :])
+    num_legal, num_fit = (sum(len(each.plans) for each in race.pools), sum(int(each.fits.sum()) for each in race.pools))
     return Ranking(
-        rows=tuple(pools[key.pool].estimate(key.row, "" if key.pool else found.names.get(key.row, "")) for key in best[:top]),
+        rows=tuple(race.estimate(key, found.names) for key in race.keys[:top]),
         num_legal=num_legal,
         num_over_memory=num_legal - num_fit,
-        nearest=nearest,
+        nearest=None if num_fit else race.estimate(race.nearest(), found.names),
         rejected=tuple(rejected),
         num_combinations=found.num_combinations + more,
-        alike=sum(key.ps <= best[0].ps * (1 + Ranking.NOISE) for key in best) if best else 0,
+        alike=race.alike,
         outside=tuple(name for index, name in found.names.items() if index >= found.num_in_space),
         nothing_legal=found.nothing_legal,
-        num_over_host=sum(int(np.sum(each.short_of == "host")) for each in pools),
+        num_over_host=sum(int(np.sum(each.short_of == "host")) for each in race.pools),
+        objective=objective,
+        cuts=sieve.cuts(whole=race.whole),
+        beyond=race.beyond(found.names) if num_fit and not race.keys else None,
     )
 
 
 class _Key(NamedTuple):
-    """What plans are ranked by."""
+    """What plans are ranked by, and where each stands."""
 
-    ps: int
+    loss: float
     peak_bytes: int
     degrees: tuple[object, ...]
     pool: int
     row: int
 
 
-def _keys(pool: Bounded, own: int, block: Ints) -> Iterator[_Key]:
-    for index, ps in zip(block.tolist(), pool.finish(block).tolist(), strict=True):
-        each = pool.plans.plan(index)
-        degrees = each.tensor_parallel, each.pipeline_parallel, each.virtual_pipeline, each.micro_batch, each.recompute
-        yield _Key(ps, int(pool.peaks[index]), degrees, own, index)
+@dataclass(slots=True)
+class _Race:
+    """The best plans so far: at least `top`, and all that cannot be told from the first, of pools of plans that join one after another."""
 
+    objective: str
+    sieve: Sieve
+    top: int | None
+    pools: list[Bounded] = field(default_factory=list)
+    keys: list[_Key] = field(default_factory=list)
+    whole: bool = True  # every plan was priced that bounds did not keep out
 
-def _fastest(pools: Sequence[Bounded], top: int | None) -> list[_Key]:
-    """The plans that fit in order, at least `top` and all that cannot be told from the first: the same ranking as pricing all.
+    @property
+    def noise(self) -> float:
+        return 0.0 if self.objective == "energy" else Ranking.NOISE
 
-    They are priced in the order of their lower bounds, until no bound is below the last place.
-    """
-    fitting = [np.flatnonzero(each.fits) for each in pools]
-    pool = np.repeat(np.arange(len(pools)), [len(each) for each in fitting])
-    index = np.concatenate(fitting)
-    bounds = np.concatenate([each.bound_ps[own] for each, own in zip(pools, fitting, strict=True)])
-    order, keys, start = np.argsort(bounds, kind="stable"), list[_Key](), 0
-    while start < len(order):
-        last = keys[top - 1].ps if top is not None and len(keys) >= top else math.inf
-        if keys and bounds[order[start]] > max(last, keys[0].ps * (1 + Ranking.NOISE)):
-            break
-        block = order[start : start + max(_BLOCK, len(keys) // 4)]  # ever more at a time, so that sorting stays cheap
-        for own in np.unique(pool[block]).tolist():
-            keys += _keys(pools[own], own, index[block[pool[block] == own]])
-        keys.sort()
-        start += len(block)
-    return keys
+    @property
+    def last(self) -> float:
+        """The loss of the last place; infinite where places are left."""
+        return self.keys[self.top - 1].loss if self.top is not None and len(self.keys) >= self.top else math.inf
+
+    @property
+    def last_ps(self) -> float:
+        """The step of the last place; infinite where it is not known."""
+        return math.inf if self.objective == "energy" else self.last
+
+    @property
+    def alike(self) -> int:
+        return sum(key.loss <= self.keys[0].loss * (1 + self.noise) for key in self.keys) if self.noise else min(1, len(self.keys))
+
+    def join(self, pools: Sequence[Bounded]) -> None:
+        """Price more plans in the order of their bounds, until no bound is below the last place: the same ranking as pricing all."""
+        start, losses = len(self.pools), [loss_of(self.objective, each.priced) for each in pools]
+        self.pools += pools
+        kept = [np.flatnonzero(self.sieve.quick(self.sieve.roomy(each.fits, each.fill), each.bound_ps)) for each in pools]
+        self._run(start, losses, kept)
+
+    def _run(self, start: int, losses: Sequence[Least], kept: Sequence[Ints]) -> None:
+        pools = self.pools[start:]
+        index, pool = np.concatenate([*kept, np.zeros(0, np.int64)]), np.repeat(np.arange(len(pools)), [len(each) for each in kept])
+        bounds = [loss(each.bound_ps[rows], rows) for each, loss, rows in zip(pools, losses, kept, strict=True)]
+        least = np.concatenate([*bounds, np.zeros(0, np.int64)])
+        order, done = np.argsort(least, kind="stable"), 0
+        while done < len(order):
+            if self.keys and least[order[done]] > max(self.last, self.keys[0].loss * (1 + self.noise)):
+                self.whole = False
+                return
+            block = order[done : done + max(_BLOCK, len(self.keys) // 4)]  # ever more at a time, so that sorting stays cheap
+            for own in np.unique(pool[block]).tolist():
+                self.keys += self._priced(start + own, losses[own], index[block[pool[block] == own]])
+            self.keys.sort()
+            done += len(block)
+
+    def _priced(self, number: int, loss: Least, rows: Ints) -> Iterator[_Key]:
+        pool = self.pools[number]
+        steps = pool.finish(rows)
+        within = self.sieve.quick(np.ones(len(rows), dtype=bool), steps)
+        for row, lost in zip(rows[within].tolist(), loss(steps, rows)[within].tolist(), strict=True):
+            each = pool.plans.plan(row)
+            degrees = each.tensor_parallel, each.pipeline_parallel, each.virtual_pipeline, each.micro_batch, each.recompute
+            yield _Key(lost, int(pool.peaks[row]), degrees, number, row)
+
+    def estimate(self, key: _Key, names: Mapping[int, str]) -> Estimate:
+        """The plan of a key, under the name that it has in the first pool."""
+        return self.pools[key.pool].estimate(key.row, "" if key.pool else names.get(key.row, ""))
+
+    def nearest(self) -> _Key:
+        """The plan that misses its memory by least."""
+        pool = min(range(len(self.pools)), key=lambda each: float(self.pools[each].fill.min()))
+        return _Key(0, 0, (), pool, int(np.argmin(self.pools[pool].fill)))
+
+    def beyond(self, names: Mapping[int, str]) -> Estimate:
+        """The best plan that fits, whatever the limits."""
+        free = _Race(self.objective, Sieve(0, {}), 1)
+        free.join(self.pools)
+        return free.estimate(free.keys[0], names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from parsim.report.console import Output, bar, log, log_files, patience, percent
 from parsim.report.files import folder, prepare, write
 from parsim.report.saved import save_plan
 from parsim.report.summary import short, show_front, show_ranking
+from parsim.report.whole import line
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
@@ -38,6 +39,8 @@ class Question:
     runnable: bool = False
     out: Path | None = None
     formats: tuple[str, ...] = ()  # of the figures
+    objective: str = "step_time"
+    limits: Mapping[str, object] = field(default_factory=dict)
 
     def directory(self, scenario: Scenario) -> Path | None:
         """Where files go, prepared; None where none are asked for."""
@@ -65,7 +68,7 @@ def rank_scenario(asked: Question, output: Output, top: int) -> int:
     scenario = asked.source.load()
     directory = asked.directory(scenario)
     with asked.options() as options:
-        ranking = plan(scenario, top=top, **options)
+        ranking = plan(scenario, top=top, objective=asked.objective, constraints=asked.limits, **options)
     with patience("looking for changes that fit"):
         mended = remedies(scenario, ranking.nearest.plan) if ranking.nearest else None
     document = made.ranking_document(scenario, ranking) | ({"nearest": mended.to_dict()} if mended else {})
@@ -76,6 +79,9 @@ def rank_scenario(asked: Question, output: Output, top: int) -> int:
         log_files(directory, [write(directory / "ranking.csv", csv_text(rows)), *best, *_draw(scenario, asked, directory)])
     if mended:
         log("no plan fits its device and host; the nearest:\n" + "\n".join(remedy_lines(scenario, mended, short(mended.plan.plan))))
+    if beyond := ranking.beyond:
+        names = ", ".join(cut.limit for cut in ranking.cuts if cut.count)
+        log(f"no plan is within {names}; the best without: {short(beyond.plan)}, {line(scenario, beyond)}")
     return 0 if ranking.rows else 1
 
 

@@ -23,6 +23,7 @@ from parsim.parallel.plan import KEYS, Plan
 from parsim.plain import flat
 from parsim.report.console import percent
 from parsim.report.notes import NotedTask, task_lines
+from parsim.report.whole import WHOLE, explanation
 from parsim.scenario import Scenario
 from parsim.simulator.program import Program
 from parsim.simulator.run import run
@@ -53,6 +54,7 @@ METRICS: Final[Mapping[str, str]] = {
     "host_capacity_bytes": "the memory of a node's host",
     "fits": "whether the peak of every stage is at most the capacity, and what a host keeps at most what it holds, where that is known",
     "step_error": "predicted step / measured step - 1",
+    **WHOLE,
 }
 
 BREAKDOWN: Final[Mapping[str, str]] = {
@@ -241,6 +243,8 @@ def _states(found: Estimate, scenario: Scenario) -> str:
 
 
 def _value(found: Estimate, name: str, scenario: Scenario) -> str:
+    if name in WHOLE:
+        return explanation(scenario, found, name)
     if name == "fits":
         return "yes" if found.fits else "no"
     if name == "step_error":

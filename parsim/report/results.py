@@ -22,6 +22,7 @@ from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
 from parsim.plain import flat
+from parsim.report import whole
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
@@ -193,6 +194,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         "stack_cannot": cannot_run(scenario, predicted.plan) or None,
         "remarks": "; ".join(remarks(scenario, predicted.plan)) or None,
         "num_events": result.num_events,
+        **whole.document(scenario, predicted),
         **({"sharing": result.sharing.document()} if result.sharing else {}),
     }
 
@@ -206,12 +208,13 @@ def table(results: Results) -> list[dict[str, object]]:
     """What results.csv holds: a row a plan, memory of the most loaded rank."""
     rows = []
     for result in results.plans:
-        whole = _plan_document(result, results.scenario)
-        row: dict[str, object] = {"scenario": results.scenario.name, "backend": results.backend, "plan": whole["name"]}
-        row |= flat(whole["plan"])
-        row |= {key: value for key, value in whole.items() if key != "name" and not isinstance(value, dict | list)}
-        row |= {f"{name}_s": seconds for name, seconds in whole["breakdown_s"].items()}
-        row |= {f"{name}_bytes": size for name, size in whole["memory_bytes"][result.most_loaded].items()}
+        found = _plan_document(result, results.scenario)
+        row: dict[str, object] = {"scenario": results.scenario.name, "backend": results.backend, "plan": found["name"]}
+        row |= flat(found["plan"])
+        row |= {key: value for key, value in found.items() if key != "name" and not isinstance(value, dict | list)}
+        row |= {f"{name}_s": seconds for name, seconds in found["breakdown_s"].items()}
+        row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][result.most_loaded].items()}
+        row |= found["whole_training"] or {}
         rows.append(row)
     return rows
 
@@ -230,6 +233,8 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "num_fit": ranking.num_fit,
         "num_combinations": ranking.num_combinations,
         "nothing_legal": ranking.nothing_legal or None,
+        "objective": ranking.objective,
+        "limits": [{"limit": each.limit, "plans": each.count, "whole": each.whole} for each in ranking.cuts],
         "rejected": [{"rule": each.rule, "combinations": each.count, "example": each.example} for each in ranking.rejected],
         "num_alike": ranking.alike,
         "plans": [
@@ -240,6 +245,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
                 "breakdown_s": dict(each.breakdown_s),
                 "slower_by_s": ranking.slower_by(place - 1),
                 "stack_cannot": cannot_run(scenario, each.plan) or None,
+                **whole.document(scenario, each),
             }
             for place, each in enumerate(ranking.rows, 1)
         ],
@@ -248,7 +254,8 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
 
 def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
-    figures = [{key: value for key, value in each.items() if key in (*_RANKED, "stack_cannot")} for each in document["plans"]]
+    kept = (*_RANKED, "stack_cannot", "step_energy_j")
+    figures = [{key: each[key] for key in kept} | (each["whole_training"] or {}) for each in document["plans"]]
     return [
         {**{key: each[key] for key in ("place", "name", "of_space")}, **flat(each["plan"]), **row}
         for each, row in zip(document["plans"], figures, strict=True)

@@ -12,6 +12,7 @@ from parsim.parallel.dimensions import DIMENSIONS, axis_of
 from parsim.parallel.plan import KEYS, Plan
 from parsim.report.console import percent, say, show_table
 from parsim.report.results import LayerRow, Results, cannot_run, remarks, with_other_stack
+from parsim.report.whole import show_whole
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def show_results(results: Results) -> None:
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
     if hosts:
         show_table(hosts, left=_LEFT, title="memory, GiB on the fullest host")
+    show_whole(scenario, {each.estimate.name: each.estimate for each in results.plans}, "plan")
     _close(said, scenario, on_hosts=bool(hosts))
     remarked: dict[str, list[str]] = {}
     for each in results.plans:
@@ -237,8 +239,12 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     if ranking.rejected:
         say(f"kept out of {ranking.num_combinations:,} combinations by:")
         say(", ".join(f"{each.rule} {each.count:,}" for each in sorted(ranking.rejected, key=lambda each: -each.count)))
+    for cut in ranking.cuts:
+        say(f"limit {cut.limit}: keeps out {'' if cut.whole else 'at least '}{cut.count:,} of these")
     if best is None:
         return
+    if ranking.objective != "step_time":
+        say(f"ranked by {ranking.objective}")
     shown = [each.plan for each in ranking.rows]
     differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
     named = any(each.name for each in ranking.rows)
@@ -253,6 +259,8 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
     _show_why(ranking)
+    numbered = {str(place): each for place, each in enumerate(ranking.rows, 1)}
+    show_whole(scenario, numbered, "#", energy=ranking.objective == "energy")
     _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
 
 

@@ -53,6 +53,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "num_nodes": "nodes nnodes node_count num_hosts num_machines num_instances num_slices",
         "num_devices": "gpus num_gpus n_gpus devices num_accelerators world_size num_ranks total_gpus gpu_count",
         "fabric": "network networking interconnect inter_node inter_node_link nic nics",
+        "price_per_device_hour": "price_per_gpu_hour gpu_hour_price usd_per_gpu_hour price_per_hour",
     },
     "model": {
         "num_layers": "layers n_layer n_layers num_hidden_layers depth num_blocks",
@@ -89,6 +90,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         **{"beta1": "adam_beta1", "beta2": "adam_beta2", "eps": "epsilon adam_eps adam_epsilon", "weight_decay": "decay wd"},
         "max_norm": "clip clip_grad grad_clip gradient_clipping max_grad_norm",
         "momentum": "",
+        "total_tokens": "train_tokens training_tokens num_tokens",
     },
     "measured": {"step_time": "time step iteration_time time_per_step", "peak_memory": "memory peak max_memory"},
     "": {
@@ -125,10 +127,11 @@ SAID: Final[Mapping[str, str]] = {
     "the tokens of a step are global_batch x sequence_length: give these two": (
         "tokens tokens_per_step tokens_per_batch batch_tokens global_batch_tokens"
     ),
-    "time and cost of a whole training are not built: divide its tokens by the tokens_per_s that `parsim run --json` prints": (
-        "total_tokens train_tokens training_tokens num_tokens max_steps total_steps train_iters train_samples training_steps "
-        "num_steps steps price* cost* *_per_hour budget* dollars usd days"
+    "give training.total_tokens: steps x global_batch x sequence_length": (
+        "max_steps total_steps train_iters train_samples training_steps num_steps steps"
     ),
+    "give it as cluster.price_per_device_hour, of one device in USD": "price* cost* *_per_hour dollars usd",
+    "it is a limit of the planner: parsim plan SCENARIO --limit, or parsim size SCENARIO --within or --budget": "budget* days deadline*",
     "gradient accumulation follows: a replica runs global_batch / (data_parallel x micro_batch) micro-batches": (
         "gradient_accumulation gradient_accumulation_steps grad_accum grad_accum_steps accumulation_steps num_microbatches "
         "num_micro_batches accumulate_grad_batches ga gas"

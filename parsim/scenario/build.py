@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from parsim import catalog, data, schedules
-from parsim.cluster import Cluster, Fabric, Node
+from parsim.cluster import Cluster, Fabric, Node, Rent
 from parsim.cluster.flash import flash_fault
 from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
@@ -140,7 +140,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
     if sections.model is not None:
         parts.model = resolve("models", sections.model)
     if sections.cluster is not None:
-        yield from _cluster(sections.cluster, parts, value["cluster"].get("fabric"))
+        yield from _cluster(sections.cluster, parts, value["cluster"])
     if sections.batch is not None:
         parts.batch = Batch(**dict(sections.batch))
         yield from _batch(parts, parts.batch)
@@ -179,8 +179,9 @@ def _unknown_parts(place: tuple[str, str], section: PlanSection, parts: _Parts) 
                 yield (*place, axis) if index is None else (*place, axis, index), str(fault)
 
 
-def _cluster(section: ClusterSection, parts: _Parts, stated: Any) -> Iterator[tuple[Place, str]]:
-    """What is wrong with the cluster; `stated`: its fabric as it was written, None where none was."""
+def _cluster(section: ClusterSection, parts: _Parts, written: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """What is wrong with the cluster, which was written so."""
+    stated = written.get("fabric")
     node: Node = resolve("nodes", section.node)
     num_nodes = section.num_nodes or ceil((section.num_devices or 1) / node.devices_per_node)
     num_devices = section.num_devices or num_nodes * node.devices_per_node
@@ -206,9 +207,17 @@ def _cluster(section: ClusterSection, parts: _Parts, stated: Any) -> Iterator[tu
     if fabric and not says_nics and num_nodes > 1 and (fault := _idle_nics(node, fabric, getattr(section.fabric, "base", fabric.name))):
         yield ("cluster", "fabric"), fault
     try:
-        parts.cluster = Cluster(node, num_nodes, fabric)
+        parts.cluster = Cluster(node, num_nodes, fabric, _rent(section, written["node"]))
     except ParsimError as error:  # what a cluster demands of its parts is known there
         yield ("cluster",), f"{error.what} {error.remedy}".strip()
+
+
+def _rent(section: ClusterSection, node: Any) -> Rent | None:
+    """What a device costs: as stated, else as the node, or the one that it starts from, was named; None where nobody says."""
+    if section.price_per_device_hour is not None:
+        return Rent("stated", section.price_per_device_hour, "the scenario")
+    name = catalog.find("prices", str(node.get("base", "") if isinstance(node, dict) else node))
+    return read("prices", name) if name else None
 
 
 def _shares_of(node: Node, num_nodes: int, num_devices: int) -> str:
@@ -301,11 +310,28 @@ def _scenario(
     name, model, batch, plans, seed = sections.name or default_name, parts.model, parts.batch, parts.plans, sections.seed
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
     dataset = DataSpec(**dict(sections.data)) if sections.data is not None else None
-    training = Training(**dict(sections.training)) if sections.training is not None else Training()
+    stated = dict(sections.training) if sections.training is not None else {}
+    tokens = stated.pop("total_tokens", None)
+    training = Training(**stated)
     if any(plan.optimizer_in_backward for plan in plans.values()):
         training = replace(training, max_norm=inf)  # so that all plans train alike
     spaces, measured = parts.spaces, _still_measured(parts.measured, changed)
     unstated = "stack" not in sections.model_fields_set
     return Scenario(
-        name, model, parts.cluster, batch, parts.stack, plans, spaces, measured, seed, path, itemsize, dataset, training, unstated, notes
+        name,
+        model,
+        parts.cluster,
+        batch,
+        parts.stack,
+        plans,
+        spaces,
+        measured,
+        seed,
+        path,
+        itemsize,
+        dataset,
+        training,
+        unstated,
+        notes,
+        tokens,
     )

@@ -33,6 +33,9 @@ class ClusterSection(Section):
         None, description="the devices that are used, as many of each node; where left out, all that the nodes have"
     )
     fabric: FabricRef | None = Field(None, description="the network between the nodes: a name or an inline row; none for one node")
+    price_per_device_hour: Annotated[float, Quantity("USD")] | None = Field(
+        None, description="what a device costs an hour, with its part of the node; the list price of the node where left out and known"
+    )
 
 
 class BatchSection(Section):
@@ -102,9 +105,12 @@ class DataSection(Section):
 
 @_with_fields({each.name: (_TYPES[each.name], Field(each.default, **each.metadata)) for each in fields(Training)})
 class TrainingSection(Section):
-    """How an executed training goes."""
+    """How an executed training goes, and how far the whole one."""
 
     place: ClassVar[str | None] = "training"
+    total_tokens: Annotated[float, Quantity("token")] | None = Field(
+        None, description="the tokens of the whole training, e.g. 2T: its days, device-hours, cost and energy are then told"
+    )
 
 
 class Sections(Section):
@@ -120,7 +126,9 @@ class Sections(Section):
     plans: dict[Text, PlanSection] = optional(dict, "the plans to compare, by name; all but `parsim plan` need one")
     measured: dict[Text, MeasuredSection] = optional(dict, "what somebody measured, by plan")
     data: DataSection | None = Field(None, description="what `parsim execute` trains on; numbers drawn from the seed where left out")
-    training: TrainingSection | None = Field(None, description="how `parsim execute` trains: epochs, and the optimizer's settings")
+    training: TrainingSection | None = Field(
+        None, description="how `parsim execute` trains: epochs, and the optimizer's settings; total_tokens of the whole"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 
 

@@ -33,6 +33,9 @@ RANGES: Final[Mapping[str, tuple[str, str]]] = {
     "bytes/s": ("1 B/s", "1 EB/s"),
     "FLOP/s": ("1 FLOP/s", "1 EFLOP/s"),
     "s/sqrt(bytes)": ("0 s/sqrt(B)", "1 s/sqrt(B)"),
+    "W": ("1 W", "1 MW"),
+    "USD": ("0 USD", "1 MUSD"),
+    "token": ("1", "1000000 T"),
 }
 
 
@@ -63,9 +66,10 @@ class Quantity:
         return core_schema.no_info_plain_validator_function(self.check)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
+        counts = self.unit == "token"  # which may do without its unit
         return {
-            "type": "string",
-            "pattern": r"^\s*[+]?[0-9.]+([eE][+-]?[0-9]+)?\s*[A-Za-zµ]",
+            "type": ["string", "number"] if counts else "string",
+            "pattern": r"^\s*[+]?[0-9.]+([eE][+-]?[0-9]+)?" + ("" if counts else r"\s*[A-Za-zµ]"),
             "description": f"a number and a unit of {self.unit}, from {self.range[0]} to {self.range[1]}",
         }
 

@@ -107,6 +107,7 @@ class AcceleratorRow(InlineRow):
     attention: AttentionRow = Field(description="the law of fused attention")
     elementwise: ElementwiseRow = Field(description="the law of kernels that only move bytes")
     sustained_factor: Fraction = Field(1.0, description="the share of an isolated kernel's rate that training sustains")
+    tdp: Annotated[float, Quantity("W")] | None = Field(None, description="the power it is built to draw; no energy is told where left out")
     l2: Annotated[float, Quantity("bytes", zero=True)] = Field(
         0.0, description="the cache in which activations stay, where kernels show it"
     )
@@ -268,6 +269,14 @@ class NodeRow(FittedRow):
         """The node; the shares of a custom topology's groups are those of its wires, unless they are given."""
         node: cluster.Node = super().build(name)
         return replace(node, group_share=ring_shares(node)) if self.topology == "custom" and not self.group_share else node
+
+
+class PriceRow(InlineRow):
+    """What renting a node costs."""
+
+    kind: ClassVar[str] = "prices"
+    form: ClassVar[Any] = cluster.Rent
+    device_hour: Annotated[float, Quantity("USD")] = Field(description="an hour of a device, with its part of the node")
 
 
 class SmallMessageRow(LawRow):

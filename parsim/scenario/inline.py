@@ -21,7 +21,7 @@ Rate = Annotated[float, Quantity("bytes/s")]
 Ramp = Annotated[float, Quantity("s/sqrt(bytes)", zero=True)]
 Ratio = Annotated[float, Field(gt=0, le=2)]  # efficiencies above 1 are measured where operands stay in a cache
 
-_UNITS: Final = ("", "_s", "_bytes", "_bytes_per_s", "_flops_per_s", "_s_per_sqrt_byte")
+_UNITS: Final = ("", "_s", "_bytes", "_bytes_per_s", "_flops_per_s", "_s_per_sqrt_byte", "_w", "_usd")
 SCHEMAS: Final[Registry[type[InlineRow]]] = Registry("kind of row")
 
 

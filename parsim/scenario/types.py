@@ -82,6 +82,7 @@ class Scenario:
     training: Training = Training()
     default_stack: bool = False  # no stack was stated
     notes: tuple[str, ...] = ()  # what its file does not say: changes, and defaults where there is no file
+    total_tokens: int | None = None  # of the whole training; None: not stated
 
     def plan(self, name: str) -> Plan:
         """The plan of that name.

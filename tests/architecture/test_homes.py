@@ -141,6 +141,7 @@ ROOM = {
     "results as plain values, fronts, what would fit, figures of a space, saved plans": 1_160,
     "weights, gradients and temporaries by what a stack keeps": 95,
     "axes of any form, equal plans once, what the planner tries of its own accord": 590,
+    "a whole training in time, money and energy; objectives, limits, how many devices": 920,
 }
 
 

@@ -80,6 +80,7 @@ def test_a_short_or_foreign_name_gets_its_key(section: str, key: str, meant: str
         ("plans", "use_flash_attn", "stack: {base: NAME, ...}, key attention"),
         ("", "lr", "training.learning_rate"),
         ("", "num_nodes", "cluster.num_nodes"),
+        ("batch", "training_tokens", "training.total_tokens"),
     ],
 )
 def test_a_key_in_another_section_gets_its_section(section: str, key: str, place: str) -> None:
@@ -94,8 +95,9 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("model", ("num_experts", "top_k", "moe_intermediate_size", "num_local_experts", "num_experts_per_tok"), "experts are not built"),
         ("plans", ("lora_rank", "lora", "quantization", "freeze", "load_in_4bit", "peft"), "adapters (LoRA) and quantized weights are not"),
         ("batch", ("mode", "prompt_length", "output_length", "max_new_tokens"), "inference is not built"),
-        ("batch", ("total_tokens", "train_iters", "max_steps"), "time and cost of a whole training are not built"),
-        ("training", ("total_tokens", "cost_per_hour"), "time and cost of a whole training are not built"),
+        ("training", ("train_iters", "max_steps"), "give training.total_tokens: steps x global_batch x sequence_length"),
+        ("training", ("cost_per_hour", "price"), "give it as cluster.price_per_device_hour"),
+        ("batch", ("budget", "days"), "it is a limit of the planner"),
         ("batch", ("tokens", "tokens_per_step"), "the tokens of a step are global_batch x sequence_length"),
         ("batch", ("gradient_accumulation_steps", "ga"), "gradient accumulation follows"),
         ("cluster", ("gpus_per_node", "devices_per_node"), "devices of a node follow from it"),

@@ -61,7 +61,7 @@ SENTENCES = {
         "batch.tokens: unknown key: the tokens of a step are global_batch x sequence_length",
         "unknown model 'Llama-3.1-8B' (did you mean 'llama3-8b'?)",
     ),
-    "cost7b.yaml": ("batch.total_tokens: unknown key: time and cost of a whole training are not built",),
+    "cost7b.yaml": ("batch.total_tokens: unknown key; give it as training.total_tokens",),
     "fp8.yaml": ("which is not built yet; known: fp32, tf32, bf16",),
     "geglu.yaml": (
         "'geglu', which is a gate that is not built",

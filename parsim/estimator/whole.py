@@ -1,0 +1,91 @@
+"""A whole training under one plan: from its tokens and a step to days, device-hours, money and energy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from parsim import units
+from parsim.errors import PlanError
+from parsim.estimator.power import joules
+from parsim.estimator.result import Estimate
+from parsim.model.dims import MATMUL
+from parsim.model.parameters import model_flops_per_token
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+S_PER_HOUR: Final = units.parse("1 h", "s")
+
+
+@dataclass(frozen=True, slots=True)
+class WholeTraining:
+    """Steps one after another: without restarts, evaluation, checkpoints and idle devices.  None: nobody states what it follows from."""
+
+    total_tokens: int
+    num_steps: int  # of global_batch x sequence_length tokens; the last may have fewer, and takes as long
+    time_s: float
+    device_hours: float
+    cost_usd: float | None
+    energy_j: float | None
+
+
+def num_steps(scenario: Scenario) -> int:
+    """The steps of the whole training.
+
+    Raises:
+        PlanError: nobody states its tokens.
+    """
+    if scenario.total_tokens is None:
+        raise PlanError("nobody states the tokens of the whole training", scenario.path, "Give training.total_tokens, e.g. 2T.")
+    return -(-scenario.total_tokens // (scenario.batch.global_batch * scenario.batch.sequence_length))
+
+
+def least_devices(scenario: Scenario, seconds: float) -> float:
+    """Devices whose dense peak does the matmuls and the causal attention of the whole training in so many seconds: no plan needs fewer."""
+    batch, accelerator = scenario.batch, scenario.cluster.node.accelerator
+    tokens = num_steps(scenario) * batch.global_batch * batch.sequence_length
+    causal = model_flops_per_token(scenario.model, batch.sequence_length)[1]
+    return tokens * causal / accelerator.peak(batch.recipe.multiplies[MATMUL]) / seconds
+
+
+def usd_per_device_hour(scenario: Scenario) -> float:
+    """The price of a device.
+
+    Raises:
+        PlanError: nobody states it.
+    """
+    if scenario.cluster.rent is None:
+        name = scenario.cluster.node.name
+        raise PlanError(f'no price of a device of node "{name}"', scenario.path, "Give cluster.price_per_device_hour, e.g. '2.5 USD'.")
+    return scenario.cluster.rent.device_hour_usd
+
+
+def tdp_w(scenario: Scenario) -> float:
+    """The design power of a device.
+
+    Raises:
+        PlanError: nobody states it.
+    """
+    accelerator = scenario.cluster.node.accelerator
+    if accelerator.tdp_w is None:
+        remedy = f"Give it: node: {{base: NAME, accelerator: {{base: {accelerator.name}, tdp: 400 W}}}}."
+        raise PlanError(f'no design power (tdp) of accelerator "{accelerator.name}"', scenario.path, remedy)
+    return accelerator.tdp_w
+
+
+def step_joules(scenario: Scenario, estimate: Estimate) -> float | None:
+    """The energy of a step on all devices; None where nobody states their design power."""
+    tdp, busy = scenario.cluster.node.accelerator.tdp_w, estimate.busy_s
+    return None if tdp is None else estimate.plan.num_devices * joules(tdp, estimate.step_s, sum(busy) / len(busy))
+
+
+def whole_training(scenario: Scenario, estimate: Estimate) -> WholeTraining | None:
+    """The whole training under the plan of an estimate; None where nobody states its tokens."""
+    if scenario.total_tokens is None:
+        return None
+    steps, energy, rent = num_steps(scenario), step_joules(scenario, estimate), scenario.cluster.rent
+    time_s = steps * estimate.step_s
+    hours = time_s * estimate.plan.num_devices / S_PER_HOUR
+    cost = None if rent is None else hours * rent.device_hour_usd
+    return WholeTraining(scenario.total_tokens, steps, time_s, hours, cost, None if energy is None else steps * energy)

@@ -1,0 +1,52 @@
+"""What the planner ranks by.
+
+With model, batch and devices given, all objectives but energy follow from the step alone, and the shortest step is best: they rank by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from parsim.cluster.scalars import Ints
+from parsim.errors import PlanError, did_you_mean
+from parsim.estimator.busy import busy_ps
+from parsim.estimator.estimate import Priced
+from parsim.estimator.power import joules
+from parsim.estimator.whole import num_steps, tdp_w, usd_per_device_hour
+from parsim.units import PS_PER_S
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+# Each with what it needs to be told, which raises where nobody tells it.
+OBJECTIVES: Final[Mapping[str, tuple[Callable[[Scenario], object], ...]]] = {
+    **dict.fromkeys(("step_time", "tokens_per_s", "tokens_per_s_per_device", "mfu"), ()),
+    **dict.fromkeys(("time_to_tokens", "device_hours"), (num_steps,)),
+    "cost": (num_steps, usd_per_device_hour),
+    "energy": (tdp_w,),
+}
+# What is to be least, of steps, or bounds below them, and the indices of their plans: it never falls where a step grows, so that
+# of a bound it is a bound.
+Least = Callable[[Ints, Ints], Ints]
+
+
+def check_objective(objective: str, scenario: Scenario) -> None:
+    """Refuse one that is unknown, or needs what nobody tells.
+
+    Raises:
+        PlanError: it is so.
+    """
+    if objective not in OBJECTIVES:
+        raise PlanError(f"unknown objective '{objective}'{did_you_mean(objective, OBJECTIVES)}", remedy=f"Known: {', '.join(OBJECTIVES)}.")
+    for needs in OBJECTIVES[objective]:
+        needs(scenario)
+
+
+def loss_of(objective: str, priced: Priced) -> Least:
+    """What an objective makes least: picoseconds of the step, or joules of a device in it."""
+    if objective != "energy":
+        return lambda steps, _: steps
+    tdp, ranks = tdp_w(priced.scenario), priced.plans.columns["pipeline_parallel"]
+    busy = priced.figures(busy_ps)[0] / ranks  # of the mean device
+    return lambda steps, rows: joules(tdp, steps / PS_PER_S, busy[rows] / PS_PER_S)

@@ -1,0 +1,179 @@
+"""How many devices: the nodes that a whole training needs to end in time, or that a budget pays for, each number with its best plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, inf
+from typing import TYPE_CHECKING, Any, Final
+
+from parsim.errors import PlanError
+from parsim.estimator.result import Estimate
+from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour, whole_training
+from parsim.parallel.fault import divisors
+from parsim.planner.constraints import figure, sieve_of
+from parsim.planner.search import plan
+from parsim.planner.space import AnySpace
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+_BEYOND: Final = 2  # how far beyond the border between good and bad: the number next to it is bad
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A number of devices with its fastest plan that fits; None where none does."""
+
+    num_devices: int
+    num_nodes: int
+    best: Estimate | None
+    training: WholeTraining | None
+
+    @property
+    def time_s(self) -> float:
+        """Of the whole training; infinite where no plan fits."""
+        return self.training.time_s if self.training else inf
+
+    @property
+    def cost_usd(self) -> float:
+        """The same in money; infinite too where nobody states a price."""
+        return inf if self.training is None or self.training.cost_usd is None else self.training.cost_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """The numbers of devices that were looked at, in order, and the one that is the answer; None where none is."""
+
+    rows: tuple[Sized, ...]
+    answer: Sized | None
+
+    def efficiency(self, row: Sized) -> float | None:
+        """Tokens a second and device over those of the number that uses its devices best; None where no plan fits."""
+        most = max((each.best.tokens_per_s_per_device for each in self.rows if each.best), default=inf)
+        return row.best.tokens_per_s_per_device / most if row.best else None
+
+
+def size(
+    scenario: Scenario,
+    tokens: object = None,
+    *,
+    within: object = None,
+    budget: object = None,
+    most_devices: int | None = None,
+    space: AnySpace = None,
+    runnable: bool = False,
+    constraints: Mapping[str, object] | None = None,
+) -> Sizing:
+    """The fewest devices whose best plan goes through the `tokens` `within` a time; of a `budget` alone, the most that it pays for.
+
+    Args:
+        scenario: its cluster's number of nodes does not count.
+        tokens: a number, or text such as "1T"; the scenario's total_tokens where left out.
+        within: seconds, or text such as "30 days".
+        budget: USD, or text such as "1 MUSD".
+        most_devices: no more are looked at.
+        space: as of `plan`, like `runnable` and `constraints`.
+
+    Raises:
+        PlanError: neither time nor budget is given, nobody states the tokens or, for a budget, a price; or no number has a legal plan.
+    """
+    if within is None and budget is None:
+        raise PlanError("how many devices: for what?", remedy="Give a time (--within '30 days'), a budget (--budget 1MUSD), or both.")
+    seconds, usd = (inf if each is None else figure(each, unit) for each, unit in ((within, "s"), (budget, "USD")))
+    if tokens is not None:
+        scenario = replace(scenario, total_tokens=ceil(figure(tokens, "token")))
+    num_steps(scenario), sieve_of(constraints or {}, scenario)  # what these refuse, they refuse for any number
+    if budget is not None:
+        usd_per_device_hour(scenario)
+    search = _Search(scenario, {"space": space, "runnable": runnable, "constraints": constraints})
+    numbers = numbers_of_nodes(scenario, most_devices)
+    if within is None:
+        search.last(numbers, lambda each: each.cost_usd <= usd)
+    else:
+        least = least_devices(scenario, seconds) / scenario.cluster.node.devices_per_node
+        search.first([each for each in numbers if each >= least] or numbers[-1:], lambda each: each.time_s <= seconds)
+    if len(search.refused) == len(search.sized):
+        raise search.refused[-1]
+    rows = tuple(search.sized[each] for each in sorted(search.sized))
+    good = [each for each in rows if each.time_s <= seconds and (budget is None or each.cost_usd <= usd)]
+    return Sizing(rows, good[0 if within is not None else -1] if good else None)
+
+
+def numbers_of_nodes(scenario: Scenario, most_devices: int | None = None) -> Sequence[int]:
+    """Numbers of nodes, ascending, whose devices are a divisor of the global batch, whose replicas share it evenly, x 2^i or 3 x 2^i.
+
+    One where nothing joins several.
+    """
+    each, batch = scenario.cluster.node.devices_per_node, scenario.batch
+    most = most_devices or batch.global_batch * scenario.model.num_layers * each
+    wholes = [few * replicas for few in (1, 3) for replicas in divisors(batch.global_batch)]
+    doubled = {whole << i for whole in wholes for i in range((most // whole).bit_length())}
+    found = sorted(devices // each for devices in {each} | doubled if devices <= most and not devices % each)
+    if not found:
+        raise PlanError(f"a node has {each} devices, and at most {most} are allowed", remedy="Allow more devices.")
+    return found if scenario.cluster.fabric else [1]
+
+
+@dataclass(slots=True)
+class _Search:
+    """Numbers of nodes, each looked at once."""
+
+    scenario: Scenario
+    options: Mapping[str, Any]
+    sized: dict[int, Sized] = field(default_factory=dict)
+    refused: list[PlanError] = field(default_factory=list)
+
+    def at(self, num_nodes: int) -> Sized:
+        """One number, with its fastest plan."""
+        if num_nodes not in self.sized:
+            self.sized[num_nodes] = self._at(num_nodes)
+        return self.sized[num_nodes]
+
+    def _at(self, num_nodes: int) -> Sized:
+        cluster = replace(self.scenario.cluster, num_nodes=num_nodes)
+        whole = {name: each for name, each in self.scenario.plans.items() if each.num_devices == cluster.num_devices}
+        scenario = replace(self.scenario, cluster=cluster, plans=whole)
+        try:
+            rows = plan(scenario, top=1, **self.options).rows
+        except PlanError as error:  # no plan is legal on so many
+            self.refused.append(error)
+            rows = ()
+        best = rows[0] if rows else None
+        return Sized(cluster.num_devices, num_nodes, best, whole_training(scenario, best) if best else None)
+
+    def first(self, numbers: Sequence[int], good: Callable[[Sized], bool]) -> None:
+        """Look for the first that is good: double until one is, and settle between."""
+        below = -1
+        for place in self._octaves(numbers):
+            if good(self.at(numbers[place])):
+                return self._settle(numbers, below, place, good)
+            below = place
+        return None
+
+    def last(self, numbers: Sequence[int], good: Callable[[Sized], bool]) -> None:
+        """Look for the last that is good, likewise."""
+        octaves = [*self._octaves(numbers)]
+        if found := [place for place in octaves if good(self.at(numbers[place]))]:
+            above = min((place for place in octaves if place > found[-1]), default=found[-1] + 1)
+            self._settle(numbers, above, found[-1], good)
+
+    def _octaves(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Places of numbers, each the next of at least twice the one before, until twice as many devices are no faster."""
+        fastest, least = inf, 0
+        for place, number in enumerate(numbers):
+            if number >= least:
+                yield place
+                time_s, least = self.at(number).time_s, 2 * number
+                if fastest <= time_s < inf:
+                    return
+                fastest = min(fastest, time_s)
+
+    def _settle(self, numbers: Sequence[int], bad: int, found: int, good: Callable[[Sized], bool]) -> None:
+        """Halve what lies between, as if all were in order; since they need not be, look a little beyond as long as that helps."""
+        while abs(bad - found) > 1:
+            middle = (bad + found) // 2
+            bad, found = (bad, middle) if good(self.at(numbers[middle])) else (middle, found)
+        way = bad - found
+        while 0 <= (beyond := found + _BEYOND * way) < len(numbers) and good(self.at(numbers[beyond])):
+            found = beyond

@@ -1,0 +1,85 @@
+"""`parsim size`: each number of devices that was looked at, the one that does, or what would."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from parsim import __version__, units
+from parsim.plain import flat
+from parsim.planner.sizing import Sized, Sizing, size
+from parsim.report.console import Output, log, patience, percent, say, show_table
+from parsim.report.results import SCHEMA, plan_document
+from parsim.report.summary import short
+from parsim.report.whole import days, sentence, sources, usd, words
+from parsim.scenario import Scenario
+from parsim.scenario.source import Source
+
+
+def size_scenario(source: Source, output: Output, tokens: str | None, *, within: str | None, budget: str | None, **options: Any) -> int:
+    """The exit status: 0, or 1 where no number of devices does; `options` are those of `size`.
+
+    Raises:
+        ParsimError: the scenario, a limit or the space is wrong, or nobody states what they need.
+    """
+    with patience(f"looking for the devices of {source}"):
+        scenario = source.load()
+        found = size(scenario, tokens, within=within, budget=budget, **options)
+    rows = [_document(found, each) for each in found.rows]
+    whole = {"schema": SCHEMA, "parsim_version": __version__, "scenario": scenario.name, "rows": rows}
+    output.show(whole, [_cells(each) for each in rows], lambda: _show(scenario, found))
+    if found.answer is None:
+        log(_what_would(scenario, found))
+    return 0 if found.answer else 1
+
+
+def _document(found: Sizing, row: Sized) -> dict[str, Any]:
+    return {
+        **{"num_devices": row.num_devices, "num_nodes": row.num_nodes, "answer": row == found.answer},
+        "plan": plan_document(row.best.plan) if row.best else None,
+        "step_s": row.best.step_s if row.best else None,
+        "scaling": found.efficiency(row),
+        "whole_training": asdict(row.training) if row.training else None,
+    }
+
+
+def _cells(row: dict[str, Any]) -> dict[str, object]:
+    """As CSV has it."""
+    own = {key: value for key, value in row.items() if key not in ("plan", "whole_training")}
+    return {**own, **(row["whole_training"] or {}), **flat(row["plan"] or {})}
+
+
+def _show(scenario: Scenario, found: Sizing) -> None:
+    node = scenario.cluster.node
+    tokens = next((f", {row.training.total_tokens:,} tokens" for row in found.rows if row.training), "")
+    fabric = f", {scenario.cluster.fabric.name}" if scenario.cluster.fabric else ""
+    say(f"{scenario.model.name} on {node.accelerator.name} ({node.name}{fabric}), {scenario.stack.name}{tokens}")
+    rows = []
+    for row in found.rows:
+        figures: dict[str, str] = {"devices": f"{row.num_devices:,}"}
+        if row.best:
+            scaling = found.efficiency(row)
+            step = units.format(row.best.step_s, "s", digits=4)
+            figures |= {"step": step, **words(row.training), "scaling": "" if scaling is None else percent(scaling)}
+        rows.append({**figures, "plan": short(row.best.plan) if row.best else "none fits", "": "<" if row == found.answer else ""})
+    show_table(rows, left=("plan",))
+    for each in sources(scenario):
+        say(each)
+    if (answer := found.answer) and answer.training:
+        say(f"{answer.num_devices:,} devices ({answer.num_nodes:,} nodes): {sentence(answer.training)}")
+
+
+def _what_would(scenario: Scenario, found: Sizing) -> str:
+    """Why no number of devices does, and which limits would."""
+    fitting = [each for each in found.rows if each.training]
+    if not fitting:
+        most = found.rows[-1].num_devices
+        return f"no plan fits up to {most:,} devices\n  Try recompute, ZeRO, a smaller micro_batch, or larger memories."
+    fastest = min(fitting, key=lambda each: each.time_s)
+    cheapest = min(fitting, key=lambda each: each.cost_usd)
+    said = [f"{fastest.num_devices:,} devices take {days(fastest.time_s)}: --within '{days(fastest.time_s * 1.01)}' would do"]
+    if cheapest.cost_usd < float("inf"):
+        said.append(f"{cheapest.num_devices:,} devices cost {usd(cheapest.cost_usd)}, the least")
+    if scenario.cluster.fabric is None:
+        said.append("several nodes need a fabric: give cluster.fabric")
+    return "no number of devices does\n  " + "; ".join(said)

@@ -1,0 +1,120 @@
+"""What a whole training takes, costs and draws: words, columns and documents, with each figure that is assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from parsim import units
+from parsim.errors import ParsimError
+from parsim.estimator.power import ASSUMED
+from parsim.estimator.result import Estimate
+from parsim.estimator.whole import WholeTraining, num_steps, step_joules, tdp_w, usd_per_device_hour, whole_training
+from parsim.report.console import say, show_table
+from parsim.scenario import Scenario
+
+_S_PER_DAY: Final = units.parse("1 day", "s")
+
+WHOLE: Final[Mapping[str, str]] = {
+    "time_to_tokens": "steps x step_s, with total_tokens / (global_batch x sequence_length) steps, rounded up; restarts, evaluation and "
+    "checkpoints are not counted",
+    "device_hours": "time_to_tokens x devices",
+    "cost": "device_hours x price_per_device_hour; devices of a node that are not used, storage and traffic are not counted",
+    "energy": "steps x devices x PUE x ((idle + host) step_s + (TDP - idle) busy_s), busy_s: how long the mean device runs kernels in a "
+    "step; without total_tokens that of a step",
+}
+
+
+def explanation(scenario: Scenario, found: Estimate, name: str) -> str:
+    """The value of one of these of a plan, with what it follows from; or what is not stated."""
+    try:
+        price = f"{usd_per_device_hour(scenario):g} USD a device-hour" if name == "cost" else ""
+        power = f"TDP {tdp_w(scenario):g} W a device; assumed: {assumptions()}" if name == "energy" else ""
+        steps = f"{num_steps(scenario):,} steps" if scenario.total_tokens or name != "energy" else "a step"
+    except ParsimError as error:
+        return f"{error.what}: {error.remedy}"
+    text = words(whole_training(scenario, found)).get(name) or units.format(step_joules(scenario, found) or 0, "J")
+    return "; ".join(each for each in (text, steps, price, power) if each)
+
+
+def assumptions() -> str:
+    """What the energy assumes, beside the design power."""
+    return ", ".join(f"{name} {share}" for name, share in ASSUMED.items())
+
+
+def words(training: WholeTraining | None) -> dict[str, str]:
+    """Columns of a whole training; none without one."""
+    if training is None:
+        return {}
+    return {
+        "time_to_tokens": days(training.time_s),
+        "device_hours": f"{training.device_hours:,.0f}",
+        "cost": "-" if training.cost_usd is None else usd(training.cost_usd),
+        "energy": "-" if training.energy_j is None else units.format(training.energy_j, "MWh"),
+    }
+
+
+def days(seconds: float) -> str:
+    """Seconds as days.
+
+    >>> days(2_592_000.0), days(4_320.0)
+    ('30 days', '0.05 days')
+    """
+    return units.format(seconds, "days")
+
+
+def usd(cost: float) -> str:
+    """Money, without cents where they do not count.
+
+    >>> usd(1_234_567.8), usd(12.5)
+    ('1,234,568 USD', '12.50 USD')
+    """
+    return f"{cost:,.0f} USD" if cost >= 1000 else f"{cost:,.2f} USD"
+
+
+def line(scenario: Scenario, estimate: Estimate) -> str:
+    """The step, and the whole training where its tokens are stated, in a line."""
+    training = whole_training(scenario, estimate)
+    return ", ".join([f"step {units.format(estimate.step_s, 's', digits=4)}", *([sentence(training)] if training else [])])
+
+
+def sentence(training: WholeTraining) -> str:
+    """A whole training in a line."""
+    figures = words(training)
+    return ", ".join(f"{text} device-hours" if name == "device_hours" else text for name, text in figures.items() if text != "-")
+
+
+def document(scenario: Scenario, estimate: Estimate) -> dict[str, Any]:
+    """What JSON has of it: SI base units, hours and USD, null where nobody states what they follow from."""
+    training = whole_training(scenario, estimate)
+    return {"step_energy_j": step_joules(scenario, estimate), "whole_training": None if training is None else asdict(training)}
+
+
+def show_whole(scenario: Scenario, plans: Mapping[str, Estimate], title: str, *, energy: bool = False) -> None:
+    """The whole training under each plan, and what its figures are from; `energy`: that of a step where no tokens are stated."""
+    rows = [{title: name, **words(whole_training(scenario, each)), **_step(scenario, each, energy)} for name, each in plans.items()]
+    if len(rows[0]) == 1:
+        return
+    tokens = scenario.total_tokens
+    show_table(rows, left=(title,), title=f"whole training, {tokens:,} tokens, {num_steps(scenario):,} steps" if tokens else "energy")
+    for line in sources(scenario, priced=tokens is not None):
+        say(line)
+
+
+def _step(scenario: Scenario, estimate: Estimate, wanted: bool) -> dict[str, str]:
+    joules = step_joules(scenario, estimate) if wanted and scenario.total_tokens is None else None
+    return {} if joules is None else {"energy of a step": units.format(joules, "J", digits=4)}
+
+
+def sources(scenario: Scenario, *, priced: bool = True) -> Iterator[str]:
+    """What price and energy are from, or why there is none."""
+    rent, accelerator = scenario.cluster.rent, scenario.cluster.node.accelerator
+    if priced and rent is None:
+        yield "no price: give cluster.price_per_device_hour, e.g. '2.5 USD'"
+    elif priced and rent is not None:
+        yield f"price: {rent.device_hour_usd:g} USD a device-hour ({rent.source})"
+    if accelerator.tdp_w is None:
+        yield f'no energy: nobody says the design power of accelerator "{accelerator.name}"; give its tdp'
+    else:
+        yield f"energy: TDP {accelerator.tdp_w:g} W a device; assumed: {assumptions()}"

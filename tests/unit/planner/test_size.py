@@ -1,0 +1,141 @@
+"""How many devices: the answer of looking at every number, of few looks, and without a plan where none is legal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from parsim import plan, size
+from parsim.cluster import Rent
+from parsim.errors import PlanError
+from parsim.parallel.plan import Batch
+from parsim.planner import sizing
+from parsim.planner.search import Ranking
+from parsim.planner.sizing import numbers_of_nodes
+from parsim.scenario import PlanSpace, Scenario
+from support import CLUSTER, GPT, scenario
+
+AXES: dict[str, tuple[object, ...]] = {"tensor_parallel": ("auto",), "pipeline_parallel": ("auto",), "micro_batch": ("auto",)}
+
+
+def toy(**others: object) -> Scenario:
+    """Nodes of 4 devices at 2 USD, 24 sequences of 8 tokens a step, and 100 steps."""
+    chosen = scenario(model=replace(GPT, num_layers=8), batch=Batch(24, 8), cluster=replace(CLUSTER, rent=Rent("stated", 2.0)))
+    return replace(chosen, spaces={"a": PlanSpace("a", AXES)}, total_tokens=100 * 24 * 8, **others)
+
+
+def looked_at(chosen: Scenario) -> dict[int, float | None]:
+    """The time of the whole training by devices, of each number; None where no plan is legal."""
+    found: dict[int, float | None] = {}
+    for nodes in numbers_of_nodes(chosen, 96):
+        try:
+            rows = plan(replace(chosen, cluster=replace(chosen.cluster, num_nodes=nodes)), top=1).rows
+        except PlanError:
+            rows = ()
+        found[4 * nodes] = 100 * rows[0].step_s if rows else None
+    return found
+
+
+def test_numbers_are_those_whose_replicas_share_the_batch() -> None:
+    # 4, 8, 12 ... x divisors of 24, by 1 or 3, doubled: multiples of 4 of the form 2^i, 3 x 2^i and 9 x 2^i.
+    assert [4 * each for each in numbers_of_nodes(toy(), 100)] == [4, 8, 12, 16, 24, 32, 36, 48, 64, 72, 96]
+    alone = replace(toy(), cluster=replace(CLUSTER, fabric=None, num_nodes=1))
+    assert numbers_of_nodes(alone) == [1]
+    with pytest.raises(PlanError, match="a node has 4 devices, and at most 3 are allowed"):
+        numbers_of_nodes(toy(), 3)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_the_answer_to_a_time_is_that_of_looking_at_every_number(share: float) -> None:
+    times = {devices: time_s for devices, time_s in looked_at(toy()).items() if time_s is not None}
+    within = share * max(times.values())
+    found = size(toy(), within=within, most_devices=96)
+    assert found.answer is not None
+    assert found.answer.num_devices == next(devices for devices, time_s in times.items() if time_s <= within)
+    assert {row.num_devices: row.time_s for row in found.rows if row.best} == pytest.approx(
+        {row.num_devices: times[row.num_devices] for row in found.rows if row.best}
+    )
+    assert max(found.efficiency(row) or 0 for row in found.rows) == 1
+
+
+def test_a_budget_alone_pays_for_the_most_devices() -> None:
+    costs = {devices: devices * time_s / 3600 * 2 for devices, time_s in looked_at(toy()).items() if time_s is not None}
+    for budget in sorted(costs.values())[1::3]:
+        found = size(toy(), budget=budget, most_devices=96)
+        assert found.answer is not None and found.answer.cost_usd <= budget
+        assert found.answer.num_devices <= max(devices for devices, cost in costs.items() if cost <= budget)
+
+
+def test_both_limits_hold() -> None:
+    free = size(toy(), within=1e6, most_devices=96).answer
+    assert free is not None
+    assert size(toy(), within=1e6, budget=0.99 * free.cost_usd, most_devices=8).answer is None or free.num_devices == 4
+    assert size(toy(), within=1e6, budget=1.01 * free.cost_usd, most_devices=96).answer == free
+
+
+def test_tokens_are_text_or_a_number() -> None:
+    one, other, stated = (size(toy(), tokens, within="1 day", most_devices=8) for tokens in ("19.2k", 19_200, None))
+    assert one == other == stated
+
+
+def _with_times(patch: pytest.MonkeyPatch, times: dict[int, float]) -> list[int]:
+    """Each number of devices takes so long; what is looked at, in order."""
+    real, seen = plan(replace(toy(), cluster=replace(CLUSTER, num_nodes=1)), top=1), []
+
+    def told(chosen: Scenario, **_: object) -> Ranking:
+        devices = chosen.cluster.num_devices
+        seen.append(devices)
+        return replace(real, rows=(replace(real.rows[0], step_s=times[devices] / 100),))
+
+    patch.setattr(sizing, "plan", told)
+    return seen
+
+
+def test_few_numbers_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    ideal = {4 * nodes: 1e5 / nodes for nodes in numbers_of_nodes(toy(), 4096)}
+    seen = _with_times(monkeypatch, ideal)
+    found = size(toy(), within=1e5 / 64, most_devices=4096)
+    assert found.answer is not None and found.answer.num_devices == 256
+    assert len(seen) == len(set(seen)) < 14 < len(ideal)
+
+
+def test_a_number_beyond_the_border_that_is_good_all_the_same_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {4: 90.0, 8: 80.0, 12: 30.0, 16: 70.0, 24: 30.0, 32: 20.0, 36: 19.0, 48: 18.0, 64: 17.0, 72: 16.0, 96: 15.0}
+    _with_times(monkeypatch, times)
+    found = size(toy(), within=30.0, most_devices=96)
+    assert found.answer is not None and found.answer.num_devices == 12  # 16 is not in time
+
+
+def test_it_ends_where_twice_as_many_are_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {4 * nodes: max(1e4 / nodes, 700.0) for nodes in numbers_of_nodes(toy())}
+    seen = _with_times(monkeypatch, times)
+    assert size(toy(), within=600).answer is None
+    assert all(one < other for one, other in pairwise(seen)) and max(seen) < 400
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "how many devices: for what?"),
+        ({"within": "30"}, "'30' is no time: 30 has no unit"),
+        ({"within": "1 day", "tokens": "many"}, "'many' is no number of tokens"),
+        ({"budget": "1 EUR"}, "'1 EUR' is no money: unknown unit 'EUR'"),
+        ({"within": "1 day", "constraints": {"memory_headroom": "x"}}, "is no share of a memory"),
+    ],
+)
+def test_wrong_limits_are_told(options: dict[str, object], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        size(toy(), **options)  # type: ignore[arg-type]
+
+
+def test_where_no_number_has_a_legal_plan_the_reason_is_told() -> None:
+    odd = replace(toy(), spaces={"a": PlanSpace("a", {"tensor_parallel": (3,), "pipeline_parallel": (7,)})})
+    with pytest.raises(PlanError, match="no legal plan"):
+        size(odd, within="1 day", most_devices=8)
+
+
+def test_a_budget_needs_a_price() -> None:
+    with pytest.raises(PlanError, match="no price of a device"):
+        size(replace(toy(), cluster=CLUSTER), budget=100)
