@@ -45,8 +45,8 @@ class Ranking(Plain):
     nearest: Estimate | None
     rejected: tuple[Rejected, ...]  # combinations of values that are no legal plan, or not tried, by why
     num_combinations: int = 0  # of values of the axes: those that are legal plans of the space, and those rejected
-    # How many of all that fit cannot be told from the first: their steps differ by less than repeated runs of one plan do.  Ranked by energy,
-    # how far repeated runs differ is not known.
+    # How many of all that fit cannot be told from the first: their steps differ by less than repeated runs of one plan do.  How far the energy
+    # of repeated runs differs is not known: ranked by it, 1.
     alike: int = 0
     outside: tuple[str, ...] = ()  # plans that the scenario names and that are none of the space
     nothing_legal: str = ""  # where no plan of the space is legal, why not the first
@@ -201,11 +201,11 @@ class _Race:
                 return
             block = order[done : done + max(_BLOCK, len(self.keys) // 4)]  # ever more at a time, so that sorting stays cheap
             for own in np.unique(pool[block]).tolist():
-                self.keys += self._priced(start + own, losses[own], index[block[pool[block] == own]])
+                self.keys += self._keys_of(start + own, losses[own], index[block[pool[block] == own]])
             self.keys.sort()
             done += len(block)
 
-    def _priced(self, number: int, loss: Least, rows: Ints) -> Iterator[_Key]:
+    def _keys_of(self, number: int, loss: Least, rows: Ints) -> Iterator[_Key]:
         pool = self.pools[number]
         steps = pool.finish(rows)
         within = self.sieve.quick(np.ones(len(rows), dtype=bool), steps)

@@ -14,7 +14,7 @@ from parsim.errors import PlanError
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules, whole_training
 from parsim.parallel.plan import Batch
-from parsim.planner import objectives, search
+from parsim.planner import bounded, objectives
 from parsim.planner.constraints import Cut
 from parsim.planner.objectives import OBJECTIVES
 from parsim.planner.space import candidates
@@ -67,8 +67,8 @@ def _idle_devices(patch: pytest.MonkeyPatch) -> None:
 
 
 def _bound_above_the_step(patch: pytest.MonkeyPatch) -> None:
-    right = search.lower_bound
-    patch.setattr(search, "lower_bound", lambda stages: right(stages) + 10**12 * (stages.workload.micro_batches % 3))
+    right = bounded.lower_bound
+    patch.setattr(bounded, "lower_bound", lambda stages: right(stages) + 10**12 * (stages.workload.micro_batches % 3))
 
 
 @pytest.mark.parametrize("mutant", [_idle_devices, _bound_above_the_step])
