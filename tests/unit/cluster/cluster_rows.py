@@ -28,6 +28,7 @@ from parsim.cluster import (
 T = TypeVar("T")
 DATA = Path(parsim.catalog.__file__).parent / "data"
 SUFFIXES = {
+    "_w": "W",
     "_s_per_sqrt_byte": "s/sqrt(bytes)",
     "_flops_per_s": "FLOP/s",
     "_bytes_per_s": "bytes/s",
