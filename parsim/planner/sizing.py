@@ -94,7 +94,7 @@ def size(
         least = least_devices(scenario, seconds) / scenario.cluster.node.devices_per_node
         search.first([each for each in numbers if each >= least] or numbers[-1:], lambda each: each.time_s <= seconds)
     if len(search.refused) == len(search.sized):
-        raise search.refused[-1]
+        raise next(reversed(search.refused.values()))
     rows = tuple(search.sized[each] for each in sorted(search.sized))
     good = [each for each in rows if each.time_s <= seconds and (budget is None or each.cost_usd <= usd)]
     return Sizing(rows, good[0 if within is not None else -1] if good else None)
@@ -122,7 +122,7 @@ class _Search:
     scenario: Scenario
     options: Mapping[str, Any]
     sized: dict[int, Sized] = field(default_factory=dict)
-    refused: list[PlanError] = field(default_factory=list)
+    refused: dict[int, PlanError] = field(default_factory=dict)  # numbers on which no plan is legal
 
     def at(self, num_nodes: int) -> Sized:
         """One number, with its fastest plan."""
@@ -137,7 +137,7 @@ class _Search:
         try:
             rows = plan(scenario, top=1, **self.options).rows
         except PlanError as error:  # no plan is legal on so many
-            self.refused.append(error)
+            self.refused[num_nodes] = error
             rows = ()
         best = rows[0] if rows else None
         return Sized(cluster.num_devices, num_nodes, best, whole_training(scenario, best) if best else None)
@@ -159,12 +159,13 @@ class _Search:
             self._settle(numbers, above, found[-1], good)
 
     def _octaves(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Places of numbers, each the next of at least twice the one before, until twice as many devices are no faster."""
+        """Places of numbers, each the next of at least twice the last that has a legal plan, until twice as many devices are no faster."""
         fastest, least = inf, 0
         for place, number in enumerate(numbers):
             if number >= least:
                 yield place
-                time_s, least = self.at(number).time_s, 2 * number
+                time_s = self.at(number).time_s
+                least = number if number in self.refused else 2 * number
                 if fastest <= time_s < inf:
                     return
                 fastest = min(fastest, time_s)

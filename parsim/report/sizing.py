@@ -11,7 +11,8 @@ from parsim.planner.sizing import Sized, Sizing, size
 from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.results import SCHEMA, plan_document
 from parsim.report.summary import short
-from parsim.report.whole import days, sentence, sources, usd, words
+from parsim.report.summary import size as batch_line
+from parsim.report.whole import columns, days, sentence, sources, usd
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
@@ -53,14 +54,18 @@ def _show(scenario: Scenario, found: Sizing) -> None:
     node = scenario.cluster.node
     tokens = next((f", {row.training.total_tokens:,} tokens" for row in found.rows if row.training), "")
     fabric = f", {scenario.cluster.fabric.name}" if scenario.cluster.fabric else ""
-    say(f"{scenario.model.name} on {node.accelerator.name} ({node.name}{fabric}), {scenario.stack.name}{tokens}")
+    if scenario.notes:
+        say("; ".join(scenario.notes))
+    default = " by default" if scenario.default_stack else ""
+    say(f"{scenario.model.name} on {node.accelerator.name} ({node.name}{fabric}), {scenario.stack.name}{default}{tokens}")
+    say(batch_line(scenario))
     rows = []
     for row in found.rows:
         figures: dict[str, str] = {"devices": f"{row.num_devices:,}"}
         if row.best:
             scaling = found.efficiency(row)
             step = units.format(row.best.step_s, "s", digits=4)
-            figures |= {"step": step, **words(row.training), "scaling": "" if scaling is None else percent(scaling)}
+            figures |= {"step": step, **columns(row.training), "scaling": "" if scaling is None else percent(scaling)}
         rows.append({**figures, "plan": short(row.best.plan) if row.best else "none fits", "": "<" if row == found.answer else ""})
     show_table(rows, left=("plan",))
     for each in sources(scenario):

@@ -55,6 +55,11 @@ def words(training: WholeTraining | None) -> dict[str, str]:
     }
 
 
+def columns(training: WholeTraining | None) -> dict[str, str]:
+    """The same under titles of two lines."""
+    return {name.replace("time_to_", "time to\n").replace("device_", "device\n"): text for name, text in words(training).items()}
+
+
 def days(seconds: float) -> str:
     """Seconds as days.
 
@@ -93,7 +98,7 @@ def document(scenario: Scenario, estimate: Estimate) -> dict[str, Any]:
 
 def show_whole(scenario: Scenario, plans: Mapping[str, Estimate], title: str, *, energy: bool = False) -> None:
     """The whole training under each plan, and what its figures are from; `energy`: that of a step where no tokens are stated."""
-    rows = [{title: name, **words(whole_training(scenario, each)), **_step(scenario, each, energy)} for name, each in plans.items()]
+    rows = [{title: name, **columns(whole_training(scenario, each)), **_step(scenario, each, energy)} for name, each in plans.items()]
     if len(rows[0]) == 1:
         return
     tokens = scenario.total_tokens

@@ -37,8 +37,7 @@ def _defaults(value: Mapping[str, Any], sections: Sections) -> Iterator[tuple[tu
         node = resolve("nodes", cluster.node)
         num_nodes = cluster.num_nodes or ceil((cluster.num_devices or 1) / node.devices_per_node)
         num_devices = cluster.num_devices or num_nodes * node.devices_per_node
-        if num_nodes > 1:
-            yield ("cluster", "fabric"), node.usual_fabric or _FABRIC, "usual for the node" if node.usual_fabric else "by default"
+        yield ("cluster", "fabric"), node.usual_fabric or _FABRIC, "usual for the node" if node.usual_fabric else "by default"
     if sections.model is not None:
         longest = getattr(resolve("models", sections.model), "max_positions", 1)
         length = min(longest, _LONGEST)

@@ -60,6 +60,18 @@ def test_the_answer_to_a_time_is_that_of_looking_at_every_number(share: float) -
     assert max(found.efficiency(row) or 0 for row in found.rows) == 1
 
 
+def test_numbers_without_a_legal_plan_do_not_lead_astray() -> None:
+    """A batch of 2^i shares itself over no number with a 3; a search that begins at one goes on to those without."""
+    axes = {**AXES, "tensor_parallel": (1, 2, 4), "pipeline_parallel": (1, 2, 4)}
+    asked = replace(toy(), batch=Batch(32, 8), total_tokens=100 * 32 * 8, spaces={"a": PlanSpace("a", axes)})
+    times = {devices: time_s for devices, time_s in looked_at(asked).items() if time_s is not None}
+    for first in (12, 24, 48):  # of which no plan is legal
+        within = plan(replace(asked, cluster=replace(CLUSTER, num_nodes=4)), top=1).rows[0].step_s * 100 * 16 / first
+        found = size(asked, within=within, most_devices=128)
+        later = [devices for devices, time_s in times.items() if time_s <= within]
+        assert first not in times and (found.answer and found.answer.num_devices) == (later[0] if later else None)
+
+
 def test_a_budget_alone_pays_for_the_most_devices() -> None:
     costs = {devices: devices * time_s / 3600 * 2 for devices, time_s in looked_at(toy()).items() if time_s is not None}
     for budget in sorted(costs.values())[1::3]:
