@@ -18,7 +18,7 @@ from parsim.planner.space import AnySpace
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
-_BEYOND: Final = 2  # how far beyond the border between good and bad: the number next to it is bad
+_NEAR: Final = 4  # two octaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,38 +143,29 @@ class _Search:
         return Sized(cluster.num_devices, num_nodes, best, whole_training(scenario, best) if best else None)
 
     def first(self, numbers: Sequence[int], good: Callable[[Sized], bool]) -> None:
-        """Look for the first that is good: double until one is, and settle between."""
-        below = -1
-        for place in self._octaves(numbers):
-            if good(self.at(numbers[place])):
-                return self._settle(numbers, below, place, good)
-            below = place
-        return None
+        """Look for the first that is good: octaves up to one that is, or to the last, and then every number below, in order."""
+        most = 0
+        for most in self._octaves(numbers):
+            if good(self.at(most)):
+                break
+        next((number for number in numbers if number < 2 * most and good(self.at(number))), None)
 
     def last(self, numbers: Sequence[int], good: Callable[[Sized], bool]) -> None:
-        """Look for the last that is good, likewise."""
+        """Look for the last that is good: octaves, and then every number above the last of them that is, as far as the next two."""
         octaves = [*self._octaves(numbers)]
-        if found := [place for place in octaves if good(self.at(numbers[place]))]:
-            above = min((place for place in octaves if place > found[-1]), default=found[-1] + 1)
-            self._settle(numbers, above, found[-1], good)
+        found = max((number for number in octaves if good(self.at(number))), default=0)
+        most = _NEAR * found or octaves[-1]
+        next((number for number in reversed(numbers) if found < number <= most and good(self.at(number))), None)
 
     def _octaves(self, numbers: Sequence[int]) -> Iterator[int]:
-        """Places of numbers, each the next of at least twice the last that has a legal plan, until twice as many devices are no faster."""
-        fastest, least = inf, 0
-        for place, number in enumerate(numbers):
+        """Numbers, each the next of at least twice the last that has a legal plan, until two of them are no faster than those before."""
+        fastest, least, vain = inf, 0, 0
+        for number in numbers:
             if number >= least:
-                yield place
+                yield number
                 time_s = self.at(number).time_s
                 least = number if number in self.refused else 2 * number
-                if fastest <= time_s < inf:
+                vain = vain + 1 if fastest <= time_s < inf else 0
+                if vain == _NEAR // 2:
                     return
                 fastest = min(fastest, time_s)
-
-    def _settle(self, numbers: Sequence[int], bad: int, found: int, good: Callable[[Sized], bool]) -> None:
-        """Halve what lies between, as if all were in order; since they need not be, look a little beyond as long as that helps."""
-        while abs(bad - found) > 1:
-            middle = (bad + found) // 2
-            bad, found = (bad, middle) if good(self.at(numbers[middle])) else (middle, found)
-        way = bad - found
-        while 0 <= (beyond := found + _BEYOND * way) < len(numbers) and good(self.at(numbers[beyond])):
-            found = beyond

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 
 from parsim import plan, size
 from parsim.cluster import Rent
 from parsim.errors import PlanError
-from parsim.parallel.plan import Batch
+from parsim.parallel.plan import Batch, Plan
 from parsim.planner import sizing
 from parsim.planner.search import Ranking
 from parsim.planner.sizing import numbers_of_nodes
@@ -60,15 +59,16 @@ def test_the_answer_to_a_time_is_that_of_looking_at_every_number(share: float) -
     assert max(found.efficiency(row) or 0 for row in found.rows) == 1
 
 
-def test_numbers_without_a_legal_plan_do_not_lead_astray() -> None:
+def test_numbers_without_a_legal_plan_do_not_lead_astray(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch of 2^i shares itself over no number with a 3; a search that begins at one goes on to those without."""
     axes = {**AXES, "tensor_parallel": (1, 2, 4), "pipeline_parallel": (1, 2, 4)}
     asked = replace(toy(), batch=Batch(32, 8), total_tokens=100 * 32 * 8, spaces={"a": PlanSpace("a", axes)})
     times = {devices: time_s for devices, time_s in looked_at(asked).items() if time_s is not None}
     for first in (12, 24, 48):  # of which no plan is legal
         within = plan(replace(asked, cluster=replace(CLUSTER, num_nodes=4)), top=1).rows[0].step_s * 100 * 16 / first
+        monkeypatch.setattr(sizing, "least_devices", lambda chosen, seconds, first=first: first)
         found = size(asked, within=within, most_devices=128)
-        later = [devices for devices, time_s in times.items() if time_s <= within]
+        later = [devices for devices, time_s in times.items() if time_s <= within and devices >= first]
         assert first not in times and (found.answer and found.answer.num_devices) == (later[0] if later else None)
 
 
@@ -99,7 +99,7 @@ def _with_times(patch: pytest.MonkeyPatch, times: dict[int, float]) -> list[int]
     def told(chosen: Scenario, **_: object) -> Ranking:
         devices = chosen.cluster.num_devices
         seen.append(devices)
-        return replace(real, rows=(replace(real.rows[0], step_s=times[devices] / 100),))
+        return replace(real, rows=(replace(real.rows[0], step_s=times[devices] / 100, plan=Plan(data_parallel=devices)),))
 
     patch.setattr(sizing, "plan", told)
     return seen
@@ -110,21 +110,32 @@ def test_few_numbers_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = _with_times(monkeypatch, ideal)
     found = size(toy(), within=1e5 / 64, most_devices=4096)
     assert found.answer is not None and found.answer.num_devices == 256
-    assert len(seen) == len(set(seen)) < 14 < len(ideal)
+    assert len(seen) == len(set(seen)) < 25 < len(ideal)
 
 
-def test_a_number_beyond_the_border_that_is_good_all_the_same_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = {4: 90.0, 8: 80.0, 12: 30.0, 16: 70.0, 24: 30.0, 32: 20.0, 36: 19.0, 48: 18.0, 64: 17.0, 72: 16.0, 96: 15.0}
-    _with_times(monkeypatch, times)
-    found = size(toy(), within=30.0, most_devices=96)
-    assert found.answer is not None and found.answer.num_devices == 12  # 16 is not in time
+UNEVEN = {4: 90.0, 8: 80.0, 12: 30.0, 16: 70.0, 24: 31.0, 32: 32.0, 36: 19.0, 48: 33.0, 64: 17.0, 72: 16.0, 96: 15.0}
 
 
-def test_it_ends_where_twice_as_many_are_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("within", sorted({*UNEVEN.values(), 14.0}))
+def test_the_first_in_time_is_found_where_more_devices_may_be_slower(within: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_times(monkeypatch, UNEVEN)
+    found = size(toy(), within=within * 1.0001, most_devices=96).answer
+    assert (found and found.num_devices) == next((devices for devices, time_s in UNEVEN.items() if time_s <= within), None)
+
+
+@pytest.mark.parametrize("most", [0.15, 0.2, 0.35, 0.7, 1.0])
+def test_the_last_that_a_budget_pays_for_is_found(most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_times(monkeypatch, UNEVEN)
+    costs = {devices: devices * time_s / 3600 * 2 for devices, time_s in UNEVEN.items()}
+    found = size(toy(), budget=most, most_devices=96).answer
+    assert (found and found.num_devices) == max((devices for devices, cost in costs.items() if cost <= most), default=None)
+
+
+def test_it_ends_where_four_times_as_many_are_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {4 * nodes: max(1e4 / nodes, 700.0) for nodes in numbers_of_nodes(toy())}
     seen = _with_times(monkeypatch, times)
     assert size(toy(), within=600).answer is None
-    assert all(one < other for one, other in pairwise(seen)) and max(seen) < 400
+    assert len(seen) == len(set(seen)) and max(seen) < 800
 
 
 @pytest.mark.parametrize(
