@@ -83,6 +83,8 @@ def size(
     seconds, usd = (inf if each is None else figure(each, unit) for each, unit in ((within, "s"), (budget, "USD")))
     if tokens is not None:
         scenario = replace(scenario, total_tokens=ceil(figure(tokens, "token")))
+    if scenario.total_tokens is None:
+        raise PlanError("how many tokens?", scenario.path, "Give them (--tokens 1T), or training.total_tokens.")
     num_steps(scenario), sieve_of(constraints or {}, scenario)  # what these refuse, they refuse for any number
     if budget is not None:
         usd_per_device_hour(scenario)

@@ -22,7 +22,7 @@ RESOURCES: Final[Mapping[str, str]] = {
     "launches": "kernel launches, of host and device",
     "node link": "the bandwidth of what joins the devices of a node",
     "network": "the bandwidth between nodes: NICs, their slots, and what is behind them",
-    "latency": "the latencies of node and network",
+    "latency": "every latency of node and network: of links, and what collectives take to start and for each message",
     "host link": "the bandwidth between a device and its host",
     "host memory": "the memory bandwidth of the host",
 }

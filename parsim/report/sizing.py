@@ -30,7 +30,7 @@ def size_scenario(source: Source, output: Output, tokens: str | None, *, within:
     whole = {"schema": SCHEMA, "parsim_version": __version__, "scenario": scenario.name, "rows": rows}
     output.show(whole, [_cells(each) for each in rows], lambda: _show(scenario, found))
     if found.answer is None:
-        log(_what_would(scenario, found))
+        log(_what_would(scenario, found, timed=within is not None, paid=budget is not None))
     return 0 if found.answer else 1
 
 
@@ -66,15 +66,17 @@ def _show(scenario: Scenario, found: Sizing) -> None:
             scaling = found.efficiency(row)
             step = units.format(row.best.step_s, "s", digits=4)
             figures |= {"step": step, **columns(row.training), "scaling": "" if scaling is None else percent(scaling)}
-        rows.append({**figures, "plan": short(row.best.plan) if row.best else "none fits", "": "<" if row == found.answer else ""})
+        rows.append(
+            {**figures, "plan": short(row.best.plan) if row.best else "no legal plan fits", "": "<" if row == found.answer else ""}
+        )
     show_table(rows, left=("plan",))
     for each in sources(scenario):
         say(each)
     if (answer := found.answer) and answer.training:
-        say(f"{answer.num_devices:,} devices ({answer.num_nodes:,} nodes): {sentence(answer.training)}")
+        say(f"{answer.num_devices:,} devices ({answer.num_nodes:,} node{'s' if answer.num_nodes > 1 else ''}): {sentence(answer.training)}")
 
 
-def _what_would(scenario: Scenario, found: Sizing) -> str:
+def _what_would(scenario: Scenario, found: Sizing, *, timed: bool, paid: bool) -> str:
     """Why no number of devices does, and which limits would."""
     fitting = [each for each in found.rows if each.training]
     if not fitting:
@@ -82,9 +84,13 @@ def _what_would(scenario: Scenario, found: Sizing) -> str:
         return f"no plan fits up to {most:,} devices\n  Try recompute, ZeRO, a smaller micro_batch, or larger memories."
     fastest = min(fitting, key=lambda each: each.time_s)
     cheapest = min(fitting, key=lambda each: each.cost_usd)
-    said = [f"{fastest.num_devices:,} devices take {days(fastest.time_s)}: --within '{days(fastest.time_s * 1.01)}' would do"]
-    if cheapest.cost_usd < float("inf"):
-        said.append(f"{cheapest.num_devices:,} devices cost {usd(cheapest.cost_usd)}, the least")
+    said = []
+    if timed:
+        said.append(f"{fastest.num_devices:,} devices take {days(fastest.time_s)}, the least: --within '{days(fastest.time_s * 1.01)}'")
+    if paid:
+        said.append(
+            f"{cheapest.num_devices:,} devices cost {usd(cheapest.cost_usd)}, the least: --budget '{cheapest.cost_usd * 1.01:.0f} USD'"
+        )
     if scenario.cluster.fabric is None:
         said.append("several nodes need a fabric: give cluster.fabric")
     return "no number of devices does\n  " + "; ".join(said)
