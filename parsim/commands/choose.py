@@ -32,6 +32,9 @@ def plan(
         list[str] | None,
         typer.Option(help="step_time=20s, within=30days, budget=1MUSD or devices=512; may be repeated", metavar="NAME=VALUE"),
     ] = None,
+    contention: Annotated[
+        bool, typer.Option("--contention", help="simulate the best with links that collectives share while they overlap, and re-rank them")
+    ] = False,
     pareto: Annotated[bool, typer.Option("--pareto", help="instead, the plans that no other beats in step time and memory")] = False,
     nodes: Annotated[list[int] | None, typer.Option(help="with --pareto: a number of nodes to consider; may be repeated", min=1)] = None,
     out: Annotated[
@@ -46,8 +49,8 @@ def plan(
     from parsim.errors import ParsimError
     from parsim.report.choosing import Question, rank_scenario, show_pareto
 
-    if pareto and (objective != "step_time" or limit or headroom != "0"):
-        raise ParsimError("--pareto takes no objective and no limit", remedy="Ask for one of them.")
+    if pareto and (objective != "step_time" or limit or headroom != "0" or contention):
+        raise ParsimError("--pareto takes no objective, no limit and no --contention", remedy="Ask for one of them.")
     if nodes and not pareto:
         raise ParsimError("--nodes asks for plans on several clusters", remedy="Add --pareto.")
     formats = (format or "png").split(",") if figure or format else ()
@@ -55,4 +58,4 @@ def plan(
     limits = {"memory_headroom": headroom, **{name.strip(): value for name, _, value in pairs}}
     question = Question(source, space, runnable, out, tuple(formats), objective, limits)
     output = output_of(json, csv)
-    return show_pareto(question, output, nodes or ()) if pareto else rank_scenario(question, output, top)
+    return show_pareto(question, output, nodes or ()) if pareto else rank_scenario(question, output, top, contention=contention)

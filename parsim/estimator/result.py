@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from parsim.parallel.plans import Plans
 from parsim.plain import Plain, flat
 
 ByteCount = int | NDArray[np.int64]
+RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,11 @@ class Estimate(Plain):
         if self.host_capacity_bytes is None or self.host_fits:
             return None
         return Shortage("host", self.host_peak_bytes, self.host_capacity_bytes, self.host_memory_bytes, None)
+
+    def with_step(self, step_s: float) -> Estimate:
+        """The same with another step time, and the rates that follow from it; the breakdown stays as it is."""
+        gain = self.step_s / step_s
+        return replace(self, step_s=step_s, **{name: getattr(self, name) * gain for name in RATES})
 
     def records(self) -> list[dict[str, object]]:
         """A row: the plan, the rates, the step by part, and the memory of the most loaded rank by part."""

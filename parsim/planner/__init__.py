@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from parsim.planner.changes import Remedies, Remedy, remedies, smallest_cluster
 from parsim.planner.front import Front, pareto
-from parsim.planner.search import Ranking, plan
+from parsim.planner.ranking import Ranking
+from parsim.planner.search import plan
 from parsim.planner.sizing import Sizing, size
 from parsim.planner.space import candidates
 

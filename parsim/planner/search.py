@@ -5,82 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from parsim.cluster.scalars import Ints
-from parsim.errors import NoFeasiblePlan, PlanError
+from parsim.errors import PlanError
 from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate
-from parsim.plain import Plain
 from parsim.planner.bounded import Bounded
-from parsim.planner.constraints import Cut, Sieve, sieve_of
+from parsim.planner.constraints import Sieve, sieve_of
+from parsim.planner.contention import simulate_best
 from parsim.planner.objectives import Least, check_objective, loss_of
+from parsim.planner.ranking import Ranking
 from parsim.planner.relief import relief
-from parsim.planner.space import AnySpace, Rejected, candidates, space_named
+from parsim.planner.space import AnySpace, candidates, space_named
+from parsim.simulator.overload import may_share
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
-_ADVICE = "parsim.remedies(scenario, ranking.nearest.plan) says which changes would fit."
 _BLOCK = 8  # plans priced at a time: few beyond the last place
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking(Plain):
-    """The best plans by an objective, best first, and how many were considered.
-
-    A plan that the scenario names bears that name, others none.  `nearest` is the plan that misses its memory, the device's or the host's,
-    by least, where none fits; `beyond` the best of those that fit where the limits leave none.
-    """
-
-    # Share of a step by which runs of one configuration and software differ in the median.  Source: 21 groups of equal submissions to
-    # MLPerf Training (mlcommons.org/benchmarks/training).
-    NOISE: ClassVar[float] = 0.022
-
-    rows: tuple[Estimate, ...]
-    num_legal: int
-    num_over_memory: int
-    nearest: Estimate | None
-    rejected: tuple[Rejected, ...]  # combinations of values that are no legal plan, or not tried, by why
-    num_combinations: int = 0  # of values of the axes: those that are legal plans of the space, and those rejected
-    # How many of all that fit cannot be told from the first: their steps differ by less than repeated runs of one plan do.  Ranked by
-    # energy, of which nobody says how far it varies: 1.
-    alike: int = 0
-    outside: tuple[str, ...] = ()  # plans that the scenario names and that are none of the space
-    nothing_legal: str = ""  # where no plan of the space is legal, why not the first
-    num_over_host: int = 0  # of those over memory: they fit their device
-    objective: str = "step_time"
-    cuts: tuple[Cut, ...] = ()  # plans that fit, by the limit that keeps them out
-    beyond: Estimate | None = None
-
-    @property
-    def best(self) -> Estimate:
-        """The first.
-
-        Raises:
-            NoFeasiblePlan: none fits.
-        """
-        if self.rows:
-            return self.rows[0]
-        said = f"; the nearest: {self.nearest.shortage}" if self.nearest else ""
-        raise NoFeasiblePlan(f"none of {self.num_legal:,} legal plans fits{said}", remedy=_ADVICE, ranking=self)
-
-    def records(self) -> list[dict[str, object]]:
-        """A row a plan."""
-        return [{"place": place, **each.records()[0]} for place, each in enumerate(self.rows, 1)]
-
-    def slower_by(self, place: int) -> dict[str, float]:
-        """Seconds of each part of the step beyond those of the first plan, what costs most first; they sum to how much slower it is."""
-        first, other = (dict(self.rows[each].breakdown_s) for each in (0, place))
-        more = {part: other.get(part, 0.0) - first.get(part, 0.0) for part in dict.fromkeys((*first, *other))}
-        return dict(sorted(more.items(), key=lambda each: -each[1]))
-
-    @property
-    def num_fit(self) -> int:
-        """Plans that fit their device."""
-        return self.num_legal - self.num_over_memory
 
 
 def plan(
@@ -91,6 +36,7 @@ def plan(
     runnable: bool = False,
     objective: str = "step_time",
     constraints: Mapping[str, object] | None = None,
+    contention: bool = False,
     progress: OnProgress = None,
 ) -> Ranking:
     """The `top` best plans that fit, or all, of one space of the scenario, or of all plans that its model and cluster allow.
@@ -102,6 +48,7 @@ def plan(
         runnable: whether to leave out what the scenario's stack cannot run.
         objective: one of OBJECTIVES.
         constraints: limits, as `sieve_of` takes them.
+        contention: whether the best are simulated with links that collectives share while they overlap, and ranked anew.
         progress: is told the share of the plans that is bounded.
 
     Ties go to the plan with less memory, then to the smaller degrees.
@@ -126,14 +73,13 @@ def plan(
         race.join([Bounded(scenario, each) for each in variants])
     more = sum(len(each.plans) for each in race.pools[1:]) + sum(each.count for each in rejected[len(found.rejected) :])
     num_legal, num_fit = (sum(len(each.plans) for each in race.pools), sum(int(each.fits.sum()) for each in race.pools))
-    return Ranking(
-        rows=tuple(race.estimate(key, found.names) for key in race.keys[:top]),
+    ranking = Ranking(
+        **race.best(found.names),
         num_legal=num_legal,
         num_over_memory=num_legal - num_fit,
         nearest=None if num_fit else race.estimate(race.nearest(), found.names),
         rejected=tuple(rejected),
         num_combinations=found.num_combinations + more,
-        alike=race.alike,
         outside=tuple(name for index, name in found.names.items() if index >= found.num_in_space),
         nothing_legal=found.nothing_legal,
         num_over_host=sum(int(np.sum(each.short_of == "host")) for each in race.pools),
@@ -141,6 +87,7 @@ def plan(
         cuts=sieve.cuts(whole=race.whole),
         beyond=race.beyond(found.names) if num_fit and not race.keys else None,
     )
+    return simulate_best(scenario, ranking, constraints or {}) if contention else ranking
 
 
 class _Key(NamedTuple):
@@ -217,6 +164,12 @@ class _Race:
     def estimate(self, key: _Key, names: Mapping[int, str]) -> Estimate:
         """The plan of a key, under the name that it has in the first pool."""
         return self.pools[key.pool].estimate(key.row, "" if key.pool else names.get(key.row, ""))
+
+    def best(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """The fields of a ranking that its rows are in."""
+        keys = self.keys[: self.top]
+        shares = [may_share(self.pools[key.pool].priced.alone(key.row).workload) for key in keys]
+        return {"rows": tuple(self.estimate(key, names) for key in keys), "may_share": tuple(shares), "alike": self.alike}
 
     def nearest(self) -> _Key:
         """The plan that misses its memory by least."""

@@ -16,6 +16,7 @@ from parsim.parallel.plan import Plan
 from parsim.plain import csv_text
 from parsim.planner import Remedies, Remedy, pareto, plan, remedies, smallest_cluster
 from parsim.planner.bounded import Bounded
+from parsim.planner.contention import simulate_best
 from parsim.planner.front import landscape
 from parsim.report import results as made
 from parsim.report.console import Output, bar, log, log_files, patience, percent, say
@@ -58,7 +59,7 @@ class Question:
             yield {"space": self.space, "runnable": self.runnable, "progress": progress}
 
 
-def rank_scenario(asked: Question, output: Output, top: int) -> int:
+def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool = False) -> int:
     """The exit status: 0, or 1 where no plan fits.
 
     Raises:
@@ -69,13 +70,16 @@ def rank_scenario(asked: Question, output: Output, top: int) -> int:
     directory = asked.directory(scenario)
     with asked.options() as options:
         ranking = plan(scenario, top=top, objective=asked.objective, constraints=asked.limits, **options)
+    if contention:
+        with patience(f"simulating the best {len(ranking.rows)} with contention") as tell:
+            ranking = simulate_best(scenario, ranking, asked.limits, tell)
     with patience("looking for changes that fit"):
         mended = remedies(scenario, ranking.nearest.plan) if ranking.nearest else None
     document = made.ranking_document(scenario, ranking) | ({"nearest": mended.to_dict()} if mended else {})
     rows = made.ranking_table(document)
     output.show(document, rows, lambda: show_ranking(scenario, ranking))
     if directory:
-        best = [save_plan(scenario, ranking.best, directory / "plan.json")] if ranking.rows else []
+        best = [save_plan(scenario, ranking.best.plan, directory / "plan.json")] if ranking.rows else []  # as it is estimated
         log_files(directory, [write(directory / "ranking.csv", csv_text(rows)), *best, *_draw(scenario, asked, directory)])
     if mended:
         log("no plan fits its device and host; the nearest:\n" + "\n".join(remedy_lines(scenario, mended, short(mended.plan.plan))))

@@ -14,7 +14,7 @@ from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate, stages_of
-from parsim.estimator.result import Estimate
+from parsim.estimator.result import RATES, Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
 _OTHER_STACK: Final = "torchtitan"
 BACKENDS: Final = ("estimate", "simulate")
-_RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
 _SIZES: Final = ("peak_bytes", "capacity_bytes", "host_peak_bytes", "host_capacity_bytes")
 _RANKED: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", *_SIZES)  # of a plan in a ranking
 
@@ -127,13 +126,7 @@ def _result(scenario: Scenario, name: str, backend: str, contention: bool, progr
 
     trace = simulate(scenario, name, contention=contention)
     sharing = Sharing(estimated.step_s, trace.lost_s(), trace.busy_s()) if contention else None
-    return Result(with_step(estimated, trace.step_s), measured, trace.num_events, sharing)
-
-
-def with_step(estimated: Estimate, step_s: float) -> Estimate:
-    """The estimate with another step time, and the rates that follow from it; the breakdown stays that of the estimate."""
-    gain = estimated.step_s / step_s
-    return replace(estimated, step_s=step_s, **{name: getattr(estimated, name) * gain for name in _RATES})
+    return Result(estimated.with_step(trace.step_s), measured, trace.num_events, sharing)
 
 
 def document(results: Results) -> dict[str, Any]:
@@ -178,7 +171,7 @@ def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, Estimate] | N
 def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
     predicted = result.estimate
     return {
-        **{name: getattr(predicted, name) for name in ("name", "step_s", *_RATES, *_SIZES, "fits")},
+        **{name: getattr(predicted, name) for name in ("name", "step_s", *RATES, *_SIZES, "fits")},
         "breakdown_s": dict(predicted.breakdown_s),
         "critical_rank": predicted.critical_rank,
         "peak_rank": result.most_loaded,
@@ -237,6 +230,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "limits": [{"limit": each.limit, "plans": each.count, "whole": each.whole} for each in ranking.cuts],
         "rejected": [{"rule": each.rule, "combinations": each.count, "example": each.example} for each in ranking.rejected],
         "num_alike": ranking.alike,
+        "contention": _contention_document(ranking),
         "plans": [
             {
                 **{"place": place, "name": each.name or None, "of_space": each.name not in ranking.outside},
@@ -244,6 +238,8 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
                 **{name: getattr(each, name) for name in _RANKED},
                 "breakdown_s": dict(each.breakdown_s),
                 "slower_by_s": ranking.slower_by(place - 1),
+                "may_share_links": ranking.may_share[place - 1],
+                **({"alone_step_s": ranking.contention.alone_s[place - 1]} if ranking.contention else {}),
                 "stack_cannot": cannot_run(scenario, each.plan) or None,
                 **whole.document(scenario, each),
             }
@@ -252,10 +248,17 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
     }
 
 
+def _contention_document(ranking: Ranking) -> dict[str, Any] | None:
+    """What re-ranked the plans by simulated contention; None where nothing did."""
+    found = ranking.contention
+    return {"re_ranked_by": "simulated contention", "not_simulated": list(found.not_simulated), "is_best": found.is_best} if found else None
+
+
 def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
     kept = (*_RANKED, "stack_cannot", "step_energy_j")
-    figures = [{key: each[key] for key in kept} | (each["whole_training"] or {}) for each in document["plans"]]
+    more = ("alone_step_s",) if document["contention"] else ()
+    figures = [{key: each[key] for key in (*kept, *more)} | (each["whole_training"] or {}) for each in document["plans"]]
     return [
         {**{key: each[key] for key in ("place", "name", "of_space")}, **flat(each["plan"]), **row}
         for each, row in zip(document["plans"], figures, strict=True)

@@ -66,9 +66,7 @@ def _show(scenario: Scenario, found: Sizing) -> None:
             scaling = found.efficiency(row)
             step = units.format(row.best.step_s, "s", digits=4)
             figures |= {"step": step, **columns(row.training), "scaling": "" if scaling is None else percent(scaling)}
-        rows.append(
-            {**figures, "plan": short(row.best.plan) if row.best else "no legal plan fits", "": "<" if row == found.answer else ""}
-        )
+        rows.append({**figures, "plan": short(row.best.plan) if row.best else "no legal plan fits", "": "<" if row == found.answer else ""})
     show_table(rows, left=("plan",))
     for each in sources(scenario):
         say(each)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from parsim import units
@@ -245,6 +245,8 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
         return
     if ranking.objective != "step_time":
         say(f"ranked by {ranking.objective}")
+    if ranking.contention:
+        say("the best re-ranked by simulated contention; alone: the step if each collective had its links to itself")
     shown = [each.plan for each in ranking.rows]
     differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
     named = any(each.name for each in ranking.rows)
@@ -254,11 +256,13 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
         reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
         behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
         name = {"plan": f"{each.name}{' (not of the space)' if each.name in ranking.outside else ''}"} if named else {}
-        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **others, **reached}
+        alone = {"alone": units.format(ranking.contention.alone_s[len(rows)], "s", digits=4)} if ranking.contention else {}
+        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **others, **alone, **reached}
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
     _show_why(ranking)
+    _show_contention(ranking)
     numbered = {str(place): each for place, each in enumerate(ranking.rows, 1)}
     show_whole(scenario, numbered, "#", energy=ranking.objective == "energy")
     _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
@@ -312,5 +316,22 @@ def _show_why(ranking: Ranking) -> None:
         say(f"the first {ranking.alike:,} cannot be told apart: runs of one plan differ by {percent(ranking.NOISE)}")
 
 
+def _show_contention(ranking: Ranking) -> None:
+    """What the ranking leaves out of links that collectives share."""
+    if (found := ranking.contention) is None:
+        some = "" if all(ranking.may_share) else f" of {_places(place for place, may in enumerate(ranking.may_share, 1) if may)}"
+        if any(ranking.may_share):
+            say(f"collectives{some} may share links while they overlap, which no step here counts: --contention simulates and re-ranks")
+        return
+    if found.not_simulated:
+        say(f"not simulated, of too many events, and so last: {_places(found.not_simulated)}")
+    if not found.is_best:
+        say(f"a plan that was not simulated may take less than the first: --top {2 * len(ranking.rows)} simulates more")
+
+
+def _places(places: Iterable[int]) -> str:
+    return ", ".join(map(str, places))
+
+
 def _words_of(part: str) -> str:
-    return part.replace("exposed_", "exposed ")
+    return part.replace("exposed_", "exposed ").replace("_", " ")

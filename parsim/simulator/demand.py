@@ -8,14 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import nic_port, uplink_name
 from parsim.cluster.price import Load, Price, load_of
-from parsim.simulator.network import Leg, LinkAt
+from parsim.cost.timing import task_price
+from parsim.parallel.group import Group
+from parsim.simulator.program import Program, one
+from parsim.step.task import Send, Task
 
 _TRUNKS: Final = ("pcie_tree", "custom")  # node topologies whose devices share wires; in the others each has a port of its own
+
+
+class LinkAt(NamedTuple):
+    """A link as the trace names it."""
+
+    name: str
+    place: str
+
+
+class Leg(NamedTuple):
+    """One collective or message as its links see it: what it pays before it shares, and what it loads while it is at full rate."""
+
+    latency_ps: int
+    transfer_ps: int
+    bytes_per_s: float  # of each sender, where its traffic is narrowest: what fairness compares
+    loads: tuple[tuple[LinkAt, float], ...]  # shares of links' capacity, symmetric siblings included; at most 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +93,25 @@ class Placement:
         """The part of a block of so many devices that belongs to a pipeline rank."""
         devices = range(block * size, min((block + 1) * size, self.used_devices))
         return sum(device // self.stride % self.num_ranks == rank for device in devices) / size
+
+
+class Legs:
+    """The legs of all communications of one plan, each worked out once."""
+
+    def __init__(self, program: Program) -> None:
+        sizes, self.program = program.workload.sizes, program
+        places = program.workload.num_ranks, one(sizes.stride(Group(("pp",)))), one(sizes.num_devices)
+        self.placement = Placement(program.workload.model.cluster, *places)
+        self._found: dict[tuple[int, int, int | None], Leg | None] = {}
+
+    def leg(self, task: Task, rank: int, row: int | None) -> Leg | None:
+        """How a communication of a rank loads links: of an action (its row), or of the step's end, which is over all that a rank holds."""
+        workload, columns = self.program.workload, self.program.columns
+        to = None
+        if row is not None and isinstance(task, Send):
+            to = workload.neighbour(int(columns.stage[row]), workload.phases[columns.phase[row]])
+        if (key := (id(task), rank, to)) not in self._found:
+            held = self.program.held_by_payer(task, rank) if row is None else None
+            price = task_price(task, workload.sizes, workload.model, held)
+            self._found[key] = self.placement.leg(rank, None if to is None else workload.rank_of(to), price)
+        return self._found[key]

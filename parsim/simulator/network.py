@@ -14,28 +14,13 @@ from typing import Any, Final, NamedTuple
 
 import simpy
 
+from parsim.simulator.demand import Leg, LinkAt
 from parsim.simulator.trace import LinkUse, Loss
 
 Events = Generator[simpy.Event, Any, None]
 
 _ROUNDING: Final = 1e-9  # relative: shares that add up to the whole link but for the last bits leave nobody less
 _ROUNDING_PS: Final = 1e-3  # a float that misses an integer of picoseconds by less is that integer
-
-
-class LinkAt(NamedTuple):
-    """A link as the trace names it."""
-
-    name: str
-    place: str
-
-
-class Leg(NamedTuple):
-    """One collective or message as its links see it: what it pays before it shares, and what it loads while it is at full rate."""
-
-    latency_ps: int
-    transfer_ps: int
-    bytes_per_s: float  # of each sender, where its traffic is narrowest: what fairness compares
-    loads: tuple[tuple[LinkAt, float], ...]  # shares of links' capacity, symmetric siblings included; at most 1
 
 
 class FairShare(NamedTuple):

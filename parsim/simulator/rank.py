@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 
 import simpy
 
-from parsim.cost.timing import task_price
-from parsim.parallel.group import Group
 from parsim.schedules import Action
-from parsim.simulator.demand import Placement
-from parsim.simulator.network import Events, Leg, SharedLinks
+from parsim.simulator.demand import Legs
+from parsim.simulator.network import Events, SharedLinks
 from parsim.simulator.program import FoldedAction, Program, StreamItem, one
 from parsim.simulator.trace import Span
-from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Receive, Send, Task, Wait
+from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Receive, Send, Wait
 
 
 @dataclass(eq=False)
@@ -34,13 +32,9 @@ class World:
     _arrivals: dict[int, int] = field(default_factory=dict)  # of messages that nobody has waited for yet
     _receivers: dict[int, simpy.Event] = field(default_factory=dict)  # those that wait for messages not sent yet
     _meetings: dict[str, list[simpy.Event]] = field(default_factory=dict)
-    _legs: dict[tuple[int, int, int | None], Leg | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        workload = self.program.workload
-        used_devices = one(workload.sizes.num_devices)
-        stride = one(workload.sizes.stride(Group(("pp",))))
-        self.placement = Placement(workload.model.cluster, workload.num_ranks, stride, used_devices)
+        self.legs = Legs(self.program)
 
     def send(self, row: int, arrival_ps: int) -> None:
         """The message of an action comes at this time."""
@@ -57,18 +51,6 @@ class World:
         self._receivers[row] = self.env.event()
         self.num_events += 1
         return self._receivers[row]
-
-    def leg(self, task: Task, rank: int, row: int | None) -> Leg | None:
-        """How a communication of a rank loads links: of an action (its row), or of the step's end, which is over all that a rank holds."""
-        workload, columns = self.program.workload, self.program.columns
-        to = None
-        if row is not None and isinstance(task, Send):
-            to = workload.neighbour(int(columns.stage[row]), workload.phases[columns.phase[row]])
-        if (key := (id(task), rank, to)) not in self._legs:
-            held = self.program.held_by_payer(task, rank) if row is None else None
-            price = task_price(task, workload.sizes, workload.model, held)
-            self._legs[key] = self.placement.leg(rank, None if to is None else workload.rank_of(to), price)
-        return self._legs[key]
 
     def label(self, row: int) -> str:
         """An action as schedules print it."""
@@ -169,7 +151,7 @@ class RankStreams:
         if isinstance(task, Collective) and stream == COMPUTE_STREAM:
             stream = task.group.name
         if self.world.network is not None and isinstance(task, Collective | Send):
-            if leg := self.world.leg(task, self.number, row):
+            if leg := self.world.legs.leg(task, self.number, row):
                 yield from self.world.network.carry(leg, stream, name)
         else:
             yield self.env.timeout(item.ps)

@@ -34,10 +34,13 @@ def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, 
         ScenarioError: the scenario has no plan of that name.
         PlanError: it would run too many events.
     """
-    chosen = scenario.plan(plan) if isinstance(plan, str) else plan
+    return run(workload_in(scenario, scenario.plan(plan) if isinstance(plan, str) else plan), contention=contention, spans=spans)
+
+
+def workload_in(scenario: Scenario, plan: Plan) -> Workload:
+    """A plan's work in a scenario."""
     model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
-    workload = workload_of(scenario.model, model, chosen, dict(scenario.itemsize_bytes))
-    return run(workload, contention=contention, spans=spans)
+    return workload_of(scenario.model, model, plan, dict(scenario.itemsize_bytes))
 
 
 def run(workload: Workload, *, contention: bool = False, spans: bool = False) -> Trace:

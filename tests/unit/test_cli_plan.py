@@ -74,3 +74,33 @@ def test_files_are_written_where_asked(here: Path) -> None:
     assert sorted(path.name for path in (here / "reports" / "tiny").iterdir()) == names
     assert call("plan", "huge.yaml", "--figure", "-o", "none").exit_code == 1
     assert "plan.json" not in [path.name for path in (here / "none").iterdir()]
+
+
+SHARES = [
+    "plan",
+    "--model",
+    "llama3-8b",
+    "--num-nodes",
+    "2",
+    "--node",
+    "dgx-a100-80gb",
+    "--stack",
+    "megatron-2022",
+    "--global-batch",
+    "16",
+    "--top",
+    "2",
+]
+
+
+def test_links_that_may_be_shared_are_told_of_and_counted_where_asked(here: Path) -> None:
+    alone, shared = call(*SHARES), call(*SHARES, "--contention")
+    assert "collectives may share links while they overlap, which no step here counts: --contention" in alone.stdout
+    assert "re-ranked by simulated contention" in shared.stdout and " alone " in shared.stdout and "no step here" not in shared.stdout
+    document = json.loads(call(*SHARES, "--contention", "--json").stdout)
+    assert document["contention"]["re_ranked_by"] == "simulated contention" and document["contention"]["not_simulated"] == []
+    assert all(each["alone_step_s"] <= each["step_s"] and each["may_share_links"] for each in document["plans"])
+    rows = [*csv.DictReader(io.StringIO(call(*SHARES, "--contention", "--csv").stdout))]
+    assert [float(row["alone_step_s"]) for row in rows] == [each["alone_step_s"] for each in document["plans"]]
+    refused = call("plan", "tiny.yaml", "--pareto", "--contention")
+    assert refused.exit_code == 2 and "--pareto takes no objective, no limit and no --contention" in refused.stderr

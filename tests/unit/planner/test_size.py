@@ -11,7 +11,7 @@ from parsim.cluster import Rent
 from parsim.errors import PlanError
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner import sizing
-from parsim.planner.search import Ranking
+from parsim.planner.ranking import Ranking
 from parsim.planner.sizing import numbers_of_nodes
 from parsim.scenario import PlanSpace, Scenario
 from support import CLUSTER, GPT, scenario

@@ -64,7 +64,7 @@ def test_the_same_scenario_gives_the_same_bytes(scenario: Scenario, results: Res
 
 def test_a_plan_with_another_step_keeps_its_tokens_and_flops(scenario: Scenario) -> None:
     plain = estimate(scenario, "split")
-    slower = made.with_step(plain, 2 * plain.step_s)
+    slower = plain.with_step(2 * plain.step_s)
     for rate in ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu"):
         assert getattr(slower, rate) * 2 == pytest.approx(getattr(plain, rate))
 

@@ -9,8 +9,8 @@ import pytest
 
 from parsim.cluster import Cluster, price
 from parsim.cluster.price import Price, collective_price, p2p_price, private_price
-from parsim.simulator.demand import Placement
-from parsim.simulator.network import Leg, LinkAt, fair_shares
+from parsim.simulator.demand import Leg, LinkAt, Placement
+from parsim.simulator.network import fair_shares
 from support import CLUSTER, FABRIC, NODE
 
 STAGE_A_NODE = Placement(CLUSTER, num_ranks=2, stride=4, used_devices=8)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsim.simulator import network as network_module
-from parsim.simulator.network import FairShare, Flow, Leg, LinkAt, SharedLinks, fair_shares
+from parsim.simulator.demand import Leg, LinkAt
+from parsim.simulator.network import FairShare, Flow, SharedLinks, fair_shares
 
 ONE, OTHER = LinkAt("one", "node 0"), LinkAt("other", "node 0")
 WIDE, NARROW = LinkAt("wide", "node 0"), LinkAt("narrow", "node 0")  # 2 and 1 bytes/s
