@@ -14,7 +14,7 @@ class _Later(ModuleType):
         self.__class__ = ModuleType  # type: ignore[assignment]
         spec = self.__spec__
         assert spec is not None and spec.loader is not None
-        self.__path__ = spec.submodule_search_locations or []
+        vars(self).update(vars(importlib.util.module_from_spec(spec)))  # __file__, __path__ and the like
         spec.loader.exec_module(self)
         return getattr(self, name)
 

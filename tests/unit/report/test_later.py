@@ -28,3 +28,7 @@ def test_a_part_of_it_is_found_by_its_name() -> None:
 
 def test_what_is_no_module_is_left_to_the_import_that_fails() -> None:
     assert _says("later('no_such_module')", "print('no_such_module' in sys.modules)") == "False"
+
+
+def test_it_says_what_file_it_is_of_as_scipy_asks() -> None:
+    assert _says("import numpy as np; print(np.ndim(0), np.__file__ == np.__spec__.origin, np.__package__)") == "0 True numpy"
