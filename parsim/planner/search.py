@@ -45,8 +45,8 @@ class Ranking(Plain):
     nearest: Estimate | None
     rejected: tuple[Rejected, ...]  # combinations of values that are no legal plan, or not tried, by why
     num_combinations: int = 0  # of values of the axes: those that are legal plans of the space, and those rejected
-    # How many of all that fit cannot be told from the first: their steps differ by less than repeated runs of one plan do.  How far the energy
-    # of repeated runs differs is not known: ranked by it, 1.
+    # How many of all that fit cannot be told from the first: their steps differ by less than repeated runs of one plan do.  How far the
+    # energy of repeated runs differs is not known: ranked by it, 1.
     alike: int = 0
     outside: tuple[str, ...] = ()  # plans that the scenario names and that are none of the space
     nothing_legal: str = ""  # where no plan of the space is legal, why not the first

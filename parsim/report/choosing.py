@@ -20,7 +20,6 @@ from parsim.planner.front import landscape
 from parsim.report import results as made
 from parsim.report.console import Output, bar, log, log_files, patience, percent, say
 from parsim.report.files import folder, prepare, write
-from parsim.report.saved import save_plan
 from parsim.report.summary import short, show_front, show_ranking
 from parsim.report.whole import line
 from parsim.scenario import Scenario
@@ -75,6 +74,8 @@ def rank_scenario(asked: Question, output: Output, top: int) -> int:
     rows = made.ranking_table(document)
     output.show(document, rows, lambda: show_ranking(scenario, ranking))
     if directory:
+        from parsim.report.saved import save_plan
+
         best = [save_plan(scenario, ranking.best, directory / "plan.json")] if ranking.rows else []
         log_files(directory, [write(directory / "ranking.csv", csv_text(rows)), *best, *_draw(scenario, asked, directory)])
     if mended:

@@ -16,7 +16,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
 from parsim.report.files import json_text, write
 from parsim.scenario import Scenario, load
-from parsim.scenario.digest import digest
+from parsim.sweeps.key import digest
 
 _KEYS: Final = {"scenario": str, "scenario_hash": str, "plan": dict, "step_s": float}
 _REMEDY: Final = "Give a file that `parsim plan -o DIR` wrote."
