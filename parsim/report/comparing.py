@@ -13,7 +13,7 @@ from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.comparison import Comparison, Side
 from parsim.estimator.estimate import estimate
 from parsim.plain import flat
-from parsim.report.console import Output, log, patience, percent, say, show_table
+from parsim.report.console import Output, log_files, patience, percent, say, show_table
 from parsim.report.files import prepare
 from parsim.report.whatif import chosen_plans
 from parsim.scenario.source import Source
@@ -41,8 +41,7 @@ def compare_plans(asked: Sequence[str], sets: Sequence[str], output: Output, *, 
     if directory:
         from parsim.report.waterfall import save
 
-        written = save(comparison, directory, formats)
-        log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
+        log_files(directory, save(comparison, directory, formats))
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from parsim import units
 from parsim.errors import ParsimError, did_you_mean
-from parsim.report.console import log, percent
+from parsim.report.console import log_files, percent
 from parsim.report.figure import OVER, drawing_classes, save_figure
 from parsim.report.files import prepare
 from parsim.scenario.tree import read_bytes
@@ -50,7 +50,7 @@ def plot_heatmap(path: Path, out: Path | None, formats: Sequence[str], *, x: str
     directory = prepare(out or path.parent)
     rows = ({x: each.x, y: each.y, value: each.value, "fits": each.fits} for each in tiles)
     written = save_figure(directory / "heatmap", rows, lambda: draw(tiles, x, y, value), formats)
-    log(f"wrote {directory}/{{{','.join(each.name for each in written)}}}")
+    log_files(directory, written)
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from parsim import units
 from parsim.plain import csv_text, flat
-from parsim.report.console import Output, console, log, patience, percent, say, show_table
+from parsim.report.console import Output, console, log, log_files, patience, percent, say, show_table
 from parsim.report.files import folder, prepare, write
 from parsim.report.manners import unwind
 from parsim.scenario.changes import values_of
@@ -41,7 +41,7 @@ def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets
     written = [write(directory / "results.csv", csv_text(rows)), write(directory / "results.jsonl", _lines(documents))]
     output.show({"name": result.name, "rows": documents}, rows, lambda: _show(result))
     log(f"{result.num_estimated:,} estimated, {result.num_cached:,} rows from the cache")
-    log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
+    log_files(directory, written)
     return 0 if any(row.figures.get("fits") for row in result.rows) else 1
 
 
