@@ -87,7 +87,7 @@ def figure_rows(results: Results) -> list[dict[str, object]]:
     """What the figure draws, a row a mark: plan, panel, component, value in SI base units."""
     rows: list[dict[str, object]] = []
     for result in results.plans:
-        name, memory = result.estimate.name, result.estimate.memory_bytes[result.most_loaded]
+        name, memory = result.estimate.name, result.estimate.memory_bytes[result.estimate.peak_rank]
         measured = {"measured_step_s": result.measured_step_s} if result.measured_step_s else {}
         panels: dict[str, Mapping[str, object]] = {
             "time": {**result.estimate.breakdown_s, **measured},
@@ -209,7 +209,7 @@ def _draw_time(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
 def _draw_memory(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
     """Draw the panel; the entries of its legend."""
     gib = float(units.parse("1 GiB", "bytes"))
-    parts = [{name: size / gib for name, size in each.estimate.memory_bytes[each.most_loaded].items()} for each in plans]
+    parts = [{name: size / gib for name, size in each.estimate.memory_bytes[each.estimate.peak_rank].items()} for each in plans]
     ends, legend = _stack(axes, parts, MEMORY, plans)
     capacity = plans[0].estimate.capacity_bytes
     label = f"capacity, {units.format(capacity, 'GiB')}"

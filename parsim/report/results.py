@@ -73,12 +73,6 @@ class Result:
         """predicted / measured - 1; None: nothing measured."""
         return self.estimate.step_s / self.measured_step_s - 1 if self.measured_step_s else None
 
-    @property
-    def most_loaded(self) -> int:
-        """The pipeline rank with the highest peak, the first of equals."""
-        totals = [sum(parts.values()) for parts in self.estimate.memory_bytes]
-        return totals.index(max(totals))
-
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -181,7 +175,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         **{name: getattr(predicted, name) for name in ("name", "step_s", *_RATES, *_SIZES, "fits")},
         "breakdown_s": dict(predicted.breakdown_s),
         "critical_rank": predicted.critical_rank,
-        "peak_rank": result.most_loaded,
+        "peak_rank": predicted.peak_rank,
         "memory_bytes": [dict(parts) for parts in predicted.memory_bytes],
         "host_memory_bytes": dict(predicted.host_memory_bytes),
         "measured_step_s": result.measured_step_s,
@@ -213,7 +207,7 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= flat(found["plan"])
         row |= {key: value for key, value in found.items() if key != "name" and not isinstance(value, dict | list)}
         row |= {f"{name}_s": seconds for name, seconds in found["breakdown_s"].items()}
-        row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][result.most_loaded].items()}
+        row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
         row |= found["whole_training"] or {}
         rows.append(row)
     return rows

@@ -83,12 +83,12 @@ def show_results(results: Results) -> None:
             seconds = {"predicted": predicted.step_s, "measured": result.measured_step_s}
             shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
             measured.append({**plan, **shown, "error": percent(result.step_error, signed=True)})
-        parts, memory = predicted.breakdown_s, predicted.memory_bytes[result.most_loaded]
+        parts, memory = predicted.breakdown_s, predicted.memory_bytes[predicted.peak_rank]
         whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
         shares = {name.removeprefix("exposed_"): _share(seconds / whole) for name, seconds in parts.items()}
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
         sizes = {name: _gib(held) for name, held in memory.items()}
-        memories.append({**plan, "stage": str(result.most_loaded), **_broken(sizes)})
+        memories.append({**plan, "stage": str(predicted.peak_rank), **_broken(sizes)})
         if predicted.host_memory_bytes:
             holds = "?" if predicted.host_capacity_bytes is None else _gib(predicted.host_capacity_bytes)
             sizes = {name: _gib(held) for name, held in predicted.host_memory_bytes.items()}
