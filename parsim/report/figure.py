@@ -173,6 +173,14 @@ def drawing_classes() -> tuple[type[FigureCanvasAgg], type[Figure]]:
     return FigureCanvasAgg, Figure
 
 
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of so many inches with one panel."""
+    canvas, new_figure = drawing_classes()
+    figure = new_figure(figsize=(width, height), layout="constrained")
+    canvas(figure)
+    return figure, figure.add_subplot()
+
+
 def _place(figure: Figure, *, above: float, inside: float, below: float) -> None:
     """Give the figure its size and both panels their places, the names of plans on their left [inches]."""
     time, memory = figure.axes
