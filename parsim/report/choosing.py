@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from parsim import __version__, units
+from parsim import units
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.dimensions import axis_of
@@ -92,8 +92,7 @@ def show_pareto(asked: Question, output: Output, num_nodes: Sequence[int]) -> in
     directory = asked.directory(scenario)
     with asked.options() as options:
         front = pareto(scenario, num_nodes=num_nodes, **options)
-    document = {"schema": made.SCHEMA, "parsim_version": __version__, "scenario": scenario.name, **front.to_dict()}
-    output.show(document, front.records(), lambda: show_front(scenario, front))
+    output.show(made.head(scenario) | front.to_dict(), front.records(), lambda: show_front(scenario, front))
     if directory:
         log_files(directory, [write(directory / "front.csv", front.to_csv()), *_draw(scenario, asked, directory)])
     if not front.rows:

@@ -32,7 +32,7 @@ from parsim.step.task import Compute
 if TYPE_CHECKING:
     from parsim.planner import Ranking
 
-SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
+_SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
 _OTHER_STACK: Final = "torchtitan"
 BACKENDS: Final = ("estimate", "simulate")
 _RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
@@ -133,15 +133,18 @@ def with_step(estimated: Estimate, step_s: float) -> Estimate:
 def document(results: Results) -> dict[str, Any]:
     """What results.json holds: SI base units, null where nothing is stated."""
     return {
-        "schema": SCHEMA,
-        "parsim_version": __version__,
-        "scenario": results.scenario.name,
+        **head(results.scenario),
         **_notes(results.scenario),
         "seed": results.scenario.seed,
         "backend": results.backend,
         "num_parameters": num_parameters(results.scenario.model),
         "plans": [_plan_document(result, results.scenario) for result in results.plans],
     }
+
+
+def head(scenario: Scenario) -> dict[str, Any]:
+    """How a document begins."""
+    return {"schema": _SCHEMA, "parsim_version": __version__, "scenario": scenario.name}
 
 
 def _notes(scenario: Scenario) -> dict[str, list[str]]:
@@ -216,9 +219,7 @@ def table(results: Results) -> list[dict[str, object]]:
 def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
     """The ranking as JSON has it: best plan first, SI base units."""
     return {
-        "schema": SCHEMA,
-        "parsim_version": __version__,
-        "scenario": scenario.name,
+        **head(scenario),
         **_notes(scenario),
         "num_parameters": num_parameters(scenario.model),
         "num_legal": ranking.num_legal,

@@ -19,7 +19,7 @@ from parsim.planner.whatif import RESOURCES, Gain, WhatIf, whatif
 from parsim.report.choosing import remedy_lines
 from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.results import plan_document
-from parsim.report.summary import headline, short, size
+from parsim.report.summary import headline, say_what, short
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
@@ -83,7 +83,7 @@ def _rows(answers: Sequence[tuple[str, WhatIf]]) -> Iterator[dict[str, Any]]:
 
 
 def _show_gains(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> None:
-    _open(scenario)
+    say_what(scenario)
     shown: set[str] = set()
     for name, each in answers:
         step_s = each.estimate.step_s
@@ -157,7 +157,7 @@ def _flat(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show_cases(scenario: Scenario, other: Scenario, swaps: Sequence[str], cases: Sequence[dict[str, Any]]) -> None:
-    _open(scenario)
+    say_what(scenario)
     say(f"with {', '.join(swaps)}: {headline(other)}")
     rows = []
     for each in cases:
@@ -169,11 +169,6 @@ def _show_cases(scenario: Scenario, other: Scenario, swaps: Sequence[str], cases
         rows.append(row | {"GiB": memory, "fits": "yes" if each["fits"] else "no"})
     say("")
     show_table(rows, left=_LEFT)
-
-
-def _open(scenario: Scenario) -> None:
-    for line in (*filter(None, ["; ".join(scenario.notes)]), headline(scenario), size(scenario)):
-        say(line)
 
 
 def _faster(before_s: float, after_s: float) -> str:
