@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from parsim import units
-from parsim.plain import csv_text, flat
 from parsim.report.console import Output, console, log, log_files, patience, percent, say, show_table
 from parsim.report.files import folder, prepare, write
 from parsim.report.manners import unwind
@@ -37,9 +36,9 @@ def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets
     directory = prepare(out or folder(_name_of(paths)))
     with _bar(", ".join(map(str, paths))) as show:
         result = sweep(paths, changes=values_of(sets), cache=cache or directory / "cache.sqlite", progress=show, **options)
-    rows, documents = [_cells(each) for each in result.rows], [_document(each) for each in result.rows]
-    written = [write(directory / "results.csv", csv_text(rows)), write(directory / "results.jsonl", _lines(documents))]
-    output.show({"name": result.name, "rows": documents}, rows, lambda: _show(result))
+    documents = [each.to_dict() | {"reason": each.reason or None} for each in result.rows]
+    written = [write(directory / "results.csv", result.to_csv()), write(directory / "results.jsonl", _lines(documents))]
+    output.show({"name": result.name, "rows": documents}, result.records(), lambda: _show(result))
     log(f"{result.num_estimated:,} estimated, {result.num_cached:,} rows from the cache")
     log_files(directory, written)
     return 0 if any(row.figures.get("fits") for row in result.rows) else 1
@@ -82,28 +81,6 @@ def _rest(now: SweepProgress, elapsed_s: float) -> str:
 
 def _name_of(paths: Sequence[Path]) -> str:
     return f"sweep-{paths[0].stem}" if len(paths) == 1 else "sweep"
-
-
-def _document(row: SweepRow) -> dict[str, Any]:
-    """A row as JSON has it."""
-    return {
-        **{"point": row.point, "scenario": row.scenario, "changes": dict(row.changes), "name": row.name},
-        **{"plan": dict(row.plan), "figures": dict(row.figures), "reason": row.reason or None},
-    }
-
-
-def _cells(row: SweepRow) -> dict[str, object]:
-    """A row as CSV has it."""
-    changes = {path: json.dumps(value) if isinstance(value, list | dict) else value for path, value in row.changes.items()}
-    return {
-        "point": row.point,
-        "scenario": row.scenario,
-        **changes,
-        "plan": row.name,
-        **flat(dict(row.plan)),
-        **row.figures,
-        "reason": row.reason,
-    }
 
 
 def _lines(documents: Sequence[dict[str, Any]]) -> str:
