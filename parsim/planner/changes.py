@@ -13,7 +13,7 @@ from parsim import schedules
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
-from parsim.parallel.legality import faults, legal_degrees
+from parsim.parallel.legality import legal_degrees
 from parsim.parallel.plan import KEYS, Plan
 from parsim.parallel.plans import Plans
 from parsim.parallel.stack_limits import reasons
@@ -128,7 +128,7 @@ def _neighbours(scenario: Scenario, plan: Plan, axes: tuple[str, ...]) -> Iterat
         uneven = other.virtual_pipeline > 1 and model.num_layers % other.num_stages
         if any(getattr(other, axis) != value for axis, value in zip(axes, values, strict=True)) or uneven:
             continue
-        if not faults(other, model, batch, num_devices, stack=stack) and not (runs and reasons(other, model.num_layers, stack)):
+        if not scenario.faults(other) and not (runs and reasons(other, model.num_layers, stack)):
             yield other
 
 

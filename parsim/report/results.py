@@ -16,7 +16,6 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
-from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
 from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
@@ -166,10 +165,8 @@ def remarks(scenario: Scenario, plan: Plan) -> list[str]:
 
 def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, Estimate] | None:
     """A stack that differs much from the default one, and a plan's estimate under it; None where the plan is not legal there."""
-    stack = read("stacks", _OTHER_STACK)
-    if faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, stack=stack):
-        return None
-    return stack.name, estimate(replace(scenario, stack=stack), plan)
+    other = replace(scenario, stack=read("stacks", _OTHER_STACK))
+    return None if other.faults(plan) else (other.stack.name, estimate(other, plan))
 
 
 def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def show_results(results: Results) -> None:
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
-        rows.append({**plan, **_axes(predicted, plans), **_reached(predicted), "fits": "yes" if predicted.fits else "no"})
+        rows.append({**plan, **_axes(predicted, plans), **_figures(predicted), "fits": "yes" if predicted.fits else "no"})
         if result.measured_step_s is not None and result.step_error is not None:
             seconds = {"predicted": predicted.step_s, "measured": result.measured_step_s}
             shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
@@ -163,7 +163,7 @@ def _recompute(plan: Plan) -> str:
     return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
 
 
-def _reached(estimate: Estimate) -> dict[str, str]:
+def _figures(estimate: Estimate) -> dict[str, str]:
     return {
         "step": units.format(estimate.step_s, "s", digits=4),
         "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
@@ -252,7 +252,7 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
         others = {axis: _text(getattr(each.plan, axis)) for axis in differ}
         behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
         name = {"plan": f"{each.name}{' (not of the space)' if each.name in ranking.outside else ''}"} if named else {}
-        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **others, **_reached(each)}
+        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **others, **_figures(each)}
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
@@ -285,7 +285,7 @@ def show_front(scenario: Scenario, front: Front) -> None:
     for each in front.rows:
         devices = _device_time(each) if sized else {}
         behind = {"speed": percent(each.tokens_per_s / front.rows[0].tokens_per_s - 1, signed=True) if rows else "best"}
-        rows.append({**_axes(each, plans), **devices, **_reached(each), **behind})
+        rows.append({**_axes(each, plans), **devices, **_figures(each), **behind})
     if rows:
         say("")
         show_table(rows, left=_LEFT)

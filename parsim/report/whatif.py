@@ -11,7 +11,6 @@ from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.model.dims import MATMUL
-from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
 from parsim.planner import plan as rank
 from parsim.planner import remedies
@@ -131,21 +130,14 @@ def _cases(scenario: Scenario, other: Scenario, name: str, plan: Plan, swaps: Se
     """The plan as it is and under the change, and the best plan under it where asked."""
     yield _case(_BEFORE, name, estimate(scenario, plan))
     under = other.plans.get(name, plan)
-    wrong = _illegal(other, under)
+    wrong = other.faults(under)
     if wrong and not replan:
-        raise PlanError(
-            f"plan {name} is not legal with {', '.join(swaps)}: {wrong}", remedy="Add --replan for the best plan under the change."
-        )
+        what = f"plan {name} is not legal with {', '.join(swaps)}: {wrong[0]}"
+        raise PlanError(what, remedy="Add --replan for the best plan under the change.")
     if not wrong:
         yield _case("swapped", name, estimate(other, under))
     if replan:
         yield from (_case("planned anew", each, estimate(other, best)) for each, best in _best(other, None))
-
-
-def _illegal(scenario: Scenario, plan: Plan) -> str:
-    """Why a scenario cannot run a plan; "" where it can."""
-    found = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, stack=scenario.stack)
-    return str(next(iter(found), ""))
 
 
 def _case(case: str, name: str, found: Estimate) -> dict[str, Any]:
