@@ -18,7 +18,7 @@ from parsim.planner import Remedies, Remedy, pareto, plan, remedies, smallest_cl
 from parsim.planner.bounded import Bounded
 from parsim.planner.front import landscape
 from parsim.report import results as made
-from parsim.report.console import Output, bar, log, log_files, patience, percent, say
+from parsim.report.console import Output, log, log_files, patience, percent, say, watch
 from parsim.report.files import folder, prepare, write
 from parsim.report.summary import short, show_front, show_ranking
 from parsim.report.whole import line
@@ -48,13 +48,8 @@ class Question:
     @contextmanager
     def options(self) -> Iterator[dict[str, Any]]:
         """Arguments of the planner, which tells how far it is."""
-        with patience(f"pricing every plan of {self.source}") as tell, bar() as show:
-
-            def progress(done: float) -> None:
-                tell(done)
-                show("plans priced", done)
-
-            yield {"space": self.space, "runnable": self.runnable, "progress": progress}
+        with watch(f"pricing every plan of {self.source}", "plans priced") as told:
+            yield {"space": self.space, "runnable": self.runnable, "progress": told}
 
 
 def rank_scenario(asked: Question, output: Output, top: int) -> int:
@@ -152,8 +147,8 @@ def _elsewhere(scenario: Scenario, whole: Estimate) -> list[str]:
     with patience("looking for the fewest nodes on which any plan fits"):
         fitting = smallest_cluster(scenario)
     if fitting is None:
-        more = " of this cluster" if scenario.cluster.fabric else " of one node, and the cluster has no fabric for more"
-        return [f"no plan{more} fits: take more than {whole.plan.num_devices} device{'s' if whole.plan.num_devices > 1 else ''}"]
+        fits = "of this cluster fits" if scenario.cluster.fabric else "of one node fits, and the cluster has no fabric for more"
+        return [f"no plan {fits}: take more than {whole.plan.num_devices} device{'s' if whole.plan.num_devices > 1 else ''}"]
     count = fitting.plan.num_devices // scenario.cluster.node.devices_per_node
     nodes = "this cluster" if count == scenario.cluster.num_nodes else f"{count} nodes ({fitting.plan.num_devices} devices)"
     held = units.format(fitting.peak_bytes, "GiB")
