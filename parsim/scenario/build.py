@@ -304,31 +304,25 @@ def _scenario(
     sections: Sections, parts: _Parts, path: str, default_name: str, notes: tuple[str, ...], changed: Iterable[Place]
 ) -> Scenario:
     assert parts.model is not None and parts.cluster is not None and parts.batch is not None and parts.stack is not None
-    name, model, batch, plans, seed = sections.name or default_name, parts.model, parts.batch, parts.plans, sections.seed
-    itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
-    dataset = DataSpec(**dict(sections.data)) if sections.data is not None else None
     stated = dict(sections.training) if sections.training is not None else {}
     tokens = stated.pop("total_tokens", None)
-    training = Training(**stated)
-    if any(plan.optimizer_in_backward for plan in plans.values()):
-        training = replace(training, max_norm=inf)  # so that all plans train alike
-    spaces, measured = parts.spaces, _still_measured(parts.measured, changed)
-    unstated = "stack" not in sections.model_fields_set
+    if any(plan.optimizer_in_backward for plan in parts.plans.values()):
+        stated["max_norm"] = inf  # so that all plans train alike
     return Scenario(
-        name,
-        model,
-        parts.cluster,
-        batch,
-        parts.stack,
-        plans,
-        spaces,
-        measured,
-        seed,
-        path,
-        itemsize,
-        dataset,
-        training,
-        unstated,
-        notes,
-        tokens,
+        name=sections.name or default_name,
+        model=parts.model,
+        cluster=parts.cluster,
+        batch=parts.batch,
+        stack=parts.stack,
+        plans=parts.plans,
+        spaces=parts.spaces,
+        measured=_still_measured(parts.measured, changed),
+        seed=sections.seed,
+        path=path,
+        itemsize_bytes={name: read("dtypes", name) for name in catalog.names("dtypes")},
+        data=DataSpec(**dict(sections.data)) if sections.data is not None else None,
+        training=Training(**stated),
+        default_stack="stack" not in sections.model_fields_set,
+        notes=notes,
+        total_tokens=tokens,
     )
