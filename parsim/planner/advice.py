@@ -94,6 +94,10 @@ def advise(scenario: Scenario, plan: Plan | str, *, noise_scale: float | None = 
     Raises:
         ScenarioError: the scenario has no plan of that name.
         PlanError: the noise scale is not positive.
+
+    >>> import parsim
+    >>> [each.global_batch for each in advise(parsim.load("scenarios/tiny.yaml"), "pipeline").batches]
+    [2, 4, 8, 16, 32, 64, 128]
     """
     if noise_scale is not None and not 0 < noise_scale < float("inf"):
         raise PlanError(f"noise_scale = {noise_scale} is no number of sequences", remedy="Give a positive number.")

@@ -79,6 +79,12 @@ def remedies(scenario: Scenario, plan: Plan | str) -> Remedies:
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
+
+    >>> import parsim
+    >>> small = {"cluster.node.accelerator.hbm_capacity": "50 GiB"}
+    >>> found = remedies(parsim.load("scenarios/table5-22b.yaml", changes=small), "full")
+    >>> found.plan.fits, sorted(each.axes[0] for each in found.changes)
+    (False, ['micro_batch', 'optimizer', 'optimizer_in_backward', 'sequence_parallel'])
     """
     found = estimate(scenario, plan)
     if found.fits:

@@ -78,6 +78,11 @@ def size(
 
     Raises:
         PlanError: neither time nor budget is given, nobody states the tokens or, for a budget, a price; or no number has a legal plan.
+
+    >>> import parsim
+    >>> found = size(parsim.load("scenarios/plan-gpt3-13b.yaml"), "10B", within="2 weeks", most_devices=64)
+    >>> found.answer.training.time_s <= 14 * 86_400
+    True
     """
     if within is None and budget is None:
         raise PlanError("how many devices: for what?", remedy="Give a time (--within '30 days'), a budget (--budget 1MUSD), or both.")

@@ -91,6 +91,10 @@ def sweep(
     Raises:
         ScenarioError: a file is wrong, other than in what varies.
         ParsimError: the cache cannot be used, or a worker ended before its work.
+
+    >>> found = sweep("scenarios/table5-22b.yaml", over={"batch.global_batch": [4, 8]})
+    >>> [(row.changes["batch.global_batch"], row.name) for row in found.rows]
+    [(4, 'full'), (4, 'seqsel'), (8, 'full'), (8, 'seqsel')]
     """
     asked = read_sweep([sources] if isinstance(sources, str | Path | Mapping) else sources, plan, over, changes)
     with ResultCache(cache) as kept:
