@@ -177,14 +177,14 @@ def bar(*, watched: bool = True) -> Iterator[Callable[[str, float], None]]:
 
 @contextmanager
 def watch(what: str, task: str) -> Iterator[Callable[[float], None]]:
-    """What to call with the share of a task that is done: it is told in both ways."""
+    """What to call with the share of a task that is done: `patience` and a bar tell it."""
     with patience(what) as tell, bar() as show:
 
-        def told(done: float) -> None:
+        def report(done: float) -> None:
             tell(done)
             show(task, done)
 
-        yield told
+        yield report
 
 
 def percent(share: float, *, signed: bool = False) -> str:
