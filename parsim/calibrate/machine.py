@@ -21,7 +21,7 @@ from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.cluster import Node
 from parsim.cluster.link import CollectiveLaw
 from parsim.errors import ScenarioError
-from parsim.scenario.fields import TAGS
+from parsim.scenario.fields import complaints_of
 from parsim.scenario.rows import SCHEMAS
 from parsim.scenario.tree import read as read_tree
 
@@ -142,8 +142,7 @@ def load_node(path: Path) -> Node:
     try:
         return build_node(tree.value)
     except ValidationError as error:
-        places = [(tuple(each for each in one["loc"] if each not in TAGS), str(one["ctx"]["sentence"])) for one in error.errors()]
-        raise ScenarioError.of(tree.fault(place, message) for place, message in places) from None
+        raise ScenarioError.of(tree.fault(place, said) for place, said in complaints_of(error)) from None
 
 
 def text_of(row: Mapping[str, Any], name: str) -> str:

@@ -60,6 +60,8 @@ OutOption = Annotated[
 FormatOption = Annotated[
     Literal["png", "svg", "png,svg", "svg,png"] | None, typer.Option("--format", help="of the figure; png where left out")
 ]
+SpaceOption = Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")]
+Runnable = Annotated[bool, typer.Option("--runnable", help="leave out what the software stack cannot run")]
 HeadroomOption = Annotated[str, typer.Option(help="the share of each memory that is to stay free, e.g. 10%", metavar="SHARE")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, and nothing else, on stdout")]
 Csv = Annotated[bool, typer.Option("--csv", help="print CSV, and nothing else, on stdout")]
@@ -131,6 +133,11 @@ def _version(wanted: bool) -> None:
     if wanted:
         sys.stdout.write(f"parsim {__version__}\n")
         raise typer.Exit
+
+
+def formats_of(format: str | None, wanted: bool) -> tuple[str, ...]:
+    """The formats of a figure: none where it is not wanted, PNG where none is named."""
+    return tuple((format or "png").split(",")) if wanted else ()
 
 
 def output_of(json: bool, csv: bool) -> Output:

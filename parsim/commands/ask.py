@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parsim.commands.app import Csv, FormatOption, Json, SetOption, app, output_of, takes_scenario
+from parsim.commands.app import Csv, FormatOption, Json, SetOption, app, formats_of, output_of, takes_scenario
 from parsim.report.manners import command
 
 if TYPE_CHECKING:
@@ -66,5 +66,5 @@ def compare(
     """Say which part of the step makes one of two plans slower, beside their memory and the keys in which they differ."""
     from parsim.report.comparing import compare_plans
 
-    formats = (format or "png").split(",") if figure or format else ()
+    formats = formats_of(format, figure or bool(format))
     return compare_plans(plans, sets or (), output_of(json, csv), out=out, formats=formats)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parsim.commands.app import Csv, FormatOption, HeadroomOption, Json, app, output_of, takes_scenario
+from parsim.commands.app import Csv, FormatOption, HeadroomOption, Json, Runnable, SpaceOption, app, formats_of, output_of, takes_scenario
 from parsim.report.manners import command
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def plan(
     source: Source,
     top: Annotated[int, typer.Option(help="how many plans to show", min=1, max=10**6)] = 10,
-    space: Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")] = None,
-    runnable: Annotated[bool, typer.Option("--runnable", help="leave out what the software stack cannot run")] = False,
+    space: SpaceOption = None,
+    runnable: Runnable = False,
     objective: Annotated[
         str, typer.Option(help="step_time, tokens_per_s, tokens_per_s_per_device, mfu, time_to_tokens, device_hours, cost or energy")
     ] = "step_time",
@@ -53,9 +53,8 @@ def plan(
         raise ParsimError("--pareto takes no objective, no limit and no --contention", remedy="Ask for one of them.")
     if nodes and not pareto:
         raise ParsimError("--nodes asks for plans on several clusters", remedy="Add --pareto.")
-    formats = (format or "png").split(",") if figure or format else ()
     pairs = [each.partition("=") for each in limit or ()]
     limits = {"memory_headroom": headroom, **{name.strip(): value for name, _, value in pairs}}
-    question = Question(source, space, runnable, out, tuple(formats), objective, limits)
+    question = Question(source, space, runnable, out, formats_of(format, figure or bool(format)), objective, limits)
     output = output_of(json, csv)
     return show_pareto(question, output, nodes or ()) if pareto else rank_scenario(question, output, top, contention=contention)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parsim.commands.app import BackendOption, Csv, FormatOption, Json, OutOption, app, output_of, takes_scenario
+from parsim.commands.app import BackendOption, Csv, FormatOption, Json, OutOption, app, formats_of, output_of, takes_scenario
 from parsim.report.manners import OK, command
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def run(
     """Predict step time and memory of every plan of a scenario, with the reasons; exit 1 when no plan fits."""
     from parsim.report.running import run_scenario
 
-    asked = bool(format) or not (json or csv) if figure is None else figure
-    formats = (format or "png").split(",") if asked else ()
+    formats = formats_of(format, bool(format) or not (json or csv) if figure is None else figure)
     return run_scenario(source, output_of(json, csv), out=out, backend=backend, contention=contention, layers=layers, formats=formats)
 
 
@@ -56,7 +55,7 @@ def plot(
     value: Annotated[str, typer.Option(help="the column that the heatmap shows, where it fits", metavar="COLUMN")] = "step_s",
 ) -> int:
     """Draw step time and memory of all plans, plans.png and plans.csv; or a heatmap of a sweep, heatmap.png and heatmap.csv."""
-    formats = (format or "png").split(",")
+    formats = formats_of(format, True)
     if source.file and (x or y or source.file.suffix == ".csv"):
         from parsim.report.heatmap import plot_heatmap
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parsim.commands.app import Csv, HeadroomOption, Json, app, output_of, takes_scenario
+from parsim.commands.app import Csv, HeadroomOption, Json, Runnable, SpaceOption, app, output_of, takes_scenario
 from parsim.report.manners import command
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def size(
     within: Annotated[str | None, typer.Option(help="how long it may take, e.g. '30 days'", metavar="TIME")] = None,
     budget: Annotated[str | None, typer.Option(help="what it may cost, e.g. '1 MUSD'", metavar="MONEY")] = None,
     most: Annotated[int | None, typer.Option(help="how many devices to look at, at most", min=1, metavar="DEVICES")] = None,
-    space: Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")] = None,
-    runnable: Annotated[bool, typer.Option("--runnable", help="leave out what the software stack cannot run")] = False,
+    space: SpaceOption = None,
+    runnable: Runnable = False,
     headroom: HeadroomOption = "0",
     json: Json = False,
     csv: Csv = False,

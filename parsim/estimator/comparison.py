@@ -24,7 +24,7 @@ class Side:
     @classmethod
     def of(cls, estimate: Estimate, name: str = "") -> Side:
         """The side of an estimate, under its name or another."""
-        memory = max(estimate.memory_bytes, key=lambda parts: sum(parts.values()))
+        memory = estimate.memory_bytes[estimate.peak_rank]
         plan = {each.name: getattr(estimate.plan, each.name) for each in fields(estimate.plan)}
         tokens = round(estimate.tokens_per_s * estimate.step_s)
         return cls(name or estimate.name, estimate.step_s, tokens, estimate.breakdown_s, memory, plan)

@@ -74,6 +74,11 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
+
+    >>> import parsim
+    >>> full, sequence = (parsim.estimate(parsim.load("scenarios/table5-22b.yaml"), name) for name in ("full", "seqsel"))
+    >>> sequence.step_s < full.step_s, full.fits, sequence.shortage
+    (True, True, None)
     """
     chosen = scenario.plan(plan) if isinstance(plan, str) else plan
     return estimate_of(scenario, chosen, stages_of(scenario, chosen), plan if isinstance(plan, str) else "plan")

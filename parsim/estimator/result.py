@@ -75,7 +75,12 @@ class Estimate(Plain):
     @property
     def peak_bytes(self) -> int:
         """Of the most loaded rank, with the stack's overheads, which the peaks of a simulated Trace are without."""
-        return max(sum(parts.values()) for parts in self.memory_bytes)
+        return sum(self.memory_bytes[self.peak_rank].values())
+
+    @property
+    def peak_rank(self) -> int:
+        """The most loaded pipeline rank, the first of equals."""
+        return max(range(len(self.memory_bytes)), key=lambda rank: sum(self.memory_bytes[rank].values()))
 
     @property
     def host_peak_bytes(self) -> int:
@@ -96,8 +101,8 @@ class Estimate(Plain):
     def shortage(self) -> Shortage | None:
         """Why it does not fit; None where it does.  Where both memories lack, the device's."""
         if self.peak_bytes > self.capacity_bytes:
-            stage = max(range(len(self.memory_bytes)), key=lambda rank: sum(self.memory_bytes[rank].values()))
-            return Shortage("device", self.peak_bytes, self.capacity_bytes, self.memory_bytes[stage], stage)
+            parts = self.memory_bytes[self.peak_rank]
+            return Shortage("device", self.peak_bytes, self.capacity_bytes, parts, self.peak_rank)
         if self.host_capacity_bytes is None or self.host_fits:
             return None
         return Shortage("host", self.host_peak_bytes, self.host_capacity_bytes, self.host_memory_bytes, None)
@@ -111,7 +116,7 @@ class Estimate(Plain):
         """A row: the plan, the rates, the step by part, and the memory of the most loaded rank by part."""
         names = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes", "fits")
         row = {"plan": self.name, **flat(self.plan.to_dict()), **{name: getattr(self, name) for name in names}}
-        most = max(self.memory_bytes, key=lambda parts: sum(parts.values()))
+        most = self.memory_bytes[self.peak_rank]
         times, sizes = (
             {f"{name}_{unit}": part for name, part in parts.items()} for parts, unit in ((self.breakdown_s, "s"), (most, "bytes"))
         )

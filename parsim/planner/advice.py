@@ -17,9 +17,8 @@ from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate, estimates
 from parsim.estimator.result import Estimate, Estimates
 from parsim.parallel.fault import divisors
-from parsim.parallel.legality import faults
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Plan
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -95,13 +94,17 @@ def advise(scenario: Scenario, plan: Plan | str, *, noise_scale: float | None = 
     Raises:
         ScenarioError: the scenario has no plan of that name.
         PlanError: the noise scale is not positive.
+
+    >>> import parsim
+    >>> [each.global_batch for each in advise(parsim.load("scenarios/tiny.yaml"), "pipeline").batches]
+    [2, 4, 8, 16, 32, 64, 128]
     """
     if noise_scale is not None and not 0 < noise_scale < float("inf"):
         raise PlanError(f"noise_scale = {noise_scale} is no number of sequences", remedy="Give a positive number.")
     chosen = scenario.plan(plan) if isinstance(plan, str) else plan
-    found = [_with_batch(scenario, chosen, each) for each in _batches(scenario, chosen)]
-    own = next(each for each, global_batch in found if global_batch == scenario.batch.global_batch)
-    batches = tuple(_advice(scenario, each, global_batch, own, noise_scale, reference) for each, global_batch in found)
+    found = {each: estimate(_with_batch(scenario, each), chosen) for each in _batches(scenario, chosen)}
+    own = found[scenario.batch.global_batch]
+    batches = tuple(_advice(scenario, each, global_batch, own, noise_scale, reference) for global_batch, each in found.items())
     return Advice(chosen, estimates(scenario, _micro_batches(scenario, chosen)), batches, noise_scale)
 
 
@@ -129,21 +132,17 @@ def scaled_rate(global_batch: int, reference: Reference, power: float, noise_sca
 def _micro_batches(scenario: Scenario, plan: Plan) -> list[Plan]:
     """The plan with each micro-batch that is legal."""
     every = (replace(plan, micro_batch=each) for each in divisors(scenario.batch.global_batch))
-    return [each for each in every if not _faults(scenario, each, scenario.batch)]
+    return [each for each in every if not scenario.faults(each)]
 
 
 def _batches(scenario: Scenario, plan: Plan) -> list[int]:
     own = scenario.batch.global_batch
     tried = {own * 2**power for power in range(_REACH + 1)} | {own // 2**power for power in range(_REACH + 1) if own % 2**power == 0}
-    return [each for each in sorted(tried) if not _faults(scenario, plan, replace(scenario.batch, global_batch=each))]
+    return [each for each in sorted(tried) if not _with_batch(scenario, each).faults(plan)]
 
 
-def _faults(scenario: Scenario, plan: Plan, batch: Batch) -> list[object]:
-    return [*faults(plan, scenario.model, batch, scenario.cluster.num_devices, stack=scenario.stack)]
-
-
-def _with_batch(scenario: Scenario, plan: Plan, global_batch: int) -> tuple[Estimate, int]:
-    return estimate(replace(scenario, batch=replace(scenario.batch, global_batch=global_batch)), plan), global_batch
+def _with_batch(scenario: Scenario, global_batch: int) -> Scenario:
+    return replace(scenario, batch=replace(scenario.batch, global_batch=global_batch))
 
 
 def _advice(

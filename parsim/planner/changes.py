@@ -13,7 +13,7 @@ from parsim import schedules
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
-from parsim.parallel.legality import faults, legal_degrees
+from parsim.parallel.legality import legal_degrees
 from parsim.parallel.plan import KEYS, Plan
 from parsim.parallel.plans import Plans
 from parsim.parallel.stack_limits import reasons
@@ -79,6 +79,12 @@ def remedies(scenario: Scenario, plan: Plan | str) -> Remedies:
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
+
+    >>> import parsim
+    >>> small = {"cluster.node.accelerator.hbm_capacity": "50 GiB"}
+    >>> found = remedies(parsim.load("scenarios/table5-22b.yaml", changes=small), "full")
+    >>> found.plan.fits, sorted(each.axes[0] for each in found.changes)
+    (False, ['micro_batch', 'optimizer', 'optimizer_in_backward', 'sequence_parallel'])
     """
     found = estimate(scenario, plan)
     if found.fits:
@@ -128,7 +134,7 @@ def _neighbours(scenario: Scenario, plan: Plan, axes: tuple[str, ...]) -> Iterat
         uneven = other.virtual_pipeline > 1 and model.num_layers % other.num_stages
         if any(getattr(other, axis) != value for axis, value in zip(axes, values, strict=True)) or uneven:
             continue
-        if not faults(other, model, batch, num_devices, stack=stack) and not (runs and reasons(other, model.num_layers, stack)):
+        if not scenario.faults(other) and not (runs and reasons(other, model.num_layers, stack)):
             yield other
 
 

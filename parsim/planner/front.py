@@ -57,6 +57,11 @@ def pareto(
     Raises:
         PlanError: no plan of the space is legal on any of the clusters.
         ScenarioError: as in `plan`, or several nodes without a fabric.
+
+    >>> import parsim
+    >>> rows = pareto(parsim.load("scenarios/tiny.yaml"), space={"tensor_parallel": "auto", "recompute": ["none", "full"]}).rows
+    >>> rows[0].step_s < rows[-1].step_s, rows[0].peak_bytes > rows[-1].peak_bytes
+    (True, True)
     """
     found: list[Estimate] = []
     num_legal, num_fit, error = 0, 0, None

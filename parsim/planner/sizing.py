@@ -12,6 +12,7 @@ from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour, whole_training
 from parsim.parallel.fault import divisors
 from parsim.planner.constraints import figure, sieve_of
+from parsim.planner.front import on_nodes
 from parsim.planner.search import plan
 from parsim.planner.space import AnySpace
 
@@ -77,6 +78,11 @@ def size(
 
     Raises:
         PlanError: neither time nor budget is given, nobody states the tokens or, for a budget, a price; or no number has a legal plan.
+
+    >>> import parsim
+    >>> found = size(parsim.load("scenarios/plan-gpt3-13b.yaml"), "10B", within="2 weeks", most_devices=64)
+    >>> found.answer.training.time_s <= 14 * 86_400
+    True
     """
     if within is None and budget is None:
         raise PlanError("how many devices: for what?", remedy="Give a time (--within '30 days'), a budget (--budget 1MUSD), or both.")
@@ -133,16 +139,14 @@ class _Search:
         return self.sized[num_nodes]
 
     def _at(self, num_nodes: int) -> Sized:
-        cluster = replace(self.scenario.cluster, num_nodes=num_nodes)
-        whole = {name: each for name, each in self.scenario.plans.items() if each.num_devices == cluster.num_devices}
-        scenario = replace(self.scenario, cluster=cluster, plans=whole)
+        scenario = on_nodes(self.scenario, num_nodes)
         try:
             rows = plan(scenario, top=1, **self.options).rows
         except PlanError as error:  # no plan is legal on so many
             self.refused[num_nodes] = error
             rows = ()
         best = rows[0] if rows else None
-        return Sized(cluster.num_devices, num_nodes, best, whole_training(scenario, best) if best else None)
+        return Sized(scenario.cluster.num_devices, num_nodes, best, whole_training(scenario, best) if best else None)
 
     def first(self, numbers: Sequence[int], good: Callable[[Sized], bool]) -> None:
         """Look for the first that is good: octaves up to one that is, or to the last, and then every number below, in order."""

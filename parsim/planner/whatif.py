@@ -51,6 +51,11 @@ def whatif(scenario: Scenario, plan: Plan | str) -> WhatIf:
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
+
+    >>> import parsim
+    >>> gains = whatif(parsim.load("scenarios/table5-22b.yaml"), "full").gains
+    >>> max(gains[:-1], key=lambda gain: gain.elasticity).resource, gains[-1].resource
+    ('compute', 'all')
     """
     now = estimate(scenario, plan)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from parsim import __version__, units
+from parsim import units
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.dimensions import axis_of
@@ -19,9 +19,8 @@ from parsim.planner.bounded import Bounded
 from parsim.planner.contention import simulate_best
 from parsim.planner.front import landscape
 from parsim.report import results as made
-from parsim.report.console import Output, bar, log, log_files, patience, percent, say
+from parsim.report.console import Output, log, log_files, patience, percent, say, watch
 from parsim.report.files import folder, prepare, write
-from parsim.report.saved import save_plan
 from parsim.report.summary import short, show_front, show_ranking
 from parsim.report.whole import line
 from parsim.scenario import Scenario
@@ -50,13 +49,8 @@ class Question:
     @contextmanager
     def options(self) -> Iterator[dict[str, Any]]:
         """Arguments of the planner, which tells how far it is."""
-        with patience(f"pricing every plan of {self.source}") as tell, bar() as show:
-
-            def progress(done: float) -> None:
-                tell(done)
-                show("plans priced", done)
-
-            yield {"space": self.space, "runnable": self.runnable, "progress": progress}
+        with watch(f"pricing every plan of {self.source}", "plans priced") as told:
+            yield {"space": self.space, "runnable": self.runnable, "progress": told}
 
 
 def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool = False) -> int:
@@ -79,6 +73,8 @@ def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool
     rows = made.ranking_table(document)
     output.show(document, rows, lambda: show_ranking(scenario, ranking))
     if directory:
+        from parsim.report.saved import save_plan
+
         best = [save_plan(scenario, ranking.best.plan, directory / "plan.json")] if ranking.rows else []  # as it is estimated
         log_files(directory, [write(directory / "ranking.csv", csv_text(rows)), *best, *_draw(scenario, asked, directory)])
     if mended:
@@ -95,8 +91,7 @@ def show_pareto(asked: Question, output: Output, num_nodes: Sequence[int]) -> in
     directory = asked.directory(scenario)
     with asked.options() as options:
         front = pareto(scenario, num_nodes=num_nodes, **options)
-    document = {"schema": made.SCHEMA, "parsim_version": __version__, "scenario": scenario.name, **front.to_dict()}
-    output.show(document, front.records(), lambda: show_front(scenario, front))
+    output.show(made.head(scenario) | front.to_dict(), front.records(), lambda: show_front(scenario, front))
     if directory:
         log_files(directory, [write(directory / "front.csv", front.to_csv()), *_draw(scenario, asked, directory)])
     if not front.rows:
@@ -156,8 +151,8 @@ def _elsewhere(scenario: Scenario, whole: Estimate) -> list[str]:
     with patience("looking for the fewest nodes on which any plan fits"):
         fitting = smallest_cluster(scenario)
     if fitting is None:
-        more = " of this cluster" if scenario.cluster.fabric else " of one node, and the cluster has no fabric for more"
-        return [f"no plan{more} fits: take more than {whole.plan.num_devices} device{'s' if whole.plan.num_devices > 1 else ''}"]
+        fits = "of this cluster fits" if scenario.cluster.fabric else "of one node fits, and the cluster has no fabric for more"
+        return [f"no plan {fits}: take more than {whole.plan.num_devices} device{'s' if whole.plan.num_devices > 1 else ''}"]
     count = fitting.plan.num_devices // scenario.cluster.node.devices_per_node
     nodes = "this cluster" if count == scenario.cluster.num_nodes else f"{count} nodes ({fitting.plan.num_devices} devices)"
     held = units.format(fitting.peak_bytes, "GiB")

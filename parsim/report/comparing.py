@@ -13,8 +13,9 @@ from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.comparison import Comparison, Side
 from parsim.estimator.estimate import estimate
 from parsim.plain import flat
-from parsim.report.console import Output, log, patience, percent, say, show_table
+from parsim.report.console import Output, log_files, patience, percent, say, show_table
 from parsim.report.files import prepare
+from parsim.report.summary import part_words
 from parsim.report.whatif import chosen_plans
 from parsim.scenario.source import Source
 from parsim.units import PS_PER_S
@@ -41,8 +42,7 @@ def compare_plans(asked: Sequence[str], sets: Sequence[str], output: Output, *, 
     if directory:
         from parsim.report.waterfall import save
 
-        written = save(comparison, directory, formats)
-        log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
+        log_files(directory, save(comparison, directory, formats))
     return 0
 
 
@@ -132,7 +132,7 @@ def _show(comparison: Comparison) -> None:
     if first.tokens != second.tokens:
         say(f"their steps train on {first.tokens:,} and {second.tokens:,} tokens")
     parts = {part: (first.parts_ps().get(part, 0), second.parts_ps().get(part, 0)) for part in comparison.longer_ps()}
-    rows = [_row(part.replace("exposed_", "exposed "), names, pair, "s", PS_PER_S) for part, pair in parts.items() if any(pair)]
+    rows = [_row(part_words(part), names, pair, "s", PS_PER_S) for part, pair in parts.items() if any(pair)]
     whole = _sum(parts)
     show_table([*rows, _row("step", names, whole, "s", PS_PER_S)], left=_LEFT, title="time on the busiest stage")
     memory = _memory(comparison)
@@ -168,4 +168,4 @@ def verdict(comparison: Comparison) -> str:
     longer = {part: ps if slow is second else -ps for part, ps in comparison.longer_ps().items()}
     part = max(longer, key=longer.__getitem__)
     by = f"{units.format(slow.step_s - fast.step_s, 's')} ({percent(slow.step_s / fast.step_s - 1)})"
-    return f"{slow.name} takes {by} longer than {fast.name}, most of all by {part.replace('exposed_', 'exposed ')}"
+    return f"{slow.name} takes {by} longer than {fast.name}, most of all by {part_words(part)}"

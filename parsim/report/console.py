@@ -175,6 +175,18 @@ def bar(*, watched: bool = True) -> Iterator[Callable[[str, float], None]]:
         yield show
 
 
+@contextmanager
+def watch(what: str, task: str) -> Iterator[Callable[[float], None]]:
+    """What to call with the share of a task that is done: `patience` and a bar tell it."""
+    with patience(what) as tell, bar() as show:
+
+        def report(done: float) -> None:
+            tell(done)
+            show(task, done)
+
+        yield report
+
+
 def percent(share: float, *, signed: bool = False) -> str:
     """A share as text; what rounds to nothing has no sign.
 

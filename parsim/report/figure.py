@@ -87,7 +87,7 @@ def figure_rows(results: Results) -> list[dict[str, object]]:
     """What the figure draws, a row a mark: plan, panel, component, value in SI base units."""
     rows: list[dict[str, object]] = []
     for result in results.plans:
-        name, memory = result.estimate.name, result.estimate.memory_bytes[result.most_loaded]
+        name, memory = result.estimate.name, result.estimate.memory_bytes[result.estimate.peak_rank]
         measured = {"measured_step_s": result.measured_step_s} if result.measured_step_s else {}
         panels: dict[str, Mapping[str, object]] = {
             "time": {**result.estimate.breakdown_s, **measured},
@@ -173,6 +173,14 @@ def drawing_classes() -> tuple[type[FigureCanvasAgg], type[Figure]]:
     return FigureCanvasAgg, Figure
 
 
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of so many inches with one panel."""
+    canvas, new_figure = drawing_classes()
+    figure = new_figure(figsize=(width, height), layout="constrained")
+    canvas(figure)
+    return figure, figure.add_subplot()
+
+
 def _place(figure: Figure, *, above: float, inside: float, below: float) -> None:
     """Give the figure its size and both panels their places, the names of plans on their left [inches]."""
     time, memory = figure.axes
@@ -209,7 +217,7 @@ def _draw_time(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
 def _draw_memory(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
     """Draw the panel; the entries of its legend."""
     gib = float(units.parse("1 GiB", "bytes"))
-    parts = [{name: size / gib for name, size in each.estimate.memory_bytes[each.most_loaded].items()} for each in plans]
+    parts = [{name: size / gib for name, size in each.estimate.memory_bytes[each.estimate.peak_rank].items()} for each in plans]
     ends, legend = _stack(axes, parts, MEMORY, plans)
     capacity = plans[0].estimate.capacity_bytes
     label = f"capacity, {units.format(capacity, 'GiB')}"

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from parsim import units
 from parsim.errors import ParsimError, did_you_mean
-from parsim.report.console import log, percent
-from parsim.report.figure import OVER, drawing_classes, save_figure
+from parsim.report.console import log_files, percent
+from parsim.report.figure import OVER, new_axes, save_figure
 from parsim.report.files import prepare
 from parsim.scenario.tree import read_bytes
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES: Final = 1_000_000_000
 _RATES: Final = ("tokens_per_s", "mfu", "hfu")  # how the columns begin of which more is better
-_COLOURS, _BEST, _EMPTY, _EDGE = "cividis", "#D55E00", "#F2F2F2", "#777777"
+COLOURS, BEST, _EMPTY, _EDGE = "cividis", "#D55E00", "#F2F2F2", "#777777"
 _MOST_CELLS: Final = 60  # along an axis; more cannot be read
 
 
@@ -50,7 +50,7 @@ def plot_heatmap(path: Path, out: Path | None, formats: Sequence[str], *, x: str
     directory = prepare(out or path.parent)
     rows = ({x: each.x, y: each.y, value: each.value, "fits": each.fits} for each in tiles)
     written = save_figure(directory / "heatmap", rows, lambda: draw(tiles, x, y, value), formats)
-    log(f"wrote {directory}/{{{','.join(each.name for each in written)}}}")
+    log_files(directory, written)
     return 0
 
 
@@ -116,36 +116,49 @@ def _in_order(values: Iterable[str]) -> list[str]:
 
 def draw(tiles: Sequence[Tile], x: str, y: str, value: str) -> Figure:
     """The figure."""
-    import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.patches import Patch
+
+    good = [each for each in tiles if each.fits and each.value is not None]
+    shown = [each.value for each in good if each.value is not None] or [0.0, 1.0]
+    scale, name = Normalize(min(shown), max(shown)), COLOURS if value.startswith(_RATES) else f"{COLOURS}_r"
+    best = min(good, key=lambda each: _rank(each, value), default=None)
+    figure, axes = draw_tiles(tiles, best, scale, name, lambda each: _text(each.value, value))
+    if good:
+        figure.colorbar(ScalarMappable(scale, name), ax=axes, label=value)
+    axes.set(xlabel=x, ylabel=y)
+    tile_legend(figure, "the best" if good else "", "does not fit", "not legal, or not in the sweep", ncols=3)
+    return figure
+
+
+def draw_tiles(tiles: Sequence[Tile], best: Tile | None, scale: Any, name: str, text: Callable[[Tile], str]) -> tuple[Figure, Axes]:
+    """The tiles in the colours of that name, what does not fit hatched, the best outlined, between the values of both axes."""
+    import matplotlib
 
     columns, lines = _axes(tiles)
-    canvas, new_figure = drawing_classes()
-    figure = new_figure(figsize=(max(6.5, 2.6 + 0.95 * len(columns)), max(3.2, 1.7 + 0.52 * len(lines))), layout="constrained")
-    canvas(figure)
-    axes = figure.add_subplot()
+    colours, places = matplotlib.colormaps[name], {each: (columns.index(each.x), lines.index(each.y)) for each in tiles}
+    figure, axes = new_axes(max(6.5, 2.6 + 0.95 * len(columns)), max(3.2, 1.7 + 0.52 * len(lines)))
     axes.set_facecolor(_EMPTY)
-    good = {each: each.value for each in tiles if each.fits and each.value is not None}
-    shown = [*good.values()] or [0.0, 1.0]
-    scale, name = Normalize(min(shown), max(shown)), _COLOURS if value.startswith(_RATES) else f"{_COLOURS}_r"
-    for each in tiles:
-        colour: Any = matplotlib.colormaps[name](scale(good[each])) if each in good else "white" if each.value is not None else _EMPTY
-        _draw_tile(axes, (columns.index(each.x), lines.index(each.y)), each, colour, _text(each.value, value))
-    if good:
-        best = min(good, key=lambda each: _rank(each, value))
-        _outline(axes, (columns.index(best.x), lines.index(best.y)))
-        figure.colorbar(ScalarMappable(scale, name), ax=axes, label=value)
-    axes.set(xlim=(0, len(columns)), ylim=(0, len(lines)), xlabel=x, ylabel=y)
+    for each, place in places.items():
+        colour = _EMPTY if each.value is None else colours(scale(each.value)) if each.fits else "white"
+        _draw_tile(axes, place, each, colour, text(each))
+    if best:
+        _outline(axes, places[best])
+    axes.set(xlim=(0, len(columns)), ylim=(0, len(lines)))
     axes.set_xticks([n + 0.5 for n in range(len(columns))], columns)
     axes.set_yticks([n + 0.5 for n in range(len(lines))], lines)
     axes.tick_params(length=0)
-    hatched = Patch(facecolor="white", edgecolor=_EDGE, hatch=OVER, label="does not fit")
-    empty = Patch(facecolor=_EMPTY, edgecolor="#CCCCCC", label="not legal, or not in the sweep")
-    best_of = [Patch(fill=False, edgecolor=_BEST, linewidth=2.2, label="the best")] if good else []
-    figure.legend(handles=[*best_of, hatched, empty], loc="outside lower center", ncols=3, fontsize=8)
-    return figure
+    return figure, axes
+
+
+def tile_legend(figure: Figure, best: str, over: str, empty: str, *, ncols: int) -> None:
+    """What tiles are outlined, where there is a best, hatched and grey for."""
+    from matplotlib.patches import Patch
+
+    outlined = [Patch(fill=False, edgecolor=BEST, linewidth=2.2, label=best)] if best else []
+    hatched = Patch(facecolor="white", edgecolor=_EDGE, hatch=OVER, label=over)
+    grey = Patch(facecolor=_EMPTY, edgecolor="#CCCCCC", label=empty)
+    figure.legend(handles=[*outlined, hatched, grey], loc="outside lower center", ncols=ncols, fontsize=8)
 
 
 def _draw_tile(axes: Axes, corner: tuple[int, int], tile: Tile, colour: Any, text: str) -> None:
@@ -165,7 +178,7 @@ def _outline(axes: Axes, corner: tuple[int, int]) -> None:
     from matplotlib.patches import Rectangle
 
     inside = corner[0] + 0.03, corner[1] + 0.03
-    axes.add_patch(Rectangle(inside, 0.94, 0.94, fill=False, edgecolor=_BEST, linewidth=2.6, zorder=3))
+    axes.add_patch(Rectangle(inside, 0.94, 0.94, fill=False, edgecolor=BEST, linewidth=2.6, zorder=3))
 
 
 def _text(value: float | None, column: str) -> str:

@@ -1,6 +1,6 @@
 """The figures of a space: step time against memory with the front drawn, and the best step of each tensor and pipeline degree.
 
-Each has its CSV of all that it draws.  Source of the colours: Nunez et al. 2018, "cividis" (doi:10.1371/journal.pone.0199239).
+Each has its CSV of all that it draws.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from parsim import units
 from parsim.parallel.plan import Plan
 from parsim.plain import flat
 from parsim.planner.front import Landscape
-from parsim.report.figure import OVER, drawing_classes, save_figure
+from parsim.report.figure import new_axes, save_figure
+from parsim.report.heatmap import BEST, COLOURS, Tile, draw_tiles, tile_legend
 from parsim.report.summary import headline, short, size
 from parsim.scenario import Scenario
 
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS: Final = "cividis_r"  # the darker the longer
+_COLOURS: Final = f"{COLOURS}_r"  # the darker the longer
 _MARKS: Final = "osD^vP*X<>hd"  # of pipeline degrees
-_BEST: Final = "#D55E00"
-_EMPTY: Final = "#F2F2F2"  # of what is not legal
 _COLUMNS: Final = 105  # characters of a line of the title
 _NEAR, _WIDE, _ROOM = 0.04, 0.2, 0.2  # shares of the axes: between two names, above and beside; on their left
 _FAR: Final = 8  # times the shortest step, from which the axis of steps is logarithmic
@@ -102,20 +101,12 @@ def save(scenario: Scenario, drawn: Landscape, directory: Path, formats: Iterabl
     ]
 
 
-def _new_figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    canvas, new_figure = drawing_classes()
-    figure = new_figure(figsize=(width, height), layout="constrained")
-    canvas(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=8)
-    return figure, axes
-
-
 def draw_points(drawn: Landscape, title: str = "") -> Figure:
     """Step time against memory: the plans that no other of their degrees beats, and the front of all."""
     import matplotlib
 
-    figure, axes = _new_figure(9, 5.5, title)
+    figure, axes = new_axes(9, 5.5)
+    axes.set_title(title, fontsize=8)
     rows, capacity = point_rows(drawn), drawn.plans.capacity_bytes
     most, longest = (max([row[name] for row in rows], default=capacity) for name in ("peak_bytes", "step_s"))
     held = "GiB" if most >= units.parse("1 GiB", "bytes") else "MiB" if most >= units.parse("1 MiB", "bytes") else "KiB"
@@ -126,11 +117,11 @@ def draw_points(drawn: Landscape, title: str = "") -> Figure:
     shades = {tp: colours(0.08 + 0.92 * place / max(1, len(tensor) - 1)) for place, tp in enumerate(tensor)}
     for row in rows:
         colour, mark = shades[row["tensor_parallel"]], _MARKS[pipeline.index(row["pipeline_parallel"]) % len(_MARKS)]
-        edge: dict[str, Any] = {"edgecolors": _BEST, "linewidths": 1.4} if row["on_front"] else {"edgecolors": "black", "linewidths": 0.4}
+        edge: dict[str, Any] = {"edgecolors": BEST, "linewidths": 1.4} if row["on_front"] else {"edgecolors": "black", "linewidths": 0.4}
         axes.scatter(row["step_s"] / time, row["peak_bytes"] / memory, color=[colour], marker=mark, s=34, zorder=3, **edge)
     front = sorted((row["step_s"] / time, row["peak_bytes"] / memory, _label(row)) for row in rows if row["on_front"])
     if front:
-        axes.step(*zip(*((x, y) for x, y, _ in front), strict=True), where="post", color=_BEST, linewidth=1.6, zorder=2)
+        axes.step(*zip(*((x, y) for x, y, _ in front), strict=True), where="post", color=BEST, linewidth=1.6, zorder=2)
     else:
         axes.text(0.5, 0.5, "no plan fits", transform=axes.transAxes, ha="center")
     axes.axhline(capacity / memory, color="black", linestyle="--", linewidth=1)
@@ -182,7 +173,7 @@ def _point_legend(figure: Figure, shades: Mapping[int, Any], pipeline: Sequence[
     from matplotlib.patches import Patch
 
     style: dict[str, Any] = {"linestyle": "", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 5.5}
-    front = Line2D([], [], color=_BEST, linewidth=1.6, label="no other plan beats these")
+    front = Line2D([], [], color=BEST, linewidth=1.6, label="no other plan beats these")
     line = Line2D([], [], color="black", linestyle="--", linewidth=1, label=f"capacity, {capacity}")
     colours = [Patch(facecolor=shade, edgecolor="black", linewidth=0.4, label=f"tp {tp}") for tp, shade in shades.items()]
     marks = [Line2D([], [], marker=_MARKS[place % len(_MARKS)], label=f"pp {pp}", **style) for place, pp in enumerate(pipeline)]
@@ -191,50 +182,25 @@ def _point_legend(figure: Figure, shades: Mapping[int, Any], pipeline: Sequence[
 
 def draw_cells(drawn: Landscape, title: str = "") -> Figure:
     """The best step time of each tensor and pipeline degree."""
-    import matplotlib
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
-    from matplotlib.patches import Rectangle
 
     found = cells(drawn)
-    tensor, pipeline = (sorted({place[axis] for place in found}) for axis in (0, 1))
-    figure, axes = _new_figure(max(6.5, 2.6 + 0.95 * len(tensor)), max(3.2, 1.7 + 0.52 * len(pipeline)), title)
+    tiles = {(tp, pp): Tile(str(tp), str(pp), each.step_s if each.fits else each.peak_bytes, each.fits) for (tp, pp), each in found.items()}
     steps = [each.step_s for each in found.values() if each.fits] or [1.0]
-    norm, colours = LogNorm(min(steps), max(max(steps), min(steps) * 1.001)), matplotlib.colormaps[_COLOURS]
-    axes.set_facecolor(_EMPTY)
-    for (tp, pp), each in found.items():
-        x, y = tensor.index(tp), pipeline.index(pp)
-        colour: Any = colours(norm(each.step_s)) if each.fits else "white"
-        axes.add_patch(
-            Rectangle(
-                (x, y), 1, 1, facecolor=colour, edgecolor="white" if each.fits else "#777777", hatch="" if each.fits else OVER, linewidth=1
-            )
-        )
-        text = units.format(each.step_s, "s") if each.fits else units.format(each.peak_bytes, "GiB")
-        dark = each.fits and sum(colour[:3]) < 1.3
-        note: Any = axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-        if not each.fits:
-            note.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.2})
-    if best := _best(found):
-        corner = tensor.index(best[0]) + 0.03, pipeline.index(best[1]) + 0.03
-        axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=_BEST, linewidth=2.6, zorder=3))
-    axes.set(xlim=(0, len(tensor)), ylim=(0, len(pipeline)), xlabel="tensor parallel", ylabel="pipeline parallel")
-    axes.set_xticks([n + 0.5 for n in range(len(tensor))], [str(each) for each in tensor])
-    axes.set_yticks([n + 0.5 for n in range(len(pipeline))], [str(each) for each in pipeline])
-    axes.tick_params(length=0)
-    _cell_legend(figure, axes, found[best] if best else None, norm)
-    return figure
-
-
-def _cell_legend(figure: Figure, axes: Axes, best: Cell | None, norm: Any) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.patches import Patch
-
-    hatched = Patch(facecolor="white", edgecolor="#777777", hatch=OVER, label="no plan fits: the memory that the nearest needs")
-    empty = Patch(facecolor=_EMPTY, edgecolor="#CCCCCC", label="no plan is legal")
-    outline = [Patch(fill=False, edgecolor=_BEST, linewidth=2.2, label=f"best: {short(best.plan)}")] if best else []
-    figure.legend(handles=[*outline, hatched, empty], loc="outside lower center", ncols=1, fontsize=8)
+    low, high = min(steps), max(max(steps), min(steps) * 1.001)
+    scale, best = LogNorm(low, high), _best(found)
+    text = lambda tile: units.format(tile.value, "s" if tile.fits else "GiB")  # noqa: E731
+    figure, axes = draw_tiles([*tiles.values()], tiles[best] if best else None, scale, _COLOURS, text)
+    axes.set_title(title, fontsize=8)
+    axes.set(xlabel="tensor parallel", ylabel="pipeline parallel")
+    told = f"best: {short(found[best].plan)}" if best else ""
+    tile_legend(figure, told, "no plan fits: the memory that the nearest needs", "no plan is legal", ncols=1)
     if best:
-        bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=axes, label="best step time, seconds")
-        middle = (norm.vmin * norm.vmax) ** 0.5
-        bar.set_ticks([norm.vmin, middle, norm.vmax], labels=[f"{each:.3g}" for each in (norm.vmin, middle, norm.vmax)])
+        bar, ticks = (
+            figure.colorbar(ScalarMappable(scale, _COLOURS), ax=axes, label="best step time, seconds"),
+            (low, (low * high) ** 0.5, high),
+        )
+        bar.set_ticks(ticks, labels=[f"{each:.3g}" for each in ticks])
         bar.minorticks_off()
+    return figure

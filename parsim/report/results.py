@@ -16,7 +16,6 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import RATES, Estimate
 from parsim.model.parameters import num_parameters
-from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
 from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
@@ -32,7 +31,7 @@ from parsim.step.task import Compute
 if TYPE_CHECKING:
     from parsim.planner import Ranking
 
-SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
+_SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
 _OTHER_STACK: Final = "torchtitan"
 BACKENDS: Final = ("estimate", "simulate")
 _SIZES: Final = ("peak_bytes", "capacity_bytes", "host_peak_bytes", "host_capacity_bytes")
@@ -71,12 +70,6 @@ class Result:
     def step_error(self) -> float | None:
         """predicted / measured - 1; None: nothing measured."""
         return self.estimate.step_s / self.measured_step_s - 1 if self.measured_step_s else None
-
-    @property
-    def most_loaded(self) -> int:
-        """The pipeline rank with the highest peak, the first of equals."""
-        totals = [sum(parts.values()) for parts in self.estimate.memory_bytes]
-        return totals.index(max(totals))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +125,18 @@ def _result(scenario: Scenario, name: str, backend: str, contention: bool, progr
 def document(results: Results) -> dict[str, Any]:
     """What results.json holds: SI base units, null where nothing is stated."""
     return {
-        "schema": SCHEMA,
-        "parsim_version": __version__,
-        "scenario": results.scenario.name,
+        **head(results.scenario),
         **_notes(results.scenario),
         "seed": results.scenario.seed,
         "backend": results.backend,
         "num_parameters": num_parameters(results.scenario.model),
         "plans": [_plan_document(result, results.scenario) for result in results.plans],
     }
+
+
+def head(scenario: Scenario) -> dict[str, Any]:
+    """How a document begins."""
+    return {"schema": _SCHEMA, "parsim_version": __version__, "scenario": scenario.name}
 
 
 def _notes(scenario: Scenario) -> dict[str, list[str]]:
@@ -162,10 +158,8 @@ def remarks(scenario: Scenario, plan: Plan) -> list[str]:
 
 def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, Estimate] | None:
     """A stack that differs much from the default one, and a plan's estimate under it; None where the plan is not legal there."""
-    stack = read("stacks", _OTHER_STACK)
-    if faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, stack=stack):
-        return None
-    return stack.name, estimate(replace(scenario, stack=stack), plan)
+    other = replace(scenario, stack=read("stacks", _OTHER_STACK))
+    return None if other.faults(plan) else (other.stack.name, estimate(other, plan))
 
 
 def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
@@ -174,7 +168,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         **{name: getattr(predicted, name) for name in ("name", "step_s", *RATES, *_SIZES, "fits")},
         "breakdown_s": dict(predicted.breakdown_s),
         "critical_rank": predicted.critical_rank,
-        "peak_rank": result.most_loaded,
+        "peak_rank": predicted.peak_rank,
         "memory_bytes": [dict(parts) for parts in predicted.memory_bytes],
         "host_memory_bytes": dict(predicted.host_memory_bytes),
         "measured_step_s": result.measured_step_s,
@@ -206,7 +200,7 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= flat(found["plan"])
         row |= {key: value for key, value in found.items() if key != "name" and not isinstance(value, dict | list)}
         row |= {f"{name}_s": seconds for name, seconds in found["breakdown_s"].items()}
-        row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][result.most_loaded].items()}
+        row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
         row |= found["whole_training"] or {}
         rows.append(row)
     return rows
@@ -215,9 +209,7 @@ def table(results: Results) -> list[dict[str, object]]:
 def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
     """The ranking as JSON has it: best plan first, SI base units."""
     return {
-        "schema": SCHEMA,
-        "parsim_version": __version__,
-        "scenario": scenario.name,
+        **head(scenario),
         **_notes(scenario),
         "num_parameters": num_parameters(scenario.model),
         "num_legal": ranking.num_legal,

@@ -12,11 +12,10 @@ from parsim import __version__, units
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
-from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
 from parsim.report.files import json_text, write
 from parsim.scenario import Scenario, load
-from parsim.scenario.digest import digest
+from parsim.sweeps.key import digest
 
 _KEYS: Final = {"scenario": str, "scenario_hash": str, "plan": dict, "step_s": float}
 _REMEDY: Final = "Give a file that `parsim plan -o DIR` wrote."
@@ -73,7 +72,7 @@ def load_plan(path: str | Path, *, scenario: Scenario | None = None) -> SavedPla
     document = _read(Path(path))
     found = scenario or load(Path(path).parent / document["scenario"])
     plan = Plan.from_dict(document["plan"])
-    if wrong := faults(plan, found.model, found.batch, found.cluster.num_devices, stack=found.stack):
+    if wrong := found.faults(plan):
         raise PlanError("\n".join(map(str, wrong)), str(path), f"It is no legal plan of {found.path}.")
     return SavedPlan(found, estimate(found, plan), document["step_s"], document["scenario_hash"] != digest(found))
 

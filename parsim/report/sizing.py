@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from parsim import __version__, units
+from parsim import units
 from parsim.plain import flat
 from parsim.planner.sizing import Sized, Sizing, size
 from parsim.report.console import Output, log, patience, percent, say, show_table
-from parsim.report.results import SCHEMA, plan_document
+from parsim.report.results import head, plan_document
 from parsim.report.summary import short
 from parsim.report.summary import size as batch_line
 from parsim.report.whole import columns, days, sentence, sources, usd
@@ -27,8 +27,7 @@ def size_scenario(source: Source, output: Output, tokens: str | None, *, within:
         scenario = source.load()
         found = size(scenario, tokens, within=within, budget=budget, **options)
     rows = [_document(found, each) for each in found.rows]
-    whole = {"schema": SCHEMA, "parsim_version": __version__, "scenario": scenario.name, "rows": rows}
-    output.show(whole, [_cells(each) for each in rows], lambda: _show(scenario, found))
+    output.show({**head(scenario), "rows": rows}, [_cells(each) for each in rows], lambda: _show(scenario, found))
     if found.answer is None:
         log(_what_would(scenario, found, timed=within is not None, paid=budget is not None))
     return 0 if found.answer else 1

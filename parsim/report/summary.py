@@ -45,7 +45,7 @@ def size(scenario: Scenario) -> str:
     return f"{num_parameters(scenario.model):,} parameters, {work}"
 
 
-def _open(scenario: Scenario, first: Estimate | None, name: str) -> None:
+def say_what(scenario: Scenario, first: Estimate | None = None, name: str = "") -> None:
     """Say what was set or assumed, and what is predicted; of a stack that nobody chose, what another would change."""
     if scenario.notes:
         say("; ".join(scenario.notes))
@@ -71,24 +71,24 @@ def _close(said: Mapping[str, str], scenario: Scenario, *, on_hosts: bool) -> No
 def show_results(results: Results) -> None:
     """The results of all plans: what each is and reaches, where its time goes, and what its memory holds."""
     scenario, first = results.scenario, results.plans[0].estimate
-    _open(scenario, first, first.name)
+    say_what(scenario, first, first.name)
     plans = [each.estimate.plan for each in results.plans]
     said = {each.estimate.name: cannot_run(scenario, each.estimate.plan) for each in results.plans}
     rows, times, memories, hosts, measured = [], [], [], [], []
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
-        rows.append({**plan, **_axes(predicted, plans), **_predictions(predicted)})
+        rows.append({**plan, **_axes(predicted, plans), **_figures(predicted), "fits": "yes" if predicted.fits else "no"})
         if result.measured_step_s is not None and result.step_error is not None:
             seconds = {"predicted": predicted.step_s, "measured": result.measured_step_s}
             shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
             measured.append({**plan, **shown, "error": percent(result.step_error, signed=True)})
-        parts, memory = predicted.breakdown_s, predicted.memory_bytes[result.most_loaded]
+        parts, memory = predicted.breakdown_s, predicted.memory_bytes[predicted.peak_rank]
         whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
         shares = {name.removeprefix("exposed_"): _share(seconds / whole) for name, seconds in parts.items()}
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
         sizes = {name: _gib(held) for name, held in memory.items()}
-        memories.append({**plan, "stage": str(result.most_loaded), **_broken(sizes)})
+        memories.append({**plan, "stage": str(predicted.peak_rank), **_broken(sizes)})
         if predicted.host_memory_bytes:
             holds = "?" if predicted.host_capacity_bytes is None else _gib(predicted.host_capacity_bytes)
             sizes = {name: _gib(held) for name, held in predicted.host_memory_bytes.items()}
@@ -163,13 +163,12 @@ def _recompute(plan: Plan) -> str:
     return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
 
 
-def _predictions(estimate: Estimate) -> dict[str, str]:
+def _figures(estimate: Estimate) -> dict[str, str]:
     return {
         "step": units.format(estimate.step_s, "s", digits=4),
         "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
         "MFU\n%": _share(estimate.mfu),
         f"GiB\n/{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
-        "fits": "yes" if estimate.fits else "no",
     }
 
 
@@ -231,7 +230,7 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     """The ranked plans of the planner."""
     rows: list[dict[str, str]] = []
     best = ranking.rows[0] if ranking.rows else None
-    _open(scenario, best, "the best plan")
+    say_what(scenario, best, "the best plan")
     plans = "plan" if ranking.num_legal == 1 else "plans"
     say(f"{ranking.num_legal:,} legal {plans}, {_over(ranking)}, {ranking.num_fit:,} fit")
     if ranking.nothing_legal:
@@ -253,11 +252,10 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     for (place, why), each in zip(said.items(), ranking.rows, strict=True):
         others = {axis: _text(getattr(each.plan, axis)) for axis in differ}
-        reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
         behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
         name = {"plan": f"{each.name}{' (not of the space)' if each.name in ranking.outside else ''}"} if named else {}
         alone = {"alone": units.format(ranking.contention.alone_s[len(rows)], "s", digits=4)} if ranking.contention else {}
-        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **others, **alone, **reached}
+        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **others, **alone, **_figures(each)}
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
@@ -282,7 +280,7 @@ def _over(ranking: Ranking) -> str:
 
 def show_front(scenario: Scenario, front: Front) -> None:
     """The plans of a front, fastest first."""
-    _open(scenario, front.rows[0] if front.rows else None, "the fastest plan")
+    say_what(scenario, front.rows[0] if front.rows else None, "the fastest plan")
     beaten = f"; no other beats these {len(front.rows)} in step time and memory" if front.rows else ""
     say(f"{front.num_legal:,} legal plans, {front.num_fit:,} fit{beaten}")
     plans = [each.plan for each in front.rows]
@@ -290,9 +288,8 @@ def show_front(scenario: Scenario, front: Front) -> None:
     rows: list[dict[str, str]] = []
     for each in front.rows:
         devices = _device_time(each) if sized else {}
-        reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
         behind = {"speed": percent(each.tokens_per_s / front.rows[0].tokens_per_s - 1, signed=True) if rows else "best"}
-        rows.append({**_axes(each, plans), **devices, **reached, **behind})
+        rows.append({**_axes(each, plans), **devices, **_figures(each), **behind})
     if rows:
         say("")
         show_table(rows, left=_LEFT)
@@ -310,8 +307,8 @@ def _show_why(ranking: Ranking) -> None:
         (most, cost), (least, gain) = parts[0], parts[-1]
         net = ranking.rows[place].step_s - ranking.rows[0].step_s
         if net > 0:
-            gained = f", {units.format(-gain, 's')} less of {_words_of(least)}" if gain < 0 else ""
-            say(f"{place + 1:>2} takes {units.format(net, 's')} more: {units.format(cost, 's')} more of {_words_of(most)}{gained}")
+            gained = f", {units.format(-gain, 's')} less of {part_words(least)}" if gain < 0 else ""
+            say(f"{place + 1:>2} takes {units.format(net, 's')} more: {units.format(cost, 's')} more of {part_words(most)}{gained}")
     if ranking.alike > 1:
         say(f"the first {ranking.alike:,} cannot be told apart: runs of one plan differ by {percent(ranking.NOISE)}")
 
@@ -333,5 +330,6 @@ def _places(places: Iterable[int]) -> str:
     return ", ".join(map(str, places))
 
 
-def _words_of(part: str) -> str:
+def part_words(part: str) -> str:
+    """What a sentence calls a part of the step."""
     return part.replace("exposed_", "exposed ").replace("_", " ")

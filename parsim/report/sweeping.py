@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from parsim import units
-from parsim.plain import csv_text, flat
-from parsim.report.console import Output, console, log, patience, percent, say, show_table
+from parsim.report.console import Output, log, log_files, percent, say, show_table, watch
 from parsim.report.files import folder, prepare, write
 from parsim.report.manners import unwind
 from parsim.scenario.changes import values_of
 from parsim.sweeps import SweepProgress, SweepResult, SweepRow, sweep
 
-_EVERY_S: Final = 5.0  # between lines of progress where nobody watches
 _SHOWN: Final = 10
 _LONGEST: Final = 200  # characters of a reason in a table; files have all of it
 _RIGHT: Final = ("step", "tokens/s/device", "MFU", "peak")  # columns of numbers
@@ -35,75 +30,22 @@ def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets
     """
     unwind()
     directory = prepare(out or folder(_name_of(paths)))
-    with _bar(", ".join(map(str, paths))) as show:
+    with watch(f"sweeping {', '.join(map(str, paths))}", "rows") as told:
+
+        def show(now: SweepProgress) -> None:
+            told((now.num_known - now.num_cached) / (now.num_rows - now.num_cached))
+
         result = sweep(paths, changes=values_of(sets), cache=cache or directory / "cache.sqlite", progress=show, **options)
-    rows, documents = [_cells(each) for each in result.rows], [_document(each) for each in result.rows]
-    written = [write(directory / "results.csv", csv_text(rows)), write(directory / "results.jsonl", _lines(documents))]
-    output.show({"name": result.name, "rows": documents}, rows, lambda: _show(result))
+    documents = [each.to_dict() | {"reason": each.reason or None} for each in result.rows]
+    written = [write(directory / "results.csv", result.to_csv()), write(directory / "results.jsonl", _lines(documents))]
+    output.show({"name": result.name, "rows": documents}, result.records(), lambda: _show(result))
     log(f"{result.num_estimated:,} estimated, {result.num_cached:,} rows from the cache")
-    log(f"wrote {directory}/{{{','.join(path.name for path in written)}}}")
+    log_files(directory, written)
     return 0 if any(row.figures.get("fits") for row in result.rows) else 1
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[SweepProgress], None]]:
-    """What to tell how far the sweep of some files is: a bar on stderr where somebody watches, else a line now and then."""
-    start, told = time.monotonic(), time.monotonic()
-
-    def line(now: SweepProgress) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _EVERY_S:
-            told = time.monotonic()
-            log(f"  {_state(now)}{_rest(now, told - start)}")
-
-    if not sys.stderr.isatty():
-        with patience(f"sweeping {what}"):
-            yield line
-        return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    with Progress(BarColumn(), TextColumn("{task.description}"), console=console(stderr=True), transient=True) as shown:
-        task = shown.add_task(f"reading {what}", total=None)
-        yield lambda now: shown.update(
-            task, total=now.num_rows, completed=now.num_known, description=f"{_state(now)}{_rest(now, time.monotonic() - start)}"
-        )
-
-
-def _state(now: SweepProgress) -> str:
-    cached = f" ({now.num_cached:,} from cache)" if now.num_cached else ""
-    return f"{now.num_known:,}/{now.num_rows:,}{cached}"
-
-
-def _rest(now: SweepProgress, elapsed_s: float) -> str:
-    """How long the rest takes, at the pace so far."""
-    done = now.num_known - now.num_cached
-    return f", {units.format(elapsed_s / done * (now.num_rows - now.num_known), 's', digits=2)} left" if done > 0 else ""
 
 
 def _name_of(paths: Sequence[Path]) -> str:
     return f"sweep-{paths[0].stem}" if len(paths) == 1 else "sweep"
-
-
-def _document(row: SweepRow) -> dict[str, Any]:
-    """A row as JSON has it."""
-    return {
-        **{"point": row.point, "scenario": row.scenario, "changes": dict(row.changes), "name": row.name},
-        **{"plan": dict(row.plan), "figures": dict(row.figures), "reason": row.reason or None},
-    }
-
-
-def _cells(row: SweepRow) -> dict[str, object]:
-    """A row as CSV has it."""
-    changes = {path: json.dumps(value) if isinstance(value, list | dict) else value for path, value in row.changes.items()}
-    return {
-        "point": row.point,
-        "scenario": row.scenario,
-        **changes,
-        "plan": row.name,
-        **flat(dict(row.plan)),
-        **row.figures,
-        "reason": row.reason,
-    }
 
 
 def _lines(documents: Sequence[dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from parsim import units
 from parsim.estimator.comparison import Comparison
-from parsim.report.figure import UNKNOWN, drawing_classes, part_label, save_figure, time_colours
+from parsim.report.figure import UNKNOWN, new_axes, part_label, save_figure, time_colours
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
@@ -41,14 +41,12 @@ def bars(comparison: Comparison) -> list[tuple[str, int, int]]:
 
 def draw(comparison: Comparison) -> Figure:
     """The bars from top to bottom; the axis begins where all that differs can be seen."""
-    canvas, new_figure = drawing_classes()
     drawn = bars(comparison)
     ends = [end / PS_PER_S for _, *both in drawn for end in both if end]
     reach = max(ends) - min(ends)
     start = min(ends) - reach / 2 if 0 < reach < min(ends) else 0.0
-    figure = new_figure(figsize=(_WIDTH, _REST + _ROW * len(drawn)), layout="constrained")
-    canvas(figure)
-    axes, colours = figure.add_subplot(), time_colours()
+    figure, axes = new_axes(_WIDTH, _REST + _ROW * len(drawn))
+    colours = time_colours()
     for row, (bar, low, high) in enumerate(drawn):
         is_step = row in (0, len(drawn) - 1)
         left, right = sorted((max(low / PS_PER_S, start), high / PS_PER_S))

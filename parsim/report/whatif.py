@@ -11,7 +11,6 @@ from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.model.dims import MATMUL
-from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
 from parsim.planner import plan as rank
 from parsim.planner import remedies
@@ -19,7 +18,7 @@ from parsim.planner.whatif import RESOURCES, Gain, WhatIf, whatif
 from parsim.report.choosing import remedy_lines
 from parsim.report.console import Output, log, patience, percent, say, show_table
 from parsim.report.results import plan_document
-from parsim.report.summary import headline, short, size
+from parsim.report.summary import headline, say_what, short
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
@@ -83,7 +82,7 @@ def _rows(answers: Sequence[tuple[str, WhatIf]]) -> Iterator[dict[str, Any]]:
 
 
 def _show_gains(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> None:
-    _open(scenario)
+    say_what(scenario)
     shown: set[str] = set()
     for name, each in answers:
         step_s = each.estimate.step_s
@@ -131,21 +130,14 @@ def _cases(scenario: Scenario, other: Scenario, name: str, plan: Plan, swaps: Se
     """The plan as it is and under the change, and the best plan under it where asked."""
     yield _case(_BEFORE, name, estimate(scenario, plan))
     under = other.plans.get(name, plan)
-    wrong = _illegal(other, under)
+    wrong = other.faults(under)
     if wrong and not replan:
-        raise PlanError(
-            f"plan {name} is not legal with {', '.join(swaps)}: {wrong}", remedy="Add --replan for the best plan under the change."
-        )
+        what = f"plan {name} is not legal with {', '.join(swaps)}: {wrong[0]}"
+        raise PlanError(what, remedy="Add --replan for the best plan under the change.")
     if not wrong:
         yield _case("swapped", name, estimate(other, under))
     if replan:
         yield from (_case("planned anew", each, estimate(other, best)) for each, best in _best(other, None))
-
-
-def _illegal(scenario: Scenario, plan: Plan) -> str:
-    """Why a scenario cannot run a plan; "" where it can."""
-    found = faults(plan, scenario.model, scenario.batch, scenario.cluster.num_devices, stack=scenario.stack)
-    return str(next(iter(found), ""))
 
 
 def _case(case: str, name: str, found: Estimate) -> dict[str, Any]:
@@ -157,7 +149,7 @@ def _flat(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show_cases(scenario: Scenario, other: Scenario, swaps: Sequence[str], cases: Sequence[dict[str, Any]]) -> None:
-    _open(scenario)
+    say_what(scenario)
     say(f"with {', '.join(swaps)}: {headline(other)}")
     rows = []
     for each in cases:
@@ -169,11 +161,6 @@ def _show_cases(scenario: Scenario, other: Scenario, swaps: Sequence[str], cases
         rows.append(row | {"GiB": memory, "fits": "yes" if each["fits"] else "no"})
     say("")
     show_table(rows, left=_LEFT)
-
-
-def _open(scenario: Scenario) -> None:
-    for line in (*filter(None, ["; ".join(scenario.notes)]), headline(scenario), size(scenario)):
-        say(line)
 
 
 def _faster(before_s: float, after_s: float) -> str:

@@ -14,8 +14,6 @@ from parsim.estimator.whole import WholeTraining, num_steps, step_joules, tdp_w,
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario
 
-_S_PER_DAY: Final = units.parse("1 day", "s")
-
 WHOLE: Final[Mapping[str, str]] = {
     "time_to_tokens": "steps x step_s, with total_tokens / (global_batch x sequence_length) steps, rounded up; restarts, evaluation and "
     "checkpoints are not counted",

@@ -24,6 +24,9 @@ def load(path: str | Path, *, changes: Mapping[str, Any] = _NONE) -> Scenario:
 
     Raises:
         ScenarioError: the file cannot be read or is wrong, or a change is; the error holds all faults.
+
+    >>> [*load("scenarios/table5-22b.yaml", changes={"batch.global_batch": 8}).plans]
+    ['full', 'seqsel']
     """
     from parsim.scenario.source import Source
 
@@ -31,7 +34,11 @@ def load(path: str | Path, *, changes: Mapping[str, Any] = _NONE) -> Scenario:
 
 
 def check(path: str | Path, *, changes: Mapping[str, Any] = _NONE) -> list[Fault]:
-    """All faults of a scenario file, with `changes`, in the order of its lines; an empty list for one that `load` takes."""
+    """All faults of a scenario file, with `changes`, in the order of its lines; an empty list for one that `load` takes.
+
+    >>> [str(fault) for fault in check("scenarios/table5-22b.yaml", changes={"batch.global_batch": 0})]
+    ['--set batch.global_batch: must be above 0, not 0']
+    """
     from parsim.scenario.source import Source
 
     return Source(Path(path), changes=changes).faults()

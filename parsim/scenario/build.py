@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, inf
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
 from parsim.scenario.defaults import add_defaults
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
-from parsim.scenario.fields import TAGS
+from parsim.scenario.fields import complaints_of
 from parsim.scenario.hardware import ROW_FILE, nics_of_part
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
@@ -77,12 +77,12 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
 
 def _read_rows(tree: Tree) -> None:
     """Put the rows that stand in files of their own in place of their names."""
-    tree.value = _with_config(tree.value, tree, tree.faults)
-    tree.value = _with_machine(tree.value, tree, tree.faults)
+    tree.value = _with_config(tree.value, tree)
+    tree.value = _with_machine(tree.value, tree)
 
 
-def _with_config(value: Any, tree: Tree, found: list[Fault]) -> Any:
-    """The values, with the row that a Hugging Face config describes in place of its name; a fault of it is added to `found`."""
+def _with_config(value: Any, tree: Tree) -> Any:
+    """The values, with the row that a Hugging Face config describes in place of its name; a fault of it becomes one of the tree."""
     name = value.get("model") if isinstance(value, dict) else None
     if not isinstance(name, str) or not name.startswith(huggingface.PREFIX):
         return value
@@ -91,12 +91,12 @@ def _with_config(value: Any, tree: Tree, found: list[Fault]) -> Any:
     try:
         return {**others, "model": huggingface.row(path, name)}
     except ParsimError as error:
-        found.append(tree.fault(("model",), error.what))
+        tree.faults.append(tree.fault(("model",), error.what))
         return others
 
 
-def _with_machine(value: Any, tree: Tree, found: list[Fault]) -> Any:
-    """The values, with the row that stands in a file in place of the node's name; a fault of it is added to `found`."""
+def _with_machine(value: Any, tree: Tree) -> Any:
+    """The values, with the row that stands in a file in place of the node's name; a fault of it becomes one of the tree."""
     cluster = value.get("cluster") if isinstance(value, dict) else None
     name = cluster.get("node") if isinstance(cluster, dict) else None
     if not isinstance(cluster, dict) or not isinstance(name, str) or not name.startswith(ROW_FILE):
@@ -106,7 +106,7 @@ def _with_machine(value: Any, tree: Tree, found: list[Fault]) -> Any:
     if isinstance(row.value, dict):
         return {**value, "cluster": {**cluster, "node": row.value}}
     what = "; ".join(str(fault) for fault in row.faults) or f"{path}: is no mapping; a node's row is one"
-    found.append(tree.fault(("cluster", "node"), what))
+    tree.faults.append(tree.fault(("cluster", "node"), what))
     return {**value, "cluster": {key: each for key, each in cluster.items() if key != "node"}}
 
 
@@ -117,9 +117,7 @@ def _sections(value: Any) -> tuple[Sections, list[tuple[Place, str]]]:
     try:
         return Document.model_validate(value), []
     except ValidationError as error:
-        complaints: list[tuple[Place, str]] = [
-            (tuple(each for each in one["loc"] if each not in TAGS), str(one["ctx"]["sentence"])) for one in error.errors()
-        ]
+        complaints = complaints_of(error)
     return Sections.model_validate(_without(value, [place for place, _ in complaints])), complaints
 
 
@@ -183,8 +181,7 @@ def _cluster(section: ClusterSection, parts: _Parts, written: dict[str, Any]) ->
     """What is wrong with the cluster, which was written so."""
     stated = written.get("fabric")
     node: Node = resolve("nodes", section.node)
-    num_nodes = section.num_nodes or ceil((section.num_devices or 1) / node.devices_per_node)
-    num_devices = section.num_devices or num_nodes * node.devices_per_node
+    num_nodes, num_devices = section.counts(node.devices_per_node)
     if said := _shares_of(node, num_nodes, num_devices):
         yield ("cluster", "num_devices"), said
         return
@@ -307,31 +304,25 @@ def _scenario(
     sections: Sections, parts: _Parts, path: str, default_name: str, notes: tuple[str, ...], changed: Iterable[Place]
 ) -> Scenario:
     assert parts.model is not None and parts.cluster is not None and parts.batch is not None and parts.stack is not None
-    name, model, batch, plans, seed = sections.name or default_name, parts.model, parts.batch, parts.plans, sections.seed
-    itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
-    dataset = DataSpec(**dict(sections.data)) if sections.data is not None else None
     stated = dict(sections.training) if sections.training is not None else {}
     tokens = stated.pop("total_tokens", None)
-    training = Training(**stated)
-    if any(plan.optimizer_in_backward for plan in plans.values()):
-        training = replace(training, max_norm=inf)  # so that all plans train alike
-    spaces, measured = parts.spaces, _still_measured(parts.measured, changed)
-    unstated = "stack" not in sections.model_fields_set
+    if any(plan.optimizer_in_backward for plan in parts.plans.values()):
+        stated["max_norm"] = inf  # so that all plans train alike
     return Scenario(
-        name,
-        model,
-        parts.cluster,
-        batch,
-        parts.stack,
-        plans,
-        spaces,
-        measured,
-        seed,
-        path,
-        itemsize,
-        dataset,
-        training,
-        unstated,
-        notes,
-        tokens,
+        name=sections.name or default_name,
+        model=parts.model,
+        cluster=parts.cluster,
+        batch=parts.batch,
+        stack=parts.stack,
+        plans=parts.plans,
+        spaces=parts.spaces,
+        measured=_still_measured(parts.measured, changed),
+        seed=sections.seed,
+        path=path,
+        itemsize_bytes={name: read("dtypes", name) for name in catalog.names("dtypes")},
+        data=DataSpec(**dict(sections.data)) if sections.data is not None else None,
+        training=Training(**stated),
+        default_stack="stack" not in sections.model_fields_set,
+        notes=notes,
+        total_tokens=tokens,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import ceil
 from typing import Any, Final
 
 from parsim import catalog
@@ -35,8 +34,7 @@ def _defaults(value: Mapping[str, Any], sections: Sections) -> Iterator[tuple[tu
     num_devices = 1
     if cluster := sections.cluster:
         node = resolve("nodes", cluster.node)
-        num_nodes = cluster.num_nodes or ceil((cluster.num_devices or 1) / node.devices_per_node)
-        num_devices = cluster.num_devices or num_nodes * node.devices_per_node
+        _, num_devices = cluster.counts(node.devices_per_node)
         yield ("cluster", "fabric"), node.usual_fabric or _FABRIC, "usual for the node" if node.usual_fabric else "by default"
     if sections.model is not None:
         longest = getattr(resolve("models", sections.model), "max_positions", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, Field, create_model
@@ -36,6 +37,11 @@ class ClusterSection(Section):
     price_per_device_hour: Annotated[float, Quantity("USD")] | None = Field(
         None, description="what a device costs an hour, with its part of the node; the list price of the node where left out and known"
     )
+
+    def counts(self, each: int) -> tuple[int, int]:
+        """How many nodes, and how many of their devices, `each` a node, are used."""
+        num_nodes = self.num_nodes or ceil((self.num_devices or 1) / each)
+        return num_nodes, self.num_devices or num_nodes * each
 
 
 class BatchSection(Section):

@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCu
 from parsim import catalog, units
 from parsim.errors import ParsimError, did_you_mean
 from parsim.scenario import asked
-from parsim.scenario.tree import show
+from parsim.scenario.tree import Place, show
 
 T = TypeVar("T")
 # Tags stand in pydantic's places; no key of a file is likely to be one.
@@ -181,6 +181,11 @@ class Section(BaseModel):
 def optional(kind: Callable[[], Any], description: str) -> Any:
     """The field of a list or dict that `kind` makes where left out."""
     return Field(default_factory=kind, description=description)
+
+
+def complaints_of(error: ValidationError) -> list[tuple[Place, str]]:
+    """Place and sentence of each complaint about a section."""
+    return [(tuple(each for each in one["loc"] if each not in TAGS), str(one["ctx"]["sentence"])) for one in error.errors()]
 
 
 def complaint(sentence: str) -> PydanticCustomError:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from parsim.errors import PlanError
 from parsim.scenario.build import space_of
 from parsim.scenario.document import PlanSection
-from parsim.scenario.fields import TAGS
+from parsim.scenario.fields import complaints_of
 from parsim.scenario.types import PlanSpace
 
 
@@ -29,8 +29,7 @@ def space_of_axes(space: Mapping[str, object] | PlanSpace) -> PlanSpace:
     try:
         section = PlanSection.model_validate(axes)
     except ValidationError as error:
-        found = [(".".join(str(part) for part in one["loc"] if part not in TAGS), one["ctx"]["sentence"]) for one in error.errors()]
-        raise PlanError("\n".join(f"{axis}: {sentence}" for axis, sentence in found), "space") from None
+        raise PlanError("\n".join(f"{'.'.join(map(str, place))}: {said}" for place, said in complaints_of(error)), "space") from None
     return space if isinstance(space, PlanSpace) else space_of("space", section)
 
 

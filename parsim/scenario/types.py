@@ -12,6 +12,7 @@ from parsim.parallel.plan import Batch, Plan, Stack
 
 if TYPE_CHECKING:  # numpy is behind it, which `parsim --help` can do without
     from parsim.cluster import Cluster
+    from parsim.parallel.fault import PlanFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,12 @@ class Scenario:
     default_stack: bool = False  # no stack was stated
     notes: tuple[str, ...] = ()  # what its file does not say: changes, and defaults where there is no file
     total_tokens: int | None = None  # of the whole training; None: not stated
+
+    def faults(self, plan: Plan) -> list[PlanFault]:
+        """All that is illegal in a plan here."""
+        from parsim.parallel import legality
+
+        return legality.faults(plan, self.model, self.batch, self.cluster.num_devices, stack=self.stack)
 
     def plan(self, name: str) -> Plan:
         """The plan of that name.

@@ -21,6 +21,11 @@ def trace(scenario: Scenario, plan: Plan | str, *, contention: bool = False) -> 
         PlanError: it would run too many events.
 
     Source of the format: Trace Event Format (Google, 2016), complete and metadata events.
+
+    >>> import parsim
+    >>> found = trace(parsim.load("scenarios/tiny.yaml"), "pipeline")["traceEvents"]
+    >>> sorted(event["args"]["name"] for event in found if event["name"] == "process_name")
+    ['pipeline rank 0', 'pipeline rank 1']
     """
     spans, us = simulate(scenario, plan, contention=contention, spans=True).spans, units.parse("1 us", "s") * PS_PER_S
     streams = {name: number for number, name in enumerate(dict.fromkeys(each.stream for each in spans))}

@@ -33,6 +33,11 @@ def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, 
     Raises:
         ScenarioError: the scenario has no plan of that name.
         PlanError: it would run too many events.
+
+    >>> import parsim
+    >>> scenario = parsim.load("scenarios/table5-22b.yaml")
+    >>> simulate(scenario, "full").step_s == parsim.estimate(scenario, "full").step_s
+    True
     """
     return run(workload_in(scenario, scenario.plan(plan) if isinstance(plan, str) else plan), contention=contention, spans=spans)
 

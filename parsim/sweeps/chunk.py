@@ -70,10 +70,9 @@ def _result(scenario: Scenario, name: str) -> dict[str, Any]:
 
 def _document(scenario: Scenario, found: Estimate | None) -> dict[str, Any]:
     assert found is not None  # of some legal plan
-    fullest = max(found.memory_bytes, key=lambda parts: sum(parts.values()))
     figures: dict[str, object] = {name: getattr(found, name) for name in _FIGURES}
     figures |= {f"{part}_s": seconds for part, seconds in found.breakdown_s.items()}
-    figures |= {f"{part}_bytes": size for part, size in fullest.items()}
+    figures |= {f"{part}_bytes": size for part, size in found.memory_bytes[found.peak_rank].items()}
     stack = replace(scenario.stack, name="the stack")  # names are not what a result is found by
     figures["stack_cannot"] = "; ".join(reasons(found.plan, scenario.model.num_layers, stack)) or None
     return {"plan": asdict(found.plan), "figures": figures, "reason": _lack(found)}

@@ -24,10 +24,19 @@ def keys_of(scenario: Scenario, plans: Iterable[str]) -> dict[str, str]:
 
     What the scenario, its rows and its plans are called changes no key; what reaches an estimate changes it.
     """
-    model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
-    # The one figure that is found by the name of an accelerator.
-    constants = _digest([MODEL_VERSION, scenario.model, model, model.sustained, scenario.itemsize_bytes])
+    constants = _digest([MODEL_VERSION, *_constants(scenario)])
     return {name: _digest([constants, _question(scenario, name)]) for name in plans}
+
+
+def digest(scenario: Scenario) -> str:
+    """The same text for scenarios in which a plan has the same prices, whatever their plans, rows and themselves are called."""
+    return _digest(_constants(scenario))[:16]
+
+
+def _constants(scenario: Scenario) -> list[Any]:
+    """What prices follow from, beside the plan; the last but one is the one figure that is found by the name of an accelerator."""
+    model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
+    return [scenario.model, model, model.sustained, scenario.itemsize_bytes]
 
 
 def _question(scenario: Scenario, name: str) -> Any:

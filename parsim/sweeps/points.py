@@ -15,7 +15,7 @@ from parsim.errors import Fault, ScenarioError
 from parsim.scenario import Scenario, tree
 from parsim.scenario.build import build
 from parsim.scenario.changes import Change
-from parsim.scenario.fields import TAGS, Section, Text, optional
+from parsim.scenario.fields import Section, Text, complaints_of, optional
 from parsim.scenario.tree import Tree
 
 NAMED: Final = "named"  # what is asked of each point: every plan without open axes; or the best of each space; or the plan so called
@@ -125,8 +125,7 @@ def _sweep_of(read: Tree) -> tuple[SweepSection, list[Tree]]:
     try:
         section = SweepSection.model_validate(value)
     except ValidationError as error:
-        wrong = (read.fault(tuple(each for each in one["loc"] if each not in TAGS), one["ctx"]["sentence"]) for one in error.errors())
-        raise ScenarioError.of([*read.faults, *wrong]) from None
+        raise ScenarioError.of([*read.faults, *(read.fault(place, said) for place, said in complaints_of(error))]) from None
     if read.faults:
         raise ScenarioError.of(read.faults)
     return section, [tree.read(Path(read.path).parent / each) for each in section.scenario]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from parsim.parallel.plan import KEYS
+from parsim.plain import Plain, flat
 from parsim.sweeps.cache import ResultCache
 from parsim.sweeps.chunk import SweepQuestion
 from parsim.sweeps.key import keys_of
@@ -21,7 +22,7 @@ _NONE: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class SweepRow:
+class SweepRow(Plain):
     """A plan of a point: its figures in SI units, or why there are none."""
 
     point: int
@@ -32,9 +33,15 @@ class SweepRow:
     figures: Mapping[str, Any]
     reason: str  # why it cannot be trained so; "" where it can
 
+    def records(self) -> list[dict[str, object]]:
+        """Itself: what varies by its path, then plan, figures and reason."""
+        changes = {path: json.dumps(value) if isinstance(value, list | dict) else value for path, value in self.changes.items()}
+        place = {"point": self.point, "scenario": self.scenario, **changes, "plan": self.name}
+        return [{**place, **flat(self.plan), **self.figures, "reason": self.reason}]
+
 
 @dataclass(frozen=True, slots=True)
-class SweepResult:
+class SweepResult(Plain):
     """The rows in the order of the points, whoever computed them and when."""
 
     name: str
@@ -42,6 +49,10 @@ class SweepResult:
     num_points: int
     num_estimated: int  # plans and best plans, each once
     num_cached: int  # rows that were in the cache
+
+    def records(self) -> list[dict[str, object]]:
+        """Its rows."""
+        return [row for each in self.rows for row in each.records()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,10 @@ def sweep(
     Raises:
         ScenarioError: a file is wrong, other than in what varies.
         ParsimError: the cache cannot be used, or a worker ended before its work.
+
+    >>> found = sweep("scenarios/table5-22b.yaml", over={"batch.global_batch": [4, 8]})
+    >>> [(row.changes["batch.global_batch"], row.name) for row in found.rows]
+    [(4, 'full'), (4, 'seqsel'), (8, 'full'), (8, 'seqsel')]
     """
     asked = read_sweep([sources] if isinstance(sources, str | Path | Mapping) else sources, plan, over, changes)
     with ResultCache(cache) as kept:

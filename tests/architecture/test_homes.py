@@ -137,12 +137,12 @@ ROOM = {
     "links of another latency, sliding windows, ways out of a full memory, each priced": 140,
     "changes of any key, questions without a file": 540,
     "what a step gains from each resource, rows swapped, plans compared": 620,
-    "sweeps: points, keys, a cache, chunks for any executor, their files; heatmaps": 1_100,
-    "results as plain values, fronts, what would fit, figures of a space, saved plans": 1_160,
+    "sweeps: points, keys, a cache, chunks for any executor, their files; heatmaps": 1_070,
+    "results as plain values, fronts, what would fit, figures of a space, saved plans": 1_150,
     "weights, gradients and temporaries by what a stack keeps": 95,
     "axes of any form, equal plans once, what the planner tries of its own accord": 590,
     "a whole training in time, money and energy; objectives, limits, how many devices": 920,
-    "the best plans by simulated contention": 240,
+    "the best plans by simulated contention": 260,
 }
 
 

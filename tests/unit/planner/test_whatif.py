@@ -1,3 +1,5 @@
+"""What a step gains from each resource: all together are the whole step, each alone is its own figure of the row."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""A comparison: parts that sum to the difference, the same from files, results and estimates."""
+
 from __future__ import annotations
 
 import csv

@@ -9,7 +9,7 @@ import pytest
 
 import parsim
 from parsim.errors import ParsimError, PlanError, ScenarioError
-from parsim.scenario.digest import digest
+from parsim.sweeps.key import digest
 
 TEXT = """
 model: tiny-gpt
