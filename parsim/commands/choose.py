@@ -54,6 +54,10 @@ def plan(
     if nodes and not pareto:
         raise ParsimError("--nodes asks for plans on several clusters", remedy="Add --pareto.")
     pairs = [each.partition("=") for each in limit or ()]
+    if bare := [name for name, equals, _ in pairs if not equals]:
+        raise ParsimError(
+            f"--limit {bare[0]}: must be NAME=VALUE", remedy="E.g. step_time=20s, within=30days, budget=1MUSD or devices=512."
+        )
     limits = {"memory_headroom": headroom, **{name.strip(): value for name, _, value in pairs}}
     question = Question(source, space, runnable, out, formats_of(format, figure or bool(format)), objective, limits)
     output = output_of(json, csv)

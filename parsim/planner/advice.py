@@ -42,7 +42,8 @@ class Reference:
             PlanError: a figure is not positive.
         """
         if self.global_batch < 1 or not 0 < self.learning_rate < float("inf") or self.warmup_steps < 0:
-            raise PlanError(f"no run has {self}", remedy="A reference has a positive batch and learning rate, and no negative warm-up.")
+            what = f"learning rate {self.learning_rate:g} at a global batch of {self.global_batch}, {self.warmup_steps} steps of warm-up"
+            raise PlanError(f"no run has {what}", remedy="A reference has a positive batch and learning rate, and no negative warm-up.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,8 @@ def _side(asked: str, sets: Sequence[str]) -> Side:
         raise ParsimError(f"no such file: {asked}", remedy="A plan is named as FILE:PLAN.")
     plans = _results(Path(path)) if path.endswith(".json") else None
     if plans is not None:
+        if sets:
+            raise ParsimError("these are results, which --set does not change", path, "Compare plans of scenario files.")
         return _side_of(_one_of(plans, name, path), asked)
     scenario = Source(Path(path), sets=sets).load()
     chosen = chosen_plans(scenario, [name] if name else [])

@@ -14,10 +14,11 @@ from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Plan
 from parsim.report.files import json_text, write
-from parsim.scenario import Scenario, load
+from parsim.scenario import Scenario
+from parsim.scenario.source import Source
 from parsim.sweeps.key import digest
 
-_KEYS: Final = {"scenario": str, "scenario_hash": str, "plan": dict, "step_s": float}
+_KEYS: Final = {"scenario": str | None, "changes": dict, "scenario_hash": str, "plan": dict, "step_s": float}
 _REMEDY: Final = "Give a file that `parsim plan -o DIR` wrote."
 
 
@@ -53,7 +54,8 @@ def save_plan(scenario: Scenario, plan: Plan | Estimate, path: str | Path) -> Pa
     document = {
         "schema": 1,
         "parsim_version": __version__,
-        "scenario": os.path.relpath(scenario.path, Path(path).parent),
+        "scenario": os.path.relpath(scenario.path, Path(path).parent) if scenario.has_file else None,
+        "changes": dict(scenario.changes),
         "scenario_hash": digest(scenario),
         "plan": found.plan.to_dict(),
         "step_s": found.step_s,
@@ -62,7 +64,7 @@ def save_plan(scenario: Scenario, plan: Plan | Estimate, path: str | Path) -> Pa
 
 
 def load_plan(path: str | Path, *, scenario: Scenario | None = None) -> SavedPlan:
-    """The plan that stands in a file, priced anew for its scenario as that stands now, or for another.
+    """The plan that stands in a file, priced anew for its scenario as that stands now with what was set beside it, or for another.
 
     Raises:
         ParsimError: the file is none that `save_plan` wrote.
@@ -70,7 +72,8 @@ def load_plan(path: str | Path, *, scenario: Scenario | None = None) -> SavedPla
         PlanError: the plan is not legal there; the error says all that is wrong.
     """
     document = _read(Path(path))
-    found = scenario or load(Path(path).parent / document["scenario"])
+    file = document["scenario"] and Path(path).parent / document["scenario"]
+    found = scenario or Source(file, changes=document["changes"]).load()
     plan = Plan.from_dict(document["plan"])
     if wrong := found.faults(plan):
         raise PlanError("\n".join(map(str, wrong)), str(path), f"It is no legal plan of {found.path}.")
@@ -85,6 +88,6 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ParsimError(f"is no JSON: {error}", str(path), _REMEDY) from error
     stated: dict[str, Any] = document if isinstance(document, dict) else {}
-    if lacking := [key for key, kind in _KEYS.items() if not isinstance(stated.get(key), kind)]:
+    if lacking := [key for key, kind in _KEYS.items() if not isinstance(stated.get(key, ...), kind)]:
         raise ParsimError(f"is no saved plan: {', '.join(lacking)} missing or wrong", str(path), _REMEDY)
     return stated

@@ -84,6 +84,8 @@ class Scenario:
     default_stack: bool = False  # no stack was stated
     notes: tuple[str, ...] = ()  # what its file does not say: changes, and defaults where there is no file
     total_tokens: int | None = None  # of the whole training; None: not stated
+    changes: Mapping[str, Any] = field(default_factory=dict)  # values set beside the file, or in place of one, by path
+    has_file: bool = True  # else all of it stands in `changes`
 
     def faults(self, plan: Plan) -> list[PlanFault]:
         """All that is illegal in a plan here."""

@@ -9,6 +9,8 @@ import pytest
 
 import parsim
 from parsim.errors import ParsimError, PlanError, ScenarioError
+from parsim.parallel.plan import Plan
+from parsim.scenario.source import Source
 from parsim.sweeps.key import digest
 
 TEXT = """
@@ -86,3 +88,12 @@ def test_files_that_are_not_there_are_told(saved: Path) -> None:
     saved.write_text(json.dumps({**json.loads(saved.read_text()), "scenario": "none.yaml"}))
     with pytest.raises(ScenarioError, match=r"none\.yaml"):
         parsim.load_plan(saved)
+
+
+def test_what_was_set_beside_a_file_or_in_place_of_one_is_kept(tmp_path: Path) -> None:
+    path = str(Path(__file__).parents[3] / "scenarios" / "plan-gpt3-13b.yaml")
+    asked = {"model": "gpt2-small", "node": "h100"}
+    for chosen in (parsim.load(path, changes={"batch.global_batch": 1024}), Source(options=asked).load()):
+        plan = Plan(data_parallel=chosen.cluster.num_devices)
+        loaded = parsim.load_plan(parsim.save_plan(chosen, plan, tmp_path / "plan.json"))
+        assert not loaded.changed and not loaded.note and loaded.scenario.batch == chosen.batch
