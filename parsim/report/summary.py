@@ -141,6 +141,11 @@ def _axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
     }
 
 
+def _more_axes(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
+    """The axes without a usual column in which `plans` differ, so that rows that differ never read the same."""
+    return {axis: _text(getattr(plan, axis)) for axis in _OWN_COLUMN if any(getattr(each, axis) != getattr(plan, axis) for each in plans)}
+
+
 def _others(plan: Plan) -> dict[str, str]:
     """Degrees of the dimensions without a key of their own, by axis; one that is on or off, by its name."""
     known = {name: DIMENSIONS.get(name) for name, _ in plan.dimensions}
@@ -248,16 +253,14 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     if ranking.contention:
         say("the best re-ranked by simulated contention; alone: the step if each collective had its links to itself")
     shown = [each.plan for each in ranking.rows]
-    differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
     named = any(each.name for each in ranking.rows)
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     for (place, why), each in zip(said.items(), ranking.rows, strict=True):
-        others = {axis: _text(getattr(each.plan, axis)) for axis in differ}
         reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
         behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
         name = {"plan": f"{each.name}{' (not of the space)' if each.name in ranking.outside else ''}"} if named else {}
         alone = {"alone": units.format(ranking.contention.alone_s[len(rows)], "s", digits=4)} if ranking.contention else {}
-        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **others, **alone, **reached}
+        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **_more_axes(each.plan, shown), **alone, **reached}
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
@@ -292,10 +295,10 @@ def show_front(scenario: Scenario, front: Front) -> None:
         devices = _device_time(each) if sized else {}
         reached = {key: text for key, text in _predictions(each).items() if key != "fits"}
         behind = {"speed": percent(each.tokens_per_s / front.rows[0].tokens_per_s - 1, signed=True) if rows else "best"}
-        rows.append({**_axes(each, plans), **devices, **reached, **behind})
+        rows.append({**_axes(each, plans), **_more_axes(each.plan, plans), **devices, **reached, **behind})
     if rows:
         say("")
-        show_table(rows, left=_LEFT)
+        show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
 
 
 def _text(value: object) -> str:
