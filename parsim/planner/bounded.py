@@ -32,7 +32,8 @@ class Bounded:
         self.priced, self.plans = Priced(scenario, plans, progress), plans
         more = np.arange(len(known.plans), len(plans)) if known else None
         found = self.priced.figures(lower_bound, peak_bytes, host_peak_bytes, rows=more)
-        self.bound_ps, self.peaks, self.hosts = np.hstack([[known.bound_ps, known.peaks, known.hosts], found]) if known else found
+        self.figures: Ints = np.hstack([known.figures, found]) if known else found
+        self.bound_ps, self.peaks, self.hosts = self.figures
         self.exact_ps = np.full_like(self.bound_ps, -1)
         every = self.estimates(np.arange(len(self.plans)))
         self.fill, self.short_of = every.fill, every.short_of

@@ -1,5 +1,5 @@
 """What saves memory and costs time, tried of the planner's own accord where a plan does not fit without: the optimizer on the host, and
-single modules that run again."""
+single modules that run again; never both of one plan, which a space or `remedies` says."""
 
 from __future__ import annotations
 
