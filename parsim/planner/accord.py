@@ -49,6 +49,7 @@ class FewerLayers:
     last: int
 
 
+_HEADS: Final = (0.5, 1.0, 2.0)  # how long a head may take, over what its weights say
 _SPLITS: Final = (None, *(FewerLayers(*each) for each in ((0, 1), (1, 1), (0, 2), (1, 2), (2, 2))))
 
 
@@ -134,7 +135,8 @@ def no_gain(scenario: Scenario) -> Iterator[Filter]:
     yield Filter("rank order", ("rank_order", "tensor_parallel"), _apart)
     yield Filter("uneven layers", ("layers_per_stage", *_STAGES), lambda plan: _no_less(plan, scenario.model, scenario.stack))
     yield Filter("schedule", (*_BATCH, "schedule"), lambda plan: _no_faster(plan, scenario.batch))
-    master = "one replica that updates for all is no faster than a sum for all, and holds no less"
+    # It may hold a little less, under a stack whose update makes temporaries: such a plan has to be asked for.
+    master = "one replica that updates for all is no faster than a sum for all"
     yield Filter("gradient_sync", ("gradient_sync",), lambda plan: master if plan.gradient_sync != KEYS["gradient_sync"].default else "")
 
 
@@ -145,7 +147,11 @@ def _apart(plan: Plan) -> str:
 
 
 def _no_less(plan: Plan, model: ModelSpec, stack: Stack) -> str:
-    """Of the splits that `auto` tries, the one whose busiest stage multiplies least is worth it, the head counted in weights of a layer."""
+    """Of the splits that `auto` tries, those are worth it whose busiest stage does least, with a head that takes as long as its weights
+    say, half or twice as long: a loss over all words is slower than its matmul, and a large matmul faster than a layer.
+
+    Of two models on pipelines of 2 to 16 stages, the best of all splits is at most 0.1 % faster than the best of these.
+    """
     if plan.layers_per_stage is None:
         return ""
     if plan.virtual_pipeline > 1:
@@ -155,8 +161,9 @@ def _no_less(plan: Plan, model: ModelSpec, stack: Stack) -> str:
     bare = Plan(pipeline_parallel=plan.pipeline_parallel)
     splits = [split_of(replace(bare, layers_per_stage=each), model.num_layers) for each in _SPLITS]  # type: ignore[arg-type]
     tried = [layers_of(bare, model.num_layers, stack.layer_split), *filter(None, splits)]
-    least = min(tried, key=lambda split: max(*split[:-1], split[-1] + last / max(1, *layers)))
-    return "" if plan.layers_per_stage == least else "another split leaves the busiest stage less to do"
+    head = last / max(1, *layers)  # in layers
+    least = [min(tried, key=lambda split: max(*split[:-1], split[-1] + factor * head)) for factor in _HEADS]
+    return "" if plan.layers_per_stage in least else "another split leaves the busiest stage less to do"
 
 
 def _no_faster(plan: Plan, batch: Batch) -> str:

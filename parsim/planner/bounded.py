@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from parsim.estimator.memory import peak_bytes
 from parsim.estimator.pipeline import lower_bound, step_ps
 from parsim.estimator.result import Estimate, Estimates
 from parsim.parallel.plans import Plans
+from parsim.planner.relief import relief
 from parsim.planner.space import AnySpace, candidates, space_named
 from parsim.units import PS_PER_S
 
@@ -25,9 +27,13 @@ _TIES: Final = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "mic
 class Bounded:
     """Plans as columns, what bounds their steps, and what they hold; each is priced exactly at most once."""
 
-    def __init__(self, scenario: Scenario, plans: Plans, progress: OnProgress = None) -> None:
+    def __init__(self, scenario: Scenario, plans: Plans, progress: OnProgress = None, known: Bounded | None = None) -> None:
+        """`known`: the same of the first of the plans."""
         self.priced, self.plans = Priced(scenario, plans, progress), plans
-        self.bound_ps, self.peaks, self.hosts = self.priced.figures(lower_bound, peak_bytes, host_peak_bytes)
+        more = np.arange(len(known.plans), len(plans)) if known else None
+        found = self.priced.figures(lower_bound, peak_bytes, host_peak_bytes, rows=more)
+        self.figures: Ints = np.hstack([known.figures, found]) if known else found
+        self.bound_ps, self.peaks, self.hosts = self.figures
         self.exact_ps = np.full_like(self.bound_ps, -1)
         every = self.estimates(np.arange(len(self.plans)))
         self.fill, self.short_of = every.fill, every.short_of
@@ -35,8 +41,12 @@ class Bounded:
 
     @classmethod
     def of(cls, scenario: Scenario, space: AnySpace = None, *, runnable: bool = False, progress: OnProgress = None) -> Bounded:
-        """The legal plans of a space; arguments and errors as in `plan`."""
-        return cls(scenario, candidates(scenario, space_named(scenario, space), runnable=runnable).plans, progress)
+        """The legal plans of a space; without one all that `plan` tries, whatever the last place takes.  Arguments and errors as there."""
+        chosen = space_named(scenario, space)
+        found = candidates(scenario, chosen, runnable=runnable)
+        first = cls(scenario, found.plans, progress)
+        variants = relief(first.priced, first.bound_ps, first.peaks, found.num_in_space)[0] if chosen is None else []
+        return cls(scenario, functools.reduce(Plans.join, variants, found.plans), progress, first) if variants else first
 
     def estimate(self, row: int, name: str = "") -> Estimate:
         """One of the plans, with its reasons, under a name."""

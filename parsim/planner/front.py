@@ -48,7 +48,10 @@ class Landscape:
 def pareto(
     scenario: Scenario, *, space: AnySpace = None, runnable: bool = False, num_nodes: Sequence[int] = (), progress: OnProgress = None
 ) -> Front:
-    """The plans that fit and that no other beats in step time, memory and devices.
+    """The plans that fit and that no other beats in step time, memory and devices: of those that `plan` ranks.
+
+    Without a space, the optimizer on the host and modules that run again take part where a plan does not fit without, as there; a space
+    with offload_optimizer = auto has them everywhere.
 
     Args:
         scenario: as in `plan`; so are space, runnable and progress.

@@ -1,8 +1,9 @@
 """What saves memory and costs time, tried of the planner's own accord where a plan does not fit without: the optimizer on the host, and
-single modules that run again."""
+single modules that run again; never both of one plan, which a space or `remedies` says."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from parsim.schedules.columnar import Bools
 _BUT_RECOMPUTE: Final = tuple(name for name in KEYS if name != "recompute")
 
 
-def relief(priced: Priced, bound_ps: Ints, peaks: Ints, num_in_space: int, last_ps: float) -> tuple[list[Plans], list[Rejected]]:
+def relief(priced: Priced, bound_ps: Ints, peaks: Ints, num_in_space: int, last_ps: float = math.inf) -> tuple[list[Plans], list[Rejected]]:
     """The variants of plans that may fit and be no slower than `last_ps`, and how many were left out, by why.
 
     Of the first plans, which are of the space.  A variant takes no less time than the plan, whose bound holds for it, too.

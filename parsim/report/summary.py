@@ -141,6 +141,11 @@ def _axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
     }
 
 
+def _more_axes(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
+    """The axes without a usual column in which `plans` differ, so that rows that differ never read the same."""
+    return {axis: _text(getattr(plan, axis)) for axis in _OWN_COLUMN if any(getattr(each, axis) != getattr(plan, axis) for each in plans)}
+
+
 def _others(plan: Plan) -> dict[str, str]:
     """Degrees of the dimensions without a key of their own, by axis; one that is on or off, by its name."""
     known = {name: DIMENSIONS.get(name) for name, _ in plan.dimensions}
@@ -247,15 +252,14 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     if ranking.contention:
         say("the best re-ranked by simulated contention; alone: the step if each collective had its links to itself")
     shown = [each.plan for each in ranking.rows]
-    differ = [axis for axis in _OWN_COLUMN if any(getattr(each.plan, axis) != getattr(best.plan, axis) for each in ranking.rows)]
     named = any(each.name for each in ranking.rows)
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     for (place, why), each in zip(said.items(), ranking.rows, strict=True):
-        others = {axis: _text(getattr(each.plan, axis)) for axis in differ}
         behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
         name = {"plan": f"{each.name}{' (not of the space)' if each.name in ranking.outside else ''}"} if named else {}
         alone = {"alone": units.format(ranking.contention.alone_s[len(rows)], "s", digits=4)} if ranking.contention else {}
-        row = {"#": f"{place}{_MARK if why else ''}", **name, **_axes(each, shown), **others, **alone, **_figures(each)}
+        name |= {**_axes(each, shown), **_more_axes(each.plan, shown)}
+        row = {"#": f"{place}{_MARK if why else ''}", **name, **alone, **_figures(each)}
         rows.append(row | {"speed": behind if rows else "best"})
     say("")
     show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
@@ -289,10 +293,10 @@ def show_front(scenario: Scenario, front: Front) -> None:
     for each in front.rows:
         devices = _device_time(each) if sized else {}
         behind = {"speed": percent(each.tokens_per_s / front.rows[0].tokens_per_s - 1, signed=True) if rows else "best"}
-        rows.append({**_axes(each, plans), **devices, **_figures(each), **behind})
+        rows.append({**_axes(each, plans), **_more_axes(each.plan, plans), **devices, **_figures(each), **behind})
     if rows:
         say("")
-        show_table(rows, left=_LEFT)
+        show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
 
 
 def _text(value: object) -> str:
@@ -318,7 +322,8 @@ def _show_contention(ranking: Ranking) -> None:
     if (found := ranking.contention) is None:
         some = "" if all(ranking.may_share) else f" of {_places(place for place, may in enumerate(ranking.may_share, 1) if may)}"
         if any(ranking.may_share):
-            say(f"collectives{some} may share links while they overlap, which no step here counts: --contention simulates and re-ranks")
+            say(f"collectives{some} may share links while they overlap, which no step here counts:")
+            say("--contention simulates and re-ranks")
         return
     if found.not_simulated:
         say(f"not simulated, of too many events, and so last: {_places(found.not_simulated)}")

@@ -377,7 +377,7 @@ def test_size_and_objectives_answer_on_the_command_line(here: Path) -> None:
     assert call("plan", "priced.yaml", "--objective", "fame").exit_code == 2
     sized = call("size", "priced.yaml", "--within", "30 days", "--csv")
     assert sized.exit_code == 0 and next(csv.DictReader(io.StringIO(sized.stdout)))["num_devices"] == "4"
-    assert "4 devices (1 nodes): " in call("size", "priced.yaml", "--within", "30 days").stdout
+    assert "4 devices (1 node): " in call("size", "priced.yaml", "--within", "30 days").stdout
     none = call("size", "priced.yaml", "--within", "1 ms")
     assert none.exit_code == 1 and "give cluster.fabric" in none.stderr
     assert call("size", "priced.yaml").exit_code == 2

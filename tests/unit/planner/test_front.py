@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from test_search import AUTO, SPACES, spaced, toy
+from test_search import AUTO, SPACES, spaced, tight_with_variants, toy
 
 from parsim import estimates, pareto, plan
 from parsim.errors import PlanError, ScenarioError
@@ -64,6 +64,23 @@ def test_the_front_is_that_of_pricing_every_plan(seed: int) -> None:
 def test_so_it_is_whatever_axis_is_open(name: str) -> None:
     chosen = spaced(name)
     assert [(each.step_s, each.peak_bytes) for each in pareto(chosen).rows] == by_hand(every(chosen))
+
+
+def test_what_saves_memory_is_on_the_front_as_it_is_in_the_ranking() -> None:
+    """That of all that the ranking has, the optimizer on the host and modules that run again among them, in the figure, too."""
+    tight, _ = tight_with_variants()
+    ranking, found = plan(tight, top=None), pareto(tight)
+    pairs = {(each.step_s, each.peak_bytes) for each in ranking.rows}
+    assert [(each.step_s, each.peak_bytes) for each in found.rows] == sorted(one for one in pairs if not any(_beats(o, one) for o in pairs))
+    assert found.rows[0] == ranking.best
+    assert (found.num_legal, found.num_fit) == (ranking.num_legal, ranking.num_fit)
+    assert any(each.plan.offload_optimizer or each.plan.recompute_modules for each in found.rows)
+    drawn = landscape(Bounded.of(tight))
+    assert {each.plan for each in found.rows} == {each for each, best in zip(drawn.plans.plans, drawn.on_front, strict=True) if best}
+
+
+def _beats(one: tuple[float, int], other: tuple[float, int]) -> bool:
+    return one != other and one[0] <= other[0] and one[1] <= other[1]
 
 
 def test_few_plans_are_priced_exactly(monkeypatch: pytest.MonkeyPatch) -> None:

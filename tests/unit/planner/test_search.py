@@ -15,6 +15,7 @@ from parsim.estimator import memory, pipeline, worst
 from parsim.estimator.estimate import Priced, stages_of
 from parsim.estimator.memory import peak_bytes
 from parsim.estimator.pipeline import lower_bound, step_ps
+from parsim.estimator.result import Estimates
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner import bounded
 from parsim.planner.space import candidates
@@ -158,8 +159,8 @@ def test_a_named_plan_bears_its_name_and_is_told_of_where_it_is_none_of_the_spac
     assert "does not divide" in empty.nothing_legal and empty.outside == ("in", "out")
 
 
-def test_what_saves_memory_is_tried_where_a_plan_does_not_fit_without() -> None:
-    """As good as all variants of all plans, and few of them are priced."""
+def tight_with_variants() -> tuple[Scenario, Estimates]:
+    """A scenario in which few plans fit, and all variants of all plans that save memory."""
     roomy = scenario(batch=Batch(4, 8), cluster=replace(CLUSTER, num_nodes=1), stack=replace(STACK, limits=("no_zero", "one_f_one_b")))
     capacity = int(np.quantile(estimates(roomy, candidates(roomy).plans).peak_bytes, 0.1))
     accelerator = replace(CLUSTER.node.accelerator, hbm_capacity_bytes=capacity)
@@ -169,8 +170,12 @@ def test_what_saves_memory_is_tried_where_a_plan_does_not_fit_without() -> None:
     modules = [(), *((name,) for name in ("mlp", "layernorm")), ("core_attn", "mlp"), ("core_attn", "layernorm"), ("mlp", "layernorm")]
     modules.append(("core_attn", "mlp", "layernorm"))
     variants += [replace(each, recompute_modules=some) for each in plans for some in modules if each.recompute == "none"]
-    all_of_them = [*plans, *variants]
-    found = estimates(tight, all_of_them)
+    return tight, estimates(tight, [*plans, *variants])
+
+
+def test_what_saves_memory_is_tried_where_a_plan_does_not_fit_without() -> None:
+    """As good as all variants of all plans, and few of them are priced."""
+    tight, found = tight_with_variants()
     fitting = np.sort(found.step_s[found.fits])
     assert [row.step_s for row in plan(tight, top=5).rows] == fitting[:5].tolist()
     assert any(row.plan.offload_optimizer or row.plan.recompute_modules for row in plan(tight, top=20).rows)

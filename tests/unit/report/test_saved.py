@@ -74,7 +74,11 @@ def test_a_plan_that_is_not_legal_any_more_says_why(saved: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "is no JSON"), ("[]", "is no saved plan: scenario, scenario_hash, plan, step_s"), ('{"scenario": "s.yaml"}', "scenario_hash")],
+    [
+        ("{", "is no JSON"),
+        ("[]", "is no saved plan: scenario, changes, scenario_hash, plan, step_s"),
+        ('{"scenario": "s.yaml"}', "scenario_hash"),
+    ],
 )
 def test_a_file_that_is_none_is_refused(saved: Path, text: str, said: str) -> None:
     saved.write_text(text)

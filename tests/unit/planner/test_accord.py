@@ -1,0 +1,81 @@
+"""What the planner leaves out of its own accord wins nothing: against pricing all of it, on drawn and on real pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parsim import estimates
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Batch, Plan
+from parsim.planner import accord
+from parsim.planner.space import candidates
+from parsim.scenario import PlanSpace, Scenario
+from parsim.scenario.source import Source
+from support import CLUSTER, FABRIC, GPT, STACK, scenario
+
+AUTO = ("auto",)
+LLAMA = {"model": "llama3-8b", "node": "dgx-a100-80gb", "num_devices": 16, "global_batch": 64, "sequence_length": 8192}
+GPT3 = {"model": "gpt3-13b", "node": "dgx-h100", "num_devices": 32, "global_batch": 64, "sequence_length": 2048}
+DRAWN = 6
+
+
+def plans_of(chosen: Scenario, **axes: tuple[object, ...]) -> list[Plan]:
+    open_axes = {"tensor_parallel": AUTO, "pipeline_parallel": AUTO, **axes}
+    return [*candidates(chosen, PlanSpace("all", open_axes)).plans]
+
+
+def drawn_scenario(seed: int) -> Scenario:
+    """Links and stacks of all kinds."""
+    rng = np.random.default_rng(seed)
+    switches = {name: bool(rng.integers(2)) for name in ("gradient_overlap", "tensor_overlap", "multi_tensor_update")}
+    nic = replace(FABRIC.nic, bandwidth_bytes_per_s=float(10 ** rng.uniform(4.5, 8)), latency_s=float(10 ** rng.uniform(-7, -4)))
+    cluster = replace(CLUSTER, num_nodes=int(rng.integers(1, 3)), fabric=replace(FABRIC, nic=nic))
+    model = replace(GPT, num_layers=int(rng.choice([4, 6, 8])))
+    return scenario(model=model, batch=Batch(int(rng.choice([8, 16])), 8), cluster=cluster, stack=replace(STACK, **switches))
+
+
+def losses(told: dict[str, object], stack: str) -> Iterator[float]:
+    """How much faster the best of all splits of each pipeline is than the best of those that are tried."""
+    chosen = Source(None, {**told, "stack": stack}, ()).load()
+    layers = chosen.model.num_layers
+    for plan in plans_of(chosen, micro_batch=(1, 2)):
+        splits = {accord.split_of(replace(plan, layers_per_stage=each), layers) for each in accord._SPLITS}  # type: ignore[arg-type]
+        each = [replace(plan, layers_per_stage=split) for split in splits]
+        legal = [one for one in each if not faults(one, chosen.model, chosen.batch, chosen.cluster.num_devices, stack=chosen.stack)]
+        tried = np.array([not accord._no_less(one, chosen.model, chosen.stack) for one in legal])
+        if plan.pipeline_parallel > 1:
+            steps = estimates(chosen, legal).step_s
+            yield float(steps[tried].min() / steps.min() - 1)
+
+
+@pytest.mark.parametrize("told", [LLAMA, GPT3], ids=["llama", "gpt"])
+@pytest.mark.parametrize("stack", ["megatron-core", "torchtitan"])
+def test_the_best_split_is_at_most_a_thousandth_faster_than_those_that_are_tried(told: dict[str, object], stack: str) -> None:
+    found = [*losses(told, stack)]
+    assert len(found) > 10 and max(found) < 0.001
+
+
+def test_mutant_a_head_that_takes_as_long_as_its_weights_say_misses_better_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accord, "_HEADS", (1.0,))
+    assert max(losses(GPT3, "torchtitan")) > 0.05
+
+
+@pytest.mark.parametrize("seed", range(DRAWN))
+def test_one_replica_that_updates_for_all_is_never_faster(seed: int) -> None:
+    chosen = drawn_scenario(seed)
+    plans = [each for each in plans_of(chosen, micro_batch=AUTO, recompute=AUTO) if each.data_parallel > 1]
+    for_all = estimates(chosen, [replace(each, gradient_sync="master") for each in plans])
+    assert (for_all.step_s >= estimates(chosen, plans).step_s).all()
+
+
+@pytest.mark.parametrize("seed", range(DRAWN))
+def test_what_saves_memory_takes_no_less_time(seed: int) -> None:
+    chosen = drawn_scenario(seed)
+    plans = plans_of(chosen, micro_batch=AUTO)
+    alone = estimates(chosen, plans).step_s
+    for changes in ({"offload_optimizer": True}, *({"recompute_modules": each} for each in accord.module_sets(chosen.model, chosen.stack))):
+        assert (estimates(chosen, [replace(each, **changes) for each in plans]).step_s >= alone).all(), changes

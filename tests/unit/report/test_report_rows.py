@@ -1,0 +1,49 @@
+"""Rows of the printed tables of plans that differ never read the same, but for their figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "planner"))
+from test_search import SPACES, spaced, tight_with_variants
+
+from parsim import pareto, plan
+from parsim.report import summary
+from parsim.scenario import Scenario
+
+FIGURES = ("#", "plan", "step", "token/s\n/device", "MFU\n%", "fits", "speed")
+
+
+def check_rows(chosen: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the whole ranking and of the front."""
+    tables: list[Sequence[Mapping[str, str]]] = []
+    monkeypatch.setattr(summary, "show_table", lambda rows, **_: tables.append(rows))
+    ranking, front = plan(chosen, top=None), pareto(chosen)
+    summary.show_ranking(chosen, ranking)
+    summary.show_front(chosen, front)
+    assert [*map(len, tables)] == [len(ranking.rows), len(front.rows)]
+    for rows, plans in zip(tables, (ranking.rows, front.rows), strict=True):
+        read = [tuple(text for name, text in row.items() if name not in FIGURES and not name.startswith("GiB")) for row in rows]
+        assert len({*read}) == len({each.plan for each in plans}) == len(rows)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_rows_that_differ_never_read_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_rows(spaced(name), monkeypatch)
+
+
+def test_nor_do_those_of_what_the_planner_tries_of_its_own_accord(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_rows(tight_with_variants()[0], monkeypatch)
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("modules", "_more_axes"), ("schedule", "_more_axes"), ("zero", "_zero")])
+def test_mutant_a_column_that_says_nothing_is_noticed(name: str, hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = {} if hidden == "_more_axes" else ""
+    monkeypatch.setattr(summary, hidden, lambda *_: nothing)
+    with pytest.raises(AssertionError):
+        check_rows(spaced(name), monkeypatch)
