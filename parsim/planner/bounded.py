@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from parsim.cluster.scalars import Ints
-from parsim.estimator.estimate import OnProgress, Priced, estimate_of
+from parsim.estimator.estimate import OnProgress, Priced
 from parsim.estimator.host import host_peak_bytes
 from parsim.estimator.memory import peak_bytes
 from parsim.estimator.pipeline import lower_bound, step_ps
@@ -38,9 +39,9 @@ class Bounded:
         """The legal plans of a space; arguments and errors as in `plan`."""
         return cls(scenario, candidates(scenario, space_named(scenario, space), runnable=runnable).plans, progress)
 
-    def estimate(self, row: int, name: str = "") -> Estimate:
-        """One of the plans, with its reasons, under a name."""
-        return estimate_of(self.priced.scenario, self.plans.plan(row), self.priced.alone(row), name)
+    def explain(self, rows: Ints, names: Mapping[int, str] | None = None) -> list[Estimate]:
+        """Some of the plans, each with its reasons and the name of its row."""
+        return self.priced.explain(rows, [(names or {}).get(row, "") for row in rows.tolist()])
 
     def estimates(self, rows: Ints) -> Estimates:
         """Some of the plans with what is known of their steps."""
