@@ -66,6 +66,11 @@ class Workloads:
             sizes, count = self.prices.sizes.take(row), self.micro_batches[own]
             yield Workload(lower(self.steps[code][0]), self.prices, row, sizes, self.layout, shapes, which, count), own
 
+    def by_schedule(self, rows: Ints) -> Ints:
+        """Places of some plans, those that run the same actions side by side."""
+        columns = [self.plans.columns[name][rows] for name in _PIPELINE if name in self.plans.columns]
+        return np.lexsort((self.micro_batches[rows], *columns))
+
 
 def _structures(spec: ModelSpec, model: CostModel, plans: Plans) -> tuple[list[Structure], Ints]:
     """The structures of plans, and which each has: degrees matter as far as they are on, and a pipeline by where its ends lie."""

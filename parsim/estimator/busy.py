@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from parsim.cost.sizes import Ints
-from parsim.cost.timing import task_ps
 from parsim.estimator.passes import Stages
 from parsim.step.task import COMPUTE_STREAM, Compute
 
@@ -29,9 +28,6 @@ def rank_busy_ps(stages: Stages) -> Ints:
 
 def _finish_ps(stages: Stages) -> Ints:
     """Of the end of the step, [rank, plan]."""
-    w, held = stages.workload, stages.held
-    ranks, plans = w.num_ranks, len(w.rows)
-    sizes = w.sizes.take(np.tile(np.arange(plans), ranks))
-    copies = {name: each.ravel() for name, each in held.items()}
+    w = stages.workload
     kernels = [task for task in w.step.finish if isinstance(task, Compute) and task.stream == COMPUTE_STREAM]
-    return sum((task_ps(task, sizes, w.model, copies).reshape(ranks, plans) for task in kernels), start=np.zeros((ranks, plans), np.int64))
+    return sum(map(stages.finish_ps, kernels), start=np.zeros((w.num_ranks, len(w.rows)), np.int64))

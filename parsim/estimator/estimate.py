@@ -18,7 +18,7 @@ from parsim.estimator.memory import peak_bytes, rank_memory
 from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
-from parsim.estimator.totals import Totals, device_totals
+from parsim.estimator.totals import PassCounts, Totals, device_totals
 from parsim.model.dims import MATMUL
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Plan
@@ -53,6 +53,15 @@ class Priced:
         ((stages, _),) = self.stages(np.array([index]))
         return stages
 
+    def explain(self, rows: Ints, names: Sequence[str]) -> list[Estimate]:
+        """Some plans under these names, each with its reasons."""
+        counts = PassCounts(self.workloads.prices, self.workloads.row[rows])
+        useful, found = model_flops_per_token(self.scenario.model, self.scenario.batch.sequence_length), dict[int, Estimate]()
+        for place in self.workloads.by_schedule(rows).tolist():  # so that what schedules are made of is asked for while it is known
+            row = int(rows[place])
+            found[place] = _estimate_of(self.scenario, self.plans.plan(row), self.alone(row), names[place], counts, useful)
+        return [found[place] for place in range(len(rows))]
+
     def figures(self, *folds: Callable[[Stages], Ints], rows: Ints | None = None) -> Ints:
         """What each fold finds for each of some plans, [fold, plan]."""
         found, done = np.zeros((len(folds), self.plans.num_plans), dtype=np.int64), 0
@@ -81,18 +90,17 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     (True, True, None)
     """
     chosen = scenario.plan(plan) if isinstance(plan, str) else plan
-    return estimate_of(scenario, chosen, stages_of(scenario, chosen), plan if isinstance(plan, str) else "plan")
+    name = plan if isinstance(plan, str) else "plan"
+    return Priced(scenario, Plans.of([chosen])).explain(np.zeros(1, dtype=np.int64), [name])[0]
 
 
-def estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str = "plan") -> Estimate:
-    """The same, of the stages of that plan alone."""
+def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, counts: PassCounts, useful: tuple[int, int]) -> Estimate:
     line = timeline(stages)
     step_s = line.step_ps / PS_PER_S
-    totals = device_totals(stages)
+    totals = device_totals(stages, counts=counts)
     tokens = scenario.batch.global_batch * scenario.batch.sequence_length
     multiplied_in = stages.workload.model.multiplies_in(MATMUL)
     peak = scenario.cluster.node.accelerator.peak(multiplied_in) * chosen.num_devices * step_s
-    useful = model_flops_per_token(scenario.model, scenario.batch.sequence_length)
     return Estimate(
         name=name,
         plan=chosen,

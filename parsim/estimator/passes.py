@@ -9,14 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim.cost.shape import StageKind
-from parsim.cost.sizes import Ints
+from parsim.cost.sizes import Ints, Sizes
+from parsim.cost.timing import task_ps
 from parsim.cost.workload import Workload
 from parsim.estimator import maxplus
 from parsim.estimator.lists import Lives, Measures
 from parsim.estimator.streams import exposure
 from parsim.schedules.phase import Phase
 from parsim.step.program import Pass, pass_of
-from parsim.step.task import Send
+from parsim.step.task import Send, Task
 
 
 class PassTime(NamedTuple):
@@ -50,6 +51,8 @@ class Stages:
     _lives: dict[tuple[StageKind, Phase], Lives] = field(default_factory=dict, repr=False)
     _passes: dict[tuple[StageKind, Phase, bool], Pass] = field(default_factory=dict, repr=False)
     _copies: dict[str, Ints] = field(default_factory=dict, repr=False)
+    _of_ranks: list[Sizes] = field(default_factory=list, repr=False)
+    _ends: dict[int, Ints] = field(default_factory=dict, repr=False)  # by the identities of tasks, which the Step keeps
 
     @classmethod
     def of(cls, workload: Workload, measures: Measures) -> Stages:
@@ -99,6 +102,21 @@ class Stages:
         """How often each rank of the one pipeline holds each segment, [rank, plan]."""
         own = self.workload.shape.own
         return {name: own @ self.copies(name) for name in self.workload.step.segments}
+
+    @property
+    def of_ranks(self) -> tuple[Sizes, dict[str, Ints]]:
+        """Sizes, and how often each segment is held, one value for each rank of the one pipeline of each plan, rank by rank."""
+        if not self._of_ranks:
+            plans = np.arange(len(self.workload.rows))
+            self._of_ranks.append(self.workload.sizes.take(np.tile(plans, self.workload.num_ranks)))
+        return self._of_ranks[0], {name: each.ravel() for name, each in self.held.items()}
+
+    def finish_ps(self, task: Task) -> Ints:
+        """Picoseconds of a task of the step's end, [rank, plan]."""
+        if id(task) not in self._ends:
+            sizes, held = self.of_ranks
+            self._ends[id(task)] = task_ps(task, sizes, self.workload.model, held).reshape(self.workload.num_ranks, -1)
+        return self._ends[id(task)]
 
     def time(self, kind: StageKind, phase: Phase, *, closes: bool = False) -> PassTime:
         """The time of a phase, one value a member."""

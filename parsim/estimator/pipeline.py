@@ -140,20 +140,17 @@ def pass_ends(stages: Stages, found: Fold) -> tuple[Ints, Ints]:
 def finish(stages: Stages, ends: Ints, busy: Ints) -> Streams:
     """The end of the step on all ranks, [rank, plan], the first of those that replicate one another."""
     w = stages.workload
-    shape = ends.shape
-    sizes = w.sizes.take(np.tile(np.arange(shape[1]), shape[0]))
     copies = stages.held
-    held = {name: each.ravel() for name, each in copies.items()}
     streams = Streams(ends, "optimizer")
     if w.step.structure.replica_stream:
         streams.begin(w.step.structure.replica_stream, busy)
     for task in w.step.finish:
-        ps = task_ps(task, sizes, w.model, held).reshape(shape)
+        ps = stages.finish_ps(task)
         members = _members(task, copies)
         if members is not None:
             start = np.max(streams.compute, axis=0, where=members, initial=0)
             streams.wait(np.where(members, start, 0), "bubble")
-            last = shape[0] - 1 - np.argmax(members[::-1], axis=0)
+            last = len(ends) - 1 - np.argmax(members[::-1], axis=0)
             ps = np.where(members, np.take_along_axis(ps, last[None], 0), 0)
         streams.issue(task, ps)
     return streams

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from parsim.cluster.scalars import Ints
-from parsim.estimator.estimate import OnProgress, Priced, estimate_of
+from parsim.estimator.estimate import OnProgress, Priced
 from parsim.estimator.host import host_peak_bytes
 from parsim.estimator.memory import peak_bytes
 from parsim.estimator.pipeline import lower_bound, step_ps
@@ -48,9 +49,9 @@ class Bounded:
         variants = relief(first.priced, first.bound_ps, first.peaks, found.num_in_space)[0] if chosen is None else []
         return cls(scenario, functools.reduce(Plans.join, variants, found.plans), progress, first) if variants else first
 
-    def estimate(self, row: int, name: str = "") -> Estimate:
-        """One of the plans, with its reasons, under a name."""
-        return estimate_of(self.priced.scenario, self.plans.plan(row), self.priced.alone(row), name)
+    def explain(self, rows: Ints, names: Mapping[int, str] | None = None) -> list[Estimate]:
+        """Some of the plans, each with its reasons and the name of its row."""
+        return self.priced.explain(rows, [(names or {}).get(row, "") for row in rows.tolist()])
 
     def estimates(self, rows: Ints) -> Estimates:
         """Some of the plans with what is known of their steps."""

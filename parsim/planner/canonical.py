@@ -5,8 +5,10 @@ Each form is a rule on a few fields, which it reads alone.  That none changes an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -131,17 +133,19 @@ def _schedule(plan: Plan, facts: Facts) -> Plan:
     count = plan.num_micro_batches(facts.batch)
     if count * plan.num_stages > _MOST_ACTIONS:
         return plan
-    own = _actions(plan, plan.schedule, count)
-    others = (name for name in (usual, *schedules.names()) if _actions(plan, name, count) == own)
+    pipeline = plan.pipeline_parallel, plan.virtual_pipeline, count
+    own = _actions(plan.schedule, *pipeline)
+    others = (name for name in (usual, *schedules.names()) if _actions(name, *pipeline) == own)
     return replace(plan, schedule=next(others, plan.schedule))
 
 
-def _actions(plan: Plan, schedule: str | tuple[str, ...], count: int) -> object:
-    """What a schedule runs where and in which order; None where it cannot."""
-    if schedules.fault(schedule, plan.pipeline_parallel, plan.virtual_pipeline, count):
+@functools.lru_cache(maxsize=4096)
+def _actions(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, count: int) -> object:
+    """What stands for the actions that a schedule runs, where and in which order; None where it cannot."""
+    if schedules.fault(schedule, num_ranks, chunks, count):
         return None
-    found = schedules.columns(schedule, plan.pipeline_parallel, plan.virtual_pipeline, count)
-    return found.phases, np.stack([found.rank, found.stage, found.phase, found.micro_batch]).tobytes()
+    found = schedules.find(schedule, num_ranks)
+    return found.phases, blake2b(np.stack(schedules.order_of_issue(found, num_ranks, chunks, count)).tobytes()).digest()
 
 
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE, "schedule")

@@ -77,7 +77,7 @@ def pareto(
             continue
         num_legal, num_fit = num_legal + len(bounded.plans), num_fit + int(bounded.fits.sum())
         members = bounded.front(np.flatnonzero(bounded.fits))
-        found += map(bounded.estimate, members.tolist())
+        found += bounded.explain(members)
     if error and not num_legal:
         raise error
     rows = sorted(_unbeaten(found), key=lambda each: (each.step_s, each.peak_bytes, each.plan.num_devices))

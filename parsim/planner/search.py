@@ -77,7 +77,7 @@ def plan(
         **race.best(found.names),
         num_legal=num_legal,
         num_over_memory=num_legal - num_fit,
-        nearest=None if num_fit else race.estimate(race.nearest(), found.names),
+        nearest=None if num_fit else race.explain([race.nearest()], found.names)[0],
         rejected=tuple(rejected),
         num_combinations=found.num_combinations + more,
         outside=tuple(name for index, name in found.names.items() if index >= found.num_in_space),
@@ -161,15 +161,20 @@ class _Race:
             degrees = each.tensor_parallel, each.pipeline_parallel, each.virtual_pipeline, each.micro_batch, each.recompute
             yield _Key(lost, int(pool.peaks[row]), degrees, number, row)
 
-    def estimate(self, key: _Key, names: Mapping[int, str]) -> Estimate:
-        """The plan of a key, under the name that it has in the first pool."""
-        return self.pools[key.pool].estimate(key.row, "" if key.pool else names.get(key.row, ""))
+    def explain(self, keys: Sequence[_Key], names: Mapping[int, str]) -> tuple[Estimate, ...]:
+        """The plans of keys, under the names that they have in the first pool."""
+        found = dict[_Key, Estimate]()
+        for number in {key.pool for key in keys}:
+            own = [key for key in keys if key.pool == number]
+            rows = np.array([key.row for key in own])
+            found |= zip(own, self.pools[number].explain(rows, {} if number else names), strict=True)
+        return tuple(found[key] for key in keys)
 
     def best(self, names: Mapping[int, str]) -> dict[str, Any]:
         """The fields of a ranking that its rows are in."""
         keys = self.keys[: self.top]
         shares = [may_share(self.pools[key.pool].priced.alone(key.row).workload) for key in keys]
-        return {"rows": tuple(self.estimate(key, names) for key in keys), "may_share": tuple(shares), "alike": self.alike}
+        return {"rows": self.explain(keys, names), "may_share": tuple(shares), "alike": self.alike}
 
     def nearest(self) -> _Key:
         """The plan that misses its memory by least."""
@@ -180,4 +185,4 @@ class _Race:
         """The best plan that fits, whatever the limits."""
         free = _Race(self.objective, Sieve(0, {}), 1)
         free.join(self.pools)
-        return free.estimate(free.keys[0], names)
+        return free.explain(free.keys[:1], names)[0]

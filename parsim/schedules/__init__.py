@@ -11,6 +11,7 @@ from parsim.schedules.action import Action as Action
 from parsim.schedules.columnar import Columns as Columns
 from parsim.schedules.columnar import check as check
 from parsim.schedules.columnar import columns as columns
+from parsim.schedules.columnar import order_of_issue as order_of_issue
 from parsim.schedules.phase import Phase as Phase
 from parsim.schedules.schedule import SCHEDULES as SCHEDULES
 from parsim.schedules.schedule import Schedule as Schedule

@@ -1,6 +1,8 @@
 """CPU seconds of `parsim plan`, whole process, of two checkouts in turns:  python tests/benchmarks/bench_planner.py BEFORE_DIR [AFTER_DIR]
 
-GPT-3 175B on 1,024 A100 (14,028 legal plans), and a 1T model on 102,400; `--million` adds a space of 1.3 million plans, this tree alone.
+GPT-3 175B on 1,024 A100 (13,728 plans that differ), and a 1T model on 102,400; `--million` adds a space of a million plans, this tree
+alone; `--estimates` what a plan costs in an array of 100,000 (6 that differ), beside one `estimate` after another before.  Each checkout
+has its own bytecode, written by a first run that does not count, as an installed package has it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ HERE = Path(__file__).resolve().parents[2]
 AXES = "tensor_parallel: auto, pipeline_parallel: auto, virtual_pipeline: auto, sequence_parallel: [false, true], micro_batch: auto"
 AGAIN = "recompute: [none, selective, full]"
 WIDE = "zero_stage: [0, 1, 2, 3], zero_group: auto, recompute_every: auto, rank_order: auto, reshard_after_forward: [false, true]"
+BYTECODE = Path(tempfile.gettempdir()) / "parsim-bytecode"
 SCENARIO = """
 model: {model}
 cluster: {{node: dgx-a100-80gb, num_nodes: {nodes}, fabric: ib-hdr-8rail}}
@@ -30,24 +33,80 @@ SPACES = {
     "175B on 1,024": SCENARIO.format(model="gpt3-175b", nodes=128, batch=1536, axes=f"{AXES}, {AGAIN}, zero_stage: [0, 1]"),
     "1T on 102,400": SCENARIO.format(model="megatron-1t", nodes=12_800, batch=12_800, axes=f"{AXES}, {AGAIN}, zero_stage: [0, 1]"),
 }
-MILLION = SCENARIO.format(model="gpt3-175b", nodes=128, batch=1536, axes=f"{AXES}, {AGAIN}, {WIDE}")
+MILLION = SCENARIO.format(model="gpt3-175b", nodes=128, batch=3072, axes=f"{AXES}, {AGAIN}, {WIDE}")
 
 
-def cpu_s(tree: Path, scenario: str) -> tuple[float, str]:
-    """User and system seconds of a whole process, and the line that counts its plans."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tree, tree / "kernels")))}
+ONE_BY_ONE = """
+import sys, time, parsim
+scenario = parsim.load(sys.argv[1])
+for turn in range(2):  # what is lowered once for all does not count
+    begin = time.process_time()
+    for name in scenario.plans: parsim.estimate(scenario, name)
+print((time.process_time() - begin) / len(scenario.plans))
+"""
+IN_ARRAYS = """
+import sys, time, numpy, parsim
+from parsim.parallel.plans import Plans
+from parsim.planner.bounded import Bounded
+scenario = parsim.load(sys.argv[1])
+distinct = Plans.of([*scenario.plans.values()])
+plans = distinct.take(numpy.resize(numpy.arange(len(distinct)), int(sys.argv[2])))
+for ask in (parsim.estimates, Bounded):
+    begin = time.process_time()
+    ask(scenario, plans)
+    print((time.process_time() - begin) / len(plans))
+"""
+PLANS = "p{0}_{1}: {{{{tensor_parallel: {0}, pipeline_parallel: {{ranks}}, micro_batch: {1}, recompute: selective}}}}"
+NAMED = ", ".join(PLANS.format(tensor, micro_batch) for tensor in (2, 4, 8) for micro_batch in (1, 2))
+ARRAYS = {  # with what is doubled
+    "plans": (200_000, {}),
+    "layers": (100_000, {"model": "{base: gpt3-175b, name: deeper, num_layers: 192}"}),
+    "ranks of the pipeline": (100_000, {"ranks": 16, "batch": 768}),
+    "devices": (100_000, {"nodes": 256, "batch": 3072}),
+}
+
+
+def python(tree: Path, scenario: str, *command: str) -> tuple[float, str]:
+    """User and system seconds of a whole process, handed the scenario's file where the command has FILE, and what it prints."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "space.yaml"
         path.write_text(scenario)
+        paths = {"PYTHONPATH": os.pathsep.join(map(str, (tree, tree / "kernels"))), "PYTHONPYCACHEPREFIX": str(BYTECODE / tree.name)}
+        environment = {**os.environ, **paths}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        given = [str(path) if each == "FILE" else each for each in command]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-m", "parsim.cli", "plan", str(path)], cwd=folder, env=environment, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, *given], cwd=folder, env=environment, capture_output=True, text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{tree}: {done.stderr}")
-    line = next(line for line in done.stdout.splitlines() if "legal plans" in line)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, line
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+def cpu_s(tree: Path, scenario: str) -> tuple[float, str]:
+    """CPU seconds of `parsim plan`, and the line that counts its plans."""
+    seconds, printed = python(tree, scenario, "-m", "parsim.cli", "plan", "FILE")
+    return seconds, next(line for line in printed.splitlines() if "legal plans" in line)
+
+
+def of_arrays(before: Path, after: Path) -> list[list[str]]:
+    """Microseconds a plan: one by one before, in an array exactly, and bounded; then with twice of something."""
+
+    def scenario(model: str = "gpt3-175b", nodes: int = 128, batch: int = 1536, ranks: int = 8) -> str:
+        made = SCENARIO.format(model=model, nodes=nodes, batch=batch, axes="")
+        return made.replace("{search: {}}", f"{{{NAMED.format(ranks=ranks)}}}")
+
+    def us(count: int, **changed: object) -> list[float]:
+        return [1e6 * float(each) for each in python(after, scenario(**changed), "-c", IN_ARRAYS, "FILE", str(count))[1].split()]  # type: ignore[arg-type]
+
+    single = 1e6 * float(python(before, scenario(), "-c", ONE_BY_ONE, "FILE")[1])
+    plain = us(100_000)
+    rows = [["100,000 plans", f"{single:,.0f}", *(f"{each:.1f} (1/{single / each:,.0f})" for each in plain)]]
+    for name, (count, changed) in ARRAYS.items():
+        found = us(count, **changed)
+        times = count / 100_000
+        rows.append([f"twice the {name}", "", *(f"{times * each / own:.2f} x" for each, own in zip(found, plain, strict=True))])
+    return rows
 
 
 def main() -> None:
@@ -56,17 +115,24 @@ def main() -> None:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path, nargs="?", default=HERE)
     parser.add_argument("--million", action="store_true")
+    parser.add_argument("--estimates", action="store_true")
     parser.add_argument("--only-after", action="store_true", help="leave the earlier checkout out: it may take hours on the second space")
     asked = parser.parse_args()
+    trees = asked.before.resolve(), asked.after.resolve()
+    if asked.estimates:
+        print(table(["in arrays", "before, us a plan", "exact", "bounded"], of_arrays(*trees)))
+        return
+    for tree in trees:
+        python(tree, SPACES["1T on 102,400"], "-m", "parsim.cli", "plan", str(HERE / "scenarios" / "plan-gpt3-13b.yaml"))
     rows = []
     for name, scenario in SPACES.items():
-        after, counts = cpu_s(asked.after.resolve(), scenario)
-        before = None if asked.only_after else cpu_s(asked.before.resolve(), scenario)[0]
+        after, counts = cpu_s(trees[1], scenario)
+        before = None if asked.only_after else cpu_s(trees[0], scenario)[0]
         rows.append(
             [name, counts, "" if before is None else f"{before:.1f}", f"{after:.2f}", "" if before is None else f"1/{before / after:.0f}"]
         )
     if asked.million:
-        after, counts = cpu_s(asked.after.resolve(), MILLION)
+        after, counts = cpu_s(trees[1], MILLION)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         rows.append(["a million", counts, "", f"{after:.1f}", f"{peak:.2f} GiB at most"])
     print(table(["space", "plans", "before, CPU s", "after", "ratio"], rows))
