@@ -21,6 +21,7 @@ from parsim.estimator import worst
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.planner import canonical
 from parsim.scenario import Scenario
 from parsim.schedules import states
 from parsim.step import lower, program
@@ -106,7 +107,15 @@ STACKS = (
 def forget_steps() -> None:
     """What is lowered is cached, by structure, and how pipelines lie, by shape."""
     steps = (lower.lower, lower._segment, program.receive_tasks, program.send_tasks, program.section)
-    for cached in (*steps, shape.shape_of, worst.worst_ranks, worst.worst_states, schedules.columns, states._state_columns):
+    for cached in (
+        *steps,
+        shape.shape_of,
+        canonical._actions,
+        worst.worst_ranks,
+        worst.worst_states,
+        schedules.columns,
+        states._state_columns,
+    ):
         cached.cache_clear()
 
 

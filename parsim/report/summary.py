@@ -322,7 +322,7 @@ def _show_contention(ranking: Ranking) -> None:
     if (found := ranking.contention) is None:
         some = "" if all(ranking.may_share) else f" of {_places(place for place, may in enumerate(ranking.may_share, 1) if may)}"
         if any(ranking.may_share):
-            say(f"collectives{some} may share links while they overlap, which no step here counts:")
+            say(f"collectives{some} may share links, which no step here counts:")
             say("--contention simulates and re-ranks")
         return
     if found.not_simulated:

@@ -142,8 +142,7 @@ ROOM = {
     "weights, gradients and temporaries by what a stack keeps": 95,
     "axes of any form, equal plans once, what the planner tries of its own accord": 590,
     "a whole training in time, money and energy; objectives, limits, how many devices": 920,
-    "the best plans by simulated contention": 260,
-    "the best plans by simulated contention, fronts of all that is ranked": 255,
+    "the best plans by simulated contention, fronts of all that is ranked": 300,
     "rows of a ranking that are counted together": 45,
 }
 
