@@ -22,7 +22,7 @@ from parsim.report.summary import headline, say_what, short
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
-_FIGURES: Final = ("step_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes", "fits")
+_FIGURES: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes", "fits")
 _BEFORE: Final = "as it is"
 _LEFT: Final = ("resource", "now", "case", "plan", "fits")
 
@@ -155,7 +155,7 @@ def _show_cases(scenario: Scenario, other: Scenario, swaps: Sequence[str], cases
     for each in cases:
         before = next(one for one in reversed(cases[: cases.index(each) + 1]) if one["case"] == _BEFORE)
         row = {"case": each["case"], "plan": each["plan"], "step": units.format(each["step_s"], "s", digits=4)}
-        row |= {"gain": _faster(before["step_s"], each["step_s"]) if each is not before else ""}
+        row |= {"gain": percent(each["tokens_per_s"] / before["tokens_per_s"] - 1, signed=True) if each is not before else ""}
         row |= {"token/s\n/device": f"{each['tokens_per_s_per_device']:.0f}", "MFU\n%": percent(each["mfu"]).removesuffix(" %")}
         memory = " of ".join(units.format(each[key], "GiB").removesuffix(" GiB") for key in ("peak_bytes", "capacity_bytes"))
         rows.append(row | {"GiB": memory, "fits": "yes" if each["fits"] else "no"})
