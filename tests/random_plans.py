@@ -52,8 +52,8 @@ def _faults(case: Drawn) -> bool:
 
 
 def _attempt(rng: Random) -> Drawn:
-    (tp, pp, dp), chunks = rng.choice(MESHES if rng.random() < 0.2 else SMALL_MESHES), rng.choice((1, 1, 2))
-    count = rng.choice((1, 2, 3)) if chunks == 1 else pp * rng.choice((1, 1, 2))
+    (tp, pp, dp), chunks = rng.choice(MESHES if rng.random() < 0.2 else SMALL_MESHES), rng.choice((1, 2))
+    count = rng.choice((1, 2, 3)) if chunks == 1 else pp * rng.choice((1, 2, 2))
     micro_batch, sequence_parallel = rng.choice((1, 1, 2)), tp > 1 and rng.random() < 0.6
     model = _model(rng, tp, pp * chunks)
     length = tp * rng.choice((1, 2)) if sequence_parallel else rng.choice((1, 2, 3, 5))

@@ -71,8 +71,8 @@ def _split(small: float, small_norm: float, large: float, large_norm: float) -> 
 
     The mean over B sequences has E|g|^2 = |G|^2 + S / B.
 
-    >>> _split(1, 4 + 6 / 1, 3, 4 + 6 / 3)
-    (4.0, 6.0)
+    >>> _split(1, 4 + 8 / 1, 2, 4 + 8 / 2)
+    (4.0, 8.0)
     """
     return (large * large_norm - small * small_norm) / (large - small), (small_norm - large_norm) / (1 / small - 1 / large)
 

@@ -55,7 +55,7 @@ def figures(value: Any) -> Any:
 
     >>> from parsim.cluster.link import Link
     >>> figures(Link("nvlink", 450e9, 2e-6, "vendor"))
-    ['Link', ['bandwidth_bytes_per_s', 450000000000.0], ['latency_s', 2e-06]]
+    ['Link', ['bandwidth_bytes_per_s', 450000000000.0], ['latency_s', 2e-06], ['fitted_latency_s', None]]
     """
     if is_dataclass(value):
         named = ((each.name, figures(getattr(value, each.name))) for each in fields(value) if each.name not in _WORDS)

@@ -12,7 +12,7 @@ from parsim import schedules
 from parsim.collectives.ring import Ring
 from parsim.cost import count
 from parsim.cost.sizes import Sizes
-from parsim.estimator import lists, pipeline, totals
+from parsim.estimator import lists, passes, pipeline, totals
 from parsim.executor import calls, values
 from parsim.model import op_kinds
 from parsim.step import lower, place
@@ -87,8 +87,8 @@ def _free_messages(patch: pytest.MonkeyPatch) -> None:
 
 
 def _seconds_rounded_twice(patch: pytest.MonkeyPatch) -> None:
-    right = pipeline.task_ps
-    patch.setattr(pipeline, "task_ps", lambda *args: right(*args) // 7 * 7)
+    right = passes.task_ps
+    patch.setattr(passes, "task_ps", lambda *args: right(*args) // 7 * 7)
 
 
 def _boundary_forgets_scatter(patch: pytest.MonkeyPatch) -> None:
