@@ -35,6 +35,7 @@ app = typer.Typer(
     cls=Commands,
     help="Predict how long a training step of a large language model takes on a cluster, how much memory it needs, and why.",
     epilog="Examples:  parsim run scenarios/table5-22b.yaml;  parsim plan --model llama3-8b --node a100-40gb --num-devices 16;  "
+    "parsim size --model llama3-8b --node h100 --tokens 1T --within '30 days';  "
     "parsim whatif scenarios/table5-22b.yaml  (what if the network were twice as fast?)",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
