@@ -40,8 +40,8 @@ class Plain:
         return cls(**{name: from_plain(hints[name], document[name]) for name in names})
 
     def records(self) -> list[dict[str, object]]:
-        """Its rows, each a value by column."""
-        raise NotImplementedError
+        """Its rows, each a value by column; one of all its fields, where a result does not say otherwise."""
+        return [flat(self.to_dict())]
 
     def to_csv(self) -> str:
         """Its rows as CSV."""

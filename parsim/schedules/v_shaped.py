@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -39,7 +40,7 @@ def in_order(turns: Iterable[Turn], num_micro_batches: int) -> Iterator[Action]:
         count[stage, phase] += 1
 
 
-class BuildingBlocks(VShaped):
+class BuildingBlocks(VShaped, ABC):
     """A micro_batch passes down and up the V in fixed slots, the next one six slots later; weights take the slots that are left.
 
     Source: Qi et al. 2024 (arXiv:2405.15362), section 3: what lies between F and I of a stage is what its activations live for.
@@ -47,9 +48,9 @@ class BuildingBlocks(VShaped):
 
     steady_rounds = 6
 
+    @abstractmethod
     def slots(self, rank: int, num_ranks: int) -> tuple[int, int, int, int]:
         """Of F down, F up, I up and I down, for micro_batch 0; no two of one rank are equal modulo six."""
-        raise NotImplementedError
 
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
         """By slot."""

@@ -12,7 +12,7 @@ import pytest
 
 import parsim
 from parsim.errors import NoFeasiblePlan, ParsimError, PlanError
-from parsim.estimator.result import Estimate
+from parsim.estimator.result import Estimate, Shortage
 from parsim.parallel.plan import Plan
 from parsim.planner import Ranking
 from random_plans import drawn
@@ -83,3 +83,8 @@ def test_the_error_of_nothing_feasible_carries_its_ranking_from_process_to_proce
 
     error = pickle.loads(pickle.dumps(NoFeasiblePlan("none", "a", "b", 3)))
     assert error.ranking == 3 and str(error) == "a: none\n  b"
+
+
+def test_a_result_that_says_nothing_of_rows_is_one_of_all_its_fields() -> None:
+    lacking = Shortage("device", 5, 3, {"gradients": 4, "weights": 1}, 0)
+    assert lacking.to_csv() == "memory,needs_bytes,holds_bytes,parts,stage\ndevice,5,3,gradients=4 weights=1,0\n"

@@ -13,14 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_points import BASE
 
-BASE = """model: tiny-gpt
-cluster: {node: {base: dgx-a100-80gb, devices_per_node: 4}}
-batch: {global_batch: 8, sequence_length: 16}
-plans:
-  a: {tensor_parallel: 2}
-  b: {pipeline_parallel: 2}
-"""
 SWEEP = f"scenario: base.yaml\nover: {{batch.global_batch: {[8 * n for n in range(1, 36)]}}}\n"
 NUM_ASKED, LIMIT_S = 70, 120
 FILES = ("results.csv", "results.jsonl")
