@@ -62,7 +62,7 @@ _UPDATE_BYTES = {
 }  # states both ways, gradient
 _END_BYTES = {"norm_sq": 4, "clip": 2 * 4, "cast": 4 + 2}
 _SHAPES = {"lookup_grad": 2, "position_grad": 1}  # inputs of which only the shape is seen
-_LOOKED_UP = {"lookup": 1, "pick": 0, "first": 0}  # inputs of which as much is read as found
+_LOOKED_UP = {"lookup": 1, "pick": 0, "first": 0, "take": 0}  # inputs of which as much is read as found
 
 
 def seconds(task: Task, workload: Workload, held: dict[str, int] | None = None) -> float:

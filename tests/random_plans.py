@@ -12,7 +12,7 @@ from parsim.cluster.cluster import Cluster
 from parsim.model.families import blocks_of
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
-from parsim.parallel.legality import faults
+from parsim.parallel.legality import faults, loss_chunks_fault
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import Scenario
@@ -91,6 +91,8 @@ def _attempt(rng: Random) -> Drawn:
     plan = replace(plan, offload_optimizer=plan.offload_optimizer and not OPTIMIZERS[plan.optimizer].paged)
     at_once = (pp, count, plan.gradient_sync, plan.offload_optimizer) == (1, 1, "all_reduce", False)
     plan = replace(plan, optimizer_in_backward=at_once and rng.random() < 0.7)
+    if not loss_chunks_fault(model, batch, chunked := replace(stack, loss_chunks=length)) and rng.random() < 0.5:
+        stack = chunked
     return Drawn(scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan)
 
 

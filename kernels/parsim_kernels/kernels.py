@@ -56,6 +56,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "position_grad": lookup.position_grad,
         "first": lookup.first,
         "first_grad": lookup.first_grad,
+        "take": lookup.take,
+        "join": lookup.join,
         "flatten": lookup.flatten,
         "unflatten": lookup.unflatten,
         "rotary": lookup.rotary,

@@ -95,6 +95,37 @@ def first_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh
     return (d_x,), 0
 
 
+def take(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """Chunk attributes["chunk"] of the num_chunks equal ones of x[B S ...] along S.  0 FLOPs.
+
+    Raises:
+        ValueError: num_chunks does not divide S, or there is no such chunk.
+
+    >>> take((np.array([[4, 5, 6, 7]]),), {"chunk": 1, "num_chunks": 2})[0][0].tolist()
+    [[6, 7]]
+    """
+    (x,) = inputs
+    chunk, num_chunks = integer(attributes, "chunk"), integer(attributes, "num_chunks")
+    if x.shape[1] % num_chunks or not 0 <= chunk < num_chunks:
+        raise ValueError(f"chunk {chunk} of {num_chunks} is none of a sequence of {x.shape[1]}")
+    length = x.shape[1] // num_chunks
+    y = out((len(x), length, *x.shape[2:]), x.dtype)
+    y[...] = x[:, chunk * length : (chunk + 1) * length]
+    return (y,), 0
+
+
+def join(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """Chunks x[B X ...] one behind another along X.  0 FLOPs.
+
+    >>> join((np.array([[4.0]]), np.array([[6.0]])), {})[0][0].tolist()
+    [[4.0, 6.0]]
+    """
+    length = sum(x.shape[1] for x in inputs)
+    y = out((len(inputs[0]), length, *inputs[0].shape[2:]), real(*inputs))
+    np.concatenate(inputs, axis=1, out=y)
+    return (y,), 0
+
+
 def flatten(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """x with two neighbouring dims merged into one, as in "B T D -> M D".  0 FLOPs.
 

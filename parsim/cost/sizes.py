@@ -215,7 +215,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     (4, 128)
     """
 
-    same = {**dict.fromkeys("STZ", batch.sequence_length), **model.extents}
+    length = batch.sequence_length
+    same = {**dict.fromkeys("STZ", length), "X": length // stack.loss_chunks, **model.extents}
     dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
     dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))
     dims["M"] = dims["G"] = dims["B"] * batch.sequence_length

@@ -63,7 +63,7 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     count = len(next(iter(rows.values())))
     batch = Batch(count, job.model.batch.sequence_length, job.model.batch.dtype)
     vocabulary = job.extent("V") if "V" in job.sizes.dims else 1
-    stack = replace(job.model.stack, vocab_multiple=vocabulary)  # padded alike
+    stack = replace(job.model.stack, vocab_multiple=vocabulary, loss_chunks=1)  # padded alike, and all logits at once
     asked, spec, data = job.asked, replace(job.spec, dropout=0.0), Dataset("", "", rows, rows)
     model, plan = CostModel(job.model.cluster, stack, batch), Plan(micro_batch=count)
     alone = Job(replace(asked, spec=spec, model=model, plan=plan, data=data))

@@ -8,6 +8,7 @@ DIMS: Final = {
     "B": "micro_batch, all replicas together",
     "S": "sequence inside a block",
     "T": "sequence on the residual stream",
+    "X": "sequence in a chunk of the loss",
     "Z": "sequence of the keys",
     "D": "hidden_size",
     "K": "kv heads",
@@ -27,7 +28,7 @@ DIMS: Final = {
     "G": "tokens inside experts",
     "J": "ffn_hidden_size of an expert",
 }
-TOKEN_DIMS: Final = frozenset("BSTZMG")  # dims that count tokens, or rows of a batch; all others are widths
+TOKEN_DIMS: Final = frozenset("BSTXZMG")  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back

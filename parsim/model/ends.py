@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Final
 
 from parsim.model.blocks import DROP, GATED, norm, norm_weights
 from parsim.model.dims import FLOAT32, INDEX, MASK
@@ -20,6 +21,7 @@ from parsim.model.op import Block, Gradient, Op
 from parsim.model.transformer import TransformerArchitecture
 
 _OFFSET_V = (("offset", "offset:V"),)
+ENTER_HEAD: Final = "enter_head"  # the op behind which tokens may go on in chunks
 _PLACE = (("offset", "offset:T"), ("length", "local:T"))
 
 
@@ -77,7 +79,7 @@ def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, 
     masked = kind.head == "masked_token"
     if masked:
         yield from _dense(x, kind, fusions)
-    yield Op("enter_head", "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
+    yield Op(ENTER_HEAD, "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
     yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", "word.weight"), ("logits_gemm" if masked else "shares",))
     if masked:
         yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), ("shares",), "bias", in_place=True)

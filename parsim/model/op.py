@@ -66,3 +66,7 @@ class Block:
     output: str = "y"
     shared: Mapping[str, str] = field(default_factory=dict)  # weight -> the block that owns it (tied embedding)
     totals: tuple[str, ...] = ()  # scalars summed over a whole step, such as the loss
+
+    def has_op(self, name: str) -> bool:
+        """Whether one of its ops has this name."""
+        return any(op.name == name for op in self.ops)

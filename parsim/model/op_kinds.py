@@ -101,7 +101,8 @@ COSTS: Final = {
         "row_max": Cost(1),
         "pick": Cost(0, picks=(0,)),
     },
-    **dict.fromkeys(("flatten", "unflatten"), Cost(0)),
+    **dict.fromkeys(("flatten", "unflatten", "join"), Cost(0)),
+    "take": Cost(0, picks=(0,)),
     **{"shifted_exp": Cost(2), "row_sum": Cost(1), "normalize": Cost(1), "token_loss": Cost(3), "loss_sum": Cost(1)},
     **{
         "cross_entropy_grad": Cost(2),

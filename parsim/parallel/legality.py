@@ -13,6 +13,8 @@ from typing import Final
 
 from parsim import schedules
 from parsim.errors import ParsimError, did_you_mean
+from parsim.model.ends import ENTER_HEAD
+from parsim.model.families import blocks_of
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, recomputation, sharding_faults
 from parsim.parallel.fault import PlanFault, comma_list, divisors
@@ -68,6 +70,17 @@ def faults(
         told = found.get(rule.after)
         found[rule.name] = groups if rule.name == "ZeRO group" else [] if told else [*rule.faults(meant, facts)]
     return [fault for own in found.values() for fault in own]
+
+
+def loss_chunks_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:
+    """Why the tokens of a sequence cannot pass output layer and loss in the stack's chunks; "" where they can."""
+    count, length = stack.loss_chunks, batch.sequence_length
+    if count > 1 and not blocks_of(model.architecture)[model.layout[-1][0]].has_op(ENTER_HEAD):
+        return f'loss_chunks = {count} cuts the logits of a vocabulary, but the head of model "{model.name}" has labels; leave it out'
+    if length % count:
+        legal = comma_list(divisors(length))
+        return f"loss_chunks = {count} does not divide sequence_length = {length}, whose tokens pass in equal chunks. Legal: {legal}"
+    return ""
 
 
 def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -> tuple[int, ...]:

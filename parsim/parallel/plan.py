@@ -161,6 +161,7 @@ class Stack:
     narrow_gradients: bool = _key(
         False, "whether gradients of a micro_batch stay, in the dtype of matmuls, beside float32 ones up to ZeRO 1"
     )
+    loss_chunks: int = _key(1, "chunks of tokens that pass output layer and loss one after another, each with its gradients")
     gather_logits: bool = _key(False, "whether each tensor-parallel rank holds the logits of the whole vocabulary")
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")

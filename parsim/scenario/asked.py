@@ -82,6 +82,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "gradient_overlap": "overlap_grad_reduce overlap_comm",
         "tensor_overlap": "tp_comm_overlap async_tensor_parallel enable_async_tensor_parallel",
         "vocab_multiple": "make_vocab_size_divisible_by vocab_padding",
+        "loss_chunks": "",
     },
     "data": {"name": "dataset dataset_name", "validation_split": "split validation"},
     "training": {
@@ -163,12 +164,16 @@ SAID: Final[Mapping[str, str]] = {
         "selective_ac_option ac_option"
     ),
     "it is the dtype of batch: fp32, tf32, bf16 or fp16": "bf16 fp16 fp32 tf32 bfloat16 float16 float32 half use_bf16 use_fp16",
-    "logits in chunks, or fused with the output layer, are not built: the last stage holds them whole, or its part of the vocabulary under "
-    "tensor_parallel; Megatron's --cross-entropy-loss-fusion is stack: megatron-core-fused-loss": (
-        "loss_chunks num_output_chunks num_loss_chunks chunked_loss* chunked_cross_entropy* chunked_ce* ce_chunk* linear_cross_entropy* "
-        "fused_linear_cross_entropy* fused_cross_entropy* fused_ce* cross_entropy_loss_fusion cross_entropy_fusion_impl liger* use_liger* "
-        "cut_cross_entropy*"
+    "it is loss_chunks of the stack, the chunks of tokens that take their gradients one after another, as those of Liger and torchtitan: "
+    "stack: {base: NAME, loss_chunks: 8}": (
+        "num_loss_chunks chunked_loss* chunked_lm_head* loss_chunk* linear_cross_entropy* fused_linear_cross_entropy* fused_ce* liger* "
+        "use_liger*"
     ),
+    "whole logits that are widened chunk by chunk (torchtune's CEWithChunkedOutputLoss) are not built; loss_chunks keeps one chunk's": (
+        "num_output_chunks chunked_cross_entropy* chunked_ce* ce_chunk*"
+    ),
+    "a loss without logits is not built; loss_chunks of a stack keeps those of one chunk": "cut_cross_entropy* cce use_cce",
+    "Megatron's --cross-entropy-loss-fusion is stack: megatron-core-fused-loss": "fused_cross_entropy* cross_entropy_*fusion*",
     "fp8 and narrower formats are not built: use dtype bf16": "fp8* float8* mxfp8* nvfp4* fp4* int8* enable_fp8* te_fp8*",
     "compiled and captured programs are not built: a stack's fusions say what is fused": (
         "compile torch_compile cuda_graph* enable_cuda_graph use_cuda_graph*"

@@ -262,6 +262,8 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
     model = parts.model
     if model is not None and (fault := model.sequence_fault(batch.sequence_length)):
         yield ("batch", "sequence_length"), fault
+    if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):
+        yield ("stack", "loss_chunks"), fault
 
 
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from parsim.model.dims import COMPUTE, LOGITS
+from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Dims
 from parsim.model.spec import Architecture
@@ -16,6 +17,7 @@ from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding
 from parsim.schedules.phase import Phase
 from parsim.step import gradient
+from parsim.step.chunked import Passes, in_chunks
 from parsim.step.finish import finish
 from parsim.step.liveness import operands_named, saved_for, with_frees
 from parsim.step.place import Placer
@@ -48,6 +50,7 @@ class _Switches:
     beside: tuple[str, ...]  # axes whose collectives run beside compute
     ends_apart: bool
     narrow_gradients: bool
+    loss_chunks: int
     recompute: _Recompute
 
 
@@ -64,6 +67,7 @@ def lower(structure: Structure) -> Step:
         structure.axes_beside,
         structure.ends_apart,
         structure.narrow_gradients,
+        structure.loss_chunks,
         _Recompute(),
     )
     first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
@@ -86,17 +90,17 @@ def _segment(name: str, switches: _Switches) -> Segment:
     x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.input else None
     if x:
         placer.known["x"] = x
-    forward = placer.place(gradient.forward(block))
+    passes = _passes(block, switches)
+    forward = placer.place(passes.forward)
     y = placer.known[block.output] if block.output else None
     d_y = Operand("d_y", y.sharding, COMPUTE) if y else None
     if d_y:
         placer.known["d_y"] = d_y
-    calls, gradient_of_x = gradient.backward(block, switches.fusions)
     placer.beside = switches.beside
-    backward = placer.place(calls)
+    backward = placer.place(passes.backward)
     weights = tuple(_weight(block, weight, initial, placer, switches) for weight, initial in block.weights.items())
     totals = tuple(placer.known[total] for total in block.totals)
-    d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
+    d_x = replace(x, name=placer.known[passes.gradient_of_x].name) if x and passes.gradient_of_x else None
     backward = _recompute(switches.recompute, forward, backward, switches.beside)
     parts = {gradient.part_of(weight.name) for weight in weights} if switches.narrow_gradients else set()
     backward = [replace(task, overwrite=True) if isinstance(task, Compute) and task.outputs[0].name in parts else task for task in backward]
@@ -110,6 +114,12 @@ def _segment(name: str, switches: _Switches) -> Segment:
         totals=totals,
     )
     return _with_lives(bare, parts)
+
+
+def _passes(block: Block, switches: _Switches) -> Passes:
+    if switches.loss_chunks > 1 and block.has_op(ENTER_HEAD):
+        return in_chunks(block, switches.fusions, switches.loss_chunks)
+    return Passes(gradient.forward(block), *gradient.backward(block, switches.fusions))
 
 
 def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], beside: tuple[str, ...]) -> list[Task]:

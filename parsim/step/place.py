@@ -20,6 +20,7 @@ from parsim.step.gradient import KernelCall
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task
 
 _IN_PLACE = ("all_reduce",)
+_LINEAR = ("add", "join")  # of partial sums they are one
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ class Placer:
         inputs: list[Operand] = []
         for name, dims in call.inputs:
             operand = self.operand(name, dims)
-            if operand.sharding.partial and call.kernel != "add":  # a sum of partial sums is a partial sum
+            if operand.sharding.partial and call.kernel not in _LINEAR:
                 yield from self.settle(call, operand, name, operand.name, Sharding.of(dims, self.rules))
                 operand = self.operand(name, dims)
             inputs.append(operand)
@@ -64,7 +65,7 @@ class Placer:
 
     def output(self, call: KernelCall, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
         """Where a result lies: as the rules say, partial over the axes of what was contracted."""
-        if call.kernel == "add":
+        if call.kernel in _LINEAR:
             partial: Mapping[str, str] = inputs[1].sharding.partial
         else:
             contracted = {a for o in inputs for d, axes in zip(o.dims, o.sharding.axes, strict=True) if d not in dims for a in axes}

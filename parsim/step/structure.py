@@ -68,6 +68,7 @@ class Structure:
     master_shards: bool  # what ZeRO 3 shards is what is updated, and is cast on its way to where it is computed with
     narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
+    loss_chunks: int  # chunks of tokens that pass the head one after another
 
     @classmethod
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
@@ -112,6 +113,7 @@ class Structure:
             master_shards=shards_masters,
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
+            loss_chunks=stack.loss_chunks,
         )
 
     @property

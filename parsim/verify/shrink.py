@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
 RULE = (
-    "degrees and micro_batch above 2 become 2, and a stage gets the ranks that experts take; one layer a stage, two on the first where the "
-    "plan's stages are uneven; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, vocabulary and sequence "
-    "the least that the degrees divide; twice as many micro_batches as pipeline ranks, or one"
+    "degrees, micro_batch and loss_chunks above 2 become 2; a stage gets the ranks that experts take; one layer a stage, two on the "
+    "first where the plan's stages are uneven; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
+    "vocabulary and sequence the least that the degrees divide; twice as many micro_batches as pipeline ranks, or one"
 )
 _MOST_RANKS = 16
 _MOST_MULTIPLICATIONS = 2**31  # of a whole step: about a second in numpy
@@ -60,7 +60,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     model = scenario.model.small(sum(counts), parts)
     rounds = 1 if small.optimizer_in_backward else 2 * small.pipeline_parallel
     batch = Batch(rounds * split(small, "B") * small.micro_batch, 4 * parts, scenario.batch.dtype)
-    stack = replace(scenario.stack, vocab_multiple=8)
+    stack = replace(scenario.stack, vocab_multiple=8, loss_chunks=min(scenario.stack.loss_chunks, 2))
     cluster = _cluster(scenario.cluster, small.num_devices)
     return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)
 

@@ -74,7 +74,7 @@ def test_one_hundred_drawn_plans_meet_every_value_of_every_switch() -> None:
         assert met[name] == expected, name
     for name in ("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "recompute_every"):
         assert len(met[name]) >= 2, name
-    for name in ("zero_group", "layers_per_stage", "recompute_modules", "recompute_ops"):
+    for name in ("zero_group", "layers_per_stage", "recompute_modules", "recompute_ops", "loss_chunks"):
         assert len(met[name]) >= 3, name
     assert {fusion for fusions in met["fusions"] for fusion in fusions} == set(FUSIONS)  # type: ignore[attr-defined]
     assert {name for chosen in met["collectives"] for _, name in chosen} == set(collectives.names()) - {"pairwise"}  # type: ignore[attr-defined]

@@ -62,6 +62,8 @@ CASES: dict[str, Case] = {
     "tanh_grad": ((X, X), {}, 3 * 24),
     "first": ((X,), {"offset": 0}, 0),
     "first_grad": ((ones(2, 4),), {"offset": 0, "length": 3}, 0),
+    "take": ((X,), {"chunk": 1, "num_chunks": 3}, 0),
+    "join": ((X, X), {}, 0),
     "dropout": ((X, X), {"p": 0.1}, 2 * 24),
     "add": ((X, X), {}, 24),
     "cast": ((X,), {}, 0),
@@ -137,6 +139,7 @@ def test_of_what_is_looked_up_only_what_is_found_moves() -> None:
     assert moved_bytes("position") == 10 * (2 * 3 * 4 + 3 * 4) + 1000 * 2 * 3 * 4  # x, and 3 rows for both sequences
     assert moved_bytes("pick") == 10 * (2 * 3 + 2 * 3) + 1000 * 2 * 3  # labels, and a logit for each
     assert moved_bytes("first") == 10 * 2 * 4 + 1000 * 2 * 4
+    assert moved_bytes("take") == 10 * 2 * 4 + 1000 * 2 * 4  # one of three tokens of each sequence
     assert moved_bytes("lookup_grad") == 10 * (2 * 3 + 2 * 3 * 4) + 1000 * 5 * 4  # zeros are written to all rows
 
 

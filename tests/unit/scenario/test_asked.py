@@ -115,7 +115,9 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("plans", ("paged",), "it is the optimizer of a plan"),
         ("plans", ("offload_gradients",), "gradients go where the optimizer is"),
         ("plans", ("loss_parallel",), "logits stay sharded where the stack says so"),
-        ("plans", ("fused_ce", "chunked_loss"), "logits in chunks, or fused with the output layer, are not built"),
+        ("plans", ("fused_ce", "use_liger_kernel", "chunked_loss"), "it is loss_chunks of the stack"),
+        ("plans", ("num_output_chunks",), "whole logits that are widened chunk by chunk"),
+        ("plans", ("cross_entropy_fusion_impl",), "is stack: megatron-core-fused-loss"),
         ("model", ("geglu", "glu", "gated"), "of gated MLPs one is built: activation = swiglu"),
         (
             "plans",
