@@ -163,6 +163,7 @@ def _stack(rng: Random, cluster: Cluster) -> Stack:
         attention=rng.choice(("unfused", "fused_softmax", "flash")),
         fusions=tuple(name for name in FUSIONS if rng.random() < 0.5),
         gradient_dtype=rng.choice(("fp32", "compute")),
+        gradient_copies=rng.choice(("none", "update", "sum")),
         layer_split=rng.choice(("even", "embedding_and_head", "remainder_first")),
         vocab_multiple=rng.choice((1, 4, 8)),
         host_launch_s=rng.choice((0.0, 1e-5)),

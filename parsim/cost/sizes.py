@@ -16,7 +16,7 @@ import numpy as np
 from parsim.cluster.scalars import Ints as Ints
 from parsim.cluster.scalars import distinct_rows
 from parsim.errors import PlanError, ScenarioError
-from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS
+from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PLACEMENTS
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axis_of, rules, split, switched_on, uneven, view_of
 from parsim.parallel.dimensions import degrees as degrees_of
@@ -234,6 +234,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
         raise ScenarioError(said, remedy=f"Known: {', '.join(dtype_bytes)}.")
     states = {states_role(name): each.state_bytes(dtype_bytes[stored[MASTER]]) for name, each in OPTIMIZERS.items()}
     itemsize = {**FIXED_ITEMSIZE_BYTES, **states, **{role: dtype_bytes[dtype] for role, dtype in stored.items()}}
+    gradient, cast = itemsize[GRADIENT], itemsize[FLOAT32]
+    itemsize[FLAT_AND_CAST] = gradient + (cast if gradient < cast else 0)
     orders, order = plans.each(("rank_order",), lambda plan: fastest_first(plan.rank_order))
     return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, _tables(plans, dims, degrees))
 

@@ -16,7 +16,7 @@ from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import states_of_plans
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.step.task import Part
 
 
@@ -53,7 +53,7 @@ class RankMemory:
 def rank_memory(stages: Stages) -> RankMemory:
     """Peak memory of each rank of the one pipeline of all plans."""
     lasting, own = lasting_bytes(stages), stages.workload.shape.own
-    in_flight, on_top = _dynamic(stages)
+    in_flight, on_top, in_passes = _dynamic(stages)
     return RankMemory(
         parameters=own @ lasting["parameters"],
         gradients=own @ (lasting["gradients"] + lasting["narrow_gradients"]),
@@ -61,7 +61,7 @@ def rank_memory(stages: Stages) -> RankMemory:
         activations=in_flight,
         transients=on_top,
         buffers=own @ lasting["totals"] + _norm_bytes(stages) + _stack_buffers(stages),
-        framework=_framework(stages, in_flight + on_top),
+        framework=_framework(stages, in_flight + on_top) + _apart(stages, in_passes, own @ _end_bytes(stages)),
     )
 
 
@@ -77,15 +77,18 @@ def _peak_bytes(stages: Stages) -> Ints:
     own, in_flight, acting, phase = rows.columns
     kept, on_top = dynamic_bytes(stages)
     working = np.einsum("rck,kcr->r", in_flight, kept[:, :, rows.plan]) + on_top[phase, acting, rows.plan]
-    if stages.workload.step.structure.update_temporaries:
-        working = np.maximum(working, np.sum(own * _update_bytes(stages).T[rows.plan], axis=1))
-    total = np.sum(own * lasting.T[rows.plan], axis=1) + working + _framework(stages, working)
+    total = np.sum(own * lasting.T[rows.plan], axis=1)
+    structure = stages.workload.step.structure
+    if structure.sum_copies or structure.update_temporaries:
+        at_end = np.sum(own * _end_bytes(stages).T[rows.plan], axis=1)
+        total, working = total + _apart(stages, working, at_end), np.maximum(working, at_end)
+    total = total + working + _framework(stages, working)
     return rows.worst(total) + _norm_bytes(stages) + _stack_buffers(stages)
 
 
 def counted_peak_bytes(stages: Stages) -> Ints:
     """The peaks without the stack's overheads: what the kernels hold, to the byte, [rank, plan]."""
-    in_flight, on_top = _dynamic(stages)
+    in_flight, on_top, _ = _dynamic(stages)
     return stages.workload.shape.own @ _lasting_bytes(stages) + in_flight + on_top + _norm_bytes(stages)
 
 
@@ -128,11 +131,20 @@ def dynamic_bytes(stages: Stages) -> tuple[Ints, Ints]:
     return kept, stages.table(lambda kind, phase: stages.lives(kind, phase).peak_bytes)
 
 
-def _update_bytes(stages: Stages) -> Ints:
-    """What the update of a stage's weights needs on top, when no micro_batch is in flight, [class, plan]."""
-    structure, sizes = stages.workload.step.structure, stages.workload.sizes
-    each = structure.update_temporaries * sizes.itemsize_bytes[MASTER]
-    return elements_of(stages, lasting_parts(structure)["optimizer"]) * each
+def _end_bytes(stages: Stages) -> Ints:
+    """What the sums and the update of a stage's weights need on top, when no micro_batch is in flight, [class, plan]."""
+    structure, itemsize = stages.workload.step.structure, stages.workload.sizes.itemsize_bytes
+    made: dict[str, Part] = {structure.sum_copies: "whole", structure.update_temporaries: lasting_parts(structure)["optimizer"]}
+    found = [elements_of(stages, part) * itemsize[role] for role, part in made.items() if role]
+    return np.max(found, axis=0) if found else np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
+
+
+def _apart(stages: Stages, in_passes: Ints, at_end: Ints) -> Ints:
+    """What the allocator holds for nobody, where flat copies as large as a model fit no block that activations left.
+
+    Source: PyTorch, c10/cuda/CUDACachingAllocator.cpp: a block is never larger than the segment that it was cut from.
+    """
+    return np.minimum(in_passes, at_end) * (stages.workload.model.stack.gradient_copies != "none")
 
 
 def _norm_bytes(stages: Stages) -> int:
@@ -150,8 +162,11 @@ def _framework(stages: Stages, working: Ints) -> Ints:
     return int(stack.framework_bytes) + np.asarray(working * stack.allocator_slack).astype(np.int64)
 
 
-def _dynamic(stages: Stages) -> tuple[Ints, Ints]:
-    """Bytes in flight, and on top of the action or the update, where their sum is largest; of several, with the least in flight."""
+def _dynamic(stages: Stages) -> tuple[Ints, Ints, Ints]:
+    """Bytes in flight, and on top of the action or the step's end, where their sum is largest, and that sum in the passes alone.
+
+    Of several places, that with the least in flight.
+    """
     workload, shape = stages.workload, stages.workload.shape
     states = schedules.state_columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
     order = np.lexsort((-states.phase, states.chunk, *states.in_flight.reshape(len(states.rank), -1).T[::-1], states.rank))
@@ -165,6 +180,5 @@ def _dynamic(stages: Stages) -> tuple[Ints, Ints]:
     largest = np.maximum.reduceat(total, first)[rank]
     worst = np.minimum.reduceat(np.where(total == largest, place, len(rank)), first)
     flying, on_top = (np.take_along_axis(each, worst, 0) for each in (flying, on_top))
-    update = shape.own @ _update_bytes(stages)
-    is_update = update > flying + on_top
-    return np.where(is_update, 0, flying), np.where(is_update, update, on_top)
+    at_end, in_passes = shape.own @ _end_bytes(stages), flying + on_top
+    return np.where(at_end > in_passes, 0, flying), np.where(at_end > in_passes, at_end, on_top), in_passes

@@ -11,7 +11,7 @@ import numpy as np
 from parsim.executor.bind import Binder, Bound, Item, Look, Rename
 from parsim.executor.clock import Clock
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import PREFIX, suffix
+from parsim.executor.names import suffix
 from parsim.executor.requests import CollectiveCall, Request
 from parsim.executor.values import region, shard
 from parsim.executor.weights import Store
@@ -20,7 +20,7 @@ from parsim.parallel.dimensions import EXPERT, axes_of
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.schedules.phase import Phase
 from parsim.step.program import SHARD
-from parsim.step.task import HOST, Bucket, Collective, Compute, HostCopy, Operand, Part, Send, Wait
+from parsim.step.task import HOST, Bucket, Collective, Compute, Hold, HostCopy, Operand, Part, Send, Wait
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
@@ -130,8 +130,8 @@ class Rank:
         if not isinstance(task, HostCopy):
             for instance, weight in bound.weights:
                 name = f"{instance}/{bound.prefix}{weight.name}"
-                if bound.prefix == PREFIX["temporaries"]:
-                    self.store.hold_temporary(name, weight)
+                if isinstance(task, Hold) and isinstance(like := task.values[0], Bucket) and like.role == "temporaries":
+                    self.store.hold_temporary(name, weight, like)
                 elif bound.prefix and self.job.step.structure.in_backward:
                     self.store.hold_gradient(name, weight)
                 else:

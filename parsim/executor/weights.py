@@ -14,7 +14,7 @@ from parsim.executor.values import shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.gradient import part_of
-from parsim.step.task import Part, Weight
+from parsim.step.task import Bucket, Part, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
@@ -70,10 +70,9 @@ class Store:
         part: Part = "padded" if self.job.step.structure.zero_stage else "whole"
         self._hold(name, weight, self.zeros(weight), GRADIENT, part)
 
-    def hold_temporary(self, name: str, weight: Weight) -> None:
-        """Zeros like what this rank updates of a weight."""
-        part: Part = "shard" if self.job.step.structure.zero_stage else "whole"
-        self._hold(name, weight, self.zeros(weight), MASTER, part)
+    def hold_temporary(self, name: str, weight: Weight, like: Bucket) -> None:
+        """Zeros in a weight's part of a bucket."""
+        self._hold(name, weight, self.zeros(weight), like.dtype, like.part)
 
     def lasting_part(self, role: str) -> Part:
         """The part of weights, or of their gradients, that lasts at the plan's ZeRO stage (Rajbhandari et al. 2020, section 5)."""

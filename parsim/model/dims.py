@@ -38,5 +38,6 @@ PLACEMENTS: Final = ("STZ", "EN")  # names of one extent, in several placements
 # What an element is charged at, by the role of its tensor: "compute", "gradient" and "master" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"
 MASTER: Final = "master"  # the weights that an optimizer updates: a copy, or those that are computed with
+FLAT_AND_CAST: Final = "flat and float32 gradients"  # one copy as gradients are stored, and one in float32 where that is wider
 MATMUL: Final = "matmul"  # what a kernel multiplies in, whatever its operands are stored as
 FIXED_ITEMSIZE_BYTES: Final = {FLOAT32: 4, MASK: 1, INDEX: 8}

@@ -166,6 +166,9 @@ class Stack:
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
     master_shards: bool = _key(False, "whether ZeRO 3 shards master weights, cast as they are gathered, and keeps no others")
+    gradient_copies: str = _key(  # none | update | sum
+        "none", "flat copies at a step's end: own gradients, and in float32, for update (to ZeRO 2), or all, narrow, for sum (to ZeRO 1)"
+    )
     multi_tensor_update: bool = _key(
         False, "whether the optimizer updates all weights op by op, through temporaries, and not in one kernel"
     )

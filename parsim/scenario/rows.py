@@ -52,6 +52,7 @@ class StackRow(InlineRow):
     tensor_overlap: bool = _as_in_stack("tensor_overlap")
     gradient_overlap: bool = _as_in_stack("gradient_overlap")
     master_shards: bool = _as_in_stack("master_shards")
+    gradient_copies: Literal["none", "update", "sum"] = _as_in_stack("gradient_copies")
     multi_tensor_update: bool = _as_in_stack("multi_tensor_update")
     pipeline_keeps_parameters: bool = _as_in_stack("pipeline_keeps_parameters")
     scatter_gather: bool = _as_in_stack("scatter_gather")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, replica_axes, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS, states_role
@@ -28,7 +28,12 @@ def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
     alone = structure.master
     if structure.replica_stream:
         yield Wait("gradient_sums", streams=(structure.replica_stream,))
+    copies = (Bucket("temporaries", "whole", structure.sum_copies, every),) if structure.sum_copies else ()
+    if copies:
+        yield Hold("gradient_copies", copies)
     yield from _sums(structure, every)
+    if copies:
+        yield Hold("gradients_summed", frees=copies)
     gradients = _to_apply(structure, every)
     yield Compute("gradient_norm", "norm_sq", (gradients,), (NORM,), {}, accumulate=True, alone=alone)
     for axis in _norm_axes(structure, every):
@@ -143,7 +148,7 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) 
     if structure.paged:
         yield HostCopy("pages_in", states, to_host=False, alone=alone)
         yield Wait("pages", streams=(HOST,))
-    temporaries = (Bucket("temporaries", part, MASTER, every),) if structure.update_temporaries else ()
+    temporaries = (Bucket("temporaries", part, structure.update_temporaries, every),) if structure.update_temporaries else ()
     if temporaries:
         yield Hold("temporaries", temporaries)
     yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone, frees=temporaries)

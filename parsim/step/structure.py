@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from parsim import schedules
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
+from parsim.model.dims import COMPUTE, FLAT_AND_CAST, FLOAT32, GRADIENT, MASTER
 from parsim.model.spec import Architecture, ModelSpec
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, switched_on, view_of
 from parsim.parallel.group import Group
@@ -55,7 +55,8 @@ class Structure:
     reshard: bool
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
     optimizer: str
-    update_temporaries: bool  # it makes a tensor of all that it updates
+    update_temporaries: str  # the role of tensors that it makes of all that it updates; "": none
+    sum_copies: str  # the role of copies of all gradients, made for their sums; "": none
     in_backward: bool  # it runs there, segment by segment
     attention: str
     architecture: Architecture
@@ -101,6 +102,7 @@ class Structure:
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
             update_temporaries=_temporaries(plan, stack),
+            sum_copies=_sum_copies(batch, plan, stack),
             in_backward=plan.optimizer_in_backward,
             attention=stack.attention,
             architecture=model.architecture,
@@ -182,16 +184,29 @@ def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
     return stack.master_shards and batch.recipe.has_master and not plan.offload_optimizer
 
 
-def _temporaries(plan: Plan, stack: Stack) -> bool:
-    """Whether an update op by op has any: not where the host updates, the backward, or one rank for all."""
-    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master"
-    return OPTIMIZERS[plan.optimizer].temporaries and stack.multi_tensor_update and not elsewhere
+def _temporaries(plan: Plan, stack: Stack) -> str:
+    """What an update makes of all that it updates: not where the host updates, the backward, or one rank for all."""
+    if plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master":
+        return ""
+    if stack.gradient_copies == "update" and plan.zero_stage < 3:
+        return FLAT_AND_CAST
+    return MASTER if OPTIMIZERS[plan.optimizer].temporaries and stack.multi_tensor_update else ""
+
+
+def _sum_copies(batch: Batch, plan: Plan, stack: Stack) -> str:
+    """What gradients in float32 are summed as, at the end of a step."""
+    copies = stack.gradient_copies == "sum" and plan.zero_stage < 2 and not plan.optimizer_in_backward
+    return COMPUTE if copies and _are_wider(batch, stack) else ""
+
+
+def _are_wider(batch: Batch, stack: Stack) -> bool:
+    """Whether gradients are kept in a wider dtype than they are computed in."""
+    return stack.gradient_dtype == "fp32" and batch.recipe.stores[COMPUTE] != "fp32"
 
 
 def _keeps_narrow(batch: Batch, stack: Stack) -> bool:
     """Whether the stack keeps gradients in the dtype of matmuls beside those in float32, and no kernel adds to the latter at once."""
-    is_wider = stack.gradient_dtype == "fp32" and batch.recipe.stores[COMPUTE] != "fp32"
-    return stack.narrow_gradients and is_wider and "gradient_accumulation" not in stack.fusions
+    return stack.narrow_gradients and _are_wider(batch, stack) and "gradient_accumulation" not in stack.fusions
 
 
 def _host_gradients(batch: Batch, stack: Stack) -> tuple[str, ...]:

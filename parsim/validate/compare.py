@@ -118,13 +118,15 @@ def _in_sense_of(scenario: Scenario, row: TableRow) -> Scenario:
         return scenario
     stack = replace(stack, framework_bytes=0.0)  # the caching allocator: no context, no libraries
     if metric == "allocated":
-        stack = replace(stack, communicator_bytes=0.0, allocator_slack=0.0)
+        stack = replace(stack, communicator_bytes=0.0)
     return replace(scenario, stack=stack)
 
 
 def _parts_of_rank(ranks: Sequence[Mapping[str, int]], row: TableRow) -> Mapping[str, int]:
-    if row.says("memory_metric") == "allocated" and row.says("source_family") in LOGGED_BY_LAST_RANK:
-        return ranks[-1]
+    if row.says("memory_metric") == "allocated":  # live tensors only, not what their allocator holds
+        ranks = [{name: size for name, size in parts.items() if name != "framework"} for parts in ranks]
+        if row.says("source_family") in LOGGED_BY_LAST_RANK:
+            return ranks[-1]
     return max(ranks, key=lambda parts: sum(parts.values()))
 
 

@@ -145,6 +145,7 @@ ROOM = {
     "the best plans by simulated contention, fronts of all that is ranked": 300,
     "rows of a ranking that are counted together": 45,
     "output layer and loss in chunks of tokens": 130,
+    "copies of gradients at a step's end": 40,
 }
 
 

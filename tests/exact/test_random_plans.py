@@ -62,6 +62,7 @@ def test_one_hundred_drawn_plans_meet_every_value_of_every_switch() -> None:
         "zero_stage": {0, 1, 2, 3},
         "attention": {"unfused", "fused_softmax", "flash"},
         "gradient_dtype": {"fp32", "compute"},
+        "gradient_copies": {"none", "update", "sum"},
         "layer_split": {"even", "embedding_and_head", "remainder_first"},
         "family": {"transformer", "mlp"},
         "head": {"next_token", "masked_token", "text", "token"},
