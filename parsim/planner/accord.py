@@ -135,8 +135,7 @@ def no_gain(scenario: Scenario) -> Iterator[Filter]:
     yield Filter("rank order", ("rank_order", "tensor_parallel"), _apart)
     yield Filter("uneven layers", ("layers_per_stage", *_STAGES), lambda plan: _no_less(plan, scenario.model, scenario.stack))
     yield Filter("schedule", (*_BATCH, "schedule"), lambda plan: _no_faster(plan, scenario.batch))
-    # It may hold a little less, under a stack whose update makes temporaries: such a plan has to be asked for.
-    master = "one replica that updates for all is no faster than a sum for all"
+    master = "one replica that updates for all is no faster than a sum for all, and holds no less"
     yield Filter("gradient_sync", ("gradient_sync",), lambda plan: master if plan.gradient_sync != KEYS["gradient_sync"].default else "")
 
 

@@ -151,7 +151,9 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) 
     temporaries = (Bucket("temporaries", part, structure.update_temporaries, every),) if structure.update_temporaries else ()
     if temporaries:
         yield Hold("temporaries", temporaries)
-    yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone, frees=temporaries)
+    yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone)
+    if temporaries:  # where one rank updates for all, the others keep what it needs, as they do its states
+        yield Hold("updated", frees=temporaries)
     if structure.master_weights:
         yield Compute("cast_weights", "cast", (states,), (weights,), {}, alone=alone)
     if structure.paged:

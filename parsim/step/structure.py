@@ -185,8 +185,8 @@ def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
 
 
 def _temporaries(plan: Plan, stack: Stack) -> str:
-    """What an update makes of all that it updates: not where the host updates, the backward, or one rank for all."""
-    if plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master":
+    """What an update makes of all that it updates: not where the host updates, or the backward."""
+    if plan.offload_optimizer or plan.optimizer_in_backward:
         return ""
     if stack.gradient_copies == "update" and plan.zero_stage < 3:
         return FLAT_AND_CAST

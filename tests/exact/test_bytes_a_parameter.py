@@ -184,7 +184,6 @@ def test_an_update_op_by_op_makes_a_float32_tensor_of_all_that_it_updates(change
         {"optimizer": "sgd_momentum"},
         {"optimizer": "adamw_8bit"},
         {"optimizer_in_backward": True},
-        {**REPLICAS, "gradient_sync": "master"},
     ],
     ids=str,
 )
@@ -195,8 +194,22 @@ def test_updates_elsewhere_or_by_kernels_of_their_own_make_none(change: dict[str
 
 
 @pytest.mark.parametrize(
+    "stack", [OP_BY_OP, replace(OP_BY_OP, gradient_dtype="compute", gradient_copies="update")], ids=["torch", "copies"]
+)
+def test_the_replica_that_updates_for_all_holds_what_each_does_by_itself(stack: Stack) -> None:
+    """The peak is that of the one that updates; it makes the same tensors."""
+    assert memory(Plan(**REPLICAS, gradient_sync="master"), stack) == memory(Plan(**REPLICAS), stack)
+
+
+@pytest.mark.parametrize(
     "change",
-    [{}, {**REPLICAS, "zero_stage": 3}, {"pipeline_parallel": 2}, {"data_parallel": 4, "zero_stage": 1, "zero_group": 2}],
+    [
+        {},
+        {**REPLICAS, "zero_stage": 3},
+        {**REPLICAS, "gradient_sync": "master"},
+        {"pipeline_parallel": 2},
+        {"data_parallel": 4, "zero_stage": 1, "zero_group": 2},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("num_layers", [2, 4])

@@ -65,11 +65,13 @@ def test_mutant_a_head_that_takes_as_long_as_its_weights_say_misses_better_split
 
 
 @pytest.mark.parametrize("seed", range(DRAWN))
-def test_one_replica_that_updates_for_all_is_never_faster(seed: int) -> None:
+@pytest.mark.parametrize("op_by_op", [False, True])
+def test_one_replica_that_updates_for_all_is_never_faster_and_holds_no_less(seed: int, op_by_op: bool) -> None:
     chosen = drawn_scenario(seed)
+    chosen = replace(chosen, stack=replace(chosen.stack, multi_tensor_update=op_by_op))
     plans = [each for each in plans_of(chosen, micro_batch=AUTO, recompute=AUTO) if each.data_parallel > 1]
-    for_all = estimates(chosen, [replace(each, gradient_sync="master") for each in plans])
-    assert (for_all.step_s >= estimates(chosen, plans).step_s).all()
+    for_all, alone = estimates(chosen, [replace(each, gradient_sync="master") for each in plans]), estimates(chosen, plans)
+    assert (for_all.step_s >= alone.step_s).all() and (for_all.peak_bytes >= alone.peak_bytes).all()
 
 
 @pytest.mark.parametrize("seed", range(DRAWN))
