@@ -101,8 +101,8 @@ class Structure:
             reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
             optimizer=plan.optimizer,
-            update_temporaries=_temporaries(plan, stack),
-            sum_copies=_sum_copies(batch, plan, stack),
+            update_temporaries=_temporaries(plan, stack, zero_stage),
+            sum_copies=_sum_copies(batch, plan, stack, zero_stage),
             in_backward=plan.optimizer_in_backward,
             attention=stack.attention,
             architecture=model.architecture,
@@ -184,18 +184,18 @@ def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
     return stack.master_shards and batch.recipe.has_master and not plan.offload_optimizer
 
 
-def _temporaries(plan: Plan, stack: Stack) -> str:
+def _temporaries(plan: Plan, stack: Stack, zero_stage: int) -> str:
     """What an update makes of all that it updates: not where the host updates, or the backward."""
     if plan.offload_optimizer or plan.optimizer_in_backward:
         return ""
-    if stack.gradient_copies == "update" and plan.zero_stage < 3:
+    if stack.gradient_copies == "update" and zero_stage < 3:
         return FLAT_AND_CAST
     return MASTER if OPTIMIZERS[plan.optimizer].temporaries and stack.multi_tensor_update else ""
 
 
-def _sum_copies(batch: Batch, plan: Plan, stack: Stack) -> str:
+def _sum_copies(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> str:
     """What gradients in float32 are summed as, at the end of a step."""
-    copies = stack.gradient_copies == "sum" and plan.zero_stage < 2 and not plan.optimizer_in_backward
+    copies = stack.gradient_copies == "sum" and zero_stage < 2 and not plan.optimizer_in_backward
     return COMPUTE if copies and _are_wider(batch, stack) else ""
 
 
