@@ -19,12 +19,13 @@ from parsim.planner.bounded import Bounded
 from parsim.planner.contention import simulate_best
 from parsim.planner.front import landscape
 from parsim.report import results as made
-from parsim.report.console import Output, log, log_files, patience, percent, say, watch
+from parsim.report.console import Output, log, log_files, patience, say, watch
 from parsim.report.files import folder, prepare, write
 from parsim.report.summary import short, show_front, show_ranking
 from parsim.report.whole import line
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+from parsim.units import percent
 
 _MOST_TOLD: Final = 4  # changes in a message
 _WORDS: Final[Mapping[str, str]] = {"virtual_pipeline": "vpp", "micro_batch": "mbs", "zero_stage": "ZeRO "}

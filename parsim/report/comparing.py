@@ -13,12 +13,12 @@ from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.comparison import Comparison, Side
 from parsim.estimator.estimate import estimate
 from parsim.plain import flat
-from parsim.report.console import Output, log_files, patience, percent, say, show_table
+from parsim.report.console import Output, log_files, patience, say, show_table
 from parsim.report.files import prepare
 from parsim.report.summary import part_words
 from parsim.report.whatif import chosen_plans
 from parsim.scenario.source import Source
-from parsim.units import PS_PER_S
+from parsim.units import PS_PER_S, percent
 
 _PLACE: Final = Path("reports") / "compare"
 _LEFT: Final = ("part", "key")

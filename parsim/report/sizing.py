@@ -8,13 +8,14 @@ from typing import Any
 from parsim import units
 from parsim.plain import flat
 from parsim.planner.sizing import Sized, Sizing, size
-from parsim.report.console import Output, log, patience, percent, say, show_table
+from parsim.report.console import Output, log, patience, say, show_table
 from parsim.report.results import head, plan_document
 from parsim.report.summary import short
 from parsim.report.summary import size as batch_line
 from parsim.report.whole import columns, days, sentence, sources, usd
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+from parsim.units import percent
 
 
 def size_scenario(source: Source, output: Output, tokens: str | None, *, within: str | None, budget: str | None, **options: Any) -> int:

@@ -10,10 +10,11 @@ from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions import DIMENSIONS, axis_of
 from parsim.parallel.plan import KEYS, Plan
-from parsim.report.console import percent, say, show_table
+from parsim.report.console import say, show_table
 from parsim.report.results import LayerRow, Results, cannot_run, remarks, with_other_stack
 from parsim.report.whole import show_whole
 from parsim.scenario import Scenario
+from parsim.units import percent
 
 if TYPE_CHECKING:
     from parsim.planner import Front, Ranking

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from parsim import units
-from parsim.report.console import Output, log, log_files, percent, say, show_table, watch
+from parsim.report.console import Output, log, log_files, say, show_table, watch
 from parsim.report.files import folder, prepare, write
 from parsim.report.manners import unwind
 from parsim.scenario.changes import values_of
 from parsim.sweeps import SweepProgress, SweepResult, SweepRow, sweep
+from parsim.units import percent
 
 _SHOWN: Final = 10
 _LONGEST: Final = 200  # characters of a reason in a table; files have all of it

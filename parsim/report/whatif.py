@@ -16,11 +16,12 @@ from parsim.planner import plan as rank
 from parsim.planner import remedies
 from parsim.planner.whatif import RESOURCES, Gain, WhatIf, whatif
 from parsim.report.choosing import remedy_lines
-from parsim.report.console import Output, log, patience, percent, say, show_table
+from parsim.report.console import Output, log, patience, say, show_table
 from parsim.report.results import plan_document
 from parsim.report.summary import headline, say_what, short
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+from parsim.units import percent
 
 _FIGURES: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes", "fits")
 _BEFORE: Final = "as it is"
