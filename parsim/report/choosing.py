@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from parsim import units
+from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.dimensions import axis_of
@@ -21,7 +22,7 @@ from parsim.planner.front import landscape
 from parsim.report import results as made
 from parsim.report.console import Output, log, log_files, patience, say, watch
 from parsim.report.files import folder, prepare, write
-from parsim.report.summary import short, show_front, show_ranking
+from parsim.report.summary import show_front, show_ranking
 from parsim.report.whole import line
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from parsim import units
+from parsim.estimator.cells import short
 from parsim.parallel.plan import Plan
 from parsim.plain import flat
 from parsim.planner.front import Landscape
 from parsim.report.figure import new_axes, save_figure
 from parsim.report.heatmap import BEST, COLOURS, Tile, draw_tiles, tile_legend
-from parsim.report.summary import headline, short, size
+from parsim.report.summary import headline, size
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
