@@ -24,7 +24,8 @@ RESOURCES: Final[Mapping[str, str]] = {
     "launches": "kernel launches, of host and device",
     "node link": "the bandwidth of what joins the devices of a node",
     "network": "the bandwidth between nodes: NICs, their slots, and what is behind them",
-    "latency": "every latency of node and network: of links, and what collectives take to start and for each message",
+    "latency": "every latency of node and network: of links (all that --set of a link's latency changes), and what collectives take to "
+    "start and for each message",
     "host link": "the bandwidth between a device and its host",
     "host memory": "the memory bandwidth of the host",
 }

@@ -7,9 +7,11 @@ from typing import Any
 
 from parsim import units
 from parsim.errors import ParsimError
+from parsim.estimator.cells import short
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.planner.advice import Advice, Reference, advise
-from parsim.report.console import Output, say, show_table
+from parsim.report.console import Output, patience, say, show_table
+from parsim.report.summary import say_what
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
@@ -38,7 +40,9 @@ def advise_scenario(
     if learning_rate is None and (batch is not None or warmup):
         raise ParsimError("a reference run without its learning rate", remedy="Add --learning-rate.")
     reference = None if learning_rate is None else Reference(batch or scenario.batch.global_batch, learning_rate, warmup)
-    advice = advise(scenario, _plan_of(scenario, plan), noise_scale=noise_scale, reference=reference)
+    chosen = _plan_of(scenario, plan)
+    with patience(f"estimating {source}"):
+        advice = advise(scenario, chosen, noise_scale=noise_scale, reference=reference)
     micro, batches = _micro_batches(advice), advice.records()
     document = {
         "scenario": scenario.name,
@@ -49,7 +53,7 @@ def advise_scenario(
         "micro_batches": micro,
         "global_batches": batches,
     }
-    output.show(document, batches, lambda: _show(scenario, advice, micro, batches))
+    output.show(document, batches, lambda: _show(scenario, chosen, advice, micro, batches))
     return 0 if advice.largest_micro_batch else 1
 
 
@@ -68,7 +72,9 @@ def _micro_batches(advice: Advice) -> list[dict[str, Any]]:
     return [{"micro_batch": each.plan.micro_batch, **{name: getattr(each, name) for name in figures}} for each in advice.micro_batches]
 
 
-def _show(scenario: Scenario, advice: Advice, micro: list[dict[str, Any]], batches: list[dict[str, Any]]) -> None:
+def _show(scenario: Scenario, name: str, advice: Advice, micro: list[dict[str, Any]], batches: list[dict[str, Any]]) -> None:
+    say_what(scenario)
+    say(f"{name}: {short(advice.plan)}")
     shown = [
         {
             "micro_batch": str(row["micro_batch"]),

@@ -89,16 +89,16 @@ def _best(found: Mapping[tuple[int, int], Cell]) -> tuple[int, int] | None:
     )
 
 
-def save(scenario: Scenario, drawn: Landscape, directory: Path, formats: Iterable[str]) -> list[Path]:
-    """The files written: pareto.csv, heatmap.csv, and a figure of each in each format.
+def save(scenario: Scenario, drawn: Landscape, directory: Path, formats: Iterable[str], which: str = "") -> list[Path]:
+    """The files written: pareto.csv, heatmap.csv, and a figure of each in each format; their names end in `which`.
 
     Raises:
         OSError: one cannot be written.
     """
     kinds, title = tuple(formats), "\n".join(textwrap.wrap(f"{headline(scenario)}, {size(scenario)}", _COLUMNS))
     return [
-        *save_figure(directory / "pareto", point_rows(drawn), lambda: draw_points(drawn, title), kinds),
-        *save_figure(directory / "heatmap", cell_rows(drawn), lambda: draw_cells(drawn, title), kinds),
+        *save_figure(directory / f"pareto{which}", point_rows(drawn), lambda: draw_points(drawn, title), kinds),
+        *save_figure(directory / f"heatmap{which}", cell_rows(drawn), lambda: draw_cells(drawn, title), kinds),
     ]
 
 

@@ -185,7 +185,9 @@ def _over(ranking: Ranking) -> str:
 def show_front(scenario: Scenario, front: Front) -> None:
     """The plans of a front, fastest first."""
     say_what(scenario, front.rows[0] if front.rows else None, "the fastest plan")
-    beaten = f"; no other beats these {len(front.rows)} in step time and memory" if front.rows else ""
+    counts = sorted({each.plan.num_devices for each in front.rows})
+    several = f", on {', '.join(map(str, counts))} devices," if counts not in ([], [scenario.cluster.num_devices]) else ""
+    beaten = f"; no other beats these {len(front.rows)}{several} in step time and memory" if front.rows else ""
     say(f"{front.num_legal:,} legal plans, {front.num_fit:,} fit{beaten}")
     if front.rows:
         _show_plans(front.rows, front.cells())

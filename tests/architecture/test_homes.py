@@ -145,6 +145,7 @@ ROOM = {
     "the best plans by simulated contention, fronts of all that is ranked": 300,
     "rows of a ranking that are counted together": 45,
     "all answers as plain values, arguments of public functions": 275,
+    "what the attack on planner, limits and sweeps left": 75,
 }
 
 
