@@ -6,9 +6,11 @@ rich and the errors are imported at the top, so that `parsim --help` is quick; a
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
+from io import TextIOBase
 from typing import TextIO
 
 from parsim.commands import advise, ask, catalog, choose, execute, predict, size, sweep
@@ -37,11 +39,18 @@ def main() -> None:
     """The command line as a program."""
     gc.set_threshold(_FEW_COLLECTIONS)
     later("numpy")  # a quarter of `parsim check`, which computes nothing
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where the shell closed them
+    sys.stdout, sys.stderr = sys.stdout or _Closed(), sys.stderr or _nowhere()  # None where the shell closed them
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="replace")
     raise SystemExit(status(_run) or OK)
+
+
+class _Closed(TextIOBase, TextIO):
+    """A stdout that the shell closed: whoever answers there is told that nobody reads it."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "is closed", "stdout")
 
 
 def _nowhere() -> TextIO:

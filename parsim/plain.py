@@ -14,6 +14,7 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Self, cast, get_args, get_origin, get_type_hints
 
+from parsim.arguments import check_value
 from parsim.errors import ParsimError
 
 
@@ -31,13 +32,9 @@ class Plain:
         """The result that `to_dict` said.
 
         Raises:
-            ParsimError: a field is missing or unknown.
+            ParsimError: a field is missing, unknown, or of another type.
         """
-        names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
-        if wrong := sorted(names ^ document.keys()):
-            raise ParsimError(f"no document of {cls.__name__}: {', '.join(wrong)} missing or unknown", remedy="Give what to_dict returned.")
-        hints = _hints(cast(Any, cls))
-        return cls(**{name: from_plain(hints[name], document[name]) for name in names})
+        return cast(Self, _make(cls, document))
 
     def records(self) -> list[dict[str, object]]:
         """Its rows, each a value by column; one of all its fields, where a result does not say otherwise."""
@@ -59,15 +56,19 @@ class Plain:
             raise ParsimError("a data frame needs pandas", remedy="Install it with: pip install 'parsim-llm[pandas]'") from error
         return pandas.DataFrame(self.records())
 
+    def cells(self) -> list[dict[str, str]]:
+        """Its rows as the texts of a table: without what is the same in all of several; one row stands upright, a line a value."""
+        return _cells(self.records())
+
     def table(self) -> str:
-        """Its rows as text; what is the same in all of several is left out."""
-        rows = _cells(self.records())
+        """Its rows as text."""
+        rows = _lines(self.cells())
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows)
 
     def _repr_html_(self) -> str:
         """The same as a notebook shows it."""
-        head, *rows = ([html.escape(cell) for cell in row] for row in _cells(self.records()))
+        head, *rows = ([html.escape(cell) for cell in row] for row in _lines(self.cells()))
         lines = [f"<tr><th>{'</th><th>'.join(head)}</th></tr>", *(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)]
         return f"<table>{''.join(lines)}</table>"
 
@@ -83,21 +84,40 @@ def to_plain(value: Any) -> Any:
     return [to_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def from_plain(hint: Any, value: Any) -> Any:
-    """The value of that type which `to_plain` said."""
-    if get_origin(hint) is UnionType and NoneType in get_args(hint):
-        (hint,) = (each for each in get_args(hint) if each is not NoneType)
-        return None if value is None else from_plain(hint, value)
-    if get_origin(hint) is tuple:
-        return tuple(from_plain(get_args(hint)[0], each) for each in value)
-    if hasattr(hint, "from_dict"):
-        return hint.from_dict(value)
-    return hint(**value) if isinstance(hint, type) and is_dataclass(hint) else value
+def from_plain(hint: Any, value: Any, name: str = "document") -> Any:
+    """The value of that type which `to_plain` said.
+
+    Raises:
+        ParsimError: it is none; `name` says which.
+    """
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is UnionType and NoneType in inner and len(inner) == 2:
+        return None if value is None else from_plain(next(each for each in inner if each is not NoneType), value, name)
+    if kind is tuple:
+        check_value(name, value, Sequence)
+        return tuple(from_plain(inner[0], each, name) for each in value)
+    if kind is Mapping:
+        check_value(name, value, Mapping)
+        return {key: from_plain(inner[1], each, f"{name}.{key}") for key, each in value.items()}
+    if isinstance(hint, type) and is_dataclass(hint):
+        return hint.from_dict(value) if hasattr(hint, "from_dict") else _make(hint, value)
+    check_value(name, value, hint)
+    return value
+
+
+def _make(kind: Any, document: Any) -> Any:
+    """The dataclass with these fields."""
+    check_value(f"document of {kind.__name__}", document, Mapping)
+    names = {each.name for each in fields(kind)}
+    if wrong := sorted(names ^ document.keys()):
+        raise ParsimError(f"no document of {kind.__name__}: {', '.join(wrong)} missing or unknown", remedy="Give what to_dict returned.")
+    hints = _hints(kind)
+    return kind(**{name: from_plain(hints[name], document[name], f"{kind.__name__}.{name}") for name in names})
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def flat(document: Mapping[str, Any]) -> dict[str, object]:
@@ -130,14 +150,20 @@ def csv_text(rows: Iterable[Mapping[str, object]]) -> str:
     return text.getvalue()
 
 
-def _cells(rows: Sequence[Mapping[str, object]]) -> list[list[str]]:
-    """A head and rows of text; one row stands upright, a line a value."""
+def _cells(rows: Sequence[Mapping[str, object]]) -> list[dict[str, str]]:
     texts = [{name: _text(value) for name, value in row.items()} for row in rows]
     if len(rows) == 1:
-        return [["", "value"], *([name, text] for name, text in texts[0].items() if text)]
+        return [{"": name, "value": text} for name, text in texts[0].items() if text]
     names = dict.fromkeys(name for row in texts for name in row)
     told = [name for name in names if len({row.get(name, "") for row in texts}) > 1]
-    return [told, *([row.get(name, "") for name in told] for row in texts)]
+    return [{name: row.get(name, "") for name in told} for row in texts]
+
+
+def _lines(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Titles and rows of text, each of one line."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    cells = [[*names], *([row.get(name, "") for name in names] for row in rows)]
+    return [[cell.replace("_\n", "_").replace("\n", " ") for cell in row] for row in cells]
 
 
 def _text(value: object) -> str:

@@ -172,3 +172,15 @@ def _hint(symbol: str, unit: str) -> str:
     # Bits only where somebody spells them: "gib" is meant to be GiB.
     match = spelled if spelled in known else nearest(symbol, [each for each in known if not re.search(r"b(its?)?(/|$)", each)])
     return f" (did you mean '{match}'?)" if match else ""
+
+
+def percent(share: float, *, signed: bool = False) -> str:
+    """A share as text; what rounds to nothing has no sign.
+
+    >>> percent(0.4817), percent(0.05, signed=True), percent(-0.0001, signed=True)
+    ('48.2 %', '+5.0 %', '0.0 %')
+    """
+    text = f"{share:.1%}"
+    signless = text.lstrip("-")
+    plus = "+" if signed and share > 0 else ""
+    return (signless if signless == "0.0%" else plus + text).replace("%", " %")

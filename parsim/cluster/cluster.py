@@ -110,7 +110,8 @@ class Cluster:
         if self.num_nodes < 1:
             raise ScenarioError(f"num_nodes = {self.num_nodes}", where="cluster", remedy="A cluster has at least 1 node.")
         if self.num_nodes > 1 and self.fabric is None:
-            raise ScenarioError(f"{self.num_nodes} nodes without a fabric", where="cluster", remedy="Name one, e.g. fabric: ib-hdr-8rail.")
+            remedy = "Name one that `parsim list fabrics` has, as cluster.fabric or --fabric."
+            raise ScenarioError(f"{self.num_nodes} nodes without a fabric", where="cluster", remedy=remedy)
 
     @property
     def num_devices(self) -> int:

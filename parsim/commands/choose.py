@@ -47,18 +47,16 @@ def plan(
 ) -> int:
     """Rank the plans that a scenario, or a model and devices, leave open; exit 1, with what would fit, when none does."""
     from parsim.errors import ParsimError
-    from parsim.report.choosing import Question, rank_scenario, show_pareto
+    from parsim.planner.constraints import HEADROOM
+    from parsim.report.choosing import Question, limits_of, rank_scenario, show_pareto
 
-    if pareto and (objective != "step_time" or limit or headroom != "0" or contention):
-        raise ParsimError("--pareto takes no objective, no limit and no --contention", remedy="Ask for one of them.")
+    limits = limits_of(limit or (), headroom)
+    ranked = {"--objective": objective != "step_time", "--limit or --headroom": limits != {HEADROOM: "0"}, "--contention": contention}
+    if pareto and any(ranked.values()):
+        given = ", ".join(name for name, is_given in ranked.items() if is_given)
+        raise ParsimError(f"--pareto ranks nothing, and takes no {given}", remedy="Leave out one or the other.")
     if nodes and not pareto:
         raise ParsimError("--nodes asks for plans on several clusters", remedy="Add --pareto.")
-    pairs = [each.partition("=") for each in limit or ()]
-    if bare := [name for name, equals, _ in pairs if not equals]:
-        raise ParsimError(
-            f"--limit {bare[0]}: must be NAME=VALUE", remedy="E.g. step_time=20s, within=30days, budget=1MUSD or devices=512."
-        )
-    limits = {"memory_headroom": headroom, **{name.strip(): value for name, _, value in pairs}}
     question = Question(source, space, runnable, out, formats_of(format, figure or bool(format)), objective, limits)
     output = output_of(json, csv)
     return show_pareto(question, output, nodes or ()) if pareto else rank_scenario(question, output, top, contention=contention)

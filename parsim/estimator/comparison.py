@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from parsim.arguments import check_arguments
 from parsim.estimator.result import Estimate
+from parsim.parallel.plan import KEYS, Plan
+from parsim.plain import Plain
 from parsim.units import PS_PER_S
+
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +24,15 @@ class Side:
     tokens: int  # of a step
     breakdown_s: Mapping[str, float]
     memory_bytes: Mapping[str, int]
-    plan: Mapping[str, Any]
+    plan: Plan
+    about: Mapping[str, str] = field(default_factory=dict)  # what is trained, on what; nothing of a bare estimate
 
     @classmethod
-    def of(cls, estimate: Estimate, name: str = "") -> Side:
+    def of(cls, estimate: Estimate, name: str = "", about: Mapping[str, str] = _NOTHING) -> Side:
         """The side of an estimate, under its name or another."""
         memory = estimate.memory_bytes[estimate.peak_rank]
-        plan = {each.name: getattr(estimate.plan, each.name) for each in fields(estimate.plan)}
         tokens = round(estimate.tokens_per_s * estimate.step_s)
-        return cls(name or estimate.name, estimate.step_s, tokens, estimate.breakdown_s, memory, plan)
+        return cls(name or estimate.name, estimate.step_s, tokens, estimate.breakdown_s, memory, estimate.plan, about)
 
     def parts_ps(self) -> dict[str, int]:
         """Picoseconds of each part, which sum to the step: what events add to it, or save, is `simulated`."""
@@ -37,7 +42,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Plain):
     """Two plans side by side."""
 
     first: Side
@@ -48,13 +53,30 @@ class Comparison:
         first, second = self.first.parts_ps(), self.second.parts_ps()
         return {part: second.get(part, 0) - first.get(part, 0) for part in dict.fromkeys((*first, *second))}
 
+    def memory_bytes(self) -> dict[str, tuple[int, int]]:
+        """What each part of the memory holds in both."""
+        first, second = self.first.memory_bytes, self.second.memory_bytes
+        return {part: (first.get(part, 0), second.get(part, 0)) for part in dict.fromkeys((*first, *second))}
+
     def keys(self) -> dict[str, tuple[Any, Any]]:
         """The keys of the plans that differ, with both values."""
-        first, second = self.first.plan, self.second.plan
-        pairs = {key: (first.get(key), second.get(key)) for key in dict.fromkeys((*first, *second))}
+        pairs = {name: (getattr(self.first.plan, name), getattr(self.second.plan, name)) for name in KEYS}
         return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
+    def otherwise(self) -> dict[str, tuple[str, str]]:
+        """In what else they differ than in their plans, as far as it is known of both."""
+        pairs = {key: (about, self.second.about.get(key, about)) for key, about in self.first.about.items()}
+        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
+    def records(self) -> list[dict[str, object]]:
+        """A row a part: of the step in seconds, of the memory in bytes."""
+        first, second = self.first.parts_ps(), self.second.parts_ps()
+        steps = {part: (first.get(part, 0) / PS_PER_S, second.get(part, 0) / PS_PER_S) for part in self.longer_ps()}
+        parts = (("step_s", steps), ("memory_bytes", self.memory_bytes()))
+        return [{"of": of, "part": part, "first": pair[0], "second": pair[1]} for of, each in parts for part, pair in each.items()]
+
+
+@check_arguments
 def compare(first: Estimate, second: Estimate) -> Comparison:
     """What makes the second of two estimates slower or larger than the first.
 

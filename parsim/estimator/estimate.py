@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from parsim.arguments import check_arguments
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints
 from parsim.cost.workloads import Workloads
@@ -78,6 +79,7 @@ def stages_of(scenario: Scenario, plan: Plan) -> Stages:
     return Priced(scenario, Plans.of([plan])).alone(0)
 
 
+@check_arguments
 def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     """The predicted step time, memory and their reasons of one plan.
 
@@ -135,6 +137,7 @@ def _again_flops(stages: Stages, totals: Sequence[Totals], num_devices: int) -> 
     return num_devices // len(totals) * sum(each.again_flops for each in totals)
 
 
+@check_arguments
 def estimates(scenario: Scenario, plans: Sequence[Plan] | Plans) -> Estimates:
     """Step time and peak memory of many plans, listed or as columns; each equals `estimate` of that plan alone."""
     priced = Priced(scenario, plans if isinstance(plans, Plans) else Plans.of(plans))

@@ -37,7 +37,11 @@ def num_steps(scenario: Scenario) -> int:
         PlanError: nobody states its tokens.
     """
     if scenario.total_tokens is None:
-        raise PlanError("nobody states the tokens of the whole training", scenario.path, "Give training.total_tokens, e.g. 2T.")
+        raise PlanError(
+            "nobody states the tokens of the whole training",
+            scenario.path,
+            "Say e.g. --set training.total_tokens=2T.",
+        )
     return -(-scenario.total_tokens // (scenario.batch.global_batch * scenario.batch.sequence_length))
 
 
@@ -57,7 +61,7 @@ def usd_per_device_hour(scenario: Scenario) -> float:
     """
     if scenario.cluster.rent is None:
         name = scenario.cluster.node.name
-        raise PlanError(f'no price of a device of node "{name}"', scenario.path, "Give cluster.price_per_device_hour, e.g. '2.5 USD'.")
+        raise PlanError(f'no price of a device of node "{name}"', scenario.path, "Say e.g. --set cluster.price_per_device_hour='2.5 USD'.")
     return scenario.cluster.rent.device_hour_usd
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from parsim.arguments import check_arguments
 from parsim.cost.cost_model import CostModel
 from parsim.data import Dataset, load
 from parsim.errors import ParsimError, ScenarioError
@@ -48,6 +49,7 @@ class Execution:
         return self.losses[-1]
 
 
+@check_arguments
 def execute(
     scenario: Scenario,
     plan: Plan | str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from parsim.arguments import check_arguments
 from parsim.model.families import blocks_of
 from parsim.model.op import Block
 from parsim.model.spec import ModelSpec
@@ -11,6 +12,7 @@ from parsim.model.spec import ModelSpec
 _SEQUENCE = {"S", "T"}
 
 
+@check_arguments
 def num_parameters(model: ModelSpec) -> int:
     """Weights of the whole model; a tied embedding counts once.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from itertools import permutations
 from typing import Any, Final
 
+from parsim.arguments import check_arguments
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.parallel.dimensions import degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
@@ -123,6 +124,7 @@ class Plan:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 
     @classmethod
+    @check_arguments
     def from_dict(cls, document: Mapping[str, Any]) -> Plan:
         """The plan that `to_dict` said; what is left out has Plan's own default.  Whether it is legal, legality.py says.
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
+from parsim.arguments import check_arguments
 from parsim.errors import PlanError
-from parsim.estimator.estimate import estimate, estimates
-from parsim.estimator.result import Estimate, Estimates
+from parsim.estimator.estimate import estimate
+from parsim.estimator.result import Estimate
 from parsim.parallel.fault import divisors
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Plan
+from parsim.plain import Plain
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -58,31 +58,42 @@ class BatchAdvice:
     learning_rate: float | None  # None: no run to scale from
     warmup_steps: int | None
 
+    def record(self) -> dict[str, object]:
+        """A row; what is `relative` is over that of the scenario's batch."""
+        found = self.estimate
+        tokens = round(found.tokens_per_s * found.step_s)
+        figures = {name: getattr(found, name) for name in ("step_s", "tokens_per_s", "mfu", "peak_bytes", "fits")}
+        relative = {f"relative_{name}": getattr(self, name) for name in ("num_steps", "num_sequences", "time")}
+        rates = {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps}
+        return {"global_batch": self.global_batch, "tokens": tokens, **figures, **relative, **rates}
+
 
 @dataclass(frozen=True, slots=True)
-class Advice:
+class Advice(Plain):
     """What is advised for a plan."""
 
     plan: Plan
-    micro_batches: Estimates  # each that is legal, smallest first
+    micro_batches: tuple[Estimate, ...]  # the plan with each that is legal, smallest first
     batches: tuple[BatchAdvice, ...]  # smallest first, the scenario's among them
     noise_scale: float | None  # sequences
 
     @property
     def largest_micro_batch(self) -> int | None:
         """The largest that fits; None where none does."""
-        fitting = np.flatnonzero(self.micro_batches.fits)
-        return self.micro_batches.plans.plan(int(fitting[-1])).micro_batch if fitting.size else None
+        return max((each.plan.micro_batch for each in self.micro_batches if each.fits), default=None)
 
     @property
     def fastest_micro_batch(self) -> int | None:
         """The one with the shortest step of those that fit, the smaller of equals; None where none does."""
-        fitting = np.flatnonzero(self.micro_batches.fits)
-        if not fitting.size:
-            return None
-        return self.micro_batches.plans.plan(int(fitting[np.argmin(self.micro_batches.step_s[fitting])])).micro_batch
+        found = min((each for each in self.micro_batches if each.fits), key=lambda each: each.step_s, default=None)
+        return found.plan.micro_batch if found else None
+
+    def records(self) -> list[dict[str, object]]:
+        """A row a global batch."""
+        return [each.record() for each in self.batches]
 
 
+@check_arguments
 def advise(scenario: Scenario, plan: Plan | str, *, noise_scale: float | None = None, reference: Reference | None = None) -> Advice:
     """What batch and learning rate go with a plan.
 
@@ -106,7 +117,7 @@ def advise(scenario: Scenario, plan: Plan | str, *, noise_scale: float | None = 
     found = {each: estimate(_with_batch(scenario, each), chosen) for each in _batches(scenario, chosen)}
     own = found[scenario.batch.global_batch]
     batches = tuple(_advice(scenario, each, global_batch, own, noise_scale, reference) for global_batch, each in found.items())
-    return Advice(chosen, estimates(scenario, _micro_batches(scenario, chosen)), batches, noise_scale)
+    return Advice(chosen, tuple(estimate(scenario, each) for each in _micro_batches(scenario, chosen)), batches, noise_scale)
 
 
 def relative_steps(global_batch: float, other: float, noise_scale: float) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from parsim import schedules
+from parsim.arguments import check_arguments
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
@@ -74,6 +75,7 @@ class Remedies(Plain):
         return rows
 
 
+@check_arguments
 def remedies(scenario: Scenario, plan: Plan | str) -> Remedies:
     """The smallest changes of a plan that would fit; none where it fits.  Where the stack runs the plan, it runs those, too.
 
@@ -153,6 +155,7 @@ def _with_values(plan: Plan, changes: Mapping[str, Any], num_devices: int) -> Pl
     return other
 
 
+@check_arguments
 def smallest_cluster(scenario: Scenario) -> Estimate | None:
     """The fastest plan on the fewest nodes on which any plan fits that the stack runs: 1, 2, 3, 4, 6, 8 ... times as many.
 

@@ -95,7 +95,10 @@ def sieve_of(constraints: Mapping[str, object], scenario: Scenario) -> Sieve:
             known = (HEADROOM, *_LIMITS)
             raise PlanError(f"unknown limit '{name}'{did_you_mean(name, known)}", remedy=f"Known: {', '.join(known)}.")
         if name != HEADROOM:
-            most[f"{name} {_bare(value)}"] = int(min(_LIMITS[name](value, scenario), 2**63 - 1))
+            try:
+                most[f"{name} {_bare(value)}"] = int(min(_LIMITS[name](value, scenario), 2**63 - 1))
+            except PlanError as error:
+                raise PlanError(error.what, f"limit {name}", error.remedy) from None
     return Sieve(_share(constraints.get(HEADROOM, 0)), most)
 
 
@@ -105,7 +108,12 @@ def _bare(value: object) -> str:
 
 
 _WHAT: Final[Mapping[str, tuple[str, str]]] = {
-    **{"s": ("time", "30 days"), "USD": ("money", "1 MUSD"), "token": ("number of tokens", "2T"), "": ("number of devices", "512")}
+    **{
+        "s": ("time", "20 s' or '30 days"),
+        "USD": ("money", "1 MUSD"),
+        "token": ("number of tokens", "2T"),
+        "": ("number of devices", "512"),
+    }
 }
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from parsim.arguments import check_arguments
 from parsim.errors import PlanError
+from parsim.estimator.cells import SPEED, rows_of
 from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate, Estimates
 from parsim.plain import Plain
@@ -36,6 +38,14 @@ class Front(Plain):
         """A row a plan."""
         return [{"devices": each.plan.num_devices, **each.records()[0]} for each in self.rows]
 
+    def cells(self) -> list[dict[str, str]]:
+        """The same as `parsim plan --pareto` shows it: where their number varies, the devices stand in place of the speed."""
+        counts = [f"{each.plan.num_devices:,}" for each in self.rows]
+        if len({*counts}) < 2:
+            return rows_of(self.rows)
+        rows = rows_of(self.rows, [{"devices": count} for count in counts])
+        return [{name: text for name, text in row.items() if name != SPEED} for row in rows]
+
 
 @dataclass(frozen=True, slots=True)
 class Landscape:
@@ -45,6 +55,7 @@ class Landscape:
     on_front: tuple[bool, ...]  # whether no other plan at all beats it; never one that does not fit
 
 
+@check_arguments
 def pareto(
     scenario: Scenario, *, space: AnySpace = None, runnable: bool = False, num_nodes: Sequence[int] = (), progress: OnProgress = None
 ) -> Front:

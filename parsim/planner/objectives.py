@@ -32,15 +32,22 @@ Least = Callable[[Ints, Ints], Ints]
 
 
 def check_objective(objective: str, scenario: Scenario) -> None:
-    """Refuse one that is unknown, or needs what nobody tells.
+    """Refuse one that is unknown, or needs what nobody tells: all of that at once.
 
     Raises:
         PlanError: it is so.
     """
     if objective not in OBJECTIVES:
         raise PlanError(f"unknown objective '{objective}'{did_you_mean(objective, OBJECTIVES)}", remedy=f"Known: {', '.join(OBJECTIVES)}.")
+    lacking = []
     for needs in OBJECTIVES[objective]:
-        needs(scenario)
+        try:
+            needs(scenario)
+        except PlanError as error:
+            lacking.append(error)
+    if lacking:
+        what, remedy = ("; ".join(each.what for each in lacking), " ".join(each.remedy for each in lacking))
+        raise PlanError(what, lacking[0].where, remedy)
 
 
 def loss_of(objective: str, priced: Priced) -> Least:

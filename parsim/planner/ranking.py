@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from parsim import units
 from parsim.errors import NoFeasiblePlan
+from parsim.estimator.cells import rows_of
 from parsim.estimator.result import Estimate
 from parsim.plain import Plain
 from parsim.planner.constraints import Cut
@@ -70,6 +72,14 @@ class Ranking(Plain):
         """A row a plan."""
         alone = [{"alone_step_s": each} for each in self.contention.alone_s] if self.contention else [{}] * len(self.rows)
         return [{"place": place, **each.records()[0], **more} for place, (each, more) in enumerate(zip(self.rows, alone, strict=True), 1)]
+
+    def cells(self) -> list[dict[str, str]]:
+        """The same as `parsim plan` shows it."""
+        alone = [{"alone": units.format(each, "s", digits=4)} for each in self.contention.alone_s] if self.contention else ()
+        names = [f"{each.name}{' (not of the space)' if each.name in self.outside else ''}" for each in self.rows]
+        named = [{"plan": name} if any(names) else {} for name in names]
+        rows = zip(named, rows_of(self.rows, alone), strict=True)
+        return [{"#": str(place), **name, **row} for place, (name, row) in enumerate(rows, 1)]
 
     def slower_by(self, place: int) -> dict[str, float]:
         """Seconds of each part of the step beyond those of the first plan, what costs most first; they sum to how much slower it is."""

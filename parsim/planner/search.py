@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from parsim.arguments import check_arguments
 from parsim.cluster.scalars import Ints
 from parsim.errors import PlanError
 from parsim.estimator.estimate import OnProgress
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _BLOCK = 8  # plans priced at a time: few beyond the last place
 
 
+@check_arguments
 def plan(
     scenario: Scenario,
     *,
@@ -60,7 +62,7 @@ def plan(
     """
     sieve = sieve_of(constraints or {}, scenario)
     check_objective(objective, scenario)
-    if top is not None and (type(top) is not int or top < 1):
+    if top is not None and top < 1:
         raise PlanError(f"top = {top} asks for no plan", remedy="Ask for 1 or more; None asks for all.")
     chosen = space_named(scenario, space)
     found = candidates(scenario, chosen, runnable=runnable)

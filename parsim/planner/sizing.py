@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any, Final
 
+from parsim.arguments import check_arguments
 from parsim.errors import PlanError
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour, whole_training
 from parsim.parallel.fault import divisors
+from parsim.plain import Plain, flat
 from parsim.planner.constraints import figure, sieve_of
 from parsim.planner.front import on_nodes
 from parsim.planner.search import plan
@@ -43,11 +45,20 @@ class Sized:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizing:
+class Sizing(Plain):
     """The numbers of devices that were looked at, in order, and the one that is the answer; None where none is."""
 
     rows: tuple[Sized, ...]
     answer: Sized | None
+
+    def records(self) -> list[dict[str, object]]:
+        """A row a number of devices: the whole training, and the plan."""
+        return [self._record(each) for each in self.rows]
+
+    def _record(self, row: Sized) -> dict[str, object]:
+        place = {"num_devices": row.num_devices, "num_nodes": row.num_nodes, "answer": row == self.answer}
+        step = {"step_s": row.best.step_s if row.best else None, "scaling": self.efficiency(row)}
+        return {**place, **step, **(asdict(row.training) if row.training else {}), **(flat(row.best.plan.to_dict()) if row.best else {})}
 
     def efficiency(self, row: Sized) -> float | None:
         """Tokens a second and device over those of the number that uses its devices best; None where no plan fits."""
@@ -55,6 +66,7 @@ class Sizing:
         return row.best.tokens_per_s_per_device / most if row.best else None
 
 
+@check_arguments
 def size(
     scenario: Scenario,
     tokens: object = None,
@@ -114,7 +126,7 @@ def numbers_of_nodes(scenario: Scenario, most_devices: int | None = None) -> Seq
     One where nothing joins several.
     """
     each, batch = scenario.cluster.node.devices_per_node, scenario.batch
-    most = most_devices or batch.global_batch * scenario.model.num_layers * each
+    most = batch.global_batch * scenario.model.num_layers * each if most_devices is None else most_devices
     wholes = [few * replicas for few in (1, 3) for replicas in divisors(batch.global_batch)]
     doubled = {whole << i for whole in wholes for i in range((most // whole).bit_length())}
     found = sorted(devices // each for devices in {each} | doubled if devices <= most and not devices % each)

@@ -19,12 +19,13 @@ from parsim.parallel.plans import NUMBERS, Plans, codes_of
 from parsim.parallel.stack_limits import FIELDS, reasons
 from parsim.planner.accord import AUTO, DEFAULTS, FewerLayers, Filter, default_axes, no_gain, no_pipeline, split_of, values_of
 from parsim.planner.canonical import FORMS, Form, canonical
+from parsim.scenario import PlanSpace
 
 if TYPE_CHECKING:
-    from parsim.scenario import PlanSpace, Scenario
+    from parsim.scenario import Scenario
 
 # Of a scenario: the name of a space, the only one where there is none, the axes of another, or one that is made.
-AnySpace: TypeAlias = "str | Mapping[str, object] | PlanSpace | None"
+AnySpace: TypeAlias = str | Mapping[str, object] | PlanSpace | None
 _STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
 _INNER: Final = ("tensor_parallel", "pipeline_parallel", "dimensions")  # leave the rest of the devices to data_parallel
 _SAME: Final = "the same plan"

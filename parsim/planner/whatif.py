@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from parsim.arguments import check_arguments
 from parsim.estimator.estimate import estimate
+from parsim.estimator.result import Estimate
+from parsim.plain import Plain
 
 if TYPE_CHECKING:
-    from parsim.estimator.result import Estimate
     from parsim.parallel.plan import Plan
     from parsim.scenario import Scenario
 
@@ -22,7 +24,8 @@ RESOURCES: Final[Mapping[str, str]] = {
     "launches": "kernel launches, of host and device",
     "node link": "the bandwidth of what joins the devices of a node",
     "network": "the bandwidth between nodes: NICs, their slots, and what is behind them",
-    "latency": "every latency of node and network: of links, and what collectives take to start and for each message",
+    "latency": "every latency of node and network: of links (all that --set of a link's latency changes), and what collectives take to "
+    "start and for each message",
     "host link": "the bandwidth between a device and its host",
     "host memory": "the memory bandwidth of the host",
 }
@@ -39,13 +42,18 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
-class WhatIf:
+class WhatIf(Plain):
     """The estimate of a plan, and what it would gain from each resource; the elasticities sum to 1, that of all together."""
 
     estimate: Estimate
     gains: tuple[Gain, ...]
 
+    def records(self) -> list[dict[str, object]]:
+        """A row a resource."""
+        return [{"resource": each.resource, "elasticity": each.elasticity, "twice_step_s": each.twice_s} for each in self.gains]
 
+
+@check_arguments
 def whatif(scenario: Scenario, plan: Plan | str) -> WhatIf:
     """What the step of a plan gains from each resource.
 

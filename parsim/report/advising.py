@@ -7,9 +7,11 @@ from typing import Any
 
 from parsim import units
 from parsim.errors import ParsimError
+from parsim.estimator.cells import short
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.planner.advice import Advice, Reference, advise
-from parsim.report.console import Output, say, show_table
+from parsim.report.console import Output, patience, say, show_table
+from parsim.report.summary import say_what
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
@@ -38,8 +40,10 @@ def advise_scenario(
     if learning_rate is None and (batch is not None or warmup):
         raise ParsimError("a reference run without its learning rate", remedy="Add --learning-rate.")
     reference = None if learning_rate is None else Reference(batch or scenario.batch.global_batch, learning_rate, warmup)
-    advice = advise(scenario, _plan_of(scenario, plan), noise_scale=noise_scale, reference=reference)
-    micro, batches = _micro_batches(advice), [_row(scenario, each) for each in advice.batches]
+    chosen = _plan_of(scenario, plan)
+    with patience(f"estimating {source}"):
+        advice = advise(scenario, chosen, noise_scale=noise_scale, reference=reference)
+    micro, batches = _micro_batches(advice), advice.records()
     document = {
         "scenario": scenario.name,
         "largest_micro_batch": advice.largest_micro_batch,
@@ -49,7 +53,7 @@ def advise_scenario(
         "micro_batches": micro,
         "global_batches": batches,
     }
-    output.show(document, batches, lambda: _show(scenario, advice, micro, batches))
+    output.show(document, batches, lambda: _show(scenario, chosen, advice, micro, batches))
     return 0 if advice.largest_micro_batch else 1
 
 
@@ -64,24 +68,13 @@ def _plan_of(scenario: Scenario, name: str | None) -> str:
 
 
 def _micro_batches(advice: Advice) -> list[dict[str, Any]]:
-    found = advice.micro_batches
-    figures = zip(found.step_s.tolist(), found.peak_bytes.tolist(), found.fits.tolist(), strict=True)
-    return [
-        {"micro_batch": found.plans.plan(place).micro_batch, "step_s": step, "peak_bytes": peak, "fits": fits}
-        for place, (step, peak, fits) in enumerate(figures)
-    ]
+    figures = ("step_s", "peak_bytes", "fits")
+    return [{"micro_batch": each.plan.micro_batch, **{name: getattr(each, name) for name in figures}} for each in advice.micro_batches]
 
 
-def _row(scenario: Scenario, each: Any) -> dict[str, Any]:
-    found = each.estimate
-    figures = {name: getattr(found, name) for name in ("step_s", "tokens_per_s", "mfu", "peak_bytes", "fits")}
-    relative = {f"relative_{name}": getattr(each, name) for name in ("num_steps", "num_sequences", "time")}
-    tokens = each.global_batch * scenario.batch.sequence_length
-    rates = {"learning_rate": each.learning_rate, "warmup_steps": each.warmup_steps}
-    return {"global_batch": each.global_batch, "tokens": tokens, **figures, **relative, **rates}
-
-
-def _show(scenario: Scenario, advice: Advice, micro: list[dict[str, Any]], batches: list[dict[str, Any]]) -> None:
+def _show(scenario: Scenario, name: str, advice: Advice, micro: list[dict[str, Any]], batches: list[dict[str, Any]]) -> None:
+    say_what(scenario)
+    say(f"{name}: {short(advice.plan)}")
     shown = [
         {
             "micro_batch": str(row["micro_batch"]),

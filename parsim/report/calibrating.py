@@ -11,11 +11,12 @@ from parsim.calibrate.calibration import SECONDS, Calibration, calibrate
 from parsim.calibrate.machine import build_node, load_node, text_of
 from parsim.calibrate.samples import LawFit
 from parsim.calibrate.wall import RULE, StepTime, time_plans
-from parsim.report.console import Output, bar, log, patience, percent, say, show_table
+from parsim.report.console import Output, bar, log, patience, say, show_table
 from parsim.report.files import prepare_file, write
 from parsim.report.manners import unwind
 from parsim.report.running import progress
 from parsim.scenario.source import Source
+from parsim.units import percent
 
 DEFAULT: Final = Path("machine.yaml")
 

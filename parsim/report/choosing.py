@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from parsim import units
+from parsim.errors import ParsimError, PlanError
+from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import Plan
 from parsim.plain import csv_text
-from parsim.planner import Remedies, Remedy, pareto, plan, remedies, smallest_cluster
+from parsim.planner import Ranking, Remedies, Remedy, pareto, plan, remedies, smallest_cluster
 from parsim.planner.bounded import Bounded
+from parsim.planner.constraints import HEADROOM, sieve_of
 from parsim.planner.contention import simulate_best
-from parsim.planner.front import landscape
+from parsim.planner.front import landscape, on_nodes
 from parsim.report import results as made
-from parsim.report.console import Output, log, log_files, patience, percent, say, watch
+from parsim.report.console import Output, log, log_files, patience, say, watch
 from parsim.report.files import folder, prepare, write
-from parsim.report.summary import short, show_front, show_ranking
+from parsim.report.summary import show_front, show_ranking
 from parsim.report.whole import line
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+from parsim.units import PS_PER_S, percent
 
+_LIMITS: Final = "step_time=20s, within=30days, budget=1MUSD or devices=512"
 _MOST_TOLD: Final = 4  # changes in a message
 _WORDS: Final[Mapping[str, str]] = {"virtual_pipeline": "vpp", "micro_batch": "mbs", "zero_stage": "ZeRO "}
 
@@ -51,6 +56,23 @@ class Question:
         """Arguments of the planner, which tells how far it is."""
         with watch(f"pricing every plan of {self.source}", "plans priced") as told:
             yield {"space": self.space, "runnable": self.runnable, "progress": told}
+
+
+def limits_of(stated: Sequence[str], headroom: str) -> dict[str, object]:
+    """Limits by name, of texts NAME=VALUE and the headroom; each may be stated once.
+
+    Raises:
+        ParsimError: one is no such text, or is stated twice.
+    """
+    limits: dict[str, object] = {} if headroom == "0" else {HEADROOM: headroom}
+    for each in stated:
+        name, equals, value = (part.strip() for part in each.partition("="))
+        if not equals:
+            raise ParsimError(f"--limit {name}: must be NAME=VALUE", remedy=f"E.g. {_LIMITS}.")
+        if name in limits:
+            raise ParsimError(f"--limit {name} is given twice", remedy="Give the stricter of the two.")
+        limits[name] = value
+    return {HEADROOM: headroom, **limits}
 
 
 def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool = False) -> int:
@@ -80,9 +102,15 @@ def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool
     if mended:
         log("no plan fits its device and host; the nearest:\n" + "\n".join(remedy_lines(scenario, mended, short(mended.plan.plan))))
     if beyond := ranking.beyond:
-        names = ", ".join(cut.limit for cut in ranking.cuts if cut.count)
+        names = ", ".join(_limits_broken(scenario, asked, ranking, beyond))
         log(f"no plan is within {names}; the best without: {short(beyond.plan)}, {line(scenario, beyond)}")
     return 0 if ranking.rows else 1
+
+
+def _limits_broken(scenario: Scenario, asked: Question, ranking: Ranking, beyond: Estimate) -> list[str]:
+    """The limits that even the fastest plan breaks, and so all do; where there is none, those that leave none together."""
+    steps = sieve_of(asked.limits, scenario).most_ps if ranking.objective != "energy" else {}
+    return [name for name, most in steps.items() if beyond.step_s * PS_PER_S > most] or [cut.limit for cut in ranking.cuts if cut.count]
 
 
 def show_pareto(asked: Question, output: Output, num_nodes: Sequence[int]) -> int:
@@ -93,21 +121,25 @@ def show_pareto(asked: Question, output: Output, num_nodes: Sequence[int]) -> in
         front = pareto(scenario, num_nodes=num_nodes, **options)
     output.show(made.head(scenario) | front.to_dict(), front.records(), lambda: show_front(scenario, front))
     if directory:
-        log_files(directory, [write(directory / "front.csv", front.to_csv()), *_draw(scenario, asked, directory)])
+        log_files(directory, [write(directory / "front.csv", front.to_csv()), *_draw(scenario, asked, directory, num_nodes)])
     if not front.rows:
         log(f"no plan fits; what would, says: parsim plan {asked.source}")
     return 0 if front.rows else 1
 
 
-def _draw(scenario: Scenario, asked: Question, directory: Path) -> list[Path]:
-    """The files of the figures; nothing that draws is imported where none is asked for."""
+def _draw(scenario: Scenario, asked: Question, directory: Path, num_nodes: Sequence[int] = ()) -> list[Path]:
+    """The files of the figures, of each cluster its own; nothing that draws is imported where none is asked for."""
     if not asked.formats:
         return []
     from parsim.report.landscape import save
 
-    with patience("pricing the best plans of each degree for the figures") as tell:
-        drawn = landscape(Bounded.of(scenario, asked.space, runnable=asked.runnable), tell)
-    return save(scenario, drawn, directory, asked.formats)
+    written = []
+    for count in dict.fromkeys(num_nodes) or [scenario.cluster.num_nodes]:
+        sized = on_nodes(scenario, count)
+        with patience("pricing the best plans of each degree for the figures") as tell, suppress(PlanError):
+            drawn = landscape(Bounded.of(sized, asked.space, runnable=asked.runnable), tell)
+            written += save(sized, drawn, directory, asked.formats, f"-{count}-nodes" if num_nodes else "")
+    return written
 
 
 def explain_fit(scenario: Scenario, name: str) -> None:

@@ -12,13 +12,15 @@ from parsim import units
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.comparison import Comparison, Side
 from parsim.estimator.estimate import estimate
+from parsim.parallel.plan import Plan
 from parsim.plain import flat
-from parsim.report.console import Output, log_files, patience, percent, say, show_table
+from parsim.report.console import Output, log_files, patience, say, show_table
 from parsim.report.files import prepare
+from parsim.report.results import about
 from parsim.report.summary import part_words
 from parsim.report.whatif import chosen_plans
 from parsim.scenario.source import Source
-from parsim.units import PS_PER_S
+from parsim.units import PS_PER_S, percent
 
 _PLACE: Final = Path("reports") / "compare"
 _LEFT: Final = ("part", "key")
@@ -38,7 +40,7 @@ def compare_plans(asked: Sequence[str], sets: Sequence[str], output: Output, *, 
     directory = prepare(out or _PLACE) if formats else None
     with patience("estimating both"):
         comparison = _under_own_names([_side(each, sets) for each in asked], asked)
-    output.show(_document(comparison), _rows(comparison), lambda: _show(comparison))
+    output.show(_document(comparison), comparison.records(), lambda: _show(comparison))
     if directory:
         from parsim.report.waterfall import save
 
@@ -61,24 +63,24 @@ def _side(asked: str, sets: Sequence[str]) -> Side:
     path, _, name = (asked, "", "") if Path(asked).exists() else asked.rpartition(":")
     if not path:
         raise ParsimError(f"no such file: {asked}", remedy="A plan is named as FILE:PLAN.")
-    plans = _results(Path(path)) if path.endswith(".json") else None
-    if plans is not None:
+    document = _results(Path(path)) if path.endswith(".json") else None
+    if document is not None:
         if sets:
             raise ParsimError("these are results, which --set does not change", path, "Compare plans of scenario files.")
-        return _side_of(_one_of(plans, name, path), asked)
+        return _side_of(_one_of({each["name"]: each for each in document["plans"]}, name, path), document.get("about", {}), asked)
     scenario = Source(Path(path), sets=sets).load()
     chosen = chosen_plans(scenario, [name] if name else [])
     if not chosen:
         raise ParsimError("no plan fits its device and host", asked)
     named, plan = chosen[0]
-    return Side.of(estimate(scenario, plan), named if name else f"{path}:{named}")
+    return Side.of(estimate(scenario, plan), named if name else f"{path}:{named}", about(scenario))
 
 
 def _results(path: Path) -> dict[str, Any] | None:
-    """The plans of results.json by name; None where the file is something else, a scenario perhaps."""
+    """What results.json holds; None where the file is something else, a scenario perhaps."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return {each["name"]: each for each in document["plans"]} if "parsim_version" in document else None
+        return document if "parsim_version" in document and {each["name"] for each in document["plans"]} else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -90,17 +92,20 @@ def _one_of(plans: Mapping[str, Any], name: str, path: str) -> Any:
     raise ParsimError(what, path, f"Plans here: {', '.join(plans)}; say e.g. {path}:{next(iter(plans), 'NAME')}.")
 
 
-def _side_of(plan: Mapping[str, Any], asked: str) -> Side:
+def _side_of(plan: Mapping[str, Any], about: Mapping[str, str], asked: str) -> Side:
     try:
         memory, step_s = plan["memory_bytes"][plan["peak_rank"]], plan["step_s"]
-        keys = {key: _tuples(value) for key, value in plan["plan"].items()}
-        return Side(plan["name"], step_s, round(plan["tokens_per_s"] * step_s), plan["breakdown_s"], memory, keys)
+        return Side(
+            name=plan["name"],
+            step_s=step_s,
+            tokens=round(plan["tokens_per_s"] * step_s),
+            breakdown_s=plan["breakdown_s"],
+            memory_bytes=memory,
+            plan=Plan.from_dict(plan["plan"]),
+            about=about,
+        )
     except (KeyError, IndexError, TypeError) as error:
         raise ParsimError(f"results without {error}: of another version?", asked, "Write them anew with parsim run.") from None
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
@@ -108,36 +113,25 @@ def _document(comparison: Comparison) -> dict[str, Any]:
     return {
         "plans": [{"name": side.name, "step_s": side.step_s, "peak_bytes": sum(side.memory_bytes.values())} for side in sides],
         "longer_s": {part: ps / PS_PER_S for part, ps in comparison.longer_ps().items()},
-        "memory_bytes": {part: list(pair) for part, pair in _memory(comparison).items()},
+        "memory_bytes": {part: list(pair) for part, pair in comparison.memory_bytes().items()},
+        "otherwise": {key: list(pair) for key, pair in comparison.otherwise().items()},
         "keys": {key: list(pair) for key, pair in comparison.keys().items()},
     }
-
-
-def _memory(comparison: Comparison) -> dict[str, tuple[int, int]]:
-    first, second = comparison.first.memory_bytes, comparison.second.memory_bytes
-    return {part: (first.get(part, 0), second.get(part, 0)) for part in dict.fromkeys((*first, *second))}
-
-
-def _rows(comparison: Comparison) -> Iterator[dict[str, object]]:
-    """A row a part: of the step in seconds, of the memory in bytes."""
-    first, second = comparison.first.parts_ps(), comparison.second.parts_ps()
-    for part in comparison.longer_ps():
-        yield {"of": "step_s", "part": part, "first": first.get(part, 0) / PS_PER_S, "second": second.get(part, 0) / PS_PER_S}
-    for part, pair in _memory(comparison).items():
-        yield {"of": "memory_bytes", "part": part, "first": pair[0], "second": pair[1]}
 
 
 def _show(comparison: Comparison) -> None:
     first, second = comparison.first, comparison.second
     names = (first.name, second.name)
     say(verdict(comparison))
+    for what, pair in comparison.otherwise().items():
+        say(f"they differ in the {what}: {pair[0]}; {pair[1]}")
     if first.tokens != second.tokens:
         say(f"their steps train on {first.tokens:,} and {second.tokens:,} tokens")
     parts = {part: (first.parts_ps().get(part, 0), second.parts_ps().get(part, 0)) for part in comparison.longer_ps()}
     rows = [_row(part_words(part), names, pair, "s", PS_PER_S) for part, pair in parts.items() if any(pair)]
     whole = _sum(parts)
     show_table([*rows, _row("step", names, whole, "s", PS_PER_S)], left=_LEFT, title="time on the busiest stage")
-    memory = _memory(comparison)
+    memory = comparison.memory_bytes()
     rows = [_row(part, names, pair, "GiB", 1) for part, pair in memory.items()]
     show_table([*rows, _row("peak", names, _sum(memory), "GiB", 1)], left=_LEFT, title="memory of the most loaded stage")
     keys = [{"key": key, **{name: str(value) for name, value in zip(names, pair, strict=True)}} for key, pair in _flat_keys(comparison)]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from parsim.errors import ParsimError
 from parsim.plain import csv_text
 from parsim.report.files import json_text
+from parsim.units import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,18 +186,6 @@ def watch(what: str, task: str) -> Iterator[Callable[[float], None]]:
             show(task, done)
 
         yield report
-
-
-def percent(share: float, *, signed: bool = False) -> str:
-    """A share as text; what rounds to nothing has no sign.
-
-    >>> percent(0.4817), percent(0.05, signed=True), percent(-0.0001, signed=True)
-    ('48.2 %', '+5.0 %', '0.0 %')
-    """
-    text = f"{share:.1%}"
-    signless = text.lstrip("-")
-    plus = "+" if signed and share > 0 else ""
-    return (signless if signless == "0.0%" else plus + text).replace("%", " %")
 
 
 def lines(pairs: Sequence[tuple[str, str]]) -> None:

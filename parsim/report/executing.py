@@ -14,10 +14,11 @@ from parsim.errors import ParsimError
 from parsim.executor.evaluate import Score
 from parsim.executor.noise import NoiseScale, check_noise, noise_scale
 from parsim.executor.run import Execution, Transport, execute
-from parsim.report.console import Output, bar, log, percent, say, show_table
+from parsim.report.console import Output, bar, log, say, show_table
 from parsim.report.manners import unwind
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+from parsim.units import percent
 
 _STEPS = 3  # of a scenario without data
 _LINES = 20  # of a plan, unless the user wants more

@@ -21,7 +21,6 @@ from parsim.parallel import dimensions
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import KEYS, Plan
 from parsim.plain import flat
-from parsim.report.console import percent
 from parsim.report.notes import NotedTask, task_lines
 from parsim.report.whole import WHOLE, explanation
 from parsim.scenario import Scenario
@@ -30,6 +29,7 @@ from parsim.simulator.run import run
 from parsim.simulator.trace import Trace
 from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Collective, Compute, Hold, Launches, Receive, Send, Task, Wait
+from parsim.units import percent
 
 _BOUNDARY = "boundary"
 _MOST_EVENTS = 500_000  # some seconds: what a question about one task may take

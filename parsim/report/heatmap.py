@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from parsim import units
 from parsim.errors import ParsimError, did_you_mean
-from parsim.report.console import log_files, percent
+from parsim.report.console import log_files
 from parsim.report.figure import OVER, new_axes, save_figure
 from parsim.report.files import prepare
 from parsim.scenario.tree import read_bytes
+from parsim.units import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

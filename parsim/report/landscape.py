@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from parsim import units
+from parsim.estimator.cells import short
 from parsim.parallel.plan import Plan
 from parsim.plain import flat
 from parsim.planner.front import Landscape
 from parsim.report.figure import new_axes, save_figure
 from parsim.report.heatmap import BEST, COLOURS, Tile, draw_tiles, tile_legend
-from parsim.report.summary import headline, short, size
+from parsim.report.summary import headline, size
 from parsim.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -88,16 +89,16 @@ def _best(found: Mapping[tuple[int, int], Cell]) -> tuple[int, int] | None:
     )
 
 
-def save(scenario: Scenario, drawn: Landscape, directory: Path, formats: Iterable[str]) -> list[Path]:
-    """The files written: pareto.csv, heatmap.csv, and a figure of each in each format.
+def save(scenario: Scenario, drawn: Landscape, directory: Path, formats: Iterable[str], which: str = "") -> list[Path]:
+    """The files written: pareto.csv, heatmap.csv, and a figure of each in each format; their names end in `which`.
 
     Raises:
         OSError: one cannot be written.
     """
     kinds, title = tuple(formats), "\n".join(textwrap.wrap(f"{headline(scenario)}, {size(scenario)}", _COLUMNS))
     return [
-        *save_figure(directory / "pareto", point_rows(drawn), lambda: draw_points(drawn, title), kinds),
-        *save_figure(directory / "heatmap", cell_rows(drawn), lambda: draw_cells(drawn, title), kinds),
+        *save_figure(directory / f"pareto{which}", point_rows(drawn), lambda: draw_points(drawn, title), kinds),
+        *save_figure(directory / f"heatmap{which}", cell_rows(drawn), lambda: draw_cells(drawn, title), kinds),
     ]
 
 

@@ -127,6 +127,7 @@ def document(results: Results) -> dict[str, Any]:
     return {
         **head(results.scenario),
         **_notes(results.scenario),
+        "about": about(results.scenario),
         "seed": results.scenario.seed,
         "backend": results.backend,
         "num_parameters": num_parameters(results.scenario.model),
@@ -137,6 +138,18 @@ def document(results: Results) -> dict[str, Any]:
 def head(scenario: Scenario) -> dict[str, Any]:
     """How a document begins."""
     return {"schema": _SCHEMA, "parsim_version": __version__, "scenario": scenario.name}
+
+
+def about(scenario: Scenario) -> dict[str, str]:
+    """What is trained, on what, and how much in a step."""
+    cluster, batch = scenario.cluster, scenario.batch
+    fabric = f", {cluster.fabric.name}" if cluster.fabric and cluster.num_nodes > 1 else ""
+    return {
+        "model": scenario.model.name,
+        "devices": f"{cluster.num_devices} x {cluster.node.accelerator.name} ({cluster.num_nodes} x {cluster.node.name}{fabric})",
+        "stack": scenario.stack.name,
+        "batch": f"{batch.global_batch} sequences of {batch.sequence_length} tokens in {batch.dtype}",
+    }
 
 
 def _notes(scenario: Scenario) -> dict[str, list[str]]:

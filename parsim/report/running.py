@@ -11,13 +11,14 @@ from parsim.plain import csv_text
 from parsim.planner import remedies
 from parsim.report import results as made
 from parsim.report.choosing import remedy_lines
-from parsim.report.console import Output, log, log_files, patience, percent, say, show_table
+from parsim.report.console import Output, log, log_files, patience, say, show_table
 from parsim.report.files import folder, json_text, prepare, write
 from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import show_layers, show_results, show_sharing
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+from parsim.units import percent
 
 
 def run_scenario(

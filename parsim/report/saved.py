@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from parsim import __version__, units
+from parsim.arguments import check_arguments
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Plan
+from parsim.plain import Plain
 from parsim.report.files import json_text, write
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 from parsim.sweeps.key import digest
 
+_SCHEMA: Final = 1
 _KEYS: Final = {"scenario": str | None, "changes": dict, "scenario_hash": str, "plan": dict, "step_s": float}
 _REMEDY: Final = "Give a file that `parsim plan -o DIR` wrote."
 
 
 @dataclass(frozen=True, slots=True)
-class SavedPlan:
+class SavedPlan(Plain):
     """A plan that was saved, as it is priced now."""
 
     scenario: Scenario
@@ -43,16 +46,21 @@ class SavedPlan:
         what = f"{self.scenario.path} has changed since the plan was saved" if self.changed else "parsim prices it anew"
         return f"{what}: a step took {before}, and takes {now}" if self.changed or before != now else ""
 
+    def records(self) -> list[dict[str, object]]:
+        """A row: the plan as it is priced now, and what it took."""
+        return [{"scenario": self.scenario.path, **self.estimate.records()[0], "saved_step_s": self.saved_step_s, "changed": self.changed}]
 
+
+@check_arguments
 def save_plan(scenario: Scenario, plan: Plan | Estimate, path: str | Path) -> Path:
     """The file, where the plan now stands; an estimate of the plan need not be made again.
 
     Raises:
-        OSError: it cannot be written.
+        ParsimError: it cannot be written.
     """
     found = plan if isinstance(plan, Estimate) else estimate(scenario, plan)
     document = {
-        "schema": 1,
+        "schema": _SCHEMA,
         "parsim_version": __version__,
         "scenario": os.path.relpath(scenario.path, Path(path).parent) if scenario.has_file else None,
         "changes": dict(scenario.changes),
@@ -60,9 +68,13 @@ def save_plan(scenario: Scenario, plan: Plan | Estimate, path: str | Path) -> Pa
         "plan": found.plan.to_dict(),
         "step_s": found.step_s,
     }
-    return write(Path(path), json_text(document))
+    try:
+        return write(Path(path), json_text(document))
+    except OSError as error:
+        raise ParsimError(f"{error.strerror}", str(path), "Name a file in a directory that can be written to.") from None
 
 
+@check_arguments
 def load_plan(path: str | Path, *, scenario: Scenario | None = None) -> SavedPlan:
     """The plan that stands in a file, priced anew for its scenario as that stands now with what was set beside it, or for another.
 
@@ -90,4 +102,8 @@ def _read(path: Path) -> dict[str, Any]:
     stated: dict[str, Any] = document if isinstance(document, dict) else {}
     if lacking := [key for key, kind in _KEYS.items() if not isinstance(stated.get(key, ...), kind)]:
         raise ParsimError(f"is no saved plan: {', '.join(lacking)} missing or wrong", str(path), _REMEDY)
+    if stated.get("schema", _SCHEMA) != _SCHEMA:
+        raise ParsimError(
+            f"has schema {stated['schema']}, and this parsim reads {_SCHEMA}", str(path), "Load it with the parsim that saved it."
+        )
     return stated

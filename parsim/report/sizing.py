@@ -6,15 +6,15 @@ from dataclasses import asdict
 from typing import Any
 
 from parsim import units
-from parsim.plain import flat
+from parsim.estimator.cells import short
 from parsim.planner.sizing import Sized, Sizing, size
-from parsim.report.console import Output, log, patience, percent, say, show_table
+from parsim.report.console import Output, log, patience, say, show_table
 from parsim.report.results import head, plan_document
-from parsim.report.summary import short
 from parsim.report.summary import size as batch_line
 from parsim.report.whole import columns, days, sentence, sources, usd
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+from parsim.units import percent
 
 
 def size_scenario(source: Source, output: Output, tokens: str | None, *, within: str | None, budget: str | None, **options: Any) -> int:
@@ -27,7 +27,7 @@ def size_scenario(source: Source, output: Output, tokens: str | None, *, within:
         scenario = source.load()
         found = size(scenario, tokens, within=within, budget=budget, **options)
     rows = [_document(found, each) for each in found.rows]
-    output.show({**head(scenario), "rows": rows}, [_cells(each) for each in rows], lambda: _show(scenario, found))
+    output.show({**head(scenario), "rows": rows}, found.records(), lambda: _show(scenario, found))
     if found.answer is None:
         log(_what_would(scenario, found, timed=within is not None, paid=budget is not None))
     return 0 if found.answer else 1
@@ -41,12 +41,6 @@ def _document(found: Sizing, row: Sized) -> dict[str, Any]:
         "scaling": found.efficiency(row),
         "whole_training": asdict(row.training) if row.training else None,
     }
-
-
-def _cells(row: dict[str, Any]) -> dict[str, object]:
-    """As CSV has it."""
-    own = {key: value for key, value in row.items() if key not in ("plan", "whole_training")}
-    return {**own, **(row["whole_training"] or {}), **flat(row["plan"] or {})}
 
 
 def _show(scenario: Scenario, found: Sizing) -> None:

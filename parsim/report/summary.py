@@ -6,25 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from parsim import units
+from parsim.estimator.cells import axes, defaults, figures, gib, other_axes, share
 from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
-from parsim.parallel.dimensions import DIMENSIONS, axis_of
-from parsim.parallel.plan import KEYS, Plan
-from parsim.report.console import percent, say, show_table
-from parsim.report.results import LayerRow, Results, cannot_run, remarks, with_other_stack
+from parsim.report.console import say, show_table
+from parsim.report.results import LayerRow, Results, about, cannot_run, remarks, with_other_stack
 from parsim.report.whole import show_whole
 from parsim.scenario import Scenario
+from parsim.units import percent
 
 if TYPE_CHECKING:
     from parsim.planner import Front, Ranking
 
 _LEFT = ("plan", "recompute", "segment", "pass")
-# What the columns of a plan say already; another axis has a column where ranked plans differ in it.
-_SAID: Final = (
-    *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
-    *("recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions"),
-)
-_OWN_COLUMN: Final = tuple(name for name in KEYS if name not in _SAID)
 
 
 _MARK: Final = "*"  # of a plan that the stack cannot run
@@ -32,17 +26,13 @@ _MARK: Final = "*"  # of a plan that the stack cannot run
 
 def headline(scenario: Scenario) -> str:
     """The scenario in a line: model, devices, software."""
-    cluster = scenario.cluster
-    boxes = f"{cluster.num_nodes} x {cluster.node.name}" + (f", {cluster.fabric.name}" if cluster.fabric and cluster.num_nodes > 1 else "")
-    devices = f"{cluster.num_devices} x {cluster.node.accelerator.name} ({boxes})"
-    return f"{scenario.model.name} on {devices}, {scenario.stack.name}{' by default' if scenario.default_stack else ''}"
+    told = about(scenario)
+    return f"{told['model']} on {told['devices']}, {told['stack']}{' by default' if scenario.default_stack else ''}"
 
 
 def size(scenario: Scenario) -> str:
     """Parameters and batch in a line."""
-    batch = scenario.batch
-    work = f"{batch.global_batch} sequences of {batch.sequence_length} tokens in {batch.dtype}"
-    return f"{num_parameters(scenario.model):,} parameters, {work}"
+    return f"{num_parameters(scenario.model):,} parameters, {about(scenario)['batch']}"
 
 
 def say_what(scenario: Scenario, first: Estimate | None = None, name: str = "") -> None:
@@ -78,21 +68,21 @@ def show_results(results: Results) -> None:
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
-        rows.append({**plan, **_axes(predicted, plans), **_figures(predicted), "fits": "yes" if predicted.fits else "no"})
+        rows.append({**plan, **axes(predicted, plans), **figures(predicted), "fits": "yes" if predicted.fits else "no"})
         if result.measured_step_s is not None and result.step_error is not None:
             seconds = {"predicted": predicted.step_s, "measured": result.measured_step_s}
             shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
             measured.append({**plan, **shown, "error": percent(result.step_error, signed=True)})
         parts, memory = predicted.breakdown_s, predicted.memory_bytes[predicted.peak_rank]
         whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
-        shares = {name.removeprefix("exposed_"): _share(seconds / whole) for name, seconds in parts.items()}
+        shares = {name.removeprefix("exposed_"): share(seconds / whole) for name, seconds in parts.items()}
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
-        sizes = {name: _gib(held) for name, held in memory.items()}
+        sizes = {name: gib(held) for name, held in memory.items()}
         memories.append({**plan, "stage": str(predicted.peak_rank), **_broken(sizes)})
         if predicted.host_memory_bytes:
-            holds = "?" if predicted.host_capacity_bytes is None else _gib(predicted.host_capacity_bytes)
-            sizes = {name: _gib(held) for name, held in predicted.host_memory_bytes.items()}
-            hosts.append({**plan, **sizes, "all": _gib(predicted.host_peak_bytes), "holds": holds})
+            holds = "?" if predicted.host_capacity_bytes is None else gib(predicted.host_capacity_bytes)
+            sizes = {name: gib(held) for name, held in predicted.host_memory_bytes.items()}
+            hosts.append({**plan, **sizes, "all": gib(predicted.host_peak_bytes), "holds": holds})
     say("")
     show_table(rows, left=_LEFT)
     if measured:
@@ -119,66 +109,6 @@ def _broken(row: Mapping[str, str]) -> dict[str, str]:
 def _in_two(name: str) -> str:
     half = (len(name) + 1) // 2
     return name.replace("_", "_\n") if "_" in name else f"{name[:half]}-\n{name[half:]}" if len(name) > 8 else name
-
-
-def _share(share: float) -> str:
-    return percent(share).removesuffix(" %")
-
-
-def _axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
-    """The axes of a plan, with a column for each that one of `plans` has."""
-    plan, has_chunks = estimate.plan, any(each.virtual_pipeline > 1 for each in plans)
-    others = {axis: "-" for each in plans for axis in _others(each)} | _others(plan)
-    tp, pp, dp = map(axis_of, ("tensor_parallel", "pipeline_parallel", "data_parallel"))
-    return {
-        tp: f"{plan.tensor_parallel}{' sp' if plan.sequence_parallel else ''}",
-        pp: str(plan.pipeline_parallel),
-        **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
-        dp: f"{plan.data_parallel}{_zero(plan)}",
-        **others,
-        "mbs": f"{plan.micro_batch}x{estimate.num_micro_batches}",
-        "recompute": _recompute(plan),
-    }
-
-
-def _more_axes(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
-    """The axes without a usual column in which `plans` differ, so that rows that differ never read the same."""
-    return {axis: _text(getattr(plan, axis)) for axis in _OWN_COLUMN if any(getattr(each, axis) != getattr(plan, axis) for each in plans)}
-
-
-def _others(plan: Plan) -> dict[str, str]:
-    """Degrees of the dimensions without a key of their own, by axis; one that is on or off, by its name."""
-    known = {name: DIMENSIONS.get(name) for name, _ in plan.dimensions}
-    return {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in plan.dimensions}
-
-
-def _zero(plan: Plan) -> str:
-    group = f"/{plan.zero_group}" if plan.zero_group else ""
-    zero = f" z{plan.zero_stage}{group}" if plan.zero_stage else ""
-    parameters = "" if plan.reshard_after_forward is None else " let go" if plan.reshard_after_forward else " kept"
-    return zero + parameters + (" host" if plan.offload_optimizer else "")
-
-
-def _recompute(plan: Plan) -> str:
-    """'full', 'selective + 1 op', '2 modules', '3 ops', and the share of layers where not each does."""
-    counts = {"module": len(plan.recompute_modules), "op": len(plan.recompute_ops)}
-    parts = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in counts.items() if count]
-    whole = plan.recompute != "none" and not plan.recompute_modules  # which say what selective means
-    again = " + ".join([*([plan.recompute] if whole or not parts else []), *parts])
-    return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
-
-
-def _figures(estimate: Estimate) -> dict[str, str]:
-    return {
-        "step": units.format(estimate.step_s, "s", digits=4),
-        "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
-        "MFU\n%": _share(estimate.mfu),
-        f"GiB\n/{_gib(estimate.capacity_bytes)}": _gib(estimate.peak_bytes),
-    }
-
-
-def _number(value: float, unit: str) -> str:
-    return units.format(value, unit).partition(" ")[0]
 
 
 def show_layers(rows: Sequence[LayerRow]) -> None:
@@ -210,30 +140,8 @@ def show_sharing(results: Results) -> None:
         show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
 
 
-def _gib(num_bytes: float) -> str:
-    """The GiB, without their unit."""
-    least = units.parse("0.001 GiB", "bytes")
-    return units.format(num_bytes, "GiB").partition(" ")[0] if num_bytes >= least or not num_bytes else "<0.001"
-
-
-def short(plan: Plan) -> str:
-    """A plan in a few letters.
-
-    >>> short(Plan(tensor_parallel=8, data_parallel=2, recompute="full"))
-    'tp8 pp1 dp2 mbs1 recompute full'
-    >>> short(Plan(data_parallel=4, zero_stage=3, zero_group=2, recompute_ops=("norm1",), recompute_every=2))
-    'tp1 pp1 dp4 z3/2 mbs1 recompute 1 op 1/2'
-    """
-    chunks = f" vpp{plan.virtual_pipeline}" if plan.virtual_pipeline > 1 else ""
-    sequence = " sp" if plan.sequence_parallel else ""
-    axes = f"tp{plan.tensor_parallel}{sequence} pp{plan.pipeline_parallel}{chunks} dp{plan.data_parallel}{_zero(plan)}"
-    others = "".join(f" {axis}{degree}" for axis, degree in _others(plan).items())
-    return f"{axes}{others} mbs{plan.micro_batch} recompute {_recompute(plan)}"
-
-
 def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     """The ranked plans of the planner."""
-    rows: list[dict[str, str]] = []
     best = ranking.rows[0] if ranking.rows else None
     say_what(scenario, best, "the best plan")
     plans = "plan" if ranking.num_legal == 1 else "plans"
@@ -251,18 +159,8 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
         say(f"ranked by {ranking.objective}")
     if ranking.contention:
         say("the best re-ranked by simulated contention; alone: the step if each collective had its links to itself")
-    shown = [each.plan for each in ranking.rows]
-    named = any(each.name for each in ranking.rows)
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
-    for (place, why), each in zip(said.items(), ranking.rows, strict=True):
-        behind = percent(each.tokens_per_s / best.tokens_per_s - 1, signed=True)
-        name = {"plan": f"{each.name}{' (not of the space)' if each.name in ranking.outside else ''}"} if named else {}
-        alone = {"alone": units.format(ranking.contention.alone_s[len(rows)], "s", digits=4)} if ranking.contention else {}
-        name |= {**_axes(each, shown), **_more_axes(each.plan, shown)}
-        row = {"#": f"{place}{_MARK if why else ''}", **name, **alone, **_figures(each)}
-        rows.append(row | {"speed": behind if rows else "best"})
-    say("")
-    show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
+    _show_plans(ranking.rows, [{**row, "#": f"{row['#']}{_MARK if said[row['#']] else ''}"} for row in ranking.cells()])
     _show_why(ranking)
     _show_contention(ranking)
     numbered = {str(place): each for place, each in enumerate(ranking.rows, 1)}
@@ -270,10 +168,12 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
 
 
-def _device_time(estimate: Estimate) -> dict[str, str]:
-    """The devices, and what a step costs in their time."""
-    count = estimate.plan.num_devices
-    return {"devices": str(count), "device time\n/step": units.format(count * estimate.step_s, "s", digits=4)}
+def _show_plans(found: Sequence[Estimate], rows: Sequence[Mapping[str, str]]) -> None:
+    say("")
+    plans = [each.plan for each in found]
+    show_table(rows, left=(*_LEFT, *other_axes(plans[0], plans)))
+    if others := defaults(plans):
+        say(f"-: {others}")
 
 
 def _over(ranking: Ranking) -> str:
@@ -285,23 +185,12 @@ def _over(ranking: Ranking) -> str:
 def show_front(scenario: Scenario, front: Front) -> None:
     """The plans of a front, fastest first."""
     say_what(scenario, front.rows[0] if front.rows else None, "the fastest plan")
-    beaten = f"; no other beats these {len(front.rows)} in step time and memory" if front.rows else ""
+    counts = sorted({each.plan.num_devices for each in front.rows})
+    several = f", on {', '.join(map(str, counts))} devices," if counts not in ([], [scenario.cluster.num_devices]) else ""
+    beaten = f"; no other beats these {len(front.rows)}{several} in step time and memory" if front.rows else ""
     say(f"{front.num_legal:,} legal plans, {front.num_fit:,} fit{beaten}")
-    plans = [each.plan for each in front.rows]
-    sized = len({each.num_devices for each in plans}) > 1
-    rows: list[dict[str, str]] = []
-    for each in front.rows:
-        devices = _device_time(each) if sized else {}
-        behind = {"speed": percent(each.tokens_per_s / front.rows[0].tokens_per_s - 1, signed=True) if rows else "best"}
-        rows.append({**_axes(each, plans), **_more_axes(each.plan, plans), **devices, **_figures(each), **behind})
-    if rows:
-        say("")
-        show_table(rows, left=(*_LEFT, *_OWN_COLUMN))
-
-
-def _text(value: object) -> str:
-    """A value of an axis in a cell."""
-    return "-" if value in (None, ()) else " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if front.rows:
+        _show_plans(front.rows, front.cells())
 
 
 def _show_why(ranking: Ranking) -> None:

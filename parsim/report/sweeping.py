@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from parsim import units
-from parsim.report.console import Output, log, log_files, percent, say, show_table, watch
+from parsim.report.console import Output, log, log_files, say, show_table, watch
 from parsim.report.files import folder, prepare, write
 from parsim.report.manners import unwind
 from parsim.scenario.changes import values_of
 from parsim.sweeps import SweepProgress, SweepResult, SweepRow, sweep
+from parsim.sweeps.points import read_sweep
+from parsim.units import percent
 
 _SHOWN: Final = 10
 _LONGEST: Final = 200  # characters of a reason in a table; files have all of it
@@ -29,13 +31,15 @@ def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets
         OSError: a file cannot be written.
     """
     unwind()
+    changes = values_of(sets)
+    read_sweep(paths, options.get("plan"), changes=changes)  # what is wrong is told before anything is made
     directory = prepare(out or folder(_name_of(paths)))
     with watch(f"sweeping {', '.join(map(str, paths))}", "rows") as told:
 
         def show(now: SweepProgress) -> None:
             told((now.num_known - now.num_cached) / (now.num_rows - now.num_cached))
 
-        result = sweep(paths, changes=values_of(sets), cache=cache or directory / "cache.sqlite", progress=show, **options)
+        result = sweep(paths, changes=changes, cache=cache or directory / "cache.sqlite", progress=show, **options)
     documents = [each.to_dict() | {"reason": each.reason or None} for each in result.rows]
     written = [write(directory / "results.csv", result.to_csv()), write(directory / "results.jsonl", _lines(documents))]
     output.show({"name": result.name, "rows": documents}, result.records(), lambda: _show(result))

@@ -8,6 +8,7 @@ from typing import Any, Final
 from parsim import units
 from parsim.cluster.network import nic_port
 from parsim.errors import PlanError
+from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.model.dims import MATMUL
@@ -16,11 +17,12 @@ from parsim.planner import plan as rank
 from parsim.planner import remedies
 from parsim.planner.whatif import RESOURCES, Gain, WhatIf, whatif
 from parsim.report.choosing import remedy_lines
-from parsim.report.console import Output, log, patience, percent, say, show_table
+from parsim.report.console import Output, log, patience, say, show_table
 from parsim.report.results import plan_document
-from parsim.report.summary import headline, say_what, short
+from parsim.report.summary import headline, say_what
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+from parsim.units import percent
 
 _FIGURES: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes", "fits")
 _BEFORE: Final = "as it is"
@@ -76,9 +78,7 @@ def _document(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> dict
 
 
 def _rows(answers: Sequence[tuple[str, WhatIf]]) -> Iterator[dict[str, Any]]:
-    for name, each in answers:
-        for gain in each.gains:
-            yield {"plan": name, "resource": gain.resource, "elasticity": gain.elasticity, "twice_step_s": gain.twice_s}
+    yield from ({"plan": name, **row} for name, each in answers for row in each.records())
 
 
 def _show_gains(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> None:

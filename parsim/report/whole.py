@@ -55,7 +55,8 @@ def words(training: WholeTraining | None) -> dict[str, str]:
 
 def columns(training: WholeTraining | None) -> dict[str, str]:
     """The same under titles of two lines."""
-    return {name.replace("time_to_", "time to\n").replace("device_", "device\n"): text for name, text in words(training).items()}
+    titles = {"time_to_tokens": "time to\ntokens", "device_hours": "device\nhours", "cost": "cost\nUSD", "energy": "energy\nMWh"}
+    return {titles[name]: text.removesuffix(" USD").removesuffix(" MWh") for name, text in words(training).items()}
 
 
 def days(seconds: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from parsim.arguments import check_arguments
 from parsim.errors import Fault, ScenarioError
 from parsim.scenario.types import DataSpec, Measured, PlanSpace, Scenario, Training
 
@@ -16,6 +17,7 @@ __all__ = ["DataSpec", "Fault", "Measured", "PlanSpace", "Scenario", "Training",
 _NONE: Final[Mapping[str, Any]] = {}
 
 
+@check_arguments
 def load(path: str | Path, *, changes: Mapping[str, Any] = _NONE) -> Scenario:
     """The scenario that stands in a file.
 
@@ -33,17 +35,19 @@ def load(path: str | Path, *, changes: Mapping[str, Any] = _NONE) -> Scenario:
     return Source(Path(path), changes=changes).load()
 
 
+@check_arguments
 def check(path: str | Path, *, changes: Mapping[str, Any] = _NONE) -> list[Fault]:
     """All faults of a scenario file, with `changes`, in the order of its lines; an empty list for one that `load` takes.
 
     >>> [str(fault) for fault in check("scenarios/table5-22b.yaml", changes={"batch.global_batch": 0})]
-    ['--set batch.global_batch: must be above 0, not 0']
+    ["changes['batch.global_batch']: must be above 0, not 0"]
     """
     from parsim.scenario.source import Source
 
     return Source(Path(path), changes=changes).faults()
 
 
+@check_arguments
 def from_mapping(mapping: Mapping[str, Any], *, name: str = "scenario", changes: Mapping[str, Any] = _NONE) -> Scenario:
     """The scenario that a mapping describes, with the keys and values of a file, and with `changes`; nothing of it is kept.
 

@@ -77,7 +77,7 @@ def changes_of(mapping: Mapping[str, Any]) -> tuple[Change, ...]:
     """The changes that a mapping from path to value asks for."""
     found = []
     for path, value in mapping.items():
-        said, note = f"--set {path}", f"{path} = {value if isinstance(value, str) else show(value)}"
+        said, note = f"changes['{path}']", f"{path} = {value if isinstance(value, str) else show(value)}"
         read = copy_of(value, said)
         found.append(Change(str(path), read.value, said, note, next(iter(read.faults), None)))
     return tuple(found)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parsim.arguments import check_arguments
 from parsim.errors import ScenarioError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -86,6 +88,23 @@ class Scenario:
     total_tokens: int | None = None  # of the whole training; None: not stated
     changes: Mapping[str, Any] = field(default_factory=dict)  # values set beside the file, or in place of one, by path
     has_file: bool = True  # else all of it stands in `changes`
+
+    def to_dict(self) -> dict[str, Any]:
+        """Where it is read from: its file, if there is one, and what was set beside it or in place of one."""
+        return {"path": self.path if self.has_file else None, "changes": dict(self.changes)}
+
+    @classmethod
+    @check_arguments
+    def from_dict(cls, document: Mapping[str, Any]) -> Scenario:
+        """The scenario that `to_dict` said, read anew.
+
+        Raises:
+            ScenarioError: it cannot be read, as one that stands in no file, or is wrong by now.
+        """
+        from parsim.scenario.source import Source
+
+        path = document.get("path")
+        return Source(path and Path(path), changes=document.get("changes", {})).load()
 
     def faults(self, plan: Plan) -> list[PlanFault]:
         """All that is illegal in a plan here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parsim import units
+from parsim.arguments import check_arguments
 from parsim.parallel.plan import Plan
 from parsim.simulator.run import simulate
 from parsim.units import PS_PER_S
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
 
+@check_arguments
 def trace(scenario: Scenario, plan: Plan | str, *, contention: bool = False) -> dict[str, Any]:
     """A document to write as JSON: a process a pipeline rank, a thread a stream, and what ran when, in microseconds.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from parsim.arguments import check_arguments
 from parsim.cost.cost_model import CostModel
 from parsim.cost.workload import Workload
 from parsim.cost.workloads import workload_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MOST_EVENTS: Final = 20_000_000  # simpy runs some 300 thousand of them a second
 
 
+@check_arguments
 def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, spans: bool = False) -> Trace:
     """One simulated step of a plan.
 

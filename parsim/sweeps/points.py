@@ -109,7 +109,7 @@ def read_sweep(
         values = {**section.over, **{path: list(each) for path, each in over.items()}}
         rows = [(*changes.items(), *row) for row in _rows(read, values, section.combine)]
         own = [SweepPoint(base, row, plan or section.plan) for base in bases for row in rows]
-        _check(own)
+        _check(own, read)
         points += own
         names.append(section.name or (Path(read.path).stem if bases[0] is not read else ""))
     return Sweep(names[0] if len(names) == 1 and names[0] else "sweep", tuple(points))
@@ -143,8 +143,8 @@ def _rows(read: Tree, over: Mapping[str, list[Any]], combine: str) -> Iterator[t
     return (tuple(zip(over, row, strict=True)) for row in rows)
 
 
-def _check(points: Sequence[SweepPoint]) -> None:
-    """Refuse what is wrong whatever varies: in the scenario as it is written, or a path that leads nowhere.
+def _check(points: Sequence[SweepPoint], read: Tree) -> None:
+    """Refuse what is wrong whatever varies: in the scenario as it is written, or a path that leads nowhere, where the sweep file has it.
 
     Raises:
         ScenarioError: something is.
@@ -153,9 +153,16 @@ def _check(points: Sequence[SweepPoint]) -> None:
     written = _build(points[0].base, ()).faults
     wrong = [each for each in first.faults if each in last.faults and (each in written or each.message.startswith(_NOWHERE))]
     if any(_plan_of(each, first.plans) is None or each.message.startswith(_NOWHERE) for each in wrong):
-        raise ScenarioError.of(wrong)
+        raise ScenarioError.of(_stated_at(each, points[0], read) for each in wrong)
     if points[0].plan not in (NAMED, BEST, *first.plans) and first.scenario:
         first.scenario.plan(points[0].plan)
+
+
+def _stated_at(fault: Fault, point: SweepPoint, read: Tree) -> Fault:
+    """The fault; of a path that varies over values of the sweep file, at its place there."""
+    places = (("over", path) for path, _ in point.changes if f"{fault.where}.".startswith(f"{path}."))
+    place = next((each for each in places if each in read.spots), None)
+    return fault if fault.line or place is None else read.fault(place, fault.message)
 
 
 def _build(base: Tree, changes: Sequence[tuple[str, Any]], without: Collection[str] = ()) -> BuiltPoint:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from parsim.arguments import check_arguments
 from parsim.parallel.plan import KEYS
 from parsim.plain import Plain, flat
 from parsim.sweeps.cache import ResultCache
@@ -64,6 +65,7 @@ class SweepProgress:
     num_cached: int
 
 
+@check_arguments
 def sweep(
     sources: SweepSource | Sequence[SweepSource],
     *,

@@ -146,6 +146,8 @@ ROOM = {
     "rows of a ranking that are counted together": 45,
     "output layer and loss in chunks of tokens": 130,
     "copies of gradients at a step's end": 40,
+    "all answers as plain values, arguments of public functions": 275,
+    "what the attack on planner, limits and sweeps left": 75,
 }
 
 

@@ -25,6 +25,7 @@ ROWS = {
     "schedules": 2.5,
     **dict.fromkeys(("model", "cluster", "catalog"), 2),
     **dict.fromkeys(("units", "registry", "plain"), 1),
+    "arguments": 0.7,
     "errors": 0.5,
     "parsim_kernels": 0,
 }

@@ -17,6 +17,7 @@ from parsim.collectives.placed import group_price
 from parsim.cost.chunks import chunks_of
 from parsim.cost.workload import Workload
 from parsim.errors import PlanError
+from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.executor.run import execute
 from parsim.model.families.mlp import MlpSpec
@@ -25,7 +26,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner.space import candidates
 from parsim.report.results import predict
-from parsim.report.summary import short, show_results
+from parsim.report.summary import show_results
 from parsim.scenario import PlanSpace, Scenario
 from parsim.schedules.phase import Phase
 from parsim.step import lower

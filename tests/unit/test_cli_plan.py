@@ -103,4 +103,41 @@ def test_links_that_may_be_shared_are_told_of_and_counted_where_asked(here: Path
     rows = [*csv.DictReader(io.StringIO(call(*SHARES, "--contention", "--csv").stdout))]
     assert [float(row["alone_step_s"]) for row in rows] == [each["alone_step_s"] for each in document["plans"]]
     refused = call("plan", "tiny.yaml", "--pareto", "--contention")
-    assert refused.exit_code == 2 and "--pareto takes no objective, no limit and no --contention" in refused.stderr
+    assert refused.exit_code == 2 and "--pareto ranks nothing, and takes no --contention" in refused.stderr
+
+
+def test_each_cluster_of_a_front_has_figures_of_its_own(here: Path) -> None:
+    done = call("plan", *SHARES[1:3], *SHARES[5:9], "--pareto", "--nodes", "1", "--nodes", "2", "--figure", "-o", "out", "--format", "svg")
+    assert done.exit_code == 0 and "on 8, 16 devices, in step time" in done.stdout, done.stderr
+    for nodes in (1, 2):
+        rows = [*csv.DictReader((here / "out" / f"pareto-{nodes}-nodes.csv").open())]
+        devices = (int(row["data_parallel"]) * int(row["tensor_parallel"]) * int(row["pipeline_parallel"]) for row in rows)
+        assert {*devices} == {8 * nodes} and (here / "out" / f"heatmap-{nodes}-nodes.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--limit", "step_time"], "--limit step_time: must be NAME=VALUE"),
+        (["--limit", "devices=64", "--limit", "devices=32"], "--limit devices is given twice"),
+        (["--limit", "memory_headroom=10%", "--headroom", "20%"], "--limit memory_headroom is given twice"),
+        (["--pareto", "--objective", "mfu"], "--pareto ranks nothing, and takes no --objective"),
+    ],
+)
+def test_limits_that_contradict_are_refused(here: Path, given: list[str], said: str) -> None:
+    refused = call("plan", "tiny.yaml", *given)
+    assert (refused.exit_code, refused.stdout) == (2, "") and said in refused.stderr
+
+
+def test_the_limit_that_keeps_all_out_is_named_alone(here: Path) -> None:
+    none = call("plan", "tiny.yaml", "--headroom", "1%", "--limit", "step_time=1us")
+    assert none.exit_code == 1 and "no plan is within step_time 1us; the best without" in none.stderr
+
+
+def test_a_table_of_plans_is_80_columns_wide(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ("plan", "--model", "llama3-8b", "--node", "a100-40gb", "--num-devices", "16")
+    for more in ((), ("--pareto", "--nodes", "2", "--nodes", "4")):
+        said = call(*asked, *more).stdout.splitlines()
+        rule = next(number for number, line in enumerate(said) if line.startswith("──"))
+        assert "interleaved_" in "".join(said[rule:]) and max(map(len, said[rule - 3 : rule + 10])) <= 80

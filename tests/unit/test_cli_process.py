@@ -195,7 +195,7 @@ def test_a_terminal_that_knows_only_ascii_is_no_reason_to_stop() -> None:
     assert b"gpt3-175b" in result.stdout
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_closed_stream_is_no_reason_to_stop(closed: str) -> None:
+@pytest.mark.parametrize(("closed", "status", "said"), [(">&-", 2, "stdout: is closed\n"), ("2>&-", 0, ""), (">&- 2>&-", 2, "")])
+def test_an_answer_that_nobody_can_read_is_a_failure(closed: str, status: int, said: str) -> None:
     result = run("sh", "-c", f'exec "$@" {closed}', "sh", *PARSIM, "list", "models")
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (status, said)

@@ -80,7 +80,9 @@ def test_nothing_that_fits_is_status_1_and_a_mistake_2(here: Path) -> None:
     assert parsim("sweep", "s.yaml", "--cache", "c.sqlite").exit_code == 2
     assert parsim("sweep", "nope.yaml").exit_code == 2
     assert parsim("sweep", "s.yaml", "--workers", "-1").exit_code == 2
-    assert not (here / "reports/sweep-s/results.csv").exists()
+    assert not (here / "reports/sweep-s/results.csv").exists() and not (here / "reports/sweep-nope").exists()
+    (here / "over.yaml").write_text("scenario: base.yaml\nover:\n  batch.nosuch: [1, 2]\n")
+    assert parsim("sweep", "over.yaml").stderr.startswith("over.yaml:3:3: over.batch.nosuch: unknown key")
 
 
 def test_the_results_become_a_heatmap(here: Path) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 import parsim
+from parsim.arguments import check_value
 from parsim.errors import NoFeasiblePlan, ParsimError, PlanError
 from parsim.estimator.result import Estimate, Shortage
 from parsim.parallel.plan import Plan
@@ -29,6 +35,65 @@ def test_a_result_comes_back_from_its_json(ranking: Ranking) -> None:
     assert Ranking.from_dict(json.loads(json.dumps(ranking.to_dict()))) == ranking
     best = ranking.best
     assert Estimate.from_dict(json.loads(json.dumps(best.to_dict()))) == best
+
+
+def test_so_does_every_other_answer(ranking: Ranking, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(json.dumps({**TINY, "plans": {"a": {"tensor_parallel": 2}, "b": {"micro_batch": 1}}}))
+    scenario = parsim.load(tmp_path / "s.json", changes={"training.total_tokens": "1M"})
+    first, second = (parsim.estimate(scenario, name) for name in "ab")
+    saved = parsim.load_plan(parsim.save_plan(scenario, first, tmp_path / "plan.json"))
+    advice = parsim.advise(scenario, "a", noise_scale=10, reference=parsim.Reference(8, 1e-3))
+    answers = (parsim.whatif(scenario, "a"), parsim.size(scenario, within="1 h"), advice, parsim.compare(first, second), saved)
+    for each in answers:
+        assert type(each).from_dict(json.loads(json.dumps(each.to_dict()))) == each
+        rows = [*csv.DictReader(io.StringIO(each.to_csv()))]
+        assert len(rows) == len(each.records()) and each.table() and each._repr_html_().startswith("<table>")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("layers", 5, "Estimate.layers = 5 must be a list"),
+        ("layers", ["a"], "Estimate.layers = 'a' must be a whole number"),
+        ("step_s", "5", "Estimate.step_s = '5' must be a number"),
+        ("memory_bytes", [{"weights": True}], r"Estimate.memory_bytes.weights = True must be a whole number"),
+        ("plan", 5, "document = 5 must be a mapping"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_name(ranking: Ranking, field: str, value: object, said: str) -> None:
+    with pytest.raises(ParsimError, match=said):
+        Estimate.from_dict({**ranking.best.to_dict(), field: value})
+
+
+PUBLIC = sorted(name for name in parsim.__all__ if inspect.isfunction(getattr(parsim, name)))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_function_says_what_it_takes(name: str) -> None:
+    work, stranger = getattr(parsim, name), frozenset([object()])
+    given = [stranger for each in inspect.signature(work).parameters.values() if each.default is each.empty]
+    with pytest.raises(ParsimError, match=rf"^{name}: \w+ = .* must be "):
+        work(*given)
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad"),
+    [
+        (int, (1, np.int64(3)), (1.5, True, "1")),
+        (float, (1, 2.5, np.float32(1)), ("1", None, False)),
+        (int | None, (None, 2), (1.5,)),
+        (Sequence[int], ([1], (1, 2), range(3)), ("12", ["1"], 5)),
+        (Mapping[str, object], ({"a": 1},), ({1: 1}, [])),
+        (Literal["a", "b"], ("a",), ("c",)),
+        (Callable[[int], None], (print,), (5,)),
+    ],
+)
+def test_an_annotation_means_what_it_says(hint: Any, good: Sequence[object], bad: Sequence[object]) -> None:
+    for each in good:
+        check_value("x", each, hint)
+    for each in bad:
+        with pytest.raises(ParsimError, match=r"^x = .* must be "):
+            check_value("x", each, hint)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -56,7 +121,7 @@ def test_tables_hold_every_row(ranking: Ranking) -> None:
     rows = [*csv.DictReader(io.StringIO(ranking.to_csv()))]
     assert [float(row["step_s"]) for row in rows] == [each.step_s for each in ranking.rows]
     lines = ranking.table().splitlines()
-    assert len(lines) == 4 and lines[0].split()[0] == "place" and "pipeline_parallel" not in lines[0]  # the same in all
+    assert len(lines) == 4 and lines[0].split()[:5] == ["#", "tp", "pp", "dp", "mbs"]
     assert ranking._repr_html_().count("<tr>") == 4
     assert f"{ranking.best.step_s:.4g}" in ranking.best.table()
 

@@ -35,7 +35,7 @@ def test_the_largest_micro_batch_is_the_last_whose_estimate_fits() -> None:
     fits = [n for n in (1, 2, 4, 8, 16, 32, 64) if parsim.estimate(scenario, replace(plan, micro_batch=n)).fits]
     advice = parsim.advise(scenario, "full")
     assert advice.largest_micro_batch == max(fits) < 64
-    assert [advice.micro_batches.plans.plan(i).micro_batch for i in range(7)] == [1, 2, 4, 8, 16, 32, 64]
+    assert [each.plan.micro_batch for each in advice.micro_batches][:7] == [1, 2, 4, 8, 16, 32, 64]
 
 
 def test_a_global_batch_is_priced_as_the_scenario_with_it() -> None:

@@ -134,7 +134,7 @@ def test_where_limits_leave_none_the_best_beyond_them_is_told() -> None:
         ({"objective": "speed"}, "unknown objective 'speed'"),
         ({"objective": "enrgy"}, "did you mean 'energy'"),
         ({"constraints": {"step_tme": 1}}, "unknown limit 'step_tme' .did you mean 'step_time'"),
-        ({"constraints": {"step_time": "20"}}, "'20' is no time: 20 has no unit"),
+        ({"constraints": {"step_time": "20"}}, "^limit step_time: '20' is no time: 20 has no unit"),
         ({"constraints": {"step_time": "fast"}}, "'fast' is no time"),
         ({"constraints": {"within": -3}}, "'-3' is no time above 0"),
         ({"constraints": {"devices": "many"}}, "'many' is no number of devices"),
@@ -150,7 +150,12 @@ def test_what_is_no_objective_or_limit_is_told(options: dict[str, object], said:
 @pytest.mark.parametrize(
     ("lacks", "objective", "said"),
     [
-        ({"total_tokens": None}, "cost", "nobody states the tokens of the whole training"),
+        ({"total_tokens": None}, "cost", "nobody states the tokens of the whole training\n"),
+        (
+            {"total_tokens": None, "cluster": replace(CLUSTER, num_nodes=2)},
+            "cost",
+            "whole training; no price of a device",
+        ),
         ({"cluster": replace(CLUSTER, num_nodes=2)}, "cost", "no price of a device of node"),
         ({"cluster": replace(CLUSTER, num_nodes=2)}, "energy", "no design power"),
     ],

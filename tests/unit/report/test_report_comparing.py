@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import parsim
 from parsim.cli import app
 from parsim.estimator.comparison import Side
+from parsim.parallel.plan import Plan
 
 TEXT = """
 model: gpt2-small
@@ -50,7 +51,7 @@ def test_the_parts_sum_to_the_difference_of_the_steps_to_the_picosecond(here: Pa
 
 
 def test_what_events_add_is_a_part_of_its_own() -> None:
-    side = Side("a", 3e-12, 1, {"compute": 2e-12}, {}, {})
+    side = Side("a", 3e-12, 1, {"compute": 2e-12}, {}, Plan())
     assert side.parts_ps() == {"compute": 2, "simulated": 1}
 
 

@@ -78,6 +78,7 @@ def test_a_plan_that_is_not_legal_any_more_says_why(saved: Path) -> None:
         ("{", "is no JSON"),
         ("[]", "is no saved plan: scenario, changes, scenario_hash, plan, step_s"),
         ('{"scenario": "s.yaml"}', "scenario_hash"),
+        (json.dumps({"schema": 5, "scenario": "s.yaml", "changes": {}, "scenario_hash": "", "plan": {}, "step_s": 1.0}), "has schema 5"),
     ],
 )
 def test_a_file_that_is_none_is_refused(saved: Path, text: str, said: str) -> None:
@@ -92,6 +93,12 @@ def test_files_that_are_not_there_are_told(saved: Path) -> None:
     saved.write_text(json.dumps({**json.loads(saved.read_text()), "scenario": "none.yaml"}))
     with pytest.raises(ScenarioError, match=r"none\.yaml"):
         parsim.load_plan(saved)
+
+
+def test_a_place_that_cannot_be_written_is_told_as_it_was_named(saved: Path) -> None:
+    scenario = parsim.load(saved.parents[1] / "s.yaml")
+    with pytest.raises(ParsimError, match=f"^{saved.parent}: Is a directory"):
+        parsim.save_plan(scenario, scenario.plan("a"), saved.parent)
 
 
 def test_what_was_set_beside_a_file_or_in_place_of_one_is_kept(tmp_path: Path) -> None:

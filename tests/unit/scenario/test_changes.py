@@ -114,7 +114,7 @@ def test_the_same_changes_are_made_from_python(file: Path) -> None:
     }
     changed = parsim.from_mapping(mapping, changes={"plans.a.tensor_parallel": 2})
     assert changed.plan("a").tensor_parallel == 2 and mapping["plans"] == {"a": {}}
-    with pytest.raises(ScenarioError, match=r"--set batch.globl_batch: unknown key .did you mean 'global_batch'"):
+    with pytest.raises(ScenarioError, match=r"changes\['batch.globl_batch'\]: unknown key .did you mean 'global_batch'"):
         parsim.from_mapping(mapping, changes={"batch.globl_batch": 8})
 
 

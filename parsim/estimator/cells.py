@@ -1,0 +1,136 @@
+"""How a plan and its figures read in the cells of a table, and in a few letters: the same wherever they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from parsim import units
+from parsim.estimator.result import Estimate
+from parsim.parallel.dimensions import DIMENSIONS, axis_of
+from parsim.parallel.plan import KEYS, Plan
+from parsim.units import percent
+
+SPEED: Final = "speed\n%"
+# What the columns of a plan say already; others in which plans differ have one column together.
+_SAID: Final = (
+    *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
+    *("recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions"),
+)
+_OTHERS: Final = {name: key.default for name, key in KEYS.items() if name not in _SAID}
+_LONG: Final = 12  # characters of a line of a title or a name
+
+
+def rows_of(estimates: Sequence[Estimate], more: Sequence[Mapping[str, str]] = ()) -> list[dict[str, str]]:
+    """A row a plan: its axes, more about it where there is more, its figures, and its speed beside the first's."""
+    plans, rows = [each.plan for each in estimates], list[dict[str, str]]()
+    for each, own in zip(estimates, more or [{}] * len(plans), strict=True):
+        behind = share(each.tokens_per_s / estimates[0].tokens_per_s - 1, signed=True) if rows else "best"
+        rows.append({**axes(each, plans), **other_axes(each.plan, plans), **own, **figures(each), SPEED: behind})
+    return rows
+
+
+def axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
+    """The axes of a plan, with a column for each that one of `plans` has."""
+    plan, has_chunks = estimate.plan, any(each.virtual_pipeline > 1 for each in plans)
+    others = {axis: "-" for each in plans for axis in _others(each)} | _others(plan)
+    tp, pp, dp = map(axis_of, ("tensor_parallel", "pipeline_parallel", "data_parallel"))
+    return {
+        tp: f"{plan.tensor_parallel}{' sp' if plan.sequence_parallel else ''}",
+        pp: str(plan.pipeline_parallel),
+        **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
+        dp: f"{plan.data_parallel}{_zero(plan)}",
+        **others,
+        "mbs": f"{plan.micro_batch}x{estimate.num_micro_batches}",
+        "recompute": _recompute(plan),
+    }
+
+
+def other_axes(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
+    """A column of the axes without one in which `plans` differ, so that rows that differ never read the same; "-" is their defaults."""
+    differ = _differences(plans)
+    stated = {name: value for name in differ if (value := getattr(plan, name)) != _OTHERS[name]}
+    words = (name if value is True else _text(value) for name, value in stated.items())
+    return {"\n".join(map(_broken, differ)): ", ".join(map(_broken, words)) or "-"} if differ else {}
+
+
+def defaults(plans: Sequence[Plan]) -> str:
+    """What "-" is in that column; "" where there is none."""
+    return ", ".join(f"{name} {_text(_OTHERS[name])}" for name in _differences(plans))
+
+
+def _differences(plans: Sequence[Plan]) -> list[str]:
+    return [name for name in _OTHERS if len({getattr(each, name) for each in plans}) > 1]
+
+
+def _text(value: object) -> str:
+    if value in (None, (), False):
+        return "none"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _others(plan: Plan) -> dict[str, str]:
+    """Degrees of the dimensions without a key of their own, by axis; one that is on or off, by its name."""
+    known = {name: DIMENSIONS.get(name) for name, _ in plan.dimensions}
+    return {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in plan.dimensions}
+
+
+def _zero(plan: Plan) -> str:
+    group = f"/{plan.zero_group}" if plan.zero_group else ""
+    zero = f" z{plan.zero_stage}{group}" if plan.zero_stage else ""
+    parameters = "" if plan.reshard_after_forward is None else " let go" if plan.reshard_after_forward else " kept"
+    return zero + parameters + (" host" if plan.offload_optimizer else "")
+
+
+def _recompute(plan: Plan) -> str:
+    """'full', 'selective + 1 op', '2 modules', '3 ops', and the share of layers where not each does."""
+    counts = {"module": len(plan.recompute_modules), "op": len(plan.recompute_ops)}
+    parts = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in counts.items() if count]
+    whole = plan.recompute != "none" and not plan.recompute_modules  # which say what selective means
+    again = " + ".join([*([plan.recompute] if whole or not parts else []), *parts])
+    return again + (f" 1/{plan.recompute_every}" if plan.recompute_every > 1 else "")
+
+
+def figures(estimate: Estimate) -> dict[str, str]:
+    """The step, what it reaches, and what the most loaded device holds."""
+    return {
+        "step": units.format(estimate.step_s, "s", digits=4),
+        "token/s\n/device": _number(estimate.tokens_per_s_per_device, "token/s"),
+        "MFU\n%": share(estimate.mfu),
+        f"GiB\n/{gib(estimate.capacity_bytes)}": gib(estimate.peak_bytes),
+    }
+
+
+def _number(value: float, unit: str) -> str:
+    return units.format(value, unit).partition(" ")[0]
+
+
+def share(value: float, *, signed: bool = False) -> str:
+    """Percent, without their sign."""
+    return percent(value, signed=signed).removesuffix(" %")
+
+
+def gib(num_bytes: float) -> str:
+    """The GiB, without their unit."""
+    least = units.parse("0.001 GiB", "bytes")
+    return units.format(num_bytes, "GiB").partition(" ")[0] if num_bytes >= least or not num_bytes else "<0.001"
+
+
+def short(plan: Plan) -> str:
+    """A plan in a few letters.
+
+    >>> short(Plan(tensor_parallel=8, data_parallel=2, recompute="full"))
+    'tp8 pp1 dp2 mbs1 recompute full'
+    >>> short(Plan(data_parallel=4, zero_stage=3, zero_group=2, recompute_ops=("norm1",), recompute_every=2))
+    'tp1 pp1 dp4 z3/2 mbs1 recompute 1 op 1/2'
+    """
+    chunks = f" vpp{plan.virtual_pipeline}" if plan.virtual_pipeline > 1 else ""
+    sequence = " sp" if plan.sequence_parallel else ""
+    axes = f"tp{plan.tensor_parallel}{sequence} pp{plan.pipeline_parallel}{chunks} dp{plan.data_parallel}{_zero(plan)}"
+    others = "".join(f" {axis}{degree}" for axis, degree in _others(plan).items())
+    return f"{axes}{others} mbs{plan.micro_batch} recompute {_recompute(plan)}"
+
+
+def _broken(text: str) -> str:
+    """A long name in two lines."""
+    return text.replace("_", "_\n", 1) if len(text) > _LONG else text
