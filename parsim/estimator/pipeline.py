@@ -93,6 +93,7 @@ def rank_ends(parts: Sequence[Stages], *, watch: bool = False) -> list[RankEnds]
         for rounds, member in _members_of(place, part.workload):
             groups.setdefault(rounds, []).append(member)
     times = [(part.table(lambda kind, phase: part.time(kind, phase).total), part.table(part.send_ps)) for part in parts]  # noqa: B023
+    beside = [*map(_beside, parts)]
     found = [RankEnds(*np.zeros((3, part.workload.num_ranks, len(part.workload.rows)), dtype=np.int64)) for part in parts]
     for rounds, members in groups.items():
         loops = np.repeat([each.loops for each in members], [len(each.plans) for each in members])
@@ -100,7 +101,7 @@ def rank_ends(parts: Sequence[Stages], *, watch: bool = False) -> list[RankEnds]
         passes, first = fold(rounds, loops, spans, sends, watch=watch), 0
         for each in members:
             own = Passes(*(column[:, first : first + len(each.plans)] for column in passes))
-            busy = _busy(parts[each.place], each, rounds, own)
+            busy = _busy(beside[each.place], each, rounds, own)
             for whole, values in zip(found[each.place], (own.ends, busy, own.flying), strict=True):
                 whole[:, each.plans] = values
             first += len(each.plans)
@@ -121,15 +122,24 @@ def _by_action(times: Ints, member: _Member) -> Ints:
     return times[:, member.shape.index[:, None], member.plans].reshape(-1, len(member.plans))
 
 
-def _busy(stages: Stages, member: _Member, rounds: Rounds, passes: Passes) -> Ints:
+def _beside(stages: Stages) -> list[Ints]:
+    """What runs beside the last accumulation of a stage, if anything does: from its start, and from when that stream was done before,
+    until its end, [class, plan] each.
+    """
+    if not stages.workload.step.structure.replica_stream:
+        return []
+    (phase,) = (each for each in stages.workload.phases if each.accumulates)
+    from_start = stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_start)
+    return [from_start, stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_busy)]
+
+
+def _busy(beside: Sequence[Ints], member: _Member, rounds: Rounds, passes: Passes) -> Ints:
     """When the sums of gradients end that run beside the passes, [rank, plan]."""
     busy = passes.ends * 0
-    if stages.workload.step.structure.replica_stream:
-        phases, index = np.divmod(rounds.closing, member.shape.num_stages)
-        phase = stages.workload.phases[phases[0, 0]]
-        from_start = stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_start)
-        from_busy = stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_busy)
-        for actions, each in zip(rounds.closing.T, member.shape.index[index].T[:, :, None], strict=True):
+    if beside:
+        from_start, from_busy = beside
+        index = member.shape.index[rounds.closing % member.shape.num_stages]
+        for actions, each in zip(rounds.closing.T, index.T[:, :, None], strict=True):
             busy = np.maximum(passes.starts[actions] + from_start[each, member.plans], busy + from_busy[each, member.plans])
     return busy
 
