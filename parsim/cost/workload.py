@@ -96,8 +96,9 @@ class Workload:
 
     @property
     def num_ranks(self) -> int:
-        """Of that pipeline."""
-        return self.shape.num_ranks
+        """Of every pipeline."""
+        (found,) = {each.num_ranks for each in self.shapes}
+        return found
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -73,6 +73,13 @@ class Priced:
                 self.progress(done / self.plans.num_plans)
         return found if rows is None else found[:, rows]
 
+    def steps(self, rows: Ints | None = None) -> Ints:
+        """Exact picoseconds of the steps of some plans, whatever their structures."""
+        parts, found = [*self.stages(rows)], np.zeros(self.plans.num_plans, dtype=np.int64)
+        for (_, own), steps in zip(parts, step_ps([stages for stages, _ in parts]), strict=True):
+            found[own] = steps
+        return found if rows is None else found[rows]
+
 
 def stages_of(scenario: Scenario, plan: Plan) -> Stages:
     """The stages of one plan, as arrays of length 1."""
@@ -141,6 +148,6 @@ def _again_flops(stages: Stages, totals: Sequence[Totals], num_devices: int) -> 
 def estimates(scenario: Scenario, plans: Sequence[Plan] | Plans) -> Estimates:
     """Step time and peak memory of many plans, listed or as columns; each equals `estimate` of that plan alone."""
     priced = Priced(scenario, plans if isinstance(plans, Plans) else Plans.of(plans))
-    step, peaks, hosts = priced.figures(step_ps, peak_bytes, host_peak_bytes)
+    step, (peaks, hosts) = priced.steps(), priced.figures(peak_bytes, host_peak_bytes)
     node = scenario.cluster.node
     return Estimates(priced.plans, step / PS_PER_S, peaks, node.accelerator.hbm_capacity_bytes, hosts, node.host_memory_bytes)

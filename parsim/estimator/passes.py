@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from parsim.cluster.scalars import distinct_rows
 from parsim.cost.shape import StageKind
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.timing import task_ps
@@ -36,6 +37,14 @@ class Members(NamedTuple):
     copies: Ints  # of each of its segments, [segment, member]
 
 
+class RankSizes(NamedTuple):
+    """Ranks that hold different segments, or are of different plans."""
+
+    sizes: Sizes
+    held: dict[str, Ints]
+    which: Ints  # of these a rank is, [rank, plan]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stages:
     """What the stages of the plans of a workload do, by class: stages of a plan that do the same are measured once.
@@ -51,7 +60,7 @@ class Stages:
     _lives: dict[tuple[StageKind, Phase], Lives] = field(default_factory=dict, repr=False)
     _passes: dict[tuple[StageKind, Phase, bool], Pass] = field(default_factory=dict, repr=False)
     _copies: dict[str, Ints] = field(default_factory=dict, repr=False)
-    _of_ranks: list[Sizes] = field(default_factory=list, repr=False)
+    _of_ranks: list[RankSizes] = field(default_factory=list, repr=False)
     _ends: dict[int, Ints] = field(default_factory=dict, repr=False)  # by the identities of tasks, which the Step keeps
 
     @classmethod
@@ -97,25 +106,36 @@ class Stages:
             self._copies[segment] = self.spread(own)
         return self._copies[segment]
 
-    @property
-    def held(self) -> dict[str, Ints]:
-        """How often each rank of the one pipeline holds each segment, [rank, plan]."""
-        own = self.workload.shape.own
-        return {name: own @ self.copies(name) for name in self.workload.step.segments}
+    def on_ranks(self, values: Ints) -> Ints:
+        """What the stages of each rank come to, [rank, plan], of values [class, plan]; all pipelines have as many ranks."""
+        w = self.workload
+        found = np.zeros((w.num_ranks, len(w.rows)), dtype=np.int64)
+        for number, shape in enumerate(w.shapes):
+            own = w.shape_of == number
+            found[:, own] = shape.own @ values[: len(shape.classes), own]
+        return found
 
     @property
-    def of_ranks(self) -> tuple[Sizes, dict[str, Ints]]:
-        """Sizes, and how often each segment is held, one value for each rank of the one pipeline of each plan, rank by rank."""
+    def held(self) -> dict[str, Ints]:
+        """How often each rank holds each segment, [rank, plan]."""
+        return {name: self.on_ranks(self.copies(name)) for name in self.workload.step.segments}
+
+    @property
+    def of_ranks(self) -> RankSizes:
+        """What ranks hold, once each for those of a plan that hold the same."""
         if not self._of_ranks:
-            plans = np.arange(len(self.workload.rows))
-            self._of_ranks.append(self.workload.sizes.take(np.tile(plans, self.workload.num_ranks)))
-        return self._of_ranks[0], {name: each.ravel() for name, each in self.held.items()}
+            plans, shape = np.arange(len(self.workload.rows)), (self.workload.num_ranks, len(self.workload.rows))
+            held = {name: each.ravel() for name, each in self.held.items()}
+            first, which = distinct_rows([np.broadcast_to(plans, shape).ravel(), *held.values()], plans.size * shape[0])
+            sizes = self.workload.sizes.take(first % shape[1])
+            self._of_ranks.append(RankSizes(sizes, {name: each[first] for name, each in held.items()}, which.reshape(shape)))
+        return self._of_ranks[0]
 
     def finish_ps(self, task: Task) -> Ints:
         """Picoseconds of a task of the step's end, [rank, plan]."""
         if id(task) not in self._ends:
-            sizes, held = self.of_ranks
-            self._ends[id(task)] = task_ps(task, sizes, self.workload.model, held).reshape(self.workload.num_ranks, -1)
+            sizes, held, which = self.of_ranks
+            self._ends[id(task)] = task_ps(task, sizes, self.workload.model, held)[which]
         return self._ends[id(task)]
 
     def time(self, kind: StageKind, phase: Phase, *, closes: bool = False) -> PassTime:

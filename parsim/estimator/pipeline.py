@@ -1,4 +1,4 @@
-"""The step's longest path: actions level by level over all ranks at once, messages between them, and the end of the step.
+"""The step's longest path: the passes of all ranks, with messages between them, and the end of the step.
 
 Integer picoseconds over arrays of plans, and nothing rounded here: `simulate` runs the same step through events and must agree
 to the picosecond.  Every gap of a rank's compute is charged to what it waited for, so a breakdown sums to the step.
@@ -6,8 +6,7 @@ to the picosecond.  Every gap of a rank's compute is charged to what it waited f
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -15,22 +14,22 @@ import numpy as np
 
 from parsim import schedules
 from parsim.cluster.scalars import distinct_rows
+from parsim.cost.shape import Shape
 from parsim.cost.sizes import Ints
 from parsim.cost.timing import task_ps
 from parsim.cost.workload import Workload
-from parsim.errors import ScenarioError
+from parsim.estimator.fold import Passes, fold
 from parsim.estimator.passes import Stages
 from parsim.estimator.streams import Streams, exposure
 from parsim.estimator.worst import ranks_of_plans
 from parsim.parallel.dimensions import DIMENSIONS, axes, names, replica_axes
 from parsim.parallel.plan import Plan
-from parsim.schedules.columnar import Bools, Columns
+from parsim.schedules import Rounds
+from parsim.schedules.columnar import Bools
 from parsim.step.task import Collective, Task
-from parsim.units import PS_PER_S
 
-_MOST_PS = 2**63 - 1  # 106 days
-_MOST_BYTES = 200e6  # of the arrays of a fold
-_ARRAYS = 6  # of a value a row and plan, in a fold
+_MOST_BYTES = 200e6  # of the arrays of a batch
+_ARRAYS = 8  # of a value an action and plan, in a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,108 +41,116 @@ class Timeline:
     charges: dict[str, int]  # compute, exposed_AXIS, bubble, optimizer, other; sums to the step
 
 
-class Levels(NamedTuple):
-    """The rows of a schedule's columns in an order in which all that an action needs lies in earlier levels; n is before all."""
+class RankEnds(NamedTuple):
+    """When the passes of each rank end, the sums of gradients that run beside them, and what it waited for messages, [rank, plan]."""
 
-    rows: Ints
-    cuts: tuple[tuple[int, int], ...]  # of each level
-    before: Ints
-    awaits: Ints
-    sent_before: Ints
-
-
-@functools.lru_cache(maxsize=64)
-def _levels(columns: Columns) -> Levels:
-    order = np.concatenate(columns.levels)
-    place = np.empty(len(order) + 1, dtype=np.int64)
-    place[order], place[-1] = np.arange(len(order)), len(order)  # row -1 is before all
-    ends = np.cumsum([len(rows) for rows in columns.levels]).tolist()
-    before, awaits, sent_before = (place[each[order]] for each in (columns.before, columns.awaits, columns.sent_before))
-    return Levels(order, tuple(zip([0, *ends], ends, strict=False)), before, awaits, sent_before)
-
-
-class Fold(NamedTuple):
-    """When the actions of a schedule's columns start and end, [row, plan]; row -1 is the step's begin."""
-
-    columns: Columns
-    starts: Ints
     ends: Ints
+    busy: Ints
+    flying: Ints
 
 
-def fold(stages: Stages) -> Fold:
-    """Every action after the one before it on its rank and after its message; a message leaves after the one before it."""
-    w = stages.workload
-    columns = schedules.columns(w.schedule, w.num_ranks, w.chunks, w.num_micro_batches)
-    levels = _levels(columns)
-    kinds = columns.phase[levels.rows], w.shape.index[columns.stage[levels.rows]]
-    spans = stages.table(lambda kind, phase: stages.time(kind, phase).total)[kinds]
-    sends = stages.table(stages.send_ps)[kinds]
-    _check_range(spans + sends, levels)
-    found = np.zeros((2, len(spans) + 1, spans.shape[1]), dtype=np.int64)
-    one = 0 if spans.shape[1] == 1 else slice(None)  # a single index is fastest
-    found[:, levels.rows] = _walk(levels, spans[:, one], sends[:, one]).reshape(found[:, :-1].shape)
-    return Fold(columns, *found)
+class _Member(NamedTuple):
+    """Plans of one workload that have a pipeline and number of micro_batches in common."""
+
+    place: int  # of the workload
+    plans: Ints
+    shape: Shape
+    loops: int
 
 
-def _walk(levels: Levels, spans: Ints, sends: Ints) -> Ints:
-    starts, ends, arrivals = np.zeros((3, len(spans) + 1, *spans.shape[1:]), dtype=np.int64)
-    _, cuts, before, awaits, sent_before = levels
-    for low, high in cuts:
-        start = starts[low:high] = np.maximum(ends[before[low:high]], arrivals[awaits[low:high]])
-        end = ends[low:high] = start + spans[low:high]
-        arrivals[low:high] = np.maximum(end, arrivals[sent_before[low:high]]) + sends[low:high]
-    return np.stack([starts[:-1], ends[:-1]])
-
-
-def _check_range(spans: Ints, levels: Levels) -> None:
-    """Raise a ScenarioError for a step that int64 may not hold: the slowest actions of all levels, one after another."""
-    longest = float(np.maximum.reduceat(spans, [low for low, _ in levels.cuts]).sum(axis=0, dtype=np.float64).max())
-    if longest > _MOST_PS:
-        raise ScenarioError(f"the step would take {longest / PS_PER_S:.3g} s", remedy="Check the rates and bandwidths of the hardware.")
-
-
-def step_ps(stages: Stages) -> Ints:
-    """Picoseconds of the step of each plan."""
-    found = stages.workload.rows * 0
-    for own in _portions(stages.workload):
-        part = stages.take(own)
-        found[own] = finish(part, *pass_ends(part, fold(part))).compute.max(axis=0)
+def step_ps(many: Sequence[Stages]) -> list[Ints]:
+    """Picoseconds of the step of each plan of some workloads, for each of these: what runs the same rounds is folded together."""
+    found = [each.workload.rows * 0 for each in many]
+    for batch in _batches(many):
+        parts = [many[place].take(own) for place, own in batch]
+        for (place, own), part, passes in zip(batch, parts, rank_ends(parts), strict=True):
+            found[place][own] = finish(part, passes).compute.max(axis=0)
     return found
 
 
-def _portions(workload: Workload) -> Iterator[Ints]:
-    """Plans of one pipeline and number of micro_batches, in portions whose arrays stay small."""
+def _batches(many: Sequence[Stages]) -> Iterator[list[tuple[int, Ints]]]:
+    """Plans by ranks of the pipeline, in batches whose arrays stay small: places of workloads, and of plans in each."""
+    ranks = [np.array([shape.num_ranks for shape in each.workload.shapes])[each.workload.shape_of] for each in many]
+    rows = max((shape.num_stages * len(shape.phases) for each in many for shape in each.workload.shapes), default=1)
+    size = max(1, int(_MOST_BYTES / (8 * _ARRAYS * rows)))
+    for num_ranks in sorted({*np.concatenate([*ranks, np.zeros(0, np.int64)]).tolist()}):
+        batch, room = list[tuple[int, Ints]](), size
+        for place, each in enumerate(ranks):
+            own = np.flatnonzero(each == num_ranks)
+            for part in filter(len, np.split(own, range(room, len(own), size))):
+                if len(part) > room:
+                    yield batch
+                    batch, room = [], size
+                batch.append((place, part))
+                room -= len(part)
+        yield batch
+
+
+def rank_ends(parts: Sequence[Stages], *, watch: bool = False) -> list[RankEnds]:
+    """The passes of some workloads, each of pipelines with one number of ranks; `watch`: whether `flying` is asked for."""
+    groups: dict[Rounds, list[_Member]] = {}
+    for place, part in enumerate(parts):
+        for rounds, member in _members_of(place, part.workload):
+            groups.setdefault(rounds, []).append(member)
+    times = [(part.table(lambda kind, phase: part.time(kind, phase).total), part.table(part.send_ps)) for part in parts]  # noqa: B023
+    beside = [*map(_beside, parts)]
+    found = [RankEnds(*np.zeros((3, part.workload.num_ranks, len(part.workload.rows)), dtype=np.int64)) for part in parts]
+    for rounds, members in groups.items():
+        loops = np.repeat([each.loops for each in members], [len(each.plans) for each in members])
+        spans, sends = (np.hstack([_by_action(times[each.place][which], each) for each in members]) for which in (0, 1))
+        passes, first = fold(rounds, loops, spans, sends, watch=watch), 0
+        for each in members:
+            own = Passes(*(column[:, first : first + len(each.plans)] for column in passes))
+            busy = _busy(beside[each.place], each, rounds, own)
+            for whole, values in zip(found[each.place], (own.ends, busy, own.flying), strict=True):
+                whole[:, each.plans] = values
+            first += len(each.plans)
+    return found
+
+
+def _members_of(place: int, workload: Workload) -> Iterator[tuple[Rounds, _Member]]:
+    """The plans of a workload by what they run."""
     first, which = distinct_rows([workload.shape_of, workload.micro_batches], len(workload.rows))
-    for index, plan in enumerate(first.tolist()):
-        own = np.flatnonzero(which == index)
-        rows = int(workload.micro_batches[plan]) * workload.shapes[workload.shape_of[plan]].num_stages * len(workload.phases)
-        size = max(1, int(_MOST_BYTES / (8 * _ARRAYS * rows)))
-        yield from np.split(own, range(size, len(own), size))
+    for number, plan in enumerate(first.tolist()):
+        shape = workload.shapes[workload.shape_of[plan]]
+        rounds, loops = schedules.rounds(shape.schedule, shape.num_ranks, shape.chunks, int(workload.micro_batches[plan]))
+        yield rounds, _Member(place, np.flatnonzero(which == number), shape, loops)
 
 
-def pass_ends(stages: Stages, found: Fold) -> tuple[Ints, Ints]:
-    """When the passes of each rank end, and the sums of gradients that run beside them, [rank, plan]."""
-    w, columns = stages.workload, found.columns
-    ends = found.ends[np.flatnonzero(np.diff(columns.rank, append=w.num_ranks))]
-    busy = ends * 0
-    if w.step.structure.replica_stream:
-        closing = np.flatnonzero(columns.closes).reshape(w.num_ranks, -1)  # in the order of issue
-        (phase,) = (w.phases[index] for index in set(columns.phase[closing].flat))
-        from_start = stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_start)
-        from_busy = stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_busy)
-        for rows in closing.T:
-            each = w.shape.index[columns.stage[rows]]
-            busy = np.maximum(found.starts[rows] + from_start[each], busy + from_busy[each])
-    return ends, busy
+def _by_action(times: Ints, member: _Member) -> Ints:
+    """Of [phase, class, plan] what the actions of these plans have, [action, plan]."""
+    return times[:, member.shape.index[:, None], member.plans].reshape(-1, len(member.plans))
 
 
-def finish(stages: Stages, ends: Ints, busy: Ints) -> Streams:
+def _beside(stages: Stages) -> list[Ints]:
+    """What runs beside the last accumulation of a stage, if anything does: from its start, and from when that stream was done before,
+    until its end, [class, plan] each.
+    """
+    if not stages.workload.step.structure.replica_stream:
+        return []
+    (phase,) = (each for each in stages.workload.phases if each.accumulates)
+    from_start = stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_start)
+    return [from_start, stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_busy)]
+
+
+def _busy(beside: Sequence[Ints], member: _Member, rounds: Rounds, passes: Passes) -> Ints:
+    """When the sums of gradients end that run beside the passes, [rank, plan]."""
+    busy = passes.ends * 0
+    if beside:
+        from_start, from_busy = beside
+        index = member.shape.index[rounds.closing % member.shape.num_stages]
+        for actions, each in zip(rounds.closing.T, index.T[:, :, None], strict=True):
+            busy = np.maximum(passes.starts[actions] + from_start[each, member.plans], busy + from_busy[each, member.plans])
+    return busy
+
+
+def finish(stages: Stages, passes: RankEnds) -> Streams:
     """The end of the step on all ranks, [rank, plan], the first of those that replicate one another."""
-    w = stages.workload
+    w, ends = stages.workload, passes.ends
     copies = stages.held
     streams = Streams(ends, "optimizer")
     if w.step.structure.replica_stream:
-        streams.begin(w.step.structure.replica_stream, busy)
+        streams.begin(w.step.structure.replica_stream, passes.busy)
     for task in w.step.finish:
         ps = stages.finish_ps(task)
         members = _members(task, copies)
@@ -164,30 +171,26 @@ def _members(task: Task, held: Mapping[str, Ints]) -> Bools | None:
 
 
 def timeline(stages: Stages) -> Timeline:
-    """The step of the only plan, every gap of its critical rank charged."""
+    """The step of the only plan, every gap of its critical rank charged: to communication what was on its way, to the bubble the rest."""
     w = stages.workload
-    found = fold(stages)
-    end = finish(stages, *pass_ends(stages, found))
+    (passes,) = rank_ends([stages], watch=True)
+    end = finish(stages, passes)
     step = int(end.compute.max())
     work = stages.table(lambda kind, phase: stages.charges(kind, phase).get("compute", stages.members[kind].plans * 0))
     rank = int(np.argmax(w.shape.own @ work[:, :, 0].sum(axis=0)))
     charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), 0)
     parts = [(name, int(ps[rank, 0])) for name, ps in end.charges.items()]
+    spans = 0
     for kind, members in stages.members.items():
         times = w.shape.own[rank, members.classes] * w.num_micro_batches
         for phase in w.phases:
             parts += [(name, int(ps @ times)) for name, ps in stages.charges(kind, phase).items()]
-    for name, ps in (*parts, *_waits(found, rank), ("bubble", step - int(end.compute[rank, 0]))):
+            spans += int(stages.time(kind, phase).total @ times)
+    flying = int(passes.flying[rank, 0])
+    waits = int(passes.ends[rank, 0]) - spans - flying + step - int(end.compute[rank, 0])
+    for name, ps in (*parts, (exposure("pp"), flying), ("bubble", waits)):
         charges[name] = charges.get(name, 0) + ps
     return Timeline(step, rank, charges)
-
-
-def _waits(found: Fold, rank: int) -> tuple[tuple[str, int], ...]:
-    """Gaps before the actions of a rank: what was on its way is communication, what was not yet sent is bubble."""
-    own = np.flatnonzero(found.columns.rank == rank)
-    starts, done, sent = found.starts[own], found.ends[found.columns.before[own]], found.ends[found.columns.awaits[own]]
-    flying = np.maximum(starts - np.maximum(done, sent), 0)
-    return (exposure("pp"), int(flying.sum())), ("bubble", int((starts - done - flying).sum()))
 
 
 def _links(workload: Workload) -> tuple[str, ...]:

@@ -92,7 +92,8 @@ def _passes(stages: Stages, stage: int, counts: PassCounts) -> Counter[str]:
 def _finish(stages: Stages, at: Mapping[str, int] | None) -> dict[str, Ints]:
     """Counts of the end of the step, [rank]."""
     w, place = stages.workload, at or {}
-    sizes, held = stages.of_ranks
+    held = {name: each[:, 0] for name, each in stages.held.items()}
+    sizes = w.sizes.take(np.zeros(w.num_ranks, dtype=np.int64))
     sizes = sizes if at is None else sizes.at(at)
     total: dict[str, Ints] = {}
     for task in w.step.finish:

@@ -12,7 +12,7 @@ from parsim.cluster.scalars import Ints
 from parsim.estimator.estimate import OnProgress, Priced
 from parsim.estimator.host import host_peak_bytes
 from parsim.estimator.memory import peak_bytes
-from parsim.estimator.pipeline import lower_bound, step_ps
+from parsim.estimator.pipeline import lower_bound
 from parsim.estimator.result import Estimate, Estimates
 from parsim.parallel.plans import Plans
 from parsim.planner.relief import relief
@@ -64,7 +64,7 @@ class Bounded:
         """The exact steps of some plans."""
         new = rows[self.exact_ps[rows] < 0]
         if len(new):
-            self.exact_ps[new] = self.priced.figures(step_ps, rows=new)[0]
+            self.exact_ps[new] = self.priced.steps(new)
         return np.asarray(self.exact_ps[rows])
 
     def front(self, rows: Ints) -> Ints:

@@ -19,6 +19,9 @@ from parsim.schedules.schedule import find as find
 from parsim.schedules.schedule import in_turn as in_turn
 from parsim.schedules.states import States as States
 from parsim.schedules.states import state_columns as state_columns
+from parsim.schedules.steady import Level as Level
+from parsim.schedules.steady import Rounds as Rounds
+from parsim.schedules.steady import rounds as rounds
 
 
 def names() -> tuple[str, ...]:

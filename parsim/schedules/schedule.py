@@ -17,7 +17,8 @@ class Schedule:
     """An order of actions for each rank; a file derives from it and states `source`, and `order` or `arrays`: each gives the other."""
 
     source: str  # the paper or code that it follows
-    steady_rounds: int | None = None  # rounds of p micro_batches, a legal number, that show every memory state; None: no steady state
+    # Rounds of p micro_batches, a legal number, that show every memory state and how the order goes on; None: no steady state.
+    steady_rounds: int | None = None
     phases: tuple[Phase, ...] = WHOLE  # what a stage does with a micro_batch, in order
 
     def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:

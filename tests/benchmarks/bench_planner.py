@@ -1,8 +1,9 @@
 """CPU seconds of `parsim plan`, whole process, of two checkouts in turns:  python tests/benchmarks/bench_planner.py BEFORE_DIR [AFTER_DIR]
 
 GPT-3 175B on 1,024 A100 (13,728 plans that differ), and a 1T model on 102,400; `--million` adds a space of a million plans, this tree
-alone; `--estimates` what a plan costs in an array of 100,000 (6 that differ), beside one `estimate` after another before.  Each checkout
-has its own bytecode, written by a first run that does not count, as an installed package has it.
+alone; `--estimates` what a plan costs in an array of 100,000 (6 that differ, and all, of a dozen structures of the million), beside one
+`estimate` after another before.  Each checkout has its own bytecode, written by a first run that does not count, as an installed package
+has it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,20 @@ for ask in (parsim.estimates, Bounded):
     ask(scenario, plans)
     print((time.process_time() - begin) / len(plans))
 """
+RANDOM = """
+import sys, time, numpy, parsim
+from parsim.estimator.estimate import Priced
+from parsim.planner.space import candidates, space_named
+scenario = parsim.load(sys.argv[1])
+plans = candidates(scenario, space_named(scenario, None)).plans
+workloads = Priced(scenario, plans).workloads
+structure = workloads.step[workloads.kind]
+largest = numpy.argsort(-numpy.bincount(structure))[:12]
+rows = numpy.random.default_rng(0).choice(numpy.flatnonzero(numpy.isin(structure, largest)), int(sys.argv[2]), replace=False)
+begin = time.process_time()
+Priced(scenario, plans.take(numpy.sort(rows))).steps()
+print((time.process_time() - begin) / len(rows))
+"""
 PLANS = "p{0}_{1}: {{{{tensor_parallel: {0}, pipeline_parallel: {{ranks}}, micro_batch: {1}, recompute: selective}}}}"
 NAMED = ", ".join(PLANS.format(tensor, micro_batch) for tensor in (2, 4, 8) for micro_batch in (1, 2))
 ARRAYS = {  # with what is doubled
@@ -102,6 +117,9 @@ def of_arrays(before: Path, after: Path) -> list[list[str]]:
     single = 1e6 * float(python(before, scenario(), "-c", ONE_BY_ONE, "FILE")[1])
     plain = us(100_000)
     rows = [["100,000 plans", f"{single:,.0f}", *(f"{each:.1f} (1/{single / each:,.0f})" for each in plain)]]
+    for count in (20_000, 100_000):
+        each = 1e6 * float(python(after, MILLION, "-c", RANDOM, "FILE", str(count))[1])
+        rows.append([f"{count:,} random plans", "", f"{each:.1f} (1/{single / each:,.0f})", ""])
     for name, (count, changed) in ARRAYS.items():
         found = us(count, **changed)
         times = count / 100_000

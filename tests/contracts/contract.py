@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from parsim.cluster.scalars import Ints
 from parsim.collectives import CollectiveAlgorithm, chunk_elements, num_chunks
-from parsim.schedules import SCHEDULES, Action, Columns, Phase, check, columns, find
+from parsim.schedules import SCHEDULES, Action, Columns, Phase, check, columns, find, rounds
 from parsim_kernels import Machine, fabric
 from schedule_orders import actions_of, in_order, states_of
 
@@ -157,6 +158,32 @@ def in_levels(held: Columns) -> None:
     for row, own in level.items():
         earlier = [level[int(each[row])] for each in (held.before, held.awaits, held.sent_before) if each[row] >= 0]
         assert own == max(earlier, default=-1) + 1
+
+
+def rounds_are_the_order(name: str) -> None:
+    """Head, loops and tail run level by level what the columns do, and each message is read before another takes its place."""
+    counts = {(p, v, m) for p, v, _ in legal_shapes(name) for m in range(4 * p + 1, 13 * p, 1 + p // 2)}
+    for p, v, m in {*counts, *legal_shapes(name)}:
+        if SCHEDULES.get(name).legal(p, v, m) is not None:
+            continue
+        held, (each, loops) = columns(name, p, v, m), rounds(name, p, v, m)
+        levels = [*each.head, *each.loop * loops, *each.tail]
+        assert len(levels) == len(held.levels)
+        action, there, closing = held.phase * p * v + held.stage, {each.num_rows - 2: -1}, []
+        for level, rows in zip(levels, held.levels, strict=True):
+            assert level.action.tolist() == action[rows].tolist()
+            assert np.arange(p)[level.rank].tolist() == held.rank[rows].tolist()
+            assert [there.get(row) for row in level.reads.tolist()] == [*held.awaits[rows].tolist(), *sends_before(held, rows)]
+            there.update((place, row) for place, row in zip(level.gives.tolist(), rows.tolist(), strict=True) if held.sends[row])
+            assert (level.gives[~held.sends[rows]] == each.num_rows - 1).all()
+            closing += [] if level.closing is None else rows[level.closing].tolist()
+        assert sorted(closing) == np.flatnonzero(held.closes).tolist()
+        assert each.closing.ravel().tolist() == action[held.closes].tolist()
+
+
+def sends_before(held: Columns, rows: Ints) -> list[int]:
+    """What was sent before what these rows send; of what sends nothing, nothing."""
+    return np.where(held.sends[rows], held.sent_before[rows], -1).tolist()
 
 
 def a_few_rounds_show_every_memory_state(name: str) -> None:

@@ -58,11 +58,20 @@ class WrongRounds(OneFOneB):
     arrays = Schedule.arrays
 
 
+class WrongEnd(OneFOneB):
+    """Many micro_batches end in another order than few on rank 0."""
+
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        right = super().arrays(rank, num_ranks, chunks, num_micro_batches)
+        return right if rank or num_micro_batches < 6 * num_ranks else np.concatenate([right[:, :-3], right[:, [-2, -3, -1]]], axis=1)
+
+
 MADE_UP = {
     "swapped_order": SwappedOrder(),
     "swapped_arrays": SwappedArrays(),
     "wrong_rank": WrongRank(),
     "wrong_rounds": WrongRounds(),
+    "wrong_end": WrongEnd(),
     "vee": Vee(),
 }
 
@@ -79,6 +88,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
         ("swapped_order", contract.actions_follow_what_they_need, ScheduleError, "rank 1 waits for ever: 1B0 needs 1F0"),
         ("swapped_arrays", contract.columns_are_the_order, AssertionError, None),
         ("wrong_rank", contract.actions_follow_what_they_need, ScheduleError, "rank 0 lacks 1B0"),
+        ("wrong_end", contract.rounds_are_the_order, AssertionError, None),
         ("wrong_rounds", contract.a_few_rounds_show_every_memory_state, AssertionError, None),
     ],
 )
@@ -105,6 +115,7 @@ def test_stages_may_live_where_a_schedule_says() -> None:
     contract.every_rank_holds_its_chunks("vee")
     contract.columns_are_the_order("vee")
     contract.a_few_rounds_show_every_memory_state("vee")
+    contract.rounds_are_the_order("vee")
     assert [Vee().stages_of(rank, 3, 6) for rank in range(3)] == [(0, 5), (1, 4), (2, 3)]
     # At the turn of the V no message passes: 3F0 on rank 2 takes what 2F0 left there.
     held = columns("vee", 3, 2, 1)

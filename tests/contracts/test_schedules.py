@@ -30,6 +30,11 @@ def test_arrays_hold_the_order_and_columns_what_each_action_waits_for(name: str)
 
 
 @pytest.mark.parametrize("name", schedules.names())
+def test_rounds_run_what_the_order_says(name: str) -> None:
+    contract.rounds_are_the_order(name)
+
+
+@pytest.mark.parametrize("name", schedules.names())
 def test_every_stage_has_one_rank_and_every_rank_as_many_stages(name: str) -> None:
     contract.every_rank_holds_its_chunks(name)
 

@@ -149,7 +149,7 @@ def flat_pipeline_ps(p: int, m: int, chunks: int, *given: int) -> int:
     found = stages_of(scenario(model=replace(GPT, num_layers=p * chunks), batch=Batch(m, 8)), plan)
     stages = Flat(found.workload, found.measures, found.members, found.num_classes)
     object.__setattr__(stages, "given", given)
-    return int(pipeline.fold(stages).ends.max())
+    return int(pipeline.rank_ends([stages])[0].ends.max())
 
 
 @settings(max_examples=300, deadline=None)

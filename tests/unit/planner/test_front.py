@@ -12,6 +12,7 @@ from test_search import AUTO, SPACES, spaced, tight_with_variants, toy
 
 from parsim import estimates, pareto, plan
 from parsim.errors import PlanError, ScenarioError
+from parsim.estimator import estimate as priced_plans
 from parsim.planner import Front, bounded
 from parsim.planner.front import Bounded, landscape
 from parsim.planner.space import candidates
@@ -85,8 +86,8 @@ def _beats(one: tuple[float, int], other: tuple[float, int]) -> bool:
 
 def test_few_plans_are_priced_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     priced: list[int] = []
-    right = bounded.step_ps
-    monkeypatch.setattr(bounded, "step_ps", lambda stages: priced.append(len(stages.workload.rows)) or right(stages))  # type: ignore[func-returns-value]
+    right = priced_plans.Priced.steps
+    monkeypatch.setattr(priced_plans.Priced, "steps", lambda self, rows: priced.append(len(rows)) or right(self, rows))  # type: ignore[func-returns-value]
     found = pareto(spaced("degrees"))
     assert len(found.rows) <= sum(priced) < found.num_legal / 2
 

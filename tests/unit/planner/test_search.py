@@ -14,7 +14,7 @@ from parsim.errors import PlanError
 from parsim.estimator import memory, pipeline, worst
 from parsim.estimator.estimate import Priced, stages_of
 from parsim.estimator.memory import peak_bytes
-from parsim.estimator.pipeline import lower_bound, step_ps
+from parsim.estimator.pipeline import lower_bound
 from parsim.estimator.result import Estimates
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner import bounded
@@ -74,7 +74,7 @@ def test_the_ranking_is_that_of_pricing_every_plan(name: str, stack: str) -> Non
 def test_figures_of_columns_are_those_of_each_plan_alone(name: str, stack: str) -> None:
     chosen = spaced(name, stack=stack)
     priced = Priced(chosen, candidates(chosen, chosen.spaces[name]).plans)
-    steps, peaks, bounds = priced.figures(step_ps, peak_bytes, lower_bound)
+    steps, (peaks, bounds) = priced.steps(), priced.figures(peak_bytes, lower_bound)
     alone = [estimate(chosen, each) for each in priced.plans]
     assert (steps / 1e12).tolist() == [each.step_s for each in alone]
     assert peaks.tolist() == [each.peak_bytes for each in alone]
@@ -100,8 +100,8 @@ def test_a_task_is_priced_once_whatever_the_number_of_plans(monkeypatch: pytest.
 
 def test_few_plans_are_walked_through_their_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     walked: list[int] = []
-    right = bounded.step_ps
-    monkeypatch.setattr(bounded, "step_ps", lambda stages: walked.append(len(stages.workload.rows)) or right(stages))  # type: ignore[func-returns-value]
+    right = Priced.steps
+    monkeypatch.setattr(Priced, "steps", lambda self, rows: walked.append(len(rows)) or right(self, rows))  # type: ignore[func-returns-value]
     chosen = spaced("degrees")
     ranking = plan(chosen, top=3)
     assert ranking.num_legal > 3 * sum(walked)

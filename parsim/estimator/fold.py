@@ -1,0 +1,129 @@
+"""The passes of many plans that run the same rounds of a schedule, folded at once in integer picoseconds.
+
+Time goes through a loop as a max-plus map: what starts later ends later, by as much.  So where all ends and messages of a plan have moved
+on by the same after some loops, they do so for ever, and the loops that are left cost nothing.  Nothing is rounded.
+Source: Baccelli et al. 1992, Synchronization and Linearity, section 3.7, for the period that every such map comes to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from parsim.cost.sizes import Ints
+from parsim.errors import ScenarioError
+from parsim.schedules import Level, Rounds
+from parsim.schedules.columnar import Bools
+from parsim.units import PS_PER_S
+
+_MOST_PS: Final = 2**63 - 1  # 106 days
+_MOST_VALUES: Final = 200_000  # of a state: a processor's cache holds them
+
+
+class Passes(NamedTuple):
+    """What the passes of each plan come to."""
+
+    ends: Ints  # of each rank, [rank, plan]
+    starts: Ints  # of the actions that close a stage, zeros for others, [action, plan]
+    flying: Ints  # how long each rank waited for messages that had left, [rank, plan]
+
+
+def fold(rounds: Rounds, loops: Ints, spans: Ints, sends: Ints, *, watch: bool = False) -> Passes:
+    """Every action after the one before it on its rank and after its message; a message leaves after the one before it.
+
+    Args:
+        rounds: of the schedule.
+        loops: how often each plan runs the loop.
+        spans: picoseconds of the actions, [action, plan].
+        sends: and of their messages.
+        watch: whether `flying` is asked for; it is 0 otherwise.
+
+    Raises:
+        ScenarioError: int64 may not hold a step.
+    """
+    _check_range(rounds, loops, spans + sends)
+    size = max(1, _MOST_VALUES // rounds.num_rows)
+    parts = [slice(first, first + size) for first in range(0, len(loops), size)]
+    found = [_fold(rounds, loops[own], np.stack([spans[:, own], sends[:, own]]), watch) for own in parts]
+    return Passes(*(np.concatenate(each, axis=1) for each in zip(*found, strict=True)))
+
+
+def _fold(rounds: Rounds, loops: Ints, times: Ints, watch: bool) -> Passes:
+    rows = rounds.num_rows + (rounds.num_rows + rounds.num_ranks) * watch
+    run = _Run(rounds, times, np.zeros((rows, len(loops)), dtype=np.int64))
+    run.advance(rounds.head)
+    if loops.any():
+        run = _Run(rounds, times, _run_loops(run, loops))
+    run.advance(rounds.tail)
+    ends = run.state[: rounds.num_ranks]
+    return Passes(ends, run.starts, run.flying if watch else ends * 0)
+
+
+class _Run:
+    """Plans under way: `every` holds the state, and where asked for when each message left, and `flying`."""
+
+    def __init__(self, rounds: Rounds, times: Ints, every: Ints) -> None:
+        self.rounds, self.times, self.every = rounds, times, every
+        self.state, self.left, self.flying = np.split(every, (rounds.num_rows, 2 * rounds.num_rows))
+        self.starts = np.zeros_like(times[0])
+
+    def take(self, plans: Bools) -> _Run:
+        """The same of some of the plans."""
+        return _Run(self.rounds, self.times[:, :, plans], self.every[:, plans])
+
+    def advance(self, levels: Iterable[Level]) -> None:
+        """Run some levels."""
+        state, (spans, sends) = self.state, self.times
+        for rank, action, reads, gives, closing in levels:
+            count, read = len(action), state.take(reads, 0)
+            start = np.maximum(state[rank], read[:count])
+            end = start + spans.take(action, 0)
+            if len(self.flying):
+                self.flying[rank] += start - np.maximum(state[rank], self.left.take(reads[:count], 0))
+                self.left[gives] = end
+            if closing is not None:
+                self.starts[action[closing]] = start[closing]
+            state[rank] = end
+            state[gives] = np.maximum(end, read[count:]) + sends.take(action, 0)
+
+    def has_moved(self, by: Ints) -> Bools:
+        """Whether all ends and messages of a plan moved by the same."""
+        rounds = self.rounds
+        state, left, _ = np.split(by, (rounds.num_rows, 2 * rounds.num_rows))
+        return np.asarray((state[:-2] == by[0]).all(axis=0) & (left[rounds.num_ranks : -2] == by[0]).all(axis=0))
+
+
+def _run_loops(run: _Run, loops: Ints) -> Ints:
+    """All of the plans after their loops; a plan that moves on by the same takes those that are left in one step."""
+    found, place, rest = np.empty_like(run.every), np.arange(len(loops)), loops
+    known, since = run.every.copy(), 0
+    while len(place):
+        run.advance(run.rounds.loop)
+        since, rest = since + 1, rest - 1
+        by = run.every - known
+        times = np.where(run.has_moved(by), rest // since, 0)
+        if times.any():
+            run.every += times * by
+            rest = rest - times * since
+        if since == run.rounds.turns:
+            known, since = run.every.copy(), 0
+        if not rest.all():
+            found[:, place[rest == 0]] = run.every[:, rest == 0]
+            goes_on = rest > 0
+            run, known, place, rest = run.take(goes_on), known[:, goes_on], place[goes_on], rest[goes_on]
+    return found
+
+
+def _check_range(rounds: Rounds, loops: Ints, times: Ints) -> None:
+    """Raise a ScenarioError for a step that int64 may not hold: the slowest actions of all levels, one after another."""
+    slowest = times.max(axis=0).astype(np.float64)
+    if (slowest * (len(rounds.head) + len(rounds.loop) * loops + len(rounds.tail))).max() <= _MOST_PS:
+        return
+    head, loop, tail = (
+        sum((times[level.action].max(axis=0) for level in levels), start=slowest * 0) for levels in (rounds.head, rounds.loop, rounds.tail)
+    )
+    longest = float((head + loop * loops + tail).max())
+    if longest > _MOST_PS:
+        raise ScenarioError(f"the step would take {longest / PS_PER_S:.3g} s", remedy="Check the rates and bandwidths of the hardware.")
