@@ -18,7 +18,7 @@ from parsim.step import gradient
 from parsim.step.gradient import KernelCall, part_of
 
 
-class Passes(NamedTuple):
+class PassesInChunks(NamedTuple):
     """The calls of forward and backward, and the name of the gradient of the block's input."""
 
     forward: list[KernelCall]
@@ -26,7 +26,7 @@ class Passes(NamedTuple):
     gradient_of_x: str
 
 
-def in_chunks(block: Block, fusions: tuple[str, ...], num_chunks: int) -> Passes:
+def in_chunks(block: Block, fusions: tuple[str, ...], num_chunks: int) -> PassesInChunks:
     """The calls of a head whose tokens pass logits and loss chunk by chunk."""
     cut = next(place for place, op in enumerate(block.ops) if op.name == ENTER_HEAD) + 1
     drawn = [op for op in block.ops[cut:] if op.kind == "draw"]  # whole, since what is drawn does not depend on the chunks
@@ -40,7 +40,7 @@ def in_chunks(block: Block, fusions: tuple[str, ...], num_chunks: int) -> Passes
     whole = [block.ops[cut - 1], *drawn]
     forward = [*gradient.forward(before), *gradient.forward(replace(block, ops=tuple(drawn)))]
     rest, gradient_of_x = gradient.backward(before, fusions)
-    return Passes([*forward, *loop.run(whole, each, d_x)], [*sums, *rest], gradient_of_x)
+    return PassesInChunks([*forward, *loop.run(whole, each, d_x)], [*sums, *rest], gradient_of_x)
 
 
 @dataclass(frozen=True, slots=True)
