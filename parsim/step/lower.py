@@ -17,7 +17,7 @@ from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding
 from parsim.schedules.phase import Phase
 from parsim.step import gradient
-from parsim.step.chunked import Passes, in_chunks
+from parsim.step.chunked import PassesInChunks, in_chunks
 from parsim.step.finish import finish
 from parsim.step.liveness import operands_named, saved_for, with_frees
 from parsim.step.place import Placer
@@ -116,10 +116,10 @@ def _segment(name: str, switches: _Switches) -> Segment:
     return _with_lives(bare, parts)
 
 
-def _passes(block: Block, switches: _Switches) -> Passes:
+def _passes(block: Block, switches: _Switches) -> PassesInChunks:
     if switches.loss_chunks > 1 and block.has_op(ENTER_HEAD):
         return in_chunks(block, switches.fusions, switches.loss_chunks)
-    return Passes(gradient.forward(block), *gradient.backward(block, switches.fusions))
+    return PassesInChunks(gradient.forward(block), *gradient.backward(block, switches.fusions))
 
 
 def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], beside: tuple[str, ...]) -> list[Task]:
