@@ -20,6 +20,7 @@ from parsim.cost import shape
 from parsim.estimator import worst
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
+from parsim.parallel.dimensions import split
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.planner import canonical
 from parsim.scenario import Scenario
@@ -134,6 +135,11 @@ def hold(check: Callable[[Any], None], strategy: st.SearchStrategy[Any], num_exa
     settings(max_examples=num_examples)(given(strategy)(check))()
 
 
+def enough(plan: Plan, sequence_length: int = 8) -> Batch:
+    """Sequences that show all a plan does: a micro_batch that opens gradients, one that adds to them; a pipeline, twice full."""
+    return Batch(plan.micro_batch * split(plan, "B") * 2 * plan.pipeline_parallel, sequence_length)
+
+
 def feature_sets(most: int) -> Iterator[tuple[str, ...]]:
     """All legal sets of at most so many features."""
     for size in range(1, most + 1):
@@ -154,5 +160,4 @@ def with_features(names: tuple[str, ...], stack: Stack) -> tuple[Scenario, Plan]
     if "uneven" in names:
         layers = (2, 1, 1, 1) if plan.num_stages == 4 else (3, 1)
         model, plan = replace(model, num_layers=sum(layers)), replace(plan, layers_per_stage=layers)
-    batch = Batch(4 * plan.data_parallel, 8, "bf16")
-    return scenario(model=model, batch=batch, stack=stack), plan
+    return scenario(model=model, batch=enough(plan), stack=stack), plan

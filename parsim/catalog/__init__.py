@@ -25,7 +25,7 @@ __all__ = ["aliases", "find", "hint", "kinds", "names", "row"]
 _ROW: Final = re.compile(r"^([^\s#:]+):.*\n(?:[ #].*\n|\n)*", re.MULTILINE)  # a row starts where a line is not indented, and is no comment
 _ANCHOR: Final = re.compile(r"&([\w-]+)")
 _ALIAS: Final = re.compile(r"\*([\w-]+)")
-_OTHER_NAME: Final = re.compile(r"^\S+ \{same_as: ")
+_OTHER_NAME: Final = re.compile(r"^\S+ \{same_as: ([^\s,]+)")
 
 
 def kinds() -> tuple[str, ...]:
@@ -133,8 +133,8 @@ def _text(kind: str) -> str:
 
 @cache
 def _spellings(kind: str) -> Mapping[str, str]:
-    others = {_plain(alias): each["same_as"] for alias, each in aliases(kind).items()}
-    return {**others, **{_plain(name): name for name in names(kind)}}
+    stated = ((name, _OTHER_NAME.match(text)) for name, text in _texts(kind).items())
+    return {_plain(name): alias[1] if alias else name for name, alias in stated}
 
 
 def _plain(name: str) -> str:

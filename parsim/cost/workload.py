@@ -25,6 +25,7 @@ from parsim.step.step import Step
 from parsim.step.task import Operand, Task, Weight
 
 _UNPRICED = ("name", "frees")
+_PLAIN = (str, int, bool, type(None))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +60,8 @@ def _priced_by(value: Any) -> object:
         return value.sharding.dims, value.sharding.axes, value.group
     if isinstance(value, tuple):
         return tuple(map(_priced_by, value))
+    if value.__class__ in _PLAIN:
+        return value
     if names := _priced_fields(value.__class__):
         return (type(value), *[_priced_by(getattr(value, name)) for name in names])
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value

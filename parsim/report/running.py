@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parsim.plain import csv_text
-from parsim.planner import remedies
 from parsim.report import results as made
-from parsim.report.choosing import remedy_lines
 from parsim.report.console import Output, log, log_files, patience, say, show_table
 from parsim.report.files import folder, json_text, prepare, write
 from parsim.report.manners import unwind
@@ -45,10 +43,18 @@ def run_scenario(
     log_files(directory, [*written, *_draw(results, directory, formats)])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
-        nearest = min((result.estimate for result in results.plans), key=lambda each: each.fill)
-        told = remedy_lines(scenario, remedies(scenario, nearest.plan), nearest.name, elsewhere=False)
-        log("\n".join(("no plan fits its device and host", *told)))
+        _log_remedies(results)
     return 0 if fits else 1
+
+
+def _log_remedies(results: made.Results) -> None:
+    """What would make the nearest plan fit; the planner is imported only where somebody needs it."""
+    from parsim.planner import remedies
+    from parsim.report.choosing import remedy_lines
+
+    nearest = min((result.estimate for result in results.plans), key=lambda each: each.fill)
+    told = remedy_lines(results.scenario, remedies(results.scenario, nearest.plan), nearest.name, elsewhere=False)
+    log("\n".join(("no plan fits its device and host", *told)))
 
 
 def plot_scenario(source: Source, out: Path | None, backend: str, formats: Sequence[str]) -> int:

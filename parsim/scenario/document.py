@@ -1,7 +1,5 @@
 """The keys of a scenario file: what may stand where, without looking at what the values mean together (build.py does)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from math import ceil

@@ -1,11 +1,9 @@
 """The rows of hardware: accelerators, links, nodes, fabrics.  What their figures mean stands in parsim.cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -249,7 +247,7 @@ class NodeRow(FittedRow):
         return {"num_nics": nics_of_part(row["num_nics"], used, row["devices_per_node"])}
 
     @model_validator(mode="after")
-    def _check_wires(self) -> NodeRow:
+    def _check_wires(self) -> Self:
         if self.edges and self.topology != "custom":
             raise complaint(f"edges are the wires of topology custom, not of {self.topology}")
         if self.torus and not self.topology.startswith("torus"):

@@ -1,10 +1,8 @@
 """The rows of models: a row has the figures of its family's spec as keys."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_type_hints
 
 from pydantic import Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
@@ -68,7 +66,7 @@ class ModelRow(InlineRow):
         return value
 
     @model_validator(mode="after")
-    def _figures_fit(self) -> ModelRow:
+    def _figures_fit(self) -> Self:
         try:
             self.build("")
         except ParsimError as error:

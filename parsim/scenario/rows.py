@@ -1,10 +1,8 @@
 """The rows of software and number formats; with those of models.py and hardware.py, all that the catalog and scenarios may hold."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import MISSING
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -73,7 +71,7 @@ class StackRow(InlineRow):
     process_memory: Overhead = _as_in_stack("process_bytes")
 
     @model_validator(mode="after")
-    def _algorithms(self) -> StackRow:
+    def _algorithms(self) -> Self:
         for operation, algorithm in self.collectives.items():
             if algorithm not in names(operation):
                 known, near = ", ".join(names(operation)), did_you_mean(algorithm, names(operation))

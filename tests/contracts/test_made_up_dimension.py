@@ -33,7 +33,7 @@ from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.step.task import Collective
 from parsim.verify import verify_plan
-from support import CLUSTER, GPT, STACKS, scenario, tiered
+from support import CLUSTER, GPT, STACKS, enough, scenario, tiered
 
 OTHERS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -62,7 +62,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_dimension_of_ones_own_keeps_the_contract_with_every_pair_of_others(name: str, others: tuple[str, ...]) -> None:
     fields = {key: value for other in others for key, value in OTHERS[other].items()}
     plan = Plan(**fields, dimensions=((name, 2),))  # type: ignore[arg-type]
-    checks = verify_plan(scenario(batch=Batch(8, 8), stack=STACKS[len(others) % 2]), plan, "toy")
+    checks = verify_plan(scenario(batch=enough(plan), stack=STACKS[len(others) % 2]), plan, "toy")
     assert not [check for check in checks if not check.ok]
     assert any(check.quantity.startswith("bytes sent over") and check.detail != "0" for check in checks)
 
@@ -122,9 +122,10 @@ def exchanged(names: tuple[str, ...]) -> Plan:
     "names", [(), *((name,) for name in EXCHANGED), ("tp", "full"), ("zero3", "tp"), ("sp", "pp"), ("zbh1", "full")], ids=str
 )
 def test_samples_go_to_experts_and_back_by_all_to_all_and_the_contract_holds(names: tuple[str, ...], package: str) -> None:
-    toy = scenario(model=mixture(package), batch=Batch(8, 4), stack=STACKS[len(names) % 2])
-    assert not [check for check in verify_plan(toy, exchanged(names), "toy") if not check.ok]
-    layer = lower.lower(Structure.of(toy.model, toy.batch, exchanged(names), toy.stack)).segments["layer"]
+    plan = exchanged(names)
+    toy = scenario(model=mixture(package), batch=enough(plan, 4), stack=STACKS[len(names) % 2])
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
+    layer = lower.lower(Structure.of(toy.model, toy.batch, plan, toy.stack)).segments["layer"]
     moves = [[t.operation for t in layer.phases[p] if isinstance(t, Collective) and t.group.name == "xp"] for p in (Phase.F, Phase.B)]
     assert moves[0] == 2 * ["all_to_all"] and moves[1] == (4 if "full" in names else 2) * ["all_to_all"]
 
@@ -153,7 +154,7 @@ def test_processes_exchange_as_lockstep_does_bit_for_bit(tables: bool, package: 
 def test_a_table_of_extents_keeps_the_contract_on_every_rank(names: tuple[str, ...], ranks: int) -> None:
     fields = {key: value for name in names for key, value in UNEVEN[name].items()}
     plan = Plan(**fields, dimensions=(("uneven_ffn", ranks),))  # type: ignore[arg-type]
-    checks = verify_plan(scenario(batch=Batch(8, 8), stack=STACKS[ranks - 2]), plan, "toy")
+    checks = verify_plan(scenario(batch=enough(plan), stack=STACKS[ranks - 2]), plan, "toy")
     assert not [check for check in checks if not check.ok]
     assert all("by rank" in check.detail for check in checks if check.quantity in ("FLOPs", "peak bytes", "peak bytes, simulated"))
 

@@ -9,9 +9,9 @@ import pytest
 from parsim.cluster.cluster import Cluster
 from parsim.collectives.in_network import InNetwork
 from parsim.estimator.estimate import estimate
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Plan
 from parsim.verify import verify_plan
-from support import FABRIC, NODE, STACK, scenario
+from support import FABRIC, NODE, STACK, enough, scenario
 
 EIGHT = Cluster(replace(NODE, devices_per_node=8, switch_adds=True), 2, FABRIC)
 PLAN = Plan(data_parallel=8)
@@ -30,7 +30,7 @@ def test_all_readers_send_what_the_chosen_algorithm_sends(where: str) -> None:
 @pytest.mark.parametrize("name", ["bidirectional_ring", "direct", "halving_doubling", "hierarchical", "ring", "tree"])
 @pytest.mark.parametrize("plan", [PLAN, Plan(data_parallel=3, tensor_parallel=2, pipeline_parallel=2)])
 def test_all_readers_agree_on_an_algorithm_that_the_stack_names(name: str, plan: Plan) -> None:
-    chosen = scenario(batch=Batch(24, 8), stack=replace(STACK, collectives={"all_reduce": name}, gradient_overlap=True))
+    chosen = scenario(batch=enough(plan), stack=replace(STACK, collectives={"all_reduce": name}, gradient_overlap=True))
     assert [str(check) for check in verify_plan(chosen, plan, name) if not check.ok] == []
 
 

@@ -18,7 +18,7 @@ from parsim.scenario.rows import read
 from parsim.step.structure import Structure
 from parsim.step.task import Part
 from parsim.verify import verify_plan
-from support import GPT, STACK, STACKS, scenario
+from support import GPT, STACK, STACKS, enough, scenario
 
 UNTIED = replace(GPT, tied_embedding=False, vocab_size=64)  # no padding of the vocabulary
 # Norms; q, k, v and out of 12 x 4 heads x 4 with their biases; up and down of 12 x 16 with theirs; tables, final norm, head.
@@ -37,7 +37,7 @@ def lasting(plan: Plan, stack: Stack, dtype: str = "bf16") -> tuple[int, int, in
 
 
 def failed(plan: Plan, stack: Stack) -> list[str]:
-    return [check.quantity for check in verify_plan(scenario(batch=Batch(16, 8), stack=stack), plan, "toy") if not check.ok]
+    return [check.quantity for check in verify_plan(scenario(batch=enough(plan), stack=stack), plan, "toy") if not check.ok]
 
 
 def test_shards_of_masters_are_all_that_is_kept_of_a_parameter() -> None:
@@ -84,8 +84,7 @@ def test_a_recipe_without_masters_shards_what_it_computes_with(dtype: str) -> No
 )
 def test_shards_of_masters_are_executed_as_they_are_counted(change: dict[str, object]) -> None:
     plan = replace(SHARDED, **change)  # type: ignore[arg-type]
-    batch = Batch(4 * plan.data_parallel, 8)
-    chosen = scenario(batch=batch, stack=replace(STACKS[1], master_shards=True))
+    chosen = scenario(batch=enough(plan), stack=replace(STACKS[1], master_shards=True))
     assert not [check for check in verify_plan(chosen, plan, "toy") if not check.ok]
 
 
@@ -134,7 +133,7 @@ def test_gradients_of_one_dtype_are_kept_once(dtype: str) -> None:
     ],
 )
 def test_narrow_gradients_are_executed_as_they_are_counted(plan: Plan) -> None:
-    chosen = scenario(batch=Batch(4 * plan.data_parallel, 8), stack=replace(STACKS[1], narrow_gradients=True))
+    chosen = scenario(batch=enough(plan), stack=replace(STACKS[1], narrow_gradients=True))
     assert not [check for check in verify_plan(chosen, plan, "toy") if not check.ok]
 
 
@@ -215,7 +214,7 @@ def test_the_replica_that_updates_for_all_holds_what_each_does_by_itself(stack: 
 @pytest.mark.parametrize("num_layers", [2, 4])
 def test_temporaries_of_an_update_are_held_as_they_are_counted(change: dict[str, Any], num_layers: int) -> None:
     plan, model = Plan(**change), replace(GPT, num_layers=num_layers)
-    chosen = scenario(model=model, batch=Batch(2 * plan.data_parallel, 8), stack=replace(STACKS[2], multi_tensor_update=True))
+    chosen = scenario(model=model, batch=enough(plan), stack=replace(STACKS[2], multi_tensor_update=True))
     assert not [check for check in verify_plan(chosen, plan, "toy") if not check.ok]
 
 

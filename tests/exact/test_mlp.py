@@ -19,7 +19,7 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario import check, from_mapping, load
 from parsim.verify import shrunk, verify_plan
-from support import FEATURES, STACKS, feature_sets, scenario, tiered
+from support import FEATURES, STACKS, enough, feature_sets, scenario, tiered
 
 MODELS = {
     "relu": MLP,
@@ -45,7 +45,7 @@ def wrong(model: ModelSpec, names: tuple[str, ...], stack: Stack) -> list[object
     if "uneven" in names:
         layers = (2, 1, 1, 1) if plan.num_stages == 4 else (3, 1)
         model, plan = replace(model, num_layers=sum(layers)), replace(plan, layers_per_stage=layers)
-    batch = Batch(24, 8 if "sp" in names else 1, "bf16")
+    batch = enough(plan, 8 if "sp" in names else 1)
     return [check for check in verify_plan(scenario(model=model, stack=stack, batch=batch), plan, model.name) if not check.ok]
 
 

@@ -19,7 +19,7 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.precision import RECIPES, Recipe
 from parsim.step.task import Compute
 from parsim.verify import verify_plan
-from support import CLUSTER, GPT, NODE, STACKS, TOY, scenario
+from support import CLUSTER, GPT, NODE, STACKS, TOY, enough, scenario
 
 MODEL = replace(GPT, vocab_size=64)  # no padding
 WEIGHTS = num_parameters(MODEL)
@@ -105,7 +105,7 @@ def test_an_update_without_a_master_moves_the_weights_themselves() -> None:
     ids=["tensor-zero1", "pipeline-zero3", "sequence-offload"],
 )
 def test_execution_agrees_with_the_prediction(name: str, plan: Plan, stack: object) -> None:
-    checks = verify_plan(scenario(batch=Batch(8, 8, name), stack=stack), plan, "toy")  # type: ignore[arg-type]
+    checks = verify_plan(scenario(batch=replace(enough(plan), dtype=name), stack=stack), plan, "toy")  # type: ignore[arg-type]
     assert not [check for check in checks if not check.ok]
 
 

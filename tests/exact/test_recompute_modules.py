@@ -16,7 +16,7 @@ from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
 from parsim.step.task import Collective, Compute, Task
 from parsim.verify import verify_plan
-from support import GPT, STACK, scenario, tiered
+from support import GPT, STACK, enough, scenario, tiered
 
 TOKENS, D, A, F, HEADS = 8, 12, 16, 16, 4  # of the toy model in one micro_batch: widths of stream, attention and MLP
 SCORES = HEADS * 8 * 8  # of a micro_batch: heads x queries x keys
@@ -81,13 +81,13 @@ def test_an_op_that_runs_again_shares_the_gathering_of_the_gradient_that_needs_t
 @pytest.mark.parametrize("plan", [SPLIT, replace(SPLIT, pipeline_parallel=2, schedule="zero_bubble_h1")], ids=["sp", "zero bubble"])
 @pytest.mark.parametrize("modules", ["core_attn mlp", "layernorm", "core_attn layernorm mlp"])
 def test_modules_are_executed_as_they_are_counted(model: object, plan: Plan, modules: str) -> None:
-    chosen = scenario(model=model, stack=replace(STACK, tensor_overlap=True))
+    chosen = scenario(model=model, batch=enough(plan), stack=replace(STACK, tensor_overlap=True))
     assert not [check for check in verify_plan(chosen, replace(plan, recompute_modules=tuple(modules.split())), modules) if not check.ok]
 
 
 @pytest.mark.parametrize("ops", [("attention_add", "norm2_wide"), ("out_gemm", "attention_add", "norm2_wide"), ("k_gemm",)], ids=" ".join)
 def test_what_writes_the_buffer_of_an_op_goes_along(ops: tuple[str, ...]) -> None:
-    chosen = scenario(model=LLAMA)
+    chosen = scenario(model=LLAMA, batch=enough(SPLIT))
     assert not [check for check in verify_plan(chosen, replace(SPLIT, recompute_ops=ops), "p") if not check.ok]
 
 

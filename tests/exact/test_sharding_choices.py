@@ -16,7 +16,7 @@ from parsim.report.results import remarks
 from parsim.scenario.rows import read
 from parsim.step import program
 from parsim.verify import verify_plan
-from support import GPT, STACK, STACKS, forget_steps, scenario, tiered
+from support import GPT, STACK, STACKS, enough, forget_steps, scenario, tiered
 
 UNTIED = replace(GPT, tied_embedding=False, vocab_size=64)  # no padding of the vocabulary
 # Norms; q, k, v and out of 12 x 4 heads x 4 with their biases; up and down of 12 x 16 with theirs.
@@ -135,19 +135,24 @@ def test_an_op_that_runs_again_adds_its_flops_and_keeps_its_input_only() -> None
 
 SPLITS = {"tp": Plan(tensor_parallel=2), "sp": Plan(tensor_parallel=2, sequence_parallel=True), "dp": Plan(data_parallel=2)}
 KINDS = dict(zip(("plain", "overlapped", "flash", "unfused"), STACKS, strict=True))
-ONCE = {("tp", "overlapped"), ("dp", "flash"), ("sp", "unfused")}  # between them every split, kind of attention and op; the rest is slow
+ALL = ("sp", "unfused")
+OTHERS = {("tp", "overlapped"): ("out_gemm", "activation", "down_gemm"), ("dp", "flash"): ("flash",)}  # the rest of these is slow
+ALONE = [(split, kind) for split in SPLITS for kind in KINDS if (split, kind) not in (ALL, *OTHERS)]
+CASES = [tiered((*ALL, ()), "-".join(ALL), slow=False)]
+CASES += [tiered((*case, ops), "-".join(case), slow=False) for case, ops in OTHERS.items()]
+CASES += [tiered((*case, ()), "-".join((*case, "all")), slow=True) for case in (*OTHERS, *ALONE)]
 
 
-@pytest.mark.parametrize("case", [tiered((s, k), f"{s}-{k}", slow=(s, k) not in ONCE) for s in SPLITS for k in KINDS])
-def test_every_op_of_a_layer_may_run_again(case: tuple[str, str]) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_every_op_of_a_layer_may_run_again(case: tuple[str, str, tuple[str, ...]]) -> None:
     """One at a time: all that writes its buffer goes along, a row-parallel matmul with its collective.
 
     Two layers and two micro_batches: what runs again stands between neighbours of both, and a rank keeps nothing of others.
     """
-    plan, model = SPLITS[case[0]], replace(GPT, num_layers=2)
-    chosen = scenario(model=model, batch=Batch(2 * plan.data_parallel, 8), stack=KINDS[case[1]])
+    plan, model, ops = SPLITS[case[0]], replace(GPT, num_layers=2), case[2]
+    chosen = scenario(model=model, batch=enough(plan), stack=KINDS[case[1]])
     layer = blocks_of(GPT.architecture, chosen.stack.attention, chosen.stack.fusions)["layer"]
-    for name in [op.name for op in layer.ops if op.kind != "relabel"]:
+    for name in ops or [op.name for op in layer.ops if op.kind != "relabel"]:
         assert not [check for check in verify_plan(chosen, replace(plan, recompute_ops=(name,)), name) if not check.ok], name
 
 

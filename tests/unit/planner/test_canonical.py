@@ -99,8 +99,7 @@ def test_equal_plans_stand_once() -> None:
         "recompute": ("auto",),
     }
     found = candidates(MANY, PlanSpace("a", axes | {"recompute_modules": ((), ("mlp",))}))
-    shown = [estimate(MANY, each) for each in found.plans]
-    assert len({form_of(MANY, each) for each in found.plans}) == len(shown) == found.num_in_space
+    assert len({form_of(MANY, each) for each in found.plans}) == len(found.plans) == found.num_in_space
     assert next(each for each in found.rejected if each.rule == "the same plan").count > 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -36,8 +37,10 @@ def toy(**others: object) -> Scenario:
     return replace(chosen, spaces={"a": PlanSpace("a", AXES)}, total_tokens=12_800, **others)
 
 
-def every(chosen: Scenario) -> list[Estimate]:
-    return [estimate(chosen, each) for each in candidates(chosen, chosen.spaces["a"]).plans]
+@cache
+def every() -> tuple[Estimate, ...]:
+    """All plans of the toy, priced one by one; no mutant below changes an estimate."""
+    return tuple(estimate(toy(), each) for each in candidates(toy(), toy().spaces["a"]).plans)
 
 
 def figure(chosen: Scenario, objective: str) -> Callable[[Estimate], float]:
@@ -58,7 +61,7 @@ def test_the_ranking_by_an_objective_is_that_of_pricing_every_plan(objective: st
     chosen = toy()
     value = figure(chosen, objective)
     ranking = plan(chosen, top=7, objective=objective)
-    expected = sorted(map(value, every(chosen)))[:7]
+    expected = sorted(map(value, every()))[:7]
     assert [*map(value, ranking.rows)] == pytest.approx(expected, rel=1e-12) and len(ranking.rows) == 7
 
 
@@ -87,7 +90,7 @@ def test_energy_orders_plans_otherwise_than_time() -> None:
 @pytest.mark.parametrize("objective", ["step_time", "energy"])
 def test_limits_act_before_ranking_and_count_whom_they_keep_out(objective: str) -> None:
     chosen = toy()
-    found = every(chosen)
+    found = every()
     middle = float(np.median([each.step_s for each in found]))
     full = max(each.fill for each in found)
     headroom = 1 - 0.6 * full
@@ -99,10 +102,9 @@ def test_limits_act_before_ranking_and_count_whom_they_keep_out(objective: str) 
 
 
 def test_of_a_long_list_a_limit_tells_at_least_whom_it_keeps_out() -> None:
-    chosen = toy()
-    middle = float(np.median([each.step_s for each in every(chosen)]))
-    (cut,) = plan(chosen, top=1, constraints={"step_time": middle}).cuts
-    assert not cut.whole and 0 < cut.count <= sum(each.step_s > middle for each in every(chosen))
+    middle = float(np.median([each.step_s for each in every()]))
+    (cut,) = plan(toy(), top=1, constraints={"step_time": middle}).cuts
+    assert not cut.whole and 0 < cut.count <= sum(each.step_s > middle for each in every())
 
 
 @pytest.mark.parametrize(
@@ -114,11 +116,10 @@ def test_of_a_long_list_a_limit_tells_at_least_whom_it_keeps_out() -> None:
     ],
 )
 def test_time_and_budget_are_most_steps(limit: str, of: Callable[[float], object]) -> None:
-    chosen = toy()
-    steps = sorted(each.step_s for each in every(chosen))
+    steps = sorted(each.step_s for each in every())
     border = (steps[2] + steps[3]) / 2
     assert steps[2] < steps[3]
-    assert [row.step_s for row in plan(chosen, constraints={limit: of(border)}).rows] == steps[:3]
+    assert [row.step_s for row in plan(toy(), constraints={limit: of(border)}).rows] == steps[:3]
 
 
 def test_where_limits_leave_none_the_best_beyond_them_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ from parsim.estimator import memory, pipeline, worst
 from parsim.estimator.estimate import Priced, stages_of
 from parsim.estimator.memory import peak_bytes
 from parsim.estimator.pipeline import lower_bound
-from parsim.estimator.result import Estimates
+from parsim.estimator.result import Estimate, Estimates
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner import bounded
 from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
-from support import CLUSTER, GPT, STACK, forget_steps, scenario
+from support import CLUSTER, GPT, STACK, forget_steps, scenario, tiered
 
 AUTO = ("auto",)
 SPLIT = {"tensor_parallel": AUTO, "pipeline_parallel": AUTO}
@@ -54,11 +55,24 @@ def spaced(name: str, **others: object) -> Scenario:
     return replace(toy(**others), spaces={name: PlanSpace(name, SPACES[name])})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.parametrize("name", SPACES)
-def test_the_ranking_is_that_of_pricing_every_plan(name: str, stack: str) -> None:
+@cache
+def alone(name: str, stack: str) -> tuple[Estimate, ...]:
+    """All plans of a space, priced one by one."""
     chosen = spaced(name, stack=stack)
-    every = [estimate(chosen, each) for each in candidates(chosen, chosen.spaces[name]).plans]
+    return tuple(estimate(chosen, each) for each in candidates(chosen, chosen.spaces[name]).plans)
+
+
+CASES = [
+    tiered((name, stack), f"{name}-{stack}", slow=(i + j) % 2 == 1)  # each space meets every other stack; the rest is slow
+    for i, name in enumerate(SPACES)
+    for j, stack in enumerate(STACKS)
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_ranking_is_that_of_pricing_every_plan(case: tuple[str, str]) -> None:
+    name, stack = case
+    every = alone(name, stack)
     middle = float(np.median([each.peak_bytes for each in every]))
     tight = spaced(name, stack=stack, capacity=middle)
     ranking = plan(tight, top=5)
@@ -69,15 +83,14 @@ def test_the_ranking_is_that_of_pricing_every_plan(name: str, stack: str) -> Non
         assert row == replace(estimate(tight, row.plan), name=row.name)
 
 
-@pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.parametrize("name", SPACES)
-def test_figures_of_columns_are_those_of_each_plan_alone(name: str, stack: str) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_figures_of_columns_are_those_of_each_plan_alone(case: tuple[str, str]) -> None:
+    name, stack = case
     chosen = spaced(name, stack=stack)
     priced = Priced(chosen, candidates(chosen, chosen.spaces[name]).plans)
     steps, (peaks, bounds) = priced.steps(), priced.figures(peak_bytes, lower_bound)
-    alone = [estimate(chosen, each) for each in priced.plans]
-    assert (steps / 1e12).tolist() == [each.step_s for each in alone]
-    assert peaks.tolist() == [each.peak_bytes for each in alone]
+    assert (steps / 1e12).tolist() == [each.step_s for each in alone(name, stack)]
+    assert peaks.tolist() == [each.peak_bytes for each in alone(name, stack)]
     assert (bounds <= steps).all()
 
 
@@ -159,6 +172,7 @@ def test_a_named_plan_bears_its_name_and_is_told_of_where_it_is_none_of_the_spac
     assert "does not divide" in empty.nothing_legal and empty.outside == ("in", "out")
 
 
+@cache
 def tight_with_variants() -> tuple[Scenario, Estimates]:
     """A scenario in which few plans fit, and all variants of all plans that save memory."""
     roomy = scenario(batch=Batch(4, 8), cluster=replace(CLUSTER, num_nodes=1), stack=replace(STACK, limits=("no_zero", "one_f_one_b")))
@@ -251,12 +265,17 @@ def _orders_cost_the_same(patch: pytest.MonkeyPatch) -> None:
     ids=lambda each: getattr(each, "__name__", each),
 )
 def test_a_wrong_figure_is_noticed(mutate: Callable[[pytest.MonkeyPatch], None], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_steps()
+    _forget()
     mutate(monkeypatch)
     with pytest.raises(AssertionError):
-        test_figures_of_columns_are_those_of_each_plan_alone(name, "plain")
-        test_the_ranking_is_that_of_pricing_every_plan(name, "plain")
+        test_figures_of_columns_are_those_of_each_plan_alone((name, "plain"))
+        test_the_ranking_is_that_of_pricing_every_plan((name, "plain"))
+    _forget()
+
+
+def _forget() -> None:
     forget_steps()
+    alone.cache_clear()
 
 
 def test_worst_ranks_and_states_are_few_whatever_the_pipeline() -> None:

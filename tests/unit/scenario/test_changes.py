@@ -67,7 +67,7 @@ def test_numbers_beyond_all_measure_are_faults_of_the_figure(file: Path) -> None
         in faults(file, "cluster.fabric.nic.bandwidth=1e999 GB/s", "cluster.fabric.nic.bandwidth=9x")[0]
     )
     assert parsim.check(file, changes={"batch": {"global_batch": {1, 2}}})
-    assert faults(file, "x" + ".x" * 2000 + "=1")
+    assert faults(file, "x" + ".x" * 1100 + "=1")
 
 
 def test_rows_inside_rows_mappings_inside_rows_and_keys_that_are_numbers_are_reached(file: Path) -> None:
