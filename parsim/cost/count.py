@@ -11,12 +11,12 @@ from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
-from parsim.model.dims import COMPUTE, GRADIENT, MASTER
+from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
 from parsim.step.structure import Structure
-from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
+from parsim.step.task import LAYOUTS, Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 
 
 def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
@@ -122,7 +122,8 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
     size = sizes.itemsize_bytes
     if "optimizer" in task.attributes:
         return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[task.inputs[1].dtype])
-    return {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[MASTER] + size[COMPUTE]}[task.kernel]
+    moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[MASTER] + size[COMPUTE]}
+    return moved[task.kernel] if task.kernel in moved else size[COMPUTE] + len(LAYOUTS) * size[QUANTISED]
 
 
 def payload(task: Collective) -> Value:

@@ -37,5 +37,7 @@ PLACEMENTS: Final = ("STZ", "EN")  # names of one extent, in several placements
 # What an element is charged at, by the role of its tensor: "compute", "gradient" and "master" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"
 MASTER: Final = "master"  # the weights that an optimizer updates: a copy, or those that are computed with
+QUANTISED: Final = "quantised"  # what linear layers multiply, and what of it is kept for backward or sent
 MATMUL: Final = "matmul"  # what a kernel multiplies in, whatever its operands are stored as
+LINEAR: Final = "linear"  # the same of the linear layers of a model's layers, where it differs
 FIXED_ITEMSIZE_BYTES: Final = {FLOAT32: 4, MASK: 1, INDEX: 8}

@@ -7,9 +7,29 @@ from dataclasses import dataclass
 from typing import Final
 
 from parsim.errors import ParsimError, did_you_mean
-from parsim.model.dims import COMPUTE, GRADIENT, MASTER, MATMUL
+from parsim.model.dims import COMPUTE, GRADIENT, LINEAR, MASTER, MATMUL, QUANTISED
 
-STORED: Final = (COMPUTE, GRADIENT, MASTER)  # roles of what a recipe stores; those of other tensors have fixed bytes
+STORED: Final = (COMPUTE, GRADIENT, MASTER, QUANTISED)  # roles of what a recipe stores; those of other tensors have fixed bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """How what the linear layers of a model's layers multiply becomes narrow: number formats, and which elements share a scale.
+
+    A block lies along what a GEMM sums, so a tensor that two GEMMs sum over other dims is quantised once for each; 0: all of a tensor.
+    """
+
+    forward: str  # format of activations and weights
+    gradient: str  # of the gradients of outputs
+    scale: str = "fp32"  # of a group: fp32, e8m0 (a power of two) or e4m3 (beside one of float32 a tensor)
+    along: int = 0  # elements of a block, along the summed dims
+    weight_across: int = 0  # and rows of it, of a weight
+    measures: bool = False  # whether a kernel of its own looks for the largest element first
+
+    def attributes(self, *, weight: bool = False, gradient: bool = False) -> dict[str, float | str]:
+        """What the kernel is told that quantises activations, weights or gradients."""
+        across = self.weight_across if weight else 1 if self.along else 0
+        return {"format": self.gradient if gradient else self.forward, "scale": self.scale, "across": across, "along": self.along}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +37,9 @@ class Recipe:
     """Number formats, each a row of the catalog's dtypes."""
 
     stores: Mapping[str, str]  # by role of a tensor; without a master, the weights that are computed with are updated
-    multiplies: Mapping[str, str]  # by role of a matmul
+    multiplies: Mapping[str, str]  # by role of a matmul; linear layers of a model's layers as all others where left out
     source: str
+    narrows: Narrowing | None = None  # what linear layers multiply; None: it is stored as they multiply it
 
     def __post_init__(self) -> None:
         """Refuse roles that no tensor and no matmul has, and a row that lacks what all need.
@@ -26,17 +47,23 @@ class Recipe:
         Raises:
             ParsimError: there is one.
         """
-        for own, known, needed in ((self.stores, STORED, COMPUTE), (self.multiplies, (MATMUL,), MATMUL)):
+        narrow = (QUANTISED,) if self.narrows else ()
+        rows = ((self.stores, STORED, (COMPUTE, *narrow)), (self.multiplies, (MATMUL, LINEAR), (MATMUL, *((LINEAR,) if narrow else ()))))
+        for own, known, needed in rows:
             if unknown := [role for role in own if role not in known]:
                 said = f"unknown role '{unknown[0]}' in a precision recipe{did_you_mean(unknown[0], known)}"
                 raise ParsimError(said, remedy=f"Known: {', '.join(known)}.")
-            if needed not in own:
-                raise ParsimError(f"a precision recipe lacks role '{needed}'", remedy=f"State a dtype of '{needed}'.")
+            if lacking := [role for role in needed if role not in own]:
+                raise ParsimError(f"a precision recipe lacks role '{lacking[0]}'", remedy=f"State a dtype of '{lacking[0]}'.")
 
     @property
     def has_master(self) -> bool:
         """Whether the optimizer keeps a copy of each weight that it updates."""
         return MASTER in self.stores
+
+    def multiplied_in(self, role: str) -> str:
+        """The dtype of a role of matmuls."""
+        return self.multiplies.get(role, self.multiplies[MATMUL])
 
     def without_peak(self, peaks: Container[str]) -> str:
         """The first dtype of its matmuls that an accelerator of these peaks does not multiply; "" where it multiplies all."""
@@ -45,14 +72,21 @@ class Recipe:
 
 # What the software of all catalog stacks does: 16-bit formats with a copy of the weights in float32.
 _MIXED: Final = "Micikevicius et al. 2018 (arXiv:1710.03740), section 3.1"
+# Linear layers of Transformer Engine quantise what they multiply, and keep their quantised input for backward; embedding, attention scores,
+# head and all else stay in bf16.
+_TE: Final = "NVIDIA Transformer Engine, user guide, common API (transformer_engine.common.recipe)"
+_STORES: Final = {COMPUTE: "bf16", MASTER: "fp32", QUANTISED: "fp8"}
+_FP8: Final = {MATMUL: "bf16", LINEAR: "fp8"}
+
 RECIPES: Final = {
     "fp32": Recipe({COMPUTE: "fp32"}, {MATMUL: "fp32"}, "IEEE 754 binary32 throughout"),
     "tf32": Recipe({COMPUTE: "fp32"}, {MATMUL: "tf32"}, "NVIDIA A100 white paper: fp32 in memory, 19 bits in the multiplier"),
     "bf16": Recipe({COMPUTE: "bf16", MASTER: "fp32"}, {MATMUL: "bf16"}, _MIXED),
     "bf16_pure": Recipe({COMPUTE: "bf16"}, {MATMUL: "bf16"}, "meta-pytorch/torchtune, recipes/full_finetune_single_device.py: dtype bf16"),
     "fp16": Recipe({COMPUTE: "fp16", MASTER: "fp32"}, {MATMUL: "fp16"}, _MIXED),
+    "fp8_delayed": Recipe(_STORES, _FP8, f"{_TE}: DelayedScaling, HYBRID", Narrowing("e4m3", "e5m2")),
+    "fp8_current": Recipe(_STORES, _FP8, f"{_TE}: Float8CurrentScaling, HYBRID", Narrowing("e4m3", "e5m2", measures=True)),
 }
 
-# Not built: matmuls of these keep weights, gradients and activations in a wider dtype, and quantise what they multiply.
-# Source: Micikevicius et al. 2022 (arXiv:2209.05433), section 3; NVIDIA Transformer Engine, user guide: FP8 and NVFP4.
+# Not built.  Source: Micikevicius et al. 2022 (arXiv:2209.05433), section 3; NVIDIA Transformer Engine, user guide: FP8 and NVFP4.
 MATMULS_ONLY: Final = ("fp8", "nvfp4")

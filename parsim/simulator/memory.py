@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.cost.buckets import Held, Role, lasting_parts, num_bytes, weight_elements
+from parsim.cost.buckets import Held, Role, lasting_parts, lasting_weights, num_bytes, weight_elements
 from parsim.cost.count import host_gradient_bytes, host_state_bytes, state_bytes
 from parsim.cost.workload import Workload
-from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED
 from parsim.simulator.program import Program, one
 from parsim.step.finish import NORM
 from parsim.step.step import Segment
-from parsim.step.task import Bucket, Task, Value, allocates
+from parsim.step.task import LAYOUTS, Bucket, Task, Value, allocates
 
 
 class Rise(NamedTuple):
@@ -76,9 +76,11 @@ def lasting_bytes(workload: Workload, name: str) -> int:
         "gradients": sizes.itemsize_bytes[GRADIENT],
         "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
+        "quantised": len(LAYOUTS) * sizes.itemsize_bytes.get(QUANTISED, 0),
     }
     parts = lasting_parts(structure).items()
-    own = (itemsize[role] * one(weight_elements(weight, part, sizes)) for weight in segment.own_weights for role, part in parts)
+    held = ((role, part, weight) for role, part in parts for weight in lasting_weights(segment.own_weights, role))
+    own = (itemsize[role] * one(weight_elements(weight, part, sizes)) for role, part, weight in held)
     return sum(own) + sum(_size(each, workload) for each in segment.totals)
 
 
