@@ -52,7 +52,7 @@ def absmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     found = out(tiles if max(tiles, default=1) > 1 else (), real(x))
     flat = found.reshape(-1)
     for place, part in enumerate(_tiles(x, tiles)):
-        flat[place] = np.max(np.abs(x[part]), initial=0.0)
+        flat[place] = np.max(np.abs(_as_read(x[part])), initial=0.0)
     return (found,), x.size
 
 
@@ -73,7 +73,7 @@ def quantise(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     results = tuple(out(x.shape, real(x)) for _ in layouts)
     known = inputs[1].reshape(-1) if len(inputs) > 1 else None
     for place, part in enumerate(_tiles(x, tiles)):
-        tile = x[part]
+        tile = _as_read(x[part])
         matrix = tile.reshape(math.prod(tile.shape[: integer(attributes, "rows")]), -1)
         most = float(np.max(np.abs(matrix), initial=0.0)) if known is None else float(known[place])
         for layout, result in zip(layouts, results, strict=True):
@@ -86,17 +86,17 @@ def _in_blocks(matrix: Array, most: float, layout: str, attributes: Attributes) 
     name, kind = str(attributes["format"]), str(attributes["scale"])
     sides = integer(attributes, "across"), integer(attributes, "along")
     if not any(sides):
-        return _scaled(matrix, np.float64(most), most, name, kind)
+        return _round_group(matrix, np.float64(most), most, name, kind)
     sides = sides if layout == "row" else sides[::-1]
     rows, columns = (side or max(extent, 1) for side, extent in zip(sides, matrix.shape, strict=True))
     padded = np.pad(matrix, ((0, -matrix.shape[0] % rows), (0, -matrix.shape[1] % columns)))
     blocks = padded.reshape(padded.shape[0] // rows, rows, padded.shape[1] // columns, columns)
     largest = np.max(np.abs(blocks), axis=(1, 3), keepdims=True, initial=0.0)
-    rounded = _scaled(blocks, largest, most, name, kind).reshape(padded.shape)
+    rounded = _round_group(blocks, largest, most, name, kind).reshape(padded.shape)
     return np.asarray(rounded[: matrix.shape[0], : matrix.shape[1]])
 
 
-def _scaled(x: Array, largest: Array | np.float64, most: float, name: str, kind: str) -> Array:
+def _round_group(x: Array, largest: Array | np.float64, most: float, name: str, kind: str) -> Array:
     """The values of x in a format: scaled so that the largest of a group comes to the format's, rounded, and scaled back."""
     room = FORMATS[name].largest
     safe = np.where(largest > 0, largest, room)
@@ -109,6 +109,11 @@ def _scaled(x: Array, largest: Array | np.float64, most: float, name: str, kind:
     else:
         factor = np.minimum(room / safe, np.finfo(np.float32).max).astype(np.float32).astype(np.float64)
     return np.asarray(nearest(x * factor, name) / factor)
+
+
+def _as_read(x: Array) -> Array:
+    """x as float32 holds it, which is more than a kernel reads: what lies on a tie but for float64's own rounding lies on it."""
+    return np.asarray(x.astype(np.float32).astype(np.float64))
 
 
 def _counts(x: Array, attributes: Attributes) -> tuple[int, ...]:

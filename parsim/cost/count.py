@@ -12,6 +12,7 @@ from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
+from parsim.model.itemsize import exact_bytes, itemsize_of
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
@@ -123,7 +124,7 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
     if "optimizer" in task.attributes:
         return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[task.inputs[1].dtype])
     moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[MASTER] + size[COMPUTE]}
-    return moved[task.kernel] if task.kernel in moved else size[COMPUTE] + len(LAYOUTS) * size[QUANTISED]
+    return moved[task.kernel] if task.kernel in moved else itemsize_of(size[COMPUTE] + len(LAYOUTS) * exact_bytes(size[QUANTISED]))
 
 
 def payload(task: Collective) -> Value:

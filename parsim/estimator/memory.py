@@ -107,14 +107,13 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
         "gradients": sizes.itemsize_bytes[GRADIENT],
         "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
-        "quantised": len(LAYOUTS) * sizes.itemsize_bytes.get(QUANTISED, 0),
     }
-    found = dict.fromkeys((*size, "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
+    found = dict.fromkeys((*size, "quantised", "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
     parts = lasting_parts(structure)
     elements = {part: elements_of(stages, part) for part in set(parts.values())}
-    found |= {role: elements[part] * size[role] for role, part in parts.items()}
+    found |= {role: elements[part] * size[role] for role, part in parts.items() if role in size}
     if "quantised" in parts:
-        found["quantised"] = elements_of(stages, parts["quantised"], "quantised") * size["quantised"]
+        found["quantised"] = len(LAYOUTS) * (elements_of(stages, parts["quantised"], "quantised") * sizes.itemsize_bytes[QUANTISED])
     for segment in stages.workload.step.segments.values():
         if segment.totals:
             each = np.sum([sizes.num_bytes(total) for total in segment.totals], axis=0)

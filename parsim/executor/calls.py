@@ -10,7 +10,7 @@ from parsim.executor.job import Job
 from parsim.executor.names import NORM, RankScope, Scope, buffers
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, view_of
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.step.quantise import told
+from parsim.step.quantise import told_of
 from parsim.step.task import COMPUTE_STREAM, LAYOUTS, Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Attributes
@@ -61,7 +61,7 @@ def told_of_weight(job: Job, weight: Weight) -> Attributes:
     """What the kernel is told that makes the narrow layouts of a lasting weight."""
     how = job.step.structure.lasting_narrow
     assert how
-    return {**told(how.attributes(weight=True), weight.narrow_rows), **job.tiles(weight.sharding.dims)}
+    return {**told_of(how.attributes(weight=True), weight.narrow_rows), **job.tiles(weight.sharding.dims)}
 
 
 @dataclass(frozen=True, slots=True)

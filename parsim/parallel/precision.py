@@ -75,8 +75,13 @@ _MIXED: Final = "Micikevicius et al. 2018 (arXiv:1710.03740), section 3.1"
 # Linear layers of Transformer Engine quantise what they multiply, and keep their quantised input for backward; embedding, attention scores,
 # head and all else stay in bf16.
 _TE: Final = "NVIDIA Transformer Engine, user guide, common API (transformer_engine.common.recipe)"
-_STORES: Final = {COMPUTE: "bf16", MASTER: "fp32", QUANTISED: "fp8"}
-_FP8: Final = {MATMUL: "bf16", LINEAR: "fp8"}
+
+
+def _linear_layers(dtype: str, source: str, narrows: Narrowing) -> Recipe:
+    """A recipe whose linear layers multiply a narrow dtype, beside bf16 and weights in float32."""
+    stores, multiplies = {COMPUTE: "bf16", MASTER: "fp32", QUANTISED: dtype}, {MATMUL: "bf16", LINEAR: dtype}
+    return Recipe(stores, multiplies, f"{_TE}: {source}", narrows)
+
 
 RECIPES: Final = {
     "fp32": Recipe({COMPUTE: "fp32"}, {MATMUL: "fp32"}, "IEEE 754 binary32 throughout"),
@@ -84,9 +89,12 @@ RECIPES: Final = {
     "bf16": Recipe({COMPUTE: "bf16", MASTER: "fp32"}, {MATMUL: "bf16"}, _MIXED),
     "bf16_pure": Recipe({COMPUTE: "bf16"}, {MATMUL: "bf16"}, "meta-pytorch/torchtune, recipes/full_finetune_single_device.py: dtype bf16"),
     "fp16": Recipe({COMPUTE: "fp16", MASTER: "fp32"}, {MATMUL: "fp16"}, _MIXED),
-    "fp8_delayed": Recipe(_STORES, _FP8, f"{_TE}: DelayedScaling, HYBRID", Narrowing("e4m3", "e5m2")),
-    "fp8_current": Recipe(_STORES, _FP8, f"{_TE}: Float8CurrentScaling, HYBRID", Narrowing("e4m3", "e5m2", measures=True)),
+    "fp8_delayed": _linear_layers("fp8", "DelayedScaling, HYBRID", Narrowing("e4m3", "e5m2")),
+    "fp8_current": _linear_layers("fp8", "Float8CurrentScaling, HYBRID", Narrowing("e4m3", "e5m2", measures=True)),
+    "fp8_blockwise": _linear_layers("fp8_block", "Float8BlockScaling; arXiv:2412.19437", Narrowing("e4m3", "e4m3", "fp32", 128, 128)),
+    "mxfp8": _linear_layers("mxfp8", "MXFP8BlockScaling, E4M3", Narrowing("e4m3", "e4m3", "e8m0", 32, 1)),
+    "nvfp4": _linear_layers("nvfp4", "NVFP4BlockScaling; arXiv:2509.25149", Narrowing("e2m1", "e2m1", "e4m3", 16, 16, measures=True)),
+    "mxfp4": _linear_layers("mxfp4", "none; OCP MX specification 1.0", Narrowing("e2m1", "e2m1", "e8m0", 32, 1)),
 }
 
-# Not built.  Source: Micikevicius et al. 2022 (arXiv:2209.05433), section 3; NVIDIA Transformer Engine, user guide: FP8 and NVFP4.
-MATMULS_ONLY: Final = ("fp8", "nvfp4")
+FP8: Final = "fp8"  # not a recipe but what a stack means by it

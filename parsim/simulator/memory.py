@@ -76,11 +76,12 @@ def lasting_bytes(workload: Workload, name: str) -> int:
         "gradients": sizes.itemsize_bytes[GRADIENT],
         "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
-        "quantised": len(LAYOUTS) * sizes.itemsize_bytes.get(QUANTISED, 0),
+        "quantised": sizes.itemsize_bytes.get(QUANTISED, 0),
     }
     parts = lasting_parts(structure).items()
+    layouts: dict[Role, int] = {"quantised": len(LAYOUTS)}
     held = ((role, part, weight) for role, part in parts for weight in lasting_weights(segment.own_weights, role))
-    own = (itemsize[role] * one(weight_elements(weight, part, sizes)) for role, part, weight in held)
+    own = (layouts.get(role, 1) * (itemsize[role] * one(weight_elements(weight, part, sizes))) for role, part, weight in held)
     return sum(own) + sum(_size(each, workload) for each in segment.totals)
 
 

@@ -104,8 +104,9 @@ def _segment(name: str, switches: _Switches) -> Segment:
         placer.known["d_y"] = d_y
     placer.beside = switches.beside
     backward = placer.place(backward_calls)
-    narrow_rows = {name: weight.rows for name, weight in linear.items()} if switches.narrow_lasts else {}
-    weights = tuple(_weight(block, weight, initial, placer, switches, narrow_rows.get(weight, 0)) for weight, initial in block.weights.items())
+    rows = {name: weight.rows for name, weight in linear.items()} if switches.narrow_lasts else {}
+    placed = ((name, initial, placer, switches, rows.get(name, 0)) for name, initial in block.weights.items())
+    weights = tuple(_weight(block, *each) for each in placed)
     totals = tuple(placer.known[total] for total in block.totals)
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
     backward = _recompute(switches.recompute, forward, backward, switches.beside)

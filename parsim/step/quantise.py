@@ -144,15 +144,19 @@ class _Quantiser:
         if not self.lasting and name + layout not in self.ready:
             self.ready.add(name + layout)
             dims, rows = self.weights[name]
-            yield from self.kernels(name, dims, told(self.how.attributes(weight=True), rows, (layout,)), tag)
+            yield from self.kernels(name, dims, told_of(self.how.attributes(weight=True), rows, (layout,)), tag)
 
     def quantise(self, name: str, dims: Dims, tag: str, *, out: str = "", fused: bool = False) -> Iterator[KernelCall]:
         """An input of linear layers, in both layouts."""
-        yield from self.kernels(name, dims, told(self.how.attributes(), _num_token_dims(dims)), tag, out=out, fused=fused)
+        yield from self.kernels(name, dims, told_of(self.how.attributes(), _num_token_dims(dims)), tag, out=out, fused=fused)
 
     def quantise_gradient(self, name: str, dims: Dims, tag: str, layouts: Sequence[str] = LAYOUTS, out: str = "") -> Iterator[KernelCall]:
         """The gradient of an output."""
-        yield from self.kernels(name, dims, told(self.how.attributes(gradient=True), _num_token_dims(dims), layouts), tag, out=out)
+        yield from self.kernels(name, dims, told_of(self.told_of_gradients(), _num_token_dims(dims), layouts), tag, out=out)
+
+    def told_of_gradients(self) -> Mapping[str, float | str]:
+        """Format and scales of gradients."""
+        return self.how.attributes(gradient=True)
 
     def kernels(
         self, name: str, dims: Dims, attributes: Mapping[str, float | str], tag: str, *, out: str = "", fused: bool = False
@@ -172,7 +176,7 @@ class _Quantiser:
         return call.kernel == "einsum" and (call.inputs[1][0] in self.weights or call.outputs[0][0] in gradients)
 
 
-def told(how: Mapping[str, float | str], rows: int, layouts: Sequence[str] = LAYOUTS) -> dict[str, float | str]:
+def told_of(how: Mapping[str, float | str], rows: int, layouts: Sequence[str] = LAYOUTS) -> dict[str, float | str]:
     """Attributes of the kernel that quantises a tensor whose first `rows` dims are the rows of a matrix."""
     return {**how, "rows": rows, "layouts": " ".join(layout.removeprefix("@") for layout in layouts)}
 

@@ -20,10 +20,10 @@ from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
-from parsim.parallel.precision import MATMULS_ONLY, RECIPES
+from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.defaults import NVLINK_DOMAIN, Software, attention_of, fusions_of, ports_of, software_of
+from parsim.validate.defaults import NVLINK_DOMAIN, Software, attention_of, fusions_of, ports_of, precision_of, software_of
 from parsim.validate.table import TableRow
 
 NEEDED: Final = ("num_layers", "hidden_size", "num_heads", "sequence_length", "accelerator", "micro_batch", "global_batch")
@@ -47,11 +47,10 @@ FEATURES: Final[Mapping[str, Predicate]] = {
     "context_parallel": _above("context_parallel", 1),
     "expert_parallel": _above("expert_parallel", 1),
     "offload": _other_than("offload", "no"),
-    "matmuls in {dtype} with other storage": lambda row: row.says("dtype") in MATMULS_ONLY,
     "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal),
     "attention {attention}": _other_than("attention", *ATTENTION),
     "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
-    "dtype {dtype}": lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *RECIPES),
+    "dtype {dtype}": lambda row: precision_of(row) not in ("", FP8, *RECIPES),
     "accelerator {accelerator}": lambda row: bool(said := row.says("accelerator")) and not catalog.find("accelerators", said),
 }
 
@@ -90,7 +89,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
     stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)))
     model = _model(row, software)
-    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], row.says("dtype") or software.dtype)
+    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], stack.precision(precision_of(row) or software.dtype))
     plan = _plan(row, model, software, stack)
     num_devices = row.counts.get("num_devices", plan.num_devices)
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):

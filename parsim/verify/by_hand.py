@@ -151,7 +151,7 @@ def by_hand(job: Job) -> Expected | None:
     lasting = each * sum(weight.size for weight in run.weights.values()) + scalars
     if structure.narrows:  # both layouts of what linear layers multiply
         matrices = (weight.size for name, weight in run.weights.items() if name.startswith("layer") and name.endswith(".weight"))
-        lasting += 2 * job.itemsize(QUANTISED) * sum(matrices)
+        lasting += 2 * (job.itemsize(QUANTISED) * sum(matrices))
     return Expected(run.loss, run.gradients, updated, lasting)
 
 
