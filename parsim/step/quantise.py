@@ -52,7 +52,7 @@ def in_narrow(
         lasting: whether the narrow weights are there from the last step; else each pass makes them.
         fused: whether a norm writes its result quantised.
     """
-    quantiser = _Quantiser(forward, backward, linear_weights(forward, weights), how, lasting, fused and not how.measures)
+    quantiser = _Quantiser(forward, backward, linear_weights(forward, weights), how, lasting, fused)
     return list(quantiser.forward_calls()), list(quantiser.backward_calls())
 
 
@@ -166,9 +166,9 @@ class _Quantiser:
         inputs: tuple[tuple[str, Dims], ...] = ((name, dims),)
         if self.how.measures:
             largest = f"{outputs[0][0]}@max"
-            yield KernelCall(f"{name}.absmax", "absmax", inputs, ((largest, (), FLOAT32),), {}, tag=tag, operator="")
+            yield KernelCall(f"{name}.absmax", "absmax", inputs, ((largest, (), FLOAT32),), {}, fused=fused, tag=tag, operator="")
             inputs = (*inputs, (largest, ()))
-        yield KernelCall(f"{name}.quantise", "quantise", inputs, outputs, attributes, fused=fused, tag=tag)
+        yield KernelCall(f"{name}.quantise", "quantise", inputs, outputs, attributes, fused=fused and not self.how.measures, tag=tag)
 
     def is_gemm(self, call: KernelCall) -> bool:
         """Whether it multiplies for a linear layer, forward or backward."""
