@@ -125,6 +125,18 @@ def test_narrow_weights_are_those_of_the_last_update() -> None:
     assert narrow_weights_follow()
 
 
+def loss_of(name: str) -> float:
+    return execute(scenario(model=LLAMA, batch=Batch(4, 8, name), stack=FUSED), Plan()).loss
+
+
+def test_a_recipe_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one of the README: all readers agree on it, and it is no other."""
+    row = replace(RECIPES["fp8_current"], narrows=Narrowing(forward="e5m2", gradient="e5m2", measures=True))
+    monkeypatch.setitem(RECIPES, "fp8_e5m2", row)
+    assert not red("fp8_e5m2", SEQUENCE)
+    assert loss_of("fp8_e5m2") not in (loss_of("fp8_current"), loss_of("bf16"))
+
+
 def test_an_accelerator_that_lacks_the_type_refuses() -> None:
     without = replace(TOY, peak_flops_per_s={"bf16": 1e9})
     assert RECIPES["fp8_current"].without_peak(without.peak_flops_per_s) == "fp8"
