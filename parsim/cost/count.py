@@ -17,7 +17,7 @@ from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
 from parsim.step.structure import Structure
-from parsim.step.task import LAYOUTS, Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
+from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 
 
 def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
@@ -124,7 +124,9 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
     if "optimizer" in task.attributes:
         return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[task.inputs[1].dtype])
     moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[MASTER] + size[COMPUTE]}
-    return moved[task.kernel] if task.kernel in moved else itemsize_of(size[COMPUTE] + len(LAYOUTS) * exact_bytes(size[QUANTISED]))
+    if task.kernel in moved:
+        return moved[task.kernel]
+    return itemsize_of(size[COMPUTE] + int(task.attributes["layouts"]) * exact_bytes(size[QUANTISED]))
 
 
 def payload(task: Collective) -> Value:

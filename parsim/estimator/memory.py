@@ -17,7 +17,7 @@ from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import states_of_plans
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER, QUANTISED
-from parsim.step.task import LAYOUTS, Part
+from parsim.step.task import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,8 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
     parts = lasting_parts(structure)
     elements = {part: elements_of(stages, part) for part in set(parts.values())}
     found |= {role: elements[part] * size[role] for role, part in parts.items() if role in size}
-    if "quantised" in parts:
-        found["quantised"] = len(LAYOUTS) * (elements_of(stages, parts["quantised"], "quantised") * sizes.itemsize_bytes[QUANTISED])
+    if how := structure.lasting_narrow:
+        found["quantised"] = len(how.layouts) * (elements_of(stages, parts["quantised"], "quantised") * sizes.itemsize_bytes[QUANTISED])
     for segment in stages.workload.step.segments.values():
         if segment.totals:
             each = np.sum([sizes.num_bytes(total) for total in segment.totals], axis=0)

@@ -10,8 +10,9 @@ from parsim.executor.job import Job
 from parsim.executor.names import NORM, RankScope, Scope, buffers
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, view_of
 from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.precision import Narrowing
 from parsim.step.quantise import told_of
-from parsim.step.task import COMPUTE_STREAM, LAYOUTS, Bucket, Collective, Compute, Operand, Weight
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Attributes
 
@@ -59,9 +60,15 @@ def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, 
 
 def told_of_weight(job: Job, weight: Weight) -> Attributes:
     """What the kernel is told that makes the narrow layouts of a lasting weight."""
-    how = job.step.structure.lasting_narrow
-    assert how
-    return {**told_of(how.attributes(weight=True), weight.narrow_rows), **job.tiles(weight.sharding.dims)}
+    how = narrows_of(job)
+    return {**told_of(how.attributes(weight=True), weight.narrow_rows, how.layouts), **job.tiles(weight.sharding.dims)}
+
+
+def narrows_of(job: Job) -> Narrowing:
+    """How weights that last are narrow."""
+    found = job.step.structure.lasting_narrow
+    assert found
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class _WeightKernel:
         if value.role == "gradients" and not self.is_on_device:
             return (f"{name}.{value.dtype}",)
         if value.role == "quantised":
-            return tuple(name + layout for layout in LAYOUTS)
+            return tuple(name + layout for layout in narrows_of(self.job).layouts)
         if value.role != "states":
             return buffers([(self.instance, self.weight)], value, value.part)
         has_master = structure.master_weights or structure.offload

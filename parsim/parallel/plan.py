@@ -23,6 +23,7 @@ class Batch:
     global_batch: int  # sequences a step, all replicas together
     sequence_length: int  # tokens
     dtype: str = "bf16"  # the name of a precision recipe
+    one_layout: bool = False  # whether the devices multiply 8 bits however they lie: see Narrowing
 
     @property
     def recipe(self) -> Recipe:
@@ -33,7 +34,7 @@ class Batch:
         """
         if self.dtype not in RECIPES:
             raise ScenarioError(f"unknown dtype '{self.dtype}'{did_you_mean(self.dtype, RECIPES)}", remedy=f"Known: {', '.join(RECIPES)}.")
-        return RECIPES[self.dtype]
+        return RECIPES[self.dtype].in_one_layout() if self.one_layout else RECIPES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)

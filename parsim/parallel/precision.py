@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.dims import COMPUTE, GRADIENT, LINEAR, MASTER, MATMUL, QUANTISED
 
 STORED: Final = (COMPUTE, GRADIENT, MASTER, QUANTISED)  # roles of what a recipe stores; those of other tensors have fixed bytes
+
+
+ROW, COLUMN = "@row", "@col"  # behind the name of a narrow tensor: scaled along its columns, or along its rows
+LAYOUTS: Final = (ROW, COLUMN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,12 @@ class Narrowing:
     along: int = 0  # elements of a block, along the summed dims
     weight_across: int = 0  # and rows of it, of a weight
     measures: bool = False  # whether a kernel of its own looks for the largest element first
+    one_layout: bool = False  # whether the device multiplies operands however they lie, so that one scale a tensor needs no second copy
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """In which a tensor is kept that two GEMMs sum over other dims."""
+        return (ROW,) if self.one_layout else LAYOUTS
 
     def attributes(self, *, weight: bool = False, gradient: bool = False) -> dict[str, float | str]:
         """What the kernel is told that quantises activations, weights or gradients."""
@@ -60,6 +70,10 @@ class Recipe:
     def has_master(self) -> bool:
         """Whether the optimizer keeps a copy of each weight that it updates."""
         return MASTER in self.stores
+
+    def in_one_layout(self) -> Recipe:
+        """The same on a device that multiplies operands however they lie; blocks of two directions stay two layouts."""
+        return replace(self, narrows=replace(self.narrows, one_layout=True)) if self.narrows and not self.narrows.along else self
 
     def multiplied_in(self, role: str) -> str:
         """The dtype of a role of matmuls."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from parsim import catalog, data, schedules
 from parsim.cluster import Cluster, Fabric, Node, Rent
-from parsim.cluster.flash import flash_fault
+from parsim.cluster.flash import flash_fault, multiplies_any_layout
 from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
@@ -145,6 +145,8 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         parts.batch = Batch(**dict(sections.batch))
         if parts.stack is not None:
             parts.batch = replace(parts.batch, dtype=parts.stack.precision(parts.batch.dtype))
+            if parts.node is not None and parts.batch.recipe.narrows:
+                parts.batch = replace(parts.batch, one_layout=multiplies_any_layout(parts.node.accelerator))
         yield from _batch(parts, parts.batch)
     if sections.data is not None and parts.model is not None and parts.batch is not None:
         said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length)

@@ -14,7 +14,7 @@ from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED
 from parsim.simulator.program import Program, one
 from parsim.step.finish import NORM
 from parsim.step.step import Segment
-from parsim.step.task import LAYOUTS, Bucket, Task, Value, allocates
+from parsim.step.task import Bucket, Task, Value, allocates
 
 
 class Rise(NamedTuple):
@@ -79,7 +79,8 @@ def lasting_bytes(workload: Workload, name: str) -> int:
         "quantised": sizes.itemsize_bytes.get(QUANTISED, 0),
     }
     parts = lasting_parts(structure).items()
-    layouts: dict[Role, int] = {"quantised": len(LAYOUTS)}
+    narrow = structure.lasting_narrow
+    layouts: dict[Role, int] = {"quantised": len(narrow.layouts)} if narrow else {}
     held = ((role, part, weight) for role, part in parts for weight in lasting_weights(segment.own_weights, role))
     own = (layouts.get(role, 1) * (itemsize[role] * one(weight_elements(weight, part, sizes))) for role, part, weight in held)
     return sum(own) + sum(_size(each, workload) for each in segment.totals)

@@ -90,7 +90,9 @@ def _narrow_weights(structure: Structure, every: tuple[Placed, ...]) -> Iterator
     narrow = tuple((name, weight) for name, weight in every if weight.narrow_rows)
     if structure.lasting_narrow and narrow:
         whole, layouts = parameters(structure, narrow, "whole"), Bucket("quantised", "whole", QUANTISED, narrow)
-        yield Compute("quantise_weights", "quantise", (whole,), (layouts,), structure.lasting_narrow.attributes(weight=True))
+        how = structure.lasting_narrow
+        facts = {**how.attributes(weight=True), "layouts": len(how.layouts)}
+        yield Compute("quantise_weights", "quantise", (whole,), (layouts,), facts)
 
 
 def parameters(structure: Structure, weights: tuple[Placed, ...], part: Part) -> Bucket:

@@ -15,10 +15,11 @@ from parsim.model.op import Dims
 from parsim.parallel.dimensions import DENSE, EXPERT, OUTSIDE, axes_of, view_of
 from parsim.parallel.dimensions import axes as mesh_axes
 from parsim.parallel.group import Group
+from parsim.parallel.precision import LAYOUTS
 from parsim.parallel.sharding import Rules, Sharding, reshard
 from parsim.step.gradient import KernelCall
 from parsim.step.quantise import LinearWeight
-from parsim.step.task import COMPUTE_STREAM, LAYOUTS, Collective, Compute, Operand, Task
+from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task
 
 _IN_PLACE = ("all_reduce",)
 

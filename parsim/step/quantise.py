@@ -14,9 +14,8 @@ from typing import Final, NamedTuple
 
 from parsim.model.dims import FLOAT32, LINEAR, QUANTISED, TOKEN_DIMS
 from parsim.model.op import Dims
-from parsim.parallel.precision import Narrowing
+from parsim.parallel.precision import COLUMN, LAYOUTS, ROW, Narrowing
 from parsim.step.gradient import KernelCall, part_of
-from parsim.step.task import COLUMN, LAYOUTS, ROW
 
 LOCAL: Final = "@local"  # behind the name of what a relabel brings: the narrow tensor before
 _NORMS: Final = ("layer_norm", "rms_norm", "gain")
@@ -69,6 +68,11 @@ class _Quantiser:
     sources: dict[str, Dims] = field(default_factory=dict)  # of an input that a relabel brings: its dims before
     ready: set[str] = field(default_factory=set)  # what has been made in the present pass
 
+    @property
+    def second(self) -> str:
+        """The layout that the other GEMM of a tensor reads."""
+        return self.how.layouts[-1]
+
     def forward_calls(self) -> Iterator[KernelCall]:
         """Forward."""
         inputs = {call.inputs[0][0] for call in self.forward if self.is_gemm(call)}
@@ -87,7 +91,8 @@ class _Quantiser:
                     yield from self.quantise(x, dims, call.tag)
                     self.ready.add(x)
                 yield from self.weight(w, COLUMN, call.tag)
-                yield replace(call, inputs=((x + ROW, dims), (w + COLUMN, w_dims)), dtype=LINEAR)
+                layout = self.second if self.lasting else COLUMN
+                yield replace(call, inputs=((x + ROW, dims), (w + layout, w_dims)), dtype=LINEAR)
             elif not (target in self.ready and target not in others):
                 yield call
             before = call.kernel
@@ -117,24 +122,25 @@ class _Quantiser:
             yield from self.quantise_gradient(dy, dims, call.tag)
             self.ready.add(dy)
         if x in self.sources and x not in self.ready:
-            inputs, outputs = ((x + LOCAL + COLUMN, self.sources[x]),), ((x + COLUMN, linear.inputs[0][1], QUANTISED),)
+            inputs, outputs = ((x + LOCAL + self.second, self.sources[x]),), ((x + COLUMN, linear.inputs[0][1], QUANTISED),)
             yield KernelCall(f"{linear.name}.bring_{x}", "relabel", inputs, outputs, {}, tag=call.tag)
             self.ready.add(x)
         if other in self.weights:
             yield from self.weight(other, ROW, call.tag)
             yield replace(call, inputs=((dy + ROW, dims), (other + ROW, other_dims)), dtype=LINEAR)
         else:
-            yield replace(call, inputs=((dy + COLUMN, dims), (other + COLUMN, other_dims)), dtype=LINEAR)
+            layout = COLUMN if other in self.sources else self.second
+            yield replace(call, inputs=((dy + self.second, dims), (other + layout, other_dims)), dtype=LINEAR)
 
     def gradient_through(self, call: KernelCall) -> Iterator[KernelCall]:
-        """A gradient that a relabel may gather: with one scale a tensor the other layout is made behind it, else both are sent."""
+        """A gradient that a relabel may gather: with one scale a tensor a second layout is made behind it, else both are sent."""
         ((target, after, _),) = call.outputs
         both = bool(self.how.along)
         yield from self.quantise_gradient(*call.inputs[0], call.tag, LAYOUTS if both else (ROW,), out=target + LOCAL)
         yield _through(call, ROW)
         if both:
             yield _through(call, COLUMN)
-        else:
+        elif not self.how.one_layout:
             name, inputs = f"{call.name}.transpose", ((target + ROW, after),)
             yield KernelCall(name, "cast", inputs, ((target + COLUMN, after, QUANTISED),), {}, tag=call.tag)
         self.ready.add(target)
@@ -147,12 +153,14 @@ class _Quantiser:
             yield from self.kernels(name, dims, told_of(self.how.attributes(weight=True), rows, (layout,)), tag)
 
     def quantise(self, name: str, dims: Dims, tag: str, *, out: str = "", fused: bool = False) -> Iterator[KernelCall]:
-        """An input of linear layers, in both layouts."""
-        yield from self.kernels(name, dims, told_of(self.how.attributes(), _num_token_dims(dims)), tag, out=out, fused=fused)
+        """An input of linear layers, for forward and backward."""
+        attributes = told_of(self.how.attributes(), _num_token_dims(dims), self.how.layouts)
+        yield from self.kernels(name, dims, attributes, tag, out=out, fused=fused)
 
-    def quantise_gradient(self, name: str, dims: Dims, tag: str, layouts: Sequence[str] = LAYOUTS, out: str = "") -> Iterator[KernelCall]:
-        """The gradient of an output."""
-        yield from self.kernels(name, dims, told_of(self.told_of_gradients(), _num_token_dims(dims), layouts), tag, out=out)
+    def quantise_gradient(self, name: str, dims: Dims, tag: str, layouts: Sequence[str] = (), out: str = "") -> Iterator[KernelCall]:
+        """The gradient of an output; in all layouts where none is named."""
+        attributes = told_of(self.told_of_gradients(), _num_token_dims(dims), layouts or self.how.layouts)
+        yield from self.kernels(name, dims, attributes, tag, out=out)
 
     def told_of_gradients(self) -> Mapping[str, float | str]:
         """Format and scales of gradients."""
@@ -176,7 +184,7 @@ class _Quantiser:
         return call.kernel == "einsum" and (call.inputs[1][0] in self.weights or call.outputs[0][0] in gradients)
 
 
-def told_of(how: Mapping[str, float | str], rows: int, layouts: Sequence[str] = LAYOUTS) -> dict[str, float | str]:
+def told_of(how: Mapping[str, float | str], rows: int, layouts: Sequence[str]) -> dict[str, float | str]:
     """Attributes of the kernel that quantises a tensor whose first `rows` dims are the rows of a matrix."""
     return {**how, "rows": rows, "layouts": " ".join(layout.removeprefix("@") for layout in layouts)}
 

@@ -13,13 +13,12 @@ from typing import Final, Literal
 from parsim.model.dims import MATMUL
 from parsim.model.op import Dims
 from parsim.parallel.group import Group
+from parsim.parallel.precision import LAYOUTS
 from parsim.parallel.sharding import Sharding
 
 COMPUTE_STREAM: Final = "compute"
 LAUNCH: Final = "launch"  # the stream of the host that launches kernels
 HOST: Final = "host"  # the stream of what the host computes and what passes between it and its device
-ROW, COLUMN = "@row", "@col"  # behind the name of a narrow tensor: scaled along its columns, or along its rows
-LAYOUTS: Final = (ROW, COLUMN)
 Part = Literal["whole", "padded", "shard"]
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from parsim import catalog, schedules
 from parsim.cluster import Cluster, Fabric, Node
-from parsim.cluster.flash import KERNELS, OWN, flash_fault
+from parsim.cluster.flash import KERNELS, OWN, flash_fault, multiplies_any_layout
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.estimate import estimate
 from parsim.model.op_kinds import KINDS
@@ -105,6 +105,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
     cluster = _cluster(row, num_devices)
+    batch = replace(batch, one_layout=multiplies_any_layout(cluster.node.accelerator))
     if stack.named_flash and (said := flash_fault(stack.named_flash, cluster.node.accelerator)):
         raise ParsimError(said)
     if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):

@@ -149,9 +149,9 @@ def by_hand(job: Job) -> Expected | None:
     each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + copies + states_of(job.itemsize(MASTER))
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(weight.size for weight in run.weights.values()) + scalars
-    if structure.narrows:  # both layouts of what linear layers multiply
+    if structure.narrows:  # the layouts of what linear layers multiply
         matrices = (weight.size for name, weight in run.weights.items() if name.startswith("layer") and name.endswith(".weight"))
-        lasting += 2 * (job.itemsize(QUANTISED) * sum(matrices))
+        lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * sum(matrices))
     return Expected(run.loss, run.gradients, updated, lasting)
 
 

@@ -11,7 +11,7 @@ from parsim.cluster.cluster import Cluster
 from parsim.model.dims import DIMS, FREE
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, degrees, split
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Plan
 from parsim.parallel.stages import layers_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     if in_blocks:
         model = replace(model, hidden_size=_SHARED)  # so that bytes of all tensors are whole
     rounds = 1 if small.optimizer_in_backward else 2 * small.pipeline_parallel
-    batch = Batch(rounds * split(small, "B") * small.micro_batch, (8 if in_blocks else 4) * parts, scenario.batch.dtype)
+    sequences, tokens = rounds * split(small, "B") * small.micro_batch, (8 if in_blocks else 4) * parts
+    batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens)
     stack = replace(scenario.stack, vocab_multiple=8)
     cluster = _cluster(scenario.cluster, small.num_devices)
     return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)

@@ -55,6 +55,16 @@ def test_all_readers_agree(name: str, plan: Plan) -> None:
     assert not red(name, plan)
 
 
+@pytest.mark.parametrize("plan", [SEQUENCE, Plan(data_parallel=2, zero_stage=3, recompute="full")], ids=["sp", "zero3-full"])
+def test_all_readers_agree_where_one_layout_is_enough(plan: Plan) -> None:
+    """And kernels write one copy of each input and weight where others write two."""
+    batch = Batch(4 * plan.data_parallel, 8, "fp8_current", one_layout=True)
+    case = scenario(model=LLAMA, batch=batch, stack=FUSED)
+    assert not [str(each) for each in verify_plan(case, plan, "toy") if not each.ok]
+    both = estimate(replace(case, batch=replace(batch, one_layout=False)), plan)
+    assert estimate(case, plan).hbm_bytes < both.hbm_bytes and estimate(case, plan).peak_bytes <= both.peak_bytes
+
+
 def test_linear_layers_multiply_in_the_narrow_type_and_nothing_else_does() -> None:
     every = [task for phase in (Phase.F, Phase.B) for task in tasks("fp8_current", phase)]
     gemms = [task for task in every if isinstance(task, Compute) and task.kernel == "einsum"]
