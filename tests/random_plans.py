@@ -24,6 +24,7 @@ MESHES = [mesh for mesh in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 
 SMALL_MESHES = [mesh for mesh in MESHES if prod(mesh) <= 8]
 FUSIONS = ("bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place")
 ORDERS = tuple("-".join(order) for order in itertools.permutations(("dp", "pp", "tp")))
+DTYPES = ("bf16", "bf16", "fp16", "fp32", "bf16", "fp8_current", "fp8_delayed", "fp8_current")
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast")
 
 
@@ -57,7 +58,7 @@ def _attempt(rng: Random) -> Drawn:
     micro_batch, sequence_parallel = rng.choice((1, 1, 2)), tp > 1 and rng.random() < 0.6
     model = _model(rng, tp, pp * chunks)
     length = tp * rng.choice((1, 2)) if sequence_parallel else rng.choice((1, 2, 3, 5))
-    batch = Batch(dp * micro_batch * count, length, rng.choice(("bf16", "bf16", "fp16", "fp32")))
+    batch = Batch(dp * micro_batch * count, length, rng.choice(DTYPES))
     cluster = _cluster(rng)
     stack = _stack(rng, cluster)
     schedule = _schedule(rng, pp, chunks, count)

@@ -24,12 +24,13 @@ from parsim.parallel.dimensions import split
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.planner import canonical
 from parsim.scenario import Scenario
+from parsim.scenario.rows import read
 from parsim.schedules import states
 from parsim.step import lower, program
 
 TOY = Accelerator(
     "toy",
-    {"bf16": 1e9, "fp16": 1e9, "fp32": 5e8},
+    {"bf16": 1e9, "fp16": 1e9, "fp32": 5e8, "fp8": 2e9, "fp8_block": 2e9, "mxfp8": 2e9, "nvfp4": 4e9, "mxfp4": 4e9},
     1e9,
     10**9,
     8,
@@ -41,7 +42,7 @@ LINK = Link("toy link", 1e8, 1e-6, "made up")
 NODE = Node("toy node", TOY, 4, LINK, CollectiveLaw(1e-6, 1e-6, 1e8, 1e8, 0.0), LINK, 4, "switched_node")
 FABRIC = Fabric("toy fabric", Link("toy nic", 5e7, 1e-6, "made up"), 4, "rail_optimised_fat_tree", 0.9, 1e-6, 1e-6, 1e-6, 0.0, 1e-6, 0.8)
 CLUSTER = Cluster(NODE, 16, FABRIC)
-DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4}
+DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1, **{name: read("dtypes", name) for name in ("fp8_block", "mxfp8", "nvfp4", "mxfp4")}}
 GPT = TransformerSpec("toy gpt", 4, 12, 16, 4, num_kv_heads=4, head_dim=4, vocab_size=60, max_positions=8)
 STACK = Stack("toy stack", vocab_multiple=8)
 
@@ -85,6 +86,7 @@ FEATURES: dict[str, dict[str, object]] = {
     "ops": {"recompute_ops": ("norm1", "norm2", "up_gemm", "up_bias", "activation")},
     "offload": {"offload_optimizer": True},
     "paged": {"optimizer": "paged_adamw_8bit"},
+    "fp8": {},
 }
 _ZERO = ("zero1", "zero2", "zero3", "hsdp1", "hsdp3", "kept")
 _ONE_OF = (
@@ -160,4 +162,5 @@ def with_features(names: tuple[str, ...], stack: Stack) -> tuple[Scenario, Plan]
     if "uneven" in names:
         layers = (2, 1, 1, 1) if plan.num_stages == 4 else (3, 1)
         model, plan = replace(model, num_layers=sum(layers)), replace(plan, layers_per_stage=layers)
-    return scenario(model=model, batch=enough(plan), stack=stack), plan
+    batch = replace(enough(plan), dtype="fp8_current" if "fp8" in names else "bf16")
+    return scenario(model=model, batch=batch, stack=stack), plan

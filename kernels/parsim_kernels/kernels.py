@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from parsim_kernels import attention, contraction, lookup, optimizer, pointwise, reduction
+from parsim_kernels import attention, contraction, lookup, narrow, optimizer, pointwise, reduction
 from parsim_kernels.signature import Kernel
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -71,6 +71,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "loss_sum": reduction.loss_sum,
         "nll_loss_grad": lookup.nll_loss_grad,
         "cross_entropy_grad": lookup.cross_entropy_grad,
+        "absmax": narrow.absmax,
+        "quantise": narrow.quantise,
         "norm_sq": reduction.norm_sq,
         "clip": optimizer.clip,
         "adam": optimizer.adam,

@@ -88,6 +88,14 @@ def architecture_of(catalog_row: str) -> str:
     return CARDS.get(catalog_row) or ARCHITECTURES.get(catalog_row.split("-")[0], "")
 
 
+def multiplies_any_layout(accelerator: Accelerator) -> bool:
+    """Whether it multiplies numbers of 8 bits however they lie; others want what is summed to lie together.
+
+    Source: NVIDIA/TransformerEngine, transformer_engine/common/util/cuda_runtime.cpp and gemm: non-TN layouts of FP8 from sm100 on.
+    """
+    return architecture_of(accelerator.catalog_row) == "Blackwell"
+
+
 def flash_kernel(kernel: str, catalog_row: str) -> FlashKernel | None:
     """A kernel on an accelerator of a catalog row; None where it does not run there.  Every accelerator has one of its own.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from parsim.cost.sizes import Ints, Sizes
@@ -10,7 +10,7 @@ from parsim.step.stages import Copies
 from parsim.step.structure import Structure
 from parsim.step.task import Operand, Part, Value, Weight
 
-Role = Literal["parameters", "gradients", "narrow_gradients", "optimizer"]
+Role = Literal["parameters", "gradients", "narrow_gradients", "optimizer", "quantised"]
 Held = Mapping[str, Copies] | None  # how often a rank holds each segment; None: a pass, through one copy of one segment
 
 
@@ -46,6 +46,11 @@ def part_elements(whole: Ints, num_ranks: Ints, part: Part) -> Ints:
     return {"whole": whole, "shard": shard, "padded": shard * num_ranks}[part]
 
 
+def lasting_weights(weights: Iterable[Weight], role: Role) -> list[Weight]:
+    """Those that have a buffer in a role: a weight that no linear layer multiplies is not quantised."""
+    return [weight for weight in weights if weight.narrow_rows or role != "quantised"]
+
+
 def lasting_parts(structure: Structure) -> dict[Role, Part]:
     """Which part of each weight lives through the whole step: its parameters, optimizer state and, unless applied at once, gradients.
 
@@ -54,6 +59,8 @@ def lasting_parts(structure: Structure) -> dict[Role, Part]:
     zero_stage = structure.zero_stage
     flat: Part = "padded" if zero_stage else "whole"
     found: dict[Role, Part] = {"parameters": "shard" if zero_stage >= 3 else flat, "optimizer": "shard" if zero_stage else "whole"}
+    if structure.lasting_narrow:
+        found["quantised"] = "whole"
     if structure.narrow_gradients:
         found["narrow_gradients"] = "whole"
     return found if structure.in_backward else {**found, "gradients": "shard" if zero_stage >= 2 else flat}

@@ -38,4 +38,4 @@ class CostModel:
 
     def multiplies_in(self, role: str) -> str:
         """The dtype of a role of matmuls."""
-        return self.batch.recipe.multiplies[role]
+        return self.batch.recipe.multiplied_in(role)

@@ -11,7 +11,8 @@ from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
-from parsim.model.dims import COMPUTE, GRADIENT, MASTER
+from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
+from parsim.model.itemsize import exact_bytes, itemsize_of
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
@@ -122,7 +123,10 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
     size = sizes.itemsize_bytes
     if "optimizer" in task.attributes:
         return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[task.inputs[1].dtype])
-    return {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[MASTER] + size[COMPUTE]}[task.kernel]
+    moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[MASTER] + size[COMPUTE]}
+    if task.kernel in moved:
+        return moved[task.kernel]
+    return itemsize_of(size[COMPUTE] + int(task.attributes["layouts"]) * exact_bytes(size[QUANTISED]))
 
 
 def payload(task: Collective) -> Value:

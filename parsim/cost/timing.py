@@ -20,7 +20,7 @@ from parsim.cost.cost_model import CostModel
 from parsim.cost.count import extents, flops, hbm_bytes, operands, payload, results
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
-from parsim.model.dims import COMPUTE, GRADIENT, TOKEN_DIMS
+from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.group import Group
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
@@ -120,7 +120,7 @@ def gemm_bytes(task: Compute, sizes: Sizes) -> Ints:
 def weight_bytes(task: Compute, sizes: Sizes) -> Ints:
     """HBM bytes of what a GEMM reads or writes that is a weight or its gradient: tensors without tokens."""
     lasting = [o for o in (*operands(task), *results(task)) if not TOKEN_DIMS.intersection(o.dims)]
-    return sum((elements(o, sizes) * sizes.itemsize_bytes[COMPUTE] for o in lasting), start=sizes.zero)
+    return sum((elements(o, sizes) * sizes.itemsize_bytes[o.dtype if o.dtype == QUANTISED else COMPUTE] for o in lasting), start=sizes.zero)
 
 
 def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:

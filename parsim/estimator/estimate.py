@@ -20,7 +20,7 @@ from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import PassCounts, Totals, device_totals
-from parsim.model.dims import MATMUL
+from parsim.model.dims import LINEAR
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import Plans
@@ -108,7 +108,7 @@ def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, co
     step_s = line.step_ps / PS_PER_S
     totals = device_totals(stages, counts=counts)
     tokens = scenario.batch.global_batch * scenario.batch.sequence_length
-    multiplied_in = stages.workload.model.multiplies_in(MATMUL)
+    multiplied_in = stages.workload.model.multiplies_in(LINEAR)
     peak = scenario.cluster.node.accelerator.peak(multiplied_in) * chosen.num_devices * step_s
     return Estimate(
         name=name,

@@ -11,12 +11,12 @@ import numpy as np
 
 from parsim import schedules
 from parsim.cluster.scalars import distinct_rows
-from parsim.cost.buckets import lasting_parts, weight_elements
+from parsim.cost.buckets import Role, lasting_parts, lasting_weights, weight_elements
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import states_of_plans
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
 from parsim.step.task import Part
 
 
@@ -55,7 +55,7 @@ def rank_memory(stages: Stages) -> RankMemory:
     lasting, own = lasting_bytes(stages), stages.workload.shape.own
     in_flight, on_top, in_passes = _dynamic(stages)
     return RankMemory(
-        parameters=own @ lasting["parameters"],
+        parameters=own @ (lasting["parameters"] + lasting["quantised"]),
         gradients=own @ (lasting["gradients"] + lasting["narrow_gradients"]),
         optimizer=own @ lasting["optimizer"],
         activations=in_flight,
@@ -92,12 +92,12 @@ def counted_peak_bytes(stages: Stages) -> Ints:
     return stages.workload.shape.own @ _lasting_bytes(stages) + in_flight + on_top + _norm_bytes(stages)
 
 
-def elements_of(stages: Stages, part: Part) -> Ints:
-    """Elements of the weights that a stage holds, [class, plan]."""
+def elements_of(stages: Stages, part: Part, role: Role = "parameters") -> Ints:
+    """Elements of the weights that a stage holds in a role, [class, plan]."""
     found = np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
     for segment in stages.workload.step.segments.values():
-        if segment.own_weights:
-            elements = np.sum([weight_elements(weight, part, stages.workload.prices.sizes) for weight in segment.own_weights], axis=0)
+        if own := lasting_weights(segment.own_weights, role):
+            elements = np.sum([weight_elements(weight, part, stages.workload.prices.sizes) for weight in own], axis=0)
             found += stages.copies(segment.name) * elements[stages.workload.rows]
     return found
 
@@ -111,9 +111,12 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
         "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
     }
-    found = dict.fromkeys((*size, "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
-    elements = {part: elements_of(stages, part) for part in set(lasting_parts(structure).values())}
-    found |= {role: elements[part] * size[role] for role, part in lasting_parts(structure).items()}
+    found = dict.fromkeys((*size, "quantised", "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
+    parts = lasting_parts(structure)
+    elements = {part: elements_of(stages, part) for part in set(parts.values())}
+    found |= {role: elements[part] * size[role] for role, part in parts.items() if role in size}
+    if how := structure.lasting_narrow:
+        found["quantised"] = len(how.layouts) * (elements_of(stages, parts["quantised"], "quantised") * sizes.itemsize_bytes[QUANTISED])
     for segment in stages.workload.step.segments.values():
         if segment.totals:
             each = np.sum([sizes.num_bytes(total) for total in segment.totals], axis=0)

@@ -10,6 +10,8 @@ from parsim.executor.job import Job
 from parsim.executor.names import NORM, RankScope, Scope, buffers
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, view_of
 from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.precision import Narrowing
+from parsim.step.quantise import told_of
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
 from parsim_kernels.signature import Attributes
@@ -56,6 +58,19 @@ def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, 
         yield _WeightKernel(job, number, at, task, instance, weight).use()
 
 
+def told_of_weight(job: Job, weight: Weight) -> Attributes:
+    """What the kernel is told that makes the narrow layouts of a lasting weight."""
+    how = narrows_of(job)
+    return {**told_of(how.attributes(weight=True), weight.narrow_rows, how.layouts), **job.tiles(weight.sharding.dims)}
+
+
+def narrows_of(job: Job) -> Narrowing:
+    """How weights that last are narrow."""
+    found = job.step.structure.lasting_narrow
+    assert found
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _WeightKernel:
     """A kernel of a step's end on one weight."""
@@ -86,6 +101,8 @@ class _WeightKernel:
         name, structure = f"{self.instance}/{self.weight.name}", self.job.step.structure
         if value.role == "gradients" and not self.is_on_device:
             return (f"{name}.{value.dtype}",)
+        if value.role == "quantised":
+            return tuple(name + layout for layout in narrows_of(self.job).layouts)
         if value.role != "states":
             return buffers([(self.instance, self.weight)], value, value.part)
         has_master = structure.master_weights or structure.offload
@@ -100,6 +117,8 @@ class _WeightKernel:
             return {"scale": self.norm_scale()}
         if self.task.kernel == "clip":
             return {"max_norm": given.max_norm}
+        if self.task.kernel == "quantise":
+            return told_of_weight(self.job, self.weight)
         if "optimizer" not in self.task.attributes:
             return {}
         decays = {"beta1": given.beta1, "beta2": given.beta2, "weight_decay": given.weight_decay, "momentum": given.momentum}

@@ -18,7 +18,7 @@ from parsim.executor.names import own_weights_of
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request
 from parsim.executor.values import region
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Plan
 from parsim.step.task import Compute
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
@@ -61,7 +61,7 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     """The score of whole weights on sequences, by the names that blocks draw."""
     rows = {name: values[:_MOST_ROWS] for name, values in rows.items()}
     count = len(next(iter(rows.values())))
-    batch = Batch(count, job.model.batch.sequence_length, job.model.batch.dtype)
+    batch = replace(job.model.batch, global_batch=count)
     vocabulary = job.extent("V") if "V" in job.sizes.dims else 1
     stack = replace(job.model.stack, vocab_multiple=vocabulary, loss_chunks=1)  # padded alike, and all logits at once
     asked, spec, data = job.asked, replace(job.spec, dropout=0.0), Dataset("", "", rows, rows)

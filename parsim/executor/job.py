@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from parsim.collectives import CollectiveAlgorithm
 from parsim.cost.choice import algorithm
 from parsim.cost.cost_model import CostModel
+from parsim.cost.count import operands
 from parsim.cost.sizes import Sizes
 from parsim.cost.workload import Workload
 from parsim.cost.workloads import workload_of
 from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
 from parsim.executor.values import Values
+from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
+from parsim.parallel.dimensions import rules
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import Mesh
 from parsim.parallel.plan import Plan
+from parsim.parallel.sharding import Rules, Sharding
 from parsim.scenario.types import Training
 from parsim.step.step import Segment, Step
 from parsim.step.task import Compute, Operand
@@ -41,10 +46,18 @@ class RunRequest:
     evaluate_every: int = 0
     precision: str = "float64"  # of the numbers that are computed with
     clocks: bool = True  # costs a message a member in every collective
+    rounds_as: Plan | None = None  # one rank that scales each tensor in the parts in which the ranks of this plan would hold it
 
     def job(self) -> Job:
         """The job, built anew by each worker."""
         return Job(self)
+
+
+class _Cut(NamedTuple):
+    """How another plan cuts tensors."""
+
+    sizes: Sizes
+    rules: Rules
 
 
 @dataclass(slots=True)
@@ -62,12 +75,17 @@ class Job:
     mesh: Mesh = field(init=False)
     _algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = field(init=False, default_factory=dict)  # by what is asked
 
+    _cut: _Cut | None = field(init=False, default=None)
+
     def __post_init__(self) -> None:
         asked = self.asked
         self.spec, self.model, self.training = asked.spec, asked.model, asked.training
         self.workload = workload_of(asked.spec, asked.model, asked.plan, asked.dtype_bytes)
         self.step, self.sizes = self.workload.step, self.workload.sizes
         self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, asked.model.batch.global_batch)
+        if asked.rounds_as:
+            other = workload_of(asked.spec, asked.model, asked.rounds_as, asked.dtype_bytes)
+            self._cut = _Cut(other.sizes, rules(other.step.structure.dimensions))
         self.mesh = Mesh({axis: int(degree[0]) for axis, degree in self.sizes.degrees.items()}, self.sizes.orders[0])
 
     @property
@@ -114,8 +132,17 @@ class Job:
         """Bytes that an element of this role is charged at."""
         return self.sizes.itemsize_bytes[dtype]
 
+    def tiles(self, dims: Dims) -> dict[str, object]:
+        """What a kernel is told that scales parts of a tensor by themselves: how many there are along each dim."""
+        if self._cut is None:
+            return {}
+        there = Sharding.of(dims, self._cut.rules)
+        return {"tiles": tuple(int(self._cut.sizes.dims[dim][0] // self._cut.sizes.local(there, dim)[0]) for dim in dims)}
+
     def attributes(self, task: Compute, sizes: Sizes) -> dict[str, object]:
         """A kernel's attributes with numbers for the words that depend on sizes or on the rank whose they are."""
+        if task.kernel in ("absmax", "quantise"):
+            return {**task.attributes, **self.tiles(operands(task)[0].dims)}
         found: dict[str, object] = {name: self._attribute(task, value, sizes) for name, value in task.attributes.items()}
         terms = [" ".join(operand.dims) for operand in task.inputs if isinstance(operand, Operand)]
         (*_, result) = (operand for operand in task.outputs[:1] if isinstance(operand, Operand))

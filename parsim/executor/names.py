@@ -66,7 +66,7 @@ def lasting_names(instance: str, segment: Segment, structure: Structure) -> dict
     """The full names of a copy's weights, their gradients and totals, by the names that tasks use."""
     found = {total.name: f"{instance}/{total.name}" for total in segment.totals}
     for weight in segment.weights:
-        lasting = [weight.name, f"d_{weight.name}", *([part_of(weight.name)] if structure.narrow_gradients else [])]
+        lasting = [*weight.lasting, *([part_of(weight.name)] if structure.narrow_gradients else [])]
         found.update((name, f"{owner(instance, segment, weight)}/{name}") for name in lasting)
     return found
 

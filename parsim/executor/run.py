@@ -62,6 +62,7 @@ def execute(
     evaluate_every: int = 0,
     deadline_s: float | None = None,
     progress: Callable[[int, float, Score | None], None] | None = None,
+    rounds_as: Plan | None = None,
 ) -> Execution:
     """Some steps of a plan, executed by numpy ranks.
 
@@ -76,6 +77,7 @@ def execute(
         deadline_s: how long processes may run [s]; None: for ever.
         evaluate_every: after so many steps, and each so many, the weights are measured on what the data set holds back; 0: never.
         progress: called with (step, loss, score) after each step; the score is None where nothing is measured.
+        rounds_as: scale what is quantised in the parts in which the ranks of this plan hold it, though one rank holds it all.
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
@@ -88,7 +90,8 @@ def execute(
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
     model, itemsize = CostModel(scenario.cluster, scenario.stack, scenario.batch), dict(scenario.itemsize_bytes)
-    run = RunRequest(scenario.model, model, chosen, itemsize, own_seed, num_steps, scenario.training, dataset, every, precision, clocks)
+    told = (own_seed, num_steps, scenario.training, dataset, every, precision, clocks, rounds_as)
+    run = RunRequest(scenario.model, model, chosen, itemsize, *told)
     job = run.job()
 
     def on_step(step: int, loss: float, by_rank: list[Mapping[str, Array]]) -> None:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parsim.executor.calls import narrows_of, told_of_weight
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, own_weights_of, suffix
 from parsim.executor.values import shard
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER, QUANTISED
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.gradient import part_of
 from parsim.step.task import Bucket, Part, Weight
-from parsim_kernels import Machine
+from parsim_kernels import KERNELS, Machine
 from parsim_kernels.signature import Array
 
 
@@ -46,6 +47,10 @@ class Store:
             self._hold(name, weight, part, structure.parameter_role, self.lasting_part("parameters"))
             if not structure.in_backward:
                 self._hold(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
+            if weight.narrow_rows:
+                layouts, _ = KERNELS["quantise"]((part,), told_of_weight(job, weight))
+                for layout, values in zip(narrows_of(job).layouts, layouts, strict=True):
+                    self.machine.hold(self.number, name + layout, values, job.itemsize(QUANTISED))
             if structure.narrow_gradients:
                 self.machine.hold(self.number, f"{instance}/{part_of(weight.name)}", self.zeros(weight), job.itemsize(COMPUTE))
             updated = self.own_part(weight, part) if structure.zero_stage else part

@@ -105,6 +105,8 @@ COSTS: Final = {
     "take": Cost(0, picks=(0,)),
     **{"shifted_exp": Cost(2), "row_sum": Cost(1), "normalize": Cost(1), "token_loss": Cost(3), "loss_sum": Cost(1)},
     **{
+        "absmax": Cost(1),
+        "quantise": Cost(2),
         "cross_entropy_grad": Cost(2),
         "nll_loss_grad": Cost(2),
         "norm_sq": Cost(2),

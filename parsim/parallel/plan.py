@@ -14,7 +14,7 @@ from parsim.arguments import check_arguments
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.parallel.dimensions import degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.precision import RECIPES, Recipe
+from parsim.parallel.precision import FP8, RECIPES, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Batch:
     global_batch: int  # sequences a step, all replicas together
     sequence_length: int  # tokens
     dtype: str = "bf16"  # the name of a precision recipe
+    one_layout: bool = False  # whether the devices multiply 8 bits however they lie: see Narrowing
 
     @property
     def recipe(self) -> Recipe:
@@ -34,7 +35,7 @@ class Batch:
         """
         if self.dtype not in RECIPES:
             raise ScenarioError(f"unknown dtype '{self.dtype}'{did_you_mean(self.dtype, RECIPES)}", remedy=f"Known: {', '.join(RECIPES)}.")
-        return RECIPES[self.dtype]
+        return RECIPES[self.dtype].in_one_layout() if self.one_layout else RECIPES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,7 @@ class Stack:
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
     workspace_bytes: float = _key(0.0, "memory of GEMM libraries, which the framework allocates")
     communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
+    fp8: str = _key("fp8_current", "what dtype fp8 means: a precision of 8 bits by its name")
     host_float32_gradients: bool = _key(False, "whether offloaded gradients go to the host in float32, too")
     pinned_elements: int = _key(0, "elements of a pinned buffer of gradients on the host, a power of two of bytes; 0: none is pinned")
     process_bytes: float = _key(0.0, "memory of the host that a process takes")
@@ -194,3 +196,7 @@ class Stack:
     )
     limits: tuple[str, ...] = _key((), "what it cannot run, which is marked in reports")  # names of stack_limits.py
     source: str = ""
+
+    def precision(self, dtype: str) -> str:
+        """The recipe that a dtype of a batch names: bare fp8 is what the stack means by it."""
+        return self.fp8 if dtype == FP8 else dtype

@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from parsim.errors import ParsimError, did_you_mean
-from parsim.model.dims import COMPUTE, GRADIENT, MASTER, MATMUL
+from parsim.model.dims import COMPUTE, GRADIENT, LINEAR, MASTER, MATMUL, QUANTISED
 
-STORED: Final = (COMPUTE, GRADIENT, MASTER)  # roles of what a recipe stores; those of other tensors have fixed bytes
+STORED: Final = (COMPUTE, GRADIENT, MASTER, QUANTISED)  # roles of what a recipe stores; those of other tensors have fixed bytes
+
+
+ROW, COLUMN = "@row", "@col"  # behind the name of a narrow tensor: scaled along its columns, or along its rows
+LAYOUTS: Final = (ROW, COLUMN)
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """How what the linear layers of a model's layers multiply becomes narrow: number formats, and which elements share a scale.
+
+    A block lies along what a GEMM sums, so a tensor that two GEMMs sum over other dims is quantised once for each; 0: all of a tensor.
+    """
+
+    forward: str  # format of activations and weights
+    gradient: str  # of the gradients of outputs
+    scale: str = "fp32"  # of a group: fp32, e8m0 (a power of two) or e4m3 (beside one of float32 a tensor)
+    along: int = 0  # elements of a block, along the summed dims
+    weight_across: int = 0  # and rows of it, of a weight
+    measures: bool = False  # whether a kernel of its own looks for the largest element first
+    one_layout: bool = False  # whether the device multiplies operands however they lie, so that one scale a tensor needs no second copy
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """In which a tensor is kept that two GEMMs sum over other dims."""
+        return (ROW,) if self.one_layout else LAYOUTS
+
+    def attributes(self, *, weight: bool = False, gradient: bool = False) -> dict[str, float | str]:
+        """What the kernel is told that quantises activations, weights or gradients."""
+        across = self.weight_across if weight else 1 if self.along else 0
+        return {"format": self.gradient if gradient else self.forward, "scale": self.scale, "across": across, "along": self.along}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +47,9 @@ class Recipe:
     """Number formats, each a row of the catalog's dtypes."""
 
     stores: Mapping[str, str]  # by role of a tensor; without a master, the weights that are computed with are updated
-    multiplies: Mapping[str, str]  # by role of a matmul
+    multiplies: Mapping[str, str]  # by role of a matmul; linear layers of a model's layers as all others where left out
     source: str
+    narrows: Narrowing | None = None  # what linear layers multiply; None: it is stored as they multiply it
 
     def __post_init__(self) -> None:
         """Refuse roles that no tensor and no matmul has, and a row that lacks what all need.
@@ -26,17 +57,27 @@ class Recipe:
         Raises:
             ParsimError: there is one.
         """
-        for own, known, needed in ((self.stores, STORED, COMPUTE), (self.multiplies, (MATMUL,), MATMUL)):
+        narrow = (QUANTISED,) if self.narrows else ()
+        rows = ((self.stores, STORED, (COMPUTE, *narrow)), (self.multiplies, (MATMUL, LINEAR), (MATMUL, *((LINEAR,) if narrow else ()))))
+        for own, known, needed in rows:
             if unknown := [role for role in own if role not in known]:
                 said = f"unknown role '{unknown[0]}' in a precision recipe{did_you_mean(unknown[0], known)}"
                 raise ParsimError(said, remedy=f"Known: {', '.join(known)}.")
-            if needed not in own:
-                raise ParsimError(f"a precision recipe lacks role '{needed}'", remedy=f"State a dtype of '{needed}'.")
+            if lacking := [role for role in needed if role not in own]:
+                raise ParsimError(f"a precision recipe lacks role '{lacking[0]}'", remedy=f"State a dtype of '{lacking[0]}'.")
 
     @property
     def has_master(self) -> bool:
         """Whether the optimizer keeps a copy of each weight that it updates."""
         return MASTER in self.stores
+
+    def in_one_layout(self) -> Recipe:
+        """The same on a device that multiplies operands however they lie; blocks of two directions stay two layouts."""
+        return replace(self, narrows=replace(self.narrows, one_layout=True)) if self.narrows and not self.narrows.along else self
+
+    def multiplied_in(self, role: str) -> str:
+        """The dtype of a role of matmuls."""
+        return self.multiplies.get(role, self.multiplies[MATMUL])
 
     def without_peak(self, peaks: Container[str]) -> str:
         """The first dtype of its matmuls that an accelerator of these peaks does not multiply; "" where it multiplies all."""
@@ -45,14 +86,29 @@ class Recipe:
 
 # What the software of all catalog stacks does: 16-bit formats with a copy of the weights in float32.
 _MIXED: Final = "Micikevicius et al. 2018 (arXiv:1710.03740), section 3.1"
+# Linear layers of Transformer Engine quantise what they multiply, and keep their quantised input for backward; embedding, attention scores,
+# head and all else stay in bf16.
+_TE: Final = "NVIDIA Transformer Engine, user guide, common API (transformer_engine.common.recipe)"
+
+
+def _linear_layers(dtype: str, source: str, narrows: Narrowing) -> Recipe:
+    """A recipe whose linear layers multiply a narrow dtype, beside bf16 and weights in float32."""
+    stores, multiplies = {COMPUTE: "bf16", MASTER: "fp32", QUANTISED: dtype}, {MATMUL: "bf16", LINEAR: dtype}
+    return Recipe(stores, multiplies, f"{_TE}: {source}", narrows)
+
+
 RECIPES: Final = {
     "fp32": Recipe({COMPUTE: "fp32"}, {MATMUL: "fp32"}, "IEEE 754 binary32 throughout"),
     "tf32": Recipe({COMPUTE: "fp32"}, {MATMUL: "tf32"}, "NVIDIA A100 white paper: fp32 in memory, 19 bits in the multiplier"),
     "bf16": Recipe({COMPUTE: "bf16", MASTER: "fp32"}, {MATMUL: "bf16"}, _MIXED),
     "bf16_pure": Recipe({COMPUTE: "bf16"}, {MATMUL: "bf16"}, "meta-pytorch/torchtune, recipes/full_finetune_single_device.py: dtype bf16"),
     "fp16": Recipe({COMPUTE: "fp16", MASTER: "fp32"}, {MATMUL: "fp16"}, _MIXED),
+    "fp8_delayed": _linear_layers("fp8", "DelayedScaling, HYBRID", Narrowing("e4m3", "e5m2")),
+    "fp8_current": _linear_layers("fp8", "Float8CurrentScaling, HYBRID", Narrowing("e4m3", "e5m2", measures=True)),
+    "fp8_blockwise": _linear_layers("fp8_block", "Float8BlockScaling; arXiv:2412.19437", Narrowing("e4m3", "e4m3", "fp32", 128, 128)),
+    "mxfp8": _linear_layers("mxfp8", "MXFP8BlockScaling, E4M3", Narrowing("e4m3", "e4m3", "e8m0", 32, 1)),
+    "nvfp4": _linear_layers("nvfp4", "NVFP4BlockScaling; arXiv:2509.25149", Narrowing("e2m1", "e2m1", "e4m3", 16, 16, measures=True)),
+    "mxfp4": _linear_layers("mxfp4", "none; OCP MX specification 1.0", Narrowing("e2m1", "e2m1", "e8m0", 32, 1)),
 }
 
-# Not built: matmuls of these keep weights, gradients and activations in a wider dtype, and quantise what they multiply.
-# Source: Micikevicius et al. 2022 (arXiv:2209.05433), section 3; NVIDIA Transformer Engine, user guide: FP8 and NVFP4.
-MATMULS_ONLY: Final = ("fp8", "nvfp4")
+FP8: Final = "fp8"  # not a recipe but what a stack means by it

@@ -11,7 +11,7 @@ from parsim.errors import PlanError
 from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
-from parsim.model.dims import MATMUL
+from parsim.model.dims import LINEAR
 from parsim.parallel.plan import Plan
 from parsim.planner import plan as rank
 from parsim.planner import remedies
@@ -111,7 +111,7 @@ def _figure(scenario: Scenario, resource: str) -> str:
     node, device = cluster.node, cluster.node.accelerator
     match resource:
         case "compute":
-            return units.format(device.peak(scenario.batch.recipe.multiplies[MATMUL]), "FLOP/s")
+            return units.format(device.peak(scenario.batch.recipe.multiplied_in(LINEAR)), "FLOP/s")
         case "memory":
             return units.format(device.hbm_bandwidth_bytes_per_s, "bytes/s")
         case "node link":

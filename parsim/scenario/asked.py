@@ -163,7 +163,7 @@ SAID: Final[Mapping[str, str]] = {
     "of torchtitan, op is recompute: selective with stack: torchtitan, and n is recompute: full with recompute_every: n": (
         "selective_ac_option ac_option"
     ),
-    "it is the dtype of batch: fp32, tf32, bf16 or fp16": "bf16 fp16 fp32 tf32 bfloat16 float16 float32 half use_bf16 use_fp16",
+    "it is the dtype of batch, such as bf16 or fp8": "bf16 fp16 fp32 tf32 bfloat16 float16 float32 half use_bf16 use_fp16",
     "it is loss_chunks of the stack, the chunks of tokens that take their gradients one after another, as those of Liger and torchtitan: "
     "stack: {base: NAME, loss_chunks: 8}": (
         "num_loss_chunks chunked_loss* chunked_lm_head* loss_chunk* linear_cross_entropy* fused_linear_cross_entropy* fused_ce* liger* "
@@ -174,7 +174,9 @@ SAID: Final[Mapping[str, str]] = {
     ),
     "a loss without logits is not built; loss_chunks of a stack keeps those of one chunk": "cut_cross_entropy* cce use_cce",
     "Megatron's --cross-entropy-loss-fusion is stack: megatron-core-fused-loss": "fused_cross_entropy* cross_entropy_*fusion*",
-    "fp8 and narrower formats are not built: use dtype bf16": "fp8* float8* mxfp8* nvfp4* fp4* int8* enable_fp8* te_fp8*",
+    "it is the dtype of batch: fp8, as the stack means it, or a recipe by its name, such as fp8_current; norms, attention, embedding and "
+    "head stay in bf16": "fp8* float8* mxfp8* nvfp4* fp4* enable_fp8* te_fp8*",
+    "integers of 8 bits are not built: use dtype fp8": "int8*",
     "compiled and captured programs are not built: a stack's fusions say what is fused": (
         "compile torch_compile cuda_graph* enable_cuda_graph use_cuda_graph*"
     ),
@@ -224,9 +226,18 @@ SAID: Final[Mapping[str, str]] = {
     "it follows from the stack: leave it out": "overlap_param_gather reduce_bucket_size allgather_bucket_size bucket_cap_mb",
 }
 
+# What Megatron-Bridge, Transformer Engine and torchao call precision recipes.
+PRECISIONS: Final = {
+    "fp8": "float8 e4m3 hybrid",
+    "fp8_current": "fp8_cs fp8_tensorwise float8_tensorwise float8_current_scaling bf16_with_fp8_current_scaling_mixed",
+    "fp8_delayed": "fp8_ds delayed_scaling bf16_with_fp8_delayed_scaling_mixed bf16_with_fp8_mixed",
+    "fp8_blockwise": "fp8_sc fp8_block fp8_subchannel bf16_with_fp8_subchannel_scaling_mixed",
+    "mxfp8": "fp8_mx bf16_with_mxfp8_mixed",
+    "nvfp4": "fp4 bf16_with_nvfp4_mixed",
+}
 # What has values by name -> the value -> its other names.
 VALUES: Final[Mapping[str, Mapping[str, str]]] = {
-    "dtype": {"bf16": "bfloat16", "fp16": "float16 half", "fp32": "float32 float single", "tf32": "tensorfloat32"},
+    "dtype": {"bf16": "bfloat16", "fp16": "float16 half", "fp32": "float32 float single", "tf32": "tensorfloat32", **PRECISIONS},
     "activation": {"gelu": "gelu_new gelu_fast gelu_tanh gelu_pytorch_tanh", "squared_relu": "relu2 relu_squared"},
     "positions": {"rotary": "rope rotary_embedding", "learned": "absolute learned_absolute learnable"},
     "norm": {"layer_norm": "ln", "rms_norm": "rms"},

@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from parsim import catalog, data, schedules
 from parsim.cluster import Cluster, Fabric, Node, Rent
-from parsim.cluster.flash import flash_fault
+from parsim.cluster.flash import flash_fault, multiplies_any_layout
 from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, recomputation, sharding_faults
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.precision import FP8
 from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
 from parsim.scenario.defaults import add_defaults
@@ -142,6 +143,10 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         yield from _cluster(sections.cluster, parts, value["cluster"])
     if sections.batch is not None:
         parts.batch = Batch(**dict(sections.batch))
+        if parts.stack is not None:
+            parts.batch = replace(parts.batch, dtype=parts.stack.precision(parts.batch.dtype))
+            if parts.node is not None and parts.batch.recipe.narrows:
+                parts.batch = replace(parts.batch, one_layout=multiplies_any_layout(parts.node.accelerator))
         yield from _batch(parts, parts.batch)
     if sections.data is not None and parts.model is not None and parts.batch is not None:
         said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length)
@@ -256,6 +261,8 @@ def _idle_nics(node: Node, fabric: Fabric, base: str) -> str:
 
 def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
     accelerator = parts.node.accelerator if parts.node else None
+    if batch.dtype == FP8:  # whatever a faulty stack means by it
+        return
     if accelerator and (missing := batch.recipe.without_peak(accelerator.peak_flops_per_s)):
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{missing}'; it multiplies: {known}"

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, create_model
 
 from parsim import data
 from parsim.parallel.plan import KEYS, Key
-from parsim.parallel.precision import RECIPES
+from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, optional
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
 from parsim.scenario.types import Training
@@ -48,7 +48,7 @@ class BatchSection(Section):
     place: ClassVar[str | None] = "batch"
     global_batch: Natural = Field(description="the sequences of a step, all replicas together")
     sequence_length: Natural = Field(description="the tokens of a sequence")
-    dtype: Annotated[str, Known("dtypes", lambda: tuple(RECIPES))] = Field(
+    dtype: Annotated[str, Known("dtypes", lambda: (*RECIPES, FP8))] = Field(
         "bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in"
     )
 

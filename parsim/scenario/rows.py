@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import MISSING
+from fractions import Fraction as Exact
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,7 +10,9 @@ from pydantic import Field, model_validator
 from parsim.cluster.flash import KERNELS, OWN
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
+from parsim.model.itemsize import itemsize_of
 from parsim.parallel.plan import Stack
+from parsim.parallel.precision import RECIPES
 from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
 from parsim.scenario.fields import Fraction, Known, Natural, Quantity, Text, complaint, optional
@@ -19,6 +22,7 @@ from parsim.scenario.models import ModelRef, ModelRow
 
 __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "read", "resolve"]
 ATTENTION: Final = ("unfused", "fused_softmax", OWN, *KERNELS)
+_MOST_ELEMENTS: Final = 1024  # that share a scale, beside which nothing but whole bits is stored
 Overhead = Annotated[float, Quantity("bytes", zero=True)]
 
 
@@ -66,6 +70,7 @@ class StackRow(InlineRow):
     allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
     workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead = _as_in_stack("communicator_bytes")
+    fp8: Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if "fp8" in name])] = _as_in_stack("fp8")
     host_float32_gradients: bool = _as_in_stack("host_float32_gradients")
     pinned_elements: Annotated[int, Field(ge=0)] = _as_in_stack("pinned_elements")
     process_memory: Overhead = _as_in_stack("process_bytes")
@@ -93,7 +98,7 @@ class DtypeRow(InlineRow):
 
     def build(self, name: str) -> int:
         """Bytes of an element."""
-        return int(self.itemsize)
+        return itemsize_of(Exact(self.itemsize).limit_denominator(_MOST_ELEMENTS))
 
 
 StackRef = Annotated[str | StackRow, NameOrRow(StackRow)]

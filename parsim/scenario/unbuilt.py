@@ -9,8 +9,8 @@ _NOT_BUILT = "is not built"
 # What has values by name -> a sentence -> the names of which it is said.
 UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
     "dtype": {
-        "is a format of matrix multiplications only: weights, gradients and activations stay wider, which is not built yet": (
-            "fp8* float8* e4m3* e5m2* mxfp* nvfp4* fp4* fp6* int8* int4* nf4*"
+        "is no precision that is built: fp8 is what the stack means by it, and others have names of their own": (
+            "fp8* float8* e5m2* mxfp* fp4* fp6* int8* int4* nf4*"
         ),
         _NOT_BUILT: "fp64 float64 double",
     },

@@ -28,7 +28,7 @@ def _lists(step: Step, phases: Sequence[Phase]) -> Iterator[tuple[str, Iterable[
 
 def _segment_faults(segment: Segment, phases: Sequence[Phase]) -> Iterator[str]:
     """Groups of weights, and buffers of one micro_batch from phase to phase: what comes to life, what dies, and what is kept."""
-    lasting = {f"{prefix}{w.name}" for w in segment.weights for prefix in ("", "d_")} | {t.name for t in segment.totals}
+    lasting = {name for w in segment.weights for name in w.lasting} | {t.name for t in segment.totals}
     lasting |= {name for tasks in segment.phases.values() for task in tasks if getattr(task, "overwrite", False) for name in writes(task)}
     for weight in segment.weights:
         summed = "+".join(axis for axis in replica_axes() if axis in weight.gradient.partial)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, replica_axes, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS, states_role
@@ -41,6 +41,7 @@ def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
     yield Compute("clip", "clip", (gradients, NORM), (gradients,), {}, in_place=True, alone=alone)
     yield from _update(structure, every, gradients)
     yield from _share(structure, every)
+    yield from _narrow_weights(structure, every)
 
 
 def finish_segment(structure: Structure, segment: Segment) -> Iterator[Task]:
@@ -87,6 +88,16 @@ def _share(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Collecti
         for group, weights in by_group(every):
             shards, whole = (parameters(structure, weights, part) for part in PARTS)
             yield Collective(sum_name("gather_weights", group, structure), "all_gather", group, shards, whole, fresh=False)
+
+
+def _narrow_weights(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Compute]:
+    """The new weights of linear layers in the format that they multiply, for all micro_batches of the next step."""
+    narrow = tuple((name, weight) for name, weight in every if weight.narrow_rows)
+    if structure.lasting_narrow and narrow:
+        whole, layouts = parameters(structure, narrow, "whole"), Bucket("quantised", "whole", QUANTISED, narrow)
+        how = structure.lasting_narrow
+        facts = {**how.attributes(weight=True), "layouts": len(how.layouts)}
+        yield Compute("quantise_weights", "quantise", (whole,), (layouts,), facts)
 
 
 def parameters(structure: Structure, weights: tuple[Placed, ...], part: Part) -> Bucket:

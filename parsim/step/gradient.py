@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from parsim.model.dims import COMPUTE, GRADIENT
+from parsim.model.dims import COMPUTE, GRADIENT, MATMUL
 from parsim.model.op import Block, Dims, Gradient, Op
 from parsim.model.op_kinds import KINDS
 
@@ -27,7 +27,8 @@ class KernelCall:
     in_place: bool = False
     fused: bool = False
     tag: str = ""
-    operator: str = "sum"
+    operator: str = "sum"  # how shards of a contracted dim combine; "": each rank keeps what it found
+    dtype: str = MATMUL  # the role of what it multiplies in
 
 
 def part_of(weight: str) -> str:

@@ -14,6 +14,7 @@ from parsim.model.op import Block, Dims
 from parsim.model.spec import Architecture
 from parsim.parallel.dimensions import EXPERT, replica_axes, rules, view_of
 from parsim.parallel.group import Group
+from parsim.parallel.precision import Narrowing
 from parsim.parallel.sharding import Sharding
 from parsim.schedules.phase import Phase
 from parsim.step import gradient
@@ -21,6 +22,7 @@ from parsim.step.chunked import PassesInChunks, in_chunks
 from parsim.step.finish import finish
 from parsim.step.liveness import operands_named, saved_for, with_frees
 from parsim.step.place import Placer
+from parsim.step.quantise import in_narrow, linear_weights
 from parsim.step.recompute import before_use, checkpoint, full
 from parsim.step.split import halves
 from parsim.step.step import Segment, Step
@@ -52,6 +54,8 @@ class _Switches:
     narrow_gradients: bool
     loss_chunks: int
     recompute: _Recompute
+    narrows: Narrowing | None = None
+    narrow_lasts: bool = False
 
 
 @functools.lru_cache(maxsize=256)
@@ -72,11 +76,12 @@ def lower(structure: Structure) -> Step:
     )
     first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
     kept = layers if structure.recompute_every > 1 else []
+    ends, plain = plain, replace(plain, narrows=structure.narrows, narrow_lasts=structure.lasting_narrow is not None)
     found = [
-        _segment(first, plain),
+        _segment(first, ends),
         *(_segment(name, replace(plain, recompute=again)) for name in layers),
         *(_segment(KEPT + name, plain) for name in kept),
-        _segment(last, plain),
+        _segment(last, ends),
     ]
     segments = {segment.name: segment for segment in found}
     return Step(structure, segments, tuple(finish(structure, tuple(segments.values()))))
@@ -91,14 +96,22 @@ def _segment(name: str, switches: _Switches) -> Segment:
     if x:
         placer.known["x"] = x
     passes = _passes(block, switches)
-    forward = placer.place(passes.forward)
+    forward_calls, backward_calls = passes.forward, passes.backward
+    linear = linear_weights(forward_calls, block.weights) if switches.narrows else {}
+    if switches.narrows:
+        lasting, fused = switches.narrow_lasts, "norm_gemm" in switches.fusions
+        placer.know(linear)
+        forward_calls, backward_calls = in_narrow(forward_calls, backward_calls, linear, switches.narrows, lasting=lasting, fused=fused)
+    forward = placer.place(forward_calls)
     y = placer.known[block.output] if block.output else None
     d_y = Operand("d_y", y.sharding, COMPUTE) if y else None
     if d_y:
         placer.known["d_y"] = d_y
     placer.beside = switches.beside
-    backward = placer.place(passes.backward)
-    weights = tuple(_weight(block, weight, initial, placer, switches) for weight, initial in block.weights.items())
+    backward = placer.place(backward_calls)
+    rows = {name: weight.rows for name, weight in linear.items()} if switches.narrow_lasts else {}
+    placed = ((name, initial, placer, switches, rows.get(name, 0)) for name, initial in block.weights.items())
+    weights = tuple(_weight(block, *each) for each in placed)
     totals = tuple(placer.known[total] for total in block.totals)
     d_x = replace(x, name=placer.known[passes.gradient_of_x].name) if x and passes.gradient_of_x else None
     backward = _recompute(switches.recompute, forward, backward, switches.beside)
@@ -129,13 +142,13 @@ def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], bes
     return full(forward, backward, again.early_stop) if again.all else backward
 
 
-def _weight(block: Block, name: str, initial: str, placer: Placer, switches: _Switches) -> Weight:
+def _weight(block: Block, name: str, initial: str, placer: Placer, switches: _Switches, narrow_rows: int) -> Weight:
     """One whose block shares another's is that one's own copy where they lie on different ranks."""
     partial = placer.known[f"d_{name}"].sharding
     group = Group(tuple(axis for axis in replica_axes() if axis in partial.partial))
     origin = block.shared.get(name, "")
     owner, copy_of = (block.name, origin) if switches.ends_apart or not origin else (origin, "")
-    return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of)
+    return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of, narrow_rows)
 
 
 def _with_lives(bare: Segment, parts: set[str]) -> Segment:
@@ -143,7 +156,7 @@ def _with_lives(bare: Segment, parts: set[str]) -> Segment:
     forward, backward = bare.phases[Phase.F], bare.phases[Phase.B]
     gradient_of_x = _names(bare.leaving[Phase.B])
     inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""))
-    lasting = {f"{prefix}{w.name}" for w in bare.weights for prefix in ("", "d_")} | {t.name for t in bare.totals} | parts
+    lasting = {name for w in bare.weights for name in w.lasting} | {t.name for t in bare.totals} | parts
     entering = _names(bare.entering[Phase.B])
     saved = saved_for(backward, lasting | entering)
     waiting = saved_for(weights, lasting)

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from parsim.errors import PlanError
-from parsim.model.dims import COMPUTE, GRADIENT, TOKENS
+from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKENS
 from parsim.model.op import Dims
 from parsim.parallel.dimensions import DENSE, EXPERT, OUTSIDE, axes_of, view_of
 from parsim.parallel.dimensions import axes as mesh_axes
 from parsim.parallel.group import Group
+from parsim.parallel.precision import LAYOUTS
 from parsim.parallel.sharding import Rules, Sharding, reshard
 from parsim.step.gradient import KernelCall
+from parsim.step.quantise import LinearWeight
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task
 
 _IN_PLACE = ("all_reduce",)
@@ -31,6 +33,12 @@ class Placer:
     axes: tuple[str, ...]  # that are on
     beside: tuple[str, ...] = ()  # the axes whose collectives may run beside compute
     known: dict[str, Operand] = field(default_factory=dict)
+
+    def know(self, weights: Mapping[str, LinearWeight]) -> None:
+        """Where weights lie, and their narrow layouts with them, which no call may have made."""
+        for name, weight in weights.items():
+            held = self.operand(name, weight.dims)
+            self.known |= {name + layout: replace(held, name=name + layout, dtype=QUANTISED) for layout in LAYOUTS}
 
     def place(self, calls: Iterable[KernelCall]) -> list[Task]:
         """The tasks of these calls, in order."""
@@ -54,7 +62,7 @@ class Placer:
                 yield from self.to_common_partial(call, inputs)
         outputs = tuple(self.output(call, inputs, *out) for out in call.outputs)
         modes = (call.accumulate, call.in_place, call.fused)
-        yield Compute(call.name, call.kernel, tuple(inputs), outputs, call.attributes, *modes, tag=call.tag)
+        yield Compute(call.name, call.kernel, tuple(inputs), outputs, call.attributes, *modes, tag=call.tag, dtype=call.dtype)
 
     def operand(self, name: str, dims: Dims) -> Operand:
         """The buffer that bears `name`, seen under these dims; one not met before lies where the rules put it (a weight)."""
@@ -70,7 +78,7 @@ class Placer:
         else:
             contracted = {a for o in inputs for d, axes in zip(o.dims, o.sharding.axes, strict=True) if d not in dims for a in axes}
             left = contracted - {a for axes in Sharding.of(dims, self.rules).axes for a in axes}  # dims that merge into one are no sum
-            partial = {axis: call.operator for axis in mesh_axes() if axis in left}
+            partial = {axis: call.operator for axis in mesh_axes() if axis in left and call.operator}
         sharding = Sharding.of(dims, self.rules, partial)
         if call.accumulate and name in self.known and self.known[name].sharding.partial != partial:
             raise PlanError(f"{call.name} adds a result partial over {tuple(partial)} to one that is not")

@@ -12,6 +12,7 @@ from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, r
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.precision import Narrowing
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.step.task import HOST
@@ -70,6 +71,7 @@ class Structure:
     narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
     loss_chunks: int  # chunks of tokens that pass the head one after another
+    narrows: Narrowing | None  # what linear layers multiply
 
     @classmethod
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
@@ -116,6 +118,7 @@ class Structure:
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
             loss_chunks=stack.loss_chunks,
+            narrows=batch.recipe.narrows,
         )
 
     @property
@@ -152,6 +155,14 @@ class Structure:
     def replica_stream(self) -> str:
         """The stream of sums that the end of the step waits for; "" where it waits for none."""
         return self.sum_stream if self.sums_in_passes and not self.scatters else ""
+
+    @property
+    def lasting_narrow(self) -> Narrowing | None:
+        """How narrow weights that last through a step are made at its end; None where each pass makes them, or there are none.
+
+        Source: NVIDIA/TransformerEngine, transformer_engine/pytorch/module/linear.py (is_first_microbatch): cached over a step.
+        """
+        return self.narrows if self.zero_stage < 3 and not self.in_backward else None
 
     @property
     def parameter_role(self) -> str:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from parsim.model.dims import MATMUL
 from parsim.model.op import Dims
 from parsim.parallel.group import Group
+from parsim.parallel.precision import LAYOUTS
 from parsim.parallel.sharding import Sharding
 
 COMPUTE_STREAM: Final = "compute"
@@ -46,6 +47,12 @@ class Weight:
     initial: str
     owner: str  # the segment whose buffer it is: another one's where it is tied on the same rank
     copy_of: str = ""  # the segment whose weight it repeats on another rank
+    narrow_rows: int = 0  # of one that lasts in a narrow format, too, to be multiplied: its first dims, which are the input's
+
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """Names of what lives through the step: itself, its gradient and its narrow layouts."""
+        return self.name, f"d_{self.name}", *(self.name + layout for layout in LAYOUTS if self.narrow_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class Bucket:
     `padded` is each weight flattened and padded to equal parts of its group, `shard` the rank's own part of that (ZeRO).
     """
 
-    role: Literal["parameters", "gradients", "states", "temporaries"]
+    role: Literal["parameters", "gradients", "states", "temporaries", "quantised"]
     part: Part
     dtype: str
     weights: tuple[tuple[str, Weight], ...]  # each with its segment

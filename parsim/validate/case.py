@@ -5,6 +5,7 @@ To build a feature is to remove its line from FEATURES.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import takewhile
@@ -13,20 +14,23 @@ from typing import Any, Final
 
 from parsim import catalog, schedules
 from parsim.cluster import Cluster, Fabric, Node
-from parsim.cluster.flash import KERNELS, OWN, flash_fault
+from parsim.cluster.flash import KERNELS, OWN, flash_fault, multiplies_any_layout
 from parsim.errors import ParsimError, PlanError
+from parsim.estimator.estimate import estimate
 from parsim.model.op_kinds import KINDS
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel import legality
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
-from parsim.parallel.precision import MATMULS_ONLY, RECIPES
+from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.defaults import NVLINK_DOMAIN, Software, attention_of, fusions_of, ports_of, software_of
+from parsim.validate.defaults import NVLINK_DOMAIN, Software, attention_of, fusions_of, ports_of, precision_of, software_of
 from parsim.validate.table import TableRow
 
-NEEDED: Final = ("num_layers", "hidden_size", "num_heads", "sequence_length", "accelerator", "micro_batch", "global_batch")
+SHAPE: Final = ("num_layers", "hidden_size", "num_heads")
+NEEDED: Final = (*SHAPE, "sequence_length", "accelerator", "global_batch")
+CUSTOM: Final = "custom"  # recomputation of modules that the notes name
 PLAN: Final = "row"  # the name of the one plan
 Predicate = Callable[[TableRow], bool]
 
@@ -47,11 +51,10 @@ FEATURES: Final[Mapping[str, Predicate]] = {
     "context_parallel": _above("context_parallel", 1),
     "expert_parallel": _above("expert_parallel", 1),
     "offload": _other_than("offload", "no"),
-    "matmuls in {dtype} with other storage": lambda row: row.says("dtype") in MATMULS_ONLY,
-    "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal),
+    "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal, CUSTOM),
     "attention {attention}": _other_than("attention", *ATTENTION),
     "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
-    "dtype {dtype}": lambda row: row.says("dtype") not in ("", *MATMULS_ONLY, *RECIPES),
+    "dtype {dtype}": lambda row: precision_of(row) not in ("", FP8, *RECIPES),
     "accelerator {accelerator}": lambda row: bool(said := row.says("accelerator")) and not catalog.find("accelerators", said),
 }
 
@@ -74,8 +77,14 @@ def missing_features(row: TableRow) -> list[str]:
 
 def missing_cells(row: TableRow) -> list[str]:
     """Columns without which nothing can be predicted, and that the row leaves empty."""
-    missing = [column for column in NEEDED if not row.says(column)]
+    known = SHAPE if _names_a_model(row) else ()
+    missing = [column for column in NEEDED if not row.says(column) and column not in known]
     return missing if replicas(row) else [*missing, "num_devices"]
+
+
+def _names_a_model(row: TableRow) -> bool:
+    """Whether a row that states no shape names a model of the catalog, whose shape it then has."""
+    return not any(row.says(column) for column in SHAPE) and bool(catalog.find("models", row.says("model_name")))
 
 
 def scenario_of(row: TableRow, path: str) -> Scenario:
@@ -90,21 +99,41 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
     stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)))
     model = _model(row, software)
-    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], row.says("dtype") or software.dtype)
+    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], stack.precision(precision_of(row) or software.dtype))
     plan = _plan(row, model, software, stack)
     num_devices = row.counts.get("num_devices", plan.num_devices)
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
     cluster = _cluster(row, num_devices)
+    batch = replace(batch, one_layout=multiplies_any_layout(cluster.node.accelerator))
     if stack.named_flash and (said := flash_fault(stack.named_flash, cluster.node.accelerator)):
         raise ParsimError(said)
     if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {missing}")
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
-    return Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize)
+    scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize)
+    return _least_recompute(scenario) if row.says("recompute") == CUSTOM and not plan.recompute_modules else scenario
+
+
+def _least_recompute(scenario: Scenario) -> Scenario:
+    """Where modules run again that nobody names: the smallest recomputation that fits, which is said."""
+    for name in KEYS["recompute"].legal:
+        tried = replace(scenario, plans={PLAN: replace(scenario.plan(PLAN), recompute=name)}, notes=(f"recompute = {name}",))
+        if estimate(tried, PLAN).fits:
+            break
+    return tried
+
+
+def _modules(row: TableRow) -> tuple[str, ...]:
+    """What the notes say of a custom recomputation."""
+    found = re.search(r"recompute[_-]modules=\[([^]]*)\]", row.says("notes")) if row.says("recompute") == CUSTOM else None
+    return tuple(re.split(r"[+,\s]+", found[1].strip())) if found else ()
 
 
 def _model(row: TableRow, software: Software) -> ModelSpec:
+    if _names_a_model(row):
+        named: ModelSpec = read("models", catalog.find("models", row.says("model_name")))
+        return named
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads")
     return TransformerSpec.of(
         **{name: row.counts.get(name) for name in stated},
@@ -140,9 +169,10 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         pipeline_parallel=pipeline,
         virtual_pipeline=chunks,
         sequence_parallel=sequence_parallel and tensor > 1,  # Megatron-LM turns it off for one rank
-        micro_batch=row.counts["micro_batch"],
+        micro_batch=row.counts.get("micro_batch", 1),  # the least, where a row states none
         schedule=row.says("schedule") or schedules.default(chunks),
-        recompute=row.says("recompute") or software.recompute,
+        recompute=row.says("recompute").replace(CUSTOM, "none") or software.recompute,
+        recompute_modules=_modules(row),
         zero_stage=zero_stage,
         zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
     )

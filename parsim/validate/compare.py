@@ -34,6 +34,7 @@ class RowResult:
     measured_peak_bytes: float | None = None
     memory_error: float | None = None
     skipped: str | None = None  # what the row needs that is not built yet, lacks, or has wrong
+    assumed: str | None = None  # what was chosen for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ def result_of(row: TableRow, path: str) -> RowResult:
     if reasons:
         return replace(known, skipped="; ".join(reasons))
     try:
-        step_s, peak_bytes = predict(scenario_of(row, path), row)
+        scenario = scenario_of(row, path)
+        step_s, peak_bytes = predict(scenario, row)
     except ParsimError as error:
         return replace(known, skipped=error.what)
     return replace(
@@ -87,6 +89,7 @@ def result_of(row: TableRow, path: str) -> RowResult:
         predicted_peak_bytes=peak_bytes,
         step_error=None if row.says("workload") == "ci" else _error(step_s, measured_s),
         memory_error=_error(peak_bytes, measured_bytes),
+        assumed="; ".join(scenario.notes) or None,
     )
 
 

@@ -5,6 +5,7 @@ The one place of such defaults, and none of them is a row's own.  The stacks the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -91,7 +92,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "pipeline_papers": "zero-bubble-2023",  # Qi et al. 2023
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
-    "nemo_bridge": "nemo",
+    **dict.fromkeys(("nemo_bridge", "nemo_bridge2", "mlperf"), "nemo"),
     **{"mcore_ci": "megatron-core", "misc_repos": "pytorch-2", "small_scale": "plain-pytorch", "tpu_maxtext": "jax-xla"},
     **{"llm_foundry": "llm-foundry", "torchtitan": "torchtitan", "internevo": "internevo", "simumax": "simumax"},
 }
@@ -112,6 +113,9 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
 # Families whose `allocated` memory comes from Megatron-LM's TensorBoard log, which only the last rank writes
 # (megatron/training/global_vars.py: args.rank == args.world_size - 1).
 LOGGED_BY_LAST_RANK: Final = frozenset({"mcore_ci"})
+
+# What NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md, calls precisions.
+PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX": "mxfp8", "MXFP8": "mxfp8", "NVFP4": "nvfp4"}
 
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
 NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
@@ -154,6 +158,12 @@ def attention_of(row: TableRow) -> str:
     if "kernel: fused;" in row.says("notes"):  # Hagemann et al. 2023 (arXiv:2311.05610), section 4.2: Megatron-LM's softmax kernel
         return "fused_softmax"
     return row.says("attention")
+
+
+def precision_of(row: TableRow) -> str:
+    """The precision of the row: that of the label which its notes repeat, or its dtype; "" where it states none."""
+    label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
+    return PRECISION_OF_LABEL.get(label[1], row.says("dtype")) if label else row.says("dtype")
 
 
 def fusions_of(row: TableRow) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parsim.executor.names import own_weights_of
-from parsim.model.dims import COMPUTE, GRADIENT, MASTER
+from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
+from parsim_kernels import KERNELS
 from parsim_kernels.signature import Array
 
 if TYPE_CHECKING:
@@ -54,18 +55,28 @@ class Arithmetic:
     def dense(self, name: str, x: Array, *, summed: int = 1, transposed: bool = False) -> Valued:
         """x W + b over the last `summed` dims of x; a `transposed` matrix is stored a row an output."""
         matrix = self.weights[f"{name}.weight"]
-        wide = matrix.T if transposed else matrix
-        y = np.tensordot(x, wide, summed) + self.weights.get(f"{name}.bias", 0.0)
+        wide, rows = matrix.T if transposed else matrix, x.ndim - summed
+        narrow = self._narrow if name.startswith("layer") else lambda array, rows, **_: (array, array)
+        (x_row, x_column), (w_row, w_column) = narrow(x, rows), narrow(wide, summed, weight=True)
+        y = np.tensordot(x_row, w_column, summed) + self.weights.get(f"{name}.bias", 0.0)
 
         def back(dy: Array) -> Array:
-            rows, columns = x.ndim - summed, wide.ndim - summed
-            d_matrix = np.tensordot(x, dy, (range(rows), range(rows)))
+            columns, (dy_row, dy_column) = wide.ndim - summed, narrow(dy, rows, gradient=True)
+            d_matrix = np.tensordot(x_column, dy_column, (range(rows), range(rows)))
             self.gradients[f"{name}.weight"] += d_matrix.T if transposed else d_matrix
             if f"{name}.bias" in self.weights:
                 self.gradients[f"{name}.bias"] += dy.sum(axis=tuple(range(rows)))
-            return np.asarray(np.tensordot(dy, wide, (range(rows, rows + columns), range(summed, summed + columns))))
+            return np.asarray(np.tensordot(dy_row, w_row, (range(rows, rows + columns), range(summed, summed + columns))))
 
         return y, back
+
+    def _narrow(self, x: Array, rows: int, **of: bool) -> tuple[Array, Array]:
+        """What a linear layer multiplies of a tensor whose first `rows` dims are rows: scaled along its columns, and along its rows."""
+        how = self.job.step.structure.narrows
+        if how is None:
+            return x, x
+        (by_row, by_column), _ = KERNELS["quantise"]((x,), {**how.attributes(**of), "rows": rows, "layouts": "row col"})
+        return by_row, by_column
 
     def norm(self, name: str, x: Array, kind: str) -> Valued:
         """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta: Ba et al. 2016 (arXiv:1607.06450), Eq. 4."""
@@ -137,7 +148,11 @@ def by_hand(job: Job) -> Expected | None:
     # Source: Rajbhandari et al. 2020, section 3.1.
     each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + copies + states_of(job.itemsize(MASTER))
     scalars = 2 * 4  # the loss and the norm of the gradients
-    return Expected(run.loss, run.gradients, updated, each * sum(weight.size for weight in run.weights.values()) + scalars)
+    lasting = each * sum(weight.size for weight in run.weights.values()) + scalars
+    if structure.narrows:  # the layouts of what linear layers multiply
+        matrices = (weight.size for name, weight in run.weights.items() if name.startswith("layer") and name.endswith(".weight"))
+        lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * sum(matrices))
+    return Expected(run.loss, run.gradients, updated, lasting)
 
 
 def _adamw(given: Training, weight: Array, g: Array) -> Array:

@@ -69,8 +69,10 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     max_norm = inf if plan.optimizer_in_backward else 0.01
     scenario = replace(scenario, data=None, training=Training(weight_decay=0.1, eps=1e-4, max_norm=max_norm))
     executed = execute(scenario, plan)
-    whole = execute(*_one_rank(scenario, plan))
-    found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole), *_by_hand(whole))
+    alone = _one_rank(scenario, plan)
+    whole = execute(*alone, rounds_as=plan)
+    by_itself = execute(*alone) if scenario.batch.recipe.narrows else whole  # scaled as one rank would
+    found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole), *_by_hand(by_itself))
     return tuple(Check(name, *result) for result in found)
 
 

@@ -11,7 +11,7 @@ from parsim.cluster.cluster import Cluster
 from parsim.model.dims import DIMS, FREE
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, degrees, split
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Plan
 from parsim.parallel.stages import layers_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ RULE = (
     "vocabulary and sequence the least that the degrees divide; twice as many micro_batches as pipeline ranks, or one"
 )
 _MOST_RANKS = 16
+_SHARED = 32  # elements, or a part of so many, share a scale: the bytes of so many are whole
 _MOST_MULTIPLICATIONS = 2**31  # of a whole step: about a second in numpy
 
 
@@ -57,12 +58,21 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     counts = [1 + (uneven and stage == 0) for stage in range(small.num_stages)]
     small = replace(small, layers_per_stage=tuple(counts) if uneven else None)
     parts = max(split(small, dim) for dim in DIMS if dim not in ("B", *FREE))
-    model = scenario.model.small(sum(counts), parts)
+    model, in_blocks = scenario.model.small(sum(counts), parts), _scales_blocks(scenario)
+    if in_blocks:
+        model = replace(model, hidden_size=_SHARED)  # so that bytes of all tensors are whole
     rounds = 1 if small.optimizer_in_backward else 2 * small.pipeline_parallel
-    batch = Batch(rounds * split(small, "B") * small.micro_batch, 4 * parts, scenario.batch.dtype)
+    sequences, tokens = rounds * split(small, "B") * small.micro_batch, (8 if in_blocks else 4) * parts
+    batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens)
     stack = replace(scenario.stack, vocab_multiple=8, loss_chunks=min(scenario.stack.loss_chunks, 2))
     cluster = _cluster(scenario.cluster, small.num_devices)
     return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)
+
+
+def _scales_blocks(scenario: Scenario) -> bool:
+    """Whether blocks of a quantised tensor share scales."""
+    narrows = scenario.batch.recipe.narrows
+    return narrows is not None and narrows.along > 0
 
 
 def _replicas(plan: Plan, most: int) -> dict[str, Any]:

@@ -149,6 +149,7 @@ ROOM = {
     "all answers as plain values, arguments of public functions": 275,
     "what the attack on planner, limits and sweeps left": 75,
     "steady states of schedules, passes of many structures folded together": 365,
+    "linear layers in 8 and 4 bits": 480,
 }
 
 

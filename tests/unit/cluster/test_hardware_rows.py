@@ -75,6 +75,10 @@ def test_figures_are_those_of_the_datasheets() -> None:
         "bf16": "2 B",
         "fp16": "2 B",
         "fp8": "1 B",
+        "fp8_block": "1.03125 B",
+        "mxfp8": "1.03125 B",
+        "nvfp4": "0.5625 B",
+        "mxfp4": "0.53125 B",
     }
 
 
@@ -99,13 +103,13 @@ def test_figures_of_an_accelerator_are_plausible(name: str) -> None:
     assert set(peaks) <= set(rows("dtypes")) and set(device.gemm_by_dtype) <= set(peaks)
     # From an old workstation card to what is sold in 2026; capacity over bandwidth is how long a device takes to read all it holds.
     # (A CPU reads its DRAM for seconds.)
-    assert 1e13 < max(peaks.values()) < 1e16
+    assert 1e13 < max(peaks.values()) < 2e16
     assert 3e11 <= device.hbm_bandwidth_bytes_per_s < 1e13
     assert 0.01 < device.hbm_capacity_bytes / device.hbm_bandwidth_bytes_per_s < (2 if name == "cpu-generic" else 0.1)
     assert 1 <= device.num_multiprocessors <= 304
     efficiencies = [share for _, share in device.attention.efficiency_by_head_dim]
     assert 0.25 < min(efficiencies) <= max(efficiencies) < 0.8
-    assert all(0.5 <= law.efficiency < 0.9 and 1 <= law.exponent <= 4 for law in (device.gemm, *device.gemm_by_dtype.values()))
+    assert all(0.44 <= law.efficiency < 0.9 and 1 <= law.exponent <= 4 for law in (device.gemm, *device.gemm_by_dtype.values()))
     assert all(1e-6 < law.launch_s < 2e-5 for law in (device.gemm, device.elementwise, *device.gemm_by_dtype.values()))
 
 

@@ -35,6 +35,8 @@ ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1
 Case = tuple[tuple[Array, ...], dict[str, object], int]
 CASES: dict[str, Case] = {
     "einsum": ((X, W), {"expr": "B S D, D F -> B S F"}, 2 * 2 * 3 * 4 * 6),
+    "absmax": ((X,), {}, 24),
+    "quantise": ((X,), {"format": "e4m3", "scale": "fp32", "rows": 2, "across": 0, "along": 0, "layouts": "row col"}, 2 * 24),
     "bias": ((X, ROW), {"expr": "B S D, D -> B S D"}, 24),
     "sum_to": ((X,), {"expr": "B S D -> D"}, 24),
     "layer_norm": ((X, ROW, ROW), {}, 7 * 24),

@@ -167,7 +167,7 @@ REFUSED: list[tuple[Act, str]] = [
     (lambda m: m.hold(0, "half", m.get(0, "x")[:1], 4), "rank 0: buffer 'half' at 4 bytes an element is a view of memory at 2"),
     (lambda m: m.get(2, "x"), "rank 2 is not one of 2 ranks"),
     (lambda m: m.get(-1, "x"), "rank -1 is not one of 2 ranks"),
-    (lambda m: m.compute(0, "gellu", ["x"], ["y"], [2], {}), "rank 0: no kernel 'gellu'; there are adam, add"),
+    (lambda m: m.compute(0, "gellu", ["x"], ["y"], [2], {}), "rank 0: no kernel 'gellu'; there are absmax, adam, add"),
     (lambda m: m.compute(0, "gelu", ["z"], ["y"], [2], {}), "rank 0: no buffer 'z'"),
     (lambda m: m.compute(0, "gelu", ["x"], ["w"], [2], {}), "rank 0: buffer 'w' is already held"),
     (lambda m: m.compute(0, "gelu", ["x"], ["y"], [2, 2], {}), "rank 0: gelu has 1 results"),

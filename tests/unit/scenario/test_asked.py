@@ -12,6 +12,7 @@ from parsim.catalog.spelling import squeeze
 from parsim.errors import ScenarioError, nearest
 from parsim.model import families
 from parsim.parallel.plan import KEYS
+from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import asked
 from parsim.scenario.document import BatchSection, ClusterSection, DataSection, MeasuredSection, PlanSection, Sections, TrainingSection
 from parsim.scenario.rows import StackRow
@@ -130,7 +131,8 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("model", ("sliding_window_pattern", "attention_window", "use_sliding_window"), "sliding windows are not built"),
         ("model", ("alibi",), "ALiBi is not built"),
         ("model", ("kv_lora_rank",), "latent attention (MLA) is not built"),
-        ("", ("fp8", "float8"), "fp8 and narrower formats are not built"),
+        ("", ("fp8", "float8"), "it is the dtype of batch: fp8, as the stack means it"),
+        ("", ("int8",), "integers of 8 bits are not built"),
     ],
 )
 def test_what_is_not_built_says_so_by_name(section: str, keys: tuple[str, ...], said: str) -> None:
@@ -155,8 +157,9 @@ def test_nodes_of_several_kinds_are_no_number_of_nodes() -> None:
         ("model", "positions", "rope", " (did you mean 'rotary'?)"),
         ("model", "norm", "RMSNorm", " (did you mean 'rms_norm'?)"),
         ("batch", "dtype", "bfloat16", " (did you mean 'bf16'?)"),
-        ("batch", "dtype", "fp8_e4m3", ", which is a format of matrix multiplications only"),
-        ("batch", "dtype", "fp6", ", which is a format of matrix multiplications only"),
+        ("batch", "dtype", "fp8_e4m3", ", which is no precision that is built: fp8 is what the stack means by it"),
+        ("batch", "dtype", "fp8_cs", " (did you mean 'fp8_current'?)"),
+        ("batch", "dtype", "fp6", ", which is no precision that is built"),
         ("batch", "dtype", "fp64", ", which is not built; known"),
         ("batch", "dtype", "float64", ", which is not built; known"),
         ("batch", "dtype", "fp61", "; known"),
@@ -263,7 +266,7 @@ def test_values_of_the_table_are_legal() -> None:
     from parsim import schedules
 
     legal = {
-        "dtype": catalog.names("dtypes"),
+        "dtype": [*RECIPES, FP8],
         "schedule": schedules.names(),
         "stack": catalog.names("stacks"),
         "model": catalog.names("models"),
@@ -275,4 +278,4 @@ def test_values_of_the_table_are_legal() -> None:
         assert values.keys() <= set(legal[kind]), kind
     for kind, sentences in asked.UNBUILT.items():
         names = [word for words in sentences.values() for word in words.split() if "*" not in word]
-        assert not {squeeze(name) for name in names} & {squeeze(name) for name in legal[kind]} - {"nvfp4", "fp8"}, kind
+        assert not {squeeze(name) for name in names} & {squeeze(name) for name in legal[kind]}, kind

@@ -13,7 +13,7 @@ TEN_MISTAKES = """\
 nam: ten mistakes
 model: gpt3-175
 cluster: {node: dgx-a100-80gb, num_nodes: 8, fabric: ib-hdr-8rail}
-batch: {global_batch: 64, sequence_length: 2048, dtype: fp8}
+batch: {global_batch: 64, sequence_length: 2048, dtype: fp6}
 stack: {base: megatron-2022, framework_memory: 1, host_launch: 5 GiB}
 plans:
   one: {tensor_paralel: 8}
@@ -47,8 +47,8 @@ def test_many_mistakes_are_as_many_sentences_each_with_line_and_column(tmp_path)
     expected = [
         "s.yaml:1:1: nam: unknown key (did you mean 'name'?); keys here: schema, name, model",
         "s.yaml:2:1: model: unknown model 'gpt3-175' (did you mean 'gpt3-175b'?); known: gpt3-6.7b",
-        "s.yaml:4:50: batch.dtype: unknown dtype 'fp8', which is a format of matrix multiplications only: weights, gradients and "
-        "activations stay wider, which is not built yet; known: fp32, tf32, bf16, bf16_pure, fp16",
+        "s.yaml:4:50: batch.dtype: unknown dtype 'fp6', which is no precision that is built: fp8 is what the stack means by it, and "
+        "others have names of their own; known: fp32, tf32, bf16, bf16_pure, fp16, fp8_delayed",
         "s.yaml:5:30: stack.framework_memory: 1 has no unit; write e.g. '1 GiB'",
         "s.yaml:5:51: stack.host_launch: 'GiB' is a unit of bytes, not of s; write e.g. '5 ms'",
         "s.yaml:7:9: plans.one.tensor_paralel: unknown key (did you mean 'tensor_parallel'?)",
@@ -124,8 +124,8 @@ def test_the_error_of_load_says_every_fault(tmp_path):
         ),
         ({"batch": "{global_batch: 16, sequence_length: 16, gbs: 1}"}, "3:48: batch.gbs: unknown key (did you mean 'global_batch'?)"),
         (
-            {"batch": "{global_batch: 16, sequence_length: 16, dtype: nvfp4}"},
-            "3:48: batch.dtype: unknown dtype 'nvfp4', which is a format of matrix multiplications only: weights, gradients",
+            {"batch": "{global_batch: 16, sequence_length: 16, dtype: nf4}"},
+            "3:48: batch.dtype: unknown dtype 'nf4', which is no precision that is built: fp8 is what the stack means by it",
         ),
         (
             {"cluster": "{node: dgx-1v-16gb}"},

@@ -62,7 +62,6 @@ SENTENCES = {
         "unknown model 'Llama-3.1-8B' (did you mean 'llama3-8b'?)",
     ),
     "cost7b.yaml": ("batch.total_tokens: unknown key; give it as training.total_tokens",),
-    "fp8.yaml": ("which is not built yet; known: fp32, tf32, bf16",),
     "geglu.yaml": (
         "'geglu', which is a gate that is not built",
         "norms of queries and keys are not built",

@@ -98,6 +98,46 @@ def test_the_step_is_derived_from_the_tokens_of_a_device(tmp_path):
     assert only(tmp_path, step_s="2", tokens_per_s_per_device="1000").measured_step_s == 2.0
 
 
+def test_a_row_without_a_shape_has_that_of_the_catalog_model_that_it_names(tmp_path):
+    shapeless = dict.fromkeys(("num_layers", "hidden_size", "num_heads", "vocab_size"), "")
+    named = described(tmp_path, **shapeless, model_name="GPT3-6.7B").model
+    assert named == read("models", "gpt3-6.7b")
+    assert described(tmp_path, model_name="GPT3-6.7B").model.hidden_size == 1024  # what is stated counts
+
+
+def test_micro_batches_of_one_where_a_row_states_none(tmp_path):
+    assert described(tmp_path, micro_batch="").plan("row").micro_batch == 1
+
+
+@pytest.mark.parametrize(
+    ("notes", "modules"), [("recompute_modules=[mlp+layernorm]", ("mlp", "layernorm")), ("recompute-modules=[mlp]", ("mlp",))]
+)
+def test_a_custom_recomputation_is_that_of_the_modules_in_the_notes(tmp_path, notes, modules):
+    plan = described(tmp_path, source_family="mcore_ci", recompute="custom", notes=f"a; {notes}; b").plan("row")
+    assert (plan.recompute, plan.recompute_modules) == ("none", modules)
+
+
+def test_a_custom_recomputation_that_nobody_names_is_the_smallest_that_fits_and_is_said(tmp_path):
+    assert only(tmp_path, recompute="custom").assumed == "recompute = none"
+    tight = only(tmp_path, recompute="custom", sequence_length="8192", micro_batch="8", global_batch="64")
+    assert tight.assumed in ("recompute = selective", "recompute = full")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "notes", "recipe"),
+    [
+        ("fp8", "", "fp8_current"),
+        ("fp8", 'precision label "FP8"; release 26.06', "fp8_current"),
+        ("fp8", 'precision label "MXFP8"; release 26.06', "mxfp8"),
+        ("fp8", 'precision label "FP8-CS (FP8-MX)"', "fp8_current"),
+        ("nvfp4", 'precision label "NVFP4"', "nvfp4"),
+    ],
+)
+def test_the_label_in_the_notes_says_which_precision_is_meant(tmp_path, dtype, notes, recipe):
+    found = described(tmp_path, source_family="nemo_bridge", accelerator="gb200", dtype=dtype, notes=notes)
+    assert found.batch.dtype == recipe
+
+
 def test_rows_of_ci_count_for_memory_only(tmp_path):
     row = only(tmp_path, workload="ci", peak_memory_bytes="5e9")
     assert row.predicted_step_s and row.measured_step_s == 1.0
@@ -111,13 +151,16 @@ def test_rows_of_ci_count_for_memory_only(tmp_path):
         ({"num_experts": "8"}, "needs experts"),
         ({"context_parallel": "2"}, "needs context_parallel"),
         ({"offload": "yes"}, "needs offload"),
-        ({"recompute": "custom"}, "needs recompute custom"),
+        ({"recompute": "some"}, "needs recompute some"),
+        ({"recompute": "custom", "notes": "recompute_modules=[layernorm moe_act]"}, "moe_act"),
         ({"schedule": "dualpipe9"}, "needs schedule dualpipe9"),
         ({"accelerator": "abacus"}, "needs accelerator abacus"),
         ({"workload": "lora"}, "needs workload lora"),
-        ({"dtype": "fp8"}, "needs matmuls in fp8 with other storage"),
+        ({"dtype": "fp8"}, "needs a peak of a100-sxm4-80gb for fp8"),
+        ({"dtype": "int8"}, "needs dtype int8"),
         ({"attention": "telepathy"}, "needs attention telepathy"),
-        ({"micro_batch": ""}, "states no micro_batch"),
+        ({"hidden_size": ""}, "states no hidden_size"),
+        ({"num_layers": "", "hidden_size": "", "num_heads": "", "model_name": "nobody's"}, "states no num_layers; states no hidden_size"),
         ({"num_devices": ""}, "states no num_devices"),
         ({"num_layers": "many"}, "num_layers = 'many' is no whole number from 1 to 10,000,000"),
         ({"num_layers": "2.5"}, "num_layers = '2.5' is no whole number from 1 to 10,000,000"),
@@ -138,8 +181,8 @@ def test_a_row_that_cannot_be_predicted_says_why(tmp_path, changes, reason):
 
 
 def test_a_row_names_all_that_it_needs(tmp_path):
-    row = only(tmp_path, mlp="geglu", offload="yes", micro_batch="")
-    assert row.skipped == "needs mlp geglu; needs offload; states no micro_batch"
+    row = only(tmp_path, mlp="geglu", offload="yes", global_batch="")
+    assert row.skipped == "needs mlp geglu; needs offload; states no global_batch"
 
 
 def test_the_state_of_one_replica_is_not_sharded_by_zero(tmp_path):
@@ -220,7 +263,7 @@ def test_json_holds_rows_and_summary_with_null_where_nothing_is_known(tmp_path):
     found = json.loads(json.dumps(validate(path).to_json(), allow_nan=False))
     assert list(found) == ["rows", "summary"]
     fields = ["id", "source_family", "predicted_step_s", "measured_step_s", "step_error"]
-    fields += ["predicted_peak_bytes", "measured_peak_bytes", "memory_error", "skipped"]
+    fields += ["predicted_peak_bytes", "measured_peak_bytes", "memory_error", "skipped", "assumed"]
     assert [list(row) for row in found["rows"]] == [fields, fields]
     assert found["rows"][1]["predicted_step_s"] is None and found["rows"][1]["measured_step_s"] is None
     summary = found["summary"]

@@ -1,0 +1,200 @@
+"""Linear layers in a narrow format: what they multiply is quantised before its first use, by a kernel that states its bytes.
+
+A pass over the calls of a block.  The input of a linear layer is quantised once for all that multiply it, in a layout for each GEMM that
+sums it: `row` along its features (forward), `col` along its tokens, which stays for the weight gradient; in forward what stays is
+narrow, too.  Where a relabel may gather it, it is quantised before, so that narrow numbers are sent.  Gradients of outputs likewise.
+Source: NVIDIA/TransformerEngine, transformer_engine/pytorch/module/linear.py and layernorm_linear.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from parsim.model.dims import FLOAT32, LINEAR, QUANTISED, TOKEN_DIMS
+from parsim.model.op import Dims
+from parsim.parallel.precision import COLUMN, LAYOUTS, ROW, Narrowing
+from parsim.step.gradient import KernelCall, part_of
+
+LOCAL: Final = "@local"  # behind the name of what a relabel brings: the narrow tensor before
+_NORMS: Final = ("layer_norm", "rms_norm", "gain")
+
+
+class LinearWeight(NamedTuple):
+    """A matrix of a linear layer: its dims as the GEMM sees them, and how many of them, the first, are those of the input."""
+
+    dims: Dims
+    rows: int
+
+
+def linear_weights(forward: Sequence[KernelCall], weights: Collection[str]) -> dict[str, LinearWeight]:
+    """The matrices of linear layers among the weights of a block."""
+    found = {}
+    for call in forward:
+        if call.kernel == "einsum" and call.inputs[1][0] in weights:
+            (_, summed), (name, dims) = call.inputs
+            found[name] = LinearWeight(dims, sum(dim in summed for dim in dims))
+    return found
+
+
+def in_narrow(
+    forward: Sequence[KernelCall], backward: Sequence[KernelCall], weights: Collection[str], how: Narrowing, *, lasting: bool, fused: bool
+) -> tuple[list[KernelCall], list[KernelCall]]:
+    """The calls of forward and backward with what linear layers multiply quantised.
+
+    Args:
+        forward: calls of a block.
+        backward: those derived from them.
+        weights: of the block.
+        how: formats and scales.
+        lasting: whether the narrow weights are there from the last step; else each pass makes them.
+        fused: whether a norm writes its result quantised.
+    """
+    quantiser = _Quantiser(forward, backward, linear_weights(forward, weights), how, lasting, fused)
+    return list(quantiser.forward_calls()), list(quantiser.backward_calls())
+
+
+@dataclass(slots=True)
+class _Quantiser:
+    """The state of one rewriting."""
+
+    forward: Sequence[KernelCall]
+    backward: Sequence[KernelCall]
+    weights: dict[str, LinearWeight]
+    how: Narrowing
+    lasting: bool
+    fused: bool
+    sources: dict[str, Dims] = field(default_factory=dict)  # of an input that a relabel brings: its dims before
+    ready: set[str] = field(default_factory=set)  # what has been made in the present pass
+
+    @property
+    def second(self) -> str:
+        """The layout that the other GEMM of a tensor reads."""
+        return self.how.layouts[-1]
+
+    def forward_calls(self) -> Iterator[KernelCall]:
+        """Forward."""
+        inputs = {call.inputs[0][0] for call in self.forward if self.is_gemm(call)}
+        others = {name for call in (*self.forward, *self.backward) if not self.is_gemm(call) for name, _ in call.inputs}
+        before = ""
+        for call in self.forward:
+            target = call.outputs[0][0]
+            if call.kernel == "relabel" and target in inputs:
+                self.sources[target] = call.inputs[0][1]
+                yield from self.quantise(*call.inputs[0], call.tag, out=target + LOCAL, fused=self.fused and before in _NORMS)
+                yield _through(call, ROW)
+                self.ready.add(target)
+            if self.is_gemm(call):
+                (x, dims), (w, w_dims) = call.inputs
+                if x not in self.ready:
+                    yield from self.quantise(x, dims, call.tag)
+                    self.ready.add(x)
+                yield from self.weight(w, COLUMN, call.tag)
+                layout = self.second if self.lasting else COLUMN
+                yield replace(call, inputs=((x + ROW, dims), (w + layout, w_dims)), dtype=LINEAR)
+            elif not (target in self.ready and target not in others):
+                yield call
+            before = call.kernel
+
+    def backward_calls(self) -> Iterator[KernelCall]:
+        """Backward."""
+        self.ready = set()
+        input_of = {call.inputs[1][0]: call for call in self.forward if self.is_gemm(call)}
+        owner = {name: weight for weight in self.weights for name in (f"d_{weight}", part_of(weight))}
+        others = {name for call in self.backward if not self.is_gemm(call) for name, _ in call.inputs}
+        wanted = {call.inputs[0][0] for call in self.backward if self.is_gemm(call)}
+        for call in self.backward:
+            target = call.outputs[0][0]
+            if call.kernel == "relabel" and target in wanted:
+                yield from self.gradient_through(call)
+            if self.is_gemm(call):
+                weight = owner.get(target) or call.inputs[1][0]
+                yield from self.gradient(call, input_of[weight])
+            elif not (target in self.ready and target not in others):
+                yield call
+
+    def gradient(self, call: KernelCall, linear: KernelCall) -> Iterator[KernelCall]:
+        """The GEMM of the gradient of an input or of a weight of a linear layer, with what it reads made first."""
+        (dy, dims), (other, other_dims) = call.inputs
+        x = linear.inputs[0][0]
+        if dy not in self.ready:
+            yield from self.quantise_gradient(dy, dims, call.tag)
+            self.ready.add(dy)
+        if x in self.sources and x not in self.ready:
+            inputs, outputs = ((x + LOCAL + self.second, self.sources[x]),), ((x + COLUMN, linear.inputs[0][1], QUANTISED),)
+            yield KernelCall(f"{linear.name}.bring_{x}", "relabel", inputs, outputs, {}, tag=call.tag)
+            self.ready.add(x)
+        if other in self.weights:
+            yield from self.weight(other, ROW, call.tag)
+            yield replace(call, inputs=((dy + ROW, dims), (other + ROW, other_dims)), dtype=LINEAR)
+        else:
+            layout = COLUMN if other in self.sources else self.second
+            yield replace(call, inputs=((dy + self.second, dims), (other + layout, other_dims)), dtype=LINEAR)
+
+    def gradient_through(self, call: KernelCall) -> Iterator[KernelCall]:
+        """A gradient that a relabel may gather: with one scale a tensor a second layout is made behind it, else both are sent."""
+        ((target, after, _),) = call.outputs
+        both = bool(self.how.along)
+        yield from self.quantise_gradient(*call.inputs[0], call.tag, LAYOUTS if both else (ROW,), out=target + LOCAL)
+        yield _through(call, ROW)
+        if both:
+            yield _through(call, COLUMN)
+        elif not self.how.one_layout:
+            name, inputs = f"{call.name}.transpose", ((target + ROW, after),)
+            yield KernelCall(name, "cast", inputs, ((target + COLUMN, after, QUANTISED),), {}, tag=call.tag)
+        self.ready.add(target)
+
+    def weight(self, name: str, layout: str, tag: str) -> Iterator[KernelCall]:
+        """The narrow weight, where it does not last."""
+        if not self.lasting and name + layout not in self.ready:
+            self.ready.add(name + layout)
+            dims, rows = self.weights[name]
+            yield from self.kernels(name, dims, told_of(self.how.attributes(weight=True), rows, (layout,)), tag)
+
+    def quantise(self, name: str, dims: Dims, tag: str, *, out: str = "", fused: bool = False) -> Iterator[KernelCall]:
+        """An input of linear layers, for forward and backward."""
+        attributes = told_of(self.how.attributes(), _num_token_dims(dims), self.how.layouts)
+        yield from self.kernels(name, dims, attributes, tag, out=out, fused=fused)
+
+    def quantise_gradient(self, name: str, dims: Dims, tag: str, layouts: Sequence[str] = (), out: str = "") -> Iterator[KernelCall]:
+        """The gradient of an output; in all layouts where none is named."""
+        attributes = told_of(self.told_of_gradients(), _num_token_dims(dims), layouts or self.how.layouts)
+        yield from self.kernels(name, dims, attributes, tag, out=out)
+
+    def told_of_gradients(self) -> Mapping[str, float | str]:
+        """Format and scales of gradients."""
+        return self.how.attributes(gradient=True)
+
+    def kernels(
+        self, name: str, dims: Dims, attributes: Mapping[str, float | str], tag: str, *, out: str = "", fused: bool = False
+    ) -> Iterator[KernelCall]:
+        """What quantises a tensor; each rank scales its own part."""
+        outputs = tuple((f"{out or name}@{layout}", dims, QUANTISED) for layout in str(attributes["layouts"]).split())
+        inputs: tuple[tuple[str, Dims], ...] = ((name, dims),)
+        if self.how.measures:
+            largest = f"{outputs[0][0]}@max"
+            yield KernelCall(f"{name}.absmax", "absmax", inputs, ((largest, (), FLOAT32),), {}, fused=fused, tag=tag, operator="")
+            inputs = (*inputs, (largest, ()))
+        yield KernelCall(f"{name}.quantise", "quantise", inputs, outputs, attributes, fused=fused and not self.how.measures, tag=tag)
+
+    def is_gemm(self, call: KernelCall) -> bool:
+        """Whether it multiplies for a linear layer, forward or backward."""
+        gradients = {name for weight in self.weights for name in (f"d_{weight}", part_of(weight))}
+        return call.kernel == "einsum" and (call.inputs[1][0] in self.weights or call.outputs[0][0] in gradients)
+
+
+def told_of(how: Mapping[str, float | str], rows: int, layouts: Sequence[str]) -> dict[str, float | str]:
+    """Attributes of the kernel that quantises a tensor whose first `rows` dims are the rows of a matrix."""
+    return {**how, "rows": rows, "layouts": " ".join(layout.removeprefix("@") for layout in layouts)}
+
+
+def _num_token_dims(dims: Dims) -> int:
+    return sum(dim in TOKEN_DIMS for dim in dims)
+
+
+def _through(call: KernelCall, layout: str) -> KernelCall:
+    """A relabel of the narrow tensor in place of the wide one."""
+    ((_, before),), ((target, after, _),) = call.inputs, call.outputs
+    inputs, outputs = ((target + LOCAL + layout, before),), ((target + layout, after, QUANTISED),)
+    return replace(call, name=call.name + layout, inputs=inputs, outputs=outputs)

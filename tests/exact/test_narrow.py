@@ -1,0 +1,217 @@
+"""Linear layers in 8 bits: what they multiply, keep and send is narrow, every reader charges it, and the numbers stay near."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+
+from parsim.cost import count
+from parsim.errors import ScenarioError
+from parsim.estimator.estimate import estimate, stages_of
+from parsim.executor.run import execute
+from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
+from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.precision import RECIPES, Narrowing
+from parsim.schedules.phase import Phase
+from parsim.step import finish, lower
+from parsim.step.quantise import _Quantiser
+from parsim.step.task import Collective, Compute, Task
+from parsim.verify import verify_plan
+from parsim_kernels import KERNELS, machine
+from parsim_kernels.narrow import nearest
+from support import CLUSTER, GPT, NODE, STACK, TOY, forget_steps, scenario
+
+NARROW = [name for name, recipe in RECIPES.items() if recipe.narrows]
+LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0)
+FUSED = replace(STACK, attention="flash", fusions=("norm_gemm", "rms_norm", "swiglu", "gradient_accumulation"))
+SEQUENCE = Plan(tensor_parallel=2, sequence_parallel=True)
+
+
+def red(name: str, plan: Plan, stack: Stack = FUSED) -> set[str]:
+    case = scenario(model=LLAMA, batch=Batch(4 * plan.data_parallel, 8, name), stack=stack)
+    return {each.quantity for each in verify_plan(case, plan, "toy") if not each.ok}
+
+
+def tasks(name: str, phase: Phase, segment: str = "layer", plan: Plan = SEQUENCE) -> tuple[Task, ...]:
+    stages = stages_of(scenario(model=LLAMA, batch=Batch(4, 8, name), stack=FUSED), plan)
+    return stages.workload.step.segments[segment].phases[phase]
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        SEQUENCE,
+        Plan(data_parallel=2, tensor_parallel=2, zero_stage=1),
+        Plan(data_parallel=2, zero_stage=3, pipeline_parallel=2, schedule="zero_bubble_h1"),
+        Plan(data_parallel=2, recompute="full", optimizer_in_backward=True, micro_batch=4),
+    ],
+    ids=["sp", "tp-zero1", "zero3-zbh1", "full-in-backward"],
+)
+def test_all_readers_agree(name: str, plan: Plan) -> None:
+    assert not red(name, plan)
+
+
+@pytest.mark.parametrize("plan", [SEQUENCE, Plan(data_parallel=2, zero_stage=3, recompute="full")], ids=["sp", "zero3-full"])
+def test_all_readers_agree_where_one_layout_is_enough(plan: Plan) -> None:
+    """And kernels write one copy of each input and weight where others write two."""
+    batch = Batch(4 * plan.data_parallel, 8, "fp8_current", one_layout=True)
+    case = scenario(model=LLAMA, batch=batch, stack=FUSED)
+    assert not [str(each) for each in verify_plan(case, plan, "toy") if not each.ok]
+    both = estimate(replace(case, batch=replace(batch, one_layout=False)), plan)
+    assert estimate(case, plan).hbm_bytes < both.hbm_bytes and estimate(case, plan).peak_bytes <= both.peak_bytes
+
+
+def test_linear_layers_multiply_in_the_narrow_type_and_nothing_else_does() -> None:
+    every = [task for phase in (Phase.F, Phase.B) for task in tasks("fp8_current", phase)]
+    gemms = [task for task in every if isinstance(task, Compute) and task.kernel == "einsum"]
+    names = {task.name.partition(".")[0].removesuffix("_gemm") for task in gemms if task.dtype == LINEAR}
+    assert names == {"q", "k", "v", "out", "gate", "up", "down"} and len(gemms) == 3 * len(names)
+    ends = [task for end in ("embedding", "head") for phase in (Phase.F, Phase.B) for task in tasks("fp8_current", phase, end)]
+    assert {task.dtype for task in ends if isinstance(task, Compute)} == {MATMUL}
+
+
+def kept_bytes(name: str) -> int:
+    """Of a layer after the forward of a sequence of 8 tokens."""
+    workload = stages_of(scenario(model=LLAMA, batch=Batch(1, 8, name), stack=FUSED), Plan()).workload
+    return sum(int(workload.sizes.num_bytes(each)[0]) for each in workload.step.segments["layer"].kept[Phase.F])
+
+
+def saved_bytes() -> int:
+    """By hand: of what norms, attention, MLP and output read again, the inputs of linear layers take 1 byte where they took 2.
+
+    Attention's own gradient reads what it mixed, too, so that the output's input is a copy.
+    """
+    return 8 * (2 * GPT.hidden_size + GPT.ffn_hidden_size - GPT.num_heads * GPT.head_dim)
+
+
+def test_forward_keeps_narrow_inputs_of_linear_layers_for_backward() -> None:
+    assert kept_bytes("bf16") - kept_bytes("fp8_delayed") == saved_bytes()
+
+
+def test_narrow_numbers_are_gathered_and_sums_are_wide() -> None:
+    sent = [task for phase in (Phase.F, Phase.B) for task in tasks("fp8_current", phase) if isinstance(task, Collective)]
+    assert {(task.operation, task.source.dtype) for task in sent} == {("all_gather", QUANTISED), ("reduce_scatter", COMPUTE)}
+    wide = [task for phase in (Phase.F, Phase.B) for task in tasks("bf16", phase) if isinstance(task, Collective)]
+    assert len(sent) == len(wide)
+
+
+def test_narrow_weights_last_beside_the_others_and_are_made_once_a_step() -> None:
+    """Two layouts of a byte each; in ZeRO 3 each pass makes them."""
+    matrices = 4 * LLAMA.hidden_size * (4 * LLAMA.num_heads * LLAMA.head_dim + 3 * LLAMA.ffn_hidden_size)
+    cases = (scenario(model=LLAMA, batch=Batch(8, 8, name), stack=FUSED) for name in ("bf16", "fp8_current"))
+    wide, narrow = (estimate(case, Plan()).memory_bytes[0]["parameters"] for case in cases)
+    assert narrow - wide == 2 * matrices
+    for stage, made in ((1, 0), (3, 7)):
+        plan = Plan(data_parallel=2, zero_stage=stage)
+        forward = tasks("fp8_delayed", Phase.F, plan=plan)
+        assert sum(isinstance(task, Compute) and task.name.endswith("weight.quantise") for task in forward) == made
+
+
+@pytest.mark.parametrize(
+    ("name", "within"), [("fp8_current", 0.005), ("fp8_blockwise", 0.005), ("mxfp8", 0.005), ("nvfp4", 0.02), ("mxfp4", 0.02)]
+)
+def test_losses_stay_near_those_of_full_precision(name: str, within: float) -> None:
+    """Eight steps of the toy: e4m3 rounds to 1 part in 16 at worst, e2m1 to 1 in 4, and a loss averages over all that is rounded."""
+    cases = (scenario(model=LLAMA, batch=Batch(4, 8, each), stack=FUSED) for each in (name, "fp32"))
+    narrow, whole = (execute(case, Plan(), num_steps=8).losses for case in cases)
+    assert 0 < max(abs(mine / full - 1) for mine, full in zip(narrow, whole, strict=True)) < within
+    assert narrow[-1] < narrow[0]
+
+
+def narrow_weights_follow() -> bool:
+    """Whether the narrow weights after a step are those of the new weights: the same losses as where each pass makes them."""
+    case, sharded = scenario(model=LLAMA, batch=Batch(2, 8, "fp8_delayed"), stack=FUSED), Plan(data_parallel=2, zero_stage=3)
+    lasting = execute(case, Plan(micro_batch=2), num_steps=3, rounds_as=sharded).losses
+    passing = execute(case, sharded, num_steps=3).losses
+    return max(abs(one / other - 1) for one, other in zip(lasting, passing, strict=True)) < 1e-9
+
+
+def test_narrow_weights_are_those_of_the_last_update() -> None:
+    """Ranks of ZeRO 3 make them from what they gather."""
+    assert narrow_weights_follow()
+
+
+def loss_of(name: str) -> float:
+    return execute(scenario(model=LLAMA, batch=Batch(4, 8, name), stack=FUSED), Plan()).loss
+
+
+def test_a_recipe_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one of the README: all readers agree on it, and it is no other."""
+    row = replace(RECIPES["fp8_current"], narrows=Narrowing(forward="e5m2", gradient="e5m2", measures=True))
+    monkeypatch.setitem(RECIPES, "fp8_e5m2", row)
+    assert not red("fp8_e5m2", SEQUENCE)
+    assert loss_of("fp8_e5m2") not in (loss_of("fp8_current"), loss_of("bf16"))
+
+
+def test_an_accelerator_that_lacks_the_type_refuses() -> None:
+    without = replace(TOY, peak_flops_per_s={"bf16": 1e9})
+    assert RECIPES["fp8_current"].without_peak(without.peak_flops_per_s) == "fp8"
+    cluster = replace(CLUSTER, node=replace(NODE, accelerator=without))
+    with pytest.raises(ScenarioError, match="no peak for dtype"):
+        estimate(scenario(batch=Batch(8, 8, "fp8_current"), cluster=cluster), Plan())
+
+
+def _gradients_in_the_forward_format(patch: pytest.MonkeyPatch) -> None:
+    right = Narrowing.attributes
+    patch.setattr(_Quantiser, "told_of_gradients", lambda self: right(self.how))
+
+
+def _no_scale(patch: pytest.MonkeyPatch) -> None:
+    def quantise(inputs, attributes, out):  # type: ignore[no-untyped-def]
+        layouts = str(attributes["layouts"]).split()
+        return tuple(nearest(inputs[0], str(attributes["format"])) for _ in layouts), 2 * inputs[0].size
+
+    patch.setattr(machine, "KERNELS", {**KERNELS, "quantise": quantise})
+
+
+def _quantising_moves_nothing(patch: pytest.MonkeyPatch) -> None:
+    right = count.hbm_bytes
+    patch.setattr(count, "hbm_bytes", lambda task, sizes, *held: right(task, sizes, *held) * (getattr(task, "kernel", "") != "quantise"))
+
+
+def _the_head_too(patch: pytest.MonkeyPatch) -> None:
+    right = lower._segment.__wrapped__
+    how = RECIPES["fp8_current"].narrows
+    patch.setattr(lower, "_segment", lru_cache(lambda name, switches: right(name, replace(switches, narrows=how))))
+
+
+def _activations_kept_wide(patch: pytest.MonkeyPatch) -> None:
+    right = _Quantiser.kernels
+
+    def kernels(self, *args, **more):  # type: ignore[no-untyped-def]
+        for call in right(self, *args, **more):
+            outputs = tuple((name, dims, COMPUTE if role == QUANTISED else role) for name, dims, role in call.outputs)
+            yield replace(call, outputs=outputs)
+
+    patch.setattr(_Quantiser, "kernels", kernels)
+
+
+def _weights_of_the_last_step(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(finish, "_narrow_weights", lambda *_: iter(()))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "noticed"),
+    [
+        (_gradients_in_the_forward_format, lambda: "weight gradients, by hand" in red("fp8_current", Plan())),
+        (_no_scale, lambda: "loss, by hand" in red("fp8_current", Plan())),
+        (_quantising_moves_nothing, lambda: "HBM bytes" in red("fp8_current", Plan())),
+        (_the_head_too, lambda: "loss, by hand" in red("fp8_current", Plan())),
+        (_activations_kept_wide, lambda: kept_bytes("bf16") - kept_bytes("fp8_delayed") != saved_bytes()),
+        (_weights_of_the_last_step, lambda: not narrow_weights_follow()),
+    ],
+)
+def test_a_mutant_is_noticed(
+    mutant: Callable[[pytest.MonkeyPatch], None], noticed: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not noticed()
+    mutant(monkeypatch)
+    forget_steps()
+    seen = noticed()
+    monkeypatch.undo()
+    forget_steps()
+    assert seen
