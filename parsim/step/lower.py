@@ -20,6 +20,7 @@ from parsim.step.finish import finish
 from parsim.step.liveness import operands_named, saved_for, with_frees
 from parsim.step.place import Placer
 from parsim.step.recompute import before_use, checkpoint, full
+from parsim.step.ring import with_turns
 from parsim.step.split import halves
 from parsim.step.step import Segment, Step
 from parsim.step.structure import Structure
@@ -46,6 +47,7 @@ class _Switches:
     rules: tuple[tuple[str, tuple[str, ...]], ...]
     expert_axes: tuple[str, ...]  # all that are on, where tokens lie in two views
     beside: tuple[str, ...]  # axes whose collectives run beside compute
+    ring: int
     ends_apart: bool
     narrow_gradients: bool
     recompute: _Recompute
@@ -62,6 +64,7 @@ def lower(structure: Structure) -> Step:
         tuple((dim, over) for dim, over in rules(structure.dimensions).items() if dim != LOGITS or not structure.gather_logits),
         structure.axes if view_of(structure.axes) == EXPERT else (),
         structure.axes_beside,
+        structure.ring,
         structure.ends_apart,
         structure.narrow_gradients,
         _Recompute(),
@@ -86,14 +89,14 @@ def _segment(name: str, switches: _Switches) -> Segment:
     x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.input else None
     if x:
         placer.known["x"] = x
-    forward = placer.place(gradient.forward(block))
+    forward = with_turns(placer.place(gradient.forward(block)), switches.ring)
     y = placer.known[block.output] if block.output else None
     d_y = Operand("d_y", y.sharding, COMPUTE) if y else None
     if d_y:
         placer.known["d_y"] = d_y
     calls, gradient_of_x = gradient.backward(block, switches.fusions)
     placer.beside = switches.beside
-    backward = placer.place(calls)
+    backward = with_turns(placer.place(calls), switches.ring)
     weights = tuple(_weight(block, weight, initial, placer, switches) for weight, initial in block.weights.items())
     totals = tuple(placer.known[total] for total in block.totals)
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER
 from parsim.model.spec import Architecture, ModelSpec
-from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, switched_on, view_of
+from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -68,6 +69,8 @@ class Structure:
     master_shards: bool  # what ZeRO 3 shards is what is updated, and is cast on its way to where it is computed with
     narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
+    ring: int  # ranks round which keys go; 1: they stay
+    copies_kv_heads: bool  # more ranks than there are kv heads cut attention
 
     @classmethod
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
@@ -112,6 +115,8 @@ class Structure:
             master_shards=shards_masters,
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
+            ring=split(plan, "Z"),
+            copies_kv_heads=split(plan, "K") > model.extents.get("K", math.inf),
         )
 
     @property

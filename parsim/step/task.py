@@ -17,6 +17,7 @@ from parsim.parallel.sharding import Sharding
 
 COMPUTE_STREAM: Final = "compute"
 LAUNCH: Final = "launch"  # the stream of the host that launches kernels
+RING: Final = "ring"  # the stream of what goes round while attention runs
 HOST: Final = "host"  # the stream of what the host computes and what passes between it and its device
 Part = Literal["whole", "padded", "shard"]
 
@@ -46,6 +47,11 @@ class Weight:
     initial: str
     owner: str  # the segment whose buffer it is: another one's where it is tied on the same rank
     copy_of: str = ""  # the segment whose weight it repeats on another rank
+
+    @property
+    def makes_kv_heads(self) -> bool:
+        """Whether ranks hold the same of it where they are more than there are kv heads."""
+        return "K" in self.sharding.dims and "R" not in self.sharding.dims
 
 
 @dataclass(frozen=True, slots=True)
