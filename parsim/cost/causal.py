@@ -50,10 +50,8 @@ def _union(runs: Iterable[Stretch]) -> Iterator[Stretch]:
 
 def _pairs(queries: Stretch, keys: Stretch) -> int:
     """Each query sees all keys, of which it then lacks those behind it: two triangles that may be cut off."""
-    triangles = (_triangle(query - key) for query, key in ((queries[1], keys[0]), (queries[0], keys[0])))
-    behind = (_triangle(query - key) for query, key in ((queries[1], keys[1]), (queries[0], keys[1])))
-    (upper, lower), (more, less) = triangles, behind
-    return (upper - lower) - (more - less)
+    from_first, behind = (_triangle(queries[1] - key) - _triangle(queries[0] - key) for key in keys)
+    return from_first - behind
 
 
 def _triangle(side: int) -> int:

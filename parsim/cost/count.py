@@ -15,6 +15,7 @@ from parsim.model.dims import COMPUTE, GRADIENT, MASTER
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
+from parsim.step.ring import TURNS
 from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 
@@ -30,7 +31,7 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
     if cost.family == "attention":
         every, local = [operand.sharding for operand in operands(task)], sizes.local
         queries, keys = every[0], next(each for each in every if "Z" in each.dims)
-        turns, causal = int(task.attributes.get("turns", 0)), task.attributes.get("causal", 1)
+        turns, causal = int(task.attributes.get(TURNS, 0)), task.attributes.get("causal", 1)
         pairs = sizes.causal_pairs(queries, keys, turns) if causal else local(queries, "Q") * local(keys, "Z")
         return cost.per_element * query_heads(queries, sizes) * local(queries, "C") * pairs
     if not cost.per_element:

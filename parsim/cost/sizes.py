@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -132,14 +132,15 @@ class Sizes:
                 extent = extent * cut.parts[:, position] // self.dims[dim]
         return start
 
-    def runs(self, sharding: Sharding, dim: str, plan: int = 0, turns: int = 0) -> tuple[Stretch, ...]:
-        """The positions that the rank at `place` holds of a dim, in the order in which they lie, when all have come on so many ranks."""
+    def runs(self, sharding: Sharding, dim: str, turns: int = 0) -> tuple[Stretch, ...]:
+        """The positions of a dim that the rank at `place` of the only plan holds, in the order in which they lie, or another so many
+        ranks before it."""
         if turns:
             (axis,), place = sharding.axes[sharding.dims.index(dim)], self.place or {}
-            came = (place.get(axis, 0) - turns) % int(self.degrees[axis][plan])
-            return self.at({**place, axis: came}).runs(sharding, dim, plan)
-        start, extent = int(self.start(sharding, dim)[plan]), int(self.local(sharding, dim)[plan])
-        return runs_of(int(self.dims[dim][plan]), self.layouts[self.layout[plan]] if dim in SEQUENCE else (), start, start + extent)
+            before = (place.get(axis, 0) - turns) % int(self.degrees[axis][0])
+            return self.at({**place, axis: before}).runs(sharding, dim)
+        start, extent = int(self.start(sharding, dim)[0]), int(self.local(sharding, dim)[0])
+        return runs_of(int(self.dims[dim][0]), self.layouts[self.layout[0]] if dim in SEQUENCE else (), start, start + extent)
 
     def causal_pairs(self, queries: Sharding, keys: Sharding, turns: int = 0) -> Ints:
         """Pairs of query and key that a causal mask leaves of one head of one sequence; where ranks differ, those of the one with most.
@@ -157,15 +158,16 @@ class Sizes:
         columns = [self.dims[query], self.layout, *(self.degrees[axis] for axis in axes)]
         first, which = distinct_rows(columns, self.num_plans)
         found = []
-        for plan in first.tolist():
-            places = [self.place] if self.place else self._places(axes, plan)
-            each = (self.at(place) for place in places)
-            found.append(max(causal_pairs(one.runs(queries, query, plan), one.runs(keys, key, plan, turns)) for one in each))
+        for plan in first:
+            own = self.take(np.array([plan]))
+            each = (own.at(place) for place in ([self.place] if self.place else own._places(axes)))
+            found.append(max(causal_pairs(one.runs(queries, query), one.runs(keys, key, turns)) for one in each))
         return np.array(found, dtype=np.int64)[which]
 
-    def _places(self, axes: Iterable[str], plan: int) -> list[dict[str, int]]:
-        ranks = (range(int(self.degrees[axis][plan])) for axis in axes)
-        return [dict(zip(axes, place, strict=True)) for place in itertools.product(*ranks)]
+    def _places(self, axes: Iterable[str]) -> Iterator[dict[str, int]]:
+        """All ranks of the only plan along these axes."""
+        ranks = (range(int(self.degrees[axis][0])) for axis in axes)
+        yield from (dict(zip(axes, place, strict=True)) for place in itertools.product(*ranks))
 
     def _of_table(self, cut: Table, axis: str) -> Ints:
         if self.place is not None:

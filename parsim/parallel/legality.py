@@ -238,13 +238,8 @@ def _of_batch(found: Callable[[Plan, Batch], Iterable[PlanFault]]) -> Callable[[
 _PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
 _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
-_DEVICES: Final = (
-    "data_parallel",
-    "tensor_parallel",
-    "pipeline_parallel",
-    "context_parallel",
-    "dimensions",
-)  # a legal zero_group changes no number of ranks
+# A legal zero_group changes no number of ranks.
+_DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")
 # Rules of single values, and those of values together, which a plan whose values are legal is asked.
 VALUES: Final = (
     Rule("positive numbers", (*POSITIVE, "layers_per_stage"), _not_positive),

@@ -56,10 +56,10 @@ def context(plan: Plan, model: ModelSpec | None, batch: Batch | None, stack: Sta
         return
     degree, kind, inner = plan.context_parallel, plan.context_kind, plan.tensor_parallel
     heads, kv_heads = dimensions.split(plan, "A"), model.extents.get("A", 0) if model else 0
-    if kv_heads % heads and kv_heads % inner == 0:
-        message = f'context_kind = {kind} cuts the {kv_heads} kv heads of model "{model.name if model else ""}" into {heads} parts'
-        legal = comma_list(divisors(kv_heads // inner))
-        yield PlanFault("context_parallel", message, f"Legal context_parallel: {legal}; or another context_kind")
+    held = max(1, kv_heads // inner)  # of kv heads, by a rank
+    if model and kv_heads and held % (heads // inner):
+        message = f'context_kind = {kind} cuts the {kv_heads} kv heads of model "{model.name}" into {heads} parts'
+        yield PlanFault("context_parallel", message, f"Legal context_parallel: {comma_list(divisors(held))}; or another context_kind")
     if stack and stack.attention in ("unfused", "fused_softmax") and dimensions.split(plan, "Z") > 1 and kv_heads:
         message = f"context_kind = {kind} merges what attention makes of one block of keys after another, which takes flash attention"
         yield PlanFault("context_kind", message, "Choose another context_kind, or a stack with attention = flash")

@@ -172,11 +172,12 @@ def test_a_kind_of_ones_own_is_a_file(tmp_path: Path, monkeypatch: pytest.Monkey
             Plan(context_parallel=4, context_kind="ulysses", tensor_parallel=2),
             'context_kind = ulysses cuts the 4 kv heads of model "toy gpt" into 8 parts. Legal context_parallel: 1, 2; or another',
         ),
+        (Plan(context_parallel=2, context_kind="ring", micro_batch=2), "context_kind = ring merges what attention makes of one block"),
         (Plan(context_parallel=2, context_kind="contigous"), "unknown context_kind 'contigous' (did you mean 'contiguous'?)"),
     ],
 )
 def test_what_does_not_divide_is_a_fault_with_a_way_out(plan: Plan, said: str) -> None:
-    (fault,) = faults(plan, GPT, Batch(8, 8), plan.num_devices)
+    (fault,) = faults(plan, GPT, Batch(8, 8), plan.num_devices, stack=STACKS[0])
     assert str(fault).startswith(said)
 
 
