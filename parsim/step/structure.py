@@ -19,11 +19,13 @@ from parsim.step.task import HOST
 
 
 class MeshFacts(NamedTuple):
-    """What a structure knows of the mesh: which axes and dimensions are on, and whether ranks cut what crosses a stage boundary."""
+    """What a structure knows of the mesh: which axes and dimensions are on, and what else of degrees is structural."""
 
     axes: tuple[str, ...]
     dimensions: tuple[str, ...]
-    is_cut: bool
+    is_cut: bool  # what crosses a stage boundary
+    ring: int  # ranks round which keys go; 1: they stay
+    copies_kv_heads: bool  # more ranks than there are kv heads cut attention
 
     @classmethod
     def of(cls, model: ModelSpec, plan: Plan, stack: Stack) -> MeshFacts:
@@ -31,7 +33,8 @@ class MeshFacts(NamedTuple):
         found = degrees(plan)
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
         divides = model.extents["D"] % plan.tensor_parallel == 0
-        return cls(axes, dimensions, stack.scatter_gather and {"tp", "pp"} <= set(axes) and "T" not in rules(dimensions) and divides)
+        is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and "T" not in rules(dimensions) and divides
+        return cls(axes, dimensions, is_cut, split(plan, "Z"), split(plan, "K") > model.extents.get("K", math.inf))
 
 
 def ends_apart(plan: Plan) -> bool:
@@ -69,8 +72,8 @@ class Structure:
     master_shards: bool  # what ZeRO 3 shards is what is updated, and is cast on its way to where it is computed with
     narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
-    ring: int  # ranks round which keys go; 1: they stay
-    copies_kv_heads: bool  # more ranks than there are kv heads cut attention
+    ring: int
+    copies_kv_heads: bool
 
     @classmethod
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
@@ -81,7 +84,7 @@ class Structure:
         >>> Structure.of(tiny, Batch(4, 16), Plan(data_parallel=2), Stack("any")).axes
         ('dp',)
         """
-        axes, dimensions, is_cut = MeshFacts.of(model, plan, stack)
+        axes, dimensions, is_cut, ring, copies_kv_heads = MeshFacts.of(model, plan, stack)
         replicates = any(axis in axes for axis in replica_axes())
         whole, ops = regions(plan, stack), single_ops(plan, stack)
         keeps = replicates and keeps_parameters(plan, stack)
@@ -115,8 +118,8 @@ class Structure:
             master_shards=shards_masters,
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
-            ring=split(plan, "Z"),
-            copies_kv_heads=split(plan, "K") > model.extents.get("K", math.inf),
+            ring=ring,
+            copies_kv_heads=copies_kv_heads,
         )
 
     @property

@@ -12,7 +12,7 @@ import pytest
 
 from made_up import registered
 from parsim.cost.causal import causal_pairs, runs_of
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate, estimates
 from parsim.executor.run import execute
 from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions.context import kinds, zigzag
@@ -21,6 +21,7 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import from_mapping
 from parsim.step import lower
 from parsim.step.structure import Structure
+from parsim.units import PS_PER_S
 from parsim.verify import verify_plan
 from support import GPT, STACKS, scenario, tiered
 
@@ -137,7 +138,6 @@ def test_weights_are_replicated_over_the_ranks_of_a_sequence_and_zero_shards_ove
 
 STRIPED = '''"""Tokens dealt out one by one (Brandon et al. 2023, arXiv:2311.09431), of sequences of 8."""
 
-from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions.context import register_kind
 
 
@@ -179,6 +179,17 @@ def test_a_kind_of_ones_own_is_a_file(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_does_not_divide_is_a_fault_with_a_way_out(plan: Plan, said: str) -> None:
     (fault,) = faults(plan, GPT, Batch(8, 8), plan.num_devices, stack=STACKS[0])
     assert str(fault).startswith(said)
+
+
+def test_plans_together_are_priced_as_each_alone() -> None:
+    """Rings of 2 and 4 ranks are two Steps; so are 2 ranks that hold a kv head each, and 4 that hold copies."""
+    plans = [Plan(context_parallel=ranks, context_kind=kind) for ranks in (1, 2, 4) for kind in KINDS if kind != "ulysses"]
+    plans += [Plan(tensor_parallel=ranks) for ranks in (2, 4)]
+    chosen = scenario(model=replace(LLAMA, num_kv_heads=2), stack=STACKS[2])
+    together = estimates(chosen, plans)
+    alone = [estimate(chosen, plan) for plan in plans]
+    assert [round(each * PS_PER_S) for each in together.step_s] == [round(each.step_s * PS_PER_S) for each in alone]
+    assert together.peak_bytes.tolist() == [each.peak_bytes for each in alone]
 
 
 def test_a_million_tokens_are_estimated_without_a_table_of_pairs() -> None:
