@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from made_up import registered
+from made_up import mixture, registered
 from parsim.cost.causal import causal_pairs, runs_of
 from parsim.estimator.estimate import estimate, estimates
 from parsim.executor.run import execute
@@ -127,6 +127,24 @@ def test_ulysses_sends_half_of_all_heads_there_and_of_the_mix_back() -> None:
     sent = estimate(scenario(stack=STACKS[2]), plan_of("ulysses")).sent_bytes[0]
     block = 4 * 16 * 2 // 2
     assert sent["cp"] == 8 * GPT.num_layers * 4 * 2 * block + num_parameters(replace(GPT, vocab_size=64)) * 2
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_ring_hands_blocks_on_all_but_once_round_and_their_gradients_all_the_way(ranks: int) -> None:
+    """Liu et al. 2023, section 3: keys and values n - 1 times each forward and backward, their gradients n times."""
+    sent = estimate(scenario(stack=STACKS[2]), Plan(context_parallel=ranks, context_kind="ring")).sent_bytes[0]
+    block, gradients = 8 // ranks * 16 * 2, num_parameters(replace(GPT, vocab_size=64)) * 2
+    moved = 8 * GPT.num_layers * 2 * (3 * ranks - 2) * block
+    assert moved + 2 * (ranks - 1) * gradients // ranks <= sent["cp"] < moved + 2 * (ranks - 1) * gradients / ranks + 2 * ranks
+
+
+@pytest.mark.parametrize("split", [(("expert_split", 2), ("expert_ffn", 2)), (("expert_split", 4),)], ids=["ep-etp", "ep"])
+def test_experts_lie_over_the_ranks_of_a_sequence_too(split: tuple[tuple[str, int], ...], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, registered(tmp_path, patch) as package:
+        plan = Plan(data_parallel=2, context_parallel=2, zero_stage=3, dimensions=split)
+        assert not faults(plan, mixture(package), Batch(8, 8), 4)
+        toy = scenario(model=mixture(package), batch=Batch(8, 8))
+        assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
 @pytest.mark.parametrize(("zero", "group"), [(0, "dp+cp"), (3, "dp+cp")])
