@@ -122,8 +122,9 @@ def replica_sums(structure: Structure, name: str, weights: Iterable[Placed], *, 
 
 def _replica_sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Collective]:
     if structure.master:
-        whole = Bucket("gradients", "whole", GRADIENT, every)
-        yield Collective("data_parallel_gradients", "reduce", structure.replicas, whole, whole, fresh=False)
+        for group, own in by_group(every):  # a label for a whole text is every rank's of its sequence
+            whole = Bucket("gradients", "whole", GRADIENT, own)
+            yield Collective(sum_name("data_parallel_gradients", group, structure), "reduce", group, whole, whole, fresh=False)
     else:
         yield from replica_sums(structure, "data_parallel_gradients", every, add=False, stream=COMPUTE_STREAM)
 

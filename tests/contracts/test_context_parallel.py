@@ -71,9 +71,11 @@ def test_context_parallelism_keeps_the_contract_on_every_rank(case: tuple[int, s
     assert not [check for check in verify_plan(scenario(model=model, batch=batch, stack=stack), plan, "toy") if not check.ok]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_encoder_finds_the_first_token_wherever_it_lies(kind: str) -> None:
-    assert not [check for check in verify_plan(scenario(model=ENCODER, stack=STACKS[2]), plan_of(kind), "toy") if not check.ok]
+@pytest.mark.parametrize(("kind", "others"), [("all_gather", "dp"), ("contiguous", "master"), ("ulysses", "zero3"), ("ring", "four")])
+def test_an_encoder_finds_the_first_token_wherever_it_lies_and_its_label_is_not_summed(kind: str, others: str) -> None:
+    plan = plan_of(kind, (others,))
+    toy = scenario(model=ENCODER, stack=STACKS[2], batch=Batch(4 * plan.data_parallel, 8))
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
 def test_zigzag_gives_each_rank_a_chunk_from_each_end() -> None:
