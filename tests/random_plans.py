@@ -12,6 +12,8 @@ from parsim.cluster.cluster import Cluster
 from parsim.model.families import blocks_of
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
+from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.legality import faults, loss_chunks_fault
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -37,12 +39,22 @@ class Drawn:
 
 
 def drawn(seed: int) -> Drawn:
-    """The case of a seed: the first legal one that is drawn."""
-    rng = Random(seed)
+    """The case of a seed: the first legal one that is drawn, with more ranks a sequence and few kv heads where that is legal."""
+    rng, others = Random(seed), Random(f"context {seed}")
     while True:
         case = _attempt(rng)
         if not _faults(case):
-            return case
+            longer = _longer(others, case)
+            return case if _faults(longer) else longer
+
+
+def _longer(rng: Random, case: Drawn) -> Drawn:
+    ranks, few, model, batch = rng.choice((1, 1, 2, 2, 3, 4)), rng.random() < 0.4, case.scenario.model, case.scenario.batch
+    if isinstance(model, TransformerSpec):
+        model = replace(model, max_positions=64, num_kv_heads=1 if few else model.num_kv_heads)
+    batch = replace(batch, sequence_length=batch.sequence_length * (2 * ranks if ranks > 1 else 1))
+    plan = replace(case.plan, context_parallel=ranks, context_kind=rng.choice(kinds()))
+    return Drawn(replace(case.scenario, model=model, batch=batch), plan)
 
 
 def _faults(case: Drawn) -> bool:

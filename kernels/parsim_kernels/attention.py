@@ -1,11 +1,12 @@
-"""Attention, unfused (the scores are arrays) and fused (flash).  Causal: a query s sees the keys z <= query_offset + s.
+"""Attention, unfused (the scores are arrays) and fused (flash).  Causal: a query sees the keys at its position and before it.
 
+The positions of queries and keys are attributes, query_offset and key_offset (see `runs`), both from 0 on where left out.
 Shapes: q, o [B, S, K, R, C]; k, v [B, Z, K, C]; scores [B, K, R, S, Z]; lse [B, K, R, S].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from parsim_kernels.blocks import BLOCK_BYTES
 from parsim_kernels.pointwise import scale
 from parsim_kernels.reduction import softmax, softmax_slope
-from parsim_kernels.signature import Array, Attributes, KernelResult, Out, fresh, integer, number, real, same_shape
+from parsim_kernels.signature import Array, Attributes, Interval, KernelResult, Out, fresh, integer, number, places, real, runs, same_shape
 
 _TILE = 64  # queries at a time: keys behind the last one that they see cost nothing
 
@@ -29,10 +30,13 @@ def causal_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = f
     [[[[[1.0, 0.0], [0.5, 0.5]]]]]
     """
     (scores,) = inputs
+    pieces = _pieces(scores.shape[-2], scores.shape[-1], attributes)
+    if not _is_whole(pieces, *scores.shape[-2:]):
+        (masked,), _ = causal_scale(inputs, attributes, out)
+        return softmax((masked,), {}, lambda shape, dtype: masked)
     y, factor = out(scores.shape, real(scores)), number(attributes, "scale")
-    mask = _mask(scores.shape[-2], scores.shape[-1], attributes)
     heads, results = (array.reshape(-1, *scores.shape[-2:]) for array in (scores, y))
-    for queries, keys, ceiling in _tiles(mask, y.dtype):
+    for queries, keys, ceiling in _tiles(pieces[0].mask, y.dtype):
         step = _heads_a_block(ceiling)
         for start in range(0, len(heads), step):
             whole = results[start : start + step, queries]
@@ -55,12 +59,13 @@ def causal_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fre
     """scale x scores, -inf where the key is masked; no softmax.  n FLOPs."""
     (scores,) = inputs
     y, factor = out(scores.shape, real(scores)), number(attributes, "scale")
-    mask = _mask(scores.shape[-2], scores.shape[-1], attributes)
     np.multiply(scores, factor, out=y)
-    for queries, keys, ceiling in _tiles(mask, y.dtype):
-        visible = y[..., queries, keys]
-        np.minimum(visible, ceiling, out=visible)
-        y[..., queries, keys.stop :] = -np.inf
+    seen = np.zeros(scores.shape[-2:], dtype=bool)
+    for piece in _pieces(scores.shape[-2], scores.shape[-1], attributes):
+        seen[piece.queries, piece.keys] = (
+            np.arange(piece.mask.num_keys) < np.arange(piece.mask.num_queries)[:, np.newaxis] + piece.mask.first
+        )
+    np.copyto(y, -np.inf, where=~seen)
     return (y,), scores.size
 
 
@@ -75,14 +80,14 @@ def scaled_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = f
 
 
 def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """(o, lse) of attention from (q, k, v); lse is the log of the sum of the exponentials, by query.
+    """(o, lse) of attention from (q, k, v); lse is the log of the sum of the exponentials, by query, and -inf where it sees no key.
 
     Causal unless attributes["causal"] is 0, which lets every query see every key.
 
     FLOPs: 4 C a visible pair of query and key (two contractions), pairs counted from the mask.
 
     Raises:
-        ValueError: the shapes do not fit, scale is missing, or query_offset is negative.
+        ValueError: the shapes do not fit, scale is missing, or a position is negative.
 
     Source: Dao 2023 (arXiv:2307.08691), algorithm 1; the FLOPs of section 4.1, with the pairs counted exactly.
     """
@@ -90,8 +95,38 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     _check(q, k, v)
     dtype, factor = real(q, k, v), number(attributes, "scale")
     o, lse = out(q.shape, dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
-    mask = _mask(q.shape[1], k.shape[1], attributes)
-    for text, heads, queries, keys, ceiling in _head_tiles(q, mask, dtype):
+    pieces = _pieces(q.shape[1], k.shape[1], attributes)
+    if _is_whole(pieces, q.shape[1], k.shape[1]):
+        _attend(q, k, v, pieces[0].mask, factor, o, lse)
+    else:
+        o.fill(0)
+        lse.fill(-np.inf)
+        _attend_more(q, k, v, pieces, factor, o, lse)
+    return (o, lse), 4 * q.shape[-1] * _num_pairs(q, pieces)
+
+
+def flash_attention_more(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """(o, lse) of attention to the keys so far and to those of (k, v), from (o, lse, q, k, v).  FLOPs as `flash_attention`."""
+    before, its, q, k, v = inputs
+    _check(q, k, v)
+    same_shape(before, q)
+    o, lse = out(before.shape, before.dtype), out(its.shape, its.dtype)
+    o[...], lse[...] = before, its
+    pieces = _pieces(q.shape[1], k.shape[1], attributes)
+    _attend_more(q, k, v, pieces, number(attributes, "scale"), o, lse)
+    return (o, lse), 4 * q.shape[-1] * _num_pairs(q, pieces)
+
+
+def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor: float, o: Array, lse: Array) -> None:
+    for piece in pieces:
+        own = q[:, piece.queries]
+        more, its = np.empty(own.shape, o.dtype), np.empty((*lse.shape[:3], own.shape[1]), o.dtype)
+        _attend(own, k[:, piece.keys], v[:, piece.keys], piece.mask, factor, more, its)
+        merge(o[:, piece.queries], lse[..., piece.queries], more, its)
+
+
+def _attend(q: Array, k: Array, v: Array, mask: _Mask, factor: float, o: Array, lse: Array) -> None:
+    for text, heads, queries, keys, ceiling in _head_tiles(q, mask, o.dtype):
         scores = _scores(_rows(q[text, queries, heads]), k[text, keys, heads], factor, ceiling)
         maximum = np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(np.subtract(scores, maximum, out=scores), out=scores)
@@ -99,7 +134,18 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
         mixed = (scores @ _heads_first(v[text, keys, heads])) / total
         o[text, queries, heads] = _from_rows(mixed, q[text, queries, heads].shape)
         lse[text, heads, :, queries] = (maximum + np.log(total)).reshape(lse[text, heads, :, queries].shape)
-    return (o, lse), 4 * q.shape[-1] * _num_pairs(q, mask)
+
+
+def merge(o: Array, lse: Array, more: Array, its: Array) -> None:
+    """Over (o, lse) of attention to some keys that to others as well, (more, its).
+
+    Source: Liu et al. 2023 (arXiv:2310.01889), section 3; Milakov and Gimelshein 2018 (arXiv:1805.02867), algorithm 3.
+    """
+    total = np.logaddexp(lse, its)
+    for values, own in ((o, lse), (more, its)):
+        np.multiply(values, np.exp(own - total).transpose(0, 3, 1, 2)[..., np.newaxis], out=values)
+    np.add(o, more, out=o)
+    lse[...] = total
 
 
 def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -114,10 +160,19 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
     same_shape(q, o, d_o)
     dtype, factor = real(q, k, v, o, d_o), number(attributes, "scale")
     d_q, d_k, d_v = (out(array.shape, dtype) for array in (q, k, v))
-    d_k.fill(0)
-    d_v.fill(0)
-    mask = _mask(q.shape[1], k.shape[1], attributes)
-    for text, heads, queries, keys, ceiling in _head_tiles(q, mask, dtype):
+    pieces = _pieces(q.shape[1], k.shape[1], attributes)
+    for gradient in (d_q, d_k, d_v):
+        gradient.fill(0)
+    for piece in pieces:
+        of_queries = [array[:, piece.queries] for array in (q, o, d_o, d_q)]
+        of_keys = [array[:, piece.keys] for array in (k, v, d_k, d_v)]
+        _add_gradients(of_queries, of_keys, lse[..., piece.queries], piece.mask, factor)
+    return (d_q, d_k, d_v), 10 * q.shape[-1] * _num_pairs(q, pieces)
+
+
+def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: Array, mask: _Mask, factor: float) -> None:
+    (q, o, d_o, d_q), (k, v, d_k, d_v) = of_queries, of_keys
+    for text, heads, queries, keys, ceiling in _head_tiles(q, mask, d_q.dtype):
         rows, d_out = _rows(q[text, queries, heads]), _rows(d_o[text, queries, heads])
         probabilities = _scores(rows, k[text, keys, heads], factor, ceiling)
         np.subtract(probabilities, lse[text, heads, :, queries].reshape(*rows.shape[:2], 1), out=probabilities)
@@ -128,10 +183,9 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
         d_values = _heads_first(d_v[text, keys, heads])
         np.add(d_values, probabilities.swapaxes(-1, -2) @ d_out, out=d_values)
         np.multiply(d_scores, np.multiply(probabilities, factor, out=probabilities), out=d_scores)
-        d_q[text, queries, heads] = _from_rows(d_scores @ _heads_first(k[text, keys, heads]), q[text, queries, heads].shape)
+        d_q[text, queries, heads] += _from_rows(d_scores @ _heads_first(k[text, keys, heads]), q[text, queries, heads].shape)
         d_keys = _heads_first(d_k[text, keys, heads])
         np.add(d_keys, d_scores.swapaxes(-1, -2) @ rows, out=d_keys)
-    return (d_q, d_k, d_v), 10 * q.shape[-1] * _num_pairs(q, mask)
 
 
 class _Mask(NamedTuple):
@@ -150,17 +204,44 @@ class _Mask(NamedTuple):
         return self.num_queries * self.num_keys - (lacking * unseen - lacking * (lacking - 1) // 2)
 
 
-def _mask(num_queries: int, num_keys: int, attributes: Attributes) -> _Mask:
-    offset = integer(attributes, "query_offset", 0)
-    if offset < 0:
-        raise ValueError(f"attribute 'query_offset' is {offset}: the first query would see no key")
-    return _Mask(num_queries, num_keys, offset + 1 if integer(attributes, "causal", 1) else num_keys)
+class _Piece(NamedTuple):
+    """Some neighbouring queries, and neighbouring keys of which each query sees one at least."""
+
+    queries: slice
+    keys: slice
+    mask: _Mask
 
 
-def _num_pairs(q: Array, mask: _Mask) -> int:
+def _pieces(num_queries: int, num_keys: int, attributes: Attributes) -> list[_Piece]:
+    """Each run of queries with each of keys of which it sees some."""
+    queries, keys = _runs(num_queries, "query_offset", attributes), _runs(num_keys, "key_offset", attributes)
+    if not integer(attributes, "causal", 1):
+        return [_Piece(slice(0, num_queries), slice(0, num_keys), _Mask(num_queries, num_keys, num_keys))]
+    found = []
+    for own, (query, end) in places(queries):
+        for its, (key, stop) in places(keys):
+            lead = max(key - query, 0)  # queries before the first key
+            if query + lead < end:
+                mask = _Mask(end - query - lead, stop - key, query + lead - key + 1)
+                found.append(_Piece(slice(own.start + lead, own.stop), its, mask))
+    return found
+
+
+def _is_whole(pieces: Sequence[_Piece], num_queries: int, num_keys: int) -> bool:
+    """Whether the first piece is all."""
+    return bool(pieces) and pieces[0].mask[:2] == (num_queries, num_keys)
+
+
+def _runs(length: int, name: str, attributes: Attributes) -> tuple[Interval, ...]:
+    if isinstance(first := attributes.get(name, 0), int) and first < 0:
+        raise ValueError(f"attribute {name!r} is {first}: the first query would see no key")
+    return runs(attributes, name, length, 0)
+
+
+def _num_pairs(q: Array, pieces: Iterable[_Piece]) -> int:
     """Visible pairs of query and key over all heads and sequences."""
     num_heads: int = q.shape[0] * q.shape[2] * q.shape[3]
-    return mask.num_pairs() * num_heads
+    return sum(piece.mask.num_pairs() for piece in pieces) * num_heads
 
 
 def _tiles(mask: _Mask, dtype: np.dtype[Any], copies: int = 1) -> Iterator[tuple[slice, slice, Array]]:

@@ -12,7 +12,7 @@ from parsim_kernels.memory import root_of
 from parsim_kernels.signature import Array, Out, fresh
 
 IN_PLACE = ("all_reduce", "reduce", "broadcast")
-NEW_BUFFER = ("all_gather", "reduce_scatter", "all_to_all")
+NEW_BUFFER = ("all_gather", "reduce_scatter", "all_to_all", "shift")
 CUTTING = ("reduce_scatter", "all_to_all")  # along a dim, a part a position
 
 
@@ -112,7 +112,7 @@ def cut_own(
         others: list[Array | None] = [None] * num_ranks
         parts = cut_along(bucket[0], split, num_ranks, extents)
         return [*(others * position), *parts, *(others * (num_ranks - 1 - position))]
-    if operation == "all_gather":
+    if operation in ("all_gather", "shift"):
         return [bucket[0] if chunk == position else None for chunk in range(num_ranks)]
     num_chunks = num_ranks if operation == "all_reduce" else 1
     return [*pieces(flat(bucket), num_chunks)]
@@ -126,6 +126,8 @@ def outcome(operation: str, position: int, num_ranks: int) -> slice:
     """
     if operation == "all_to_all":
         return slice(position, None, num_ranks)
+    if operation == "shift":  # what the rank before had
+        return slice((before := (position - 1) % num_ranks), before + 1)
     return slice(position, position + 1) if operation == "reduce_scatter" else slice(None)
 
 

@@ -49,6 +49,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "softmax": reduction.softmax,
         "softmax_grad": reduction.softmax_grad,
         "flash_attention": attention.flash_attention,
+        "flash_attention_more": attention.flash_attention_more,
         "flash_attention_grad": attention.flash_attention_grad,
         "lookup": lookup.lookup,
         "lookup_grad": lookup.lookup_grad,

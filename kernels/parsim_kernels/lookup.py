@@ -7,14 +7,28 @@ Source: Shoeybi et al. 2019 (arXiv:1909.08053), section 3, for the split of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from parsim_kernels.blocks import BLOCK_BYTES, blocks
-from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, fresh, integer, number, real, terms
+from parsim_kernels.signature import (
+    Array,
+    Attributes,
+    Interval,
+    KernelResult,
+    Out,
+    expression,
+    fresh,
+    integer,
+    number,
+    places,
+    real,
+    runs,
+    terms,
+)
 
 _ROTARY_BASE = 10000.0  # longer contexts use a larger one; it changes no count
 
@@ -55,13 +69,16 @@ def lookup_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fres
 
 
 def position(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """x[B T D] + table[offset : offset + T].  As many FLOPs as elements of x.
+    """x[B T D] + the rows of table at the positions of attributes["offset"] (see `runs`).  As many FLOPs as elements of x.
 
     Raises:
         ValueError: the table does not reach so far.
     """
     x, table = inputs
-    return (np.add(x, table[_span(x, table, attributes)], out=out(x.shape, real(x, table))),), x.size
+    y = out(x.shape, real(x, table))
+    for own, rows in _spans(x, table, attributes):
+        np.add(x[:, own], table[rows], out=y[:, own])
+    return (y,), x.size
 
 
 def position_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -69,30 +86,36 @@ def position_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fr
     d_y, table_like = inputs
     d_table = out(table_like.shape, real(d_y))
     d_table.fill(0)
-    np.add.reduce(d_y, axis=0, out=d_table[_span(d_y, table_like, attributes)])
+    for own, rows in _spans(d_y, table_like, attributes):
+        np.add.reduce(d_y[:, own], axis=0, out=d_table[rows])
     return (d_table,), d_y.size
 
 
 def first(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """The first token of each text of x[B T D]: [B, D]; zeros where x starts at a later position, attributes["offset"].  0 FLOPs.
+    """The first token of each text of x[B T D]: [B, D]; zeros where x, from attributes["offset"] on (see `runs`), lacks it.  0 FLOPs.
 
     >>> first((np.ones((1, 2, 1)),), {"offset": 2})[0][0].tolist()
     [[0.0]]
     """
     (x,) = inputs
-    y = out((len(x), *x.shape[2:]), real(x))
-    y[...] = x[:, 0] if integer(attributes, "offset") == 0 else 0
+    y, place = out((len(x), *x.shape[2:]), real(x)), _place_of_first(attributes, x.shape[1])
+    y[...] = 0 if place is None else x[:, place]
     return (y,), 0
 
 
 def first_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `first` from (d_y), attributes["length"] positions long: d_y at the first token, zeros elsewhere.  0 FLOPs."""
     (d_y,) = inputs
-    d_x = out((len(d_y), integer(attributes, "length"), *d_y.shape[1:]), real(d_y))
+    length = integer(attributes, "length")
+    d_x, place = out((len(d_y), length, *d_y.shape[1:]), real(d_y)), _place_of_first(attributes, length)
     d_x.fill(0)
-    if integer(attributes, "offset") == 0:
-        d_x[:, 0] = d_y
+    if place is not None:
+        d_x[:, place] = d_y
     return (d_x,), 0
+
+
+def _place_of_first(attributes: Attributes, length: int) -> int | None:
+    return next((own.start for own, (start, _) in places(runs(attributes, "offset", length)) if start == 0), None)
 
 
 def take(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -157,7 +180,7 @@ def unflatten(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
 def rotary(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """x[B S ... C] with its pairs of elements (i, i + C / 2) turned by an angle that grows with the position.  3 n FLOPs.
 
-    The first position is attributes["offset"]; the angle of a pair is position x 10000^(-2 i / C).
+    The positions are those of attributes["offset"] (see `runs`); the angle of a pair is position x 10000^(-2 i / C).
 
     Raises:
         ValueError: C is odd, or the offset is missing or negative.
@@ -218,22 +241,24 @@ def _local(tokens: Array, attributes: Attributes, num_rows: int) -> tuple[Array,
     return local, here
 
 
-def _span(x: Array, table: Array, attributes: Attributes) -> slice:
-    offset, length = integer(attributes, "offset"), x.shape[1]
+def _spans(x: Array, table: Array, attributes: Attributes) -> Iterator[tuple[slice, slice]]:
+    """Tokens of x, and the rows of their positions."""
+    positions = runs(attributes, "offset", x.shape[1])
     if x.shape[2:] != table.shape[1:]:
         raise ValueError(f"rows of shape {table.shape[1:]} fit no positions of shape {x.shape[2:]}")
-    if offset < 0 or offset + length > len(table):
-        raise ValueError(f"positions {offset} to {offset + length} leave a table of {len(table)} rows")
-    return slice(offset, offset + length)
+    for own, (start, stop) in places(positions):
+        if stop > len(table):
+            raise ValueError(f"positions {start} to {stop} leave a table of {len(table)} rows")
+        yield own, slice(start, stop)
 
 
 def _rotate(inputs: Sequence[Array], attributes: Attributes, sign: int, out: Out) -> KernelResult:
     (x,) = inputs
-    offset, half = integer(attributes, "offset"), x.shape[-1] // 2
-    if x.shape[-1] % 2 or offset < 0:
-        raise ValueError(f"rotary turns pairs of elements from position 0 on, not {x.shape[-1]} elements from position {offset}")
+    positions, half = runs(attributes, "offset", x.shape[1]), x.shape[-1] // 2
+    if x.shape[-1] % 2:
+        raise ValueError(f"rotary turns pairs of elements from position 0 on, not {x.shape[-1]} elements")
     y = out(x.shape, real(x))
-    cosine, sine = (part.reshape(x.shape[1], *(1 for _ in x.shape[2:-1]), half) for part in _turn(offset, x.shape[1], half, sign, y.dtype))
+    cosine, sine = (part.reshape(x.shape[1], *(1 for _ in x.shape[2:-1]), half) for part in _turn(positions, half, sign, y.dtype))
     for text, result in [(x, y)] if y.nbytes <= BLOCK_BYTES else zip(x, y, strict=True):
         first, second = text[..., :half], text[..., half:]
         turned, t = first * cosine, first * sine
@@ -244,9 +269,10 @@ def _rotate(inputs: Sequence[Array], attributes: Attributes, sign: int, out: Out
 
 
 @lru_cache(maxsize=16)
-def _turn(offset: int, length: int, half: int, sign: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+def _turn(positions: Sequence[Interval], half: int, sign: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Cosine and sine of the angle by which each pair [position, pair] is turned."""
-    angles = np.arange(offset, offset + length)[:, np.newaxis] * _ROTARY_BASE ** (-np.arange(half) / half)
+    every = np.concatenate([np.arange(*run) for run in positions])
+    angles = every[:, np.newaxis] * _ROTARY_BASE ** (-np.arange(half) / half)
     cosine, sine = np.cos(angles).astype(dtype), (sign * np.sin(angles)).astype(dtype)
     cosine.flags.writeable = sine.flags.writeable = False
     return cosine, sine

@@ -174,10 +174,10 @@ class Machine:
         all_reduce, reduce and broadcast change a bucket of buffers in place, as one flat array: all_reduce in np.array_split chunks, one
         a rank; the others in one chunk (after a reduce only the root's is whole).  all_gather joins the shards along `dim` into the new
         buffer `target`, reduce_scatter leaves the own shard there; all_to_all cuts each source along `split`, a part a position, and
-        joins the parts for a position along `dim` in the order of the group.  The source stays held.
+        joins the parts for a position along `dim` in the order of the group; shift leaves what the rank before has.  The source stays held.
 
         Args:
-            operation: all_reduce | reduce | broadcast | all_gather | reduce_scatter | all_to_all.
+            operation: all_reduce | reduce | broadcast | all_gather | reduce_scatter | all_to_all | shift.
             axis: the mesh axis that the ledger charges.
             group: ranks, in the order of the transfers' positions.
             sources: the bucket's names, the same on every rank, or one list a rank.

@@ -52,7 +52,7 @@ def communicate(
         result = _reduce_scatter(participant, bucket[0], dim, extents)
     else:
         chunks = buckets.cut_own(operation, bucket, dim, participant.position, len(group), split=split, extents=extents)
-        result = _join(participant, chunks, dim)
+        result = _from_before(participant, chunks) if operation == "shift" else _join(participant, chunks, dim)
     machine.hold(channel.rank, target, result, itemsize)
 
 
@@ -143,6 +143,13 @@ def _join(participant: _Participant, chunks: list[Array | None], dim: int) -> Ar
         return buckets.join(arrived, dim, out)
     settle(arrived, parts)
     return whole
+
+
+def _from_before(participant: _Participant, chunks: list[Array | None]) -> Array:
+    """shift: what the position before this one has."""
+    participant.run(chunks, [None] * len(chunks))
+    kept = buckets.outcome(participant.operation, participant.position, len(participant.group))
+    return buckets.join(chunks[kept], 0, participant.machine.pool.take)
 
 
 def _reduce_scatter(participant: _Participant, source: Array, dim: int, extents: Sequence[int] | None) -> Array:

@@ -6,7 +6,7 @@ Results have the dtype of the real inputs: float32 in, float32 out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]  # float64 or float32, except tokens and labels: integers
 Attributes = Mapping[str, object]
+Interval = tuple[int, int]  # of neighbouring positions: the first, and the one behind the last
 KernelResult = tuple[tuple[Array, ...], int]  # outputs, and FLOPs counted from the shapes
 Out = Callable[[tuple[int, ...], np.dtype[Any]], Array]  # memory for a result of that shape and dtype, whatever it holds
 
@@ -85,6 +86,36 @@ def integer(attributes: Attributes, name: str, default: object = _REQUIRED) -> i
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(_complaint(name, value, "an integer"))
     return int(value)
+
+
+def runs(attributes: Attributes, name: str, length: int, default: object = _REQUIRED) -> tuple[Interval, ...]:
+    """Attribute `name` as runs of positions of so many tokens: their bounds, or of one run its first position.
+
+    Raises:
+        ValueError: it is absent and has no default, is neither, has another length, or a position before the first.
+
+    >>> runs({"offset": 3}, "offset", 2), runs({"offset": ((0, 1), (6, 7))}, "offset", 2)
+    (((3, 5),), ((0, 1), (6, 7)))
+    """
+    value = attributes.get(name, default)
+    if not isinstance(value, tuple):
+        first = integer(attributes, name, default)
+        value = ((first, first + length),)
+    if sum(stop - start for start, stop in value) != length or any(start < 0 for start, _ in value):
+        raise ValueError(f"attribute {name!r} is {value}, no runs of {length} tokens from position 0 on")
+    return value
+
+
+def places(positions: Iterable[Interval]) -> Iterator[tuple[slice, Interval]]:
+    """Where each run lies among the tokens, and the run.
+
+    >>> list(places([(4, 6), (0, 3)]))
+    [(slice(0, 2, None), (4, 6)), (slice(2, 5, None), (0, 3))]
+    """
+    place = 0
+    for start, stop in positions:
+        yield slice(place, place + stop - start), (start, stop)
+        place += stop - start
 
 
 def expression(attributes: Attributes) -> str:

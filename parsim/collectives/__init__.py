@@ -67,6 +67,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "all_to_all": "pairwise",
     "reduce": "star",
     "broadcast": "star",
+    "shift": "rotation",
 }
 # NCCL's model of its own algorithms: 4.0 us a network hop of a ring (LL128), here as what a NIC of 25 GB/s sends meanwhile, and 0.9 of a
 # ring's bandwidth for a tree.  Source: NVIDIA/nccl@01afd20a src/graph/tuning.cc, hwLat and busBw; 25 GB/s is InfiniBand HDR.
@@ -199,7 +200,7 @@ def num_chunks(operation: str, num_ranks: int) -> int:
 
     all_to_all numbers the chunks of all ranks through: chunk s n + d goes from rank s to rank d, and is the d-th of n equal parts.
     """
-    return 1 if operation in ("reduce", "broadcast") else num_ranks
+    return 1 if operation in ("reduce", "broadcast", "shift") else num_ranks
 
 
 def num_phases(operation: str) -> int:

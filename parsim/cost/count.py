@@ -16,6 +16,7 @@ from parsim.model.itemsize import exact_bytes, itemsize_of
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
+from parsim.step.ring import TURNS
 from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 
@@ -29,12 +30,11 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
     if task.kernel == "einsum":
         return np.asarray(2 * np.prod(list(extents(task, sizes).values()), axis=0, dtype=np.int64))
     if cost.family == "attention":
-        query, keys = (operand.sharding for operand in operands(task)[:2])
-        local = sizes.local
-        heads = local(query, "B") * local(query, "K") * local(query, "R")
-        queries, others = local(query, "S"), local(keys, "Z")
-        pairs = unmasked_pairs(queries) if task.attributes.get("causal", 1) else queries * others
-        return cost.per_element * heads * local(query, "C") * pairs
+        every, local = [operand.sharding for operand in operands(task)], sizes.local
+        queries, keys = every[0], next(each for each in every if "Z" in each.dims)
+        turns, causal = int(task.attributes.get(TURNS, 0)), task.attributes.get("causal", 1)
+        pairs = sizes.causal_pairs(queries, keys, turns) if causal else local(queries, "Q") * local(keys, "Z")
+        return cost.per_element * query_heads(queries, sizes) * local(queries, "C") * pairs
     if not cost.per_element:
         return sizes.zero
     return cost.per_element * elements(task.inputs[cost.operand], sizes, held)
@@ -50,9 +50,9 @@ def results(task: Compute) -> tuple[Operand, ...]:
     return tuple(value for value in task.outputs if isinstance(value, Operand))
 
 
-def unmasked_pairs(sequence_length: Ints) -> Ints:
-    """Pairs of query and key that a causal mask leaves: s (s + 1) / 2."""
-    return sequence_length * (sequence_length + 1) // 2
+def query_heads(queries: Sharding, sizes: Sizes) -> Ints:
+    """Heads of queries of all sequences on a rank."""
+    return sizes.local(queries, "B") * sizes.local(queries, "A") * sizes.local(queries, "R")
 
 
 def extents(task: Compute, sizes: Sizes) -> dict[str, Ints]:

@@ -6,8 +6,9 @@ representative: the first rank where all are alike, the worst one, which has the
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -15,10 +16,11 @@ import numpy as np
 
 from parsim.cluster.scalars import Ints as Ints
 from parsim.cluster.scalars import distinct_rows
+from parsim.cost.causal import Stretch, causal_pairs, runs_of
 from parsim.errors import PlanError, ScenarioError
-from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PLACEMENTS
+from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PLACEMENTS, SEQUENCE
 from parsim.model.spec import ModelSpec
-from parsim.parallel.dimensions import DENSE, EXPERT, axes, axis_of, rules, split, switched_on, uneven, view_of
+from parsim.parallel.dimensions import DENSE, EXPERT, Degrees, axes, axis_of, chunks, rules, split, switched_on, uneven, view_of
 from parsim.parallel.dimensions import degrees as degrees_of
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import fastest_first, order_of
@@ -60,6 +62,10 @@ class Sizes:
     orders: tuple[tuple[str, ...], ...]  # of the ranks of some plan: axes of the dense view from the fastest
     order: Ints  # which of them each plan has
     tables: Mapping[tuple[str, str], Table] = field(default_factory=dict)  # by dim and axis; all others are even
+    layouts: tuple[tuple[int, ...], ...] = ((),)  # in which chunks sequences lie on their ranks: see Dimension
+    layout: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))  # which of them each plan has
+    kv_copies: Ints = field(default_factory=lambda: np.ones(1, dtype=np.int64))  # ranks that hold the same kv head
+    sequence_axes: tuple[str, ...] = ()  # that cut the sequence of some plan's attention
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
     _known: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -67,6 +73,11 @@ class Sizes:
     def num_devices(self) -> Ints:
         """Ranks of the whole mesh."""
         return np.asarray(np.prod([degree for axis, degree in self.degrees.items() if view_of((axis,)) == DENSE], axis=0))
+
+    @property
+    def telling(self) -> tuple[str, ...]:
+        """The axes along which ranks differ in what they hold, or in how many pairs a causal mask leaves them."""
+        return tuple(dict.fromkeys((*(axis for _, axis in self.tables), *self.sequence_axes)))
 
     @property
     def unordered(self) -> Ints:
@@ -86,7 +97,8 @@ class Sizes:
         """The same of some of the plans."""
         dims, degrees = ({name: values[rows] for name, values in each.items()} for each in (self.dims, self.degrees))
         tables = {key: Table(table.parts[rows]) for key, table in self.tables.items()}
-        return replace(self, dims=dims, degrees=degrees, num_plans=len(rows), tables=tables, order=self.order[rows])
+        own = {name: getattr(self, name)[rows] for name in ("order", "layout", "kv_copies")}
+        return replace(self, dims=dims, degrees=degrees, num_plans=len(rows), tables=tables, **own)
 
     def extent(self, dim: str, axis: str) -> Extent:
         """How an axis cuts a dim."""
@@ -120,6 +132,43 @@ class Sizes:
                 extent = extent * cut.parts[:, position] // self.dims[dim]
         return start
 
+    def runs(self, sharding: Sharding, dim: str, turns: int = 0) -> tuple[Stretch, ...]:
+        """The positions of a dim that the rank at `place` of the only plan holds, in the order in which they lie, or another so many
+        ranks before it."""
+        if turns:
+            (axis,), place = sharding.axes[sharding.dims.index(dim)], self.place or {}
+            before = (place.get(axis, 0) - turns) % int(self.degrees[axis][0])
+            return self.at({**place, axis: before}).runs(sharding, dim)
+        start, extent = int(self.start(sharding, dim)[0]), int(self.local(sharding, dim)[0])
+        return runs_of(int(self.dims[dim][0]), self.layouts[self.layout[0]] if dim in SEQUENCE else (), start, start + extent)
+
+    def causal_pairs(self, queries: Sharding, keys: Sharding, turns: int = 0) -> Ints:
+        """Pairs of query and key that a causal mask leaves of one head of one sequence; where ranks differ, those of the one with most.
+
+        `turns`: how many ranks the keys have come on.
+        """
+        key = "pairs", queries.dims, queries.axes, keys.dims, keys.axes, turns
+        return self.once(key, lambda: self._causal_pairs(queries, keys, turns))
+
+    def _causal_pairs(self, queries: Sharding, keys: Sharding, turns: int) -> Ints:
+        (query, over), (key, more) = (
+            (dim, axes) for side in (queries, keys) for dim, axes in zip(side.dims, side.axes, strict=True) if dim in SEQUENCE
+        )
+        axes = dict.fromkeys((*over, *more))
+        columns = [self.dims[query], self.layout, *(self.degrees[axis] for axis in axes)]
+        first, which = distinct_rows(columns, self.num_plans)
+        found = []
+        for plan in first:
+            own = self.take(np.array([plan]))
+            each = (own.at(place) for place in ([self.place] if self.place else own._places(axes)))
+            found.append(max(causal_pairs(one.runs(queries, query), one.runs(keys, key, turns)) for one in each))
+        return np.array(found, dtype=np.int64)[which]
+
+    def _places(self, axes: Iterable[str]) -> Iterator[dict[str, int]]:
+        """All ranks of the only plan along these axes."""
+        ranks = (range(int(self.degrees[axis][0])) for axis in axes)
+        yield from (dict(zip(axes, place, strict=True)) for place in itertools.product(*ranks))
+
     def _of_table(self, cut: Table, axis: str) -> Ints:
         if self.place is not None:
             return cut.parts[:, self.place[axis]]
@@ -148,6 +197,8 @@ class Sizes:
 
     def num_ranks(self, group: Group) -> Ints:
         """Ranks of a group; of one that only homes of a segment form, as many as there are homes, at most."""
+        if group.copies:
+            return self.kv_copies
         count = np.ones(self.num_plans, dtype=np.int64)
         for axis in group.axes:
             count = count * self.degrees[axis]
@@ -158,7 +209,7 @@ class Sizes:
         found = self.zero
         for axis in group.axes:
             found = found * self.degrees[axis] + (place[axis] if axis in place else self._representative(axis))
-        return found
+        return found % self.kv_copies if group.copies else found
 
     def _representative(self, axis: str) -> Ints:
         return next((table.worst for (_, by), table in self.tables.items() if by == axis), self.zero)
@@ -183,7 +234,7 @@ def padded_vocabulary(vocab_size: int, multiple: int, num_shards: int) -> int:
     return -(-vocab_size // unit) * unit
 
 
-def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
+def _check_range(dims: Mapping[str, Ints], micro_batch: Ints, model: ModelSpec) -> None:
     """Refuse extents whose largest matmul would overflow int64.
 
     Raises:
@@ -192,7 +243,7 @@ def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
     extent = {dim: float(values.max()) for dim, values in dims.items()}
     width = math.prod(extent.get(dim, 0.0) for dim in "KRC")
     widest = max(width, *(extent.get(dim, 0.0) for dim in "DFVYI"))
-    largest = 2 * extent["B"] * extent["S"] * max(extent["D"] * widest, width * extent["S"])
+    largest = 2 * float(micro_batch.max()) * extent["S"] * max(extent["D"] * widest, width * extent["S"])
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
         raise ScenarioError(
             f'model "{model.name}" needs {largest:.1e} FLOPs in one matmul of a micro_batch, more than is counted exactly',
@@ -216,16 +267,20 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     """
 
     length = batch.sequence_length
-    same = {**dict.fromkeys("STZ", length), "X": length // stack.loss_chunks, **model.extents}
+    same = {**dict.fromkeys(SEQUENCE, length), "X": length // stack.loss_chunks, **model.extents}
     dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
     dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))
     dims["M"] = dims["G"] = dims["B"] * batch.sequence_length
     if "V" in same:
         padded = plans.numbers(MESH, lambda plan: padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")))
         dims["V"] = dims["W"] = padded
+    copies = np.ones(plans.num_plans, dtype=np.int64)
+    if "K" in same:
+        copies = np.maximum(plans.numbers(MESH, lambda plan: split(plan, "K")) // same["K"], 1)
+        dims |= {"K": dims["K"] * copies, "A": dims["A"] * copies, "R": dims["R"] // copies}
     by_mesh, which = plans.each(MESH, degrees_of)
     degrees = {axis: np.array([found[axis] for found in by_mesh], dtype=np.int64)[which] for axis in axes()}
-    _check_range(dims, model)
+    _check_range(dims, plans.columns["micro_batch"], model)
     stores = batch.recipe.stores
     compute = stores[COMPUTE]
     stored = {MASTER: compute, GRADIENT: compute if stack.gradient_dtype == "compute" else stack.gradient_dtype, **stores}
@@ -237,7 +292,14 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     gradient, cast = itemsize[GRADIENT], itemsize[FLOAT32]
     itemsize[FLAT_AND_CAST] = gradient + (cast if gradient < cast else 0)
     orders, order = plans.each(("rank_order",), lambda plan: fastest_first(plan.rank_order))
-    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, _tables(plans, dims, degrees))
+    (layouts, layout), tables = plans.each(MESH, chunks), _tables(plans, dims, degrees)
+    over = tuple(dict.fromkeys(axis for cut in plans.each(MESH, _sequence_axes)[0] for axis in cut))
+    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, tuple(layouts), layout, copies, over)
+
+
+def _sequence_axes(plan: Degrees) -> tuple[str, ...]:
+    found = rules(switched_on(plan, degrees_of(plan)))
+    return (*found.get("Q", ()), *found.get("Z", ()))
 
 
 def _tables(plans: Plans, dims: Mapping[str, Ints], degrees: Mapping[str, Ints]) -> dict[tuple[str, str], Table]:

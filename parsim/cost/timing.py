@@ -17,7 +17,7 @@ from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
-from parsim.cost.count import extents, flops, hbm_bytes, operands, payload, results
+from parsim.cost.count import extents, flops, hbm_bytes, operands, payload, query_heads, results
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
@@ -71,8 +71,9 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     traffic = hbm_bytes(task, sizes, held)
     if family == "attention":
         query = operands(task)[0].sharding
-        heads = sizes.local(query, "B") * sizes.local(query, "K") * sizes.local(query, "R")
-        blocks = heads * np.maximum(sizes.local(query, "S") / _FLASH_BLOCK, 1.0)  # not rounded: a token more is never faster
+        blocks = query_heads(query, sizes) * np.maximum(
+            sizes.local(query, "Q") / _FLASH_BLOCK, 1.0
+        )  # not rounded: a token more is never faster
         width, is_gradient = sizes.local(query, "C"), task.kernel.endswith("_grad")
         rate = model.flash.backward if is_gradient else model.flash.forward
         work, sustained = flops(task, sizes, held), keep * rate
@@ -153,6 +154,9 @@ def _sides(task: Compute) -> tuple[list[str], list[str], list[str]]:
 
 def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> Price:
     """The price of a collective over so many elements of a group: by the fitted laws, or by the algorithm that the stack names."""
+    if task.operation == "shift":
+        payload_bytes = count * sizes.itemsize_bytes[payload(task).dtype]
+        return p2p_price(model.cluster, payload_bytes, sizes.stride(task.group), num_ranks=sizes.num_ranks(task.group))
     return group_price(
         model.cluster,
         task.operation,

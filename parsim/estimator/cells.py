@@ -15,7 +15,7 @@ SPEED: Final = "speed\n%"
 # What the columns of a plan say already; others in which plans differ have one column together.
 _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
-    *("recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions"),
+    *("context_parallel", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions"),
 )
 _OTHERS: Final = {name: key.default for name, key in KEYS.items() if name not in _SAID}
 _LONG: Final = 12  # characters of a line of a title or a name
@@ -70,9 +70,10 @@ def _text(value: object) -> str:
 
 
 def _others(plan: Plan) -> dict[str, str]:
-    """Degrees of the dimensions without a key of their own, by axis; one that is on or off, by its name."""
+    """Degrees of dimensions that not every plan has, by axis; one that is on or off, by its name."""
     known = {name: DIMENSIONS.get(name) for name, _ in plan.dimensions}
-    return {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in plan.dimensions}
+    context = {axis_of("context_parallel"): str(plan.context_parallel)} if plan.context_parallel > 1 else {}
+    return context | {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in plan.dimensions}
 
 
 def _zero(plan: Plan) -> str:

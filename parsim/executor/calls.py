@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from parsim.cost.sizes import Sizes
 from parsim.executor.job import Job
 from parsim.executor.names import NORM, RankScope, Scope, buffers
-from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, view_of
+from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, axis_of, view_of
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.precision import Narrowing
 from parsim.step.quantise import told_of
@@ -124,6 +124,11 @@ class _WeightKernel:
         decays = {"beta1": given.beta1, "beta2": given.beta2, "weight_decay": given.weight_decay, "momentum": given.momentum}
         return {"lr": given.learning_rate, "eps": given.eps, **decays}
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether a rank before this one holds the same kv head."""
+        return self.weight.makes_kv_heads and self.at[axis_of("tensor_parallel")] % int(self.job.sizes.kv_copies[0]) > 0
+
     def norm_scale(self) -> float:
         """Each element of a gradient counts once: on the first of the ranks that hold the same, and not for the copy of a tied weight."""
         sharded = {axis for axes in self.weight.sharding.axes for axis in axes}
@@ -132,4 +137,4 @@ class _WeightKernel:
         summed = {axis for task in sums for axis in task.group.axes}
         if view_of(cut) == EXPERT:  # the ranks of a stage, as experts see them
             summed = summed - set(axes_of(DENSE)) | set(axes_of(EXPERT))
-        return 0.0 if self.weight.copy_of or any(self.at[axis] for axis in summed - cut) else 1.0
+        return 0.0 if self.weight.copy_of or self.is_copy or any(self.at[axis] for axis in summed - cut) else 1.0

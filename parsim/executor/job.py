@@ -24,6 +24,7 @@ from parsim.parallel.mesh import Mesh
 from parsim.parallel.plan import Plan
 from parsim.parallel.sharding import Rules, Sharding
 from parsim.scenario.types import Training
+from parsim.step.ring import TURNS
 from parsim.step.step import Segment, Step
 from parsim.step.task import Compute, Operand
 from parsim_kernels import Machine
@@ -112,7 +113,11 @@ class Job:
     def members(self, rank: int, group: Group) -> tuple[int, ...]:
         """The ranks of a rank's group, in order."""
         homes = [r for r in range(self.workload.num_ranks) if set(group.homes) & self.workload.copies_on(r).keys()] if group.homes else ()
-        return self.mesh.members(rank, group, homes)
+        found = self.mesh.members(rank, group, homes)
+        if not group.copies:
+            return found
+        first = found.index(rank) // (num_copies := int(self.sizes.kv_copies[0])) * num_copies
+        return found[first : first + num_copies]
 
     def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> CollectiveAlgorithm:
         """What a collective runs by, for the elements that the buffers of rank `number`, whose call it is, really hold."""
@@ -149,8 +154,8 @@ class Job:
         found["expr"] = f"{', '.join(terms)} -> {' '.join(result.dims)}"
         return found
 
-    def _attribute(self, task: Compute, value: float | str, sizes: Sizes) -> float | int:
-        """One attribute: a number, or a word such as `offset:V` with its number."""
+    def _attribute(self, task: Compute, value: float | str, sizes: Sizes) -> object:
+        """One attribute: a number, or a word such as `offset:V` with its number; `offset:S` of several runs of a sequence with these."""
         if not isinstance(value, str):
             return value
         word, _, dim = value.partition(":")
@@ -169,4 +174,7 @@ class Job:
         seen = (*task.inputs, *task.outputs)
         sharding = next(operand.sharding for operand in seen if isinstance(operand, Operand) and dim in operand.dims)
         assert word in ("local", "offset"), value
-        return int((sizes.local if word == "local" else sizes.start)(sharding, dim)[0])
+        if word == "local":
+            return int(sizes.local(sharding, dim)[0])
+        runs = sizes.runs(sharding, dim, turns=int(task.attributes.get(TURNS, 0)) if dim == "Z" else 0)
+        return runs[0][0] if len(runs) == 1 else runs

@@ -14,6 +14,7 @@ import numpy as np
 
 from parsim.cost.sizes import Sizes
 from parsim.data import Dataset
+from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
 from parsim.parallel.sharding import Sharding
 from parsim.step.recompute import AGAIN
@@ -72,5 +73,19 @@ def region(sharding: Sharding, sizes: Sizes) -> tuple[tuple[int, int], ...]:
 
 
 def shard(whole: Array, sharding: Sharding, sizes: Sizes) -> Array:
-    """A rank's own copy of its part of a tensor."""
-    return whole[tuple(slice(*span) for span in region(sharding, sizes))].copy()
+    """A rank's own copy of its part of a tensor, whose sequences lie in order and whose kv heads are those of the model."""
+    whole = _with_copies(whole, sharding.dims, sizes)
+    runs = [sizes.runs(sharding, dim) for dim in sharding.dims]
+    found = whole[tuple(slice(*own[0]) if len(own) == 1 else slice(None) for own in runs)]
+    for place, own in enumerate(runs):
+        if len(own) > 1:
+            found = np.concatenate([found.take(range(*run), axis=place) for run in own], axis=place)
+    return found.copy()
+
+
+def _with_copies(whole: Array, dims: Dims, sizes: Sizes) -> Array:
+    """With each kv head as often as there are ranks that hold it; queries of a head are shared out among these."""
+    copies = int(sizes.kv_copies[0])
+    if copies == 1 or "K" not in dims:
+        return whole
+    return whole.reshape([int(sizes.dims[dim][0]) for dim in dims]) if "R" in dims else np.repeat(whole, copies, axis=dims.index("K"))

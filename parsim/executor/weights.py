@@ -39,7 +39,7 @@ class Store:
         """Hold everything that lives through a step."""
         job, structure, gradients = self.job, self.job.step.structure, self._gradients()
         for instance, weight in own_weights_of(self.copies):
-            shape = [job.extent(dim) for dim in weight.sharding.dims]
+            shape = [job.spec.extents[dim] if dim in "KR" else job.extent(dim) for dim in weight.sharding.dims]
             # The copy of a tied weight starts with the same numbers.
             whole = job.values.weight(weight.copy_of or instance, weight.name, weight.initial, shape)
             part = shard(whole, weight.sharding, job.sizes.at(self.at))

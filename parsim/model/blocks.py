@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
-from parsim.model.op import Block, Op
+from parsim.model.op import Block, Op, OpAttributes
 from parsim.model.transformer import TransformerArchitecture
 
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
 CORE_ATTENTION, MLP, LAYER_NORM = "core_attn", "mlp", "layernorm"
 GATED = ("swiglu",)  # activations of two up projections
 DROP = (("p", "dropout"),)
-_SCALE = (("scale", "rsqrt:C"),)
+_SCALE: OpAttributes = (("scale", "rsqrt:C"),)
+_PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
 _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn
 
@@ -85,9 +86,7 @@ def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str
             expr = f"B S {_HEADS[name]} -> B S {_HEADS[name]}"
             # In place: its gradient needs the positions only.
             yield Op(f"{name}_rotary", expr, (steps[name][-2],), (name,), "rotary", attributes=(("offset", "offset:S"),), in_place=True)
-    yield Op("keys", "B S K C -> B Z K C", ("k",), ("keys",), "relabel")
-    yield Op("values", "B S K C -> B Z K C", ("v",), ("values",), "relabel")
-    yield from _core(attention, kind)
+    yield from in_region(CORE_ATTENTION, _core(attention, kind))
     yield Op("out_gemm", "B S K R C, K R C D -> B S D", ("mixed", "out.weight"), ("out_gemm",))
     yield Op("leave_attention", "B S D -> B T D", ("out_gemm",), ("attention_out",), "relabel")
     yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", "norm1", kind, fusions)
@@ -101,27 +100,34 @@ def _steps(name: str, kind: TransformerArchitecture) -> list[str]:
 
 def _core(attention: str, kind: TransformerArchitecture) -> Iterator[Op]:
     """Scores, softmax and the mix of values.  The flash kind stores no scores; it applies no attention dropout (a stated rule)."""
-    tag, mask = CORE_ATTENTION, "causal_" if kind.causal else ""
+    mask, masked = ("causal_", (*_SCALE, *_PLACES)) if kind.causal else ("", _SCALE)
+    yield Op("queries", "B S K R C -> B Q A R C", ("q",), ("queries",), "relabel")
+    yield Op("keys", "B S K C -> B Z A C", ("k",), ("keys",), "relabel")
+    yield Op("values", "B S K C -> B Z A C", ("v",), ("values",), "relabel")
+    yield from _scores_and_mix(attention, kind, mask, masked)
+    yield Op("leave_core", "B Q A R C -> B S K R C", ("attended",), ("mixed",), "relabel")
+
+
+def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: str, masked: OpAttributes) -> Iterator[Op]:
     if attention == "flash":
-        expr = "B S K R C, B Z K C, B Z K C -> B S K R C, B K R S"
-        inputs, outputs = ("q", "keys", "values"), ("mixed", "log_sum_exp")
-        attributes = _SCALE if kind.causal else (*_SCALE, ("causal", 0))
-        yield Op("flash", expr, inputs, outputs, "flash_attention", (COMPUTE, FLOAT32), attributes, tag)
+        expr = "B Q A R C, B Z A C, B Z A C -> B Q A R C, B A R Q"
+        inputs, outputs = ("queries", "keys", "values"), ("attended", "log_sum_exp")
+        yield Op("flash", expr, inputs, outputs, "flash_attention", (COMPUTE, FLOAT32), masked if mask else (*masked, ("causal", 0)))
         return
-    yield Op("scores", "B S K R C, B Z K C -> B K R S Z", ("q", "keys"), ("scores",), tag=tag)
-    same = "B K R S Z -> B K R S Z"
+    yield Op("scores", "B Q A R C, B Z A C -> B A R Q Z", ("queries", "keys"), ("scores",))
+    same = "B A R Q Z -> B A R Q Z"
     if attention == "unfused":
-        yield Op("scale", same, ("scores",), ("scaled",), f"{mask}scale", attributes=_SCALE, tag=tag)
-        yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax", tag=tag)
+        yield Op("scale", same, ("scores",), ("scaled",), f"{mask}scale", attributes=masked)
+        yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax")
     else:
-        yield Op("softmax", same, ("scores",), ("probabilities",), f"{mask or 'scaled_'}softmax", attributes=_SCALE, tag=tag)
+        yield Op("softmax", same, ("scores",), ("probabilities",), f"{mask or 'scaled_'}softmax", attributes=masked)
     mixing = "probabilities"
     if kind.dropout:
         mixing = "dropped"
-        yield Op("scores_mask", "-> B K R S Z", (), ("scores_mask",), "draw", (MASK,), tag=tag)
-        expr = "B K R S Z, B K R S Z -> B K R S Z"
-        yield Op("scores_dropout", expr, ("probabilities", "scores_mask"), ("dropped",), "dropout", attributes=DROP, tag=tag)
-    yield Op("mix", "B K R S Z, B Z K C -> B S K R C", (mixing, "values"), ("mixed",), tag=tag)
+        yield Op("scores_mask", "-> B A R Q Z", (), ("scores_mask",), "draw", (MASK,))
+        expr = "B A R Q Z, B A R Q Z -> B A R Q Z"
+        yield Op("scores_dropout", expr, ("probabilities", "scores_mask"), ("dropped",), "dropout", attributes=DROP)
+    yield Op("mix", "B A R Q Z, B Z A C -> B Q A R C", (mixing, "values"), ("attended",))
 
 
 def _ups(kind: TransformerArchitecture) -> tuple[str, ...]:

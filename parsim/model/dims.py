@@ -8,10 +8,12 @@ DIMS: Final = {
     "B": "micro_batch, all replicas together",
     "S": "sequence inside a block",
     "T": "sequence on the residual stream",
+    "Q": "sequence of the queries in attention",
     "X": "sequence in a chunk of the loss",
     "Z": "sequence of the keys",
     "D": "hidden_size",
     "K": "kv heads",
+    "A": "kv heads in attention",
     "R": "query heads a kv head",
     "C": "head_dim",
     "F": "ffn_hidden_size",
@@ -28,12 +30,14 @@ DIMS: Final = {
     "G": "tokens inside experts",
     "J": "ffn_hidden_size of an expert",
 }
-TOKEN_DIMS: Final = frozenset("BSTXZMG")  # dims that count tokens, or rows of a batch; all others are widths
+TOKEN_DIMS: Final = frozenset("BSTQXZMG")  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back
+REVERSED: Final = ("K", "A")  # over which the innermost axis of the mesh lies outermost: heads that tensor parallelism cut are cut again
 FREE: Final = ("M", "G")  # whose elements may lie in any order
-PLACEMENTS: Final = ("STZ", "EN")  # names of one extent, in several placements
+SEQUENCE: Final = "STQZ"
+PLACEMENTS: Final = (SEQUENCE, "EN", "KA")  # names of one extent, in several placements
 
 # What an element is charged at, by the role of its tensor: "compute", "gradient" and "master" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"

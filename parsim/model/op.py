@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from parsim.model.dims import COMPUTE
 
 Dims = tuple[str, ...]
+OpAttributes = tuple[tuple[str, float | str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Gradient:
     of: str  # role of the input ('x0'), or the tensor's name
     kernel: str = ""
     reads: tuple[str, ...] = ("dy",)
-    attributes: tuple[tuple[str, float | str], ...] = ()  # empty: those of the op
+    attributes: OpAttributes = ()  # empty: those of the op
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Op:
     outputs: tuple[str, ...]
     kind: str = "einsum"
     dtypes: tuple[str, ...] = (COMPUTE,)  # role of each output
-    attributes: tuple[tuple[str, float | str], ...] = ()  # 'offset:V', 'rsqrt:C', 'per_token' are resolved by the executor
+    attributes: OpAttributes = ()  # 'offset:V', 'rsqrt:C', 'per_token' are resolved by the executor
     tag: str = ""  # a region that recomputation may name, such as core_attn
     fused: bool = False  # runs inside the kernel of the op before it: no launch, no second pass over its input
     in_place: bool = False  # the output overwrites the first input

@@ -90,6 +90,7 @@ COSTS: Final = {
     **{"dropout": Cost(2), "add": Cost(1), "causal_softmax": Cost(5), "causal_softmax_grad": Cost(4), "causal_scale": Cost(1)},
     **{"scale": Cost(1), "scaled_softmax": Cost(5), "softmax": Cost(5), "softmax_grad": Cost(4), "scale_grad": Cost(1)},
     "flash_attention": Cost(4, family="attention"),  # x head_dim x unmasked pairs: two matmuls
+    "flash_attention_more": Cost(4, family="attention"),  # as much of another block of keys
     "flash_attention_grad": Cost(10, family="attention"),  # five matmuls: Dao et al. 2022 (arXiv:2205.14135), algorithm 4
     **{"lookup": Cost(0, picks=(1,)), "lookup_grad": Cost(1, operand=1, skips=(2,))},
     **{

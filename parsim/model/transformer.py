@@ -94,7 +94,7 @@ class TransformerSpec(ModelSpec):
     @property
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
-        heads = {"K": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
+        heads = {"K": self.num_kv_heads, "A": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
         widths = {"D": self.hidden_size, "F": self.ffn_hidden_size, "H": self.hidden_size}
         return {
             **heads,

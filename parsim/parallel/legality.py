@@ -17,6 +17,7 @@ from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, recomputation, sharding_faults
+from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import KEYS, MESH, Batch, Plan, Stack
 
@@ -58,7 +59,7 @@ def faults(
     >>> tiny = TransformerSpec("tiny", 4, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
     >>> for fault in faults(Plan(tensor_parallel=4), tiny, Batch(8, 16), 4):
     ...     print(fault)
-    tensor_parallel = 4 does not divide num_kv_heads = 2 of model "tiny" (replicating kv heads is not built). Legal: 1, 2
+    tensor_parallel = 4 does not divide num_heads = 2 of model "tiny". Legal: 1, 2
     """
     facts = Facts(model, batch, num_devices, stack)
     if broken := [fault for rule in VALUES for fault in rule.faults(plan, facts)]:
@@ -103,6 +104,8 @@ def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -
             return divisors(math.gcd(num_devices, batch.global_batch))
         case "virtual_pipeline":
             return tuple(range(1, max(1, model.num_layers // 2) + 1))
+        case "context_parallel":
+            return divisors(math.gcd(num_devices, batch.sequence_length))
         case "micro_batch":
             return divisors(batch.global_batch)
     raise ParsimError(f"'{axis}' has no degrees{did_you_mean(axis, DEGREES)}", remedy=f"Axes with degrees: {', '.join(DEGREES)}.")
@@ -119,7 +122,7 @@ def _not_positive(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
 
 
 def _unknown_names(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
-    for field, known in (("schedule", schedules.names()), *NAMED.items()):
+    for field, known in (("schedule", schedules.names()), ("context_kind", kinds()), *NAMED.items()):
         value = getattr(plan, field)
         if value not in known and not (field == "schedule" and isinstance(value, tuple)):
             yield PlanFault(field, f"unknown {field} '{value}'{did_you_mean(str(value), known)}", f"Legal: {', '.join(known)}")
@@ -132,6 +135,8 @@ def _world(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     known = {name: dimensions.DIMENSIONS.get(name) for name, _ in plan.dimensions}
     numbered = {name for name, each in known.items() if each.nesting is not None and each.view != dimensions.EXPERT}
     others = {name: degree for name, degree in plan.dimensions if name in numbered}
+    if plan.context_parallel > 1:
+        others = {"context_parallel": plan.context_parallel, **others}
     names = " x ".join(("tensor_parallel", "pipeline_parallel", *others))
     factors = " x ".join(str(each) for each in (plan.tensor_parallel, plan.pipeline_parallel, *others.values()))
     if num_devices % inner:
@@ -223,6 +228,10 @@ def _recompute_faults(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
         yield from recomputation.faults(plan, facts.model, facts.stack)
 
 
+def _context(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    yield from sharding_faults.context(plan, facts.model, facts.batch, facts.stack)
+
+
 def _optimizer(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     return sharding_faults.optimizer(plan, facts.batch)
 
@@ -242,11 +251,12 @@ def _of_batch(found: Callable[[Plan, Batch], Iterable[PlanFault]]) -> Callable[[
 _PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
 _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
-_DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "dimensions")  # a legal zero_group changes no number of ranks
+# A legal zero_group changes no number of ranks.
+_DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")
 # Rules of single values, and those of values together, which a plan whose values are legal is asked.
 VALUES: Final = (
     Rule("positive numbers", (*POSITIVE, "layers_per_stage"), _not_positive),
-    Rule("names", ("schedule", *NAMED), _unknown_names),
+    Rule("names", ("schedule", "context_kind", *NAMED), _unknown_names),
     Rule("dimensions", ("dimensions",), _of_plan(sharding_faults.unknown_dimensions)),
 )
 RULES: Final = (
@@ -262,6 +272,7 @@ RULES: Final = (
     Rule("layers", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _layers),
     Rule("recomputed ops", _AGAIN, _recompute_faults),
     Rule("other dimensions", MESH, _others),
+    Rule("context parallelism", MESH, _context),
     Rule("sequence parallelism", ("sequence_parallel", "tensor_parallel"), _of_batch(sharding_faults.sequence)),
     Rule("tokens", (*MESH, "micro_batch"), _of_batch(sharding_faults.tokens)),
     Rule("micro_batches", _BATCH, _micro_batches, after="devices"),

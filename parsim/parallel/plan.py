@@ -66,6 +66,8 @@ class Plan:
     data_parallel: int = _key(1, "replicas; what remains of the devices where left out", follows=True)
     tensor_parallel: int = _key(1, "ranks that split each layer")
     pipeline_parallel: int = _key(1, "ranks that split the layers")
+    context_parallel: int = _key(1, "ranks that split each sequence")
+    context_kind: str = _key("all_gather", "how attention reaches other ranks; as the stack where left out", follows=True)
     virtual_pipeline: int = _key(1, "model chunks a pipeline rank")
     sequence_parallel: bool = _key(False, "whether the tensor-parallel ranks split the sequence between blocks")
     micro_batch: int = _key(1, "sequences that pass the pipeline together")
@@ -145,7 +147,7 @@ class Plan:
 
 KEYS: Final[Mapping[str, Key]] = {each.name: Key(**each.metadata, type=str(each.type), default=each.default) for each in fields(Plan)}
 # The fields that say which dimensions are on and how many ranks they have.
-MESH: Final = (*(name for name in KEYS if name in names()), "zero_group", "dimensions")
+MESH: Final = (*(name for name in KEYS if name in names()), "context_kind", "zero_group", "dimensions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class Stack:
 
     name: str
     attention: str = _key("fused_softmax", "the kernels of attention; one of flash attention by its name, or flash for the device's own")
+    context: str = _key("all_gather", "the kind of context parallelism")  # a file each in dimensions
     flash: str = _key("flash", "the kernel of attention flash, if the device has it")  # of cluster/flash.py; flash: the device's own
     named_flash: str = ""  # the kernel that was asked for by name, and that the device must have
     fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # see model/blocks.py and ends.py

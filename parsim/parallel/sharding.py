@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from parsim.errors import PlanError
 from parsim.model.dims import FREE
 from parsim.model.op import Dims
-from parsim.parallel.dimensions import DENSE, EXPERT, axes_of
+from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, nest_order
 from parsim.parallel.dimensions import axes as mesh_axes
 
 Rules = Mapping[str, tuple[str, ...]]  # dim -> the axes that shard it, outermost first
@@ -35,8 +35,8 @@ class Sharding:
         if set(every) & set(axes_of(DENSE)) and set(every) & set(axes_of(EXPERT)):
             raise PlanError(f"{' '.join(self.dims)} is sharded over {tuple(every)}, which are of two views of the mesh")
         for dim, axes in zip(self.dims, self.axes, strict=True):
-            if len(axes) > 1 and list(axes) != sorted(axes, key=mesh_axes().index):
-                raise PlanError(f"dim {dim} is sharded over {axes}, but axes nest in mesh order {mesh_axes()}")
+            if len(axes) > 1 and axes != nest_order(dim, axes):
+                raise PlanError(f"dim {dim} is sharded over {axes}, but axes nest in mesh order {nest_order(dim, mesh_axes())}")
 
     @classmethod
     def of(cls, dims: Dims, rules: Rules, partial: Mapping[str, str] | None = None) -> Sharding:
@@ -101,11 +101,10 @@ class _Resharding:
 
     def may_take(self, dim: int, axis: str) -> bool:
         """Whether an axis may shard a dim as it lies: inside all others, or anywhere where order means nothing."""
-        order = mesh_axes()
-        return self.dims[dim] in FREE or all(order.index(other) < order.index(axis) for other in self.axes[dim])
+        return self.dims[dim] in FREE or nest_order(self.dims[dim], (*self.axes[dim], axis))[-1] == axis
 
     def take(self, dim: int, axis: str) -> None:
-        self.axes[dim] = sorted([*self.axes[dim], axis], key=mesh_axes().index)
+        self.axes[dim] = [*nest_order(self.dims[dim], (*self.axes[dim], axis))]
 
     def reduce(self) -> None:
         """Partial sums are settled first: no move makes them smaller."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from parsim.errors import did_you_mean
-from parsim.model.dims import DIMS, TOKEN_DIMS
+from parsim.model.dims import DIMS, SEQUENCE, TOKEN_DIMS
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.fault import PlanFault, comma_list, divisors
@@ -20,17 +20,21 @@ ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """tensor_parallel divides the kv heads, where there are any, and the ffn_hidden_size."""
+    """tensor_parallel divides the ffn_hidden_size and, where there are any, the kv heads; above these, the heads that share them."""
     degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
-    name, extent = ("num_kv_heads", kv_heads) if kv_heads % degree else ("ffn_hidden_size", model.ffn_hidden_size)
-    if extent % degree:
-        later = " (replicating kv heads is not built)" if kv_heads % degree and degree % kv_heads == 0 else ""
-        message = f'tensor_parallel = {degree} does not divide {name} = {extent} of model "{model.name}"{later}'
-        yield PlanFault("tensor_parallel", message, f"Legal: {comma_list(divisors(tensor_parts(model)))}")
+    heads = kv_heads * model.extents.get("R", 0)
+    legal = tuple(each for each in divisors(math.gcd(heads, model.ffn_hidden_size)) if not (kv_heads % each and each % kv_heads))
+    if degree in legal:
+        return
+    names = {"num_kv_heads": kv_heads, "ffn_hidden_size": model.ffn_hidden_size}
+    name = next((name for name, extent in names.items() if extent % degree and (name != "num_kv_heads" or degree < extent)), "num_heads")
+    copied = f" (above {kv_heads}, kv heads are replicated)" if any(each > kv_heads for each in legal) else ""
+    message = f'tensor_parallel = {degree} does not divide {name} = {names.get(name, heads)} of model "{model.name}"'
+    yield PlanFault("tensor_parallel", message, f"Legal: {comma_list(legal)}{copied}")
 
 
 def tensor_parts(model: ModelSpec) -> int:
-    """The most parts that tensor parallelism can cut a layer into; any divisor will do, too."""
+    """The most parts that tensor parallelism can cut a layer into without a copy of a kv head; any divisor will do, too."""
     return math.gcd(model.extents.get("K", 0), model.ffn_hidden_size)
 
 
@@ -46,13 +50,35 @@ def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
         yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {comma_list(divisors(batch.sequence_length))}")
 
 
+def context(plan: Plan, model: ModelSpec | None, batch: Batch | None, stack: Stack | None) -> Iterator[PlanFault]:
+    """context_parallel cuts each sequence into equal chunks, and heads that attention has, where it cuts these."""
+    if plan.context_parallel == 1:
+        return
+    degree, kind, inner = plan.context_parallel, plan.context_kind, plan.tensor_parallel
+    heads, kv_heads = dimensions.split(plan, "A"), model.extents.get("A", 0) if model else 0
+    held = max(1, kv_heads // inner)  # of kv heads, by a rank
+    if model and kv_heads and held % (heads // inner):
+        message = f'context_kind = {kind} cuts the {kv_heads} kv heads of model "{model.name}" into {heads} parts'
+        yield PlanFault("context_parallel", message, f"Legal context_parallel: {comma_list(divisors(held))}; or another context_kind")
+    if stack and stack.attention in ("unfused", "fused_softmax") and dimensions.split(plan, "Z") > 1 and kv_heads:
+        message = f"context_kind = {kind} merges what attention makes of one block of keys after another, which takes flash attention"
+        yield PlanFault("context_kind", message, "Choose another context_kind, or a stack with attention = flash")
+    num_chunks = len(dimensions.chunks(plan)) or degree
+    parts = math.lcm(num_chunks, dimensions.split(plan, "T"))
+    if batch and batch.sequence_length % parts:
+        tokens = f"context_parallel = {degree} cuts a sequence into {num_chunks} chunks"
+        cut = f", and sequence_parallel into {dimensions.split(plan, 'T')} parts" if parts > num_chunks else ""
+        message = f"{tokens}{cut}, which do not divide sequence_length = {batch.sequence_length}"
+        yield PlanFault("context_parallel", message, f"Make sequence_length a multiple of {parts}, or lower context_parallel")
+
+
 def others(plan: Plan, model: ModelSpec, batch: Batch | None) -> Iterator[PlanFault]:
     """A dimension without a field of its own divides what it shards, and the model has some of that; the micro_batch and the padded
     vocabulary are made to fit.
 
     One with a table shares out any extent.
     """
-    extents = {**model.extents, **(dict.fromkeys("STZ", batch.sequence_length) if batch else {})}
+    extents = {**model.extents, **(dict.fromkeys(SEQUENCE, batch.sequence_length) if batch else {})}
     for name, degree in plan.dimensions:
         dimension = dimensions.DIMENSIONS.get(name)
         if degree > 1 and not TOKEN_DIMS.union(extents).intersection(dimension.shards):

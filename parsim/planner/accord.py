@@ -17,6 +17,7 @@ from parsim.model.families import blocks_of
 from parsim.model.parameters import of_block
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import all_dimensions
+from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import divisors
 from parsim.parallel.legality import legal_degrees
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
@@ -78,6 +79,8 @@ def values_of(name: str, scenario: Scenario) -> Sequence[object]:
             return _dimensions(scenario.cluster.num_devices)
         case "schedule":
             return schedules.names()
+        case "context_kind":
+            return kinds()
         case "recompute_modules":
             return module_sets(scenario.model, scenario.stack)
         case "recompute_ops":

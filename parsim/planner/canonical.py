@@ -54,6 +54,11 @@ def _dimensions(plan: Plan, facts: Facts) -> Plan:
     return replace(plan, dimensions=tuple(sorted((name, degree) for name, degree in plan.dimensions if degree > 1 or off[name])))
 
 
+def _context(plan: Plan, facts: Facts) -> Plan:
+    """Where no rank has another part of a sequence, there is nothing that attention does about it."""
+    return plan if plan.context_parallel > 1 else replace(plan, context_kind=KEYS["context_kind"].default)
+
+
 def _replicas(plan: Plan, facts: Facts) -> Plan:
     """A group of all replicas is no group; nobody shards where a group is one rank, or sums where there are no replicas."""
     found = degrees(plan)
@@ -152,6 +157,7 @@ _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE, "sche
 # In this order: what recomputes nothing has no n.
 FORMS: Final = (
     Form(("dimensions",), ("dimensions",), _dimensions),
+    Form(("context_kind",), ("context_kind", "context_parallel"), _context),
     Form(_ZERO, (*dict.fromkeys((*MESH, *_ZERO)),), _replicas),
     Form(("zero_stage", "reshard_after_forward"), ("zero_stage", "reshard_after_forward", "pipeline_parallel"), _parameters),
     Form(("layers_per_stage",), ("layers_per_stage", *_PIPELINE), _layers),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Of a scenario: the name of a space, the only one where there is none, the axes of another, or one that is made.
 AnySpace: TypeAlias = str | Mapping[str, object] | PlanSpace | None
 _STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
-_INNER: Final = ("tensor_parallel", "pipeline_parallel", "dimensions")  # leave the rest of the devices to data_parallel
+_INNER: Final = ("tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")  # leave the rest of the devices to data_parallel
 _SAME: Final = "the same plan"
 
 
@@ -66,6 +66,8 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
         PlanError: no combination is legal; the message says what stands in the way of the first.
     """
     axes = {**DEFAULTS, **space.axes} if space else default_axes()
+    if tuple(axes["context_kind"]) == (AUTO,) and not (space and "context_kind" in space.axes):
+        axes["context_kind"] = (scenario.stack.context,)
     stated = {} if space is None else space.axes
     follows = {"data_parallel"} if tuple(axes["data_parallel"]) == (AUTO,) else set()
     follows |= {"schedule"} if space is not None and "schedule" not in stated else set()

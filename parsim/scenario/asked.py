@@ -26,6 +26,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "pipeline_parallel": "pipeline pp pipe_parallel pipeline_model_parallel num_stages pipeline_stages",
         "virtual_pipeline": "vpp vp virtual_pipeline_parallel virtual_pipeline_model_parallel virtual_stages num_model_chunks",
         "sequence_parallel": "sp",
+        "context_parallel": "cp ring_attention ulysses ulysses_sequence_parallel ds_sequence_parallel sequence_parallel_size",
+        "context_kind": "cp_comm_type context_parallel_type context_parallel_rotate_method ring_attention_type",
         "micro_batch": "mbs micro_batch_size train_micro_batch_size_per_gpu micro_batch_per_gpu per_device_train_batch_size "
         "per_device_batch_size local_batch_size device_batch_size pipeline_parallel_microbatch_size",
         "schedule": "pipeline_schedule pipeline_parallel_schedule",
@@ -104,9 +106,6 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 SAID: Final[Mapping[str, str]] = {
-    "context parallelism is not built: use tensor_parallel with sequence_parallel, which split all but attention's keys, and recompute": (
-        "cp cp_size cp_degree context_parallel* ring_attention* ulysses* sequence_parallel_size ds_sequence_parallel*"
-    ),
     "experts are not built: only dense models are": (
         "ep etp expert* num_expert* n_expert* moe* top_k topk num_local_experts n_routed_experts n_shared_experts num_shared_experts "
         "router* num_experts_per_tok capacity_factor shared_expert* first_k_dense_replace decoder_sparse_step"
@@ -241,6 +240,11 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
     "activation": {"gelu": "gelu_new gelu_fast gelu_tanh gelu_pytorch_tanh", "squared_relu": "relu2 relu_squared"},
     "positions": {"rotary": "rope rotary_embedding", "learned": "absolute learned_absolute learnable"},
     "norm": {"layer_norm": "ln", "rms_norm": "rms"},
+    "context_kind": {
+        "ring": "p2p ring_attention alltoall",
+        "all_gather": "allgather kv_all_gather",
+        "ulysses": "a2a all_to_all deepspeed_ulysses",
+    },
     "recompute": {"none": "no off", "full": "all", "selective": "sel"},
     "schedule": {
         "interleaved_1f1b": "interleaved",

@@ -17,7 +17,7 @@ from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, recomputation, sharding_faults
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8
 from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
@@ -276,12 +276,14 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
     values, batch = dict(section), parts.batch
     if values["data_parallel"] is None:
-        inner = Plan(**{axis: values[axis] for axis in ("tensor_parallel", "pipeline_parallel", "dimensions")})
+        inner = Plan(**{axis: values[axis] for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")})
         values["data_parallel"] = max(1, (parts.num_devices or 0) // inner.num_devices)
         if parts.num_devices is None:  # nobody knows the replicas, and so not the micro batches
             batch, values["zero_group"] = None, None
     if values["schedule"] is None:
         values["schedule"] = schedules.default(values["virtual_pipeline"])
+    if values["context_kind"] is None:
+        values["context_kind"] = parts.stack.context if parts.stack else KEYS["context_kind"].default
     plan = Plan(**values)
     parts.plans[place[1]] = plan
     for fault in legality.faults(plan, parts.model, batch, parts.num_devices, stack=parts.stack):

@@ -11,6 +11,7 @@ from parsim.cluster.flash import KERNELS, OWN
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.model.itemsize import itemsize_of
+from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.plan import Stack
 from parsim.parallel.precision import RECIPES
 from parsim.parallel.stack_limits import LIMITS
@@ -43,6 +44,7 @@ class StackRow(InlineRow):
     place: ClassVar[str | None] = "stack"
     form: ClassVar[Any] = Stack
     attention: Annotated[str, Known("attention", lambda: ATTENTION)] = _as_in_stack("attention")
+    context: Annotated[str, Known("context", kinds)] = _as_in_stack("context")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
     fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place", "norm_gemm"]] = (
         _as_in_stack("fusions")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from parsim.parallel.dimensions import replica_axes
 from parsim.schedules.phase import Phase
 from parsim.step.step import Segment, Step
-from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, HostCopy, Operand, Task, allocates, reads, writes
+from parsim.step.task import COMPUTE_STREAM, HOST, RING, Bucket, Collective, Compute, HostCopy, Operand, Task, allocates, reads, writes
 
 
 def faults(step: Step, phases: Sequence[Phase]) -> list[str]:
@@ -59,7 +59,7 @@ def _task_faults(step: Step, where: str, task: Task) -> Iterator[str]:
     if isinstance(task, Collective):
         unknown = set(task.group.axes) - set(step.structure.axes)
         yield from (f"{where}: {task.name} is over {axis}, which is off" for axis in sorted(unknown))
-        known = {COMPUTE_STREAM, task.group.name}
+        known = {COMPUTE_STREAM, RING, task.group.name}
         if isinstance(task.source, Bucket) and step.structure.gradient_overlap:
             known.add(step.structure.sum_stream)
     else:

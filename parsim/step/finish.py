@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
-from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, replica_axes, view_of
+from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, axis_of, replica_axes, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS, states_role
 from parsim.parallel.sharding import Sharding
@@ -69,6 +69,8 @@ def _sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Task]:
     held: Part = "shard" if structure.scatters else "whole"  # of the gradients, where they are reduced
     inside, outside = _partial_axes(structure, every)
     yield from (_sum(f"{axis}_gradients", Group((axis,)), _partial(every, axis), held) for axis in inside)
+    if structure.copies_kv_heads and (own := tuple(each for each in every if each[1].makes_kv_heads)):
+        yield _sum("kv_head_gradients", Group((axis_of("tensor_parallel"),), copies=True), own, held)
     if not structure.sums_in_passes:
         yield from _replica_sums(structure, every)
     updated = _to_apply(structure, every).part
@@ -136,8 +138,9 @@ def replica_sums(structure: Structure, name: str, weights: Iterable[Placed], *, 
 
 def _replica_sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Collective]:
     if structure.master:
-        whole = Bucket("gradients", "whole", GRADIENT, every)
-        yield Collective("data_parallel_gradients", "reduce", structure.replicas, whole, whole, fresh=False)
+        for group, own in by_group(every):  # a label for a whole text is every rank's of its sequence
+            whole = Bucket("gradients", "whole", GRADIENT, own)
+            yield Collective(sum_name("data_parallel_gradients", group, structure), "reduce", group, whole, whole, fresh=False)
     else:
         yield from replica_sums(structure, "data_parallel_gradients", every, add=False, stream=COMPUTE_STREAM)
 

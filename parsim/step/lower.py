@@ -24,6 +24,7 @@ from parsim.step.liveness import operands_named, saved_for, with_frees
 from parsim.step.place import Placer
 from parsim.step.quantise import in_narrow, linear_weights
 from parsim.step.recompute import before_use, checkpoint, full
+from parsim.step.ring import with_turns
 from parsim.step.split import halves
 from parsim.step.step import Segment, Step
 from parsim.step.structure import Structure
@@ -50,6 +51,7 @@ class _Switches:
     rules: tuple[tuple[str, tuple[str, ...]], ...]
     expert_axes: tuple[str, ...]  # all that are on, where tokens lie in two views
     beside: tuple[str, ...]  # axes whose collectives run beside compute
+    ring: int
     ends_apart: bool
     narrow_gradients: bool
     loss_chunks: int
@@ -69,6 +71,7 @@ def lower(structure: Structure) -> Step:
         tuple((dim, over) for dim, over in rules(structure.dimensions).items() if dim != LOGITS or not structure.gather_logits),
         structure.axes if view_of(structure.axes) == EXPERT else (),
         structure.axes_beside,
+        structure.ring,
         structure.ends_apart,
         structure.narrow_gradients,
         structure.loss_chunks,
@@ -102,13 +105,13 @@ def _segment(name: str, switches: _Switches) -> Segment:
         lasting, fused = switches.narrow_lasts, "norm_gemm" in switches.fusions
         placer.know(linear)
         forward_calls, backward_calls = in_narrow(forward_calls, backward_calls, linear, switches.narrows, lasting=lasting, fused=fused)
-    forward = placer.place(forward_calls)
+    forward = with_turns(placer.place(forward_calls), switches.ring)
     y = placer.known[block.output] if block.output else None
     d_y = Operand("d_y", y.sharding, COMPUTE) if y else None
     if d_y:
         placer.known["d_y"] = d_y
     placer.beside = switches.beside
-    backward = placer.place(backward_calls)
+    backward = with_turns(placer.place(backward_calls), switches.ring)
     rows = {name: weight.rows for name, weight in linear.items()} if switches.narrow_lasts else {}
     placed = ((name, initial, placer, switches, rows.get(name, 0)) for name, initial in block.weights.items())
     weights = tuple(_weight(block, *each) for each in placed)

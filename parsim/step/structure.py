@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLAT_AND_CAST, FLOAT32, GRADIENT, MASTER
 from parsim.model.spec import Architecture, ModelSpec
-from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, switched_on, view_of
+from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -19,11 +20,13 @@ from parsim.step.task import HOST
 
 
 class MeshFacts(NamedTuple):
-    """What a structure knows of the mesh: which axes and dimensions are on, and whether ranks cut what crosses a stage boundary."""
+    """What a structure knows of the mesh: which axes and dimensions are on, and what else of degrees is structural."""
 
     axes: tuple[str, ...]
     dimensions: tuple[str, ...]
-    is_cut: bool
+    is_cut: bool  # what crosses a stage boundary
+    ring: int  # ranks round which keys go; 1: they stay
+    copies_kv_heads: bool  # more ranks than there are kv heads cut attention
 
     @classmethod
     def of(cls, model: ModelSpec, plan: Plan, stack: Stack) -> MeshFacts:
@@ -31,7 +34,8 @@ class MeshFacts(NamedTuple):
         found = degrees(plan)
         axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
         divides = model.extents["D"] % plan.tensor_parallel == 0
-        return cls(axes, dimensions, stack.scatter_gather and {"tp", "pp"} <= set(axes) and "T" not in rules(dimensions) and divides)
+        is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and "T" not in rules(dimensions) and divides
+        return cls(axes, dimensions, is_cut, split(plan, "Z"), split(plan, "K") > model.extents.get("K", math.inf))
 
 
 def ends_apart(plan: Plan) -> bool:
@@ -72,6 +76,8 @@ class Structure:
     ends_apart: bool  # the first and the last stage live on different ranks
     loss_chunks: int  # chunks of tokens that pass the head one after another
     narrows: Narrowing | None  # what linear layers multiply
+    ring: int
+    copies_kv_heads: bool
 
     @classmethod
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
@@ -82,7 +88,7 @@ class Structure:
         >>> Structure.of(tiny, Batch(4, 16), Plan(data_parallel=2), Stack("any")).axes
         ('dp',)
         """
-        axes, dimensions, is_cut = MeshFacts.of(model, plan, stack)
+        axes, dimensions, is_cut, ring, copies_kv_heads = MeshFacts.of(model, plan, stack)
         replicates = any(axis in axes for axis in replica_axes())
         whole, ops = regions(plan, stack), single_ops(plan, stack)
         keeps = replicates and keeps_parameters(plan, stack)
@@ -119,6 +125,8 @@ class Structure:
             ends_apart=ends_apart(plan),
             loss_chunks=stack.loss_chunks,
             narrows=batch.recipe.narrows,
+            ring=ring,
+            copies_kv_heads=copies_kv_heads,
         )
 
     @property

@@ -18,6 +18,7 @@ from parsim.parallel.sharding import Sharding
 
 COMPUTE_STREAM: Final = "compute"
 LAUNCH: Final = "launch"  # the stream of the host that launches kernels
+RING: Final = "ring"  # the stream of what goes round while attention runs
 HOST: Final = "host"  # the stream of what the host computes and what passes between it and its device
 Part = Literal["whole", "padded", "shard"]
 
@@ -53,6 +54,11 @@ class Weight:
     def lasting(self) -> tuple[str, ...]:
         """Names of what lives through the step: itself, its gradient and its narrow layouts."""
         return self.name, f"d_{self.name}", *(self.name + layout for layout in LAYOUTS if self.narrow_rows)
+
+    @property
+    def makes_kv_heads(self) -> bool:
+        """Whether ranks hold the same of it where they are more than there are kv heads."""
+        return "K" in self.sharding.dims and "R" not in self.sharding.dims
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,6 @@ FEATURES: Final[Mapping[str, Predicate]] = {
     "workload {workload}": _other_than("workload", "pretrain", "pretrain_oom", "sft", "ci"),
     "mlp {mlp}": _other_than("mlp", *KINDS),
     "experts": _above("num_experts", 0),
-    "context_parallel": _above("context_parallel", 1),
     "expert_parallel": _above("expert_parallel", 1),
     "offload": _other_than("offload", "no"),
     "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal, CUSTOM),
@@ -167,6 +166,8 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         data_parallel=replicas(row) or 1,
         tensor_parallel=tensor,
         pipeline_parallel=pipeline,
+        context_parallel=row.counts.get("context_parallel", 1),
+        context_kind=stack.context,
         virtual_pipeline=chunks,
         sequence_parallel=sequence_parallel and tensor > 1,  # Megatron-LM turns it off for one rank
         micro_batch=row.counts.get("micro_batch", 1),  # the least, where a row states none

@@ -179,8 +179,7 @@ class _Ranks:
 
     def _key(self, rank: int) -> tuple[int, ...]:
         """Where it stands along the axes by which extents differ."""
-        axes = dict.fromkeys(axis for _, axis in self.stages.workload.sizes.tables)
-        return tuple(self.places[rank][axis] for axis in axes)
+        return tuple(self.places[rank][axis] for axis in self.stages.workload.sizes.telling)
 
     def _here(self, rank: int) -> tuple[Workload, Trace]:
         key, workload = self._key(rank), self.stages.workload

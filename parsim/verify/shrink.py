@@ -47,6 +47,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
         **_replicas(plan, 2),
         tensor_parallel=min(plan.tensor_parallel, 2),
         pipeline_parallel=min(plan.pipeline_parallel, 2),
+        context_parallel=min(plan.context_parallel, 2),
         virtual_pipeline=min(plan.virtual_pipeline, 2),
         micro_batch=min(plan.micro_batch, 2),
         layers_per_stage=None,

@@ -150,6 +150,7 @@ ROOM = {
     "what the attack on planner, limits and sweeps left": 75,
     "steady states of schedules, passes of many structures folded together": 365,
     "linear layers in 8 and 4 bits": 480,
+    "sequences over ranks of their own, kv heads that several hold": 470,
 }
 
 

@@ -61,6 +61,7 @@ def numbers_come_out_right(algorithm: CollectiveAlgorithm, operation: str) -> No
                 "reduce": total if rank == 0 else got[rank],  # what the others are left with means nothing
                 "broadcast": arrays[0],
                 "all_gather": np.concatenate(arrays),
+                "shift": arrays[rank - 1],
                 "reduce_scatter": total[own],
                 "all_to_all": np.concatenate([array[own] for array in arrays]),
             }[operation]
@@ -72,7 +73,7 @@ def communicated(algorithm: CollectiveAlgorithm, operation: str, arrays: list[np
     n, machine = len(arrays), Machine(len(arrays))
     for rank, array in enumerate(arrays):
         machine.hold(rank, "x", array.copy(), 4)
-    target = "y" if operation in ("all_gather", "reduce_scatter") else None
+    target = "y" if operation in ("all_gather", "reduce_scatter", "shift") else None
     machine.communicate(operation, "tp", range(n), ["x"], target, algorithm.transfers(operation, n, "sum"), dim=0, itemsize=4)
     return [machine.get(rank, target or "x") for rank in range(n)]
 

@@ -119,7 +119,7 @@ def test_another_algorithm_in_the_registry_changes_no_default(operation: str, mo
     assert (
         choose(operation)
         is before
-        is COLLECTIVES.get({"reduce": "star", "broadcast": "star", "all_to_all": "pairwise"}.get(operation, "ring"))
+        is COLLECTIVES.get({"reduce": "star", "broadcast": "star", "all_to_all": "pairwise", "shift": "rotation"}.get(operation, "ring"))
     )
 
 

@@ -12,6 +12,7 @@ from parsim import collectives, schedules
 from parsim.collectives.ring import Ring
 from parsim.executor.job import Job
 from parsim.executor.lockstep import Mail
+from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.legality import faults
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan
@@ -60,6 +61,7 @@ def test_one_hundred_drawn_plans_meet_every_value_of_every_switch() -> None:
         "rank_order": set(ORDERS),
         "optimizer": set(OPTIMIZERS),
         "zero_stage": {0, 1, 2, 3},
+        "context_kind": set(kinds()),
         "attention": {"unfused", "fused_softmax", "flash"},
         "gradient_dtype": {"fp32", "compute"},
         "gradient_copies": {"none", "update", "sum"},
@@ -73,12 +75,20 @@ def test_one_hundred_drawn_plans_meet_every_value_of_every_switch() -> None:
         **{key: {True, False} for key in ("optimizer_in_backward", "host_float32_gradients", *MEMORY_FLAGS)},
     }.items():
         assert met[name] == expected, name
-    for name in ("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "recompute_every"):
+    for name in (
+        "data_parallel",
+        "tensor_parallel",
+        "context_parallel",
+        "pipeline_parallel",
+        "virtual_pipeline",
+        "micro_batch",
+        "recompute_every",
+    ):
         assert len(met[name]) >= 2, name
     for name in ("zero_group", "layers_per_stage", "recompute_modules", "recompute_ops", "loss_chunks"):
         assert len(met[name]) >= 3, name
     assert {fusion for fusions in met["fusions"] for fusion in fusions} == set(FUSIONS)  # type: ignore[attr-defined]
-    assert {name for chosen in met["collectives"] for _, name in chosen} == set(collectives.names()) - {"pairwise"}  # type: ignore[attr-defined]
+    assert {name for chosen in met["collectives"] for _, name in chosen} == set(collectives.names()) - {"pairwise", "rotation"}  # type: ignore[attr-defined]
     assert max(met["num_devices"]) == MOST_RANKS  # type: ignore[type-var]
 
 

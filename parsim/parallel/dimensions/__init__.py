@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from parsim.model.dims import TOKENS
+from parsim.model.dims import REVERSED, TOKENS
 from parsim.registry import Registry
 
 
@@ -27,6 +27,10 @@ class Degrees(Protocol):
     @property
     def zero_group(self) -> int | None:
         """Ranks over which ZeRO shards; None: all replicas."""
+
+    @property
+    def context_kind(self) -> str:
+        """What attention does where context parallelism splits sequences."""
 
     @property
     def dimensions(self) -> tuple[tuple[str, int], ...]:
@@ -45,9 +49,12 @@ class Dimension:
     shards: tuple[str, ...]  # ('K', 'F', 'V')
     source: str
     nesting: int | None = 50  # places its axis on the mesh, the outermost lowest; None: on or off, over the axis of another dimension
-    degree: Callable[[Degrees], int] | None = None  # ranks along the axis; None: the plan's value of this name
+    degree: Callable[[Degrees], int] | None = None  # ranks along the axis, or whether it is on; None: the plan's value of this name
     waits_for: str = "collectives that no compute hides"  # what compute waits for where its axis is exposed; after "it waits for "
     share: Callable[[int, int], Sequence[int]] | None = None  # (extent, ranks) -> the extent of each rank; None: equal parts
+    chunks: Callable[[int], Sequence[int]] | None = (
+        None  # ranks -> equal chunks of a sequence as they lie from rank to rank; None: in order
+    )
     replicates: bool = False  # its ranks hold the same weights: gradients are summed over it step by step, and ZeRO shards over it
     view: str = DENSE  # of the ranks of a stage; OUTSIDE: its axis stands around both views
     fills: bool = False  # takes the ranks that other axes of the expert view leave
@@ -72,7 +79,7 @@ def axes() -> tuple[str, ...]:
     """The mesh axes, outermost first: a dim that several axes shard nests in this order.
 
     >>> axes()
-    ('pp', 'dp_replicate', 'dp', 'tp')
+    ('pp', 'dp_replicate', 'dp', 'cp', 'tp')
     """
     return tuple(_by_axis(all_dimensions()))
 
@@ -81,7 +88,7 @@ def axes_of(view: str) -> tuple[str, ...]:
     """The mesh axes of one view, outermost first.
 
     >>> axes_of(OUTSIDE), axes_of(DENSE)
-    (('pp', 'dp_replicate'), ('dp', 'tp'))
+    (('pp', 'dp_replicate'), ('dp', 'cp', 'tp'))
     """
     return _axes_of(all_dimensions(), view)
 
@@ -129,7 +136,7 @@ def degrees(plan: Degrees) -> dict[str, int]:
     """Ranks along each axis, in mesh order."""
     every = all_dimensions()
     own, experts = _by_axis(every), _axes_of(every, EXPERT)
-    found = {axis: each.degree(plan) if each.degree else _degree_of(plan, each) for axis, each in own.items()}
+    found = {axis: _degree_of(plan, each) for axis, each in own.items()}
     others = math.prod(found[axis] for axis in experts)
     if others > 1 or {own[axis].name for axis in experts} & dict(plan.dimensions).keys():
         left = math.prod(found[axis] for axis in _axes_of(every, DENSE)) // others
@@ -149,6 +156,13 @@ def split(plan: Degrees, dim: str) -> int:
     return math.prod(found[axis] for axis in rules(switched_on(plan, found)).get(dim, ()))
 
 
+def chunks(plan: Degrees) -> tuple[int, ...]:
+    """The equal chunks of a sequence as they lie from its first rank to its last; () where tokens lie in their own order."""
+    found = degrees(plan)
+    laid = (each for name in switched_on(plan, found) if (each := DIMENSIONS.get(name)).chunks)
+    return next((tuple(each.chunks(found[each.axis])) for each in laid if each.chunks), ())
+
+
 def switched_on(plan: Degrees, found: Mapping[str, int]) -> tuple[str, ...]:
     """Names of the dimensions that are on, in mesh order: an axis of degree 1 is off."""
     every = _in_mesh_order(all_dimensions())
@@ -163,6 +177,8 @@ def _in_mesh_order(every: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
 
 def _degree_of(plan: Degrees, dimension: Dimension) -> int:
     """What the plan says of a dimension; where it says nothing, 1 rank, or off for one that has no ranks of its own."""
+    if dimension.degree:
+        return int(dimension.degree(plan))
     if (stated := getattr(plan, dimension.name, None)) is not None:
         return int(stated)
     return int(dict(plan.dimensions).get(dimension.name, 0 if dimension.nesting is None else 1))
@@ -182,7 +198,6 @@ def rules(on: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
 
 @functools.lru_cache(maxsize=1024)
 def _rules(on: tuple[Dimension, ...], every: tuple[Dimension, ...]) -> Mapping[str, tuple[str, ...]]:
-    order = tuple(_by_axis(every))
     found: dict[str, set[str]] = {}
     for dimension in on:
         for dim in dimension.shards:
@@ -192,4 +207,14 @@ def _rules(on: tuple[Dimension, ...], every: tuple[Dimension, ...]) -> Mapping[s
     is_expert = any(dimension.view == EXPERT for dimension in on)
     inside = found.get("G", set()) | around if is_expert else tokens - found.get("E", set())
     found |= {TOKENS: tokens, "G": inside}
-    return {dim: tuple(a for a in order if a in over) for dim, over in found.items() if over}
+    return {dim: nest_order(dim, over, every) for dim, over in found.items() if over}
+
+
+def nest_order(dim: str, over: Iterable[str], every: tuple[Dimension, ...] | None = None) -> tuple[str, ...]:
+    """Axes as they nest over a dim, outermost first.
+
+    >>> nest_order("F", ("tp", "cp")), nest_order("A", ("tp", "cp"))
+    (('cp', 'tp'), ('tp', 'cp'))
+    """
+    order = tuple(_by_axis(every or all_dimensions()))
+    return tuple(sorted(over, key=order.index, reverse=dim in REVERSED))

@@ -79,6 +79,7 @@ CASES: dict[str, Case] = {
     "softmax": ((SCORES,), {}, 5 * 180),
     "softmax_grad": ((SCORES, SCORES), {}, 4 * 180),
     "flash_attention": ((Q, KV, KV), dict(MASK), 4 * 2 * 12 * 2 * 2 * 3),  # 4 C pairs B K R
+    "flash_attention_more": ((Q, LSE, Q, KV, KV), dict(MASK), 4 * 2 * 12 * 2 * 2 * 3),
     "flash_attention_grad": ((Q, KV, KV, Q, LSE, Q), dict(MASK), 10 * 2 * 12 * 2 * 2 * 3),
     "lookup": ((TOKENS, ones(7, 4)), {"offset": 0}, 0),
     "lookup_grad": ((TOKENS, X, ones(5, 4)), {"offset": 1}, 24),

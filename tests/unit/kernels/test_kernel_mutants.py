@@ -66,7 +66,7 @@ def _every_key_is_seen(patch: pytest.MonkeyPatch) -> None:
 
 def _the_angles_of_the_first_positions_are_kept_for_all(patch: pytest.MonkeyPatch) -> None:
     right = lookup._turn
-    patch.setattr(lookup, "_turn", lambda offset, *rest: right(0, *rest))
+    patch.setattr(lookup, "_turn", lambda positions, *rest: right(((0, positions[-1][1] - positions[0][0]),), *rest))
 
 
 def _an_outer_product_in_another_order() -> None:

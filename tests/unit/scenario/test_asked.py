@@ -11,6 +11,7 @@ from parsim import catalog, scenario
 from parsim.catalog.spelling import squeeze
 from parsim.errors import ScenarioError, nearest
 from parsim.model import families
+from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.plan import KEYS
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import asked
@@ -44,6 +45,10 @@ def faults_of(section: str, **keys: object) -> list[str]:
     ("section", "key", "meant"),
     [
         *(("plans", key, "tensor_parallel") for key in ("tp", "TP", "tp_size", "tensor_model_parallel_size", "--tensor-parallel-degree")),
+        *(
+            ("plans", key, "context_parallel")
+            for key in ("cp", "context_parallel_size", "ulysses_sequence_parallel_size", "sequence_parallel_size")
+        ),
         *(("plans", key, "zero_stage") for key in ("zero", "zero_optimization_stage")),
         *(("plans", key, "recompute") for key in ("gradient_checkpointing", "recompute-granularity", "activation_checkpointing")),
         *(("plans", key, "micro_batch") for key in ("micro_batch_size", "per_device_train_batch_size", "train_micro_batch_size_per_gpu")),
@@ -91,7 +96,6 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
 @pytest.mark.parametrize(
     ("section", "keys", "said"),
     [
-        ("plans", ("context_parallel", "cp", "context_parallel_size", "ring_attention", "ulysses"), "context parallelism is not built"),
         ("plans", ("expert_parallel", "ep", "expert_model_parallel_size"), "experts are not built"),
         ("model", ("num_experts", "top_k", "moe_intermediate_size", "num_local_experts", "num_experts_per_tok"), "experts are not built"),
         ("plans", ("lora_rank", "lora", "quantization", "freeze", "load_in_4bit", "peft"), "adapters (LoRA) and quantized weights are not"),
@@ -268,6 +272,7 @@ def test_values_of_the_table_are_legal() -> None:
     legal = {
         "dtype": [*RECIPES, FP8],
         "schedule": schedules.names(),
+        "context_kind": kinds(),
         "stack": catalog.names("stacks"),
         "model": catalog.names("models"),
     }

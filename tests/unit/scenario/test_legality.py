@@ -44,7 +44,7 @@ def test_a_plan_that_fits_has_no_fault(plan):
     ("plan", "field", "said"),
     [
         (Plan(tensor_parallel=3), "tensor_parallel", 'tensor_parallel = 3 does not divide num_kv_heads = 4 of model "m". Legal: 1, 2, 4'),
-        (Plan(tensor_parallel=8), "tensor_parallel", "(replicating kv heads is not built). Legal: 1, 2, 4"),
+        (Plan(tensor_parallel=16), "tensor_parallel", 'not divide num_heads = 8 of model "m". Legal: 1, 2, 4, 8 (above 4, kv heads are'),
         (Plan(sequence_parallel=True), "sequence_parallel", "but tensor_parallel = 1. Set tensor_parallel above 1"),
         (
             Plan(pipeline_parallel=13),

@@ -75,7 +75,7 @@ SENTENCES = {
     "hf-phi-3-mini.yaml": ("model_type 'phi3' is not read",),
     "hf-qwen3-8b.yaml": ("model_type 'qwen3' is not built: norms of queries and keys",),
     "infer.yaml": ("inference is not built: only training steps are predicted",),
-    "kvtp.yaml": ("replicating kv heads is not built",),
+    "kvtp.yaml": ("tensor_parallel = 8 does not divide num_heads = 28",),
     "lora.yaml": ("frozen weights, adapters (LoRA) and quantized weights are not built",),
     "mistralsw.yaml": ("sliding_window = 4096 is below the 32768 tokens of a sequence",),
     "mixed.yaml": ("mixed nodes are not built",),

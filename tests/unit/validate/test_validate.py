@@ -149,7 +149,6 @@ def test_rows_of_ci_count_for_memory_only(tmp_path):
     [
         ({"mlp": "geglu"}, "needs mlp geglu"),
         ({"num_experts": "8"}, "needs experts"),
-        ({"context_parallel": "2"}, "needs context_parallel"),
         ({"offload": "yes"}, "needs offload"),
         ({"recompute": "some"}, "needs recompute some"),
         ({"recompute": "custom", "notes": "recompute_modules=[layernorm moe_act]"}, "moe_act"),

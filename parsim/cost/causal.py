@@ -1,0 +1,58 @@
+"""Which tokens of a sequence a rank holds, as runs of neighbours, and the pairs of query and key that a causal mask leaves of some runs.
+
+A sequence lies on its ranks in equal chunks, in an order that a dimension states: what is cut is that row of chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+Stretch = tuple[int, int]  # the first position, and the one behind the last
+
+
+def runs_of(length: int, chunks: Sequence[int], start: int, stop: int) -> tuple[Stretch, ...]:
+    """The positions of what lies from place `start` to `stop` of a sequence in such chunks; none: in its own order.
+
+    >>> runs_of(16, (0, 3, 1, 2), 8, 16), runs_of(16, (0, 3, 1, 2), 2, 8)
+    (((4, 12),), ((2, 4), (12, 16)))
+    """
+    if not chunks:
+        return ((start, stop),)
+    size, found = length // len(chunks), list[Stretch]()
+    for place in range(start // size, -(-stop // size)):
+        first = (chunks[place] - place) * size
+        run = max(start, place * size) + first, min(stop, (place + 1) * size) + first
+        if found and found[-1][1] == run[0]:
+            run = found.pop()[0], run[1]
+        found.append(run)
+    return tuple(found)
+
+
+def causal_pairs(queries: Iterable[Stretch], keys: Iterable[Stretch]) -> int:
+    """Pairs of which the key is the query itself or comes before it.
+
+    >>> causal_pairs([(0, 4)], [(0, 4)]), causal_pairs([(4, 6)], [(0, 4), (8, 9)])
+    (10, 8)
+    """
+    return sum(_pairs(query, key) for key in _union(keys) for query in queries)
+
+
+def _union(runs: Iterable[Stretch]) -> Iterator[Stretch]:
+    """The same positions in as few runs as hold them."""
+    start = stop = 0
+    for run in sorted(runs):
+        if run[0] != stop:
+            yield start, stop
+            start = run[0]
+        stop = run[1]
+    yield start, stop
+
+
+def _pairs(queries: Stretch, keys: Stretch) -> int:
+    """Each query sees all keys, of which it then lacks those behind it: two triangles that may be cut off."""
+    from_first, behind = (_triangle(queries[1] - key) - _triangle(queries[0] - key) for key in keys)
+    return from_first - behind
+
+
+def _triangle(side: int) -> int:
+    return side * (side + 1) // 2 if side > 0 else 0

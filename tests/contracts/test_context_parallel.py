@@ -1,0 +1,231 @@
+"""Context parallelism: sequences over ranks of their own, and what attention does about it, a file a kind."""
+
+from __future__ import annotations
+
+import importlib
+import tracemalloc
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from made_up import mixture, registered
+from parsim.cost.causal import causal_pairs, runs_of
+from parsim.estimator.estimate import estimate, estimates
+from parsim.executor.run import execute
+from parsim.model.parameters import num_parameters
+from parsim.parallel.dimensions.context import kinds, zigzag
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Batch, Plan
+from parsim.scenario import from_mapping
+from parsim.step import lower
+from parsim.step.structure import Structure
+from parsim.units import PS_PER_S
+from parsim.verify import verify_plan
+from support import GPT, STACKS, scenario, tiered
+
+OTHERS: dict[str, dict[str, object]] = {
+    "dp": {"data_parallel": 2},
+    "tp": {"tensor_parallel": 2},
+    "sp": {"tensor_parallel": 2, "sequence_parallel": True},
+    "pp": {"pipeline_parallel": 2},
+    "zbh1": {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"},
+    "selective": {"recompute": "selective"},
+    "full": {"recompute": "full"},
+    "zero1": {"data_parallel": 2, "zero_stage": 1},
+    "zero2": {"zero_stage": 2},
+    "zero3": {"data_parallel": 2, "zero_stage": 3},
+    "hsdp": {"data_parallel": 4, "zero_stage": 3, "zero_group": 2},
+    "master": {"gradient_sync": "master"},
+    "offload": {"zero_stage": 1, "offload_optimizer": True},
+    "four": {"context_parallel": 4},
+}
+KINDS = ("all_gather", "contiguous", "ulysses", "ring")
+CASES = [(kind, others) for size in (0, 1, 2) for others in combinations(OTHERS, size) for kind in KINDS]
+LLAMA = replace(GPT, norm="rms_norm", positions="rotary", activation="swiglu", bias=False, qkv_bias=False, tied_embedding=False)
+ENCODER = replace(GPT, causal=False, norm_last=True, num_token_types=2, head="text", num_labels=4, tied_embedding=False)
+
+
+def plan_of(kind: str, others: tuple[str, ...] = ()) -> Plan:
+    fields = {key: value for other in others for key, value in OTHERS[other].items()}
+    return Plan(**{"context_parallel": 2, "context_kind": kind, **fields})  # type: ignore[arg-type]
+
+
+def is_usual(number: int, others: tuple[str, ...]) -> bool:
+    """Each other axis with one kind, so that each kind meets a third of them."""
+    return len(others) == 1 and number % len(KINDS) == list(OTHERS).index(others[0]) % len(KINDS)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [tiered((number, *case), "-".join((case[0], *case[1])), slow=not is_usual(number, case[1])) for number, case in enumerate(CASES)],
+)
+def test_context_parallelism_keeps_the_contract_on_every_rank(case: tuple[int, str, tuple[str, ...]]) -> None:
+    number, kind, others = case
+    plan, stack = plan_of(kind, others), STACKS[number % len(STACKS)]
+    stack = replace(stack, attention="flash") if kind == "ring" else stack
+    batch, model = Batch(4 * plan.data_parallel, 8), (GPT, LLAMA)[number // 2 % 2]
+    if faults(plan, model, batch, plan.num_devices, stack=stack):
+        pytest.skip("not legal")
+    assert not [check for check in verify_plan(scenario(model=model, batch=batch, stack=stack), plan, "toy") if not check.ok]
+
+
+@pytest.mark.parametrize(("kind", "others"), [("all_gather", "dp"), ("contiguous", "master"), ("ulysses", "zero3"), ("ring", "four")])
+def test_an_encoder_finds_the_first_token_wherever_it_lies_and_its_label_is_not_summed(kind: str, others: str) -> None:
+    plan = plan_of(kind, (others,))
+    toy = scenario(model=ENCODER, stack=STACKS[2], batch=Batch(4 * plan.data_parallel, 8))
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
+
+
+def test_zigzag_gives_each_rank_a_chunk_from_each_end() -> None:
+    """Llama 3, section 3.3.2: rank i has the chunks i and 2 x cp - 1 - i."""
+    for num_ranks in (1, 2, 3, 8):
+        chunks = zigzag(num_ranks)
+        assert [chunks[2 * rank : 2 * rank + 2] for rank in range(num_ranks)] == [(i, 2 * num_ranks - 1 - i) for i in range(num_ranks)]
+
+
+def test_runs_and_pairs_are_those_of_a_mask_written_out() -> None:
+    chunks, length = (2, 0, 3, 1), 12
+    order = [token for chunk in chunks for token in range(3 * chunk, 3 * chunk + 3)]
+    for start in range(length):
+        for stop in range(start + 1, length + 1):
+            own = runs_of(length, chunks, start, stop)
+            assert [token for run in own for token in range(*run)] == order[start:stop]
+            for keys in (range(length), order[3:8]):
+                seen = sum(key <= query for query in order[start:stop] for key in keys)
+                assert causal_pairs(own, [(key, key + 1) for key in keys]) == seen
+
+
+def attention_flops(kind: str, ranks: int) -> list[int]:
+    """Of one layer and sequence on each rank, forward and backward, as the kernels count them."""
+    chosen = scenario(batch=Batch(1, 8), stack=STACKS[2], model=replace(GPT, num_layers=1, tied_embedding=False))
+    own = [execute(chosen, Plan(context_parallel=ranks, context_kind=kind)).ledgers[rank].flops for rank in range(ranks)]
+    return [each - min(own) for each in own]
+
+
+def test_under_zigzag_all_ranks_have_as_many_pairs_and_else_the_last_has_most() -> None:
+    """8 tokens on 2 ranks: 36 pairs are 18 and 18, or 10 and 26; a pair costs 14 x head_dim FLOPs a head."""
+    assert attention_flops("all_gather", 2) == [0, 0] and attention_flops("ulysses", 2) == [0, 0]
+    assert attention_flops("contiguous", 2) == [0, (26 - 10) * 14 * 4 * 4]
+
+
+def test_estimate_prices_the_rank_that_has_most_pairs() -> None:
+    chosen = scenario(stack=STACKS[2])
+    zigzag_, contiguous = (estimate(chosen, plan_of(kind)) for kind in ("all_gather", "contiguous"))
+    assert contiguous.flops[0] - zigzag_.flops[0] == 8 * GPT.num_layers * (26 - 18) * 14 * 4 * 4
+    assert contiguous.flops[0] == execute(chosen, plan_of("contiguous")).ledgers[1].flops
+
+
+def test_keys_and_values_are_gathered_forward_and_again_backward_and_their_gradients_scattered() -> None:
+    sent = estimate(scenario(stack=STACKS[2]), plan_of("all_gather")).sent_bytes[0]
+    block = 4 * 16 * 2  # tokens of a rank x heads and their width x bf16
+    gradients = num_parameters(replace(GPT, vocab_size=64)) * 2  # bf16, once round a ring of two
+    assert sent["cp"] == 8 * GPT.num_layers * 2 * 3 * block + gradients  # micro_batches x layers x keys and values x ways
+
+
+def test_ulysses_sends_half_of_all_heads_there_and_of_the_mix_back() -> None:
+    """Jacobs et al. 2023, section 3.2: queries, keys, values and the mix, each all_to_all forward and backward."""
+    sent = estimate(scenario(stack=STACKS[2]), plan_of("ulysses")).sent_bytes[0]
+    block = 4 * 16 * 2 // 2
+    assert sent["cp"] == 8 * GPT.num_layers * 4 * 2 * block + num_parameters(replace(GPT, vocab_size=64)) * 2
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_ring_hands_blocks_on_all_but_once_round_and_their_gradients_all_the_way(ranks: int) -> None:
+    """Liu et al. 2023, section 3: keys and values n - 1 times each forward and backward, their gradients n times."""
+    sent = estimate(scenario(stack=STACKS[2]), Plan(context_parallel=ranks, context_kind="ring")).sent_bytes[0]
+    block, gradients = 8 // ranks * 16 * 2, num_parameters(replace(GPT, vocab_size=64)) * 2
+    moved = 8 * GPT.num_layers * 2 * (3 * ranks - 2) * block
+    assert moved + 2 * (ranks - 1) * gradients // ranks <= sent["cp"] < moved + 2 * (ranks - 1) * gradients / ranks + 2 * ranks
+
+
+@pytest.mark.parametrize("split", [(("expert_split", 2), ("expert_ffn", 2)), (("expert_split", 4),)], ids=["ep-etp", "ep"])
+def test_experts_lie_over_the_ranks_of_a_sequence_too(split: tuple[tuple[str, int], ...], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, registered(tmp_path, patch) as package:
+        plan = Plan(data_parallel=2, context_parallel=2, zero_stage=3, dimensions=split)
+        assert not faults(plan, mixture(package), Batch(8, 8), 4)
+        toy = scenario(model=mixture(package), batch=Batch(8, 8))
+        assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
+
+
+@pytest.mark.parametrize(("zero", "group"), [(0, "dp+cp"), (3, "dp+cp")])
+def test_weights_are_replicated_over_the_ranks_of_a_sequence_and_zero_shards_over_these_too(zero: int, group: str) -> None:
+    plan, chosen = Plan(data_parallel=2, context_parallel=2, zero_stage=zero), scenario()
+    step = lower.lower(Structure.of(chosen.model, chosen.batch, plan, chosen.stack))
+    assert {weight.group.name for segment in step.segments.values() for weight in segment.weights} == {group}
+
+
+STRIPED = '''"""Tokens dealt out one by one (Brandon et al. 2023, arXiv:2311.09431), of sequences of 8."""
+
+from parsim.parallel.dimensions.context import register_kind
+
+
+def striped(num_ranks):
+    return [token for rank in range(num_ranks) for token in range(rank, 8, num_ranks)]
+
+
+register_kind("striped", ("Q",), "made up", striped)
+'''
+
+
+def test_a_kind_of_ones_own_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with registered(tmp_path, monkeypatch):
+        (tmp_path / "striped_file.py").write_text(STRIPED)
+        importlib.import_module("striped_file")
+        assert "striped" in kinds()
+        checks = verify_plan(scenario(model=LLAMA, stack=STACKS[2]), plan_of("striped", ("tp",)), "toy")
+        assert not [check for check in checks if not check.ok]
+        (flops,) = (check.detail for check in checks if check.quantity == "FLOPs")
+        assert "by rank" in flops  # 16 pairs and 20
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (Plan(context_parallel=3), "context_parallel = 3 cuts a sequence into 6 chunks, which do not divide sequence_length = 8"),
+        (
+            Plan(context_parallel=4, tensor_parallel=4, sequence_parallel=True),
+            "context_parallel = 4 cuts a sequence into 8 chunks, and sequence_parallel into 16 parts",
+        ),
+        (
+            Plan(context_parallel=4, context_kind="ulysses", tensor_parallel=2),
+            'context_kind = ulysses cuts the 4 kv heads of model "toy gpt" into 8 parts. Legal context_parallel: 1, 2; or another',
+        ),
+        (Plan(context_parallel=2, context_kind="ring", micro_batch=2), "context_kind = ring merges what attention makes of one block"),
+        (Plan(context_parallel=2, context_kind="contigous"), "unknown context_kind 'contigous' (did you mean 'contiguous'?)"),
+    ],
+)
+def test_what_does_not_divide_is_a_fault_with_a_way_out(plan: Plan, said: str) -> None:
+    (fault,) = faults(plan, GPT, Batch(8, 8), plan.num_devices, stack=STACKS[0])
+    assert str(fault).startswith(said)
+
+
+def test_plans_together_are_priced_as_each_alone() -> None:
+    """Rings of 2 and 4 ranks are two Steps; so are 2 ranks that hold a kv head each, and 4 that hold copies."""
+    plans = [Plan(context_parallel=ranks, context_kind=kind) for ranks in (1, 2, 4) for kind in KINDS if kind != "ulysses"]
+    plans += [Plan(tensor_parallel=ranks) for ranks in (2, 4)]
+    chosen = scenario(model=replace(LLAMA, num_kv_heads=2), stack=STACKS[2])
+    together = estimates(chosen, plans)
+    alone = [estimate(chosen, plan) for plan in plans]
+    assert [round(each * PS_PER_S) for each in together.step_s] == [round(each.step_s * PS_PER_S) for each in alone]
+    assert together.peak_bytes.tolist() == [each.peak_bytes for each in alone]
+
+
+def test_a_million_tokens_are_estimated_without_a_table_of_pairs() -> None:
+    plan = {"context_parallel": 64, "tensor_parallel": 8, "sequence_parallel": True, "zero_stage": 3, "recompute": "full"}
+    chosen = from_mapping(
+        {
+            "model": {"base": "llama3-70b", "max_positions": 2**20, "num_layers": 2},
+            "cluster": {"node": "hgx-h100-80gb", "num_nodes": 128, "fabric": "ib-ndr-8rail"},
+            "batch": {"global_batch": 4, "sequence_length": 2**20},
+            "stack": "megatron-core",
+            "plans": {"long": plan},
+        }
+    )
+    tracemalloc.start()
+    flops = estimate(chosen, "long").flops[0]
+    most, _ = tracemalloc.get_traced_memory()[1], tracemalloc.stop()
+    pairs, passes = 2**20 * (2**20 + 1) // 2, 2 * 2 * (4 + 4 + 10)  # micro_batches x layers x FLOPs with the forward twice
+    attention = passes * 128 * (64 // 8) * pairs // 64
+    assert attention < flops < 1.2 * attention and most < 2**26
