@@ -7,7 +7,7 @@ representative: the first rank where all are alike, the worst one, which has the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from parsim.cluster.scalars import distinct_rows
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FREE, GRADIENT, MASTER, PLACEMENTS
 from parsim.model.spec import ModelSpec
-from parsim.parallel.dimensions import DENSE, EXPERT, axes, axis_of, rules, split, switched_on, uneven, view_of
+from parsim.parallel.dimensions import DENSE, EXPERT, UnevenShare, all_dimensions, axes, axis_of, rules, split, switched_on, uneven, view_of
 from parsim.parallel.dimensions import degrees as degrees_of
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import fastest_first, order_of
@@ -191,7 +191,8 @@ def _check_range(dims: Mapping[str, Ints], model: ModelSpec) -> None:
     """
     extent = {dim: float(values.max()) for dim, values in dims.items()}
     width = math.prod(extent.get(dim, 0.0) for dim in "KRC")
-    widest = max(width, *(extent.get(dim, 0.0) for dim in "DFVYI"))
+    chosen = extent.get("J", 0.0) * extent.get("Q", 0.0) * extent["M"] / (extent["B"] * extent["S"])  # of all experts of a token
+    widest = max(width, chosen, *(extent.get(dim, 0.0) for dim in "DFLVYI"))
     largest = 2 * extent["B"] * extent["S"] * max(extent["D"] * widest, width * extent["S"])
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
         raise ScenarioError(
@@ -218,7 +219,9 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     same = {**dict.fromkeys("STZ", batch.sequence_length), **model.extents}
     dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
     dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))
-    dims["M"] = dims["G"] = dims["B"] * batch.sequence_length
+    dims["M"] = dims["G"] = dims["B"] * batch.sequence_length // model.run_length(batch.sequence_length)
+    loads = model.expert_loads(batch.sequence_length)
+    dims |= dict.fromkeys("QX", np.full(plans.num_plans, sum(loads), dtype=np.int64)) if loads else {}
     if "V" in same:
         padded = plans.numbers(MESH, lambda plan: padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")))
         dims["V"] = dims["W"] = padded
@@ -234,17 +237,27 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     states = {states_role(name): each.state_bytes(dtype_bytes[stored[MASTER]]) for name, each in OPTIMIZERS.items()}
     itemsize = {**FIXED_ITEMSIZE_BYTES, **states, **{role: dtype_bytes[dtype] for role, dtype in stored.items()}}
     orders, order = plans.each(("rank_order",), lambda plan: fastest_first(plan.rank_order))
-    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, _tables(plans, dims, degrees))
+    shares = (*uneven(), *_slots(loads))
+    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, _tables(plans, dims, degrees, shares))
 
 
-def _tables(plans: Plans, dims: Mapping[str, Ints], degrees: Mapping[str, Ints]) -> dict[tuple[str, str], Table]:
+def _slots(loads: tuple[int, ...]) -> Iterator[UnevenShare]:
+    """The slots of the experts of each rank, where some have more than others."""
+    starts = np.cumsum((0, *loads))
+    if len(set(loads)) > 1:
+        for each in (each for each in all_dimensions() if "X" in each.shards):
+            yield "X", each.axis, lambda extent, ranks: np.diff(starts[:: len(loads) // ranks]).tolist()
+
+
+def _tables(
+    plans: Plans, dims: Mapping[str, Ints], degrees: Mapping[str, Ints], known: tuple[UnevenShare, ...]
+) -> dict[tuple[str, str], Table]:
     """The tables of dimensions that are on, by each name that a relabel may give their dims; a position that a plan lacks has nothing.
 
     Raises:
         PlanError: a table does not share out its dim, or its axis cuts the same extent otherwise under another name.
     """
     found: dict[tuple[str, str], Table] = {}
-    known = uneven()
     on = set(plans.each(MESH, lambda plan: switched_on(plan, degrees_of(plan)))[0]) if known else set()
     cut = {(dim, axis) for names in on for dim, over in rules(names).items() for axis in over}
     for dim, axis, share in known:

@@ -5,7 +5,7 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -126,8 +126,13 @@ def weight_bytes(task: Compute, sizes: Sizes) -> Ints:
 def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:
     """m, n and k of one matrix of a GEMM."""
     size = extents(task, sizes)
-    m, n, k = (np.prod([sizes.zero + 1, *(size[dim] for dim in dims)], axis=0) for dims in _sides(task))
+    m, n, k = (_rows_of_one(task, dims, np.prod([sizes.zero + 1, *(size[dim] for dim in dims)], axis=0), size) for dims in _sides(task))
     return m, n, k
+
+
+def _rows_of_one(task: Compute, dims: list[str], extent: Ints, size: Mapping[str, Ints]) -> Ints:
+    """Of the side that counts tokens an expert has its part, on average."""
+    return -(-extent // size["E"]) if task.kernel == "grouped_gemm" and "X" in dims else extent
 
 
 def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:

@@ -22,7 +22,7 @@ from parsim.errors import ScenarioError
 from parsim.estimator.passes import Stages
 from parsim.estimator.streams import Streams, exposure
 from parsim.estimator.worst import ranks_of_plans
-from parsim.parallel.dimensions import DIMENSIONS, axes, names, replica_axes
+from parsim.parallel.dimensions import DIMENSIONS, EXPERT, axes, axes_of, names, replica_axes
 from parsim.parallel.plan import Plan
 from parsim.schedules.columnar import Bools, Columns
 from parsim.step.task import Collective, Task
@@ -191,8 +191,9 @@ def _waits(found: Fold, rank: int) -> tuple[tuple[str, int], ...]:
 
 
 def _links(workload: Workload) -> tuple[str, ...]:
-    """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on."""
-    own = {DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()}
+    """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on, as
+    those of experts."""
+    own = {DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()} - set(axes_of(EXPERT))
     usual = sorted((axis for axis in reversed(axes()) if axis in own), key=lambda axis: axis in replica_axes())
     return (*usual, *(link for link in workload.step.structure.links if link not in own))
 

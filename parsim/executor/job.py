@@ -122,7 +122,7 @@ class Job:
         found["expr"] = f"{', '.join(terms)} -> {' '.join(result.dims)}"
         return found
 
-    def _attribute(self, task: Compute, value: float | str, sizes: Sizes) -> float | int:
+    def _attribute(self, task: Compute, value: float | str, sizes: Sizes) -> float | int | tuple[int, ...]:
         """One attribute: a number, or a word such as `offset:V` with its number."""
         if not isinstance(value, str):
             return value
@@ -139,7 +139,12 @@ class Job:
                 return 1.0 / batch.global_batch
             case "unpadded":
                 return self.spec.extents[dim]
+            case "run":
+                return self.spec.run_length(batch.sequence_length)
         seen = (*task.inputs, *task.outputs)
         sharding = next(operand.sharding for operand in seen if isinstance(operand, Operand) and dim in operand.dims)
+        local, start = (int(count(sharding, dim)[0]) for count in (sizes.local, sizes.start))
+        if word == "loads":
+            return self.spec.expert_loads(batch.sequence_length)[start : start + local]
         assert word in ("local", "offset"), value
-        return int((sizes.local if word == "local" else sizes.start)(sharding, dim)[0])
+        return local if word == "local" else start

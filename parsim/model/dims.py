@@ -23,16 +23,19 @@ DIMS: Final = {
     "P": "rows of the position table",
     "E": "experts where they live",
     "N": "experts where they are chosen",
-    "M": "tokens, those of a rank one after another",
-    "G": "tokens inside experts",
+    "Q": "slots of experts in a run of tokens, where they are chosen",
+    "X": "the same where experts live",
+    "M": "runs of tokens, those of a rank one after another",
+    "G": "runs of tokens inside experts",
     "J": "ffn_hidden_size of an expert",
+    "L": "ffn_hidden_size of the experts that all tokens share",
 }
 TOKEN_DIMS: Final = frozenset("BSTZMG")  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back
 FREE: Final = ("M", "G")  # whose elements may lie in any order
-PLACEMENTS: Final = ("STZ", "EN")  # names of one extent, in several placements
+PLACEMENTS: Final = ("STZ", "EN", "QX")  # names of one extent, in several placements
 
 # What an element is charged at, by the role of its tensor: "compute", "gradient" and "master" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"

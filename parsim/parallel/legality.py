@@ -92,6 +92,9 @@ def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -
             return tuple(range(1, max(1, model.num_layers // 2) + 1))
         case "micro_batch":
             return divisors(batch.global_batch)
+        case "expert_parallel" | "expert_tensor_parallel":
+            parts = model.extents.get("E" if axis == "expert_parallel" else "J", 1)
+            return divisors(math.gcd(parts, num_devices))
     raise ParsimError(f"'{axis}' has no degrees{did_you_mean(axis, DEGREES)}", remedy=f"Axes with degrees: {', '.join(DEGREES)}.")
 
 
@@ -210,6 +213,11 @@ def _recompute_faults(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
         yield from recomputation.faults(plan, facts.model, facts.stack)
 
 
+def _tokens(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if facts.model is not None and facts.batch is not None:
+        yield from sharding_faults.tokens(plan, facts.model, facts.batch)
+
+
 def _optimizer(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     return sharding_faults.optimizer(plan, facts.batch)
 
@@ -228,6 +236,7 @@ def _of_batch(found: Callable[[Plan, Batch], Iterable[PlanFault]]) -> Callable[[
 
 _PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
+_EXPERTS: Final = ("expert_parallel", "expert_tensor_parallel", "tensor_parallel", "sequence_parallel")
 _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
 _DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "dimensions")  # a legal zero_group changes no number of ranks
 # Rules of single values, and those of values together, which a plan whose values are legal is asked.
@@ -250,6 +259,7 @@ RULES: Final = (
     Rule("recomputed ops", _AGAIN, _recompute_faults),
     Rule("other dimensions", MESH, _others),
     Rule("sequence parallelism", ("sequence_parallel", "tensor_parallel"), _of_batch(sharding_faults.sequence)),
-    Rule("tokens", (*MESH, "micro_batch"), _of_batch(sharding_faults.tokens)),
+    Rule("expert parallelism", _EXPERTS, _of_model(sharding_faults.experts)),
+    Rule("tokens", (*MESH, "micro_batch"), _tokens),
     Rule("micro_batches", _BATCH, _micro_batches, after="devices"),
 )

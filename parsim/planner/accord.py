@@ -157,7 +157,7 @@ def _no_less(plan: Plan, model: ModelSpec, stack: Stack) -> str:
     if plan.virtual_pipeline > 1:
         return "of its own accord the planner splits unevenly only what is not interleaved"
     blocks = blocks_of(model.architecture)
-    *layers, last = (of_block(blocks[name], model) for name, _ in model.layout[1:])
+    *layers, last = (of_block(blocks[name], model, active=True) for name, _ in model.layout[1:])
     bare = Plan(pipeline_parallel=plan.pipeline_parallel)
     splits = [split_of(replace(bare, layers_per_stage=each), model.num_layers) for each in _SPLITS]  # type: ignore[arg-type]
     tried = [layers_of(bare, model.num_layers, stack.layer_split), *filter(None, splits)]

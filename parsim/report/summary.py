@@ -9,7 +9,7 @@ from parsim import units
 from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions import DIMENSIONS, axis_of
-from parsim.parallel.plan import KEYS, Plan
+from parsim.parallel.plan import EXPERT_KEYS, KEYS, Plan
 from parsim.report.console import percent, say, show_table
 from parsim.report.results import LayerRow, Results, cannot_run, remarks, with_other_stack
 from parsim.report.whole import show_whole
@@ -22,7 +22,7 @@ _LEFT = ("plan", "recompute", "segment", "pass")
 # What the columns of a plan say already; another axis has a column where ranked plans differ in it.
 _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
-    *("recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions"),
+    *("recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions", *EXPERT_KEYS),
 )
 _OWN_COLUMN: Final = tuple(name for name in KEYS if name not in _SAID)
 
@@ -147,9 +147,10 @@ def _more_axes(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
 
 
 def _others(plan: Plan) -> dict[str, str]:
-    """Degrees of the dimensions without a key of their own, by axis; one that is on or off, by its name."""
-    known = {name: DIMENSIONS.get(name) for name, _ in plan.dimensions}
-    return {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in plan.dimensions}
+    """Degrees above 1 of experts' dimensions, and of those without a key of their own, by axis; one that is on or off, by its name."""
+    stated = tuple((name, getattr(plan, name)) for name in EXPERT_KEYS if getattr(plan, name) > 1) + plan.dimensions
+    known = {name: DIMENSIONS.get(name) for name, _ in stated}
+    return {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in stated}
 
 
 def _zero(plan: Plan) -> str:
