@@ -19,7 +19,7 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import all_dimensions
 from parsim.parallel.fault import divisors
 from parsim.parallel.legality import legal_degrees
-from parsim.parallel.plan import KEYS, Batch, Plan, Stack
+from parsim.parallel.plan import EXPERT_KEYS, KEYS, Batch, Plan, Stack
 from parsim.parallel.recomputation import CHECKPOINTED, DISCARDING, ops_of
 from parsim.parallel.stages import layers_of
 
@@ -64,7 +64,7 @@ class Filter:
 
 def default_axes() -> dict[str, tuple[object, ...]]:
     """The axes of a space that leaves all to the planner."""
-    return {**DEFAULTS, **dict.fromkeys((*_OPEN, *_ALSO), (AUTO,)), "reshard_after_forward": (None, True, False)}
+    return {**DEFAULTS, **dict.fromkeys((*_OPEN, *_ALSO, *EXPERT_KEYS), (AUTO,)), "reshard_after_forward": (None, True, False)}
 
 
 def values_of(name: str, scenario: Scenario) -> Sequence[object]:
@@ -90,8 +90,8 @@ def values_of(name: str, scenario: Scenario) -> Sequence[object]:
 
 def module_sets(model: ModelSpec, stack: Stack) -> tuple[tuple[str, ...], ...]:
     """All choices of the modules that a layer has, none of them first."""
-    tags = {op.tag for op in ops_of(model, stack)}
-    there = [name for name in (*CHECKPOINTED, *DISCARDING) if name in tags]
+    known = {name for op in ops_of(model, stack) for name in (op.tag, op.name)}
+    there = [name for name in (*CHECKPOINTED, *DISCARDING) if name in known]
     return tuple(each for count in range(len(there) + 1) for each in itertools.combinations(there, count))
 
 
@@ -135,6 +135,9 @@ def no_gain(scenario: Scenario) -> Iterator[Filter]:
     yield Filter("rank order", ("rank_order", "tensor_parallel"), _apart)
     yield Filter("uneven layers", ("layers_per_stage", *_STAGES), lambda plan: _no_less(plan, scenario.model, scenario.stack))
     yield Filter("schedule", (*_BATCH, "schedule"), lambda plan: _no_faster(plan, scenario.batch))
+    split = "of its own accord the planner splits each expert over as many ranks as the rest of a layer, or not at all"
+    experts = ("expert_tensor_parallel", "tensor_parallel")
+    yield Filter("experts", experts, lambda plan: "" if plan.expert_tensor_parallel in (1, plan.tensor_parallel) else split)
     # It may hold a little less, under a stack whose update makes temporaries: such a plan has to be asked for.
     master = "one replica that updates for all is no faster than a sum for all"
     yield Filter("gradient_sync", ("gradient_sync",), lambda plan: master if plan.gradient_sync != KEYS["gradient_sync"].default else "")
