@@ -37,7 +37,7 @@ _AXES = (
     "#999933",
     "#CC6677",
     "#117733",
-)  # of the mesh, the innermost first, then of experts
+)  # of the mesh; the innermost first
 MEMORY: Final[Mapping[str, str]] = {
     "parameters": "#77AADD",
     "gradients": "#EE8866",
