@@ -148,8 +148,8 @@ def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:
 
 
 def _rows_of_one(task: Compute, dims: list[str], extent: Ints, size: Mapping[str, Ints]) -> Ints:
-    """Of the side that counts tokens an expert has its part, on average."""
-    return -(-extent // size["E"]) if task.kernel == "grouped_gemm" and "X" in dims else extent
+    """Of the side that counts tokens an expert has its part, on average; where it has none, as if it had a row of no FLOPs."""
+    return np.maximum(-(-extent // size["E"]), 1) if task.kernel == "grouped_gemm" and "X" in dims else extent
 
 
 def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:

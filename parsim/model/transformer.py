@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar, Self
 
+from parsim.model.loads import expert_loads
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
 
 _LABELLED = ("text", "token")  # heads whose matrix is their own
@@ -81,6 +82,7 @@ class TransformerSpec(ModelSpec):
         "the width of an expert; ffn_hidden_size where left out", 0, rule=lambda row: row.get("ffn_hidden_size") or 4 * row["hidden_size"]
     )
     shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
+    load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
     num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
     expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
@@ -119,21 +121,17 @@ class TransformerSpec(ModelSpec):
         return ("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)
 
     def run_length(self, sequence_length: int) -> int:
-        """The fewest tokens that all experts share out evenly; where a sequence is no multiple of them, as many of it as 256 divides."""
+        """The fewest tokens that all experts share out evenly; where a sequence is no multiple of them, or experts have unequal loads by
+        intent, as many of it as 256 divides."""
         if not self.num_experts:
             return 1
         fewest = self.num_experts // math.gcd(self.num_experts, self.experts_per_token)
-        return math.gcd(sequence_length, 256) if sequence_length % fewest else fewest
+        return math.gcd(sequence_length, 256) if self.load_skew or sequence_length % fewest else fewest
 
     def expert_loads(self, sequence_length: int) -> tuple[int, ...]:
-        """Balanced as evenly as whole numbers can be, the larger ones spread over the experts.
-
-        >>> mixed = {"num_experts": 3, "experts_per_token": 2, "num_kv_heads": 1, "head_dim": 2, "vocab_size": 5, "max_positions": 8}
-        >>> [TransformerSpec("m", 1, 2, 2, 1, **mixed).expert_loads(length) for length in (6, 4)]
-        [(2, 2, 2), (2, 3, 3)]
-        """
-        slots, experts = self.run_length(sequence_length) * self.experts_per_token, self.num_experts
-        return tuple((expert + 1) * slots // experts - expert * slots // experts for expert in range(experts))
+        """Slots that each expert takes of a run of tokens; () where there are no experts."""
+        run = self.run_length(sequence_length)
+        return expert_loads(run * self.experts_per_token, self.num_experts, run, self.load_skew) if self.num_experts else ()
 
     @property
     def architecture(self) -> TransformerArchitecture:

@@ -116,16 +116,22 @@ def views(plan: Plan) -> Iterator[PlanFault]:
 
 
 def tokens(plan: Plan, model: ModelSpec, batch: Batch) -> Iterator[PlanFault]:
-    """All ranks of a stage share out the tokens of a micro_batch in whole runs, where experts lie in a view of their own."""
-    found = dimensions.degrees(plan)
-    if all(found[axis] == 1 for axis in dimensions.axes_of(dimensions.EXPERT)):
+    """The tokens of a micro_batch are shared out in whole runs: to the parts of a sequence, and to all ranks where experts have a view."""
+    found, run = dimensions.degrees(plan), model.run_length(batch.sequence_length)
+    view = [axis for axis in dimensions.axes_of(dimensions.EXPERT) if found[axis] > 1]
+    if not view and run == 1:
         return
-    around = set(dimensions.rules(dimensions.switched_on(plan, found)).get("B", ())) & set(dimensions.axes_of(dimensions.OUTSIDE))
-    ranks = math.prod(found[axis] for axis in dimensions.axes_of(dimensions.DENSE))
-    run = model.run_length(batch.sequence_length)
+    parts, runs = dimensions.split(plan, "T"), f"runs of {run} tokens (the least that experts share)"
+    if batch.sequence_length % parts == 0 and batch.sequence_length // parts % run:
+        message = f"the {parts} parts of a sequence of {batch.sequence_length} tokens are no {runs}"
+        yield PlanFault("sequence_parallel", message, f"Make sequence_length a multiple of {parts * run}, or sequence_parallel false")
+        return
+    over = dimensions.rules(dimensions.switched_on(plan, found)).get("M", ())
+    around = set(over) & set(dimensions.axes_of(dimensions.OUTSIDE))
+    ranks = math.prod(found[axis] for axis in (dimensions.axes_of(dimensions.DENSE) if view else set(over) - around))
     count = plan.micro_batch * batch.sequence_length * dimensions.split(plan, "B") // math.prod(found[axis] for axis in around) // run
     if count % ranks:
-        what = f"{count} tokens" if run == 1 else f"{count} runs of {run} tokens (the least that experts share)"
+        what = f"{count} tokens" if run == 1 else f"{count} {runs}"
         message = f"the {ranks} ranks of a stage do not share out {what}, which they have of a micro_batch, evenly to experts"
         yield PlanFault("micro_batch", message, f"Make micro_batch a multiple of {plan.micro_batch * ranks // math.gcd(count, ranks)}")
 

@@ -116,7 +116,7 @@ SAID: Final[Mapping[str, str]] = {
         "cp cp_size cp_degree context_parallel* ring_attention* ulysses* sequence_parallel_size ds_sequence_parallel*"
     ),
     "of experts that all tokens pass give the width together: shared_ffn_hidden_size": "n_shared_experts num_shared_experts shared_expert*",
-    "routers have one form: gates are a softmax over the experts that a token chooses, no token is dropped, loads are balanced": (
+    "routers have one form: gates are a softmax over the experts chosen, no token is dropped, loads are balanced or as load_skew says": (
         "moe* expert_* router* capacity_factor expert_capacity* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method "
         "routed_scaling_factor scoring_func"
     ),
