@@ -39,15 +39,6 @@ from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
 DIMENSIONS.register("exchange_parallel", Dimension("exchange_parallel", "xp", ("B", "E"), "made up", 40))
 '''
-EXPERTS = '''"""Experts and their FFN over ranks of a view of their own; who holds the same, shares the tokens inside out."""
-
-from parsim.parallel.dimensions import DIMENSIONS, EXPERT, Dimension
-
-DIMENSIONS.register("expert_split", Dimension("expert_split", "ep", ("E",), "made up", 30, view=EXPERT))
-DIMENSIONS.register("expert_ffn", Dimension("expert_ffn", "etp", ("J",), "made up", 40, view=EXPERT))
-rest = Dimension("expert_rest", "edp", ("G",), "made up", 20, view=EXPERT, fills=True, replicates=True)
-DIMENSIONS.register("expert_rest", rest)
-'''
 MIXTURE = '''"""An MLP whose layers are a sum of experts, each of which sees every row, weighted a feature each."""
 
 from dataclasses import KW_ONLY, dataclass
@@ -133,7 +124,6 @@ FILES = {
     "samples": SAMPLES,
     "stream": STREAM,
     "exchange": EXCHANGE,
-    "experts": EXPERTS,
     "mixture": MIXTURE,
     "uneven": UNEVEN,
     "dealt": DEALT,

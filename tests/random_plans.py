@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from math import prod
+from math import gcd, prod
 from random import Random
 
 from parsim import collectives, schedules
 from parsim.cluster.cluster import Cluster
-from parsim.model.families import blocks_of
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
@@ -17,6 +16,7 @@ from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.legality import faults, loss_chunks_fault
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.recomputation import ops_of
 from parsim.scenario import Scenario
 from schedule_orders import as_text
 from support import FABRIC, GPT, NODE, scenario
@@ -70,6 +70,8 @@ def _attempt(rng: Random) -> Drawn:
     micro_batch, sequence_parallel = rng.choice((1, 1, 2)), tp > 1 and rng.random() < 0.6
     model = _model(rng, tp, pp * chunks)
     length = tp * rng.choice((1, 2)) if sequence_parallel else rng.choice((1, 2, 3, 5))
+    experts = model.extents.get("E", 0)
+    length *= rng.choice((1, 2, 4)) if experts else 1
     batch = Batch(dp * micro_batch * count, length, rng.choice(DTYPES))
     cluster = _cluster(rng)
     stack = _stack(rng, cluster)
@@ -96,6 +98,8 @@ def _attempt(rng: Random) -> Drawn:
         reshard_after_forward=not keeps,
         zero_group=rng.choice([g for g in range(1, dp + 1) if dp % g == 0]) if zero and rng.random() < 0.4 else None,
         offload_optimizer=rng.random() < 0.2,
+        expert_parallel=rng.choice((1, gcd(experts, tp * dp), gcd(experts, dp))) if experts else 1,
+        expert_tensor_parallel=rng.choice((1, 1, 2)) if experts else 1,
     )
     if plan.recompute != "full" and not again and rng.random() < 0.3:
         plan = replace(plan, recompute_modules=_modules(rng, model, stack))
@@ -124,14 +128,12 @@ def _layers(rng: Random, num_layers: int, stages: int) -> tuple[int, ...]:
 
 
 def _ops(rng: Random, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
-    layer = blocks_of(model.architecture, stack.attention, stack.fusions)["layer"]
-    names = [op.name for op in layer.ops if op.kind != "relabel"]
+    names = sorted({op.name for op in ops_of(model, stack) if op.kind != "relabel"})
     return tuple(rng.sample(names, rng.randint(1, min(3, len(names)))))
 
 
 def _modules(rng: Random, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
-    layer = blocks_of(model.architecture, stack.attention, stack.fusions)["layer"]
-    there = sorted({op.tag for op in layer.ops} - {""})
+    there = sorted({op.tag for op in ops_of(model, stack)} - {""})
     return tuple(rng.sample(there, rng.randint(1, len(there))))
 
 
@@ -157,13 +159,23 @@ def _model(rng: Random, tp: int, stages: int) -> ModelSpec:
         return replace(GPT, name=kind, **common, **own, tied_embedding=tied)  # type: ignore[arg-type]
     if kind == "llama":
         own = {"activation": rng.choice(("swiglu", "squared_relu")), "norm": "rms_norm", "positions": "rotary"}
-        return replace(GPT, name=kind, **common, **own, bias=False, qkv_bias=bias, tied_embedding=rng.random() < 0.3)  # type: ignore[arg-type]
+        llama = replace(GPT, name=kind, **common, **own, bias=False, qkv_bias=bias, tied_embedding=rng.random() < 0.3)  # type: ignore[arg-type]
+        return _with_experts(rng, llama, tp) if rng.random() < 0.5 else llama
     head = rng.choice(("masked_token", "text", "token"))
     own = {"causal": False, "norm_last": rng.random() < 0.5, "num_token_types": rng.choice((0, 2)), "head": head, "num_labels": 3}
     return replace(GPT, name=kind, **common, **own, tied_embedding=head == "masked_token" and rng.random() < 0.5)  # type: ignore[arg-type]
 
 
 MEMORY_FLAGS = ("master_shards", "narrow_gradients", "multi_tensor_update")
+
+
+def _with_experts(rng: Random, model: TransformerSpec, tp: int) -> TransformerSpec:
+    """As it is, where no layer would have some."""
+    count = rng.choice((2, 3, 4, 6))
+    layers = {"num_dense_layers": rng.choice((0, 0, 1)), "expert_layer_every": rng.choice((1, 1, 2))}
+    widths = {"expert_ffn_hidden_size": rng.choice((2, 4)), "shared_ffn_hidden_size": tp * rng.choice((0, 0, 2))}
+    found = replace(model, num_experts=count, experts_per_token=rng.randint(1, count), qk_norm=rng.random() < 0.5, **widths, **layers)
+    return model if found.misfit({}) else found
 
 
 def _stack(rng: Random, cluster: Cluster) -> Stack:

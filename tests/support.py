@@ -44,6 +44,11 @@ FABRIC = Fabric("toy fabric", Link("toy nic", 5e7, 1e-6, "made up"), 4, "rail_op
 CLUSTER = Cluster(NODE, 16, FABRIC)
 DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1, **{name: read("dtypes", name) for name in ("fp8_block", "mxfp8", "nvfp4", "mxfp4")}}
 GPT = TransformerSpec("toy gpt", 4, 12, 16, 4, num_kv_heads=4, head_dim=4, vocab_size=60, max_positions=8)
+# Two of four experts a token, behind a dense layer, beside one that all tokens pass.
+_LLAMA: dict[str, Any] = {"activation": "swiglu", "norm": "rms_norm", "positions": "rotary", **dict.fromkeys(("bias", "qkv_bias"), False)}
+_EXPERTS: dict[str, Any] = {"num_experts": 4, "experts_per_token": 2, "expert_ffn_hidden_size": 8}
+_BESIDE: dict[str, Any] = {"shared_ffn_hidden_size": 4, "num_dense_layers": 1, "qk_norm": True, "num_kv_heads": 2}
+MOE = replace(GPT, name="toy moe", num_layers=2, dropout=0.0, **_LLAMA, **_EXPERTS, **_BESIDE)
 STACK = Stack("toy stack", vocab_multiple=8)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from parsim_kernels import attention, contraction, lookup, narrow, optimizer, pointwise, reduction
+from parsim_kernels import attention, contraction, experts, lookup, narrow, optimizer, pointwise, reduction
 from parsim_kernels.signature import Kernel
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -61,6 +61,15 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "join": lookup.join,
         "flatten": lookup.flatten,
         "unflatten": lookup.unflatten,
+        "permute": experts.permute,
+        "unpermute": experts.unpermute,
+        "route": experts.route,
+        "route_grad": experts.route_grad,
+        "grouped_gemm": experts.grouped_gemm,
+        "weigh": experts.weigh,
+        "weigh_grad": experts.weigh_grad,
+        "weighted_swiglu": experts.weighted_swiglu,
+        "weighted_swiglu_grad": experts.weighted_swiglu_grad,
         "rotary": lookup.rotary,
         "rotary_grad": lookup.rotary_grad,
         "row_max": reduction.row_max,

@@ -27,8 +27,9 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
     if not isinstance(task, Compute):
         return sizes.zero
     cost = COSTS[task.kernel]
-    if task.kernel == "einsum":
-        return np.asarray(2 * np.prod(list(extents(task, sizes).values()), axis=0, dtype=np.int64))
+    if cost.family == "gemm":  # a row meets the matrix of its own expert only
+        size = [extent for dim, extent in extents(task, sizes).items() if task.kernel != "grouped_gemm" or dim != "E"]
+        return np.asarray(2 * np.prod(size, axis=0, dtype=np.int64))
     if cost.family == "attention":
         every, local = [operand.sharding for operand in operands(task)], sizes.local
         queries, keys = every[0], next(each for each in every if "Z" in each.dims)

@@ -20,7 +20,21 @@ from parsim.cost.causal import Stretch, causal_pairs, runs_of
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PLACEMENTS, SEQUENCE
 from parsim.model.spec import ModelSpec
-from parsim.parallel.dimensions import DENSE, EXPERT, Degrees, axes, axis_of, chunks, rules, split, switched_on, uneven, view_of
+from parsim.parallel.dimensions import (
+    DENSE,
+    EXPERT,
+    Degrees,
+    UnevenShare,
+    all_dimensions,
+    axes,
+    axis_of,
+    chunks,
+    rules,
+    split,
+    switched_on,
+    uneven,
+    view_of,
+)
 from parsim.parallel.dimensions import degrees as degrees_of
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import fastest_first, order_of
@@ -242,7 +256,8 @@ def _check_range(dims: Mapping[str, Ints], micro_batch: Ints, model: ModelSpec) 
     """
     extent = {dim: float(values.max()) for dim, values in dims.items()}
     width = math.prod(extent.get(dim, 0.0) for dim in "KRC")
-    widest = max(width, *(extent.get(dim, 0.0) for dim in "DFVYI"))
+    chosen = extent.get("J", 0.0) * extent.get("O", 0.0) * extent["M"] / (extent["B"] * extent["S"])  # of all experts of a token
+    widest = max(width, chosen, *(extent.get(dim, 0.0) for dim in "DFLVYI"))
     largest = 2 * float(micro_batch.max()) * extent["S"] * max(extent["D"] * widest, width * extent["S"])
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
         raise ScenarioError(
@@ -267,10 +282,12 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     """
 
     length = batch.sequence_length
-    same = {**dict.fromkeys(SEQUENCE, length), "X": length // stack.loss_chunks, **model.extents}
+    same = {**dict.fromkeys(SEQUENCE, length), "s": length // stack.loss_chunks, **model.extents}
     dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
     dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))
-    dims["M"] = dims["G"] = dims["B"] * batch.sequence_length
+    dims["M"] = dims["G"] = dims["B"] * batch.sequence_length // model.run_length(batch.sequence_length)
+    loads = model.expert_loads(batch.sequence_length)
+    dims |= dict.fromkeys("OX", np.full(plans.num_plans, sum(loads), dtype=np.int64)) if loads else {}
     if "V" in same:
         padded = plans.numbers(MESH, lambda plan: padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")))
         dims["V"] = dims["W"] = padded
@@ -292,7 +309,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     gradient, cast = itemsize[GRADIENT], itemsize[FLOAT32]
     itemsize[FLAT_AND_CAST] = gradient + (cast if gradient < cast else 0)
     orders, order = plans.each(("rank_order",), lambda plan: fastest_first(plan.rank_order))
-    (layouts, layout), tables = plans.each(MESH, chunks), _tables(plans, dims, degrees)
+    shares = (*uneven(), *_slots(loads))
+    (layouts, layout), tables = plans.each(MESH, chunks), _tables(plans, dims, degrees, shares)
     over = tuple(dict.fromkeys(axis for cut in plans.each(MESH, _sequence_axes)[0] for axis in cut))
     return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, tuple(layouts), layout, copies, over)
 
@@ -302,14 +320,23 @@ def _sequence_axes(plan: Degrees) -> tuple[str, ...]:
     return (*found.get("Q", ()), *found.get("Z", ()))
 
 
-def _tables(plans: Plans, dims: Mapping[str, Ints], degrees: Mapping[str, Ints]) -> dict[tuple[str, str], Table]:
+def _slots(loads: tuple[int, ...]) -> Iterator[UnevenShare]:
+    """The slots of the experts of each rank, where some have more than others."""
+    starts = np.cumsum((0, *loads))
+    if len(set(loads)) > 1:
+        for each in (each for each in all_dimensions() if "X" in each.shards):
+            yield "X", each.axis, lambda extent, ranks: np.diff(starts[:: len(loads) // ranks]).tolist()
+
+
+def _tables(
+    plans: Plans, dims: Mapping[str, Ints], degrees: Mapping[str, Ints], known: tuple[UnevenShare, ...]
+) -> dict[tuple[str, str], Table]:
     """The tables of dimensions that are on, by each name that a relabel may give their dims; a position that a plan lacks has nothing.
 
     Raises:
         PlanError: a table does not share out its dim, or its axis cuts the same extent otherwise under another name.
     """
     found: dict[tuple[str, str], Table] = {}
-    known = uneven()
     on = set(plans.each(MESH, lambda plan: switched_on(plan, degrees_of(plan)))[0]) if known else set()
     cut = {(dim, axis) for names in on for dim, over in rules(names).items() for axis in over}
     for dim, axis, share in known:

@@ -5,7 +5,7 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -30,6 +30,11 @@ _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law t
 # Weight-gradient GEMMs that accumulate in float32 take 3 to 5 % longer than plain ones; the law of a plain one would charge their
 # longer output as if nothing hid it.  Source: GEMM tables of SimuMax (A100, B200), layouts with and without accumulation.
 ACCUMULATION_FACTOR = 1.04
+
+# A GEMM of each expert with its own rows takes so many times as long as plain ones of the size that an expert has: the second where it
+# makes gradients of weights.  Source: GEMM and grouped GEMM tables of SimuMax (TransformerEngine); medians of A100 1.01 and 1.17, of
+# B200 1.16 and 1.58, averaged.
+GROUPED_FACTOR, GROUPED_ACCUMULATION_FACTOR = 1.08, 1.36
 
 
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
@@ -67,7 +72,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return _own_law_s(name, works_of(task, sizes, held), sizes, model)
     dtype, keep = model.multiplies_in(task.dtype), model.sustained
     if family == "gemm":
-        return plain_gemm_s(task, sizes, node.accelerator, dtype, keep) * (ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0)
+        return plain_gemm_s(task, sizes, node.accelerator, dtype, keep) * gemm_factor(task)
     traffic = hbm_bytes(task, sizes, held)
     if family == "attention":
         query = operands(task)[0].sharding
@@ -104,6 +109,18 @@ def plain_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, dtype: s
     )
 
 
+def gemm_factor(task: Compute) -> float:
+    """How many times as long as a plain GEMM of its size one takes."""
+    if task.kernel == "grouped_gemm":
+        return GROUPED_ACCUMULATION_FACTOR if is_of_weight(task) else GROUPED_FACTOR
+    return ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0
+
+
+def is_of_weight(task: Compute) -> bool:
+    """Whether it makes the gradient of weights, which count no tokens."""
+    return not TOKEN_DIMS.intersection(results(task)[0].dims)
+
+
 def adds_to_gradient(task: Compute) -> bool:
     """A weight-gradient GEMM that adds into the step's buffer: priced as a plain GEMM x 1.04, its measured cost."""
     return task.accumulate and task.outputs[0].dtype == GRADIENT
@@ -127,8 +144,13 @@ def weight_bytes(task: Compute, sizes: Sizes) -> Ints:
 def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:
     """m, n and k of one matrix of a GEMM."""
     size = extents(task, sizes)
-    m, n, k = (np.prod([sizes.zero + 1, *(size[dim] for dim in dims)], axis=0) for dims in _sides(task))
+    m, n, k = (_rows_of_one(task, dims, np.prod([sizes.zero + 1, *(size[dim] for dim in dims)], axis=0), size) for dims in _sides(task))
     return m, n, k
+
+
+def _rows_of_one(task: Compute, dims: list[str], extent: Ints, size: Mapping[str, Ints]) -> Ints:
+    """Of the side that counts tokens an expert has its part, on average; where it has none, as if it had a row of no FLOPs."""
+    return np.maximum(-(-extent // size["E"]), 1) if task.kernel == "grouped_gemm" and "X" in dims else extent
 
 
 def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:

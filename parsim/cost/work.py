@@ -16,7 +16,7 @@ from parsim.cluster.scalars import Scalar
 from parsim.cost.buckets import Held, num_bytes, weight_elements
 from parsim.cost.count import bucket_of, element_bytes, extents, flops, hbm_bytes, operands, results
 from parsim.cost.sizes import Sizes
-from parsim.model.op_kinds import COSTS
+from parsim.model.op_kinds import COSTS, GEMMS
 from parsim.step.task import Compute
 
 
@@ -46,8 +46,8 @@ def law_name(task: Compute) -> str:
     """The name of the law that prices a task: its kernel, then `_batched` for a batched product, and `_add` where it accumulates."""
     if bucket_of(task) is not None:
         return task.kernel
-    batched = "_batched" if task.kernel == "einsum" and _shared_dims(task) else ""
-    return f"{task.kernel}{batched}{'_add' if task.accumulate else ''}"
+    kernel = "einsum_batched" if task.kernel in GEMMS and _shared_dims(task) else task.kernel
+    return f"{kernel}{'_add' if task.accumulate else ''}"
 
 
 def works_of(task: Compute, sizes: Sizes, held: Held = None) -> Iterator[Work]:
@@ -71,7 +71,7 @@ def _work_of(task: Compute, sizes: Sizes) -> Work:
         (drawn,) = results(task)
         numbers = np.prod([sizes.dims[dim] for dim in drawn.dims], axis=0)
         return Work(numbers, moved, num_matrices=sizes.dims["B"] if "B" in drawn.dims else 0.0)
-    if task.kernel != "einsum":
+    if task.kernel not in GEMMS:
         return Work(flops(task, sizes), moved)
     size, written = extents(task, sizes), sum(num_bytes(output, sizes) for output in task.outputs)
     shared = _shared_dims(task)
@@ -80,6 +80,8 @@ def _work_of(task: Compute, sizes: Sizes) -> Work:
 
 
 def _shared_dims(task: Compute) -> tuple[str, ...]:
-    """The dims that both operands and the result of a contraction have, in order."""
+    """The dims that both operands and the result of a contraction have, in order; that of experts, of which each has its own."""
+    if task.kernel == "grouped_gemm":
+        return ("E",)
     left, right = (operand.dims for operand in operands(task))
     return tuple(dim for dim in left if dim in right and dim in results(task)[0].dims)

@@ -8,14 +8,15 @@ from typing import Final
 from parsim import units
 from parsim.estimator.result import Estimate
 from parsim.parallel.dimensions import DIMENSIONS, axis_of
-from parsim.parallel.plan import KEYS, Plan
+from parsim.parallel.plan import EXPERT_KEYS, KEYS, Plan
 from parsim.units import percent
 
 SPEED: Final = "speed\n%"
 # What the columns of a plan say already; others in which plans differ have one column together.
 _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
-    *("context_parallel", "recompute_every", "zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "dimensions"),
+    *("context_parallel", *EXPERT_KEYS, "dimensions", "recompute_every"),
+    *("zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
 )
 _OTHERS: Final = {name: key.default for name, key in KEYS.items() if name not in _SAID}
 _LONG: Final = 12  # characters of a line of a title or a name
@@ -71,9 +72,10 @@ def _text(value: object) -> str:
 
 def _others(plan: Plan) -> dict[str, str]:
     """Degrees of dimensions that not every plan has, by axis; one that is on or off, by its name."""
-    known = {name: DIMENSIONS.get(name) for name, _ in plan.dimensions}
-    context = {axis_of("context_parallel"): str(plan.context_parallel)} if plan.context_parallel > 1 else {}
-    return context | {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in plan.dimensions}
+    stated = {name: getattr(plan, name) for name in ("context_parallel", *EXPERT_KEYS)}
+    found = {**{name: degree for name, degree in stated.items() if degree > 1}, **dict(plan.dimensions)}
+    known = {name: DIMENSIONS.get(name) for name in found}
+    return {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in found.items()}
 
 
 def _zero(plan: Plan) -> str:

@@ -22,7 +22,7 @@ from parsim.estimator.fold import Passes, fold
 from parsim.estimator.passes import Stages
 from parsim.estimator.streams import Streams, exposure
 from parsim.estimator.worst import ranks_of_plans
-from parsim.parallel.dimensions import DIMENSIONS, axes, names, replica_axes
+from parsim.parallel.dimensions import DIMENSIONS, EXPERT, axes, axes_of, names, replica_axes
 from parsim.parallel.plan import Plan
 from parsim.schedules import Rounds
 from parsim.schedules.columnar import Bools
@@ -194,8 +194,9 @@ def timeline(stages: Stages) -> Timeline:
 
 
 def _links(workload: Workload) -> tuple[str, ...]:
-    """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on."""
-    own = {DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()}
+    """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on, as
+    those of experts."""
+    own = {DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()} - set(axes_of(EXPERT))
     usual = sorted((axis for axis in reversed(axes()) if axis in own), key=lambda axis: axis in replica_axes())
     return (*usual, *(link for link in workload.step.structure.links if link not in own))
 

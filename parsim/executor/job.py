@@ -171,10 +171,15 @@ class Job:
                 return 1.0 / batch.global_batch
             case "unpadded":
                 return self.spec.extents[dim]
+            case "run":
+                return self.spec.run_length(batch.sequence_length)
         seen = (*task.inputs, *task.outputs)
         sharding = next(operand.sharding for operand in seen if isinstance(operand, Operand) and dim in operand.dims)
+        local, start = (int(count(sharding, dim)[0]) for count in (sizes.local, sizes.start))
+        if word == "loads":
+            return self.spec.expert_loads(batch.sequence_length)[start : start + local]
         assert word in ("local", "offset"), value
         if word == "local":
-            return int(sizes.local(sharding, dim)[0])
+            return local
         runs = sizes.runs(sharding, dim, turns=int(task.attributes.get(TURNS, 0)) if dim == "Z" else 0)
         return runs[0][0] if len(runs) == 1 else runs

@@ -12,30 +12,37 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
+from parsim.model.experts import expert_weights, experts
 from parsim.model.op import Block, Op, OpAttributes
 from parsim.model.transformer import TransformerArchitecture
 
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
-CORE_ATTENTION, MLP, LAYER_NORM = "core_attn", "mlp", "layernorm"
+CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
 GATED = ("swiglu",)  # activations of two up projections
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
 _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
-_TURNED = ("q", "k")  # what rotary positions turn
+_TURNED = ("q", "k")  # what rotary positions turn, and what has norms of its own
+_SHARED = "shared_"  # before the names of what all tokens pass beside their experts
 
 
-def transformer_layer(kind: TransformerArchitecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
-    """A layer of a decoder or an encoder; `kind` and `fusions` decide which ops exist and which share a kernel."""
-    ops = (*_attention(kind, attention, fusions), *_mlp(kind, fusions))
-    biased = (*(_HEADS if kind.qkv_bias else ()), *(("out", *_ups(kind), "down") if kind.bias else ()))
+def transformer_layer(name: str, kind: TransformerArchitecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
+    """A layer of a decoder or an encoder, "expert_layer" one with experts; `kind` and `fusions` say which ops exist and share a kernel."""
+    has_experts = name == "expert_layer"
+    ops = (*_attention(kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
+    dense = () if has_experts else (*_ups(kind), "down")
+    biased = (*(_HEADS if kind.qkv_bias else ()), *(("out", *dense) if kind.bias else ()))
+    shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
         **norm_weights("norm1", kind),
+        **{f"{each}_norm.gamma": "ones" for each in _TURNED if kind.qk_norm},
         **norm_weights("norm2", kind),
-        **{f"{name}.weight": "normal" for name in (*_HEADS, "out", *_ups(kind), "down")},
-        **{f"{name}.bias": "zeros" for name in biased},
+        **{f"{each}.weight": "normal" for each in (*_HEADS, "out", *dense, *shared)},
+        **{f"{each}.bias": "zeros" for each in biased},
+        **(expert_weights(_ups(kind)) if has_experts else {}),
     }
-    return Block("layer", ops, weights)
+    return Block(name, ops, weights)
 
 
 def in_region(region: str, ops: Iterable[Op]) -> Iterator[Op]:
@@ -44,19 +51,28 @@ def in_region(region: str, ops: Iterable[Op]) -> Iterator[Op]:
 
 
 def norm(name: str, x: str, kind: TransformerArchitecture, fusions: tuple[str, ...], *, out: str = "", dim: str = "D") -> Iterator[Op]:
-    """The ops that normalise `x` on the residual stream; their result bears the name unless told otherwise.
+    """The ops that normalise `x` on the residual stream; their result bears the name unless told otherwise."""
+    if kind.norm == "rms_norm":
+        yield from rms_norm(name, x, fusions, out=out or name, dims=f"B T {dim}")
+        return
+    scales = tuple(norm_weights(name, kind))
+    yield Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), kind.norm)
 
-    An RMSNorm that no kernel fuses is written out as in Llama: in float32, and back before its gain.  So autograd keeps a float32 copy
+
+def rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str) -> Iterator[Op]:
+    """The ops of an RMSNorm over the last of these dims.
+
+    One that no kernel fuses is written out as in Llama: in float32, and back before its gain.  So autograd keeps a float32 copy
     and the normalised one (meta-llama/llama, llama/model.py, RMSNorm; PyTorch, tools/autograd/derivatives.yaml, pow and mul).
     """
-    scales, same = tuple(norm_weights(name, kind)), f"B T {dim} -> B T {dim}"
-    if kind.norm == "rms_norm" and "rms_norm" not in fusions:
-        yield Op(f"{name}_wide", same, (x,), (f"{name}_x32",), "cast", (FLOAT32,))
-        yield Op(f"{name}_normalize", same, (f"{name}_x32",), (f"{name}_y32",), "rms_normalize", (FLOAT32,))
-        yield Op(f"{name}_narrow", same, (f"{name}_y32",), (f"{name}_normalized",), "cast")
-        yield Op(name, f"B T {dim}, {dim} -> B T {dim}", (f"{name}_normalized", *scales), (out or name,), "gain")
+    gamma, same, whole = f"{name}.gamma", f"{dims} -> {dims}", f"{dims}, {dims[-1]} -> {dims}"
+    if "rms_norm" in fusions:
+        yield Op(name, whole, (x, gamma), (out,), "rms_norm")
         return
-    yield Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), kind.norm)
+    yield Op(f"{name}_wide", same, (x,), (f"{name}_x32",), "cast", (FLOAT32,))
+    yield Op(f"{name}_normalize", same, (f"{name}_x32",), (f"{name}_y32",), "rms_normalize", (FLOAT32,))
+    yield Op(f"{name}_narrow", same, (f"{name}_y32",), (f"{name}_normalized",), "cast")
+    yield Op(name, whole, (f"{name}_normalized", gamma), (out,), "gain")
 
 
 def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:
@@ -81,6 +97,10 @@ def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str
     if kind.qkv_bias:
         for name, dims in _HEADS.items():
             yield _bias(f"{name}_bias", f"B S {dims}, {dims} -> B S {dims}", steps[name][0], f"{name}.bias", steps[name][1], fusions)
+    if kind.qk_norm:
+        for name in _TURNED:
+            x, y = steps[name][kind.qkv_bias :][:2]
+            yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=f"B S {_HEADS[name]}")
     if kind.positions == "rotary":
         for name in _TURNED:
             expr = f"B S {_HEADS[name]} -> B S {_HEADS[name]}"
@@ -94,7 +114,10 @@ def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str
 
 def _steps(name: str, kind: TransformerArchitecture) -> list[str]:
     """The names that a projection of the input bears, from GEMM to use."""
-    steps = [f"{name}_gemm"] + [f"{name}_biased"] * kind.qkv_bias + [f"{name}_turned"] * (kind.positions == "rotary" and name in _TURNED)
+    there = {"gemm": True, "biased": kind.qkv_bias}
+    if name in _TURNED:
+        there |= {"normed": kind.qk_norm, "turned": kind.positions == "rotary"}
+    steps = [f"{name}_{step}" for step, is_there in there.items() if is_there]
     return [*steps[:-1], name]
 
 
@@ -140,24 +163,39 @@ def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op
     yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "norm2", kind, fusions)
 
 
-def _up_and_down(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
-    hidden = tuple("hidden" if name == "up" else name for name in _ups(kind))
-    before = tuple(f"{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
+def _experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """A norm, the experts of each token, and beside them those that all tokens pass."""
+    x = "x1" if kind.norm_last else "norm2"
+    if not kind.norm_last:
+        yield from in_region(LAYER_NORM, norm(x, "x1", kind, fusions))
+    yield from in_region(MOE, experts(x, "experts_out" if kind.shared_experts else "mlp_out", _ups(kind), kind, fusions))
+    if kind.shared_experts:
+        yield Op("enter_shared", "B T D -> B S D", (x,), (f"{_SHARED}mlp_in",), "relabel", tag=MOE)
+        yield from in_region(MOE, _up_and_down(kind, fusions, _SHARED, "L"))
+        yield Op("add_shared", "B T D, B T D -> B T D", ("experts_out", f"{_SHARED}mlp_out"), ("mlp_out",), "add", in_place=True, tag=MOE)
+    yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "norm2", kind, fusions)
+
+
+def _up_and_down(kind: TransformerArchitecture, fusions: tuple[str, ...], of: str = "", dim: str = "F") -> Iterator[Op]:
+    """The ops between what enters an MLP and its result; `of`: what its names begin with, `dim`: its width."""
+    hidden = tuple(of + ("hidden" if name == "up" else name) for name in _ups(kind))
+    before = tuple(f"{of}{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
     for name, out in zip(_ups(kind), before, strict=True):
-        yield Op(f"{name}_gemm", "B S D, D F -> B S F", ("mlp_in", f"{name}.weight"), (out,))
+        yield Op(f"{of}{name}_gemm", f"B S D, D {dim} -> B S {dim}", (f"{of}mlp_in", f"{of}{name}.weight"), (out,))
+    same = f"B S {dim} -> B S {dim}"
     if kind.bias:
         for name, out in zip(_ups(kind), hidden, strict=True):
-            yield _bias(f"{name}_bias", "B S F, F -> B S F", f"{name}_gemm", f"{name}.bias", out, fusions)
+            yield _bias(f"{of}{name}_bias", f"B S {dim}, {dim} -> B S {dim}", f"{of}{name}_gemm", f"{of}{name}.bias", out, fusions)
     # Without a bias nothing but a GEMM stands before it, into which the stacks do not fuse it.
     fused = "gelu" in fusions and kind.bias
-    expr = f"{', '.join(['B S F'] * len(hidden))} -> B S F"
+    expr = f"B S {dim}, {same}" if len(hidden) > 1 else same
     if kind.activation == "swiglu" and "swiglu" not in fusions:  # F.silu(gate) * up: each keeps what it reads
-        yield Op("swish", "B S F -> B S F", hidden[:1], ("swish",), "silu", fused=fused)
-        yield Op("activation", expr, ("swish", *hidden[1:]), ("active",), "multiply")
+        yield Op(f"{of}swish", same, hidden[:1], (f"{of}swish",), "silu", fused=fused)
+        yield Op(f"{of}activation", expr, (f"{of}swish", *hidden[1:]), (f"{of}active",), "multiply")
     else:
-        yield Op("activation", expr, hidden, ("active",), kind.activation, fused=fused)
-    yield Op("down_gemm", "B S F, F D -> B S D", ("active", "down.weight"), ("down_gemm",))
-    yield Op("leave_mlp", "B S D -> B T D", ("down_gemm",), ("mlp_out",), "relabel")
+        yield Op(f"{of}activation", expr, hidden, (f"{of}active",), kind.activation, fused=fused)
+    yield Op(f"{of}down_gemm", f"B S {dim}, {dim} D -> B S D", (f"{of}active", f"{of}down.weight"), (f"{of}down_gemm",))
+    yield Op(f"leave_{of}mlp", "B S D -> B T D", (f"{of}down_gemm",), (f"{of}mlp_out",), "relabel")
 
 
 def _bias(name: str, expr: str, x: str, bias: str, y: str, fusions: tuple[str, ...]) -> Op:

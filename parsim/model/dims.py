@@ -9,7 +9,7 @@ DIMS: Final = {
     "S": "sequence inside a block",
     "T": "sequence on the residual stream",
     "Q": "sequence of the queries in attention",
-    "X": "sequence in a chunk of the loss",
+    "s": "sequence in a chunk of the loss",
     "Z": "sequence of the keys",
     "D": "hidden_size",
     "K": "kv heads",
@@ -26,18 +26,21 @@ DIMS: Final = {
     "P": "rows of the position table",
     "E": "experts where they live",
     "N": "experts where they are chosen",
-    "M": "tokens, those of a rank one after another",
-    "G": "tokens inside experts",
+    "O": "slots of experts in a run of tokens, where they are chosen",
+    "X": "the same where experts live",
+    "M": "runs of tokens, those of a rank one after another",
+    "G": "runs of tokens inside experts",
     "J": "ffn_hidden_size of an expert",
+    "L": "ffn_hidden_size of the experts that all tokens share",
 }
-TOKEN_DIMS: Final = frozenset("BSTQXZMG")  # dims that count tokens, or rows of a batch; all others are widths
+TOKEN_DIMS: Final = frozenset("BSTQsZOXMG")  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back
 REVERSED: Final = ("K", "A")  # over which the innermost axis of the mesh lies outermost: heads that tensor parallelism cut are cut again
 FREE: Final = ("M", "G")  # whose elements may lie in any order
 SEQUENCE: Final = "STQZ"
-PLACEMENTS: Final = (SEQUENCE, "EN", "KA")  # names of one extent, in several placements
+PLACEMENTS: Final = (SEQUENCE, "EN", "KA", "OX")  # names of one extent, in several placements
 
 # What an element is charged at, by the role of its tensor: "compute", "gradient" and "master" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"

@@ -54,6 +54,12 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "causal_softmax", "softmax")},
     "flatten": (Gradient("x0", "unflatten"),),
     "unflatten": (Gradient("x0", "flatten"),),
+    "permute": (Gradient("x0", "unpermute"),),
+    "unpermute": (Gradient("x0", "permute"),),
+    "route": (Gradient("x0", "route_grad", ("y0", "dy")),),
+    "grouped_gemm": (Gradient("x0", "grouped_gemm", ("dy", "x1")), Gradient("x1", "grouped_gemm", ("dy", "x0"))),
+    "weigh": (Gradient("x0", "weigh", ("dy", "x1")), Gradient("x1", "weigh_grad", ("x0", "dy"))),
+    "weighted_swiglu": (Gradient("x0 x1 x2", "weighted_swiglu_grad", ("x0", "x1", "x2", "dy")),),
     "dropout": (Gradient("x0", "dropout", ("dy", "x1")),),
     "add": (_IDENTITY_0, _IDENTITY_1),
     "causal_scale": (Gradient("x0", "scale_grad"),),
@@ -71,6 +77,8 @@ KINDS: Final = {
     **{name: Kind(name) for name in _WITHOUT_GRADIENT},
     "row_max": Kind("row_max", operator="max"),
 }
+
+GEMMS: Final = ("einsum", "grouped_gemm")  # kernels that can add into their output at no cost
 
 COSTS: Final = {
     "einsum": Cost(family="gemm"),  # 2 x the product of the extents of all dims
@@ -102,7 +110,9 @@ COSTS: Final = {
         "row_max": Cost(1),
         "pick": Cost(0, picks=(0,)),
     },
-    **dict.fromkeys(("flatten", "unflatten", "join"), Cost(0)),
+    **dict.fromkeys(("flatten", "unflatten", "join", "permute"), Cost(0)),
+    **{"unpermute": Cost(1), "route": Cost(1), "route_grad": Cost(4), "weigh": Cost(1), "weigh_grad": Cost(2)},
+    **{"grouped_gemm": Cost(family="gemm"), "weighted_swiglu": Cost(6), "weighted_swiglu_grad": Cost(19)},
     "take": Cost(0, picks=(0,)),
     **{"shifted_exp": Cost(2), "row_sum": Cost(1), "normalize": Cost(1), "token_loss": Cost(3), "loss_sum": Cost(1)},
     **{

@@ -25,15 +25,21 @@ def num_parameters(model: ModelSpec) -> int:
     return sum(copies * of_block(blocks[name], model, shared=False) for name, copies in model.layout)
 
 
+def num_active_parameters(model: ModelSpec) -> int:
+    """The same without the experts that a token does not choose."""
+    blocks = blocks_of(model.architecture)
+    return sum(copies * of_block(blocks[name], model, shared=False, active=True) for name, copies in model.layout)
+
+
 def without_input(model: ModelSpec) -> int:
     """Weights behind the first block that multiply every token: not those of a head that labels a text by one token."""
-    blocks = blocks_of(model.architecture)
-    return sum(copies * of_block(blocks[name], model) for name, copies in model.layout[1:] if _SEQUENCE & _matmul_dims(blocks[name]))
+    blocks = ((blocks_of(model.architecture)[name], copies) for name, copies in model.layout[1:])
+    return sum(copies * of_block(block, model, active=True) for block, copies in blocks if _SEQUENCE & _matmul_dims(block))
 
 
-def of_block(block: Block, model: ModelSpec, *, shared: bool = True) -> int:
-    """Weights that a block reads, with or without those that it shares with another."""
-    extents = model.extents
+def of_block(block: Block, model: ModelSpec, *, shared: bool = True, active: bool = False) -> int:
+    """Weights that a block reads, with or without those that it shares with another; `active`: for one token."""
+    extents = model.active_extents if active else model.extents
     dims = {name: term for op in block.ops for name, term in zip(op.inputs, op.terms[0], strict=True)}
     return sum(math.prod(extents[dim] for dim in dims[name]) for name in block.weights if shared or name not in block.shared)
 

@@ -99,6 +99,19 @@ class ModelSpec(ABC):
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
 
+    @property
+    def active_extents(self) -> dict[str, int]:
+        """The same, with as many experts as a token chooses."""
+        return self.extents
+
+    def expert_loads(self, sequence_length: int) -> tuple[int, ...]:
+        """Slots that each expert takes of a run of tokens, which are as many as fit in a sequence; () where there are no experts."""
+        return ()
+
+    def run_length(self, sequence_length: int) -> int:
+        """Tokens of such a run, all of which have as many slots; 1 where there are no experts."""
+        return 1
+
     def sequence_fault(self, sequence_length: int) -> str:
         """Why the model takes no sequences of so many tokens; "" where it does."""
         return ""

@@ -5,11 +5,14 @@ Source: the symbols of Korthikanti et al. 2022 (arXiv:2205.05198), table 1: L, h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY, dataclass, replace
+from itertools import groupby
+from typing import Any, ClassVar, Self
 
-from parsim.model.spec import Architecture, ModelSpec, figure
+from parsim.model.loads import expert_loads
+from parsim.model.spec import Architecture, Layout, ModelSpec, figure
 
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
@@ -26,6 +29,10 @@ class TransformerArchitecture(Architecture):
     norm_last: bool = False
     token_types: bool = False
     head: str = "next_token"
+    qk_norm: bool = False
+    dense_layers: bool = True
+    experts: bool = False
+    shared_experts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class TransformerSpec(ModelSpec):
     qkv_bias: bool = figure(
         "whether those of queries, keys and values do; as bias where left out", True, rule=lambda row: row.get("bias", True)
     )
+    qk_norm: bool = figure("whether an RMSNorm of its own stands behind each head's queries and keys", False)
     tied_embedding: bool = figure("whether input and output embedding are one", True)
     causal: bool = figure("whether a token sees only those before it; false makes an encoder", True)
     norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)
@@ -68,6 +76,15 @@ class TransformerSpec(ModelSpec):
         "the tokens that a token sees, itself among them; all where left out or null", 0, zero=True, rule=lambda row: 0
     )
     dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
+    num_experts: int = figure("the experts of a layer that has some; 0 makes all layers dense", 0, zero=True, most=100_000)
+    experts_per_token: int = figure("the experts that a token chooses", 1)
+    expert_ffn_hidden_size: int = figure(
+        "the width of an expert; ffn_hidden_size where left out", 0, rule=lambda row: row.get("ffn_hidden_size") or 4 * row["hidden_size"]
+    )
+    shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
+    load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
+    num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
+    expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
     def misfit(self, stated: Mapping[str, Any]) -> str:
         """What does not fit in the figures; "" where all do."""
@@ -81,21 +98,59 @@ class TransformerSpec(ModelSpec):
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
         if self.norm_last and self.head == "next_token" and self.tied_embedding:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
+        if self.num_experts and self.bias:
+            return "bias = true gives experts biases, which is not built; set bias = false"
+        if self.num_experts and self.experts_per_token > self.num_experts:
+            return f"experts_per_token = {self.experts_per_token} is above num_experts = {self.num_experts}"
+        if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
+            said = f"num_dense_layers = {self.num_dense_layers} and expert_layer_every = {self.expert_layer_every}"
+            return f"{said} leave none of {self.num_layers} layers its experts"
+        if self.shared_ffn_hidden_size and not self.num_experts:
+            return f"shared_ffn_hidden_size = {self.shared_ffn_hidden_size} stands beside experts, but num_experts = 0"
         return ""
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts in place of a dense MLP."""
+        place = layer - self.num_dense_layers
+        return self.num_experts > 0 and place >= 0 and (place + 1) % self.expert_layer_every == 0
+
+    @property
+    def layout(self) -> Layout:
+        """Dense layers and those with experts, in runs."""
+        kinds = groupby("expert_layer" if self.has_experts(layer) else "layer" for layer in range(self.num_layers))
+        return ("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)
+
+    def run_length(self, sequence_length: int) -> int:
+        """The fewest tokens that all experts share out evenly; where a sequence is no multiple of them, or experts have unequal loads by
+        intent, as many of it as 256 divides."""
+        if not self.num_experts:
+            return 1
+        fewest = self.num_experts // math.gcd(self.num_experts, self.experts_per_token)
+        return math.gcd(sequence_length, 256) if self.load_skew or sequence_length % fewest else fewest
+
+    def expert_loads(self, sequence_length: int) -> tuple[int, ...]:
+        """Slots that each expert takes of a run of tokens; () where there are no experts."""
+        run = self.run_length(sequence_length)
+        return expert_loads(run * self.experts_per_token, self.num_experts, run, self.load_skew) if self.num_experts else ()
 
     @property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
-        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head")
+        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm")
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
+        names = dict(self.layout)
+        found |= {"dense_layers": "layer" in names, "experts": "expert_layer" in names, "shared_experts": self.shared_ffn_hidden_size > 0}
         return TransformerArchitecture(**found)
 
     @property
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
         heads = {"K": self.num_kv_heads, "A": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
-        widths = {"D": self.hidden_size, "F": self.ffn_hidden_size, "H": self.hidden_size}
+        widths = {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if "layer" in dict(self.layout) else {})}
+        if self.num_experts:
+            widths |= {"E": self.num_experts, "N": self.num_experts, "J": self.expert_ffn_hidden_size}
+            widths |= {"L": self.shared_ffn_hidden_size} if self.shared_ffn_hidden_size else {}
         return {
             **heads,
             **widths,
@@ -105,6 +160,11 @@ class TransformerSpec(ModelSpec):
             "Y": self.num_labels,
             "P": self.max_positions,
         }
+
+    @property
+    def active_extents(self) -> dict[str, int]:
+        """The same, with as many experts as a token chooses."""
+        return {**self.extents, "E": self.experts_per_token}
 
     def sequence_fault(self, sequence_length: int) -> str:
         """A learned position table has a row for each token, and attention sees all of them."""
@@ -127,4 +187,15 @@ class TransformerSpec(ModelSpec):
         """Two heads a rank, which share keys where they did before."""
         heads = 2 * tensor_parallel
         kv_heads = heads // 2 if self.num_kv_heads < self.num_heads else heads
-        return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8 * tensor_parallel}
+        found = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8 * tensor_parallel}
+        if not self.num_experts:
+            return found
+        shared = {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}
+        chosen = min(self.experts_per_token, 2)
+        return {**found, **shared, "num_experts": 4, "experts_per_token": chosen, "expert_ffn_hidden_size": heads}
+
+    def small(self, num_layers: int, tensor_parallel: int) -> Self:
+        """A likeness in which a layer at least has experts, where this one has some."""
+        dense = min(self.num_dense_layers, 1, num_layers - 1)
+        found = super(TransformerSpec, self).small(num_layers, tensor_parallel)
+        return replace(found, num_dense_layers=dense, expert_layer_every=min(self.expert_layer_every, num_layers - dense))

@@ -108,6 +108,9 @@ def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -
             return divisors(math.gcd(num_devices, batch.sequence_length))
         case "micro_batch":
             return divisors(batch.global_batch)
+        case "expert_parallel" | "expert_tensor_parallel":
+            parts = model.extents.get("E" if axis == "expert_parallel" else "J", 1)
+            return divisors(math.gcd(parts, num_devices))
     raise ParsimError(f"'{axis}' has no degrees{did_you_mean(axis, DEGREES)}", remedy=f"Axes with degrees: {', '.join(DEGREES)}.")
 
 
@@ -232,6 +235,11 @@ def _context(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     yield from sharding_faults.context(plan, facts.model, facts.batch, facts.stack)
 
 
+def _tokens(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if facts.model is not None and facts.batch is not None:
+        yield from sharding_faults.tokens(plan, facts.model, facts.batch)
+
+
 def _optimizer(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     return sharding_faults.optimizer(plan, facts.batch)
 
@@ -250,6 +258,7 @@ def _of_batch(found: Callable[[Plan, Batch], Iterable[PlanFault]]) -> Callable[[
 
 _PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
+_EXPERTS: Final = ("expert_parallel", "expert_tensor_parallel", "tensor_parallel", "sequence_parallel")
 _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
 # A legal zero_group changes no number of ranks.
 _DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")
@@ -274,6 +283,7 @@ RULES: Final = (
     Rule("other dimensions", MESH, _others),
     Rule("context parallelism", MESH, _context),
     Rule("sequence parallelism", ("sequence_parallel", "tensor_parallel"), _of_batch(sharding_faults.sequence)),
-    Rule("tokens", (*MESH, "micro_batch"), _of_batch(sharding_faults.tokens)),
+    Rule("expert parallelism", _EXPERTS, _of_model(sharding_faults.experts)),
+    Rule("tokens", (*MESH, "micro_batch"), _tokens),
     Rule("micro_batches", _BATCH, _micro_batches, after="devices"),
 )

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from parsim.arguments import check_arguments
 from parsim.errors import PlanError, ScenarioError, did_you_mean
-from parsim.parallel.dimensions import degrees, names, num_ranks, split
+from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.precision import FP8, RECIPES, Recipe
 
@@ -82,6 +82,8 @@ class Plan:
     recompute_every: int = _key(1, "recompute in each n-th layer of a stage only", auto=(1, 2, 4))
     layers_per_stage: tuple[int, ...] | None = _key(None, "layers by (virtual) stage; the stack's layer_split where left out", auto=(None,))
     gradient_sync: str = _key("all_reduce", "how replicas agree on gradients", legal=("all_reduce", "master"))
+    expert_parallel: int = _key(1, "ranks that split the experts, of those that a stage has")
+    expert_tensor_parallel: int = _key(1, "ranks that split each expert")
     rank_order: str = _key(
         "tp-dp-pp",
         "axes from the fastest: neighbours in a node differ along the first",
@@ -148,6 +150,7 @@ class Plan:
 KEYS: Final[Mapping[str, Key]] = {each.name: Key(**each.metadata, type=str(each.type), default=each.default) for each in fields(Plan)}
 # The fields that say which dimensions are on and how many ranks they have.
 MESH: Final = (*(name for name in KEYS if name in names()), "context_kind", "zero_group", "dimensions")
+EXPERT_KEYS: Final = tuple(name for name in MESH if name in names() and DIMENSIONS.get(name).view == EXPERT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from typing import Final
 
 from parsim.errors import did_you_mean
-from parsim.model.blocks import CORE_ATTENTION, LAYER_NORM, MLP
+from parsim.model.blocks import CORE_ATTENTION, LAYER_NORM, MLP, MOE
+from parsim.model.experts import ACTIVATION
 from parsim.model.families import blocks_of
 from parsim.model.op import Op
 from parsim.model.spec import ModelSpec
 from parsim.parallel.fault import PlanFault
 from parsim.parallel.plan import Plan, Stack
 
-CHECKPOINTED: Final = (CORE_ATTENTION, MLP)  # each runs again as a whole, and what it hands on stays
-DISCARDING: Final = (LAYER_NORM,)  # lets what it hands on go, too, which is made again before its first use
+CHECKPOINTED: Final = (CORE_ATTENTION, MLP, MOE)  # each runs again as a whole, and what it hands on stays
+DISCARDING: Final = (LAYER_NORM, ACTIVATION)  # lets what it hands on go, too, which is made again before its first use
 _MODULES: Final = (*CHECKPOINTED, *DISCARDING)
-_NOT_BUILT: Final = {**dict.fromkeys(("moe", "moe_act", "shared_experts"), "experts"), "mla_up_proj": "latent attention (MLA)"}
+_NOT_BUILT: Final = {"shared_experts": "what all tokens share runs again with moe only", "mla_up_proj": "latent attention (MLA)"}
 FLASH_AGAIN: Final = "flash attention stores no scores: running it again (core_attn) frees next to nothing and costs its time"
 
 
@@ -77,8 +78,8 @@ def _modules(plan: Plan, ops: list[Op], where: str, stack: Stack) -> Iterator[Pl
         elif name not in _MODULES:
             message = f"no module '{name}' of a layer{did_you_mean(name, _MODULES)}; an op is one of recompute_ops"
             yield PlanFault("recompute_modules", message, f"Known: {', '.join(_MODULES)}")
-        elif not any(op.tag == name for op in ops) and not _is_inside_gemms(name, stack):
-            there = dict.fromkeys(op.tag for op in ops if op.tag in _MODULES)
+        elif not any(name in (op.tag, op.name) for op in ops) and not _is_inside_gemms(name, stack):
+            there = dict.fromkeys(name for op in ops for name in (op.tag, op.name) if name in _MODULES)
             yield PlanFault("recompute_modules", f"no module '{name}' {where}", f"There: {', '.join(there)}")
 
 

@@ -20,13 +20,14 @@ ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """tensor_parallel divides the ffn_hidden_size and, where there are any, the kv heads; above these, the heads that share them."""
+    """tensor_parallel divides the widths of what all tokens pass and, where there are any, kv heads; above these, the query heads."""
     degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
     heads = kv_heads * model.extents.get("R", 0)
-    legal = tuple(each for each in divisors(math.gcd(heads, model.ffn_hidden_size)) if not (kv_heads % each and each % kv_heads))
+    widths = {name: model.extents[dim] for name, dim in (("ffn_hidden_size", "F"), ("shared_ffn_hidden_size", "L")) if dim in model.extents}
+    legal = tuple(each for each in divisors(math.gcd(heads, *widths.values())) if not (kv_heads % each and each % kv_heads))
     if degree in legal:
         return
-    names = {"num_kv_heads": kv_heads, "ffn_hidden_size": model.ffn_hidden_size}
+    names = {"num_kv_heads": kv_heads, **widths}
     name = next((name for name, extent in names.items() if extent % degree and (name != "num_kv_heads" or degree < extent)), "num_heads")
     copied = f" (above {kv_heads}, kv heads are replicated)" if any(each > kv_heads for each in legal) else ""
     message = f'tensor_parallel = {degree} does not divide {name} = {names.get(name, heads)} of model "{model.name}"'
@@ -35,7 +36,23 @@ def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
 
 def tensor_parts(model: ModelSpec) -> int:
     """The most parts that tensor parallelism can cut a layer into without a copy of a kv head; any divisor will do, too."""
-    return math.gcd(model.extents.get("K", 0), model.ffn_hidden_size)
+    return math.gcd(*(model.extents.get(dim, 0) for dim in "KFL"))
+
+
+def experts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
+    """Experts are there to be split, and their ranks divide them; the ranks of a layer do not all do the same."""
+    for name, dim, what in (("expert_parallel", "E", "num_experts"), ("expert_tensor_parallel", "J", "expert_ffn_hidden_size")):
+        degree, extent = getattr(plan, name), model.extents.get(dim, 0)
+        if degree > 1 and not extent:
+            yield PlanFault(name, f'{name} = {degree} splits experts, which model "{model.name}" does not have', f"Leave {name} out")
+        elif extent % degree:
+            message = f'{name} = {degree} does not divide {what} = {extent} of model "{model.name}"'
+            yield PlanFault(name, message, f"Legal: {comma_list(divisors(extent))}")
+    alone = plan.expert_parallel * plan.expert_tensor_parallel == 1 and not plan.sequence_parallel
+    if plan.tensor_parallel > 1 and alone and "E" in model.extents:
+        message = f"all {plan.tensor_parallel} tensor-parallel ranks would send all their tokens through all experts"
+        remedy = f"Set sequence_parallel = true, expert_parallel, or expert_tensor_parallel = {plan.tensor_parallel}"
+        yield PlanFault("expert_tensor_parallel", message, remedy)
 
 
 def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
@@ -97,11 +114,12 @@ def views(plan: Plan) -> Iterator[PlanFault]:
     found = dimensions.degrees(plan)
     experts, dense = (dimensions.axes_of(view) for view in (dimensions.EXPERT, dimensions.DENSE))
     ranks = math.prod(found[axis] for axis in dense)
-    known = (dimensions.DIMENSIONS.get(name) for name, _ in plan.dimensions)
-    asked = {each.name: found[each.axis] for each in known if each.axis in experts and each.nesting is not None}
+    named, every = dict(plan.dimensions), dimensions.all_dimensions()
+    own = [each for each in every if each.axis in experts and each.nesting is not None and not each.fills]
+    asked = {each.name: found[each.axis] for each in own if found[each.axis] > 1 or each.name in named}
     if not asked:
         return
-    fills = [name for name in dimensions.names() if dimensions.DIMENSIONS.get(name).fills]
+    fills = [each.name for each in every if each.fills]
     if len(fills) > 1:
         message = f"{' and '.join(fills)} each take all the ranks of a stage that other dimensions of experts leave"
         yield PlanFault("dimensions", message, "Register one of them")
@@ -109,7 +127,7 @@ def views(plan: Plan) -> Iterator[PlanFault]:
     if math.prod(found[axis] for axis in experts) != ranks:
         said, legal = ("does not divide", divisors(ranks)) if fills else ("is not", (ranks,))
         message = f"{' x '.join(asked)} = {' x '.join(map(str, asked.values()))} {said} the {ranks} ranks of a stage"
-        yield PlanFault("dimensions", message, f"Legal products: {comma_list(legal)}")
+        yield PlanFault(next((name for name in asked if name in KEYS), "dimensions"), message, f"Legal products: {comma_list(legal)}")
     order = [] if [*rank_order(plan)] else [axis for axis in fastest_first(plan.rank_order) if found[axis] > 1]
     places = [place for place, axis in enumerate(order) if axis in dense]
     if places and len(places) <= places[-1] - places[0]:
@@ -122,16 +140,24 @@ def views(plan: Plan) -> Iterator[PlanFault]:
         yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce")
 
 
-def tokens(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
-    """All ranks of a stage share out the tokens of a micro_batch, where experts lie in a view of their own."""
-    found = dimensions.degrees(plan)
-    if all(found[axis] == 1 for axis in dimensions.axes_of(dimensions.EXPERT)):
+def tokens(plan: Plan, model: ModelSpec, batch: Batch) -> Iterator[PlanFault]:
+    """The tokens of a micro_batch are shared out in whole runs: to the parts of a sequence, and to all ranks where experts have a view."""
+    found, run = dimensions.degrees(plan), model.run_length(batch.sequence_length)
+    view = [axis for axis in dimensions.axes_of(dimensions.EXPERT) if found[axis] > 1]
+    if not view and run == 1:
         return
-    around = set(dimensions.rules(dimensions.switched_on(plan, found)).get("B", ())) & set(dimensions.axes_of(dimensions.OUTSIDE))
-    ranks = math.prod(found[axis] for axis in dimensions.axes_of(dimensions.DENSE))
-    count = plan.micro_batch * batch.sequence_length * dimensions.split(plan, "B") // math.prod(found[axis] for axis in around)
+    parts, runs = dimensions.split(plan, "T"), f"runs of {run} tokens (the least that experts share)"
+    if batch.sequence_length % parts == 0 and batch.sequence_length // parts % run:
+        message = f"the {parts} parts of a sequence of {batch.sequence_length} tokens are no {runs}"
+        yield PlanFault("sequence_parallel", message, f"Make sequence_length a multiple of {parts * run}, or sequence_parallel false")
+        return
+    over = dimensions.rules(dimensions.switched_on(plan, found)).get("M", ())
+    around = set(over) & set(dimensions.axes_of(dimensions.OUTSIDE))
+    ranks = math.prod(found[axis] for axis in (dimensions.axes_of(dimensions.DENSE) if view else set(over) - around))
+    count = plan.micro_batch * batch.sequence_length * dimensions.split(plan, "B") // math.prod(found[axis] for axis in around) // run
     if count % ranks:
-        message = f"the {ranks} ranks of a stage do not share out {count} tokens, which they have of a micro_batch, evenly to experts"
+        what = f"{count} tokens" if run == 1 else f"{count} {runs}"
+        message = f"the {ranks} ranks of a stage do not share out {what}, which they have of a micro_batch, evenly to experts"
         yield PlanFault("micro_batch", message, f"Make micro_batch a multiple of {plan.micro_batch * ranks // math.gcd(count, ranks)}")
 
 

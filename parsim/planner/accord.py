@@ -20,7 +20,7 @@ from parsim.parallel.dimensions import all_dimensions
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import divisors
 from parsim.parallel.legality import legal_degrees
-from parsim.parallel.plan import KEYS, Batch, Plan, Stack
+from parsim.parallel.plan import EXPERT_KEYS, KEYS, Batch, Plan, Stack
 from parsim.parallel.recomputation import CHECKPOINTED, DISCARDING, ops_of
 from parsim.parallel.stages import layers_of
 
@@ -65,7 +65,7 @@ class Filter:
 
 def default_axes() -> dict[str, tuple[object, ...]]:
     """The axes of a space that leaves all to the planner."""
-    return {**DEFAULTS, **dict.fromkeys((*_OPEN, *_ALSO), (AUTO,)), "reshard_after_forward": (None, True, False)}
+    return {**DEFAULTS, **dict.fromkeys((*_OPEN, *_ALSO, *EXPERT_KEYS), (AUTO,)), "reshard_after_forward": (None, True, False)}
 
 
 def values_of(name: str, scenario: Scenario) -> Sequence[object]:
@@ -93,8 +93,8 @@ def values_of(name: str, scenario: Scenario) -> Sequence[object]:
 
 def module_sets(model: ModelSpec, stack: Stack) -> tuple[tuple[str, ...], ...]:
     """All choices of the modules that a layer has, none of them first."""
-    tags = {op.tag for op in ops_of(model, stack)}
-    there = [name for name in (*CHECKPOINTED, *DISCARDING) if name in tags]
+    known = {name for op in ops_of(model, stack) for name in (op.tag, op.name)}
+    there = [name for name in (*CHECKPOINTED, *DISCARDING) if name in known]
     return tuple(each for count in range(len(there) + 1) for each in itertools.combinations(there, count))
 
 
@@ -138,6 +138,9 @@ def no_gain(scenario: Scenario) -> Iterator[Filter]:
     yield Filter("rank order", ("rank_order", "tensor_parallel"), _apart)
     yield Filter("uneven layers", ("layers_per_stage", *_STAGES), lambda plan: _no_less(plan, scenario.model, scenario.stack))
     yield Filter("schedule", (*_BATCH, "schedule"), lambda plan: _no_faster(plan, scenario.batch))
+    split = "of its own accord the planner splits each expert over as many ranks as the rest of a layer, or not at all"
+    experts = ("expert_tensor_parallel", "tensor_parallel")
+    yield Filter("experts", experts, lambda plan: "" if plan.expert_tensor_parallel in (1, plan.tensor_parallel) else split)
     master = "one replica that updates for all is no faster than a sum for all, and holds no less"
     yield Filter("gradient_sync", ("gradient_sync",), lambda plan: master if plan.gradient_sync != KEYS["gradient_sync"].default else "")
 
@@ -159,7 +162,7 @@ def _no_less(plan: Plan, model: ModelSpec, stack: Stack) -> str:
     if plan.virtual_pipeline > 1:
         return "of its own accord the planner splits unevenly only what is not interleaved"
     blocks = blocks_of(model.architecture)
-    *layers, last = (of_block(blocks[name], model) for name, _ in model.layout[1:])
+    *layers, last = (of_block(blocks[name], model, active=True) for name, _ in model.layout[1:])
     bare = Plan(pipeline_parallel=plan.pipeline_parallel)
     splits = [split_of(replace(bare, layers_per_stage=each), model.num_layers) for each in _SPLITS]  # type: ignore[arg-type]
     tried = [layers_of(bare, model.num_layers, stack.layer_split), *filter(None, splits)]

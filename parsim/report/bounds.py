@@ -21,7 +21,7 @@ from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import flops, hbm_bytes, operands
 from parsim.cost.sizes import Sizes
-from parsim.cost.timing import ACCUMULATION_FACTOR, adds_to_gradient, gemm_alignment, plain_gemm_s
+from parsim.cost.timing import gemm_alignment, gemm_factor, plain_gemm_s
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.op_kinds import COSTS
 from parsim.step.task import HOST, Compute
@@ -81,8 +81,9 @@ def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
         yield "alignment", f"{rate:.2g} of that rate is left by odd widths [{cite(device, 'alignment')}]"
     full_s = int(flops(task, sizes)[0]) / (peak * law.efficiency * rate * model.sustained)
     yield "tiles", f"{full_s / parts['compute']:.3g} of that rate is left by the edges, waves and starts of tiles [{cite(device, 'gemm')}]"
-    if adds_to_gradient(task):
-        yield "adds", f"x {ACCUMULATION_FACTOR} for adding into the gradient, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
+    if (factor := gemm_factor(task)) != 1:
+        why = "a matrix for each expert" if task.kernel == "grouped_gemm" else "adding into the gradient"
+        yield "slower", f"x {factor} for {why}, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
     yield from _share_in_training(model, device)
 
 

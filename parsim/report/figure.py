@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PURPLE, _GREY = "#CC79A7", "#BBBBBB"
-_AXES = ("#E69F00", "#009E73", "#D55E00", "#56B4E9", "#332288", "#999933", "#CC6677", "#117733")  # of the mesh, the innermost first
+_AXES = (
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#332288",
+    "#999933",
+    "#CC6677",
+    "#117733",
+)  # of the mesh; the innermost first
 MEMORY: Final[Mapping[str, str]] = {
     "parameters": "#77AADD",
     "gradients": "#EE8866",
@@ -67,9 +76,10 @@ _WIDTH, _EDGE, _ROW, _LINE, _TITLE, _AXIS, _LABEL, _TICK, _GAP = 10.5, 0.1, 0.5,
 
 def time_colours() -> dict[str, str]:
     """The colours of a step's parts, by component."""
+    axes = sorted(reversed(dimensions.axes()), key=lambda axis: axis in dimensions.axes_of(dimensions.EXPERT))
     return {
         "compute": "#0072B2",
-        **{f"exposed_{axis}": colour for axis, colour in zip(reversed(dimensions.axes()), _AXES, strict=False)},
+        **{f"exposed_{axis}": colour for axis, colour in zip(axes, _AXES, strict=False)},
         "exposed_host": "#F0E442",
         "bubble": _GREY,
         "optimizer": _PURPLE,

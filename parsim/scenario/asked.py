@@ -28,6 +28,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "sequence_parallel": "sp",
         "context_parallel": "cp ring_attention ulysses ulysses_sequence_parallel ds_sequence_parallel sequence_parallel_size",
         "context_kind": "cp_comm_type context_parallel_type context_parallel_rotate_method ring_attention_type",
+        "expert_parallel": "ep ep_size expert_model_parallel expert_model_parallel_size",
+        "expert_tensor_parallel": "etp etp_size expert_tensor_model_parallel expert_tensor_parallel_size",
         "micro_batch": "mbs micro_batch_size train_micro_batch_size_per_gpu micro_batch_per_gpu per_device_train_batch_size "
         "per_device_batch_size local_batch_size device_batch_size pipeline_parallel_microbatch_size",
         "schedule": "pipeline_schedule pipeline_parallel_schedule",
@@ -77,6 +79,13 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "causal": "is_causal",
         "norm_last": "post_norm",
         "num_token_types": "type_vocab_size",
+        "qk_norm": "qk_layernorm use_qk_norm query_key_norm",
+        "num_experts": "num_local_experts n_routed_experts num_routed_experts n_experts moe_num_experts",
+        "experts_per_token": "top_k num_experts_per_tok num_experts_per_token moe_router_topk router_topk n_active_experts",
+        "expert_ffn_hidden_size": "moe_intermediate_size moe_ffn_hidden_size expert_intermediate_size",
+        "shared_ffn_hidden_size": "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_expert_ffn_hidden_size",
+        "num_dense_layers": "first_k_dense_replace",
+        "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
     },
     "stack": {
         "attention": "flash_attention use_flash_attn flash_attn attn_implementation attention_backend attn_impl attention_impl",
@@ -106,9 +115,10 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 SAID: Final[Mapping[str, str]] = {
-    "experts are not built: only dense models are": (
-        "ep etp expert* num_expert* n_expert* moe* top_k topk num_local_experts n_routed_experts n_shared_experts num_shared_experts "
-        "router* num_experts_per_tok capacity_factor shared_expert* first_k_dense_replace decoder_sparse_step"
+    "of experts that all tokens pass give the width together: shared_ffn_hidden_size": "n_shared_experts num_shared_experts shared_expert*",
+    "routers have one form: gates are a softmax over the experts chosen, no token is dropped, loads are balanced or as load_skew says": (
+        "moe* expert_* router* capacity_factor expert_capacity* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method "
+        "routed_scaling_factor scoring_func"
     ),
     "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
         "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"
@@ -179,7 +189,6 @@ SAID: Final[Mapping[str, str]] = {
     "compiled and captured programs are not built: a stack's fusions say what is fused": (
         "compile torch_compile cuda_graph* enable_cuda_graph use_cuda_graph*"
     ),
-    "norms of queries and keys are not built": "qk_norm* qk_layernorm* qk_layer_norm* use_qk_norm* query_key_norm*",
     "MLPs beside attention are not built: a block runs attention, then its MLP": (
         "parallel_attn* parallel_attention* parallel_block* use_parallel_residual parallel_residual parallel_mlp"
     ),
@@ -274,6 +283,8 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
         "gpt2-small": "gpt2",
         "gpt2-xl": "gpt2_1.5b",
         "mistral-7b": "mistral_7b_v0.1 mistral_7b_instruct_v0.1",
+        "mixtral-8x7b": "mixtral_8x7b_v0.1 mixtral_8x7b_instruct_v0.1",
+        "mixtral-8x22b": "mixtral_8x22b_v0.1 mixtral_8x22b_instruct_v0.1",
     },
 }
 
@@ -331,8 +342,8 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
 def lack_of(kind: str, name: str) -> str:
     """What is said of a value that exists elsewhere and not here, or "".
 
-    >>> lack_of("model", "mixtral")
-    'is not built: experts'
+    >>> lack_of("model", "deepseek_v3")
+    'is not built: latent attention (MLA)'
     """
     return _sentence(UNBUILT.get(kind, {}), squeeze(name))
 

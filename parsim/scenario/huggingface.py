@@ -1,4 +1,4 @@
-"""A Hugging Face config.json of a dense decoder, or of BERT, as a row of the catalog's kind; each model_type is one table of its keys.
+"""A Hugging Face config.json of a decoder, or of BERT, as a row of the catalog's kind; each model_type is one table of its keys.
 
 What changes no count is left out: epsilons, rotary bases and scaling, initial values.  What would change one is read or refused by name.
 Source: huggingface/transformers, models/NAME/configuration_NAME.py and modeling_NAME.py, for the keys, their defaults and the biases.
@@ -34,6 +34,7 @@ _OPTIONAL: Final = {"num_kv_heads": "num_key_value_heads", "head_dim": "head_dim
 _ROTARY: Final = {"norm": "rms_norm", "positions": "rotary"}
 _LEARNED: Final = {"norm": "layer_norm", "positions": "learned", "bias": True}
 _BIASES: Final = {"qkv_bias": "attention_bias", "bias": "mlp_bias"}
+_CHOSEN: Final = {"experts_per_token": "num_experts_per_tok"}
 _NO_BIAS: Final = dict.fromkeys(("attention_bias", "mlp_bias"), False)
 _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's
 _SHARE_TURNED: Final = "partial_rotary_factor"  # of head_dim, by the rotary embedding
@@ -68,11 +69,13 @@ class _Family:
     left_out: Mapping[str, object] = field(default_factory=dict)  # what keys left out are, where that is not nothing
 
 
+_QWEN: Final = {"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
 _AS_HIDDEN: Final = "classifier_dropout"  # that of hidden vectors, where null
 
-# left_out: configuration_mistral.py at commit 001f85b, configuration_qwen2.py at 008e574, configuration_nemotron.py at 05cd1ec; a mistral
-# with layer_types is read as the ministral that auto/configuration_auto.py takes it for.
+# left_out: configuration_mistral.py at commit 001f85b, configuration_qwen2.py at 008e574, configuration_nemotron.py at 05cd1ec, those of
+# mixtral, qwen3 and qwen3_moe of release 4.51; a mistral with layer_types is read as the ministral that auto/configuration_auto.py takes
+# it for.
 FAMILIES: Final = {
     "bert": _Family(
         {**_LEARNED, "causal": False, "norm_last": True},
@@ -95,6 +98,12 @@ FAMILIES: Final = {
         tied=True,
     ),
     "llama": _Family(biases=_BIASES),
+    "mixtral": _Family(
+        {**_ROTARY, "bias": False},
+        {**_COUNTS, "num_experts": "num_local_experts", **_CHOSEN},
+        only=_NO_BIAS,
+        left_out={"num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
+    ),
     "mistral": _Family({**_ROTARY, "bias": False}, only=_NO_BIAS, left_out={"num_key_value_heads": 8, "sliding_window": 4096}),
     "nemotron": _Family(
         {**_ROTARY, "norm": "layer_norm"},
@@ -105,7 +114,14 @@ FAMILIES: Final = {
     "qwen2": _Family(
         {**_ROTARY, "bias": False, "qkv_bias": True},
         only=_NO_BIAS,
-        left_out={"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28},
+        left_out=_QWEN,
+    ),
+    "qwen3": _Family({**_ROTARY, "bias": False, "qk_norm": True}, only=_NO_BIAS, left_out={**_QWEN, "head_dim": 128}),
+    "qwen3_moe": _Family(
+        {**_ROTARY, "bias": False, "qk_norm": True},
+        {**_COUNTS, "num_experts": "num_experts", **_CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
+        only={**_NO_BIAS, "decoder_sparse_step": 1, "mlp_only_layers": []},
+        left_out={"num_key_value_heads": 4, "use_sliding_window": False, "num_experts": 128, "num_experts_per_tok": 8},
     ),
 }
 
@@ -128,10 +144,10 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in FAMILIES:
         said = asked.lack_of("model", kind) if isinstance(kind, str) else ""
         raise ScenarioError(f"model_type {show(kind)} {said or 'is not read'}; known: {', '.join(FAMILIES)}")
-    experts = [key for key in _EXPERTS if config.get(key)]
-    if experts:
-        raise ScenarioError(f"{experts[0]} = {show(config[experts[0]])}, but experts are not read; only dense models are")
     family = FAMILIES[kind]
+    experts = [key for key in _EXPERTS if config.get(key) and key not in family.counts.values()]
+    if experts:
+        raise ScenarioError(f"{experts[0]} = {show(config[experts[0]])}, but no {kind} that is read has experts")
     rotary = config.get("rope_parameters")
     inside = {_SHARE_TURNED: rotary.get(_SHARE_TURNED)} if isinstance(rotary, dict) else {}
     config = {**family.left_out, **{key: each for key, each in inside.items() if each is not None}, **config}

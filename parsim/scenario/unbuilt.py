@@ -35,12 +35,17 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is no stack but a way to split: plans of data_parallel alone are that, with any stack": "ddp",
     },
     "model": {
-        "is not built: experts": (
-            "mixtral* deepseek deepseek_v* deepseek_moe* deepseek_r1 deepseek_r1_zero* deepseek_coder_v2* qwen2_moe* qwen3_moe* "
-            "qwen3_*b_a3b* qwen3_*b_a22b* qwen2_57b* qwen1.5_moe* dbrx* grok* llama4* gpt_oss* glm4_moe* granitemoe* olmoe* "
-            "phimoe* phi3.5_moe* jamba*"
+        "is not built: latent attention (MLA)": (
+            "deepseek deepseek_v* deepseek_r1 deepseek_r1_zero* deepseek_coder_v2* kimi_k2* moonlight*"
         ),
-        "is not built: norms of queries and keys": "qwen3* olmo2* olmo3* exaone4*",
+        "is not built: attention sinks, sliding windows and experts with biases": "gpt_oss*",
+        "is not built: layers of chunked attention without positions": "llama4*",
+        "is not built: state-space layers, or layers of linear attention": "jamba* qwen3_next* minimax*",
+        "is not read: its keys; write its figures as an inline model, with num_experts": (
+            "deepseek_moe* qwen2_moe* qwen2_57b* qwen1.5_moe* dbrx* grok* glm4_moe* granitemoe* olmoe* phimoe* phi3.5_moe*"
+        ),
+        "is not built: norms of whole queries and keys, not a head's": "olmo2* olmo3*",
+        "is not read: its keys; write its figures as an inline model, with qk_norm": "exaone4*",
         "is not built: GeGLU": "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma*",
         "is not built: GeGLU, norms behind each branch, soft caps and sliding windows": "gemma2*",
         "is not built: GeGLU, norms behind each branch and of queries and keys, and sliding windows": "gemma3*",

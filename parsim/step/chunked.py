@@ -83,4 +83,4 @@ class _Loop:
 
 
 def _chunk_dims(dims: Dims) -> Dims:
-    return tuple("X" if dim == "S" else dim for dim in dims)
+    return tuple("s" if dim == "S" else dim for dim in dims)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from parsim.model.dims import COMPUTE, GRADIENT, MATMUL
 from parsim.model.op import Block, Dims, Gradient, Op
-from parsim.model.op_kinds import KINDS
+from parsim.model.op_kinds import GEMMS, KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class _Derivation:
     def activation_gradient(self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], targets: list[str]) -> Iterator[KernelCall]:
         kernel, attributes, name = row.kernel, dict(row.attributes or op.attributes), f"{op.name}.d_{targets[0]}"
         known = self.gradients.get(targets[0], "")
-        if known and kernel == "einsum":  # a GEMM adds into its output at no cost (beta = 1)
+        if known and kernel in GEMMS:  # a GEMM adds into its output at no cost (beta = 1)
             output = (known, self.dims_in(op, targets[0]), COMPUTE)
             yield KernelCall(name, kernel, inputs, (output,), attributes, accumulate=True, tag=op.tag)
             return
@@ -155,7 +155,7 @@ class _Derivation:
         """Into the step's gradient buffer: inside the GEMM where the stack fuses it, else through a part of its own."""
         dims, name, into = self.dims_in(op, weight), f"{op.name}.d_{weight}", f"d_{weight}"
         attributes = dict(op.attributes)
-        if "gradient_accumulation" in self.fusions and kernel in ("einsum", "lookup_grad"):
+        if "gradient_accumulation" in self.fusions and kernel in (*GEMMS, "lookup_grad"):
             yield KernelCall(name, kernel, inputs, ((into, dims, GRADIENT),), attributes, accumulate=True, tag=op.tag)
             return
         part = (part_of(weight), dims, COMPUTE)

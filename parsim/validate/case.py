@@ -6,7 +6,7 @@ To build a feature is to remove its line from FEATURES.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
 from math import prod
@@ -43,12 +43,16 @@ def _above(column: str, most: int) -> Predicate:
     return lambda row: row.counts.get(column, 0) > most
 
 
+def _has_latent_attention(row: TableRow) -> bool:
+    """By its name, since no column says so: DeepSeek-AI 2024 (arXiv:2405.04434), and models of its layers."""
+    return any(name in row.says("model_name").lower() for name in ("deepseek", "kimi", "moonlight"))
+
+
 # What is not built yet, by the name of a feature, with cells in braces: whether a row needs it.
 FEATURES: Final[Mapping[str, Predicate]] = {
     "workload {workload}": _other_than("workload", "pretrain", "pretrain_oom", "sft", "ci"),
     "mlp {mlp}": _other_than("mlp", *KINDS),
-    "experts": _above("num_experts", 0),
-    "expert_parallel": _above("expert_parallel", 1),
+    "latent attention (MLA)": lambda row: row.counts.get("num_experts", 0) > 0 and _has_latent_attention(row),
     "offload": _other_than("offload", "no"),
     "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal, CUSTOM),
     "attention {attention}": _other_than("attention", *ATTENTION),
@@ -100,6 +104,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     model = _model(row, software)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], stack.precision(precision_of(row) or software.dtype))
     plan = _plan(row, model, software, stack)
+    stack = _with_ends(stack, model.num_layers, plan.num_stages)
     num_devices = row.counts.get("num_devices", plan.num_devices)
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
@@ -129,20 +134,48 @@ def _modules(row: TableRow) -> tuple[str, ...]:
     return tuple(re.split(r"[+,\s]+", found[1].strip())) if found else ()
 
 
+def _with_ends(stack: Stack, num_layers: int, num_stages: int) -> Stack:
+    """The stack, in which embedding and head count as a layer each where there are more stages than layers.
+
+    Source: Megatron-LM, megatron/training/arguments.py, account_for_embedding_in_pipeline_split and account_for_loss_in_pipeline_split.
+    """
+    return replace(stack, layer_split="embedding_and_head") if num_stages > num_layers else stack
+
+
 def _model(row: TableRow, software: Software) -> ModelSpec:
     if _names_a_model(row):
         named: ModelSpec = read("models", catalog.find("models", row.says("model_name")))
         return named
-    stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads")
+    if known := _known_model(row):
+        return replace(known, num_layers=row.counts["num_layers"], max_positions=row.counts["sequence_length"])
+    stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim")
+    experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
     return TransformerSpec.of(
         **{name: row.counts.get(name) for name in stated},
+        **experts,
         name=row.says("model_name") or "unnamed",
         vocab_size=row.counts.get("vocab_size", software.vocab_size),
         max_positions=row.counts["sequence_length"],
         activation=row.says("mlp") or "gelu",
         source=row.says("source"),
-        **_layer(row.says("mlp"), software),
+        **{**_layer(row.says("mlp"), software), **({"bias": False} if experts else {})},
     )
+
+
+def _has_experts(row: TableRow) -> bool:
+    return row.counts.get("num_experts", 0) > 0
+
+
+def _known_model(row: TableRow) -> TransformerSpec | None:
+    """The model of the catalog that has the row's experts and widths, since no column says what else it has; None where there is none."""
+    if not _has_experts(row):
+        return None
+    columns = ("hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "num_experts", "top_k")
+    figures = ("hidden_size", "expert_ffn_hidden_size", "num_heads", "num_kv_heads", "num_experts", "experts_per_token")
+    stated = [row.counts.get(name) for name in columns]
+    models: Iterator[ModelSpec] = (read("models", name) for name in catalog.names("models"))
+    alike = (model for model in models if [getattr(model, name, None) for name in figures] == stated)
+    return next((model for model in alike if isinstance(model, TransformerSpec)), None)
 
 
 def _layer(mlp: str, software: Software) -> dict[str, Any]:
@@ -170,6 +203,7 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         context_kind=stack.context,
         virtual_pipeline=chunks,
         sequence_parallel=sequence_parallel and tensor > 1,  # Megatron-LM turns it off for one rank
+        expert_parallel=row.counts.get("expert_parallel", 1),
         micro_batch=row.counts.get("micro_batch", 1),  # the least, where a row states none
         schedule=row.says("schedule") or schedules.default(chunks),
         recompute=row.says("recompute").replace(CUSTOM, "none") or software.recompute,
@@ -204,11 +238,13 @@ def _cluster(row: TableRow, num_devices: int) -> Cluster:
 def _node(accelerator: str, devices_per_node: int | None, num_devices: int) -> Node:
     """The node of the catalog with that accelerator, or the nearest by its name, with as many devices as the row states.
 
-    Of nodes equally near, one that has that many devices goes first.  Where NVLink joins several hosts, they are one node.
+    Of nodes equally near, one that has that many devices goes first.  Where NVLink joins several hosts, they are one node, and of all nodes
+    as many devices are used: 64 of 72 where a run has 256.
     """
     if accelerator in NVLINK_DOMAIN:
         domain: Node = read("nodes", NVLINK_DOMAIN[accelerator])
-        return replace(domain, devices_per_node=min(domain.devices_per_node, num_devices))
+        sizes = range(min(domain.devices_per_node, num_devices), 0, -1)
+        return replace(domain, devices_per_node=next(each for each in sizes if num_devices % each == 0))
     nodes: list[Node] = [read("nodes", name) for name in catalog.names("nodes")]
     node = max(nodes, key=lambda each: (_num_shared(accelerator, each.accelerator.name), each.devices_per_node == devices_per_node))
     if node.accelerator.name.split("-")[0] != accelerator.split("-")[0]:

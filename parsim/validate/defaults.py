@@ -92,7 +92,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "pipeline_papers": "zero-bubble-2023",  # Qi et al. 2023
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
-    **dict.fromkeys(("nemo_bridge", "nemo_bridge2", "mlperf"), "nemo"),
+    **dict.fromkeys(("nemo_bridge", "nemo_bridge2", "bridge_skills", "mlperf"), "nemo"),
     **{"mcore_ci": "megatron-core", "misc_repos": "pytorch-2", "small_scale": "plain-pytorch", "tpu_maxtext": "jax-xla"},
     **{"llm_foundry": "llm-foundry", "torchtitan": "torchtitan", "internevo": "internevo", "simumax": "simumax"},
 }
@@ -107,7 +107,7 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     # Megatron-LM, tests/functional_tests: a case is named after --transformer-impl: gpt3_mcore_te_* or, local, gpt3_mcore_*.
     "cross_entropy_loss_fusion": "megatron-core-fused-loss",  # Megatron-LM, tests/functional_tests, by name
     "test_cases/gpt/gpt3_mcore_tp": "megatron-core-local",
-    "yanring/Megatron-MoE-ModelZoo": "megatron-core",
+    **dict.fromkeys(("yanring/Megatron-MoE-ModelZoo", "xtuner docs/en/benchmark/megatron_moe_benchmark.md"), "megatron-core"),
 }
 
 # Families whose `allocated` memory comes from Megatron-LM's TensorBoard log, which only the last rank writes

@@ -19,7 +19,7 @@ TEXTS: Final = (
     *("sequence_parallel", "recompute", "attention", "schedule", "offload", "dtype", "memory_metric", "notes", "virtual_pipeline"),
 )
 COUNTS: Final = (
-    *("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "vocab_size", "num_experts", "top_k"),
+    *("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "num_experts", "top_k"),
     *("sequence_length", "num_devices", "devices_per_node", "data_parallel", "tensor_parallel", "pipeline_parallel"),
     *("context_parallel", "expert_parallel", "zero_stage", "zero_group", "micro_batch", "global_batch"),
 )

@@ -1,7 +1,5 @@
 """A step of one rank a second time, in plain numpy from the mathematics: no kernel, no task and no derivation is shared.
 
-Every function returns its value and its pullback, which takes the gradient of the value, adds those of weights, and returns that of x.
-Weights, masks and tokens are the run's own, and so are their names.
 Source: Vaswani et al. 2017 (arXiv:1706.03762); Touvron et al. 2023 (arXiv:2302.13971), section 2.2; Devlin et al. 2019
 (arXiv:1810.04805); Rumelhart et al. 1986, Nature 323, for the chain rule.
 """
@@ -9,115 +7,21 @@ Source: Vaswani et al. 2017 (arXiv:1706.03762); Touvron et al. 2023 (arXiv:2302.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parsim.executor.names import own_weights_of
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
-from parsim_kernels import KERNELS
+from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, chain
+from parsim.verify.experts_by_hand import experts
 from parsim_kernels.signature import Array
 
 if TYPE_CHECKING:
     from parsim.executor.job import Job
-
-Pullback = Callable[[Array], Array]
-Valued = tuple[Array, Pullback]
-_EPSILON = 1e-5  # of norms: torch.nn.LayerNorm
-
-
-@dataclass(slots=True)
-class Arithmetic:
-    """A step of one rank, micro_batch after micro_batch."""
-
-    job: Job
-    weights: dict[str, Array] = field(init=False)
-    gradients: dict[str, Array] = field(init=False)
-    loss: float = 0.0
-    micro_batch: int = 0
-
-    def __post_init__(self) -> None:
-        job = self.job
-        self.weights = {
-            f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
-            for instance, w in own_weights_of(job.copies(0))
-        }
-        self.gradients = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
-
-    def draw(self, instance: str, name: str, *shape: int) -> Array:
-        """Tokens, features, labels or a mask of the present micro_batch."""
-        return self.job.values.draw(instance, name, self.micro_batch, shape)
-
-    def dense(self, name: str, x: Array, *, summed: int = 1, transposed: bool = False) -> Valued:
-        """x W + b over the last `summed` dims of x; a `transposed` matrix is stored a row an output."""
-        matrix = self.weights[f"{name}.weight"]
-        wide, rows = matrix.T if transposed else matrix, x.ndim - summed
-        narrow = self._narrow if name.startswith("layer") else lambda array, rows, **_: (array, array)
-        (x_row, x_column), (w_row, w_column) = narrow(x, rows), narrow(wide, summed, weight=True)
-        y = np.tensordot(x_row, w_column, summed) + self.weights.get(f"{name}.bias", 0.0)
-
-        def back(dy: Array) -> Array:
-            columns, (dy_row, dy_column) = wide.ndim - summed, narrow(dy, rows, gradient=True)
-            d_matrix = np.tensordot(x_column, dy_column, (range(rows), range(rows)))
-            self.gradients[f"{name}.weight"] += d_matrix.T if transposed else d_matrix
-            if f"{name}.bias" in self.weights:
-                self.gradients[f"{name}.bias"] += dy.sum(axis=tuple(range(rows)))
-            return np.asarray(np.tensordot(dy_row, w_row, (range(rows, rows + columns), range(summed, summed + columns))))
-
-        return y, back
-
-    def _narrow(self, x: Array, rows: int, **of: bool) -> tuple[Array, Array]:
-        """What a linear layer multiplies of a tensor whose first `rows` dims are rows: scaled along its columns, and along its rows."""
-        how = self.job.step.structure.narrows
-        if how is None:
-            return x, x
-        (by_row, by_column), _ = KERNELS["quantise"]((x,), {**how.attributes(**of), "rows": rows, "layouts": "row col"})
-        return by_row, by_column
-
-    def norm(self, name: str, x: Array, kind: str) -> Valued:
-        """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta: Ba et al. 2016 (arXiv:1607.06450), Eq. 4."""
-        gamma, centre = self.weights[f"{name}.gamma"], kind == "layer_norm"
-        apart = x - x.mean(-1, keepdims=True) if centre else x
-        size = np.sqrt((apart**2).mean(-1, keepdims=True) + _EPSILON)
-        unit = apart / size
-
-        def back(dy: Array) -> Array:
-            rows = tuple(range(x.ndim - 1))
-            self.gradients[f"{name}.gamma"] += (dy * unit).sum(rows)
-            if centre:
-                self.gradients[f"{name}.beta"] += dy.sum(rows)
-            d_unit = dy * gamma
-            d_apart = d_unit - unit * (d_unit * unit).mean(-1, keepdims=True)
-            return np.asarray((d_apart - d_apart.mean(-1, keepdims=True) if centre else d_apart) / size)
-
-        return unit * gamma + (self.weights[f"{name}.beta"] if centre else 0.0), back
-
-    def dropout(self, instance: str, name: str, x: Array) -> Valued:
-        """What the mask keeps, over the share that is kept: Srivastava et al. 2014, JMLR 15, section 10."""
-        rate = self.job.spec.dropout
-        factor = self.draw(instance, name, *x.shape) / (1 - rate) if rate else np.array(1.0)
-        return x * factor, lambda dy: dy * factor
-
-    def lookup(self, name: str, rows: Array) -> Valued:
-        """Rows of a table."""
-
-        def back(dy: Array) -> Array:
-            np.add.at(self.gradients[name], rows, dy)
-            return dy
-
-        return self.weights[name][rows], back
-
-    def cross_entropy(self, logits: Array, labels: Array, scale: float) -> Pullback:
-        """Minus the logarithm of the softmax at the label, added up over rows; its pullback needs no gradient."""
-        odds = np.exp(logits - logits.max(-1, keepdims=True))
-        shares = odds / odds.sum(-1, keepdims=True)
-        right = np.eye(logits.shape[-1])[labels]
-        self.loss -= float(np.log((shares * right).sum(-1)).sum()) * scale
-        return lambda dy: dy * scale * (shares - right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +69,6 @@ def _sgd(given: Training, weight: Array, g: Array) -> Array:
     return g
 
 
-def chain(*pullbacks: Pullback) -> Pullback:
-    """The pullback of functions that run one after the other."""
-
-    def back(dy: Array) -> Array:
-        for each in reversed(pullbacks):
-            dy = each(dy)
-        return dy
-
-    return back
-
-
 def activation(kind: str, x: Array) -> Valued:
     """A nonlinearity of one input, and its derivative."""
     match kind:
@@ -202,7 +95,7 @@ def transformer(run: Arithmetic) -> Pullback:
     x, first = _embedding(run, model, shape)
     pullbacks = [first]
     for i in range(model.num_layers):
-        for branch, norm in ((_attention, "norm1"), (_mlp, "norm2")):
+        for branch, norm in ((_attention, "norm1"), (_experts if model.has_experts(i) else _mlp, "norm2")):
             x, back = _residual(run, model, f"layer{i}", norm, branch, x)
             pullbacks.append(back)
     return chain(*pullbacks, _head(run, model, x))
@@ -236,7 +129,7 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
     name = f"{at}/{norm}"
     entering, before = (x, lambda dy: dy) if model.norm_last else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
-    y, dropped = run.dropout(at, f"{branch.__name__[1:]}_mask", y)
+    y, dropped = run.dropout(at, "attention_mask" if norm == "norm1" else "mlp_mask", y)
     inside = chain(before, through, dropped)
     if not model.norm_last:
         return x + y, lambda dy: dy + inside(dy)
@@ -251,6 +144,9 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
 
 def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
     (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")  # q: B S K R C; k, v: B S K C
+    if model.qk_norm:
+        (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, "rms_norm"), run.norm(f"{at}/k_norm", k, "rms_norm")
+        q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
     turn = _turn(x.shape[1], model.head_dim) if model.positions == "rotary" else None
     if turn is not None:
         q, k = np.einsum("bskrc,scd->bskrd", q, turn), np.einsum("bskc,scd->bskd", k, turn)
@@ -285,15 +181,27 @@ def _turn(length: int, width: int) -> Array:
     return found
 
 
-def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
-    up, up_back = run.dense(f"{at}/up", x)
+def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    y, back = experts(run, model, at, x, _up_and_down)
+    if not model.shared_ffn_hidden_size:
+        return y, back
+    more, through = _mlp(run, model, at, x, "shared_")
+    return y + more, lambda dy: back(dy) + through(dy)
+
+
+def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
+    return _up_and_down(model, lambda name, x: run.dense(f"{at}/{of}{name}", x), x)
+
+
+def _up_and_down(model: TransformerSpec, dense: Callable[[str, Array], Valued], x: Array) -> Valued:
+    up, up_back = dense("up", x)
     if model.activation != "swiglu":
         active, through = activation(model.activation, up)
-        y, down = run.dense(f"{at}/down", active)
+        y, down = dense("down", active)
         return y, chain(up_back, through, down)
-    gate, gate_back = run.dense(f"{at}/gate", x)
+    gate, gate_back = dense("gate", x)
     share = 1 / (1 + np.exp(-gate))
-    y, down = run.dense(f"{at}/down", gate * share * up)
+    y, down = dense("down", gate * share * up)
 
     def back(dy: Array) -> Array:
         d_active = down(dy)

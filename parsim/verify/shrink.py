@@ -11,7 +11,7 @@ from parsim.cluster.cluster import Cluster
 from parsim.model.dims import DIMS, FREE
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, degrees, split
-from parsim.parallel.plan import Plan
+from parsim.parallel.plan import EXPERT_KEYS, Plan
 from parsim.parallel.stages import layers_of
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     small = replace(
         plan,
         **_replicas(plan, 2),
+        **{name: min(getattr(plan, name), 2) for name in EXPERT_KEYS},
         tensor_parallel=min(plan.tensor_parallel, 2),
         pipeline_parallel=min(plan.pipeline_parallel, 2),
         context_parallel=min(plan.context_parallel, 2),

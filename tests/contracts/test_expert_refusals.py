@@ -19,7 +19,6 @@ from parsim.parallel.sharding import Sharding
 from support import DTYPES, GPT, STACK
 
 Patch = Callable[[pytest.MonkeyPatch], None]
-EP = (("expert_split", 2),)
 
 
 @pytest.fixture(autouse=True)
@@ -39,44 +38,44 @@ def _without(rule: str) -> Patch:
 
 
 def _filled_twice(patch: pytest.MonkeyPatch) -> None:
-    again = replace(dimensions.DIMENSIONS.get("expert_rest"), name="expert_more", axis="emp")
+    again = replace(dimensions.DIMENSIONS.get("expert_replicas"), name="expert_more", axis="emp")
     patch.setitem(dimensions.DIMENSIONS._values, "expert_more", again)
 
 
 def _of_any_model(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sharding_faults, "TOKEN_DIMS", frozenset(dimensions.DIMENSIONS.get("expert_split").shards))
+    patch.setattr(sharding_faults, "TOKEN_DIMS", frozenset("E"))
 
 
-TWICE = "expert_more and expert_rest each take all the ranks of a stage that other dimensions of experts leave. Register one of them"
-DENSE_MODEL = 'expert_split = 2 splits experts where they live, which model "toy gpt" does not have. Leave expert_split out'
+TWICE = "expert_more and expert_replicas each take all the ranks of a stage that other dimensions of experts leave. Register one of them"
+LACKS = 'which model "toy gpt" does not have. Leave'
 FAULTS: dict[str, tuple[Plan, Batch, str, Patch]] = {
     "tokens that the ranks of a stage do not divide": (  # 2 sequences of 3 tokens over 2 x 2 ranks
-        Plan(data_parallel=2, tensor_parallel=2, dimensions=EP),
+        Plan(data_parallel=2, tensor_parallel=2, expert_parallel=2),
         Batch(8, 3),
         "the 4 ranks of a stage do not share out 6 tokens, which they have of a micro_batch, evenly to experts. "
         "Make micro_batch a multiple of 2",
         _without("tokens"),
     ),
     "a degree that is no whole number": (
-        Plan(data_parallel=2, dimensions=(("expert_split", 2.0),)),  # type: ignore[arg-type]
+        Plan(dimensions=(("exchange_parallel", 2.0),)),  # type: ignore[arg-type]
         Batch(8, 4),
-        "expert_split = 2.0 is not a positive whole number. Legal: 1, 2, 3, ...",
+        "exchange_parallel = 2.0 is not a positive whole number. Legal: 1, 2, 3, ...",
         _without("dimensions"),
     ),
     "a degree that is true": (
-        Plan(data_parallel=2, dimensions=(("expert_split", True),)),
+        Plan(dimensions=(("exchange_parallel", True),)),
         Batch(8, 4),
-        "expert_split = True is not a positive whole number. Legal: 1, 2, 3, ...",
+        "exchange_parallel = True is not a positive whole number. Legal: 1, 2, 3, ...",
         _without("dimensions"),
     ),
     "a dimension twice": (
-        Plan(data_parallel=4, dimensions=(*EP, *EP)),
+        Plan(dimensions=(("exchange_parallel", 2),) * 2),
         Batch(8, 4),
-        "dimensions = (('expert_split', 2), ('expert_split', 2)) names one twice. Give each one degree",
+        "dimensions = (('exchange_parallel', 2), ('exchange_parallel', 2)) names one twice. Give each one degree",
         _without("dimensions"),
     ),
     "a rank_order that names an axis of experts": (
-        Plan(data_parallel=2, rank_order="ep-tp-dp-pp", dimensions=EP),
+        Plan(data_parallel=2, rank_order="ep-tp-dp-pp", expert_parallel=2),
         Batch(8, 4),
         "rank_order = 'ep-tp-dp-pp' does not name each axis once, from the fastest. Legal: dp-pp-tp, ",
         _without("rank order"),
@@ -95,20 +94,26 @@ def test_a_fault_says_so_and_only_its_rule_does(
 
 
 def test_twice_as_many_sequences_are_tokens_enough(package: str) -> None:
-    plan = Plan(data_parallel=2, tensor_parallel=2, micro_batch=2, dimensions=EP)
+    plan = Plan(data_parallel=2, tensor_parallel=2, micro_batch=2, expert_parallel=2)
     assert not faults(plan, mixture(package), Batch(8, 3), 4)
 
 
-def test_experts_are_not_split_where_a_model_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan(data_parallel=2, dimensions=EP)
-    assert [str(each) for each in faults(plan, GPT, Batch(8, 8), 2)] == [DENSE_MODEL]
-    assert not faults(replace(plan, dimensions=(("expert_split", 1),)), GPT, Batch(8, 8), 2)
-    _of_any_model(monkeypatch)
-    assert not faults(plan, GPT, Batch(8, 8), 2)
+@pytest.mark.parametrize(
+    ("plan", "said", "mutate"),
+    [
+        (Plan(data_parallel=2, expert_parallel=2), "expert_parallel = 2 splits experts", _without("expert parallelism")),
+        (Plan(dimensions=(("dealt_experts", 2),)), "dealt_experts = 2 splits experts where they live", _of_any_model),
+    ],
+)
+def test_experts_are_not_split_where_a_model_has_none(plan: Plan, said: str, mutate: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fault,) = faults(plan, GPT, Batch(8, 8), plan.num_devices)
+    assert str(fault).startswith(f"{said}, {LACKS}")
+    mutate(monkeypatch)
+    assert not faults(plan, GPT, Batch(8, 8), plan.num_devices)
 
 
 def test_one_dimension_alone_takes_the_ranks_that_others_leave(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan(data_parallel=4, dimensions=EP)
+    plan = Plan(data_parallel=4, expert_parallel=2)
     assert not faults(plan, mixture(package), Batch(8, 4), 4)
     _filled_twice(monkeypatch)
     assert [str(each) for each in faults(plan, mixture(package), Batch(8, 4), 4)] == [TWICE]
@@ -127,9 +132,9 @@ def test_an_axis_cuts_one_dim_of_a_tensor() -> None:
 
 
 def test_tokens_that_all_ranks_share_have_no_table(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = replace(dimensions.DIMENSIONS.get("expert_rest"), share=lambda extent, ranks: (extent, *(0,) * (ranks - 1)))
-    monkeypatch.setitem(dimensions.DIMENSIONS._values, "expert_rest", table)
-    asked = mixture(package), Batch(8, 4), Plans.of([Plan(data_parallel=4, dimensions=EP)]), STACK, DTYPES
+    table = replace(dimensions.DIMENSIONS.get("expert_replicas"), share=lambda extent, ranks: (extent, *(0,) * (ranks - 1)))
+    monkeypatch.setitem(dimensions.DIMENSIONS._values, "expert_replicas", table)
+    asked = mixture(package), Batch(8, 4), Plans.of([Plan(data_parallel=4, expert_parallel=2)]), STACK, DTYPES
     with pytest.raises(PlanError, match="the table of edp deals out tokens, which all ranks of a stage share evenly on their way to exp"):
         sizes.sizes_of(*asked)
     monkeypatch.setattr(sizes, "FREE", ())

@@ -26,7 +26,7 @@ from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective
 from parsim.verify import verify_plan
-from support import DTYPES, STACK, STACKS, scenario, tiered
+from support import DTYPES, MOE, STACK, STACKS, scenario, tiered
 
 PLANS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -47,7 +47,8 @@ PLANS: dict[str, dict[str, object]] = {
     "hsdp": {"data_parallel": 4, "zero_stage": 3, "zero_group": 2},
     "offload": {"data_parallel": 4, "zero_stage": 1, "offload_optimizer": True},
 }
-SPLITS = {"ep": (("expert_split", 2),), "etp": (("expert_ffn", 2),), "ep-etp": (("expert_split", 2), ("expert_ffn", 2))}
+EP, ETP = {"expert_parallel": 2}, {"expert_tensor_parallel": 2}
+SPLITS: dict[str, dict[str, object]] = {"ep": {**EP}, "etp": {**ETP}, "ep-etp": {**EP, **ETP}}
 TWO_RANKS = ("dp", "pp", "zbh1", "hsdp", "zero2-alone", "zero3-alone")  # a stage, or a group of it
 CASES = [(name, split, stack) for name in PLANS for split in SPLITS for stack in (0, 1) if split != "ep-etp" or name not in TWO_RANKS]
 USUAL = {(name, list(SPLITS)[index % 2 if name in TWO_RANKS else 2], index % 2) for index, name in enumerate(PLANS)}
@@ -64,11 +65,12 @@ def experts(package: str, plan: Plan, stack: int = 0) -> Scenario:
 
 
 @pytest.mark.parametrize("case", [tiered(case, "-".join(map(str, case)), slow=case not in USUAL) for case in CASES])
-def test_experts_keep_the_contract_on_every_rank(case: tuple[str, str, int], package: str) -> None:
+def test_experts_keep_the_contract_on_every_rank(case: tuple[str, str, int]) -> None:
     name, split, stack = case
-    plan = Plan(**PLANS[name], dimensions=SPLITS[split])  # type: ignore[arg-type]
-    assert not faults(plan, mixture(package), Batch(4 * plan.data_parallel, 4), plan.num_devices)
-    assert not [check for check in verify_plan(experts(package, plan, stack), plan, "toy") if not check.ok]
+    plan = Plan(**PLANS[name], **SPLITS[split])  # type: ignore[arg-type]
+    toy = scenario(model=MOE, batch=Batch(4 * plan.data_parallel, 4), stack=STACKS[stack])
+    assert not faults(plan, toy.model, toy.batch, plan.num_devices)
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
 def test_the_ranks_of_a_stage_are_numbered_anew_in_rank_order_with_the_nearest_axis_fastest() -> None:
@@ -88,7 +90,7 @@ def test_the_ranks_of_a_stage_are_numbered_anew_in_rank_order_with_the_nearest_a
 
 
 def test_a_group_of_experts_lies_on_nodes_as_its_view_says(package: str) -> None:
-    plan = Plan(data_parallel=8, tensor_parallel=2, pipeline_parallel=2, dimensions=(("expert_split", 4), ("expert_ffn", 2)))
+    plan = Plan(data_parallel=8, tensor_parallel=2, pipeline_parallel=2, expert_parallel=4, expert_tensor_parallel=2)
     sizes = sizes_of(mixture(package), Batch(16, 4), Plans.of([plan, replace(plan, rank_order="pp-tp-dp")]), STACK, DTYPES)
     strides = {axis: sizes.stride(Group((axis,))).tolist() for axis in ("etp", "ep", "edp", "tp", "dp")}
     assert {axis: first for axis, (first, _) in strides.items()} == {"etp": 1, "ep": 2, "edp": 8, "tp": 1, "dp": 2}
@@ -96,7 +98,7 @@ def test_a_group_of_experts_lies_on_nodes_as_its_view_says(package: str) -> None
 
 
 def test_tokens_go_to_experts_by_all_to_all_and_a_tensor_parallel_expert_gathers_them_behind_it(package: str) -> None:
-    plan = Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, dimensions=SPLITS["ep-etp"])
+    plan = Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, expert_parallel=2, expert_tensor_parallel=2)
     toy = experts(package, plan)
     layer = lower.lower(Structure.of(toy.model, toy.batch, plan, toy.stack)).segments["layer"]
     there_and_back = ["ep all_to_all", "etp all_gather", "etp reduce_scatter", "ep all_to_all"]
@@ -106,7 +108,7 @@ def test_tokens_go_to_experts_by_all_to_all_and_a_tensor_parallel_expert_gathers
 
 
 def test_a_stack_that_overlaps_tensor_parallelism_leaves_the_collectives_of_experts_where_they_stand(package: str) -> None:
-    plan = Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, dimensions=SPLITS["ep-etp"])
+    plan = Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, expert_parallel=2, expert_tensor_parallel=2)
     toy = experts(package, plan)
     layer = lower.lower(Structure.of(toy.model, toy.batch, plan, replace(toy.stack, tensor_overlap=True))).segments["layer"]
     streams = {(t.group.name, t.stream) for t in layer.phases[Phase.B] if isinstance(t, Collective)}
@@ -115,7 +117,7 @@ def test_a_stack_that_overlaps_tensor_parallelism_leaves_the_collectives_of_expe
 
 
 def test_an_exchange_sends_half_of_the_rows_and_experts_are_summed_over_their_own_replicas(package: str) -> None:
-    plan = Plan(data_parallel=4, dimensions=SPLITS["ep"])
+    plan = Plan(data_parallel=4, expert_parallel=2)
     sent = estimate(experts(package, plan), plan).sent_bytes[0]
     rows = 4 * 4 * 6 * 2  # of 4 experts: tokens of a sequence x hidden x bf16
     assert sent["ep"] == 4 * 2 * 4 * rows // 2  # micro_batches x layers x there and back, twice
@@ -124,7 +126,7 @@ def test_an_exchange_sends_half_of_the_rows_and_experts_are_summed_over_their_ow
 
 
 def test_zero_shards_a_weight_over_those_that_replicate_it(package: str) -> None:
-    plan = Plan(data_parallel=4, zero_stage=3, dimensions=SPLITS["ep"])
+    plan = Plan(data_parallel=4, zero_stage=3, expert_parallel=2)
     toy = experts(package, plan)
     step = lower.lower(Structure.of(toy.model, toy.batch, plan, toy.stack))
     groups = {weight.name: weight.group.name for weight in step.segments["layer"].weights}
@@ -137,7 +139,7 @@ def test_zero_shards_a_weight_over_those_that_replicate_it(package: str) -> None
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="shared memory is for Linux on x86-64")
 def test_processes_do_as_lockstep_does_bit_for_bit(package: str) -> None:
-    plan = Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=1, dimensions=SPLITS["ep-etp"])
+    plan = Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=1, expert_parallel=2, expert_tensor_parallel=2)
     toy = experts(package, plan, 1)
     apart, together = (execute(toy, plan, transport=way, deadline_s=120.0) for way in ("shared_memory", "lockstep"))  # type: ignore[arg-type]
     assert (apart.losses, apart.end_ps) == (together.losses, together.end_ps)
@@ -149,15 +151,15 @@ def test_processes_do_as_lockstep_does_bit_for_bit(package: str) -> None:
     ("plan", "said"),
     [
         (
-            Plan(data_parallel=2, dimensions=(("expert_split", 4),)),
-            "expert_split = 4 does not divide the 2 ranks of a stage. Legal products: 1, 2",
+            Plan(data_parallel=2, expert_parallel=4),
+            "expert_parallel = 4 does not divide the 2 ranks of a stage. Legal products: 1, 2",
         ),
-        (Plan(data_parallel=2, dimensions=(("expert_rest", 2),)), "unknown dimension 'expert_rest'"),
+        (Plan(data_parallel=2, dimensions=(("expert_replicas", 2),)), "unknown dimension 'expert_replicas'"),
         (
-            Plan(data_parallel=2, tensor_parallel=2, pipeline_parallel=2, rank_order="tp-pp-dp", dimensions=SPLITS["ep"]),
+            Plan(data_parallel=2, tensor_parallel=2, pipeline_parallel=2, rank_order="tp-pp-dp", expert_parallel=2),
             "rank_order = 'tp-pp-dp' puts pp between the ranks of a stage",
         ),
-        (Plan(data_parallel=2, gradient_sync="master", dimensions=SPLITS["ep"]), "gradient_sync = master updates all weights on one rank"),
+        (Plan(data_parallel=2, gradient_sync="master", expert_parallel=2), "gradient_sync = master updates all weights on one rank"),
     ],
 )
 def test_what_the_view_cannot_hold_is_a_fault(plan: Plan, said: str, package: str) -> None:

@@ -17,7 +17,7 @@ from parsim.step import finish
 from parsim.verify import verify_plan
 from support import STACKS, forget_steps, scenario
 
-PLAN = Plan(data_parallel=4, tensor_parallel=2, dimensions=(("expert_split", 2), ("expert_ffn", 2)))
+PLAN = Plan(data_parallel=4, tensor_parallel=2, expert_parallel=2, expert_tensor_parallel=2)
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 

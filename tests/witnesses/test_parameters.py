@@ -12,7 +12,7 @@ from parsim import catalog
 from parsim.cost.buckets import weight_elements
 from parsim.cost.sizes import sizes_of
 from parsim.model import parameters
-from parsim.model.parameters import model_flops_per_token, num_parameters
+from parsim.model.parameters import model_flops_per_token, num_active_parameters, num_parameters
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -23,7 +23,8 @@ from parsim.step.structure import Structure
 from support import DTYPES
 
 # KerasHub's presets (keras-team/keras-hub, gpt2_presets.py and qwen_presets.py, `params`) for GPT-2 and Qwen2.5; the hub's safetensors
-# metadata of meta-llama/Llama-2-7b-hf, -13b-hf, -70b-hf, Meta-Llama-3-8B, -70B, Llama-3.1-405B and mistralai/Mistral-7B-v0.1.
+# metadata of meta-llama/Llama-2-7b-hf, -13b-hf, -70b-hf, Meta-Llama-3-8B, -70B, Llama-3.1-405B, mistralai/Mistral-7B-v0.1,
+# Mixtral-8x7B-v0.1, -8x22B-v0.1 and Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B.
 PUBLISHED = {
     "gpt2-small": 124_439_808,
     "gpt2-medium": 354_823_168,
@@ -38,12 +39,27 @@ PUBLISHED = {
     "mistral-7b": 7_241_732_096,
     "qwen2.5-7b": 7_615_616_512,
     "qwen2.5-72b": 72_706_203_648,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-32b": 32_762_123_264,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
 }
+# Billions a token, as printed: Jiang et al. 2024 (arXiv:2401.04088), section 1; mistral.ai, "Cheaper, Better, Faster, Stronger" (8x22B);
+# model cards of Qwen/Qwen3-30B-A3B and -235B-A22B.
+ACTIVE = {"mixtral-8x7b": (12.9, 1), "mixtral-8x22b": (39, 0), "qwen3-30b-a3b": (3.3, 1), "qwen3-235b-a22b": (22, 0)}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_row_has_the_parameters_of_the_released_checkpoint(name: str) -> None:
     assert num_parameters(read("models", name)) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_a_token_needs_the_published_share_of_the_parameters(name: str) -> None:
+    billions, digits = ACTIVE[name]
+    assert abs(num_active_parameters(read("models", name)) / 10**9 - billions) < 10**-digits  # some round, some cut
 
 
 # KerasHub's presets bert_base_en_uncased and bert_large_en_uncased (`params`) hold the pooler and no head; the hub's safetensors metadata
@@ -100,7 +116,7 @@ def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     rows = (model.max_positions if model.positions == "learned" else 0) + model.num_token_types + 2 * model.norm_last
     table = rows * model.hidden_size  # an encoder's embedding ends with a norm
     untied = 0 if model.tied_embedding else model.vocab_size * model.hidden_size
-    assert parameters.without_input(model) == num_parameters(model) - table - untied
+    assert parameters.without_input(model) == num_active_parameters(model) - table - untied
     whole, unmasked = model_flops_per_token(model, 1024)
     attention = 12 * model.num_layers * 1024 * model.num_heads * model.head_dim  # 12 L s d_attention
     assert whole == 6 * parameters.without_input(model) + attention

@@ -9,9 +9,10 @@ from parsim.model.transformer import TransformerArchitecture, TransformerSpec
 
 
 def blocks(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
-    """Embedding, layer and head."""
-    layer = transformer_layer(kind, attention=attention, fusions=fusions)
-    return by_name(embedding(kind, fusions=fusions), layer, head(kind, fusions=fusions))
+    """Embedding, layers, those without experts first, and head."""
+    there = {"layer": kind.dense_layers, "expert_layer": kind.experts}
+    layers = (transformer_layer(name, kind, attention=attention, fusions=fusions) for name, is_there in there.items() if is_there)
+    return by_name(embedding(kind, fusions=fusions), *layers, head(kind, fusions=fusions))
 
 
 FAMILIES.register("transformer", Family(TransformerSpec, blocks))

@@ -37,6 +37,7 @@ class Degrees(Protocol):
         """Degrees of dimensions that have no field, by name."""
 
 
+UnevenShare = tuple[str, str, Callable[[int, int], Sequence[int]]]  # dim, axis, and the extent of each rank by that of all and their number
 DENSE, EXPERT, OUTSIDE = "dense", "expert", "outside"
 
 
@@ -127,7 +128,7 @@ def replica_axes() -> tuple[str, ...]:
     return tuple(axis for axis in axes() if axis in own)
 
 
-def uneven() -> tuple[tuple[str, str, Callable[[int, int], Sequence[int]]], ...]:
+def uneven() -> tuple[UnevenShare, ...]:
     """Dim, axis and rule of each dimension that does not cut its dims into equal parts."""
     return tuple((dim, each.axis, each.share) for each in all_dimensions() if each.share for dim in each.shards)
 

@@ -13,7 +13,7 @@ from parsim.parallel.dimensions import DIMENSIONS, Dimension, all_dimensions
 AXIS = "cp"
 SOURCE, WAIT = "Grattafiori et al. 2024 (arXiv:2407.21783), section 3.3.2", "keys, values or heads from other parts of the sequence"
 DIMENSIONS.register(
-    "context_parallel", Dimension("context_parallel", AXIS, ("S", "T", "X"), SOURCE, nesting=80, waits_for=WAIT, replicates=True)
+    "context_parallel", Dimension("context_parallel", AXIS, ("S", "T", "s"), SOURCE, nesting=80, waits_for=WAIT, replicates=True)
 )
 
 

@@ -33,13 +33,15 @@ KINDS_OF_MODEL = {
     "bert that labels texts": replace(BERT, head="text"),
     "bert that labels tokens": replace(BERT, head="token"),
     "encoder of llama's ops": replace(LLAMA, causal=False, norm_last=True),
+    "experts": replace(LLAMA, experts=True, shared_experts=True, qk_norm=True),
+    "experts alone": replace(LLAMA, experts=True, dense_layers=False),
     "mlp": MLP,
     "mlp without biases and dropout": replace(MLP, bias=False, dropout=False),
 }
 
 
 def layer(kind: TransformerArchitecture, attention: str = "flash", fusions: tuple[str, ...] = ()) -> Block:
-    return transformer_layer(kind, attention=attention, fusions=fusions)
+    return transformer_layer("layer", kind, attention=attention, fusions=fusions)
 
 
 def kinds(block: Block) -> list[str]:
@@ -121,10 +123,10 @@ def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> Non
         assert not block.output or block.output in known
 
 
-def test_every_dim_has_a_meaning_and_is_used_but_for_those_of_experts() -> None:
+def test_every_dim_has_a_meaning_and_is_used() -> None:
     terms = [term for kind in KINDS_OF_MODEL.values() for block in blocks(kind) for op in block.ops for side in op.terms for term in side]
     used = {dim for term in terms for dim in term}
-    assert used == set(DIMS) - set("ENGMJ")
+    assert used == set(DIMS)
 
 
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)

@@ -96,7 +96,19 @@ BERT = {
     "vocab_size": 30522,
 }
 POOLER = 768 * 768 + 768
-CONFIGS = {"bert-base": BERT, "llama3-8b": LLAMA, "mistral-7b": MISTRAL, "qwen2.5-7b": QWEN, "gpt2-small": GPT2, "nemotron-4-15b": NEMOTRON}
+MIXTRAL = {**MISTRAL, "model_type": "mixtral", "num_experts_per_tok": 2, "num_local_experts": 8, "sliding_window": None}
+QWEN_EXPERTS = {
+    **{**LLAMA, "model_type": "qwen3_moe", "decoder_sparse_step": 1, "head_dim": 128, "hidden_size": 2048, "intermediate_size": 6144},
+    **{"max_position_embeddings": 40960, "mlp_only_layers": [], "moe_intermediate_size": 768, "norm_topk_prob": True, "num_experts": 128},
+    **{"num_attention_heads": 32, "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4, "vocab_size": 151936},
+}
+QWEN_3 = {**LLAMA, "model_type": "qwen3", "head_dim": 128, "intermediate_size": 12288, "max_position_embeddings": 40960}
+KNOWN = "bert, gpt2, llama, mixtral, mistral, nemotron, qwen2, qwen3, qwen3_moe"
+CONFIGS = {
+    **{"bert-base": BERT, "llama3-8b": LLAMA, "mistral-7b": MISTRAL, "qwen2.5-7b": QWEN, "gpt2-small": GPT2, "nemotron-4-15b": NEMOTRON},
+    **{"mixtral-8x7b": MIXTRAL, "qwen3-30b-a3b": QWEN_EXPERTS},
+    "qwen3-8b": {**QWEN_3, "num_hidden_layers": 36, "vocab_size": 151936},
+}
 
 
 def files(folder: Path, config: object, name: str = "config.json") -> Path:
@@ -108,7 +120,7 @@ def files(folder: Path, config: object, name: str = "config.json") -> Path:
         f"model: hf:models/{name}\n"
         "cluster: {node: dgx-a100-80gb}\n"
         "batch: {global_batch: 8, sequence_length: 64}\n"
-        "plans: {a: {tensor_parallel: 4}}\n"
+        "plans: {a: {tensor_parallel: 4, sequence_parallel: true}}\n"
     )
     return path
 
@@ -156,11 +168,14 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         (
-            {"model_type": "mixtral"},
-            "model_type 'mixtral' is not built: experts; known: bert, gpt2, llama, mistral, nemotron, qwen2",
+            {"model_type": "deepseek_v3"},
+            f"model_type 'deepseek_v3' is not built: latent attention (MLA); known: {KNOWN}",
         ),
-        ({"model_type": None}, "model_type nothing is not read; known: bert, gpt2, llama, mistral, nemotron, qwen2"),
-        ({"num_local_experts": 8}, "num_local_experts = 8, but experts are not read; only dense models are"),
+        (
+            {"model_type": None},
+            f"model_type nothing is not read; known: {KNOWN}",
+        ),
+        ({"num_local_experts": 8}, "num_local_experts = 8, but no llama that is read has experts"),
         ({"num_hidden_layers": "32"}, "num_hidden_layers must be a whole number above 0, not '32'"),
         ({"hidden_size": 0}, "hidden_size must be a whole number above 0, not 0"),
         ({"vocab_size": True}, "vocab_size must be a whole number above 0, not true"),

@@ -138,6 +138,17 @@ def test_the_label_in_the_notes_says_which_precision_is_meant(tmp_path, dtype, n
     assert found.batch.dtype == recipe
 
 
+def test_experts_and_widths_of_a_catalog_model_are_those_of_a_row_with_them(tmp_path):
+    """No column says that heads have norms or are wider than hidden_size / num_heads."""
+    widths = {"hidden_size": "2048", "ffn_hidden_size": "768", "num_heads": "32", "num_kv_heads": "4", "mlp": "swiglu"}
+    row = {**SMALL, **widths, "num_experts": "128", "top_k": "8", "expert_parallel": "4", "dtype": "bf16"}
+    known = scenario_of(read_table(table(tmp_path, row))[0], "")
+    assert known.model == replace(read("models", "qwen3-30b-a3b"), num_layers=4, max_positions=512)
+    assert known.plans["row"].expert_parallel == 4
+    other = scenario_of(read_table(table(tmp_path, {**row, "num_experts": "64"}))[0], "").model
+    assert (other.num_experts, other.experts_per_token, other.expert_ffn_hidden_size, other.qk_norm) == (64, 8, 768, False)
+
+
 def test_rows_of_ci_count_for_memory_only(tmp_path):
     row = only(tmp_path, workload="ci", peak_memory_bytes="5e9")
     assert row.predicted_step_s and row.measured_step_s == 1.0
@@ -148,7 +159,7 @@ def test_rows_of_ci_count_for_memory_only(tmp_path):
     ("changes", "reason"),
     [
         ({"mlp": "geglu"}, "needs mlp geglu"),
-        ({"num_experts": "8"}, "needs experts"),
+        ({"num_experts": "8", "model_name": "DeepSeek-V3"}, "needs latent attention (MLA)"),
         ({"offload": "yes"}, "needs offload"),
         ({"recompute": "some"}, "needs recompute some"),
         ({"recompute": "custom", "notes": "recompute_modules=[layernorm moe_act]"}, "moe_act"),

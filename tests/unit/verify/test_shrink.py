@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from made_up import mixture, registered
+from made_up import registered
 from parsim.errors import ParsimError
 from parsim.parallel.dimensions import degrees
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import Scenario
 from parsim.verify import shrink, verify_plan
-from support import scenario
+from support import MOE, scenario
 
 
 @pytest.fixture(autouse=True)
@@ -42,30 +42,31 @@ def test_hsdp_keeps_two_groups_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
         likeness(large, plan)
 
 
-BOTH = (("expert_split", 8), ("expert_ffn", 2))
+BOTH = {"expert_parallel": 8, "expert_tensor_parallel": 2}
+MANY = replace(MOE, num_experts=64)
 EXPERTS = {  # a plan, and the replicas and tensor-parallel ranks of its likeness
-    "some of many replicas": (Plan(data_parallel=64, dimensions=(("expert_split", 8),)), 4, 1),
-    "all of two replicas": (Plan(data_parallel=64, dimensions=(("expert_split", 64),)), 2, 1),
-    "both ways": (Plan(data_parallel=64, zero_stage=3, dimensions=BOTH), 8, 1),
-    "all of a stage": (Plan(data_parallel=16, tensor_parallel=4, dimensions=(("expert_split", 64),)), 2, 2),
-    "some of a stage": (Plan(data_parallel=16, tensor_parallel=4, dimensions=(("expert_split", 16),)), 2, 2),
-    "no replicas": (Plan(tensor_parallel=32, dimensions=BOTH), 1, 8),
-    "too few replicas": (Plan(data_parallel=2, tensor_parallel=16, dimensions=BOTH), 2, 4),
-    "three replicas": (Plan(data_parallel=3, tensor_parallel=16, dimensions=BOTH), 2, 4),
+    "some of many replicas": (Plan(data_parallel=64, expert_parallel=8), 4, 1),
+    "all of two replicas": (Plan(data_parallel=64, expert_parallel=64), 2, 1),
+    "both ways": (Plan(data_parallel=64, zero_stage=3, **BOTH), 8, 1),
+    "all of a stage": (Plan(data_parallel=16, tensor_parallel=4, expert_parallel=64), 2, 2),
+    "some of a stage": (Plan(data_parallel=16, tensor_parallel=4, expert_parallel=16), 2, 2),
+    "no replicas": (Plan(tensor_parallel=32, **BOTH), 1, 8),
+    "too few replicas": (Plan(data_parallel=2, tensor_parallel=16, **BOTH), 2, 4),
+    "three replicas": (Plan(data_parallel=3, tensor_parallel=16, **BOTH), 2, 4),
 }
 
 
 @pytest.mark.parametrize(("plan", "replicas", "tensor_parallel"), EXPERTS.values(), ids=EXPERTS)
-def test_experts_get_the_ranks_that_they_need(plan: Plan, replicas: int, tensor_parallel: int, package: str) -> None:
-    small = likeness(scenario(model=mixture(package, num_experts=64), batch=Batch(96, 8)), plan)
+def test_experts_get_the_ranks_that_they_need(plan: Plan, replicas: int, tensor_parallel: int) -> None:
+    small = likeness(scenario(model=MANY, batch=Batch(96, 8)), plan)
     assert (small.data_parallel, small.tensor_parallel) == (replicas, tensor_parallel)
-    assert {degree for _, degree in small.dimensions} == {2}
+    assert (small.expert_parallel, small.expert_tensor_parallel) == (2, min(plan.expert_tensor_parallel, 2))
 
 
-def test_a_likeness_of_experts_is_executed_as_predicted(package: str) -> None:
+def test_a_likeness_of_experts_is_executed_as_predicted() -> None:
     plan, _, _ = EXPERTS["some of many replicas"]
-    small = shrink.shrunk(scenario(model=mixture(package, num_experts=64), batch=Batch(64, 8)), plan)
-    assert small.scenario.model.num_layers == 1
+    small = shrink.shrunk(scenario(model=MANY, batch=Batch(64, 8)), plan)
+    assert small.scenario.model.layout == (("embedding", 1), ("expert_layer", 1), ("head", 1))
     assert not [check for check in verify_plan(small.scenario, small.plan, "small") if not check.ok]
 
 
@@ -76,9 +77,9 @@ def test_what_a_dimension_of_ones_own_cuts_is_wide_enough() -> None:
     )
 
 
-def test_a_mutant_that_leaves_dimensions_alone_is_noticed(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan(data_parallel=64, dimensions=(("expert_split", 8),))
+def test_a_mutant_that_leaves_experts_alone_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(data_parallel=64, expert_parallel=8)
     right = replace
-    monkeypatch.setattr(shrink, "replace", lambda of, **new: right(of, **{key: new[key] for key in new if key != "dimensions"}))
+    monkeypatch.setattr(shrink, "replace", lambda of, **new: right(of, **{key: new[key] for key in new if key != "expert_parallel"}))
     with pytest.raises(AssertionError):
-        likeness(scenario(model=mixture(package, num_experts=64), batch=Batch(64, 8)), plan)
+        likeness(scenario(model=MANY, batch=Batch(64, 8)), plan)

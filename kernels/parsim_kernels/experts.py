@@ -1,0 +1,157 @@
+"""Kernels of a mixture of experts: tokens to slots of experts and back, gates, and matmuls of each expert with its own rows.
+
+Tokens come in runs of attributes["run"]; a run has slots [Q], those of one expert side by side.  Slot q holds token q modulo the run, so
+each token has as many slots as it chooses experts, all of different ones where no expert has more slots than a run has tokens.
+attributes["loads"] are the slots of each expert in a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from parsim_kernels import contraction
+from parsim_kernels.pointwise import swiglu, swiglu_grad
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, fresh, integer, real, same_shape, terms
+
+
+def permute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """x[B T ...] as [O M ...]: attributes["slots"] of each of M runs, in which a token stands as often as it chooses experts.  0 FLOPs.
+
+    >>> permute((np.arange(4.0).reshape(1, 4),), {"run": 2, "slots": 4})[0][0].tolist()
+    [[0.0, 2.0], [1.0, 3.0], [0.0, 2.0], [1.0, 3.0]]
+    """
+    (x,) = inputs
+    run, slots = integer(attributes, "run"), integer(attributes, "slots")
+    tokens = x.reshape(-1, run, *x.shape[2:]).swapaxes(0, 1)
+    y = out((slots, *tokens.shape[1:]), real(x))
+    y.reshape(-1, *tokens.shape)[...] = tokens
+    return (y,), 0
+
+
+def unpermute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """The sum of each token's slots, from x[O M ...]: [B T ...], T of extent attributes["inner"].  n FLOPs.
+
+    >>> unpermute((np.ones((4, 2)),), {"run": 2, "inner": 4})[0][0].tolist()
+    [[2.0, 2.0, 2.0, 2.0]]
+    """
+    (x,) = inputs
+    run, inner = integer(attributes, "run"), integer(attributes, "inner")
+    runs, rest = x.shape[1], x.shape[2:]
+    y = out((run * runs // inner, inner, *rest), real(x))
+    y.reshape(runs, run, *rest)[...] = np.add.reduce(x.reshape(-1, run, runs, *rest), axis=0).swapaxes(0, 1)
+    return (y,), x.size
+
+
+def route(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """The gate of each slot [O M]: a softmax over the logits [B T N] of the experts that a token has chosen.  A FLOP a logit, to choose.
+
+    Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1.
+
+    >>> route((np.zeros((1, 2, 2)),), {"run": 2, "loads": (2, 2)})[0][0].tolist()
+    [[0.5], [0.5], [0.5], [0.5]]
+    """
+    (logits,) = inputs
+    token, expert = _chosen(attributes)
+    run = integer(attributes, "run")
+    picked = logits.reshape(-1, run, logits.shape[-1])[:, token, expert].T
+    gates = out(picked.shape, real(logits))
+    by_choice = picked.reshape(-1, run, picked.shape[1])
+    odds = np.exp(by_choice - by_choice.max(axis=0))
+    np.divide(odds, np.add.reduce(odds, axis=0), out=gates.reshape(odds.shape))
+    return (gates,), logits.size
+
+
+def route_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_logits of `route` from (gates, d_gates); 0 for experts that were not chosen.  4 n FLOPs.  Source: derived here."""
+    gates, d_gates = inputs
+    same_shape(gates, d_gates)
+    token, expert = _chosen(attributes)
+    run, inner = integer(attributes, "run"), integer(attributes, "inner")
+    runs, num_experts = gates.shape[1], len(_loads(attributes))
+    d_logits = out((run * runs // inner, inner, num_experts), real(gates, d_gates))
+    d_logits.fill(0)
+    own = (gates * d_gates).reshape(-1, run, runs)
+    d_picked = (own - gates.reshape(own.shape) * np.add.reduce(own, axis=0)).reshape(gates.shape)
+    d_logits.reshape(runs, run, num_experts)[:, token, expert] = d_picked.T
+    return (d_logits,), 4 * gates.size
+
+
+def grouped_gemm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """A contraction as `einsum` for each expert E with its rows X, as in "X G D, E D J -> X G J".  2 x the product of all extents but E.
+
+    Raises:
+        ValueError: the experts have not as many rows as there are.
+
+    >>> attributes = {"expr": "X G D, E D J -> X G J", "loads": (2, 1)}
+    >>> grouped_gemm((np.ones((3, 1, 1)), np.array([[[1.0]], [[5.0]]])), attributes)[0][0].ravel().tolist()
+    [1.0, 1.0, 5.0]
+    """
+    left, right = inputs
+    expr, loads = expression(attributes), _loads(attributes)
+    (left_dims, right_dims), dims = terms(expr, 2)
+    extents = {**dict(zip(left_dims, left.shape, strict=True)), **dict(zip(right_dims, right.shape, strict=True)), "E": len(loads)}
+    if extents["X"] != sum(loads):
+        raise ValueError(f"{extents['X']} rows are not those of experts that have {loads}")
+    y = out(tuple(extents[dim] for dim in dims), real(left, right))
+    told, flops = {"expr": " ".join(expr.replace("E ", "").split())}, 0
+    for expert, rows in enumerate(_rows(loads)):
+        own = tuple(array[rows if names[0] == "X" else expert] for array, names in ((left, left_dims), (right, right_dims)))
+        result = y[rows if dims[0] == "X" else expert]
+        if rows.start == rows.stop:
+            result.fill(0)
+            continue
+        flops += contraction.einsum(own, told, lambda shape, dtype, result=result: result)[1]  # type: ignore[misc]
+    return (y,), flops
+
+
+def weigh(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """Each row of x[X G J] times its gate [X G].  n FLOPs."""
+    x, gates = inputs
+    return (np.multiply(x, gates[..., np.newaxis], out=out(x.shape, real(x, gates))),), x.size
+
+
+def weigh_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_gates of `weigh` from (x, d_y).  2 n FLOPs."""
+    x, d_y = inputs
+    same_shape(x, d_y)
+    return (np.add.reduce(x * d_y, axis=-1, out=out(x.shape[:-1], real(x, d_y))),), 2 * x.size
+
+
+def weighted_swiglu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """`weigh` of `swiglu` in one, from (gate, up, gates).  6 n FLOPs."""
+    gate, up, gates = inputs
+    ((y,), flops) = swiglu((gate, up), attributes, out)
+    np.multiply(y, gates[..., np.newaxis], out=y)
+    return (y,), flops + y.size
+
+
+def weighted_swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """(d_gate, d_up, d_gates) of `weighted_swiglu` from (gate, up, gates, d_y), which computes swiglu again.  19 n FLOPs."""
+    gate, up, gates, d_y = inputs
+    (d_gate, d_up), flops = swiglu_grad((gate, up, d_y * gates[..., np.newaxis]), attributes, out)
+    (active,), again = swiglu((gate, up), attributes)
+    d_gates = np.add.reduce(active * d_y, axis=-1, out=out(gates.shape, real(gate, d_y)))
+    return (d_gate, d_up, d_gates), flops + again + 3 * gate.size
+
+
+def _loads(attributes: Attributes) -> tuple[int, ...]:
+    loads = attributes.get("loads")
+    if not isinstance(loads, tuple):
+        raise ValueError(f"attribute 'loads' is {loads!r}, not the slots of each expert")
+    return loads
+
+
+def _rows(loads: Sequence[int]) -> Iterator[slice]:
+    """The slots of each expert."""
+    start = 0
+    for load in loads:
+        yield slice(start, start + load)
+        start += load
+
+
+def _chosen(attributes: Attributes) -> tuple[Array, Array]:
+    """Token and expert of each slot of a run."""
+    loads = _loads(attributes)
+    return np.arange(sum(loads)) % integer(attributes, "run"), np.repeat(np.arange(len(loads)), loads)

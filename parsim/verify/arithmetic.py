@@ -1,0 +1,125 @@
+"""What a step by hand is written in: functions that return their value and its pullback.
+
+A pullback takes the gradient of the value, adds those of weights, and returns that of x.  Weights, masks and tokens are the run's own, and
+so are their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from parsim.executor.names import own_weights_of
+from parsim_kernels import KERNELS
+from parsim_kernels.signature import Array
+
+if TYPE_CHECKING:
+    from parsim.executor.job import Job
+
+Pullback = Callable[[Array], Array]
+Valued = tuple[Array, Pullback]
+_EPSILON = 1e-5  # of norms: torch.nn.LayerNorm
+
+
+@dataclass(slots=True)
+class Arithmetic:
+    """A step of one rank, micro_batch after micro_batch."""
+
+    job: Job
+    weights: dict[str, Array] = field(init=False)
+    gradients: dict[str, Array] = field(init=False)
+    loss: float = 0.0
+    micro_batch: int = 0
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self.weights = {
+            f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
+            for instance, w in own_weights_of(job.copies(0))
+        }
+        self.gradients = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
+
+    def draw(self, instance: str, name: str, *shape: int) -> Array:
+        """Tokens, features, labels or a mask of the present micro_batch."""
+        return self.job.values.draw(instance, name, self.micro_batch, shape)
+
+    def dense(self, name: str, x: Array, *, summed: int = 1, transposed: bool = False) -> Valued:
+        """x W + b over the last `summed` dims of x; a `transposed` matrix is stored a row an output."""
+        matrix = self.weights[f"{name}.weight"]
+        wide, rows = matrix.T if transposed else matrix, x.ndim - summed
+        narrow = self._narrow if name.startswith("layer") else lambda array, rows, **_: (array, array)
+        (x_row, x_column), (w_row, w_column) = narrow(x, rows), narrow(wide, summed, weight=True)
+        y = np.tensordot(x_row, w_column, summed) + self.weights.get(f"{name}.bias", 0.0)
+
+        def back(dy: Array) -> Array:
+            columns, (dy_row, dy_column) = wide.ndim - summed, narrow(dy, rows, gradient=True)
+            d_matrix = np.tensordot(x_column, dy_column, (range(rows), range(rows)))
+            self.gradients[f"{name}.weight"] += d_matrix.T if transposed else d_matrix
+            if f"{name}.bias" in self.weights:
+                self.gradients[f"{name}.bias"] += dy.sum(axis=tuple(range(rows)))
+            return np.asarray(np.tensordot(dy_row, w_row, (range(rows, rows + columns), range(summed, summed + columns))))
+
+        return y, back
+
+    def _narrow(self, x: Array, rows: int, **of: bool) -> tuple[Array, Array]:
+        """What a linear layer multiplies of a tensor whose first `rows` dims are rows: scaled along its columns, and along its rows."""
+        how = self.job.step.structure.narrows
+        if how is None:
+            return x, x
+        (by_row, by_column), _ = KERNELS["quantise"]((x,), {**how.attributes(**of), "rows": rows, "layouts": "row col"})
+        return by_row, by_column
+
+    def norm(self, name: str, x: Array, kind: str) -> Valued:
+        """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta: Ba et al. 2016 (arXiv:1607.06450), Eq. 4."""
+        gamma, centre = self.weights[f"{name}.gamma"], kind == "layer_norm"
+        apart = x - x.mean(-1, keepdims=True) if centre else x
+        size = np.sqrt((apart**2).mean(-1, keepdims=True) + _EPSILON)
+        unit = apart / size
+
+        def back(dy: Array) -> Array:
+            rows = tuple(range(x.ndim - 1))
+            self.gradients[f"{name}.gamma"] += (dy * unit).sum(rows)
+            if centre:
+                self.gradients[f"{name}.beta"] += dy.sum(rows)
+            d_unit = dy * gamma
+            d_apart = d_unit - unit * (d_unit * unit).mean(-1, keepdims=True)
+            return np.asarray((d_apart - d_apart.mean(-1, keepdims=True) if centre else d_apart) / size)
+
+        return unit * gamma + (self.weights[f"{name}.beta"] if centre else 0.0), back
+
+    def dropout(self, instance: str, name: str, x: Array) -> Valued:
+        """What the mask keeps, over the share that is kept: Srivastava et al. 2014, JMLR 15, section 10."""
+        rate = self.job.spec.dropout
+        factor = self.draw(instance, name, *x.shape) / (1 - rate) if rate else np.array(1.0)
+        return x * factor, lambda dy: dy * factor
+
+    def lookup(self, name: str, rows: Array) -> Valued:
+        """Rows of a table."""
+
+        def back(dy: Array) -> Array:
+            np.add.at(self.gradients[name], rows, dy)
+            return dy
+
+        return self.weights[name][rows], back
+
+    def cross_entropy(self, logits: Array, labels: Array, scale: float) -> Pullback:
+        """Minus the logarithm of the softmax at the label, added up over rows; its pullback needs no gradient."""
+        odds = np.exp(logits - logits.max(-1, keepdims=True))
+        shares = odds / odds.sum(-1, keepdims=True)
+        right = np.eye(logits.shape[-1])[labels]
+        self.loss -= float(np.log((shares * right).sum(-1)).sum()) * scale
+        return lambda dy: dy * scale * (shares - right)
+
+
+def chain(*pullbacks: Pullback) -> Pullback:
+    """The pullback of functions that run one after the other."""
+
+    def back(dy: Array) -> Array:
+        for each in reversed(pullbacks):
+            dy = each(dy)
+        return dy
+
+    return back

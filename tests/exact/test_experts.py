@@ -1,0 +1,96 @@
+"""Layers of experts keep the contract with every other way to split a step, also where some experts have more tokens than others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from parsim.estimator.estimate import estimate
+from parsim.executor.run import execute
+from parsim.model.transformer import TransformerSpec
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Batch, Plan
+from parsim.verify import verify_plan
+from support import MOE, STACKS, scenario, tiered
+
+FUSED = replace(STACKS[2], fusions=("swiglu", "rms_norm", "gradient_accumulation"))
+MODELS: dict[str, TransformerSpec] = {
+    "dense first": MOE,
+    "every second layer": replace(MOE, num_layers=4, num_dense_layers=0, expert_layer_every=2, experts_per_token=1, tied_embedding=False),
+    "no gate": replace(MOE, num_dense_layers=0, shared_ffn_hidden_size=0, activation="gelu", norm="layer_norm", dropout=0.1),
+    "uneven": replace(MOE, num_experts=3, qk_norm=False),
+    "skewed": replace(MOE, num_experts=6, load_skew=0.9, qk_norm=False),
+}
+OTHERS: dict[str, dict[str, object]] = {
+    "dp": {"data_parallel": 4},
+    "sp": {"tensor_parallel": 2, "sequence_parallel": True},
+    "etp": {"tensor_parallel": 2, "expert_tensor_parallel": 2},
+    "pp": {"pipeline_parallel": 2},
+    "zbh1": {"pipeline_parallel": 2, "schedule": "zero_bubble_h1"},
+    "vpp": {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": "interleaved_1f1b"},
+    "full": {"recompute": "full"},
+    "moe": {"recompute_modules": ("moe", "layernorm")},
+    "moe_act": {"recompute_modules": ("moe_act",)},
+    "zero1": {"data_parallel": 4, "zero_stage": 1},
+    "zero3": {"data_parallel": 4, "zero_stage": 3},
+    "hsdp": {"data_parallel": 4, "zero_stage": 1, "zero_group": 2},
+}
+ONE_OF = (("dp", "zero1", "zero3", "hsdp"), ("sp", "etp"), ("pp", "zbh1", "vpp"), ("full", "moe", "moe_act"))
+PAIRS = [pair for size in (1, 2) for pair in combinations(OTHERS, size) if all(len(set(pair) & set(one)) <= 1 for one in ONE_OF)]
+UNEVEN = ("uneven", "skewed")  # whose runs are whole sequences, which nobody cuts
+EVERY = [
+    (names, model, ep) for names in PAIRS for model in MODELS for ep in (1, 2, 3) if (ep == 3) == (model in UNEVEN and "hsdp" not in names)
+]
+CASES = [
+    tiered((names, model, ep), f"{'-'.join(names)} {model} ep{ep}", slow=index % 29 > 0)
+    for index, (names, model, ep) in enumerate(EVERY)
+    if not (model in UNEVEN and "sp" in names) and not (model == "no gate" and "moe_act" in names)
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_experts_keep_the_contract_with_every_pair_of_others(case: tuple[tuple[str, ...], str, int]) -> None:
+    names, model, ep = case
+    fields = {key: value for name in names for key, value in OTHERS[name].items()}
+    if ep > 1:
+        fields["data_parallel"] = ep * (2 if fields.get("data_parallel") == 4 else 1)
+    plan = Plan(**fields, expert_parallel=ep, micro_batch=2 if model in UNEVEN else 1)  # type: ignore[arg-type]
+    spec = replace(MODELS[model], num_layers=4) if "vpp" in names else MODELS[model]
+    toy = scenario(model=spec, batch=Batch(4 * plan.data_parallel, 8), stack=FUSED if "moe_act" in names else STACKS[len(names)])
+    assert not faults(plan, spec, toy.batch, plan.num_devices, stack=toy.stack)
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
+
+
+def test_a_rank_whose_experts_have_more_tokens_does_more_and_is_the_one_that_is_told() -> None:
+    """Of a run of 8 tokens, 16 choices: 5, 5 and 6 for three experts, a rank each; the three ranks have a run each."""
+    model = replace(MODELS["uneven"], num_layers=1, num_dense_layers=0, shared_ffn_hidden_size=0)
+    toy, plan = scenario(model=model, batch=Batch(3, 8)), Plan(data_parallel=3, expert_parallel=3)
+    assert model.expert_loads(8) == (5, 5, 6) and model.run_length(8) == 8
+    flops = [ledger.flops for ledger in execute(toy, plan).ledgers]
+    matmuls = 3 * 3 * 2 * 12 * 8  # forward, and two backward
+    pointwise = 8 * (4 + 1 + 1 + 9 + 1 + 1 + 1 + 2)  # silu, two products of three, and their gradients
+    assert flops == [flops[0], flops[0], flops[0] + 3 * (matmuls + pointwise)]
+    assert estimate(toy, plan).flops == (max(flops),)
+
+
+def test_skewed_loads_follow_zipfs_law_and_no_expert_has_a_token_twice() -> None:
+    model = replace(MOE, num_experts=16, experts_per_token=4, load_skew=0.99)
+    loads = sorted(model.expert_loads(256), reverse=True)
+    assert sum(loads) == 4 * 256 and loads[0] == 256  # a share of 1 / 3.4 of the slots would be more than there are tokens
+    assert loads[1] / loads[7] == pytest.approx(4**0.99, rel=0.03)
+
+
+def test_parts_of_a_sequence_hold_whole_runs_and_else_experts_would_get_other_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two halves of 2 tokens of runs of 4: two sequences have as many tokens on a rank as a run, but of two runs."""
+    model, plan = replace(MOE, experts_per_token=1), Plan(tensor_parallel=2, sequence_parallel=True, micro_batch=2)
+    (fault,) = faults(plan, model, Batch(4, 4), 2)
+    assert fault.message == "the 2 parts of a sequence of 4 tokens are no runs of 4 tokens (the least that experts share)"
+    assert "loss" in {check.quantity for check in verify_plan(scenario(model=model, batch=Batch(4, 4)), plan, "toy") if not check.ok}
+
+
+def test_a_rank_whose_experts_have_no_tokens_keeps_the_contract() -> None:
+    model, plan = replace(MOE, experts_per_token=1), Plan(data_parallel=2, expert_parallel=2)
+    assert model.expert_loads(1) == (0, 0, 0, 1)
+    assert not [check for check in verify_plan(scenario(model=model, batch=Batch(4, 1)), plan, "toy") if not check.ok]
