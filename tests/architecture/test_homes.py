@@ -151,7 +151,7 @@ ROOM = {
     "steady states of schedules, passes of many structures folded together": 365,
     "linear layers in 8 and 4 bits": 480,
     "sequences over ranks of their own, kv heads that several hold": 470,
-    "experts: their ops, legality, loads, by hand; norms of queries and keys": 525,
+    "experts: their ops, legality, loads, by hand; norms of queries and keys": 555,
 }
 
 
