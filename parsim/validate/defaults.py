@@ -16,7 +16,7 @@ from parsim.validate.table import TableRow
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """What a stack runs where a row says nothing; `stack` is a row of the catalog."""
+    """What a stack runs where a row says nothing; `stack` is a row of the catalog, or has releases there."""
 
     stack: str
     dtype: str
@@ -71,6 +71,7 @@ SOFTWARE: Final = {
         Software("oneflow", "fp16", "full", 51200, "Oneflow-Inc/DLPerf, Megatron-LM/README.md: --checkpoint-activations beside it, too"),
         Software("simumax", "bf16", "none", 128256, "MooreThreads/SimuMax, docs/b200: Llama 3"),
         Software("nemo", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
+        Software("megatron-bridge", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
         Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0),
         Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
         Software("internevo", "bf16", "none", 103168, _INTERN),
@@ -92,7 +93,8 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "pipeline_papers": "zero-bubble-2023",  # Qi et al. 2023
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
-    **dict.fromkeys(("nemo_bridge", "nemo_bridge2", "bridge_skills", "mlperf"), "nemo"),
+    **dict.fromkeys(("nemo_bridge", "nemo_bridge2", "bridge_skills"), "megatron-bridge"),
+    "mlperf": "nemo",
     **{"mcore_ci": "megatron-core", "misc_repos": "pytorch-2", "small_scale": "plain-pytorch", "tpu_maxtext": "jax-xla"},
     **{"llm_foundry": "llm-foundry", "torchtitan": "torchtitan", "internevo": "internevo", "simumax": "simumax"},
 }
@@ -151,6 +153,12 @@ def software_of(row: TableRow) -> Software:
     """That of the row's repository, or of its family."""
     stacks = [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in row.says("source")]
     return SOFTWARE[stacks[0] if stacks else STACK_OF_FAMILY.get(row.says("source_family"), DEFAULT_STACK)]
+
+
+def release_of(row: TableRow) -> str:
+    """The release that the row states, or that its source names as `release 26.06`; "" where none is."""
+    named = re.search(r" release ([\d.]*\d)", row.says("source"))
+    return row.says("release") or (named[1] if named else "")
 
 
 def attention_of(row: TableRow) -> str:

@@ -289,7 +289,8 @@ def test_an_empty_validation_has_no_errors():
 
 
 def test_defaults_name_rows_of_the_catalog():
-    assert {*defaults.STACK_OF_FAMILY.values(), defaults.DEFAULT_STACK} <= set(defaults.SOFTWARE) <= set(catalog.names("stacks"))
+    assert {*defaults.STACK_OF_FAMILY.values(), defaults.DEFAULT_STACK} <= set(defaults.SOFTWARE)
+    assert set(defaults.SOFTWARE) <= {*catalog.names("stacks"), *catalog.newest("stacks")}
     assert {each.dtype for each in defaults.SOFTWARE.values()} <= set(catalog.names("dtypes"))
     places = (defaults.NETWORK_OF_LINK, defaults.NETWORK_OF_FAMILY, defaults.NETWORK_OF_GENERATION)
     assert {network.fabric for place in places for network in place.values()} <= set(catalog.names("fabrics"))
@@ -313,6 +314,25 @@ def test_what_a_row_leaves_open_is_what_its_software_does(tmp_path):
     assert (nemo.sequence_parallel, nemo.zero_stage) == (True, 1)
     assert (said.sequence_parallel, said.zero_stage) == (False, 0)
     assert described(tmp_path, source_family="dgxc", tensor_parallel="1").plan("row").sequence_parallel is False
+
+
+@pytest.mark.parametrize(
+    ("said", "release", "noted"),
+    [
+        ({"release": "26.04.01"}, "26.04.01", ()),
+        ({"source": "docs/performance-summary.md release 26.02 [Pre-Training Performance]"}, "26.02", ()),
+        ({"release": "26.05"}, "26.04.01", ("stack = megatron-bridge-26.04.01 for release 26.05",)),
+        ({"release": "24.07"}, "25.09", ("stack = megatron-bridge-25.09 for release 24.07",)),
+        ({}, catalog.releases("stacks", "megatron-bridge")[0], ()),
+    ],
+)
+def test_a_row_runs_the_release_that_it_states_or_the_one_before_it(tmp_path, said, release, noted):
+    scenario = described(tmp_path, source_family="nemo_bridge2", **said)
+    assert (scenario.stack.name, scenario.notes) == (f"megatron-bridge-{release}", noted)
+
+
+def test_a_row_of_no_release_is_left_out_with_the_known_ones(tmp_path):
+    assert "'nightly' is no release of megatron-bridge" in only(tmp_path, source_family="nemo_bridge2", release="nightly").skipped
 
 
 def test_a_layer_of_squared_relu_is_that_of_nemotron(tmp_path):
