@@ -91,7 +91,7 @@ def release(kind: str, name: str, asked: str) -> str:
     """
     if not (known := releases(kind, name)):
         return name
-    if not re.fullmatch(r"[\d.]*", asked):
+    if not re.fullmatch(r"(\d+(\.\d+)*)?", asked):
         raise ParsimError(f"'{asked}' is no release of {name}", remedy=f"Known: {', '.join(known)}.")
     return f"{name}-{next((each for each in known if not asked or _numbers(each) <= _numbers(asked)), known[-1])}"
 
@@ -186,7 +186,7 @@ def _plain(name: str) -> str:
 
 
 def _numbers(release: str) -> tuple[int, ...]:
-    return tuple(int(each) for each in release.split(".") if each)
+    return tuple(int(each) for each in release.split("."))
 
 
 def _row_like(stated: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from parsim.errors import ParsimError
+from parsim.parallel.precision import FP8
 from parsim.validate.table import TableRow
 
 
@@ -119,6 +120,12 @@ LOGGED_BY_LAST_RANK: Final = frozenset({"mcore_ci"})
 # What NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md, calls precisions.
 PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX": "mxfp8", "MXFP8": "mxfp8", "NVFP4": "nvfp4"}
 
+# What `source` may hold -> what fp8 means there, where that is not what its stack means by it.
+FP8_OF_REPOSITORY: Final[Mapping[str, str]] = {
+    # There, NVIDIA/benchmarks/llama31_8b/implementations/nemo/config_common.sh: FP8_RECIPE="tensorwise".
+    "mlcommons/training_results_v5.1": "fp8_current",
+}
+
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
 NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
 
@@ -170,8 +177,10 @@ def attention_of(row: TableRow) -> str:
 
 def precision_of(row: TableRow) -> str:
     """The precision of the row: that of the label which its notes repeat, or its dtype; "" where it states none."""
+    stated = row.says("dtype")
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
-    return PRECISION_OF_LABEL.get(label[1], row.says("dtype")) if label else row.says("dtype")
+    meant = [precision for repository, precision in FP8_OF_REPOSITORY.items() if stated == FP8 and repository in row.says("source")]
+    return PRECISION_OF_LABEL.get(label[1], stated) if label else (*meant, stated)[0]
 
 
 def fusions_of(row: TableRow) -> tuple[str, ...]:

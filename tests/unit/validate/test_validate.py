@@ -131,11 +131,20 @@ def test_a_custom_recomputation_that_nobody_names_is_the_smallest_that_fits_and_
         ("fp8", 'precision label "MXFP8"; release 26.06', "mxfp8"),
         ("fp8", 'precision label "FP8-CS (FP8-MX)"', "fp8_current"),
         ("nvfp4", 'precision label "NVFP4"', "nvfp4"),
+        ("fp8", "release 25.09", "fp8_delayed"),
     ],
 )
 def test_the_label_in_the_notes_says_which_precision_is_meant(tmp_path, dtype, notes, recipe):
-    found = described(tmp_path, source_family="nemo_bridge", accelerator="gb200", dtype=dtype, notes=notes)
+    release = notes.rpartition("release ")[2] if "release" in notes else ""
+    found = described(tmp_path, source_family="nemo_bridge", accelerator="gb200", dtype=dtype, notes=notes, release=release)
     assert found.batch.dtype == recipe
+
+
+@pytest.mark.parametrize(("results", "recipe"), [("v4.1", "fp8_delayed"), ("v5.1", "fp8_current")])
+def test_fp8_of_mlperf_is_what_its_configurations_state(tmp_path, results, recipe):
+    """FP8_RECIPE is tensorwise in v5.1; NeMo of 2024 knows delayed scaling only."""
+    source = f"mlcommons/training_results_{results} NVIDIA/results/eos"
+    assert described(tmp_path, source_family="mlperf", accelerator="h100-sxm5-80gb", dtype="fp8", source=source).batch.dtype == recipe
 
 
 def test_experts_and_widths_of_a_catalog_model_are_those_of_a_row_with_them(tmp_path):
