@@ -67,7 +67,9 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return _own_law_s(name, works_of(task, sizes, held), sizes, model)
     dtype, keep = model.multiplies_in(task.dtype), model.sustained
     if family == "gemm":
-        return plain_gemm_s(task, sizes, node.accelerator, dtype, keep) * (ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0)
+        return plain_gemm_s(task, sizes, node.accelerator, dtype, model.sustained_in(dtype)) * (
+            ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0
+        )
     traffic = hbm_bytes(task, sizes, held)
     if family == "attention":
         query = operands(task)[0].sharding
