@@ -102,6 +102,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
     stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)))
     model = _model(row, software)
+    stack = _with_ends(row, model, stack)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], stack.precision(precision_of(row) or software.dtype))
     plan = _plan(row, model, software, stack)
     stack = _with_ends(stack, model.num_layers, plan.num_stages)
@@ -126,6 +127,18 @@ def _least_recompute(scenario: Scenario) -> Scenario:
         if estimate(tried, PLAN).fits:
             break
     return tried
+
+
+def _with_ends(row: TableRow, model: ModelSpec, stack: Stack) -> Stack:
+    """The stack, counting embedding and head as a layer each where only so all stages hold as many, and it knows no others.
+
+    Source: Megatron-LM, megatron/core/transformer/transformer_config.py: account_for_embedding_in_pipeline_split.
+    """
+    pipeline = row.counts.get("pipeline_parallel", 1)
+    stages = pipeline * _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
+    if "even_chunks" not in stack.limits or model.num_layers % stages == 0 or (model.num_layers + 2) % stages:
+        return stack
+    return replace(stack, layer_split="embedding_and_head")
 
 
 def _modules(row: TableRow) -> tuple[str, ...]:
