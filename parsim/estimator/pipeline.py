@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,12 +22,12 @@ from parsim.errors import ScenarioError
 from parsim.estimator.passes import Stages
 from parsim.estimator.streams import Streams, exposure
 from parsim.estimator.worst import ranks_of_plans
-from parsim.parallel.dimensions import DIMENSIONS, axes, names, replica_axes
-from parsim.parallel.plan import Plan
+from parsim.parallel.dimensions import axis_of
 from parsim.schedules.columnar import Bools, Columns
 from parsim.step.task import Collective, Task
 from parsim.units import PS_PER_S
 
+_USUAL: Final = ("tensor_parallel", "pipeline_parallel", "data_parallel")  # innermost first and replicas last
 _MOST_PS = 2**63 - 1  # 106 days
 _MOST_BYTES = 200e6  # of the arrays of a fold
 _ARRAYS = 6  # of a value a row and plan, in a fold
@@ -191,10 +191,9 @@ def _waits(found: Fold, rank: int) -> tuple[tuple[str, int], ...]:
 
 
 def _links(workload: Workload) -> tuple[str, ...]:
-    """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on."""
-    own = {DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()}
-    usual = sorted((axis for axis in reversed(axes()) if axis in own), key=lambda axis: axis in replica_axes())
-    return (*usual, *(link for link in workload.step.structure.links if link not in own))
+    """What a breakdown names: the usual axes, then others that are on."""
+    own = tuple(map(axis_of, _USUAL))
+    return (*own, *(link for link in workload.step.structure.links if link not in own))
 
 
 def lower_bound(stages: Stages) -> Ints:
