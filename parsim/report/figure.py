@@ -67,9 +67,11 @@ _WIDTH, _EDGE, _ROW, _LINE, _TITLE, _AXIS, _LABEL, _TICK, _GAP = 10.5, 0.1, 0.5,
 
 def time_colours() -> dict[str, str]:
     """The colours of a step's parts, by component."""
+    late = dimensions.axis_of("context_parallel")  # behind the others, whose colours are known
+    axes = sorted(reversed(dimensions.axes()), key=lambda axis: axis == late)
     return {
         "compute": "#0072B2",
-        **{f"exposed_{axis}": colour for axis, colour in zip(reversed(dimensions.axes()), _AXES, strict=False)},
+        **{f"exposed_{axis}": colour for axis, colour in zip(axes, _AXES, strict=False)},
         "exposed_host": "#F0E442",
         "bubble": _GREY,
         "optimizer": _PURPLE,
