@@ -73,7 +73,7 @@ def axes() -> tuple[str, ...]:
     """The mesh axes, outermost first: a dim that several axes shard nests in this order.
 
     >>> axes()
-    ('pp', 'dp_replicate', 'dp', 'tp')
+    ('pp', 'dp_replicate', 'dp', 'edp', 'ep', 'tp', 'etp')
     """
     return tuple(_by_axis(all_dimensions()))
 
