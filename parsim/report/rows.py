@@ -87,7 +87,7 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
     """
     rows = {kind: _figures_of(kind, name) for kind in catalog.kinds() if catalog.find(kind, name)}
     if "models" in rows:
-        rows["models"].append({"figure": "parameters", "value": f"{_num_parameters(name):,}", "source": "counted from its ops"})
+        rows["models"] += [{"figure": what, "value": f"{count:,}", "source": "counted from its ops"} for what, count in _parameters(name)]
     for kind in _REGISTRIES:
         if name in (known := _registered_names(kind)):
             rows[kind] = [{"figure": "about", "value": known[name], "source": ""}]
@@ -105,11 +105,15 @@ def _figures_of(kind: str, name: str) -> list[dict[str, str]]:
     return same + figures(catalog.row(kind, row))
 
 
-def _num_parameters(name: str) -> int:
-    from parsim.model.parameters import num_parameters
+def _parameters(name: str) -> Iterator[tuple[str, int]]:
+    """All of a model, and those that a token meets where it chooses experts."""
+    from parsim.model.parameters import num_active_parameters, num_parameters
     from parsim.scenario.rows import read
 
-    return num_parameters(read("models", name))
+    model = read("models", name)
+    yield "parameters", (whole := num_parameters(model))
+    if (active := num_active_parameters(model)) < whole:
+        yield "active parameters", active
 
 
 def figures(row: CatalogRow) -> list[dict[str, str]]:

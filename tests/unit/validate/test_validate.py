@@ -13,6 +13,7 @@ from parsim import catalog, schedules
 from parsim.cost.cost_model import CostModel
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
+from parsim.parallel.stages import layers_of
 from parsim.scenario import from_mapping
 from parsim.scenario.rows import read
 from parsim.validate import RowResult, defaults, validate
@@ -103,6 +104,12 @@ def test_a_row_without_a_shape_has_that_of_the_catalog_model_that_it_names(tmp_p
     named = described(tmp_path, **shapeless, model_name="GPT3-6.7B").model
     assert named == read("models", "gpt3-6.7b")
     assert described(tmp_path, model_name="GPT3-6.7B").model.hidden_size == 1024  # what is stated counts
+
+
+@pytest.mark.parametrize(("layers", "chunks", "held"), [("6", "4", (0, *[1] * 6, 0)), ("8", "4", (1,) * 8), ("4", "", (2, 2))])
+def test_embedding_and_head_count_as_layers_where_megatron_core_has_no_even_stages_else(tmp_path, layers, chunks, held):
+    found = described(tmp_path, source_family="nemo_bridge", num_layers=layers, virtual_pipeline=chunks)
+    assert layers_of(found.plan("row"), int(layers), found.stack.layer_split) == held
 
 
 def test_micro_batches_of_one_where_a_row_states_none(tmp_path):
