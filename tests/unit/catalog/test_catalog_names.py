@@ -11,6 +11,7 @@ from parsim import catalog, scenario
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.report import rows as report
+from parsim.report.summary import headline
 from parsim.scenario.asked import about_value
 from parsim.scenario.rows import read
 
@@ -216,3 +217,18 @@ def test_an_unknown_release_is_told_the_known_ones(name, known, released):
     for ask in (lambda: catalog.row("stacks", name), lambda: report.find_rows(name)):
         with pytest.raises(ParsimError, match=re.escape(f"(releases of {stem}: {known}")):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("stack", "said"),
+    [
+        ("zero-bubble", "zero-bubble-2023"),
+        ("Megatron_Bridge 25.11", "megatron-bridge-25.11"),
+        ({"base": "zero-bubble"}, "zero-bubble-2023 (changed)"),
+    ],
+)
+def test_the_first_line_of_a_report_says_which_release_was_taken(stack, said):
+    batch = {"global_batch": 8, "sequence_length": 128, "dtype": "bf16"}
+    plans = {"plans": {"any": {"data_parallel": 8}}}
+    mapping = {"model": "gpt2-small", "cluster": {"node": "dgx-a100-80gb"}, "batch": batch, "stack": stack, **plans}
+    assert headline(scenario.from_mapping(mapping)).endswith(f", {said}")
