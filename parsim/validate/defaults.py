@@ -103,6 +103,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
 STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "DLPerf OneFlow/": "oneflow",
     "NVIDIA/JAX-Toolbox": "jax-xla",
+    "NVIDIA/NeMo docs/": "nemo",
     "huggingface/nanotron": "nanotron",
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
     "chronicles-prequel.md [Rebalancing layers]": "megatron-deepspeed-2022",

@@ -320,6 +320,8 @@ def test_the_repository_of_a_row_names_its_stack_before_its_family_does(tmp_path
     oneflow = {"source_family": "oneflow"}
     assert described(tmp_path, **oneflow, source="Oneflow-Inc/DLPerf OneFlow/LanguageModeling/GPT").stack == read("stacks", "oneflow")
     assert described(tmp_path, **oneflow, source="Oneflow-Inc/DLPerf Megatron-LM").stack == read("stacks", "megatron-2021")
+    nemo = "NVIDIA/NeMo docs/source/performance/performance_summary.md @8e3d65dcfe (2024-09-09, NeMo 24.07) [pretrain]"
+    assert described(tmp_path, source_family="nemo_bridge", source=nemo).stack == read("stacks", "nemo")
     assert described(tmp_path, source_family="never seen").stack == read("stacks", defaults.DEFAULT_STACK)
 
 
