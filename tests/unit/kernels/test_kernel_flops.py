@@ -87,6 +87,8 @@ CASES: dict[str, Case] = {
     "position_grad": ((X, ones(8, 4)), {"offset": 3}, 24),
     "rotary": ((Q,), {"offset": 3}, 72 // 2 * 6),  # 4 multiplications and 2 additions a pair of elements
     "rotary_grad": ((Q,), {"offset": 3}, 72 // 2 * 6),
+    "append": ((KV, ones(*KV.shape[:2], 2)), {}, 0),
+    "append_grad": ((KV,), {"part": 1}, KV.size // KV.shape[-1]),
     "flatten": ((X,), {"expr": "B T D -> M D"}, 0),
     "unflatten": ((X,), {"expr": "B T D -> B T A E", "inner": 2}, 0),
     "permute": ((X,), {"run": 3, "slots": 6}, 0),
