@@ -197,9 +197,7 @@ SAID: Final[Mapping[str, str]] = {
     ),
     "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
     "soft caps of logits are not built": "attn_logit_softcap* final_logit_softcap* logit_softcap* softcap*",
-    "latent attention (MLA) is not built: use num_kv_heads": (
-        "mla multi_latent_attention kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim"
-    ),
+    "latent attention (MLA) is asked for by its widths: kv_lora_rank and others": "mla multi_latent_attention",
     "heads for later tokens (MTP) are not built": "mtp* num_nextn_predict_layers",
     "encoders beside decoders, images and sounds are not built": (
         "num_encoder_layers num_decoder_layers encoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder "
@@ -276,6 +274,11 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "stack": {"megatron-core": "mcore megatron_lm megatron"},
     "model": {
+        "deepseek-v3": "deepseek deepseek_v3.1 deepseek_v3_base deepseek_r1 deepseek_r1_zero",
+        "kimi-k2": "kimi_k2_base kimi_k2_thinking",
+        "moonlight-16b-a3b": "moonlight moonlight_16b",
+        "deepseek-v2": "deepseek_coder_v2",
+        "deepseek-v2-lite": "deepseek_coder_v2_lite",
         "llama3-8b": "llama3.1_8b",
         "llama3-70b": "llama3.1_70b llama3.3_70b",
         "llama3.1-405b": "llama3_405b",
@@ -342,8 +345,8 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
 def lack_of(kind: str, name: str) -> str:
     """What is said of a value that exists elsewhere and not here, or "".
 
-    >>> lack_of("model", "deepseek_v3")
-    'is not built: latent attention (MLA)'
+    >>> lack_of("model", "falcon_h1")
+    'is not built: state-space layers'
     """
     return _sentence(UNBUILT.get(kind, {}), squeeze(name))
 

@@ -168,8 +168,8 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         (
-            {"model_type": "deepseek_v3"},
-            f"model_type 'deepseek_v3' is not built: latent attention (MLA); known: {KNOWN}",
+            {"model_type": "deepseek_v32"},
+            f"model_type 'deepseek_v32' is not read; known: {KNOWN}",
         ),
         (
             {"model_type": None},

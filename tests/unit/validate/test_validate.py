@@ -159,7 +159,7 @@ def test_rows_of_ci_count_for_memory_only(tmp_path):
     ("changes", "reason"),
     [
         ({"mlp": "geglu"}, "needs mlp geglu"),
-        ({"num_experts": "8", "model_name": "DeepSeek-V3"}, "needs latent attention (MLA)"),
+        ({"num_experts": "8", "model_name": "DeepSeek-V3"}, "needs the widths of latent attention (MLA)"),
         ({"offload": "yes"}, "needs offload"),
         ({"recompute": "some"}, "needs recompute some"),
         ({"recompute": "custom", "notes": "recompute_modules=[layernorm moe_act]"}, "moe_act"),
