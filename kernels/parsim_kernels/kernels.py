@@ -65,6 +65,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "unpermute": experts.unpermute,
         "route": experts.route,
         "route_grad": experts.route_grad,
+        "route_sigmoid": experts.route_sigmoid,
+        "route_sigmoid_grad": experts.route_sigmoid_grad,
         "grouped_gemm": experts.grouped_gemm,
         "weigh": experts.weigh,
         "weigh_grad": experts.weigh_grad,

@@ -40,6 +40,7 @@ class TransformerArchitecture(Architecture):
     dense_layers: bool = True
     experts: bool = False
     shared_experts: bool = False
+    gates: str = "softmax"
     latent: bool = False
     query_latent: bool = False
 
@@ -89,6 +90,7 @@ class TransformerSpec(ModelSpec):
         "the width of an expert; ffn_hidden_size where left out", 0, rule=lambda row: row.get("ffn_hidden_size") or 4 * row["hidden_size"]
     )
     shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
+    gates: str = figure("what of the logits of the experts that a token chose weighs them", "softmax", legal=("softmax", "sigmoid"))
     load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
     q_lora_rank: int = figure("the same of its queries; 0: they grow from the residual stream", 0, zero=True)
@@ -172,7 +174,7 @@ class TransformerSpec(ModelSpec):
     @property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
-        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm")
+        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates")
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
         names = dict(self.layout)

@@ -28,7 +28,7 @@ MLA = replace(
     MOE, name="toy mla", num_kv_heads=4, head_dim=6, qk_norm=False, num_experts=0, num_dense_layers=0, shared_ffn_hidden_size=0, **_WIDTHS
 )  # type: ignore[arg-type]
 LITE = replace(MLA, q_lora_rank=0)
-EXPERTS = replace(MLA, num_experts=4, num_dense_layers=1, shared_ffn_hidden_size=4)
+EXPERTS = replace(MLA, num_experts=4, num_dense_layers=1, shared_ffn_hidden_size=4, gates="sigmoid")
 FLASH = replace(STACK, attention="flash", tensor_overlap=True, fusions=("swiglu", "rms_norm", "norm_gemm", "gradient_accumulation"))
 UNFUSED = replace(STACK, attention="unfused")
 SEQUENCE: dict[str, object] = {"tensor_parallel": 2, "sequence_parallel": True}
