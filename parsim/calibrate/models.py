@@ -38,6 +38,10 @@ def _llama(hidden: int, heads: int) -> TransformerSpec:
     )  # fmt: skip
 
 
+def _mixture(hidden: int, heads: int, experts: int) -> TransformerSpec:
+    return replace(_llama(hidden, heads), name="mixture", num_experts=experts, experts_per_token=2, expert_ffn_hidden_size=2 * hidden)
+
+
 def _encoder(hidden: int, heads: int, head: str) -> TransformerSpec:
     both_ways = replace(_decoder(hidden, heads, 440), name="encoder", causal=False, norm_last=True, num_token_types=2)
     return replace(both_ways, head=head, tied_embedding=head == "masked_token")
@@ -82,6 +86,12 @@ _CASES: Final = (
     (_llama(120, 4), 2, 56, "fused_softmax", "adamw"),
     (_llama(224, 4), 1, 72, "fused_softmax", "adamw"),
     (_llama(336, 6), 1, 48, "fused_softmax", "adamw"),
+    (_mixture(72, 4, 4), 2, 40, "fused_softmax", "adamw"),
+    (_mixture(104, 4, 8), 2, 56, "fused_softmax", "adamw"),
+    (_mixture(136, 4, 8), 2, 72, "fused_softmax", "adamw"),
+    (_mixture(152, 4, 4), 1, 120, "fused_softmax", "adamw"),
+    (_mixture(200, 4, 4), 1, 104, "fused_softmax", "adamw"),
+    (_mixture(248, 4, 8), 1, 88, "fused_softmax", "adamw"),
 )
 
 

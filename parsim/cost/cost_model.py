@@ -23,6 +23,10 @@ class CostModel:
         accelerator, factors = self.cluster.node.accelerator, self.stack.sustained_factor
         return factors[self.tuned_as] if self.tuned_as else accelerator.sustained_factor
 
+    def sustained_in(self, dtype: str) -> float:
+        """The share of GEMMs that multiply a dtype: the stack's for it, or that of all kernels."""
+        return self.stack.sustained_factor.get(dtype, self.sustained)
+
     @property
     def tuned_as(self) -> str:
         """The name by which the stack has a factor for the accelerator: its own, or that of its catalog row; "" where it has none."""

@@ -70,7 +70,8 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return hbm_bytes(task, sizes, held) / (node.host_memory_bytes_per_s / node.devices_per_node)
     if (name := law_name(task)) in node.accelerator.kernels:
         return _own_law_s(name, works_of(task, sizes, held), sizes, model)
-    dtype, keep = model.multiplies_in(task.dtype), model.sustained
+    dtype = model.multiplies_in(task.dtype)
+    keep = model.sustained_in(dtype) if family == "gemm" else model.sustained
     if family == "gemm":
         return plain_gemm_s(task, sizes, node.accelerator, dtype, keep) * gemm_factor(task)
     traffic = hbm_bytes(task, sizes, held)
@@ -138,7 +139,8 @@ def gemm_bytes(task: Compute, sizes: Sizes) -> Ints:
 def weight_bytes(task: Compute, sizes: Sizes) -> Ints:
     """HBM bytes of what a GEMM reads or writes that is a weight or its gradient: tensors without tokens."""
     lasting = [o for o in (*operands(task), *results(task)) if not TOKEN_DIMS.intersection(o.dims)]
-    return sum((elements(o, sizes) * sizes.itemsize_bytes[o.dtype if o.dtype == QUANTISED else COMPUTE] for o in lasting), start=sizes.zero)
+    role = {QUANTISED: QUANTISED}  # a gradient in float32 as if it were plain, see gemm_bytes
+    return sum((elements(o, sizes) * sizes.itemsize_bytes[role.get(o.dtype, COMPUTE)] for o in lasting), start=sizes.zero)
 
 
 def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:

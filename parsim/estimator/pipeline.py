@@ -7,8 +7,8 @@ to the picosecond.  Every gap of a rank's compute is charged to what it waited f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,12 +22,12 @@ from parsim.estimator.fold import Passes, fold
 from parsim.estimator.passes import Stages
 from parsim.estimator.streams import Streams, exposure
 from parsim.estimator.worst import ranks_of_plans
-from parsim.parallel.dimensions import DIMENSIONS, EXPERT, axes, axes_of, names, replica_axes
-from parsim.parallel.plan import Plan
+from parsim.parallel.dimensions import axis_of
 from parsim.schedules import Rounds
 from parsim.schedules.columnar import Bools
 from parsim.step.task import Collective, Task
 
+_USUAL: Final = ("tensor_parallel", "pipeline_parallel", "data_parallel")  # innermost first and replicas last
 _MOST_BYTES = 200e6  # of the arrays of a batch
 _ARRAYS = 8  # of a value an action and plan, in a batch
 
@@ -194,11 +194,9 @@ def timeline(stages: Stages) -> Timeline:
 
 
 def _links(workload: Workload) -> tuple[str, ...]:
-    """What a breakdown names: axes with a field of their own in a plan, innermost first and replicas last, then others that are on, as
-    those of experts."""
-    own = {DIMENSIONS.get(each.name).axis for each in fields(Plan) if each.name in names()} - set(axes_of(EXPERT))
-    usual = sorted((axis for axis in reversed(axes()) if axis in own), key=lambda axis: axis in replica_axes())
-    return (*usual, *(link for link in workload.step.structure.links if link not in own))
+    """What a breakdown names: the usual axes, then others that are on."""
+    own = tuple(map(axis_of, _USUAL))
+    return (*own, *(link for link in workload.step.structure.links if link not in own))
 
 
 def lower_bound(stages: Stages) -> Ints:

@@ -147,6 +147,10 @@ class TransformerSpec(ModelSpec):
             return "latent attention (MLA) is built with positions = rotary, qkv_bias = false and qk_norm = false"
         return ""
 
+    @property
+    def _has_dense(self) -> bool:
+        return self.num_experts == 0 or self.num_dense_layers > 0 or self.expert_layer_every > 1
+
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts in place of a dense MLP."""
         place = layer - self.num_dense_layers
@@ -177,8 +181,7 @@ class TransformerSpec(ModelSpec):
         same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates")
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
-        names = dict(self.layout)
-        found |= {"dense_layers": "layer" in names, "experts": "expert_layer" in names, "shared_experts": self.shared_ffn_hidden_size > 0}
+        found |= {"dense_layers": self._has_dense, "experts": self.num_experts > 0, "shared_experts": self.shared_ffn_hidden_size > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 
@@ -186,7 +189,7 @@ class TransformerSpec(ModelSpec):
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
         heads = {"K": self.num_kv_heads, "A": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
-        widths = {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if "layer" in dict(self.layout) else {})}
+        widths = {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if self._has_dense else {})}
         if self.num_experts:
             widths |= {"E": self.num_experts, "N": self.num_experts, "J": self.expert_ffn_hidden_size}
             widths |= {"L": self.shared_ffn_hidden_size} if self.shared_ffn_hidden_size else {}

@@ -188,7 +188,9 @@ class Stack:
     layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
-    sustained_factor: Mapping[str, float] = _key(dict, "accelerator: share of an isolated kernel's rate")  # absent: the accelerator's own
+    sustained_factor: Mapping[str, float] = _key(
+        dict, "accelerator, or dtype of GEMMs: share of an isolated kernel's rate"
+    )  # absent: the accelerator's own
     framework_bytes: float = _key(0.0, "memory of the context and libraries")
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
     workspace_bytes: float = _key(0.0, "memory of GEMM libraries, which the framework allocates")

@@ -27,10 +27,11 @@ def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
     legal = tuple(each for each in divisors(math.gcd(heads, *widths.values())) if not (kv_heads % each and each % kv_heads))
     if degree in legal:
         return
-    names = {"num_kv_heads": kv_heads, **widths}
-    name = next((name for name, extent in names.items() if extent % degree and (name != "num_kv_heads" or degree < extent)), "num_heads")
-    copied = f" (above {kv_heads}, kv heads are replicated)" if any(each > kv_heads for each in legal) else ""
-    message = f'tensor_parallel = {degree} does not divide {name} = {names.get(name, heads)} of model "{model.name}"'
+    name, extent = next(((name, extent) for name, extent in widths.items() if extent % degree), ("", 0))
+    if kv_heads % degree and (degree % kv_heads or heads % degree):
+        name, extent = ("num_kv_heads", kv_heads) if degree % kv_heads else ("num_heads", heads)
+    copied = f" (above {kv_heads}, kv heads are replicated)" if kv_heads and legal[-1] > kv_heads else ""
+    message = f'tensor_parallel = {degree} does not divide {name} = {extent} of model "{model.name}"'
     yield PlanFault("tensor_parallel", message, f"Legal: {comma_list(legal)}{copied}")
 
 

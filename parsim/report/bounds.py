@@ -68,9 +68,9 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
 
 def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerator, dtype: str) -> Lines:
     """What bounds a matrix multiplication; its compute and its memory are priced alone, the other at no cost."""
-    law, peak = device.gemm_law(dtype), device.peak(dtype)
+    law, peak, keep = device.gemm_law(dtype), device.peak(dtype), model.sustained_in(dtype)
     free: dict[str, dict[str, Any]] = {"compute": {"hbm_bandwidth_bytes_per_s": math.inf}, "HBM": {"peak_flops_per_s": {dtype: math.inf}}}
-    alone = {part: plain_gemm_s(task, sizes, replace(device, **changes), dtype, model.sustained) for part, changes in free.items()}
+    alone = {part: plain_gemm_s(task, sizes, replace(device, **changes), dtype, keep) for part, changes in free.items()}
     parts = {part: float(np.ravel(seconds)[0]) - law.launch_s for part, seconds in alone.items()}
     yield "bound by", _longest({**parts, "launch": law.launch_s})
     yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
@@ -79,17 +79,18 @@ def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
     rate = float(np.ravel(gemm_alignment(task, sizes, device))[0])
     if rate < 1:
         yield "alignment", f"{rate:.2g} of that rate is left by odd widths [{cite(device, 'alignment')}]"
-    full_s = int(flops(task, sizes)[0]) / (peak * law.efficiency * rate * model.sustained)
+    full_s = int(flops(task, sizes)[0]) / (peak * law.efficiency * rate * keep)
     yield "tiles", f"{full_s / parts['compute']:.3g} of that rate is left by the edges, waves and starts of tiles [{cite(device, 'gemm')}]"
     if (factor := gemm_factor(task)) != 1:
         why = "a matrix for each expert" if task.kernel == "grouped_gemm" else "adding into the gradient"
         yield "slower", f"x {factor} for {why}, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
-    yield from _share_in_training(model, device)
+    yield from _share_in_training(model, device, dtype)
 
 
-def _share_in_training(model: CostModel, device: Accelerator) -> Lines:
-    source = model.stack.source or _UNSTATED if model.tuned_as else cite(device, "sustained_factor")
-    yield "sustained", f"{model.sustained:.3g} of that rate in training [{source}]"
+def _share_in_training(model: CostModel, device: Accelerator, dtype: str = "") -> Lines:
+    own = model.tuned_as or dtype in model.stack.sustained_factor
+    source = model.stack.source or _UNSTATED if own else cite(device, "sustained_factor")
+    yield "sustained", f"{model.sustained_in(dtype):.3g} of that rate in training [{source}]"
     yield _bandwidth(device)
 
 

@@ -76,7 +76,8 @@ _WIDTH, _EDGE, _ROW, _LINE, _TITLE, _AXIS, _LABEL, _TICK, _GAP = 10.5, 0.1, 0.5,
 
 def time_colours() -> dict[str, str]:
     """The colours of a step's parts, by component."""
-    axes = sorted(reversed(dimensions.axes()), key=lambda axis: axis in dimensions.axes_of(dimensions.EXPERT))
+    late = [dimensions.axis_of("context_parallel"), *dimensions.axes_of(dimensions.EXPERT)]  # behind the others, whose colours are known
+    axes = sorted(reversed(dimensions.axes()), key=lambda axis: late.index(axis) + 1 if axis in late else 0)
     return {
         "compute": "#0072B2",
         **{f"exposed_{axis}": colour for axis, colour in zip(axes, _AXES, strict=False)},

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 from pydantic import AfterValidator, Field, create_model
 
 from parsim import data
+from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.plan import KEYS, Key
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, optional
@@ -68,9 +69,15 @@ _FORMS: Mapping[str, Any] = {
 }
 
 
-def _plan_key(key: Key) -> tuple[Any, Any]:
+# Of a field whose values are names that files register.
+_NAMED: Mapping[str, Any] = {"context_kind": _AXIS[Annotated[str, Known("context_kind", kinds)]]}
+
+
+def _plan_key(name: str, key: Key) -> tuple[Any, Any]:
     """The type of a plan's key in a file, and its pydantic field."""
-    if not key.legal:
+    if name in _NAMED:
+        form = _NAMED[name]
+    elif not key.legal:
         form = _FORMS[key.type.removesuffix(" | None")]
     else:
         form = _AXIS[Annotated[int, Field(ge=key.legal[0], le=key.legal[-1])] if key.type == "int" else _LITERAL[key.legal]]
@@ -83,7 +90,7 @@ def _with_fields(definitions: dict[str, Any]) -> Callable[[type[T]], type[T]]:
     return lambda cls: create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __module__=__name__, **definitions)
 
 
-@_with_fields({name: _plan_key(key) for name, key in KEYS.items()})
+@_with_fields({name: _plan_key(name, key) for name, key in KEYS.items()})
 class PlanSection(Section):
     """How the work is split; an axis is a value, `auto`, or a list that the planner chooses from: of lists, where a value is a list."""
 

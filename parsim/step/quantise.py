@@ -39,19 +39,25 @@ def linear_weights(forward: Sequence[KernelCall], weights: Collection[str]) -> d
 
 
 def in_narrow(
-    forward: Sequence[KernelCall], backward: Sequence[KernelCall], weights: Collection[str], how: Narrowing, *, lasting: bool, fused: bool
+    forward: Sequence[KernelCall],
+    backward: Sequence[KernelCall],
+    weights: Mapping[str, LinearWeight],
+    how: Narrowing,
+    *,
+    lasting: bool,
+    fused: bool,
 ) -> tuple[list[KernelCall], list[KernelCall]]:
     """The calls of forward and backward with what linear layers multiply quantised.
 
     Args:
         forward: calls of a block.
         backward: those derived from them.
-        weights: of the block.
+        weights: of its linear layers.
         how: formats and scales.
         lasting: whether the narrow weights are there from the last step; else each pass makes them.
-        fused: whether a norm writes its result quantised.
+        fused: whether a norm writes its result quantised, or finds its largest element where that is measured.
     """
-    quantiser = _Quantiser(forward, backward, linear_weights(forward, weights), how, lasting, fused)
+    quantiser = _Quantiser(forward, backward, weights, how, lasting, fused)
     return list(quantiser.forward_calls()), list(quantiser.backward_calls())
 
 
@@ -61,7 +67,7 @@ class _Quantiser:
 
     forward: Sequence[KernelCall]
     backward: Sequence[KernelCall]
-    weights: dict[str, LinearWeight]
+    weights: Mapping[str, LinearWeight]
     how: Narrowing
     lasting: bool
     fused: bool

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import platform
+import sys
 import tracemalloc
 from dataclasses import replace
 from itertools import combinations
@@ -138,6 +140,16 @@ def test_a_ring_hands_blocks_on_all_but_once_round_and_their_gradients_all_the_w
     block, gradients = 8 // ranks * 16 * 2, num_parameters(replace(GPT, vocab_size=64)) * 2
     moved = 8 * GPT.num_layers * 2 * (3 * ranks - 2) * block
     assert moved + 2 * (ranks - 1) * gradients // ranks <= sent["cp"] < moved + 2 * (ranks - 1) * gradients / ranks + 2 * ranks
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="shared memory is for Linux on x86-64")
+def test_processes_hand_blocks_round_as_lockstep_does_bit_for_bit() -> None:
+    toy, plan = scenario(stack=STACKS[2], model=replace(LLAMA, num_layers=1)), Plan(context_parallel=4, context_kind="ring")
+    apart, together = (execute(toy, plan, transport=way, deadline_s=120.0) for way in ("shared_memory", "lockstep"))  # type: ignore[arg-type]
+    assert (apart.losses, apart.end_ps) == (together.losses, together.end_ps)
+    assert [ledger.sent_bytes for ledger in apart.ledgers] == [ledger.sent_bytes for ledger in together.ledgers]
+    for mine, theirs in zip(apart.weights, together.weights, strict=True):
+        assert mine.keys() == theirs.keys() and all((mine[name] == theirs[name]).all() for name in mine)
 
 
 @pytest.mark.parametrize("split", [(("expert_split", 2), ("expert_ffn", 2)), (("expert_split", 4),)], ids=["ep-etp", "ep"])

@@ -20,7 +20,7 @@ MODELS: dict[str, TransformerSpec] = {
     "dense first": MOE,
     "every second layer": replace(MOE, num_layers=4, num_dense_layers=0, expert_layer_every=2, experts_per_token=1, tied_embedding=False),
     "no gate": replace(MOE, num_dense_layers=0, shared_ffn_hidden_size=0, activation="gelu", norm="layer_norm", dropout=0.1),
-    "uneven": replace(MOE, num_experts=3, qk_norm=False),
+    "uneven": replace(MOE, num_experts=6, experts_per_token=4, qk_norm=False),
     "sigmoid": replace(MOE, gates="sigmoid"),
     "skewed": replace(MOE, num_experts=6, load_skew=0.9, qk_norm=False),
 }
@@ -66,7 +66,7 @@ def test_experts_keep_the_contract_with_every_pair_of_others(case: tuple[tuple[s
 
 def test_a_rank_whose_experts_have_more_tokens_does_more_and_is_the_one_that_is_told() -> None:
     """Of a run of 8 tokens, 16 choices: 5, 5 and 6 for three experts, a rank each; the three ranks have a run each."""
-    model = replace(MODELS["uneven"], num_layers=1, num_dense_layers=0, shared_ffn_hidden_size=0)
+    model = replace(MOE, num_experts=3, num_layers=1, num_dense_layers=0, shared_ffn_hidden_size=0)
     toy, plan = scenario(model=model, batch=Batch(3, 8)), Plan(data_parallel=3, expert_parallel=3)
     assert model.expert_loads(8) == (5, 5, 6) and model.run_length(8) == 8
     flops = [ledger.flops for ledger in execute(toy, plan).ledgers]

@@ -135,6 +135,21 @@ def test_narrow_weights_are_those_of_the_last_update() -> None:
     assert narrow_weights_follow()
 
 
+def test_a_stack_states_what_gemms_of_a_dtype_sustain() -> None:
+    """Half of it takes the GEMMs of linear layers twice as long; nothing else."""
+    cluster = replace(
+        CLUSTER, node=replace(NODE, accelerator=replace(TOY, hbm_bandwidth_bytes_per_s=1e30, gemm=replace(TOY.gemm, launch_s=0.0)))
+    )
+    prices = []
+    for share in (1.0, 0.5):
+        case = scenario(model=LLAMA, batch=Batch(4, 8, "mxfp8"), stack=replace(FUSED, sustained_factor={"mxfp8": share}), cluster=cluster)
+        workload = stages_of(case, Plan()).workload
+        forward = (*workload.step.segments["layer"].phases[Phase.F], *workload.step.segments["head"].phases[Phase.F])
+        prices.append({task.name: int(workload.ps(task)[0]) for task in forward if isinstance(task, Compute) and task.kernel == "einsum"})
+    assert prices[1]["up_gemm"] == pytest.approx(2 * prices[0]["up_gemm"], rel=1e-9)
+    assert prices[1]["logits_gemm"] == prices[0]["logits_gemm"]
+
+
 def loss_of(name: str) -> float:
     return execute(scenario(model=LLAMA, batch=Batch(4, 8, name), stack=FUSED), Plan()).loss
 

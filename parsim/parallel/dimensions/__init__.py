@@ -80,7 +80,7 @@ def axes() -> tuple[str, ...]:
     """The mesh axes, outermost first: a dim that several axes shard nests in this order.
 
     >>> axes()
-    ('pp', 'dp_replicate', 'dp', 'cp', 'tp')
+    ('pp', 'dp_replicate', 'dp', 'edp', 'ep', 'cp', 'tp', 'etp')
     """
     return tuple(_by_axis(all_dimensions()))
 
