@@ -23,15 +23,8 @@ def latent_projections(x: str, kind: TransformerArchitecture, fusions: tuple[str
     """The ops from the residual stream to q, k and v; a query without a latent of its own is a linear layer of `attention_in`."""
     yield from _down("kv", "l", x, fusions)
     yield Op("k_shared_gemm", "B T D, D r -> B T r", (x, "k_shared.weight"), ("k_shared_gemm",))
-    yield Op(
-        "k_shared_rotary",
-        "B T r -> B T r",
-        ("k_shared_gemm",),
-        ("k_turned",),
-        "rotary",
-        attributes=(("offset", "offset:T"),),
-        in_place=True,
-    )
+    places: OpAttributes = (("offset", "offset:T"),)
+    yield Op("k_shared_rotary", "B T r -> B T r", ("k_shared_gemm",), ("k_turned",), "rotary", attributes=places, in_place=True)
     if kind.query_latent:
         yield from _down("q", "q", x, fusions)
     for op in _up(kind):

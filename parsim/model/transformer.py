@@ -18,9 +18,9 @@ _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
 def _head_dim(row: Mapping[str, Any]) -> int:
-    """Of keys with latent attention: each head's own part, and that which all share."""
+    """hidden_size / num_heads; of keys with latent attention each head's own part and that which all share."""
     if row.get("kv_lora_rank"):
-        return int(row["qk_nope_head_dim"] + row["qk_rope_head_dim"])
+        return int(row.get("qk_nope_head_dim", 0) + row.get("qk_rope_head_dim", 0))
     return int(row["hidden_size"] // row["num_heads"])
 
 

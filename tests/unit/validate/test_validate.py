@@ -161,6 +161,16 @@ def test_experts_and_widths_of_a_catalog_model_are_those_of_a_row_with_them(tmp_
     known = scenario_of(read_table(table(tmp_path, row))[0], "")
     assert known.model == replace(read("models", "qwen3-30b-a3b"), num_layers=4, max_positions=512)
     assert known.plans["row"].expert_parallel == 4
+    latent = {
+        **row,
+        "model_name": "Moonlight 16B",
+        "hidden_size": "2048",
+        "ffn_hidden_size": "1408",
+        "num_heads": "16",
+        "num_kv_heads": "16",
+    }
+    found = scenario_of(read_table(table(tmp_path, {**latent, "num_experts": "64", "top_k": "6"}))[0], "").model
+    assert (found.kv_lora_rank, found.head_dim, found.num_layers) == (512, 128 + 64, 4)
     other = scenario_of(read_table(table(tmp_path, {**row, "num_experts": "64"}))[0], "").model
     assert (other.num_experts, other.experts_per_token, other.expert_ffn_hidden_size, other.qk_norm) == (64, 8, 768, False)
 
