@@ -93,7 +93,7 @@ class TransformerSpec(ModelSpec):
     gates: str = figure("what of the logits of the experts that a token chose weighs them", "softmax", legal=("softmax", "sigmoid"))
     load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
-    q_lora_rank: int = figure("the same of its queries; 0: they grow from the residual stream", 0, zero=True)
+    q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)
     qk_nope_head_dim: int = figure("with kv_lora_rank the width of what is a head's own of a key", 0, zero=True)
     qk_rope_head_dim: int = figure(
         "with kv_lora_rank the width of what all heads share of a key, which is turned by position", 0, zero=True

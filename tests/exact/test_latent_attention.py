@@ -134,7 +134,8 @@ def test_figures_that_do_not_fit_are_told(figures: dict[str, object], message: s
 
 def test_the_width_of_a_head_follows_from_its_parts() -> None:
     base = {"num_layers": 1, "hidden_size": 10, "num_heads": 4, "vocab_size": 8, "max_positions": 8, "norm": "rms_norm", "bias": False}
-    assert TransformerSpec.of(name="mla", positions="rotary", **base, **_WIDTHS).head_dim == 6
+    found = TransformerSpec.of(name="mla", positions="rotary", **base, **{**_WIDTHS, "q_lora_rank": None})
+    assert (found.head_dim, found.q_lora_rank) == (6, 0)
     with pytest.raises(ParsimError, match="num_heads = 4 does not divide hidden_size = 10"):
         TransformerSpec.of(name="plain", **base)
 
