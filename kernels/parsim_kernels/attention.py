@@ -1,7 +1,7 @@
 """Attention, unfused (the scores are arrays) and fused (flash).  Causal: a query sees the keys at its position and before it.
 
 The positions of queries and keys are attributes, query_offset and key_offset (see `runs`), both from 0 on where left out.
-Shapes: q, o [B, S, K, R, C]; k, v [B, Z, K, C]; scores [B, K, R, S, Z]; lse [B, K, R, S].
+Shapes: q [B, S, K, R, C]; k [B, Z, K, C]; v [B, Z, K, W]; o [B, S, K, R, W]; scores [B, K, R, S, Z]; lse [B, K, R, S]; W mostly is C.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
 
     Causal unless attributes["causal"] is 0, which lets every query see every key.
 
-    FLOPs: 4 C a visible pair of query and key (two contractions), pairs counted from the mask.
+    FLOPs: 2 (C + W) a visible pair of query and key (two contractions), pairs counted from the mask.
 
     Raises:
         ValueError: the shapes do not fit, scale is missing, or a position is negative.
@@ -94,7 +94,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     q, k, v = inputs
     _check(q, k, v)
     dtype, factor = real(q, k, v), number(attributes, "scale")
-    o, lse = out(q.shape, dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
+    o, lse = out((*q.shape[:-1], v.shape[-1]), dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
     if _is_whole(pieces, q.shape[1], k.shape[1]):
         _attend(q, k, v, pieces[0].mask, factor, o, lse)
@@ -102,25 +102,25 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
         o.fill(0)
         lse.fill(-np.inf)
         _attend_more(q, k, v, pieces, factor, o, lse)
-    return (o, lse), 4 * q.shape[-1] * _num_pairs(q, pieces)
+    return (o, lse), 2 * (q.shape[-1] + v.shape[-1]) * _num_pairs(q, pieces)
 
 
 def flash_attention_more(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """(o, lse) of attention to the keys so far and to those of (k, v), from (o, lse, q, k, v).  FLOPs as `flash_attention`."""
     before, its, q, k, v = inputs
     _check(q, k, v)
-    same_shape(before, q)
+    same_shape(before[..., 0], q[..., 0])
     o, lse = out(before.shape, before.dtype), out(its.shape, its.dtype)
     o[...], lse[...] = before, its
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
     _attend_more(q, k, v, pieces, number(attributes, "scale"), o, lse)
-    return (o, lse), 4 * q.shape[-1] * _num_pairs(q, pieces)
+    return (o, lse), 2 * (q.shape[-1] + v.shape[-1]) * _num_pairs(q, pieces)
 
 
 def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor: float, o: Array, lse: Array) -> None:
     for piece in pieces:
         own = q[:, piece.queries]
-        more, its = np.empty(own.shape, o.dtype), np.empty((*lse.shape[:3], own.shape[1]), o.dtype)
+        more, its = np.empty((*own.shape[:-1], v.shape[-1]), o.dtype), np.empty((*lse.shape[:3], own.shape[1]), o.dtype)
         _attend(own, k[:, piece.keys], v[:, piece.keys], piece.mask, factor, more, its)
         merge(o[:, piece.queries], lse[..., piece.queries], more, its)
 
@@ -132,7 +132,7 @@ def _attend(q: Array, k: Array, v: Array, mask: _Mask, factor: float, o: Array, 
         np.exp(np.subtract(scores, maximum, out=scores), out=scores)
         total = np.add.reduce(scores, axis=-1, keepdims=True)
         mixed = (scores @ _heads_first(v[text, keys, heads])) / total
-        o[text, queries, heads] = _from_rows(mixed, q[text, queries, heads].shape)
+        o[text, queries, heads] = _from_rows(mixed, o[text, queries, heads].shape)
         lse[text, heads, :, queries] = (maximum + np.log(total)).reshape(lse[text, heads, :, queries].shape)
 
 
@@ -151,13 +151,13 @@ def merge(o: Array, lse: Array, more: Array, its: Array) -> None:
 def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """(d_q, d_k, d_v) from (q, k, v, o, lse, d_o); the probabilities are computed again from lse.
 
-    FLOPs: 10 C a visible pair (five contractions, the repeated scores included).
+    FLOPs: 6 C + 4 W a visible pair (five contractions, the repeated scores included).
 
     Source: Dao 2023 (arXiv:2307.08691), algorithm 2.
     """
     q, k, v, o, lse, d_o = inputs
     _check(q, k, v)
-    same_shape(q, o, d_o)
+    same_shape(o, d_o)
     dtype, factor = real(q, k, v, o, d_o), number(attributes, "scale")
     d_q, d_k, d_v = (out(array.shape, dtype) for array in (q, k, v))
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
@@ -167,7 +167,7 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
         of_queries = [array[:, piece.queries] for array in (q, o, d_o, d_q)]
         of_keys = [array[:, piece.keys] for array in (k, v, d_k, d_v)]
         _add_gradients(of_queries, of_keys, lse[..., piece.queries], piece.mask, factor)
-    return (d_q, d_k, d_v), 10 * q.shape[-1] * _num_pairs(q, pieces)
+    return (d_q, d_k, d_v), (6 * q.shape[-1] + 4 * v.shape[-1]) * _num_pairs(q, pieces)
 
 
 def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: Array, mask: _Mask, factor: float) -> None:
@@ -298,6 +298,6 @@ def _heads_first(k: Array) -> Array:
 
 
 def _check(q: Array, k: Array, v: Array) -> None:
-    same_shape(k, v)
+    same_shape(k[..., 0], v[..., 0])
     if q.ndim != 5 or k.ndim != 4 or (q.shape[0], q.shape[2], q.shape[4]) != (k.shape[0], k.shape[2], k.shape[3]):
         raise ValueError(f"q [B, S, K, R, C] and k [B, Z, K, C] do not fit: shapes {q.shape} and {k.shape}")

@@ -8,6 +8,7 @@ attributes["loads"] are the slots of each expert in a run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -53,29 +54,67 @@ def route(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> 
     [[0.5], [0.5], [0.5], [0.5]]
     """
     (logits,) = inputs
+    by_choice = _of_slots(logits, attributes)
+    return (_shares(np.exp(by_choice - by_choice.max(axis=0)), real(logits), out),), logits.size
+
+
+def route_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """As `route`, where a gate is the share of its logit's sigmoid in those of its token.  4 FLOPs a logit.
+
+    Source: DeepSeek-AI 2024 (arXiv:2412.19437), Eq. 13 and 15.
+    """
+    (logits,) = inputs
+    return (_shares(_sigmoid(_of_slots(logits, attributes)), real(logits), out),), 4 * logits.size
+
+
+def _of_slots(logits: Array, attributes: Attributes) -> Array:
+    """The logits [B T N] of what tokens have chosen: [choice, token of a run, run]."""
     token, expert = _chosen(attributes)
     run = integer(attributes, "run")
     picked = logits.reshape(-1, run, logits.shape[-1])[:, token, expert].T
-    gates = out(picked.shape, real(logits))
-    by_choice = picked.reshape(-1, run, picked.shape[1])
-    odds = np.exp(by_choice - by_choice.max(axis=0))
+    return picked.reshape(-1, run, picked.shape[1])
+
+
+def _shares(odds: Array, dtype: np.dtype[Any], out: Out) -> Array:
+    """Each in the sum of its token's choices, by slot and run."""
+    gates = out((odds.shape[0] * odds.shape[1], odds.shape[2]), dtype)
     np.divide(odds, np.add.reduce(odds, axis=0), out=gates.reshape(odds.shape))
-    return (gates,), logits.size
+    return gates
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def route_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_logits of `route` from (gates, d_gates); 0 for experts that were not chosen.  4 n FLOPs.  Source: derived here."""
     gates, d_gates = inputs
+    return (_spread(_slope(gates, d_gates, attributes), gates, attributes, out),), 4 * gates.size
+
+
+def route_sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_logits of `route_sigmoid` from (logits, gates, d_gates).  9 n FLOPs, n the gates.  Source: derived here."""
+    logits, gates, d_gates = inputs
+    slope = _slope(gates, d_gates, attributes) * (1 - _sigmoid(_of_slots(logits, attributes)))
+    return (_spread(slope, gates, attributes, out),), 9 * gates.size
+
+
+def _slope(gates: Array, d_gates: Array, attributes: Attributes) -> Array:
+    """The gradient of the logarithms of what gates are shares of: [choice, token of a run, run]."""
     same_shape(gates, d_gates)
+    own = (gates * d_gates).reshape(-1, integer(attributes, "run"), gates.shape[1])
+    return np.asarray(own - gates.reshape(own.shape) * np.add.reduce(own, axis=0))
+
+
+def _spread(slope: Array, gates: Array, attributes: Attributes, out: Out) -> Array:
+    """By token and expert, 0 for experts that were not chosen."""
     token, expert = _chosen(attributes)
     run, inner = integer(attributes, "run"), integer(attributes, "inner")
     runs, num_experts = gates.shape[1], len(_loads(attributes))
-    d_logits = out((run * runs // inner, inner, num_experts), real(gates, d_gates))
+    d_logits = out((run * runs // inner, inner, num_experts), real(slope))
     d_logits.fill(0)
-    own = (gates * d_gates).reshape(-1, run, runs)
-    d_picked = (own - gates.reshape(own.shape) * np.add.reduce(own, axis=0)).reshape(gates.shape)
-    d_logits.reshape(runs, run, num_experts)[:, token, expert] = d_picked.T
-    return (d_logits,), 4 * gates.size
+    d_logits.reshape(runs, run, num_experts)[:, token, expert] = slope.reshape(gates.shape).T
+    return d_logits
 
 
 def grouped_gemm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from parsim_kernels import attention, contraction, experts, lookup, narrow, optimizer, pointwise, reduction
+from parsim_kernels import attention, contraction, experts, latent, lookup, narrow, optimizer, pointwise, reduction
 from parsim_kernels.signature import Kernel
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -65,6 +65,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "unpermute": experts.unpermute,
         "route": experts.route,
         "route_grad": experts.route_grad,
+        "route_sigmoid": experts.route_sigmoid,
+        "route_sigmoid_grad": experts.route_sigmoid_grad,
         "grouped_gemm": experts.grouped_gemm,
         "weigh": experts.weigh,
         "weigh_grad": experts.weigh_grad,
@@ -72,6 +74,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "weighted_swiglu_grad": experts.weighted_swiglu_grad,
         "rotary": lookup.rotary,
         "rotary_grad": lookup.rotary_grad,
+        "append": latent.append,
+        "append_grad": latent.append_grad,
         "row_max": reduction.row_max,
         "pick": lookup.pick,
         "shifted_exp": pointwise.shifted_exp,

@@ -181,6 +181,7 @@ def rotary(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     """x[B S ... C] with its pairs of elements (i, i + C / 2) turned by an angle that grows with the position.  3 n FLOPs.
 
     The positions are those of attributes["offset"] (see `runs`); the angle of a pair is position x 10000^(-2 i / C).
+    With attributes["part"] only so many elements of each row, the last, are turned, as if they were all; n counts these.
 
     Raises:
         ValueError: C is odd, or the offset is missing or negative.
@@ -253,19 +254,22 @@ def _spans(x: Array, table: Array, attributes: Attributes) -> Iterator[tuple[sli
 
 
 def _rotate(inputs: Sequence[Array], attributes: Attributes, sign: int, out: Out) -> KernelResult:
-    (x,) = inputs
-    positions, half = runs(attributes, "offset", x.shape[1]), x.shape[-1] // 2
-    if x.shape[-1] % 2:
-        raise ValueError(f"rotary turns pairs of elements from position 0 on, not {x.shape[-1]} elements")
-    y = out(x.shape, real(x))
-    cosine, sine = (part.reshape(x.shape[1], *(1 for _ in x.shape[2:-1]), half) for part in _turn(positions, half, sign, y.dtype))
+    (whole,) = inputs
+    every = out(whole.shape, real(whole))
+    part = integer(attributes, "part", whole.shape[-1])
+    if part % 2 or not 0 < part <= whole.shape[-1]:
+        raise ValueError(f"rotary turns pairs of elements from position 0 on, not {part} elements of {whole.shape[-1]}")
+    every[..., :-part] = whole[..., :-part]
+    x, y = whole[..., -part:], every[..., -part:]
+    positions, half = runs(attributes, "offset", x.shape[1]), part // 2
+    cosine, sine = (each.reshape(x.shape[1], *(1 for _ in x.shape[2:-1]), half) for each in _turn(positions, half, sign, y.dtype))
     for text, result in [(x, y)] if y.nbytes <= BLOCK_BYTES else zip(x, y, strict=True):
         first, second = text[..., :half], text[..., half:]
         turned, t = first * cosine, first * sine
         np.subtract(turned, second * sine, out=turned)
         np.add(second * cosine, t, out=result[..., half:])
         result[..., :half] = turned
-    return (y,), 3 * x.size
+    return (every,), 3 * x.size
 
 
 @lru_cache(maxsize=16)

@@ -13,7 +13,7 @@ from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.itemsize import exact_bytes, itemsize_of
-from parsim.model.op_kinds import COSTS
+from parsim.model.op_kinds import COSTS, PART
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
 from parsim.step.ring import TURNS
@@ -22,8 +22,8 @@ from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Sen
 
 
 def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
-    """FLOPs of a kernel on one rank: 2 x the product of all extents for a contraction, head_dim x unmasked pairs for flash
-    attention, else a number for each element."""
+    """FLOPs of a kernel on one rank: 2 x the product of all extents for a contraction, widths x unmasked pairs for flash
+    attention, else a number for each element, or for those of the last part of each row that it works on."""
     if not isinstance(task, Compute):
         return sizes.zero
     cost = COSTS[task.kernel]
@@ -35,10 +35,15 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
         queries, keys = every[0], next(each for each in every if "Z" in each.dims)
         turns, causal = int(task.attributes.get(TURNS, 0)), task.attributes.get("causal", 1)
         pairs = sizes.causal_pairs(queries, keys, turns) if causal else local(queries, "Q") * local(keys, "Z")
-        return cost.per_element * query_heads(queries, sizes) * local(queries, "C") * pairs
+        of_keys, of_values = head_widths(task, sizes)
+        return 2 * query_heads(queries, sizes) * (cost.matmuls[0] * of_keys + cost.matmuls[1] * of_values) * pairs
     if not cost.per_element:
         return sizes.zero
-    return cost.per_element * elements(task.inputs[cost.operand], sizes, held)
+    count = elements(task.inputs[cost.operand], sizes, held)
+    if part := str(task.attributes.get(PART, "")).removeprefix("extent:"):
+        row = operands(task)[cost.operand].sharding
+        count = count // sizes.local(row, row.dims[-1]) * sizes.dims[part]
+    return cost.per_element * count
 
 
 def operands(task: Compute) -> tuple[Operand, ...]:
@@ -49,6 +54,12 @@ def operands(task: Compute) -> tuple[Operand, ...]:
 def results(task: Compute) -> tuple[Operand, ...]:
     """The outputs of a kernel of a pass."""
     return tuple(value for value in task.outputs if isinstance(value, Operand))
+
+
+def head_widths(task: Compute, sizes: Sizes) -> tuple[Ints, Ints]:
+    """Widths of a key and of a value in attention."""
+    keys, values = [each.sharding for each in operands(task) if "Z" in each.dims][:2]
+    return sizes.local(keys, keys.dims[-1]), sizes.local(values, values.dims[-1])
 
 
 def query_heads(queries: Sharding, sizes: Sizes) -> Ints:

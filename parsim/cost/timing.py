@@ -17,7 +17,7 @@ from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
-from parsim.cost.count import extents, flops, hbm_bytes, operands, payload, query_heads, results
+from parsim.cost.count import extents, flops, hbm_bytes, head_widths, operands, payload, query_heads, results
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
@@ -80,7 +80,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         blocks = query_heads(query, sizes) * np.maximum(
             sizes.local(query, "Q") / _FLASH_BLOCK, 1.0
         )  # not rounded: a token more is never faster
-        width, is_gradient = sizes.local(query, "C"), task.kernel.endswith("_grad")
+        width, is_gradient = head_widths(task, sizes)[0], task.kernel.endswith("_grad")
         rate = model.flash.backward if is_gradient else model.flash.forward
         work, sustained = flops(task, sizes, held), keep * rate
         return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=sustained)

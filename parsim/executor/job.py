@@ -161,6 +161,8 @@ class Job:
         word, _, dim = value.partition(":")
         batch = self.model.batch
         match word:
+            case "extent":
+                return self.extent(dim)
             case "rsqrt":
                 return float(self.extent(dim) ** -0.5)
             case "dropout":

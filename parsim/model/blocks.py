@@ -13,6 +13,8 @@ from dataclasses import replace
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.experts import expert_weights, experts
+from parsim.model.latent import latent_projections, latent_weights
+from parsim.model.norms import norm, norm_weights, rms_norm
 from parsim.model.op import Block, Op, OpAttributes
 from parsim.model.transformer import TransformerArchitecture
 
@@ -32,13 +34,15 @@ def transformer_layer(name: str, kind: TransformerArchitecture, *, attention: st
     has_experts = name == "expert_layer"
     ops = (*_attention(kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
     dense = () if has_experts else (*_ups(kind), "down")
-    biased = (*(_HEADS if kind.qkv_bias else ()), *(("out", *dense) if kind.bias else ()))
+    heads = () if kind.latent else _HEADS
+    biased = (*(heads if kind.qkv_bias else ()), *(("out", *dense) if kind.bias else ()))
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
         **norm_weights("norm1", kind),
         **{f"{each}_norm.gamma": "ones" for each in _TURNED if kind.qk_norm},
         **norm_weights("norm2", kind),
-        **{f"{each}.weight": "normal" for each in (*_HEADS, "out", *dense, *shared)},
+        **(latent_weights(kind) if kind.latent else {}),
+        **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
         **{f"{each}.bias": "zeros" for each in biased},
         **(expert_weights(_ups(kind)) if has_experts else {}),
     }
@@ -50,37 +54,6 @@ def in_region(region: str, ops: Iterable[Op]) -> Iterator[Op]:
     return (replace(op, tag=region) for op in ops)
 
 
-def norm(name: str, x: str, kind: TransformerArchitecture, fusions: tuple[str, ...], *, out: str = "", dim: str = "D") -> Iterator[Op]:
-    """The ops that normalise `x` on the residual stream; their result bears the name unless told otherwise."""
-    if kind.norm == "rms_norm":
-        yield from rms_norm(name, x, fusions, out=out or name, dims=f"B T {dim}")
-        return
-    scales = tuple(norm_weights(name, kind))
-    yield Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), kind.norm)
-
-
-def rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str) -> Iterator[Op]:
-    """The ops of an RMSNorm over the last of these dims.
-
-    One that no kernel fuses is written out as in Llama: in float32, and back before its gain.  So autograd keeps a float32 copy
-    and the normalised one (meta-llama/llama, llama/model.py, RMSNorm; PyTorch, tools/autograd/derivatives.yaml, pow and mul).
-    """
-    gamma, same, whole = f"{name}.gamma", f"{dims} -> {dims}", f"{dims}, {dims[-1]} -> {dims}"
-    if "rms_norm" in fusions:
-        yield Op(name, whole, (x, gamma), (out,), "rms_norm")
-        return
-    yield Op(f"{name}_wide", same, (x,), (f"{name}_x32",), "cast", (FLOAT32,))
-    yield Op(f"{name}_normalize", same, (f"{name}_x32",), (f"{name}_y32",), "rms_normalize", (FLOAT32,))
-    yield Op(f"{name}_narrow", same, (f"{name}_y32",), (f"{name}_normalized",), "cast")
-    yield Op(name, whole, (f"{name}_normalized", gamma), (out,), "gain")
-
-
-def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:
-    """The weights of a norm with their initial values; RMSNorm has no shift."""
-    shift = {f"{name}.beta": "zeros"} if kind.norm == "layer_norm" else {}
-    return {f"{name}.gamma": "ones", **shift}
-
-
 def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fusions: tuple[str, ...], region: str = "") -> Iterator[Op]:
     if not kind.norm_last:
         # Where a norm and the GEMM behind it are one module, it belongs to what that GEMM belongs to.
@@ -89,7 +62,19 @@ def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fus
 
 
 def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
-    yield from _enter("attention", "x", "norm1", kind, fusions)
+    *norms, entry = _enter("attention", "x", "norm1", kind, fusions)
+    yield from norms
+    if not kind.query_latent:  # else narrow vectors enter in its place
+        yield entry
+    yield from latent_projections(entry.inputs[0], kind, fusions) if kind.latent else _projections(kind, fusions)
+    yield from in_region(CORE_ATTENTION, _core(attention, kind))
+    value = _value_dim(kind)
+    yield Op("out_gemm", f"B S K R {value}, K R {value} D -> B S D", ("mixed", "out.weight"), ("out_gemm",))
+    yield Op("leave_attention", "B S D -> B T D", ("out_gemm",), ("attention_out",), "relabel")
+    yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", "norm1", kind, fusions)
+
+
+def _projections(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     steps = {name: _steps(name, kind) for name in _HEADS}
     # The three GEMMs stand together: their input gradients add up before the one collective that settles them.
     for name, dims in _HEADS.items():
@@ -106,10 +91,6 @@ def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str
             expr = f"B S {_HEADS[name]} -> B S {_HEADS[name]}"
             # In place: its gradient needs the positions only.
             yield Op(f"{name}_rotary", expr, (steps[name][-2],), (name,), "rotary", attributes=(("offset", "offset:S"),), in_place=True)
-    yield from in_region(CORE_ATTENTION, _core(attention, kind))
-    yield Op("out_gemm", "B S K R C, K R C D -> B S D", ("mixed", "out.weight"), ("out_gemm",))
-    yield Op("leave_attention", "B S D -> B T D", ("out_gemm",), ("attention_out",), "relabel")
-    yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", "norm1", kind, fusions)
 
 
 def _steps(name: str, kind: TransformerArchitecture) -> list[str]:
@@ -121,19 +102,25 @@ def _steps(name: str, kind: TransformerArchitecture) -> list[str]:
     return [*steps[:-1], name]
 
 
+def _value_dim(kind: TransformerArchitecture) -> str:
+    return "v" if kind.latent else "C"
+
+
 def _core(attention: str, kind: TransformerArchitecture) -> Iterator[Op]:
     """Scores, softmax and the mix of values.  The flash kind stores no scores; it applies no attention dropout (a stated rule)."""
     mask, masked = ("causal_", (*_SCALE, *_PLACES)) if kind.causal else ("", _SCALE)
     yield Op("queries", "B S K R C -> B Q A R C", ("q",), ("queries",), "relabel")
     yield Op("keys", "B S K C -> B Z A C", ("k",), ("keys",), "relabel")
-    yield Op("values", "B S K C -> B Z A C", ("v",), ("values",), "relabel")
+    value = _value_dim(kind)
+    yield Op("values", f"B S K {value} -> B Z A {value}", ("v",), ("values",), "relabel")
     yield from _scores_and_mix(attention, kind, mask, masked)
-    yield Op("leave_core", "B Q A R C -> B S K R C", ("attended",), ("mixed",), "relabel")
+    yield Op("leave_core", f"B Q A R {value} -> B S K R {value}", ("attended",), ("mixed",), "relabel")
 
 
 def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: str, masked: OpAttributes) -> Iterator[Op]:
+    value = _value_dim(kind)
     if attention == "flash":
-        expr = "B Q A R C, B Z A C, B Z A C -> B Q A R C, B A R Q"
+        expr = f"B Q A R C, B Z A C, B Z A {value} -> B Q A R {value}, B A R Q"
         inputs, outputs = ("queries", "keys", "values"), ("attended", "log_sum_exp")
         yield Op("flash", expr, inputs, outputs, "flash_attention", (COMPUTE, FLOAT32), masked if mask else (*masked, ("causal", 0)))
         return
@@ -150,7 +137,7 @@ def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: str, ma
         yield Op("scores_mask", "-> B A R Q Z", (), ("scores_mask",), "draw", (MASK,))
         expr = "B A R Q Z, B A R Q Z -> B A R Q Z"
         yield Op("scores_dropout", expr, ("probabilities", "scores_mask"), ("dropped",), "dropout", attributes=DROP)
-    yield Op("mix", "B A R Q Z, B Z A C -> B Q A R C", (mixing, "values"), ("attended",))
+    yield Op("mix", f"B A R Q Z, B Z A {value} -> B Q A R {value}", (mixing, "values"), ("attended",))
 
 
 def _ups(kind: TransformerArchitecture) -> tuple[str, ...]:

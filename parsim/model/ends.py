@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from parsim.model.blocks import DROP, GATED, norm, norm_weights
+from parsim.model.blocks import DROP, GATED
 from parsim.model.dims import FLOAT32, INDEX, MASK
+from parsim.model.norms import norm, norm_weights
 from parsim.model.op import Block, Gradient, Op
 from parsim.model.transformer import TransformerArchitecture
 

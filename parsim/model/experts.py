@@ -3,7 +3,8 @@
 Experts are chosen as a table of loads says, whatever the logits: what software does to measure speed (Megatron-LM,
 moe_router_force_load_balancing).  A gate multiplies what its expert's nonlinearity gives, so that no output of an expert is kept:
 Megatron-LM, core/transformer/moe/experts.py (`weighted_bias_swiglu_impl`).
-Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1, with the gates a softmax over the chosen.
+Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1, with the gates a softmax over the chosen; or their sigmoids' shares: DeepSeek-AI
+2024 (arXiv:2412.19437), section 2.1.2, with neither the bias that steers choices nor the factor that scales all gates.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
 _SLOTS = (("run", "run"), ("slots", "local:O"), ("inner", "local:T"))
 _CHOSEN = (("run", "run"), ("loads", "loads:N"), ("inner", "local:T"))
 _OWN = (("loads", "loads:E"),)
+_ROUTES = {"softmax": "route", "sigmoid": "route_sigmoid"}  # by what gates are shares of
 
 
 def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """The ops from tokens on the residual stream to the weighted sum of their experts."""
     yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), ("router_logits",), dtypes=(FLOAT32,))
-    yield Op("route", "B T N -> O M", ("router_logits",), ("gates",), "route", (FLOAT32,), _CHOSEN)
+    yield Op("route", "B T N -> O M", ("router_logits",), ("gates",), _ROUTES[kind.gates], (FLOAT32,), _CHOSEN)
     yield Op("permute", "B T D -> O M D", (x,), ("permuted",), "permute", attributes=_SLOTS)
     yield Op("dispatch", "O M D -> X G D", ("permuted",), ("expert_in",), "relabel")
     yield Op("dispatch_gates", "O M -> X G", ("gates",), ("expert_gates",), "relabel", (FLOAT32,))

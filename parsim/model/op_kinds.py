@@ -28,6 +28,7 @@ class Cost:
     family: str = "elementwise"  # gemm | attention | elementwise
     skips: tuple[int, ...] = ()  # inputs of which only the shape is seen: no HBM traffic of their own
     picks: tuple[int, ...] = ()  # inputs of which as many elements are read as written: what is looked up, not all that is there
+    matmuls: tuple[int, int] = (0, 0)  # of attention: over the width of keys, and over that of values
     positions: tuple[int, ...] = ()  # inputs of which a row is read for each position of the first input, whose first dim is the batch
 
 
@@ -52,11 +53,13 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "swiglu": (Gradient("x0 x1", "swiglu_grad", ("x0", "x1", "dy")),),
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
     **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "causal_softmax", "softmax")},
+    "append": (Gradient("x0 x1", "append_grad"),),
     "flatten": (Gradient("x0", "unflatten"),),
     "unflatten": (Gradient("x0", "flatten"),),
     "permute": (Gradient("x0", "unpermute"),),
     "unpermute": (Gradient("x0", "permute"),),
     "route": (Gradient("x0", "route_grad", ("y0", "dy")),),
+    "route_sigmoid": (Gradient("x0", "route_sigmoid_grad", ("x0", "y0", "dy")),),
     "grouped_gemm": (Gradient("x0", "grouped_gemm", ("dy", "x1")), Gradient("x1", "grouped_gemm", ("dy", "x0"))),
     "weigh": (Gradient("x0", "weigh", ("dy", "x1")), Gradient("x1", "weigh_grad", ("x0", "dy"))),
     "weighted_swiglu": (Gradient("x0 x1 x2", "weighted_swiglu_grad", ("x0", "x1", "x2", "dy")),),
@@ -78,6 +81,7 @@ KINDS: Final = {
     "row_max": Kind("row_max", operator="max"),
 }
 
+PART: Final = "part"  # the attribute of kernels that work on the last elements of each row only: how many
 GEMMS: Final = ("einsum", "grouped_gemm")  # kernels that can add into their output at no cost
 
 COSTS: Final = {
@@ -93,13 +97,14 @@ COSTS: Final = {
     **{"silu": Cost(4), "silu_grad": Cost(9), "multiply": Cost(1)},
     **{"gelu": Cost(8), "gelu_grad": Cost(16), "relu": Cost(1), "relu_grad": Cost(1)},
     **{"squared_relu": Cost(2), "squared_relu_grad": Cost(3), "swiglu": Cost(5), "swiglu_grad": Cost(11)},
+    **{"append": Cost(0), "append_grad": Cost(1)},  # the part that all heads share, as an attribute says
     "rotary": Cost(3),  # 4 multiplications and 2 additions turn a pair
     **{"rotary_grad": Cost(3), "tanh": Cost(1), "tanh_grad": Cost(3), "first": Cost(0, picks=(0,)), "first_grad": Cost(0)},
     **{"dropout": Cost(2), "add": Cost(1), "causal_softmax": Cost(5), "causal_softmax_grad": Cost(4), "causal_scale": Cost(1)},
     **{"scale": Cost(1), "scaled_softmax": Cost(5), "softmax": Cost(5), "softmax_grad": Cost(4), "scale_grad": Cost(1)},
-    "flash_attention": Cost(4, family="attention"),  # x head_dim x unmasked pairs: two matmuls
-    "flash_attention_more": Cost(4, family="attention"),  # as much of another block of keys
-    "flash_attention_grad": Cost(10, family="attention"),  # five matmuls: Dao et al. 2022 (arXiv:2205.14135), algorithm 4
+    "flash_attention": Cost(family="attention", matmuls=(1, 1)),  # each 2 x a width x unmasked pairs
+    "flash_attention_more": Cost(family="attention", matmuls=(1, 1)),  # as much of another block of keys
+    "flash_attention_grad": Cost(family="attention", matmuls=(3, 2)),  # Dao et al. 2022 (arXiv:2205.14135), algorithm 4
     **{"lookup": Cost(0, picks=(1,)), "lookup_grad": Cost(1, operand=1, skips=(2,))},
     **{
         "position": Cost(1, positions=(1,)),
@@ -111,6 +116,7 @@ COSTS: Final = {
         "pick": Cost(0, picks=(0,)),
     },
     **dict.fromkeys(("flatten", "unflatten", "join", "permute"), Cost(0)),
+    **{"route_sigmoid": Cost(4), "route_sigmoid_grad": Cost(9, operand=1)},
     **{"unpermute": Cost(1), "route": Cost(1), "route_grad": Cost(4), "weigh": Cost(1), "weigh_grad": Cost(2)},
     **{"grouped_gemm": Cost(family="gemm"), "weighted_swiglu": Cost(6), "weighted_swiglu_grad": Cost(19)},
     "take": Cost(0, picks=(0,)),

@@ -17,6 +17,13 @@ from parsim.model.spec import Architecture, Layout, ModelSpec, figure
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
+def _head_dim(row: Mapping[str, Any]) -> int:
+    """hidden_size / num_heads; of keys with latent attention each head's own part and that which all share."""
+    if row.get("kv_lora_rank"):
+        return int(row.get("qk_nope_head_dim", 0) + row.get("qk_rope_head_dim", 0))
+    return int(row["hidden_size"] // row["num_heads"])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerArchitecture(Architecture):
     """Which ops the blocks of a transformer have."""
@@ -33,6 +40,9 @@ class TransformerArchitecture(Architecture):
     dense_layers: bool = True
     experts: bool = False
     shared_experts: bool = False
+    gates: str = "softmax"
+    latent: bool = False
+    query_latent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +59,7 @@ class TransformerSpec(ModelSpec):
     num_heads: int = figure("the number of query heads")
     _: KW_ONLY
     num_kv_heads: int = figure("the number of key and value heads; num_heads where left out", rule=lambda row: row["num_heads"])
-    head_dim: int = figure(
-        "the width of a head; hidden_size / num_heads where left out", rule=lambda row: row["hidden_size"] // row["num_heads"]
-    )
+    head_dim: int = figure("the width of a head; hidden_size / num_heads where left out", rule=_head_dim)
     vocab_size: int = figure("the number of tokens, before padding")
     max_positions: int = figure("the longest sequence, which is the rows of a learned position table")
     activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu"))
@@ -82,13 +90,23 @@ class TransformerSpec(ModelSpec):
         "the width of an expert; ffn_hidden_size where left out", 0, rule=lambda row: row.get("ffn_hidden_size") or 4 * row["hidden_size"]
     )
     shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
+    gates: str = figure("what of the logits of the experts that a token chose weighs them", "softmax", legal=("softmax", "sigmoid"))
     load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
+    kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
+    q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)
+    qk_nope_head_dim: int = figure("with kv_lora_rank the width of what is a head's own of a key", 0, zero=True)
+    qk_rope_head_dim: int = figure(
+        "with kv_lora_rank the width of what all heads share of a key, which is turned by position", 0, zero=True
+    )
+    v_head_dim: int = figure("with kv_lora_rank the width of a value", 0, zero=True)
     num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
     expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
     def misfit(self, stated: Mapping[str, Any]) -> str:
         """What does not fit in the figures; "" where all do."""
-        if stated.get("head_dim") is None and self.hidden_size % self.num_heads:
+        if latent := self._latent_misfit():
+            return latent
+        if stated.get("head_dim") is None and not self.kv_lora_rank and self.hidden_size % self.num_heads:
             return f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}; give head_dim, or another num_heads"
         if self.num_heads % self.num_kv_heads:
             return f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}"
@@ -107,6 +125,26 @@ class TransformerSpec(ModelSpec):
             return f"{said} leave none of {self.num_layers} layers its experts"
         if self.shared_ffn_hidden_size and not self.num_experts:
             return f"shared_ffn_hidden_size = {self.shared_ffn_hidden_size} stands beside experts, but num_experts = 0"
+        return ""
+
+    def _latent_misfit(self) -> str:
+        """What does not fit in the figures of latent attention."""
+        widths = {name: getattr(self, name) for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
+        if not self.kv_lora_rank:
+            stated = next((name for name in ("q_lora_rank", *widths) if getattr(self, name)), "")
+            return f"{stated} = {getattr(self, stated)} is of latent attention (MLA), which kv_lora_rank asks for" if stated else ""
+        if lacking := next((name for name, width in widths.items() if not width), ""):
+            return f"kv_lora_rank = {self.kv_lora_rank} makes attention latent (MLA), which needs {lacking}"
+        if self.qk_rope_head_dim % 2:
+            return f"latent attention turns pairs of elements, but qk_rope_head_dim = {self.qk_rope_head_dim} is odd"
+        if self.head_dim != self.qk_nope_head_dim + self.qk_rope_head_dim:
+            return f"head_dim = {self.head_dim} is not qk_nope_head_dim + qk_rope_head_dim; leave it out"
+        if self.num_kv_heads != self.num_heads:
+            return (
+                f"num_kv_heads = {self.num_kv_heads}, but latent attention has one for each of num_heads = {self.num_heads}; leave it out"
+            )
+        if self.positions != "rotary" or self.qk_norm or self.qkv_bias:
+            return "latent attention (MLA) is built with positions = rotary, qkv_bias = false and qk_norm = false"
         return ""
 
     @property
@@ -140,10 +178,11 @@ class TransformerSpec(ModelSpec):
     @property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
-        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm")
+        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates")
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
         found |= {"dense_layers": self._has_dense, "experts": self.num_experts > 0, "shared_experts": self.shared_ffn_hidden_size > 0}
+        found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 
     @property
@@ -156,6 +195,7 @@ class TransformerSpec(ModelSpec):
             widths |= {"L": self.shared_ffn_hidden_size} if self.shared_ffn_hidden_size else {}
         return {
             **heads,
+            **self._latent_extents,
             **widths,
             "V": self.vocab_size,
             "W": self.vocab_size,
@@ -163,6 +203,17 @@ class TransformerSpec(ModelSpec):
             "Y": self.num_labels,
             "P": self.max_positions,
         }
+
+    @property
+    def _latent_extents(self) -> dict[str, int]:
+        named = {
+            "l": self.kv_lora_rank,
+            "q": self.q_lora_rank,
+            "n": self.qk_nope_head_dim,
+            "r": self.qk_rope_head_dim,
+            "v": self.v_head_dim,
+        }
+        return {dim: extent for dim, extent in named.items() if extent}
 
     @property
     def active_extents(self) -> dict[str, int]:
@@ -183,14 +234,18 @@ class TransformerSpec(ModelSpec):
 
     def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
         """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs."""
-        pairs = self.num_layers * sequence_length * self.num_heads * self.head_dim
-        return 12 * pairs, (6 if self.causal else 12) * pairs
+        widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
+        pairs = self.num_layers * sequence_length * self.num_heads * widths
+        return 6 * pairs, (3 if self.causal else 6) * pairs
 
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
         """Two heads a rank, which share keys where they did before."""
         heads = 2 * tensor_parallel
         kv_heads = heads // 2 if self.num_kv_heads < self.num_heads else heads
         found = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8 * tensor_parallel}
+        if self.kv_lora_rank:
+            found |= {"num_kv_heads": heads, "kv_lora_rank": 6, "q_lora_rank": 8 * (self.q_lora_rank > 0)}
+            found |= {"qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 3}
         if not self.num_experts:
             return found
         shared = {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}

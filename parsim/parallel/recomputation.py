@@ -12,15 +12,16 @@ from parsim.errors import did_you_mean
 from parsim.model.blocks import CORE_ATTENTION, LAYER_NORM, MLP, MOE
 from parsim.model.experts import ACTIVATION
 from parsim.model.families import blocks_of
+from parsim.model.latent import UP_PROJECTION
 from parsim.model.op import Op
 from parsim.model.spec import ModelSpec
 from parsim.parallel.fault import PlanFault
 from parsim.parallel.plan import Plan, Stack
 
 CHECKPOINTED: Final = (CORE_ATTENTION, MLP, MOE)  # each runs again as a whole, and what it hands on stays
-DISCARDING: Final = (LAYER_NORM, ACTIVATION)  # lets what it hands on go, too, which is made again before its first use
+DISCARDING: Final = (LAYER_NORM, ACTIVATION, UP_PROJECTION)  # lets what it hands on go, too, which is made again before its first use
 _MODULES: Final = (*CHECKPOINTED, *DISCARDING)
-_NOT_BUILT: Final = {"shared_experts": "what all tokens share runs again with moe only", "mla_up_proj": "latent attention (MLA)"}
+_NOT_BUILT: Final = {"shared_experts": "what all tokens share runs again with moe only"}
 FLASH_AGAIN: Final = "flash attention stores no scores: running it again (core_attn) frees next to nothing and costs its time"
 
 

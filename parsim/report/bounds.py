@@ -19,7 +19,7 @@ from parsim.collectives import ChunkTable, find
 from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
-from parsim.cost.count import flops, hbm_bytes, operands
+from parsim.cost.count import flops, hbm_bytes, head_widths
 from parsim.cost.sizes import Sizes
 from parsim.cost.timing import gemm_alignment, gemm_factor, plain_gemm_s
 from parsim.cost.work import Work, law_name, works_of
@@ -50,7 +50,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     if family == "elementwise":
         yield from elementwise_bound(device, traffic, launched=not task.fused and bool(task.inputs))
         return
-    law, width = device.attention, int(sizes.local(operands(task)[0].sharding, "C")[0])
+    law, width = device.attention, int(head_widths(task, sizes)[0][0])
     flash = model.flash
     backward = law.backward_rate * flash.backward if task.kernel.endswith("_grad") else flash.forward
     reached, peak = float(np.interp(width, *np.asarray(law.efficiency_by_head_dim).T)) * backward, device.peak(dtype)

@@ -85,6 +85,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "expert_ffn_hidden_size": "moe_intermediate_size moe_ffn_hidden_size expert_intermediate_size",
         "shared_ffn_hidden_size": "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_expert_ffn_hidden_size",
         "num_dense_layers": "first_k_dense_replace",
+        "gates": "scoring_func moe_router_score_function score_func",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
     },
     "stack": {
@@ -116,9 +117,9 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 SAID: Final[Mapping[str, str]] = {
     "of experts that all tokens pass give the width together: shared_ffn_hidden_size": "n_shared_experts num_shared_experts shared_expert*",
-    "routers have one form: gates are a softmax over the experts chosen, no token is dropped, loads are balanced or as load_skew says": (
+    "routers have one form: gates are shares of the experts chosen, no token is dropped, loads are balanced or as load_skew says": (
         "moe* expert_* router* capacity_factor expert_capacity* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method "
-        "routed_scaling_factor scoring_func"
+        "routed_scaling_factor"
     ),
     "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
         "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"
@@ -197,9 +198,7 @@ SAID: Final[Mapping[str, str]] = {
     ),
     "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
     "soft caps of logits are not built": "attn_logit_softcap* final_logit_softcap* logit_softcap* softcap*",
-    "latent attention (MLA) is not built: use num_kv_heads": (
-        "mla multi_latent_attention kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim"
-    ),
+    "latent attention (MLA) is asked for by its widths: kv_lora_rank and others": "mla multi_latent_attention",
     "heads for later tokens (MTP) are not built": "mtp* num_nextn_predict_layers",
     "encoders beside decoders, images and sounds are not built": (
         "num_encoder_layers num_decoder_layers encoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder "
@@ -276,6 +275,11 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "stack": {"megatron-core": "mcore megatron_lm"},
     "model": {
+        "deepseek-v3": "deepseek deepseek_v3.1 deepseek_v3_base deepseek_r1 deepseek_r1_zero",
+        "kimi-k2": "kimi_k2_base kimi_k2_thinking",
+        "moonlight-16b-a3b": "moonlight moonlight_16b",
+        "deepseek-v2": "deepseek_coder_v2",
+        "deepseek-v2-lite": "deepseek_coder_v2_lite",
         "llama3-8b": "llama3.1_8b",
         "llama3-70b": "llama3.1_70b llama3.3_70b",
         "llama3.1-405b": "llama3_405b",
@@ -342,8 +346,8 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
 def lack_of(kind: str, name: str) -> str:
     """What is said of a value that exists elsewhere and not here, or "".
 
-    >>> lack_of("model", "deepseek_v3")
-    'is not built: latent attention (MLA)'
+    >>> lack_of("model", "falcon_h1")
+    'is not built: state-space layers'
     """
     return _sentence(UNBUILT.get(kind, {}), squeeze(name))
 

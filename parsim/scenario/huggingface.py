@@ -66,9 +66,23 @@ class _Family:
     tied: bool = False  # where tie_word_embeddings is left out
     heads: Mapping[str, str] = field(default_factory=dict)  # architecture -> our head; empty: all have the one of a decoder
     only: Mapping[str, object] = field(default_factory=dict)  # keys of which one value can be read, which is that of a key left out
+    shared: str = ""  # the key of how many experts of that width all tokens pass
     left_out: Mapping[str, object] = field(default_factory=dict)  # what keys left out are, where that is not nothing
 
 
+_DEEPSEEK: Final = _Family(
+    {**_ROTARY, "bias": False, "qkv_bias": False},
+    {
+        **_COUNTS,
+        **{key: key for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")},
+        **{"num_experts": "n_routed_experts", **_CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
+        "num_dense_layers": "first_k_dense_replace",
+    },
+    {"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank"},
+    only={**_NO_BIAS, "moe_layer_freq": 1},
+    left_out={"q_lora_rank": 1536},
+    shared="n_shared_experts",
+)
 _QWEN: Final = {"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
 _AS_HIDDEN: Final = "classifier_dropout"  # that of hidden vectors, where null
@@ -88,6 +102,7 @@ FAMILIES: Final = {
         heads={"BertForMaskedLM": "masked_token", "BertForSequenceClassification": "text", "BertForTokenClassification": "token"},
         only={"position_embedding_type": "absolute", "is_decoder": False, "problem_type": "single_label_classification"},
     ),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2"), _DEEPSEEK),
     "gpt2": _Family(
         _LEARNED,
         {"num_layers": "n_layer", "hidden_size": "n_embd", "num_heads": "n_head", **_VOCABULARY, "max_positions": "n_positions"},
@@ -151,13 +166,15 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
     rotary = config.get("rope_parameters")
     inside = {_SHARE_TURNED: rotary.get(_SHARE_TURNED)} if isinstance(rotary, dict) else {}
     config = {**family.left_out, **{key: each for key, each in inside.items() if each is not None}, **config}
+    own = {*family.counts.values(), *family.optional.values()}
     for key, legal in {**_ONLY, **family.only}.items():
-        if config.get(key) not in (None, legal):
+        if key not in own and config.get(key) not in (None, legal):
             raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
     head = _head(config, family)
     return {
         **{figure: _count(config, key) for figure, key in family.counts.items()},
         **{figure: _count(config, key) for figure, key in family.optional.items() if config.get(key) is not None},
+        **_shared_experts(config, family),
         **family.fixed,
         **_biases(config, family),
         "activation": _activation(config, family),
@@ -166,6 +183,17 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         "dropout": _dropout(config, family),
         "sliding_window": _sliding_window(config, family),
     }
+
+
+def _shared_experts(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
+    """The width of all shared experts, and what gates are, where a family has such experts."""
+    if not family.shared:
+        return {}
+    gates = config.get("scoring_func", "sigmoid" if config["model_type"] != "deepseek_v2" else "softmax")
+    if gates not in ("softmax", "sigmoid"):
+        raise ScenarioError(f"scoring_func = {show(gates)} is not read; softmax and sigmoid are")
+    number = _count(config, family.shared) if config.get(family.shared) is not None else 0
+    return {"shared_ffn_hidden_size": number * _count(config, "moe_intermediate_size"), "gates": gates}
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -35,9 +35,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is no stack but a way to split: plans of data_parallel alone are that, with any stack": "ddp",
     },
     "model": {
-        "is not built: latent attention (MLA)": (
-            "deepseek deepseek_v* deepseek_r1 deepseek_r1_zero* deepseek_coder_v2* kimi_k2* moonlight*"
-        ),
+        "is not built: sparse attention behind an indexer": "deepseek_v3.2* deepseek_v4*",
         "is not built: attention sinks, sliding windows and experts with biases": "gpt_oss*",
         "is not built: layers of chunked attention without positions": "llama4*",
         "is not built: state-space layers, or layers of linear attention": "jamba* qwen3_next* minimax*",

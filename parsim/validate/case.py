@@ -43,16 +43,20 @@ def _above(column: str, most: int) -> Predicate:
     return lambda row: row.counts.get(column, 0) > most
 
 
-def _has_latent_attention(row: TableRow) -> bool:
-    """By its name, since no column says so: DeepSeek-AI 2024 (arXiv:2405.04434), and models of its layers."""
-    return any(name in row.says("model_name").lower() for name in ("deepseek", "kimi", "moonlight"))
+def _lacks_latent_widths(row: TableRow) -> bool:
+    """Whether a row has latent attention, by its name, and is no model of the catalog: no column has its widths.
+
+    Source: DeepSeek-AI 2024 (arXiv:2405.04434), and models of its layers.
+    """
+    latent = any(name in row.says("model_name").lower() for name in ("deepseek", "kimi", "moonlight"))
+    return latent and _has_experts(row) and _known_model(row) is None
 
 
 # What is not built yet, by the name of a feature, with cells in braces: whether a row needs it.
 FEATURES: Final[Mapping[str, Predicate]] = {
     "workload {workload}": _other_than("workload", "pretrain", "pretrain_oom", "sft", "ci"),
     "mlp {mlp}": _other_than("mlp", *KINDS),
-    "latent attention (MLA)": lambda row: row.counts.get("num_experts", 0) > 0 and _has_latent_attention(row),
+    "the widths of latent attention (MLA)": _lacks_latent_widths,
     "offload": _other_than("offload", "no"),
     "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal, CUSTOM),
     "attention {attention}": _other_than("attention", *ATTENTION),

@@ -123,3 +123,14 @@ def chain(*pullbacks: Pullback) -> Pullback:
         return dy
 
     return back
+
+
+def rotary(x: Array) -> Valued:
+    """x[B S ... C] with each pair (i, i + C / 2) turned by its position: Su et al. 2021 (arXiv:2104.09864), Eq. 15."""
+    length, width = x.shape[1], x.shape[-1]
+    half = width // 2
+    angles = np.arange(length)[:, None] / 10000.0 ** (np.arange(half) / half)
+    turn, i = np.zeros((length, width, width)), np.arange(half)
+    turn[:, i, i] = turn[:, i + half, i + half] = np.cos(angles)
+    turn[:, i, i + half], turn[:, i + half, i] = np.sin(angles), -np.sin(angles)
+    return np.einsum("bs...c,scd->bs...d", x, turn), lambda dy: np.einsum("bs...d,scd->bs...c", dy, turn)

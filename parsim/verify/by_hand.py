@@ -16,8 +16,9 @@ from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
-from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, chain
+from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, chain, rotary
 from parsim.verify.experts_by_hand import experts
+from parsim.verify.latent_by_hand import Projected, latent_projections
 from parsim_kernels.signature import Array
 
 if TYPE_CHECKING:
@@ -143,13 +144,7 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
 
 
 def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
-    (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")  # q: B S K R C; k, v: B S K C
-    if model.qk_norm:
-        (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, "rms_norm"), run.norm(f"{at}/k_norm", k, "rms_norm")
-        q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
-    turn = _turn(x.shape[1], model.head_dim) if model.positions == "rotary" else None
-    if turn is not None:
-        q, k = np.einsum("bskrc,scd->bskrd", q, turn), np.einsum("bskc,scd->bskd", k, turn)
+    q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
     scores = np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim)
     if model.causal:
         scores = np.where(np.tri(x.shape[1], dtype=bool), scores, -np.inf)
@@ -164,21 +159,20 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
         d_shares = dropped(np.einsum("bskrc,bzkc->bkrsz", d_mixed, v))
         d_scores = shares * (d_shares - (shares * d_shares).sum(-1, keepdims=True)) / np.sqrt(model.head_dim)
         d_q, d_k = np.einsum("bkrsz,bzkc->bskrc", d_scores, k), np.einsum("bkrsz,bskrc->bzkc", d_scores, q)
-        if turn is not None:
-            d_q, d_k = np.einsum("bskrd,scd->bskrc", d_q, turn), np.einsum("bskd,scd->bskc", d_k, turn)
-        return q_back(d_q) + k_back(d_k) + v_back(np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
+        return projections(d_q, d_k, np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
 
     return y, back
 
 
-def _turn(length: int, width: int) -> Array:
-    """The matrix [position, c, d] that turns each pair (i, i + width / 2): Su et al. 2021 (arXiv:2104.09864), Eq. 15."""
-    half = width // 2
-    angles = np.arange(length)[:, None] / 10000.0 ** (np.arange(half) / half)
-    found, i = np.zeros((length, width, width)), np.arange(half)
-    found[:, i, i] = found[:, i + half, i + half] = np.cos(angles)
-    found[:, i, i + half], found[:, i + half, i] = np.sin(angles), -np.sin(angles)
-    return found
+def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Projected:
+    (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")
+    if model.qk_norm:
+        (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, "rms_norm"), run.norm(f"{at}/k_norm", k, "rms_norm")
+        q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
+    if model.positions == "rotary":
+        (q, q_turned), (k, k_turned) = rotary(q), rotary(k)
+        q_back, k_back = chain(q_back, q_turned), chain(k_back, k_turned)
+    return q, k, v, lambda d_q, d_k, d_v: q_back(d_q) + k_back(d_k) + v_back(d_v)
 
 
 def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:

@@ -14,12 +14,13 @@ Mlp = Callable[[TransformerSpec, Callable[[str, Array], Valued], Array], Valued]
 
 
 def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp) -> Valued:
-    """The sum over experts of gate x MLP(x), where the gates of a token are a softmax over those that it chose.
+    """The sum over experts of gate x MLP(x), where the gates of a token are shares of exponentials, or sigmoids, of those that it chose.
 
-    Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1.
+    Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1; DeepSeek-AI 2024 (arXiv:2412.19437), section 2.1.2.
     """
     router = run.weights[f"{at}/router.weight"]
-    odds = np.exp(x @ router.T) * chosen(model, *x.shape[:2])
+    growth = np.exp(x @ router.T)
+    odds = (growth if model.gates == "softmax" else growth / (1 + growth)) * chosen(model, *x.shape[:2])
     gates = odds / odds.sum(-1, keepdims=True)
     own = [mlp(model, lambda name, h, e=e: _matrix(run, f"{at}/experts_{name}.weight", e, h), x) for e in range(len(router))]  # type: ignore[misc]
     y = sum(gates[..., e, None] * out for e, (out, _) in enumerate(own))
@@ -27,6 +28,8 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     def back(dy: Array) -> Array:
         d_gates = np.stack([(dy * out).sum(-1) for out, _ in own], axis=-1)
         d_logits = gates * (d_gates - (gates * d_gates).sum(-1, keepdims=True))
+        if model.gates == "sigmoid":
+            d_logits = d_logits / (1 + growth)
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
         return np.asarray(d_logits @ router + sum(through(gates[..., e, None] * dy) for e, (_, through) in enumerate(own)))
 

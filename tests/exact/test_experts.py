@@ -21,6 +21,7 @@ MODELS: dict[str, TransformerSpec] = {
     "every second layer": replace(MOE, num_layers=4, num_dense_layers=0, expert_layer_every=2, experts_per_token=1, tied_embedding=False),
     "no gate": replace(MOE, num_dense_layers=0, shared_ffn_hidden_size=0, activation="gelu", norm="layer_norm", dropout=0.1),
     "uneven": replace(MOE, num_experts=6, experts_per_token=4, qk_norm=False),
+    "sigmoid": replace(MOE, gates="sigmoid"),
     "skewed": replace(MOE, num_experts=6, load_skew=0.9, qk_norm=False),
 }
 OTHERS: dict[str, dict[str, object]] = {

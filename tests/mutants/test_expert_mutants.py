@@ -112,3 +112,19 @@ def test_kernels_refuse_what_a_wrong_table_gives_them(monkeypatch: pytest.Monkey
     _table_off_by_one(monkeypatch)
     with pytest.raises(ValueError, match=r"6 rows are not those of experts that have \(5,\)"):
         verify_plan(scenario(model=UNEVEN, batch=Batch(6, 8)), PLAN, "toy")
+
+
+def _sigmoids_differentiated_as_exponentials(patch: pytest.MonkeyPatch) -> None:
+    def grad(inputs, attributes, out=experts.fresh):  # type: ignore[no-untyped-def]
+        _, *others = inputs
+        (d_logits,), _ = experts.route_grad(others, attributes, out)
+        return (d_logits,), 9 * others[0].size
+
+    _kernel(patch, "route_sigmoid_grad", grad)
+
+
+def test_verify_notices_a_wrong_gradient_of_sigmoids(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = scenario(model=replace(UNEVEN, gates="sigmoid"), batch=Batch(6, 8))
+    assert not [check for check in verify_plan(toy, PLAN, "toy") if not check.ok]
+    _sigmoids_differentiated_as_exponentials(monkeypatch)
+    assert "weight gradients, by hand" in {check.quantity for check in verify_plan(toy, PLAN, "toy") if not check.ok}

@@ -24,7 +24,7 @@ from support import DTYPES
 
 # KerasHub's presets (keras-team/keras-hub, gpt2_presets.py and qwen_presets.py, `params`) for GPT-2 and Qwen2.5; the hub's safetensors
 # metadata of meta-llama/Llama-2-7b-hf, -13b-hf, -70b-hf, Meta-Llama-3-8B, -70B, Llama-3.1-405B, mistralai/Mistral-7B-v0.1,
-# Mixtral-8x7B-v0.1, -8x22B-v0.1 and Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B.
+# Mixtral-8x7B-v0.1, -8x22B-v0.1 and Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B, deepseek-ai/DeepSeek-V2, -V2-Lite.
 PUBLISHED = {
     "gpt2-small": 124_439_808,
     "gpt2-medium": 354_823_168,
@@ -45,15 +45,43 @@ PUBLISHED = {
     "mixtral-8x22b": 140_620_634_112,
     "qwen3-30b-a3b": 30_532_122_624,
     "qwen3-235b-a22b": 235_093_634_560,
+    "deepseek-v2": 235_741_434_880,
+    "deepseek-v2-lite": 15_706_484_224,
 }
 # Billions a token, as printed: Jiang et al. 2024 (arXiv:2401.04088), section 1; mistral.ai, "Cheaper, Better, Faster, Stronger" (8x22B);
-# model cards of Qwen/Qwen3-30B-A3B and -235B-A22B.
-ACTIVE = {"mixtral-8x7b": (12.9, 1), "mixtral-8x22b": (39, 0), "qwen3-30b-a3b": (3.3, 1), "qwen3-235b-a22b": (22, 0)}
+# model cards of Qwen/Qwen3-30B-A3B and -235B-A22B; DeepSeek-AI 2024 (arXiv:2405.04434), abstract; Kimi Team 2025 (arXiv:2507.20534),
+# table 2: 32.6, which is without one embedding, 31.7, or nearly so with both, 32.9; Moonshot AI 2025 (arXiv:2502.16982), table 5.
+ACTIVE = {
+    **{"mixtral-8x7b": (12.9, 1), "mixtral-8x22b": (39, 0), "qwen3-30b-a3b": (3.3, 1), "qwen3-235b-a22b": (22, 0)},
+    **{"deepseek-v2": (21, 0), "deepseek-v3": (37, 0), "kimi-k2": (32.6, 0)},
+}
+# The hub's safetensors metadata of moonshotai/Kimi-K2-Instruct, and of an unquantised deepseek-ai/DeepSeek-V3 without its module for the
+# token after next: both count what steers the router of each layer of experts, a number an expert that no gradient trains.
+WITH_STEERS = {"deepseek-v3": 671_026_419_200, "kimi-k2": 1_026_408_232_448}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_row_has_the_parameters_of_the_released_checkpoint(name: str) -> None:
     assert num_parameters(read("models", name)) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", WITH_STEERS)
+def test_a_row_has_the_parameters_of_the_released_checkpoint_but_for_what_steers_routers(name: str) -> None:
+    model: TransformerSpec = read("models", name)
+    steers = model.num_experts * sum(map(model.has_experts, range(model.num_layers)))
+    assert num_parameters(model) + steers == WITH_STEERS[name]
+
+
+def test_deepseek_v3_is_the_sum_of_its_matrices() -> None:
+    """DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2, written out."""
+    hidden, heads, layers, dense, experts = 7168, 128, 61, 3, 256
+    attention = hidden * 1536 + 1536 * heads * (128 + 64) + hidden * (512 + 64) + 512 * heads * (128 + 128) + heads * 128 * hidden
+    norms = 1536 + 512 + 2 * hidden
+    mlp, expert = 3 * hidden * 18432, 3 * hidden * 2048
+    sparse = (experts + 1) * expert + experts * hidden
+    assert num_parameters(read("models", "deepseek-v3")) == (
+        layers * (attention + norms) + dense * mlp + (layers - dense) * sparse + 2 * 129280 * hidden + hidden
+    )
 
 
 @pytest.mark.parametrize("name", ACTIVE)
@@ -118,7 +146,8 @@ def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     untied = 0 if model.tied_embedding else model.vocab_size * model.hidden_size
     assert parameters.without_input(model) == num_active_parameters(model) - table - untied
     whole, unmasked = model_flops_per_token(model, 1024)
-    attention = 12 * model.num_layers * 1024 * model.num_heads * model.head_dim  # 12 L s d_attention
+    widths = model.head_dim + (model.v_head_dim or model.head_dim)
+    attention = 6 * model.num_layers * 1024 * model.num_heads * widths  # 12 L s d_attention, where keys and values are as wide
     assert whole == 6 * parameters.without_input(model) + attention
     assert whole - unmasked == (attention // 2 if model.causal else 0)
 

@@ -106,6 +106,17 @@ def test_rotary_positions(shape: tuple[int, ...]) -> None:
     check(lambda x: call("rotary", x, offset=5)[0], (x,), 0, d_y, call("rotary_grad", d_y, offset=5)[0])
 
 
+def test_rotary_positions_of_a_part_of_each_row() -> None:
+    x, d_y = draw(2, 3, 2, 3, 6), draw(2, 3, 2, 3, 6, seed=1)
+    check(lambda x: call("rotary", x, offset=5, part=4)[0], (x,), 0, d_y, call("rotary_grad", d_y, offset=5, part=4)[0])
+
+
+def test_a_part_of_keys_that_all_heads_share() -> None:
+    own, shared, d_y = draw(2, 3, 4, 3), draw(2, 3, 2, seed=1), draw(2, 3, 4, 5, seed=2)
+    for which, gradient in enumerate(call("append_grad", d_y, part=2)):
+        check(lambda *inputs: call("append", *inputs)[0], (own, shared), which, d_y, gradient)
+
+
 @pytest.mark.parametrize("kernel", ["gelu", "relu", "squared_relu"])
 def test_activations(kernel: str) -> None:
     x, d_y = 2 * draw(4, 5), draw(4, 5, seed=1)
@@ -170,7 +181,7 @@ def test_the_softmax_of_an_encoder_has_the_gradient_of_the_causal_one_and_of_its
 @pytest.mark.parametrize("mask", [{"query_offset": 0}, {"query_offset": 2}, {"causal": 0}], ids=["square", "offset", "both ways"])
 def test_flash_attention(mask: dict[str, int]) -> None:
     num_keys = 4 + mask.get("query_offset", 1)
-    q, k, v, d_o = draw(2, 4, 2, 3, 2), draw(2, num_keys, 2, 2), draw(2, num_keys, 2, 2, seed=1), draw(2, 4, 2, 3, 2, seed=1)
+    q, k, v, d_o = draw(2, 4, 2, 3, 2), draw(2, num_keys, 2, 2), draw(2, num_keys, 2, 3, seed=1), draw(2, 4, 2, 3, 3, seed=1)
     attributes = {"scale": 0.6, **mask}
 
     def forward(*inputs: Array) -> Array:

@@ -133,7 +133,7 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("model", ("parallel_attention", "parallel_attn", "use_parallel_residual"), "MLPs beside attention are not built"),
         ("model", ("sliding_window_pattern", "attention_window", "use_sliding_window"), "sliding windows are not built"),
         ("model", ("alibi",), "ALiBi is not built"),
-        ("model", ("kv_lora_rank",), "latent attention (MLA) is not built"),
+        ("model", ("multi_latent_attention",), "latent attention (MLA) is asked for by its widths: kv_lora_rank and others"),
         ("", ("fp8", "float8"), "it is the dtype of batch: fp8, as the stack means it"),
         ("", ("int8",), "integers of 8 bits are not built"),
     ],
@@ -203,7 +203,8 @@ NO_ROWS = (
         ("google/gemma-2-2b", ", which is not built: GeGLU"),
         ("google/gemma-2b-it", ", which is not built: GeGLU; known"),
         ("google/gemma-3-4b-it", ", which is not built: GeGLU, norms behind each branch and of queries and keys, and sliding windows"),
-        ("deepseek-ai/DeepSeek-V3", ", which is not built: latent attention (MLA)"),
+        ("deepseek-ai/DeepSeek-V3", " (did you mean 'deepseek-v3'?)"),
+        ("deepseek-ai/DeepSeek-V3.2-Exp", ", which is not built: sparse attention behind an indexer"),
         ("Qwen/Qwen3-30B-A3B", " (did you mean 'qwen3-30b-a3b'?)"),
         ("openai/gpt-oss-20b", ", which is not built: attention sinks, sliding windows and experts with biases"),
         ("Qwen/Qwen2-57B-A14B", ", which is not read: its keys; write its figures as an inline model, with num_experts"),
@@ -223,8 +224,8 @@ def test_a_model_is_another_name_or_not_built_and_never_another_model(name: str,
 
 
 def test_a_base_that_is_not_built_says_so_too() -> None:
-    (fault,) = faults_of("model", base="deepseek-v3")
-    assert fault.startswith("unknown model 'deepseek-v3', which is not built: latent attention (MLA); known: gpt3-6.7b")
+    (fault,) = faults_of("model", base="deepseek-v3.2")
+    assert fault.startswith("unknown model 'deepseek-v3.2', which is not built: sparse attention behind an indexer; known: gpt3-6.7b")
 
 
 @pytest.mark.parametrize(

@@ -103,10 +103,35 @@ QWEN_EXPERTS = {
     **{"num_attention_heads": 32, "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4, "vocab_size": 151936},
 }
 QWEN_3 = {**LLAMA, "model_type": "qwen3", "head_dim": 128, "intermediate_size": 12288, "max_position_embeddings": 40960}
-KNOWN = "bert, gpt2, llama, mixtral, mistral, nemotron, qwen2, qwen3, qwen3_moe"
+# The keys of deepseek-ai/DeepSeek-V2-Lite and moonshotai/Moonlight-16B-A3B and Kimi-K2-Base.
+LITE: dict[str, Any] = {
+    **{key: value for key, value in LLAMA.items() if key not in ("architectures", "rope_theta")},
+    **{
+        "model_type": "deepseek_v2",
+        "hidden_size": 2048,
+        "intermediate_size": 10944,
+        "moe_intermediate_size": 1408,
+        "num_hidden_layers": 27,
+    },
+    **{"num_attention_heads": 16, "num_key_value_heads": 16, "q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128},
+    **{"qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6},
+    **{"first_k_dense_replace": 1, "moe_layer_freq": 1, "vocab_size": 102400, "max_position_embeddings": 163840, "scoring_func": "softmax"},
+}
+MOONLIGHT = {
+    **LITE,
+    **{"model_type": "deepseek_v3", "intermediate_size": 11264, "vocab_size": 163840, "max_position_embeddings": 8192},
+    "scoring_func": "sigmoid",
+}
+KIMI = {
+    **{**MOONLIGHT, "model_type": "kimi_k2", "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048},
+    **{"num_hidden_layers": 61, "num_attention_heads": 64, "num_key_value_heads": 64, "q_lora_rank": 1536, "n_routed_experts": 384},
+    **{"n_shared_experts": 1, "num_experts_per_tok": 8, "max_position_embeddings": 131072},
+}
+KNOWN = "bert, deepseek_v2, deepseek_v3, kimi_k2, gpt2, llama, mixtral, mistral, nemotron, qwen2, qwen3, qwen3_moe"
 CONFIGS = {
     **{"bert-base": BERT, "llama3-8b": LLAMA, "mistral-7b": MISTRAL, "qwen2.5-7b": QWEN, "gpt2-small": GPT2, "nemotron-4-15b": NEMOTRON},
     **{"mixtral-8x7b": MIXTRAL, "qwen3-30b-a3b": QWEN_EXPERTS},
+    **{"deepseek-v2-lite": LITE, "moonlight-16b-a3b": MOONLIGHT, "kimi-k2": KIMI},
     "qwen3-8b": {**QWEN_3, "num_hidden_layers": 36, "vocab_size": 151936},
 }
 
@@ -127,7 +152,9 @@ def files(folder: Path, config: object, name: str = "config.json") -> Path:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_gives_the_model_of_the_catalog(name: str, tmp_path: Path) -> None:
-    loaded = scenario.load(files(tmp_path, CONFIGS[name]))
+    path = files(tmp_path, CONFIGS[name])
+    path.write_text(path.read_text().replace("sequence_length: 64", "sequence_length: 384"))  # whole runs of experts on each of 4 ranks
+    loaded = scenario.load(path)
     expected = read("models", name)
     if name == "mistral-7b":  # its file says 32768, its paper a context of 8192
         expected = replace(expected, max_positions=32768)
@@ -168,8 +195,8 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         (
-            {"model_type": "deepseek_v3"},
-            f"model_type 'deepseek_v3' is not built: latent attention (MLA); known: {KNOWN}",
+            {"model_type": "deepseek_v32"},
+            f"model_type 'deepseek_v32' is not read; known: {KNOWN}",
         ),
         (
             {"model_type": None},
@@ -393,3 +420,8 @@ def test_head_dim_is_read_where_it_stands(tmp_path: Path) -> None:
 def test_an_absent_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="cannot read the file: No such file or directory"):
         row(tmp_path / "absent.json", "hf:absent.json")
+
+
+def test_the_module_for_later_tokens_is_not_read(tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**MOONLIGHT, "num_nextn_predict_layers": 1}))
+    assert str(fault).endswith("num_nextn_predict_layers = 1 is not read; 0 is")

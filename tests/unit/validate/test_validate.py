@@ -161,6 +161,16 @@ def test_experts_and_widths_of_a_catalog_model_are_those_of_a_row_with_them(tmp_
     known = scenario_of(read_table(table(tmp_path, row))[0], "")
     assert known.model == replace(read("models", "qwen3-30b-a3b"), num_layers=4, max_positions=512)
     assert known.plans["row"].expert_parallel == 4
+    latent = {
+        **row,
+        "model_name": "Moonlight 16B",
+        "hidden_size": "2048",
+        "ffn_hidden_size": "1408",
+        "num_heads": "16",
+        "num_kv_heads": "16",
+    }
+    found = scenario_of(read_table(table(tmp_path, {**latent, "num_experts": "64", "top_k": "6"}))[0], "").model
+    assert (found.kv_lora_rank, found.head_dim, found.num_layers) == (512, 128 + 64, 4)
     other = scenario_of(read_table(table(tmp_path, {**row, "num_experts": "64"}))[0], "").model
     assert (other.num_experts, other.experts_per_token, other.expert_ffn_hidden_size, other.qk_norm) == (64, 8, 768, False)
 
@@ -175,7 +185,7 @@ def test_rows_of_ci_count_for_memory_only(tmp_path):
     ("changes", "reason"),
     [
         ({"mlp": "geglu"}, "needs mlp geglu"),
-        ({"num_experts": "8", "model_name": "DeepSeek-V3"}, "needs latent attention (MLA)"),
+        ({"num_experts": "8", "model_name": "DeepSeek-V3"}, "needs the widths of latent attention (MLA)"),
         ({"offload": "yes"}, "needs offload"),
         ({"recompute": "some"}, "needs recompute some"),
         ({"recompute": "custom", "notes": "recompute_modules=[layernorm moe_act]"}, "moe_act"),
