@@ -105,7 +105,6 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     stack = _with_ends(row, model, stack)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], stack.precision(precision_of(row) or software.dtype))
     plan = _plan(row, model, software, stack)
-    stack = _with_ends(stack, model.num_layers, plan.num_stages)
     num_devices = row.counts.get("num_devices", plan.num_devices)
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
@@ -130,29 +129,20 @@ def _least_recompute(scenario: Scenario) -> Scenario:
 
 
 def _with_ends(row: TableRow, model: ModelSpec, stack: Stack) -> Stack:
-    """The stack, counting embedding and head as a layer each where only so all stages hold as many, and it knows no others.
+    """The stack, counting embedding and head as a layer each where else a stage would have none, or only so all that must hold as many do.
 
-    Source: Megatron-LM, megatron/core/transformer/transformer_config.py: account_for_embedding_in_pipeline_split.
+    Source: Megatron-LM, megatron/core/transformer/transformer_config.py: account_for_embedding_in_pipeline_split, and ..._loss_in_....
     """
-    pipeline = row.counts.get("pipeline_parallel", 1)
-    stages = pipeline * _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
-    if "even_chunks" not in stack.limits or model.num_layers % stages == 0 or (model.num_layers + 2) % stages:
-        return stack
-    return replace(stack, layer_split="embedding_and_head")
+    pipeline, layers = row.counts.get("pipeline_parallel", 1), model.num_layers
+    stages = pipeline * _chunks(row.says("virtual_pipeline"), layers, pipeline, stack)
+    evens = "even_chunks" in stack.limits and layers % stages > 0 and (layers + 2) % stages == 0
+    return replace(stack, layer_split="embedding_and_head") if stages > layers or evens else stack
 
 
 def _modules(row: TableRow) -> tuple[str, ...]:
     """What the notes say of a custom recomputation."""
     found = re.search(r"recompute[_-]modules=\[([^]]*)\]", row.says("notes")) if row.says("recompute") == CUSTOM else None
     return tuple(re.split(r"[+,\s]+", found[1].strip())) if found else ()
-
-
-def _with_ends(stack: Stack, num_layers: int, num_stages: int) -> Stack:
-    """The stack, in which embedding and head count as a layer each where there are more stages than layers.
-
-    Source: Megatron-LM, megatron/training/arguments.py, account_for_embedding_in_pipeline_split and account_for_loss_in_pipeline_split.
-    """
-    return replace(stack, layer_split="embedding_and_head") if num_stages > num_layers else stack
 
 
 def _model(row: TableRow, software: Software) -> ModelSpec:
