@@ -6,10 +6,12 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from parsim.cluster.accelerator import Accelerator
+from parsim.cluster.dispatch import per_node_s
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.cluster.price import Price, p2p_price, private_price
 from parsim.cluster.scalars import Scalar, picoseconds
@@ -22,7 +24,9 @@ from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
+from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
+from parsim.parallel.plan import PER_NODE
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
 
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
@@ -181,7 +185,7 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
     if task.operation == "shift":
         payload_bytes = count * sizes.itemsize_bytes[payload(task).dtype]
         return p2p_price(model.cluster, payload_bytes, sizes.stride(task.group), num_ranks=sizes.num_ranks(task.group))
-    return group_price(
+    price = group_price(
         model.cluster,
         task.operation,
         elements=count,
@@ -191,6 +195,13 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         algorithm=model.stack.collectives.get(task.operation),
         chunks=chunks_of(task, sizes),
     )
+    if task.operation != "all_to_all" or model.stack.dispatch != PER_NODE or view_of(task.group.axes) != EXPERT:
+        return price
+    num_experts, slots = int(sizes.dims["N"][0]), sizes.dims["O"] * sizes.dims["M"]
+    chosen = int((slots // (sizes.dims["B"] * sizes.dims["T"]))[0])
+    wire, ranks, apart = price.wire_bytes, price.num_ranks, price.stride
+    found = per_node_s(model.cluster, wire, ranks, apart, num_experts=num_experts, experts_per_token=chosen)
+    return replace(price, seconds=np.asarray(found))
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:

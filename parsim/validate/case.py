@@ -25,7 +25,7 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.defaults import NVLINK_DOMAIN, Software, attention_of, fusions_of, ports_of, precision_of, software_of
+from parsim.validate.defaults import NVLINK_DOMAIN, Software, attention_of, dispatch_of, fusions_of, ports_of, precision_of, software_of
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size", "num_heads")
@@ -100,7 +100,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     stack: Stack = read("stacks", software.stack)
     if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
-    stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)))
+    stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)), dispatch=dispatch_of(row) or stack.dispatch)
     model = _model(row, software)
     stack = _with_ends(row, model, stack)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], stack.precision(precision_of(row) or software.dtype))
