@@ -1,7 +1,7 @@
 """Tokens on their way to experts where software sends each to a node once, and from there once to each rank that has an expert for it.
 
-Source: deepseek-ai/DeepEP, README ("NVLink and RDMA forwarding"; NVIDIA's HybridEP likewise), in place of a message a slot: DeepSeek-AI 2024
-(arXiv:2412.19437), section 3.2.2.  Its 43 to 47 GB/s of 50 GB/s between nodes are those of the fabric's own all-to-all law.
+Source: deepseek-ai/DeepEP, README ("NVLink and RDMA forwarding"; NVIDIA's HybridEP likewise), in place of a message a slot: DeepSeek-AI
+2024 (arXiv:2412.19437), section 3.2.2.  The 43 to 47 GB/s of 50 GB/s between nodes that it states are the law's.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from parsim.model.op_kinds import COSTS
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.plan import PER_NODE
+from parsim.parallel.sharding import Sharding
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
 
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
@@ -44,7 +45,8 @@ GROUPED_FACTOR, GROUPED_ACCUMULATION_FACTOR = 1.08, 1.36
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
     """Picoseconds of one task that has its resources to itself; `held`: the copies of segments over which its buckets reach."""
     if isinstance(task, Launches):  # laws of single kernels hold what surrounds a call
-        return sizes.zero + (0 if model.cluster.node.accelerator.kernels else task.count * int(picoseconds(model.stack.host_launch_s)))
+        own = task.of_experts * sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
+        return (own + task.count) * (0 if model.cluster.node.accelerator.kernels else int(picoseconds(model.stack.host_launch_s)))
     return task_price(task, sizes, model, held).ps
 
 

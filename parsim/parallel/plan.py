@@ -191,6 +191,7 @@ class Stack:
     recompute_early_stop: bool = _key(False, "whether recomputation ends at the last tensor that backward needs")
     layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")
+    waits_for_loads: bool = _key(False, "whether the host waits for the loads of experts, and kernels of their layers for their launches")
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
     sustained_factor: Mapping[str, float] = _key(
         dict, "accelerator, or dtype of GEMMs: share of an isolated kernel's rate"

@@ -65,6 +65,7 @@ class StackRow(InlineRow):
     recompute_early_stop: bool = _as_in_stack("recompute_early_stop")
     layer_split: Annotated[str, Known("layer_split", lambda: tuple(SPLITS))] = _as_in_stack("layer_split")
     vocab_multiple: Natural = _as_in_stack("vocab_multiple")
+    waits_for_loads: bool = _as_in_stack("waits_for_loads")
     host_launch: Seconds = _as_in_stack("host_launch_s")
     sustained_factor: dict[Text, Fraction] = _as_in_stack("sustained_factor")
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")

@@ -25,7 +25,7 @@ def test_the_share_of_tokens_is_that_of_all_choices(experts: int, held: int, cho
 
 
 def across_s(cluster: Cluster, copies: float) -> float:
-    """By hand: of 4 nodes of 4 devices, with a NIC each of 50 MB/s of which the law reaches 0.9; tokens of 1 MB a rank, in a group of 16."""
+    """By hand: of 4 nodes of 4 devices, with a NIC each of 50 MB/s at 0.9; 1 MB of tokens a rank, 16 ranks."""
     return copies * 1e6 / (50e6 * 0.9)
 
 
