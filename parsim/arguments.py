@@ -63,7 +63,8 @@ def check_value(name: str, value: object, hint: Any) -> None:
 def _hints(work: Callable[..., Any]) -> dict[str, Any]:
     import parsim
 
-    return get_type_hints(work, localns={name: getattr(parsim, name) for name in _LATE})
+    asked = " ".join(map(str, work.__annotations__.values()))
+    return get_type_hints(work, localns={name: getattr(parsim, name) for name in _LATE if name in asked})
 
 
 def _is_a(value: Any, hint: Any) -> bool:

@@ -101,7 +101,7 @@ def _kernel_s(task: Compute, sizes: Sizes, held: dict[str, int] | None) -> float
         moved = sum(2 * _elements(value, sizes) for value in (*task.inputs, *task.outputs)) if to_gradient else _moved(task, sizes)
         return (2e-6 + _tiled_s(task, extent, moved)) * (1.04 if to_gradient else 1.0)
     if task.kernel.startswith("flash_attention"):
-        is_gradient, heads, length = task.kernel.endswith("_grad"), extent["B"] * extent["K"] * extent["R"], extent["S"]
+        is_gradient, heads, length = task.kernel.endswith("_grad"), extent["B"] * extent["A"] * extent["R"], extent["Q"]
         work = (10 if is_gradient else 4) * extent["C"] * heads * length * (length + 1) // 2
         ramp = 1 + 0.25 * 8 / (heads * max(1, length / 128))
         return 3e-6 + ramp * work / (0.5 * 4e12 * (0.7 if is_gradient else 1)) + _moved(task, sizes) / (0.75 * 1e11)

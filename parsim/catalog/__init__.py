@@ -2,6 +2,8 @@
 
 Rows are handed out raw; parsim.scenario.rows checks them and turns them into the dataclasses, together with inline definitions.
 
+A stack may have releases, rows named NAME-RELEASE such as megatron-bridge-26.08; NAME alone is another name of the newest.
+
 Two keys of a file are of the catalog itself.  `NAME: {same_as: ROW, source: ...}` is an alias: another name of ROW.
 `like: ROW` in a row stands for every key of ROW that the row does not state, and `like` of its sources says why ROW is the
 nearest: such a figure is assumed, and its source says so.  An accelerator is like the measured one of its own architecture, or
@@ -20,12 +22,14 @@ from typing import Any, Final
 from parsim.catalog.spelling import hint_of
 from parsim.errors import ParsimError, did_you_mean
 
-__all__ = ["aliases", "find", "hint", "kinds", "names", "row"]
+__all__ = ["aliases", "find", "hint", "kinds", "names", "newest", "release", "releases", "row"]
 
 _ROW: Final = re.compile(r"^([^\s#:]+):.*\n(?:[ #].*\n|\n)*", re.MULTILINE)  # a row starts where a line is not indented, and is no comment
 _ANCHOR: Final = re.compile(r"&([\w-]+)")
 _ALIAS: Final = re.compile(r"\*([\w-]+)")
 _OTHER_NAME: Final = re.compile(r"^\S+ \{same_as: ([^\s,]+)")
+_RELEASE: Final = re.compile(r"(.+)-(\d+(?:\.\d+)*)")
+_WITH_RELEASES: Final = ("stacks",)  # in names of other kinds a number is a size or a generation
 
 
 def kinds() -> tuple[str, ...]:
@@ -52,7 +56,44 @@ def aliases(kind: str) -> Mapping[str, Mapping[str, str]]:
     >>> aliases("nodes")["a3-megagpu-8g"]["same_as"]
     'hgx-h100-80gb'
     """
-    return _load("".join(text for text in _texts(kind).values() if _OTHER_NAME.match(text)))
+    last = {name: {"same_as": row, "source": f"the newest release of {name}"} for name, row in newest(kind).items()}
+    return {**last, **_load("".join(text for text in _texts(kind).values() if _OTHER_NAME.match(text)))}
+
+
+def releases(kind: str, name: str) -> tuple[str, ...]:
+    """The releases that rows of `kind` are of `name`, from the newest.
+
+    >>> releases("stacks", "megatron-deepspeed")
+    ('2022', '2021')
+    """
+    found = (each[2] for each in map(_RELEASE.fullmatch, names(kind)) if each and _plain(each[1]) == _plain(name))
+    return tuple(sorted(found, key=_numbers, reverse=True)) if kind in _WITH_RELEASES else ()
+
+
+def newest(kind: str) -> Mapping[str, str]:
+    """What rows of `kind` are releases of, unless something else is called so, too: each with the newest.
+
+    >>> newest("stacks")["zero-bubble"]
+    'zero-bubble-2023'
+    """
+    stems = dict.fromkeys(each[1] for each in map(_RELEASE.fullmatch, names(kind)) if each) if kind in _WITH_RELEASES else ()
+    return {stem: release(kind, stem, "") for stem in stems if stem not in _texts(kind)}
+
+
+def release(kind: str, name: str, asked: str) -> str:
+    """The row that is release `asked` of `name`, or the one nearest before it; the oldest where none is, the newest where `asked` is "".
+
+    Raises:
+        ParsimError: `asked` is no release.
+
+    >>> release("stacks", "megatron-deepspeed", "2021.5"), release("stacks", "megatron-deepspeed", "")
+    ('megatron-deepspeed-2021', 'megatron-deepspeed-2022')
+    """
+    if not (known := releases(kind, name)):
+        return name
+    if not re.fullmatch(r"(\d+(\.\d+)*)?", asked):
+        raise ParsimError(f"'{asked}' is no release of {name}", remedy=f"Known: {', '.join(known)}.")
+    return f"{name}-{next((each for each in known if not asked or _numbers(each) <= _numbers(asked)), known[-1])}"
 
 
 def find(kind: str, name: str) -> str:
@@ -85,7 +126,9 @@ def hint(kind: str, name: str) -> str:
     >>> hint("models", "gpt3-175"), hint("accelerators", "tpu-v5")
     (" (did you mean 'gpt3-175b'?)", '')
     """
-    return hint_of(name, (*names(kind), *aliases(kind)))
+    found = _RELEASE.fullmatch(name)
+    known = releases(kind, found[1]) if found else ()
+    return f" (releases of {found[1]}: {', '.join(known)})" if found and known else hint_of(name, (*names(kind), *aliases(kind)))
 
 
 @cache
@@ -134,11 +177,16 @@ def _text(kind: str) -> str:
 @cache
 def _spellings(kind: str) -> Mapping[str, str]:
     stated = ((name, _OTHER_NAME.match(text)) for name, text in _texts(kind).items())
-    return {_plain(name): alias[1] if alias else name for name, alias in stated}
+    last = {_plain(name): row for name, row in newest(kind).items()}
+    return {**last, **{_plain(name): alias[1] if alias else name for name, alias in stated}}
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[ ._]", "-", name.lower())
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in release.split("."))
 
 
 def _row_like(stated: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

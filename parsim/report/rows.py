@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any, Final
 
 from parsim import catalog
-from parsim.catalog.spelling import hint_of
 from parsim.errors import ParsimError, did_you_mean
 from parsim.registry import Registry
 
@@ -61,7 +60,11 @@ def listing(kind: str) -> list[dict[str, str]]:
         return [{"name": name, _REGISTRIES[meant][-1]: about} for name, about in _registered_names(meant).items()]
     if meant not in catalog.kinds():
         raise ParsimError(f"unknown kind '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")
-    return [{"name": name, **_columns(meant, catalog.row(meant, name))} for name in catalog.names(meant)]
+    newest = {row: name for name, row in catalog.newest(meant).items()}
+    return [
+        {"name": name, **({"newest of": newest.get(name, "")} if newest else {}), **_columns(meant, catalog.row(meant, name))}
+        for name in catalog.names(meant)
+    ]
 
 
 def _columns(kind: str, row: CatalogRow) -> dict[str, str]:
@@ -89,8 +92,8 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
         if name in (known := _registered_names(kind)):
             rows[kind] = [{"figure": "about", "value": known[name], "source": ""}]
     if not rows:
-        rowed = [each for kind in catalog.kinds() for each in (*catalog.names(kind), *catalog.aliases(kind))]
-        near = hint_of(name, rowed) or did_you_mean(name, [each for kind in _REGISTRIES for each in _registered_names(kind)])
+        hints = (catalog.hint(kind, name) for kind in catalog.kinds())
+        near = next(filter(None, hints), "") or did_you_mean(name, [each for kind in _REGISTRIES for each in _registered_names(kind)])
         raise ParsimError(f"nothing is called '{name}'{near}", remedy=f"List names with: parsim list {'|'.join(kinds())}")
     return rows
 

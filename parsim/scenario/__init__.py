@@ -48,7 +48,7 @@ def check(path: str | Path, *, changes: Mapping[str, Any] = _NONE) -> list[Fault
 
 
 @check_arguments
-def from_mapping(mapping: Mapping[str, Any], *, name: str = "scenario", changes: Mapping[str, Any] = _NONE) -> Scenario:
+def from_mapping(mapping: Mapping[Any, Any], *, name: str = "scenario", changes: Mapping[str, Any] = _NONE) -> Scenario:
     """The scenario that a mapping describes, with the keys and values of a file, and with `changes`; nothing of it is kept.
 
     Raises:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from parsim import catalog
-from parsim.catalog.spelling import hint_of, squeeze
+from parsim.catalog.spelling import squeeze
 from parsim.errors import did_you_mean
 from parsim.model import families
 from parsim.parallel.plan import KEYS
@@ -274,7 +274,7 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
         "paged_adamw": "paged_adamw_32bit paged_adam paged_adam_32bit paged_adamw32bit",
         "sgd_momentum": "momentum",
     },
-    "stack": {"megatron-core": "mcore megatron_lm megatron"},
+    "stack": {"megatron-core": "mcore megatron_lm"},
     "model": {
         "llama3-8b": "llama3.1_8b",
         "llama3-70b": "llama3.1_70b llama3.3_70b",
@@ -335,7 +335,7 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
         if said := lack_of(kind, word):
             return f", which {said}"
     rows = f"{kind}s"
-    near = hint_of(name, (*known, *catalog.aliases(rows))) if rows in catalog.kinds() else did_you_mean(name, known)
+    near = catalog.hint(rows, name) if rows in catalog.kinds() else did_you_mean(name, known)
     return near or _WAYS.get(kind, "")
 
 

@@ -80,7 +80,7 @@ class InlineRow(Section):
 
     def title(self, name: str) -> str:
         """What reports call it: its name in the catalog, its own, or that of its base."""
-        return name or self.name or (f"{self.base} (changed)" if self.base else "inline")
+        return name or self.name or (f"{catalog.find(self.kind, self.base)} (changed)" if self.base else "inline")
 
     def citations(self) -> str:
         """Its citations, each once."""

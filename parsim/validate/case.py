@@ -25,7 +25,17 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.defaults import NVLINK_DOMAIN, Software, attention_of, dispatch_of, fusions_of, ports_of, precision_of, software_of
+from parsim.validate.defaults import (
+    NVLINK_DOMAIN,
+    Software,
+    attention_of,
+    dispatch_of,
+    fusions_of,
+    ports_of,
+    precision_of,
+    release_of,
+    software_of,
+)
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size", "num_heads")
@@ -97,7 +107,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         ParsimError: the row does not hold together: the plan does not fit the model, the batch or the devices.
     """
     software = software_of(row)
-    stack: Stack = read("stacks", software.stack)
+    stack, said = _stack(row, software)
     if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
     stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)), dispatch=dispatch_of(row) or stack.dispatch)
@@ -110,19 +120,29 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         raise PlanError(found[0].message)
     cluster = _cluster(row, num_devices)
     batch = replace(batch, one_layout=multiplies_any_layout(cluster.node.accelerator))
-    if stack.named_flash and (said := flash_fault(stack.named_flash, cluster.node.accelerator)):
-        raise ParsimError(said)
+    if stack.named_flash and (wrong := flash_fault(stack.named_flash, cluster.node.accelerator)):
+        raise ParsimError(wrong)
     if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {missing}")
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
-    scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize)
+    scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize, notes=said)
     return _least_recompute(scenario) if row.says("recompute") == CUSTOM and not plan.recompute_modules else scenario
+
+
+def _stack(row: TableRow, software: Software) -> tuple[Stack, tuple[str, ...]]:
+    """The software in the release that the row states, or in the one nearest before it, which is said."""
+    asked = release_of(row)
+    name = catalog.release("stacks", software.stack, asked)
+    other = asked and name not in (software.stack, f"{software.stack}-{asked}")
+    return read("stacks", name), (f"stack = {name} for release {asked}",) if other else ()
 
 
 def _least_recompute(scenario: Scenario) -> Scenario:
     """Where modules run again that nobody names: the smallest recomputation that fits, which is said."""
     for name in KEYS["recompute"].legal:
-        tried = replace(scenario, plans={PLAN: replace(scenario.plan(PLAN), recompute=name)}, notes=(f"recompute = {name}",))
+        tried = replace(
+            scenario, plans={PLAN: replace(scenario.plan(PLAN), recompute=name)}, notes=(*scenario.notes, f"recompute = {name}")
+        )
         if estimate(tried, PLAN).fits:
             break
     return tried

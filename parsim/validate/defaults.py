@@ -12,12 +12,13 @@ from typing import Final
 
 from parsim.errors import ParsimError
 from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
+from parsim.parallel.precision import FP8
 from parsim.validate.table import TableRow
 
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """What a stack runs where a row says nothing; `stack` is a row of the catalog."""
+    """What a stack runs where a row says nothing; `stack` is a row of the catalog, or has releases there."""
 
     stack: str
     dtype: str
@@ -72,6 +73,7 @@ SOFTWARE: Final = {
         Software("oneflow", "fp16", "full", 51200, "Oneflow-Inc/DLPerf, Megatron-LM/README.md: --checkpoint-activations beside it, too"),
         Software("simumax", "bf16", "none", 128256, "MooreThreads/SimuMax, docs/b200: Llama 3"),
         Software("nemo", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
+        Software("megatron-bridge", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
         Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0),
         Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
         Software("internevo", "bf16", "none", 103168, _INTERN),
@@ -93,7 +95,8 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "pipeline_papers": "zero-bubble-2023",  # Qi et al. 2023
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
-    **dict.fromkeys(("nemo_bridge", "nemo_bridge2", "bridge_skills", "mlperf"), "nemo"),
+    **dict.fromkeys(("nemo_bridge", "nemo_bridge2", "bridge_skills"), "megatron-bridge"),
+    "mlperf": "nemo",
     **{"mcore_ci": "megatron-core", "misc_repos": "pytorch-2", "small_scale": "plain-pytorch", "tpu_maxtext": "jax-xla"},
     **{"llm_foundry": "llm-foundry", "torchtitan": "torchtitan", "internevo": "internevo", "simumax": "simumax"},
 }
@@ -101,6 +104,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
 STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "DLPerf OneFlow/": "oneflow",
     "NVIDIA/JAX-Toolbox": "jax-xla",
+    "NVIDIA/NeMo docs/": "nemo",
     "huggingface/nanotron": "nanotron",
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
     "chronicles-prequel.md [Rebalancing layers]": "megatron-deepspeed-2022",
@@ -117,6 +121,12 @@ LOGGED_BY_LAST_RANK: Final = frozenset({"mcore_ci"})
 
 # What NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md, calls precisions.
 PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX": "mxfp8", "MXFP8": "mxfp8", "NVFP4": "nvfp4"}
+
+# What `source` may hold -> what fp8 means there, where that is not what its stack means by it.
+FP8_OF_REPOSITORY: Final[Mapping[str, str]] = {
+    # There, NVIDIA/benchmarks/llama31_8b/implementations/nemo/config_common.sh: FP8_RECIPE="tensorwise".
+    "mlcommons/training_results_v5.1": "fp8_current",
+}
 
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
 NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
@@ -154,6 +164,12 @@ def software_of(row: TableRow) -> Software:
     return SOFTWARE[stacks[0] if stacks else STACK_OF_FAMILY.get(row.says("source_family"), DEFAULT_STACK)]
 
 
+def release_of(row: TableRow) -> str:
+    """The release that the row states, or that its source names as `release 26.06`; "" where none is."""
+    named = re.search(r" release ([\d.]*\d)", row.says("source"))
+    return row.says("release") or (named[1] if named else "")
+
+
 def attention_of(row: TableRow) -> str:
     """The attention of the row as the stack words it, or ""."""
     if "kernel: fused;" in row.says("notes"):  # Hagemann et al. 2023 (arXiv:2311.05610), section 4.2: Megatron-LM's softmax kernel
@@ -163,8 +179,10 @@ def attention_of(row: TableRow) -> str:
 
 def precision_of(row: TableRow) -> str:
     """The precision of the row: that of the label which its notes repeat, or its dtype; "" where it states none."""
+    stated = row.says("dtype")
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
-    return PRECISION_OF_LABEL.get(label[1], row.says("dtype")) if label else row.says("dtype")
+    meant = [precision for repository, precision in FP8_OF_REPOSITORY.items() if stated == FP8 and repository in row.says("source")]
+    return PRECISION_OF_LABEL.get(label[1], stated) if label else (*meant, stated)[0]
 
 
 def fusions_of(row: TableRow) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from parsim.scenario.tree import read_bytes
 TEXTS: Final = (
     *("id", "source", "source_family", "strict", "workload", "model_name", "mlp", "accelerator", "intra_node_link", "inter_node_link"),
     *("sequence_parallel", "recompute", "attention", "schedule", "offload", "dtype", "memory_metric", "notes", "virtual_pipeline"),
+    "release",
 )
 COUNTS: Final = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "num_experts", "top_k"),

@@ -152,6 +152,7 @@ ROOM = {
     "linear layers in 8 and 4 bits": 480,
     "sequences over ranks of their own, kv heads that several hold": 470,
     "experts: their ops, legality, loads, by hand; norms of queries and keys": 555,
+    "releases of a stack": 80,
     "rows of measurements that say in other places what they ran": 60,
     "experts in low precision, tokens that go to a node once, launches of experts": 165,
 }

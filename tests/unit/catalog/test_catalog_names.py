@@ -11,6 +11,7 @@ from parsim import catalog, scenario
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.report import rows as report
+from parsim.report.summary import headline
 from parsim.scenario.asked import about_value
 from parsim.scenario.rows import read
 
@@ -86,7 +87,7 @@ OTHERS = {
     "links": "nvlink6 pcie7 ici-v7 ib-fdr",
     "models": "mixtral-7b llama2-8b llama2-34b llama2-1.3b gpt3-1.3b gpt3-2.7b gpt3-67b Qwen2-57b qwen2-7b qwen2.5-70b megatron-2.2b "
     "megatron-1.75b nemotron-4-1.5b mistral-7b-v0.3 mistral-70b llama4-8b gpt4 gpt2-large-v2 llama3.2-3b llama3-8.0b",
-    "stacks": "megatron-2023 pytorch-1 deepspeed-2 nemo-2 megatron-deepspeed-2023",
+    "stacks": "deepspeed-2 nemo-2",
 }
 
 
@@ -163,3 +164,71 @@ def test_a_new_name_runs_a_small_scenario(name, tmp_path):
 def test_a_case_is_read_as_what_it_names(case, node, devices):
     found = scenario.load(CASES / f"{case}.yaml")
     assert (found.cluster.node.name, found.cluster.num_devices) == (node, devices)
+
+
+RELEASE = """
+mine-26.04: &mine
+  attention: flash
+  source: made up
+mine-26.4.1: {<<: *mine, host_launch: 1 us}
+mine-25.11: {<<: *mine, attention: unfused}
+mine-25.09: {<<: *mine}
+"""
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    """The catalog read from a folder with releases of one more stack, and forgotten again."""
+    file = tmp_path / "stacks.yaml"
+    file.write_text((Path(catalog.__file__).parent / "data" / "stacks.yaml").read_text(encoding="utf-8") + RELEASE)
+    shipped = catalog._text
+    monkeypatch.setattr(catalog, "_text", lambda kind: file.read_text() if kind == "stacks" else shipped(kind))
+    caches = (catalog._row, catalog._texts, catalog._spellings, read)
+    for each in caches:
+        each.cache_clear()
+    yield file
+    for each in caches:
+        each.cache_clear()
+
+
+@pytest.mark.usefixtures("released")
+def test_a_release_is_one_more_row_of_a_file_and_the_name_alone_is_the_newest():
+    assert catalog.releases("stacks", "Mine") == ("26.4.1", "26.04", "25.11", "25.09")
+    newest = read("stacks", "mine")
+    assert (newest.name, newest.host_launch_s, newest.attention) == ("mine-26.4.1", 1e-6, "flash")
+    assert read("stacks", "mine-25.11").attention == "unfused"
+    (shown, *_) = report.find_rows("mine")["stacks"]
+    assert shown == {"figure": "same_as", "value": "mine-26.4.1", "source": "the newest release of mine"}
+    assert {"name": "mine-26.4.1", "newest of": "mine"}.items() <= report.listing("stacks")[-3].items()
+    near = {"26.04": "26.04", "26.05": "26.4.1", "26.04.00": "26.04", "26.03": "25.11", "25": "25.09", "": "26.4.1"}
+    assert {asked: catalog.release("stacks", "mine", asked) for asked in near} == {asked: f"mine-{row}" for asked, row in near.items()}
+    with pytest.raises(ParsimError, match="'main' is no release of mine"):
+        catalog.release("stacks", "mine", "main")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("megatron-2023", "2022, 2021"), ("pytorch-1", "2"), ("mine-26.06", "26.4.1, 26.04, 25.11, 25.09"), ("mine-26.4.1.0", "26.4.1, ")],
+)
+def test_an_unknown_release_is_told_the_known_ones(name, known, released):
+    stem = name.rpartition("-")[0]
+    assert not catalog.find("stacks", name)
+    assert f" (releases of {stem}: {known}" in catalog.hint("stacks", name) == about_value("stack", name, catalog.names("stacks"))
+    for ask in (lambda: catalog.row("stacks", name), lambda: report.find_rows(name)):
+        with pytest.raises(ParsimError, match=re.escape(f"(releases of {stem}: {known}")):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("stack", "said"),
+    [
+        ("zero-bubble", "zero-bubble-2023"),
+        ("Megatron_Bridge 25.11", "megatron-bridge-25.11"),
+        ({"base": "zero-bubble"}, "zero-bubble-2023 (changed)"),
+    ],
+)
+def test_the_first_line_of_a_report_says_which_release_was_taken(stack, said):
+    batch = {"global_batch": 8, "sequence_length": 128, "dtype": "bf16"}
+    plans = {"plans": {"any": {"data_parallel": 8}}}
+    mapping = {"model": "gpt2-small", "cluster": {"node": "dgx-a100-80gb"}, "batch": batch, "stack": stack, **plans}
+    assert headline(scenario.from_mapping(mapping)).endswith(f", {said}")

@@ -134,7 +134,7 @@ def test_the_error_of_load_says_every_fault(tmp_path):
         ({"model": "{base: gpt2-small, num_heads: 10}"}, "1:1: model: num_heads = 10 does not divide hidden_size = 768; give head_dim"),
         ({"model": "{base: gpt2-small, hidden_size: wide}"}, "1:27: model.hidden_size: must be a whole number, not 'wide'"),
         ({"batch": "16"}, "3:1: batch: must be a mapping, not 16"),
-        ({"stack": "megatron"}, "5:1: stack: unknown stack 'megatron' (did you mean 'megatron-core'?)"),
+        ({"stack": "mcore"}, "5:1: stack: unknown stack 'mcore' (did you mean 'megatron-core'?)"),
         ({"plans": "{a: {schedule: 1f1}}"}, "4:13: plans.a.schedule: unknown schedule '1f1' (did you mean '1f1b'?); known: 1f1b"),
         ({"plans": "{a: {sequence_parallel: yes}}"}, "4:13: plans.a.sequence_parallel: must be true or false, not 'yes'"),
         ({"plans": "{a: {tensor_parallel: []}}"}, "4:13: plans.a.tensor_parallel: must not be empty"),

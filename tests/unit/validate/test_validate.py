@@ -138,11 +138,20 @@ def test_a_custom_recomputation_that_nobody_names_is_the_smallest_that_fits_and_
         ("fp8", 'precision label "MXFP8"; release 26.06', "mxfp8"),
         ("fp8", 'precision label "FP8-CS (FP8-MX)"', "fp8_current"),
         ("nvfp4", 'precision label "NVFP4"', "nvfp4"),
+        ("fp8", "release 25.09", "fp8_delayed"),
     ],
 )
 def test_the_label_in_the_notes_says_which_precision_is_meant(tmp_path, dtype, notes, recipe):
-    found = described(tmp_path, source_family="nemo_bridge", accelerator="gb200", dtype=dtype, notes=notes)
+    release = notes.rpartition("release ")[2] if "release" in notes else ""
+    found = described(tmp_path, source_family="nemo_bridge", accelerator="gb200", dtype=dtype, notes=notes, release=release)
     assert found.batch.dtype == recipe
+
+
+@pytest.mark.parametrize(("results", "recipe"), [("v4.1", "fp8_delayed"), ("v5.1", "fp8_current")])
+def test_fp8_of_mlperf_is_what_its_configurations_state(tmp_path, results, recipe):
+    """FP8_RECIPE is tensorwise in v5.1; NeMo of 2024 knows delayed scaling only."""
+    source = f"mlcommons/training_results_{results} NVIDIA/results/eos"
+    assert described(tmp_path, source_family="mlperf", accelerator="h100-sxm5-80gb", dtype="fp8", source=source).batch.dtype == recipe
 
 
 def test_experts_and_widths_of_a_catalog_model_are_those_of_a_row_with_them(tmp_path):
@@ -296,7 +305,8 @@ def test_an_empty_validation_has_no_errors():
 
 
 def test_defaults_name_rows_of_the_catalog():
-    assert {*defaults.STACK_OF_FAMILY.values(), defaults.DEFAULT_STACK} <= set(defaults.SOFTWARE) <= set(catalog.names("stacks"))
+    assert {*defaults.STACK_OF_FAMILY.values(), defaults.DEFAULT_STACK} <= set(defaults.SOFTWARE)
+    assert set(defaults.SOFTWARE) <= {*catalog.names("stacks"), *catalog.newest("stacks")}
     assert {each.dtype for each in defaults.SOFTWARE.values()} <= set(catalog.names("dtypes"))
     places = (defaults.NETWORK_OF_LINK, defaults.NETWORK_OF_FAMILY, defaults.NETWORK_OF_GENERATION)
     assert {network.fabric for place in places for network in place.values()} <= set(catalog.names("fabrics"))
@@ -310,6 +320,8 @@ def test_the_repository_of_a_row_names_its_stack_before_its_family_does(tmp_path
     oneflow = {"source_family": "oneflow"}
     assert described(tmp_path, **oneflow, source="Oneflow-Inc/DLPerf OneFlow/LanguageModeling/GPT").stack == read("stacks", "oneflow")
     assert described(tmp_path, **oneflow, source="Oneflow-Inc/DLPerf Megatron-LM").stack == read("stacks", "megatron-2021")
+    nemo = "NVIDIA/NeMo docs/source/performance/performance_summary.md @8e3d65dcfe (2024-09-09, NeMo 24.07) [pretrain]"
+    assert described(tmp_path, source_family="nemo_bridge", source=nemo).stack == read("stacks", "nemo")
     assert described(tmp_path, source_family="never seen").stack == read("stacks", defaults.DEFAULT_STACK)
 
 
@@ -320,6 +332,25 @@ def test_what_a_row_leaves_open_is_what_its_software_does(tmp_path):
     assert (nemo.sequence_parallel, nemo.zero_stage) == (True, 1)
     assert (said.sequence_parallel, said.zero_stage) == (False, 0)
     assert described(tmp_path, source_family="dgxc", tensor_parallel="1").plan("row").sequence_parallel is False
+
+
+@pytest.mark.parametrize(
+    ("said", "release", "noted"),
+    [
+        ({"release": "26.04.01"}, "26.04.01", ()),
+        ({"source": "docs/performance-summary.md release 26.02 [Pre-Training Performance]"}, "26.02", ()),
+        ({"release": "26.05"}, "26.04.01", ("stack = megatron-bridge-26.04.01 for release 26.05",)),
+        ({"release": "24.07"}, "25.09", ("stack = megatron-bridge-25.09 for release 24.07",)),
+        ({}, catalog.releases("stacks", "megatron-bridge")[0], ()),
+    ],
+)
+def test_a_row_runs_the_release_that_it_states_or_the_one_before_it(tmp_path, said, release, noted):
+    scenario = described(tmp_path, source_family="nemo_bridge2", **said)
+    assert (scenario.stack.name, scenario.notes) == (f"megatron-bridge-{release}", noted)
+
+
+def test_a_row_of_no_release_is_left_out_with_the_known_ones(tmp_path):
+    assert "'nightly' is no release of megatron-bridge" in only(tmp_path, source_family="nemo_bridge2", release="nightly").skipped
 
 
 def test_a_layer_of_squared_relu_is_that_of_nemotron(tmp_path):
