@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 from typing import Final
 
 import numpy as np
@@ -48,10 +48,11 @@ def nearest(x: Array, name: str) -> Array:
 def absmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The largest magnitude of x: one, or one a tile.  n FLOPs."""
     (x,) = inputs
-    tiles = _counts(x, attributes)
-    found = out(tiles if max(tiles, default=1) > 1 else (), real(x))
+    tiles = _extents(x, attributes)
+    counts = tuple(map(len, tiles))
+    found = out(counts if max(counts, default=1) > 1 else (), real(x))
     flat = found.reshape(-1)
-    for place, part in enumerate(_tiles(x, tiles)):
+    for place, part in enumerate(_tiles(tiles)):
         flat[place] = np.max(np.abs(_as_read(x[part])), initial=0.0)
     return (found,), x.size
 
@@ -60,8 +61,8 @@ def quantise(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     """x in a narrow format, from x or (x, absmax of x): a result for each of attributes["layouts"].  2 n FLOPs, to scale and to round.
 
     The first attributes["rows"] dims of x are the rows of a matrix.  In layout `row` a block lies `along` so many columns, `across` so
-    many rows, in `col` the other way; 0 stands for all.  Where attributes["tiles"] says so, each dim is cut into equal parts that are
-    scaled by themselves, as if each lay on another rank.
+    many rows, in `col` the other way; 0 stands for all.  Where attributes["tiles"] says so, each dim is cut into so many equal parts, or
+    into parts of these extents, that are scaled by themselves, as if each lay on another rank.
 
     >>> x = np.array([[1.0, 0.3], [100.0, 30.0]])
     >>> told = {"format": "e2m1", "scale": "e8m0", "rows": 1, "across": 1, "along": 2, "layouts": "row"}
@@ -69,11 +70,13 @@ def quantise(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     [[1.0, 0.25], [96.0, 32.0]]
     """
     x = inputs[0]
-    tiles, layouts = _counts(x, attributes), str(attributes["layouts"]).split()
+    tiles, layouts = _extents(x, attributes), str(attributes["layouts"]).split()
     results = tuple(out(x.shape, real(x)) for _ in layouts)
     known = inputs[1].reshape(-1) if len(inputs) > 1 else None
-    for place, part in enumerate(_tiles(x, tiles)):
+    for place, part in enumerate(_tiles(tiles)):
         tile = _as_read(x[part])
+        if not tile.size:
+            continue
         matrix = tile.reshape(math.prod(tile.shape[: integer(attributes, "rows")]), -1)
         most = float(np.max(np.abs(matrix), initial=0.0)) if known is None else float(known[place])
         for layout, result in zip(layouts, results, strict=True):
@@ -116,13 +119,12 @@ def _as_read(x: Array) -> Array:
     return np.asarray(x.astype(np.float32).astype(np.float64))
 
 
-def _counts(x: Array, attributes: Attributes) -> tuple[int, ...]:
-    """Tiles along each dim."""
-    found = attributes.get("tiles")
-    return tuple(found) if isinstance(found, tuple) else (1,) * x.ndim
+def _extents(x: Array, attributes: Attributes) -> list[tuple[int, ...]]:
+    """Of the tiles along each dim."""
+    told = attributes.get("tiles")
+    given = told if isinstance(told, tuple) else (1,) * x.ndim
+    return [each if isinstance(each, tuple) else (extent // each,) * each for each, extent in zip(given, x.shape, strict=True)]
 
 
-def _tiles(x: Array, counts: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    extents = [extent // count for extent, count in zip(x.shape, counts, strict=True)]
-    for place in product(*map(range, counts)):
-        yield tuple(slice(i * extent, (i + 1) * extent) for i, extent in zip(place, extents, strict=True))
+def _tiles(extents: Sequence[tuple[int, ...]]) -> Iterator[tuple[slice, ...]]:
+    return product(*([slice(end - extent, end) for extent, end in zip(own, accumulate(own), strict=True)] for own in extents))

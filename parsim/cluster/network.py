@@ -81,7 +81,7 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
     _check_operation(operation)
     shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
     inside, nodes = placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
-    seconds = _in_node_s(cluster, operation, wire, steps, ranks, distance)
+    seconds = in_node_s(cluster, operation, wire, steps, ranks, distance)
     if np.any(nodes > 1):
         fabric = fabric_of(cluster)
         across = _all_to_all_s if operation == "all_to_all" else _across_s
@@ -185,7 +185,7 @@ def fabric_of(cluster: Cluster) -> Fabric:
     return cluster.fabric
 
 
-def _in_node_s(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
+def in_node_s(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
     """By the law, or by the switch where that is quicker; no faster than the link."""
     node = cluster.node
     if node.torus:
@@ -338,6 +338,14 @@ def _all_to_all_s(
     started_s = latency_s(cluster, law.start_s, inside=inside - 1.0, across=ranks - inside)
     seconds = started_s + sent_s + law.ramp_s_per_sqrt_byte * np.sqrt(leaving * ranks)
     return np.maximum(seconds, np.maximum(leaving / by_nic, (wire - leaving) / cluster.node.link.bandwidth_bytes_per_s))
+
+
+def all_to_all_rates(cluster: Cluster, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats) -> tuple[Floats, Floats]:
+    """Seconds until an all-to-all between nodes has started, and a device's bytes per second there; of k > 1 nodes."""
+    fabric = fabric_of(cluster)
+    law, uplinks = _exchange(fabric), all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
+    started_s = latency_s(cluster, law.start_s, inside=1.0, across=1.0)
+    return started_s, device_nic_rate(cluster, fabric) * uplinks * law.efficiency
 
 
 def _exchange(fabric: Fabric) -> AllToAllLaw:

@@ -6,10 +6,12 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from parsim.cluster.accelerator import Accelerator
+from parsim.cluster.dispatch import per_node_s
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.cluster.price import Price, p2p_price, private_price
 from parsim.cluster.scalars import Scalar, picoseconds
@@ -22,7 +24,10 @@ from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
+from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
+from parsim.parallel.plan import PER_NODE
+from parsim.parallel.sharding import Sharding
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
 
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
@@ -40,7 +45,8 @@ GROUPED_FACTOR, GROUPED_ACCUMULATION_FACTOR = 1.08, 1.36
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
     """Picoseconds of one task that has its resources to itself; `held`: the copies of segments over which its buckets reach."""
     if isinstance(task, Launches):  # laws of single kernels hold what surrounds a call
-        return sizes.zero + (0 if model.cluster.node.accelerator.kernels else task.count * int(picoseconds(model.stack.host_launch_s)))
+        own = task.of_experts * sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
+        return (own + task.count) * (0 if model.cluster.node.accelerator.kernels else int(picoseconds(model.stack.host_launch_s)))
     return task_price(task, sizes, model, held).ps
 
 
@@ -181,7 +187,7 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
     if task.operation == "shift":
         payload_bytes = count * sizes.itemsize_bytes[payload(task).dtype]
         return p2p_price(model.cluster, payload_bytes, sizes.stride(task.group), num_ranks=sizes.num_ranks(task.group))
-    return group_price(
+    price = group_price(
         model.cluster,
         task.operation,
         elements=count,
@@ -191,6 +197,13 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         algorithm=model.stack.collectives.get(task.operation),
         chunks=chunks_of(task, sizes),
     )
+    if task.operation != "all_to_all" or model.stack.dispatch != PER_NODE or view_of(task.group.axes) != EXPERT:
+        return price
+    num_experts, slots = int(sizes.dims["N"][0]), sizes.dims["O"] * sizes.dims["M"]
+    chosen = int((slots // (sizes.dims["B"] * sizes.dims["T"]))[0])
+    wire, ranks, apart = price.wire_bytes, price.num_ranks, price.stride
+    found = per_node_s(model.cluster, wire, ranks, apart, num_experts=num_experts, experts_per_token=chosen)
+    return replace(price, seconds=np.asarray(found))
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:

@@ -37,7 +37,7 @@ class Streams:
                 self._await(task)
             case Compute() | Collective() | HostCopy() | Launches() if task.stream != COMPUTE_STREAM:
                 self._beside(task, ps)
-            case Compute() | Collective():
+            case Compute() | Collective() | Launches():
                 self._await(task)
                 self._charge(self._name(task), ps)
                 self.compute = self.compute + ps

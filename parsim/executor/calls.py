@@ -58,10 +58,10 @@ def finish_kernels(job: Job, number: int, at: Mapping[str, int], task: Compute, 
         yield _WeightKernel(job, number, at, task, instance, weight).use()
 
 
-def told_of_weight(job: Job, weight: Weight) -> Attributes:
-    """What the kernel is told that makes the narrow layouts of a lasting weight."""
+def told_of_weight(job: Job, weight: Weight, at: Mapping[str, int]) -> Attributes:
+    """What the kernel is told that makes the narrow layouts of a lasting weight on the rank at these coordinates."""
     how = narrows_of(job)
-    return {**told_of(how.attributes(weight=True), weight.narrow_rows, how.layouts), **job.tiles(weight.sharding.dims)}
+    return {**told_of(how.attributes(weight=True), weight.narrow_rows, how.layouts), **job.tiles(weight.sharding, job.sizes.at(at))}
 
 
 def narrows_of(job: Job) -> Narrowing:
@@ -118,7 +118,7 @@ class _WeightKernel:
         if self.task.kernel == "clip":
             return {"max_norm": given.max_norm}
         if self.task.kernel == "quantise":
-            return told_of_weight(self.job, self.weight)
+            return told_of_weight(self.job, self.weight, self.at)
         if "optimizer" not in self.task.attributes:
             return {}
         decays = {"beta1": given.beta1, "beta2": given.beta2, "weight_decay": given.weight_decay, "momentum": given.momentum}

@@ -16,7 +16,6 @@ from parsim.cost.workloads import workload_of
 from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
 from parsim.executor.values import Values
-from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import rules
 from parsim.parallel.group import Group
@@ -137,17 +136,24 @@ class Job:
         """Bytes that an element of this role is charged at."""
         return self.sizes.itemsize_bytes[dtype]
 
-    def tiles(self, dims: Dims) -> dict[str, object]:
-        """What a kernel is told that scales parts of a tensor by themselves: how many there are along each dim."""
+    def tiles(self, sharding: Sharding, sizes: Sizes) -> dict[str, object]:
+        """What a kernel is told that scales parts of a tensor by themselves: those of each dim; experts have each their own."""
+        return {"tiles": tuple(self._tiles_of(dim, sharding, sizes) for dim in sharding.dims)}
+
+    def _tiles_of(self, dim: str, sharding: Sharding, sizes: Sizes) -> int | tuple[int, ...]:
+        """How many equal parts, or the extents of parts that are not."""
+        if dim in "EX":
+            own = Sharding(("E",), (sharding.axes[sharding.dims.index(dim)],))
+            count, start = int(sizes.local(own, "E")[0]), int(sizes.start(own, "E")[0])
+            return count if dim == "E" else self.spec.expert_loads(self.model.batch.sequence_length)[start : start + count]
         if self._cut is None:
-            return {}
-        there = Sharding.of(dims, self._cut.rules)
-        return {"tiles": tuple(int(self._cut.sizes.dims[dim][0] // self._cut.sizes.local(there, dim)[0]) for dim in dims)}
+            return 1
+        return int(self._cut.sizes.dims[dim][0] // self._cut.sizes.local(Sharding.of(sharding.dims, self._cut.rules), dim)[0])
 
     def attributes(self, task: Compute, sizes: Sizes) -> dict[str, object]:
         """A kernel's attributes with numbers for the words that depend on sizes or on the rank whose they are."""
         if task.kernel in ("absmax", "quantise"):
-            return {**task.attributes, **self.tiles(operands(task)[0].dims)}
+            return {**task.attributes, **self.tiles(operands(task)[0].sharding, sizes)}
         found: dict[str, object] = {name: self._attribute(task, value, sizes) for name, value in task.attributes.items()}
         terms = [" ".join(operand.dims) for operand in task.inputs if isinstance(operand, Operand)]
         (*_, result) = (operand for operand in task.outputs[:1] if isinstance(operand, Operand))

@@ -48,7 +48,7 @@ class Store:
             if not structure.in_backward:
                 self._hold(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
             if weight.narrow_rows:
-                layouts, _ = KERNELS["quantise"]((part,), told_of_weight(job, weight))
+                layouts, _ = KERNELS["quantise"]((part,), told_of_weight(job, weight, self.at))
                 for layout, values in zip(narrows_of(job).layouts, layouts, strict=True):
                     self.machine.hold(self.number, name + layout, values, job.itemsize(QUANTISED))
             if structure.narrow_gradients:

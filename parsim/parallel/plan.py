@@ -153,6 +153,9 @@ MESH: Final = (*(name for name in KEYS if name in names()), "context_kind", "zer
 EXPERT_KEYS: Final = tuple(name for name in MESH if name in names() and DIMENSIONS.get(name).view == EXPERT)
 
 
+ALL_TO_ALL, PER_NODE = DISPATCHES = ("all_to_all", "per_node")
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """A software stack: the switches that decide which kernels run and what the framework holds.
@@ -163,6 +166,7 @@ class Stack:
     name: str
     attention: str = _key("fused_softmax", "the kernels of attention; one of flash attention by its name, or flash for the device's own")
     context: str = _key("all_gather", "the kind of context parallelism")  # a file each in dimensions
+    dispatch: str = _key(ALL_TO_ALL, "how tokens reach experts: all_to_all, a message a slot; per_node, a node once, then its ranks")
     flash: str = _key("flash", "the kernel of attention flash, if the device has it")  # of cluster/flash.py; flash: the device's own
     named_flash: str = ""  # the kernel that was asked for by name, and that the device must have
     fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # see model/blocks.py and ends.py
@@ -187,6 +191,7 @@ class Stack:
     recompute_early_stop: bool = _key(False, "whether recomputation ends at the last tensor that backward needs")
     layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")
+    waits_for_loads: bool = _key(False, "whether the host waits for the loads of experts, and kernels of their layers for their launches")
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
     sustained_factor: Mapping[str, float] = _key(
         dict, "accelerator, or dtype of GEMMs: share of an isolated kernel's rate"

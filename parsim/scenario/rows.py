@@ -12,7 +12,7 @@ from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.model.itemsize import itemsize_of
 from parsim.parallel.dimensions.context import kinds
-from parsim.parallel.plan import Stack
+from parsim.parallel.plan import DISPATCHES, Stack
 from parsim.parallel.precision import RECIPES
 from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
@@ -45,6 +45,7 @@ class StackRow(InlineRow):
     form: ClassVar[Any] = Stack
     attention: Annotated[str, Known("attention", lambda: ATTENTION)] = _as_in_stack("attention")
     context: Annotated[str, Known("context", kinds)] = _as_in_stack("context")
+    dispatch: Annotated[str, Known("dispatch", lambda: DISPATCHES)] = _as_in_stack("dispatch")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
     fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place", "norm_gemm"]] = (
         _as_in_stack("fusions")
@@ -64,6 +65,7 @@ class StackRow(InlineRow):
     recompute_early_stop: bool = _as_in_stack("recompute_early_stop")
     layer_split: Annotated[str, Known("layer_split", lambda: tuple(SPLITS))] = _as_in_stack("layer_split")
     vocab_multiple: Natural = _as_in_stack("vocab_multiple")
+    waits_for_loads: bool = _as_in_stack("waits_for_loads")
     host_launch: Seconds = _as_in_stack("host_launch_s")
     sustained_factor: dict[Text, Fraction] = _as_in_stack("sustained_factor")
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")

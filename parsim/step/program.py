@@ -30,6 +30,7 @@ from parsim.step.task import (
     Send,
     Task,
     Wait,
+    experts_of,
     is_launched,
     reads,
 )
@@ -153,7 +154,7 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if (scatters or applies) and (born := _new_gradients(step, segment)):
         yield Hold("zero_gradients", (whole_gradients(step.structure, born),))
     tasks = segment.phases[phase]
-    yield from _surround(tasks)
+    yield from _surround(tasks, waits_for_loads=step.structure.waits_for_loads)
     if scatters:
         yield from _scatters(step, segment)
     if closes and phase.accumulates and step.structure.replica_stream:
@@ -167,14 +168,19 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
 
 
 @functools.lru_cache(maxsize=4096)
-def _around(launched: int, beside: tuple[str, ...]) -> tuple[Launches, Wait]:
-    """What stands before and behind the tasks of a segment: the same objects for all Steps, which are priced once."""
-    return Launches("launches", launched), Wait("segment", streams=(*beside, LAUNCH))
+def _around(launched: int, of_experts: int, experts: tuple[str, ...] | None, beside: tuple[str, ...]) -> tuple[Launches, Wait]:
+    """What stands before and behind the tasks of a segment: the same objects for all Steps, which are priced once.
+
+    Where the host has to know how many tokens each expert has, it waits for the device, which then waits for what it launches.
+    """
+    stream = LAUNCH if experts is None else COMPUTE_STREAM
+    return Launches("launches", launched, of_experts, experts, stream), Wait("segment", streams=(*beside, LAUNCH))
 
 
-def _surround(tasks: tuple[Task, ...]) -> Iterator[Task]:
+def _surround(tasks: tuple[Task, ...], *, waits_for_loads: bool) -> Iterator[Task]:
     beside = dict.fromkeys(task.stream for task in tasks if isinstance(task, Collective) and task.stream != COMPUTE_STREAM)
-    launches, wait = _around(sum(map(is_launched, tasks)), tuple(beside))
+    over = [found for task in tasks if waits_for_loads and (found := experts_of(task)) is not None]
+    launches, wait = _around(sum(map(is_launched, tasks)) - len(over), len(over), over[0] if over else None, tuple(beside))
     yield launches
     yield from tasks
     yield wait

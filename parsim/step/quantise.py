@@ -3,7 +3,9 @@
 A pass over the calls of a block.  The input of a linear layer is quantised once for all that multiply it, in a layout for each GEMM that
 sums it: `row` along its features (forward), `col` along its tokens, which stays for the weight gradient; in forward what stays is
 narrow, too.  Where a relabel may gather it, it is quantised before, so that narrow numbers are sent.  Gradients of outputs likewise.
-Source: NVIDIA/TransformerEngine, transformer_engine/pytorch/module/linear.py and layernorm_linear.py.
+Tokens go to experts and back wide, and each expert quantises its own rows and its own matrix: a scale a tensor is one an expert.
+Source: NVIDIA/TransformerEngine, transformer_engine/pytorch/module/linear.py, layernorm_linear.py and grouped_linear.py (split_quantize;
+a quantizer each of m_splits); NVIDIA/Megatron-LM, megatron/core/transformer/moe/fused_a2a.py (no fp8 dispatch) and router.py.
 """
 
 from __future__ import annotations
@@ -12,29 +14,32 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from parsim.model.dims import FLOAT32, LINEAR, QUANTISED, TOKEN_DIMS
+from parsim.model.dims import COMPUTE, FLOAT32, LINEAR, QUANTISED, TOKEN_DIMS
 from parsim.model.op import Dims
+from parsim.model.op_kinds import GEMMS
 from parsim.parallel.precision import COLUMN, LAYOUTS, ROW, Narrowing
 from parsim.step.gradient import KernelCall, part_of
 
 LOCAL: Final = "@local"  # behind the name of what a relabel brings: the narrow tensor before
 _NORMS: Final = ("layer_norm", "rms_norm", "gain")
+_PLAIN: Final = "einsum"  # a linear layer of all tokens
+_OF_EXPERTS: Final = frozenset("EX")  # of matrices of experts, and of their rows
 
 
 class LinearWeight(NamedTuple):
-    """A matrix of a linear layer: its dims as the GEMM sees them, and how many of them, the first, are those of the input."""
+    """A matrix of a linear layer, or of each expert: its dims as the GEMM sees them, of which the first are the rows, up to the input's."""
 
     dims: Dims
     rows: int
 
 
 def linear_weights(forward: Sequence[KernelCall], weights: Collection[str]) -> dict[str, LinearWeight]:
-    """The matrices of linear layers among the weights of a block."""
+    """The matrices of linear layers among the weights of a block; what makes float32, a router, is none."""
     found = {}
     for call in forward:
-        if call.kernel == "einsum" and call.inputs[1][0] in weights:
+        if call.kernel in GEMMS and call.inputs[1][0] in weights and call.outputs[0][2] == COMPUTE:
             (_, summed), (name, dims) = call.inputs
-            found[name] = LinearWeight(dims, sum(dim in summed for dim in dims))
+            found[name] = LinearWeight(dims, sum(dim in summed or dim in _OF_EXPERTS for dim in dims))
     return found
 
 
@@ -81,7 +86,7 @@ class _Quantiser:
 
     def forward_calls(self) -> Iterator[KernelCall]:
         """Forward."""
-        inputs = {call.inputs[0][0] for call in self.forward if self.is_gemm(call)}
+        inputs = {call.inputs[0][0] for call in self.forward if self.is_gemm(call) and call.kernel == _PLAIN}
         others = {name for call in (*self.forward, *self.backward) if not self.is_gemm(call) for name, _ in call.inputs}
         before = ""
         for call in self.forward:
@@ -109,7 +114,7 @@ class _Quantiser:
         input_of = {call.inputs[1][0]: call for call in self.forward if self.is_gemm(call)}
         owner = {name: weight for weight in self.weights for name in (f"d_{weight}", part_of(weight))}
         others = {name for call in self.backward if not self.is_gemm(call) for name, _ in call.inputs}
-        wanted = {call.inputs[0][0] for call in self.backward if self.is_gemm(call)}
+        wanted = {call.inputs[0][0] for call in self.backward if self.is_gemm(call) and call.kernel == _PLAIN}
         for call in self.backward:
             target = call.outputs[0][0]
             if call.kernel == "relabel" and target in wanted:
@@ -175,19 +180,20 @@ class _Quantiser:
     def kernels(
         self, name: str, dims: Dims, attributes: Mapping[str, float | str], tag: str, *, out: str = "", fused: bool = False
     ) -> Iterator[KernelCall]:
-        """What quantises a tensor; each rank scales its own part."""
+        """What quantises a tensor; each rank scales its own part, and each expert."""
         outputs = tuple((f"{out or name}@{layout}", dims, QUANTISED) for layout in str(attributes["layouts"]).split())
         inputs: tuple[tuple[str, Dims], ...] = ((name, dims),)
         if self.how.measures:
             largest = f"{outputs[0][0]}@max"
-            yield KernelCall(f"{name}.absmax", "absmax", inputs, ((largest, (), FLOAT32),), {}, fused=fused, tag=tag, operator="")
-            inputs = (*inputs, (largest, ()))
+            apart: Dims = ("E",) if _OF_EXPERTS.intersection(dims) else ()
+            yield KernelCall(f"{name}.absmax", "absmax", inputs, ((largest, apart, FLOAT32),), {}, fused=fused, tag=tag, operator="")
+            inputs = (*inputs, (largest, apart))
         yield KernelCall(f"{name}.quantise", "quantise", inputs, outputs, attributes, fused=fused and not self.how.measures, tag=tag)
 
     def is_gemm(self, call: KernelCall) -> bool:
         """Whether it multiplies for a linear layer, forward or backward."""
         gradients = {name for weight in self.weights for name in (f"d_{weight}", part_of(weight))}
-        return call.kernel == "einsum" and (call.inputs[1][0] in self.weights or call.outputs[0][0] in gradients)
+        return call.kernel in GEMMS and (call.inputs[1][0] in self.weights or call.outputs[0][0] in gradients)
 
 
 def told_of(how: Mapping[str, float | str], rows: int, layouts: Sequence[str]) -> dict[str, float | str]:

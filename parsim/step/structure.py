@@ -78,6 +78,7 @@ class Structure:
     narrows: Narrowing | None  # what linear layers multiply
     ring: int
     copies_kv_heads: bool
+    waits_for_loads: bool  # the host, before it launches experts
 
     @classmethod
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
@@ -127,6 +128,7 @@ class Structure:
             narrows=batch.recipe.narrows,
             ring=ring,
             copies_kv_heads=copies_kv_heads,
+            waits_for_loads=stack.waits_for_loads,
         )
 
     @property

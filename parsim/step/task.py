@@ -163,10 +163,12 @@ class HostCopy:
 
 @dataclass(frozen=True, slots=True)
 class Launches:
-    """The host launches so many kernels, from now on, on its own stream."""
+    """The host launches so many kernels, from now on, on its own stream; on that of compute where it waits for the device's tokens."""
 
     name: str
     count: int
+    of_experts: int = 0  # more, for each expert of a rank
+    experts: tuple[str, ...] | None = None  # the axes over which these lie
     stream: str = LAUNCH
     frees: tuple[str | Bucket, ...] = ()
 
@@ -242,3 +244,14 @@ def is_launched(task: Task) -> bool:
     if isinstance(task, Compute):
         return bool(task.inputs) and not task.fused
     return isinstance(task, Collective) and isinstance(task.source, Operand)
+
+
+def experts_of(task: Task) -> tuple[str, ...] | None:
+    """The axes over which experts lie of which each has a kernel of its own there; None of other tasks.
+
+    Source: NVIDIA/TransformerEngine, transformer_engine/common/gemm/cublaslt_gemm.cu, nvte_multi_stream_cublas_gemm.
+    """
+    if not isinstance(task, Compute) or task.kernel != "grouped_gemm":
+        return None
+    matrices = next(o.sharding for o in (*task.inputs, *task.outputs) if isinstance(o, Operand) and "E" in o.dims)
+    return matrices.axes[matrices.dims.index("E")]

@@ -25,7 +25,17 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.defaults import NVLINK_DOMAIN, Software, attention_of, fusions_of, ports_of, precision_of, release_of, software_of
+from parsim.validate.defaults import (
+    NVLINK_DOMAIN,
+    Software,
+    attention_of,
+    dispatch_of,
+    fusions_of,
+    ports_of,
+    precision_of,
+    release_of,
+    software_of,
+)
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size", "num_heads")
@@ -104,7 +114,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     stack, said = _stack(row, software)
     if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
-    stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)))
+    stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)), dispatch=dispatch_of(row) or stack.dispatch)
     model = _model(row, software)
     stack = _with_ends(row, model, stack)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], stack.precision(precision_of(row) or software.dtype))
@@ -143,15 +153,14 @@ def _least_recompute(scenario: Scenario) -> Scenario:
 
 
 def _with_ends(row: TableRow, model: ModelSpec, stack: Stack) -> Stack:
-    """The stack, counting embedding and head as a layer each where only so all stages hold as many, and it knows no others.
+    """The stack, counting embedding and head as a layer each where else a stage would have none, or only so all that must hold as many do.
 
-    Source: Megatron-LM, megatron/core/transformer/transformer_config.py: account_for_embedding_in_pipeline_split.
+    Source: Megatron-LM, megatron/core/transformer/transformer_config.py: account_for_embedding_in_pipeline_split, and ..._loss_in_....
     """
-    pipeline = row.counts.get("pipeline_parallel", 1)
-    stages = pipeline * _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
-    if "even_chunks" not in stack.limits or model.num_layers % stages == 0 or (model.num_layers + 2) % stages:
-        return stack
-    return replace(stack, layer_split="embedding_and_head")
+    pipeline, layers = row.counts.get("pipeline_parallel", 1), model.num_layers
+    stages = pipeline * _chunks(row.says("virtual_pipeline"), layers, pipeline, stack)
+    evens = "even_chunks" in stack.limits and layers % stages > 0 and (layers + 2) % stages == 0
+    return replace(stack, layer_split="embedding_and_head") if stages > layers or evens else stack
 
 
 def _modules(row: TableRow) -> tuple[str, ...]:

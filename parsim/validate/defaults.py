@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from parsim.errors import ParsimError
+from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
 from parsim.parallel.precision import FP8
 from parsim.validate.table import TableRow
 
@@ -187,6 +188,12 @@ def precision_of(row: TableRow) -> str:
 def fusions_of(row: TableRow) -> tuple[str, ...]:
     """What a row says that its run fused beside what its stack does: Hagemann et al. 2023 (arXiv:2311.05610), section 4.2."""
     return ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
+
+
+def dispatch_of(row: TableRow) -> str:
+    """How the row says that tokens reach experts, or ""."""
+    said = re.search(r"deepep|hybridep|alltoall dispatcher|\ba2a$", row.says("notes"), re.IGNORECASE)
+    return "" if not said else PER_NODE if said[0].lower() in ("deepep", "hybridep") else ALL_TO_ALL
 
 
 def ports_of(row: TableRow) -> Ports:

@@ -50,7 +50,7 @@ class Arithmetic:
         """x W + b over the last `summed` dims of x; a `transposed` matrix is stored a row an output."""
         matrix = self.weights[f"{name}.weight"]
         wide, rows = matrix.T if transposed else matrix, x.ndim - summed
-        narrow = self._narrow if name.startswith("layer") else lambda array, rows, **_: (array, array)
+        narrow = self.narrow if name.startswith("layer") else lambda array, rows, **_: (array, array)
         (x_row, x_column), (w_row, w_column) = narrow(x, rows), narrow(wide, summed, weight=True)
         y = np.tensordot(x_row, w_column, summed) + self.weights.get(f"{name}.bias", 0.0)
 
@@ -64,7 +64,7 @@ class Arithmetic:
 
         return y, back
 
-    def _narrow(self, x: Array, rows: int, **of: bool) -> tuple[Array, Array]:
+    def narrow(self, x: Array, rows: int, **of: bool) -> tuple[Array, Array]:
         """What a linear layer multiplies of a tensor whose first `rows` dims are rows: scaled along its columns, and along its rows."""
         how = self.job.step.structure.narrows
         if how is None:

@@ -55,7 +55,8 @@ def by_hand(job: Job) -> Expected | None:
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(weight.size for weight in run.weights.values()) + scalars
     if structure.narrows:  # the layouts of what linear layers multiply
-        matrices = (weight.size for name, weight in run.weights.items() if name.startswith("layer") and name.endswith(".weight"))
+        wide = ("embedding", "head", "router")  # the first two are segments
+        matrices = (w.size for name, w in run.weights.items() if name.endswith(".weight") and not any(each in name for each in wide))
         lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * sum(matrices))
     return Expected(run.loss, run.gradients, updated, lasting)
 

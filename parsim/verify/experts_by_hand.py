@@ -1,8 +1,9 @@
-"""Experts of one rank in plain numpy: each computes every token, and gates that are 0 leave out those that did not choose it."""
+"""Experts of one rank in plain numpy: each multiplies the tokens that chose it, and gates of others are 0."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -22,37 +23,64 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     growth = np.exp(x @ router.T)
     odds = (growth if model.gates == "softmax" else growth / (1 + growth)) * chosen(model, *x.shape[:2])
     gates = odds / odds.sum(-1, keepdims=True)
-    own = [mlp(model, lambda name, h, e=e: _matrix(run, f"{at}/experts_{name}.weight", e, h), x) for e in range(len(router))]  # type: ignore[misc]
-    y = sum(gates[..., e, None] * out for e, (out, _) in enumerate(own))
+    d_gates = np.zeros_like(gates)
+
+    def dense(expert: int, name: str, h: Array) -> Valued:
+        matrix = f"{at}/experts_{name}.weight"
+        if name != "down":
+            return _matrix(run, model, matrix, expert, h)
+        own = gates[..., expert, None]  # what an expert gives is weighed before its last matrix
+        y, back = _matrix(run, model, matrix, expert, own * h)
+
+        def through(dy: Array) -> Array:
+            d_weighed = back(dy)
+            d_gates[..., expert] = (d_weighed * h).sum(-1)
+            return np.asarray(own * d_weighed)
+
+        return y, through
+
+    own = [mlp(model, partial(dense, expert), x) for expert in range(len(router))]
 
     def back(dy: Array) -> Array:
-        d_gates = np.stack([(dy * out).sum(-1) for out, _ in own], axis=-1)
+        dx = sum(through(dy) for _, through in own)
         d_logits = gates * (d_gates - (gates * d_gates).sum(-1, keepdims=True))
         if model.gates == "sigmoid":
             d_logits = d_logits / (1 + growth)
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
-        return np.asarray(d_logits @ router + sum(through(gates[..., e, None] * dy) for e, (_, through) in enumerate(own)))
+        return np.asarray(d_logits @ router + dx)
 
-    return np.asarray(y), back
+    return np.asarray(sum(out for out, _ in own)), back
 
 
 def chosen(model: TransformerSpec, num_sequences: int, length: int) -> Array:
-    """1 where a token chose an expert: one expert after another takes as many tokens as its load says, round and round a run."""
-    run = model.run_length(length)
-    found, token = np.zeros((run, model.num_experts)), 0
-    for expert, load in enumerate(model.expert_loads(length)):
-        for _ in range(load):
-            found[token % run, expert] += 1
-            token += 1
-    return np.tile(found, (num_sequences * length // run, 1)).reshape(num_sequences, length, -1)
+    """1 where a token chose an expert."""
+    found = np.zeros((num_sequences * length, model.num_experts))
+    for expert in range(model.num_experts):
+        found[rows_of(model, expert, num_sequences, length).reshape(-1), expert] = 1
+    return found.reshape(num_sequences, length, -1)
 
 
-def _matrix(run: Arithmetic, name: str, expert: int, x: Array) -> Valued:
-    """x times the matrix of an expert."""
-    matrix = run.weights[name][expert]
+def rows_of(model: TransformerSpec, expert: int, num_sequences: int, length: int) -> Array:
+    """The tokens of an expert, a row a slot with that of each run: experts take turns, each as many as its load says, round a run."""
+    run, loads = model.run_length(length), model.expert_loads(length)
+    slots = sum(loads[:expert]) + np.arange(loads[expert])
+    return np.asarray(slots[:, None] % run + run * np.arange(num_sequences * length // run))
+
+
+def _matrix(run: Arithmetic, model: TransformerSpec, name: str, expert: int, x: Array) -> Valued:
+    """x times the matrix of an expert, of the tokens that chose it; 0 for the others."""
+    matrix, rows = run.weights[name][expert], rows_of(model, expert, *x.shape[:2])
+    own = x.reshape(-1, x.shape[-1])[rows]
+    (x_row, x_column), (w_row, w_column) = run.narrow(own, 2), run.narrow(matrix, 1, weight=True)
+
+    def spread(values: Array) -> Array:
+        found = np.zeros((x.shape[0] * x.shape[1], values.shape[-1]))
+        found[rows] = values
+        return found.reshape(*x.shape[:2], -1)
 
     def back(dy: Array) -> Array:
-        run.gradients[name][expert] += np.einsum("btd,btj->dj", x, dy)
-        return np.asarray(dy @ matrix.T)
+        dy_row, dy_column = run.narrow(dy.reshape(-1, dy.shape[-1])[rows], 2, gradient=True)
+        run.gradients[name][expert] += np.einsum("xgd,xgj->dj", x_column, dy_column)
+        return spread(dy_row @ w_row.T)
 
-    return np.asarray(x @ matrix), back
+    return spread(x_row @ w_column), back

@@ -1,0 +1,93 @@
+"""Experts in low precision: each quantises its own tokens and its own matrix, tokens travel wide, and every reader charges it so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parsim.estimator.estimate import stages_of
+from parsim.executor.job import Job
+from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
+from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.precision import RECIPES
+from parsim.schedules.phase import Phase
+from parsim.step.task import Collective, Compute, Task
+from parsim.verify import verify_plan
+from parsim_kernels.narrow import quantise
+from support import MOE, STACKS, forget_steps, scenario
+
+# Matrices of whole blocks of 32 elements, whose bytes are whole.
+MODEL = replace(MOE, hidden_size=16, shared_ffn_hidden_size=8)
+UNEVEN = replace(MODEL, num_experts=6, experts_per_token=4)
+FUSED = replace(STACKS[2], fusions=("norm_gemm", "swiglu", "rms_norm", "gradient_accumulation"))
+SPREAD = Plan(data_parallel=2, expert_parallel=2)
+
+
+def red(name: str, plan: Plan, model: object = MODEL) -> set[str]:
+    case = scenario(model=model, batch=Batch(4 * plan.data_parallel, 8, name), stack=FUSED)  # type: ignore[arg-type]
+    return {each.quantity for each in verify_plan(case, plan, "toy") if not each.ok}
+
+
+def tasks() -> list[Task]:
+    stages = stages_of(scenario(model=MODEL, batch=Batch(8, 8, "fp8_current"), stack=FUSED), SPREAD)
+    phases = stages.workload.step.segments["expert_layer"].phases
+    return [task for phase in (Phase.F, Phase.B) for task in phases[phase]]
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.narrows])
+@pytest.mark.parametrize(
+    ("plan", "model"),
+    [
+        (Plan(), UNEVEN),
+        (Plan(data_parallel=3, expert_parallel=3, micro_batch=2, recompute_modules=("moe_act",)), UNEVEN),
+        (replace(SPREAD, tensor_parallel=2, sequence_parallel=True, expert_tensor_parallel=2, zero_stage=3), MODEL),
+    ],
+    ids=["one", "uneven-ep", "sp-etp-zero3"],
+)
+def test_all_readers_agree(name: str, plan: Plan, model: object) -> None:
+    assert not red(name, plan, model)
+
+
+def test_experts_multiply_narrow_numbers_and_the_router_does_not() -> None:
+    gemms = [task for task in tasks() if isinstance(task, Compute) and task.kernel in ("einsum", "grouped_gemm")]
+    assert {task.dtype for task in gemms if task.kernel == "grouped_gemm"} == {LINEAR}
+    assert {task.dtype for task in gemms if task.name.startswith("router")} == {MATMUL}
+    assert sum(task.dtype == LINEAR for task in gemms) == 3 * (4 + 3 + 3)  # attention, experts, those that all tokens pass
+
+
+def test_tokens_go_to_experts_and_back_wide() -> None:
+    sent = {task.source.dtype for task in tasks() if isinstance(task, Collective) and task.operation == "all_to_all"}
+    assert COMPUTE in sent and QUANTISED not in sent
+
+
+def test_parts_of_given_extents_are_scaled_by_themselves() -> None:
+    """By hand: of e2m1, whose largest is 6, 3 x 6 / 3 and 1 x 6 / 3 are 6 and 2; 0.3 x 6 / 0.6 is 3."""
+    x = np.array([[3.0, 1.0], [0.6, 0.3], [0.3, 0.05]])
+    told = {"format": "e2m1", "scale": "fp32", "rows": 1, "across": 0, "along": 0, "layouts": "row", "tiles": ((1, 2, 0), 1)}
+    ((y,), _) = quantise((x,), told)
+    assert y == pytest.approx(np.array([[3.0, 1.0], [0.6, 0.3], [0.3, 0.05]]), rel=1e-6)
+    ((whole,), _) = quantise((x,), {**told, "tiles": (1, 1)})
+    assert whole[2, 1] == 0.0
+
+
+def _one_scale_for_all_experts(patch: pytest.MonkeyPatch) -> None:
+    right = Job._tiles_of
+
+    def tiles_of(self: Job, dim: str, *of: object) -> object:
+        return 1 if dim in "EX" else right(self, dim, *of)  # type: ignore[arg-type]
+
+    patch.setattr(Job, "_tiles_of", tiles_of)
+
+
+@pytest.mark.parametrize(("mutant", "name"), [(_one_scale_for_all_experts, "fp8_delayed"), (_one_scale_for_all_experts, "mxfp8")])
+def test_a_mutant_is_noticed(mutant: Callable[[pytest.MonkeyPatch], None], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of blocks it is those along tokens that would reach from one expert into the next."""
+    mutant(monkeypatch)
+    forget_steps()
+    seen = red(name, Plan(), UNEVEN)
+    monkeypatch.undo()
+    forget_steps()
+    assert "weight gradients, by hand" in seen
