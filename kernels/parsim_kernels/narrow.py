@@ -52,7 +52,7 @@ def absmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
     counts = tuple(map(len, tiles))
     found = out(counts if max(counts, default=1) > 1 else (), real(x))
     flat = found.reshape(-1)
-    for place, part in enumerate(_tiles(tiles)):
+    for place, part in enumerate(_tiles(tiles, attributes)):
         flat[place] = np.max(np.abs(_as_read(x[part])), initial=0.0)
     return (found,), x.size
 
@@ -62,7 +62,8 @@ def quantise(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
 
     The first attributes["rows"] dims of x are the rows of a matrix.  In layout `row` a block lies `along` so many columns, `across` so
     many rows, in `col` the other way; 0 stands for all.  Where attributes["tiles"] says so, each dim is cut into so many equal parts, or
-    into parts of these extents, that are scaled by themselves, as if each lay on another rank.
+    into parts of these extents, that are scaled by themselves, as if each lay on another rank; attributes["orders"] says in which order
+    the places of a dim are for that.
 
     >>> x = np.array([[1.0, 0.3], [100.0, 30.0]])
     >>> told = {"format": "e2m1", "scale": "e8m0", "rows": 1, "across": 1, "along": 2, "layouts": "row"}
@@ -73,7 +74,7 @@ def quantise(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     tiles, layouts = _extents(x, attributes), str(attributes["layouts"]).split()
     results = tuple(out(x.shape, real(x)) for _ in layouts)
     known = inputs[1].reshape(-1) if len(inputs) > 1 else None
-    for place, part in enumerate(_tiles(tiles)):
+    for place, part in enumerate(_tiles(tiles, attributes)):
         tile = _as_read(x[part])
         if not tile.size:
             continue
@@ -126,5 +127,10 @@ def _extents(x: Array, attributes: Attributes) -> list[tuple[int, ...]]:
     return [each if isinstance(each, tuple) else (extent // each,) * each for each, extent in zip(given, x.shape, strict=True)]
 
 
-def _tiles(extents: Sequence[tuple[int, ...]]) -> Iterator[tuple[slice, ...]]:
-    return product(*([slice(end - extent, end) for extent, end in zip(own, accumulate(own), strict=True)] for own in extents))
+def _tiles(extents: Sequence[tuple[int, ...]], attributes: Attributes) -> Iterator[tuple[slice | Array, ...]]:
+    parts = product(*([slice(end - extent, end) for extent, end in zip(own, accumulate(own), strict=True)] for own in extents))
+    orders = attributes.get("orders")
+    if not isinstance(orders, tuple) or not any(orders):
+        return parts
+    lines = [np.array(order) if order else np.arange(sum(own)) for order, own in zip(orders, extents, strict=True)]
+    return (np.ix_(*(line[part] for line, part in zip(lines, each, strict=True))) for each in parts)

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from parsim.collectives import CollectiveAlgorithm
+from parsim.cost.causal import runs_of
 from parsim.cost.choice import algorithm
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import operands
@@ -16,6 +19,7 @@ from parsim.cost.workloads import workload_of
 from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
 from parsim.executor.values import Values
+from parsim.model.dims import FREE, SEQUENCE
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import rules
 from parsim.parallel.group import Group
@@ -137,8 +141,29 @@ class Job:
         return self.sizes.itemsize_bytes[dtype]
 
     def tiles(self, sharding: Sharding, sizes: Sizes) -> dict[str, object]:
-        """What a kernel is told that scales parts of a tensor by themselves: those of each dim; experts have each their own."""
-        return {"tiles": tuple(self._tiles_of(dim, sharding, sizes) for dim in sharding.dims)}
+        """What a kernel is told that scales parts of a tensor by themselves: those of each dim; experts have each their own.
+
+        Where the ranks of another plan hold what lies apart on this one, `orders` says in which order it would lie there.
+        """
+        told: dict[str, object] = {"tiles": tuple(self._tiles_of(dim, sharding, sizes) for dim in sharding.dims)}
+        return told | ({"orders": tuple(map(self._order_there, sharding.dims))} if self._cut else {})
+
+    def _order_there(self, dim: str) -> tuple[int, ...]:
+        """The places of a dim, those of one rank of the other plan after those of another; none where they lie so here."""
+        assert self._cut is not None
+        there, (batch, parts) = (
+            self._cut.sizes,
+            (self._tiles_of(each, Sharding.of(("B", "T"), self._cut.rules), self.sizes) for each in "BT"),
+        )
+        chunks = there.layouts[there.layout[0]]
+        if dim in SEQUENCE and chunks:
+            return tuple(place for start, stop in there.runs(Sharding.of((dim,), {}), dim) for place in range(start, stop))
+        if dim not in FREE or parts == 1:
+            return ()
+        each = self.extent(dim) // self.extent("B")  # runs of a sequence
+        own = np.array([place for start, stop in runs_of(each, chunks, 0, each) for place in range(start, stop)]).reshape(parts, 1, -1)
+        sequences = np.arange(self.extent("B")).reshape(batch, 1, -1, 1)
+        return tuple((sequences * each + own).ravel().tolist())
 
     def _tiles_of(self, dim: str, sharding: Sharding, sizes: Sizes) -> int | tuple[int, ...]:
         """How many equal parts, or the extents of parts that are not."""

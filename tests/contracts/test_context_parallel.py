@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from made_up import mixture, registered
+from made_up import registered
 from parsim.cost.causal import causal_pairs, runs_of
 from parsim.estimator.estimate import estimate, estimates
+from parsim.executor.job import Job
 from parsim.executor.run import execute
 from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions.context import kinds, zigzag
@@ -25,7 +26,7 @@ from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.units import PS_PER_S
 from parsim.verify import verify_plan
-from support import GPT, STACKS, scenario, tiered
+from support import GPT, MOE, STACKS, scenario, tiered
 
 OTHERS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -152,13 +153,25 @@ def test_processes_hand_blocks_round_as_lockstep_does_bit_for_bit() -> None:
         assert mine.keys() == theirs.keys() and all((mine[name] == theirs[name]).all() for name in mine)
 
 
-@pytest.mark.parametrize("split", [(("expert_split", 2), ("expert_ffn", 2)), (("expert_split", 4),)], ids=["ep-etp", "ep"])
-def test_experts_lie_over_the_ranks_of_a_sequence_too(split: tuple[tuple[str, int], ...], tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch, registered(tmp_path, patch) as package:
-        plan = Plan(data_parallel=2, context_parallel=2, zero_stage=3, dimensions=split)
-        assert not faults(plan, mixture(package), Batch(8, 8), 4)
-        toy = scenario(model=mixture(package), batch=Batch(8, 8))
-        assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
+@pytest.mark.parametrize("split", [{"expert_parallel": 2, "expert_tensor_parallel": 2}, {"expert_parallel": 4}], ids=["ep-etp", "ep"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp8_current"])
+def test_experts_lie_over_the_ranks_of_a_sequence_too(split: dict[str, int], dtype: str) -> None:
+    plan = Plan(data_parallel=2, context_parallel=2, zero_stage=3, **split)
+    toy = scenario(model=MOE, batch=Batch(8, 8, dtype))
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
+
+
+@pytest.mark.parametrize("kind", ["ring", "ulysses"])
+@pytest.mark.parametrize("dtype", ["fp8_current", "mxfp8"])
+def test_what_a_rank_scales_are_the_chunks_that_it_holds(kind: str, dtype: str) -> None:
+    plan, toy = Plan(data_parallel=2, context_parallel=2, context_kind=kind), scenario(batch=Batch(8, 8, dtype), stack=STACKS[2])
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
+
+
+def test_mutant_parts_are_scaled_as_they_lie_on_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "_order_there", lambda *_: ())
+    toy = scenario(batch=Batch(8, 8, "fp8_current"), stack=STACKS[2])
+    assert [check for check in verify_plan(toy, Plan(context_parallel=2, context_kind="ring"), "toy") if not check.ok]
 
 
 @pytest.mark.parametrize(("zero", "group"), [(0, "dp+cp"), (3, "dp+cp")])
