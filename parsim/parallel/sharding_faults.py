@@ -147,7 +147,8 @@ def tokens(plan: Plan, model: ModelSpec, batch: Batch) -> Iterator[PlanFault]:
     view = [axis for axis in dimensions.axes_of(dimensions.EXPERT) if found[axis] > 1]
     if not view and run == 1:
         return
-    parts, runs = dimensions.split(plan, "T"), f"runs of {run} tokens (the least that experts share)"
+    pieces = len(dimensions.chunks(plan)) or 1  # that lie apart on the ranks of context parallelism
+    parts, runs = math.lcm(pieces, dimensions.split(plan, "T")), f"runs of {run} tokens (the least that experts share)"
     if batch.sequence_length % parts == 0 and batch.sequence_length // parts % run:
         message = f"the {parts} parts of a sequence of {batch.sequence_length} tokens are no {runs}"
         enough = parts * run

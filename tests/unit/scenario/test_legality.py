@@ -109,8 +109,9 @@ def test_parts_of_a_sequence_too_short_for_runs_of_experts_name_a_length_that_is
     plan = Plan(context_parallel=2)
     ((field, text),) = found(plan, model=model, batch=Batch(48, 64))
     assert field == "context_parallel"
-    assert text.endswith("Make sequence_length a multiple of 512, or context_parallel 1")
-    assert not found(plan, model=replace(model, max_positions=512), batch=Batch(48, 512))
+    assert text.endswith("Make sequence_length a multiple of 1024, or context_parallel 1")  # 2 ranks hold 2 chunks each
+    for length, legal in ((512, False), (1024, True)):
+        assert bool(found(plan, model=replace(model, max_positions=length), batch=Batch(48, length))) is not legal
 
 
 def test_all_faults_are_told_at_once():
