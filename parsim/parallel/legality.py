@@ -143,10 +143,12 @@ def _world(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     names = " x ".join(("tensor_parallel", "pipeline_parallel", *others))
     factors = " x ".join(str(each) for each in (plan.tensor_parallel, plan.pipeline_parallel, *others.values()))
     if num_devices % inner:
-        field = "tensor_parallel" if num_devices % plan.tensor_parallel else "pipeline_parallel"
+        degrees = {"tensor_parallel": plan.tensor_parallel, "pipeline_parallel": plan.pipeline_parallel, **others}
+        room, each = num_devices, iter(degrees)
+        while room % degrees[field := next(each)] == 0:
+            room //= degrees[field]
         message = f"{names} = {factors} = {inner} does not divide the {num_devices} devices of the cluster"
-        legal = divisors(num_devices if field == "tensor_parallel" else num_devices // plan.tensor_parallel)
-        yield PlanFault(field, message, f"Legal {field}: {comma_list(legal)}")
+        yield PlanFault(field if field in KEYS else "dimensions", message, f"Legal {field}: {comma_list(divisors(room))}")
     elif plan.num_devices != num_devices:
         asked = f"data_parallel x {names} = {plan.data_parallel} x {factors} = {plan.num_devices}"
         message = f"{asked}, but the cluster has {num_devices} devices"

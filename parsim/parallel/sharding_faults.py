@@ -147,10 +147,15 @@ def tokens(plan: Plan, model: ModelSpec, batch: Batch) -> Iterator[PlanFault]:
     view = [axis for axis in dimensions.axes_of(dimensions.EXPERT) if found[axis] > 1]
     if not view and run == 1:
         return
-    parts, runs = dimensions.split(plan, "T"), f"runs of {run} tokens (the least that experts share)"
+    pieces = len(dimensions.chunks(plan)) or 1  # that lie apart on the ranks of context parallelism
+    parts, runs = math.lcm(pieces, dimensions.split(plan, "T")), f"runs of {run} tokens (the least that experts share)"
     if batch.sequence_length % parts == 0 and batch.sequence_length // parts % run:
         message = f"the {parts} parts of a sequence of {batch.sequence_length} tokens are no {runs}"
-        yield PlanFault("sequence_parallel", message, f"Make sequence_length a multiple of {parts * run}, or sequence_parallel false")
+        enough = parts * run
+        while enough // parts % model.run_length(enough):  # a longer sequence may have longer runs
+            enough *= 2
+        field, off = ("sequence_parallel", "false") if plan.sequence_parallel else ("context_parallel", "1")
+        yield PlanFault(field, message, f"Make sequence_length a multiple of {enough}, or {field} {off}")
         return
     over = dimensions.rules(dimensions.switched_on(plan, found)).get("M", ())
     around = set(over) & set(dimensions.axes_of(dimensions.OUTSIDE))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import cache
 from typing import Final
 
@@ -309,10 +310,13 @@ def about_key(section: str, key: str, own: Iterable[str], *, nested: bool = Fals
     '; give it as plans.NAME.micro_batch'
     """
     word = squeeze(key)
+    slips = get_close_matches(key, own := [*own], 1, _SLIP)
     for name in (f"{word}[]" if nested else word, word, *_stems(word)):
         homes = dict(_homes().get(name, {}))
         if (meant := homes.pop(section, "")) in own:
             return f" (did you mean '{meant}'?)"
+        if slips and not homes:
+            return f" (did you mean '{slips[0]}'?)"
         if said := _sentence(SAID, name):
             return f": {said}"
         homes = {place: meant for place, meant in homes.items() if place not in _OWN or name == squeeze(meant)}
@@ -352,6 +356,7 @@ def lack_of(kind: str, name: str) -> str:
     return _sentence(UNBUILT.get(kind, {}), squeeze(name))
 
 
+_SLIP: Final = 0.9  # so alike is a key of its own with a letter wrong, rather than another's word
 _OWN: Final = ("measured", "data")  # sections whose short words mean something else in another
 _PLACES: Final = {"": "", "plans": "plans.NAME.", "measured": "measured.NAME.", "stack": "stack: {base: NAME, ...}, key "}
 

@@ -281,3 +281,8 @@ def test_values_of_the_table_are_legal() -> None:
     for kind, sentences in asked.UNBUILT.items():
         names = [word for words in sentences.values() for word in words.split() if "*" not in word]
         assert not {squeeze(name) for name in names} & {squeeze(name) for name in legal[kind]}, kind
+
+
+def test_a_key_with_a_letter_wrong_is_that_key_though_a_word_of_the_table_fits_too() -> None:
+    assert asked.about_key("plans", "expert_tensor_paralel", KEYS) == " (did you mean 'expert_tensor_parallel'?)"
+    assert asked.about_key("plans", "expert_capacity_factor", KEYS).startswith(": routers have one form")

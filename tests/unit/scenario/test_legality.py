@@ -98,6 +98,22 @@ def test_degrees_that_no_number_of_replicas_completes_are_told_which_do():
     assert "2 x 3 = 6 does not divide the 8 devices of the cluster. Legal pipeline_parallel: 1, 2, 4" in text
 
 
+def test_the_first_degree_that_the_devices_do_not_hold_is_named():
+    ((field, text),) = found(Plan(tensor_parallel=2, context_parallel=8), num_devices=8)
+    assert field == "context_parallel"
+    assert "2 x 1 x 8 = 16 does not divide the 8 devices of the cluster. Legal context_parallel: 1, 2, 4" in text
+
+
+def test_parts_of_a_sequence_too_short_for_runs_of_experts_name_a_length_that_is_legal():
+    model = replace(MODEL, num_experts=4, experts_per_token=2, load_skew=0.5)
+    plan = Plan(context_parallel=2)
+    ((field, text),) = found(plan, model=model, batch=Batch(48, 64))
+    assert field == "context_parallel"
+    assert text.endswith("Make sequence_length a multiple of 1024, or context_parallel 1")  # 2 ranks hold 2 chunks each
+    for length, legal in ((512, False), (1024, True)):
+        assert bool(found(plan, model=replace(model, max_positions=length), batch=Batch(48, length))) is not legal
+
+
 def test_all_faults_are_told_at_once():
     plan = Plan(tensor_parallel=3, pipeline_parallel=13, sequence_parallel=True)
     assert [field for field, _ in found(plan)] == ["tensor_parallel", "pipeline_parallel", "sequence_parallel"]
