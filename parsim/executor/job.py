@@ -173,7 +173,8 @@ class Job:
             return count if dim == "E" else self.spec.expert_loads(self.model.batch.sequence_length)[start : start + count]
         if self._cut is None:
             return 1
-        return int(self._cut.sizes.dims[dim][0] // self._cut.sizes.local(Sharding.of(sharding.dims, self._cut.rules), dim)[0])
+        local = int(self._cut.sizes.local(Sharding.of(sharding.dims, self._cut.rules), dim)[0])
+        return max(1, self.extent(dim) // local)  # of the heads where ranks share kv heads, too
 
     def attributes(self, task: Compute, sizes: Sizes) -> dict[str, object]:
         """A kernel's attributes with numbers for the words that depend on sizes or on the rank whose they are."""

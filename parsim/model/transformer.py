@@ -123,9 +123,8 @@ class TransformerSpec(ModelSpec):
         if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
             said = f"num_dense_layers = {self.num_dense_layers} and expert_layer_every = {self.expert_layer_every}"
             return f"{said} leave none of {self.num_layers} layers its experts"
-        if self.shared_ffn_hidden_size and not self.num_experts:
-            return f"shared_ffn_hidden_size = {self.shared_ffn_hidden_size} stands beside experts, but num_experts = 0"
-        return ""
+        beside = next((name for name in ("shared_ffn_hidden_size", "load_skew") if getattr(self, name)), "")
+        return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0" if beside and not self.num_experts else ""
 
     def _latent_misfit(self) -> str:
         """What does not fit in the figures of latent attention."""

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Sums of the same float64 numbers in another order: measured 1e-16 to 1e-14 of the largest gradient.
 TOLERANCE = 1e-12
+# Where ranks hold copies of a kv head, each rounds the gradient of its own query heads, which one rank adds before: a step of E5M2.
+COARSE = 2.0**-2
 _SMALLEST_SCALE = 1e-3  # the logits' gradients of a mean loss sum to about 1 in size: where all others cancel, rounding is held against it
 
 
@@ -227,8 +229,9 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
         for m, value in executed.input_gradients[rank].items():
             difference = float(np.abs(value - shard(whole.input_gradients[0][m], job.step.stream.sharding, sizes)).max(initial=0.0))
             worst["input gradients"] = max(worst["input gradients"], difference / largest)
+    apart = job.step.structure.copies_kv_heads and job.step.structure.narrows
     for key, error in worst.items():
-        yield key, error <= TOLERANCE, f"{error:.1e} of the largest, one-rank run"
+        yield key, error <= (COARSE if apart else TOLERANCE), f"{error:.1e} of the largest, one-rank run"
     yield "loss", abs(executed.loss - whole.loss) <= TOLERANCE * abs(whole.loss), f"{executed.loss:.12f}"
 
 

@@ -10,6 +10,7 @@ from parsim import schedules
 from parsim.cluster.cluster import Cluster
 from parsim.model.dims import DIMS, FREE
 from parsim.model.parameters import model_flops_per_token
+from parsim.parallel import sharding_faults
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, degrees, split
 from parsim.parallel.plan import EXPERT_KEYS, Plan
 from parsim.parallel.stages import layers_of
@@ -65,6 +66,8 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
         model = replace(model, hidden_size=_SHARED)  # so that bytes of all tensors are whole
     rounds = 1 if small.optimizer_in_backward else 2 * small.pipeline_parallel
     sequences, tokens = rounds * split(small, "B") * small.micro_batch, (8 if in_blocks else 4) * parts
+    while next(sharding_faults.tokens(small, model, replace(scenario.batch, sequence_length=tokens)), None):
+        tokens *= 2  # until runs of tokens that experts share are whole
     batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens)
     stack = replace(scenario.stack, vocab_multiple=8, loss_chunks=min(scenario.stack.loss_chunks, 2))
     cluster = _cluster(scenario.cluster, small.num_devices)
