@@ -16,7 +16,7 @@ from parsim.cluster.scalars import Floats, Scalar, floats, reshape
 def share_that_meets(num_experts: int, held: Scalar, chosen: int) -> Floats:
     """The share of tokens that have one of `held` experts among the `chosen` ones, all choices of different experts being as likely.
 
-    >>> share_that_meets(4, 2, 1), round(float(share_that_meets(4, 2, 2)), 4)
+    >>> float(share_that_meets(4, 2, 1)), round(float(share_that_meets(4, 2, 2)), 4)
     (0.5, 0.8333)
     """
     (missed, *more) = (np.maximum(num_experts - np.asarray(held, dtype=np.float64) - i, 0.0) / (num_experts - i) for i in range(chosen))

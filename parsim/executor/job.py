@@ -20,6 +20,7 @@ from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
 from parsim.executor.values import Values
 from parsim.model.dims import FREE, SEQUENCE
+from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import rules
 from parsim.parallel.group import Group
@@ -151,10 +152,7 @@ class Job:
     def _order_there(self, dim: str) -> tuple[int, ...]:
         """The places of a dim, those of one rank of the other plan after those of another; none where they lie so here."""
         assert self._cut is not None
-        there, (batch, parts) = (
-            self._cut.sizes,
-            (self._tiles_of(each, Sharding.of(("B", "T"), self._cut.rules), self.sizes) for each in "BT"),
-        )
+        there, (batch, parts) = self._cut.sizes, (self._parts_there(each, ("B", "T")) for each in "BT")
         chunks = there.layouts[there.layout[0]]
         if dim in SEQUENCE and chunks:
             return tuple(place for start, stop in there.runs(Sharding.of((dim,), {}), dim) for place in range(start, stop))
@@ -171,10 +169,12 @@ class Job:
             own = Sharding(("E",), (sharding.axes[sharding.dims.index(dim)],))
             count, start = int(sizes.local(own, "E")[0]), int(sizes.start(own, "E")[0])
             return count if dim == "E" else self.spec.expert_loads(self.model.batch.sequence_length)[start : start + count]
-        if self._cut is None:
-            return 1
-        local = int(self._cut.sizes.local(Sharding.of(sharding.dims, self._cut.rules), dim)[0])
-        return max(1, self.extent(dim) // local)  # of the heads where ranks share kv heads, too
+        return self._parts_there(dim, sharding.dims) if self._cut else 1
+
+    def _parts_there(self, dim: str, dims: Dims) -> int:
+        """Parts of a dim on the ranks of the other plan; of heads as many as differ, where ranks share kv heads."""
+        assert self._cut is not None
+        return max(1, self.extent(dim) // int(self._cut.sizes.local(Sharding.of(dims, self._cut.rules), dim)[0]))
 
     def attributes(self, task: Compute, sizes: Sizes) -> dict[str, object]:
         """A kernel's attributes with numbers for the words that depend on sizes or on the rank whose they are."""

@@ -122,7 +122,7 @@ def test_a_worker_that_is_killed_ends_the_run_and_leaves_no_process() -> None:
 
 
 def test_an_unknown_transport_is_told_the_known_ones() -> None:
-    with pytest.raises(ParsimError, match="the run ended: unknown transport 'carrier pigeon'; there are lockstep, shared_memory, mpi"):
+    with pytest.raises(ParsimError, match="transport = 'carrier pigeon' must be 'lockstep' or 'shared_memory' or 'mpi'"):
         execute(toy(Plan(), STACKS[0]), Plan(), transport="carrier pigeon")  # type: ignore[arg-type]
 
 

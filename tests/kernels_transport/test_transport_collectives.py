@@ -29,6 +29,8 @@ def chunks_at_start(operation: str, num_ranks: int, elements: int, dtype: str, s
                 part if chunk // num_ranks == rank else None
                 for chunk, part in enumerate(np.resize(parts_of(parts, num_ranks), num_ranks**2))
             ]
+        if operation == "shift":
+            parts = [parts[0] if chunk == rank else None for chunk in range(num_ranks)]
         everyone.append(parts)
     return everyone
 

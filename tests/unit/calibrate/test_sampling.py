@@ -37,7 +37,9 @@ def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
             sizes.setdefault(law_name(task), set()).add(TimedCall.of(task, next(works_of(task, job.sizes))))
         for kernel in {task.kernel for task in job.step.finish if isinstance(task, Compute)}:
             sizes.setdefault(kernel, set()).add(TimedCall(kernel, float(job.spec.hidden_size), 0.0))
-    others = {"flatten", "unflatten", "grouped_gemm"}  # of no model of the catalog; and an einsum_batched
+    # Of no model or plan that is timed here: chunks of a loss, rings, latent attention, narrow formats; and an einsum_batched.
+    others = {"flatten", "unflatten", "grouped_gemm", "take", "join", "flash_attention_more", "append", "append_grad", "absmax", "quantise"}
+    others |= {"route_sigmoid", "route_sigmoid_grad"}
     assert set(COSTS) - others - {name.removesuffix("_add").removesuffix("_batched") for name in sizes} == set()
     assert {name for name, shapes in sizes.items() if len(shapes) < 3} == set()
 

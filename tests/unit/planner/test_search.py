@@ -153,7 +153,6 @@ def test_a_space_is_named_or_given() -> None:
         ({"layers_per_stage": [[4, 4], 4]}, "layers_per_stage.1: must be a list, not 4"),
         (PlanSpace("a", {"tensorparallel": (2,)}), "did you mean 'tensor_parallel'"),
         (PlanSpace("a", {"sequence_parallel": ("yes",)}), "must be true or false, not 'yes'"),
-        (7, "a space is a name, a mapping of axes or a PlanSpace, not 7"),
     ],
 )
 def test_a_wrong_space_is_refused_with_what_was_meant(axes: object, said: str) -> None:
