@@ -2,64 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from dataclasses import replace
 
 import pytest
 
 from parsim import catalog, schedules
-from parsim.cost.cost_model import CostModel
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
-from parsim.parallel.stages import layers_of
 from parsim.scenario import from_mapping
 from parsim.scenario.rows import read
 from parsim.validate import RowResult, defaults, validate
-from parsim.validate.case import scenario_of
 from parsim.validate.compare import STATISTICS, statistics, validation_of
 from parsim.validate.table import COLUMNS
-from parsim.validate.table import read as read_table
-
-SMALL = {
-    "id": "small",
-    "source_family": "papers",
-    "num_layers": "4",
-    "hidden_size": "1024",
-    "num_heads": "16",
-    "vocab_size": "51200",
-    "sequence_length": "512",
-    "accelerator": "a100-sxm4-80gb",
-    "num_devices": "16",
-    "tensor_parallel": "2",
-    "pipeline_parallel": "2",
-    "micro_batch": "2",
-    "global_batch": "32",
-    "dtype": "fp16",
-    "recompute": "full",
-    "step_s": "1",
-}
-
-
-def table(tmp_path, *rows, name="cases.csv"):
-    path = tmp_path / name
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def only(tmp_path, **changes):
-    (row,) = validate(table(tmp_path, {**SMALL, **changes})).rows
-    return row
-
-
-def described(tmp_path, **changes):
-    (row,) = read_table(table(tmp_path, {**SMALL, **changes}), ())
-    return scenario_of(row, "cases.csv")
+from validate_rows import SMALL, only, table
 
 
 def test_a_row_is_predicted_as_the_scenario_that_it_describes(tmp_path):
@@ -97,82 +53,6 @@ def test_the_step_is_derived_from_the_tokens_of_a_device(tmp_path):
     # 32 sequences x 512 tokens on 16 devices that take 1000 tokens a second: 1.024 s.
     assert only(tmp_path, step_s="", tokens_per_s_per_device="1000").measured_step_s == pytest.approx(1.024, rel=1e-15)
     assert only(tmp_path, step_s="2", tokens_per_s_per_device="1000").measured_step_s == 2.0
-
-
-def test_a_row_without_a_shape_has_that_of_the_catalog_model_that_it_names(tmp_path):
-    shapeless = dict.fromkeys(("num_layers", "hidden_size", "num_heads", "vocab_size"), "")
-    named = described(tmp_path, **shapeless, model_name="GPT3-6.7B").model
-    assert named == read("models", "gpt3-6.7b")
-    assert described(tmp_path, model_name="GPT3-6.7B").model.hidden_size == 1024  # what is stated counts
-
-
-@pytest.mark.parametrize(("layers", "chunks", "held"), [("6", "4", (0, *[1] * 6, 0)), ("8", "4", (1,) * 8), ("4", "", (2, 2))])
-def test_embedding_and_head_count_as_layers_where_megatron_core_has_no_even_stages_else(tmp_path, layers, chunks, held):
-    found = described(tmp_path, source_family="nemo_bridge", num_layers=layers, virtual_pipeline=chunks)
-    assert layers_of(found.plan("row"), int(layers), found.stack.layer_split) == held
-
-
-def test_micro_batches_of_one_where_a_row_states_none(tmp_path):
-    assert described(tmp_path, micro_batch="").plan("row").micro_batch == 1
-
-
-@pytest.mark.parametrize(
-    ("notes", "modules"), [("recompute_modules=[mlp+layernorm]", ("mlp", "layernorm")), ("recompute-modules=[mlp]", ("mlp",))]
-)
-def test_a_custom_recomputation_is_that_of_the_modules_in_the_notes(tmp_path, notes, modules):
-    plan = described(tmp_path, source_family="mcore_ci", recompute="custom", notes=f"a; {notes}; b").plan("row")
-    assert (plan.recompute, plan.recompute_modules) == ("none", modules)
-
-
-def test_a_custom_recomputation_that_nobody_names_is_the_smallest_that_fits_and_is_said(tmp_path):
-    assert only(tmp_path, recompute="custom").assumed == "recompute = none"
-    tight = only(tmp_path, recompute="custom", sequence_length="8192", micro_batch="8", global_batch="64")
-    assert tight.assumed in ("recompute = selective", "recompute = full")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "notes", "recipe"),
-    [
-        ("fp8", "", "fp8_current"),
-        ("fp8", 'precision label "FP8"; release 26.06', "fp8_current"),
-        ("fp8", 'precision label "MXFP8"; release 26.06', "mxfp8"),
-        ("fp8", 'precision label "FP8-CS (FP8-MX)"', "fp8_current"),
-        ("nvfp4", 'precision label "NVFP4"', "nvfp4"),
-        ("fp8", "release 25.09", "fp8_delayed"),
-    ],
-)
-def test_the_label_in_the_notes_says_which_precision_is_meant(tmp_path, dtype, notes, recipe):
-    release = notes.rpartition("release ")[2] if "release" in notes else ""
-    found = described(tmp_path, source_family="nemo_bridge", accelerator="gb200", dtype=dtype, notes=notes, release=release)
-    assert found.batch.dtype == recipe
-
-
-@pytest.mark.parametrize(("results", "recipe"), [("v4.1", "fp8_delayed"), ("v5.1", "fp8_current")])
-def test_fp8_of_mlperf_is_what_its_configurations_state(tmp_path, results, recipe):
-    """FP8_RECIPE is tensorwise in v5.1; NeMo of 2024 knows delayed scaling only."""
-    source = f"mlcommons/training_results_{results} NVIDIA/results/eos"
-    assert described(tmp_path, source_family="mlperf", accelerator="h100-sxm5-80gb", dtype="fp8", source=source).batch.dtype == recipe
-
-
-def test_experts_and_widths_of_a_catalog_model_are_those_of_a_row_with_them(tmp_path):
-    """No column says that heads have norms or are wider than hidden_size / num_heads."""
-    widths = {"hidden_size": "2048", "ffn_hidden_size": "768", "num_heads": "32", "num_kv_heads": "4", "mlp": "swiglu"}
-    row = {**SMALL, **widths, "num_experts": "128", "top_k": "8", "expert_parallel": "4", "dtype": "bf16"}
-    known = scenario_of(read_table(table(tmp_path, row))[0], "")
-    assert known.model == replace(read("models", "qwen3-30b-a3b"), num_layers=4, max_positions=512)
-    assert known.plans["row"].expert_parallel == 4
-    latent = {
-        **row,
-        "model_name": "Moonlight 16B",
-        "hidden_size": "2048",
-        "ffn_hidden_size": "1408",
-        "num_heads": "16",
-        "num_kv_heads": "16",
-    }
-    found = scenario_of(read_table(table(tmp_path, {**latent, "num_experts": "64", "top_k": "6"}))[0], "").model
-    assert (found.kv_lora_rank, found.head_dim, found.num_layers) == (512, 128 + 64, 4)
-    other = scenario_of(read_table(table(tmp_path, {**row, "num_experts": "64"}))[0], "").model
-    assert (other.num_experts, other.experts_per_token, other.expert_ffn_hidden_size, other.qk_norm) == (64, 8, 768, False)
 
 
 def test_rows_of_ci_count_for_memory_only(tmp_path):
@@ -324,103 +204,3 @@ def test_defaults_name_rows_of_the_catalog():
 
 def test_the_columns_are_all_different():
     assert len(set(COLUMNS)) == len(COLUMNS)
-
-
-def test_the_repository_of_a_row_names_its_stack_before_its_family_does(tmp_path):
-    oneflow = {"source_family": "oneflow"}
-    assert described(tmp_path, **oneflow, source="Oneflow-Inc/DLPerf OneFlow/LanguageModeling/GPT").stack == read("stacks", "oneflow")
-    assert described(tmp_path, **oneflow, source="Oneflow-Inc/DLPerf Megatron-LM").stack == read("stacks", "megatron-2021")
-    nemo = "NVIDIA/NeMo docs/source/performance/performance_summary.md @8e3d65dcfe (2024-09-09, NeMo 24.07) [pretrain]"
-    assert described(tmp_path, source_family="nemo_bridge", source=nemo).stack == read("stacks", "nemo")
-    assert described(tmp_path, source_family="never seen").stack == read("stacks", defaults.DEFAULT_STACK)
-
-
-def test_what_a_row_leaves_open_is_what_its_software_does(tmp_path):
-    nemo, said = (
-        described(tmp_path, source_family="dgxc", **each).plan("row") for each in ({}, {"sequence_parallel": "no", "zero_stage": "0"})
-    )
-    assert (nemo.sequence_parallel, nemo.zero_stage) == (True, 1)
-    assert (said.sequence_parallel, said.zero_stage) == (False, 0)
-    assert described(tmp_path, source_family="dgxc", tensor_parallel="1").plan("row").sequence_parallel is False
-
-
-@pytest.mark.parametrize(
-    ("said", "release", "noted"),
-    [
-        ({"release": "26.04.01"}, "26.04.01", ()),
-        ({"source": "docs/performance-summary.md release 26.02 [Pre-Training Performance]"}, "26.02", ()),
-        ({"release": "26.05"}, "26.04.01", ("stack = megatron-bridge-26.04.01 for release 26.05",)),
-        ({"release": "24.07"}, "25.09", ("stack = megatron-bridge-25.09 for release 24.07",)),
-        ({}, catalog.releases("stacks", "megatron-bridge")[0], ()),
-    ],
-)
-def test_a_row_runs_the_release_that_it_states_or_the_one_before_it(tmp_path, said, release, noted):
-    scenario = described(tmp_path, source_family="nemo_bridge2", **said)
-    assert (scenario.stack.name, scenario.notes) == (f"megatron-bridge-{release}", noted)
-
-
-def test_a_row_of_no_release_is_left_out_with_the_known_ones(tmp_path):
-    assert "'nightly' is no release of megatron-bridge" in only(tmp_path, source_family="nemo_bridge2", release="nightly").skipped
-
-
-def test_a_layer_of_squared_relu_is_that_of_nemotron(tmp_path):
-    model = described(tmp_path, mlp="squared_relu").model  # arXiv:2402.16819, section 2
-    assert (model.positions, model.norm, model.bias, model.dropout, model.tied_embedding) == ("rotary", "layer_norm", False, 0.0, False)
-
-
-def test_mpt_drops_nothing(tmp_path):
-    assert described(tmp_path, source_family="llm_foundry", mlp="gelu").model.dropout == 0.0
-    assert described(tmp_path, mlp="gelu").model.dropout == 0.1
-
-
-def test_four_v100_a_node_and_omni_path_are_jean_zay(tmp_path):
-    cluster = described(
-        tmp_path,
-        accelerator="v100-sxm2-32gb",
-        devices_per_node="4",
-        inter_node_link="Omni-Path (Jean Zay)",
-        source_family="bigscience_v100",
-    ).cluster
-    assert (cluster.node.name, cluster.node.devices_per_node, cluster.num_nodes) == ("jean-zay-v100-32gb", 4, 4)
-    assert cluster.fabric is not None and (cluster.fabric.name, cluster.fabric.nics_per_node) == ("omni-path-100", 4)
-
-
-@pytest.mark.parametrize(("num_devices", "devices_a_node", "num_nodes"), [("16", 16, 1), ("144", 72, 2)])
-def test_nvlink_joins_the_trays_of_a_gb200_rack(tmp_path, num_devices, devices_a_node, num_nodes):
-    sizes = {"num_devices": num_devices, "global_batch": "144", "devices_per_node": "4", "micro_batch": "1"}
-    cluster = described(tmp_path, accelerator="gb200", **sizes).cluster
-    assert (cluster.node.devices_per_node, cluster.num_nodes) == (devices_a_node, num_nodes)
-
-
-@pytest.mark.parametrize(
-    ("family", "stated", "accelerator", "forward", "backward"),
-    [
-        ("dgxc", "flash", "h100-sxm5-80gb", 1.0, 1.0),
-        ("dgxc", "flash_2", "h100-sxm5-80gb", 1.75, 1.625),  # arXiv:2407.08608: 1.5 to 2.0 x forward, 1.5 to 1.75 x backward
-        ("torchtitan", "flash", "h100-sxm5-80gb", 1.75, 1.625),
-        ("torchtitan", "flash_2", "a100-sxm4-80gb", 1.0, 1.0),
-        ("llm_foundry", "flash", "a100-sxm4-80gb", 1.4, 2.0),  # arXiv:2307.08691, in Triton: 1.3 to 1.5 x forward, around 2 x backward
-        ("llm_foundry", "flash_1", "a100-sxm4-80gb", 2.0, 2.0),
-        ("llm_foundry", "flash_2", "a100-sxm4-80gb", 1.0, 1.0),
-    ],
-)
-def test_an_older_flash_attention_is_slower_by_what_its_successor_states(tmp_path, family, stated, accelerator, forward, backward):
-    row = {"source_family": family, "attention": stated, "accelerator": accelerator, "dtype": "bf16"}
-    found = described(tmp_path, **row)
-    kernel = CostModel(found.cluster, found.stack, found.batch).flash
-    assert (1 / kernel.forward, 1 / kernel.backward) == pytest.approx((forward, backward))
-
-
-def test_a_kernel_that_the_device_of_a_row_has_not_is_named(tmp_path):
-    row = only(tmp_path, attention="flash_3", accelerator="a100-sxm4-80gb", dtype="bf16")
-    assert row.skipped == (
-        "attention = flash_3 does not run on a100-sxm4-80gb (Ampere); there: flash, flash_1, flash_1_triton, flash_2, cudnn"
-    )
-
-
-def test_what_the_allocator_wastes_counts_to_a_device_but_not_to_its_tensors(tmp_path):
-    row = described(tmp_path)
-    plain, wasteful = (estimate(replace(row, stack=replace(row.stack, allocator_slack=share)), "row").memory_bytes for share in (0.0, 0.25))
-    for before, after in zip(plain, wasteful, strict=True):
-        assert after["framework"] - before["framework"] == (before["activations"] + before["transients"]) // 4
-        assert {**after, "framework": 0} == {**before, "framework": 0}
