@@ -88,6 +88,9 @@ def context(plan: Plan, model: ModelSpec | None, batch: Batch | None, stack: Sta
         cut = f", and sequence_parallel into {dimensions.split(plan, 'T')} parts" if parts > num_chunks else ""
         message = f"{tokens}{cut}, which do not divide sequence_length = {batch.sequence_length}"
         yield PlanFault("context_parallel", message, f"Make sequence_length a multiple of {parts}, or lower context_parallel")
+    elif batch and stack and stack.loss_chunks > 1 and batch.sequence_length % (parts := stack.loss_chunks * dimensions.split(plan, "s")):
+        message = f"context_parallel = {degree} leaves a rank no whole tokens of each of {stack.loss_chunks} loss_chunks"
+        yield PlanFault("context_parallel", message, f"Make sequence_length a multiple of {parts}, or lower loss_chunks of the stack")
 
 
 def others(plan: Plan, model: ModelSpec, batch: Batch | None) -> Iterator[PlanFault]:

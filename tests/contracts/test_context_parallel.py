@@ -168,6 +168,13 @@ def test_what_a_rank_scales_are_the_chunks_that_it_holds(kind: str, dtype: str) 
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
+def test_chunks_of_a_loss_are_those_of_the_tokens_of_a_rank() -> None:
+    plan, stack = Plan(context_parallel=2, context_kind="ring"), replace(STACKS[2], loss_chunks=4)
+    assert not [check for check in verify_plan(scenario(batch=Batch(8, 8), stack=stack), plan, "toy") if not check.ok]
+    (found,) = faults(plan, GPT, Batch(8, 8), 2, stack=replace(stack, loss_chunks=8))
+    assert (found.field, found.remedy) == ("context_parallel", "Make sequence_length a multiple of 16, or lower loss_chunks of the stack")
+
+
 def test_mutant_parts_are_scaled_as_they_lie_on_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Job, "_order_there", lambda *_: ())
     toy = scenario(batch=Batch(8, 8, "fp8_current"), stack=STACKS[2])
