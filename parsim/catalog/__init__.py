@@ -150,10 +150,10 @@ def _load(text: str) -> Mapping[str, Any]:
 
 @cache
 def _reader() -> Any:
-    """A reader of YAML for all rows: it looks for plug-ins when it is made."""
+    """A reader of YAML for all rows, in C where there is one: it looks for plug-ins when it is made."""
     from ruamel.yaml import YAML
 
-    return YAML(typ="safe", pure=True)
+    return YAML(typ="safe")
 
 
 def _home(anchor: str, texts: Mapping[str, str], user: str) -> str:
