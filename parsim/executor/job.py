@@ -63,6 +63,11 @@ class _Cut(NamedTuple):
 
     sizes: Sizes
     rules: Rules
+    mesh: Mesh
+
+
+def _mesh(sizes: Sizes) -> Mesh:
+    return Mesh({axis: int(degree[0]) for axis, degree in sizes.degrees.items()}, sizes.orders[0])
 
 
 @dataclass(slots=True)
@@ -90,8 +95,8 @@ class Job:
         self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, asked.model.batch.global_batch)
         if asked.rounds_as:
             other = workload_of(asked.spec, asked.model, asked.rounds_as, asked.dtype_bytes)
-            self._cut = _Cut(other.sizes, rules(other.step.structure.dimensions))
-        self.mesh = Mesh({axis: int(degree[0]) for axis, degree in self.sizes.degrees.items()}, self.sizes.orders[0])
+            self._cut = _Cut(other.sizes, rules(other.step.structure.dimensions), _mesh(other.sizes))
+        self.mesh = _mesh(self.sizes)
 
     @property
     def num_ranks(self) -> int:
@@ -156,12 +161,13 @@ class Job:
         chunks = there.layouts[there.layout[0]]
         if dim in SEQUENCE and chunks:
             return tuple(place for start, stop in there.runs(Sharding.of((dim,), {}), dim) for place in range(start, stop))
-        if dim not in FREE or parts == 1:
+        ranks = self._cut.mesh.experts_order()
+        if dim not in FREE or (parts == 1 and ranks == tuple(range(len(ranks)))):
             return ()
         each = self.extent(dim) // self.extent("B")  # runs of a sequence
         own = np.array([place for start, stop in runs_of(each, chunks, 0, each) for place in range(start, stop)]).reshape(parts, 1, -1)
         sequences = np.arange(self.extent("B")).reshape(batch, 1, -1, 1)
-        return tuple((sequences * each + own).ravel().tolist())
+        return tuple((sequences * each + own).reshape(len(ranks), -1)[[*ranks]].ravel().tolist())
 
     def _tiles_of(self, dim: str, sharding: Sharding, sizes: Sizes) -> int | tuple[int, ...]:
         """How many equal parts, or the extents of parts that are not."""

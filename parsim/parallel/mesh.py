@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, view_of
 from parsim.parallel.group import Group
@@ -45,6 +46,16 @@ class Mesh:
     def rank_at(self, at: Mapping[str, int]) -> int:
         """The rank at these coordinates of the dense view; inverse of `coordinates`."""
         return self._number(at, self._numbered[::-1])
+
+    def experts_order(self) -> tuple[int, ...]:
+        """The ranks of the first stage as the expert view numbers them.
+
+        >>> degrees = {"pp": 2, "dp": 2, "tp": 2, "edp": 2, "ep": 1, "etp": 2}
+        >>> Mesh(degrees, ("tp", "dp", "pp")).experts_order(), Mesh(degrees, ("dp", "tp", "pp")).experts_order()
+        ((0, 1, 2, 3), (0, 2, 1, 3))
+        """
+        ranks = range(prod(self.degrees[axis] for axis in self._stage))
+        return tuple(sorted(ranks, key=lambda rank: self._number(self._split(rank, reversed(self._numbered)), self._stage)))
 
     def members(self, rank: int, group: Group, stages: Sequence[int] = ()) -> tuple[int, ...]:
         """The ranks of a rank's group, those that differ along its axes only, in order of their coordinates.

@@ -44,8 +44,9 @@ def tasks() -> list[Task]:
         (Plan(), UNEVEN),
         (Plan(data_parallel=3, expert_parallel=3, micro_batch=2, recompute_modules=("moe_act",)), UNEVEN),
         (replace(SPREAD, tensor_parallel=2, sequence_parallel=True, expert_tensor_parallel=2, zero_stage=3), MODEL),
+        (Plan(data_parallel=2, tensor_parallel=2, expert_tensor_parallel=2, rank_order="dp-tp-pp"), MODEL),
     ],
-    ids=["one", "uneven-ep", "sp-etp-zero3"],
+    ids=["one", "uneven-ep", "sp-etp-zero3", "etp-over-replicas"],
 )
 def test_all_readers_agree(name: str, plan: Plan, model: object) -> None:
     assert not red(name, plan, model)
