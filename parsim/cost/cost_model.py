@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.flash import OWN, FlashKernel, flash_kernel
-from parsim.parallel.plan import Batch, Stack
+from parsim.parallel.plan import ANY, Batch, Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,12 @@ class CostModel:
         """The name by which the stack has a factor for the accelerator: its own, or that of its catalog row; "" where it has none."""
         accelerator = self.cluster.node.accelerator
         return next((name for name in (accelerator.name, accelerator.tuned_as) if name in self.stack.sustained_factor), "")
+
+    @property
+    def replayed(self) -> str:
+        """What graphs replay on the accelerator, without a call of the host for each kernel: all, around_experts or nothing, ""."""
+        accelerator, graphs = self.cluster.node.accelerator, self.stack.graphs
+        return next((graphs[name] for name in (accelerator.name, accelerator.tuned_as, ANY) if name in graphs), "")
 
     @property
     def flash(self) -> FlashKernel:

@@ -26,7 +26,7 @@ from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.plan import PER_NODE
+from parsim.parallel.plan import ALL, AROUND_EXPERTS, PER_NODE
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
 
@@ -44,10 +44,19 @@ GROUPED_FACTOR, GROUPED_ACCUMULATION_FACTOR = 1.08, 1.36
 
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
     """Picoseconds of one task that has its resources to itself; `held`: the copies of segments over which its buckets reach."""
-    if isinstance(task, Launches):  # laws of single kernels hold what surrounds a call
-        own = task.of_experts * sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
-        return (own + task.count) * (0 if model.cluster.node.accelerator.kernels else int(picoseconds(model.stack.host_launch_s)))
+    if isinstance(task, Launches):
+        return _launches_ps(task, sizes, model)
     return task_price(task, sizes, model, held).ps
+
+
+def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
+    """Picoseconds of the host: none for what a graph replays, or where laws of single kernels hold what surrounds a call."""
+    replayed, stack = model.replayed, model.stack
+    if model.cluster.node.accelerator.kernels or replayed == ALL:
+        return sizes.zero
+    called = task.of_loads + (0 if replayed == AROUND_EXPERTS else task.count)
+    experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
+    return called * int(picoseconds(stack.host_launch_s)) + task.of_experts * experts * int(picoseconds(stack.expert_launch_s))
 
 
 def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Price:

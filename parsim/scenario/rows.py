@@ -12,7 +12,7 @@ from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.model.itemsize import itemsize_of
 from parsim.parallel.dimensions.context import kinds
-from parsim.parallel.plan import DISPATCHES, Stack
+from parsim.parallel.plan import DISPATCHES, GRAPHS, Stack
 from parsim.parallel.precision import RECIPES
 from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
@@ -67,6 +67,8 @@ class StackRow(InlineRow):
     vocab_multiple: Natural = _as_in_stack("vocab_multiple")
     waits_for_loads: bool = _as_in_stack("waits_for_loads")
     host_launch: Seconds = _as_in_stack("host_launch_s")
+    expert_launch: Seconds = _as_in_stack("expert_launch_s")
+    graphs: dict[Text, Annotated[str, Known("graphs", lambda: GRAPHS)]] = _as_in_stack("graphs")
     sustained_factor: dict[Text, Fraction] = _as_in_stack("sustained_factor")
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")
     limits: list[Annotated[str, Known("limits", lambda: tuple(LIMITS))]] = _as_in_stack("limits")

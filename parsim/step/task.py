@@ -167,6 +167,7 @@ class Launches:
 
     name: str
     count: int
+    of_loads: int = 0  # more, of sizes that follow the loads of experts
     of_experts: int = 0  # more, for each expert of a rank
     experts: tuple[str, ...] | None = None  # the axes over which these lie
     stream: str = LAUNCH
