@@ -28,7 +28,7 @@ from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.plan import ALL, AROUND_EXPERTS, PER_NODE
 from parsim.parallel.sharding import Sharding
-from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
+from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Launches, Send, Task
 
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
 
@@ -50,9 +50,12 @@ def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> In
 
 
 def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
-    """Picoseconds of the host: none for what a graph replays, or where laws of single kernels hold what surrounds a call."""
+    """Picoseconds of the host: none for what a graph replays, where laws of single kernels hold what surrounds a call, or for a wait
+    during which another micro_batch runs.
+    """
     replayed, stack = model.replayed, model.stack
-    if model.cluster.node.accelerator.kernels or replayed == ALL:
+    waits_hidden = task.stream == COMPUTE_STREAM and model.hidden > 0
+    if model.cluster.node.accelerator.kernels or replayed == ALL or waits_hidden:
         return sizes.zero
     called = task.of_loads + (0 if replayed == AROUND_EXPERTS else task.count)
     experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
@@ -206,13 +209,29 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         algorithm=model.stack.collectives.get(task.operation),
         chunks=chunks_of(task, sizes),
     )
-    if task.operation != "all_to_all" or model.stack.dispatch != PER_NODE or view_of(task.group.axes) != EXPERT:
+    if task.operation != "all_to_all" or view_of(task.group.axes) != EXPERT:
         return price
+    seconds = _per_node_s(price, sizes, model) if model.stack.dispatch == PER_NODE else price.seconds + _order_s(task, count, sizes, model)
+    return replace(price, seconds=np.asarray((1.0 - model.hidden) * seconds))
+
+
+def _per_node_s(price: Price, sizes: Sizes, model: CostModel) -> Scalar:
+    """Seconds of an exchange that sends a token to a node once."""
     num_experts, slots = int(sizes.dims["N"][0]), sizes.dims["O"] * sizes.dims["M"]
     chosen = int((slots // (sizes.dims["B"] * sizes.dims["T"]))[0])
     wire, ranks, apart = price.wire_bytes, price.num_ranks, price.stride
-    found = per_node_s(model.cluster, wire, ranks, apart, num_experts=num_experts, experts_per_token=chosen)
-    return replace(price, seconds=np.asarray(found))
+    return per_node_s(model.cluster, wire, ranks, apart, num_experts=num_experts, experts_per_token=chosen)
+
+
+def _order_s(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> Scalar:
+    """Seconds in which what ranks exchanged is put in order of experts, or back in that of ranks, where a rank has several.
+
+    Source: NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/moe/token_dispatcher.py (MoEAlltoAllTokenDispatcher.dispatch_postprocess,
+    combine_preprocess: sort_chunks_by_idxs if num_local_experts > 1), a kernel that reads and writes all of it.
+    """
+    own = sizes.dims["E"] // sizes.num_ranks(task.group)
+    order_s = elementwise_s(model.cluster.node.accelerator, 2 * count * sizes.itemsize_bytes[payload(task).dtype])
+    return np.where(own > 1, order_s, 0.0)
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:

@@ -234,6 +234,16 @@ def pads_experts(row: TableRow) -> bool:
     return bool(re.search(r"token-drop|capacity factor 1 with padding", row.says("notes")))
 
 
+# Of 8.25 s of exchanges a step, 10.83 s with overlap of which 3.96 s are hidden, so that 6.87 s stay: NVIDIA-NeMo/Megatron-Bridge@067f987d,
+# skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md (HybridEP Production-Shape Benchmark), 30 billion parameters on 16 H100.
+HIDDEN_EXCHANGES: Final = 0.17
+
+
+def hides_exchanges(row: TableRow) -> bool:
+    """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
+    return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
+
+
 def dispatch_of(row: TableRow) -> str:
     """How the row says that tokens reach experts, or ""."""
     said = re.search(r"deepep|hybridep|alltoall dispatcher|\ba2a\b(?! overlap)|token-drop", row.says("notes"), re.IGNORECASE)

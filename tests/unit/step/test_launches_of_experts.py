@@ -47,6 +47,14 @@ def test_a_graph_replays_all_but_what_follows_the_loads_or_all(phase: Phase) -> 
     assert launches(SPREAD, phase, ALL)[1] == 0
 
 
+def test_no_kernel_waits_for_launches_while_another_micro_batch_runs() -> None:
+    found, _ = launches(SPREAD, Phase.F)
+    hides = replace(WAITS, hidden_exchanges={"any": 0.5})
+    case = scenario(model=MOE, batch=Batch(8, 8), stack=hides)
+    assert int(stages_of(case, SPREAD).workload.ps(found)[0]) == 0
+    assert not [str(each) for each in verify_plan(case, SPREAD, "toy") if not each.ok]
+
+
 def added_s(num_layers: int = 1) -> float:
     """By a nanosecond a launch: ends of the model, which launch beside their kernels, are slow enough to hide it."""
     one = replace(MOE, num_layers=num_layers, num_dense_layers=0)
