@@ -28,7 +28,7 @@ from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.plan import ALL, AROUND_EXPERTS, PER_NODE
 from parsim.parallel.sharding import Sharding
-from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Launches, Send, Task
+from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Launches, Operand, Send, Task
 
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
 
@@ -102,7 +102,24 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         rate = model.flash.backward if is_gradient else model.flash.forward
         work, sustained = flops(task, sizes, held), keep * rate
         return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=sustained)
+    if (own := _epilogue(task, model)) is not None:
+        return elementwise_s(node.accelerator, sum((num_bytes(each, sizes) for each in own), start=sizes.zero), fused=True)
     return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
+
+
+def _epilogue(task: Compute, model: CostModel) -> tuple[Operand, ...] | None:
+    """What a kernel between the matmuls of experts still moves where the grouped GEMM before it does it, too; None of others.
+
+    It has its product at hand, writes it narrow and no wide activation, and fetches gate and up for their gradient.
+    Source: NVIDIA/TransformerEngine@d0067d0d, transformer_engine/pytorch/ops/fused/grouped_mlp.py (grouped_gemm_glu_wrapper_sm100 and
+    grouped_gemm_dglu_wrapper_sm100, of MXFP8).
+    """
+    narrows = model.batch.recipe.narrows
+    inputs = operands(task)
+    if "grouped_mlp" not in model.stack.fusions or narrows is None or narrows.scale != "e8m0" or not inputs:
+        return None
+    moved = {"quantise": results(task), "weighted_swiglu": (), "weighted_swiglu_grad": inputs[:2]}
+    return moved.get(task.kernel) if {"X", "J"} <= set(inputs[0].dims) else None
 
 
 def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel) -> Scalar:

@@ -47,9 +47,20 @@ class StackRow(InlineRow):
     context: Annotated[str, Known("context", kinds)] = _as_in_stack("context")
     dispatch: Annotated[str, Known("dispatch", lambda: DISPATCHES)] = _as_in_stack("dispatch")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
-    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place", "norm_gemm"]] = (
-        _as_in_stack("fusions")
-    )
+    fusions: list[
+        Literal[
+            "bias",
+            "gelu",
+            "swiglu",
+            "rms_norm",
+            "dropout_add",
+            "gradient_accumulation",
+            "loss_in_place",
+            "narrow_loss",
+            "norm_gemm",
+            "grouped_mlp",
+        ]
+    ] = _as_in_stack("fusions")
     gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
     narrow_gradients: bool = _as_in_stack("narrow_gradients")
     loss_chunks: Natural = _as_in_stack("loss_chunks")
