@@ -24,7 +24,7 @@ from support import FABRIC, GPT, NODE, scenario
 MOST_RANKS = 16
 MESHES = [mesh for mesh in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4, 6, 8)) if prod(mesh) <= MOST_RANKS]
 SMALL_MESHES = [mesh for mesh in MESHES if prod(mesh) <= 8]
-FUSIONS = ("bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place")
+FUSIONS = ("bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place", "narrow_loss")
 ORDERS = tuple("-".join(order) for order in itertools.permutations(("dp", "pp", "tp")))
 DTYPES = ("bf16", "bf16", "fp16", "fp32", "bf16", "fp8_current", "fp8_delayed", "fp8_current")
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.flash import OWN, FlashKernel, flash_kernel
-from parsim.parallel.plan import Batch, Stack
+from parsim.parallel.plan import ANY, Batch, Stack
+
+F = TypeVar("F", str, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,21 @@ class CostModel:
         """The name by which the stack has a factor for the accelerator: its own, or that of its catalog row; "" where it has none."""
         accelerator = self.cluster.node.accelerator
         return next((name for name in (accelerator.name, accelerator.tuned_as) if name in self.stack.sustained_factor), "")
+
+    @property
+    def replayed(self) -> str:
+        """What graphs replay on the accelerator, without a call of the host for each kernel: all, around_experts or nothing, ""."""
+        return self._of_accelerator(self.stack.graphs, "")
+
+    @property
+    def hidden(self) -> float:
+        """The share of the exchanges of experts that the stack hides on the accelerator."""
+        return self._of_accelerator(self.stack.hidden_exchanges, 0.0)
+
+    def _of_accelerator(self, figures: Mapping[str, F], other: F) -> F:
+        """What stands there for the accelerator, for that of its catalog row, or for any."""
+        accelerator = self.cluster.node.accelerator
+        return next((figures[name] for name in (accelerator.name, accelerator.tuned_as, ANY) if name in figures), other)
 
     @property
     def flash(self) -> FlashKernel:

@@ -26,9 +26,9 @@ from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.plan import PER_NODE
+from parsim.parallel.plan import ALL, AROUND_EXPERTS, PER_NODE
 from parsim.parallel.sharding import Sharding
-from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
+from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Launches, Operand, Send, Task
 
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
 
@@ -44,10 +44,22 @@ GROUPED_FACTOR, GROUPED_ACCUMULATION_FACTOR = 1.08, 1.36
 
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
     """Picoseconds of one task that has its resources to itself; `held`: the copies of segments over which its buckets reach."""
-    if isinstance(task, Launches):  # laws of single kernels hold what surrounds a call
-        own = task.of_experts * sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
-        return (own + task.count) * (0 if model.cluster.node.accelerator.kernels else int(picoseconds(model.stack.host_launch_s)))
+    if isinstance(task, Launches):
+        return _launches_ps(task, sizes, model)
     return task_price(task, sizes, model, held).ps
+
+
+def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
+    """Picoseconds of the host: none for what a graph replays, where laws of single kernels hold what surrounds a call, or for a wait
+    during which another micro_batch runs.
+    """
+    replayed, stack = model.replayed, model.stack
+    waits_hidden = task.stream == COMPUTE_STREAM and model.hidden > 0
+    if model.cluster.node.accelerator.kernels or replayed == ALL or waits_hidden:
+        return sizes.zero
+    called = task.of_loads + (0 if replayed == AROUND_EXPERTS else task.count)
+    experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
+    return called * int(picoseconds(stack.host_launch_s)) + task.of_experts * experts * int(picoseconds(stack.expert_launch_s))
 
 
 def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Price:
@@ -90,7 +102,24 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         rate = model.flash.backward if is_gradient else model.flash.forward
         work, sustained = flops(task, sizes, held), keep * rate
         return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=sustained)
+    if (own := _epilogue(task, model)) is not None:
+        return elementwise_s(node.accelerator, sum((num_bytes(each, sizes) for each in own), start=sizes.zero), fused=True)
     return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
+
+
+def _epilogue(task: Compute, model: CostModel) -> tuple[Operand, ...] | None:
+    """What a kernel between the matmuls of experts still moves where the grouped GEMM before it does it, too; None of others.
+
+    It has its product at hand, writes it narrow and no wide activation, and fetches gate and up for their gradient.
+    Source: NVIDIA/TransformerEngine@d0067d0d, transformer_engine/pytorch/ops/fused/grouped_mlp.py (grouped_gemm_glu_wrapper_sm100 and
+    grouped_gemm_dglu_wrapper_sm100, of MXFP8).
+    """
+    narrows = model.batch.recipe.narrows
+    inputs = operands(task)
+    if "grouped_mlp" not in model.stack.fusions or narrows is None or narrows.scale != "e8m0" or not inputs:
+        return None
+    moved = {"quantise": results(task), "weighted_swiglu": (), "weighted_swiglu_grad": inputs[:2]}
+    return moved.get(task.kernel) if {"X", "J"} <= set(inputs[0].dims) else None
 
 
 def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel) -> Scalar:
@@ -197,13 +226,29 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         algorithm=model.stack.collectives.get(task.operation),
         chunks=chunks_of(task, sizes),
     )
-    if task.operation != "all_to_all" or model.stack.dispatch != PER_NODE or view_of(task.group.axes) != EXPERT:
+    if task.operation != "all_to_all" or view_of(task.group.axes) != EXPERT:
         return price
+    seconds = _per_node_s(price, sizes, model) if model.stack.dispatch == PER_NODE else price.seconds + _order_s(task, count, sizes, model)
+    return replace(price, seconds=np.asarray((1.0 - model.hidden) * seconds))
+
+
+def _per_node_s(price: Price, sizes: Sizes, model: CostModel) -> Scalar:
+    """Seconds of an exchange that sends a token to a node once."""
     num_experts, slots = int(sizes.dims["N"][0]), sizes.dims["O"] * sizes.dims["M"]
     chosen = int((slots // (sizes.dims["B"] * sizes.dims["T"]))[0])
     wire, ranks, apart = price.wire_bytes, price.num_ranks, price.stride
-    found = per_node_s(model.cluster, wire, ranks, apart, num_experts=num_experts, experts_per_token=chosen)
-    return replace(price, seconds=np.asarray(found))
+    return per_node_s(model.cluster, wire, ranks, apart, num_experts=num_experts, experts_per_token=chosen)
+
+
+def _order_s(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> Scalar:
+    """Seconds in which what ranks exchanged is put in order of experts, or back in that of ranks, where a rank has several.
+
+    Source: NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/moe/token_dispatcher.py (MoEAlltoAllTokenDispatcher.dispatch_postprocess,
+    combine_preprocess: sort_chunks_by_idxs if num_local_experts > 1), a kernel that reads and writes all of it.
+    """
+    own = sizes.dims["E"] // sizes.num_ranks(task.group)
+    order_s = elementwise_s(model.cluster.node.accelerator, 2 * count * sizes.itemsize_bytes[payload(task).dtype])
+    return np.where(own > 1, order_s, 0.0)
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Final
 
 from parsim.model.blocks import DROP, GATED
-from parsim.model.dims import FLOAT32, INDEX, MASK
+from parsim.model.dims import COMPUTE, FLOAT32, INDEX, MASK
 from parsim.model.norms import norm, norm_weights
 from parsim.model.op import Block, Gradient, Op
 from parsim.model.transformer import TransformerArchitecture
@@ -96,18 +96,20 @@ def cross_entropy(row: str, label: str, labels: str, scale: str, fusions: tuple[
 
     In place, as Megatron-LM's vocab_parallel_cross_entropy, exponentials overwrite the float32 logits; else, as PyTorch's cross_entropy
     of float32 logits, they are a copy, and backward makes two more: the gradients of log-probabilities and of logits (PyTorch,
-    tools/autograd/derivatives.yaml: nll_loss_forward, _log_softmax).
+    tools/autograd/derivatives.yaml: nll_loss_forward, _log_softmax).  Kernels that round to the logits' own dtype whatever they store of
+    them (`narrow_loss`; TransformerEngine, transformer_engine/common/triton/cross_entropy.py) move fewer bytes than here, since one makes
+    maxima and sums.
     """
     rows, whole, offset = (FLOAT32,), f"{row} {label} -> {row} {label}", (("offset", f"offset:{label}"),)
-    in_place = "loss_in_place" in fusions
-    yield Op("logits_cast", whole, ("logits",), ("logits32",), "cast", rows, (*offset, ("end", f"unpadded:{label}")))
+    in_place, stored = "loss_in_place" in fusions, (COMPUTE,) if "narrow_loss" in fusions else rows
+    yield Op("logits_cast", whole, ("logits",), ("logits32",), "cast", stored, (*offset, ("end", f"unpadded:{label}")))
     yield Op("labels", f"-> {row}", (), (labels,), "draw", (INDEX,))
     yield Op("row_max", f"{row} {label} -> {row}", ("logits32",), ("row_max",), "row_max", rows)
     yield Op("pick", f"{row} {label}, {row} -> {row}", ("logits32", labels), ("picked",), "pick", rows, offset)
     expr = f"{row} {label}, {row} -> {row} {label}"
-    yield Op("exp", expr, ("logits32", "row_max"), ("exp",), "shifted_exp", rows, in_place=in_place)
+    yield Op("exp", expr, ("logits32", "row_max"), ("exp",), "shifted_exp", stored, in_place=in_place)
     yield Op("row_sum", f"{row} {label} -> {row}", ("exp",), ("row_sum",), "row_sum", rows)
-    yield Op("normalize", expr, ("exp", "row_sum"), ("softmax",), "normalize", rows, in_place=True)
+    yield Op("normalize", expr, ("exp", "row_sum"), ("softmax",), "normalize", stored, in_place=True)
     of, kernel = ("logits", "cross_entropy_grad") if in_place else ("softmax logits32", "nll_loss_grad")
     gradient = Gradient(of, kernel, ("softmax", labels), (*offset, ("scale", scale)))
     expr, inputs, summed = f"{row}, {row}, {row} -> {row}", ("row_sum", "row_max", "picked"), "token_loss"

@@ -4,7 +4,9 @@ Experts are chosen as a table of loads says, whatever the logits: what software 
 moe_router_force_load_balancing).  A gate multiplies what its expert's nonlinearity gives, so that no output of an expert is kept:
 Megatron-LM, core/transformer/moe/experts.py (`weighted_bias_swiglu_impl`).
 Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1, with the gates a softmax over the chosen; or their sigmoids' shares: DeepSeek-AI
-2024 (arXiv:2412.19437), section 2.1.2, with neither the bias that steers choices nor the factor that scales all gates.
+2024 (arXiv:2412.19437), section 2.1.2, with neither the bias that steers choices nor the factor that scales all gates.  Gates of
+DeepSeek-V2 are a softmax over all experts, not renormalised over the chosen (NVIDIA-NeMo/Megatron-Bridge@067f987d,
+models/deepseek/deepseek_v2_bridge.py: moe_router_pre_softmax); they run as one over the chosen, at the same price.
 """
 
 from __future__ import annotations

@@ -154,6 +154,8 @@ EXPERT_KEYS: Final = tuple(name for name in MESH if name in names() and DIMENSIO
 
 
 ALL_TO_ALL, PER_NODE = DISPATCHES = ("all_to_all", "per_node")
+ALL, AROUND_EXPERTS = GRAPHS = ("all", "around_experts")  # the latter: all but kernels whose sizes follow the loads of experts
+ANY: Final = "any"  # in place of an accelerator: on those that have no entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,11 @@ class Stack:
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")
     waits_for_loads: bool = _key(False, "whether the host waits for the loads of experts, and kernels of their layers for their launches")
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
+    expert_launch_s: float = _key(0.0, "host seconds a kernel of one expert, where one call launches those of all")
+    graphs: Mapping[str, str] = _key(dict, "accelerator, or any: what graphs replay without launches: all, or around_experts")
+    hidden_exchanges: Mapping[str, float] = _key(
+        dict, "accelerator, or any: share of exchanges of experts that layers of another micro_batch hide, with their launches"
+    )
     sustained_factor: Mapping[str, float] = _key(
         dict, "accelerator, or dtype of GEMMs: share of an isolated kernel's rate"
     )  # absent: the accelerator's own

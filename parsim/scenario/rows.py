@@ -12,7 +12,7 @@ from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.model.itemsize import itemsize_of
 from parsim.parallel.dimensions.context import kinds
-from parsim.parallel.plan import DISPATCHES, Stack
+from parsim.parallel.plan import DISPATCHES, GRAPHS, Stack
 from parsim.parallel.precision import RECIPES
 from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
@@ -47,9 +47,20 @@ class StackRow(InlineRow):
     context: Annotated[str, Known("context", kinds)] = _as_in_stack("context")
     dispatch: Annotated[str, Known("dispatch", lambda: DISPATCHES)] = _as_in_stack("dispatch")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
-    fusions: list[Literal["bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place", "norm_gemm"]] = (
-        _as_in_stack("fusions")
-    )
+    fusions: list[
+        Literal[
+            "bias",
+            "gelu",
+            "swiglu",
+            "rms_norm",
+            "dropout_add",
+            "gradient_accumulation",
+            "loss_in_place",
+            "narrow_loss",
+            "norm_gemm",
+            "grouped_mlp",
+        ]
+    ] = _as_in_stack("fusions")
     gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
     narrow_gradients: bool = _as_in_stack("narrow_gradients")
     loss_chunks: Natural = _as_in_stack("loss_chunks")
@@ -67,6 +78,9 @@ class StackRow(InlineRow):
     vocab_multiple: Natural = _as_in_stack("vocab_multiple")
     waits_for_loads: bool = _as_in_stack("waits_for_loads")
     host_launch: Seconds = _as_in_stack("host_launch_s")
+    expert_launch: Seconds = _as_in_stack("expert_launch_s")
+    graphs: dict[Text, Annotated[str, Known("graphs", lambda: GRAPHS)]] = _as_in_stack("graphs")
+    hidden_exchanges: dict[Text, Fraction] = _as_in_stack("hidden_exchanges")
     sustained_factor: dict[Text, Fraction] = _as_in_stack("sustained_factor")
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")
     limits: list[Annotated[str, Known("limits", lambda: tuple(LIMITS))]] = _as_in_stack("limits")

@@ -23,6 +23,7 @@ from parsim.step.task import (
     COMPUTE_STREAM,
     LAUNCH,
     Collective,
+    Compute,
     Hold,
     Launches,
     Operand,
@@ -154,7 +155,7 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if (scatters or applies) and (born := _new_gradients(step, segment)):
         yield Hold("zero_gradients", (whole_gradients(step.structure, born),))
     tasks = segment.phases[phase]
-    yield from _surround(tasks, waits_for_loads=step.structure.waits_for_loads)
+    yield from _surround(tasks, phase, waits_for_loads=step.structure.waits_for_loads)
     if scatters:
         yield from _scatters(step, segment)
     if closes and phase.accumulates and step.structure.replica_stream:
@@ -168,22 +169,39 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
 
 
 @functools.lru_cache(maxsize=4096)
-def _around(launched: int, of_experts: int, experts: tuple[str, ...] | None, beside: tuple[str, ...]) -> tuple[Launches, Wait]:
-    """What stands before and behind the tasks of a segment: the same objects for all Steps, which are priced once.
-
-    Where the host has to know how many tokens each expert has, it waits for the device, which then waits for what it launches.
-    """
-    stream = LAUNCH if experts is None else COMPUTE_STREAM
-    return Launches("launches", launched, of_experts, experts, stream), Wait("segment", streams=(*beside, LAUNCH))
+def _around(launches: Launches, beside: tuple[str, ...]) -> tuple[Launches, Wait]:
+    """What stands before and behind the tasks of a segment: the same objects for all Steps, which are priced once."""
+    return launches, Wait("segment", streams=(*beside, LAUNCH))
 
 
-def _surround(tasks: tuple[Task, ...], *, waits_for_loads: bool) -> Iterator[Task]:
+def _surround(tasks: tuple[Task, ...], phase: Phase, *, waits_for_loads: bool) -> Iterator[Task]:
+    """The tasks of a segment between what the host launches for them and the wait for what they left on other streams."""
     beside = dict.fromkeys(task.stream for task in tasks if isinstance(task, Collective) and task.stream != COMPUTE_STREAM)
-    over = [found for task in tasks if waits_for_loads and (found := experts_of(task)) is not None]
-    launches, wait = _around(sum(map(is_launched, tasks)) - len(over), len(over), over[0] if over else None, tuple(beside))
+    launches, wait = _around(_launches(tasks, phase, waits_for_loads=waits_for_loads), tuple(beside))
     yield launches
     yield from tasks
     yield wait
+
+
+def _launches(tasks: tuple[Task, ...], phase: Phase, *, waits_for_loads: bool) -> Launches:
+    """What the host launches for the tasks of a segment.
+
+    Where it has to know how many tokens each expert has, it waits for the device, which then waits for what it launches; a backward has
+    the loads from its forward.
+    """
+    launched, experts = sum(map(is_launched, tasks)), [task for task in tasks if waits_for_loads and experts_of(task) is not None]
+    if not experts:
+        return Launches("launches", launched)
+    between = sum(map(is_launched, _between_moves(tasks)))
+    asks = phase is Phase.F or any(isinstance(task, Compute) and task.again for task in experts)
+    stream = COMPUTE_STREAM if asks else LAUNCH
+    return Launches("launches", launched - between, between - len(experts), len(experts), experts_of(experts[0]), stream)
+
+
+def _between_moves(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    """From the first to the last that moves tokens to experts or back: all whose sizes follow the loads."""
+    moves = [index for index, task in enumerate(tasks) if isinstance(task, Compute) and task.kernel in ("permute", "unpermute")]
+    return tasks[moves[0] : moves[-1] + 1] if moves else ()
 
 
 def _is_whole(step: Step) -> bool:

@@ -4,8 +4,9 @@ A pass over the calls of a block.  The input of a linear layer is quantised once
 sums it: `row` along its features (forward), `col` along its tokens, which stays for the weight gradient; in forward what stays is
 narrow, too.  Where a relabel may gather it, it is quantised before, so that narrow numbers are sent.  Gradients of outputs likewise.
 Tokens go to experts and back wide, and each expert quantises its own rows and its own matrix: a scale a tensor is one an expert.
-Source: NVIDIA/TransformerEngine, transformer_engine/pytorch/module/linear.py, layernorm_linear.py and grouped_linear.py (split_quantize;
-a quantizer each of m_splits); NVIDIA/Megatron-LM, megatron/core/transformer/moe/fused_a2a.py (no fp8 dispatch) and router.py.
+Source: NVIDIA/TransformerEngine@d0067d0d, transformer_engine/pytorch/module/linear.py, layernorm_linear.py and grouped_linear.py
+(_split_quantize, a quantizer each of m_splits); NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/moe/fused_a2a.py ("Currently, we
+do not support fp8 dispatch") and router.py (router_gating_linear).
 """
 
 from __future__ import annotations

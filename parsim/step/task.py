@@ -167,6 +167,7 @@ class Launches:
 
     name: str
     count: int
+    of_loads: int = 0  # more, of sizes that follow the loads of experts
     of_experts: int = 0  # more, for each expert of a rank
     experts: tuple[str, ...] | None = None  # the axes over which these lie
     stream: str = LAUNCH
@@ -249,7 +250,7 @@ def is_launched(task: Task) -> bool:
 def experts_of(task: Task) -> tuple[str, ...] | None:
     """The axes over which experts lie of which each has a kernel of its own there; None of other tasks.
 
-    Source: NVIDIA/TransformerEngine, transformer_engine/common/gemm/cublaslt_gemm.cu, nvte_multi_stream_cublas_gemm.
+    Source: NVIDIA/TransformerEngine@d0067d0d, transformer_engine/common/gemm/cublaslt_gemm.cu, nvte_multi_tensor_gemm: a cuBLAS call each.
     """
     if not isinstance(task, Compute) or task.kernel != "grouped_gemm":
         return None

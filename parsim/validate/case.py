@@ -21,16 +21,20 @@ from parsim.model.op_kinds import KINDS
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel import legality
-from parsim.parallel.plan import KEYS, Batch, Plan, Stack
+from parsim.parallel.plan import ANY, KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
 from parsim.validate.defaults import (
+    HIDDEN_EXCHANGES,
     NVLINK_DOMAIN,
     Software,
     attention_of,
     dispatch_of,
     fusions_of,
+    hides_exchanges,
+    latent_recipe_of,
+    pads_experts,
     ports_of,
     precision_of,
     release_of,
@@ -115,10 +119,20 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
     stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)), dispatch=dispatch_of(row) or stack.dispatch)
+    stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row))
+    if hides_exchanges(row):
+        stack = replace(stack, hidden_exchanges={ANY: HIDDEN_EXCHANGES})
     model = _model(row, software)
+    recipe = (
+        latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent and not row.says("recompute") else None
+    )
+    if recipe and recipe.attention:
+        stack = replace(stack, attention=recipe.attention)
     stack = _with_ends(row, model, stack)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], stack.precision(precision_of(row) or software.dtype))
     plan = _plan(row, model, software, stack)
+    if recipe:
+        plan = replace(plan, recompute_modules=recipe.recompute_modules)
     num_devices = row.counts.get("num_devices", plan.num_devices)
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)

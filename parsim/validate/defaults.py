@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from parsim.errors import ParsimError
+from parsim.model.blocks import CORE_ATTENTION
+from parsim.model.latent import UP_PROJECTION
 from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
 from parsim.parallel.precision import FP8
 from parsim.validate.table import TableRow
@@ -72,7 +74,7 @@ SOFTWARE: Final = {
         Software("vtrain-deepspeed", "fp16", "full", 51200, _VTRAIN),
         Software("oneflow", "fp16", "full", 51200, "Oneflow-Inc/DLPerf, Megatron-LM/README.md: --checkpoint-activations beside it, too"),
         Software("simumax", "bf16", "none", 128256, "MooreThreads/SimuMax, docs/b200: Llama 3"),
-        Software("nemo", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
+        *(Software(name, "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1) for name in ("nemo", "nemo-mlperf")),
         Software("megatron-bridge", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
         Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0),
         Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
@@ -96,14 +98,14 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
     **dict.fromkeys(("nemo_bridge", "nemo_bridge2", "bridge_skills"), "megatron-bridge"),
-    "mlperf": "nemo",
+    "mlperf": "nemo-mlperf",
     **{"mcore_ci": "megatron-core", "misc_repos": "pytorch-2", "small_scale": "plain-pytorch", "tpu_maxtext": "jax-xla"},
     **{"llm_foundry": "llm-foundry", "torchtitan": "torchtitan", "internevo": "internevo", "simumax": "simumax"},
 }
 # What `source` may hold -> the stack, before its family's: a family may gather repositories that run different software.
 STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "DLPerf OneFlow/": "oneflow",
-    "NVIDIA/JAX-Toolbox": "jax-xla",
+    **dict.fromkeys(("NVIDIA/JAX-Toolbox", "NVIDIA/dgxc-benchmarking paxml/"), "jax-xla"),
     "NVIDIA/NeMo docs/": "nemo",
     "huggingface/nanotron": "nanotron",
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
@@ -126,6 +128,33 @@ PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX
 FP8_OF_REPOSITORY: Final[Mapping[str, str]] = {
     # There, NVIDIA/benchmarks/llama31_8b/implementations/nemo/config_common.sh: FP8_RECIPE="tensorwise".
     "mlcommons/training_results_v5.1": "fp8_current",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LatentRecipe:
+    """What the recipes of a source run for latent attention where a row says nothing."""
+
+    recompute_modules: tuple[str, ...]
+    attention: str
+    source: str
+
+
+_UP_PROJECTION = LatentRecipe(
+    (UP_PROJECTION,), "", "NVIDIA-NeMo/Megatron-Bridge, tags v0.2.0 to v0.5.0, scripts/performance/configs/deepseek"
+)
+# By what `source` may hold, then by the first word of the accelerator's name, "" for any other.
+LATENT_RECIPES: Final[Mapping[str, Mapping[str, LatentRecipe]]] = {
+    "docs/performance-summary": {"": _UP_PROJECTION},
+    "NVIDIA/dgxc-benchmarking deepseek_v3/": {
+        "": replace(_UP_PROJECTION, source="NVIDIA/dgxc-benchmarking, tag v25.05.04, deepseek_v3/pretraining/launch.sh: RM='mla_up_proj'"),
+        "gb200": LatentRecipe(
+            (CORE_ATTENTION,),
+            "fused_softmax",
+            "the same file: RM='core_attn'; NVIDIA/TransformerEngine, tag v2.5, transformer_engine/common/fused_attn/fused_attn.cpp: "
+            "on Blackwell heads of 192 and 128 train with fused attention from cuDNN 9.11, which the container, NeMo 25.04, is before",
+        ),
+    },
 }
 
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
@@ -190,9 +219,34 @@ def fusions_of(row: TableRow) -> tuple[str, ...]:
     return ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
 
 
+def latent_recipe_of(row: TableRow) -> LatentRecipe | None:
+    """What the recipes of the row's source run for latent attention; None where they are not known."""
+    recipes = next((found for held, found in LATENT_RECIPES.items() if held in row.says("source")), {})
+    return recipes.get(row.says("accelerator").split("-")[0], recipes.get(""))
+
+
+def pads_experts(row: TableRow) -> bool:
+    """Whether loads are padded to a capacity, so that their sizes are known before.
+
+    Source: NVIDIA/NeMo, scripts/performance/llm/pretrain_deepseek_v3.py: USE_TOKEN_DROP; lightning/pytorch/callbacks/moe_token_drop.py:
+    moe_pad_expert_input_to_capacity, under the dispatcher alltoall.
+    """
+    return bool(re.search(r"token-drop|capacity factor 1 with padding", row.says("notes")))
+
+
+# Of 8.25 s of exchanges a step, 10.83 s with overlap of which 3.96 s are hidden, so that 6.87 s stay: NVIDIA-NeMo/Megatron-Bridge@067f987d,
+# skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md (HybridEP Production-Shape Benchmark), 30 billion parameters on 16 H100.
+HIDDEN_EXCHANGES: Final = 0.17
+
+
+def hides_exchanges(row: TableRow) -> bool:
+    """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
+    return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
+
+
 def dispatch_of(row: TableRow) -> str:
     """How the row says that tokens reach experts, or ""."""
-    said = re.search(r"deepep|hybridep|alltoall dispatcher|\ba2a$", row.says("notes"), re.IGNORECASE)
+    said = re.search(r"deepep|hybridep|alltoall dispatcher|\ba2a\b(?! overlap)|token-drop", row.says("notes"), re.IGNORECASE)
     return "" if not said else PER_NODE if said[0].lower() in ("deepep", "hybridep") else ALL_TO_ALL
 
 

@@ -18,7 +18,7 @@ from parsim.schedules import names_for
 from parsim.simulator import simulate
 from support import CLUSTER, GPT, NODE, STACK, STACKS, examples, hold, scenario
 
-FUSIONS = ("bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place")
+FUSIONS = ("bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place", "narrow_loss")
 
 
 @st.composite

@@ -92,3 +92,30 @@ def test_a_mutant_is_noticed(mutant: Callable[[pytest.MonkeyPatch], None], name:
     monkeypatch.undo()
     forget_steps()
     assert "weight gradients, by hand" in seen
+
+
+MOVED = {  # what stays to be moved, [elements of the experts' width, beside their scales], of kernels between matmuls
+    "moe_act": 0,
+    "expert_active.quantise": 2,  # along rows and along columns, a byte each
+    "moe_act.d_expert_gate": 2 * 2,  # gate and up, of two bytes
+    "d_expert_gate.quantise": 2,
+}
+
+
+def prices(name: str, *fusions: str) -> dict[str, float]:
+    """Microseconds of the kernels of MOVED on one device."""
+    stack = replace(FUSED, fusions=(*FUSED.fusions, *fusions))
+    workload = stages_of(scenario(model=replace(MODEL, expert_ffn_hidden_size=32), batch=Batch(8, 8, name), stack=stack), Plan()).workload
+    segment = workload.step.segments["expert_layer"]
+    there = [task for phase in (Phase.F, Phase.B) for task in segment.phases[phase] if task.name in MOVED]
+    return {task.name: int(workload.ps(task)[0]) / 1e6 for task in there}
+
+
+def test_a_grouped_gemm_of_mxfp8_does_what_follows_it_and_writes_it_narrow() -> None:
+    slots, scales = 8 * 2 * 32, 1 / 32  # 8 tokens choose 2 of 4 experts of 32; a byte a block of 32
+    found = prices("mxfp8", "grouped_mlp")
+    for name, moved in MOVED.items():
+        size = slots * (moved * (1 + scales) if "quantise" in name else moved)
+        assert found[name] == pytest.approx(size / (0.8 * 1e9) * 1e6, rel=1e-6), name
+    assert all(found[name] < each for name, each in prices("mxfp8").items())
+    assert prices("fp8_current", "grouped_mlp") == prices("fp8_current")

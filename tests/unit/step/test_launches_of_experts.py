@@ -7,40 +7,75 @@ from dataclasses import replace
 import pytest
 
 from parsim.estimator.estimate import estimate, stages_of
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import ALL, AROUND_EXPERTS, Batch, Plan
 from parsim.schedules.phase import Phase
+from parsim.step import program
 from parsim.step.program import section
-from parsim.step.task import COMPUTE_STREAM, Launches
+from parsim.step.task import COMPUTE_STREAM, LAUNCH, Launches
 from parsim.verify import verify_plan
-from support import MOE, STACK, scenario
+from support import CLUSTER, MOE, STACK, scenario
 
-HOST_S = 1e-6
-WAITS = replace(STACK, waits_for_loads=True, host_launch_s=HOST_S)
+HOST_S, EXPERT_S = 3e-6, 1e-6
+WAITS = replace(STACK, waits_for_loads=True, host_launch_s=HOST_S, expert_launch_s=EXPERT_S)
 SPREAD = Plan(data_parallel=2, expert_parallel=2)
+MATMULS = {Phase.F: 3, Phase.B: 6}
+# Between the moves, beside matmuls.  Forward: permute, swish, multiply, weigh, unpermute.  Backward: a move each; of weigh and multiply
+# a gradient for each of two operands, of swish one; a weight gradient added to the step's for each matmul.
+BETWEEN = {Phase.F: 5, Phase.B: 2 + 5 + 3}
+EXCHANGES = 3  # tokens, their gates, and tokens back
 
 
-def launches(plan: Plan, phase: Phase) -> tuple[Launches, int]:
+def launches(plan: Plan, phase: Phase, graphs: str = "") -> tuple[Launches, int]:
     """Those of a layer of experts, with their microseconds."""
-    workload = stages_of(scenario(model=MOE, batch=Batch(8, 8), stack=WAITS), plan).workload
+    stack = replace(WAITS, graphs={CLUSTER.node.accelerator.name: graphs} if graphs else {})
+    workload = stages_of(scenario(model=MOE, batch=Batch(8, 8), stack=stack), plan).workload
     (found,) = (task for task in section(workload.step, "expert_layer", phase) if isinstance(task, Launches))
     return found, int(workload.ps(found)[0]) // 10**6
 
 
-@pytest.mark.parametrize(("phase", "matmuls"), [(Phase.F, 3), (Phase.B, 6)])
-def test_each_expert_of_a_rank_is_a_launch_of_each_of_their_matmuls(phase: Phase, matmuls: int) -> None:
-    for plan, experts in ((Plan(), 4), (SPREAD, 2)):
+@pytest.mark.parametrize(("phase", "stream"), [(Phase.F, COMPUTE_STREAM), (Phase.B, LAUNCH)])
+def test_one_call_launches_a_kernel_of_each_expert_and_only_a_forward_waits_for_it(phase: Phase, stream: str) -> None:
+    for plan, experts, exchanges in ((Plan(), 4, 0), (SPREAD, 2, EXCHANGES)):
         found, microseconds = launches(plan, phase)
-        assert found.of_experts == matmuls and found.stream == COMPUTE_STREAM
-        assert microseconds == found.count + matmuls * experts
+        assert (found.of_loads, found.of_experts, found.stream) == (BETWEEN[phase] + exchanges, MATMULS[phase], stream)
+        assert microseconds == 3 * (found.count + found.of_loads) + MATMULS[phase] * experts
 
 
-def test_a_layer_takes_as_much_longer_as_its_launches_and_all_readers_agree() -> None:
-    """One layer, one micro_batch: ends of the model, which launch beside their kernels, are slow enough to hide it."""
-    one = replace(MOE, num_layers=1, num_dense_layers=0)
-    prices = [
-        estimate(scenario(model=one, batch=Batch(1, 8), stack=replace(WAITS, host_launch_s=host)), Plan()).step_s for host in (0, 1e-9)
-    ]
-    added = sum(launches(Plan(), phase)[1] for phase in (Phase.F, Phase.B))
-    assert prices[1] - prices[0] == pytest.approx(added * 1e-9, rel=1e-6)
+@pytest.mark.parametrize("phase", list(MATMULS))
+def test_a_graph_replays_all_but_what_follows_the_loads_or_all(phase: Phase) -> None:
+    assert launches(SPREAD, phase, AROUND_EXPERTS)[1] == 3 * (BETWEEN[phase] + EXCHANGES) + MATMULS[phase] * 2
+    assert launches(SPREAD, phase, ALL)[1] == 0
+
+
+def test_no_kernel_waits_for_launches_while_another_micro_batch_runs() -> None:
+    found, _ = launches(SPREAD, Phase.F)
+    hides = replace(WAITS, hidden_exchanges={"any": 0.5})
+    case = scenario(model=MOE, batch=Batch(8, 8), stack=hides)
+    assert int(stages_of(case, SPREAD).workload.ps(found)[0]) == 0
+    assert not [str(each) for each in verify_plan(case, SPREAD, "toy") if not each.ok]
+
+
+def added_s(num_layers: int = 1) -> float:
+    """By a nanosecond a launch: ends of the model, which launch beside their kernels, are slow enough to hide it."""
+    one = replace(MOE, num_layers=num_layers, num_dense_layers=0)
+    hosts = (replace(WAITS, host_launch_s=each, expert_launch_s=each) for each in (0.0, 1e-9))
+    free, paid = (estimate(scenario(model=one, batch=Batch(1, 8), stack=host), Plan()).step_s for host in hosts)
+    return paid - free
+
+
+def test_a_layer_takes_as_much_longer_as_launches_of_its_forward_and_all_readers_agree() -> None:
+    found, _ = launches(Plan(), Phase.F)
+    assert added_s() == pytest.approx((found.count + found.of_loads + 3 * 4) * 1e-9, rel=1e-6)
     case = scenario(model=MOE, batch=Batch(8, 8), stack=WAITS)
     assert not [str(each) for each in verify_plan(case, replace(SPREAD, zero_stage=1), "toy") if not each.ok]
+
+
+def test_launches_that_nothing_waits_for_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "COMPUTE_STREAM", LAUNCH)
+    program.section.cache_clear()
+    program._around.cache_clear()
+    try:
+        assert added_s() == 0
+    finally:
+        program.section.cache_clear()
+        program._around.cache_clear()

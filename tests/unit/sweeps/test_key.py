@@ -70,10 +70,11 @@ def test_no_name_or_source_changes_the_key_or_the_estimate(name: str, word: str)
         assert estimate(other, "a") == predicted
 
 
-def test_the_factor_that_a_stack_has_for_an_accelerator_is_found_by_name_and_stands_in_the_key() -> None:
+@pytest.mark.parametrize(("figure", "value"), [("sustained_factor", 0.5), ("graphs", "all")])
+def test_what_a_stack_has_for_an_accelerator_is_found_by_name_and_stands_in_the_key(figure: str, value: object) -> None:
     own = scenario()
     device = own.cluster.node.accelerator
-    tuned = replace(own, stack=replace(own.stack, sustained_factor={device.name: 0.5}))
+    tuned = replace(own, stack=replace(own.stack, **{figure: {device.name: value}}))
     renamed = replace(tuned, cluster=replace(own.cluster, node=replace(own.cluster.node, accelerator=replace(device, name="other"))))
     assert keys_of(tuned, ["best"]) != keys_of(renamed, ["best"])
 
