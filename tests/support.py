@@ -37,6 +37,7 @@ TOY = Accelerator(
     Law(0.8, 0.8, 3e-6, 2.0),
     AttentionLaw(((128, 0.5),), 1e-6, 0.0, 0.7, 0.8),
     ElementwiseLaw(0.8, 1e-6),
+    beside=dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shift"), 0.125),
 )
 LINK = Link("toy link", 1e8, 1e-6, "made up")
 NODE = Node("toy node", TOY, 4, LINK, CollectiveLaw(1e-6, 1e-6, 1e8, 1e8, 0.0), LINK, 4, "switched_node")

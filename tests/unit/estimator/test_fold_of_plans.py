@@ -57,7 +57,8 @@ def check_all(name: str, seed: int = 0) -> int:
             groups.setdefault(rounds, []).append((m, loops, int(rng.integers(6))))
         for rounds, members in groups.items():
             plans = [plan for _, _, plan in members]
-            got = fold(rounds, np.array([loops for _, loops, _ in members]), spans[:, plans], sends[:, plans], watch=True)
+            times = (each[:, plans] for each in (spans, sends, spans * 0))
+            got = fold(rounds, np.array([loops for _, loops, _ in members]), *times, watch=True)
             for place, (m, loops, plan) in enumerate(members):
                 expected = one_by_one(name, (p, v), m, spans[:, plan].tolist(), sends[:, plan].tolist())
                 assert all((one[:, place] == other).all() for one, other in zip(got, expected, strict=True)), (p, v, m)
@@ -98,7 +99,7 @@ def test_loops_cost_nothing_once_all_repeats(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module._Run, "advance", lambda self, levels: (runs.append(len(levels)), right(self, levels))[1])
     rounds, loops = schedules.rounds("1f1b", 4, 1, 10**6)
     spans = np.array([[1, 1, 1, 3] * 2]).T  # the last stage takes longest
-    found = fold(rounds, np.array([loops]), spans, spans * 0)
+    found = fold(rounds, np.array([loops]), spans, spans * 0, spans * 0)
     assert found.ends.max() == 3 + 6 * 10**6 + 3
     assert sum(runs) < 100
 
@@ -106,4 +107,4 @@ def test_loops_cost_nothing_once_all_repeats(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_step_beyond_int64_is_refused() -> None:
     rounds, loops = schedules.rounds("1f1b", 2, 1, 10**6)
     with pytest.raises(ScenarioError, match="the step would take"):
-        fold(rounds, np.array([loops]), np.full((4, 1), 10**16), np.zeros((4, 1), dtype=np.int64))
+        fold(rounds, np.array([loops]), np.full((4, 1), 10**16), *np.zeros((2, 4, 1), dtype=np.int64))
