@@ -41,6 +41,7 @@ TOY = Accelerator(
 )
 LINK = Link("toy link", 1e8, 1e-6, "made up")
 NODE = Node("toy node", TOY, 4, LINK, CollectiveLaw(1e-6, 1e-6, 1e8, 1e8, 0.0), LINK, 4, "switched_node")
+FREE_NODE = replace(NODE, accelerator=replace(TOY, beside={}))  # whose collectives cost kernels nothing
 FABRIC = Fabric("toy fabric", Link("toy nic", 5e7, 1e-6, "made up"), 4, "rail_optimised_fat_tree", 0.9, 1e-6, 1e-6, 1e-6, 0.0, 1e-6, 0.8)
 CLUSTER = Cluster(NODE, 16, FABRIC)
 DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1, **{name: read("dtypes", name) for name in ("fp8_block", "mxfp8", "nvfp4", "mxfp4")}}

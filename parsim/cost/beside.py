@@ -1,12 +1,13 @@
 """What collectives and the compute beside them cost one another: while both run, each takes longer, by as much.
 
 From where a collective is issued until compute waits for it, the two streams take max(compute + a x beside, beside + a x compute), where
-`a` is the accelerator's for the operation: nothing is free, and nothing takes longer than one after the other.
+`a` is the accelerator's for the operation: nothing is free, and nothing takes longer than one after the other.  A collective meets the rest
+of its list or, issued at its end, the next one; what it takes beyond that goes on for free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class _Running:
 
 
 def together_ps(
-    tasks: Sequence[Task], before: Iterable[Collective], ps_of: Callable[[Task], Ints], shares: Mapping[str, float]
+    tasks: Sequence[Task], before: Sequence[Collective], ps_of: Callable[[Task], Ints], shares: Mapping[str, float]
 ) -> tuple[Ints, ...]:
     """Picoseconds of each task of a list.
 
@@ -36,9 +37,9 @@ def together_ps(
         shares: `a` by operation.
     """
     found = [ps_of(task) for task in tasks]
-    if not shares:
-        return tuple(found)
     beside = {place: task for place, task in enumerate(tasks) if runs_beside(task)}
+    if not shares or not (beside or before):
+        return tuple(found)
     first = {task.stream: place for place, task in reversed(beside.items())}
     running = [_Running(task, first.get(task.stream), ps_of(task)) for task in before]
     for place, task in enumerate(tasks):

@@ -25,7 +25,7 @@ from parsim.simulator.network import SharedLinks
 from parsim.simulator.program import fold, items
 from parsim.step import program
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task, Wait
-from support import CLUSTER, NODE, STACK, TOY, scenario
+from support import CLUSTER, FREE_NODE, STACK, scenario
 
 A = 0.125
 SHARES = {"all_reduce": A, "all_gather": 0.5}
@@ -192,7 +192,7 @@ def test_mutant_the_last_passes_or_their_lists_lack_the_cost(where: str, monkeyp
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_a_step_is_longer_only_where_its_stack_runs_collectives_beside_compute(plan: Plan) -> None:
-    free = replace(CLUSTER, node=replace(NODE, accelerator=replace(TOY, beside={})))
+    free = replace(CLUSTER, node=FREE_NODE)
     for stack, is_longer in ((OVERLAPPED, True), (STACK, False)):
         without, with_cost = (estimate(scenario(stack=stack, cluster=cluster), plan).step_s for cluster in (free, CLUSTER))
         assert (with_cost > without) == is_longer and with_cost >= without
