@@ -47,7 +47,7 @@ def together_ps(
             running.append(_Running(beside[place], place, found[place]))
         elif getattr(task, "stream", COMPUTE_STREAM) == COMPUTE_STREAM:
             running = _not_awaited(running, task)
-            for each, both in _covered(running, ps_of(task)):
+            for each, both in _overlap(running, ps_of(task)):
                 if isinstance(task, Compute) and (share := shares.get(each.task.operation)):
                     longer = np.rint(share * both).astype(np.int64)
                     for own in (place, each.place):
@@ -68,7 +68,7 @@ def _not_awaited(running: Sequence[_Running], task: Task) -> list[_Running]:
     return kept[::-1]
 
 
-def _covered(running: Sequence[_Running], ps: Ints) -> Iterator[tuple[_Running, Ints]]:
+def _overlap(running: Sequence[_Running], ps: Ints) -> Iterator[tuple[_Running, Ints]]:
     """What goes on while compute is busy for so long, one after the other on each stream, and for how long."""
     spare: dict[str, Ints] = {}
     for each in running:

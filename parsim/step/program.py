@@ -36,7 +36,7 @@ from parsim.step.task import (
     runs_beside,
 )
 
-Tasks = tuple[Task, ...]
+TaskList = tuple[Task, ...]
 Running = tuple[Collective, ...]
 SHARD: Final = "~shard"  # behind the name of a buffer that crosses a stage boundary in shards
 
@@ -95,7 +95,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
     return Pass(prologue, tuple(runs), (*epilogue, *(send_tasks(step, order[-1][0], phase) if sends else ())))
 
 
-def _lists(inner: Tasks, last: Tasks, copies: Copies, before: Running, own: Running) -> Iterator[tuple[Tasks, Copies, Running]]:
+def _lists(inner: TaskList, last: TaskList, copies: Copies, before: Running, own: Running) -> Iterator[tuple[TaskList, Copies, Running]]:
     """The lists of copies of a segment, of which the last may differ; `before`: what runs beside the first, and `own` beside the others."""
     rest, more = copies - 1, (copies > 1) * 1
     if before is own:

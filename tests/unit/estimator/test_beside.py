@@ -133,7 +133,7 @@ def test_mutant_a_collective_beside_compute(name: str, monkeypatch: pytest.Monke
     elif check is check_nothing_overlaps:
         monkeypatch.setattr(beside, "_not_awaited", lambda running, task: running)
     else:
-        monkeypatch.setattr(beside, "_covered", lambda running, ps: [(each, np.minimum(ps, each.left)) for each in running])
+        monkeypatch.setattr(beside, "_overlap", lambda running, ps: [(each, np.minimum(ps, each.left)) for each in running])
     with pytest.raises(AssertionError):
         check()
 
