@@ -37,9 +37,11 @@ TOY = Accelerator(
     Law(0.8, 0.8, 3e-6, 2.0),
     AttentionLaw(((128, 0.5),), 1e-6, 0.0, 0.7, 0.8),
     ElementwiseLaw(0.8, 1e-6),
+    beside=dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shift"), 0.125),
 )
 LINK = Link("toy link", 1e8, 1e-6, "made up")
 NODE = Node("toy node", TOY, 4, LINK, CollectiveLaw(1e-6, 1e-6, 1e8, 1e8, 0.0), LINK, 4, "switched_node")
+FREE_NODE = replace(NODE, accelerator=replace(TOY, beside={}))  # whose collectives cost kernels nothing
 FABRIC = Fabric("toy fabric", Link("toy nic", 5e7, 1e-6, "made up"), 4, "rail_optimised_fat_tree", 0.9, 1e-6, 1e-6, 1e-6, 0.0, 1e-6, 0.8)
 CLUSTER = Cluster(NODE, 16, FABRIC)
 DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1, **{name: read("dtypes", name) for name in ("fp8_block", "mxfp8", "nvfp4", "mxfp4")}}

@@ -84,6 +84,7 @@ class Accelerator:
     gemm_by_dtype: Mapping[str, Law] = field(default_factory=dict)  # where a dtype has a law of its own; gemm otherwise
     kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # where a kernel was measured by itself; its family's law otherwise
     busy_kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # while all devices of the node work, if that makes a difference
+    beside: Mapping[str, float] = field(default_factory=dict)  # by operation: what a collective costs compute beside it (cost/beside.py)
     tdp_w: float | None = None  # the power that it is built to draw; None: nobody says
     paces_s: Mapping[int, float] = field(default_factory=dict)  # by busy cores: `calibrate`'s fixed work on each, when nothing slowed it
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from parsim.cost.beside import together_ps
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
 from parsim.cost.shape import Shape, StageClass
@@ -19,7 +20,7 @@ from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.timing import task_ps
 from parsim.model.spec import Layout
 from parsim.schedules.phase import Phase
-from parsim.step.program import Pass, pass_of
+from parsim.step.program import Pass, Run, pass_of
 from parsim.step.stages import Copies, Parts, held_copies
 from parsim.step.step import Step
 from parsim.step.task import Operand, Task, Weight
@@ -36,15 +37,24 @@ class Prices:
     model: CostModel
     _ps: dict[int, tuple[Task, Ints]] = field(default_factory=dict, repr=False)  # by the identity of a task, which is kept
     _alike: dict[object, Ints] = field(default_factory=dict, repr=False)
+    _runs: dict[tuple[int, int], tuple[Run, tuple[Ints, ...]]] = field(default_factory=dict, repr=False)  # by lists, which are kept
 
     def of(self, task: Task) -> Ints:
-        """Picoseconds of a task of a pass, one value a row."""
+        """Picoseconds of a task of a pass by itself, one value a row."""
         if id(task) not in self._ps:
             key = _priced_by(task)
             if key not in self._alike:
                 self._alike[key] = task_ps(task, self.sizes, self.model)
             self._ps[id(task)] = (task, self._alike[key])
         return self._ps[id(task)][1]
+
+    def of_run(self, run: Run) -> tuple[Ints, ...]:
+        """Picoseconds of each task of a list, as long as what runs beside one another makes them."""
+        key = id(run.tasks), id(run.before)
+        if key not in self._runs:
+            shares = self.model.cluster.node.accelerator.beside
+            self._runs[key] = run, together_ps(run.tasks, run.before, self.of, shares)
+        return self._runs[key][1]
 
 
 @functools.lru_cache(maxsize=64)
@@ -162,8 +172,12 @@ class Workload:
         return held_copies([self.parts(stage) for stage in self.stages(rank)])
 
     def ps(self, task: Task) -> Ints:
-        """Picoseconds of a task of a pass."""
+        """Picoseconds of a task of a pass by itself."""
         return self.prices.of(task)[self.rows]
+
+    def ps_of(self, run: Run) -> list[Ints]:
+        """Picoseconds of each task of a list of a pass."""
+        return [each[self.rows] for each in self.prices.of_run(run)]
 
     def finish_ps(self, task: Task, held: Held) -> Ints:
         """Picoseconds of a task of the step's end on a rank that holds these segments; a bucket is one coalesced call."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from parsim.cost.shape import StageKind
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
+from parsim.schedules.phase import Phase
 from parsim.step.task import COMPUTE_STREAM, Compute
 
 
@@ -22,8 +24,15 @@ def busy_ps(stages: Stages) -> Ints:
 def rank_busy_ps(stages: Stages) -> Ints:
     """The same of plans with one pipeline, [rank, plan]."""
     w = stages.workload
-    kernels = stages.table(lambda kind, phase: stages.charges(kind, phase).get("compute", stages.members[kind].plans * 0)).sum(axis=0)
-    return np.asarray(w.shape.own @ kernels * w.micro_batches + _finish_ps(stages))
+    kernels = stages.table(lambda kind, phase: _kernels_ps(stages, kind, phase)).sum(axis=0)
+    return np.asarray(w.shape.own @ kernels + _finish_ps(stages))
+
+
+def _kernels_ps(stages: Stages, kind: StageKind, phase: Phase) -> Ints:
+    """Of a phase of a stage in a step, one value a member."""
+    plans = stages.members[kind].plans
+    each = ((stages.charges(kind, phase, closes=closes), times[plans]) for closes, times in stages.turns(phase))
+    return sum((charges.get("compute", times * 0) * times for charges, times in each), start=plans * 0)
 
 
 def _finish_ps(stages: Stages) -> Ints:

@@ -30,7 +30,7 @@ class Passes(NamedTuple):
     flying: Ints  # how long each rank waited for messages that had left, [rank, plan]
 
 
-def fold(rounds: Rounds, loops: Ints, spans: Ints, sends: Ints, *, watch: bool = False) -> Passes:
+def fold(rounds: Rounds, loops: Ints, spans: Ints, sends: Ints, late: Ints, *, watch: bool = False) -> Passes:
     """Every action after the one before it on its rank and after its message; a message leaves after the one before it.
 
     Args:
@@ -38,15 +38,16 @@ def fold(rounds: Rounds, loops: Ints, spans: Ints, sends: Ints, *, watch: bool =
         loops: how often each plan runs the loop.
         spans: picoseconds of the actions, [action, plan].
         sends: and of their messages.
+        late: how much longer an action takes that closes its stage.
         watch: whether `flying` is asked for; it is 0 otherwise.
 
     Raises:
         ScenarioError: int64 may not hold a step.
     """
-    _check_range(rounds, loops, spans + sends)
+    _check_range(rounds, loops, spans + sends + late)
     size = max(1, _MOST_VALUES // rounds.num_rows)
     parts = [slice(first, first + size) for first in range(0, len(loops), size)]
-    found = [_fold(rounds, loops[own], np.stack([spans[:, own], sends[:, own]]), watch) for own in parts]
+    found = [_fold(rounds, loops[own], np.stack([spans[:, own], sends[:, own], late[:, own]]), watch) for own in parts]
     return Passes(*(np.concatenate(each, axis=1) for each in zip(*found, strict=True)))
 
 
@@ -75,16 +76,17 @@ class _Run:
 
     def advance(self, levels: Iterable[Level]) -> None:
         """Run some levels."""
-        state, (spans, sends) = self.state, self.times
+        state, (spans, sends, late) = self.state, self.times
         for rank, action, reads, gives, closing in levels:
             count, read = len(action), state.take(reads, 0)
             start = np.maximum(state[rank], read[:count])
             end = start + spans.take(action, 0)
+            if closing is not None:
+                self.starts[action[closing]] = start[closing]
+                end[closing] += late.take(action[closing], 0)
             if len(self.flying):
                 self.flying[rank] += start - np.maximum(state[rank], self.left.take(reads[:count], 0))
                 self.left[gives] = end
-            if closing is not None:
-                self.starts[action[closing]] = start[closing]
             state[rank] = end
             state[gives] = np.maximum(end, read[count:]) + sends.take(action, 0)
 

@@ -13,6 +13,7 @@ from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.workload import Prices
 from parsim.estimator.maxplus import NEVER
 from parsim.estimator.streams import Streams, exposure
+from parsim.step.program import Run
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Send, Task, Wait, allocates, reads
 
 Tasks = Sequence[Task]
@@ -57,18 +58,18 @@ class Measures:
     """Courses and lives of the lists of one Step, for all plans that share it; each is taken once."""
 
     prices: Prices
-    _courses: dict[object, tuple[Tasks, Course]] = field(default_factory=dict, repr=False)  # by the identities of tasks, which are kept
+    _courses: dict[object, tuple[Run, Course]] = field(default_factory=dict, repr=False)  # by the identities of tasks, which are kept
     _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict, repr=False)
     _traffics: dict[object, tuple[Tasks, _Traffic]] = field(default_factory=dict, repr=False)
 
-    def course(self, tasks: Tasks, state: Crossing) -> Course:
+    def course(self, run: Run, state: Crossing) -> Course:
         """A list walked once from each entry of the state alone, and from rest."""
-        key = (*map(id, tasks), state)
+        key = (*map(id, run.tasks), *map(id, run.before), state)
         if key not in self._courses:
-            self._courses[key] = tasks, self._course(tasks, state)
+            self._courses[key] = run, self._course(run, state)
         return self._courses[key][1]
 
-    def _course(self, tasks: Tasks, state: Crossing) -> Course:
+    def _course(self, run: Run, state: Crossing) -> Course:
         count = state.num_entries
         starts = np.full((count, count + 1, self.prices.sizes.num_plans), NEVER)[:, count == 1 :]  # from compute alone is from rest
         starts[range(count), range(count)] = 0
@@ -78,8 +79,8 @@ class Measures:
             streams.begin(name, start)
         for name, start in zip(state.buffers, starts[1 + len(state.streams) :], strict=True):
             streams.ready[name] = exposure(state.streams[0]), start
-        for task in tasks:
-            streams.issue(task, self.prices.of(task))
+        for task, ps in zip(run.tasks, self.prices.of_run(run), strict=True):
+            streams.issue(task, ps)
         ends = [streams.compute, *(streams.ends[name] for name in state.streams), *(streams.ready[name][1] for name in state.buffers)]
         reached = np.stack([np.where(end < NEVER // 2, NEVER, end)[:count] for end in ends])
         charges = {name: np.broadcast_to(ps, starts[0].shape)[-1] for name, ps in streams.charges.items()}

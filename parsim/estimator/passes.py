@@ -150,6 +150,21 @@ class Stages:
         total = self.time(kind, phase, closes=closes).total
         return _charges(self.pass_of(kind, phase, closes=closes), self.measures, self.rows_of(kind), total)
 
+    def total_ps(self, kind: StageKind, phase: Phase) -> Ints:
+        """Picoseconds of a phase, one value a member."""
+        return self.time(kind, phase).total
+
+    def turns(self, phase: Phase) -> tuple[tuple[bool, Ints], ...]:
+        """How often a stage does a phase in a step, by plan, apart from the last time where that `closes` beside sums of gradients."""
+        count = self.workload.micro_batches
+        apart = phase.accumulates and self.workload.step.structure.replica_stream
+        return ((False, count - 1), (True, count * 0 + 1)) if apart else ((False, count),)
+
+    def late_ps(self, kind: StageKind, phase: Phase) -> Ints:
+        """How much longer the last time takes, beside those sums, one value a member."""
+        last, *_ = self.turns(phase)[::-1]
+        return self.time(kind, phase, closes=last[0]).total - self.total_ps(kind, phase)
+
     def rows_of(self, kind: StageKind) -> Ints:
         """Which row of the prices each member has."""
         return self.workload.rows[self.members[kind].plans]
@@ -189,16 +204,15 @@ class Stages:
 
 def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:
     """A phase from rest."""
-    lists = [(run.tasks, run.copies) for run in found.lists]
-    state = measures.crossing(tasks for tasks, _ in lists)
+    state = measures.crossing(run.tasks for run in found.lists)
     zero = rows * 0
     total, matrix = zero, maxplus.identity(state.num_entries, len(rows))
-    for tasks, copies in lists:
-        ends = measures.course(tasks, state).ends
+    for run in found.lists:
+        ends = measures.course(run, state).ends
         if state.num_entries == 1:
-            total = total + copies * ends[rows, 0, 0]
+            total = total + run.copies * ends[rows, 0, 0]
         else:
-            matrix = maxplus.product(maxplus.power(ends[rows], zero + copies), matrix)
+            matrix = maxplus.product(maxplus.power(ends[rows], zero + run.copies), matrix)
     if state.num_entries == 1:
         return PassTime(total, zero + maxplus.NEVER, zero)
     return PassTime(matrix[:, 0].max(axis=1), matrix[:, 1, 0], matrix[:, 1, 1])
@@ -206,13 +220,12 @@ def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:
 
 def _charges(found: Pass, measures: Measures, rows: Ints, total: Ints) -> dict[str, Ints]:
     """What it sums to.  What a phase takes beyond its lists from rest, it waits for the stream that crosses them."""
-    lists = [(run.tasks, run.copies) for run in found.lists]
-    state = measures.crossing(tasks for tasks, _ in lists)
+    state = measures.crossing(run.tasks for run in found.lists)
     zero = rows * 0
     charges: dict[str, Ints] = {}
-    for tasks, copies in lists:
-        for name, ps in measures.course(tasks, state).charges.items():
-            charges[name] = charges.get(name, zero) + copies * ps[rows]
+    for run in found.lists:
+        for name, ps in measures.course(run, state).charges.items():
+            charges[name] = charges.get(name, zero) + run.copies * ps[rows]
     if state.num_entries > 1:
         waits = exposure(state.streams[0])
         charges[waits] = total - sum((ps for name, ps in charges.items() if name != waits), start=zero)

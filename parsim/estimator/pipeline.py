@@ -92,13 +92,13 @@ def rank_ends(parts: Sequence[Stages], *, watch: bool = False) -> list[RankEnds]
     for place, part in enumerate(parts):
         for rounds, member in _members_of(place, part.workload):
             groups.setdefault(rounds, []).append(member)
-    times = [(part.table(lambda kind, phase: part.time(kind, phase).total), part.table(part.send_ps)) for part in parts]  # noqa: B023
+    times = [[*map(part.table, (part.total_ps, part.send_ps, part.late_ps))] for part in parts]
     beside = [*map(_beside, parts)]
     found = [RankEnds(*np.zeros((3, part.workload.num_ranks, len(part.workload.rows)), dtype=np.int64)) for part in parts]
     for rounds, members in groups.items():
         loops = np.repeat([each.loops for each in members], [len(each.plans) for each in members])
-        spans, sends = (np.hstack([_by_action(times[each.place][which], each) for each in members]) for which in (0, 1))
-        passes, first = fold(rounds, loops, spans, sends, watch=watch), 0
+        spans, sends, late = (np.hstack([_by_action(times[each.place][which], each) for each in members]) for which in range(3))
+        passes, first = fold(rounds, loops, spans, sends, late, watch=watch), 0
         for each in members:
             own = Passes(*(column[:, first : first + len(each.plans)] for column in passes))
             busy = _busy(beside[each.place], each, rounds, own)
@@ -182,10 +182,11 @@ def timeline(stages: Stages) -> Timeline:
     parts = [(name, int(ps[rank, 0])) for name, ps in end.charges.items()]
     spans = 0
     for kind, members in stages.members.items():
-        times = w.shape.own[rank, members.classes] * w.num_micro_batches
+        own = w.shape.own[rank, members.classes]
         for phase in w.phases:
-            parts += [(name, int(ps @ times)) for name, ps in stages.charges(kind, phase).items()]
-            spans += int(stages.time(kind, phase).total @ times)
+            for closes, (times,) in stages.turns(phase):
+                parts += [(name, int(ps @ own * times)) for name, ps in stages.charges(kind, phase, closes=closes).items()]
+                spans += int(stages.time(kind, phase, closes=closes).total @ own * times)
     flying = int(passes.flying[rank, 0])
     waits = int(passes.ends[rank, 0]) - spans - flying + step - int(end.compute[rank, 0])
     for name, ps in (*parts, (exposure("pp"), flying), ("bubble", waits)):
@@ -203,7 +204,7 @@ def lower_bound(stages: Stages) -> Ints:
     """Picoseconds that no schedule can beat: a rank's own work, after the stages below its first one have filled the pipeline and before
     they drain it.  Where a phase that hands nothing on may come last, none drain it."""
     w, phases = stages.workload, stages.workload.phases
-    spans, sends = stages.table(lambda kind, phase: stages.time(kind, phase).total), stages.table(stages.send_ps)
+    spans, sends, late = map(stages.table, (stages.total_ps, stages.send_ps, stages.late_ps))
     up, down, drains = [each.step > 0 for each in phases], [each.step < 0 for each in phases], phases[-1].step < 0
     passed, back = (spans + sends)[up].sum(axis=0), sends[down].sum(axis=0) * drains
     if drains:
@@ -211,7 +212,7 @@ def lower_bound(stages: Stages) -> Ints:
     rows = ranks_of_plans(w, stages.num_classes)
     own, below, shifted = rows.columns
     reach = np.sum(below * passed.T[rows.plan] + shifted * back.T[rows.plan], axis=1)
-    busy = np.sum(own * spans.sum(axis=0).T[rows.plan], axis=1) * w.micro_batches[rows.plan]
+    busy = np.sum(own * (spans.sum(axis=0) * w.micro_batches + late.sum(axis=0)).T[rows.plan], axis=1)
     return rows.worst(reach + busy) + (_least_finish(stages) if drains else 0)
 
 

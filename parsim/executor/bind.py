@@ -84,16 +84,16 @@ class Binder:
         key = (str(phase), stage, micro_batch)
         first = self._scope(copies[0], micro_batch, copies[0])
         yield from self._messages(found.prologue, first, (*key, "prologue"), stage, phase)
-        lists = [run.tasks for run in found.runs for _ in range(int(run.copies))]
+        lists = [run for run in found.runs for _ in range(int(run.copies))]
         carried = self._on_this_rank(stage, phase, micro_batch)
-        for place, (tasks, scope) in enumerate(zip(lists, scopes, strict=True)):
+        for place, (run, scope) in enumerate(zip(lists, scopes, strict=True)):
             entering, leaving = (side[phase] for side in (scope.copy[1].entering, scope.copy[1].leaving))
             if entering and carried and carried != scope.full(entering.name):
                 yield Rename(carried, scope.full(entering.name))
             if entering and not leaving and phase.step < 0:
                 yield Look(scope.full(entering.name), micro_batch)
-            for index, task in enumerate(tasks):
-                yield self._bound(task, scope, (*key, place, index), int(self.job.workload.ps(task)[0]))
+            for index, (task, ps) in enumerate(zip(run.tasks, self.job.workload.ps_of(run), strict=True)):
+                yield self._bound(task, scope, (*key, place, index), int(ps[0]))
             carried = scope.full(leaving.name) if leaving else ""
         yield from self._messages(found.epilogue, scopes[-1], (*key, "epilogue"), stage, phase)
 

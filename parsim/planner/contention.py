@@ -1,6 +1,7 @@
 """The best plans ranked anew by simulated contention: links that collectives share while they overlap, which an estimate leaves out.
 
-Contention ends no step earlier, so that the estimate of a plan bounds its step from below.  Where nothing can share, both are equal.
+A step is at least its estimate, which also says what kernels and collectives beside them cost one another.  Where no link can be shared,
+it is the estimate.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def _num_events(scenario: Scenario, plan: Plan) -> int:
 
 
 def _with_contention(scenario: Scenario, alone: Estimate) -> Estimate:
-    step_s = run(workload_in(scenario, alone.plan), contention=True).step_s
+    shared_s = run(workload_in(scenario, alone.plan), contention=True).step_s
+    step_s = max(alone.step_s, shared_s)  # kernels may meet fewer collectives than the estimate charges
     return replace(alone.with_step(step_s), breakdown_s={**alone.breakdown_s, SHARED: step_s - alone.step_s})
 
 

@@ -58,7 +58,7 @@ METRICS: Final[Mapping[str, str]] = {
 }
 
 BREAKDOWN: Final[Mapping[str, str]] = {
-    "compute": "the busiest stage's compute stream runs kernels of forward and backward",
+    "compute": "the busiest stage's compute stream runs kernels of forward and backward, which take longer beside collectives",
     **{f"exposed_{axis}": f"it waits for {waits_for}" for axis, waits_for in dimensions.waits().items()},
     "exposed_host": "it waits for gradients to reach the host, or for weights to come back",
     "bubble": "it waits for another stage, which has not sent yet or is still at work",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parsim import units
+from parsim.cluster import Accelerator
 from parsim.cluster.network import binding_link, nic_port
 from parsim.cluster.price import Price, load_of
 from parsim.cost.buckets import Held, elements
@@ -15,8 +16,8 @@ from parsim.cost.sizes import Sizes
 from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
 from parsim.parallel.recomputation import FLASH_AGAIN
-from parsim.report.bounds import Lines, collective_bound, kernel_bound, message_bound
-from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
+from parsim.report.bounds import Lines, cite, collective_bound, kernel_bound, message_bound
+from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value, runs_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def _collective_lines(workload: Workload, noted: NotedTask, task: Collective, pr
     num_ranks, stride = int(price.num_ranks[0]), int(price.stride[0])
     count, itemsize = int(elements(payload(task), sizes, held)[0]), sizes.itemsize_bytes[payload(task).dtype]
     operator = f" ({task.operator})" if "reduce" in task.operation else ""  # the others only move what is there
-    beside = ", beside compute" if task.stream != COMPUTE_STREAM else ""
+    beside = ", beside compute" if runs_beside(task) else ""
     yield "collective", f"{task.operation} over {task.group.name}{operator}{beside}"
     if isinstance(task.source, Operand) and isinstance(task.target, Operand):
         yield "expression", _expression((task.source,), (task.target,))
@@ -100,6 +101,14 @@ def _collective_lines(workload: Workload, noted: NotedTask, task: Collective, pr
     yield "time", _time(price)
     yield from collective_bound(model, price, count, itemsize, chunks_of(task, sizes))
     yield "load", _load(price)
+    if beside:
+        yield "beside", _beside(model.cluster.node.accelerator, task.operation)
+
+
+def _beside(device: Accelerator, operation: str) -> str:
+    share = device.beside.get(operation, 0.0)
+    costs = f"kernels take {share:.3g} of its time longer meanwhile, and it as much of theirs" if share else "it costs kernels nothing"
+    return f"{costs} [{cite(device, 'beside')}]"
 
 
 def _devices(count: int) -> str:

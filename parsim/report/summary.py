@@ -129,13 +129,13 @@ def show_sharing(results: Results) -> None:
     for result in results.plans:
         name, shared_s, sharing = result.estimate.name, result.estimate.step_s, result.sharing
         assert sharing is not None
-        longer = f"{units.format(max(shared_s - sharing.alone_step_s, 0.0), 's')}, {percent(shared_s / sharing.alone_step_s - 1.0)}"
+        longer = f"{units.format(shared_s - sharing.alone_step_s, 's')}, {percent(shared_s / sharing.alone_step_s - 1.0)}"
         times = {"alone": units.format(sharing.alone_step_s, "s", digits=4), "shared": units.format(shared_s, "s", digits=4)}
         steps.append({"plan": name, **times, "longer by": longer, "flows lost": units.format(sum(sharing.lost_s.values()), "s")})
         for (link, stream, other), lost_s in sharing.lost_s.items():
             figures = {"lost": units.format(lost_s, "s"), "link busy": percent(sharing.busy_s[link] / shared_s)}
             losses.append({"plan": name, "link": link, "stream": stream, "shares it with": other, **figures})
-    show_table(steps, left=("plan",), title="step, links shared by what overlaps on them")
+    show_table(steps, left=("plan",), title="step, links and devices shared by what overlaps on them")
     if losses:
         show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
 

@@ -86,6 +86,7 @@ class KernelRow(LawRow):
     knees: Annotated[list[KneeRow], Field(max_length=10)] = optional(list, "where a call outgrows a cache: beyond and bandwidth")
 
 
+BesideOperation = Annotated[str, Known("operations", lambda: (*cluster.OPERATIONS, "shift"))]
 KernelRows = dict[Annotated[str, Known("kernels", lambda: KERNEL_LAWS)], KernelRow]
 
 
@@ -105,6 +106,9 @@ class AcceleratorRow(InlineRow):
     attention: AttentionRow = Field(description="the law of fused attention")
     elementwise: ElementwiseRow = Field(description="the law of kernels that only move bytes")
     sustained_factor: Fraction = Field(1.0, description="the share of an isolated kernel's rate that training sustains")
+    beside: dict[BesideOperation, Annotated[float, Field(ge=0, le=1)]] = optional(
+        dict, "operation: the share of its time that compute beside a collective takes longer, and it by as much of compute's"
+    )
     tdp: Annotated[float, Quantity("W")] | None = Field(None, description="the power it is built to draw; no energy is told where left out")
     l2: Annotated[float, Quantity("bytes", zero=True)] = Field(
         0.0, description="the cache in which activations stay, where kernels show it"

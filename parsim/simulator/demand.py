@@ -15,8 +15,8 @@ from parsim.cluster.network import nic_port, uplink_name
 from parsim.cluster.price import Load, Price, load_of
 from parsim.cost.timing import task_price
 from parsim.parallel.group import Group
-from parsim.simulator.program import Program, one
-from parsim.step.task import Send, Task
+from parsim.simulator.program import Program, StreamItem, one
+from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Send, runs_beside
 
 _TRUNKS: Final = ("pcie_tree", "custom")  # node topologies whose devices share wires; in the others each has a port of its own
 
@@ -35,6 +35,18 @@ class Leg(NamedTuple):
     transfer_ps: int
     bytes_per_s: float  # of each sender, where its traffic is narrowest: what fairness compares
     loads: tuple[tuple[LinkAt, float], ...]  # shares of links' capacity, symmetric siblings included; at most 1
+    device: LinkAt | None = None  # whose kernels run beside it, if either costs the other anything
+    cost: float = 0.0  # `a` of cost/beside.py; of a kernel 0
+
+    @property
+    def wires(self) -> tuple[LinkAt, ...]:
+        """Where it may meet others: links, and its device."""
+        return (*(wire for wire, _ in self.loads), *((self.device,) if self.device else ()))
+
+    def costs_beside(self, other: Leg) -> float:
+        """The share by which it takes longer beside another, of which one is a collective and one a kernel of the same device."""
+        meet = self.device and self.device == other.device and bool(self.cost) != bool(other.cost)
+        return self.cost + other.cost if meet else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +114,16 @@ class Legs:
         sizes, self.program = program.workload.sizes, program
         places = program.workload.num_ranks, one(sizes.stride(Group(("pp",)))), one(sizes.num_devices)
         self.placement = Placement(program.workload.model.cluster, *places)
+        self.costs = program.workload.model.cluster.node.accelerator.beside
         self._found: dict[tuple[int, int, int | None], Leg | None] = {}
 
-    def leg(self, task: Task, rank: int, row: int | None) -> Leg | None:
+    def of(self, item: StreamItem, rank: int, row: int | None) -> Leg | None:
+        """What an item of a rank loads; kernels no link, but their device."""
+        if isinstance(item.task, Collective | Send):
+            return self.leg(item.task, rank, row)
+        return Leg(0, item.ps, 0.0, (), self._device(rank))
+
+    def leg(self, task: Collective | Send, rank: int, row: int | None) -> Leg | None:
         """How a communication of a rank loads links: of an action (its row), or of the step's end, which is over all that a rank holds."""
         workload, columns = self.program.workload, self.program.columns
         to = None
@@ -113,5 +132,16 @@ class Legs:
         if (key := (id(task), rank, to)) not in self._found:
             held = self.program.held_by_payer(task, rank) if row is None else None
             price = task_price(task, workload.sizes, workload.model, held)
-            self._found[key] = self.placement.leg(rank, None if to is None else workload.rank_of(to), price)
+            leg = self.placement.leg(rank, None if to is None else workload.rank_of(to), price)
+            if leg and runs_beside(task) and (cost := self.costs.get(task.operation)):
+                leg = leg._replace(device=self._device(rank), cost=cost)
+            self._found[key] = leg
         return self._found[key]
+
+    def may_meet(self, item: StreamItem) -> bool:
+        """Whether it may meet others on links or, as kernels that collectives cost something, on its device."""
+        is_kernel = isinstance(item.task, Compute) and item.stream == COMPUTE_STREAM
+        return isinstance(item.task, Collective | Send) or (is_kernel and bool(self.costs))
+
+    def _device(self, rank: int) -> LinkAt:
+        return LinkAt(self.placement.cluster.node.accelerator.name, f"stage {rank}")

@@ -64,6 +64,20 @@ def fair_shares(legs: Sequence[Leg]) -> list[FairShare]:
     return [found[index] for index in range(len(legs))]
 
 
+def device_shares(legs: Sequence[Leg]) -> list[FairShare]:
+    """The same, slowed by what runs beside it on its device: kernels by the costs of all collectives, each collective by its own.
+
+    >>> device = LinkAt("device", "")
+    >>> [share.rate for share in device_shares([Leg(0, 1, 0.0, (), device), Leg(0, 1, 1.0, (), device, 0.25)])]
+    [0.8, 0.8]
+    """
+    found = []
+    for leg, share in zip(legs, fair_shares(legs), strict=True):
+        slower = sum(map(leg.costs_beside, legs))
+        found.append(FairShare(share.rate / (1.0 + slower), share.bound or (leg.device if slower else None)))
+    return found
+
+
 def _first_full(
     legs: Sequence[Leg], links: dict[LinkAt, list[tuple[int, float]]], found: dict[int, FairShare]
 ) -> tuple[float, LinkAt | None]:
@@ -96,6 +110,11 @@ class Flow:
     version: int = 0
 
 
+def _weight(other: Flow, leg: Leg, bound: LinkAt) -> float:
+    """How much of what a leg loses where it is bound is due to another flow there."""
+    return leg.costs_beside(other.leg) if bound == leg.device else other.share.rate * dict(other.leg.loads)[bound]
+
+
 @dataclass(slots=True)
 class SharedLinks:
     """All links, and the flows on them."""
@@ -116,7 +135,7 @@ class SharedLinks:
         if flow is not None and flow.done is not None:
             yield flow.done
         elif flow is not None:
-            for wire, _ in leg.loads:
+            for wire in leg.wires:
                 self.flows[wire].remove(flow)
                 self.busy_ps[wire] += leg.transfer_ps
 
@@ -130,8 +149,8 @@ class SharedLinks:
 
     def _issue(self, leg: Leg, stream: str, task: str) -> Flow:
         flow = Flow(leg, stream, task, int(self.env.now) + leg.latency_ps, left_ps=float(leg.transfer_ps))
-        met = {id(other): other for wire, _ in leg.loads for other in self.flows.get(wire, ())}
-        for wire, _ in leg.loads:
+        met = {id(other): other for wire in leg.wires for other in self.flows.get(wire, ())}
+        for wire in leg.wires:
             self.flows.setdefault(wire, []).append(flow)
         for each in (*met.values(), *((flow,) if met else ())):
             self._notice(each)
@@ -154,7 +173,7 @@ class SharedLinks:
 
     def _enter(self, flow: Flow) -> None:
         flow.present, flow.since_ps = True, flow.start_ps
-        wires = [wire for wire, _ in flow.leg.loads]
+        wires = flow.leg.wires
         shared = any(self.num_present[wire] for wire in wires)
         self.busy_since_ps |= {wire: flow.start_ps for wire in wires if not self.num_present[wire]}
         self.num_present.update(wires)
@@ -176,7 +195,7 @@ class SharedLinks:
         now = int(self.env.now)
         self._advance(flow, now)
         flow.present = False
-        for wire, _ in flow.leg.loads:
+        for wire in flow.leg.wires:
             self.flows[wire].remove(flow)
             self.num_present[wire] -= 1
             if not self.num_present[wire]:
@@ -187,7 +206,7 @@ class SharedLinks:
     def _touch(self, flow: Flow) -> None:
         """Have the links of a flow that comes or goes solved when all else of this instant has happened."""
         waiting = bool(self.touched)
-        self.touched.update((wire, None) for wire, _ in flow.leg.loads if self.num_present[wire])
+        self.touched.update((wire, None) for wire in flow.leg.wires if self.num_present[wire])
         if self.touched and not waiting:
             self._later(0, self._solve)
 
@@ -200,7 +219,7 @@ class SharedLinks:
         self.num_solved += bool(flows)
         for flow in flows:
             self._advance(flow, now)
-        for flow, share in zip(flows, fair_shares([flow.leg for flow in flows]), strict=True):
+        for flow, share in zip(flows, device_shares([flow.leg for flow in flows]), strict=True):
             if share.rate != flow.share.rate:
                 self._run_at(flow, share)
             flow.share = share
@@ -215,20 +234,20 @@ class SharedLinks:
             for flow in self.flows[wire]:
                 if flow.present and id(flow) not in found:
                     found[id(flow)] = flow
-                    links.extend(other for other, _ in flow.leg.loads if other not in seen)
-                    seen.update(other for other, _ in flow.leg.loads)
+                    links.extend(other for other in flow.leg.wires if other not in seen)
+                    seen.update(flow.leg.wires)
         return list(found.values())
 
     def _rivals(self, flow: Flow) -> tuple[tuple[str, float], ...]:
         """Who shares the link that binds a flow, by the part of the link that each takes."""
         if flow.share.bound is None:
             return ()
-        bound, rates = flow.share.bound, defaultdict[str, float](float)
+        bound, parts = flow.share.bound, defaultdict[str, float](float)
         for other in self.flows[bound]:
-            if other is not flow and other.present:
-                rates[other.stream] += other.share.rate * dict(other.leg.loads)[bound]
-        whole = sum(rates.values())
-        return tuple((stream, part / whole) for stream, part in rates.items())
+            if other is not flow and other.present and (part := _weight(other, flow.leg, bound)):
+                parts[other.stream] += part
+        whole = sum(parts.values())
+        return tuple((stream, part / whole) for stream, part in parts.items())
 
     def _advance(self, flow: Flow, now: int) -> None:
         """Take off what a flow has sent since it was last looked at, and note what sharing cost it."""

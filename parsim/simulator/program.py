@@ -6,7 +6,7 @@ An action folds to one span: what nobody else can hold up runs ahead in plain in
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from parsim import schedules
 from parsim.cost.count import flops
 from parsim.cost.workload import Workload
-from parsim.step.program import Pass
+from parsim.step.program import Pass, Run
 from parsim.step.stages import Copies
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, Hold, Launches, Send, Task, Wait, reads, writes
 
@@ -45,11 +45,11 @@ class FoldedAction(NamedTuple):
     message: Beside | None  # the last that it does
 
 
-def items(tasks: Iterable[Task], ps_of: Callable[[Task], int]) -> Iterator[StreamItem]:
+def items(tasks: Iterable[Task], ps_of_each: Iterable[int]) -> Iterator[StreamItem]:
     """A task an item, in issue order; what takes no time and waits for nothing is left out."""
     beside: set[str] = set()
-    for task in tasks:
-        stream, ps = getattr(task, "stream", COMPUTE_STREAM), ps_of(task)  # what only waits is compute's
+    for task, ps in zip(tasks, ps_of_each, strict=True):
+        stream = getattr(task, "stream", COMPUTE_STREAM)  # what only waits is compute's
         if isinstance(task, Hold) or (isinstance(task, Launches) and not ps):
             continue
         # A Wait is for what other lists made, too.
@@ -101,11 +101,12 @@ def fold(items: Iterable[StreamItem]) -> FoldedAction:
 class Program:
     """One plan, ready to simulate: its actions, rank by rank, and the different `passes` that they run.
 
-    Whatever is asked for twice is worked out once.
+    `shared`: tasks take what they take alone, and events say what those that meet cost one another.  Whatever is asked for twice is
+    worked out once.
     """
 
-    def __init__(self, workload: Workload) -> None:
-        self.workload, num_ranks = workload, workload.num_ranks
+    def __init__(self, workload: Workload, *, shared: bool = False) -> None:
+        self.workload, self.shared, num_ranks = workload, shared, workload.num_ranks
         self.columns = c = schedules.columns(workload.schedule, num_ranks, workload.chunks, workload.num_micro_batches)
         # The pass of each action; how often each pipeline rank runs each pass [rank, pass], and holds each segment.
         keys = (c.stage * len(workload.phases) + c.phase) * 2 + c.closes
@@ -119,7 +120,9 @@ class Program:
         self.held = tuple(alike.setdefault(tuple((name, one(copies)) for name, copies in each.items()), each) for each in found)
         # The pipeline ranks that start a task of the step's end together, by its identity; none: the ranks of each stage.
         self.members = {id(task): self._members(task) for task in workload.step.finish}
-        self._items: dict[int, tuple[StreamItem, ...]] = {}  # by the identity of a list, which its pass keeps
+        self._items: dict[
+            tuple[int, int], tuple[StreamItem, ...]
+        ] = {}  # by the identities of tasks and what is before them, which a pass keeps
         self._finish_ps: dict[tuple[int, int], int] = {}  # by the identities of a task and of what a rank holds
 
     def _members(self, task: Task) -> tuple[int, ...]:
@@ -128,17 +131,19 @@ class Program:
         homes = task.group.homes
         return tuple(rank for rank, held in enumerate(self.held) if not homes or any(home in held for home in homes))
 
-    def items(self, tasks: tuple[Task, ...]) -> tuple[StreamItem, ...]:
+    def items(self, run: Run) -> tuple[StreamItem, ...]:
         """The items of a list of a pass."""
-        if id(tasks) not in self._items:
-            self._items[id(tasks)] = fold_kernels(items(tasks, lambda task: one(self.workload.ps(task))))
-        return self._items[id(tasks)]
+        key = id(run.tasks), id(run.before)
+        if key not in self._items:
+            ps = map(self.workload.ps, run.tasks) if self.shared else self.workload.ps_of(run)
+            self._items[key] = fold_kernels(items(run.tasks, map(one, ps)))
+        return self._items[key]
 
     def pass_items(self, each: Pass) -> Iterator[StreamItem]:
         """All items of a pass, in issue order."""
         for run in each.lists:
             for _ in range(one(run.copies)):
-                yield from self.items(run.tasks)
+                yield from self.items(run)
 
     @functools.cached_property
     def flops(self) -> tuple[int, ...]:
@@ -159,7 +164,8 @@ class Program:
     def finish(self, rank: int) -> list[tuple[StreamItem, tuple[int, ...]]]:
         """The end of a step on a rank, task by task, each with its `members`."""
         tasks = [task for task in self.workload.step.finish if rank in (self.members[id(task)] or (rank,))]
-        return [(item, self.members[id(item.task)]) for item in items(tasks, lambda task: self._ps(task, self.held_by_payer(task, rank)))]
+        found = items(tasks, (self._ps(task, self.held_by_payer(task, rank)) for task in tasks))
+        return [(item, self.members[id(item.task)]) for item in found]
 
     def _ps(self, task: Task, held: dict[str, Copies]) -> int:
         if (key := (id(task), id(held))) not in self._finish_ps:

@@ -103,7 +103,7 @@ class RankStreams:
         for row in self.rows:
             for run in program.passes[program.pass_index[row]].lists:
                 for _ in range(one(run.copies)):
-                    yield from self.walk(program.items(run.tasks), row, run.segment.name)
+                    yield from self.walk(program.items(run), row, run.segment.name)
         yield from self.finish()
 
     def finish(self) -> Events:
@@ -150,8 +150,8 @@ class RankStreams:
         task, start, name, stream = item.task, int(self.env.now), item.task.name, item.stream
         if isinstance(task, Collective) and stream == COMPUTE_STREAM:
             stream = task.group.name
-        if self.world.network is not None and isinstance(task, Collective | Send):
-            if leg := self.world.legs.leg(task, self.number, row):
+        if self.world.network is not None and self.world.legs.may_meet(item):
+            if leg := self.world.legs.of(item, self.number, row):
                 yield from self.world.network.carry(leg, stream, name)
         else:
             yield self.env.timeout(item.ps)

@@ -52,7 +52,7 @@ def workload_in(scenario: Scenario, plan: Plan) -> Workload:
 
 def run(workload: Workload, *, contention: bool = False, spans: bool = False) -> Trace:
     """One simulated step of one plan; arguments and errors as in `simulate`."""
-    program, streams = Program(workload), contention or spans
+    program, streams = Program(workload, shared=contention), contention or spans
     events = program.num_events(streams=streams)
     if events > MOST_EVENTS:
         raise PlanError(

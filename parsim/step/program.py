@@ -34,8 +34,11 @@ from parsim.step.task import (
     experts_of,
     is_launched,
     reads,
+    runs_beside,
 )
 
+TaskList = tuple[Task, ...]
+Running = tuple[Collective, ...]
 SHARD: Final = "~shard"  # behind the name of a buffer that crosses a stage boundary in shards
 
 
@@ -46,6 +49,7 @@ class Run:
     segment: Segment
     tasks: tuple[Task, ...]
     copies: Copies
+    before: tuple[Collective, ...] = ()  # what the list before each has left running
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +83,36 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
     prologue = receive_tasks(step, phase) if receives else ()
     if ahead:
         prologue = (*prologue, *_gathers_of(step, order[0][0], phase, ahead=True))
-    runs: list[Run] = []
+    runs, before = list[Run](), tuple[Collective, ...]()
     for index, (name, copies) in enumerate(order):
         following = order[index + 1][0] if index + 1 < len(order) and ahead else ""
-        if ahead and np.any(np.greater(copies, 1)):
-            runs.append(Run(step.segments[name], section(step, name, phase, following=name, closes=closes), copies - 1))
-            copies = copies * 0 + 1
-        runs.append(Run(step.segments[name], section(step, name, phase, following=following, closes=closes), copies))
+        own = left_running(step, name, phase, closes=closes)
+        inner = section(step, name, phase, following=name if ahead else "", closes=closes)
+        last = section(step, name, phase, following=following, closes=closes)
+        runs += (Run(step.segments[name], *each) for each in _lists(inner, last, copies, before, own) if np.any(each[1]))
+        before = own
     sums = step.structure.gradient_overlap and step.structure.scatters
     epilogue: tuple[Task, ...] = (Wait("sums", streams=(step.structure.sum_stream,)),) if sums else ()
     return Pass(prologue, tuple(runs), (*epilogue, *(send_tasks(step, order[-1][0], phase) if sends else ())))
+
+
+def _lists(inner: TaskList, last: TaskList, copies: Copies, before: Running, own: Running) -> Iterator[tuple[TaskList, Copies, Running]]:
+    """The lists of copies of a segment, of which the last may differ; `before`: what runs beside the first, and `own` beside the others."""
+    rest, more = copies - 1, (copies > 1) * 1
+    if before is own:
+        yield from ((last, copies, own),) if inner is last else ((inner, rest, own), (last, copies - rest, own))
+    elif inner is last:
+        yield from ((last, copies - rest, before), (last, rest, own))
+    else:
+        yield from ((inner, more, before), (inner, rest - more, own), (last, more, own), (last, 1 - more, before))
+
+
+@functools.lru_cache(maxsize=1024)
+def left_running(step: Step, name: str, phase: Phase, *, closes: bool) -> Running:
+    """The collectives that a copy of a segment leaves running beside what comes next."""
+    tasks = section(step, name, phase, closes=closes)
+    end = max(place for place, task in enumerate(tasks) if isinstance(task, Wait))  # of the segment's own tasks
+    return tuple(filter(runs_beside, tasks[end:]))
 
 
 @functools.lru_cache(maxsize=256)
@@ -176,7 +200,7 @@ def _around(launches: Launches, beside: tuple[str, ...]) -> tuple[Launches, Wait
 
 def _surround(tasks: tuple[Task, ...], phase: Phase, *, waits_for_loads: bool) -> Iterator[Task]:
     """The tasks of a segment between what the host launches for them and the wait for what they left on other streams."""
-    beside = dict.fromkeys(task.stream for task in tasks if isinstance(task, Collective) and task.stream != COMPUTE_STREAM)
+    beside = dict.fromkeys(task.stream for task in tasks if runs_beside(task))
     launches, wait = _around(_launches(tasks, phase, waits_for_loads=waits_for_loads), tuple(beside))
     yield launches
     yield from tasks

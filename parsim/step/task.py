@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeGuard
 
 from parsim.model.dims import MATMUL
 from parsim.model.op import Dims
@@ -238,6 +238,11 @@ def allocates(task: Task) -> tuple[Value, ...]:
 def free_after(task: Task, names: tuple[str | Bucket, ...]) -> Task:
     """The task, after which these buffers die as well."""
     return replace(task, frees=(*task.frees, *names))
+
+
+def runs_beside(task: Task) -> TypeGuard[Collective]:
+    """Whether it is a collective on a stream of its own."""
+    return isinstance(task, Collective) and task.stream != COMPUTE_STREAM
 
 
 def is_launched(task: Task) -> bool:

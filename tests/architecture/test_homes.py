@@ -157,6 +157,7 @@ ROOM = {
     "rows of measurements that say in other places what they ran": 60,
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
     "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 175,
+    "what collectives and the compute beside them cost one another": 205,
 }
 
 

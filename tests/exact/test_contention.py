@@ -15,7 +15,7 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import Scenario
 from parsim.simulator import Trace, simulate
 from parsim.simulator.network import SharedLinks
-from support import CLUSTER, FABRIC, NODE, STACK, examples, hold, scenario
+from support import CLUSTER, FABRIC, FREE_NODE, STACK, examples, hold, scenario
 
 OVERLAPPED = replace(STACK, gradient_overlap=True, tensor_overlap=True)
 
@@ -25,7 +25,9 @@ def contended(draw: st.DrawFn) -> tuple[Scenario, Plan]:
     """A drawn plan on a cluster whose NICs, leaves and node wires are slow enough to meet on."""
     chosen, plan = draw(plans())
     rate = draw(st.sampled_from([1e6, 1e8]))
-    node = replace(NODE, topology=draw(st.sampled_from(["switched_node", "pcie_tree"])), law=CollectiveLaw(1e-6, 1e-6, rate, rate, 1e-9))
+    node = replace(
+        FREE_NODE, topology=draw(st.sampled_from(["switched_node", "pcie_tree"])), law=CollectiveLaw(1e-6, 1e-6, rate, rate, 1e-9)
+    )
     nic = replace(FABRIC.nic, bandwidth_bytes_per_s=draw(st.sampled_from([1e5, 1e7])))
     over = draw(st.sampled_from([1.0, 3.0]))
     fabric = replace(FABRIC, nic=nic, topology="fat_tree", oversubscription=over, nodes_per_leaf=2, ramp_s_per_sqrt_byte=1e-8)
@@ -76,7 +78,7 @@ def unchanged(drawn: tuple[Scenario, Plan]) -> None:
 def crowded() -> tuple[Scenario, Plan]:
     """Two stages on nodes of their own, whose gradients leave by the NICs by which activations and their gradients come."""
     nic = replace(FABRIC.nic, bandwidth_bytes_per_s=1e5)
-    cluster = replace(CLUSTER, fabric=replace(FABRIC, nic=nic, efficiency=1.0, p2p_efficiency=1.0))
+    cluster = replace(CLUSTER, node=FREE_NODE, fabric=replace(FABRIC, nic=nic, efficiency=1.0, p2p_efficiency=1.0))
     plan = Plan(tensor_parallel=4, pipeline_parallel=2, data_parallel=2, virtual_pipeline=2, schedule="interleaved_1f1b")
     return scenario(cluster=cluster, stack=OVERLAPPED, batch=Batch(8, 8)), plan
 

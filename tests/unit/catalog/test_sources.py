@@ -101,3 +101,17 @@ def test_hosts_of_grace_are_joined_by_nvlink():
 def test_a_stack_says_what_of_it_is_documented_and_what_assumed(name):
     sources = catalog.row("stacks", name)["source"].values()
     assert any(each.startswith("documented") and "@" in each for each in sources) and any(each.startswith("assumed") for each in sources)
+
+
+def test_what_a_collective_costs_kernels_is_the_share_of_multiprocessors_that_its_source_says():
+    rows = {name: catalog.row("accelerators", name) for name in catalog.names("accelerators")}
+    said = {
+        name: re.search(r"(\d+) of (\d+) (multiprocessors|compute units)", row["source"].get("beside", "")) for name, row in rows.items()
+    }
+    for name, match in said.items():
+        if match:
+            held, of_all = int(match[1]), int(match[2])
+            assert of_all == rows[name]["num_multiprocessors"], name
+            assert round(held / of_all, 3) == rows[name]["beside"]["all_reduce"], name
+    measured = {name for name, row in rows.items() if row.get("beside") and not said[name]}
+    assert {"mi250x", "mi300x"} <= measured and not any(name.startswith(("a100", "h100", "b200", "rtx")) for name in measured)

@@ -15,8 +15,8 @@ from parsim.schedules import steady
 SHAPES = [(1, 1), (2, 1), (4, 1), (5, 1), (2, 2), (3, 2), (4, 2), (3, 3)]
 
 
-def one_by_one(name: str, shape: tuple[int, int], count: int, spans: list[int], sends: list[int]) -> Passes:
-    """A plan's actions in an order in which they can run, each after its rank's last and after its message."""
+def one_by_one(name: str, shape: tuple[int, int], count: int, spans: list[int], sends: list[int], late: list[int]) -> Passes:
+    """A plan's actions in an order in which they can run, each after its rank's last and after its message; closing ones are late."""
     p, v = shape
     held = schedules.columns(name, p, v, count)
     actions = (held.phase * p * v + held.stage).tolist()
@@ -26,7 +26,7 @@ def one_by_one(name: str, shape: tuple[int, int], count: int, spans: list[int], 
     for row in np.concatenate(held.levels).tolist():
         before, awaits, sent_before, closes = waits[row]
         start[row] = max(end[before], arrival[awaits])
-        end[row] = start[row] + spans[actions[row]]
+        end[row] = start[row] + spans[actions[row]] + closes * late[actions[row]]
         arrival[row] = max(end[row], arrival[sent_before]) + sends[actions[row]]
         flying[held.rank[row]] += start[row] - max(end[before], end[awaits])
         if closes:
@@ -57,9 +57,11 @@ def check_all(name: str, seed: int = 0) -> int:
             groups.setdefault(rounds, []).append((m, loops, int(rng.integers(6))))
         for rounds, members in groups.items():
             plans = [plan for _, _, plan in members]
-            got = fold(rounds, np.array([loops for _, loops, _ in members]), spans[:, plans], sends[:, plans], watch=True)
+            late = rng.integers(0, 1000, spans.shape)
+            times = (each[:, plans] for each in (spans, sends, late))
+            got = fold(rounds, np.array([loops for _, loops, _ in members]), *times, watch=True)
             for place, (m, loops, plan) in enumerate(members):
-                expected = one_by_one(name, (p, v), m, spans[:, plan].tolist(), sends[:, plan].tolist())
+                expected = one_by_one(name, (p, v), m, *(each[:, plan].tolist() for each in (spans, sends, late)))
                 assert all((one[:, place] == other).all() for one, other in zip(got, expected, strict=True)), (p, v, m)
                 most = max(most, loops)
     return most
@@ -71,7 +73,7 @@ def test_a_fold_comes_to_what_the_actions_do_one_by_one(name: str) -> None:
     assert loops > 5 or schedules.find(name, 2).steady_rounds is None
 
 
-@pytest.mark.parametrize("wrong", ["moved", "turned", "places", "first"])
+@pytest.mark.parametrize("wrong", ["moved", "turned", "places", "first", "late"])
 def test_mutants_of_the_fold_are_noticed(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     caches = steady._steady, steady._with_loop, steady._at_length
     match wrong:
@@ -79,6 +81,11 @@ def test_mutants_of_the_fold_are_noticed(wrong: str, monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(module._Run, "has_moved", lambda self, by: by[0] > 0)
         case "turned":  # what is left of a period is forgotten
             monkeypatch.setattr(module, "_run_loops", lambda run, loops: run.every)
+        case "late":
+            advance = module._Run.advance
+            monkeypatch.setattr(
+                module._Run, "advance", lambda self, levels: advance(self, [each._replace(closing=None) for each in levels])
+            )
         case "places":
             monkeypatch.setattr(steady, "_places", lambda made: 1)
         case "first":  # copies begin one level too soon
@@ -98,7 +105,7 @@ def test_loops_cost_nothing_once_all_repeats(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module._Run, "advance", lambda self, levels: (runs.append(len(levels)), right(self, levels))[1])
     rounds, loops = schedules.rounds("1f1b", 4, 1, 10**6)
     spans = np.array([[1, 1, 1, 3] * 2]).T  # the last stage takes longest
-    found = fold(rounds, np.array([loops]), spans, spans * 0)
+    found = fold(rounds, np.array([loops]), spans, spans * 0, spans * 0)
     assert found.ends.max() == 3 + 6 * 10**6 + 3
     assert sum(runs) < 100
 
@@ -106,4 +113,4 @@ def test_loops_cost_nothing_once_all_repeats(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_step_beyond_int64_is_refused() -> None:
     rounds, loops = schedules.rounds("1f1b", 2, 1, 10**6)
     with pytest.raises(ScenarioError, match="the step would take"):
-        fold(rounds, np.array([loops]), np.full((4, 1), 10**16), np.zeros((4, 1), dtype=np.int64))
+        fold(rounds, np.array([loops]), np.full((4, 1), 10**16), *np.zeros((2, 4, 1), dtype=np.int64))

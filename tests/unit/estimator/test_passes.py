@@ -31,8 +31,8 @@ def issued(plan: Plan, layers: int) -> list[tuple[int, int]]:
         for phase in w.phases:
             streams = Streams(np.array([0]), "compute")
             for run in w.pass_of(stage, phase, closes=True).lists:
-                for task in [*run.tasks] * int(run.copies):
-                    streams.issue(task, w.ps(task))
+                for task, ps in [*zip(run.tasks, w.ps_of(run), strict=True)] * int(run.copies):
+                    streams.issue(task, ps)
             number = int(w.shape.index[stage])
             kind = w.shape.classes[number].kind
             by_maps = stages.time(kind, phase, closes=True)

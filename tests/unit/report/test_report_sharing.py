@@ -18,7 +18,7 @@ from parsim.report.explain import explain
 from parsim.report.summary import show_sharing
 from parsim.scenario import Scenario
 from parsim.simulator import simulate
-from support import CLUSTER, FABRIC, STACK
+from support import CLUSTER, FABRIC, FREE_NODE, STACK
 from support import scenario as toy
 
 # Each of two stages on nodes of its own: gradients of a layer leave by the NICs by which activations and their gradients come.
@@ -37,7 +37,7 @@ plans:
 def crowded() -> Scenario:
     """Plans that do and do not meet on NICs of 1e5 bytes/s."""
     nic = replace(FABRIC.nic, bandwidth_bytes_per_s=1e5)
-    cluster = replace(CLUSTER, fabric=replace(FABRIC, nic=nic))
+    cluster = replace(CLUSTER, node=FREE_NODE, fabric=replace(FABRIC, nic=nic))
     both = Plan(tensor_parallel=4, pipeline_parallel=2, data_parallel=2, virtual_pipeline=2, schedule="interleaved_1f1b")
     plans = {"both": both, "one stage": Plan(tensor_parallel=4, data_parallel=4)}
     return toy(cluster=cluster, stack=replace(STACK, gradient_overlap=True), plans=plans)
@@ -95,7 +95,7 @@ def test_the_command_line_prints_both_steps_and_writes_them(tmp_path: Path, monk
     runner = CliRunner()
     done = runner.invoke(app, ["run", "crowded.yaml", "--backend", "simulate", "--contention", "--no-figure", "-o", "out"])
     assert done.exit_code == 0, done.output
-    assert "links shared by what overlaps on them" in done.output
+    assert "shared by what overlaps on them" in done.output
     shared = [each["sharing"] for each in json.loads((tmp_path / "out" / "results.json").read_text())["plans"]]
     assert all(each["alone_step_s"] > 0 for each in shared)
     assert runner.invoke(app, ["run", "crowded.yaml", "--contention"]).exit_code != 0
