@@ -116,7 +116,7 @@ STACKS = (
 
 def forget_steps() -> None:
     """What is lowered is cached, by structure, and how pipelines lie, by shape."""
-    steps = (lower.lower, lower._segment, program.receive_tasks, program.send_tasks, program.section)
+    steps = (lower.lower, lower._segment, lower._placement, lower._calls, program.receive_tasks, program.send_tasks, program.section)
     for cached in (
         *steps,
         shape.shape_of,

@@ -40,7 +40,7 @@ from parsim.parallel.group import Group
 from parsim.parallel.mesh import fastest_first, order_of
 from parsim.parallel.optimizer import OPTIMIZERS, states_role
 from parsim.parallel.plan import MESH, Batch, Stack
-from parsim.parallel.plans import Plans
+from parsim.parallel.plans import Plans, codes_of
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import Operand
 
@@ -173,10 +173,22 @@ class Sizes:
         first, which = distinct_rows(columns, self.num_plans)
         found = []
         for plan in first:
-            own = self.take(np.array([plan]))
+            own = self._only(plan, (query, key), axes)
             each = (own.at(place) for place in ([self.place] if self.place else own._places(axes)))
             found.append(max(causal_pairs(one.runs(queries, query), one.runs(keys, key, turns)) for one in each))
         return np.array(found, dtype=np.int64)[which]
+
+    def _only(self, plan: int, dims: Iterable[str], axes: Iterable[str]) -> Sizes:
+        """One of the plans, with these dims and axes."""
+        rows = slice(plan, plan + 1)
+        return replace(
+            self,
+            dims={dim: self.dims[dim][rows] for dim in dims},
+            degrees={axis: self.degrees[axis][rows] for axis in axes},
+            num_plans=1,
+            tables={key: Table(table.parts[rows]) for key, table in self.tables.items()},
+            layout=self.layout[rows],
+        )
 
     def _places(self, axes: Iterable[str]) -> Iterator[dict[str, int]]:
         """All ranks of the only plan along these axes."""
@@ -207,7 +219,9 @@ class Sizes:
 
     def num_bytes(self, operand: Operand) -> Ints:
         """Bytes of a buffer on one rank, as it is stored."""
-        return self.elements(operand.sharding) * self.itemsize_bytes[operand.dtype]
+        where = operand.sharding
+        key = where.dims, where.axes, operand.dtype
+        return self.once(key, lambda: self.elements(where) * self.itemsize_bytes[operand.dtype])
 
     def num_ranks(self, group: Group) -> Ints:
         """Ranks of a group; of one that only homes of a segment form, as many as there are homes, at most."""
@@ -273,7 +287,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
         ScenarioError: the batch's precision stores what has no bytes, or a matmul has more FLOPs than are counted exactly.
 
     >>> from parsim.parallel.plan import Batch, Plan, Stack
-    >>> from parsim.parallel.plans import Plans
+    >>> from parsim.parallel.plans import Plans, codes_of
     >>> from parsim.model.transformer import TransformerSpec
     >>> tiny = TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
     >>> sizes = sizes_of(tiny, Batch(4, 16), Plans.of([Plan(data_parallel=2, micro_batch=2)]), Stack("any"), {"bf16": 2, "fp32": 4})
@@ -310,9 +324,11 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     itemsize[FLAT_AND_CAST] = gradient + (cast if gradient < cast else 0)
     orders, order = plans.each(("rank_order",), lambda plan: fastest_first(plan.rank_order))
     shares = (*uneven(), *_slots(loads))
-    (layouts, layout), tables = plans.each(MESH, chunks), _tables(plans, dims, degrees, shares)
+    laid, which = plans.each(MESH, chunks)
+    layout, layouts = codes_of(laid)
+    tables = _tables(plans, dims, degrees, shares)
     over = tuple(dict.fromkeys(axis for cut in plans.each(MESH, _sequence_axes)[0] for axis in cut))
-    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, tuple(layouts), layout, copies, over)
+    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, layouts, layout[which], copies, over)
 
 
 def _sequence_axes(plan: Degrees) -> tuple[str, ...]:

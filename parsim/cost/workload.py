@@ -15,6 +15,7 @@ import numpy as np
 from parsim.cost.beside import together_ps
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
+from parsim.cost.reads import Reads
 from parsim.cost.shape import Shape, StageClass
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.timing import task_ps
@@ -38,13 +39,17 @@ class Prices:
     _ps: dict[int, tuple[Task, Ints]] = field(default_factory=dict, repr=False)  # by the identity of a task, which is kept
     _alike: dict[object, Ints] = field(default_factory=dict, repr=False)
     _runs: dict[tuple[int, int], tuple[Run, tuple[Ints, ...]]] = field(default_factory=dict, repr=False)  # by lists, which are kept
+    _reads: Reads = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_reads", Reads(self.sizes))
 
     def of(self, task: Task) -> Ints:
         """Picoseconds of a task of a pass by itself, one value a row."""
         if id(task) not in self._ps:
             key = _priced_by(task)
             if key not in self._alike:
-                self._alike[key] = task_ps(task, self.sizes, self.model)
+                self._alike[key] = self._reads.of(key, lambda sizes: task_ps(task, sizes, self.model))
             self._ps[id(task)] = (task, self._alike[key])
         return self._ps[id(task)][1]
 

@@ -33,14 +33,11 @@ OnProgress = Callable[[float], None] | None  # is told the share that is done
 
 
 class Priced:
-    """Plans as columns, with what is known of their stages: each list of tasks is measured once for all.
+    """Plans as columns, with what is known of their stages: each list of tasks is measured once for all."""
 
-    `progress` is told the share that is done of figures that are asked of all.
-    """
-
-    def __init__(self, scenario: Scenario, plans: Plans, progress: OnProgress = None) -> None:
+    def __init__(self, scenario: Scenario, plans: Plans) -> None:
         model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
-        self.scenario, self.plans, self.progress = scenario, plans, progress
+        self.scenario, self.plans = scenario, plans
         self.workloads = Workloads(scenario.model, model, plans, scenario.itemsize_bytes)
         self.measures = Measures(self.workloads.prices)
 
@@ -63,14 +60,14 @@ class Priced:
             found[place] = _estimate_of(self.scenario, self.plans.plan(row), self.alone(row), names[place], counts, useful)
         return [found[place] for place in range(len(rows))]
 
-    def figures(self, *folds: Callable[[Stages], Ints], rows: Ints | None = None) -> Ints:
-        """What each fold finds for each of some plans, [fold, plan]."""
+    def figures(self, *folds: Callable[[Stages], Ints], rows: Ints | None = None, progress: OnProgress = None) -> Ints:
+        """What each fold finds for each of some plans, [fold, plan]; `progress` is told the share that is done."""
         found, done = np.zeros((len(folds), self.plans.num_plans), dtype=np.int64), 0
         for stages, own in self.stages(rows):
             found[:, own] = [fold(stages) for fold in folds]
             done += len(own)
-            if self.progress and rows is None:
-                self.progress(done / self.plans.num_plans)
+            if progress:
+                progress(done / (self.plans.num_plans if rows is None else len(rows)))
         return found if rows is None else found[:, rows]
 
     def steps(self, rows: Ints | None = None) -> Ints:

@@ -7,6 +7,7 @@ in that order and with its innermost axis fastest.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,12 @@ def fastest_first(rank_order: str) -> tuple[str, ...]:
     >>> fastest_first("dp-tp-pp")
     ('dp', 'dp_replicate', 'tp', 'cp', 'pp')
     """
-    found, inner = rank_order.split("-"), [axis for axis in reversed(axes()) if view_of((axis,)) == DENSE]
+    return _fastest_first(rank_order, tuple(axis for axis in reversed(axes()) if axis not in axes_of(EXPERT)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _fastest_first(rank_order: str, inner: tuple[str, ...]) -> tuple[str, ...]:
+    found = rank_order.split("-")
     for place, axis in enumerate(inner):
         if axis not in found:
             found.insert(found.index(inner[place - 1]) + 1 if place else 0, axis)

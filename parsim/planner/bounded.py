@@ -1,4 +1,4 @@
-"""Plans as columns, each with a bound of its step and what it holds, priced exactly only where the bounds leave a choice."""
+"""Plans as columns, each with what it holds: its step is bounded where that is asked, and exact where the bounds leave a choice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from parsim.cluster.scalars import Ints
+from parsim.cluster.scalars import Floats, Ints
 from parsim.estimator.estimate import OnProgress, Priced
 from parsim.estimator.host import host_peak_bytes
 from parsim.estimator.memory import peak_bytes
@@ -26,17 +26,16 @@ _TIES: Final = ("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "mic
 
 
 class Bounded:
-    """Plans as columns, what bounds their steps, and what they hold; each is priced exactly at most once."""
+    """Plans as columns, and what they hold; each is bounded, and priced exactly, at most once."""
 
     def __init__(self, scenario: Scenario, plans: Plans, progress: OnProgress = None, known: Bounded | None = None) -> None:
         """`known`: the same of the first of the plans."""
-        self.priced, self.plans = Priced(scenario, plans, progress), plans
+        self.priced, self.plans = Priced(scenario, plans), plans
         more = np.arange(len(known.plans), len(plans)) if known else None
-        found = self.priced.figures(lower_bound, peak_bytes, host_peak_bytes, rows=more)
-        self.figures: Ints = np.hstack([known.figures, found]) if known else found
-        self.bound_ps, self.peaks, self.hosts = self.figures
-        self.exact_ps = np.full_like(self.bound_ps, -1)
-        every = self.estimates(np.arange(len(self.plans)))
+        found = self.priced.figures(peak_bytes, host_peak_bytes, rows=more, progress=progress)
+        self.peaks, self.hosts = np.hstack([[known.peaks, known.hosts], found]) if known else found
+        self.bound_ps, self.exact_ps = np.full((2, len(plans)), -1)  # of those that were asked for
+        every = self._estimates(np.arange(len(plans)), np.zeros(len(plans)))
         self.fill, self.short_of = every.fill, every.short_of
         self.fits = self.fill <= 1
 
@@ -46,7 +45,7 @@ class Bounded:
         chosen = space_named(scenario, space)
         found = candidates(scenario, chosen, runnable=runnable)
         first = cls(scenario, found.plans, progress)
-        variants = relief(first.priced, first.bound_ps, first.peaks, found.num_in_space)[0] if chosen is None else []
+        variants = relief(first.priced, first.bounds, first.peaks, found.num_in_space)[0] if chosen is None else []
         return cls(scenario, functools.reduce(Plans.join, variants, found.plans), progress, first) if variants else first
 
     def explain(self, rows: Ints, names: Mapping[int, str] | None = None) -> list[Estimate]:
@@ -54,11 +53,20 @@ class Bounded:
         return self.priced.explain(rows, [(names or {}).get(row, "") for row in rows.tolist()])
 
     def estimates(self, rows: Ints) -> Estimates:
-        """Some of the plans with what is known of their steps."""
+        """Some of the plans with their exact steps."""
+        return self._estimates(rows, self.finish(rows) / PS_PER_S)
+
+    def _estimates(self, rows: Ints, steps: Floats) -> Estimates:
         node = self.priced.scenario.cluster.node
-        steps = np.maximum(self.bound_ps, self.exact_ps)[rows] / PS_PER_S
         sizes = self.peaks[rows], node.accelerator.hbm_capacity_bytes, self.hosts[rows], node.host_memory_bytes
         return Estimates(self.plans.take(rows), steps, *sizes)
+
+    def bounds(self, rows: Ints) -> Ints:
+        """Picoseconds below the steps of some plans."""
+        new = rows[self.bound_ps[rows] < 0]
+        if len(new):
+            self.bound_ps[new] = self.priced.figures(lower_bound, rows=new)[0]
+        return np.asarray(self.bound_ps[rows])
 
     def finish(self, rows: Ints) -> Ints:
         """The exact steps of some plans."""
@@ -70,7 +78,7 @@ class Bounded:
     def front(self, rows: Ints) -> Ints:
         """Those of some plans that no other of them beats in step and memory, least memory first; of equals the smallest degrees."""
         order = rows[np.lexsort((*_tie_columns(self.plans.take(rows)), self.peaks[rows]))]
-        steps = np.maximum(self.bound_ps, self.exact_ps)[order]
+        steps = np.maximum(self.bounds(order), self.exact_ps[order])
         while True:
             least = np.minimum.accumulate(steps)
             stairs = np.flatnonzero(np.diff(least, prepend=np.iinfo(np.int64).max))  # below all that hold no more

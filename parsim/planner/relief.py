@@ -4,7 +4,7 @@ single modules that run again; never both of one plan, which a space or `remedie
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -25,14 +25,17 @@ from parsim.schedules.columnar import Bools
 _BUT_RECOMPUTE: Final = tuple(name for name in KEYS if name != "recompute")
 
 
-def relief(priced: Priced, bound_ps: Ints, peaks: Ints, num_in_space: int, last_ps: float = math.inf) -> tuple[list[Plans], list[Rejected]]:
+def relief(
+    priced: Priced, bounds: Callable[[Ints], Ints], peaks: Ints, num_in_space: int, last_ps: float = math.inf
+) -> tuple[list[Plans], list[Rejected]]:
     """The variants of plans that may fit and be no slower than `last_ps`, and how many were left out, by why.
 
-    Of the first plans, which are of the space.  A variant takes no less time than the plan, whose bound holds for it, too.
+    Of the first plans, which are of the space.  A variant takes no less time than the plan, whose bound holds for it, too: `bounds`
+    says that of some plans.
     """
     scenario, found, rejected = priced.scenario, list[Plans](), list[Rejected]()
     capacity = scenario.cluster.node.accelerator.hbm_capacity_bytes
-    lacks, quick = peaks > capacity, bound_ps <= last_ps
+    lacks = peaks > capacity
     for name, values, can, may_fit in _kinds(priced, peaks, capacity):
         left = can & (np.arange(len(can)) < num_in_space)
         runs = not values or not reasons(Plan(**{name: values[0]}), scenario.model.num_layers, scenario.stack)
@@ -40,7 +43,7 @@ def relief(priced: Priced, bound_ps: Ints, peaks: Ints, num_in_space: int, last_
             "the stack cannot": np.full(len(lacks), not runs),
             "it fits without": ~lacks,
             "it saves too little": ~may_fit,
-            "it is too slow without": ~quick,
+            "it is too slow without": _slower(left & runs & lacks & may_fit, bounds, last_ps),
         }
         for why, wrong in speaks_against.items():
             if count := int(np.sum(left & wrong)) * len(values):
@@ -49,6 +52,13 @@ def relief(priced: Priced, bound_ps: Ints, peaks: Ints, num_in_space: int, last_
         rows = priced.plans.take(np.flatnonzero(left))
         found += [rows.put(name, [value], np.zeros(len(rows), dtype=np.int64)) for value in values if len(rows)]
     return found, rejected
+
+
+def _slower(asked: Bools, bounds: Callable[[Ints], Ints], last_ps: float) -> Bools:
+    """Which of some plans are slower than that, of their own."""
+    found, rows = np.zeros(len(asked), dtype=bool), np.flatnonzero(asked)
+    found[rows] = bounds(rows) > last_ps if last_ps < math.inf else False
+    return found
 
 
 def _kinds(priced: Priced, peaks: Ints, capacity: int) -> Iterator[tuple[str, list[Any], Bools, Bools]]:

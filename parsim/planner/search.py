@@ -51,7 +51,7 @@ def plan(
         objective: one of OBJECTIVES.
         constraints: limits, as `sieve_of` takes them.
         contention: whether the best are simulated with links that collectives share while they overlap, and ranked anew.
-        progress: is told the share of the plans that is bounded.
+        progress: is told the share of the plans whose memory is known.
 
     Ties go to the plan with less memory, then to the smaller degrees.
 
@@ -70,7 +70,7 @@ def plan(
     race = _Race(objective, sieve, top)
     race.join([first])
     if chosen is None:
-        variants, left_out = relief(first.priced, first.bound_ps, first.peaks, found.num_in_space, race.last_ps)
+        variants, left_out = relief(first.priced, first.bounds, first.peaks, found.num_in_space, race.last_ps)
         rejected += left_out
         race.join([Bounded(scenario, each) for each in variants])
     more = sum(len(each.plans) for each in race.pools[1:]) + sum(each.count for each in rejected[len(found.rejected) :])
@@ -135,13 +135,14 @@ class _Race:
         """Price more plans in the order of their bounds, until no bound is below the last place: the same ranking as pricing all."""
         start, losses = len(self.pools), [loss_of(self.objective, each.priced) for each in pools]
         self.pools += pools
-        kept = [np.flatnonzero(self.sieve.quick(self.sieve.roomy(each.fits, each.fill), each.bound_ps)) for each in pools]
+        roomy = [np.flatnonzero(self.sieve.roomy(each.fits, each.fill)) for each in pools]
+        kept = [rows[self.sieve.quick(np.ones(len(rows), dtype=bool), each.bounds(rows))] for each, rows in zip(pools, roomy, strict=True)]
         self._run(start, losses, kept)
 
     def _run(self, start: int, losses: Sequence[Least], kept: Sequence[Ints]) -> None:
         pools = self.pools[start:]
         index, pool = np.concatenate([*kept, np.zeros(0, np.int64)]), np.repeat(np.arange(len(pools)), [len(each) for each in kept])
-        bounds = [loss(each.bound_ps[rows], rows) for each, loss, rows in zip(pools, losses, kept, strict=True)]
+        bounds = [loss(each.bounds(rows), rows) for each, loss, rows in zip(pools, losses, kept, strict=True)]
         least = np.concatenate([*bounds, np.zeros(0, np.int64)])
         order, done = np.argsort(least, kind="stable"), 0
         while done < len(order):

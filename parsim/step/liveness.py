@@ -27,7 +27,7 @@ def with_frees(tasks: Sequence[Task], keep: Set[str], entering: Set[str]) -> tup
     for name, index in last.items():
         if name not in keep:
             dying.setdefault(index, []).append(name)
-    return tuple(free_after(task, tuple(dying.get(index, ()))) for index, task in enumerate(tasks))
+    return tuple(free_after(task, tuple(dying[index])) if index in dying else task for index, task in enumerate(tasks))
 
 
 def operands_named(tasks: Sequence[Task], names: Set[str]) -> tuple[Operand, ...]:

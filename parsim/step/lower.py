@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
-from parsim.model.dims import COMPUTE, LOGITS
+from parsim.model.dims import COMPUTE, LOGITS, TOKENS
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Dims
 from parsim.model.spec import Architecture
-from parsim.parallel.dimensions import EXPERT, replica_axes, rules, view_of
+from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, replica_axes, rules, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.precision import Narrowing
 from parsim.parallel.sharding import Sharding
@@ -20,9 +20,10 @@ from parsim.schedules.phase import Phase
 from parsim.step import gradient
 from parsim.step.chunked import PassesInChunks, in_chunks
 from parsim.step.finish import finish
+from parsim.step.gradient import KernelCall
 from parsim.step.liveness import operands_named, saved_for, with_frees
 from parsim.step.place import Placer
-from parsim.step.quantise import in_narrow, linear_weights
+from parsim.step.quantise import LinearWeight, in_narrow, linear_weights
 from parsim.step.recompute import before_use, checkpoint, full
 from parsim.step.ring import with_turns
 from parsim.step.split import halves
@@ -41,70 +42,101 @@ class _Recompute(NamedTuple):
     early_stop: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Switches:
-    """What a segment reads of a structure: Steps that share it share the segment."""
+class _Kernels(NamedTuple):
+    """What the calls of a block depend on, wherever they are placed."""
 
     architecture: Architecture
     attention: str
     fusions: tuple[str, ...]
+    loss_chunks: int
+    narrows: Narrowing | None = None
+    narrow_lasts: bool = False
+
+
+class _Switches(NamedTuple):
+    """What a segment reads of a structure: Steps that share it share the segment."""
+
+    kernels: _Kernels
     rules: tuple[tuple[str, tuple[str, ...]], ...]
     expert_axes: tuple[str, ...]  # all that are on, where tokens lie in two views
     beside: tuple[str, ...]  # axes whose collectives run beside compute
     ring: int
     ends_apart: bool
     narrow_gradients: bool
-    loss_chunks: int
-    recompute: _Recompute
-    narrows: Narrowing | None = None
-    narrow_lasts: bool = False
+    recompute: _Recompute = _Recompute()
+
+
+class _Calls(NamedTuple):
+    """A block as calls, which all its placements share."""
+
+    block: Block
+    forward: Sequence[KernelCall]
+    backward: Sequence[KernelCall]
+    gradient_of_x: str
+    linear: Mapping[str, LinearWeight]  # what is multiplied in a narrow format
+    dims: frozenset[str]  # of all its tensors
 
 
 @functools.lru_cache(maxsize=256)
 def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     again = _Recompute(structure.checkpointed, structure.recompute_ops, structure.recomputes_all, structure.early_stop)
-    plain = _Switches(
-        structure.architecture,
-        structure.attention,
-        structure.fusions,
+    wide = _Kernels(structure.architecture, structure.attention, structure.fusions, structure.loss_chunks)
+    narrow = wide._replace(narrows=structure.narrows, narrow_lasts=structure.lasting_narrow is not None)
+    switches = _Switches(
+        wide,
         tuple((dim, over) for dim, over in rules(structure.dimensions).items() if dim != LOGITS or not structure.gather_logits),
         structure.axes if view_of(structure.axes) == EXPERT else (),
         structure.axes_beside,
         structure.ring,
         structure.ends_apart,
         structure.narrow_gradients,
-        structure.loss_chunks,
-        _Recompute(),
     )
     first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
-    kept = layers if structure.recompute_every > 1 else []
-    ends, plain = plain, replace(plain, narrows=structure.narrows, narrow_lasts=structure.lasting_narrow is not None)
+    inner = switches._replace(kernels=narrow)
     found = [
-        _segment(first, ends),
-        *(_segment(name, replace(plain, recompute=again)) for name in layers),
-        *(_segment(KEPT + name, plain) for name in kept),
-        _segment(last, ends),
+        _segment_of(first, switches),
+        *(_segment_of(name, inner._replace(recompute=again)) for name in layers),
+        *(_segment_of(KEPT + name, inner) for name in layers if structure.recompute_every > 1),
+        _segment_of(last, switches),
     ]
     segments = {segment.name: segment for segment in found}
     return Step(structure, segments, tuple(finish(structure, tuple(segments.values()))))
 
 
+def _segment_of(name: str, switches: _Switches) -> Segment:
+    """The segment of these switches, of which a block reads those of the dims that it has."""
+    calls = _calls(name, switches.kernels)
+    own = {axis for dim, over in switches.rules if dim in calls.dims for axis in over}
+    in_views = (axis for axis in switches.expert_axes if axis in own or axis not in axes_of(OUTSIDE))
+    read = switches._replace(
+        rules=tuple(each for each in switches.rules if each[0] in calls.dims),
+        expert_axes=tuple(in_views) if TOKENS in calls.dims else (),
+        ends_apart=switches.ends_apart or not calls.block.shared,
+    )
+    return _segment(name, read)
+
+
 @functools.lru_cache(maxsize=1024)
 def _segment(name: str, switches: _Switches) -> Segment:
-    blocks, table = blocks_of(switches.architecture, switches.attention, switches.fusions), dict(switches.rules)
-    block = replace(blocks[name.removeprefix(KEPT)], name=name)
+    """The segment with what runs again, and the lives of its buffers."""
+    bare = _placement(name, switches._replace(recompute=_Recompute()))
+    parts = {gradient.part_of(weight.name) for weight in bare.weights} if switches.narrow_gradients else set()
+    backward = _recompute(switches.recompute, [*bare.phases[Phase.F]], [*bare.phases[Phase.B]], switches.beside)
+    backward = [replace(task, overwrite=True) if isinstance(task, Compute) and task.outputs[0].name in parts else task for task in backward]
+    return _with_lives(replace(bare, phases={**bare.phases, Phase.B: tuple(backward)}), parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _placement(name: str, switches: _Switches) -> Segment:
+    """The segment as nothing runs again in it, and nothing dies."""
+    block, forward_calls, backward_calls, gradient_of_x, linear, _ = _calls(name, switches.kernels)
+    table = dict(switches.rules)
     placer = Placer(table, switches.expert_axes)
     x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.input else None
     if x:
         placer.known["x"] = x
-    passes = _passes(block, switches)
-    forward_calls, backward_calls = passes.forward, passes.backward
-    linear = linear_weights(forward_calls, block.weights) if switches.narrows else {}
-    if switches.narrows:
-        lasting, fused = switches.narrow_lasts, "norm_gemm" in switches.fusions
-        placer.know(linear)
-        forward_calls, backward_calls = in_narrow(forward_calls, backward_calls, linear, switches.narrows, lasting=lasting, fused=fused)
+    placer.know(linear)
     forward = with_turns(placer.place(forward_calls), switches.ring)
     y = placer.known[block.output] if block.output else None
     d_y = Operand("d_y", y.sharding, COMPUTE) if y else None
@@ -112,30 +144,36 @@ def _segment(name: str, switches: _Switches) -> Segment:
         placer.known["d_y"] = d_y
     placer.beside = switches.beside
     backward = with_turns(placer.place(backward_calls), switches.ring)
-    rows = {name: weight.rows for name, weight in linear.items()} if switches.narrow_lasts else {}
+    rows = {name: weight.rows for name, weight in linear.items()} if switches.kernels.narrow_lasts else {}
     placed = ((name, initial, placer, switches, rows.get(name, 0)) for name, initial in block.weights.items())
-    weights = tuple(_weight(block, *each) for each in placed)
-    totals = tuple(placer.known[total] for total in block.totals)
-    d_x = replace(x, name=placer.known[passes.gradient_of_x].name) if x and passes.gradient_of_x else None
-    backward = _recompute(switches.recompute, forward, backward, switches.beside)
-    parts = {gradient.part_of(weight.name) for weight in weights} if switches.narrow_gradients else set()
-    backward = [replace(task, overwrite=True) if isinstance(task, Compute) and task.outputs[0].name in parts else task for task in backward]
-    bare = Segment(
+    d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
+    return Segment(
         name=block.name,
         phases={Phase.F: tuple(forward), Phase.B: tuple(backward)},
         kept={},
         entering={Phase.F: x, Phase.B: d_y, Phase.I: d_y, Phase.W: None},
         leaving={Phase.F: y, Phase.B: d_x, Phase.I: d_x, Phase.W: None},
-        weights=weights,
-        totals=totals,
+        weights=tuple(_weight(block, *each) for each in placed),
+        totals=tuple(placer.known[total] for total in block.totals),
     )
-    return _with_lives(bare, parts)
 
 
-def _passes(block: Block, switches: _Switches) -> PassesInChunks:
-    if switches.loss_chunks > 1 and block.has_op(ENTER_HEAD):
-        return in_chunks(block, switches.fusions, switches.loss_chunks)
-    return PassesInChunks(gradient.forward(block), *gradient.backward(block, switches.fusions))
+@functools.lru_cache(maxsize=256)
+def _calls(name: str, kernels: _Kernels) -> _Calls:
+    block = blocks_of(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT)]
+    forward, backward, gradient_of_x = _passes(block, kernels)
+    linear = linear_weights(forward, block.weights) if kernels.narrows else {}
+    if kernels.narrows:
+        fused = "norm_gemm" in kernels.fusions
+        forward, backward = in_narrow(forward, backward, linear, kernels.narrows, lasting=kernels.narrow_lasts, fused=fused)
+    dims = {dim for call in (*forward, *backward) for _, own, *_ in (*call.inputs, *call.outputs) for dim in own}
+    return _Calls(replace(block, name=name), forward, backward, gradient_of_x, linear, frozenset(dims))
+
+
+def _passes(block: Block, kernels: _Kernels) -> PassesInChunks:
+    if kernels.loss_chunks > 1 and block.has_op(ENTER_HEAD):
+        return in_chunks(block, kernels.fusions, kernels.loss_chunks)
+    return PassesInChunks(gradient.forward(block), *gradient.backward(block, kernels.fusions))
 
 
 def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], beside: tuple[str, ...]) -> list[Task]:

@@ -158,6 +158,7 @@ ROOM = {
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
     "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 175,
     "what collectives and the compute beside them cost one another": 205,
+    "plans of experts and schedules in seconds": 160,
 }
 
 

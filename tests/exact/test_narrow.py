@@ -191,7 +191,8 @@ def _quantising_moves_nothing(patch: pytest.MonkeyPatch) -> None:
 def _the_head_too(patch: pytest.MonkeyPatch) -> None:
     right = lower._segment.__wrapped__
     how = RECIPES["fp8_current"].narrows
-    patch.setattr(lower, "_segment", lru_cache(lambda name, switches: right(name, replace(switches, narrows=how))))
+    narrow = lambda switches: switches._replace(kernels=switches.kernels._replace(narrows=how))  # noqa: E731
+    patch.setattr(lower, "_segment", lru_cache(lambda name, switches: right(name, narrow(switches))))
 
 
 def _activations_kept_wide(patch: pytest.MonkeyPatch) -> None:
