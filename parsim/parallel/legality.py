@@ -64,12 +64,12 @@ def faults(
     facts = Facts(model, batch, num_devices, stack)
     if broken := [fault for rule in VALUES for fault in rule.faults(plan, facts)]:
         return broken
-    groups = [*sharding_faults.zero_group(plan)]
-    meant = dataclasses.replace(plan, zero_group=None) if groups else plan
+    groups = {name: [*own(plan)] for name, own in GROUPS.items()}
+    meant = dataclasses.replace(plan, **{name: None for name, own in groups.items() if own})
     found: dict[str, list[PlanFault]] = {}
     for rule in RULES:
         told = found.get(rule.after)
-        found[rule.name] = groups if rule.name == "ZeRO group" else [] if told else [*rule.faults(meant, facts)]
+        found[rule.name] = groups[rule.name] if rule.name in groups else [] if told else [*rule.faults(meant, facts)]
     return [fault for own in found.values() for fault in own]
 
 
@@ -262,8 +262,10 @@ _PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
 _EXPERTS: Final = ("expert_parallel", "expert_tensor_parallel", "tensor_parallel", "sequence_parallel")
 _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
-# A legal zero_group changes no number of ranks.
+# A legal group changes no number of ranks.
 _DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")
+# Of each key that says how many ranks form a group, what is wrong with it: other rules are asked without a group that is no divisor.
+GROUPS: Final = {"zero_group": sharding_faults.zero_group, "context_group": sharding_faults.context_group}
 # Rules of single values, and those of values together, which a plan whose values are legal is asked.
 VALUES: Final = (
     Rule("positive numbers", (*POSITIVE, "layers_per_stage"), _not_positive),
@@ -273,7 +275,8 @@ VALUES: Final = (
 RULES: Final = (
     Rule("pipeline", _PIPELINE, _pipeline),
     Rule("ZeRO", ("zero_stage", "gradient_sync", "reshard_after_forward", "pipeline_parallel", "schedule"), _of_plan(sharding_faults.zero)),
-    Rule("ZeRO group", ("zero_group", "data_parallel", "zero_stage"), _of_plan(sharding_faults.zero_group)),
+    Rule("zero_group", ("zero_group", "data_parallel", "zero_stage"), _of_plan(sharding_faults.zero_group)),
+    Rule("context_group", ("context_group", "context_parallel", "context_kind"), _of_plan(sharding_faults.context_group)),
     Rule("rank order", ("rank_order",), _of_plan(sharding_faults.rank_order)),
     Rule("devices", _DEVICES, _world),
     Rule("experts", (*MESH, "rank_order", "gradient_sync"), _of_plan(sharding_faults.views)),

@@ -83,7 +83,7 @@ def fastest_first(rank_order: str) -> tuple[str, ...]:
     around.
 
     >>> fastest_first("dp-tp-pp")
-    ('dp', 'dp_replicate', 'tp', 'cp', 'pp')
+    ('dp', 'dp_replicate', 'tp', 'cp_group', 'cp', 'pp')
     """
     found, inner = rank_order.split("-"), [axis for axis in reversed(axes()) if view_of((axis,)) == DENSE]
     for place, axis in enumerate(inner):

@@ -68,6 +68,7 @@ class Plan:
     pipeline_parallel: int = _key(1, "ranks that split the layers")
     context_parallel: int = _key(1, "ranks that split each sequence")
     context_kind: str = _key("all_gather", "how attention reaches other ranks; as the stack where left out", follows=True)
+    context_group: int | None = _key(None, "neighbours of these that trade tokens for heads, where context_kind has groups")
     virtual_pipeline: int = _key(1, "model chunks a pipeline rank")
     sequence_parallel: bool = _key(False, "whether the tensor-parallel ranks split the sequence between blocks")
     micro_batch: int = _key(1, "sequences that pass the pipeline together")

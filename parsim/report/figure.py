@@ -37,6 +37,7 @@ _AXES = (
     "#999933",
     "#CC6677",
     "#117733",
+    "#AA4499",
 )  # of the mesh; the innermost first
 MEMORY: Final[Mapping[str, str]] = {
     "parameters": "#77AADD",
@@ -76,7 +77,8 @@ _WIDTH, _EDGE, _ROW, _LINE, _TITLE, _AXIS, _LABEL, _TICK, _GAP = 10.5, 0.1, 0.5,
 
 def time_colours() -> dict[str, str]:
     """The colours of a step's parts, by component."""
-    late = [dimensions.axis_of("context_parallel"), *dimensions.axes_of(dimensions.EXPERT)]  # behind the others, whose colours are known
+    sequence = map(dimensions.axis_of, ("context_parallel", "context_group"))
+    late = [*sequence, *dimensions.axes_of(dimensions.EXPERT)]  # behind the others, whose colours are known
     axes = sorted(reversed(dimensions.axes()), key=lambda axis: late.index(axis) + 1 if axis in late else 0)
     return {
         "compute": "#0072B2",
