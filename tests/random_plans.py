@@ -78,6 +78,7 @@ def _attempt(rng: Random) -> Drawn:
     cluster = _cluster(rng)
     stack = _stack(rng, cluster)
     schedule = _schedule(rng, pp, chunks, count)
+    batch = replace(batch, global_batch=batch.global_batch * Plan(schedule=schedule).num_copies)
     zero = rng.choice((0, 0, 1, 2, 3, 3))
     keeps = zero == 3 and pp == 1 and rng.random() < 0.7
     again = () if rng.random() < 0.7 else _ops(rng, model, stack)
@@ -119,7 +120,7 @@ def _schedule(rng: Random, ranks: int, chunks: int, count: int) -> str | tuple[s
     """A registered one, or its actions written out."""
     legal = [name for name in schedules.names() if schedules.fault(name, ranks, chunks, count) is None]
     name = rng.choice(legal)
-    if rng.random() > 0.2:
+    if rng.random() > 0.2 or schedules.find(name, ranks).num_copies > 1:  # which stages alone do not say
         return name
     return as_text(name, ranks, chunks, count)
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from parsim import schedules
 from parsim.errors import ParsimError, did_you_mean
@@ -65,7 +65,8 @@ def faults(
     if broken := [fault for rule in VALUES for fault in rule.faults(plan, facts)]:
         return broken
     groups = {name: [*own(plan)] for name, own in GROUPS.items()}
-    meant = dataclasses.replace(plan, **{name: None for name, own in groups.items() if own})
+    no_groups: dict[str, Any] = {name: None for name, own in groups.items() if own}
+    meant = dataclasses.replace(plan, **no_groups)
     found: dict[str, list[PlanFault]] = {}
     for rule in RULES:
         told = found.get(rule.after)
@@ -175,7 +176,7 @@ def schedule_fault(plan: Plan, batch: Batch | None = None) -> PlanFault | None:
     if not isinstance(plan.schedule, str):
         return PlanFault("schedule", said, "")
     more = (each for each in range(count + 1, 2 * (count + ranks)) if schedules.fault(plan.schedule, ranks, chunks, each) is None)
-    product = dimensions.split(plan, "B") * plan.micro_batch
+    product = dimensions.split(plan, "B") * plan.micro_batch * plan.num_copies
     enough = next((f"Make global_batch {each * product}, or choose" for each in more), "Choose")
     return PlanFault("virtual_pipeline" if chunks > 1 else "schedule", said, f"{enough} another micro_batch")
 
@@ -203,14 +204,20 @@ def _layers(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
 def _micro_batches(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     if (batch := facts.batch) is None:
         return
-    replicas = dimensions.split(plan, "B")
+    copies = plan.num_copies
+    replicas = dimensions.split(plan, "B") * copies
     product = replicas * plan.micro_batch
     if batch.global_batch % product:
         replica = batch.global_batch % replicas == 0
         field = "micro_batch" if replica else "data_parallel"
-        asked = f"data_parallel x micro_batch = {replicas} x {plan.micro_batch} = {product}"
-        legal = divisors(batch.global_batch // replicas if replica else batch.global_batch)
-        yield PlanFault(field, f"{asked} does not divide global_batch = {batch.global_batch}", f"Legal {field}: {comma_list(legal)}")
+        what, numbers = ["data_parallel", "micro_batch"], [replicas // copies, plan.micro_batch]
+        if copies > 1:
+            what, numbers = [*what, f"copies of the model ({plan.schedule})"], [*numbers, copies]
+        asked = f"{' x '.join(what)} = {' x '.join(map(str, numbers))} = {product}"
+        remedy = f"Legal {field}: {comma_list(divisors(batch.global_batch // (replicas if replica else copies)))}"
+        if batch.global_batch % copies:
+            field, remedy = "schedule", f"Make global_batch a multiple of {product}, or choose another schedule"
+        yield PlanFault(field, f"{asked} does not divide global_batch = {batch.global_batch}", remedy)
         return
     count = batch.global_batch // product
     actions = 2 * plan.num_stages * count

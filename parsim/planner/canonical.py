@@ -150,7 +150,8 @@ def _actions(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, count
     if schedules.fault(schedule, num_ranks, chunks, count):
         return None
     found = schedules.find(schedule, num_ranks)
-    return found.phases, blake2b(np.stack(schedules.order_of_issue(found, num_ranks, chunks, count)).tobytes()).digest()
+    order = schedules.order_of_issue(found, num_ranks, chunks * found.num_copies, count)
+    return found.phases, blake2b(np.stack(order).tobytes()).digest()
 
 
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE, "schedule")

@@ -262,6 +262,7 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
         "zero_bubble_h1": "zb zb_h1 zb1p",
         "zero_bubble_h2": "zb_h2 zbh2",
         "zero_bubble_v": "zbv zb_v zbv_zero_bubble",
+        "dual_pipe": "dualpipe",
         "dual_pipe_v": "dualpipev",
         "v_half": "vhalf",
         "v_min": "vmin",

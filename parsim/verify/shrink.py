@@ -67,7 +67,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     if in_blocks:
         model = replace(model, hidden_size=_SHARED)  # so that bytes of all tensors are whole
     rounds = 1 if small.optimizer_in_backward else 2 * small.pipeline_parallel
-    sequences, tokens = rounds * split(small, "B") * small.micro_batch, (8 if in_blocks else 4) * parts
+    sequences, tokens = rounds * split(small, "B") * small.micro_batch * small.num_copies, (8 if in_blocks else 4) * parts
     while next(sharding_faults.tokens(small, model, replace(scenario.batch, sequence_length=tokens)), None):
         tokens *= 2  # until runs of tokens that experts share are whole
     batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens)

@@ -156,6 +156,7 @@ ROOM = {
     "releases of a stack": 80,
     "rows of measurements that say in other places what they ran": 60,
     "another rule inside groups of the ranks of a sequence": 85,
+    "two copies of the model on one pipeline": 115,
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
 }
 
