@@ -96,6 +96,27 @@ def part_label(part: str) -> str:
     return part if axis == part else f"{axis}, exposed"
 
 
+def by_outermost(parts: Mapping[str, float]) -> dict[str, float]:
+    """Parts as they are drawn: what ranks that differ along several axes do together, sums over all replicas, counts to one axis.
+
+    >>> by_outermost({"exposed_dp": 0.0, "exposed_cp": 1.0, "exposed_dp+cp": 2.0})
+    {'exposed_dp': 2.0, 'exposed_cp': 1.0}
+    """
+    found: dict[str, float] = {}
+    for part, value in parts.items():
+        found[outermost(part)] = found.get(outermost(part), 0.0) + value
+    return found
+
+
+def outermost(part: str) -> str:
+    """The part of the outermost axis alone.
+
+    >>> outermost("exposed_dp+cp")
+    'exposed_dp'
+    """
+    return part.partition("+")[0]
+
+
 def figure_rows(results: Results) -> list[dict[str, object]]:
     """What the figure draws, a row a mark: plan, panel, component, value in SI base units."""
     rows: list[dict[str, object]] = []
@@ -208,7 +229,7 @@ def _place(figure: Figure, *, above: float, inside: float, below: float) -> None
 
 def _draw_time(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
     """Draw the panel; the entries of its legend."""
-    parts = [dict(each.estimate.breakdown_s) for each in plans]
+    parts = [by_outermost(each.estimate.breakdown_s) for each in plans]
     ends, legend = _stack(axes, parts, time_colours(), plans)
     measured = [(row, each.measured_step_s) for row, each in enumerate(plans) if each.measured_step_s is not None]
     if measured:

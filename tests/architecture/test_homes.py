@@ -155,7 +155,7 @@ ROOM = {
     "latent attention, also by hand; gates of sigmoids": 255,
     "releases of a stack": 80,
     "rows of measurements that say in other places what they ran": 60,
-    "another rule inside groups of the ranks of a sequence": 85,
+    "another rule inside groups of the ranks of a sequence, one colour for all replicas": 105,
     "two copies of the model on one pipeline": 115,
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
 }
