@@ -12,7 +12,7 @@ from parsim.cluster.cluster import Cluster
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
-from parsim.parallel.dimensions.context import kinds
+from parsim.parallel.dimensions.context import has_groups, kinds
 from parsim.parallel.legality import faults, loss_chunks_fault
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -49,11 +49,13 @@ def drawn(seed: int) -> Drawn:
 
 
 def _longer(rng: Random, case: Drawn) -> Drawn:
-    ranks, few, model, batch = rng.choice((1, 1, 2, 2, 3, 4)), rng.random() < 0.4, case.scenario.model, case.scenario.batch
+    ranks, few, kind = rng.choice((1, 1, 2, 2, 3, 4)), rng.random() < 0.4, rng.choice(kinds())
+    group, model, batch = 2 if has_groups(kind) else None, case.scenario.model, case.scenario.batch
+    ranks = 4 if group else ranks
     if isinstance(model, TransformerSpec):
         model = replace(model, max_positions=64, num_kv_heads=1 if few else model.num_kv_heads)
     batch = replace(batch, sequence_length=batch.sequence_length * (2 * ranks if ranks > 1 else 1))
-    plan = replace(case.plan, context_parallel=ranks, context_kind=rng.choice(kinds()))
+    plan = replace(case.plan, context_parallel=ranks, context_kind=kind, context_group=group)
     return Drawn(replace(case.scenario, model=model, batch=batch), plan)
 
 
@@ -76,6 +78,7 @@ def _attempt(rng: Random) -> Drawn:
     cluster = _cluster(rng)
     stack = _stack(rng, cluster)
     schedule = _schedule(rng, pp, chunks, count)
+    batch = replace(batch, global_batch=batch.global_batch * Plan(schedule=schedule).num_copies)
     zero = rng.choice((0, 0, 1, 2, 3, 3))
     keeps = zero == 3 and pp == 1 and rng.random() < 0.7
     again = () if rng.random() < 0.7 else _ops(rng, model, stack)
@@ -117,7 +120,7 @@ def _schedule(rng: Random, ranks: int, chunks: int, count: int) -> str | tuple[s
     """A registered one, or its actions written out."""
     legal = [name for name in schedules.names() if schedules.fault(name, ranks, chunks, count) is None]
     name = rng.choice(legal)
-    if rng.random() > 0.2:
+    if rng.random() > 0.2 or schedules.find(name, ranks).num_copies > 1:  # which stages alone do not say
         return name
     return as_text(name, ranks, chunks, count)
 

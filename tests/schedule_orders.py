@@ -24,12 +24,13 @@ def in_order(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_m
 
 
 def needs(action: Action, num_stages: int) -> set[Action]:
-    """What must have run before: the phase that it follows, and the neighbouring stage whose message it takes."""
+    """What must have run before: the phase that it follows, and the neighbouring stage whose message it takes, of so many of a copy of the
+    model."""
     stage, phase, m = action
     follows = {Phase.B: Phase.F, Phase.I: Phase.F, Phase.W: Phase.I}
     before = {Action(stage, follows[phase], m)} if phase in follows else set()
     source = stage - phase.step
-    return before | {Action(source, phase, m)} if phase.step and 0 <= source < num_stages else before
+    return before | {Action(source, phase, m)} if phase.step and source // num_stages == stage // num_stages else before
 
 
 State = tuple[tuple[int, ...], int, Phase]  # micro_batches in flight, by chunk and phase; chunk and phase of the next action

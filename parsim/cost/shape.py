@@ -49,7 +49,8 @@ class Shape:
 
     schedule: str | tuple[str, ...]
     num_ranks: int
-    layers: tuple[int, ...]  # of each virtual stage
+    layers: tuple[int, ...]  # of each virtual stage, those of one copy of the model after those of another
+    num_copies: int
     phases: tuple[Phase, ...]
     classes: tuple[StageClass, ...]
     index: Ints  # class of each stage
@@ -64,6 +65,11 @@ class Shape:
         return len(self.layers)
 
     @property
+    def stages_a_copy(self) -> int:
+        """Virtual stages of one copy of the model."""
+        return self.num_stages // self.num_copies
+
+    @property
     def chunks(self) -> int:
         """Virtual stages of a rank."""
         return self.num_stages // self.num_ranks
@@ -76,21 +82,22 @@ def shape_of(schedule: str | tuple[str, ...], num_ranks: int, layers: tuple[int,
     Args:
         schedule: named or written.
         num_ranks: of the pipeline.
-        layers: of each virtual stage.
+        layers: of each virtual stage of the model.
         layout: of the model.
         recompute_every: of its layers, each so many-th is recomputed.
     """
     found = schedules.find(schedule, num_ranks)
-    home = np.array([found.rank_of(stage, num_ranks) for stage in range(len(layers))], dtype=np.int64)
-    apart = [False, *(np.diff(home) != 0).tolist(), False]
+    stages = [*parts_of(layout, layers, recompute_every)] * found.num_copies
+    home = np.array([found.rank_of(stage, num_ranks) for stage in range(len(stages))], dtype=np.int64)
+    apart = [False, *(np.diff(home) != 0).tolist(), False]  # of two copies of the model, the one ends on the rank where the other begins
     classes: dict[StageClass, int] = {}
     index = []
-    for stage, parts in enumerate(parts_of(layout, layers, recompute_every)):
+    for stage, parts in enumerate(stages):
         kind = StageKind(tuple(name for name, _ in parts), apart[stage], apart[stage + 1])
         each = StageClass(kind, tuple(copies for _, copies in parts))
         index.append(classes.setdefault(each, len(classes)))
     by_rank = np.argsort(home, kind="stable").reshape(num_ranks, -1)
     counts = np.eye(len(classes), dtype=np.int64)[index]
-    return Shape(
-        schedule, num_ranks, layers, found.phases, tuple(classes), np.array(index), home, by_rank, counts, counts[by_rank].sum(axis=1)
-    )
+    own = counts[by_rank].sum(axis=1)
+    every = layers * found.num_copies
+    return Shape(schedule, num_ranks, every, found.num_copies, found.phases, tuple(classes), np.array(index), home, by_rank, counts, own)

@@ -227,6 +227,8 @@ class Sizes:
         """Ranks of a group; of one that only homes of a segment form, as many as there are homes, at most."""
         if group.copies:
             return self.kv_copies
+        if group.mirrors:
+            return self.zero + 2
         count = np.ones(self.num_plans, dtype=np.int64)
         for axis in group.axes:
             count = count * self.degrees[axis]
@@ -237,6 +239,8 @@ class Sizes:
         found = self.zero
         for axis in group.axes:
             found = found * self.degrees[axis] + (place[axis] if axis in place else self._representative(axis))
+        if group.mirrors:  # the nearer to the first stage is the first
+            return np.asarray(found >= self.degrees["pp"] // 2, dtype=np.int64)
         return found % self.kv_copies if group.copies else found
 
     def _representative(self, axis: str) -> Ints:

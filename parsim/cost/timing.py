@@ -252,9 +252,10 @@ def _order_s(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> S
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:
-    """Devices between neighbours of a group; those of a pipeline's ends are as far apart as it is long, or stay in its node."""
+    """Devices between neighbours of a group; those of a pipeline's ends are as far apart as it is long, or stay in its node, and so are
+    all pairs of ranks that mirror one another."""
     stride = sizes.stride(group)
-    if not group.homes:
+    if not group.homes and not group.mirrors:
         return stride
     whole = sizes.num_ranks(Group(group.axes))
     in_node = whole * stride <= model.cluster.node.devices_per_node  # the whole pipeline, so both its ends

@@ -93,7 +93,7 @@ class Workload:
     layout: Layout
     shapes: tuple[Shape, ...]
     shape_of: Ints  # index of its shape, one a plan
-    micro_batches: Ints  # of a replica, one a plan
+    micro_batches: Ints  # of a replica, or of each copy of the model in it, one a plan
     _passes: dict[object, Pass] = field(default_factory=dict, repr=False)
 
     @property
@@ -190,8 +190,8 @@ class Workload:
 
     def neighbour(self, stage: int, phase: Phase, way: int = 1) -> int | None:
         """The stage to which a phase hands its result on (way 1), or from which it takes what it starts from (-1); None for none."""
-        found = stage + way * phase.step
-        return found if phase.step and 0 <= found < self.num_stages else None
+        found, each = stage + way * phase.step, self.shape.stages_a_copy
+        return found if phase.step and found // each == stage // each else None
 
     def crosses(self, stage: int, phase: Phase, way: int = 1) -> bool:
         """Whether that neighbour is there, and lives on another rank."""

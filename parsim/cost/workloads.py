@@ -23,6 +23,7 @@ from parsim.step.structure import MeshFacts, Structure, ends_apart
 
 _SIZES: Final = (*MESH, "micro_batch", "rank_order")  # the fields on which sizes depend
 _PIPELINE: Final = ("schedule", "pipeline_parallel", "virtual_pipeline", "layers_per_stage")
+_SCHEDULE: Final = _PIPELINE[:2]
 _SWITCHES: Final = tuple(name for name in KEYS if name not in (*_SIZES, *_PIPELINE))  # and Steps, beside how the mesh lies
 
 
@@ -43,7 +44,7 @@ class Workloads:
         self.plans, self.layout = plans, spec.layout
         kept, self.row = plans.distinct(_SIZES)
         self.prices = Prices(sizes_of(spec, model.batch, plans.take(kept), model.stack, dtype_bytes), model)
-        self.micro_batches = (model.batch.global_batch // self.prices.sizes.dims["B"])[self.row]
+        self.micro_batches = model.batch.global_batch // (self.prices.sizes.dims["B"][self.row] * plans.numbers(_SCHEDULE, _num_copies))
         _check_schedules(plans, self.micro_batches, model.batch)
         asked, structure = _structures(spec, model, plans)
         laid, pipeline = plans.each(_PIPELINE, lambda plan: layers_of(plan, spec.num_layers, model.stack.layer_split))
@@ -75,10 +76,14 @@ class Workloads:
 def _structures(spec: ModelSpec, model: CostModel, plans: Plans) -> tuple[list[Structure], Ints]:
     """The structures of plans, and which each has: degrees matter as far as they are on, and a pipeline by where its ends lie."""
     facts, mesh = plans.each(MESH, lambda plan: MeshFacts.of(spec, plan, model.stack))
-    apart = plans.numbers(_PIPELINE[:-1], ends_apart)
+    apart, mirrored = plans.numbers(_PIPELINE[:-1], ends_apart), plans.numbers(_SCHEDULE, _num_copies)
     switches = [plans.columns[name] for name in _SWITCHES if name in plans.columns]
-    first, which = distinct_rows([codes_of(facts)[0][mesh], apart, *switches], plans.num_plans)
+    first, which = distinct_rows([codes_of(facts)[0][mesh], apart, mirrored, *switches], plans.num_plans)
     return [Structure.of(spec, model.batch, plan, model.stack) for plan in plans.some(first)], which
+
+
+def _num_copies(plan: Plan) -> int:
+    return plan.num_copies
 
 
 def _check_schedules(plans: Plans, micro_batches: Ints, batch: Batch) -> None:

@@ -15,7 +15,7 @@ SPEED: Final = "speed\n%"
 # What the columns of a plan say already; others in which plans differ have one column together.
 _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
-    *("context_parallel", *EXPERT_KEYS, "dimensions", "recompute_every"),
+    *("context_parallel", "context_group", *EXPERT_KEYS, "dimensions", "recompute_every"),
     *("zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
 )
 _OTHERS: Final = {name: key.default for name, key in KEYS.items() if name not in _SAID}
@@ -75,7 +75,8 @@ def _others(plan: Plan) -> dict[str, str]:
     stated = {name: getattr(plan, name) for name in ("context_parallel", *EXPERT_KEYS)}
     found = {**{name: degree for name, degree in stated.items() if degree > 1}, **dict(plan.dimensions)}
     known = {name: DIMENSIONS.get(name) for name in found}
-    return {name if known[name].nesting is None else known[name].axis: str(degree) for name, degree in found.items()}
+    group = {"context_parallel": f"/{plan.context_group}" if plan.context_group else ""}
+    return {name if known[name].nesting is None else known[name].axis: f"{n}{group.get(name, '')}" for name, n in found.items()}
 
 
 def _zero(plan: Plan) -> str:

@@ -126,7 +126,7 @@ def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, co
         hbm_bytes=tuple(each.hbm_bytes for each in totals),
         sent_bytes=tuple(each.sent_bytes for each in totals),
         busy_s=tuple((rank_busy_ps(stages)[:, 0] / PS_PER_S).tolist()),
-        layers=stages.workload.layers,
+        layers=stages.workload.layers[: stages.workload.shape.stages_a_copy],
         num_micro_batches=stages.workload.num_micro_batches,
     )
 

@@ -154,7 +154,9 @@ def finish(stages: Stages, passes: RankEnds) -> Streams:
     for task in w.step.finish:
         ps = stages.finish_ps(task)
         members = _members(task, copies)
-        if members is not None:
+        if isinstance(task, Collective) and task.group.mirrors:  # two that hold the same, and wait for one another
+            streams.wait(np.maximum(streams.compute, streams.compute[::-1]), "bubble")
+        elif members is not None:
             start = np.max(streams.compute, axis=0, where=members, initial=0)
             streams.wait(np.where(members, start, 0), "bubble")
             last = len(ends) - 1 - np.argmax(members[::-1], axis=0)
@@ -164,7 +166,7 @@ def finish(stages: Stages, passes: RankEnds) -> Streams:
 
 
 def _members(task: Task, held: Mapping[str, Ints]) -> Bools | None:
-    """Which ranks of the pipeline take part in a collective over it, [rank, plan]; None for any other task."""
+    """Which ranks of the pipeline take part in a collective over it together, [rank, plan]; None for any other task."""
     if not isinstance(task, Collective) or "pp" not in task.group.axes:
         return None
     return np.any([held[name] > 0 for name in task.group.homes], axis=0) if task.group.homes else next(iter(held.values())) >= 0

@@ -39,7 +39,7 @@ class WorstStates(NamedTuple):
 @functools.lru_cache(maxsize=4096)
 def worst_ranks(shape: Shape, num_classes: int) -> WorstRanks:
     """The ranks that can finish last, or hold most, with zeros up to so many classes."""
-    counts, first = shape.counts, shape.by_rank[:, 0]
+    counts, first = shape.counts, (shape.by_rank % shape.stages_a_copy).min(axis=1)  # the stage of any copy that is reached soonest
     summed = np.concatenate([counts[:1] * 0, np.cumsum(counts, axis=0)])
     below, shifted = summed[first], summed[first + 1] - summed[1]
     found = np.concatenate([shape.own, below, shifted], axis=1)

@@ -129,6 +129,11 @@ class _WeightKernel:
         """Whether a rank before this one holds the same kv head."""
         return self.weight.makes_kv_heads and self.at[axis_of("tensor_parallel")] % int(self.job.sizes.kv_copies[0]) > 0
 
+    @property
+    def is_mirror(self) -> bool:
+        """Whether a rank before this one on the pipeline holds the same stages."""
+        return self.job.step.structure.is_mirrored and self.at["pp"] >= self.job.workload.num_ranks // 2
+
     def norm_scale(self) -> float:
         """Each element of a gradient counts once: on the first of the ranks that hold the same, and not for the copy of a tied weight."""
         sharded = {axis for axes in self.weight.sharding.axes for axis in axes}
@@ -137,4 +142,5 @@ class _WeightKernel:
         summed = {axis for task in sums for axis in task.group.axes}
         if view_of(cut) == EXPERT:  # the ranks of a stage, as experts see them
             summed = summed - set(axes_of(DENSE)) | set(axes_of(EXPERT))
-        return 0.0 if self.weight.copy_of or self.is_copy or any(self.at[axis] for axis in summed - cut) else 1.0
+        again = self.weight.copy_of or self.is_copy or self.is_mirror
+        return 0.0 if again or any(self.at[axis] for axis in summed - cut) else 1.0

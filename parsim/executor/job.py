@@ -111,7 +111,8 @@ class Job:
     def copies(self, stage: int) -> tuple[Copy, ...]:
         """Copies of segments on a virtual stage in forward order, each with its name; layers are numbered over the whole model."""
         ends = {self.workload.layout[0][0], self.workload.layout[-1][0]}
-        number = sum(self.workload.layers[:stage])
+        begin = stage // self.workload.shape.stages_a_copy * self.workload.shape.stages_a_copy
+        number = sum(self.workload.layers[begin:stage])
         found: list[Copy] = []
         for name, copies in self.workload.parts(stage):
             for _ in range(int(copies)):
@@ -121,12 +122,19 @@ class Job:
 
     def members(self, rank: int, group: Group) -> tuple[int, ...]:
         """The ranks of a rank's group, in order."""
-        homes = [r for r in range(self.workload.num_ranks) if set(group.homes) & self.workload.copies_on(r).keys()] if group.homes else ()
-        found = self.mesh.members(rank, group, homes)
+        found = self.mesh.members(rank, group, self._homes(rank, group))
         if not group.copies:
             return found
         first = found.index(rank) // (num_copies := int(self.sizes.kv_copies[0])) * num_copies
         return found[first : first + num_copies]
+
+    def _homes(self, rank: int, group: Group) -> tuple[int, ...]:
+        """The places along the pipeline of a group that not all of them belong to; none of any other."""
+        if group.mirrors:
+            own = self.mesh.coordinates(rank)["pp"]
+            return tuple(sorted((own, self.workload.num_ranks - 1 - own)))
+        places = range(self.workload.num_ranks) if group.homes else ()
+        return tuple(each for each in places if set(group.homes) & self.workload.copies_on(each).keys())
 
     def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> CollectiveAlgorithm:
         """What a collective runs by, for the elements that the buffers of rank `number`, whose call it is, really hold."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from parsim.cost.workload import Workload
 from parsim.executor.bind import Bound
 from parsim.executor.names import NORM
 from parsim.executor.rank import Rank
@@ -52,13 +53,18 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
     record.gradients = rank.gradients_seen or record.gradients
 
 
+def _number(workload: Workload, stage: int, micro_batch: int) -> int:
+    """Of a micro_batch among those of all copies of the model."""
+    return stage // workload.shape.stages_a_copy * workload.num_micro_batches + micro_batch
+
+
 def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
     workload = rank.job.workload
     order = columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
     own = order.rank == rank.at["pp"]
     rows = (order.stage[own].tolist(), order.phase[own].tolist(), order.micro_batch[own].tolist(), order.closes[own].tolist())
     for stage, phase, micro_batch, closes in zip(*rows, strict=True):
-        yield from rank.action(stage, workload.phases[phase], micro_batch, closes=closes)
+        yield from rank.action(stage, workload.phases[phase], _number(workload, stage, micro_batch), closes=closes)
 
     def keep(bound: Bound) -> None:
         if bound.task.name == "clip":

@@ -55,7 +55,9 @@ class Rank:
 
     def __post_init__(self) -> None:
         self.at = self.job.mesh.coordinates(self.number)
-        self.copies = tuple(copy for stage in self.job.workload.stages(self.at["pp"]) for copy in self.job.copies(stage))
+        workload = self.job.workload
+        stages = sorted(workload.stages(self.at["pp"]), key=lambda stage: stage % workload.shape.stages_a_copy)  # as the model has them
+        self.copies = tuple(copy for stage in stages for copy in self.job.copies(stage))
         self.store = Store(self.job, self.machine, self.number, self.at, self.copies)
         self.binder = Binder(self.job, self.number)
 
@@ -119,7 +121,8 @@ class Rank:
         assert isinstance(operand, Operand)
         instance = use.outputs[0].partition("/")[0]
         shape = [self.job.extent(dim) for dim in operand.dims]
-        number = self.step * self.job.workload.num_micro_batches + micro_batch
+        workload = self.job.workload
+        number = self.step * workload.num_micro_batches * workload.shape.num_copies + micro_batch
         part = shard(self.job.values.draw(instance, operand.name, number, shape), operand.sharding, self.job.sizes.at(self.at))
         self.machine.hold(self.number, use.outputs[0], part, use.itemsizes[0])
 

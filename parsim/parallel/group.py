@@ -12,6 +12,7 @@ class Group:
     axes: tuple[str, ...]  # outermost first
     homes: tuple[str, ...] = ()  # of the ranks of a pipeline, those that hold one of these segments
     copies: bool = False  # of the ranks that cut heads, those that hold the same kv head
+    mirrors: bool = False  # of the ranks of a pipeline, the two as far from either end
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from parsim import schedules
 from parsim.errors import ParsimError, did_you_mean
@@ -64,12 +64,13 @@ def faults(
     facts = Facts(model, batch, num_devices, stack)
     if broken := [fault for rule in VALUES for fault in rule.faults(plan, facts)]:
         return broken
-    groups = [*sharding_faults.zero_group(plan)]
-    meant = dataclasses.replace(plan, zero_group=None) if groups else plan
+    groups = {name: [*own(plan)] for name, own in GROUPS.items()}
+    no_groups: dict[str, Any] = {name: None for name, own in groups.items() if own}
+    meant = dataclasses.replace(plan, **no_groups)
     found: dict[str, list[PlanFault]] = {}
     for rule in RULES:
         told = found.get(rule.after)
-        found[rule.name] = groups if rule.name == "ZeRO group" else [] if told else [*rule.faults(meant, facts)]
+        found[rule.name] = groups[rule.name] if rule.name in groups else [] if told else [*rule.faults(meant, facts)]
     return [fault for own in found.values() for fault in own]
 
 
@@ -175,7 +176,7 @@ def schedule_fault(plan: Plan, batch: Batch | None = None) -> PlanFault | None:
     if not isinstance(plan.schedule, str):
         return PlanFault("schedule", said, "")
     more = (each for each in range(count + 1, 2 * (count + ranks)) if schedules.fault(plan.schedule, ranks, chunks, each) is None)
-    product = dimensions.split(plan, "B") * plan.micro_batch
+    product = dimensions.split(plan, "B") * plan.micro_batch * plan.num_copies
     enough = next((f"Make global_batch {each * product}, or choose" for each in more), "Choose")
     return PlanFault("virtual_pipeline" if chunks > 1 else "schedule", said, f"{enough} another micro_batch")
 
@@ -203,14 +204,20 @@ def _layers(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
 def _micro_batches(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     if (batch := facts.batch) is None:
         return
-    replicas = dimensions.split(plan, "B")
+    copies = plan.num_copies
+    replicas = dimensions.split(plan, "B") * copies
     product = replicas * plan.micro_batch
     if batch.global_batch % product:
         replica = batch.global_batch % replicas == 0
         field = "micro_batch" if replica else "data_parallel"
-        asked = f"data_parallel x micro_batch = {replicas} x {plan.micro_batch} = {product}"
-        legal = divisors(batch.global_batch // replicas if replica else batch.global_batch)
-        yield PlanFault(field, f"{asked} does not divide global_batch = {batch.global_batch}", f"Legal {field}: {comma_list(legal)}")
+        what, numbers = ["data_parallel", "micro_batch"], [replicas // copies, plan.micro_batch]
+        if copies > 1:
+            what, numbers = [*what, f"copies of the model ({plan.schedule})"], [*numbers, copies]
+        asked = f"{' x '.join(what)} = {' x '.join(map(str, numbers))} = {product}"
+        remedy = f"Legal {field}: {comma_list(divisors(batch.global_batch // (replicas if replica else copies)))}"
+        if batch.global_batch % copies:
+            field, remedy = "schedule", f"Make global_batch a multiple of {product}, or choose another schedule"
+        yield PlanFault(field, f"{asked} does not divide global_batch = {batch.global_batch}", remedy)
         return
     count = batch.global_batch // product
     actions = 2 * plan.num_stages * count
@@ -262,8 +269,10 @@ _PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
 _EXPERTS: Final = ("expert_parallel", "expert_tensor_parallel", "tensor_parallel", "sequence_parallel")
 _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
-# A legal zero_group changes no number of ranks.
+# A legal group changes no number of ranks.
 _DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")
+# Of each key that says how many ranks form a group, what is wrong with it: other rules are asked without a group that is no divisor.
+GROUPS: Final = {"zero_group": sharding_faults.zero_group, "context_group": sharding_faults.context_group}
 # Rules of single values, and those of values together, which a plan whose values are legal is asked.
 VALUES: Final = (
     Rule("positive numbers", (*POSITIVE, "layers_per_stage"), _not_positive),
@@ -273,7 +282,8 @@ VALUES: Final = (
 RULES: Final = (
     Rule("pipeline", _PIPELINE, _pipeline),
     Rule("ZeRO", ("zero_stage", "gradient_sync", "reshard_after_forward", "pipeline_parallel", "schedule"), _of_plan(sharding_faults.zero)),
-    Rule("ZeRO group", ("zero_group", "data_parallel", "zero_stage"), _of_plan(sharding_faults.zero_group)),
+    Rule("zero_group", ("zero_group", "data_parallel", "zero_stage"), _of_plan(sharding_faults.zero_group)),
+    Rule("context_group", ("context_group", "context_parallel", "context_kind"), _of_plan(sharding_faults.context_group)),
     Rule("rank order", ("rank_order",), _of_plan(sharding_faults.rank_order)),
     Rule("devices", _DEVICES, _world),
     Rule("experts", (*MESH, "rank_order", "gradient_sync"), _of_plan(sharding_faults.views)),

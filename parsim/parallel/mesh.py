@@ -61,12 +61,12 @@ class Mesh:
     def members(self, rank: int, group: Group, stages: Sequence[int] = ()) -> tuple[int, ...]:
         """The ranks of a rank's group, those that differ along its axes only, in order of their coordinates.
 
-        `stages`: the only places along the pipeline that take part, where the group has homes.
+        `stages`: the only places along the pipeline that take part; none: all of them.
         """
         at = self.coordinates(rank)
         found = []
         is_expert = view_of(group.axes) == EXPERT
-        for place in itertools.product(*(stages if group.homes else range(self.degrees[axis]) for axis in group.axes)):
+        for place in itertools.product(*(stages or range(self.degrees[axis]) for axis in group.axes)):
             there = {**at, **dict(zip(group.axes, place, strict=True))}
             if is_expert:
                 there |= self._split(self._number(there, self._experts), self._stage)
@@ -95,7 +95,7 @@ def fastest_first(rank_order: str) -> tuple[str, ...]:
     around.
 
     >>> fastest_first("dp-tp-pp")
-    ('dp', 'dp_replicate', 'tp', 'cp', 'pp')
+    ('dp', 'dp_replicate', 'tp', 'cp_group', 'cp', 'pp')
     """
     return _fastest_first(rank_order, tuple(axis for axis in reversed(axes()) if axis not in axes_of(EXPERT)))
 

@@ -15,6 +15,7 @@ from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.precision import FP8, RECIPES, Recipe
+from parsim.schedules import find
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Plan:
     pipeline_parallel: int = _key(1, "ranks that split the layers")
     context_parallel: int = _key(1, "ranks that split each sequence")
     context_kind: str = _key("all_gather", "how attention reaches other ranks; as the stack where left out", follows=True)
+    context_group: int | None = _key(None, "neighbours of these that trade tokens for heads, where context_kind has groups")
     virtual_pipeline: int = _key(1, "model chunks a pipeline rank")
     sequence_parallel: bool = _key(False, "whether the tensor-parallel ranks split the sequence between blocks")
     micro_batch: int = _key(1, "sequences that pass the pipeline together")
@@ -118,9 +120,14 @@ class Plan:
         """Virtual stages: chunks over all pipeline ranks."""
         return self.pipeline_parallel * self.virtual_pipeline
 
+    @property
+    def num_copies(self) -> int:
+        """Copies of the model that one pipeline holds, as its schedule says."""
+        return 1 if isinstance(self.schedule, tuple) else find(self.schedule, self.pipeline_parallel).num_copies
+
     def num_micro_batches(self, batch: Batch) -> int:
-        """Micro_batches that each replica runs in a step."""
-        return batch.global_batch // (split(self, "B") * self.micro_batch)
+        """Micro_batches that each replica runs in a step, or each copy of the model, where its pipeline holds several."""
+        return batch.global_batch // (split(self, "B") * self.micro_batch * self.num_copies)
 
     def to_dict(self) -> dict[str, Any]:
         """Under the names and in the forms of a scenario file; what follows where it is left out is left out."""

@@ -11,6 +11,7 @@ from parsim.errors import did_you_mean
 from parsim.model.dims import DIMS, SEQUENCE, TOKEN_DIMS
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
+from parsim.parallel.dimensions.context import has_groups, kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.mesh import fastest_first
 from parsim.parallel.optimizer import OPTIMIZERS
@@ -68,6 +69,25 @@ def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
         yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {comma_list(divisors(batch.sequence_length))}")
 
 
+def context_group(plan: Plan) -> Iterator[PlanFault]:
+    """context_group divides the ranks of a sequence into several groups of several, where the kind of context parallelism has groups."""
+    group, degree, kind = plan.context_group, plan.context_parallel, plan.context_kind
+    nested = [name for name in kinds() if has_groups(name)]
+    if kind not in nested:
+        if group is not None:
+            message = f"context_group = {group!r} forms groups of ranks, which context_kind = {kind} does not have"
+            yield PlanFault("context_group", message, f"Leave context_group out, or set context_kind = {' or '.join(nested)}")
+        return
+    legal = divisors(degree)[1:-1]
+    if degree > 1 and not (type(group) is int and group in legal):
+        stated = f"context_group = {group!r} does not cut" if group is not None else "there is no context_group, to cut"
+        message = f"context_kind = {kind}: {stated} context_parallel = {degree} into several groups of several ranks"
+        alone = f"None divides {degree}: choose another context_kind"
+        yield PlanFault("context_group", message, f"Legal: {comma_list(legal)}" if legal else alone)
+    elif degree == 1 and group is not None:
+        yield PlanFault("context_group", f"context_group = {group!r} forms groups of ranks, but context_parallel = 1", "Leave it out")
+
+
 def context(plan: Plan, model: ModelSpec | None, batch: Batch | None, stack: Stack | None) -> Iterator[PlanFault]:
     """context_parallel cuts each sequence into equal chunks, and heads that attention has, where it cuts these."""
     if plan.context_parallel == 1:
@@ -85,7 +105,8 @@ def context(plan: Plan, model: ModelSpec | None, batch: Batch | None, stack: Sta
     parts = math.lcm(num_chunks, dimensions.split(plan, "T"))
     if batch and batch.sequence_length % parts:
         tokens = f"context_parallel = {degree} cuts a sequence into {num_chunks} chunks"
-        cut = f", and sequence_parallel into {dimensions.split(plan, 'T')} parts" if parts > num_chunks else ""
+        finer = "sequence_parallel" if plan.sequence_parallel else "context_group"
+        cut = f", and {finer} into {dimensions.split(plan, 'T')} parts" if parts > num_chunks else ""
         message = f"{tokens}{cut}, which do not divide sequence_length = {batch.sequence_length}"
         yield PlanFault("context_parallel", message, f"Make sequence_length a multiple of {parts}, or lower context_parallel")
     elif batch and stack and stack.loss_chunks > 1 and batch.sequence_length % (parts := stack.loss_chunks * dimensions.split(plan, "s")):

@@ -17,7 +17,7 @@ from parsim.schedules.phase import SPLIT
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a stack cannot do: in words, a stack of the catalog that can, and whether a plan for so many layers asks for it."""
+    """What a stack cannot do: in words, a stack of the catalog that can (none: ""), and whether a plan for so many layers asks for it."""
 
     what: str
     can: str
@@ -31,7 +31,7 @@ def reasons(plan: Plan, num_layers: int, stack: Stack) -> tuple[str, ...]:
     ('mine cannot shard gradients or parameters under a pipeline (zero_stage above 1); torchtitan can',)
     """
     broken = [LIMITS[name] for name in stack.limits if LIMITS[name].asked_by(plan, num_layers, stack.layer_split)]
-    return tuple(f"{stack.name} cannot {each.what}; {each.can} can" for each in broken)
+    return tuple(f"{stack.name} cannot {each.what}" + (f"; {each.can} can" if each.can else "") for each in broken)
 
 
 def _uneven(plan: Plan, num_layers: int, rule: str) -> bool:
@@ -64,6 +64,7 @@ LIMITS: Final[Mapping[str, Limit]] = {
         "run zero_bubble_h2, v_half or v_min", "zero-bubble-2023", lambda plan, *_: plan.schedule in ("zero_bubble_h2", "v_half", "v_min")
     ),
     "no_dual_pipe": Limit("run dual_pipe_v", "torchtitan", lambda plan, *_: plan.schedule == "dual_pipe_v"),
+    "no_two_copies": Limit("hold two copies of the model on a pipeline (dual_pipe)", "", lambda plan, *_: plan.schedule == "dual_pipe"),
     "one_f_one_b": Limit(
         "run schedules of another kind than 1f1b",
         "torchtitan",

@@ -71,7 +71,7 @@ def default_axes() -> dict[str, tuple[object, ...]]:
 def values_of(name: str, scenario: Scenario) -> Sequence[object]:
     """What `auto` means for an axis."""
     match name:
-        case "zero_group":
+        case "zero_group" | "context_group":
             return (None, *divisors(scenario.cluster.node.devices_per_node)[1:])
         case "layers_per_stage":
             return _SPLITS

@@ -56,7 +56,7 @@ def _dimensions(plan: Plan, facts: Facts) -> Plan:
 
 def _context(plan: Plan, facts: Facts) -> Plan:
     """Where no rank has another part of a sequence, there is nothing that attention does about it."""
-    return plan if plan.context_parallel > 1 else replace(plan, context_kind=KEYS["context_kind"].default)
+    return plan if plan.context_parallel > 1 else replace(plan, context_kind=KEYS["context_kind"].default, context_group=None)
 
 
 def _replicas(plan: Plan, facts: Facts) -> Plan:
@@ -150,14 +150,15 @@ def _actions(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, count
     if schedules.fault(schedule, num_ranks, chunks, count):
         return None
     found = schedules.find(schedule, num_ranks)
-    return found.phases, blake2b(np.stack(schedules.order_of_issue(found, num_ranks, chunks, count)).tobytes()).digest()
+    order = schedules.order_of_issue(found, num_ranks, chunks * found.num_copies, count)
+    return found.phases, blake2b(np.stack(order).tobytes()).digest()
 
 
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE, "schedule")
 # In this order: what recomputes nothing has no n.
 FORMS: Final = (
     Form(("dimensions",), ("dimensions",), _dimensions),
-    Form(("context_kind",), ("context_kind", "context_parallel"), _context),
+    Form(("context_kind", "context_group"), ("context_kind", "context_group", "context_parallel"), _context),
     Form(_ZERO, (*dict.fromkeys((*MESH, *_ZERO)),), _replicas),
     Form(("zero_stage", "reshard_after_forward"), ("zero_stage", "reshard_after_forward", "pipeline_parallel"), _parameters),
     Form(("layers_per_stage",), ("layers_per_stage", *_PIPELINE), _layers),

@@ -68,6 +68,8 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     axes = {**DEFAULTS, **space.axes} if space else default_axes()
     if tuple(axes["context_kind"]) == (AUTO,) and not (space and "context_kind" in space.axes):
         axes["context_kind"] = (scenario.stack.context,)
+    if space and "context_kind" in space.axes and "context_group" not in space.axes:  # those of kinds that have groups
+        axes["context_group"] = (AUTO,)
     stated = {} if space is None else space.axes
     follows = {"data_parallel"} if tuple(axes["data_parallel"]) == (AUTO,) else set()
     follows |= {"schedule"} if space is not None and "schedule" not in stated else set()

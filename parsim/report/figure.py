@@ -37,6 +37,7 @@ _AXES = (
     "#999933",
     "#CC6677",
     "#117733",
+    "#AA4499",
 )  # of the mesh; the innermost first
 MEMORY: Final[Mapping[str, str]] = {
     "parameters": "#77AADD",
@@ -76,7 +77,8 @@ _WIDTH, _EDGE, _ROW, _LINE, _TITLE, _AXIS, _LABEL, _TICK, _GAP = 10.5, 0.1, 0.5,
 
 def time_colours() -> dict[str, str]:
     """The colours of a step's parts, by component."""
-    late = [dimensions.axis_of("context_parallel"), *dimensions.axes_of(dimensions.EXPERT)]  # behind the others, whose colours are known
+    sequence = map(dimensions.axis_of, ("context_parallel", "context_group"))
+    late = [*sequence, *dimensions.axes_of(dimensions.EXPERT)]  # behind the others, whose colours are known
     axes = sorted(reversed(dimensions.axes()), key=lambda axis: late.index(axis) + 1 if axis in late else 0)
     return {
         "compute": "#0072B2",
@@ -92,6 +94,27 @@ def part_label(part: str) -> str:
     """What a legend calls a part of the step."""
     axis = part.removeprefix("exposed_")
     return part if axis == part else f"{axis}, exposed"
+
+
+def by_outermost(parts: Mapping[str, float]) -> dict[str, float]:
+    """Parts as they are drawn: what ranks that differ along several axes do together, sums over all replicas, counts to one axis.
+
+    >>> by_outermost({"exposed_dp": 0.0, "exposed_cp": 1.0, "exposed_dp+cp": 2.0})
+    {'exposed_dp': 2.0, 'exposed_cp': 1.0}
+    """
+    found: dict[str, float] = {}
+    for part, value in parts.items():
+        found[outermost(part)] = found.get(outermost(part), 0.0) + value
+    return found
+
+
+def outermost(part: str) -> str:
+    """The part of the outermost axis alone.
+
+    >>> outermost("exposed_dp+cp")
+    'exposed_dp'
+    """
+    return part.partition("+")[0]
 
 
 def figure_rows(results: Results) -> list[dict[str, object]]:
@@ -206,7 +229,7 @@ def _place(figure: Figure, *, above: float, inside: float, below: float) -> None
 
 def _draw_time(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
     """Draw the panel; the entries of its legend."""
-    parts = [dict(each.estimate.breakdown_s) for each in plans]
+    parts = [by_outermost(each.estimate.breakdown_s) for each in plans]
     ends, legend = _stack(axes, parts, time_colours(), plans)
     measured = [(row, each.measured_step_s) for row, each in enumerate(plans) if each.measured_step_s is not None]
     if measured:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from parsim import units
 from parsim.estimator.comparison import Comparison
-from parsim.report.figure import UNKNOWN, new_axes, part_label, save_figure, time_colours
+from parsim.report.figure import UNKNOWN, new_axes, outermost, part_label, save_figure, time_colours
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def draw(comparison: Comparison) -> Figure:
     for row, (bar, low, high) in enumerate(drawn):
         is_step = row in (0, len(drawn) - 1)
         left, right = sorted((max(low / PS_PER_S, start), high / PS_PER_S))
-        axes.barh(row, right - left, left=left, height=0.7, color=_STEP if is_step else colours.get(bar, UNKNOWN))
+        axes.barh(row, right - left, left=left, height=0.7, color=_STEP if is_step else colours.get(outermost(bar), UNKNOWN))
         text = units.format(abs(high - low) / PS_PER_S, "s", digits=4 if is_step else 3)
         sign = "" if is_step else "+" if high > low else "-"
         axes.annotate(f"{sign}{text}", (right, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)

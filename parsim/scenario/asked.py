@@ -28,6 +28,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "virtual_pipeline": "vpp vp virtual_pipeline_parallel virtual_pipeline_model_parallel virtual_stages num_model_chunks",
         "sequence_parallel": "sp",
         "context_parallel": "cp ring_attention ulysses ulysses_sequence_parallel ds_sequence_parallel sequence_parallel_size",
+        "context_group": "hierarchical_context_parallel_sizes ulysses_degree ulysses_degree_in_cp context_parallel_ulysses_degree",
         "context_kind": "cp_comm_type context_parallel_type context_parallel_rotate_method ring_attention_type",
         "expert_parallel": "ep ep_size expert_model_parallel expert_model_parallel_size",
         "expert_tensor_parallel": "etp etp_size expert_tensor_model_parallel expert_tensor_parallel_size",
@@ -253,6 +254,7 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
         "ring": "p2p ring_attention alltoall",
         "all_gather": "allgather kv_all_gather",
         "ulysses": "a2a all_to_all deepspeed_ulysses",
+        "ulysses_ring": "a2a+p2p a2a_p2p usp hybrid_cp_algo hierarchical",
     },
     "recompute": {"none": "no off", "full": "all", "selective": "sel"},
     "schedule": {
@@ -260,6 +262,7 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
         "zero_bubble_h1": "zb zb_h1 zb1p",
         "zero_bubble_h2": "zb_h2 zbh2",
         "zero_bubble_v": "zbv zb_v zbv_zero_bubble",
+        "dual_pipe": "dualpipe",
         "dual_pipe_v": "dualpipev",
         "v_half": "vhalf",
         "v_min": "vmin",

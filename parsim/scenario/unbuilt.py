@@ -21,7 +21,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "positions": {_NOT_BUILT: "alibi sinusoidal relative* t5* none nope xpos fire mrope 2d*"},
     "norm": {_NOT_BUILT: "none group_norm dyt batch_norm deep_norm scale_norm"},
-    "schedule": {_NOT_BUILT: ("zb2p dualpipe dual_pipe interleaved_zero_bubble* pipedream* chimera hanayo")},
+    "schedule": {_NOT_BUILT: ("zb2p interleaved_zero_bubble* pipedream* chimera hanayo")},
     "optimizer": {
         _NOT_BUILT: (
             "sgd lion* adafactor muon lamb lars *shampoo soap sophia* galore* paged_lion* paged_ademamix* came adagrad rmsprop adan prodigy"

@@ -37,11 +37,11 @@ def default(chunks: int) -> str:
 
 def names_for(num_ranks: int, chunks: int) -> tuple[str, ...]:
     """The schedules that run so many chunks a rank, with some number of micro_batches."""
-    return tuple(name for name in names() if SCHEDULES.get(name).legal(num_ranks, chunks, None) is None)
+    return tuple(name for name in names() if (each := SCHEDULES.get(name)).legal(num_ranks, chunks * each.num_copies, None) is None)
 
 
 def fault(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int | None = None) -> str | None:
-    """Why a named or written schedule cannot run a pipeline of this shape; None where it can.
+    """Why a named or written schedule cannot run a pipeline of so many chunks of the model a rank; None where it can.
 
     A named one is asked for its rule; a written one is checked action by action once the number of micro_batches is known.
 
@@ -53,7 +53,8 @@ def fault(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micr
       rank 1 | 1B0 1F0   <-- here
     """
     if isinstance(schedule, str):
-        said = find(schedule, num_ranks).legal(num_ranks, chunks, num_micro_batches)
+        found = find(schedule, num_ranks)
+        said = found.legal(num_ranks, chunks * found.num_copies, num_micro_batches)
         return None if said is None else f"schedule '{schedule}' {said}"
     try:
         if num_micro_batches is None:

@@ -123,14 +123,17 @@ def order_of_issue(schedule: Schedule, num_ranks: int, chunks: int, num_micro_ba
 def _columns(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> Columns:
     rank, stage, phase, micro_batch = order_of_issue(schedule, num_ranks, chunks, num_micro_batches)
     step, accumulates = (np.array(each)[phase] for each in zip(*((each.step, each.accumulates) for each in schedule.phases), strict=True))
-    # A place before the first phase, and one beyond either end of the pipeline, where there is no row and nobody's home.
+    # A place before the first phase, and one beyond either end of the pipeline, where there is no row and nobody's home; nor is there
+    # beyond an end of a copy of the model.
     row = np.full((len(schedule.phases) + 1, num_ranks * chunks + 2, num_micro_batches), -1)
     row[phase + 1, stage + 1, micro_batch] = np.arange(len(rank))
     home = np.array([-1, *(schedule.rank_of(each, num_ranks) for each in range(num_ranks * chunks)), -1])
+    copy_of = np.arange(-1, num_ranks * chunks + 1) // (num_ranks * chunks // schedule.num_copies)
+    own = copy_of[stage + 1]
     follows = row[phase, stage + 1, micro_batch]
-    takes = np.where(step == 0, -1, row[phase + 1, stage + 1 - step, micro_batch])
+    takes = np.where((step == 0) | (copy_of[stage + 1 - step] != own), -1, row[phase + 1, stage + 1 - step, micro_batch])
     awaits = np.where((takes >= 0) & (rank[takes] != rank), takes, -1)
-    goes_to = home[stage + 1 + step]
+    goes_to = np.where(copy_of[stage + 1 + step] == own, home[stage + 1 + step], -1)
     sends = (goes_to >= 0) & (goes_to != rank)
     before = np.where(np.diff(rank, prepend=-1) == 0, np.arange(-1, len(rank) - 1), -1)
     closing = np.zeros(num_ranks * chunks, dtype=np.int64)

@@ -30,11 +30,12 @@ class DualPipeV(VShaped):
 
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
         """Forwards alone, then one of each in turn, then backwards, the last of which leave their weights until nothing else is to do."""
-        return in_order(_turns(rank, num_ranks, num_micro_batches), num_micro_batches)
+        return in_order(turns(rank, num_ranks, num_micro_batches, (rank, 2 * num_ranks - 1 - rank)), num_micro_batches)
 
 
-def _turns(rank: int, p: int, count: int) -> Iterator[Turn]:
-    down, up = rank, 2 * p - 1 - rank
+def turns(rank: int, p: int, count: int, stages: tuple[int, int]) -> Iterator[Turn]:
+    """Of a rank so many places from where its first stage gets micro_batches, on a way of p ranks; it holds these stages."""
+    down, up = stages
     yield from ((down, F),) * (2 * (p - rank - 1))
     yield from ((down, F), (up, F)) * (rank + 1)
     yield from ((up, I), (up, W), (up, F)) * (p - rank - 1)

@@ -20,9 +20,11 @@ class Schedule:
     # Rounds of p micro_batches, a legal number, that show every memory state and how the order goes on; None: no steady state.
     steady_rounds: int | None = None
     phases: tuple[Phase, ...] = WHOLE  # what a stage does with a micro_batch, in order
+    num_copies: int = 1  # of the model: their stages are numbered one copy after the other, and each runs its share of the micro_batches
 
     def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
-        """Why it cannot run so many chunks a rank and micro_batches (None: not known yet), after "schedule 'x' "; None where it can."""
+        """Why it cannot run so many chunks a rank, of all copies, and micro_batches of each (None: not known yet), after "schedule 'x' ";
+        None where it can."""
         return f"runs one chunk of the model a rank, but virtual_pipeline = {chunks}" if chunks > 1 else None
 
     def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:

@@ -50,4 +50,4 @@ def _communications(program: Program) -> Iterator[tuple[Collective | Send, int, 
                 yield task, int(columns.rank[row]), row
     for task in program.workload.step.finish:
         if isinstance(task, Collective):
-            yield from ((task, rank, None) for rank in program.members[id(task)] or range(program.workload.num_ranks))
+            yield from ((task, rank, None) for rank in range(program.workload.num_ranks) if program.takes_part(task, rank))

@@ -118,14 +118,23 @@ class Program:
         alike: dict[tuple[tuple[str, int], ...], dict[str, Copies]] = {}
         found = map(workload.copies_on, range(num_ranks))
         self.held = tuple(alike.setdefault(tuple((name, one(copies)) for name, copies in each.items()), each) for each in found)
-        # The pipeline ranks that start a task of the step's end together, by its identity; none: the ranks of each stage.
-        self.members = {id(task): self._members(task) for task in workload.step.finish}
-        self._items: dict[
-            tuple[int, int], tuple[StreamItem, ...]
-        ] = {}  # by the identities of tasks and what is before them, which a pass keeps
+        self._together = {id(task): self._homes(task) for task in workload.step.finish}
+        # by the identities of tasks and of what is before them, which a pass keeps
+        self._items: dict[tuple[int, int], tuple[StreamItem, ...]] = {}
         self._finish_ps: dict[tuple[int, int], int] = {}  # by the identities of a task and of what a rank holds
 
-    def _members(self, task: Task) -> tuple[int, ...]:
+    def members(self, task: Task, rank: int) -> tuple[int, ...]:
+        """The pipeline ranks that start a task of the step's end together, where one of them is asked; none: the ranks of each stage."""
+        if isinstance(task, Collective) and task.group.mirrors:
+            return tuple(sorted((rank, self.workload.num_ranks - 1 - rank)))
+        return self._together.get(id(task), ())
+
+    def takes_part(self, task: Task, rank: int) -> bool:
+        """Whether a pipeline rank has a part in a task of the step's end."""
+        members = self.members(task, rank)
+        return not members or rank in members
+
+    def _homes(self, task: Task) -> tuple[int, ...]:
         if not isinstance(task, Collective) or "pp" not in task.group.axes:
             return ()
         homes = task.group.homes
@@ -159,13 +168,13 @@ class Program:
 
     def held_by_payer(self, task: Task, rank: int) -> dict[str, Copies]:
         """The holding at which a task of the step's end is priced: the rank's, or of several that start it together that of the last."""
-        return self.held[max(self.members[id(task)], default=rank)]
+        return self.held[max(self.members(task, rank), default=rank)]
 
     def finish(self, rank: int) -> list[tuple[StreamItem, tuple[int, ...]]]:
         """The end of a step on a rank, task by task, each with its `members`."""
-        tasks = [task for task in self.workload.step.finish if rank in (self.members[id(task)] or (rank,))]
+        tasks = [task for task in self.workload.step.finish if self.takes_part(task, rank)]
         found = items(tasks, (self._ps(task, self.held_by_payer(task, rank)) for task in tasks))
-        return [(item, self.members[id(item.task)]) for item in found]
+        return [(item, self.members(item.task, rank)) for item in found]
 
     def _ps(self, task: Task, held: dict[str, Copies]) -> int:
         if (key := (id(task), id(held))) not in self._finish_ps:

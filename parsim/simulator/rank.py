@@ -109,7 +109,7 @@ class RankStreams:
     def finish(self) -> Events:
         """The end of the step."""
         for item, members in self.world.program.finish(self.number):
-            name = item.task.name
+            name = f"{item.task.name} of {members}"
             if members:
                 yield from self.world.meet(name, len(members))
             yield from self.walk((item,))

@@ -37,7 +37,7 @@ def sent_bytes(workload: Workload, at: Mapping[str, int]) -> dict[str, int]:
 
 def _sends(program: Program, workload: Workload, task: Task, at: Mapping[str, int], held: Held = None) -> Iterator[tuple[str, int]]:
     """The link on which a task sends, and its bytes."""
-    alone, members = getattr(task, "alone", None), program.members.get(id(task), ())
+    alone, members = getattr(task, "alone", None), program.members(task, at["pp"])
     if (alone and any(at[axis] for axis in alone.axes)) or (members and at["pp"] not in members):
         return
     match task:

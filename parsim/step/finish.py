@@ -75,6 +75,8 @@ def _sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Task]:
         yield from _replica_sums(structure, every)
     updated = _to_apply(structure, every).part
     yield from (_sum(f"{axis}_gradients", Group((axis,)), _partial(every, axis), updated) for axis in outside)
+    if structure.is_mirrored:
+        yield _sum("mirrored_gradients", Group(("pp",), mirrors=True), every, updated)
     copies = {weight.name for _, weight in every if weight.copy_of}
     tied = tuple((name, weight) for name, weight in every if weight.name in copies)
     if tied:

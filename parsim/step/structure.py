@@ -39,9 +39,9 @@ class MeshFacts(NamedTuple):
 
 
 def ends_apart(plan: Plan) -> bool:
-    """Whether the first and the last stage live on different ranks."""
+    """Whether the first and the last stage of all copies live on different ranks."""
     found, ranks = schedules.find(plan.schedule, plan.pipeline_parallel), plan.pipeline_parallel
-    return found.rank_of(0, ranks) != found.rank_of(plan.num_stages - 1, ranks)
+    return found.rank_of(0, ranks) != found.rank_of(plan.num_stages * found.num_copies - 1, ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class Structure:
     master_shards: bool  # what ZeRO 3 shards is what is updated, and is cast on its way to where it is computed with
     narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
+    is_mirrored: bool  # a pipeline holds the model twice, the second time from its last rank to its first
     loss_chunks: int  # chunks of tokens that pass the head one after another
     narrows: Narrowing | None  # what linear layers multiply
     ring: int
@@ -124,6 +125,7 @@ class Structure:
             master_shards=shards_masters,
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
+            is_mirrored=plan.num_copies > 1,
             loss_chunks=stack.loss_chunks,
             narrows=batch.recipe.narrows,
             ring=ring,

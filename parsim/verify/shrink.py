@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
 RULE = (
-    "degrees, micro_batch and loss_chunks above 2 become 2; a stage gets the ranks that experts take; one layer a stage, two on the "
+    "degrees, micro_batch and loss_chunks above 2 become 2 (2 groups of 2 ranks of a sequence, where it has groups); "
+    "a stage gets the ranks that experts take; one layer a stage, two on the "
     "first where the plan's stages are uneven; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
     "vocabulary and sequence the least that the degrees divide; twice as many micro_batches as pipeline ranks, or one"
 )
@@ -49,7 +50,8 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
         **{name: min(getattr(plan, name), 2) for name in EXPERT_KEYS},
         tensor_parallel=min(plan.tensor_parallel, 2),
         pipeline_parallel=min(plan.pipeline_parallel, 2),
-        context_parallel=min(plan.context_parallel, 2),
+        context_parallel=min(plan.context_parallel, 4 if plan.context_group else 2),
+        context_group=plan.context_group and 2,
         virtual_pipeline=min(plan.virtual_pipeline, 2),
         micro_batch=min(plan.micro_batch, 2),
         layers_per_stage=None,
@@ -65,7 +67,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     if in_blocks:
         model = replace(model, hidden_size=_SHARED)  # so that bytes of all tensors are whole
     rounds = 1 if small.optimizer_in_backward else 2 * small.pipeline_parallel
-    sequences, tokens = rounds * split(small, "B") * small.micro_batch, (8 if in_blocks else 4) * parts
+    sequences, tokens = rounds * split(small, "B") * small.micro_batch * small.num_copies, (8 if in_blocks else 4) * parts
     while next(sharding_faults.tokens(small, model, replace(scenario.batch, sequence_length=tokens)), None):
         tokens *= 2  # until runs of tokens that experts share are whole
     batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens)

@@ -104,11 +104,12 @@ def actions_follow_what_they_need(name: str) -> None:
         order = in_order(name, p, v, m)
         place = {action: index for index, action in enumerate(order)}
         assert len(place) == len(order) == len(phases) * p * v * m
+        each = p * v // find(name, p).num_copies
         for stage in range(p * v):
             for micro_batch in range(m):
                 forward, backward, *weights = (place[Action(stage, phase, micro_batch)] for phase in phases)
                 assert forward < backward and all(backward < each for each in weights)
-                if stage:
+                if stage % each:
                     assert place[Action(stage - 1, phases[0], micro_batch)] < forward
                     assert backward < place[Action(stage - 1, phases[1], micro_batch)]
 
@@ -130,12 +131,13 @@ def columns_are_the_order(name: str) -> None:
         actions = [(rank, action) for rank in range(p) for action in by_rank[rank]]
         assert held.rank.tolist() == [rank for rank, _ in actions]
         assert held.phases == phases and held.actions() == [action for _, action in actions]
-        row = {action: index for index, (_, action) in enumerate(actions)}
+        row, each = {action: index for index, (_, action) in enumerate(actions)}, p * v // find(name, p).num_copies
         previous: dict[object, int] = {}
         closing = {action.stage: index for index, (_, action) in enumerate(actions) if action.phase.accumulates}
         for index, (rank, action) in enumerate(actions):
             step = action.phase.step
-            source, target = (None if not step or not 0 <= s < p * v else s for s in (action.stage - step, action.stage + step))
+            neighbours = action.stage - step, action.stage + step
+            source, target = (s if step and s // each == action.stage // each else None for s in neighbours)
             sends = target is not None and find(name, p).rank_of(target, p) != rank
             local = source is not None and find(name, p).rank_of(source, p) == rank
             awaits = -1 if source is None or local else row[action._replace(stage=source)]

@@ -14,6 +14,7 @@ import pytest
 
 from made_up import registered
 from parsim.cost.causal import causal_pairs, runs_of
+from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate, estimates
 from parsim.executor.job import Job
 from parsim.executor.run import execute
@@ -21,7 +22,9 @@ from parsim.model.parameters import num_parameters
 from parsim.parallel.dimensions.context import kinds, zigzag
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.scenario import from_mapping
+from parsim.planner.space import candidates
+from parsim.scenario import PlanSpace, from_mapping
+from parsim.simulator.chrome import trace
 from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.units import PS_PER_S
@@ -44,7 +47,8 @@ OTHERS: dict[str, dict[str, object]] = {
     "offload": {"zero_stage": 1, "offload_optimizer": True},
     "four": {"context_parallel": 4},
 }
-KINDS = ("all_gather", "contiguous", "ulysses", "ring")
+KINDS = ("all_gather", "contiguous", "ulysses", "ring", "ulysses_ring")
+NESTED: dict[str, object] = {"context_kind": "ulysses_ring", "context_parallel": 4, "context_group": 2}
 CASES = [(kind, others) for size in (0, 1, 2) for others in combinations(OTHERS, size) for kind in KINDS]
 LLAMA = replace(GPT, norm="rms_norm", positions="rotary", activation="swiglu", bias=False, qkv_bias=False, tied_embedding=False)
 ENCODER = replace(GPT, causal=False, norm_last=True, num_token_types=2, head="text", num_labels=4, tied_embedding=False)
@@ -52,7 +56,8 @@ ENCODER = replace(GPT, causal=False, norm_last=True, num_token_types=2, head="te
 
 def plan_of(kind: str, others: tuple[str, ...] = ()) -> Plan:
     fields = {key: value for other in others for key, value in OTHERS[other].items()}
-    return Plan(**{"context_parallel": 2, "context_kind": kind, **fields})  # type: ignore[arg-type]
+    own = NESTED if kind == "ulysses_ring" else {"context_parallel": 2, "context_kind": kind}
+    return Plan(**{**own, **fields})  # type: ignore[arg-type]
 
 
 def is_usual(number: int, others: tuple[str, ...]) -> bool:
@@ -67,7 +72,7 @@ def is_usual(number: int, others: tuple[str, ...]) -> bool:
 def test_context_parallelism_keeps_the_contract_on_every_rank(case: tuple[int, str, tuple[str, ...]]) -> None:
     number, kind, others = case
     plan, stack = plan_of(kind, others), STACKS[number % len(STACKS)]
-    stack = replace(stack, attention="flash") if kind == "ring" else stack
+    stack = replace(stack, attention="flash") if "ring" in kind else stack
     batch, model = Batch(4 * plan.data_parallel, 8), (GPT, LLAMA)[number // 2 % 2]
     if faults(plan, model, batch, plan.num_devices, stack=stack):
         pytest.skip("not legal")
@@ -103,13 +108,15 @@ def test_runs_and_pairs_are_those_of_a_mask_written_out() -> None:
 def attention_flops(kind: str, ranks: int) -> list[int]:
     """Of one layer and sequence on each rank, forward and backward, as the kernels count them."""
     chosen = scenario(batch=Batch(1, 8), stack=STACKS[2], model=replace(GPT, num_layers=1, tied_embedding=False))
-    own = [execute(chosen, Plan(context_parallel=ranks, context_kind=kind)).ledgers[rank].flops for rank in range(ranks)]
+    plan = replace(plan_of(kind), context_parallel=ranks)
+    own = [execute(chosen, plan).ledgers[rank].flops for rank in range(ranks)]
     return [each - min(own) for each in own]
 
 
 def test_under_zigzag_all_ranks_have_as_many_pairs_and_else_the_last_has_most() -> None:
     """8 tokens on 2 ranks: 36 pairs are 18 and 18, or 10 and 26; a pair costs 14 x head_dim FLOPs a head."""
     assert attention_flops("all_gather", 2) == [0, 0] and attention_flops("ulysses", 2) == [0, 0]
+    assert attention_flops("ulysses_ring", 4) == [0, 0, 0, 0]
     assert attention_flops("contiguous", 2) == [0, (26 - 10) * 14 * 4 * 4]
 
 
@@ -143,6 +150,31 @@ def test_a_ring_hands_blocks_on_all_but_once_round_and_their_gradients_all_the_w
     assert moved + 2 * (ranks - 1) * gradients // ranks <= sent["cp"] < moved + 2 * (ranks - 1) * gradients / ranks + 2 * ranks
 
 
+def test_a_nest_trades_heads_inside_a_group_and_hands_half_of_the_heads_round_the_groups() -> None:
+    """Fang and Zhao 2024 (arXiv:2405.07719), section 3: Ulysses on the 2 tokens of a rank, then a ring of 2 with the 4 of a group."""
+    sent = estimate(scenario(stack=STACKS[2]), plan_of("ulysses_ring")).sent_bytes[0]
+    traded, block = 2 * 16 * 2 // 2, 4 * (16 // 2) * 2
+    assert sent["cp_group"] == 8 * GPT.num_layers * 4 * 2 * traded
+    assert sent["cp"] == 8 * GPT.num_layers * 2 * (3 * 2 - 2) * block
+
+
+def test_a_group_lies_in_a_node_and_its_ring_between_nodes() -> None:
+    """4 ranks of a node trade what the 4 of Ulysses on half as long sequences do, and it takes as long; blocks go over the fabric."""
+    long = replace(GPT, max_positions=16)
+    plans = {
+        "nest": (16, Plan(context_parallel=8, context_group=4, context_kind="ulysses_ring")),
+        "ulysses": (8, Plan(context_parallel=4, context_kind="ulysses")),
+        "ring": (4, Plan(context_parallel=2, context_kind="ring")),
+    }
+    lasts = {}
+    for name, (length, plan) in plans.items():
+        events = trace(scenario(model=long, stack=STACKS[2], batch=Batch(1, length)), plan)["traceEvents"]
+        lasts[name] = {way: {e["dur"] for e in events if e["name"].endswith(way)} for way in ("all_to_all", "shift")}
+    assert lasts["nest"]["all_to_all"] == lasts["ulysses"]["all_to_all"] != set()
+    # A block is 64 bytes in both: 1 us + 64 / 100 over the node's link, 1 us + 64 / (0.8 x 50) over a NIC.
+    assert lasts["ring"]["shift"] == {1.64} and lasts["nest"]["shift"] == {2.6}
+
+
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="shared memory is for Linux on x86-64")
 def test_processes_hand_blocks_round_as_lockstep_does_bit_for_bit() -> None:
     toy, plan = scenario(stack=STACKS[2], model=replace(LLAMA, num_layers=1)), Plan(context_parallel=4, context_kind="ring")
@@ -161,10 +193,10 @@ def test_experts_lie_over_the_ranks_of_a_sequence_too(split: dict[str, int], dty
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
-@pytest.mark.parametrize("kind", ["ring", "ulysses"])
+@pytest.mark.parametrize("kind", ["ring", "ulysses", "ulysses_ring"])
 @pytest.mark.parametrize("dtype", ["fp8_current", "mxfp8"])
 def test_what_a_rank_scales_are_the_chunks_that_it_holds(kind: str, dtype: str) -> None:
-    plan, toy = Plan(data_parallel=2, context_parallel=2, context_kind=kind), scenario(batch=Batch(8, 8, dtype), stack=STACKS[2])
+    plan, toy = plan_of(kind, ("dp",)), scenario(batch=Batch(8, 8, dtype), stack=STACKS[2])
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
@@ -199,6 +231,20 @@ def striped(num_ranks):
 
 register_kind("striped", ("Q",), "made up", striped)
 '''
+HEADS_INSIDE = '''"""Heads are traded inside a group, and keys of the other groups gathered."""
+
+from parsim.parallel.dimensions.context import register_kind, zigzag
+
+register_kind("gather_heads", ("Q",), "made up", zigzag, inside=("A",))
+'''
+
+
+def test_a_kind_with_groups_is_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with registered(tmp_path, monkeypatch):
+        (tmp_path / "nested_file.py").write_text(HEADS_INSIDE)
+        importlib.import_module("nested_file")
+        plan = replace(plan_of("ulysses_ring"), context_kind="gather_heads")
+        assert not [check for check in verify_plan(scenario(model=LLAMA, stack=STACKS[2]), plan, "toy") if not check.ok]
 
 
 def test_a_kind_of_ones_own_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,15 +279,44 @@ def test_what_does_not_divide_is_a_fault_with_a_way_out(plan: Plan, said: str) -
     assert str(fault).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"context_group": 3}, "context_kind = ulysses_ring: context_group = 3 does not cut context_parallel = 4 into several groups of"),
+        ({"context_group": 4}, "context_kind = ulysses_ring: context_group = 4 does not cut context_parallel = 4 into several groups of"),
+        (
+            {"context_group": None},
+            "context_kind = ulysses_ring: there is no context_group, to cut context_parallel = 4 into several groups",
+        ),
+        ({"context_parallel": 1}, "context_group = 2 forms groups of ranks, but context_parallel = 1. Leave it out"),
+        (
+            {"context_kind": "ring"},
+            "context_group = 2 forms groups of ranks, which context_kind = ring does not have. Leave context_group out",
+        ),
+    ],
+)
+def test_groups_are_several_of_several_ranks_of_a_kind_that_has_groups(fields: dict[str, object], said: str) -> None:
+    plan = Plan(**{**NESTED, **fields})  # type: ignore[arg-type]
+    (fault,) = faults(plan, GPT, Batch(8, 8), plan.context_parallel, stack=STACKS[2])
+    assert str(fault).startswith(said)
+
+
 def test_plans_together_are_priced_as_each_alone() -> None:
     """Rings of 2 and 4 ranks are two Steps; so are 2 ranks that hold a kv head each, and 4 that hold copies."""
-    plans = [Plan(context_parallel=ranks, context_kind=kind) for ranks in (1, 2, 4) for kind in KINDS if kind != "ulysses"]
+    plans = [Plan(context_parallel=ranks, context_kind=kind) for ranks in (1, 2, 4) for kind in KINDS if "ulysses" not in kind]
+    plans += [Plan(**NESTED), Plan(context_parallel=2, context_kind="ulysses")]  # type: ignore[arg-type]
     plans += [Plan(tensor_parallel=ranks) for ranks in (2, 4)]
     chosen = scenario(model=replace(LLAMA, num_kv_heads=2), stack=STACKS[2])
     together = estimates(chosen, plans)
     alone = [estimate(chosen, plan) for plan in plans]
     assert [round(each * PS_PER_S) for each in together.step_s] == [round(each.step_s * PS_PER_S) for each in alone]
     assert together.peak_bytes.tolist() == [each.peak_bytes for each in alone]
+
+
+def test_a_space_of_kinds_tries_groups_of_those_that_have_some() -> None:
+    space = PlanSpace("s", {"context_parallel": (4, 8), "context_kind": ("ring", "ulysses_ring"), "pipeline_parallel": (4,)})
+    found = candidates(scenario(stack=STACKS[2], model=replace(GPT, max_positions=16), batch=Batch(8, 16)), space).plans
+    assert {short(plan).split()[3] for plan in found} == {"cp4", "cp8", "cp4/2", "cp8/2", "cp8/4"}
 
 
 def test_a_million_tokens_are_estimated_without_a_table_of_pairs() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from parsim.cost import sizes
 from parsim.executor import calls
+from parsim.parallel.group import Group
 from parsim.parallel.plan import Plan
 from parsim.step import finish, ring
 from parsim.step.task import Collective, Operand, Task
@@ -18,6 +19,7 @@ from support import GPT, STACKS, forget_steps, scenario
 
 RING = Plan(context_parallel=4, context_kind="ring")
 ZIGZAG = Plan(context_parallel=2, context_kind="all_gather")
+NESTED = Plan(context_parallel=4, context_group=2, context_kind="ulysses_ring")
 COPIES = Plan(tensor_parallel=4)
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -52,6 +54,13 @@ def _gradients_of_keys_stay_one_rank_short(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ring._Ring, "moves", moves)
 
 
+def _blocks_go_to_the_next_rank_of_the_group(patch: pytest.MonkeyPatch) -> None:
+    """Which has other heads of the same tokens."""
+    right = ring._Ring.of.__func__  # type: ignore[attr-defined]
+    inside = classmethod(lambda cls, task, num_ranks: replace(right(cls, task, num_ranks), group=Group(("cp_group",))))
+    patch.setattr(ring._Ring, "of", inside)
+
+
 def _kv_heads_not_summed(patch: pytest.MonkeyPatch) -> None:
     right = finish._sums
     patch.setattr(finish, "_sums", lambda structure, every: (t for t in right(structure, every) if t.name != "kv_head_gradients"))
@@ -75,6 +84,9 @@ def _gradients_not_summed_over_the_sequence(patch: pytest.MonkeyPatch) -> None:
         (_a_turn_dropped, RING, "weight gradients"),
         (_merged_without_a_new_scale, RING, "loss"),
         (_gradients_of_keys_stay_one_rank_short, RING, "weight gradients"),
+        (_blocks_go_to_the_next_rank_of_the_group, NESTED, "loss"),
+        (_zigzag_counted_as_contiguous, NESTED, "FLOPs"),
+        (_gradients_not_summed_over_the_sequence, NESTED, "weight gradients"),
         (_kv_heads_not_summed, COPIES, "weight gradients"),
         (_copies_counted_twice_in_the_norm, COPIES, "updated weights"),
         (_gradients_not_summed_over_the_sequence, replace(ZIGZAG, data_parallel=2), "weight gradients"),

@@ -29,6 +29,14 @@ class Degrees(Protocol):
         """Ranks over which ZeRO shards; None: all replicas."""
 
     @property
+    def context_parallel(self) -> int:
+        """Ranks that split each sequence."""
+
+    @property
+    def context_group(self) -> int | None:
+        """Neighbours among them that form a group, where the kind has another rule inside groups; None: no groups."""
+
+    @property
     def context_kind(self) -> str:
         """What attention does where context parallelism splits sequences."""
 
@@ -80,7 +88,7 @@ def axes() -> tuple[str, ...]:
     """The mesh axes, outermost first: a dim that several axes shard nests in this order.
 
     >>> axes()
-    ('pp', 'dp_replicate', 'dp', 'edp', 'ep', 'cp', 'tp', 'etp')
+    ('pp', 'dp_replicate', 'dp', 'edp', 'ep', 'cp', 'cp_group', 'tp', 'etp')
     """
     return tuple(_by_axis(all_dimensions()))
 
@@ -89,7 +97,7 @@ def axes_of(view: str) -> tuple[str, ...]:
     """The mesh axes of one view, outermost first.
 
     >>> axes_of(OUTSIDE), axes_of(DENSE)
-    (('pp', 'dp_replicate'), ('dp', 'cp', 'tp'))
+    (('pp', 'dp_replicate'), ('dp', 'cp', 'cp_group', 'tp'))
     """
     return _axes_of(all_dimensions(), view)
 

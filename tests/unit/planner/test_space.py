@@ -10,7 +10,7 @@ import pytest
 
 from parsim.cluster.scalars import distinct_rows
 from parsim.errors import PlanError
-from parsim.parallel import legality, sharding_faults
+from parsim.parallel import legality
 from parsim.parallel.legality import RULES, Facts, faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.plans import Plans
@@ -58,7 +58,8 @@ def test_a_rule_says_the_same_of_the_fields_that_it_reads_alone(rule: legality.R
         for name in rule.reads:  # one field of another plan, which seldom goes with the rest
             plan = replace(case.plan, **{name: getattr(other, name)})  # type: ignore[arg-type]
             alone = Plan(**{each: getattr(plan, each) for each in rule.reads})
-            if isinstance(plan.schedule, str) and (rule.name == "ZeRO group" or not [*sharding_faults.zero_group(plan)]):
+            no_group = (fault for name, wrong in legality.GROUPS.items() if name != rule.name for fault in wrong(plan))
+            if isinstance(plan.schedule, str) and not [*no_group]:
                 found = [*rule.faults(plan, facts)]
                 assert found == [*rule.faults(alone, facts)]
                 told.add(bool(found))

@@ -57,7 +57,9 @@ def test_a_figure_is_a_file_a_format_and_its_data_and_the_same_bytes_each_time(r
 def test_every_component_has_its_own_colour_and_optimizer_one_in_both_panels(results: Results) -> None:
     estimated = results.plans[0].estimate
     time = figure.time_colours()
-    assert set(time) == set(estimated.breakdown_s) | {f"exposed_{name}" for name in ("dp_replicate", "cp", "host", *axes_of(EXPERT))}
+    assert set(time) == set(estimated.breakdown_s) | {
+        f"exposed_{name}" for name in ("dp_replicate", "cp", "cp_group", "host", *axes_of(EXPERT))
+    }
     assert set(figure.MEMORY) == set(estimated.memory_bytes[0])
     assert len(set(time.values())) == len(time)
     assert len(set(figure.MEMORY.values())) == len(figure.MEMORY)
@@ -65,7 +67,7 @@ def test_every_component_has_its_own_colour_and_optimizer_one_in_both_panels(res
 
 
 def test_axes_that_dimensions_add_have_colours_of_their_own_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    many = ("pp", "dp_replicate", "edp", "dp", "cp", "ep", "etp", "tp")
+    many = ("pp", "dp_replicate", "edp", "dp", "cp", "cp_group", "ep", "etp", "tp")
     monkeypatch.setattr(figure.dimensions, "axes", lambda: many)
     colours = figure.time_colours()
     assert {f"exposed_{axis}" for axis in many} < colours.keys()

@@ -173,7 +173,7 @@ def test_nodes_of_several_kinds_are_no_number_of_nodes() -> None:
         ("plans", "optimizer", "adam", " (did you mean 'adamw'?)"),
         ("plans", "optimizer", "sgd", ", which is not built"),
         ("plans", "schedule", "Interleaved1F1B", " (did you mean 'interleaved_1f1b'?)"),
-        ("plans", "schedule", "dualpipe", ", which is not built"),
+        ("plans", "schedule", "DualPipe", " (did you mean 'dual_pipe'?)"),
         ("plans", "schedule", "chimera", ", which is not built"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_plan_that_fits_has_no_fault(plan):
         (Plan(pipeline_parallel=2, layers_per_stage=(6, 5)), "layers_per_stage", "Give 2 numbers that sum to 12"),
         (Plan(pipeline_parallel=2, layers_per_stage=(12,)), "layers_per_stage", "has 1 entries that sum to 12"),
         (Plan(pipeline_parallel=2, layers_per_stage=(12, 0)), "layers_per_stage", "positive whole number"),
-        (Plan(schedule="1f1"), "schedule", "unknown schedule '1f1' (did you mean '1f1b'?). Legal: 1f1b, breadth_first, dual_pipe_v, gpipe"),
+        (Plan(schedule="1f1"), "schedule", "unknown schedule '1f1' (did you mean '1f1b'?). Legal: 1f1b, breadth_first, dual_pipe"),
         (Plan(recompute="some"), "recompute", "Legal: none, selective, full"),
         (Plan(gradient_sync="sum"), "gradient_sync", "Legal: all_reduce, master"),
         (Plan(tensor_parallel=0), "tensor_parallel", "tensor_parallel = 0 is not a positive whole number"),

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from parsim.schedules import SCHEDULES, Action, Phase, fault, find
+from parsim.schedules.dual_pipe import DualPipe
 from parsim.schedules.v_half import VHalf
 from parsim.schedules.zero_bubble_v import ZeroBubbleV
 from schedule_orders import actions_of, in_order, needs, states_of
 
 SHAPES = [(2, 8), (3, 12), (4, 16), (5, 11), (6, 24), (8, 32)]
-CHUNKS = {"1f1b": 1, "zero_bubble_h2": 1, "zero_bubble_v": 2, "dual_pipe_v": 2, "v_half": 2, "v_min": 2}
+CHUNKS = {"dual_pipe": 2, "1f1b": 1, "zero_bubble_h2": 1, "zero_bubble_v": 2, "dual_pipe_v": 2, "v_half": 2, "v_min": 2}
 
 
 def idle(name: str, p: int, m: int, takes: dict[Phase, int]) -> int:
@@ -23,7 +24,7 @@ def idle(name: str, p: int, m: int, takes: dict[Phase, int]) -> int:
     end: dict[Action, int] = {}
     for action in in_order(name, p, v, m):
         rank = find(name, p).rank_of(action.stage, p)
-        begins = max([free[rank], *(end[each] for each in needs(action, p * v))])
+        begins = max([free[rank], *(end[each] for each in needs(action, p * v // find(name, p).num_copies))])
         start.setdefault(rank, begins)
         end[action] = free[rank] = begins + takes[action.phase]
         busy[rank] += takes[action.phase]
@@ -107,7 +108,51 @@ def test_the_order_of_dual_pipe_v_on_the_ends_of_the_v() -> None:
     assert last == "1F0 2F0 1F1 2F1 1F2 2I0 2W0 2F2 1I0 1W0 1F3 2I1 2W1 2F3 1I1 1W1 2I2 2W2 1I2 1W2 2I3 1I3 2W3 1W3"
 
 
+def test_the_order_of_dual_pipe_on_a_pair_of_ranks() -> None:
+    """deepseek-ai/DualPipe, dualpipe.py, its steps 2, 4, 6 and 8 for 2 ranks and 4 chunks; stages 2 and 3 are those of the second copy."""
+    first, last = (" ".join(map(str, actions)) for actions in actions_of("dual_pipe", 2, 2, 2))
+    assert first == "0F0 3F0 0F1 3I0 3W0 3F1 0I0 0W0 3I1 3W1 0I1 0W1"
+    assert last == "2F0 1F0 2F1 1I0 1W0 1F1 2I0 2W0 1I1 1W1 2I1 2W1"
+
+
+def blocks_of_dual_pipe(rank: int, p: int, m: int) -> list[list[Action]]:
+    """The actions of a rank as its code runs them: a forward beside a backward, and whole backwards, take and give at their ends only."""
+    near, actions = min(rank, p - 1 - rank), iter(actions_of("dual_pipe", p, 2, m)[rank])
+    waits, main = p // 2 - near - 1, m - p + near + 1
+    sizes = [1] * (p + 3 * waits) + [3] * 2 * main + [2, 3] * waits + [2] * (near + 1) + [1] * 2 * (near + 1 + waits)
+    found = [[next(actions) for _ in range(size)] for size in sizes]
+    assert not [*actions]
+    return found
+
+
+@pytest.mark.parametrize(("p", "m"), [(2, 4), (4, 4), (4, 8), (6, 6), (8, 16)])
+@pytest.mark.parametrize(("f", "i", "w"), [(1, 1, 1), (2, 3, 1), (10, 12, 9)])
+def test_dual_pipe_waits_and_holds_what_its_paper_says(p: int, m: int, f: int, i: int, w: int) -> None:
+    """DeepSeek-AI 2024, table 2: a bubble of (PP / 2 - 1)(F&B + B - 3W), PP + 1 micro_batches in flight, where F&B takes F + B.
+
+    Where I hands its result on before W, as where parsim runs it, ranks wait less.
+    """
+    takes = {Phase.F: f, Phase.I: i, Phase.W: w}
+    todo = [blocks_of_dual_pipe(rank, p, m) for rank in range(p)]
+    end, free, place = dict[Action, int](), [0] * p, [0] * p
+    while any(place[rank] < len(todo[rank]) for rank in range(p)):
+        for rank in range(p):
+            for block in todo[rank][place[rank] :]:
+                wants = {each for action in block for each in needs(action, p)}.difference(block)
+                if not wants <= end.keys():
+                    break
+                free[rank] = max([free[rank], *(end[each] for each in wants)]) + sum(takes[action.phase] for action in block)
+                end |= dict.fromkeys(block, free[rank])
+                place[rank] += 1
+    b = i + w
+    assert max(free) - 2 * m * (f + b) == (p // 2 - 1) * ((f + b) + b - 3 * w) >= idle("dual_pipe", p, m, takes)
+    assert most_in_flight("dual_pipe", p, m) == [p + 1] * p
+
+
 def test_shapes_that_they_refuse_are_said() -> None:
+    assert fault("dual_pipe", 3, 1) == "schedule 'dual_pipe' pairs the ranks of a pipeline, but pipeline_parallel = 3"
+    assert "runs one chunk of each of its two copies of the model a rank, but virtual_pipeline = 2" in str(fault("dual_pipe", 4, 2))
+    assert "needs as many micro batches as ranks, 4, for each of two copies of the model, not 3" in str(fault("dual_pipe", 4, 1, 3))
     assert fault("zero_bubble_v", 4, 1) == "schedule 'zero_bubble_v' runs two chunks of the model a rank: virtual_pipeline = 2, not 1"
     assert "needs as many micro batches as stages, 8, but a replica has 7" in str(fault("dual_pipe_v", 4, 2, 7))
 
@@ -121,6 +166,14 @@ class Hasty(ZeroBubbleV):
         return iter([*held[:place], *held[place + 1 : place + 3], held[place], *held[place + 3 :]])
 
 
+class Alone(DualPipe):
+    """The mutant: a copy that takes in as many micro_batches at first as if it had the ranks for itself."""
+
+    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+        held = list(super().order(rank, num_ranks, chunks, num_micro_batches))
+        return iter(sorted(held, key=lambda action: action.phase is not Phase.F))
+
+
 class Slow(VHalf):
     """The mutant: a backward one period later."""
 
@@ -130,8 +183,10 @@ class Slow(VHalf):
 
 
 def test_weights_late_and_backward_late_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SCHEDULES, "_values", {**SCHEDULES._values, "hasty": Hasty(), "slow": Slow()})
+    monkeypatch.setattr(SCHEDULES, "_values", {**SCHEDULES._values, "hasty": Hasty(), "slow": Slow(), "alone": Alone()})
+    monkeypatch.setitem(CHUNKS, "alone", 2)
     monkeypatch.setitem(CHUNKS, "hasty", 2)
     monkeypatch.setitem(CHUNKS, "slow", 2)
     assert most_in_flight("hasty", 4, 16) != [8] * 4 or idle("hasty", 4, 16, {Phase.F: 1, Phase.I: 1, Phase.W: 1}) > 0
     assert max(most_in_flight("slow", 16, 64)) - 16 > 2
+    assert most_in_flight("alone", 4, 8) != [5] * 4
