@@ -77,6 +77,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "tied_embedding": "tie_word_embeddings tied_word_embeddings tie_embeddings tied_embeddings weight_tying share_embeddings",
         "dropout": "dropout_rate",
         "sliding_window": "window window_size",
+        "full_attention_every": "sliding_window_pattern window_attn_skip_freq",
         "causal": "is_causal",
         "norm_last": "post_norm",
         "num_token_types": "type_vocab_size",
@@ -194,8 +195,8 @@ SAID: Final[Mapping[str, str]] = {
     "MLPs beside attention are not built: a block runs attention, then its MLP": (
         "parallel_attn* parallel_attention* parallel_block* use_parallel_residual parallel_residual parallel_mlp"
     ),
-    "sliding windows are not built: sliding_window states one that every sequence fits in": (
-        "sliding_window_pattern attention_window* use_sliding_window local_attention* layer_types attention_chunk_size max_window_layers"
+    "windows are sliding_window, and full_attention_every of a model's layers without one": (
+        "attention_window* use_sliding_window local_attention* layer_types max_window_layers"
     ),
     "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
     "soft caps of logits are not built": "attn_logit_softcap* final_logit_softcap* logit_softcap* softcap*",

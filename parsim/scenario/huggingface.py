@@ -84,6 +84,7 @@ _DEEPSEEK: Final = _Family(
     shared="n_shared_experts",
 )
 _QWEN: Final = {"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+_FULL, _LOCAL = "full_attention", "sliding_attention"  # values of layer_types
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
 _AS_HIDDEN: Final = "classifier_dropout"  # that of hidden vectors, where null
 
@@ -181,7 +182,7 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         **head,
         "tied_embedding": head.get("head") not in _LABELLED and _flag(config, "tie_word_embeddings", family.tied),
         "dropout": _dropout(config, family),
-        "sliding_window": _sliding_window(config, family),
+        **_windows(config, family),
     }
 
 
@@ -228,19 +229,27 @@ def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     return value
 
 
-def _sliding_window(config: Mapping[str, Any], family: _Family) -> int | None:
-    """The window of the layers that have one; None where no layer has.  Of qwen2, the layers from max_window_layers on slide."""
+def _windows(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
+    """The window of the layers that have one, and which have none; nothing where no layer has one."""
+    types = _layer_types(config, family)
+    if _LOCAL not in types or config.get("sliding_window") is None:
+        return {}
+    every = types.index(_FULL) + 1 if _FULL in types else 0
+    if any((each == _FULL) != (every > 0 and place % every == 0) for place, each in enumerate(types, 1)):
+        raise ScenarioError("layer_types is no pattern that is read: each so many-th layer with full attention")
+    return {"sliding_window": _count(config, "sliding_window"), "full_attention_every": every}
+
+
+def _layer_types(config: Mapping[str, Any], family: _Family) -> list[str]:
+    """What each layer's attention is; of qwen2, the layers from max_window_layers on slide."""
     types, first = config.get("layer_types"), config.get("max_window_layers")
     if types is None:
         num_layers = _count(config, family.counts["num_layers"])
-        sliding = config.get("use_sliding_window") is not False and not (isinstance(first, int) and first >= num_layers)
-    elif isinstance(types, list) and all(each in ("full_attention", "sliding_attention") for each in types):
-        sliding = "sliding_attention" in types
-    else:
-        raise ScenarioError("layer_types holds other layers than full_attention, which are not read")
-    if not sliding or config.get("sliding_window") is None:
-        return None
-    return _count(config, "sliding_window")
+        num_full = num_layers if config.get("use_sliding_window") is False else first if isinstance(first, int) else 0
+        return [_FULL if place <= num_full else _LOCAL for place in range(1, num_layers + 1)]
+    if isinstance(types, list) and all(each in (_FULL, _LOCAL) for each in types):
+        return types
+    raise ScenarioError(f"layer_types holds other layers than {_FULL} and {_LOCAL}, which are not read")
 
 
 def _head(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
     scores = np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim)
     if model.causal:
-        scores = np.where(np.tri(x.shape[1], dtype=bool), scores, -np.inf)
+        scores = np.where(_sight(x.shape[1], model.window_of(_layer(at))), scores, -np.inf)
     odds = np.exp(scores - scores.max(-1, keepdims=True))
     shares = odds / odds.sum(-1, keepdims=True)
     is_flash = run.job.model.stack.attention == "flash"  # without dropout of scores
@@ -163,6 +163,16 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
         return projections(d_q, d_k, np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
 
     return y, back
+
+
+def _sight(length: int, window: int) -> Array:
+    """Whether a token, a row, sees another: none behind it, and none so many tokens before it."""
+    ahead = np.subtract.outer(np.arange(length), np.arange(length))
+    return (ahead >= 0) & (ahead < (window or length))
+
+
+def _layer(at: str) -> int:
+    return int(at.removeprefix("layer"))
 
 
 def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Projected:

@@ -131,7 +131,7 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ),
         ("cluster", ("host_memory_capacity", "cpu_memory", "ram"), "it is a figure of the node"),
         ("model", ("parallel_attention", "parallel_attn", "use_parallel_residual"), "MLPs beside attention are not built"),
-        ("model", ("sliding_window_pattern", "attention_window", "use_sliding_window"), "sliding windows are not built"),
+        ("model", ("layer_types", "attention_window", "use_sliding_window"), "windows are sliding_window, and full_attention_every"),
         ("model", ("alibi",), "ALiBi is not built"),
         ("model", ("multi_latent_attention",), "latent attention (MLA) is asked for by its widths: kv_lora_rank and others"),
         ("", ("fp8", "float8"), "it is the dtype of batch: fp8, as the stack means it"),
