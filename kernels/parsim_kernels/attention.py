@@ -58,6 +58,29 @@ def causal_softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Ou
     return (softmax_slope(inputs, number(attributes, "scale"), out),), 4 * inputs[0].size
 
 
+def sink_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """Softmax over keys and a sink that mixes nothing, from (scores, sinks [K, R]).  5 n FLOPs.
+
+    Source: OpenAI 2025 (arXiv:2508.10925), section 2.2; Xiao et al. 2023 (arXiv:2309.17453), section 3.3.
+
+    >>> sink_softmax((np.zeros((1, 1, 1, 1, 3)), np.zeros((1, 1))), {})[0][0].tolist()
+    [[[[[0.25, 0.25, 0.25]]]]]
+    """
+    scores, sinks = inputs
+    y, sink = out(scores.shape, real(scores, sinks)), sinks[..., np.newaxis, np.newaxis]
+    top = np.maximum(np.maximum.reduce(scores, axis=-1, keepdims=True), sink)
+    np.exp(np.subtract(scores, top, out=y), out=y)
+    np.divide(y, np.add.reduce(y, axis=-1, keepdims=True) + np.exp(sink - top), out=y)
+    return (y,), 5 * scores.size
+
+
+def sink_softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_sinks of `sink_softmax` from (y, d_y): what each query's sink has of the weight, times minus sum(y d_y).  3 n FLOPs."""
+    y, d_y = inputs
+    own = (1 - np.add.reduce(y, axis=-1)) * np.add.reduce(y * d_y, axis=-1)
+    return (np.negative(own.sum(axis=(0, 3)), out=out(y.shape[1:3], real(y, d_y))),), 3 * y.size
+
+
 def causal_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """scale x scores, -inf where the key is masked; no softmax.  n FLOPs."""
     (scores,) = inputs
@@ -81,7 +104,8 @@ def scaled_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = f
 
 
 def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """(o, lse) of attention from (q, k, v); lse is the log of the sum of the exponentials, by query, and -inf where it sees no key.
+    """(o, lse) of attention from (q, k, v) and perhaps sinks [K, R]; lse is the log of the sum of the exponentials, by query, and -inf
+    where it sees no key.  A sink is a key of that score, which mixes nothing.
 
     Causal unless attributes["causal"] is 0, which lets every query see every key.
 
@@ -92,7 +116,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
 
     Source: Dao 2023 (arXiv:2307.08691), algorithm 1; the FLOPs of section 4.1, with the pairs counted exactly.
     """
-    q, k, v = inputs
+    q, k, v, *sinks = inputs
     _check(q, k, v)
     dtype, factor = real(q, k, v), number(attributes, "scale")
     o, lse = out((*q.shape[:-1], v.shape[-1]), dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
@@ -103,7 +127,19 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
         o.fill(0)
         lse.fill(-np.inf)
         _attend_more(q, k, v, pieces, factor, o, lse)
+    if sinks:
+        total = np.logaddexp(lse, sinks[0][..., np.newaxis])
+        np.multiply(o, _by_query(np.exp(lse - total)), out=o)
+        lse[...] = total
     return (o, lse), 2 * (q.shape[-1] + v.shape[-1]) * _num_pairs(q, pieces)
+
+
+def sinks_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_sinks of `flash_attention` from (o, d_o, lse, sinks): minus a sink's weight, times the sum of o d_o.  2 n FLOPs."""
+    o, d_o, lse, sinks = inputs
+    same_shape(o, d_o)
+    own = np.exp(sinks[..., np.newaxis] - lse) * np.add.reduce(o * d_o, axis=-1).transpose(0, 2, 3, 1)
+    return (np.negative(own.sum(axis=(0, 3)), out=out(sinks.shape, real(o, d_o))),), 2 * o.size
 
 
 def flash_attention_more(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -144,9 +180,14 @@ def merge(o: Array, lse: Array, more: Array, its: Array) -> None:
     """
     total = np.logaddexp(lse, its)
     for values, own in ((o, lse), (more, its)):
-        np.multiply(values, np.exp(own - total).transpose(0, 3, 1, 2)[..., np.newaxis], out=values)
+        np.multiply(values, _by_query(np.exp(own - total)), out=values)
     np.add(o, more, out=o)
     lse[...] = total
+
+
+def _by_query(lse: Array) -> Array:
+    """B K R S as B S K R 1."""
+    return lse.transpose(0, 3, 1, 2)[..., np.newaxis]
 
 
 def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:

@@ -20,7 +20,7 @@ from parsim.model.transformer import LayerForm, TransformerArchitecture
 
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
 CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
-GATED = ("swiglu",)  # activations of two up projections
+GATED = ("swiglu", "clamped_swiglu")  # activations of two up projections
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
@@ -45,7 +45,8 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
         **(latent_weights(kind) if kind.latent else {}),
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
         **{f"{each}.bias": "zeros" for each in biased},
-        **(expert_weights(_ups(kind)) if has_experts else {}),
+        **({"sinks": "normal"} if kind.sinks else {}),
+        **(expert_weights(_ups(kind), kind) if has_experts else {}),
     }
     return Block(form.name, ops, weights)
 
@@ -120,6 +121,9 @@ def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> 
     yield Op("keys", "B S K C -> B Z A C", ("k",), ("keys",), "relabel")
     value = _value_dim(kind)
     yield Op("values", f"B S K {value} -> B Z A {value}", ("v",), ("values",), "relabel")
+    if kind.sinks:  # stacks keep them in float32
+        yield Op("sinks_cast", "K R -> K R", ("sinks",), ("sinks32",), "cast", (FLOAT32,))
+        yield Op("enter_sinks", "K R -> A R", ("sinks32",), ("sinks_in",), "relabel", (FLOAT32,))
     yield from _scores_and_mix(attention, kind, mask)
     yield Op("leave_core", f"B Q A R {value} -> B S K R {value}", ("attended",), ("mixed",), "relabel")
 
@@ -127,15 +131,19 @@ def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> 
 def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:
     value, told = _value_dim(kind), (*_SCALE, *mask)
     if attention == "flash":
-        expr = f"B Q A R C, B Z A C, B Z A {value} -> B Q A R {value}, B A R Q"
-        inputs, outputs = ("queries", "keys", "values"), ("attended", "log_sum_exp")
-        yield Op("flash", expr, inputs, outputs, "flash_attention", (COMPUTE, FLOAT32), told if mask else (*told, ("causal", 0)))
+        expr = f"B Q A R C, B Z A C, B Z A {value}{', A R' * kind.sinks} -> B Q A R {value}, B A R Q"
+        inputs, outputs = ("queries", "keys", "values", *(["sinks_in"] if kind.sinks else [])), ("attended", "log_sum_exp")
+        name = "sink_attention" if kind.sinks else "flash_attention"
+        yield Op("flash", expr, inputs, outputs, name, (COMPUTE, FLOAT32), told if mask else (*told, ("causal", 0)))
         return
     yield Op("scores", "B Q A R C, B Z A C -> B A R Q Z", ("queries", "keys"), ("scores",))
     same = "B A R Q Z -> B A R Q Z"
-    if attention == "unfused":
+    if attention == "unfused" or kind.sinks:
         yield Op("scale", same, ("scores",), ("scaled",), "causal_scale" if mask else "scale", attributes=told)
-        yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax")
+        if kind.sinks:
+            yield Op("softmax", "B A R Q Z, A R -> B A R Q Z", ("scaled", "sinks_in"), ("probabilities",), "sink_softmax")
+        else:
+            yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax")
     else:
         yield Op("softmax", same, ("scores",), ("probabilities",), "causal_softmax" if mask else "scaled_softmax", attributes=told)
     mixing = "probabilities"
@@ -167,7 +175,7 @@ def _experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterato
         yield Op("enter_shared", "B T D -> B S D", (x,), (f"{_SHARED}mlp_in",), "relabel", tag=MOE)
         yield from in_region(MOE, _up_and_down(kind, fusions, _SHARED, "L"))
         yield Op("add_shared", "B T D, B T D -> B T D", ("experts_out", f"{_SHARED}mlp_out"), ("mlp_out",), "add", in_place=True, tag=MOE)
-    yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "norm2", kind, fusions)
+    yield from _residual("mlp", ("mlp_out", "", "x1"), "y", "norm2", kind, fusions)
 
 
 def _up_and_down(kind: TransformerArchitecture, fusions: tuple[str, ...], of: str = "", dim: str = "F") -> Iterator[Op]:
@@ -202,19 +210,20 @@ def _residual(
 ) -> Iterator[Op]:
     """Bias, dropout, residual add and last norm, as far as they are there; fused, each but the norm joins the kernel of the one before."""
     branch, bias, skip = inputs
+    has_bias = kind.bias and bias != ""
     fused = "dropout_add" in fusions
     added = f"{name}_added" if kind.norm_last else out
-    if kind.bias:
+    if has_bias:
         yield Op(f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused=False)
         branch = f"{name}_biased"
     same = "B T D, B T D -> B T D"
     if kind.dropout:
         mask, dropped = f"{name}_mask", f"{name}_dropped"
         yield Op(mask, "-> B T D", (), (mask,), "draw", (MASK,), fused=fused)
-        joins = fused and kind.bias
+        joins = fused and has_bias
         yield Op(f"{name}_dropout", same, (branch, mask), (dropped,), "dropout", attributes=DROP, in_place=True, fused=joins)
         branch = dropped
-    joins = fused and (kind.bias or kind.dropout)
+    joins = fused and (has_bias or kind.dropout)
     yield Op(f"{name}_add", same, (branch, skip), (added,), "add", in_place=True, fused=joins)
     if kind.norm_last:
         yield from in_region(LAYER_NORM, norm(norm_name, added, kind, fusions, out=out))

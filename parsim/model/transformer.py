@@ -51,6 +51,7 @@ class TransformerArchitecture(Architecture):
     qk_norm: bool = False
     layers: tuple[LayerForm, ...] = (LayerForm(),)  # each once, in the order in which they first come
     window: bool = False
+    sinks: bool = False
     shared_experts: bool = False
     gates: str = "softmax"
     latent: bool = False
@@ -74,10 +75,10 @@ class TransformerSpec(ModelSpec):
     head_dim: int = figure("the width of a head; hidden_size / num_heads where left out", rule=_head_dim)
     vocab_size: int = figure("the number of tokens, before padding")
     max_positions: int = figure("the longest sequence, which is the rows of a learned position table")
-    activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu"))
+    activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu", "clamped_swiglu"))
     norm: str = figure("what normalises the input of attention, MLP and head", "layer_norm", legal=("layer_norm", "rms_norm"))
     positions: str = figure("a position table, or queries and keys turned by position", "learned", legal=("learned", "rotary"))
-    bias: bool = figure("whether the linear layers of attention output and MLP have biases", True)
+    bias: bool = figure("whether the linear layers of attention output, MLP, router and experts have biases", True)
     qkv_bias: bool = figure(
         "whether those of queries, keys and values do; as bias where left out", True, rule=lambda row: row.get("bias", True)
     )
@@ -96,6 +97,7 @@ class TransformerSpec(ModelSpec):
         "the tokens that a token sees, itself among them; all where left out or null", 0, zero=True, rule=lambda row: 0
     )
     full_attention_every: int = figure("with sliding_window each so many-th layer sees all tokens nevertheless; 0: none does", 0, zero=True)
+    attention_sinks: bool = figure("whether each head's softmax has a learned sink beside the keys", False)
     dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
     num_experts: int = figure("the experts of a layer that has some; 0 makes all layers dense", 0, zero=True, most=100_000)
     experts_per_token: int = figure("the experts that a token chooses", 1)
@@ -129,8 +131,8 @@ class TransformerSpec(ModelSpec):
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
         if self.norm_last and self.head == "next_token" and self.tied_embedding:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
-        if self.num_experts and self.bias:
-            return "bias = true gives experts biases, which is not built; set bias = false"
+        if self.shared_ffn_hidden_size and self.bias:
+            return "bias = true gives experts that all tokens share biases, which is not built; set bias = false"
         if self.num_experts and self.experts_per_token > self.num_experts:
             return f"experts_per_token = {self.experts_per_token} is above num_experts = {self.num_experts}"
         if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
@@ -161,8 +163,8 @@ class TransformerSpec(ModelSpec):
             return (
                 f"num_kv_heads = {self.num_kv_heads}, but latent attention has one for each of num_heads = {self.num_heads}; leave it out"
             )
-        if self.positions != "rotary" or self.qk_norm or self.qkv_bias:
-            return "latent attention (MLA) is built with positions = rotary, qkv_bias = false and qk_norm = false"
+        if self.positions != "rotary" or self.qk_norm or self.qkv_bias or self.attention_sinks:
+            return "latent attention (MLA) is built with positions = rotary, and without qkv_bias, qk_norm and attention_sinks"
         return ""
 
     @property
@@ -208,7 +210,7 @@ class TransformerSpec(ModelSpec):
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
         found |= {"layers": tuple(dict.fromkeys(map(self._form, range(self.num_layers)))), "window": self.sliding_window > 0}
-        found |= {"shared_experts": self.shared_ffn_hidden_size > 0}
+        found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 

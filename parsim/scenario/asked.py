@@ -78,6 +78,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "dropout": "dropout_rate",
         "sliding_window": "window window_size",
         "full_attention_every": "sliding_window_pattern window_attn_skip_freq",
+        "attention_sinks": "sinks attention_sink softmax_offset",
         "causal": "is_causal",
         "norm_last": "post_norm",
         "num_token_types": "type_vocab_size",
@@ -215,7 +216,9 @@ SAID: Final[Mapping[str, str]] = {
     "it is the optimizer of a plan: paged_adamw or paged_adamw_8bit": "paged paged_optimizer* use_paged_optimizer*",
     "gradients go where the optimizer is: give offload_optimizer": "offload_grad*",
     "logits stay sharded where the stack says so: stack: {base: NAME, gather_logits: false}": "loss_parallel* disable_loss_parallel",
-    "of gated MLPs one is built: activation = swiglu": "swiglu use_swiglu geglu use_geglu glu gated gated_mlp gated_linear_unit",
+    "of gated MLPs two are built: activation = swiglu, or gpt-oss's clamped_swiglu": (
+        "swiglu use_swiglu geglu use_geglu glu gated gated_mlp gated_linear_unit"
+    ),
     "say tied_embedding = false": "untie_embeddings_and_output_weights untie_embeddings",
     "say bias = false": "disable_bias_linear no_bias",
     "bias is that of all linear layers, and qkv_bias that of queries, keys and values; one of attention or the MLP alone is not built": (

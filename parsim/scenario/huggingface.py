@@ -68,6 +68,7 @@ class _Family:
     only: Mapping[str, object] = field(default_factory=dict)  # keys of which one value can be read, which is that of a key left out
     shared: str = ""  # the key of how many experts of that width all tokens pass
     left_out: Mapping[str, object] = field(default_factory=dict)  # what keys left out are, where that is not nothing
+    full_every: int = 0  # where layer_types are left out, of the layers with windows each so many-th has none
 
 
 _DEEPSEEK: Final = _Family(
@@ -83,6 +84,11 @@ _DEEPSEEK: Final = _Family(
     left_out={"q_lora_rank": 1536},
     shared="n_shared_experts",
 )
+# How released weights are stored, which says nothing of those that are trained.
+_GPT_OSS_STORED: Final = {
+    "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+    "quant_method": "mxfp4",
+}
 _QWEN: Final = {"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 _FULL, _LOCAL = "full_attention", "sliding_attention"  # values of layer_types
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
@@ -112,6 +118,13 @@ FAMILIES: Final = {
         dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
         default_dropout=0.1,
         tied=True,
+    ),
+    "gpt_oss": _Family(
+        {**_ROTARY, "activation": "clamped_swiglu", **dict.fromkeys(("bias", "qkv_bias", "attention_sinks"), True)},
+        {**_COUNTS, "num_experts": "num_local_experts", **_CHOSEN},
+        only={"hidden_act": "silu", "attention_bias": True, "swiglu_limit": 7.0, "quantization_config": _GPT_OSS_STORED},
+        left_out={"num_key_value_heads": 8, "head_dim": 64, "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4},
+        full_every=2,
     ),
     "llama": _Family(biases=_BIASES),
     "mixtral": _Family(
@@ -178,7 +191,7 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         **_shared_experts(config, family),
         **family.fixed,
         **_biases(config, family),
-        "activation": _activation(config, family),
+        "activation": family.fixed.get("activation") or _activation(config, family),
         **head,
         "tied_embedding": head.get("head") not in _LABELLED and _flag(config, "tie_word_embeddings", family.tied),
         "dropout": _dropout(config, family),
@@ -246,7 +259,8 @@ def _layer_types(config: Mapping[str, Any], family: _Family) -> list[str]:
     if types is None:
         num_layers = _count(config, family.counts["num_layers"])
         num_full = num_layers if config.get("use_sliding_window") is False else first if isinstance(first, int) else 0
-        return [_FULL if place <= num_full else _LOCAL for place in range(1, num_layers + 1)]
+        every = family.full_every or num_layers + 1
+        return [_FULL if place <= num_full or place % every == 0 else _LOCAL for place in range(1, num_layers + 1)]
     if isinstance(types, list) and all(each in (_FULL, _LOCAL) for each in types):
         return types
     raise ScenarioError(f"layer_types holds other layers than {_FULL} and {_LOCAL}, which are not read")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parsim.model.blocks import GATED
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
@@ -149,8 +150,9 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     scores = np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim)
     if model.causal:
         scores = np.where(_sight(x.shape[1], model.window_of(_layer(at))), scores, -np.inf)
+    sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
-    shares = odds / odds.sum(-1, keepdims=True)
+    shares = odds / (odds.sum(-1, keepdims=True) + np.exp(sinks - scores.max(-1, keepdims=True)))
     is_flash = run.job.model.stack.attention == "flash"  # without dropout of scores
     mixing, dropped = (shares, lambda dy: dy) if is_flash else run.dropout(at, "scores_mask", shares)
     y, out = run.dense(f"{at}/out", np.einsum("bkrsz,bzkc->bskrc", mixing, v), summed=3)
@@ -158,7 +160,10 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     def back(dy: Array) -> Array:
         d_mixed = out(dy)
         d_shares = dropped(np.einsum("bskrc,bzkc->bkrsz", d_mixed, v))
-        d_scores = shares * (d_shares - (shares * d_shares).sum(-1, keepdims=True)) / np.sqrt(model.head_dim)
+        mean = (shares * d_shares).sum(-1, keepdims=True)
+        if model.attention_sinks:  # a key whose value is 0
+            run.gradients[f"{at}/sinks"] -= ((1 - shares.sum(-1, keepdims=True)) * mean).sum((0, 3, 4))
+        d_scores = shares * (d_shares - mean) / np.sqrt(model.head_dim)
         d_q, d_k = np.einsum("bkrsz,bzkc->bskrc", d_scores, k), np.einsum("bkrsz,bskrc->bzkc", d_scores, q)
         return projections(d_q, d_k, np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
 
@@ -200,17 +205,21 @@ def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "
 
 def _up_and_down(model: TransformerSpec, dense: Callable[[str, Array], Valued], x: Array) -> Valued:
     up, up_back = dense("up", x)
-    if model.activation != "swiglu":
+    if model.activation not in GATED:
         active, through = activation(model.activation, up)
         y, down = dense("down", active)
         return y, chain(up_back, through, down)
     gate, gate_back = dense("gate", x)
-    share = 1 / (1 + np.exp(-gate))
+    steep, most, more = (1.702, 7.0, 1.0) if model.activation == "clamped_swiglu" else (1.0, np.inf, 0.0)  # openai/gpt-oss, torch/model.py
+    is_free, is_free_up = gate < most, abs(up) < most
+    gate, up = np.minimum(gate, most), np.clip(up, -most, most) + more
+    share = 1 / (1 + np.exp(-steep * gate))
     y, down = dense("down", gate * share * up)
 
     def back(dy: Array) -> Array:
         d_active = down(dy)
-        return gate_back(d_active * up * share * (1 + gate * (1 - share))) + up_back(d_active * gate * share)
+        d_gate = d_active * up * share * (1 + steep * gate * (1 - share))
+        return gate_back(d_gate * is_free) + up_back(d_active * gate * share * is_free_up)
 
     return y, back
 
@@ -232,7 +241,7 @@ def _head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         )
     if model.head == "masked_token":
         x, dense = run.dense("head/dense", x)
-        x, through = activation("gelu" if model.activation == "swiglu" else model.activation, x)
+        x, through = activation("gelu" if model.activation in GATED else model.activation, x)
         x, normed = run.norm("head/dense_norm", x, model.norm)
         pullbacks += [dense, through, normed]
     logits, back = _vocabulary(run, "embedding" if model.tied_embedding else "head", x)

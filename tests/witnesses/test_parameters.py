@@ -84,6 +84,20 @@ def test_deepseek_v3_is_the_sum_of_its_matrices() -> None:
     )
 
 
+# OpenAI 2025 (arXiv:2508.10925), table 1: billions in all and a token, of which the embedding is not counted.
+@pytest.mark.parametrize(
+    ("name", "layers", "experts", "total", "active"), [("gpt-oss-20b", 24, 32, 20.91, 3.61), ("gpt-oss-120b", 36, 128, 116.83, 5.13)]
+)
+def test_gpt_oss_is_the_sum_of_its_matrices_and_biases(name: str, layers: int, experts: int, total: float, active: float) -> None:
+    hidden, model = 2880, read("models", name)
+    heads = (64 + 2 * 8) * 64 * (hidden + 1) + 64 * 64 * hidden + hidden + 64  # queries, keys and values; output; a sink a head
+    router, expert = experts * (hidden + 1), 3 * hidden * hidden + 3 * hidden
+    embedding = 201088 * hidden
+    assert num_parameters(model) == layers * (heads + 2 * hidden + router + experts * expert) + 2 * embedding + hidden
+    assert round(num_parameters(model) / 10**9, 2) == total
+    assert round((num_active_parameters(model) - embedding) / 10**9, 2) == active
+
+
 @pytest.mark.parametrize("name", ACTIVE)
 def test_a_token_needs_the_published_share_of_the_parameters(name: str) -> None:
     billions, digits = ACTIVE[name]
@@ -130,8 +144,11 @@ def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
     batch, stack, plan = Batch(1, 1), Stack("no padding", vocab_multiple=1), Plan()
     step = lower(Structure.of(model, batch, plan, stack))
     sizes = sizes_of(model, batch, Plans.of([plan]), stack, DTYPES)
-    own = ((segment.name, weight) for segment in step.segments.values() for weight in segment.own_weights)
-    counted = sum(dict(model.layout)[name] * int(weight_elements(weight, "whole", sizes)[0]) for name, weight in own)
+    counted = sum(
+        copies * int(weight_elements(weight, "whole", sizes)[0])
+        for name, copies in model.layout
+        for weight in step.segments[name].own_weights
+    )
     assert counted == num_parameters(model)
 
 
@@ -149,7 +166,9 @@ def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     widths = model.head_dim + (model.v_head_dim or model.head_dim)
     attention = 6 * model.num_layers * 1024 * model.num_heads * widths  # 12 L s d_attention, where keys and values are as wide
     assert whole == 6 * parameters.without_input(model) + attention
-    assert whole - unmasked == (attention // 2 if model.causal else 0)
+    seen = [min(model.window_of(layer) or 1024, 1024) for layer in range(model.num_layers)]
+    masked = sum(attention // model.num_layers * (1024 * 1024 - 2 * 1024 * w + w * w) // 2**20 for w in seen)  # before the window
+    assert whole - unmasked == (attention // 2 + masked // 2 if model.causal else 0)
 
 
 def test_an_mlp_has_a_matrix_and_a_bias_between_any_two_layers_of_units() -> None:

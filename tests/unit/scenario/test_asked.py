@@ -123,7 +123,7 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("plans", ("fused_ce", "use_liger_kernel", "chunked_loss"), "it is loss_chunks of the stack"),
         ("plans", ("num_output_chunks",), "whole logits that are widened chunk by chunk"),
         ("plans", ("cross_entropy_fusion_impl",), "is stack: megatron-core-fused-loss"),
-        ("model", ("geglu", "glu", "gated"), "of gated MLPs one is built: activation = swiglu"),
+        ("model", ("geglu", "glu", "gated"), "of gated MLPs two are built: activation = swiglu, or"),
         (
             "plans",
             ("offload_param", "offload_parameters", "cpu_offload", "offload_activations"),
@@ -206,7 +206,7 @@ NO_ROWS = (
         ("deepseek-ai/DeepSeek-V3", " (did you mean 'deepseek-v3'?)"),
         ("deepseek-ai/DeepSeek-V3.2-Exp", ", which is not built: sparse attention behind an indexer"),
         ("Qwen/Qwen3-30B-A3B", " (did you mean 'qwen3-30b-a3b'?)"),
-        ("openai/gpt-oss-20b", ", which is not built: attention sinks, sliding windows and experts with biases"),
+        ("openai/gpt-oss-20b", " (did you mean 'gpt-oss-20b'?)"),
         ("Qwen/Qwen2-57B-A14B", ", which is not read: its keys; write its figures as an inline model, with num_experts"),
         ("tiiuae/falcon-7b-instruct", ", which is not built: an MLP beside attention"),
         ("tiiuae/falcon-mamba-7b", ", which is not built: state-space layers"),

@@ -129,6 +129,14 @@ def test_windows_are_read(config: dict[str, object], figures: tuple[int, int], t
     assert (model.sliding_window, model.full_attention_every) == figures
 
 
+def test_a_gpt_oss_without_layer_types_alternates_and_one_of_other_gates_is_not_read(tmp_path: Path) -> None:
+    config = {key: value for key, value in CONFIGS["gpt-oss-20b"].items() if key != "layer_types"}
+    model = scenario.load(files(tmp_path, config)).model
+    assert isinstance(model, TransformerSpec) and (model.sliding_window, model.full_attention_every) == (128, 2)
+    (fault,) = scenario.check(files(tmp_path, {**config, "swiglu_limit": 5.0}))
+    assert fault.message.endswith("swiglu_limit = 5.0 is not read; 7.0 is")
+
+
 @pytest.mark.parametrize(
     "config",
     [
