@@ -170,7 +170,7 @@ def with_gates(nonlinearity: Kernel) -> Kernel:
 
 
 def with_gates_grad(nonlinearity: Kernel, gradient: Kernel) -> Kernel:
-    """(d_gate, d_up, d_gates) of `with_gates` from (gate, up, gates, d_y), which computes the nonlinearity again: 3 FLOPs an element more."""
+    """(d_gate, d_up, d_gates) of `with_gates` from (gate, up, gates, d_y), with the nonlinearity again: 3 FLOPs an element more."""
 
     def kernel(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
         gate, up, gates, d_y = inputs
