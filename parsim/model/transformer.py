@@ -56,6 +56,7 @@ class TransformerArchitecture(Architecture):
     gates: str = "softmax"
     latent: bool = False
     query_latent: bool = False
+    later: LayerForm | None = None  # of the layer in a module that predicts a later token
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +116,14 @@ class TransformerSpec(ModelSpec):
     )
     v_head_dim: int = figure("with kv_lora_rank the width of a value", 0, zero=True)
     num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
+    mtp_layers: int = figure("modules behind the layers that predict a later token (MTP): 0 or 1", 0, zero=True, most=1)
+    mtp_loss_weight: float = figure("what the loss of such a module is multiplied by", 0.1)
     expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
     def misfit(self, stated: Mapping[str, Any]) -> str:
         """What does not fit in the figures; "" where all do."""
+        if self.mtp_layers and (self.head != "next_token" or self.norm_last):
+            return f"mtp_layers = {self.mtp_layers} goes with head = next_token and norm_last = false"
         if found := self._latent_misfit() or self._window_misfit():
             return found
         if stated.get("head_dim") is None and not self.kv_lora_rank and self.hidden_size % self.num_heads:
@@ -211,6 +216,7 @@ class TransformerSpec(ModelSpec):
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
         found |= {"layers": tuple(dict.fromkeys(map(self._form, range(self.num_layers)))), "window": self.sliding_window > 0}
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
+        found |= {"later": self._form(self.num_layers - 1) if self.mtp_layers else None}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 
@@ -233,6 +239,11 @@ class TransformerSpec(ModelSpec):
             "P": self.max_positions,
             **({"w": self.sliding_window} if self.sliding_window else {}),
         }
+
+    @property
+    def later_loss_weight(self) -> float:
+        """As stated."""
+        return self.mtp_loss_weight
 
     @property
     def _latent_extents(self) -> dict[str, int]:
@@ -262,10 +273,11 @@ class TransformerSpec(ModelSpec):
         share of 1 - (1 - w / s)^2."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
         each, length = self.num_heads * widths, sequence_length
-        whole = 6 * self.num_layers * length * each
+        layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]
+        whole = 6 * len(layers) * length * each
         if not self.causal:
             return whole, whole
-        unseen = (length - min(self.window_of(layer) or length, length) for layer in range(self.num_layers))
+        unseen = (length - min(self.window_of(layer) or length, length) for layer in layers)
         return whole, sum(3 * each * (length**2 - tokens**2) // length for tokens in unseen)
 
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:

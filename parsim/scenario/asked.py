@@ -88,6 +88,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "expert_ffn_hidden_size": "moe_intermediate_size moe_ffn_hidden_size expert_intermediate_size",
         "shared_ffn_hidden_size": "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_expert_ffn_hidden_size",
         "num_dense_layers": "first_k_dense_replace",
+        "mtp_layers": "mtp_num_layers num_nextn_predict_layers",
+        "mtp_loss_weight": "mtp_loss_scaling_factor",
         "gates": "scoring_func moe_router_score_function score_func",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
     },
@@ -202,7 +204,6 @@ SAID: Final[Mapping[str, str]] = {
     "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
     "soft caps of logits are not built": "attn_logit_softcap* final_logit_softcap* logit_softcap* softcap*",
     "latent attention (MLA) is asked for by its widths: kv_lora_rank and others": "mla multi_latent_attention",
-    "heads for later tokens (MTP) are not built": "mtp* num_nextn_predict_layers",
     "encoders beside decoders, images and sounds are not built": (
         "num_encoder_layers num_decoder_layers encoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder "
         "vision* image_size patch_size audio* text_config"

@@ -38,6 +38,7 @@ _CHOSEN: Final = {"experts_per_token": "num_experts_per_tok"}
 _NO_BIAS: Final = dict.fromkeys(("attention_bias", "mlp_bias"), False)
 _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's
 _SHARE_TURNED: Final = "partial_rotary_factor"  # of head_dim, by the rotary embedding
+_LATER: Final = "num_nextn_predict_layers"
 # Keys of which one value, or null, can be read in any family: another adds, drops or moves ops, weights or bytes.
 _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("alibi", "multi_query", "new_decoder_architecture", "parallel_attn", "use_parallel_residual"), False),
@@ -46,7 +47,7 @@ _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "attention_chunk_size"), None),
     **dict.fromkeys(("quantization_config", "embedding_size", "word_embed_proj_dim", "no_rope_layers"), None),
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "text_config", "vision_config", "sliding_window_pattern"), None),
-    **dict.fromkeys(("num_nextn_predict_layers", "chunk_size_feed_forward"), 0),
+    **dict.fromkeys((_LATER, "chunk_size_feed_forward"), 0),
     "pruned_heads": {},
     _SHARE_TURNED: 1.0,
 }
@@ -79,7 +80,7 @@ _DEEPSEEK: Final = _Family(
         **{"num_experts": "n_routed_experts", **_CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
         "num_dense_layers": "first_k_dense_replace",
     },
-    {"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank"},
+    {"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank", "mtp_layers": _LATER},
     only={**_NO_BIAS, "moe_layer_freq": 1},
     left_out={"q_lora_rank": 1536},
     shared="n_shared_experts",
@@ -180,6 +181,8 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
     rotary = config.get("rope_parameters")
     inside = {_SHARE_TURNED: rotary.get(_SHARE_TURNED)} if isinstance(rotary, dict) else {}
     config = {**family.left_out, **{key: each for key, each in inside.items() if each is not None}, **config}
+    if config.get(_LATER) == 0:
+        config[_LATER] = None
     own = {*family.counts.values(), *family.optional.values()}
     for key, legal in {**_ONLY, **family.only}.items():
         if key not in own and config.get(key) not in (None, legal):

@@ -72,6 +72,20 @@ def test_a_row_has_the_parameters_of_the_released_checkpoint_but_for_what_steers
     assert num_parameters(model) + steers == WITH_STEERS[name]
 
 
+def test_the_module_for_a_later_token_of_deepseek_v3_has_its_published_parameters() -> None:
+    """deepseek-ai/DeepSeek-V3, README_WEIGHTS.md: 11.5B of its own, 2.4B active with embedding and head, both without the projection."""
+    model = read("models", "deepseek-v3")
+    with_it, hidden, table = replace(model, mtp_layers=1), 7168, 129280 * 7168
+    layer = num_parameters(replace(model, num_layers=62)) - num_parameters(model)
+    own = num_parameters(with_it) - num_parameters(model)
+    assert own == layer + 2 * hidden * hidden + 3 * hidden  # two norms and a projection before, a norm behind
+    active = num_active_parameters(with_it) - num_active_parameters(model)
+    assert [round((count - 2 * hidden * hidden) / 10**9, 1) for count in (own, active + 2 * table)] == [11.5, 2.4]
+    flops = (model_flops_per_token(each, 1)[0] for each in (with_it, model))
+    attention = 3 * 128 * (192 + 128)  # of a token that sees itself, by half
+    assert next(flops) - next(flops) == 6 * (active + table) + 2 * attention  # the embedding multiplies nothing
+
+
 def test_deepseek_v3_is_the_sum_of_its_matrices() -> None:
     """DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2, written out."""
     hidden, heads, layers, dense, experts = 7168, 128, 61, 3, 256

@@ -10,8 +10,9 @@ from parsim.model.transformer import TransformerArchitecture, TransformerSpec
 
 def blocks(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
     """Embedding, layers and head."""
-    layers = (transformer_layer(form, kind, attention=attention, fusions=fusions) for form in kind.layers)
-    return by_name(embedding(kind, fusions=fusions), *layers, head(kind, fusions=fusions))
+    layers = {form: transformer_layer(form, kind, attention=attention, fusions=fusions) for form in kind.layers}
+    later = layers[kind.later] if kind.later else None
+    return by_name(embedding(kind, fusions=fusions), *layers.values(), head(kind, fusions=fusions, later=later))
 
 
 FAMILIES.register("transformer", Family(TransformerSpec, blocks))
