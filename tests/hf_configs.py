@@ -85,6 +85,23 @@ BERT = {
 }
 POOLER = 768 * 768 + 768
 MIXTRAL = {**MISTRAL, "model_type": "mixtral", "num_experts_per_tok": 2, "num_local_experts": 8, "sliding_window": None}
+GPT_OSS = {  # as released, but for what no reader looks at
+    **{
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "hidden_act": "silu",
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+    },
+    **{"hidden_size": 2880, "intermediate_size": 2880, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64},
+    **{"num_hidden_layers": 24, "layer_types": ["sliding_attention", "full_attention"] * 12, "sliding_window": 128, "vocab_size": 201088},
+    **{"num_local_experts": 32, "num_experts_per_tok": 4, "experts_per_token": 4, "swiglu_limit": 7.0, "tie_word_embeddings": False},
+    "max_position_embeddings": 131072,
+    "quantization_config": {
+        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+        "quant_method": "mxfp4",
+    },
+}
 QWEN_EXPERTS = {
     **{**LLAMA, "model_type": "qwen3_moe", "decoder_sparse_step": 1, "head_dim": 128, "hidden_size": 2048, "intermediate_size": 6144},
     **{"max_position_embeddings": 40960, "mlp_only_layers": [], "moe_intermediate_size": 768, "norm_topk_prob": True, "num_experts": 128},
@@ -115,10 +132,10 @@ KIMI = {
     **{"num_hidden_layers": 61, "num_attention_heads": 64, "num_key_value_heads": 64, "q_lora_rank": 1536, "n_routed_experts": 384},
     **{"n_shared_experts": 1, "num_experts_per_tok": 8, "max_position_embeddings": 131072},
 }
-KNOWN = "bert, deepseek_v2, deepseek_v3, kimi_k2, gpt2, llama, mixtral, mistral, nemotron, qwen2, qwen3, qwen3_moe"
+KNOWN = "bert, deepseek_v2, deepseek_v3, kimi_k2, gpt2, gpt_oss, llama, mixtral, mistral, nemotron, qwen2, qwen3, qwen3_moe"
 CONFIGS = {
     **{"bert-base": BERT, "llama3-8b": LLAMA, "mistral-7b": MISTRAL, "qwen2.5-7b": QWEN, "gpt2-small": GPT2, "nemotron-4-15b": NEMOTRON},
-    **{"mixtral-8x7b": MIXTRAL, "qwen3-30b-a3b": QWEN_EXPERTS},
+    **{"mixtral-8x7b": MIXTRAL, "qwen3-30b-a3b": QWEN_EXPERTS, "gpt-oss-20b": GPT_OSS},
     **{"deepseek-v2-lite": LITE, "moonlight-16b-a3b": MOONLIGHT, "kimi-k2": KIMI},
     "qwen3-8b": {**QWEN_3, "num_hidden_layers": 36, "vocab_size": 151936},
 }

@@ -1,6 +1,7 @@
 """Attention, unfused (the scores are arrays) and fused (flash).  Causal: a query sees the keys at its position and before it.
 
-The positions of queries and keys are attributes, query_offset and key_offset (see `runs`), both from 0 on where left out.
+The positions of queries and keys are attributes, query_offset and key_offset (see `runs`), both from 0 on where left out.  Where there is
+a `window`, a query sees of its keys the last so many; with `chunked` those of its own chunk, of which a sequence is a row.
 Shapes: q [B, S, K, R, C]; k [B, Z, K, C]; v [B, Z, K, W]; o [B, S, K, R, W]; scores [B, K, R, S, Z]; lse [B, K, R, S]; W mostly is C.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +43,7 @@ def causal_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = f
         for start in range(0, len(heads), step):
             whole = results[start : start + step, queries]
             visible = whole[..., keys]
+            whole[..., : keys.start] = 0
             np.multiply(heads[start : start + step, queries, keys], factor, out=visible)
             np.minimum(visible, ceiling, out=visible)
             np.subtract(visible, np.maximum.reduce(visible, axis=-1, keepdims=True), out=visible)
@@ -55,6 +58,29 @@ def causal_softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Ou
     return (softmax_slope(inputs, number(attributes, "scale"), out),), 4 * inputs[0].size
 
 
+def sink_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """Softmax over keys and a sink that mixes nothing, from (scores, sinks [K, R]).  5 n FLOPs.
+
+    Source: OpenAI 2025 (arXiv:2508.10925), section 2.2; Xiao et al. 2023 (arXiv:2309.17453), section 3.3.
+
+    >>> sink_softmax((np.zeros((1, 1, 1, 1, 3)), np.zeros((1, 1))), {})[0][0].tolist()
+    [[[[[0.25, 0.25, 0.25]]]]]
+    """
+    scores, sinks = inputs
+    y, sink = out(scores.shape, real(scores, sinks)), sinks[..., np.newaxis, np.newaxis]
+    top = np.maximum(np.maximum.reduce(scores, axis=-1, keepdims=True), sink)
+    np.exp(np.subtract(scores, top, out=y), out=y)
+    np.divide(y, np.add.reduce(y, axis=-1, keepdims=True) + np.exp(sink - top), out=y)
+    return (y,), 5 * scores.size
+
+
+def sink_softmax_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_sinks of `sink_softmax` from (y, d_y): what each query's sink has of the weight, times minus sum(y d_y).  3 n FLOPs."""
+    y, d_y = inputs
+    own = (1 - np.add.reduce(y, axis=-1)) * np.add.reduce(y * d_y, axis=-1)
+    return (np.negative(own.sum(axis=(0, 3)), out=out(y.shape[1:3], real(y, d_y))),), 3 * y.size
+
+
 def causal_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """scale x scores, -inf where the key is masked; no softmax.  n FLOPs."""
     (scores,) = inputs
@@ -62,9 +88,7 @@ def causal_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fre
     np.multiply(scores, factor, out=y)
     seen = np.zeros(scores.shape[-2:], dtype=bool)
     for piece in _pieces(scores.shape[-2], scores.shape[-1], attributes):
-        seen[piece.queries, piece.keys] = (
-            np.arange(piece.mask.num_keys) < np.arange(piece.mask.num_queries)[:, np.newaxis] + piece.mask.first
-        )
+        seen[piece.queries, piece.keys] = piece.mask.visible
     np.copyto(y, -np.inf, where=~seen)
     return (y,), scores.size
 
@@ -80,7 +104,8 @@ def scaled_softmax(inputs: Sequence[Array], attributes: Attributes, out: Out = f
 
 
 def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """(o, lse) of attention from (q, k, v); lse is the log of the sum of the exponentials, by query, and -inf where it sees no key.
+    """(o, lse) of attention from (q, k, v) and perhaps sinks [K, R]; lse is the log of the sum of the exponentials, by query, and -inf
+    where it sees no key.  A sink is a key of that score, which mixes nothing.
 
     Causal unless attributes["causal"] is 0, which lets every query see every key.
 
@@ -91,7 +116,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
 
     Source: Dao 2023 (arXiv:2307.08691), algorithm 1; the FLOPs of section 4.1, with the pairs counted exactly.
     """
-    q, k, v = inputs
+    q, k, v, *sinks = inputs
     _check(q, k, v)
     dtype, factor = real(q, k, v), number(attributes, "scale")
     o, lse = out((*q.shape[:-1], v.shape[-1]), dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
@@ -102,7 +127,19 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
         o.fill(0)
         lse.fill(-np.inf)
         _attend_more(q, k, v, pieces, factor, o, lse)
+    if sinks:
+        total = np.logaddexp(lse, sinks[0][..., np.newaxis])
+        np.multiply(o, _by_query(np.exp(lse - total)), out=o)
+        lse[...] = total
     return (o, lse), 2 * (q.shape[-1] + v.shape[-1]) * _num_pairs(q, pieces)
+
+
+def sinks_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_sinks of `flash_attention` from (o, d_o, lse, sinks): minus a sink's weight, times the sum of o d_o.  2 n FLOPs."""
+    o, d_o, lse, sinks = inputs
+    same_shape(o, d_o)
+    own = np.exp(sinks[..., np.newaxis] - lse) * np.add.reduce(o * d_o, axis=-1).transpose(0, 2, 3, 1)
+    return (np.negative(own.sum(axis=(0, 3)), out=out(sinks.shape, real(o, d_o))),), 2 * o.size
 
 
 def flash_attention_more(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -143,9 +180,14 @@ def merge(o: Array, lse: Array, more: Array, its: Array) -> None:
     """
     total = np.logaddexp(lse, its)
     for values, own in ((o, lse), (more, its)):
-        np.multiply(values, np.exp(own - total).transpose(0, 3, 1, 2)[..., np.newaxis], out=values)
+        np.multiply(values, _by_query(np.exp(own - total)), out=values)
     np.add(o, more, out=o)
     lse[...] = total
+
+
+def _by_query(lse: Array) -> Array:
+    """B K R S as B S K R 1."""
+    return lse.transpose(0, 3, 1, 2)[..., np.newaxis]
 
 
 def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -189,19 +231,28 @@ def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: A
 
 
 class _Mask(NamedTuple):
-    """Query i sees the first `min(first + i, num_keys)` keys."""
+    """Query i sees the first `first + i` keys, or those that there are, but for all before the last `window` of so many."""
 
     num_queries: int
     num_keys: int
     first: int
+    window: int = 0  # 0: none
 
     def num_visible(self, query: int) -> int:
         return min(self.first + query, self.num_keys)
 
+    def num_hidden(self, query: int) -> int:
+        return max(self.first + query - self.window, 0) if self.window else 0
+
+    @property
+    def visible(self) -> Array:
+        keys, end = np.arange(self.num_keys), np.arange(self.num_queries)[:, np.newaxis] + self.first
+        return (keys < end) & (keys >= end - self.window) if self.window else np.asarray(keys < end)
+
     def num_pairs(self) -> int:
-        unseen = max(self.num_keys - self.first, 0)  # by the first query; each further one lacks a key less
-        lacking = min(self.num_queries, unseen)
-        return self.num_queries * self.num_keys - (lacking * unseen - lacking * (lacking - 1) // 2)
+        ends = np.arange(self.num_queries) + self.first
+        hidden = np.maximum(ends - self.window, 0) if self.window else 0
+        return int((np.minimum(ends, self.num_keys) - hidden).sum())
 
 
 class _Piece(NamedTuple):
@@ -217,14 +268,26 @@ def _pieces(num_queries: int, num_keys: int, attributes: Attributes) -> list[_Pi
     queries, keys = _runs(num_queries, "query_offset", attributes), _runs(num_keys, "key_offset", attributes)
     if not integer(attributes, "causal", 1):
         return [_Piece(slice(0, num_queries), slice(0, num_keys), _Mask(num_queries, num_keys, num_keys))]
-    found = []
-    for own, (query, end) in places(queries):
-        for its, (key, stop) in places(keys):
+    window, chunked = integer(attributes, "window", 0), integer(attributes, "chunked", 0)
+    chunk, found = window if chunked else 0, []
+    for own, (query, end) in _in_chunks(queries, chunk):
+        for its, (key, stop) in _in_chunks(keys, chunk):
+            if chunk and query // chunk != key // chunk:
+                continue
             lead = max(key - query, 0)  # queries before the first key
-            if query + lead < end:
-                mask = _Mask(end - query - lead, stop - key, query + lead - key + 1)
-                found.append(_Piece(slice(own.start + lead, own.stop), its, mask))
+            end_of_sight = end if chunked or not window else min(end, stop - 1 + window)
+            if query + lead < end_of_sight:
+                mask = _Mask(end_of_sight - query - lead, stop - key, query + lead - key + 1, 0 if chunked else window)
+                found.append(_Piece(slice(own.start + lead, own.stop - end + end_of_sight), its, mask))
     return found
+
+
+def _in_chunks(positions: Iterable[Interval], chunk: int) -> Iterator[tuple[slice, Interval]]:
+    """As `places`, with runs cut where a chunk ends; 0: no chunks."""
+    for own, (start, stop) in places(positions):
+        cuts = [start, *(range(start - start % chunk + chunk, stop, chunk) if chunk else ()), stop]
+        for first, last in pairwise(cuts):
+            yield slice(own.start + first - start, own.start + last - start), (first, last)
 
 
 def _is_whole(pieces: Sequence[_Piece], num_queries: int, num_keys: int) -> bool:
@@ -248,15 +311,16 @@ def _tiles(mask: _Mask, dtype: np.dtype[Any], copies: int = 1) -> Iterator[tuple
     """A few queries, the keys that one of them sees, and what their scores cannot exceed: -inf where masked."""
     for start in range(0, mask.num_queries, _TILE):
         stop = min(start + _TILE, mask.num_queries)
-        num_keys = mask.num_visible(stop - 1)
-        yield slice(start, stop), slice(0, num_keys), _mask_ceiling(stop - start, num_keys, mask.num_visible(start), dtype, copies)
+        hidden, end = mask.num_hidden(start), mask.num_visible(stop - 1)
+        first = mask.first + start - hidden if mask.window else mask.num_visible(start)
+        own = _Mask(stop - start, end - hidden, first, mask.window)
+        yield slice(start, stop), slice(hidden, end), _mask_ceiling(own, dtype, copies)
 
 
 @lru_cache(maxsize=16)  # 4 MiB of tiles of 512 keys in float64
-def _mask_ceiling(num_queries: int, num_keys: int, first: int, dtype: np.dtype[Any], copies: int) -> Array:
-    """-inf where a key is masked, else inf; the first query sees `first` keys, each further one a key more.  For `copies` heads in turn."""
-    seen = np.arange(num_queries)[:, np.newaxis] + first
-    ceiling = np.tile(np.where(np.arange(num_keys) < seen, np.inf, -np.inf).astype(dtype), (copies, 1))
+def _mask_ceiling(mask: _Mask, dtype: np.dtype[Any], copies: int) -> Array:
+    """-inf where a key is masked, else inf.  For `copies` heads in turn."""
+    ceiling = np.tile(np.where(mask.visible, np.inf, -np.inf).astype(dtype), (copies, 1))
     ceiling.flags.writeable = False
     return ceiling
 

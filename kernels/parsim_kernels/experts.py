@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from parsim_kernels import contraction
-from parsim_kernels.pointwise import swiglu, swiglu_grad
-from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, fresh, integer, real, same_shape, terms
+from parsim_kernels.signature import Array, Attributes, Kernel, KernelResult, Out, expression, fresh, integer, real, same_shape, terms
 
 
 def permute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -158,21 +157,75 @@ def weigh_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh
     return (np.add.reduce(x * d_y, axis=-1, out=out(x.shape[:-1], real(x, d_y))),), 2 * x.size
 
 
-def weighted_swiglu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """`weigh` of `swiglu` in one, from (gate, up, gates).  6 n FLOPs."""
-    gate, up, gates = inputs
-    ((y,), flops) = swiglu((gate, up), attributes, out)
-    np.multiply(y, gates[..., np.newaxis], out=y)
-    return (y,), flops + y.size
+def with_gates(nonlinearity: Kernel) -> Kernel:
+    """`weigh` of a gated nonlinearity in one, from (gate, up, gates): a FLOP an element more."""
+
+    def kernel(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+        gate, up, gates = inputs
+        ((y,), flops) = nonlinearity((gate, up), attributes, out)
+        np.multiply(y, gates[..., np.newaxis], out=y)
+        return (y,), flops + y.size
+
+    return kernel
 
 
-def weighted_swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """(d_gate, d_up, d_gates) of `weighted_swiglu` from (gate, up, gates, d_y), which computes swiglu again.  19 n FLOPs."""
-    gate, up, gates, d_y = inputs
-    (d_gate, d_up), flops = swiglu_grad((gate, up, d_y * gates[..., np.newaxis]), attributes, out)
-    (active,), again = swiglu((gate, up), attributes)
-    d_gates = np.add.reduce(active * d_y, axis=-1, out=out(gates.shape, real(gate, d_y)))
-    return (d_gate, d_up, d_gates), flops + again + 3 * gate.size
+def with_gates_grad(nonlinearity: Kernel, gradient: Kernel) -> Kernel:
+    """(d_gate, d_up, d_gates) of `with_gates` from (gate, up, gates, d_y), with the nonlinearity again: 3 FLOPs an element more."""
+
+    def kernel(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+        gate, up, gates, d_y = inputs
+        (d_gate, d_up), flops = gradient((gate, up, d_y * gates[..., np.newaxis]), attributes, out)
+        (active,), again = nonlinearity((gate, up), attributes)
+        d_gates = np.add.reduce(active * d_y, axis=-1, out=out(gates.shape, real(gate, d_y)))
+        return (d_gate, d_up, d_gates), flops + again + 3 * gate.size
+
+    return kernel
+
+
+def expert_bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """Each row of x[X G J] plus the bias of its expert, from (x, b[E J]).  n FLOPs.
+
+    >>> expert_bias((np.zeros((3, 1, 1)), np.array([[1.0], [5.0]])), {"loads": (2, 1)})[0][0].ravel().tolist()
+    [1.0, 1.0, 5.0]
+    """
+    x, b = inputs
+    return (np.add(x, _by_row(b, attributes), out=out(x.shape, real(x, b))),), x.size
+
+
+def expert_bias_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_b of `expert_bias` from d_y: the sum of each expert's rows.  n FLOPs."""
+    (d_y,) = inputs
+    loads = _loads(attributes)
+    d_b = out((len(loads), d_y.shape[-1]), real(d_y))
+    for expert, rows in enumerate(_rows(loads)):
+        np.add.reduce(d_y[rows], axis=(0, 1), out=d_b[expert])
+    return (d_b,), d_y.size
+
+
+def weighted_expert_bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """As `expert_bias`, each row's times its gate, from (x, b, gates[X G]).  2 n FLOPs."""
+    x, b, gates = inputs
+    y = out(x.shape, real(x, b))
+    np.add(x, gates[..., np.newaxis] * _by_row(b, attributes), out=y)
+    return (y,), 2 * x.size
+
+
+def weighted_expert_bias_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_b of `weighted_expert_bias` from (d_y, gates).  2 n FLOPs."""
+    d_y, gates = inputs
+    d_b, flops = expert_bias_grad((d_y * gates[..., np.newaxis],), attributes, out)
+    return d_b, flops + d_y.size
+
+
+def weighted_expert_bias_grad_gates(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_gates of `weighted_expert_bias` from (b, d_y).  2 n FLOPs."""
+    b, d_y = inputs
+    return (np.add.reduce(_by_row(b, attributes) * d_y, axis=-1, out=out(d_y.shape[:-1], real(d_y))),), 2 * d_y.size
+
+
+def _by_row(b: Array, attributes: Attributes) -> Array:
+    """What each row has of its expert's: [X 1 J]."""
+    return np.repeat(b, _loads(attributes), axis=0)[:, np.newaxis]
 
 
 def _loads(attributes: Attributes) -> tuple[int, ...]:

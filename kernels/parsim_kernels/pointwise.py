@@ -31,6 +31,8 @@ from parsim_kernels.signature import (
 # The tanh form of GELU.  Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2.
 _GELU_SLOPE = math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715
+# The SwiGLU of gpt-oss.  Source: openai/gpt-oss, gpt_oss/torch/model.py (`swiglu`: alpha and limit).
+_CLAMPED_SLOPE, _CLAMP = 1.702, 7.0
 
 
 def bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -171,6 +173,50 @@ def swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fres
         np.multiply(sigmoid, slope, out=d_gate_part)
         np.multiply(d_part, swish, out=d_up_part)
     return (d_gate, d_up), 11 * gate.size
+
+
+def clamped_swiglu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """gate x sigmoid(1.702 gate) x (up + 1) from (gate, up), the gate at most 7 and up within 7 of 0.  9 n FLOPs.
+
+    Source: openai/gpt-oss, gpt_oss/torch/model.py (`swiglu`).
+
+    >>> clamped_swiglu((np.array([0.0]), np.array([3.0])), {})[0][0].tolist()
+    [0.0]
+    """
+    gate, up = inputs
+    same_shape(gate, up)
+    y = out(gate.shape, real(gate, up))
+    for part, up_part, result, own, sigmoid, shifted in blocks(*flat(gate, up, y), scratch=3):
+        _clamp(part, up_part, own, sigmoid, shifted)
+        np.multiply(own, sigmoid, out=own)
+        np.multiply(own, shifted, out=result)
+    return (y,), 9 * gate.size
+
+
+def clamped_swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """(d_gate, d_up) of `clamped_swiglu` from (gate, up, d_y); 0 where clamped.  18 n FLOPs.  Source: derived here, by the product rule."""
+    gate, up, d_y = inputs
+    same_shape(gate, up, d_y)
+    dtype = real(gate, up, d_y)
+    d_gate, d_up = out(gate.shape, dtype), out(gate.shape, dtype)
+    for gate_part, up_part, d_part, d_gate_part, d_up_part, own, sigmoid, shifted in blocks(*flat(gate, up, d_y, d_gate, d_up), scratch=3):
+        _clamp(gate_part, up_part, own, sigmoid, shifted)
+        slope = sigmoid + _CLAMPED_SLOPE * own * sigmoid * (1 - sigmoid)
+        is_free, is_free_up = gate_part < _CLAMP, np.abs(up_part) < _CLAMP
+        np.multiply(d_part * is_free_up, own * sigmoid, out=d_up_part)
+        np.multiply(d_part * is_free, shifted * slope, out=d_gate_part)
+    return (d_gate, d_up), 18 * gate.size
+
+
+def _clamp(gate: Array, up: Array, own: Array, sigmoid: Array, shifted: Array) -> None:
+    """Leave the clamped gate, its sigmoid and the clamped up + 1."""
+    np.minimum(gate, _CLAMP, out=own)
+    np.multiply(own, -_CLAMPED_SLOPE, out=sigmoid)
+    np.exp(sigmoid, out=sigmoid)
+    np.add(sigmoid, 1, out=sigmoid)
+    np.divide(1, sigmoid, out=sigmoid)
+    np.clip(up, -_CLAMP, _CLAMP, out=shifted)
+    np.add(shifted, 1, out=shifted)
 
 
 def silu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:

@@ -6,6 +6,8 @@ A sequence lies on its ranks in equal chunks, in an order that a dimension state
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 Stretch = tuple[int, int]  # the first position, and the one behind the last
 
@@ -28,13 +30,38 @@ def runs_of(length: int, chunks: Sequence[int], start: int, stop: int) -> tuple[
     return tuple(found)
 
 
-def causal_pairs(queries: Iterable[Stretch], keys: Iterable[Stretch]) -> int:
-    """Pairs of which the key is the query itself or comes before it.
+class Window(NamedTuple):
+    """The tokens that a query sees at most: the last so many, itself among them, or those of its own chunk; 0: all."""
+
+    tokens: int = 0
+    chunked: bool = False
+
+
+ALL: Final = Window()
+
+
+def causal_pairs(queries: Iterable[Stretch], keys: Iterable[Stretch], window: Window = ALL) -> int:
+    """Pairs of which the key is the query itself or comes before it, and is in the window.
 
     >>> causal_pairs([(0, 4)], [(0, 4)]), causal_pairs([(4, 6)], [(0, 4), (8, 9)])
     (10, 8)
+    >>> causal_pairs([(0, 4)], [(0, 4)], Window(2)), causal_pairs([(0, 4)], [(0, 4)], Window(3, chunked=True))
+    (7, 7)
     """
-    return sum(_pairs(query, key) for key in _union(keys) for query in queries)
+    size, found, queries = window.tokens, 0, [*queries]
+    for key in _union(keys):
+        for start, stop in queries if not window.chunked else _in_chunks(queries, size):
+            first = start - start % size if window.chunked else 0
+            found += _pairs((start, stop), (max(key[0], first), max(key[1], first)))
+            if size and not window.chunked:
+                found -= _pairs((start - size, stop - size), key)
+    return found
+
+
+def _in_chunks(runs: Iterable[Stretch], size: int) -> Iterator[Stretch]:
+    """The same positions, no run over the end of a chunk."""
+    for start, stop in runs:
+        yield from pairwise([start, *range(start - start % size + size, stop, size), stop])
 
 
 def _union(runs: Iterable[Stretch]) -> Iterator[Stretch]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from parsim.cost.buckets import Held, elements, num_bytes
+from parsim.cost.causal import ALL, Window
 from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
@@ -34,7 +35,8 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
         every, local = [operand.sharding for operand in operands(task)], sizes.local
         queries, keys = every[0], next(each for each in every if "Z" in each.dims)
         turns, causal = int(task.attributes.get(TURNS, 0)), task.attributes.get("causal", 1)
-        pairs = sizes.causal_pairs(queries, keys, turns) if causal else local(queries, "Q") * local(keys, "Z")
+        window = Window(int(sizes.dims["w"][0]), bool(task.attributes["chunked"])) if "window" in task.attributes else ALL
+        pairs = sizes.causal_pairs(queries, keys, turns, window) if causal else local(queries, "Q") * local(keys, "Z")
         of_keys, of_values = head_widths(task, sizes)
         return 2 * query_heads(queries, sizes) * (cost.matmuls[0] * of_keys + cost.matmuls[1] * of_values) * pairs
     if not cost.per_element:

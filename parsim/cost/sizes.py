@@ -16,7 +16,7 @@ import numpy as np
 
 from parsim.cluster.scalars import Ints as Ints
 from parsim.cluster.scalars import distinct_rows
-from parsim.cost.causal import Stretch, causal_pairs, runs_of
+from parsim.cost.causal import ALL, Stretch, Window, causal_pairs, runs_of
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PLACEMENTS, SEQUENCE
 from parsim.model.spec import ModelSpec
@@ -156,15 +156,15 @@ class Sizes:
         start, extent = int(self.start(sharding, dim)[0]), int(self.local(sharding, dim)[0])
         return runs_of(int(self.dims[dim][0]), self.layouts[self.layout[0]] if dim in SEQUENCE else (), start, start + extent)
 
-    def causal_pairs(self, queries: Sharding, keys: Sharding, turns: int = 0) -> Ints:
+    def causal_pairs(self, queries: Sharding, keys: Sharding, turns: int = 0, window: Window = ALL) -> Ints:
         """Pairs of query and key that a causal mask leaves of one head of one sequence; where ranks differ, those of the one with most.
 
         `turns`: how many ranks the keys have come on.
         """
-        key = "pairs", queries.dims, queries.axes, keys.dims, keys.axes, turns
-        return self.once(key, lambda: self._causal_pairs(queries, keys, turns))
+        key = "pairs", queries.dims, queries.axes, keys.dims, keys.axes, turns, window
+        return self.once(key, lambda: self._causal_pairs(queries, keys, turns, window))
 
-    def _causal_pairs(self, queries: Sharding, keys: Sharding, turns: int) -> Ints:
+    def _causal_pairs(self, queries: Sharding, keys: Sharding, turns: int, window: Window) -> Ints:
         (query, over), (key, more) = (
             (dim, axes) for side in (queries, keys) for dim, axes in zip(side.dims, side.axes, strict=True) if dim in SEQUENCE
         )
@@ -175,7 +175,7 @@ class Sizes:
         for plan in first:
             own = self._only(plan, (query, key), axes)
             each = (own.at(place) for place in ([self.place] if self.place else own._places(axes)))
-            found.append(max(causal_pairs(one.runs(queries, query), one.runs(keys, key, turns)) for one in each))
+            found.append(max(causal_pairs(one.runs(queries, query), one.runs(keys, key, turns), window) for one in each))
         return np.array(found, dtype=np.int64)[which]
 
     def _only(self, plan: int, dims: Iterable[str], axes: Iterable[str]) -> Sizes:

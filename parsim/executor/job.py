@@ -215,6 +215,8 @@ class Job:
                 return self.spec.dropout
             case "per_token":
                 return 1.0 / (batch.global_batch * batch.sequence_length)
+            case "per_later_token":
+                return self.spec.later_loss_weight / (batch.global_batch * batch.sequence_length)
             case "per_text":
                 return 1.0 / batch.global_batch
             case "unpadded":

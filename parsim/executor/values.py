@@ -21,7 +21,10 @@ from parsim.step.recompute import AGAIN
 from parsim_kernels.signature import Array
 
 # Whole numbers below the extent of a dim.
-_WHOLE_NUMBERS = {"tokens": "V", "labels": "V", "token_types": "U", "text_labels": "Y", "token_labels": "Y", "row_labels": "Y"}
+_WHOLE_NUMBERS = {
+    **dict.fromkeys(("tokens", "labels", "mtp_tokens", "mtp_labels"), "V"),
+    **{"token_types": "U", "text_labels": "Y", "token_labels": "Y", "row_labels": "Y"},
+}
 _WEIGHT_SCALE = 0.1  # of normal initial weights: large enough that every gradient differs from zero
 
 

@@ -16,23 +16,24 @@ from parsim.model.experts import expert_weights, experts
 from parsim.model.latent import latent_projections, latent_weights
 from parsim.model.norms import norm, norm_weights, rms_norm
 from parsim.model.op import Block, Op, OpAttributes
-from parsim.model.transformer import TransformerArchitecture
+from parsim.model.transformer import LayerForm, TransformerArchitecture
 
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
 CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
-GATED = ("swiglu",)  # activations of two up projections
+GATED = ("swiglu", "clamped_swiglu")  # activations of two up projections
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
+_WINDOW: OpAttributes = (("window", "extent:w"), ("chunked", 0))
 _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn, and what has norms of its own
 _SHARED = "shared_"  # before the names of what all tokens pass beside their experts
 
 
-def transformer_layer(name: str, kind: TransformerArchitecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
-    """A layer of a decoder or an encoder, "expert_layer" one with experts; `kind` and `fusions` say which ops exist and share a kernel."""
-    has_experts = name == "expert_layer"
-    ops = (*_attention(kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
+def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
+    """A layer of a decoder or an encoder; `form`, `kind` and `fusions` say which ops exist and share a kernel."""
+    has_experts = form.experts
+    ops = (*_attention(form, kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
     dense = () if has_experts else (*_ups(kind), "down")
     heads = () if kind.latent else _HEADS
     biased = (*(heads if kind.qkv_bias else ()), *(("out", *dense) if kind.bias else ()))
@@ -44,9 +45,10 @@ def transformer_layer(name: str, kind: TransformerArchitecture, *, attention: st
         **(latent_weights(kind) if kind.latent else {}),
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
         **{f"{each}.bias": "zeros" for each in biased},
-        **(expert_weights(_ups(kind)) if has_experts else {}),
+        **({"sinks": "normal"} if kind.sinks else {}),
+        **(expert_weights(_ups(kind), kind) if has_experts else {}),
     }
-    return Block(name, ops, weights)
+    return Block(form.name, ops, weights)
 
 
 def in_region(region: str, ops: Iterable[Op]) -> Iterator[Op]:
@@ -61,13 +63,13 @@ def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fus
     yield Op(f"enter_{name}", "B T D -> B S D", (x if kind.norm_last else norm_name,), (f"{name}_in",), "relabel", tag=region)
 
 
-def _attention(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
+def _attention(form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
     *norms, entry = _enter("attention", "x", "norm1", kind, fusions)
     yield from norms
     if not kind.query_latent:  # else narrow vectors enter in its place
         yield entry
     yield from latent_projections(entry.inputs[0], kind, fusions) if kind.latent else _projections(kind, fusions)
-    yield from in_region(CORE_ATTENTION, _core(attention, kind))
+    yield from in_region(CORE_ATTENTION, _core(attention, kind, _mask(form, kind)))
     value = _value_dim(kind)
     yield Op("out_gemm", f"B S K R {value}, K R {value} D -> B S D", ("mixed", "out.weight"), ("out_gemm",))
     yield Op("leave_attention", "B S D -> B T D", ("out_gemm",), ("attention_out",), "relabel")
@@ -106,31 +108,44 @@ def _value_dim(kind: TransformerArchitecture) -> str:
     return "v" if kind.latent else "C"
 
 
-def _core(attention: str, kind: TransformerArchitecture) -> Iterator[Op]:
+def _mask(form: LayerForm, kind: TransformerArchitecture) -> OpAttributes:
+    """What kernels are told that mask scores; nothing where all tokens see one another."""
+    if not kind.causal:
+        return ()
+    return (*_PLACES, *(_WINDOW if kind.window and not form.full else ()))
+
+
+def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:
     """Scores, softmax and the mix of values.  The flash kind stores no scores; it applies no attention dropout (a stated rule)."""
-    mask, masked = ("causal_", (*_SCALE, *_PLACES)) if kind.causal else ("", _SCALE)
     yield Op("queries", "B S K R C -> B Q A R C", ("q",), ("queries",), "relabel")
     yield Op("keys", "B S K C -> B Z A C", ("k",), ("keys",), "relabel")
     value = _value_dim(kind)
     yield Op("values", f"B S K {value} -> B Z A {value}", ("v",), ("values",), "relabel")
-    yield from _scores_and_mix(attention, kind, mask, masked)
+    if kind.sinks:  # stacks keep them in float32
+        yield Op("sinks_cast", "K R -> K R", ("sinks",), ("sinks32",), "cast", (FLOAT32,))
+        yield Op("enter_sinks", "K R -> A R", ("sinks32",), ("sinks_in",), "relabel", (FLOAT32,))
+    yield from _scores_and_mix(attention, kind, mask)
     yield Op("leave_core", f"B Q A R {value} -> B S K R {value}", ("attended",), ("mixed",), "relabel")
 
 
-def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: str, masked: OpAttributes) -> Iterator[Op]:
-    value = _value_dim(kind)
+def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:
+    value, told = _value_dim(kind), (*_SCALE, *mask)
     if attention == "flash":
-        expr = f"B Q A R C, B Z A C, B Z A {value} -> B Q A R {value}, B A R Q"
-        inputs, outputs = ("queries", "keys", "values"), ("attended", "log_sum_exp")
-        yield Op("flash", expr, inputs, outputs, "flash_attention", (COMPUTE, FLOAT32), masked if mask else (*masked, ("causal", 0)))
+        expr = f"B Q A R C, B Z A C, B Z A {value}{', A R' * kind.sinks} -> B Q A R {value}, B A R Q"
+        inputs, outputs = ("queries", "keys", "values", *(["sinks_in"] if kind.sinks else [])), ("attended", "log_sum_exp")
+        name = "sink_attention" if kind.sinks else "flash_attention"
+        yield Op("flash", expr, inputs, outputs, name, (COMPUTE, FLOAT32), told if mask else (*told, ("causal", 0)))
         return
     yield Op("scores", "B Q A R C, B Z A C -> B A R Q Z", ("queries", "keys"), ("scores",))
     same = "B A R Q Z -> B A R Q Z"
-    if attention == "unfused":
-        yield Op("scale", same, ("scores",), ("scaled",), f"{mask}scale", attributes=masked)
-        yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax")
+    if attention == "unfused" or kind.sinks:
+        yield Op("scale", same, ("scores",), ("scaled",), "causal_scale" if mask else "scale", attributes=told)
+        if kind.sinks:
+            yield Op("softmax", "B A R Q Z, A R -> B A R Q Z", ("scaled", "sinks_in"), ("probabilities",), "sink_softmax")
+        else:
+            yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax")
     else:
-        yield Op("softmax", same, ("scores",), ("probabilities",), f"{mask or 'scaled_'}softmax", attributes=masked)
+        yield Op("softmax", same, ("scores",), ("probabilities",), "causal_softmax" if mask else "scaled_softmax", attributes=told)
     mixing = "probabilities"
     if kind.dropout:
         mixing = "dropped"
@@ -160,7 +175,7 @@ def _experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterato
         yield Op("enter_shared", "B T D -> B S D", (x,), (f"{_SHARED}mlp_in",), "relabel", tag=MOE)
         yield from in_region(MOE, _up_and_down(kind, fusions, _SHARED, "L"))
         yield Op("add_shared", "B T D, B T D -> B T D", ("experts_out", f"{_SHARED}mlp_out"), ("mlp_out",), "add", in_place=True, tag=MOE)
-    yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "norm2", kind, fusions)
+    yield from _residual("mlp", ("mlp_out", "", "x1"), "y", "norm2", kind, fusions)
 
 
 def _up_and_down(kind: TransformerArchitecture, fusions: tuple[str, ...], of: str = "", dim: str = "F") -> Iterator[Op]:
@@ -195,19 +210,20 @@ def _residual(
 ) -> Iterator[Op]:
     """Bias, dropout, residual add and last norm, as far as they are there; fused, each but the norm joins the kernel of the one before."""
     branch, bias, skip = inputs
+    has_bias = kind.bias and bias != ""
     fused = "dropout_add" in fusions
     added = f"{name}_added" if kind.norm_last else out
-    if kind.bias:
+    if has_bias:
         yield Op(f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused=False)
         branch = f"{name}_biased"
     same = "B T D, B T D -> B T D"
     if kind.dropout:
         mask, dropped = f"{name}_mask", f"{name}_dropped"
         yield Op(mask, "-> B T D", (), (mask,), "draw", (MASK,), fused=fused)
-        joins = fused and kind.bias
+        joins = fused and has_bias
         yield Op(f"{name}_dropout", same, (branch, mask), (dropped,), "dropout", attributes=DROP, in_place=True, fused=joins)
         branch = dropped
-    joins = fused and (kind.bias or kind.dropout)
+    joins = fused and (has_bias or kind.dropout)
     yield Op(f"{name}_add", same, (branch, skip), (added,), "add", in_place=True, fused=joins)
     if kind.norm_last:
         yield from in_region(LAYER_NORM, norm(norm_name, added, kind, fusions, out=out))

@@ -21,6 +21,7 @@ DIMS: Final = {
     "n": "qk_nope_head_dim",
     "r": "qk_rope_head_dim",
     "v": "v_head_dim",
+    "w": "tokens that a token sees where it does not see all",
     "F": "ffn_hidden_size",
     "V": "vocabulary, padded",
     "W": "vocabulary, padded, as the loss sees it",

@@ -17,6 +17,7 @@ from typing import Final
 
 from parsim.model.blocks import DROP, GATED
 from parsim.model.dims import COMPUTE, FLOAT32, INDEX, MASK
+from parsim.model.later import PREFIX, later_token, later_weights
 from parsim.model.norms import norm, norm_weights
 from parsim.model.op import Block, Gradient, Op
 from parsim.model.transformer import TransformerArchitecture
@@ -61,31 +62,37 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
     return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
 
 
-def head(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
-    """Final norm where norms come first, logits and the mean cross-entropy of a step, vocabulary-parallel."""
+def head(kind: TransformerArchitecture, *, fusions: tuple[str, ...], later: Block | None = None) -> Block:
+    """Final norm where norms come first, logits and the mean cross-entropy of a step, vocabulary-parallel; before them, with the layer
+    `later`, the module that predicts a later token."""
     x, first, weights = ("x", (), {}) if kind.norm_last else ("norm", tuple(norm("norm", "x", kind, fusions)), norm_weights("norm", kind))
     if kind.head == "text":
         ops, own = _text_head(x, kind, fusions), {**dense_weights("pooler"), **dense_weights("label")}
     elif kind.head == "token":
         ops, own = _token_head(x, kind, fusions), dense_weights("label")
     else:
-        ops, own = _vocabulary_head(x, kind, fusions), {"word.weight": "normal"}
+        table = "output.weight" if later and not kind.tied else "word.weight"
+        ops, own = _vocabulary_head(x, kind, fusions, table), {table: "normal"}
         if kind.head == "masked_token":
             own = {**dense_weights("dense"), **norm_weights("dense_norm", kind), "word.bias": "zeros", **own}
-    shared = {"word.weight": "embedding"} if kind.tied and "word.weight" in own else {}
+        if later:
+            again = _vocabulary_head(f"{PREFIX}norm", kind, fusions, table, "per_later_token")
+            first = (*later_token(later, again, "word.weight", kind, fusions), *first)
+            own = {**later_weights(later, kind), **own, "word.weight": "normal"}
+    shared = {"word.weight": "embedding"} if (kind.tied or later) and "word.weight" in own else {}
     return Block("head", (*first, *ops), {**weights, **own}, output="", shared=shared, totals=("loss",))
 
 
-def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...], table: str, scale: str = "per_token") -> Iterator[Op]:
     masked = kind.head == "masked_token"
     if masked:
         yield from _dense(x, kind, fusions)
     yield Op(ENTER_HEAD, "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
-    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", "word.weight"), ("logits_gemm" if masked else "shares",))
+    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", table), ("logits_gemm" if masked else "shares",))
     if masked:
         yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), ("shares",), "bias", in_place=True)
     yield Op("enter_loss", "B S V -> B S W", ("shares",), ("logits",), "relabel")
-    yield from cross_entropy("B S", "W", "labels", "per_token", fusions)
+    yield from cross_entropy("B S", "W", "labels", scale, fusions)
 
 
 def cross_entropy(row: str, label: str, labels: str, scale: str, fusions: tuple[str, ...]) -> Iterator[Op]:

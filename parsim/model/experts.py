@@ -6,7 +6,8 @@ Megatron-LM, core/transformer/moe/experts.py (`weighted_bias_swiglu_impl`).
 Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1, with the gates a softmax over the chosen; or their sigmoids' shares: DeepSeek-AI
 2024 (arXiv:2412.19437), section 2.1.2, with neither the bias that steers choices nor the factor that scales all gates.  Gates of
 DeepSeek-V2 are a softmax over all experts, not renormalised over the chosen (NVIDIA-NeMo/Megatron-Bridge@067f987d,
-models/deepseek/deepseek_v2_bridge.py: moe_router_pre_softmax); they run as one over the chosen, at the same price.
+models/deepseek/deepseek_v2_bridge.py: moe_router_pre_softmax); they run as one over the chosen, at the same price.  Biases, behind the last
+matrix gate x bias: NVIDIA/Megatron-LM, core/transformer/moe/experts.py (`_apply_bias`).
 """
 
 from __future__ import annotations
@@ -27,39 +28,48 @@ _ROUTES = {"softmax": "route", "sigmoid": "route_sigmoid"}  # by what gates are 
 
 def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """The ops from tokens on the residual stream to the weighted sum of their experts."""
-    yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), ("router_logits",), dtypes=(FLOAT32,))
+    logits = "router_gemm" if kind.bias else "router_logits"
+    yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), (logits,), dtypes=(FLOAT32,))
+    if kind.bias:
+        yield Op("router_bias", "B T N, N -> B T N", (logits, "router.bias"), ("router_logits",), "bias", (FLOAT32,), in_place=True)
     yield Op("route", "B T N -> O M", ("router_logits",), ("gates",), _ROUTES[kind.gates], (FLOAT32,), _CHOSEN)
     yield Op("permute", "B T D -> O M D", (x,), ("permuted",), "permute", attributes=_SLOTS)
     yield Op("dispatch", "O M D -> X G D", ("permuted",), ("expert_in",), "relabel")
     yield Op("dispatch_gates", "O M -> X G", ("gates",), ("expert_gates",), "relabel", (FLOAT32,))
     for name in ups:
-        yield _gemm(name, "expert_in", f"expert_{name}")
+        yield from _linear(name, "expert_in", f"expert_{name}", kind, fusions)
     yield from _weighted_activation(ups, kind, fusions)
-    yield _gemm("down", "expert_active", "expert_out")
+    yield from _linear("down", "expert_active", "expert_out", kind, fusions)
     yield Op("collect", "X G D -> O M D", ("expert_out",), ("collected",), "relabel")
     yield Op("unpermute", "O M D -> B T D", ("collected",), (out,), "unpermute", attributes=_SLOTS)
 
 
-def expert_weights(ups: Sequence[str]) -> dict[str, str]:
+def expert_weights(ups: Sequence[str], kind: TransformerArchitecture) -> dict[str, str]:
     """The weights of router and experts with their initial values."""
-    return dict.fromkeys(("router.weight", *(f"experts_{name}.weight" for name in (*ups, "down"))), "normal")
+    layers = ("router", *(f"experts_{name}" for name in (*ups, "down")))
+    return {f"{layer}.{each}": "normal" for each in ("weight", *(("bias",) if kind.bias else ())) for layer in layers}
 
 
-def _gemm(name: str, x: str, y: str) -> Op:
+def _linear(name: str, x: str, y: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """A matrix of each expert, and its bias where there are some: behind the last matrix as much of it as the gate says."""
     before, after = MATRICES[name].split()
-    expr = f"X G {before}, E {before} {after} -> X G {after}"
-    return Op(f"experts_{name}_gemm", expr, (x, f"experts_{name}.weight"), (y,), "grouped_gemm", attributes=_OWN)
+    expr, out = f"X G {before}, E {before} {after} -> X G {after}", f"{y}_gemm" if kind.bias else y
+    yield Op(f"experts_{name}_gemm", expr, (x, f"experts_{name}.weight"), (out,), "grouped_gemm", attributes=_OWN)
+    if kind.bias:
+        gates, kernel = (("expert_gates",), "weighted_expert_bias") if name == "down" else ((), "expert_bias")
+        expr, inputs = f"X G {after}, E {after}{', X G' * len(gates)} -> X G {after}", (out, f"experts_{name}.bias", *gates)
+        yield Op(f"experts_{name}_bias", expr, inputs, (y,), kernel, attributes=_OWN, fused="bias" in fusions and not gates, in_place=True)
 
 
 def _weighted_activation(ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     hidden, same = tuple(f"expert_{name}" for name in ups), "X G J -> X G J"
-    if kind.activation == "swiglu" and "swiglu" in fusions:
+    if len(ups) > 1 and "swiglu" in fusions:
         expr, inputs = "X G J, X G J, X G -> X G J", (*hidden, "expert_gates")
-        yield Op(ACTIVATION, expr, inputs, ("expert_active",), "weighted_swiglu")
+        yield Op(ACTIVATION, expr, inputs, ("expert_active",), f"weighted_{kind.activation}")
         return
     if kind.activation == "swiglu":
         yield Op("experts_swish", same, hidden[:1], ("expert_swish",), "silu")
         yield Op("experts_multiply", f"X G J, {same}", ("expert_swish", *hidden[1:]), ("expert_plain",), "multiply")
     else:
-        yield Op("experts_activation", same, hidden, ("expert_plain",), kind.activation)
+        yield Op("experts_activation", f"{'X G J, ' * (len(ups) - 1)}{same}", hidden, ("expert_plain",), kind.activation)
     yield Op("weigh", "X G J, X G -> X G J", ("expert_plain", "expert_gates"), ("expert_active",), "weigh")

@@ -22,7 +22,7 @@ class Gradient:
     of: str  # role of the input ('x0'), or the tensor's name
     kernel: str = ""
     reads: tuple[str, ...] = ("dy",)
-    attributes: OpAttributes = ()  # empty: those of the op
+    attributes: OpAttributes | None = None  # None: those of the op
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
     "cast": (Gradient("x0", "cast_grad"),),
     **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "relu", "squared_relu")},
-    "swiglu": (Gradient("x0 x1", "swiglu_grad", ("x0", "x1", "dy")),),
+    **{name: (Gradient("x0 x1", f"{name}_grad", ("x0", "x1", "dy")),) for name in ("swiglu", "clamped_swiglu")},
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
     **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "causal_softmax", "softmax")},
     "append": (Gradient("x0 x1", "append_grad"),),
@@ -62,7 +62,14 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "route_sigmoid": (Gradient("x0", "route_sigmoid_grad", ("x0", "y0", "dy")),),
     "grouped_gemm": (Gradient("x0", "grouped_gemm", ("dy", "x1")), Gradient("x1", "grouped_gemm", ("dy", "x0"))),
     "weigh": (Gradient("x0", "weigh", ("dy", "x1")), Gradient("x1", "weigh_grad", ("x0", "dy"))),
-    "weighted_swiglu": (Gradient("x0 x1 x2", "weighted_swiglu_grad", ("x0", "x1", "x2", "dy")),),
+    **{name: (Gradient("x0 x1 x2", f"{name}_grad", ("x0", "x1", "x2", "dy")),) for name in ("weighted_swiglu", "weighted_clamped_swiglu")},
+    "expert_bias": (_IDENTITY_0, Gradient("x1", "expert_bias_grad")),
+    "weighted_expert_bias": (
+        _IDENTITY_0,
+        Gradient("x1", "weighted_expert_bias_grad", ("dy", "x2")),
+        Gradient("x2", "weighted_expert_bias_grad_gates", ("x1", "dy")),
+    ),
+    "sink_softmax": (Gradient("x0", "softmax_grad", ("y0", "dy")), Gradient("x1", "sink_softmax_grad", ("y0", "dy"))),
     "dropout": (Gradient("x0", "dropout", ("dy", "x1")),),
     "add": (_IDENTITY_0, _IDENTITY_1),
     "causal_scale": (Gradient("x0", "scale_grad"),),
@@ -79,6 +86,7 @@ KINDS: Final = {
     **{name: Kind(name, gradients) for name, gradients in _GRADIENTS.items()},
     **{name: Kind(name) for name in _WITHOUT_GRADIENT},
     "row_max": Kind("row_max", operator="max"),
+    "sink_attention": Kind("flash_attention", (*_GRADIENTS["flash_attention"], Gradient("x3", "sinks_grad", ("y0", "dy", "y1", "x3"), ()))),
 }
 
 PART: Final = "part"  # the attribute of kernels that work on the last elements of each row only: how many
@@ -97,6 +105,10 @@ COSTS: Final = {
     **{"silu": Cost(4), "silu_grad": Cost(9), "multiply": Cost(1)},
     **{"gelu": Cost(8), "gelu_grad": Cost(16), "relu": Cost(1), "relu_grad": Cost(1)},
     **{"squared_relu": Cost(2), "squared_relu_grad": Cost(3), "swiglu": Cost(5), "swiglu_grad": Cost(11)},
+    **{"clamped_swiglu": Cost(9), "clamped_swiglu_grad": Cost(18), "sink_softmax": Cost(5), "sink_softmax_grad": Cost(3)},
+    **{"sinks_grad": Cost(2), "weighted_clamped_swiglu": Cost(10), "weighted_clamped_swiglu_grad": Cost(30)},
+    **{"expert_bias": Cost(1), "expert_bias_grad": Cost(1), "weighted_expert_bias": Cost(2), "weighted_expert_bias_grad": Cost(2)},
+    "weighted_expert_bias_grad_gates": Cost(2, operand=1),
     **{"append": Cost(0), "append_grad": Cost(1)},  # the part that all heads share, as an attribute says
     "rotary": Cost(3),  # 4 multiplications and 2 additions turn a pair
     **{"rotary_grad": Cost(3), "tanh": Cost(1), "tanh_grad": Cost(3), "first": Cost(0, picks=(0,)), "first_grad": Cost(0)},

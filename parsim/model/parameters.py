@@ -32,9 +32,20 @@ def num_active_parameters(model: ModelSpec) -> int:
 
 
 def without_input(model: ModelSpec) -> int:
-    """Weights behind the first block that multiply every token: not those of a head that labels a text by one token."""
-    blocks = ((blocks_of(model.architecture)[name], copies) for name, copies in model.layout[1:])
-    return sum(copies * of_block(block, model, active=True) for block, copies in blocks if _SEQUENCE & _matmul_dims(block))
+    """Weights behind the first block that multiply every token, as often as they do: not those of a head that labels a text by one
+    token, nor where tokens are looked up."""
+    blocks, extents = blocks_of(model.architecture), model.active_extents
+    uses = {
+        name: sum(
+            math.prod(extents[dim] for dim in term)
+            for op in block.ops
+            for read, term in zip(op.inputs, op.terms[0], strict=True)
+            if read in block.weights and op.kind != "lookup"
+        )
+        for name, block in blocks.items()
+        if _SEQUENCE & _matmul_dims(block)
+    }
+    return sum(copies * uses.get(name, 0) for name, copies in model.layout[1:])
 
 
 def of_block(block: Block, model: ModelSpec, *, shared: bool = True, active: bool = False) -> int:

@@ -112,6 +112,11 @@ class ModelSpec(ABC):
         """Tokens of such a run, all of which have as many slots; 1 where there are no experts."""
         return 1
 
+    @property
+    def later_loss_weight(self) -> float:
+        """What the loss of a module that predicts a later token is multiplied by."""
+        return 0.0
+
     def sequence_fault(self, sequence_length: int) -> str:
         """Why the model takes no sequences of so many tokens; "" where it does."""
         return ""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import groupby
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from parsim.model.loads import expert_loads
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
@@ -22,6 +22,18 @@ def _head_dim(row: Mapping[str, Any]) -> int:
     if row.get("kv_lora_rank"):
         return int(row.get("qk_nope_head_dim", 0) + row.get("qk_rope_head_dim", 0))
     return int(row["hidden_size"] // row["num_heads"])
+
+
+class LayerForm(NamedTuple):
+    """What a layer has that others of its model may not have."""
+
+    experts: bool = False  # in place of a dense MLP
+    full: bool = False  # attention to all tokens, in a model whose other layers have a window
+
+    @property
+    def name(self) -> str:
+        """That of its block."""
+        return f"{'full_' * self.full}{'expert_' * self.experts}layer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +49,14 @@ class TransformerArchitecture(Architecture):
     token_types: bool = False
     head: str = "next_token"
     qk_norm: bool = False
-    dense_layers: bool = True
-    experts: bool = False
+    layers: tuple[LayerForm, ...] = (LayerForm(),)  # each once, in the order in which they first come
+    window: bool = False
+    sinks: bool = False
     shared_experts: bool = False
     gates: str = "softmax"
     latent: bool = False
     query_latent: bool = False
+    later: LayerForm | None = None  # of the layer in a module that predicts a later token
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +76,10 @@ class TransformerSpec(ModelSpec):
     head_dim: int = figure("the width of a head; hidden_size / num_heads where left out", rule=_head_dim)
     vocab_size: int = figure("the number of tokens, before padding")
     max_positions: int = figure("the longest sequence, which is the rows of a learned position table")
-    activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu"))
+    activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu", "clamped_swiglu"))
     norm: str = figure("what normalises the input of attention, MLP and head", "layer_norm", legal=("layer_norm", "rms_norm"))
     positions: str = figure("a position table, or queries and keys turned by position", "learned", legal=("learned", "rotary"))
-    bias: bool = figure("whether the linear layers of attention output and MLP have biases", True)
+    bias: bool = figure("whether the linear layers of attention output, MLP, router and experts have biases", True)
     qkv_bias: bool = figure(
         "whether those of queries, keys and values do; as bias where left out", True, rule=lambda row: row.get("bias", True)
     )
@@ -83,6 +97,8 @@ class TransformerSpec(ModelSpec):
     sliding_window: int = figure(
         "the tokens that a token sees, itself among them; all where left out or null", 0, zero=True, rule=lambda row: 0
     )
+    full_attention_every: int = figure("with sliding_window each so many-th layer sees all tokens nevertheless; 0: none does", 0, zero=True)
+    attention_sinks: bool = figure("whether each head's softmax has a learned sink beside the keys", False)
     dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
     num_experts: int = figure("the experts of a layer that has some; 0 makes all layers dense", 0, zero=True, most=100_000)
     experts_per_token: int = figure("the experts that a token chooses", 1)
@@ -100,12 +116,16 @@ class TransformerSpec(ModelSpec):
     )
     v_head_dim: int = figure("with kv_lora_rank the width of a value", 0, zero=True)
     num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
+    mtp_layers: int = figure("modules behind the layers that predict a later token (MTP): 0 or 1", 0, zero=True, most=1)
+    mtp_loss_weight: float = figure("what the loss of such a module is multiplied by", 0.1)
     expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
     def misfit(self, stated: Mapping[str, Any]) -> str:
         """What does not fit in the figures; "" where all do."""
-        if latent := self._latent_misfit():
-            return latent
+        if self.mtp_layers and (self.head != "next_token" or self.norm_last):
+            return f"mtp_layers = {self.mtp_layers} goes with head = next_token and norm_last = false"
+        if found := self._latent_misfit() or self._window_misfit():
+            return found
         if stated.get("head_dim") is None and not self.kv_lora_rank and self.hidden_size % self.num_heads:
             return f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}; give head_dim, or another num_heads"
         if self.num_heads % self.num_kv_heads:
@@ -116,8 +136,8 @@ class TransformerSpec(ModelSpec):
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
         if self.norm_last and self.head == "next_token" and self.tied_embedding:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
-        if self.num_experts and self.bias:
-            return "bias = true gives experts biases, which is not built; set bias = false"
+        if self.shared_ffn_hidden_size and self.bias:
+            return "bias = true gives experts that all tokens share biases, which is not built; set bias = false"
         if self.num_experts and self.experts_per_token > self.num_experts:
             return f"experts_per_token = {self.experts_per_token} is above num_experts = {self.num_experts}"
         if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
@@ -125,6 +145,12 @@ class TransformerSpec(ModelSpec):
             return f"{said} leave none of {self.num_layers} layers its experts"
         beside = next((name for name in ("shared_ffn_hidden_size", "load_skew") if getattr(self, name)), "")
         return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0" if beside and not self.num_experts else ""
+
+    def _window_misfit(self) -> str:
+        """What does not fit in the figures of windows."""
+        if self.full_attention_every and not self.sliding_window:
+            return f"full_attention_every = {self.full_attention_every} goes with sliding_window, which is 0"
+        return "sliding_window is built with causal = true" if self.sliding_window and not self.causal else ""
 
     def _latent_misfit(self) -> str:
         """What does not fit in the figures of latent attention."""
@@ -142,8 +168,8 @@ class TransformerSpec(ModelSpec):
             return (
                 f"num_kv_heads = {self.num_kv_heads}, but latent attention has one for each of num_heads = {self.num_heads}; leave it out"
             )
-        if self.positions != "rotary" or self.qk_norm or self.qkv_bias:
-            return "latent attention (MLA) is built with positions = rotary, qkv_bias = false and qk_norm = false"
+        if self.positions != "rotary" or self.qk_norm or self.qkv_bias or self.attention_sinks:
+            return "latent attention (MLA) is built with positions = rotary, and without qkv_bias, qk_norm and attention_sinks"
         return ""
 
     @property
@@ -155,10 +181,18 @@ class TransformerSpec(ModelSpec):
         place = layer - self.num_dense_layers
         return self.num_experts > 0 and place >= 0 and (place + 1) % self.expert_layer_every == 0
 
+    def window_of(self, layer: int) -> int:
+        """The tokens that a token sees in a layer; 0: all."""
+        return 0 if self._form(layer).full else self.sliding_window
+
+    def _form(self, layer: int) -> LayerForm:
+        is_full = self.full_attention_every > 0 and (layer + 1) % self.full_attention_every == 0
+        return LayerForm(self.has_experts(layer), is_full)
+
     @property
     def layout(self) -> Layout:
-        """Dense layers and those with experts, in runs."""
-        kinds = groupby("expert_layer" if self.has_experts(layer) else "layer" for layer in range(self.num_layers))
+        """Layers of one form, in runs."""
+        kinds = groupby(self._form(layer).name for layer in range(self.num_layers))
         return ("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)
 
     def run_length(self, sequence_length: int) -> int:
@@ -180,7 +214,9 @@ class TransformerSpec(ModelSpec):
         same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates")
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
-        found |= {"dense_layers": self._has_dense, "experts": self.num_experts > 0, "shared_experts": self.shared_ffn_hidden_size > 0}
+        found |= {"layers": tuple(dict.fromkeys(map(self._form, range(self.num_layers)))), "window": self.sliding_window > 0}
+        found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
+        found |= {"later": self._form(self.num_layers - 1) if self.mtp_layers else None}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 
@@ -201,7 +237,13 @@ class TransformerSpec(ModelSpec):
             "U": self.num_token_types,
             "Y": self.num_labels,
             "P": self.max_positions,
+            **({"w": self.sliding_window} if self.sliding_window else {}),
         }
+
+    @property
+    def later_loss_weight(self) -> float:
+        """As stated."""
+        return self.mtp_loss_weight
 
     @property
     def _latent_extents(self) -> dict[str, int]:
@@ -220,22 +262,23 @@ class TransformerSpec(ModelSpec):
         return {**self.extents, "E": self.experts_per_token}
 
     def sequence_fault(self, sequence_length: int) -> str:
-        """A learned position table has a row for each token, and attention sees all of them."""
+        """A learned position table has a row for each token."""
         if self.positions == "learned" and sequence_length > self.max_positions:
             most = self.max_positions
             return f'sequence_length = {sequence_length} is above max_positions = {most} of model "{self.name}"; at most {most}'
-        if 0 < (window := self.sliding_window) < sequence_length:
-            return (
-                f"sliding_window = {window} is below the {sequence_length} tokens of a sequence, and only full attention is built; "
-                f"give a sequence_length of at most {window}, or sliding_window = null for full attention"
-            )
         return ""
 
     def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
-        """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs."""
+        """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs, and of these a window w tokens wide a
+        share of 1 - (1 - w / s)^2."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
-        pairs = self.num_layers * sequence_length * self.num_heads * widths
-        return 6 * pairs, (3 if self.causal else 6) * pairs
+        each, length = self.num_heads * widths, sequence_length
+        layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]
+        whole = 6 * len(layers) * length * each
+        if not self.causal:
+            return whole, whole
+        unseen = (length - min(self.window_of(layer) or length, length) for layer in layers)
+        return whole, sum(3 * each * (length**2 - tokens**2) // length for tokens in unseen)
 
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
         """Two heads a rank, which share keys where they did before."""
@@ -255,4 +298,7 @@ class TransformerSpec(ModelSpec):
         """A likeness in which a layer at least has experts, where this one has some."""
         dense = min(self.num_dense_layers, 1, num_layers - 1)
         found = super(TransformerSpec, self).small(num_layers, tensor_parallel)
-        return replace(found, num_dense_layers=dense, expert_layer_every=min(self.expert_layer_every, num_layers - dense))
+        every = min(self.expert_layer_every, num_layers - dense)
+        full = min(self.full_attention_every, num_layers) if num_layers > 1 else 0
+        window = min(self.sliding_window, 3)
+        return replace(found, num_dense_layers=dense, expert_layer_every=every, full_attention_every=full, sliding_window=window)

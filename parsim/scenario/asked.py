@@ -78,6 +78,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "tied_embedding": "tie_word_embeddings tied_word_embeddings tie_embeddings tied_embeddings weight_tying share_embeddings",
         "dropout": "dropout_rate",
         "sliding_window": "window window_size",
+        "full_attention_every": "sliding_window_pattern window_attn_skip_freq",
+        "attention_sinks": "sinks attention_sink softmax_offset",
         "causal": "is_causal",
         "norm_last": "post_norm",
         "num_token_types": "type_vocab_size",
@@ -87,6 +89,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "expert_ffn_hidden_size": "moe_intermediate_size moe_ffn_hidden_size expert_intermediate_size",
         "shared_ffn_hidden_size": "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_expert_ffn_hidden_size",
         "num_dense_layers": "first_k_dense_replace",
+        "mtp_layers": "mtp_num_layers num_nextn_predict_layers",
+        "mtp_loss_weight": "mtp_loss_scaling_factor",
         "gates": "scoring_func moe_router_score_function score_func",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
     },
@@ -195,13 +199,12 @@ SAID: Final[Mapping[str, str]] = {
     "MLPs beside attention are not built: a block runs attention, then its MLP": (
         "parallel_attn* parallel_attention* parallel_block* use_parallel_residual parallel_residual parallel_mlp"
     ),
-    "sliding windows are not built: sliding_window states one that every sequence fits in": (
-        "sliding_window_pattern attention_window* use_sliding_window local_attention* layer_types attention_chunk_size max_window_layers"
+    "windows are sliding_window, and full_attention_every of a model's layers without one": (
+        "attention_window* use_sliding_window local_attention* layer_types max_window_layers"
     ),
     "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
     "soft caps of logits are not built": "attn_logit_softcap* final_logit_softcap* logit_softcap* softcap*",
     "latent attention (MLA) is asked for by its widths: kv_lora_rank and others": "mla multi_latent_attention",
-    "heads for later tokens (MTP) are not built": "mtp* num_nextn_predict_layers",
     "encoders beside decoders, images and sounds are not built": (
         "num_encoder_layers num_decoder_layers encoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder "
         "vision* image_size patch_size audio* text_config"
@@ -215,7 +218,9 @@ SAID: Final[Mapping[str, str]] = {
     "it is the optimizer of a plan: paged_adamw or paged_adamw_8bit": "paged paged_optimizer* use_paged_optimizer*",
     "gradients go where the optimizer is: give offload_optimizer": "offload_grad*",
     "logits stay sharded where the stack says so: stack: {base: NAME, gather_logits: false}": "loss_parallel* disable_loss_parallel",
-    "of gated MLPs one is built: activation = swiglu": "swiglu use_swiglu geglu use_geglu glu gated gated_mlp gated_linear_unit",
+    "of gated MLPs two are built: activation = swiglu, or gpt-oss's clamped_swiglu": (
+        "swiglu use_swiglu geglu use_geglu glu gated gated_mlp gated_linear_unit"
+    ),
     "say tied_embedding = false": "untie_embeddings_and_output_weights untie_embeddings",
     "say bias = false": "disable_bias_linear no_bias",
     "bias is that of all linear layers, and qkv_bias that of queries, keys and values; one of attention or the MLP alone is not built": (

@@ -38,6 +38,7 @@ _CHOSEN: Final = {"experts_per_token": "num_experts_per_tok"}
 _NO_BIAS: Final = dict.fromkeys(("attention_bias", "mlp_bias"), False)
 _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's
 _SHARE_TURNED: Final = "partial_rotary_factor"  # of head_dim, by the rotary embedding
+_LATER: Final = "num_nextn_predict_layers"
 # Keys of which one value, or null, can be read in any family: another adds, drops or moves ops, weights or bytes.
 _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("alibi", "multi_query", "new_decoder_architecture", "parallel_attn", "use_parallel_residual"), False),
@@ -46,7 +47,7 @@ _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "attention_chunk_size"), None),
     **dict.fromkeys(("quantization_config", "embedding_size", "word_embed_proj_dim", "no_rope_layers"), None),
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "text_config", "vision_config", "sliding_window_pattern"), None),
-    **dict.fromkeys(("num_nextn_predict_layers", "chunk_size_feed_forward"), 0),
+    **dict.fromkeys((_LATER, "chunk_size_feed_forward"), 0),
     "pruned_heads": {},
     _SHARE_TURNED: 1.0,
 }
@@ -68,6 +69,7 @@ class _Family:
     only: Mapping[str, object] = field(default_factory=dict)  # keys of which one value can be read, which is that of a key left out
     shared: str = ""  # the key of how many experts of that width all tokens pass
     left_out: Mapping[str, object] = field(default_factory=dict)  # what keys left out are, where that is not nothing
+    full_every: int = 0  # where layer_types are left out, of the layers with windows each so many-th has none
 
 
 _DEEPSEEK: Final = _Family(
@@ -78,12 +80,18 @@ _DEEPSEEK: Final = _Family(
         **{"num_experts": "n_routed_experts", **_CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
         "num_dense_layers": "first_k_dense_replace",
     },
-    {"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank"},
+    {"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank", "mtp_layers": _LATER},
     only={**_NO_BIAS, "moe_layer_freq": 1},
     left_out={"q_lora_rank": 1536},
     shared="n_shared_experts",
 )
+# How released weights are stored, which says nothing of those that are trained.
+_GPT_OSS_STORED: Final = {
+    "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+    "quant_method": "mxfp4",
+}
 _QWEN: Final = {"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+_FULL, _LOCAL = "full_attention", "sliding_attention"  # values of layer_types
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
 _AS_HIDDEN: Final = "classifier_dropout"  # that of hidden vectors, where null
 
@@ -111,6 +119,13 @@ FAMILIES: Final = {
         dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
         default_dropout=0.1,
         tied=True,
+    ),
+    "gpt_oss": _Family(
+        {**_ROTARY, "activation": "clamped_swiglu", **dict.fromkeys(("bias", "qkv_bias", "attention_sinks"), True)},
+        {**_COUNTS, "num_experts": "num_local_experts", **_CHOSEN},
+        only={"hidden_act": "silu", "attention_bias": True, "swiglu_limit": 7.0, "quantization_config": _GPT_OSS_STORED},
+        left_out={"num_key_value_heads": 8, "head_dim": 64, "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4},
+        full_every=2,
     ),
     "llama": _Family(biases=_BIASES),
     "mixtral": _Family(
@@ -166,6 +181,8 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
     rotary = config.get("rope_parameters")
     inside = {_SHARE_TURNED: rotary.get(_SHARE_TURNED)} if isinstance(rotary, dict) else {}
     config = {**family.left_out, **{key: each for key, each in inside.items() if each is not None}, **config}
+    if config.get(_LATER) == 0:
+        config[_LATER] = None
     own = {*family.counts.values(), *family.optional.values()}
     for key, legal in {**_ONLY, **family.only}.items():
         if key not in own and config.get(key) not in (None, legal):
@@ -177,11 +194,11 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         **_shared_experts(config, family),
         **family.fixed,
         **_biases(config, family),
-        "activation": _activation(config, family),
+        "activation": family.fixed.get("activation") or _activation(config, family),
         **head,
         "tied_embedding": head.get("head") not in _LABELLED and _flag(config, "tie_word_embeddings", family.tied),
         "dropout": _dropout(config, family),
-        "sliding_window": _sliding_window(config, family),
+        **_windows(config, family),
     }
 
 
@@ -228,19 +245,28 @@ def _flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     return value
 
 
-def _sliding_window(config: Mapping[str, Any], family: _Family) -> int | None:
-    """The window of the layers that have one; None where no layer has.  Of qwen2, the layers from max_window_layers on slide."""
+def _windows(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
+    """The window of the layers that have one, and which have none; nothing where no layer has one."""
+    types = _layer_types(config, family)
+    if _LOCAL not in types or config.get("sliding_window") is None:
+        return {}
+    every = types.index(_FULL) + 1 if _FULL in types else 0
+    if any((each == _FULL) != (every > 0 and place % every == 0) for place, each in enumerate(types, 1)):
+        raise ScenarioError("layer_types is no pattern that is read: each so many-th layer with full attention")
+    return {"sliding_window": _count(config, "sliding_window"), "full_attention_every": every}
+
+
+def _layer_types(config: Mapping[str, Any], family: _Family) -> list[str]:
+    """What each layer's attention is; of qwen2, the layers from max_window_layers on slide."""
     types, first = config.get("layer_types"), config.get("max_window_layers")
     if types is None:
         num_layers = _count(config, family.counts["num_layers"])
-        sliding = config.get("use_sliding_window") is not False and not (isinstance(first, int) and first >= num_layers)
-    elif isinstance(types, list) and all(each in ("full_attention", "sliding_attention") for each in types):
-        sliding = "sliding_attention" in types
-    else:
-        raise ScenarioError("layer_types holds other layers than full_attention, which are not read")
-    if not sliding or config.get("sliding_window") is None:
-        return None
-    return _count(config, "sliding_window")
+        num_full = num_layers if config.get("use_sliding_window") is False else first if isinstance(first, int) else 0
+        every = family.full_every or num_layers + 1
+        return [_FULL if place <= num_full or place % every == 0 else _LOCAL for place in range(1, num_layers + 1)]
+    if isinstance(types, list) and all(each in (_FULL, _LOCAL) for each in types):
+        return types
+    raise ScenarioError(f"layer_types holds other layers than {_FULL} and {_LOCAL}, which are not read")
 
 
 def _head(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:

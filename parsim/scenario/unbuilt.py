@@ -36,7 +36,6 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "model": {
         "is not built: sparse attention behind an indexer": "deepseek_v3.2* deepseek_v4*",
-        "is not built: attention sinks, sliding windows and experts with biases": "gpt_oss*",
         "is not built: layers of chunked attention without positions": "llama4*",
         "is not built: state-space layers, or layers of linear attention": "jamba* qwen3_next* minimax*",
         "is not read: its keys; write its figures as an inline model, with num_experts": (

@@ -31,7 +31,7 @@ def in_chunks(block: Block, fusions: tuple[str, ...], num_chunks: int) -> Passes
     cut = next(place for place, op in enumerate(block.ops) if op.name == ENTER_HEAD) + 1
     drawn = [op for op in block.ops[cut:] if op.kind == "draw"]  # whole, since what is drawn does not depend on the chunks
     (x,) = block.ops[cut - 1].outputs
-    before = replace(block, ops=block.ops[:cut], output=x, totals=())
+    before = replace(block, ops=block.ops[:cut], output=x)
     inside = replace(block, ops=tuple(op for op in block.ops[cut:] if op not in drawn), input=x)
     backward, d_x = gradient.backward(inside, tuple(name for name in fusions if name != "gradient_accumulation"))
     loop = _Loop(inside, num_chunks, {part_of(weight): f"d_{weight}@chunks" for weight in block.weights})

@@ -138,18 +138,20 @@ class _Derivation:
             yield self.add(op, self.gradients[target], d_out, after)
 
     def activation_gradient(self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], targets: list[str]) -> Iterator[KernelCall]:
-        kernel, attributes, name = row.kernel, dict(row.attributes or op.attributes), f"{op.name}.d_{targets[0]}"
+        kernel, name = row.kernel, f"{op.name}.d_{targets[0]}"
+        attributes = dict(op.attributes if row.attributes is None else row.attributes)
         known = self.gradients.get(targets[0], "")
         if known and kernel in GEMMS:  # a GEMM adds into its output at no cost (beta = 1)
             output = (known, self.dims_in(op, targets[0]), COMPUTE)
             yield KernelCall(name, kernel, inputs, (output,), attributes, accumulate=True, tag=op.tag)
             return
-        outputs = tuple((f"d_{t}{'@part' if known else ''}", self.dims_in(op, t), self.dims[t][1]) for t in targets)
+        outputs = tuple((f"d_{t}{'@part' if t in self.gradients else ''}", self.dims_in(op, t), self.dims[t][1]) for t in targets)
         yield KernelCall(name, kernel, inputs, outputs, attributes, tag=op.tag)
-        if known:
-            yield self.add(op, known, outputs[0][0], outputs[0][1])
-            return
-        self.gradients.update(zip(targets, (o[0] for o in outputs), strict=True))
+        for target, output in zip(targets, outputs, strict=True):
+            if target in self.gradients:
+                yield self.add(op, self.gradients[target], *output)
+            else:
+                self.gradients[target] = output[0]
 
     def weight_gradient(self, op: Op, kernel: str, inputs: tuple[tuple[str, Dims], ...], weight: str) -> Iterator[KernelCall]:
         """Into the step's gradient buffer: inside the GEMM where the stack fuses it, else through a part of its own."""

@@ -45,7 +45,7 @@ class _Ring:
 
     def forward(self) -> Iterator[Task]:
         """The kernel, and one for each further block that merges its result with those before."""
-        (queries, *block), results = self.operands, self.results
+        (queries, *block), results = self.operands[:3], self.results  # sinks, if there are any, take part in the first turn only
         for turns in range(self.num_ranks):
             yield from self.pass_on(block, turns)
             if turns:

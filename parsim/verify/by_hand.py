@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from parsim.model.blocks import GATED
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
@@ -97,10 +98,16 @@ def transformer(run: Arithmetic) -> Pullback:
     x, first = _embedding(run, model, shape)
     pullbacks = [first]
     for i in range(model.num_layers):
-        for branch, norm in ((_attention, "norm1"), (_experts if model.has_experts(i) else _mlp, "norm2")):
-            x, back = _residual(run, model, f"layer{i}", norm, branch, x)
-            pullbacks.append(back)
-    return chain(*pullbacks, _head(run, model, x))
+        x, back = _transformer_layer(run, model, f"layer{i}", x)
+        pullbacks.append(back)
+    last, later = _head(run, model, x), _later_token(run, model, x) if model.mtp_layers else None
+    return chain(*pullbacks, lambda dy: last(dy) + later(dy) if later else last(dy))
+
+
+def _transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    x, attended = _residual(run, model, at, "norm1", _attention, x)
+    x, back = _residual(run, model, at, "norm2", _experts if model.has_experts(_layer(model, at)) else _mlp, x)
+    return x, chain(attended, back)
 
 
 def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
@@ -131,7 +138,7 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
     name = f"{at}/{norm}"
     entering, before = (x, lambda dy: dy) if model.norm_last else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
-    y, dropped = run.dropout(at, "attention_mask" if norm == "norm1" else "mlp_mask", y)
+    y, dropped = run.dropout(at, _mask(at, "attention_mask" if norm == "norm1" else "mlp_mask"), y)
     inside = chain(before, through, dropped)
     if not model.norm_last:
         return x + y, lambda dy: dy + inside(dy)
@@ -148,21 +155,40 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
     scores = np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim)
     if model.causal:
-        scores = np.where(np.tri(x.shape[1], dtype=bool), scores, -np.inf)
+        scores = np.where(_sight(x.shape[1], model.window_of(_layer(model, at))), scores, -np.inf)
+    sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
-    shares = odds / odds.sum(-1, keepdims=True)
+    shares = odds / (odds.sum(-1, keepdims=True) + np.exp(sinks - scores.max(-1, keepdims=True)))
     is_flash = run.job.model.stack.attention == "flash"  # without dropout of scores
-    mixing, dropped = (shares, lambda dy: dy) if is_flash else run.dropout(at, "scores_mask", shares)
+    mixing, dropped = (shares, lambda dy: dy) if is_flash else run.dropout(at, _mask(at, "scores_mask"), shares)
     y, out = run.dense(f"{at}/out", np.einsum("bkrsz,bzkc->bskrc", mixing, v), summed=3)
 
     def back(dy: Array) -> Array:
         d_mixed = out(dy)
         d_shares = dropped(np.einsum("bskrc,bzkc->bkrsz", d_mixed, v))
-        d_scores = shares * (d_shares - (shares * d_shares).sum(-1, keepdims=True)) / np.sqrt(model.head_dim)
+        mean = (shares * d_shares).sum(-1, keepdims=True)
+        if model.attention_sinks:  # a key whose value is 0
+            run.gradients[f"{at}/sinks"] -= ((1 - shares.sum(-1, keepdims=True)) * mean).sum((0, 3, 4))
+        d_scores = shares * (d_shares - mean) / np.sqrt(model.head_dim)
         d_q, d_k = np.einsum("bkrsz,bzkc->bskrc", d_scores, k), np.einsum("bkrsz,bskrc->bzkc", d_scores, q)
         return projections(d_q, d_k, np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
 
     return y, back
+
+
+def _sight(length: int, window: int) -> Array:
+    """Whether a token, a row, sees another: none behind it, and none so many tokens before it."""
+    ahead = np.subtract.outer(np.arange(length), np.arange(length))
+    return (ahead >= 0) & (ahead < (window or length))
+
+
+def _mask(at: str, name: str) -> str:
+    return name if at.startswith("layer") else f"mtp_{name}"
+
+
+def _layer(model: TransformerSpec, at: str) -> int:
+    """The number of a layer; that in a module for a later token, which lies with the head, is as the last."""
+    return int(at.removeprefix("layer")) if at.startswith("layer") else model.num_layers - 1
 
 
 def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Projected:
@@ -190,19 +216,46 @@ def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "
 
 def _up_and_down(model: TransformerSpec, dense: Callable[[str, Array], Valued], x: Array) -> Valued:
     up, up_back = dense("up", x)
-    if model.activation != "swiglu":
+    if model.activation not in GATED:
         active, through = activation(model.activation, up)
         y, down = dense("down", active)
         return y, chain(up_back, through, down)
     gate, gate_back = dense("gate", x)
-    share = 1 / (1 + np.exp(-gate))
+    steep, most, more = (1.702, 7.0, 1.0) if model.activation == "clamped_swiglu" else (1.0, np.inf, 0.0)  # openai/gpt-oss, torch/model.py
+    is_free, is_free_up = gate < most, abs(up) < most
+    gate, up = np.minimum(gate, most), np.clip(up, -most, most) + more
+    share = 1 / (1 + np.exp(-steep * gate))
     y, down = dense("down", gate * share * up)
 
     def back(dy: Array) -> Array:
         d_active = down(dy)
-        return gate_back(d_active * up * share * (1 + gate * (1 - share))) + up_back(d_active * gate * share)
+        d_gate = d_active * up * share * (1 + steep * gate * (1 - share))
+        return gate_back(d_gate * is_free) + up_back(d_active * gate * share * is_free_up)
 
     return y, back
+
+
+def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
+    """The weighted loss of the token after the next: DeepSeek-AI 2024 (arXiv:2412.19437), Eq. 21 to 25."""
+    words, looked_up = run.lookup("embedding/word.weight", run.draw("head", "mtp_tokens", *x.shape[:2]))
+    pairs = []
+    for name, each in (("hidden", x), ("embedding", words)):
+        normed, before = run.norm(f"head/mtp_{name}_norm", each, model.norm)
+        projected, through = run.dense(f"head/mtp_{name}", normed)
+        pairs.append((projected, chain(before, through)))
+    (hidden, to_x), (embedded, to_words) = pairs
+    y, layer = _transformer_layer(run, model, "head", hidden + embedded)
+    y, last = run.norm("head/mtp_norm", y, model.norm)
+    logits, output = _vocabulary(run, model, y)
+    scale = model.mtp_loss_weight / (run.job.model.batch.global_batch * x.shape[1])
+    loss = chain(layer, last, output, run.cross_entropy(logits, run.draw("head", "mtp_labels", *x.shape[:2]), scale))
+
+    def back(dy: Array) -> Array:
+        d_projected = loss(dy)
+        looked_up(to_words(d_projected))
+        return to_x(d_projected)
+
+    return back
 
 
 def _head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
@@ -222,16 +275,15 @@ def _head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         )
     if model.head == "masked_token":
         x, dense = run.dense("head/dense", x)
-        x, through = activation("gelu" if model.activation == "swiglu" else model.activation, x)
+        x, through = activation("gelu" if model.activation in GATED else model.activation, x)
         x, normed = run.norm("head/dense_norm", x, model.norm)
         pullbacks += [dense, through, normed]
-    logits, back = _vocabulary(run, "embedding" if model.tied_embedding else "head", x)
-    logits[..., model.vocab_size :] = -np.inf  # padding is no word
+    logits, back = _vocabulary(run, model, x)
     return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "labels", batch, length), per_text / length))
 
 
-def _vocabulary(run: Arithmetic, owner: str, x: Array) -> Valued:
-    name = f"{owner}/word.weight"
+def _vocabulary(run: Arithmetic, model: TransformerSpec, x: Array) -> Valued:
+    name = "embedding/word.weight" if model.tied_embedding else f"head/{'output' if model.mtp_layers else 'word'}.weight"
     table, bias = run.weights[name], "head/word.bias"
 
     def back(dy: Array) -> Array:
@@ -240,7 +292,9 @@ def _vocabulary(run: Arithmetic, owner: str, x: Array) -> Valued:
             run.gradients[bias] += dy.sum((0, 1))
         return np.asarray(dy @ table)
 
-    return x @ table.T + run.weights.get(bias, 0.0), back
+    logits = x @ table.T + run.weights.get(bias, 0.0)
+    logits[..., model.vocab_size :] = -np.inf  # padding is no word
+    return logits, back
 
 
 def _text_head(run: Arithmetic, x: Array, scale: float) -> Pullback:

@@ -20,7 +20,7 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1; DeepSeek-AI 2024 (arXiv:2412.19437), section 2.1.2.
     """
     router = run.weights[f"{at}/router.weight"]
-    growth = np.exp(x @ router.T)
+    growth = np.exp(x @ router.T + run.weights.get(f"{at}/router.bias", 0.0))
     odds = (growth if model.gates == "softmax" else growth / (1 + growth)) * chosen(model, *x.shape[:2])
     gates = odds / odds.sum(-1, keepdims=True)
     d_gates = np.zeros_like(gates)
@@ -28,16 +28,19 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     def dense(expert: int, name: str, h: Array) -> Valued:
         matrix = f"{at}/experts_{name}.weight"
         if name != "down":
-            return _matrix(run, model, matrix, expert, h)
+            return _plus_bias(run, model, f"{at}/experts_{name}", expert, _matrix(run, model, matrix, expert, h))
         own = gates[..., expert, None]  # what an expert gives is weighed before its last matrix
         y, back = _matrix(run, model, matrix, expert, own * h)
+        b = run.weights[f"{at}/experts_down.bias"][expert] if model.bias else np.array(0.0)
 
         def through(dy: Array) -> Array:
             d_weighed = back(dy)
-            d_gates[..., expert] = (d_weighed * h).sum(-1)
+            d_gates[..., expert] = (d_weighed * h).sum(-1) + (dy * b).sum(-1)
+            if model.bias:
+                run.gradients[f"{at}/experts_down.bias"][expert] += (own * dy).sum((0, 1))
             return np.asarray(own * d_weighed)
 
-        return y, through
+        return y + own * b, through
 
     own = [mlp(model, partial(dense, expert), x) for expert in range(len(router))]
 
@@ -47,6 +50,8 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         if model.gates == "sigmoid":
             d_logits = d_logits / (1 + growth)
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
+        if model.bias:
+            run.gradients[f"{at}/router.bias"] += d_logits.sum((0, 1))
         return np.asarray(d_logits @ router + dx)
 
     return np.asarray(sum(out for out, _ in own)), back
@@ -65,6 +70,20 @@ def rows_of(model: TransformerSpec, expert: int, num_sequences: int, length: int
     run, loads = model.run_length(length), model.expert_loads(length)
     slots = sum(loads[:expert]) + np.arange(loads[expert])
     return np.asarray(slots[:, None] % run + run * np.arange(num_sequences * length // run))
+
+
+def _plus_bias(run: Arithmetic, model: TransformerSpec, name: str, expert: int, product: Valued) -> Valued:
+    """A product plus the bias of an expert, of the tokens that chose it."""
+    if not model.bias:
+        return product
+    y, back = product
+    own = chosen(model, *y.shape[:2])[..., expert, None]
+
+    def through(dy: Array) -> Array:
+        run.gradients[f"{name}.bias"][expert] += (own * dy).sum((0, 1))
+        return back(dy)
+
+    return y + own * run.weights[f"{name}.bias"][expert], through
 
 
 def _matrix(run: Arithmetic, model: TransformerSpec, name: str, expert: int, x: Array) -> Valued:

@@ -161,6 +161,8 @@ ROOM = {
     "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 175,
     "what collectives and the compute beside them cost one another": 205,
     "plans of experts and schedules in seconds": 160,
+    "windows, sinks and biases of experts, layers of several forms, also by hand": 160,
+    "a module for a later token, also by hand": 145,
 }
 
 

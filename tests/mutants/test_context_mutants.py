@@ -27,7 +27,7 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 def _zigzag_counted_as_contiguous(patch: pytest.MonkeyPatch) -> None:
     right = sizes.causal_pairs
     neighbours = lambda runs: [(place, place + stop - start) for place, (start, stop) in zip((0, 4), runs, strict=False)]  # noqa: E731
-    patch.setattr(sizes, "causal_pairs", lambda queries, keys: right(neighbours(queries), keys))
+    patch.setattr(sizes, "causal_pairs", lambda queries, keys, window: right(neighbours(queries), keys, window))
 
 
 def _a_turn_dropped(patch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,20 @@ def test_a_row_has_the_parameters_of_the_released_checkpoint_but_for_what_steers
     assert num_parameters(model) + steers == WITH_STEERS[name]
 
 
+def test_the_module_for_a_later_token_of_deepseek_v3_has_its_published_parameters() -> None:
+    """deepseek-ai/DeepSeek-V3, README_WEIGHTS.md: 11.5B of its own, 2.4B active with embedding and head, both without the projection."""
+    model = read("models", "deepseek-v3")
+    with_it, hidden, table = replace(model, mtp_layers=1), 7168, 129280 * 7168
+    layer = num_parameters(replace(model, num_layers=62)) - num_parameters(model)
+    own = num_parameters(with_it) - num_parameters(model)
+    assert own == layer + 2 * hidden * hidden + 3 * hidden  # two norms and a projection before, a norm behind
+    active = num_active_parameters(with_it) - num_active_parameters(model)
+    assert [round((count - 2 * hidden * hidden) / 10**9, 1) for count in (own, active + 2 * table)] == [11.5, 2.4]
+    flops = (model_flops_per_token(each, 1)[0] for each in (with_it, model))
+    attention = 3 * 128 * (192 + 128)  # of a token that sees itself, by half
+    assert next(flops) - next(flops) == 6 * (active + table) + 2 * attention  # the embedding multiplies nothing
+
+
 def test_deepseek_v3_is_the_sum_of_its_matrices() -> None:
     """DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2, written out."""
     hidden, heads, layers, dense, experts = 7168, 128, 61, 3, 256
@@ -82,6 +96,20 @@ def test_deepseek_v3_is_the_sum_of_its_matrices() -> None:
     assert num_parameters(read("models", "deepseek-v3")) == (
         layers * (attention + norms) + dense * mlp + (layers - dense) * sparse + 2 * 129280 * hidden + hidden
     )
+
+
+# OpenAI 2025 (arXiv:2508.10925), table 1: billions in all and a token, of which the embedding is not counted.
+@pytest.mark.parametrize(
+    ("name", "layers", "experts", "total", "active"), [("gpt-oss-20b", 24, 32, 20.91, 3.61), ("gpt-oss-120b", 36, 128, 116.83, 5.13)]
+)
+def test_gpt_oss_is_the_sum_of_its_matrices_and_biases(name: str, layers: int, experts: int, total: float, active: float) -> None:
+    hidden, model = 2880, read("models", name)
+    heads = (64 + 2 * 8) * 64 * (hidden + 1) + 64 * 64 * hidden + hidden + 64  # queries, keys and values; output; a sink a head
+    router, expert = experts * (hidden + 1), 3 * hidden * hidden + 3 * hidden
+    embedding = 201088 * hidden
+    assert num_parameters(model) == layers * (heads + 2 * hidden + router + experts * expert) + 2 * embedding + hidden
+    assert round(num_parameters(model) / 10**9, 2) == total
+    assert round((num_active_parameters(model) - embedding) / 10**9, 2) == active
 
 
 @pytest.mark.parametrize("name", ACTIVE)
@@ -130,8 +158,11 @@ def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
     batch, stack, plan = Batch(1, 1), Stack("no padding", vocab_multiple=1), Plan()
     step = lower(Structure.of(model, batch, plan, stack))
     sizes = sizes_of(model, batch, Plans.of([plan]), stack, DTYPES)
-    own = ((segment.name, weight) for segment in step.segments.values() for weight in segment.own_weights)
-    counted = sum(dict(model.layout)[name] * int(weight_elements(weight, "whole", sizes)[0]) for name, weight in own)
+    counted = sum(
+        copies * int(weight_elements(weight, "whole", sizes)[0])
+        for name, copies in model.layout
+        for weight in step.segments[name].own_weights
+    )
     assert counted == num_parameters(model)
 
 
@@ -149,7 +180,9 @@ def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     widths = model.head_dim + (model.v_head_dim or model.head_dim)
     attention = 6 * model.num_layers * 1024 * model.num_heads * widths  # 12 L s d_attention, where keys and values are as wide
     assert whole == 6 * parameters.without_input(model) + attention
-    assert whole - unmasked == (attention // 2 if model.causal else 0)
+    seen = [min(model.window_of(layer) or 1024, 1024) for layer in range(model.num_layers)]
+    masked = sum(attention // model.num_layers * (1024 * 1024 - 2 * 1024 * w + w * w) // 2**20 for w in seen)  # before the window
+    assert whole - unmasked == (attention // 2 + masked // 2 if model.causal else 0)
 
 
 def test_an_mlp_has_a_matrix_and_a_bias_between_any_two_layers_of_units() -> None:

@@ -9,10 +9,10 @@ from parsim.model.transformer import TransformerArchitecture, TransformerSpec
 
 
 def blocks(kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
-    """Embedding, layers, those without experts first, and head."""
-    there = {"layer": kind.dense_layers, "expert_layer": kind.experts}
-    layers = (transformer_layer(name, kind, attention=attention, fusions=fusions) for name, is_there in there.items() if is_there)
-    return by_name(embedding(kind, fusions=fusions), *layers, head(kind, fusions=fusions))
+    """Embedding, layers and head."""
+    layers = {form: transformer_layer(form, kind, attention=attention, fusions=fusions) for form in kind.layers}
+    later = layers[kind.later] if kind.later else None
+    return by_name(embedding(kind, fusions=fusions), *layers.values(), head(kind, fusions=fusions, later=later))
 
 
 FAMILIES.register("transformer", Family(TransformerSpec, blocks))

@@ -22,7 +22,7 @@ OF_THE_ROW = {"name", "source"}  # which every row of the catalog has
 def test_a_layout_names_all_blocks_in_order_and_its_ends_take_and_leave_no_stream(name: str) -> None:
     model: ModelSpec = read("models", name)
     blocks = blocks_of(model.architecture)
-    assert [block for block, _ in model.layout] == list(blocks) == [block.name for block in blocks.values()]
+    assert list(dict(model.layout)) == list(blocks) == [block.name for block in blocks.values()]
     first, *between, last = blocks.values()
     assert not first.input and first.output and last.input and not last.output
     assert all(block.input and block.output for block in between)

@@ -110,54 +110,48 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     assert fault.message == f"hf:models/config.json: key '{key}' is missing"
 
 
-FULL = {"base": "mistral-7b", "sliding_window": None}
-WINDOW = "and only full attention is built; give a sequence_length of at most {0}, or sliding_window = null for full attention"
-
-
 @pytest.mark.parametrize(
-    ("config", "window"),
+    ("config", "figures"),
     [
-        ({**MISTRAL, "sliding_window": 32}, 32),
-        ({**LLAMA, "sliding_window": 63}, 63),
-        ({**QWEN, "sliding_window": 32, "use_sliding_window": True, "max_window_layers": 27}, 32),
-        ({**QWEN, "sliding_window": 32, "layer_types": ["full_attention"] * 27 + ["sliding_attention"]}, 32),
+        ({**MISTRAL, "sliding_window": 32}, (32, 0)),
+        ({**LLAMA, "sliding_window": 63}, (63, 0)),
+        ({**MISTRAL, "sliding_window": None}, (0, 0)),
+        ({**QWEN, "sliding_window": 32}, (0, 0)),
+        ({**QWEN, "sliding_window": 32, "use_sliding_window": True, "max_window_layers": 28}, (0, 0)),
+        ({**QWEN, "sliding_window": 32, "use_sliding_window": True, "max_window_layers": 0}, (32, 0)),
+        ({**MISTRAL, "sliding_window": 32, "layer_types": ["full_attention"] * 32}, (0, 0)),
+        ({**MISTRAL, "sliding_window": 32, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 10}, (32, 3)),
     ],
 )
-def test_a_window_shorter_than_the_sequence_is_refused(config: dict[str, object], window: int, tmp_path: Path) -> None:
-    (fault,) = scenario.check(files(tmp_path, config))
-    sentence = f"sliding_window = {window} is below the 64 tokens of a sequence, {WINDOW.format(window)}"
-    assert str(fault).endswith(f"scenario.yaml:3:26: batch.sequence_length: {sentence}")
+def test_windows_are_read(config: dict[str, object], figures: tuple[int, int], tmp_path: Path) -> None:
+    model = scenario.load(files(tmp_path, config)).model
+    assert isinstance(model, TransformerSpec)
+    assert (model.sliding_window, model.full_attention_every) == figures
+
+
+def test_a_gpt_oss_without_layer_types_alternates_and_one_of_other_gates_is_not_read(tmp_path: Path) -> None:
+    config = {key: value for key, value in CONFIGS["gpt-oss-20b"].items() if key != "layer_types"}
+    model = scenario.load(files(tmp_path, config)).model
+    assert isinstance(model, TransformerSpec) and (model.sliding_window, model.full_attention_every) == (128, 2)
+    (fault,) = scenario.check(files(tmp_path, {**config, "swiglu_limit": 5.0}))
+    assert fault.message.endswith("swiglu_limit = 5.0 is not read; 7.0 is")
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        {**MISTRAL, "sliding_window": 64},
-        {**MISTRAL, "sliding_window": None},
-        {**QWEN, "sliding_window": 32},
-        {**QWEN, "sliding_window": 32, "use_sliding_window": True, "max_window_layers": 28},
-        {**MISTRAL, "sliding_window": 32, "layer_types": ["full_attention"] * 32},
+        {"use_sliding_window": True, "max_window_layers": 27},
+        {"layer_types": ["full_attention"] * 27 + ["sliding_attention"]},
     ],
 )
-def test_a_window_that_changes_nothing_is_read(config: dict[str, object], tmp_path: Path) -> None:
-    assert scenario.check(files(tmp_path, config)) == []
+def test_layers_of_no_pattern_are_not_read(config: dict[str, object], tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**QWEN, "sliding_window": 32, **config}))
+    assert fault.message.endswith("layer_types is no pattern that is read: each so many-th layer with full attention")
 
 
 def test_a_window_left_out_is_that_of_the_family(tmp_path: Path) -> None:
     files(tmp_path, {key: value for key, value in MISTRAL.items() if key != "sliding_window"})
     assert row(tmp_path / "models" / "config.json", "hf:config.json")["sliding_window"] == 4096
-
-
-@pytest.mark.parametrize(("tokens", "model", "faults"), [(4096, "mistral-7b", 0), (4097, "mistral-7b", 1), (8192, FULL, 0)])
-def test_the_window_of_a_row_of_the_catalog_is_held_against_the_sequence(tokens: int, model: object, faults: int, tmp_path: Path) -> None:
-    """Jiang et al. 2023, table 1: window_size 4096."""
-    parts = {"cluster": {"node": "dgx-a100-80gb"}, "plans": {"a": {}}}
-    path = tmp_path / "scenario.yaml"
-    path.write_text(json.dumps({"model": model, "batch": {"global_batch": 8, "sequence_length": tokens}, **parts}))
-    found = scenario.check(path)
-    sentence = f"sliding_window = 4096 is below the {tokens} tokens of a sequence, {WINDOW.format(4096)}"
-    assert [each.message for each in found] == [sentence] * faults
-    assert all(each.where == "batch.sequence_length" for each in found)
 
 
 def test_kv_heads_left_out_are_those_of_the_family(tmp_path: Path) -> None:
@@ -182,7 +176,10 @@ def test_kv_heads_left_out_are_those_of_the_family(tmp_path: Path) -> None:
         ({"add_cross_attention": True}, "add_cross_attention = true is not read; false is"),
         ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers = 1 is not read; 0 is"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads = a mapping is not read; {} is"),
-        ({"layer_types": ["linear_attention"] * 32}, "layer_types holds other layers than full_attention, which are not read"),
+        (
+            {"layer_types": ["linear_attention"] * 32},
+            "layer_types holds other layers than full_attention and sliding_attention, which are not read",
+        ),
         (
             {"architectures": ["LlamaForSequenceClassification"]},
             "architectures holds 'LlamaForSequenceClassification', whose head is not read; that of a ...ForCausalLM is",
@@ -303,6 +300,7 @@ def test_an_absent_file_is_an_error(tmp_path: Path) -> None:
         row(tmp_path / "absent.json", "hf:absent.json")
 
 
-def test_the_module_for_later_tokens_is_not_read(tmp_path: Path) -> None:
-    (fault,) = scenario.check(files(tmp_path, {**MOONLIGHT, "num_nextn_predict_layers": 1}))
-    assert str(fault).endswith("num_nextn_predict_layers = 1 is not read; 0 is")
+@pytest.mark.parametrize("count", [0, 1])
+def test_the_module_for_a_later_token_is_read(count: int, tmp_path: Path) -> None:
+    files(tmp_path, {**MOONLIGHT, "num_nextn_predict_layers": count})
+    assert row(tmp_path / "models", "hf:models").get("mtp_layers", 0) == count

@@ -11,7 +11,7 @@ from parsim import scenario, units
 from parsim.errors import ScenarioError
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
-from parsim.model.parameters import num_parameters
+from parsim.model.parameters import model_flops_per_token, num_parameters
 from parsim.model.transformer import TransformerSpec
 from parsim.report.results import cannot_run
 from parsim.scenario import from_mapping
@@ -71,7 +71,6 @@ SENTENCES = {
     "infer.yaml": ("inference is not built: only training steps are predicted",),
     "kvtp.yaml": ("tensor_parallel = 8 does not divide num_heads = 28",),
     "lora.yaml": ("frozen weights, adapters (LoRA) and quantized weights are not built",),
-    "mistralsw.yaml": ("sliding_window = 4096 is below the 32768 tokens of a sequence",),
     "mixed.yaml": ("mixed nodes are not built",),
     "moe.yaml": ("model.top_k: unknown key (did you mean 'experts_per_token'?)",),
 }
@@ -111,7 +110,7 @@ def test_every_file_of_the_cases_is_asserted_somewhere() -> None:
         pytest.skip(f"no {CASES} here")
     elsewhere = {"a3mega.yaml", "g5.yaml", "v100four.yaml"}  # tests/unit/catalog/test_catalog_names.py
     here = {f"{name}.yaml" for name in (*PUBLISHED, "fp8", "seq128kb")} | {
-        f"{name}.yaml" for name in ("base1", "base3", "eth", "hfu", "zero2ga", "titan8b", "selflash", "hostoom", "tune8b4090")
+        f"{name}.yaml" for name in ("base1", "base3", "eth", "hfu", "zero2ga", "titan8b", "selflash", "hostoom", "tune8b4090", "mistralsw")
     }
     assert {path.name for path in CASES.glob("*.yaml")} == {*SENTENCES, *elsewhere, *here}
 
@@ -167,6 +166,16 @@ def test_zero_2_reduces_in_every_micro_batch_and_deepspeed_has_it_without_a_pipe
     assert found["z2"].step_s > 1.5 * found["z1"].step_s
     assert "under a pipeline (zero_stage above 1)" in cannot_run(case, case.plans["z2pp"])
     assert not any(cannot_run(case, case.plans[name]) for name in ("z1", "z2", "z3"))
+
+
+def test_a_window_of_4096_leaves_a_model_of_32768_tokens_less_to_do() -> None:
+    """Its note: full causal attention is 1.41 times as much; a token sees 4096 x (1 - 4096 / (2 x 32768)) others on average."""
+    text_of("mistralsw.yaml")
+    model = scenario.load(CASES / "mistralsw.yaml").model
+    length, seen, weights = 32768, 4096 * (1 - 4096 / 65536), 7_241_732_096 - 32000 * 4096  # all behind the embedding
+    flops = model_flops_per_token(model, length)[1]
+    assert flops == pytest.approx(6 * weights + 12 * 32 * 4096 * seen, rel=1e-9)
+    assert (6 * weights + 6 * 32 * 4096 * length) / flops == pytest.approx(1.41, abs=0.005)
 
 
 def test_torchtitan_on_eight_h100_of_96_gb_is_as_measured() -> None:

@@ -1,0 +1,106 @@
+"""Layers in which a token sees some tokens before it only, beside others that see all: the contract, counts on the page, and mutants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parsim.cost import count, sizes
+from parsim.cost.causal import Window, causal_pairs
+from parsim.model.transformer import TransformerSpec
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Batch, Plan
+from parsim.verify import by_hand, verify_plan
+from parsim_kernels import attention
+from parsim_kernels.kernels import KERNELS
+from support import GPT, MOE, STACK, STACKS, scenario
+
+MODELS = {
+    "every second": replace(MOE, num_layers=4, sliding_window=3, full_attention_every=2),
+    "all": replace(GPT, sliding_window=2),
+}
+PLANS = {
+    "alone": Plan(),
+    "tp": Plan(tensor_parallel=2, sequence_parallel=True, recompute="selective"),
+    "pp": Plan(pipeline_parallel=3, layers_per_stage=(2, 1, 1), schedule="zero_bubble_h1"),
+    "zero3": Plan(data_parallel=2, zero_stage=3, recompute="full"),
+    **{kind: Plan(context_parallel=2, context_kind=kind) for kind in ("ring", "ulysses", "all_gather", "contiguous")},
+}
+ATTENTION = ("flash", "unfused", "fused_softmax")
+
+
+def failures(model: TransformerSpec, plan: Plan, attention: str) -> set[str]:
+    toy = scenario(model=model, batch=Batch(8, 8), stack=replace(STACK, attention=attention))
+    assert not faults(plan, model, toy.batch, plan.num_devices, stack=toy.stack)
+    return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_windows_keep_the_contract_however_attention_is_split(plan: str) -> None:
+    assert not failures(MODELS["every second"], PLANS[plan], "flash")
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_windows_keep_the_contract_with_scores_that_are_stored(attention: str) -> None:
+    assert not failures(MODELS["all"], PLANS["tp"], attention)
+
+
+@pytest.mark.parametrize("window", [Window(3), Window(70), Window(4, chunked=True), Window(64, chunked=True)])
+@pytest.mark.parametrize("keys", [((0, 200),), ((0, 50), (150, 200)), ((100, 130),)])
+def test_pairs_in_a_window_are_those_that_one_counts(window: Window, keys: tuple[tuple[int, int], ...]) -> None:
+    queries = ((20, 90), (101, 180))
+    seen = [
+        q - k >= 0 and (q // window.tokens == k // window.tokens if window.chunked else q - k < window.tokens)
+        for own in queries
+        for q in range(*own)
+        for its in keys
+        for k in range(*its)
+    ]
+    assert causal_pairs(queries, keys, window) == sum(seen)
+    tokens = {name: sum(stop - start for start, stop in runs) for name, runs in (("q", queries), ("k", keys))}
+    q, k = np.zeros((1, tokens["q"], 1, 1, 1)), np.zeros((1, tokens["k"], 1, 1))
+    told = {"scale": 1.0, "query_offset": queries, "key_offset": keys, "window": window.tokens, "chunked": int(window.chunked)}
+    (_, lse), flops = KERNELS["flash_attention"]((q, k, k), told)
+    assert flops == 4 * sum(seen)
+    by_query = np.reshape(seen, (tokens["q"], -1)).sum(axis=1)  # of equal scores the sum of exponentials counts the keys
+    assert np.allclose(np.exp(lse).ravel(), by_query)
+
+
+def test_a_window_leaves_each_query_as_many_keys_as_it_is_wide_but_for_the_first() -> None:
+    assert causal_pairs([(0, 8192)], [(0, 8192)], Window(128)) == 8192 * 128 - 128 * 127 // 2
+
+
+def _counts_all_pairs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sizes, "causal_pairs", lambda queries, keys, window: causal_pairs(queries, keys))
+
+
+def _counts_one_more(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(count, "Window", lambda tokens, chunked: Window(tokens + 1, chunked))
+
+
+def _sees_one_more(patch: pytest.MonkeyPatch) -> None:
+    right = attention._pieces
+    patch.setattr(attention, "_pieces", lambda q, k, told: right(q, k, {**told, "window": told.get("window", -1) + 1}))
+
+
+def _every_layer_sees_all_by_hand(patch: pytest.MonkeyPatch) -> None:
+    right = by_hand._sight
+    patch.setattr(by_hand, "_sight", lambda length, window: right(length, 0))
+
+
+MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
+    "all pairs are counted": (_counts_all_pairs, {"FLOPs", "FLOPs, simulated"}),
+    "a key more is counted": (_counts_one_more, {"FLOPs", "FLOPs, simulated"}),
+    "a key more is seen": (_sees_one_more, {"FLOPs", "loss, by hand"}),
+    "the formulas know no window": (_every_layer_sees_all_by_hand, {"loss, by hand", "weight gradients, by hand"}),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_window_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate, noticed = MUTANTS[name]
+    mutate(monkeypatch)
+    assert noticed <= failures(MODELS["every second"], PLANS["alone"], STACKS[2].attention)
