@@ -12,9 +12,13 @@ from typing import Any, Final
 
 from parsim.arguments import check_arguments
 from parsim.errors import PlanError, ScenarioError, did_you_mean
+from parsim.model.spec import Layout, ModelSpec
 from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.precision import FP8, RECIPES, Recipe
+from parsim.parallel.precision import FP8, RECIPES, Recipe, with_wide_ends
+
+# How many layers at either end of a model do not follow its recipe; named as by Megatron Core (transformer/transformer_config.py).
+ENDS: Final = ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,8 @@ class Batch:
     sequence_length: int  # tokens
     dtype: str = "bf16"  # the name of a precision recipe
     one_layout: bool = False  # whether the devices multiply 8 bits however they lie: see Narrowing
+    num_layers_at_start_in_bf16: int = 0  # in a recipe that narrows the others
+    num_layers_at_end_in_bf16: int = 0
 
     @property
     def recipe(self) -> Recipe:
@@ -36,6 +42,11 @@ class Batch:
         if self.dtype not in RECIPES:
             raise ScenarioError(f"unknown dtype '{self.dtype}'{did_you_mean(self.dtype, RECIPES)}", remedy=f"Known: {', '.join(RECIPES)}.")
         return RECIPES[self.dtype].in_one_layout() if self.one_layout else RECIPES[self.dtype]
+
+    def layout(self, model: ModelSpec) -> Layout:
+        """That of a model, in which layers that stay wide have names of their own."""
+        start, end = (getattr(self, name) for name in ENDS)
+        return with_wide_ends(model.layout, start, end) if start + end and self.recipe.narrows else model.layout
 
 
 @dataclass(frozen=True, slots=True)

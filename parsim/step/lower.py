@@ -14,7 +14,7 @@ from parsim.model.op import Block, Dims
 from parsim.model.spec import Architecture
 from parsim.parallel.dimensions import EXPERT, replica_axes, rules, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.precision import Narrowing
+from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.sharding import Sharding
 from parsim.schedules.phase import Phase
 from parsim.step import gradient
@@ -78,13 +78,13 @@ def lower(structure: Structure) -> Step:
         _Recompute(),
     )
     first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
-    kept = layers if structure.recompute_every > 1 else []
-    ends, plain = plain, replace(plain, narrows=structure.narrows, narrow_lasts=structure.lasting_narrow is not None)
+    narrow = replace(plain, narrows=structure.narrows, narrow_lasts=structure.lasting_narrow is not None)
+    middle = [*((name, narrow) for name in layers), *((name, plain) for name in structure.wide_layers)]
     found = [
-        _segment(first, ends),
-        *(_segment(name, replace(plain, recompute=again)) for name in layers),
-        *(_segment(KEPT + name, plain) for name in kept),
-        _segment(last, ends),
+        _segment(first, plain),
+        *(_segment(name, replace(switches, recompute=again)) for name, switches in middle),
+        *(_segment(KEPT + name, switches) for name, switches in middle if structure.recompute_every > 1),
+        _segment(last, plain),
     ]
     segments = {segment.name: segment for segment in found}
     return Step(structure, segments, tuple(finish(structure, tuple(segments.values()))))
@@ -93,7 +93,7 @@ def lower(structure: Structure) -> Step:
 @functools.lru_cache(maxsize=1024)
 def _segment(name: str, switches: _Switches) -> Segment:
     blocks, table = blocks_of(switches.architecture, switches.attention, switches.fusions), dict(switches.rules)
-    block = replace(blocks[name.removeprefix(KEPT)], name=name)
+    block = replace(blocks[name.removeprefix(KEPT).removeprefix(WIDE)], name=name)
     placer = Placer(table, switches.expert_axes)
     x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.input else None
     if x:

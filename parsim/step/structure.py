@@ -13,7 +13,7 @@ from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, r
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
-from parsim.parallel.precision import Narrowing
+from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.step.task import HOST
@@ -76,6 +76,7 @@ class Structure:
     ends_apart: bool  # the first and the last stage live on different ranks
     loss_chunks: int  # chunks of tokens that pass the head one after another
     narrows: Narrowing | None  # what linear layers multiply
+    wide_layers: tuple[str, ...]  # names of blocks, of which some copies do not
     ring: int
     copies_kv_heads: bool
     waits_for_loads: bool  # the host, before it launches experts
@@ -126,6 +127,7 @@ class Structure:
             ends_apart=ends_apart(plan),
             loss_chunks=stack.loss_chunks,
             narrows=batch.recipe.narrows,
+            wide_layers=tuple(dict.fromkeys(name for name, _ in batch.layout(model) if name.startswith(WIDE))),
             ring=ring,
             copies_kv_heads=copies_kv_heads,
             waits_for_loads=stack.waits_for_loads,

@@ -13,8 +13,8 @@ from parsim.errors import ScenarioError
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
-from parsim.parallel.plan import Batch, Plan, Stack
-from parsim.parallel.precision import RECIPES, Narrowing
+from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.precision import RECIPES, Narrowing, with_wide_ends
 from parsim.schedules.phase import Phase
 from parsim.step import finish, lower
 from parsim.step.quantise import _Quantiser
@@ -27,11 +27,13 @@ from support import CLUSTER, GPT, NODE, STACK, TOY, forget_steps, scenario
 NARROW = [name for name, recipe in RECIPES.items() if recipe.narrows]
 LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0)
 FUSED = replace(STACK, attention="flash", fusions=("norm_gemm", "rms_norm", "swiglu", "gradient_accumulation"))
+ALL = Batch(4, 8, "fp8_current")
+WIDE_ENDS = replace(ALL, num_layers_at_start_in_bf16=1, num_layers_at_end_in_bf16=2)
 SEQUENCE = Plan(tensor_parallel=2, sequence_parallel=True)
 
 
-def red(name: str, plan: Plan, stack: Stack = FUSED) -> set[str]:
-    case = scenario(model=LLAMA, batch=Batch(4 * plan.data_parallel, 8, name), stack=stack)
+def red(name: str, plan: Plan, batch: Batch = ALL) -> set[str]:
+    case = scenario(model=LLAMA, batch=replace(batch, dtype=name, global_batch=4 * plan.data_parallel), stack=FUSED)
     return {each.quantity for each in verify_plan(case, plan, "toy") if not each.ok}
 
 
@@ -63,6 +65,32 @@ def test_all_readers_agree_where_one_layout_is_enough(plan: Plan) -> None:
     assert not [str(each) for each in verify_plan(case, plan, "toy") if not each.ok]
     both = estimate(replace(case, batch=replace(batch, one_layout=False)), plan)
     assert estimate(case, plan).hbm_bytes < both.hbm_bytes and estimate(case, plan).peak_bytes <= both.peak_bytes
+
+
+@pytest.mark.parametrize("name", ["fp8_current", "nvfp4"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(pipeline_parallel=2, tensor_parallel=2, sequence_parallel=True, recompute="full", recompute_every=2),
+        Plan(data_parallel=2, zero_stage=3),
+        Plan(pipeline_parallel=2, virtual_pipeline=2, data_parallel=2, zero_stage=1, schedule="interleaved_1f1b", recompute="selective"),
+    ],
+    ids=["pp-sp-every-2nd", "zero3", "interleaved-zero1"],
+)
+def test_all_readers_agree_where_layers_stay_in_bf16(name: str, plan: Plan) -> None:
+    assert not red(name, plan, batch=WIDE_ENDS)
+
+
+def test_layers_in_bf16_take_what_they_take_in_bf16() -> None:
+    """Of 4 layers the first and the last two, so that one is narrow: FLOPs, bytes and memory are those of three wide and one narrow."""
+
+    def one(each: Batch) -> dict[str, int]:
+        found = estimate(scenario(model=LLAMA, batch=each, stack=FUSED), Plan())
+        return {"bytes": found.hbm_bytes[0], "flops": found.flops[0], **found.memory_bytes[0]}
+
+    wide, mixed, narrow = map(one, (replace(WIDE_ENDS, dtype="bf16"), WIDE_ENDS, ALL))
+    for name in ("bytes", "flops", "parameters", "activations"):
+        assert 4 * (mixed[name] - wide[name]) == narrow[name] - wide[name] != 0, name
 
 
 def test_linear_layers_multiply_in_the_narrow_type_and_nothing_else_does() -> None:
@@ -205,6 +233,10 @@ def _activations_kept_wide(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_Quantiser, "kernels", kernels)
 
 
+def _one_more_layer_is_wide(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("parsim.parallel.plan.with_wide_ends", lambda layout, start, end: with_wide_ends(layout, start, end + 1))
+
+
 def _weights_of_the_last_step(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(finish, "_narrow_weights", lambda *_: iter(()))
 
@@ -217,6 +249,7 @@ def _weights_of_the_last_step(patch: pytest.MonkeyPatch) -> None:
         (_quantising_moves_nothing, lambda: "HBM bytes" in red("fp8_current", Plan())),
         (_the_head_too, lambda: "loss, by hand" in red("fp8_current", Plan())),
         (_activations_kept_wide, lambda: kept_bytes("bf16") - kept_bytes("fp8_delayed") != saved_bytes()),
+        (_one_more_layer_is_wide, lambda: "loss, by hand" in red("fp8_current", Plan(), batch=WIDE_ENDS)),
         (_weights_of_the_last_step, lambda: not narrow_weights_follow()),
     ],
 )

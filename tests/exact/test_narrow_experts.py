@@ -51,6 +51,11 @@ def test_all_readers_agree(name: str, plan: Plan, model: object) -> None:
     assert not red(name, plan, model)
 
 
+def test_all_readers_agree_where_the_last_layer_with_experts_stays_in_bf16() -> None:
+    case = scenario(model=replace(MODEL, num_layers=3), batch=Batch(8, 8, "fp8_current", num_layers_at_end_in_bf16=1), stack=FUSED)
+    assert not [str(each) for each in verify_plan(case, replace(SPREAD, recompute="full"), "toy") if not each.ok]
+
+
 def test_experts_multiply_narrow_numbers_and_the_router_does_not() -> None:
     gemms = [task for task in tasks() if isinstance(task, Compute) and task.kernel in ("einsum", "grouped_gemm")]
     assert {task.dtype for task in gemms if task.kernel == "grouped_gemm"} == {LINEAR}
