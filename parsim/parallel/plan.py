@@ -211,6 +211,9 @@ class Stack:
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
     workspace_bytes: float = _key(0.0, "memory of GEMM libraries, which the framework allocates")
     communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
+    narrow_parameters: tuple[str, ...] = _key(
+        (), "precisions in which matrices of linear layers are kept, and gathered by ZeRO 1 and 2, in the narrow format alone"
+    )
     fp8: str = _key("fp8_current", "what dtype fp8 means: a precision of 8 bits by its name")
     host_float32_gradients: bool = _key(False, "whether offloaded gradients go to the host in float32, too")
     pinned_elements: int = _key(0, "elements of a pinned buffer of gradients on the host, a power of two of bytes; 0: none is pinned")

@@ -57,7 +57,9 @@ def by_hand(job: Job) -> Expected | None:
     if structure.narrows:  # the layouts of what linear layers multiply
         linear = (name for name in run.weights if name.endswith(".weight") and "router" not in name)
         matrices = (run.weights[name].size for name in linear if run.is_narrow(name))
-        lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * sum(matrices))
+        count = sum(matrices)
+        lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * count)
+        lasting -= job.itemsize(COMPUTE) * count * structure.narrow_alone
     return Expected(run.loss, run.gradients, updated, lasting)
 
 
