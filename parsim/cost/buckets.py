@@ -10,7 +10,7 @@ from parsim.step.stages import Copies
 from parsim.step.structure import Structure
 from parsim.step.task import Operand, Part, Value, Weight
 
-Role = Literal["parameters", "gradients", "narrow_gradients", "optimizer", "quantised"]
+Role = Literal["parameters", "gradients", "narrow_gradients", "optimizer", "quantised", "scales"]
 Held = Mapping[str, Copies] | None  # how often a rank holds each segment; None: a pass, through one copy of one segment
 
 
@@ -32,6 +32,8 @@ def num_bytes(value: Value, sizes: Sizes, held: Held = None) -> Ints:
 def weight_elements(weight: Weight, part: Part, sizes: Sizes) -> Ints:
     """Elements of a part of a weight."""
     key = weight.sharding.dims, weight.sharding.axes, weight.group, part
+    if part == "scale":
+        return sizes.local(weight.sharding, "E") if "E" in weight.sharding.dims else sizes.zero + 1
     return sizes.once(key, lambda: part_elements(sizes.elements(weight.sharding), sizes.num_ranks(weight.group), part))
 
 
@@ -46,9 +48,10 @@ def part_elements(whole: Ints, num_ranks: Ints, part: Part) -> Ints:
     return {"whole": whole, "shard": shard, "padded": shard * num_ranks}[part]
 
 
-def lasting_weights(weights: Iterable[Weight], role: Role) -> list[Weight]:
-    """Those that have a buffer in a role: a weight that no linear layer multiplies is not quantised."""
-    return [weight for weight in weights if weight.narrow_rows or role != "quantised"]
+def lasting_weights(weights: Iterable[Weight], role: Role, structure: Structure) -> list[Weight]:
+    """Those that have a buffer in a role: a weight that no linear layer multiplies is not quantised, one that is need be nothing else."""
+    of_narrow, of_wide = role in ("quantised", "scales"), role == "parameters" and structure.narrow_alone
+    return [weight for weight in weights if not (of_wide if weight.narrow_rows else of_narrow)]
 
 
 def lasting_parts(structure: Structure) -> dict[Role, Part]:
@@ -60,7 +63,9 @@ def lasting_parts(structure: Structure) -> dict[Role, Part]:
     flat: Part = "padded" if zero_stage else "whole"
     found: dict[Role, Part] = {"parameters": "shard" if zero_stage >= 3 else flat, "optimizer": "shard" if zero_stage else "whole"}
     if structure.lasting_narrow:
-        found["quantised"] = "whole"
+        found["quantised"] = "padded" if structure.gathers_narrow else "whole"
+    if structure.gathers_narrow:
+        found["scales"] = "scale"
     if structure.narrow_gradients:
         found["narrow_gradients"] = "whole"
     return found if structure.in_backward else {**found, "gradients": "shard" if zero_stage >= 2 else flat}

@@ -12,7 +12,7 @@ from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints, Sizes
-from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
+from parsim.model.dims import GRADIENT, MASTER
 from parsim.model.itemsize import exact_bytes, itemsize_of
 from parsim.model.op_kinds import COSTS, PART
 from parsim.parallel.optimizer import OPTIMIZERS
@@ -82,7 +82,8 @@ def hbm_bytes(task: Task, sizes: Sizes, held: Held = None) -> Ints:
     if not isinstance(task, Compute):
         return sizes.zero
     if (bucket := bucket_of(task)) is not None:
-        return elements(bucket, sizes, held) * element_bytes(task, sizes)
+        scales = (value for value in (*task.inputs, *task.outputs) if isinstance(value, Bucket) and value.part == "scale")
+        return sum((num_bytes(each, sizes, held) for each in scales), start=elements(bucket, sizes, held) * element_bytes(task, sizes))
     skips = COSTS[task.kernel].skips
     read = [(_rows_looked_up(task, i), o.dtype) for i, o in enumerate(task.inputs) if i not in skips and not (task.fused and i == 0)]
     written = [] if task.fused and task.in_place else [(_rows_added(task, o), o.dtype) for o in task.outputs]
@@ -137,10 +138,14 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
     size = sizes.itemsize_bytes
     if "optimizer" in task.attributes:
         return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[task.inputs[1].dtype])
-    moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "cast": size[MASTER] + size[COMPUTE]}
+    moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT]}
     if task.kernel in moved:
         return moved[task.kernel]
-    return itemsize_of(size[COMPUTE] + int(task.attributes["layouts"]) * exact_bytes(size[QUANTISED]))
+    source, target = task.inputs[0], task.outputs[0]
+    read = size[MASTER if source.name == "states" else source.dtype]
+    if isinstance(target, Bucket) and target.part == "scale":
+        return read
+    return itemsize_of(exact_bytes(read) + int(task.attributes.get("layouts", 1)) * exact_bytes(size[target.dtype]))
 
 
 def payload(task: Collective) -> Value:

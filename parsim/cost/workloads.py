@@ -41,7 +41,7 @@ class Workloads:
     """
 
     def __init__(self, spec: ModelSpec, model: CostModel, plans: Plans, dtype_bytes: Mapping[str, int]) -> None:
-        self.plans, self.layout = plans, spec.layout
+        self.plans, self.layout = plans, model.batch.layout(spec)
         kept, self.row = plans.distinct(_SIZES)
         self.prices = Prices(sizes_of(spec, model.batch, plans.take(kept), model.stack, dtype_bytes), model)
         self.micro_batches = model.batch.global_batch // (self.prices.sizes.dims["B"][self.row] * plans.numbers(_SCHEDULE, _num_copies))
@@ -52,7 +52,7 @@ class Workloads:
         steps, self.shapes = [], []  # of each kind
         for index in first.tolist():
             plan, every = plans.plan(index, _PIPELINE), asked[structure[index]].recompute_every
-            self.shapes.append(shape_of(plan.schedule, plan.pipeline_parallel, laid[pipeline[index]], spec.layout, every))
+            self.shapes.append(shape_of(plan.schedule, plan.pipeline_parallel, laid[pipeline[index]], self.layout, every))
             steps.append((asked[structure[index]], self.shapes[-1].phases))
         self.step, self.steps = codes_of(steps)
 

@@ -55,7 +55,7 @@ def rank_memory(stages: Stages) -> RankMemory:
     lasting, own = lasting_bytes(stages), stages.workload.shape.own
     in_flight, on_top, in_passes = _dynamic(stages)
     return RankMemory(
-        parameters=own @ (lasting["parameters"] + lasting["quantised"]),
+        parameters=own @ (lasting["parameters"] + lasting["quantised"] + lasting["scales"]),
         gradients=own @ (lasting["gradients"] + lasting["narrow_gradients"]),
         optimizer=own @ lasting["optimizer"],
         activations=in_flight,
@@ -92,11 +92,12 @@ def counted_peak_bytes(stages: Stages) -> Ints:
     return stages.workload.shape.own @ _lasting_bytes(stages) + in_flight + on_top + _norm_bytes(stages)
 
 
-def elements_of(stages: Stages, part: Part, role: Role = "parameters") -> Ints:
+def elements_of(stages: Stages, part: Part, role: Role = "optimizer") -> Ints:
     """Elements of the weights that a stage holds in a role, [class, plan]."""
     found = np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
+    structure = stages.workload.step.structure
     for segment in stages.workload.step.segments.values():
-        if own := lasting_weights(segment.own_weights, role):
+        if own := lasting_weights(segment.own_weights, role, structure):
             elements = np.sum([weight_elements(weight, part, stages.workload.prices.sizes) for weight in own], axis=0)
             found += stages.copies(segment.name) * elements[stages.workload.rows]
     return found
@@ -110,11 +111,13 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
         "gradients": sizes.itemsize_bytes[GRADIENT],
         "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
+        "scales": sizes.itemsize_bytes[FLOAT32],
     }
     found = dict.fromkeys((*size, "quantised", "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
     parts = lasting_parts(structure)
     elements = {part: elements_of(stages, part) for part in set(parts.values())}
-    found |= {role: elements[part] * size[role] for role, part in parts.items() if role in size}
+    own = {role: elements_of(stages, part, role) for role, part in parts.items() if role == "scales" or structure.narrow_alone}
+    found |= {role: own.get(role, elements[part]) * size[role] for role, part in parts.items() if role in size}
     if how := structure.lasting_narrow:
         found["quantised"] = len(how.layouts) * (elements_of(stages, parts["quantised"], "quantised") * sizes.itemsize_bytes[QUANTISED])
     for segment in stages.workload.step.segments.values():

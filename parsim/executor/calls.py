@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from parsim.cost.buckets import weight_elements
 from parsim.cost.sizes import Sizes
 from parsim.executor.job import Job
 from parsim.executor.names import NORM, RankScope, Scope, buffers
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, axis_of, view_of
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.precision import Narrowing
+from parsim.parallel.precision import ROW, Narrowing
 from parsim.step.quantise import told_of
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
@@ -64,6 +65,17 @@ def told_of_weight(job: Job, weight: Weight, at: Mapping[str, int]) -> Attribute
     return {**told_of(how.attributes(weight=True), weight.narrow_rows, how.layouts), **job.tiles(weight.sharding, job.sizes.at(at))}
 
 
+def told_of_shard(job: Job, weight: Weight, at: Mapping[str, int]) -> Attributes:
+    """The same of this rank's own part of a flattened weight, of which each expert's scales by itself."""
+    sizes = job.sizes.at(at)
+    count = int(weight_elements(weight, "scale", sizes)[0])
+    whole, length = (int(weight_elements(weight, part, sizes)[0]) for part in ("whole", "shard"))
+    start = job.mesh.position(at, weight.group) * length if weight.group.axes else 0
+    ends = [min(max(expert * whole // count - start, 0), length) for expert in range(count)]
+    extents = tuple(stop - first for first, stop in zip(ends, (*ends[1:], length), strict=True))  # the last with what is padded
+    return {**told_of(narrows_of(job).attributes(weight=True), 1, (ROW,)), "tiles": (extents,)}
+
+
 def narrows_of(job: Job) -> Narrowing:
     """How weights that last are narrow."""
     found = job.step.structure.lasting_narrow
@@ -101,7 +113,7 @@ class _WeightKernel:
         name, structure = f"{self.instance}/{self.weight.name}", self.job.step.structure
         if value.role == "gradients" and not self.is_on_device:
             return (f"{name}.{value.dtype}",)
-        if value.role == "quantised":
+        if value.role == "quantised" and not value.layout:
             return tuple(name + layout for layout in narrows_of(self.job).layouts)
         if value.role != "states":
             return buffers([(self.instance, self.weight)], value, value.part)
@@ -117,6 +129,8 @@ class _WeightKernel:
             return {"scale": self.norm_scale()}
         if self.task.kernel == "clip":
             return {"max_norm": given.max_norm}
+        if self.task.kernel in ("absmax", "quantise") and self.job.step.structure.gathers_narrow:
+            return told_of_shard(self.job, self.weight, self.at)
         if self.task.kernel == "quantise":
             return told_of_weight(self.job, self.weight, self.at)
         if "optimizer" not in self.task.attributes:

@@ -65,7 +65,8 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     vocabulary = job.extent("V") if "V" in job.sizes.dims else 1
     stack = replace(job.model.stack, vocab_multiple=vocabulary, loss_chunks=1)  # padded alike, and all logits at once
     asked, spec, data = job.asked, replace(job.spec, dropout=0.0), Dataset("", "", rows, rows)
-    model, plan = CostModel(job.model.cluster, stack, batch), Plan(micro_batch=count)
+    model = CostModel(job.model.cluster, stack, batch)
+    plan = Plan(micro_batch=count, optimizer_in_backward=True)  # so that no narrow weights last: each pass makes its own
     alone = Job(replace(asked, spec=spec, model=model, plan=plan, data=data))
     rank = _rank(alone, 0)
     rank.store.prepare()

@@ -16,8 +16,8 @@ from parsim.step.step import Segment
 from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Part, Weight
 
-SUFFIX: dict[Part, str] = {"whole": "", "padded": ".flat", "shard": ".shard"}
-PREFIX = {"parameters": "", "gradients": "d_", "states": "", "temporaries": "t_"}
+SUFFIX: dict[Part, str] = {"whole": "", "padded": ".flat", "shard": ".shard", "scale": ""}
+PREFIX = {"parameters": "", "gradients": "d_", "states": "", "temporaries": "t_", "quantised": ""}
 NORM = "gradient_norm"
 
 
@@ -78,7 +78,7 @@ def suffix(weight: Weight, part: Part) -> str:
 
 def buffers(owners: Iterable[tuple[str, Weight]], bucket: Bucket, part: Part) -> tuple[str, ...]:
     """The buffers of a bucket's weights, in one part of each."""
-    return tuple(f"{instance}/{PREFIX[bucket.role]}{weight.name}{suffix(weight, part)}" for instance, weight in owners)
+    return tuple(f"{instance}/{PREFIX[bucket.role]}{weight.name}{bucket.layout}{suffix(weight, part)}" for instance, weight in owners)
 
 
 def own_weights_of(copies: Sequence[Copy]) -> Iterator[tuple[str, Weight]]:

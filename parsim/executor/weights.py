@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parsim.cost.buckets import weight_elements
 from parsim.executor.calls import narrows_of, told_of_weight
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, own_weights_of, suffix
 from parsim.executor.values import shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER, QUANTISED
 from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.step.finish import LARGEST
 from parsim.step.gradient import part_of
 from parsim.step.task import Bucket, Part, Weight
 from parsim_kernels import KERNELS, Machine
@@ -44,13 +46,12 @@ class Store:
             whole = job.values.weight(weight.copy_of or instance, weight.name, weight.initial, shape)
             part = shard(whole, weight.sharding, job.sizes.at(self.at))
             name = f"{instance}/{weight.name}"
-            self._hold(name, weight, part, structure.parameter_role, self.lasting_part("parameters"))
+            if not (weight.narrow_rows and structure.narrow_alone):
+                self._hold(name, weight, part, structure.parameter_role, self.lasting_part("parameters"))
             if not structure.in_backward:
                 self._hold(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
             if weight.narrow_rows:
-                layouts, _ = KERNELS["quantise"]((part,), told_of_weight(job, weight, self.at))
-                for layout, values in zip(narrows_of(job).layouts, layouts, strict=True):
-                    self.machine.hold(self.number, name + layout, values, job.itemsize(QUANTISED))
+                self._hold_narrow(name, weight, part)
             if structure.narrow_gradients:
                 self.machine.hold(self.number, f"{instance}/{part_of(weight.name)}", self.zeros(weight), job.itemsize(COMPUTE))
             updated = self.own_part(weight, part) if structure.zero_stage else part
@@ -83,6 +84,17 @@ class Store:
         """The part of weights, or of their gradients, that lasts at the plan's ZeRO stage (Rajbhandari et al. 2020, section 5)."""
         stage, whole_until = self.job.step.structure.zero_stage, {"parameters": 3, "gradients": 2}[role]
         return "whole" if not stage else "padded" if stage < whole_until else "shard"
+
+    def _hold_narrow(self, name: str, weight: Weight, values: Array) -> None:
+        """Its layouts, and what their scale follows from where ranks find it together."""
+        job, gathers = self.job, self.job.step.structure.gathers_narrow
+        layouts, _ = KERNELS["quantise"]((values,), told_of_weight(job, weight, self.at))
+        for layout, narrow in zip(narrows_of(job).layouts, layouts, strict=True):
+            self._hold(name + layout, weight, narrow, QUANTISED, "padded" if gathers else "whole")
+        if gathers:
+            count = int(weight_elements(weight, "scale", job.sizes.at(self.at))[0])
+            largest = np.zeros((count,) if count > 1 else (), job.values.precision)
+            self.machine.hold(self.number, name + LARGEST, largest, job.itemsize(FLOAT32))
 
     def _hold(self, name: str, weight: Weight, values: Array, dtype: str, part: Part) -> None:
         itemsize = self.job.itemsize(dtype)
@@ -148,5 +160,9 @@ class Store:
         shares = self.job.step.structure.zero_stage > 0 if gradients else self.lasting_part(role) == "shard"
         part: Part = "shard" if shares else "whole"
         d = "d_" if gradients else ""
-        names = ((f"{i}/{w.name}", f"{i}/{d}{w.name}{suffix(w, part)}") for i, w in own_weights_of(self.copies))
+        alone = self.job.step.structure.narrow_alone and not gradients  # then what they are made of
+        names = (
+            (f"{i}/{w.name}", f"{i}/{w.name}.master" if alone and w.narrow_rows else f"{i}/{d}{w.name}{suffix(w, part)}")
+            for i, w in own_weights_of(self.copies)
+        )
         return {key: self.machine.get(self.number, name).copy() for key, name in names}

@@ -19,7 +19,7 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, recomputation, sharding_faults
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
-from parsim.parallel.plan import KEYS, MESH, Batch, Plan, Stack
+from parsim.parallel.plan import ENDS, KEYS, MESH, Batch, Plan, Stack
 
 POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
 DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
@@ -72,6 +72,19 @@ def faults(
         told = found.get(rule.after)
         found[rule.name] = groups[rule.name] if rule.name in groups else [] if told else [*rule.faults(meant, facts)]
     return [fault for own in found.values() for fault in own]
+
+
+def bf16_layers_fault(model: ModelSpec, batch: Batch) -> PlanFault | None:
+    """Why layers at the ends of a model cannot stay in bf16; None where they can."""
+    stated = {name: getattr(batch, name) for name in ENDS if getattr(batch, name)}
+    name = next(iter(stated), "")
+    if stated and not batch.recipe.narrows:
+        message = f"{name} = {stated[name]} keeps layers in bf16 beside those of a lower precision, but dtype = {batch.dtype}"
+        return PlanFault(name, message, "Leave it out, or set dtype to one of 8 or 4 bits")
+    if sum(stated.values()) > model.num_layers:
+        said = " + ".join(f"{each} = {count}" for each, count in stated.items())
+        return PlanFault(name, f'{said} is above num_layers = {model.num_layers} of model "{model.name}"', "")
+    return None
 
 
 def loss_chunks_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:

@@ -12,10 +12,14 @@ from typing import Any, Final
 
 from parsim.arguments import check_arguments
 from parsim.errors import PlanError, ScenarioError, did_you_mean
+from parsim.model.spec import Layout, ModelSpec
 from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.precision import FP8, RECIPES, Recipe
+from parsim.parallel.precision import FP8, RECIPES, Recipe, with_wide_ends
 from parsim.schedules import find
+
+# How many layers at either end of a model do not follow its recipe; named as by Megatron Core (transformer/transformer_config.py).
+ENDS: Final = ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class Batch:
     sequence_length: int  # tokens
     dtype: str = "bf16"  # the name of a precision recipe
     one_layout: bool = False  # whether the devices multiply 8 bits however they lie: see Narrowing
+    num_layers_at_start_in_bf16: int = 0  # in a recipe that narrows the others
+    num_layers_at_end_in_bf16: int = 0
 
     @property
     def recipe(self) -> Recipe:
@@ -37,6 +43,11 @@ class Batch:
         if self.dtype not in RECIPES:
             raise ScenarioError(f"unknown dtype '{self.dtype}'{did_you_mean(self.dtype, RECIPES)}", remedy=f"Known: {', '.join(RECIPES)}.")
         return RECIPES[self.dtype].in_one_layout() if self.one_layout else RECIPES[self.dtype]
+
+    def layout(self, model: ModelSpec) -> Layout:
+        """That of a model, in which layers that stay wide have names of their own."""
+        start, end = (getattr(self, name) for name in ENDS)
+        return with_wide_ends(model.layout, start, end) if start + end and self.recipe.narrows else model.layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +225,9 @@ class Stack:
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
     workspace_bytes: float = _key(0.0, "memory of GEMM libraries, which the framework allocates")
     communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
+    narrow_parameters: tuple[str, ...] = _key(
+        (), "precisions in which matrices of linear layers are kept, and gathered by ZeRO 1 and 2, in the narrow format alone"
+    )
     fp8: str = _key("fp8_current", "what dtype fp8 means: a precision of 8 bits by its name")
     host_float32_gradients: bool = _key(False, "whether offloaded gradients go to the host in float32, too")
     pinned_elements: int = _key(0, "elements of a pinned buffer of gradients on the host, a power of two of bytes; 0: none is pinned")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.dims import COMPUTE, GRADIENT, LINEAR, MASTER, MATMUL, QUANTISED
+from parsim.model.spec import Layout
 
 STORED: Final = (COMPUTE, GRADIENT, MASTER, QUANTISED)  # roles of what a recipe stores; those of other tensors have fixed bytes
 
@@ -110,5 +112,22 @@ RECIPES: Final = {
     "nvfp4": _linear_layers("nvfp4", "NVFP4BlockScaling; arXiv:2509.25149", Narrowing("e2m1", "e2m1", "e4m3", 16, 16, measures=True)),
     "mxfp4": _linear_layers("mxfp4", "none; OCP MX specification 1.0", Narrowing("e2m1", "e2m1", "e8m0", 32, 1)),
 }
+
+WIDE: Final = "wide_"  # and a layer's name: one whose linear layers multiply what all else does
+
+
+def with_wide_ends(layout: Layout, start: int, end: int) -> Layout:
+    """The layout of a model whose first and last layers stay wide, so many at each end.
+
+    Source: NVIDIA/Megatron-LM@d98e8a64dd, megatron/core/fp8_utils.py (is_first_last_bf16_layer).
+
+    >>> with_wide_ends((("embedding", 1), ("layer", 4), ("head", 1)), 1, 0)
+    (('embedding', 1), ('wide_layer', 1), ('layer', 3), ('head', 1))
+    """
+    first, *middle, last = layout
+    names = [name for name, copies in middle for _ in range(copies)]
+    chosen = (WIDE + name if place < start or place >= len(names) - end else name for place, name in enumerate(names))
+    return first, *((name, len([*run])) for name, run in groupby(chosen)), last
+
 
 FP8: Final = "fp8"  # not a recipe but what a stack means by it

@@ -16,7 +16,7 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import RATES, Estimate
 from parsim.model.parameters import num_parameters
-from parsim.parallel.plan import Plan
+from parsim.parallel.plan import ENDS, Plan
 from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
@@ -144,11 +144,13 @@ def about(scenario: Scenario) -> dict[str, str]:
     """What is trained, on what, and how much in a step."""
     cluster, batch = scenario.cluster, scenario.batch
     fabric = f", {cluster.fabric.name}" if cluster.fabric and cluster.num_nodes > 1 else ""
+    start, end = (getattr(batch, name) for name in ENDS)
+    wide = f", the first {start} and last {end} layers in bf16" if start + end else ""
     return {
         "model": scenario.model.name,
         "devices": f"{cluster.num_devices} x {cluster.node.accelerator.name} ({cluster.num_nodes} x {cluster.node.name}{fabric})",
         "stack": scenario.stack.name,
-        "batch": f"{batch.global_batch} sequences of {batch.sequence_length} tokens in {batch.dtype}",
+        "batch": f"{batch.global_batch} sequences of {batch.sequence_length} tokens in {batch.dtype}{wide}",
     }
 
 

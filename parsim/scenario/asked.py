@@ -190,6 +190,12 @@ SAID: Final[Mapping[str, str]] = {
     ),
     "a loss without logits is not built; loss_chunks of a stack keeps those of one chunk": "cut_cross_entropy* cce use_cce",
     "Megatron's --cross-entropy-loss-fusion is stack: megatron-core-fused-loss": "fused_cross_entropy* cross_entropy_*fusion*",
+    "it is narrow_parameters of the stack, the precisions whose weights are kept and gathered narrow: "
+    "stack: {base: NAME, narrow_parameters: [fp8_current]}": "fp8_param fp8_params fp8_param_gather enable_fsdp_float8_all_gather",
+    "it is num_layers_at_start_in_bf16 and num_layers_at_end_in_bf16 of batch": "first_last_layers_bf16",
+    "attention in 8 bits is not built: linear layers alone multiply low precisions": (
+        "fp8_dot_product_attention fp8_multi_head_attention fp8_dpa fp8_mha fp8_attention*"
+    ),
     "it is the dtype of batch: fp8, as the stack means it, or a recipe by its name, such as fp8_current; norms, attention, embedding and "
     "head stay in bf16": "fp8* float8* mxfp8* nvfp4* fp4* enable_fp8* te_fp8*",
     "integers of 8 bits are not built: use dtype fp8": "int8*",

@@ -267,6 +267,8 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{missing}'; it multiplies: {known}"
     model = parts.model
+    if model is not None and (wrong := legality.bf16_layers_fault(model, batch)):
+        yield ("batch", wrong.field), str(wrong)
     if model is not None and (fault := model.sequence_fault(batch.sequence_length)):
         yield ("batch", "sequence_length"), fault
     if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):

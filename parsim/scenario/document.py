@@ -52,6 +52,8 @@ class BatchSection(Section):
     dtype: Annotated[str, Known("dtypes", lambda: (*RECIPES, FP8))] = Field(
         "bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in"
     )
+    num_layers_at_start_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the first layers that keep bf16 where dtype is lower")
+    num_layers_at_end_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the last layers that do")
 
 
 _AXIS: Any = Axis  # of types that are known at run time only

@@ -88,6 +88,9 @@ class StackRow(InlineRow):
     allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
     workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead = _as_in_stack("communicator_bytes")
+    narrow_parameters: list[Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if RECIPES[name].narrows])]] = _as_in_stack(
+        "narrow_parameters"
+    )
     fp8: Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if "fp8" in name])] = _as_in_stack("fp8")
     host_float32_gradients: bool = _as_in_stack("host_float32_gradients")
     pinned_elements: Annotated[int, Field(ge=0)] = _as_in_stack("pinned_elements")
@@ -105,6 +108,7 @@ class StackRow(InlineRow):
         """The fields of its dataclass; an entry of a list counts once, and a named kernel is one of flash attention."""
         named = {"attention": OWN, "named_flash": self.attention} if self.attention in KERNELS else {}
         lists: dict[str, list[str]] = {"fusions": [*self.fusions], "selective_recompute": self.selective_recompute}
+        lists["narrow_parameters"] = [*self.narrow_parameters]
         return {**super().figures(name), **{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}, **named}
 
 

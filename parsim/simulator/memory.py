@@ -10,7 +10,7 @@ import numpy as np
 from parsim.cost.buckets import Held, Role, lasting_parts, lasting_weights, num_bytes, weight_elements
 from parsim.cost.count import host_gradient_bytes, host_state_bytes, state_bytes
 from parsim.cost.workload import Workload
-from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
 from parsim.simulator.program import Program, one
 from parsim.step.finish import NORM
 from parsim.step.step import Segment
@@ -77,11 +77,12 @@ def lasting_bytes(workload: Workload, name: str) -> int:
         "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
         "quantised": sizes.itemsize_bytes.get(QUANTISED, 0),
+        "scales": sizes.itemsize_bytes[FLOAT32],
     }
     parts = lasting_parts(structure).items()
     narrow = structure.lasting_narrow
     layouts: dict[Role, int] = {"quantised": len(narrow.layouts)} if narrow else {}
-    held = ((role, part, weight) for role, part in parts for weight in lasting_weights(segment.own_weights, role))
+    held = ((role, part, weight) for role, part in parts for weight in lasting_weights(segment.own_weights, role, structure))
     own = (layouts.get(role, 1) * (itemsize[role] * one(weight_elements(weight, part, sizes))) for role, part, weight in held)
     return sum(own) + sum(_size(each, workload) for each in segment.totals)
 

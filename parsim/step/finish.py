@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,12 +10,14 @@ from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, axis_of, replica_axes, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS, states_role
+from parsim.parallel.precision import LAYOUTS, ROW
 from parsim.parallel.sharding import Sharding
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
 from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, Hold, HostCopy, Operand, Part, Task, Wait, Weight
 
 NORM = Operand("gradient_norm", Sharding((), ()), FLOAT32)
+LARGEST: Final = "@max"  # behind the name of a weight: the largest magnitude of its elements
 Placed = tuple[str, Weight]  # its segment, and a weight
 PARTS: Final[tuple[Part, Part]] = ("shard", "padded")  # before a gathering of weights and behind it
 
@@ -40,7 +42,7 @@ def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
         yield Collective(f"gradient_norm_{axis}", "all_reduce", Group((axis,)), NORM, NORM, fresh=False, alone=alone)
     yield Compute("clip", "clip", (gradients, NORM), (gradients,), {}, in_place=True, alone=alone)
     yield from _update(structure, every, gradients)
-    yield from _share(structure, every)
+    yield from _share(structure, _with_wide_parameters(structure, every))
     yield from _narrow_weights(structure, every)
 
 
@@ -94,14 +96,50 @@ def _share(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Collecti
             yield Collective(sum_name("gather_weights", group, structure), "all_gather", group, shards, whole, fresh=False)
 
 
-def _narrow_weights(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Compute]:
+def _narrow_weights(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Task]:
     """The new weights of linear layers in the format that they multiply, for all micro_batches of the next step."""
     narrow = tuple((name, weight) for name, weight in every if weight.narrow_rows)
-    if structure.lasting_narrow and narrow:
-        whole, layouts = parameters(structure, narrow, "whole"), Bucket("quantised", "whole", QUANTISED, narrow)
-        how = structure.lasting_narrow
-        facts = {**how.attributes(weight=True), "layouts": len(how.layouts)}
-        yield Compute("quantise_weights", "quantise", (whole,), (layouts,), facts)
+    how = structure.lasting_narrow
+    if how is None or not narrow:
+        return
+    facts, layouts = how.attributes(weight=True), Bucket("quantised", "whole", QUANTISED, narrow)
+    if structure.gathers_narrow:
+        yield from _gather_narrow(structure, narrow, facts)
+        if not how.one_layout:
+            row, column = (replace(layouts, layout=layout) for layout in LAYOUTS)
+            yield Compute("transpose_weights", "cast", (row,), (column,), {})
+    else:
+        wide = _own_states(structure, narrow) if structure.narrow_alone else parameters(structure, narrow, "whole")
+        yield Compute("quantise_weights", "quantise", (wide,), (layouts,), {**facts, "layouts": len(how.layouts)})
+
+
+def _gather_narrow(structure: Structure, narrow: tuple[Placed, ...], facts: Mapping[str, float | str]) -> Iterator[Task]:
+    """Each rank's part of the new weights, quantised by the largest element of the whole, brought together in one layout.
+
+    Source: NVIDIA/TransformerEngine@d0067d0da, transformer_engine/pytorch/tensor/utils.py (_cast_master_weights_to_fp8_current_scaling).
+    """
+    own, part = _own_states(structure, narrow), Bucket("quantised", "shard", QUANTISED, narrow, layout=ROW)
+    largest = Bucket("quantised", "scale", FLOAT32, narrow, layout=LARGEST)
+    yield Compute("largest_of_weights", "absmax", (own,), (largest,), {})
+    for group, weights in by_group(narrow):
+        each = replace(largest, weights=weights)
+        name = sum_name("largest_of_weights", group, structure)
+        yield Collective(name, "all_reduce", group, each, each, operator="max", fresh=False)
+    yield Compute("quantise_weights", "quantise", (own, largest), (part,), {**facts, "layouts": 1})
+    for group, weights in by_group(narrow):
+        shards = replace(part, weights=weights)
+        name = sum_name("gather_narrow_weights", group, structure)
+        yield Collective(name, "all_gather", group, shards, replace(shards, part="whole"), fresh=False)
+
+
+def _own_states(structure: Structure, weights: tuple[Placed, ...]) -> Bucket:
+    """What a rank updates of weights."""
+    return Bucket("states", _to_apply(structure, weights).part, states_role(structure.optimizer), weights)
+
+
+def _with_wide_parameters(structure: Structure, every: tuple[Placed, ...]) -> tuple[Placed, ...]:
+    """The weights that are stored as they are computed with."""
+    return tuple(each for each in every if not (structure.narrow_alone and each[1].narrow_rows))
 
 
 def parameters(structure: Structure, weights: tuple[Placed, ...], part: Part) -> Bucket:
@@ -150,7 +188,7 @@ def _replica_sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[C
 def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) -> Iterator[Task]:
     """The optimizer, on the device or its host, and the new weights in the type that is computed with."""
     alone, part = structure.master, gradients.part
-    states, weights = Bucket("states", part, states_role(structure.optimizer), every), parameters(structure, every, part)
+    states, weights = _own_states(structure, every), parameters(structure, every, part)
     kernel, facts = OPTIMIZERS[structure.optimizer].kernel, {"optimizer": structure.optimizer}
     if structure.offload:
         copies = [replace(gradients, dtype=role) for role in structure.host_gradients]
@@ -171,7 +209,8 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) 
     if temporaries:  # where one rank updates for all, the others keep what it needs, as they do its states
         yield Hold("updated", frees=temporaries)
     if structure.master_weights:
-        yield Compute("cast_weights", "cast", (states,), (weights,), {}, alone=alone)
+        wide = _with_wide_parameters(structure, every)
+        yield Compute("cast_weights", "cast", (_own_states(structure, wide),), (parameters(structure, wide, part),), {}, alone=alone)
     if structure.paged:
         yield HostCopy("pages_out", states, to_host=True, alone=alone)
         yield Wait("pages", streams=(HOST,))

@@ -14,7 +14,7 @@ from parsim.model.op import Block, Dims
 from parsim.model.spec import Architecture
 from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, replica_axes, rules, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.precision import Narrowing
+from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.sharding import Sharding
 from parsim.schedules.phase import Phase
 from parsim.step import gradient
@@ -93,11 +93,11 @@ def lower(structure: Structure) -> Step:
         structure.narrow_gradients,
     )
     first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
-    inner = switches._replace(kernels=narrow)
+    middle = [*((name, narrow) for name in layers), *((name, wide) for name in structure.wide_layers)]
     found = [
         _segment_of(first, switches),
-        *(_segment_of(name, inner._replace(recompute=again)) for name in layers),
-        *(_segment_of(KEPT + name, inner) for name in layers if structure.recompute_every > 1),
+        *(_segment_of(name, switches._replace(kernels=kernels, recompute=again)) for name, kernels in middle),
+        *(_segment_of(KEPT + name, switches._replace(kernels=kernels)) for name, kernels in middle if structure.recompute_every > 1),
         _segment_of(last, switches),
     ]
     segments = {segment.name: segment for segment in found}
@@ -160,7 +160,7 @@ def _placement(name: str, switches: _Switches) -> Segment:
 
 @functools.lru_cache(maxsize=256)
 def _calls(name: str, kernels: _Kernels) -> _Calls:
-    block = blocks_of(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT)]
+    block = blocks_of(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT).removeprefix(WIDE)]
     forward, backward, gradient_of_x = _passes(block, kernels)
     linear = linear_weights(forward, block.weights) if kernels.narrows else {}
     if kernels.narrows:

@@ -13,7 +13,7 @@ from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, r
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
-from parsim.parallel.precision import Narrowing
+from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.step.task import HOST
@@ -77,6 +77,8 @@ class Structure:
     is_mirrored: bool  # a pipeline holds the model twice, the second time from its last rank to its first
     loss_chunks: int  # chunks of tokens that pass the head one after another
     narrows: Narrowing | None  # what linear layers multiply
+    wide_layers: tuple[str, ...]  # names of blocks, of which some copies do not
+    narrow_alone: bool  # what they multiply of weights lasts in the narrow format only, made of what the optimizer updates
     ring: int
     copies_kv_heads: bool
     waits_for_loads: bool  # the host, before it launches experts
@@ -128,6 +130,8 @@ class Structure:
             is_mirrored=plan.num_copies > 1,
             loss_chunks=stack.loss_chunks,
             narrows=batch.recipe.narrows,
+            wide_layers=tuple(dict.fromkeys(name for name, _ in batch.layout(model) if name.startswith(WIDE))),
+            narrow_alone=_keeps_narrow_alone(batch, plan, stack, zero_stage) and not copies_kv_heads,
             ring=ring,
             copies_kv_heads=copies_kv_heads,
             waits_for_loads=stack.waits_for_loads,
@@ -175,6 +179,11 @@ class Structure:
         Source: NVIDIA/TransformerEngine, transformer_engine/pytorch/module/linear.py (is_first_microbatch): cached over a step.
         """
         return self.narrows if self.zero_stage < 3 and not self.in_backward else None
+
+    @property
+    def gathers_narrow(self) -> bool:
+        """Whether ZeRO brings narrow weights together, and not what they are made of."""
+        return self.narrow_alone and self.zero_stage > 0
 
     @property
     def parameter_role(self) -> str:
@@ -225,6 +234,16 @@ def _sum_copies(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> str:
 def _are_wider(batch: Batch, stack: Stack) -> bool:
     """Whether gradients are kept in a wider dtype than they are computed in."""
     return stack.gradient_dtype == "fp32" and batch.recipe.stores[COMPUTE] != "fp32"
+
+
+def _keeps_narrow_alone(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> bool:
+    """Whether narrow weights have no wide ones beside them: not where passes make them, nor where one rank or the host updates for all.
+
+    What ZeRO cuts is flat, so that blocks that share a scale would be, too: they are made of what is gathered.
+    """
+    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master"
+    how, cuts = batch.recipe.narrows, zero_stage > 0
+    return batch.dtype in stack.narrow_parameters and how is not None and not elsewhere and zero_stage < 3 and not (cuts and how.along)
 
 
 def _keeps_narrow(batch: Batch, stack: Stack) -> bool:

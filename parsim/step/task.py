@@ -20,7 +20,7 @@ COMPUTE_STREAM: Final = "compute"
 LAUNCH: Final = "launch"  # the stream of the host that launches kernels
 RING: Final = "ring"  # the stream of what goes round while attention runs
 HOST: Final = "host"  # the stream of what the host computes and what passes between it and its device
-Part = Literal["whole", "padded", "shard"]
+Part = Literal["whole", "padded", "shard", "scale"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ class Weight:
 class Bucket:
     """Weights laid end to end, in one role: of one copy of a segment in a pass, of all that a rank holds at the end of a step.
 
-    `padded` is each weight flattened and padded to equal parts of its group, `shard` the rank's own part of that (ZeRO).
+    `padded` is each weight flattened and padded to equal parts of its group, `shard` the rank's own part of that (ZeRO); `scale` is a
+    number a weight, or one for each of its experts.
     """
 
     role: Literal["parameters", "gradients", "states", "temporaries", "quantised"]
@@ -73,6 +74,7 @@ class Bucket:
     dtype: str
     weights: tuple[tuple[str, Weight], ...]  # each with its segment
     ahead: bool = False  # in a pass: of the copy that runs next, not of the present one
+    layout: str = ""  # of narrow ones, or what their scales follow from; "": all layouts
 
     @property
     def name(self) -> str:

@@ -5,7 +5,6 @@ To build a feature is to remove its line from FEATURES.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import takewhile
@@ -16,7 +15,6 @@ from parsim import catalog, schedules
 from parsim.cluster import Cluster, Fabric, Node
 from parsim.cluster.flash import KERNELS, OWN, flash_fault, multiplies_any_layout
 from parsim.errors import ParsimError, PlanError
-from parsim.estimator.estimate import estimate
 from parsim.model.op_kinds import KINDS
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
@@ -25,6 +23,7 @@ from parsim.parallel.plan import ANY, KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
+from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation
 from parsim.validate.defaults import (
     HIDDEN_EXCHANGES,
     NVLINK_DOMAIN,
@@ -44,7 +43,6 @@ from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size", "num_heads")
 NEEDED: Final = (*SHAPE, "sequence_length", "accelerator", "global_batch")
-CUSTOM: Final = "custom"  # recomputation of modules that the notes name
 PLAN: Final = "row"  # the name of the one plan
 Predicate = Callable[[TableRow], bool]
 
@@ -144,7 +142,8 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {missing}")
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
     scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize, notes=said)
-    return _least_recompute(scenario) if row.says("recompute") == CUSTOM and not plan.recompute_modules else scenario
+    unnamed = row.says("recompute") == CUSTOM and not custom_recomputation(row, model, stack)
+    return least_recomputation(scenario, PLAN) if unnamed else scenario
 
 
 def _stack(row: TableRow, software: Software) -> tuple[Stack, tuple[str, ...]]:
@@ -153,17 +152,6 @@ def _stack(row: TableRow, software: Software) -> tuple[Stack, tuple[str, ...]]:
     name = catalog.release("stacks", software.stack, asked)
     other = asked and name not in (software.stack, f"{software.stack}-{asked}")
     return read("stacks", name), (f"stack = {name} for release {asked}",) if other else ()
-
-
-def _least_recompute(scenario: Scenario) -> Scenario:
-    """Where modules run again that nobody names: the smallest recomputation that fits, which is said."""
-    for name in KEYS["recompute"].legal:
-        tried = replace(
-            scenario, plans={PLAN: replace(scenario.plan(PLAN), recompute=name)}, notes=(*scenario.notes, f"recompute = {name}")
-        )
-        if estimate(tried, PLAN).fits:
-            break
-    return tried
 
 
 def _with_ends(row: TableRow, model: ModelSpec, stack: Stack) -> Stack:
@@ -175,12 +163,6 @@ def _with_ends(row: TableRow, model: ModelSpec, stack: Stack) -> Stack:
     stages = pipeline * _chunks(row.says("virtual_pipeline"), layers, pipeline, stack)
     evens = "even_chunks" in stack.limits and layers % stages > 0 and (layers + 2) % stages == 0
     return replace(stack, layer_split="embedding_and_head") if stages > layers or evens else stack
-
-
-def _modules(row: TableRow) -> tuple[str, ...]:
-    """What the notes say of a custom recomputation."""
-    found = re.search(r"recompute[_-]modules=\[([^]]*)\]", row.says("notes")) if row.says("recompute") == CUSTOM else None
-    return tuple(re.split(r"[+,\s]+", found[1].strip())) if found else ()
 
 
 def _model(row: TableRow, software: Software) -> ModelSpec:
@@ -236,6 +218,10 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
     stated = row.says("sequence_parallel")
     sequence_parallel = stated == "yes" if stated else software.sequence_parallel
+    again: dict[str, Any] = {
+        "recompute": row.says("recompute").replace(CUSTOM, "none") or software.recompute,
+        **custom_recomputation(row, model, stack),
+    }
     return Plan(
         data_parallel=replicas(row) or 1,
         tensor_parallel=tensor,
@@ -247,10 +233,9 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         expert_parallel=row.counts.get("expert_parallel", 1),
         micro_batch=row.counts.get("micro_batch", 1),  # the least, where a row states none
         schedule=row.says("schedule") or schedules.default(chunks),
-        recompute=row.says("recompute").replace(CUSTOM, "none") or software.recompute,
-        recompute_modules=_modules(row),
         zero_stage=zero_stage,
         zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
+        **again,
     )
 
 

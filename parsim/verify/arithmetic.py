@@ -6,8 +6,10 @@ so are their names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +52,7 @@ class Arithmetic:
         """x W + b over the last `summed` dims of x; a `transposed` matrix is stored a row an output."""
         matrix = self.weights[f"{name}.weight"]
         wide, rows = matrix.T if transposed else matrix, x.ndim - summed
-        narrow = self.narrow if name.startswith("layer") else lambda array, rows, **_: (array, array)
+        narrow = partial(self.narrow, name)
         (x_row, x_column), (w_row, w_column) = narrow(x, rows), narrow(wide, summed, weight=True)
         y = np.tensordot(x_row, w_column, summed) + self.weights.get(f"{name}.bias", 0.0)
 
@@ -64,13 +66,19 @@ class Arithmetic:
 
         return y, back
 
-    def narrow(self, x: Array, rows: int, **of: bool) -> tuple[Array, Array]:
+    def narrow(self, name: str, x: Array, rows: int, **of: bool) -> tuple[Array, Array]:
         """What a linear layer multiplies of a tensor whose first `rows` dims are rows: scaled along its columns, and along its rows."""
         how = self.job.step.structure.narrows
-        if how is None:
+        if how is None or not self.is_narrow(name):
             return x, x
         (by_row, by_column), _ = KERNELS["quantise"]((x,), {**how.attributes(**of), "rows": rows, "layouts": "row col"})
         return by_row, by_column
+
+    def is_narrow(self, name: str) -> bool:
+        """Whether a name is of a layer in the middle of the model: neither of its ends, nor a layer that stays in bf16."""
+        batch, number = self.job.model.batch, re.match(r"layer(\d+)/", name)
+        end = self.job.spec.num_layers - batch.num_layers_at_end_in_bf16
+        return number is not None and batch.num_layers_at_start_in_bf16 <= int(number[1]) < end
 
     def norm(self, name: str, x: Array, kind: str) -> Valued:
         """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta: Ba et al. 2016 (arXiv:1607.06450), Eq. 4."""

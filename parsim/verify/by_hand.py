@@ -56,9 +56,11 @@ def by_hand(job: Job) -> Expected | None:
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(weight.size for weight in run.weights.values()) + scalars
     if structure.narrows:  # the layouts of what linear layers multiply
-        wide = ("embedding", "head", "router")  # the first two are segments
-        matrices = (w.size for name, w in run.weights.items() if name.endswith(".weight") and not any(each in name for each in wide))
-        lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * sum(matrices))
+        linear = (name for name in run.weights if name.endswith(".weight") and "router" not in name)
+        matrices = (run.weights[name].size for name in linear if run.is_narrow(name))
+        count = sum(matrices)
+        lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * count)
+        lasting -= job.itemsize(COMPUTE) * count * structure.narrow_alone
     return Expected(run.loss, run.gradients, updated, lasting)
 
 

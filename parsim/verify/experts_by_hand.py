@@ -90,7 +90,7 @@ def _matrix(run: Arithmetic, model: TransformerSpec, name: str, expert: int, x: 
     """x times the matrix of an expert, of the tokens that chose it; 0 for the others."""
     matrix, rows = run.weights[name][expert], rows_of(model, expert, *x.shape[:2])
     own = x.reshape(-1, x.shape[-1])[rows]
-    (x_row, x_column), (w_row, w_column) = run.narrow(own, 2), run.narrow(matrix, 1, weight=True)
+    (x_row, x_column), (w_row, w_column) = run.narrow(name, own, 2), run.narrow(name, matrix, 1, weight=True)
 
     def spread(values: Array) -> Array:
         found = np.zeros((x.shape[0] * x.shape[1], values.shape[-1]))
@@ -98,7 +98,7 @@ def _matrix(run: Arithmetic, model: TransformerSpec, name: str, expert: int, x: 
         return found.reshape(*x.shape[:2], -1)
 
     def back(dy: Array) -> Array:
-        dy_row, dy_column = run.narrow(dy.reshape(-1, dy.shape[-1])[rows], 2, gradient=True)
+        dy_row, dy_column = run.narrow(name, dy.reshape(-1, dy.shape[-1])[rows], 2, gradient=True)
         run.gradients[name][expert] += np.einsum("xgd,xgj->dj", x_column, dy_column)
         return spread(dy_row @ w_row.T)
 

@@ -12,7 +12,7 @@ from parsim.model.dims import DIMS, FREE
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel import sharding_faults
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, degrees, split
-from parsim.parallel.plan import EXPERT_KEYS, Plan
+from parsim.parallel.plan import ENDS, EXPERT_KEYS, Plan
 from parsim.parallel.stages import layers_of
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 RULE = (
     "degrees, micro_batch and loss_chunks above 2 become 2 (2 groups of 2 ranks of a sequence, where it has groups); "
-    "a stage gets the ranks that experts take; one layer a stage, two on the "
-    "first where the plan's stages are uneven; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
+    "a stage gets the ranks that experts take; one layer a stage, two on the first where the plan's stages are uneven, and one more "
+    "at an end where layers stay in bf16; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
     "vocabulary and sequence the least that the degrees divide; twice as many micro_batches as pipeline ranks, or one"
 )
 _MOST_RANKS = 16
@@ -61,7 +61,10 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     small = replace(small, **_replicas(plan, 2 * _lack(plan, small)))
     small = replace(small, tensor_parallel=_few(plan.tensor_parallel, 2 * _lack(plan, small)))
     counts = [1 + (uneven and stage == 0) for stage in range(small.num_stages)]
-    small = replace(small, layers_per_stage=tuple(counts) if uneven else None)
+    ends = {name: min(getattr(scenario.batch, name), 1) for name in ENDS}
+    for place, name in zip((0, -1), ENDS, strict=True):
+        counts[place] += ends[name]
+    small = replace(small, layers_per_stage=tuple(counts) if len(set(counts)) > 1 else None)
     parts = max(split(small, dim) for dim in DIMS if dim not in ("B", *FREE))
     model, in_blocks = scenario.model.small(sum(counts), parts), _scales_blocks(scenario)
     if in_blocks:
@@ -70,7 +73,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     sequences, tokens = rounds * split(small, "B") * small.micro_batch * small.num_copies, (8 if in_blocks else 4) * parts
     while next(sharding_faults.tokens(small, model, replace(scenario.batch, sequence_length=tokens)), None):
         tokens *= 2  # until runs of tokens that experts share are whole
-    batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens)
+    batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens, **ends)
     stack = replace(scenario.stack, vocab_multiple=8, loss_chunks=min(scenario.stack.loss_chunks, 2))
     cluster = _cluster(scenario.cluster, small.num_devices)
     return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)

@@ -163,6 +163,9 @@ ROOM = {
     "plans of experts and schedules in seconds": 160,
     "windows, sinks and biases of experts, layers of several forms, also by hand": 160,
     "a module for a later token, also by hand": 145,
+    "policies of recomputation in notes": 75,
+    "layers that stay in bf16": 50,
+    "weights that are kept and gathered in 8 bits alone": 115,
 }
 
 

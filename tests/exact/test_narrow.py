@@ -8,14 +8,17 @@ from functools import lru_cache
 
 import pytest
 
-from parsim.cost import count
+from parsim.cost import buckets, count
 from parsim.errors import ScenarioError
+from parsim.estimator import memory
 from parsim.estimator.estimate import estimate, stages_of
+from parsim.estimator.result import Estimate
 from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
 from parsim.parallel.plan import Batch, Plan, Stack
-from parsim.parallel.precision import RECIPES, Narrowing
+from parsim.parallel.precision import RECIPES, Narrowing, with_wide_ends
 from parsim.schedules.phase import Phase
+from parsim.simulator import memory as simulated
 from parsim.step import finish, lower
 from parsim.step.quantise import _Quantiser
 from parsim.step.task import Collective, Compute, Task
@@ -27,11 +30,14 @@ from support import CLUSTER, GPT, NODE, STACK, TOY, forget_steps, scenario
 NARROW = [name for name, recipe in RECIPES.items() if recipe.narrows]
 LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0)
 FUSED = replace(STACK, attention="flash", fusions=("norm_gemm", "rms_norm", "swiglu", "gradient_accumulation"))
+ALONE = replace(FUSED, narrow_parameters=tuple(NARROW))
+ALL = Batch(4, 8, "fp8_current")
+WIDE_ENDS = replace(ALL, num_layers_at_start_in_bf16=1, num_layers_at_end_in_bf16=2)
 SEQUENCE = Plan(tensor_parallel=2, sequence_parallel=True)
 
 
-def red(name: str, plan: Plan, stack: Stack = FUSED) -> set[str]:
-    case = scenario(model=LLAMA, batch=Batch(4 * plan.data_parallel, 8, name), stack=stack)
+def red(name: str, plan: Plan, batch: Batch = ALL, stack: Stack = FUSED) -> set[str]:
+    case = scenario(model=LLAMA, batch=replace(batch, dtype=name, global_batch=4 * plan.data_parallel), stack=stack)
     return {each.quantity for each in verify_plan(case, plan, "toy") if not each.ok}
 
 
@@ -63,6 +69,46 @@ def test_all_readers_agree_where_one_layout_is_enough(plan: Plan) -> None:
     assert not [str(each) for each in verify_plan(case, plan, "toy") if not each.ok]
     both = estimate(replace(case, batch=replace(batch, one_layout=False)), plan)
     assert estimate(case, plan).hbm_bytes < both.hbm_bytes and estimate(case, plan).peak_bytes <= both.peak_bytes
+
+
+@pytest.mark.parametrize("name", ["fp8_current", "nvfp4"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(pipeline_parallel=2, tensor_parallel=2, sequence_parallel=True, recompute="full", recompute_every=2),
+        Plan(data_parallel=2, zero_stage=3),
+        Plan(pipeline_parallel=2, virtual_pipeline=2, data_parallel=2, zero_stage=1, schedule="interleaved_1f1b", recompute="selective"),
+    ],
+    ids=["pp-sp-every-2nd", "zero3", "interleaved-zero1"],
+)
+def test_all_readers_agree_where_layers_stay_in_bf16(name: str, plan: Plan) -> None:
+    assert not red(name, plan, batch=WIDE_ENDS)
+
+
+@pytest.mark.parametrize("name", ["fp8_current", "fp8_delayed", "mxfp8"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(tensor_parallel=2),
+        Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=1),
+        Plan(data_parallel=3, zero_stage=2, pipeline_parallel=2, recompute="full"),
+    ],
+    ids=["tp", "sp-zero1", "pp-zero2"],
+)
+def test_all_readers_agree_where_weights_are_kept_narrow_alone(name: str, plan: Plan) -> None:
+    assert not red(name, plan, stack=ALONE)
+
+
+def test_layers_in_bf16_take_what_they_take_in_bf16() -> None:
+    """Of 4 layers the first and the last two, so that one is narrow: FLOPs, bytes and memory are those of three wide and one narrow."""
+
+    def one(each: Batch) -> dict[str, int]:
+        found = estimate(scenario(model=LLAMA, batch=each, stack=FUSED), Plan())
+        return {"bytes": found.hbm_bytes[0], "flops": found.flops[0], **found.memory_bytes[0]}
+
+    wide, mixed, narrow = map(one, (replace(WIDE_ENDS, dtype="bf16"), WIDE_ENDS, ALL))
+    for name in ("bytes", "flops", "parameters", "activations"):
+        assert 4 * (mixed[name] - wide[name]) == narrow[name] - wide[name] != 0, name
 
 
 def test_linear_layers_multiply_in_the_narrow_type_and_nothing_else_does() -> None:
@@ -109,6 +155,33 @@ def test_narrow_weights_last_beside_the_others_and_are_made_once_a_step() -> Non
         plan = Plan(data_parallel=2, zero_stage=stage)
         forward = tasks("fp8_delayed", Phase.F, plan=plan)
         assert sum(isinstance(task, Compute) and task.name.endswith("weight.quantise") for task in forward) == made
+
+
+def of_zero_1(stack: Stack) -> Estimate:
+    return estimate(scenario(model=LLAMA, batch=Batch(8, 8, "fp8_current"), stack=stack), Plan(data_parallel=2, zero_stage=1))
+
+
+def test_narrow_weights_alone_take_a_byte_an_element_a_layout_and_as_much_to_gather() -> None:
+    """By hand: no 2 bytes beside them, half of their new values are sent at a byte and not at 2, and 4 bytes a matrix to find its scale."""
+    matrices, count = 4 * LLAMA.hidden_size * (4 * LLAMA.num_heads * LLAMA.head_dim + 3 * LLAMA.ffn_hidden_size), 4 * 7
+    beside, alone = of_zero_1(FUSED), of_zero_1(ALONE)
+    assert beside.memory_bytes[0]["parameters"] - alone.memory_bytes[0]["parameters"] == 2 * matrices - 4 * count
+    scales = 2 * (2 - 1) * count * 4 // 2  # a ring of two sends each of its two halves once
+    assert beside.sent_bytes[0]["dp"] - alone.sent_bytes[0]["dp"] == matrices // 2 - scales
+
+
+def narrow_weights_alone_follow() -> bool:
+    """Whether three steps of ranks that gather narrow weights have the losses of those that gather wide ones and quantise them."""
+    plan, cases = (
+        Plan(data_parallel=2, zero_stage=1),
+        (scenario(model=LLAMA, batch=Batch(2, 8, "fp8_current"), stack=s) for s in (ALONE, FUSED)),
+    )
+    alone, beside = (execute(case, plan, num_steps=3).losses for case in cases)
+    return max(abs(one / other - 1) for one, other in zip(alone, beside, strict=True)) < 1e-9
+
+
+def test_narrow_weights_alone_are_those_of_the_last_update() -> None:
+    assert narrow_weights_alone_follow()
 
 
 @pytest.mark.parametrize(
@@ -206,6 +279,30 @@ def _activations_kept_wide(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_Quantiser, "kernels", kernels)
 
 
+def _one_more_layer_is_wide(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("parsim.parallel.plan.with_wide_ends", lambda layout, start, end: with_wide_ends(layout, start, end + 1))
+
+
+def _each_rank_scales_its_own_part(patch: pytest.MonkeyPatch) -> None:
+    right = finish._gather_narrow
+
+    def gather(*told):  # type: ignore[no-untyped-def]
+        return (task for task in right(*told) if getattr(task, "operator", "") != "max")
+
+    patch.setattr(finish, "_gather_narrow", gather)
+
+
+def _second_layouts_of_the_last_step(patch: pytest.MonkeyPatch) -> None:
+    right = finish._narrow_weights
+    patch.setattr(finish, "_narrow_weights", lambda *told: (task for task in right(*told) if task.name != "transpose_weights"))
+
+
+def _wide_weights_beside_narrow_ones(patch: pytest.MonkeyPatch) -> None:
+    right = buckets.lasting_weights
+    for module in (memory, simulated):
+        patch.setattr(module, "lasting_weights", lambda own, role, s: own if role == "parameters" else right(own, role, s))
+
+
 def _weights_of_the_last_step(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(finish, "_narrow_weights", lambda *_: iter(()))
 
@@ -218,6 +315,10 @@ def _weights_of_the_last_step(patch: pytest.MonkeyPatch) -> None:
         (_quantising_moves_nothing, lambda: "HBM bytes" in red("fp8_current", Plan())),
         (_the_head_too, lambda: "loss, by hand" in red("fp8_current", Plan())),
         (_activations_kept_wide, lambda: kept_bytes("bf16") - kept_bytes("fp8_delayed") != saved_bytes()),
+        (_one_more_layer_is_wide, lambda: "loss, by hand" in red("fp8_current", Plan(), batch=WIDE_ENDS)),
+        (_each_rank_scales_its_own_part, lambda: not narrow_weights_alone_follow()),
+        (_second_layouts_of_the_last_step, lambda: not narrow_weights_alone_follow()),
+        (_wide_weights_beside_narrow_ones, lambda: "peak bytes" in red("fp8_current", Plan(), stack=ALONE)),
         (_weights_of_the_last_step, lambda: not narrow_weights_follow()),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from parsim.estimator.estimate import stages_of
 from parsim.executor.job import Job
+from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.precision import RECIPES
@@ -50,6 +51,20 @@ def tasks() -> list[Task]:
 )
 def test_all_readers_agree(name: str, plan: Plan, model: object) -> None:
     assert not red(name, plan, model)
+
+
+def test_all_readers_agree_where_the_last_layer_with_experts_stays_in_bf16() -> None:
+    case = scenario(model=replace(MODEL, num_layers=3), batch=Batch(8, 8, "fp8_current", num_layers_at_end_in_bf16=1), stack=FUSED)
+    assert not [str(each) for each in verify_plan(case, replace(SPREAD, recompute="full"), "toy") if not each.ok]
+
+
+def test_all_readers_agree_where_experts_are_gathered_narrow() -> None:
+    """Each expert has a scale, which ranks find together of the parts of it that ZeRO left them."""
+    case = scenario(model=MODEL, batch=Batch(16, 8, "fp8_current"), stack=replace(FUSED, narrow_parameters=("fp8_current",)))
+    plan = Plan(data_parallel=4, expert_parallel=2, zero_stage=1)
+    assert not [str(each) for each in verify_plan(case, plan, "toy") if not each.ok]
+    alone, beside = (execute(replace(case, stack=stack), plan, num_steps=3).losses for stack in (case.stack, FUSED))
+    assert max(abs(one / other - 1) for one, other in zip(alone, beside, strict=True)) < 1e-9
 
 
 def test_experts_multiply_narrow_numbers_and_the_router_does_not() -> None:

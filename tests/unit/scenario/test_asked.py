@@ -135,6 +135,9 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("model", ("alibi",), "ALiBi is not built"),
         ("model", ("multi_latent_attention",), "latent attention (MLA) is asked for by its widths: kv_lora_rank and others"),
         ("", ("fp8", "float8"), "it is the dtype of batch: fp8, as the stack means it"),
+        ("stack", ("fp8_param_gather", "fp8_param"), "it is narrow_parameters of the stack"),
+        ("batch", ("first_last_layers_bf16",), "it is num_layers_at_start_in_bf16"),
+        ("batch", ("fp8_dot_product_attention", "fp8_mha"), "attention in 8 bits is not built"),
         ("", ("int8",), "integers of 8 bits are not built"),
     ],
 )

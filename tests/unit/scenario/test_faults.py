@@ -128,6 +128,18 @@ def test_the_error_of_load_says_every_fault(tmp_path):
             "3:48: batch.dtype: unknown dtype 'nf4', which is no precision that is built: fp8 is what the stack means by it",
         ),
         (
+            {"batch": "{global_batch: 16, sequence_length: 16, num_layers_at_end_in_bf16: 1}"},
+            "3:48: batch.num_layers_at_end_in_bf16: num_layers_at_end_in_bf16 = 1 keeps layers in bf16 beside those of a lower precision, "
+            "but dtype = bf16. Leave it out, or set dtype to one of 8 or 4 bits",
+        ),
+        (
+            {
+                "cluster": "{node: dgx-h100-80gb}",
+                "batch": "{global_batch: 16, sequence_length: 16, dtype: fp8, num_layers_at_start_in_bf16: 3}",
+            },
+            '3:60: batch.num_layers_at_start_in_bf16: num_layers_at_start_in_bf16 = 3 is above num_layers = 2 of model "tiny-gpt"',
+        ),
+        (
             {"cluster": "{node: dgx-1v-16gb}"},
             "3:1: batch.dtype: accelerator \"v100-sxm2-16gb\" has no peak for 'bf16'; it multiplies: fp16, fp32",
         ),

@@ -35,11 +35,31 @@ def test_micro_batches_of_one_where_a_row_states_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("notes", "modules"), [("recompute_modules=[mlp+layernorm]", ("mlp", "layernorm")), ("recompute-modules=[mlp]", ("mlp",))]
+    "notes",
+    [
+        "recompute_modules=[mlp+layernorm]",
+        "recompute-modules=[mlp layernorm]",
+        'recompute_modules = ["mlp", "layernorm"]',
+        "modules mlp+layernorm",
+    ],
 )
-def test_a_custom_recomputation_is_that_of_the_modules_in_the_notes(tmp_path, notes, modules):
+def test_a_custom_recomputation_is_that_of_the_modules_in_the_notes(tmp_path, notes):
     plan = described(tmp_path, source_family="mcore_ci", recompute="custom", notes=f"a; {notes}; b").plan("row")
-    assert (plan.recompute, plan.recompute_modules) == ("none", modules)
+    assert (plan.recompute, plan.recompute_modules) == ("none", ("mlp", "layernorm"))
+
+
+def test_a_policy_of_maxtext_in_the_notes_runs_again_what_it_does_not_keep(tmp_path):
+    """Per rank 4,096 tokens of 2 layers, of whose gate and up GEMMs it has a half each; a word that is a policy, too, is none by itself."""
+    maxtext = {"source_family": "tpu_maxtext", "dtype": "bf16", "mlp": "swiglu", "ffn_hidden_size": "4096", "recompute": "custom"}
+    kept, again, least = (
+        described(tmp_path, **maxtext, notes=notes)
+        for notes in ("remat_policy=minimal_with_context", "save_dot_with_context_except_mlp", "full pod, minimal changes")
+    )
+    assert set(again.plan("row").recompute_ops) - set(kept.plan("row").recompute_ops) == {"gate_gemm", "up_gemm"}
+    flops = [estimate(each, "row").flops[0] for each in (kept, again)]
+    assert flops[1] - flops[0] == 2 * 4096 * 2 * (1024 * 4096 // 2) * 2
+    assert described(tmp_path, **maxtext, notes="policy: full").plan("row").recompute == "full"
+    assert least.notes == ("recompute = none",)
 
 
 def test_a_custom_recomputation_that_nobody_names_is_the_smallest_that_fits_and_is_said(tmp_path):

@@ -69,6 +69,7 @@ def test_rows_of_ci_count_for_memory_only(tmp_path):
         ({"offload": "yes"}, "needs offload"),
         ({"recompute": "some"}, "needs recompute some"),
         ({"recompute": "custom", "notes": "recompute_modules=[layernorm moe_act]"}, "moe_act"),
+        ({"recompute": "custom", "notes": "remat_policy=minimal_offloaded"}, "needs offload of activations: policy minimal_offloaded"),
         ({"schedule": "dualpipe9"}, "needs schedule dualpipe9"),
         ({"accelerator": "abacus"}, "needs accelerator abacus"),
         ({"workload": "lora"}, "needs workload lora"),

@@ -15,7 +15,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import Scenario
 from parsim.verify import shrink, verify_plan
-from support import MOE, scenario
+from support import GPT, MOE, scenario
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,15 @@ def test_hsdp_keeps_two_groups_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shrink, "_replicas", lambda plan, most: {"data_parallel": 2})  # the mutant: the groups stay
     with pytest.raises(ParsimError):
         likeness(large, plan)
+
+
+@pytest.mark.parametrize("stages", [1, 4])
+def test_layers_in_bf16_are_kept_at_either_end_beside_one_of_lower_precision(stages: int) -> None:
+    batch = Batch(64, 8, "fp8_current", num_layers_at_start_in_bf16=3, num_layers_at_end_in_bf16=3)
+    large = scenario(model=replace(GPT, num_layers=32), batch=batch)
+    likeness(large, plan := Plan(data_parallel=64, pipeline_parallel=stages))
+    small = shrink.shrunk(large, plan).scenario
+    assert [name for name, _ in small.batch.layout(small.model)] == ["embedding", "wide_layer", "layer", "wide_layer", "head"]
 
 
 BOTH = {"expert_parallel": 8, "expert_tensor_parallel": 2}

@@ -1,0 +1,90 @@
+"""What runs again where a row's recompute is custom: modules or a policy that its notes name, else the smallest recomputation that fits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Final
+
+from parsim.errors import ParsimError
+from parsim.estimator.estimate import estimate
+from parsim.model.blocks import CORE_ATTENTION
+from parsim.model.op import Op
+from parsim.model.spec import ModelSpec
+from parsim.parallel.plan import KEYS, Stack
+from parsim.parallel.recomputation import ops_of
+from parsim.scenario import Scenario
+from parsim.validate.table import TableRow
+
+CUSTOM: Final = "custom"
+_PROJECTIONS: Final = ("query_proj", "key_proj", "value_proj")
+_DOTS: Final = (*_PROJECTIONS, "out_proj")
+_MLP: Final = ("mlpwi", "mlpwo")
+# What MaxText's policies keep of a layer beside its input.  Source: AI-Hypercomputer/maxtext@e591f30cb, src/maxtext/layers/decoders.py.
+POLICIES: Final = {
+    "minimal_with_context": (*_DOTS, *_MLP, "context"),
+    "minimal_flash": (*_DOTS, *_MLP, "context"),
+    "minimal": (*_DOTS, *_MLP),
+    "save_dot_with_context_except_mlp": (*_DOTS, "context"),
+    "save_dot_except_mlpwi": (*_DOTS, "mlpwo"),
+    "save_dot_except_mlp": _DOTS,
+    "save_qkv_proj": _PROJECTIONS,
+    "save_out_proj": ("out_proj",),
+    "full": (),
+}
+_TO_HOST: Final = ("qkv_proj_offloaded", "minimal_offloaded")
+# By the beginning of an op's name: what MaxText calls its result, which holds what is written over it, too.
+_NAMED: Final = {
+    **{"q_": "query_proj", "k_": "key_proj", "v_": "value_proj", "kv_": "key_proj", "out_": "out_proj", "attention_": "out_proj"},
+    **{"gate_": "mlpwi", "up_": "mlpwi", **dict.fromkeys(("down_", "mlp_", "unpermute", "add_"), "mlpwo")},
+}
+
+
+def custom_recomputation(row: TableRow, model: ModelSpec, stack: Stack) -> dict[str, str | tuple[str, ...]]:
+    """The keys of a plan for what the notes of a row name; none where its recompute is another, or its notes name nothing.
+
+    Raises:
+        ParsimError: the policy keeps activations on the host.
+    """
+    if row.says("recompute") != CUSTOM:
+        return {}
+    if found := re.search(r"modules[ =:]*(?:\[([^]]*)\]|([\w+]+))", row.says("notes")):
+        return {"recompute_modules": tuple(re.findall(r"\w+", found[1] or found[2] or ""))}
+    policy = _policy(row.says("notes"))
+    if policy in _TO_HOST:
+        raise ParsimError(f"needs offload of activations: policy {policy}")
+    if not policy:
+        return {}
+    return {"recompute_ops": _again(ops_of(model, stack), POLICIES[policy])} if POLICIES[policy] else {"recompute": policy}
+
+
+def _policy(notes: str) -> str:
+    """The MaxText policy that notes name; one whose name is a plain word only where they say that it is a policy; "": none."""
+    said = re.search(r"policy\W{1,3}(\w+)", notes)
+    if said and said[1] in (*POLICIES, *_TO_HOST):
+        return said[1]
+    words = set(re.findall(r"\w+", notes))
+    return next((name for name in (*POLICIES, *_TO_HOST) if "_" in name and name in words), "")
+
+
+def _again(ops: list[Op], kept: tuple[str, ...]) -> tuple[str, ...]:
+    """The ops of layers whose results are not kept, each once; what an MLP ends with is never among them, since no gradient reads it."""
+    return tuple(dict.fromkeys(op.name for op in ops if op.kind != "relabel" and _name_of(op) not in (*kept, "mlpwo")))
+
+
+def _name_of(op: Op) -> str:
+    """What MaxText calls the result of an op; "" where it has no name there, so that no policy keeps it."""
+    if op.tag == CORE_ATTENTION:
+        return "context"
+    name = re.sub("^(shared|experts)_", "", op.name)
+    return next((found for start, found in _NAMED.items() if name.startswith(start)), "")
+
+
+def least_recomputation(scenario: Scenario, plan: str) -> Scenario:
+    """Where nobody names what runs again: the smallest recomputation with which the plan of this name fits, which is said."""
+    for name in KEYS["recompute"].legal:
+        plans = {plan: replace(scenario.plan(plan), recompute=name)}
+        tried = replace(scenario, plans=plans, notes=(*scenario.notes, f"recompute = {name}"))
+        if estimate(tried, plan).fits:
+            break
+    return tried
