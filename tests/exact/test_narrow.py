@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 import pytest
 
 from parsim.cost import buckets, count
@@ -13,6 +14,7 @@ from parsim.errors import ScenarioError
 from parsim.estimator import memory
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
+from parsim.executor.evaluate import evaluate
 from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
 from parsim.model.transformer import TransformerSpec
@@ -209,6 +211,14 @@ def narrow_weights_follow() -> bool:
 def test_narrow_weights_are_those_of_the_last_update() -> None:
     """Ranks of ZeRO 3 make them from what they gather."""
     assert narrow_weights_follow()
+
+
+def test_a_score_is_that_of_the_weights_that_it_is_asked_of() -> None:
+    """Not of narrow ones from before: without its up projections a model scores otherwise."""
+    done = execute(scenario(model=LLAMA, batch=ALL, stack=FUSED), Plan())
+    weights, rows = done.weights[0], {name: np.arange(16).reshape(2, 8) for name in ("tokens", "labels")}
+    without = {name: each * (not name.endswith("up.weight")) for name, each in weights.items()}
+    assert abs(evaluate(done.job, weights, rows).loss - evaluate(done.job, without, rows).loss) > 1e-4
 
 
 def test_a_stack_states_what_gemms_of_a_dtype_sustain() -> None:
