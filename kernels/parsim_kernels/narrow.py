@@ -112,7 +112,7 @@ def _in_blocks(matrix: Array, most: float, layout: str, attributes: Attributes) 
 
 def _blocks_of_part(x: Array, attributes: Attributes) -> tuple[Array, int]:
     """The block of each element of a part of flattened matrices that is not padding, and how many blocks all have."""
-    first, count, rows, columns = _cut(attributes)
+    first, count, rows, columns = _place_of_part(attributes)
     matrix, rest = np.divmod(np.arange(first, min(first + x.size, count * rows * columns)), max(rows * columns, 1))
     side = integer(attributes, "along")
     if not side:
@@ -121,7 +121,7 @@ def _blocks_of_part(x: Array, attributes: Attributes) -> tuple[Array, int]:
     return (matrix * down + rest // columns // side) * over + rest % columns // side, count * down * over
 
 
-def _cut(attributes: Attributes) -> tuple[int, ...]:
+def _place_of_part(attributes: Attributes) -> tuple[int, ...]:
     told = attributes["cut"]
     return tuple(each for each in told if isinstance(each, int)) if isinstance(told, tuple) else ()
 
@@ -129,7 +129,7 @@ def _cut(attributes: Attributes) -> tuple[int, ...]:
 def _part_in_blocks(x: Array, largest: Array, attributes: Attributes) -> Array:
     """A part of flattened matrices, rounded by what is largest in their blocks."""
     block, num_blocks = _blocks_of_part(x, attributes)
-    _, count, *_ = _cut(attributes)
+    _, count, *_ = _place_of_part(attributes)
     each, found = num_blocks // count, np.zeros(x.shape, real(x))
     for matrix in range(count):
         (own,), most = np.nonzero(block // each == matrix), float(np.max(largest[matrix * each : (matrix + 1) * each]))
