@@ -46,8 +46,14 @@ def nearest(x: Array, name: str) -> Array:
 
 
 def absmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """The largest magnitude of x: one, or one a tile.  n FLOPs."""
+    """The largest magnitude of x: one, or one a tile; of a part of flattened matrices one a block, 0 where it has none of it.  n FLOPs."""
     (x,) = inputs
+    if "cut" in attributes:
+        block, count = _blocks_of_part(x, attributes)
+        found = out((count,) if count > 1 else (), real(x))
+        found.fill(0)
+        np.maximum.at(found.reshape(-1), block, np.abs(_as_read(x[: len(block)])))
+        return (found,), x.size
     tiles = _extents(x, attributes)
     counts = tuple(map(len, tiles))
     found = out(counts if max(counts, default=1) > 1 else (), real(x))
@@ -63,7 +69,8 @@ def quantise(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     The first attributes["rows"] dims of x are the rows of a matrix.  In layout `row` a block lies `along` so many columns, `across` so
     many rows, in `col` the other way; 0 stands for all.  Where attributes["tiles"] says so, each dim is cut into so many equal parts, or
     into parts of these extents, that are scaled by themselves, as if each lay on another rank; attributes["orders"] says in which order
-    the places of a dim are for that.
+    the places of a dim are for that.  Where attributes["cut"] = (first, count, rows, columns) says so, x is the part from `first` on of as
+    many flattened matrices, padded, whose blocks are as large along as across, and the second input is their `absmax`.
 
     >>> x = np.array([[1.0, 0.3], [100.0, 30.0]])
     >>> told = {"format": "e2m1", "scale": "e8m0", "rows": 1, "across": 1, "along": 2, "layouts": "row"}
@@ -74,6 +81,9 @@ def quantise(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     tiles, layouts = _extents(x, attributes), str(attributes["layouts"]).split()
     results = tuple(out(x.shape, real(x)) for _ in layouts)
     known = inputs[1].reshape(-1) if len(inputs) > 1 else None
+    if "cut" in attributes and known is not None:
+        results[0][...] = _part_in_blocks(x, known, attributes)
+        return results, 2 * x.size
     for place, part in enumerate(_tiles(tiles, attributes)):
         tile = _as_read(x[part])
         if not tile.size:
@@ -98,6 +108,33 @@ def _in_blocks(matrix: Array, most: float, layout: str, attributes: Attributes) 
     largest = np.max(np.abs(blocks), axis=(1, 3), keepdims=True, initial=0.0)
     rounded = _round_group(blocks, largest, most, name, kind).reshape(padded.shape)
     return np.asarray(rounded[: matrix.shape[0], : matrix.shape[1]])
+
+
+def _blocks_of_part(x: Array, attributes: Attributes) -> tuple[Array, int]:
+    """The block of each element of a part of flattened matrices that is not padding, and how many blocks all have."""
+    first, count, rows, columns = _place_of_part(attributes)
+    matrix, rest = np.divmod(np.arange(first, min(first + x.size, count * rows * columns)), max(rows * columns, 1))
+    side = integer(attributes, "along")
+    if not side:
+        return matrix, count
+    down, over = -(-rows // side), -(-columns // side)
+    return (matrix * down + rest // columns // side) * over + rest % columns // side, count * down * over
+
+
+def _place_of_part(attributes: Attributes) -> tuple[int, ...]:
+    told = attributes["cut"]
+    return tuple(each for each in told if isinstance(each, int)) if isinstance(told, tuple) else ()
+
+
+def _part_in_blocks(x: Array, largest: Array, attributes: Attributes) -> Array:
+    """A part of flattened matrices, rounded by what is largest in their blocks."""
+    block, num_blocks = _blocks_of_part(x, attributes)
+    _, count, *_ = _place_of_part(attributes)
+    each, found = num_blocks // count, np.zeros(x.shape, real(x))
+    for matrix in range(count):
+        (own,), most = np.nonzero(block // each == matrix), float(np.max(largest[matrix * each : (matrix + 1) * each]))
+        found[own] = _round_group(_as_read(x[own]), largest[block[own]], most, str(attributes["format"]), str(attributes["scale"]))
+    return found
 
 
 def _round_group(x: Array, largest: Array | np.float64, most: float, name: str, kind: str) -> Array:

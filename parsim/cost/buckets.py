@@ -33,8 +33,24 @@ def weight_elements(weight: Weight, part: Part, sizes: Sizes) -> Ints:
     """Elements of a part of a weight."""
     key = weight.sharding.dims, weight.sharding.axes, weight.group, part
     if part == "scale":
-        return sizes.local(weight.sharding, "E") if "E" in weight.sharding.dims else sizes.zero + 1
+        count, rows, columns = matrices(weight, sizes)
+        side = weight.narrow_block
+        return count * -(-rows // side) * -(-columns // side) if side else count
     return sizes.once(key, lambda: part_elements(sizes.elements(weight.sharding), sizes.num_ranks(weight.group), part))
+
+
+def matrices(weight: Weight, sizes: Sizes) -> tuple[Ints, Ints, Ints]:
+    """How many matrices of a linear layer a rank holds of a weight, one or an expert each, and their rows and columns."""
+    count, rows, columns = (sizes.zero + 1 for _ in range(3))
+    for place, dim in enumerate(weight.sharding.dims):
+        local = sizes.local(weight.sharding, dim)
+        if dim == "E":
+            count = count * local
+        elif place < weight.narrow_rows:
+            rows = rows * local
+        else:
+            columns = columns * local
+    return count, rows, columns
 
 
 def part_elements(whole: Ints, num_ranks: Ints, part: Part) -> Ints:

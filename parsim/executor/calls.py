@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from parsim.cost.buckets import weight_elements
+from parsim.cost.buckets import matrices, weight_elements
 from parsim.cost.sizes import Sizes
 from parsim.executor.job import Job
 from parsim.executor.names import NORM, RankScope, Scope, buffers
@@ -66,14 +66,11 @@ def told_of_weight(job: Job, weight: Weight, at: Mapping[str, int]) -> Attribute
 
 
 def told_of_shard(job: Job, weight: Weight, at: Mapping[str, int]) -> Attributes:
-    """The same of this rank's own part of a flattened weight, of which each expert's scales by itself."""
+    """The same of this rank's own part of a flattened weight."""
     sizes = job.sizes.at(at)
-    count = int(weight_elements(weight, "scale", sizes)[0])
-    whole, length = (int(weight_elements(weight, part, sizes)[0]) for part in ("whole", "shard"))
-    start = job.mesh.position(at, weight.group) * length if weight.group.axes else 0
-    ends = [min(max(expert * whole // count - start, 0), length) for expert in range(count)]
-    extents = tuple(stop - first for first, stop in zip(ends, (*ends[1:], length), strict=True))  # the last with what is padded
-    return {**told_of(narrows_of(job).attributes(weight=True), 1, (ROW,)), "tiles": (extents,)}
+    first = job.mesh.position(at, weight.group) * int(weight_elements(weight, "shard", sizes)[0]) if weight.group.axes else 0
+    cut = first, *(int(each[0]) for each in matrices(weight, sizes))
+    return {**told_of(narrows_of(job).attributes(weight=True), 1, (ROW,)), "cut": cut}
 
 
 def narrows_of(job: Job) -> Narrowing:

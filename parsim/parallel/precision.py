@@ -34,6 +34,11 @@ class Narrowing:
     one_layout: bool = False  # whether the device multiplies operands however they lie, so that one scale a tensor needs no second copy
 
     @property
+    def square(self) -> int:
+        """Elements along either side of a block of a weight, which is the same in both layouts; 0: it is not, or there are none."""
+        return self.along if self.along == self.weight_across else 0
+
+    @property
     def layouts(self) -> tuple[str, ...]:
         """In which a tensor is kept that two GEMMs sum over other dims."""
         return (ROW,) if self.one_layout else LAYOUTS

@@ -88,8 +88,8 @@ class StackRow(InlineRow):
     allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
     workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead = _as_in_stack("communicator_bytes")
-    narrow_parameters: list[Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if RECIPES[name].narrows])]] = _as_in_stack(
-        "narrow_parameters"
+    narrow_parameters: list[Annotated[str, Known("narrow precisions", lambda: [name for name in RECIPES if RECIPES[name].narrows])]] = (
+        _as_in_stack("narrow_parameters")
     )
     fp8: Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if "fp8" in name])] = _as_in_stack("fp8")
     host_float32_gradients: bool = _as_in_stack("host_float32_gradients")

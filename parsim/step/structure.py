@@ -239,11 +239,17 @@ def _are_wider(batch: Batch, stack: Stack) -> bool:
 def _keeps_narrow_alone(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> bool:
     """Whether narrow weights have no wide ones beside them: not where passes make them, nor where one rank or the host updates for all.
 
-    What ZeRO cuts is flat, so that blocks that share a scale would be, too: they are made of what is gathered.
+    Blocks of two directions are made of what is gathered: no rank could make one layout of the other.
     """
     elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master"
     how, cuts = batch.recipe.narrows, zero_stage > 0
-    return batch.dtype in stack.narrow_parameters and how is not None and not elsewhere and zero_stage < 3 and not (cuts and how.along)
+    return (
+        batch.dtype in stack.narrow_parameters
+        and how is not None
+        and not elsewhere
+        and zero_stage < 3
+        and not (cuts and how.along != how.square)
+    )
 
 
 def _keeps_narrow(batch: Batch, stack: Stack) -> bool:

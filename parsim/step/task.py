@@ -48,6 +48,7 @@ class Weight:
     initial: str
     owner: str  # the segment whose buffer it is: another one's where it is tied on the same rank
     copy_of: str = ""  # the segment whose weight it repeats on another rank
+    narrow_block: int = 0  # elements along either side of a block of such a matrix that shares a scale; 0: all of it
     narrow_rows: int = 0  # of one that lasts in a narrow format, too, to be multiplied: its first dims, which are the input's
 
     @property
@@ -66,7 +67,7 @@ class Bucket:
     """Weights laid end to end, in one role: of one copy of a segment in a pass, of all that a rank holds at the end of a step.
 
     `padded` is each weight flattened and padded to equal parts of its group, `shard` the rank's own part of that (ZeRO); `scale` is a
-    number a weight, or one for each of its experts.
+    number for each block of it that shares one, or of its experts.
     """
 
     role: Literal["parameters", "gradients", "states", "temporaries", "quantised"]

@@ -47,7 +47,7 @@ def errors_of(row: TableRow, path: str) -> tuple[str, Errors] | None:
     return dtype, found
 
 
-def shown(errors: list[Errors]) -> str:
+def medians(errors: list[Errors]) -> str:
     """Medians by share, in percent."""
     return "  ".join(f"{share} {100 * median(each[share] for each in errors):5.1f}" for share in SHARES)
 
@@ -57,14 +57,14 @@ def main() -> None:
     found = [each for path in sys.argv[1:] for each in rows(path)]
     for dtype in sorted({each[0] for each in found}):
         own = [each for each in found if each[0] == dtype]
-        print(f"{dtype}, {len(own)} rows, median error in %:  {shown([errors for *_, errors in own])}")
+        print(f"{dtype}, {len(own)} rows, median error in %:  {medians([errors for *_, errors in own])}")
         held: list[float] = []
         for source in sorted({each[1] for each in own}):
             out, rest = ([errors for _, family, errors in own if (family == source) is here] for here in (True, False))
             if rest:
                 chosen = min(SHARES, key=lambda share: median(errors[share] for errors in rest))
                 held += [errors[chosen] for errors in out]
-                print(f"  without {source} ({len(out)} rows) {chosen} is chosen, there:  {shown(out)}")
+                print(f"  without {source} ({len(out)} rows) {chosen} is chosen, there:  {medians(out)}")
         if held:
             print(f"  all of them held out: {100 * median(held):.1f}")
 

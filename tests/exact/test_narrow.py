@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 import pytest
 
 from parsim.cost import buckets, count
@@ -13,8 +14,10 @@ from parsim.errors import ScenarioError
 from parsim.estimator import memory
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.estimator.result import Estimate
+from parsim.executor.evaluate import evaluate
 from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
+from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.precision import RECIPES, Narrowing, with_wide_ends
 from parsim.schedules.phase import Phase
@@ -36,8 +39,8 @@ WIDE_ENDS = replace(ALL, num_layers_at_start_in_bf16=1, num_layers_at_end_in_bf1
 SEQUENCE = Plan(tensor_parallel=2, sequence_parallel=True)
 
 
-def red(name: str, plan: Plan, batch: Batch = ALL, stack: Stack = FUSED) -> set[str]:
-    case = scenario(model=LLAMA, batch=replace(batch, dtype=name, global_batch=4 * plan.data_parallel), stack=stack)
+def red(name: str, plan: Plan, batch: Batch = ALL, stack: Stack = FUSED, model: TransformerSpec = LLAMA) -> set[str]:
+    case = scenario(model=model, batch=replace(batch, dtype=name, global_batch=4 * plan.data_parallel), stack=stack)
     return {each.quantity for each in verify_plan(case, plan, "toy") if not each.ok}
 
 
@@ -85,18 +88,19 @@ def test_all_readers_agree_where_layers_stay_in_bf16(name: str, plan: Plan) -> N
     assert not red(name, plan, batch=WIDE_ENDS)
 
 
-@pytest.mark.parametrize("name", ["fp8_current", "fp8_delayed", "mxfp8"])
+@pytest.mark.parametrize("name", ["fp8_current", "fp8_blockwise", "nvfp4", "mxfp8"])
 @pytest.mark.parametrize(
     "plan",
     [
         Plan(tensor_parallel=2),
         Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=1),
-        Plan(data_parallel=3, zero_stage=2, pipeline_parallel=2, recompute="full"),
+        Plan(data_parallel=4, zero_stage=2, pipeline_parallel=2, recompute="full"),
     ],
     ids=["tp", "sp-zero1", "pp-zero2"],
 )
 def test_all_readers_agree_where_weights_are_kept_narrow_alone(name: str, plan: Plan) -> None:
-    assert not red(name, plan, stack=ALONE)
+    """Of a model whose parts of matrices take whole bytes in every format."""
+    assert not red(name, plan, stack=ALONE, model=replace(LLAMA, hidden_size=32))
 
 
 def test_layers_in_bf16_take_what_they_take_in_bf16() -> None:
@@ -170,18 +174,19 @@ def test_narrow_weights_alone_take_a_byte_an_element_a_layout_and_as_much_to_gat
     assert beside.sent_bytes[0]["dp"] - alone.sent_bytes[0]["dp"] == matrices // 2 - scales
 
 
-def narrow_weights_alone_follow() -> bool:
+def narrow_weights_alone_follow(name: str = "fp8_current") -> bool:
     """Whether three steps of ranks that gather narrow weights have the losses of those that gather wide ones and quantise them."""
     plan, cases = (
         Plan(data_parallel=2, zero_stage=1),
-        (scenario(model=LLAMA, batch=Batch(2, 8, "fp8_current"), stack=s) for s in (ALONE, FUSED)),
+        (scenario(model=LLAMA, batch=Batch(2, 8, name), stack=s) for s in (ALONE, FUSED)),
     )
     alone, beside = (execute(case, plan, num_steps=3).losses for case in cases)
     return max(abs(one / other - 1) for one, other in zip(alone, beside, strict=True)) < 1e-9
 
 
-def test_narrow_weights_alone_are_those_of_the_last_update() -> None:
-    assert narrow_weights_alone_follow()
+@pytest.mark.parametrize("name", ["fp8_delayed", "fp8_blockwise", "nvfp4"])
+def test_narrow_weights_alone_are_those_of_the_last_update(name: str) -> None:
+    assert narrow_weights_alone_follow(name)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +211,14 @@ def narrow_weights_follow() -> bool:
 def test_narrow_weights_are_those_of_the_last_update() -> None:
     """Ranks of ZeRO 3 make them from what they gather."""
     assert narrow_weights_follow()
+
+
+def test_a_score_is_that_of_the_weights_that_it_is_asked_of() -> None:
+    """Not of narrow ones from before: without its up projections a model scores otherwise."""
+    done = execute(scenario(model=LLAMA, batch=ALL, stack=FUSED), Plan())
+    weights, rows = done.weights[0], {name: np.arange(16).reshape(2, 8) for name in ("tokens", "labels")}
+    without = {name: each * (not name.endswith("up.weight")) for name, each in weights.items()}
+    assert abs(evaluate(done.job, weights, rows).loss - evaluate(done.job, without, rows).loss) > 1e-4
 
 
 def test_a_stack_states_what_gemms_of_a_dtype_sustain() -> None:

@@ -88,3 +88,16 @@ def test_zeros_and_the_smallest_numbers_stay_finite() -> None:
     for x in (np.zeros((2, 2)), np.full((2, 2), 1e-300)):
         for scale in ("fp32", "e8m0", "e4m3"):
             assert np.isfinite(quantise((x,), told(scale=scale, along=2, across=1))[0][0]).all()
+
+
+@pytest.mark.parametrize(("scale", "side"), [("fp32", 0), ("fp32", 4), ("e4m3", 4)])
+def test_parts_of_flattened_matrices_are_rounded_as_the_matrices_are(scale: str, side: int) -> None:
+    """Three ranks find what is largest in 2 matrices of 6 x 10 together, whose last part is padded and whose blocks end short."""
+    x, length = np.random.default_rng(0).normal(size=(2, 6, 10)), 41
+    how = told(format="e2m1", scale=scale, along=side, across=side, layouts="row", rows=1)
+    whole = np.concatenate([quantise((each,), how)[0][0].ravel() for each in x])
+    parts = np.pad(x.ravel(), (0, 3 * length - x.size)).reshape(3, length)
+    cuts = [{**how, "cut": (place * length, 2, 6, 10)} for place in range(3)]
+    largest = np.max([absmax((part,), cut)[0][0] for part, cut in zip(parts, cuts, strict=True)], axis=0)
+    found = np.concatenate([quantise((part, largest), cut)[0][0] for part, cut in zip(parts, cuts, strict=True)])
+    assert np.array_equal(found[: x.size], whole) and not found[x.size :].any()
