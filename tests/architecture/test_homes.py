@@ -156,7 +156,7 @@ ROOM = {
     "releases of a stack": 80,
     "rows of measurements that say in other places what they ran": 60,
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
-    "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 175,
+    "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 190,
 }
 
 
