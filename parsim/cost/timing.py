@@ -26,7 +26,7 @@ from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.plan import ALL, AROUND_EXPERTS, PER_NODE
+from parsim.parallel.plan import ALL, ALL_TO_ALL, AROUND_EXPERTS, PER_NODE
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Launches, Operand, Send, Task
 
@@ -35,6 +35,11 @@ _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law t
 # Weight-gradient GEMMs that accumulate in float32 take 3 to 5 % longer than plain ones; the law of a plain one would charge their
 # longer output as if nothing hid it.  Source: GEMM tables of SimuMax (A100, B200), layouts with and without accumulation.
 ACCUMULATION_FACTOR = 1.04
+
+# What finds the sizes of an exchange of a message a slot, for which the host waits: seven sums and copies, an all_gather of the counts of
+# all ranks, and four copies to the host.  Source: NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/moe/token_dispatcher.py
+# (MoEAlltoAllTokenDispatcher.preprocess and _maybe_dtoh_and_synchronize), without drops and padding.
+SIZING_LAUNCHES = 7 + 1 + 4
 
 # A GEMM of each expert with its own rows takes so many times as long as plain ones of the size that an expert has: the second where it
 # makes gradients of weights.  Source: GEMM and grouped GEMM tables of SimuMax (TransformerEngine); medians of A100 1.01 and 1.17, of
@@ -57,7 +62,8 @@ def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
     waits_hidden = task.stream == COMPUTE_STREAM and model.hidden > 0
     if model.cluster.node.accelerator.kernels or replayed == ALL or waits_hidden:
         return sizes.zero
-    called = task.of_loads + (0 if replayed == AROUND_EXPERTS else task.count)
+    sizing = SIZING_LAUNCHES if task.experts and task.stream == COMPUTE_STREAM and stack.dispatch == ALL_TO_ALL else 0
+    called = task.of_loads + sizing + (0 if replayed == AROUND_EXPERTS else task.count)
     experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
     return called * int(picoseconds(stack.host_launch_s)) + task.of_experts * experts * int(picoseconds(stack.expert_launch_s))
 

@@ -244,10 +244,23 @@ def hides_exchanges(row: TableRow) -> bool:
     return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
 
 
+def _has_no_flex_backend(row: TableRow) -> bool:
+    """Whether the row's recipe, by its source, leaves tokens to alltoall where its release has another default.
+
+    Source: NVIDIA-NeMo/Megatron-Bridge, tags v0.2.0 and v0.3.0, scripts/performance/configs/qwen3 and qwen (no moe_flex_dispatcher_backend
+    on B200); @067f987d, src/megatron/bridge/recipes/moonlight/h100/moonlight_16b.py (moe_token_dispatcher_type), behind the table of
+    skills/nemo-mbridge-perf-activation-recompute.
+    """
+    on_b200 = row.says("accelerator") == "b200" and "docs/performance-summary" in row.says("source")
+    return "perf-activation-recompute" in row.says("source") or (on_b200 and release_of(row) in ("25.11", "26.02"))
+
+
 def dispatch_of(row: TableRow) -> str:
     """How the row says that tokens reach experts, or ""."""
     said = re.search(r"deepep|hybridep|alltoall dispatcher|\ba2a\b(?! overlap)|token-drop", row.says("notes"), re.IGNORECASE)
-    return "" if not said else PER_NODE if said[0].lower() in ("deepep", "hybridep") else ALL_TO_ALL
+    if not said:
+        return ALL_TO_ALL if _has_no_flex_backend(row) else ""
+    return PER_NODE if said[0].lower() in ("deepep", "hybridep") else ALL_TO_ALL
 
 
 def ports_of(row: TableRow) -> Ports:

@@ -166,6 +166,7 @@ ROOM = {
     "policies of recomputation in notes": 75,
     "layers that stay in bf16": 50,
     "weights that are kept and gathered in 8 bits alone": 145,
+    "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 190,
 }
 
 

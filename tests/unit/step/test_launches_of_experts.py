@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from parsim.cost.timing import SIZING_LAUNCHES
 from parsim.estimator.estimate import estimate, stages_of
-from parsim.parallel.plan import ALL, AROUND_EXPERTS, Batch, Plan
+from parsim.parallel.plan import ALL, AROUND_EXPERTS, PER_NODE, Batch, Plan
 from parsim.schedules.phase import Phase
 from parsim.step import program
 from parsim.step.program import section
@@ -38,12 +39,20 @@ def test_one_call_launches_a_kernel_of_each_expert_and_only_a_forward_waits_for_
     for plan, experts, exchanges in ((Plan(), 4, 0), (SPREAD, 2, EXCHANGES)):
         found, microseconds = launches(plan, phase)
         assert (found.of_loads, found.of_experts, found.stream) == (BETWEEN[phase] + exchanges, MATMULS[phase], stream)
-        assert microseconds == 3 * (found.count + found.of_loads) + MATMULS[phase] * experts
+        sizing = SIZING_LAUNCHES if exchanges and phase is Phase.F else 0
+        assert microseconds == 3 * (found.count + found.of_loads + sizing) + MATMULS[phase] * experts
+
+
+def test_a_node_that_gets_a_token_once_needs_no_sizes_of_slots() -> None:
+    case = scenario(model=MOE, batch=Batch(8, 8), stack=replace(WAITS, dispatch=PER_NODE))
+    found, microseconds = launches(SPREAD, Phase.F)
+    assert int(stages_of(case, SPREAD).workload.ps(found)[0]) // 10**6 == microseconds - 3 * SIZING_LAUNCHES
 
 
 @pytest.mark.parametrize("phase", list(MATMULS))
 def test_a_graph_replays_all_but_what_follows_the_loads_or_all(phase: Phase) -> None:
-    assert launches(SPREAD, phase, AROUND_EXPERTS)[1] == 3 * (BETWEEN[phase] + EXCHANGES) + MATMULS[phase] * 2
+    sizing = SIZING_LAUNCHES if phase is Phase.F else 0
+    assert launches(SPREAD, phase, AROUND_EXPERTS)[1] == 3 * (BETWEEN[phase] + EXCHANGES + sizing) + MATMULS[phase] * 2
     assert launches(SPREAD, phase, ALL)[1] == 0
 
 
