@@ -1,7 +1,7 @@
 """V-Half: a V with about half the activations of 1F1B on every rank, and half its bubble where all phases take as long.
 
 Source: Qi et al. 2024 (arXiv:2405.15362), section 3.2; sail-sg/zero-bubble-pipeline-parallelism,
-megatron/core/pipeline_parallel/zerobubble/scheduler/zbv_greedy.py, stable_pattern_v_half, without its reordering of warm-up and end.
+megatron/core/pipeline_parallel/zerobubble/scheduler/zbv_greedy.py, stable_pattern_v_half.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """V-Min: a V with about a third of the activations of 1F1B on every rank, the least that this kind of schedule can have.
 
 Source: Qi et al. 2024 (arXiv:2405.15362), section 3.2; sail-sg/zero-bubble-pipeline-parallelism,
-megatron/core/pipeline_parallel/zerobubble/scheduler/zbv_greedy.py, stable_pattern_v_min, without its reordering of warm-up and end.
+megatron/core/pipeline_parallel/zerobubble/scheduler/zbv_greedy.py, stable_pattern_v_min.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,10 +12,13 @@ import numpy as np
 from parsim.cluster.scalars import Ints
 from parsim.schedules.action import Action
 from parsim.schedules.phase import SPLIT, Phase
+from parsim.schedules.reordering import WEIGHTS, reorder
 from parsim.schedules.schedule import Schedule
 
 Turn = tuple[int, Phase]  # a stage of the rank, and what is done for its next micro_batch
 _PERIOD = 6  # slots: three phases of two chunks
+_STEADY = 2  # micro_batches for each rank and one, of which those in the middle pass as any further ones would
+_INSIDE = 5  # actions of a rank for each of these, behind which the middle goes on
 
 
 class VShaped(Schedule):
@@ -43,7 +47,8 @@ def in_order(turns: Iterable[Turn], num_micro_batches: int) -> Iterator[Action]:
 class BuildingBlocks(VShaped, ABC):
     """A micro_batch passes down and up the V in fixed slots, the next one six slots later; weights take the slots that are left.
 
-    Source: Qi et al. 2024 (arXiv:2405.15362), section 3: what lies between F and I of a stage is what its activations live for.
+    Warm-up and end are reordered.  Source: Qi et al. 2024 (arXiv:2405.15362), section 3: what lies between F and I of a stage is what its
+    activations live for.
     """
 
     steady_rounds = 6
@@ -53,22 +58,25 @@ class BuildingBlocks(VShaped, ABC):
         """Of F down, F up, I up and I down, for micro_batch 0; no two of one rank are equal modulo six."""
 
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
-        """By slot."""
+        """In the order of reordered slots, of which a steady state repeats."""
+        least, cut = _STEADY * (num_ranks + 1), _INSIDE * (num_ranks + 1)
+        kinds, more = _kinds(self, num_ranks, min(num_micro_batches, least))[rank], max(0, num_micro_batches - least)
+        kinds = np.concatenate([kinds[:cut], np.tile(kinds[cut : cut + _PERIOD], more), kinds[cut:]])
         down, up = rank, 2 * num_ranks - 1 - rank
-        m = np.arange(num_micro_batches)
-        taken = [_PERIOD * m + first for first in self.slots(rank, num_ranks)]
-        backward = np.concatenate(taken[2:])
-        order = np.argsort(backward)
-        weights = np.empty_like(backward)
-        weights[order] = _free(np.concatenate(taken), backward[order])
-        rows = [(down, 0), (up, 0), (up, 1), (down, 1), (up, 2), (down, 2)]
-        when = np.concatenate([*taken, weights])
-        stages, phases = (np.repeat([row[i] for row in rows], num_micro_batches) for i in (0, 1))
-        return np.stack([stages, phases, np.tile(m, len(rows))])[:, np.argsort(when, kind="stable")]
+        stages, phases = np.array([down, up, up, down, -1])[kinds], np.array([0, 0, 1, 1, 2])[kinds]
+        number = np.empty_like(kinds)
+        for kind in range(WEIGHTS):
+            number[kinds == kind] = np.arange(num_micro_batches)
+        backwards = phases == 1
+        for column in (stages, number):
+            column[kinds == WEIGHTS] = column[backwards]
+        return np.stack([stages, phases, number])
 
 
-def _free(taken: Ints, after: Ints) -> Ints:
-    """For each of some times, in order, the next slot behind it that nobody has."""
-    free = np.setdiff1d(np.arange(after[-1] + len(after) + 2), taken)
-    k = np.arange(len(after))
-    return np.asarray(free[k + np.maximum.accumulate(np.searchsorted(free, after) - k)])
+@functools.lru_cache(maxsize=256)
+def _kinds(blocks: BuildingBlocks, num_ranks: int, num_micro_batches: int) -> list[Ints]:
+    """What each rank runs, first to last, as indices of kinds of slots."""
+    starts = (blocks.slots(rank, num_ranks) for rank in range(num_ranks))
+    ranks = reorder([[[*range(start, start + _PERIOD * num_micro_batches, _PERIOD)] for start in each] for each in starts])
+    kind = np.repeat(range(WEIGHTS + 1), [len(own) for own in ranks[0]])
+    return [kind[np.argsort(np.concatenate(slots))] for slots in ranks]

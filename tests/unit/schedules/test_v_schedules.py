@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from parsim.schedules import SCHEDULES, Action, Phase, fault, find
 from parsim.schedules.dual_pipe import DualPipe
+from parsim.schedules.reordering import reorder
 from parsim.schedules.v_half import VHalf
+from parsim.schedules.v_min import VMin
+from parsim.schedules.v_shaped import BuildingBlocks
 from parsim.schedules.zero_bubble_v import ZeroBubbleV
 from schedule_orders import actions_of, in_order, needs, states_of
 
@@ -58,6 +62,27 @@ def test_v_half_holds_half_and_v_min_a_third_of_1f1b(p: int) -> None:
     """Qi et al. 2024 (arXiv:2405.15362), section 3.2, but for a few halves of stages that do not grow with the ranks."""
     assert 0 <= max(most_in_flight("v_half", p, 4 * p)) - p <= 2
     assert 0 <= max(most_in_flight("v_min", p, 4 * p)) - 2 * p / 3 <= 3
+
+
+@pytest.mark.parametrize("p", [4, 8, 16])
+def test_v_half_waits_half_and_v_min_two_thirds_of_1f1b_with_the_memory_of_their_table(p: int) -> None:
+    """sail-sg's table for arXiv:2405.15362, where all phases take as long: bubbles p / 2m and 2p / 3m beside p / m, (p + 2) // 2 and
+    (p + 4) // 3 micro_batches of a whole stage."""
+    takes, wholly = {Phase.F: 1, Phase.I: 1, Phase.W: 1}, idle("1f1b", p, 4 * p, {Phase.F: 2, Phase.B: 4})
+    for name, share, most in (("v_half", 1 / 2, (p + 2) // 2), ("v_min", 2 / 3, (p + 4) // 3)):
+        assert share * wholly - 6 <= idle(name, p, 4 * p, takes) <= share * wholly  # of 6 m slots of work
+        assert max(most_in_flight(name, p, 4 * p)) == 2 * most
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize("blocks", [VHalf(), VMin()], ids=["half", "min"])
+def test_further_micro_batches_pass_as_those_in_the_middle_do(blocks: BuildingBlocks, p: int) -> None:
+    for m in (2 * p + 3, 3 * p + 5):
+        whole = reorder([[[*range(start, start + 6 * m, 6)] for start in blocks.slots(rank, p)] for rank in range(p)])
+        for rank, slots in enumerate(whole):
+            kinds = np.repeat(range(5), [m, m, m, m, 2 * m])[np.argsort(np.concatenate(slots))]
+            stage, phase, _ = blocks.arrays(rank, p, 2, m)
+            assert np.where(phase == 2, 4, 2 * phase + ((phase == 1) ^ (stage != rank))).tolist() == kinds.tolist()
 
 
 def test_less_memory_costs_time() -> None:
