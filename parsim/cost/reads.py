@@ -76,8 +76,8 @@ class Reads:
         tables = [column for table in every.tables.values() for column in table.parts.T]
         first, which = distinct_rows([*columns, *tables, every.order, every.layout, every.kv_copies], every.num_plans)
         own, seen = every.take(first), set[str]()
-        watched = (_Columns(each.items(), seen) for each in (own.dims, own.degrees))
-        return _Part(replace(own, **dict(zip(("dims", "degrees"), watched, strict=True))), which, seen)
+        dims, degrees = (_Columns(each.items(), seen) for each in (own.dims, own.degrees))
+        return _Part(replace(own, dims=dims, degrees=degrees), which, seen)
 
 
 def _texts(key: object) -> Iterator[str]:

@@ -83,4 +83,4 @@ def _unless_one_is(group: Ints, entries: Ints) -> Ints:
     own, begins = entries[order], np.diff(group[order], prepend=-1) != 0
     begin, which = np.flatnonzero(begins), np.cumsum(begins) - 1
     is_greatest = (own == np.maximum.reduceat(own, begin)[which]).all(axis=1)
-    return order[is_greatest | ~np.logical_or.reduceat(is_greatest, begin)[which]]
+    return np.asarray(order[is_greatest | ~np.logical_or.reduceat(is_greatest, begin)[which]])

@@ -20,6 +20,9 @@ from parsim.registry import Registry
 class Degrees(Protocol):
     """What a plan says of its dimensions, as far as files of this package ask; a plan has a field for each dimension of its name, too."""
 
+    def __hash__(self) -> int:
+        """Plans that say the same lie alike."""
+
     @property
     def data_parallel(self) -> int:
         """Replicas."""
@@ -138,6 +141,7 @@ class _Laid(NamedTuple):
 
     degrees: Mapping[str, int]
     on: tuple[str, ...]
+    rules: Mapping[str, tuple[str, ...]]
 
 
 def degrees(plan: Degrees) -> Mapping[str, int]:
@@ -158,8 +162,9 @@ def _laid(plan: Degrees, every: tuple[Dimension, ...]) -> _Laid:
     if others > 1 or {own[axis].name for axis in experts} & dict(plan.dimensions).keys():
         left = math.prod(found[axis] for axis in _axes_of(every, DENSE)) // others
         found |= {axis: max(1, left) for axis in experts if own[axis].fills}
-    on = (each for each in _in_mesh_order(every) if found.get(each.axis, 1) > 1)
-    return _Laid(found, tuple(each.name for each in on if each.nesting is not None or _degree_of(plan, each) != 0))
+    there = (each for each in _in_mesh_order(every) if found.get(each.axis, 1) > 1)
+    on = tuple(each for each in there if each.nesting is not None or _degree_of(plan, each) != 0)
+    return _Laid(found, tuple(each.name for each in on), _rules(on, every))
 
 
 def num_ranks(found: Mapping[str, int]) -> int:
@@ -170,8 +175,8 @@ def num_ranks(found: Mapping[str, int]) -> int:
 
 def split(plan: Degrees, dim: str) -> int:
     """Parts into which a plan cuts a named dim."""
-    found = degrees(plan)
-    return math.prod(found[axis] for axis in rules(switched_on(plan)).get(dim, ()))
+    laid = _laid(plan, all_dimensions())
+    return math.prod(laid.degrees[axis] for axis in laid.rules.get(dim, ()))
 
 
 def chunks(plan: Degrees) -> tuple[int, ...]:
