@@ -29,7 +29,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._values: dict[str, T] = {}
-        self._sorted: tuple[dict[str, T] | None, tuple[str, ...], tuple[T, ...]] = (None, (), ())  # of which items, names and values
+        self._sorted: tuple[dict[str, T], tuple[str, ...], tuple[T, ...]] = ({}, (), ())  # of which items, names and values
         self._discovered: set[str] = set()
 
     def register(self, name: str, value: T) -> T:
@@ -41,7 +41,6 @@ class Registry(Generic[T]):
         if name in self._values and self._values[name] is not value:
             raise ParsimError(f"{self.kind} {name!r} is registered twice", remedy="Give one of the two another name.")
         self._values[name] = value
-        self._sorted = (None, (), ())
         return value
 
     def get(self, name: str) -> T:
@@ -63,10 +62,10 @@ class Registry(Generic[T]):
         """What they name, in that order."""
         return self._in_order()[2]
 
-    def _in_order(self) -> tuple[dict[str, T] | None, tuple[str, ...], tuple[T, ...]]:
-        if self._sorted[0] is not self._values:
+    def _in_order(self) -> tuple[dict[str, T], tuple[str, ...], tuple[T, ...]]:
+        if self._sorted[0] != self._values:
             names = tuple(sorted(self._values))
-            self._sorted = (self._values, names, tuple(self._values[name] for name in names))
+            self._sorted = (dict(self._values), names, tuple(self._values[name] for name in names))
         return self._sorted
 
     def discover(self, package: str) -> None:

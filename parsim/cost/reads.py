@@ -53,6 +53,8 @@ class Reads:
 
     def of(self, key: object, ask: Callable[[Sizes], Ints]) -> Ints:
         """What `ask` finds for each plan.  The names in `key` say what it is expected to read: if it reads more, it is asked again."""
+        if self.sizes.num_plans == 1:
+            return ask(self.sizes)
         known = self.sizes.dims.keys() | self.sizes.degrees.keys()
         names = known & {*_texts(key)}
         while True:
@@ -74,8 +76,8 @@ class Reads:
         tables = [column for table in every.tables.values() for column in table.parts.T]
         first, which = distinct_rows([*columns, *tables, every.order, every.layout, every.kv_copies], every.num_plans)
         own, seen = every.take(first), set[str]()
-        watched = (_Columns(each.items(), seen) for each in (own.dims, own.degrees))
-        return _Part(replace(own, **dict(zip(("dims", "degrees"), watched, strict=True))), which, seen)
+        dims, degrees = (_Columns(each.items(), seen) for each in (own.dims, own.degrees))
+        return _Part(replace(own, dims=dims, degrees=degrees), which, seen)
 
 
 def _texts(key: object) -> Iterator[str]:

@@ -336,7 +336,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
 
 
 def _sequence_axes(plan: Degrees) -> tuple[str, ...]:
-    found = rules(switched_on(plan, degrees_of(plan)))
+    found = rules(switched_on(plan))
     return (*found.get("Q", ()), *found.get("Z", ()))
 
 
@@ -357,7 +357,7 @@ def _tables(
         PlanError: a table does not share out its dim, or its axis cuts the same extent otherwise under another name.
     """
     found: dict[tuple[str, str], Table] = {}
-    on = set(plans.each(MESH, lambda plan: switched_on(plan, degrees_of(plan)))[0]) if known else set()
+    on = set(plans.each(MESH, switched_on)[0]) if known else set()
     cut = {(dim, axis) for names in on for dim, over in rules(names).items() for axis in over}
     for dim, axis, share in known:
         if (dim, axis) not in cut or dim not in dims:

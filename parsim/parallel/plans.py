@@ -27,6 +27,7 @@ class Plans:
     values: Mapping[str, tuple[Any, ...]]  # of the fields that are no numbers, by index
     num_plans: int
     _distinct: dict[tuple[str, ...], tuple[Ints, Ints]] = field(default_factory=dict, repr=False)
+    _asked: dict[tuple[str, ...], list[Plan]] = field(default_factory=dict, repr=False)  # of each combination one
 
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> Plans:
@@ -98,7 +99,9 @@ class Plans:
     def each(self, fields: tuple[str, ...], value: Callable[[Plan], T]) -> tuple[list[T], Ints]:
         """What `value` says of each combination of the fields that it reads, and for each plan which combination it has."""
         first, which = self.distinct(fields)
-        return [*map(value, self.some(first, fields))], which
+        if fields not in self._asked:
+            self._asked[fields] = [*self.some(first, fields)]
+        return [*map(value, self._asked[fields])], which
 
     def numbers(self, fields: tuple[str, ...], value: Callable[[Plan], int]) -> Ints:
         """A whole number for each plan, of a function that reads these fields."""

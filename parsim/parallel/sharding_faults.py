@@ -184,7 +184,7 @@ def tokens(plan: Plan, model: ModelSpec, batch: Batch) -> Iterator[PlanFault]:
         field, off = ("sequence_parallel", "false") if plan.sequence_parallel else ("context_parallel", "1")
         yield PlanFault(field, message, f"Make sequence_length a multiple of {enough}, or {field} {off}")
         return
-    over = dimensions.rules(dimensions.switched_on(plan, found)).get("M", ())
+    over = dimensions.rules(dimensions.switched_on(plan)).get("M", ())
     around = set(over) & set(dimensions.axes_of(dimensions.OUTSIDE))
     ranks = math.prod(found[axis] for axis in (dimensions.axes_of(dimensions.DENSE) if view else set(over) - around))
     count = plan.micro_batch * batch.sequence_length * dimensions.split(plan, "B") // math.prod(found[axis] for axis in around) // run

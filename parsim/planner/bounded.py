@@ -32,8 +32,10 @@ class Bounded:
         """`known`: the same of the first of the plans."""
         self.priced, self.plans = Priced(scenario, plans), plans
         more = np.arange(len(known.plans), len(plans)) if known else None
+        self.peaks: Ints
+        self.hosts: Ints
         found = self.priced.figures(peak_bytes, host_peak_bytes, rows=more, progress=progress)
-        self.peaks, self.hosts = np.hstack([[known.peaks, known.hosts], found]) if known else found
+        self.peaks, self.hosts = np.hstack([np.stack([known.peaks, known.hosts]), found]) if known else found
         self.bound_ps, self.exact_ps = np.full((2, len(plans)), -1)  # of those that were asked for
         every = self._estimates(np.arange(len(plans)), np.zeros(len(plans)))
         self.fill, self.short_of = every.fill, every.short_of

@@ -56,7 +56,10 @@ def _dimensions(plan: Plan, facts: Facts) -> Plan:
 
 def _context(plan: Plan, facts: Facts) -> Plan:
     """Where no rank has another part of a sequence, there is nothing that attention does about it."""
-    return plan if plan.context_parallel > 1 else replace(plan, context_kind=KEYS["context_kind"].default, context_group=None)
+    usual = KEYS["context_kind"].default
+    if plan.context_parallel > 1 or (plan.context_kind, plan.context_group) == (usual, None):
+        return plan
+    return replace(plan, context_kind=usual, context_group=None)
 
 
 def _replicas(plan: Plan, facts: Facts) -> Plan:
@@ -64,7 +67,7 @@ def _replicas(plan: Plan, facts: Facts) -> Plan:
     found = degrees(plan)
     group = None if plan.zero_group == plan.data_parallel else plan.zero_group
     if any(found[axis] > 1 for axis in replica_axes()):
-        return replace(plan, zero_group=group)
+        return plan if group == plan.zero_group else replace(plan, zero_group=group)
     unsharded = {name: KEYS[name].default for name in _ZERO} | {"zero_group": group, "zero_stage": 1 if group else 0}
     return replace(plan, **unsharded)
 
@@ -120,6 +123,8 @@ def _layers(plan: Plan, facts: Facts) -> Plan:
 
 def _order(plan: Plan, facts: Facts) -> Plan:
     """Axes of one rank have no place."""
+    if plan.rank_order == _ORDERS[0]:
+        return plan
     found = degrees(plan)
 
     def places(order: str) -> list[list[str]]:

@@ -105,8 +105,9 @@ def remedies(scenario: Scenario, plan: Plan | str) -> Remedies:
 
 
 def _bound(scenario: Scenario, plan: Plan, num_axes: int) -> tuple[Bounded, list[tuple[str, ...]]]:
-    """The legal plans that differ in so many axes, as columns, and for each of them the axes."""
-    found = [(each, axes) for axes in combinations((*_DEGREES, *_CHOICES), num_axes) for each in _neighbours(scenario, plan, axes)]
+    """The plan, as it may be all there is, and the legal plans that differ in so many axes, as columns, and for each of them the axes."""
+    varied = [(each, axes) for axes in combinations((*_DEGREES, *_CHOICES), num_axes) for each in _neighbours(scenario, plan, axes)]
+    found: list[tuple[Plan, tuple[str, ...]]] = [(plan, ()), *varied]
     return Bounded(scenario, Plans.of([each for each, _ in found])), [axes for _, axes in found]
 
 
@@ -133,7 +134,7 @@ def _neighbours(scenario: Scenario, plan: Plan, axes: tuple[str, ...]) -> Iterat
         if any(value == getattr(plan, axis) for axis, value in zip(axes, values, strict=True)):
             continue
         other = _with_values(plan, dict(zip(axes, values, strict=True)), num_devices)
-        uneven = other.virtual_pipeline > 1 and model.num_layers % other.num_stages
+        uneven = other.num_stages != plan.num_stages and other.virtual_pipeline > 1 and model.num_layers % other.num_stages
         if any(getattr(other, axis) != value for axis, value in zip(axes, values, strict=True)) or uneven:
             continue
         if not scenario.faults(other) and not (runs and reasons(other, model.num_layers, stack)):

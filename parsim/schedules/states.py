@@ -63,7 +63,9 @@ def _state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int,
 
 def greatest(group: Ints, entries: Ints) -> Ints:
     """Rows that no other row of their group reaches in every entry, once each: the largest sum stands, what it reaches goes, and again."""
-    rows, _ = distinct_rows([group, *entries.T], len(group))
+    rows = _unless_one_is(group, entries)
+    first, _ = distinct_rows([group[rows], *entries[rows].T], len(rows))
+    rows = rows[first]
     rows = rows[np.lexsort((*entries[rows].T, -entries[rows].sum(axis=1), group[rows]))]
     kept = []
     while len(rows):
@@ -73,3 +75,12 @@ def greatest(group: Ints, entries: Ints) -> Ints:
         rows = rows[(entries[rows] > entries[top[np.cumsum(first) - 1]]).any(axis=1)]
     every = np.concatenate(kept)
     return every[np.lexsort((*entries[every].T[::-1], group[every]))]
+
+
+def _unless_one_is(group: Ints, entries: Ints) -> Ints:
+    """All rows, but where one of a group reaches the greatest of every entry only such rows."""
+    order = np.argsort(group, kind="stable")
+    own, begins = entries[order], np.diff(group[order], prepend=-1) != 0
+    begin, which = np.flatnonzero(begins), np.cumsum(begins) - 1
+    is_greatest = (own == np.maximum.reduceat(own, begin)[which]).all(axis=1)
+    return np.asarray(order[is_greatest | ~np.logical_or.reduceat(is_greatest, begin)[which]])

@@ -32,7 +32,7 @@ class MeshFacts(NamedTuple):
     def of(cls, model: ModelSpec, plan: Plan, stack: Stack) -> MeshFacts:
         """Of the degrees of a plan."""
         found = degrees(plan)
-        axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan, found)
+        axes, dimensions = tuple(axis for axis in found if found[axis] > 1), switched_on(plan)
         divides = model.extents["D"] % plan.tensor_parallel == 0
         is_cut = stack.scatter_gather and {"tp", "pp"} <= set(axes) and "T" not in rules(dimensions) and divides
         return cls(axes, dimensions, is_cut, split(plan, "Z"), split(plan, "K") > model.extents.get("K", math.inf))

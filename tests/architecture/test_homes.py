@@ -168,6 +168,7 @@ ROOM = {
     "layers that stay in bf16": 50,
     "weights that are kept and gathered in 8 bits alone": 145,
     "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 190,
+    "plans of experts and schedules in seconds": 200,
 }
 
 

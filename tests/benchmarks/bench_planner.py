@@ -1,6 +1,7 @@
 """CPU seconds of `parsim plan`, whole process, of two checkouts in turns:  python tests/benchmarks/bench_planner.py BEFORE_DIR [AFTER_DIR]
 
-GPT-3 175B on 1,024 A100 (13,728 plans that differ), the shipped search of GPT-3 13B, and, of this tree alone, a 1T model on 102,400 (the
+GPT-3 175B on 1,024 A100 (13,728 plans that differ), the shipped searches of GPT-3 13B and of DeepSeek-V3 on 2,048 H800 (62,404), whose
+reported plan is also estimated, loading apart (goals: 10 s, and 0.5 s); and, of this tree alone, a 1T model on 102,400 (the
 checkout before gives no answer in hours); `--million` adds a space of a million plans; `--estimates` what a plan costs in an array of
 100,000 (6 that differ, and all, of a dozen structures of the million), beside one `estimate` after another before.  Each checkout has its
 own bytecode, written by a first run that does not count, as an installed package has it.
@@ -30,15 +31,24 @@ batch: {{global_batch: {batch}, sequence_length: 2048, dtype: bf16}}
 stack: megatron-2022
 plans: {{search: {{{axes}}}}}
 """
+EXPERTS = (HERE / "scenarios" / "deepseek-v3-2048.yaml").read_text()
 LARGE = "1T on 102,400"  # of this tree alone
 SPACES = {
     "175B on 1,024": SCENARIO.format(model="gpt3-175b", nodes=128, batch=1536, axes=f"{AXES}, {AGAIN}, zero_stage: [0, 1]"),
     "plan-gpt3-13b": (HERE / "scenarios" / "plan-gpt3-13b.yaml").read_text(),
+    "deepseek-v3-2048": EXPERTS,
     LARGE: SCENARIO.format(model="megatron-1t", nodes=12_800, batch=12_800, axes=f"{AXES}, {AGAIN}, zero_stage: [0, 1]"),
 }
 MILLION = SCENARIO.format(model="gpt3-175b", nodes=128, batch=3072, axes=f"{AXES}, {AGAIN}, {WIDE}")
 
 
+ONCE = """
+import sys, time, parsim, parsim.estimator.estimate
+scenario = parsim.load(sys.argv[1])
+begin = time.process_time()
+parsim.estimate(scenario, "reported")
+print(time.process_time() - begin)
+"""
 ONE_BY_ONE = """
 import sys, time, parsim
 scenario = parsim.load(sys.argv[1])
@@ -151,6 +161,8 @@ def main() -> None:
         rows.append(
             [name, counts, "" if before is None else f"{before:.1f}", f"{after:.2f}", "" if before is None else f"1/{before / after:.0f}"]
         )
+    once = [float(python(tree, EXPERTS, "-c", ONCE, "FILE")[1]) for tree in trees]
+    rows.append(["deepseek-v3-2048", "1 plan", f"{once[0]:.2f}", f"{once[1]:.2f}", f"1/{once[0] / once[1]:.1f}"])
     if asked.million:
         after, counts = cpu_s(trees[1], MILLION)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from parsim.model.dims import REVERSED, TOKENS
 from parsim.registry import Registry
@@ -19,6 +19,9 @@ from parsim.registry import Registry
 
 class Degrees(Protocol):
     """What a plan says of its dimensions, as far as files of this package ask; a plan has a field for each dimension of its name, too."""
+
+    def __hash__(self) -> int:
+        """Plans that say the same lie alike."""
 
     @property
     def data_parallel(self) -> int:
@@ -141,16 +144,35 @@ def uneven() -> tuple[UnevenShare, ...]:
     return tuple((dim, each.axis, each.share) for each in all_dimensions() if each.share for dim in each.shards)
 
 
-def degrees(plan: Degrees) -> dict[str, int]:
+class _Laid(NamedTuple):
+    """How the ranks of a plan lie."""
+
+    degrees: Mapping[str, int]
+    on: tuple[str, ...]
+    rules: Mapping[str, tuple[str, ...]]
+
+
+def degrees(plan: Degrees) -> Mapping[str, int]:
     """Ranks along each axis, in mesh order."""
-    every = all_dimensions()
+    return _laid(plan, all_dimensions()).degrees
+
+
+def switched_on(plan: Degrees) -> tuple[str, ...]:
+    """Names of the dimensions that are on, in mesh order: an axis of degree 1 is off."""
+    return _laid(plan, all_dimensions()).on
+
+
+@functools.lru_cache(maxsize=2**14)
+def _laid(plan: Degrees, every: tuple[Dimension, ...]) -> _Laid:
     own, experts = _by_axis(every), _axes_of(every, EXPERT)
     found = {axis: _degree_of(plan, each) for axis, each in own.items()}
     others = math.prod(found[axis] for axis in experts)
     if others > 1 or {own[axis].name for axis in experts} & dict(plan.dimensions).keys():
         left = math.prod(found[axis] for axis in _axes_of(every, DENSE)) // others
         found |= {axis: max(1, left) for axis in experts if own[axis].fills}
-    return found
+    there = (each for each in _in_mesh_order(every) if found.get(each.axis, 1) > 1)
+    on = tuple(each for each in there if each.nesting is not None or _degree_of(plan, each) != 0)
+    return _Laid(found, tuple(each.name for each in on), _rules(on, every))
 
 
 def num_ranks(found: Mapping[str, int]) -> int:
@@ -161,21 +183,15 @@ def num_ranks(found: Mapping[str, int]) -> int:
 
 def split(plan: Degrees, dim: str) -> int:
     """Parts into which a plan cuts a named dim."""
-    found = degrees(plan)
-    return math.prod(found[axis] for axis in rules(switched_on(plan, found)).get(dim, ()))
+    laid = _laid(plan, all_dimensions())
+    return math.prod(laid.degrees[axis] for axis in laid.rules.get(dim, ()))
 
 
 def chunks(plan: Degrees) -> tuple[int, ...]:
     """The equal chunks of a sequence as they lie from its first rank to its last; () where tokens lie in their own order."""
     found = degrees(plan)
-    laid = (each for name in switched_on(plan, found) if (each := DIMENSIONS.get(name)).chunks)
+    laid = (each for name in switched_on(plan) if (each := DIMENSIONS.get(name)).chunks)
     return next((tuple(each.chunks(found[each.axis])) for each in laid if each.chunks), ())
-
-
-def switched_on(plan: Degrees, found: Mapping[str, int]) -> tuple[str, ...]:
-    """Names of the dimensions that are on, in mesh order: an axis of degree 1 is off."""
-    every = _in_mesh_order(all_dimensions())
-    return tuple(each.name for each in every if found.get(each.axis, 1) > 1 and (each.nesting is not None or _degree_of(plan, each) != 0))
 
 
 @functools.lru_cache(maxsize=16)

@@ -37,6 +37,19 @@ def test_a_plan_that_does_not_fit_has_one_typed_reason_with_its_parts() -> None:
     assert estimate(toy(need(PLAIN)), PLAIN).shortage is None
 
 
+def test_a_plan_of_uneven_chunks_is_changed_in_what_leaves_them_alone() -> None:
+    uneven = Plan(data_parallel=4, pipeline_parallel=2, virtual_pipeline=2, schedule="interleaved_1f1b")
+    model = replace(GPT, num_layers=7)
+    found = remedies(toy(estimate(toy(model=model), uneven).peak_bytes - 1, model=model), uneven)
+    assert {("recompute",), ("zero_stage",)} <= {each.axes for each in found.changes}
+
+
+def test_a_plan_without_a_neighbour_has_no_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "_neighbours", lambda *_: iter(()))
+    found = remedies(toy(need(PLAIN) - 1), PLAIN)
+    assert (found.changes, found.not_enough) == ((), ())
+
+
 def test_the_host_is_a_reason_of_its_own() -> None:
     offloaded = replace(PLAIN, offload_optimizer=True)
     chosen = toy()
