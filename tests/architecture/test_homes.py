@@ -158,6 +158,7 @@ ROOM = {
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
     "windows, sinks and biases of experts, layers of several forms, also by hand": 160,
     "a module for a later token, also by hand": 145,
+    "chunks, layers without positions, gates on what enters an expert": 105,
 }
 
 
