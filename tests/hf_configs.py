@@ -102,6 +102,23 @@ GPT_OSS = {  # as released, but for what no reader looks at
         "quant_method": "mxfp4",
     },
 }
+LLAMA4 = {  # as released, but for what no reader looks at
+    "model_type": "llama4",
+    "architectures": ["Llama4ForConditionalGeneration"],
+    "vision_config": {"hidden_size": 1408, "model_type": "llama4_vision_model"},
+    "text_config": {
+        **{"attention_bias": False, "attention_chunk_size": 8192, "attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu"},
+        **{"hidden_size": 5120, "interleave_moe_layer_step": 1, "intermediate_size": 8192, "intermediate_size_mlp": 16384},
+        **{"max_position_embeddings": 10485760, "model_type": "llama4_text", "no_rope_layers": [1, 1, 1, 0] * 12, "use_qk_norm": True},
+        **{"num_attention_heads": 40, "num_experts_per_tok": 1, "num_hidden_layers": 48, "num_key_value_heads": 8, "num_local_experts": 16},
+        **{"tie_word_embeddings": False, "vocab_size": 202048},
+    },
+}
+MAVERICK = {
+    **LLAMA4["text_config"],  # type: ignore[dict-item]
+    **{"interleave_moe_layer_step": 2, "max_position_embeddings": 1048576, "no_rope_layers": [], "num_local_experts": 128},
+    **{"moe_layers": [*range(1, 48, 2)], "use_qk_norm": False},
+}
 QWEN_EXPERTS = {
     **{**LLAMA, "model_type": "qwen3_moe", "decoder_sparse_step": 1, "head_dim": 128, "hidden_size": 2048, "intermediate_size": 6144},
     **{"max_position_embeddings": 40960, "mlp_only_layers": [], "moe_intermediate_size": 768, "norm_topk_prob": True, "num_experts": 128},
@@ -132,10 +149,12 @@ KIMI = {
     **{"num_hidden_layers": 61, "num_attention_heads": 64, "num_key_value_heads": 64, "q_lora_rank": 1536, "n_routed_experts": 384},
     **{"n_shared_experts": 1, "num_experts_per_tok": 8, "max_position_embeddings": 131072},
 }
-KNOWN = "bert, deepseek_v2, deepseek_v3, kimi_k2, gpt2, gpt_oss, llama, mixtral, mistral, nemotron, qwen2, qwen3, qwen3_moe"
+KNOWN = "bert, deepseek_v2, deepseek_v3, kimi_k2, gpt2, gpt_oss, llama, llama4_text, llama4, mixtral, mistral, nemotron, "
+KNOWN += "qwen2, qwen3, qwen3_moe"
 CONFIGS = {
     **{"bert-base": BERT, "llama3-8b": LLAMA, "mistral-7b": MISTRAL, "qwen2.5-7b": QWEN, "gpt2-small": GPT2, "nemotron-4-15b": NEMOTRON},
     **{"mixtral-8x7b": MIXTRAL, "qwen3-30b-a3b": QWEN_EXPERTS, "gpt-oss-20b": GPT_OSS},
+    **{"llama4-scout": LLAMA4, "llama4-maverick": MAVERICK},
     **{"deepseek-v2-lite": LITE, "moonlight-16b-a3b": MOONLIGHT, "kimi-k2": KIMI},
     "qwen3-8b": {**QWEN_3, "num_hidden_layers": 36, "vocab_size": 151936},
 }

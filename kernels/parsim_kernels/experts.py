@@ -66,6 +66,24 @@ def route_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fr
     return (_shares(_sigmoid(_of_slots(logits, attributes)), real(logits), out),), 4 * logits.size
 
 
+def route_own_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """As `route`, where a gate is its logit's sigmoid.  4 FLOPs a logit.
+
+    Source: huggingface/transformers, modeling_llama4.py (`Llama4Router`).
+    """
+    (logits,) = inputs
+    own = _sigmoid(_of_slots(logits, attributes))
+    gates = out((own.shape[0] * own.shape[1], own.shape[2]), real(logits))
+    gates.reshape(own.shape)[...] = own
+    return (gates,), 4 * logits.size
+
+
+def route_own_sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_logits of `route_own_sigmoid` from (gates, d_gates).  3 n FLOPs, n the gates.  Source: derived here."""
+    gates, d_gates = inputs
+    return (_spread(gates * (1 - gates) * d_gates, gates, attributes, out),), 3 * gates.size
+
+
 def _of_slots(logits: Array, attributes: Attributes) -> Array:
     """The logits [B T N] of what tokens have chosen: [choice, token of a run, run]."""
     token, expert = _chosen(attributes)

@@ -70,6 +70,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "unpermute": experts.unpermute,
         "route": experts.route,
         "route_grad": experts.route_grad,
+        "route_own_sigmoid": experts.route_own_sigmoid,
+        "route_own_sigmoid_grad": experts.route_own_sigmoid_grad,
         "route_sigmoid": experts.route_sigmoid,
         "route_sigmoid_grad": experts.route_sigmoid_grad,
         "grouped_gemm": experts.grouped_gemm,

@@ -24,7 +24,6 @@ GATED = ("swiglu", "clamped_swiglu")  # activations of two up projections
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
-_WINDOW: OpAttributes = (("window", "extent:w"), ("chunked", 0))
 _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn, and what has norms of its own
 _SHARED = "shared_"  # before the names of what all tokens pass beside their experts
@@ -40,7 +39,7 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
         **norm_weights("norm1", kind),
-        **{f"{each}_norm.gamma": "ones" for each in _TURNED if kind.qk_norm},
+        **{f"{each}_norm.gamma": "ones" for each in _TURNED if kind.qk_norm and kind.qk_norm_weights},
         **norm_weights("norm2", kind),
         **(latent_weights(kind) if kind.latent else {}),
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
@@ -68,7 +67,7 @@ def _attention(form: LayerForm, kind: TransformerArchitecture, attention: str, f
     yield from norms
     if not kind.query_latent:  # else narrow vectors enter in its place
         yield entry
-    yield from latent_projections(entry.inputs[0], kind, fusions) if kind.latent else _projections(kind, fusions)
+    yield from latent_projections(entry.inputs[0], kind, fusions) if kind.latent else _projections(form, kind, fusions)
     yield from in_region(CORE_ATTENTION, _core(attention, kind, _mask(form, kind)))
     value = _value_dim(kind)
     yield Op("out_gemm", f"B S K R {value}, K R {value} D -> B S D", ("mixed", "out.weight"), ("out_gemm",))
@@ -76,30 +75,42 @@ def _attention(form: LayerForm, kind: TransformerArchitecture, attention: str, f
     yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", "norm1", kind, fusions)
 
 
-def _projections(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
-    steps = {name: _steps(name, kind) for name in _HEADS}
+def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    steps = {name: _steps(name, form, kind) for name in _HEADS}
     # The three GEMMs stand together: their input gradients add up before the one collective that settles them.
     for name, dims in _HEADS.items():
         yield Op(f"{name}_gemm", f"B S D, D {dims} -> B S {dims}", ("attention_in", f"{name}.weight"), (steps[name][0],))
     if kind.qkv_bias:
         for name, dims in _HEADS.items():
             yield _bias(f"{name}_bias", f"B S {dims}, {dims} -> B S {dims}", steps[name][0], f"{name}.bias", steps[name][1], fusions)
-    if kind.qk_norm:
-        for name in _TURNED:
-            x, y = steps[name][kind.qkv_bias :][:2]
-            yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=f"B S {_HEADS[name]}")
-    if kind.positions == "rotary":
+    for name in _TURNED if _has_qk_norm(form, kind) else ():
+        x, y = steps[name][kind.qkv_bias :][:2]
+        dims = f"B S {_HEADS[name]}"
+        if kind.qk_norm_weights:
+            yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=dims)
+        else:
+            yield Op(f"{name}_norm", f"{dims} -> {dims}", (x,), (y,), "rms_normalize")
+    if _turns(form, kind):
         for name in _TURNED:
             expr = f"B S {_HEADS[name]} -> B S {_HEADS[name]}"
             # In place: its gradient needs the positions only.
             yield Op(f"{name}_rotary", expr, (steps[name][-2],), (name,), "rotary", attributes=(("offset", "offset:S"),), in_place=True)
 
 
-def _steps(name: str, kind: TransformerArchitecture) -> list[str]:
+def _turns(form: LayerForm, kind: TransformerArchitecture) -> bool:
+    return kind.positions == "rotary" and not form.unturned
+
+
+def _has_qk_norm(form: LayerForm, kind: TransformerArchitecture) -> bool:
+    """One without weights goes with positions: huggingface/transformers, modeling_llama4.py (`Llama4TextAttention`)."""
+    return kind.qk_norm and (kind.qk_norm_weights or _turns(form, kind))
+
+
+def _steps(name: str, form: LayerForm, kind: TransformerArchitecture) -> list[str]:
     """The names that a projection of the input bears, from GEMM to use."""
     there = {"gemm": True, "biased": kind.qkv_bias}
     if name in _TURNED:
-        there |= {"normed": kind.qk_norm, "turned": kind.positions == "rotary"}
+        there |= {"normed": _has_qk_norm(form, kind), "turned": _turns(form, kind)}
     steps = [f"{name}_{step}" for step, is_there in there.items() if is_there]
     return [*steps[:-1], name]
 
@@ -112,7 +123,8 @@ def _mask(form: LayerForm, kind: TransformerArchitecture) -> OpAttributes:
     """What kernels are told that mask scores; nothing where all tokens see one another."""
     if not kind.causal:
         return ()
-    return (*_PLACES, *(_WINDOW if kind.window and not form.full else ()))
+    window: OpAttributes = (("window", "extent:w"), ("chunked", int(kind.window == "chunked")))
+    return (*_PLACES, *(window if kind.window and not form.full else ()))
 
 
 def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:

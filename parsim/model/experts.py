@@ -23,7 +23,7 @@ ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
 _SLOTS = (("run", "run"), ("slots", "local:O"), ("inner", "local:T"))
 _CHOSEN = (("run", "run"), ("loads", "loads:N"), ("inner", "local:T"))
 _OWN = (("loads", "loads:E"),)
-_ROUTES = {"softmax": "route", "sigmoid": "route_sigmoid"}  # by what gates are shares of
+_ROUTES = {"softmax": "route", "sigmoid": "route_sigmoid", "own_sigmoid": "route_own_sigmoid"}  # by what gates are shares of
 
 
 def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
@@ -36,9 +36,13 @@ def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture,
     yield Op("permute", "B T D -> O M D", (x,), ("permuted",), "permute", attributes=_SLOTS)
     yield Op("dispatch", "O M D -> X G D", ("permuted",), ("expert_in",), "relabel")
     yield Op("dispatch_gates", "O M -> X G", ("gates",), ("expert_gates",), "relabel", (FLOAT32,))
+    x = "expert_in"
+    if kind.gates_on_input:
+        x = "expert_weighed_in"
+        yield Op("weigh_input", "X G D, X G -> X G D", ("expert_in", "expert_gates"), (x,), "weigh")
     for name in ups:
-        yield from _linear(name, "expert_in", f"expert_{name}", kind, fusions)
-    yield from _weighted_activation(ups, kind, fusions)
+        yield from _linear(name, x, f"expert_{name}", kind, fusions)
+    yield from (_plain_activation if kind.gates_on_input else _weighted_activation)(ups, kind, fusions)
     yield from _linear("down", "expert_active", "expert_out", kind, fusions)
     yield Op("collect", "X G D -> O M D", ("expert_out",), ("collected",), "relabel")
     yield Op("unpermute", "O M D -> B T D", ("collected",), (out,), "unpermute", attributes=_SLOTS)
@@ -59,6 +63,11 @@ def _linear(name: str, x: str, y: str, kind: TransformerArchitecture, fusions: t
         gates, kernel = (("expert_gates",), "weighted_expert_bias") if name == "down" else ((), "expert_bias")
         expr, inputs = f"X G {after}, E {after}{', X G' * len(gates)} -> X G {after}", (out, f"experts_{name}.bias", *gates)
         yield Op(f"experts_{name}_bias", expr, inputs, (y,), kernel, attributes=_OWN, fused="bias" in fusions and not gates, in_place=True)
+
+
+def _plain_activation(ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    hidden, expr = tuple(f"expert_{name}" for name in ups), f"{'X G J, ' * (len(ups) - 1)}X G J -> X G J"
+    yield Op(ACTIVATION, expr, hidden, ("expert_active",), kind.activation)
 
 
 def _weighted_activation(ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:

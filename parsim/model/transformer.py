@@ -29,11 +29,12 @@ class LayerForm(NamedTuple):
 
     experts: bool = False  # in place of a dense MLP
     full: bool = False  # attention to all tokens, in a model whose other layers have a window
+    unturned: bool = False  # queries and keys without positions, in a model whose other layers turn them
 
     @property
     def name(self) -> str:
         """That of its block."""
-        return f"{'full_' * self.full}{'expert_' * self.experts}layer"
+        return f"{'full_' * self.full}{'unturned_' * self.unturned}{'expert_' * self.experts}layer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +50,13 @@ class TransformerArchitecture(Architecture):
     token_types: bool = False
     head: str = "next_token"
     qk_norm: bool = False
+    qk_norm_weights: bool = True
     layers: tuple[LayerForm, ...] = (LayerForm(),)  # each once, in the order in which they first come
-    window: bool = False
+    window: str = ""  # what a layer that is not full sees: the last tokens, or those of its chunk; "": all
     sinks: bool = False
     shared_experts: bool = False
     gates: str = "softmax"
+    gates_on_input: bool = False
     latent: bool = False
     query_latent: bool = False
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
@@ -84,6 +87,7 @@ class TransformerSpec(ModelSpec):
         "whether those of queries, keys and values do; as bias where left out", True, rule=lambda row: row.get("bias", True)
     )
     qk_norm: bool = figure("whether an RMSNorm of its own stands behind each head's queries and keys", False)
+    qk_norm_weights: bool = figure("whether that norm has weights; without, it stands where positions turn queries and keys only", True)
     tied_embedding: bool = figure("whether input and output embedding are one", True)
     causal: bool = figure("whether a token sees only those before it; false makes an encoder", True)
     norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)
@@ -97,7 +101,9 @@ class TransformerSpec(ModelSpec):
     sliding_window: int = figure(
         "the tokens that a token sees, itself among them; all where left out or null", 0, zero=True, rule=lambda row: 0
     )
-    full_attention_every: int = figure("with sliding_window each so many-th layer sees all tokens nevertheless; 0: none does", 0, zero=True)
+    attention_chunk: int = figure("the tokens of a chunk, of which a token sees those before it; 0: there are no chunks", 0, zero=True)
+    full_attention_every: int = figure("with either each so many-th layer sees all tokens nevertheless; 0: none does", 0, zero=True)
+    unturned_every: int = figure("of layers with rotary positions each so many-th turns nothing (NoPE); 0: all turn", 0, zero=True)
     attention_sinks: bool = figure("whether each head's softmax has a learned sink beside the keys", False)
     dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
     num_experts: int = figure("the experts of a layer that has some; 0 makes all layers dense", 0, zero=True, most=100_000)
@@ -106,7 +112,12 @@ class TransformerSpec(ModelSpec):
         "the width of an expert; ffn_hidden_size where left out", 0, rule=lambda row: row.get("ffn_hidden_size") or 4 * row["hidden_size"]
     )
     shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
-    gates: str = figure("what of the logits of the experts that a token chose weighs them", "softmax", legal=("softmax", "sigmoid"))
+    gates: str = figure(
+        "what weighs the experts that a token chose: shares of exponentials or of sigmoids of their logits, or each one's own sigmoid",
+        "softmax",
+        legal=("softmax", "sigmoid", "own_sigmoid"),
+    )
+    gates_on_input: bool = figure("whether they weigh what enters an expert, not what its nonlinearity gives", False)
     load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
     q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)
@@ -136,8 +147,8 @@ class TransformerSpec(ModelSpec):
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
         if self.norm_last and self.head == "next_token" and self.tied_embedding:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
-        if self.shared_ffn_hidden_size and self.bias:
-            return "bias = true gives experts that all tokens share biases, which is not built; set bias = false"
+        if self.bias and (self.shared_ffn_hidden_size or self.gates_on_input):
+            return "bias = true with shared_ffn_hidden_size or gates_on_input is not built; set bias = false"
         if self.num_experts and self.experts_per_token > self.num_experts:
             return f"experts_per_token = {self.experts_per_token} is above num_experts = {self.num_experts}"
         if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
@@ -148,9 +159,13 @@ class TransformerSpec(ModelSpec):
 
     def _window_misfit(self) -> str:
         """What does not fit in the figures of windows."""
-        if self.full_attention_every and not self.sliding_window:
-            return f"full_attention_every = {self.full_attention_every} goes with sliding_window, which is 0"
-        return "sliding_window is built with causal = true" if self.sliding_window and not self.causal else ""
+        if self.full_attention_every and not self._window:
+            return f"full_attention_every = {self.full_attention_every} goes with sliding_window or attention_chunk, which are 0"
+        if self.sliding_window and self.attention_chunk:
+            return "sliding_window and attention_chunk are two ways to see less; give one of them"
+        if self.unturned_every and (self.positions != "rotary" or self.kv_lora_rank):
+            return f"unturned_every = {self.unturned_every} goes with positions = rotary, and not with latent attention"
+        return "sliding_window and attention_chunk are built with causal = true" if self._window and not self.causal else ""
 
     def _latent_misfit(self) -> str:
         """What does not fit in the figures of latent attention."""
@@ -181,18 +196,23 @@ class TransformerSpec(ModelSpec):
         place = layer - self.num_dense_layers
         return self.num_experts > 0 and place >= 0 and (place + 1) % self.expert_layer_every == 0
 
-    def window_of(self, layer: int) -> int:
-        """The tokens that a token sees in a layer; 0: all."""
-        return 0 if self._form(layer).full else self.sliding_window
+    @property
+    def _window(self) -> int:
+        return self.sliding_window or self.attention_chunk
 
-    def _form(self, layer: int) -> LayerForm:
-        is_full = self.full_attention_every > 0 and (layer + 1) % self.full_attention_every == 0
-        return LayerForm(self.has_experts(layer), is_full)
+    def window_of(self, layer: int) -> int:
+        """The tokens that a token sees in a layer, or those of its chunk; 0: all."""
+        return 0 if self.form(layer).full else self._window
+
+    def form(self, layer: int) -> LayerForm:
+        """What a layer has of its own."""
+        is_full, is_unturned = (every > 0 and (layer + 1) % every == 0 for every in (self.full_attention_every, self.unturned_every))
+        return LayerForm(self.has_experts(layer), is_full, is_unturned)
 
     @property
     def layout(self) -> Layout:
         """Layers of one form, in runs."""
-        kinds = groupby(self._form(layer).name for layer in range(self.num_layers))
+        kinds = groupby(self.form(layer).name for layer in range(self.num_layers))
         return ("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)
 
     def run_length(self, sequence_length: int) -> int:
@@ -211,12 +231,13 @@ class TransformerSpec(ModelSpec):
     @property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
-        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates")
+        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates", "gates_on_input")
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
-        found |= {"layers": tuple(dict.fromkeys(map(self._form, range(self.num_layers)))), "window": self.sliding_window > 0}
+        found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers)))), "qk_norm_weights": self.qk_norm_weights}
+        found |= {"window": "sliding" if self.sliding_window else "chunked" if self.attention_chunk else ""}
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
-        found |= {"later": self._form(self.num_layers - 1) if self.mtp_layers else None}
+        found |= {"later": self.form(self.num_layers - 1) if self.mtp_layers else None}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 
@@ -237,7 +258,7 @@ class TransformerSpec(ModelSpec):
             "U": self.num_token_types,
             "Y": self.num_labels,
             "P": self.max_positions,
-            **({"w": self.sliding_window} if self.sliding_window else {}),
+            **({"w": self._window} if self._window else {}),
         }
 
     @property
@@ -270,15 +291,15 @@ class TransformerSpec(ModelSpec):
 
     def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
         """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs, and of these a window w tokens wide a
-        share of 1 - (1 - w / s)^2."""
+        share of 1 - (1 - w / s)^2, chunks of so many w / s."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
         each, length = self.num_heads * widths, sequence_length
         layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]
         whole = 6 * len(layers) * length * each
         if not self.causal:
             return whole, whole
-        unseen = (length - min(self.window_of(layer) or length, length) for layer in layers)
-        return whole, sum(3 * each * (length**2 - tokens**2) // length for tokens in unseen)
+        seen = (min(self.window_of(layer) or length, length) for layer in layers)
+        return whole, sum(3 * each * (w if self.attention_chunk else (length**2 - (length - w) ** 2) // length) for w in seen)
 
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
         """Two heads a rank, which share keys where they did before."""
@@ -299,6 +320,6 @@ class TransformerSpec(ModelSpec):
         dense = min(self.num_dense_layers, 1, num_layers - 1)
         found = super(TransformerSpec, self).small(num_layers, tensor_parallel)
         every = min(self.expert_layer_every, num_layers - dense)
-        full = min(self.full_attention_every, num_layers) if num_layers > 1 else 0
-        window = min(self.sliding_window, 3)
-        return replace(found, num_dense_layers=dense, expert_layer_every=every, full_attention_every=full, sliding_window=window)
+        windows = {name: min(getattr(self, name), 3) for name in ("sliding_window", "attention_chunk")}
+        marks = {name: min(getattr(self, name), num_layers) * (num_layers > 1) for name in ("full_attention_every", "unturned_every")}
+        return replace(found, num_dense_layers=dense, expert_layer_every=every, **windows, **marks)

@@ -78,6 +78,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "tied_embedding": "tie_word_embeddings tied_word_embeddings tie_embeddings tied_embeddings weight_tying share_embeddings",
         "dropout": "dropout_rate",
         "sliding_window": "window window_size",
+        "attention_chunk": "attention_chunk_size",
+        "unturned_every": "no_rope_layer_interval no_rope_freq nope_every",
         "full_attention_every": "sliding_window_pattern window_attn_skip_freq",
         "attention_sinks": "sinks attention_sink softmax_offset",
         "causal": "is_causal",

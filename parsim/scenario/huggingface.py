@@ -63,7 +63,7 @@ class _Family:
     activation: tuple[str, str, tuple[str, ...]] = ("hidden_act", "silu", ("swiglu",))  # key, default, and which of ours its code computes
     dropouts: tuple[str, ...] = ("attention_dropout",)
     default_dropout: float = 0.0
-    biases: Mapping[str, str] = field(default_factory=dict)  # our figure -> its key, false where left out
+    biases: Mapping[str, str] = field(default_factory=dict)  # our figure -> its key, false where left out; what else is true or false
     tied: bool = False  # where tie_word_embeddings is left out
     heads: Mapping[str, str] = field(default_factory=dict)  # architecture -> our head; empty: all have the one of a decoder
     only: Mapping[str, object] = field(default_factory=dict)  # keys of which one value can be read, which is that of a key left out
@@ -84,6 +84,21 @@ _DEEPSEEK: Final = _Family(
     only={**_NO_BIAS, "moe_layer_freq": 1},
     left_out={"q_lora_rank": 1536},
     shared="n_shared_experts",
+)
+_LLAMA4: Final = _Family(
+    {
+        **_ROTARY,
+        **{"bias": False, "qkv_bias": False, "qk_norm_weights": False, "gates": "own_sigmoid", "gates_on_input": True},
+        **dict.fromkeys(("full_attention_every", "unturned_every"), 4),
+    },
+    {
+        **{**_COUNTS, "ffn_hidden_size": "intermediate_size_mlp", "num_experts": "num_local_experts", **_CHOSEN},
+        **dict.fromkeys(("expert_ffn_hidden_size", "shared_ffn_hidden_size"), "intermediate_size"),
+        **{"expert_layer_every": "interleave_moe_layer_step", "attention_chunk": "attention_chunk_size"},
+    },
+    biases={"qk_norm": "use_qk_norm"},
+    only={**_NO_BIAS, "no_rope_layer_interval": 4},
+    left_out={"num_key_value_heads": 8, "head_dim": 128, "num_local_experts": 16, "num_experts_per_tok": 1, "use_qk_norm": True},
 )
 # How released weights are stored, which says nothing of those that are trained.
 _GPT_OSS_STORED: Final = {
@@ -128,6 +143,7 @@ FAMILIES: Final = {
         full_every=2,
     ),
     "llama": _Family(biases=_BIASES),
+    **dict.fromkeys(("llama4_text", "llama4"), _LLAMA4),
     "mixtral": _Family(
         {**_ROTARY, "bias": False},
         {**_COUNTS, "num_experts": "num_local_experts", **_CHOSEN},
@@ -175,6 +191,8 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         said = asked.lack_of("model", kind) if isinstance(kind, str) else ""
         raise ScenarioError(f"model_type {show(kind)} {said or 'is not read'}; known: {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
+    if family is _LLAMA4:
+        config = _text_of_llama4(config)
     experts = [key for key in _EXPERTS if config.get(key) and key not in family.counts.values()]
     if experts:
         raise ScenarioError(f"{experts[0]} = {show(config[experts[0]])}, but no {kind} that is read has experts")
@@ -183,7 +201,7 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
     config = {**family.left_out, **{key: each for key, each in inside.items() if each is not None}, **config}
     if config.get(_LATER) == 0:
         config[_LATER] = None
-    own = {*family.counts.values(), *family.optional.values()}
+    own = {*family.counts.values(), *family.optional.values(), *family.biases.values()}
     for key, legal in {**_ONLY, **family.only}.items():
         if key not in own and config.get(key) not in (None, legal):
             raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
@@ -200,6 +218,24 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         "dropout": _dropout(config, family),
         **_windows(config, family),
     }
+
+
+def _text_of_llama4(config: dict[str, Any]) -> dict[str, Any]:
+    """The part that reads text, without lists of layers that say what its counts do."""
+    text = config.get("text_config", {}) if config["model_type"] == "llama4" else config
+    if not isinstance(text, dict):
+        raise ScenarioError(f"text_config must be a mapping, not {show(text)}")
+    num_layers, step = (_count(text, key) for key in ("num_hidden_layers", "interleave_moe_layer_step"))
+    turns = [int(place % 4 > 0) for place in range(1, num_layers + 1)]
+    patterns: dict[str, list[Any]] = {
+        "no_rope_layers": turns,  # 1 where there are positions
+        "layer_types": ["chunked_attention" if each else _FULL for each in turns],
+        "moe_layers": [*range(step - 1, num_layers, step)],
+    }
+    for key, pattern in patterns.items():
+        if text.get(key) not in (None, [], pattern):
+            raise ScenarioError(f"{key} is not read where it is another pattern than each 4th layer, or each interleave_moe_layer_step-th")
+    return {key: value for key, value in text.items() if key not in patterns} | {"model_type": config["model_type"]}
 
 
 def _shared_experts(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:

@@ -36,7 +36,6 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "model": {
         "is not built: sparse attention behind an indexer": "deepseek_v3.2* deepseek_v4*",
-        "is not built: layers of chunked attention without positions": "llama4*",
         "is not built: state-space layers, or layers of linear attention": "jamba* qwen3_next* minimax*",
         "is not read: its keys; write its figures as an inline model, with num_experts": (
             "deepseek_moe* qwen2_moe* qwen2_57b* qwen1.5_moe* dbrx* grok* glm4_moe* granitemoe* olmoe* phimoe* phi3.5_moe*"
@@ -60,7 +59,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: embeddings narrower than the model": "electra* opt_350m*",
         "is not built: norms behind each branch": "glm4 glm4_9b_0414* glm4_32b*",
         "is not built: norms without weights": "olmo olmo_1b* olmo_7b*",
-        "is not built: layers without positions": "smollm3*",
+        "is not read: its keys; write its figures as an inline model, with unturned_every": "smollm3*",
         "is not read: its keys, and weights laid out otherwise; where its sliding window covers the sequence, write an inline model": (
             "phi3* phi4* starcoder2*"
         ),

@@ -81,22 +81,26 @@ class Arithmetic:
         return number is not None and batch.num_layers_at_start_in_bf16 <= int(number[1]) < end
 
     def norm(self, name: str, x: Array, kind: str) -> Valued:
-        """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta: Ba et al. 2016 (arXiv:1607.06450), Eq. 4."""
-        gamma, centre = self.weights[f"{name}.gamma"], kind == "layer_norm"
+        """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta, if it has these.
+
+        Source: Ba et al. 2016 (arXiv:1607.06450), Eq. 4.
+        """
+        gamma, centre = self.weights.get(f"{name}.gamma"), kind == "layer_norm"
         apart = x - x.mean(-1, keepdims=True) if centre else x
         size = np.sqrt((apart**2).mean(-1, keepdims=True) + _EPSILON)
         unit = apart / size
 
         def back(dy: Array) -> Array:
             rows = tuple(range(x.ndim - 1))
-            self.gradients[f"{name}.gamma"] += (dy * unit).sum(rows)
+            if gamma is not None:
+                self.gradients[f"{name}.gamma"] += (dy * unit).sum(rows)
             if centre:
                 self.gradients[f"{name}.beta"] += dy.sum(rows)
-            d_unit = dy * gamma
+            d_unit = dy if gamma is None else dy * gamma
             d_apart = d_unit - unit * (d_unit * unit).mean(-1, keepdims=True)
             return np.asarray((d_apart - d_apart.mean(-1, keepdims=True) if centre else d_apart) / size)
 
-        return unit * gamma + (self.weights[f"{name}.beta"] if centre else 0.0), back
+        return (unit if gamma is None else unit * gamma) + (self.weights[f"{name}.beta"] if centre else 0.0), back
 
     def dropout(self, instance: str, name: str, x: Array) -> Valued:
         """What the mask keeps, over the share that is kept: Srivastava et al. 2014, JMLR 15, section 10."""

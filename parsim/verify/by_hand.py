@@ -157,7 +157,7 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
     scores = np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim)
     if model.causal:
-        scores = np.where(_sight(x.shape[1], model.window_of(_layer(model, at))), scores, -np.inf)
+        scores = np.where(_sight(x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk), scores, -np.inf)
     sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
     shares = odds / (odds.sum(-1, keepdims=True) + np.exp(sinks - scores.max(-1, keepdims=True)))
@@ -178,10 +178,12 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     return y, back
 
 
-def _sight(length: int, window: int) -> Array:
-    """Whether a token, a row, sees another: none behind it, and none so many tokens before it."""
-    ahead = np.subtract.outer(np.arange(length), np.arange(length))
-    return (ahead >= 0) & (ahead < (window or length))
+def _sight(length: int, window: int, chunk: int) -> Array:
+    """Whether a token, a row, sees another: none behind it, and none so many tokens before it or of another chunk."""
+    place = np.arange(length)
+    ahead = np.subtract.outer(place, place)
+    near = ahead < (window or length) if not (window and chunk) else np.equal.outer(place // chunk, place // chunk)
+    return np.asarray((ahead >= 0) & near)
 
 
 def _mask(at: str, name: str) -> str:
@@ -195,10 +197,11 @@ def _layer(model: TransformerSpec, at: str) -> int:
 
 def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Projected:
     (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")
-    if model.qk_norm:
+    is_turned = model.positions == "rotary" and not model.form(_layer(model, at)).unturned
+    if model.qk_norm and (model.qk_norm_weights or is_turned):
         (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, "rms_norm"), run.norm(f"{at}/k_norm", k, "rms_norm")
         q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
-    if model.positions == "rotary":
+    if is_turned:
         (q, q_turned), (k, k_turned) = rotary(q), rotary(k)
         q_back, k_back = chain(q_back, q_turned), chain(k_back, k_turned)
     return q, k, v, lambda d_q, d_k, d_v: q_back(d_q) + k_back(d_k) + v_back(d_v)

@@ -22,14 +22,24 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     router = run.weights[f"{at}/router.weight"]
     growth = np.exp(x @ router.T + run.weights.get(f"{at}/router.bias", 0.0))
     odds = (growth if model.gates == "softmax" else growth / (1 + growth)) * chosen(model, *x.shape[:2])
-    gates = odds / odds.sum(-1, keepdims=True)
+    gates = odds if model.gates == "own_sigmoid" else odds / odds.sum(-1, keepdims=True)
     d_gates = np.zeros_like(gates)
 
     def dense(expert: int, name: str, h: Array) -> Valued:
         matrix = f"{at}/experts_{name}.weight"
-        if name != "down":
+        own = gates[..., expert, None]
+        if name != "down" and model.gates_on_input:
+            y, back = _matrix(run, model, matrix, expert, own * h)
+
+            def to_input(dy: Array) -> Array:
+                d_weighed = back(dy)
+                d_gates[..., expert] += (d_weighed * h).sum(-1)
+                return np.asarray(own * d_weighed)
+
+            return y, to_input
+        if name != "down" or model.gates_on_input:
             return _plus_bias(run, model, f"{at}/experts_{name}", expert, _matrix(run, model, matrix, expert, h))
-        own = gates[..., expert, None]  # what an expert gives is weighed before its last matrix
+        # What an expert gives is weighed before its last matrix.
         y, back = _matrix(run, model, matrix, expert, own * h)
         b = run.weights[f"{at}/experts_down.bias"][expert] if model.bias else np.array(0.0)
 
@@ -46,8 +56,9 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
 
     def back(dy: Array) -> Array:
         dx = sum(through(dy) for _, through in own)
-        d_logits = gates * (d_gates - (gates * d_gates).sum(-1, keepdims=True))
-        if model.gates == "sigmoid":
+        shared = 0.0 if model.gates == "own_sigmoid" else (gates * d_gates).sum(-1, keepdims=True)
+        d_logits = gates * (d_gates - shared)
+        if model.gates != "softmax":
             d_logits = d_logits / (1 + growth)
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
         if model.bias:

@@ -169,6 +169,7 @@ ROOM = {
     "weights that are kept and gathered in 8 bits alone": 145,
     "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 190,
     "plans of experts and schedules in seconds": 200,
+    "chunks, layers without positions, gates on what enters an expert": 105,
 }
 
 

@@ -88,7 +88,7 @@ def _sees_one_more(patch: pytest.MonkeyPatch) -> None:
 
 def _every_layer_sees_all_by_hand(patch: pytest.MonkeyPatch) -> None:
     right = by_hand._sight
-    patch.setattr(by_hand, "_sight", lambda length, window: right(length, 0))
+    patch.setattr(by_hand, "_sight", lambda length, window, chunk: right(length, 0, 0))
 
 
 MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {

@@ -112,6 +112,19 @@ def test_gpt_oss_is_the_sum_of_its_matrices_and_biases(name: str, layers: int, e
     assert round((num_active_parameters(model) - embedding) / 10**9, 2) == active
 
 
+# Model cards of meta-llama/Llama-4-Scout-17B-16E and Llama-4-Maverick-17B-128E: billions, with what reads images.
+@pytest.mark.parametrize(("name", "experts", "every", "total"), [("llama4-scout", 16, 1, 109), ("llama4-maverick", 128, 2, 400)])
+def test_llama_4_is_the_sum_of_its_matrices(name: str, experts: int, every: int, total: int) -> None:
+    hidden, layers, model = 5120, 48, read("models", name)
+    heads, expert, mlp = 2 * hidden * hidden + 2 * hidden * 8 * 128, 3 * hidden * 8192, 3 * hidden * 16384
+    sparse, dense = layers // every, layers - layers // every
+    each = layers * (heads + 2 * hidden) + dense * mlp + 2 * 202048 * hidden + hidden
+    assert num_parameters(model) == each + sparse * ((experts + 1) * expert + experts * hidden)
+    assert abs(num_parameters(model) / 10**9 - total) < 1.3
+    assert num_active_parameters(model) == each + sparse * (2 * expert + experts * hidden)
+    assert round(num_active_parameters(model) / 10**9) == 17
+
+
 @pytest.mark.parametrize("name", ACTIVE)
 def test_a_token_needs_the_published_share_of_the_parameters(name: str) -> None:
     billions, digits = ACTIVE[name]
@@ -181,7 +194,7 @@ def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     attention = 6 * model.num_layers * 1024 * model.num_heads * widths  # 12 L s d_attention, where keys and values are as wide
     assert whole == 6 * parameters.without_input(model) + attention
     seen = [min(model.window_of(layer) or 1024, 1024) for layer in range(model.num_layers)]
-    masked = sum(attention // model.num_layers * (1024 * 1024 - 2 * 1024 * w + w * w) // 2**20 for w in seen)  # before the window
+    masked = sum(attention // model.num_layers * (1024 - w) ** 2 // 2**20 for w in seen)  # before the window; no chunk is as short
     assert whole - unmasked == (attention // 2 + masked // 2 if model.causal else 0)
 
 

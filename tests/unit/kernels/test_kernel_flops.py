@@ -101,6 +101,8 @@ CASES: dict[str, Case] = {
     "route": ((ones(2, 3, 2),), {"run": 3, "loads": (3, 3)}, 12),
     "route_sigmoid": ((ones(2, 3, 2),), {"run": 3, "loads": (3, 3)}, 4 * 12),
     "route_sigmoid_grad": ((ones(2, 3, 2), ones(6, 2), ones(6, 2)), {"run": 3, "inner": 3, "loads": (3, 3)}, 9 * 12),
+    "route_own_sigmoid": ((ones(2, 3, 2),), {"run": 3, "loads": (3, 3)}, 4 * 12),
+    "route_own_sigmoid_grad": ((ones(6, 2), ones(6, 2)), {"run": 3, "inner": 3, "loads": (3, 3)}, 3 * 12),
     "route_grad": ((ones(6, 2), ones(6, 2)), {"run": 3, "inner": 3, "loads": (3, 3)}, 4 * 12),
     "grouped_gemm": ((ones(5, 2, 4), ones(2, 4, 7)), {"expr": "X G D, E D J -> X G J", "loads": (5, 0)}, 2 * 5 * 2 * 4 * 7),
     "weigh": ((X, ones(2, 3)), {}, 24),

@@ -38,8 +38,9 @@ KINDS_OF_MODEL = {
     "encoder of llama's ops": replace(LLAMA, causal=False, norm_last=True),
     "experts": replace(LLAMA, layers=(LayerForm(), LayerForm(experts=True)), shared_experts=True, qk_norm=True),
     "experts alone": replace(LLAMA, layers=(LayerForm(experts=True),)),
+    "chunks": replace(LLAMA, layers=(LayerForm(), LayerForm(unturned=True)), window="chunked", qk_norm=True, qk_norm_weights=False),
     "a later token": replace(LLAMA, later=LayerForm()),
-    "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window=True),
+    "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window="sliding"),
     "mlp": MLP,
     "mlp without biases and dropout": replace(MLP, bias=False, dropout=False),
 }
