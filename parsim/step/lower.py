@@ -189,7 +189,8 @@ def _weight(block: Block, name: str, initial: str, placer: Placer, switches: _Sw
     group = Group(tuple(axis for axis in replica_axes() if axis in partial.partial))
     origin = block.shared.get(name, "")
     owner, copy_of = (block.name, origin) if switches.ends_apart or not origin else (origin, "")
-    square = switches.narrows.square if switches.narrows and narrow_rows else 0
+    narrows = switches.kernels.narrows
+    square = narrows.square if narrows and narrow_rows else 0
     return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of, square, narrow_rows)
 
 

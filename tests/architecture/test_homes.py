@@ -159,17 +159,15 @@ ROOM = {
     "two copies of the model on one pipeline": 115,
     "V-Half and V-Min with their warm-up and end reordered": 120,
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
-    "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 175,
+    "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 190,
     "what collectives and the compute beside them cost one another": 205,
-    "plans of experts and schedules in seconds": 160,
+    "plans of experts and schedules in seconds": 200,
     "windows, sinks and biases of experts, layers of several forms, also by hand": 160,
     "a module for a later token, also by hand": 145,
     "policies of recomputation in notes": 75,
     "layers that stay in bf16": 50,
     "weights that are kept and gathered in 8 bits alone": 145,
-    "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 190,
-    "plans of experts and schedules in seconds": 200,
-    "chunks, layers without positions, gates on what enters an expert": 105,
+    "chunks, layers without positions, gates on what enters an expert": 165,
 }
 
 
