@@ -1,14 +1,12 @@
 """Kernels of a mixture of experts: tokens to slots of experts and back, gates, and matmuls of each expert with its own rows.
 
-Tokens come in runs of attributes["run"]; a run has slots [Q], those of one expert side by side.  Slot q holds token q modulo the run, so
-each token has as many slots as it chooses experts, all of different ones where no expert has more slots than a run has tokens.
+Tokens come in runs of attributes["run"]; a run has slots [O], those of one expert side by side, each for a token: attributes["tokens"].
 attributes["loads"] are the slots of each expert in a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,30 +16,30 @@ from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expre
 
 
 def permute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """x[B T ...] as [O M ...]: attributes["slots"] of each of M runs, in which a token stands as often as it chooses experts.  0 FLOPs.
+    """x[B T ...] as [O M ...]: each slot's token, of each of M runs.  0 FLOPs.
 
-    >>> permute((np.arange(4.0).reshape(1, 4),), {"run": 2, "slots": 4})[0][0].tolist()
-    [[0.0, 2.0], [1.0, 3.0], [0.0, 2.0], [1.0, 3.0]]
+    >>> permute((np.arange(4.0).reshape(1, 4),), {"run": 2, "tokens": (0, 1, 1)})[0][0].tolist()
+    [[0.0, 2.0], [1.0, 3.0], [1.0, 3.0]]
     """
     (x,) = inputs
-    run, slots = integer(attributes, "run"), integer(attributes, "slots")
-    tokens = x.reshape(-1, run, *x.shape[2:]).swapaxes(0, 1)
-    y = out((slots, *tokens.shape[1:]), real(x))
-    y.reshape(-1, *tokens.shape)[...] = tokens
+    tokens = _tokens(attributes)
+    rows = x.reshape(-1, integer(attributes, "run"), *x.shape[2:]).swapaxes(0, 1)
+    y = out((len(tokens), *rows.shape[1:]), real(x))
+    y[...] = rows[tokens]
     return (y,), 0
 
 
 def unpermute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The sum of each token's slots, from x[O M ...]: [B T ...], T of extent attributes["inner"].  n FLOPs.
 
-    >>> unpermute((np.ones((4, 2)),), {"run": 2, "inner": 4})[0][0].tolist()
-    [[2.0, 2.0, 2.0, 2.0]]
+    >>> unpermute((np.ones((3, 2)),), {"run": 2, "inner": 4, "tokens": (0, 1, 1)})[0][0].tolist()
+    [[1.0, 2.0, 1.0, 2.0]]
     """
     (x,) = inputs
-    run, inner = integer(attributes, "run"), integer(attributes, "inner")
-    runs, rest = x.shape[1], x.shape[2:]
-    y = out((run * runs // inner, inner, *rest), real(x))
-    y.reshape(runs, run, *rest)[...] = np.add.reduce(x.reshape(-1, run, runs, *rest), axis=0).swapaxes(0, 1)
+    run, inner, runs = integer(attributes, "run"), integer(attributes, "inner"), x.shape[1]
+    y = out((run * runs // inner, inner, *x.shape[2:]), real(x))
+    y.fill(0)
+    np.add.at(y.reshape(runs, run, *x.shape[2:]).swapaxes(0, 1), _tokens(attributes), x)
     return (y,), x.size
 
 
@@ -50,12 +48,11 @@ def route(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> 
 
     Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1.
 
-    >>> route((np.zeros((1, 2, 2)),), {"run": 2, "loads": (2, 2)})[0][0].tolist()
+    >>> route((np.zeros((1, 2, 2)),), {"run": 2, "loads": (2, 2), "tokens": (0, 1, 0, 1)})[0][0].tolist()
     [[0.5], [0.5], [0.5], [0.5]]
     """
     (logits,) = inputs
-    by_choice = _of_slots(logits, attributes)
-    return (_shares(np.exp(by_choice - by_choice.max(axis=0)), real(logits), out),), logits.size
+    return (_gates(logits, lambda chosen: np.exp(chosen - chosen.max(-1, keepdims=True)), attributes, out),), logits.size
 
 
 def route_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -64,21 +61,18 @@ def route_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fr
     Source: DeepSeek-AI 2024 (arXiv:2412.19437), Eq. 13 and 15.
     """
     (logits,) = inputs
-    return (_shares(_sigmoid(_of_slots(logits, attributes)), real(logits), out),), 4 * logits.size
+    return (_gates(logits, _sigmoid, attributes, out),), 4 * logits.size
 
 
-def _of_slots(logits: Array, attributes: Attributes) -> Array:
-    """The logits [B T N] of what tokens have chosen: [choice, token of a run, run]."""
+def _gates(logits: Array, odds: Callable[[Array], Array], attributes: Attributes, out: Out) -> Array:
+    """The share of each slot's odds in those of its token; logits of experts that it has not chosen are minus infinity."""
     token, expert = _chosen(attributes)
-    run = integer(attributes, "run")
-    picked = logits.reshape(-1, run, logits.shape[-1])[:, token, expert].T
-    return picked.reshape(-1, run, picked.shape[1])
-
-
-def _shares(odds: Array, dtype: np.dtype[Any], out: Out) -> Array:
-    """Each in the sum of its token's choices, by slot and run."""
-    gates = out((odds.shape[0] * odds.shape[1], odds.shape[2]), dtype)
-    np.divide(odds, np.add.reduce(odds, axis=0), out=gates.reshape(odds.shape))
+    rows = logits.reshape(-1, integer(attributes, "run"), logits.shape[-1])
+    chosen = np.full_like(rows, -np.inf)
+    chosen[:, token, expert] = rows[:, token, expert]
+    found = odds(chosen)
+    gates = out((len(token), len(rows)), real(logits))
+    np.divide(found[:, token, expert].T, found.sum(-1).T[token], out=gates)
     return gates
 
 
@@ -89,31 +83,26 @@ def _sigmoid(x: Array) -> Array:
 def route_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_logits of `route` from (gates, d_gates); 0 for experts that were not chosen.  4 n FLOPs.  Source: derived here."""
     gates, d_gates = inputs
-    return (_spread(_slope(gates, d_gates, attributes), gates, attributes, out),), 4 * gates.size
+    return (_slope(gates, d_gates, attributes, out),), 4 * gates.size
 
 
 def route_sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_logits of `route_sigmoid` from (logits, gates, d_gates).  9 n FLOPs, n the gates.  Source: derived here."""
     logits, gates, d_gates = inputs
-    slope = _slope(gates, d_gates, attributes) * (1 - _sigmoid(_of_slots(logits, attributes)))
-    return (_spread(slope, gates, attributes, out),), 9 * gates.size
+    d_logits = _slope(gates, d_gates, attributes, out)
+    d_logits *= 1 - _sigmoid(logits)
+    return (d_logits,), 9 * gates.size
 
 
-def _slope(gates: Array, d_gates: Array, attributes: Attributes) -> Array:
-    """The gradient of the logarithms of what gates are shares of: [choice, token of a run, run]."""
+def _slope(gates: Array, d_gates: Array, attributes: Attributes, out: Out) -> Array:
+    """The gradient of the logarithms of what gates are shares of, by token and expert: 0 for experts that were not chosen."""
     same_shape(gates, d_gates)
-    own = (gates * d_gates).reshape(-1, integer(attributes, "run"), gates.shape[1])
-    return np.asarray(own - gates.reshape(own.shape) * np.add.reduce(own, axis=0))
-
-
-def _spread(slope: Array, gates: Array, attributes: Attributes, out: Out) -> Array:
-    """By token and expert, 0 for experts that were not chosen."""
     token, expert = _chosen(attributes)
-    run, inner = integer(attributes, "run"), integer(attributes, "inner")
-    runs, num_experts = gates.shape[1], len(_loads(attributes))
-    d_logits = out((run * runs // inner, inner, num_experts), real(slope))
-    d_logits.fill(0)
-    d_logits.reshape(runs, run, num_experts)[:, token, expert] = slope.reshape(gates.shape).T
+    run, inner, (_, runs) = integer(attributes, "run"), integer(attributes, "inner"), gates.shape
+    d_logits = out((run * runs // inner, inner, len(_loads(attributes))), real(gates, d_gates))
+    shares, found = np.zeros((2, runs, run, d_logits.shape[-1]), d_logits.dtype)
+    shares[:, token, expert], found[:, token, expert] = gates.T, (gates * d_gates).T
+    np.subtract(found, shares * found.sum(-1, keepdims=True), out=d_logits.reshape(found.shape))
     return d_logits
 
 
@@ -190,7 +179,11 @@ def _rows(loads: Sequence[int]) -> Iterator[slice]:
         start += load
 
 
+def _tokens(attributes: Attributes) -> Array:
+    return np.array(attributes["tokens"], dtype=np.int64)
+
+
 def _chosen(attributes: Attributes) -> tuple[Array, Array]:
     """Token and expert of each slot of a run."""
     loads = _loads(attributes)
-    return np.arange(sum(loads)) % integer(attributes, "run"), np.repeat(np.arange(len(loads)), loads)
+    return _tokens(attributes), np.repeat(np.arange(len(loads)), loads)

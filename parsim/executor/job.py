@@ -207,6 +207,8 @@ class Job:
                 return self.spec.extents[dim]
             case "run":
                 return self.spec.run_length(batch.sequence_length)
+            case "tokens":
+                return self.spec.slot_tokens(batch.sequence_length)
         seen = (*task.inputs, *task.outputs)
         sharding = next(operand.sharding for operand in seen if isinstance(operand, Operand) and dim in operand.dims)
         local, start = (int(count(sharding, dim)[0]) for count in (sizes.local, sizes.start))

@@ -17,8 +17,8 @@ from parsim.model.transformer import TransformerArchitecture
 
 MATRICES = {"gate": "D J", "up": "D J", "down": "J D"}  # of each expert
 ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
-_SLOTS = (("run", "run"), ("slots", "local:O"), ("inner", "local:T"))
-_CHOSEN = (("run", "run"), ("loads", "loads:N"), ("inner", "local:T"))
+_SLOTS = (("run", "run"), ("tokens", "tokens"), ("inner", "local:T"))
+_CHOSEN = (("loads", "loads:N"), *_SLOTS)
 _OWN = (("loads", "loads:E"),)
 _ROUTES = {"softmax": "route", "sigmoid": "route_sigmoid"}  # by what gates are shares of
 

@@ -1,7 +1,8 @@
-"""How many slots of a run of tokens each expert takes: a table of whole numbers that all readers of a step share."""
+"""How many slots of a run of tokens each expert takes, and which tokens: tables of whole numbers that all readers of a step share."""
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 
 import numpy as np
@@ -24,3 +25,17 @@ def expert_loads(slots: int, num_experts: int, most: int, skew: float) -> tuple[
         free = [expert for expert in range(num_experts) if found[expert] < most]
         found[max(free, key=lambda expert: weights[expert] / (2 * found[expert] + 1))] += 1
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=256)
+def slot_tokens(loads: tuple[int, ...], run: int) -> tuple[int, ...]:
+    """The token of each slot of a run, those of one expert side by side: experts, in an order drawn once, take turns round the run.
+
+    So no expert has a token twice, each token has as many experts, and those of neighbouring ones meet as seldom as others do.
+
+    >>> slot_tokens((1, 1, 2), 2)
+    (1, 0, 0, 1)
+    """
+    order = np.random.default_rng(len(loads)).permutation(len(loads))
+    starts = dict(zip(order.tolist(), np.cumsum([0, *(loads[expert] for expert in order)]).tolist(), strict=False))
+    return tuple((starts[expert] + i) % run for expert, load in enumerate(loads) for i in range(load))

@@ -108,6 +108,10 @@ class ModelSpec(ABC):
         """Slots that each expert takes of a run of tokens, which are as many as fit in a sequence; () where there are no experts."""
         return ()
 
+    def slot_tokens(self, sequence_length: int) -> tuple[int, ...]:
+        """The token of each of those slots, those of an expert side by side."""
+        return ()
+
     def run_length(self, sequence_length: int) -> int:
         """Tokens of such a run, all of which have as many slots; 1 where there are no experts."""
         return 1

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar, Self
 
-from parsim.model.loads import expert_loads
+from parsim.model.loads import expert_loads, slot_tokens
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
 
 _LABELLED = ("text", "token")  # heads whose matrix is their own
@@ -173,6 +173,10 @@ class TransformerSpec(ModelSpec):
         """Slots that each expert takes of a run of tokens; () where there are no experts."""
         run = self.run_length(sequence_length)
         return expert_loads(run * self.experts_per_token, self.num_experts, run, self.load_skew) if self.num_experts else ()
+
+    def slot_tokens(self, sequence_length: int) -> tuple[int, ...]:
+        """The token of each of those slots."""
+        return slot_tokens(self.expert_loads(sequence_length), self.run_length(sequence_length))
 
     @property
     def architecture(self) -> TransformerArchitecture:

@@ -61,10 +61,11 @@ def chosen(model: TransformerSpec, num_sequences: int, length: int) -> Array:
 
 
 def rows_of(model: TransformerSpec, expert: int, num_sequences: int, length: int) -> Array:
-    """The tokens of an expert, a row a slot with that of each run: experts take turns, each as many as its load says, round a run."""
+    """The tokens of an expert, a row a slot with that of each run."""
     run, loads = model.run_length(length), model.expert_loads(length)
-    slots = sum(loads[:expert]) + np.arange(loads[expert])
-    return np.asarray(slots[:, None] % run + run * np.arange(num_sequences * length // run))
+    first = sum(loads[:expert])
+    own = np.array(model.slot_tokens(length)[first : first + loads[expert]], dtype=np.int64)
+    return np.asarray(own[:, None] + run * np.arange(num_sequences * length // run))
 
 
 def _matrix(run: Arithmetic, model: TransformerSpec, name: str, expert: int, x: Array) -> Valued:
