@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from parsim.cluster.accelerator import Accelerator
-from parsim.cluster.dispatch import per_node_s
+from parsim.cluster.dispatch import by_node_s
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.cluster.price import Price, p2p_price, private_price
 from parsim.cluster.scalars import Scalar, picoseconds
@@ -20,13 +20,12 @@ from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import extents, flops, hbm_bytes, head_widths, operands, payload, query_heads, results
+from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
-from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.plan import PER_NODE
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import HOST, Collective, Compute, HostCopy, Launches, Send, Task
 
@@ -197,13 +196,10 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         algorithm=model.stack.collectives.get(task.operation),
         chunks=chunks_of(task, sizes),
     )
-    if task.operation != "all_to_all" or model.stack.dispatch != PER_NODE or view_of(task.group.axes) != EXPERT:
+    if (exchanges := exchanges_of(task, sizes, model)) is None:
         return price
-    num_experts, slots = int(sizes.dims["N"][0]), sizes.dims["O"] * sizes.dims["M"]
-    chosen = int((slots // (sizes.dims["B"] * sizes.dims["T"]))[0])
-    wire, ranks, apart = price.wire_bytes, price.num_ranks, price.stride
-    found = per_node_s(model.cluster, wire, ranks, apart, num_experts=num_experts, experts_per_token=chosen)
-    return replace(price, seconds=np.asarray(found))
+    inside, between = (each * sizes.itemsize_bytes[payload(task).dtype] for each in exchanges.busiest())
+    return replace(price, seconds=np.asarray(by_node_s(model.cluster, inside, between, price.num_ranks, price.stride)))
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:

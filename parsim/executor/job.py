@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.collectives import CollectiveAlgorithm
+from parsim.collectives import CollectiveAlgorithm, Messages
+from parsim.collectives.by_node import ByNode
 from parsim.cost.causal import runs_of
 from parsim.cost.choice import algorithm
 from parsim.cost.cost_model import CostModel
@@ -123,8 +124,10 @@ class Job:
         first = found.index(rank) // (num_copies := int(self.sizes.kv_copies[0])) * num_copies
         return found[first : first + num_copies]
 
-    def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> CollectiveAlgorithm:
+    def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> Messages:
         """What a collective runs by, for the elements that the buffers of rank `number`, whose call it is, really hold."""
+        if exchange := call.how.get("exchange"):
+            return ByNode(exchange)
         count = sum(machine.get(number, name).size for name in call.names)
         if call.operation == "all_gather" and not call.shards:
             count *= len(call.members)

@@ -4,8 +4,29 @@ from __future__ import annotations
 
 import functools
 from fractions import Fraction
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
+
+
+class Slots(NamedTuple):
+    """The slots of a run of tokens, those of one expert side by side."""
+
+    loads: tuple[int, ...] = ()  # slots of each expert
+    tokens: tuple[int, ...] = ()  # of each slot
+
+    def by_rank(self, items: tuple[int, ...], num_ranks: int) -> tuple[tuple[int, ...], ...]:
+        """What is told of each slot, by the ranks over which experts lie.
+
+        >>> Slots((2, 0, 1, 1)).by_rank((7, 8, 9, 0), 2)
+        ((7, 8), (9, 0))
+        """
+        starts = np.cumsum((0, *self.loads))[:: len(self.loads) // num_ranks].tolist()
+        return tuple(items[start:stop] for start, stop in pairwise(starts))
+
+
+NO_SLOTS: Final = Slots()
 
 
 def expert_loads(slots: int, num_experts: int, most: int, skew: float) -> tuple[int, ...]:
