@@ -29,19 +29,24 @@ class Slots(NamedTuple):
 NO_SLOTS: Final = Slots()
 
 
-def expert_loads(slots: int, num_experts: int, most: int, skew: float) -> tuple[int, ...]:
-    """Slots by expert, in proportion to Zipf's law with exponent `skew`, as near as whole numbers are; none above `most`.
-
-    The experts' places in that order are drawn from a fixed seed.  Without a skew all have the same, the larger ones spread over them.
-
-    >>> expert_loads(16, 3, 8, 0.0), max(expert_loads(16, 4, 8, 0.9))
-    ((5, 5, 6), 7)
-    """
-    if not skew:
-        return tuple((expert + 1) * slots // num_experts - expert * slots // num_experts for expert in range(num_experts))
+def zipf(num_experts: int, skew: float) -> tuple[float, ...]:
+    """Shares by Zipf's law with exponent `skew`, of experts whose places are drawn from a fixed seed."""
     places = np.random.default_rng(num_experts).permutation(num_experts)
-    weights = [Fraction(float(place + 1) ** -skew) for place in places]
-    found = [0] * num_experts
+    return tuple(float(place + 1) ** -skew for place in places)
+
+
+@functools.lru_cache(maxsize=256)
+def expert_loads(slots: int, num_experts: int, most: int, shares: tuple[float, ...] = ()) -> tuple[int, ...]:
+    """Slots by expert, in proportion to their shares as near as whole numbers are; none above `most`.
+
+    Without shares all have the same, the larger ones spread over them.
+
+    >>> expert_loads(16, 3, 8), expert_loads(16, 4, 8, (1.0, 4.0, 2.0, 1.0))
+    ((5, 5, 6), (2, 8, 4, 2))
+    """
+    if not shares:
+        return tuple((expert + 1) * slots // num_experts - expert * slots // num_experts for expert in range(num_experts))
+    weights, found = [Fraction(share) for share in shares], [0] * num_experts
     for _ in range(slots):  # to the one that has least of what it should have: Webster's method
         free = [expert for expert in range(num_experts) if found[expert] < most]
         found[max(free, key=lambda expert: weights[expert] / (2 * found[expert] + 1))] += 1

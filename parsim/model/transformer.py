@@ -11,9 +11,10 @@ from dataclasses import KW_ONLY, dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar, Self
 
-from parsim.model.loads import expert_loads, slot_tokens
+from parsim.model.loads import expert_loads, slot_tokens, zipf
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
 
+_OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares")  # figures that need some
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
@@ -92,6 +93,9 @@ class TransformerSpec(ModelSpec):
     shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
     gates: str = figure("what of the logits of the experts that a token chose weighs them", "softmax", legal=("softmax", "sigmoid"))
     load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
+    load_shares: tuple[float, ...] = figure(
+        "how tokens choose experts, a number each: shares, or tokens; file:PATH names a CSV or JSON file of tokens by layer and expert", ()
+    )
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
     q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)
     qk_nope_head_dim: int = figure("with kv_lora_rank the width of what is a head's own of a key", 0, zero=True)
@@ -123,8 +127,23 @@ class TransformerSpec(ModelSpec):
         if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
             said = f"num_dense_layers = {self.num_dense_layers} and expert_layer_every = {self.expert_layer_every}"
             return f"{said} leave none of {self.num_layers} layers its experts"
-        beside = next((name for name in ("shared_ffn_hidden_size", "load_skew") if getattr(self, name)), "")
-        return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0" if beside and not self.num_experts else ""
+        beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
+        if beside and not self.num_experts:
+            return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0"
+        return self._loads_misfit()
+
+    def _loads_misfit(self) -> str:
+        """What does not fit in the loads of experts that are given."""
+        shares, positive = self.load_shares, sum(share > 0 for share in self.load_shares)
+        if not shares:
+            return ""
+        if self.load_skew:
+            return f"load_skew = {self.load_skew} and load_shares both say how tokens choose experts; leave one out"
+        if len(shares) != self.num_experts:
+            return f"load_shares has {len(shares)} numbers, but num_experts = {self.num_experts}; give each expert one"
+        if positive < self.experts_per_token:
+            return f"load_shares leaves tokens {positive} experts, but experts_per_token = {self.experts_per_token}"
+        return ""
 
     def _latent_misfit(self) -> str:
         """What does not fit in the figures of latent attention."""
@@ -167,12 +186,17 @@ class TransformerSpec(ModelSpec):
         if not self.num_experts:
             return 1
         fewest = self.num_experts // math.gcd(self.num_experts, self.experts_per_token)
-        return math.gcd(sequence_length, 256) if self.load_skew or sequence_length % fewest else fewest
+        return math.gcd(sequence_length, 256) if self._shares or sequence_length % fewest else fewest
 
     def expert_loads(self, sequence_length: int) -> tuple[int, ...]:
         """Slots that each expert takes of a run of tokens; () where there are no experts."""
         run = self.run_length(sequence_length)
-        return expert_loads(run * self.experts_per_token, self.num_experts, run, self.load_skew) if self.num_experts else ()
+        return expert_loads(run * self.experts_per_token, self.num_experts, run, self._shares) if self.num_experts else ()
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        """Of tokens, by expert; () where all have as many."""
+        return zipf(self.num_experts, self.load_skew) if self.load_skew else self.load_shares
 
     def slot_tokens(self, sequence_length: int) -> tuple[int, ...]:
         """The token of each of those slots."""
@@ -251,8 +275,9 @@ class TransformerSpec(ModelSpec):
             found |= {"qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 3}
         if not self.num_experts:
             return found
-        shared = {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}
+        shared: dict[str, Any] = {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}
         chosen = min(self.experts_per_token, 2)
+        shared |= {"load_shares": tuple(math.fsum(self.load_shares[expert::4]) for expert in range(4))} if self.load_shares else {}
         return {**found, **shared, "num_experts": 4, "experts_per_token": chosen, "expert_ffn_hidden_size": heads}
 
     def small(self, num_layers: int, tensor_parallel: int) -> Self:

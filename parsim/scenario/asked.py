@@ -87,6 +87,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "shared_ffn_hidden_size": "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_expert_ffn_hidden_size",
         "num_dense_layers": "first_k_dense_replace",
         "gates": "scoring_func moe_router_score_function score_func",
+        "load_shares": "expert_loads tokens_per_expert expert_shares load_per_expert",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
     },
     "stack": {
@@ -118,7 +119,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 SAID: Final[Mapping[str, str]] = {
     "of experts that all tokens pass give the width together: shared_ffn_hidden_size": "n_shared_experts num_shared_experts shared_expert*",
-    "routers have one form: gates are shares of the experts chosen, no token is dropped, loads are balanced or as load_skew says": (
+    "routers have one form: gates are shares of the experts chosen, no token is dropped, load_skew or load_shares say the loads": (
         "moe* expert_* router* capacity_factor expert_capacity* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method "
         "routed_scaling_factor"
     ),

@@ -157,6 +157,7 @@ ROOM = {
     "rows of measurements that say in other places what they ran": 60,
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
     "exchanges with experts by nodes, executed and counted by level": 220,
+    "loads of experts that are given or stand in files": 130,
 }
 
 

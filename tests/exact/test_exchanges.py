@@ -26,6 +26,10 @@ SKEWED = replace(MOE, num_experts=8, experts_per_token=3, load_skew=0.9, num_lay
 PLANS: dict[str, tuple[TransformerSpec, Plan]] = {
     "even": (MOE, Plan(data_parallel=4, expert_parallel=4)),
     "skewed": (SKEWED, Plan(data_parallel=4, expert_parallel=4)),
+    "given": (
+        replace(SKEWED, load_skew=0.0, load_shares=(9.0, 1.0, 3.0, 0.0, 0.0, 4.0, 1.0, 2.0)),
+        Plan(data_parallel=4, expert_parallel=4),
+    ),
     "most experts idle": (replace(MOE, num_experts=8, experts_per_token=1, load_skew=4.0), Plan(data_parallel=4, expert_parallel=4)),
     "etp": (replace(SKEWED, load_skew=0.0), Plan(data_parallel=4, expert_parallel=2, expert_tensor_parallel=2)),
     "sp": (MOE, Plan(data_parallel=4, tensor_parallel=2, expert_parallel=4, sequence_parallel=True)),
