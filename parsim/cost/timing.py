@@ -6,14 +6,12 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import numpy as np
 
 from parsim.cluster.accelerator import Accelerator
-from parsim.cluster.dispatch import by_node_s
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
-from parsim.cluster.price import Price, p2p_price, private_price
+from parsim.cluster.price import Price, by_node_price, p2p_price, private_price
 from parsim.cluster.scalars import Scalar, picoseconds
 from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
@@ -199,7 +197,7 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
     if (exchanges := exchanges_of(task, sizes, model)) is None:
         return price
     inside, between = (each * sizes.itemsize_bytes[payload(task).dtype] for each in exchanges.busiest())
-    return replace(price, seconds=np.asarray(by_node_s(model.cluster, inside, between, price.num_ranks, price.stride)))
+    return by_node_price(price, inside, between)
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:

@@ -334,6 +334,9 @@ def _scenario(
     assert parts.model is not None and parts.cluster is not None and parts.batch is not None and parts.stack is not None
     stated = dict(sections.training) if sections.training is not None else {}
     tokens = stated.pop("total_tokens", None)
+    axes_of = {name: dict(section) for name, section in sections.plans.items()}
+    idle = (name for name, axes in axes_of.items() if axes["context_kind"] is not None and axes["context_parallel"] == 1)
+    notes += tuple(f"plans.{name}.context_kind does nothing, since context_parallel = 1" for name in idle)
     if any(plan.optimizer_in_backward for plan in parts.plans.values()):
         stated["max_norm"] = inf  # so that all plans train alike
     return Scenario(

@@ -158,6 +158,7 @@ ROOM = {
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
     "exchanges with experts by nodes, executed and counted by level": 220,
     "loads of experts that are given or stand in files": 130,
+    "rates by what passes each link": 25,
 }
 
 
