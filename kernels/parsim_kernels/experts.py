@@ -1,12 +1,14 @@
 """Kernels of a mixture of experts: tokens to slots of experts and back, gates, and matmuls of each expert with its own rows.
 
 Tokens come in runs of attributes["run"]; a run has slots [O], those of one expert side by side, each for a token: attributes["tokens"].
-attributes["loads"] are the slots of each expert in a run.
+attributes["loads"] are the slots of each expert in a run.  A slot may be empty, its token -1.  attributes["chosen"] are loads and tokens
+of all slots that tokens chose, some of which may have been dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,7 @@ def permute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -
     rows = x.reshape(-1, integer(attributes, "run"), *x.shape[2:]).swapaxes(0, 1)
     y = out((len(tokens), *rows.shape[1:]), real(x))
     y[...] = rows[tokens]
+    y[tokens < 0] = 0
     return (y,), 0
 
 
@@ -39,7 +42,8 @@ def unpermute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
     run, inner, runs = integer(attributes, "run"), integer(attributes, "inner"), x.shape[1]
     y = out((run * runs // inner, inner, *x.shape[2:]), real(x))
     y.fill(0)
-    np.add.at(y.reshape(runs, run, *x.shape[2:]).swapaxes(0, 1), _tokens(attributes), x)
+    tokens = _tokens(attributes)
+    np.add.at(y.reshape(runs, run, *x.shape[2:]).swapaxes(0, 1), tokens[tokens >= 0], x[tokens >= 0])
     return (y,), x.size
 
 
@@ -48,11 +52,11 @@ def route(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> 
 
     Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1.
 
-    >>> route((np.zeros((1, 2, 2)),), {"run": 2, "loads": (2, 2), "tokens": (0, 1, 0, 1)})[0][0].tolist()
+    >>> route((np.zeros((1, 2, 2)),), {"run": 2, "loads": (2, 2), "tokens": (t := (0, 1, 0, 1)), "chosen": ((2, 2), t)})[0][0].tolist()
     [[0.5], [0.5], [0.5], [0.5]]
     """
     (logits,) = inputs
-    return (_gates(logits, lambda chosen: np.exp(chosen - chosen.max(-1, keepdims=True)), attributes, out),), logits.size
+    return (_gates(logits, _powers, attributes, out),), logits.size
 
 
 def route_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -65,15 +69,27 @@ def route_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fr
 
 
 def _gates(logits: Array, odds: Callable[[Array], Array], attributes: Attributes, out: Out) -> Array:
-    """The share of each slot's odds in those of its token; logits of experts that it has not chosen are minus infinity."""
+    """The share of each slot; 0 of one that is empty."""
+    token, expert = _slots(attributes)
+    shares = _shares(logits, odds, attributes)
+    gates = out((len(token), len(shares)), real(logits))
+    gates[...] = shares[:, token, expert].T
+    gates[token < 0] = 0
+    return gates
+
+
+def _shares(logits: Array, odds: Callable[[Array], Array], attributes: Attributes) -> Array:
+    """By run, token and expert: odds in those of all that a token chose; logits of others are minus infinity."""
     token, expert = _chosen(attributes)
     rows = logits.reshape(-1, integer(attributes, "run"), logits.shape[-1])
     chosen = np.full_like(rows, -np.inf)
     chosen[:, token, expert] = rows[:, token, expert]
     found = odds(chosen)
-    gates = out((len(token), len(rows)), real(logits))
-    np.divide(found[:, token, expert].T, found.sum(-1).T[token], out=gates)
-    return gates
+    return np.asarray(found / found.sum(-1, keepdims=True))
+
+
+def _powers(x: Array) -> Array:
+    return np.asarray(np.exp(x - x.max(-1, keepdims=True)))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -97,11 +113,37 @@ def route_sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out
 def _slope(gates: Array, d_gates: Array, attributes: Attributes, out: Out) -> Array:
     """The gradient of the logarithms of what gates are shares of, by token and expert: 0 for experts that were not chosen."""
     same_shape(gates, d_gates)
-    token, expert = _chosen(attributes)
+    token, expert = _slots(attributes)
     run, inner, (_, runs) = integer(attributes, "run"), integer(attributes, "inner"), gates.shape
     d_logits = out((run * runs // inner, inner, len(_loads(attributes))), real(gates, d_gates))
     shares, found = np.zeros((2, runs, run, d_logits.shape[-1]), d_logits.dtype)
     shares[:, token, expert], found[:, token, expert] = gates.T, (gates * d_gates).T
+    np.subtract(found, shares * found.sum(-1, keepdims=True), out=d_logits.reshape(found.shape))
+    return d_logits
+
+
+def route_dropping_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_logits of `route` from (logits, d_gates), where some choices have no slot: their shares count still.  7 n FLOPs, n the logits."""
+    logits, d_gates = inputs
+    return (_slope_of_all(logits, d_gates, _powers, attributes, out),), 7 * logits.size
+
+
+def route_sigmoid_dropping_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """The same of `route_sigmoid`.  10 n FLOPs."""
+    logits, d_gates = inputs
+    d_logits = _slope_of_all(logits, d_gates, _sigmoid, attributes, out)
+    d_logits *= 1 - _sigmoid(logits)
+    return (d_logits,), 10 * logits.size
+
+
+def _slope_of_all(logits: Array, d_gates: Array, odds: Callable[[Array], Array], attributes: Attributes, out: Out) -> Array:
+    """As `_slope`, from shares of choices with and without a slot."""
+    token, expert = _slots(attributes)
+    shares, is_full = _shares(logits, odds, attributes), token >= 0
+    found = np.zeros_like(shares)
+    found[:, token[is_full], expert[is_full]] = d_gates[is_full].T
+    found *= shares
+    d_logits = out(logits.shape, real(logits, d_gates))
     np.subtract(found, shares * found.sum(-1, keepdims=True), out=d_logits.reshape(found.shape))
     return d_logits
 
@@ -183,7 +225,14 @@ def _tokens(attributes: Attributes) -> Array:
     return np.array(attributes["tokens"], dtype=np.int64)
 
 
-def _chosen(attributes: Attributes) -> tuple[Array, Array]:
+def _slots(attributes: Attributes) -> tuple[Array, Array]:
     """Token and expert of each slot of a run."""
     loads = _loads(attributes)
     return _tokens(attributes), np.repeat(np.arange(len(loads)), loads)
+
+
+def _chosen(attributes: Attributes) -> tuple[Array, Array]:
+    """The same of all that tokens chose."""
+    found: Any = attributes["chosen"]
+    loads, tokens = found
+    return np.array(tokens, dtype=np.int64), np.repeat(np.arange(len(loads)), loads)

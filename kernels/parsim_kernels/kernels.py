@@ -64,6 +64,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "permute": experts.permute,
         "unpermute": experts.unpermute,
         "route": experts.route,
+        "route_dropping_grad": experts.route_dropping_grad,
+        "route_sigmoid_dropping_grad": experts.route_sigmoid_dropping_grad,
         "route_grad": experts.route_grad,
         "route_sigmoid": experts.route_sigmoid,
         "route_sigmoid_grad": experts.route_sigmoid_grad,

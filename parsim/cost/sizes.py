@@ -314,7 +314,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     shares = (*uneven(), *_slots(loads))
     (layouts, layout), tables = plans.each(MESH, chunks), _tables(plans, dims, degrees, shares)
     over = tuple(dict.fromkeys(axis for cut in plans.each(MESH, _sequence_axes)[0] for axis in cut))
-    slots = Slots(loads, model.slot_tokens(length))
+    slots = model.slots(length)
     return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, tuple(layouts), layout, copies, over, slots)
 
 

@@ -211,7 +211,9 @@ class Job:
             case "run":
                 return self.spec.run_length(batch.sequence_length)
             case "tokens":
-                return self.spec.slot_tokens(batch.sequence_length)
+                return self.spec.slots(batch.sequence_length).tokens
+            case "chosen":
+                return self.spec.slots_chosen(batch.sequence_length)
         seen = (*task.inputs, *task.outputs)
         sharding = next(operand.sharding for operand in seen if isinstance(operand, Operand) and dim in operand.dims)
         local, start = (int(count(sharding, dim)[0]) for count in (sizes.local, sizes.start))

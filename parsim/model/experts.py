@@ -18,15 +18,16 @@ from parsim.model.transformer import TransformerArchitecture
 MATRICES = {"gate": "D J", "up": "D J", "down": "J D"}  # of each expert
 ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
 _SLOTS = (("run", "run"), ("tokens", "tokens"), ("inner", "local:T"))
-_CHOSEN = (("loads", "loads:N"), *_SLOTS)
+_CHOSEN = (("loads", "loads:N"), ("chosen", "chosen"), *_SLOTS)
 _OWN = (("loads", "loads:E"),)
 _ROUTES = {"softmax": "route", "sigmoid": "route_sigmoid"}  # by what gates are shares of
+_DROPPING = "_dropping"  # gates of slots that are not sent have no gradient, but shares of the others
 
 
 def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """The ops from tokens on the residual stream to the weighted sum of their experts."""
     yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), ("router_logits",), dtypes=(FLOAT32,))
-    yield Op("route", "B T N -> O M", ("router_logits",), ("gates",), _ROUTES[kind.gates], (FLOAT32,), _CHOSEN)
+    yield Op("route", "B T N -> O M", ("router_logits",), ("gates",), _ROUTES[kind.gates] + _DROPPING * kind.capacity, (FLOAT32,), _CHOSEN)
     yield Op("permute", "B T D -> O M D", (x,), ("permuted",), "permute", attributes=_SLOTS)
     yield Op("dispatch", "O M D -> X G D", ("permuted",), ("expert_in",), "relabel")
     yield Op("dispatch_gates", "O M -> X G", ("gates",), ("expert_gates",), "relabel", (FLOAT32,))

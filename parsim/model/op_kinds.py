@@ -79,6 +79,7 @@ KINDS: Final = {
     **{name: Kind(name, gradients) for name, gradients in _GRADIENTS.items()},
     **{name: Kind(name) for name in _WITHOUT_GRADIENT},
     "row_max": Kind("row_max", operator="max"),
+    **{f"{name}_dropping": Kind(name, (Gradient("x0", f"{name}_dropping_grad", ("x0", "dy")),)) for name in ("route", "route_sigmoid")},
 }
 
 PART: Final = "part"  # the attribute of kernels that work on the last elements of each row only: how many
@@ -117,6 +118,7 @@ COSTS: Final = {
     },
     **dict.fromkeys(("flatten", "unflatten", "join", "permute"), Cost(0)),
     **{"route_sigmoid": Cost(4), "route_sigmoid_grad": Cost(9, operand=1)},
+    **{"route_dropping_grad": Cost(7), "route_sigmoid_dropping_grad": Cost(10)},
     **{"unpermute": Cost(1), "route": Cost(1), "route_grad": Cost(4), "weigh": Cost(1), "weigh_grad": Cost(2)},
     **{"grouped_gemm": Cost(family="gemm"), "weighted_swiglu": Cost(6), "weighted_swiglu_grad": Cost(19)},
     "take": Cost(0, picks=(0,)),

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
+from fractions import Fraction
 from itertools import groupby
 from typing import Any, ClassVar, Self
 
-from parsim.model.loads import expert_loads, slot_tokens, zipf
+from parsim.model.loads import NO_SLOTS, Slots, expert_loads, slot_tokens, zipf
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
 
-_OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares")  # figures that need some
+_OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares", "capacity_factor")  # figures that need some
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
@@ -42,6 +43,7 @@ class TransformerArchitecture(Architecture):
     experts: bool = False
     shared_experts: bool = False
     gates: str = "softmax"
+    capacity: bool = False
     latent: bool = False
     query_latent: bool = False
 
@@ -96,6 +98,12 @@ class TransformerSpec(ModelSpec):
     load_shares: tuple[float, ...] = figure(
         "how tokens choose experts, a number each: shares, or tokens; file:PATH names a CSV or JSON file of tokens by layer and expert", ()
     )
+    capacity_factor: float = figure(
+        "times an even share of the tokens of a run that an expert takes, the first ones; others are dropped; 0: none are",
+        0.0,
+        most=100_000,
+    )
+    pad_to_capacity: bool = figure("whether each expert computes as many rows as it may take, some of them empty", False)
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
     q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)
     qk_nope_head_dim: int = figure("with kv_lora_rank the width of what is a head's own of a key", 0, zero=True)
@@ -130,6 +138,8 @@ class TransformerSpec(ModelSpec):
         beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
         if beside and not self.num_experts:
             return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0"
+        if self.pad_to_capacity and not self.capacity_factor:
+            return "pad_to_capacity = true pads to the capacity that capacity_factor states, which is 0; give one"
         return self._loads_misfit()
 
     def _loads_misfit(self) -> str:
@@ -186,21 +196,30 @@ class TransformerSpec(ModelSpec):
         if not self.num_experts:
             return 1
         fewest = self.num_experts // math.gcd(self.num_experts, self.experts_per_token)
-        return math.gcd(sequence_length, 256) if self._shares or sequence_length % fewest else fewest
+        is_long = self._shares or self.capacity_factor or sequence_length % fewest
+        return math.gcd(sequence_length, 256) if is_long else fewest
 
-    def expert_loads(self, sequence_length: int) -> tuple[int, ...]:
-        """Slots that each expert takes of a run of tokens; () where there are no experts."""
+    def slots_chosen(self, sequence_length: int) -> Slots:
+        """By the shares of experts."""
+        if not self.num_experts:
+            return NO_SLOTS
         run = self.run_length(sequence_length)
-        return expert_loads(run * self.experts_per_token, self.num_experts, run, self._shares) if self.num_experts else ()
+        loads = expert_loads(run * self.experts_per_token, self.num_experts, run, self._shares)
+        return Slots(loads, slot_tokens(loads, run))
+
+    def slots(self, sequence_length: int) -> Slots:
+        """Those that fit in the capacity of experts.  Source: Lepikhin et al. 2020 (arXiv:2006.16668), section 2.2; NVIDIA/Megatron-LM,
+        megatron/core/transformer/moe/moe_utils.py (get_capacity, drop_policy position)."""
+        chosen = self.slots_chosen(sequence_length)
+        if not self.capacity_factor or not chosen.loads:
+            return chosen
+        capacity = math.ceil(Fraction(str(self.capacity_factor)) * len(chosen.tokens) / self.num_experts)
+        return chosen.within(capacity, padded=self.pad_to_capacity)
 
     @property
     def _shares(self) -> tuple[float, ...]:
         """Of tokens, by expert; () where all have as many."""
         return zipf(self.num_experts, self.load_skew) if self.load_skew else self.load_shares
-
-    def slot_tokens(self, sequence_length: int) -> tuple[int, ...]:
-        """The token of each of those slots."""
-        return slot_tokens(self.expert_loads(sequence_length), self.run_length(sequence_length))
 
     @property
     def architecture(self) -> TransformerArchitecture:
@@ -208,7 +227,12 @@ class TransformerSpec(ModelSpec):
         same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates")
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
-        found |= {"dense_layers": self._has_dense, "experts": self.num_experts > 0, "shared_experts": self.shared_ffn_hidden_size > 0}
+        found |= {
+            "dense_layers": self._has_dense,
+            "experts": self.num_experts > 0,
+            "shared_experts": self.shared_ffn_hidden_size > 0,
+            "capacity": self.capacity_factor > 0,
+        }
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 

@@ -87,6 +87,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "shared_ffn_hidden_size": "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_expert_ffn_hidden_size",
         "num_dense_layers": "first_k_dense_replace",
         "gates": "scoring_func moe_router_score_function score_func",
+        "capacity_factor": "expert_capacity_factor moe_expert_capacity_factor moe_capacity_factor expert_capacity",
+        "pad_to_capacity": "moe_pad_expert_input_to_capacity pad_expert_input_to_capacity drop_pad drop_and_pad",
         "load_shares": "expert_loads tokens_per_expert expert_shares load_per_expert",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
     },
@@ -119,9 +121,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 SAID: Final[Mapping[str, str]] = {
     "of experts that all tokens pass give the width together: shared_ffn_hidden_size": "n_shared_experts num_shared_experts shared_expert*",
-    "routers have one form: gates are shares of the experts chosen, no token is dropped, load_skew or load_shares say the loads": (
-        "moe* expert_* router* capacity_factor expert_capacity* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method "
-        "routed_scaling_factor"
+    "routers have one form: gates are shares of the experts chosen, load_skew or load_shares say loads, and what is dropped comes last": (
+        "moe* expert_* router* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method routed_scaling_factor"
     ),
     "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
         "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"

@@ -287,6 +287,8 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         yield ("batch", "sequence_length"), fault
     if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):
         yield ("stack", "loss_chunks"), fault
+    if model is not None and parts.stack is not None and (fault := legality.empty_slots_fault(model, batch, parts.stack)):
+        yield ("model", "pad_to_capacity"), fault
 
 
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from parsim import catalog
 from parsim.errors import ParsimError
 from parsim.model import families
-from parsim.model.spec import Figure, ModelSpec
+from parsim.model.spec import MOST, Figure, ModelSpec
 from parsim.scenario.fields import Known, Natural, complaint
 from parsim.scenario.huggingface import PREFIX
 from parsim.scenario.inline import InlineRow, NameOrRow
@@ -106,7 +106,7 @@ def _type(kind: type, figure: Figure) -> Any:
     if get_origin(kind) is tuple:
         return Annotated[list[Annotated[float, Field(ge=0)]], Field(json_schema_extra={"type": ["array", "string"]})]  # or file:PATH
     if kind is float:
-        return Annotated[float, Field(ge=0, lt=1)]
+        return Annotated[float, Field(ge=0, lt=1) if figure.most == MOST else Field(ge=0, le=figure.most)]
     return Annotated[int, Field(ge=0, le=figure.most)] if figure.zero else Natural if kind is int else kind
 
 

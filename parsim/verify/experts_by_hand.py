@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from parsim.model.loads import Slots
 from parsim.model.transformer import TransformerSpec
 from parsim.verify.arithmetic import Arithmetic, Valued
 from parsim_kernels.signature import Array
@@ -54,23 +55,22 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
 
 def chosen(model: TransformerSpec, num_sequences: int, length: int) -> Array:
     """1 where a token chose an expert."""
-    found = np.zeros((num_sequences * length, model.num_experts))
+    found, slots = np.zeros((num_sequences * length, model.num_experts)), model.slots_chosen(length)
     for expert in range(model.num_experts):
-        found[rows_of(model, expert, num_sequences, length).reshape(-1), expert] = 1
+        found[rows_of(model, slots, expert, num_sequences, length).reshape(-1), expert] = 1
     return found.reshape(num_sequences, length, -1)
 
 
-def rows_of(model: TransformerSpec, expert: int, num_sequences: int, length: int) -> Array:
-    """The tokens of an expert, a row a slot with that of each run."""
-    run, loads = model.run_length(length), model.expert_loads(length)
-    first = sum(loads[:expert])
-    own = np.array(model.slot_tokens(length)[first : first + loads[expert]], dtype=np.int64)
-    return np.asarray(own[:, None] + run * np.arange(num_sequences * length // run))
+def rows_of(model: TransformerSpec, slots: Slots, expert: int, num_sequences: int, length: int) -> Array:
+    """The tokens of an expert, a row a slot with that of each run; none of an empty one."""
+    run, first = model.run_length(length), sum(slots.loads[:expert])
+    own = [token for token in slots.tokens[first : first + slots.loads[expert]] if token >= 0]
+    return np.asarray(np.array(own, dtype=np.int64)[:, None] + run * np.arange(num_sequences * length // run))
 
 
 def _matrix(run: Arithmetic, model: TransformerSpec, name: str, expert: int, x: Array) -> Valued:
     """x times the matrix of an expert, of the tokens that chose it; 0 for the others."""
-    matrix, rows = run.weights[name][expert], rows_of(model, expert, *x.shape[:2])
+    matrix, rows = run.weights[name][expert], rows_of(model, model.slots(x.shape[1]), expert, *x.shape[:2])
     own = x.reshape(-1, x.shape[-1])[rows]
     (x_row, x_column), (w_row, w_column) = run.narrow(own, 2), run.narrow(matrix, 1, weight=True)
 

@@ -159,6 +159,7 @@ ROOM = {
     "exchanges with experts by nodes, executed and counted by level": 220,
     "loads of experts that are given or stand in files": 130,
     "rates by what passes each link": 25,
+    "experts of a capacity": 60,
 }
 
 

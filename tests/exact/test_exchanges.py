@@ -54,7 +54,7 @@ def test_bytes_are_those_of_pairs_of_tokens_and_nodes(dispatch: str) -> None:
     """8 experts on 4 ranks, of which the first and the last two share a node; each rank has 4 sequences of a run, one a micro_batch."""
     model, plan = PLANS["skewed"]
     slots = [(t, e) for e, load in enumerate(model.expert_loads(8)) for t in range(load)]
-    token = dict(enumerate(model.slot_tokens(8)))
+    token = dict(enumerate(model.slots(8).tokens))
     ranks = [e // 2 for _, e in slots]
     between, inside = {(token[q], rank // 2) for q, rank in enumerate(ranks)}, {(token[q], rank) for q, rank in enumerate(ranks)}
     every = len(slots), [sum(rank // 2 == node for rank in ranks) for node in (0, 1)]

@@ -97,7 +97,7 @@ def test_given_loads_are_executed_and_told_of_each_rank() -> None:
 def test_no_expert_has_more_tokens_than_there_are() -> None:
     model = replace(MOE, load_shares=(5.0, 1.0, 1.0, 1.0))
     assert model.expert_loads(8) == (8, 3, 3, 2)  # not 10, 2, 2 and 2
-    tokens = model.slot_tokens(8)
+    tokens = model.slots(8).tokens
     assert sorted(tokens[:8]) == list(range(8)) and len(set(tokens[8:11])) == 3
     assert sorted(tokens) == sorted([*range(8), *range(8)])  # each token has two experts
 

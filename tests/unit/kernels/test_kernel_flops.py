@@ -29,7 +29,7 @@ X, W, ROW = ones(2, 3, 4), ones(4, 6), ones(4)  # 24 elements
 SCORES = ones(2, 2, 3, 3, 5)  # B K R S Z: 180 elements
 LOGITS, TOKENS = ones(2, 3, 7), one_to(7, 2, 3)  # 42 and 6 elements
 Q, KV, LSE = ones(2, 3, 2, 3, 2), ones(2, 5, 2, 2), ones(2, 2, 3, 3)
-SLOTS = {"run": 3, "tokens": (0, 1, 2, 0, 1, 2)}
+SLOTS = {"run": 3, "tokens": (0, 1, 2, 0, 1, 2), "chosen": ((3, 3), (0, 1, 2, 0, 1, 2))}
 MASK = {"scale": 0.5, "query_offset": 2}
 ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 1}
 
@@ -97,6 +97,8 @@ CASES: dict[str, Case] = {
     "route": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 12),
     "route_sigmoid": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 4 * 12),
     "route_sigmoid_grad": ((ones(2, 3, 2), ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 9 * 12),
+    "route_dropping_grad": ((ones(2, 3, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 7 * 12),
+    "route_sigmoid_dropping_grad": ((ones(2, 3, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 10 * 12),
     "route_grad": ((ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 4 * 12),
     "grouped_gemm": ((ones(5, 2, 4), ones(2, 4, 7)), {"expr": "X G D, E D J -> X G J", "loads": (5, 0)}, 2 * 5 * 2 * 4 * 7),
     "weigh": ((X, ones(2, 3)), {}, 24),
