@@ -14,7 +14,7 @@ import numpy as np
 
 from parsim_kernels import contraction
 from parsim_kernels.pointwise import swiglu, swiglu_grad
-from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, fresh, integer, real, same_shape, terms
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, expression, fresh, integer, number, real, same_shape, terms
 
 
 def permute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -146,6 +146,38 @@ def _slope_of_all(logits: Array, d_gates: Array, odds: Callable[[Array], Array],
     d_logits = out(logits.shape, real(logits, d_gates))
     np.subtract(found, shares * found.sum(-1, keepdims=True), out=d_logits.reshape(found.shape))
     return d_logits
+
+
+def balance_loss(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """attributes["scale"] x experts x the sum of each expert's share of choices times its softmax, from logits [B T N].  5 n FLOPs.
+
+    Source: Fedus et al. 2021 (arXiv:2101.03961), Eq. 4 to 6, with shares of all choices of a token.
+
+    >>> float(balance_loss((np.zeros((1, 2, 2)),), {"scale": 0.5, "chosen": ((2, 0), (0, 1))})[0][0])
+    1.0
+    """
+    (logits,) = inputs
+    y = out((), real(logits))
+    y[...] = (_softmax(logits) * _weights_of_shares(attributes)).sum()
+    return (y,), 5 * logits.size
+
+
+def balance_loss_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_logits of `balance_loss` from the logits; shares of choices are constants.  7 n FLOPs."""
+    (logits,) = inputs
+    odds, weights = _softmax(logits), _weights_of_shares(attributes)
+    return (np.multiply(odds, weights - (odds * weights).sum(-1, keepdims=True), out=out(logits.shape, real(logits))),), 7 * logits.size
+
+
+def _softmax(logits: Array) -> Array:
+    found = _powers(logits)
+    return np.asarray(found / found.sum(-1, keepdims=True))
+
+
+def _weights_of_shares(attributes: Attributes) -> Array:
+    found: Any = attributes["chosen"]
+    loads = np.array(found[0])
+    return np.asarray(number(attributes, "scale") * len(loads) * loads / loads.sum())
 
 
 def grouped_gemm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:

@@ -64,6 +64,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "permute": experts.permute,
         "unpermute": experts.unpermute,
         "route": experts.route,
+        "balance_loss": experts.balance_loss,
+        "balance_loss_grad": experts.balance_loss_grad,
         "route_dropping_grad": experts.route_dropping_grad,
         "route_sigmoid_dropping_grad": experts.route_sigmoid_dropping_grad,
         "route_grad": experts.route_grad,

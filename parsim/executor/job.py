@@ -212,6 +212,8 @@ class Job:
                 return self.spec.run_length(batch.sequence_length)
             case "tokens":
                 return self.spec.slots(batch.sequence_length).tokens
+            case "balance_coefficient":
+                return float(getattr(self.spec, word)) / (batch.global_batch * batch.sequence_length)
             case "chosen":
                 return self.spec.slots_chosen(batch.sequence_length)
         seen = (*task.inputs, *task.outputs)

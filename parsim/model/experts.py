@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from parsim.model.dims import FLOAT32
-from parsim.model.op import Op
+from parsim.model.op import Gradient, Op
 from parsim.model.transformer import TransformerArchitecture
 
 MATRICES = {"gate": "D J", "up": "D J", "down": "J D"}  # of each expert
@@ -28,6 +28,10 @@ def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture,
     """The ops from tokens on the residual stream to the weighted sum of their experts."""
     yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), ("router_logits",), dtypes=(FLOAT32,))
     yield Op("route", "B T N -> O M", ("router_logits",), ("gates",), _ROUTES[kind.gates] + _DROPPING * kind.capacity, (FLOAT32,), _CHOSEN)
+    if kind.balance_loss:
+        own = (Gradient("router_logits", "balance_loss_grad", ("router_logits",)),)
+        told = (("chosen", "chosen"), ("scale", "balance_coefficient"))
+        yield Op("balance_loss", "B T N ->", ("router_logits",), ("balance_loss",), "balance_loss", (FLOAT32,), told, gradients=own)
     yield Op("permute", "B T D -> O M D", (x,), ("permuted",), "permute", attributes=_SLOTS)
     yield Op("dispatch", "O M D -> X G D", ("permuted",), ("expert_in",), "relabel")
     yield Op("dispatch_gates", "O M -> X G", ("gates",), ("expert_gates",), "relabel", (FLOAT32,))

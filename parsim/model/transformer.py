@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from parsim.model.loads import NO_SLOTS, Slots, expert_loads, slot_tokens, zipf
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
 
-_OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares", "capacity_factor")  # figures that need some
+_OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares", "capacity_factor", "balance_coefficient")  # figures that need some
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
@@ -44,6 +44,7 @@ class TransformerArchitecture(Architecture):
     shared_experts: bool = False
     gates: str = "softmax"
     capacity: bool = False
+    balance_loss: bool = False
     latent: bool = False
     query_latent: bool = False
 
@@ -104,6 +105,7 @@ class TransformerSpec(ModelSpec):
         most=100_000,
     )
     pad_to_capacity: bool = figure("whether each expert computes as many rows as it may take, some of them empty", False)
+    balance_coefficient: float = figure("times the auxiliary loss that balances loads, which adds to gradients of routers; 0: none", 0.0)
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
     q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)
     qk_nope_head_dim: int = figure("with kv_lora_rank the width of what is a head's own of a key", 0, zero=True)
@@ -233,6 +235,7 @@ class TransformerSpec(ModelSpec):
             "shared_experts": self.shared_ffn_hidden_size > 0,
             "capacity": self.capacity_factor > 0,
         }
+        found |= {"balance_loss": self.balance_coefficient > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 

@@ -147,7 +147,7 @@ class _Derivation:
         outputs = tuple((f"d_{t}{'@part' if known else ''}", self.dims_in(op, t), self.dims[t][1]) for t in targets)
         yield KernelCall(name, kernel, inputs, outputs, attributes, tag=op.tag)
         if known:
-            yield self.add(op, known, outputs[0][0], outputs[0][1])
+            yield self.add(op, known, *outputs[0])
             return
         self.gradients.update(zip(targets, (o[0] for o in outputs), strict=True))
 

@@ -47,10 +47,21 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         d_logits = gates * (d_gates - (gates * d_gates).sum(-1, keepdims=True))
         if model.gates == "sigmoid":
             d_logits = d_logits / (1 + growth)
+        d_logits = d_logits + _balance(run, model, x.shape[1], growth / growth.sum(-1, keepdims=True))
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
         return np.asarray(d_logits @ router + dx)
 
     return np.asarray(sum(out for out, _ in own)), back
+
+
+def _balance(run: Arithmetic, model: TransformerSpec, length: int, softmax: Array) -> Array:
+    """The gradient of coefficient x N x the sum over experts of f P, f the share of choices and P the mean of the softmax over all tokens.
+
+    Source: Fedus et al. 2021 (arXiv:2101.03961), Eq. 4.
+    """
+    shares = np.array(model.slots_chosen(length).loads) / (model.run_length(length) * model.experts_per_token)
+    slope = softmax * (shares - (softmax @ shares)[..., None])
+    return np.asarray(model.balance_coefficient * len(shares) * slope / (run.job.model.batch.global_batch * length))
 
 
 def chosen(model: TransformerSpec, num_sequences: int, length: int) -> Array:

@@ -160,6 +160,7 @@ ROOM = {
     "loads of experts that are given or stand in files": 130,
     "rates by what passes each link": 25,
     "experts of a capacity": 60,
+    "an auxiliary loss that balances loads": 35,
 }
 
 

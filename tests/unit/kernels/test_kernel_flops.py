@@ -97,6 +97,8 @@ CASES: dict[str, Case] = {
     "route": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 12),
     "route_sigmoid": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 4 * 12),
     "route_sigmoid_grad": ((ones(2, 3, 2), ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 9 * 12),
+    "balance_loss": ((ones(2, 3, 2),), {**SLOTS, "scale": 0.5}, 5 * 12),
+    "balance_loss_grad": ((ones(2, 3, 2),), {**SLOTS, "scale": 0.5}, 7 * 12),
     "route_dropping_grad": ((ones(2, 3, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 7 * 12),
     "route_sigmoid_dropping_grad": ((ones(2, 3, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 10 * 12),
     "route_grad": ((ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 4 * 12),
