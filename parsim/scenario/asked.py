@@ -94,6 +94,10 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "mtp_layers": "mtp_num_layers num_nextn_predict_layers",
         "mtp_loss_weight": "mtp_loss_scaling_factor",
         "gates": "scoring_func moe_router_score_function score_func",
+        "balance_coefficient": "aux_loss_coef* aux_loss_alpha router_aux_loss_coef moe_aux_loss_coeff* load_balance_coeff",
+        "capacity_factor": "expert_capacity_factor moe_expert_capacity_factor moe_capacity_factor expert_capacity",
+        "pad_to_capacity": "moe_pad_expert_input_to_capacity pad_expert_input_to_capacity drop_pad drop_and_pad",
+        "load_shares": "expert_loads tokens_per_expert expert_shares load_per_expert",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
     },
     "stack": {
@@ -125,9 +129,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 SAID: Final[Mapping[str, str]] = {
     "of experts that all tokens pass give the width together: shared_ffn_hidden_size": "n_shared_experts num_shared_experts shared_expert*",
-    "routers have one form: gates are shares of the experts chosen, no token is dropped, loads are balanced or as load_skew says": (
-        "moe* expert_* router* capacity_factor expert_capacity* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method "
-        "routed_scaling_factor"
+    "routers have one form: gates are shares of the experts chosen, load_skew or load_shares say loads, and what is dropped comes last": (
+        "moe* expert_* router* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method routed_scaling_factor"
     ),
     "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
         "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"
