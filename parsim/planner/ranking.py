@@ -46,7 +46,7 @@ class Ranking(Plain):
     # energy of repeated runs differs is not known: ranked by it, 1.
     alike: int = 0
     outside: tuple[str, ...] = ()  # plans that the scenario names and that are none of the space
-    nothing_legal: str = ""  # where no plan of the space is legal, why not the first
+    nothing_legal: str = ""  # where no plan of the space is legal, why not those that other rules leave
     num_over_host: int = 0  # of those over memory: they fit their device
     objective: str = "step_time"
     cuts: tuple[Cut, ...] = ()  # plans that fit, by the limit that keeps them out
