@@ -206,6 +206,6 @@ def lines(pairs: Sequence[tuple[str, str]]) -> None:
 
 def _print(out: Console, table: Table) -> None:
     """The table without the spaces that fill its lines."""
-    with out.capture() as captured:
+    with stdout_named(), out.capture() as captured:
         out.print(table)
     raw("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
