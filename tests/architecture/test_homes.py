@@ -155,7 +155,7 @@ ROOM = {
     "latent attention, also by hand; gates of sigmoids": 255,
     "releases of a stack": 80,
     "rows of measurements that say in other places what they ran": 60,
-    "communications that overlap, seen without events; short simulations that settle the first plan": 280,
+    "communications that overlap, seen without events; short simulations that settle the first plan": 295,
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
 }
 
