@@ -1,46 +1,61 @@
 """Kernels of a mixture of experts: tokens to slots of experts and back, gates, and matmuls of each expert with its own rows.
 
-Tokens come in runs of attributes["run"]; a run has slots [Q], those of one expert side by side.  Slot q holds token q modulo the run, so
-each token has as many slots as it chooses experts, all of different ones where no expert has more slots than a run has tokens.
-attributes["loads"] are the slots of each expert in a run.
+Tokens come in runs of attributes["run"]; a run has slots [O], those of one expert side by side, each for a token: attributes["tokens"].
+attributes["loads"] are the slots of each expert in a run.  A slot may be empty, its token -1.  attributes["chosen"] are loads and tokens
+of all slots that tokens chose, some of which may have been dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from parsim_kernels import contraction
-from parsim_kernels.signature import Array, Attributes, Kernel, KernelResult, Out, expression, fresh, integer, real, same_shape, terms
+from parsim_kernels.signature import (
+    Array,
+    Attributes,
+    Kernel,
+    KernelResult,
+    Out,
+    expression,
+    fresh,
+    integer,
+    number,
+    real,
+    same_shape,
+    terms,
+)
 
 
 def permute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """x[B T ...] as [O M ...]: attributes["slots"] of each of M runs, in which a token stands as often as it chooses experts.  0 FLOPs.
+    """x[B T ...] as [O M ...]: each slot's token, of each of M runs.  0 FLOPs.
 
-    >>> permute((np.arange(4.0).reshape(1, 4),), {"run": 2, "slots": 4})[0][0].tolist()
-    [[0.0, 2.0], [1.0, 3.0], [0.0, 2.0], [1.0, 3.0]]
+    >>> permute((np.arange(4.0).reshape(1, 4),), {"run": 2, "tokens": (0, 1, 1)})[0][0].tolist()
+    [[0.0, 2.0], [1.0, 3.0], [1.0, 3.0]]
     """
     (x,) = inputs
-    run, slots = integer(attributes, "run"), integer(attributes, "slots")
-    tokens = x.reshape(-1, run, *x.shape[2:]).swapaxes(0, 1)
-    y = out((slots, *tokens.shape[1:]), real(x))
-    y.reshape(-1, *tokens.shape)[...] = tokens
+    tokens = _tokens(attributes)
+    rows = x.reshape(-1, integer(attributes, "run"), *x.shape[2:]).swapaxes(0, 1)
+    y = out((len(tokens), *rows.shape[1:]), real(x))
+    y[...] = rows[tokens]
+    y[tokens < 0] = 0
     return (y,), 0
 
 
 def unpermute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The sum of each token's slots, from x[O M ...]: [B T ...], T of extent attributes["inner"].  n FLOPs.
 
-    >>> unpermute((np.ones((4, 2)),), {"run": 2, "inner": 4})[0][0].tolist()
-    [[2.0, 2.0, 2.0, 2.0]]
+    >>> unpermute((np.ones((3, 2)),), {"run": 2, "inner": 4, "tokens": (0, 1, 1)})[0][0].tolist()
+    [[1.0, 2.0, 1.0, 2.0]]
     """
     (x,) = inputs
-    run, inner = integer(attributes, "run"), integer(attributes, "inner")
-    runs, rest = x.shape[1], x.shape[2:]
-    y = out((run * runs // inner, inner, *rest), real(x))
-    y.reshape(runs, run, *rest)[...] = np.add.reduce(x.reshape(-1, run, runs, *rest), axis=0).swapaxes(0, 1)
+    run, inner, runs = integer(attributes, "run"), integer(attributes, "inner"), x.shape[1]
+    y = out((run * runs // inner, inner, *x.shape[2:]), real(x))
+    y.fill(0)
+    tokens = _tokens(attributes)
+    np.add.at(y.reshape(runs, run, *x.shape[2:]).swapaxes(0, 1), tokens[tokens >= 0], x[tokens >= 0])
     return (y,), x.size
 
 
@@ -49,12 +64,11 @@ def route(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> 
 
     Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1.
 
-    >>> route((np.zeros((1, 2, 2)),), {"run": 2, "loads": (2, 2)})[0][0].tolist()
+    >>> route((np.zeros((1, 2, 2)),), {"run": 2, "loads": (2, 2), "tokens": (t := (0, 1, 0, 1)), "chosen": ((2, 2), t)})[0][0].tolist()
     [[0.5], [0.5], [0.5], [0.5]]
     """
     (logits,) = inputs
-    by_choice = _of_slots(logits, attributes)
-    return (_shares(np.exp(by_choice - by_choice.max(axis=0)), real(logits), out),), logits.size
+    return (_gates(logits, _powers, attributes, out),), logits.size
 
 
 def route_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -63,7 +77,7 @@ def route_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fr
     Source: DeepSeek-AI 2024 (arXiv:2412.19437), Eq. 13 and 15.
     """
     (logits,) = inputs
-    return (_shares(_sigmoid(_of_slots(logits, attributes)), real(logits), out),), 4 * logits.size
+    return (_gates(logits, _sigmoid, attributes, out),), 4 * logits.size
 
 
 def route_own_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -72,31 +86,49 @@ def route_own_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out 
     Source: huggingface/transformers, modeling_llama4.py (`Llama4Router`).
     """
     (logits,) = inputs
-    own = _sigmoid(_of_slots(logits, attributes))
-    gates = out((own.shape[0] * own.shape[1], own.shape[2]), real(logits))
-    gates.reshape(own.shape)[...] = own
-    return (gates,), 4 * logits.size
+    rows = logits.reshape(-1, integer(attributes, "run"), logits.shape[-1])
+    return (_of_slots(_sigmoid(rows), real(logits), attributes, out),), 4 * logits.size
 
 
 def route_own_sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_logits of `route_own_sigmoid` from (gates, d_gates).  3 n FLOPs, n the gates.  Source: derived here."""
     gates, d_gates = inputs
-    return (_spread(gates * (1 - gates) * d_gates, gates, attributes, out),), 3 * gates.size
+    token, expert = _slots(attributes)
+    run, inner, (_, runs) = integer(attributes, "run"), integer(attributes, "inner"), gates.shape
+    d_logits = out((run * runs // inner, inner, len(_loads(attributes))), real(gates, d_gates))
+    d_logits.fill(0)
+    is_full = token >= 0
+    slopes = gates * (1 - gates) * d_gates
+    d_logits.reshape(runs, run, -1)[:, token[is_full], expert[is_full]] = slopes[is_full].T
+    return (d_logits,), 3 * gates.size
 
 
-def _of_slots(logits: Array, attributes: Attributes) -> Array:
-    """The logits [B T N] of what tokens have chosen: [choice, token of a run, run]."""
-    token, expert = _chosen(attributes)
-    run = integer(attributes, "run")
-    picked = logits.reshape(-1, run, logits.shape[-1])[:, token, expert].T
-    return picked.reshape(-1, run, picked.shape[1])
+def _gates(logits: Array, odds: Callable[[Array], Array], attributes: Attributes, out: Out) -> Array:
+    """The share of each slot."""
+    return _of_slots(_shares(logits, odds, attributes), real(logits), attributes, out)
 
 
-def _shares(odds: Array, dtype: np.dtype[Any], out: Out) -> Array:
-    """Each in the sum of its token's choices, by slot and run."""
-    gates = out((odds.shape[0] * odds.shape[1], odds.shape[2]), dtype)
-    np.divide(odds, np.add.reduce(odds, axis=0), out=gates.reshape(odds.shape))
+def _of_slots(found: Array, dtype: np.dtype[Any], attributes: Attributes, out: Out) -> Array:
+    """What each slot has of what is found by run, token and expert; 0 of one that is empty."""
+    token, expert = _slots(attributes)
+    gates = out((len(token), len(found)), dtype)
+    gates[...] = found[:, token, expert].T
+    gates[token < 0] = 0
     return gates
+
+
+def _shares(logits: Array, odds: Callable[[Array], Array], attributes: Attributes) -> Array:
+    """By run, token and expert: odds in those of all that a token chose; logits of others are minus infinity."""
+    token, expert = _chosen(attributes)
+    rows = logits.reshape(-1, integer(attributes, "run"), logits.shape[-1])
+    chosen = np.full_like(rows, -np.inf)
+    chosen[:, token, expert] = rows[:, token, expert]
+    found = odds(chosen)
+    return np.asarray(found / found.sum(-1, keepdims=True))
+
+
+def _powers(x: Array) -> Array:
+    return np.asarray(np.exp(x - x.max(-1, keepdims=True)))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -106,32 +138,85 @@ def _sigmoid(x: Array) -> Array:
 def route_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_logits of `route` from (gates, d_gates); 0 for experts that were not chosen.  4 n FLOPs.  Source: derived here."""
     gates, d_gates = inputs
-    return (_spread(_slope(gates, d_gates, attributes), gates, attributes, out),), 4 * gates.size
+    return (_slope(gates, d_gates, attributes, out),), 4 * gates.size
 
 
 def route_sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_logits of `route_sigmoid` from (logits, gates, d_gates).  9 n FLOPs, n the gates.  Source: derived here."""
     logits, gates, d_gates = inputs
-    slope = _slope(gates, d_gates, attributes) * (1 - _sigmoid(_of_slots(logits, attributes)))
-    return (_spread(slope, gates, attributes, out),), 9 * gates.size
+    d_logits = _slope(gates, d_gates, attributes, out)
+    d_logits *= 1 - _sigmoid(logits)
+    return (d_logits,), 9 * gates.size
 
 
-def _slope(gates: Array, d_gates: Array, attributes: Attributes) -> Array:
-    """The gradient of the logarithms of what gates are shares of: [choice, token of a run, run]."""
+def _slope(gates: Array, d_gates: Array, attributes: Attributes, out: Out) -> Array:
+    """The gradient of the logarithms of what gates are shares of, by token and expert: 0 for experts that were not chosen."""
     same_shape(gates, d_gates)
-    own = (gates * d_gates).reshape(-1, integer(attributes, "run"), gates.shape[1])
-    return np.asarray(own - gates.reshape(own.shape) * np.add.reduce(own, axis=0))
-
-
-def _spread(slope: Array, gates: Array, attributes: Attributes, out: Out) -> Array:
-    """By token and expert, 0 for experts that were not chosen."""
-    token, expert = _chosen(attributes)
-    run, inner = integer(attributes, "run"), integer(attributes, "inner")
-    runs, num_experts = gates.shape[1], len(_loads(attributes))
-    d_logits = out((run * runs // inner, inner, num_experts), real(slope))
-    d_logits.fill(0)
-    d_logits.reshape(runs, run, num_experts)[:, token, expert] = slope.reshape(gates.shape).T
+    token, expert = _slots(attributes)
+    run, inner, (_, runs) = integer(attributes, "run"), integer(attributes, "inner"), gates.shape
+    d_logits = out((run * runs // inner, inner, len(_loads(attributes))), real(gates, d_gates))
+    shares, found = np.zeros((2, runs, run, d_logits.shape[-1]), d_logits.dtype)
+    shares[:, token, expert], found[:, token, expert] = gates.T, (gates * d_gates).T
+    np.subtract(found, shares * found.sum(-1, keepdims=True), out=d_logits.reshape(found.shape))
     return d_logits
+
+
+def route_dropping_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_logits of `route` from (logits, d_gates), where some choices have no slot: their shares count still.  7 n FLOPs, n the logits."""
+    logits, d_gates = inputs
+    return (_slope_of_all(logits, d_gates, _powers, attributes, out),), 7 * logits.size
+
+
+def route_sigmoid_dropping_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """The same of `route_sigmoid`.  10 n FLOPs."""
+    logits, d_gates = inputs
+    d_logits = _slope_of_all(logits, d_gates, _sigmoid, attributes, out)
+    d_logits *= 1 - _sigmoid(logits)
+    return (d_logits,), 10 * logits.size
+
+
+def _slope_of_all(logits: Array, d_gates: Array, odds: Callable[[Array], Array], attributes: Attributes, out: Out) -> Array:
+    """As `_slope`, from shares of choices with and without a slot."""
+    token, expert = _slots(attributes)
+    shares, is_full = _shares(logits, odds, attributes), token >= 0
+    found = np.zeros_like(shares)
+    found[:, token[is_full], expert[is_full]] = d_gates[is_full].T
+    found *= shares
+    d_logits = out(logits.shape, real(logits, d_gates))
+    np.subtract(found, shares * found.sum(-1, keepdims=True), out=d_logits.reshape(found.shape))
+    return d_logits
+
+
+def balance_loss(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """attributes["scale"] x experts x the sum of each expert's share of choices times its softmax, from logits [B T N].  5 n FLOPs.
+
+    Source: Fedus et al. 2021 (arXiv:2101.03961), Eq. 4 to 6, with shares of all choices of a token.
+
+    >>> float(balance_loss((np.zeros((1, 2, 2)),), {"scale": 0.5, "chosen": ((2, 0), (0, 1))})[0][0])
+    1.0
+    """
+    (logits,) = inputs
+    y = out((), real(logits))
+    y[...] = (_softmax(logits) * _weights_of_shares(attributes)).sum()
+    return (y,), 5 * logits.size
+
+
+def balance_loss_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_logits of `balance_loss` from the logits; shares of choices are constants.  7 n FLOPs."""
+    (logits,) = inputs
+    odds, weights = _softmax(logits), _weights_of_shares(attributes)
+    return (np.multiply(odds, weights - (odds * weights).sum(-1, keepdims=True), out=out(logits.shape, real(logits))),), 7 * logits.size
+
+
+def _softmax(logits: Array) -> Array:
+    found = _powers(logits)
+    return np.asarray(found / found.sum(-1, keepdims=True))
+
+
+def _weights_of_shares(attributes: Attributes) -> Array:
+    found: Any = attributes["chosen"]
+    loads = np.array(found[0])
+    return np.asarray(number(attributes, "scale") * len(loads) * loads / loads.sum())
 
 
 def grouped_gemm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -261,7 +346,18 @@ def _rows(loads: Sequence[int]) -> Iterator[slice]:
         start += load
 
 
-def _chosen(attributes: Attributes) -> tuple[Array, Array]:
+def _tokens(attributes: Attributes) -> Array:
+    return np.array(attributes["tokens"], dtype=np.int64)
+
+
+def _slots(attributes: Attributes) -> tuple[Array, Array]:
     """Token and expert of each slot of a run."""
     loads = _loads(attributes)
-    return np.arange(sum(loads)) % integer(attributes, "run"), np.repeat(np.arange(len(loads)), loads)
+    return _tokens(attributes), np.repeat(np.arange(len(loads)), loads)
+
+
+def _chosen(attributes: Attributes) -> tuple[Array, Array]:
+    """The same of all that tokens chose."""
+    found: Any = attributes["chosen"]
+    loads, tokens = found
+    return np.array(tokens, dtype=np.int64), np.repeat(np.arange(len(loads)), loads)

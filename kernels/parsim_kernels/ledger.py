@@ -5,6 +5,7 @@ FLOPs, bytes moved by kernel, bytes sent and calls by mesh axis, live and peak b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -48,6 +49,11 @@ class Ledger:
     def send(self, axis: str, num_bytes: int) -> None:
         """Count one message [bytes] that left this rank over `axis`."""
         self.sent_bytes[axis] = self.sent_bytes.get(axis, 0) + num_bytes
+
+    def send_over(self, by_link: Mapping[str, int]) -> None:
+        """Count what left this rank over each of some links [bytes]."""
+        for link, num_bytes in by_link.items():
+            self.send(link, num_bytes)
 
     def reset_peak(self) -> None:
         """Restart the peak from the live bytes."""

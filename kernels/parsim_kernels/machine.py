@@ -5,6 +5,7 @@ Not charged as memory: what a kernel needs inside itself, the flat staging copy 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from parsim_kernels import fabric
 from parsim_kernels.bucket import IN_PLACE, NEW_BUFFER, cut_chunks, cut_shards, join, names_by_rank, outcome, write_back, write_gathered
+from parsim_kernels.exchange import SlotExchange
 from parsim_kernels.fabric import Chunks
 from parsim_kernels.kernels import KERNELS, OVERLAYS
 from parsim_kernels.ledger import Ledger
@@ -167,6 +169,7 @@ class Machine:
         split: int = 0,
         extents: Sequence[int] | Sequence[Sequence[int]] | None = None,
         operator: Literal["sum", "max"] = "sum",
+        exchange: SlotExchange | None = None,
         itemsize: int,
     ) -> None:
         """Run a collective among `group` by its transfers, and count every message at its sender.
@@ -188,26 +191,27 @@ class Machine:
             extents: of each position's part, where reduce_scatter or all_to_all cuts: one list for all ranks, or one a rank;
                 None: equal parts.
             operator: what "sum" in the transfers stands for.
+            exchange: cuts and joins slots of experts, in place of dim and the like.
             itemsize: bytes an element, on the wire and of the new buffer.
 
         Raises:
             ValueError: unknown operation or name, shapes that differ, a dim that is not cut so, or transfers that leave a chunk behind.
         """
-        if operator not in ("sum", "max"):
-            raise ValueError(f"{operation} of {sources}: the operator is sum or max, not {operator!r}")
-        names = self._checked_names(operation, group, sources, target)
+        names = self._checked_names(operation, group, sources, target, operator)
         buckets = [[self.get(rank, name) for name in bucket] for rank, bucket in zip(group, names, strict=True)]
-        where = f"{operation} over {axis} of {names[0]} on ranks {list(group)}"
         asked = (t._replace(operator=operator) if t.operator == "sum" else t for t in transfers)
         try:
-            chunks = cut_chunks(operation, buckets, dim, group, split=split, extents=extents)
-            sent = _run(asked, chunks, itemsize)
-            results = _results(operation, chunks, dim, self.pool.take)
+            if exchange:
+                chunks = [exchange.first_chunks(own, position) for position, (own,) in enumerate(buckets)]
+            else:
+                chunks = cut_chunks(operation, buckets, dim, group, split=split, extents=extents)
+            sent = _run(asked, chunks, itemsize, axis, exchange)
+            results = _results(operation, chunks, dim, self.pool.take, exchange)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-        for rank, bucket, result, num_bytes in zip(group, buckets, results, sent, strict=True):
+            raise ValueError(f"{operation} over {axis} of {names[0]} on ranks {list(group)}: {error}") from error
+        for rank, bucket, result, by_link in zip(group, buckets, results, sent, strict=True):
             self.ledgers[rank].call(axis, operation)
-            self.ledgers[rank].send(axis, num_bytes)
+            self.ledgers[rank].send_over(by_link)
             if target is None:
                 write_back(bucket, result)
             else:
@@ -243,10 +247,10 @@ class Machine:
         own = [[self.get(rank, name) for name in names] for rank, names in zip(group, shards, strict=True)]
         whole = [[self.get(rank, name) for name in names] for rank, names in zip(group, flats, strict=True)]
         chunks = cut_shards(operation, own, whole)
-        sent = _run(transfers, chunks, itemsize)
+        sent = _run(transfers, chunks, itemsize, axis)
         for position, rank in enumerate(group):
             self.ledgers[rank].call(axis, operation)
-            self.ledgers[rank].send(axis, sent[position])
+            self.ledgers[rank].send_over(sent[position])
             if operation == "all_gather":
                 write_gathered(whole[position], chunks[position])
                 continue
@@ -285,8 +289,10 @@ class Machine:
         return self._memories[rank]
 
     def _checked_names(
-        self, operation: str, group: Sequence[int], sources: Sequence[str] | Sequence[Sequence[str]], target: str | None
+        self, operation: str, group: Sequence[int], sources: Sequence[str] | Sequence[Sequence[str]], target: str | None, operator: str
     ) -> list[tuple[str, ...]]:
+        if operator not in ("sum", "max"):
+            raise ValueError(f"{operation} of {sources}: the operator is sum or max, not {operator!r}")
         if operation not in (*IN_PLACE, *NEW_BUFFER):
             raise ValueError(f"no operation {operation!r}; there are {', '.join((*IN_PLACE, *NEW_BUFFER))}")
         if not group or len(set(group)) != len(group):
@@ -302,12 +308,14 @@ class Machine:
         return names
 
 
-def _run(transfers: Iterable[Transfer], chunks: Chunks, itemsize: int) -> list[int]:
-    """Execute the transfers; bytes that each position sent, message by message."""
-    sent = [0] * len(chunks)
+def _run(
+    transfers: Iterable[Transfer], chunks: Chunks, itemsize: int, axis: str, exchange: SlotExchange | None = None
+) -> list[Counter[str]]:
+    """Execute the transfers; bytes that each position sent over each link, message by message."""
+    sent = [Counter[str]() for _ in chunks]
 
     def send(src: int, dst: int, message: Array) -> None:
-        sent[src] += message.size * itemsize
+        sent[src][exchange.link(axis, src, dst) if exchange else axis] += message.size * itemsize
 
     fabric.run(transfers, chunks, send)
     return sent
@@ -319,6 +327,8 @@ def _over(buffers: Sequence[Array], arrays: Sequence[Array], otherwise: Out) -> 
     return Into(buffers, otherwise) if are_apart else otherwise
 
 
-def _results(operation: str, chunks: Chunks, dim: int, out: Out) -> list[Array]:
+def _results(operation: str, chunks: Chunks, dim: int, out: Out, exchange: SlotExchange | None) -> list[Array]:
+    if exchange:
+        return [exchange.join(own, position, out) for position, own in enumerate(chunks)]
     along, num_ranks = dim if operation in NEW_BUFFER else 0, len(chunks)
     return [join(own[outcome(operation, position, num_ranks)], along, out) for position, own in enumerate(chunks)]

@@ -5,12 +5,14 @@ Messages are received and reduced in their final place; everything else lies in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from parsim_kernels import bucket as buckets
 from parsim_kernels.bucket import IN_PLACE, cut_along, flat, only, settle, write_back
+from parsim_kernels.exchange import SlotExchange
 from parsim_kernels.fabric import run_one
 from parsim_kernels.signature import Array
 from parsim_kernels.transfer import Transfer
@@ -34,6 +36,7 @@ def communicate(
     split: int = 0,
     extents: Sequence[int] | None = None,
     operator: Literal["sum", "max"] = "sum",
+    exchange: SlotExchange | None = None,
     itemsize: int,
 ) -> None:
     """Run the caller's part of a collective among `group`, with the outcome, bit for bit, and the counts of `Machine.communicate`.
@@ -42,13 +45,17 @@ def communicate(
     ranks those of the channel.  Transfers that run more than once are best a TransferPlan.
     """
     buckets.check_cutting(operation, extents)
-    participant = _Participant(machine, channel, operation, axis, group, transfers, operator, itemsize)
+    participant = _Participant(machine, channel, operation, axis, group, transfers, operator, itemsize, exchange)
     bucket = [machine.get(channel.rank, name) for name in names]
     if operation in IN_PLACE:
         _combine(participant, bucket)
         return
     assert target is not None
-    if operation == "reduce_scatter":
+    if exchange:
+        parts = exchange.first_chunks(bucket[0], participant.position)
+        participant.run(parts, ())
+        result = exchange.join(parts, participant.position, machine.pool.take)
+    elif operation == "reduce_scatter":
         result = _reduce_scatter(participant, bucket[0], dim, extents)
     else:
         chunks = buckets.cut_own(operation, bucket, dim, participant.position, len(group), split=split, extents=extents)
@@ -91,24 +98,24 @@ class _Participant:
     transfers: Iterable[Transfer]
     operator: Literal["sum", "max"]
     itemsize: int
+    exchange: SlotExchange | None = None
 
     @property
     def position(self) -> int:
         return self.group.index(self.channel.rank)
 
     def run(self, chunks: list[Array | None], places: Sequence[Array | None]) -> None:
-        """Exchange the rank's messages, and count those that it sends."""
-        sent = 0
+        """SlotExchange the rank's messages, and count those that it sends."""
+        sent = Counter[str]()
 
         def count(src: int, dst: int, message: Array) -> None:
-            nonlocal sent
-            sent += message.size * self.itemsize
+            sent[self.exchange.link(self.axis, src, dst) if self.exchange else self.axis] += message.size * self.itemsize
 
         out = self.machine.pool.take
         run_one(self.transfers, self.position, chunks, self.channel, self.group, operator=self.operator, places=places, out=out, send=count)
         ledger = self.machine.ledgers[self.channel.rank]
         ledger.call(self.axis, self.operation)
-        ledger.send(self.axis, sent)
+        ledger.send_over(sent)
 
 
 def _combine(participant: _Participant, bucket: list[Array]) -> None:

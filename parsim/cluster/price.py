@@ -12,6 +12,7 @@ import numpy as np
 
 from parsim import units
 from parsim.cluster.cluster import Cluster
+from parsim.cluster.dispatch import by_node_s
 from parsim.cluster.network import binding_link, collective_s, device_nic_rate, leaves_node, nic_port, p2p_s, placement, rates
 from parsim.cluster.scalars import Floats, Ints, Scalar, floats, picoseconds
 from parsim.cluster.sharing import ring_crossing
@@ -119,6 +120,14 @@ def load_of(price: Price) -> Load:
     )
 
 
+def by_node_price(price: Price, inside_bytes: Ints, between_bytes: Ints) -> Price:
+    """The price of an exchange by nodes in place of an all-to-all's; NICs are loaded with what passes between nodes."""
+    seconds = by_node_s(price.cluster, inside_bytes, between_bytes, price.num_ranks, price.stride)
+    leaving = _nic_part(price)
+    wire = np.where(leaving > 0, between_bytes / np.where(leaving > 0, leaving, 1.0), inside_bytes)
+    return replace(price, wire_bytes=wire, seconds=np.asarray(seconds))
+
+
 def explain_collective(price: Price) -> str:
     """Text on the only plan, a fact a line: how its group lies on the nodes, which link binds, its numbers and their source, seconds."""
     cluster, operation = price.cluster, price.operation
@@ -128,20 +137,28 @@ def explain_collective(price: Price) -> str:
     if num_ranks == 1:
         return f"{head}; nothing is sent"
     by_node, by_nic = (float(each[0]) for each in rates(cluster, operation, num_ranks, stride))
+    leaving = float(_nic_part(price)[0]) if operation == "all_to_all" else 0.0  # what stays passes no NIC, and what leaves no link inside
     lines = [head, f"{binding_link(cluster, operation, num_ranks, stride)} binds"]
     if np.isfinite(by_node):
         link = cluster.node.link
-        lines.append(f"{link.name}: {_rate(by_node)} reached of {_rate(link.bandwidth_bytes_per_s)} ({cluster.node.source or link.source})")
+        reached = f"{_rate(by_node * (1.0 - leaving))} reached of {_rate(link.bandwidth_bytes_per_s)}{_by_part(1.0 - leaving)}"
+        lines.append(f"{link.name}: {reached} ({cluster.node.source or link.source})")
     if cluster.fabric and np.isfinite(by_nic):
         port = nic_port(cluster.node, cluster.fabric)
         nics = f"{cluster.nics_per_node} x {_rate(port.bandwidth_bytes_per_s)}"
         groups = cluster.node.devices_per_node / inside
         sharing = f"shared by {groups:g} groups" if groups > 1 else "all for this group"
-        lines.append(f"{port.name}: {_rate(by_nic)} reached; {nics} a node, {sharing} ({cluster.fabric.source or port.source})")
+        reached = f"{_rate(by_nic * (leaving or 1.0))} reached{_by_part(leaving or 1.0)}"
+        lines.append(f"{port.name}: {reached}; {nics} a node, {sharing} ({cluster.fabric.source or port.source})")
     wire_s = units.format(wire_bytes / min(by_node, by_nic), "s")
     seconds = units.format(float(price.seconds[0]), "s")
     lines.append(f"{units.format(wire_bytes, 'bytes')} on the wire: {seconds}, of it {wire_s} at that rate")
     return "\n  ".join(lines)
+
+
+def _by_part(part: float) -> str:
+    """Said of a rate at which not all bytes pass."""
+    return f", by {100 * part:.3g} % of the bytes" if part < 1.0 else ""
 
 
 def _rate(bytes_per_s: float) -> str:

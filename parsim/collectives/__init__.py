@@ -44,15 +44,19 @@ class ClosedForms(Protocol):
         """Steps, each of which waits for the one before."""
 
 
-class CollectiveAlgorithm(ClosedForms, Hashable, Protocol):
+class Messages(Hashable, Protocol):
+    """What a collective sends."""
+
+    def transfers(self, operation: str, num_ranks: int, operator: Operator) -> Iterator[Transfer]:
+        """The messages, step by step; ranks and chunks are numbered within the group, a switch that adds is position `num_ranks`."""
+
+
+class CollectiveAlgorithm(ClosedForms, Messages, Protocol):
     """An algorithm: its transfers, and the closed forms that must agree with them."""
 
     @property
     def operations(self) -> tuple[str, ...]:
         """The operations that the algorithm knows."""
-
-    def transfers(self, operation: str, num_ranks: int, operator: Operator) -> Iterator[Transfer]:
-        """The messages, step by step; ranks and chunks are numbered within the group, a switch that adds is position `num_ranks`."""
 
 
 COLLECTIVES: Registry[CollectiveAlgorithm] = Registry("collective algorithm")
@@ -188,7 +192,7 @@ class _PerPlan:
 
 
 @lru_cache(maxsize=256)
-def transfer_plan(algorithm: CollectiveAlgorithm, operation: str, num_ranks: int, operator: str) -> TransferPlan:
+def transfer_plan(algorithm: Messages, operation: str, num_ranks: int, operator: str) -> TransferPlan:
     """The transfers of a collective, sorted once for all that execute it repeatedly."""
     from parsim_kernels.fabric import TransferPlan  # it brings the transport, which counts do not need
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
+from parsim.collectives.by_node import BETWEEN
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.causal import ALL, Window
 from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
+from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Ints, Sizes
 from parsim.model.dims import GRADIENT, MASTER
 from parsim.model.itemsize import exact_bytes, itemsize_of
@@ -19,7 +22,7 @@ from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
 from parsim.step.ring import TURNS
 from parsim.step.structure import Structure
-from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
+from parsim.step.task import HOST, Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value
 
 
 def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
@@ -155,15 +158,24 @@ def payload(task: Collective) -> Value:
 
 def sent_bytes(task: Task, sizes: Sizes, model: CostModel, position: int | Ints, held: Held = None) -> Ints:
     """Bytes that a rank sends, in a collective the one at `position` of its group; to the host what goes there."""
+    return sum((sent for _, sent in sent_over(task, sizes, model, position, held)), start=sizes.zero)
+
+
+def sent_over(task: Task, sizes: Sizes, model: CostModel, position: int | Ints, held: Held = None) -> Iterator[tuple[str, Ints]]:
+    """The same by link: a mesh axis or group, and between nodes where an exchange with experts tells them apart."""
     match task:
         case Send():
-            return num_bytes(task.sent, sizes)
+            yield "pp", num_bytes(task.sent, sizes)
         case HostCopy():
-            return num_bytes(task.bucket, sizes, held) if task.to_host else sizes.zero
-        case Collective() if task.operation != "slice":
+            yield HOST, num_bytes(task.bucket, sizes, held) if task.to_host else sizes.zero
+        case Collective() if task.operation == "slice":
+            yield task.group.name, sizes.zero
+        case Collective() if exchanges := exchanges_of(task, sizes, model):
+            inside, between = (each * sizes.itemsize_bytes[payload(task).dtype] for each in exchanges.sent_elements(position))
+            yield from ((task.group.name, inside), (task.group.name + BETWEEN, between))
+        case Collective():
             chunks, itemsize = chunks_of(task, sizes), sizes.itemsize_bytes[payload(task).dtype]
             count = elements(payload(task), sizes, held) if chunks is None else tensor_elements(chunks, position)
             chosen = closed_forms(task.operation, task.group, count * itemsize, sizes, model)
             sent = chosen.sent_elements(task.operation, position, sizes.num_ranks(task.group), count, chunks)
-            return np.asarray(sent, dtype=np.int64) * itemsize
-    return sizes.zero
+            yield task.group.name, np.asarray(sent, dtype=np.int64) * itemsize

@@ -19,6 +19,7 @@ from parsim.cluster.scalars import distinct_rows
 from parsim.cost.causal import ALL, Stretch, Window, causal_pairs, runs_of
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PLACEMENTS, SEQUENCE
+from parsim.model.loads import NO_SLOTS, Slots
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import (
     DENSE,
@@ -80,6 +81,7 @@ class Sizes:
     layout: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))  # which of them each plan has
     kv_copies: Ints = field(default_factory=lambda: np.ones(1, dtype=np.int64))  # ranks that hold the same kv head
     sequence_axes: tuple[str, ...] = ()  # that cut the sequence of some plan's attention
+    slots: Slots = NO_SLOTS  # of experts in a run of tokens
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
     _known: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -332,7 +334,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     layout, layouts = codes_of(laid)
     tables = _tables(plans, dims, degrees, shares)
     over = tuple(dict.fromkeys(axis for cut in plans.each(MESH, _sequence_axes)[0] for axis in cut))
-    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, layouts, layout[which], copies, over)
+    slots = model.slots(length)
+    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, layouts, layout[which], copies, over, slots)
 
 
 def _sequence_axes(plan: Degrees) -> tuple[str, ...]:

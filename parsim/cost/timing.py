@@ -11,22 +11,22 @@ from dataclasses import replace
 import numpy as np
 
 from parsim.cluster.accelerator import Accelerator
-from parsim.cluster.dispatch import per_node_s
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
-from parsim.cluster.price import Price, p2p_price, private_price
+from parsim.cluster.price import Price, by_node_price, p2p_price, private_price
 from parsim.cluster.scalars import Scalar, picoseconds
 from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import extents, flops, hbm_bytes, head_widths, operands, payload, query_heads, results
+from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.plan import ALL, ALL_TO_ALL, AROUND_EXPERTS, PER_NODE
+from parsim.parallel.plan import ALL, ALL_TO_ALL, AROUND_EXPERTS
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Launches, Operand, Send, Task
 
@@ -234,27 +234,22 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
     )
     if task.operation != "all_to_all" or view_of(task.group.axes) != EXPERT:
         return price
-    seconds = _per_node_s(price, sizes, model) if model.stack.dispatch == PER_NODE else price.seconds + _order_s(task, count, sizes, model)
-    return replace(price, seconds=np.asarray((1.0 - model.hidden) * seconds))
+    itemsize_bytes = sizes.itemsize_bytes[payload(task).dtype]
+    if exchanges := exchanges_of(task, sizes, model):
+        price = by_node_price(price, *(each * itemsize_bytes for each in exchanges.busiest()))
+    else:
+        price = replace(price, seconds=price.seconds + _order_s(task, count * itemsize_bytes, sizes, model))
+    return replace(price, seconds=np.asarray((1.0 - model.hidden) * price.seconds))
 
 
-def _per_node_s(price: Price, sizes: Sizes, model: CostModel) -> Scalar:
-    """Seconds of an exchange that sends a token to a node once."""
-    num_experts, slots = int(sizes.dims["N"][0]), sizes.dims["O"] * sizes.dims["M"]
-    chosen = int((slots // (sizes.dims["B"] * sizes.dims["T"]))[0])
-    wire, ranks, apart = price.wire_bytes, price.num_ranks, price.stride
-    return per_node_s(model.cluster, wire, ranks, apart, num_experts=num_experts, experts_per_token=chosen)
-
-
-def _order_s(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> Scalar:
+def _order_s(task: Collective, num_bytes: Ints, sizes: Sizes, model: CostModel) -> Scalar:
     """Seconds in which what ranks exchanged is put in order of experts, or back in that of ranks, where a rank has several.
 
     Source: NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/moe/token_dispatcher.py (MoEAlltoAllTokenDispatcher.dispatch_postprocess,
     combine_preprocess: sort_chunks_by_idxs if num_local_experts > 1), a kernel that reads and writes all of it.
     """
     own = sizes.dims["E"] // sizes.num_ranks(task.group)
-    order_s = elementwise_s(model.cluster.node.accelerator, 2 * count * sizes.itemsize_bytes[payload(task).dtype])
-    return np.where(own > 1, order_s, 0.0)
+    return np.where(own > 1, elementwise_s(model.cluster.node.accelerator, 2 * num_bytes), 0.0)
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:

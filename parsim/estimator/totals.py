@@ -11,13 +11,13 @@ import numpy as np
 
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
-from parsim.cost.count import flops, hbm_bytes, sent_bytes
+from parsim.cost.count import flops, hbm_bytes, sent_over
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.workload import Prices
 from parsim.estimator.passes import Stages
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.group import Group
-from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Send, Task
+from parsim.step.task import COMPUTE_STREAM, Collective, Compute, HostCopy, Send, Task
 
 Coordinates: TypeAlias = "Mapping[str, int | Ints]"
 _FLOPS, _AGAIN, _HBM_BYTES = "flops", "again", "hbm_bytes"
@@ -112,12 +112,11 @@ def _counts(task: Task, sizes: Sizes, model: CostModel, at: Coordinates, held: H
             if task.again and COSTS[task.kernel].family != "elementwise":
                 yield _AGAIN, flops(replace(task, attributes={**task.attributes, "causal": 0}), sizes)
             yield _HBM_BYTES, hbm_bytes(task, sizes, held)
-        case Send():
-            yield "pp", sent_bytes(task, sizes, model, 0)
-        case HostCopy():
-            yield HOST, sent_bytes(task, sizes, model, 0, held)
+        case Send() | HostCopy():
+            yield from sent_over(task, sizes, model, 0, held)
         case Collective():
             homes = [np.asarray(held[name]) > 0 for name in task.group.homes] if held else []
             takes_part = np.any(homes, axis=0) if homes else True
             position = np.cumsum(takes_part) - 1 if homes else sizes.position(task.group, at)
-            yield task.group.name, np.where(takes_part, sent_bytes(task, sizes, model, position, held), 0)
+            for link, sent in sent_over(task, sizes, model, position, held):
+                yield link, np.where(takes_part, sent, 0)

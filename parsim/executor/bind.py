@@ -8,6 +8,7 @@ from typing import Any
 
 from parsim.cost.chunks import extents_of
 from parsim.cost.count import bucket_of, payload
+from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
@@ -195,7 +196,14 @@ class Binder:
         itemsize = self.job.itemsize(payload(task).dtype)
         extents = extents_of(task, self.sizes)
         parts = None if extents is None else extents[0].tolist()
-        cut = {"dim": max(task.dim, 0), "split": max(task.split, 0), "extents": parts, "operator": task.operator}
+        found = exchanges_of(task, self.sizes, self.job.model)
+        cut = {
+            "dim": max(task.dim, 0),
+            "split": max(task.split, 0),
+            "extents": parts,
+            "operator": task.operator,
+            "exchange": found and found.kinds[0].exchange,
+        }
         return CollectiveCall(
             key=(task.group.name, members, *key),
             members=members,

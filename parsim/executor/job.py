@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.collectives import CollectiveAlgorithm
+from parsim.collectives import CollectiveAlgorithm, Messages
+from parsim.collectives.by_node import ByNode
 from parsim.cost.causal import runs_of
 from parsim.cost.choice import algorithm
 from parsim.cost.cost_model import CostModel
@@ -136,8 +137,10 @@ class Job:
         places = range(self.workload.num_ranks) if group.homes else ()
         return tuple(each for each in places if set(group.homes) & self.workload.copies_on(each).keys())
 
-    def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> CollectiveAlgorithm:
+    def algorithm(self, call: CollectiveCall, machine: Machine, number: int) -> Messages:
         """What a collective runs by, for the elements that the buffers of rank `number`, whose call it is, really hold."""
+        if exchange := call.how.get("exchange"):
+            return ByNode(exchange)
         count = sum(machine.get(number, name).size for name in call.names)
         if call.operation == "all_gather" and not call.shards:
             count *= len(call.members)
@@ -223,6 +226,12 @@ class Job:
                 return self.spec.extents[dim]
             case "run":
                 return self.spec.run_length(batch.sequence_length)
+            case "tokens":
+                return self.spec.slots(batch.sequence_length).tokens
+            case "balance_coefficient":
+                return float(getattr(self.spec, word)) / (batch.global_batch * batch.sequence_length)
+            case "chosen":
+                return self.spec.slots_chosen(batch.sequence_length)
         seen = (*task.inputs, *task.outputs)
         sharding = next(operand.sharding for operand in seen if isinstance(operand, Operand) and dim in operand.dims)
         local, start = (int(count(sharding, dim)[0]) for count in (sizes.local, sizes.start))

@@ -15,24 +15,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from parsim.model.dims import FLOAT32
-from parsim.model.op import Op
+from parsim.model.op import Gradient, Op
 from parsim.model.transformer import TransformerArchitecture
 
 MATRICES = {"gate": "D J", "up": "D J", "down": "J D"}  # of each expert
 ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
-_SLOTS = (("run", "run"), ("slots", "local:O"), ("inner", "local:T"))
-_CHOSEN = (("run", "run"), ("loads", "loads:N"), ("inner", "local:T"))
+_SLOTS = (("run", "run"), ("tokens", "tokens"), ("inner", "local:T"))
+_CHOSEN = (("loads", "loads:N"), ("chosen", "chosen"), *_SLOTS)
 _OWN = (("loads", "loads:E"),)
 _ROUTES = {"softmax": "route", "sigmoid": "route_sigmoid", "own_sigmoid": "route_own_sigmoid"}  # by what gates are shares of
+_SHARED = ("softmax", "sigmoid")  # gates that are shares of all that a token chose
+_DROPPING = "_dropping"  # gates of slots that are not sent have no gradient, but shares of the others
 
 
 def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """The ops from tokens on the residual stream to the weighted sum of their experts."""
-    logits = "router_gemm" if kind.bias else "router_logits"
+    logits, route = ("router_gemm" if kind.bias else "router_logits"), _ROUTES[kind.gates]
     yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), (logits,), dtypes=(FLOAT32,))
     if kind.bias:
         yield Op("router_bias", "B T N, N -> B T N", (logits, "router.bias"), ("router_logits",), "bias", (FLOAT32,), in_place=True)
-    yield Op("route", "B T N -> O M", ("router_logits",), ("gates",), _ROUTES[kind.gates], (FLOAT32,), _CHOSEN)
+    if kind.capacity and kind.gates in _SHARED:
+        route += _DROPPING
+    yield Op("route", "B T N -> O M", ("router_logits",), ("gates",), route, (FLOAT32,), _CHOSEN)
+    if kind.balance_loss:
+        own = (Gradient("router_logits", "balance_loss_grad", ("router_logits",)),)
+        told = (("chosen", "chosen"), ("scale", "balance_coefficient"))
+        yield Op("balance_loss", "B T N ->", ("router_logits",), ("balance_loss",), "balance_loss", (FLOAT32,), told, gradients=own)
     yield Op("permute", "B T D -> O M D", (x,), ("permuted",), "permute", attributes=_SLOTS)
     yield Op("dispatch", "O M D -> X G D", ("permuted",), ("expert_in",), "relabel")
     yield Op("dispatch_gates", "O M -> X G", ("gates",), ("expert_gates",), "relabel", (FLOAT32,))

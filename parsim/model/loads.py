@@ -1,26 +1,78 @@
-"""How many slots of a run of tokens each expert takes: a table of whole numbers that all readers of a step share."""
+"""How many slots of a run of tokens each expert takes, and which tokens: tables of whole numbers that all readers of a step share."""
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 
 
-def expert_loads(slots: int, num_experts: int, most: int, skew: float) -> tuple[int, ...]:
-    """Slots by expert, in proportion to Zipf's law with exponent `skew`, as near as whole numbers are; none above `most`.
+class Slots(NamedTuple):
+    """The slots of a run of tokens, those of one expert side by side."""
 
-    The experts' places in that order are drawn from a fixed seed.  Without a skew all have the same, the larger ones spread over them.
+    loads: tuple[int, ...] = ()  # slots of each expert
+    tokens: tuple[int, ...] = ()  # of each slot
 
-    >>> expert_loads(16, 3, 8, 0.0), max(expert_loads(16, 4, 8, 0.9))
-    ((5, 5, 6), 7)
-    """
-    if not skew:
-        return tuple((expert + 1) * slots // num_experts - expert * slots // num_experts for expert in range(num_experts))
+    def by_rank(self, items: tuple[int, ...], num_ranks: int) -> tuple[tuple[int, ...], ...]:
+        """What is told of each slot, by the ranks over which experts lie.
+
+        >>> Slots((2, 0, 1, 1)).by_rank((7, 8, 9, 0), 2)
+        ((7, 8), (9, 0))
+        """
+        starts = np.cumsum((0, *self.loads))[:: len(self.loads) // num_ranks].tolist()
+        return tuple(items[start:stop] for start, stop in pairwise(starts))
+
+    def within(self, capacity: int, *, padded: bool) -> Slots:
+        """Of each expert no more than the first `capacity` tokens of a run, or as many slots, of which some are empty: token -1.
+
+        >>> Slots((3, 1), (0, 1, 2, 2)).within(2, padded=True)
+        Slots(loads=(2, 2), tokens=(0, 1, 2, -1))
+        """
+        ends = np.cumsum(self.loads).tolist()
+        kept = [sorted(self.tokens[end - load : end])[:capacity] for end, load in zip(ends, self.loads, strict=True)]
+        kept = [[*own, *[-1] * (capacity - len(own))] for own in kept] if padded else kept
+        return Slots(tuple(map(len, kept)), tuple(token for own in kept for token in own))
+
+
+NO_SLOTS: Final = Slots()
+
+
+def zipf(num_experts: int, skew: float) -> tuple[float, ...]:
+    """Shares by Zipf's law with exponent `skew`, of experts whose places are drawn from a fixed seed."""
     places = np.random.default_rng(num_experts).permutation(num_experts)
-    weights = [Fraction(float(place + 1) ** -skew) for place in places]
-    found = [0] * num_experts
+    return tuple(float(place + 1) ** -skew for place in places)
+
+
+@functools.lru_cache(maxsize=256)
+def expert_loads(slots: int, num_experts: int, most: int, shares: tuple[float, ...] = ()) -> tuple[int, ...]:
+    """Slots by expert, in proportion to their shares as near as whole numbers are; none above `most`.
+
+    Without shares all have the same, the larger ones spread over them.
+
+    >>> expert_loads(16, 3, 8), expert_loads(16, 4, 8, (1.0, 4.0, 2.0, 1.0))
+    ((5, 5, 6), (2, 8, 4, 2))
+    """
+    if not shares:
+        return tuple((expert + 1) * slots // num_experts - expert * slots // num_experts for expert in range(num_experts))
+    weights, found = [Fraction(share) for share in shares], [0] * num_experts
     for _ in range(slots):  # to the one that has least of what it should have: Webster's method
         free = [expert for expert in range(num_experts) if found[expert] < most]
         found[max(free, key=lambda expert: weights[expert] / (2 * found[expert] + 1))] += 1
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=256)
+def slot_tokens(loads: tuple[int, ...], run: int) -> tuple[int, ...]:
+    """The token of each slot of a run, those of one expert side by side: experts, in an order drawn once, take turns round the run.
+
+    So no expert has a token twice, each token has as many experts, and those of neighbouring ones meet as seldom as others do.
+
+    >>> slot_tokens((1, 1, 2), 2)
+    (1, 0, 0, 1)
+    """
+    order = np.random.default_rng(len(loads)).permutation(len(loads))
+    starts = dict(zip(order.tolist(), np.cumsum([0, *(loads[expert] for expert in order)]).tolist(), strict=False))
+    return tuple((starts[expert] + i) % run for expert, load in enumerate(loads) for i in range(load))

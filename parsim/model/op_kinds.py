@@ -80,13 +80,14 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
 }
 # Masks, tokens and labels: an input that comes to life where it is first needed.  The steps of the loss are differentiated as one
 # (softmax minus one-hot), so they have no gradients of their own.
-_WITHOUT_GRADIENT: Final = ("draw", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum")
+_WITHOUT_GRADIENT: Final = ("draw", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum", "balance_loss")
 
 KINDS: Final = {
     **{name: Kind(name, gradients) for name, gradients in _GRADIENTS.items()},
     **{name: Kind(name) for name in _WITHOUT_GRADIENT},
     "row_max": Kind("row_max", operator="max"),
     "sink_attention": Kind("flash_attention", (*_GRADIENTS["flash_attention"], Gradient("x3", "sinks_grad", ("y0", "dy", "y1", "x3"), ()))),
+    **{f"{name}_dropping": Kind(name, (Gradient("x0", f"{name}_dropping_grad", ("x0", "dy")),)) for name in ("route", "route_sigmoid")},
 }
 
 PART: Final = "part"  # the attribute of kernels that work on the last elements of each row only: how many
@@ -130,6 +131,8 @@ COSTS: Final = {
     **dict.fromkeys(("flatten", "unflatten", "join", "permute"), Cost(0)),
     **{"route_own_sigmoid": Cost(4), "route_own_sigmoid_grad": Cost(3)},
     **{"route_sigmoid": Cost(4), "route_sigmoid_grad": Cost(9, operand=1)},
+    **{"balance_loss": Cost(5), "balance_loss_grad": Cost(7)},
+    **{"route_dropping_grad": Cost(7), "route_sigmoid_dropping_grad": Cost(10)},
     **{"unpermute": Cost(1), "route": Cost(1), "route_grad": Cost(4), "weigh": Cost(1), "weigh_grad": Cost(2)},
     **{"grouped_gemm": Cost(family="gemm"), "weighted_swiglu": Cost(6), "weighted_swiglu_grad": Cost(19)},
     "take": Cost(0, picks=(0,)),

@@ -11,9 +11,11 @@ from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, Self
 
 from parsim.errors import ParsimError
+from parsim.model.loads import NO_SLOTS, Slots
 
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
 _FIGURE: Final = "figure"
+MOST: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class Figure:
     description: str
     legal: tuple[str, ...] = ()
     zero: bool = False  # a count may be 0
-    most: int = 1_000_000_000  # of a count
+    most: int = MOST  # of a count; of another number below 1 where left out
     rule: Callable[[Mapping[str, Any]], Any] | None = None  # what it is where left out, from the other figures
     aliases: tuple[str, ...] = ()  # what people write for it
 
@@ -104,9 +106,17 @@ class ModelSpec(ABC):
         """The same, with as many experts as a token chooses."""
         return self.extents
 
+    def slots_chosen(self, sequence_length: int) -> Slots:
+        """The slots of experts that a run of tokens chooses, runs that fit in a sequence; none where there are no experts."""
+        return NO_SLOTS
+
+    def slots(self, sequence_length: int) -> Slots:
+        """Those of them that go to experts."""
+        return self.slots_chosen(sequence_length)
+
     def expert_loads(self, sequence_length: int) -> tuple[int, ...]:
-        """Slots that each expert takes of a run of tokens, which are as many as fit in a sequence; () where there are no experts."""
-        return ()
+        """Slots of a run that go to each expert; () where there are none."""
+        return self.slots(sequence_length).loads
 
     def run_length(self, sequence_length: int) -> int:
         """Tokens of such a run, all of which have as many slots; 1 where there are no experts."""

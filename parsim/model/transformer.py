@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
+from fractions import Fraction
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple, Self
 
-from parsim.model.loads import expert_loads
+from parsim.model.loads import NO_SLOTS, Slots, expert_loads, slot_tokens, zipf
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
 
+_OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares", "capacity_factor", "balance_coefficient")  # figures that need some
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
@@ -57,6 +59,8 @@ class TransformerArchitecture(Architecture):
     shared_experts: bool = False
     gates: str = "softmax"
     gates_on_input: bool = False
+    capacity: bool = False
+    balance_loss: bool = False
     latent: bool = False
     query_latent: bool = False
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
@@ -119,6 +123,16 @@ class TransformerSpec(ModelSpec):
     )
     gates_on_input: bool = figure("whether they weigh what enters an expert, not what its nonlinearity gives", False)
     load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
+    load_shares: tuple[float, ...] = figure(
+        "how tokens choose experts, a number each: shares, or tokens; file:PATH names a CSV or JSON file of tokens by layer and expert", ()
+    )
+    capacity_factor: float = figure(
+        "times an even share of the tokens of a run that an expert takes, the first ones; others are dropped; 0: none are",
+        0.0,
+        most=100_000,
+    )
+    pad_to_capacity: bool = figure("whether each expert computes as many rows as it may take, some of them empty", False)
+    balance_coefficient: float = figure("times the auxiliary loss that balances loads, which adds to gradients of routers; 0: none", 0.0)
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
     q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)
     qk_nope_head_dim: int = figure("with kv_lora_rank the width of what is a head's own of a key", 0, zero=True)
@@ -154,8 +168,25 @@ class TransformerSpec(ModelSpec):
         if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
             said = f"num_dense_layers = {self.num_dense_layers} and expert_layer_every = {self.expert_layer_every}"
             return f"{said} leave none of {self.num_layers} layers its experts"
-        beside = next((name for name in ("shared_ffn_hidden_size", "load_skew") if getattr(self, name)), "")
-        return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0" if beside and not self.num_experts else ""
+        beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
+        if beside and not self.num_experts:
+            return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0"
+        if self.pad_to_capacity and not self.capacity_factor:
+            return "pad_to_capacity = true pads to the capacity that capacity_factor states, which is 0; give one"
+        return self._loads_misfit()
+
+    def _loads_misfit(self) -> str:
+        """What does not fit in the loads of experts that are given."""
+        shares, positive = self.load_shares, sum(share > 0 for share in self.load_shares)
+        if not shares:
+            return ""
+        if self.load_skew:
+            return f"load_skew = {self.load_skew} and load_shares both say how tokens choose experts; leave one out"
+        if len(shares) != self.num_experts:
+            return f"load_shares has {len(shares)} numbers, but num_experts = {self.num_experts}; give each expert one"
+        if positive < self.experts_per_token:
+            return f"load_shares leaves tokens {positive} experts, but experts_per_token = {self.experts_per_token}"
+        return ""
 
     def _window_misfit(self) -> str:
         """What does not fit in the figures of windows."""
@@ -221,12 +252,30 @@ class TransformerSpec(ModelSpec):
         if not self.num_experts:
             return 1
         fewest = self.num_experts // math.gcd(self.num_experts, self.experts_per_token)
-        return math.gcd(sequence_length, 256) if self.load_skew or sequence_length % fewest else fewest
+        is_long = self._shares or self.capacity_factor or sequence_length % fewest
+        return math.gcd(sequence_length, 256) if is_long else fewest
 
-    def expert_loads(self, sequence_length: int) -> tuple[int, ...]:
-        """Slots that each expert takes of a run of tokens; () where there are no experts."""
+    def slots_chosen(self, sequence_length: int) -> Slots:
+        """By the shares of experts."""
+        if not self.num_experts:
+            return NO_SLOTS
         run = self.run_length(sequence_length)
-        return expert_loads(run * self.experts_per_token, self.num_experts, run, self.load_skew) if self.num_experts else ()
+        loads = expert_loads(run * self.experts_per_token, self.num_experts, run, self._shares)
+        return Slots(loads, slot_tokens(loads, run))
+
+    def slots(self, sequence_length: int) -> Slots:
+        """Those that fit in the capacity of experts.  Source: Lepikhin et al. 2020 (arXiv:2006.16668), section 2.2; NVIDIA/Megatron-LM,
+        megatron/core/transformer/moe/moe_utils.py (get_capacity, drop_policy position)."""
+        chosen = self.slots_chosen(sequence_length)
+        if not self.capacity_factor or not chosen.loads:
+            return chosen
+        capacity = math.ceil(Fraction(str(self.capacity_factor)) * len(chosen.tokens) / self.num_experts)
+        return chosen.within(capacity, padded=self.pad_to_capacity)
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        """Of tokens, by expert; () where all have as many."""
+        return zipf(self.num_experts, self.load_skew) if self.load_skew else self.load_shares
 
     @property
     def architecture(self) -> TransformerArchitecture:
@@ -238,6 +287,7 @@ class TransformerSpec(ModelSpec):
         found |= {"window": "sliding" if self.sliding_window else "chunked" if self.attention_chunk else ""}
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
         found |= {"later": self.form(self.num_layers - 1) if self.mtp_layers else None}
+        found |= {"capacity": self.capacity_factor > 0, "balance_loss": self.balance_coefficient > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 
@@ -311,8 +361,9 @@ class TransformerSpec(ModelSpec):
             found |= {"qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 3}
         if not self.num_experts:
             return found
-        shared = {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}
+        shared: dict[str, Any] = {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}
         chosen = min(self.experts_per_token, 2)
+        shared |= {"load_shares": tuple(math.fsum(self.load_shares[expert::4]) for expert in range(4))} if self.load_shares else {}
         return {**found, **shared, "num_experts": 4, "experts_per_token": chosen, "expert_ffn_hidden_size": heads}
 
     def small(self, num_layers: int, tensor_parallel: int) -> Self:

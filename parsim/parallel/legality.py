@@ -19,7 +19,7 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, recomputation, sharding_faults
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
-from parsim.parallel.plan import ENDS, KEYS, MESH, Batch, Plan, Stack
+from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
 
 POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
 DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
@@ -96,6 +96,13 @@ def loss_chunks_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:
         legal = comma_list(divisors(length))
         return f"loss_chunks = {count} does not divide sequence_length = {length}, whose tokens pass in equal chunks. Legal: {legal}"
     return ""
+
+
+def empty_slots_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:
+    """Why the stack does not send slots of experts that hold no token; "" where it does, or there are none."""
+    if stack.dispatch != PER_NODE or -1 not in model.slots(batch.sequence_length).tokens:
+        return ""
+    return "pads slots of experts, and dispatch = per_node sends tokens only. Set pad_to_capacity = false, or another dispatch of the stack"
 
 
 def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -> tuple[int, ...]:

@@ -171,7 +171,7 @@ MESH: Final = (*(name for name in KEYS if name in names()), "context_kind", "zer
 EXPERT_KEYS: Final = tuple(name for name in MESH if name in names() and DIMENSIONS.get(name).view == EXPERT)
 
 
-ALL_TO_ALL, PER_NODE = DISPATCHES = ("all_to_all", "per_node")
+ALL_TO_ALL, _, PER_NODE = DISPATCHES = ("all_to_all", "hierarchical", "per_node")
 ALL, AROUND_EXPERTS = GRAPHS = ("all", "around_experts")  # the latter: all but kernels whose sizes follow the loads of experts
 ANY: Final = "any"  # in place of an accelerator: on those that have no entry
 
@@ -186,7 +186,10 @@ class Stack:
     name: str
     attention: str = _key("fused_softmax", "the kernels of attention; one of flash attention by its name, or flash for the device's own")
     context: str = _key("all_gather", "the kind of context parallelism")  # a file each in dimensions
-    dispatch: str = _key(ALL_TO_ALL, "how tokens reach experts: all_to_all, a message a slot; per_node, a node once, then its ranks")
+    dispatch: str = _key(
+        ALL_TO_ALL,
+        "how tokens reach experts: all_to_all, a message a slot; hierarchical, by a rank of each node; per_node, so, and a node once",
+    )
     flash: str = _key("flash", "the kernel of attention flash, if the device has it")  # of cluster/flash.py; flash: the device's own
     named_flash: str = ""  # the kernel that was asked for by name, and that the device must have
     fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # see model/blocks.py and ends.py

@@ -44,8 +44,8 @@ METRICS: Final[Mapping[str, str]] = {
     "tokens_per_s": "global_batch x sequence_length / step_s: tokens trained in a second by all devices together",
     "tokens_per_s_per_device": "tokens_per_s / devices",
     "mfu": "model FLOPs / (step_s x devices x dense peak of the matmul dtype); model FLOPs are 6 N + 12 L S w a token, with N weights "
-    "without the input embedding, L layers, S tokens a sequence, w = heads x mean width of keys and values "
-    "(Chowdhery et al. 2022, appendix B); a weight that multiplies features costs 4, since they need no gradient",
+    "without the input embedding and the experts that a token does not choose, L layers, S tokens a sequence, w = heads x mean width of "
+    "keys and values (Chowdhery et al. 2022, appendix B); a weight that multiplies features costs 4, since they need no gradient",
     "mfu_causal": "as mfu, with half the attention FLOPs: only the pairs that a causal mask leaves",
     "hfu": "as mfu, with the matmuls and the attention that recomputation runs again; without recomputation the two are equal",
     "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",

@@ -12,6 +12,7 @@ from parsim.cluster.price import Price, load_of
 from parsim.cost.buckets import Held, elements
 from parsim.cost.chunks import chunks_of
 from parsim.cost.count import flops, hbm_bytes, operands, payload, results, sent_bytes
+from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Sizes
 from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
@@ -99,7 +100,11 @@ def _collective_lines(workload: Workload, noted: NotedTask, task: Collective, pr
     yield "payload", units.format(count * itemsize, "bytes")
     yield "sent", f"{units.format(int(sent_bytes(task, sizes, model, sizes.position(task.group, {}), held)[0]), 'bytes')} by a rank"
     yield "time", _time(price)
-    yield from collective_bound(model, price, count, itemsize, chunks_of(task, sizes))
+    if exchanges := exchanges_of(task, sizes, model):
+        inside, between = (units.format(int(each[0]) * itemsize, "bytes") for each in exchanges.busiest())
+        yield "busiest", f"{inside} to ranks of its node, {between} to other nodes at the same time ({model.stack.dispatch})"
+    else:
+        yield from collective_bound(model, price, count, itemsize, chunks_of(task, sizes))
     yield "load", _load(price)
     if beside:
         yield "beside", _beside(model.cluster.node.accelerator, task.operation)

@@ -1,8 +1,8 @@
 """What people ask for, in the words of Megatron-LM, DeepSpeed, Hugging Face, torchtitan and of papers -> what a scenario calls it.
 
-A name is a word of SPELLED (section -> key) or of VALUES (key -> value), or stands in SAID with a sentence: where its figure is said
-otherwise, or that it is not built and what to use.  Case, dashes and underscores do not count; a * stands for any end, and of words that
-fit the longest counts.
+A name is a word of SPELLED (section -> key) or of VALUES (key -> value, in named_values.py), or stands in SAID with a sentence: where its
+figure is said otherwise, or that it is not built and what to use.  Case, dashes and underscores do not count; a * stands for any end, and
+of words that fit the longest counts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from parsim.catalog.spelling import squeeze
 from parsim.errors import did_you_mean
 from parsim.model import families
 from parsim.parallel.plan import KEYS
+from parsim.scenario.named_values import VALUES
 from parsim.scenario.unbuilt import UNBUILT
 
 SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
@@ -94,6 +95,10 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "mtp_layers": "mtp_num_layers num_nextn_predict_layers",
         "mtp_loss_weight": "mtp_loss_scaling_factor",
         "gates": "scoring_func moe_router_score_function score_func",
+        "balance_coefficient": "aux_loss_coef* aux_loss_alpha router_aux_loss_coef moe_aux_loss_coeff* load_balance_coeff",
+        "capacity_factor": "expert_capacity_factor moe_expert_capacity_factor moe_capacity_factor expert_capacity",
+        "pad_to_capacity": "moe_pad_expert_input_to_capacity pad_expert_input_to_capacity drop_pad drop_and_pad",
+        "load_shares": "expert_loads tokens_per_expert expert_shares load_per_expert",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
     },
     "stack": {
@@ -125,9 +130,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 SAID: Final[Mapping[str, str]] = {
     "of experts that all tokens pass give the width together: shared_ffn_hidden_size": "n_shared_experts num_shared_experts shared_expert*",
-    "routers have one form: gates are shares of the experts chosen, no token is dropped, loads are balanced or as load_skew says": (
-        "moe* expert_* router* capacity_factor expert_capacity* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method "
-        "routed_scaling_factor"
+    "routers have one form: gates are shares of the experts chosen, load_skew or load_shares say loads, and what is dropped comes last": (
+        "moe* expert_* router* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method routed_scaling_factor"
     ),
     "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
         "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"
@@ -247,68 +251,6 @@ SAID: Final[Mapping[str, str]] = {
     "gradients are kept and summed as the stack says: stack: {base: NAME, gradient_dtype: fp32 or compute}": "fp32_grad* grads_in_fp32",
     "it follows from the stack: leave it out": "overlap_param_gather reduce_bucket_size allgather_bucket_size bucket_cap_mb",
 }
-
-# What Megatron-Bridge, Transformer Engine and torchao call precision recipes.
-PRECISIONS: Final = {
-    "fp8": "float8 e4m3 hybrid",
-    "fp8_current": "fp8_cs fp8_tensorwise float8_tensorwise float8_current_scaling bf16_with_fp8_current_scaling_mixed",
-    "fp8_delayed": "fp8_ds delayed_scaling bf16_with_fp8_delayed_scaling_mixed bf16_with_fp8_mixed",
-    "fp8_blockwise": "fp8_sc fp8_block fp8_subchannel bf16_with_fp8_subchannel_scaling_mixed",
-    "mxfp8": "fp8_mx bf16_with_mxfp8_mixed",
-    "nvfp4": "fp4 bf16_with_nvfp4_mixed",
-}
-# What has values by name -> the value -> its other names.
-VALUES: Final[Mapping[str, Mapping[str, str]]] = {
-    "dtype": {"bf16": "bfloat16", "fp16": "float16 half", "fp32": "float32 float single", "tf32": "tensorfloat32", **PRECISIONS},
-    "activation": {"gelu": "gelu_new gelu_fast gelu_tanh gelu_pytorch_tanh", "squared_relu": "relu2 relu_squared"},
-    "positions": {"rotary": "rope rotary_embedding", "learned": "absolute learned_absolute learnable"},
-    "norm": {"layer_norm": "ln", "rms_norm": "rms"},
-    "context_kind": {
-        "ring": "p2p ring_attention alltoall",
-        "all_gather": "allgather kv_all_gather",
-        "ulysses": "a2a all_to_all deepspeed_ulysses",
-        "ulysses_ring": "a2a+p2p a2a_p2p usp hybrid_cp_algo hierarchical",
-    },
-    "recompute": {"none": "no off", "full": "all", "selective": "sel"},
-    "schedule": {
-        "interleaved_1f1b": "interleaved",
-        "zero_bubble_h1": "zb zb_h1 zb1p",
-        "zero_bubble_h2": "zb_h2 zbh2",
-        "zero_bubble_v": "zbv zb_v zbv_zero_bubble",
-        "dual_pipe": "dualpipe",
-        "dual_pipe_v": "dualpipev",
-        "v_half": "vhalf",
-        "v_min": "vmin",
-        "gpipe": "afab all_forward_all_backward fill_drain",
-        "breadth_first": "looped_bfs",
-        "1f1b": "pipedream_flush one_f_one_b",
-    },
-    "optimizer": {
-        "adamw": "adam adamw_torch adamw_torch_fused adamw_fused fused_adam fused_adamw cpu_adam deepspeed_cpu_adam",
-        "adamw_8bit": "adam_8bit adam8bit adamw8bit adamw_bnb_8bit",
-        "paged_adamw_8bit": "paged_adam_8bit paged_adamw8bit",
-        "paged_adamw": "paged_adamw_32bit paged_adam paged_adam_32bit paged_adamw32bit",
-        "sgd_momentum": "momentum",
-    },
-    "stack": {"megatron-core": "mcore megatron_lm"},
-    "model": {
-        "deepseek-v3": "deepseek deepseek_v3.1 deepseek_v3_base deepseek_r1 deepseek_r1_zero",
-        "kimi-k2": "kimi_k2_base kimi_k2_thinking",
-        "moonlight-16b-a3b": "moonlight moonlight_16b",
-        "deepseek-v2": "deepseek_coder_v2",
-        "deepseek-v2-lite": "deepseek_coder_v2_lite",
-        "llama3-8b": "llama3.1_8b",
-        "llama3-70b": "llama3.1_70b llama3.3_70b",
-        "llama3.1-405b": "llama3_405b",
-        "gpt3-175b": "gpt3 gpt_175b",
-        "gpt2-small": "gpt2",
-        "gpt2-xl": "gpt2_1.5b",
-        "mistral-7b": "mistral_7b_v0.1 mistral_7b_instruct_v0.1",
-        "mixtral-8x7b": "mixtral_8x7b_v0.1 mixtral_8x7b_instruct_v0.1",
-        "mixtral-8x22b": "mixtral_8x22b_v0.1 mixtral_8x22b_instruct_v0.1",
-    },
-}
-
 
 # What follows an unknown name of a kind for which nothing is meant: how to have it none the less.
 _WAYS: Final[Mapping[str, str]] = {

@@ -25,6 +25,7 @@ from parsim.scenario.defaults import add_defaults
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import complaints_of
 from parsim.scenario.hardware import ROW_FILE, nics_of_part
+from parsim.scenario.loads import load_shares
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
 from parsim.scenario.tree import read as read_file
@@ -59,6 +60,7 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
         _read_rows(tree)
         notes += add_defaults(tree.value, _sections(tree.value)[0]) if asked else ()
         change(tree, [each for each in changes if each.is_in_a_row])
+        tree.value = _with_loads(tree.value, tree)
     found, scenario = list(tree.faults), None
     if tree.value is not None or not found:
         sections, complaints = _sections(tree.value)
@@ -110,6 +112,20 @@ def _with_machine(value: Any, tree: Tree) -> Any:
     what = "; ".join(str(fault) for fault in row.faults) or f"{path}: is no mapping; a node's row is one"
     tree.faults.append(tree.fault(("cluster", "node"), what))
     return {**value, "cluster": {key: each for key, each in cluster.items() if key != "node"}}
+
+
+def _with_loads(value: Any, tree: Tree) -> Any:
+    """The values, with what a file says of the loads of experts in place of its name; a fault of it becomes one of the tree."""
+    model = value.get("model") if isinstance(value, dict) else None
+    name = model.get("load_shares") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(name, str) or not name.startswith(ROW_FILE):
+        return value
+    found = {key: each for key, each in model.items() if key != "load_shares"}
+    try:
+        found["load_shares"] = load_shares(Path(tree.path).parent / name.removeprefix(ROW_FILE))
+    except ParsimError as error:
+        tree.faults.append(tree.fault(("model", "load_shares"), error.what))
+    return {**value, "model": found}
 
 
 def _sections(value: Any) -> tuple[Sections, list[tuple[Place, str]]]:
@@ -273,6 +289,8 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         yield ("batch", "sequence_length"), fault
     if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):
         yield ("stack", "loss_chunks"), fault
+    if model is not None and parts.stack is not None and (fault := legality.empty_slots_fault(model, batch, parts.stack)):
+        yield ("model", "pad_to_capacity"), fault
 
 
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
@@ -320,6 +338,9 @@ def _scenario(
     assert parts.model is not None and parts.cluster is not None and parts.batch is not None and parts.stack is not None
     stated = dict(sections.training) if sections.training is not None else {}
     tokens = stated.pop("total_tokens", None)
+    axes_of = {name: dict(section) for name, section in sections.plans.items()}
+    idle = (name for name, axes in axes_of.items() if axes["context_kind"] is not None and axes["context_parallel"] == 1)
+    notes += tuple(f"plans.{name}.context_kind does nothing, since context_parallel = 1" for name in idle)
     if any(plan.optimizer_in_backward for plan in parts.plans.values()):
         stated["max_norm"] = inf  # so that all plans train alike
     return Scenario(

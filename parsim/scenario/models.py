@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_origin, get_type_hints
 
 from pydantic import Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from parsim import catalog
 from parsim.errors import ParsimError
 from parsim.model import families
-from parsim.model.spec import Figure, ModelSpec
+from parsim.model.spec import MOST, Figure, ModelSpec
 from parsim.scenario.fields import Known, Natural, complaint
 from parsim.scenario.huggingface import PREFIX
 from parsim.scenario.inline import InlineRow, NameOrRow
@@ -75,7 +75,8 @@ class ModelRow(InlineRow):
 
     def build(self, name: str) -> ModelSpec:
         """The model."""
-        figures = {key: getattr(self, key) for key in self.spec.figures()}
+        stated = {key: getattr(self, key) for key in self.spec.figures()}
+        figures = {key: tuple(value) if isinstance(value, list) else value for key, value in stated.items()}
         return self.spec.of(name=self.title(name), source=self.citations(), **figures)
 
 
@@ -91,6 +92,7 @@ def row_class(family: str) -> type[ModelRow]:
         if figure.rule is not None:
             legal, default = legal | None, None
         required = default is fields["name"].default
+        default = list(default) if isinstance(default, tuple) else default
         keys[key] = (legal, Field(... if required else default, description=figure.description))
     row = create_model(f"{family.title()}Row", __base__=ModelRow, __doc__=(spec.__doc__ or "").partition("\n")[0], **keys)
     row.derived = {key: figure.rule for key, figure in spec.figures().items() if figure.rule is not None}
@@ -101,8 +103,10 @@ def row_class(family: str) -> type[ModelRow]:
 def _type(kind: type, figure: Figure) -> Any:
     if kind is str:
         return Literal[figure.legal]
+    if get_origin(kind) is tuple:
+        return Annotated[list[Annotated[float, Field(ge=0)]], Field(json_schema_extra={"type": ["array", "string"]})]  # or file:PATH
     if kind is float:
-        return Annotated[float, Field(ge=0, lt=1)]
+        return Annotated[float, Field(ge=0, lt=1) if figure.most == MOST else Field(ge=0, le=figure.most)]
     return Annotated[int, Field(ge=0, le=figure.most)] if figure.zero else Natural if kind is int else kind
 
 

@@ -16,19 +16,19 @@ import numpy as np
 from parsim.cluster.scalars import Ints
 
 # The slots of one rank by kind: forwards down and up the V, backwards up and down it, and weights, in order; [kind][micro_batch].
-Slots = list[list[int]]
+SlotsOfRank = list[list[int]]
 UP, BACK_UP, BACK_DOWN, WEIGHTS = 1, 2, 3, 4
 _NOBODY: Final = -1
 _FROM: Final = (-1, 1, -1, 1)  # where each kind comes from: the rank before or after
 
 
-def reorder(ranks: Sequence[Slots]) -> list[Slots]:
+def reorder(ranks: Sequence[SlotsOfRank]) -> list[SlotsOfRank]:
     """The slots of all ranks, moved forward; `ranks`: those of the blocks, without weights."""
     moved = _move_forward([[*slots, _weights(slots)] for slots in ranks])
     return _move_forward([slots[:WEIGHTS] for slots in moved])
 
 
-def _weights(slots: Slots) -> list[int]:
+def _weights(slots: SlotsOfRank) -> list[int]:
     """The slots of weights: their own, or for each backward the next behind it that nobody has."""
     if len(slots) > WEIGHTS:
         return slots[WEIGHTS]
@@ -40,7 +40,7 @@ def _weights(slots: Slots) -> list[int]:
     return found
 
 
-def _row(slots: Slots) -> Ints:
+def _row(slots: SlotsOfRank) -> Ints:
     """The kind that has each slot."""
     row = np.full(1 + max(own[-1] for own in slots), _NOBODY)
     for kind, own in enumerate(slots):
@@ -57,13 +57,13 @@ def _most_held(row: Ints, *, has_weights: bool) -> int:
     return int((held - room - np.minimum.accumulate(np.minimum(need - room, 0))).max())  # of the room what had nothing to do is left
 
 
-def _in_time(ranks: Sequence[Slots]) -> list[tuple[int, int, int, int]]:
+def _in_time(ranks: Sequence[SlotsOfRank]) -> list[tuple[int, int, int, int]]:
     """Slot, rank, kind and number of all actions, first to last."""
     every = (((slot, rank, kind, m) for m, slot in enumerate(own)) for rank, slots in enumerate(ranks) for kind, own in enumerate(slots))
     return sorted(action for each in every for action in each)
 
 
-def _follows(ranks: Sequence[Slots], rank: int, kind: int, m: int) -> Iterator[int]:
+def _follows(ranks: Sequence[SlotsOfRank], rank: int, kind: int, m: int) -> Iterator[int]:
     """The slots of what an action follows, but for weights, which also follow the backward of their number."""
     own = ranks[rank]
     if kind < WEIGHTS and 0 <= rank + _FROM[kind] < len(ranks):
@@ -74,7 +74,7 @@ def _follows(ranks: Sequence[Slots], rank: int, kind: int, m: int) -> Iterator[i
         yield own[kind][m - 1]
 
 
-def _move_forward(ranks: Sequence[Slots]) -> list[Slots]:
+def _move_forward(ranks: Sequence[SlotsOfRank]) -> list[SlotsOfRank]:
     """Each action of warm-up and end in the first slot where it can run and no rank holds more; of the end alone, where weights have none.
 
     Warm-up ends with the first backward that is done with the V, and the end begins with the last forward into it.
@@ -98,9 +98,9 @@ def _move_forward(ranks: Sequence[Slots]) -> list[Slots]:
     return _squeeze([[*slots[:WEIGHTS], _weights(slots)] for slots in ranks])
 
 
-def _squeeze(ranks: Sequence[Slots]) -> list[Slots]:
+def _squeeze(ranks: Sequence[SlotsOfRank]) -> list[SlotsOfRank]:
     """Each action as soon as its rank and what it follows are done, in the same order; all take one slot."""
-    found: list[Slots] = [[[0] * len(own) for own in slots] for slots in ranks]
+    found: list[SlotsOfRank] = [[[0] * len(own) for own in slots] for slots in ranks]
     done = [0] * len(ranks)
     for _, rank, kind, m in _in_time(ranks):
         found[rank][kind][m] = max(done[rank], 1 + max(_follows(found, rank, kind, m), default=-1))

@@ -15,6 +15,7 @@ from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.choice import algorithm
 from parsim.cost.chunks import chunks_of
 from parsim.cost.count import payload
+from parsim.cost.exchange import exchanges_of
 from parsim.cost.workload import Workload
 from parsim.simulator.program import Program, one
 from parsim.step.task import HOST, Collective, HostCopy, Send, Task
@@ -31,7 +32,8 @@ def sent_bytes(workload: Workload, at: Mapping[str, int]) -> dict[str, int]:
                     sent[link] += count * one(run.copies) * size
     held = program.held[at["pp"]]
     for task in workload.step.finish:
-        sent.update(dict(_sends(program, here, task, at, held)))
+        for link, size in _sends(program, here, task, at, held):
+            sent[link] += size
     return dict(sent)
 
 
@@ -45,6 +47,12 @@ def _sends(program: Program, workload: Workload, task: Task, at: Mapping[str, in
             yield "pp", one(num_bytes(task.sent, workload.sizes))
         case HostCopy() if task.to_host:
             yield HOST, one(num_bytes(task.bucket, workload.sizes, held))
+        case Collective() if exchanges := exchanges_of(task, workload.sizes, workload.model):
+            (kind,), position = exchanges.kinds, one(workload.sizes.position(task.group, at))
+            of_item = one(exchanges.elements) * workload.sizes.itemsize_bytes[payload(task).dtype]
+            for way in kind.transfers(task.operation, len(kind.exchange.slots), "sum"):
+                if way.src == position:
+                    yield kind.exchange.link(task.group.name, way.src, way.dst), of_item
         case Collective() if task.operation != "slice":
             count, itemsize = one(elements(payload(task), workload.sizes, held)), workload.sizes.itemsize_bytes[payload(task).dtype]
             chosen = algorithm(task.operation, task.group, count * itemsize, workload.sizes, workload.model)

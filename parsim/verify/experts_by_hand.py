@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from parsim.model.loads import Slots
 from parsim.model.transformer import TransformerSpec
 from parsim.verify.arithmetic import Arithmetic, Valued
 from parsim_kernels.signature import Array
@@ -60,6 +61,7 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         d_logits = gates * (d_gates - shared)
         if model.gates != "softmax":
             d_logits = d_logits / (1 + growth)
+        d_logits = d_logits + _balance(run, model, x.shape[1], growth / growth.sum(-1, keepdims=True))
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
         if model.bias:
             run.gradients[f"{at}/router.bias"] += d_logits.sum((0, 1))
@@ -68,19 +70,29 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     return np.asarray(sum(out for out, _ in own)), back
 
 
+def _balance(run: Arithmetic, model: TransformerSpec, length: int, softmax: Array) -> Array:
+    """The gradient of coefficient x N x the sum over experts of f P, f the share of choices and P the mean of the softmax over all tokens.
+
+    Source: Fedus et al. 2021 (arXiv:2101.03961), Eq. 4.
+    """
+    shares = np.array(model.slots_chosen(length).loads) / (model.run_length(length) * model.experts_per_token)
+    slope = softmax * (shares - (softmax @ shares)[..., None])
+    return np.asarray(model.balance_coefficient * len(shares) * slope / (run.job.model.batch.global_batch * length))
+
+
 def chosen(model: TransformerSpec, num_sequences: int, length: int) -> Array:
     """1 where a token chose an expert."""
-    found = np.zeros((num_sequences * length, model.num_experts))
+    found, slots = np.zeros((num_sequences * length, model.num_experts)), model.slots_chosen(length)
     for expert in range(model.num_experts):
-        found[rows_of(model, expert, num_sequences, length).reshape(-1), expert] = 1
+        found[rows_of(model, slots, expert, num_sequences, length).reshape(-1), expert] = 1
     return found.reshape(num_sequences, length, -1)
 
 
-def rows_of(model: TransformerSpec, expert: int, num_sequences: int, length: int) -> Array:
-    """The tokens of an expert, a row a slot with that of each run: experts take turns, each as many as its load says, round a run."""
-    run, loads = model.run_length(length), model.expert_loads(length)
-    slots = sum(loads[:expert]) + np.arange(loads[expert])
-    return np.asarray(slots[:, None] % run + run * np.arange(num_sequences * length // run))
+def rows_of(model: TransformerSpec, slots: Slots, expert: int, num_sequences: int, length: int) -> Array:
+    """The tokens of an expert, a row a slot with that of each run; none of an empty one."""
+    run, first = model.run_length(length), sum(slots.loads[:expert])
+    own = [token for token in slots.tokens[first : first + slots.loads[expert]] if token >= 0]
+    return np.asarray(np.array(own, dtype=np.int64)[:, None] + run * np.arange(num_sequences * length // run))
 
 
 def _plus_bias(run: Arithmetic, model: TransformerSpec, name: str, expert: int, product: Valued) -> Valued:
@@ -99,7 +111,7 @@ def _plus_bias(run: Arithmetic, model: TransformerSpec, name: str, expert: int, 
 
 def _matrix(run: Arithmetic, model: TransformerSpec, name: str, expert: int, x: Array) -> Valued:
     """x times the matrix of an expert, of the tokens that chose it; 0 for the others."""
-    matrix, rows = run.weights[name][expert], rows_of(model, expert, *x.shape[:2])
+    matrix, rows = run.weights[name][expert], rows_of(model, model.slots(x.shape[1]), expert, *x.shape[:2])
     own = x.reshape(-1, x.shape[-1])[rows]
     (x_row, x_column), (w_row, w_column) = run.narrow(name, own, 2), run.narrow(name, matrix, 1, weight=True)
 

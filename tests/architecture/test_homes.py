@@ -169,6 +169,11 @@ ROOM = {
     "layers that stay in bf16": 50,
     "weights that are kept and gathered in 8 bits alone": 145,
     "chunks, layers without positions, gates on what enters an expert": 165,
+    "exchanges with experts by nodes, executed and counted by level": 220,
+    "loads of experts that are given or stand in files": 130,
+    "rates by what passes each link": 25,
+    "experts of a capacity": 60,
+    "an auxiliary loss that balances loads": 35,
 }
 
 

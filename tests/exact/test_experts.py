@@ -83,6 +83,25 @@ def test_skewed_loads_follow_zipfs_law_and_no_expert_has_a_token_twice() -> None
     assert loads[1] / loads[7] == pytest.approx(4**0.99, rel=0.03)
 
 
+def test_given_loads_are_executed_and_told_of_each_rank() -> None:
+    """Of 16 choices of a run of 8 tokens 8, 4, 2 and 2: shares of a half, a quarter and two eighths; two experts a rank, two runs each."""
+    model = replace(MOE, load_shares=(40.0, 20.0, 10.0, 10.0), num_layers=1, num_dense_layers=0, shared_ffn_hidden_size=0)
+    toy, plan = scenario(model=model, batch=Batch(4, 8)), Plan(data_parallel=2, expert_parallel=2)
+    assert model.expert_loads(8) == (8, 4, 2, 2)
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
+    first, last = (ledger.flops for ledger in execute(toy, plan).ledgers)
+    matmuls, pointwise = 3 * 3 * 2 * 12 * 8, 8 * (4 + 1 + 1 + 9 + 1 + 1 + 1 + 2)  # of a slot, as above
+    assert first - last == (12 - 4) * 4 * (matmuls + pointwise)
+
+
+def test_no_expert_has_more_tokens_than_there_are() -> None:
+    model = replace(MOE, load_shares=(5.0, 1.0, 1.0, 1.0))
+    assert model.expert_loads(8) == (8, 3, 3, 2)  # not 10, 2, 2 and 2
+    tokens = model.slots(8).tokens
+    assert sorted(tokens[:8]) == list(range(8)) and len(set(tokens[8:11])) == 3
+    assert sorted(tokens) == sorted([*range(8), *range(8)])  # each token has two experts
+
+
 def test_parts_of_a_sequence_hold_whole_runs_and_else_experts_would_get_other_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two halves of 2 tokens of runs of 4: two sequences have as many tokens on a rank as a run, but of two runs."""
     model, plan = replace(MOE, experts_per_token=1), Plan(tensor_parallel=2, sequence_parallel=True, micro_batch=2)

@@ -29,6 +29,7 @@ X, W, ROW = ones(2, 3, 4), ones(4, 6), ones(4)  # 24 elements
 SCORES = ones(2, 2, 3, 3, 5)  # B K R S Z: 180 elements
 LOGITS, TOKENS = ones(2, 3, 7), one_to(7, 2, 3)  # 42 and 6 elements
 Q, KV, LSE = ones(2, 3, 2, 3, 2), ones(2, 5, 2, 2), ones(2, 2, 3, 3)
+SLOTS = {"run": 3, "tokens": (0, 1, 2, 0, 1, 2), "chosen": ((3, 3), (0, 1, 2, 0, 1, 2))}
 MASK = {"scale": 0.5, "query_offset": 2}
 ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 1}
 
@@ -96,14 +97,18 @@ CASES: dict[str, Case] = {
     "append_grad": ((KV,), {"part": 1}, KV.size // KV.shape[-1]),
     "flatten": ((X,), {"expr": "B T D -> M D"}, 0),
     "unflatten": ((X,), {"expr": "B T D -> B T A E", "inner": 2}, 0),
-    "permute": ((X,), {"run": 3, "slots": 6}, 0),
-    "unpermute": ((ones(6, 2, 4),), {"run": 3, "inner": 3}, 6 * 2 * 4),
-    "route": ((ones(2, 3, 2),), {"run": 3, "loads": (3, 3)}, 12),
-    "route_sigmoid": ((ones(2, 3, 2),), {"run": 3, "loads": (3, 3)}, 4 * 12),
-    "route_sigmoid_grad": ((ones(2, 3, 2), ones(6, 2), ones(6, 2)), {"run": 3, "inner": 3, "loads": (3, 3)}, 9 * 12),
-    "route_own_sigmoid": ((ones(2, 3, 2),), {"run": 3, "loads": (3, 3)}, 4 * 12),
-    "route_own_sigmoid_grad": ((ones(6, 2), ones(6, 2)), {"run": 3, "inner": 3, "loads": (3, 3)}, 3 * 12),
-    "route_grad": ((ones(6, 2), ones(6, 2)), {"run": 3, "inner": 3, "loads": (3, 3)}, 4 * 12),
+    "permute": ((X,), {**SLOTS, "inner": 3}, 0),
+    "unpermute": ((ones(6, 2, 4),), {**SLOTS, "inner": 3}, 6 * 2 * 4),
+    "route": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 12),
+    "route_sigmoid": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 4 * 12),
+    "route_sigmoid_grad": ((ones(2, 3, 2), ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 9 * 12),
+    "route_own_sigmoid": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 4 * 12),
+    "route_own_sigmoid_grad": ((ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 3 * 12),
+    "balance_loss": ((ones(2, 3, 2),), {**SLOTS, "scale": 0.5}, 5 * 12),
+    "balance_loss_grad": ((ones(2, 3, 2),), {**SLOTS, "scale": 0.5}, 7 * 12),
+    "route_dropping_grad": ((ones(2, 3, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 7 * 12),
+    "route_sigmoid_dropping_grad": ((ones(2, 3, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 10 * 12),
+    "route_grad": ((ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 4 * 12),
     "grouped_gemm": ((ones(5, 2, 4), ones(2, 4, 7)), {"expr": "X G D, E D J -> X G J", "loads": (5, 0)}, 2 * 5 * 2 * 4 * 7),
     "weigh": ((X, ones(2, 3)), {}, 24),
     "weigh_grad": ((X, X), {}, 2 * 24),

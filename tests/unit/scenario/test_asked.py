@@ -14,7 +14,7 @@ from parsim.model import families
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.plan import KEYS
 from parsim.parallel.precision import FP8, RECIPES
-from parsim.scenario import asked
+from parsim.scenario import asked, named_values
 from parsim.scenario.document import BatchSection, ClusterSection, DataSection, MeasuredSection, PlanSection, Sections, TrainingSection
 from parsim.scenario.rows import StackRow
 
@@ -97,7 +97,7 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
     ("section", "keys", "said"),
     [
         ("model", ("n_shared_experts",), "give the width together: shared_ffn_hidden_size"),
-        ("model", ("capacity_factor", "moe_router_load_balancing_type", "n_group"), "routers have one form"),
+        ("model", ("routed_scaling_factor", "moe_router_load_balancing_type", "n_group"), "routers have one form"),
         ("plans", ("lora_rank", "lora", "quantization", "freeze", "load_in_4bit", "peft"), "adapters (LoRA) and quantized weights are not"),
         ("batch", ("mode", "prompt_length", "output_length", "max_new_tokens"), "inference is not built"),
         ("training", ("train_iters", "max_steps"), "give training.total_tokens: steps x global_batch x sequence_length"),
@@ -279,7 +279,7 @@ def test_values_of_the_table_are_legal() -> None:
     legal |= {name: KEYS[name].legal for name in ("recompute", "optimizer")}
     spec = families.family("transformer").spec.figures()
     legal |= {name: spec[name].legal for name in ("activation", "positions", "norm")}
-    for kind, values in asked.VALUES.items():
+    for kind, values in named_values.VALUES.items():
         assert values.keys() <= set(legal[kind]), kind
     for kind, sentences in asked.UNBUILT.items():
         names = [word for words in sentences.values() for word in words.split() if "*" not in word]

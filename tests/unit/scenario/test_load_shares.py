@@ -1,0 +1,57 @@
+"""Loads of experts that a scenario gives, or names a file for: what is read, and what is refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from parsim.errors import ParsimError
+from parsim.scenario import load
+
+TEXT = """
+model: {base: tiny-llama, name: some, num_experts: 4, experts_per_token: 2, source: made up, load_shares: SHARES}
+cluster: {node: {base: dgx-a100-80gb, devices_per_node: 4}}
+batch: {global_batch: 8, sequence_length: 8, dtype: bf16}
+plans: {a: {expert_parallel: 4}}
+"""
+CSV = "layer,expert,tokens\n0,0,10\n0,1,5\n0,2,1\n0,3,0\n1,1,7\n1,0,2\n1,2,0\n1,3,3\n"
+
+
+def shares(folder: Path, stated: str, **files: str) -> tuple[float, ...]:
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    (folder / "mine.yaml").write_text(TEXT.replace("SHARES", stated))
+    return load(folder / "mine.yaml").model.load_shares  # type: ignore[attr-defined, no-any-return]
+
+
+def test_layers_of_a_file_are_added(tmp_path: Path) -> None:
+    assert shares(tmp_path, "file:loads.csv", loads_csv=CSV) == (12, 12, 1, 3)
+    assert shares(tmp_path, "file:loads.json", loads_json=json.dumps([[10, 5, 1, 0], [2, 7, 0, 3]])) == (12, 12, 1, 3)
+    assert shares(tmp_path, "[0.5, 0.25, 0.25, 0]") == (0.5, 0.25, 0.25, 0)
+
+
+@pytest.mark.parametrize(
+    ("stated", "text", "said"),
+    [
+        ("[1, 2, 3]", "", "load_shares has 3 numbers, but num_experts = 4; give each expert one"),
+        ("[1, 0, 0, 0]", "", "load_shares leaves tokens 1 experts, but experts_per_token = 2"),
+        ("[1, .inf, 0, 0]", "", "must be a finite number, not inf"),
+        ("[1, 1, 1, 1], load_skew: 0.5", "", "load_skew = 0.5 and load_shares both say how tokens choose experts"),
+        ("file:none.csv", "", "cannot read none.csv: No such file or directory"),
+        ("file:x.csv", CSV.replace("tokens", "count"), "has the columns layer, expert, tokens, and here is no tokens"),
+        ("file:x.csv", CSV.replace("1,0,2", "1,0,two"), "line 7: tokens must be a number from 0, not 'two'"),
+        ("file:x.csv", CSV.replace("0,2,1\n", "").replace("1,2,0\n", ""), "expert 2 has no row"),
+        ("file:x.csv", CSV.replace("1,3,3", "1,-3,3"), "line 9: expert must be a number from 0, not '-3'"),
+        ("file:x.csv", "", "has the columns layer, expert, tokens"),
+        ("file:x.json", "[[1, 2], [3]]", "a list of layers, each a list of as many tokens by expert"),
+        ("file:x.json", "[[1, -2], [3, 4]]", "expert 1: tokens must be a number from 0, not -2"),
+        ("file:x.json", "{", "x.json: is no CSV or JSON file"),
+    ],
+)
+def test_what_is_no_load_is_refused(stated: str, text: str, said: str, tmp_path: Path) -> None:
+    suffix = "json" if "json" in stated else "csv"
+    with pytest.raises(ParsimError, match=r"model") as error:
+        shares(tmp_path, stated, **{f"x_{suffix}": text})
+    assert said in str(error.value)
