@@ -171,7 +171,7 @@ def smallest_cluster(scenario: Scenario) -> Estimate | None:
             sized = replace(on_nodes(scenario, times * scenario.cluster.num_nodes), spaces={"least": PlanSpace("least", axes)})
             fills.append(float(Bounded.of(sized, runnable=True).fill.min()))
             if fills[-1] <= 1:
-                return rank(replace(sized, spaces={}), top=1).rows[0]
+                return rank(replace(sized, spaces={}), top=1, contention=False).rows[0]
             if len(fills) > _PATIENCE and fills[-1] >= fills[-1 - _PATIENCE]:
                 return None
         except PlanError:

@@ -1,29 +1,29 @@
 """The best plans ranked anew by simulated contention: links that collectives share while they overlap, which an estimate leaves out.
 
-A step is at least its estimate, which also says what kernels and collectives beside them cost one another.  Where no link can be shared,
-it is the estimate.
+A step is at least its estimate, which also says what kernels and collectives beside them cost one another.  Where no link is shared, it
+is the estimate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules
-from parsim.parallel.plan import Plan
 from parsim.planner.constraints import Cut, sieve_of
 from parsim.planner.ranking import Contention, Ranking
-from parsim.simulator.program import Program
-from parsim.simulator.run import MOST_EVENTS, run, workload_in
+from parsim.simulator.run import MOST_EVENTS, workload_in
+from parsim.simulator.shared import SharedStep
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
+FEW_EVENTS: Final = 20_000  # take about as long as a plan takes to be looked for: some 0.3 s
 SHARED: Final = "shared_links"  # a part of the step: what it takes longer than the estimate
 
 
@@ -33,10 +33,48 @@ class _Contender:
 
     row: Estimate
     alone: Estimate
-    may_share: bool
-    counted: bool  # whether the step counts all that its collectives share
+    shares: bool | None  # None: not looked at
     loss: float
     alone_loss: float
+
+    @property
+    def is_simulated(self) -> bool:
+        return self.row is not self.alone
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the step counts all that its collectives share."""
+        return self.is_simulated or self.shares is False
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it would have to be simulated, and runs too many events."""
+        return bool(self.shares) and not self.is_simulated
+
+
+class _Judge:
+    """Looks at one plan after another, and simulates those whose collectives overlap, as long as events are left."""
+
+    def __init__(self, scenario: Scenario, objective: str, most_events: int) -> None:
+        self.scenario, self.left, self.loss = scenario, most_events, _loss(scenario, objective)
+
+    def look(self, alone: Estimate) -> _Contender:
+        """A plan with its step."""
+        shared = SharedStep(workload_in(self.scenario, alone.plan))
+        if not shared.is_foreseen:
+            return self.leave(alone, shares=False)
+        if shared.num_events > self.left:
+            return self.leave(alone, shares=shared.overlaps_alone or None)
+        self.left -= shared.num_events
+        if not shared.overlaps:
+            return self.leave(alone, shares=False)
+        step_s = max(alone.step_s, shared.step_ps() / PS_PER_S)  # kernels may meet fewer collectives than the estimate charges
+        row = replace(alone.with_step(step_s), breakdown_s={**alone.breakdown_s, SHARED: step_s - alone.step_s})
+        return _Contender(row, alone, True, self.loss(row), self.loss(alone))
+
+    def leave(self, alone: Estimate, *, shares: bool | None = None) -> _Contender:
+        """A plan with its estimate."""
+        return _Contender(alone, alone, shares, self.loss(alone), self.loss(alone))
 
 
 def simulate_best(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object], progress: OnProgress = None) -> Ranking:
@@ -46,46 +84,50 @@ def simulate_best(scenario: Scenario, ranking: Ranking, constraints: Mapping[str
     """
     if not ranking.rows:
         return ranking
-    found = sorted(_contenders(scenario, ranking, progress), key=lambda each: (not each.counted, each.loss))
+    judge, found = _Judge(scenario, ranking.objective, MOST_EVENTS), list[_Contender]()
+    for alone in ranking.rows:
+        found.append(judge.look(alone))
+        if progress:
+            progress(len(found) / len(ranking.rows))
+    return _ranking_of(scenario, ranking, constraints, found)
+
+
+def simulate_first(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object]) -> Ranking:
+    """The same of as few rows as show which is the first: the others take longer than it even by their estimates.
+
+    Where these would run more than FEW_EVENTS the order is left as it is, and `shares` says which they are.
+    """
+    judge, found = _Judge(scenario, ranking.objective, FEW_EVENTS), list[_Contender]()
+    for alone in ranking.rows:
+        if found and judge.loss(alone) >= min(each.loss for each in found):
+            found.append(judge.leave(alone))
+            continue
+        found.append(judge.look(alone))
+        if found[-1].is_left_out:
+            break
+    if (found and found[-1].is_left_out) or not any(each.is_simulated for each in found):
+        return replace(ranking, shares=(*(each.shares for each in found), *ranking.shares[len(found) :]))
+    return _ranking_of(scenario, ranking, constraints, found)
+
+
+def _ranking_of(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object], found: list[_Contender]) -> Ranking:
+    found = sorted(found, key=lambda each: (each.is_left_out, each.loss))
     more = ranking.num_fit - sum(cut.count for cut in ranking.cuts) > len(found)  # plans that were none of the best
     late, cuts = _late(found, ranking.cuts, sieve_of(constraints, scenario).most_ps, more=more)
     kept = [each for each in found if each not in late]
-    others = [each.alone_loss for each in found if not each.counted] + [max(each.alone_loss for each in found)] * more
+    others = [each.alone_loss for each in found if not each.is_counted] + [max(each.alone_loss for each in found)] * more
     return replace(
         ranking,
         rows=tuple(each.row for each in kept),
-        may_share=tuple(each.may_share for each in kept),
+        shares=tuple(each.shares for each in kept),
         contention=Contention(
-            alone_s=tuple(each.alone.step_s for each in kept),
-            not_simulated=tuple(place for place, each in enumerate(kept, 1) if not each.counted),
-            is_best=bool(kept) and kept[0].counted and kept[0].loss <= min(others, default=kept[0].loss),
+            alone_s=tuple(each.alone.step_s if each.is_simulated else None for each in kept),
+            is_best=bool(kept) and kept[0].is_counted and kept[0].loss <= min(others, default=kept[0].loss),
         ),
-        alike=_alike(kept, 0.0 if ranking.objective == "energy" else ranking.NOISE),
+        alike=_alike(kept, ranking),
         cuts=cuts,
         beyond=ranking.beyond if kept else late[0].row,
     )
-
-
-def _contenders(scenario: Scenario, ranking: Ranking, progress: OnProgress) -> Iterator[_Contender]:
-    left, loss = MOST_EVENTS, _loss(scenario, ranking.objective)
-    for place, (alone, may_share) in enumerate(zip(ranking.rows, ranking.may_share, strict=True), 1):
-        row, num_events = alone, _num_events(scenario, alone.plan) if may_share else 0
-        if counted := num_events <= left:
-            left -= num_events
-            row = _with_contention(scenario, alone) if may_share else alone
-        yield _Contender(row, alone, may_share, counted, loss(row), loss(alone))
-        if progress:
-            progress(place / len(ranking.rows))
-
-
-def _num_events(scenario: Scenario, plan: Plan) -> int:
-    return Program(workload_in(scenario, plan)).num_events(streams=True)
-
-
-def _with_contention(scenario: Scenario, alone: Estimate) -> Estimate:
-    shared_s = run(workload_in(scenario, alone.plan), contention=True).step_s
-    step_s = max(alone.step_s, shared_s)  # kernels may meet fewer collectives than the estimate charges
-    return replace(alone.with_step(step_s), breakdown_s={**alone.breakdown_s, SHARED: step_s - alone.step_s})
 
 
 def _loss(scenario: Scenario, objective: str) -> Callable[[Estimate], float]:
@@ -105,5 +147,8 @@ def _late(
     return late, tuple(said)
 
 
-def _alike(kept: list[_Contender], noise: float) -> int:
-    return sum(each.counted and each.loss <= kept[0].loss * (1 + noise) for each in kept) if noise else min(1, len(kept))
+def _alike(kept: list[_Contender], ranking: Ranking) -> int:
+    if ranking.objective == "energy":
+        return min(1, len(kept))
+    beyond = max(0, ranking.alike - len(ranking.rows))
+    return beyond + sum(not each.is_left_out and each.loss <= kept[0].loss * (1 + ranking.NOISE) for each in kept)

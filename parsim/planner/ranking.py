@@ -20,8 +20,7 @@ _ADVICE: Final = "parsim.remedies(scenario, ranking.nearest.plan) says which cha
 class Contention(Plain):
     """What is known of a ranking by simulated contention beside the steps."""
 
-    alone_s: tuple[float, ...]  # the step of each row if each collective had its links to itself: the estimate
-    not_simulated: tuple[int, ...]  # places of plans of too many events, which stand last, with their estimates
+    alone_s: tuple[float | None, ...]  # of each row that was simulated: its estimate, the step if each collective had its links to itself
     is_best: bool  # no plan beyond the rows, or not simulated, can take less than the first
 
 
@@ -43,17 +42,17 @@ class Ranking(Plain):
     nearest: Estimate | None
     rejected: tuple[Rejected, ...]  # combinations of values that are no legal plan, or not tried, by why
     num_combinations: int = 0  # of values of the axes: those that are legal plans of the space, and those rejected
-    # How many of all that fit, or of the rows where they are ranked anew, cannot be told from the first: their steps differ by less than
-    # repeated runs of one plan do.  How far the energy of repeated runs differs is not known: ranked by it, 1.
+    # How many of all that fit cannot be told from the first: their steps differ by less than repeated runs of one plan do.  How far the
+    # energy of repeated runs differs is not known: ranked by it, 1.
     alike: int = 0
     outside: tuple[str, ...] = ()  # plans that the scenario names and that are none of the space
-    nothing_legal: str = ""  # where no plan of the space is legal, why not the first
+    nothing_legal: str = ""  # where no plan of the space is legal, why not those that other rules leave
     num_over_host: int = 0  # of those over memory: they fit their device
     objective: str = "step_time"
     cuts: tuple[Cut, ...] = ()  # plans that fit, by the limit that keeps them out
     beyond: Estimate | None = None
-    # Of each row: whether links may be asked for more than they carry by collectives that overlap, which its estimate leaves out.
-    may_share: tuple[bool, ...] = ()
+    # Of each row: whether links are asked for more than they carry by collectives that overlap, which its estimate leaves out.
+    shares: tuple[bool | None, ...] = ()  # None: not known, since not looked at or by too many events only
     contention: Contention | None = None  # ranked anew by simulated contention
 
     @property
@@ -75,11 +74,18 @@ class Ranking(Plain):
 
     def cells(self) -> list[dict[str, str]]:
         """The same as `parsim plan` shows it."""
-        alone = [{"alone": units.format(each, "s", digits=4)} for each in self.contention.alone_s] if self.contention else ()
+        steps = self.contention.alone_s if self.contention else ()
+        alone = [{"alone": "-" if each is None else units.format(each, "s", digits=4)} for each in steps]
         names = [f"{each.name}{' (not of the space)' if each.name in self.outside else ''}" for each in self.rows]
         named = [{"plan": name} if any(names) else {} for name in names]
         rows = zip(named, rows_of(self.rows, alone), strict=True)
         return [{"#": str(place), **name, **row} for place, (name, row) in enumerate(rows, 1)]
+
+    @property
+    def not_simulated(self) -> tuple[int, ...]:
+        """Places of rows whose collectives overlap, and whose steps do not count that."""
+        simulated = [each is not None for each in self.contention.alone_s] if self.contention else [False] * len(self.rows)
+        return tuple(place for place, (own, done) in enumerate(zip(self.shares, simulated, strict=False), 1) if own and not done)
 
     def slower_by(self, place: int) -> dict[str, float]:
         """Seconds of each part of the step beyond those of the first plan, what costs most first; they sum to how much slower it is."""

@@ -16,12 +16,11 @@ from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate
 from parsim.planner.bounded import Bounded
 from parsim.planner.constraints import Sieve, sieve_of
-from parsim.planner.contention import simulate_best
+from parsim.planner.contention import simulate_best, simulate_first
 from parsim.planner.objectives import Least, check_objective, loss_of
 from parsim.planner.ranking import Ranking
 from parsim.planner.relief import relief
 from parsim.planner.space import AnySpace, candidates, space_named
-from parsim.simulator.overload import may_share
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -38,7 +37,7 @@ def plan(
     runnable: bool = False,
     objective: str = "step_time",
     constraints: Mapping[str, object] | None = None,
-    contention: bool = False,
+    contention: bool | None = None,
     progress: OnProgress = None,
 ) -> Ranking:
     """The `top` best plans that fit, or all, of one space of the scenario, or of all plans that its model and cluster allow.
@@ -50,7 +49,7 @@ def plan(
         runnable: whether to leave out what the scenario's stack cannot run.
         objective: one of OBJECTIVES.
         constraints: limits, as `sieve_of` takes them.
-        contention: whether the best are simulated with links that collectives share while they overlap, and ranked anew.
+        contention: whether the best are ranked anew by simulated contention; None: those that decide which is the first; False: none.
         progress: is told the share of the plans whose memory is known.
 
     Ties go to the plan with less memory, then to the smaller degrees.
@@ -74,7 +73,7 @@ def plan(
         rejected += left_out
         race.join([Bounded(scenario, each) for each in variants])
     more = sum(len(each.plans) for each in race.pools[1:]) + sum(each.count for each in rejected[len(found.rejected) :])
-    num_legal, num_fit = (sum(len(each.plans) for each in race.pools), sum(int(each.fits.sum()) for each in race.pools))
+    num_legal, num_fit = sum(len(each.plans) for each in race.pools), sum(int(each.fits.sum()) for each in race.pools)
     ranking = Ranking(
         **race.best(found.names),
         num_legal=num_legal,
@@ -89,7 +88,7 @@ def plan(
         cuts=sieve.cuts(whole=race.whole),
         beyond=race.beyond(found.names) if num_fit and not race.keys else None,
     )
-    return simulate_best(scenario, ranking, constraints or {}) if contention else ranking
+    return ranking if contention is False else (simulate_best if contention else simulate_first)(scenario, ranking, constraints or {})
 
 
 class _Key(NamedTuple):
@@ -176,8 +175,7 @@ class _Race:
     def best(self, names: Mapping[int, str]) -> dict[str, Any]:
         """The fields of a ranking that its rows are in."""
         keys = self.keys[: self.top]
-        shares = [may_share(self.pools[key.pool].priced.alone(key.row).workload) for key in keys]
-        return {"rows": self.explain(keys, names), "may_share": tuple(shares), "alike": self.alike}
+        return {"rows": self.explain(keys, names), "shares": (None,) * len(keys), "alike": self.alike}
 
     def nearest(self) -> _Key:
         """The plan that misses its memory by least."""

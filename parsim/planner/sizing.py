@@ -153,7 +153,7 @@ class _Search:
     def _at(self, num_nodes: int) -> Sized:
         scenario = on_nodes(self.scenario, num_nodes)
         try:
-            rows = plan(scenario, top=1, **self.options).rows
+            rows = plan(scenario, top=1, contention=False, **self.options).rows
         except PlanError as error:  # no plan is legal on so many
             self.refused[num_nodes] = error
             rows = ()

@@ -49,11 +49,7 @@ class Candidates:
     num_in_space: int
     num_combinations: int  # of values of the space's axes: those in the space and those rejected
     names: Mapping[int, str]  # of those that the scenario names, by index
-
-    @property
-    def nothing_legal(self) -> str:
-        """Where no plan of the space is legal, why not the first; "" where one is."""
-        return "" if self.num_in_space else self.rejected[0].example if self.rejected else "it is empty"
+    nothing_legal: str  # where no plan of the space is legal, why not those that other rules leave; "" where one is
 
 
 def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: bool = False) -> Candidates:
@@ -63,7 +59,7 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     too.
 
     Raises:
-        PlanError: no combination is legal; the message says what stands in the way of the first.
+        PlanError: no combination is legal; the message says what stands in the way of those that other rules leave.
     """
     axes = {**DEFAULTS, **space.axes} if space else default_axes()
     if tuple(axes["context_kind"]) == (AUTO,) and not (space and "context_kind" in space.axes):
@@ -85,7 +81,7 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     }
     found = _each_once(grid, asked, facts)
     if not found.plans.num_plans:
-        raise PlanError("no legal plan in this space", remedy=f"The first candidate fails: {found.nothing_legal}")
+        raise PlanError("no legal plan in this space", remedy=f"What other rules leave fails: {found.nothing_legal}")
     return found
 
 
@@ -106,9 +102,9 @@ def _each_once(grid: _Grid, asked: Mapping[str, Plan], facts: Facts) -> Candidat
         grid.reject(_SAME, own - num_in_space, "it is the same as another")
         rejected = list(grid.rejected.values())
     total = num_in_space + sum(each.count for each in rejected)
-    return Candidates(
-        plans.take(chosen[order]), tuple(rejected), num_in_space, total, {place_of[code]: name for code, name in names.items()}
-    )
+    named = {place_of[code]: name for code, name in names.items()}
+    why = "" if num_in_space else grid.last or "it is empty"
+    return Candidates(plans.take(chosen[order]), tuple(rejected), num_in_space, total, named, why)
 
 
 def _values(scenario: Scenario, name: str, stated: Sequence[object]) -> Sequence[object]:
@@ -166,6 +162,7 @@ class _Grid:
     filters: list[Filter]  # that wait for their columns
     plans: Plans = field(default_factory=lambda: Plans({}, {}, 1))
     rejected: dict[str, Rejected] = field(default_factory=dict)
+    last: str = ""  # why what was kept out last is
 
     def expand(self, name: str) -> None:
         """Each plan so far with each value of an axis."""
@@ -209,7 +206,8 @@ class _Grid:
         if not bad.any():
             return
         left = [len(values) for name, values in self.values.items() if name not in self.plans.columns]
-        self.reject(each.name, int(bad.sum()) * int(np.prod(left, dtype=object)), found[which[np.argmax(bad)]])
+        self.last = found[which[np.argmax(bad)]]
+        self.reject(each.name, int(bad.sum()) * int(np.prod(left, dtype=object)), self.last)
         self.plans = self.plans.take(np.flatnonzero(~bad))
 
 

@@ -19,7 +19,7 @@ from parsim.plain import csv_text
 from parsim.planner import Ranking, Remedies, Remedy, pareto, plan, remedies, smallest_cluster
 from parsim.planner.bounded import Bounded
 from parsim.planner.constraints import HEADROOM, sieve_of
-from parsim.planner.contention import simulate_best
+from parsim.planner.contention import simulate_best, simulate_first
 from parsim.planner.front import landscape, on_nodes
 from parsim.report import results as made
 from parsim.report.console import Output, log, log_files, patience, say, watch
@@ -85,8 +85,10 @@ def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool
     scenario = asked.source.load()
     directory = asked.directory(scenario)
     with asked.options() as options:
-        ranking = plan(scenario, top=top, objective=asked.objective, constraints=asked.limits, **options)
-    if contention:
+        ranking = plan(scenario, top=top, objective=asked.objective, constraints=asked.limits, contention=False, **options)
+    if not contention:
+        ranking = simulate_first(scenario, ranking, asked.limits)
+    else:
         with patience(f"simulating the best {len(ranking.rows)} with contention") as tell:
             ranking = simulate_best(scenario, ranking, asked.limits, tell)
     with patience("looking for changes that fit"):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from parsim.errors import ParsimError
 from parsim.plain import csv_text
 from parsim.report.files import json_text
+from parsim.report.manners import stdout_named
 from parsim.units import percent
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def log_files(directory: Path, written: Sequence[Path]) -> None:
 
 def raw(text: str) -> None:
     """Results for programs, as they are."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    with stdout_named():
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ def show_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = (), t
         texts = [row.get(name, "") for name in columns]
         table.add_row(*(Text(text, style="bold red" if text == "no" else "") for text in texts))
     if title:
-        out.print(f"\n{title}", style="bold")
+        with stdout_named():
+            out.print(f"\n{title}", style="bold")
     _print(out, table)
 
 
@@ -203,6 +206,6 @@ def lines(pairs: Sequence[tuple[str, str]]) -> None:
 
 def _print(out: Console, table: Table) -> None:
     """The table without the spaces that fill its lines."""
-    with out.capture() as captured:
+    with stdout_named(), out.capture() as captured:
         out.print(table)
     raw("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))

@@ -107,7 +107,8 @@ class Shared:
     def note(self, task: str) -> str:
         """What the flows of a task lost, on which link, to whom; all stages and micro_batches together."""
         if self.trace is None:
-            if Program(self.workload).num_events(streams=True) > _MOST_EVENTS:
+            program = Program(self.workload)
+            if program.num_events(program.walks()) > _MOST_EVENTS:
                 return "not simulated here, of too many events; ask parsim run --backend simulate --contention"
             self.trace = run(self.workload, contention=True)
         lost = self.trace.lost_s(task)

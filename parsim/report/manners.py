@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, ParamSpec
 
 from parsim.errors import ParsimError
@@ -36,7 +36,8 @@ def status(work: Callable[[], int]) -> int:
     """The exit status of `work`."""
     try:
         result = work()
-        sys.stdout.flush()
+        with stdout_named():
+            sys.stdout.flush()
         return result
     except ParsimError as error:
         # Faults of a file open with file:line:column, as editors want it.
@@ -49,6 +50,16 @@ def status(work: Callable[[], int]) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _complain(f"{place}{error.strerror or error}")
+
+
+@contextlib.contextmanager
+def stdout_named() -> Iterator[None]:
+    """A stdout that takes no more is named in the error."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or "stdout"
+        raise
 
 
 def unwind() -> None:

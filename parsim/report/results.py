@@ -245,7 +245,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
                 **{name: getattr(each, name) for name in _RANKED},
                 "breakdown_s": dict(each.breakdown_s),
                 "slower_by_s": ranking.slower_by(place - 1),
-                "may_share_links": ranking.may_share[place - 1],
+                "shares_links": ranking.shares[place - 1],
                 **({"alone_step_s": ranking.contention.alone_s[place - 1]} if ranking.contention else {}),
                 "stack_cannot": cannot_run(scenario, each.plan) or None,
                 **whole.document(scenario, each),
@@ -258,7 +258,9 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
 def _contention_document(ranking: Ranking) -> dict[str, Any] | None:
     """What re-ranked the plans by simulated contention; None where nothing did."""
     found = ranking.contention
-    return {"re_ranked_by": "simulated contention", "not_simulated": list(found.not_simulated), "is_best": found.is_best} if found else None
+    return (
+        {"re_ranked_by": "simulated contention", "not_simulated": list(ranking.not_simulated), "is_best": found.is_best} if found else None
+    )
 
 
 def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -158,7 +158,8 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     if ranking.objective != "step_time":
         say(f"ranked by {ranking.objective}")
     if ranking.contention:
-        say("the best re-ranked by simulated contention; alone: the step if each collective had its links to itself")
+        simulated = _places(place for place, each in enumerate(ranking.contention.alone_s, 1) if each is not None) or "none"
+        say(f"re-ranked by simulated contention of {simulated}; alone: as parsim run estimates it")
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     _show_plans(ranking.rows, [{**row, "#": f"{row['#']}{_MARK if said[row['#']] else ''}"} for row in ranking.cells()])
     _show_why(ranking)
@@ -208,14 +209,16 @@ def _show_why(ranking: Ranking) -> None:
 
 def _show_contention(ranking: Ranking) -> None:
     """What the ranking leaves out of links that collectives share."""
-    if (found := ranking.contention) is None:
-        some = "" if all(ranking.may_share) else f" of {_places(place for place, may in enumerate(ranking.may_share, 1) if may)}"
-        if any(ranking.may_share):
-            say(f"collectives{some} may share links, which no step here counts:")
+    left_out, found = ranking.not_simulated, ranking.contention
+    if found is None:
+        if left_out:
+            say(f"collectives of {_places(left_out)} share links, which no step here counts, of too many events:")
             say("--contention simulates and re-ranks")
         return
-    if found.not_simulated:
-        say(f"not simulated, of too many events, and so last: {_places(found.not_simulated)}")
+    if left_out:
+        say(f"not simulated, of too many events, and so last: {_places(left_out)}")
+    if None in ranking.shares and found.is_best:
+        say("those not simulated take longer than the first even by their estimates")
     if not found.is_best:
         say(f"a plan that was not simulated may take less than the first: --top {2 * len(ranking.rows)} simulates more")
 

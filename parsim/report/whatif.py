@@ -65,7 +65,7 @@ def chosen_plans(scenario: Scenario, names: Sequence[str]) -> list[tuple[str, Pl
 
 
 def _best(scenario: Scenario, space: str | None) -> list[tuple[str, Plan]]:
-    ranking = rank(scenario, space=space, top=1)
+    ranking = rank(scenario, space=space, top=1, contention=False)
     if nearest := ranking.nearest:
         told = remedy_lines(scenario, remedies(scenario, nearest.plan), short(nearest.plan), elsewhere=False)
         log("\n".join(("no plan fits its device and host; the nearest:", *told)))

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import nic_port, uplink_name
 from parsim.cluster.price import Load, Price, load_of
+from parsim.cost.buckets import Held
 from parsim.cost.timing import task_price
 from parsim.parallel.group import Group
 from parsim.simulator.program import Program, StreamItem, one
@@ -58,13 +59,13 @@ class Placement:
     stride: int  # between neighbours of a pipeline [devices]
     used_devices: int  # of the cluster, the first ones
 
-    def leg(self, rank: int, to: int | None, price: Price) -> Leg | None:
-        """How a communication loads links, from the pipeline rank that pays to the one that a message goes `to`.
+    def leg(self, rank: int, to: int | None, price: Price, load: Load | None = None) -> Leg | None:
+        """How a communication loads links, from the pipeline rank that pays to the one that a message goes `to`; `load`: where it is known.
 
         None goes nowhere: a collective within the stage of `rank`.  The leg's picoseconds add up to those of the price, which is
         of one plan; a price of 0 has no leg.
         """
-        (ps,), one, to = price.ps.tolist(), load_of(price), rank if to is None else to
+        (ps,), one, to = price.ps.tolist(), load or load_of(price), rank if to is None else to
         port, nic = one.port_bytes_per_s.item(), one.nic_bytes_per_s.item()
         if not port and not nic:
             return Leg(ps, 0, 0.0, ()) if ps else None
@@ -116,6 +117,7 @@ class Legs:
         self.placement = Placement(program.workload.model.cluster, *places)
         self.costs = program.workload.model.cluster.node.accelerator.beside
         self._found: dict[tuple[int, int, int | None], Leg | None] = {}
+        self._priced: dict[tuple[int, int], tuple[Price, Load]] = {}  # by the identities of a task and of what its payer holds
 
     def of(self, item: StreamItem, rank: int, row: int | None) -> Leg | None:
         """What an item of a rank loads; kernels no link, but their device."""
@@ -131,8 +133,7 @@ class Legs:
             to = workload.neighbour(int(columns.stage[row]), workload.phases[columns.phase[row]])
         if (key := (id(task), rank, to)) not in self._found:
             held = self.program.held_by_payer(task, rank) if row is None else None
-            price = task_price(task, workload.sizes, workload.model, held)
-            leg = self.placement.leg(rank, None if to is None else workload.rank_of(to), price)
+            leg = self.placement.leg(rank, None if to is None else workload.rank_of(to), *self._price(task, held))
             if leg and runs_beside(task) and (cost := self.costs.get(task.operation)):
                 leg = leg._replace(device=self._device(rank), cost=cost)
             self._found[key] = leg
@@ -145,3 +146,9 @@ class Legs:
 
     def _device(self, rank: int) -> LinkAt:
         return LinkAt(self.placement.cluster.node.accelerator.name, f"stage {rank}")
+
+    def _price(self, task: Collective | Send, held: Held) -> tuple[Price, Load]:
+        if (key := (id(task), id(held))) not in self._priced:
+            price = task_price(task, self.program.workload.sizes, self.program.workload.model, held)
+            self._priced[key] = price, load_of(price)
+        return self._priced[key]

@@ -6,12 +6,13 @@ An action folds to one span: what nobody else can hold up runs ahead in plain in
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from parsim import schedules
+from parsim.cluster.scalars import Ints
 from parsim.cost.count import flops
 from parsim.cost.workload import Workload
 from parsim.step.program import Pass, Run
@@ -29,12 +30,20 @@ class StreamItem(NamedTuple):
     makes: tuple[str, ...]  # the buffers that others may wait for
 
 
+class Walks(NamedTuple):
+    """What the streams of a rank do in its actions."""
+
+    lists: Sequence[Sequence[tuple[Sequence[StreamItem], str]]]  # items of an action, each list of them with the name of its segment
+    of: Ints  # which of these each action does, [row]
+
+
 class Beside(NamedTuple):
     """What an action leaves running on another stream."""
 
     stream: str
     ready_ps: int  # when it can start, but for what is before it on its stream, from the start of the action
     ps: int
+    task: Task
 
 
 class FoldedAction(NamedTuple):
@@ -43,6 +52,30 @@ class FoldedAction(NamedTuple):
     ps: int
     beside: tuple[Beside, ...]
     message: Beside | None  # the last that it does
+    inside: tuple[tuple[Collective, int], ...] = ()  # collectives that end within it, each with its start
+
+
+class RankCourse:
+    """The streams of a rank: what they do starts as soon as it can, since nobody else holds it up."""
+
+    def __init__(self, now: int = 0, ends: Mapping[str, int] | None = None) -> None:
+        self.now, self.ends = now, dict(ends or {})  # of compute, and of what was issued on each other stream
+        self._made: dict[str, int] = {}  # when each buffer is there that another stream makes
+
+    def ready(self, item: StreamItem) -> int:
+        """When an item can start, but for what is before it on its stream."""
+        return max((self.now, *(self._made[name] for name in item.after if name in self._made)))
+
+    def run(self, item: StreamItem) -> int:
+        """The start of the next item, which then is done; a message is left to who knows what was sent before."""
+        streams = item.task.streams if isinstance(item.task, Wait) else (item.stream,)
+        start = max((self.ready(item), *(self.ends[each] for each in streams if each in self.ends)))
+        if item.stream == COMPUTE_STREAM:
+            self.now = start + item.ps
+        elif not isinstance(item.task, Send):
+            self.ends[item.stream] = start + item.ps
+            self._made.update(dict.fromkeys(item.makes, start + item.ps))
+        return start
 
 
 def items(tasks: Iterable[Task], ps_of_each: Iterable[int]) -> Iterator[StreamItem]:
@@ -78,24 +111,21 @@ def fold(items: Iterable[StreamItem]) -> FoldedAction:
 
     A pass waits for nothing that an earlier one left running: what is beside it then changes no time of its own.
     """
-    now, message = 0, None
-    ends: dict[str, int] = {}
-    ready: dict[str, int] = {}
-    left: dict[str, list[Beside]] = {}
-    for task, stream, ps, after, makes in items:
-        start = max((now, *(ready[name] for name in after if name in ready)))
-        if isinstance(task, Send):
-            message = Beside(stream, start, ps)
-        elif stream != COMPUTE_STREAM:
-            left.setdefault(stream, []).append(Beside(stream, start, ps))
-            ends[stream] = max(start, ends.get(stream, 0)) + ps
-            ready.update(dict.fromkeys(makes, ends[stream]))
-        elif isinstance(task, Wait):
-            now = max((start, *(ends.get(each, 0) for each in task.streams)))
-            left = {each: running for each, running in left.items() if each not in task.streams}
+    course, message = RankCourse(), None
+    inside: list[tuple[Task, int]] = []
+    left: dict[str, list[tuple[Beside, int]]] = {}
+    for item in items:
+        ready, start = course.ready(item), course.run(item)
+        if isinstance(item.task, Send):
+            message = Beside(item.stream, start, item.ps, item.task)
+        elif item.stream != COMPUTE_STREAM:
+            left.setdefault(item.stream, []).append((Beside(item.stream, ready, item.ps, item.task), start))
+        elif isinstance(item.task, Wait):
+            inside += [(each.task, at) for stream in item.task.streams for each, at in left.pop(stream, ())]
         else:
-            now = start + ps
-    return FoldedAction(now, tuple(each for running in left.values() for each in running), message)
+            inside.append((item.task, start))
+    beside = tuple(each for running in left.values() for each, _ in running)
+    return FoldedAction(course.now, beside, message, tuple((task, start) for task, start in inside if isinstance(task, Collective)))
 
 
 class Program:
@@ -155,6 +185,18 @@ class Program:
                 yield from self.items(run)
 
     @functools.cached_property
+    def folds(self) -> list[FoldedAction]:
+        """Each pass folded."""
+        alike = {id(each): each for each in self.passes}
+        found = {key: fold(self.pass_items(each)) for key, each in alike.items()}
+        return [found[id(each)] for each in self.passes]
+
+    def walks(self) -> Walks:
+        """All that streams do, list by list."""
+        named = [[(self.items(run), run.segment.name, one(run.copies)) for run in each.lists] for each in self.passes]
+        return Walks([[(own, name) for own, name, copies in lists for _ in range(copies)] for lists in named], self.pass_index)
+
+    @functools.cached_property
     def flops(self) -> tuple[int, ...]:
         """FLOPs of each pipeline rank, of the first of its replicas."""
         sizes = self.workload.sizes
@@ -181,12 +223,12 @@ class Program:
             self._finish_ps[key] = one(self.workload.finish_ps(task, held))
         return self._finish_ps[key]
 
-    def num_events(self, *, streams: bool) -> int:
-        """About how many events a step will run: an action and a message are one each, or all that the streams do."""
-        if not streams:
+    def num_events(self, walks: Walks | None = None) -> int:
+        """About how many events a step will run: an action and a message are one each, or all that streams do."""
+        if walks is None:
             return len(self.pass_index) + int(self.columns.sends.sum())
-        weights = [sum(1 + (item.stream != COMPUTE_STREAM) for item in self.pass_items(each)) for each in self.passes]
-        return int((self.counts @ np.array(weights)).sum())
+        weights = [sum(1 + (item.stream != COMPUTE_STREAM) for items, _ in lists for item in items) for lists in walks.lists]
+        return int(np.array(weights)[walks.of].sum())
 
 
 def one(values: Copies) -> int:

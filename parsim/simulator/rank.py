@@ -14,7 +14,7 @@ import simpy
 from parsim.schedules import Action
 from parsim.simulator.demand import Legs
 from parsim.simulator.network import Events, SharedLinks
-from parsim.simulator.program import FoldedAction, Program, StreamItem, one
+from parsim.simulator.program import FoldedAction, Program, StreamItem, Walks
 from parsim.simulator.trace import Span
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Receive, Send, Wait
 
@@ -25,7 +25,9 @@ class World:
 
     program: Program
     env: simpy.Environment
+    walks: Walks | None = None  # where streams are walked
     network: SharedLinks | None = None  # with contention
+    noted: bool = True  # whether spans are
     spans: list[Span] = field(default_factory=list)
     end_ps: int = 0  # of the last rank; a timer that nobody waits for any more may come later
     num_events: int = 0
@@ -85,8 +87,8 @@ class RankStreams:
                 arrival = world.arrival(awaits)
                 arrival_ps = arrival if isinstance(arrival, int) else (yield arrival)
                 now = arrival_ps if arrival_ps > now else now
-            span_ps, beside, sent = folds[index]
-            for stream, ready_ps, ps in beside:
+            span_ps, beside, sent, _ = folds[index]
+            for stream, ready_ps, ps, _ in beside:
                 ends[stream] = max(now + ready_ps, ends.get(stream, 0)) + ps
             now += span_ps
             yield env.timeout(now - env.now)
@@ -99,11 +101,11 @@ class RankStreams:
 
     def streams(self) -> Events:
         """The whole step, stream by stream."""
-        program = self.world.program
-        for row in self.rows:
-            for run in program.passes[program.pass_index[row]].lists:
-                for _ in range(one(run.copies)):
-                    yield from self.walk(program.items(run), row, run.segment.name)
+        walks = self.world.walks
+        assert walks is not None
+        for row, index in zip(self.rows, walks.of[self.rows.start : self.rows.stop].tolist(), strict=True):
+            for items, segment in walks.lists[index]:
+                yield from self.walk(items, row, segment)
         yield from self.finish()
 
     def finish(self) -> Events:
@@ -155,11 +157,13 @@ class RankStreams:
                 yield from self.world.network.carry(leg, stream, name)
         else:
             yield self.env.timeout(item.ps)
+        self.world.num_events += 1
+        if not self.world.noted:
+            return
         if stream != item.stream:
             name = f"{stream}:{name}"
         elif row is not None and isinstance(task, Compute | Send):
             name = f"{self.world.label(row)} {segment}".rstrip()
-        self.world.num_events += 1
         self.world.spans.append(Span(start, int(self.env.now), self.number, item.stream, name))
 
 

@@ -13,11 +13,13 @@ from parsim.cost.workloads import workload_of
 from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
 from parsim.simulator.memory import host_bytes, peak_bytes
-from parsim.simulator.program import Program, fold
+from parsim.simulator.program import Program, Walks
 from parsim.simulator.trace import Trace
+from parsim.step.task import Send
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
+    from parsim.simulator.rank import World
 
 MOST_EVENTS: Final = 20_000_000  # simpy runs some 300 thousand of them a second
 
@@ -52,26 +54,47 @@ def workload_in(scenario: Scenario, plan: Plan) -> Workload:
 
 def run(workload: Workload, *, contention: bool = False, spans: bool = False) -> Trace:
     """One simulated step of one plan; arguments and errors as in `simulate`."""
-    program, streams = Program(workload, shared=contention), contention or spans
-    events = program.num_events(streams=streams)
+    program = Program(workload, shared=contention)
+    walks = program.walks() if contention or spans else None
+    events = program.num_events(walks)
     if events > MOST_EVENTS:
         raise PlanError(
             f"a simulated step would run about {events:,} events, above the {MOST_EVENTS:,} that take minutes",
             remedy="Ask the estimate, which gives the step time without contention, or raise micro_batch.",
         )
+    world = play(program, walks, contention=contention)
+    seen, network = () if walks is None else tuple(sorted(world.spans)), world.network
+    solved, of_links = (network.num_solved, (network.links(), network.losses())) if network else (0, ())
+    return Trace(world.end_ps, seen, world.num_events + solved, peak_bytes(program), host_bytes(program), program.flops, *of_links)
+
+
+def play(program: Program, walks: Walks | None, *, contention: bool, noted: bool = True) -> World:
+    """The world after all ranks have run: action by action, or what their streams do; `noted`: whether spans are."""
     import simpy  # imported here, and by what is: the command line must start without it
 
     from parsim.simulator.network import SharedLinks
     from parsim.simulator.rank import RankStreams, World
 
     env = simpy.Environment()
-    world = World(program, env, SharedLinks(env) if contention else None)
-    folds = () if streams else tuple(fold(program.pass_items(each)) for each in program.passes)
-    starts = np.searchsorted(program.columns.rank, np.arange(workload.num_ranks + 1)).tolist()
-    for number in range(workload.num_ranks):
+    world = World(program, env, walks, SharedLinks(env) if contention else None, noted)
+    starts = np.searchsorted(program.columns.rank, np.arange(program.workload.num_ranks + 1)).tolist()
+    for number in range(program.workload.num_ranks):
         rank = RankStreams(number, world, range(starts[number], starts[number + 1]))
-        env.process(rank.streams() if streams else rank.actions(folds))
+        env.process(rank.actions(program.folds) if walks is None else rank.streams())
     env.run()
-    seen, network = tuple(sorted(world.spans)) if streams else (), world.network
-    solved, of_links = (network.num_solved, (network.links(), network.losses())) if network else (0, ())
-    return Trace(world.end_ps, seen, world.num_events + solved, peak_bytes(program), host_bytes(program), program.flops, *of_links)
+    return world
+
+
+def action_ps(program: Program, row: int) -> int:
+    """Picoseconds of an action from its message to its own, if all its links are its own, while its kernels and collectives meet."""
+    import simpy
+
+    from parsim.simulator.network import SharedLinks
+    from parsim.simulator.rank import RankStreams, World
+
+    env = simpy.Environment()
+    world = World(program, env, network=SharedLinks(env), noted=False)
+    world.send(int(program.columns.awaits[row]), 0)
+    items = (item for item in program.pass_items(program.passes[program.pass_index[row]]) if not isinstance(item.task, Send))
+    env.run(env.process(RankStreams(int(program.columns.rank[row]), world, range(row, row + 1)).walk(items, row)))
+    return int(env.now)

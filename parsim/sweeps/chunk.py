@@ -61,7 +61,7 @@ def _result(scenario: Scenario, name: str) -> dict[str, Any]:
     try:
         if name in scenario.plans:
             return _document(scenario, estimate(scenario, name))
-        ranking = plan(scenario, space=name if name in scenario.spaces else None, top=1)
+        ranking = plan(scenario, space=name if name in scenario.spaces else None, top=1, contention=False)
         return _document(scenario, ranking.rows[0] if ranking.rows else ranking.nearest)
     except ParsimError as error:
         said = f"{error.what}: {error.remedy}" if error.remedy else error.what

@@ -158,6 +158,7 @@ ROOM = {
     "another rule inside groups of the ranks of a sequence, one colour for all replicas": 105,
     "two copies of the model on one pipeline": 115,
     "V-Half and V-Min with their warm-up and end reordered": 120,
+    "communications that overlap, seen without events; short simulations that settle the first plan": 365,
     "experts in low precision, tokens that go to a node once, launches of experts": 185,
     "graphs that replay kernels, exchanges of experts in order or hidden, recipes of experts and of latent attention": 190,
     "what collectives and the compute beside them cost one another": 205,

@@ -3,8 +3,9 @@
 GPT-3 175B on 1,024 A100 (13,728 plans that differ), the shipped searches of GPT-3 13B and of DeepSeek-V3 on 2,048 H800 (62,404), whose
 reported plan is also estimated, loading apart (goals: 10 s, and 0.5 s); and, of this tree alone, a 1T model on 102,400 (the
 checkout before gives no answer in hours); `--million` adds a space of a million plans; `--estimates` what a plan costs in an array of
-100,000 (6 that differ, and all, of a dozen structures of the million), beside one `estimate` after another before.  Each checkout has its
-own bytecode, written by a first run that does not count, as an installed package has it.
+100,000 (6 that differ, and all, of a dozen structures of the million), beside one `estimate` after another before; `--calculon DIR` what a
+point of Calculon's search of GPT-3 175B on 1,024 A100 costs, of a checkout of github.com/calculon-ai/calculon.  Each checkout has its own
+bytecode, written by a first run that does not count, as an installed package has it.
 """
 
 from __future__ import annotations
@@ -83,6 +84,37 @@ begin = time.process_time()
 Priced(scenario, plans.take(numpy.sort(rows))).steps()
 print((time.process_time() - begin) / len(rows))
 """
+# Its search, of so many random parts of the space; nothing offloaded, nothing beside compute.  It imports two packages that a search does
+# not use.  With "quiet" as the last argument nobody asks its log records for who wrote them.
+CALCULON = """
+import logging, random, sys, time, types
+for name in ("pandas", "psutil"): sys.modules[name] = types.ModuleType(name)
+sys.modules["psutil"].cpu_count = lambda logical: 1
+sys.path.insert(0, sys.argv[1])
+from calculon.io import read_json_file
+from calculon.llm import Llm
+from calculon.llm.optimal_execution import OptimalExecution
+from calculon.system import System
+if sys.argv[3] == "quiet": logging.disable(logging.CRITICAL)
+app = Llm.Application(read_json_file(sys.argv[1] + "/models/gpt3-175B.json"))
+system = read_json_file(sys.argv[1] + "/systems/a100_80g.json")
+system["mem2"]["GiB"] = 0
+system = System(system)
+parts = [
+    (1024, 1536, "float16", app, system, tp, pp, dp, chunks, 1536 // dp * dp, recompute, sharded, comm, [True], False, False, False)
+    for tp in Llm.get_all_tensor_parallelisms(1024, app.hidden, app.attn_heads)
+    for pp in Llm.get_all_pipeline_parallelisms(1024, tp, app.num_blocks)
+    for dp in [Llm.get_data_parallelism(1024, tp, pp)]
+    for chunks in Llm.get_valid_pipeline_interleavings(app.num_blocks, pp)
+    for recompute in ("full", "attn_only", "none")
+    for sharded in ([True, False] if dp > 1 else [False])
+    for comm in ("ar", "p2p_rs_ag", "rs_ag")
+]
+print(sum(OptimalExecution.search(True, 1, False, *each)[1] for each in parts))
+begin = time.process_time()
+found = [OptimalExecution.search(False, 1, False, *each) for each in random.Random(0).sample(parts, int(sys.argv[2]))]
+print(sum(each[1] for each in found), sum(each[2] for each in found), time.process_time() - begin)
+"""
 PLANS = "p{0}_{1}: {{{{tensor_parallel: {0}, pipeline_parallel: {{ranks}}, micro_batch: {1}, recompute: selective}}}}"
 NAMED = ", ".join(PLANS.format(tensor, micro_batch) for tensor in (2, 4, 8) for micro_batch in (1, 2))
 ARRAYS = {  # with what is doubled
@@ -139,6 +171,18 @@ def of_arrays(before: Path, after: Path) -> list[list[str]]:
     return rows
 
 
+def of_calculon(calculon: Path, parts: int) -> list[list[str]]:
+    """CPU seconds of its search of some parts of the space, as it is and without its log, and milliseconds a point."""
+    rows = []
+    for name, log in (("Calculon, 175B on 1,024", "log"), ("without its log", "quiet")):
+        every, points, good, seconds = map(float, python(HERE, "", "-c", CALCULON, str(calculon), str(parts), log)[1].split())
+        counts = f"{points:,.0f} points of {every:,.0f}, {good:,.0f} feasible"
+        rows.append(
+            [name, counts, "", f"{seconds:.2f}", f"{1e3 * seconds / points:.2f} ms a point: {every * seconds / points:,.0f} s for all"]
+        )
+    return rows
+
+
 def main() -> None:
     """Run each space on both trees and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,6 +190,8 @@ def main() -> None:
     parser.add_argument("after", type=Path, nargs="?", default=HERE)
     parser.add_argument("--million", action="store_true")
     parser.add_argument("--estimates", action="store_true")
+    parser.add_argument("--calculon", type=Path, metavar="DIR")
+    parser.add_argument("--parts", type=int, default=20, help="of Calculon's space, some hundred points each")
     parser.add_argument("--only-after", action="store_true", help="leave the earlier checkout out")
     asked = parser.parse_args()
     trees = asked.before.resolve(), asked.after.resolve()
@@ -167,6 +213,8 @@ def main() -> None:
         after, counts = cpu_s(trees[1], MILLION)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         rows.append(["a million", counts, "", f"{after:.1f}", f"{peak:.2f} GiB at most"])
+    if asked.calculon:
+        rows += of_calculon(asked.calculon.resolve(), asked.parts)
     print(table(["space", "plans", "before, CPU s", "after", "ratio"], rows))
 
 

@@ -93,14 +93,17 @@ SHARES = [
 ]
 
 
-def test_links_that_may_be_shared_are_told_of_and_counted_where_asked(here: Path) -> None:
-    alone, shared = call(*SHARES), call(*SHARES, "--contention")
-    assert "collectives may share links, which no step here counts:\n--contention" in alone.stdout
-    assert "re-ranked by simulated contention" in shared.stdout and " alone " in shared.stdout and "no step here" not in shared.stdout
-    document = json.loads(call(*SHARES, "--contention", "--json").stdout)
+CROWDED = ["plan", str(Path(__file__).parents[2] / "scenarios" / "plan-gpt3-13b.yaml"), "--top", "2"]
+
+
+def test_links_that_are_shared_are_counted_of_the_first_and_of_all_where_asked(here: Path) -> None:
+    first, shared = call(*CROWDED), call(*CROWDED, "--contention")
+    assert "re-ranked by simulated contention of 1; alone" in first.stdout and "those not simulated take longer" in first.stdout
+    assert "re-ranked by simulated contention of 1, 2; alone" in shared.stdout and "no step here" not in shared.stdout
+    document = json.loads(call(*CROWDED, "--contention", "--json").stdout)
     assert document["contention"]["re_ranked_by"] == "simulated contention" and document["contention"]["not_simulated"] == []
-    assert all(each["alone_step_s"] <= each["step_s"] and each["may_share_links"] for each in document["plans"])
-    rows = [*csv.DictReader(io.StringIO(call(*SHARES, "--contention", "--csv").stdout))]
+    assert all(each["alone_step_s"] <= each["step_s"] and each["shares_links"] for each in document["plans"])
+    rows = [*csv.DictReader(io.StringIO(call(*CROWDED, "--contention", "--csv").stdout))]
     assert [float(row["alone_step_s"]) for row in rows] == [each["alone_step_s"] for each in document["plans"]]
     refused = call("plan", "tiny.yaml", "--pareto", "--contention")
     assert refused.exit_code == 2 and "--pareto ranks nothing, and takes no --contention" in refused.stderr

@@ -195,7 +195,10 @@ def test_a_terminal_that_knows_only_ascii_is_no_reason_to_stop() -> None:
     assert b"gpt3-175b" in result.stdout
 
 
-@pytest.mark.parametrize(("closed", "status", "said"), [(">&-", 2, "stdout: is closed\n"), ("2>&-", 0, ""), (">&- 2>&-", 2, "")])
+@pytest.mark.parametrize(
+    ("closed", "status", "said"),
+    [(">&-", 2, "stdout: is closed\n"), ("2>&-", 0, ""), (">&- 2>&-", 2, ""), (">/dev/full", 2, "stdout: No space left on device\n")],
+)
 def test_an_answer_that_nobody_can_read_is_a_failure(closed: str, status: int, said: str) -> None:
     result = run("sh", "-c", f'exec "$@" {closed}', "sh", *PARSIM, "list", "models")
     assert (result.returncode, result.stderr) == (status, said)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 
-from parsim import estimate, estimates, plan
+import parsim
+from parsim import estimate, estimates
 from parsim.cost import timing, workload
 from parsim.errors import PlanError
 from parsim.estimator import memory, pipeline, worst
@@ -23,6 +24,7 @@ from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
 from support import CLUSTER, GPT, STACK, forget_steps, scenario, tiered
 
+plan = partial(parsim.plan, contention=False)  # what is compared with all estimates
 AUTO = ("auto",)
 SPLIT = {"tensor_parallel": AUTO, "pipeline_parallel": AUTO}
 SPACES: dict[str, dict[str, tuple[object, ...]]] = {

@@ -30,7 +30,7 @@ def looked_at(chosen: Scenario) -> dict[int, float | None]:
     found: dict[int, float | None] = {}
     for nodes in numbers_of_nodes(chosen, 96):
         try:
-            rows = plan(replace(chosen, cluster=replace(chosen.cluster, num_nodes=nodes)), top=1).rows
+            rows = plan(replace(chosen, cluster=replace(chosen.cluster, num_nodes=nodes)), top=1, contention=False).rows
         except PlanError:
             rows = ()
         found[4 * nodes] = 100 * rows[0].step_s if rows else None
@@ -65,7 +65,7 @@ def test_numbers_without_a_legal_plan_do_not_lead_astray(monkeypatch: pytest.Mon
     asked = replace(toy(), batch=Batch(32, 8), total_tokens=100 * 32 * 8, spaces={"a": PlanSpace("a", axes)})
     times = {devices: time_s for devices, time_s in looked_at(asked).items() if time_s is not None}
     for first in (12, 24, 48):  # of which no plan is legal
-        within = plan(replace(asked, cluster=replace(CLUSTER, num_nodes=4)), top=1).rows[0].step_s * 100 * 16 / first
+        within = plan(replace(asked, cluster=replace(CLUSTER, num_nodes=4)), top=1, contention=False).rows[0].step_s * 100 * 16 / first
         monkeypatch.setattr(sizing, "least_devices", lambda chosen, seconds, first=first: first)
         found = size(asked, within=within, most_devices=128)
         later = [devices for devices, time_s in times.items() if time_s <= within and devices >= first]
@@ -95,7 +95,7 @@ def test_tokens_are_text_or_a_number() -> None:
 
 def _with_times(patch: pytest.MonkeyPatch, times: dict[int, float]) -> list[int]:
     """Each number of devices takes so long; what is looked at, in order."""
-    real, seen = plan(replace(toy(), cluster=replace(CLUSTER, num_nodes=1)), top=1), []
+    real, seen = plan(replace(toy(), cluster=replace(CLUSTER, num_nodes=1)), top=1, contention=False), []
 
     def told(chosen: Scenario, **_: object) -> Ranking:
         devices = chosen.cluster.num_devices

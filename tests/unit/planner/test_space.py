@@ -152,7 +152,13 @@ def test_a_value_that_no_plan_has_is_refused_before_any_combination() -> None:
         candidates(small(), PlanSpace("a", {"tensor_parallel": (0, 1)}))
 
 
-def test_nothing_legal_says_what_stands_in_the_way() -> None:
+def test_nothing_legal_says_what_stands_in_the_way_of_what_other_rules_leave() -> None:
+    """Of 16 devices most combinations of tp and pp are no divisors, and are kept out first; none of the others takes 3 sequences of 4."""
+    with pytest.raises(PlanError, match="no legal plan") as other:
+        candidates(
+            small(batch=Batch(4, 8)), PlanSpace("a", {"tensor_parallel": ("auto",), "pipeline_parallel": ("auto",), "micro_batch": (3,)})
+        )
+    assert "x 3 = 24 does not divide global_batch = 4" in str(other.value.remedy)
     with pytest.raises(PlanError, match="no legal plan") as error:
         candidates(small(batch=Batch(7, 8)), PlanSpace("a", {"micro_batch": (2,)}))
     assert "does not divide global_batch = 7" in str(error.value.remedy)

@@ -44,12 +44,12 @@ def test_two_of_one_stream_run_one_after_the_other_and_a_wait_sees_both() -> Non
 
 def test_what_nobody_waits_for_goes_on_when_the_action_has_ended() -> None:
     found = fold([item(10), item(70, "dp", makes="d_w"), item(20)])
-    assert found == FoldedAction(30, (Beside("dp", 10, 70),), None)
+    assert found == FoldedAction(30, (Beside("dp", 10, 70, KERNEL),), None)
 
 
 def test_a_message_leaves_when_compute_has_ended() -> None:
     sent: Task = Send("send", None, None, "send_F")  # type: ignore[arg-type]
-    assert fold([item(10), item(7, "send_F", task=sent)]) == FoldedAction(10, (), Beside("send_F", 10, 7))
+    assert fold([item(10), item(7, "send_F", task=sent)]) == FoldedAction(10, (), Beside("send_F", 10, 7, sent))
 
 
 def test_launching_is_a_floor_under_the_time_of_kernels() -> None:
@@ -68,7 +68,7 @@ def test_events_grow_with_actions_and_not_with_layers_or_tensor_parallelism(laye
     found = run(workload(plan, layers, tensor_overlap=True))
     num_actions, num_messages = 2 * 4 * 16, 2 * 3 * 16
     assert num_actions <= found.num_events <= num_actions + num_messages + 4 * 8  # and at most 8 tasks at the end of each rank's step
-    assert Program(workload(plan, layers)).num_events(streams=False) == num_actions + num_messages
+    assert Program(workload(plan, layers)).num_events() == num_actions + num_messages
 
 
 def test_a_step_of_too_many_events_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_mutant_a_fold_that_forgets_what_runs_beside_ends_the_step_too_early(mon
     made = workload(Plan(data_parallel=2), gradient_overlap=True)
     right = run(made, spans=True).step_ps
     assert run(made).step_ps == right
-    monkeypatch.setattr(run_module, "fold", lambda items: fold(items)._replace(beside=()))
+    monkeypatch.setattr("parsim.simulator.program.fold", lambda items: fold(items)._replace(beside=()))
     assert run(made).step_ps < right
 
 
@@ -103,7 +103,7 @@ def test_mutant_a_message_without_time_ends_the_step_too_early(monkeypatch: pyte
         found = fold(items)
         return found._replace(message=found.message and found.message._replace(ps=0))
 
-    monkeypatch.setattr(run_module, "fold", hasty)
+    monkeypatch.setattr("parsim.simulator.program.fold", hasty)
     assert run(made).step_ps < right
 
 
