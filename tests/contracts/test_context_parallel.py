@@ -29,7 +29,7 @@ from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.units import PS_PER_S
 from parsim.verify import verify_plan
-from support import GPT, MOE, STACKS, scenario, tiered
+from support import CLUSTER, FREE_NODE, GPT, MOE, STACKS, scenario, tiered
 
 OTHERS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -168,7 +168,8 @@ def test_a_group_lies_in_a_node_and_its_ring_between_nodes() -> None:
     }
     lasts = {}
     for name, (length, plan) in plans.items():
-        events = trace(scenario(model=long, stack=STACKS[2], batch=Batch(1, length)), plan)["traceEvents"]
+        cluster = replace(CLUSTER, node=FREE_NODE)
+        events = trace(scenario(model=long, stack=STACKS[2], batch=Batch(1, length), cluster=cluster), plan)["traceEvents"]
         lasts[name] = {way: {e["dur"] for e in events if e["name"].endswith(way)} for way in ("all_to_all", "shift")}
     assert lasts["nest"]["all_to_all"] == lasts["ulysses"]["all_to_all"] != set()
     # A block is 64 bytes in both: 1 us + 64 / 100 over the node's link, 1 us + 64 / (0.8 x 50) over a NIC.

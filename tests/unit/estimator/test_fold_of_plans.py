@@ -50,6 +50,7 @@ def check_all(name: str, seed: int = 0) -> int:
     rng, most = np.random.default_rng(seed), 0
     for p, v in SHAPES:
         legal = [m for m in range(1, 16 * p, 1 + p // 2) if schedules.fault(name, p, v, m) is None]
+        v *= schedules.find(name, p).num_copies  # stages of a rank
         spans, sends = drawn(rng, name, p, v)
         groups: dict[schedules.Rounds, list[tuple[int, int, int]]] = {}
         for m in legal:
