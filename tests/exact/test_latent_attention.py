@@ -125,7 +125,10 @@ def test_running_the_up_projections_again_keeps_narrow_vectors_only() -> None:
         ({"num_kv_heads": 2}, "num_kv_heads = 2, but latent attention has one for each of num_heads = 4; leave it out"),
         ({"qk_rope_head_dim": 3}, "latent attention turns pairs of elements, but qk_rope_head_dim = 3 is odd"),
         ({"head_dim": 4}, "head_dim = 4 is not qk_nope_head_dim + qk_rope_head_dim; leave it out"),
-        ({"positions": "learned"}, "latent attention (MLA) is built with positions = rotary, and without qkv_bias, qk_norm and attention_sinks"),
+        (
+            {"positions": "learned"},
+            "latent attention (MLA) is built with positions = rotary, and without qkv_bias, qk_norm and attention_sinks",
+        ),
     ],
 )
 def test_figures_that_do_not_fit_are_told(figures: dict[str, object], message: str) -> None:
