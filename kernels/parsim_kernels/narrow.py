@@ -52,7 +52,7 @@ def absmax(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) ->
         block, count = _blocks_of_part(x, attributes)
         found = out((count,) if count > 1 else (), real(x))
         found.fill(0)
-        np.maximum.at(found.reshape(-1), block, np.abs(_as_read(x[: len(block)])))
+        np.maximum.at(found.reshape(-1), block, np.abs(_as_read(x.reshape(-1)[: len(block)])))
         return (found,), x.size
     tiles = _extents(x, attributes)
     counts = tuple(map(len, tiles))
@@ -82,7 +82,7 @@ def quantise(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     results = tuple(out(x.shape, real(x)) for _ in layouts)
     known = inputs[1].reshape(-1) if len(inputs) > 1 else None
     if "cut" in attributes and known is not None:
-        results[0][...] = _part_in_blocks(x, known, attributes)
+        results[0][...] = _part_in_blocks(x.reshape(-1), known, attributes).reshape(x.shape)
         return results, 2 * x.size
     for place, part in enumerate(_tiles(tiles, attributes)):
         tile = _as_read(x[part])

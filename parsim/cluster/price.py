@@ -35,6 +35,7 @@ class Price:
     num_ranks: Floats
     stride: Floats
     seconds: Floats
+    inside_bytes: Floats | None = None  # through a rank's port into its node; None: what of the wire bytes does not leave it
 
     @property
     def ps(self) -> Ints:
@@ -109,10 +110,13 @@ def load_of(price: Price) -> Load:
     gain = np.where(transfer_ps > 0, law_ps / np.maximum(transfer_ps, 1), 0.0)
     leaving = _nic_part(price)
     nic_share, nic_bytes_per_s, crossing = _through_nics(price, rate * leaving)
+    port = rate * (1.0 - leaving) * gain
+    if price.inside_bytes is not None:
+        port = np.where(transfer_ps > 0, price.inside_bytes * PS_PER_S / np.maximum(transfer_ps, 1), 0.0)
     return Load(
         latency_ps=latency_ps,
         transfer_ps=transfer_ps,
-        port_bytes_per_s=rate * (1.0 - leaving) * gain,
+        port_bytes_per_s=port,
         nic_bytes_per_s=nic_bytes_per_s * gain,
         nic_share=nic_share * gain,
         crossing=crossing,
@@ -125,7 +129,7 @@ def by_node_price(price: Price, inside_bytes: Ints, between_bytes: Ints) -> Pric
     seconds = by_node_s(price.cluster, inside_bytes, between_bytes, price.num_ranks, price.stride)
     leaving = _nic_part(price)
     wire = np.where(leaving > 0, between_bytes / np.where(leaving > 0, leaving, 1.0), inside_bytes)
-    return replace(price, wire_bytes=wire, seconds=np.asarray(seconds))
+    return replace(price, wire_bytes=wire, seconds=np.asarray(seconds), inside_bytes=np.asarray(inside_bytes, dtype=float))
 
 
 def explain_collective(price: Price) -> str:

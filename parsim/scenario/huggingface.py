@@ -45,7 +45,7 @@ _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("qk_norm", "qk_layernorm", "use_qk_norm", "add_cross_attention", "is_encoder_decoder"), False),
     **dict.fromkeys(("reorder_and_upcast_attn", "use_bidirectional_attention"), False),
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "attention_chunk_size"), None),
-    **dict.fromkeys(("quantization_config", "embedding_size", "word_embed_proj_dim", "no_rope_layers"), None),
+    **dict.fromkeys(("embedding_size", "word_embed_proj_dim", "no_rope_layers"), None),
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "text_config", "vision_config", "sliding_window_pattern"), None),
     **dict.fromkeys((_LATER, "chunk_size_feed_forward"), 0),
     "pruned_heads": {},
@@ -100,11 +100,7 @@ _LLAMA4: Final = _Family(
     only={**_NO_BIAS, "no_rope_layer_interval": 4},
     left_out={"num_key_value_heads": 8, "head_dim": 128, "num_local_experts": 16, "num_experts_per_tok": 1, "use_qk_norm": True},
 )
-# How released weights are stored, which says nothing of those that are trained.
-_GPT_OSS_STORED: Final = {
-    "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
-    "quant_method": "mxfp4",
-}
+_STORED_AS: Final = ("fp8", "mxfp4")  # quant_method of released weights, which says nothing of those that are trained
 _QWEN: Final = {"num_key_value_heads": 32, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 _FULL, _LOCAL = "full_attention", "sliding_attention"  # values of layer_types
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
@@ -138,7 +134,7 @@ FAMILIES: Final = {
     "gpt_oss": _Family(
         {**_ROTARY, "activation": "clamped_swiglu", **dict.fromkeys(("bias", "qkv_bias", "attention_sinks"), True)},
         {**_COUNTS, "num_experts": "num_local_experts", **_CHOSEN},
-        only={"hidden_act": "silu", "attention_bias": True, "swiglu_limit": 7.0, "quantization_config": _GPT_OSS_STORED},
+        only={"hidden_act": "silu", "attention_bias": True, "swiglu_limit": 7.0},
         left_out={"num_key_value_heads": 8, "head_dim": 64, "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4},
         full_every=2,
     ),
@@ -199,6 +195,10 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
     rotary = config.get("rope_parameters")
     inside = {_SHARE_TURNED: rotary.get(_SHARE_TURNED)} if isinstance(rotary, dict) else {}
     config = {**family.left_out, **{key: each for key, each in inside.items() if each is not None}, **config}
+    stored = config.get("quantization_config") or {}
+    if stored and (not isinstance(stored, dict) or stored.get("quant_method") not in _STORED_AS):
+        said = show(stored.get("quant_method")) if isinstance(stored, dict) else show(stored)
+        raise ScenarioError(f"quantization_config: quant_method {said} is not read; {' and '.join(_STORED_AS)} are")
     if config.get(_LATER) == 0:
         config[_LATER] = None
     own = {*family.counts.values(), *family.optional.values(), *family.biases.values()}

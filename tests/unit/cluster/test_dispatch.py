@@ -9,6 +9,7 @@ import pytest
 
 from parsim.cluster import network
 from parsim.cluster.dispatch import by_node_s
+from parsim.cluster.price import by_node_price, collective_price, load_of
 from parsim.cost import timing
 from parsim.estimator.estimate import stages_of
 from parsim.parallel.plan import ALL_TO_ALL, PER_NODE, Batch, Plan, Stack
@@ -23,6 +24,13 @@ def test_what_leaves_nodes_passes_nics() -> None:
     law = network.all_to_all_rates(free, *network.floats(16, 1, 4, 4)[1])
     found = float(by_node_s(free, 1e6, 3e6, 16, 1)) - float(np.ravel(law[0])[0])
     assert found == pytest.approx(3e6 / (50e6 * 0.9), rel=1e-9)
+
+
+def test_what_stays_in_a_node_loads_its_ports_in_the_time_of_the_exchange() -> None:
+    price = collective_price(CLUSTER, "all_to_all", 4e6, 15, 16, 1)
+    load = load_of(by_node_price(price, np.array([1_000_000]), np.array([3_000_000])))
+    assert load.port_bytes_per_s * load.transfer_ps * 1e-12 == pytest.approx(1e6)
+    assert load.nic_bytes_per_s * load.transfer_ps * 1e-12 == pytest.approx(3e6)
 
 
 def exchanges_s(stack: Stack, ranks: int = 4) -> dict[str, float]:

@@ -171,7 +171,11 @@ def test_kv_heads_left_out_are_those_of_the_family(tmp_path: Path) -> None:
         ({"qk_layernorm": True}, "qk_layernorm = true is not read; false is"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not read; null is"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0 is not read; null is"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config = a mapping is not read; null is"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: quant_method nothing is not read; fp8 and mxfp4 are"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            "quantization_config: quant_method 'bitsandbytes' is not read; fp8 and mxfp4 are",
+        ),
         ({"kv_lora_rank": 512}, "kv_lora_rank = 512 is not read; null is"),
         ({"vision_config": {"depth": 2}}, "vision_config = a mapping is not read; null is"),
         ({"add_cross_attention": True}, "add_cross_attention = true is not read; false is"),
