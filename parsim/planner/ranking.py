@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from parsim import units
 from parsim.errors import NoFeasiblePlan
 from parsim.estimator.cells import rows_of
 from parsim.estimator.result import Estimate
@@ -74,11 +73,9 @@ class Ranking(Plain):
 
     def cells(self) -> list[dict[str, str]]:
         """The same as `parsim plan` shows it."""
-        steps = self.contention.alone_s if self.contention else ()
-        alone = [{"alone": "-" if each is None else units.format(each, "s", digits=4)} for each in steps]
         names = [f"{each.name}{' (not of the space)' if each.name in self.outside else ''}" for each in self.rows]
         named = [{"plan": name} if any(names) else {} for name in names]
-        rows = zip(named, rows_of(self.rows, alone), strict=True)
+        rows = zip(named, rows_of(self.rows), strict=True)
         return [{"#": str(place), **name, **row} for place, (name, row) in enumerate(rows, 1)]
 
     @property

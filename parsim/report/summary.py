@@ -158,8 +158,11 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     if ranking.objective != "step_time":
         say(f"ranked by {ranking.objective}")
     if ranking.contention:
-        simulated = _places(place for place, each in enumerate(ranking.contention.alone_s, 1) if each is not None) or "none"
-        say(f"re-ranked by simulated contention of {simulated}; alone: as parsim run estimates it")
+        steps = enumerate(ranking.contention.alone_s, 1)
+        simulated = (
+            ", ".join(f"{place} (parsim run: {units.format(each, 's', digits=4)})" for place, each in steps if each is not None) or "none"
+        )
+        say(f"re-ranked by simulated contention of {simulated}")
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     _show_plans(ranking.rows, [{**row, "#": f"{row['#']}{_MARK if said[row['#']] else ''}"} for row in ranking.cells()])
     _show_why(ranking)
