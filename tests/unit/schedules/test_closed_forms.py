@@ -108,7 +108,7 @@ def pipelines(draw: st.DrawFn) -> tuple[object, Plan]:
         recompute=draw(st.sampled_from(["none", "selective", "full"])),
     )
     model = replace(GPT, num_layers=sum(layers))
-    return scenario(model=model, stack=stack, cluster=cluster, batch=Batch(m * dp, 8)), plan
+    return scenario(model=model, stack=stack, cluster=cluster, batch=Batch(m * dp * plan.num_copies, 8)), plan
 
 
 @examples(40, 120)
