@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class ParsimError(Exception):
@@ -52,8 +53,7 @@ class ScheduleError(ParsimError):
     """A pipeline schedule that deadlocks or runs an action before what it needs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """One mistake of a scenario: `where` is its dotted path, `line` and `column` count from 1 (0: not from a file).
 
     >>> print(Fault("a.yaml", 14, 5, "plans.tp12.tensor_paralel", "unknown key (did you mean 'tensor_parallel'?)"))

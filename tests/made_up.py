@@ -41,7 +41,7 @@ DIMENSIONS.register("exchange_parallel", Dimension("exchange_parallel", "xp", ("
 '''
 MIXTURE = '''"""An MLP whose layers are a sum of experts, each of which sees every row, weighted a feature each."""
 
-from dataclasses import KW_ONLY, dataclass
+from msgspec import Struct
 from typing import ClassVar
 
 from parsim.model.families import FAMILIES, Family, blocks_of, by_name
@@ -50,14 +50,11 @@ from parsim.model.op import Block, Op
 from parsim.model.spec import figure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MixtureArchitecture(MlpArchitecture):
+class MixtureArchitecture(MlpArchitecture, frozen=True, kw_only=True):
     family: ClassVar[str] = "mixture"
 
 
-@dataclass(frozen=True, slots=True)
-class MixtureSpec(MlpSpec):
-    _: KW_ONLY
+class MixtureSpec(MlpSpec, frozen=True, kw_only=True):
     num_experts: int = figure("the number of experts")
 
     @property

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from parsim.estimator.estimate import estimate
 from parsim.executor.names import own_weights_of
@@ -15,7 +15,7 @@ from parsim.parallel.plan import Batch, Plan
 from parsim_kernels.signature import Array
 from support import scenario
 
-MLP = MlpSpec("toy mlp", num_layers=4, num_features=6, hidden_size=12, ffn_hidden_size=16, num_labels=3)
+MLP = MlpSpec(name="toy mlp", num_layers=4, num_features=6, hidden_size=12, ffn_hidden_size=16, num_labels=3)
 ROWS = Batch(12, 1, "bf16")  # a row a sample
 Numbers = tuple[float, dict[str, Array]]
 

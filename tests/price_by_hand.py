@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
 from parsim.cluster.cluster import Cluster, Fabric, Node
@@ -31,7 +32,18 @@ _FABRIC = Fabric(
 )
 MACHINE = Cluster(_NODE, 4, _FABRIC)
 # Every extent of a matrix is a multiple of 64, on two tensor-parallel ranks as well.
-MODEL = TransformerSpec("toy", 2, 256, 512, 4, num_kv_heads=4, head_dim=64, vocab_size=512, max_positions=64, tied_embedding=False)
+MODEL = TransformerSpec(
+    name="toy",
+    num_layers=2,
+    hidden_size=256,
+    ffn_hidden_size=512,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=64,
+    vocab_size=512,
+    max_positions=64,
+    tied_embedding=False,
+)
 BATCH = Batch(8, 64, "bf16")
 LAUNCH_S = 1e-5
 EAGER = replace(STACK, host_launch_s=LAUNCH_S)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
 from math import gcd, prod
 from random import Random
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import collectives, schedules
 from parsim.cluster.cluster import Cluster
@@ -30,8 +32,7 @@ DTYPES = ("bf16", "bf16", "fp16", "fp32", "bf16", "fp8_current", "fp8_delayed", 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast")
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(Struct, frozen=True):
     """One case; its repr is enough to run it again."""
 
     scenario: Scenario

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
@@ -45,7 +45,17 @@ FREE_NODE = replace(NODE, accelerator=replace(TOY, beside={}))  # whose collecti
 FABRIC = Fabric("toy fabric", Link("toy nic", 5e7, 1e-6, "made up"), 4, "rail_optimised_fat_tree", 0.9, 1e-6, 1e-6, 1e-6, 0.0, 1e-6, 0.8)
 CLUSTER = Cluster(NODE, 16, FABRIC)
 DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1, **{name: read("dtypes", name) for name in ("fp8_block", "mxfp8", "nvfp4", "mxfp4")}}
-GPT = TransformerSpec("toy gpt", 4, 12, 16, 4, num_kv_heads=4, head_dim=4, vocab_size=60, max_positions=8)
+GPT = TransformerSpec(
+    name="toy gpt",
+    num_layers=4,
+    hidden_size=12,
+    ffn_hidden_size=16,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=4,
+    vocab_size=60,
+    max_positions=8,
+)
 # Two of four experts a token, behind a dense layer, beside one that all tokens pass.
 _LLAMA: dict[str, Any] = {"activation": "swiglu", "norm": "rms_norm", "positions": "rotary", **dict.fromkeys(("bias", "qkv_bias"), False)}
 _EXPERTS: dict[str, Any] = {"num_experts": 4, "experts_per_token": 2, "expert_ffn_hidden_size": 8}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim import catalog, units
 from parsim.calibrate import models
@@ -43,8 +44,7 @@ _LEAST_S: Final = 1e-17  # a FLOP or byte: below it, a coefficient is nothing
 _KERNEL: Final = attrgetter("kernel")
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
+class Calibration(Struct, frozen=True):
     """The laws of this machine and what they rest on; without a row where clean samples were too few."""
 
     kernels: tuple[LawFit[KernelLaw], ...]  # of a core that works alone

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from parsim import units
@@ -35,8 +35,7 @@ OPERATION: Final = attrgetter("operation")
 MOST_BYTES_PER_S: Final = units.parse("1 PB/s", "bytes/s")  # stands for a byte that costs nothing
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """One kind of exchange: its operation, or a message, among `num_ranks`, and the bytes of the tensor."""
 
     operation: str

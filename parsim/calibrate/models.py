@@ -6,8 +6,9 @@ Their widths are chosen beside those that people use, so that a prediction of a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from parsim.cluster.cluster import Cluster
 from parsim.cost.cost_model import CostModel
@@ -48,7 +49,17 @@ def _encoder(hidden: int, heads: int, head: str) -> TransformerSpec:
 
 
 def _mlp(hidden: int, ffn: int, activation: str, dropout: float) -> MlpSpec:
-    return MlpSpec("mlp", 1, hidden, ffn, num_features=72, num_labels=10, activation=activation, dropout=dropout, source=_SOURCE)
+    return MlpSpec(
+        name="mlp",
+        num_layers=1,
+        hidden_size=hidden,
+        ffn_hidden_size=ffn,
+        num_features=72,
+        num_labels=10,
+        activation=activation,
+        dropout=dropout,
+        source=_SOURCE,
+    )
 
 
 # Model, micro_batch [sequences], sequence length [tokens], attention of the stack, optimizer.  Every kernel comes in three sizes or more.

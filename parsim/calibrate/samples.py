@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from parsim.calibrate.gate import MOST_PACE, is_clean
@@ -23,8 +23,7 @@ _TOLERANCE: Final = 1e-10  # of the gradient, in columns of unit length
 _TRIMMED: Final = 0.1  # of the clean samples, at either end
 
 
-@dataclass(slots=True)
-class Samples:
+class Samples(Struct):
     """Clean samples of one shape [s], how many were dropped, and the pace of the cores beside each that was kept [s]."""
 
     seconds: list[float] = field(default_factory=list)
@@ -101,8 +100,7 @@ def poor_names(samples: Mapping[Case, Samples], name_of: Callable[[Case], str]) 
     return tuple(name for name, cases in named if 2 * sum(each.enough for each in cases.values()) <= len(cases))
 
 
-@dataclass(frozen=True, slots=True)
-class LawFit(Generic[AnyLaw]):
+class LawFit(Struct, Generic[AnyLaw], frozen=True):
     """The law of a kernel or of an exchange between ranks, and what it rests on."""
 
     name: str

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.calibrate.gate import Gate, pace_s
 from parsim.calibrate.samples import Samples
@@ -51,8 +52,7 @@ class TimedCall(NamedTuple):
         return cls(law_name(task), *(float(np.ravel(part)[0]) for part in parts))
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(Struct):
     """What one model's steps took: seconds of calls, and between the calls; how many calls a step has."""
 
     calls: dict[TimedCall, Samples] = field(default_factory=dict)
@@ -67,8 +67,7 @@ class Walk:
         return replace(self, calls=calls, between={gap: each.at_pace(least_s) for gap, each in self.between.items()})
 
 
-@dataclass(slots=True)
-class Recorder:
+class Recorder(Struct):
     """Times calls while it is `on`, and what lies between them; a call within a timed one is part of it.
 
     Before a step's first call gradients are cleared, and before the first `clip` they are kept for whoever looks at them.

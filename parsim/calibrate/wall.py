@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.calibrate.gate import Gate, pace_s
 from parsim.calibrate.machine import num_cores
@@ -34,8 +35,7 @@ RULE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StepTime:
+class StepTime(Struct, frozen=True):
     """One plan's step: predicted and measured [s], clean and dropped samples; where nothing is measured, why."""
 
     plan: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from parsim.errors import ScenarioError
 
 
-@dataclass(frozen=True, slots=True)
-class Law:
+class Law(Struct, frozen=True):
     """A GEMM law: launch + (compute^q + memory^q)^(1/q), q = exponent; efficiency.py states both, by the tiles of the result.
 
     Source: the p-norm of the two roofs of Williams et al. 2009 (CACM 52(4)); constants by accelerator in the catalog.
@@ -24,8 +24,7 @@ class Law:
     tile_start: float = 0.0  # filling and emptying a tile's pipeline costs as much as so many elements of k
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionLaw:
+class AttentionLaw(Struct, frozen=True):
     """A flash attention law: launch + FLOPs / (e(head_dim) peak) (1 + ramp / blocks per multiprocessor) + bytes / (e_m bandwidth).
 
     Source: form fitted to aiconfigurator's attention tables; constants by accelerator in the catalog.
@@ -38,16 +37,14 @@ class AttentionLaw:
     backward_rate: float  # FLOP/s of the backward kernel over the forward's
 
 
-@dataclass(frozen=True, slots=True)
-class ElementwiseLaw:
+class ElementwiseLaw(Struct, frozen=True):
     """A law of kernels that only move bytes: launch + bytes / (memory_efficiency bandwidth)."""
 
     memory_efficiency: float
     launch_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class KernelLaw:
+class KernelLaw(Struct, frozen=True):
     """A law measured of one kernel by itself: call + matrices x matrix + FLOPs, bytes, written bytes and beyond knees, each / its rate.
 
     Rates add time to time; an infinite one adds none.
@@ -63,8 +60,7 @@ class KernelLaw:
     knees: tuple[tuple[float, float], ...] = ()  # (bytes, bytes/s): on top, of what one call moves beyond so many bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Accelerator:
+class Accelerator(Struct, frozen=True):
     """One device: dense peaks by dtype, memory, and the laws of its kernels."""
 
     name: str

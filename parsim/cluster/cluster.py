@@ -6,8 +6,9 @@ Devices are numbered node by node.  The laws are functions of network.py and pri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from parsim import units
 from parsim.cluster.accelerator import Accelerator
@@ -18,8 +19,7 @@ from parsim.errors import ScenarioError
 HOST_MEMORY_BYTES_PER_S: Final = units.parse("204.8 GB/s", "bytes/s")
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """One box: equal devices, what joins them, and the fitted law of their collectives."""
 
     name: str
@@ -53,8 +53,7 @@ class Node:
         return self.laws.get(operation, common)
 
 
-@dataclass(frozen=True, slots=True)
-class Fabric:
+class Fabric(Struct, frozen=True):
     """The network between nodes, and the fitted laws of what crosses it."""
 
     name: str
@@ -84,8 +83,7 @@ class Fabric:
     nodes_per_leaf: int = 32  # nodes whose NICs (of a rail) hang on one leaf
 
 
-@dataclass(frozen=True, slots=True)
-class Rent:
+class Rent(Struct, frozen=True):
     """What a device costs an hour, with its part of the node."""
 
     name: str
@@ -93,8 +91,7 @@ class Rent:
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(Struct, frozen=True):
     """Equal nodes on one fabric; a cluster of one node needs none.
 
     Raises:

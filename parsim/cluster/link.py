@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """What joins one device (or one NIC) to the others, one way."""
 
     name: str
@@ -21,8 +20,7 @@ class Link:
         return 0.0 if self.fitted_latency_s is None else self.latency_s - self.fitted_latency_s
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(Struct, frozen=True):
     """One wire of a custom topology: a device is its number, a switch any name; both ways carry the bandwidth."""
 
     a: int | str
@@ -30,8 +28,7 @@ class Edge:
     bandwidth_bytes_per_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Protocol:
+class Protocol(Struct, frozen=True):
     """Another way to send the same bytes: start + steps step + wire bytes / bandwidth; sooner done where few bytes are sent."""
 
     start_s: float
@@ -39,8 +36,7 @@ class Protocol:
     bandwidth_bytes_per_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class CollectiveLaw:
+class CollectiveLaw(Struct, frozen=True):
     """Collectives inside a node: the quickest of start + steps step + wire bytes / bandwidth + ramp sqrt(wire bytes) and of `small`.
 
     The first is NCCL's Simple protocol; `small` are its low-latency ones, LL and LL128, which flag each word and so reach less bandwidth.
@@ -60,16 +56,14 @@ class CollectiveLaw:
     link_bytes_per_s: float | None = None  # of the link that it was fitted on; None: the node's
 
 
-@dataclass(frozen=True, slots=True)
-class FewChannels:
+class FewChannels(Struct, frozen=True):
     """A message of up to `until` bytes gets this share of the link; a longer one gets more channels, and takes no longer for them."""
 
     efficiency: float
     until_bytes: float
 
 
-@dataclass(frozen=True, slots=True)
-class SmallMessageLaw:
+class SmallMessageLaw(Struct, frozen=True):
     """All-reduce of small payloads across k nodes: start + hop log2 k + payload / bandwidth + ramp sqrt(payload).
 
     No byte is faster than the NICs' rate for large payloads.
@@ -81,8 +75,7 @@ class SmallMessageLaw:
     ramp_s_per_sqrt_byte: float
 
 
-@dataclass(frozen=True, slots=True)
-class AllToAllLaw:
+class AllToAllLaw(Struct, frozen=True):
     """All-to-all across nodes: start + u / (efficiency NIC share) + ramp sqrt(u n); u = bytes of a rank that leave its node.
 
     Where peers are served in turn, the NIC waits as long for a peer in the node: `in_turn` of the bytes that stay count to u / NIC share.

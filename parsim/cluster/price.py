@@ -5,10 +5,11 @@ Pricing costs no more than its seconds; a load is worked out where somebody asks
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import units
 from parsim.cluster.cluster import Cluster
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 MESSAGE: Final = "p2p"
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Price:
+class Price(Struct, frozen=True, eq=False, kw_only=True):
     """Seconds of a communication and the question that they answer; every array has one value per plan."""
 
     cluster: Cluster
@@ -47,8 +47,7 @@ class Price:
         return replace(self, seconds=np.where(happens, self.seconds, 0.0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class Load(Struct, frozen=True, kw_only=True):
     """What one rank sends at full rate, while nobody else is on its links; every array has one value per plan.
 
     The latency is what an empty message takes; both parts add up to the picoseconds of the price.

@@ -6,10 +6,11 @@ Costs never read the graph, but for the groups' shares of a custom node; tests h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from parsim.cluster.cluster import Cluster, Node
 from parsim.cluster.link import Link
@@ -20,8 +21,7 @@ from parsim.registry import Registry
 Graph = Any
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(Struct, frozen=True):
     """How one level of a cluster is wired: `build` adds its vertices and edges to the graph."""
 
     level: Literal["node", "fabric"]

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast, overload
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.cluster.network import SWITCH_ADDS_ABOVE
 from parsim.errors import ParsimError, did_you_mean
@@ -171,8 +171,7 @@ def _hops(algorithm: ClosedForms, num_ranks: Count, payload_bytes: Count, bandwi
     return np.asarray(algorithm.num_steps("all_reduce", num_ranks) + sent)
 
 
-@dataclass(frozen=True, slots=True)
-class _PerPlan:
+class _PerPlan(Struct, frozen=True):
     """Closed forms of plans that do not all run one algorithm: plan i runs the `index[i]`-th of `algorithms`."""
 
     algorithms: tuple[ClosedForms, ...]

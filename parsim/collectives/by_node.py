@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from parsim_kernels import Operator, Transfer
 from parsim_kernels.exchange import BETWEEN as BETWEEN
@@ -35,8 +35,7 @@ class ItemPorts(NamedTuple):
         return inside, between
 
 
-@dataclass(frozen=True, slots=True)
-class ByNode:
+class ByNode(Struct, frozen=True):
     """An exchange as messages of an item each."""
 
     exchange: SlotExchange

@@ -5,16 +5,15 @@ Source: Jia et al. 2018 (arXiv:1807.11205) for the idea; Mikami et al. 2018 (arX
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.collectives import COLLECTIVES, ChunkTable, Count, chunk_elements, largest_chunk, range_elements
 from parsim_kernels import Operator, Transfer
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchical:
+class Hierarchical(Struct, frozen=True):
     """Rings of g neighbours inside k = n / g rings across.  Block j, chunks j k to j k + k - 1, is summed at place j of each group.
 
     g is gcd(n, group_size): all of a group that `group_size` does not divide cannot lie in equal groups of it.

@@ -8,16 +8,15 @@ of its list or, issued at its end, the next one; what it takes beyond that goes 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.cost.sizes import Ints
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Task, Wait, reads, runs_beside
 
 
-@dataclass(slots=True)
-class _Running:
+class _Running(Struct):
     """A collective that compute has not waited for; `place`: of the one that takes longer by what it loses, if the list has one."""
 
     task: Collective

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.flash import OWN, FlashKernel, flash_kernel
@@ -13,8 +14,7 @@ from parsim.parallel.plan import ANY, Batch, Stack
 F = TypeVar("F", str, float)
 
 
-@dataclass(frozen=True, slots=True)
-class CostModel:
+class CostModel(Struct, frozen=True):
     """Hardware, software stack and batch."""
 
     cluster: Cluster

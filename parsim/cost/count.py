@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from parsim.collectives.by_node import BETWEEN
 from parsim.cost.buckets import Held, elements, num_bytes

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from parsim.cluster.network import placement
 from parsim.cluster.scalars import distinct_rows
@@ -17,8 +16,7 @@ from parsim.parallel.sharding import Sharding
 from parsim.step.task import Collective, Operand, Task
 
 
-@dataclass(frozen=True, slots=True)
-class SlotExchanges:
+class SlotExchanges(Struct, frozen=True):
     """Those of a task: the kinds that some plans have, which of them each has, and the elements of an item on a rank."""
 
     kinds: tuple[ByNode, ...]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.cluster.scalars import distinct_rows
 from parsim.cost.sizes import Ints, Sizes
@@ -44,8 +45,7 @@ class _Part(NamedTuple):
     seen: set[str]  # what was ever read of them
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
+class Reads(Struct, frozen=True):
     """Sizes of many plans, and the parts of them that were asked."""
 
     sizes: Sizes

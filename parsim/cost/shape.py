@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from parsim import schedules
 from parsim.cluster.scalars import Ints
@@ -43,8 +43,7 @@ class StageClass(NamedTuple):
         return tuple(zip(self.kind.names, self.copies, strict=True))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shape:
+class Shape(Struct, frozen=True, eq=False):
     """The pipeline of a plan.  Equal to itself only: `shape_of` makes each once."""
 
     schedule: str | tuple[str, ...]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.cluster.scalars import Ints as Ints
 from parsim.cluster.scalars import distinct_rows
@@ -66,8 +67,7 @@ class Table(NamedTuple):
 Extent = Even | Table
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
+class Sizes(Struct, frozen=True):
     """Extents of dims (of one micro_batch, all replicas together), degrees of axes, and bytes of an element by role."""
 
     dims: Mapping[str, Ints]
@@ -295,7 +295,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     >>> from parsim.parallel.plan import Batch, Plan, Stack
     >>> from parsim.parallel.plans import Plans, codes_of
     >>> from parsim.model.transformer import TransformerSpec
-    >>> tiny = TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
+    >>> tiny = TransformerSpec(name="tiny", num_layers=2, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
     >>> sizes = sizes_of(tiny, Batch(4, 16), Plans.of([Plan(data_parallel=2, micro_batch=2)]), Stack("any"), {"bf16": 2, "fp32": 4})
     >>> int(sizes.dims["B"][0]), int(sizes.dims["V"][0])
     (4, 128)

@@ -6,9 +6,9 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s

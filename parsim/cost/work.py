@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.efficiency import kernel_s
@@ -20,8 +21,7 @@ from parsim.model.op_kinds import COSTS, GEMMS
 from parsim.step.task import Compute
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """The work of some equal calls of a kernel: what `kernel_s` asks of one, and how many there are."""
 
     flops: Scalar

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.cost.beside import together_ps
 from parsim.cost.buckets import Held
@@ -30,15 +32,14 @@ _UNPRICED = ("name", "frees")
 _PLAIN = (str, int, bool, type(None))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Prices:
+class Prices(Struct, frozen=True, eq=False):
     """Picoseconds of tasks for all plans, whatever their Step: tasks that differ in names only are priced once."""
 
     sizes: Sizes  # of the distinct rows
     model: CostModel
-    _ps: dict[int, tuple[Task, Ints]] = field(default_factory=dict, repr=False)  # by the identity of a task, which is kept
-    _alike: dict[object, Ints] = field(default_factory=dict, repr=False)
-    _runs: dict[tuple[int, int], tuple[Run, tuple[Ints, ...]]] = field(default_factory=dict, repr=False)  # by lists, which are kept
+    _ps: dict[int, tuple[Task, Ints]] = field(default_factory=dict)  # by the identity of a task, which is kept
+    _alike: dict[object, Ints] = field(default_factory=dict)
+    _runs: dict[tuple[int, int], tuple[Run, tuple[Ints, ...]]] = field(default_factory=dict)  # by lists, which are kept
     _reads: Reads = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,8 +83,7 @@ def _priced_by(value: Any) -> object:
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Workload:
+class Workload(Struct, frozen=True, eq=False):
     """Plans of one Step, whose schedules have the same phases."""
 
     step: Step
@@ -94,7 +94,7 @@ class Workload:
     shapes: tuple[Shape, ...]
     shape_of: Ints  # index of its shape, one a plan
     micro_batches: Ints  # of a replica, or of each copy of the model in it, one a plan
-    _passes: dict[object, Pass] = field(default_factory=dict, repr=False)
+    _passes: dict[object, Pass] = field(default_factory=dict)
 
     @property
     def model(self) -> CostModel:

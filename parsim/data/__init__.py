@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.errors import ScenarioError
 from parsim.model.dims import MASK
@@ -30,8 +30,7 @@ _SEGMENT: Final = "token_types"  # 0 for all of a text that is one segment: Devl
 _ROUNDING: Final = 1e-9  # 0.29 of 100 is 29, though 0.29 x 100 is a little below
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """A data set as its file states it; a sequence is `sequence_length` tokens, or rows of features."""
 
     source: str
@@ -44,8 +43,7 @@ class Origin:
 DATASETS: Registry[Origin] = Registry("data set")
 
 
-@dataclass(frozen=True, slots=True)
-class Dataset:
+class Dataset(Struct, frozen=True):
     """Sequences to train on and sequences held back, as read-only arrays of equal length by the names that a model's blocks draw."""
 
     name: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from parsim.arguments import check_arguments
 from parsim.estimator.result import Estimate
@@ -15,8 +16,7 @@ from parsim.units import PS_PER_S
 _NOTHING: Final[Mapping[str, str]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(Struct, frozen=True):
     """What is compared of one plan: of the step its parts on the critical rank, of the memory those of the most loaded rank."""
 
     name: str
@@ -41,8 +41,7 @@ class Side:
         return parts | ({"simulated": rest} if rest else {})
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison(Plain):
+class Comparison(Plain, frozen=True):
     """Two plans side by side."""
 
     first: Side

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.cluster.scalars import distinct_rows
 from parsim.cost.buckets import lasting_parts
@@ -17,8 +17,7 @@ from parsim.estimator.passes import Stages
 from parsim.parallel.group import Group
 
 
-@dataclass(frozen=True, slots=True)
-class HostMemory:
+class HostMemory(Struct, frozen=True):
     """Bytes on the host that holds most, [plan]; all are 0 where no rank keeps anything on its host."""
 
     optimizer: Ints  # states, and the weights that the host updates

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
 
 from parsim.cost.buckets import num_bytes
 from parsim.cost.sizes import Ints, Sizes
@@ -53,14 +53,13 @@ class _Traffic(NamedTuple):
     readers: dict[str, set[str]]  # streams by buffer
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Measures:
+class Measures(Struct, frozen=True, eq=False):
     """Courses and lives of the lists of one Step, for all plans that share it; each is taken once."""
 
     prices: Prices
-    _courses: dict[object, tuple[Run, Course]] = field(default_factory=dict, repr=False)  # by the identities of tasks, which are kept
-    _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict, repr=False)
-    _traffics: dict[object, tuple[Tasks, _Traffic]] = field(default_factory=dict, repr=False)
+    _courses: dict[object, tuple[Run, Course]] = field(default_factory=dict)  # by the identities of tasks, which are kept
+    _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict)
+    _traffics: dict[object, tuple[Tasks, _Traffic]] = field(default_factory=dict)
 
     def course(self, run: Run, state: Crossing) -> Course:
         """A list walked once from each entry of the state alone, and from rest."""

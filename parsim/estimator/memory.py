@@ -5,9 +5,8 @@ The schedule says how many micro_batches of each chunk are between two phases wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from parsim import schedules
 from parsim.cluster.scalars import distinct_rows
@@ -20,8 +19,7 @@ from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
 from parsim.step.task import Part
 
 
-@dataclass(frozen=True, slots=True)
-class RankMemory:
+class RankMemory(Struct, frozen=True):
     """Bytes of the pipeline ranks at their peaks, [rank, plan].
 
     `framework` and all but the scalars of `buffers` are as the stack states; the rest is counted.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
 
 from parsim.cluster.scalars import distinct_rows
 from parsim.cost.shape import StageKind
@@ -45,8 +45,7 @@ class RankSizes(NamedTuple):
     which: Ints  # of these a rank is, [rank, plan]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Stages:
+class Stages(Struct, frozen=True, eq=False):
     """What the stages of the plans of a workload do, by class: stages of a plan that do the same are measured once.
 
     Arrays [class, plan] hold zeros where the shape of a plan has fewer classes.
@@ -56,12 +55,12 @@ class Stages:
     measures: Measures
     members: Mapping[StageKind, Members]
     num_classes: int
-    _times: dict[tuple[StageKind, Phase, bool], PassTime] = field(default_factory=dict, repr=False)
-    _lives: dict[tuple[StageKind, Phase], Lives] = field(default_factory=dict, repr=False)
-    _passes: dict[tuple[StageKind, Phase, bool], Pass] = field(default_factory=dict, repr=False)
-    _copies: dict[str, Ints] = field(default_factory=dict, repr=False)
-    _of_ranks: list[RankSizes] = field(default_factory=list, repr=False)
-    _ends: dict[int, Ints] = field(default_factory=dict, repr=False)  # by the identities of tasks, which the Step keeps
+    _times: dict[tuple[StageKind, Phase, bool], PassTime] = field(default_factory=dict)
+    _lives: dict[tuple[StageKind, Phase], Lives] = field(default_factory=dict)
+    _passes: dict[tuple[StageKind, Phase, bool], Pass] = field(default_factory=dict)
+    _copies: dict[str, Ints] = field(default_factory=dict)
+    _of_ranks: list[RankSizes] = field(default_factory=list)
+    _ends: dict[int, Ints] = field(default_factory=dict)  # by the identities of tasks, which the Step keeps
 
     @classmethod
     def of(cls, workload: Workload, measures: Measures) -> Stages:

@@ -7,10 +7,10 @@ to the picosecond.  Every gap of a rank's compute is charged to what it waited f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from parsim import schedules
 from parsim.cluster.scalars import distinct_rows
@@ -32,8 +32,7 @@ _MOST_BYTES = 200e6  # of the arrays of a batch
 _ARRAYS = 8  # of a value an action and plan, in a batch
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(Struct, frozen=True):
     """The step of one plan, and what compute did or waited for on the critical rank, which computes most."""
 
     step_ps: int

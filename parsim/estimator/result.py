@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from parsim import units
@@ -18,8 +19,7 @@ ByteCount = int | NDArray[np.int64]
 RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
 
 
-@dataclass(frozen=True, slots=True)
-class Shortage(Plain):
+class Shortage(Plain, frozen=True):
     """Why a plan does not fit: which memory lacks, and what it needs of what that holds."""
 
     memory: Literal["device", "host"]
@@ -42,8 +42,7 @@ class Shortage(Plain):
         return f"{place} needs {needs} of {holds} GiB, {lacks} too many ({largest})"
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate(Plain):
+class Estimate(Plain, frozen=True):
     """The predicted step of one plan.  Lists run over pipeline ranks; every figure is one rank's, never a sum over ranks.
 
     `mfu` counts 6 N + 12 L s w FLOPs a token (full attention, N without the input embedding, w = heads x head_dim) against the
@@ -128,8 +127,7 @@ class Estimate(Plain):
         return float(_fill(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
 
 
-@dataclass(frozen=True, slots=True)
-class Estimates:
+class Estimates(Struct, frozen=True):
     """Many plans: one value per plan."""
 
     plans: Plans

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
@@ -23,8 +24,7 @@ Coordinates: TypeAlias = "Mapping[str, int | Ints]"
 _FLOPS, _AGAIN, _HBM_BYTES = "flops", "again", "hbm_bytes"
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(Struct, frozen=True):
     """What a device does in a step; HBM bytes are those of its passes."""
 
     flops: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from parsim import units
 from parsim.errors import PlanError
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 S_PER_HOUR: Final = units.parse("1 h", "s")
 
 
-@dataclass(frozen=True, slots=True)
-class WholeTraining:
+class WholeTraining(Struct, frozen=True):
     """Steps one after another: without restarts, evaluation, checkpoints and idle devices.  None: nobody states what it follows from."""
 
     total_tokens: int

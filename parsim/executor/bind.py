@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from parsim.cost.chunks import extents_of
 from parsim.cost.count import bucket_of, payload
@@ -20,8 +21,7 @@ from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Hold, 
 Owners = tuple[tuple[str, Weight], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
+class Bound(Struct, frozen=True, kw_only=True):
     """A task of a rank: what it does to buffers, and how it moves the clock."""
 
     task: Task
@@ -39,16 +39,14 @@ class Bound:
     posted: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rename:
+class Rename(Struct, frozen=True):
     """What a copy hands on becomes what the next one takes."""
 
     old: str
     new: str
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """The gradient of what the first segment hands on, kept for those who compare."""
 
     name: str
@@ -58,8 +56,7 @@ class Look:
 Item = Bound | Rename | Look
 
 
-@dataclass(frozen=True, slots=True)
-class Binder:
+class Binder(Struct, frozen=True):
     """Binds the tasks of one rank."""
 
     job: Job

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from parsim.cost.buckets import matrices, weight_elements
 from parsim.cost.sizes import Sizes
@@ -20,8 +21,7 @@ from parsim_kernels.signature import Attributes
 Names = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelUse:
+class KernelUse(Struct, frozen=True, kw_only=True):
     """One call of a kernel on the buffers of a memory: a rank's, or its host's."""
 
     memory: int
@@ -80,8 +80,7 @@ def narrows_of(job: Job) -> Narrowing:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _WeightKernel:
+class _WeightKernel(Struct, frozen=True):
     """A kernel of a step's end on one weight."""
 
     job: Job

@@ -7,13 +7,13 @@ agreement with simulate, which runs one rank a stage, also proves that folding r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from parsim.step.task import COMPUTE_STREAM
 
 
-@dataclass(slots=True)
-class Clock:
+class Clock(Struct):
     """The streams of one rank."""
 
     compute: int = 0

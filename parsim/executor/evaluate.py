@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from parsim.cost.cost_model import CostModel
@@ -28,8 +29,7 @@ _Region = tuple[tuple[int, int], ...]  # first index and end along each dim
 _MOST_ROWS = 512  # sequences that are measured by: of more, the first
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(Struct, frozen=True):
     """Of some sequences: the mean loss, and the share of labels that the largest logit names."""
 
     loss: float

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
 
 from parsim.collectives import CollectiveAlgorithm, Messages
 from parsim.collectives.by_node import ByNode
@@ -37,8 +37,7 @@ from parsim_kernels import Machine
 Copy = tuple[str, Segment]  # a copy of a segment by its name
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
+class RunRequest(Struct, frozen=True):
     """What every rank is told: what is trained how and for how many steps, and whether virtual clocks are kept."""
 
     spec: ModelSpec
@@ -71,8 +70,7 @@ def _mesh(sizes: Sizes) -> Mesh:
     return Mesh({axis: int(degree[0]) for axis, degree in sizes.degrees.items()}, sizes.orders[0])
 
 
-@dataclass(slots=True)
-class Job:
+class Job(Struct):
     """One plan, ready to run."""
 
     asked: RunRequest

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from parsim.errors import ScheduleError
 from parsim.executor import program
@@ -20,8 +21,7 @@ from parsim_kernels.signature import Array
 OnStep = Callable[[int, float, list[Mapping[str, Array]]], None]  # a step's number, its loss, and where it is evaluated each rank's weights
 
 
-@dataclass(slots=True)
-class Mail:
+class Mail(Struct):
     """Messages through the machine's mailboxes; when each arrives, on the sender's clock."""
 
     arrivals: dict[tuple[int, str], int] = field(default_factory=dict)

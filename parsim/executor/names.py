@@ -8,7 +8,8 @@ not last.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from parsim.executor.job import Copy
 from parsim.step.gradient import part_of
@@ -21,8 +22,7 @@ PREFIX = {"parameters": "", "gradients": "d_", "states": "", "temporaries": "t_"
 NORM = "gradient_norm"
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """The copies that a task speaks of: the present one with its micro_batch, and the one that runs next."""
 
     copy: Copy
@@ -42,8 +42,7 @@ class Scope:
         return [(owner(instance, segment, weight), weight) for weight in bucket.of(segment.name)]
 
 
-@dataclass(frozen=True, slots=True)
-class RankScope:
+class RankScope(Struct, frozen=True):
     """All copies that a rank holds: what the end of a step speaks of."""
 
     copies: Sequence[Copy]

@@ -6,9 +6,10 @@ batch, of the same weights, tell the squared norm of the true gradient from the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
+
+from msgspec import Struct
 
 from parsim.errors import ParsimError, PlanError
 from parsim.executor.run import Execution
@@ -17,8 +18,7 @@ from parsim.parallel.plan import Plan
 LEAST_STEPS = 8  # of which an error is estimated
 
 
-@dataclass(frozen=True, slots=True)
-class NoiseScale:
+class NoiseScale(Struct, frozen=True):
     """What the gradients of some steps say; batches in sequences."""
 
     sequences: float  # variance of a sequence's gradient over the square of the true gradient

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from parsim.cost.workload import Workload
 from parsim.executor.bind import Bound
@@ -15,8 +16,7 @@ from parsim_kernels import Ledger
 from parsim_kernels.signature import Array
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """What a rank did, and what it holds of the numbers that must equal those of one rank."""
 
     ledger: Ledger

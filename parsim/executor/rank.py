@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct, field
 
 from parsim.executor.bind import Binder, Bound, Item, Look, Rename
 from parsim.executor.clock import Clock
@@ -33,8 +33,7 @@ class Wire(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Rank:
+class Rank(Struct):
     """One rank of the machine: its place, its clock, and the program of a step."""
 
     number: int

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from parsim.parallel.group import Group
 from parsim_kernels import Operator
 from parsim_kernels.signature import Array
 
 
-@dataclass(frozen=True, slots=True)
-class StepStart:
+class StepStart(Struct, frozen=True):
     """This rank starts a step; it goes on at once."""
 
     step: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectiveCall:
+class CollectiveCall(Struct, frozen=True, kw_only=True):
     """A collective that this rank has come to; it goes on when all of `members` have."""
 
     key: tuple[object, ...]
@@ -38,8 +37,7 @@ class CollectiveCall:
     shards: tuple[str, ...] = ()  # own parts of the buffers in `names`, where flat buffers are scattered or gathered
 
 
-@dataclass(frozen=True, slots=True)
-class MessageNeed:
+class MessageNeed(Struct, frozen=True):
     """A message that this rank needs before it can go on; it becomes the buffer `target`."""
 
     name: str
@@ -48,8 +46,7 @@ class MessageNeed:
     src: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepEnd:
+class StepEnd(Struct, frozen=True):
     """This rank has ended a step; it goes on at once."""
 
     step: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import Struct
 
 from parsim.arguments import check_arguments
 from parsim.cost.cost_model import CostModel
@@ -27,8 +28,7 @@ MOST_WEIGHTS: Final = 100_000_000  # five float64 arrays of them, at least, are 
 Transport = Literal["lockstep", "shared_memory", "mpi"]
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(Struct, frozen=True):
     """What the ranks did: ledgers and clocks by rank, and the numbers that must equal those of one rank."""
 
     ledgers: tuple[Ledger, ...]

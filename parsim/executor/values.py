@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.cost.sizes import Sizes
 from parsim.data import Dataset
@@ -28,8 +28,7 @@ _WHOLE_NUMBERS = {
 _WEIGHT_SCALE = 0.1  # of normal initial weights: large enough that every gradient differs from zero
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
+class Values(Struct, frozen=True):
     """Draws whole tensors of one run."""
 
     model: ModelSpec

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.cost.buckets import weight_elements
 from parsim.executor.calls import narrows_of, told_of_weight
@@ -22,8 +22,7 @@ from parsim_kernels import KERNELS, Machine
 from parsim_kernels.signature import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(Struct, frozen=True):
     """The lasting buffers of one rank."""
 
     job: Job

@@ -6,8 +6,9 @@ import pickle
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from parsim.collectives import transfer_plan
 from parsim.executor import program
@@ -24,8 +25,7 @@ from parsim_kernels.transport.channel import Incoming, Outgoing
 _CLOCK, _END = 2**30, 2**30 + 1  # tags; those of messages lie below
 
 
-@dataclass(slots=True)
-class Report:
+class Report(Struct):
     """What a worker returns: its record, and the wall seconds of each step."""
 
     record: Record
@@ -60,8 +60,7 @@ def work(channel: Channel, run: RunRequest, begins: Callable[[], None] = lambda:
     return report
 
 
-@dataclass(frozen=True, slots=True)
-class _Post:
+class _Post(Struct, frozen=True):
     """Messages over a channel; each carries its time of arrival."""
 
     channel: Channel

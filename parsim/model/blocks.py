@@ -9,7 +9,8 @@ norms behind and attention both ways, Devlin et al. 2019 (arXiv:1810.04805), sec
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.experts import expert_weights, experts

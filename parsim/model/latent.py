@@ -9,7 +9,8 @@ multi_latent_attention.py, for what is split and what runs again as mla_up_proj.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from parsim.model.norms import rms_norm
 from parsim.model.op import Op, OpAttributes

@@ -9,7 +9,8 @@ Source: DeepSeek-AI 2024 (arXiv:2412.19437), section 2.2; NVIDIA/Megatron-LM, me
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from parsim.model.dims import INDEX
 from parsim.model.norms import norm, norm_weights

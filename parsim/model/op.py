@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from parsim.model.dims import COMPUTE
 
@@ -11,8 +12,7 @@ Dims = tuple[str, ...]
 OpAttributes = tuple[tuple[str, float | str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Gradient:
+class Gradient(Struct, frozen=True):
     """How one input's gradient is computed: `kernel` over the tensors named in `reads`.
 
     Names in `reads` are roles: `dy` the output's gradient, `x0`, `x1` ... inputs, `y0`, `y1` outputs; in an op's own
@@ -25,8 +25,7 @@ class Gradient:
     attributes: OpAttributes | None = None  # None: those of the op
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(Struct, frozen=True):
     """One operation over named dims: 'B S D, D F -> B S F'.  A dim absent from the output is contracted.
 
     >>> Op("up", "B S D, D F -> B S F", ("x", "w"), ("h",)).terms
@@ -53,8 +52,7 @@ class Op:
         return inputs, tuple(tuple(term.split()) for term in right.split(","))
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """A run of ops that is placed, recomputed and priced as one: the embedding, a layer, the head.
 
     `x` enters and `y` leaves on the residual stream; the embedding has no input, the head no output.

@@ -4,14 +4,14 @@ parsim_kernels: there FLOPs are counted from arrays at call time, here predicted
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from parsim.model.op import Gradient
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """An op kind: which kernel runs forward, and how each differentiable input gets its gradient."""
 
     kernel: str
@@ -19,8 +19,7 @@ class Kind:
     operator: str = "sum"  # how shards of a contracted dim combine
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """FLOPs of a kernel: `per_element` for each element of input `operand`; contraction and attention have their own rule."""
 
     per_element: int = 0

@@ -5,10 +5,13 @@ The ops that compute a model stand with its family, in families/.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, fields
 from typing import Any, ClassVar, Final, Self
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.errors import ParsimError
 from parsim.model.loads import NO_SLOTS, Slots
@@ -18,8 +21,7 @@ _FIGURE: Final = "figure"
 MOST: Final = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
+class Architecture(Struct, frozen=True, kw_only=True):
     """Which ops the blocks of a model have, whatever their sizes."""
 
     family: ClassVar[str]  # a name of parsim.model.families
@@ -29,8 +31,7 @@ class Architecture:
     tied: bool = False  # a block reads a weight of another
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class Figure(Struct, frozen=True, kw_only=True):
     """What a scenario may state for a field of a spec: text is one of `legal`, a fraction at least 0 and below 1."""
 
     description: str
@@ -46,15 +47,13 @@ def figure(description: str, default: Any = MISSING, **limits: Any) -> Any:
     return field(default=default, metadata={_FIGURE: Figure(description=description, **limits)})
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec(ABC):
+class ModelSpec(Struct, frozen=True, kw_only=True):
     """The shape of a model of any family."""
 
     name: str
     num_layers: int
     hidden_size: int
     ffn_hidden_size: int
-    _: KW_ONLY
     dropout: float
     source: str = ""
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, replace
 from fractions import Fraction
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple, Self
+
+from msgspec.structs import replace
 
 from parsim.model.loads import NO_SLOTS, Slots, expert_loads, slot_tokens, zipf
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
@@ -39,8 +40,7 @@ class LayerForm(NamedTuple):
         return f"{'full_' * self.full}{'unturned_' * self.unturned}{'expert_' * self.experts}layer"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransformerArchitecture(Architecture):
+class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     """Which ops the blocks of a transformer have."""
 
     family: ClassVar[str] = "transformer"
@@ -66,11 +66,10 @@ class TransformerArchitecture(Architecture):
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
 
 
-@dataclass(frozen=True, slots=True)
-class TransformerSpec(ModelSpec):
+class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
     """A decoder-only language model, or an encoder.
 
-    >>> TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16).extents["R"]
+    >>> TransformerSpec(name="tiny", num_layers=2, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16).extents["R"]
     1
     """
 
@@ -78,7 +77,6 @@ class TransformerSpec(ModelSpec):
     hidden_size: int = figure("the width of the residual stream")
     ffn_hidden_size: int = figure("the width of the MLP; 4 x hidden_size where left out", rule=lambda row: 4 * row["hidden_size"])
     num_heads: int = figure("the number of query heads")
-    _: KW_ONLY
     num_kv_heads: int = figure("the number of key and value heads; num_heads where left out", rule=lambda row: row["num_heads"])
     head_dim: int = figure("the width of a head; hidden_size / num_heads where left out", rule=_head_dim)
     vocab_size: int = figure("the number of tokens, before padding")

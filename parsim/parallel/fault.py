@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class PlanFault:
+class PlanFault(Struct, frozen=True):
     """One way in which a plan does not fit: the field of Plan to change, what is wrong, and what would do."""
 
     field: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from parsim import schedules
 from parsim.errors import ParsimError, did_you_mean
@@ -27,8 +28,7 @@ NAMED: Final = {name: key.legal for name, key in KEYS.items() if key.type == "st
 MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fold
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What plans are checked against; None: not known, and what depends on it is left out."""
 
     model: ModelSpec | None = None
@@ -37,8 +37,7 @@ class Facts:
     stack: Stack | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """What a legal plan keeps to, and the fields that it reads: whoever checks many plans asks once for each combination of these."""
 
     name: str
@@ -56,7 +55,7 @@ def faults(
     kernels are the ops that recompute_ops names.
 
     >>> from parsim.model.transformer import TransformerSpec
-    >>> tiny = TransformerSpec("tiny", 4, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
+    >>> tiny = TransformerSpec(name="tiny", num_layers=4, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
     >>> for fault in faults(Plan(tensor_parallel=4), tiny, Batch(8, 16), 4):
     ...     print(fault)
     tensor_parallel = 4 does not divide num_heads = 2 of model "tiny". Legal: 1, 2
@@ -112,7 +111,7 @@ def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -
         ParsimError: the axis has no degrees.
 
     >>> from parsim.model.transformer import TransformerSpec
-    >>> tiny = TransformerSpec("tiny", 4, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
+    >>> tiny = TransformerSpec(name="tiny", num_layers=4, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
     >>> legal_degrees("tensor_parallel", tiny, Batch(8, 16), 8)
     (1, 2)
     """

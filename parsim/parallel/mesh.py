@@ -10,15 +10,15 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
+
+from msgspec import Struct, field
 
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, view_of
 from parsim.parallel.group import Group
 
 
-@dataclass(frozen=True, slots=True)
-class Mesh:
+class Mesh(Struct, frozen=True):
     """The ranks of one plan.
 
     >>> mesh = Mesh({"pp": 2, "dp": 2, "tp": 2}, ("tp", "dp", "pp"))

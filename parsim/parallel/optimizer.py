@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from parsim.errors import ParsimError
 from parsim.model.op_kinds import COSTS
 
 
-@dataclass(frozen=True, slots=True)
-class Optimizer:
+class Optimizer(Struct, frozen=True):
     """An update rule, and the bytes an element of the states that it keeps beside the weight."""
 
     kernel: str  # of the numerical core, whose FLOPs op_kinds.COSTS states

@@ -6,9 +6,11 @@ Only the fields stand here: legality.py says which combinations are legal, stage
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from itertools import permutations
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from parsim.arguments import check_arguments
 from parsim.errors import PlanError, ScenarioError, did_you_mean
@@ -22,8 +24,7 @@ from parsim.schedules import find
 ENDS: Final = ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """One optimizer step's worth of data; sequences are all of one length."""
 
     global_batch: int  # sequences a step, all replicas together
@@ -50,8 +51,7 @@ class Batch:
         return with_wide_ends(model.layout, start, end) if start + end and self.recipe.narrows else model.layout
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """What stands beside a field of Plan, for all who list the fields: scenario files and their schema, legality, the planner."""
 
     description: str
@@ -67,8 +67,7 @@ def _key(default: Any, description: str, **others: Any) -> Any:
     return field(**stated, metadata={"description": description, **others})
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """One way to split a step over devices.  The names are those of a scenario file; to add a field is to add its line here.
 
     >>> Plan(tensor_parallel=8, pipeline_parallel=8, data_parallel=2).num_devices
@@ -176,8 +175,7 @@ ALL, AROUND_EXPERTS = GRAPHS = ("all", "around_experts")  # the latter: all but 
 ANY: Final = "any"  # in place of an accelerator: on those that have no entry
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(Struct, frozen=True):
     """A software stack: the switches that decide which kernels run and what the framework holds.
 
     Structural switches change the Step; the overheads only its price.

@@ -7,10 +7,10 @@ for each distinct combination of the fields that it reads, and gathered: nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from msgspec import Struct, field
 
 from parsim.cluster.scalars import Ints, distinct_rows
 from parsim.parallel.plan import KEYS, Plan
@@ -19,15 +19,14 @@ NUMBERS: Final = frozenset(name for name, key in KEYS.items() if key.type == "in
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Plans:
+class Plans(Struct, frozen=True, eq=False):
     """Columns of some fields; where a field is left out, all plans have its default."""
 
     columns: Mapping[str, Ints]
     values: Mapping[str, tuple[Any, ...]]  # of the fields that are no numbers, by index
     num_plans: int
-    _distinct: dict[tuple[str, ...], tuple[Ints, Ints]] = field(default_factory=dict, repr=False)
-    _asked: dict[tuple[str, ...], list[Plan]] = field(default_factory=dict, repr=False)  # of each combination one
+    _distinct: dict[tuple[str, ...], tuple[Ints, Ints]] = field(default_factory=dict)
+    _asked: dict[tuple[str, ...], list[Plan]] = field(default_factory=dict)  # of each combination one
 
     @classmethod
     def of(cls, plans: Sequence[Plan]) -> Plans:

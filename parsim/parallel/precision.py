@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.dims import COMPUTE, GRADIENT, LINEAR, MASTER, MATMUL, QUANTISED
@@ -18,8 +20,7 @@ ROW, COLUMN = "@row", "@col"  # behind the name of a narrow tensor: scaled along
 LAYOUTS: Final = (ROW, COLUMN)
 
 
-@dataclass(frozen=True, slots=True)
-class Narrowing:
+class Narrowing(Struct, frozen=True):
     """How what the linear layers of a model's layers multiply becomes narrow: number formats, and which elements share a scale.
 
     A block lies along what a GEMM sums, so a tensor that two GEMMs sum over other dims is quantised once for each; 0: all of a tensor.
@@ -49,8 +50,7 @@ class Narrowing:
         return {"format": self.gradient if gradient else self.forward, "scale": self.scale, "across": across, "along": self.along}
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Struct, frozen=True):
     """Number formats, each a row of the catalog's dtypes."""
 
     stores: Mapping[str, str]  # by role of a tensor; without a master, the weights that are computed with are updated

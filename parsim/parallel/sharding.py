@@ -8,8 +8,9 @@ have no order, so any axis of theirs can, if they come back as they went.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from parsim.errors import PlanError
 from parsim.model.dims import FREE
@@ -20,8 +21,7 @@ from parsim.parallel.dimensions import axes as mesh_axes
 Rules = Mapping[str, tuple[str, ...]]  # dim -> the axes that shard it, outermost first
 
 
-@dataclass(frozen=True, slots=True)
-class Sharding:
+class Sharding(Struct, frozen=True):
     """The dims of a tensor, the mesh axes over each, and the axes over which it is still a partial result."""
 
     dims: Dims
@@ -85,8 +85,7 @@ def reshard(have: Sharding, want: Sharding) -> list[Move]:
     return found.moves
 
 
-@dataclass(slots=True)
-class _Resharding:
+class _Resharding(Struct):
     """A tensor on its way to the axes that are wanted over its dims."""
 
     dims: Dims

@@ -6,8 +6,9 @@ A row of the catalog's stacks names its limits.  What no software could run is a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from parsim import schedules
 from parsim.parallel.plan import KEYS, Plan, Stack
@@ -15,8 +16,7 @@ from parsim.parallel.stages import layers_of
 from parsim.schedules.phase import SPLIT
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """What a stack cannot do: in words, a stack of the catalog that can (none: ""), and whether a plan for so many layers asks for it."""
 
     what: str

@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.model.families import blocks_of
@@ -42,8 +44,7 @@ _NOTHING_TO_ORDER: Final = "without a pipeline a schedule has nothing to order"
 _PORTS: Final = ("switched_node", "fully_connected", "nvl72")  # nodes in which all pairs of devices are alike
 
 
-@dataclass(frozen=True, slots=True)
-class FewerLayers:
+class FewerLayers(Struct, frozen=True):
     """So many layers fewer on the first and the last stage, which hold the embedding and the head: what `auto` tries."""
 
     first: int
@@ -54,8 +55,7 @@ _HEADS: Final = (0.5, 1.0, 2.0)  # how long a head may take, over what its weigh
 _SPLITS: Final = (None, *(FewerLayers(*each) for each in ((0, 1), (1, 1), (0, 2), (1, 2), (2, 2))))
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(Struct, frozen=True):
     """A rule with the fields that it reads, and what is wrong with a plan that it keeps out."""
 
     name: str

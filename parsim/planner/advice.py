@@ -7,9 +7,11 @@ for SGD's linear rule and for a warm-up of as many sequences; Krizhevsky 2014 (a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.arguments import check_arguments
 from parsim.errors import PlanError
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
 _REACH: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """A run that went well: its global batch [sequences], its peak learning rate, and its warm-up [steps]."""
 
     global_batch: int
@@ -46,8 +47,7 @@ class Reference:
             raise PlanError(f"no run has {what}", remedy="A reference has a positive batch and learning rate, and no negative warm-up.")
 
 
-@dataclass(frozen=True, slots=True)
-class BatchAdvice:
+class BatchAdvice(Struct, frozen=True):
     """A global batch: what a step takes, and what a run to the same loss would, beside one at the scenario's global batch."""
 
     estimate: Estimate
@@ -68,8 +68,7 @@ class BatchAdvice:
         return {"global_batch": self.global_batch, "tokens": tokens, **figures, **relative, **rates}
 
 
-@dataclass(frozen=True, slots=True)
-class Advice(Plain):
+class Advice(Plain, frozen=True):
     """What is advised for a plan."""
 
     plan: Plan

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.parallel.dimensions import DENSE, DIMENSIONS, EXPERT, degrees, replica_axes
@@ -30,8 +31,7 @@ _ORDERS: Final = (KEYS["rank_order"].default, *KEYS["rank_order"].auto)
 _MOST_ACTIONS: Final = 100_000  # of schedules that are compared one by one
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(Struct, frozen=True):
     """What some fields are in the canonical form, as a function of those that it reads."""
 
     changes: tuple[str, ...]

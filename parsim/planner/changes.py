@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.arguments import check_arguments
@@ -42,8 +42,7 @@ _PATIENCE: Final = 3  # sizes of the cluster that may hold as much as those befo
 _LEAST: Final[Mapping[str, object]] = {"micro_batch": 1, "recompute": "full", "virtual_pipeline": 1}
 
 
-@dataclass(frozen=True, slots=True)
-class Remedy(Plain):
+class Remedy(Plain, frozen=True):
     """A legal plan that differs from another in a few axes, and in what follows from them."""
 
     axes: tuple[str, ...]
@@ -54,8 +53,7 @@ class Remedy(Plain):
     fits: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Remedies(Plain):
+class Remedies(Plain, frozen=True):
     """A plan that does not fit, and the changes of one axis that do, or of two where one is not enough.
 
     Of each axis, or two, it holds the fastest that fits; what is not enough alone is the value of an axis that holds least.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from msgspec import Struct, field
 
 from parsim import units
 from parsim.cluster.scalars import Ints
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 HEADROOM: Final = "memory_headroom"
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """How many plans a limit keeps out; not `whole`: at least, since others that it may keep out were never priced."""
 
     limit: str
@@ -32,8 +31,7 @@ class Cut:
     whole: bool
 
 
-@dataclass(slots=True)
-class Sieve:
+class Sieve(Struct):
     """The limits of one search, and whom they kept out so far.  A plan counts at the first limit that it breaks."""
 
     headroom: float

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate
@@ -27,8 +29,7 @@ FEW_EVENTS: Final = 20_000  # take about as long as a plan takes to be looked fo
 SHARED: Final = "shared_links"  # a part of the step: what it takes longer than the estimate
 
 
-@dataclass(frozen=True, slots=True)
-class _Contender:
+class _Contender(Struct, frozen=True):
     """A plan with its estimate, and what is to be least, by both."""
 
     row: Estimate

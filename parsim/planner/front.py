@@ -6,10 +6,11 @@ All plans are bounded as columns; only those whose bound leaves a choice are pri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.arguments import check_arguments
 from parsim.errors import PlanError
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 CELL: Final = ("tensor_parallel", "pipeline_parallel")
 
 
-@dataclass(frozen=True, slots=True)
-class Front(Plain):
+class Front(Plain, frozen=True):
     """The plans that fit and that no other beats, fastest first: less memory, or fewer devices, only for a longer step."""
 
     rows: tuple[Estimate, ...]
@@ -47,8 +47,7 @@ class Front(Plain):
         return [{name: text for name, text in row.items() if name != SPEED} for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class Landscape:
+class Landscape(Struct, frozen=True):
     """Of each tensor and pipeline degree the plans that no other of these degrees beats; where none fits, the nearest instead."""
 
     plans: Estimates  # with exact steps

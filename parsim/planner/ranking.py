@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from parsim.errors import NoFeasiblePlan
@@ -15,16 +14,14 @@ from parsim.planner.space import Rejected
 _ADVICE: Final = "parsim.remedies(scenario, ranking.nearest.plan) says which changes would fit."
 
 
-@dataclass(frozen=True, slots=True)
-class Contention(Plain):
+class Contention(Plain, frozen=True):
     """What is known of a ranking by simulated contention beside the steps."""
 
     alone_s: tuple[float | None, ...]  # of each row that was simulated: its estimate, the step if each collective had its links to itself
     is_best: bool  # no plan beyond the rows, or not simulated, can take less than the first
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking(Plain):
+class Ranking(Plain, frozen=True):
     """The best plans by an objective, best first, and how many were considered.
 
     A plan that the scenario names bears that name, others none.  `nearest` is the plan that misses its memory, the device's or the host's,

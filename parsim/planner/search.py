@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
 
 from parsim.arguments import check_arguments
 from parsim.cluster.scalars import Ints
@@ -101,8 +101,7 @@ class _Key(NamedTuple):
     row: int
 
 
-@dataclass(slots=True)
-class _Race:
+class _Race(Struct):
     """The best plans so far: at least `top`, and all that cannot be told from the first, of pools of plans that join one after another."""
 
     objective: str

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from parsim.arguments import check_arguments
 from parsim.errors import PlanError
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 _NEAR: Final = 4  # two octaves
 
 
-@dataclass(frozen=True, slots=True)
-class Sized:
+class Sized(Struct, frozen=True):
     """A number of devices with its fastest plan that fits; None where none does."""
 
     num_devices: int
@@ -44,8 +45,7 @@ class Sized:
         return inf if self.training is None or self.training.cost_usd is None else self.training.cost_usd
 
 
-@dataclass(frozen=True, slots=True)
-class Sizing(Plain):
+class Sizing(Plain, frozen=True):
     """The numbers of devices that were looked at, in order, and the one that is the answer; None where none is."""
 
     rows: tuple[Sized, ...]
@@ -135,8 +135,7 @@ def numbers_of_nodes(scenario: Scenario, most_devices: int | None = None) -> Seq
     return found if scenario.cluster.fabric else [1]
 
 
-@dataclass(slots=True)
-class _Search:
+class _Search(Struct):
     """Numbers of nodes, each looked at once."""
 
     scenario: Scenario

@@ -6,10 +6,11 @@ Global batch and sequence length are convergence settings: they are the scenario
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.errors import PlanError, ScenarioError, did_you_mean
@@ -31,8 +32,7 @@ _INNER: Final = ("tensor_parallel", "pipeline_parallel", "context_parallel", "di
 _SAME: Final = "the same plan"
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """What a rule keeps out: how many combinations of values, and why the first of them."""
 
     rule: str
@@ -40,8 +40,7 @@ class Rejected:
     example: str
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(Struct, frozen=True):
     """The legal plans of a space in a fixed order, then those that the scenario names and that are none of it; and what kept out others."""
 
     plans: Plans
@@ -153,8 +152,7 @@ def _same(facts: Facts, values: Mapping[str, Sequence[object]]) -> Iterator[Filt
         yield Filter(_SAME, form.reads, lambda plan, form=form: wrong(plan, form))  # type: ignore[misc]
 
 
-@dataclass(slots=True)
-class _Grid:
+class _Grid(Struct):
     """The combinations of the axes so far that no rule keeps out."""
 
     scenario: Scenario

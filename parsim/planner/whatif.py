@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.arguments import check_arguments
 from parsim.estimator.estimate import estimate
@@ -32,8 +35,7 @@ RESOURCES: Final[Mapping[str, str]] = {
 _STEP: Final = 1.01  # by how much a resource is faster for its elasticity
 
 
-@dataclass(frozen=True, slots=True)
-class Gain:
+class Gain(Struct, frozen=True):
     """What a step gains where one resource is faster."""
 
     resource: str  # of RESOURCES, or "all"
@@ -41,8 +43,7 @@ class Gain:
     twice_s: float  # the step where the resource is twice as fast
 
 
-@dataclass(frozen=True, slots=True)
-class WhatIf(Plain):
+class WhatIf(Plain, frozen=True):
     """The estimate of a plan, and what it would gain from each resource; the elasticities sum to 1, that of all together."""
 
     estimate: Estimate

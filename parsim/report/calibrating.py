@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.structs import asdict
 
 from parsim import units
 from parsim.calibrate.calibration import SECONDS, Calibration, calibrate

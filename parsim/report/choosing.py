@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim import units
 from parsim.errors import ParsimError, PlanError
@@ -35,8 +37,7 @@ _MOST_TOLD: Final = 4  # changes in a message
 _WORDS: Final[Mapping[str, str]] = {"virtual_pipeline": "vpp", "micro_batch": "mbs", "zero_stage": "ZeRO "}
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """Which plans are asked about, and which files."""
 
     source: Source

@@ -9,11 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from parsim.errors import ParsimError
 from parsim.plain import csv_text
@@ -71,8 +72,7 @@ def raw(text: str) -> None:
         sys.stdout.flush()
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """The format of results on stdout: tables for people, or JSON or CSV for programs.
 
     Raises:

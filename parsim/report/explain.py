@@ -6,8 +6,9 @@ Also what each reported figure means.  Prices are made in parsim.cost.timing; no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from parsim import units
 from parsim.cluster import Node
@@ -89,16 +90,14 @@ _LINKS: Final[Mapping[str, Callable[[Node], tuple[str, Link]]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """What there is to say on one task or figure: pairs of label and text."""
 
     title: str
     lines: tuple[tuple[str, str], ...]
 
 
-@dataclass(slots=True)
-class Shared:
+class Shared(Struct):
     """A plan's step with contention, simulated when it is first asked for."""
 
     workload: Workload

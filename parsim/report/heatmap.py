@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from parsim import units
 from parsim.errors import ParsimError, did_you_mean
@@ -30,8 +31,7 @@ COLOURS, BEST, _EMPTY, _EDGE = "cividis", "#D55E00", "#F2F2F2", "#777777"
 _MOST_CELLS: Final = 60  # along an axis; more cannot be read
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(Struct, frozen=True):
     """A cell: the best value of what fits there, or of what does not; None: nothing there can be trained at all."""
 
     x: str

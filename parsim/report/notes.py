@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from parsim import units
 from parsim.cluster import Accelerator
@@ -21,8 +22,7 @@ from parsim.report.bounds import Lines, cite, collective_bound, kernel_bound, me
 from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value, runs_beside
 
 
-@dataclass(frozen=True, slots=True)
-class NotedTask:
+class NotedTask(Struct, frozen=True):
     """A task and where it stands."""
 
     where: str  # 'layer forward'

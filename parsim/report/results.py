@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import __version__
 from parsim.cost.buckets import weight_elements
@@ -38,8 +40,7 @@ _SIZES: Final = ("peak_bytes", "capacity_bytes", "host_peak_bytes", "host_capaci
 _RANKED: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", *_SIZES)  # of a plan in a ranking
 
 
-@dataclass(frozen=True, slots=True)
-class Sharing:
+class Sharing(Struct, frozen=True):
     """What different collectives that overlap on links cost a step."""
 
     alone_step_s: float  # the step if each had its links to itself
@@ -52,8 +53,7 @@ class Sharing:
         return {"alone_step_s": self.alone_step_s, "lost": lost, "busy_s": dict(self.busy_s)}
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """One plan: what was predicted, and what was measured where the scenario states it."""
 
     estimate: Estimate
@@ -72,8 +72,7 @@ class Result:
         return self.estimate.step_s / self.measured_step_s - 1 if self.measured_step_s else None
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(Struct, frozen=True):
     """All plans of a scenario by one back-end."""
 
     scenario: Scenario
@@ -274,8 +273,7 @@ def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerRow:
+class LayerRow(Struct, frozen=True):
     """One pass through one copy of a segment on one device.  `seconds` is the sum over its tasks, as if none overlapped."""
 
     plan: str

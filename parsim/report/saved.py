@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +24,7 @@ _KEYS: Final = {"scenario": str | None, "changes": dict, "scenario_hash": str, "
 _REMEDY: Final = "Give a file that `parsim plan -o DIR` wrote."
 
 
-@dataclass(frozen=True, slots=True)
-class SavedPlan(Plain):
+class SavedPlan(Plain, frozen=True):
     """A plan that was saved, as it is priced now."""
 
     scenario: Scenario

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from parsim import catalog, data, schedules
@@ -34,8 +35,7 @@ from parsim.scenario.types import DataSpec, Measured, PlanSpace, Scenario, Train
 _CHECKED: Final = ("dimensions", "recompute_modules", "recompute_ops")  # what a value names is there or not, whatever the rest of the plan
 
 
-@dataclass(slots=True)
-class _Parts:
+class _Parts(Struct):
     """What could be built so far; None where the file is at fault."""
 
     model: ModelSpec | None = None

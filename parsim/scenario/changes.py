@@ -9,9 +9,10 @@ import copy
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
+
+from msgspec import Struct
 
 from parsim import catalog, units
 from parsim.errors import Fault, ScenarioError, did_you_mean
@@ -37,8 +38,7 @@ SHORT: Final[Mapping[str, str]] = {
 _FACTOR: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})\s*x\s*")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A value for the key at a dotted path; `said`: where it stands, for messages.
 
     `note`: what reports say of it, "" where they show it anyway; `fault`: why it cannot be read.

@@ -1,10 +1,10 @@
 """The rows of hardware: accelerators, links, nodes, fabrics.  What their figures mean stands in parsim.cluster."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from math import ceil
 from typing import Annotated, Any, ClassVar, Final, Self
 
+from msgspec.structs import replace
 from pydantic import Field, model_validator
 
 from parsim import catalog, cluster

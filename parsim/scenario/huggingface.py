@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from parsim.errors import ScenarioError
 from parsim.scenario import asked
@@ -53,8 +54,7 @@ _ONLY: Final[Mapping[str, object]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Family:
+class _Family(Struct, frozen=True):
     """How a model_type spells what a row says: our figure -> its key; where nothing else is stated, as Llama does."""
 
     fixed: Mapping[str, object] = field(default_factory=lambda: _ROTARY)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.errors import Fault, ParsimError, ScenarioError
 
@@ -16,8 +18,7 @@ if TYPE_CHECKING:  # what reads scenarios is imported where one is read: `parsim
 _ASKED: Final = "the command line"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """A scenario file, or none: then `options` say at least model and node, and what they leave out takes defaults that are printed.
 
     >>> asked = Source(options={"model": "llama3-8b", "node": "a100-40gb", "num_devices": 16}).load()

@@ -8,9 +8,10 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from parsim.errors import Fault
 
@@ -28,8 +29,7 @@ _TOO_DEEP: Final = f"nested more than {_MOST_LEVELS} levels deep"
 _HALF: Final = "holds half of a UTF-16 surrogate pair, which is no text"
 
 
-@dataclass(slots=True)
-class Tree:
+class Tree(Struct):
     """The values of a file; `spots` has the (line, column) of each key, from 1; `faults` what is wrong with its YAML."""
 
     path: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from parsim.arguments import check_arguments
 from parsim.errors import ScenarioError, did_you_mean
@@ -17,16 +18,14 @@ if TYPE_CHECKING:  # numpy is behind it, which `parsim --help` can do without
     from parsim.parallel.fault import PlanFault
 
 
-@dataclass(frozen=True, slots=True)
-class PlanSpace:
+class PlanSpace(Struct, frozen=True):
     """A plan with open axes: each stated axis with its candidate values, where ("auto",) leaves the choice to the planner."""
 
     name: str
     axes: Mapping[str, tuple[object, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(Struct, frozen=True):
     """What somebody measured of a plan; None: not stated."""
 
     step_s: float | None
@@ -34,8 +33,7 @@ class Measured:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class DataSpec:
+class DataSpec(Struct, frozen=True):
     """What an executed step is fed with."""
 
     name: str  # of a data set
@@ -46,8 +44,7 @@ def _figure(default: float, description: str, **limits: float) -> Any:
     return field(default=default, metadata={"description": description, **limits})
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
+class Training(Struct, frozen=True):
     """How an executed training goes.
 
     The optimizer of the plan takes what it knows.  The limits are pydantic's: gt, ge, lt, le.
@@ -66,8 +63,7 @@ class Training:
     max_norm: float = _figure(1.0, "the longest that all gradients together may be; longer ones are shortened", gt=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
+class Scenario(Struct, frozen=True):
     """What is trained, on what, by which software, and the plans to compare."""
 
     name: str

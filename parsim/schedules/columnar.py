@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.cluster.scalars import Ints
 from parsim.errors import ScheduleError
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 Bools: TypeAlias = "NDArray[np.bool_]"
 
 
-@dataclass(frozen=True, eq=False)
-class Columns:
+class Columns(Struct, frozen=True, eq=False, dict=True):
     """The actions rank by rank in order of issue, each array [row]; row numbers are -1 where there is no such row.
 
     >>> each = columns("1f1b", 2, 1, 2)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.cluster.scalars import Ints, distinct_rows
 from parsim.schedules.columnar import columns, order_of_issue
 from parsim.schedules.schedule import find
 
 
-@dataclass(frozen=True, eq=False)
-class States:
+class States(Struct, frozen=True, eq=False):
     """What ranks hold when an action starts, rank by rank, each array [state]."""
 
     rank: Ints

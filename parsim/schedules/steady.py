@@ -7,11 +7,11 @@ use at once.  The last two rows are one that stays 0, for what waits for nobody,
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from math import lcm
 from typing import Final, NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.cluster.scalars import Ints
 from parsim.schedules.columnar import Columns, columns
@@ -30,8 +30,7 @@ class Level(NamedTuple):
     closing: Ints | None  # which of them are the last of their stage that accumulate weight gradients, if one is
 
 
-@dataclass(frozen=True, eq=False)
-class Rounds:
+class Rounds(Struct, frozen=True, eq=False):
     """The actions of some numbers of micro_batches, in an order in which they can run: `head`, `loop` any number of times, `tail`."""
 
     num_ranks: int

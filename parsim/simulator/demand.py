@@ -7,8 +7,9 @@ traffic of all devices that the stage has there.  A price is split here into wha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import nic_port, uplink_name
@@ -50,8 +51,7 @@ class Leg(NamedTuple):
         return self.cost + other.cost if meet else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(Struct, frozen=True):
     """Where the devices of each pipeline rank lie; stage r takes the devices whose number // stride is r modulo the ranks."""
 
     cluster: Cluster

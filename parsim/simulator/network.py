@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Final, NamedTuple
 
 import simpy
+from msgspec import Struct, field
 
 from parsim.simulator.demand import Leg, LinkAt
 from parsim.simulator.trace import LinkUse, Loss
@@ -93,8 +93,7 @@ def _first_full(
     return level, full
 
 
-@dataclass(slots=True, eq=False)
-class Flow:
+class Flow(Struct, eq=False):
     """A leg under way.  Nobody computes for it until another one comes to a link that it loads: then it has an event of its own."""
 
     leg: Leg
@@ -115,8 +114,7 @@ def _weight(other: Flow, leg: Leg, bound: LinkAt) -> float:
     return leg.costs_beside(other.leg) if bound == leg.device else other.share.rate * dict(other.leg.loads)[bound]
 
 
-@dataclass(slots=True)
-class SharedLinks:
+class SharedLinks(Struct):
     """All links, and the flows on them."""
 
     env: simpy.Environment

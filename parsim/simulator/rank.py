@@ -7,9 +7,9 @@ process for each task that runs beside it, behind those before it on its stream.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import simpy
+from msgspec import Struct, field
 
 from parsim.schedules import Action
 from parsim.simulator.demand import Legs
@@ -19,8 +19,7 @@ from parsim.simulator.trace import Span
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Receive, Send, Wait
 
 
-@dataclass(eq=False)
-class World:
+class World(Struct, eq=False, dict=True):
     """The state that all ranks see."""
 
     program: Program

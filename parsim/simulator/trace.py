@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from parsim.units import PS_PER_S
 
@@ -37,8 +38,7 @@ class Loss(NamedTuple):
     lost_ps: float
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(Struct, frozen=True):
     """A simulated step: one pipeline rank stands for all its data- and tensor-parallel copies."""
 
     step_ps: int

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from parsim.collectives import CollectiveAlgorithm, chunk_elements, num_chunks
 from parsim.cost.buckets import Held, elements, num_bytes

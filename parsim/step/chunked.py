@@ -8,8 +8,10 @@ torchtitan/components/loss.py (ChunkedLossWrapper; it joins the gradients of the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE
 from parsim.model.ends import ENTER_HEAD
@@ -43,8 +45,7 @@ def in_chunks(block: Block, fusions: tuple[str, ...], num_chunks: int) -> Passes
     return PassesInChunks([*forward, *loop.run(whole, each, d_x)], [*sums, *rest], gradient_of_x)
 
 
-@dataclass(frozen=True, slots=True)
-class _Loop:
+class _Loop(Struct, frozen=True):
     """What the chunks do one after another."""
 
     block: Block

@@ -7,15 +7,15 @@ overlaps the two can (Megatron-LM's asynchronous tensor-parallel all-reduce).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from parsim.model.dims import COMPUTE, GRADIENT, MATMUL
 from parsim.model.op import Block, Dims, Gradient, Op
 from parsim.model.op_kinds import GEMMS, KINDS
 
 
-@dataclass(frozen=True, slots=True)
-class KernelCall:
+class KernelCall(Struct, frozen=True):
     """A kernel on named tensors, each with its dims; outputs also with the role of their dtype."""
 
     name: str
@@ -65,8 +65,7 @@ def backward(block: Block, fusions: tuple[str, ...]) -> tuple[list[KernelCall], 
     return calls, derivation.gradients.get(block.input, "")
 
 
-@dataclass(slots=True)
-class _Derivation:
+class _Derivation(Struct):
     """The state of one derivation: the gradient of each tensor so far, and the weight gradients that wait."""
 
     block: Block

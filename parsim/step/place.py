@@ -7,7 +7,9 @@ first used by a kernel that needs it whole; weight gradients stay partial until 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.errors import PlanError
 from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKENS
@@ -25,8 +27,7 @@ _IN_PLACE = ("all_reduce",)
 _LINEAR = ("add", "join")  # of partial sums they are one
 
 
-@dataclass(slots=True)
-class Placer:
+class Placer(Struct):
     """Places calls one after another; remembers which buffer bears each tensor's name, and where it lies."""
 
     rules: Rules

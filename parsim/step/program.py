@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding, reshard
@@ -42,8 +43,7 @@ Running = tuple[Collective, ...]
 SHARD: Final = "~shard"  # behind the name of a buffer that crosses a stage boundary in shards
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Copies of a segment that follow one another, and the tasks of each."""
 
     segment: Segment
@@ -52,8 +52,7 @@ class Run:
     before: tuple[Collective, ...] = ()  # what the list before each has left running
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(Struct, frozen=True):
     """One phase of one micro_batch on one stage."""
 
     prologue: tuple[Task, ...]

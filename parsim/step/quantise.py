@@ -12,8 +12,10 @@ do not support fp8 dispatch") and router.py (router_gating_linear).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE, FLOAT32, LINEAR, QUANTISED, TOKEN_DIMS
 from parsim.model.op import Dims
@@ -67,8 +69,7 @@ def in_narrow(
     return list(quantiser.forward_calls()), list(quantiser.backward_calls())
 
 
-@dataclass(slots=True)
-class _Quantiser:
+class _Quantiser(Struct):
     """The state of one rewriting."""
 
     forward: Sequence[KernelCall]

@@ -9,8 +9,9 @@ segment again, its last collective included, as checkpointing does (Narayanan et
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, TypeGuard
+
+from msgspec.structs import replace
 
 from parsim.model.dims import FREE
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task, Value, allocates, reads, writes

@@ -8,8 +8,10 @@ Source: Liu et al. 2023 (arXiv:2310.01889), section 3; NVIDIA/TransformerEngine,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.parallel.group import Group
 from parsim.step.task import COMPUTE_STREAM, RING, Collective, Compute, Operand, Task
@@ -28,8 +30,7 @@ def with_turns(tasks: Iterable[Task], num_ranks: int) -> list[Task]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Ring:
+class _Ring(Struct, frozen=True):
     """One kernel of attention and its ring."""
 
     task: Compute

@@ -7,8 +7,9 @@ Source: Qi et al. 2023 (arXiv:2401.10241), section 2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from parsim.errors import PlanError
 from parsim.step.task import Collective, Compute, Operand, Task, Value, allocates, reads, writes

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from parsim.schedules.phase import Phase
 from parsim.step.structure import Structure
 from parsim.step.task import Operand, Task, Weight
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
+class Segment(Struct, frozen=True, kw_only=True):
     """A block placed on the mesh: tasks of each phase in issue order, with the buffers that live between them.
 
     B is the whole backward; I and W are its parts for inputs and for weights.
@@ -31,8 +31,7 @@ class Segment:
         return tuple(weight for weight in self.weights if weight.owner == self.name)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class Step(Struct, frozen=True, eq=False):
     """A training step of one structure: what a rank does to a micro_batch, and once at the end.  Equal to itself only."""
 
     structure: Structure

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLAT_AND_CAST, FLOAT32, GRADIENT, MASTER
@@ -44,8 +45,7 @@ def ends_apart(plan: Plan) -> bool:
     return found.rank_of(0, ranks) != found.rank_of(plan.num_stages * found.num_copies - 1, ranks)
 
 
-@dataclass(frozen=True, slots=True)
-class Structure:
+class Structure(Struct, frozen=True):
     """All structural switches of a plan.  An axis of degree 1 is off."""
 
     axes: tuple[str, ...]  # of degree above 1, outermost first
@@ -88,7 +88,7 @@ class Structure:
         """The switches that this plan, model and software stack throw.
 
         >>> from parsim.model.transformer import TransformerSpec
-        >>> tiny = TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
+        >>> tiny = TransformerSpec(name="tiny", num_layers=2, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
         >>> Structure.of(tiny, Batch(4, 16), Plan(data_parallel=2), Stack("any")).axes
         ('dp',)
         """

@@ -7,8 +7,10 @@ when the one before it on that stream has ended, when all compute issued before 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeGuard
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.model.dims import MATMUL
 from parsim.model.op import Dims
@@ -23,8 +25,7 @@ HOST: Final = "host"  # the stream of what the host computes and what passes bet
 Part = Literal["whole", "padded", "shard", "scale"]
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
+class Operand(Struct, frozen=True):
     """A buffer as one task sees it: its name, where it lies, and the role that sets the bytes of an element as it is stored."""
 
     name: str
@@ -37,8 +38,7 @@ class Operand:
         return self.sharding.dims
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(Struct, frozen=True):
     """A parameter of a segment: where it and its gradient lie, over which ranks it is replicated, and whose buffer it is."""
 
     name: str
@@ -62,8 +62,7 @@ class Weight:
         return "K" in self.sharding.dims and "R" not in self.sharding.dims
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(Struct, frozen=True):
     """Weights laid end to end, in one role: of one copy of a segment in a pass, of all that a rank holds at the end of a step.
 
     `padded` is each weight flattened and padded to equal parts of its group, `shard` the rank's own part of that (ZeRO); `scale` is a
@@ -90,8 +89,7 @@ class Bucket:
 Value = Operand | Bucket
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(Struct, frozen=True):
     """One kernel on one rank.  `accumulate` adds into the output, `in_place` overwrites the first input, `overwrite` the output."""
 
     name: str
@@ -111,8 +109,7 @@ class Compute:
     overwrite: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Collective:
+class Collective(Struct, frozen=True):
     """One collective of a group.  all_reduce, reduce and broadcast work in place: `target` is then `source` with less left to reduce."""
 
     name: str
@@ -132,8 +129,7 @@ class Collective:
     frees: tuple[str | Bucket, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """A message to the rank at the same place on a neighbouring stage; eager: compute goes on.  `sent` may be a slice of `source`."""
 
     name: str
@@ -143,8 +139,7 @@ class Send:
     frees: tuple[str | Bucket, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Receive:
+class Receive(Struct, frozen=True):
     """Compute waits for the message of a neighbouring stage; its buffer is new."""
 
     name: str
@@ -152,8 +147,7 @@ class Receive:
     frees: tuple[str | Bucket, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HostCopy:
+class HostCopy(Struct, frozen=True):
     """A bucket between a device and its host."""
 
     name: str
@@ -164,8 +158,7 @@ class HostCopy:
     frees: tuple[str | Bucket, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Launches:
+class Launches(Struct, frozen=True):
     """The host launches so many kernels, from now on, on its own stream; on that of compute where it waits for the device's tokens."""
 
     name: str
@@ -177,8 +170,7 @@ class Launches:
     frees: tuple[str | Bucket, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """Compute waits until streams have ended what was issued on them, and until buffers are there."""
 
     name: str
@@ -187,8 +179,7 @@ class Wait:
     frees: tuple[str | Bucket, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     """Buffers come to life, full of zeros, or die; it takes no time."""
 
     name: str

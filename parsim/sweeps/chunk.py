@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from parsim import units
 from parsim.errors import ParsimError
@@ -26,8 +28,7 @@ _FIGURES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SweepQuestion:
+class SweepQuestion(Struct, frozen=True):
     """A plan of a point, or the best of a space, by name."""
 
     point: SweepPoint

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+from msgspec import Struct
+from msgspec.structs import replace
 from pydantic import Field, ValidationError
 
 from parsim.errors import Fault, ScenarioError
@@ -40,8 +41,7 @@ class SweepSection(Section):
     plan: Text = Field(NAMED, description="the plans of each point: named, best (of its open axes), or one by its name")
 
 
-@dataclass(frozen=True, slots=True)
-class SweepPoint:
+class SweepPoint(Struct, frozen=True):
     """A scenario with what was changed in it; `plan`: what is asked of it."""
 
     base: Tree
@@ -53,8 +53,7 @@ class SweepPoint:
         return _build(self.base, self.changes)
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltPoint:
+class BuiltPoint(Struct, frozen=True):
     """What came of a point."""
 
     name: str
@@ -85,8 +84,7 @@ class BuiltPoint:
         return self.by_plan.get(name, self.own_faults) or ("" if self.scenario else "; ".join(self.by_plan.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
+class Sweep(Struct, frozen=True):
     """All points, in their order."""
 
     name: str

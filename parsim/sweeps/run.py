@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from parsim.arguments import check_arguments
 from parsim.parallel.plan import KEYS
@@ -22,8 +23,7 @@ from parsim.sweeps.workers import chunks, open_executor
 _NONE: Final[Mapping[str, Any]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class SweepRow(Plain):
+class SweepRow(Plain, frozen=True):
     """A plan of a point: its figures in SI units, or why there are none."""
 
     point: int
@@ -41,8 +41,7 @@ class SweepRow(Plain):
         return [{**place, **flat(self.plan), **self.figures, "reason": self.reason}]
 
 
-@dataclass(frozen=True, slots=True)
-class SweepResult(Plain):
+class SweepResult(Plain, frozen=True):
     """The rows in the order of the points, whoever computed them and when."""
 
     name: str
@@ -56,8 +55,7 @@ class SweepResult(Plain):
         return [row for each in self.rows for row in each.records()]
 
 
-@dataclass(frozen=True, slots=True)
-class SweepProgress:
+class SweepProgress(Struct, frozen=True):
     """How many rows are there, of how many, and how many of these were in the cache from the first."""
 
     num_known: int
@@ -117,8 +115,7 @@ def sweep(
     return SweepResult(asked.name, tuple(work.rows(asked.points)), len(asked.points), len(missing), num_cached)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
+class _Cell(Struct, frozen=True):
     """A row that waits for its result; with a reason it needs none."""
 
     point: int
@@ -129,8 +126,7 @@ class _Cell:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(Struct, frozen=True):
     """All rows, what is to be answered for them, each once, and the answers that are there."""
 
     cells: list[_Cell]

@@ -6,10 +6,11 @@ To build a feature is to remove its line from FEATURES.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from itertools import takewhile
 from math import prod
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from parsim import catalog, schedules
 from parsim.cluster import Cluster, Fabric, Node

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate, stages_of
@@ -21,8 +22,7 @@ Figures = Mapping[str, float | int | None]
 STATISTICS: Final = ("n", "median_abs", "mean_abs", "p90_abs", "max_abs", "bias")
 
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
+class RowResult(Struct, frozen=True):
     """One row, predicted beside measured; None: not stated, or not predicted.  error = predicted / measured - 1."""
 
     id: str
@@ -37,8 +37,7 @@ class RowResult:
     assumed: str | None = None  # what was chosen for it
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
+class Validation(Struct, frozen=True):
     """All rows of a table and the size of their errors.
 
     `summary` holds num_rows, num_skipped, skipped (how many rows, by reason), all and by_source_family; the last two hold `step` and

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.errors import ParsimError
 from parsim.model.blocks import CORE_ATTENTION
@@ -18,8 +20,7 @@ from parsim.parallel.precision import FP8
 from parsim.validate.table import TableRow
 
 
-@dataclass(frozen=True, slots=True)
-class Software:
+class Software(Struct, frozen=True):
     """What a stack runs where a row says nothing; `stack` is a row of the catalog, or has releases there."""
 
     stack: str
@@ -32,8 +33,7 @@ class Software:
     zero_stage: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
+class Ports(Struct, frozen=True):
     """A fabric of the catalog and the NICs of a node on it."""
 
     fabric: str
@@ -131,8 +131,7 @@ FP8_OF_REPOSITORY: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class LatentRecipe:
+class LatentRecipe(Struct, frozen=True):
     """What the recipes of a source run for latent attention where a row says nothing."""
 
     recompute_modules: tuple[str, ...]

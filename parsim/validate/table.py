@@ -6,10 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final, TextIO
+
+from msgspec import Struct
 
 from parsim.errors import ParsimError, did_you_mean
 from parsim.scenario.tree import read_bytes
@@ -31,8 +32,7 @@ _MOST_BYTES: Final = 100_000_000
 _MOST: Final = 10**7  # above any count of a training run; what still overflows, sizes.py refuses
 
 
-@dataclass(frozen=True, slots=True)
-class TableRow:
+class TableRow(Struct, frozen=True):
     """One row: its cells as text ("" where the table says nothing), the numbers among them, and what is wrong with it."""
 
     text: Mapping[str, str]

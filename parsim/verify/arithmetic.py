@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct, field
 
 from parsim.executor.names import own_weights_of
 from parsim_kernels import KERNELS
@@ -26,8 +26,7 @@ Valued = tuple[Array, Pullback]
 _EPSILON = 1e-5  # of norms: torch.nn.LayerNorm
 
 
-@dataclass(slots=True)
-class Arithmetic:
+class Arithmetic(Struct):
     """A step of one rank, micro_batch after micro_batch."""
 
     job: Job

@@ -7,10 +7,10 @@ Source: Vaswani et al. 2017 (arXiv:1706.03762); Touvron et al. 2023 (arXiv:2302.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.model.blocks import GATED
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from parsim.executor.job import Job
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Struct, frozen=True):
     """What a step of one rank comes to: gradients before they are clipped, and what its memory holds when all else is freed."""
 
     loss: float

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from math import inf, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.cost.workload import Prices, Workload
 from parsim.estimator.estimate import stages_of
@@ -42,8 +43,7 @@ COARSE = 2.0**-2
 _SMALLEST_SCALE = 1e-3  # the logits' gradients of a mean loss sum to about 1 in size: where all others cancel, rounding is held against it
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One quantity of one plan: whether the back-ends agree, and on what."""
 
     plan: str

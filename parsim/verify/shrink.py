@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.cluster.cluster import Cluster
@@ -29,8 +31,7 @@ _SHARED = 32  # elements, or a part of so many, share a scale: the bytes of so m
 _MOST_MULTIPLICATIONS = 2**31  # of a whole step: about a second in numpy
 
 
-@dataclass(frozen=True, slots=True)
-class Small:
+class Small(Struct, frozen=True):
     """A scenario with one executable plan."""
 
     scenario: Scenario

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parents[2]
 GOALS = {"estimate": 1 / 15, "simulate": 1 / 12}  # what the issue asked of each
 ONE = """
 import time
-from dataclasses import replace
+from msgspec.structs import replace
 from parsim import Plan, estimate, load, simulate
 small = load("scenarios/digits-mlp.yaml")
 scenario = load("scenarios/table5-175b.yaml")

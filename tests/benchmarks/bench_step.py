@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from clean import NONE, Seen, counts, joined, least_s, ratio, sample, table
+from msgspec.structs import replace
 
 from parsim import units
 from parsim.calibrate.gate import Gate

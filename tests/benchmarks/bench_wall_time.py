@@ -7,12 +7,12 @@ Samples that waited for a core are dropped; a plan without enough clean ones is 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import Struct
 
 from parsim.calibrate.calibration import calibrate
 from parsim.calibrate.machine import build_node, load_node, num_cores
@@ -26,8 +26,7 @@ SECONDS_A_PLAN = float(os.environ.get("PARSIM_SECONDS", "2"))  # of a round
 ROUNDS, PLENTY = int(os.environ.get("PARSIM_ROUNDS", "3")), 12  # samples of a plan that has so many clean ones are enough
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(Struct, frozen=True):
     name: str
     row: dict[str, object]
     sequences: int  # of a micro_batch, one process

@@ -11,11 +11,12 @@ import argparse
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.cluster import Cluster, Fabric, Node
 from parsim.cluster.network import collective_s, p2p_s
@@ -51,8 +52,7 @@ FABRICS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """A measured collective and what the catalog predicts for it."""
 
     place: str  # the node, or the fabric where the group leaves the node

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from parsim.errors import ParsimError
 from parsim.validate.case import missing_cells, missing_features, scenario_of
@@ -22,8 +23,7 @@ TABLES = ("steps.csv", "memory_2026.csv")
 LABELS = "memory_limits.csv"
 
 
-@dataclass(frozen=True)
-class Peak:
+class Peak(Struct, frozen=True):
     """One row: the parts of the rank that it reports, and the capacity of the device."""
 
     row: TableRow

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.link import CollectiveLaw, Link

@@ -6,11 +6,11 @@ import importlib
 import platform
 import sys
 import tracemalloc
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from made_up import registered
 from parsim.cost.causal import causal_pairs, runs_of

@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from made_up import mixture, registered
 from parsim.collectives.placed import group_price
@@ -236,7 +236,7 @@ def test_tables_of_two_axes_that_cross_keep_the_contract(package: str) -> None:
 
 def test_an_uneven_stream_sends_what_its_table_says(package: str) -> None:
     """Tokens 1, 5 and 2 of 8: round a ring a gather sends all but the next rank's, a scatter all but the own."""
-    model = MlpSpec("rows", 2, 6, 12, num_features=5, num_labels=3)
+    model = MlpSpec(name="rows", num_layers=2, hidden_size=6, ffn_hidden_size=12, num_features=5, num_labels=3)
     chosen, plan = scenario(model=model, batch=Batch(8, 8)), Plan(dimensions=(("ffn_of_stream", 3), ("dealt_stream", 1)))
     gathered, scattered, token = (8 - 5, 8 - 2, 8 - 1), (8 - 1, 8 - 5, 8 - 2), 6 * 2  # hidden x bf16
     layers = [2 * (3 * g + 2 * s) * token for g, s in zip(gathered, scattered, strict=True)]  # of the three, one in backward again

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from test_estimate_equals_simulate import plans
 
 from parsim.cluster.link import CollectiveLaw

@@ -5,9 +5,8 @@ Triples are in the slow tier.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate

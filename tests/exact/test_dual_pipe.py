@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from parsim.cost.sizes import Sizes
 from parsim.estimator.estimate import estimate, estimates

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from parsim.cluster.link import CollectiveLaw
 from parsim.estimator.estimate import estimate, estimates, stages_of

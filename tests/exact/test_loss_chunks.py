@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from parsim import ParsimError, estimate, execute, from_mapping
 from parsim.cost.count import flops

@@ -5,11 +5,11 @@ GPT meets every pair of features (test_contract.py); an MLP with a pair is in th
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from mlp_by_hand import MLP, ROWS, executed_and_by_hand, predicted_flops_and_arithmetic
 from parsim.errors import ScenarioError
@@ -101,7 +101,7 @@ REST = {"cluster": {"node": "dgx-a100-80gb"}, "batch": {"global_batch": 1024, "s
 
 def test_a_scenario_may_state_an_mlp_inline_or_by_name() -> None:
     model = from_mapping({"model": INLINE, **REST}).model
-    expected = MlpSpec("inline", num_layers=2, num_features=64, hidden_size=128, ffn_hidden_size=128, num_labels=10)
+    expected = MlpSpec(name="inline", num_layers=2, num_features=64, hidden_size=128, ffn_hidden_size=128, num_labels=10)
     assert model == expected
     named = from_mapping({"model": {"base": "digits-mlp", "num_layers": 3}, **REST})
     assert (named.model.family, named.model.num_layers, named.model.num_features) == ("mlp", 3, 64)

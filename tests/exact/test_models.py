@@ -6,10 +6,9 @@ The contract compares a plan with one rank; that one rank's gradients are those 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from parsim.executor.run import execute
 from parsim.executor.values import Values

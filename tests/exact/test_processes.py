@@ -7,11 +7,11 @@ import os
 import platform
 import signal
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import asdict, replace
 
 from parsim.errors import ParsimError, ScenarioError
 from parsim.executor.job import Job

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from parsim.estimator.estimate import stages_of
 from parsim.estimator.pipeline import timeline

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from parsim.collectives import COLLECTIVES, names
 from parsim_kernels import Channel, Machine
@@ -15,8 +15,7 @@ from parsim_kernels.part import communicate, exchange_shards
 Outcome = tuple[dict[str, tuple[str, tuple[int, ...], bytes]], dict[str, int], dict[tuple[str, str], int], int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Struct, frozen=True):
     """A collective of buffers of these shapes; with `shards`, of flat buffers of these shapes and their parts."""
 
     operation: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from mlp_by_hand import MLP, ROWS, executed_and_by_hand, predicted_flops_and_arithmetic
 from parsim.model import op_kinds

@@ -6,13 +6,13 @@ estimate, simulate and execute only interpret tasks, so what all three believe n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from made_up import mixture, registered
 from parsim.cost import count, timing, workload
@@ -297,7 +297,7 @@ def _swapped(chunks: np.ndarray) -> np.ndarray:
 def _unlike(package: str, kind: str):  # type: ignore[no-untyped-def]
     """A stream of 1, 5 and 2 of 8 tokens; 1, 0 and 4 of 5 experts."""
     on = {"stream": ("ffn_of_stream", "dealt_stream"), "experts": ("samples_of_experts", "dealt_experts")}[kind]
-    rows = MlpSpec("rows", 2, 6, 6, num_features=5, num_labels=3)
+    rows = MlpSpec(name="rows", num_layers=2, hidden_size=6, ffn_hidden_size=6, num_features=5, num_labels=3)
     model = rows if kind == "stream" else mixture(package, ffn_hidden_size=6, num_experts=5)
     return scenario(model=model, batch=Batch(12, 8)), Plan(dimensions=((on[0], 3), (on[1], 1)))
 

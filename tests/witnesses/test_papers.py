@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from parsim.cluster.link import CollectiveLaw
 from parsim.cost import count
@@ -68,7 +67,17 @@ def saved_bytes(tensor_parallel: int, sequence_parallel: bool, recompute: str) -
 
 
 S, B, H, A = 64, 2, 96, 8
-LAYER_MODEL = TransformerSpec("layer", 1, H, 4 * H, A, num_kv_heads=A, head_dim=H // A, vocab_size=64, max_positions=S)
+LAYER_MODEL = TransformerSpec(
+    name="layer",
+    num_layers=1,
+    hidden_size=H,
+    ffn_hidden_size=4 * H,
+    num_heads=A,
+    num_kv_heads=A,
+    head_dim=H // A,
+    vocab_size=64,
+    max_positions=S,
+)
 BATCH = Batch(B, S, "fp16")
 
 

@@ -6,9 +6,8 @@ q, k, v, its result and a float32 number a query and head; `add`, casts and rota
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from parsim.estimator.estimate import stages_of
 from parsim.parallel.plan import Plan, Stack

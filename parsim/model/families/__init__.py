@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from parsim.model.op import Block
 from parsim.model.spec import Architecture, ModelSpec
@@ -13,8 +14,7 @@ from parsim.registry import Registry
 Blocks = Mapping[str, Block]  # by the names of a layout, in the order in which a model runs them
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """Models that have the same figures and are computed by the same code."""
 
     spec: type[ModelSpec]

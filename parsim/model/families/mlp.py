@@ -9,7 +9,6 @@ Source: Rumelhart et al. 1986, Nature 323, for the network; Srivastava et al. 20
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -21,18 +20,16 @@ from parsim.model.op import Block, Gradient, Op
 from parsim.model.spec import Architecture, ModelSpec, figure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpArchitecture(Architecture):
+class MlpArchitecture(Architecture, frozen=True, kw_only=True):
     """Which ops the blocks of an MLP have."""
 
     family: ClassVar[str] = "mlp"
 
 
-@dataclass(frozen=True, slots=True)
-class MlpSpec(ModelSpec):
+class MlpSpec(ModelSpec, frozen=True, kw_only=True):
     """A plain MLP that labels rows: features -> hidden_size, num_layers x (-> ffn_hidden_size -> hidden_size), -> labels.
 
-    >>> MlpSpec("one hidden layer", 0, 800, 800, num_features=784, num_labels=10).extents
+    >>> MlpSpec(name="one hidden layer", num_layers=0, hidden_size=800, ffn_hidden_size=800, num_features=784, num_labels=10).extents
     {'D': 800, 'F': 800, 'Y': 10, 'I': 784}
     """
 
@@ -41,7 +38,6 @@ class MlpSpec(ModelSpec):
     )
     hidden_size: int = figure("the units behind the features' dense layer, and behind each layer")
     ffn_hidden_size: int = figure("the units inside a layer; hidden_size where left out", rule=lambda row: row["hidden_size"])
-    _: KW_ONLY
     num_features: int = figure("the number of features of a row", aliases=("in_features",))
     num_labels: int = figure("the number of labels that a row may have", aliases=("num_classes",))
     activation: str = figure("the nonlinearity behind each hidden dense layer", "relu", legal=("relu", "gelu", "squared_relu", "tanh"))

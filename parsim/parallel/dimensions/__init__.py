@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from parsim.model.dims import REVERSED, TOKENS
 from parsim.registry import Registry
@@ -52,8 +53,7 @@ UnevenShare = tuple[str, str, Callable[[int, int], Sequence[int]]]  # dim, axis,
 DENSE, EXPERT, OUTSIDE = "dense", "expert", "outside"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dimension:
+class Dimension(Struct, frozen=True, eq=False):
     """A parallelism dimension: the named dims its mesh axis shards.  Equal to itself only."""
 
     name: str  # 'tensor_parallel', as in a scenario file

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from calibrations import BETWEEN_S, BYTE_S, CALL_S, FLOP_S, NAMES, PACE_S, START_S, WIRE_BYTE_S, calibration, exchanges, many, walk
+from msgspec.structs import replace
 
 from parsim.calibrate import calibration as steps
 from parsim.calibrate import links

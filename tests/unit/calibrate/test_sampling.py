@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from parsim.calibrate import links, models, wall
 from parsim.calibrate.links import MESSAGE, Exchange

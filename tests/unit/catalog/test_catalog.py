@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from importlib import resources
 
 import pytest
+from msgspec.structs import asdict
 from ruamel.yaml import YAML
 
 from parsim import catalog

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from cluster_rows import cluster
+from msgspec.structs import replace
 
 from parsim.cluster import OPERATIONS, AllToAllLaw, Cluster, CollectiveLaw, Fabric, FewChannels, Link, Node, Protocol
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cluster_rows import rows
+from msgspec.structs import replace
 
 from parsim import ParsimError, catalog, estimate, load
 from parsim.cluster import Accelerator, Cluster

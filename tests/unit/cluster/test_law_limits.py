@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from cluster_rows import fabric, node, rows
+from msgspec.structs import replace
 
 from parsim.cluster import OPERATIONS, Cluster, Node
 from parsim.cluster.link import Link, SmallMessageLaw

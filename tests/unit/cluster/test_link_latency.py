@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from cluster_rows import fabric, node
+from msgspec.structs import replace
 from test_law_limits import FABRICS, NODES, SIZES, groups, seconds
 
 from parsim.cluster import OPERATIONS, Cluster

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from parsim.cluster import OPERATIONS
 from parsim.cluster.network import collective_s, p2p_s

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise, permutations, product
 
 import numpy as np
 import pytest
 import routing
 from cluster_rows import cluster, node, rows
+from msgspec.structs import replace
 
 from parsim.cluster import Cluster, topology
 from parsim.cluster.network import binding_link, collective_s, p2p_s

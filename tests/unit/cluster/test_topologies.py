@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from importlib import import_module
 from itertools import combinations, permutations, product
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import routing
 from cluster_rows import cluster, rows
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from parsim.cluster import Cluster, Edge, topology

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 
-_GPT = TransformerSpec("toy gpt", 1, 8, 16, 2, num_kv_heads=2, head_dim=4, vocab_size=128, max_positions=16)
+_GPT = TransformerSpec(
+    name="toy gpt",
+    num_layers=1,
+    hidden_size=8,
+    ffn_hidden_size=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=4,
+    vocab_size=128,
+    max_positions=16,
+)
 _ENCODER = replace(_GPT, name="toy encoder", vocab_size=96, tied_embedding=False, causal=False, head="text", num_labels=4)
 MODELS = {
-    "digits": MlpSpec("toy mlp", num_layers=1, num_features=64, hidden_size=16, ffn_hidden_size=16, num_labels=10),
+    "digits": MlpSpec(name="toy mlp", num_layers=1, num_features=64, hidden_size=16, ffn_hidden_size=16, num_labels=10),
     "praise": replace(_ENCODER, num_labels=2),
     "pydoc-sections": replace(_ENCODER, num_token_types=2),
     "pydoc-topics": _GPT,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from dataset_models import MODELS
+from msgspec.structs import replace
 
 from parsim import data
 from parsim.data import DATASETS, Dataset

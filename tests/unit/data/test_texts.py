@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from dataset_models import MODELS
+from msgspec.structs import replace
 
 from parsim import data
 from parsim.data import praise, pydoc_sections

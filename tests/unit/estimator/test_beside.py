@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import simpy
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from parsim import estimate, simulate
 from parsim.cost import beside

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from parsim.estimator import maxplus, pipeline
 from parsim.estimator.estimate import estimate, estimates, stages_of

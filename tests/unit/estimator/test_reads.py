@@ -12,7 +12,9 @@ from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.plans import Plans
 
-TINY = TransformerSpec("tiny", 2, 8, 32, 2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
+TINY = TransformerSpec(
+    name="tiny", num_layers=2, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16
+)
 PLANS = [Plan(tensor_parallel=tp, data_parallel=4 // tp, micro_batch=b) for tp in (1, 2) for b in (1, 2, 4)]
 SIZES = sizes_of(TINY, Batch(16, 16), Plans.of(PLANS), Stack("any"), {"bf16": 2, "fp32": 4})
 

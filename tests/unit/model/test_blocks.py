@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from parsim.model.blocks import transformer_layer
 from parsim.model.dims import DIMS

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import pytest
+from msgspec.structs import replace
 
 from parsim import catalog
 from parsim.errors import ParsimError
@@ -62,13 +63,11 @@ def test_figures_that_do_not_fit_are_refused_in_a_sentence() -> None:
     assert (model.ffn_hidden_size, model.extents["K"], model.extents["C"]) == (32, 4, 2)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Architecture(mlp.MlpArchitecture):
+class _Architecture(mlp.MlpArchitecture, frozen=True, kw_only=True):
     family: ClassVar[str] = "made up"
 
 
-@dataclass(frozen=True, slots=True)
-class _Spec(mlp.MlpSpec):
+class _Spec(mlp.MlpSpec, frozen=True):
     """An MLP whose rows have a colour."""
 
     num_colours: int = figure("the colours that a row may have", 3, aliases=("palette",))
@@ -82,7 +81,10 @@ def test_a_family_of_ones_own_is_its_spec_and_its_blocks(monkeypatch: pytest.Mon
     monkeypatch.setattr(FAMILIES, "_values", {**FAMILIES._values, "made up": Family(_Spec, mlp.blocks)})
     row: dict[str, Any] = {"family": "made up", "num_layers": 1, "num_features": 2, "hidden_size": 3, "num_labels": 4, "num_colours": 5}
     model = row_class("made up").model_validate(row).build("rainbow")
-    assert model == replace(_Spec("rainbow", 1, 3, 3, num_features=2, num_labels=4), num_colours=5) and model.family == "made up"
+    assert (
+        model == replace(_Spec(name="rainbow", num_layers=1, hidden_size=3, ffn_hidden_size=3, num_features=2, num_labels=4), num_colours=5)
+        and model.family == "made up"
+    )
     assert num_parameters(model) == (2 * 3 + 3) + 2 * (3 * 3 + 3) + (3 * 4 + 4)
     with pytest.raises(ValueError, match=r"unknown key \(did you mean 'num_colours'\?\)"):
         row_class("made up").model_validate({**row, "palette": 5})

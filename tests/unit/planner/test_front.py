@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from test_search import AUTO, SPACES, spaced, tight_with_variants, toy
 
 from parsim import estimates, pareto, plan

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from parsim import Remedies, Shortage, estimate, estimates, plan, remedies, smallest_cluster
 from parsim.errors import NoFeasiblePlan

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import parsim
 from parsim import estimate, estimates

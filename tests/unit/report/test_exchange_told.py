@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from parsim.cluster.network import device_nic_rate, fabric_of
 from parsim.cluster.price import explain_collective, load_of

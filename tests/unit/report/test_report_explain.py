@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from parsim import units
 from parsim.errors import ParsimError
@@ -79,7 +78,7 @@ def test_forward_names_every_task_of_the_pass(gpt3: Scenario) -> None:
 
 
 def test_a_recomputed_task_says_so(scenario: Scenario) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     full = replace(scenario, plans={"full": replace(scenario.plans["split"], recompute="full")})
     assert any(note.title == "layer backward: up_gemm (computed again)" for note in explain(full, "full", "up_gemm"))

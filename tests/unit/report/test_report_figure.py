@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import csv
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
+from msgspec.structs import replace
 
 from parsim.parallel.dimensions import EXPERT, axes_of
 from parsim.report import figure

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from hf_configs import BERT, CONFIGS, GPT2, KNOWN, LLAMA, MISTRAL, MOONLIGHT, POOLER, QWEN
 from parsim import scenario

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import parsim
 from parsim.errors import ParsimError, PlanError
@@ -16,7 +15,9 @@ from parsim.parallel.legality import faults, legal_degrees
 from parsim.parallel.plan import Batch, Plan
 from support import scenario
 
-MODEL = TransformerSpec("m", 12, 64, 256, 8, num_kv_heads=4, head_dim=8, vocab_size=128, max_positions=64)
+MODEL = TransformerSpec(
+    name="m", num_layers=12, hidden_size=64, ffn_hidden_size=256, num_heads=8, num_kv_heads=4, head_dim=8, vocab_size=128, max_positions=64
+)
 BATCH = Batch(48, 64)
 
 

@@ -6,9 +6,9 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from parsim import catalog, scenario
 from parsim.cluster.network import p2p_s

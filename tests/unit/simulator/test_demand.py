@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from parsim.cluster import Cluster, price
 from parsim.cluster.price import Price, collective_price, p2p_price, private_price

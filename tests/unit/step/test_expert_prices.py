@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from parsim.cluster.efficiency import gemm_s
 from parsim.cost.count import flops, hbm_bytes

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from parsim.cost.timing import SIZING_LAUNCHES
 from parsim.estimator.estimate import estimate, stages_of

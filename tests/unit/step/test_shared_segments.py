@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 
 import pytest
+from msgspec.structs import replace
 
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from parsim import estimate, from_mapping
 from parsim.scenario import Scenario
