@@ -10,22 +10,22 @@ import functools
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Self, cast, get_args, get_origin, get_type_hints
+
+from msgspec import Struct, StructMeta
+from msgspec.structs import asdict
 
 from parsim.arguments import check_value
 from parsim.errors import ParsimError
 
 
-class Plain:
-    """What a frozen dataclass of results has beside its fields; `records` says what its rows are."""
-
-    __slots__ = ()
+class Plain(Struct, frozen=True):
+    """What a struct of results has beside its fields; `records` says what its rows are."""
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields as JSON has them: numbers, texts, lists and mappings."""
-        return {each.name: to_plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]
+        return {name: to_plain(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
@@ -77,8 +77,8 @@ def to_plain(value: Any) -> Any:
     """A value of a result as JSON has it."""
     if hasattr(value, "to_dict"):
         return value.to_dict()
-    if is_dataclass(value):
-        return {each.name: to_plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Struct):
+        return {name: to_plain(each) for name, each in asdict(value).items()}
     if isinstance(value, Mapping):
         return {key: to_plain(each) for key, each in value.items()}
     return [to_plain(each) for each in value] if isinstance(value, list | tuple) else value
@@ -99,17 +99,17 @@ def from_plain(hint: Any, value: Any, name: str = "document") -> Any:
     if kind is Mapping:
         check_value(name, value, Mapping)
         return {key: from_plain(inner[1], each, f"{name}.{key}") for key, each in value.items()}
-    if isinstance(hint, type) and is_dataclass(hint):
+    if isinstance(hint, StructMeta):
         return hint.from_dict(value) if hasattr(hint, "from_dict") else _make(hint, value)
     check_value(name, value, hint)
     return value
 
 
 def _make(kind: Any, document: Any) -> Any:
-    """The dataclass with these fields."""
+    """The struct with these fields."""
     check_value(f"document of {kind.__name__}", document, Mapping)
-    names = {each.name for each in fields(kind)}
-    if wrong := sorted(names ^ document.keys()):
+    names = kind.__struct_fields__
+    if wrong := sorted({*names} ^ document.keys()):
         raise ParsimError(f"no document of {kind.__name__}: {', '.join(wrong)} missing or unknown", remedy="Give what to_dict returned.")
     hints = _hints(kind)
     return kind(**{name: from_plain(hints[name], document[name], f"{kind.__name__}.{name}") for name in names})

@@ -25,17 +25,17 @@ _SOURCE: Final = "chosen for calibration"
 
 def _decoder(hidden: int, heads: int, vocabulary: int, dropout: float = 0.0) -> TransformerSpec:
     return TransformerSpec(
-        "decoder", 1, hidden, 4 * hidden, heads, num_kv_heads=heads, head_dim=hidden // heads, vocab_size=vocabulary, max_positions=512,
-        dropout=dropout, source=_SOURCE,
+        name="decoder", num_layers=1, hidden_size=hidden, ffn_hidden_size=4 * hidden, num_heads=heads, num_kv_heads=heads,
+        head_dim=hidden // heads, vocab_size=vocabulary, max_positions=512, dropout=dropout, source=_SOURCE,
     )  # fmt: skip
 
 
 def _llama(hidden: int, heads: int) -> TransformerSpec:
     ffn = hidden * 8 // 3 // 8 * 8
     return TransformerSpec(
-        "gated decoder", 1, hidden, ffn, heads, num_kv_heads=heads // 2, head_dim=hidden // heads, vocab_size=360, max_positions=512,
-        activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0, tied_embedding=False,
-        source=_SOURCE,
+        name="gated decoder", num_layers=1, hidden_size=hidden, ffn_hidden_size=ffn, num_heads=heads, num_kv_heads=heads // 2,
+        head_dim=hidden // heads, vocab_size=360, max_positions=512, activation="swiglu", norm="rms_norm", positions="rotary",
+        bias=False, qkv_bias=False, dropout=0.0, tied_embedding=False, source=_SOURCE,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """What the world is made of, as rows of data: data/KIND.yaml holds the rows of a kind, each figure with its unit and its source.
 
-Rows are handed out raw; parsim.scenario.rows checks them and turns them into the dataclasses, together with inline definitions.
+Rows are handed out raw; parsim.scenario.rows checks them and turns them into the structs, together with inline definitions.
 
 A stack may have releases, rows named NAME-RELEASE such as megatron-bridge-26.08; NAME alone is another name of the newest.
 

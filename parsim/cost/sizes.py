@@ -6,6 +6,7 @@ representative: the first rank where all are alike, the worst one, which has the
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -67,7 +68,7 @@ class Table(NamedTuple):
 Extent = Even | Table
 
 
-class Sizes(Struct, frozen=True):
+class Sizes(Struct, frozen=True, dict=True):
     """Extents of dims (of one micro_batch, all replicas together), degrees of axes, and bytes of an element by role."""
 
     dims: Mapping[str, Ints]
@@ -83,7 +84,10 @@ class Sizes(Struct, frozen=True):
     sequence_axes: tuple[str, ...] = ()  # that cut the sequence of some plan's attention
     slots: Slots = NO_SLOTS  # of experts in a run of tokens
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
-    _known: dict[object, Ints] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    @functools.cached_property
+    def _known(self) -> dict[object, Ints]:
+        return {}
 
     @property
     def num_devices(self) -> Ints:
@@ -295,7 +299,10 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     >>> from parsim.parallel.plan import Batch, Plan, Stack
     >>> from parsim.parallel.plans import Plans, codes_of
     >>> from parsim.model.transformer import TransformerSpec
-    >>> tiny = TransformerSpec(name="tiny", num_layers=2, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
+    >>> tiny = TransformerSpec(
+    ...     name="tiny", num_layers=2, hidden_size=8, ffn_hidden_size=32, num_heads=2,
+    ...     num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16
+    ... )
     >>> sizes = sizes_of(tiny, Batch(4, 16), Plans.of([Plan(data_parallel=2, micro_batch=2)]), Stack("any"), {"bf16": 2, "fp32": 4})
     >>> int(sizes.dims["B"][0]), int(sizes.dims["V"][0])
     (4, 128)

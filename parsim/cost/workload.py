@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
-from msgspec import Struct, field
+from msgspec import Struct, StructMeta, field
 from msgspec.structs import replace
 
 from parsim.cost.beside import together_ps
@@ -32,7 +31,7 @@ _UNPRICED = ("name", "frees")
 _PLAIN = (str, int, bool, type(None))
 
 
-class Prices(Struct, frozen=True, eq=False):
+class Prices(Struct, frozen=True, eq=False, dict=True):
     """Picoseconds of tasks for all plans, whatever their Step: tasks that differ in names only are priced once."""
 
     sizes: Sizes  # of the distinct rows
@@ -40,10 +39,10 @@ class Prices(Struct, frozen=True, eq=False):
     _ps: dict[int, tuple[Task, Ints]] = field(default_factory=dict)  # by the identity of a task, which is kept
     _alike: dict[object, Ints] = field(default_factory=dict)
     _runs: dict[tuple[int, int], tuple[Run, tuple[Ints, ...]]] = field(default_factory=dict)  # by lists, which are kept
-    _reads: Reads = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_reads", Reads(self.sizes))
+    @functools.cached_property
+    def _reads(self) -> Reads:
+        return Reads(self.sizes)
 
     def of(self, task: Task) -> Ints:
         """Picoseconds of a task of a pass by itself, one value a row."""
@@ -65,7 +64,7 @@ class Prices(Struct, frozen=True, eq=False):
 
 @functools.lru_cache(maxsize=64)
 def _priced_fields(kind: Any) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(kind) if each.name not in _UNPRICED) if is_dataclass(kind) else ()
+    return tuple(name for name in kind.__struct_fields__ if name not in _UNPRICED) if isinstance(kind, StructMeta) else ()
 
 
 def _priced_by(value: Any) -> object:

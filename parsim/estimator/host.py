@@ -27,7 +27,7 @@ class HostMemory(Struct, frozen=True):
 
     def of_plan(self, index: int) -> dict[str, int]:
         """The parts of one plan."""
-        return {name: int(getattr(self, name)[index]) for name in self.__slots__}
+        return {name: int(getattr(self, name)[index]) for name in self.__struct_fields__}
 
     @property
     def total(self) -> Ints:

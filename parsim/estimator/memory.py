@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from parsim import schedules
 from parsim.cluster.scalars import distinct_rows
@@ -35,7 +36,7 @@ class RankMemory(Struct, frozen=True):
 
     def parts(self) -> dict[str, Ints]:
         """All parts by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
     def of_plan(self, index: int) -> tuple[dict[str, int], ...]:
         """The parts of one plan, by pipeline rank."""

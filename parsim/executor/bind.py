@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,18 +57,22 @@ class Look(Struct, frozen=True):
 Item = Bound | Rename | Look
 
 
-class Binder(Struct, frozen=True):
+class Binder(Struct, frozen=True, dict=True):
     """Binds the tasks of one rank."""
 
     job: Job
     number: int
-    at: dict[str, int] = field(init=False)
-    sizes: Sizes = field(init=False)  # of this rank
-    _lasting: dict[str, dict[str, str]] = field(init=False, default_factory=dict)  # by copy
+    _lasting: dict[str, dict[str, str]] = field(default_factory=dict)  # by copy
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "at", self.job.mesh.coordinates(self.number))
-        object.__setattr__(self, "sizes", self.job.sizes.at(self.at))
+    @functools.cached_property
+    def at(self) -> dict[str, int]:
+        """Coordinates of the rank."""
+        return self.job.mesh.coordinates(self.number)
+
+    @functools.cached_property
+    def sizes(self) -> Sizes:
+        """Those of the rank."""
+        return self.job.sizes.at(self.at)
 
     def _scope(self, copy: Copy, micro_batch: int, ahead: Copy | None = None) -> Scope:
         if copy[0] not in self._lasting:

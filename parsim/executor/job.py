@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from msgspec import Struct, field
+from msgspec import Struct
 
 from parsim.collectives import CollectiveAlgorithm, Messages
 from parsim.collectives.by_node import ByNode
@@ -15,7 +15,6 @@ from parsim.cost.choice import algorithm
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import operands
 from parsim.cost.sizes import Sizes
-from parsim.cost.workload import Workload
 from parsim.cost.workloads import workload_of
 from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
@@ -30,7 +29,7 @@ from parsim.parallel.plan import Plan
 from parsim.parallel.sharding import Rules, Sharding
 from parsim.scenario.types import Training
 from parsim.step.ring import TURNS
-from parsim.step.step import Segment, Step
+from parsim.step.step import Segment
 from parsim.step.task import Compute, Operand
 from parsim_kernels import Machine
 
@@ -70,28 +69,17 @@ def _mesh(sizes: Sizes) -> Mesh:
     return Mesh({axis: int(degree[0]) for axis, degree in sizes.degrees.items()}, sizes.orders[0])
 
 
-class Job(Struct):
+class Job:
     """One plan, ready to run."""
 
-    asked: RunRequest
-    workload: Workload = field(init=False)
-    spec: ModelSpec = field(init=False)
-    model: CostModel = field(init=False)
-    training: Training = field(init=False)
-    step: Step = field(init=False)  # that the ranks walk
-    sizes: Sizes = field(init=False)
-    values: Values = field(init=False)
-    mesh: Mesh = field(init=False)
-    _algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = field(init=False, default_factory=dict)  # by what is asked
-
-    _cut: _Cut | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        asked = self.asked
+    def __init__(self, asked: RunRequest) -> None:
+        self.asked = asked
         self.spec, self.model, self.training = asked.spec, asked.model, asked.training
         self.workload = workload_of(asked.spec, asked.model, asked.plan, asked.dtype_bytes)
         self.step, self.sizes = self.workload.step, self.workload.sizes
         self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, asked.model.batch.global_batch)
+        self._algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = {}  # by what is asked
+        self._cut: _Cut | None = None
         if asked.rounds_as:
             other = workload_of(asked.spec, asked.model, asked.rounds_as, asked.dtype_bytes)
             self._cut = _Cut(other.sizes, rules(other.step.structure.dimensions), _mesh(other.sizes))

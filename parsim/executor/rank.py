@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
-from msgspec import Struct, field
 
 from parsim.executor.bind import Binder, Bound, Item, Look, Rename
 from parsim.executor.clock import Clock
@@ -33,32 +32,23 @@ class Wire(Protocol):
         ...
 
 
-class Rank(Struct):
+class Rank:
     """One rank of the machine: its place, its clock, and the program of a step."""
 
-    number: int
-    job: Job
-    machine: Machine
-    clock: Clock
-    wire: Wire
-    inputs_seen: dict[int, Array] = field(default_factory=dict)  # gradient of the first segment's output, by micro_batch
-    gradients_seen: dict[str, Array] = field(default_factory=dict)  # of weights that a pass updated, as they were applied
-    step: int = 0  # of those that run, the present one
-    own_norm: float = 0.0  # squared, of the gradients of this step that were handed to a sum over replicas
-    at: dict[str, int] = field(init=False)  # coordinates on the mesh
-    copies: tuple[Copy, ...] = field(init=False)  # all segments on this rank
-    store: Store = field(init=False)
-    binder: Binder = field(init=False)
-    _actions: dict[tuple[int, Phase, int, bool], tuple[Item, ...]] = field(init=False, default_factory=dict)
-    _finish: tuple[Bound, ...] = field(init=False, default=())
-
-    def __post_init__(self) -> None:
-        self.at = self.job.mesh.coordinates(self.number)
-        workload = self.job.workload
+    def __init__(self, number: int, job: Job, machine: Machine, clock: Clock, wire: Wire) -> None:
+        self.number, self.job, self.machine, self.clock, self.wire = number, job, machine, clock, wire
+        self.inputs_seen: dict[int, Array] = {}  # gradient of the first segment's output, by micro_batch
+        self.gradients_seen: dict[str, Array] = {}  # of weights that a pass updated, as they were applied
+        self.step = 0  # of those that run, the present one
+        self.own_norm = 0.0  # squared, of the gradients of this step that were handed to a sum over replicas
+        self.at = job.mesh.coordinates(number)  # coordinates on the mesh
+        workload = job.workload
         stages = sorted(workload.stages(self.at["pp"]), key=lambda stage: stage % workload.shape.stages_a_copy)  # as the model has them
-        self.copies = tuple(copy for stage in stages for copy in self.job.copies(stage))
-        self.store = Store(self.job, self.machine, self.number, self.at, self.copies)
-        self.binder = Binder(self.job, self.number)
+        self.copies: tuple[Copy, ...] = tuple(copy for stage in stages for copy in job.copies(stage))  # all segments on this rank
+        self.store = Store(job, machine, number, self.at, self.copies)
+        self.binder = Binder(job, number)
+        self._actions: dict[tuple[int, Phase, int, bool], tuple[Item, ...]] = {}
+        self._finish: tuple[Bound, ...] = ()
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Request]:
         """A phase of a micro_batch on a stage."""

@@ -17,7 +17,10 @@ def num_parameters(model: ModelSpec) -> int:
     """Weights of the whole model; a tied embedding counts once.
 
     >>> from parsim.model.transformer import TransformerSpec
-    >>> gpt2 = TransformerSpec(name="gpt2", num_layers=12, hidden_size=768, ffn_hidden_size=3072, num_heads=12, num_kv_heads=12, head_dim=64, vocab_size=50257, max_positions=1024)
+    >>> gpt2 = TransformerSpec(
+    ...     name="gpt2", num_layers=12, hidden_size=768, ffn_hidden_size=3072, num_heads=12,
+    ...     num_kv_heads=12, head_dim=64, vocab_size=50257, max_positions=1024
+    ... )
     >>> num_parameters(gpt2)  # as its released checkpoint has
     124439808
     """

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
 from typing import Any, ClassVar, Final, Self
 
-from msgspec import Struct, field
+from msgspec import NODEFAULT, Struct
 from msgspec.structs import replace
 
+from parsim.described import Described, Told
 from parsim.errors import ParsimError
 from parsim.model.loads import NO_SLOTS, Slots
 
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
-_FIGURE: Final = "figure"
 MOST: Final = 1_000_000_000
 
 
@@ -42,12 +41,12 @@ class Figure(Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()  # what people write for it
 
 
-def figure(description: str, default: Any = MISSING, **limits: Any) -> Any:
+def figure(description: str, default: Any = NODEFAULT, **limits: Any) -> Any:
     """A field of a spec that a scenario may state; `limits` are those of Figure."""
-    return field(default=default, metadata={_FIGURE: Figure(description=description, **limits)})
+    return Told(default, Figure(description=description, **limits))
 
 
-class ModelSpec(Struct, frozen=True, kw_only=True):
+class ModelSpec(Described, frozen=True, kw_only=True):
     """The shape of a model of any family."""
 
     name: str
@@ -60,7 +59,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     @classmethod
     def figures(cls) -> dict[str, Figure]:
         """The fields that a scenario may state."""
-        return {each.name: each.metadata[_FIGURE] for each in fields(cls) if _FIGURE in each.metadata}
+        return {name: each.about for name, each in cls.told.items()}
 
     @classmethod
     def of(cls, **figures: Any) -> Self:

@@ -69,7 +69,10 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
 class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
     """A decoder-only language model, or an encoder.
 
-    >>> TransformerSpec(name="tiny", num_layers=2, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16).extents["R"]
+    >>> TransformerSpec(
+    ...     name="tiny", num_layers=2, hidden_size=8, ffn_hidden_size=32, num_heads=2,
+    ...     num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16
+    ... ).extents["R"]
     1
     """
 
@@ -367,7 +370,7 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
     def small(self, num_layers: int, tensor_parallel: int) -> Self:
         """A likeness in which a layer at least has experts, where this one has some."""
         dense = min(self.num_dense_layers, 1, num_layers - 1)
-        found = super(TransformerSpec, self).small(num_layers, tensor_parallel)
+        found = super().small(num_layers, tensor_parallel)
         every = min(self.expert_layer_every, num_layers - dense)
         windows = {name: min(getattr(self, name), 3) for name in ("sliding_window", "attention_chunk")}
         marks = {name: min(getattr(self, name), num_layers) * (num_layers > 1) for name in ("full_attention_every", "unturned_every")}

@@ -5,12 +5,12 @@ Layers that the stages do not divide are legal, since the stack's layer_split ru
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.errors import ParsimError, did_you_mean
@@ -55,7 +55,10 @@ def faults(
     kernels are the ops that recompute_ops names.
 
     >>> from parsim.model.transformer import TransformerSpec
-    >>> tiny = TransformerSpec(name="tiny", num_layers=4, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
+    >>> tiny = TransformerSpec(
+    ...     name="tiny", num_layers=4, hidden_size=8, ffn_hidden_size=32, num_heads=2,
+    ...     num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16
+    ... )
     >>> for fault in faults(Plan(tensor_parallel=4), tiny, Batch(8, 16), 4):
     ...     print(fault)
     tensor_parallel = 4 does not divide num_heads = 2 of model "tiny". Legal: 1, 2
@@ -65,7 +68,7 @@ def faults(
         return broken
     groups = {name: [*own(plan)] for name, own in GROUPS.items()}
     no_groups: dict[str, Any] = {name: None for name, own in groups.items() if own}
-    meant = dataclasses.replace(plan, **no_groups)
+    meant = replace(plan, **no_groups)
     found: dict[str, list[PlanFault]] = {}
     for rule in RULES:
         told = found.get(rule.after)
@@ -111,7 +114,10 @@ def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -
         ParsimError: the axis has no degrees.
 
     >>> from parsim.model.transformer import TransformerSpec
-    >>> tiny = TransformerSpec(name="tiny", num_layers=4, hidden_size=8, ffn_hidden_size=32, num_heads=2, num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16)
+    >>> tiny = TransformerSpec(
+    ...     name="tiny", num_layers=4, hidden_size=8, ffn_hidden_size=32, num_heads=2,
+    ...     num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16
+    ... )
     >>> legal_degrees("tensor_parallel", tiny, Batch(8, 16), 8)
     (1, 2)
     """

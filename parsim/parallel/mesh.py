@@ -12,13 +12,13 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, view_of
 from parsim.parallel.group import Group
 
 
-class Mesh(Struct, frozen=True):
+class Mesh(Struct, frozen=True, dict=True):
     """The ranks of one plan.
 
     >>> mesh = Mesh({"pp": 2, "dp": 2, "tp": 2}, ("tp", "dp", "pp"))
@@ -28,15 +28,21 @@ class Mesh(Struct, frozen=True):
 
     degrees: Mapping[str, int]  # outermost first
     order: tuple[str, ...]  # of the dense view: neighbours on nodes first
-    _numbered: tuple[str, ...] = field(init=False, repr=False)  # as ranks are, outermost first
-    _stage: tuple[str, ...] = field(init=False, repr=False)  # of a stage, fastest first, in the dense view and in that of experts
-    _experts: tuple[str, ...] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        dense, experts = axes_of(DENSE), axes_of(EXPERT)
-        object.__setattr__(self, "_numbered", tuple(axis for axis in self.degrees if axis not in experts))
-        object.__setattr__(self, "_stage", tuple(axis for axis in self.order if axis in self.degrees and axis in dense))
-        object.__setattr__(self, "_experts", tuple(axis for axis in reversed(experts) if axis in self.degrees))
+    @functools.cached_property
+    def _numbered(self) -> tuple[str, ...]:
+        """As ranks are, outermost first."""
+        return tuple(axis for axis in self.degrees if axis not in axes_of(EXPERT))
+
+    @functools.cached_property
+    def _stage(self) -> tuple[str, ...]:
+        """Of a stage in the dense view, fastest first."""
+        return tuple(axis for axis in self.order if axis in self.degrees and axis in axes_of(DENSE))
+
+    @functools.cached_property
+    def _experts(self) -> tuple[str, ...]:
+        """Of a stage in the view of experts, fastest first."""
+        return tuple(axis for axis in reversed(axes_of(EXPERT)) if axis in self.degrees)
 
     def coordinates(self, rank: int) -> dict[str, int]:
         """Where `rank` stands on every axis, in both views."""

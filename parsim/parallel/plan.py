@@ -6,13 +6,14 @@ Only the fields stand here: legality.py says which combinations are legal, stage
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from itertools import permutations
 from typing import Any, Final
 
-from msgspec import Struct, field
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from parsim.arguments import check_arguments
+from parsim.described import Described, Told
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.model.spec import Layout, ModelSpec
 from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
@@ -63,11 +64,10 @@ class Key(Struct, frozen=True):
 
 
 def _key(default: Any, description: str, **others: Any) -> Any:
-    stated: Any = {"default_factory": dict} if default is dict else {"default": default}
-    return field(**stated, metadata={"description": description, **others})
+    return Told(default, {"description": description, **others})
 
 
-class Plan(Struct, frozen=True):
+class Plan(Described, frozen=True):
     """One way to split a step over devices.  The names are those of a scenario file; to add a field is to add its line here.
 
     >>> Plan(tensor_parallel=8, pipeline_parallel=8, data_parallel=2).num_devices
@@ -141,7 +141,7 @@ class Plan(Struct, frozen=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Under the names and in the forms of a scenario file; what follows where it is left out is left out."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)} | {"dimensions": dict(self.dimensions)}
+        values = asdict(self) | {"dimensions": dict(self.dimensions)}
         stated = {name: value for name, value in values.items() if name != "layers_per_stage" or value is not None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 
@@ -164,7 +164,9 @@ class Plan(Struct, frozen=True):
         return cls(**values)
 
 
-KEYS: Final[Mapping[str, Key]] = {each.name: Key(**each.metadata, type=str(each.type), default=each.default) for each in fields(Plan)}
+KEYS: Final[Mapping[str, Key]] = {
+    name: Key(**each.about, type=Plan.__annotations__[name], default=each.default) for name, each in Plan.told.items()
+}
 # The fields that say which dimensions are on and how many ranks they have.
 MESH: Final = (*(name for name in KEYS if name in names()), "context_kind", "zero_group", "dimensions")
 EXPERT_KEYS: Final = tuple(name for name in MESH if name in names() and DIMENSIONS.get(name).view == EXPERT)
@@ -175,7 +177,7 @@ ALL, AROUND_EXPERTS = GRAPHS = ("all", "around_experts")  # the latter: all but 
 ANY: Final = "any"  # in place of an accelerator: on those that have no entry
 
 
-class Stack(Struct, frozen=True):
+class Stack(Described, frozen=True):
     """A software stack: the switches that decide which kernels run and what the framework holds.
 
     Structural switches change the Step; the overheads only its price.
@@ -215,12 +217,12 @@ class Stack(Struct, frozen=True):
     waits_for_loads: bool = _key(False, "whether the host waits for the loads of experts, and kernels of their layers for their launches")
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
     expert_launch_s: float = _key(0.0, "host seconds a kernel of one expert, where one call launches those of all")
-    graphs: Mapping[str, str] = _key(dict, "accelerator, or any: what graphs replay without launches: all, or around_experts")
+    graphs: Mapping[str, str] = _key({}, "accelerator, or any: what graphs replay without launches: all, or around_experts")
     hidden_exchanges: Mapping[str, float] = _key(
-        dict, "accelerator, or any: share of exchanges of experts that layers of another micro_batch hide, with their launches"
+        {}, "accelerator, or any: share of exchanges of experts that layers of another micro_batch hide, with their launches"
     )
     sustained_factor: Mapping[str, float] = _key(
-        dict, "accelerator, or dtype of GEMMs: share of an isolated kernel's rate"
+        {}, "accelerator, or dtype of GEMMs: share of an isolated kernel's rate"
     )  # absent: the accelerator's own
     framework_bytes: float = _key(0.0, "memory of the context and libraries")
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
@@ -233,9 +235,7 @@ class Stack(Struct, frozen=True):
     host_float32_gradients: bool = _key(False, "whether offloaded gradients go to the host in float32, too")
     pinned_elements: int = _key(0, "elements of a pinned buffer of gradients on the host, a power of two of bytes; 0: none is pinned")
     process_bytes: float = _key(0.0, "memory of the host that a process takes")
-    collectives: Mapping[str, str] = _key(
-        dict, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out"
-    )
+    collectives: Mapping[str, str] = _key({}, "operation: its algorithm, priced by latency and bandwidth; by size and span where left out")
     limits: tuple[str, ...] = _key((), "what it cannot run, which is marked in reports")  # names of stack_limits.py
     source: str = ""
 

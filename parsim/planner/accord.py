@@ -164,7 +164,7 @@ def _no_less(plan: Plan, model: ModelSpec, stack: Stack) -> str:
     blocks = blocks_of(model.architecture)
     *layers, last = (of_block(blocks[name], model, active=True) for name, _ in model.layout[1:])
     bare = Plan(pipeline_parallel=plan.pipeline_parallel)
-    splits = [split_of(replace(bare, layers_per_stage=each), model.num_layers) for each in _SPLITS]  # type: ignore[arg-type]
+    splits = [split_of(replace(bare, layers_per_stage=each), model.num_layers) for each in _SPLITS]
     tried = [layers_of(bare, model.num_layers, stack.layer_split), *filter(None, splits)]
     head = last / max(1, *layers)  # in layers
     least = [min(tried, key=lambda split: max(*split[:-1], split[-1] + factor * head)) for factor in _HEADS]

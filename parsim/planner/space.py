@@ -117,7 +117,7 @@ def _legal(name: str, values: Sequence[object]) -> Sequence[object]:
         PlanError: there is one.
     """
     for value in values:
-        plan = replace(Plan(), **{name: value})  # type: ignore[arg-type]
+        plan = replace(Plan(), **{name: value})
         if wrong := [fault for rule in VALUES if name in rule.reads for fault in rule.faults(plan, Facts())]:
             raise PlanError(wrong[0].message, remedy=wrong[0].remedy and f"{wrong[0].remedy}.")
     return values

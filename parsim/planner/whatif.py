@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from parsim.arguments import check_arguments
 from parsim.estimator.estimate import estimate
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from parsim.parallel.plan import Plan
     from parsim.scenario import Scenario
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Struct)
 # What a step waits for, each with what is faster in it; together they are every rate and every latency of hardware and software.
 RESOURCES: Final[Mapping[str, str]] = {
     "compute": "the FLOP/s of the devices",
@@ -104,16 +103,14 @@ def _scale(part: T, *, flops: float = 1.0, bytes: float = 1.0, seconds: float = 
             return {key: scale(each, factor) for key, each in value.items()}
         if isinstance(value, tuple):
             return tuple(scale(each, factor) for each in value)
-        if is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, Struct):
             return _scale(value, flops=flops, bytes=bytes, seconds=seconds)
         return value * factor if factor != 1.0 and isinstance(value, int | float) else value
 
     def factor_of(name: str) -> float:
         return next((factor for unit, factor in factors.items() if name.endswith(unit)), 1.0)
 
-    parts: Any = part
-    changed = {each.name: scale(getattr(part, each.name), factor_of(each.name)) for each in fields(parts)}
+    changed = {name: scale(value, factor_of(name)) for name, value in asdict(part).items()}
     if "knees" in changed:  # of a kernel's law: (bytes, bytes/s)
         changed["knees"] = tuple((beyond, rate * bytes) for beyond, rate in changed["knees"])
-    faster: T = replace(parts, **changed)
-    return faster
+    return replace(part, **changed)

@@ -191,7 +191,7 @@ def _unknown_parts(place: tuple[str, str], section: PlanSection, parts: _Parts) 
         stated = getattr(section, axis)
         values = enumerate(stated) if isinstance(stated, list) else [(None, () if stated == "auto" else stated)]
         for index, value in values:
-            plan = replace(Plan(), **{axis: value})  # type: ignore[arg-type]
+            plan = replace(Plan(), **{axis: value})
             found = [*sharding_faults.unknown_dimensions(plan)]
             if parts.model is not None and parts.stack is not None:
                 found += recomputation.faults(plan, parts.model, parts.stack)

@@ -1,7 +1,6 @@
 """The keys of a scenario file: what may stand where, without looking at what the values mean together (build.py does)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
@@ -116,7 +115,7 @@ class DataSection(Section):
     validation_split: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="the share of its sequences held back, to measure by")
 
 
-@_with_fields({each.name: (_TYPES[each.name], Field(each.default, **each.metadata)) for each in fields(Training)})
+@_with_fields({name: (_TYPES[name], Field(each.default, **each.about)) for name, each in Training.told.items()})
 class TrainingSection(Section):
     """How an executed training goes, and how far the whole one."""
 

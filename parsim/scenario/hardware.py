@@ -122,7 +122,7 @@ class AcceleratorRow(InlineRow):
     )
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass; no byte is half, and a row that starts from another stays of its kind."""
+        """The fields of its struct; no byte is half, and a row that starts from another stays of its kind."""
         row = name or catalog.find(self.kind, self.base)
         as_in_row = bool(row) and self.sustained_factor == catalog.row(self.kind, row).get("sustained_factor", 1.0)
         kind = {"catalog_row": row, "tuned_as": row if as_in_row else ""}
@@ -198,7 +198,7 @@ class FittedRow(InlineRow):
     """A row of laws: a link that stands where the row's base has another knows the latency that the laws were fitted on."""
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass."""
+        """The fields of its struct."""
         found, before = super().figures(name), catalog.row(self.kind, self.base) if self.base else {}
         for key, kind in self.refs.items():
             link = found[key]
@@ -261,7 +261,7 @@ class NodeRow(FittedRow):
         return self
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass; a group's share goes by the numbers in its name."""
+        """The fields of its struct; a group's share goes by the numbers in its name."""
         shares = tuple((*map(int, group.split("x")), share) for group, share in self.group_share.items())
         capacity = None if self.host_memory_capacity is None else int(self.host_memory_capacity)
         host = {"host_memory_bytes_per_s": self.host_memory_bandwidth or HOST_MEMORY_BYTES_PER_S, "host_memory_bytes": capacity}

@@ -1,10 +1,9 @@
-"""Rows that stand in the catalog or in a scenario, and how a name or an inline row becomes its dataclass."""
+"""Rows that stand in the catalog or in a scenario, and how a name or an inline row becomes its struct."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final
 
@@ -28,17 +27,17 @@ SCHEMAS: Final[Registry[type[InlineRow]]] = Registry("kind of row")
 class LawRow(Section):
     """A row without a name, whose figures are the fields of `form` in their order; a rate left out is infinite."""
 
-    form: ClassVar[Any]  # a dataclass
+    form: ClassVar[Any]  # a struct
 
     def build(self) -> Any:
-        """The dataclass."""
+        """The struct."""
         return self.form(*(math.inf if each is None else figure(each) for _, each in self))
 
 
 class InlineRow(Section):
     """A row that may stand in a scenario: with a name of its own, and perhaps the catalog row it starts from."""
 
-    form: ClassVar[Any]  # the dataclass that it becomes
+    form: ClassVar[Any]  # the struct that it becomes
     refs: ClassVar[Mapping[str, str]] = {}  # key -> the kind of the row that it names or holds
     name: Text = Field("", description="a name for reports")
     base: Text = Field("", description="the catalog row to start from; keys beside it replace its figures")
@@ -65,13 +64,13 @@ class InlineRow(Section):
         return (cls,)
 
     def build(self, name: str) -> Any:
-        """The dataclass of the row; `name` is the catalog's, "" for an inline row."""
+        """The struct of the row; `name` is the catalog's, "" for an inline row."""
         return self.form(**self.figures(name))
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass: the keys with their units, which may stand in place of the last word."""
+        """The fields of its struct: the keys with their units, which may stand in place of the last word."""
         own = {key: each for key, each in self if key != "base"} | {"name": self.title(name), "source": self.citations()}
-        known = {each.name for each in fields(self.form)}
+        known = self.form.__struct_fields__
         names = {key: next(f for stem in (key, key.rpartition("_")[0]) for u in _UNITS if (f := f"{stem}{u}") in known) for key in own}
         return {
             names[key]: resolve(self.refs[key], each) if key in self.refs and each is not None else figure(each)
@@ -114,7 +113,7 @@ class NameOrRow:
 
 @cache
 def read(kind: str, name: str) -> Any:
-    """The dataclass of a catalog row: a ModelSpec, Accelerator, Link, Node, Fabric, Stack, or the bytes of a dtype.
+    """The struct of a catalog row: a ModelSpec, Accelerator, Link, Node, Fabric, Stack, or the bytes of a dtype.
 
     Raises:
         ParsimError: there is no such row.
@@ -128,12 +127,12 @@ def read(kind: str, name: str) -> Any:
 
 
 def resolve(kind: str, ref: Any) -> Any:
-    """The dataclass of a checked name or inline row."""
+    """The struct of a checked name or inline row."""
     return read(kind, ref) if isinstance(ref, str) else ref.build("")
 
 
 def figure(value: Any) -> Any:
-    """A checked value as dataclasses hold it: rows of laws built, lists as tuples."""
+    """A checked value as structs hold it: rows of laws built, lists as tuples."""
     if isinstance(value, LawRow):
         return value.build()
     if isinstance(value, dict):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_origin, get_type_hints
 
+from msgspec import NODEFAULT
 from pydantic import Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
@@ -84,14 +85,14 @@ class ModelRow(InlineRow):
 def row_class(family: str) -> type[ModelRow]:
     """The rows of a family, with a key for each figure of its spec."""
     spec = families.family(family).spec
-    types, fields = get_type_hints(spec), spec.__dataclass_fields__
+    types = get_type_hints(spec)
     stated = Field(DEFAULT if family == DEFAULT else ..., description=f"{family}; other families have other keys")
     keys: dict[str, Any] = {"family": (Literal[family], stated)}
     for key, figure in spec.figures().items():
-        legal, default = _type(types[key], figure), fields[key].default
+        legal, default = _type(types[key], figure), spec.told[key].default
         if figure.rule is not None:
             legal, default = legal | None, None
-        required = default is fields["name"].default
+        required = default is NODEFAULT
         default = list(default) if isinstance(default, tuple) else default
         keys[key] = (legal, Field(... if required else default, description=figure.description))
     row = create_model(f"{family.title()}Row", __base__=ModelRow, __doc__=(spec.__doc__ or "").partition("\n")[0], **keys)

@@ -1,7 +1,6 @@
 """The rows of software and number formats; with those of models.py and hardware.py, all that the catalog and scenarios may hold."""
 
 import functools
-from dataclasses import MISSING
 from fractions import Fraction as Exact
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -29,12 +28,12 @@ Overhead = Annotated[float, Quantity("bytes", zero=True)]
 
 def _as_in_stack(name: str) -> Any:
     """The field of a row with the default and the description of one of Stack."""
-    stated = Stack.__dataclass_fields__[name]
+    stated = Stack.told[name]
     if isinstance(stated.default, tuple):
-        return optional(functools.partial(list, stated.default), **stated.metadata)
-    if stated.default is MISSING:
-        return optional(dict, **stated.metadata)
-    return Field(stated.default, **stated.metadata)
+        return optional(functools.partial(list, stated.default), **stated.about)
+    if isinstance(stated.default, dict):
+        return optional(dict, **stated.about)
+    return Field(stated.default, **stated.about)
 
 
 class StackRow(InlineRow):
@@ -105,7 +104,7 @@ class StackRow(InlineRow):
         return self
 
     def figures(self, name: str) -> dict[str, Any]:
-        """The fields of its dataclass; an entry of a list counts once, and a named kernel is one of flash attention."""
+        """The fields of its struct; an entry of a list counts once, and a named kernel is one of flash attention."""
         named = {"attention": OWN, "named_flash": self.attention} if self.attention in KERNELS else {}
         lists: dict[str, list[str]] = {"fusions": [*self.fusions], "selective_recompute": self.selective_recompute}
         lists["narrow_parameters"] = [*self.narrow_parameters]

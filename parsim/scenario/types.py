@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 from parsim.arguments import check_arguments
+from parsim.described import Described, Told
 from parsim.errors import ScenarioError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
@@ -41,10 +42,10 @@ class DataSpec(Struct, frozen=True):
 
 
 def _figure(default: float, description: str, **limits: float) -> Any:
-    return field(default=default, metadata={"description": description, **limits})
+    return Told(default, {"description": description, **limits})
 
 
-class Training(Struct, frozen=True):
+class Training(Described, frozen=True):
     """How an executed training goes.
 
     The optimizer of the plan takes what it knows.  The limits are pydantic's: gt, ge, lt, le.

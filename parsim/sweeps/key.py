@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from parsim.cost.cost_model import CostModel
 
@@ -51,14 +53,14 @@ def _digest(value: Any) -> str:
 
 
 def figures(value: Any) -> Any:
-    """A value as JSON has it: of a dataclass its kind and all fields but words, a mapping in the order of its keys.
+    """A value as JSON has it: of a struct its kind and all fields but words, a mapping in the order of its keys.
 
     >>> from parsim.cluster.link import Link
     >>> figures(Link("nvlink", 450e9, 2e-6, "vendor"))
     ['Link', ['bandwidth_bytes_per_s', 450000000000.0], ['latency_s', 2e-06], ['fitted_latency_s', None]]
     """
-    if is_dataclass(value):
-        named = ((each.name, figures(getattr(value, each.name))) for each in fields(value) if each.name not in _WORDS)
+    if isinstance(value, Struct):
+        named = ((name, figures(each)) for name, each in asdict(value).items() if name not in _WORDS)
         return [type(value).__name__, *map(list, named)]
     if isinstance(value, Mapping):
         return [[key, figures(each)] for key, each in sorted(value.items())]

@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from msgspec import Struct, field
 
 from parsim.executor.names import own_weights_of
 from parsim_kernels import KERNELS
@@ -26,17 +25,11 @@ Valued = tuple[Array, Pullback]
 _EPSILON = 1e-5  # of norms: torch.nn.LayerNorm
 
 
-class Arithmetic(Struct):
+class Arithmetic:
     """A step of one rank, micro_batch after micro_batch."""
 
-    job: Job
-    weights: dict[str, Array] = field(init=False)
-    gradients: dict[str, Array] = field(init=False)
-    loss: float = 0.0
-    micro_batch: int = 0
-
-    def __post_init__(self) -> None:
-        job = self.job
+    def __init__(self, job: Job) -> None:
+        self.job, self.loss, self.micro_batch = job, 0.0, 0
         self.weights = {
             f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
             for instance, w in own_weights_of(job.copies(0))

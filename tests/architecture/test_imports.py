@@ -24,7 +24,7 @@ ROWS = {
     **dict.fromkeys(("parallel", "collectives", "data"), 3),
     "schedules": 2.5,
     **dict.fromkeys(("model", "cluster", "catalog"), 2),
-    **dict.fromkeys(("units", "registry", "plain"), 1),
+    **dict.fromkeys(("units", "registry", "plain", "described"), 1),
     "arguments": 0.7,
     "errors": 0.5,
     "parsim_kernels": 0,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 
 from parsim import collectives, schedules
 from parsim.collectives.ring import Ring
@@ -42,7 +42,7 @@ def test_prediction_and_execution_agree_on_a_plan_drawn_from_the_seed(seed: int)
 def values(case: Drawn) -> Iterator[tuple[str, object]]:
     """What a case chose."""
     for part in (case.plan, case.scenario.stack):
-        yield from ((field.name, getattr(part, field.name)) for field in fields(part))
+        yield from asdict(part).items()
     model = case.scenario.model
     yield "family", model.family
     yield from ((name, getattr(model, name)) for name in ("norm", "positions", "head", "causal") if hasattr(model, name))

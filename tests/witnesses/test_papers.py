@@ -39,8 +39,9 @@ MODELS = {  # Brown et al. 2020, table 2.1; Korthikanti et al. 2022, table 3: L,
 def gpt(name: str) -> TransformerSpec:
     layers, hidden, heads, vocabulary, _ = MODELS[name]
     return TransformerSpec(
-        name, layers, hidden, 4 * hidden, heads, num_kv_heads=heads, head_dim=hidden // heads, vocab_size=vocabulary, max_positions=2048
-    )
+        name=name, num_layers=layers, hidden_size=hidden, ffn_hidden_size=4 * hidden, num_heads=heads, num_kv_heads=heads,
+        head_dim=hidden // heads, vocab_size=vocabulary, max_positions=2048,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -138,7 +139,7 @@ def test_zero_divides_states_by_the_replicas(stage: int) -> None:
         assert memory[part] == (each * psi // 4 if shared[part] else each * psi)
 
 
-class Flat(Stages):
+class Flat(Stages, frozen=True, kw_only=True):
     """Equal stages of given picoseconds, forward, backward and for a message."""
 
     given: tuple[int, int, int]
@@ -156,8 +157,7 @@ def flat_pipeline_ps(p: int, m: int, chunks: int, *given: int) -> int:
     schedule = "1f1b" if chunks == 1 else "interleaved_1f1b"
     plan = Plan(pipeline_parallel=p, virtual_pipeline=chunks, schedule=schedule)
     found = stages_of(scenario(model=replace(GPT, num_layers=p * chunks), batch=Batch(m, 8)), plan)
-    stages = Flat(found.workload, found.measures, found.members, found.num_classes)
-    object.__setattr__(stages, "given", given)
+    stages = Flat(found.workload, found.measures, found.members, found.num_classes, given=given)
     return int(pipeline.rank_ends([stages])[0].ends.max())
 
 

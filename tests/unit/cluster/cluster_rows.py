@@ -1,11 +1,12 @@
-"""The catalog's hardware rows as dataclasses, by the mechanical rule that their files state; independent of the scenario reader."""
+"""The catalog's hardware rows as structs, by the mechanical rule that their files state; independent of the scenario reader."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 import parsim.catalog
 from parsim import catalog, units
@@ -25,7 +26,7 @@ from parsim.cluster import (
     SmallMessageLaw,
 )
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Struct)
 DATA = Path(parsim.catalog.__file__).parent / "data"
 SUFFIXES = {
     "_w": "W",
@@ -43,18 +44,18 @@ def rows(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def made(type_: type[T], row: dict[str, Any], **given: Any) -> T:
-    """A dataclass of which every field is a key of the row, less the unit that the field's name ends in."""
-    values, columns = dict(given), fields(type_)  # type: ignore[arg-type]
-    for field in columns:
-        suffix = next((each for each in SUFFIXES if field.name.endswith(each)), "")
-        key = field.name.removesuffix(suffix)
-        if field.name not in values and key in row:
+    """A struct of which every field is a key of the row, less the unit that the field's name ends in."""
+    values = dict(given)
+    for name in type_.__struct_fields__:
+        suffix = next((each for each in SUFFIXES if name.endswith(each)), "")
+        key = name.removesuffix(suffix)
+        if name not in values and key in row:
             value = row[key]
             if suffix and isinstance(value, dict):
-                values[field.name] = {name: units.parse(each, SUFFIXES[suffix]) for name, each in value.items()}
+                values[name] = {name: units.parse(each, SUFFIXES[suffix]) for name, each in value.items()}
             else:
-                values[field.name] = units.parse(value, SUFFIXES[suffix]) if suffix else value
-    used = {field.name.removesuffix(next((each for each in SUFFIXES if field.name.endswith(each)), "")) for field in columns}
+                values[name] = units.parse(value, SUFFIXES[suffix]) if suffix else value
+    used = {name.removesuffix(next((each for each in SUFFIXES if name.endswith(each)), "")) for name in type_.__struct_fields__}
     assert set(row) <= used, set(row) - used
     return type_(**values)
 

@@ -40,7 +40,7 @@ def test_sources_are_public(kind: str) -> None:
     assert not re.search(r"MODELS|shared/|\.csv|fitted_|reference_models", text)
 
 
-def test_every_row_becomes_its_dataclass() -> None:
+def test_every_row_becomes_its_struct() -> None:
     assert {accelerator(name).name for name in rows("accelerators")} >= {
         "v100-sxm2-16gb",
         "a100-sxm4-80gb",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from parsim.cluster import OPERATIONS
 from parsim.cluster.network import collective_s, p2p_s
@@ -23,7 +21,7 @@ SHAPES = [(n, stride, sent) for n in (1, 2, 3, 4, 8, 16) for stride in (1, 2, 4)
 
 
 def columns(load: Load) -> list[list[float]]:
-    return [getattr(load, each.name).tolist() for each in fields(load)]
+    return [each.tolist() for each in astuple(load)]
 
 
 def test_an_all_reduce_in_a_node_pays_start_and_steps_and_then_fills_its_port() -> None:

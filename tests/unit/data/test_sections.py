@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 
 from parsim import data, scenario
 from parsim.scenario import DataSpec, Training
@@ -51,7 +51,7 @@ def test_the_sections_become_what_they_say(tmp_path: Path) -> None:
 
 def test_every_setting_of_training_is_a_key_with_the_same_default() -> None:
     properties = scenario.schema()["definitions"]["TrainingSection"]["properties"]
-    assert {name: each["default"] for name, each in properties.items()} == {**dataclasses.asdict(Training()), "total_tokens": None}
+    assert {name: each["default"] for name, each in properties.items()} == {**asdict(Training()), "total_tokens": None}
 
 
 def test_the_json_schema_lists_the_data_sets() -> None:

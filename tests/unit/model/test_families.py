@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, ClassVar
 
 import pytest
@@ -34,12 +33,12 @@ def test_a_layout_names_all_blocks_in_order_and_its_ends_take_and_leave_no_strea
 @pytest.mark.parametrize("name", names())
 def test_a_scenario_may_state_every_field_of_a_spec(name: str) -> None:
     spec = family(name).spec
-    assert set(spec.figures()) == {field.name for field in fields(spec)} - OF_THE_ROW
+    assert set(spec.figures()) == {*spec.__struct_fields__} - OF_THE_ROW
     assert set(row_class(name).model_fields) == {*spec.figures(), *OF_THE_ROW, "base", "family"}
 
 
 def test_an_mlp_carries_nothing_of_attention_and_vocabularies() -> None:
-    own = {field.name for field in fields(mlp.MlpSpec)} - {field.name for field in fields(ModelSpec)}
+    own = {*mlp.MlpSpec.__struct_fields__} - {*ModelSpec.__struct_fields__}
     assert own == {"num_features", "num_labels", "activation", "bias"}
     assert not set(read("models", "digits-mlp").extents) & set("KRCVUPH")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from parsim import scenario
@@ -13,7 +11,7 @@ from parsim.planner.space import candidates, default_axes
 from parsim.scenario.document import PlanSection
 from support import scenario as toy
 
-NAMES = [each.name for each in dataclasses.fields(Plan)]
+NAMES = [*Plan.__struct_fields__]
 
 
 def test_files_schema_and_planner_know_the_fields_of_plan_and_no_others():

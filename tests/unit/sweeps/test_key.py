@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from parsim import estimate, from_mapping
 from parsim.scenario import Scenario
@@ -28,10 +28,10 @@ def case(name: str, **others: Any) -> Scenario:
 
 def replaced(value: Any, kind: type, change: Any, own: str = "", *, here: bool = True) -> Iterator[Any]:
     """The value with one leaf of a type changed, for each of them; `own`: only in fields of this name."""
-    if is_dataclass(value):
-        for each in fields(value):
-            for new in replaced(getattr(value, each.name), kind, change, own, here=own in ("", each.name)):
-                yield replace(value, **{each.name: new})  # type: ignore[type-var]
+    if isinstance(value, Struct):
+        for name, each in asdict(value).items():
+            for new in replaced(each, kind, change, own, here=own in ("", name)):
+                yield replace(value, **{name: new})
     elif isinstance(value, dict):
         yield from ({**value, name: new} for name, each in value.items() for new in replaced(each, kind, change, own, here=here))
     elif isinstance(value, tuple):
