@@ -147,7 +147,7 @@ def _model(rng: Random, tp: int, stages: int) -> ModelSpec:
     kind = rng.choice(("gpt", "gpt", "llama", "llama", "bert", "mlp"))
     if kind == "mlp":
         sizes = {"num_layers": layers, "num_features": 5, "hidden_size": hidden, "ffn_hidden_size": ffn, "num_labels": rng.choice((2, 3))}
-        return MlpSpec("mlp", **sizes, activation=rng.choice(("relu", "gelu", "squared_relu", "tanh")), bias=bias, dropout=dropout)  # type: ignore[arg-type]
+        return MlpSpec(name="mlp", **sizes, activation=rng.choice(("relu", "gelu", "squared_relu", "tanh")), bias=bias, dropout=dropout)  # type: ignore[arg-type]
     heads = tp * rng.choice((1, 1, 2))
     sizes = {
         "num_layers": layers,
