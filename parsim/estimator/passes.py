@@ -154,6 +154,11 @@ class Stages:
         """Picoseconds of a phase, one value a member."""
         return self.time(kind, phase).total
 
+    def least_ps(self, kind: StageKind, phase: Phase) -> Ints:
+        """Picoseconds that a phase takes at least, one value a member."""
+        rows = self.rows_of(kind)
+        return sum((run.copies * self.measures.least_ps(run.tasks)[rows] for run in self.pass_of(kind, phase).lists), start=rows * 0)
+
     def turns(self, phase: Phase) -> tuple[tuple[bool, Ints], ...]:
         """How often a stage does a phase in a step, by plan, apart from the last time where that `closes` beside sums of gradients."""
         count = self.workload.micro_batches
