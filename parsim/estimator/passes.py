@@ -196,13 +196,13 @@ class Stages:
 
     def _lives_of(self, kind: StageKind, phase: Phase) -> Lives:
         found, rows = self.pass_of(kind, phase), self.rows_of(kind)
-        live = peak = zero = rows * 0
+        live = peak = rows * 0
         for run in found.lists:
             copies, segment = run.copies, run.segment
             known = [operand for kept in segment.kept.values() for operand in kept]  # what may be alive when the list starts
             known += [operand for operand in (segment.entering[phase], segment.leaving[phase]) if operand]
             net, top = (each[rows] for each in self.measures.lives(run.tasks, known))
-            peak = np.where(zero + copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
+            peak = np.maximum(peak, np.where(copies > 0, live + top + np.maximum((copies - 1) * net, 0), 0))
             live = live + copies * net
         return Lives(live, peak)
 

@@ -149,6 +149,7 @@ def _schedule(plan: Plan, facts: Facts) -> Plan:
     return replace(plan, schedule=next(others, plan.schedule))
 
 
+@functools.lru_cache(maxsize=2**14)
 def _runs_alike(pair: tuple[AnySchedule, AnySchedule], num_ranks: int, chunks: int, count: int) -> bool:
     """Whether two schedules run the same actions, where and in which order, or neither can; most differ on the first rank."""
     faults = [bool(schedules.fault(each, num_ranks, chunks, count)) for each in pair]
