@@ -53,8 +53,8 @@ class Priced:
 
     def explain(self, rows: Ints, names: Sequence[str]) -> list[Estimate]:
         """Some plans under these names, each with its reasons."""
-        group, row = self.workloads.group[rows], self.workloads.row[rows]
-        counts = {each: PassCounts(self.workloads.prices[each], row[group == each]) for each in {*group.tolist()}}
+        group, own = self.workloads.group[rows], self.workloads.row[rows]
+        counts = {each: PassCounts(self.workloads.prices[each], own[group == each]) for each in {*group.tolist()}}
         useful, found = model_flops_per_token(self.scenario.model, self.scenario.batch.sequence_length), dict[int, Estimate]()
         for place in self.workloads.by_schedule(rows).tolist():  # so that what schedules are made of is asked for while it is known
             row = int(rows[place])

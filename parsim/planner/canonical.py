@@ -155,9 +155,9 @@ def _runs_alike(pair: tuple[AnySchedule, AnySchedule], num_ranks: int, chunks: i
     faults = [bool(schedules.fault(each, num_ranks, chunks, count)) for each in pair]
     if any(faults):
         return all(faults)
-    one, other = (schedules.find(each, num_ranks).phases for each in pair)
-    actions = ([_actions(each, rank, num_ranks, chunks, count) for each in pair] for rank in range(num_ranks))
-    return one == other and all(np.array_equal(*each) for each in actions)
+    phases = [schedules.find(each, num_ranks).phases for each in pair]
+    by_rank = ([_actions(each, rank, num_ranks, chunks, count) for each in pair] for rank in range(num_ranks))
+    return phases[0] == phases[1] and all(np.array_equal(one, other) for one, other in by_rank)
 
 
 @functools.lru_cache(maxsize=64)  # those of the schedules of a pipeline are asked for one after another
