@@ -99,9 +99,18 @@ def ports_of(exchange: SlotExchange) -> ItemPorts:
 
 @functools.lru_cache(maxsize=1024)
 def _ports(slots: tuple[tuple[int, ...], ...], inside: int) -> ItemPorts:
-    sent, received = np.zeros((2, 2, len(slots)), dtype=np.int64)
-    for source in range(len(slots)):
-        for step, src, dst, items in _ways(slots, inside, source):
-            sent[step, src] += len(items)
-            received[step, dst] += len(items)
-    return ItemPorts(sent[1], received[1], sent[0], received[0])
+    """What `_ways` says of all positions, counted node by node: into each go items by as many of its ranks as gates."""
+    of_ranks, of_nodes = _needs(slots, inside)
+    items, places = np.array([len(own) for own in of_ranks]), np.arange(len(slots))
+    whole = np.array([len(own) for own in of_nodes])
+    sent_between = whole.sum() - whole[places // inside]
+    sent, received, received_between = np.zeros((3, len(slots)), dtype=np.int64)
+    for node, into in enumerate(whole.tolist()):
+        ranks = places[node * inside : (node + 1) * inside]
+        outside = places[places // inside != node]
+        gates = np.bincount(outside % inside % len(ranks), minlength=len(ranks))  # from elsewhere, by rank of the node
+        own = items[ranks]
+        received_between[ranks] = into * gates
+        sent[ranks] = (gates + 1) * (own.sum() - own)
+        received[ranks] = own * (len(slots) - gates - 1)
+    return ItemPorts(sent, received, sent_between, received_between)

@@ -35,7 +35,8 @@ def together_ps(
         ps_of: the picoseconds of a task by itself.
         shares: `a` by operation.
     """
-    found = [ps_of(task) for task in tasks]
+    alone = [*map(ps_of, tasks)]
+    found = [*alone]
     beside = {place: task for place, task in enumerate(tasks) if runs_beside(task)}
     if not shares or not (beside or before):
         return tuple(found)
@@ -46,7 +47,7 @@ def together_ps(
             running.append(_Running(beside[place], place, found[place]))
         elif getattr(task, "stream", COMPUTE_STREAM) == COMPUTE_STREAM:
             running = _not_awaited(running, task)
-            for each, both in _overlap(running, ps_of(task)):
+            for each, both in _overlap(running, alone[place]):
                 if isinstance(task, Compute) and (share := shares.get(each.task.operation)):
                     longer = np.rint(share * both).astype(np.int64)
                     for own in (place, each.place):

@@ -37,6 +37,13 @@ class _Columns(dict[str, Ints]):
         return super().items()
 
 
+class Read(NamedTuple):
+    """What was found, and which of it each plan has."""
+
+    values: Ints
+    which: Ints
+
+
 class _Part(NamedTuple):
     """Rows that differ in some columns."""
 
@@ -51,10 +58,10 @@ class Reads(Struct, frozen=True):
     sizes: Sizes
     _parts: dict[frozenset[str], _Part] = field(default_factory=dict)
 
-    def of(self, key: object, ask: Callable[[Sizes], Ints]) -> Ints:
+    def of(self, key: object, ask: Callable[[Sizes], Ints]) -> Read:
         """What `ask` finds for each plan.  The names in `key` say what it is expected to read: if it reads more, it is asked again."""
         if self.sizes.num_plans == 1:
-            return ask(self.sizes)
+            return Read(ask(self.sizes), np.zeros(1, dtype=np.int64))
         known = self.sizes.dims.keys() | self.sizes.degrees.keys()
         names = known & {*_texts(key)}
         while True:
@@ -62,7 +69,7 @@ class Reads(Struct, frozen=True):
             if part.seen <= names:
                 found = np.broadcast_to(ask(part.sizes), part.sizes.num_plans)
                 if part.seen <= names:
-                    return found[part.which]
+                    return Read(found, part.which)
             names |= part.seen
 
     def _part(self, names: frozenset[str]) -> _Part:

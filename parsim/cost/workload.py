@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 from parsim.cost.beside import together_ps
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
-from parsim.cost.reads import Reads
+from parsim.cost.reads import Read, Reads
 from parsim.cost.shape import Shape, StageClass
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.timing import task_ps
@@ -31,27 +32,37 @@ _UNPRICED = ("name", "frees")
 _PLAIN = (str, int, bool, type(None))
 
 
-class Prices(Struct, frozen=True, eq=False, dict=True):
-    """Picoseconds of tasks for all plans, whatever their Step: tasks that differ in names only are priced once."""
+class Prices:
+    """Picoseconds of tasks for plans, whatever their Step: tasks that differ in names only are priced once."""
 
-    sizes: Sizes  # of the distinct rows
-    model: CostModel
-    _ps: dict[int, tuple[Task, Ints]] = field(default_factory=dict)  # by the identity of a task, which is kept
-    _alike: dict[object, Ints] = field(default_factory=dict)
-    _runs: dict[tuple[int, int], tuple[Run, tuple[Ints, ...]]] = field(default_factory=dict)  # by lists, which are kept
+    def __init__(self, sizes: Sizes, model: CostModel) -> None:
+        """`sizes`: of the distinct rows."""
+        self.sizes, self.model = sizes, model
+        self._reads, self._rows, self._alike = Reads(sizes), np.arange(sizes.num_plans), dict[object, Read]()
+        self._found = dict[int, tuple[Task, Read]]()  # by the identity of a task, which is kept
+        self._ps = dict[int, Ints]()  # of these rows
+        self._runs = dict[tuple[int, int], tuple[Run, tuple[Ints, ...]]]()  # by lists, which are kept
 
-    @functools.cached_property
-    def _reads(self) -> Reads:
-        return Reads(self.sizes)
+    def take(self, rows: Ints) -> Prices:
+        """The same of some of the rows; what is priced for one part is known to all."""
+        part = copy(self)
+        part.sizes, part._rows, part._ps, part._runs = self.sizes.take(rows), self._rows[rows], {}, {}
+        return part
 
     def of(self, task: Task) -> Ints:
         """Picoseconds of a task of a pass by itself, one value a row."""
         if id(task) not in self._ps:
+            values, which = self._read(task)
+            self._ps[id(task)] = values[which[self._rows]]
+        return self._ps[id(task)]
+
+    def _read(self, task: Task) -> Read:
+        if id(task) not in self._found:
             key = _priced_by(task)
             if key not in self._alike:
                 self._alike[key] = self._reads.of(key, lambda sizes: task_ps(task, sizes, self.model))
-            self._ps[id(task)] = (task, self._alike[key])
-        return self._ps[id(task)][1]
+            self._found[id(task)] = task, self._alike[key]
+        return self._found[id(task)][1]
 
     def of_run(self, run: Run) -> tuple[Ints, ...]:
         """Picoseconds of each task of a list, as long as what runs beside one another makes them."""

@@ -24,6 +24,7 @@ from parsim.step.structure import MeshFacts, Structure, ends_apart
 _SIZES: Final = (*MESH, "micro_batch", "rank_order")  # the fields on which sizes depend
 _PIPELINE: Final = ("schedule", "pipeline_parallel", "virtual_pipeline", "layers_per_stage")
 _SCHEDULE: Final = _PIPELINE[:2]
+_FEW: Final = 256  # rows: for fewer numpy takes about as long
 _SWITCHES: Final = tuple(name for name in KEYS if name not in (*_SIZES, *_PIPELINE))  # and Steps, beside how the mesh lies
 
 
@@ -42,11 +43,19 @@ class Workloads:
 
     def __init__(self, spec: ModelSpec, model: CostModel, plans: Plans, dtype_bytes: Mapping[str, int]) -> None:
         self.plans, self.layout = plans, model.batch.layout(spec)
-        kept, self.row = plans.distinct(_SIZES)
-        self.prices = Prices(sizes_of(spec, model.batch, plans.take(kept), model.stack, dtype_bytes), model)
-        self.micro_batches = model.batch.global_batch // (self.prices.sizes.dims["B"][self.row] * plans.numbers(_SCHEDULE, _num_copies))
+        kept, row = plans.distinct(_SIZES)
+        prices = Prices(sizes_of(spec, model.batch, plans.take(kept), model.stack, dtype_bytes), model)
+        self.micro_batches = model.batch.global_batch // (prices.sizes.dims["B"][row] * plans.numbers(_SCHEDULE, _num_copies))
         _check_schedules(plans, self.micro_batches, model.batch)
-        asked, structure = _structures(spec, model, plans)
+        facts, which = plans.each(MESH, lambda plan: MeshFacts.of(spec, plan, model.stack))
+        mesh = codes_of(facts)[0][which]
+        asked, structure = _structures(spec, model, plans, mesh)
+        group = _groups(mesh[kept])
+        parts = [np.flatnonzero(group == each) for each in range(group.max() + 1)]
+        place = np.zeros_like(group)
+        for part in parts:
+            place[part] = np.arange(len(part))
+        self.prices, self.group, self.row = [*map(prices.take, parts)], group[row], place[row]
         laid, pipeline = plans.each(_PIPELINE, lambda plan: layers_of(plan, spec.num_layers, model.stack.layer_split))
         first, self.kind = distinct_rows([structure, pipeline], plans.num_plans)
         steps, self.shapes = [], []  # of each kind
@@ -63,9 +72,9 @@ class Workloads:
         for code in np.unique(step).tolist():
             own = chosen[step == code]
             used, which = np.unique(self.kind[own], return_inverse=True)
-            row, shapes = self.row[own], tuple(self.shapes[index] for index in used.tolist())
-            sizes, count = self.prices.sizes.take(row), self.micro_batches[own]
-            yield Workload(lower(self.steps[code][0]), self.prices, row, sizes, self.layout, shapes, which, count), own
+            prices, row, shapes = self.prices[self.group[own[0]]], self.row[own], tuple(self.shapes[index] for index in used.tolist())
+            sizes, count = prices.sizes.take(row), self.micro_batches[own]
+            yield Workload(lower(self.steps[code][0]), prices, row, sizes, self.layout, shapes, which, count), own
 
     def by_schedule(self, rows: Ints) -> Ints:
         """Places of some plans, those that run the same actions side by side."""
@@ -73,12 +82,18 @@ class Workloads:
         return np.lexsort((self.micro_batches[rows], *columns))
 
 
-def _structures(spec: ModelSpec, model: CostModel, plans: Plans) -> tuple[list[Structure], Ints]:
+def _groups(mesh: Ints) -> Ints:
+    """The group of each row of prices: those of a mesh together, and few of one with those of the next."""
+    counts = np.bincount(mesh)
+    found: Ints = np.unique(((np.cumsum(counts) - counts) // _FEW)[mesh], return_inverse=True)[1]
+    return found
+
+
+def _structures(spec: ModelSpec, model: CostModel, plans: Plans, mesh: Ints) -> tuple[list[Structure], Ints]:
     """The structures of plans, and which each has: degrees matter as far as they are on, and a pipeline by where its ends lie."""
-    facts, mesh = plans.each(MESH, lambda plan: MeshFacts.of(spec, plan, model.stack))
     apart, mirrored = plans.numbers(_PIPELINE[:-1], ends_apart), plans.numbers(_SCHEDULE, _num_copies)
     switches = [plans.columns[name] for name in _SWITCHES if name in plans.columns]
-    first, which = distinct_rows([codes_of(facts)[0][mesh], apart, mirrored, *switches], plans.num_plans)
+    first, which = distinct_rows([mesh, apart, mirrored, *switches], plans.num_plans)
     return [Structure.of(spec, model.batch, plan, model.stack) for plan in plans.some(first)], which
 
 

@@ -39,12 +39,12 @@ class Priced:
         model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
         self.scenario, self.plans = scenario, plans
         self.workloads = Workloads(scenario.model, model, plans, scenario.itemsize_bytes)
-        self.measures = Measures(self.workloads.prices)
+        self.measures = {each: Measures(each) for each in self.workloads.prices}
 
     def stages(self, rows: Ints | None = None) -> Iterator[tuple[Stages, Ints]]:
         """The stages of some plans, those of a Step together, each with the indices of its plans."""
         for workload, own in self.workloads.of(rows):
-            yield Stages.of(workload, self.measures), own
+            yield Stages.of(workload, self.measures[workload.prices]), own
 
     def alone(self, index: int) -> Stages:
         """The stages of one plan."""
@@ -53,11 +53,12 @@ class Priced:
 
     def explain(self, rows: Ints, names: Sequence[str]) -> list[Estimate]:
         """Some plans under these names, each with its reasons."""
-        counts = PassCounts(self.workloads.prices, self.workloads.row[rows])
+        group, own = self.workloads.group[rows], self.workloads.row[rows]
+        counts = {each: PassCounts(self.workloads.prices[each], own[group == each]) for each in {*group.tolist()}}
         useful, found = model_flops_per_token(self.scenario.model, self.scenario.batch.sequence_length), dict[int, Estimate]()
         for place in self.workloads.by_schedule(rows).tolist():  # so that what schedules are made of is asked for while it is known
             row = int(rows[place])
-            found[place] = _estimate_of(self.scenario, self.plans.plan(row), self.alone(row), names[place], counts, useful)
+            found[place] = _estimate_of(self.scenario, self.plans.plan(row), self.alone(row), names[place], counts[group[place]], useful)
         return [found[place] for place in range(len(rows))]
 
     def figures(self, *folds: Callable[[Stages], Ints], rows: Ints | None = None, progress: OnProgress = None) -> Ints:

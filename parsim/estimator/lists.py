@@ -60,6 +60,7 @@ class Measures(Struct, frozen=True, eq=False):
     _courses: dict[object, tuple[Run, Course]] = field(default_factory=dict)  # by the identities of tasks, which are kept
     _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict)
     _traffics: dict[object, tuple[Tasks, _Traffic]] = field(default_factory=dict)
+    _least: dict[object, tuple[Tasks, Ints]] = field(default_factory=dict)
 
     def course(self, run: Run, state: Crossing) -> Course:
         """A list walked once from each entry of the state alone, and from rest."""
@@ -84,6 +85,16 @@ class Measures(Struct, frozen=True, eq=False):
         reached = np.stack([np.where(end < NEVER // 2, NEVER, end)[:count] for end in ends])
         charges = {name: np.broadcast_to(ps, starts[0].shape)[-1] for name, ps in streams.charges.items()}
         return Course(np.moveaxis(reached, -1, 0), charges)
+
+    def least_ps(self, tasks: Tasks) -> Ints:
+        """Picoseconds that a list takes at least: from rest, and if nothing beside compute made it longer."""
+        key = tuple(map(id, tasks))
+        if key not in self._least:
+            streams = Streams(self.prices.sizes.zero, "compute")
+            for task in tasks:
+                streams.issue(task, self.prices.of(task))
+            self._least[key] = tasks, streams.compute
+        return self._least[key][1]
 
     def crossing(self, lists: Iterable[Tasks]) -> Crossing:
         """What must be known between these lists."""

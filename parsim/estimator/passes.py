@@ -153,6 +153,11 @@ class Stages(Struct, frozen=True, eq=False):
         """Picoseconds of a phase, one value a member."""
         return self.time(kind, phase).total
 
+    def least_ps(self, kind: StageKind, phase: Phase) -> Ints:
+        """Picoseconds that a phase takes at least, one value a member."""
+        rows = self.rows_of(kind)
+        return sum((run.copies * self.measures.least_ps(run.tasks)[rows] for run in self.pass_of(kind, phase).lists), start=rows * 0)
+
     def turns(self, phase: Phase) -> tuple[tuple[bool, Ints], ...]:
         """How often a stage does a phase in a step, by plan, apart from the last time where that `closes` beside sums of gradients."""
         count = self.workload.micro_batches
@@ -190,13 +195,13 @@ class Stages(Struct, frozen=True, eq=False):
 
     def _lives_of(self, kind: StageKind, phase: Phase) -> Lives:
         found, rows = self.pass_of(kind, phase), self.rows_of(kind)
-        live = peak = zero = rows * 0
+        live = peak = rows * 0
         for run in found.lists:
             copies, segment = run.copies, run.segment
             known = [operand for kept in segment.kept.values() for operand in kept]  # what may be alive when the list starts
             known += [operand for operand in (segment.entering[phase], segment.leaving[phase]) if operand]
             net, top = (each[rows] for each in self.measures.lives(run.tasks, known))
-            peak = np.where(zero + copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
+            peak = np.maximum(peak, np.where(copies > 0, live + top + np.maximum((copies - 1) * net, 0), 0))
             live = live + copies * net
         return Lives(live, peak)
 

@@ -203,9 +203,12 @@ def _links(workload: Workload) -> tuple[str, ...]:
 
 def lower_bound(stages: Stages) -> Ints:
     """Picoseconds that no schedule can beat: a rank's own work, after the stages below its first one have filled the pipeline and before
-    they drain it.  Where a phase that hands nothing on may come last, none drain it."""
+    they drain it.  Where a phase that hands nothing on may come last, none drain it.
+
+    Nothing counts of what one list leaves to the next: whoever ranks many plans prices most of them so alone.
+    """
     w, phases = stages.workload, stages.workload.phases
-    spans, sends, late = map(stages.table, (stages.total_ps, stages.send_ps, stages.late_ps))
+    spans, sends = map(stages.table, (stages.least_ps, stages.send_ps))
     up, down, drains = [each.step > 0 for each in phases], [each.step < 0 for each in phases], phases[-1].step < 0
     passed, back = (spans + sends)[up].sum(axis=0), sends[down].sum(axis=0) * drains
     if drains:
@@ -213,7 +216,7 @@ def lower_bound(stages: Stages) -> Ints:
     rows = ranks_of_plans(w, stages.num_classes)
     own, below, shifted = rows.columns
     reach = np.sum(below * passed.T[rows.plan] + shifted * back.T[rows.plan], axis=1)
-    busy = np.sum(own * (spans.sum(axis=0) * w.micro_batches + late.sum(axis=0)).T[rows.plan], axis=1)
+    busy = np.sum(own * (spans.sum(axis=0) * w.micro_batches).T[rows.plan], axis=1)
     return rows.worst(reach + busy) + (_least_finish(stages) if drains else 0)
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim import schedules
+from parsim.cluster.scalars import Ints
 from parsim.parallel.dimensions import DENSE, DIMENSIONS, EXPERT, degrees, replica_axes
 from parsim.parallel.legality import Facts
 from parsim.parallel.mesh import fastest_first, order_of
@@ -29,6 +29,7 @@ _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
 _ZERO: Final = ("zero_stage", "zero_group", "reshard_after_forward", "gradient_sync")
 _ORDERS: Final = (KEYS["rank_order"].default, *KEYS["rank_order"].auto)
 _MOST_ACTIONS: Final = 100_000  # of schedules that are compared one by one
+AnySchedule: TypeAlias = str | tuple[str, ...]
 
 
 class Form(Struct, frozen=True):
@@ -144,19 +145,26 @@ def _schedule(plan: Plan, facts: Facts) -> Plan:
     if count * plan.num_stages > _MOST_ACTIONS:
         return plan
     pipeline = plan.pipeline_parallel, plan.virtual_pipeline, count
-    own = _actions(plan.schedule, *pipeline)
-    others = (name for name in (usual, *schedules.names()) if _actions(name, *pipeline) == own)
+    others = (name for name in (usual, *schedules.names()) if _runs_alike((name, plan.schedule), *pipeline))
     return replace(plan, schedule=next(others, plan.schedule))
 
 
-@functools.lru_cache(maxsize=4096)
-def _actions(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, count: int) -> object:
-    """What stands for the actions that a schedule runs, where and in which order; None where it cannot."""
-    if schedules.fault(schedule, num_ranks, chunks, count):
-        return None
+@functools.lru_cache(maxsize=2**14)
+def _runs_alike(pair: tuple[AnySchedule, AnySchedule], num_ranks: int, chunks: int, count: int) -> bool:
+    """Whether two schedules run the same actions, where and in which order, or neither can; most differ on the first rank."""
+    faults = [bool(schedules.fault(each, num_ranks, chunks, count)) for each in pair]
+    if any(faults):
+        return all(faults)
+    phases = [schedules.find(each, num_ranks).phases for each in pair]
+    by_rank = ([_actions(each, rank, num_ranks, chunks, count) for each in pair] for rank in range(num_ranks))
+    return phases[0] == phases[1] and all(np.array_equal(one, other) for one, other in by_rank)
+
+
+@functools.lru_cache(maxsize=64)  # those of the schedules of a pipeline are asked for one after another
+def _actions(schedule: AnySchedule, rank: int, num_ranks: int, chunks: int, count: int) -> Ints:
+    """The actions of a rank, in order."""
     found = schedules.find(schedule, num_ranks)
-    order = schedules.order_of_issue(found, num_ranks, chunks * found.num_copies, count)
-    return found.phases, blake2b(np.stack(order).tobytes()).digest()
+    return found.arrays(rank, num_ranks, chunks * found.num_copies, count)
 
 
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE, "schedule")

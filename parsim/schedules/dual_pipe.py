@@ -7,9 +7,8 @@ stages, and sum their gradients.  Each half of the devices does what DualPipeV d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from parsim.schedules import SCHEDULES, Action
+from parsim.cluster.scalars import Ints
+from parsim.schedules import SCHEDULES
 from parsim.schedules.dual_pipe_v import turns
 from parsim.schedules.v_shaped import VShaped, in_order
 
@@ -31,12 +30,12 @@ class DualPipe(VShaped):
             return f"needs as many micro batches as ranks, {num_ranks}, for each of two copies of the model, not {num_micro_batches}"
         return None
 
-    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
         """As on the rank of DualPipeV's way that is as far from where its micro_batches come in."""
         ends = rank, 2 * num_ranks - 1 - rank
         near = min(rank, num_ranks - 1 - rank)
         stages = ends if near == rank else ends[::-1]
-        return in_order(turns(near, num_ranks // 2, num_micro_batches, stages), num_micro_batches)
+        return in_order(turns(near, num_ranks // 2, num_micro_batches), stages, num_micro_batches)
 
 
 SCHEDULES.register("dual_pipe", DualPipe())

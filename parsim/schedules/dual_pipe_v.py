@@ -7,13 +7,11 @@ torch/distributed/pipelining/schedules.py, ScheduleDualPipeV.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from parsim.cluster.scalars import Ints
+from parsim.schedules import SCHEDULES
+from parsim.schedules.v_shaped import DF, DI, DW, UF, UI, UW, VShaped, in_order
 
-from parsim.schedules import SCHEDULES, Action
-from parsim.schedules.phase import SPLIT
-from parsim.schedules.v_shaped import Turn, VShaped, in_order
-
-F, I, W = SPLIT  # noqa: E741
+_WEIGHTS = DW - DI  # from a turn of a backward's inputs to that of its weights
 
 
 class DualPipeV(VShaped):
@@ -28,30 +26,21 @@ class DualPipeV(VShaped):
             return f"needs as many micro batches as stages, {2 * num_ranks}, but a replica has {num_micro_batches}"
         return super().legal(num_ranks, chunks, num_micro_batches)
 
-    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
         """Forwards alone, then one of each in turn, then backwards, the last of which leave their weights until nothing else is to do."""
-        return in_order(turns(rank, num_ranks, num_micro_batches, (rank, 2 * num_ranks - 1 - rank)), num_micro_batches)
+        return in_order(turns(rank, num_ranks, num_micro_batches), (rank, 2 * num_ranks - 1 - rank), num_micro_batches)
 
 
-def turns(rank: int, p: int, count: int, stages: tuple[int, int]) -> Iterator[Turn]:
-    """Of a rank so many places from where its first stage gets micro_batches, on a way of p ranks; it holds these stages."""
-    down, up = stages
-    yield from ((down, F),) * (2 * (p - rank - 1))
-    yield from ((down, F), (up, F)) * (rank + 1)
-    yield from ((up, I), (up, W), (up, F)) * (p - rank - 1)
-    yield from ((down, F), (up, I), (up, W), (up, F), (down, I), (down, W)) * (count - 2 * p + rank + 1)
-    yield from ((up, I), (up, W), (up, F), (down, I), (down, W)) * (p - rank - 1)
-    last = [(stage, I) for _ in range(rank + 1) for stage in (up, down)]
-    whole = rank + 1  # of these, so many first ones with their weights
-    yield from (turn for stage, phase in last[:whole] for turn in ((stage, phase), (stage, W)))
-    yield from last[whole:]
-    later = [(stage, W) for stage, _ in last[whole:]]
-    for _ in range(p - rank - 1):
-        yield from later[:1]
-        later = later[1:]
-        yield (down, I)
-        later.append((down, W))
-    yield from later
+def turns(rank: int, p: int, count: int) -> list[int]:
+    """Of a rank so many places from where its first stage gets micro_batches, on a way of p ranks."""
+    below = p - rank - 1
+    warm_up = [DF] * (2 * below) + [DF, UF] * (rank + 1) + [UI, UW, UF] * below
+    steady = [DF, UI, UW, UF, DI, DW] * (count - 2 * p + rank + 1) + [UI, UW, UF, DI, DW] * below
+    last = [UI, DI] * (rank + 1)
+    whole, later = last[: rank + 1], last[rank + 1 :]  # with their weights, and those that leave them
+    weights = [turn + _WEIGHTS for turn in later] + [DW] * below
+    end = [turn for inputs in whole for turn in (inputs, inputs + _WEIGHTS)] + later
+    return warm_up + steady + end + [turn for each in weights[:below] for turn in (each, DI)] + weights[below:]
 
 
 SCHEDULES.register("dual_pipe_v", DualPipeV())

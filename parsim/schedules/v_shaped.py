@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
 from parsim.cluster.scalars import Ints
-from parsim.schedules.action import Action
-from parsim.schedules.phase import SPLIT, Phase
+from parsim.schedules.phase import SPLIT
 from parsim.schedules.reordering import WEIGHTS, reorder
 from parsim.schedules.schedule import Schedule
 
-Turn = tuple[int, Phase]  # a stage of the rank, and what is done for its next micro_batch
+# What is done next, for the next micro_batch: each phase of the stage on the way down, then of the one on the way up.
+DF, DI, DW, UF, UI, UW = TURNS = range(2 * len(SPLIT))
 _PERIOD = 6  # slots: three phases of two chunks
 _STEADY = 2  # micro_batches for each rank and one, of which those in the middle pass as any further ones would
 _INSIDE = 5  # actions of a rank for each of these, behind which the middle goes on
@@ -35,13 +34,13 @@ class VShaped(Schedule):
         return min(stage, 2 * num_ranks - 1 - stage)
 
 
-def in_order(turns: Iterable[Turn], num_micro_batches: int) -> Iterator[Action]:
-    """Each turn with the next micro_batch of its stage and phase; those beyond the last are left out."""
-    count: Counter[Turn] = Counter()
-    for stage, phase in turns:
-        if count[stage, phase] < num_micro_batches:
-            yield Action(stage, phase, count[stage, phase])
-        count[stage, phase] += 1
+def in_order(turns: Sequence[int], stages: tuple[int, int], num_micro_batches: int) -> Ints:
+    """Each turn of a rank, which holds these stages, with the next micro_batch; those beyond the last are left out."""
+    own, number = np.array(turns), np.empty(len(turns), dtype=np.int64)
+    for turn in TURNS:
+        number[own == turn] = np.arange(np.sum(own == turn))
+    chunk, phase = divmod(own, len(SPLIT))
+    return np.stack([np.array(stages)[chunk], phase, number])[:, number < num_micro_batches]
 
 
 class BuildingBlocks(VShaped, ABC):

@@ -61,9 +61,9 @@ class Pass(Struct, frozen=True):
 
     @property
     def lists(self) -> tuple[Run, ...]:
-        """All its tasks in issue order: what surrounds the runs counts to the segment beside it."""
-        first, last = self.runs[0].segment, self.runs[-1].segment
-        return Run(first, self.prologue, 1), *self.runs, Run(last, self.epilogue, 1)
+        """All its tasks in issue order: what surrounds the runs, if anything does, counts to the segment beside it."""
+        before, after = Run(self.runs[0].segment, self.prologue, 1), Run(self.runs[-1].segment, self.epilogue, 1)
+        return tuple(run for run in (before, *self.runs, after) if run.tasks)
 
 
 def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bool, closes: bool) -> Pass:

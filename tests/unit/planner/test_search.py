@@ -11,15 +11,17 @@ from msgspec.structs import replace
 
 import parsim
 from parsim import estimate, estimates
-from parsim.cost import timing, workload
+from parsim.cost import timing, workload, workloads
 from parsim.errors import PlanError
 from parsim.estimator import memory, pipeline, worst
 from parsim.estimator.estimate import Priced, stages_of
+from parsim.estimator.lists import Measures
 from parsim.estimator.memory import peak_bytes
 from parsim.estimator.pipeline import lower_bound
 from parsim.estimator.result import Estimate, Estimates
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner import bounded
+from parsim.planner.bounded import Bounded
 from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
 from support import CLUSTER, GPT, STACK, forget_steps, scenario, tiered
@@ -120,6 +122,32 @@ def test_few_plans_are_walked_through_their_schedule(monkeypatch: pytest.MonkeyP
     chosen = spaced("degrees")
     ranking = plan(chosen, top=3)
     assert ranking.num_legal > 3 * sum(walked)
+
+
+def test_a_plan_that_cannot_be_first_is_not_asked_what_one_list_leaves_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[object] = []
+    right = Measures.course
+    monkeypatch.setattr(Measures, "course", lambda self, *asked: walked.append(asked) or right(self, *asked))  # type: ignore[func-returns-value]
+    chosen = spaced("degrees", stack="overlap")
+    found = Bounded(chosen, candidates(chosen, chosen.spaces["degrees"]).plans)
+    assert (found.bounds(np.arange(len(found.plans))) > 0).all() and not walked
+    assert found.finish(np.zeros(1, dtype=np.int64)) > 0 and walked
+
+
+def test_rows_of_each_mesh_apart_have_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = spaced("degrees", stack="overlap")
+    plans = candidates(chosen, chosen.spaces["degrees"]).plans
+    some = np.arange(0, len(plans), 7)
+
+    def found() -> tuple[int, list[list[int]], list[Estimate]]:
+        priced = Priced(chosen, plans)
+        figures = [priced.steps(), *priced.figures(peak_bytes, lower_bound)]
+        return len(priced.workloads.prices), [each.tolist() for each in figures], priced.explain(some, [""] * len(some))
+
+    together = found()
+    monkeypatch.setattr(workloads, "_FEW", 1)
+    apart = found()
+    assert together[0] == 1 < apart[0] and together[1:] == apart[1:]
 
 
 def test_equal_steps_go_to_less_memory_and_then_to_smaller_degrees() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from parsim.cluster.scalars import Ints
 from parsim.schedules import SCHEDULES, Action, Phase, fault, find
 from parsim.schedules.dual_pipe import DualPipe
 from parsim.schedules.reordering import reorder
@@ -185,18 +186,19 @@ def test_shapes_that_they_refuse_are_said() -> None:
 class Hasty(ZeroBubbleV):
     """The mutant: the first backward of weights two actions late."""
 
-    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
-        held = list(super().order(rank, num_ranks, chunks, num_micro_batches))
-        place = next(i for i, action in enumerate(held) if action.phase is Phase.W)
-        return iter([*held[:place], *held[place + 1 : place + 3], held[place], *held[place + 3 :]])
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        held = super().arrays(rank, num_ranks, chunks, num_micro_batches)
+        place = int(np.argmax(held[1] == self.phases.index(Phase.W)))
+        order = [*range(place), place + 1, place + 2, place, *range(place + 3, held.shape[1])]
+        return held[:, order]
 
 
 class Alone(DualPipe):
     """The mutant: a copy that takes in as many micro_batches at first as if it had the ranks for itself."""
 
-    def order(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Iterator[Action]:
-        held = list(super().order(rank, num_ranks, chunks, num_micro_batches))
-        return iter(sorted(held, key=lambda action: action.phase is not Phase.F))
+    def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        held = super().arrays(rank, num_ranks, chunks, num_micro_batches)
+        return held[:, np.argsort(held[1] > 0, kind="stable")]
 
 
 class Slow(VHalf):
