@@ -157,6 +157,13 @@ LATENT_RECIPES: Final[Mapping[str, Mapping[str, LatentRecipe]]] = {
     },
 }
 
+# What selective recomputation is where it is not that of core attention: by what `source` may hold, and by the end of the notes.
+MODULES_OF_SOURCE: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    # There: "recompute=select means recomputing layernorm and swiglu in moe", "recompute=moe ... layernorm and entire moe module".
+    "xtuner docs/en/benchmark/megatron_moe_benchmark.md": {"moe": ("moe", "layernorm"), "": ("moe_act", "layernorm")},
+    "Megatron-MoE-ModelZoo best_practice/qwen3/readme.md": {"": ("layernorm", "moe_act")},  # there: "norm, act"
+}
+
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
 NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
 
@@ -214,15 +221,42 @@ def precision_of(row: TableRow) -> str:
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*meant, stated)[0]
 
 
-def fusions_of(row: TableRow) -> tuple[str, ...]:
-    """What a row says that its run fused beside what its stack does: Hagemann et al. 2023 (arXiv:2311.05610), section 4.2."""
-    return ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
+# What `source` may hold -> what its runs do not fuse though their stack does, or fuse though it does not.
+UNFUSED: Final[Mapping[str, tuple[str, ...]]] = {
+    # NVIDIA-NeMo/Megatron-Bridge@067f987d, recipes/moonlight/h100/moonlight_16b.py: neither moe_router_fusion nor apply_rope_fusion.
+    "perf-activation-recompute": ("router", "latent_rotary"),
+}
+FUSED: Final[Mapping[str, tuple[str, ...]]] = {
+    # There, model_configs/benchmarking/Qwen3-235B-A22B.yaml: --moe-router-fusion.
+    "Megatron-MoE-ModelZoo": ("router",),
+}
+
+
+def fusions_of(row: TableRow, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The stack's, as a row or its source has them; with a kernel of RMSNorm: Hagemann et al. 2023 (arXiv:2311.05610), section 4.2."""
+    more = [each for source, fused in FUSED.items() if source in row.says("source") for each in fused]
+    less = [each for source, apart in UNFUSED.items() if source in row.says("source") for each in apart]
+    own = ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
+    return tuple(each for each in (*usual, *own, *more) if each not in less)
 
 
 def latent_recipe_of(row: TableRow) -> LatentRecipe | None:
     """What the recipes of the row's source run for latent attention; None where they are not known."""
     recipes = next((found for held, found in LATENT_RECIPES.items() if held in row.says("source")), {})
     return recipes.get(row.says("accelerator").split("-")[0], recipes.get(""))
+
+
+def balances_loads(row: TableRow) -> bool:
+    """Whether a row of Megatron Core has an auxiliary loss, as all its recipes of experts do but gpt-oss's."""
+    stack = software_of(row).stack
+    return stack.startswith(("megatron-core", "megatron-bridge", "nemo")) and "oss" not in row.says("model_name").lower()
+
+
+def modules_of(row: TableRow) -> tuple[str, ...]:
+    """The modules that run again where the row says selective and its source means others than core attention; none else."""
+    known = [each for source, each in MODULES_OF_SOURCE.items() if source in row.says("source")]
+    ends = known[0].items() if known and row.says("recompute") == "selective" else ()
+    return next((modules for end, modules in ends if row.says("notes").endswith(end)), ())
 
 
 def pads_experts(row: TableRow) -> bool:
@@ -234,9 +268,14 @@ def pads_experts(row: TableRow) -> bool:
     return bool(re.search(r"token-drop|capacity factor 1 with padding", row.says("notes")))
 
 
-# Of 8.25 s of exchanges a step, 10.83 s with overlap of which 3.96 s are hidden, so that 6.87 s stay: NVIDIA-NeMo/Megatron-Bridge@067f987d,
-# skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md (HybridEP Production-Shape Benchmark), 30 billion parameters on 16 H100.
-HIDDEN_EXCHANGES: Final = 0.17
+# Times the loss that balances loads: NVIDIA-NeMo/Megatron-Bridge@067f987d, src/megatron/bridge/models (qwen, deepseek, moonlight), and
+# yanring/Megatron-MoE-ModelZoo, model_configs/benchmarking: 1e-3 or 1e-4, whose size takes no time.
+AUXILIARY_LOSS: Final = 1e-3
+
+# The part of exchanges that layers of another micro_batch hide, 30 billion parameters on 16 H100: NVIDIA-NeMo/Megatron-Bridge@067f987d,
+# skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md.  By nodes (HybridEP) of 8.25 s a step, 10.83 s with overlap of which 3.96 s
+# are hidden, 6.87 s stay; of a message a slot a step of 41.25 s takes 31.31 s, 9.94 s less, where its exchanges take 19.5 s by the law.
+HIDDEN_EXCHANGES: Final[Mapping[str, float]] = {PER_NODE: 0.17, ALL_TO_ALL: 0.51}
 
 
 def hides_exchanges(row: TableRow) -> bool:
@@ -247,12 +286,10 @@ def hides_exchanges(row: TableRow) -> bool:
 def _has_no_flex_backend(row: TableRow) -> bool:
     """Whether the row's recipe, by its source, leaves tokens to alltoall where its release has another default.
 
-    Source: NVIDIA-NeMo/Megatron-Bridge, tags v0.2.0 and v0.3.0, scripts/performance/configs/qwen3 and qwen (no moe_flex_dispatcher_backend
-    on B200); @067f987d, src/megatron/bridge/recipes/moonlight/h100/moonlight_16b.py (moe_token_dispatcher_type), behind the table of
-    skills/nemo-mbridge-perf-activation-recompute.
+    Source: NVIDIA-NeMo/Megatron-Bridge@067f987d, src/megatron/bridge/recipes/moonlight/h100/moonlight_16b.py (moe_token_dispatcher_type),
+    behind the table of skills/nemo-mbridge-perf-activation-recompute.
     """
-    on_b200 = row.says("accelerator") == "b200" and "docs/performance-summary" in row.says("source")
-    return "perf-activation-recompute" in row.says("source") or (on_b200 and release_of(row) in ("25.11", "26.02"))
+    return "perf-activation-recompute" in row.says("source")
 
 
 def dispatch_of(row: TableRow) -> str:
