@@ -31,6 +31,7 @@ from parsim.validate.defaults import (
     Software,
     attention_of,
     balances_loads,
+    devices_of,
     dispatch_of,
     fusions_of,
     hides_exchanges,
@@ -89,7 +90,7 @@ def replicas(row: TableRow) -> int | None:
     8
     """
     inner = prod(row.counts.get(axis, 1) for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel"))
-    stated, devices = row.counts.get("data_parallel"), row.counts.get("num_devices")
+    stated, devices = row.counts.get("data_parallel"), devices_of(row)
     return stated if stated or not devices else max(1, devices // inner)
 
 
@@ -142,7 +143,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         plan = replace(plan, recompute_modules=recipe.recompute_modules)
     elif modules := modules_of(row):
         plan = replace(plan, recompute="none", recompute_modules=modules)
-    num_devices = row.counts.get("num_devices", plan.num_devices)
+    num_devices = devices_of(row) or plan.num_devices
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
     cluster = _cluster(row, num_devices)

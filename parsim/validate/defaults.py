@@ -121,6 +121,10 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
 # (megatron/training/global_vars.py: args.rank == args.world_size - 1).
 LOGGED_BY_LAST_RANK: Final = frozenset({"mcore_ci"})
 
+# Devices of a family's runs.  Source: NVIDIA/Megatron-LM@d98e8a64, tests/test_utils/recipes: h100/gpt.yaml and moe.yaml run on a node of 8,
+# gb200/gpt.yaml and moe.yaml on two of 4; tests of a release on as many as each says.
+DEVICES_OF_FAMILY: Final[Mapping[str, int]] = {"mcore_ci": 8}
+
 # What NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md, calls precisions.
 PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX": "mxfp8", "MXFP8": "mxfp8", "NVFP4": "nvfp4"}
 
@@ -190,6 +194,8 @@ NETWORK_OF_GENERATION: Final[Mapping[str, Ports]] = {
     "h100": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
     "b200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
     "gb200": Ports("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet: a port a GPU"),
+    "b300": Ports("ib-xdr-8rail", 8, "NVIDIA DGX B300 datasheet: 8 ports of 800 Gb/s"),
+    "gb300": Ports("ib-xdr-8rail", 72, "NVIDIA GB300 NVL72 datasheet: a port of 800 Gb/s a GPU"),
     "a800": Ports("ib-hdr-8rail", 8, "as an A100 node"),
 }
 
@@ -198,6 +204,12 @@ def software_of(row: TableRow) -> Software:
     """That of the row's repository, or of its family."""
     stacks = [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in row.says("source")]
     return SOFTWARE[stacks[0] if stacks else STACK_OF_FAMILY.get(row.says("source_family"), DEFAULT_STACK)]
+
+
+def devices_of(row: TableRow) -> int | None:
+    """Those of the row, or of its family; None where neither is known."""
+    usual = None if "release" in row.says("source") else DEVICES_OF_FAMILY.get(row.says("source_family"))
+    return row.counts.get("num_devices", usual)
 
 
 def release_of(row: TableRow) -> str:
