@@ -134,6 +134,10 @@ FP8_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "mlcommons/training_results_v5.1": "fp8_current",
 }
 
+# Release -> what fp8 means to its recipes of experts.  Source: NVIDIA-NeMo/Megatron-Bridge, tag v0.1.0rc3, scripts/performance/configs
+# (deepseek, qwen3): of both that are of a tensor they have fp8_cs alone; docs/performance-summary-archive.md: blocks in parentheses.
+FP8_OF_EXPERTS: Final[Mapping[str, str]] = {"25.09": "fp8_current"}
+
 
 @dataclass(frozen=True, slots=True)
 class LatentRecipe:
@@ -229,6 +233,8 @@ def precision_of(row: TableRow) -> str:
     """The precision of the row: that of the label which its notes repeat, or its dtype; "" where it states none."""
     stated = row.says("dtype")
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
+    if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and row.counts.get("num_experts"):
+        return FP8_OF_EXPERTS[release_of(row)]
     meant = [precision for repository, precision in FP8_OF_REPOSITORY.items() if stated == FP8 and repository in row.says("source")]
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*meant, stated)[0]
 

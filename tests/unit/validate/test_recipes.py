@@ -22,6 +22,7 @@ LAYOUT = {
     "expert_parallel": "8",
     "recompute": "",
 }
+DROPS = {"dtype": "fp8", "notes": 'precision label "FP8 (see note)"; token-drop MoE'}
 MX, BF = {"dtype": "fp8", "notes": 'precision label "MXFP8"'}, {"dtype": "bf16", "notes": ""}
 
 
@@ -43,6 +44,7 @@ def of_row(tmp_path, accelerator, source, **changes):
 @pytest.mark.parametrize(
     ("model", "accelerator", "release", "dispatch", "graphs", "hidden", "modules"),
     [
+        ({**QWEN, **DROPS, "top_k": "8"}, "b200", "25.09", "all_to_all", {"any": "all"}, False, ()),
         ({**QWEN, **MX, "top_k": "8"}, "gb200", "26.02", "per_node", {}, False, ()),  # moe_router and moe_preprocess alone
         ({**QWEN, **MX, "top_k": "8"}, "gb200", "26.06", "per_node", {"any": "all"}, True, ()),
         ({**QWEN, **BF, "top_k": "8"}, "gb200", "26.06", "per_node", {"any": "around_experts"}, False, ()),
@@ -57,7 +59,9 @@ def test_a_row_of_published_results_runs_the_recipe_of_its_release(
     found = of_row(tmp_path, accelerator, SOURCE.format(release), **model)
     assert (found.stack.dispatch, found.stack.graphs, bool(found.stack.hidden_exchanges)) == (dispatch, graphs, hidden)
     assert found.plan("row").recompute_modules == modules
-    assert found.stack.waits_for_loads is not hidden
+    assert found.stack.waits_for_loads is not (hidden or "token-drop" in model["notes"])
+    if release == "25.09":
+        assert found.batch.dtype == "fp8_current"  # of both scalings of a tensor its recipes of experts have this alone
 
 
 def test_what_a_row_states_goes_before_its_recipe_and_other_sources_have_none(tmp_path):
