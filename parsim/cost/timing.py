@@ -115,7 +115,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=sustained)
     if (own := _epilogue(task, model)) is not None:
         return elementwise_s(node.accelerator, sum((num_bytes(each, sizes) for each in own), start=sizes.zero), fused=True)
-    if "grouped_mlp" not in model.stack.fusions:
+    if not _fuses_around_experts(model):
         traffic = traffic * _BIASES_APART.get(task.kernel, 1)
     return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
 
@@ -127,12 +127,17 @@ def _epilogue(task: Compute, model: CostModel) -> tuple[Operand, ...] | None:
     Source: NVIDIA/TransformerEngine@d0067d0d, transformer_engine/pytorch/ops/fused/grouped_mlp.py (grouped_gemm_glu_wrapper_sm100 and
     grouped_gemm_dglu_wrapper_sm100, of MXFP8).
     """
-    narrows = model.batch.recipe.narrows
     inputs = operands(task)
-    if "grouped_mlp" not in model.stack.fusions or narrows is None or narrows.scale != "e8m0" or not inputs:
+    if not inputs or not _fuses_around_experts(model):
         return None
     moved = {"quantise": results(task), "weighted_swiglu": (), "weighted_swiglu_grad": inputs[:2]}
     return moved.get(task.kernel) if {"X", "J"} <= set(inputs[0].dims) else None
+
+
+def _fuses_around_experts(model: CostModel) -> bool:
+    """Whether grouped GEMMs do what lies between them, which they can in blocks with scales of powers of two."""
+    narrows = model.batch.recipe.narrows
+    return "grouped_mlp" in model.stack.fusions and narrows is not None and narrows.scale == "e8m0"
 
 
 def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel) -> Scalar:

@@ -267,7 +267,7 @@ _CALLS: Final[Mapping[str, tuple[str, int, int]]] = {
 }
 
 
-def calls_of(task: Task, fusions: tuple[str, ...] = ()) -> int:
+def calls_of(task: Task, fusions: tuple[str, ...]) -> int:
     """Calls by which the host launches it; a fused op, a drawn input and a bucket are part of another's."""
     if not isinstance(task, Compute):
         return int(isinstance(task, Collective) and isinstance(task.source, Operand))

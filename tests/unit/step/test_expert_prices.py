@@ -63,7 +63,7 @@ def test_biases_of_experts_times_gates_move_in_float32_unless_matmuls_take_them_
 
     def moved(*fusions: str) -> float:
         stack = replace(STACK, fusions=(*STACK.fusions, *fusions))
-        workload = stages_of(scenario(model=replace(MOE, bias=True), batch=Batch(4, 8), stack=stack), PLAN).workload
+        workload = stages_of(scenario(model=replace(MOE, bias=True), batch=Batch(4, 8, "mxfp8"), stack=stack), PLAN).workload
         found = next(t for t in workload.step.segments["expert_layer"].phases[phase] if isinstance(t, Compute) and t.name == task)
         return int(workload.ps(found)[0]) / 1e12 - launch_s
 
