@@ -46,6 +46,11 @@ SIZING_LAUNCHES = 7 + 1 + 4
 # B200 1.16 and 1.58, averaged.
 GROUPED_FACTOR, GROUPED_ACCUMULATION_FACTOR = 1.08, 1.36
 
+# What the bias of an expert's last matrix, times a gate, moves over what one kernel would: product, sum, joined experts and cast are
+# kernels of their own, in float32, 28 bytes an element for 4 in bf16; back a cast either way, and a product and its sum for each factor, 36
+# for 4.  Source: NVIDIA/Megatron-LM, tags core_v0.14.0 to d98e8a64, megatron/core/transformer/moe/experts.py (TEGroupedMLP._apply_bias).
+_BIASES_APART = {"weighted_expert_bias": 7, "weighted_expert_bias_grad": 9, "weighted_expert_bias_grad_gates": 9}
+
 
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
     """Picoseconds of one task that has its resources to itself; `held`: the copies of segments over which its buckets reach."""
@@ -110,6 +115,8 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=sustained)
     if (own := _epilogue(task, model)) is not None:
         return elementwise_s(node.accelerator, sum((num_bytes(each, sizes) for each in own), start=sizes.zero), fused=True)
+    if not _fuses_around_experts(model):
+        traffic = traffic * _BIASES_APART.get(task.kernel, 1)
     return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
 
 
@@ -120,12 +127,17 @@ def _epilogue(task: Compute, model: CostModel) -> tuple[Operand, ...] | None:
     Source: NVIDIA/TransformerEngine@d0067d0d, transformer_engine/pytorch/ops/fused/grouped_mlp.py (grouped_gemm_glu_wrapper_sm100 and
     grouped_gemm_dglu_wrapper_sm100, of MXFP8).
     """
-    narrows = model.batch.recipe.narrows
     inputs = operands(task)
-    if "grouped_mlp" not in model.stack.fusions or narrows is None or narrows.scale != "e8m0" or not inputs:
+    if not inputs or not _fuses_around_experts(model):
         return None
     moved = {"quantise": results(task), "weighted_swiglu": (), "weighted_swiglu_grad": inputs[:2]}
     return moved.get(task.kernel) if {"X", "J"} <= set(inputs[0].dims) else None
+
+
+def _fuses_around_experts(model: CostModel) -> bool:
+    """Whether grouped GEMMs do what lies between them, which they can in blocks with scales of powers of two."""
+    narrows = model.batch.recipe.narrows
+    return "grouped_mlp" in model.stack.fusions and narrows is not None and narrows.scale == "e8m0"
 
 
 def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel) -> Scalar:

@@ -57,6 +57,8 @@ class StackRow(InlineRow):
             "loss_in_place",
             "narrow_loss",
             "norm_gemm",
+            "router",
+            "latent_rotary",
             "grouped_mlp",
         ]
     ] = _as_in_stack("fusions")

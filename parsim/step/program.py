@@ -20,6 +20,7 @@ from parsim.schedules.phase import Phase
 from parsim.step.finish import PARTS, Placed, by_group, finish_segment, parameters, replica_sums, sum_name, whole_gradients
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
+from parsim.step.structure import Structure
 from parsim.step.task import (
     COMPUTE_STREAM,
     LAUNCH,
@@ -32,8 +33,9 @@ from parsim.step.task import (
     Send,
     Task,
     Wait,
+    calls_of,
+    calls_of_an_expert,
     experts_of,
-    is_launched,
     reads,
     runs_beside,
 )
@@ -178,7 +180,7 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if (scatters or applies) and (born := _new_gradients(step, segment)):
         yield Hold("zero_gradients", (whole_gradients(step.structure, born),))
     tasks = segment.phases[phase]
-    yield from _surround(tasks, phase, waits_for_loads=step.structure.waits_for_loads)
+    yield from _surround(tasks, phase, step.structure)
     if scatters:
         yield from _scatters(step, segment)
     if closes and phase.accumulates and step.structure.replica_stream:
@@ -197,28 +199,30 @@ def _around(launches: Launches, beside: tuple[str, ...]) -> tuple[Launches, Wait
     return launches, Wait("segment", streams=(*beside, LAUNCH))
 
 
-def _surround(tasks: tuple[Task, ...], phase: Phase, *, waits_for_loads: bool) -> Iterator[Task]:
+def _surround(tasks: tuple[Task, ...], phase: Phase, structure: Structure) -> Iterator[Task]:
     """The tasks of a segment between what the host launches for them and the wait for what they left on other streams."""
     beside = dict.fromkeys(task.stream for task in tasks if runs_beside(task))
-    launches, wait = _around(_launches(tasks, phase, waits_for_loads=waits_for_loads), tuple(beside))
+    launches, wait = _around(_launches(tasks, phase, structure), tuple(beside))
     yield launches
     yield from tasks
     yield wait
 
 
-def _launches(tasks: tuple[Task, ...], phase: Phase, *, waits_for_loads: bool) -> Launches:
+def _launches(tasks: tuple[Task, ...], phase: Phase, structure: Structure) -> Launches:
     """What the host launches for the tasks of a segment.
 
     Where it has to know how many tokens each expert has, it waits for the device, which then waits for what it launches; a backward has
     the loads from its forward.
     """
-    launched, experts = sum(map(is_launched, tasks)), [task for task in tasks if waits_for_loads and experts_of(task) is not None]
+    launched = sum(calls_of(task, structure.fusions) for task in tasks)
+    experts = [task for task in tasks if structure.waits_for_loads and experts_of(task) is not None]
     if not experts:
         return Launches("launches", launched)
-    between = sum(map(is_launched, _between_moves(tasks)))
+    between = sum(calls_of(task, structure.fusions) for task in _between_moves(tasks))
     asks = phase is Phase.F or any(isinstance(task, Compute) and task.again for task in experts)
     stream = COMPUTE_STREAM if asks else LAUNCH
-    return Launches("launches", launched - between, between - len(experts), len(experts), experts_of(experts[0]), stream)
+    of_experts = sum(calls_of_an_expert(task) for task in tasks)
+    return Launches("launches", launched - between, between - len(experts), of_experts, experts_of(experts[0]), stream)
 
 
 def _between_moves(tasks: tuple[Task, ...]) -> tuple[Task, ...]:

@@ -12,8 +12,9 @@ from typing import Final, Literal, TypeGuard
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim.model.dims import MATMUL
+from parsim.model.dims import MATMUL, TOKEN_DIMS
 from parsim.model.op import Dims
+from parsim.model.op_kinds import PART
 from parsim.parallel.group import Group
 from parsim.parallel.precision import LAYOUTS
 from parsim.parallel.sharding import Sharding
@@ -239,11 +240,37 @@ def runs_beside(task: Task) -> TypeGuard[Collective]:
     return isinstance(task, Collective) and task.stream != COMPUTE_STREAM
 
 
-def is_launched(task: Task) -> bool:
-    """Whether the host launches it by a call of its own; a fused op, a drawn input and a bucket are part of another call."""
-    if isinstance(task, Compute):
-        return bool(task.inputs) and not task.fused
-    return isinstance(task, Collective) and isinstance(task.source, Operand)
+# Kernels that a framework launches as several, unless a stack fuses them under a name: calls where it does, and where not.
+# Source: NVIDIA/Megatron-LM, tag core_v0.14.0, megatron/core/transformer/moe: of a route top-k, what its score takes, and two tables of
+# experts by tokens (moe_utils.py, topk_routing_with_score_function), and in two passes the table of rows that permute follows
+# (NVIDIA/TransformerEngine, tag v2.5, transformer_engine/pytorch/triton/permutation.py, make_row_id_map); back four casts of the gate's
+# operands, too (moe_utils.py, RouterGatingLinearFunction).  Of the auxiliary loss scores, their top-k and a table, sums over tokens, ranks
+# and experts, and what is logged (compute_routing_scores_for_aux_loss, switch_load_balancing_loss_func; router.py,
+# attach_and_log_load_balancing_loss).  Latent attention turns by halves, four products and a sum of what is cut out and laid beside
+# the rest again (core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_bshd).
+_CALLS: Final[Mapping[str, tuple[str, int, int]]] = {
+    **{name: ("router", 3, 10) for name in ("route", "route_dropping")},
+    **{name: ("router", 3, 16) for name in ("route_sigmoid", "route_own_sigmoid", "route_sigmoid_dropping")},
+    **{f"{name}_grad": ("router", 5, 8) for name in ("route", "route_dropping")},
+    **{f"{name}_grad": ("router", 5, 12) for name in ("route_sigmoid", "route_own_sigmoid", "route_sigmoid_dropping")},
+    **{"balance_loss": ("router", 6, 14), "balance_loss_grad": ("router", 5, 8)},
+    **dict.fromkeys(("rotary", "rotary_grad"), ("latent_rotary", 1, 10)),
+}
+
+
+def calls_of(task: Task, fusions: tuple[str, ...]) -> int:
+    """Calls by which the host launches it; a fused op, a drawn input and a bucket are part of another's."""
+    if not isinstance(task, Compute):
+        return int(isinstance(task, Collective) and isinstance(task.source, Operand))
+    if task.fused or not task.inputs:
+        return 0
+    fusion, together, apart = _CALLS.get(task.kernel, ("", 1, 1))
+    return together if fusion in fusions or (fusion == "latent_rotary" and not _is_latent(task)) else apart
+
+
+def _is_latent(rotary: Compute) -> bool:
+    """Whether it turns the part of queries that latent attention turns, or the keys that all its heads share."""
+    return PART in rotary.attributes or any("r" in each.dims for each in rotary.inputs if isinstance(each, Operand))
 
 
 def experts_of(task: Task) -> tuple[str, ...] | None:
@@ -255,3 +282,19 @@ def experts_of(task: Task) -> tuple[str, ...] | None:
         return None
     matrices = next(o.sharding for o in (*task.inputs, *task.outputs) if isinstance(o, Operand) and "E" in o.dims)
     return matrices.axes[matrices.dims.index("E")]
+
+
+# Calls for each expert of a rank beside a GEMM's own.  Source: NVIDIA/Megatron-LM, tag core_v0.14.0: core/transformer/moe/experts.py
+# (TEGroupedMLP._apply_bias: a product and a sum each, as in their gradients).
+_OF_AN_EXPERT: Final = ("weighted_expert_bias", "weighted_expert_bias_grad", "weighted_expert_bias_grad_gates")
+
+
+def calls_of_an_expert(task: Task) -> int:
+    """Calls for each expert: a GEMM, and where it makes a gradient of weights the hook that hands it to the sums of gradients.
+
+    Source: NVIDIA/Megatron-LM, tag core_v0.14.0, core/distributed/distributed_data_parallel.py (_make_backward_post_hook).
+    """
+    if experts_of(task) is not None:
+        assert isinstance(task, Compute)
+        return 1 + (not TOKEN_DIMS.intersection(*(each.dims for each in task.outputs if isinstance(each, Operand))))
+    return 2 if isinstance(task, Compute) and task.kernel in _OF_AN_EXPERT else 0

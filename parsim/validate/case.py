@@ -26,20 +26,25 @@ from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
 from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation
 from parsim.validate.defaults import (
+    AUXILIARY_LOSS,
     HIDDEN_EXCHANGES,
     NVLINK_DOMAIN,
     Software,
     attention_of,
+    balances_loads,
+    devices_of,
     dispatch_of,
     fusions_of,
     hides_exchanges,
     latent_recipe_of,
+    modules_of,
     pads_experts,
     ports_of,
     precision_of,
     release_of,
     software_of,
 )
+from parsim.validate.recipes import recipe_of
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size", "num_heads")
@@ -86,7 +91,7 @@ def replicas(row: TableRow) -> int | None:
     8
     """
     inner = prod(row.counts.get(axis, 1) for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel"))
-    stated, devices = row.counts.get("data_parallel"), row.counts.get("num_devices")
+    stated, devices = row.counts.get("data_parallel"), devices_of(row)
     return stated if stated or not devices else max(1, devices // inner)
 
 
@@ -117,22 +122,29 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     stack, said = _stack(row, software)
     if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
-    stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)), dispatch=dispatch_of(row) or stack.dispatch)
-    stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row))
+    precision = stack.precision(precision_of(row) or software.dtype)
+    experts = recipe_of(row, precision, release_of(row))
+    if experts:
+        graphs = {ANY: experts.graphs} if experts.graphs else {}
+        hidden = {ANY: HIDDEN_EXCHANGES[experts.dispatch]} if experts.overlaps else {}
+        stack = replace(stack, dispatch=experts.dispatch, graphs=graphs, hidden_exchanges=hidden)
+    stack = replace(stack, fusions=fusions_of(row, stack.fusions), dispatch=dispatch_of(row) or stack.dispatch)
     if hides_exchanges(row):
-        stack = replace(stack, hidden_exchanges={ANY: HIDDEN_EXCHANGES})
+        stack = replace(stack, hidden_exchanges={ANY: HIDDEN_EXCHANGES[stack.dispatch]})
+    waits = stack.waits_for_loads and not pads_experts(row) and ANY not in stack.hidden_exchanges
+    stack = replace(stack, waits_for_loads=waits)
     model = _model(row, software)
-    recipe = (
-        latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent and not row.says("recompute") else None
-    )
-    if recipe and recipe.attention:
-        stack = replace(stack, attention=recipe.attention)
+    latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
+    if latent and latent.attention and not row.says("recompute"):
+        stack = replace(stack, attention=latent.attention)
     stack = _with_ends(row, model, stack)
-    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], stack.precision(precision_of(row) or software.dtype))
+    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], precision)
     plan = _plan(row, model, software, stack)
-    if recipe:
+    if (recipe := experts or latent) and not row.says("recompute"):
         plan = replace(plan, recompute_modules=recipe.recompute_modules)
-    num_devices = row.counts.get("num_devices", plan.num_devices)
+    elif modules := modules_of(row):
+        plan = replace(plan, recompute="none", recompute_modules=modules)
+    num_devices = devices_of(row) or plan.num_devices
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
     cluster = _cluster(row, num_devices)
@@ -171,7 +183,8 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         named: ModelSpec = read("models", catalog.find("models", row.says("model_name")))
         return named
     if known := _known_model(row):
-        return replace(known, num_layers=row.counts["num_layers"], max_positions=row.counts["sequence_length"])
+        balance = AUXILIARY_LOSS if balances_loads(row) else known.balance_coefficient
+        return replace(known, num_layers=row.counts["num_layers"], max_positions=row.counts["sequence_length"], balance_coefficient=balance)
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim")
     experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
     return TransformerSpec.of(

@@ -121,6 +121,10 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
 # (megatron/training/global_vars.py: args.rank == args.world_size - 1).
 LOGGED_BY_LAST_RANK: Final = frozenset({"mcore_ci"})
 
+# Devices of a family's runs.  Source: NVIDIA/Megatron-LM@d98e8a64, tests/test_utils/recipes: h100/gpt.yaml and moe.yaml run on a node of 8,
+# gb200/gpt.yaml and moe.yaml on two of 4; tests of a release on as many as each says.
+DEVICES_OF_FAMILY: Final[Mapping[str, int]] = {"mcore_ci": 8}
+
 # What NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md, calls precisions.
 PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX": "mxfp8", "MXFP8": "mxfp8", "NVFP4": "nvfp4"}
 
@@ -129,6 +133,10 @@ FP8_OF_REPOSITORY: Final[Mapping[str, str]] = {
     # There, NVIDIA/benchmarks/llama31_8b/implementations/nemo/config_common.sh: FP8_RECIPE="tensorwise".
     "mlcommons/training_results_v5.1": "fp8_current",
 }
+
+# Release -> what fp8 means to its recipes of experts.  Source: NVIDIA-NeMo/Megatron-Bridge, tag v0.1.0rc3, scripts/performance/configs
+# (deepseek, qwen3): of both that are of a tensor they have fp8_cs alone; docs/performance-summary-archive.md: blocks in parentheses.
+FP8_OF_EXPERTS: Final[Mapping[str, str]] = {"25.09": "fp8_current"}
 
 
 class LatentRecipe(Struct, frozen=True):
@@ -154,6 +162,13 @@ LATENT_RECIPES: Final[Mapping[str, Mapping[str, LatentRecipe]]] = {
             "on Blackwell heads of 192 and 128 train with fused attention from cuDNN 9.11, which the container, NeMo 25.04, is before",
         ),
     },
+}
+
+# What selective recomputation is where it is not that of core attention: by what `source` may hold, and by the end of the notes.
+MODULES_OF_SOURCE: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    # There: "recompute=select means recomputing layernorm and swiglu in moe", "recompute=moe ... layernorm and entire moe module".
+    "xtuner docs/en/benchmark/megatron_moe_benchmark.md": {"moe": ("moe", "layernorm"), "": ("moe_act", "layernorm")},
+    "Megatron-MoE-ModelZoo best_practice/qwen3/readme.md": {"": ("layernorm", "moe_act")},  # there: "norm, act"
 }
 
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
@@ -182,6 +197,8 @@ NETWORK_OF_GENERATION: Final[Mapping[str, Ports]] = {
     "h100": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
     "b200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
     "gb200": Ports("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet: a port a GPU"),
+    "b300": Ports("ib-xdr-8rail", 8, "NVIDIA DGX B300 datasheet: 8 ports of 800 Gb/s"),
+    "gb300": Ports("ib-xdr-8rail", 72, "NVIDIA GB300 NVL72 datasheet: a port of 800 Gb/s a GPU"),
     "a800": Ports("ib-hdr-8rail", 8, "as an A100 node"),
 }
 
@@ -190,6 +207,12 @@ def software_of(row: TableRow) -> Software:
     """That of the row's repository, or of its family."""
     stacks = [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in row.says("source")]
     return SOFTWARE[stacks[0] if stacks else STACK_OF_FAMILY.get(row.says("source_family"), DEFAULT_STACK)]
+
+
+def devices_of(row: TableRow) -> int | None:
+    """Those of the row, or of its family; None where neither is known."""
+    usual = None if "release" in row.says("source") else DEVICES_OF_FAMILY.get(row.says("source_family"))
+    return row.counts.get("num_devices", usual)
 
 
 def release_of(row: TableRow) -> str:
@@ -209,19 +232,48 @@ def precision_of(row: TableRow) -> str:
     """The precision of the row: that of the label which its notes repeat, or its dtype; "" where it states none."""
     stated = row.says("dtype")
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
+    if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and row.counts.get("num_experts"):
+        return FP8_OF_EXPERTS[release_of(row)]
     meant = [precision for repository, precision in FP8_OF_REPOSITORY.items() if stated == FP8 and repository in row.says("source")]
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*meant, stated)[0]
 
 
-def fusions_of(row: TableRow) -> tuple[str, ...]:
-    """What a row says that its run fused beside what its stack does: Hagemann et al. 2023 (arXiv:2311.05610), section 4.2."""
-    return ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
+# What `source` may hold -> what its runs do not fuse though their stack does, or fuse though it does not.
+UNFUSED: Final[Mapping[str, tuple[str, ...]]] = {
+    # NVIDIA-NeMo/Megatron-Bridge@067f987d, recipes/moonlight/h100/moonlight_16b.py: neither moe_router_fusion nor apply_rope_fusion.
+    "perf-activation-recompute": ("router", "latent_rotary"),
+}
+FUSED: Final[Mapping[str, tuple[str, ...]]] = {
+    # There, model_configs/benchmarking/Qwen3-235B-A22B.yaml: --moe-router-fusion.
+    "Megatron-MoE-ModelZoo": ("router",),
+}
+
+
+def fusions_of(row: TableRow, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The stack's, as a row or its source has them; with a kernel of RMSNorm: Hagemann et al. 2023 (arXiv:2311.05610), section 4.2."""
+    more = [each for source, fused in FUSED.items() if source in row.says("source") for each in fused]
+    less = [each for source, apart in UNFUSED.items() if source in row.says("source") for each in apart]
+    own = ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
+    return tuple(each for each in (*usual, *own, *more) if each not in less)
 
 
 def latent_recipe_of(row: TableRow) -> LatentRecipe | None:
     """What the recipes of the row's source run for latent attention; None where they are not known."""
     recipes = next((found for held, found in LATENT_RECIPES.items() if held in row.says("source")), {})
     return recipes.get(row.says("accelerator").split("-")[0], recipes.get(""))
+
+
+def balances_loads(row: TableRow) -> bool:
+    """Whether a row of Megatron Core has an auxiliary loss, as all its recipes of experts do but gpt-oss's."""
+    stack = software_of(row).stack
+    return stack.startswith(("megatron-core", "megatron-bridge", "nemo")) and "oss" not in row.says("model_name").lower()
+
+
+def modules_of(row: TableRow) -> tuple[str, ...]:
+    """The modules that run again where the row says selective and its source means others than core attention; none else."""
+    known = [each for source, each in MODULES_OF_SOURCE.items() if source in row.says("source")]
+    ends = known[0].items() if known and row.says("recompute") == "selective" else ()
+    return next((modules for end, modules in ends if row.says("notes").endswith(end)), ())
 
 
 def pads_experts(row: TableRow) -> bool:
@@ -233,9 +285,14 @@ def pads_experts(row: TableRow) -> bool:
     return bool(re.search(r"token-drop|capacity factor 1 with padding", row.says("notes")))
 
 
-# Of 8.25 s of exchanges a step, 10.83 s with overlap of which 3.96 s are hidden, so that 6.87 s stay: NVIDIA-NeMo/Megatron-Bridge@067f987d,
-# skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md (HybridEP Production-Shape Benchmark), 30 billion parameters on 16 H100.
-HIDDEN_EXCHANGES: Final = 0.17
+# Times the loss that balances loads: NVIDIA-NeMo/Megatron-Bridge@067f987d, src/megatron/bridge/models (qwen, deepseek, moonlight), and
+# yanring/Megatron-MoE-ModelZoo, model_configs/benchmarking: 1e-3 or 1e-4, whose size takes no time.
+AUXILIARY_LOSS: Final = 1e-3
+
+# The part of exchanges that layers of another micro_batch hide, 30 billion parameters on 16 H100: NVIDIA-NeMo/Megatron-Bridge@067f987d,
+# skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md.  By nodes (HybridEP) of 8.25 s a step, 10.83 s with overlap of which 3.96 s
+# are hidden, 6.87 s stay; of a message a slot a step of 41.25 s takes 31.31 s, 9.94 s less, where its exchanges take 19.5 s by the law.
+HIDDEN_EXCHANGES: Final[Mapping[str, float]] = {PER_NODE: 0.17, ALL_TO_ALL: 0.51}
 
 
 def hides_exchanges(row: TableRow) -> bool:
@@ -246,12 +303,10 @@ def hides_exchanges(row: TableRow) -> bool:
 def _has_no_flex_backend(row: TableRow) -> bool:
     """Whether the row's recipe, by its source, leaves tokens to alltoall where its release has another default.
 
-    Source: NVIDIA-NeMo/Megatron-Bridge, tags v0.2.0 and v0.3.0, scripts/performance/configs/qwen3 and qwen (no moe_flex_dispatcher_backend
-    on B200); @067f987d, src/megatron/bridge/recipes/moonlight/h100/moonlight_16b.py (moe_token_dispatcher_type), behind the table of
-    skills/nemo-mbridge-perf-activation-recompute.
+    Source: NVIDIA-NeMo/Megatron-Bridge@067f987d, src/megatron/bridge/recipes/moonlight/h100/moonlight_16b.py (moe_token_dispatcher_type),
+    behind the table of skills/nemo-mbridge-perf-activation-recompute.
     """
-    on_b200 = row.says("accelerator") == "b200" and "docs/performance-summary" in row.says("source")
-    return "perf-activation-recompute" in row.says("source") or (on_b200 and release_of(row) in ("25.11", "26.02"))
+    return "perf-activation-recompute" in row.says("source")
 
 
 def dispatch_of(row: TableRow) -> str:

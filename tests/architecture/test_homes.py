@@ -175,6 +175,7 @@ ROOM = {
     "experts of a capacity": 60,
     "an auxiliary loss that balances loads": 35,
     "prices by mesh, and bounds that walk each list alone": 30,
+    "calls of a framework for what is one kernel, recipes of experts by release": 175,
 }
 
 

@@ -13,7 +13,7 @@ from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Batch, Plan
 from parsim.schedules.phase import Phase
 from parsim.step.task import Compute
-from support import MOE, TOY, scenario
+from support import MOE, STACK, TOY, scenario
 
 PLAN = Plan(data_parallel=2, expert_parallel=2)
 TOKENS = 8 * 2  # of the two ranks' micro_batch, each of which goes to 2 of 4 experts
@@ -53,3 +53,17 @@ def test_a_token_costs_six_flops_for_each_weight_of_the_experts_that_it_chooses(
     fewer = replace(MOE, experts_per_token=1)
     of_expert = 3 * MOE.hidden_size * MOE.expert_ffn_hidden_size
     assert model_flops_per_token(MOE, 8)[0] - model_flops_per_token(fewer, 8)[0] == 6 * of_expert  # of the one layer that has experts
+
+
+@pytest.mark.parametrize(("task", "phase", "times"), [("experts_down_bias", Phase.F, 7), ("experts_down_bias.d_expert_gates", Phase.B, 9)])
+def test_biases_of_experts_times_gates_move_in_float32_unless_matmuls_take_them_in(task: str, phase: Phase, times: int) -> None:
+    """Per element 4 written, 2 + 4 read and 4 written, 4 and 4, 4 and 2: 28 bytes in place of 4; back 36 for both factors, for 4."""
+    launch_s = TOY.elementwise.launch_s
+
+    def moved(*fusions: str) -> float:
+        stack = replace(STACK, fusions=(*STACK.fusions, *fusions))
+        workload = stages_of(scenario(model=replace(MOE, bias=True), batch=Batch(4, 8, "mxfp8"), stack=stack), PLAN).workload
+        found = next(t for t in workload.step.segments["expert_layer"].phases[phase] if isinstance(t, Compute) and t.name == task)
+        return int(workload.ps(found)[0]) / 1e12 - launch_s
+
+    assert moved() / moved("grouped_mlp") == pytest.approx(times, rel=1e-6)

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from parsim.cost.timing import SIZING_LAUNCHES
 from parsim.estimator.estimate import estimate, stages_of
-from parsim.parallel.plan import ALL, AROUND_EXPERTS, PER_NODE, Batch, Plan
+from parsim.model.transformer import TransformerSpec
+from parsim.parallel.plan import ALL, AROUND_EXPERTS, PER_NODE, Batch, Plan, Stack
 from parsim.schedules.phase import Phase
 from parsim.step import program
 from parsim.step.program import section
@@ -19,16 +20,17 @@ HOST_S, EXPERT_S = 3e-6, 1e-6
 WAITS = replace(STACK, waits_for_loads=True, host_launch_s=HOST_S, expert_launch_s=EXPERT_S)
 SPREAD = Plan(data_parallel=2, expert_parallel=2)
 MATMULS = {Phase.F: 3, Phase.B: 6}
+OF_AN_EXPERT = {Phase.F: 3, Phase.B: 6 + 3}  # a matmul each, and a hook for each gradient of weights
 # Between the moves, beside matmuls.  Forward: permute, swish, multiply, weigh, unpermute.  Backward: a move each; of weigh and multiply
 # a gradient for each of two operands, of swish one; a weight gradient added to the step's for each matmul.
 BETWEEN = {Phase.F: 5, Phase.B: 2 + 5 + 3}
 EXCHANGES = 3  # tokens, their gates, and tokens back
 
 
-def launches(plan: Plan, phase: Phase, graphs: str = "") -> tuple[Launches, int]:
+def launches(plan: Plan, phase: Phase, graphs: str = "", *, stack: Stack = WAITS, model: TransformerSpec = MOE) -> tuple[Launches, int]:
     """Those of a layer of experts, with their microseconds."""
-    stack = replace(WAITS, graphs={CLUSTER.node.accelerator.name: graphs} if graphs else {})
-    workload = stages_of(scenario(model=MOE, batch=Batch(8, 8), stack=stack), plan).workload
+    stack = replace(stack, graphs={CLUSTER.node.accelerator.name: graphs} if graphs else {})
+    workload = stages_of(scenario(model=model, batch=Batch(8, 8), stack=stack), plan).workload
     (found,) = (task for task in section(workload.step, "expert_layer", phase) if isinstance(task, Launches))
     return found, int(workload.ps(found)[0]) // 10**6
 
@@ -37,9 +39,9 @@ def launches(plan: Plan, phase: Phase, graphs: str = "") -> tuple[Launches, int]
 def test_one_call_launches_a_kernel_of_each_expert_and_only_a_forward_waits_for_it(phase: Phase, stream: str) -> None:
     for plan, experts, exchanges in ((Plan(), 4, 0), (SPREAD, 2, EXCHANGES)):
         found, microseconds = launches(plan, phase)
-        assert (found.of_loads, found.of_experts, found.stream) == (BETWEEN[phase] + exchanges, MATMULS[phase], stream)
+        assert (found.of_loads, found.of_experts, found.stream) == (BETWEEN[phase] + exchanges, OF_AN_EXPERT[phase], stream)
         sizing = SIZING_LAUNCHES if exchanges and phase is Phase.F else 0
-        assert microseconds == 3 * (found.count + found.of_loads + sizing) + MATMULS[phase] * experts
+        assert microseconds == 3 * (found.count + found.of_loads + sizing) + OF_AN_EXPERT[phase] * experts
 
 
 def test_a_node_that_gets_a_token_once_needs_no_sizes_of_slots() -> None:
@@ -51,8 +53,25 @@ def test_a_node_that_gets_a_token_once_needs_no_sizes_of_slots() -> None:
 @pytest.mark.parametrize("phase", list(MATMULS))
 def test_a_graph_replays_all_but_what_follows_the_loads_or_all(phase: Phase) -> None:
     sizing = SIZING_LAUNCHES if phase is Phase.F else 0
-    assert launches(SPREAD, phase, AROUND_EXPERTS)[1] == 3 * (BETWEEN[phase] + EXCHANGES + sizing) + MATMULS[phase] * 2
+    assert launches(SPREAD, phase, AROUND_EXPERTS)[1] == 3 * (BETWEEN[phase] + EXCHANGES + sizing) + OF_AN_EXPERT[phase] * 2
     assert launches(SPREAD, phase, ALL)[1] == 0
+
+
+@pytest.mark.parametrize(("phase", "calls"), [(Phase.F, 10 - 3), (Phase.B, 8 - 5)])
+def test_a_router_that_is_not_fused_is_several_calls(phase: Phase, calls: int) -> None:
+    """Top-k, softmax, two tables of zeros that are filled, an int and a bool one, beside two of rows, or one for the first eight."""
+    fused = replace(WAITS, fusions=(*STACK.fusions, "router"))
+    (together, _), (apart, _) = (launches(Plan(), phase, stack=each) for each in (fused, WAITS))
+    assert apart.count - together.count == calls
+
+
+@pytest.mark.parametrize("phase", list(MATMULS))
+def test_latent_attention_turns_queries_and_the_keys_of_all_heads_in_ten_calls_each_where_it_is_not_fused(phase: Phase) -> None:
+    latent = replace(MOE, num_kv_heads=4, qk_norm=False, kv_lora_rank=8, qk_nope_head_dim=2, qk_rope_head_dim=2, v_head_dim=4)
+    fused = replace(WAITS, fusions=(*STACK.fusions, "latent_rotary"))
+    (together, _), (apart, _) = (launches(Plan(), phase, stack=each, model=latent) for each in (fused, WAITS))
+    assert apart.count - together.count == 2 * (10 - 1)
+    assert launches(Plan(), phase, stack=fused)[0] == launches(Plan(), phase)[0]  # other attention turns in a call
 
 
 def test_no_kernel_waits_for_launches_while_another_micro_batch_runs() -> None:

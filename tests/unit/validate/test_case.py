@@ -29,6 +29,15 @@ def test_embedding_and_head_count_as_layers_where_megatron_core_has_no_even_stag
     assert layers_of(found.plan("row"), int(layers), found.stack.layer_split) == held
 
 
+@pytest.mark.parametrize(("source", "replicas"), [("tests/gpt/case", 8 // 4), ("tests/gpt/case_release_sm", None)])
+def test_a_ci_case_of_megatron_core_runs_on_eight_devices_but_not_that_of_a_release(tmp_path, source, replicas):
+    row = {"source_family": "mcore_ci", "source": source, "num_devices": ""}
+    if replicas:
+        assert described(tmp_path, **row).plan("row").data_parallel == replicas
+    else:
+        assert only(tmp_path, **row).skipped == "states no num_devices"
+
+
 def test_micro_batches_of_one_where_a_row_states_none(tmp_path):
     assert described(tmp_path, micro_batch="").plan("row").micro_batch == 1
 
