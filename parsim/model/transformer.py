@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from parsim.model.loads import NO_SLOTS, Slots, expert_loads, slot_tokens, zipf
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
+from parsim.model.window import Window
 
 _OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares", "capacity_factor", "balance_coefficient")  # figures that need some
 _LABELLED = ("text", "token")  # heads whose matrix is their own
@@ -340,16 +341,12 @@ class TransformerSpec(ModelSpec):
         return ""
 
     def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
-        """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs, and of these a window w tokens wide a
-        share of 1 - (1 - w / s)^2, chunks of so many w / s."""
+        """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs that are counted."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
-        each, length = self.num_heads * widths, sequence_length
         layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]
-        whole = 6 * len(layers) * length * each
-        if not self.causal:
-            return whole, whole
-        seen = (min(self.window_of(layer) or length, length) for layer in layers)
-        return whole, sum(3 * each * (w if self.attention_chunk else (length**2 - (length - w) ** 2) // length) for w in seen)
+        pairs = sum(Window(self.window_of(layer), self.attention_chunk > 0).pairs(sequence_length) for layer in layers)
+        whole = 6 * self.num_heads * widths * pairs // sequence_length
+        return whole, whole // 2 if self.causal else whole
 
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
         """Two heads a rank, which share keys where they did before."""
