@@ -161,7 +161,7 @@ def _notes(scenario: Scenario) -> dict[str, list[str]]:
 
 def cannot_run(scenario: Scenario, plan: Plan) -> str:
     """Why the scenario's stack cannot run a plan, with one that can; "" where it can."""
-    return "; ".join(reasons(plan, scenario.model.num_layers, scenario.stack))
+    return "; ".join(reasons(plan, scenario.model, scenario.stack))
 
 
 def remarks(scenario: Scenario, plan: Plan) -> list[str]:
