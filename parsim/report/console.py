@@ -142,16 +142,18 @@ def _widths(texts: Sequence[str], separator: str | None) -> list[int]:
 
 @contextmanager
 def patience(what: str, after_s: float = 0.7) -> Iterator[Callable[[float], None]]:
-    """Tell on stderr, terminal or pipe, what takes longer than `after_s`, and how far it is: call what it yields with the share."""
-    progress, ended, begin = [0.0], Event(), monotonic()
+    """Tell on stderr, terminal or pipe, what takes longer than `after_s`, how far it is, and how long it took: call what it yields with
+    the share that is done."""
+    progress, told, ended, begin = [0.0], Event(), Event(), monotonic()
 
     def tell() -> None:
         text, wait_s = f"{what} ...", after_s
         while not ended.wait(wait_s):
-            if share := progress[0]:
-                text += f" {percent(share)}, about {max(0.0, (monotonic() - begin) * (1 / share - 1)):.0f} s left"
+            if 0 < (share := progress[0]) < 1:  # behind it may come what tells no share
+                text += f" {percent(share)}, about {(monotonic() - begin) * (1 / share - 1):.0f} s left"
             if text:
                 log(text)
+                told.set()
             text, wait_s = "", _EVERY_S
 
     Thread(target=tell, daemon=True).start()
@@ -159,6 +161,8 @@ def patience(what: str, after_s: float = 0.7) -> Iterator[Callable[[float], None
         yield lambda share: progress.__setitem__(0, share)
     finally:
         ended.set()
+    if told.is_set():
+        log(f" done in {monotonic() - begin:.0f} s")
 
 
 @contextmanager

@@ -218,11 +218,17 @@ def _show_contention(ranking: Ranking) -> None:
             say(f"collectives of {_places(left_out)} share links, which no step here counts, of too many events:")
             say("--contention simulates and re-ranks")
         return
+    alone = [place for place, shares in enumerate(ranking.shares, 1) if shares is False]
+    unknown = [place for place, shares in enumerate(ranking.shares, 1) if shares is None]
+    if alone:
+        say(f"collectives of {_places(alone)} share no links: their estimates stand")
     if left_out:
         say(f"not simulated, of too many events, and so last: {_places(left_out)}")
-    if None in ranking.shares and found.is_best:
-        say("those not simulated take longer than the first even by their estimates")
-    if not found.is_best:
+    if unknown and found.is_best:
+        say(f"not simulated, since slower than the first even by their estimates: {_places(unknown)}")
+    elif unknown:
+        say(f"not simulated, of too many events, so that it is not known whether they share links: {_places(unknown)}")
+    if not found.is_best and 1 not in (*left_out, *unknown):
         say(f"a plan that was not simulated may take less than the first: --top {2 * len(ranking.rows)} simulates more")
 
 

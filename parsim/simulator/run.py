@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
     from parsim.simulator.rank import World
 
-MOST_EVENTS: Final = 20_000_000  # simpy runs some 300 thousand of them a second
+MOST_EVENTS: Final = 20_000_000  # simpy runs some 300 thousand of them a second, 50 thousand where links are shared
 
 
 @check_arguments
