@@ -56,8 +56,13 @@ def other_axes(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
 
 
 def defaults(plans: Sequence[Plan]) -> str:
-    """What "-" is in that column; "" where there is none."""
-    return ", ".join(f"{name} {_text(_OTHERS[name])}" for name in _differences(plans))
+    """What that column leaves out, of "-" all; "" where each plan states each of its axes.
+
+    >>> defaults([Plan(schedule="gpipe"), Plan()]), defaults([Plan(schedule="gpipe"), Plan(schedule="zero_bubble_h1")])
+    ('schedule 1f1b', '')
+    """
+    left_out = (name for name in _differences(plans) if any(getattr(each, name) == _OTHERS[name] for each in plans))
+    return ", ".join(f"{name} {_text(_OTHERS[name])}" for name in left_out)
 
 
 def _differences(plans: Sequence[Plan]) -> list[str]:

@@ -17,6 +17,7 @@ from parsim.model.spec import Architecture, Layout, ModelSpec, figure
 from parsim.model.window import Window
 
 _OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares", "capacity_factor", "balance_coefficient")  # figures that need some
+_LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the last 4.8 of 14.8 T tokens, 0.3 before
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
@@ -143,13 +144,15 @@ class TransformerSpec(ModelSpec):
     v_head_dim: int = figure("with kv_lora_rank the width of a value", 0, zero=True)
     num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
     mtp_layers: int = figure("modules behind the layers that predict a later token (MTP): 0 or 1", 0, zero=True, most=1)
-    mtp_loss_weight: float = figure("what the loss of such a module is multiplied by", 0.1)
+    mtp_loss_weight: float = figure("what the loss of such a module is multiplied by", _LATER_WEIGHT)
     expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
     def misfit(self, stated: Mapping[str, Any]) -> str:
         """What does not fit in the figures; "" where all do."""
         if self.mtp_layers and (self.head != "next_token" or self.norm_last):
             return f"mtp_layers = {self.mtp_layers} goes with head = next_token and norm_last = false"
+        if self.mtp_loss_weight != _LATER_WEIGHT and not self.mtp_layers:
+            return f"mtp_loss_weight = {self.mtp_loss_weight} goes with mtp_layers, which is 0"
         if found := self._latent_misfit() or self._window_misfit():
             return found
         if stated.get("head_dim") is None and not self.kv_lora_rank and self.hidden_size % self.num_heads:
@@ -171,7 +174,8 @@ class TransformerSpec(ModelSpec):
             return f"{said} leave none of {self.num_layers} layers its experts"
         beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
         if beside and not self.num_experts:
-            return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0"
+            value = getattr(self, beside)
+            return f"{beside} = {[*value] if isinstance(value, tuple) else value} goes with experts, but num_experts = 0"
         if self.pad_to_capacity and not self.capacity_factor:
             return "pad_to_capacity = true pads to the capacity that capacity_factor states, which is 0; give one"
         return self._loads_misfit()

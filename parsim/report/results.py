@@ -104,7 +104,9 @@ def predict(
         )
     if not scenario.plans:
         raise ParsimError(
-            f"every plan ({', '.join(scenario.spaces)}) leaves axes open", scenario.path, f"Fill them with: parsim plan {scenario.path}"
+            f"every plan ({', '.join(scenario.spaces)}) leaves axes open",
+            scenario.path,
+            f"Fill them with: parsim plan {scenario.arguments}",
         )
     return Results(scenario, backend, tuple(_result(scenario, name, backend, contention, progress) for name in scenario.plans))
 
