@@ -17,7 +17,7 @@ cluster: {node: {base: dgx-a100-80gb, devices_per_node: 4}}
 batch: {global_batch: 8, sequence_length: 8, dtype: bf16}
 plans: {a: {expert_parallel: 4}}
 """
-CSV = "layer,expert,tokens\n0,1,5\n0,0,10\n0,2,1\n0,3,0\n1,1,7\n1,0,2\n1,2,0\n1,3,3\n"
+CSV = "layer,expert,tokens\n0,0,10\n0,2,1\n0,1,5\n0,3,0\n1,1,7\n1,0,2\n1,2,0\n1,3,3\n"
 
 
 def shares(folder: Path, stated: str, **files: str) -> tuple[float, ...]:
