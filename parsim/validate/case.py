@@ -33,6 +33,7 @@ from parsim.validate.defaults import (
     fusions_of,
     hides_exchanges,
     latent_recipe_of,
+    later_modules_of,
     pads_experts,
     ports_of,
     precision_of,
@@ -170,7 +171,8 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         named: ModelSpec = read("models", catalog.find("models", row.says("model_name")))
         return named
     if known := _known_model(row):
-        return replace(known, num_layers=row.counts["num_layers"], max_positions=row.counts["sequence_length"])
+        figures = {"num_layers": row.counts["num_layers"], "max_positions": row.counts["sequence_length"]}
+        return replace(known, **figures, mtp_layers=later_modules_of(row))
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim")
     experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
     return TransformerSpec.of(
@@ -181,6 +183,7 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         max_positions=row.counts["sequence_length"],
         activation=row.says("mlp") or "gelu",
         source=row.says("source"),
+        mtp_layers=later_modules_of(row),
         **{**_layer(row.says("mlp"), software), **({"bias": False} if experts else {})},
     )
 
