@@ -121,7 +121,7 @@ def show_pareto(asked: Question, output: Output, num_nodes: Sequence[int]) -> in
     directory = asked.directory(scenario)
     with asked.options() as options:
         front = pareto(scenario, num_nodes=num_nodes, **options)
-    output.show(made.head(scenario) | front.to_dict(), front.records(), lambda: show_front(scenario, front))
+    output.show(made.head(scenario) | front.to_dict(), front.records(), lambda: show_front(scenario, front, num_nodes))
     if directory:
         log_files(directory, [write(directory / "front.csv", front.to_csv()), *_draw(scenario, asked, directory, num_nodes)])
     if not front.rows:

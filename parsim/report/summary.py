@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from parsim import units
@@ -186,13 +187,15 @@ def _over(ranking: Ranking) -> str:
     return f"{ranking.num_over_memory - ranking.num_over_host:,} exceed the memory of the device{on_host}"
 
 
-def show_front(scenario: Scenario, front: Front) -> None:
-    """The plans of a front, fastest first."""
-    say_what(scenario, front.rows[0] if front.rows else None, "the fastest plan")
-    counts = sorted({each.plan.num_devices for each in front.rows})
-    several = f", on {', '.join(map(str, counts))} devices," if counts not in ([], [scenario.cluster.num_devices]) else ""
-    beaten = f"; no other beats these {len(front.rows)}{several} in step time and memory" if front.rows else ""
-    say(f"{front.num_legal:,} legal plans, {front.num_fit:,} fit{beaten}")
+def show_front(scenario: Scenario, front: Front, num_nodes: Sequence[int] = ()) -> None:
+    """The plans of a front, fastest first, on clusters of so many nodes; the headline has the one of the fastest."""
+    counts = sorted({*num_nodes})
+    nodes = front.rows[0].plan.num_devices // scenario.cluster.node.devices_per_node if front.rows and counts else max(counts, default=0)
+    sized = replace(scenario, cluster=replace(scenario.cluster, num_nodes=nodes)) if nodes else scenario
+    say_what(sized, front.rows[0] if front.rows else None, "the fastest plan")
+    several = f" on {_places(counts)} nodes" if len(counts) > 1 else ""
+    beaten = f"; no other beats these {len(front.rows)} in step time{', devices' * bool(several)} and memory" if front.rows else ""
+    say(f"{front.num_legal:,} legal plans{several}, {front.num_fit:,} fit{beaten}")
     if front.rows:
         _show_plans(front.rows, front.cells())
 

@@ -174,7 +174,7 @@ ROOM = {
     "rates by what passes each link": 25,
     "experts of a capacity": 60,
     "an auxiliary loss that balances loads": 35,
-    "windows in MFU and in what a stack cannot run, why plans are not simulated, how to ask again": 80,
+    "windows in MFU and in what a stack cannot run, why plans are not simulated, how to ask again, cells of sizes": 100,
 }
 
 
