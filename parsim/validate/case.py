@@ -171,8 +171,8 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         named: ModelSpec = read("models", catalog.find("models", row.says("model_name")))
         return named
     if known := _known_model(row):
-        figures = {"num_layers": row.counts["num_layers"], "max_positions": row.counts["sequence_length"]}
-        return replace(known, **figures, mtp_layers=later_modules_of(row))
+        layers, tokens = row.counts["num_layers"], row.counts["sequence_length"]
+        return replace(known, num_layers=layers, max_positions=tokens, mtp_layers=later_modules_of(row))
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim")
     experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
     return TransformerSpec.of(
