@@ -137,6 +137,8 @@ def show_sharing(results: Results) -> None:
             figures = {"lost": units.format(lost_s, "s"), "link busy": percent(sharing.busy_s[link] / shared_s)}
             losses.append({"plan": name, "link": link, "stream": stream, "shares it with": other, **figures})
     show_table(steps, left=("plan",), title="step, links and devices shared by what overlaps on them")
+    if any(each.sharing and each.estimate.step_s < each.sharing.alone_step_s for each in results.plans):
+        say("shorter: kernels met fewer collectives than the estimate charges, which goes by the order of issue and not by time")
     if losses:
         show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
 
