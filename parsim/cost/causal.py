@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+
+from parsim.model.window import ALL, Window
 
 Stretch = tuple[int, int]  # the first position, and the one behind the last
 
@@ -28,16 +29,6 @@ def runs_of(length: int, chunks: Sequence[int], start: int, stop: int) -> tuple[
             run = found.pop()[0], run[1]
         found.append(run)
     return tuple(found)
-
-
-class Window(NamedTuple):
-    """The tokens that a query sees at most: the last so many, itself among them, or those of its own chunk; 0: all."""
-
-    tokens: int = 0
-    chunked: bool = False
-
-
-ALL: Final = Window()
 
 
 def causal_pairs(queries: Iterable[Stretch], keys: Iterable[Stretch], window: Window = ALL) -> int:

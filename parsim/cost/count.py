@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from parsim.collectives.by_node import BETWEEN
 from parsim.cost.buckets import Held, elements, num_bytes
-from parsim.cost.causal import ALL, Window
 from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
@@ -18,6 +17,7 @@ from parsim.cost.sizes import Ints, Sizes
 from parsim.model.dims import GRADIENT, MASTER
 from parsim.model.itemsize import exact_bytes, itemsize_of
 from parsim.model.op_kinds import COSTS, PART
+from parsim.model.window import ALL, Window
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.sharding import Sharding
 from parsim.step.ring import TURNS
@@ -38,8 +38,7 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
         every, local = [operand.sharding for operand in operands(task)], sizes.local
         queries, keys = every[0], next(each for each in every if "Z" in each.dims)
         turns, causal = int(task.attributes.get(TURNS, 0)), task.attributes.get("causal", 1)
-        window = Window(int(sizes.dims["w"][0]), bool(task.attributes["chunked"])) if "window" in task.attributes else ALL
-        pairs = sizes.causal_pairs(queries, keys, turns, window) if causal else local(queries, "Q") * local(keys, "Z")
+        pairs = sizes.causal_pairs(queries, keys, turns, window_of(task, sizes)) if causal else local(queries, "Q") * local(keys, "Z")
         of_keys, of_values = head_widths(task, sizes)
         return 2 * query_heads(queries, sizes) * (cost.matmuls[0] * of_keys + cost.matmuls[1] * of_values) * pairs
     if not cost.per_element:
@@ -49,6 +48,20 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
         row = operands(task)[cost.operand].sharding
         count = count // sizes.local(row, row.dims[-1]) * sizes.dims[part]
     return cost.per_element * count
+
+
+def counted_flops(task: Task, sizes: Sizes) -> Ints:
+    """The same with the pairs of query and key that MFU counts, which do not depend on how ranks share a sequence."""
+    if not isinstance(task, Compute) or COSTS[task.kernel].family != "attention":
+        return flops(task, sizes)
+    every, length = flops(replace(task, attributes={**task.attributes, "causal": 0}), sizes), int(sizes.dims["Z"][0])
+    pairs = window_of(task, sizes).pairs(length)
+    return np.array([each * pairs // length**2 for each in every.tolist()], dtype=np.int64)  # of Python's integers, which do not overflow
+
+
+def window_of(task: Compute, sizes: Sizes) -> Window:
+    """What the queries of attention see of the tokens before them."""
+    return Window(int(sizes.dims["w"][0]), bool(task.attributes["chunked"])) if "window" in task.attributes else ALL
 
 
 def operands(task: Compute) -> tuple[Operand, ...]:

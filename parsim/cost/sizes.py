@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from parsim.cluster.scalars import Ints as Ints
 from parsim.cluster.scalars import distinct_rows
-from parsim.cost.causal import ALL, Stretch, Window, causal_pairs, runs_of
+from parsim.cost.causal import Stretch, causal_pairs, runs_of
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PLACEMENTS, SEQUENCE
 from parsim.model.loads import NO_SLOTS, Slots
 from parsim.model.spec import ModelSpec
+from parsim.model.window import ALL, Window
 from parsim.parallel.dimensions import (
     DENSE,
     EXPERT,

@@ -7,6 +7,7 @@ from typing import Final
 
 from parsim import units
 from parsim.estimator.result import Estimate
+from parsim.estimator.whole import WholeTraining
 from parsim.parallel.dimensions import DIMENSIONS, axis_of
 from parsim.parallel.plan import EXPERT_KEYS, KEYS, Plan
 from parsim.units import percent
@@ -56,8 +57,13 @@ def other_axes(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
 
 
 def defaults(plans: Sequence[Plan]) -> str:
-    """What "-" is in that column; "" where there is none."""
-    return ", ".join(f"{name} {_text(_OTHERS[name])}" for name in _differences(plans))
+    """What that column leaves out, of "-" all; "" where each plan states each of its axes.
+
+    >>> defaults([Plan(schedule="gpipe"), Plan()]), defaults([Plan(schedule="gpipe"), Plan(schedule="zero_bubble_h1")])
+    ('schedule 1f1b', '')
+    """
+    left_out = (name for name in _differences(plans) if any(getattr(each, name) == _OTHERS[name] for each in plans))
+    return ", ".join(f"{name} {_text(_OTHERS[name])}" for name in left_out)
 
 
 def _differences(plans: Sequence[Plan]) -> list[str]:
@@ -138,3 +144,39 @@ def short(plan: Plan) -> str:
 def _broken(text: str) -> str:
     """A long name in two lines."""
     return text.replace("_", "_\n", 1) if len(text) > _LONG else text
+
+
+def words(training: WholeTraining | None) -> dict[str, str]:
+    """Columns of a whole training; none without one."""
+    if training is None:
+        return {}
+    return {
+        "time_to_tokens": days(training.time_s),
+        "device_hours": f"{training.device_hours:,.0f}",
+        "cost": "-" if training.cost_usd is None else usd(training.cost_usd),
+        "energy": "-" if training.energy_j is None else units.format(training.energy_j, "MWh"),
+    }
+
+
+def columns(training: WholeTraining | None) -> dict[str, str]:
+    """The same under titles of two lines."""
+    titles = {"time_to_tokens": "time to\ntokens", "device_hours": "device\nhours", "cost": "cost\nUSD", "energy": "energy\nMWh"}
+    return {titles[name]: text.removesuffix(" USD").removesuffix(" MWh") for name, text in words(training).items()}
+
+
+def days(seconds: float) -> str:
+    """Seconds as days.
+
+    >>> days(2_592_000.0), days(4_320.0)
+    ('30 days', '0.05 days')
+    """
+    return units.format(seconds, "days")
+
+
+def usd(cost: float) -> str:
+    """Money, without cents where they do not count.
+
+    >>> usd(1_234_567.8), usd(12.5)
+    ('1,234,568 USD', '12.50 USD')
+    """
+    return f"{cost:,.0f} USD" if cost >= 1000 else f"{cost:,.2f} USD"

@@ -46,7 +46,8 @@ class Estimate(Plain, frozen=True):
     """The predicted step of one plan.  Lists run over pipeline ranks; every figure is one rank's, never a sum over ranks.
 
     `mfu` counts 6 N + 12 L s w FLOPs a token (full attention, N without the input embedding, w = heads x head_dim) against the
-    dense peak of the matmul dtype; `mfu_causal` halves attention; `hfu` adds recomputed matmuls and attention, counted alike.
+    dense peak of the matmul dtype, and of a layer with a window twice the pairs that its mask leaves; `mfu_causal` counts those that masks
+    leave, once; `hfu` adds recomputed matmuls and attention, counted as `mfu` does.
     Source: Chowdhery et al. 2022 (arXiv:2204.02311), appendix B; Korthikanti et al. 2022, section 6.
     """
 

@@ -8,11 +8,10 @@ from typing import TypeAlias
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import replace
 
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
-from parsim.cost.count import flops, hbm_bytes, sent_over
+from parsim.cost.count import counted_flops, flops, hbm_bytes, sent_over
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.workload import Prices
 from parsim.estimator.passes import Stages
@@ -28,7 +27,7 @@ class Totals(Struct, frozen=True):
     """What a device does in a step; HBM bytes are those of its passes."""
 
     flops: int
-    again_flops: int  # of recomputed matmuls and attention, all pairs of query and key counted
+    again_flops: int  # of recomputed matmuls and attention, pairs of query and key as MFU counts them
     hbm_bytes: int
     sent_bytes: dict[str, int]  # by link
 
@@ -110,7 +109,7 @@ def _counts(task: Task, sizes: Sizes, model: CostModel, at: Coordinates, held: H
         case Compute() if task.stream == COMPUTE_STREAM:
             yield _FLOPS, flops(task, sizes, held)
             if task.again and COSTS[task.kernel].family != "elementwise":
-                yield _AGAIN, flops(replace(task, attributes={**task.attributes, "causal": 0}), sizes)
+                yield _AGAIN, counted_flops(task, sizes)
             yield _HBM_BYTES, hbm_bytes(task, sizes, held)
         case Send() | HostCopy():
             yield from sent_over(task, sizes, model, 0, held)

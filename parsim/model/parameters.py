@@ -59,7 +59,7 @@ def of_block(block: Block, model: ModelSpec, *, shared: bool = True, active: boo
 
 
 def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
-    """FLOPs that training a token needs, with full attention and with the pairs that the model's mask leaves.
+    """FLOPs that training a token needs, with the pairs of query and key that MFU counts and with those that the model's mask leaves.
 
     A weight costs 6, one that multiplies features 4: they need no gradient.
     """

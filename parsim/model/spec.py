@@ -131,7 +131,7 @@ class ModelSpec(Described, frozen=True, kw_only=True):
 
     @abstractmethod
     def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
-        """FLOPs that training a token needs in attention: of all pairs, and of those that the mask leaves."""
+        """FLOPs that training a token needs in attention: of the pairs that MFU counts, and of those that the mask leaves."""
 
     @abstractmethod
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from msgspec.structs import replace
 
 from parsim.model.loads import NO_SLOTS, Slots, expert_loads, slot_tokens, zipf
 from parsim.model.spec import Architecture, Layout, ModelSpec, figure
+from parsim.model.window import Window
 
 _OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares", "capacity_factor", "balance_coefficient")  # figures that need some
+_LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the last 4.8 of 14.8 T tokens, 0.3 before
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
@@ -143,13 +145,15 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
     v_head_dim: int = figure("with kv_lora_rank the width of a value", 0, zero=True)
     num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
     mtp_layers: int = figure("modules behind the layers that predict a later token (MTP): 0 or 1", 0, zero=True, most=1)
-    mtp_loss_weight: float = figure("what the loss of such a module is multiplied by", 0.1)
+    mtp_loss_weight: float = figure("what the loss of such a module is multiplied by", _LATER_WEIGHT)
     expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
     def misfit(self, stated: Mapping[str, Any]) -> str:
         """What does not fit in the figures; "" where all do."""
         if self.mtp_layers and (self.head != "next_token" or self.norm_last):
             return f"mtp_layers = {self.mtp_layers} goes with head = next_token and norm_last = false"
+        if self.mtp_loss_weight != _LATER_WEIGHT and not self.mtp_layers:
+            return f"mtp_loss_weight = {self.mtp_loss_weight} goes with mtp_layers, which is 0"
         if found := self._latent_misfit() or self._window_misfit():
             return found
         if stated.get("head_dim") is None and not self.kv_lora_rank and self.hidden_size % self.num_heads:
@@ -171,7 +175,8 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
             return f"{said} leave none of {self.num_layers} layers its experts"
         beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
         if beside and not self.num_experts:
-            return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0"
+            value = getattr(self, beside)
+            return f"{beside} = {[*value] if isinstance(value, tuple) else value} goes with experts, but num_experts = 0"
         if self.pad_to_capacity and not self.capacity_factor:
             return "pad_to_capacity = true pads to the capacity that capacity_factor states, which is 0; give one"
         return self._loads_misfit()
@@ -341,16 +346,12 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
         return ""
 
     def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
-        """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs, and of these a window w tokens wide a
-        share of 1 - (1 - w / s)^2, chunks of so many w / s."""
+        """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs that are counted."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
-        each, length = self.num_heads * widths, sequence_length
         layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]
-        whole = 6 * len(layers) * length * each
-        if not self.causal:
-            return whole, whole
-        seen = (min(self.window_of(layer) or length, length) for layer in layers)
-        return whole, sum(3 * each * (w if self.attention_chunk else (length**2 - (length - w) ** 2) // length) for w in seen)
+        pairs = sum(Window(self.window_of(layer), self.attention_chunk > 0).pairs(sequence_length) for layer in layers)
+        whole = 6 * self.num_heads * widths * pairs // sequence_length
+        return whole, whole // 2 if self.causal else whole
 
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
         """Two heads a rank, which share keys where they did before."""

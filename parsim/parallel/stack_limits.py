@@ -11,31 +11,34 @@ from typing import Final
 from msgspec import Struct
 
 from parsim import schedules
+from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import KEYS, Plan, Stack
 from parsim.parallel.stages import layers_of
 from parsim.schedules.phase import SPLIT
 
 
 class Limit(Struct, frozen=True):
-    """What a stack cannot do: in words, a stack of the catalog that can (none: ""), and whether a plan for so many layers asks for it."""
+    """What a stack cannot do: in words, a stack of the catalog that can (none: ""), and whether a plan for a model asks for it."""
 
     what: str
     can: str
-    asked_by: Callable[[Plan, int, str], bool]
+    asked_by: Callable[[Plan, ModelSpec, str], bool]  # also of the rule by which the stack splits layers
 
 
-def reasons(plan: Plan, num_layers: int, stack: Stack) -> tuple[str, ...]:
+def reasons(plan: Plan, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
     """Why the stack cannot run the plan, a sentence a limit, each with a stack that can; none for a plan that it runs.
 
-    >>> reasons(Plan(pipeline_parallel=2, zero_stage=2), 4, Stack("mine", limits=("zero_1_with_pipeline",)))
+    >>> from parsim.model.families.mlp import MlpSpec
+    >>> mlp = MlpSpec(name="toy", num_layers=4, hidden_size=8, ffn_hidden_size=8, num_features=8, num_labels=2)
+    >>> reasons(Plan(pipeline_parallel=2, zero_stage=2), mlp, Stack("mine", limits=("zero_1_with_pipeline",)))
     ('mine cannot shard gradients or parameters under a pipeline (zero_stage above 1); torchtitan can',)
     """
-    broken = [LIMITS[name] for name in stack.limits if LIMITS[name].asked_by(plan, num_layers, stack.layer_split)]
+    broken = [LIMITS[name] for name in stack.limits if LIMITS[name].asked_by(plan, model, stack.layer_split)]
     return tuple(f"{stack.name} cannot {each.what}" + (f"; {each.can} can" if each.can else "") for each in broken)
 
 
-def _uneven(plan: Plan, num_layers: int, rule: str) -> bool:
-    layers = list(layers_of(plan, num_layers, rule))
+def _uneven(plan: Plan, model: ModelSpec, rule: str) -> bool:
+    layers = list(layers_of(plan, model.num_layers, rule))
     if rule == "embedding_and_head" and plan.layers_per_stage is None and len(layers) > 1:  # which count as layers
         layers[0], layers[-1] = layers[0] + 1, layers[-1] + 1
     return len(set(layers)) > 1
@@ -48,6 +51,14 @@ def _interleaves(plan: Plan) -> bool:
 def _splits(plan: Plan) -> bool:
     """Whether the schedule, a named one, runs the halves of a backward by themselves; without a pipeline it runs nothing."""
     return plan.pipeline_parallel > 1 and isinstance(plan.schedule, str) and schedules.find(plan.schedule, 1).phases == SPLIT
+
+
+def _is_refused_attention(plan: Plan, model: ModelSpec, _: str) -> bool:
+    """Whether Transformer Engine refuses the context_kind for the attention of the model."""
+    if plan.context_parallel == 1 or plan.context_kind == "ulysses":
+        return False
+    window = getattr(model, "sliding_window", 0) > 0 and plan.context_kind != "all_gather"
+    return window or getattr(model, "attention_sinks", False)
 
 
 LIMITS: Final[Mapping[str, Limit]] = {
@@ -90,6 +101,11 @@ LIMITS: Final[Mapping[str, Limit]] = {
         "choose the modules that run again (recompute_modules)", "megatron-core", lambda plan, *_: bool(plan.recompute_modules)
     ),
     "no_sequence_parallel": Limit("run sequence parallelism", "megatron-core", lambda plan, *_: plan.sequence_parallel),
+    "few_context_kinds": Limit(
+        "split a sequence but by context_kind = ulysses beside attention sinks, and by ulysses or all_gather beside sliding windows",
+        "",
+        _is_refused_attention,
+    ),
     "no_tensor_parallel": Limit("split a layer (tensor_parallel above 1)", "torchtitan", lambda plan, *_: plan.tensor_parallel > 1),
     "no_pipeline": Limit("run a pipeline (pipeline_parallel above 1)", "torchtitan", lambda plan, *_: plan.pipeline_parallel > 1),
 }

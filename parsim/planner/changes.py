@@ -126,7 +126,7 @@ def _change(bounded: Bounded, row: int, axes: tuple[str, ...]) -> Remedy:
 def _neighbours(scenario: Scenario, plan: Plan, axes: tuple[str, ...]) -> Iterator[Plan]:
     """The legal plans that differ from a plan in all of these axes."""
     model, batch, num_devices, stack = scenario.model, scenario.batch, scenario.cluster.num_devices, scenario.stack
-    runs = not reasons(plan, model.num_layers, stack)
+    runs = not reasons(plan, model, stack)
     choices = [_CHOICES.get(axis) or legal_degrees(axis, model, batch, num_devices) for axis in axes]
     for values in product(*choices):
         if any(value == getattr(plan, axis) for axis, value in zip(axes, values, strict=True)):
@@ -135,7 +135,7 @@ def _neighbours(scenario: Scenario, plan: Plan, axes: tuple[str, ...]) -> Iterat
         uneven = other.num_stages != plan.num_stages and other.virtual_pipeline > 1 and model.num_layers % other.num_stages
         if any(getattr(other, axis) != value for axis, value in zip(axes, values, strict=True)) or uneven:
             continue
-        if not scenario.faults(other) and not (runs and reasons(other, model.num_layers, stack)):
+        if not scenario.faults(other) and not (runs and reasons(other, model, stack)):
             yield other
 
 

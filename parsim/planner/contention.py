@@ -18,14 +18,15 @@ from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules
 from parsim.planner.constraints import Cut, sieve_of
 from parsim.planner.ranking import Contention, Ranking
-from parsim.simulator.run import MOST_EVENTS, workload_in
+from parsim.simulator.run import workload_in
 from parsim.simulator.shared import SharedStep
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
-FEW_EVENTS: Final = 20_000  # take about as long as a plan takes to be looked for: some 0.3 s
+FEW_EVENTS: Final = 20_000  # take about as long as a plan takes to be looked for: some 0.4 s
+MANY_EVENTS: Final = 1_000_000  # of all rows together: some 20 s
 SHARED: Final = "shared_links"  # a part of the step: what it takes longer than the estimate
 
 
@@ -81,11 +82,11 @@ class _Judge:
 def simulate_best(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object], progress: OnProgress = None) -> Ranking:
     """The rows of a ranking in the order of their steps with contention, without those that a limit then keeps out.
 
-    As many are simulated as a simulation may run events.  `progress` is told the share of the rows that is done.
+    As many are simulated as run MANY_EVENTS together.  `progress` is told the share of the rows that is done.
     """
     if not ranking.rows:
         return ranking
-    judge, found = _Judge(scenario, ranking.objective, MOST_EVENTS), list[_Contender]()
+    judge, found = _Judge(scenario, ranking.objective, MANY_EVENTS), list[_Contender]()
     for alone in ranking.rows:
         found.append(judge.look(alone))
         if progress:

@@ -38,7 +38,7 @@ def relief(
     lacks = peaks > capacity
     for name, values, can, may_fit in _kinds(priced, peaks, capacity):
         left = can & (np.arange(len(can)) < num_in_space)
-        runs = not values or not reasons(Plan(**{name: values[0]}), scenario.model.num_layers, scenario.stack)
+        runs = not values or not reasons(Plan(**{name: values[0]}), scenario.model, scenario.stack)
         speaks_against = {
             "the stack cannot": np.full(len(lacks), not runs),
             "it fits without": ~lacks,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct, field
 from msgspec.structs import asdict, replace
 
+from parsim import units
 from parsim.arguments import check_arguments
 from parsim.errors import PlanError
+from parsim.estimator.cells import columns, short
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour, whole_training
 from parsim.parallel.fault import divisors
@@ -19,6 +21,7 @@ from parsim.planner.constraints import figure, sieve_of
 from parsim.planner.front import on_nodes
 from parsim.planner.search import plan
 from parsim.planner.space import AnySpace
+from parsim.units import percent
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -59,6 +62,17 @@ class Sizing(Plain, frozen=True):
         place = {"num_devices": row.num_devices, "num_nodes": row.num_nodes, "answer": row == self.answer}
         step = {"step_s": row.best.step_s if row.best else None, "scaling": self.efficiency(row)}
         return {**place, **step, **(asdict(row.training) if row.training else {}), **(flat(row.best.plan.to_dict()) if row.best else {})}
+
+    def cells(self) -> list[dict[str, str]]:
+        """The same as `parsim size` shows it."""
+        return [self._cells(each) for each in self.rows]
+
+    def _cells(self, row: Sized) -> dict[str, str]:
+        figures, scaling = {"devices": f"{row.num_devices:,}"}, self.efficiency(row)
+        if row.best and scaling is not None:
+            step = units.format(row.best.step_s, "s", digits=4)
+            figures |= {"step": step, **columns(row.training), "scaling": percent(scaling)}
+        return {**figures, "plan": short(row.best.plan) if row.best else "no legal plan fits", "": "<" if row == self.answer else ""}
 
     def efficiency(self, row: Sized) -> float | None:
         """Tokens a second and device over those of the number that uses its devices best; None where no plan fits."""

@@ -62,7 +62,8 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     """
     axes = {**DEFAULTS, **space.axes} if space else default_axes()
     if tuple(axes["context_kind"]) == (AUTO,) and not (space and "context_kind" in space.axes):
-        axes["context_kind"] = (scenario.stack.context,)
+        usual = Plan(context_parallel=2, context_kind=scenario.stack.context)
+        axes["context_kind"] = (AUTO if reasons(usual, scenario.model, scenario.stack) else usual.context_kind,)
     if space and "context_kind" in space.axes and "context_group" not in space.axes:  # those of kinds that have groups
         axes["context_group"] = (AUTO,)
     stated = {} if space is None else space.axes
@@ -75,9 +76,7 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     grid = _Grid(scenario, values, [*_filters(scenario, axes, facts, runnable=runnable or space is None), *accord, *_same(facts, values)])
     for name in sorted(order, key=lambda name: len(values[name]) != 1):  # those of one value first: rules act the sooner
         grid.expand(name)
-    asked = {
-        name: each for name, each in scenario.plans.items() if not runnable or not reasons(each, scenario.model.num_layers, scenario.stack)
-    }
+    asked = {name: each for name, each in scenario.plans.items() if not runnable or not reasons(each, scenario.model, scenario.stack)}
     found = _each_once(grid, asked, facts)
     if not found.plans.num_plans:
         raise PlanError("no legal plan in this space", remedy=f"What other rules leave fails: {found.nothing_legal}")
@@ -134,8 +133,8 @@ def _filters(scenario: Scenario, axes: Mapping[str, Sequence[object]], facts: Fa
     for rule in RULES:
         yield Filter(rule.name, rule.reads, lambda plan, rule=rule: str(next(iter(rule.faults(plan, facts)), "")))  # type: ignore[misc]
     if runnable and scenario.stack.limits:
-        num_layers, stack = scenario.model.num_layers, scenario.stack
-        yield Filter("stack", FIELDS, lambda plan: next(iter(reasons(plan, num_layers, stack)), ""))
+        model, stack = scenario.model, scenario.stack
+        yield Filter("stack", FIELDS, lambda plan: next(iter(reasons(plan, model, stack)), ""))
 
 
 def _same(facts: Facts, values: Mapping[str, Sequence[object]]) -> Iterator[Filter]:

@@ -65,7 +65,7 @@ def _plan_of(scenario: Scenario, name: str | None) -> str:
         return next(iter(scenario.plans))
     if scenario.plans:
         raise ParsimError(f"which of its plans: {', '.join(scenario.plans)}?", scenario.path, "Name one.")
-    raise ParsimError("every plan leaves axes open", scenario.path, f"The planner fills them: parsim plan {scenario.path}")
+    raise ParsimError("every plan leaves axes open", scenario.path, f"The planner fills them: parsim plan {scenario.arguments}")
 
 
 def _micro_batches(advice: Advice) -> list[dict[str, Any]]:

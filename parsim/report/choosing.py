@@ -122,11 +122,11 @@ def show_pareto(asked: Question, output: Output, num_nodes: Sequence[int]) -> in
     directory = asked.directory(scenario)
     with asked.options() as options:
         front = pareto(scenario, num_nodes=num_nodes, **options)
-    output.show(made.head(scenario) | front.to_dict(), front.records(), lambda: show_front(scenario, front))
+    output.show(made.head(scenario) | front.to_dict(), front.records(), lambda: show_front(scenario, front, num_nodes))
     if directory:
         log_files(directory, [write(directory / "front.csv", front.to_csv()), *_draw(scenario, asked, directory, num_nodes)])
     if not front.rows:
-        log(f"no plan fits; what would, says: parsim plan {asked.source}")
+        log(f"no plan fits; what would, says: parsim plan {scenario.arguments}")
     return 0 if front.rows else 1
 
 
@@ -151,7 +151,7 @@ def explain_fit(scenario: Scenario, name: str) -> None:
     if found.plan.fits:
         held = units.format(found.plan.peak_bytes, "GiB"), units.format(found.plan.capacity_bytes, "GiB")
         say(f"{name}: fits, with {held[0]} of {held[1]} on the most loaded stage; a step takes {_seconds(found.plan.step_s)}")
-        say(f"Ask about a task or a figure: parsim explain {scenario.path} {name} forward, or {name} peak_bytes")
+        say(f"Ask about a task or a figure: parsim explain {scenario.arguments} {name} forward, or {name} peak_bytes")
     else:
         for line in remedy_lines(scenario, found, name):
             say(line)
@@ -169,7 +169,7 @@ def remedy_lines(scenario: Scenario, found: Remedies, name: str, *, elsewhere: b
         lines.append(f"not enough alone: {', '.join(lacking)}")
     if found.changes:
         return lines
-    more = _elsewhere(scenario, whole) if elsewhere else [f"what would fit, and how many nodes, says: parsim plan {scenario.path}"]
+    more = _elsewhere(scenario, whole) if elsewhere else [f"what would fit, and how many nodes, says: parsim plan {scenario.arguments}"]
     return [*lines, "no change of one or two axes is enough", *_narrower(scenario, whole), *more]
 
 

@@ -77,6 +77,7 @@ class Output(Struct, frozen=True):
 
     Raises:
         ParsimError: both are asked for, and there is one stdout.
+        OSError: it is closed.
     """
 
     json: bool = False
@@ -85,6 +86,7 @@ class Output(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.json and self.csv:
             raise ParsimError("--json and --csv both print on stdout", remedy="Ask for one of them.")
+        raw("")  # a stdout that is closed is told before the work
 
     def show(self, document: Mapping[str, Any], rows: Iterable[Mapping[str, object]], tables: Callable[[], None]) -> None:
         """Print the document as JSON, or the rows as CSV, or what `tables` prints."""
@@ -143,13 +145,14 @@ def _widths(texts: Sequence[str], separator: str | None) -> list[int]:
 @contextmanager
 def patience(what: str, after_s: float = 0.7) -> Iterator[Callable[[float], None]]:
     """Tell on stderr, terminal or pipe, what takes longer than `after_s`, and how far it is: call what it yields with the share."""
-    progress, ended, begin = [0.0], Event(), monotonic()
+    progress, told, ended, begin = [0.0], Event(), Event(), monotonic()
 
     def tell() -> None:
         text, wait_s = f"{what} ...", after_s
         while not ended.wait(wait_s):
-            if share := progress[0]:
-                text += f" {percent(share)}, about {max(0.0, (monotonic() - begin) * (1 / share - 1)):.0f} s left"
+            if 0 < (share := progress[0]) < 1:  # behind it may come what tells no share
+                text += f" {percent(share)}, about {(monotonic() - begin) * (1 / share - 1):.0f} s left"
+                told.set()
             if text:
                 log(text)
             text, wait_s = "", _EVERY_S
@@ -159,6 +162,8 @@ def patience(what: str, after_s: float = 0.7) -> Iterator[Callable[[float], None
         yield lambda share: progress.__setitem__(0, share)
     finally:
         ended.set()
+    if told.is_set():
+        log(f" done in {monotonic() - begin:.0f} s")
 
 
 @contextmanager

@@ -46,8 +46,9 @@ METRICS: Final[Mapping[str, str]] = {
     "tokens_per_s_per_device": "tokens_per_s / devices",
     "mfu": "model FLOPs / (step_s x devices x dense peak of the matmul dtype); model FLOPs are 6 N + 12 L S w a token, with N weights "
     "without the input embedding and the experts that a token does not choose, L layers, S tokens a sequence, w = heads x mean width of "
-    "keys and values (Chowdhery et al. 2022, appendix B); a weight that multiplies features costs 4, since they need no gradient",
-    "mfu_causal": "as mfu, with half the attention FLOPs: only the pairs that a causal mask leaves",
+    "keys and values (Chowdhery et al. 2022, appendix B), as if no mask left pairs of tokens out; of a layer with a window or chunks "
+    "twice the pairs that its mask leaves; a weight that multiplies features costs 4, since they need no gradient",
+    "mfu_causal": "as mfu, with the pairs that masks leave counted once: half the attention FLOPs of a causal model",
     "hfu": "as mfu, with the matmuls and the attention that recomputation runs again; without recomputation the two are equal",
     "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",
     "capacity_bytes": "the device memory that a program can allocate",

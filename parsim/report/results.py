@@ -103,7 +103,9 @@ def predict(
         )
     if not scenario.plans:
         raise ParsimError(
-            f"every plan ({', '.join(scenario.spaces)}) leaves axes open", scenario.path, f"Fill them with: parsim plan {scenario.path}"
+            f"every plan ({', '.join(scenario.spaces)}) leaves axes open",
+            scenario.path,
+            f"Fill them with: parsim plan {scenario.arguments}",
         )
     return Results(scenario, backend, tuple(_result(scenario, name, backend, contention, progress) for name in scenario.plans))
 
@@ -160,7 +162,7 @@ def _notes(scenario: Scenario) -> dict[str, list[str]]:
 
 def cannot_run(scenario: Scenario, plan: Plan) -> str:
     """Why the scenario's stack cannot run a plan, with one that can; "" where it can."""
-    return "; ".join(reasons(plan, scenario.model.num_layers, scenario.stack))
+    return "; ".join(reasons(plan, scenario.model, scenario.stack))
 
 
 def remarks(scenario: Scenario, plan: Plan) -> list[str]:

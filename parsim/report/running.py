@@ -89,7 +89,7 @@ def _predict(scenario: Scenario, backend: str, *, contention: bool = False) -> m
     tell = progress(len(scenario.plans)) if backend == "simulate" else None
     results = made.predict(scenario, backend, contention=contention, progress=tell)
     for name in scenario.spaces:
-        log(f"plan '{name}' leaves axes open; rank its choices with: parsim plan {scenario.path} --space {name}")
+        log(f"plan '{name}' leaves axes open; rank its choices with: parsim plan {scenario.arguments} --space {name}")
     return results
 
 

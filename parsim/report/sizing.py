@@ -6,16 +6,14 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from parsim import units
-from parsim.estimator.cells import short
+from parsim.estimator.cells import days, usd
 from parsim.planner.sizing import Sized, Sizing, size
 from parsim.report.console import Output, log, patience, say, show_table
 from parsim.report.results import head, plan_document
 from parsim.report.summary import size as batch_line
-from parsim.report.whole import columns, days, sentence, sources, usd
+from parsim.report.whole import sentence, sources
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
-from parsim.units import percent
 
 
 def size_scenario(source: Source, output: Output, tokens: str | None, *, within: str | None, budget: str | None, **options: Any) -> int:
@@ -53,15 +51,7 @@ def _show(scenario: Scenario, found: Sizing) -> None:
     default = " by default" if scenario.default_stack else ""
     say(f"{scenario.model.name} on {node.accelerator.name} ({node.name}{fabric}), {scenario.stack.name}{default}{tokens}")
     say(batch_line(scenario))
-    rows = []
-    for row in found.rows:
-        figures: dict[str, str] = {"devices": f"{row.num_devices:,}"}
-        if row.best:
-            scaling = found.efficiency(row)
-            step = units.format(row.best.step_s, "s", digits=4)
-            figures |= {"step": step, **columns(row.training), "scaling": "" if scaling is None else percent(scaling)}
-        rows.append({**figures, "plan": short(row.best.plan) if row.best else "no legal plan fits", "": "<" if row == found.answer else ""})
-    show_table(rows, left=("plan",))
+    show_table(found.cells(), left=("plan",))
     for each in sources(scenario):
         say(each)
     if (answer := found.answer) and answer.training:

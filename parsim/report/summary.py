@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from parsim import units
 from parsim.estimator.cells import axes, defaults, figures, gib, other_axes, share
 from parsim.estimator.result import Estimate
@@ -136,6 +138,8 @@ def show_sharing(results: Results) -> None:
             figures = {"lost": units.format(lost_s, "s"), "link busy": percent(sharing.busy_s[link] / shared_s)}
             losses.append({"plan": name, "link": link, "stream": stream, "shares it with": other, **figures})
     show_table(steps, left=("plan",), title="step, links and devices shared by what overlaps on them")
+    if any(each.sharing and each.estimate.step_s < each.sharing.alone_step_s for each in results.plans):
+        say("shorter: kernels met fewer collectives than the estimate charges, which goes by the order of issue and not by time")
     if losses:
         show_table(losses, left=("plan", "link", "stream", "shares it with"), title="lost to sharing, all stages together")
 
@@ -186,13 +190,15 @@ def _over(ranking: Ranking) -> str:
     return f"{ranking.num_over_memory - ranking.num_over_host:,} exceed the memory of the device{on_host}"
 
 
-def show_front(scenario: Scenario, front: Front) -> None:
-    """The plans of a front, fastest first."""
-    say_what(scenario, front.rows[0] if front.rows else None, "the fastest plan")
-    counts = sorted({each.plan.num_devices for each in front.rows})
-    several = f", on {', '.join(map(str, counts))} devices," if counts not in ([], [scenario.cluster.num_devices]) else ""
-    beaten = f"; no other beats these {len(front.rows)}{several} in step time and memory" if front.rows else ""
-    say(f"{front.num_legal:,} legal plans, {front.num_fit:,} fit{beaten}")
+def show_front(scenario: Scenario, front: Front, num_nodes: Sequence[int] = ()) -> None:
+    """The plans of a front, fastest first, on clusters of so many nodes; the headline has the one of the fastest."""
+    counts = sorted({*num_nodes})
+    nodes = front.rows[0].plan.num_devices // scenario.cluster.node.devices_per_node if front.rows and counts else max(counts, default=0)
+    sized = replace(scenario, cluster=replace(scenario.cluster, num_nodes=nodes)) if nodes else scenario
+    say_what(sized, front.rows[0] if front.rows else None, "the fastest plan")
+    several = f" on {_places(counts)} nodes" if len(counts) > 1 else ""
+    beaten = f"; no other beats these {len(front.rows)} in step time{', devices' * bool(several)} and memory" if front.rows else ""
+    say(f"{front.num_legal:,} legal plans{several}, {front.num_fit:,} fit{beaten}")
     if front.rows:
         _show_plans(front.rows, front.cells())
 
@@ -218,11 +224,17 @@ def _show_contention(ranking: Ranking) -> None:
             say(f"collectives of {_places(left_out)} share links, which no step here counts, of too many events:")
             say("--contention simulates and re-ranks")
         return
+    alone = [place for place, shares in enumerate(ranking.shares, 1) if shares is False]
+    unknown = [place for place, shares in enumerate(ranking.shares, 1) if shares is None]
+    if alone:
+        say(f"collectives of {_places(alone)} share no links: their estimates stand")
     if left_out:
         say(f"not simulated, of too many events, and so last: {_places(left_out)}")
-    if None in ranking.shares and found.is_best:
-        say("those not simulated take longer than the first even by their estimates")
-    if not found.is_best:
+    if unknown and found.is_best:
+        say(f"not simulated, since slower than the first even by their estimates: {_places(unknown)}")
+    elif unknown:
+        say(f"not simulated, of too many events, so that it is not known whether they share links: {_places(unknown)}")
+    if not found.is_best and 1 not in (*left_out, *unknown):
         say(f"a plan that was not simulated may take less than the first: --top {2 * len(ranking.rows)} simulates more")
 
 

@@ -14,8 +14,9 @@ from parsim.report.console import Output, log, log_files, say, show_table, watch
 from parsim.report.files import folder, prepare, write
 from parsim.report.manners import unwind
 from parsim.scenario.changes import values_of
-from parsim.sweeps import SweepProgress, SweepResult, SweepRow, sweep
+from parsim.sweeps import SweepProgress, SweepResult, SweepRow
 from parsim.sweeps.points import read_sweep
+from parsim.sweeps.run import sweep_points
 from parsim.units import percent
 
 _SHOWN: Final = 10
@@ -23,23 +24,24 @@ _LONGEST: Final = 200  # characters of a reason in a table; files have all of it
 _RIGHT: Final = ("step", "tokens/s/device", "MFU", "peak")  # columns of numbers
 
 
-def sweep_files(paths: Sequence[Path], output: Output, *, out: Path | None, sets: Sequence[str], cache: Path | None, **options: Any) -> int:
-    """The exit status: 0, or 1 where nothing fits its device; `options` are those of `sweep`.
+def sweep_files(
+    paths: Sequence[Path], output: Output, *, out: Path | None, sets: Sequence[str], cache: Path | None, plan: str | None, **options: Any
+) -> int:
+    """The exit status: 0, or 1 where nothing fits its device; `plan` and `options` are those of `sweep`.
 
     Raises:
         ParsimError: a file is wrong, or the cache cannot be used.
         OSError: a file cannot be written.
     """
     unwind()
-    changes = values_of(sets)
-    read_sweep(paths, options.get("plan"), changes=changes)  # what is wrong is told before anything is made
+    asked = read_sweep(paths, plan, changes=values_of(sets))  # what is wrong is told before anything is made
     directory = prepare(out or folder(_name_of(paths)))
     with watch(f"sweeping {', '.join(map(str, paths))}", "rows") as told:
 
         def show(now: SweepProgress) -> None:
             told((now.num_known - now.num_cached) / (now.num_rows - now.num_cached))
 
-        result = sweep(paths, changes=changes, cache=cache or directory / "cache.sqlite", progress=show, **options)
+        result = sweep_points(asked, cache=cache or directory / "cache.sqlite", progress=show, **options)
     documents = [each.to_dict() | {"reason": each.reason or None} for each in result.rows]
     written = [write(directory / "results.csv", result.to_csv()), write(directory / "results.jsonl", _lines(documents))]
     output.show({"name": result.name, "rows": documents}, result.records(), lambda: _show(result))

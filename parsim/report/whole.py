@@ -9,6 +9,7 @@ from msgspec.structs import asdict
 
 from parsim import units
 from parsim.errors import ParsimError
+from parsim.estimator.cells import columns, words
 from parsim.estimator.power import ASSUMED
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, num_steps, step_joules, tdp_w, usd_per_device_hour, whole_training
@@ -40,42 +41,6 @@ def explanation(scenario: Scenario, found: Estimate, name: str) -> str:
 def assumptions() -> str:
     """What the energy assumes, beside the design power."""
     return ", ".join(f"{name} {share}" for name, share in ASSUMED.items())
-
-
-def words(training: WholeTraining | None) -> dict[str, str]:
-    """Columns of a whole training; none without one."""
-    if training is None:
-        return {}
-    return {
-        "time_to_tokens": days(training.time_s),
-        "device_hours": f"{training.device_hours:,.0f}",
-        "cost": "-" if training.cost_usd is None else usd(training.cost_usd),
-        "energy": "-" if training.energy_j is None else units.format(training.energy_j, "MWh"),
-    }
-
-
-def columns(training: WholeTraining | None) -> dict[str, str]:
-    """The same under titles of two lines."""
-    titles = {"time_to_tokens": "time to\ntokens", "device_hours": "device\nhours", "cost": "cost\nUSD", "energy": "energy\nMWh"}
-    return {titles[name]: text.removesuffix(" USD").removesuffix(" MWh") for name, text in words(training).items()}
-
-
-def days(seconds: float) -> str:
-    """Seconds as days.
-
-    >>> days(2_592_000.0), days(4_320.0)
-    ('30 days', '0.05 days')
-    """
-    return units.format(seconds, "days")
-
-
-def usd(cost: float) -> str:
-    """Money, without cents where they do not count.
-
-    >>> usd(1_234_567.8), usd(12.5)
-    ('1,234,568 USD', '12.50 USD')
-    """
-    return f"{cost:,.0f} USD" if cost >= 1000 else f"{cost:,.2f} USD"
 
 
 def line(scenario: Scenario, estimate: Estimate) -> str:

@@ -71,7 +71,7 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
         every = (tree.fault(place, message) for place, message in complaints)
         found += [fault for fault in every if (fault.path, fault.where) not in told]
         if asked:  # what is missing may follow from what is wrong
-            found = [fault for fault in found if fault.path != tree.path] or found
+            found = [fault for fault in found if fault.path != tree.path and not fault.message.startswith("missing")] or found
         if not found:
             scenario = _scenario(sections, parts, tree.path, default_name, notes, tree.changed)
             scenario = replace(scenario, changes={each.path: each.value for each in changes}, has_file=not asked)

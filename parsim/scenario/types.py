@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,16 @@ class Scenario(Struct, frozen=True):
 
         path = document.get("path")
         return Source(path and Path(path), changes=document.get("changes", {})).load()
+
+    @property
+    def arguments(self) -> str:
+        """What a command takes for it: its file or the options in place of one, and what was set beside."""
+        from parsim.scenario.changes import SHORT
+
+        names = {SHORT.get(name, name): f"--{name.replace('_', '-')} " for name in (*SHORT, "model", "stack") if name != "accelerator"}
+        options = {} if self.has_file else names
+        told = (f"{options.get(path, f'--set {path}=')}{shlex.quote(str(value))}" for path, value in self.changes.items())
+        return " ".join([*([self.path] if self.has_file else []), *told])
 
     def faults(self, plan: Plan) -> list[PlanFault]:
         """All that is illegal in a plan here."""

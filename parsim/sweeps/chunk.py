@@ -75,7 +75,7 @@ def _document(scenario: Scenario, found: Estimate | None) -> dict[str, Any]:
     figures |= {f"{part}_s": seconds for part, seconds in found.breakdown_s.items()}
     figures |= {f"{part}_bytes": size for part, size in found.memory_bytes[found.peak_rank].items()}
     stack = replace(scenario.stack, name="the stack")  # names are not what a result is found by
-    figures["stack_cannot"] = "; ".join(reasons(found.plan, scenario.model.num_layers, stack)) or None
+    figures["stack_cannot"] = "; ".join(reasons(found.plan, scenario.model, stack)) or None
     return {"plan": asdict(found.plan), "figures": figures, "reason": _lack(found)}
 
 

@@ -17,7 +17,7 @@ from parsim.plain import Plain, flat
 from parsim.sweeps.cache import ResultCache
 from parsim.sweeps.chunk import SweepQuestion
 from parsim.sweeps.key import keys_of
-from parsim.sweeps.points import SweepPoint, SweepSource, read_sweep
+from parsim.sweeps.points import Sweep, SweepPoint, SweepSource, read_sweep
 from parsim.sweeps.workers import chunks, open_executor
 
 _NONE: Final[Mapping[str, Any]] = {}
@@ -97,6 +97,19 @@ def sweep(
     [(4, 'full'), (4, 'seqsel'), (8, 'full'), (8, 'seqsel')]
     """
     asked = read_sweep([sources] if isinstance(sources, str | Path | Mapping) else sources, plan, over, changes)
+    return sweep_points(asked, executor=executor, workers=workers, cache=cache, resume=resume, progress=progress)
+
+
+def sweep_points(
+    asked: Sweep,
+    *,
+    executor: Executor | None = None,
+    workers: int = 0,
+    cache: str | Path | None = None,
+    resume: bool = True,
+    progress: Callable[[SweepProgress], None] | None = None,
+) -> SweepResult:
+    """The same of points that are read already."""
     with ResultCache(cache) as kept:
         work = _Work.of(asked.points)
         if resume:

@@ -37,6 +37,7 @@ from parsim.validate.defaults import (
     fusions_of,
     hides_exchanges,
     latent_recipe_of,
+    later_modules_of,
     modules_of,
     pads_experts,
     ports_of,
@@ -183,8 +184,9 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         named: ModelSpec = read("models", catalog.find("models", row.says("model_name")))
         return named
     if known := _known_model(row):
+        layers, tokens = row.counts["num_layers"], row.counts["sequence_length"]
         balance = AUXILIARY_LOSS if balances_loads(row) else known.balance_coefficient
-        return replace(known, num_layers=row.counts["num_layers"], max_positions=row.counts["sequence_length"], balance_coefficient=balance)
+        return replace(known, num_layers=layers, max_positions=tokens, balance_coefficient=balance, mtp_layers=later_modules_of(row))
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim")
     experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
     return TransformerSpec.of(
@@ -195,6 +197,7 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         max_positions=row.counts["sequence_length"],
         activation=row.says("mlp") or "gelu",
         source=row.says("source"),
+        mtp_layers=later_modules_of(row),
         **{**_layer(row.says("mlp"), software), **({"bias": False} if experts else {})},
     )
 

@@ -295,6 +295,12 @@ AUXILIARY_LOSS: Final = 1e-3
 HIDDEN_EXCHANGES: Final[Mapping[str, float]] = {PER_NODE: 0.17, ALL_TO_ALL: 0.51}
 
 
+def later_modules_of(row: TableRow) -> int:
+    """The modules that predict later tokens, as the flags of Megatron Core in its notes say."""
+    said = re.search(r"mtp-num-layers=(\d+)", row.says("notes"))
+    return int(said[1]) if said else 0
+
+
 def hides_exchanges(row: TableRow) -> bool:
     """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
     return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))

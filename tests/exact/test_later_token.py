@@ -49,7 +49,12 @@ def test_experts_of_the_module_are_split() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figures", "said"), [({"head": "text", "tied_embedding": False}, "goes with head = next_token"), ({"norm_last": True}, "norm_last")]
+    ("figures", "said"),
+    [
+        ({"head": "text", "tied_embedding": False}, "goes with head = next_token"),
+        ({"norm_last": True}, "norm_last"),
+        ({"mtp_layers": 0, "mtp_loss_weight": 0.3}, "mtp_loss_weight = 0.3 goes with mtp_layers, which is 0"),
+    ],
 )
 def test_a_head_of_labels_predicts_no_later_token(figures: dict[str, object], said: str) -> None:
     stated = {name: getattr(GPT, name) for name in type(GPT).figures()}

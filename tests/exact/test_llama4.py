@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from parsim.cost import count
-from parsim.cost.causal import Window
 from parsim.model import blocks
+from parsim.model.window import Window
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan

@@ -9,8 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from parsim.cost import count, sizes
-from parsim.cost.causal import Window, causal_pairs
+from parsim.cost.causal import causal_pairs
 from parsim.model.transformer import TransformerSpec
+from parsim.model.window import Window
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import by_hand, verify_plan
@@ -71,6 +72,12 @@ def test_pairs_in_a_window_are_those_that_one_counts(window: Window, keys: tuple
 
 def test_a_window_leaves_each_query_as_many_keys_as_it_is_wide_but_for_the_first() -> None:
     assert causal_pairs([(0, 8192)], [(0, 8192)], Window(128)) == 8192 * 128 - 128 * 127 // 2
+
+
+@pytest.mark.parametrize(("window", "diagonal"), [(Window(), 100), (Window(16), 16), (Window(500), 100), (Window(32, chunked=True), 100)])
+def test_mfu_counts_twice_the_pairs_that_a_window_leaves_but_for_half_of_the_diagonal(window: Window, diagonal: int) -> None:
+    """A triangle of side w has w (w + 1) / 2 pairs; a window leaves the whole one at its end once."""
+    assert window.pairs(100) == 2 * causal_pairs([(0, 100)], [(0, 100)], window) - diagonal
 
 
 def _counts_all_pairs(patch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ CROWDED = ["plan", str(Path(__file__).parents[2] / "scenarios" / "plan-gpt3-13b.
 
 def test_links_that_are_shared_are_counted_of_the_first_and_of_all_where_asked(here: Path) -> None:
     first, shared = call(*CROWDED), call(*CROWDED, "--contention")
-    assert "re-ranked by simulated contention of 1 (" in first.stdout and "those not simulated take longer" in first.stdout
+    assert "re-ranked by simulated contention of 1 (" in first.stdout and "slower than the first even by their estimates: 2" in first.stdout
     assert "), 2 (parsim run: " in shared.stdout and "no step here" not in shared.stdout
     document = json.loads(call(*CROWDED, "--contention", "--json").stdout)
     assert document["contention"]["re_ranked_by"] == "simulated contention" and document["contention"]["not_simulated"] == []
@@ -111,7 +111,7 @@ def test_links_that_are_shared_are_counted_of_the_first_and_of_all_where_asked(h
 
 def test_each_cluster_of_a_front_has_figures_of_its_own(here: Path) -> None:
     done = call("plan", *SHARES[1:3], *SHARES[5:9], "--pareto", "--nodes", "1", "--nodes", "2", "--figure", "-o", "out", "--format", "svg")
-    assert done.exit_code == 0 and "on 8, 16 devices, in step time" in done.stdout, done.stderr
+    assert done.exit_code == 0 and "legal plans on 1, 2 nodes" in done.stdout and "in step time, devices and memory" in done.stdout
     for nodes in (1, 2):
         rows = [*csv.DictReader((here / "out" / f"pareto-{nodes}-nodes.csv").open())]
         devices = (int(row["data_parallel"]) * int(row["tensor_parallel"]) * int(row["pipeline_parallel"]) for row in rows)

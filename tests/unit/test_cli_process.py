@@ -202,3 +202,8 @@ def test_a_terminal_that_knows_only_ascii_is_no_reason_to_stop() -> None:
 def test_an_answer_that_nobody_can_read_is_a_failure(closed: str, status: int, said: str) -> None:
     result = run("sh", "-c", f'exec "$@" {closed}', "sh", *PARSIM, "list", "models")
     assert (result.returncode, result.stderr) == (status, said)
+
+
+def test_a_closed_stdout_is_told_before_the_work() -> None:
+    result = run("sh", "-c", 'exec "$@" >&-', "sh", *PARSIM, "plan", "nowhere.yaml", "--json")
+    assert (result.returncode, result.stderr) == (2, "stdout: is closed\n")

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from parsim.cli import app
+from parsim.scenario import tree
 
 BASE = """model: tiny-gpt
 cluster: {node: {base: dgx-a100-80gb, devices_per_node: 4}}
@@ -53,6 +54,13 @@ def test_the_table_the_csv_and_the_lines_of_json_say_the_same(here: Path) -> Non
         assert (float(row["step_s"]) if row["step_s"] else None) == line["figures"].get("step_s")
         assert row["reason"] == (line["reason"] or "")
     assert json.loads(rows[-1]["model"]) == lines[-1]["changes"]["model"] == {"base": "tiny-gpt", "num_layers": 6}
+
+
+def test_each_file_is_read_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, right = list[str](), tree.read
+    monkeypatch.setattr(tree, "read", lambda path: read.append(Path(path).name) or right(path))
+    assert parsim("sweep", "s.yaml", "--set", "batch.global_batch=16").exit_code == 0
+    assert read == ["s.yaml", "base.yaml"]
 
 
 def test_json_and_csv_print_nothing_else_and_a_second_run_estimates_nothing(here: Path) -> None:

@@ -191,11 +191,11 @@ def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     assert parameters.without_input(model) == num_active_parameters(model) - table - untied
     whole, unmasked = model_flops_per_token(model, 1024)
     widths = model.head_dim + (model.v_head_dim or model.head_dim)
-    attention = 6 * model.num_layers * 1024 * model.num_heads * widths  # 12 L s d_attention, where keys and values are as wide
-    assert whole == 6 * parameters.without_input(model) + attention
+    each = 6 * model.num_heads * widths  # 12 L s d_attention in all, where keys and values are as wide and no layer has a window
     seen = [min(model.window_of(layer) or 1024, 1024) for layer in range(model.num_layers)]
-    masked = sum(attention // model.num_layers * (1024 - w) ** 2 // 2**20 for w in seen)  # before the window; no chunk is as short
-    assert whole - unmasked == (attention // 2 + masked // 2 if model.causal else 0)
+    counted = sum(1024**2 - (1024 - w) ** 2 for w in seen)  # without those before the window; no chunk is as short
+    attention = each * counted // 1024
+    assert (whole, whole - unmasked) == (6 * parameters.without_input(model) + attention, attention // 2 if model.causal else 0)
 
 
 def test_an_mlp_has_a_matrix_and_a_bias_between_any_two_layers_of_units() -> None:

@@ -47,3 +47,25 @@ def test_hfu_is_mfu_and_what_recomputation_runs_again(stack: str, plan: dict[str
     mfu, hfu, peak = utilisation(stack, **plan)
     assert mfu * peak == pytest.approx(NEEDED, rel=1e-3)  # the peak's digits
     assert hfu / mfu == pytest.approx(1 + again / NEEDED, rel=1e-12)  # a few roundings of float64
+
+
+@pytest.mark.parametrize("plan", [{"data_parallel": 8}, {"context_parallel": 2, "context_kind": "all_gather"}])
+@pytest.mark.parametrize(("window", "pairs"), [({"sliding_window": 1024}, 8192**2 - 7168**2), ({"attention_chunk": 1024}, 8 * 1024**2)])
+def test_a_window_leaves_both_as_many_pairs_as_it_leaves_attention(window: dict[str, int], pairs: int, plan: dict[str, Any]) -> None:
+    """Full recomputation runs the forward again, a third of what matmuls and attention need."""
+    model = {"base": "llama3-8b", "name": "windowed", "source": "a test", **window, "full_attention_every": 2}
+    scenario = from_mapping(
+        {
+            "model": model,
+            "cluster": {"node": "hgx-h100-80gb"},
+            "batch": {"global_batch": 8, "sequence_length": TOKENS},
+            "stack": "pytorch-2",
+            "plans": {"a": {"zero_stage": 3, "recompute": "full", **plan}},
+        }
+    )
+    found = estimate(scenario, "a")
+    attention = 2 * 2 * WIDTH * (TOKENS + pairs // TOKENS) // 2  # every second layer sees all
+    counted = NEEDED + 3 * LAYERS * (attention - ATTENTION)
+    assert found.mfu * 989.4e12 * 8 * found.step_s / (8 * TOKENS) == pytest.approx(counted, rel=1e-3)  # the peak's digits
+    assert found.hfu / found.mfu == pytest.approx(1 + LAYERS * (2 * MATRICES + attention) / counted, rel=1e-12)  # a few roundings
+    assert found.mfu_causal * counted == pytest.approx(found.mfu * (counted - 3 * LAYERS * attention // 2), rel=1e-12)

@@ -147,7 +147,7 @@ def test_plans_of_too_many_events_stand_last_and_are_named(monkeypatch: pytest.M
     plans = [each.plan for each in plan(crowded(), space=SPACE, top=TOP, contention=False).rows]
     looked_at = [SharedStep(workload_in(crowded(), own)) for own in plans]
     done = [each.overlaps for each in looked_at].index(True) + 1
-    monkeypatch.setattr(contention, "MOST_EVENTS", sum(each.num_events for each in looked_at[:done]))
+    monkeypatch.setattr(contention, "MANY_EVENTS", sum(each.num_events for each in looked_at[:done]))
     found = ranked()
     assert found.contention is not None
     left_out = found.not_simulated

@@ -87,6 +87,16 @@ def test_both_limits_hold() -> None:
     assert size(toy(), within=within, budget=1.01 * free.cost_usd, most_devices=96).answer == free
 
 
+def test_its_table_has_a_row_a_number_and_marks_the_answer() -> None:
+    found = size(toy(), within="1 day", most_devices=8)
+    titles, *rows = [line.split() for line in found.table().splitlines() if line.strip()][-1 - len(found.rows) :]
+    assert [int(row[0]) for row in rows] == [each.num_devices for each in found.rows]
+    assert [row[-1] == "<" for row in rows] == [each == found.answer for each in found.rows]
+    assert "plan" in titles and all(
+        f"tp{each.best.plan.tensor_parallel}" in row for row, each in zip(rows, found.rows, strict=True) if each.best
+    )
+
+
 def test_tokens_are_text_or_a_number() -> None:
     one, other, stated = (size(toy(), tokens, within="1 day", most_devices=8) for tokens in ("19.2k", 19_200, None))
     assert one == other == stated

@@ -15,8 +15,11 @@ def test_long_work_says_how_long_it_still_takes(capsys: pytest.CaptureFixture[st
         sleep(0.1)
         tell(0.5)
         sleep(0.2)
-    first, second, *_ = capsys.readouterr().err.splitlines()
+        tell(1)
+        sleep(0.2)
+    first, second, *_, before, last = capsys.readouterr().err.splitlines()
     assert first == "counting ..." and second.startswith(" 50.0 %, about ") and second.endswith(" s left")
+    assert before.startswith(" 50.0 %") and last.startswith(" done in ")
 
 
 def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

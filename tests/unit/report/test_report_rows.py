@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "planner"))
 from test_search import SPACES, spaced, tight_with_variants
 
 from parsim import pareto, plan
 from parsim.estimator import cells
+from parsim.planner.ranking import Contention
 from parsim.report import summary
 from parsim.scenario import Scenario
 
@@ -48,3 +50,27 @@ def test_mutant_a_column_that_says_nothing_is_noticed(name: str, hidden: str, mo
     monkeypatch.setattr(cells, hidden, lambda *_: nothing)
     with pytest.raises(AssertionError):
         check_rows(spaced(name), monkeypatch)
+
+
+ALONE, UNKNOWN = "collectives of 1 share no links", "not known whether they share links: 1, 2"
+LATE, SLOWER, MORE = "of too many events, and so last: 3", "slower than the first even by their estimates: 2", "--top 6 simulates more"
+
+
+@pytest.mark.parametrize(
+    ("shares", "simulated", "is_best", "said"),
+    [
+        ((True, True, True), (1, 2, 3), True, ()),
+        ((False, True, True), (2,), False, (ALONE, LATE, MORE)),
+        ((True, None, True), (1, 3), True, (SLOWER,)),
+        ((None, None, True), (), False, (LATE, UNKNOWN)),
+    ],
+)
+def test_of_each_row_that_is_not_simulated_it_is_said_why(
+    shares: tuple[bool | None, ...], simulated: Sequence[int], is_best: bool, said: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(summary, "say", lines.append)
+    alone_s = tuple(0.1 if place in simulated else None for place in (1, 2, 3))
+    ranking = replace(plan(spaced(next(iter(SPACES))), top=3), shares=shares, contention=Contention(alone_s, is_best))
+    summary._show_contention(ranking)
+    assert len(lines) == len(said) and all(any(part in line for line in lines) for part in said)

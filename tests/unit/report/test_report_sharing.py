@@ -53,7 +53,10 @@ def test_a_run_with_contention_states_the_step_with_and_without_it_and_what_each
     show_sharing(found)
     told = capsys.readouterr().out
     assert "toy nic" in told
-    assert "send_B" in told
+    assert "send_B" in told and "shorter" not in told
+    longer = replace(both, sharing=replace(both.sharing, alone_step_s=1.001 * both.estimate.step_s))
+    show_sharing(replace(found, plans=(longer, one_stage)))
+    assert "shorter: kernels met fewer collectives than the estimate charges" in capsys.readouterr().out
     document = made.document(found)["plans"][0]["sharing"]
     assert document["alone_step_s"] == both.sharing.alone_step_s
     assert sum(each["lost_s"] for each in document["lost"]) == sum(both.sharing.lost_s.values())

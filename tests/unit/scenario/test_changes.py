@@ -182,6 +182,19 @@ def test_faults_of_options_are_said_at_them() -> None:
     assert "did you mean 'llama3-8b'" in found[1]
 
 
+def test_what_follows_from_a_model_is_not_missing_where_the_model_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
+    (found,) = Source(options={"model": f"hf:{tmp_path}", "node": "h100", "global_batch": 8}).faults()
+    assert str(found).startswith("--model: hf:") and str(found).endswith("key 'num_hidden_layers' is missing")
+
+
+def test_a_scenario_says_how_a_command_is_told_it_again(file: Path) -> None:
+    asked = Source(options={"model": "gpt2-small", "node": "a100", "num_devices": 2}, sets=["model.num_layers=2"]).load()
+    assert asked.arguments == "--model gpt2-small --node dgx-a100-80gb --num-devices 2 --set model.num_layers=2"
+    assert load(file, "batch.global_batch=32", "name=two words").arguments == f"{file} --set batch.global_batch=32 --set name='two words'"
+    assert load(file).arguments == str(file)
+
+
 def test_every_usual_fabric_joins_its_node() -> None:
     from parsim import catalog
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from parsim.errors import ParsimError
-from parsim.scenario import load
+from parsim.scenario import load, loads
 
 TEXT = """
 model: {base: tiny-llama, name: some, num_experts: 4, experts_per_token: 2, source: made up, load_shares: SHARES}
@@ -16,7 +17,7 @@ cluster: {node: {base: dgx-a100-80gb, devices_per_node: 4}}
 batch: {global_batch: 8, sequence_length: 8, dtype: bf16}
 plans: {a: {expert_parallel: 4}}
 """
-CSV = "layer,expert,tokens\n0,0,10\n0,1,5\n0,2,1\n0,3,0\n1,1,7\n1,0,2\n1,2,0\n1,3,3\n"
+CSV = "layer,expert,tokens\n0,0,10\n0,2,1\n0,1,5\n0,3,0\n1,1,7\n1,0,2\n1,2,0\n1,3,3\n"
 
 
 def shares(folder: Path, stated: str, **files: str) -> tuple[float, ...]:
@@ -30,6 +31,21 @@ def test_layers_of_a_file_are_added(tmp_path: Path) -> None:
     assert shares(tmp_path, "file:loads.csv", loads_csv=CSV) == (12, 12, 1, 3)
     assert shares(tmp_path, "file:loads.json", loads_json=json.dumps([[10, 5, 1, 0], [2, 7, 0, 3]])) == (12, 12, 1, 3)
     assert shares(tmp_path, "[0.5, 0.25, 0.25, 0]") == (0.5, 0.25, 0.25, 0)
+
+
+@pytest.mark.parametrize(("name", "broken"), [("_tokens", lambda *_: 1.0), ("_in_order", lambda found: [*found.values()])])
+def test_mutant_a_reader_of_other_tokens_or_another_order_is_caught(
+    name: str, broken: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loads, name, broken)
+    with pytest.raises(AssertionError):
+        test_layers_of_a_file_are_added(tmp_path)
+
+
+def test_loads_of_a_model_without_experts_are_told_as_they_were_written(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(TEXT.replace("num_experts: 4, experts_per_token: 2, ", "").replace("SHARES", "[0.5, 0.5]"))
+    with pytest.raises(ParsimError, match=r"load_shares = \[0.5, 0.5\] goes with experts, but num_experts = 0"):
+        load(tmp_path / "mine.yaml")
 
 
 @pytest.mark.parametrize(

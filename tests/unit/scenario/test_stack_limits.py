@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from parsim import catalog
 from parsim.parallel.plan import Plan, Stack
@@ -12,6 +13,7 @@ from parsim.parallel.stack_limits import LIMITS, reasons
 from parsim.planner import plan as ranked
 from parsim.scenario import Scenario, from_mapping
 from parsim.scenario.rows import read
+from support import GPT
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ from parsim.scenario.rows import read
     ],
 )
 def test_a_stack_says_what_it_cannot_run(stack: str, plan: dict[str, Any], said: str) -> None:
-    found = reasons(Plan(**plan), 32, read("stacks", stack))
+    found = reasons(Plan(**plan), replace(GPT, num_layers=32), read("stacks", stack))
     assert len(found) == bool(said) and all(said in each for each in found)
     assert all(each.startswith(f"{stack} ") for each in found)
 
@@ -85,8 +87,37 @@ def test_every_stack_of_the_catalog_states_its_limits_and_why() -> None:
 
 def test_embedding_and_head_count_as_layers_where_a_stack_counts_them() -> None:
     stack = Stack("mine", layer_split="embedding_and_head", limits=("even_stages",))
-    assert reasons(Plan(pipeline_parallel=4), 30, stack) == ()  # 7 8 8 7, with the ends 8 8 8 8
-    assert reasons(Plan(pipeline_parallel=4), 32, stack) != ()
+    assert reasons(Plan(pipeline_parallel=4), replace(GPT, num_layers=30), stack) == ()  # 7 8 8 7, with the ends 8 8 8 8
+    assert reasons(Plan(pipeline_parallel=4), replace(GPT, num_layers=32), stack) != ()
+
+
+ALL_KINDS = {"ring", "contiguous", "all_gather", "ulysses", "ulysses_ring"}
+
+
+# NVIDIA/TransformerEngine@d0067d0d, context_parallel.py (attn_forward_func_with_cp): windows with a2a and all_gather, sinks with a2a.
+@pytest.mark.parametrize(
+    ("stack", "figures", "kinds"),
+    [
+        ("megatron-core", {}, ALL_KINDS),
+        ("nemo", {"sliding_window": 4}, {"all_gather", "ulysses"}),
+        ("megatron-bridge-26.06", {"sliding_window": 4, "attention_sinks": True}, {"ulysses"}),
+        ("torchtitan", {"sliding_window": 4}, ALL_KINDS),
+    ],
+)
+def test_transformer_engine_splits_windows_and_sinks_by_few_context_kinds(stack: str, figures: dict[str, Any], kinds: set[str]) -> None:
+    model, row = replace(GPT, **figures), read("stacks", stack)
+    found = {kind: reasons(Plan(context_parallel=4, context_kind=kind), model, row) for kind in ALL_KINDS}
+    assert {kind for kind, said in found.items() if not said} == kinds
+    assert all("cannot split a sequence but by context_kind" in each for said in found.values() for each in said)
+    assert not reasons(Plan(context_kind="ring"), model, row)
+
+
+def test_the_planner_splits_a_sequence_otherwise_where_the_stack_cannot_by_its_own_kind() -> None:
+    settings = {"cluster": {"node": {"base": "hgx-h100-80gb", "devices_per_node": 4}}, "batch": {"global_batch": 4, "sequence_length": 512}}
+    row = {"base": "llama3-8b", "name": "mine", "num_layers": 2, "sliding_window": 64, "attention_sinks": True, "source": "a test"}
+    scenario = from_mapping({"model": row, "stack": "megatron-core", **settings, "plans": {"any": {"context_parallel": "auto"}}})
+    found = ranked(scenario, top=None, runnable=True)
+    assert {each.plan.context_kind for each in found.rows if each.plan.context_parallel > 1} == {"ulysses"}
 
 
 @pytest.mark.parametrize("name", [name for name in LIMITS if LIMITS[name].can])

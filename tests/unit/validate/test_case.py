@@ -119,6 +119,9 @@ def test_experts_and_widths_of_a_catalog_model_are_those_of_a_row_with_them(tmp_
     assert (found.kv_lora_rank, found.head_dim, found.num_layers) == (512, 128 + 64, 4)
     other = scenario_of(read_table(table(tmp_path, {**row, "num_experts": "64"}))[0], "").model
     assert (other.num_experts, other.experts_per_token, other.expert_ffn_hidden_size, other.qk_norm) == (64, 8, 768, False)
+    later = {**row, "notes": "moe CI; flags: mtp-num-layers=1; bf16=True"}
+    for each in (later, {**later, "num_experts": "64"}):
+        assert scenario_of(read_table(table(tmp_path, each))[0], "").model.mtp_layers == 1
 
 
 def test_the_repository_of_a_row_names_its_stack_before_its_family_does(tmp_path):

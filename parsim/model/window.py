@@ -1,0 +1,29 @@
+"""The tokens before it that a query sees, where it does not see all: which pairs those are is counted by parsim.cost.causal."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Window(NamedTuple):
+    """The tokens that a query sees at most: the last so many, itself among them, or those of its own chunk; 0: all."""
+
+    tokens: int = 0
+    chunked: bool = False
+
+    def pairs(self, length: int) -> int:
+        """Pairs of a sequence as MFU counts them: of all tokens length^2, which is twice what a causal mask leaves, and of a window twice
+        what it leaves of those, too; the diagonal is left out.
+
+        Source: Chowdhery et al. 2022 (arXiv:2204.02311), appendix B, for all tokens; derived here for a window.
+
+        >>> Window().pairs(8), Window(2).pairs(8), Window(3, chunked=True).pairs(8)
+        (64, 28, 22)
+        """
+        size = min(self.tokens or length, length)
+        if self.chunked:
+            return length // size * size**2 + (length % size) ** 2
+        return length**2 - (length - size) ** 2
+
+
+ALL: Final = Window()
