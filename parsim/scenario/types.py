@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from parsim.parallel.plan import Batch, Plan, Stack
 if TYPE_CHECKING:  # numpy is behind it, which `parsim --help` can do without
     from parsim.cluster import Cluster
     from parsim.parallel.fault import PlanFault
+    from parsim.parallel.legality import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,25 @@ class Scenario:
         path = document.get("path")
         return Source(path and Path(path), changes=document.get("changes", {})).load()
 
+    @property
+    def facts(self) -> Facts:
+        """What plans are checked against."""
+        from parsim.parallel.legality import Facts
+
+        peaks = self.cluster.node.accelerator.peak_flops_per_s
+        return Facts(self.model, self.batch, self.cluster.num_devices, self.stack, peaks)
+
     def faults(self, plan: Plan) -> list[PlanFault]:
         """All that is illegal in a plan here."""
-        from parsim.parallel import legality
+        from parsim.parallel.legality import faults_of
 
-        return legality.faults(plan, self.model, self.batch, self.cluster.num_devices, stack=self.stack)
+        return faults_of(plan, self.facts)
+
+    def trained_by(self, plan: Plan) -> Scenario:
+        """The same in the precision that a plan states; as it is where it states none."""
+        if plan.precision is None:
+            return self
+        return replace(self, batch=replace(self.batch, dtype=self.stack.precision(plan.precision)))
 
     def plan(self, name: str) -> Plan:
         """The plan of that name.
