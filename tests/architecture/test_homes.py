@@ -175,6 +175,7 @@ ROOM = {
     "experts of a capacity": 60,
     "an auxiliary loss that balances loads": 35,
     "precision as an axis of plans": 130,
+    "scales by row": 70,
 }
 
 

@@ -30,6 +30,11 @@ def test_embedding_and_head_count_as_layers_where_megatron_core_has_no_even_stag
     assert layers_of(found.plan("row"), int(layers), found.stack.layer_split) == held
 
 
+def test_notes_say_by_what_fp8_is_scaled(tmp_path):
+    found = described(tmp_path, dtype="fp8", accelerator="h100-sxm5-80gb", notes="float8 rowwise, async TP")
+    assert found.batch.dtype == "fp8_rowwise"
+
+
 def test_micro_batches_of_one_where_a_row_states_none(tmp_path):
     assert described(tmp_path, micro_batch="").plan("row").micro_batch == 1
 
