@@ -34,6 +34,7 @@ class Narrowing:
     by_row: bool = (
         False  # whether a row that a GEMM sums has a scale; then a tensor is narrow only where it is multiplied, made anew for each GEMM
     )
+    wide_gradients: bool = False  # whether gradients of weights are multiplied wide; by row alone
     one_layout: bool = False  # whether the device multiplies operands however they lie, so that one scale a tensor needs no second copy
 
     @property
@@ -103,7 +104,7 @@ _TE: Final = "NVIDIA Transformer Engine, user guide, common API (transformer_eng
 
 # Scales in float32, of which the fractions are 0.  Tensor parallelism gathers wide, and what backward multiplies is made of what is wide.
 _ROWWISE: Final = (
-    "pytorch/ao, torchao/float8/config.py (Float8LinearRecipeName.ROWWISE) and float8_linear.py (save_for_backward of input_hp); "
+    "pytorch/ao, torchao/float8/config.py (ROWWISE, ROWWISE_WITH_GW_HP) and float8_linear.py (save_for_backward of input_hp); "
     "pytorch/torchtitan, torchtitan/models/llama3/infra/parallelize.py: 'float8 all-gather with TP is only supported for tensorwise'"
 )
 
@@ -123,6 +124,8 @@ RECIPES: Final = {
     "fp8_delayed": _linear_layers("fp8", f"{_TE}: DelayedScaling, HYBRID", Narrowing("e4m3", "e5m2")),
     "fp8_current": _linear_layers("fp8", f"{_TE}: Float8CurrentScaling, HYBRID", Narrowing("e4m3", "e5m2", measures=True)),
     "fp8_rowwise": _linear_layers("fp8", _ROWWISE, Narrowing("e4m3", "e4m3", "e8m0", by_row=True)),
+    # Its weights have scales by row for the gradients of inputs, too, where torchao takes one scale a matrix.
+    "fp8_rowwise_gw_hp": _linear_layers("fp8", _ROWWISE, Narrowing("e4m3", "e4m3", "e8m0", by_row=True, wide_gradients=True)),
     "fp8_blockwise": _linear_layers(
         "fp8_block", f"{_TE}: Float8BlockScaling; arXiv:2412.19437", Narrowing("e4m3", "e4m3", "fp32", 128, 128)
     ),

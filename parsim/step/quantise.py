@@ -131,8 +131,11 @@ class _Quantiser:
         """The GEMM of the gradient of an input or of a weight of a linear layer, with what it reads made first."""
         (dy, dims), (other, other_dims) = call.inputs
         x = linear.inputs[0][0]
+        if self.how.wide_gradients and other not in self.weights:
+            yield call
+            return
         if dy not in self.ready:
-            yield from self.quantise_gradient(dy, dims, call.tag)
+            yield from self.quantise_gradient(dy, dims, call.tag, (ROW,) if self.how.wide_gradients else ())
             self.ready.add(dy)
         if x in self.sources and x not in self.ready:
             inputs, outputs = ((x + LOCAL + self.second, self.sources[x]),), ((x + COLUMN, linear.inputs[0][1], QUANTISED),)

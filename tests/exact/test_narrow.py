@@ -227,8 +227,16 @@ def test_by_row_all_is_gathered_and_kept_wide_and_made_narrow_for_each_gemm() ->
         assert len(made) == num_casts
 
 
+def test_gradients_of_weights_may_be_multiplied_wide() -> None:
+    """Then of backward's casts those of matrices and, by row, of gradients are left."""
+    every = [task for task in tasks("fp8_rowwise_gw_hp", Phase.B, plan=Plan()) if isinstance(task, Compute)]
+    gemms = [task for task in every if task.kernel == "einsum"]
+    assert sum(task.dtype == LINEAR for task in gemms) == sum(task.dtype == MATMUL for task in gemms) == 7
+    assert [task.attributes["layouts"] for task in every if task.kernel == "quantise"] == ["row"] * 14
+
+
 def seconds_by_row(layout: str) -> float:
-    """Of casting 1,000 x 1,000 numbers on a device that does nothing but move bytes, 1e9 a second."""
+    """Nanoseconds an element of such a cast, on a device that moves 1e9 bytes a second at no other cost."""
     device = replace(TOY, hbm_bandwidth_bytes_per_s=1e9, elementwise=ElementwiseLaw(1.0, 0.0))
     case = scenario(
         model=LLAMA, batch=Batch(4, 8, "fp8_rowwise"), stack=FUSED, cluster=replace(CLUSTER, node=replace(NODE, accelerator=device))
