@@ -125,7 +125,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
 
 def _cast_by_row_s(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:
     """Seconds of making narrow what has a scale a row, or a column, whose largest element is known only once all of it has been read."""
-    (x,), seconds = operands(task), sizes.zero
+    (x,), seconds = operands(task), np.zeros(sizes.num_plans)
     for layout, narrow in zip(str(task.attributes["layouts"]).split(), results(task), strict=True):
         reads, factor = _CASTS_BY_ROW[layout]
         seconds = seconds + factor * elementwise_s(accelerator, reads * num_bytes(x, sizes) + num_bytes(narrow, sizes))

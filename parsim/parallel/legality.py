@@ -287,7 +287,7 @@ def _precision(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     if name in RECIPES and (missing := RECIPES[name].without_peak(facts.peaks)):
         legal = [each for each, recipe in RECIPES.items() if not recipe.without_peak(facts.peaks)]
         message = f"precision = {plan.precision} multiplies {missing}, for which the accelerator has no peak"
-        yield PlanFault("precision", message, f"Legal: {comma_list(legal)}")
+        yield PlanFault("precision", message, f"Legal: {', '.join(legal)}")
 
 
 def _of_plan(found: Callable[[Plan], Iterable[PlanFault]]) -> Callable[[Plan, Facts], Iterable[PlanFault]]:
