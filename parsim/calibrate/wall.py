@@ -78,7 +78,8 @@ def time_plans(
 def on(scenario: Scenario, node: Node) -> Scenario:
     """The scenario on the cores of this machine, as numpy executes it."""
     stack = replace(scenario.stack, tensor_overlap=False, gradient_overlap=False)
-    return replace(scenario, cluster=Cluster(node), batch=replace(scenario.batch, dtype=DTYPE), stack=stack)
+    plans = {name: replace(plan, precision=None) for name, plan in scenario.plans.items()}
+    return replace(scenario, cluster=Cluster(node), batch=replace(scenario.batch, dtype=DTYPE), stack=stack, plans=plans)
 
 
 def verdict(plan: str, here: Scenario, samples: Samples) -> StepTime:

@@ -17,7 +17,7 @@ SPEED: Final = "speed\n%"
 _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
     *("context_parallel", "context_group", *EXPERT_KEYS, "dimensions", "recompute_every"),
-    *("zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer"),
+    *("zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "precision"),
 )
 _OTHERS: Final = {name: key.default for name, key in KEYS.items() if name not in _SAID}
 _LONG: Final = 12  # characters of a line of a title or a name
@@ -43,6 +43,7 @@ def axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
         dp: f"{plan.data_parallel}{_zero(plan)}",
         **others,
+        **({"precision": estimate.precision} if any(each.precision for each in plans) else {}),
         "mbs": f"{plan.micro_batch}x{estimate.num_micro_batches}",
         "recompute": _recompute(plan),
     }
@@ -138,7 +139,8 @@ def short(plan: Plan) -> str:
     sequence = " sp" if plan.sequence_parallel else ""
     axes = f"tp{plan.tensor_parallel}{sequence} pp{plan.pipeline_parallel}{chunks} dp{plan.data_parallel}{_zero(plan)}"
     others = "".join(f" {axis}{degree}" for axis, degree in _others(plan).items())
-    return f"{axes}{others} mbs{plan.micro_batch} recompute {_recompute(plan)}"
+    precision = f" {plan.precision}" if plan.precision else ""
+    return f"{axes}{others} mbs{plan.micro_batch} recompute {_recompute(plan)}{precision}"
 
 
 def _broken(text: str) -> str:

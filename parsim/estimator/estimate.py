@@ -20,7 +20,6 @@ from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import PassCounts, Totals, device_totals
-from parsim.model.dims import LINEAR
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import Plans
@@ -36,15 +35,20 @@ class Priced:
     """Plans as columns, with what is known of their stages: each list of tasks is measured once for all."""
 
     def __init__(self, scenario: Scenario, plans: Plans) -> None:
-        model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
         self.scenario, self.plans = scenario, plans
-        self.workloads = Workloads(scenario.model, model, plans, scenario.itemsize_bytes)
-        self.measures = {each: Measures(each) for each in self.workloads.prices}
+        found, self.part = plans.each(("precision",), scenario.trained_by)
+        rows = [np.flatnonzero(self.part == index) for index in range(len(found))]
+        self.parts = [_OfPrecision(each, plans.take(own) if len(found) > 1 else plans, own) for each, own in zip(found, rows, strict=True)]
+
+    def of(self, rows: Ints | None = None) -> Iterator[tuple[_OfPrecision, Ints]]:
+        """The precisions of some plans, each with the places of its own among them."""
+        part = self.part if rows is None else self.part[rows]
+        return ((self.parts[index], np.flatnonzero(part == index)) for index in np.unique(part).tolist())
 
     def stages(self, rows: Ints | None = None) -> Iterator[tuple[Stages, Ints]]:
         """The stages of some plans, those of a Step together, each with the indices of its plans."""
-        for workload, own in self.workloads.of(rows):
-            yield Stages.of(workload, self.measures[workload.prices]), own
+        for part, places in self.of(rows):
+            yield from part.stages(places if rows is None else rows[places])
 
     def alone(self, index: int) -> Stages:
         """The stages of one plan."""
@@ -53,12 +57,9 @@ class Priced:
 
     def explain(self, rows: Ints, names: Sequence[str]) -> list[Estimate]:
         """Some plans under these names, each with its reasons."""
-        group, own = self.workloads.group[rows], self.workloads.row[rows]
-        counts = {each: PassCounts(self.workloads.prices[each], own[group == each]) for each in {*group.tolist()}}
-        useful, found = model_flops_per_token(self.scenario.model, self.scenario.batch.sequence_length), dict[int, Estimate]()
-        for place in self.workloads.by_schedule(rows).tolist():  # so that what schedules are made of is asked for while it is known
-            row = int(rows[place])
-            found[place] = _estimate_of(self.scenario, self.plans.plan(row), self.alone(row), names[place], counts[group[place]], useful)
+        found = dict[int, Estimate]()
+        for part, places in self.of(rows):
+            found |= zip(places.tolist(), part.explain(rows[places], [names[place] for place in places.tolist()]), strict=True)
         return [found[place] for place in range(len(rows))]
 
     def figures(self, *folds: Callable[[Stages], Ints], rows: Ints | None = None, progress: OnProgress = None) -> Ints:
@@ -77,6 +78,33 @@ class Priced:
         for (_, own), steps in zip(parts, step_ps([stages for stages, _ in parts]), strict=True):
             found[own] = steps
         return found if rows is None else found[rows]
+
+
+class _OfPrecision:
+    """Plans of one precision, and the indices that they have among all."""
+
+    def __init__(self, scenario: Scenario, plans: Plans, rows: Ints) -> None:
+        model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
+        self.scenario, self.rows = scenario, rows
+        self.workloads = Workloads(scenario.model, model, plans, scenario.itemsize_bytes)
+        self.measures = {each: Measures(each) for each in self.workloads.prices}
+
+    def stages(self, rows: Ints) -> Iterator[tuple[Stages, Ints]]:
+        """The stages of some of them, by their indices among all."""
+        for workload, own in self.workloads.of(np.searchsorted(self.rows, rows)):
+            yield Stages.of(workload, self.measures[workload.prices]), self.rows[own]
+
+    def explain(self, rows: Ints, names: Sequence[str]) -> list[Estimate]:
+        """Some of them, by their indices among all, under these names."""
+        own = np.searchsorted(self.rows, rows)
+        group, row = self.workloads.group[own], self.workloads.row[own]
+        counts = {each: PassCounts(self.workloads.prices[each], row[group == each]) for each in {*group.tolist()}}
+        useful, found = model_flops_per_token(self.scenario.model, self.scenario.batch.sequence_length), dict[int, Estimate]()
+        for place in self.workloads.by_schedule(own).tolist():  # so that what schedules are made of is asked for while it is known
+            ((stages, _),) = self.stages(rows[[place]])
+            plan = self.workloads.plans.plan(int(own[place]))
+            found[place] = _estimate_of(self.scenario, plan, stages, names[place], counts[group[place]], useful)
+        return [found[place] for place in range(len(rows))]
 
 
 def stages_of(scenario: Scenario, plan: Plan) -> Stages:
@@ -106,7 +134,7 @@ def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, co
     step_s = line.step_ps / PS_PER_S
     totals = device_totals(stages, counts=counts)
     tokens = scenario.batch.global_batch * scenario.batch.sequence_length
-    multiplied_in = stages.workload.model.multiplies_in(LINEAR)
+    multiplied_in = scenario.batch.measured_against(scenario.model)
     peak = scenario.cluster.node.accelerator.peak(multiplied_in) * chosen.num_devices * step_s
     return Estimate(
         name=name,
@@ -129,6 +157,7 @@ def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, co
         busy_s=tuple((rank_busy_ps(stages)[:, 0] / PS_PER_S).tolist()),
         layers=stages.workload.layers[: stages.workload.shape.stages_a_copy],
         num_micro_batches=stages.workload.num_micro_batches,
+        precision=scenario.batch.dtype,
     )
 
 

@@ -71,6 +71,7 @@ class Estimate(Plain, frozen=True):
     busy_s: tuple[float, ...]  # by pipeline rank: its device runs kernels
     layers: tuple[int, ...]  # by (virtual) stage
     num_micro_batches: int
+    precision: str = ""  # in which it trains
 
     @property
     def peak_bytes(self) -> int:

@@ -10,7 +10,6 @@ from parsim import units
 from parsim.errors import PlanError
 from parsim.estimator.power import joules
 from parsim.estimator.result import Estimate
-from parsim.model.dims import LINEAR
 from parsim.model.parameters import model_flops_per_token
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def least_devices(scenario: Scenario, seconds: float) -> float:
     batch, accelerator = scenario.batch, scenario.cluster.node.accelerator
     tokens = num_steps(scenario) * batch.global_batch * batch.sequence_length
     causal = model_flops_per_token(scenario.model, batch.sequence_length)[1]
-    return tokens * causal / accelerator.peak(batch.recipe.multiplied_in(LINEAR)) / seconds
+    return tokens * causal / accelerator.peak(batch.measured_against(scenario.model)) / seconds
 
 
 def usd_per_device_hour(scenario: Scenario) -> float:

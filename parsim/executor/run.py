@@ -89,7 +89,7 @@ def execute(
     own_seed = scenario.seed if seed is None else seed
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
-    model, itemsize = CostModel(scenario.cluster, scenario.stack, scenario.batch), dict(scenario.itemsize_bytes)
+    model, itemsize = CostModel(scenario.cluster, scenario.stack, scenario.trained_by(chosen).batch), dict(scenario.itemsize_bytes)
     told = (own_seed, num_steps, scenario.training, dataset, every, precision, clocks, rounds_as)
     run = RunRequest(scenario.model, model, chosen, itemsize, *told)
     job = run.job()

@@ -6,7 +6,7 @@ Layers that the stages do not divide are legal, since the stack's layer_split ru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
@@ -21,6 +21,7 @@ from parsim.parallel import dimensions, recomputation, sharding_faults
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
+from parsim.parallel.precision import FP8, RECIPES
 
 POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
 DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
@@ -35,6 +36,7 @@ class Facts(Struct, frozen=True):
     batch: Batch | None = None
     num_devices: int | None = None
     stack: Stack | None = None
+    peaks: Mapping[str, float] | None = None  # of the accelerator, by dtype
 
 
 class Rule(Struct, frozen=True):
@@ -49,10 +51,7 @@ class Rule(Struct, frozen=True):
 def faults(
     plan: Plan, model: ModelSpec | None, batch: Batch | None, num_devices: int | None, *, stack: Stack | None = None
 ) -> list[PlanFault]:
-    """All the ways in which the plan does not fit; an empty list for a legal one.
-
-    Checks against a model, batch or num_devices of None are left out; the stack's rule of layers may let an end stage hold none, and its
-    kernels are the ops that recompute_ops names.
+    """All the ways in which the plan does not fit these; an empty list for a legal one.
 
     >>> from parsim.model.transformer import TransformerSpec
     >>> tiny = TransformerSpec(
@@ -63,7 +62,14 @@ def faults(
     ...     print(fault)
     tensor_parallel = 4 does not divide num_heads = 2 of model "tiny". Legal: 1, 2
     """
-    facts = Facts(model, batch, num_devices, stack)
+    return faults_of(plan, Facts(model, batch, num_devices, stack))
+
+
+def faults_of(plan: Plan, facts: Facts) -> list[PlanFault]:
+    """The same of all that is known.
+
+    The stack's rule of layers may let an end stage hold none, and its kernels are the ops that recompute_ops names.
+    """
     if broken := [fault for rule in VALUES for fault in rule.faults(plan, facts)]:
         return broken
     groups = {name: [*own(plan)] for name, own in GROUPS.items()}
@@ -151,9 +157,10 @@ def _not_positive(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
 
 
 def _unknown_names(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
-    for field, known in (("schedule", schedules.names()), ("context_kind", kinds()), *NAMED.items()):
+    precisions = (FP8, *RECIPES)
+    for field, known in (("schedule", schedules.names()), ("context_kind", kinds()), ("precision", precisions), *NAMED.items()):
         value = getattr(plan, field)
-        if value not in known and not (field == "schedule" and isinstance(value, tuple)):
+        if value is not None and value not in known and not (field == "schedule" and isinstance(value, tuple)):
             yield PlanFault(field, f"unknown {field} '{value}'{did_you_mean(str(value), known)}", f"Legal: {', '.join(known)}")
 
 
@@ -278,6 +285,16 @@ def _optimizer(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     return sharding_faults.optimizer(plan, facts.batch)
 
 
+def _precision(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if plan.precision is None or facts.peaks is None:
+        return
+    name = facts.stack.precision(plan.precision) if facts.stack else plan.precision
+    if name in RECIPES and (missing := RECIPES[name].without_peak(facts.peaks)):
+        legal = [each for each, recipe in RECIPES.items() if not recipe.without_peak(facts.peaks)]
+        message = f"precision = {plan.precision} multiplies {missing}, for which the accelerator has no peak"
+        yield PlanFault("precision", message, f"Legal: {', '.join(legal)}")
+
+
 def _of_plan(found: Callable[[Plan], Iterable[PlanFault]]) -> Callable[[Plan, Facts], Iterable[PlanFault]]:
     return lambda plan, facts: found(plan)
 
@@ -301,7 +318,7 @@ GROUPS: Final = {"zero_group": sharding_faults.zero_group, "context_group": shar
 # Rules of single values, and those of values together, which a plan whose values are legal is asked.
 VALUES: Final = (
     Rule("positive numbers", (*POSITIVE, "layers_per_stage"), _not_positive),
-    Rule("names", ("schedule", "context_kind", *NAMED), _unknown_names),
+    Rule("names", ("schedule", "context_kind", "precision", *NAMED), _unknown_names),
     Rule("dimensions", ("dimensions",), _of_plan(sharding_faults.unknown_dimensions)),
 )
 RULES: Final = (
@@ -314,6 +331,7 @@ RULES: Final = (
     Rule("experts", (*MESH, "rank_order", "gradient_sync"), _of_plan(sharding_faults.views)),
     Rule("recomputed layers", (*_AGAIN, "recompute_every"), _of_plan(recomputation.every_faults)),
     Rule("optimizer", ("optimizer", "optimizer_in_backward", "offload_optimizer", "gradient_sync", *_BATCH), _optimizer, after="devices"),
+    Rule("precision", ("precision",), _precision),
     Rule("tensor parallelism", ("tensor_parallel",), _of_model(sharding_faults.tensor)),
     Rule("layers", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _layers),
     Rule("recomputed ops", _AGAIN, _recompute_faults),

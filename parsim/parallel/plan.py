@@ -15,10 +15,11 @@ from msgspec.structs import asdict
 from parsim.arguments import check_arguments
 from parsim.described import Described, Told
 from parsim.errors import PlanError, ScenarioError, did_you_mean
+from parsim.model.dims import LINEAR, MATMUL
 from parsim.model.spec import Layout, ModelSpec
 from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.precision import FP8, RECIPES, Recipe, with_wide_ends
+from parsim.parallel.precision import FP8, RECIPES, WIDE, Recipe, with_wide_ends
 from parsim.schedules import find
 
 # How many layers at either end of a model do not follow its recipe; named as by Megatron Core (transformer/transformer_config.py).
@@ -50,6 +51,11 @@ class Batch(Struct, frozen=True):
         """That of a model, in which layers that stay wide have names of their own."""
         start, end = (getattr(self, name) for name in ENDS)
         return with_wide_ends(model.layout, start, end) if start + end and self.recipe.narrows else model.layout
+
+    def measured_against(self, model: ModelSpec) -> str:
+        """The dtype whose peak stands below MFU: that of the linear layers, unless all of these stay wide."""
+        _, *layers, _ = self.layout(model)
+        return self.recipe.multiplied_in(MATMUL if all(name.startswith(WIDE) for name, _ in layers) else LINEAR)
 
 
 class Key(Struct, frozen=True):
@@ -118,6 +124,7 @@ class Plan(Described, frozen=True):
     )
     zero_group: int | None = _key(None, "replicas that shard among themselves (HSDP); all where left out")
     offload_optimizer: bool = _key(False, "whether the host holds the optimizer's states and updates")
+    precision: str | None = _key(None, "numbers that it trains in, and so its losses; batch.dtype where left out")
     dimensions: tuple[tuple[str, int], ...] = _key((), "degrees of dimensions without a key here, by name")
 
     @property
@@ -142,7 +149,7 @@ class Plan(Described, frozen=True):
     def to_dict(self) -> dict[str, Any]:
         """Under the names and in the forms of a scenario file; what follows where it is left out is left out."""
         values = asdict(self) | {"dimensions": dict(self.dimensions)}
-        stated = {name: value for name, value in values.items() if name != "layers_per_stage" or value is not None}
+        stated = {name: value for name, value in values.items() if name not in ("layers_per_stage", "precision") or value is not None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 
     @classmethod
@@ -231,6 +238,7 @@ class Stack(Described, frozen=True):
     narrow_parameters: tuple[str, ...] = _key(
         (), "precisions in which matrices of linear layers are kept, and gathered by ZeRO 1 and 2, in the narrow format alone"
     )
+    precisions: tuple[str, ...] = _key((), "precisions of 8 and 4 bits that it trains in; not known where left out")
     fp8: str = _key("fp8_current", "what dtype fp8 means: a precision of 8 bits by its name")
     host_float32_gradients: bool = _key(False, "whether offloaded gradients go to the host in float32, too")
     pinned_elements: int = _key(0, "elements of a pinned buffer of gradients on the host, a power of two of bytes; 0: none is pinned")

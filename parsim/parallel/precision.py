@@ -32,6 +32,10 @@ class Narrowing(Struct, frozen=True):
     along: int = 0  # elements of a block, along the summed dims
     weight_across: int = 0  # and rows of it, of a weight
     measures: bool = False  # whether a kernel of its own looks for the largest element first
+    by_row: bool = (
+        False  # whether a row that a GEMM sums has a scale; then a tensor is narrow only where it is multiplied, made anew for each GEMM
+    )
+    wide_gradients: bool = False  # whether gradients of weights are multiplied wide; by row alone
     one_layout: bool = False  # whether the device multiplies operands however they lie, so that one scale a tensor needs no second copy
 
     @property
@@ -46,7 +50,7 @@ class Narrowing(Struct, frozen=True):
 
     def attributes(self, *, weight: bool = False, gradient: bool = False) -> dict[str, float | str]:
         """What the kernel is told that quantises activations, weights or gradients."""
-        across = self.weight_across if weight else 1 if self.along else 0
+        across = 1 if self.by_row else self.weight_across if weight else 1 if self.along else 0
         return {"format": self.gradient if gradient else self.forward, "scale": self.scale, "across": across, "along": self.along}
 
 
@@ -80,7 +84,8 @@ class Recipe(Struct, frozen=True):
 
     def in_one_layout(self) -> Recipe:
         """The same on a device that multiplies operands however they lie; blocks of two directions stay two layouts."""
-        return replace(self, narrows=replace(self.narrows, one_layout=True)) if self.narrows and not self.narrows.along else self
+        how = self.narrows
+        return replace(self, narrows=replace(how, one_layout=True)) if how and not how.along and not how.by_row else self
 
     def multiplied_in(self, role: str) -> str:
         """The dtype of a role of matmuls."""
@@ -97,11 +102,17 @@ _MIXED: Final = "Micikevicius et al. 2018 (arXiv:1710.03740), section 3.1"
 # head and all else stay in bf16.
 _TE: Final = "NVIDIA Transformer Engine, user guide, common API (transformer_engine.common.recipe)"
 
+# Scales in float32, of which the fractions are 0.  Tensor parallelism gathers wide, and what backward multiplies is made of what is wide.
+_ROWWISE: Final = (
+    "pytorch/ao, torchao/float8/config.py (ROWWISE, ROWWISE_WITH_GW_HP) and float8_linear.py (save_for_backward of input_hp); "
+    "pytorch/torchtitan, torchtitan/models/llama3/infra/parallelize.py: 'float8 all-gather with TP is only supported for tensorwise'"
+)
+
 
 def _linear_layers(dtype: str, source: str, narrows: Narrowing) -> Recipe:
     """A recipe whose linear layers multiply a narrow dtype, beside bf16 and weights in float32."""
     stores, multiplies = {COMPUTE: "bf16", MASTER: "fp32", QUANTISED: dtype}, {MATMUL: "bf16", LINEAR: dtype}
-    return Recipe(stores, multiplies, f"{_TE}: {source}", narrows)
+    return Recipe(stores, multiplies, source, narrows)
 
 
 RECIPES: Final = {
@@ -110,12 +121,19 @@ RECIPES: Final = {
     "bf16": Recipe({COMPUTE: "bf16", MASTER: "fp32"}, {MATMUL: "bf16"}, _MIXED),
     "bf16_pure": Recipe({COMPUTE: "bf16"}, {MATMUL: "bf16"}, "meta-pytorch/torchtune, recipes/full_finetune_single_device.py: dtype bf16"),
     "fp16": Recipe({COMPUTE: "fp16", MASTER: "fp32"}, {MATMUL: "fp16"}, _MIXED),
-    "fp8_delayed": _linear_layers("fp8", "DelayedScaling, HYBRID", Narrowing("e4m3", "e5m2")),
-    "fp8_current": _linear_layers("fp8", "Float8CurrentScaling, HYBRID", Narrowing("e4m3", "e5m2", measures=True)),
-    "fp8_blockwise": _linear_layers("fp8_block", "Float8BlockScaling; arXiv:2412.19437", Narrowing("e4m3", "e4m3", "fp32", 128, 128)),
-    "mxfp8": _linear_layers("mxfp8", "MXFP8BlockScaling, E4M3", Narrowing("e4m3", "e4m3", "e8m0", 32, 1)),
-    "nvfp4": _linear_layers("nvfp4", "NVFP4BlockScaling; arXiv:2509.25149", Narrowing("e2m1", "e2m1", "e4m3", 16, 16, measures=True)),
-    "mxfp4": _linear_layers("mxfp4", "none; OCP MX specification 1.0", Narrowing("e2m1", "e2m1", "e8m0", 32, 1)),
+    "fp8_delayed": _linear_layers("fp8", f"{_TE}: DelayedScaling, HYBRID", Narrowing("e4m3", "e5m2")),
+    "fp8_current": _linear_layers("fp8", f"{_TE}: Float8CurrentScaling, HYBRID", Narrowing("e4m3", "e5m2", measures=True)),
+    "fp8_rowwise": _linear_layers("fp8", _ROWWISE, Narrowing("e4m3", "e4m3", "e8m0", by_row=True)),
+    # Its weights have scales by row for the gradients of inputs, too, where torchao takes one scale a matrix.
+    "fp8_rowwise_gw_hp": _linear_layers("fp8", _ROWWISE, Narrowing("e4m3", "e4m3", "e8m0", by_row=True, wide_gradients=True)),
+    "fp8_blockwise": _linear_layers(
+        "fp8_block", f"{_TE}: Float8BlockScaling; arXiv:2412.19437", Narrowing("e4m3", "e4m3", "fp32", 128, 128)
+    ),
+    "mxfp8": _linear_layers("mxfp8", f"{_TE}: MXFP8BlockScaling, E4M3", Narrowing("e4m3", "e4m3", "e8m0", 32, 1)),
+    "nvfp4": _linear_layers(
+        "nvfp4", f"{_TE}: NVFP4BlockScaling; arXiv:2509.25149", Narrowing("e2m1", "e2m1", "e4m3", 16, 16, measures=True)
+    ),
+    "mxfp4": _linear_layers("mxfp4", f"{_TE}: none; OCP MX specification 1.0", Narrowing("e2m1", "e2m1", "e8m0", 32, 1)),
 }
 
 WIDE: Final = "wide_"  # and a layer's name: one whose linear layers multiply what all else does

@@ -13,6 +13,7 @@ from msgspec import Struct
 from parsim import schedules
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import KEYS, Plan, Stack
+from parsim.parallel.precision import RECIPES
 from parsim.parallel.stages import layers_of
 from parsim.schedules.phase import SPLIT
 
@@ -34,7 +35,11 @@ def reasons(plan: Plan, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
     ('mine cannot shard gradients or parameters under a pipeline (zero_stage above 1); torchtitan can',)
     """
     broken = [LIMITS[name] for name in stack.limits if LIMITS[name].asked_by(plan, model, stack.layer_split)]
-    return tuple(f"{stack.name} cannot {each.what}" + (f"; {each.can} can" if each.can else "") for each in broken)
+    said = [f"cannot {each.what}" + (f"; {each.can} can" if each.can else "") for each in broken]
+    asked = stack.precision(plan.precision) if plan.precision else ""
+    if stack.precisions and asked not in stack.precisions and asked in RECIPES and RECIPES[asked].narrows:
+        said.append(f"does not train in {asked}, but in {', '.join(stack.precisions)}")
+    return tuple(f"{stack.name} {each}" for each in said)
 
 
 def _uneven(plan: Plan, model: ModelSpec, rule: str) -> bool:

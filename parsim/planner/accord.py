@@ -23,6 +23,7 @@ from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import divisors
 from parsim.parallel.legality import legal_degrees
 from parsim.parallel.plan import EXPERT_KEYS, KEYS, Batch, Plan, Stack
+from parsim.parallel.precision import RECIPES
 from parsim.parallel.recomputation import CHECKPOINTED, DISCARDING, ops_of
 from parsim.parallel.stages import layers_of
 
@@ -81,6 +82,8 @@ def values_of(name: str, scenario: Scenario) -> Sequence[object]:
             return schedules.names()
         case "context_kind":
             return kinds()
+        case "precision":
+            return _precisions(scenario)
         case "recompute_modules":
             return module_sets(scenario.model, scenario.stack)
         case "recompute_ops":
@@ -89,6 +92,13 @@ def values_of(name: str, scenario: Scenario) -> Sequence[object]:
     if key.type == "bool":
         return (False, True)
     return key.auto or key.legal or legal_degrees(name, scenario.model, scenario.batch, scenario.cluster.num_devices)
+
+
+def _precisions(scenario: Scenario) -> tuple[str, ...]:
+    """The batch's own, bf16, and what the stack narrows of it, as far as the accelerator multiplies that."""
+    peaks = scenario.cluster.node.accelerator.peak_flops_per_s
+    found = (name for name in ("bf16", *scenario.stack.precisions) if not RECIPES[name].without_peak(peaks))
+    return (*dict.fromkeys((scenario.batch.dtype, *found)),)
 
 
 def module_sets(model: ModelSpec, stack: Stack) -> tuple[tuple[str, ...], ...]:

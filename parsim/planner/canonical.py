@@ -122,6 +122,14 @@ def _layers(plan: Plan, facts: Facts) -> Plan:
     return unstated if is_own else plan
 
 
+def _precision(plan: Plan, facts: Facts) -> Plan:
+    """The batch's own is not stated, and fp8 is what the stack means by it."""
+    if plan.precision is None or facts.stack is None or facts.batch is None:
+        return plan
+    named = facts.stack.precision(plan.precision)
+    return replace(plan, precision=None if named == facts.batch.dtype else named)
+
+
 def _order(plan: Plan, facts: Facts) -> Plan:
     """Axes of one rank have no place."""
     if plan.rank_order == _ORDERS[0]:
@@ -177,6 +185,7 @@ FORMS: Final = (
     Form(("layers_per_stage",), ("layers_per_stage", *_PIPELINE), _layers),
     Form(_AGAIN, _AGAIN, _recomputation),
     Form((*_AGAIN, "recompute_every"), (*_AGAIN, "recompute_every", "layers_per_stage", *_PIPELINE), _every),
+    Form(("precision",), ("precision",), _precision),
     Form(("rank_order",), (*MESH, "rank_order"), _order),
     Form(("schedule",), _BATCH, _schedule),
 )

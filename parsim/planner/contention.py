@@ -17,6 +17,7 @@ from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules
 from parsim.planner.constraints import Cut, sieve_of
+from parsim.planner.objectives import peak_beside
 from parsim.planner.ranking import Contention, Ranking
 from parsim.simulator.run import workload_in
 from parsim.simulator.shared import SharedStep
@@ -133,7 +134,9 @@ def _ranking_of(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, 
 
 
 def _loss(scenario: Scenario, objective: str) -> Callable[[Estimate], float]:
-    return (lambda row: step_joules(scenario, row) or 0.0) if objective == "energy" else (lambda row: row.step_s)
+    if objective == "energy":
+        return lambda row: step_joules(scenario, row) or 0.0
+    return lambda row: row.step_s * (peak_beside(scenario, row.plan.precision) if objective == "mfu" else 1)
 
 
 def _late(

@@ -1,6 +1,7 @@
 """What the planner ranks by.
 
-With model, batch and devices given, all objectives but energy follow from the step alone, and the shortest step is best: they rank by it.
+With model, batch and devices given, all objectives but energy follow from the step alone, and the shortest step is best: they rank by it;
+MFU of several precisions by it and the peak of each.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from parsim.cluster.scalars import Ints
 from parsim.errors import PlanError, did_you_mean
 from parsim.estimator.busy import busy_ps
 from parsim.estimator.estimate import Priced
 from parsim.estimator.power import joules
 from parsim.estimator.whole import num_steps, tdp_w, usd_per_device_hour
+from parsim.parallel.plan import Plan
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
@@ -50,8 +54,18 @@ def check_objective(objective: str, scenario: Scenario) -> None:
         raise PlanError(what, lacking[0].where, remedy)
 
 
+def peak_beside(scenario: Scenario, precision: str | None) -> float:
+    """The peak that stands below MFU in a precision, over that of the batch's own."""
+    trained = scenario.trained_by(Plan(precision=precision))
+    own, usual = (scenario.cluster.node.accelerator.peak(each.batch.measured_against(each.model)) for each in (trained, scenario))
+    return own / usual
+
+
 def loss_of(objective: str, priced: Priced) -> Least:
-    """What an objective makes least: picoseconds of the step, or joules of a device in it."""
+    """What an objective makes least: picoseconds of the step, for MFU as many as in the batch's precision, or joules of a device in it."""
+    if objective == "mfu":
+        shares, which = priced.plans.each(("precision",), lambda plan: peak_beside(priced.scenario, plan.precision))
+        return lambda steps, rows: np.asarray(steps * np.array(shares)[which[rows]])
     if objective != "energy":
         return lambda steps, _: steps
     tdp, ranks = tdp_w(priced.scenario), priced.plans.columns["pipeline_parallel"]

@@ -13,7 +13,6 @@ from parsim.cluster.scalars import Ints
 from parsim.estimator.estimate import Priced
 from parsim.estimator.memory import lasting_bytes
 from parsim.estimator.passes import Stages
-from parsim.parallel.legality import Facts
 from parsim.parallel.plan import KEYS, Plan
 from parsim.parallel.plans import Plans
 from parsim.parallel.stack_limits import reasons
@@ -67,7 +66,7 @@ def _kinds(priced: Priced, peaks: Ints, capacity: int) -> Iterator[tuple[str, li
     on_device = plans.numbers(("offload_optimizer",), lambda plan: not plan.offload_optimizer) > 0
     (saved,) = priced.figures(_most_on_host)
     yield "offload_optimizer", [True], on_device, peaks - saved <= capacity
-    facts = Facts(scenario.model, scenario.batch, scenario.cluster.num_devices, scenario.stack)
+    facts = scenario.facts
     sets = [Plan(recompute_modules=each) for each in module_sets(scenario.model, scenario.stack)]
     modules = [
         plan.recompute_modules

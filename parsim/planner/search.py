@@ -123,7 +123,8 @@ class _Race(Struct):
     @property
     def last_ps(self) -> float:
         """The step of the last place; infinite where it is not known."""
-        return math.inf if self.objective == "energy" else self.last
+        differ = self.objective == "mfu" and any(len(each.priced.parts) > 1 for each in self.pools)
+        return math.inf if self.objective == "energy" or differ else self.last
 
     @property
     def alike(self) -> int:

@@ -16,11 +16,13 @@ from parsim.estimator.cells import columns, short
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour, whole_training
 from parsim.parallel.fault import divisors
+from parsim.parallel.plan import Plan
 from parsim.plain import Plain, flat
+from parsim.planner.accord import AUTO, values_of
 from parsim.planner.constraints import figure, sieve_of
 from parsim.planner.front import on_nodes
 from parsim.planner.search import plan
-from parsim.planner.space import AnySpace
+from parsim.planner.space import AnySpace, space_named
 from parsim.units import percent
 
 if TYPE_CHECKING:
@@ -125,13 +127,23 @@ def size(
     if within is None:
         search.last(numbers, lambda each: each.cost_usd <= usd)
     else:
-        least = least_devices(scenario, seconds) / scenario.cluster.node.devices_per_node
+        least = least_devices(_at_highest_peak(scenario, space), seconds) / scenario.cluster.node.devices_per_node
         search.first([each for each in numbers if each >= least] or numbers[-1:], lambda each: each.time_s <= seconds)
     if len(search.refused) == len(search.sized):
         raise next(reversed(search.refused.values()))
     rows = tuple(search.sized[each] for each in sorted(search.sized))
     good = [each for each in rows if each.time_s <= seconds and (budget is None or each.cost_usd <= usd)]
     return Sizing(rows, good[0 if within is not None else -1] if good else None)
+
+
+def _at_highest_peak(scenario: Scenario, space: AnySpace) -> Scenario:
+    """The scenario in the fastest of the precisions that plans may have."""
+    chosen = space_named(scenario, space)
+    stated = chosen.axes.get("precision", ()) if chosen else ()
+    asked = values_of("precision", scenario) if stated == (AUTO,) else stated
+    plans = [Plan(), *(Plan(precision=str(each)) for each in asked), *scenario.plans.values()]
+    peaks = scenario.cluster.node.accelerator.peak_flops_per_s
+    return max(map(scenario.trained_by, plans), key=lambda each: peaks.get(each.batch.measured_against(each.model), 0.0))
 
 
 def numbers_of_nodes(scenario: Scenario, most_devices: int | None = None) -> Sequence[int]:

@@ -71,7 +71,7 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     follows |= {"schedule"} if space is not None and "schedule" not in stated else set()
     values = {name: _values(scenario, name, axes[name]) for name in axes if name not in follows}
     order = [name for name in axes if name not in ("data_parallel", "schedule")] + ["schedule"] * ("schedule" in values)
-    facts = Facts(scenario.model, scenario.batch, scenario.cluster.num_devices, scenario.stack)
+    facts = scenario.facts
     accord = [*no_gain(scenario)] if space is None else [*no_pipeline(values.get("schedule", ()))]
     grid = _Grid(scenario, values, [*_filters(scenario, axes, facts, runnable=runnable or space is None), *accord, *_same(facts, values)])
     for name in sorted(order, key=lambda name: len(values[name]) != 1):  # those of one value first: rules act the sooner

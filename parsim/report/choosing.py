@@ -175,9 +175,9 @@ def remedy_lines(scenario: Scenario, found: Remedies, name: str, *, elsewhere: b
 
 def _narrower(scenario: Scenario, whole: Estimate) -> Iterator[str]:
     """What the plan holds without float32 weights, which is another training, where the accelerator has a rate for it."""
-    narrow = replace(scenario.batch, dtype="bf16_pure")
-    if narrow != scenario.batch and not narrow.recipe.without_peak(scenario.cluster.node.accelerator.peak_flops_per_s):
-        held = estimate(replace(scenario, batch=narrow), whole.plan)
+    narrow = replace(whole.plan, precision="bf16_pure")
+    if whole.precision != narrow.precision and not scenario.faults(narrow):
+        held = estimate(scenario, narrow)
         yield f"with dtype = bf16_pure, another training, it {'fits' if held.fits else 'holds'}: {units.format(held.peak_bytes, 'GiB')}"
 
 

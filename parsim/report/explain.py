@@ -233,7 +233,7 @@ def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:
 
 def _states(found: Estimate, scenario: Scenario) -> str:
     """What an optimizer keeps of an element, and where."""
-    row = OPTIMIZERS[found.plan.optimizer]
+    row, scenario = OPTIMIZERS[found.plan.optimizer], scenario.trained_by(found.plan)
     stores = scenario.batch.recipe.stores
     updated = scenario.itemsize_bytes[stores.get(MASTER, stores[COMPUTE])]
     states = ", ".join(f"{name} {size} bytes" for name, size in row.state_sizes(updated))

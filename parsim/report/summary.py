@@ -87,6 +87,7 @@ def show_results(results: Results) -> None:
             hosts.append({**plan, **sizes, "all": gib(predicted.host_peak_bytes), "holds": holds})
     say("")
     show_table(rows, left=_LEFT)
+    _say_precisions(each.estimate for each in results.plans)
     if measured:
         show_table(measured, left=_LEFT, title="step time")
     show_table(times, left=_LEFT, title="time, % of the step on the busiest stage")
@@ -182,6 +183,13 @@ def _show_plans(found: Sequence[Estimate], rows: Sequence[Mapping[str, str]]) ->
     show_table(rows, left=(*_LEFT, *other_axes(plans[0], plans)))
     if others := defaults(plans):
         say(f"-: {others}")
+    _say_precisions(found)
+
+
+def _say_precisions(found: Iterable[Estimate]) -> None:
+    """What plans of several precisions do not share."""
+    if len({each.precision for each in found}) > 1:
+        say("precision changes numerics: losses of these plans differ; MFU is of the peak of each precision")
 
 
 def _over(ranking: Ranking) -> str:

@@ -11,7 +11,6 @@ from parsim.errors import PlanError
 from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
-from parsim.model.dims import LINEAR
 from parsim.parallel.plan import Plan
 from parsim.planner import plan as rank
 from parsim.planner import remedies
@@ -88,7 +87,7 @@ def _show_gains(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> No
         step_s = each.estimate.step_s
         gains = [gain for gain in each.gains if gain.twice_s != step_s or gain.resource not in _idle(scenario)]
         shown |= {gain.resource for gain in gains}
-        rows = [_gain_row(scenario, step_s, gain) for gain in gains]
+        rows = [_gain_row(scenario.trained_by(each.estimate.plan), step_s, gain) for gain in gains]
         show_table(rows, left=_LEFT, title=f"{name} takes {units.format(step_s, 's', digits=4)}; if a resource were faster")
     say("")
     for resource in RESOURCES:
@@ -111,7 +110,7 @@ def _figure(scenario: Scenario, resource: str) -> str:
     node, device = cluster.node, cluster.node.accelerator
     match resource:
         case "compute":
-            return units.format(device.peak(scenario.batch.recipe.multiplied_in(LINEAR)), "FLOP/s")
+            return units.format(device.peak(scenario.batch.measured_against(scenario.model)), "FLOP/s")
         case "memory":
             return units.format(device.hbm_bandwidth_bytes_per_s, "bytes/s")
         case "node link":

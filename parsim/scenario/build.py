@@ -161,7 +161,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         parts.batch = Batch(**dict(sections.batch))
         if parts.stack is not None:
             parts.batch = replace(parts.batch, dtype=parts.stack.precision(parts.batch.dtype))
-            if parts.node is not None and parts.batch.recipe.narrows:
+            if parts.node is not None:
                 parts.batch = replace(parts.batch, one_layout=multiplies_any_layout(parts.node.accelerator))
         yield from _batch(parts, parts.batch)
     if sections.data is not None and parts.model is not None and parts.batch is not None:
@@ -306,7 +306,8 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
         values["context_kind"] = parts.stack.context if parts.stack else KEYS["context_kind"].default
     plan = Plan(**values)
     parts.plans[place[1]] = plan
-    for fault in legality.faults(plan, parts.model, batch, parts.num_devices, stack=parts.stack):
+    peaks = parts.node.accelerator.peak_flops_per_s if parts.node else None
+    for fault in legality.faults_of(plan, legality.Facts(parts.model, batch, parts.num_devices, parts.stack, peaks)):
         yield (*place, fault.field), str(fault)
 
 

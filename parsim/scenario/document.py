@@ -18,6 +18,7 @@ from parsim.scenario.written import ScheduleAxis
 T = TypeVar("T", bound=Section)
 _TYPES = get_type_hints(Training)
 DEFAULT_STACK = "megatron-2022"
+PrecisionName = Annotated[str, Known("dtypes", lambda: (*RECIPES, FP8))]
 
 
 class ClusterSection(Section):
@@ -48,9 +49,7 @@ class BatchSection(Section):
     place: ClassVar[str | None] = "batch"
     global_batch: Natural = Field(description="the sequences of a step, all replicas together")
     sequence_length: Natural = Field(description="the tokens of a sequence")
-    dtype: Annotated[str, Known("dtypes", lambda: (*RECIPES, FP8))] = Field(
-        "bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in"
-    )
+    dtype: PrecisionName = Field("bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in")
     num_layers_at_start_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the first layers that keep bf16 where dtype is lower")
     num_layers_at_end_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the last layers that do")
 
@@ -71,7 +70,7 @@ _FORMS: Mapping[str, Any] = {
 
 
 # Of a field whose values are names that files register.
-_NAMED: Mapping[str, Any] = {"context_kind": _AXIS[Annotated[str, Known("context_kind", kinds)]]}
+_NAMED: Mapping[str, Any] = {"context_kind": _AXIS[Annotated[str, Known("context_kind", kinds)]], "precision": _AXIS[PrecisionName]}
 
 
 def _plan_key(name: str, key: Key) -> tuple[Any, Any]:

@@ -9,6 +9,8 @@ from typing import Final
 _PRECISIONS: Final = {
     "fp8": "float8 e4m3 hybrid",
     "fp8_current": "fp8_cs fp8_tensorwise float8_tensorwise float8_current_scaling bf16_with_fp8_current_scaling_mixed",
+    "fp8_rowwise": "rowwise float8_rowwise axiswise",
+    "fp8_rowwise_gw_hp": "rowwise_with_gw_hp lw_axiswise_with_gw_hp",
     "fp8_delayed": "fp8_ds delayed_scaling bf16_with_fp8_delayed_scaling_mixed bf16_with_fp8_mixed",
     "fp8_blockwise": "fp8_sc fp8_block fp8_subchannel bf16_with_fp8_subchannel_scaling_mixed",
     "mxfp8": "fp8_mx bf16_with_mxfp8_mixed",

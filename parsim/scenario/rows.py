@@ -23,6 +23,7 @@ from parsim.scenario.models import ModelRef, ModelRow
 __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow", "read", "resolve"]
 ATTENTION: Final = ("unfused", "fused_softmax", OWN, *KERNELS)
 _MOST_ELEMENTS: Final = 1024  # that share a scale, beside which nothing but whole bits is stored
+NarrowPrecisions = list[Annotated[str, Known("narrow precisions", lambda: tuple(name for name in RECIPES if RECIPES[name].narrows))]]
 Overhead = Annotated[float, Quantity("bytes", zero=True)]
 
 
@@ -89,9 +90,8 @@ class StackRow(InlineRow):
     allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
     workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead = _as_in_stack("communicator_bytes")
-    narrow_parameters: list[Annotated[str, Known("narrow precisions", lambda: [name for name in RECIPES if RECIPES[name].narrows])]] = (
-        _as_in_stack("narrow_parameters")
-    )
+    narrow_parameters: NarrowPrecisions = _as_in_stack("narrow_parameters")
+    precisions: NarrowPrecisions = _as_in_stack("precisions")
     fp8: Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if "fp8" in name])] = _as_in_stack("fp8")
     host_float32_gradients: bool = _as_in_stack("host_float32_gradients")
     pinned_elements: Annotated[int, Field(ge=0)] = _as_in_stack("pinned_elements")
@@ -109,7 +109,7 @@ class StackRow(InlineRow):
         """The fields of its struct; an entry of a list counts once, and a named kernel is one of flash attention."""
         named = {"attention": OWN, "named_flash": self.attention} if self.attention in KERNELS else {}
         lists: dict[str, list[str]] = {"fusions": [*self.fusions], "selective_recompute": self.selective_recompute}
-        lists["narrow_parameters"] = [*self.narrow_parameters]
+        lists |= {"narrow_parameters": self.narrow_parameters, "precisions": self.precisions}
         return {**super().figures(name), **{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}, **named}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,20 +104,17 @@ class Scenario(Struct, frozen=True):
         return Source(path and Path(path), changes=document.get("changes", {})).load()
 
     @property
-    def arguments(self) -> str:
-        """What a command takes for it: its file or the options in place of one, and what was set beside."""
-        from parsim.scenario.changes import SHORT
-
-        names = {SHORT.get(name, name): f"--{name.replace('_', '-')} " for name in (*SHORT, "model", "stack") if name != "accelerator"}
-        options = {} if self.has_file else names
-        told = (f"{options.get(path, f'--set {path}=')}{shlex.quote(str(value))}" for path, value in self.changes.items())
-        return " ".join([*([self.path] if self.has_file else []), *told])
-
     def faults(self, plan: Plan) -> list[PlanFault]:
         """All that is illegal in a plan here."""
-        from parsim.parallel import legality
+        from parsim.parallel.legality import faults_of
 
-        return legality.faults(plan, self.model, self.batch, self.cluster.num_devices, stack=self.stack)
+        return faults_of(plan, self.facts)
+
+    def trained_by(self, plan: Plan) -> Scenario:
+        """The same in the precision that a plan states; as it is where it states none."""
+        if plan.precision is None:
+            return self
+        return replace(self, batch=replace(self.batch, dtype=self.stack.precision(plan.precision)))
 
     def plan(self, name: str) -> Plan:
         """The plan of that name.

@@ -49,7 +49,7 @@ def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, 
 
 def workload_in(scenario: Scenario, plan: Plan) -> Workload:
     """A plan's work in a scenario."""
-    model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
+    model = CostModel(scenario.cluster, scenario.stack, scenario.trained_by(plan).batch)
     return workload_of(scenario.model, model, plan, dict(scenario.itemsize_bytes))
 
 

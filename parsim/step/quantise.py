@@ -23,6 +23,7 @@ from parsim.model.op_kinds import GEMMS
 from parsim.parallel.precision import COLUMN, LAYOUTS, ROW, Narrowing
 from parsim.step.gradient import KernelCall, part_of
 
+RESCALED: Final = "rescaled"  # an attribute of a GEMM
 LOCAL: Final = "@local"  # behind the name of what a relabel brings: the narrow tensor before
 _NORMS: Final = ("layer_norm", "rms_norm", "gain")
 _PLAIN: Final = "einsum"  # a linear layer of all tokens
@@ -93,7 +94,7 @@ class _Quantiser(Struct):
         before = ""
         for call in self.forward:
             target = call.outputs[0][0]
-            if call.kernel == "relabel" and target in inputs:
+            if call.kernel == "relabel" and target in inputs and not self.how.by_row:
                 self.sources[target] = call.inputs[0][1]
                 yield from self.quantise(*call.inputs[0], call.tag, out=target + LOCAL, fused=self.fused and before in _NORMS)
                 yield _through(call, ROW)
@@ -101,7 +102,7 @@ class _Quantiser(Struct):
             if self.is_gemm(call):
                 (x, dims), (w, w_dims) = call.inputs
                 if x not in self.ready:
-                    yield from self.quantise(x, dims, call.tag)
+                    yield from self.quantise(x, dims, call.tag, (ROW,) if self.how.by_row else ())
                     self.ready.add(x)
                 yield from self.weight(w, COLUMN, call.tag)
                 layout = self.second if self.lasting else COLUMN
@@ -119,7 +120,7 @@ class _Quantiser(Struct):
         wanted = {call.inputs[0][0] for call in self.backward if self.is_gemm(call) and call.kernel == _PLAIN}
         for call in self.backward:
             target = call.outputs[0][0]
-            if call.kernel == "relabel" and target in wanted:
+            if call.kernel == "relabel" and target in wanted and not self.how.by_row:
                 yield from self.gradient_through(call)
             if self.is_gemm(call):
                 weight = owner.get(target) or call.inputs[1][0]
@@ -131,8 +132,11 @@ class _Quantiser(Struct):
         """The GEMM of the gradient of an input or of a weight of a linear layer, with what it reads made first."""
         (dy, dims), (other, other_dims) = call.inputs
         x = linear.inputs[0][0]
+        if self.how.wide_gradients and other not in self.weights:
+            yield call
+            return
         if dy not in self.ready:
-            yield from self.quantise_gradient(dy, dims, call.tag)
+            yield from self.quantise_gradient(dy, dims, call.tag, (ROW,) if self.how.wide_gradients else ())
             self.ready.add(dy)
         if x in self.sources and x not in self.ready:
             inputs, outputs = ((x + LOCAL + self.second, self.sources[x]),), ((x + COLUMN, linear.inputs[0][1], QUANTISED),)
@@ -140,10 +144,21 @@ class _Quantiser(Struct):
             self.ready.add(x)
         if other in self.weights:
             yield from self.weight(other, ROW, call.tag)
-            yield replace(call, inputs=((dy + ROW, dims), (other + ROW, other_dims)), dtype=LINEAR)
+            yield self.with_rescaling(replace(call, inputs=((dy + ROW, dims), (other + ROW, other_dims)), dtype=LINEAR))
         else:
+            if self.how.by_row and other not in self.ready:
+                yield from self.quantise(other, other_dims, call.tag, (COLUMN,))
+                self.ready.add(other)
             layout = COLUMN if other in self.sources else self.second
-            yield replace(call, inputs=((dy + self.second, dims), (other + layout, other_dims)), dtype=LINEAR)
+            yield self.with_rescaling(replace(call, inputs=((dy + self.second, dims), (other + layout, other_dims)), dtype=LINEAR))
+
+    def with_rescaling(self, call: KernelCall) -> KernelCall:
+        """A GEMM of backward, with whether another kernel scales its result.
+
+        Source: pytorch/ao issue 2184: with exact sums, as in backward, operands of scales by row are multiplied without these by cuBLAS,
+        and its result is scaled by at least one kernel a GEMM.
+        """
+        return replace(call, attributes={**call.attributes, RESCALED: 1}) if self.how.by_row else call
 
     def gradient_through(self, call: KernelCall) -> Iterator[KernelCall]:
         """A gradient that a relabel may gather: with one scale a tensor a second layout is made behind it, else both are sent."""
@@ -165,9 +180,11 @@ class _Quantiser(Struct):
             dims, rows = self.weights[name]
             yield from self.kernels(name, dims, told_of(self.how.attributes(weight=True), rows, (layout,)), tag)
 
-    def quantise(self, name: str, dims: Dims, tag: str, *, out: str = "", fused: bool = False) -> Iterator[KernelCall]:
-        """An input of linear layers, for forward and backward."""
-        attributes = told_of(self.how.attributes(), _num_token_dims(dims), self.how.layouts)
+    def quantise(
+        self, name: str, dims: Dims, tag: str, layouts: Sequence[str] = (), *, out: str = "", fused: bool = False
+    ) -> Iterator[KernelCall]:
+        """An input of linear layers; for forward and backward, where no layout is named."""
+        attributes = told_of(self.how.attributes(), _num_token_dims(dims), layouts or self.how.layouts)
         yield from self.kernels(name, dims, attributes, tag, out=out, fused=fused)
 
     def quantise_gradient(self, name: str, dims: Dims, tag: str, layouts: Sequence[str] = (), out: str = "") -> Iterator[KernelCall]:

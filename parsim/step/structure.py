@@ -177,11 +177,12 @@ class Structure(Struct, frozen=True):
 
     @property
     def lasting_narrow(self) -> Narrowing | None:
-        """How narrow weights that last through a step are made at its end; None where each pass makes them, or there are none.
+        """How narrow weights that last through a step are made at its end; None where each pass makes them, as by row, or there are none.
 
         Source: NVIDIA/TransformerEngine, transformer_engine/pytorch/module/linear.py (is_first_microbatch): cached over a step.
         """
-        return self.narrows if self.zero_stage < 3 and not self.in_backward else None
+        lasts = self.zero_stage < 3 and not self.in_backward
+        return self.narrows if lasts and self.narrows and not self.narrows.by_row else None
 
     @property
     def gathers_narrow(self) -> bool:
@@ -249,6 +250,7 @@ def _keeps_narrow_alone(batch: Batch, plan: Plan, stack: Stack, zero_stage: int)
     return (
         batch.dtype in stack.narrow_parameters
         and how is not None
+        and not how.by_row
         and not elsewhere
         and zero_stage < 3
         and not (cuts and how.along != how.square)

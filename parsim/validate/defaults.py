@@ -128,6 +128,9 @@ DEVICES_OF_FAMILY: Final[Mapping[str, int]] = {"mcore_ci": 8}
 # What NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md, calls precisions.
 PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX": "mxfp8", "MXFP8": "mxfp8", "NVFP4": "nvfp4"}
 
+# What `notes` may hold -> what it says of fp8.
+FP8_OF_NOTES: Final[Mapping[str, str]] = {"float8 rowwise": "fp8_rowwise"}  # of torchao
+
 # What `source` may hold -> what fp8 means there, where that is not what its stack means by it.
 FP8_OF_REPOSITORY: Final[Mapping[str, str]] = {
     # There, NVIDIA/benchmarks/llama31_8b/implementations/nemo/config_common.sh: FP8_RECIPE="tensorwise".
@@ -235,7 +238,8 @@ def precision_of(row: TableRow) -> str:
     if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and row.counts.get("num_experts"):
         return FP8_OF_EXPERTS[release_of(row)]
     meant = [precision for repository, precision in FP8_OF_REPOSITORY.items() if stated == FP8 and repository in row.says("source")]
-    return PRECISION_OF_LABEL.get(label[1], stated) if label else (*meant, stated)[0]
+    noted = [precision for words, precision in FP8_OF_NOTES.items() if stated == FP8 and words in row.says("notes")]
+    return PRECISION_OF_LABEL.get(label[1], stated) if label else (*noted, *meant, stated)[0]
 
 
 # What `source` may hold -> what its runs do not fuse though their stack does, or fuse though it does not.

@@ -64,7 +64,7 @@ class Arithmetic:
         if how is None or not self.is_narrow(name):
             return x, x
         (by_row, by_column), _ = KERNELS["quantise"]((x,), {**how.attributes(**of), "rows": rows, "layouts": "row col"})
-        return by_row, by_column
+        return by_row, x if how.wide_gradients and "weight" not in of else by_column
 
     def is_narrow(self, name: str) -> bool:
         """Whether a name is of a layer in the middle of the model: neither of its ends, nor a layer that stays in bf16."""

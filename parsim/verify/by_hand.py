@@ -54,7 +54,7 @@ def by_hand(job: Job) -> Expected | None:
     each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + copies + states_of(job.itemsize(MASTER))
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(weight.size for weight in run.weights.values()) + scalars
-    if structure.narrows:  # the layouts of what linear layers multiply
+    if structure.narrows and not structure.narrows.by_row:  # the layouts of what linear layers multiply, made once a step
         linear = (name for name in run.weights if name.endswith(".weight") and "router" not in name)
         matrices = (run.weights[name].size for name in linear if run.is_narrow(name))
         count = sum(matrices)

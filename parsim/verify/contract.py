@@ -69,7 +69,7 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     # Numbers drawn from the seed, every term of the update, gradients long enough to be clipped, and an eps at which Adam does not divide
     # rounding by rounding.
     max_norm = inf if plan.optimizer_in_backward else 0.01
-    scenario = replace(scenario, data=None, training=Training(weight_decay=0.1, eps=1e-4, max_norm=max_norm))
+    scenario = replace(scenario.trained_by(plan), data=None, training=Training(weight_decay=0.1, eps=1e-4, max_norm=max_norm))
     executed = execute(scenario, plan)
     alone = _one_rank(scenario, plan)
     whole = execute(*alone, rounds_as=plan)

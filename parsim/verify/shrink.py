@@ -41,6 +41,7 @@ class Small(Struct, frozen=True):
 
 def shrunk(scenario: Scenario, plan: Plan) -> Small:
     """The plan itself where it can be executed in about a second, else its small likeness."""
+    scenario = scenario.trained_by(plan)
     if plan.num_devices <= _MOST_RANKS and _multiplications(scenario) <= _MOST_MULTIPLICATIONS:
         return Small(scenario, plan, False)
     layers = layers_of(plan, scenario.model.num_layers, scenario.stack.layer_split)

@@ -177,6 +177,8 @@ ROOM = {
     "prices by mesh, and bounds that walk each list alone": 30,
     "calls of a framework for what is one kernel, recipes of experts by release": 175,
     "windows in MFU and in what a stack cannot run, why plans are not simulated, how to ask again, cells of sizes": 100,
+    "precision as an axis of plans": 130,
+    "scales by row": 70,
 }
 
 

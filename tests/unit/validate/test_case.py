@@ -38,6 +38,11 @@ def test_a_ci_case_of_megatron_core_runs_on_eight_devices_but_not_that_of_a_rele
         assert only(tmp_path, **row).skipped == "states no num_devices"
 
 
+def test_notes_say_by_what_fp8_is_scaled(tmp_path):
+    found = described(tmp_path, dtype="fp8", accelerator="h100-sxm5-80gb", notes="float8 rowwise, async TP")
+    assert found.batch.dtype == "fp8_rowwise"
+
+
 def test_micro_batches_of_one_where_a_row_states_none(tmp_path):
     assert described(tmp_path, micro_batch="").plan("row").micro_batch == 1
 
