@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.arguments import check_arguments
 from parsim.described import Described, Told
@@ -17,6 +19,7 @@ from parsim.parallel.plan import Batch, Plan, Stack
 if TYPE_CHECKING:  # numpy is behind it, which `parsim --help` can do without
     from parsim.cluster import Cluster
     from parsim.parallel.fault import PlanFault
+    from parsim.parallel.legality import Facts
 
 
 class PlanSpace(Struct, frozen=True):
@@ -104,6 +107,23 @@ class Scenario(Struct, frozen=True):
         return Source(path and Path(path), changes=document.get("changes", {})).load()
 
     @property
+    def arguments(self) -> str:
+        """What a command takes for it: its file or the options in place of one, and what was set beside."""
+        from parsim.scenario.changes import SHORT
+
+        names = {SHORT.get(name, name): f"--{name.replace('_', '-')} " for name in (*SHORT, "model", "stack") if name != "accelerator"}
+        options = {} if self.has_file else names
+        told = (f"{options.get(path, f'--set {path}=')}{shlex.quote(str(value))}" for path, value in self.changes.items())
+        return " ".join([*([self.path] if self.has_file else []), *told])
+
+    @property
+    def facts(self) -> Facts:
+        """What plans are checked against."""
+        from parsim.parallel.legality import Facts
+
+        peaks = self.cluster.node.accelerator.peak_flops_per_s
+        return Facts(self.model, self.batch, self.cluster.num_devices, self.stack, peaks)
+
     def faults(self, plan: Plan) -> list[PlanFault]:
         """All that is illegal in a plan here."""
         from parsim.parallel.legality import faults_of
