@@ -18,6 +18,7 @@ from parsim.estimator.result import Estimate
 from parsim.parallel import dimensions
 from parsim.plain import csv_text
 from parsim.report.files import write
+from parsim.report.later import later
 from parsim.report.results import Result, Results
 from parsim.report.summary import headline, size
 
@@ -67,6 +68,8 @@ SETTINGS: Final[dict[str, Any]] = {
 }
 METADATA: Final[Mapping[str, dict[str, None]]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
+# What matplotlib imports and no figure here uses: what cameras write into pictures, and names of glyphs in TeX.
+_UNUSED: Final = ("PIL.ExifTags", "fontTools.agl")
 _BAR = 0.62  # of the distance between plans
 _NAME_COLUMNS = 26  # characters of a line of a plan's name
 _LEGEND_COLUMNS = 4
@@ -194,7 +197,9 @@ def draw(results: Results) -> Figure:
 
 
 def drawing_classes() -> tuple[type[FigureCanvasAgg], type[Figure]]:
-    """What draws, imported without the manual of all properties that matplotlib writes for each class of artists: a third of its import."""
+    """What draws, imported without what is not used, and the manual that matplotlib writes for each class of artists: half its import."""
+    for name in _UNUSED:
+        later(name)
     from matplotlib import artist
 
     manual = artist.kwdoc
