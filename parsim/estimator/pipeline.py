@@ -34,7 +34,7 @@ _ARRAYS = 8  # of a value an action and plan, in a batch
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The step of one plan, and what compute did or waited for on the critical rank, which computes most."""
+    """The step of one plan, and what compute did or waited for on the critical rank, whose bubble is shortest."""
 
     step_ps: int
     critical_rank: int
@@ -173,27 +173,34 @@ def _members(task: Task, held: Mapping[str, Ints]) -> Bools | None:
 
 
 def timeline(stages: Stages) -> Timeline:
-    """The step of the only plan, every gap of its critical rank charged: to communication what was on its way, to the bubble the rest."""
+    """The step of the only plan, every gap of its critical rank charged: to communication what was on its way, to the bubble the rest.
+
+    The critical rank is the one whose bubble is shortest, the first of equals: it computes or communicates longest.
+    """
+    charges = _charges_of_ranks(stages)
+    rank = int(np.argmin(charges["bubble"]))
+    own = {name: int(ps[rank]) for name, ps in charges.items()}
+    return Timeline(sum(own.values()), rank, own)
+
+
+def _charges_of_ranks(stages: Stages) -> dict[str, Ints]:
+    """What compute of each rank did or waited for in the step of the only plan, [rank]; each rank's sum to the step."""
     w = stages.workload
     (passes,) = rank_ends([stages], watch=True)
     end = finish(stages, passes)
-    step = int(end.compute.max())
-    work = stages.table(lambda kind, phase: stages.charges(kind, phase).get("compute", stages.members[kind].plans * 0))
-    rank = int(np.argmax(w.shape.own @ work[:, :, 0].sum(axis=0)))
-    charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), 0)
-    parts = [(name, int(ps[rank, 0])) for name, ps in end.charges.items()]
-    spans = 0
+    charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), np.zeros(w.num_ranks, dtype=np.int64))
+    parts, spans = [(name, ps[:, 0]) for name, ps in end.charges.items()], charges["compute"]
     for kind, members in stages.members.items():
-        own = w.shape.own[rank, members.classes]
+        own = w.shape.own[:, members.classes]
         for phase in w.phases:
             for closes, (times,) in stages.turns(phase):
-                parts += [(name, int(ps @ own * times)) for name, ps in stages.charges(kind, phase, closes=closes).items()]
-                spans += int(stages.time(kind, phase, closes=closes).total @ own * times)
-    flying = int(passes.flying[rank, 0])
-    waits = int(passes.ends[rank, 0]) - spans - flying + step - int(end.compute[rank, 0])
+                parts += [(name, own @ ps * times) for name, ps in stages.charges(kind, phase, closes=closes).items()]
+                spans = spans + own @ stages.time(kind, phase, closes=closes).total * times
+    flying = passes.flying[:, 0]
+    waits = passes.ends[:, 0] - spans - flying + end.compute.max() - end.compute[:, 0]
     for name, ps in (*parts, (exposure("pp"), flying), ("bubble", waits)):
         charges[name] = charges.get(name, 0) + ps
-    return Timeline(step, rank, charges)
+    return charges
 
 
 def _links(workload: Workload) -> tuple[str, ...]:
