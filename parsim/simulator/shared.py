@@ -156,7 +156,7 @@ class SharedStep:
         _, first = np.unique(program.pass_index, return_index=True)
         for each, row in zip(program.passes, first.tolist(), strict=True):
             for task in (task for run in each.lists for task in run.tasks):
-                if isinstance(task, Collective) or (isinstance(task, Send) and columns.sends[row]):
+                if isinstance(task, Collective) or (isinstance(task, Send) and program.sends[program.sender(row, task)]):
                     yield task, int(columns.rank[row]), row
         for task in program.workload.step.finish:
             if isinstance(task, Collective):

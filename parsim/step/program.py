@@ -50,6 +50,8 @@ class Run:
     tasks: tuple[Task, ...]
     copies: Copies
     before: tuple[Collective, ...] = ()  # what the list before each has left running
+    parts: tuple[tuple[Phase, Task], ...] = ()  # of a pair: the phase of each task, and the task as it names what it uses
+    is_copy: bool = True  # of a segment; False for what surrounds them
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Pass:
     def lists(self) -> tuple[Run, ...]:
         """All its tasks in issue order: what surrounds the runs counts to the segment beside it."""
         first, last = self.runs[0].segment, self.runs[-1].segment
-        return Run(first, self.prologue, 1), *self.runs, Run(last, self.epilogue, 1)
+        return Run(first, self.prologue, 1, is_copy=False), *self.runs, Run(last, self.epilogue, 1, is_copy=False)
 
 
 def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bool, closes: bool) -> Pass:
@@ -134,7 +136,12 @@ def send_tasks(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
     """What takes the result of a stage's last segment to the next stage."""
     source = step.segments[last].leaving[phase]
     assert source is not None
-    return (Send("send", source, _on_wire(step, source), f"send_{phase}", frees=(source.name,)),)
+    return (Send("send", source, _on_wire(step, source), send_stream(phase), frees=(source.name,)),)
+
+
+def send_stream(phase: Phase) -> str:
+    """The stream of the messages of a phase."""
+    return f"send_{phase}"
 
 
 def _on_wire(step: Step, operand: Operand) -> Operand:

@@ -19,21 +19,20 @@ from parsim.model.op_kinds import KINDS
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel import legality
-from parsim.parallel.plan import ANY, KEYS, Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.rows import ATTENTION, read
 from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation
 from parsim.validate.defaults import (
-    HIDDEN_EXCHANGES,
     NVLINK_DOMAIN,
     Software,
     attention_of,
     dispatch_of,
     fusions_of,
-    hides_exchanges,
     latent_recipe_of,
     pads_experts,
+    pairs_micro_batches,
     ports_of,
     precision_of,
     release_of,
@@ -118,8 +117,6 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
     stack = replace(stack, fusions=(*stack.fusions, *fusions_of(row)), dispatch=dispatch_of(row) or stack.dispatch)
     stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row))
-    if hides_exchanges(row):
-        stack = replace(stack, hidden_exchanges={ANY: HIDDEN_EXCHANGES})
     model = _model(row, software)
     recipe = (
         latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent and not row.says("recompute") else None
@@ -132,6 +129,9 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     if recipe:
         plan = replace(plan, recompute_modules=recipe.recompute_modules)
     num_devices = row.counts.get("num_devices", plan.num_devices)
+    paired = replace(plan, schedule="combined_1f1b")
+    if pairs_micro_batches(row) and not legality.faults(paired, model, batch, num_devices, stack=stack):
+        plan = paired
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
     cluster = _cluster(row, num_devices)

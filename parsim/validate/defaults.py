@@ -234,14 +234,15 @@ def pads_experts(row: TableRow) -> bool:
     return bool(re.search(r"token-drop|capacity factor 1 with padding", row.says("notes")))
 
 
-# Of 8.25 s of exchanges a step, 10.83 s with overlap of which 3.96 s are hidden, so that 6.87 s stay: NVIDIA-NeMo/Megatron-Bridge@067f987d,
-# skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md (HybridEP Production-Shape Benchmark), 30 billion parameters on 16 H100.
-HIDDEN_EXCHANGES: Final = 0.17
+def pairs_micro_batches(row: TableRow) -> bool:
+    """Whether exchanges of experts run beside layers of another micro_batch: as the row says, or as the recipes of its release do.
 
-
-def hides_exchanges(row: TableRow) -> bool:
-    """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
-    return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
+    Source: NVIDIA-NeMo/Megatron-Bridge, tag v0.5.0, scripts/performance/configs/deepseek and qwen (*_workload_base_configs.py):
+    moe_a2a_overlap for mxfp8 on GB200 and GB300; the release before has none.
+    """
+    stated = re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE)
+    in_recipes = row.says("accelerator") in ("gb200", "gb300") and release_of(row) in ("26.06", "26.06.01", "26.08")
+    return bool(stated) or (in_recipes and precision_of(row) == "mxfp8")
 
 
 def _has_no_flex_backend(row: TableRow) -> bool:
