@@ -13,6 +13,8 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import Scenario
 from parsim.schedules.phase import Phase
 from parsim.simulator.program import Program, fold
+from parsim.simulator.run import simulate, workload_in
+from parsim.simulator.shared import SharedStep
 from parsim.step import pairs
 from parsim.step.task import Collective
 from parsim.verify import verify_plan
@@ -52,6 +54,12 @@ def test_arrays_of_plans_are_priced_as_each_alone() -> None:
     assert found.step_s.tolist() == [each.step_s for each in alone]
     assert found.peak_bytes.tolist() == [each.peak_bytes for each in alone]
     assert all(sum(each.breakdown_s.values()) == pytest.approx(each.step_s, rel=1e-12) for each in alone)
+
+
+@pytest.mark.parametrize("name", ["chunks", "dual"])
+def test_short_simulations_of_links_that_pairs_share_are_whole_ones(name: str) -> None:
+    found = SharedStep(workload_in(toy(PLANS[name]), PLANS[name]))
+    assert found.num_events and found.step_ps() == simulate(toy(PLANS[name]), PLANS[name], contention=True).step_ps
 
 
 def layers_ps(case: Scenario, plan: Plan) -> tuple[int, int, int]:
