@@ -119,7 +119,8 @@ def _attempt(rng: Random) -> Drawn:
 
 def _schedule(rng: Random, ranks: int, chunks: int, count: int) -> str | tuple[str, ...]:
     """A registered one, or its actions written out."""
-    legal = [name for name in schedules.names() if schedules.fault(name, ranks, chunks, count) is None]
+    named = (name for name in schedules.names() if not schedules.find(name, ranks).needs_experts)
+    legal = [name for name in named if schedules.fault(name, ranks, chunks, count) is None]
     name = rng.choice(legal)
     if rng.random() > 0.2 or schedules.find(name, ranks).num_copies > 1:  # which stages alone do not say
         return name

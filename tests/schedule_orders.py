@@ -33,7 +33,8 @@ def needs(action: Action, num_stages: int) -> set[Action]:
     return before | {Action(source, phase, m)} if phase.step and source // num_stages == stage // num_stages else before
 
 
-State = tuple[tuple[int, ...], int, Phase]  # micro_batches in flight, by chunk and phase; chunk and phase of the next action
+# Micro_batches in flight, by chunk and phase; chunk and phase of the next action; of a pair the chunk of its backward, or -1.
+State = tuple[tuple[int, ...], int, Phase, int]
 
 
 def states_of(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_micro_batches: int) -> list[list[State]]:
@@ -41,6 +42,7 @@ def states_of(schedule: str | tuple[str, ...], num_ranks: int, chunks: int, num_
     found, phases = state_columns(schedule, num_ranks, chunks, num_micro_batches), find(schedule, num_ranks).phases
     by_rank: list[list[State]] = [[] for _ in range(num_ranks)]
     flat = found.in_flight.reshape(len(found.rank), -1)
-    for rank, chunk, phase, in_flight in zip(*(each.tolist() for each in (found.rank, found.chunk, found.phase, flat)), strict=True):
-        by_rank[rank].append((tuple(in_flight), chunk, phases[phase]))
+    columns_of = (found.rank, found.chunk, found.phase, found.together, flat)
+    for rank, chunk, phase, together, in_flight in zip(*(each.tolist() for each in columns_of), strict=True):
+        by_rank[rank].append((tuple(in_flight), chunk, phases[phase], together))
     return by_rank

@@ -26,7 +26,7 @@ from parsim.planner import canonical
 from parsim.scenario import Scenario
 from parsim.scenario.rows import read
 from parsim.schedules import states
-from parsim.step import lower, program
+from parsim.step import lower, pairs, program
 
 TOY = Accelerator(
     "toy",
@@ -127,6 +127,7 @@ STACKS = (
 def forget_steps() -> None:
     """What is lowered is cached, by structure, and how pipelines lie, by shape."""
     steps = (lower.lower, lower._segment, lower._placement, lower._calls, program.receive_tasks, program.send_tasks, program.section)
+    steps = (*steps, pairs.hides_exchanges, pairs._receive, pairs._one, pairs._both)
     for cached in (
         *steps,
         shape.shape_of,

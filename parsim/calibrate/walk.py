@@ -140,16 +140,16 @@ class TimedRank(Rank):
     recorder: Recorder
     calls: dict[int, TimedCall]  # by the identity of the task
 
-    def compute(self, bound: Bound, micro_batch: int) -> None:
+    def compute(self, bound: Bound) -> None:
         """As Rank has it, timed; the machine times those of a step's end, one a weight."""
         task = bound.task
         assert isinstance(task, Compute)
         if bucket_of(task) is not None:
-            Rank.compute(self, bound, micro_batch)
+            Rank.compute(self, bound)
             return
         if id(task) not in self.calls:
             self.calls[id(task)] = TimedCall.of(task, next(works_of(task, self.job.sizes)))
-        self.recorder.time(self.calls[id(task)], lambda: Rank.compute(self, bound, micro_batch))
+        self.recorder.time(self.calls[id(task)], lambda: Rank.compute(self, bound))
 
 
 class TimedMachine(Machine):

@@ -42,11 +42,6 @@ class CostModel(Struct, frozen=True):
         """What graphs replay on the accelerator, without a call of the host for each kernel: all, around_experts or nothing, ""."""
         return self._of_accelerator(self.stack.graphs, "")
 
-    @property
-    def hidden(self) -> float:
-        """The share of the exchanges of experts that the stack hides on the accelerator."""
-        return self._of_accelerator(self.stack.hidden_exchanges, 0.0)
-
     def _of_accelerator(self, figures: Mapping[str, F], other: F) -> F:
         """What stands there for the accelerator, for that of its catalog row, or for any."""
         accelerator = self.cluster.node.accelerator

@@ -57,6 +57,9 @@ class Shape(Struct, frozen=True, eq=False):
     by_rank: Ints  # the stages of each rank, its chunks in order, [rank, chunk]
     counts: Ints  # a one for the class of each stage, [stage, class]
     own: Ints  # how many stages of each class a rank holds, [rank, class]
+    pairs: Ints  # stages whose forward and backward may run together, ascending, [pair, 2]
+    class_pairs: Ints  # the classes of these, each two once, [two classes, 2]
+    pair_index: Ints  # of which classes each pair is
 
     @property
     def num_stages(self) -> int:
@@ -72,6 +75,12 @@ class Shape(Struct, frozen=True, eq=False):
     def chunks(self) -> int:
         """Virtual stages of a rank."""
         return self.num_stages // self.num_ranks
+
+    def classes_of(self, forward: Ints, backward: Ints) -> Ints:
+        """Which two classes stages of pairs are of."""
+        each = np.array([self.num_stages, 1])
+        found: Ints = self.pair_index[np.searchsorted(self.pairs @ each, np.stack([forward, backward], axis=-1) @ each)]
+        return found
 
 
 @functools.lru_cache(maxsize=4096)
@@ -98,5 +107,7 @@ def shape_of(schedule: str | tuple[str, ...], num_ranks: int, layers: tuple[int,
     by_rank = np.argsort(home, kind="stable").reshape(num_ranks, -1)
     counts = np.eye(len(classes), dtype=np.int64)[index]
     own = counts[by_rank].sum(axis=1)
-    every = layers * found.num_copies
-    return Shape(schedule, num_ranks, every, found.num_copies, found.phases, tuple(classes), np.array(index), home, by_rank, counts, own)
+    pairs = schedules.stage_pairs(schedule, num_ranks, len(stages) // num_ranks)
+    class_pairs, pair_index = np.unique(np.array(index)[pairs], axis=0, return_inverse=True)
+    of_stages = tuple(classes), np.array(index), home, by_rank, counts, own, pairs, class_pairs, pair_index.ravel()
+    return Shape(schedule, num_ranks, layers * found.num_copies, found.num_copies, found.phases, *of_stages)

@@ -66,12 +66,9 @@ def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> In
 
 
 def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
-    """Picoseconds of the host: none for what a graph replays, where laws of single kernels hold what surrounds a call, or for a wait
-    during which another micro_batch runs.
-    """
+    """Picoseconds of the host: none for what a graph replays, or where laws of single kernels hold what surrounds a call."""
     replayed, stack = model.replayed, model.stack
-    waits_hidden = task.stream == COMPUTE_STREAM and model.hidden > 0
-    if model.cluster.node.accelerator.kernels or replayed == ALL or waits_hidden:
+    if model.cluster.node.accelerator.kernels or replayed == ALL:
         return sizes.zero
     sizing = SIZING_LAUNCHES if task.experts and task.stream == COMPUTE_STREAM and stack.dispatch == ALL_TO_ALL else 0
     called = task.of_loads + sizing + (0 if replayed == AROUND_EXPERTS else task.count)
@@ -267,10 +264,8 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         return price
     itemsize_bytes = sizes.itemsize_bytes[payload(task).dtype]
     if exchanges := exchanges_of(task, sizes, model):
-        price = by_node_price(price, *(each * itemsize_bytes for each in exchanges.busiest()))
-    else:
-        price = replace(price, seconds=price.seconds + _order_s(task, count * itemsize_bytes, sizes, model))
-    return replace(price, seconds=np.asarray((1.0 - model.hidden) * price.seconds))
+        return by_node_price(price, *(each * itemsize_bytes for each in exchanges.busiest()))
+    return replace(price, seconds=price.seconds + _order_s(task, count * itemsize_bytes, sizes, model))
 
 
 def _order_s(task: Collective, num_bytes: Ints, sizes: Sizes, model: CostModel) -> Scalar:

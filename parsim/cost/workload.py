@@ -23,6 +23,7 @@ from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.timing import task_ps
 from parsim.model.spec import Layout
 from parsim.schedules.phase import Phase
+from parsim.step.pairs import End, StagePair, pair_of
 from parsim.step.program import Pass, Run, pass_of
 from parsim.step.stages import Copies, Parts, held_copies
 from parsim.step.step import Step
@@ -105,6 +106,7 @@ class Workload(Struct, frozen=True, eq=False):
     shape_of: Ints  # index of its shape, one a plan
     micro_batches: Ints  # of a replica, or of each copy of the model in it, one a plan
     _passes: dict[object, Pass] = field(default_factory=dict)
+    _pairs: dict[object, StagePair] = field(default_factory=dict)
 
     @property
     def model(self) -> CostModel:
@@ -164,6 +166,7 @@ class Workload(Struct, frozen=True, eq=False):
             shape_of=which,
             micro_batches=self.micro_batches[places],
             _passes={},
+            _pairs={},
         )
 
     def stages(self, rank: int) -> tuple[int, ...]:
@@ -216,3 +219,12 @@ class Workload(Struct, frozen=True, eq=False):
             receives, sends = each.kind.receives(phase), each.kind.sends(phase)
             self._passes[key] = pass_of(self.step, each.parts, phase, receives=receives, sends=sends, closes=closes)
         return self._passes[key]
+
+    def pair_of(self, forward: int, backward: int) -> StagePair:
+        """What two stages of a rank do together, the one forward and the other backward."""
+        key = self.stage_class(forward), self.stage_class(backward)
+        if key not in self._pairs:
+            (ahead, behind), (first, second, *_) = key, self.phases
+            ends = (End(one.parts, one.kind.receives(each), one.kind.sends(each)) for one, each in ((ahead, first), (behind, second)))
+            self._pairs[key] = pair_of(self.step, ends, self.phases)
+        return self._pairs[key]

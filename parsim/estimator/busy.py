@@ -7,6 +7,7 @@ import numpy as np
 from parsim.cost.shape import StageKind
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
+from parsim.estimator.together import charged_more
 from parsim.schedules.phase import Phase
 from parsim.step.task import COMPUTE_STREAM, Compute
 
@@ -25,7 +26,7 @@ def rank_busy_ps(stages: Stages) -> Ints:
     """The same of plans with one pipeline, [rank, plan]."""
     w = stages.workload
     kernels = stages.table(lambda kind, phase: _kernels_ps(stages, kind, phase)).sum(axis=0)
-    return np.asarray(w.shape.own @ kernels + _finish_ps(stages))
+    return np.asarray(w.shape.own @ kernels + charged_more(stages, "compute") + _finish_ps(stages))
 
 
 def _kernels_ps(stages: Stages, kind: StageKind, phase: Phase) -> Ints:

@@ -77,7 +77,7 @@ class _Run:
     def advance(self, levels: Iterable[Level]) -> None:
         """Run some levels."""
         state, (spans, sends, late) = self.state, self.times
-        for rank, action, reads, gives, closing in levels:
+        for rank, action, reads, ends, sending, gives, closing in levels:
             count, read = len(action), state.take(reads, 0)
             start = np.maximum(state[rank], read[:count])
             end = start + spans.take(action, 0)
@@ -86,9 +86,9 @@ class _Run:
                 end[closing] += late.take(action[closing], 0)
             if len(self.flying):
                 self.flying[rank] += start - np.maximum(state[rank], self.left.take(reads[:count], 0))
-                self.left[gives] = end
+                self.left[gives] = end[ends]
             state[rank] = end
-            state[gives] = np.maximum(end, read[count:]) + sends.take(action, 0)
+            state[gives] = np.maximum(end[ends], read[count:]) + sends.take(sending, 0)
 
     def has_moved(self, by: Ints) -> Bools:
         """Whether all ends and messages of a plan moved by the same."""

@@ -15,7 +15,7 @@ from parsim.cost.buckets import Role, lasting_parts, lasting_weights, weight_ele
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
-from parsim.estimator.worst import states_of_plans
+from parsim.estimator.worst import pairs_of, states_of_plans
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
 from parsim.step.task import Part
 
@@ -73,9 +73,10 @@ def peak_bytes(stages: Stages) -> Ints:
 
 def _peak_bytes(stages: Stages) -> Ints:
     lasting, rows = _lasting_bytes(stages), states_of_plans(stages.workload, stages.num_classes)
-    own, in_flight, acting, phase = rows.columns
+    own, in_flight, acting, phase, together = rows.columns
     kept, on_top = dynamic_bytes(stages)
-    working = np.einsum("rck,kcr->r", in_flight, kept[:, :, rows.plan]) + on_top[phase, acting, rows.plan]
+    working = np.einsum("rck,kcr->r", in_flight, kept[:, :, rows.plan])
+    working = working + _with_pairs(stages, on_top[phase, acting, rows.plan], together, rows.plan)
     total = np.sum(own * lasting.T[rows.plan], axis=1)
     structure = stages.workload.step.structure
     if structure.sum_copies or structure.update_temporaries:
@@ -136,6 +137,14 @@ def dynamic_bytes(stages: Stages) -> tuple[Ints, Ints]:
     return kept, stages.table(lambda kind, phase: stages.lives(kind, phase).peak_bytes)
 
 
+def _with_pairs(stages: Stages, on_top: Ints, together: Ints, plan: Ints | slice) -> Ints:
+    """What actions need on top, of which some are of pairs."""
+    if not (together >= 0).any():
+        return on_top
+    pairs = stages.spread_pairs(stages.pair_peak_bytes)[together, plan]
+    return np.where((together >= 0).reshape(-1, *[1] * (on_top.ndim - 1)), pairs, on_top)
+
+
 def _end_bytes(stages: Stages) -> Ints:
     """What the sums and the update of a stage's weights need on top, when no micro_batch is in flight, [class, plan]."""
     structure, itemsize = stages.workload.step.structure, stages.workload.sizes.itemsize_bytes
@@ -175,11 +184,12 @@ def _dynamic(stages: Stages) -> tuple[Ints, Ints, Ints]:
     workload, shape = stages.workload, stages.workload.shape
     states = schedules.state_columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
     order = np.lexsort((-states.phase, states.chunk, *states.in_flight.reshape(len(states.rank), -1).T[::-1], states.rank))
-    rank, chunk, phase, in_flight = (each[order] for each in (states.rank, states.chunk, states.phase, states.in_flight))
+    columns = states.rank, states.chunk, states.phase, states.in_flight, pairs_of(shape, states)
+    rank, chunk, phase, in_flight, together = (each[order] for each in columns)
     own = shape.index[shape.by_rank[rank]]  # class, [state, chunk]
     kept, top = dynamic_bytes(stages)
     flying = np.einsum("sck,ksc...->s...", in_flight, kept[:, own])
-    on_top = top[phase, own[np.arange(len(rank)), chunk]]
+    on_top = _with_pairs(stages, top[phase, own[np.arange(len(rank)), chunk]], together, slice(None))
     first = np.flatnonzero(np.diff(rank, prepend=-1))
     total, place = flying + on_top, np.arange(len(rank))[:, None]
     largest = np.maximum.reduceat(total, first)[rank]

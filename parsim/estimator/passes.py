@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from parsim.estimator import maxplus
 from parsim.estimator.lists import Lives, Measures
 from parsim.estimator.streams import exposure
 from parsim.schedules.phase import Phase
+from parsim.step.pairs import End, StagePair, pair_of
 from parsim.step.program import Pass, pass_of
 from parsim.step.task import Send, Task
 
@@ -37,6 +38,14 @@ class Members(NamedTuple):
     copies: Ints  # of each of its segments, [segment, member]
 
 
+class PairMembers(NamedTuple):
+    """The same of two stages that run together."""
+
+    plans: Ints
+    places: Ints  # of their classes among those of pairs in the plan's shape
+    copies: tuple[Ints, Ints]  # of the one that goes forward, and of the other
+
+
 class RankSizes(NamedTuple):
     """Ranks that hold different segments, or are of different plans."""
 
@@ -55,9 +64,11 @@ class Stages(Struct, frozen=True, eq=False):
     measures: Measures
     members: Mapping[StageKind, Members]
     num_classes: int
+    pair_members: Mapping[tuple[StageKind, StageKind], PairMembers] = field(default_factory=dict)
     _times: dict[tuple[StageKind, Phase, bool], PassTime] = field(default_factory=dict)
     _lives: dict[tuple[StageKind, Phase], Lives] = field(default_factory=dict)
     _passes: dict[tuple[StageKind, Phase, bool], Pass] = field(default_factory=dict)
+    _pairs: dict[tuple[StageKind, StageKind], StagePair] = field(default_factory=dict)
     _copies: dict[str, Ints] = field(default_factory=dict)
     _of_ranks: list[RankSizes] = field(default_factory=list)
     _ends: dict[int, Ints] = field(default_factory=dict)  # by the identities of tasks, which the Step keeps
@@ -76,7 +87,7 @@ class Stages(Struct, frozen=True, eq=False):
             copies = np.repeat(np.array([each for *_, each in own], dtype=np.int64).reshape(len(own), -1), count, axis=0).T
             classes = np.repeat([place for _, place, _ in own], count)
             members[kind] = Members(np.concatenate([plans[number] for number, _, _ in own]), classes, copies)
-        return cls(workload, measures, members, max(len(shape.classes) for shape in workload.shapes))
+        return cls(workload, measures, members, max(len(shape.classes) for shape in workload.shapes), _pair_members(workload, plans))
 
     def take(self, places: Ints) -> Stages:
         """The same of some of the plans."""
@@ -92,6 +103,39 @@ class Stages(Struct, frozen=True, eq=False):
     def table(self, value: Callable[[StageKind, Phase], Ints]) -> Ints:
         """A value of each phase of each member of a kind, [phase, class, plan]."""
         return np.array([self.spread(lambda kind, _: value(kind, phase)) for phase in self.workload.phases])  # noqa: B023
+
+    def spread_pairs(self, value: Callable[[tuple[StageKind, StageKind]], Ints]) -> Ints:
+        """A value of each member of two kinds that run together, [two classes, plan]."""
+        count = max(len(shape.class_pairs) for shape in self.workload.shapes)
+        found = np.zeros((count, len(self.workload.rows)), dtype=np.int64)
+        for kinds, members in self.pair_members.items():
+            found[members.places, members.plans] = value(kinds)
+        return found
+
+    def pair_ps(self, kinds: tuple[StageKind, StageKind]) -> Ints:
+        """Picoseconds of two stages together, one value a member."""
+        return _time(self.pair_of(kinds), self.measures, self.pair_rows(kinds)).total
+
+    def pair_charges(self, kinds: tuple[StageKind, StageKind]) -> dict[str, Ints]:
+        """What compute does and waits for meanwhile, one value a member; sums to its time."""
+        return _charges(self.pair_of(kinds), self.measures, self.pair_rows(kinds), self.pair_ps(kinds))
+
+    def pair_peak_bytes(self, kinds: tuple[StageKind, StageKind]) -> Ints:
+        """The most that both hold, relative to their start."""
+        return self._lives_of(self.pair_of(kinds), self.pair_rows(kinds)).peak_bytes
+
+    def pair_rows(self, kinds: tuple[StageKind, StageKind]) -> Ints:
+        """Which row of the prices each member has."""
+        return self.workload.rows[self.pair_members[kinds].plans]
+
+    def pair_of(self, kinds: tuple[StageKind, StageKind]) -> StagePair:
+        """The tasks of both, with the copies of the members."""
+        if kinds not in self._pairs:
+            phases, copies = self.workload.phases, self.pair_members[kinds].copies
+            parts = (tuple(zip(kind.names, own, strict=True)) for kind, own in zip(kinds, copies, strict=True))
+            ends = (End(own, kind.receives(each), kind.sends(each)) for own, kind, each in zip(parts, kinds, phases, strict=False))
+            self._pairs[kinds] = pair_of(self.workload.step, ends, phases)
+        return self._pairs[kinds]
 
     def copies(self, segment: str) -> Ints:
         """How often a stage holds a segment, [class, plan]."""
@@ -190,23 +234,38 @@ class Stages(Struct, frozen=True, eq=False):
     def lives(self, kind: StageKind, phase: Phase) -> Lives:
         """Net and peak bytes of a phase, relative to its start."""
         if (kind, phase) not in self._lives:
-            self._lives[kind, phase] = self._lives_of(kind, phase)
+            self._lives[kind, phase] = self._lives_of(self.pass_of(kind, phase), self.rows_of(kind))
         return self._lives[kind, phase]
 
-    def _lives_of(self, kind: StageKind, phase: Phase) -> Lives:
-        found, rows = self.pass_of(kind, phase), self.rows_of(kind)
-        live = peak = rows * 0
+    def _lives_of(self, found: Pass | StagePair, rows: Ints) -> Lives:
+        live = peak = zero = rows * 0
         for run in found.lists:
             copies, segment = run.copies, run.segment
-            known = [operand for kept in segment.kept.values() for operand in kept]  # what may be alive when the list starts
-            known += [operand for operand in (segment.entering[phase], segment.leaving[phase]) if operand]
-            net, top = (each[rows] for each in self.measures.lives(run.tasks, known))
-            peak = np.maximum(peak, np.where(copies > 0, live + top + np.maximum((copies - 1) * net, 0), 0))
+            net, top = (each[rows] for each in self.measures.lives(run.tasks, segment.known))
+            peak = np.where(zero + copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
             live = live + copies * net
         return Lives(live, peak)
 
 
-def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:
+def _pair_members(workload: Workload, plans: Sequence[Ints]) -> dict[tuple[StageKind, StageKind], PairMembers]:
+    """Of all shapes, of which each has some of the plans."""
+    found: dict[tuple[StageKind, StageKind], list[PairMembers]] = {}
+    for shape, own in zip(workload.shapes, plans, strict=True):
+        for place, two in enumerate(shape.class_pairs.tolist()):
+            each = [shape.classes[number] for number in two]
+            ahead, behind = (np.repeat(np.array(one.copies, dtype=np.int64)[:, None], len(own), axis=1) for one in each)
+            found.setdefault((each[0].kind, each[1].kind), []).append(PairMembers(own, own * 0 + place, (ahead, behind)))
+    return {
+        kinds: PairMembers(
+            np.concatenate([each.plans for each in all_of]),
+            np.concatenate([each.places for each in all_of]),
+            tuple(np.concatenate([each.copies[side] for each in all_of], axis=1) for side in (0, 1)),  # type: ignore[arg-type]
+        )
+        for kinds, all_of in found.items()
+    }
+
+
+def _time(found: Pass | StagePair, measures: Measures, rows: Ints) -> PassTime:
     """A phase from rest."""
     state = measures.crossing(run.tasks for run in found.lists)
     zero = rows * 0
@@ -222,7 +281,7 @@ def _time(found: Pass, measures: Measures, rows: Ints) -> PassTime:
     return PassTime(matrix[:, 0].max(axis=1), matrix[:, 1, 0], matrix[:, 1, 1])
 
 
-def _charges(found: Pass, measures: Measures, rows: Ints, total: Ints) -> dict[str, Ints]:
+def _charges(found: Pass | StagePair, measures: Measures, rows: Ints, total: Ints) -> dict[str, Ints]:
     """What it sums to.  What a phase takes beyond its lists from rest, it waits for the stream that crosses them."""
     state = measures.crossing(run.tasks for run in found.lists)
     zero = rows * 0

@@ -21,6 +21,7 @@ from parsim.cost.workload import Workload
 from parsim.estimator.fold import Passes, fold
 from parsim.estimator.passes import Stages
 from parsim.estimator.streams import Streams, exposure
+from parsim.estimator.together import charged_more, more_of_ranks, most_saved
 from parsim.estimator.worst import ranks_of_plans
 from parsim.parallel.dimensions import axis_of
 from parsim.schedules import Rounds
@@ -33,7 +34,7 @@ _ARRAYS = 8  # of a value an action and plan, in a batch
 
 
 class Timeline(Struct, frozen=True):
-    """The step of one plan, and what compute did or waited for on the critical rank, which computes most."""
+    """The step of one plan, and what compute did or waited for on the critical rank, whose bubble is shortest."""
 
     step_ps: int
     critical_rank: int
@@ -92,11 +93,12 @@ def rank_ends(parts: Sequence[Stages], *, watch: bool = False) -> list[RankEnds]
         for rounds, member in _members_of(place, part.workload):
             groups.setdefault(rounds, []).append(member)
     times = [[*map(part.table, (part.total_ps, part.send_ps, part.late_ps))] for part in parts]
-    beside = [*map(_beside, parts)]
+    beside, together = [*map(_beside, parts)], [part.spread_pairs(part.pair_ps) for part in parts]
     found = [RankEnds(*np.zeros((3, part.workload.num_ranks, len(part.workload.rows)), dtype=np.int64)) for part in parts]
     for rounds, members in groups.items():
         loops = np.repeat([each.loops for each in members], [len(each.plans) for each in members])
-        spans, sends, late = (np.hstack([_by_action(times[each.place][which], each) for each in members]) for which in range(3))
+        own_times = (_by_action(times[each.place], together[each.place], each, rounds) for each in members)
+        spans, sends, late = map(np.hstack, zip(*own_times, strict=True))
         passes, first = fold(rounds, loops, spans, sends, late, watch=watch), 0
         for each in members:
             own = Passes(*(column[:, first : first + len(each.plans)] for column in passes))
@@ -116,9 +118,13 @@ def _members_of(place: int, workload: Workload) -> Iterator[tuple[Rounds, _Membe
         yield rounds, _Member(place, np.flatnonzero(which == number), shape, loops)
 
 
-def _by_action(times: Ints, member: _Member) -> Ints:
-    """Of [phase, class, plan] what the actions of these plans have, [action, plan]."""
-    return times[:, member.shape.index[:, None], member.plans].reshape(-1, len(member.plans))
+def _by_action(times: Sequence[Ints], together: Ints, member: _Member, rounds: Rounds) -> Iterator[Ints]:
+    """Of spans, messages and lateness [phase, class, plan], and of pairs [two classes, plan], what actions have, [action, plan] each."""
+    shape, plans = member.shape, member.plans
+    pairs = together[shape.classes_of(*rounds.pairs.T)[:, None], plans] if len(rounds.pairs) else together[:0, plans]
+    for each, own in zip(times, (pairs, pairs * 0, pairs * 0), strict=True):
+        alone = each[:, shape.index[:, None], plans].reshape(-1, len(plans))
+        yield np.concatenate([alone, own, own[:1] * 0]) if len(own) else alone
 
 
 def _beside(stages: Stages) -> list[Ints]:
@@ -172,27 +178,37 @@ def _members(task: Task, held: Mapping[str, Ints]) -> Bools | None:
 
 
 def timeline(stages: Stages) -> Timeline:
-    """The step of the only plan, every gap of its critical rank charged: to communication what was on its way, to the bubble the rest."""
+    """The step of the only plan, every gap of its critical rank charged: to communication what was on its way, to the bubble the rest.
+
+    The critical rank is the one whose bubble is shortest, the first of equals: it computes or communicates longest.
+    """
+    charges = _charges_of_ranks(stages)
+    rank = int(np.argmin(charges["bubble"]))
+    own = {name: int(ps[rank]) for name, ps in charges.items()}
+    return Timeline(sum(own.values()), rank, own)
+
+
+def _charges_of_ranks(stages: Stages) -> dict[str, Ints]:
+    """What compute of each rank did or waited for in the step of the only plan, [rank]; each rank's sum to the step."""
     w = stages.workload
     (passes,) = rank_ends([stages], watch=True)
     end = finish(stages, passes)
-    step = int(end.compute.max())
-    work = stages.table(lambda kind, phase: stages.charges(kind, phase).get("compute", stages.members[kind].plans * 0))
-    rank = int(np.argmax(w.shape.own @ work[:, :, 0].sum(axis=0)))
-    charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), 0)
-    parts = [(name, int(ps[rank, 0])) for name, ps in end.charges.items()]
-    spans = 0
+    charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), np.zeros(w.num_ranks, dtype=np.int64))
+    parts, spans = [(name, ps[:, 0]) for name, ps in end.charges.items()], charges["compute"]
     for kind, members in stages.members.items():
-        own = w.shape.own[rank, members.classes]
+        own = w.shape.own[:, members.classes]
         for phase in w.phases:
             for closes, (times,) in stages.turns(phase):
-                parts += [(name, int(ps @ own * times)) for name, ps in stages.charges(kind, phase, closes=closes).items()]
-                spans += int(stages.time(kind, phase, closes=closes).total @ own * times)
-    flying = int(passes.flying[rank, 0])
-    waits = int(passes.ends[rank, 0]) - spans - flying + step - int(end.compute[rank, 0])
+                parts += [(name, own @ ps * times) for name, ps in stages.charges(kind, phase, closes=closes).items()]
+                spans = spans + own @ stages.time(kind, phase, closes=closes).total * times
+    if stages.pair_members:
+        spans = spans + more_of_ranks(stages, stages.spread_pairs(stages.pair_ps), stages.table(stages.total_ps))[:, 0]
+        parts += [(name, charged_more(stages, name)[:, 0]) for name in dict.fromkeys(name for name, _ in parts)]
+    flying = passes.flying[:, 0]
+    waits = passes.ends[:, 0] - spans - flying + end.compute.max() - end.compute[:, 0]
     for name, ps in (*parts, (exposure("pp"), flying), ("bubble", waits)):
         charges[name] = charges.get(name, 0) + ps
-    return Timeline(step, rank, charges)
+    return charges
 
 
 def _links(workload: Workload) -> tuple[str, ...]:
@@ -217,7 +233,8 @@ def lower_bound(stages: Stages) -> Ints:
     own, below, shifted = rows.columns
     reach = np.sum(below * passed.T[rows.plan] + shifted * back.T[rows.plan], axis=1)
     busy = np.sum(own * (spans.sum(axis=0) * w.micro_batches).T[rows.plan], axis=1)
-    return rows.worst(reach + busy) + (_least_finish(stages) if drains else 0)
+    saved = most_saved(stages, stages.spread_pairs(stages.pair_ps), spans)
+    return rows.worst(reach + busy) - saved + (_least_finish(stages) if drains else 0)
 
 
 def _least_finish(stages: Stages) -> Ints:

@@ -34,6 +34,7 @@ class WorstStates(NamedTuple):
     in_flight: Ints  # micro_batches whose phase k ran and whose next did not, [state, class, k]
     acting: Ints  # class of the next action's stage, [state]
     phase: Ints  # and its phase
+    together: Ints  # of a pair the classes of both, as the shape's `class_pairs` count them; -1 of an action by itself
 
 
 @functools.lru_cache(maxsize=4096)
@@ -58,10 +59,20 @@ def worst_states(shape: Shape, num_micro_batches: int, num_classes: int) -> Wors
 def _worst_states(shape: Shape, found: schedules.States, num_classes: int) -> WorstStates:
     counts, by_rank = shape.counts, shape.by_rank
     in_flight = np.einsum("nkb,nkc->ncb", found.in_flight, counts[by_rank[found.rank]])
-    own, acting = shape.own[found.rank], shape.index[by_rank[found.rank, found.chunk]]
-    group = acting * len(shape.phases) + found.phase
+    own, acting, together = shape.own[found.rank], shape.index[by_rank[found.rank, found.chunk]], pairs_of(shape, found)
+    group = (acting * len(shape.phases) + found.phase) * (len(shape.class_pairs) + 1) + 1 + together
     kept = greatest(group, np.concatenate([own, in_flight.reshape(len(own), -1)], axis=1))
-    return WorstStates(_fill(own[kept], num_classes), _fill(in_flight[kept], num_classes), acting[kept], found.phase[kept])
+    return WorstStates(_fill(own[kept], num_classes), _fill(in_flight[kept], num_classes), acting[kept], found.phase[kept], together[kept])
+
+
+def pairs_of(shape: Shape, found: schedules.States) -> Ints:
+    """Of which two classes the pair is that starts in each state; -1: none does."""
+    together, runs = np.full(len(found.rank), -1), found.together >= 0
+    if runs.any():
+        stages = shape.by_rank[found.rank[runs]]
+        rows = np.arange(len(stages))
+        together[runs] = shape.classes_of(stages[rows, found.chunk[runs]], stages[rows, found.together[runs]])
+    return together
 
 
 def _fill(values: Ints, num_classes: int) -> Ints:

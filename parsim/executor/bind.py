@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct, field
@@ -16,7 +16,9 @@ from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import PREFIX, RankScope, Scope, buffers, lasting_names
 from parsim.executor.requests import CollectiveCall, MessageNeed
+from parsim.model.dims import COMPUTE
 from parsim.schedules.phase import Phase
+from parsim.step.program import Run
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Hold, HostCopy, Receive, Send, Task, Value, Weight, reads, writes
 
 Owners = tuple[tuple[str, Weight], ...]
@@ -38,6 +40,7 @@ class Bound(Struct, frozen=True, kw_only=True):
     prefix: str = ""  # of the names of flat buffers
     dst: int = -1  # of a message, and its name
     posted: str = ""
+    micro_batch: int = 0
 
 
 class Rename(Struct, frozen=True):
@@ -55,6 +58,27 @@ class Look(Struct, frozen=True):
 
 
 Item = Bound | Rename | Look
+OfStage = tuple[int, int]  # a stage, and a micro_batch
+
+
+class Lane(Struct):
+    """A phase of a micro_batch on a stage, which goes from copy to copy."""
+
+    phase: Phase
+    stage: int
+    scopes: Iterator[Scope]  # of the copies that follow
+    scope: Scope  # of the present one, and before the first
+    carried: str  # the buffer that the copy before, or a neighbouring stage of this rank, hands on
+
+    def enter(self) -> Iterator[Item]:
+        """Go on to the next copy."""
+        self.scope = scope = next(self.scopes)
+        entering, leaving = (side[self.phase] for side in (scope.copy[1].entering, scope.copy[1].leaving))
+        if entering and self.carried and self.carried != scope.full(entering.name):
+            yield Rename(self.carried, scope.full(entering.name))
+        if entering and not leaving and self.phase.step < 0:
+            yield Look(scope.full(entering.name), scope.micro_batch)
+        self.carried = scope.full(leaving.name) if leaving else ""
 
 
 class Binder(Struct, frozen=True, dict=True):
@@ -81,24 +105,57 @@ class Binder(Struct, frozen=True, dict=True):
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Item]:
         """A phase of a micro_batch on a stage."""
-        found, copies = self.job.workload.pass_of(stage, phase, closes=closes), self.job.copies(stage)
+        found = self.job.workload.pass_of(stage, phase, closes=closes)
+        yield from self._walk(found.lists, (self._lane(stage, phase, micro_batch),), (str(phase), stage, micro_batch))
+
+    def pair(self, forward: OfStage, backward: OfStage) -> Iterator[Item]:
+        """A stage forward and one backward, each with its micro_batch, but for the wait for the forward's message."""
+        ahead, *behind = self.job.workload.phases
+        lanes = (self._lane(forward[0], ahead, forward[1]), *(self._lane(backward[0], phase, backward[1]) for phase in behind))
+        yield from self._walk(self.job.workload.pair_of(forward[0], backward[0]).lists, lanes, ("pair", *forward, *backward))
+
+    def message(self, stage: int, micro_batch: int) -> Iterator[Item]:
+        """The wait for the message of a forward, if one comes."""
+        lane = self._lane(stage, self.job.workload.phases[0], micro_batch)
+        prologue = self.job.workload.pass_of(stage, lane.phase).prologue
+        yield from (self._receive(task, lane, 0) for task in prologue if isinstance(task, Receive))
+
+    def _lane(self, stage: int, phase: Phase, micro_batch: int) -> Lane:
+        copies = self.job.copies(stage)
         copies = copies if phase.step > 0 else copies[::-1]
         scopes = [self._scope(copy, micro_batch, ahead) for copy, ahead in zip(copies, (*copies[1:], None), strict=True)]
-        key = (str(phase), stage, micro_batch)
         first = self._scope(copies[0], micro_batch, copies[0])
-        yield from self._messages(found.prologue, first, (*key, "prologue"), stage, phase)
-        lists = [run for run in found.runs for _ in range(int(run.copies))]
-        carried = self._on_this_rank(stage, phase, micro_batch)
-        for place, (run, scope) in enumerate(zip(lists, scopes, strict=True)):
-            entering, leaving = (side[phase] for side in (scope.copy[1].entering, scope.copy[1].leaving))
-            if entering and carried and carried != scope.full(entering.name):
-                yield Rename(carried, scope.full(entering.name))
-            if entering and not leaving and phase.step < 0:
-                yield Look(scope.full(entering.name), micro_batch)
-            for index, (task, ps) in enumerate(zip(run.tasks, self.job.workload.ps_of(run), strict=True)):
-                yield self._bound(task, scope, (*key, place, index), int(ps[0]))
-            carried = scope.full(leaving.name) if leaving else ""
-        yield from self._messages(found.epilogue, scopes[-1], (*key, "epilogue"), stage, phase)
+        return Lane(phase, stage, iter(scopes), first, self._on_this_rank(stage, phase, micro_batch))
+
+    def _walk(self, lists: Iterable[Run], lanes: Sequence[Lane], key: tuple[object, ...]) -> Iterator[Item]:
+        """Lists in order, each as often as it has copies."""
+        known = {lane.phase: lane for lane in lanes}
+        for place, run in enumerate(each for each in lists for _ in range(int(each.copies))):
+            parts = run.parts or tuple((lanes[0].phase, task) for task in run.tasks)
+            for phase in dict.fromkeys(phase for phase, _ in parts) if run.is_copy else ():
+                yield from known[phase].enter()
+            for index, ((phase, task), ps) in enumerate(zip(parts, self.job.workload.ps_of(run), strict=True)):
+                yield self._item(task, known[phase], (*key, place, index), int(ps[0]))
+
+    def _item(self, task: Task, lane: Lane, key: tuple[object, ...], ps: int) -> Bound:
+        """A task of a pass; a message is known by phase, the stage it goes to, and micro_batch."""
+        if isinstance(task, Receive):
+            return self._receive(task, lane, ps)
+        if isinstance(task, Send):
+            return self._send(task, lane, ps)
+        return self._bound(task, lane.scope, key, ps)
+
+    def _receive(self, task: Receive, lane: Lane, ps: int) -> Bound:
+        scope, source = lane.scope, self._neighbour(lane.stage - lane.phase.step)
+        name = f"{lane.phase}{lane.stage}/{scope.micro_batch}"
+        need = MessageNeed(name, scope.full(task.target.name), self.job.itemsize(COMPUTE), source)
+        return Bound(task=task, ps=ps, stream=COMPUTE_STREAM, reads=(), writes=(), frees=(), need=need)
+
+    def _send(self, task: Send, lane: Lane, ps: int) -> Bound:
+        to, scope = lane.stage + lane.phase.step, lane.scope
+        name, dst, frees = f"{lane.phase}{to}/{scope.micro_batch}", self._neighbour(to), tuple(map(scope.full, task.frees))  # type: ignore[arg-type]
+        reads = (scope.full(task.source.name),)
+        return Bound(task=task, ps=ps, stream=task.stream, reads=reads, writes=(), frees=frees, dst=dst, posted=name)
 
     def _on_this_rank(self, stage: int, phase: Phase, micro_batch: int) -> str:
         """The buffer that a neighbouring stage of this rank hands on; "" where a message brings it, or nothing does."""
@@ -121,22 +178,6 @@ class Binder(Struct, frozen=True, dict=True):
             ps = int(self.job.workload.finish_ps(task, self.job.workload.copies_on(priced_by))[0])
             yield self._bound(task, RankScope(copies), ("finish", place), ps)
 
-    def _messages(self, tasks: Sequence[Task], scope: Scope, key: tuple[object, ...], stage: int, phase: Phase) -> Iterator[Bound]:
-        """The prologue or the epilogue of a pass; a message is known by phase, the stage it goes to, and micro_batch."""
-        for place, task in enumerate(tasks):
-            ps, itemsize = int(self.job.workload.ps(task)[0]), self.job.itemsize("compute")
-            if isinstance(task, Receive):
-                name, src = f"{phase}{stage}/{scope.micro_batch}", self._neighbour(stage - phase.step)
-                need = MessageNeed(name, scope.full(task.target.name), itemsize, src)
-                yield Bound(task=task, ps=ps, stream=COMPUTE_STREAM, reads=(), writes=(), frees=(), need=need)
-            elif isinstance(task, Send):
-                to, source = stage + phase.step, scope.full(task.source.name)
-                name, dst = f"{phase}{to}/{scope.micro_batch}", self._neighbour(to)
-                frees = tuple(map(scope.full, task.frees))  # type: ignore[arg-type]
-                yield Bound(task=task, ps=ps, stream=task.stream, reads=(source,), writes=(), frees=frees, dst=dst, posted=name)
-            else:
-                yield self._bound(task, scope, (*key, place), ps)
-
     def _neighbour(self, stage: int) -> int:
         """The rank at this one's place on another stage."""
         return self.job.mesh.rank_at({**self.at, "pp": self.job.workload.rank_of(stage)})
@@ -150,6 +191,7 @@ class Binder(Struct, frozen=True, dict=True):
             "reads": tuple(map(scope.full, reads(task))),
             "writes": tuple(map(scope.full, writes(task))),
             "frees": tuple(name for freed in task.frees for name in self._free_names(freed, scope)),
+            "micro_batch": scope.micro_batch if isinstance(scope, Scope) else 0,
         }
         match task:
             case Compute() if bucket := bucket_of(task):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 from msgspec import Struct, field
 
 from parsim.cost.workload import Workload
-from parsim.executor.bind import Bound
+from parsim.executor.bind import Bound, OfStage
 from parsim.executor.names import NORM
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request, StepEnd, StepStart
@@ -61,10 +62,18 @@ def _number(workload: Workload, stage: int, micro_batch: int) -> int:
 def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
     workload = rank.job.workload
     order = columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
-    own = order.rank == rank.at["pp"]
-    rows = (order.stage[own].tolist(), order.phase[own].tolist(), order.micro_batch[own].tolist(), order.closes[own].tolist())
-    for stage, phase, micro_batch, closes in zip(*rows, strict=True):
-        yield from rank.action(stage, workload.phases[phase], _number(workload, stage, micro_batch), closes=closes)
+    own = np.flatnonzero(order.rank == rank.at["pp"])
+    columns_of = (order.stage, order.phase, order.micro_batch, order.closes, order.paired, order.ends > np.arange(len(order.rank)))
+    waiting: list[OfStage] = []  # the forward of a pair, whose message is there
+    for stage, phase, m, closes, paired, begins in zip(*(each[own].tolist() for each in columns_of), strict=True):
+        micro_batch = _number(workload, stage, m)
+        if not paired:
+            yield from rank.action(stage, workload.phases[phase], micro_batch, closes=closes)
+        elif begins:
+            waiting = [(stage, micro_batch)]
+            yield from rank.message(waiting[0])
+        elif waiting:
+            yield from rank.pair(waiting.pop(), (stage, micro_batch))
 
     def keep(bound: Bound) -> None:
         if bound.task.name == "clip":

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from parsim.executor.bind import Binder, Bound, Item, Look, Rename
+from parsim.executor.bind import Binder, Bound, Item, Look, OfStage, Rename
 from parsim.executor.clock import Clock
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import suffix
@@ -48,6 +48,7 @@ class Rank:
         self.store = Store(job, machine, number, self.at, self.copies)
         self.binder = Binder(job, number)
         self._actions: dict[tuple[int, Phase, int, bool], tuple[Item, ...]] = {}
+        self._pairs: dict[tuple[OfStage, OfStage], tuple[Item, ...]] = {}
         self._finish: tuple[Bound, ...] = ()
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Request]:
@@ -55,7 +56,17 @@ class Rank:
         key = (stage, phase, micro_batch, closes)
         if key not in self._actions:
             self._actions[key] = tuple(self.binder.action(*key[:3], closes=closes))
-        yield from self.walk(self._actions[key], micro_batch)
+        yield from self.walk(self._actions[key])
+
+    def pair(self, forward: OfStage, backward: OfStage) -> Iterator[Request]:
+        """A forward and a backward together, each of a stage and its micro_batch, behind the wait for the forward's message."""
+        if (forward, backward) not in self._pairs:
+            self._pairs[forward, backward] = tuple(self.binder.pair(forward, backward))
+        yield from self.walk(self._pairs[forward, backward])
+
+    def message(self, forward: OfStage) -> Iterator[Request]:
+        """The wait for the message of a pair's forward."""
+        yield from self.walk(tuple(self.binder.message(*forward)))
 
     def finish(self, before: Callable[[Bound], None]) -> Iterator[Request]:
         """The end of a step; `before` may look at each task before it runs."""
@@ -63,9 +74,9 @@ class Rank:
             self._finish = tuple(self.binder.finish(self.copies))
         for item in self._finish:
             before(item)
-            yield from self.walk((item,), 0)
+            yield from self.walk((item,))
 
-    def walk(self, items: tuple[Item, ...], micro_batch: int) -> Iterator[Request]:
+    def walk(self, items: tuple[Item, ...]) -> Iterator[Request]:
         """Tasks in the order of issue."""
         for item in items:
             if isinstance(item, Rename):
@@ -73,14 +84,14 @@ class Rank:
             elif isinstance(item, Look):
                 self.inputs_seen[item.micro_batch] = self.machine.get(self.number, item.name).copy()
             elif isinstance(item.task, Compute):
-                self.compute(item, micro_batch)
+                self.compute(item)
             else:
                 yield from self.other(item)
 
-    def compute(self, bound: Bound, micro_batch: int) -> None:
+    def compute(self, bound: Bound) -> None:
         """Run a kernel, or that of each weight, and move the clock by its price."""
         if bound.kernels and bound.kernels[0].kernel == "draw":
-            self.draw(bound, micro_batch)
+            self.draw(bound)
         else:
             if self.job.step.structure.in_backward:
                 self.look_at_gradients(bound)
@@ -104,14 +115,14 @@ class Rank:
             return 0.0
         return sum(float(np.sum(np.square(self.machine.get(self.number, name)))) for name in call.names)
 
-    def draw(self, bound: Bound, micro_batch: int) -> None:
+    def draw(self, bound: Bound) -> None:
         """Bring a drawn tensor to life: this rank's part of it."""
         (use,), operand = bound.kernels, bound.task.outputs[0]  # type: ignore[union-attr]
         assert isinstance(operand, Operand)
         instance = use.outputs[0].partition("/")[0]
         shape = [self.job.extent(dim) for dim in operand.dims]
         workload = self.job.workload
-        number = self.step * workload.num_micro_batches * workload.shape.num_copies + micro_batch
+        number = self.step * workload.num_micro_batches * workload.shape.num_copies + bound.micro_batch
         part = shard(self.job.values.draw(instance, operand.name, number, shape), operand.sharding, self.job.sizes.at(self.at))
         self.machine.hold(self.number, use.outputs[0], part, use.itemsizes[0])
 

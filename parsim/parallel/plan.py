@@ -225,9 +225,6 @@ class Stack(Described, frozen=True):
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
     expert_launch_s: float = _key(0.0, "host seconds a kernel of one expert, where one call launches those of all")
     graphs: Mapping[str, str] = _key({}, "accelerator, or any: what graphs replay without launches: all, or around_experts")
-    hidden_exchanges: Mapping[str, float] = _key(
-        {}, "accelerator, or any: share of exchanges of experts that layers of another micro_batch hide, with their launches"
-    )
     sustained_factor: Mapping[str, float] = _key(
         {}, "accelerator, or dtype of GEMMs: share of an isolated kernel's rate"
     )  # absent: the accelerator's own

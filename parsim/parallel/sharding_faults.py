@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from parsim import schedules
 from parsim.errors import did_you_mean
 from parsim.model.dims import DIMS, SEQUENCE, TOKEN_DIMS
 from parsim.model.spec import ModelSpec
@@ -232,6 +233,26 @@ def zero(plan: Plan) -> Iterator[PlanFault]:
     elif plan.pipeline_parallel == 1 and plan.schedule != "1f1b":
         message = "reshard_after_forward = false keeps parameters from a forward to its backward, which must follow at once"
         yield PlanFault("reshard_after_forward", message, "Set schedule = 1f1b, or leave reshard_after_forward out")
+
+
+def pairs(plan: Plan) -> Iterator[PlanFault]:
+    """What a schedule does not hide the exchanges of experts of.
+
+    Source: NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/transformer_config.py (overlap_moe_expert_parallel_comm).
+    """
+    if not isinstance(plan.schedule, str) or not schedules.find(plan.schedule, 1).needs_experts:
+        return
+    usual = f"schedule = {schedules.default(plan.virtual_pipeline)}"
+    if plan.expert_parallel == 1:
+        message = f"schedule '{plan.schedule}' hides exchanges of experts behind another micro batch, but expert_parallel = 1"
+        yield PlanFault("schedule", message, f"Set expert_parallel above 1, or {usual}")
+    others = {"zero_stage": plan.zero_stage > 1, "optimizer_in_backward": plan.optimizer_in_backward}
+    for field in (name for name, runs in others.items() if runs):
+        message = f"schedule '{plan.schedule}' runs two micro batches at once, which passes with {field} = {getattr(plan, field)} do not"
+        yield PlanFault(field, message, f"Set {field} = {1 if field == 'zero_stage' else 'false'}, or {usual}")
+    if plan.recompute == "full" or "moe" in plan.recompute_modules:
+        message = f"schedule '{plan.schedule}' hides exchanges of experts that run once, but what is recomputed exchanges again"
+        yield PlanFault("recompute", message, f"Recompute no exchanges, or set {usual}")
 
 
 def keeps_parameters(plan: Plan, stack: Stack) -> bool:

@@ -66,6 +66,7 @@ def _is_refused_attention(plan: Plan, model: ModelSpec, _: str) -> bool:
     return window or getattr(model, "attention_sinks", False)
 
 
+_ONE_F_ONE_B: Final = ("1f1b", "interleaved_1f1b", "combined_1f1b")
 LIMITS: Final[Mapping[str, Limit]] = {
     "even_stages": Limit("put unequal numbers of layers on its stages", "torchtitan", _uneven),
     "even_chunks": Limit(
@@ -84,8 +85,9 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "one_f_one_b": Limit(
         "run schedules of another kind than 1f1b",
         "torchtitan",
-        lambda plan, *_: plan.pipeline_parallel > 1 and not _splits(plan) and plan.schedule not in ("1f1b", "interleaved_1f1b"),
+        lambda plan, *_: plan.pipeline_parallel > 1 and not _splits(plan) and plan.schedule not in _ONE_F_ONE_B,
     ),
+    "no_pairs": Limit("run combined_1f1b", "megatron-core", lambda plan, *_: plan.schedule == "combined_1f1b"),
     "all_forwards_first": Limit(
         "start a backward before the last forward (any schedule but gpipe and breadth_first)",
         "torchtitan",

@@ -135,8 +135,13 @@ def no_pipeline(values: Sequence[object]) -> Iterator[Filter]:
     usual = schedules.default(1)
     if usual in values:
         reads = ("pipeline_parallel", "schedule")
-        bare = lambda plan: _NOTHING_TO_ORDER if plan.pipeline_parallel == 1 and plan.schedule != usual else ""  # noqa: E731
+        bare = lambda plan: _NOTHING_TO_ORDER if plan.pipeline_parallel == 1 and not _orders(plan) else ""  # noqa: E731
         yield Filter("schedule", reads, bare)
+
+
+def _orders(plan: Plan) -> bool:
+    """Whether a schedule is to be tried without a pipeline: the usual one, or one that pairs micro_batches of experts."""
+    return plan.schedule in (schedules.default(1), "combined_1f1b")
 
 
 def no_gain(scenario: Scenario) -> Iterator[Filter]:
@@ -186,7 +191,7 @@ def _no_faster(plan: Plan, batch: Batch) -> str:
     usual, count = schedules.default(plan.virtual_pipeline), plan.num_micro_batches(batch)
     if plan.schedule == usual:
         return ""
-    if plan.pipeline_parallel == 1:
+    if plan.pipeline_parallel == 1 and not _orders(plan):
         return _NOTHING_TO_ORDER
     forwards_first = plan.schedule in ("gpipe", "breadth_first")
     runs = count and schedules.fault(usual, plan.pipeline_parallel, plan.virtual_pipeline, count) is None

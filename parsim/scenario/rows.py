@@ -82,7 +82,6 @@ class StackRow(InlineRow):
     host_launch: Seconds = _as_in_stack("host_launch_s")
     expert_launch: Seconds = _as_in_stack("expert_launch_s")
     graphs: dict[Text, Annotated[str, Known("graphs", lambda: GRAPHS)]] = _as_in_stack("graphs")
-    hidden_exchanges: dict[Text, Fraction] = _as_in_stack("hidden_exchanges")
     sustained_factor: dict[Text, Fraction] = _as_in_stack("sustained_factor")
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")
     limits: list[Annotated[str, Known("limits", lambda: tuple(LIMITS))]] = _as_in_stack("limits")

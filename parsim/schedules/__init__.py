@@ -22,6 +22,7 @@ from parsim.schedules.states import state_columns as state_columns
 from parsim.schedules.steady import Level as Level
 from parsim.schedules.steady import Rounds as Rounds
 from parsim.schedules.steady import rounds as rounds
+from parsim.schedules.steady import stage_pairs as stage_pairs
 
 
 def names() -> tuple[str, ...]:

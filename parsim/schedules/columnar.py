@@ -48,6 +48,8 @@ class Columns(Struct, frozen=True, eq=False, dict=True):
     sends: Bools  # whether its result goes to another rank
     sent_before: Ints  # row of the rank's previous action that sends in the same direction
     closes: Bools  # whether it is the last of its stage that accumulates weight gradients
+    ends: Ints  # row with which it ends, and its message leaves: of a pair's forward the backward behind it, of others their own
+    paired: Bools  # whether it is of a pair: it runs with the forward before it, or that with it
 
     def actions(self) -> list[Action]:
         """The rows as actions."""
@@ -63,7 +65,7 @@ class Columns(Struct, frozen=True, eq=False, dict=True):
         """
         # Two rows more: `last`, where a rank is at its end and never ready, and `none`, which is there from the start.
         last, none = len(self.rank), len(self.rank) + 1
-        needed = np.append(np.where(self.needs < 0, none, self.needs), [[last], [last]], axis=1)
+        needed = np.append(np.where(self.needs < 0, none, self.ends[self.needs]), [[last], [last]], axis=1)
         following = np.where(np.diff(self.rank, append=-1) == 0, np.arange(1, last + 1), last)
         done = np.zeros(last + 2, dtype=bool)
         done[none] = True
@@ -112,15 +114,20 @@ def check(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: in
     return made
 
 
-def order_of_issue(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> tuple[Ints, Ints, Ints, Ints]:
-    """Rank, stage, index of the phase and micro_batch of each action, rank by rank in order of issue."""
+def order_of_issue(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> tuple[Ints, Ints, Ints, Ints, Bools]:
+    """Rank, stage, index of the phase and micro_batch of each action, rank by rank in order of issue, and whether it is of a pair."""
     by_rank = [schedule.arrays(rank, num_ranks, chunks, num_micro_batches) for rank in range(num_ranks)]
     stage, phase, micro_batch = np.concatenate(by_rank, axis=1)
-    return np.repeat(np.arange(num_ranks), [each.shape[1] for each in by_rank]), stage, phase, micro_batch
+    counts = np.array([each.shape[1] for each in by_rank])
+    first, paired = np.cumsum(counts) - counts, np.zeros(len(stage), dtype=bool)
+    for rank in range(num_ranks):
+        begins = first[rank] + schedule.pairs(rank, num_ranks, chunks, num_micro_batches)
+        paired[begins[:, None] + np.arange(len(schedule.phases))] = True  # a whole backward stands behind
+    return np.repeat(np.arange(num_ranks), counts), stage, phase, micro_batch, paired
 
 
 def _columns(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> Columns:
-    rank, stage, phase, micro_batch = order_of_issue(schedule, num_ranks, chunks, num_micro_batches)
+    rank, stage, phase, micro_batch, paired = order_of_issue(schedule, num_ranks, chunks, num_micro_batches)
     step, accumulates = (np.array(each)[phase] for each in zip(*((each.step, each.accumulates) for each in schedule.phases), strict=True))
     # A place before the first phase, and one beyond either end of the pipeline, where there is no row and nobody's home; nor is there
     # beyond an end of a copy of the model.
@@ -144,7 +151,9 @@ def _columns(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches:
     one, other = sending[:-1], sending[1:]
     sent_before = np.full_like(rank, -1)
     sent_before[other] = np.where((rank[one] == rank[other]) & (step[one] == step[other]), one, -1)
-    made = (rank, stage, phase, micro_batch, before, np.stack([follows, takes]), awaits, sends, sent_before, closes)
+    assert not (paired & closes).any(), "a pair completes no weight gradients"
+    ends = np.arange(len(rank)) + (paired & (phase == 0))
+    made = (rank, stage, phase, micro_batch, before, np.stack([follows, takes]), awaits, sends, sent_before, closes, ends, paired)
     for each in made:
         each.setflags(write=False)  # the cache hands the same arrays to everybody
     return Columns(schedule.phases, *made)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from parsim.cluster.scalars import Ints
 from parsim.schedules import SCHEDULES
-from parsim.schedules.dual_pipe_v import turns
+from parsim.schedules.dual_pipe_v import pairs, turns
 from parsim.schedules.v_shaped import VShaped, in_order
 
 
@@ -36,6 +36,10 @@ class DualPipe(VShaped):
         near = min(rank, num_ranks - 1 - rank)
         stages = ends if near == rank else ends[::-1]
         return in_order(turns(near, num_ranks // 2, num_micro_batches), stages, num_micro_batches)
+
+    def pairs(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        """As there."""
+        return pairs(min(rank, num_ranks - 1 - rank), num_ranks // 2, num_micro_batches)
 
 
 SCHEDULES.register("dual_pipe", DualPipe())

@@ -14,6 +14,7 @@ class InterleavedOneFOneB(Schedule):
         "get_pp_rank_microbatches, and of torch/distributed/pipelining/schedules.py, ScheduleInterleaved1F1B"
     )
     steady_rounds = 4
+    ahead = 0  # forwards more before the first backward
 
     def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
         """Any number of chunks; with several, micro_batches in rounds of the ranks."""
@@ -23,11 +24,14 @@ class InterleavedOneFOneB(Schedule):
 
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
         """In turn after 2 (p - 1 - rank) + (v - 1) p forwards, or after all where there are fewer."""
-        total = num_micro_batches * chunks
-        warm_up = min(2 * (num_ranks - 1 - rank) + (chunks - 1) * num_ranks, total)
-        phase, k = in_turn(total, (-warm_up, 0))
+        warm_up = self.warm_up(rank, num_ranks, chunks, num_micro_batches)
+        phase, k = in_turn(num_micro_batches * chunks, (-warm_up, 0))
         chunk = np.where(phase == 0, k // num_ranks % chunks, chunks - 1 - k // num_ranks % chunks)
         return np.stack([chunk * num_ranks + rank, phase, k // (num_ranks * chunks) * num_ranks + k % num_ranks])
+
+    def warm_up(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> int:
+        """Forwards before the first backward, but for the one that is in turn with it."""
+        return min(2 * (num_ranks - 1 - rank) + (chunks - 1) * num_ranks + self.ahead, num_micro_batches * chunks)
 
 
 SCHEDULES.register("interleaved_1f1b", InterleavedOneFOneB())

@@ -20,6 +20,7 @@ class Schedule:
     # Rounds of p micro_batches, a legal number, that show every memory state and how the order goes on; None: no steady state.
     steady_rounds: int | None = None
     phases: tuple[Phase, ...] = WHOLE  # what a stage does with a micro_batch, in order
+    needs_experts: bool = False  # whether it is there to hide their exchanges, and runs nothing else
     num_copies: int = 1  # of the model: their stages are numbered one copy after the other, and each runs its share of the micro_batches
 
     def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
@@ -36,6 +37,10 @@ class Schedule:
         """The same as numbers, [3, action]: stage, index of the phase in `phases`, micro_batch."""
         rows = [(stage, self.phases.index(phase), m) for stage, phase, m in self.order(rank, num_ranks, chunks, num_micro_batches)]
         return np.array(rows, dtype=np.int64).reshape(-1, 3).T
+
+    def pairs(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
+        """Places among a rank's actions of the forwards that run together with the backward behind them, of another micro_batch."""
+        return np.zeros(0, dtype=np.int64)
 
     def rank_of(self, stage: int, num_ranks: int) -> int:
         """Where a stage lives: stages go round the ranks (Narayanan et al. 2021, section 2.2)."""

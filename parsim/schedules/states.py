@@ -18,6 +18,7 @@ class States(Struct, frozen=True, eq=False):
     rank: Ints
     chunk: Ints  # of the next action, counted among the rank's stages
     phase: Ints  # of the next action, index into the schedule's `phases`
+    together: Ints  # of a pair the chunk of its backward, -1 for an action by itself
     in_flight: Ints  # micro_batches whose phase k ran and whose next did not, [state, chunk, k]
 
 
@@ -40,7 +41,7 @@ def _state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int,
     if not isinstance(schedule, str):
         columns(schedule, num_ranks, chunks, count)  # checks it
     found = find(schedule, num_ranks)
-    rank, stage, phase, _ = order_of_issue(found, num_ranks, chunks, count)
+    rank, stage, phase, _, paired = order_of_issue(found, num_ranks, chunks, count)
     between = len(found.phases) - 1
     home = np.array([found.rank_of(each, num_ranks) for each in range(num_ranks * chunks)])
     chunk = np.empty_like(home)
@@ -53,8 +54,11 @@ def _state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int,
     change = change[:, :, 1:-1]
     # A rank ends as it began, with nothing in flight, so that one sum over all ranks does.
     in_flight = np.cumsum(change, axis=0, dtype=np.int32) - change
-    kept = greatest((rank * chunks + chunk) * (between + 1) + phase, in_flight.reshape(len(rank), -1))
-    made = (rank[kept], chunk[kept], phase[kept], in_flight[kept].astype(np.int64))
+    together = np.where(paired & (phase == 0), np.roll(chunk, -1), -1)
+    group = ((rank * chunks + chunk) * (between + 1) + phase) * (chunks + 1) + 1 + together
+    starts = np.flatnonzero(~paired | (phase == 0))
+    kept = starts[greatest(group[starts], in_flight[starts].reshape(len(starts), -1))]
+    made = (rank[kept], chunk[kept], phase[kept], together[kept], in_flight[kept].astype(np.int64))
     for each in made:
         each.setflags(write=False)  # the cache hands the same arrays to everybody
     return States(*made)

@@ -1,5 +1,7 @@
 """A schedule's columns over a state of few rows, for those who fold many plans: what its steady state repeats stands once.
 
+An action is named by a number: phase * stages + stage; behind these come `pairs`, and last what takes no time: the rest of each.
+
 Row r of the state is the end of rank r's last action.  Then come messages under way: by stage and phase, as many places each as are in
 use at once.  The last two rows are one that stays 0, for what waits for nobody, and one that nobody reads.
 """
@@ -24,9 +26,11 @@ class Level(NamedTuple):
     """Actions of different ranks, of which none waits for another."""
 
     rank: Ints | slice  # [action]
-    action: Ints  # phase * stages + stage
-    reads: Ints  # row of the state where its message is; of the message that its rank sent before in the same direction, [2 * action]
-    gives: Ints  # and where its own goes
+    action: Ints
+    reads: Ints  # rows of the state where its message is; then, of each message that leaves, where the one before it on its way is
+    ends: Ints | slice  # with which of the actions each message leaves, [message]
+    sends: Ints  # and of which action it is
+    gives: Ints  # and where it goes
     closing: Ints | None  # which of them are the last of their stage that accumulate weight gradients, if one is
 
 
@@ -39,7 +43,15 @@ class Rounds(Struct, frozen=True, eq=False):
     loop: tuple[Level, ...]
     tail: tuple[Level, ...]  # all that closes
     turns: int  # loops after which a micro_batch that goes round all ranks is where it was
+    pairs: Ints  # stages of the forward and of the backward of each, [pair, 2]
+    first_pair: int  # its number as an action
     closing: Ints  # of each rank the `action`s that close, in order, [rank, chunk]
+
+    def times(self, loops: int) -> Ints:
+        """How often each pair runs."""
+        every = (np.concatenate([level.action for level in levels] or [self.pairs[:0, 0]]) for levels in (self.head, self.loop, self.tail))
+        head, loop, tail = (np.bincount(each, minlength=self.first_pair + len(self.pairs) + 1) for each in every)
+        return np.asarray(head + loops * loop + tail)[self.first_pair : -1]
 
 
 class _Steady(NamedTuple):
@@ -93,32 +105,70 @@ def _rounds(made: Columns, ends: tuple[int, int, int], left_out: int, each: int)
     """The levels up to the first end, those of a loop up to the second, and those from the third on, with so many micro_batches less."""
     order, cuts = np.concatenate(made.levels), np.cumsum([0, *map(len, made.levels)])
     num_ranks, num_stages = int(made.rank[-1]) + 1, int(made.stage.max()) + 1
-    action = made.phase * num_stages + made.stage
+    action, pairs = made.phase * num_stages + made.stage, _pairs_of(made)
+    run = _names_of(made, num_stages, pairs)
     senders = np.unique(action[made.sends])
     places, channel = _places(made), np.searchsorted(senders, action)
     num_rows = num_ranks + len(senders) * places + 2
     earlier = np.where(np.arange(len(order)) < cuts[ends[2]], 0, left_out)
 
-    def row_of(sender: Ints, nobody: int) -> Ints:
+    def row_of(sender: Ints, nobody: int, earlier: Ints) -> Ints:
         rows = num_ranks + channel[sender] * places + (made.micro_batch[sender] - earlier) % places
         return np.where(sender < 0, nobody, rows)
 
-    reads = np.stack([row_of(each[order], num_rows - 2) for each in (made.awaits, made.sent_before)])
-    gives = row_of(np.where(made.sends[order], order, -1), num_rows - 1)
-    rank, run, closes = made.rank[order], action[order], made.closes[order]
+    place = np.empty_like(order)  # of a row in the order
+    place[order] = np.arange(len(order))
+    leaves = earlier[place[made.ends[order]]]
+    reads = np.stack([row_of(made.awaits[order], num_rows - 2, earlier), row_of(made.sent_before[order], num_rows - 2, leaves)])
+    gives = row_of(np.where(made.sends[order], order, -1), num_rows - 1, leaves)
+    rank, run, sends, closes = made.rank[order], run[order], action[order], made.closes[order]
+    # A message leaves with its own action, but for those of pairs' forwards; in the level of their backwards these come behind the others.
+    late = np.flatnonzero(made.ends[order] != order)
+    with_level = np.searchsorted(cuts, place[made.ends[order[late]]], side="right") - 1
+    gives_own = gives.copy()
+    gives_own[late] = num_rows - 1
+    late_of = {number: late[with_level == number] for number in np.unique(with_level).tolist()}
     levels = zip(cuts.tolist(), cuts[1:].tolist(), rank[cuts[:-1]].tolist(), rank[cuts[1:] - 1].tolist(), strict=False)
-    closing = {*np.flatnonzero(np.logical_or.reduceat(closes, cuts[:-1])).tolist()}
+    at_closing = {*np.flatnonzero(np.logical_or.reduceat(closes, cuts[:-1])).tolist()}
 
     made_levels = []
     for at, (begin, end, first, last) in enumerate(levels):
         own = slice(begin, end)
         ranks = slice(first, last + 1) if last - first == end - begin - 1 else rank[own]
-        made_levels.append(
-            Level(ranks, run[own], reads[:, own].ravel(), gives[own], np.flatnonzero(closes[own]) if at in closing else None)
-        )
+        message = reads[0, own], reads[1, own], sends[own], gives_own[own]
+        leaving: Ints | slice = slice(None)
+        if (more := late_of.get(at)) is not None:
+            leaving = np.concatenate([np.arange(end - begin), place[made.ends[order[more]]] - begin])
+            behind, of, to = (np.concatenate([a, b[more]]) for a, b in zip(message[1:], (reads[1], sends, gives), strict=True))
+            message = message[0], behind, of, to
+        closed = np.flatnonzero(closes[own]) if at in at_closing else None
+        made_levels.append(Level(ranks, run[own], np.concatenate(message[:2]), leaving, *message[2:], closed))
     turns = lcm(num_ranks, each) // each
     head, loop, tail = (tuple(made_levels[own]) for own in (slice(ends[0]), slice(*ends[:2]), slice(ends[2], None)))
-    return Rounds(num_ranks, num_rows, head, loop, tail, turns, action[made.closes].reshape(num_ranks, -1))
+    closing = action[made.closes].reshape(num_ranks, -1)
+    return Rounds(num_ranks, num_rows, head, loop, tail, turns, pairs, len(made.phases) * num_stages, closing)
+
+
+def _names_of(made: Columns, num_stages: int, pairs: Ints) -> Ints:
+    """The number of the action of each row: of a pair, that of its own where its backward begins."""
+    first, begins = len(made.phases) * num_stages, np.flatnonzero(made.ends != np.arange(len(made.rank)))
+    run = made.phase * num_stages + made.stage
+    run[made.paired] = first + len(pairs)
+    run[begins + 1] = first + np.searchsorted(pairs @ [num_stages, 1], made.stage[begins] * num_stages + made.stage[begins + 1])
+    return run
+
+
+def _pairs_of(made: Columns) -> Ints:
+    """The stages of the forwards and backwards of pairs, each two once, ascending."""
+    begins = np.flatnonzero(made.ends != np.arange(len(made.rank)))
+    return np.unique(np.stack([made.stage[begins], made.stage[begins + 1]], axis=1), axis=0)
+
+
+@functools.lru_cache(maxsize=4096)
+def stage_pairs(schedule: str | tuple[str, ...], num_ranks: int, chunks: int) -> Ints:
+    """All that a schedule pairs with any number of micro_batches, as `pairs` of Rounds."""
+    shown = find(schedule, num_ranks).steady_rounds if isinstance(schedule, str) else None
+    return np.zeros((0, 2), np.int64) if shown is None else _pairs_of(columns(schedule, num_ranks, chunks, shown * num_ranks))
 
 
 def _places(made: Columns) -> int:
@@ -126,9 +176,10 @@ def _places(made: Columns) -> int:
     level = np.empty(len(made.rank), dtype=np.int64)
     for number, rows in enumerate(made.levels):
         level[rows] = number
+    leaves = level[made.ends]
     shape = len(made.phases), int(made.stage.max()) + 1, int(made.micro_batch.max()) + 1
     written, read = np.full((2, *shape), [[[[len(level)]]], [[[-1]]]])
-    written[made.phase, made.stage, made.micro_batch] = level
+    written[made.phase, made.stage, made.micro_batch] = leaves
     there = made.awaits >= 0
     sender = made.awaits[there]
     read[made.phase[sender], made.stage[sender], made.micro_batch[sender]] = level[there]
@@ -156,7 +207,8 @@ def _copies(made: Columns, count: int) -> _Steady | None:
     num_stages = int(made.stage.max()) + 1
     action, sent = made.phase * num_stages + made.stage, made.sent_before
     behind = np.where(sent < 0, 0, made.micro_batch - made.micro_batch[sent])
-    what = np.stack([action, np.where(sent < 0, -1, action[sent]), behind])  # and what its rank sent before
+    # And what its rank sent before.
+    what = np.stack([action, _names_of(made, num_stages, _pairs_of(made)), np.where(sent < 0, -1, action[sent]), behind])
 
     def come_again(at: int, length: int) -> bool:
         if at < 0 or at + length >= len(levels):

@@ -130,7 +130,8 @@ class Legs:
         workload, columns = self.program.workload, self.program.columns
         to = None
         if row is not None and isinstance(task, Send):
-            to = workload.neighbour(int(columns.stage[row]), workload.phases[columns.phase[row]])
+            sender = self.program.sender(row, task)
+            to = workload.neighbour(int(columns.stage[sender]), workload.phases[columns.phase[sender]])
         if (key := (id(task), rank, to)) not in self._found:
             held = self.program.held_by_payer(task, rank) if row is None else None
             leg = self.placement.leg(rank, None if to is None else workload.rank_of(to), *self._price(task, held))

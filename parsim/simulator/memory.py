@@ -89,10 +89,8 @@ def lasting_bytes(workload: Workload, name: str) -> int:
 
 def _rise(tasks: tuple[Task, ...], segment: Segment, workload: Workload) -> Rise:
     """Tasks of a segment in issue order; buffers may be alive before: from its other phases, its neighbours, or for them."""
-    kept = [operand for operands in segment.kept.values() for operand in operands]
-    ends = [operand for each in (segment.entering, segment.leaving) for operand in each.values() if operand]
     live, highest = 0, 0
-    made: dict[str, Value] = {value.name: value for value in (*ends, *kept)}
+    made: dict[str, Value] = {value.name: value for value in segment.known}
     for task in tasks:
         new = allocates(task)
         made.update((value.name, value) for value in new)

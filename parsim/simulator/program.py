@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,12 @@ from parsim import schedules
 from parsim.cluster.scalars import Ints
 from parsim.cost.count import flops
 from parsim.cost.workload import Workload
-from parsim.step.program import Pass, Run
+from parsim.step.pairs import StagePair
+from parsim.step.program import Pass, Run, send_stream
 from parsim.step.stages import Copies
 from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, Hold, Launches, Send, Task, Wait, reads, writes
+
+_NOTHING: Final = StagePair(())
 
 
 class StreamItem(NamedTuple):
@@ -51,7 +54,7 @@ class FoldedAction(NamedTuple):
 
     ps: int
     beside: tuple[Beside, ...]
-    message: Beside | None  # the last that it does
+    messages: tuple[Beside, ...]  # the last that it does
     inside: tuple[tuple[Collective, int], ...] = ()  # collectives that end within it, each with its start
 
 
@@ -111,13 +114,13 @@ def fold(items: Iterable[StreamItem]) -> FoldedAction:
 
     A pass waits for nothing that an earlier one left running: what is beside it then changes no time of its own.
     """
-    course, message = RankCourse(), None
+    course, messages = RankCourse(), list[Beside]()
     inside: list[tuple[Task, int]] = []
     left: dict[str, list[tuple[Beside, int]]] = {}
     for item in items:
         ready, start = course.ready(item), course.run(item)
         if isinstance(item.task, Send):
-            message = Beside(item.stream, start, item.ps, item.task)
+            messages.append(Beside(item.stream, start, item.ps, item.task))
         elif item.stream != COMPUTE_STREAM:
             left.setdefault(item.stream, []).append((Beside(item.stream, ready, item.ps, item.task), start))
         elif isinstance(item.task, Wait):
@@ -125,7 +128,7 @@ def fold(items: Iterable[StreamItem]) -> FoldedAction:
         else:
             inside.append((item.task, start))
     beside = tuple(each for running in left.values() for each, _ in running)
-    return FoldedAction(course.now, beside, message, tuple((task, start) for task, start in inside if isinstance(task, Collective)))
+    return FoldedAction(course.now, beside, tuple(messages), tuple((task, start) for task, start in inside if isinstance(task, Collective)))
 
 
 class Program:
@@ -139,10 +142,13 @@ class Program:
         self.workload, self.shared, num_ranks = workload, shared, workload.num_ranks
         self.columns = c = schedules.columns(workload.schedule, num_ranks, workload.chunks, workload.num_micro_batches)
         # The pass of each action; how often each pipeline rank runs each pass [rank, pass], and holds each segment.
-        keys = (c.stage * len(workload.phases) + c.phase) * 2 + c.closes
-        _, rows, self.pass_index = np.unique(keys, return_index=True, return_inverse=True)
-        kinds = zip(*(each[rows].tolist() for each in (c.stage, c.phase, c.closes)), strict=True)
-        self.passes = tuple(workload.pass_of(stage, workload.phases[phase], closes=closes) for stage, phase, closes in kinds)
+        begins = c.ends != np.arange(len(c.ends))
+        with_forward = np.roll(np.where(begins, 1 + c.stage, 0), 1)  # a pair runs where its backward begins
+        self.pairs = frozenset((np.flatnonzero(begins) + 1).tolist())  # there
+        keys = np.stack([c.stage, c.phase, c.closes, c.paired, with_forward])
+        _, rows, self.pass_index = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+        self.pass_index = self.pass_index.ravel()
+        self.passes = tuple(map(self._pass_of, rows.tolist()))
         index = c.rank * len(self.passes) + self.pass_index
         self.counts = np.bincount(index, minlength=num_ranks * len(self.passes)).reshape(num_ranks, -1)
         alike: dict[tuple[tuple[str, int], ...], dict[str, Copies]] = {}
@@ -152,6 +158,23 @@ class Program:
         # by the identities of tasks and of what is before them, which a pass keeps
         self._items: dict[tuple[int, int], tuple[StreamItem, ...]] = {}
         self._finish_ps: dict[tuple[int, int], int] = {}  # by the identities of a task and of what a rank holds
+
+    @functools.cached_property
+    def sends(self) -> list[bool]:
+        """Whether the result of each action goes to another rank."""
+        found: list[bool] = self.columns.sends.tolist()
+        return found
+
+    def _pass_of(self, row: int) -> Pass | StagePair:
+        """What an action runs: of a pair all where its backward begins, and nothing where it waits for the forward's message."""
+        c, w = self.columns, self.workload
+        if not c.paired[row]:
+            return w.pass_of(int(c.stage[row]), w.phases[c.phase[row]], closes=bool(c.closes[row]))
+        return w.pair_of(int(c.stage[row - 1]), int(c.stage[row])) if row in self.pairs else _NOTHING
+
+    def sender(self, row: int, task: Send) -> int:
+        """The action whose message it is: of a pair, the row before its backward's has the forward's."""
+        return row - 1 if row in self.pairs and task.stream == send_stream(self.workload.phases[0]) else row
 
     def members(self, task: Task, rank: int) -> tuple[int, ...]:
         """The pipeline ranks that start a task of the step's end together, where one of them is asked; none: the ranks of each stage."""
@@ -178,7 +201,7 @@ class Program:
             self._items[key] = fold_kernels(items(run.tasks, map(one, ps)))
         return self._items[key]
 
-    def pass_items(self, each: Pass) -> Iterator[StreamItem]:
+    def pass_items(self, each: Pass | StagePair) -> Iterator[StreamItem]:
         """All items of a pass, in issue order."""
         for run in each.lists:
             for _ in range(one(run.copies)):
@@ -233,4 +256,4 @@ class Program:
 
 def one(values: Copies) -> int:
     """The value of the only plan."""
-    return int(values) if isinstance(values, int) else int(values[0])
+    return int(values[0]) if isinstance(values, np.ndarray) else int(values)

@@ -78,22 +78,24 @@ class RankStreams:
 
     def actions(self, folds: Sequence[FoldedAction]) -> Events:
         """The whole step, an action an event; a message is another where its receiver waits before it is sent."""
-        env, world, columns, ends, now = self.env, self.world, self.world.program.columns, dict[str, int](), 0
+        env, world, program, ends, now = self.env, self.world, self.world.program, dict[str, int](), 0
         own = slice(self.rows.start, self.rows.stop)
-        columns_of = (each[own].tolist() for each in (world.program.pass_index, columns.awaits, columns.sends))
-        for row, index, awaits, sends in zip(self.rows, *columns_of, strict=True):
+        columns_of = (each[own].tolist() for each in (program.pass_index, program.columns.awaits))
+        for row, index, awaits in zip(self.rows, *columns_of, strict=True):
             if awaits >= 0:
                 arrival = world.arrival(awaits)
                 arrival_ps = arrival if isinstance(arrival, int) else (yield arrival)
                 now = arrival_ps if arrival_ps > now else now
-            span_ps, beside, sent, _ = folds[index]
+            span_ps, beside, messages, _ = folds[index]
             for stream, ready_ps, ps, _ in beside:
                 ends[stream] = max(now + ready_ps, ends.get(stream, 0)) + ps
             now += span_ps
             yield env.timeout(now - env.now)
-            if sends and sent:
-                end = ends[sent.stream] = max(now, ends.get(sent.stream, 0)) + sent.ps
-                world.send(row, end)
+            for stream, _, ps, task in messages:
+                sender = program.sender(row, task) if isinstance(task, Send) else row
+                if program.sends[sender]:
+                    end = ends[stream] = max(now, ends.get(stream, 0)) + ps
+                    world.send(sender, end)
         world.num_events += len(self.rows)
         self.last = {stream: env.timeout(end - now) for stream, end in ends.items() if end > now}
         yield from self.finish()
@@ -103,6 +105,9 @@ class RankStreams:
         walks = self.world.walks
         assert walks is not None
         for row, index in zip(self.rows, walks.of[self.rows.start : self.rows.stop].tolist(), strict=True):
+            if row + 1 in self.world.program.pairs and (awaited := int(self.world.program.columns.awaits[row])) >= 0:
+                arrival = self.world.arrival(awaited)
+                yield from _all(() if isinstance(arrival, int) else (arrival,))
             for items, segment in walks.lists[index]:
                 yield from self.walk(items, row, segment)
         yield from self.finish()
@@ -127,7 +132,7 @@ class RankStreams:
             if isinstance(task, Receive) and row is not None and columns.awaits[row] >= 0:
                 arrival = self.world.arrival(int(columns.awaits[row]))
                 before += [] if isinstance(arrival, int) else [arrival]
-            if isinstance(task, Send) and row is not None and not columns.sends[row]:
+            if isinstance(task, Send) and row is not None and not self.world.program.sends[self.world.program.sender(row, task)]:
                 continue  # the next stage lies on this rank
             awaited = task.streams if isinstance(task, Wait) else (stream,)  # nothing of compute's own is in `last`
             before += [self.last[each] for each in awaited if each in self.last]
@@ -144,7 +149,7 @@ class RankStreams:
         yield from _all(before)
         yield from self.spend(item, row)
         if isinstance(item.task, Send) and row is not None:
-            self.world.send(row, int(self.env.now))
+            self.world.send(self.world.program.sender(row, item.task), int(self.env.now))
 
     def spend(self, item: StreamItem, row: int | None, segment: str = "") -> Events:
         """The time of an item, stretched while others are on the links of a communication, and its span."""

@@ -156,7 +156,7 @@ class SharedStep:
         _, first = np.unique(program.pass_index, return_index=True)
         for each, row in zip(program.passes, first.tolist(), strict=True):
             for task in (task for run in each.lists for task in run.tasks):
-                if isinstance(task, Collective) or (isinstance(task, Send) and columns.sends[row]):
+                if isinstance(task, Collective) or (isinstance(task, Send) and program.sends[program.sender(row, task)]):
                     yield task, int(columns.rank[row]), row
         for task in program.workload.step.finish:
             if isinstance(task, Collective):
@@ -187,5 +187,7 @@ class _Windows:
 def _as_one(lists: Iterable[tuple[Iterable[StreamItem], str]], ps: int) -> _Lists:
     """The items of a pass that takes so long, from its message to its own."""
     items = [item for items, _ in lists for item in items]
+    if not items:  # the rest of a pair
+        return ()
     begin = items[0].task if isinstance(items[0].task, Receive) else Wait("pass")
     return (([StreamItem(begin, COMPUTE_STREAM, ps, (), ()), *(item for item in items if isinstance(item.task, Send))], ""),)

@@ -31,8 +31,9 @@ def passages(program: Program) -> Iterator[Passage]:
     for each, rows in zip(folds, np.split(order, cuts), strict=True):
         rank, row = int(columns.rank[rows[0]]), int(rows[0])
         yield from (Passage(task, rank, row, starts[rows] + at) for task, at in each.inside)
-        if each.message and isinstance(each.message.task, Send) and columns.sends[row]:
-            yield Passage(each.message.task, rank, row, leaves[rows])
+        for message in each.messages:
+            if isinstance(message.task, Send) and program.sends[sender := program.sender(row, message.task)]:
+                yield Passage(message.task, rank, row, leaves[rows + (sender - row)])
     last = np.searchsorted(columns.rank, np.arange(program.workload.num_ranks), side="right") - 1
     courses = [RankCourse(int(ends[row])) for row in last]
     yield from _beside(program, starts, courses)
@@ -42,14 +43,19 @@ def passages(program: Program) -> Iterator[Passage]:
 def _actions(program: Program) -> tuple[Ints, Ints, Ints]:
     """When each action starts and ends, and its message leaves, [row]."""
     columns, folds, index = program.columns, program.folds, program.pass_index
-    spans = np.array([each.ps for each in folds])[index]
-    sends = np.array([each.message.ps if each.message else 0 for each in folds])[index] * columns.sends
+    spans, sends = np.array([each.ps for each in folds])[index], np.zeros(len(index), dtype=np.int64)
+    for row, each in enumerate(index.tolist()):
+        for message in folds[each].messages:
+            if isinstance(message.task, Send):
+                sends[program.sender(row, message.task)] = message.ps
+    sends *= columns.sends
     starts, ends, leaves, arrivals = np.zeros((4, len(index) + 1), dtype=np.int64)  # row -1, which is nobody's, stays 0
     for rows in columns.levels:
         starts[rows] = np.maximum(ends[columns.before[rows]], arrivals[columns.awaits[rows]])
         ends[rows] = starts[rows] + spans[rows]
-        leaves[rows] = np.maximum(ends[rows], arrivals[columns.sent_before[rows]])
-        arrivals[rows] = leaves[rows] + sends[rows]
+        leaving = np.concatenate([rows[columns.ends[rows] == rows], [row - 1 for row in rows.tolist() if row in program.pairs]]).astype(int)
+        leaves[leaving] = np.maximum(ends[columns.ends[leaving]], arrivals[columns.sent_before[leaving]])
+        arrivals[leaving] = leaves[leaving] + sends[leaving]
     return starts, ends, leaves
 
 

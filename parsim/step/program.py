@@ -52,6 +52,8 @@ class Run(Struct, frozen=True):
     tasks: tuple[Task, ...]
     copies: Copies
     before: tuple[Collective, ...] = ()  # what the list before each has left running
+    parts: tuple[tuple[Phase, Task], ...] = ()  # of a pair: the phase of each task, and the task as it names what it uses
+    is_copy: bool = True  # of a segment; False for what surrounds them
 
 
 class Pass(Struct, frozen=True):
@@ -64,7 +66,8 @@ class Pass(Struct, frozen=True):
     @property
     def lists(self) -> tuple[Run, ...]:
         """All its tasks in issue order: what surrounds the runs, if anything does, counts to the segment beside it."""
-        before, after = Run(self.runs[0].segment, self.prologue, 1), Run(self.runs[-1].segment, self.epilogue, 1)
+        first, last = self.runs[0].segment, self.runs[-1].segment
+        before, after = Run(first, self.prologue, 1, is_copy=False), Run(last, self.epilogue, 1, is_copy=False)
         return tuple(run for run in (before, *self.runs, after) if run.tasks)
 
 
@@ -135,7 +138,12 @@ def send_tasks(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
     """What takes the result of a stage's last segment to the next stage."""
     source = step.segments[last].leaving[phase]
     assert source is not None
-    return (Send("send", source, _on_wire(step, source), f"send_{phase}", frees=(source.name,)),)
+    return (Send("send", source, _on_wire(step, source), send_stream(phase), frees=(source.name,)),)
+
+
+def send_stream(phase: Phase) -> str:
+    """The stream of the messages of a phase."""
+    return f"send_{phase}"
 
 
 def _on_wire(step: Step, operand: Operand) -> Operand:

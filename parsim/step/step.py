@@ -26,6 +26,12 @@ class Segment(Struct, frozen=True, kw_only=True):
     totals: tuple[Operand, ...]  # scalars summed over the step
 
     @property
+    def known(self) -> tuple[Operand, ...]:
+        """Activations that may be alive when one of its lists starts: kept ones, and those of its neighbours, or for them."""
+        ends = (operand for side in (self.entering, self.leaving) for operand in side.values() if operand)
+        return (*ends, *(operand for kept in self.kept.values() for operand in kept))
+
+    @property
     def own_weights(self) -> tuple[Weight, ...]:
         """Those with a buffer of their own."""
         return tuple(weight for weight in self.weights if weight.owner == self.name)

@@ -27,7 +27,6 @@ from parsim.scenario.rows import ATTENTION, read
 from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,
-    HIDDEN_EXCHANGES,
     NVLINK_DOMAIN,
     Software,
     attention_of,
@@ -35,11 +34,11 @@ from parsim.validate.defaults import (
     devices_of,
     dispatch_of,
     fusions_of,
-    hides_exchanges,
     latent_recipe_of,
     later_modules_of,
     modules_of,
     pads_experts,
+    pairs_micro_batches,
     ports_of,
     precision_of,
     release_of,
@@ -126,14 +125,10 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     precision = stack.precision(precision_of(row) or software.dtype)
     experts = recipe_of(row, precision, release_of(row))
     if experts:
-        graphs = {ANY: experts.graphs} if experts.graphs else {}
-        hidden = {ANY: HIDDEN_EXCHANGES[experts.dispatch]} if experts.overlaps else {}
-        stack = replace(stack, dispatch=experts.dispatch, graphs=graphs, hidden_exchanges=hidden)
+        stack = replace(stack, dispatch=experts.dispatch, graphs={ANY: experts.graphs} if experts.graphs else {})
     stack = replace(stack, fusions=fusions_of(row, stack.fusions), dispatch=dispatch_of(row) or stack.dispatch)
-    if hides_exchanges(row):
-        stack = replace(stack, hidden_exchanges={ANY: HIDDEN_EXCHANGES[stack.dispatch]})
-    waits = stack.waits_for_loads and not pads_experts(row) and ANY not in stack.hidden_exchanges
-    stack = replace(stack, waits_for_loads=waits)
+    overlaps = experts.overlaps if experts else pairs_micro_batches(row)
+    stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row) and not overlaps)
     model = _model(row, software)
     latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
     if latent and latent.attention and not row.says("recompute"):
@@ -146,6 +141,9 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     elif modules := modules_of(row):
         plan = replace(plan, recompute="none", recompute_modules=modules)
     num_devices = devices_of(row) or plan.num_devices
+    paired = replace(plan, schedule="combined_1f1b")
+    if overlaps and not legality.faults(paired, model, batch, num_devices, stack=stack):
+        plan = paired
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
     cluster = _cluster(row, num_devices)

@@ -293,11 +293,6 @@ def pads_experts(row: TableRow) -> bool:
 # yanring/Megatron-MoE-ModelZoo, model_configs/benchmarking: 1e-3 or 1e-4, whose size takes no time.
 AUXILIARY_LOSS: Final = 1e-3
 
-# The part of exchanges that layers of another micro_batch hide, 30 billion parameters on 16 H100: NVIDIA-NeMo/Megatron-Bridge@067f987d,
-# skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md.  By nodes (HybridEP) of 8.25 s a step, 10.83 s with overlap of which 3.96 s
-# are hidden, 6.87 s stay; of a message a slot a step of 41.25 s takes 31.31 s, 9.94 s less, where its exchanges take 19.5 s by the law.
-HIDDEN_EXCHANGES: Final[Mapping[str, float]] = {PER_NODE: 0.17, ALL_TO_ALL: 0.51}
-
 
 def later_modules_of(row: TableRow) -> int:
     """The modules that predict later tokens, as the flags of Megatron Core in its notes say."""
@@ -305,7 +300,7 @@ def later_modules_of(row: TableRow) -> int:
     return int(said[1]) if said else 0
 
 
-def hides_exchanges(row: TableRow) -> bool:
+def pairs_micro_batches(row: TableRow) -> bool:
     """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
     return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
 

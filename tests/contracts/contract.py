@@ -9,7 +9,7 @@ import numpy as np
 
 from parsim.cluster.scalars import Ints
 from parsim.collectives import CollectiveAlgorithm, chunk_elements, num_chunks
-from parsim.schedules import SCHEDULES, Action, Columns, Phase, check, columns, find, rounds
+from parsim.schedules import SCHEDULES, Action, Columns, Phase, Rounds, check, columns, find, rounds
 from parsim_kernels import Machine, fabric
 from schedule_orders import actions_of, in_order, states_of
 
@@ -152,6 +152,20 @@ def columns_are_the_order(name: str) -> None:
             if sends:
                 previous[rank, step] = index
         in_levels(held)
+        pairs_wait_for_neither(held, p * v // find(name, p).num_copies)
+
+
+def pairs_wait_for_neither(held: Columns, stages_a_copy: int) -> None:
+    """A forward, and behind it a whole backward of another micro_batch, whose own forward is done."""
+    actions, backward = held.actions(), held.phases[1:]
+    begins = np.flatnonzero(held.ends != np.arange(len(held.ends))).tolist()
+    assert sorted(row + more for row in begins for more in range(len(held.phases))) == np.flatnonzero(held.paired).tolist()
+    for row in begins:
+        (forward, *behind), rank = actions[row : row + len(held.phases)], held.rank[row : row + len(held.phases)]
+        assert forward.phase is Phase.F and [each.phase for each in behind] == [*backward] and held.ends[row] == row + 1
+        assert len({(each.stage, each.micro_batch) for each in behind}) == 1 and len(set(rank.tolist())) == 1
+        copies = {each.stage // stages_a_copy for each in (forward, behind[0])}
+        assert forward.micro_batch != behind[0].micro_batch or len(copies) == 2
 
 
 def in_levels(held: Columns) -> None:
@@ -159,7 +173,8 @@ def in_levels(held: Columns) -> None:
     level = {int(row): number for number, rows in enumerate(held.levels) for row in rows}
     assert len(level) == len(held.rank) == sum(map(len, held.levels))
     for row, own in level.items():
-        earlier = [level[int(each[row])] for each in (held.before, held.awaits, held.sent_before) if each[row] >= 0]
+        earlier = [level[int(held.before[row])]] if held.before[row] >= 0 else []
+        earlier += [level[int(held.ends[held.awaits[row]])]] if held.awaits[row] >= 0 else []  # with which its message leaves
         assert own == max(earlier, default=-1) + 1
 
 
@@ -172,16 +187,33 @@ def rounds_are_the_order(name: str) -> None:
         held, (each, loops) = columns(name, p, v, m), rounds(name, p, v, m)
         levels = [*each.head, *each.loop * loops, *each.tail]
         assert len(levels) == len(held.levels)
-        action, there, closing = held.phase * p * v + held.stage, {each.num_rows - 2: -1}, []
+        alone, action, there, closing = held.phase * p * v + held.stage, names_of(held, each), {each.num_rows - 2: -1}, list[int]()
         for level, rows in zip(levels, held.levels, strict=True):
             assert level.action.tolist() == action[rows].tolist()
             assert np.arange(p)[level.rank].tolist() == held.rank[rows].tolist()
-            assert [there.get(row) for row in level.reads.tolist()] == [*held.awaits[rows].tolist(), *sends_before(held, rows)]
-            there.update((place, row) for place, row in zip(level.gives.tolist(), rows.tolist(), strict=True) if held.sends[row])
-            assert (level.gives[~held.sends[rows]] == each.num_rows - 1).all()
+            # Forwards of pairs leave their messages with their backwards.
+            late = [row - 1 for row in rows if row and held.ends[row - 1] == row != held.ends[row] - 1]
+            messages = np.array([*rows, *late])
+            assert [there.get(row) for row in level.reads.tolist()] == [*held.awaits[rows].tolist(), *sends_before(held, messages)]
+            assert level.sends.tolist() == alone[messages].tolist()
+            assert rows[np.arange(len(rows))[level.ends] if late else slice(None)].tolist() == [*rows, *held.ends[late]]
+            leaves = held.sends[messages] & (np.array([*(held.ends[rows] == rows), *late]) > 0)
+            there.update((place, row) for place, row in zip(level.gives[leaves].tolist(), messages[leaves].tolist(), strict=True))
+            assert (level.gives[~leaves] == each.num_rows - 1).all()
             closing += [] if level.closing is None else rows[level.closing].tolist()
         assert sorted(closing) == np.flatnonzero(held.closes).tolist()
-        assert each.closing.ravel().tolist() == action[held.closes].tolist()
+        assert each.closing.ravel().tolist() == alone[held.closes].tolist()
+        begins = held.ends != np.arange(len(held.ends))
+        assert each.times(loops).sum() == begins.sum()
+
+
+def names_of(held: Columns, each: Rounds) -> Ints:
+    """The number of each action: of a pair, that of its own where its backward begins, and the last elsewhere."""
+    pairs, found = each.pairs.tolist(), held.phase * (held.stage.max() + 1) + held.stage
+    found[held.paired] = each.first_pair + len(pairs)
+    for row in np.flatnonzero(held.ends != np.arange(len(held.ends))).tolist():
+        found[row + 1] = each.first_pair + pairs.index(held.stage[row : row + 2].tolist())
+    return found
 
 
 def sends_before(held: Columns, rows: Ints) -> list[int]:
@@ -198,18 +230,22 @@ def a_few_rounds_show_every_memory_state(name: str) -> None:
     for p, v, m in {*many, *legal_shapes(name)}:
         for rank, states in enumerate(states_of(name, p, v, m)):
             own = find(name, p).stages_of(rank, p, p * v)
-            in_flight, seen = {(c, k): 0 for c in range(v) for k in phases[:-1]}, defaultdict[tuple[int, Phase], set[tuple[int, ...]]](set)
-            for action in actions_of(name, p, v, m)[rank]:
+            in_flight = {(c, k): 0 for c in range(v) for k in phases[:-1]}
+            seen = defaultdict[tuple[int, Phase, int], set[tuple[int, ...]]](set)
+            actions, pairs = actions_of(name, p, v, m)[rank], find(name, p).pairs(rank, p, v, m).tolist()
+            inside = {place + more for place in pairs for more in range(1, len(phases))}
+            for place, action in enumerate(actions):
                 chunk, k = own.index(action.stage), phases.index(action.phase)
-                seen[chunk, action.phase].add(tuple(in_flight.values()))
+                if place not in inside:
+                    seen[chunk, action.phase, own.index(actions[place + 1].stage) if place in pairs else -1].add(tuple(in_flight.values()))
                 if action.phase != phases[-1]:
                     in_flight[chunk, action.phase] += 1
                 if k:
                     in_flight[chunk, phases[k - 1]] -= 1
             assert set(in_flight.values()) == {0}
             greatest = {
-                (state, chunk, phase)
-                for (chunk, phase), some in seen.items()
+                (state, chunk, phase, with_chunk)
+                for (chunk, phase, with_chunk), some in seen.items()
                 for state in some
                 if not any(other != state and all(a >= b for a, b in zip(other, state, strict=True)) for other in some)
             }

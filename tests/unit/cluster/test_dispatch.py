@@ -11,7 +11,7 @@ from parsim.cluster.dispatch import by_node_s
 from parsim.cluster.price import by_node_price, collective_price, load_of
 from parsim.cost import timing
 from parsim.estimator.estimate import stages_of
-from parsim.parallel.plan import ALL_TO_ALL, PER_NODE, Batch, Plan, Stack
+from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.schedules.phase import Phase
 from parsim.step.task import Collective
 from support import CLUSTER, MOE, STACK, scenario
@@ -52,13 +52,6 @@ def test_messages_a_slot_are_put_in_order_of_experts_where_a_rank_has_several(mo
     """A kernel reads and writes all slots of a rank: 1 us, and bytes at 0.8 of 1 GB/s."""
     assert order_s(monkeypatch, 2) == pytest.approx(1e-6 + 2 * (4 * 8 * 2 * 12 * 2) / (0.8 * 1e9), rel=1e-6)
     assert order_s(monkeypatch, 4) == 0
-
-
-def test_what_layers_of_another_micro_batch_hide_is_a_share_of_exchanges() -> None:
-    for dispatch in (ALL_TO_ALL, PER_NODE):
-        stack = replace(STACK, dispatch=dispatch)
-        shown, hidden = exchanges_s(stack), exchanges_s(replace(stack, hidden_exchanges={"toy": 0.25, "any": 0.5}))
-        assert hidden == pytest.approx({name: 0.75 * each for name, each in shown.items()})
 
 
 def test_a_token_that_chooses_more_experts_than_there_are_ranks_goes_to_each_once() -> None:

@@ -13,7 +13,7 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.plans import Plans
 from parsim.scenario import Scenario
 from parsim.simulator.run import simulate
-from support import CLUSTER, GPT, STACK, scenario
+from support import CLUSTER, GPT, MOE, NODE, STACK, scenario
 
 PLANS = {
     "replicas": Plan(data_parallel=8),
@@ -57,3 +57,19 @@ def test_no_schedule_changes_it() -> None:
     assert len(set(Priced(chosen, Plans.of(plans)).figures(busy_ps)[0].tolist())) == 1
     steps = [estimate(chosen, each) for each in plans]
     assert np.ptp([each.busy_s[0] for each in steps]) == 0
+
+
+def test_the_critical_rank_computes_or_communicates_longest() -> None:
+    """Behind a stage that computes more, one waits longer for exchanges of its experts: it is busy, and the other waits for it."""
+    model = replace(MOE, ffn_hidden_size=128, vocab_size=8)
+    slow = replace(CLUSTER, node=replace(NODE, law=replace(NODE.law, ring_bytes_per_s=1e5)))
+    chosen = scenario(model=model, batch=Batch(128, 8), cluster=slow)
+    plan = Plan(data_parallel=2, pipeline_parallel=2, expert_parallel=2)
+    found, trace = estimate(chosen, plan), simulate(chosen, plan, spans=True)
+    own = [[span for span in trace.spans if span.rank == rank and span.stream == "compute"] for rank in (0, 1)]
+    busy = [sum(span.end_ps - span.start_ps for span in spans if not span.name.startswith("pp:")) for spans in own]
+    computes = [sum(span.end_ps - span.start_ps for span in spans if ":" not in span.name) for spans in own]
+    assert computes[0] > computes[1] and busy[0] < busy[1]
+    assert found.critical_rank == 1 and sum(found.breakdown_s.values()) == pytest.approx(found.step_s, rel=1e-12)
+    idle = found.breakdown_s["bubble"] + found.breakdown_s["exposed_pp"]
+    assert idle == pytest.approx(found.step_s - busy[1] / 1e12, rel=1e-9)

@@ -19,20 +19,34 @@ def one_by_one(name: str, shape: tuple[int, int], count: int, spans: list[int], 
     """A plan's actions in an order in which they can run, each after its rank's last and after its message; closing ones are late."""
     p, v = shape
     held = schedules.columns(name, p, v, count)
-    actions = (held.phase * p * v + held.stage).tolist()
-    start, end, arrival = ([0] * (len(actions) + 1) for _ in range(3))  # the last is what nobody waits for
+    actions, takes = (held.phase * p * v + held.stage).tolist(), spans_of(held, spans)
+    start, end, left, arrival = ([0] * (len(actions) + 1) for _ in range(4))  # the last is what nobody waits for
     flying, starts = [0] * p, [0] * len(spans)
     waits = [*zip(held.before.tolist(), held.awaits.tolist(), held.sent_before.tolist(), held.closes.tolist(), strict=True)]
     for row in np.concatenate(held.levels).tolist():
-        before, awaits, sent_before, closes = waits[row]
+        before, awaits, _, closes = waits[row]
         start[row] = max(end[before], arrival[awaits])
-        end[row] = start[row] + spans[actions[row]] + closes * late[actions[row]]
-        arrival[row] = max(end[row], arrival[sent_before]) + sends[actions[row]]
-        flying[held.rank[row]] += start[row] - max(end[before], end[awaits])
+        end[row] = start[row] + takes[row] + closes * late[actions[row]]
+        for each in (row - 1, row) if row and held.ends[row - 1] == row else (row,) if held.ends[row] == row else ():
+            left[each] = end[row]  # of a pair, both messages
+            arrival[each] = max(end[row], arrival[waits[each][2]]) + sends[actions[each]]
+        flying[held.rank[row]] += start[row] - max(end[before], left[awaits])
         if closes:
             starts[actions[row]] = start[row]
     last = np.flatnonzero(np.diff(held.rank, append=p))
     return Passes(np.array(end)[last], np.array(starts), np.array(flying))
+
+
+def spans_of(held: schedules.Columns, spans: list[int]) -> list[int]:
+    """How long each action takes: a pair what it is drawn to where its backward begins, and nothing elsewhere."""
+    stages = held.stage.tolist()
+    pairs = sorted({(stages[row], stages[row + 1]) for row in np.flatnonzero(held.ends != np.arange(len(stages))).tolist()})
+    first = len(held.phases) * (max(stages) + 1)
+    actions = (held.phase * (max(stages) + 1) + held.stage).tolist()
+    found = [0 if paired else spans[action] for paired, action in zip(held.paired, actions, strict=True)]
+    for row in np.flatnonzero(held.ends != np.arange(len(stages))).tolist():
+        found[row + 1] = spans[first + pairs.index((stages[row], stages[row + 1]))]
+    return found
 
 
 def drawn(rng: np.random.Generator, name: str, p: int, v: int) -> tuple[Ints, Ints]:
@@ -58,11 +72,14 @@ def check_all(name: str, seed: int = 0) -> int:
             groups.setdefault(rounds, []).append((m, loops, int(rng.integers(6))))
         for rounds, members in groups.items():
             plans = [plan for _, _, plan in members]
+            num_pairs = len(rounds.pairs)
+            pairs = np.concatenate([rng.integers(1, 3 * spans.max(), (num_pairs, 6)), np.zeros((1, 6), dtype=np.int64)])
             late = rng.integers(0, 1000, spans.shape)
-            times = (each[:, plans] for each in (spans, sends, late))
+            own = np.concatenate([spans, pairs]), *(np.concatenate([each, pairs * 0]) for each in (sends, late))
+            times = (each[:, plans] for each in own)
             got = fold(rounds, np.array([loops for _, loops, _ in members]), *times, watch=True)
             for place, (m, loops, plan) in enumerate(members):
-                expected = one_by_one(name, (p, v), m, *(each[:, plan].tolist() for each in (spans, sends, late)))
+                expected = one_by_one(name, (p, v), m, *(each[:, plan].tolist() for each in own))
                 assert all((one[:, place] == other).all() for one, other in zip(got, expected, strict=True)), (p, v, m)
                 most = max(most, loops)
     return most

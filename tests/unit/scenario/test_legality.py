@@ -57,7 +57,7 @@ def test_a_plan_that_fits_has_no_fault(plan):
             "virtual_pipeline",
             "Legal virtual_pipeline: at most 3",
         ),
-        (Plan(pipeline_parallel=2, virtual_pipeline=2), "schedule", "Set schedule = breadth_first or dual_pipe_v or interleaved_1f1b or"),
+        (Plan(pipeline_parallel=2, virtual_pipeline=2), "schedule", "Set schedule = breadth_first or combined_1f1b or dual_pipe_v or"),
         (Plan(virtual_pipeline=2, schedule="interleaved_1f1b"), "virtual_pipeline", "needs a pipeline, but pipeline_parallel = 1"),
         (
             Plan(micro_batch=5),
@@ -68,7 +68,7 @@ def test_a_plan_that_fits_has_no_fault(plan):
         (Plan(pipeline_parallel=2, layers_per_stage=(6, 5)), "layers_per_stage", "Give 2 numbers that sum to 12"),
         (Plan(pipeline_parallel=2, layers_per_stage=(12,)), "layers_per_stage", "has 1 entries that sum to 12"),
         (Plan(pipeline_parallel=2, layers_per_stage=(12, 0)), "layers_per_stage", "positive whole number"),
-        (Plan(schedule="1f1"), "schedule", "unknown schedule '1f1' (did you mean '1f1b'?). Legal: 1f1b, breadth_first, dual_pipe"),
+        (Plan(schedule="1f1"), "schedule", "unknown schedule '1f1' (did you mean '1f1b'?). Legal: 1f1b, breadth_first, combined"),
         (Plan(recompute="some"), "recompute", "Legal: none, selective, full"),
         (Plan(gradient_sync="sum"), "gradient_sync", "Legal: all_reduce, master"),
         (Plan(tensor_parallel=0), "tensor_parallel", "tensor_parallel = 0 is not a positive whole number"),

@@ -38,17 +38,17 @@ def test_compute_waits_for_what_it_reads_and_for_nothing_else() -> None:
 
 def test_two_of_one_stream_run_one_after_the_other_and_a_wait_sees_both() -> None:
     both = [item(10, "tp"), item(10), item(30, "tp"), item(1)]
-    assert fold([*both, item(0, task=Wait("segment", streams=("tp",)))]) == FoldedAction(40, (), None)
+    assert fold([*both, item(0, task=Wait("segment", streams=("tp",)))]) == FoldedAction(40, (), ())
 
 
 def test_what_nobody_waits_for_goes_on_when_the_action_has_ended() -> None:
     found = fold([item(10), item(70, "dp", makes="d_w"), item(20)])
-    assert found == FoldedAction(30, (Beside("dp", 10, 70, KERNEL),), None)
+    assert found == FoldedAction(30, (Beside("dp", 10, 70, KERNEL),), ())
 
 
 def test_a_message_leaves_when_compute_has_ended() -> None:
     sent: Task = Send("send", None, None, "send_F")  # type: ignore[arg-type]
-    assert fold([item(10), item(7, "send_F", task=sent)]) == FoldedAction(10, (), Beside("send_F", 10, 7, sent))
+    assert fold([item(10), item(7, "send_F", task=sent)]) == FoldedAction(10, (), (Beside("send_F", 10, 7, sent),))
 
 
 def test_launching_is_a_floor_under_the_time_of_kernels() -> None:
@@ -100,7 +100,7 @@ def test_mutant_a_message_without_time_ends_the_step_too_early(monkeypatch: pyte
 
     def hasty(items: list[StreamItem]) -> FoldedAction:
         found = fold(items)
-        return found._replace(message=found.message and found.message._replace(ps=0))
+        return found._replace(messages=tuple(each._replace(ps=0) for each in found.messages))
 
     monkeypatch.setattr("parsim.simulator.program.fold", hasty)
     assert run(made).step_ps < right

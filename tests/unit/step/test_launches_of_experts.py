@@ -75,11 +75,12 @@ def test_latent_attention_turns_queries_and_the_keys_of_all_heads_in_ten_calls_e
 
 
 def test_no_kernel_waits_for_launches_while_another_micro_batch_runs() -> None:
-    found, _ = launches(SPREAD, Phase.F)
-    hides = replace(WAITS, hidden_exchanges={"any": 0.5})
-    case = scenario(model=MOE, batch=Batch(8, 8), stack=hides)
-    assert int(stages_of(case, SPREAD).workload.ps(found)[0]) == 0
-    assert not [str(each) for each in verify_plan(case, SPREAD, "toy") if not each.ok]
+    plan = replace(SPREAD, schedule="combined_1f1b")
+    case = scenario(model=replace(MOE, num_dense_layers=0), batch=Batch(8, 8), stack=WAITS)
+    workload = stages_of(case, plan).workload
+    (both,) = (run for run in workload.pair_of(0, 0).lists if run.segment.name == "expert_layer and expert_layer")
+    launched = [task for task in both.tasks if isinstance(task, Launches)]
+    assert [task.stream for task in launched] == [LAUNCH] * 2 and all(workload.ps(task)[0] for task in launched)
 
 
 def added_s(num_layers: int = 1) -> float:
