@@ -52,6 +52,7 @@ _SHAH = "Shah et al. 2024 (arXiv:2407.08608), section 1: FlashAttention-3 is 1.5
 _ON_HOPPER = "assumed: beside FlashAttention-2 as on Ampere"
 _ASSUMED = "assumed: the law, which no table of this device stands behind, is taken for it"
 _CUDNN = "assumed: as fast as the kernel that the law was fitted to"
+_ON_H200 = "measured on one H200 SXM, cuDNN 9.19, torch 2.11, 29 November 2026, tests/benchmarks/bench_gpu.py"
 _ROCM = "Dao-AILab/flash-attention, README: FlashAttention-2 on MI200 and MI300 is composable_kernel's; the rate is assumed"
 
 TABLE: Final[Mapping[tuple[str, str], FlashKernel]] = {
@@ -70,7 +71,7 @@ TABLE: Final[Mapping[tuple[str, str], FlashKernel]] = {
     ("flash_1_triton", "Hopper"): FlashKernel(1 / 1.4 / 1.75, 1 / 2 / 1.625, _ON_HOPPER),
     ("flash_2", "Hopper"): FlashKernel(1 / 1.75, 1 / 1.625, _SHAH),
     ("flash_3", "Hopper"): FlashKernel(1, 1, _FITTED_2),
-    ("cudnn", "Hopper"): FlashKernel(0.9, 1, "arXiv:2407.08608, figures: 539 to 600 TFLOP/s forward, FlashAttention-3 616 to 648"),
+    ("cudnn", "Hopper"): FlashKernel(1, 1, f"{_ON_H200}; 0.94 to 1.05 forward and 1.07 to 1.16 backward of the law at head_dim 128"),
     ("cudnn", "Blackwell"): FlashKernel(1, 1, f"{_CUDNN}; SimuMax's backward kernels of the B200 gave the law's backward rate"),
     ("flash_2", "Blackwell RTX"): FlashKernel(1, 1, "the law was fitted to flashinfer's, which is FlashAttention-2"),
     ("cudnn", "Blackwell RTX"): FlashKernel(1, 1, _CUDNN),
