@@ -137,12 +137,21 @@ LITE: dict[str, Any] = {
     },
     **{"num_attention_heads": 16, "num_key_value_heads": 16, "q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128},
     **{"qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6},
-    **{"first_k_dense_replace": 1, "moe_layer_freq": 1, "vocab_size": 102400, "max_position_embeddings": 163840, "scoring_func": "softmax"},
+    **{
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "greedy",
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "vocab_size": 102400,
+        "max_position_embeddings": 163840,
+        "scoring_func": "softmax",
+    },
 }
 MOONLIGHT = {
     **LITE,
     **{"model_type": "deepseek_v3", "intermediate_size": 11264, "vocab_size": 163840, "max_position_embeddings": 8192},
-    "scoring_func": "sigmoid",
+    **{"scoring_func": "sigmoid", "topk_method": "noaux_tc"},
 }
 KIMI = {
     **{**MOONLIGHT, "model_type": "kimi_k2", "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048},

@@ -80,7 +80,10 @@ _DEEPSEEK: Final = _Family(
         **{"num_experts": "n_routed_experts", **_CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
         "num_dense_layers": "first_k_dense_replace",
     },
-    {"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank", "mtp_layers": _LATER},
+    {
+        **{"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank", "mtp_layers": _LATER},
+        **{"expert_groups": "n_group", "groups_per_token": "topk_group"},
+    },
     only={**_NO_BIAS, "moe_layer_freq": 1},
     left_out={"q_lora_rank": 1536},
     shared="n_shared_experts",
@@ -201,6 +204,8 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         raise ScenarioError(f"quantization_config: quant_method {said} is not read; {' and '.join(_STORED_AS)} are")
     if config.get(_LATER) == 0:
         config[_LATER] = None
+    if config.get("topk_method") == "greedy":  # among all experts, whatever groups there are
+        config |= {"n_group": 1, "topk_group": 1}
     own = {*family.counts.values(), *family.optional.values(), *family.biases.values()}
     for key, legal in {**_ONLY, **family.only}.items():
         if key not in own and config.get(key) not in (None, legal):

@@ -173,6 +173,7 @@ ROOM = {
     "loads of experts that are given or stand in files": 130,
     "rates by what passes each link": 25,
     "experts of a capacity": 60,
+    "groups of experts that a token may use": 70,
     "an auxiliary loss that balances loads": 35,
 }
 

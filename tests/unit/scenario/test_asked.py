@@ -97,7 +97,7 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
     ("section", "keys", "said"),
     [
         ("model", ("n_shared_experts",), "give the width together: shared_ffn_hidden_size"),
-        ("model", ("routed_scaling_factor", "moe_router_load_balancing_type", "n_group"), "routers have one form"),
+        ("model", ("routed_scaling_factor", "moe_router_load_balancing_type"), "routers have one form"),
         ("plans", ("lora_rank", "lora", "quantization", "freeze", "load_in_4bit", "peft"), "adapters (LoRA) and quantized weights are not"),
         ("batch", ("mode", "prompt_length", "output_length", "max_new_tokens"), "inference is not built"),
         ("training", ("train_iters", "max_steps"), "give training.total_tokens: steps x global_batch x sequence_length"),
