@@ -42,13 +42,14 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
         pairs = sizes.causal_pairs(queries, keys, turns, window) if causal else local(queries, "Q") * local(keys, "Z")
         of_keys, of_values = head_widths(task, sizes)
         return 2 * query_heads(queries, sizes) * (cost.matmuls[0] * of_keys + cost.matmuls[1] * of_values) * pairs
-    if not cost.per_element:
+    per_element = int(task.attributes["flops"]) if cost.told else cost.per_element
+    if not per_element:
         return sizes.zero
     count = elements(task.inputs[cost.operand], sizes, held)
     if part := str(task.attributes.get(PART, "")).removeprefix("extent:"):
         row = operands(task)[cost.operand].sharding
         count = count // sizes.local(row, row.dims[-1]) * sizes.dims[part]
-    return cost.per_element * count
+    return per_element * count
 
 
 def operands(task: Compute) -> tuple[Operand, ...]:

@@ -7,6 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from typing import Any
 
+from parsim.errors import did_you_mean
+from parsim.model import gates
 from parsim.model.loads import NO_SLOTS, Slots, expert_loads, slot_tokens, slots_in_groups, zipf
 from parsim.model.spec import ModelSpec, figure
 
@@ -34,10 +36,10 @@ class RoutedSpec(ModelSpec):
     expert_groups: int = figure("groups of experts side by side, such as those of a node; 0 and 1: all are one", 0, zero=True)
     groups_per_token: int = figure("with expert_groups how many of them a token's experts are from, at most; 0: all", 0, zero=True)
     gates: str = figure(
-        "what weighs the experts that a token chose: shares of exponentials or of sigmoids of their logits, or each one's own sigmoid",
+        "what weighs the experts that a token chose: softmax or sigmoid over them, pre_softmax over all, own_sigmoid, expert_choice",
         "softmax",
-        legal=("softmax", "sigmoid", "own_sigmoid"),
     )
+    gate_scale: float = figure("what gates are multiplied by", 1.0, most=1_000)
     gates_on_input: bool = figure("whether they weigh what enters an expert, not what its nonlinearity gives", False)
     load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
     load_shares: tuple[float, ...] = figure(
@@ -78,6 +80,12 @@ class RoutedSpec(ModelSpec):
         beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
         if beside and not self.num_experts:
             return f"{beside} = {getattr(self, beside)} goes with experts, but num_experts = 0"
+        if self.gates not in gates.names():
+            return f"gates = {self.gates} is none{did_you_mean(self.gates, gates.names())}; known: {', '.join(gates.names())}"
+        if not self.gate_scale:
+            return "gate_scale = 0.0 leaves nothing of what experts compute; 1 scales nothing"
+        if self.limits_groups and gates.gate(self.gates).choose is not slot_tokens:
+            return f"groups_per_token = {self.groups_per_token} limits what tokens choose, but gates = {self.gates} chooses otherwise"
         if self.pad_to_capacity and not self.capacity_factor:
             return "pad_to_capacity = true pads to the capacity that capacity_factor states, which is 0; give one"
         return self._groups_misfit() or self._loads_misfit()
@@ -124,7 +132,7 @@ class RoutedSpec(ModelSpec):
         loads = expert_loads(run * self.experts_per_token, self.num_experts, run, self._shares)
         if self.limits_groups:
             return slots_in_groups(loads, run, self.expert_groups, self.groups_per_token)
-        return Slots(loads, slot_tokens(loads, run))
+        return Slots(loads, gates.gate(self.gates).choose(loads, run))
 
     def slots(self, sequence_length: int) -> Slots:
         """Those that fit in the capacity of experts.  Source: Lepikhin et al. 2020 (arXiv:2006.16668), section 2.2; NVIDIA/Megatron-LM,

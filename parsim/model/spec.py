@@ -31,7 +31,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """What a scenario may state for a field of a spec: text is one of `legal`, a fraction at least 0 and below 1."""
+    """What a scenario may state for a field of a spec: text is one of `legal`, where there are some; a fraction at least 0 and below 1."""
 
     description: str
     legal: tuple[str, ...] = ()

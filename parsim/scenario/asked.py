@@ -96,6 +96,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "num_dense_layers": "first_k_dense_replace",
         "mtp_layers": "mtp_num_layers num_nextn_predict_layers",
         "mtp_loss_weight": "mtp_loss_scaling_factor",
+        "gate_scale": "routed_scaling_factor moe_router_topk_scaling_factor route_scale routing_scaling_factor",
         "gates": "scoring_func moe_router_score_function score_func",
         "balance_coefficient": "aux_loss_coef* aux_loss_alpha router_aux_loss_coef moe_aux_loss_coeff* load_balance_coeff",
         "capacity_factor": "expert_capacity_factor moe_expert_capacity_factor moe_capacity_factor expert_capacity",
@@ -132,8 +133,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 SAID: Final[Mapping[str, str]] = {
     "of experts that all tokens pass give the width together: shared_ffn_hidden_size": "n_shared_experts num_shared_experts shared_expert*",
-    "routers have one form: gates are shares of the experts chosen, load_skew or load_shares say loads, and what is dropped comes last": (
-        "moe* expert_* router* aux_loss* z_loss* norm_topk_prob topk_method routed_scaling_factor"
+    "routers are said by gates, gate_scale, expert_groups and load_skew or load_shares, and what is dropped comes last": (
+        "moe* expert_* router* aux_loss* z_loss* norm_topk_prob topk_method"
     ),
     "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
         "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"

@@ -244,14 +244,19 @@ def _text_of_llama4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shared_experts(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
-    """The width of all shared experts, and what gates are, where a family has such experts."""
+    """The width of all shared experts, and what gates are and are multiplied by, where a family has such experts."""
     if not family.shared:
         return {}
     gates = config.get("scoring_func", "sigmoid" if config["model_type"] != "deepseek_v2" else "softmax")
     if gates not in ("softmax", "sigmoid"):
         raise ScenarioError(f"scoring_func = {show(gates)} is not read; softmax and sigmoid are")
+    scale = config.get("routed_scaling_factor") or 1.0
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1000:
+        raise ScenarioError(f"routed_scaling_factor must be a number above 0, not {show(scale)}")
+    if not config.get("norm_topk_prob", gates == "sigmoid"):
+        gates = {"softmax": "pre_softmax", "sigmoid": "own_sigmoid"}[gates]
     number = _count(config, family.shared) if config.get(family.shared) is not None else 0
-    return {"shared_ffn_hidden_size": number * _count(config, "moe_intermediate_size"), "gates": gates}
+    return {"shared_ffn_hidden_size": number * _count(config, "moe_intermediate_size"), "gates": gates, "gate_scale": float(scale)}
 
 
 def _config(path: Path) -> dict[str, Any]:

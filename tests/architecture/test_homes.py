@@ -174,6 +174,7 @@ ROOM = {
     "rates by what passes each link": 25,
     "experts of a capacity": 60,
     "groups of experts that a token may use": 70,
+    "gates, a file each": 200,
     "an auxiliary loss that balances loads": 35,
 }
 

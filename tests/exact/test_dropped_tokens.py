@@ -78,14 +78,13 @@ def _gates_of_what_is_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def _dropped_choices_do_not_count_backward(patch: pytest.MonkeyPatch) -> None:
-    right = experts._shares
+    right = experts.route_again_grad
 
     def grad(inputs, attributes, out=experts.fresh):  # type: ignore[no-untyped-def]
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(experts, "_shares", lambda *asked: right(*asked) * 0.5)
-            return experts.route_dropping_grad(inputs, attributes, out)
+        kept = attributes["loads"], attributes["tokens"]
+        return right(inputs, {**attributes, "chosen": kept}, out)
 
-    patch.setattr("parsim_kernels.machine.KERNELS", {**KERNELS, "route_dropping_grad": grad})
+    patch.setattr("parsim_kernels.machine.KERNELS", {**KERNELS, "route_again_grad": grad})
 
 
 def _the_last_tokens_are_kept(patch: pytest.MonkeyPatch) -> None:
