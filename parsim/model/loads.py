@@ -25,14 +25,19 @@ class Slots(NamedTuple):
         starts = np.cumsum((0, *self.loads))[:: len(self.loads) // num_ranks].tolist()
         return tuple(items[start:stop] for start, stop in pairwise(starts))
 
-    def within(self, capacity: int, *, padded: bool) -> Slots:
-        """Of each expert no more than the first `capacity` tokens of a run, or as many slots, of which some are empty: token -1.
+    def within(self, capacity: int, *, padded: bool, policy: str = "position") -> Slots:
+        """Of each expert no more than `capacity` tokens of a run, or as many slots, of which some are empty: token -1.
+
+        By position the first are kept; by probs those of the largest gates, which are drawn as choices are.
 
         >>> Slots((3, 1), (0, 1, 2, 2)).within(2, padded=True)
         Slots(loads=(2, 2), tokens=(0, 1, 2, -1))
         """
-        ends = np.cumsum(self.loads).tolist()
-        kept = [sorted(self.tokens[end - load : end])[:capacity] for end, load in zip(ends, self.loads, strict=True)]
+        ends, draw = np.cumsum(self.loads).tolist(), np.random.default_rng(len(self.loads))
+        kept = [sorted(self.tokens[end - load : end]) for end, load in zip(ends, self.loads, strict=True)]
+        if policy == "probs":
+            kept = [draw.permutation(own).tolist() for own in kept]
+        kept = [sorted(own[:capacity]) for own in kept]
         kept = [[*own, *[-1] * (capacity - len(own))] for own in kept] if padded else kept
         return Slots(tuple(map(len, kept)), tuple(token for own in kept for token in own))
 

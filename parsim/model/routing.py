@@ -46,9 +46,12 @@ class RoutedSpec(ModelSpec):
         "how tokens choose experts, a number each: shares, or tokens; file:PATH names a CSV or JSON file of tokens by layer and expert", ()
     )
     capacity_factor: float = figure(
-        "times an even share of the tokens of a run that an expert takes, the first ones; others are dropped; 0: none are",
+        "times an even share of the tokens of a run that an expert takes, as drop_policy says; others are dropped; 0: none are",
         0.0,
         most=100_000,
+    )
+    drop_policy: str = figure(
+        "which tokens an expert of a capacity keeps: the first, or those of the largest gates", "position", legal=("position", "probs")
     )
     pad_to_capacity: bool = figure("whether each expert computes as many rows as it may take, some of them empty", False)
     balance_coefficient: float = figure("times the auxiliary loss that balances loads, which adds to gradients of routers; 0: none", 0.0)
@@ -86,6 +89,8 @@ class RoutedSpec(ModelSpec):
             return "gate_scale = 0.0 leaves nothing of what experts compute; 1 scales nothing"
         if self.limits_groups and gates.gate(self.gates).choose is not slot_tokens:
             return f"groups_per_token = {self.groups_per_token} limits what tokens choose, but gates = {self.gates} chooses otherwise"
+        if self.drop_policy != "position" and not self.capacity_factor:
+            return f"drop_policy = {self.drop_policy} goes with capacity_factor, which is 0; give one"
         if self.pad_to_capacity and not self.capacity_factor:
             return "pad_to_capacity = true pads to the capacity that capacity_factor states, which is 0; give one"
         return self._groups_misfit() or self._loads_misfit()
@@ -136,12 +141,12 @@ class RoutedSpec(ModelSpec):
 
     def slots(self, sequence_length: int) -> Slots:
         """Those that fit in the capacity of experts.  Source: Lepikhin et al. 2020 (arXiv:2006.16668), section 2.2; NVIDIA/Megatron-LM,
-        megatron/core/transformer/moe/moe_utils.py (get_capacity, drop_policy position)."""
+        megatron/core/transformer/moe/moe_utils.py (get_capacity, drop_policy)."""
         chosen = self.slots_chosen(sequence_length)
         if not self.capacity_factor or not chosen.loads:
             return chosen
         capacity = math.ceil(Fraction(str(self.capacity_factor)) * len(chosen.tokens) / self.num_experts)
-        return chosen.within(capacity, padded=self.pad_to_capacity)
+        return chosen.within(capacity, padded=self.pad_to_capacity, policy=self.drop_policy)
 
     @property
     def _shares(self) -> tuple[float, ...]:

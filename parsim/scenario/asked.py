@@ -100,6 +100,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "gates": "scoring_func moe_router_score_function score_func",
         "balance_coefficient": "aux_loss_coef* aux_loss_alpha router_aux_loss_coef moe_aux_loss_coeff* load_balance_coeff",
         "capacity_factor": "expert_capacity_factor moe_expert_capacity_factor moe_capacity_factor expert_capacity",
+        "drop_policy": "moe_token_drop_policy token_drop_policy",
         "pad_to_capacity": "moe_pad_expert_input_to_capacity pad_expert_input_to_capacity drop_pad drop_and_pad",
         "load_shares": "expert_loads tokens_per_expert expert_shares load_per_expert",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",

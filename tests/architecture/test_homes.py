@@ -172,7 +172,7 @@ ROOM = {
     "exchanges with experts by nodes, executed and counted by level": 220,
     "loads of experts that are given or stand in files": 130,
     "rates by what passes each link": 25,
-    "experts of a capacity": 60,
+    "experts of a capacity": 75,
     "groups of experts that a token may use": 70,
     "gates, a file each": 200,
     "an auxiliary loss that balances loads": 35,
