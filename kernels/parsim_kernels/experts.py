@@ -158,6 +158,35 @@ def _weights_of_shares(attributes: Attributes) -> Array:
     return np.asarray(number(attributes, "scale") * len(loads) * loads / loads.sum())
 
 
+def count_choices(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """How many tokens chose each expert [N], of logits [B T N].  A FLOP a logit.
+
+    >>> count_choices((np.zeros((1, 4, 2)),), {"run": 2, "chosen": ((2, 0), (0, 1))})[0][0].tolist()
+    [4.0, 0.0]
+    """
+    (logits,) = inputs
+    found: Any = attributes["chosen"]
+    y = out(logits.shape[-1:], real(logits))
+    y[...] = np.array(found[0]) * len(_by_run(logits, attributes))
+    return (y,), logits.size
+
+
+def steer(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """Biases [N] a step of attributes["rate"] nearer to equal loads, from (biases, counts).  4 n FLOPs.
+
+    Source: Wang et al. 2024 (arXiv:2408.15664), algorithm 1.
+
+    >>> steer((np.zeros(3), np.array([4.0, 1.0, 1.0])), {"rate": 0.5})[0][0].tolist()
+    [-0.5, 0.5, 0.5]
+    """
+    biases, counts = inputs
+    same_shape(biases, counts)
+    moved = biases + number(attributes, "rate") * np.sign(counts.mean() - counts)
+    y = out(biases.shape, real(biases, counts))
+    y[...] = moved
+    return (y,), 4 * biases.size
+
+
 def grouped_gemm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """A contraction as `einsum` for each expert E with its rows X, as in "X G D, E D J -> X G J".  2 x the product of all extents but E.
 

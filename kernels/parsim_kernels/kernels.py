@@ -71,6 +71,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "route": experts.route,
         "route_grad": experts.route_grad,
         "route_again_grad": experts.route_again_grad,
+        "count_choices": experts.count_choices,
+        "steer": experts.steer,
         "balance_loss": experts.balance_loss,
         "balance_loss_grad": experts.balance_loss_grad,
         "grouped_gemm": experts.grouped_gemm,

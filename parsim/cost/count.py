@@ -15,7 +15,7 @@ from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Ints, Sizes
-from parsim.model.dims import GRADIENT, MASTER
+from parsim.model.dims import FLOAT32, GRADIENT, MASTER
 from parsim.model.itemsize import exact_bytes, itemsize_of
 from parsim.model.op_kinds import COSTS, PART
 from parsim.parallel.optimizer import OPTIMIZERS
@@ -142,7 +142,7 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
     size = sizes.itemsize_bytes
     if "optimizer" in task.attributes:
         return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[task.inputs[1].dtype])
-    moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT]}
+    moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "steer": 3 * size[FLOAT32]}
     if task.kernel in moved:
         return moved[task.kernel]
     source, target = task.inputs[0], task.outputs[0]

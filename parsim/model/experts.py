@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 
 from parsim.model.dims import FLOAT32
 from parsim.model.gates import gate
-from parsim.model.op import Gradient, Op
+from parsim.model.op import COUNT, Gradient, Op
 from parsim.model.transformer import TransformerArchitecture
 
 MATRICES = {"gate": "D J", "up": "D J", "down": "J D"}  # of each expert
 ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
+STEER = "router.steer"  # the bias that steers choices
 _SLOTS = (("run", "run"), ("tokens", "tokens"), ("inner", "local:T"))
 _CHOSEN = (("loads", "loads:N"), ("chosen", "chosen"), *_SLOTS)
 _OWN = (("loads", "loads:E"),)
@@ -31,6 +32,9 @@ def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture,
     if kind.bias:
         yield Op("router_bias", "B T N, N -> B T N", (logits, "router.bias"), ("router_logits",), "bias", (FLOAT32,), in_place=True)
     yield _route(kind)
+    if kind.steers:
+        counted = (("chosen", "chosen"), ("run", "run"))
+        yield Op("count_choices", "B T N -> N", ("router_logits",), (COUNT + STEER,), "count_choices", (FLOAT32,), counted)
     if kind.balance_loss:
         own = (Gradient("router_logits", "balance_loss_grad", ("router_logits",)),)
         told = (("chosen", "chosen"), ("scale", "balance_coefficient"))

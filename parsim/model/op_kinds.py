@@ -78,12 +78,14 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "position": (_IDENTITY_0, Gradient("x1", "position_grad", ("dy", "x1"))),
 }
 # Masks, tokens and labels: an input that comes to life where it is first needed.  The steps of the loss are differentiated as one
-# (softmax minus one-hot), so they have no gradients of their own.  Routing has that of its gate's file.
-_WITHOUT_GRADIENT: Final = ("draw", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum", "balance_loss", "route")
+# (softmax minus one-hot), so they have no gradients of their own.
+_WITHOUT_GRADIENT: Final = ("draw", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum")
+# Ops of routing, which state their gradients themselves, or have none.
+_OF_ROUTING: Final = ("balance_loss", "route", "count_choices")
 
 KINDS: Final = {
     **{name: Kind(name, gradients) for name, gradients in _GRADIENTS.items()},
-    **{name: Kind(name) for name in _WITHOUT_GRADIENT},
+    **{name: Kind(name) for name in (*_WITHOUT_GRADIENT, *_OF_ROUTING)},
     "row_max": Kind("row_max", operator="max"),
     "sink_attention": Kind("flash_attention", (*_GRADIENTS["flash_attention"], Gradient("x3", "sinks_grad", ("y0", "dy", "y1", "x3"), ()))),
 }
@@ -128,6 +130,7 @@ COSTS: Final = {
     },
     **dict.fromkeys(("flatten", "unflatten", "join", "permute"), Cost(0)),
     **{"route": Cost(told=True), "route_grad": Cost(operand=-1, told=True), "route_again_grad": Cost(told=True)},
+    **{"count_choices": Cost(1), "steer": Cost(4)},
     **{"balance_loss": Cost(5), "balance_loss_grad": Cost(7)},
     **{"unpermute": Cost(1), "weigh": Cost(1), "weigh_grad": Cost(2)},
     **{"grouped_gemm": Cost(family="gemm"), "weighted_swiglu": Cost(6), "weighted_swiglu_grad": Cost(19)},

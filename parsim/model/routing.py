@@ -19,6 +19,7 @@ _OF_EXPERTS = (
     "load_shares",
     "capacity_factor",
     "balance_coefficient",
+    "steer_rate",
 )  # figures that need some
 
 
@@ -55,6 +56,10 @@ class RoutedSpec(ModelSpec):
     )
     pad_to_capacity: bool = figure("whether each expert computes as many rows as it may take, some of them empty", False)
     balance_coefficient: float = figure("times the auxiliary loss that balances loads, which adds to gradients of routers; 0: none", 0.0)
+    steer_rate: float = figure(
+        "how far a step moves the bias that steers choices of an expert, up where its load is below the mean, else down; 0: none",
+        0.0,
+    )
     num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
     expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
@@ -67,6 +72,11 @@ class RoutedSpec(ModelSpec):
         """Whether a layer has experts in place of a dense MLP."""
         place = layer - self.num_dense_layers
         return self.num_experts > 0 and place >= 0 and (place + 1) % self.expert_layer_every == 0
+
+    @property
+    def steering(self) -> float:
+        """As stated."""
+        return self.steer_rate
 
     @property
     def limits_groups(self) -> bool:

@@ -127,6 +127,11 @@ class ModelSpec(ABC):
         """What the loss of a module that predicts a later token is multiplied by."""
         return 0.0
 
+    @property
+    def steering(self) -> float:
+        """How far a step moves the biases that steer choices of experts."""
+        return 0.0
+
     def sequence_fault(self, sequence_length: int) -> str:
         """Why the model takes no sequences of so many tokens; "" where it does."""
         return ""

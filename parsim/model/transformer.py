@@ -58,6 +58,7 @@ class TransformerArchitecture(Architecture):
     gates_on_input: bool = False
     capacity: bool = False
     balance_loss: bool = False
+    steers: bool = False  # routers have biases that follow loads
     latent: bool = False
     query_latent: bool = False
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
@@ -121,6 +122,8 @@ class TransformerSpec(RoutedSpec):
         """What does not fit in the figures; "" where all do."""
         if self.mtp_layers and (self.head != "next_token" or self.norm_last):
             return f"mtp_layers = {self.mtp_layers} goes with head = next_token and norm_last = false"
+        if self.mtp_layers and self.steer_rate:
+            return "steer_rate is not built with mtp_layers; leave one out"
         if found := self._latent_misfit() or self._window_misfit():
             return found
         if stated.get("head_dim") is None and not self.kv_lora_rank and self.hidden_size % self.num_heads:
@@ -197,6 +200,7 @@ class TransformerSpec(RoutedSpec):
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
         found |= {"later": self.form(self.num_layers - 1) if self.mtp_layers else None}
         found |= {"capacity": self.capacity_factor > 0, "balance_loss": self.balance_coefficient > 0}
+        found |= {"steers": self.steer_rate > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 

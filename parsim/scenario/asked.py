@@ -99,6 +99,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "gate_scale": "routed_scaling_factor moe_router_topk_scaling_factor route_scale routing_scaling_factor",
         "gates": "scoring_func moe_router_score_function score_func",
         "balance_coefficient": "aux_loss_coef* aux_loss_alpha router_aux_loss_coef moe_aux_loss_coeff* load_balance_coeff",
+        "steer_rate": "moe_router_bias_update_rate bias_update_speed load_balancing_bias_rate router_bias_update_rate",
         "capacity_factor": "expert_capacity_factor moe_expert_capacity_factor moe_capacity_factor expert_capacity",
         "drop_policy": "moe_token_drop_policy token_drop_policy",
         "pad_to_capacity": "moe_pad_expert_input_to_capacity pad_expert_input_to_capacity drop_pad drop_and_pad",

@@ -101,6 +101,18 @@ def _balance(run: Arithmetic, model: TransformerSpec, length: int, softmax: Arra
     return np.asarray(model.balance_coefficient * len(shares) * slope / (run.job.model.batch.global_batch * length))
 
 
+def steers_by_hand(model: TransformerSpec, length: int) -> dict[str, Array]:
+    """The biases that steer choices behind the first step: up where an expert had less than the mean, down where it had more.
+
+    Source: Wang et al. 2024 (arXiv:2408.15664), algorithm 1.
+    """
+    if not model.steer_rate:
+        return {}
+    loads = np.array(model.slots_chosen(length).loads)
+    moved = model.steer_rate * np.sign(loads.sum() - len(loads) * loads)
+    return {f"layer{layer}/router.steer": moved for layer in range(model.num_layers) if model.has_experts(layer)}
+
+
 def chosen(model: TransformerSpec, num_sequences: int, length: int) -> Array:
     """1 where a token chose an expert."""
     found, slots = np.zeros((num_sequences * length, model.num_experts)), model.slots_chosen(length)

@@ -175,6 +175,7 @@ ROOM = {
     "experts of a capacity": 75,
     "groups of experts that a token may use": 70,
     "gates, a file each": 200,
+    "biases that steer choices, also by hand": 95,
     "an auxiliary loss that balances loads": 35,
 }
 

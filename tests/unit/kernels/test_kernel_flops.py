@@ -105,6 +105,8 @@ CASES: dict[str, Case] = {
     "route": ((ones(2, 3, 2),), GATED, 4 * 12),
     "route_grad": ((ones(2, 3, 2), ones(6, 2), ones(6, 2)), GATED, 9 * 12),
     "route_again_grad": ((ones(2, 3, 2), ones(6, 2)), GATED, 13 * 12),
+    "count_choices": ((ones(2, 3, 2),), dict(SLOTS), 12),
+    "steer": ((ones(4), ones(4)), {"rate": 0.5}, 16),
     "balance_loss": ((ones(2, 3, 2),), {**SLOTS, "scale": 0.5}, 5 * 12),
     "balance_loss_grad": ((ones(2, 3, 2),), {**SLOTS, "scale": 0.5}, 7 * 12),
     "grouped_gemm": ((ones(5, 2, 4), ones(2, 4, 7)), {"expr": "X G D, E D J -> X G J", "loads": (5, 0)}, 2 * 5 * 2 * 4 * 7),
