@@ -137,17 +137,29 @@ LITE: dict[str, Any] = {
     },
     **{"num_attention_heads": 16, "num_key_value_heads": 16, "q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128},
     **{"qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6},
-    **{"first_k_dense_replace": 1, "moe_layer_freq": 1, "vocab_size": 102400, "max_position_embeddings": 163840, "scoring_func": "softmax"},
+    **{
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "greedy",
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "vocab_size": 102400,
+        "max_position_embeddings": 163840,
+        "scoring_func": "softmax",
+        "norm_topk_prob": False,
+        "routed_scaling_factor": 1.0,
+    },
 }
 MOONLIGHT = {
     **LITE,
     **{"model_type": "deepseek_v3", "intermediate_size": 11264, "vocab_size": 163840, "max_position_embeddings": 8192},
-    "scoring_func": "sigmoid",
+    **{"scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": True, "routed_scaling_factor": 2.446},
 }
 KIMI = {
     **{**MOONLIGHT, "model_type": "kimi_k2", "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048},
     **{"num_hidden_layers": 61, "num_attention_heads": 64, "num_key_value_heads": 64, "q_lora_rank": 1536, "n_routed_experts": 384},
     **{"n_shared_experts": 1, "num_experts_per_tok": 8, "max_position_embeddings": 131072},
+    "routed_scaling_factor": 2.827,
 }
 KNOWN = "bert, deepseek_v2, deepseek_v3, kimi_k2, gpt2, gpt_oss, llama, llama4_text, llama4, mixtral, mistral, nemotron, "
 KNOWN += "qwen2, qwen3, qwen3_moe"

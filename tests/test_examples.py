@@ -29,7 +29,7 @@ from support import GPT, forget_steps, scenario
 ROOT = Path(__file__).parents[1]
 EXAMPLE = re.compile(r"^### (?P<thing>[^\n]+): `(?P<file>\S+)`$.*?^```\w+\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 EXAMPLES = {found["file"]: found["text"] for found in EXAMPLE.finditer((ROOT / "README.md").read_text())}
-THINGS = ("schedule", "collective", "dimension", "family of models", "model, an accelerator", "memory item", "space", "objective")
+THINGS = ("schedule", "collective", "dimension", "family of models", "gate", "model, an accelerator", "memory item", "space", "objective")
 
 
 @pytest.fixture
@@ -114,6 +114,15 @@ def test_a_scenario_names_the_family_once_its_file_is_imported(folder: Path) -> 
     assert "columns" in said and "data" in said
     count = "import residual, parsim; print(parsim.num_parameters(parsim.load('digits.yaml').model))"
     assert int(in_a_process("-c", count)) == (6 * 8 + 8) + 2 * 2 * (8 * 8 + 8) + (8 * 4 + 4)
+
+
+def test_a_scenario_names_the_gate_once_its_file_is_imported(folder: Path) -> None:
+    (folder / "experts.yaml").write_text(
+        "model: {base: tiny-llama, name: some, num_experts: 4, experts_per_token: 2, gates: softplus, source: made up}\n"
+        "cluster: {node: {base: dgx-a100-80gb, devices_per_node: 2}}\nbatch: {global_batch: 4, sequence_length: 8}\n"
+        "plans: {a: {expert_parallel: 2}}\n"
+    )
+    assert "weight gradients" in in_a_process("-c", "import softplus, parsim.cli; parsim.cli.main()", "verify", "experts.yaml")
 
 
 def test_the_rows_start_from_their_bases(folder: Path) -> None:

@@ -8,7 +8,7 @@ of all slots that tokens chose, some of which may have been dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -59,132 +59,71 @@ def unpermute(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
     return (y,), x.size
 
 
+class GateNumerics(Protocol):
+    """What attributes["gate"] is: gates from logits and which were chosen; d_logits from logits, gates and d_gates."""
+
+    weigh: Callable[[Array, Array], Array]
+    slope: Callable[[Array | None, Array, Array], Array]
+    flops: int  # a logit
+    slope_flops: int  # a gate, or a logit
+
+
 def route(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """The gate of each slot [O M]: a softmax over the logits [B T N] of the experts that a token has chosen.  A FLOP a logit, to choose.
-
-    Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1.
-
-    >>> route((np.zeros((1, 2, 2)),), {"run": 2, "loads": (2, 2), "tokens": (t := (0, 1, 0, 1)), "chosen": ((2, 2), t)})[0][0].tolist()
-    [[0.5], [0.5], [0.5], [0.5]]
-    """
+    """The gate of each slot [O M] from logits [B T N], times attributes["scale"]; 0 of an empty one.  FLOPs a logit as the gate says."""
     (logits,) = inputs
-    return (_gates(logits, _powers, attributes, out),), logits.size
-
-
-def route_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """As `route`, where a gate is the share of its logit's sigmoid in those of its token.  4 FLOPs a logit.
-
-    Source: DeepSeek-AI 2024 (arXiv:2412.19437), Eq. 13 and 15.
-    """
-    (logits,) = inputs
-    return (_gates(logits, _sigmoid, attributes, out),), 4 * logits.size
-
-
-def route_own_sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """As `route`, where a gate is its logit's sigmoid.  4 FLOPs a logit.
-
-    Source: huggingface/transformers, modeling_llama4.py (`Llama4Router`).
-    """
-    (logits,) = inputs
-    rows = logits.reshape(-1, integer(attributes, "run"), logits.shape[-1])
-    return (_of_slots(_sigmoid(rows), real(logits), attributes, out),), 4 * logits.size
-
-
-def route_own_sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """d_logits of `route_own_sigmoid` from (gates, d_gates).  3 n FLOPs, n the gates.  Source: derived here."""
-    gates, d_gates = inputs
-    token, expert = _slots(attributes)
-    run, inner, (_, runs) = integer(attributes, "run"), integer(attributes, "inner"), gates.shape
-    d_logits = out((run * runs // inner, inner, len(_loads(attributes))), real(gates, d_gates))
-    d_logits.fill(0)
-    is_full = token >= 0
-    slopes = gates * (1 - gates) * d_gates
-    d_logits.reshape(runs, run, -1)[:, token[is_full], expert[is_full]] = slopes[is_full].T
-    return (d_logits,), 3 * gates.size
-
-
-def _gates(logits: Array, odds: Callable[[Array], Array], attributes: Attributes, out: Out) -> Array:
-    """The share of each slot."""
-    return _of_slots(_shares(logits, odds, attributes), real(logits), attributes, out)
-
-
-def _of_slots(found: Array, dtype: np.dtype[Any], attributes: Attributes, out: Out) -> Array:
-    """What each slot has of what is found by run, token and expert; 0 of one that is empty."""
-    token, expert = _slots(attributes)
-    gates = out((len(token), len(found)), dtype)
-    gates[...] = found[:, token, expert].T
+    (token, expert), gate = _slots(attributes), _gate(attributes)
+    found = gate.weigh(_by_run(logits, attributes), _is_chosen(attributes))
+    gates = out((len(token), len(found)), real(logits))
+    gates[...] = found[:, token, expert].T * number(attributes, "scale")
     gates[token < 0] = 0
-    return gates
-
-
-def _shares(logits: Array, odds: Callable[[Array], Array], attributes: Attributes) -> Array:
-    """By run, token and expert: odds in those of all that a token chose; logits of others are minus infinity."""
-    token, expert = _chosen(attributes)
-    rows = logits.reshape(-1, integer(attributes, "run"), logits.shape[-1])
-    chosen = np.full_like(rows, -np.inf)
-    chosen[:, token, expert] = rows[:, token, expert]
-    found = odds(chosen)
-    return np.asarray(found / found.sum(-1, keepdims=True))
-
-
-def _powers(x: Array) -> Array:
-    return np.asarray(np.exp(x - x.max(-1, keepdims=True)))
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-x)))
+    return (gates,), gate.flops * logits.size
 
 
 def route_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """d_logits of `route` from (gates, d_gates); 0 for experts that were not chosen.  4 n FLOPs.  Source: derived here."""
-    gates, d_gates = inputs
-    return (_slope(gates, d_gates, attributes, out),), 4 * gates.size
-
-
-def route_sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """d_logits of `route_sigmoid` from (logits, gates, d_gates).  9 n FLOPs, n the gates.  Source: derived here."""
-    logits, gates, d_gates = inputs
-    d_logits = _slope(gates, d_gates, attributes, out)
-    d_logits *= 1 - _sigmoid(logits)
-    return (d_logits,), 9 * gates.size
-
-
-def _slope(gates: Array, d_gates: Array, attributes: Attributes, out: Out) -> Array:
-    """The gradient of the logarithms of what gates are shares of, by token and expert: 0 for experts that were not chosen."""
+    """d_logits of `route` from gates and d_gates, and the logits before them for a gate that reads them.  FLOPs a gate as it says."""
+    *logits, gates, d_gates = inputs
     same_shape(gates, d_gates)
-    token, expert = _slots(attributes)
-    run, inner, (_, runs) = integer(attributes, "run"), integer(attributes, "inner"), gates.shape
-    d_logits = out((run * runs // inner, inner, len(_loads(attributes))), real(gates, d_gates))
-    shares, found = np.zeros((2, runs, run, d_logits.shape[-1]), d_logits.dtype)
-    shares[:, token, expert], found[:, token, expert] = gates.T, (gates * d_gates).T
-    np.subtract(found, shares * found.sum(-1, keepdims=True), out=d_logits.reshape(found.shape))
-    return d_logits
+    inner, scale, gate = integer(attributes, "inner"), number(attributes, "scale"), _gate(attributes)
+    rows = _by_run(logits[0], attributes) if logits else None
+    found = gate.slope(rows, _by_expert(gates, attributes) / scale, _by_expert(d_gates, attributes) * scale)
+    d_logits = out((found.shape[0] * found.shape[1] // inner, inner, found.shape[2]), real(gates, d_gates))
+    d_logits[...] = found.reshape(d_logits.shape)
+    return (d_logits,), gate.slope_flops * gates.size
 
 
-def route_dropping_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """d_logits of `route` from (logits, d_gates), where some choices have no slot: their shares count still.  7 n FLOPs, n the logits."""
+def route_again_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """The same from (logits, d_gates), with gates of choices that have no slot, too.  FLOPs a logit: those of `route` and of the slope."""
     logits, d_gates = inputs
-    return (_slope_of_all(logits, d_gates, _powers, attributes, out),), 7 * logits.size
-
-
-def route_sigmoid_dropping_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """The same of `route_sigmoid`.  10 n FLOPs."""
-    logits, d_gates = inputs
-    d_logits = _slope_of_all(logits, d_gates, _sigmoid, attributes, out)
-    d_logits *= 1 - _sigmoid(logits)
-    return (d_logits,), 10 * logits.size
-
-
-def _slope_of_all(logits: Array, d_gates: Array, odds: Callable[[Array], Array], attributes: Attributes, out: Out) -> Array:
-    """As `_slope`, from shares of choices with and without a slot."""
-    token, expert = _slots(attributes)
-    shares, is_full = _shares(logits, odds, attributes), token >= 0
-    found = np.zeros_like(shares)
-    found[:, token[is_full], expert[is_full]] = d_gates[is_full].T
-    found *= shares
+    gate, rows = _gate(attributes), _by_run(logits, attributes)
+    found = gate.slope(rows, gate.weigh(rows, _is_chosen(attributes)), _by_expert(d_gates, attributes) * number(attributes, "scale"))
     d_logits = out(logits.shape, real(logits, d_gates))
-    np.subtract(found, shares * found.sum(-1, keepdims=True), out=d_logits.reshape(found.shape))
-    return d_logits
+    d_logits[...] = found.reshape(logits.shape)
+    return (d_logits,), (gate.flops + gate.slope_flops) * logits.size
+
+
+def _gate(attributes: Attributes) -> GateNumerics:
+    found: Any = attributes["gate"]
+    return cast("GateNumerics", found)
+
+
+def _by_run(logits: Array, attributes: Attributes) -> Array:
+    """Logits by run, token and expert."""
+    return logits.reshape(-1, integer(attributes, "run"), logits.shape[-1])
+
+
+def _is_chosen(attributes: Attributes) -> Array:
+    """Whether a token of a run chose an expert, with a slot or not."""
+    found = np.zeros((integer(attributes, "run"), len(_loads(attributes))), dtype=bool)
+    found[_chosen(attributes)] = True
+    return found
+
+
+def _by_expert(values: Array, attributes: Attributes) -> Array:
+    """What slots have, by run, token and expert; 0 where there is none."""
+    token, expert = _slots(attributes)
+    found = np.zeros((values.shape[1], integer(attributes, "run"), len(_loads(attributes))), values.dtype)
+    found[:, token[token >= 0], expert[token >= 0]] = values[token >= 0].T
+    return found
 
 
 def balance_loss(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -209,7 +148,7 @@ def balance_loss_grad(inputs: Sequence[Array], attributes: Attributes, out: Out 
 
 
 def _softmax(logits: Array) -> Array:
-    found = _powers(logits)
+    found = np.exp(logits - logits.max(-1, keepdims=True))
     return np.asarray(found / found.sum(-1, keepdims=True))
 
 
@@ -217,6 +156,35 @@ def _weights_of_shares(attributes: Attributes) -> Array:
     found: Any = attributes["chosen"]
     loads = np.array(found[0])
     return np.asarray(number(attributes, "scale") * len(loads) * loads / loads.sum())
+
+
+def count_choices(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """How many tokens chose each expert [N], of logits [B T N].  A FLOP a logit.
+
+    >>> count_choices((np.zeros((1, 4, 2)),), {"run": 2, "chosen": ((2, 0), (0, 1))})[0][0].tolist()
+    [4.0, 0.0]
+    """
+    (logits,) = inputs
+    found: Any = attributes["chosen"]
+    y = out(logits.shape[-1:], real(logits))
+    y[...] = np.array(found[0]) * len(_by_run(logits, attributes))
+    return (y,), logits.size
+
+
+def steer(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """Biases [N] a step of attributes["rate"] nearer to equal loads, from (biases, counts).  4 n FLOPs.
+
+    Source: Wang et al. 2024 (arXiv:2408.15664), algorithm 1.
+
+    >>> steer((np.zeros(3), np.array([4.0, 1.0, 1.0])), {"rate": 0.5})[0][0].tolist()
+    [-0.5, 0.5, 0.5]
+    """
+    biases, counts = inputs
+    same_shape(biases, counts)
+    moved = biases + number(attributes, "rate") * np.sign(counts.mean() - counts)
+    y = out(biases.shape, real(biases, counts))
+    y[...] = moved
+    return (y,), 4 * biases.size
 
 
 def grouped_gemm(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:

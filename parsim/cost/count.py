@@ -14,7 +14,7 @@ from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Ints, Sizes
-from parsim.model.dims import GRADIENT, MASTER
+from parsim.model.dims import FLOAT32, GRADIENT, MASTER
 from parsim.model.itemsize import exact_bytes, itemsize_of
 from parsim.model.op_kinds import COSTS, PART
 from parsim.model.window import ALL, Window
@@ -41,13 +41,14 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
         pairs = sizes.causal_pairs(queries, keys, turns, window_of(task, sizes)) if causal else local(queries, "Q") * local(keys, "Z")
         of_keys, of_values = head_widths(task, sizes)
         return 2 * query_heads(queries, sizes) * (cost.matmuls[0] * of_keys + cost.matmuls[1] * of_values) * pairs
-    if not cost.per_element:
+    per_element = int(task.attributes["flops"]) if cost.told else cost.per_element
+    if not per_element:
         return sizes.zero
     count = elements(task.inputs[cost.operand], sizes, held)
     if part := str(task.attributes.get(PART, "")).removeprefix("extent:"):
         row = operands(task)[cost.operand].sharding
         count = count // sizes.local(row, row.dims[-1]) * sizes.dims[part]
-    return cost.per_element * count
+    return per_element * count
 
 
 def counted_flops(task: Task, sizes: Sizes) -> Ints:
@@ -154,7 +155,7 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
     size = sizes.itemsize_bytes
     if "optimizer" in task.attributes:
         return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[task.inputs[1].dtype])
-    moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT]}
+    moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "steer": 3 * size[FLOAT32]}
     if task.kernel in moved:
         return moved[task.kernel]
     source, target = task.inputs[0], task.outputs[0]

@@ -121,8 +121,8 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
     if how := structure.lasting_narrow:
         found["quantised"] = len(how.layouts) * (elements_of(stages, parts["quantised"], "quantised") * sizes.itemsize_bytes[QUANTISED])
     for segment in stages.workload.step.segments.values():
-        if segment.totals:
-            each = np.sum([sizes.num_bytes(total) for total in segment.totals], axis=0)
+        if segment.sums:
+            each = np.sum([sizes.num_bytes(total) for total in segment.sums], axis=0)
             found["totals"] = found["totals"] + stages.copies(segment.name) * each
     return found
 

@@ -125,6 +125,8 @@ class _WeightKernel(Struct, frozen=True):
             return {"scale": self.norm_scale()}
         if self.task.kernel == "clip":
             return {"max_norm": given.max_norm}
+        if self.task.kernel == "steer":
+            return {"rate": self.job.spec.steering}
         if self.task.kernel in ("absmax", "quantise") and self.job.step.structure.gathers_narrow:
             return told_of_shard(self.job, self.weight, self.at)
         if self.task.kernel == "quantise":

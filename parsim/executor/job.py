@@ -20,6 +20,7 @@ from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
 from parsim.executor.values import Values
 from parsim.model.dims import FREE, SEQUENCE
+from parsim.model.gates import gate
 from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import rules
@@ -196,6 +197,8 @@ class Job:
         word, _, dim = value.partition(":")
         batch = self.model.batch
         match word:
+            case "gate":
+                return gate(dim)
             case "extent":
                 return self.extent(dim)
             case "rsqrt":
@@ -214,6 +217,8 @@ class Job:
                 return self.spec.run_length(batch.sequence_length)
             case "tokens":
                 return self.spec.slots(batch.sequence_length).tokens
+            case "gate_scale":
+                return float(getattr(self.spec, word))
             case "balance_coefficient":
                 return float(getattr(self.spec, word)) / (batch.global_batch * batch.sequence_length)
             case "chosen":

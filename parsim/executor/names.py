@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from parsim.executor.job import Copy
+from parsim.model.op import COUNT
 from parsim.step.gradient import part_of
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
 from parsim.step.task import Bucket, Part, Weight
 
 SUFFIX: dict[Part, str] = {"whole": "", "padded": ".flat", "shard": ".shard", "scale": ""}
-PREFIX = {"parameters": "", "gradients": "d_", "states": "", "temporaries": "t_", "quantised": ""}
+PREFIX = {"parameters": "", "gradients": "d_", "states": "", "temporaries": "t_", "quantised": "", "steers": "", "choices": COUNT}
 NORM = "gradient_norm"
 
 

@@ -93,7 +93,7 @@ class Rank:
         if bound.kernels and bound.kernels[0].kernel == "draw":
             self.draw(bound)
         else:
-            if self.job.step.structure.in_backward:
+            if self.job.step.structure.in_backward and "optimizer" in bound.task.attributes:  # type: ignore[union-attr]
                 self.look_at_gradients(bound)
             now = {"step": self.step + 1} if bound.task.attributes.get("optimizer") else None  # type: ignore[union-attr]
             for use in bound.kernels:
@@ -213,7 +213,7 @@ class Rank:
     def loss(self) -> float | None:
         """This rank's part of the step's loss; None where it holds none, or the same as another."""
         for instance, segment in self.copies:
-            for total in segment.totals:
+            for total in (each for each in segment.totals if not each.dims):
                 summed = {"pp", *total.sharding.partial, *axes_of(EXPERT)}
                 if not any(self.at[axis] for axis in self.at if axis not in summed):
                     return float(self.machine.get(self.number, f"{instance}/{total.name}"))

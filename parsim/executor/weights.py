@@ -61,8 +61,9 @@ class Store(Struct, frozen=True):
             for role in structure.host_gradients:
                 self.machine.hold(self.host, f"{name}.{role}", np.zeros_like(updated), job.itemsize(role))
         for instance, segment in self.copies:
-            for total in segment.totals:
-                self.machine.hold(self.number, f"{instance}/{total.name}", np.zeros(()), job.itemsize(FLOAT32))
+            for each in segment.sums:
+                shape = [job.extent(dim) for dim in each.dims]
+                self.machine.hold(self.number, f"{instance}/{each.name}", np.zeros(shape), job.itemsize(FLOAT32))
         self.machine.hold(self.number, NORM, np.zeros(()), job.itemsize(FLOAT32))
 
     @property
@@ -164,4 +165,6 @@ class Store(Struct, frozen=True):
             (f"{i}/{w.name}", f"{i}/{w.name}.master" if alone and w.narrow_rows else f"{i}/{d}{w.name}{suffix(w, part)}")
             for i, w in own_weights_of(self.copies)
         )
-        return {key: self.machine.get(self.number, name).copy() for key, name in names}
+        steers = [] if gradients else [f"{instance}/{each.name}" for instance, segment in self.copies for each in segment.steers]
+        every = (*names, *zip(steers, steers, strict=True))
+        return {key: self.machine.get(self.number, name).copy() for key, name in every}

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
-from parsim.model.experts import expert_weights, experts
+from parsim.model.experts import STEER, expert_weights, experts
 from parsim.model.latent import latent_projections, latent_weights
 from parsim.model.norms import norm, norm_weights, rms_norm
-from parsim.model.op import Block, Op, OpAttributes
+from parsim.model.op import COUNT, Block, Op, OpAttributes
 from parsim.model.transformer import LayerForm, TransformerArchitecture
 
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
@@ -48,7 +48,8 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
         **({"sinks": "normal"} if kind.sinks else {}),
         **(expert_weights(_ups(kind), kind) if has_experts else {}),
     }
-    return Block(form.name, ops, weights)
+    steers = (STEER,) if has_experts and kind.steers else ()
+    return Block(form.name, ops, weights, totals=tuple(COUNT + name for name in steers), steers=steers)
 
 
 def in_region(region: str, ops: Iterable[Op]) -> Iterator[Op]:

@@ -3,11 +3,8 @@
 Experts are chosen as a table of loads says, whatever the logits: what software does to measure speed (Megatron-LM,
 moe_router_force_load_balancing).  A gate multiplies what its expert's nonlinearity gives, so that no output of an expert is kept:
 Megatron-LM, core/transformer/moe/experts.py (`weighted_bias_swiglu_impl`).
-Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1, with the gates a softmax over the chosen; or their sigmoids' shares: DeepSeek-AI
-2024 (arXiv:2412.19437), section 2.1.2, with neither the bias that steers choices nor the factor that scales all gates.  Gates of
-DeepSeek-V2 are a softmax over all experts, not renormalised over the chosen (NVIDIA-NeMo/Megatron-Bridge@067f987d,
-models/deepseek/deepseek_v2_bridge.py: moe_router_pre_softmax); they run as one over the chosen, at the same price.  Biases, behind the last
-matrix gate x bias: NVIDIA/Megatron-LM, core/transformer/moe/experts.py (`_apply_bias`).
+Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1; gates stand in gates/.  Biases, behind the last matrix gate x bias:
+NVIDIA/Megatron-LM, core/transformer/moe/experts.py (`_apply_bias`).
 """
 
 from __future__ import annotations
@@ -15,28 +12,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from parsim.model.dims import FLOAT32
-from parsim.model.op import Gradient, Op
+from parsim.model.gates import gate
+from parsim.model.op import COUNT, Gradient, Op
 from parsim.model.transformer import TransformerArchitecture
 
 MATRICES = {"gate": "D J", "up": "D J", "down": "J D"}  # of each expert
 ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
+STEER = "router.steer"  # the bias that steers choices
 _SLOTS = (("run", "run"), ("tokens", "tokens"), ("inner", "local:T"))
 _CHOSEN = (("loads", "loads:N"), ("chosen", "chosen"), *_SLOTS)
 _OWN = (("loads", "loads:E"),)
-_ROUTES = {"softmax": "route", "sigmoid": "route_sigmoid", "own_sigmoid": "route_own_sigmoid"}  # by what gates are shares of
-_SHARED = ("softmax", "sigmoid")  # gates that are shares of all that a token chose
-_DROPPING = "_dropping"  # gates of slots that are not sent have no gradient, but shares of the others
+_ROLES = {"logits": "x0", "gates": "y0"}
 
 
 def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """The ops from tokens on the residual stream to the weighted sum of their experts."""
-    logits, route = ("router_gemm" if kind.bias else "router_logits"), _ROUTES[kind.gates]
+    logits = "router_gemm" if kind.bias else "router_logits"
     yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), (logits,), dtypes=(FLOAT32,))
     if kind.bias:
         yield Op("router_bias", "B T N, N -> B T N", (logits, "router.bias"), ("router_logits",), "bias", (FLOAT32,), in_place=True)
-    if kind.capacity and kind.gates in _SHARED:
-        route += _DROPPING
-    yield Op("route", "B T N -> O M", ("router_logits",), ("gates",), route, (FLOAT32,), _CHOSEN)
+    yield _route(kind)
+    if kind.steers:
+        counted = (("chosen", "chosen"), ("run", "run"))
+        yield Op("count_choices", "B T N -> N", ("router_logits",), (COUNT + STEER,), "count_choices", (FLOAT32,), counted)
     if kind.balance_loss:
         own = (Gradient("router_logits", "balance_loss_grad", ("router_logits",)),)
         told = (("chosen", "chosen"), ("scale", "balance_coefficient"))
@@ -54,6 +52,18 @@ def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture,
     yield from _linear("down", "expert_active", "expert_out", kind, fusions)
     yield Op("collect", "X G D -> O M D", ("expert_out",), ("collected",), "relabel")
     yield Op("unpermute", "O M D -> B T D", ("collected",), (out,), "unpermute", attributes=_SLOTS)
+
+
+def _route(kind: TransformerArchitecture) -> Op:
+    """Gates of slots, as the file of the gate says; of those that are not sent there is no gradient, but they may have their share."""
+    own = gate(kind.gates)
+    told = (*_CHOSEN, ("gate", f"gate:{kind.gates}"), ("scale", "gate_scale"))
+    reads, kernel, flops = own.slope_reads, "route_grad", own.slope_flops
+    if reads == ("logits",) or (kind.capacity and own.are_shares):
+        reads, kernel, flops = ("logits",), "route_again_grad", own.flops + own.slope_flops
+    slope = Gradient("x0", kernel, (*(_ROLES[each] for each in reads), "dy"), (*told, ("flops", flops)))
+    attributes = (*told, ("flops", own.flops))
+    return Op("route", "B T N -> O M", ("router_logits",), ("gates",), "route", (FLOAT32,), attributes, gradients=(slope,))
 
 
 def expert_weights(ups: Sequence[str], kind: TransformerArchitecture) -> dict[str, str]:

@@ -25,14 +25,19 @@ class Slots(NamedTuple):
         starts = np.cumsum((0, *self.loads))[:: len(self.loads) // num_ranks].tolist()
         return tuple(items[start:stop] for start, stop in pairwise(starts))
 
-    def within(self, capacity: int, *, padded: bool) -> Slots:
-        """Of each expert no more than the first `capacity` tokens of a run, or as many slots, of which some are empty: token -1.
+    def within(self, capacity: int, *, padded: bool, policy: str = "position") -> Slots:
+        """Of each expert no more than `capacity` tokens of a run, or as many slots, of which some are empty: token -1.
+
+        By position the first are kept; by probs those of the largest gates, which are drawn as choices are.
 
         >>> Slots((3, 1), (0, 1, 2, 2)).within(2, padded=True)
         Slots(loads=(2, 2), tokens=(0, 1, 2, -1))
         """
-        ends = np.cumsum(self.loads).tolist()
-        kept = [sorted(self.tokens[end - load : end])[:capacity] for end, load in zip(ends, self.loads, strict=True)]
+        ends, draw = np.cumsum(self.loads).tolist(), np.random.default_rng(len(self.loads))
+        kept = [sorted(self.tokens[end - load : end]) for end, load in zip(ends, self.loads, strict=True)]
+        if policy == "probs":
+            kept = [draw.permutation(own).tolist() for own in kept]
+        kept = [sorted(own[:capacity]) for own in kept]
         kept = [[*own, *[-1] * (capacity - len(own))] for own in kept] if padded else kept
         return Slots(tuple(map(len, kept)), tuple(token for own in kept for token in own))
 
@@ -76,3 +81,31 @@ def slot_tokens(loads: tuple[int, ...], run: int) -> tuple[int, ...]:
     order = np.random.default_rng(len(loads)).permutation(len(loads))
     starts = dict(zip(order.tolist(), np.cumsum([0, *(loads[expert] for expert in order)]).tolist(), strict=False))
     return tuple((starts[expert] + i) % run for expert, load in enumerate(loads) for i in range(load))
+
+
+@functools.lru_cache(maxsize=256)
+def slots_in_groups(loads: tuple[int, ...], run: int, num_groups: int, groups_per_token: int) -> Slots:
+    """Slots of tokens of which none uses experts of more groups than so many, with loads as near to those asked for as that allows.
+
+    One token after another takes the groups whose best experts still want most together, then of them the experts that want most.
+    Loads come out as asked where all are equal and groups_per_token divides the experts of a token.
+    Source: DeepSeek-AI 2024 (arXiv:2412.19437), section 2.1.2, with what experts want in place of affinities; how many of a group's best
+    count: NVIDIA/Megatron-LM, megatron/core/transformer/moe/moe_utils.py (group_limited_topk).
+
+    >>> slots_in_groups((1, 1, 1, 1), 2, 2, 1)
+    Slots(loads=(1, 1, 1, 1), tokens=(0, 0, 1, 1))
+    """
+    experts, size = len(loads), len(loads) // num_groups
+    chosen = sum(loads) // run
+    order = np.random.default_rng(experts).permutation(experts)
+    left, found = np.array(loads), np.zeros((experts, run), dtype=bool)
+    for token in range(run):
+        ranked = np.argsort(-(left * experts + order).reshape(num_groups, size), axis=1)
+        places = np.argsort(ranked, axis=1).ravel()  # of experts in their groups
+        wants = np.take_along_axis(left.reshape(num_groups, size), ranked, axis=1)
+        groups = np.lexsort((-wants.sum(axis=1), -wants[:, : max(1, chosen // groups_per_token)].sum(axis=1)))[:groups_per_token]
+        is_out = ~np.isin(np.arange(experts) // size, groups)
+        own = np.lexsort((order, places, -left, is_out))[:chosen]  # in turns round the groups where experts want alike
+        left[own] -= 1
+        found[own, token] = True
+    return Slots(tuple(found.sum(axis=1).tolist()), tuple(np.nonzero(found)[1].tolist()))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from msgspec import Struct, field
 
 from parsim.model.dims import COMPUTE
 
+COUNT: Final = "n_"  # before the name of what follows a count, that of the count
 Dims = tuple[str, ...]
 OpAttributes = tuple[tuple[str, float | str], ...]
 
@@ -64,7 +66,8 @@ class Block(Struct, frozen=True):
     input: str = "x"
     output: str = "y"
     shared: Mapping[str, str] = field(default_factory=dict)  # weight -> the block that owns it (tied embedding)
-    totals: tuple[str, ...] = ()  # scalars summed over a whole step, such as the loss
+    totals: tuple[str, ...] = ()  # what is summed over a whole step, such as the loss
+    steers: tuple[str, ...] = ()  # the names of numbers that follow such sums in place of gradients: that of the sum behind COUNT
 
     def has_op(self, name: str) -> bool:
         """Whether one of its ops has this name."""

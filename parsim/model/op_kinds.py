@@ -24,6 +24,7 @@ class Cost(Struct, frozen=True):
 
     per_element: int = 0
     operand: int = 0
+    told: bool = False  # the attribute "flops" says it, in place of per_element
     family: str = "elementwise"  # gemm | attention | elementwise
     skips: tuple[int, ...] = ()  # inputs of which only the shape is seen: no HBM traffic of their own
     picks: tuple[int, ...] = ()  # inputs of which as many elements are read as written: what is looked up, not all that is there
@@ -57,8 +58,6 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "unflatten": (Gradient("x0", "flatten"),),
     "permute": (Gradient("x0", "unpermute"),),
     "unpermute": (Gradient("x0", "permute"),),
-    **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("route", "route_own_sigmoid")},
-    "route_sigmoid": (Gradient("x0", "route_sigmoid_grad", ("x0", "y0", "dy")),),
     "grouped_gemm": (Gradient("x0", "grouped_gemm", ("dy", "x1")), Gradient("x1", "grouped_gemm", ("dy", "x0"))),
     "weigh": (Gradient("x0", "weigh", ("dy", "x1")), Gradient("x1", "weigh_grad", ("x0", "dy"))),
     **{name: (Gradient("x0 x1 x2", f"{name}_grad", ("x0", "x1", "x2", "dy")),) for name in ("weighted_swiglu", "weighted_clamped_swiglu")},
@@ -79,14 +78,15 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
 }
 # Masks, tokens and labels: an input that comes to life where it is first needed.  The steps of the loss are differentiated as one
 # (softmax minus one-hot), so they have no gradients of their own.
-_WITHOUT_GRADIENT: Final = ("draw", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum", "balance_loss")
+_WITHOUT_GRADIENT: Final = ("draw", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum")
+# Ops of routing, which state their gradients themselves, or have none.
+_OF_ROUTING: Final = ("balance_loss", "route", "count_choices")
 
 KINDS: Final = {
     **{name: Kind(name, gradients) for name, gradients in _GRADIENTS.items()},
-    **{name: Kind(name) for name in _WITHOUT_GRADIENT},
+    **{name: Kind(name) for name in (*_WITHOUT_GRADIENT, *_OF_ROUTING)},
     "row_max": Kind("row_max", operator="max"),
     "sink_attention": Kind("flash_attention", (*_GRADIENTS["flash_attention"], Gradient("x3", "sinks_grad", ("y0", "dy", "y1", "x3"), ()))),
-    **{f"{name}_dropping": Kind(name, (Gradient("x0", f"{name}_dropping_grad", ("x0", "dy")),)) for name in ("route", "route_sigmoid")},
 }
 
 PART: Final = "part"  # the attribute of kernels that work on the last elements of each row only: how many
@@ -128,11 +128,10 @@ COSTS: Final = {
         "pick": Cost(0, picks=(0,)),
     },
     **dict.fromkeys(("flatten", "unflatten", "join", "permute"), Cost(0)),
-    **{"route_own_sigmoid": Cost(4), "route_own_sigmoid_grad": Cost(3)},
-    **{"route_sigmoid": Cost(4), "route_sigmoid_grad": Cost(9, operand=1)},
+    **{"route": Cost(told=True), "route_grad": Cost(operand=-1, told=True), "route_again_grad": Cost(told=True)},
+    **{"count_choices": Cost(1), "steer": Cost(4)},
     **{"balance_loss": Cost(5), "balance_loss_grad": Cost(7)},
-    **{"route_dropping_grad": Cost(7), "route_sigmoid_dropping_grad": Cost(10)},
-    **{"unpermute": Cost(1), "route": Cost(1), "route_grad": Cost(4), "weigh": Cost(1), "weigh_grad": Cost(2)},
+    **{"unpermute": Cost(1), "weigh": Cost(1), "weigh_grad": Cost(2)},
     **{"grouped_gemm": Cost(family="gemm"), "weighted_swiglu": Cost(6), "weighted_swiglu_grad": Cost(19)},
     "take": Cost(0, picks=(0,)),
     **{"shifted_exp": Cost(2), "row_sum": Cost(1), "normalize": Cost(1), "token_loss": Cost(3), "loss_sum": Cost(1)},

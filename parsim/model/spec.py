@@ -31,7 +31,7 @@ class Architecture(Struct, frozen=True, kw_only=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """What a scenario may state for a field of a spec: text is one of `legal`, a fraction at least 0 and below 1."""
+    """What a scenario may state for a field of a spec: text is one of `legal`, where there are some; a fraction at least 0 and below 1."""
 
     description: str
     legal: tuple[str, ...] = ()
@@ -123,6 +123,11 @@ class ModelSpec(Described, frozen=True, kw_only=True):
     @property
     def later_loss_weight(self) -> float:
         """What the loss of a module that predicts a later token is multiplied by."""
+        return 0.0
+
+    @property
+    def steering(self) -> float:
+        """How far a step moves the biases that steer choices of experts."""
         return 0.0
 
     def sequence_fault(self, sequence_length: int) -> str:

@@ -5,19 +5,16 @@ Source: the symbols of Korthikanti et al. 2022 (arXiv:2205.05198), table 1: L, h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from fractions import Fraction
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple, Self
 
 from msgspec.structs import replace
 
-from parsim.model.loads import NO_SLOTS, Slots, expert_loads, slot_tokens, zipf
-from parsim.model.spec import Architecture, Layout, ModelSpec, figure
+from parsim.model.routing import RoutedSpec
+from parsim.model.spec import Architecture, Layout, figure
 from parsim.model.window import Window
 
-_OF_EXPERTS = ("shared_ffn_hidden_size", "load_skew", "load_shares", "capacity_factor", "balance_coefficient")  # figures that need some
 _LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the last 4.8 of 14.8 T tokens, 0.3 before
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
@@ -63,12 +60,13 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     gates_on_input: bool = False
     capacity: bool = False
     balance_loss: bool = False
+    steers: bool = False  # routers have biases that follow loads
     latent: bool = False
     query_latent: bool = False
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
 
 
-class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
+class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     """A decoder-only language model, or an encoder.
 
     >>> TransformerSpec(
@@ -113,29 +111,6 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
     unturned_every: int = figure("of layers with rotary positions each so many-th turns nothing (NoPE); 0: all turn", 0, zero=True)
     attention_sinks: bool = figure("whether each head's softmax has a learned sink beside the keys", False)
     dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
-    num_experts: int = figure("the experts of a layer that has some; 0 makes all layers dense", 0, zero=True, most=100_000)
-    experts_per_token: int = figure("the experts that a token chooses", 1)
-    expert_ffn_hidden_size: int = figure(
-        "the width of an expert; ffn_hidden_size where left out", 0, rule=lambda row: row.get("ffn_hidden_size") or 4 * row["hidden_size"]
-    )
-    shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
-    gates: str = figure(
-        "what weighs the experts that a token chose: shares of exponentials or of sigmoids of their logits, or each one's own sigmoid",
-        "softmax",
-        legal=("softmax", "sigmoid", "own_sigmoid"),
-    )
-    gates_on_input: bool = figure("whether they weigh what enters an expert, not what its nonlinearity gives", False)
-    load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
-    load_shares: tuple[float, ...] = figure(
-        "how tokens choose experts, a number each: shares, or tokens; file:PATH names a CSV or JSON file of tokens by layer and expert", ()
-    )
-    capacity_factor: float = figure(
-        "times an even share of the tokens of a run that an expert takes, the first ones; others are dropped; 0: none are",
-        0.0,
-        most=100_000,
-    )
-    pad_to_capacity: bool = figure("whether each expert computes as many rows as it may take, some of them empty", False)
-    balance_coefficient: float = figure("times the auxiliary loss that balances loads, which adds to gradients of routers; 0: none", 0.0)
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
     q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)
     qk_nope_head_dim: int = figure("with kv_lora_rank the width of what is a head's own of a key", 0, zero=True)
@@ -143,10 +118,8 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
         "with kv_lora_rank the width of what all heads share of a key, which is turned by position", 0, zero=True
     )
     v_head_dim: int = figure("with kv_lora_rank the width of a value", 0, zero=True)
-    num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
     mtp_layers: int = figure("modules behind the layers that predict a later token (MTP): 0 or 1", 0, zero=True, most=1)
     mtp_loss_weight: float = figure("what the loss of such a module is multiplied by", _LATER_WEIGHT)
-    expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
     def misfit(self, stated: Mapping[str, Any]) -> str:
         """What does not fit in the figures; "" where all do."""
@@ -154,6 +127,8 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
             return f"mtp_layers = {self.mtp_layers} goes with head = next_token and norm_last = false"
         if self.mtp_loss_weight != _LATER_WEIGHT and not self.mtp_layers:
             return f"mtp_loss_weight = {self.mtp_loss_weight} goes with mtp_layers, which is 0"
+        if self.mtp_layers and self.steer_rate:
+            return "steer_rate is not built with mtp_layers; leave one out"
         if found := self._latent_misfit() or self._window_misfit():
             return found
         if stated.get("head_dim") is None and not self.kv_lora_rank and self.hidden_size % self.num_heads:
@@ -168,31 +143,7 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
         if self.bias and (self.shared_ffn_hidden_size or self.gates_on_input):
             return "bias = true with shared_ffn_hidden_size or gates_on_input is not built; set bias = false"
-        if self.num_experts and self.experts_per_token > self.num_experts:
-            return f"experts_per_token = {self.experts_per_token} is above num_experts = {self.num_experts}"
-        if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
-            said = f"num_dense_layers = {self.num_dense_layers} and expert_layer_every = {self.expert_layer_every}"
-            return f"{said} leave none of {self.num_layers} layers its experts"
-        beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
-        if beside and not self.num_experts:
-            value = getattr(self, beside)
-            return f"{beside} = {[*value] if isinstance(value, tuple) else value} goes with experts, but num_experts = 0"
-        if self.pad_to_capacity and not self.capacity_factor:
-            return "pad_to_capacity = true pads to the capacity that capacity_factor states, which is 0; give one"
-        return self._loads_misfit()
-
-    def _loads_misfit(self) -> str:
-        """What does not fit in the loads of experts that are given."""
-        shares, positive = self.load_shares, sum(share > 0 for share in self.load_shares)
-        if not shares:
-            return ""
-        if self.load_skew:
-            return f"load_skew = {self.load_skew} and load_shares both say how tokens choose experts; leave one out"
-        if len(shares) != self.num_experts:
-            return f"load_shares has {len(shares)} numbers, but num_experts = {self.num_experts}; give each expert one"
-        if positive < self.experts_per_token:
-            return f"load_shares leaves tokens {positive} experts, but experts_per_token = {self.experts_per_token}"
-        return ""
+        return self.experts_misfit()
 
     def _window_misfit(self) -> str:
         """What does not fit in the figures of windows."""
@@ -225,15 +176,6 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
         return ""
 
     @property
-    def _has_dense(self) -> bool:
-        return self.num_experts == 0 or self.num_dense_layers > 0 or self.expert_layer_every > 1
-
-    def has_experts(self, layer: int) -> bool:
-        """Whether a layer has experts in place of a dense MLP."""
-        place = layer - self.num_dense_layers
-        return self.num_experts > 0 and place >= 0 and (place + 1) % self.expert_layer_every == 0
-
-    @property
     def _window(self) -> int:
         return self.sliding_window or self.attention_chunk
 
@@ -252,37 +194,6 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
         kinds = groupby(self.form(layer).name for layer in range(self.num_layers))
         return ("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)
 
-    def run_length(self, sequence_length: int) -> int:
-        """The fewest tokens that all experts share out evenly; where a sequence is no multiple of them, or experts have unequal loads by
-        intent, as many of it as 256 divides."""
-        if not self.num_experts:
-            return 1
-        fewest = self.num_experts // math.gcd(self.num_experts, self.experts_per_token)
-        is_long = self._shares or self.capacity_factor or sequence_length % fewest
-        return math.gcd(sequence_length, 256) if is_long else fewest
-
-    def slots_chosen(self, sequence_length: int) -> Slots:
-        """By the shares of experts."""
-        if not self.num_experts:
-            return NO_SLOTS
-        run = self.run_length(sequence_length)
-        loads = expert_loads(run * self.experts_per_token, self.num_experts, run, self._shares)
-        return Slots(loads, slot_tokens(loads, run))
-
-    def slots(self, sequence_length: int) -> Slots:
-        """Those that fit in the capacity of experts.  Source: Lepikhin et al. 2020 (arXiv:2006.16668), section 2.2; NVIDIA/Megatron-LM,
-        megatron/core/transformer/moe/moe_utils.py (get_capacity, drop_policy position)."""
-        chosen = self.slots_chosen(sequence_length)
-        if not self.capacity_factor or not chosen.loads:
-            return chosen
-        capacity = math.ceil(Fraction(str(self.capacity_factor)) * len(chosen.tokens) / self.num_experts)
-        return chosen.within(capacity, padded=self.pad_to_capacity)
-
-    @property
-    def _shares(self) -> tuple[float, ...]:
-        """Of tokens, by expert; () where all have as many."""
-        return zipf(self.num_experts, self.load_skew) if self.load_skew else self.load_shares
-
     @property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
@@ -294,6 +205,7 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
         found |= {"later": self.form(self.num_layers - 1) if self.mtp_layers else None}
         found |= {"capacity": self.capacity_factor > 0, "balance_loss": self.balance_coefficient > 0}
+        found |= {"steers": self.steer_rate > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 
@@ -301,7 +213,7 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
         heads = {"K": self.num_kv_heads, "A": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
-        widths = {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if self._has_dense else {})}
+        widths = {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if self.has_dense else {})}
         if self.num_experts:
             widths |= {"E": self.num_experts, "N": self.num_experts, "J": self.expert_ffn_hidden_size}
             widths |= {"L": self.shared_ffn_hidden_size} if self.shared_ffn_hidden_size else {}
@@ -361,12 +273,7 @@ class TransformerSpec(ModelSpec, frozen=True, kw_only=True):
         if self.kv_lora_rank:
             found |= {"num_kv_heads": heads, "kv_lora_rank": 6, "q_lora_rank": 8 * (self.q_lora_rank > 0)}
             found |= {"qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 3}
-        if not self.num_experts:
-            return found
-        shared: dict[str, Any] = {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}
-        chosen = min(self.experts_per_token, 2)
-        shared |= {"load_shares": tuple(math.fsum(self.load_shares[expert::4]) for expert in range(4))} if self.load_shares else {}
-        return {**found, **shared, "num_experts": 4, "experts_per_token": chosen, "expert_ffn_hidden_size": heads}
+        return found | self.small_experts(heads)
 
     def small(self, num_layers: int, tensor_parallel: int) -> Self:
         """A likeness in which a layer at least has experts, where this one has some."""

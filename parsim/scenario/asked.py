@@ -91,12 +91,17 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "experts_per_token": "top_k num_experts_per_tok num_experts_per_token moe_router_topk router_topk n_active_experts",
         "expert_ffn_hidden_size": "moe_intermediate_size moe_ffn_hidden_size expert_intermediate_size",
         "shared_ffn_hidden_size": "shared_expert_intermediate_size moe_shared_expert_intermediate_size shared_expert_ffn_hidden_size",
+        "expert_groups": "n_group n_expert_groups num_expert_groups moe_router_num_groups",
+        "groups_per_token": "topk_group n_limited_groups num_limited_groups moe_router_group_topk",
         "num_dense_layers": "first_k_dense_replace",
         "mtp_layers": "mtp_num_layers num_nextn_predict_layers",
         "mtp_loss_weight": "mtp_loss_scaling_factor",
+        "gate_scale": "routed_scaling_factor moe_router_topk_scaling_factor route_scale routing_scaling_factor",
         "gates": "scoring_func moe_router_score_function score_func",
         "balance_coefficient": "aux_loss_coef* aux_loss_alpha router_aux_loss_coef moe_aux_loss_coeff* load_balance_coeff",
+        "steer_rate": "moe_router_bias_update_rate bias_update_speed load_balancing_bias_rate router_bias_update_rate",
         "capacity_factor": "expert_capacity_factor moe_expert_capacity_factor moe_capacity_factor expert_capacity",
+        "drop_policy": "moe_token_drop_policy token_drop_policy",
         "pad_to_capacity": "moe_pad_expert_input_to_capacity pad_expert_input_to_capacity drop_pad drop_and_pad",
         "load_shares": "expert_loads tokens_per_expert expert_shares load_per_expert",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
@@ -130,8 +135,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 SAID: Final[Mapping[str, str]] = {
     "of experts that all tokens pass give the width together: shared_ffn_hidden_size": "n_shared_experts num_shared_experts shared_expert*",
-    "routers have one form: gates are shares of the experts chosen, load_skew or load_shares say loads, and what is dropped comes last": (
-        "moe* expert_* router* aux_loss* z_loss* norm_topk_prob n_group topk_group topk_method routed_scaling_factor"
+    "routers are said by gates, gate_scale, expert_groups and load_skew or load_shares, and what is dropped comes last": (
+        "moe* expert_* router* aux_loss* z_loss* norm_topk_prob topk_method"
     ),
     "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
         "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"

@@ -80,7 +80,10 @@ _DEEPSEEK: Final = _Family(
         **{"num_experts": "n_routed_experts", **_CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
         "num_dense_layers": "first_k_dense_replace",
     },
-    {"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank", "mtp_layers": _LATER},
+    {
+        **{"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank", "mtp_layers": _LATER},
+        **{"expert_groups": "n_group", "groups_per_token": "topk_group"},
+    },
     only={**_NO_BIAS, "moe_layer_freq": 1},
     left_out={"q_lora_rank": 1536},
     shared="n_shared_experts",
@@ -201,6 +204,8 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         raise ScenarioError(f"quantization_config: quant_method {said} is not read; {' and '.join(_STORED_AS)} are")
     if config.get(_LATER) == 0:
         config[_LATER] = None
+    if config.get("topk_method") == "greedy":  # among all experts, whatever groups there are
+        config |= {"n_group": 1, "topk_group": 1}
     own = {*family.counts.values(), *family.optional.values(), *family.biases.values()}
     for key, legal in {**_ONLY, **family.only}.items():
         if key not in own and config.get(key) not in (None, legal):
@@ -239,14 +244,19 @@ def _text_of_llama4(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shared_experts(config: Mapping[str, Any], family: _Family) -> dict[str, Any]:
-    """The width of all shared experts, and what gates are, where a family has such experts."""
+    """The width of all shared experts, and what gates are and are multiplied by, where a family has such experts."""
     if not family.shared:
         return {}
     gates = config.get("scoring_func", "sigmoid" if config["model_type"] != "deepseek_v2" else "softmax")
     if gates not in ("softmax", "sigmoid"):
         raise ScenarioError(f"scoring_func = {show(gates)} is not read; softmax and sigmoid are")
+    scale = config.get("routed_scaling_factor") or 1.0
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1000:
+        raise ScenarioError(f"routed_scaling_factor must be a number above 0, not {show(scale)}")
+    if not config.get("norm_topk_prob", gates == "sigmoid"):
+        gates = {"softmax": "pre_softmax", "sigmoid": "own_sigmoid"}[gates]
     number = _count(config, family.shared) if config.get(family.shared) is not None else 0
-    return {"shared_ffn_hidden_size": number * _count(config, "moe_intermediate_size"), "gates": gates}
+    return {"shared_ffn_hidden_size": number * _count(config, "moe_intermediate_size"), "gates": gates, "gate_scale": float(scale)}
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def row_class(family: str) -> type[ModelRow]:
 
 def _type(kind: type, figure: Figure) -> Any:
     if kind is str:
-        return Literal[figure.legal]
+        return Literal[figure.legal] if figure.legal else str
     if get_origin(kind) is tuple:
         return Annotated[list[Annotated[float, Field(ge=0)]], Field(json_schema_extra={"type": ["array", "string"]})]  # or file:PATH
     if kind is float:

@@ -84,7 +84,7 @@ def lasting_bytes(workload: Workload, name: str) -> int:
     layouts: dict[Role, int] = {"quantised": len(narrow.layouts)} if narrow else {}
     held = ((role, part, weight) for role, part in parts for weight in lasting_weights(segment.own_weights, role, structure))
     own = (layouts.get(role, 1) * (itemsize[role] * one(weight_elements(weight, part, sizes))) for role, part, weight in held)
-    return sum(own) + sum(_size(each, workload) for each in segment.totals)
+    return sum(own) + sum(_size(each, workload) for each in segment.sums)
 
 
 def _rise(tasks: tuple[Task, ...], segment: Segment, workload: Workload) -> Rise:

@@ -24,7 +24,8 @@ PARTS: Final[tuple[Part, Part]] = ("shard", "padded")  # before a gathering of w
 
 
 def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
-    """The tasks of a step's end, in order; none where the optimizer runs in the backward."""
+    """The tasks of a step's end, in order; of weights none where the optimizer runs in the backward."""
+    yield from _steer(structure, segments)
     if structure.in_backward:
         return
     every = tuple((segment.name, weight) for segment in segments for weight in segment.own_weights)
@@ -45,6 +46,22 @@ def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
     yield from _update(structure, every, gradients)
     yield from _share(structure, _with_wide_parameters(structure, every))
     yield from _narrow_weights(structure, every)
+
+
+def _steer(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
+    """Biases that steer choices follow the loads of all ranks: one sum of counts for all layers.
+
+    Source: NVIDIA/Megatron-LM, megatron/core/distributed/finalize_model_grads.py (_update_router_expert_bias).
+    """
+    every = tuple((segment.name, each) for segment in segments for each in segment.steers)
+    if not every:
+        return
+    counts, biases = Bucket("choices", "whole", FLOAT32, every), Bucket("steers", "whole", FLOAT32, every)
+    partial = tuple(axis for axis in structure.axes if axis in every[0][1].gradient.partial)
+    mirrors = [("mirrored_choices", Group(("pp",), mirrors=True))] if structure.is_mirrored else []
+    for name, group in (*([("choices", Group(partial))] if partial else []), *mirrors):
+        yield Collective(name, "all_reduce", group, counts, counts, fresh=False)
+    yield Compute("steer", "steer", (biases, counts), (biases,), {}, in_place=True)
 
 
 def finish_segment(structure: Structure, segment: Segment) -> Iterator[Task]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from parsim.model.dims import COMPUTE, LOGITS, TOKENS
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
-from parsim.model.op import Block, Dims
+from parsim.model.op import COUNT, Block, Dims
 from parsim.model.spec import Architecture
 from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, replica_axes, rules, view_of
 from parsim.parallel.group import Group
@@ -156,6 +156,7 @@ def _placement(name: str, switches: _Switches) -> Segment:
         leaving={Phase.F: y, Phase.B: d_x, Phase.I: d_x, Phase.W: None},
         weights=tuple(_weight(block, *each) for each in placed),
         totals=tuple(placer.known[total] for total in block.totals),
+        steers=tuple(_steer(block, name, placer.known[COUNT + name].sharding) for name in block.steers),
     )
 
 
@@ -178,10 +179,15 @@ def _passes(block: Block, kernels: _Kernels) -> PassesInChunks:
 
 
 def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], beside: tuple[str, ...]) -> list[Task]:
+    forward = [task for task in forward if not (isinstance(task, Compute) and task.accumulate)]  # what is summed is summed once
     for region in again.checkpointed:
         backward = checkpoint(forward, backward, region)
     backward = before_use(forward, backward, again.ops, beside)
     return full(forward, backward, again.early_stop) if again.all else backward
+
+
+def _steer(block: Block, name: str, counts: Sharding) -> Weight:
+    return Weight(name, replace(counts, partial={}), counts, Group(()), "zeros", block.name)
 
 
 def _weight(block: Block, name: str, initial: str, placer: Placer, switches: _Switches, narrow_rows: int) -> Weight:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from parsim.model.dims import FLOAT32
 from parsim.schedules.phase import Phase
 from parsim.step.structure import Structure
 from parsim.step.task import Operand, Task, Weight
@@ -23,7 +24,13 @@ class Segment(Struct, frozen=True, kw_only=True):
     entering: Mapping[Phase, Operand | None]  # what a phase takes from the neighbouring segment
     leaving: Mapping[Phase, Operand | None]  # what it hands on
     weights: tuple[Weight, ...]
-    totals: tuple[Operand, ...]  # scalars summed over the step
+    totals: tuple[Operand, ...]  # summed over the step
+    steers: tuple[Weight, ...] = ()  # what follows such sums, with no gradient: its `gradient` says over which axes these are partial
+
+    @property
+    def sums(self) -> tuple[Operand, ...]:
+        """The totals, and what follows some of them."""
+        return *self.totals, *(Operand(each.name, each.sharding, FLOAT32) for each in self.steers)
 
     @property
     def known(self) -> tuple[Operand, ...]:

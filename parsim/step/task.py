@@ -70,7 +70,7 @@ class Bucket(Struct, frozen=True):
     number for each block of it that shares one, or of its experts.
     """
 
-    role: Literal["parameters", "gradients", "states", "temporaries", "quantised"]
+    role: Literal["parameters", "gradients", "states", "temporaries", "quantised", "steers", "choices"]
     part: Part
     dtype: str
     weights: tuple[tuple[str, Weight], ...]  # each with its segment

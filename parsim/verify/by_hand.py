@@ -18,7 +18,7 @@ from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
 from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, chain, rotary
-from parsim.verify.experts_by_hand import experts
+from parsim.verify.experts_by_hand import experts, steers_by_hand
 from parsim.verify.latent_by_hand import Projected, latent_projections
 from parsim_kernels.signature import Array
 
@@ -48,19 +48,21 @@ def by_hand(job: Job) -> Expected | None:
     updated = {
         name: weight - given.learning_rate * direction(given, weight, run.gradients[name] * share) for name, weight in run.weights.items()
     }
+    steers = steers_by_hand(job.spec, job.model.batch.sequence_length) if isinstance(job.spec, TransformerSpec) else {}
     structure = job.step.structure
     copies = job.itemsize(MASTER) * structure.master_weights + job.itemsize(COMPUTE) * structure.narrow_gradients
     # Source: Rajbhandari et al. 2020, section 3.1.
     each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + copies + states_of(job.itemsize(MASTER))
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(weight.size for weight in run.weights.values()) + scalars
+    lasting += 2 * 4 * sum(each.size for each in steers.values())  # biases that steer choices, and counts of these
     if structure.narrows and not structure.narrows.by_row:  # the layouts of what linear layers multiply, made once a step
         linear = (name for name in run.weights if name.endswith(".weight") and "router" not in name)
         matrices = (run.weights[name].size for name in linear if run.is_narrow(name))
         count = sum(matrices)
         lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * count)
         lasting -= job.itemsize(COMPUTE) * count * structure.narrow_alone
-    return Expected(run.loss, run.gradients, updated, lasting)
+    return Expected(run.loss, run.gradients, updated | steers, lasting)
 
 
 def _adamw(given: Training, weight: Array, g: Array) -> Array:

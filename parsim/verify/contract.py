@@ -18,6 +18,7 @@ from parsim.estimator.memory import counted_peak_bytes
 from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import timeline
 from parsim.estimator.totals import Totals, device_totals
+from parsim.executor.job import Job
 from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import shard
@@ -214,10 +215,11 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
             f"{copy}/{w.name}": w
             for copy, w in own_weights_of([each for stage in job.workload.stages(at["pp"]) for each in job.copies(stage)])
         }
+        lasting = {**held, **_steers(job, at["pp"])}
         sums = held if master is None or not any(at[axis] for axis in master.axes) else {}  # only the master has them
         for key, wanted, mine, full, scale in (
             ("weight gradients", sums, executed.gradients[rank], whole.gradients[0], largest),
-            ("updated weights", held, executed.weights[rank], whole.weights[0], 1.0),
+            ("updated weights", lasting, executed.weights[rank], whole.weights[0], 1.0),
         ):
             if mine.keys() != wanted.keys():
                 worst[key] = np.inf
@@ -233,6 +235,12 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
     for key, error in worst.items():
         yield key, error <= (COARSE if apart else TOLERANCE), f"{error:.1e} of the largest, one-rank run"
     yield "loss", abs(executed.loss - whole.loss) <= TOLERANCE * abs(whole.loss), f"{executed.loss:.12f}"
+
+
+def _steers(job: Job, place: int) -> dict[str, Weight]:
+    """The biases that steer choices, of a rank at a place of the pipeline."""
+    copies = [each for stage in job.workload.stages(place) for each in job.copies(stage)]
+    return {f"{copy}/{each.name}": each for copy, segment in copies for each in segment.steers}
 
 
 def _by_hand(whole: Execution) -> Iterator[Verdict]:

@@ -7,23 +7,32 @@ from functools import partial
 
 import numpy as np
 
+from parsim.model.gates import gate
 from parsim.model.loads import Slots
 from parsim.model.transformer import TransformerSpec
 from parsim.verify.arithmetic import Arithmetic, Valued
 from parsim_kernels.signature import Array
 
+Weigh = Callable[[Array, Array], Array]
+_STEP = 1e-30
+_GATES: dict[str, Weigh] = {  # those of others are as their files say
+    "softmax": lambda z, own: _share(np.exp(z) * own),
+    "pre_softmax": lambda z, own: _share(np.exp(z)) * own,
+    "sigmoid": lambda z, own: _share(own * np.exp(z) / (1 + np.exp(z))),
+    "own_sigmoid": lambda z, own: own * np.exp(z) / (1 + np.exp(z)),
+}
 Mlp = Callable[[TransformerSpec, Callable[[str, Array], Valued], Array], Valued]
 
 
 def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp) -> Valued:
-    """The sum over experts of gate x MLP(x), where the gates of a token are shares of exponentials, or sigmoids, of those that it chose.
+    """The sum over experts of gate x MLP(x).
 
     Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1; DeepSeek-AI 2024 (arXiv:2412.19437), section 2.1.2.
     """
     router = run.weights[f"{at}/router.weight"]
-    growth = np.exp(x @ router.T + run.weights.get(f"{at}/router.bias", 0.0))
-    odds = (growth if model.gates == "softmax" else growth / (1 + growth)) * chosen(model, *x.shape[:2])
-    gates = odds if model.gates == "own_sigmoid" else odds / odds.sum(-1, keepdims=True)
+    logits = x @ router.T + run.weights.get(f"{at}/router.bias", 0.0)
+    weigh, own_choices = _GATES.get(model.gates, gate(model.gates).weigh), chosen(model, *x.shape[:2])
+    gates = model.gate_scale * weigh(logits, own_choices)
     d_gates = np.zeros_like(gates)
 
     def dense(expert: int, name: str, h: Array) -> Valued:
@@ -57,10 +66,8 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
 
     def back(dy: Array) -> Array:
         dx = sum(through(dy) for _, through in own)
-        shared = 0.0 if model.gates == "own_sigmoid" else (gates * d_gates).sum(-1, keepdims=True)
-        d_logits = gates * (d_gates - shared)
-        if model.gates != "softmax":
-            d_logits = d_logits / (1 + growth)
+        growth = np.exp(logits)
+        d_logits = model.gate_scale * _slope(weigh, logits, own_choices, d_gates)
         d_logits = d_logits + _balance(run, model, x.shape[1], growth / growth.sum(-1, keepdims=True))
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
         if model.bias:
@@ -68,6 +75,20 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         return np.asarray(d_logits @ router + dx)
 
     return np.asarray(sum(out for out, _ in own)), back
+
+
+def _share(odds: Array) -> Array:
+    return np.asarray(odds / odds.sum(-1, keepdims=True))
+
+
+def _slope(weigh: Weigh, logits: Array, own: Array, d_gates: Array) -> Array:
+    """The gradient of logits from that of gates, by a step too small to round: Squire and Trapp 1998, SIAM Rev. 40(1)."""
+    found = np.empty_like(logits)
+    for expert in range(logits.shape[-1]):
+        moved = logits.astype(np.complex128)
+        moved[..., expert] += 1j * _STEP
+        found[..., expert] = (weigh(moved, own).imag / _STEP * d_gates).sum(-1)
+    return found
 
 
 def _balance(run: Arithmetic, model: TransformerSpec, length: int, softmax: Array) -> Array:
@@ -78,6 +99,18 @@ def _balance(run: Arithmetic, model: TransformerSpec, length: int, softmax: Arra
     shares = np.array(model.slots_chosen(length).loads) / (model.run_length(length) * model.experts_per_token)
     slope = softmax * (shares - (softmax @ shares)[..., None])
     return np.asarray(model.balance_coefficient * len(shares) * slope / (run.job.model.batch.global_batch * length))
+
+
+def steers_by_hand(model: TransformerSpec, length: int) -> dict[str, Array]:
+    """The biases that steer choices behind the first step: up where an expert had less than the mean, down where it had more.
+
+    Source: Wang et al. 2024 (arXiv:2408.15664), algorithm 1.
+    """
+    if not model.steer_rate:
+        return {}
+    loads = np.array(model.slots_chosen(length).loads)
+    moved = model.steer_rate * np.sign(loads.sum() - len(loads) * loads)
+    return {f"layer{layer}/router.steer": moved for layer in range(model.num_layers) if model.has_experts(layer)}
 
 
 def chosen(model: TransformerSpec, num_sequences: int, length: int) -> Array:

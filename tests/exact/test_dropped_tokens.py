@@ -27,6 +27,7 @@ PLANS = {
     "etp": Plan(data_parallel=2, tensor_parallel=2, micro_batch=2, expert_parallel=2, expert_tensor_parallel=2),
     "modules": Plan(data_parallel=2, recompute_modules=("moe",), zero_stage=1),
 }
+BY_PROBS = replace(MODEL, drop_policy="probs")
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -43,6 +44,27 @@ def test_the_first_tokens_of_an_expert_are_kept() -> None:
     padded = replace(MODEL, pad_to_capacity=True).slots(8)
     assert padded.loads == (5, 5, 5, 5) and padded.tokens.count(-1) == 20 - 13
     assert replace(MODEL, capacity_factor=2.0).slots(8).loads == chosen.loads  # room for all
+
+
+def test_by_probability_others_are_kept_and_as_many() -> None:
+    """Of 8 tokens that chose the first expert any 5: not the first, and each with its own share of what it chose."""
+    first, drawn = MODEL.slots(8), BY_PROBS.slots(8)
+    assert drawn.loads == first.loads and set(drawn.tokens[:5]) < set(range(8)) and drawn.tokens[:5] != first.tokens[:5]
+    assert drawn.tokens[5:] == first.tokens[5:]  # of the others none is dropped
+    for padded in (False, True):
+        toy = scenario(model=replace(BY_PROBS, pad_to_capacity=padded), batch=Batch(8, 8))
+        assert not [check for check in verify_plan(toy, PLANS["ep"], "toy") if not check.ok]
+
+
+def test_verify_notices_that_the_first_are_kept_where_probabilities_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Job._attribute
+
+    def attribute(self: Job, task: object, value: object, sizes: object) -> object:
+        return MODEL.slots(8).tokens if value == "tokens" else right(self, task, value, sizes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Job, "_attribute", attribute)
+    checks = verify_plan(scenario(model=BY_PROBS, batch=Batch(4, 8)), PLANS["ep"], "toy")
+    assert "loss, by hand" in {check.quantity for check in checks if not check.ok}
 
 
 def test_a_capacity_bounds_the_work_of_the_busiest_rank_and_padding_evens_it() -> None:
@@ -78,14 +100,13 @@ def _gates_of_what_is_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def _dropped_choices_do_not_count_backward(patch: pytest.MonkeyPatch) -> None:
-    right = experts._shares
+    right = experts.route_again_grad
 
     def grad(inputs, attributes, out=experts.fresh):  # type: ignore[no-untyped-def]
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(experts, "_shares", lambda *asked: right(*asked) * 0.5)
-            return experts.route_dropping_grad(inputs, attributes, out)
+        kept = attributes["loads"], attributes["tokens"]
+        return right(inputs, {**attributes, "chosen": kept}, out)
 
-    patch.setattr("parsim_kernels.machine.KERNELS", {**KERNELS, "route_dropping_grad": grad})
+    patch.setattr("parsim_kernels.machine.KERNELS", {**KERNELS, "route_again_grad": grad})
 
 
 def _the_last_tokens_are_kept(patch: pytest.MonkeyPatch) -> None:
@@ -118,6 +139,7 @@ def test_verify_notices(mutate: Callable[[pytest.MonkeyPatch], None], quantity: 
     ("figures", "stack", "said"),
     [
         ("pad_to_capacity: true", "", "pads to the capacity that capacity_factor states, which is 0"),
+        ("drop_policy: probs", "", "drop_policy = probs goes with capacity_factor, which is 0"),
         ("capacity_factor: -1", "", "must be at least 0, not -1"),
         (
             "capacity_factor: 1.25, pad_to_capacity: true",

@@ -10,12 +10,11 @@ from msgspec.structs import replace
 
 from parsim.cost import count
 from parsim.model import blocks
+from parsim.model.gates import GATES, gate
 from parsim.model.window import Window
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
-from parsim_kernels import experts
-from parsim_kernels.kernels import KERNELS
 from support import MOE, STACKS, forget_steps, scenario
 
 MAVERICK = replace(
@@ -57,19 +56,11 @@ def _every_layer_turns(patch: pytest.MonkeyPatch) -> None:
 
 
 def _gates_of_1(patch: pytest.MonkeyPatch) -> None:
-    def wrong(inputs, told, out=experts.fresh):  # type: ignore[no-untyped-def]
-        (gates,), flops = experts.route_own_sigmoid(inputs, told, out)
-        gates.fill(1)
-        return (gates,), flops
-
-    patch.setattr("parsim_kernels.machine.KERNELS", {**KERNELS, "route_own_sigmoid": wrong})
+    patch.setitem(GATES._values, "own_sigmoid", replace(gate("own_sigmoid"), weigh=lambda logits, chosen: np.ones_like(logits)))
 
 
 def _gates_do_not_learn(patch: pytest.MonkeyPatch) -> None:
-    def wrong(inputs, told, out=experts.fresh):  # type: ignore[no-untyped-def]
-        return experts.route_own_sigmoid_grad((inputs[0], np.zeros_like(inputs[1])), told, out)
-
-    patch.setattr("parsim_kernels.machine.KERNELS", {**KERNELS, "route_own_sigmoid_grad": wrong})
+    patch.setitem(GATES._values, "own_sigmoid", replace(gate("own_sigmoid"), slope=lambda logits, gates, d_gates: np.zeros_like(gates)))
 
 
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], set[str]] = {

@@ -10,8 +10,7 @@ from msgspec.structs import replace
 
 from parsim.cost import sizes
 from parsim.executor.job import Job
-from parsim.model.op import Gradient
-from parsim.model.op_kinds import KINDS
+from parsim.model.gates import GATES, gate
 from parsim.parallel.group import Group
 from parsim.parallel.plan import Batch, Plan
 from parsim.step import finish
@@ -56,8 +55,12 @@ def _no_gradient_of_gates(patch: pytest.MonkeyPatch) -> None:
     _kernel(patch, "weigh_grad", weigh_grad)
 
 
+def _gate(patch: pytest.MonkeyPatch, name: str, **changes: object) -> None:
+    patch.setitem(GATES._values, name, replace(gate(name), **changes))  # type: ignore[arg-type]
+
+
 def _router_is_not_trained(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(KINDS, "route", replace(KINDS["route"], gradients=(Gradient("x0", "route_grad", ("dy", "dy")),)))
+    _gate(patch, "softmax", slope=lambda logits, gates, d_gates: np.zeros_like(gates))
 
 
 def _table_off_by_one(patch: pytest.MonkeyPatch) -> None:
@@ -115,12 +118,7 @@ def test_kernels_refuse_what_a_wrong_table_gives_them(monkeypatch: pytest.Monkey
 
 
 def _sigmoids_differentiated_as_exponentials(patch: pytest.MonkeyPatch) -> None:
-    def grad(inputs, attributes, out=experts.fresh):  # type: ignore[no-untyped-def]
-        _, *others = inputs
-        (d_logits,), _ = experts.route_grad(others, attributes, out)
-        return (d_logits,), 9 * others[0].size
-
-    _kernel(patch, "route_sigmoid_grad", grad)
+    _gate(patch, "sigmoid", slope=gate("softmax").slope)
 
 
 def test_verify_notices_a_wrong_gradient_of_sigmoids(monkeypatch: pytest.MonkeyPatch) -> None:

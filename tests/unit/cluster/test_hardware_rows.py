@@ -150,7 +150,9 @@ def test_figures_of_a_fabric_are_plausible(name: str) -> None:
 
 def test_guesses_say_so() -> None:
     for row in rows("accelerators").values():
-        assert row.get("sustained_factor", 1) == 1 or re.search("guess|assumption|parsim fit|measured on one", row["source"]["sustained_factor"])
+        assert row.get("sustained_factor", 1) == 1 or re.search(
+            "guess|assumption|parsim fit|measured on one", row["source"]["sustained_factor"]
+        )
 
 
 def test_an_accelerator_is_one_row_and_a_node_of_it_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

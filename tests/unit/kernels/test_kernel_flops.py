@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from parsim.model.gates import gate
 from parsim_kernels import KERNELS
 from parsim_kernels.traffic import touched_bytes
 
@@ -34,6 +35,8 @@ MASK = {"scale": 0.5, "query_offset": 2}
 ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 1}
 
 Case = tuple[tuple[Array, ...], dict[str, object], int]
+GATED = {**SLOTS, "inner": 3, "loads": (3, 3), "gate": gate("sigmoid"), "scale": 2.5}
+
 CASES: dict[str, Case] = {
     "einsum": ((X, W), {"expr": "B S D, D F -> B S F"}, 2 * 2 * 3 * 4 * 6),
     "absmax": ((X,), {}, 24),
@@ -99,16 +102,13 @@ CASES: dict[str, Case] = {
     "unflatten": ((X,), {"expr": "B T D -> B T A E", "inner": 2}, 0),
     "permute": ((X,), {**SLOTS, "inner": 3}, 0),
     "unpermute": ((ones(6, 2, 4),), {**SLOTS, "inner": 3}, 6 * 2 * 4),
-    "route": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 12),
-    "route_sigmoid": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 4 * 12),
-    "route_sigmoid_grad": ((ones(2, 3, 2), ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 9 * 12),
-    "route_own_sigmoid": ((ones(2, 3, 2),), {**SLOTS, "loads": (3, 3)}, 4 * 12),
-    "route_own_sigmoid_grad": ((ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 3 * 12),
+    "route": ((ones(2, 3, 2),), GATED, 4 * 12),
+    "route_grad": ((ones(2, 3, 2), ones(6, 2), ones(6, 2)), GATED, 9 * 12),
+    "route_again_grad": ((ones(2, 3, 2), ones(6, 2)), GATED, 13 * 12),
+    "count_choices": ((ones(2, 3, 2),), dict(SLOTS), 12),
+    "steer": ((ones(4), ones(4)), {"rate": 0.5}, 16),
     "balance_loss": ((ones(2, 3, 2),), {**SLOTS, "scale": 0.5}, 5 * 12),
     "balance_loss_grad": ((ones(2, 3, 2),), {**SLOTS, "scale": 0.5}, 7 * 12),
-    "route_dropping_grad": ((ones(2, 3, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 7 * 12),
-    "route_sigmoid_dropping_grad": ((ones(2, 3, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 10 * 12),
-    "route_grad": ((ones(6, 2), ones(6, 2)), {**SLOTS, "inner": 3, "loads": (3, 3)}, 4 * 12),
     "grouped_gemm": ((ones(5, 2, 4), ones(2, 4, 7)), {"expr": "X G D, E D J -> X G J", "loads": (5, 0)}, 2 * 5 * 2 * 4 * 7),
     "weigh": ((X, ones(2, 3)), {}, 24),
     "weigh_grad": ((X, X), {}, 2 * 24),

@@ -1,0 +1,171 @@
+"""The figures of experts: how many, which of them tokens choose, what weighs them, and what does not fit in these."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+from parsim.errors import did_you_mean
+from parsim.model import gates
+from parsim.model.loads import NO_SLOTS, Slots, expert_loads, slot_tokens, slots_in_groups, zipf
+from parsim.model.spec import ModelSpec, figure
+
+_OF_EXPERTS = (
+    "shared_ffn_hidden_size",
+    "expert_groups",
+    "load_skew",
+    "load_shares",
+    "capacity_factor",
+    "balance_coefficient",
+    "steer_rate",
+)  # figures that need some
+
+
+class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
+    """A model whose layers may have experts in place of an MLP."""
+
+    num_experts: int = figure("the experts of a layer that has some; 0 makes all layers dense", 0, zero=True, most=100_000)
+    experts_per_token: int = figure("the experts that a token chooses", 1)
+    expert_ffn_hidden_size: int = figure(
+        "the width of an expert; ffn_hidden_size where left out", 0, rule=lambda row: row.get("ffn_hidden_size") or 4 * row["hidden_size"]
+    )
+    shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
+    expert_groups: int = figure("groups of experts side by side, such as those of a node; 0 and 1: all are one", 0, zero=True)
+    groups_per_token: int = figure("with expert_groups how many of them a token's experts are from, at most; 0: all", 0, zero=True)
+    gates: str = figure(
+        "what weighs the experts that a token chose: softmax or sigmoid over them, pre_softmax over all, own_sigmoid, expert_choice",
+        "softmax",
+    )
+    gate_scale: float = figure("what gates are multiplied by", 1.0, most=1_000)
+    gates_on_input: bool = figure("whether they weigh what enters an expert, not what its nonlinearity gives", False)
+    load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
+    load_shares: tuple[float, ...] = figure(
+        "how tokens choose experts, a number each: shares, or tokens; file:PATH names a CSV or JSON file of tokens by layer and expert", ()
+    )
+    capacity_factor: float = figure(
+        "times an even share of the tokens of a run that an expert takes, as drop_policy says; others are dropped; 0: none are",
+        0.0,
+        most=100_000,
+    )
+    drop_policy: str = figure(
+        "which tokens an expert of a capacity keeps: the first, or those of the largest gates", "position", legal=("position", "probs")
+    )
+    pad_to_capacity: bool = figure("whether each expert computes as many rows as it may take, some of them empty", False)
+    balance_coefficient: float = figure("times the auxiliary loss that balances loads, which adds to gradients of routers; 0: none", 0.0)
+    steer_rate: float = figure(
+        "how far a step moves the bias that steers choices of an expert, up where its load is below the mean, else down; 0: none",
+        0.0,
+    )
+    num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
+    expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether a layer has an MLP that all tokens pass."""
+        return self.num_experts == 0 or self.num_dense_layers > 0 or self.expert_layer_every > 1
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts in place of a dense MLP."""
+        place = layer - self.num_dense_layers
+        return self.num_experts > 0 and place >= 0 and (place + 1) % self.expert_layer_every == 0
+
+    @property
+    def steering(self) -> float:
+        """As stated."""
+        return self.steer_rate
+
+    @property
+    def limits_groups(self) -> bool:
+        """Whether a token may not use experts of all groups."""
+        return 0 < self.groups_per_token < self.expert_groups
+
+    def experts_misfit(self) -> str:
+        """What does not fit in the figures of experts; "" where all do."""
+        if self.num_experts and self.experts_per_token > self.num_experts:
+            return f"experts_per_token = {self.experts_per_token} is above num_experts = {self.num_experts}"
+        if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
+            said = f"num_dense_layers = {self.num_dense_layers} and expert_layer_every = {self.expert_layer_every}"
+            return f"{said} leave none of {self.num_layers} layers its experts"
+        beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
+        if beside and not self.num_experts:
+            value = getattr(self, beside)
+            return f"{beside} = {[*value] if isinstance(value, tuple) else value} goes with experts, but num_experts = 0"
+        if self.gates not in gates.names():
+            return f"gates = {self.gates} is none{did_you_mean(self.gates, gates.names())}; known: {', '.join(gates.names())}"
+        if not self.gate_scale:
+            return "gate_scale = 0.0 leaves nothing of what experts compute; 1 scales nothing"
+        if self.limits_groups and gates.gate(self.gates).choose is not slot_tokens:
+            return f"groups_per_token = {self.groups_per_token} limits what tokens choose, but gates = {self.gates} chooses otherwise"
+        if self.drop_policy != "position" and not self.capacity_factor:
+            return f"drop_policy = {self.drop_policy} goes with capacity_factor, which is 0; give one"
+        if self.pad_to_capacity and not self.capacity_factor:
+            return "pad_to_capacity = true pads to the capacity that capacity_factor states, which is 0; give one"
+        return self._groups_misfit() or self._loads_misfit()
+
+    def _groups_misfit(self) -> str:
+        """What does not fit in the groups of experts."""
+        groups, own, experts = self.expert_groups, self.groups_per_token, self.num_experts
+        left = own * experts // max(groups, 1)  # of the groups that a token uses
+        if own > max(groups, 1):
+            return f"groups_per_token = {own} is above expert_groups = {groups}"
+        if groups and experts % groups:
+            return f"expert_groups = {groups} does not divide num_experts = {experts}"
+        if self.limits_groups and self.experts_per_token > left:
+            return f"groups_per_token = {own} leaves a token {left} experts, but experts_per_token = {self.experts_per_token}"
+        return ""
+
+    def _loads_misfit(self) -> str:
+        """What does not fit in the loads of experts that are given."""
+        shares, positive = self.load_shares, sum(share > 0 for share in self.load_shares)
+        if not shares:
+            return ""
+        if self.load_skew:
+            return f"load_skew = {self.load_skew} and load_shares both say how tokens choose experts; leave one out"
+        if len(shares) != self.num_experts:
+            return f"load_shares has {len(shares)} numbers, but num_experts = {self.num_experts}; give each expert one"
+        if positive < self.experts_per_token:
+            return f"load_shares leaves tokens {positive} experts, but experts_per_token = {self.experts_per_token}"
+        return ""
+
+    def run_length(self, sequence_length: int) -> int:
+        """The fewest tokens that all experts share out evenly; where a sequence is no multiple of them, or experts have unequal loads by
+        intent, as many of it as 256 divides."""
+        if not self.num_experts:
+            return 1
+        fewest = self.num_experts // math.gcd(self.num_experts, self.experts_per_token)
+        is_long = self._shares or self.capacity_factor or sequence_length % fewest
+        return math.gcd(sequence_length, 256) if is_long else fewest
+
+    def slots_chosen(self, sequence_length: int) -> Slots:
+        """By the shares of experts, and from no more groups of them than a token may use."""
+        if not self.num_experts:
+            return NO_SLOTS
+        run = self.run_length(sequence_length)
+        loads = expert_loads(run * self.experts_per_token, self.num_experts, run, self._shares)
+        if self.limits_groups:
+            return slots_in_groups(loads, run, self.expert_groups, self.groups_per_token)
+        return Slots(loads, gates.gate(self.gates).choose(loads, run))
+
+    def slots(self, sequence_length: int) -> Slots:
+        """Those that fit in the capacity of experts.  Source: Lepikhin et al. 2020 (arXiv:2006.16668), section 2.2; NVIDIA/Megatron-LM,
+        megatron/core/transformer/moe/moe_utils.py (get_capacity, drop_policy)."""
+        chosen = self.slots_chosen(sequence_length)
+        if not self.capacity_factor or not chosen.loads:
+            return chosen
+        capacity = math.ceil(Fraction(str(self.capacity_factor)) * len(chosen.tokens) / self.num_experts)
+        return chosen.within(capacity, padded=self.pad_to_capacity, policy=self.drop_policy)
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        """Of tokens, by expert; () where all have as many."""
+        return zipf(self.num_experts, self.load_skew) if self.load_skew else self.load_shares
+
+    def small_experts(self, heads: int) -> dict[str, Any]:
+        """Four experts, of which a token chooses two at most, of one of two groups where it may not use all."""
+        if not self.num_experts:
+            return {}
+        found: dict[str, Any] = {"num_experts": 4, "experts_per_token": min(self.experts_per_token, 2), "expert_ffn_hidden_size": heads}
+        found |= {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}
+        found |= {"expert_groups": 2 * self.limits_groups, "groups_per_token": 1 * self.limits_groups}
+        return found | ({"load_shares": tuple(math.fsum(self.load_shares[expert::4]) for expert in range(4))} if self.load_shares else {})
