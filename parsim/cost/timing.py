@@ -55,9 +55,8 @@ def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> In
 
 
 def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
-    """Picoseconds of the host: none for what a graph replays, where laws of single kernels hold what surrounds a call, or for a wait
-    during which another micro_batch runs.
-    """
+    """Picoseconds in which the host launches: none where a graph replays all, where each kernel has a law of its own, which holds its call,
+    or where it waits for loads while another micro_batch runs."""
     replayed, stack = model.replayed, model.stack
     waits_hidden = task.stream == COMPUTE_STREAM and model.hidden > 0
     if model.cluster.node.accelerator.kernels or replayed == ALL or waits_hidden:
