@@ -50,7 +50,7 @@ def check_objective(objective: str, scenario: Scenario) -> None:
         except PlanError as error:
             lacking.append(error)
     if lacking:
-        what, remedy = ("; ".join(each.what for each in lacking), " ".join(each.remedy for each in lacking))
+        what, remedy = "; ".join(each.what for each in lacking), " ".join(each.remedy for each in lacking)
         raise PlanError(what, lacking[0].where, remedy)
 
 

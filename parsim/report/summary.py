@@ -238,8 +238,8 @@ def _show_contention(ranking: Ranking) -> None:
         say(f"collectives of {_places(alone)} share no links: their estimates stand")
     if left_out:
         say(f"not simulated, of too many events, and so last: {_places(left_out)}")
-    if unknown and found.is_best:
-        say(f"not simulated, since slower than the first even by their estimates: {_places(unknown)}")
+    if unknown and 1 not in unknown:
+        say(f"not simulated, since no better than the first even by their estimates: {_places(unknown)}")
     elif unknown:
         say(f"not simulated, of too many events, so that it is not known whether they share links: {_places(unknown)}")
     if not found.is_best and 1 not in (*left_out, *unknown):

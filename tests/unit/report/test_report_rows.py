@@ -53,7 +53,7 @@ def test_mutant_a_column_that_says_nothing_is_noticed(name: str, hidden: str, mo
 
 
 ALONE, UNKNOWN = "collectives of 1 share no links", "not known whether they share links: 1, 2"
-LATE, SLOWER, MORE = "of too many events, and so last: 3", "slower than the first even by their estimates: 2", "--top 6 simulates more"
+LATE, SLOWER, MORE = "of too many events, and so last: 3", "no better than the first even by their estimates: 2", "--top 6 simulates more"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,7 @@ LATE, SLOWER, MORE = "of too many events, and so last: 3", "slower than the firs
         ((True, True, True), (1, 2, 3), True, ()),
         ((False, True, True), (2,), False, (ALONE, LATE, MORE)),
         ((True, None, True), (1, 3), True, (SLOWER,)),
+        ((True, None, True), (1, 3), False, (SLOWER, MORE)),
         ((None, None, True), (), False, (LATE, UNKNOWN)),
     ],
 )
