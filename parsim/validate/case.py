@@ -128,7 +128,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         stack = replace(stack, dispatch=experts.dispatch, graphs={ANY: experts.graphs} if experts.graphs else {})
     stack = replace(stack, fusions=fusions_of(row, stack.fusions), dispatch=dispatch_of(row) or stack.dispatch)
     overlaps = experts.overlaps if experts else pairs_micro_batches(row)
-    stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row) and not overlaps)
+    stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row))
     model = _model(row, software)
     latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
     if latent and latent.attention and not row.says("recompute"):
