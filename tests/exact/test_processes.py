@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from parsim.errors import ParsimError, ScenarioError
 from parsim.executor.job import Job
@@ -45,7 +45,7 @@ def run(plan: Plan, stack: object, transport: str, **options: object) -> Executi
 def same(these: Execution, those: Execution) -> None:
     """Equal as integers and as bits, on every rank."""
     assert these.losses == those.losses and len(these.losses) == 3
-    assert [asdict(ledger) for ledger in these.ledgers] == [asdict(ledger) for ledger in those.ledgers]
+    assert these.ledgers == those.ledgers
     for name in ("weights", "gradients", "input_gradients"):
         for mine, theirs in zip(getattr(these, name), getattr(those, name), strict=True):
             assert list(mine) == list(theirs)
