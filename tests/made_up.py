@@ -151,7 +151,7 @@ def mixture(package: str, **changes: Any) -> Any:
     """A model of the family above."""
     spec = importlib.import_module(f"{package}.mixture").MixtureSpec
     return spec(
-        "mixture",
+        name="mixture",
         **{"num_layers": 2, "hidden_size": 6, "ffn_hidden_size": 8, "num_features": 5, "num_labels": 3, "num_experts": 4, **changes},
     )
 

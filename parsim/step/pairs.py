@@ -193,13 +193,12 @@ def _beside(task: Task) -> Task:
 
 
 def _pieces(tasks: Sequence[Phased]) -> list[list[Phased]]:
-    """Cut behind exchanges that follow one another."""
-    found: list[list[Phased]] = [[]]
-    for each in tasks:
-        if found[-1] and is_exchange(found[-1][-1][1]) and not is_exchange(each[1]):
-            found.append([])
-        found[-1].append(each)
-    return found
+    """Cut behind the exchanges that come first, one after another, and behind the last one: those between start as soon as they can."""
+    places = [place for place, (_, task) in enumerate(tasks) if is_exchange(task)]
+    if not places:
+        return [[*tasks]]
+    first = next(place + 1 for place in places if place + 1 not in places)
+    return [[*tasks[start:stop]] for start, stop in pairwise(sorted({0, first, places[-1] + 1, len(tasks)}))]
 
 
 def _with_weights(pieces: list[list[Phased]], weights: Sequence[Phased]) -> list[list[Phased]]:

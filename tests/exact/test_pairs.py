@@ -91,6 +91,22 @@ def test_exchanges_that_are_longer_hide_the_kernels_between_them() -> None:
     assert exchanges < together < exchanges + kernels
 
 
+def check_order() -> None:
+    """That of Megatron-LM@d98e8a64, TransformerLayerSchedulePlan.run: combine back, dispatch forward, dispatch back, combine forward."""
+    for plan, back in ((SPREAD, Phase.B), (PLANS["dual"], Phase.I)):
+        (both,) = (
+            run for run in stages_of(toy(plan), plan).workload.pair_of(0, 0).lists if run.segment.name == "expert_layer and expert_layer"
+        )
+        moves = [(phase, task.name.partition(".")[0]) for phase, task in both.parts if pairs.is_exchange(task)]
+        forward, backward = ([name for phase, name in moves if phase is own] for own in (Phase.F, back))
+        assert forward == ["dispatch", "dispatch_gates", "collect"] and backward == ["collect", "dispatch_gates", "dispatch"]
+        assert [phase for phase, _ in moves] == [back, Phase.F, Phase.F, back, back, Phase.F]
+
+
+def test_exchanges_go_in_the_order_of_megatron() -> None:
+    check_order()
+
+
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -126,11 +142,23 @@ def test_verify_notices(mutate: Patch, name: str, monkeypatch: pytest.MonkeyPatc
     assert found, "not noticed"
 
 
-def test_exchanges_that_are_waited_for_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def _cut_behind_each(patch: pytest.MonkeyPatch) -> None:
+    def pieces(tasks: list[pairs.Phased]) -> list[list[pairs.Phased]]:
+        found: list[list[pairs.Phased]] = [[]]
+        for each in tasks:
+            found[-1].append(each)
+            found += [[]] if pairs.is_exchange(each[1]) else []
+        return found
+
+    patch.setattr(pairs, "_pieces", pieces)
+
+
+@pytest.mark.parametrize(("mutate", "check"), [(_waits_for_each, check_hidden), (_cut_behind_each, check_order)])
+def test_other_orders_are_noticed(mutate: Patch, check: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     forget_steps()
-    _waits_for_each(monkeypatch)
+    mutate(monkeypatch)
     with pytest.raises(AssertionError):
-        check_hidden()
+        check()
     forget_steps()
 
 
