@@ -78,8 +78,8 @@ def lasting_parts(structure: Structure) -> dict[Role, Part]:
     zero_stage = structure.zero_stage
     flat: Part = "padded" if zero_stage else "whole"
     found: dict[Role, Part] = {"parameters": "shard" if zero_stage >= 3 else flat, "optimizer": "shard" if zero_stage else "whole"}
-    if structure.lasting_narrow:
-        found["quantised"] = "padded" if structure.gathers_narrow else "whole"
+    if structure.lasting_narrow and not structure.casts_shards:
+        found["quantised"] = found["parameters"] if structure.gathers_narrow else "whole"
     if structure.gathers_narrow:
         found["scales"] = "scale"
     if structure.narrow_gradients:

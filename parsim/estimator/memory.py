@@ -118,8 +118,10 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
     elements = {part: elements_of(stages, part) for part in set(parts.values())}
     own = {role: elements_of(stages, part, role) for role, part in parts.items() if role == "scales" or structure.narrow_alone}
     found |= {role: own.get(role, elements[part]) * size[role] for role, part in parts.items() if role in size}
-    if how := structure.lasting_narrow:
-        found["quantised"] = len(how.layouts) * (elements_of(stages, parts["quantised"], "quantised") * sizes.itemsize_bytes[QUANTISED])
+    if "quantised" in parts:
+        found["quantised"] = len(structure.lasting_layouts) * (
+            elements_of(stages, parts["quantised"], "quantised") * sizes.itemsize_bytes[QUANTISED]
+        )
     for segment in stages.workload.step.segments.values():
         if segment.sums:
             each = np.sum([sizes.num_bytes(total) for total in segment.sums], axis=0)

@@ -38,6 +38,7 @@ class Bound(Struct, frozen=True, kw_only=True):
     need: MessageNeed | None = None
     weights: Owners = ()  # whose buffers come to life, pass between a device and its host, or are updated
     prefix: str = ""  # of the names of flat buffers
+    layout: str = ""  # behind those of narrow ones
     dst: int = -1  # of a message, and its name
     posted: str = ""
     micro_batch: int = 0
@@ -221,7 +222,7 @@ class Binder(Struct, frozen=True, dict=True):
         """The weights of buckets in one role."""
         buckets = [value for value in values if isinstance(value, Bucket)]
         weights = tuple(owner for bucket in buckets for owner in scope.owners(bucket))
-        return {"weights": weights, "prefix": PREFIX[buckets[0].role]} if buckets else {}
+        return {"weights": weights, "prefix": PREFIX[buckets[0].role], "layout": buckets[0].layout} if buckets else {}
 
     def _collective(self, task: Collective, scope: Scope | RankScope, key: tuple[object, ...], ps: int) -> CollectiveCall | None:
         """None where this rank has nothing to give."""

@@ -87,13 +87,16 @@ class Store(Struct, frozen=True):
 
     def _hold_narrow(self, name: str, weight: Weight, values: Array) -> None:
         """Its layouts, and what their scale follows from where ranks find it together."""
-        job, gathers = self.job, self.job.step.structure.gathers_narrow
-        layouts, _ = KERNELS["quantise"]((values,), told_of_weight(job, weight, self.at))
+        job, structure, told = self.job, self.job.step.structure, told_of_weight(self.job, weight, self.at)
+        gathers, lasting = structure.gathers_narrow, () if structure.casts_shards else structure.lasting_layouts
+        layouts, _ = KERNELS["quantise"]((values,), told)
         for layout, narrow in zip(narrows_of(job).layouts, layouts, strict=True):
-            self._hold(name + layout, weight, narrow, QUANTISED, "padded" if gathers else "whole")
+            if layout in lasting:
+                self._hold(name + layout, weight, narrow, QUANTISED, self.lasting_part("parameters") if gathers else "whole")
         if gathers:
             count = int(weight_elements(weight, "scale", job.sizes.at(self.at))[0])
-            largest = np.zeros((count,) if count > 1 else (), job.values.precision)
+            (largest,), _ = KERNELS["absmax"]((values,), told) if structure.casts_shards else ((np.zeros(count),), 0)
+            largest = largest.astype(job.values.precision).reshape((count,) if count > 1 else ())
             self.machine.hold(self.number, name + LARGEST, largest, job.itemsize(FLOAT32))
 
     def _hold(self, name: str, weight: Weight, values: Array, dtype: str, part: Part) -> None:

@@ -233,7 +233,8 @@ class Stack(Described, frozen=True):
     workspace_bytes: float = _key(0.0, "memory of GEMM libraries, which the framework allocates")
     communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
     narrow_parameters: tuple[str, ...] = _key(
-        (), "precisions in which matrices of linear layers are kept, and gathered by ZeRO 1 and 2, in the narrow format alone"
+        (),
+        "precisions whose linear layers keep, and ZeRO gathers, their matrices in the narrow format alone; ZeRO 3 with one scale a tensor",
     )
     precisions: tuple[str, ...] = _key((), "precisions of 8 and 4 bits that it trains in; not known where left out")
     fp8: str = _key("fp8_current", "what dtype fp8 means: a precision of 8 bits by its name")

@@ -24,6 +24,12 @@ __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "ModelRef", "ModelRow", "NodeRef"
 ATTENTION: Final = ("unfused", "fused_softmax", OWN, *KERNELS)
 _MOST_ELEMENTS: Final = 1024  # that share a scale, beside which nothing but whole bits is stored
 NarrowPrecisions = list[Annotated[str, Known("narrow precisions", lambda: tuple(name for name in RECIPES if RECIPES[name].narrows))]]
+# With scales by row each GEMM makes its own narrow weights.
+KeptNarrow = list[
+    Annotated[
+        str, Known("precision of a narrow weight", lambda: tuple(n for n, r in RECIPES.items() if r.narrows and not r.narrows.by_row))
+    ]
+]
 Overhead = Annotated[float, Quantity("bytes", zero=True)]
 
 
@@ -89,7 +95,7 @@ class StackRow(InlineRow):
     allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
     workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead = _as_in_stack("communicator_bytes")
-    narrow_parameters: NarrowPrecisions = _as_in_stack("narrow_parameters")
+    narrow_parameters: KeptNarrow = _as_in_stack("narrow_parameters")
     precisions: NarrowPrecisions = _as_in_stack("precisions")
     fp8: Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if "fp8" in name])] = _as_in_stack("fp8")
     host_float32_gradients: bool = _as_in_stack("host_float32_gradients")

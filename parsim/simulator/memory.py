@@ -80,8 +80,7 @@ def lasting_bytes(workload: Workload, name: str) -> int:
         "scales": sizes.itemsize_bytes[FLOAT32],
     }
     parts = lasting_parts(structure).items()
-    narrow = structure.lasting_narrow
-    layouts: dict[Role, int] = {"quantised": len(narrow.layouts)} if narrow else {}
+    layouts: dict[Role, int] = {"quantised": len(structure.lasting_layouts)}
     held = ((role, part, weight) for role, part in parts for weight in lasting_weights(segment.own_weights, role, structure))
     own = (layouts.get(role, 1) * (itemsize[role] * one(weight_elements(weight, part, sizes))) for role, part, weight in held)
     return sum(own) + sum(_size(each, workload) for each in segment.sums)

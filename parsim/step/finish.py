@@ -11,7 +11,6 @@ from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, axis_of, replica_axes, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS, states_role
-from parsim.parallel.precision import LAYOUTS, ROW
 from parsim.parallel.sharding import Sharding
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
@@ -122,32 +121,48 @@ def _narrow_weights(structure: Structure, every: tuple[Placed, ...]) -> Iterator
         return
     facts, layouts = how.attributes(weight=True), Bucket("quantised", "whole", QUANTISED, narrow)
     if structure.gathers_narrow:
-        yield from _gather_narrow(structure, narrow, facts)
-        if not how.one_layout:
-            row, column = (replace(layouts, layout=layout) for layout in LAYOUTS)
-            yield Compute("transpose_weights", "cast", (row,), (column,), {})
+        first, *others = (replace(layouts, layout=layout) for layout in structure.lasting_layouts)
+        yield from _gather_narrow(structure, first, facts)
+        yield from (Compute("transpose_weights", "cast", (first,), (other,), {}) for other in others)
     else:
         wide = _own_states(structure, narrow) if structure.narrow_alone else parameters(structure, narrow, "whole")
         yield Compute("quantise_weights", "quantise", (wide,), (layouts,), {**facts, "layouts": len(how.layouts)})
 
 
-def _gather_narrow(structure: Structure, narrow: tuple[Placed, ...], facts: Mapping[str, float | str]) -> Iterator[Task]:
-    """Each rank's part of the new weights, quantised by the largest element of the whole, brought together in one layout.
+def _gather_narrow(structure: Structure, whole: Bucket, facts: Mapping[str, float | str]) -> Iterator[Task]:
+    """Each rank's part of the new weights, quantised by the largest element of the whole, brought together; in ZeRO 3 not before a pass.
 
-    Source: NVIDIA/TransformerEngine@d0067d0da, transformer_engine/pytorch/tensor/utils.py (_cast_master_weights_to_fp8_current_scaling).
+    Source: NVIDIA/TransformerEngine@d0067d0da, transformer_engine/pytorch/tensor/utils.py (_cast_master_weights_to_fp8_current_scaling);
+    of ZeRO 3: pytorch/ao, torchao/float8/fsdp_utils.py (precompute_float8_dynamic_scale_for_fsdp: 'a single all-reduce').
     """
-    own, part = _own_states(structure, narrow), Bucket("quantised", "shard", QUANTISED, narrow, layout=ROW)
-    largest = Bucket("quantised", "scale", FLOAT32, narrow, layout=LARGEST)
+    narrow, part = whole.weights, replace(whole, part="shard")
+    own, largest = made_narrow_of(structure, narrow)
     yield Compute("largest_of_weights", "absmax", (own,), (largest,), {})
     for group, weights in by_group(narrow):
         each = replace(largest, weights=weights)
         name = sum_name("largest_of_weights", group, structure)
         yield Collective(name, "all_reduce", group, each, each, operator="max", fresh=False)
+    if structure.casts_shards:
+        return
     yield Compute("quantise_weights", "quantise", (own, largest), (part,), {**facts, "layouts": 1})
-    for group, weights in by_group(narrow):
+    for group, weights in by_group(narrow) if structure.zero_stage < 3 else ():
         shards = replace(part, weights=weights)
         name = sum_name("gather_narrow_weights", group, structure)
         yield Collective(name, "all_gather", group, shards, replace(shards, part="whole"), fresh=False)
+
+
+def cast_shards(structure: Structure, shards: Bucket) -> Iterator[Task]:
+    """A rank's parts of weights in the format that is gathered, made of what it updates; they come to life."""
+    assert structure.lasting_narrow
+    made_of = tuple(replace(each, ahead=shards.ahead) for each in made_narrow_of(structure, shards.weights))
+    facts = structure.lasting_narrow.attributes(weight=True)
+    yield Hold("narrow_shards", (shards,))
+    yield Compute("quantise_shards", "quantise", made_of, (shards,), {**facts, "layouts": 1})
+
+
+def made_narrow_of(structure: Structure, weights: tuple[Placed, ...]) -> tuple[Bucket, Bucket]:
+    """What a rank updates of weights, and the largest magnitude that a scale follows from."""
+    return _own_states(structure, weights), Bucket("quantised", "scale", FLOAT32, weights, layout=LARGEST)
 
 
 def _own_states(structure: Structure, weights: tuple[Placed, ...]) -> Bucket:
@@ -163,6 +178,14 @@ def _with_wide_parameters(structure: Structure, every: tuple[Placed, ...]) -> tu
 def parameters(structure: Structure, weights: tuple[Placed, ...], part: Part) -> Bucket:
     """Weights as they are stored: what is computed with, and what shards of it are kept as."""
     return Bucket("parameters", part, structure.parameter_role if part == "shard" else COMPUTE, weights)
+
+
+def to_gather(structure: Structure, weights: tuple[Placed, ...], part: Part) -> Iterator[Bucket]:
+    """Weights as passes gather them in ZeRO 3: as they are stored, and apart from them those that last narrow."""
+    if wide := tuple(each for each in weights if not each[1].narrow_rows):
+        yield parameters(structure, wide, part)
+    if narrow := tuple(each for each in weights if each[1].narrow_rows):
+        yield Bucket("quantised", part, QUANTISED, narrow, layout=structure.lasting_layouts[0])
 
 
 def by_group(weights: Iterable[Placed]) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:

@@ -51,7 +51,7 @@ class _Kernels(NamedTuple):
     fusions: tuple[str, ...]
     loss_chunks: int
     narrows: Narrowing | None = None
-    narrow_lasts: bool = False
+    lasting_layouts: tuple[str, ...] = ()
 
 
 class _Switches(NamedTuple):
@@ -83,7 +83,7 @@ def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     again = _Recompute(structure.checkpointed, structure.recompute_ops, structure.recomputes_all, structure.early_stop)
     wide = _Kernels(structure.architecture, structure.attention, structure.fusions, structure.loss_chunks)
-    narrow = wide._replace(narrows=structure.narrows, narrow_lasts=structure.lasting_narrow is not None)
+    narrow = wide._replace(narrows=structure.narrows, lasting_layouts=structure.lasting_layouts)
     switches = _Switches(
         wide,
         tuple((dim, over) for dim, over in rules(structure.dimensions).items() if dim != LOGITS or not structure.gather_logits),
@@ -145,7 +145,7 @@ def _placement(name: str, switches: _Switches) -> Segment:
         placer.known["d_y"] = d_y
     placer.beside = switches.beside
     backward = with_turns(placer.place(backward_calls), switches.ring)
-    rows = {name: weight.rows for name, weight in linear.items()} if switches.kernels.narrow_lasts else {}
+    rows = {name: weight.rows for name, weight in linear.items()} if switches.kernels.lasting_layouts else {}
     placed = ((name, initial, placer, switches, rows.get(name, 0)) for name, initial in block.weights.items())
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
     return Segment(
@@ -167,7 +167,7 @@ def _calls(name: str, kernels: _Kernels) -> _Calls:
     linear = linear_weights(forward, block.weights) if kernels.narrows else {}
     if kernels.narrows:
         fused = "norm_gemm" in kernels.fusions
-        forward, backward = in_narrow(forward, backward, linear, kernels.narrows, lasting=kernels.narrow_lasts, fused=fused)
+        forward, backward = in_narrow(forward, backward, linear, kernels.narrows, lasting=kernels.lasting_layouts, fused=fused)
     dims = {dim for call in (*forward, *backward) for _, own, *_ in (*call.inputs, *call.outputs) for dim in own}
     return _Calls(replace(block, name=name), forward, backward, gradient_of_x, linear, frozenset(dims))
 

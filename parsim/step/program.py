@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding, reshard
 from parsim.schedules.phase import Phase
-from parsim.step.finish import PARTS, Placed, by_group, finish_segment, parameters, replica_sums, sum_name, whole_gradients
+from parsim.step.finish import PARTS, Placed, by_group, cast_shards, finish_segment, replica_sums, sum_name, to_gather, whole_gradients
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
 from parsim.step.structure import Structure
@@ -179,7 +179,7 @@ def section(step: Step, name: str, phase: Phase, *, following: str = "", closes:
 
 def _section(step: Step, segment: Segment, phase: Phase, following: str, closes: bool) -> Iterator[Task]:
     if _gathers_ahead(step, phase):
-        yield Wait("parameters", buffers=("parameters",))
+        yield Wait("parameters", buffers=("parameters", *(("quantised",) if step.structure.gathers_narrow else ())))
         if following:
             yield from _gathers_of(step, following, phase, ahead=True)
     elif _gathers(step, phase):
@@ -197,8 +197,8 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     if applies:
         yield from finish_segment(step.structure, segment)
     if _releases(step, phase):
-        gathered = (parameters(step.structure, own, "padded") for _, own in _buckets_to_gather(step, segment, phase))
-        yield Hold("release_parameters", frees=tuple(gathered))
+        groups = _weights_to_gather(step, segment, phase)
+        yield Hold("release_parameters", frees=tuple(each for _, own in groups for each in to_gather(step.structure, own, "padded")))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -262,18 +262,24 @@ def _scatters(step: Step, segment: Segment) -> Iterator[Collective]:
     return replica_sums(step.structure, f"{segment.name}_gradients", weights, add=True, stream=stream)
 
 
-def _gathers_of(step: Step, name: str, phase: Phase, *, ahead: bool) -> Iterator[Collective]:
+def _gathers_of(step: Step, name: str, phase: Phase, *, ahead: bool) -> Iterator[Task]:
     """The parameters of a segment brought together (ZeRO 3); of the one that runs next, beside compute."""
-    for group, own in _buckets_to_gather(step, step.segments[name], phase):
-        shards, whole = (replace(parameters(step.structure, own, part), ahead=ahead) for part in PARTS)
-        stream = step.structure.sum_stream if ahead else COMPUTE_STREAM
-        yield Collective(sum_name(f"{name}_parameters", group, step.structure), "all_gather", group, shards, whole, stream=stream)
+    stream = step.structure.sum_stream if ahead else COMPUTE_STREAM
+    for group, own in _weights_to_gather(step, step.segments[name], phase):
+        for pair in zip(*(to_gather(step.structure, own, part) for part in PARTS), strict=True):
+            shards, whole = (replace(each, ahead=ahead) for each in pair)
+            called = sum_name(f"{name}_{whole.role}", group, step.structure)
+            casts = step.structure.casts_shards and whole.role == "quantised"
+            if casts:
+                yield from cast_shards(step.structure, shards)
+            frees = (shards,) if casts else ()
+            yield Collective(called, "all_gather", group, shards, whole, stream=stream, frees=frees)
 
 
-def _buckets_to_gather(step: Step, segment: Segment, phase: Phase) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:
+def _weights_to_gather(step: Step, segment: Segment, phase: Phase) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:
     """What a phase gathers: all that the segment uses, but not again a tied weight that stayed; of W what its tasks look at."""
     used = segment.weights if step.structure.reshard else segment.own_weights
     if phase is Phase.W:
         seen = {name for task in segment.phases[phase] for name in reads(task)}
-        used = tuple(weight for weight in used if weight.name in seen)
+        used = tuple(weight for weight in used if seen.intersection(weight.lasting))
     return by_group((segment.name, weight) for weight in used)

@@ -25,6 +25,7 @@ from parsim.step.gradient import KernelCall, part_of
 
 RESCALED: Final = "rescaled"  # an attribute of a GEMM
 LOCAL: Final = "@local"  # behind the name of what a relabel brings: the narrow tensor before
+TURNED: Final = "@turned"  # behind that of a weight: what backward makes of the layout that lasts, to multiply it
 _NORMS: Final = ("layer_norm", "rms_norm", "gain")
 _PLAIN: Final = "einsum"  # a linear layer of all tokens
 _OF_EXPERTS: Final = frozenset("EX")  # of matrices of experts, and of their rows
@@ -53,7 +54,7 @@ def in_narrow(
     weights: Mapping[str, LinearWeight],
     how: Narrowing,
     *,
-    lasting: bool,
+    lasting: Collection[str],
     fused: bool,
 ) -> tuple[list[KernelCall], list[KernelCall]]:
     """The calls of forward and backward with what linear layers multiply quantised.
@@ -63,7 +64,7 @@ def in_narrow(
         backward: those derived from them.
         weights: of its linear layers.
         how: formats and scales.
-        lasting: whether the narrow weights are there from the last step; else each pass makes them.
+        lasting: the layouts of narrow weights that are there from the last step; where none is, each pass makes them.
         fused: whether a norm writes its result quantised, or finds its largest element where that is measured.
     """
     quantiser = _Quantiser(forward, backward, weights, how, lasting, fused)
@@ -77,10 +78,15 @@ class _Quantiser(Struct):
     backward: Sequence[KernelCall]
     weights: Mapping[str, LinearWeight]
     how: Narrowing
-    lasting: bool
+    lasting: Collection[str]
     fused: bool
     sources: dict[str, Dims] = field(default_factory=dict)  # of an input that a relabel brings: its dims before
     ready: set[str] = field(default_factory=set)  # what has been made in the present pass
+
+    @property
+    def turns(self) -> bool:
+        """Whether the layout of weights that backward multiplies is made of the other."""
+        return bool(self.lasting) and ROW not in self.lasting
 
     @property
     def second(self) -> str:
@@ -144,7 +150,8 @@ class _Quantiser(Struct):
             self.ready.add(x)
         if other in self.weights:
             yield from self.weight(other, ROW, call.tag)
-            yield self.with_rescaling(replace(call, inputs=((dy + ROW, dims), (other + ROW, other_dims)), dtype=LINEAR))
+            layout = TURNED if self.turns else ROW
+            yield self.with_rescaling(replace(call, inputs=((dy + ROW, dims), (other + layout, other_dims)), dtype=LINEAR))
         else:
             if self.how.by_row and other not in self.ready:
                 yield from self.quantise(other, other_dims, call.tag, (COLUMN,))
@@ -174,11 +181,19 @@ class _Quantiser(Struct):
         self.ready.add(target)
 
     def weight(self, name: str, layout: str, tag: str) -> Iterator[KernelCall]:
-        """The narrow weight, where it does not last."""
-        if not self.lasting and name + layout not in self.ready:
-            self.ready.add(name + layout)
-            dims, rows = self.weights[name]
+        """The narrow weight, where it does not last so.
+
+        Source: pytorch/ao, torchao/float8/float8_ops.py (preprocess_addmm): b_data.t().contiguous().t() of one that lies by rows.
+        """
+        if name + layout in self.ready:
+            return
+        self.ready.add(name + layout)
+        dims, rows = self.weights[name]
+        if not self.lasting:
             yield from self.kernels(name, dims, told_of(self.how.attributes(weight=True), rows, (layout,)), tag)
+        elif layout == ROW and self.turns:
+            inputs, outputs = ((name + self.second, dims),), ((name + TURNED, dims, QUANTISED),)
+            yield KernelCall(f"{name}.transpose", "cast", inputs, outputs, {}, tag=tag)
 
     def quantise(
         self, name: str, dims: Dims, tag: str, layouts: Sequence[str] = (), *, out: str = "", fused: bool = False

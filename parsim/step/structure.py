@@ -78,7 +78,7 @@ class Structure(Struct, frozen=True):
     loss_chunks: int  # chunks of tokens that pass the head one after another
     narrows: Narrowing | None  # what linear layers multiply
     wide_layers: tuple[str, ...]  # names of blocks, of which some copies do not
-    narrow_alone: bool  # what they multiply of weights lasts in the narrow format only, made of what the optimizer updates
+    narrow_parameters: bool  # what they multiply of weights is gathered in the narrow format, made of what the optimizer updates
     ring: int
     copies_kv_heads: bool
     waits_for_loads: bool  # the host, before it launches experts
@@ -134,7 +134,7 @@ class Structure(Struct, frozen=True):
             loss_chunks=stack.loss_chunks,
             narrows=batch.recipe.narrows,
             wide_layers=tuple(dict.fromkeys(name for name, _ in batch.layout(model) if name.startswith(WIDE))),
-            narrow_alone=_keeps_narrow_alone(batch, plan, stack, zero_stage) and not copies_kv_heads,
+            narrow_parameters=_has_narrow_parameters(batch, plan, stack, zero_stage) and not copies_kv_heads,
             ring=ring,
             copies_kv_heads=copies_kv_heads,
             waits_for_loads=stack.waits_for_loads,
@@ -181,13 +181,32 @@ class Structure(Struct, frozen=True):
 
         Source: NVIDIA/TransformerEngine, transformer_engine/pytorch/module/linear.py (is_first_microbatch): cached over a step.
         """
-        lasts = self.zero_stage < 3 and not self.in_backward
+        lasts = (self.zero_stage < 3 or self.narrow_parameters) and not self.in_backward
         return self.narrows if lasts and self.narrows and not self.narrows.by_row else None
+
+    @property
+    def lasting_layouts(self) -> tuple[str, ...]:
+        """In which layouts they last; in ZeRO 3 in what forward multiplies, of which backward makes the other."""
+        how = self.lasting_narrow
+        return () if how is None else how.layouts[-1:] if self.zero_stage >= 3 else how.layouts
+
+    @property
+    def narrow_alone(self) -> bool:
+        """Whether such weights last in no other format but the optimizer's own."""
+        return self.narrow_parameters and not self.master_shards
+
+    @property
+    def casts_shards(self) -> bool:
+        """Whether narrow shards live only while they are gathered, made anew for each pass.
+
+        Source: pytorch/ao, torchao/float8/fsdp_utils.py (fsdp_pre_all_gather).
+        """
+        return self.gathers_narrow and self.master_shards
 
     @property
     def gathers_narrow(self) -> bool:
         """Whether ZeRO brings narrow weights together, and not what they are made of."""
-        return self.narrow_alone and self.zero_stage > 0
+        return self.narrow_parameters and self.zero_stage > 0
 
     @property
     def parameter_role(self) -> str:
@@ -240,20 +259,20 @@ def _are_wider(batch: Batch, stack: Stack) -> bool:
     return stack.gradient_dtype == "fp32" and batch.recipe.stores[COMPUTE] != "fp32"
 
 
-def _keeps_narrow_alone(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> bool:
-    """Whether narrow weights have no wide ones beside them: not where passes make them, nor where one rank or the host updates for all.
+def _has_narrow_parameters(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> bool:
+    """Whether what is kept and gathered of weights is narrow: not where one rank or the host updates for all.
 
-    Blocks of two directions are made of what is gathered: no rank could make one layout of the other.
+    Blocks of two directions are made of what is gathered: no rank could make one layout of the other.  ZeRO 3 takes one scale a tensor.
+    Source: pytorch/ao, torchao/float8/config.py: 'enable_fsdp_float8_all_gather only supports tensorwise scaling granularity'.
     """
     elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master"
-    how, cuts = batch.recipe.narrows, zero_stage > 0
+    how = batch.recipe.narrows
     return (
         batch.dtype in stack.narrow_parameters
         and how is not None
         and not how.by_row
         and not elsewhere
-        and zero_stage < 3
-        and not (cuts and how.along != how.square)
+        and (zero_stage == 0 or how.along == (how.square if zero_stage < 3 else 0))
     )
 
 

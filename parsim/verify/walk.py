@@ -40,7 +40,8 @@ def late_frees(workload: Workload, rank: int) -> list[str]:
         for task in run.tasks:
             used = {*reads(task), *writes(task)}
             for freed in task.frees:
-                is_late = any(name != run.segment.name for name, _ in freed.weights) if isinstance(freed, Bucket) else freed not in used
+                behind = isinstance(freed, Bucket) and any(name != run.segment.name for name, _ in freed.weights)
+                is_late = behind and freed != getattr(task, "source", None) if isinstance(freed, Bucket) else freed not in used
                 found += [f"{task.name} in {run.segment.name} {phase} frees {getattr(freed, 'name', freed)}"] * is_late
     return found
 

@@ -182,6 +182,7 @@ ROOM = {
     "windows in MFU and in what a stack cannot run, why plans are not simulated, how to ask again, cells of sizes": 100,
     "precision as an axis of plans": 130,
     "scales by row": 70,
+    "narrow weights that ZeRO 3 gathers": 76,
     "two micro_batches at once, so that exchanges of experts hide behind kernels": 680,
 }
 

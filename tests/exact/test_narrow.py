@@ -14,7 +14,6 @@ from parsim.cost import buckets, count
 from parsim.errors import ScenarioError
 from parsim.estimator import memory
 from parsim.estimator.estimate import estimate, stages_of
-from parsim.estimator.result import Estimate
 from parsim.executor.evaluate import evaluate
 from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
@@ -23,7 +22,7 @@ from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.precision import RECIPES, Narrowing, with_wide_ends
 from parsim.schedules.phase import Phase
 from parsim.simulator import memory as simulated
-from parsim.step import finish, lower
+from parsim.step import finish, lower, program
 from parsim.step.quantise import _Quantiser
 from parsim.step.task import Collective, Compute, Task
 from parsim.verify import verify_plan
@@ -35,6 +34,7 @@ NARROW = [name for name, recipe in RECIPES.items() if recipe.narrows]
 LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0)
 FUSED = replace(STACK, attention="flash", fusions=("norm_gemm", "rms_norm", "swiglu", "gradient_accumulation"))
 ALONE = replace(FUSED, narrow_parameters=tuple(NARROW))
+SHARDS = replace(ALONE, master_shards=True, gradient_overlap=True)
 ALL = Batch(4, 8, "fp8_current")
 WIDE_ENDS = replace(ALL, num_layers_at_start_in_bf16=1, num_layers_at_end_in_bf16=2)
 SEQUENCE = Plan(tensor_parallel=2, sequence_parallel=True)
@@ -104,6 +104,22 @@ def test_all_readers_agree_where_weights_are_kept_narrow_alone(name: str, plan: 
     assert not red(name, plan, stack=ALONE, model=replace(LLAMA, hidden_size=32))
 
 
+@pytest.mark.parametrize("name", ["fp8_current", "fp8_delayed"])
+@pytest.mark.parametrize("stack", [ALONE, SHARDS], ids=["kept", "cast"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(data_parallel=2, zero_stage=3, recompute="full"),
+        Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=3),
+        Plan(data_parallel=2, pipeline_parallel=2, zero_stage=3, schedule="zero_bubble_h1"),
+    ],
+    ids=["full", "sp", "zbh1"],
+)
+def test_all_readers_agree_where_passes_gather_narrow_weights(name: str, stack: Stack, plan: Plan) -> None:
+    """From narrow shards that last, or, beside other work, from those that are cast of master weights."""
+    assert not red(name, plan, stack=stack)
+
+
 def test_layers_in_bf16_take_what_they_take_in_bf16() -> None:
     """Of 4 layers the first and the last two, so that one is narrow: FLOPs, bytes and memory are those of three wide and one narrow."""
 
@@ -162,25 +178,41 @@ def test_narrow_weights_last_beside_the_others_and_are_made_once_a_step() -> Non
         assert sum(isinstance(task, Compute) and task.name.endswith("weight.quantise") for task in forward) == made
 
 
-def of_zero_1(stack: Stack) -> Estimate:
-    return estimate(scenario(model=LLAMA, batch=Batch(8, 8, "fp8_current"), stack=stack), Plan(data_parallel=2, zero_stage=1))
+MATRICES = 4 * LLAMA.hidden_size * (4 * LLAMA.num_heads * LLAMA.head_dim + 3 * LLAMA.ffn_hidden_size)
+SCALES = 4 * 7  # one a matrix of four layers
+
+
+def saved_by(stack: Stack, stage: int, name: str = "fp8_current") -> tuple[int, int]:
+    """Bytes of parameters that a stack saves by weights that are narrow alone, and those that each of two ranks sends."""
+    plan, stacks = Plan(data_parallel=2, zero_stage=stage), (replace(stack, narrow_parameters=()), stack)
+    beside, alone = (estimate(scenario(model=LLAMA, batch=Batch(8, 8, name), stack=each), plan) for each in stacks)
+    parameters = beside.memory_bytes[0]["parameters"] - alone.memory_bytes[0]["parameters"]
+    return parameters, beside.sent_bytes[0]["dp"] - alone.sent_bytes[0]["dp"]
+
+
+SCALES_SENT = 2 * (2 - 1) * SCALES * 4 // 2  # a ring of two sends each of its two halves once
+SAVED_BY_ZERO_3 = (-4 * SCALES, 2 * 4 * MATRICES // 2 - SCALES_SENT)
 
 
 def test_narrow_weights_alone_take_a_byte_an_element_a_layout_and_as_much_to_gather() -> None:
-    """By hand: no 2 bytes beside them, half of their new values are sent at a byte and not at 2, and 4 bytes a matrix to find its scale."""
-    matrices, count = 4 * LLAMA.hidden_size * (4 * LLAMA.num_heads * LLAMA.head_dim + 3 * LLAMA.ffn_hidden_size), 4 * 7
-    beside, alone = of_zero_1(FUSED), of_zero_1(ALONE)
-    assert beside.memory_bytes[0]["parameters"] - alone.memory_bytes[0]["parameters"] == 2 * matrices - 4 * count
-    scales = 2 * (2 - 1) * count * 4 // 2  # a ring of two sends each of its two halves once
-    assert beside.sent_bytes[0]["dp"] - alone.sent_bytes[0]["dp"] == matrices // 2 - scales
+    """By hand: no 2 bytes beside them, half of their new values are sent at a byte and not at 2, and 4 bytes a matrix to find its scale.
+
+    In ZeRO 3 half of them lasts in one layout, or none where master weights do, and two passes of each of four micro_batches gather.
+    """
+    assert saved_by(ALONE, 1) == (2 * MATRICES - 4 * SCALES, MATRICES // 2 - SCALES_SENT)
+    assert saved_by(ALONE, 3) == (MATRICES // 2 - 4 * SCALES, SAVED_BY_ZERO_3[1])
+    assert saved_by(SHARDS, 3) == SAVED_BY_ZERO_3
 
 
-def narrow_weights_alone_follow(name: str = "fp8_current") -> bool:
+@pytest.mark.parametrize("name", ["fp8_rowwise", "fp8_blockwise", "mxfp8", "nvfp4"])
+def test_zero_3_gathers_wide_what_has_more_than_one_scale_a_tensor(name: str) -> None:
+    assert saved_by(SHARDS, 3, name) == (0, 0)
+
+
+def narrow_weights_alone_follow(name: str = "fp8_current", stage: int = 1, stack: Stack = ALONE) -> bool:
     """Whether three steps of ranks that gather narrow weights have the losses of those that gather wide ones and quantise them."""
-    plan, cases = (
-        Plan(data_parallel=2, zero_stage=1),
-        (scenario(model=LLAMA, batch=Batch(2, 8, name), stack=s) for s in (ALONE, FUSED)),
-    )
+    wide, plan = replace(stack, narrow_parameters=()), Plan(data_parallel=2, zero_stage=stage)
+    cases = (scenario(model=LLAMA, batch=Batch(2, 8, name), stack=each) for each in (stack, wide))
     alone, beside = (execute(case, plan, num_steps=3).losses for case in cases)
     return max(abs(one / other - 1) for one, other in zip(alone, beside, strict=True)) < 1e-9
 
@@ -188,6 +220,11 @@ def narrow_weights_alone_follow(name: str = "fp8_current") -> bool:
 @pytest.mark.parametrize("name", ["fp8_delayed", "fp8_blockwise", "nvfp4"])
 def test_narrow_weights_alone_are_those_of_the_last_update(name: str) -> None:
     assert narrow_weights_alone_follow(name)
+
+
+@pytest.mark.parametrize("stack", [ALONE, SHARDS], ids=["kept", "cast"])
+def test_narrow_weights_that_passes_gather_are_those_of_the_last_update(stack: Stack) -> None:
+    assert narrow_weights_alone_follow(stage=3, stack=stack)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +395,14 @@ def _each_rank_scales_its_own_part(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(finish, "_gather_narrow", gather)
 
 
+def _shards_cast_by_the_scales_of_the_first_step(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(finish, "_gather_narrow", lambda *_: iter(()))
+
+
+def _gathered_as_they_are_stored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(program, "to_gather", lambda s, own, part: iter((finish.parameters(s, own, part),)))
+
+
 def _second_layouts_of_the_last_step(patch: pytest.MonkeyPatch) -> None:
     right = finish._narrow_weights
     patch.setattr(finish, "_narrow_weights", lambda *told: (task for task in right(*told) if task.name != "transpose_weights"))
@@ -383,6 +428,9 @@ def _weights_of_the_last_step(patch: pytest.MonkeyPatch) -> None:
         (_activations_kept_wide, lambda: kept_bytes("bf16") - kept_bytes("fp8_delayed") != saved_bytes()),
         (_one_more_layer_is_wide, lambda: "loss, by hand" in red("fp8_current", Plan(), batch=WIDE_ENDS)),
         (_each_rank_scales_its_own_part, lambda: not narrow_weights_alone_follow()),
+        (_each_rank_scales_its_own_part, lambda: not narrow_weights_alone_follow(stage=3)),
+        (_shards_cast_by_the_scales_of_the_first_step, lambda: not narrow_weights_alone_follow(stage=3, stack=SHARDS)),
+        (_gathered_as_they_are_stored, lambda: saved_by(SHARDS, 3) != SAVED_BY_ZERO_3),
         (_second_layouts_of_the_last_step, lambda: not narrow_weights_alone_follow()),
         (_wide_weights_beside_narrow_ones, lambda: "peak bytes" in red("fp8_current", Plan(), stack=ALONE)),
         (_weights_of_the_last_step, lambda: not narrow_weights_follow()),

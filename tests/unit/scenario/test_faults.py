@@ -147,6 +147,10 @@ def test_the_error_of_load_says_every_fault(tmp_path):
         ({"model": "{base: gpt2-small, hidden_size: wide}"}, "1:27: model.hidden_size: must be a whole number, not 'wide'"),
         ({"batch": "16"}, "3:1: batch: must be a mapping, not 16"),
         ({"stack": "mcore"}, "5:1: stack: unknown stack 'mcore' (did you mean 'megatron-core'?)"),
+        (
+            {"stack": "{base: torchtitan, narrow_parameters: [fp8_rowwise]}"},
+            "5:47: stack.narrow_parameters.0: unknown precision of a narrow weight 'fp8_rowwise'; known: fp8_delayed, fp8_current, ",
+        ),
         ({"plans": "{a: {schedule: 1f1}}"}, "4:13: plans.a.schedule: unknown schedule '1f1' (did you mean '1f1b'?); known: 1f1b"),
         ({"plans": "{a: {sequence_parallel: yes}}"}, "4:13: plans.a.sequence_parallel: must be true or false, not 'yes'"),
         ({"plans": "{a: {tensor_parallel: []}}"}, "4:13: plans.a.tensor_parallel: must not be empty"),
