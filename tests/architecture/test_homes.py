@@ -183,6 +183,7 @@ ROOM = {
     "precision as an axis of plans": 130,
     "scales by row": 70,
     "two micro_batches at once, so that exchanges of experts hide behind kernels": 680,
+    "gradients that go with their update": 45,
 }
 
 
