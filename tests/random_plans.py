@@ -40,7 +40,7 @@ class Drawn(Struct, frozen=True):
 
 
 def drawn(seed: int) -> Drawn:
-    """The case of a seed: the first legal one that is drawn, with more ranks a sequence and few kv heads where that is legal."""
+    """The case of a seed: the first legal one that is drawn, with more ranks a sequence, few kv heads and so on where that is legal."""
     rng, others = Random(seed), Random(f"context {seed}")
     while True:
         case = _attempt(rng)
@@ -57,7 +57,8 @@ def _longer(rng: Random, case: Drawn) -> Drawn:
         model = replace(model, max_positions=64, num_kv_heads=1 if few else model.num_kv_heads)
     batch = replace(batch, sequence_length=batch.sequence_length * (2 * ranks if ranks > 1 else 1))
     plan = replace(case.plan, context_parallel=ranks, context_kind=kind, context_group=group)
-    return Drawn(replace(case.scenario, model=model, batch=batch), plan)
+    stack = replace(case.scenario.stack, frees_gradients=rng.random() < 0.7)
+    return Drawn(replace(case.scenario, model=model, batch=batch, stack=stack), plan)
 
 
 def _faults(case: Drawn) -> bool:

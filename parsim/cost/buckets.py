@@ -71,7 +71,7 @@ def lasting_weights(weights: Iterable[Weight], role: Role, structure: Structure)
 
 
 def lasting_parts(structure: Structure) -> dict[Role, Part]:
-    """Which part of each weight lives through the whole step: its parameters, optimizer state and, unless applied at once, gradients.
+    """Which part of each weight lives through the whole step: its parameters, optimizer state and, unless they come and go, gradients.
 
     Source: Rajbhandari et al. 2020 (arXiv:1910.02054), section 5.
     """
@@ -84,4 +84,4 @@ def lasting_parts(structure: Structure) -> dict[Role, Part]:
         found["scales"] = "scale"
     if structure.narrow_gradients:
         found["narrow_gradients"] = "whole"
-    return found if structure.in_backward else {**found, "gradients": "shard" if zero_stage >= 2 else flat}
+    return {**found, "gradients": "shard" if zero_stage >= 2 else flat} if structure.gradients_last else found

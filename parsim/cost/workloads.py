@@ -49,7 +49,7 @@ class Workloads:
         _check_schedules(plans, self.micro_batches, model.batch)
         facts, which = plans.each(MESH, lambda plan: MeshFacts.of(spec, plan, model.stack))
         mesh = codes_of(facts)[0][which]
-        asked, structure = _structures(spec, model, plans, mesh)
+        asked, structure = _structures(spec, model, plans, mesh, np.minimum(self.micro_batches, 2))
         group = _groups(mesh[kept])
         parts = [np.flatnonzero(group == each) for each in range(group.max() + 1)]
         place = np.zeros_like(group)
@@ -89,10 +89,15 @@ def _groups(mesh: Ints) -> Ints:
     return found
 
 
-def _structures(spec: ModelSpec, model: CostModel, plans: Plans, mesh: Ints) -> tuple[list[Structure], Ints]:
-    """The structures of plans, and which each has: degrees matter as far as they are on, and a pipeline by where its ends lie."""
+def _structures(spec: ModelSpec, model: CostModel, plans: Plans, mesh: Ints, micro_batches: Ints) -> tuple[list[Structure], Ints]:
+    """The structures of plans, and which each has: degrees matter as far as they are on, and a pipeline by where its ends lie.
+
+    `micro_batches`: one or more, which matters where a stack frees gradients.
+    """
     apart, mirrored = plans.numbers(_PIPELINE[:-1], ends_apart), plans.numbers(_SCHEDULE, _num_copies)
     switches = [plans.columns[name] for name in _SWITCHES if name in plans.columns]
+    if model.stack.frees_gradients:
+        switches.append(micro_batches)
     first, which = distinct_rows([mesh, apart, mirrored, *switches], plans.num_plans)
     return [Structure.of(spec, model.batch, plan, model.stack) for plan in plans.some(first)], which
 

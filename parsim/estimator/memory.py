@@ -152,7 +152,9 @@ def _end_bytes(stages: Stages) -> Ints:
     structure, itemsize = stages.workload.step.structure, stages.workload.sizes.itemsize_bytes
     made: dict[str, Part] = {structure.sum_copies: "whole", structure.update_temporaries: lasting_parts(structure)["optimizer"]}
     found = [elements_of(stages, part) * itemsize[role] for role, part in made.items() if role]
-    return np.max(found, axis=0) if found else np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
+    most = np.max(found, axis=0) if found else np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
+    applied = elements_of(stages, lasting_parts(structure)["optimizer"]) * itemsize[GRADIENT] if structure.frees_gradients else 0
+    return np.asarray(most + applied)
 
 
 def _apart(stages: Stages, in_passes: Ints, at_end: Ints) -> Ints:

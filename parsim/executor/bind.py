@@ -214,7 +214,7 @@ class Binder(Struct, frozen=True, dict=True):
         if not isinstance(freed, Bucket):
             return (scope.full(freed),)
         owners, parts = scope.owners(freed), dict.fromkeys((freed.part,) if freed.part == "shard" else ("whole", freed.part))
-        if self.job.step.structure.in_backward and freed.role == "gradients" and freed.part == "padded":
+        if freed.role == "gradients" and freed.part == "padded" and not self.job.step.structure.scatters:
             parts["shard"] = None  # a view
         return tuple(dict.fromkeys(name for part in parts for name in buffers(owners, freed, part)))
 

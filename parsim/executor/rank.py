@@ -14,7 +14,7 @@ from parsim.executor.names import suffix
 from parsim.executor.requests import CollectiveCall, Request
 from parsim.executor.values import region, shard
 from parsim.executor.weights import Store
-from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
+from parsim.model.dims import COMPUTE, MASTER, QUANTISED
 from parsim.parallel.dimensions import EXPERT, axes_of
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.schedules.phase import Phase
@@ -129,16 +129,16 @@ class Rank:
     def other(self, bound: Bound) -> Iterator[Request]:
         """A task that moves data, or only waits or keeps the books of memory."""
         task, call = bound.task, bound.collective
-        itemsize = self.job.itemsize(GRADIENT if bound.prefix else QUANTISED if bound.layout else COMPUTE)
+        itemsize = self.job.itemsize(QUANTISED if bound.layout else COMPUTE)
         if not isinstance(task, HostCopy):
             for instance, weight in bound.weights:
                 name = f"{instance}/{bound.prefix}{weight.name}{bound.layout}"
-                if isinstance(task, Hold) and isinstance(like := task.values[0], Bucket) and like.role in ("temporaries", "quantised"):
-                    self.store.hold_temporary(name, weight, like)
-                elif bound.prefix and self.job.step.structure.in_backward:
-                    self.store.hold_gradient(name, weight)
-                else:
+                if not (isinstance(task, Hold) and isinstance(like := task.values[0], Bucket)):
                     self.store.hold_flat(name, weight, self.store.zeros(weight), itemsize, own=False)
+                elif like.role in ("temporaries", "quantised"):
+                    self.store.hold_temporary(name, weight, like)
+                else:
+                    self.store.hold_gradient(name, weight, like.part)
         if bound.need:
             yield bound.need
         elif isinstance(task, Collective) and task.operation == "slice":

@@ -47,7 +47,7 @@ class Store(Struct, frozen=True):
             name = f"{instance}/{weight.name}"
             if not (weight.narrow_rows and structure.narrow_alone):
                 self._hold(name, weight, part, structure.parameter_role, self.lasting_part("parameters"))
-            if not structure.in_backward:
+            if structure.gradients_last:
                 self._hold(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
             if weight.narrow_rows:
                 self._hold_narrow(name, weight, part)
@@ -71,10 +71,9 @@ class Store(Struct, frozen=True):
         """The most that this rank has kept on its host."""
         return self.machine.ledgers[self.host].peak_bytes if self.job.step.structure.uses_host else 0
 
-    def hold_gradient(self, name: str, weight: Weight) -> None:
-        """Zeros for a gradient that dies with its update, with views of its own part where ZeRO shards."""
-        part: Part = "padded" if self.job.step.structure.zero_stage else "whole"
-        self._hold(name, weight, self.zeros(weight), GRADIENT, part)
+    def hold_gradient(self, name: str, weight: Weight, part: Part) -> None:
+        """Zeros for a gradient that does not last, with a view of a rank's own part where that has no buffer of its own."""
+        self._hold(name, weight, self.zeros(weight), GRADIENT, part, own=not self.job.step.structure.scatters)
 
     def hold_temporary(self, name: str, weight: Weight, like: Bucket) -> None:
         """Zeros in a weight's part of a bucket."""
@@ -99,14 +98,14 @@ class Store(Struct, frozen=True):
             largest = largest.astype(job.values.precision).reshape((count,) if count > 1 else ())
             self.machine.hold(self.number, name + LARGEST, largest, job.itemsize(FLOAT32))
 
-    def _hold(self, name: str, weight: Weight, values: Array, dtype: str, part: Part) -> None:
+    def _hold(self, name: str, weight: Weight, values: Array, dtype: str, part: Part, *, own: bool = True) -> None:
         itemsize = self.job.itemsize(dtype)
         if part == "whole":
             self.machine.hold(self.number, name, values, itemsize)
         elif part == "shard" or not weight.group.axes:
             self.machine.hold(self.number, name + suffix(weight, part), self.own_part(weight, values), itemsize)
         else:
-            self.hold_flat(name, weight, values, itemsize)
+            self.hold_flat(name, weight, values, itemsize, own=own)
 
     def _gradients(self) -> Iterator[Array]:
         """Zeros for the gradient of each weight, one behind the other in memory, so that a bucket of them is summed where it lies."""
@@ -152,7 +151,7 @@ class Store(Struct, frozen=True):
         """Zeros in what a step sums: gradients, the loss and the gradient norm."""
         part = self.lasting_part("gradients")
         totals = [f"{instance}/{total.name}" for instance, segment in self.copies for total in segment.totals]
-        lasting = () if self.job.step.structure.in_backward else own_weights_of(self.copies)
+        lasting = own_weights_of(self.copies) if self.job.step.structure.gradients_last else ()
         gradients = (f"{i}/d_{w.name}{suffix(w, part)}" for i, w in lasting)
         for name in (*gradients, *totals, NORM):
             self.machine.get(self.number, name)[...] = 0

@@ -204,6 +204,9 @@ class Stack(Described, frozen=True):
     narrow_gradients: bool = _key(
         False, "whether gradients of a micro_batch stay, in the dtype of matmuls, beside float32 ones up to ZeRO 1"
     )
+    frees_gradients: bool = _key(
+        False, "whether gradients go with their update, and come with the backward of the next step; not those in buffers of replicas"
+    )
     loss_chunks: int = _key(1, "chunks of tokens that pass output layer and loss one after another, each with its gradients")
     gather_logits: bool = _key(False, "whether each tensor-parallel rank holds the logits of the whole vocabulary")
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")

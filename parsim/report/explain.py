@@ -70,10 +70,10 @@ BREAKDOWN: Final[Mapping[str, str]] = {
 
 MEMORY: Final[Mapping[str, str]] = {
     "parameters": "weights in the dtype of the matmuls, or float32 where the stack shards those (master_shards), padding included",
-    "gradients": "gradient buffers in the stack's gradient_dtype, and narrower ones where it keeps both (narrow_gradients)",
+    "gradients": "gradient buffers that last, in the stack's gradient_dtype, and narrower ones where it keeps both (narrow_gradients)",
     "optimizer": "what the plan's optimizer keeps on the device beside each weight, and the float32 weights where the matmuls use less",
     "activations": "what the micro-batches in flight keep for their backward",
-    "transients": "what the forward or backward at the peak needs beyond that, or the update where it needs more",
+    "transients": "what the forward or backward at the peak needs beyond that, or the update; gradients that do not last",
     "buffers": "communicators of the software stack, and the scalars of loss and gradient norm",
     "framework": "the software stack's context and libraries, as the stack states it, and what its allocator wastes",
 }

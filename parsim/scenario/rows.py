@@ -71,6 +71,7 @@ class StackRow(InlineRow):
     ] = _as_in_stack("fusions")
     gradient_dtype: Literal["fp32", "compute"] = _as_in_stack("gradient_dtype")
     narrow_gradients: bool = _as_in_stack("narrow_gradients")
+    frees_gradients: bool = _as_in_stack("frees_gradients")
     loss_chunks: Natural = _as_in_stack("loss_chunks")
     gather_logits: bool = _as_in_stack("gather_logits")
     tensor_overlap: bool = _as_in_stack("tensor_overlap")

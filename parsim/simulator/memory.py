@@ -39,18 +39,19 @@ def peak_bytes(program: Program) -> tuple[int, ...]:
     chains = ([of_list[id(run.tasks)].times(one(run.copies)) for run in each.lists] for each in program.passes)
     rises = np.array([functools.reduce(Rise.then, each, Rise(0, 0)) for each in chains])
     net, highest = rises[program.pass_index].T
-    live = np.cumsum(net) - net  # a rank ends as it began, so that one sum over all ranks does
     starts = np.searchsorted(program.columns.rank, np.arange(program.workload.num_ranks))
+    left = np.add.reduceat(net, starts)  # by passes for the step's end: gradients that do not last
+    live = np.cumsum(net) - net - (np.cumsum(left) - left)[program.columns.rank]
     segments = {name: lasting_bytes(program.workload, name) for name in program.workload.step.segments}
     most = np.maximum.reduceat(live + highest, starts)
     lasting = [sum(one(copies) * segments[name] for name, copies in held.items()) for held in program.held]
-    updates = [_finish_bytes(program.workload, held) for held in program.held]
+    updates = [_finish_bytes(program.workload, held, int(live)) for held, live in zip(program.held, left, strict=True)]
     return tuple(_size(NORM, program.workload) + each + max(int(rise), end) for each, rise, end in zip(lasting, most, updates, strict=True))
 
 
-def _finish_bytes(workload: Workload, held: Held) -> int:
-    """The most that the tasks of a step's end bring to life."""
-    live, highest = 0, 0
+def _finish_bytes(workload: Workload, held: Held, live: int) -> int:
+    """The most that is alive in a step's end, of what passes have left and its tasks bring to life."""
+    highest = live
     for task in workload.step.finish:
         live += sum(one(num_bytes(value, workload.sizes, held)) for value in allocates(task))
         highest = max(highest, live)

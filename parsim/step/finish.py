@@ -43,6 +43,8 @@ def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
         yield Collective(f"gradient_norm_{axis}", "all_reduce", Group((axis,)), NORM, NORM, fresh=False, alone=alone)
     yield Compute("clip", "clip", (gradients, NORM), (gradients,), {}, in_place=True, alone=alone)
     yield from _update(structure, every, gradients)
+    if structure.frees_gradients:
+        yield Hold("applied_gradients", frees=(gradients,))
     yield from _share(structure, _with_wide_parameters(structure, every))
     yield from _narrow_weights(structure, every)
 

@@ -14,6 +14,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from parsim.model.dims import GRADIENT
 from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding, reshard
 from parsim.schedules.phase import Phase
@@ -24,6 +25,7 @@ from parsim.step.structure import Structure
 from parsim.step.task import (
     COMPUTE_STREAM,
     LAUNCH,
+    Bucket,
     Collective,
     Compute,
     Hold,
@@ -184,21 +186,24 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
             yield from _gathers_of(step, following, phase, ahead=True)
     elif _gathers(step, phase):
         yield from _gathers_of(step, segment.name, phase, ahead=False)
-    scatters, applies = (phase.accumulates and each for each in (step.structure.scatters, step.structure.in_backward))
-    if (scatters or applies) and (born := _new_gradients(step, segment)):
-        yield Hold("zero_gradients", (whole_gradients(step.structure, born),))
+    structure = step.structure
+    scatters, applies = (phase.accumulates and each for each in (structure.scatters, structure.in_backward))
+    if phase.accumulates and (scatters or not structure.gradients_last) and (born := _new_gradients(step, segment)):
+        yield Hold("zero_gradients", (whole_gradients(structure, born),))
     tasks = segment.phases[phase]
-    yield from _surround(tasks, phase, step.structure)
+    yield from _surround(tasks, phase, structure)
     if scatters:
+        if structure.frees_gradients and (own := tuple(_to_scatter(step, segment))):
+            yield Hold("own_gradients", (Bucket("gradients", "shard", GRADIENT, own),))
         yield from _scatters(step, segment)
-    if closes and phase.accumulates and step.structure.replica_stream:
-        own = ((segment.name, weight) for weight in segment.own_weights)
-        yield from replica_sums(step.structure, f"{segment.name}_gradients", own, add=False, stream=step.structure.replica_stream)
+    if closes and phase.accumulates and structure.replica_stream:
+        placed = ((segment.name, weight) for weight in segment.own_weights)
+        yield from replica_sums(structure, f"{segment.name}_gradients", placed, add=False, stream=structure.replica_stream)
     if applies:
-        yield from finish_segment(step.structure, segment)
+        yield from finish_segment(structure, segment)
     if _releases(step, phase):
         groups = _weights_to_gather(step, segment, phase)
-        yield Hold("release_parameters", frees=tuple(each for _, own in groups for each in to_gather(step.structure, own, "padded")))
+        yield Hold("release_parameters", frees=tuple(bucket for _, each in groups for bucket in to_gather(structure, each, "padded")))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -252,14 +257,19 @@ def _new_gradients(step: Step, segment: Segment) -> tuple[Placed, ...]:
     others = [each for each in step.segments.values() if each.name != segment.name and _is_whole(step)]
     shared = {weight.name for each in others for weight in each.weights if weight.owner == segment.name}
     new = [weight for weight in segment.weights if weight.owner != segment.name or weight.name not in shared]
-    return tuple((segment.name, weight) for weight in new if step.structure.in_backward or weight.group.axes)
+    return tuple((segment.name, weight) for weight in new if weight.group.axes or not step.structure.gradients_last)
 
 
 def _scatters(step: Step, segment: Segment) -> Iterator[Collective]:
     """The gradients that are complete behind the backward of a segment, shared out (ZeRO 2)."""
     stream = step.structure.sum_stream if step.structure.gradient_overlap else COMPUTE_STREAM
-    weights = ((segment.name, weight) for weight in (segment.own_weights if _is_whole(step) else segment.weights))
-    return replica_sums(step.structure, f"{segment.name}_gradients", weights, add=True, stream=stream)
+    return replica_sums(step.structure, f"{segment.name}_gradients", _to_scatter(step, segment), add=True, stream=stream)
+
+
+def _to_scatter(step: Step, segment: Segment) -> Iterator[Placed]:
+    """The weights whose gradients are shared out behind the backward of a segment."""
+    weights = segment.own_weights if _is_whole(step) else segment.weights
+    return ((segment.name, weight) for weight in weights if weight.group.axes)
 
 
 def _gathers_of(step: Step, name: str, phase: Phase, *, ahead: bool) -> Iterator[Task]:

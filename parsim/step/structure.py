@@ -72,6 +72,7 @@ class Structure(Struct, frozen=True):
     boundary_axes: tuple[str, ...]  # over which ranks cut the width of what crosses a stage boundary, though all hold it
     master_weights: bool  # beside those that are computed with
     master_shards: bool  # what ZeRO 3 shards is what is updated, and is cast on its way to where it is computed with
+    frees_gradients: bool  # those of the only micro-batch come with its backward, and go with the update
     narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
     is_mirrored: bool  # a pipeline holds the model twice, the second time from its last rank to its first
@@ -128,6 +129,7 @@ class Structure(Struct, frozen=True):
             boundary_axes=("tp",) if is_cut else (),
             master_weights=batch.recipe.has_master and not shards_masters,
             master_shards=shards_masters,
+            frees_gradients=_frees_gradients(batch, plan, stack, shares=replicates and zero_stage < 2) and "pp" not in axes,
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
             is_mirrored=plan.num_copies > 1,
@@ -159,6 +161,11 @@ class Structure(Struct, frozen=True):
     def scatters(self) -> bool:
         """Whether a rank keeps its own part of gradients that passes add up (ZeRO 2)."""
         return self.zero_stage >= 2 and not self.in_backward
+
+    @property
+    def gradients_last(self) -> bool:
+        """Whether gradients have buffers all through a step."""
+        return not (self.in_backward or self.frees_gradients)
 
     @property
     def axes_beside(self) -> tuple[str, ...]:
@@ -232,6 +239,14 @@ class Structure(Struct, frozen=True):
     def links(self) -> tuple[str, ...]:
         """What a device sends over: the mesh axes, and the link to its host."""
         return (*self.axes, HOST) if self.uses_host else self.axes
+
+
+def _frees_gradients(batch: Batch, plan: Plan, stack: Stack, *, shares: bool) -> bool:
+    """Whether no gradient lives in the forward; `shares`: replicas sum whole ones, in buffers that stay.
+
+    Source: PyTorch, torch/nn/parallel/distributed.py (gradient_as_bucket_view): buckets as large as all gradients.
+    """
+    return stack.frees_gradients and not (shares or plan.optimizer_in_backward) and plan.num_micro_batches(batch) == 1
 
 
 def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:

@@ -52,7 +52,7 @@ def by_hand(job: Job) -> Expected | None:
     structure = job.step.structure
     copies = job.itemsize(MASTER) * structure.master_weights + job.itemsize(COMPUTE) * structure.narrow_gradients
     # Source: Rajbhandari et al. 2020, section 3.1.
-    each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) + copies + states_of(job.itemsize(MASTER))
+    each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) * (not structure.frees_gradients) + copies + states_of(job.itemsize(MASTER))
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(weight.size for weight in run.weights.values()) + scalars
     lasting += 2 * 4 * sum(each.size for each in steers.values())  # biases that steer choices, and counts of these

@@ -222,7 +222,7 @@ def test_temporaries_of_an_update_are_held_as_they_are_counted(change: dict[str,
     ("target", "mutant", "quantity"),
     [
         ("parsim.estimator.memory._end_bytes", lambda stages: 0 * _end_bytes(stages), "peak bytes"),
-        ("parsim.simulator.memory._finish_bytes", lambda workload, held: 0, "peak bytes, simulated"),
+        ("parsim.simulator.memory._finish_bytes", lambda workload, held, live: live, "peak bytes, simulated"),
     ],
 )
 def test_a_mutant_that_leaves_temporaries_out_is_noticed(target: str, mutant: Any, quantity: str, monkeypatch: pytest.MonkeyPatch) -> None:

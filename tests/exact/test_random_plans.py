@@ -72,7 +72,7 @@ def test_one_hundred_drawn_plans_meet_every_value_of_every_switch() -> None:
         **{key: {True, False} for key in ("sequence_parallel", "offload_optimizer", "causal")},
         "reshard_after_forward": {True, False, None},
         **{key: {True, False} for key in ("gather_logits", "tensor_overlap", "gradient_overlap", "scatter_gather", "recompute_early_stop")},
-        **{key: {True, False} for key in ("optimizer_in_backward", "host_float32_gradients", *MEMORY_FLAGS)},
+        **{key: {True, False} for key in ("optimizer_in_backward", "host_float32_gradients", "frees_gradients", *MEMORY_FLAGS)},
     }.items():
         assert met[name] == expected, name
     for name in (
