@@ -246,8 +246,8 @@ class Stages(Struct, frozen=True, eq=False):
     def _lives_of(self, found: Pass | StagePair, rows: Ints) -> Lives:
         live = peak = zero = rows * 0
         for run in found.lists:
-            copies, segment = run.copies, run.segment
-            net, top = (each[rows] for each in self.measures.lives(run.tasks, segment.known))
+            copies = run.copies
+            net, top = (each[rows] for each in self.measures.lives(run))
             peak = np.where(zero + copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
             live = live + copies * net
         return Lives(live, peak)
