@@ -26,6 +26,8 @@ def elements(value: Value, sizes: Sizes, held: Held = None) -> Ints:
 
 def num_bytes(value: Value, sizes: Sizes, held: Held = None) -> Ints:
     """Bytes of the same, as they are stored."""
+    if isinstance(value, Operand):
+        return sizes.num_bytes(value)
     return elements(value, sizes, held) * sizes.itemsize_bytes[value.dtype]
 
 

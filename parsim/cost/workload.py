@@ -30,7 +30,7 @@ from parsim.step.step import Step
 from parsim.step.task import Operand, Task, Weight
 
 _UNPRICED = ("name", "frees")
-_PLAIN = (str, int, bool, type(None))
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 
 class Prices:
@@ -90,7 +90,8 @@ def _priced_by(value: Any) -> object:
     if value.__class__ in _PLAIN:
         return value
     if names := _priced_fields(value.__class__):
-        return (type(value), *[_priced_by(getattr(value, name)) for name in names])
+        every = [getattr(value, name) for name in names]
+        return (type(value), *[each if each.__class__ in _PLAIN else _priced_by(each) for each in every])
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 

@@ -14,7 +14,7 @@ from parsim.cost.workload import Prices
 from parsim.estimator.maxplus import NEVER
 from parsim.estimator.streams import Streams, exposure
 from parsim.step.program import Run
-from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Send, Task, Wait, allocates, reads
+from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Send, Task, Value, Wait, allocates, reads
 
 Tasks = Sequence[Task]
 
@@ -110,11 +110,11 @@ class Measures(Struct, frozen=True, eq=False):
             self._traffics[key] = tasks, _traffic(tasks)
         return self._traffics[key][1]
 
-    def lives(self, tasks: Tasks, known: Iterable[Operand] = ()) -> Lives:
-        """The memory of a list; `known`: buffers that may be alive when it starts."""
-        key = tuple(map(id, tasks))
+    def lives(self, run: Run) -> Lives:
+        """The memory of a list."""
+        key = tuple(map(id, run.tasks))
         if key not in self._lives:
-            self._lives[key] = tasks, _lives(tasks, known, self.prices.sizes)
+            self._lives[key] = run.tasks, _lives(run.tasks, run.segment.known, self.prices.sizes)
         return self._lives[key][1]
 
 
@@ -135,14 +135,17 @@ def _traffic(tasks: Tasks) -> _Traffic:
 
 
 def _lives(tasks: Tasks, known: Iterable[Operand], sizes: Sizes) -> Lives:
-    """Live bytes folded in issue order, as a caching allocator sees a stream: outputs come before inputs go."""
-    held = {operand.name: sizes.num_bytes(operand) for operand in known}
+    """Live bytes folded in issue order, as a caching allocator sees a stream: outputs come before inputs go.
+
+    `known`: buffers that may be alive when it starts.
+    """
+    held: dict[str, Value] = {operand.name: operand for operand in known}
     live = peak = sizes.zero
     for task in tasks:
         for value in allocates(task):
-            held[value.name] = num_bytes(value, sizes)
-            live = live + held[value.name]
+            held[value.name] = value
+            live = live + num_bytes(value, sizes)
         peak = np.maximum(peak, live)
         for freed in task.frees:
-            live = live - (num_bytes(freed, sizes) if isinstance(freed, Bucket) else held[freed])
+            live = live - num_bytes(freed if isinstance(freed, Bucket) else held[freed], sizes)
     return Lives(live, peak)

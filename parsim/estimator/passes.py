@@ -116,6 +116,10 @@ class Stages(Struct, frozen=True, eq=False):
         """Picoseconds of two stages together, one value a member."""
         return _time(self.pair_of(kinds), self.measures, self.pair_rows(kinds)).total
 
+    def least_pair_ps(self, kinds: tuple[StageKind, StageKind]) -> Ints:
+        """Picoseconds that two stages together take at least, one value a member."""
+        return self._least_of(self.pair_of(kinds), self.pair_rows(kinds))
+
     def pair_charges(self, kinds: tuple[StageKind, StageKind]) -> dict[str, Ints]:
         """What compute does and waits for meanwhile, one value a member; sums to its time."""
         return _charges(self.pair_of(kinds), self.measures, self.pair_rows(kinds), self.pair_ps(kinds))
@@ -199,8 +203,7 @@ class Stages(Struct, frozen=True, eq=False):
 
     def least_ps(self, kind: StageKind, phase: Phase) -> Ints:
         """Picoseconds that a phase takes at least, one value a member."""
-        rows = self.rows_of(kind)
-        return sum((run.copies * self.measures.least_ps(run.tasks)[rows] for run in self.pass_of(kind, phase).lists), start=rows * 0)
+        return self._least_of(self.pass_of(kind, phase), self.rows_of(kind))
 
     def turns(self, phase: Phase) -> tuple[tuple[bool, Ints], ...]:
         """How often a stage does a phase in a step, by plan, apart from the last time where that `closes` beside sums of gradients."""
@@ -237,11 +240,14 @@ class Stages(Struct, frozen=True, eq=False):
             self._lives[kind, phase] = self._lives_of(self.pass_of(kind, phase), self.rows_of(kind))
         return self._lives[kind, phase]
 
+    def _least_of(self, found: Pass | StagePair, rows: Ints) -> Ints:
+        return sum((run.copies * self.measures.least_ps(run.tasks)[rows] for run in found.lists), start=rows * 0)
+
     def _lives_of(self, found: Pass | StagePair, rows: Ints) -> Lives:
         live = peak = zero = rows * 0
         for run in found.lists:
-            copies, segment = run.copies, run.segment
-            net, top = (each[rows] for each in self.measures.lives(run.tasks, segment.known))
+            copies = run.copies
+            net, top = (each[rows] for each in self.measures.lives(run))
             peak = np.where(zero + copies > 0, np.maximum(peak, live + top + np.maximum((copies - 1) * net, 0)), peak)
             live = live + copies * net
         return Lives(live, peak)

@@ -233,7 +233,7 @@ def lower_bound(stages: Stages) -> Ints:
     own, below, shifted = rows.columns
     reach = np.sum(below * passed.T[rows.plan] + shifted * back.T[rows.plan], axis=1)
     busy = np.sum(own * (spans.sum(axis=0) * w.micro_batches).T[rows.plan], axis=1)
-    saved = most_saved(stages, stages.spread_pairs(stages.pair_ps), spans)
+    saved = most_saved(stages, stages.spread_pairs(stages.least_pair_ps), spans)
     return rows.worst(reach + busy) - saved + (_least_finish(stages) if drains else 0)
 
 

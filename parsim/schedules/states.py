@@ -47,16 +47,21 @@ def _state_columns(schedule: str | tuple[str, ...], num_ranks: int, chunks: int,
     chunk = np.empty_like(home)
     chunk[np.argsort(home, kind="stable")] = np.tile(np.arange(chunks), num_ranks)
     chunk = chunk[stage]
-    change = np.zeros((len(rank), chunks, between + 2), dtype=np.int32)  # a place before the first phase, and one after the last
-    rows = np.arange(len(rank))
-    change[rows, chunk, phase] = -1
-    change[rows, chunk, phase + 1] = 1
+    together = np.where(paired & (phase == 0), np.roll(chunk, -1), -1)
+    group = ((rank * chunks + chunk) * (between + 1) + phase) * (chunks + 1) + 1 + together
+    # Of first phases that follow one another the last finds most in flight, of last phases the first.
+    again = (np.diff(group, prepend=-1) == 0) & ~paired & ~np.roll(paired, 1) & ((phase == 0) | (phase == between))
+    first = np.flatnonzero(~again)
+    times, rows = np.diff(first, append=len(rank)), np.arange(len(first))
+    rank, chunk, phase, together, group = (each[first] for each in (rank, chunk, phase, together, group))
+    change = np.zeros((len(first), chunks, between + 2), dtype=np.int32)  # a place before the first phase, and one after the last
+    change[rows, chunk, phase] = -times
+    change[rows, chunk, phase + 1] = times
     change = change[:, :, 1:-1]
     # A rank ends as it began, with nothing in flight, so that one sum over all ranks does.
     in_flight = np.cumsum(change, axis=0, dtype=np.int32) - change
-    together = np.where(paired & (phase == 0), np.roll(chunk, -1), -1)
-    group = ((rank * chunks + chunk) * (between + 1) + phase) * (chunks + 1) + 1 + together
-    starts = np.flatnonzero(~paired | (phase == 0))
+    in_flight[rows, chunk, 0] += (times - 1) * (phase == 0)
+    starts = np.flatnonzero(~paired[first] | (phase == 0))
     kept = starts[greatest(group[starts], in_flight[starts].reshape(len(starts), -1))]
     made = (rank[kept], chunk[kept], phase[kept], together[kept], in_flight[kept].astype(np.int64))
     for each in made:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from msgspec import Struct
@@ -21,7 +21,6 @@ from parsim.schedules.phase import Phase
 from parsim.step.finish import PARTS, Placed, by_group, cast_shards, finish_segment, replica_sums, sum_name, to_gather, whole_gradients
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
-from parsim.step.structure import Structure
 from parsim.step.task import (
     COMPUTE_STREAM,
     LAUNCH,
@@ -173,13 +172,30 @@ def _releases(step: Step, phase: Phase) -> bool:
     return step.structure.zero_stage >= 3 and (step.structure.reshard or phase is not Phase.F)
 
 
+class Same(Struct, frozen=True, eq=False):
+    """A value that equals itself only, so that caches look at none of its parts."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
 @functools.lru_cache(maxsize=4096)
 def section(step: Step, name: str, phase: Phase, *, following: str = "", closes: bool = False) -> tuple[Task, ...]:
-    """The tasks of one copy of a segment; `following`: the segment whose parameters are gathered meanwhile, "" for none."""
-    return tuple(_section(step, step.segments[name], phase, following, closes))
+    """The tasks of one copy of a segment; `following`: the segment whose parameters are gathered meanwhile, "" for none.
+
+    The same object for all Steps that share the segment, where nothing more comes before and behind its own tasks.
+    """
+    segment, structure = step.segments[name], step.structure
+    own = _surrounded(Same(segment.phases[phase]), phase, structure.fusions, waits_for_loads=structure.waits_for_loads)
+    return tuple(_ahead_of(step, segment, phase, following)) + own + tuple(_behind(step, segment, phase, closes))
 
 
-def _section(step: Step, segment: Segment, phase: Phase, following: str, closes: bool) -> Iterator[Task]:
+def _ahead_of(step: Step, segment: Segment, phase: Phase, following: str) -> Iterator[Task]:
     if _gathers_ahead(step, phase):
         yield Wait("parameters", buffers=("parameters", *(("quantised",) if step.structure.gathers_narrow else ())))
         if following:
@@ -187,19 +203,21 @@ def _section(step: Step, segment: Segment, phase: Phase, following: str, closes:
     elif _gathers(step, phase):
         yield from _gathers_of(step, segment.name, phase, ahead=False)
     structure = step.structure
-    scatters, applies = (phase.accumulates and each for each in (structure.scatters, structure.in_backward))
-    if phase.accumulates and (scatters or not structure.gradients_last) and (born := _new_gradients(step, segment)):
+    in_passes = phase.accumulates and (structure.scatters or not structure.gradients_last)
+    if in_passes and (born := _new_gradients(step, segment)):
         yield Hold("zero_gradients", (whole_gradients(structure, born),))
-    tasks = segment.phases[phase]
-    yield from _surround(tasks, phase, structure)
-    if scatters:
+
+
+def _behind(step: Step, segment: Segment, phase: Phase, closes: bool) -> Iterator[Task]:
+    structure = step.structure
+    if phase.accumulates and structure.scatters:
         if structure.frees_gradients and (own := tuple(_to_scatter(step, segment))):
             yield Hold("own_gradients", (Bucket("gradients", "shard", GRADIENT, own),))
         yield from _scatters(step, segment)
     if closes and phase.accumulates and structure.replica_stream:
         placed = ((segment.name, weight) for weight in segment.own_weights)
         yield from replica_sums(structure, f"{segment.name}_gradients", placed, add=False, stream=structure.replica_stream)
-    if applies:
+    if phase.accumulates and structure.in_backward:
         yield from finish_segment(structure, segment)
     if _releases(step, phase):
         groups = _weights_to_gather(step, segment, phase)
@@ -212,26 +230,26 @@ def _around(launches: Launches, beside: tuple[str, ...]) -> tuple[Launches, Wait
     return launches, Wait("segment", streams=(*beside, LAUNCH))
 
 
-def _surround(tasks: tuple[Task, ...], phase: Phase, structure: Structure) -> Iterator[Task]:
+@functools.lru_cache(maxsize=4096)
+def _surrounded(same: Same, phase: Phase, fusions: tuple[str, ...], *, waits_for_loads: bool) -> TaskList:
     """The tasks of a segment between what the host launches for them and the wait for what they left on other streams."""
+    tasks: TaskList = same.value
     beside = dict.fromkeys(task.stream for task in tasks if runs_beside(task))
-    launches, wait = _around(_launches(tasks, phase, structure), tuple(beside))
-    yield launches
-    yield from tasks
-    yield wait
+    launches, wait = _around(_launches(tasks, phase, fusions, waits_for_loads=waits_for_loads), tuple(beside))
+    return launches, *tasks, wait
 
 
-def _launches(tasks: tuple[Task, ...], phase: Phase, structure: Structure) -> Launches:
+def _launches(tasks: TaskList, phase: Phase, fusions: tuple[str, ...], *, waits_for_loads: bool) -> Launches:
     """What the host launches for the tasks of a segment.
 
     Where it has to know how many tokens each expert has, it waits for the device, which then waits for what it launches; a backward has
     the loads from its forward.
     """
-    launched = sum(calls_of(task, structure.fusions) for task in tasks)
-    experts = [task for task in tasks if structure.waits_for_loads and experts_of(task) is not None]
+    launched = sum(calls_of(task, fusions) for task in tasks)
+    experts = [task for task in tasks if waits_for_loads and experts_of(task) is not None]
     if not experts:
         return Launches("launches", launched)
-    between = sum(calls_of(task, structure.fusions) for task in _between_moves(tasks))
+    between = sum(calls_of(task, fusions) for task in _between_moves(tasks))
     asks = phase is Phase.F or any(isinstance(task, Compute) and task.again for task in experts)
     stream = COMPUTE_STREAM if asks else LAUNCH
     of_experts = sum(calls_of_an_expert(task) for task in tasks)
