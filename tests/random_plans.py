@@ -11,24 +11,29 @@ from msgspec.structs import replace
 
 from parsim import collectives, schedules
 from parsim.cluster.cluster import Cluster
+from parsim.model import gates
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.dimensions.context import has_groups, kinds
-from parsim.parallel.legality import faults, loss_chunks_fault
+from parsim.parallel.legality import empty_slots_fault, faults, loss_chunks_fault
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import DISPATCHES, Batch, Plan, Stack
+from parsim.parallel.precision import RECIPES
 from parsim.parallel.recomputation import ops_of
 from parsim.scenario import Scenario
 from schedule_orders import as_text
 from support import FABRIC, GPT, NODE, scenario
 
-MOST_RANKS = 16
+MOST_RANKS, MOST_TRIES = 16, 60
 MESHES = [mesh for mesh in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4, 6, 8)) if prod(mesh) <= MOST_RANKS]
 SMALL_MESHES = [mesh for mesh in MESHES if prod(mesh) <= 8]
 FUSIONS = ("bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumulation", "loss_in_place", "narrow_loss")
 ORDERS = tuple("-".join(order) for order in itertools.permutations(("dp", "pp", "tp")))
 DTYPES = ("bf16", "bf16", "fp16", "fp32", "bf16", "fp8_current", "fp8_delayed", "fp8_current")
+NARROW = tuple(name for name, recipe in RECIPES.items() if recipe.narrows)
+HIDING = ("combined_1f1b", "combined_1f1b", "dual_pipe", "dual_pipe_v", "dual_pipe_v")  # exchanges of experts
+_WITH_ZERO = ("reshard_after_forward", "zero_group", "optimizer_in_backward")
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast")
 
 
@@ -40,13 +45,70 @@ class Drawn(Struct, frozen=True):
 
 
 def drawn(seed: int) -> Drawn:
-    """The case of a seed: the first legal one that is drawn, with more ranks a sequence, few kv heads and so on where that is legal."""
-    rng, others = Random(seed), Random(f"context {seed}")
-    while True:
-        case = _attempt(rng)
-        if not _faults(case):
-            longer = _longer(others, case)
-            return case if _faults(longer) else longer
+    """The case of a seed: the first legal one that is drawn; often with experts that are spread out, and with more ranks a sequence and
+    few kv heads and so on where that is legal."""
+    rng = Random(seed)
+    while _faults(case := _attempt(rng)):
+        pass
+    experts, longer = Random(f"experts {seed}"), Random(f"context {seed}")
+    if isinstance(case.scenario.model, TransformerSpec) and experts.random() < 0.6:
+        tries = (_spread(experts, case, case.scenario.model) for _ in range(MOST_TRIES))
+        case = next((each for each in tries if not _faults(each)), case)
+    last = _longer(longer, case)
+    return case if _faults(last) else last
+
+
+def _spread(rng: Random, case: Drawn, model: TransformerSpec) -> Drawn:
+    """The case with experts, most of them on several ranks, and often with a schedule that hides their exchanges."""
+    name, count = rng.choice((*HIDING, None)), rng.choice((1, 2, 2))
+    plan, s, stages = case.plan, case.scenario, case.plan.num_stages
+    if name:
+        ranks = rng.choice((1, 2)) if name == "combined_1f1b" else 2
+        chunks = 2 if ranks == 2 and name != "dual_pipe" else 1
+        others = {"recompute": rng.choice(("none", "none", "selective")), "zero_stage": rng.choice((0, 0, 1))}
+        usual = ("recompute_modules", "recompute_ops", "recompute_every", "layers_per_stage", *_WITH_ZERO)
+        alone = {field: getattr(Plan(), field) for field in usual}
+        plan = replace(plan, schedule=name, pipeline_parallel=ranks, virtual_pipeline=chunks, **others, **alone)  # type: ignore[arg-type]
+        stages, count = ranks * chunks, ranks * count
+    dp = rng.choice((2, 2, 2, 3, 4))
+    ranks, etp = rng.choice((dp, dp * plan.tensor_parallel)), rng.choice((1, 1, 2))
+    view = {"expert_parallel": max(1, ranks // etp), "expert_tensor_parallel": etp, "rank_order": Plan().rank_order}
+    plan = replace(plan, data_parallel=dp, gradient_sync="all_reduce", **view)  # type: ignore[arg-type]
+    layers = stages + rng.choice((0, 1)) if name else model.num_layers
+    model = replace(model, num_layers=layers, max_positions=64)
+    model = _routed(rng, _with_experts(rng, replace(model, bias=model.bias and rng.random() < 0.3), plan.tensor_parallel))
+    dtype = rng.choice((*NARROW, s.batch.dtype))
+    if (narrows := RECIPES[dtype].narrows) and narrows.along:
+        model = _in_whole_blocks(model)
+    length = rng.choice((4, 8)) * max(plan.tensor_parallel, 1)
+    batch = Batch(dp * plan.micro_batch * count * plan.num_copies, length, dtype)
+    stack = replace(s.stack, dispatch=rng.choice(DISPATCHES), waits_for_loads=rng.random() < 0.3, loss_chunks=1)
+    return Drawn(replace(s, model=model, batch=batch, stack=stack), plan)
+
+
+def _in_whole_blocks(model: TransformerSpec) -> TransformerSpec:
+    """Wide enough that the scales of what is narrow take whole bytes."""
+    names = ("hidden_size", "ffn_hidden_size", "head_dim", "expert_ffn_hidden_size", "shared_ffn_hidden_size")
+    return replace(model, **{name: 16 * getattr(model, name) for name in names})
+
+
+def _routed(rng: Random, model: TransformerSpec) -> TransformerSpec:
+    """Other gates, groups, loads, capacities and biases of routers."""
+    groups, capacity = 0 if model.num_experts % 2 else rng.choice((0, 0, 2)), rng.choice((0.0, 0.0, 1.25))
+    return replace(
+        model,
+        gates=rng.choice(gates.names()),
+        gate_scale=rng.choice((1.0, 2.5)),
+        gates_on_input=rng.random() < 0.2,
+        expert_groups=groups,
+        groups_per_token=min(groups, 1),
+        load_skew=rng.choice((0.0, 0.0, 0.9)),
+        capacity_factor=capacity,
+        drop_policy=rng.choice(("position", "probs")) if capacity else "position",
+        pad_to_capacity=bool(capacity) and rng.random() < 0.3,
+        balance_coefficient=rng.choice((0.0, 0.0, 0.01)),
+        steer_rate=rng.choice((0.0, 0.0, 0.001)),
+    )
 
 
 def _longer(rng: Random, case: Drawn) -> Drawn:
@@ -64,6 +126,8 @@ def _longer(rng: Random, case: Drawn) -> Drawn:
 def _faults(case: Drawn) -> bool:
     s, plan = case.scenario, case.plan
     if plan.num_devices > min(MOST_RANKS, s.cluster.num_devices):
+        return True
+    if s.model.misfit({}) or any(fault(s.model, s.batch, s.stack) for fault in (loss_chunks_fault, empty_slots_fault)):
         return True
     return bool(faults(plan, s.model, s.batch, plan.num_devices, stack=s.stack))
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -21,15 +22,27 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.precision import RECIPES
 from parsim.schedules import SCHEDULES
 from parsim.verify import verify_plan
 from schedule_orders import actions_of
-from support import GPT, forget_steps, scenario
+from support import GPT, MOE, forget_steps, scenario
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = re.compile(r"^### (?P<thing>[^\n]+): `(?P<file>\S+)`$.*?^```\w+\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 EXAMPLES = {found["file"]: found["text"] for found in EXAMPLE.finditer((ROOT / "README.md").read_text())}
-THINGS = ("schedule", "collective", "dimension", "family of models", "gate", "model, an accelerator", "memory item", "space", "objective")
+THINGS = (
+    "schedule",
+    "collective",
+    "dimension",
+    "family of models",
+    "gate",
+    "precision",
+    "model, an accelerator",
+    "memory item",
+    "space",
+    "objective",
+)
 
 
 @pytest.fixture
@@ -42,10 +55,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     schedules.names(), names(), dimensions.names()
     for registry in (SCHEDULES, COLLECTIVES, dimensions.DIMENSIONS):
         monkeypatch.setattr(registry, "_values", dict(registry._values))
-    optimizers = dict(OPTIMIZERS)
+    rows: list[tuple[dict[str, Any], dict[str, Any]]] = [(table, dict(table)) for table in (OPTIMIZERS, RECIPES)]
     yield tmp_path
-    OPTIMIZERS.clear()
-    OPTIMIZERS.update(optimizers)
+    for table, before in rows:
+        table.clear()
+        table.update(before)
     forget_steps()
     for name in EXAMPLES:
         sys.modules.pop(Path(name).stem, None)
@@ -123,6 +137,16 @@ def test_a_scenario_names_the_gate_once_its_file_is_imported(folder: Path) -> No
         "plans: {a: {expert_parallel: 2}}\n"
     )
     assert "weight gradients" in in_a_process("-c", "import softplus, parsim.cli; parsim.cli.main()", "verify", "experts.yaml")
+
+
+def test_a_recipe_keeps_the_contract_with_experts_and_a_scenario_names_it_once_its_file_is_imported(folder: Path) -> None:
+    run("square.py")
+    wide = replace(MOE, hidden_size=16, shared_ffn_hidden_size=8)
+    named = scenario(model=wide, batch=Batch(8, 8, "mxfp8_square"))
+    assert all(check.ok for check in verify_plan(named, Plan(data_parallel=2, expert_parallel=2), "square"))
+    file = {"model": "tiny-gpt", "cluster": {"node": "dgx-b200"}, "plans": {"a": {}}}
+    file["batch"] = {"global_batch": 8, "sequence_length": 16, "dtype": "mxfp8_square"}
+    assert in_a_process("-c", f"import square, parsim; print(parsim.from_mapping({file}).batch.dtype)") == "mxfp8_square\n"
 
 
 def test_the_rows_start_from_their_bases(folder: Path) -> None:

@@ -17,9 +17,9 @@ Weigh = Callable[[Array, Array], Array]
 _STEP = 1e-30
 _GATES: dict[str, Weigh] = {  # those of others are as their files say
     "softmax": lambda z, own: _share(np.exp(z) * own),
-    "pre_softmax": lambda z, own: _share(np.exp(z)) * own,
+    "pre_softmax": lambda z, _: _share(np.exp(z)),
     "sigmoid": lambda z, own: _share(own * np.exp(z) / (1 + np.exp(z))),
-    "own_sigmoid": lambda z, own: own * np.exp(z) / (1 + np.exp(z)),
+    "own_sigmoid": lambda z, _: np.exp(z) / (1 + np.exp(z)),
 }
 Mlp = Callable[[TransformerSpec, Callable[[str, Array], Valued], Array], Valued]
 
@@ -31,7 +31,13 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     """
     router = run.weights[f"{at}/router.weight"]
     logits = x @ router.T + run.weights.get(f"{at}/router.bias", 0.0)
-    weigh, own_choices = _GATES.get(model.gates, gate(model.gates).weigh), chosen(model, *x.shape[:2])
+    rule, own_choices = _GATES.get(model.gates, gate(model.gates).weigh), chosen(model, *x.shape[:2])
+    kept = _table(model, model.slots(x.shape[1]), *x.shape[:2])
+
+    def weigh(z: Array, own: Array) -> Array:
+        """By the rule, which may weigh also those that a token did not choose."""
+        return np.asarray(rule(z, own) * own)
+
     gates = model.gate_scale * weigh(logits, own_choices)
     d_gates = np.zeros_like(gates)
 
@@ -51,13 +57,14 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
             return _plus_bias(run, model, f"{at}/experts_{name}", expert, _matrix(run, model, matrix, expert, h))
         # What an expert gives is weighed before its last matrix.
         y, back = _matrix(run, model, matrix, expert, own * h)
-        b = run.weights[f"{at}/experts_down.bias"][expert] if model.bias else np.array(0.0)
+        there = kept[..., expert, None]
+        b = there * (run.weights[f"{at}/experts_down.bias"][expert] if model.bias else 0.0)
 
         def through(dy: Array) -> Array:
             d_weighed = back(dy)
             d_gates[..., expert] = (d_weighed * h).sum(-1) + (dy * b).sum(-1)
             if model.bias:
-                run.gradients[f"{at}/experts_down.bias"][expert] += (own * dy).sum((0, 1))
+                run.gradients[f"{at}/experts_down.bias"][expert] += (there * own * dy).sum((0, 1))
             return np.asarray(own * d_weighed)
 
         return y + own * b, through
@@ -115,7 +122,12 @@ def steers_by_hand(model: TransformerSpec, length: int) -> dict[str, Array]:
 
 def chosen(model: TransformerSpec, num_sequences: int, length: int) -> Array:
     """1 where a token chose an expert."""
-    found, slots = np.zeros((num_sequences * length, model.num_experts)), model.slots_chosen(length)
+    return _table(model, model.slots_chosen(length), num_sequences, length)
+
+
+def _table(model: TransformerSpec, slots: Slots, num_sequences: int, length: int) -> Array:
+    """1 where a token has a slot of an expert."""
+    found = np.zeros((num_sequences * length, model.num_experts))
     for expert in range(model.num_experts):
         found[rows_of(model, slots, expert, num_sequences, length).reshape(-1), expert] = 1
     return found.reshape(num_sequences, length, -1)

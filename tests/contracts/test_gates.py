@@ -55,9 +55,13 @@ def test_a_slope_is_that_of_the_gates(name: str) -> None:
         assert np.abs((rule.weigh(moved, chosen).imag / 1e-30 * d_gates).sum(-1) - found[:, expert]).max() < 1e-14
 
 
-@pytest.mark.parametrize("figures", [{}, {"load_skew": 0.9, "capacity_factor": 1.25}], ids=["all", "dropped"])
+DROPPED = {"load_skew": 0.9, "capacity_factor": 1.25}
+
+
+@pytest.mark.parametrize("figures", [{}, DROPPED, {**DROPPED, "bias": True}], ids=["all", "dropped", "dropped, with biases"])
 @pytest.mark.parametrize("name", gates.names())
 def test_a_gate_keeps_the_contract(name: str, figures: dict[str, float]) -> None:
+    """A bias counts, as much of it as the gate says, where a token is computed only."""
     assert not failures(name, **figures)
 
 

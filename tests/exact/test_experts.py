@@ -114,3 +114,10 @@ def test_a_rank_whose_experts_have_no_tokens_keeps_the_contract() -> None:
     model, plan = replace(MOE, experts_per_token=1), Plan(data_parallel=2, expert_parallel=2)
     assert model.expert_loads(1) == (0, 0, 0, 1)
     assert not [check for check in verify_plan(scenario(model=model, batch=Batch(4, 1)), plan, "toy") if not check.ok]
+
+
+def test_experts_that_all_tokens_pass_before_a_last_norm_are_refused() -> None:
+    """Found by a drawn plan: their backward would add to the gradient of the sum before that of the other experts has read it."""
+    model = replace(MOE, norm_last=True, tied_embedding=False)
+    assert model.misfit({}) == "norm_last = true with shared_ffn_hidden_size is not built; set norm_last = false"
+    assert not replace(model, shared_ffn_hidden_size=0).misfit({})

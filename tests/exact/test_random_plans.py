@@ -12,12 +12,13 @@ from parsim import collectives, schedules
 from parsim.collectives.ring import Ring
 from parsim.executor.job import Job
 from parsim.executor.lockstep import Mail
+from parsim.model import gates
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.legality import faults
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import DISPATCHES, Batch, Plan
 from parsim.verify import verify_plan
-from random_plans import FUSIONS, MEMORY_FLAGS, MOST_RANKS, ORDERS, Drawn, drawn
+from random_plans import FUSIONS, MEMORY_FLAGS, MOST_RANKS, NARROW, ORDERS, Drawn, drawn
 from support import GPT, STACK, tiered
 
 FAST, ALL = 40, 1_100  # seeds behind FAST are slow
@@ -39,6 +40,9 @@ def test_prediction_and_execution_agree_on_a_plan_drawn_from_the_seed(seed: int)
     assert not found, told(case, found)
 
 
+ROUTED = ("gates", "drop_policy", "steer_rate", "expert_groups", "load_skew", "balance_coefficient", "pad_to_capacity", "gates_on_input")
+
+
 def values(case: Drawn) -> Iterator[tuple[str, object]]:
     """What a case chose."""
     for part in (case.plan, case.scenario.stack):
@@ -46,6 +50,9 @@ def values(case: Drawn) -> Iterator[tuple[str, object]]:
     model = case.scenario.model
     yield "family", model.family
     yield from ((name, getattr(model, name)) for name in ("norm", "positions", "head", "causal") if hasattr(model, name))
+    if getattr(model, "num_experts", 0):
+        yield from ((name, getattr(model, name)) for name in ROUTED)
+        yield from (("dispatch of experts", case.scenario.stack.dispatch), ("dtype of experts", case.scenario.batch.dtype))
     yield from (("activation", model.activation), ("num_devices", case.plan.num_devices))
 
 
@@ -68,6 +75,11 @@ def test_one_hundred_drawn_plans_meet_every_value_of_every_switch() -> None:
         "layer_split": {"even", "embedding_and_head", "remainder_first"},
         "family": {"transformer", "mlp"},
         "head": {"next_token", "masked_token", "text", "token"},
+        "gates": set(gates.names()),
+        "drop_policy": {"position", "probs"},
+        "dispatch of experts": set(DISPATCHES),
+        **{name: {0.0, rate} for name, rate in (("steer_rate", 0.001), ("load_skew", 0.9), ("balance_coefficient", 0.01))},
+        **{key: {True, False} for key in ("pad_to_capacity", "gates_on_input")},
         "activation": {"gelu", "relu", "squared_relu", "swiglu", "tanh"},
         **{key: {True, False} for key in ("sequence_parallel", "offload_optimizer", "causal")},
         "reshard_after_forward": {True, False, None},
@@ -90,6 +102,14 @@ def test_one_hundred_drawn_plans_meet_every_value_of_every_switch() -> None:
     assert {fusion for fusions in met["fusions"] for fusion in fusions} == set(FUSIONS)  # type: ignore[attr-defined]
     assert {name for chosen in met["collectives"] for _, name in chosen} == set(collectives.names()) - {"pairwise", "rotation"}  # type: ignore[attr-defined]
     assert max(met["num_devices"]) == MOST_RANKS  # type: ignore[type-var]
+    assert met["dtype of experts"] >= set(NARROW)
+
+
+def test_of_drawn_plans_a_fifth_hides_exchanges_of_experts_and_some_do_in_the_default_tier() -> None:
+    plans = [drawn(seed).plan for seed in range(100)]
+    hidden = [(plan.expert_parallel > 1, plan.schedule) for plan in plans]
+    for name, least in (("combined_1f1b", 8), ("dual_pipe", 4), ("dual_pipe_v", 4)):
+        assert hidden.count((True, name)) >= least and (True, name) in hidden[:FAST], name
 
 
 def _one_more(right: Callable[..., int]) -> Callable[..., int]:
