@@ -142,7 +142,11 @@ def test_rows_of_each_mesh_apart_have_the_same_figures(monkeypatch: pytest.Monke
     def found() -> tuple[int, list[list[int]], list[Estimate]]:
         priced = Priced(chosen, plans)
         figures = [priced.steps(), *priced.figures(peak_bytes, lower_bound)]
-        return len(priced.workloads.prices), [each.tolist() for each in figures], priced.explain(some, [""] * len(some))
+        return (
+            sum(len(each.workloads.prices) for each in priced.parts),
+            [each.tolist() for each in figures],
+            priced.explain(some, [""] * len(some)),
+        )
 
     together = found()
     monkeypatch.setattr(workloads, "_FEW", 1)
