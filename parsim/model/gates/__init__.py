@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 from msgspec import Struct
 
 from parsim.model.loads import slot_tokens
 from parsim.registry import Registry
 
-Numbers = np.ndarray
+if TYPE_CHECKING:
+    import numpy as np
+
+Numbers: TypeAlias = "np.ndarray"
 
 
 class GateRule(Struct, frozen=True, kw_only=True):

@@ -1,5 +1,7 @@
 """An expert's own sigmoid, whatever else a token chose."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from parsim.model.gates import GATES, GateRule, Numbers

@@ -1,5 +1,7 @@
 """The share of an expert's sigmoid in those of all that a token chose."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from parsim.model.gates import GATES, GateRule, Numbers

@@ -1,5 +1,7 @@
 """A softmax over the logits of the experts that a token chose."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from parsim.model.gates import GATES, GateRule, Numbers
