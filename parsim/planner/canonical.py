@@ -165,14 +165,15 @@ def _runs_alike(pair: tuple[AnySchedule, AnySchedule], num_ranks: int, chunks: i
         return all(faults)
     phases = [schedules.find(each, num_ranks).phases for each in pair]
     by_rank = ([_actions(each, rank, num_ranks, chunks, count) for each in pair] for rank in range(num_ranks))
-    return phases[0] == phases[1] and all(np.array_equal(one, other) for one, other in by_rank)
+    return phases[0] == phases[1] and all(np.array_equal(*each) for two in by_rank for each in zip(*two, strict=True))
 
 
 @functools.lru_cache(maxsize=64)  # those of the schedules of a pipeline are asked for one after another
-def _actions(schedule: AnySchedule, rank: int, num_ranks: int, chunks: int, count: int) -> Ints:
-    """The actions of a rank, in order."""
+def _actions(schedule: AnySchedule, rank: int, num_ranks: int, chunks: int, count: int) -> tuple[Ints, Ints]:
+    """The actions of a rank, in order, and which of them run in pairs."""
     found = schedules.find(schedule, num_ranks)
-    return found.arrays(rank, num_ranks, chunks * found.num_copies, count)
+    where = rank, num_ranks, chunks * found.num_copies, count
+    return found.arrays(*where), found.pairs(*where)
 
 
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE, "schedule")

@@ -191,7 +191,7 @@ def section(step: Step, name: str, phase: Phase, *, following: str = "", closes:
     The same object for all Steps that share the segment, where nothing more comes before and behind its own tasks.
     """
     segment, structure = step.segments[name], step.structure
-    own = _surrounded(Same(segment.phases[phase]), phase, structure.fusions, waits_for_loads=structure.waits_for_loads)
+    own = _with_surroundings(Same(segment.phases[phase]), phase, structure.fusions, waits_for_loads=structure.waits_for_loads)
     return tuple(_ahead_of(step, segment, phase, following)) + own + tuple(_behind(step, segment, phase, closes))
 
 
@@ -231,7 +231,7 @@ def _around(launches: Launches, beside: tuple[str, ...]) -> tuple[Launches, Wait
 
 
 @functools.lru_cache(maxsize=4096)
-def _surrounded(same: Same, phase: Phase, fusions: tuple[str, ...], *, waits_for_loads: bool) -> TaskList:
+def _with_surroundings(same: Same, phase: Phase, fusions: tuple[str, ...], *, waits_for_loads: bool) -> TaskList:
     """The tasks of a segment between what the host launches for them and the wait for what they left on other streams."""
     tasks: TaskList = same.value
     beside = dict.fromkeys(task.stream for task in tasks if runs_beside(task))

@@ -223,7 +223,9 @@ def test_gemms_are_near_the_measured_ones_of_any_shape() -> None:
     scores = gemm_scores(KERNELS)
     assert len(scores) == 19
     for dtype, pooled, each in (("bf16", (0.06, 0.18), (0.08, 0.24)), ("fp8", (0.06, 0.18), (0.08, 0.24))):
-        groups = [np.abs(score.errors) for (_, of, trains), score in scores.items() if of == dtype and not trains]
+        # Those of Hopper in fp8 hold the launches of casts, some 7 us: witnesses/h200.csv has GEMMs alone, and its test judges these.
+        own = {key: score for key, score in scores.items() if key[1:] == (dtype, False) and (dtype != "fp8" or not key[0].startswith("h"))}
+        groups = [np.abs(score.errors) for score in own.values()]
         for errors, (median, p90) in ((np.concatenate(groups), pooled), *((group, each) for group in groups)):
             assert np.median(errors) <= median and np.quantile(errors, 0.9) <= p90
 

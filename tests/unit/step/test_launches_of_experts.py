@@ -100,7 +100,7 @@ def test_a_layer_takes_as_much_longer_as_launches_of_its_forward_and_all_readers
 
 def test_launches_that_nothing_waits_for_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "COMPUTE_STREAM", LAUNCH)
-    kept = program.section, program._around, program._surrounded
+    kept = program.section, program._around, program._with_surroundings
     for each in kept:
         each.cache_clear()
     try:
