@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from parsim.cluster.accelerator import ElementwiseLaw
+from narrow_toys import ALL, ALONE, FUSED, LLAMA, NARROW, SEQUENCE, SHARDS, WIDE_ENDS, kept_bytes, red, tasks
 from parsim.cost import buckets, count
 from parsim.errors import ScenarioError
 from parsim.estimator import memory
@@ -17,37 +17,17 @@ from parsim.estimator.estimate import estimate, stages_of
 from parsim.executor.evaluate import evaluate
 from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
-from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.precision import RECIPES, Narrowing, with_wide_ends
 from parsim.schedules.phase import Phase
 from parsim.simulator import memory as simulated
 from parsim.step import finish, lower, program
 from parsim.step.quantise import _Quantiser
-from parsim.step.task import Collective, Compute, Task
+from parsim.step.task import Collective, Compute
 from parsim.verify import verify_plan
 from parsim_kernels import KERNELS, machine
 from parsim_kernels.narrow import nearest
-from support import CLUSTER, GPT, NODE, STACK, TOY, forget_steps, scenario
-
-NARROW = [name for name, recipe in RECIPES.items() if recipe.narrows]
-LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0)
-FUSED = replace(STACK, attention="flash", fusions=("norm_gemm", "rms_norm", "swiglu", "gradient_accumulation"))
-ALONE = replace(FUSED, narrow_parameters=tuple(NARROW))
-SHARDS = replace(ALONE, master_shards=True, gradient_overlap=True)
-ALL = Batch(4, 8, "fp8_current")
-WIDE_ENDS = replace(ALL, num_layers_at_start_in_bf16=1, num_layers_at_end_in_bf16=2)
-SEQUENCE = Plan(tensor_parallel=2, sequence_parallel=True)
-
-
-def red(name: str, plan: Plan, batch: Batch = ALL, stack: Stack = FUSED, model: TransformerSpec = LLAMA) -> set[str]:
-    case = scenario(model=model, batch=replace(batch, dtype=name, global_batch=4 * plan.data_parallel), stack=stack)
-    return {each.quantity for each in verify_plan(case, plan, "toy") if not each.ok}
-
-
-def tasks(name: str, phase: Phase, segment: str = "layer", plan: Plan = SEQUENCE) -> tuple[Task, ...]:
-    stages = stages_of(scenario(model=LLAMA, batch=Batch(4, 8, name), stack=FUSED), plan)
-    return stages.workload.step.segments[segment].phases[phase]
+from support import CLUSTER, GPT, NODE, TOY, forget_steps, scenario
 
 
 @pytest.mark.parametrize("name", NARROW)
@@ -141,12 +121,6 @@ def test_linear_layers_multiply_in_the_narrow_type_and_nothing_else_does() -> No
     assert {task.dtype for task in ends if isinstance(task, Compute)} == {MATMUL}
 
 
-def kept_bytes(name: str) -> int:
-    """Of a layer after the forward of a sequence of 8 tokens."""
-    workload = stages_of(scenario(model=LLAMA, batch=Batch(1, 8, name), stack=FUSED), Plan()).workload
-    return sum(int(workload.sizes.num_bytes(each)[0]) for each in workload.step.segments["layer"].kept[Phase.F])
-
-
 def saved_bytes() -> int:
     """By hand: of what norms, attention, MLP and output read again, the inputs of linear layers take 1 byte where they took 2.
 
@@ -237,57 +211,6 @@ def test_losses_stay_near_those_of_full_precision(name: str, within: float) -> N
     narrow, whole = (execute(case, Plan(), num_steps=8).losses for case in cases)
     assert 0 < max(abs(mine / full - 1) for mine, full in zip(narrow, whole, strict=True)) < within
     assert narrow[-1] < narrow[0]
-
-
-def rounded_by_row(how: dict[str, float | str]) -> list[list[list[float]]]:
-    """By row, and by column; e4m3 holds 2^-9 to 448."""
-    layouts, _ = KERNELS["quantise"]((np.array([[1, 2.0**-10], [2.0**10, 2.0**10]]),), {**how, "rows": 1, "layouts": "row col"})
-    return [each.tolist() for each in layouts]
-
-
-def test_a_row_that_has_a_scale_keeps_what_one_of_larger_numbers_loses() -> None:
-    """2^-10 beside 1 becomes 2^-2 beside 2^8; beside 2^10, which becomes 2^8, it is 2^-12 and no more."""
-    how = RECIPES["fp8_rowwise"].narrows
-    assert how is not None
-    kept, lost = [[1, 2**-10], [2**10, 2**10]], [[1, 0], [2**10, 2**10]]
-    assert rounded_by_row(how.attributes()) == rounded_by_row(how.attributes(weight=True)) == [kept, lost]
-    assert rounded_by_row(replace(how, by_row=False).attributes()) == [lost, lost]  # the mutant: one scale
-
-
-def test_by_row_all_is_gathered_and_kept_wide_and_made_narrow_for_each_gemm() -> None:
-    """Of 7 matrices with 4 inputs: 4 and 7 casts in forward; in backward 7 of matrices, 4 of inputs, 7 of gradients each way."""
-    sent = [task for phase in (Phase.F, Phase.B) for task in tasks("fp8_rowwise", phase) if isinstance(task, Collective)]
-    assert {task.source.dtype for task in sent} == {COMPUTE}
-    assert kept_bytes("fp8_rowwise") == kept_bytes("bf16")
-    for phase, num_casts in ((Phase.F, 4 + 7), (Phase.B, 7 + 4 + 7)):
-        made = [task for task in tasks("fp8_rowwise", phase, plan=Plan()) if isinstance(task, Compute) and task.kernel == "quantise"]
-        assert len(made) == num_casts
-
-
-def test_gradients_of_weights_may_be_multiplied_wide() -> None:
-    """Then of backward's casts those of matrices and, by row, of gradients are left."""
-    every = [task for task in tasks("fp8_rowwise_gw_hp", Phase.B, plan=Plan()) if isinstance(task, Compute)]
-    gemms = [task for task in every if task.kernel == "einsum"]
-    assert sum(task.dtype == LINEAR for task in gemms) == sum(task.dtype == MATMUL for task in gemms) == 7
-    assert [task.attributes["layouts"] for task in every if task.kernel == "quantise"] == ["row"] * 14
-
-
-def seconds_by_row(layout: str) -> float:
-    """Nanoseconds an element of such a cast, on a device that moves 1e9 bytes a second at no other cost."""
-    device = replace(TOY, hbm_bandwidth_bytes_per_s=1e9, elementwise=ElementwiseLaw(1.0, 0.0))
-    case = scenario(
-        model=LLAMA, batch=Batch(4, 8, "fp8_rowwise"), stack=FUSED, cluster=replace(CLUSTER, node=replace(NODE, accelerator=device))
-    )
-    stages = stages_of(case, Plan())
-    every = (task for phase in (Phase.F, Phase.B) for task in stages.workload.step.segments["layer"].phases[phase])
-    own = next(each for each in every if isinstance(each, Compute) and each.kernel == "quantise" and each.attributes["layouts"] == layout)
-    return int(stages.workload.ps(own)[0]) / int(stages.workload.sizes.num_bytes(own.outputs[0])[0]) / 1e3  # type: ignore[arg-type]
-
-
-def test_a_cast_by_column_takes_longer_than_one_by_row() -> None:
-    """2 bytes are read and 1 written at 1.4 times, 4 and 1 at 1.83 times, what the elementwise law says of these."""
-    assert seconds_by_row("row") == pytest.approx(1.4 * 3, rel=1e-6)
-    assert seconds_by_row("col") == pytest.approx(1.83 * 5, rel=1e-6)
 
 
 def narrow_weights_follow() -> bool:
