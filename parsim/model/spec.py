@@ -146,3 +146,8 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         """A likeness of the same architecture that is small enough to execute."""
         own = self.small_figures(tensor_parallel)
         return replace(self, num_layers=num_layers, hidden_size=12, ffn_hidden_size=8 * tensor_parallel, **own)
+
+    @property
+    def widths(self) -> tuple[str, ...]:
+        """Figures of which every large tensor has one as an extent."""
+        return ("hidden_size",)

@@ -285,3 +285,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         windows = {name: min(getattr(self, name), 3) for name in ("sliding_window", "attention_chunk")}
         marks = {name: min(getattr(self, name), num_layers) * (num_layers > 1) for name in ("full_attention_every", "unturned_every")}
         return replace(found, num_dense_layers=dense, expert_layer_every=every, **windows, **marks)
+
+    @property
+    def widths(self) -> tuple[str, ...]:
+        """Those of the residual stream, and of the narrow vectors of latent attention."""
+        return (*super().widths, *(name for name in ("kv_lora_rank", "q_lora_rank") if getattr(self, name)))

@@ -70,7 +70,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     parts = max(split(small, dim) for dim in DIMS if dim not in ("B", *FREE))
     model, in_blocks = scenario.model.small(sum(counts), parts), _scales_blocks(scenario)
     if in_blocks:
-        model = replace(model, hidden_size=_SHARED)  # so that bytes of all tensors are whole
+        model = replace(model, **dict.fromkeys(model.widths, _SHARED))  # so that bytes of all tensors are whole
     rounds = 1 if small.optimizer_in_backward else 2 * small.pipeline_parallel
     sequences, tokens = rounds * split(small, "B") * small.micro_batch * small.num_copies, (8 if in_blocks else 4) * parts
     while next(sharding_faults.tokens(small, model, replace(scenario.batch, sequence_length=tokens)), None):

@@ -152,7 +152,7 @@ ROOM = {
     "linear layers in 8 and 4 bits": 480,
     "sequences over ranks of their own, kv heads that several hold": 470,
     "experts: their ops, legality, loads, by hand; norms of queries and keys": 555,
-    "latent attention, also by hand; gates of sigmoids": 255,
+    "latent attention, also by hand; gates of sigmoids": 275,
     "releases of a stack": 80,
     "rows of measurements that say in other places what they ran": 60,
     "another rule inside groups of the ranks of a sequence, one colour for all replicas": 105,

@@ -1,0 +1,22 @@
+"""The plans of shipped scenarios agree with their execution, by a small likeness where they are large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import parsim
+from parsim.verify import shrunk, verify_plan
+
+SCENARIOS = {path.stem: parsim.load(path) for path in sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))}
+FIRST = [(name, next(iter(scenario.plans))) for name, scenario in SCENARIOS.items() if scenario.plans]
+OTHERS = [(name, plan) for name, scenario in SCENARIOS.items() for plan in list(scenario.plans)[1:]]
+
+
+@pytest.mark.parametrize(("name", "plan"), [*FIRST, *(pytest.param(*each, marks=pytest.mark.slow) for each in OTHERS)])
+def test_a_shipped_plan_is_executed_as_predicted(name: str, plan: str) -> None:
+    small = shrunk(SCENARIOS[name], SCENARIOS[name].plans[plan])
+    checks = verify_plan(small.scenario, small.plan, plan)
+    assert [check for check in checks if not check.ok] == []
+    assert len({check.quantity for check in checks}) > 10
