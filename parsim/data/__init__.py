@@ -94,7 +94,7 @@ def names() -> tuple[str, ...]:
     """All known data sets, sorted.
 
     >>> names()
-    ('digits', 'praise', 'pydoc-sections', 'pydoc-topics')
+    ('digits', 'praise', 'pydoc-sections', 'pydoc-topics', 'roles')
     """
     DATASETS.discover(__name__)
     return DATASETS.names()
@@ -135,7 +135,7 @@ def load(name: str, validation_split: float, seed: int, model: ModelSpec, sequen
     origin = DATASETS.get(name)
     whole = dict(origin.rows(model, sequence_length, seed))
     first = whole[origin.gives[0]]
-    if _SEGMENT in _needs(model):
+    if _SEGMENT in _needs(model) and _SEGMENT not in whole:
         whole[_SEGMENT] = np.zeros((len(first), sequence_length), np.int64)
     order = np.random.default_rng([seed, zlib.crc32(b"validation split")]).permutation(len(first))
     held_back = int(validation_split * len(first) + _ROUNDING)

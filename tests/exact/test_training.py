@@ -165,6 +165,12 @@ def test_an_encoder_learns_what_no_bag_of_words_tells() -> None:
     assert end.accuracy > 0.95
 
 
+def test_an_encoder_learns_who_did_what_to_whom() -> None:
+    _, (_, end) = scored("semantic-roles", 150)
+    held_back = data_of(example("semantic-roles")).validation["token_labels"]
+    assert end.accuracy > 0.95 > 0.8 > np.mean(held_back == 0)  # what whoever names no role gets right
+
+
 def test_a_tiny_gpt_learns_more_than_how_common_each_character_is() -> None:
     scenario = example("tiny-gpt-pydoc")
     executed = execute(scenario, alone(scenario), num_steps=60)

@@ -24,4 +24,5 @@ MODELS = {
     "praise": replace(_ENCODER, num_labels=2),
     "pydoc-sections": replace(_ENCODER, num_token_types=2),
     "pydoc-topics": _GPT,
+    "roles": replace(_ENCODER, head="token", num_token_types=2, num_labels=6, max_positions=24),
 }

@@ -14,7 +14,7 @@ from parsim.data import DATASETS, Dataset
 from parsim.errors import ParsimError, ScenarioError
 from parsim.model.spec import ModelSpec
 
-LENGTH = {"digits": 1, "praise": 12, "pydoc-sections": 16, "pydoc-topics": 16}
+LENGTH = {"digits": 1, "praise": 12, "pydoc-sections": 16, "pydoc-topics": 16, "roles": 24}
 
 
 def loaded(name: str, seed: int = 3, validation_split: float = 0.2) -> Dataset:
@@ -42,12 +42,13 @@ def test_a_data_set_holds_what_its_model_draws_at_extents_and_values_that_fit(na
         "tokens": (length,),
         "labels": (length,),
         "text_labels": (),
+        "token_labels": (length,),
         "token_types": (length,),
     }
     most = {
         "tokens": model.extents.get("V"),
         "labels": model.extents.get("V"),
-        "text_labels": model.num_labels,
+        **dict.fromkeys(("text_labels", "token_labels"), model.num_labels),
         "row_labels": model.num_labels,
         "token_types": model.extents.get("U"),
     }
@@ -166,6 +167,8 @@ def misfits() -> list[tuple[str, ModelSpec, int, str]]:
         ("praise", replace(encoder, vocab_size=34), 16, "vocab_size = 34 of model"),
         ("praise", encoder, 7, "sequence_length = 7 must be at least 8"),
         ("praise", replace(encoder, head="token"), 16, "takes token_labels, which it has not"),
+        ("roles", replace(MODELS["roles"], num_token_types=1), 24, "num_token_types = 1 of model"),
+        ("roles", MODELS["roles"], 22, "sequence_length = 22 must be at least 23"),
     ]
 
 
