@@ -80,8 +80,6 @@ def _spread(rng: Random, case: Drawn, model: TransformerSpec) -> Drawn:
     dtype = rng.choice((*NARROW, s.batch.dtype))
     if (narrows := RECIPES[dtype].narrows) and narrows.along:
         model = _in_whole_blocks(model)
-        if etp > 1:  # `verify` does not follow yet in which blocks ranks scale the tokens that they share
-            dtype = s.batch.dtype
     length = rng.choice((4, 8)) * max(plan.tensor_parallel, 1)
     batch = Batch(dp * plan.micro_batch * count * plan.num_copies, length, dtype)
     stack = replace(s.stack, dispatch=rng.choice(DISPATCHES), waits_for_loads=rng.random() < 0.3, loss_chunks=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -23,11 +24,11 @@ from parsim.model.dims import FREE, SEQUENCE
 from parsim.model.gates import gate
 from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
-from parsim.parallel.dimensions import rules
+from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, rules
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import Mesh
 from parsim.parallel.plan import Plan
-from parsim.parallel.sharding import Rules, Sharding
+from parsim.parallel.sharding import Rules, Sharding, reshard
 from parsim.scenario.types import Training
 from parsim.step.ring import TURNS
 from parsim.step.step import Segment
@@ -64,6 +65,16 @@ class _Cut(NamedTuple):
     sizes: Sizes
     rules: Rules
     mesh: Mesh
+
+    @property
+    def order_at_experts(self) -> tuple[int, ...]:
+        """The ranks of a stage in the order in which their tokens lie at experts, where these came over one axis after another.
+
+        Megatron Core gathers over `etp` behind the all-to-all, too: core/transformer/moe/token_dispatcher.py, MoEAlltoAllTokenDispatcher.
+        """
+        on = tuple(axis for axis in axes_of(EXPERT) if self.mesh.degrees.get(axis, 1) > 1)
+        moves = reshard(Sharding(("X", "G"), ((), on)), Sharding.of(("X", "G"), self.rules))
+        return self.mesh.order_at_experts([move.axis for move in moves if move.axis in on])
 
 
 def _mesh(sizes: Sizes) -> Mesh:
@@ -159,13 +170,14 @@ class Job:
         chunks = there.layouts[there.layout[0]]
         if dim in SEQUENCE and chunks:
             return tuple(place for start, stop in there.runs(Sharding.of((dim,), {}), dim) for place in range(start, stop))
-        ranks = self._cut.mesh.experts_order()
+        ranks = self._cut.order_at_experts
         if dim not in FREE or (parts == 1 and ranks == tuple(range(len(ranks)))):
             return ()
         each = self.extent(dim) // self.extent("B")  # runs of a sequence
         own = np.array([place for start, stop in runs_of(each, chunks, 0, each) for place in range(start, stop)]).reshape(parts, 1, -1)
         sequences = np.arange(self.extent("B")).reshape(batch, 1, -1, 1)
-        return tuple((sequences * each + own).reshape(len(ranks), -1)[[*ranks]].ravel().tolist())
+        around = prod(self._cut.mesh.degrees[axis] for axis in self._cut.rules.get("G", ()) if axis in axes_of(OUTSIDE))
+        return tuple((sequences * each + own).reshape(around, len(ranks), -1)[:, [*ranks]].ravel().tolist())
 
     def _tiles_of(self, dim: str, sharding: Sharding, sizes: Sizes) -> int | tuple[int, ...]:
         """How many equal parts, or the extents of parts that are not."""

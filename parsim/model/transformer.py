@@ -141,8 +141,6 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
         if self.norm_last and self.head == "next_token" and self.tied_embedding:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
-        if self.norm_last and self.shared_ffn_hidden_size:
-            return "norm_last = true with shared_ffn_hidden_size is not built; set norm_last = false"
         if self.bias and (self.shared_ffn_hidden_size or self.gates_on_input):
             return "bias = true with shared_ffn_hidden_size or gates_on_input is not built; set bias = false"
         return self.experts_misfit()

@@ -54,15 +54,16 @@ class Mesh(Struct, frozen=True, dict=True):
         """The rank at these coordinates of the dense view; inverse of `coordinates`."""
         return self._number(at, self._numbered[::-1])
 
-    def experts_order(self) -> tuple[int, ...]:
-        """The ranks of the first stage as the expert view numbers them.
+    def order_at_experts(self, moved: Sequence[str]) -> tuple[int, ...]:
+        """The ranks of the first stage in the order in which experts have their tokens: those of the axis that moved last lie outermost.
 
-        >>> degrees = {"pp": 2, "dp": 2, "tp": 2, "edp": 2, "ep": 1, "etp": 2}
-        >>> Mesh(degrees, ("tp", "dp", "pp")).experts_order(), Mesh(degrees, ("dp", "tp", "pp")).experts_order()
-        ((0, 1, 2, 3), (0, 2, 1, 3))
+        >>> mesh = Mesh({"pp": 1, "dp": 4, "tp": 2, "edp": 2, "ep": 2, "etp": 2}, ("tp", "dp", "pp"))
+        >>> mesh.order_at_experts(("ep", "etp")), mesh.order_at_experts(())
+        ((0, 2, 1, 3, 4, 6, 5, 7), (0, 1, 2, 3, 4, 5, 6, 7))
         """
-        ranks = range(prod(self.degrees[axis] for axis in self._stage))
-        return tuple(sorted(ranks, key=lambda rank: self._number(self._split(rank, reversed(self._numbered)), self._stage)))
+        fastest_first = (*moved, *(axis for axis in self._experts if axis not in moved))
+        places = [self.coordinates(rank) for rank in range(prod(self.degrees[axis] for axis in self._stage))]
+        return tuple(sorted(range(len(places)), key=lambda rank: self._number(places[rank], fastest_first)))
 
     def members(self, rank: int, group: Group, stages: Sequence[int] = ()) -> tuple[int, ...]:
         """The ranks of a rank's group, those that differ along its axes only, in order of their coordinates.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE, GRADIENT, MATMUL
 from parsim.model.op import Block, Dims, Gradient, Op
@@ -74,6 +75,7 @@ class _Derivation(Struct):
     waiting: list[KernelCall] = field(default_factory=list)
     waiting_for: str = ""  # the input whose gradient is to be settled first
     dims: dict[str, tuple[Dims, str]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # of a gradient that a relabel may leave where it lies: that one's name
 
     def run(self) -> Iterator[KernelCall]:
         for op in self.block.ops:
@@ -90,6 +92,8 @@ class _Derivation(Struct):
                 yield from self.flush()
             for row in KINDS[op.kind].gradients if op.gradients is None else op.gradients:
                 yield from self.row(op, row)
+            if op.outputs[0] != self.block.input:
+                self.gradients.pop(op.outputs[0], None)  # nobody reads it any more but weight gradients that wait
             if is_relabel:
                 yield from self.flush()
         yield from self.flush()
@@ -123,32 +127,33 @@ class _Derivation(Struct):
         """The output's gradient is the input's too; a relabel changes its dims and may move it."""
         before, after = op.terms[1][0], op.terms[0][op.inputs.index(target)]
         if op.kind == "relabel":
-            known = self.gradients.get(target, "")  # where a norm comes last, the residual add has given it one
-            part = f"d_{target}{'@part' if known else ''}"
+            known = target in self.gradients  # where a norm comes last, the residual add has given it one
+            part = self.name_of(op, target)
             yield KernelCall(f"{op.name}.d", "relabel", ((d_out, before),), ((part, after, COMPUTE),), {})
+            self.sources[part] = d_out
             if known:
                 yield from self.flush()  # the weight gradients do not wait for the collective
-                yield self.add(op, known, part, after)
+                yield self.grow(op, target, part, after)
                 return
             self.gradients[target] = part
         elif target not in self.gradients:
             self.gradients[target] = d_out
         else:
-            yield self.add(op, self.gradients[target], d_out, after)
+            yield self.grow(op, target, d_out, after)
 
     def activation_gradient(self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], targets: list[str]) -> Iterator[KernelCall]:
         kernel, name = row.kernel, f"{op.name}.d_{targets[0]}"
         attributes = dict(op.attributes if row.attributes is None else row.attributes)
         known = self.gradients.get(targets[0], "")
-        if known and kernel in GEMMS:  # a GEMM adds into its output at no cost (beta = 1)
+        if known and kernel in GEMMS and not self.is_shared(targets[0]):  # a GEMM adds into its output at no cost (beta = 1)
             output = (known, self.dims_in(op, targets[0]), COMPUTE)
             yield KernelCall(name, kernel, inputs, (output,), attributes, accumulate=True, tag=op.tag)
             return
-        outputs = tuple((f"d_{t}{'@part' if t in self.gradients else ''}", self.dims_in(op, t), self.dims[t][1]) for t in targets)
+        outputs = tuple((self.name_of(op, t), self.dims_in(op, t), self.dims[t][1]) for t in targets)
         yield KernelCall(name, kernel, inputs, outputs, attributes, tag=op.tag)
         for target, output in zip(targets, outputs, strict=True):
             if target in self.gradients:
-                yield self.add(op, self.gradients[target], *output)
+                yield self.grow(op, target, *output)
             else:
                 self.gradients[target] = output[0]
 
@@ -162,6 +167,32 @@ class _Derivation(Struct):
         part = (part_of(weight), dims, COMPUTE)
         yield KernelCall(name, kernel, inputs, (part,), attributes, tag=op.tag)
         yield self.add(op, into, part[0], dims, GRADIENT)
+
+    def grow(self, op: Op, target: str, part: str, dims: Dims, dtype: str = COMPUTE) -> KernelCall:
+        """A part more of a tensor's gradient: in place, but for one that another still reads as it is.
+
+        Source: PyTorch, torch/csrc/autograd/input_buffer.cpp (can_accumulate_inplace).
+        """
+        call = self.add(op, self.gradients[target], part, dims, dtype)
+        if not self.is_shared(target):
+            return call
+        self.gradients[target] = f"d_{target}"
+        return replace(call, outputs=((f"d_{target}", dims, dtype),), in_place=False)
+
+    def name_of(self, op: Op, target: str) -> str:
+        """What an op gives to the gradient of a tensor: all of it so far, or a part."""
+        return f"d_{target}@{op.name}" if target in self.gradients else f"d_{target}"
+
+    def is_shared(self, target: str) -> bool:
+        """Whether the gradient of a tensor, as far as it is known, is that of another, too, or weight gradients that wait read it."""
+        others = [own for name, own in self.gradients.items() if name != target]
+        return self.source(self.gradients[target]) in map(
+            self.source, (*others, *(name for call in self.waiting for name, _ in call.inputs))
+        )
+
+    def source(self, gradient: str) -> str:
+        """The gradient whose buffer one may lie in."""
+        return self.source(self.sources[gradient]) if gradient in self.sources else gradient
 
     def add(self, op: Op, into: str, part: str, dims: Dims, dtype: str = COMPUTE) -> KernelCall:
         inputs, outputs = ((into, dims), (part, dims)), ((into, dims, dtype),)

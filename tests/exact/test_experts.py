@@ -12,8 +12,9 @@ from parsim.executor.run import execute
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
+from parsim.step.gradient import _Derivation
 from parsim.verify import verify_plan
-from support import MOE, STACKS, scenario, tiered
+from support import MOE, STACKS, forget_steps, scenario, tiered
 
 FUSED = replace(STACKS[2], fusions=("swiglu", "rms_norm", "gradient_accumulation"))
 MODELS: dict[str, TransformerSpec] = {
@@ -116,8 +117,26 @@ def test_a_rank_whose_experts_have_no_tokens_keeps_the_contract() -> None:
     assert not [check for check in verify_plan(scenario(model=model, batch=Batch(4, 1)), plan, "toy") if not check.ok]
 
 
-def test_experts_that_all_tokens_pass_before_a_last_norm_are_refused() -> None:
-    """Found by a drawn plan: their backward would add to the gradient of the sum before that of the other experts has read it."""
-    model = replace(MOE, norm_last=True, tied_embedding=False)
-    assert model.misfit({}) == "norm_last = true with shared_ffn_hidden_size is not built; set norm_last = false"
-    assert not replace(model, shared_ffn_hidden_size=0).misfit({})
+LAST = replace(MOE, norm_last=True, tied_embedding=False)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(),
+        Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, expert_parallel=2, expert_tensor_parallel=2),
+        Plan(data_parallel=2, expert_parallel=2, schedule="combined_1f1b"),
+    ],
+    ids=["one", "sp-ep-etp", "pairs"],
+)
+def test_experts_that_all_tokens_pass_keep_the_contract_before_a_last_norm(plan: Plan) -> None:
+    assert not [check for check in verify_plan(scenario(model=LAST, batch=Batch(4, 4)), plan, "toy") if not check.ok]
+
+
+def test_an_addition_in_place_to_a_gradient_that_is_still_to_be_read_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Derivation, "is_shared", lambda *_: False)
+    forget_steps()
+    red = {check.quantity for check in verify_plan(scenario(model=LAST, batch=Batch(4, 4)), Plan(), "toy") if not check.ok}
+    monkeypatch.undo()
+    forget_steps()
+    assert "weight gradients, by hand" in red

@@ -12,6 +12,7 @@ from parsim.estimator.estimate import stages_of
 from parsim.executor.job import Job
 from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
+from parsim.parallel.mesh import Mesh
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.precision import RECIPES
 from parsim.schedules.phase import Phase
@@ -51,6 +52,21 @@ def tasks() -> list[Task]:
 )
 def test_all_readers_agree(name: str, plan: Plan, model: object) -> None:
     assert not red(name, plan, model)
+
+
+FOLDED = Plan(data_parallel=4, expert_parallel=2, expert_tensor_parallel=2, micro_batch=3, context_parallel=2)
+REPLICATED = replace(FOLDED, context_parallel=1, tensor_parallel=2, rank_order="dp-tp-pp", zero_stage=1, zero_group=2)
+
+
+def red_in_blocks(plan: Plan) -> set[str]:
+    """With so many tokens that a block of 32 rows of an expert ends among those of a rank."""
+    case = scenario(model=replace(MODEL, max_positions=64), batch=Batch(12, 16, "mxfp8"), stack=FUSED)
+    return {each.quantity for each in verify_plan(case, plan, "toy") if not each.ok}
+
+
+@pytest.mark.parametrize("plan", [FOLDED, REPLICATED], ids=["folded", "replicated"])
+def test_blocks_of_rows_are_those_of_the_ranks_that_share_an_expert(plan: Plan) -> None:
+    assert not red_in_blocks(plan)
 
 
 def test_all_readers_agree_where_the_last_layer_with_experts_stays_in_bf16() -> None:
@@ -108,6 +124,12 @@ def test_a_mutant_is_noticed(mutant: Callable[[pytest.MonkeyPatch], None], name:
     monkeypatch.undo()
     forget_steps()
     assert "weight gradients, by hand" in seen
+
+
+def test_tokens_in_the_order_of_ranks_would_lie_in_other_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Mesh.order_at_experts
+    monkeypatch.setattr(Mesh, "order_at_experts", lambda self, _: right(self, ()))
+    assert red_in_blocks(FOLDED) == {"weight gradients", "updated weights"}
 
 
 MOVED = {  # what stays to be moved, [elements of the experts' width, beside their scales], of kernels between matmuls
