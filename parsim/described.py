@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABCMeta
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from msgspec import NODEFAULT, Struct, StructMeta
+
+# The limits of a number by pydantic's names, each with its words.
+BOUNDS: Final[Mapping[str, tuple[str, Callable[[Any, Any], bool]]]] = {
+    "gt": ("above", operator.gt),
+    "ge": ("at least", operator.ge),
+    "lt": ("below", operator.lt),
+    "le": ("at most", operator.le),
+}
+
+
+def breach(number: float, limits: Mapping[str, float]) -> str:
+    """Which of its limits a number does not keep; "" where it keeps them all.
+
+    >>> breach(1.0, {"ge": 0, "lt": 1})
+    'must be below 1, not 1.0'
+    """
+    broken = [name for name, limit in limits.items() if not BOUNDS[name][1](number, limit)]
+    return f"must be {BOUNDS[broken[0]][0]} {limits[broken[0]]:g}, not {number}" if broken else ""
 
 
 class Told(NamedTuple):

@@ -6,22 +6,27 @@ Values are in SI base units, as their names say; nothing here knows what a resul
 from __future__ import annotations
 
 import csv
-import functools
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+from numbers import Integral
 from types import NoneType, UnionType
-from typing import Any, Self, cast, get_args, get_origin, get_type_hints
+from typing import Any, Self, cast, get_args, get_origin
 
 from msgspec import Struct, StructMeta
 from msgspec.structs import asdict
 
-from parsim.arguments import check_value
+from parsim.arguments import check_value, hints_of, misfits
 from parsim.errors import ParsimError
 
 
 class Plain(Struct, frozen=True):
     """What a struct of results has beside its fields; `records` says what its rows are."""
+
+    def misfits(self) -> list[str]:
+        """What of it is not of the type of its field, as of one that is made by hand."""
+        return [*misfits(self)]
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields as JSON has them: numbers, texts, lists and mappings."""
@@ -81,7 +86,22 @@ def to_plain(value: Any) -> Any:
         return {name: to_plain(each) for name, each in asdict(value).items()}
     if isinstance(value, Mapping):
         return {key: to_plain(each) for key, each in value.items()}
+    if hasattr(value, "tolist"):  # an array
+        return value.tolist()
     return [to_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two values are equal that may have arrays in them, of which `==` says nothing as a whole."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Struct):
+        return all(equal(getattr(one, name), getattr(other, name)) for name in one.__struct_fields__)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(equal(each, other[key]) for key, each in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one.shape == other.shape and bool((one == other).all()) if hasattr(one, "tolist") else bool(one == other)
 
 
 def from_plain(hint: Any, value: Any, name: str = "document") -> Any:
@@ -96,6 +116,17 @@ def from_plain(hint: Any, value: Any, name: str = "document") -> Any:
     if kind is tuple:
         check_value(name, value, Sequence)
         return tuple(from_plain(inner[0], each, name) for each in value)
+    if hasattr(hint, "_fields"):  # a named tuple
+        check_value(name, value, Sequence)
+        if len(value) != len(hint._fields):
+            raise ParsimError(f"{name} = {value} is none of {', '.join(hint._fields)}", remedy="Give what to_dict returned.")
+        return hint(*map(from_plain, hints_of(hint).values(), value, repeat(name)))
+    if hasattr(kind, "tolist"):  # an array
+        (dtype,) = get_args(inner[1])
+        check_value(name, value, Sequence[int] if issubclass(dtype, Integral) else Sequence[float])
+        import numpy as np  # which is there, as whose array it is
+
+        return np.array(value, dtype)
     if kind is Mapping:
         check_value(name, value, Mapping)
         return {key: from_plain(inner[1], each, f"{name}.{key}") for key, each in value.items()}
@@ -111,13 +142,8 @@ def _make(kind: Any, document: Any) -> Any:
     names = kind.__struct_fields__
     if wrong := sorted({*names} ^ document.keys()):
         raise ParsimError(f"no document of {kind.__name__}: {', '.join(wrong)} missing or unknown", remedy="Give what to_dict returned.")
-    hints = _hints(kind)
+    hints = hints_of(kind)
     return kind(**{name: from_plain(hints[name], document[name], f"{kind.__name__}.{name}") for name in names})
-
-
-@functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def flat(document: Mapping[str, Any]) -> dict[str, object]:

@@ -10,17 +10,19 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from parsim import schedules
 from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw, Law
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.link import CollectiveLaw, Link
 from parsim.cost import shape
+from parsim.errors import PlanError
 from parsim.estimator import worst
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.dimensions import split
+from parsim.parallel.legality import faults_of
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.planner import canonical
 from parsim.scenario import Scenario
@@ -64,6 +66,24 @@ MOE = replace(GPT, name="toy moe", num_layers=2, dropout=0.0, **_LLAMA, **_EXPER
 STACK = Stack("toy stack", vocab_multiple=8)
 
 
+class Toy(Scenario, frozen=True):
+    """A scenario whose plans may leave devices idle, and whose batch says itself how devices multiply, whatever its cluster."""
+
+    def misfits(self) -> list[str]:
+        return Scenario.misfits(replace(self, batch=replace(self.batch, one_layout=False)))
+
+    def legal_plan(self, plan: Plan | str, where: str = "plan") -> Plan:
+        chosen = self.plan(plan) if isinstance(plan, str) else plan
+        if wrong := faults_of(chosen, replace(self.facts, num_devices=None)):
+            raise PlanError("\n".join(map(str, wrong)), where)
+        return chosen
+
+
+def idle(scenario: Scenario) -> Toy:
+    """The scenario, of which plans may leave devices idle."""
+    return Toy(*astuple(scenario))
+
+
 def scenario(
     *,
     model: ModelSpec = GPT,
@@ -74,7 +94,7 @@ def scenario(
 ) -> Scenario:
     """A scenario of the toy cluster; 8 sequences of 8 tokens a step unless told otherwise."""
     batch = batch or Batch(8, 8, "bf16")
-    return Scenario("toy", model, cluster, batch, stack, plans or {}, {}, {}, 0, "toy", DTYPES)
+    return Toy("toy", model, cluster, batch, stack, plans or {}, {}, {}, 0, "toy", DTYPES)
 
 
 # Every feature that the exactness contract names, as what it changes in a plan, a model or a stack.

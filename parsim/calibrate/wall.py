@@ -16,7 +16,7 @@ from parsim.calibrate.samples import ENOUGH, Samples, Seen, at_full_pace, worst
 from parsim.cluster.cluster import Cluster, Node
 from parsim.cost.cost_model import CostModel
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate_legal
 from parsim.executor.job import RunRequest
 from parsim.executor.worker import work
 from parsim_kernels import Channel, TransportError, launch
@@ -84,7 +84,12 @@ def on(scenario: Scenario, node: Node) -> Scenario:
 
 def verdict(plan: str, here: Scenario, samples: Samples) -> StepTime:
     """What the samples of a plan say of its prediction."""
-    kept, dropped, ranks, seconds = len(samples.seconds), samples.num_dropped, here.plans[plan].num_devices, estimate(here, plan).step_s
+    kept, dropped, ranks, seconds = (
+        len(samples.seconds),
+        samples.num_dropped,
+        here.plans[plan].num_devices,
+        estimate_legal(here, here.plan(plan), plan).step_s,
+    )
     if samples.enough:
         return StepTime(plan, ranks, seconds, samples.typical_s, kept, dropped)
     why = f"{dropped - samples.num_slow} waited for a core, {samples.num_slow} met a core at less than its full pace"

@@ -104,8 +104,8 @@ class Cluster(Struct, frozen=True):
     rent: Rent | None = None  # None: nobody says
 
     def __post_init__(self) -> None:
-        if self.num_nodes < 1:
-            raise ScenarioError(f"num_nodes = {self.num_nodes}", where="cluster", remedy="A cluster has at least 1 node.")
+        if type(self.num_nodes) is not int or self.num_nodes < 1:
+            raise ScenarioError(f"num_nodes = {self.num_nodes!r}", where="cluster", remedy="A cluster has at least 1 node.")
         if self.num_nodes > 1 and self.fabric is None:
             remedy = "Name one that `parsim list fabrics` has, as cluster.fabric or --fabric."
             raise ScenarioError(f"{self.num_nodes} nodes without a fabric", where="cluster", remedy=remedy)

@@ -21,6 +21,7 @@ from parsim.estimator.pipeline import step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import PassCounts, Totals, device_totals
 from parsim.model.parameters import model_flops_per_token
+from parsim.parallel.legality import RULES, VALUES, type_faults
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import Plans
 from parsim.units import PS_PER_S
@@ -118,15 +119,19 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
+        PlanError: the plan is not legal there; the error says all that is wrong.
 
     >>> import parsim
     >>> full, sequence = (parsim.estimate(parsim.load("scenarios/table5-22b.yaml"), name) for name in ("full", "seqsel"))
     >>> sequence.step_s < full.step_s, full.fits, sequence.shortage
     (True, True, None)
     """
-    chosen = scenario.plan(plan) if isinstance(plan, str) else plan
-    name = plan if isinstance(plan, str) else "plan"
-    return Priced(scenario, Plans.of([chosen])).explain(np.zeros(1, dtype=np.int64), [name])[0]
+    return estimate_legal(scenario, scenario.legal_plan(plan), plan if isinstance(plan, str) else "plan")
+
+
+def estimate_legal(scenario: Scenario, plan: Plan, name: str = "plan") -> Estimate:
+    """The same of a plan that is known to be legal."""
+    return Priced(scenario, Plans.of([plan])).explain(np.zeros(1, dtype=np.int64), [name])[0]
 
 
 def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, counts: PassCounts, useful: tuple[int, int]) -> Estimate:
@@ -173,8 +178,26 @@ def _again_flops(stages: Stages, totals: Sequence[Totals], num_devices: int) -> 
 
 @check_arguments
 def estimates(scenario: Scenario, plans: Sequence[Plan] | Plans) -> Estimates:
-    """Step time and peak memory of many plans, listed or as columns; each equals `estimate` of that plan alone."""
-    priced = Priced(scenario, plans if isinstance(plans, Plans) else Plans.of(plans))
+    """Step time and peak memory of many plans, listed or as columns; each equals `estimate` of that plan alone.
+
+    Raises:
+        PlanError: a plan is not legal there; the error says all that is wrong with the first such.
+    """
+    priced = Priced(scenario, _legal(scenario, plans))
     step, (peaks, hosts) = priced.steps(), priced.figures(peak_bytes, host_peak_bytes)
     node = scenario.cluster.node
     return Estimates(priced.plans, step / PS_PER_S, peaks, node.accelerator.hbm_capacity_bytes, hosts, node.host_memory_bytes)
+
+
+def _legal(scenario: Scenario, plans: Sequence[Plan] | Plans) -> Plans:
+    """The plans as columns; a rule is asked once for each combination of what it reads, all of them only of a plan that one finds wrong."""
+    for index, plan in enumerate(() if isinstance(plans, Plans) else plans):
+        if type_faults(plan):
+            scenario.legal_plan(plan, f"plans[{index}]")
+    columns, facts = plans if isinstance(plans, Plans) else Plans.of(plans), scenario.facts
+    for rule in (*VALUES, *RULES):
+        first, _ = columns.distinct(rule.reads)
+        wrong, _ = columns.each(rule.reads, lambda plan, rule=rule: any(True for _ in rule.faults(plan, facts)))  # type: ignore[misc]
+        for index in first[wrong].tolist():
+            scenario.legal_plan(columns.plan(index), f"plans[{index}]")
+    return columns

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 import numpy as np
-from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from parsim import units
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import Plans
-from parsim.plain import Plain, flat
+from parsim.plain import Plain, equal, flat
 
 ByteCount = int | NDArray[np.int64]
 RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
@@ -129,7 +128,7 @@ class Estimate(Plain, frozen=True):
         return float(_fill(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
 
 
-class Estimates(Struct, frozen=True):
+class Estimates(Plain, frozen=True):
     """Many plans: one value per plan."""
 
     plans: Plans
@@ -138,6 +137,15 @@ class Estimates(Struct, frozen=True):
     capacity_bytes: int
     host_peak_bytes: NDArray[np.int64]
     host_capacity_bytes: int | None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Estimates) and equal(self.to_dict(), other.to_dict())
+
+    def records(self) -> list[dict[str, object]]:
+        """A row a plan."""
+        columns = {name: getattr(self, name).tolist() for name in ("step_s", "peak_bytes", "host_peak_bytes", "fits")}
+        figures = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        return [flat(plan.to_dict()) | row for plan, row in zip(self.plans, figures, strict=True)]
 
     @property
     def fill(self) -> NDArray[np.float64]:

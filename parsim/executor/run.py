@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from parsim.arguments import check_arguments
 from parsim.cost.cost_model import CostModel
@@ -18,6 +19,7 @@ from parsim.executor.program import Record
 from parsim.executor.worker import Report, work
 from parsim.model import parameters
 from parsim.parallel.plan import Plan
+from parsim.plain import equal
 from parsim_kernels import Ledger, TransportError, launch
 from parsim_kernels.signature import Array
 
@@ -42,6 +44,9 @@ class Execution(Struct, frozen=True):
     norms: tuple[float, ...]  # by step: squared, of all gradients before clipping; none where they are applied in the backward
     own_norms: tuple[tuple[float, ...], ...]  # by step and rank: of those that it hands to a sum over replicas
     wall_s: tuple[tuple[float, ...], ...] = ()  # by rank and step, where the ranks are processes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Execution) and equal(asdict(self), asdict(other))
 
     @property
     def loss(self) -> float:
@@ -81,17 +86,16 @@ def execute(
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
+        PlanError: the plan is not legal there.
         ScheduleError: ranks wait for one another for ever.
         ParsimError: a worker died, or the transport cannot work here.
     """
-    chosen = scenario.plan(plan) if isinstance(plan, str) else plan
+    chosen = scenario.legal_plan(plan)
     _check_size(scenario)
     own_seed = scenario.seed if seed is None else seed
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
-    model, itemsize = CostModel(scenario.cluster, scenario.stack, scenario.trained_by(chosen).batch), dict(scenario.itemsize_bytes)
-    told = (own_seed, num_steps, scenario.training, dataset, every, precision, clocks, rounds_as)
-    run = RunRequest(scenario.model, model, chosen, itemsize, *told)
+    run = _request(scenario, chosen, own_seed, num_steps, dataset, every, precision, clocks, rounds_as)
     job = run.job()
 
     def on_step(step: int, loss: float, by_rank: list[Mapping[str, Array]]) -> None:
@@ -103,6 +107,18 @@ def execute(
         return _execution(job, lockstep.run(job, num_steps, on_step, run.evaluate_every), ())
     reports = _processes(run, job.num_ranks, transport, deadline_s, on_step)
     return _execution(job, [report.record for report in reports], tuple(tuple(report.wall_s) for report in reports))
+
+
+def execute_legal(scenario: Scenario, plan: Plan, *, rounds_as: Plan | None = None) -> Execution:
+    """A step in lockstep, with drawn numbers, of a plan that is known to be legal; `rounds_as`: as of `execute`."""
+    job = _request(scenario, plan, scenario.seed, rounds_as=rounds_as).job()
+    return _execution(job, lockstep.run(job, 1), ())
+
+
+def _request(scenario: Scenario, plan: Plan, seed: int, num_steps: int = 1, *others: Any, **named: Any) -> RunRequest:
+    model = CostModel(scenario.cluster, scenario.stack, scenario.trained_by(plan).batch)
+    told = (seed, num_steps, scenario.training, *others)
+    return RunRequest(scenario.model, model, plan, dict(scenario.itemsize_bytes), *told, **named)
 
 
 def _processes(run: RunRequest, num_ranks: int, transport: Transport, deadline_s: float | None, on_step: lockstep.OnStep) -> list[Report]:

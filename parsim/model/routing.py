@@ -84,6 +84,8 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
         """What does not fit in the figures of experts; "" where all do."""
         if self.num_experts and self.experts_per_token > self.num_experts:
             return f"experts_per_token = {self.experts_per_token} is above num_experts = {self.num_experts}"
+        if self.num_experts and not self.expert_ffn_hidden_size:
+            return "expert_ffn_hidden_size = 0 leaves experts no width; give one"
         if self.num_experts and not any(self.has_experts(layer) for layer in range(self.num_layers)):
             said = f"num_dense_layers = {self.num_dense_layers} and expert_layer_every = {self.expert_layer_every}"
             return f"{said} leave none of {self.num_layers} layers its experts"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, get_origin
 
 from msgspec import NODEFAULT, Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
-from parsim.described import Described, Told
-from parsim.errors import ParsimError
+from parsim.arguments import hints_of, misfits
+from parsim.described import Described, Told, breach
+from parsim.errors import ParsimError, did_you_mean
 from parsim.model.loads import NO_SLOTS, Slots
 
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
@@ -39,6 +40,13 @@ class Figure(Struct, frozen=True, kw_only=True):
     most: int = MOST  # of a count; of another number below 1 where left out
     rule: Callable[[Mapping[str, Any]], Any] | None = None  # what it is where left out, from the other figures
     aliases: tuple[str, ...] = ()  # what people write for it
+
+    def limits(self, kind: Any) -> dict[str, float]:
+        """The limits of its numbers, by pydantic's names; a list has those of each."""
+        if kind is int:
+            return {"ge" if self.zero else "gt": 0, "le": self.most}
+        above = {"lt": 1} if self.most == MOST else {"le": self.most}
+        return {"ge": 0, **above} if kind is float else {"ge": 0} if get_origin(kind) is tuple else {}
 
 
 def figure(description: str, default: Any = NODEFAULT, **limits: Any) -> Any:
@@ -78,6 +86,19 @@ class ModelSpec(Described, frozen=True, kw_only=True):
     def misfit(self, stated: Mapping[str, Any]) -> str:
         """What does not fit in the figures; "" where all do.  `stated`: as they were, before any followed from others."""
         return ""
+
+    def misfits(self) -> list[str]:
+        """All that is wrong with its fields, as a file is told, too: types, or else limits, or else what does not fit."""
+        if wrong := [*misfits(self)]:
+            return wrong
+        hints, values = hints_of(type(self)), asdict(self)
+        for name, each in ((name, each.about) for name, each in type(self).told.items() if values[name] != each.default):
+            value, limits = values[name], each.limits(hints[name])
+            if each.legal and value not in each.legal:
+                wrong.append(f"{name} cannot be '{value}'{did_you_mean(value, each.legal)}; legal: {', '.join(each.legal)}")
+            numbers = value if isinstance(value, tuple) else (value,) if limits else ()
+            wrong += [f"{name} {said}" for number in numbers if (said := breach(number, limits))]
+        return wrong or [said for said in [self.misfit(values)] if said]
 
     @property
     @abstractmethod

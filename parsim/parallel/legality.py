@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim import schedules
+from parsim.arguments import hints_of, misfits_of
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
@@ -70,7 +71,7 @@ def faults_of(plan: Plan, facts: Facts) -> list[PlanFault]:
 
     The stack's rule of layers may let an end stage hold none, and its kernels are the ops that recompute_ops names.
     """
-    if broken := [fault for rule in VALUES for fault in rule.faults(plan, facts)]:
+    if broken := value_faults(plan):
         return broken
     groups = {name: [*own(plan)] for name, own in GROUPS.items()}
     no_groups: dict[str, Any] = {name: None for name, own in groups.items() if own}
@@ -80,6 +81,20 @@ def faults_of(plan: Plan, facts: Facts) -> list[PlanFault]:
         told = found.get(rule.after)
         found[rule.name] = groups[rule.name] if rule.name in groups else [] if told else [*rule.faults(meant, facts)]
     return [fault for own in found.values() for fault in own]
+
+
+def type_faults(plan: Plan) -> list[PlanFault]:
+    """The values that are not of the types of their fields."""
+    hints = hints_of(Plan)
+    stated = {name: value for name, key in KEYS.items() if (value := getattr(plan, name)) is not key.default}
+    return [PlanFault(name, said, "") for name, value in stated.items() for said in misfits_of(name, value, hints[name])]
+
+
+def value_faults(plan: Plan) -> list[PlanFault]:
+    """What is wrong with single values: their types, and, where these are right, what else the value of a field must be."""
+    wrong = type_faults(plan)
+    meant = replace(plan, **{each.field: KEYS[each.field].default for each in wrong}) if wrong else plan
+    return [*wrong, *(fault for rule in VALUES for fault in rule.faults(meant, Facts()))]
 
 
 def bf16_layers_fault(model: ModelSpec, batch: Batch) -> PlanFault | None:
@@ -149,9 +164,9 @@ def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -
 def _not_positive(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     for field in POSITIVE:
         value = getattr(plan, field)
-        if type(value) is not int or value < 1:
-            yield PlanFault(field, f"{field} = {value!r} is not a positive whole number", "Legal: 1, 2, 3, ...")
-    if plan.layers_per_stage is not None and any(type(each) is not int or each < 1 for each in plan.layers_per_stage):
+        if value < 1:
+            yield PlanFault(field, f"{field} = {value} is not a positive whole number", "Legal: 1, 2, 3, ...")
+    if plan.layers_per_stage is not None and any(each < 1 for each in plan.layers_per_stage):
         message = f"layers_per_stage = {comma_list(plan.layers_per_stage)}: every stage holds a positive whole number of layers"
         yield PlanFault("layers_per_stage", message, "Legal: 1, 2, 3, ... for each stage")
 
@@ -161,7 +176,7 @@ def _unknown_names(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     for field, known in (("schedule", schedules.names()), ("context_kind", kinds()), ("precision", precisions), *NAMED.items()):
         value = getattr(plan, field)
         if value is not None and value not in known and not (field == "schedule" and isinstance(value, tuple)):
-            yield PlanFault(field, f"unknown {field} '{value}'{did_you_mean(str(value), known)}", f"Legal: {', '.join(known)}")
+            yield PlanFault(field, f"unknown {field} '{value}'{did_you_mean(value, known)}", f"Legal: {', '.join(known)}")
 
 
 def _world(plan: Plan, facts: Facts) -> Iterator[PlanFault]:

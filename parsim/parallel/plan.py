@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from parsim.arguments import check_arguments
+from parsim.arguments import check_arguments, misfits
 from parsim.described import Described, Told
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.model.dims import LINEAR, MATMUL
@@ -158,7 +158,7 @@ class Plan(Described, frozen=True):
         """The plan that `to_dict` said; what is left out has Plan's own default.  Whether it is legal, legality.py says.
 
         Raises:
-            PlanError: a key is unknown.
+            PlanError: a key is unknown, or a value is of another type than its field.
 
         >>> Plan.from_dict(Plan(schedule=("0F0 0B0",), dimensions=(("a", 2),)).to_dict()).dimensions
         (('a', 2),)
@@ -167,8 +167,11 @@ class Plan(Described, frozen=True):
             if name not in KEYS:
                 raise PlanError(f"a plan has no key '{name}'{did_you_mean(name, KEYS)}", remedy=f"Known: {', '.join(KEYS)}.")
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
-        values["dimensions"] = tuple(sorted(dict(document.get("dimensions", {})).items()))
-        return cls(**values)
+        if isinstance(degrees := document.get("dimensions"), Mapping):
+            values["dimensions"] = tuple(sorted(degrees.items()))
+        if wrong := [*misfits(plan := cls(**values))]:
+            raise PlanError("\n".join(wrong), "document of Plan")
+        return plan
 
 
 KEYS: Final[Mapping[str, Key]] = {

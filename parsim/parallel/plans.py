@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from msgspec import Struct, field
 
+from parsim.arguments import check_value
 from parsim.cluster.scalars import Ints, distinct_rows
 from parsim.parallel.plan import KEYS, Plan
 
@@ -44,6 +45,20 @@ class Plans(Struct, frozen=True, eq=False):
             else:
                 columns[name], values[name] = codes_of(stated)
         return cls(columns, values, len(plans))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plans, each as its own `to_dict`."""
+        return {"plans": [plan.to_dict() for plan in self]}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Plans:
+        """The plans that `to_dict` said.
+
+        Raises:
+            ParsimError: it said no such thing.
+        """
+        check_value("document of Plans", document, Mapping[str, Sequence[Mapping]])  # type: ignore[type-arg]
+        return cls.of([Plan.from_dict(each) for each in document.get("plans", ())])
 
     def __len__(self) -> int:
         return self.num_plans

@@ -79,17 +79,17 @@ def context_group(plan: Plan) -> Iterator[PlanFault]:
     nested = [name for name in kinds() if has_groups(name)]
     if kind not in nested:
         if group is not None:
-            message = f"context_group = {group!r} forms groups of ranks, which context_kind = {kind} does not have"
+            message = f"context_group = {group} forms groups of ranks, which context_kind = {kind} does not have"
             yield PlanFault("context_group", message, f"Leave context_group out, or set context_kind = {' or '.join(nested)}")
         return
     legal = divisors(degree)[1:-1]
-    if degree > 1 and not (type(group) is int and group in legal):
-        stated = f"context_group = {group!r} does not cut" if group is not None else "there is no context_group, to cut"
+    if degree > 1 and group not in legal:
+        stated = f"context_group = {group} does not cut" if group is not None else "there is no context_group, to cut"
         message = f"context_kind = {kind}: {stated} context_parallel = {degree} into several groups of several ranks"
         alone = f"None divides {degree}: choose another context_kind"
         yield PlanFault("context_group", message, f"Legal: {comma_list(legal)}" if legal else alone)
     elif degree == 1 and group is not None:
-        yield PlanFault("context_group", f"context_group = {group!r} forms groups of ranks, but context_parallel = 1", "Leave it out")
+        yield PlanFault("context_group", f"context_group = {group} forms groups of ranks, but context_parallel = 1", "Leave it out")
 
 
 def context(plan: Plan, model: ModelSpec | None, batch: Batch | None, stack: Stack | None) -> Iterator[PlanFault]:
@@ -203,8 +203,8 @@ def unknown_dimensions(plan: Plan) -> Iterator[PlanFault]:
         if name not in known:
             remedy = f"Give {name} as a key of the plan" if name in KEYS else f"Known: {', '.join(known) or 'none'}"
             yield PlanFault("dimensions", f"unknown dimension '{name}'{did_you_mean(name, known)}", remedy)
-        elif type(degree) is not int or degree < 1:
-            yield PlanFault("dimensions", f"{name} = {degree!r} is not a positive whole number", "Legal: 1, 2, 3, ...")
+        elif degree < 1:
+            yield PlanFault("dimensions", f"{name} = {degree} is not a positive whole number", "Legal: 1, 2, 3, ...")
     if len(dict(plan.dimensions)) < len(plan.dimensions):
         yield PlanFault("dimensions", f"dimensions = {plan.dimensions} names one twice", "Give each one degree")
 
@@ -221,7 +221,7 @@ def rank_order(plan: Plan) -> Iterator[PlanFault]:
 def zero(plan: Plan) -> Iterator[PlanFault]:
     """The ZeRO stage, and what goes with it."""
     if plan.zero_stage not in ZERO_STAGES:
-        yield PlanFault("zero_stage", f"zero_stage = {plan.zero_stage!r} is no stage of ZeRO", f"Legal: {comma_list(ZERO_STAGES)}")
+        yield PlanFault("zero_stage", f"zero_stage = {plan.zero_stage} is no stage of ZeRO", f"Legal: {comma_list(ZERO_STAGES)}")
     elif plan.zero_stage and plan.gradient_sync == "master":
         message = f"gradient_sync = master updates on one rank, but zero_stage = {plan.zero_stage} shares the update out"
         yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce, or zero_stage = 0")
@@ -267,8 +267,8 @@ def zero_group(plan: Plan) -> Iterator[PlanFault]:
     """zero_group divides the replicas that ZeRO shards over."""
     if plan.zero_group is None:
         return
-    if type(plan.zero_group) is not int or plan.zero_group < 1 or plan.data_parallel % plan.zero_group:
-        message = f"zero_group = {plan.zero_group!r} does not divide data_parallel = {plan.data_parallel}"
+    if plan.zero_group < 1 or plan.data_parallel % plan.zero_group:
+        message = f"zero_group = {plan.zero_group} does not divide data_parallel = {plan.data_parallel}"
         yield PlanFault("zero_group", message, f"Legal: {comma_list(divisors(plan.data_parallel))}")
     elif not plan.zero_stage:
         yield PlanFault("zero_group", "zero_group says over how many ranks ZeRO shards, but zero_stage = 0", "Set zero_stage to 1, 2 or 3")

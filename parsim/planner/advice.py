@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim.arguments import check_arguments
+from parsim.arguments import check_arguments, misfits
 from parsim.errors import PlanError
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate_legal
 from parsim.estimator.result import Estimate
 from parsim.parallel.fault import divisors
 from parsim.parallel.optimizer import OPTIMIZERS
@@ -40,8 +40,10 @@ class Reference(Struct, frozen=True):
         """Refuse what no run has.
 
         Raises:
-            PlanError: a figure is not positive.
+            PlanError: a figure is of another type, or not positive.
         """
+        if wrong := [*misfits(self)]:
+            raise PlanError("\n".join(wrong), "Reference")
         if self.global_batch < 1 or not 0 < self.learning_rate < float("inf") or self.warmup_steps < 0:
             what = f"learning rate {self.learning_rate:g} at a global batch of {self.global_batch}, {self.warmup_steps} steps of warm-up"
             raise PlanError(f"no run has {what}", remedy="A reference has a positive batch and learning rate, and no negative warm-up.")
@@ -112,11 +114,11 @@ def advise(scenario: Scenario, plan: Plan | str, *, noise_scale: float | None = 
     """
     if noise_scale is not None and not 0 < noise_scale < float("inf"):
         raise PlanError(f"noise_scale = {noise_scale} is no number of sequences", remedy="Give a positive number.")
-    chosen = scenario.plan(plan) if isinstance(plan, str) else plan
-    found = {each: estimate(_with_batch(scenario, each), chosen) for each in _batches(scenario, chosen)}
+    chosen = scenario.legal_plan(plan)
+    found = {each: estimate_legal(_with_batch(scenario, each), chosen) for each in _batches(scenario, chosen)}
     own = found[scenario.batch.global_batch]
     batches = tuple(_advice(scenario, each, global_batch, own, noise_scale, reference) for global_batch, each in found.items())
-    return Advice(chosen, tuple(estimate(scenario, each) for each in _micro_batches(scenario, chosen)), batches, noise_scale)
+    return Advice(chosen, tuple(estimate_legal(scenario, each) for each in _micro_batches(scenario, chosen)), batches, noise_scale)
 
 
 def relative_steps(global_batch: float, other: float, noise_scale: float) -> float:

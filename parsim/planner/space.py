@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.errors import PlanError, ScenarioError, did_you_mean
-from parsim.parallel.legality import RULES, VALUES, Facts
+from parsim.parallel.legality import RULES, Facts, value_faults
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import NUMBERS, Plans, codes_of
 from parsim.parallel.stack_limits import FIELDS, reasons
@@ -76,7 +76,8 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     grid = _Grid(scenario, values, [*_filters(scenario, axes, facts, runnable=runnable or space is None), *accord, *_same(facts, values)])
     for name in sorted(order, key=lambda name: len(values[name]) != 1):  # those of one value first: rules act the sooner
         grid.expand(name)
-    asked = {name: each for name, each in scenario.plans.items() if not runnable or not reasons(each, scenario.model, scenario.stack)}
+    asked = {name: scenario.legal_plan(name) for name in scenario.plans}
+    asked = {name: each for name, each in asked.items() if not runnable or not reasons(each, scenario.model, scenario.stack)}
     found = _each_once(grid, asked, facts)
     if not found.plans.num_plans:
         raise PlanError("no legal plan in this space", remedy=f"What other rules leave fails: {found.nothing_legal}")
@@ -116,8 +117,7 @@ def _legal(name: str, values: Sequence[object]) -> Sequence[object]:
         PlanError: there is one.
     """
     for value in values:
-        plan = replace(Plan(), **{name: value})
-        if wrong := [fault for rule in VALUES if name in rule.reads for fault in rule.faults(plan, Facts())]:
+        if wrong := value_faults(replace(Plan(), **{name: value})):
             raise PlanError(wrong[0].message, remedy=wrong[0].remedy and f"{wrong[0].remedy}.")
     return values
 

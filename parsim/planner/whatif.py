@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from parsim.arguments import check_arguments
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate, estimate_legal
 from parsim.estimator.result import Estimate
 from parsim.plain import Plain
 
@@ -68,7 +68,7 @@ def whatif(scenario: Scenario, plan: Plan | str) -> WhatIf:
     now = estimate(scenario, plan)
 
     def gain(name: str, resources: tuple[str, ...]) -> Gain:
-        more, twice = (estimate(improve(scenario, dict.fromkeys(resources, by)), now.plan).step_s for by in (_STEP, 2.0))
+        more, twice = (estimate_legal(improve(scenario, dict.fromkeys(resources, by)), now.plan).step_s for by in (_STEP, 2.0))
         return Gain(name, math.log(now.step_s / more) / math.log(_STEP), twice)
 
     gains = [gain(each, (each,)) for each in RESOURCES]

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from parsim import units
+from parsim.arguments import check_arguments
 from parsim.cluster import Node
 from parsim.cluster.link import Link
 from parsim.cost.workload import Workload
@@ -118,11 +119,13 @@ class Shared(Struct):
         return f"{', '.join(parts)}; in the whole step, all stages together"
 
 
+@check_arguments
 def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
     """The notes on every task of a plan that `op` names: a task, all that start with it, a pass, a segment, or a reported figure.
 
     Raises:
         ScenarioError: the scenario has no such plan.
+        PlanError: the plan is not legal there.
         ParsimError: the plan has nothing of that name; the nearest is named.
     """
     chosen = scenario.plan(plan)

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from parsim import __version__, units
 from parsim.arguments import check_arguments
-from parsim.errors import ParsimError, PlanError
-from parsim.estimator.estimate import estimate
+from parsim.errors import ParsimError
+from parsim.estimator.estimate import estimate, estimate_legal
 from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Plan
 from parsim.plain import Plain
@@ -84,10 +84,8 @@ def load_plan(path: str | Path, *, scenario: Scenario | None = None) -> SavedPla
     document = _read(Path(path))
     file = document["scenario"] and Path(path).parent / document["scenario"]
     found = scenario or Source(file, changes=document["changes"]).load()
-    plan = Plan.from_dict(document["plan"])
-    if wrong := found.faults(plan):
-        raise PlanError("\n".join(map(str, wrong)), str(path), f"It is no legal plan of {found.path}.")
-    return SavedPlan(found, estimate(found, plan), document["step_s"], document["scenario_hash"] != digest(found))
+    plan = found.legal_plan(Plan.from_dict(document["plan"]), str(path))
+    return SavedPlan(found, estimate_legal(found, plan), document["step_s"], document["scenario_hash"] != digest(found))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaH
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from parsim import catalog, units
+from parsim.described import BOUNDS
 from parsim.errors import ParsimError, did_you_mean
 from parsim.scenario import asked
 from parsim.scenario.tree import Place, show
@@ -205,12 +206,10 @@ def _sentence(error: ErrorDetails, key: str) -> str:
             return f"cannot be {shown}{near}; legal: {', '.join(legal)}"
         case "too_short":
             return "must not be empty"
-    bounds = [f"must be {words} {context[bound]:g}" for bound, words in _BOUNDS.items() if bound in context]
+    bounds = [f"must be {words} {context[bound]:g}" for bound, (words, _) in BOUNDS.items() if bound in context]
     wanted = f"must be {_WANTED[error['type']]}" if error["type"] in _WANTED else error["msg"]
     return f"{next(iter(bounds), wanted)}, not {shown}"
 
-
-_BOUNDS: Final = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}  # pydantic's names
 
 _WANTED: Final = {
     **dict.fromkeys(("int_type", "int_from_float", "int_parsing"), "a whole number"),

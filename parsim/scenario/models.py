@@ -11,8 +11,8 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from parsim import catalog
 from parsim.errors import ParsimError
 from parsim.model import families
-from parsim.model.spec import MOST, Figure, ModelSpec
-from parsim.scenario.fields import Known, Natural, complaint
+from parsim.model.spec import Figure, ModelSpec
+from parsim.scenario.fields import Known, complaint
 from parsim.scenario.huggingface import PREFIX
 from parsim.scenario.inline import InlineRow, NameOrRow
 from parsim.scenario.tree import show
@@ -104,11 +104,10 @@ def row_class(family: str) -> type[ModelRow]:
 def _type(kind: type, figure: Figure) -> Any:
     if kind is str:
         return Literal[figure.legal] if figure.legal else str
+    limits: dict[str, Any] = figure.limits(kind)
     if get_origin(kind) is tuple:
-        return Annotated[list[Annotated[float, Field(ge=0)]], Field(json_schema_extra={"type": ["array", "string"]})]  # or file:PATH
-    if kind is float:
-        return Annotated[float, Field(ge=0, lt=1) if figure.most == MOST else Field(ge=0, le=figure.most)]
-    return Annotated[int, Field(ge=0, le=figure.most)] if figure.zero else Natural if kind is int else kind
+        return Annotated[list[Annotated[float, Field(**limits)]], Field(json_schema_extra={"type": ["array", "string"]})]  # or file:PATH
+    return Annotated[kind, Field(**limits)] if limits else kind
 
 
 ModelRef = Annotated[str | ModelRow, NameOrRow(ModelRow, prefix=PREFIX)]

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from parsim.arguments import check_arguments
 from parsim.described import Described, Told
-from parsim.errors import ScenarioError, did_you_mean
+from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 
@@ -124,11 +124,29 @@ class Scenario(Struct, frozen=True):
         peaks = self.cluster.node.accelerator.peak_flops_per_s
         return Facts(self.model, self.batch, self.cluster.num_devices, self.stack, peaks)
 
+    def misfits(self) -> list[str]:
+        """All that is wrong with it but for its plans, which a file would be refused for, too."""
+        from parsim.scenario.given import faults
+
+        return faults(self)
+
     def faults(self, plan: Plan) -> list[PlanFault]:
         """All that is illegal in a plan here."""
         from parsim.parallel.legality import faults_of
 
         return faults_of(plan, self.facts)
+
+    def legal_plan(self, plan: Plan | str, where: str = "plan") -> Plan:
+        """A plan that is given, or the one of that name, which is legal here: public functions ask once, and what they call no more.
+
+        Raises:
+            ScenarioError: there is none of that name, or it has axes that only the planner can fill.
+            PlanError: it is not legal; the error says all that is wrong.
+        """
+        chosen, place = (self.plan(plan), f"{self.path}: plans.{plan}") if isinstance(plan, str) else (plan, where)
+        if wrong := self.faults(chosen):
+            raise PlanError("\n".join(map(str, wrong)), place, f"It is no legal plan of {self.path}.")
+        return chosen
 
     def trained_by(self, plan: Plan) -> Scenario:
         """The same in the precision that a plan states; as it is where it states none."""

@@ -37,14 +37,14 @@ def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, 
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
-        PlanError: it would run too many events.
+        PlanError: the plan is not legal there, or would run too many events.
 
     >>> import parsim
     >>> scenario = parsim.load("scenarios/table5-22b.yaml")
     >>> simulate(scenario, "full").step_s == parsim.estimate(scenario, "full").step_s
     True
     """
-    return run(workload_in(scenario, scenario.plan(plan) if isinstance(plan, str) else plan), contention=contention, spans=spans)
+    return run(workload_in(scenario, scenario.legal_plan(plan)), contention=contention, spans=spans)
 
 
 def workload_in(scenario: Scenario, plan: Plan) -> Workload:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from msgspec import Struct
-
+from parsim.plain import Plain
 from parsim.units import PS_PER_S
 
 
@@ -38,7 +37,7 @@ class Loss(NamedTuple):
     lost_ps: float
 
 
-class Trace(Struct, frozen=True):
+class Trace(Plain, frozen=True):
     """A simulated step: one pipeline rank stands for all its data- and tensor-parallel copies."""
 
     step_ps: int
@@ -49,6 +48,12 @@ class Trace(Struct, frozen=True):
     flops: tuple[int, ...]  # by rank: the sum over what ran
     links: tuple[LinkUse, ...] = ()  # with contention only
     losses: tuple[Loss, ...] = ()
+
+    def records(self) -> list[dict[str, object]]:
+        """A row a pipeline rank."""
+        ranks = zip(self.flops, self.peak_bytes, self.host_bytes, strict=True)
+        names = ("step_s", "flops", "peak_bytes", "host_bytes")
+        return [{"rank": rank} | dict(zip(names, (self.step_s, *each), strict=True)) for rank, each in enumerate(ranks)]
 
     @property
     def step_s(self) -> float:

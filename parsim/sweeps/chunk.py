@@ -12,7 +12,7 @@ from msgspec.structs import asdict, replace
 
 from parsim import units
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate_legal
 from parsim.estimator.result import Estimate
 from parsim.parallel.stack_limits import reasons
 from parsim.planner import plan
@@ -61,7 +61,7 @@ def _result(scenario: Scenario, name: str) -> dict[str, Any]:
     """The plan, its figures, and why it does not do, "" where it does."""
     try:
         if name in scenario.plans:
-            return _document(scenario, estimate(scenario, name))
+            return _document(scenario, estimate_legal(scenario, scenario.plans[name], name))
         ranking = plan(scenario, space=name if name in scenario.spaces else None, top=1, contention=False)
         return _document(scenario, ranking.rows[0] if ranking.rows else ranking.nearest)
     except ParsimError as error:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate, stages_of
+from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.memory import rank_memory
 from parsim.scenario import Scenario
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
@@ -104,7 +104,7 @@ def measured_step_s(row: TableRow) -> float | None:
 
 def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:
     """Seconds of a step, and peak bytes of the rank and in the sense that the row reports."""
-    predicted = estimate(_in_sense_of(scenario, row), PLAN)
+    predicted = estimate_legal(meant := _in_sense_of(scenario, row), meant.plan(PLAN))
     return predicted.step_s, sum(_parts_of_rank(predicted.memory_bytes, row).values())
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate_legal
 from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.op import Op
 from parsim.model.spec import ModelSpec
@@ -86,6 +86,6 @@ def least_recomputation(scenario: Scenario, plan: str) -> Scenario:
     for name in KEYS["recompute"].legal:
         plans = {plan: replace(scenario.plan(plan), recompute=name)}
         tried = replace(scenario, plans=plans, notes=(*scenario.notes, f"recompute = {name}"))
-        if estimate(tried, plan).fits:
+        if estimate_legal(tried, plans[plan]).fits:
             break
     return tried

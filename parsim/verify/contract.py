@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from parsim.arguments import check_arguments
 from parsim.cost.workload import Prices, Workload
 from parsim.estimator.estimate import stages_of
 from parsim.estimator.host import host_bytes
@@ -20,7 +21,7 @@ from parsim.estimator.pipeline import timeline
 from parsim.estimator.totals import Totals, device_totals
 from parsim.executor.job import Job
 from parsim.executor.names import own_weights_of
-from parsim.executor.run import Execution, execute
+from parsim.executor.run import Execution, execute_legal
 from parsim.executor.values import shard
 from parsim.parallel.dimensions import split
 from parsim.parallel.mesh import Mesh
@@ -53,13 +54,18 @@ class Check(Struct, frozen=True):
     detail: str
 
 
+@check_arguments
 def verify(scenario: Scenario, *, progress: Callable[[str], None] | None = None) -> tuple[Check, ...]:
-    """All checks of all plans; a plan too large to execute is shrunk by the rule of shrink.py."""
+    """All checks of all plans; a plan too large to execute is shrunk by the rule of shrink.py.
+
+    Raises:
+        PlanError: a plan is not legal there.
+    """
     found: list[Check] = []
-    for name, plan in scenario.plans.items():
+    for name in scenario.plans:
         if progress:
             progress(name)
-        small = shrunk(scenario, plan)
+        small = shrunk(scenario, scenario.legal_plan(name))
         label = f"{name} (shrunk to {small.plan.num_devices} ranks)" if small.was_shrunk else name
         found += verify_plan(small.scenario, small.plan, label)
     return tuple(found)
@@ -71,10 +77,10 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     # rounding by rounding.
     max_norm = inf if plan.optimizer_in_backward else 0.01
     scenario = replace(scenario.trained_by(plan), data=None, training=Training(weight_decay=0.1, eps=1e-4, max_norm=max_norm))
-    executed = execute(scenario, plan)
+    executed = execute_legal(scenario, plan)
     alone = _one_rank(scenario, plan)
-    whole = execute(*alone, rounds_as=plan)
-    by_itself = execute(*alone) if scenario.batch.recipe.narrows else whole  # scaled as one rank would
+    whole = execute_legal(*alone, rounds_as=plan)
+    by_itself = execute_legal(*alone) if scenario.batch.recipe.narrows else whole  # scaled as one rank would
     found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole), *_by_hand(by_itself))
     return tuple(Check(name, *result) for result in found)
 

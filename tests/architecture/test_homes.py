@@ -187,6 +187,7 @@ ROOM = {
     "gradients that go with their update": 95,
     "sentences whose words have roles": 105,
     "blocks of experts that ranks share, gradients that two read, weight gradients of pairs apart": 110,
+    "what is made by hand is held to what a file is; traces and arrays of plans as plain values": 345,
 }
 
 

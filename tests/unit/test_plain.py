@@ -6,6 +6,7 @@ import csv
 import inspect
 import io
 import json
+import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,21 @@ def test_so_does_every_other_answer(ranking: Ranking, tmp_path: Path) -> None:
         assert type(each).from_dict(json.loads(json.dumps(each.to_dict()))) == each
         rows = [*csv.DictReader(io.StringIO(each.to_csv()))]
         assert len(rows) == len(each.records()) and each.table() and each._repr_html_().startswith("<table>")
+
+
+def test_arrays_and_events_come_back_equal_and_what_is_equal_by_value_has_no_hash() -> None:
+    scenario = parsim.from_mapping({**TINY, "plans": {"a": {"tensor_parallel": 2}, "b": {"pipeline_parallel": 2}}})
+    several = parsim.estimates(scenario, [*scenario.plans.values()])
+    trace = parsim.simulate(scenario, "b", contention=True)
+    for each in (several, trace):
+        assert type(each).from_dict(json.loads(json.dumps(each.to_dict()))) == each
+        assert [*csv.DictReader(io.StringIO(each.to_csv()))] and len(each.records()) == 2 and each.table()
+    assert several != parsim.estimates(scenario, [*scenario.plans.values()][::-1]) and trace != parsim.simulate(scenario, "b")
+    one, same, other = (parsim.execute(scenario, "a", seed=seed) for seed in (0, 0, 1))
+    assert one == same == pickle.loads(pickle.dumps(one)) and one != other and one != several
+    for each in (several, one, parsim.estimate(scenario, "a"), scenario):
+        with pytest.raises(TypeError, match="unhashable type"):
+            hash(each)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from parsim.executor.noise import noise_scale
 from parsim.executor.rank import Rank
 from parsim.planner.advice import Reference, relative_steps, scaled_rate
 from parsim.scenario import Scenario
+from support import idle
 
 SCENARIOS = Path(__file__).parents[3] / "scenarios"
 GPT3 = str(SCENARIOS / "gpt3-175b-recompute.yaml")
@@ -24,7 +25,7 @@ DIGITS = str(SCENARIOS / "digits-mlp.yaml")
 
 
 def digits(global_batch: int, micro_batch: int, data_parallel: int) -> Scenario:
-    read = parsim.load(DIGITS)
+    read = idle(parsim.load(DIGITS))
     batch = replace(read.batch, global_batch=global_batch)
     return replace(read, batch=batch, plans={"a": parsim.Plan(data_parallel=data_parallel, micro_batch=micro_batch)})
 

@@ -1,0 +1,78 @@
+"""What a scenario that was changed in Python is held to: its types, and what a file would be told of it.
+
+Nothing of it is asked where a scenario is made, as a planner does, but once by a public function that is given one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from pydantic import ValidationError
+
+from parsim.arguments import misfits
+from parsim.cluster.flash import multiplies_any_layout
+from parsim.scenario.build import batch_faults
+from parsim.scenario.document import BatchSection, ClusterSection, DataSection, TrainingSection
+from parsim.scenario.fields import Section, complaints_of
+from parsim.scenario.hardware import AcceleratorRow, FabricRow, NodeRow
+from parsim.scenario.rows import StackRow
+
+if TYPE_CHECKING:
+    from parsim.scenario.types import Scenario
+
+
+def faults(scenario: Scenario) -> list[str]:
+    """All that is wrong with it but for its plans, each with its place: types, or else values, or else what does not fit."""
+    if wrong := [*misfits(scenario)]:
+        return wrong
+    cluster, batch, stack = scenario.cluster, scenario.batch, scenario.stack
+    node, accelerator = cluster.node, cluster.node.accelerator
+    parts: list[tuple[str, type[Section], Struct | None]] = [
+        *(("batch", BatchSection, batch), ("training", TrainingSection, scenario.training), ("data", DataSection, scenario.data)),
+        *(("stack", StackRow, stack), ("cluster", ClusterSection, cluster), ("cluster.fabric", FabricRow, cluster.fabric)),
+        *(("cluster.node", NodeRow, node), ("cluster.node.accelerator", AcceleratorRow, accelerator)),
+    ]
+    wrong = [f"model.{said}" for said in scenario.model.misfits()]
+    wrong += [said for place, section, part in parts if part is not None for said in _values(place, section, part)]
+    wrong += [*_figures("cluster", cluster), *_figures("stack", stack)]
+    if batch.one_layout != (of_node := multiplies_any_layout(accelerator)):  # which a file does not say: it follows
+        wrong.append(f'batch.one_layout = {batch.one_layout}, but of accelerator "{accelerator.name}" it is {of_node}')
+    found = () if wrong else batch_faults(batch, scenario.model, stack, accelerator)
+    return list(dict.fromkeys([*wrong, *(f"{'.'.join(map(str, place))}: {said}" for place, said in found)]))
+
+
+def _values(name: str, section: type[Section], part: Struct) -> Iterator[str]:
+    """What a file is told of such names, counts and shares; quantities, which it has as text, are told by `_figures`."""
+    fields = {key: getattr(part, key) for key in section.model_fields if key in part.__struct_fields__}
+    stated = {key: [*value] if isinstance(value, tuple) else value for key, value in fields.items() if _is_plain(value)}
+    try:
+        section.model_validate(stated)
+    except ValidationError as error:
+        found = complaints_of(error)
+        yield from (f"{name}.{'.'.join(map(str, place))}: {said}" for place, said in found if place and place[0] in stated)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a name, a number, or some of these."""
+    held = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else [value]
+    return value != () and all(isinstance(each, str | int | float) for each in held)
+
+
+def _figures(place: str, value: Any) -> Iterator[str]:
+    """What no quantity of hardware or software can be."""
+    if isinstance(value, Struct):
+        for name in value.__struct_fields__:
+            yield from _figures(f"{place}.{name}", getattr(value, name))
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _figures(f"{place}.{key}", each)
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _figures(place, each)
+    elif isinstance(value, int | float) and (value < 0 or isnan(value)):
+        yield f"{place} must be at least 0, not {value}"
+    elif value == 0 and ("_per_s" in place or place.endswith("efficiency")) and "per_sqrt" not in place:
+        yield f"{place} must be above 0, not {value}"
