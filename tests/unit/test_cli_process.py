@@ -67,6 +67,13 @@ def test_json_draws_nothing_and_a_prediction_needs_no_transport(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plans.csv", "plans.svg", "results.csv", "results.json"]
 
 
+def test_a_figure_is_drawn_without_what_matplotlib_writes_for_its_manual() -> None:
+    says = "type(sys.modules['PIL.ExifTags']).__name__, hasattr(Line2D.set, '__signature__'), len(artist.kwdoc(Line2D)) > 999"
+    code = "import sys; from parsim.report.figure import drawing_classes; drawing_classes(); from matplotlib import artist"
+    told = run(sys.executable, "-c", f"{code}; from matplotlib.lines import Line2D; print({says})").stdout
+    assert told == "_Later False True\n"  # and afterwards all is as it was
+
+
 def test_the_catalog_is_read_row_by_row() -> None:
     """The tiny scenario needs a model, a node with its accelerator, link and host link, the default stack, and every dtype."""
     code = f"from parsim import catalog, check; assert not check({SCENARIO!r}); print(catalog._row.cache_info().misses)"
