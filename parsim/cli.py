@@ -10,8 +10,11 @@ import errno
 import gc
 import os
 import sys
+from copy import copy
 from io import TextIOBase
 from typing import TextIO
+
+import typer
 
 from parsim.commands import advise, ask, catalog, choose, execute, predict, size, sweep
 from parsim.commands.app import app
@@ -38,6 +41,7 @@ _FEW_COLLECTIONS = 100_000
 def main() -> None:
     """The command line as a program."""
     gc.set_threshold(_FEW_COLLECTIONS)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # to find some it reads what every installed package says of itself
     later("numpy")  # a quarter of `parsim check`, which computes nothing
     sys.stdout, sys.stderr = sys.stdout or _Closed(), sys.stderr or _nowhere()  # None where the shell closed them
     for stream in (sys.stdout, sys.stderr):
@@ -58,9 +62,19 @@ def _nowhere() -> TextIO:
     return open(os.devnull, "w")
 
 
+def _program(asked: str = "") -> typer.Typer:
+    """The command that is asked for alone, or all: of each that it is given typer makes the parameters, for a thirtieth of `parsim run`."""
+    own = [each for each in app.registered_commands if asked == (each.name or getattr(each.callback, "__name__", ""))] if asked else []
+    if not own:
+        return app
+    program = copy(app)
+    program.registered_commands = own
+    return program
+
+
 def _run() -> int:
     try:
-        app(prog_name="parsim")
+        _program(*sys.argv[1:2])(prog_name="parsim")
     except SystemExit as end:
         if isinstance(end.code, str):
             raise  # a text, which the interpreter prints before it ends with 1

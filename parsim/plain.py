@@ -6,7 +6,6 @@ Values are in SI base units, as their names say; nothing here knows what a resul
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
@@ -73,6 +72,8 @@ class Plain(Struct, frozen=True):
 
     def _repr_html_(self) -> str:
         """The same as a notebook shows it."""
+        import html
+
         head, *rows = ([html.escape(cell) for cell in row] for row in _lines(self.cells()))
         lines = [f"<tr><th>{'</th><th>'.join(head)}</th></tr>", *(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows)]
         return f"<table>{''.join(lines)}</table>"

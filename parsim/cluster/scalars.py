@@ -60,6 +60,16 @@ def picoseconds(seconds: Scalar) -> Ints:
     return scaled.astype(np.int64)
 
 
+def distinct(values: Ints) -> Ints:
+    """The values that occur, ascending, or the rows of a matrix that do: numpy's own, which imports masked arrays unless asked for more.
+
+    >>> distinct(np.array([3, 1, 3])).tolist()
+    [1, 3]
+    """
+    found: Ints = np.unique(values, return_index=True, axis=0 if values.ndim > 1 else None)[0]
+    return found
+
+
 def distinct_rows(columns: Sequence[Ints], count: int) -> tuple[Ints, Ints]:
     """The first row of each distinct combination, and for each row which it has.
 

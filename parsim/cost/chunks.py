@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim.collectives import ChunkTable
-from parsim.cost.sizes import Extent, Ints, Sizes, Table
+from parsim.cost.sizes import Ints, Sizes, Table
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import Collective, Operand
 
@@ -18,7 +18,7 @@ from parsim.step.task import Collective, Operand
 def chunks_of(task: Collective, sizes: Sizes) -> ChunkTable:
     """Elements of each chunk [plan, position], of an all_to_all [plan, source, destination]; None where no table cuts what moves."""
     sides = [side for side in (_source_side(task), _target_side(task)) if side]
-    tables = [cut for side in sides if isinstance(cut := side.extent(sizes), Table)]
+    tables = [table for side in sides if (table := side.table(sizes))]
     if not tables:
         return None
     first, width = sides[0].sharding, tables[0].parts.shape[1]
@@ -33,8 +33,8 @@ def chunks_of(task: Collective, sizes: Sizes) -> ChunkTable:
 def extents_of(task: Collective, sizes: Sizes) -> Ints | None:
     """What each position gets of the dim that a reduce_scatter or an all_to_all cuts [plan, position]; None where all get the same."""
     side = _target_side(task)
-    cut = side.extent(sizes) if side else None
-    return side.parts(sizes, cut.parts.shape[1]) if side and isinstance(cut, Table) else None
+    table = side.table(sizes) if side else None
+    return side.parts(sizes, table.parts.shape[1]) if side and table else None
 
 
 def tensor_elements(chunks: np.ndarray, position: int | Ints) -> Ints:
@@ -50,15 +50,14 @@ class _Side(NamedTuple):
     dim: str
     axis: str
 
-    def extent(self, sizes: Sizes) -> Extent:
-        return sizes.extent(self.dim, self.axis)
+    def table(self, sizes: Sizes) -> Table | None:
+        return sizes.tables.get((self.dim, self.axis))
 
     def parts(self, sizes: Sizes, width: int) -> Ints:
         """Extents of so many positions [plan, position]; one that a plan lacks has nothing."""
-        cut = self.extent(sizes)
-        if isinstance(cut, Table):
+        if table := self.table(sizes):
             others = tuple(axis for axis in self.sharding.axes[self.sharding.dims.index(self.dim)] if axis != self.axis)
-            return cut.parts * sizes.local(Sharding((self.dim,), (others,)), self.dim)[:, None] // sizes.dims[self.dim][:, None]
+            return table.parts * sizes.local(Sharding((self.dim,), (others,)), self.dim)[:, None] // sizes.dims[self.dim][:, None]
         return np.where(np.arange(width) < sizes.degrees[self.axis][:, None], sizes.local(self.sharding, self.dim)[:, None], 0)
 
 

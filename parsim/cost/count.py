@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -33,7 +34,7 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
     cost = COSTS[task.kernel]
     if cost.family == "gemm":  # a row meets the matrix of its own expert only
         size = [extent for dim, extent in extents(task, sizes).items() if task.kernel != "grouped_gemm" or dim != "E"]
-        return np.asarray(2 * np.prod(size, axis=0, dtype=np.int64))
+        return 2 * math.prod(size, start=sizes.zero + 1)
     if cost.family == "attention":
         every, local = [operand.sharding for operand in operands(task)], sizes.local
         queries, keys = every[0], next(each for each in every if "Z" in each.dims)
@@ -88,7 +89,8 @@ def query_heads(queries: Sharding, sizes: Sizes) -> Ints:
 
 def extents(task: Compute, sizes: Sizes) -> dict[str, Ints]:
     """Local extent of every dim that a kernel touches."""
-    return {dim: sizes.local(o.sharding, dim) for o in (*operands(task), *results(task)) for dim in o.dims}
+    where = {dim: o.sharding for o in (*operands(task), *results(task)) for dim in o.dims}
+    return {dim: sizes.local(sharding, dim) for dim, sharding in where.items()}
 
 
 def hbm_bytes(task: Task, sizes: Sizes, held: Held = None) -> Ints:

@@ -1,6 +1,6 @@
 """Plans as arrays: the extent of every dim and the degree of every axis, one value per plan.  One plan is an array of length 1.
 
-Most axes cut a dim into equal parts (Even); one may follow a table of integers (Table).  What differs from rank to rank is asked of a
+Most axes cut a dim into equal parts; one may follow a table of integers (Table).  What differs from rank to rank is asked of a
 representative: the first rank where all are alike, the worst one, which has the most, where they are not; or of the rank of a given place.
 """
 
@@ -51,10 +51,6 @@ from parsim.step.task import Operand
 _MOST_FLOPS = 2.0**62  # of a pass: half of int64
 
 
-class Even(NamedTuple):
-    """An axis cuts what is left of a dim into equal parts."""
-
-
 class Table(NamedTuple):
     """The extent that each position of an axis has of a dim."""
 
@@ -64,9 +60,6 @@ class Table(NamedTuple):
     def worst(self) -> Ints:
         """The position that has the most; of several, the first."""
         return np.asarray(np.argmax(self.parts, axis=1))
-
-
-Extent = Even | Table
 
 
 class Sizes(Struct, frozen=True, dict=True):
@@ -116,14 +109,12 @@ class Sizes(Struct, frozen=True, dict=True):
 
     def take(self, rows: Ints) -> Sizes:
         """The same of some of the plans."""
+        if self.num_plans == len(rows) == 1:
+            return self  # with all that it knows
         dims, degrees = ({name: values[rows] for name, values in each.items()} for each in (self.dims, self.degrees))
         tables = {key: Table(table.parts[rows]) for key, table in self.tables.items()}
         own = {name: getattr(self, name)[rows] for name in ("order", "layout", "kv_copies")}
         return replace(self, dims=dims, degrees=degrees, num_plans=len(rows), tables=tables, **own)
-
-    def extent(self, dim: str, axis: str) -> Extent:
-        """How an axis cuts a dim."""
-        return self.tables.get((dim, axis), Even())
 
     def local(self, sharding: Sharding, dim: str) -> Ints:
         """Extent of one dim on one rank.
@@ -134,23 +125,23 @@ class Sizes(Struct, frozen=True, dict=True):
         extent = self.dims[dim]
         cuts = sharding.axes[sharding.dims.index(dim)]
         for axis in cuts:
-            cut = self.extent(dim, axis)
-            if isinstance(cut, Table) and len(cuts) > 1 and dim not in FREE:
+            table = self.tables.get((dim, axis))
+            if table and len(cuts) > 1 and dim not in FREE:
                 raise PlanError(f"dim {dim} is cut by the table of {axis} and by {' and '.join(each for each in cuts if each != axis)}")
-            extent = extent // self.degrees[axis] if isinstance(cut, Even) else extent * self._of_table(cut, axis) // self.dims[dim]
+            extent = extent * self._of_table(table, axis) // self.dims[dim] if table else extent // self.degrees[axis]
         return extent
 
     def start(self, sharding: Sharding, dim: str) -> Ints:
         """The first index of a dim that the rank at `place` holds."""
         place, extent, start = self.place or {}, self.dims[dim], self.zero
         for axis in sharding.axes[sharding.dims.index(dim)]:
-            cut, position = self.extent(dim, axis), place.get(axis, 0)
-            if isinstance(cut, Even):
+            table, position = self.tables.get((dim, axis)), place.get(axis, 0)
+            if table:
+                start = start + np.sum(table.parts[:, :position], axis=1) * extent // self.dims[dim]
+                extent = extent * table.parts[:, position] // self.dims[dim]
+            else:
                 extent = extent // self.degrees[axis]
                 start = start + position * extent
-            else:
-                start = start + np.sum(cut.parts[:, :position], axis=1) * extent // self.dims[dim]
-                extent = extent * cut.parts[:, position] // self.dims[dim]
         return start
 
     def runs(self, sharding: Sharding, dim: str, turns: int = 0) -> tuple[Stretch, ...]:

@@ -5,6 +5,8 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -60,8 +62,11 @@ _BIASES_APART = {"weighted_expert_bias": 7, "weighted_expert_bias_grad": 9, "wei
 
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
     """Picoseconds of one task that has its resources to itself; `held`: the copies of segments over which its buckets reach."""
-    if isinstance(task, Launches):
-        return _launches_ps(task, sizes, model)
+    match task:
+        case Launches():
+            return _launches_ps(task, sizes, model)
+        case Compute():
+            return np.broadcast_to(picoseconds(compute_s(task, sizes, model, held)), sizes.num_plans)
     return task_price(task, sizes, model, held).ps
 
 
@@ -167,14 +172,15 @@ def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel)
 
 def plain_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, dtype: str, sustained: Scalar) -> Scalar:
     """Seconds of a GEMM that adds nothing to a gradient."""
+    shape = gemm_shape(task, sizes)
     return gemm_s(
         accelerator,
         flops(task, sizes),
         gemm_bytes(task, sizes),
         dtype,
-        shape=gemm_shape(task, sizes),
+        shape=shape,
         weight_bytes=weight_bytes(task, sizes),
-        aligned=gemm_alignment(task, sizes, accelerator),
+        aligned=gemm_alignment(task, shape, accelerator),
         sustained=sustained,
     )
 
@@ -215,7 +221,7 @@ def weight_bytes(task: Compute, sizes: Sizes) -> Ints:
 def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:
     """m, n and k of one matrix of a GEMM."""
     size = extents(task, sizes)
-    m, n, k = (_rows_of_one(task, dims, np.prod([sizes.zero + 1, *(size[dim] for dim in dims)], axis=0), size) for dims in _sides(task))
+    m, n, k = (_rows_of_one(task, dims, math.prod((size[dim] for dim in dims), start=sizes.zero + 1), size) for dims in _sides(task))
     return m, n, k
 
 
@@ -224,7 +230,7 @@ def _rows_of_one(task: Compute, dims: list[str], extent: Ints, size: Mapping[str
     return np.maximum(-(-extent // size["E"]), 1) if task.kernel == "grouped_gemm" and "X" in dims else extent
 
 
-def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:
+def gemm_alignment(task: Compute, shape: tuple[Ints, Ints, Ints], accelerator: Accelerator) -> Scalar:
     """Share of the GEMM rate left by the worst of m, n and k that counts no tokens; a batched GEMM is not charged for its head_dim.
 
     Tokens cost nothing by being odd: in aiconfigurator's tables GEMMs with m off 64 run as fast as those beside them.
@@ -232,9 +238,8 @@ def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Sca
     left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
     if left & right & out:
         return 1.0
-    size, widths = extents(task, sizes), [dims for dims in _sides(task) if not TOKEN_DIMS.intersection(dims)]
-    shares = [alignment(accelerator, np.prod([size[dim] for dim in dims], axis=0)) for dims in widths]
-    return np.asarray(np.min(np.array(shares), axis=0)) if shares else 1.0
+    widths = (width for dims, width in zip(_sides(task), shape, strict=True) if not TOKEN_DIMS.intersection(dims))
+    return functools.reduce(np.minimum, (alignment(accelerator, width) for width in widths), np.float64(1.0))
 
 
 def _sides(task: Compute) -> tuple[list[str], list[str], list[str]]:

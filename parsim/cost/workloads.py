@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from parsim.cluster.scalars import distinct_rows
+from parsim.cluster.scalars import distinct, distinct_rows
 from parsim.cost.cost_model import CostModel
 from parsim.cost.shape import shape_of
 from parsim.cost.sizes import Ints, sizes_of
@@ -69,7 +69,7 @@ class Workloads:
         """Some of the plans, those of a Step and of the same phases together, each workload with the indices of its plans."""
         chosen = np.arange(self.plans.num_plans) if rows is None else rows
         step = self.step[self.kind[chosen]]
-        for code in np.unique(step).tolist():
+        for code in distinct(step).tolist():
             own = chosen[step == code]
             used, which = np.unique(self.kind[own], return_inverse=True)
             prices, row, shapes = self.prices[self.group[own[0]]], self.row[own], tuple(self.shapes[index] for index in used.tolist())

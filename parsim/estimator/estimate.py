@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parsim.arguments import check_arguments
+from parsim.cluster.scalars import distinct
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints
 from parsim.cost.workloads import Workloads
@@ -44,7 +45,7 @@ class Priced:
     def of(self, rows: Ints | None = None) -> Iterator[tuple[_OfPrecision, Ints]]:
         """The precisions of some plans, each with the places of its own among them."""
         part = self.part if rows is None else self.part[rows]
-        return ((self.parts[index], np.flatnonzero(part == index)) for index in np.unique(part).tolist())
+        return ((self.parts[index], np.flatnonzero(part == index)) for index in distinct(part).tolist())
 
     def stages(self, rows: Ints | None = None) -> Iterator[tuple[Stages, Ints]]:
         """The stages of some plans, those of a Step together, each with the indices of its plans."""

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from msgspec import Struct
 
-from parsim.cluster.scalars import distinct_rows
+from parsim.cluster.scalars import distinct, distinct_rows
 from parsim.cost.buckets import lasting_parts
 from parsim.cost.count import host_gradient_bytes, host_state_bytes
 from parsim.cost.sizes import Ints
@@ -99,4 +99,4 @@ def _crews(num_devices: int, stride: int, num_ranks: int, devices_per_node: int)
     device = np.arange(min(num_devices, math.lcm(stride * num_ranks, devices_per_node)))
     counts = np.zeros((-(-len(device) // devices_per_node), num_ranks), dtype=np.int64)
     np.add.at(counts, (device // devices_per_node, device // stride % num_ranks), 1)
-    return np.unique(counts, axis=0)
+    return distinct(counts)

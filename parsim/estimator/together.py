@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from parsim import schedules
+from parsim.cluster.scalars import distinct
 from parsim.cost.shape import Shape
 from parsim.cost.sizes import Ints
 from parsim.cost.workload import Workload
@@ -57,7 +58,7 @@ def _times(workload: Workload) -> Ints:
     """How often each pair of the one pipeline of all plans runs, [pair, plan]."""
     shape = workload.shape
     found = np.zeros((len(shape.pairs), len(workload.rows)), dtype=np.int64)
-    for count in np.unique(workload.micro_batches).tolist():
+    for count in distinct(workload.micro_batches).tolist():
         rounds, loops = schedules.rounds(shape.schedule, shape.num_ranks, shape.chunks, count)
         known = (shape.pairs[:, None] == rounds.pairs).all(axis=2)  # [pair, pair of these rounds]
         found[:, workload.micro_batches == count] = (known @ rounds.times(loops))[:, None]

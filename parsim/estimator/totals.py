@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from msgspec import Struct
 
+from parsim.cluster.scalars import distinct
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import counted_flops, flops, hbm_bytes, sent_over
@@ -37,7 +38,7 @@ class PassCounts:
     once for all; without coordinates on the representative, the first of its groups."""
 
     def __init__(self, prices: Prices, rows: Ints, at: Mapping[str, int] | None = None) -> None:
-        self._rows, self._model, self._at = np.unique(rows), prices.model, at or {}
+        self._rows, self._model, self._at = distinct(rows), prices.model, at or {}
         sizes = prices.sizes.take(self._rows)
         self._sizes = sizes if at is None else sizes.at(at)
         self._known: dict[tuple[int, ...], tuple[Sequence[Task], dict[str, Ints]]] = {}  # by the identities of tasks, which are kept

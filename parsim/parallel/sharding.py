@@ -30,6 +30,8 @@ class Sharding(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         every = [axis for axes in self.axes for axis in axes]
+        if len(every) < 2:
+            return
         if len(set(every)) < len(every):
             raise PlanError(f"{' '.join(self.dims)} is sharded over {tuple(every)}, an axis of which cuts two of its dims")
         if set(every) & set(axes_of(DENSE)) and set(every) & set(axes_of(EXPERT)):

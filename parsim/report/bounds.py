@@ -21,7 +21,7 @@ from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import flops, hbm_bytes, head_widths
 from parsim.cost.sizes import Sizes
-from parsim.cost.timing import gemm_alignment, gemm_factor, plain_gemm_s
+from parsim.cost.timing import gemm_alignment, gemm_factor, gemm_shape, plain_gemm_s
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.op_kinds import COSTS
 from parsim.step.task import HOST, Compute
@@ -76,7 +76,7 @@ def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
     yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
     reached = f"{law.efficiency:.3g} of the peak in full tiles; {law.memory_efficiency:.3g} of HBM; {_s(law.launch_s)} to launch"
     yield "reached", f"{reached} [{cite(device, 'gemm_by_dtype' if dtype in device.gemm_by_dtype else 'gemm')}]"
-    rate = float(np.ravel(gemm_alignment(task, sizes, device))[0])
+    rate = float(np.ravel(gemm_alignment(task, gemm_shape(task, sizes), device))[0])
     if rate < 1:
         yield "alignment", f"{rate:.2g} of that rate is left by odd widths [{cite(device, 'alignment')}]"
     full_s = int(flops(task, sizes)[0]) / (peak * law.efficiency * rate * keep)

@@ -159,6 +159,7 @@ def save_figure(stem: Path, rows: Iterable[Mapping[str, object]], draw: Callable
 
 
 def _pictures(draw: Callable[[], Figure], formats: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    drawing_classes()  # first, which imports less
     import matplotlib
 
     settings: Any = SETTINGS  # the stubs want every key as a literal
@@ -197,18 +198,22 @@ def draw(results: Results) -> Figure:
 
 
 def drawing_classes() -> tuple[type[FigureCanvasAgg], type[Figure]]:
-    """What draws, imported without what is not used, and the manual that matplotlib writes for each class of artists: half its import."""
+    """What draws, imported without what is not used, and without the manual that matplotlib writes for each class of artists, of all that
+    can be set: most of its import."""
     for name in _UNUSED:
         later(name)
     from matplotlib import artist
 
-    manual = artist.kwdoc
-    setattr(artist, "kwdoc", lambda _: "")  # noqa: B010, as the name is looked up while the classes are made
+    writers = [(artist, "kwdoc"), (artist.Artist, "_update_set_signature_and_docstring")]  # looked up while the classes are made
+    kept = [(home, name, vars(home)[name]) for home, name in writers if name in vars(home)]
+    for home, name, _ in kept:
+        setattr(home, name, lambda *_: "")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     finally:
-        artist.kwdoc = manual
+        for writer in kept:
+            setattr(*writer)
     return FigureCanvasAgg, Figure
 
 

@@ -57,14 +57,14 @@ class BatchSection(Section):
 _AXIS: Any = Axis  # of types that are known at run time only
 _LIST_AXIS: Any = ListAxis
 _LITERAL: Any = Literal
-# By the annotation of a field of Plan: what a file may say of it.
+# By the annotation of a field of Plan: what a file may say of it.  Of a validator that is a type pydantic would parse the signature.
 _FORMS: Mapping[str, Any] = {
     "int": _AXIS[Natural],
     "bool": _AXIS[bool],
     "str": _AXIS[Annotated[str, Field(max_length=40)]],
     "str | tuple[str, ...]": ScheduleAxis,
-    "tuple[str, ...]": _LIST_AXIS[Annotated[list[Text], AfterValidator(tuple)]],
-    "tuple[int, ...]": _LIST_AXIS[Annotated[list[Natural], AfterValidator(tuple)]],
+    "tuple[str, ...]": _LIST_AXIS[Annotated[list[Text], AfterValidator(lambda values: tuple(values))]],
+    "tuple[int, ...]": _LIST_AXIS[Annotated[list[Natural], AfterValidator(lambda values: tuple(values))]],
     "tuple[tuple[str, int], ...]": _AXIS[Annotated[dict[Text, Natural], AfterValidator(lambda degrees: tuple(sorted(degrees.items())))]],
 }
 

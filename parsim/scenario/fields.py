@@ -1,10 +1,8 @@
 """What the fields of rows and scenario files are made of: quantities with units, known names, names or inline rows, open axes.
 
-Section turns pydantic's complaints into parsim's sentences, each with the legal values and the way out.  Files of many sections have no
-`from __future__ import annotations`: pydantic would compile each annotation again, a fortieth of `parsim check`.
+Section turns pydantic's complaints into parsim's sentences, each with the legal values and the way out.  Files of sections have no
+`from __future__ import annotations`: pydantic would compile each annotation again, those of a base for each class that has it.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Rows that stand in the catalog or in a scenario, and how a name or an inline row becomes its struct."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -21,7 +19,7 @@ Ramp = Annotated[float, Quantity("s/sqrt(bytes)", zero=True)]
 Ratio = Annotated[float, Field(gt=0, le=2)]  # efficiencies above 1 are measured where operands stay in a cache
 
 _UNITS: Final = ("", "_s", "_bytes", "_bytes_per_s", "_flops_per_s", "_s_per_sqrt_byte", "_w", "_usd")
-SCHEMAS: Final[Registry[type[InlineRow]]] = Registry("kind of row")
+SCHEMAS: Final["Registry[type[InlineRow]]"] = Registry("kind of row")
 
 
 class LawRow(Section):
@@ -54,12 +52,12 @@ class InlineRow(Section):
             SCHEMAS.register(cls.kind, cls)
 
     @classmethod
-    def schema_of(cls, row: Mapping[str, Any]) -> type[InlineRow]:
+    def schema_of(cls, row: Mapping[str, Any]) -> "type[InlineRow]":
         """The class that reads `row`: this one, where a kind has no other."""
         return cls
 
     @classmethod
-    def forms(cls) -> tuple[type[InlineRow], ...]:
+    def forms(cls) -> "tuple[type[InlineRow], ...]":
         """All classes that `schema_of` gives."""
         return (cls,)
 

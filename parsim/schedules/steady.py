@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from msgspec import Struct
 
-from parsim.cluster.scalars import Ints
+from parsim.cluster.scalars import Ints, distinct
 from parsim.schedules.columnar import Columns, columns
 from parsim.schedules.schedule import find
 
@@ -107,7 +107,7 @@ def _rounds(made: Columns, ends: tuple[int, int, int], left_out: int, each: int)
     num_ranks, num_stages = int(made.rank[-1]) + 1, int(made.stage.max()) + 1
     action, pairs = made.phase * num_stages + made.stage, _pairs_of(made)
     run = _names_of(made, num_stages, pairs)
-    senders = np.unique(action[made.sends])
+    senders = distinct(action[made.sends])
     places, channel = _places(made), np.searchsorted(senders, action)
     num_rows = num_ranks + len(senders) * places + 2
     earlier = np.where(np.arange(len(order)) < cuts[ends[2]], 0, left_out)
@@ -127,7 +127,7 @@ def _rounds(made: Columns, ends: tuple[int, int, int], left_out: int, each: int)
     with_level = np.searchsorted(cuts, place[made.ends[order[late]]], side="right") - 1
     gives_own = gives.copy()
     gives_own[late] = num_rows - 1
-    late_of = {number: late[with_level == number] for number in np.unique(with_level).tolist()}
+    late_of = {number: late[with_level == number] for number in distinct(with_level).tolist()}
     levels = zip(cuts.tolist(), cuts[1:].tolist(), rank[cuts[:-1]].tolist(), rank[cuts[1:] - 1].tolist(), strict=False)
     at_closing = {*np.flatnonzero(np.logical_or.reduceat(closes, cuts[:-1])).tolist()}
 
@@ -161,7 +161,7 @@ def _names_of(made: Columns, num_stages: int, pairs: Ints) -> Ints:
 def _pairs_of(made: Columns) -> Ints:
     """The stages of the forwards and backwards of pairs, each two once, ascending."""
     begins = np.flatnonzero(made.ends != np.arange(len(made.rank)))
-    return np.unique(np.stack([made.stage[begins], made.stage[begins + 1]], axis=1), axis=0)
+    return distinct(np.stack([made.stage[begins], made.stage[begins + 1]], axis=1))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -63,8 +63,25 @@ def test_json_draws_nothing_and_a_prediction_needs_no_transport(tmp_path: Path) 
     loaded = modules_of("run", SCENARIO, "--json", "-o", str(tmp_path))
     assert "parsim.estimator.estimate" in loaded
     assert not loaded & {"rich", "matplotlib", "parsim.report.figure", "networkx", "simpy", "parsim_kernels.transport"}
+    assert not loaded & {"numpy.ma", "numpy.random", "numpy.fft", "html", "pandas"}
     assert "matplotlib" in modules_of("run", SCENARIO, "--json", "--format", "svg", "-o", str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plans.csv", "plans.svg", "results.csv", "results.json"]
+
+
+def test_a_figure_is_drawn_without_what_matplotlib_writes_for_its_manual() -> None:
+    says = "type(sys.modules['PIL.ExifTags']).__name__, hasattr(Line2D.set, '__signature__'), len(artist.kwdoc(Line2D)) > 999"
+    code = "import sys; from parsim.report.figure import drawing_classes; drawing_classes(); from matplotlib import artist"
+    told = run(sys.executable, "-c", f"{code}; from matplotlib.lines import Line2D; print({says})").stdout
+    assert told == "_Later False True\n"  # and afterwards all is as it was
+
+
+def test_only_the_command_that_is_asked_for_gets_parameters() -> None:
+    from parsim import cli
+
+    assert [each.callback.__name__ for each in cli._program("run").registered_commands if each.callback] == ["run"]
+    for every in (cli._program(), cli._program("--help"), cli._program("ruin")):
+        assert every.registered_commands == cli.app.registered_commands
+    assert len(cli.app.registered_commands) > 1
 
 
 def test_the_catalog_is_read_row_by_row() -> None:
