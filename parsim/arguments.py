@@ -81,13 +81,13 @@ def misfits(part: Struct, place: str = "") -> Iterator[str]:
     """
     hints = hints_of(type(part))
     for name in part.__struct_fields__:
-        yield from misfits_of(f"{place}{name}", getattr(part, name), hints[name])
+        value = getattr(part, name)
+        if type(value) is not hints[name] or isinstance(value, Struct):  # most are exactly that
+            yield from misfits_of(f"{place}{name}", value, hints[name])
 
 
 def misfits_of(place: str, value: Any, hint: Any) -> Iterator[str]:
     """The same of a value that stands there, and is to be what an annotation says."""
-    if type(value) is hint and not isinstance(value, Struct):  # as most are
-        return
     kinds = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
     found = next((each for each in kinds if _is_exactly(value, each)), None)
     if found is None:
