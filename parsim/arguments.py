@@ -67,7 +67,7 @@ def check_value(name: str, value: object, hint: Any) -> None:
         ParsimError: it is not, or does.
     """
     if not _is_a(value, hint):
-        raise ParsimError(f"{name} = {_shown(value)} must be {_words(hint)}")
+        raise ParsimError(f"{name} = {_excerpt(value)} must be {_words(hint)}")
     if isinstance(value, Struct) and isinstance(value, Checked) and (wrong := value.misfits()):
         raise ParsimError("\n".join(wrong), name)
 
@@ -91,7 +91,7 @@ def misfits_of(place: str, value: Any, hint: Any) -> Iterator[str]:
     kinds = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
     found = next((each for each in kinds if _is_exactly(value, each)), None)
     if found is None:
-        yield f"{place} = {_shown(value)} is not of type {hint.__name__ if isinstance(hint, type) and not get_args(hint) else hint}"
+        yield f"{place} = {_excerpt(value)} is not of type {hint.__name__ if isinstance(hint, type) and not get_args(hint) else hint}"
     elif isinstance(value, Struct):
         yield from misfits(value, f"{place}.")
     inner = get_args(found)
@@ -112,7 +112,7 @@ def _is_exactly(value: Any, hint: Any) -> bool:
     return _is_a(value, hint if kind is Literal else kind) and (kind not in _NUMBERS or isinstance(value, int | float))
 
 
-def _shown(value: object) -> str:
+def _excerpt(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
