@@ -20,13 +20,13 @@ BOUNDS: Final[Mapping[str, tuple[str, Callable[[Any, Any], bool]]]] = {
 }
 
 
-def breach(number: float, limits: Mapping[str, float]) -> str:
-    """Which of its limits a number does not keep; "" where it keeps them all.
+def breach(number: float, limits: Mapping[str, Any]) -> str:
+    """Which of its limits, among what else is said of it, a number does not keep; "" where it keeps them all.
 
     >>> breach(1.0, {"ge": 0, "lt": 1})
     'must be below 1, not 1.0'
     """
-    broken = [name for name, limit in limits.items() if not BOUNDS[name][1](number, limit)]
+    broken = [name for name, (_, holds) in BOUNDS.items() if name in limits and not holds(number, limits[name])]
     return f"must be {BOUNDS[broken[0]][0]} {limits[broken[0]]:g}, not {number}" if broken else ""
 
 

@@ -148,7 +148,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Scenario], str]] = {
     "devices": (lambda: of_node(devices_per_node="4"), "cluster.node.devices_per_node = '4' is not of type int"),
     "peak": (lambda: of_accelerator(peak_flops_per_s={"bf16": -1.0}), "cluster.node.accelerator.peak_flops_per_s.bf16 must be at least 0"),
     "bandwidth": (lambda: of_accelerator(hbm_bandwidth_bytes_per_s=0.0), "hbm_bandwidth_bytes_per_s must be above 0, not 0.0"),
-    "training": (lambda: changed("training", learning_rate=-1.0), "training.learning_rate: must be above 0, not -1.0"),
+    "training": (lambda: changed("training", learning_rate=-1.0), "training.learning_rate must be above 0, not -1.0"),
     "no batch": (lambda: replace(tiny(), batch=None), "batch = None is not of type Batch"),
     "seed": (lambda: replace(tiny(), seed="1"), "seed = '1' is not of type int"),
 }
