@@ -67,7 +67,7 @@ def check_value(name: str, value: object, hint: Any) -> None:
         ParsimError: it is not, or does.
     """
     if not _is_a(value, hint):
-        raise ParsimError(f"{name} = {_shown(value)} must be {_words(hint)}")
+        raise ParsimError(f"{name} = {_excerpt(value)} must be {_words(hint)}")
     if isinstance(value, Struct) and isinstance(value, Checked) and (wrong := value.misfits()):
         raise ParsimError("\n".join(wrong), name)
 
@@ -81,17 +81,17 @@ def misfits(part: Struct, place: str = "") -> Iterator[str]:
     """
     hints = hints_of(type(part))
     for name in part.__struct_fields__:
-        yield from misfits_of(f"{place}{name}", getattr(part, name), hints[name])
+        value = getattr(part, name)
+        if type(value) is not hints[name] or isinstance(value, Struct):  # most are exactly that
+            yield from misfits_of(f"{place}{name}", value, hints[name])
 
 
 def misfits_of(place: str, value: Any, hint: Any) -> Iterator[str]:
     """The same of a value that stands there, and is to be what an annotation says."""
-    if type(value) is hint and not isinstance(value, Struct):  # as most are
-        return
     kinds = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
     found = next((each for each in kinds if _is_exactly(value, each)), None)
     if found is None:
-        yield f"{place} = {_shown(value)} is not of type {hint.__name__ if isinstance(hint, type) and not get_args(hint) else hint}"
+        yield f"{place} = {_excerpt(value)} is not of type {hint.__name__ if isinstance(hint, type) and not get_args(hint) else hint}"
     elif isinstance(value, Struct):
         yield from misfits(value, f"{place}.")
     inner = get_args(found)
@@ -112,7 +112,7 @@ def _is_exactly(value: Any, hint: Any) -> bool:
     return _is_a(value, hint if kind is Literal else kind) and (kind not in _NUMBERS or isinstance(value, int | float))
 
 
-def _shown(value: object) -> str:
+def _excerpt(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 

@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import NODEFAULT, Struct, StructMeta
 
+from parsim.errors import ParsimError, did_you_mean
+
 # The limits of a number by pydantic's names, each with its words.
 BOUNDS: Final[Mapping[str, tuple[str, Callable[[Any, Any], bool]]]] = {
     "gt": ("above", operator.gt),
@@ -18,13 +20,13 @@ BOUNDS: Final[Mapping[str, tuple[str, Callable[[Any, Any], bool]]]] = {
 }
 
 
-def breach(number: float, limits: Mapping[str, float]) -> str:
-    """Which of its limits a number does not keep; "" where it keeps them all.
+def breach(number: float, limits: Mapping[str, Any]) -> str:
+    """Which of its limits, among what else is said of it, a number does not keep; "" where it keeps them all.
 
     >>> breach(1.0, {"ge": 0, "lt": 1})
     'must be below 1, not 1.0'
     """
-    broken = [name for name, limit in limits.items() if not BOUNDS[name][1](number, limit)]
+    broken = [name for name, (_, holds) in BOUNDS.items() if name in limits and not holds(number, limits[name])]
     return f"must be {BOUNDS[broken[0]][0]} {limits[broken[0]]:g}, not {number}" if broken else ""
 
 
@@ -48,6 +50,21 @@ class _Describing(StructMeta, ABCMeta):
         inherited = {key: value for base in reversed(made.__mro__[1:]) for key, value in getattr(base, "told", {}).items()}
         made.told = {key: value for key, value in inherited.items() if key not in namespace} | own
         return made
+
+    def __call__(cls, *args: Any, **named: Any) -> Any:
+        """A struct of these fields.
+
+        Raises:
+            ParsimError: it has no field of a name; the nearest is told.
+        """
+        try:
+            return super().__call__(*args, **named)
+        except TypeError:
+            for name in named.keys() - set(cls.__struct_fields__):
+                known = ", ".join(cls.__struct_fields__)
+                said = f"{cls.__name__} has no field '{name}'{did_you_mean(name, cls.__struct_fields__)}"
+                raise ParsimError(said, remedy=f"Known: {known}.") from None
+            raise
 
 
 class Described(Struct, frozen=True, metaclass=_Describing):

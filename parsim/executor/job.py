@@ -29,7 +29,6 @@ from parsim.parallel.group import Group
 from parsim.parallel.mesh import Mesh
 from parsim.parallel.plan import Plan
 from parsim.parallel.sharding import Rules, Sharding, reshard
-from parsim.plain import equal
 from parsim.scenario.types import Training
 from parsim.step.ring import TURNS
 from parsim.step.step import Segment
@@ -97,9 +96,6 @@ class Job:
             other = workload_of(asked.spec, asked.model, asked.rounds_as, asked.dtype_bytes)
             self._cut = _Cut(other.sizes, rules(other.step.structure.dimensions), _mesh(other.sizes))
         self.mesh = _mesh(self.sizes)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Job) and equal(self.asked, other.asked)
 
     @property
     def num_ranks(self) -> int:

@@ -11,13 +11,14 @@ from msgspec.structs import asdict
 from parsim.arguments import check_arguments
 from parsim.cost.cost_model import CostModel
 from parsim.data import Dataset, load
-from parsim.errors import ParsimError, ScenarioError
+from parsim.errors import ParsimError, PlanError, ScenarioError
 from parsim.executor import lockstep
 from parsim.executor.evaluate import Score, evaluate, whole_weights
 from parsim.executor.job import Job, RunRequest
 from parsim.executor.program import Record
 from parsim.executor.worker import Report, work
 from parsim.model import parameters
+from parsim.parallel.legality import value_faults
 from parsim.parallel.plan import Plan
 from parsim.plain import equal
 from parsim_kernels import Ledger, TransportError, launch
@@ -46,7 +47,7 @@ class Execution(Struct, frozen=True):
     wall_s: tuple[tuple[float, ...], ...] = ()  # by rank and step, where the ranks are processes
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Execution) and equal(asdict(self), asdict(other))
+        return isinstance(other, Execution) and equal(*({**asdict(each), "job": each.job.asked} for each in (self, other)))
 
     @property
     def loss(self) -> float:
@@ -91,11 +92,14 @@ def execute(
         ParsimError: a worker died, or the transport cannot work here.
     """
     chosen = scenario.legal_plan(plan)
+    if rounds_as is not None and (wrong := value_faults(rounds_as)):  # which may be of another cluster
+        raise PlanError("\n".join(map(str, wrong)), "rounds_as")
     _check_size(scenario)
     own_seed = scenario.seed if seed is None else seed
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
-    run = _request(scenario, chosen, own_seed, num_steps, dataset, every, precision, clocks, rounds_as)
+    numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
+    run = _request(scenario, chosen, **numbers, clocks=clocks, rounds_as=rounds_as)
     job = run.job()
 
     def on_step(step: int, loss: float, by_rank: list[Mapping[str, Array]]) -> None:
@@ -111,14 +115,13 @@ def execute(
 
 def execute_legal(scenario: Scenario, plan: Plan, *, rounds_as: Plan | None = None) -> Execution:
     """A step in lockstep, with drawn numbers, of a plan that is known to be legal; `rounds_as`: as of `execute`."""
-    job = _request(scenario, plan, scenario.seed, rounds_as=rounds_as).job()
+    job = _request(scenario, plan, seed=scenario.seed, num_steps=1, rounds_as=rounds_as).job()
     return _execution(job, lockstep.run(job, 1), ())
 
 
-def _request(scenario: Scenario, plan: Plan, seed: int, num_steps: int = 1, *others: Any, **named: Any) -> RunRequest:
+def _request(scenario: Scenario, plan: Plan, **others: Any) -> RunRequest:
     model = CostModel(scenario.cluster, scenario.stack, scenario.trained_by(plan).batch)
-    told = (seed, num_steps, scenario.training, *others)
-    return RunRequest(scenario.model, model, plan, dict(scenario.itemsize_bytes), *told, **named)
+    return RunRequest(scenario.model, model, plan, dict(scenario.itemsize_bytes), training=scenario.training, **others)
 
 
 def _processes(run: RunRequest, num_ranks: int, transport: Transport, deadline_s: float | None, on_step: lockstep.OnStep) -> list[Report]:

@@ -26,7 +26,7 @@ from parsim.schedules import find
 ENDS: Final = ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
 
 
-class Batch(Struct, frozen=True):
+class Batch(Described, frozen=True):
     """One optimizer step's worth of data; sequences are all of one length."""
 
     global_batch: int  # sequences a step, all replicas together

@@ -7,10 +7,11 @@ for each distinct combination of the fields that it reads, and gathered: nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from msgspec import Struct, field
+from msgspec import Struct, StructMeta, field
 
 from parsim.arguments import check_value
 from parsim.cluster.scalars import Ints, distinct_rows
@@ -18,6 +19,7 @@ from parsim.parallel.plan import KEYS, Plan
 
 NUMBERS: Final = frozenset(name for name, key in KEYS.items() if key.type == "int")
 T = TypeVar("T")
+_made: Callable[..., Plan] = partial(StructMeta.__call__, Plan)  # of names that are columns: Plan(...) looks for others, a microsecond
 
 
 class Plans(Struct, frozen=True, eq=False):
@@ -99,7 +101,7 @@ class Plans(Struct, frozen=True, eq=False):
         """The plans of some rows, one by one; `fields`: as in `plan`."""
         names = [name for name in (self.columns if fields is None else fields) if name in self.columns]
         stated = [self._field(name, self.columns[name][rows].tolist()) for name in names]
-        return (Plan(**dict(zip(names, each, strict=True))) for _, *each in zip(rows, *stated, strict=True))
+        return (_made(**dict(zip(names, each, strict=True))) for _, *each in zip(rows, *stated, strict=True))
 
     def _field(self, name: str, column: list[int]) -> Iterable[Any]:
         return map(self.values[name].__getitem__, column) if name in self.values else column

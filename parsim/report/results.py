@@ -15,7 +15,7 @@ from parsim.cost.sizes import Ints
 from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate, stages_of
+from parsim.estimator.estimate import estimate, estimate_legal, stages_of
 from parsim.estimator.result import RATES, Estimate
 from parsim.model.parameters import num_parameters
 from parsim.parallel.plan import ENDS, Plan
@@ -113,7 +113,7 @@ def predict(
 def _result(scenario: Scenario, name: str, backend: str, contention: bool, progress: Callable[[str], None] | None) -> Result:
     if progress:
         progress(name)
-    estimated, measured = estimate(scenario, name), scenario.measured.get(name)
+    estimated, measured = estimate_legal(scenario, scenario.plan(name), name), scenario.measured.get(name)
     if backend == "estimate":
         return Result(estimated, measured)
     from parsim.simulator import simulate

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from parsim.arguments import misfits
 from parsim.cluster.flash import multiplies_any_layout
+from parsim.described import breach
 from parsim.scenario.build import batch_faults
-from parsim.scenario.document import BatchSection, ClusterSection, DataSection, TrainingSection
+from parsim.scenario.document import BatchSection, ClusterSection, DataSection
 from parsim.scenario.fields import Section, complaints_of
 from parsim.scenario.hardware import AcceleratorRow, FabricRow, NodeRow
 from parsim.scenario.rows import StackRow
@@ -31,13 +32,15 @@ def faults(scenario: Scenario) -> list[str]:
     cluster, batch, stack = scenario.cluster, scenario.batch, scenario.stack
     node, accelerator = cluster.node, cluster.node.accelerator
     parts: list[tuple[str, type[Section], Struct | None]] = [
-        *(("batch", BatchSection, batch), ("training", TrainingSection, scenario.training), ("data", DataSection, scenario.data)),
-        *(("stack", StackRow, stack), ("cluster", ClusterSection, cluster), ("cluster.fabric", FabricRow, cluster.fabric)),
+        *(("batch", BatchSection, batch), ("data", DataSection, scenario.data), ("stack", StackRow, stack)),
+        *(("cluster", ClusterSection, cluster), ("cluster.fabric", FabricRow, cluster.fabric)),
         *(("cluster.node", NodeRow, node), ("cluster.node.accelerator", AcceleratorRow, accelerator)),
     ]
     wrong = [f"model.{said}" for said in scenario.model.misfits()]
     wrong += [said for place, section, part in parts if part is not None for said in _values(place, section, part)]
     wrong += [*_figures("cluster", cluster), *_figures("stack", stack)]
+    settings = {name: (getattr(scenario.training, name), each.about) for name, each in type(scenario.training).told.items()}
+    wrong += [f"training.{name} {said}" for name, (value, limits) in settings.items() if (said := breach(value, limits))]
     if batch.one_layout != (of_node := multiplies_any_layout(accelerator)):  # which a file does not say: it follows
         wrong.append(f'batch.one_layout = {batch.one_layout}, but of accelerator "{accelerator.name}" it is {of_node}')
     found = () if wrong else batch_faults(batch, scenario.model, stack, accelerator)

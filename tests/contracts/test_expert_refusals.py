@@ -57,9 +57,9 @@ FAULTS: dict[str, tuple[Plan, Batch, str, Patch]] = {
         _without("tokens"),
     ),
     "a degree that is not positive": (
-        Plan(dimensions=(("exchange_parallel", 0),)),
+        Plan(dimensions=(("exchange_parallel", -1),)),
         Batch(8, 4),
-        "exchange_parallel = 0 is not a positive whole number. Legal: 1, 2, 3, ...",
+        "exchange_parallel = -1 is not a positive whole number. Legal: 1, 2, 3, ...",
         _without("dimensions"),
     ),
     "a dimension twice": (

@@ -148,7 +148,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Scenario], str]] = {
     "devices": (lambda: of_node(devices_per_node="4"), "cluster.node.devices_per_node = '4' is not of type int"),
     "peak": (lambda: of_accelerator(peak_flops_per_s={"bf16": -1.0}), "cluster.node.accelerator.peak_flops_per_s.bf16 must be at least 0"),
     "bandwidth": (lambda: of_accelerator(hbm_bandwidth_bytes_per_s=0.0), "hbm_bandwidth_bytes_per_s must be above 0, not 0.0"),
-    "training": (lambda: changed("training", learning_rate=-1.0), "training.learning_rate: must be above 0, not -1.0"),
+    "training": (lambda: changed("training", learning_rate=-1.0), "training.learning_rate must be above 0, not -1.0"),
     "no batch": (lambda: replace(tiny(), batch=None), "batch = None is not of type Batch"),
     "seed": (lambda: replace(tiny(), seed="1"), "seed = '1' is not of type int"),
 }
@@ -186,6 +186,7 @@ def test_what_a_file_says_is_right_by_hand_too(path: str) -> None:
 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """The plans whose legality was asked for, from now on."""
+    tiny()  # is read before
     found, real = list[Plan](), legality.faults_of
     monkeypatch.setattr(legality, "faults_of", lambda plan, facts: found.append(plan) or real(plan, facts))
     return found
@@ -210,9 +211,12 @@ def test_of_many_plans_a_rule_is_asked_once_for_what_it_reads(monkeypatch: pytes
     assert len(parsim.estimates(tiny(), plans).step_s) == 100 and found == []
 
 
-def test_batches_and_references_are_told_by_their_types() -> None:
+def test_what_is_made_of_wrong_names_or_types_is_told_as_far_as_nobody_else_asks() -> None:
     with pytest.raises(parsim.ParsimError, match="global_batch = '8' is not of type int\nlearning_rate = 'x' is not of type float"):
         parsim.Reference("8", "x")  # type: ignore[arg-type]
     with pytest.raises(parsim.ParsimError, match="dimensions = 5 is not of type"):
         Plan.from_dict({"dimensions": 5})
-    assert Batch("8", 8) == Batch("8", 8)  # type: ignore[arg-type]
+    with pytest.raises(parsim.ParsimError, match=r"Plan has no field 'tensor_parallell' \(did you mean 'tensor_parallel'\?\)"):
+        Plan(tensor_parallell=2)  # type: ignore[call-arg]
+    with pytest.raises(parsim.ParsimError, match=r"Batch has no field 'dtpe' \(did you mean 'dtype'\?\)"):
+        Batch(8, 8, dtpe="bf16")  # type: ignore[call-arg]

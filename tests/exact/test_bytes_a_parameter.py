@@ -182,7 +182,7 @@ def test_an_update_op_by_op_makes_a_float32_tensor_of_all_that_it_updates(change
         {"offload_optimizer": True},
         {"optimizer": "sgd_momentum"},
         {"optimizer": "adamw_8bit"},
-        {"optimizer_in_backward": True},
+        {"optimizer_in_backward": True, "micro_batch": 2},
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ from parsim import from_mapping
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import element_bytes
 from parsim.cost.timing import compute_s
-from parsim.errors import ScenarioError
+from parsim.errors import ParsimError, ScenarioError
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER, MATMUL
 from parsim.model.parameters import num_parameters
@@ -118,5 +118,5 @@ def test_a_file_names_any_row_whose_matmuls_the_device_has_and_no_other() -> Non
     assert loaded("narrow").recipe is MADE_UP["narrow"]
     with pytest.raises(ScenarioError, match="has no peak for 'bf16'; it multiplies: fp16, fp32"):
         loaded("wide")
-    with pytest.raises(ScenarioError, match=r"unknown dtype 'narow' \(did you mean 'narrow'\?\)"):
+    with pytest.raises(ParsimError, match=r"batch.dtype: unknown dtype 'narow'; known: .* narrow"):
         estimate(scenario(batch=Batch(8, 8, "narow")), Plan())
