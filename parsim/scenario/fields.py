@@ -179,8 +179,8 @@ class Section(BaseModel):
 
 
 def optional(kind: Callable[[], Any], description: str) -> Any:
-    """The field of a list or dict that `kind` makes where left out."""
-    return Field(default_factory=kind, description=description)
+    """The field of a list or dict that `kind` makes where left out; of a type as factory pydantic would parse the signature."""
+    return Field(default_factory=lambda: kind(), description=description)
 
 
 def complaints_of(error: ValidationError) -> list[tuple[Place, str]]:
