@@ -32,7 +32,7 @@ FUSIONS = ("bias", "gelu", "swiglu", "rms_norm", "dropout_add", "gradient_accumu
 ORDERS = tuple("-".join(order) for order in itertools.permutations(("dp", "pp", "tp")))
 DTYPES = ("bf16", "bf16", "fp16", "fp32", "bf16", "fp8_current", "fp8_delayed", "fp8_current")
 NARROW = tuple(name for name, recipe in RECIPES.items() if recipe.narrows)
-HIDING = ("combined_1f1b", "combined_1f1b", "dual_pipe", "dual_pipe_v", "dual_pipe_v")  # exchanges of experts
+HIDING = ("combined_1f1b", "combined_1f1b", "combined_1f1b_delayed", "dual_pipe", "dual_pipe_v", "dual_pipe_v")  # exchanges of experts
 _WITH_ZERO = ("reshard_after_forward", "zero_group", "optimizer_in_backward")
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "reduce", "broadcast")
 
@@ -63,7 +63,7 @@ def _spread(rng: Random, case: Drawn, model: TransformerSpec) -> Drawn:
     name, count = rng.choice((*HIDING, None)), rng.choice((1, 2, 2))
     plan, s, stages = case.plan, case.scenario, case.plan.num_stages
     if name:
-        ranks = rng.choice((1, 2)) if name == "combined_1f1b" else 2
+        ranks = rng.choice((1, 2)) if name.startswith("combined") else 2
         chunks = 2 if ranks == 2 and name != "dual_pipe" else 1
         others = {"recompute": rng.choice(("none", "none", "selective")), "zero_stage": rng.choice((0, 0, 1))}
         usual = ("recompute_modules", "recompute_ops", "recompute_every", "layers_per_stage", *_WITH_ZERO)

@@ -11,7 +11,7 @@ from msgspec import Struct
 from parsim import schedules
 from parsim.cluster.scalars import Ints
 from parsim.model.spec import Layout
-from parsim.schedules.phase import Phase
+from parsim.schedules.phase import SPLIT, Phase
 from parsim.step.stages import Parts, parts_of
 
 
@@ -51,6 +51,7 @@ class Shape(Struct, frozen=True, eq=False):
     layers: tuple[int, ...]  # of each virtual stage, those of one copy of the model after those of another
     num_copies: int
     phases: tuple[Phase, ...]
+    pair_phases: tuple[Phase, ...]  # of the stages of a pair
     classes: tuple[StageClass, ...]
     index: Ints  # class of each stage
     home: Ints  # rank of each stage
@@ -110,4 +111,5 @@ def shape_of(schedule: str | tuple[str, ...], num_ranks: int, layers: tuple[int,
     pairs = schedules.stage_pairs(schedule, num_ranks, len(stages) // num_ranks)
     class_pairs, pair_index = np.unique(np.array(index)[pairs], axis=0, return_inverse=True)
     of_stages = tuple(classes), np.array(index), home, by_rank, counts, own, pairs, class_pairs, pair_index.ravel()
-    return Shape(schedule, num_ranks, layers * found.num_copies, found.num_copies, found.phases, *of_stages)
+    in_pairs = SPLIT if found.weights_apart else found.phases
+    return Shape(schedule, num_ranks, layers * found.num_copies, found.num_copies, found.phases, in_pairs, *of_stages)

@@ -23,7 +23,7 @@ from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.timing import task_ps
 from parsim.model.spec import Layout
 from parsim.schedules.phase import Phase
-from parsim.step.pairs import End, StagePair, pair_of
+from parsim.step.pairs import End, StagePair, hides_exchanges, pair_of
 from parsim.step.program import Pass, Run, pass_of
 from parsim.step.stages import Copies, Parts, held_copies
 from parsim.step.step import Step
@@ -156,6 +156,11 @@ class Workload(Struct, frozen=True, eq=False):
         """What is done to a micro_batch on a stage, in order."""
         return self.shapes[0].phases
 
+    @property
+    def pair_phases(self) -> tuple[Phase, ...]:
+        """The same on the two stages of a pair."""
+        return self.shapes[0].pair_phases if hides_exchanges(self.step) else self.phases
+
     def take(self, places: Ints) -> Workload:
         """The same of some of the plans."""
         used, which = np.unique(self.shape_of[places], return_inverse=True)
@@ -225,7 +230,7 @@ class Workload(Struct, frozen=True, eq=False):
         """What two stages of a rank do together, the one forward and the other backward."""
         key = self.stage_class(forward), self.stage_class(backward)
         if key not in self._pairs:
-            (ahead, behind), (first, second, *_) = key, self.phases
+            (ahead, behind), (first, second, *_) = key, self.pair_phases
             ends = (End(one.parts, one.kind.receives(each), one.kind.sends(each)) for one, each in ((ahead, first), (behind, second)))
-            self._pairs[key] = pair_of(self.step, ends, self.phases)
+            self._pairs[key] = pair_of(self.step, ends, self.pair_phases)
         return self._pairs[key]

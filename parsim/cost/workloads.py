@@ -62,7 +62,7 @@ class Workloads:
         for index in first.tolist():
             plan, every = plans.plan(index, _PIPELINE), asked[structure[index]].recompute_every
             self.shapes.append(shape_of(plan.schedule, plan.pipeline_parallel, laid[pipeline[index]], self.layout, every))
-            steps.append((asked[structure[index]], self.shapes[-1].phases))
+            steps.append((asked[structure[index]], self.shapes[-1].phases, self.shapes[-1].pair_phases))
         self.step, self.steps = codes_of(steps)
 
     def of(self, rows: Ints | None = None) -> Iterator[tuple[Workload, Ints]]:

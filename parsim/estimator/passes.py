@@ -135,7 +135,7 @@ class Stages(Struct, frozen=True, eq=False):
     def pair_of(self, kinds: tuple[StageKind, StageKind]) -> StagePair:
         """The tasks of both, with the copies of the members."""
         if kinds not in self._pairs:
-            phases, copies = self.workload.phases, self.pair_members[kinds].copies
+            phases, copies = self.workload.pair_phases, self.pair_members[kinds].copies
             parts = (tuple(zip(kind.names, own, strict=True)) for kind, own in zip(kinds, copies, strict=True))
             ends = (End(own, kind.receives(each), kind.sends(each)) for own, kind, each in zip(parts, kinds, phases, strict=False))
             self._pairs[kinds] = pair_of(self.workload.step, ends, phases)

@@ -18,7 +18,7 @@ from parsim.executor.names import PREFIX, RankScope, Scope, buffers, lasting_nam
 from parsim.executor.requests import CollectiveCall, MessageNeed
 from parsim.model.dims import COMPUTE
 from parsim.schedules.phase import Phase
-from parsim.step.program import Run
+from parsim.step.program import Run, send_stream
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Hold, HostCopy, Receive, Send, Task, Value, Weight, reads, writes
 
 Owners = tuple[tuple[str, Weight], ...]
@@ -111,7 +111,7 @@ class Binder(Struct, frozen=True, dict=True):
 
     def pair(self, forward: OfStage, backward: OfStage) -> Iterator[Item]:
         """A stage forward and one backward, each with its micro_batch, but for the wait for the forward's message."""
-        ahead, *behind = self.job.workload.phases
+        ahead, *behind = self.job.workload.pair_phases
         lanes = (self._lane(forward[0], ahead, forward[1]), *(self._lane(backward[0], phase, backward[1]) for phase in behind))
         yield from self._walk(self.job.workload.pair_of(forward[0], backward[0]).lists, lanes, ("pair", *forward, *backward))
 
@@ -148,13 +148,13 @@ class Binder(Struct, frozen=True, dict=True):
 
     def _receive(self, task: Receive, lane: Lane, ps: int) -> Bound:
         scope, source = lane.scope, self._neighbour(lane.stage - lane.phase.step)
-        name = f"{lane.phase}{lane.stage}/{scope.micro_batch}"
+        name = f"{send_stream(lane.phase)} {lane.stage}/{scope.micro_batch}"
         need = MessageNeed(name, scope.full(task.target.name), self.job.itemsize(COMPUTE), source)
         return Bound(task=task, ps=ps, stream=COMPUTE_STREAM, reads=(), writes=(), frees=(), need=need)
 
     def _send(self, task: Send, lane: Lane, ps: int) -> Bound:
         to, scope = lane.stage + lane.phase.step, lane.scope
-        name, dst, frees = f"{lane.phase}{to}/{scope.micro_batch}", self._neighbour(to), tuple(map(scope.full, task.frees))  # type: ignore[arg-type]
+        name, dst, frees = f"{send_stream(lane.phase)} {to}/{scope.micro_batch}", self._neighbour(to), tuple(map(scope.full, task.frees))  # type: ignore[arg-type]
         reads = (scope.full(task.source.name),)
         return Bound(task=task, ps=ps, stream=task.stream, reads=reads, writes=(), frees=frees, dst=dst, posted=name)
 

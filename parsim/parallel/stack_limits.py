@@ -58,6 +58,11 @@ def _splits(plan: Plan) -> bool:
     return plan.pipeline_parallel > 1 and isinstance(plan.schedule, str) and schedules.find(plan.schedule, 1).phases == SPLIT
 
 
+def _hides(plan: Plan) -> bool:
+    """Whether the schedule, a named one, is there to hide exchanges of experts."""
+    return isinstance(plan.schedule, str) and schedules.find(plan.schedule, 1).needs_experts
+
+
 def _is_refused_attention(plan: Plan, model: ModelSpec, _: str) -> bool:
     """Whether Transformer Engine refuses the context_kind for the attention of the model."""
     if plan.context_parallel == 1 or plan.context_kind == "ulysses":
@@ -66,7 +71,7 @@ def _is_refused_attention(plan: Plan, model: ModelSpec, _: str) -> bool:
     return window or getattr(model, "attention_sinks", False)
 
 
-_ONE_F_ONE_B: Final = ("1f1b", "interleaved_1f1b", "combined_1f1b")
+_ONE_F_ONE_B: Final = ("1f1b", "interleaved_1f1b")
 LIMITS: Final[Mapping[str, Limit]] = {
     "even_stages": Limit("put unequal numbers of layers on its stages", "torchtitan", _uneven),
     "even_chunks": Limit(
@@ -85,9 +90,9 @@ LIMITS: Final[Mapping[str, Limit]] = {
     "one_f_one_b": Limit(
         "run schedules of another kind than 1f1b",
         "torchtitan",
-        lambda plan, *_: plan.pipeline_parallel > 1 and not _splits(plan) and plan.schedule not in _ONE_F_ONE_B,
+        lambda plan, *_: plan.pipeline_parallel > 1 and not _splits(plan) and plan.schedule not in _ONE_F_ONE_B and not _hides(plan),
     ),
-    "no_pairs": Limit("run combined_1f1b", "megatron-core", lambda plan, *_: plan.schedule == "combined_1f1b"),
+    "no_pairs": Limit("run combined_1f1b", "megatron-core", lambda plan, *_: _hides(plan)),
     "all_forwards_first": Limit(
         "start a backward before the last forward (any schedule but gpipe and breadth_first)",
         "torchtitan",

@@ -141,7 +141,7 @@ def no_pipeline(values: Sequence[object]) -> Iterator[Filter]:
 
 def _orders(plan: Plan) -> bool:
     """Whether a schedule is to be tried without a pipeline: the usual one, or one that pairs micro_batches of experts."""
-    return plan.schedule in (schedules.default(1), "combined_1f1b")
+    return isinstance(plan.schedule, str) and (plan.schedule == schedules.default(1) or schedules.find(plan.schedule, 1).needs_experts)
 
 
 def no_gain(scenario: Scenario) -> Iterator[Filter]:

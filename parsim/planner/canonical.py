@@ -163,7 +163,7 @@ def _runs_alike(pair: tuple[AnySchedule, AnySchedule], num_ranks: int, chunks: i
     faults = [bool(schedules.fault(each, num_ranks, chunks, count)) for each in pair]
     if any(faults):
         return all(faults)
-    phases = [schedules.find(each, num_ranks).phases for each in pair]
+    phases = [((found := schedules.find(each, num_ranks)).phases, found.weights_apart) for each in pair]
     by_rank = ([_actions(each, rank, num_ranks, chunks, count) for each in pair] for rank in range(num_ranks))
     return phases[0] == phases[1] and all(np.array_equal(*each) for two in by_rank for each in zip(*two, strict=True))
 

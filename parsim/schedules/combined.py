@@ -32,4 +32,12 @@ class CombinedOneFOneB(InterleavedOneFOneB):
         return alone + 2 * np.arange(num_micro_batches * chunks - alone)
 
 
+class WeightsApart(CombinedOneFOneB):
+    """Backwards of pairs whose weight gradients run behind the exchanges of experts; those that run alone are whole."""
+
+    source = f"{CombinedOneFOneB.source}; --delay-wgrad-compute"
+    weights_apart = True
+
+
 SCHEDULES.register("combined_1f1b", CombinedOneFOneB())
+SCHEDULES.register("combined_1f1b_delayed", WeightsApart())

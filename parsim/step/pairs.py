@@ -202,8 +202,16 @@ def _pieces(tasks: Sequence[Phased]) -> list[list[Phased]]:
 
 
 def _with_weights(pieces: list[list[Phased]], weights: Sequence[Phased]) -> list[list[Phased]]:
-    """Each task of weight gradients behind the first piece with which all that it reads is there; what dies where then follows anew."""
-    made = {name: place for place, piece in enumerate(pieces) for _, task in piece for name in writes(task)}
+    """Each task of weight gradients behind the first piece with which all that it reads is there; what dies where then follows anew.
+
+    What an exchange brings is there behind the next piece, which hides it.
+    """
+    made = {
+        name: min(place + is_exchange(task), len(pieces) - 1)
+        for place, piece in enumerate(pieces)
+        for _, task in piece
+        for name in writes(task)
+    }
     own: list[list[Phased]] = [[] for _ in pieces]
     place = 0
     for phase, task in weights:

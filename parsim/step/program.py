@@ -143,8 +143,8 @@ def send_tasks(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
 
 
 def send_stream(phase: Phase) -> str:
-    """The stream of the messages of a phase."""
-    return f"send_{phase}"
+    """The stream of the messages of a phase: one for each direction."""
+    return f"send_{Phase.F if phase.step > 0 else Phase.B}"
 
 
 def _on_wire(step: Step, operand: Operand) -> Operand:

@@ -31,6 +31,7 @@ from parsim.validate.defaults import (
     Software,
     attention_of,
     balances_loads,
+    delays_weights,
     devices_of,
     dispatch_of,
     fusions_of,
@@ -141,7 +142,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     elif modules := modules_of(row):
         plan = replace(plan, recompute="none", recompute_modules=modules)
     num_devices = devices_of(row) or plan.num_devices
-    paired = replace(plan, schedule="combined_1f1b")
+    paired = replace(plan, schedule="combined_1f1b_delayed" if experts or delays_weights(row) else "combined_1f1b")
     if overlaps and not legality.faults(paired, model, batch, num_devices, stack=stack):
         plan = paired
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):

@@ -305,6 +305,11 @@ def pairs_micro_batches(row: TableRow) -> bool:
     return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
 
 
+def delays_weights(row: TableRow) -> bool:
+    """Whether the row says that weight gradients wait for these exchanges."""
+    return "delay_wgrad_compute" in row.says("notes")
+
+
 def _has_no_flex_backend(row: TableRow) -> bool:
     """Whether the row's recipe, by its source, leaves tokens to alltoall where its release has another default.
 

@@ -4,7 +4,8 @@ Source of recipes.csv: NVIDIA-NeMo/Megatron-Bridge, scripts/performance/configs 
 batch) at the tags of the containers, v0.2.0 (25.11), v0.3.0, v0.3.1, v0.4.0, v0.4.2, v0.5.0 and v0.5.1 (26.06.01), and run_script.py and
 the perf_matrix of each model at v0.1.0rc3 (25.09): a line where something changed, for all precisions or for one.
 moe_flex_dispatcher_backend is per_node and none all_to_all; cuda_graph_impl full_iteration replays all, as graphs of whole layers do over
-padded loads, transformer_engine with attention what surrounds experts; moe_a2a_overlap hides a part of exchanges.
+padded loads, transformer_engine with attention what surrounds experts; moe_a2a_overlap hides exchanges, with delay_wgrad_compute
+(scripts/performance/utils/overrides.py, _set_moe_a2a_overlap_overrides).
 """
 
 from __future__ import annotations

@@ -53,7 +53,16 @@ def test_shapes_that_a_schedule_refuses_are_said_with_their_reason() -> None:
     assert fault("interleaved_1f1b", 4, 2, 6) == wanted
     assert fault("interleaved_1f1b", 4, 2) is None  # some number will do
     assert fault("breadth_first", 4, 3, 5) is None
-    several = ("breadth_first", "combined_1f1b", "dual_pipe_v", "interleaved_1f1b", "v_half", "v_min", "zero_bubble_v")
+    several = (
+        "breadth_first",
+        "combined_1f1b",
+        "combined_1f1b_delayed",
+        "dual_pipe_v",
+        "interleaved_1f1b",
+        "v_half",
+        "v_min",
+        "zero_bubble_v",
+    )
     assert schedules.names_for(4, 2) == several
 
 

@@ -16,6 +16,7 @@ from parsim.simulator.program import Program, fold
 from parsim.simulator.run import simulate, workload_in
 from parsim.simulator.shared import SharedStep
 from parsim.step import pairs
+from parsim.step.program import Run
 from parsim.step.task import Collective
 from parsim.verify import verify_plan
 from support import CLUSTER, FREE_NODE, MOE, NODE, STACKS, forget_steps, scenario
@@ -31,6 +32,7 @@ PLANS = {
     "zero1": replace(CHUNKS, data_parallel=4, zero_stage=1),
     "dual": replace(SPREAD, schedule="dual_pipe", pipeline_parallel=2, layers_per_stage=(4, 1)),
     "dual full": replace(CHUNKS, schedule="dual_pipe_v", recompute="full"),
+    "delayed": replace(CHUNKS, schedule="combined_1f1b_delayed", tensor_parallel=2, sequence_parallel=True, layers_per_stage=(1, 1, 2, 1)),
 }
 
 
@@ -49,6 +51,7 @@ def test_pairs_keep_the_contract(name: str) -> None:
 
 def test_arrays_of_plans_are_priced_as_each_alone() -> None:
     every = [SPREAD, CHUNKS, PLANS["zero1"], replace(CHUNKS, schedule="interleaved_1f1b"), replace(CHUNKS, schedule="dual_pipe_v")]
+    every += [replace(CHUNKS, schedule="combined_1f1b_delayed")]  # its pairs alone differ
     case = replace(toy(CHUNKS), batch=Batch(32, 8))
     found, alone = estimates(case, every), [estimate(case, plan) for plan in every]
     assert found.step_s.tolist() == [each.step_s for each in alone]
@@ -91,16 +94,27 @@ def test_exchanges_that_are_longer_hide_the_kernels_between_them() -> None:
     assert exchanges < together < exchanges + kernels
 
 
+def two_layers(plan: Plan) -> Run:
+    (both,) = (
+        run for run in stages_of(toy(plan), plan).workload.pair_of(0, 0).lists if run.segment.name == "expert_layer and expert_layer"
+    )
+    return both
+
+
 def check_order() -> None:
     """That of Megatron-LM@d98e8a64, TransformerLayerSchedulePlan.run: combine back, dispatch forward, dispatch back, combine forward."""
-    for plan, back in ((SPREAD, Phase.B), (PLANS["dual"], Phase.I)):
-        (both,) = (
-            run for run in stages_of(toy(plan), plan).workload.pair_of(0, 0).lists if run.segment.name == "expert_layer and expert_layer"
-        )
+    for plan, back in ((SPREAD, Phase.B), (PLANS["dual"], Phase.I), (replace(SPREAD, schedule="combined_1f1b_delayed"), Phase.I)):
+        both = two_layers(plan)
         moves = [(phase, task.name.partition(".")[0]) for phase, task in both.parts if pairs.is_exchange(task)]
         forward, backward = ([name for phase, name in moves if phase is own] for own in (Phase.F, back))
         assert forward == ["dispatch", "dispatch_gates", "collect"] and backward == ["collect", "dispatch_gates", "dispatch"]
         assert [phase for phase, _ in moves] == [back, Phase.F, Phase.F, back, back, Phase.F]
+        if back is Phase.I:  # weights of experts behind all that goes back, before the experts forward; of attention behind its own
+            names = [(phase, task.name.partition(".")[0]) for phase, task in both.parts]
+            own = [place for place, (phase, name) in enumerate(names) if phase is Phase.W and name.startswith("experts_")]
+            behind, before = names.index((back, "dispatch")), names.index((Phase.F, "experts_gate_gemm"))
+            assert own and all(behind < place < before for place in own)
+            assert names.index((Phase.W, "out_gemm")) > names.index((back, "q_gemm"))
 
 
 def test_exchanges_go_in_the_order_of_megatron() -> None:
@@ -128,7 +142,7 @@ def _same_names(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("mutate", "name"),
-    [(_frees_as_before, "dual"), (_forward_leaves_at_once, "chunks"), (_same_names, "no pipeline")],
+    [(_frees_as_before, "dual"), (_frees_as_before, "delayed"), (_forward_leaves_at_once, "chunks"), (_same_names, "no pipeline")],
 )
 def test_verify_notices(mutate: Patch, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = PLANS[name]
@@ -153,7 +167,14 @@ def _cut_behind_each(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pairs, "_pieces", pieces)
 
 
-@pytest.mark.parametrize(("mutate", "check"), [(_waits_for_each, check_hidden), (_cut_behind_each, check_order)])
+def _weights_wait_for_the_first_exchange(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pairs, "_with_weights", lambda pieces, weights: [[*pieces[0], *weights], *pieces[1:]])
+
+
+MUTANTS = [(_waits_for_each, check_hidden), (_cut_behind_each, check_order), (_weights_wait_for_the_first_exchange, check_order)]
+
+
+@pytest.mark.parametrize(("mutate", "check"), MUTANTS)
 def test_other_orders_are_noticed(mutate: Patch, check: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     forget_steps()
     mutate(monkeypatch)

@@ -57,7 +57,11 @@ def test_a_plan_that_fits_has_no_fault(plan):
             "virtual_pipeline",
             "Legal virtual_pipeline: at most 3",
         ),
-        (Plan(pipeline_parallel=2, virtual_pipeline=2), "schedule", "Set schedule = breadth_first or combined_1f1b or dual_pipe_v or"),
+        (
+            Plan(pipeline_parallel=2, virtual_pipeline=2),
+            "schedule",
+            "Set schedule = breadth_first or combined_1f1b or combined_1f1b_delayed or",
+        ),
         (Plan(virtual_pipeline=2, schedule="interleaved_1f1b"), "virtual_pipeline", "needs a pipeline, but pipeline_parallel = 1"),
         (
             Plan(micro_batch=5),

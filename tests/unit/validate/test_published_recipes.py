@@ -57,7 +57,7 @@ def test_a_row_of_published_results_runs_the_recipe_of_its_release(
     tmp_path, model, accelerator, release, dispatch, graphs, hidden, modules
 ):
     found = of_row(tmp_path, accelerator, SOURCE.format(release), **model)
-    assert (found.stack.dispatch, found.stack.graphs, found.plan("row").schedule == "combined_1f1b") == (dispatch, graphs, hidden)
+    assert (found.stack.dispatch, found.stack.graphs, found.plan("row").schedule == "combined_1f1b_delayed") == (dispatch, graphs, hidden)
     assert found.plan("row").recompute_modules == modules
     assert found.stack.waits_for_loads is not ("token-drop" in model["notes"])
     if release == "25.09":
