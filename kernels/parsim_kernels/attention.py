@@ -107,7 +107,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     """(o, lse) of attention from (q, k, v) and perhaps sinks [K, R]; lse is the log of the sum of the exponentials, by query, and -inf
     where it sees no key.  A sink is a key of that score, which mixes nothing.
 
-    Causal unless attributes["causal"] is 0, which lets every query see every key.
+    Causal unless attributes["causal"] is 0, which lets every query see every key; with attributes["cap"], scores are capped.
 
     FLOPs: 2 (C + W) a visible pair of query and key (two contractions), pairs counted from the mask.
 
@@ -118,7 +118,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     """
     q, k, v, *sinks = inputs
     _check(q, k, v)
-    dtype, factor = real(q, k, v), number(attributes, "scale")
+    dtype, factor = real(q, k, v), _factor(attributes)
     o, lse = out((*q.shape[:-1], v.shape[-1]), dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
     if _is_whole(pieces, q.shape[1], k.shape[1]):
@@ -150,11 +150,11 @@ def flash_attention_more(inputs: Sequence[Array], attributes: Attributes, out: O
     o, lse = out(before.shape, before.dtype), out(its.shape, its.dtype)
     o[...], lse[...] = before, its
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
-    _attend_more(q, k, v, pieces, number(attributes, "scale"), o, lse)
+    _attend_more(q, k, v, pieces, _factor(attributes), o, lse)
     return (o, lse), 2 * (q.shape[-1] + v.shape[-1]) * _num_pairs(q, pieces)
 
 
-def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor: float, o: Array, lse: Array) -> None:
+def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor: _Factor, o: Array, lse: Array) -> None:
     for piece in pieces:
         own = q[:, piece.queries]
         more, its = np.empty((*own.shape[:-1], v.shape[-1]), o.dtype), np.empty((*lse.shape[:3], own.shape[1]), o.dtype)
@@ -162,7 +162,7 @@ def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor:
         merge(o[:, piece.queries], lse[..., piece.queries], more, its)
 
 
-def _attend(q: Array, k: Array, v: Array, mask: _Mask, factor: float, o: Array, lse: Array) -> None:
+def _attend(q: Array, k: Array, v: Array, mask: _Mask, factor: _Factor, o: Array, lse: Array) -> None:
     for text, heads, queries, keys, ceiling in _head_tiles(q, mask, o.dtype):
         scores = _scores(_rows(q[text, queries, heads]), k[text, keys, heads], factor, ceiling)
         maximum = np.maximum.reduce(scores, axis=-1, keepdims=True)
@@ -200,7 +200,7 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
     q, k, v, o, lse, d_o = inputs
     _check(q, k, v)
     same_shape(o, d_o)
-    dtype, factor = real(q, k, v, o, d_o), number(attributes, "scale")
+    dtype, factor = real(q, k, v, o, d_o), _factor(attributes)
     d_q, d_k, d_v = (out(array.shape, dtype) for array in (q, k, v))
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
     for gradient in (d_q, d_k, d_v):
@@ -212,11 +212,12 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
     return (d_q, d_k, d_v), (6 * q.shape[-1] + 4 * v.shape[-1]) * _num_pairs(q, pieces)
 
 
-def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: Array, mask: _Mask, factor: float) -> None:
+def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: Array, mask: _Mask, factor: _Factor) -> None:
     (q, o, d_o, d_q), (k, v, d_k, d_v) = of_queries, of_keys
     for text, heads, queries, keys, ceiling in _head_tiles(q, mask, d_q.dtype):
         rows, d_out = _rows(q[text, queries, heads]), _rows(d_o[text, queries, heads])
         probabilities = _scores(rows, k[text, keys, heads], factor, ceiling)
+        slope = factor.slope(probabilities)
         np.subtract(probabilities, lse[text, heads, :, queries].reshape(*rows.shape[:2], 1), out=probabilities)
         np.exp(probabilities, out=probabilities)
         d_scores = d_out @ _heads_first(v[text, keys, heads]).swapaxes(-1, -2)
@@ -224,7 +225,7 @@ def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: A
         np.subtract(d_scores, delta, out=d_scores)
         d_values = _heads_first(d_v[text, keys, heads])
         np.add(d_values, probabilities.swapaxes(-1, -2) @ d_out, out=d_values)
-        np.multiply(d_scores, np.multiply(probabilities, factor, out=probabilities), out=d_scores)
+        np.multiply(d_scores, np.multiply(probabilities, slope, out=probabilities), out=d_scores)
         d_q[text, queries, heads] += _from_rows(d_scores @ _heads_first(k[text, keys, heads]), q[text, queries, heads].shape)
         d_keys = _heads_first(d_k[text, keys, heads])
         np.add(d_keys, d_scores.swapaxes(-1, -2) @ rows, out=d_keys)
@@ -253,6 +254,21 @@ class _Mask(NamedTuple):
         ends = np.arange(self.num_queries) + self.first
         hidden = np.maximum(ends - self.window, 0) if self.window else 0
         return int((np.minimum(ends, self.num_keys) - hidden).sum())
+
+
+class _Factor(NamedTuple):
+    """Scores are scale q k, or cap tanh(scale q k / cap) where there is a `cap`."""
+
+    scale: float
+    cap: float  # 0: none
+
+    def slope(self, scores: Array) -> Array | float:
+        """The derivative of scores by q k, at scores that are not masked."""
+        return self.scale * (1 - np.square(np.maximum(scores, -self.cap) / self.cap)) if self.cap else self.scale
+
+
+def _factor(attributes: Attributes) -> _Factor:
+    return _Factor(number(attributes, "scale"), number(attributes, "cap") if "cap" in attributes else 0.0)
 
 
 class _Piece(NamedTuple):
@@ -339,10 +355,12 @@ def _head_tiles(q: Array, mask: _Mask, dtype: np.dtype[Any]) -> Iterator[tuple[i
                 yield text, slice(start, min(start + step, kv_heads)), queries, keys, ceiling
 
 
-def _scores(rows: Array, k: Array, factor: float, ceiling: Array) -> Array:
-    """Scaled scores, -inf where masked: [K, R S, Z]."""
+def _scores(rows: Array, k: Array, factor: _Factor, ceiling: Array) -> Array:
+    """Scaled and perhaps capped scores, -inf where masked: [K, R S, Z]."""
     scores: Array = rows @ _heads_first(k).swapaxes(-1, -2)
-    np.multiply(scores, factor, out=scores)
+    np.multiply(scores, factor.scale / (factor.cap or 1.0), out=scores)
+    if factor.cap:
+        np.multiply(np.tanh(scores, out=scores), factor.cap, out=scores)
     np.minimum(scores, ceiling, out=scores)
     return scores
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from parsim_kernels import attention, contraction, experts, latent, lookup, narrow, optimizer, pointwise, reduction
+from parsim_kernels import attention, contraction, experts, gated, latent, lookup, narrow, optimizer, pointwise, reduction
 from parsim_kernels.signature import Kernel
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -29,13 +29,17 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "relu_grad": pointwise.relu_grad,
         "squared_relu": pointwise.squared_relu,
         "squared_relu_grad": pointwise.squared_relu_grad,
-        "swiglu": pointwise.swiglu,
-        "swiglu_grad": pointwise.swiglu_grad,
-        "clamped_swiglu": pointwise.clamped_swiglu,
-        "clamped_swiglu_grad": pointwise.clamped_swiglu_grad,
+        "swiglu": gated.swiglu,
+        "swiglu_grad": gated.swiglu_grad,
+        "geglu": gated.geglu,
+        "geglu_grad": gated.geglu_grad,
+        "clamped_swiglu": gated.clamped_swiglu,
+        "clamped_swiglu_grad": gated.clamped_swiglu_grad,
         "silu": pointwise.silu,
         "silu_grad": pointwise.silu_grad,
         "multiply": pointwise.multiply,
+        "softcap": pointwise.softcap,
+        "softcap_grad": pointwise.softcap_grad,
         "tanh": pointwise.tanh,
         "tanh_grad": pointwise.tanh_grad,
         "dropout": pointwise.dropout,
@@ -78,10 +82,12 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "grouped_gemm": experts.grouped_gemm,
         "weigh": experts.weigh,
         "weigh_grad": experts.weigh_grad,
-        "weighted_swiglu": experts.with_gates(pointwise.swiglu),
-        "weighted_swiglu_grad": experts.with_gates_grad(pointwise.swiglu, pointwise.swiglu_grad),
-        "weighted_clamped_swiglu": experts.with_gates(pointwise.clamped_swiglu),
-        "weighted_clamped_swiglu_grad": experts.with_gates_grad(pointwise.clamped_swiglu, pointwise.clamped_swiglu_grad),
+        "weighted_swiglu": experts.with_gates(gated.swiglu),
+        "weighted_swiglu_grad": experts.with_gates_grad(gated.swiglu, gated.swiglu_grad),
+        "weighted_geglu": experts.with_gates(gated.geglu),
+        "weighted_geglu_grad": experts.with_gates_grad(gated.geglu, gated.geglu_grad),
+        "weighted_clamped_swiglu": experts.with_gates(gated.clamped_swiglu),
+        "weighted_clamped_swiglu_grad": experts.with_gates_grad(gated.clamped_swiglu, gated.clamped_swiglu_grad),
         "expert_bias": experts.expert_bias,
         "expert_bias_grad": experts.expert_bias_grad,
         "weighted_expert_bias": experts.weighted_expert_bias,
@@ -120,6 +126,10 @@ OVERLAYS: frozenset[str] = frozenset(
         "swiglu_grad",
         "clamped_swiglu",
         "clamped_swiglu_grad",
+        "softcap",
+        "softcap_grad",
+        "geglu",
+        "geglu_grad",
         "expert_bias",
         "weighted_expert_bias",
         "tanh",

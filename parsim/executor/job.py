@@ -217,7 +217,7 @@ class Job:
                 return self.spec.run_length(batch.sequence_length)
             case "tokens":
                 return self.spec.slots(batch.sequence_length).tokens
-            case "gate_scale":
+            case "gate_scale" | "embedding_scale" | "attn_logit_softcapping" | "final_logit_softcapping":
                 return float(getattr(self.spec, word))
             case "balance_coefficient":
                 return float(getattr(self.spec, word)) / (batch.global_batch * batch.sequence_length)

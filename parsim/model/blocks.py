@@ -17,16 +17,17 @@ from parsim.model.experts import STEER, expert_weights, experts
 from parsim.model.latent import latent_projections, latent_weights
 from parsim.model.norms import norm, norm_weights, rms_norm
 from parsim.model.op import COUNT, Block, Op, OpAttributes
-from parsim.model.transformer import LayerForm, TransformerArchitecture
+from parsim.model.transformer import GATE_STEPS, LayerForm, TransformerArchitecture
 
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
 CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
-GATED = ("swiglu", "clamped_swiglu")  # activations of two up projections
+GATED = ("swiglu", "geglu", "clamped_swiglu")  # activations of two up projections
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
 _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn, and what has norms of its own
+ATTENTION_CAP = "attn_logit_softcapping"  # the figure that says it
 _SHARED = "shared_"  # before the names of what all tokens pass beside their experts
 
 
@@ -39,9 +40,8 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
     biased = (*(heads if kind.qkv_bias else ()), *(("out", *dense) if kind.bias else ()))
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
-        **norm_weights("norm1", kind),
+        **{name: initial for each in kind.norms for name, initial in norm_weights(each, kind).items()},
         **{f"{each}_norm.gamma": "ones" for each in _TURNED if kind.qk_norm and kind.qk_norm_weights},
-        **norm_weights("norm2", kind),
         **(latent_weights(kind) if kind.latent else {}),
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
         **{f"{each}.bias": "zeros" for each in biased},
@@ -58,10 +58,10 @@ def in_region(region: str, ops: Iterable[Op]) -> Iterator[Op]:
 
 
 def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fusions: tuple[str, ...], region: str = "") -> Iterator[Op]:
-    if not kind.norm_last:
+    if kind.norms_first:
         # Where a norm and the GEMM behind it are one module, it belongs to what that GEMM belongs to.
         yield from in_region(region if "norm_gemm" in fusions else LAYER_NORM, norm(norm_name, x, kind, fusions))
-    yield Op(f"enter_{name}", "B T D -> B S D", (x if kind.norm_last else norm_name,), (f"{name}_in",), "relabel", tag=region)
+    yield Op(f"enter_{name}", "B T D -> B S D", (norm_name if kind.norms_first else x,), (f"{name}_in",), "relabel", tag=region)
 
 
 def _attention(form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
@@ -143,23 +143,28 @@ def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> 
 
 
 def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:
-    value, told = _value_dim(kind), (*_SCALE, *mask)
+    value, told, scores = _value_dim(kind), (*_SCALE, *mask), "scores"
     if attention == "flash":
         expr = f"B Q A R C, B Z A C, B Z A {value}{', A R' * kind.sinks} -> B Q A R {value}, B A R Q"
         inputs, outputs = ("queries", "keys", "values", *(["sinks_in"] if kind.sinks else [])), ("attended", "log_sum_exp")
         name = "sink_attention" if kind.sinks else "flash_attention"
-        yield Op("flash", expr, inputs, outputs, name, (COMPUTE, FLOAT32), told if mask else (*told, ("causal", 0)))
+        told = (*told, *((("cap", ATTENTION_CAP),) if kind.caps_scores else ()), *(() if mask else (("causal", 0),)))
+        yield Op("flash", expr, inputs, outputs, name, (COMPUTE, FLOAT32), told)
         return
     yield Op("scores", "B Q A R C, B Z A C -> B A R Q Z", ("queries", "keys"), ("scores",))
     same = "B A R Q Z -> B A R Q Z"
+    if kind.caps_scores:  # between the factor and the mask
+        yield Op("factor", same, ("scores",), ("factored",), "scale", attributes=_SCALE)
+        yield Op("cap", same, ("factored",), ("capped",), "softcap", attributes=(("cap", ATTENTION_CAP),))
+        scores, told = "capped", (("scale", 1.0), *mask)
     if attention == "unfused" or kind.sinks:
-        yield Op("scale", same, ("scores",), ("scaled",), "causal_scale" if mask else "scale", attributes=told)
+        yield Op("scale", same, (scores,), ("scaled",), "causal_scale" if mask else "scale", attributes=told)
         if kind.sinks:
             yield Op("softmax", "B A R Q Z, A R -> B A R Q Z", ("scaled", "sinks_in"), ("probabilities",), "sink_softmax")
         else:
             yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax")
     else:
-        yield Op("softmax", same, ("scores",), ("probabilities",), "causal_softmax" if mask else "scaled_softmax", attributes=told)
+        yield Op("softmax", same, (scores,), ("probabilities",), "causal_softmax" if mask else "scaled_softmax", attributes=told)
     mixing = "probabilities"
     if kind.dropout:
         mixing = "dropped"
@@ -181,8 +186,8 @@ def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op
 
 def _experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """A norm, the experts of each token, and beside them those that all tokens pass."""
-    x = "x1" if kind.norm_last else "norm2"
-    if not kind.norm_last:
+    x = "norm2" if kind.norms_first else "x1"
+    if kind.norms_first:
         yield from in_region(LAYER_NORM, norm(x, "x1", kind, fusions))
     yield from in_region(MOE, experts(x, "experts_out" if kind.shared_experts else "mlp_out", _ups(kind), kind, fusions))
     if kind.shared_experts:
@@ -205,8 +210,8 @@ def _up_and_down(kind: TransformerArchitecture, fusions: tuple[str, ...], of: st
     # Without a bias nothing but a GEMM stands before it, into which the stacks do not fuse it.
     fused = "gelu" in fusions and kind.bias
     expr = f"B S {dim}, {same}" if len(hidden) > 1 else same
-    if kind.activation == "swiglu" and "swiglu" not in fusions:  # F.silu(gate) * up: each keeps what it reads
-        yield Op(f"{of}swish", same, hidden[:1], (f"{of}swish",), "silu", fused=fused)
+    if kind.activation in GATE_STEPS and "swiglu" not in fusions:  # F.silu(gate) * up: each keeps what it reads
+        yield Op(f"{of}swish", same, hidden[:1], (f"{of}swish",), GATE_STEPS[kind.activation], fused=fused)
         yield Op(f"{of}activation", expr, (f"{of}swish", *hidden[1:]), (f"{of}active",), "multiply")
     else:
         yield Op(f"{of}activation", expr, hidden, (f"{of}active",), kind.activation, fused=fused)
@@ -230,6 +235,9 @@ def _residual(
     if has_bias:
         yield Op(f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused=False)
         branch = f"{name}_biased"
+    if kind.norms_branches:
+        yield from in_region(LAYER_NORM, norm(f"{norm_name}_behind", branch, kind, fusions))
+        branch, has_bias = f"{norm_name}_behind", False  # nothing joins a norm
     same = "B T D, B T D -> B T D"
     if kind.dropout:
         mask, dropped = f"{name}_mask", f"{name}_dropped"

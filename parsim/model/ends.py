@@ -30,7 +30,14 @@ _PLACE = (("offset", "offset:T"), ("length", "local:T"))
 def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
     """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum."""
     fused, learned = "dropout_add" in fusions, kind.positions == "learned"
-    there = {"words_T": True, "embedded": learned, "typed": kind.token_types, "normed": kind.norm_last, "dropped": kind.dropout}
+    there = {
+        "words_T": True,
+        "scaled": kind.scales_embedding,
+        "embedded": learned,
+        "typed": kind.token_types,
+        "normed": kind.norm_last,
+        "dropped": kind.dropout,
+    }
     names = [name for name, is_there in there.items() if is_there]
     names[-1] = "y"  # what each step makes of the one before; the last leaves the block
     ops = [
@@ -39,6 +46,9 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
         Op("leave_lookup", "B S D -> B T D", ("words",), (names[0],), "relabel"),
     ]
     rest, same = pairwise(names), "B T D, B T D -> B T D"
+    if kind.scales_embedding:
+        x, y = next(rest)
+        ops.append(Op("embedding_scale", "B T D -> B T D", (x,), (y,), "scale", attributes=(("scale", "embedding_scale"),)))
     if learned:
         x, y = next(rest)
         expr, offset = "B T D, P D -> B T D", (("offset", "offset:T"),)
@@ -88,9 +98,13 @@ def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, 
     if masked:
         yield from _dense(x, kind, fusions)
     yield Op(ENTER_HEAD, "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
-    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", table), ("logits_gemm" if masked else "shares",))
+    logits = "logits_raw" if kind.caps_logits else "shares"
+    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", table), ("logits_gemm" if masked else logits,))
     if masked:
-        yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), ("shares",), "bias", in_place=True)
+        yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), (logits,), "bias", in_place=True)
+    if kind.caps_logits:
+        cap = (("cap", "final_logit_softcapping"),)
+        yield Op("logits_cap", "B S V -> B S V", (logits,), ("shares",), "softcap", attributes=cap)
     yield Op("enter_loss", "B S V -> B S W", ("shares",), ("logits",), "relabel")
     yield from cross_entropy("B S", "W", "labels", scale, fusions)
 

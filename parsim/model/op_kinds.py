@@ -50,9 +50,9 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
     "cast": (Gradient("x0", "cast_grad"),),
     **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "relu", "squared_relu")},
-    **{name: (Gradient("x0 x1", f"{name}_grad", ("x0", "x1", "dy")),) for name in ("swiglu", "clamped_swiglu")},
+    **{name: (Gradient("x0 x1", f"{name}_grad", ("x0", "x1", "dy")),) for name in ("swiglu", "geglu", "clamped_swiglu")},
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
-    **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "causal_softmax", "softmax")},
+    **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "softcap", "causal_softmax", "softmax")},
     "append": (Gradient("x0 x1", "append_grad"),),
     "flatten": (Gradient("x0", "unflatten"),),
     "unflatten": (Gradient("x0", "flatten"),),
@@ -60,7 +60,10 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "unpermute": (Gradient("x0", "permute"),),
     "grouped_gemm": (Gradient("x0", "grouped_gemm", ("dy", "x1")), Gradient("x1", "grouped_gemm", ("dy", "x0"))),
     "weigh": (Gradient("x0", "weigh", ("dy", "x1")), Gradient("x1", "weigh_grad", ("x0", "dy"))),
-    **{name: (Gradient("x0 x1 x2", f"{name}_grad", ("x0", "x1", "x2", "dy")),) for name in ("weighted_swiglu", "weighted_clamped_swiglu")},
+    **{
+        f"weighted_{name}": (Gradient("x0 x1 x2", f"weighted_{name}_grad", ("x0", "x1", "x2", "dy")),)
+        for name in ("swiglu", "geglu", "clamped_swiglu")
+    },
     "expert_bias": (_IDENTITY_0, Gradient("x1", "expert_bias_grad")),
     "weighted_expert_bias": (
         _IDENTITY_0,
@@ -105,6 +108,8 @@ COSTS: Final = {
     **{"silu": Cost(4), "silu_grad": Cost(9), "multiply": Cost(1)},
     **{"gelu": Cost(8), "gelu_grad": Cost(16), "relu": Cost(1), "relu_grad": Cost(1)},
     **{"squared_relu": Cost(2), "squared_relu_grad": Cost(3), "swiglu": Cost(5), "swiglu_grad": Cost(11)},
+    **{"softcap": Cost(3), "softcap_grad": Cost(4)},
+    **{"geglu": Cost(9), "geglu_grad": Cost(19), "weighted_geglu": Cost(10), "weighted_geglu_grad": Cost(31)},
     **{"clamped_swiglu": Cost(9), "clamped_swiglu_grad": Cost(18), "sink_softmax": Cost(5), "sink_softmax_grad": Cost(3)},
     **{"sinks_grad": Cost(2), "weighted_clamped_swiglu": Cost(10), "weighted_clamped_swiglu_grad": Cost(30)},
     **{"expert_bias": Cost(1), "expert_bias_grad": Cost(1), "weighted_expert_bias": Cost(2), "weighted_expert_bias_grad": Cost(2)},

@@ -16,6 +16,8 @@ from parsim.model.spec import Architecture, Layout, figure
 from parsim.model.window import Window
 
 _LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the last 4.8 of 14.8 T tokens, 0.3 before
+GATE_STEPS = {"swiglu": "silu", "geglu": "gelu"}  # what makes the gate, where frameworks multiply in a step of its own
+ACTIVATIONS = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "clamped_swiglu")
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
@@ -48,6 +50,11 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     qkv_bias: bool
     causal: bool = True
     norm_last: bool = False
+    sandwich_norm: bool = False
+    norm_after: bool = False
+    scales_embedding: bool = False
+    caps_scores: bool = False
+    caps_logits: bool = False
     token_types: bool = False
     head: str = "next_token"
     qk_norm: bool = False
@@ -64,6 +71,22 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     latent: bool = False
     query_latent: bool = False
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
+
+    @property
+    def norms_first(self) -> bool:
+        """Whether attention and MLP read what a norm gives."""
+        return not (self.norm_last or self.norm_after)
+
+    @property
+    def norms_branches(self) -> bool:
+        """Whether what they give is normalised before it is added."""
+        return self.sandwich_norm or self.norm_after
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Those of a layer on the residual stream."""
+        ends = (*("",) * (not self.norm_after), *("_behind",) * self.norms_branches)
+        return tuple(f"{name}{end}" for name in ("norm1", "norm2") for end in ends)
 
 
 class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
@@ -84,7 +107,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     head_dim: int = figure("the width of a head; hidden_size / num_heads where left out", rule=_head_dim)
     vocab_size: int = figure("the number of tokens, before padding")
     max_positions: int = figure("the longest sequence, which is the rows of a learned position table")
-    activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu", "clamped_swiglu"))
+    activation: str = figure("the nonlinearity of the MLP", "gelu", legal=ACTIVATIONS)
     norm: str = figure("what normalises the input of attention, MLP and head", "layer_norm", legal=("layer_norm", "rms_norm"))
     positions: str = figure("a position table, or queries and keys turned by position", "learned", legal=("learned", "rotary"))
     bias: bool = figure("whether the linear layers of attention output, MLP, router and experts have biases", True)
@@ -96,6 +119,11 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     tied_embedding: bool = figure("whether input and output embedding are one", True)
     causal: bool = figure("whether a token sees only those before it; false makes an encoder", True)
     norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)
+    sandwich_norm: bool = figure("whether norms stand behind attention and MLP, too, before their residual adds", False)
+    norm_after: bool = figure("whether norms stand there only, with none before attention and MLP", False)
+    embedding_scale: float = figure("what embeddings are multiplied by", 1.0, most=1_000_000)
+    attn_logit_softcapping: float = figure("c, where scores of attention become c tanh(score / c); 0: they do not", 0.0, most=1_000_000)
+    final_logit_softcapping: float = figure("c, where the logits of the head become c tanh(logit / c); 0: they do not", 0.0, most=1_000_000)
     num_token_types: int = figure("the rows of a token type table; 0 leaves it out", 0, zero=True, most=1_000_000)
     head: str = figure(
         "logits alone, with a dense layer before and a bias behind, or a label each text or token",
@@ -141,6 +169,12 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
         if self.norm_last and self.head == "next_token" and self.tied_embedding:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
+        if self.norm_last + self.norm_after + self.sandwich_norm > 1:
+            return "norm_last, norm_after and sandwich_norm are three places of norms; give one"
+        if not self.embedding_scale:
+            return "embedding_scale = 0.0 leaves nothing of embeddings; 1 scales nothing"
+        if self.final_logit_softcapping and self.head in _LABELLED:
+            return f"final_logit_softcapping goes with a head that has the vocabulary, not with head = {self.head}"
         if self.norm_last and self.shared_ffn_hidden_size:
             return "norm_last = true with shared_ffn_hidden_size is not built; set norm_last = false"
         if self.bias and (self.shared_ffn_hidden_size or self.gates_on_input):
@@ -200,6 +234,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
         same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates", "gates_on_input")
+        same += ("sandwich_norm", "norm_after")
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
         found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers)))), "qk_norm_weights": self.qk_norm_weights}
@@ -207,7 +242,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
         found |= {"later": self.form(self.num_layers - 1) if self.mtp_layers else None}
         found |= {"capacity": self.capacity_factor > 0, "balance_loss": self.balance_coefficient > 0}
-        found |= {"steers": self.steer_rate > 0}
+        found |= {"steers": self.steer_rate > 0, "scales_embedding": self.embedding_scale != 1}
+        found |= {"caps_scores": self.attn_logit_softcapping > 0, "caps_logits": self.final_logit_softcapping > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 

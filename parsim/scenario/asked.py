@@ -235,7 +235,7 @@ SAID: Final[Mapping[str, str]] = {
     "it is the optimizer of a plan: paged_adamw or paged_adamw_8bit": "paged paged_optimizer* use_paged_optimizer*",
     "gradients go where the optimizer is: give offload_optimizer": "offload_grad*",
     "logits stay sharded where the stack says so: stack: {base: NAME, gather_logits: false}": "loss_parallel* disable_loss_parallel",
-    "of gated MLPs two are built: activation = swiglu, or gpt-oss's clamped_swiglu": (
+    "of gated MLPs three are built: activation = swiglu, geglu or gpt-oss's clamped_swiglu": (
         "swiglu use_swiglu geglu use_geglu glu gated gated_mlp gated_linear_unit"
     ),
     "say tied_embedding = false": "untie_embeddings_and_output_weights untie_embeddings",
@@ -292,8 +292,8 @@ def about_key(section: str, key: str, own: Iterable[str], *, nested: bool = Fals
 def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
     """What follows a wrong value or unknown name in a message: the one meant, that it is not built, or "".
 
-    >>> about_value("activation", "geglu", ["gelu", "swiglu"]), about_value("activation", "gelu_new", ["gelu"])
-    (', which is a gate that is not built: swiglu is', " (did you mean 'gelu'?)")
+    >>> about_value("activation", "reglu", ["gelu", "swiglu"]), about_value("activation", "gelu_new", ["gelu"])
+    (', which is a gate that is not built: swiglu and geglu are', " (did you mean 'gelu'?)")
     """
     known = list(legal)
     own = name.rpartition("/")[2]  # without the organisation

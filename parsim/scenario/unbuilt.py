@@ -15,7 +15,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         _NOT_BUILT: "fp64 float64 double",
     },
     "activation": {
-        "is a gate that is not built: swiglu is": "geglu* gated_gelu* reglu* glu bilinear",
+        "is a gate that is not built: swiglu and geglu are": "reglu* glu bilinear",
         "without a gate is not built; with one it is swiglu": "silu swish",
         _NOT_BUILT: "tanh sigmoid mish elu leaky_relu quick_gelu laplace",
     },

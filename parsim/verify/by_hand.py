@@ -93,6 +93,11 @@ def activation(kind: str, x: Array) -> Valued:
     return value, lambda dy: dy * slope
 
 
+def softcap(x: Array, cap: float) -> Valued:
+    """c tanh(x / c), or x where c is 0: Gemma Team 2024 (arXiv:2408.00118), section 2."""
+    return (cap * np.tanh(x / cap), lambda dy: dy / np.cosh(x / cap) ** 2) if cap else (x, lambda dy: dy)
+
+
 def transformer(run: Arithmetic) -> Pullback:
     """The loss of one micro_batch of a decoder or an encoder."""
     model = run.job.spec
@@ -115,7 +120,7 @@ def _transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Arra
 
 def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
     x, words = run.lookup("embedding/word.weight", run.draw("embedding", "tokens", *shape))
-    tables = [words]
+    x, tables = x * model.embedding_scale, [lambda dy: words(dy * model.embedding_scale)]
     if model.positions == "learned":
         more, back = run.lookup("embedding/position.weight", np.broadcast_to(np.arange(shape[1]), shape))
         x, tables = x + more, [*tables, back]
@@ -137,12 +142,13 @@ def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) 
 
 
 def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
-    """x plus a branch of it, with the norm before the branch or behind the sum."""
+    """x plus a branch of it, with norms before the branch, behind it or behind the sum."""
     name = f"{at}/{norm}"
-    entering, before = (x, lambda dy: dy) if model.norm_last else run.norm(name, x, model.norm)
+    entering, before = (x, lambda dy: dy) if model.norm_last or model.norm_after else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
+    y, after = run.norm(f"{name}_behind", y, model.norm) if model.sandwich_norm or model.norm_after else (y, lambda dy: dy)
     y, dropped = run.dropout(at, _mask(at, "attention_mask" if norm == "norm1" else "mlp_mask"), y)
-    inside = chain(before, through, dropped)
+    inside = chain(before, through, after, dropped)
     if not model.norm_last:
         return x + y, lambda dy: dy + inside(dy)
     y, behind = run.norm(name, x + y, model.norm)
@@ -156,7 +162,7 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
 
 def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
     q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
-    scores = np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim)
+    scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim), model.attn_logit_softcapping)
     if model.causal:
         scores = np.where(_sight(x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk), scores, -np.inf)
     sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
@@ -172,7 +178,7 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
         mean = (shares * d_shares).sum(-1, keepdims=True)
         if model.attention_sinks:  # a key whose value is 0
             run.gradients[f"{at}/sinks"] -= ((1 - shares.sum(-1, keepdims=True)) * mean).sum((0, 3, 4))
-        d_scores = shares * (d_shares - mean) / np.sqrt(model.head_dim)
+        d_scores = uncapped(shares * (d_shares - mean)) / np.sqrt(model.head_dim)
         d_q, d_k = np.einsum("bkrsz,bzkc->bskrc", d_scores, k), np.einsum("bkrsz,bskrc->bzkc", d_scores, q)
         return projections(d_q, d_k, np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
 
@@ -229,16 +235,20 @@ def _up_and_down(model: TransformerSpec, dense: Callable[[str, Array], Valued], 
     gate, gate_back = dense("gate", x)
     steep, most, more = (1.702, 7.0, 1.0) if model.activation == "clamped_swiglu" else (1.0, np.inf, 0.0)  # openai/gpt-oss, torch/model.py
     is_free, is_free_up = gate < most, abs(up) < most
-    gate, up = np.minimum(gate, most), np.clip(up, -most, most) + more
-    share = 1 / (1 + np.exp(-steep * gate))
-    y, down = dense("down", gate * share * up)
+    own, through = activation("gelu", gate) if model.activation == "geglu" else _swish(np.minimum(gate, most), steep)
+    up = np.clip(up, -most, most) + more
+    y, down = dense("down", own * up)
 
     def back(dy: Array) -> Array:
         d_active = down(dy)
-        d_gate = d_active * up * share * (1 + steep * gate * (1 - share))
-        return gate_back(d_gate * is_free) + up_back(d_active * gate * share * is_free_up)
+        return gate_back(through(d_active * up) * is_free) + up_back(d_active * own * is_free_up)
 
     return y, back
+
+
+def _swish(x: Array, steep: float) -> Valued:
+    share = 1 / (1 + np.exp(-steep * x))
+    return x * share, lambda dy: dy * share * (1 + steep * x * (1 - share))
 
 
 def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
@@ -292,14 +302,16 @@ def _vocabulary(run: Arithmetic, model: TransformerSpec, x: Array) -> Valued:
     name = "embedding/word.weight" if model.tied_embedding else f"head/{'output' if model.mtp_layers else 'word'}.weight"
     table, bias = run.weights[name], "head/word.bias"
 
+    logits, uncapped = softcap(x @ table.T + run.weights.get(bias, 0.0), model.final_logit_softcapping)
+    logits[..., model.vocab_size :] = -np.inf  # padding is no word
+
     def back(dy: Array) -> Array:
+        dy = uncapped(dy)
         run.gradients[name] += np.einsum("bsv,bsd->vd", dy, x)
         if bias in run.weights:
             run.gradients[bias] += dy.sum((0, 1))
         return np.asarray(dy @ table)
 
-    logits = x @ table.T + run.weights.get(bias, 0.0)
-    logits[..., model.vocab_size :] = -np.inf  # padding is no word
     return logits, back
 
 

@@ -123,7 +123,7 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("plans", ("fused_ce", "use_liger_kernel", "chunked_loss"), "it is loss_chunks of the stack"),
         ("plans", ("num_output_chunks",), "whole logits that are widened chunk by chunk"),
         ("plans", ("cross_entropy_fusion_impl",), "is stack: megatron-core-fused-loss"),
-        ("model", ("geglu", "glu", "gated"), "of gated MLPs two are built: activation = swiglu, or"),
+        ("model", ("geglu", "glu", "gated"), "of gated MLPs three are built: activation = swiglu, geglu or"),
         (
             "plans",
             ("offload_param", "offload_parameters", "cpu_offload", "offload_activations"),
