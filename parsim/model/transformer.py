@@ -63,6 +63,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     window: str = ""  # what a layer that is not full sees: the last tokens, or those of its chunk; "": all
     sinks: bool = False
     shared_experts: bool = False
+    shared_expert_gate: bool = False
     gates: str = "softmax"
     gates_on_input: bool = False
     capacity: bool = False
@@ -234,7 +235,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
         same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates", "gates_on_input")
-        same += ("sandwich_norm", "norm_after")
+        same += ("sandwich_norm", "norm_after", "shared_expert_gate")
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
         found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers)))), "qk_norm_weights": self.qk_norm_weights}

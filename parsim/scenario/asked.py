@@ -85,6 +85,9 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "attention_sinks": "sinks attention_sink softmax_offset",
         "causal": "is_causal",
         "norm_last": "post_norm",
+        "attn_logit_softcapping": "attn_logit_softcap attention_softcap attention_logit_softcap",
+        "final_logit_softcapping": "final_logit_softcap output_logit_softcap",
+        "sandwich_norm": "peri_ln sandwich_norms",
         "num_token_types": "type_vocab_size",
         "qk_norm": "qk_layernorm use_qk_norm query_key_norm",
         "num_experts": "num_local_experts n_routed_experts num_routed_experts n_experts moe_num_experts",
@@ -220,7 +223,7 @@ SAID: Final[Mapping[str, str]] = {
         "attention_window* use_sliding_window local_attention* layer_types max_window_layers"
     ),
     "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
-    "soft caps of logits are not built": "attn_logit_softcap* final_logit_softcap* logit_softcap* softcap*",
+    "soft caps are two figures: attn_logit_softcapping and final_logit_softcapping": "logit_softcap* softcap*",
     "latent attention (MLA) is asked for by its widths: kv_lora_rank and others": "mla multi_latent_attention",
     "encoders beside decoders, images and sounds are not built": (
         "num_encoder_layers num_decoder_layers encoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder "

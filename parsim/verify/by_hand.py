@@ -219,7 +219,17 @@ def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valu
     if not model.shared_ffn_hidden_size:
         return y, back
     more, through = _mlp(run, model, at, x, "shared_")
-    return y + more, lambda dy: back(dy) + through(dy)
+    if not model.shared_expert_gate:
+        return y + more, lambda dy: back(dy) + through(dy)
+    row = f"{at}/shared_expert_gate.weight"
+    gate = 1 / (1 + np.exp(-x @ run.weights[row]))
+
+    def gated(dy: Array) -> Array:
+        d_logit = (dy * more).sum(-1) * gate * (1 - gate)
+        run.gradients[row] += np.tensordot(d_logit, x, 2)
+        return np.asarray(back(dy) + through(dy * gate[..., None]) + d_logit[..., None] * run.weights[row])
+
+    return y + more * gate[..., None], gated
 
 
 def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
