@@ -52,6 +52,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     norm_last: bool = False
     sandwich_norm: bool = False
     norm_after: bool = False
+    norm_in_float32: bool = False
     scales_embedding: bool = False
     caps_scores: bool = False
     caps_logits: bool = False
@@ -122,6 +123,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)
     sandwich_norm: bool = figure("whether norms stand behind attention and MLP, too, before their residual adds", False)
     norm_after: bool = figure("whether norms stand there only, with none before attention and MLP", False)
+    norm_in_float32: bool = figure("whether RMSNorms that no kernel fuses multiply by their weights in float32, too, as Gemma's do", False)
     embedding_scale: float = figure("what embeddings are multiplied by", 1.0, most=1_000_000)
     attn_logit_softcapping: float = figure("c, where scores of attention become c tanh(score / c); 0: they do not", 0.0, most=1_000_000)
     final_logit_softcapping: float = figure("c, where the logits of the head become c tanh(logit / c); 0: they do not", 0.0, most=1_000_000)
@@ -234,8 +236,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     @property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
-        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates", "gates_on_input")
-        same += ("sandwich_norm", "norm_after", "shared_expert_gate")
+        same = ["norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates", "gates_on_input"]
+        same += ["sandwich_norm", "norm_after", "norm_in_float32", "shared_expert_gate"]
         found: dict[str, Any] = {name: getattr(self, name) for name in same}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
         found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers)))), "qk_norm_weights": self.qk_norm_weights}
