@@ -1,7 +1,8 @@
 """Attention, unfused (the scores are arrays) and fused (flash).  Causal: a query sees the keys at its position and before it.
 
 The positions of queries and keys are attributes, query_offset and key_offset (see `runs`), both from 0 on where left out.  Where there is
-a `window`, a query sees of its keys the last so many; with `chunked` those of its own chunk, of which a sequence is a row.
+a `window`, a query sees of its keys the last so many; with `chunked` those of its own chunk, of which a sequence is a row.  `slopes` of all
+heads [K R] lower a score by a slope for each token between query and key.
 Shapes: q [B, S, K, R, C]; k [B, Z, K, C]; v [B, Z, K, W]; o [B, S, K, R, W]; scores [B, K, R, S, Z]; lse [B, K, R, S]; W mostly is C.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from parsim_kernels.blocks import BLOCK_BYTES
 from parsim_kernels.pointwise import scale
 from parsim_kernels.reduction import softmax, softmax_slope
+from parsim_kernels.scores import Factor, factor_of
 from parsim_kernels.signature import Array, Attributes, Interval, KernelResult, Out, fresh, integer, number, places, real, runs, same_shape
 
 _TILE = 64  # queries at a time: keys behind the last one that they see cost nothing
@@ -118,7 +120,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     """
     q, k, v, *sinks = inputs
     _check(q, k, v)
-    dtype, factor = real(q, k, v), _factor(attributes)
+    dtype, factor = real(q, k, v), factor_of(q, attributes)
     o, lse = out((*q.shape[:-1], v.shape[-1]), dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
     if _is_whole(pieces, q.shape[1], k.shape[1]):
@@ -150,11 +152,11 @@ def flash_attention_more(inputs: Sequence[Array], attributes: Attributes, out: O
     o, lse = out(before.shape, before.dtype), out(its.shape, its.dtype)
     o[...], lse[...] = before, its
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
-    _attend_more(q, k, v, pieces, _factor(attributes), o, lse)
+    _attend_more(q, k, v, pieces, factor_of(q, attributes), o, lse)
     return (o, lse), 2 * (q.shape[-1] + v.shape[-1]) * _num_pairs(q, pieces)
 
 
-def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor: _Factor, o: Array, lse: Array) -> None:
+def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor: Factor, o: Array, lse: Array) -> None:
     for piece in pieces:
         own = q[:, piece.queries]
         more, its = np.empty((*own.shape[:-1], v.shape[-1]), o.dtype), np.empty((*lse.shape[:3], own.shape[1]), o.dtype)
@@ -162,9 +164,10 @@ def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor:
         merge(o[:, piece.queries], lse[..., piece.queries], more, its)
 
 
-def _attend(q: Array, k: Array, v: Array, mask: _Mask, factor: _Factor, o: Array, lse: Array) -> None:
+def _attend(q: Array, k: Array, v: Array, mask: _Mask, factor: Factor, o: Array, lse: Array) -> None:
     for text, heads, queries, keys, ceiling in _head_tiles(q, mask, o.dtype):
         scores = _scores(_rows(q[text, queries, heads]), k[text, keys, heads], factor, ceiling)
+        factor.lower(scores, heads, mask.distances(queries, keys))
         maximum = np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(np.subtract(scores, maximum, out=scores), out=scores)
         total = np.add.reduce(scores, axis=-1, keepdims=True)
@@ -200,7 +203,7 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
     q, k, v, o, lse, d_o = inputs
     _check(q, k, v)
     same_shape(o, d_o)
-    dtype, factor = real(q, k, v, o, d_o), _factor(attributes)
+    dtype, factor = real(q, k, v, o, d_o), factor_of(q, attributes)
     d_q, d_k, d_v = (out(array.shape, dtype) for array in (q, k, v))
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
     for gradient in (d_q, d_k, d_v):
@@ -212,12 +215,13 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
     return (d_q, d_k, d_v), (6 * q.shape[-1] + 4 * v.shape[-1]) * _num_pairs(q, pieces)
 
 
-def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: Array, mask: _Mask, factor: _Factor) -> None:
+def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: Array, mask: _Mask, factor: Factor) -> None:
     (q, o, d_o, d_q), (k, v, d_k, d_v) = of_queries, of_keys
     for text, heads, queries, keys, ceiling in _head_tiles(q, mask, d_q.dtype):
         rows, d_out = _rows(q[text, queries, heads]), _rows(d_o[text, queries, heads])
         probabilities = _scores(rows, k[text, keys, heads], factor, ceiling)
         slope = factor.slope(probabilities)
+        factor.lower(probabilities, heads, mask.distances(queries, keys))
         np.subtract(probabilities, lse[text, heads, :, queries].reshape(*rows.shape[:2], 1), out=probabilities)
         np.exp(probabilities, out=probabilities)
         d_scores = d_out @ _heads_first(v[text, keys, heads]).swapaxes(-1, -2)
@@ -245,6 +249,10 @@ class _Mask(NamedTuple):
     def num_hidden(self, query: int) -> int:
         return max(self.first + query - self.window, 0) if self.window else 0
 
+    def distances(self, queries: slice, keys: slice) -> Array:
+        """Tokens from each of some keys to each of some queries."""
+        return np.arange(queries.start, queries.stop)[:, np.newaxis] + (self.first - 1) - np.arange(keys.start, keys.stop)
+
     @property
     def visible(self) -> Array:
         keys, end = np.arange(self.num_keys), np.arange(self.num_queries)[:, np.newaxis] + self.first
@@ -254,21 +262,6 @@ class _Mask(NamedTuple):
         ends = np.arange(self.num_queries) + self.first
         hidden = np.maximum(ends - self.window, 0) if self.window else 0
         return int((np.minimum(ends, self.num_keys) - hidden).sum())
-
-
-class _Factor(NamedTuple):
-    """Scores are scale q k, or cap tanh(scale q k / cap) where there is a `cap`."""
-
-    scale: float
-    cap: float  # 0: none
-
-    def slope(self, scores: Array) -> Array | float:
-        """The derivative of scores by q k, at scores that are not masked."""
-        return self.scale * (1 - np.square(np.maximum(scores, -self.cap) / self.cap)) if self.cap else self.scale
-
-
-def _factor(attributes: Attributes) -> _Factor:
-    return _Factor(number(attributes, "scale"), number(attributes, "cap") if "cap" in attributes else 0.0)
 
 
 class _Piece(NamedTuple):
@@ -355,7 +348,7 @@ def _head_tiles(q: Array, mask: _Mask, dtype: np.dtype[Any]) -> Iterator[tuple[i
                 yield text, slice(start, min(start + step, kv_heads)), queries, keys, ceiling
 
 
-def _scores(rows: Array, k: Array, factor: _Factor, ceiling: Array) -> Array:
+def _scores(rows: Array, k: Array, factor: Factor, ceiling: Array) -> Array:
     """Scaled and perhaps capped scores, -inf where masked: [K, R S, Z]."""
     scores: Array = rows @ _heads_first(k).swapaxes(-1, -2)
     np.multiply(scores, factor.scale / (factor.cap or 1.0), out=scores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from parsim_kernels import attention, contraction, experts, gated, latent, lookup, narrow, optimizer, pointwise, reduction
+from parsim_kernels import attention, contraction, experts, gated, latent, lookup, narrow, optimizer, pointwise, reduction, scores
 from parsim_kernels.signature import Kernel
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -14,6 +14,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "bias": pointwise.bias,
         "sum_to": reduction.sum_to,
         "layer_norm": reduction.layer_norm,
+        "unshifted_layer_norm": reduction.unshifted_layer_norm,
         "layer_norm_grad_x": reduction.layer_norm_grad_x,
         "layer_norm_grad_gamma": reduction.layer_norm_grad_gamma,
         "rms_norm": reduction.rms_norm,
@@ -51,6 +52,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "causal_softmax": attention.causal_softmax,
         "causal_softmax_grad": attention.causal_softmax_grad,
         "causal_scale": attention.causal_scale,
+        "alibi": scores.alibi,
         "scaled_softmax": attention.scaled_softmax,
         "scale": pointwise.scale,
         "scale_grad": pointwise.scale_grad,
@@ -144,6 +146,8 @@ OVERLAYS: frozenset[str] = frozenset(
         "cast_grad",
         "causal_softmax",
         "causal_scale",
+        "alibi",
+        "unshifted_layer_norm",
     }
     | {"causal_softmax_grad", "scaled_softmax", "scale", "scale_grad", "softmax", "softmax_grad", "position", "rotary", "rotary_grad"}
     | {"shifted_exp", "normalize", "token_loss", "cross_entropy_grad", "clip", "adam", "sgd", "sgd_momentum"}

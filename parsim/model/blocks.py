@@ -25,6 +25,7 @@ GATED = ("swiglu", "geglu", "clamped_swiglu")  # activations of two up projectio
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
+_SLOPES: OpAttributes = (("slopes", "slopes:A"),)
 _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn, and what has norms of its own
 ATTENTION_CAP = "attn_logit_softcapping"  # the figure that says it
@@ -35,10 +36,13 @@ _SHARED = "shared_"  # before the names of what all tokens pass beside their exp
 def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
     """A layer of a decoder or an encoder; `form`, `kind` and `fusions` say which ops exist and share a kernel."""
     has_experts = form.experts
-    ops = (*_attention(form, kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
+    if kind.parallel_block:
+        ops = tuple(_side_by_side(form, kind, attention, fusions))
+    else:
+        ops = (*_attention(form, kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
     dense = () if has_experts else (*_ups(kind), "down")
     heads = () if kind.latent else _HEADS
-    biased = (*(heads if kind.qkv_bias else ()), *(("out", *dense) if kind.bias else ()))
+    biased = (*(heads if kind.qkv_bias else ()), *((*("out",) * kind.out_bias, *dense) if kind.bias else ()))
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
         **{name: initial for each in kind.norms for name, initial in norm_weights(each, kind).items()},
@@ -69,14 +73,51 @@ def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fus
 def _attention(form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
     *norms, entry = _enter("attention", "x", "norm1", kind, fusions)
     yield from norms
+    yield from _heads(entry, form, kind, attention, fusions)
+    yield from _leave_attention(kind, fusions)
+
+
+def _heads(entry: Op, form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """From what enters attention to what its last matrix makes."""
     if not kind.query_latent:  # else narrow vectors enter in its place
         yield entry
     yield from latent_projections(entry.inputs[0], kind, fusions) if kind.latent else _projections(form, kind, fusions)
     yield from in_region(CORE_ATTENTION, _core(attention, kind, _mask(form, kind)))
     value = _value_dim(kind)
     yield Op("out_gemm", f"B S K R {value}, K R {value} D -> B S D", ("mixed", "out.weight"), ("out_gemm",))
+
+
+def _leave_attention(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     yield Op("leave_attention", "B S D -> B T D", ("out_gemm",), ("attention_out",), "relabel")
-    yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", "norm1", kind, fusions)
+    yield from _residual("attention", ("attention_out", "out.bias" * kind.out_bias, "x"), "x1", "norm1", kind, fusions)
+
+
+def _side_by_side(form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """Attention and MLP of one input, from one norm or each from its own.
+
+    What their last matrices make is added up before it leaves the block, so that tensor-parallel ranks settle both by one collective;
+    dropout drops each by a mask of its own, behind a collective of its own.  Both norms stand first: so their gradients come last, when
+    nobody reads that of y any more, into which they are added.
+    Source: Wang and Komatsuzaki 2021 (GPT-J); EleutherAI/gpt-neox, megatron/model/transformer.py (`gpt_j_residual`), for the collective.
+    """
+    *norms, entry = _enter("attention", "x", "norm1", kind, fusions)
+    *more, own = _enter("mlp", "x", "norm2", kind, fusions, MLP)
+    yield from (*norms, *(() if kind.tied_norm else more))
+    yield from _heads(entry, form, kind, attention, fusions)
+    if not kind.tied_norm:
+        yield own
+    *mlp, leave = in_region(MLP, _up_and_down(kind, fusions, x="attention_in" if kind.tied_norm else "mlp_in"))
+    yield from mlp
+    if kind.dropout:
+        yield from (*_leave_attention(kind, fusions), leave, *_residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "", kind, fusions))
+        return
+    yield Op("join", "B S D, B S D -> B S D", ("out_gemm", "down_gemm"), ("joined",), "add", in_place=True)
+    yield Op("leave_layer", "B S D -> B T D", ("joined",), ("layer_out",), "relabel")
+    branch = "layer_out"
+    if kind.bias and kind.out_bias:
+        yield Op("out_bias", "B T D, D -> B T D", (branch, "out.bias"), ("out_biased",), "bias", in_place=True)
+        branch = "out_biased"
+    yield from _residual("layer", (branch, "down.bias", "x"), "y", "", kind, fusions)
 
 
 def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
@@ -98,7 +139,8 @@ def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[
         for name in _TURNED:
             expr = f"B S {_HEADS[name]} -> B S {_HEADS[name]}"
             # In place: its gradient needs the positions only.
-            yield Op(f"{name}_rotary", expr, (steps[name][-2],), (name,), "rotary", attributes=(("offset", "offset:S"),), in_place=True)
+            told: OpAttributes = (("offset", "offset:S"), *((("part", "extent:r"),) if kind.partly_turned else ()))
+            yield Op(f"{name}_rotary", expr, (steps[name][-2],), (name,), "rotary", attributes=told, in_place=True)
 
 
 def _turns(form: LayerForm, kind: TransformerArchitecture) -> bool:
@@ -145,12 +187,12 @@ def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> 
 
 
 def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:
-    value, told, scores = _value_dim(kind), (*_SCALE, *mask), "scores"
+    value, told, scores, lowers = _value_dim(kind), (*_SCALE, *mask), "scores", kind.positions == "alibi"
     if attention == "flash":
         expr = f"B Q A R C, B Z A C, B Z A {value}{', A R' * kind.sinks} -> B Q A R {value}, B A R Q"
         inputs, outputs = ("queries", "keys", "values", *(["sinks_in"] if kind.sinks else [])), ("attended", "log_sum_exp")
         name = "sink_attention" if kind.sinks else "flash_attention"
-        told = (*told, *((("cap", ATTENTION_CAP),) if kind.caps_scores else ()), *(() if mask else (("causal", 0),)))
+        told = (*told, *((("cap", ATTENTION_CAP),) if kind.caps_scores else ()), *_SLOPES * lowers, *(() if mask else (("causal", 0),)))
         yield Op("flash", expr, inputs, outputs, name, (COMPUTE, FLOAT32), told)
         return
     yield Op("scores", "B Q A R C, B Z A C -> B A R Q Z", ("queries", "keys"), ("scores",))
@@ -159,16 +201,20 @@ def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttri
         yield Op("factor", same, ("scores",), ("factored",), "scale", attributes=_SCALE)
         yield Op("cap", same, ("factored",), ("capped",), "softcap", attributes=(("cap", ATTENTION_CAP),))
         scores, told = "capped", (("scale", 1.0), *mask)
-    if attention == "unfused" or kind.sinks:
+    if attention == "unfused" or kind.sinks or lowers:
         yield Op("scale", same, (scores,), ("scaled",), "causal_scale" if mask else "scale", attributes=told)
+        scores = "scaled"
+        if lowers:
+            yield Op("lower", same, (scores,), ("lowered",), "alibi", attributes=(*_PLACES, *_SLOPES), in_place=True)
+            scores = "lowered"
         if kind.sinks:
-            yield Op("softmax", "B A R Q Z, A R -> B A R Q Z", ("scaled", "sinks_in"), ("probabilities",), "sink_softmax")
+            yield Op("softmax", "B A R Q Z, A R -> B A R Q Z", (scores, "sinks_in"), ("probabilities",), "sink_softmax")
         else:
-            yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax")
+            yield Op("softmax", same, (scores,), ("probabilities",), "softmax")
     else:
         yield Op("softmax", same, (scores,), ("probabilities",), "causal_softmax" if mask else "scaled_softmax", attributes=told)
     mixing = "probabilities"
-    if kind.dropout:
+    if kind.dropout and kind.attention_dropout:
         mixing = "dropped"
         yield Op("scores_mask", "-> B A R Q Z", (), ("scores_mask",), "draw", (MASK,))
         expr = "B A R Q Z, B A R Q Z -> B A R Q Z"
@@ -211,12 +257,14 @@ def _shared_experts(x: str, kind: TransformerArchitecture, fusions: tuple[str, .
     yield Op("add_shared", "B T D, B T D -> B T D", ("experts_out", out), ("mlp_out",), "add", in_place=True)
 
 
-def _up_and_down(kind: TransformerArchitecture, fusions: tuple[str, ...], of: str = "", dim: str = "F") -> Iterator[Op]:
-    """The ops between what enters an MLP and its result; `of`: what its names begin with, `dim`: its width."""
+def _up_and_down(
+    kind: TransformerArchitecture, fusions: tuple[str, ...], of: str = "", dim: str = "F", *, x: str = "mlp_in"
+) -> Iterator[Op]:
+    """The ops between `x`, which enters an MLP, and its result; `of`: what its names begin with, `dim`: its width."""
     hidden = tuple(of + ("hidden" if name == "up" else name) for name in _ups(kind))
     before = tuple(f"{of}{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
     for name, out in zip(_ups(kind), before, strict=True):
-        yield Op(f"{of}{name}_gemm", f"B S D, D {dim} -> B S {dim}", (f"{of}mlp_in", f"{of}{name}.weight"), (out,))
+        yield Op(f"{of}{name}_gemm", f"B S D, D {dim} -> B S {dim}", (of + x, f"{of}{name}.weight"), (out,))
     same = f"B S {dim} -> B S {dim}"
     if kind.bias:
         for name, out in zip(_ups(kind), hidden, strict=True):

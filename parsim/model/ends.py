@@ -29,14 +29,15 @@ _PLACE = (("offset", "offset:T"), ("length", "local:T"))
 
 def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
     """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum."""
-    fused, learned = "dropout_add" in fusions, kind.positions == "learned"
+    fused, learned, normed = "dropout_add" in fusions, kind.positions == "learned", kind.embedding_norm or kind.norm_last
+    dropped = kind.dropout and kind.embedding_dropout
     there = {
         "words_T": True,
         "scaled": kind.scales_embedding,
         "embedded": learned,
         "typed": kind.token_types,
-        "normed": kind.norm_last,
-        "dropped": kind.dropout,
+        "normed": normed,
+        "dropped": dropped,
     }
     names = [name for name, is_there in there.items() if is_there]
     names[-1] = "y"  # what each step makes of the one before; the last leaves the block
@@ -59,16 +60,16 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
         inputs, offset = ("token_types", "token_type.weight"), (("offset", "offset:U"),)
         ops.append(Op("token_type", "B T, U D -> B T D", inputs, ("token_type",), "lookup", attributes=offset))
         ops.append(Op("token_type_add", same, (x, "token_type"), (y,), "add", in_place=True))
-    if kind.norm_last:
+    if normed:
         x, y = next(rest)
         ops.extend(norm("norm", x, kind, fusions, out=y))
-    if kind.dropout:
+    if dropped:
         x, y = next(rest)
         ops.append(Op("embedding_mask", "-> B T D", (), ("embedding_mask",), "draw", (MASK,), fused=fused))
-        joins = fused and (learned or kind.token_types) and not kind.norm_last
+        joins = fused and (learned or kind.token_types) and not normed
         ops.append(Op("embedding_dropout", same, (x, "embedding_mask"), (y,), "dropout", attributes=DROP, in_place=True, fused=joins))
     tables = ("word", *(["position"] if learned else ()), *(["token_type"] if kind.token_types else ()))
-    scales = norm_weights("norm", kind) if kind.norm_last else {}
+    scales = norm_weights("norm", kind) if normed else {}
     return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
 
 
@@ -84,7 +85,8 @@ def head(kind: TransformerArchitecture, *, fusions: tuple[str, ...], later: Bloc
         table = "output.weight" if later and not kind.tied else "word.weight"
         ops, own = _vocabulary_head(x, kind, fusions, table), {table: "normal"}
         if kind.head == "masked_token":
-            own = {**dense_weights("dense"), **norm_weights("dense_norm", kind), "word.bias": "zeros", **own}
+            own = {**dense_weights("dense"), **norm_weights("dense_norm", kind), **own}
+        own |= {"word.bias": "zeros"} if _has_bias(kind) else {}
         if later:
             again = _vocabulary_head(f"{PREFIX}norm", kind, fusions, table, "per_later_token")
             first = (*later_token(later, again, "word.weight", kind, fusions), *first)
@@ -98,15 +100,26 @@ def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, 
     if masked:
         yield from _dense(x, kind, fusions)
     yield Op(ENTER_HEAD, "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
-    logits = "logits_raw" if kind.caps_logits else "shares"
-    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", table), ("logits_gemm" if masked else logits,))
-    if masked:
-        yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), (logits,), "bias", in_place=True)
+    there = {"logits_gemm": True, "biased": _has_bias(kind), "scaled": kind.scaled_logits, "capped": kind.caps_logits}
+    steps = [name for name, is_there in there.items() if is_there]
+    steps[-1] = "shares"  # as in the embedding
+    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", table), (steps[0],))
+    rest, same = pairwise(steps), "B S V -> B S V"
+    if _has_bias(kind):
+        x, y = next(rest)
+        yield Op("logits_bias", "B S V, V -> B S V", (x, "word.bias"), (y,), "bias", in_place=True)
+    if kind.scaled_logits:
+        x, y = next(rest)
+        yield Op("logits_scale", same, (x,), (y,), "scale", attributes=(("scale", "logit_scale"),))
     if kind.caps_logits:
-        cap = (("cap", "final_logit_softcapping"),)
-        yield Op("logits_cap", "B S V -> B S V", (logits,), ("shares",), "softcap", attributes=cap)
+        x, y = next(rest)
+        yield Op("logits_cap", same, (x,), (y,), "softcap", attributes=(("cap", "final_logit_softcapping"),))
     yield Op("enter_loss", "B S V -> B S W", ("shares",), ("logits",), "relabel")
     yield from cross_entropy("B S", "W", "labels", scale, fusions)
+
+
+def _has_bias(kind: TransformerArchitecture) -> bool:
+    return kind.head_bias or kind.head == "masked_token"
 
 
 def cross_entropy(row: str, label: str, labels: str, scale: str, fusions: tuple[str, ...]) -> Iterator[Op]:

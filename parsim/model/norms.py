@@ -15,7 +15,8 @@ def norm(name: str, x: str, kind: TransformerArchitecture, fusions: tuple[str, .
         yield from rms_norm(name, x, fusions, out=out or name, dims=f"B T {dim}", wide=kind.norm_in_float32)
         return
     scales = tuple(norm_weights(name, kind))
-    yield Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), kind.norm)
+    own = kind.norm if kind.norm_bias else f"unshifted_{kind.norm}"
+    yield Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), own)
 
 
 def rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str, wide: bool = False) -> Iterator[Op]:
@@ -38,5 +39,5 @@ def rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str
 
 def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:
     """The weights of a norm with their initial values; RMSNorm has no shift."""
-    shift = {f"{name}.beta": "zeros"} if kind.norm == "layer_norm" else {}
+    shift = {f"{name}.beta": "zeros"} if kind.norm == "layer_norm" and kind.norm_bias else {}
     return {f"{name}.gamma": "ones", **shift}

@@ -45,6 +45,10 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
         Gradient("x1", "layer_norm_grad_gamma", ("x0", "dy")),
         Gradient("x2", "sum_to"),
     ),
+    "unshifted_layer_norm": (
+        Gradient("x0", "layer_norm_grad_x", ("x0", "x1", "dy")),
+        Gradient("x1", "layer_norm_grad_gamma", ("x0", "dy")),
+    ),
     "rms_norm": (Gradient("x0", "rms_norm_grad_x", ("x0", "x1", "dy")), Gradient("x1", "rms_norm_grad_gamma", ("x0", "dy"))),
     "gain": (Gradient("x0", "gain", ("dy", "x1")), Gradient("x1", "gain_grad", ("x0", "dy"))),
     "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
@@ -53,6 +57,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     **{name: (Gradient("x0 x1", f"{name}_grad", ("x0", "x1", "dy")),) for name in ("swiglu", "geglu", "clamped_swiglu")},
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
     **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "sigmoid", "softcap", "causal_softmax", "softmax")},
+    "alibi": (_IDENTITY_0,),
     "append": (Gradient("x0 x1", "append_grad"),),
     "flatten": (Gradient("x0", "unflatten"),),
     "unflatten": (Gradient("x0", "flatten"),),
@@ -99,6 +104,7 @@ COSTS: Final = {
     "einsum": Cost(family="gemm"),  # 2 x the product of the extents of all dims
     **dict.fromkeys(("bias", "sum_to"), Cost(1)),
     "layer_norm": Cost(7),  # mean, centre, square, variance, scale, gamma, beta
+    "unshifted_layer_norm": Cost(6),
     "layer_norm_grad_x": Cost(13),  # the statistics again, two means over D, their combination
     "layer_norm_grad_gamma": Cost(7),
     "rms_norm": Cost(4),  # square, mean, scale, gamma
@@ -115,6 +121,7 @@ COSTS: Final = {
     **{"expert_bias": Cost(1), "expert_bias_grad": Cost(1), "weighted_expert_bias": Cost(2), "weighted_expert_bias_grad": Cost(2)},
     "weighted_expert_bias_grad_gates": Cost(2, operand=1),
     **{"append": Cost(0), "append_grad": Cost(1)},  # the part that all heads share, as an attribute says
+    "alibi": Cost(2),  # a slope times a distance, and a sum
     "rotary": Cost(3),  # 4 multiplications and 2 additions turn a pair
     **{"rotary_grad": Cost(3), "tanh": Cost(1), "tanh_grad": Cost(3), "first": Cost(0, picks=(0,)), "first_grad": Cost(0)},
     **{"dropout": Cost(2), "add": Cost(1), "causal_softmax": Cost(5), "causal_softmax_grad": Cost(4), "causal_scale": Cost(1)},

@@ -6,6 +6,7 @@ overlaps the two can (Megatron-LM's asynchronous tensor-parallel all-reduce).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct, field
@@ -74,6 +75,7 @@ class _Derivation(Struct):
     waiting: list[KernelCall] = field(default_factory=list)
     waiting_for: str = ""  # the input whose gradient is to be settled first
     dims: dict[str, tuple[Dims, str]] = field(default_factory=dict)
+    num_parts: Counter[str] = field(default_factory=Counter)  # that were added to the gradient of a tensor
 
     def run(self) -> Iterator[KernelCall]:
         for op in self.block.ops:
@@ -124,7 +126,7 @@ class _Derivation(Struct):
         before, after = op.terms[1][0], op.terms[0][op.inputs.index(target)]
         if op.kind == "relabel":
             known = self.gradients.get(target, "")  # where a norm comes last, the residual add has given it one
-            part = f"d_{target}{'@part' if known else ''}"
+            part = self.name_of(target)
             yield KernelCall(f"{op.name}.d", "relabel", ((d_out, before),), ((part, after, COMPUTE),), {})
             if known:
                 yield from self.flush()  # the weight gradients do not wait for the collective
@@ -136,6 +138,13 @@ class _Derivation(Struct):
         else:
             yield self.add(op, self.gradients[target], d_out, after)
 
+    def name_of(self, target: str) -> str:
+        """The name of a gradient, or of what is to be added to it; each is another buffer."""
+        if target not in self.gradients:
+            return f"d_{target}"
+        self.num_parts[target] += 1
+        return f"d_{target}@part{self.num_parts[target] if self.num_parts[target] > 1 else ''}"
+
     def activation_gradient(self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], targets: list[str]) -> Iterator[KernelCall]:
         kernel, name = row.kernel, f"{op.name}.d_{targets[0]}"
         attributes = dict(op.attributes if row.attributes is None else row.attributes)
@@ -144,7 +153,7 @@ class _Derivation(Struct):
             output = (known, self.dims_in(op, targets[0]), COMPUTE)
             yield KernelCall(name, kernel, inputs, (output,), attributes, accumulate=True, tag=op.tag)
             return
-        outputs = tuple((f"d_{t}{'@part' if t in self.gradients else ''}", self.dims_in(op, t), self.dims[t][1]) for t in targets)
+        outputs = tuple((self.name_of(t), self.dims_in(op, t), self.dims[t][1]) for t in targets)
         yield KernelCall(name, kernel, inputs, outputs, attributes, tag=op.tag)
         for target, output in zip(targets, outputs, strict=True):
             if target in self.gradients:

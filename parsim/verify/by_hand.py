@@ -17,9 +17,10 @@ from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
-from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, chain, rotary
+from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, alibi_bias, chain, rotary
 from parsim.verify.experts_by_hand import experts, steers_by_hand
 from parsim.verify.latent_by_hand import Projected, latent_projections
+from parsim.verify.parallel_by_hand import side_by_side
 from parsim_kernels.signature import Array
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def transformer(run: Arithmetic) -> Pullback:
 
 
 def _transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    if model.parallel_block:
+        return side_by_side(run, model, at, x, _attention, _mlp)
     x, attended = _residual(run, model, at, "norm1", _attention, x)
     x, back = _residual(run, model, at, "norm2", _experts if model.has_experts(_layer(model, at)) else _mlp, x)
     return x, chain(attended, back)
@@ -135,11 +138,13 @@ def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) 
         return dy
 
     pullbacks: list[Pullback] = [lookup]
-    if model.norm_last:
+    if model.norm_last or model.embedding_norm:
         x, back = run.norm("embedding/norm", x, model.norm)
         pullbacks.append(back)
-    x, dropped = run.dropout("embedding", "embedding_mask", x)
-    return x, chain(*pullbacks, dropped)
+    if model.embedding_dropout:
+        x, back = run.dropout("embedding", "embedding_mask", x)
+        pullbacks.append(back)
+    return x, chain(*pullbacks)
 
 
 def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
@@ -164,13 +169,15 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
 def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
     q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
     scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim), model.attn_logit_softcapping)
+    if model.positions == "alibi":
+        scores = scores - alibi_bias(model.num_heads, x.shape[1]).reshape(scores.shape[1:])
     if model.causal:
         scores = np.where(_sight(x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk), scores, -np.inf)
     sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
     shares = odds / (odds.sum(-1, keepdims=True) + np.exp(sinks - scores.max(-1, keepdims=True)))
-    is_flash = run.job.model.stack.attention == "flash"  # without dropout of scores
-    mixing, dropped = (shares, lambda dy: dy) if is_flash else run.dropout(at, _mask(at, "scores_mask"), shares)
+    is_dropped = model.attention_dropout and run.job.model.stack.attention != "flash"
+    mixing, dropped = (shares, lambda dy: dy) if not is_dropped else run.dropout(at, _mask(at, "scores_mask"), shares)
     y, out = run.dense(f"{at}/out", np.einsum("bkrsz,bzkc->bskrc", mixing, v), summed=3)
 
     def back(dy: Array) -> Array:
@@ -210,7 +217,7 @@ def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> 
         (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, "rms_norm"), run.norm(f"{at}/k_norm", k, "rms_norm")
         q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
     if is_turned:
-        (q, q_turned), (k, k_turned) = rotary(q), rotary(k)
+        (q, q_turned), (k, k_turned) = (rotary(each, model.rotary_dim or model.head_dim) for each in (q, k))
         q_back, k_back = chain(q_back, q_turned), chain(k_back, k_turned)
     return q, k, v, lambda d_q, d_k, d_v: q_back(d_q) + k_back(d_k) + v_back(d_v)
 
@@ -313,11 +320,11 @@ def _vocabulary(run: Arithmetic, model: TransformerSpec, x: Array) -> Valued:
     name = "embedding/word.weight" if model.tied_embedding else f"head/{'output' if model.mtp_layers else 'word'}.weight"
     table, bias = run.weights[name], "head/word.bias"
 
-    logits, uncapped = softcap(x @ table.T + run.weights.get(bias, 0.0), model.final_logit_softcapping)
+    logits, uncapped = softcap((x @ table.T + run.weights.get(bias, 0.0)) * model.logit_scale, model.final_logit_softcapping)
     logits[..., model.vocab_size :] = -np.inf  # padding is no word
 
     def back(dy: Array) -> Array:
-        dy = uncapped(dy)
+        dy = uncapped(dy) * model.logit_scale
         run.gradients[name] += np.einsum("bsv,bsd->vd", dy, x)
         if bias in run.weights:
             run.gradients[bias] += dy.sum((0, 1))

@@ -68,7 +68,7 @@ def test_three_places_of_norms_are_one_too_many() -> None:
 
 
 def _caps_are_straight(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(attention._Factor, "slope", lambda self, scores: self.scale)
+    patch.setattr(attention.Factor, "slope", lambda self, scores: self.scale)
 
 
 def _later_keys_are_not_capped(patch: pytest.MonkeyPatch) -> None:
