@@ -183,6 +183,22 @@ def tanh_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
     return (d_x,), 3 * y.size
 
 
+def sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """1 / (1 + exp(-x)).  3 n FLOPs."""
+    (x,) = inputs
+    y = np.negative(x, out=out(x.shape, real(x)))
+    np.add(np.exp(y, out=y), 1, out=y)
+    return (np.divide(1, y, out=y),), 3 * x.size
+
+
+def sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_x of `sigmoid` from (y, d_y): y (1 - y) d_y.  3 n FLOPs."""
+    y, d_y = inputs
+    same_shape(y, d_y)
+    slope = (1 - y) * y
+    return (np.multiply(slope, d_y, out=out(y.shape, real(y, d_y))),), 3 * y.size
+
+
 def softcap(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """cap tanh(x / cap), within `cap` of 0.  3 n FLOPs.
 

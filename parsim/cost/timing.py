@@ -232,7 +232,7 @@ def gemm_alignment(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Sca
     left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
     if left & right & out:
         return 1.0
-    size, widths = extents(task, sizes), [dims for dims in _sides(task) if not TOKEN_DIMS.intersection(dims)]
+    size, widths = extents(task, sizes), [dims for dims in _sides(task) if dims and not TOKEN_DIMS.intersection(dims)]
     shares = [alignment(accelerator, np.prod([size[dim] for dim in dims], axis=0)) for dims in widths]
     return np.asarray(np.min(np.array(shares), axis=0)) if shares else 1.0
 

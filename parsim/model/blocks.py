@@ -29,6 +29,7 @@ _SLOPES: OpAttributes = (("slopes", "slopes:A"),)
 _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn, and what has norms of its own
 ATTENTION_CAP = "attn_logit_softcapping"  # the figure that says it
+SHARED_GATE = "shared_expert_gate.weight"
 _SHARED = "shared_"  # before the names of what all tokens pass beside their experts
 
 
@@ -50,6 +51,7 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
         **{f"{each}.bias": "zeros" for each in biased},
         **({"sinks": "normal"} if kind.sinks else {}),
+        **({SHARED_GATE: "normal"} if shared and kind.shared_expert_gate else {}),
         **(expert_weights(_ups(kind), kind) if has_experts else {}),
     }
     steers = (STEER,) if has_experts and kind.steers else ()
@@ -212,7 +214,7 @@ def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttri
     else:
         yield Op("softmax", same, (scores,), ("probabilities",), "causal_softmax" if mask else "scaled_softmax", attributes=told)
     mixing = "probabilities"
-    if kind.dropout and kind.attention_dropout:
+    if kind.dropout and kind.scores_dropped:
         mixing = "dropped"
         yield Op("scores_mask", "-> B A R Q Z", (), ("scores_mask",), "draw", (MASK,))
         expr = "B A R Q Z, B A R Q Z -> B A R Q Z"
@@ -237,10 +239,22 @@ def _experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterato
         yield from in_region(LAYER_NORM, norm(x, "x1", kind, fusions))
     yield from in_region(MOE, experts(x, "experts_out" if kind.shared_experts else "mlp_out", _ups(kind), kind, fusions))
     if kind.shared_experts:
-        yield Op("enter_shared", "B T D -> B S D", (x,), (f"{_SHARED}mlp_in",), "relabel", tag=MOE)
-        yield from in_region(MOE, _up_and_down(kind, fusions, _SHARED, "L"))
-        yield Op("add_shared", "B T D, B T D -> B T D", ("experts_out", f"{_SHARED}mlp_out"), ("mlp_out",), "add", in_place=True, tag=MOE)
+        yield from in_region(MOE, _shared_experts(x, kind, fusions))
     yield from _residual("mlp", ("mlp_out", "", "x1"), "y", "norm2", kind, fusions)
+
+
+def _shared_experts(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """What all tokens pass, perhaps by a gate of its own: huggingface/transformers, modeling_qwen2_moe.py (`Qwen2MoeSparseMoeBlock`)."""
+    if kind.shared_expert_gate:
+        yield Op("shared_expert_gate_gemm", "B T D, D -> B T", (x, SHARED_GATE), ("shared_expert_logit",))
+        yield Op("shared_expert_gate", "B T -> B T", ("shared_expert_logit",), ("shared_expert_gate",), "sigmoid")
+    yield Op("enter_shared", "B T D -> B S D", (x,), (f"{_SHARED}mlp_in",), "relabel")
+    yield from _up_and_down(kind, fusions, _SHARED, "L")
+    out = f"{_SHARED}mlp_out"
+    if kind.shared_expert_gate:
+        yield Op("weigh_shared", "B T D, B T -> B T D", (out, "shared_expert_gate"), ("shared_weighed",), "weigh")
+        out = "shared_weighed"
+    yield Op("add_shared", "B T D, B T D -> B T D", ("experts_out", out), ("mlp_out",), "add", in_place=True)
 
 
 def _up_and_down(

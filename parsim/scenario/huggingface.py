@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,15 +24,17 @@ from parsim.scenario.families import (
     count,
     flag,
     model_types,
+    number,
 )
 from parsim.scenario.tree import read_bytes, show
 
 PREFIX: Final = "hf:"
+_REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
 _MOST_BYTES: Final = 1_000_000
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
-_ACTIVATIONS: Final = {
-    **{"silu": "swiglu", "swish": "swiglu", "relu2": "squared_relu", "relu": "relu"},
-    **dict.fromkeys(("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu"),
+_ACTIVATIONS: Final[Mapping[str, tuple[str, ...]]] = {  # with and without a gate
+    **{"silu": ("swiglu",), "swish": ("swiglu",), "relu2": ("squared_relu",), "relu": ("relu",)},
+    **dict.fromkeys(("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"), ("gelu", "geglu")),
 }
 _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's
 _STORED_AS: Final = ("fp8", "mxfp4")  # quant_method of released weights, which says nothing of those that are trained
@@ -45,8 +50,22 @@ _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "text_config", "vision_config", "sliding_window_pattern"), None),
     **dict.fromkeys((LATER, "chunk_size_feed_forward"), 0),
     "pruned_heads": {},
-    SHARE_TURNED: 1.0,
 }
+
+
+def find(folder: Path, name: str) -> Path:
+    """Where the config that follows `hf:` lies: at a path from a folder, or in the cache of the Hub as ORGANISATION/NAME.
+
+    Source: huggingface/huggingface_hub, src/huggingface_hub/constants.py (HF_HUB_CACHE), and its guide manage-cache for the folders.
+    """
+    path = folder / name
+    if path.exists() or not _REPOSITORY.fullmatch(name):
+        return path
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    kept = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub") / f"models--{name.replace('/', '--')}"
+    with suppress(OSError):
+        path = kept / "snapshots" / (kept / "refs" / "main").read_text().strip() / "config.json"
+    return path
 
 
 def row(path: Path, name: str) -> dict[str, Any]:
@@ -56,7 +75,7 @@ def row(path: Path, name: str) -> dict[str, Any]:
         ScenarioError: the file cannot be read, is of another model_type, or says what no model here can be.
     """
     try:
-        config = _config(path)
+        config = _config(path, name.removeprefix(PREFIX))
         return {"name": name, **_figures(config), "source": f"{name}, model_type {config['model_type']}"}
     except ScenarioError as error:
         raise ScenarioError(f"{name}: {error.what}") from None
@@ -77,12 +96,14 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
     return {
         **{figure: count(config, key) for figure, key in family.counts.items()},
         **{figure: count(config, key) for figure, key in family.optional.items() if config.get(key) is not None},
+        **{figure: number(config, key) for figure, key in family.numbers.items() if config.get(key) is not None},
         **family.fixed,
         **_flags(config, family),
         "activation": family.fixed.get("activation") or _activation(config, family),
         **head,
         "tied_embedding": head.get("head") not in _LABELLED and flag(config, "tie_word_embeddings", family.tied),
-        "dropout": _dropout(config, family),
+        **_dropout(config, family),
+        **_rotary_dim(config, family),
         **_windows(config, family),
         **family.more(config),
     }
@@ -123,7 +144,7 @@ def _refuse_others(config: Mapping[str, Any], family: ConfigFamily) -> None:
             raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(path: Path, name: str) -> dict[str, Any]:
     try:
         raw = read_bytes(path / "config.json" if path.is_dir() else path, _MOST_BYTES)
         if len(raw) > _MOST_BYTES:
@@ -131,6 +152,7 @@ def _config(path: Path) -> dict[str, Any]:
         config = json.loads(raw.decode("utf-8-sig"))
     except OSError as error:
         remedy = "give the path of a config.json or of its directory, relative to the scenario file; nothing is downloaded"
+        remedy += f": hf download {name} config.json puts it where it is found" if _REPOSITORY.fullmatch(name) else ""
         raise ScenarioError(f"cannot read the file: {error.strerror}; {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise ScenarioError(f"is no JSON in UTF-8: {' '.join(str(error).split())[:120]}") from None
@@ -183,10 +205,10 @@ def _num_labels(config: Mapping[str, Any]) -> int:
     labels = config.get("id2label")
     if labels is not None and not isinstance(labels, dict):
         raise ScenarioError(f"id2label must be a mapping, not {show(labels)}")
-    number = len(labels) if labels is not None else count({"num_labels": 2, **config}, "num_labels")
-    if number < 2:
-        raise ScenarioError(f"the number of labels is {number}, a regression in transformers, which is not read; 2 or more are")
-    return number
+    found = len(labels) if labels is not None else count({"num_labels": 2, **config}, "num_labels")
+    if found < 2:
+        raise ScenarioError(f"the number of labels is {found}, a regression in transformers, which is not read; 2 or more are")
+    return found
 
 
 def _flags(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, bool]:
@@ -200,21 +222,33 @@ def _flags(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, bool]:
 def _activation(config: Mapping[str, Any], family: ConfigFamily) -> str:
     key, default, legal = family.activation
     value = config.get(key, default)
-    activation = _ACTIVATIONS.get(value) if isinstance(value, str) else None
-    if activation is None or activation not in legal:
-        known = ", ".join(each for each, ours in _ACTIVATIONS.items() if ours in legal)
-        raise ScenarioError(f"{key} {show(value)} is not read; known here: {known}")
-    return activation
+    ours = {name: each for name, known in _ACTIVATIONS.items() for each in known if each in legal}
+    if not isinstance(value, str) or value not in ours:
+        raise ScenarioError(f"{key} {show(value)} is not read; known here: {', '.join(ours)}")
+    return ours[value]
 
 
-def _dropout(config: Mapping[str, Any], family: ConfigFamily) -> float:
-    values = {key: config.get(key, family.default_dropout) for key in family.dropouts if key != AS_HIDDEN or config.get(key) is not None}
+def _dropout(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
+    """One share, and which of the places that a family names by keys of their own it is dropped at."""
+    keys = (*family.dropouts, *family.dropped.values())
+    values = {key: config.get(key, family.default_dropout) for key in keys if key != AS_HIDDEN or config.get(key) is not None}
     wrong = [key for key, value in values.items() if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1]
     if wrong:
         raise ScenarioError(f"{wrong[0]} must be at least 0 and below 1, not {show(values[wrong[0]])}")
-    if len(set(values.values())) > 1:
-        raise ScenarioError(f"{', '.join(values)} differ; one dropout for all can be read")
     share = float(values[family.dropouts[0]])
+    legal = {key: {share, 0} if key in family.dropped.values() else {share} for key in values}
+    if any(value not in legal[key] for key, value in values.items()):
+        raise ScenarioError(f"{', '.join(values)} differ; one dropout for all can be read")
     if share and len(values) == 1:
         raise ScenarioError(f"{family.dropouts[0]} = {share} drops attention scores only, which is not read; 0 is")
-    return share
+    return {"dropout": share, **{figure: values[key] > 0 for figure, key in family.dropped.items() if share}}
+
+
+def _rotary_dim(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, int]:
+    """How much of a head is turned, where that is not all."""
+    if config.get(SHARE_TURNED) in (None, 1.0):
+        return {}
+    width = config.get("head_dim") or count(config, family.counts["hidden_size"]) // count(config, family.counts["num_heads"])
+    if not 0 < (turned := int(number(config, SHARE_TURNED) * width)) <= width:
+        raise ScenarioError(f"{SHARE_TURNED} = {config[SHARE_TURNED]} turns {turned} elements of a head of {width}, which is not read")
+    return {"rotary_dim": turned}

@@ -140,7 +140,7 @@ def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) 
     if model.norm_last or model.embedding_norm:
         x, back = run.norm("embedding/norm", x, model.norm)
         pullbacks.append(back)
-    if model.embedding_dropout:
+    if model.embedding_dropped:
         x, back = run.dropout("embedding", "embedding_mask", x)
         pullbacks.append(back)
     return x, chain(*pullbacks)
@@ -175,7 +175,7 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
     shares = odds / (odds.sum(-1, keepdims=True) + np.exp(sinks - scores.max(-1, keepdims=True)))
-    is_dropped = model.attention_dropout and run.job.model.stack.attention != "flash"
+    is_dropped = model.scores_dropped and run.job.model.stack.attention != "flash"
     mixing, dropped = (shares, lambda dy: dy) if not is_dropped else run.dropout(at, _mask(at, "scores_mask"), shares)
     y, out = run.dense(f"{at}/out", np.einsum("bkrsz,bzkc->bskrc", mixing, v), summed=3)
 
@@ -226,7 +226,17 @@ def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valu
     if not model.shared_ffn_hidden_size:
         return y, back
     more, through = _mlp(run, model, at, x, "shared_")
-    return y + more, lambda dy: back(dy) + through(dy)
+    if not model.shared_expert_gate:
+        return y + more, lambda dy: back(dy) + through(dy)
+    row = f"{at}/shared_expert_gate.weight"
+    gate = 1 / (1 + np.exp(-x @ run.weights[row]))
+
+    def gated(dy: Array) -> Array:
+        d_logit = (dy * more).sum(-1) * gate * (1 - gate)
+        run.gradients[row] += np.tensordot(d_logit, x, 2)
+        return np.asarray(back(dy) + through(dy * gate[..., None]) + d_logit[..., None] * run.weights[row])
+
+    return y + more * gate[..., None], gated
 
 
 def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:

@@ -25,7 +25,7 @@ GEMMA = replace(
 MODELS = {
     "gemma": GEMMA,
     "norms after": replace(GEMMA, sandwich_norm=False, norm_after=True),
-    "experts": replace(MOE, activation="geglu", sandwich_norm=True, embedding_scale=2.0),
+    "experts": replace(MOE, activation="geglu", sandwich_norm=True, embedding_scale=2.0, shared_expert_gate=True),
 }
 FUSED = replace(STACK, attention="flash", fusions=("swiglu", "rms_norm", "dropout_add", "gradient_accumulation"))
 STACKS = {"flash": FUSED, **{name: replace(STACK, attention=name) for name in ("unfused", "fused_softmax")}}
@@ -89,6 +89,10 @@ def _gates_are_relu(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gated, "gelu_tanh", lambda x, t, scratch: np.sign(x, out=t))
 
 
+def _shared_gates_are_straight(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(KINDS, "sigmoid", replace(KINDS["sigmoid"], gradients=(Gradient("x0"),)))
+
+
 def _no_norms_behind(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TransformerArchitecture, "norms_branches", False)
 
@@ -99,6 +103,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[Plan, str]] = {
     _later_keys_are_not_capped: (PLANS["ring"], "weight gradients"),
     _caps_of_logits_are_straight: (ALONE, "weight gradients, by hand"),
     _embeddings_get_unscaled_gradients: (ALONE, "weight gradients, by hand"),
+    _shared_gates_are_straight: (ALONE, "weight gradients, by hand"),
     _gates_are_relu: (ALONE, "loss, by hand"),
     _no_norms_behind: (ALONE, "loss, by hand"),
 }
@@ -110,6 +115,6 @@ def test_a_wrong_layer_is_noticed(mutate: Callable[[pytest.MonkeyPatch], None], 
     forget_steps()
     mutate(monkeypatch)
     try:
-        assert noticed in failures(plan)
+        assert noticed in failures(plan, model="experts" if mutate is _shared_gates_are_straight else "gemma")
     finally:
         forget_steps()

@@ -6,6 +6,7 @@ Source: huggingface/transformers, models/NAME/configuration_NAME.py and modeling
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -41,8 +42,14 @@ class ConfigFamily(Struct, frozen=True, kw_only=True):
     counts: Mapping[str, str] = field(default_factory=lambda: COUNTS)
     optional: Mapping[str, str] = field(default_factory=lambda: OPTIONAL)  # counts that may be left out
     flags: Mapping[str, str] = field(default_factory=dict)  # true or false, false where left out
-    activation: tuple[str, str, tuple[str, ...]] = ("hidden_act", "silu", ("swiglu",))  # key, default, and which of ours its code computes
+    numbers: Mapping[str, str] = field(default_factory=dict)  # others above 0, that may be left out
+    activation: tuple[str, str, tuple[str, ...]] = (
+        "hidden_act",
+        "silu",
+        ("swiglu", "geglu"),
+    )  # key, default, and which of ours its code computes
     dropouts: tuple[str, ...] = ("attention_dropout",)
+    dropped: Mapping[str, str] = field(default_factory=dict)  # scores_dropped, embedding_dropped -> keys that may be 0 alone
     default_dropout: float = 0.0
     tied: bool = False  # where tie_word_embeddings is left out
     heads: Mapping[str, str] = field(default_factory=dict)  # architecture -> our head; empty: all have the one of a decoder
@@ -52,11 +59,12 @@ class ConfigFamily(Struct, frozen=True, kw_only=True):
     # The mapping that all else is read of, and figures that no table above can say.
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
     more: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
+    also: tuple[str, ...] = ()  # the keys that these read of those that most families refuse
 
     @property
     def keys(self) -> set[str]:
         """Those that say figures."""
-        return {*self.counts.values(), *self.optional.values(), *self.flags.values()}
+        return {*self.counts.values(), *self.optional.values(), *self.flags.values(), *self.numbers.values(), *self.also}
 
 
 CONFIG_FAMILIES: Registry[ConfigFamily] = Registry("model_type")
@@ -86,6 +94,18 @@ def count(config: Mapping[str, Any], key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ScenarioError(f"{key} must be a whole number above 0, not {show(value)}")
     return value
+
+
+def number(config: Mapping[str, Any], key: str) -> float:
+    """The number that a key states.
+
+    Raises:
+        ScenarioError: it is none, or not above 0.
+    """
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ScenarioError(f"{key} must be a number above 0, not {show(value)}")
+    return float(value)
 
 
 def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:

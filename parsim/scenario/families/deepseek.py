@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import CHOSEN, COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, register
+from parsim.scenario.families import CHOSEN, COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, number, register
 from parsim.scenario.tree import show
 
 
@@ -20,13 +20,11 @@ def _more(config: Mapping[str, Any]) -> dict[str, Any]:
     gates = config.get("scoring_func", "sigmoid" if config["model_type"] != "deepseek_v2" else "softmax")
     if gates not in ("softmax", "sigmoid"):
         raise ScenarioError(f"scoring_func = {show(gates)} is not read; softmax and sigmoid are")
-    scale = config.get("routed_scaling_factor") or 1.0
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1000:
-        raise ScenarioError(f"routed_scaling_factor must be a number above 0, not {show(scale)}")
+    scale = number(config, "routed_scaling_factor") if config.get("routed_scaling_factor") else 1.0
     if not config.get("norm_topk_prob", gates == "sigmoid"):
         gates = {"softmax": "pre_softmax", "sigmoid": "own_sigmoid"}[gates]
-    number = count(config, "n_shared_experts") if config.get("n_shared_experts") is not None else 0
-    return {"shared_ffn_hidden_size": number * count(config, "moe_intermediate_size"), "gates": gates, "gate_scale": float(scale)}
+    shared = count(config, "n_shared_experts") if config.get("n_shared_experts") is not None else 0
+    return {"shared_ffn_hidden_size": shared * count(config, "moe_intermediate_size"), "gates": gates, "gate_scale": scale}
 
 
 register(

@@ -54,6 +54,8 @@ CASES: dict[str, Case] = {
     "rms_normalize_grad": ((X, X), {}, 8 * 24),
     "gain": ((X, ROW), {}, 24),
     "gain_grad": ((X, X), {}, 2 * 24),
+    "sigmoid": ((X,), {}, 3 * 24),
+    "sigmoid_grad": ((X, X), {}, 3 * 24),
     "softcap": ((X,), {"cap": 2.0}, 3 * 24),
     "softcap_grad": ((X, X), {"cap": 2.0}, 4 * 24),
     "geglu": ((X, X), {}, 9 * 24),
