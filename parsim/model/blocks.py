@@ -218,7 +218,7 @@ def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttri
     else:
         yield Op("softmax", same, (scores,), ("probabilities",), "causal_softmax" if mask else "scaled_softmax", attributes=told)
     mixing = "probabilities"
-    if kind.dropout and kind.attention_dropout:
+    if kind.dropout and kind.scores_dropped:
         mixing = "dropped"
         yield Op("scores_mask", "-> B A R Q Z", (), ("scores_mask",), "draw", (MASK,))
         expr = "B A R Q Z, B A R Q Z -> B A R Q Z"

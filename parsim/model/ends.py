@@ -30,7 +30,7 @@ _PLACE = (("offset", "offset:T"), ("length", "local:T"))
 def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
     """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum."""
     fused, learned, normed = "dropout_add" in fusions, kind.positions == "learned", kind.embedding_norm or kind.norm_last
-    dropped = kind.dropout and kind.embedding_dropout
+    dropped = kind.dropout and kind.embedding_dropped
     there = {
         "words_T": True,
         "scaled": kind.scales_embedding,

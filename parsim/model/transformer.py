@@ -24,7 +24,7 @@ _LABELLED = ("text", "token")  # heads whose matrix is their own
 # Figures that decide by themselves which ops there are.
 _AS_STATED: tuple[str, ...] = (
     *("norm", "norm_bias", "positions", "activation", "bias", "qkv_bias", "out_bias", "head_bias", "causal", "norm_last", "embedding_norm"),
-    *("parallel_block", "tied_norm", "attention_dropout", "embedding_dropout", "head", "qk_norm", "gates", "gates_on_input"),
+    *("parallel_block", "tied_norm", "scores_dropped", "embedding_dropped", "head", "qk_norm", "gates", "gates_on_input"),
     *("sandwich_norm", "norm_after", "norm_in_float32", "shared_expert_gate"),
 )
 
@@ -58,8 +58,8 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     parallel_block: bool = False
     tied_norm: bool = False
     partly_turned: bool = False
-    attention_dropout: bool = True  # where there is dropout
-    embedding_dropout: bool = True
+    scores_dropped: bool = True  # where there is dropout
+    embedding_dropped: bool = True
     scaled_logits: bool = False
     token_types: bool = False
     head: str = "next_token"
@@ -161,8 +161,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     unturned_every: int = figure("of layers with rotary positions each so many-th turns nothing (NoPE); 0: all turn", 0, zero=True)
     attention_sinks: bool = figure("whether each head's softmax has a learned sink beside the keys", False)
     dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
-    attention_dropout: bool = figure("whether that is also dropped of attention scores, where these are stored", True)
-    embedding_dropout: bool = figure("whether that is also dropped behind the embedding", True)
+    scores_dropped: bool = figure("whether that is also dropped of attention scores, where these are stored", True)
+    embedding_dropped: bool = figure("whether that is also dropped behind the embedding", True)
     logit_scale: float = figure("what logits are multiplied by", 1.0, most=1_000)
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
     q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)

@@ -50,7 +50,6 @@ _ONLY: Final[Mapping[str, object]] = {
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "text_config", "vision_config", "sliding_window_pattern"), None),
     **dict.fromkeys((LATER, "chunk_size_feed_forward"), 0),
     "pruned_heads": {},
-    SHARE_TURNED: 1.0,
 }
 
 
@@ -103,7 +102,8 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         "activation": family.fixed.get("activation") or _activation(config, family),
         **head,
         "tied_embedding": head.get("head") not in _LABELLED and flag(config, "tie_word_embeddings", family.tied),
-        "dropout": _dropout(config, family),
+        **_dropout(config, family),
+        **_rotary_dim(config, family),
         **_windows(config, family),
         **family.more(config),
     }
@@ -228,14 +228,27 @@ def _activation(config: Mapping[str, Any], family: ConfigFamily) -> str:
     return ours[value]
 
 
-def _dropout(config: Mapping[str, Any], family: ConfigFamily) -> float:
-    values = {key: config.get(key, family.default_dropout) for key in family.dropouts if key != AS_HIDDEN or config.get(key) is not None}
+def _dropout(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
+    """One share, and which of the places that a family names by keys of their own it is dropped at."""
+    keys = (*family.dropouts, *family.dropped.values())
+    values = {key: config.get(key, family.default_dropout) for key in keys if key != AS_HIDDEN or config.get(key) is not None}
     wrong = [key for key, value in values.items() if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1]
     if wrong:
         raise ScenarioError(f"{wrong[0]} must be at least 0 and below 1, not {show(values[wrong[0]])}")
-    if len(set(values.values())) > 1:
-        raise ScenarioError(f"{', '.join(values)} differ; one dropout for all can be read")
     share = float(values[family.dropouts[0]])
+    legal = {key: {share, 0} if key in family.dropped.values() else {share} for key in values}
+    if any(value not in legal[key] for key, value in values.items()):
+        raise ScenarioError(f"{', '.join(values)} differ; one dropout for all can be read")
     if share and len(values) == 1:
         raise ScenarioError(f"{family.dropouts[0]} = {share} drops attention scores only, which is not read; 0 is")
-    return share
+    return {"dropout": share, **{figure: values[key] > 0 for figure, key in family.dropped.items() if share}}
+
+
+def _rotary_dim(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, int]:
+    """How much of a head is turned, where that is not all."""
+    if config.get(SHARE_TURNED) in (None, 1.0):
+        return {}
+    width = config.get("head_dim") or count(config, family.counts["hidden_size"]) // count(config, family.counts["num_heads"])
+    if not 0 < (turned := int(number(config, SHARE_TURNED) * width)) <= width:
+        raise ScenarioError(f"{SHARE_TURNED} = {config[SHARE_TURNED]} turns {turned} elements of a head of {width}, which is not read")
+    return {"rotary_dim": turned}

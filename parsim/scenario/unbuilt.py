@@ -19,7 +19,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "without a gate is not built; with one it is swiglu": "silu swish",
         _NOT_BUILT: "tanh sigmoid mish elu leaky_relu quick_gelu laplace",
     },
-    "positions": {_NOT_BUILT: "alibi sinusoidal relative* t5* none nope xpos fire mrope 2d*"},
+    "positions": {_NOT_BUILT: "sinusoidal relative* t5* none nope xpos fire mrope 2d*"},
     "norm": {_NOT_BUILT: "none group_norm dyt batch_norm deep_norm scale_norm"},
     "schedule": {_NOT_BUILT: ("zb2p interleaved_zero_bubble* pipedream* chimera hanayo")},
     "optimizer": {
@@ -48,12 +48,10 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         ),
         "is not built: embeddings of each layer, and heads of several widths": "gemma3n* gemma4*",
         "is not built: blocks of attention that are left out": "phi3_small*",
-        "is not built: an MLP beside attention": (
-            "falcon falcon_7b* falcon_11b* falcon_40b* falcon_180b* falcon2* gpt_neox* gptneox* pythia* gptj* gpt_j* phi2 phi1.5 phi1 phi "
-            "cohere* command_r* codegen* palm* stablelm2_12b*"
-        ),
-        "is not built: ALiBi": "bloom* mpt* falcon_rw* baichuan_13b* baichuan2_13b*",
-        "is not read: its 13B has ALiBi, which is not built; write the figures of its 7B as an inline model": "baichuan*",
+        "is not built: an MLP beside attention whose norms are of another kind, or weights laid out otherwise": "codegen* palm*",
+        "is not built: a LayerNorm of each head's queries and keys": "command_r_plus* c4ai_command_r_plus* stablelm2_12b* stablelm_2_12b*",
+        "is not read: its keys; write its figures as an inline model, with positions = alibi": "baichuan_13b* baichuan2_13b*",
+        "is not read: its keys; write its figures as an inline model, of the 13B with positions = alibi": "baichuan*",
         "is not built: encoders beside decoders, or other inputs than text": (
             "t5* flan* bart* mbart* whisper* vit* clip* llava* qwen2_vl* mllama* deepseek_vl*"
         ),
@@ -62,11 +60,8 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: embeddings narrower than the model": "electra* opt_350m*",
         "is not built: norms behind each branch": "glm4 glm4_9b_0414* glm4_32b*",
         "is not built: norms without weights": "olmo olmo_1b* olmo_7b*",
-        "is not read: its keys, and weights laid out otherwise; where its sliding window covers the sequence, write an inline model": (
-            "starcoder2*"
-        ),
         "is not read: its keys, and positions or weights laid out otherwise; write its figures as an inline model": (
-            "opt* starcoder gpt_bigcode* stablelm* internlm* glm chatglm* roberta* distilbert* granite* exaone exaone3*"
+            "internlm* glm chatglm* roberta* distilbert* granite* exaone exaone3*"
         ),
     },
 }

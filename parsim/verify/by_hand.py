@@ -141,7 +141,7 @@ def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) 
     if model.norm_last or model.embedding_norm:
         x, back = run.norm("embedding/norm", x, model.norm)
         pullbacks.append(back)
-    if model.embedding_dropout:
+    if model.embedding_dropped:
         x, back = run.dropout("embedding", "embedding_mask", x)
         pullbacks.append(back)
     return x, chain(*pullbacks)
@@ -177,7 +177,7 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
     shares = odds / (odds.sum(-1, keepdims=True) + np.exp(sinks - scores.max(-1, keepdims=True)))
-    is_dropped = model.attention_dropout and run.job.model.stack.attention != "flash"
+    is_dropped = model.scores_dropped and run.job.model.stack.attention != "flash"
     mixing, dropped = (shares, lambda dy: dy) if not is_dropped else run.dropout(at, _mask(at, "scores_mask"), shares)
     y, out = run.dense(f"{at}/out", np.einsum("bkrsz,bzkc->bskrc", mixing, v), summed=3)
 

@@ -26,7 +26,7 @@ NEOX = replace(GPT, name="toy neox", parallel_block=True, positions="rotary", ro
 BARE: dict[str, Any] = {"tied_norm": True, "bias": False, "qkv_bias": False, "tied_embedding": True, "rotary_dim": 0}
 MODELS: dict[str, TransformerSpec] = {
     "neox": NEOX,
-    "phi": replace(NEOX, tied_norm=True, head_bias=True, dropout=0.1, attention_dropout=False, embedding_dropout=False),
+    "phi": replace(NEOX, tied_norm=True, head_bias=True, dropout=0.1, scores_dropped=False, embedding_dropped=False),
     "gptj": replace(NEOX, tied_norm=True, qkv_bias=False, out_bias=False, head_bias=True),
     "falcon": replace(NEOX, num_kv_heads=1, **BARE),
     "cohere": replace(
@@ -35,7 +35,7 @@ MODELS: dict[str, TransformerSpec] = {
     ),
     "bloom": replace(GPT, positions="alibi", embedding_norm=True),
     "mpt": replace(GPT, positions="alibi", norm_bias=False, bias=False, qkv_bias=False, dropout=0.0, num_kv_heads=2),
-    "opt": replace(GPT, position_offset=2, attention_dropout=False, embedding_dropout=False, activation="relu"),
+    "opt": replace(GPT, position_offset=2, scores_dropped=False, embedding_dropped=False, activation="relu"),
 }  # fmt: skip
 FUSIONS = ("swiglu", "bias", "gelu", "dropout_add", "gradient_accumulation")
 STACKS = {"flash": replace(STACK, attention="flash", fusions=FUSIONS), **{each: replace(STACK, attention=each) for each in ("unfused",)}}
@@ -133,7 +133,7 @@ def _distances_begin_anew_in_each_block(patch: pytest.MonkeyPatch) -> None:
 
 def _the_embedding_is_dropped(patch: pytest.MonkeyPatch) -> None:
     own = TransformerSpec.architecture.fget  # type: ignore[attr-defined]
-    patch.setattr(TransformerSpec, "architecture", property(lambda self: replace(own(self), embedding_dropout=True)))
+    patch.setattr(TransformerSpec, "architecture", property(lambda self: replace(own(self), embedding_dropped=True)))
 
 
 def _costs_a_flop_more(patch: pytest.MonkeyPatch, kernel: str) -> None:

@@ -49,6 +49,7 @@ class ConfigFamily(Struct, frozen=True, kw_only=True):
         ("swiglu", "geglu"),
     )  # key, default, and which of ours its code computes
     dropouts: tuple[str, ...] = ("attention_dropout",)
+    dropped: Mapping[str, str] = field(default_factory=dict)  # scores_dropped, embedding_dropped -> keys that may be 0 alone
     default_dropout: float = 0.0
     tied: bool = False  # where tie_word_embeddings is left out
     heads: Mapping[str, str] = field(default_factory=dict)  # architecture -> our head; empty: all have the one of a decoder
@@ -58,11 +59,12 @@ class ConfigFamily(Struct, frozen=True, kw_only=True):
     # The mapping that all else is read of, and figures that no table above can say.
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
     more: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
+    also: tuple[str, ...] = ()  # the keys that these read of those that most families refuse
 
     @property
     def keys(self) -> set[str]:
         """Those that say figures."""
-        return {*self.counts.values(), *self.optional.values(), *self.flags.values(), *self.numbers.values()}
+        return {*self.counts.values(), *self.optional.values(), *self.flags.values(), *self.numbers.values(), *self.also}
 
 
 CONFIG_FAMILIES: Registry[ConfigFamily] = Registry("model_type")

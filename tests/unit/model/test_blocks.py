@@ -42,7 +42,7 @@ KINDS_OF_MODEL = {
     "a later token": replace(LLAMA, later=LayerForm()),
     "an mlp beside attention": replace(GPT, parallel_block=True, dropout=False, positions="rotary", partly_turned=True, head_bias=True),
     "the same with dropout and one norm": replace(LLAMA, parallel_block=True, tied_norm=True, dropout=True, scaled_logits=True),
-    "alibi": replace(GPT, positions="alibi", embedding_norm=True, norm_bias=False, attention_dropout=False),
+    "alibi": replace(GPT, positions="alibi", embedding_norm=True, norm_bias=False, scores_dropped=False),
     "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window="sliding"),
     "mlp": MLP,
     "mlp without biases and dropout": replace(MLP, bias=False, dropout=False),

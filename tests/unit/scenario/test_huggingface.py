@@ -113,9 +113,11 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, not 'no'"),
         ({"attention_bias": True}, "attention_bias and mlp_bias differ; both true or both false can be read"),
         ({"attention_dropout": 0.1}, "attention_dropout = 0.1 drops attention scores only, which is not read; 0 is"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not read; 1.0 is"),
-        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25}}, "partial_rotary_factor = 0.25 is not read; 1.0 is"),
-        ({"model_type": "nemotron", "hidden_act": "relu2"}, "partial_rotary_factor = 0.5 is not read; 1.0 is"),
+        ({"partial_rotary_factor": 0.001}, "partial_rotary_factor = 0.001 turns 0 elements of a head of 128, which is not read"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 1.5}},
+            "partial_rotary_factor = 1.5 turns 192 elements of a head of 128, which is not read",
+        ),
         ({"attention_dropout": 2}, "attention_dropout must be at least 0 and below 1, not 2"),
     ],
 )
