@@ -166,10 +166,14 @@ def _windows(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
     types = _layer_types(config, family)
     if LOCAL not in types or config.get("sliding_window") is None:
         return {}
-    every = types.index(FULL) + 1 if FULL in types else 0
-    if any((each == FULL) != (every > 0 and place % every == 0) for place, each in enumerate(types, 1)):
+    first, *more = [place for place, each in enumerate(types, 1) if each == FULL] or [0]
+    every = more[0] - first if more else max(first, len(types)) if first else 0
+    if any((each == FULL) != (every > 0 and (place - first) % every == 0) for place, each in enumerate(types, 1)):
         raise ScenarioError("layer_types is no pattern that is read: each so many-th layer with full attention")
-    return {"sliding_window": count(config, "sliding_window"), "full_attention_every": every}
+    return {
+        **{"sliding_window": count(config, "sliding_window"), "full_attention_every": every},
+        "full_attention_from": first if first != every else 0,
+    }
 
 
 def _layer_types(config: Mapping[str, Any], family: ConfigFamily) -> list[str]:

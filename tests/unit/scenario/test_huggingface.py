@@ -153,6 +153,17 @@ def test_windows_are_read(config: dict[str, object], figures: tuple[int, int], t
     assert (model.sliding_window, model.full_attention_every) == figures
 
 
+@pytest.mark.parametrize(
+    ("full", "every", "start"), [([1, 4, 7], 3, 1), ([2, 5, 8], 3, 2), ([3, 6], 3, 0), ([5], 8, 5), ([8], 8, 0), ([], 0, 0)]
+)
+def test_full_layers_may_begin_anywhere(full: list[int], every: int, start: int, tmp_path: Path) -> None:
+    types = ["full_attention" if place in full else "sliding_attention" for place in range(1, 9)]
+    model = scenario.load(files(tmp_path, {**MISTRAL, "num_hidden_layers": 8, "sliding_window": 32, "layer_types": types})).model
+    assert isinstance(model, TransformerSpec)
+    assert [place for place in range(1, 9) if model.window_of(place - 1) == 0] == full
+    assert (model.full_attention_every, model.full_attention_from) == (every, start)
+
+
 def test_a_gpt_oss_without_layer_types_alternates_and_one_of_other_gates_is_not_read(tmp_path: Path) -> None:
     config = {key: value for key, value in CONFIGS["gpt-oss-20b"].items() if key != "layer_types"}
     model = scenario.load(files(tmp_path, config)).model
