@@ -132,7 +132,7 @@ def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[
         x, y = steps[name][kind.qkv_bias :][:2]
         dims = f"B S {_HEADS[name]}"
         if kind.qk_norm_weights:
-            yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=dims)
+            yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=dims, wide=kind.norm_in_float32)
         else:
             yield Op(f"{name}_norm", f"{dims} -> {dims}", (x,), (y,), "rms_normalize")
     if _turns(form, kind):

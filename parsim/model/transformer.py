@@ -24,7 +24,7 @@ _LABELLED = ("text", "token")  # heads whose matrix is their own
 _AS_STATED: tuple[str, ...] = (
     *("norm", "norm_bias", "positions", "activation", "bias", "qkv_bias", "out_bias", "head_bias", "causal", "norm_last", "embedding_norm"),
     *("parallel_block", "tied_norm", "scores_dropped", "embedding_dropped", "head", "qk_norm", "gates", "gates_on_input"),
-    *("sandwich_norm", "norm_after", "shared_expert_gate"),
+    *("sandwich_norm", "norm_after", "norm_in_float32", "shared_expert_gate"),
 )
 
 
@@ -62,6 +62,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     norm_last: bool = False
     sandwich_norm: bool = False
     norm_after: bool = False
+    norm_in_float32: bool = False
     scales_embedding: bool = False
     caps_scores: bool = False
     caps_logits: bool = False
@@ -150,6 +151,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)
     sandwich_norm: bool = figure("whether norms stand behind attention and MLP, too, before their residual adds", False)
     norm_after: bool = figure("whether norms stand there only, with none before attention and MLP", False)
+    norm_in_float32: bool = figure("whether RMSNorms that no kernel fuses multiply by their weights in float32, too, as Gemma's do", False)
     embedding_scale: float = figure("what embeddings are multiplied by", 1.0, most=1_000_000)
     attn_logit_softcapping: float = figure("c, where scores of attention become c tanh(score / c); 0: they do not", 0.0, most=1_000_000)
     final_logit_softcapping: float = figure("c, where the logits of the head become c tanh(logit / c); 0: they do not", 0.0, most=1_000_000)

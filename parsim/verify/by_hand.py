@@ -123,7 +123,8 @@ def _transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Arra
 
 def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
     x, words = run.lookup("embedding/word.weight", run.draw("embedding", "tokens", *shape))
-    x, tables = x * model.embedding_scale, [lambda dy: words(dy * model.embedding_scale)]
+    tables: list[Pullback] = [lambda dy: words(dy * model.embedding_scale)]
+    x = x * model.embedding_scale
     if model.positions == "learned":
         more, back = run.lookup("embedding/position.weight", np.broadcast_to(np.arange(shape[1]), shape))
         x, tables = x + more, [*tables, back]
@@ -231,12 +232,12 @@ def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valu
     row = f"{at}/shared_expert_gate.weight"
     gate = 1 / (1 + np.exp(-x @ run.weights[row]))
 
-    def gated(dy: Array) -> Array:
+    def back_by_gate(dy: Array) -> Array:
         d_logit = (dy * more).sum(-1) * gate * (1 - gate)
         run.gradients[row] += np.tensordot(d_logit, x, 2)
         return np.asarray(back(dy) + through(dy * gate[..., None]) + d_logit[..., None] * run.weights[row])
 
-    return y + more * gate[..., None], gated
+    return y + more * gate[..., None], back_by_gate
 
 
 def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:

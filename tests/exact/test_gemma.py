@@ -20,7 +20,7 @@ from support import MOE, STACK, forget_steps, scenario
 GEMMA = replace(
     MOE, name="toy gemma", num_experts=0, num_dense_layers=0, shared_ffn_hidden_size=0, num_layers=4, activation="geglu",
     sandwich_norm=True, embedding_scale=3.0, attn_logit_softcapping=0.5, final_logit_softcapping=0.25, sliding_window=3,
-    full_attention_every=2, tied_embedding=True, qk_norm=True,
+    full_attention_every=2, tied_embedding=True, qk_norm=True, norm_in_float32=True,
 )  # fmt: skip
 MODELS = {
     "gemma": GEMMA,

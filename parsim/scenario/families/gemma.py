@@ -11,20 +11,22 @@ from typing import Any
 
 from parsim.scenario.families import NO_BIAS, PLAIN, ConfigFamily, count, register
 
+GEMMA = {**PLAIN, "norm_in_float32": True}
 
-def scaled(config: Mapping[str, Any]) -> dict[str, Any]:
+
+def by_root_of_width(config: Mapping[str, Any]) -> dict[str, Any]:
     """Embeddings by the root of their width."""
     return {"embedding_scale": count(config, "hidden_size") ** 0.5}
 
 
 register(
     ConfigFamily(
-        fixed=PLAIN,
+        fixed=GEMMA,
         activation=("hidden_act", "gelu_pytorch_tanh", ("geglu",)),
         only=NO_BIAS,
         tied=True,
         left_out={"num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192, "vocab_size": 256_000},
-        more=scaled,
+        more=by_root_of_width,
     ),
     "gemma",
 )

@@ -5,8 +5,8 @@ Source: configuration_gemma2.py and modeling_gemma2.py of release 5.24; Gemma Te
 
 from __future__ import annotations
 
-from parsim.scenario.families import NO_BIAS, PLAIN, ConfigFamily, register
-from parsim.scenario.families.gemma import scaled
+from parsim.scenario.families import NO_BIAS, ConfigFamily, register
+from parsim.scenario.families.gemma import GEMMA, by_root_of_width
 
 CAPS = {key: key for key in ("attn_logit_softcapping", "final_logit_softcapping")}
 SIZES = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "hidden_size": 2304, "intermediate_size": 9216}
@@ -14,7 +14,7 @@ SIZES = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "h
 
 register(
     ConfigFamily(
-        fixed={**PLAIN, "sandwich_norm": True},
+        fixed={**GEMMA, "sandwich_norm": True},
         numbers=CAPS,
         activation=("hidden_activation", "gelu_pytorch_tanh", ("geglu",)),
         only=NO_BIAS,
@@ -24,7 +24,7 @@ register(
             **{"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         },
         full_every=2,
-        more=scaled,
+        more=by_root_of_width,
     ),
     "gemma2",
 )

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from parsim.scenario.families import FULL, LOCAL, NO_BIAS, PLAIN, ConfigFamily, count, register
-from parsim.scenario.families.gemma import scaled
+from parsim.scenario.families import FULL, LOCAL, NO_BIAS, ConfigFamily, count, register
+from parsim.scenario.families.gemma import GEMMA, by_root_of_width
 from parsim.scenario.families.gemma2 import CAPS, SIZES
 
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern")  # of earlier releases: each so many-th layer is full
@@ -23,7 +23,7 @@ def _prepare(config: dict[str, Any]) -> dict[str, Any]:
 
 register(
     ConfigFamily(
-        fixed={**PLAIN, "sandwich_norm": True, "qk_norm": True},
+        fixed={**GEMMA, "sandwich_norm": True, "qk_norm": True},
         numbers=CAPS,
         activation=("hidden_activation", "gelu_pytorch_tanh", ("geglu",)),
         only=NO_BIAS,
@@ -32,7 +32,7 @@ register(
             **{**SIZES, "num_hidden_layers": 26, "vocab_size": 262_208, "max_position_embeddings": 131_072, "sliding_window": 4096},
         },
         prepare=_prepare,
-        more=scaled,
+        more=by_root_of_width,
     ),
     "gemma3_text",
 )
