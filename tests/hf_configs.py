@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+# A file of published/ is one model: its config but for what no reader looks at, its parameters and where they are stated.
+PUBLISHED = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "published").glob("*.json"))}
 
 # What the released files say, shortened to the keys that matter: meta-llama/Meta-Llama-3-8B, mistralai/Mistral-7B-v0.1,
 # Qwen/Qwen2.5-7B, openai-community/gpt2, google-bert/bert-base-uncased; Nemotron-4 15B is in the keys of transformers'
@@ -161,8 +166,6 @@ KIMI = {
     **{"n_shared_experts": 1, "num_experts_per_tok": 8, "max_position_embeddings": 131072},
     "routed_scaling_factor": 2.827,
 }
-KNOWN = "bert, deepseek_v2, deepseek_v3, kimi_k2, gpt2, gpt_oss, llama, llama4_text, llama4, mixtral, mistral, nemotron, "
-KNOWN += "qwen2, qwen3, qwen3_moe"
 CONFIGS = {
     **{"bert-base": BERT, "llama3-8b": LLAMA, "mistral-7b": MISTRAL, "qwen2.5-7b": QWEN, "gpt2-small": GPT2, "nemotron-4-15b": NEMOTRON},
     **{"mixtral-8x7b": MIXTRAL, "qwen3-30b-a3b": QWEN_EXPERTS, "gpt-oss-20b": GPT_OSS},

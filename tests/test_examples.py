@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -36,6 +37,7 @@ THINGS = (
     "collective",
     "dimension",
     "family of models",
+    "kind of Hugging Face config",
     "gate",
     "precision",
     "model, an accelerator",
@@ -128,6 +130,16 @@ def test_a_scenario_names_the_family_once_its_file_is_imported(folder: Path) -> 
     assert "columns" in said and "data" in said
     count = "import residual, parsim; print(parsim.num_parameters(parsim.load('digits.yaml').model))"
     assert int(in_a_process("-c", count)) == (6 * 8 + 8) + 2 * 2 * (8 * 8 + 8) + (8 * 4 + 4)
+
+
+def test_a_config_of_a_type_is_read_once_its_file_is_imported(folder: Path) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 32, "num_attention_heads": 2, "vocab_size": 64}
+    (folder / "config.json").write_text(json.dumps({"model_type": "arcee", "max_position_embeddings": 16, **sizes}))
+    parts = {"model": "hf:config.json", "cluster": {"node": "dgx-a100-80gb"}, "batch": {"global_batch": 8, "sequence_length": 16}}
+    (folder / "arcee.json").write_text(json.dumps({**parts, "plans": {"a": {}}}))
+    count = "import arcee, parsim; print(parsim.num_parameters(parsim.load('arcee.json').model))"
+    of_layer = 4 * 8 * 8 + 2 * 8 * 32 + 2 * 8
+    assert int(in_a_process("-c", count)) == 2 * 64 * 8 + 2 * of_layer + 8
 
 
 def test_a_scenario_names_the_gate_once_its_file_is_imported(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Attention, unfused (the scores are arrays) and fused (flash).  Causal: a query sees the keys at its position and before it.
 
 The positions of queries and keys are attributes, query_offset and key_offset (see `runs`), both from 0 on where left out.  Where there is
-a `window`, a query sees of its keys the last so many; with `chunked` those of its own chunk, of which a sequence is a row.
+a `window`, a query sees of its keys the last so many, with `two_sided` the next as well; with `chunked` those of its own chunk, of which a
+sequence is a row.  `slopes` of all heads [K R] lower a score by a slope for each token between query and key.
 Shapes: q [B, S, K, R, C]; k [B, Z, K, C]; v [B, Z, K, W]; o [B, S, K, R, W]; scores [B, K, R, S, Z]; lse [B, K, R, S]; W mostly is C.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from parsim_kernels.blocks import BLOCK_BYTES
 from parsim_kernels.pointwise import scale
 from parsim_kernels.reduction import softmax, softmax_slope
+from parsim_kernels.scores import Factor, factor_of
 from parsim_kernels.signature import Array, Attributes, Interval, KernelResult, Out, fresh, integer, number, places, real, runs, same_shape
 
 _TILE = 64  # queries at a time: keys behind the last one that they see cost nothing
@@ -107,7 +109,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     """(o, lse) of attention from (q, k, v) and perhaps sinks [K, R]; lse is the log of the sum of the exponentials, by query, and -inf
     where it sees no key.  A sink is a key of that score, which mixes nothing.
 
-    Causal unless attributes["causal"] is 0, which lets every query see every key.
+    Causal unless attributes["causal"] is 0, which lets every query see every key; with attributes["cap"], scores are capped.
 
     FLOPs: 2 (C + W) a visible pair of query and key (two contractions), pairs counted from the mask.
 
@@ -118,7 +120,7 @@ def flash_attention(inputs: Sequence[Array], attributes: Attributes, out: Out = 
     """
     q, k, v, *sinks = inputs
     _check(q, k, v)
-    dtype, factor = real(q, k, v), number(attributes, "scale")
+    dtype, factor = real(q, k, v), factor_of(q, attributes)
     o, lse = out((*q.shape[:-1], v.shape[-1]), dtype), out((*q.shape[:1], *q.shape[2:4], q.shape[1]), dtype)
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
     if _is_whole(pieces, q.shape[1], k.shape[1]):
@@ -150,11 +152,11 @@ def flash_attention_more(inputs: Sequence[Array], attributes: Attributes, out: O
     o, lse = out(before.shape, before.dtype), out(its.shape, its.dtype)
     o[...], lse[...] = before, its
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
-    _attend_more(q, k, v, pieces, number(attributes, "scale"), o, lse)
+    _attend_more(q, k, v, pieces, factor_of(q, attributes), o, lse)
     return (o, lse), 2 * (q.shape[-1] + v.shape[-1]) * _num_pairs(q, pieces)
 
 
-def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor: float, o: Array, lse: Array) -> None:
+def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor: Factor, o: Array, lse: Array) -> None:
     for piece in pieces:
         own = q[:, piece.queries]
         more, its = np.empty((*own.shape[:-1], v.shape[-1]), o.dtype), np.empty((*lse.shape[:3], own.shape[1]), o.dtype)
@@ -162,9 +164,10 @@ def _attend_more(q: Array, k: Array, v: Array, pieces: Iterable[_Piece], factor:
         merge(o[:, piece.queries], lse[..., piece.queries], more, its)
 
 
-def _attend(q: Array, k: Array, v: Array, mask: _Mask, factor: float, o: Array, lse: Array) -> None:
+def _attend(q: Array, k: Array, v: Array, mask: _Mask, factor: Factor, o: Array, lse: Array) -> None:
     for text, heads, queries, keys, ceiling in _head_tiles(q, mask, o.dtype):
         scores = _scores(_rows(q[text, queries, heads]), k[text, keys, heads], factor, ceiling)
+        factor.lower(scores, heads, mask.distances(queries, keys))
         maximum = np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(np.subtract(scores, maximum, out=scores), out=scores)
         total = np.add.reduce(scores, axis=-1, keepdims=True)
@@ -200,7 +203,7 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
     q, k, v, o, lse, d_o = inputs
     _check(q, k, v)
     same_shape(o, d_o)
-    dtype, factor = real(q, k, v, o, d_o), number(attributes, "scale")
+    dtype, factor = real(q, k, v, o, d_o), factor_of(q, attributes)
     d_q, d_k, d_v = (out(array.shape, dtype) for array in (q, k, v))
     pieces = _pieces(q.shape[1], k.shape[1], attributes)
     for gradient in (d_q, d_k, d_v):
@@ -212,11 +215,13 @@ def flash_attention_grad(inputs: Sequence[Array], attributes: Attributes, out: O
     return (d_q, d_k, d_v), (6 * q.shape[-1] + 4 * v.shape[-1]) * _num_pairs(q, pieces)
 
 
-def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: Array, mask: _Mask, factor: float) -> None:
+def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: Array, mask: _Mask, factor: Factor) -> None:
     (q, o, d_o, d_q), (k, v, d_k, d_v) = of_queries, of_keys
     for text, heads, queries, keys, ceiling in _head_tiles(q, mask, d_q.dtype):
         rows, d_out = _rows(q[text, queries, heads]), _rows(d_o[text, queries, heads])
         probabilities = _scores(rows, k[text, keys, heads], factor, ceiling)
+        slope = factor.slope(probabilities)
+        factor.lower(probabilities, heads, mask.distances(queries, keys))
         np.subtract(probabilities, lse[text, heads, :, queries].reshape(*rows.shape[:2], 1), out=probabilities)
         np.exp(probabilities, out=probabilities)
         d_scores = d_out @ _heads_first(v[text, keys, heads]).swapaxes(-1, -2)
@@ -224,7 +229,7 @@ def _add_gradients(of_queries: Sequence[Array], of_keys: Sequence[Array], lse: A
         np.subtract(d_scores, delta, out=d_scores)
         d_values = _heads_first(d_v[text, keys, heads])
         np.add(d_values, probabilities.swapaxes(-1, -2) @ d_out, out=d_values)
-        np.multiply(d_scores, np.multiply(probabilities, factor, out=probabilities), out=d_scores)
+        np.multiply(d_scores, np.multiply(probabilities, slope, out=probabilities), out=d_scores)
         d_q[text, queries, heads] += _from_rows(d_scores @ _heads_first(k[text, keys, heads]), q[text, queries, heads].shape)
         d_keys = _heads_first(d_k[text, keys, heads])
         np.add(d_keys, d_scores.swapaxes(-1, -2) @ rows, out=d_keys)
@@ -243,6 +248,10 @@ class _Mask(NamedTuple):
 
     def num_hidden(self, query: int) -> int:
         return max(self.first + query - self.window, 0) if self.window else 0
+
+    def distances(self, queries: slice, keys: slice) -> Array:
+        """Tokens from each of some keys to each of some queries."""
+        return np.arange(queries.start, queries.stop)[:, np.newaxis] + (self.first - 1) - np.arange(keys.start, keys.stop)
 
     @property
     def visible(self) -> Array:
@@ -269,6 +278,8 @@ def _pieces(num_queries: int, num_keys: int, attributes: Attributes) -> list[_Pi
     if not integer(attributes, "causal", 1):
         return [_Piece(slice(0, num_queries), slice(0, num_keys), _Mask(num_queries, num_keys, num_keys))]
     window, chunked = integer(attributes, "window", 0), integer(attributes, "chunked", 0)
+    ahead = window - 1 if integer(attributes, "two_sided", 0) else 0  # as a query of a later place sees them
+    queries, window = tuple((start + ahead, stop + ahead) for start, stop in queries), window + ahead
     chunk, found = window if chunked else 0, []
     for own, (query, end) in _in_chunks(queries, chunk):
         for its, (key, stop) in _in_chunks(keys, chunk):
@@ -339,10 +350,12 @@ def _head_tiles(q: Array, mask: _Mask, dtype: np.dtype[Any]) -> Iterator[tuple[i
                 yield text, slice(start, min(start + step, kv_heads)), queries, keys, ceiling
 
 
-def _scores(rows: Array, k: Array, factor: float, ceiling: Array) -> Array:
-    """Scaled scores, -inf where masked: [K, R S, Z]."""
+def _scores(rows: Array, k: Array, factor: Factor, ceiling: Array) -> Array:
+    """Scaled and perhaps capped scores, -inf where masked: [K, R S, Z]."""
     scores: Array = rows @ _heads_first(k).swapaxes(-1, -2)
-    np.multiply(scores, factor, out=scores)
+    np.multiply(scores, factor.scale / (factor.cap or 1.0), out=scores)
+    if factor.cap:
+        np.multiply(np.tanh(scores, out=scores), factor.cap, out=scores)
     np.minimum(scores, ceiling, out=scores)
     return scores
 

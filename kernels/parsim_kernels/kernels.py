@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from parsim_kernels import attention, contraction, experts, latent, lookup, narrow, optimizer, pointwise, reduction
+from parsim_kernels import attention, contraction, experts, gated, latent, lookup, narrow, optimizer, pointwise, reduction, scores
 from parsim_kernels.signature import Kernel
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -14,6 +14,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "bias": pointwise.bias,
         "sum_to": reduction.sum_to,
         "layer_norm": reduction.layer_norm,
+        "unshifted_layer_norm": reduction.unshifted_layer_norm,
         "layer_norm_grad_x": reduction.layer_norm_grad_x,
         "layer_norm_grad_gamma": reduction.layer_norm_grad_gamma,
         "rms_norm": reduction.rms_norm,
@@ -29,13 +30,19 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "relu_grad": pointwise.relu_grad,
         "squared_relu": pointwise.squared_relu,
         "squared_relu_grad": pointwise.squared_relu_grad,
-        "swiglu": pointwise.swiglu,
-        "swiglu_grad": pointwise.swiglu_grad,
-        "clamped_swiglu": pointwise.clamped_swiglu,
-        "clamped_swiglu_grad": pointwise.clamped_swiglu_grad,
+        "swiglu": gated.swiglu,
+        "swiglu_grad": gated.swiglu_grad,
+        "geglu": gated.geglu,
+        "geglu_grad": gated.geglu_grad,
+        "clamped_swiglu": gated.clamped_swiglu,
+        "clamped_swiglu_grad": gated.clamped_swiglu_grad,
         "silu": pointwise.silu,
         "silu_grad": pointwise.silu_grad,
         "multiply": pointwise.multiply,
+        "softcap": pointwise.softcap,
+        "softcap_grad": pointwise.softcap_grad,
+        "sigmoid": pointwise.sigmoid,
+        "sigmoid_grad": pointwise.sigmoid_grad,
         "tanh": pointwise.tanh,
         "tanh_grad": pointwise.tanh_grad,
         "dropout": pointwise.dropout,
@@ -45,6 +52,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "causal_softmax": attention.causal_softmax,
         "causal_softmax_grad": attention.causal_softmax_grad,
         "causal_scale": attention.causal_scale,
+        "alibi": scores.alibi,
         "scaled_softmax": attention.scaled_softmax,
         "scale": pointwise.scale,
         "scale_grad": pointwise.scale_grad,
@@ -78,10 +86,12 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "grouped_gemm": experts.grouped_gemm,
         "weigh": experts.weigh,
         "weigh_grad": experts.weigh_grad,
-        "weighted_swiglu": experts.with_gates(pointwise.swiglu),
-        "weighted_swiglu_grad": experts.with_gates_grad(pointwise.swiglu, pointwise.swiglu_grad),
-        "weighted_clamped_swiglu": experts.with_gates(pointwise.clamped_swiglu),
-        "weighted_clamped_swiglu_grad": experts.with_gates_grad(pointwise.clamped_swiglu, pointwise.clamped_swiglu_grad),
+        "weighted_swiglu": experts.with_gates(gated.swiglu),
+        "weighted_swiglu_grad": experts.with_gates_grad(gated.swiglu, gated.swiglu_grad),
+        "weighted_geglu": experts.with_gates(gated.geglu),
+        "weighted_geglu_grad": experts.with_gates_grad(gated.geglu, gated.geglu_grad),
+        "weighted_clamped_swiglu": experts.with_gates(gated.clamped_swiglu),
+        "weighted_clamped_swiglu_grad": experts.with_gates_grad(gated.clamped_swiglu, gated.clamped_swiglu_grad),
         "expert_bias": experts.expert_bias,
         "expert_bias_grad": experts.expert_bias_grad,
         "weighted_expert_bias": experts.weighted_expert_bias,
@@ -120,6 +130,12 @@ OVERLAYS: frozenset[str] = frozenset(
         "swiglu_grad",
         "clamped_swiglu",
         "clamped_swiglu_grad",
+        "sigmoid",
+        "sigmoid_grad",
+        "softcap",
+        "softcap_grad",
+        "geglu",
+        "geglu_grad",
         "expert_bias",
         "weighted_expert_bias",
         "tanh",
@@ -130,6 +146,8 @@ OVERLAYS: frozenset[str] = frozenset(
         "cast_grad",
         "causal_softmax",
         "causal_scale",
+        "alibi",
+        "unshifted_layer_norm",
     }
     | {"causal_softmax_grad", "scaled_softmax", "scale", "scale_grad", "softmax", "softmax_grad", "position", "rotary", "rotary_grad"}
     | {"shifted_exp", "normalize", "token_loss", "cross_entropy_grad", "clip", "adam", "sgd", "sgd_momentum"}

@@ -31,8 +31,6 @@ from parsim_kernels.signature import (
 # The tanh form of GELU.  Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2.
 _GELU_SLOPE = math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715
-# The SwiGLU of gpt-oss.  Source: openai/gpt-oss, gpt_oss/torch/model.py (`swiglu`: alpha and limit).
-_CLAMPED_SLOPE, _CLAMP = 1.702, 7.0
 
 
 def bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -60,7 +58,7 @@ def gelu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> K
     (x,) = inputs
     y = out(x.shape, real(x))
     for part, result, t, half in blocks(*flat(x, y), scratch=2):
-        _gelu_tanh(part, t, half)
+        gelu_tanh(part, t, half)
         np.add(t, 1, out=t)
         np.multiply(part, 0.5, out=half)
         np.multiply(half, t, out=result)
@@ -73,18 +71,8 @@ def gelu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
     same_shape(x, d_y)
     d_x = out(x.shape, real(x, d_y))
     for part, d_part, result, t, slope, total in blocks(*flat(x, d_y, d_x), scratch=3):
-        _gelu_tanh(part, t, slope)
-        np.multiply(part, part, out=slope)
-        np.multiply(slope, 3 * _GELU_CUBIC * _GELU_SLOPE / 2, out=slope)
-        np.add(slope, _GELU_SLOPE / 2, out=slope)
-        np.multiply(slope, part, out=slope)
-        np.multiply(t, t, out=total)
-        np.subtract(1, total, out=total)
-        np.multiply(slope, total, out=slope)
-        np.multiply(t, 0.5, out=t)
-        np.add(t, 0.5, out=t)
-        np.add(t, slope, out=t)
-        np.multiply(t, d_part, out=result)
+        gelu_slope(part, t, slope, total)
+        np.multiply(slope, d_part, out=result)
     return (d_x,), 16 * x.size
 
 
@@ -132,91 +120,6 @@ def squared_relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out 
         np.multiply(result, 2, out=result)
         np.multiply(result, d_part, out=result)
     return (d_x,), 3 * x.size
-
-
-def swiglu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """gate x sigmoid(gate) x up from (gate, up).  5 n FLOPs.
-
-    Source: Shazeer 2020 (arXiv:2002.05202), section 2: Swish with beta = 1.
-
-    >>> swiglu((np.array([0.0]), np.array([3.0])), {})[0][0].tolist()
-    [0.0]
-    """
-    gate, up = inputs
-    same_shape(gate, up)
-    y = out(gate.shape, real(gate, up))
-    for part, up_part, result, t in blocks(*flat(gate, up, y), scratch=1):
-        np.negative(part, out=t)
-        np.exp(t, out=t)
-        np.add(t, 1, out=t)
-        np.divide(part, t, out=t)
-        np.multiply(t, up_part, out=result)
-    return (y,), 5 * gate.size
-
-
-def swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """(d_gate, d_up) of `swiglu` from (gate, up, d_y).  11 n FLOPs.  Source: derived here, by the product rule."""
-    gate, up, d_y = inputs
-    same_shape(gate, up, d_y)
-    dtype = real(gate, up, d_y)
-    d_gate, d_up = out(gate.shape, dtype), out(gate.shape, dtype)
-    for gate_part, up_part, d_part, d_gate_part, d_up_part, sigmoid, swish, slope in blocks(*flat(gate, up, d_y, d_gate, d_up), scratch=3):
-        np.negative(gate_part, out=sigmoid)
-        np.exp(sigmoid, out=sigmoid)
-        np.add(sigmoid, 1, out=sigmoid)
-        np.divide(1, sigmoid, out=sigmoid)
-        np.multiply(gate_part, sigmoid, out=swish)
-        np.subtract(1, sigmoid, out=slope)
-        np.multiply(swish, slope, out=slope)
-        np.add(sigmoid, slope, out=slope)
-        np.multiply(d_part, up_part, out=sigmoid)
-        np.multiply(sigmoid, slope, out=d_gate_part)
-        np.multiply(d_part, swish, out=d_up_part)
-    return (d_gate, d_up), 11 * gate.size
-
-
-def clamped_swiglu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """gate x sigmoid(1.702 gate) x (up + 1) from (gate, up), the gate at most 7 and up within 7 of 0.  9 n FLOPs.
-
-    Source: openai/gpt-oss, gpt_oss/torch/model.py (`swiglu`).
-
-    >>> clamped_swiglu((np.array([0.0]), np.array([3.0])), {})[0][0].tolist()
-    [0.0]
-    """
-    gate, up = inputs
-    same_shape(gate, up)
-    y = out(gate.shape, real(gate, up))
-    for part, up_part, result, own, sigmoid, shifted in blocks(*flat(gate, up, y), scratch=3):
-        _clamp(part, up_part, own, sigmoid, shifted)
-        np.multiply(own, sigmoid, out=own)
-        np.multiply(own, shifted, out=result)
-    return (y,), 9 * gate.size
-
-
-def clamped_swiglu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """(d_gate, d_up) of `clamped_swiglu` from (gate, up, d_y); 0 where clamped.  18 n FLOPs.  Source: derived here, by the product rule."""
-    gate, up, d_y = inputs
-    same_shape(gate, up, d_y)
-    dtype = real(gate, up, d_y)
-    d_gate, d_up = out(gate.shape, dtype), out(gate.shape, dtype)
-    for gate_part, up_part, d_part, d_gate_part, d_up_part, own, sigmoid, shifted in blocks(*flat(gate, up, d_y, d_gate, d_up), scratch=3):
-        _clamp(gate_part, up_part, own, sigmoid, shifted)
-        slope = sigmoid + _CLAMPED_SLOPE * own * sigmoid * (1 - sigmoid)
-        is_free, is_free_up = gate_part < _CLAMP, np.abs(up_part) < _CLAMP
-        np.multiply(d_part * is_free_up, own * sigmoid, out=d_up_part)
-        np.multiply(d_part * is_free, shifted * slope, out=d_gate_part)
-    return (d_gate, d_up), 18 * gate.size
-
-
-def _clamp(gate: Array, up: Array, own: Array, sigmoid: Array, shifted: Array) -> None:
-    """Leave the clamped gate, its sigmoid and the clamped up + 1."""
-    np.minimum(gate, _CLAMP, out=own)
-    np.multiply(own, -_CLAMPED_SLOPE, out=sigmoid)
-    np.exp(sigmoid, out=sigmoid)
-    np.add(sigmoid, 1, out=sigmoid)
-    np.divide(1, sigmoid, out=sigmoid)
-    np.clip(up, -_CLAMP, _CLAMP, out=shifted)
-    np.add(shifted, 1, out=shifted)
 
 
 def silu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -278,6 +181,52 @@ def tanh_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
         np.subtract(1, t, out=t)
         np.multiply(t, d_part, out=result)
     return (d_x,), 3 * y.size
+
+
+def sigmoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """1 / (1 + exp(-x)).  3 n FLOPs."""
+    (x,) = inputs
+    y = np.negative(x, out=out(x.shape, real(x)))
+    np.add(np.exp(y, out=y), 1, out=y)
+    return (np.divide(1, y, out=y),), 3 * x.size
+
+
+def sigmoid_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_x of `sigmoid` from (y, d_y): y (1 - y) d_y.  3 n FLOPs."""
+    y, d_y = inputs
+    same_shape(y, d_y)
+    slope = (1 - y) * y
+    return (np.multiply(slope, d_y, out=out(y.shape, real(y, d_y))),), 3 * y.size
+
+
+def softcap(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """cap tanh(x / cap), within `cap` of 0.  3 n FLOPs.
+
+    Source: Gemma Team 2024 (arXiv:2408.00118), section 2: logit soft-capping.
+
+    >>> softcap((np.array([0.0, 1e9]),), {"cap": 30.0})[0][0].tolist()
+    [0.0, 30.0]
+    """
+    (x,), cap = inputs, number(attributes, "cap")
+    y = out(x.shape, real(x))
+    for part, result in blocks(*flat(x, y)):
+        np.divide(part, cap, out=result)
+        np.tanh(result, out=result)
+        np.multiply(result, cap, out=result)
+    return (y,), 3 * x.size
+
+
+def softcap_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_x of `softcap` from (y, d_y): (1 - (y / cap)^2) d_y.  4 n FLOPs."""
+    (y, d_y), cap = inputs, number(attributes, "cap")
+    same_shape(y, d_y)
+    d_x = out(y.shape, real(y, d_y))
+    for part, d_part, result, t in blocks(*flat(y, d_y, d_x), scratch=1):
+        np.divide(part, cap, out=t)
+        np.multiply(t, t, out=t)
+        np.subtract(1, t, out=t)
+        np.multiply(t, d_part, out=result)
+    return (d_x,), 4 * y.size
 
 
 def dropout(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -377,7 +326,7 @@ def _with_rows(inputs: Sequence[Array]) -> tuple[Array, Array]:
     return x, row[..., np.newaxis]
 
 
-def _gelu_tanh(x: Array, t: Array, scratch: Array) -> None:
+def gelu_tanh(x: Array, t: Array, scratch: Array) -> None:
     """Leave tanh(slope (x + cubic x^3)) in t."""
     np.multiply(x, x, out=scratch)
     np.multiply(scratch, x, out=scratch)
@@ -385,3 +334,18 @@ def _gelu_tanh(x: Array, t: Array, scratch: Array) -> None:
     np.add(scratch, x, out=t)
     np.multiply(t, _GELU_SLOPE, out=t)
     np.tanh(t, out=t)
+
+
+def gelu_slope(x: Array, share: Array, slope: Array, scratch: Array) -> None:
+    """Leave GELU(x) / x and the slope of GELU."""
+    gelu_tanh(x, share, slope)
+    np.multiply(x, x, out=slope)
+    np.multiply(slope, 3 * _GELU_CUBIC * _GELU_SLOPE / 2, out=slope)
+    np.add(slope, _GELU_SLOPE / 2, out=slope)
+    np.multiply(slope, x, out=slope)
+    np.multiply(share, share, out=scratch)
+    np.subtract(1, scratch, out=scratch)
+    np.multiply(slope, scratch, out=slope)
+    np.multiply(share, 0.5, out=share)
+    np.add(share, 0.5, out=share)
+    np.add(share, slope, out=slope)

@@ -238,7 +238,7 @@ def gemm_alignment(task: Compute, shape: tuple[Ints, Ints, Ints], accelerator: A
     left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
     if left & right & out:
         return 1.0
-    widths = (width for dims, width in zip(_sides(task), shape, strict=True) if not TOKEN_DIMS.intersection(dims))
+    widths = (width for dims, width in zip(_sides(task), shape, strict=True) if dims and not TOKEN_DIMS.intersection(dims))
     return functools.reduce(np.minimum, (alignment(accelerator, width) for width in widths), np.float64(1.0))
 
 

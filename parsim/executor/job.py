@@ -229,7 +229,7 @@ class Job:
                 return self.spec.run_length(batch.sequence_length)
             case "tokens":
                 return self.spec.slots(batch.sequence_length).tokens
-            case "gate_scale":
+            case "gate_scale" | "embedding_scale" | "attn_logit_softcapping" | "final_logit_softcapping" | "logit_scale":
                 return float(getattr(self.spec, word))
             case "balance_coefficient":
                 return float(getattr(self.spec, word)) / (batch.global_batch * batch.sequence_length)
@@ -240,6 +240,9 @@ class Job:
         local, start = (int(count(sharding, dim)[0]) for count in (sizes.local, sizes.start))
         if word == "loads":
             return self.spec.expert_loads(batch.sequence_length)[start : start + local]
+        if word == "slopes":
+            queries = int(sizes.local(sharding, "R")[0])
+            return self.spec.slopes[start * queries : (start + local) * queries]
         assert word in ("local", "offset"), value
         if word == "local":
             return local

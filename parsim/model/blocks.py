@@ -14,38 +14,45 @@ from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.experts import STEER, expert_weights, experts
+from parsim.model.form import LayerForm
 from parsim.model.latent import latent_projections, latent_weights
 from parsim.model.norms import norm, norm_weights, rms_norm
 from parsim.model.op import COUNT, Block, Op, OpAttributes
-from parsim.model.transformer import LayerForm, TransformerArchitecture
+from parsim.model.transformer import GATE_STEPS, TransformerArchitecture
 
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
 CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
-GATED = ("swiglu", "clamped_swiglu")  # activations of two up projections
+GATED = ("swiglu", "geglu", "clamped_swiglu")  # activations of two up projections
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
+_SLOPES: OpAttributes = (("slopes", "slopes:A"),)
 _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn, and what has norms of its own
+ATTENTION_CAP = "attn_logit_softcapping"  # the figure that says it
+SHARED_GATE = "shared_expert_gate.weight"
 _SHARED = "shared_"  # before the names of what all tokens pass beside their experts
 
 
 def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attention: str, fusions: tuple[str, ...]) -> Block:
     """A layer of a decoder or an encoder; `form`, `kind` and `fusions` say which ops exist and share a kernel."""
     has_experts = form.experts
-    ops = (*_attention(form, kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
+    if kind.parallel_block:
+        ops = tuple(_side_by_side(form, kind, attention, fusions))
+    else:
+        ops = (*_attention(form, kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
     dense = () if has_experts else (*_ups(kind), "down")
     heads = () if kind.latent else _HEADS
-    biased = (*(heads if kind.qkv_bias else ()), *(("out", *dense) if kind.bias else ()))
+    biased = (*(heads if kind.qkv_bias else ()), *((*("out",) * kind.out_bias, *dense) if kind.bias else ()))
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
-        **norm_weights("norm1", kind),
+        **{name: initial for each in kind.norms[form.unnormed :] for name, initial in norm_weights(each, kind).items()},
         **{f"{each}_norm.gamma": "ones" for each in _TURNED if kind.qk_norm and kind.qk_norm_weights},
-        **norm_weights("norm2", kind),
         **(latent_weights(kind) if kind.latent else {}),
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
         **{f"{each}.bias": "zeros" for each in biased},
         **({"sinks": "normal"} if kind.sinks else {}),
+        **({SHARED_GATE: "normal"} if shared and kind.shared_expert_gate else {}),
         **(expert_weights(_ups(kind), kind) if has_experts else {}),
     }
     steers = (STEER,) if has_experts and kind.steers else ()
@@ -58,23 +65,61 @@ def in_region(region: str, ops: Iterable[Op]) -> Iterator[Op]:
 
 
 def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fusions: tuple[str, ...], region: str = "") -> Iterator[Op]:
-    if not kind.norm_last:
+    is_normed = kind.norms_first and norm_name != ""
+    if is_normed:
         # Where a norm and the GEMM behind it are one module, it belongs to what that GEMM belongs to.
         yield from in_region(region if "norm_gemm" in fusions else LAYER_NORM, norm(norm_name, x, kind, fusions))
-    yield Op(f"enter_{name}", "B T D -> B S D", (x if kind.norm_last else norm_name,), (f"{name}_in",), "relabel", tag=region)
+    yield Op(f"enter_{name}", "B T D -> B S D", (norm_name if is_normed else x,), (f"{name}_in",), "relabel", tag=region)
 
 
 def _attention(form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
-    *norms, entry = _enter("attention", "x", "norm1", kind, fusions)
+    *norms, entry = _enter("attention", "x", "" if form.unnormed else "norm1", kind, fusions)
     yield from norms
+    yield from _heads(entry, form, kind, attention, fusions)
+    yield from _leave_attention(kind, fusions)
+
+
+def _heads(entry: Op, form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """From what enters attention to what its last matrix makes."""
     if not kind.query_latent:  # else narrow vectors enter in its place
         yield entry
     yield from latent_projections(entry.inputs[0], kind, fusions) if kind.latent else _projections(form, kind, fusions)
     yield from in_region(CORE_ATTENTION, _core(attention, kind, _mask(form, kind)))
     value = _value_dim(kind)
     yield Op("out_gemm", f"B S K R {value}, K R {value} D -> B S D", ("mixed", "out.weight"), ("out_gemm",))
+
+
+def _leave_attention(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     yield Op("leave_attention", "B S D -> B T D", ("out_gemm",), ("attention_out",), "relabel")
-    yield from _residual("attention", ("attention_out", "out.bias", "x"), "x1", "norm1", kind, fusions)
+    yield from _residual("attention", ("attention_out", "out.bias" * kind.out_bias, "x"), "x1", "norm1", kind, fusions)
+
+
+def _side_by_side(form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """Attention and MLP of one input, from one norm or each from its own.
+
+    What their last matrices make is added up before it leaves the block, so that tensor-parallel ranks settle both by one collective;
+    dropout drops each by a mask of its own, behind a collective of its own.  Both norms stand first: so their gradients come last, when
+    nobody reads that of y any more, into which they are added.
+    Source: Wang and Komatsuzaki 2021 (GPT-J); EleutherAI/gpt-neox, megatron/model/transformer.py (`gpt_j_residual`), for the collective.
+    """
+    *norms, entry = _enter("attention", "x", "norm1", kind, fusions)
+    *more, own = _enter("mlp", "x", "norm2", kind, fusions, MLP)
+    yield from (*norms, *(() if kind.tied_norm else more))
+    yield from _heads(entry, form, kind, attention, fusions)
+    if not kind.tied_norm:
+        yield own
+    *mlp, leave = in_region(MLP, _up_and_down(kind, fusions, x="attention_in" if kind.tied_norm else "mlp_in"))
+    yield from mlp
+    if kind.dropout:
+        yield from (*_leave_attention(kind, fusions), leave, *_residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "", kind, fusions))
+        return
+    yield Op("join", "B S D, B S D -> B S D", ("out_gemm", "down_gemm"), ("joined",), "add", in_place=True)
+    yield Op("leave_layer", "B S D -> B T D", ("joined",), ("layer_out",), "relabel")
+    branch = "layer_out"
+    if kind.bias and kind.out_bias:
+        yield Op("out_bias", "B T D, D -> B T D", (branch, "out.bias"), ("out_biased",), "bias", in_place=True)
+        branch = "out_biased"
+    yield from _residual("layer", (branch, "down.bias", "x"), "y", "", kind, fusions)
 
 
 def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
@@ -89,14 +134,15 @@ def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[
         x, y = steps[name][kind.qkv_bias :][:2]
         dims = f"B S {_HEADS[name]}"
         if kind.qk_norm_weights:
-            yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=dims)
+            yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=dims, wide=kind.norm_in_float32)
         else:
             yield Op(f"{name}_norm", f"{dims} -> {dims}", (x,), (y,), "rms_normalize")
     if _turns(form, kind):
         for name in _TURNED:
             expr = f"B S {_HEADS[name]} -> B S {_HEADS[name]}"
             # In place: its gradient needs the positions only.
-            yield Op(f"{name}_rotary", expr, (steps[name][-2],), (name,), "rotary", attributes=(("offset", "offset:S"),), in_place=True)
+            told: OpAttributes = (("offset", "offset:S"), *((("part", "extent:r"),) if kind.partly_turned else ()))
+            yield Op(f"{name}_rotary", expr, (steps[name][-2],), (name,), "rotary", attributes=told, in_place=True)
 
 
 def _turns(form: LayerForm, kind: TransformerArchitecture) -> bool:
@@ -123,10 +169,12 @@ def _value_dim(kind: TransformerArchitecture) -> str:
 
 def _mask(form: LayerForm, kind: TransformerArchitecture) -> OpAttributes:
     """What kernels are told that mask scores; nothing where all tokens see one another."""
-    if not kind.causal:
+    has_window = kind.window != "" and not form.full
+    if not kind.causal and not has_window:
         return ()
     window: OpAttributes = (("window", "extent:w"), ("chunked", int(kind.window == "chunked")))
-    return (*_PLACES, *(window if kind.window and not form.full else ()))
+    sides: OpAttributes = () if kind.causal else (("two_sided", 1),)
+    return (*_PLACES, *((*window, *sides) if has_window else ()))
 
 
 def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:
@@ -143,25 +191,34 @@ def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> 
 
 
 def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:
-    value, told = _value_dim(kind), (*_SCALE, *mask)
+    value, told, scores, lowers = _value_dim(kind), (*_SCALE, *mask), "scores", kind.positions == "alibi"
     if attention == "flash":
         expr = f"B Q A R C, B Z A C, B Z A {value}{', A R' * kind.sinks} -> B Q A R {value}, B A R Q"
         inputs, outputs = ("queries", "keys", "values", *(["sinks_in"] if kind.sinks else [])), ("attended", "log_sum_exp")
         name = "sink_attention" if kind.sinks else "flash_attention"
-        yield Op("flash", expr, inputs, outputs, name, (COMPUTE, FLOAT32), told if mask else (*told, ("causal", 0)))
+        told = (*told, *((("cap", ATTENTION_CAP),) if kind.caps_scores else ()), *_SLOPES * lowers, *(() if mask else (("causal", 0),)))
+        yield Op("flash", expr, inputs, outputs, name, (COMPUTE, FLOAT32), told)
         return
     yield Op("scores", "B Q A R C, B Z A C -> B A R Q Z", ("queries", "keys"), ("scores",))
     same = "B A R Q Z -> B A R Q Z"
-    if attention == "unfused" or kind.sinks:
-        yield Op("scale", same, ("scores",), ("scaled",), "causal_scale" if mask else "scale", attributes=told)
+    if kind.caps_scores:  # between the factor and the mask
+        yield Op("factor", same, ("scores",), ("factored",), "scale", attributes=_SCALE)
+        yield Op("cap", same, ("factored",), ("capped",), "softcap", attributes=(("cap", ATTENTION_CAP),))
+        scores, told = "capped", (("scale", 1.0), *mask)
+    if attention == "unfused" or kind.sinks or lowers:
+        yield Op("scale", same, (scores,), ("scaled",), "causal_scale" if mask else "scale", attributes=told)
+        scores = "scaled"
+        if lowers:
+            yield Op("lower", same, (scores,), ("lowered",), "alibi", attributes=(*_PLACES, *_SLOPES), in_place=True)
+            scores = "lowered"
         if kind.sinks:
-            yield Op("softmax", "B A R Q Z, A R -> B A R Q Z", ("scaled", "sinks_in"), ("probabilities",), "sink_softmax")
+            yield Op("softmax", "B A R Q Z, A R -> B A R Q Z", (scores, "sinks_in"), ("probabilities",), "sink_softmax")
         else:
-            yield Op("softmax", same, ("scaled",), ("probabilities",), "softmax")
+            yield Op("softmax", same, (scores,), ("probabilities",), "softmax")
     else:
-        yield Op("softmax", same, ("scores",), ("probabilities",), "causal_softmax" if mask else "scaled_softmax", attributes=told)
+        yield Op("softmax", same, (scores,), ("probabilities",), "causal_softmax" if mask else "scaled_softmax", attributes=told)
     mixing = "probabilities"
-    if kind.dropout:
+    if kind.dropout and kind.scores_dropped:
         mixing = "dropped"
         yield Op("scores_mask", "-> B A R Q Z", (), ("scores_mask",), "draw", (MASK,))
         expr = "B A R Q Z, B A R Q Z -> B A R Q Z"
@@ -181,23 +238,37 @@ def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op
 
 def _experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """A norm, the experts of each token, and beside them those that all tokens pass."""
-    x = "x1" if kind.norm_last else "norm2"
-    if not kind.norm_last:
+    x = "norm2" if kind.norms_first else "x1"
+    if kind.norms_first:
         yield from in_region(LAYER_NORM, norm(x, "x1", kind, fusions))
     yield from in_region(MOE, experts(x, "experts_out" if kind.shared_experts else "mlp_out", _ups(kind), kind, fusions))
     if kind.shared_experts:
-        yield Op("enter_shared", "B T D -> B S D", (x,), (f"{_SHARED}mlp_in",), "relabel", tag=MOE)
-        yield from in_region(MOE, _up_and_down(kind, fusions, _SHARED, "L"))
-        yield Op("add_shared", "B T D, B T D -> B T D", ("experts_out", f"{_SHARED}mlp_out"), ("mlp_out",), "add", in_place=True, tag=MOE)
+        yield from in_region(MOE, _shared_experts(x, kind, fusions))
     yield from _residual("mlp", ("mlp_out", "", "x1"), "y", "norm2", kind, fusions)
 
 
-def _up_and_down(kind: TransformerArchitecture, fusions: tuple[str, ...], of: str = "", dim: str = "F") -> Iterator[Op]:
-    """The ops between what enters an MLP and its result; `of`: what its names begin with, `dim`: its width."""
+def _shared_experts(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """What all tokens pass, perhaps by a gate of its own: huggingface/transformers, modeling_qwen2_moe.py (`Qwen2MoeSparseMoeBlock`)."""
+    if kind.shared_expert_gate:
+        yield Op("shared_expert_gate_gemm", "B T D, D -> B T", (x, SHARED_GATE), ("shared_expert_logit",))
+        yield Op("shared_expert_gate", "B T -> B T", ("shared_expert_logit",), ("shared_expert_gate",), "sigmoid")
+    yield Op("enter_shared", "B T D -> B S D", (x,), (f"{_SHARED}mlp_in",), "relabel")
+    yield from _up_and_down(kind, fusions, _SHARED, "L")
+    out = f"{_SHARED}mlp_out"
+    if kind.shared_expert_gate:
+        yield Op("weigh_shared", "B T D, B T -> B T D", (out, "shared_expert_gate"), ("shared_weighed",), "weigh")
+        out = "shared_weighed"
+    yield Op("add_shared", "B T D, B T D -> B T D", ("experts_out", out), ("mlp_out",), "add", in_place=True)
+
+
+def _up_and_down(
+    kind: TransformerArchitecture, fusions: tuple[str, ...], of: str = "", dim: str = "F", *, x: str = "mlp_in"
+) -> Iterator[Op]:
+    """The ops between `x`, which enters an MLP, and its result; `of`: what its names begin with, `dim`: its width."""
     hidden = tuple(of + ("hidden" if name == "up" else name) for name in _ups(kind))
     before = tuple(f"{of}{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
     for name, out in zip(_ups(kind), before, strict=True):
-        yield Op(f"{of}{name}_gemm", f"B S D, D {dim} -> B S {dim}", (f"{of}mlp_in", f"{of}{name}.weight"), (out,))
+        yield Op(f"{of}{name}_gemm", f"B S D, D {dim} -> B S {dim}", (of + x, f"{of}{name}.weight"), (out,))
     same = f"B S {dim} -> B S {dim}"
     if kind.bias:
         for name, out in zip(_ups(kind), hidden, strict=True):
@@ -205,8 +276,8 @@ def _up_and_down(kind: TransformerArchitecture, fusions: tuple[str, ...], of: st
     # Without a bias nothing but a GEMM stands before it, into which the stacks do not fuse it.
     fused = "gelu" in fusions and kind.bias
     expr = f"B S {dim}, {same}" if len(hidden) > 1 else same
-    if kind.activation == "swiglu" and "swiglu" not in fusions:  # F.silu(gate) * up: each keeps what it reads
-        yield Op(f"{of}swish", same, hidden[:1], (f"{of}swish",), "silu", fused=fused)
+    if kind.activation in GATE_STEPS and "swiglu" not in fusions:  # F.silu(gate) * up: each keeps what it reads
+        yield Op(f"{of}swish", same, hidden[:1], (f"{of}swish",), GATE_STEPS[kind.activation], fused=fused)
         yield Op(f"{of}activation", expr, (f"{of}swish", *hidden[1:]), (f"{of}active",), "multiply")
     else:
         yield Op(f"{of}activation", expr, hidden, (f"{of}active",), kind.activation, fused=fused)
@@ -230,6 +301,9 @@ def _residual(
     if has_bias:
         yield Op(f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused=False)
         branch = f"{name}_biased"
+    if kind.norms_branches:
+        yield from in_region(LAYER_NORM, norm(f"{norm_name}_behind", branch, kind, fusions))
+        branch, has_bias = f"{norm_name}_behind", False  # nothing joins a norm
     same = "B T D, B T D -> B T D"
     if kind.dropout:
         mask, dropped = f"{name}_mask", f"{name}_dropped"

@@ -29,8 +29,16 @@ _PLACE = (("offset", "offset:T"), ("length", "local:T"))
 
 def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
     """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum."""
-    fused, learned = "dropout_add" in fusions, kind.positions == "learned"
-    there = {"words_T": True, "embedded": learned, "typed": kind.token_types, "normed": kind.norm_last, "dropped": kind.dropout}
+    fused, learned, normed = "dropout_add" in fusions, kind.positions == "learned", kind.embedding_norm or kind.norm_last
+    dropped = kind.dropout and kind.embedding_dropped
+    there = {
+        "words_T": True,
+        "scaled": kind.scales_embedding,
+        "embedded": learned,
+        "typed": kind.token_types,
+        "normed": normed,
+        "dropped": dropped,
+    }
     names = [name for name, is_there in there.items() if is_there]
     names[-1] = "y"  # what each step makes of the one before; the last leaves the block
     ops = [
@@ -39,6 +47,9 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
         Op("leave_lookup", "B S D -> B T D", ("words",), (names[0],), "relabel"),
     ]
     rest, same = pairwise(names), "B T D, B T D -> B T D"
+    if kind.scales_embedding:
+        x, y = next(rest)
+        ops.append(Op("embedding_scale", "B T D -> B T D", (x,), (y,), "scale", attributes=(("scale", "embedding_scale"),)))
     if learned:
         x, y = next(rest)
         expr, offset = "B T D, P D -> B T D", (("offset", "offset:T"),)
@@ -49,16 +60,16 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
         inputs, offset = ("token_types", "token_type.weight"), (("offset", "offset:U"),)
         ops.append(Op("token_type", "B T, U D -> B T D", inputs, ("token_type",), "lookup", attributes=offset))
         ops.append(Op("token_type_add", same, (x, "token_type"), (y,), "add", in_place=True))
-    if kind.norm_last:
+    if normed:
         x, y = next(rest)
         ops.extend(norm("norm", x, kind, fusions, out=y))
-    if kind.dropout:
+    if dropped:
         x, y = next(rest)
         ops.append(Op("embedding_mask", "-> B T D", (), ("embedding_mask",), "draw", (MASK,), fused=fused))
-        joins = fused and (learned or kind.token_types) and not kind.norm_last
+        joins = fused and (learned or kind.token_types) and not normed
         ops.append(Op("embedding_dropout", same, (x, "embedding_mask"), (y,), "dropout", attributes=DROP, in_place=True, fused=joins))
     tables = ("word", *(["position"] if learned else ()), *(["token_type"] if kind.token_types else ()))
-    scales = norm_weights("norm", kind) if kind.norm_last else {}
+    scales = norm_weights("norm", kind) if normed else {}
     return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
 
 
@@ -74,7 +85,8 @@ def head(kind: TransformerArchitecture, *, fusions: tuple[str, ...], later: Bloc
         table = "output.weight" if later and not kind.tied else "word.weight"
         ops, own = _vocabulary_head(x, kind, fusions, table), {table: "normal"}
         if kind.head == "masked_token":
-            own = {**dense_weights("dense"), **norm_weights("dense_norm", kind), "word.bias": "zeros", **own}
+            own = {**dense_weights("dense", bias=kind.bias), **norm_weights("dense_norm", kind), **own}
+        own |= {"word.bias": "zeros"} if _has_bias(kind) else {}
         if later:
             again = _vocabulary_head(f"{PREFIX}norm", kind, fusions, table, "per_later_token")
             first = (*later_token(later, again, "word.weight", kind, fusions), *first)
@@ -88,11 +100,26 @@ def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, 
     if masked:
         yield from _dense(x, kind, fusions)
     yield Op(ENTER_HEAD, "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
-    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", table), ("logits_gemm" if masked else "shares",))
-    if masked:
-        yield Op("logits_bias", "B S V, V -> B S V", ("logits_gemm", "word.bias"), ("shares",), "bias", in_place=True)
+    there = {"logits_gemm": True, "biased": _has_bias(kind), "scaled": kind.scaled_logits, "capped": kind.caps_logits}
+    steps = [name for name, is_there in there.items() if is_there]
+    steps[-1] = "shares"  # as in the embedding
+    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", table), (steps[0],))
+    rest, same = pairwise(steps), "B S V -> B S V"
+    if _has_bias(kind):
+        x, y = next(rest)
+        yield Op("logits_bias", "B S V, V -> B S V", (x, "word.bias"), (y,), "bias", in_place=True)
+    if kind.scaled_logits:
+        x, y = next(rest)
+        yield Op("logits_scale", same, (x,), (y,), "scale", attributes=(("scale", "logit_scale"),))
+    if kind.caps_logits:
+        x, y = next(rest)
+        yield Op("logits_cap", same, (x,), (y,), "softcap", attributes=(("cap", "final_logit_softcapping"),))
     yield Op("enter_loss", "B S V -> B S W", ("shares",), ("logits",), "relabel")
     yield from cross_entropy("B S", "W", "labels", scale, fusions)
+
+
+def _has_bias(kind: TransformerArchitecture) -> bool:
+    return kind.head_bias or kind.head == "masked_token"
 
 
 def cross_entropy(row: str, label: str, labels: str, scale: str, fusions: tuple[str, ...]) -> Iterator[Op]:
@@ -168,8 +195,9 @@ def labelled_rows(x: str, labels: str, fusions: tuple[str, ...], *, bias: bool) 
 def _dense(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """The dense layer before the logits of masked tokens: whole on every tensor-parallel rank, on its part of the stream."""
     activation = "gelu" if kind.activation in GATED else kind.activation
-    yield Op("dense_gemm", "B T D, D H -> B T H", (x, "dense.weight"), ("dense_gemm",))
-    yield Op("dense_bias", "B T H, H -> B T H", ("dense_gemm", "dense.bias"), ("dense_biased",), "bias", in_place=True)
+    yield Op("dense_gemm", "B T D, D H -> B T H", (x, "dense.weight"), ("dense_gemm" if kind.bias else "dense_biased",))
+    if kind.bias:
+        yield Op("dense_bias", "B T H, H -> B T H", ("dense_gemm", "dense.bias"), ("dense_biased",), "bias", in_place=True)
     yield Op("dense_activation", "B T H -> B T H", ("dense_biased",), ("dense_active",), activation)
     yield from norm("dense_norm", "dense_active", kind, fusions, dim="H")
     yield Op("leave_dense", "B T H -> B T D", ("dense_norm",), ("dense_out",), "relabel")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from parsim.model.dims import FLOAT32
 from parsim.model.gates import gate
 from parsim.model.op import COUNT, Gradient, Op
-from parsim.model.transformer import TransformerArchitecture
+from parsim.model.transformer import GATE_STEPS, TransformerArchitecture
 
 MATRICES = {"gate": "D J", "up": "D J", "down": "J D"}  # of each expert
 ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
@@ -94,8 +94,8 @@ def _weighted_activation(ups: Sequence[str], kind: TransformerArchitecture, fusi
         expr, inputs = "X G J, X G J, X G -> X G J", (*hidden, "expert_gates")
         yield Op(ACTIVATION, expr, inputs, ("expert_active",), f"weighted_{kind.activation}")
         return
-    if kind.activation == "swiglu":
-        yield Op("experts_swish", same, hidden[:1], ("expert_swish",), "silu")
+    if kind.activation in GATE_STEPS:
+        yield Op("experts_swish", same, hidden[:1], ("expert_swish",), GATE_STEPS[kind.activation])
         yield Op("experts_multiply", f"X G J, {same}", ("expert_swish", *hidden[1:]), ("expert_plain",), "multiply")
     else:
         yield Op("experts_activation", f"{'X G J, ' * (len(ups) - 1)}{same}", hidden, ("expert_plain",), kind.activation)

@@ -12,17 +12,19 @@ from parsim.model.transformer import TransformerArchitecture
 def norm(name: str, x: str, kind: TransformerArchitecture, fusions: tuple[str, ...], *, out: str = "", dim: str = "D") -> Iterator[Op]:
     """The ops that normalise `x` on the residual stream; their result bears the name unless told otherwise."""
     if kind.norm == "rms_norm":
-        yield from rms_norm(name, x, fusions, out=out or name, dims=f"B T {dim}")
+        yield from rms_norm(name, x, fusions, out=out or name, dims=f"B T {dim}", wide=kind.norm_in_float32)
         return
     scales = tuple(norm_weights(name, kind))
-    yield Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), kind.norm)
+    own = kind.norm if kind.norm_bias else f"unshifted_{kind.norm}"
+    yield Op(name, f"B T {dim}{f', {dim}' * len(scales)} -> B T {dim}", (x, *scales), (out or name,), own)
 
 
-def rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str) -> Iterator[Op]:
+def rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str, wide: bool = False) -> Iterator[Op]:
     """The ops of an RMSNorm over the last of these dims.
 
     One that no kernel fuses is written out as in Llama: in float32, and back before its gain.  So autograd keeps a float32 copy
-    and the normalised one (meta-llama/llama, llama/model.py, RMSNorm; PyTorch, tools/autograd/derivatives.yaml, pow and mul).
+    and the normalised one (meta-llama/llama, llama/model.py, RMSNorm; PyTorch, tools/autograd/derivatives.yaml, pow and mul).  A `wide`
+    one goes back behind its gain, as in Gemma (google/gemma_pytorch, gemma/model.py, RMSNorm).
     """
     gamma, same, whole = f"{name}.gamma", f"{dims} -> {dims}", f"{dims}, {dims[-1]} -> {dims}"
     if "rms_norm" in fusions:
@@ -30,11 +32,12 @@ def rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str
         return
     yield Op(f"{name}_wide", same, (x,), (f"{name}_x32",), "cast", (FLOAT32,))
     yield Op(f"{name}_normalize", same, (f"{name}_x32",), (f"{name}_y32",), "rms_normalize", (FLOAT32,))
-    yield Op(f"{name}_narrow", same, (f"{name}_y32",), (f"{name}_normalized",), "cast")
-    yield Op(name, whole, (f"{name}_normalized", gamma), (out,), "gain")
+    if not wide:
+        yield Op(f"{name}_narrow", same, (f"{name}_y32",), (f"{name}_normalized",), "cast")
+    yield Op(name, whole, (f"{name}_y32" if wide else f"{name}_normalized", gamma), (out,), "gain")
 
 
 def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:
     """The weights of a norm with their initial values; RMSNorm has no shift."""
-    shift = {f"{name}.beta": "zeros"} if kind.norm == "layer_norm" else {}
+    shift = {f"{name}.beta": "zeros"} if kind.norm == "layer_norm" and kind.norm_bias else {}
     return {f"{name}.gamma": "ones", **shift}

@@ -45,14 +45,19 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
         Gradient("x1", "layer_norm_grad_gamma", ("x0", "dy")),
         Gradient("x2", "sum_to"),
     ),
+    "unshifted_layer_norm": (
+        Gradient("x0", "layer_norm_grad_x", ("x0", "x1", "dy")),
+        Gradient("x1", "layer_norm_grad_gamma", ("x0", "dy")),
+    ),
     "rms_norm": (Gradient("x0", "rms_norm_grad_x", ("x0", "x1", "dy")), Gradient("x1", "rms_norm_grad_gamma", ("x0", "dy"))),
     "gain": (Gradient("x0", "gain", ("dy", "x1")), Gradient("x1", "gain_grad", ("x0", "dy"))),
     "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
     "cast": (Gradient("x0", "cast_grad"),),
     **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "relu", "squared_relu")},
-    **{name: (Gradient("x0 x1", f"{name}_grad", ("x0", "x1", "dy")),) for name in ("swiglu", "clamped_swiglu")},
+    **{name: (Gradient("x0 x1", f"{name}_grad", ("x0", "x1", "dy")),) for name in ("swiglu", "geglu", "clamped_swiglu")},
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
-    **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "causal_softmax", "softmax")},
+    **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "sigmoid", "softcap", "causal_softmax", "softmax")},
+    "alibi": (_IDENTITY_0,),
     "append": (Gradient("x0 x1", "append_grad"),),
     "flatten": (Gradient("x0", "unflatten"),),
     "unflatten": (Gradient("x0", "flatten"),),
@@ -60,7 +65,10 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "unpermute": (Gradient("x0", "permute"),),
     "grouped_gemm": (Gradient("x0", "grouped_gemm", ("dy", "x1")), Gradient("x1", "grouped_gemm", ("dy", "x0"))),
     "weigh": (Gradient("x0", "weigh", ("dy", "x1")), Gradient("x1", "weigh_grad", ("x0", "dy"))),
-    **{name: (Gradient("x0 x1 x2", f"{name}_grad", ("x0", "x1", "x2", "dy")),) for name in ("weighted_swiglu", "weighted_clamped_swiglu")},
+    **{
+        f"weighted_{name}": (Gradient("x0 x1 x2", f"weighted_{name}_grad", ("x0", "x1", "x2", "dy")),)
+        for name in ("swiglu", "geglu", "clamped_swiglu")
+    },
     "expert_bias": (_IDENTITY_0, Gradient("x1", "expert_bias_grad")),
     "weighted_expert_bias": (
         _IDENTITY_0,
@@ -96,6 +104,7 @@ COSTS: Final = {
     "einsum": Cost(family="gemm"),  # 2 x the product of the extents of all dims
     **dict.fromkeys(("bias", "sum_to"), Cost(1)),
     "layer_norm": Cost(7),  # mean, centre, square, variance, scale, gamma, beta
+    "unshifted_layer_norm": Cost(6),
     "layer_norm_grad_x": Cost(13),  # the statistics again, two means over D, their combination
     "layer_norm_grad_gamma": Cost(7),
     "rms_norm": Cost(4),  # square, mean, scale, gamma
@@ -105,11 +114,14 @@ COSTS: Final = {
     **{"silu": Cost(4), "silu_grad": Cost(9), "multiply": Cost(1)},
     **{"gelu": Cost(8), "gelu_grad": Cost(16), "relu": Cost(1), "relu_grad": Cost(1)},
     **{"squared_relu": Cost(2), "squared_relu_grad": Cost(3), "swiglu": Cost(5), "swiglu_grad": Cost(11)},
+    **{"sigmoid": Cost(3), "sigmoid_grad": Cost(3), "softcap": Cost(3), "softcap_grad": Cost(4)},
+    **{"geglu": Cost(9), "geglu_grad": Cost(19), "weighted_geglu": Cost(10), "weighted_geglu_grad": Cost(31)},
     **{"clamped_swiglu": Cost(9), "clamped_swiglu_grad": Cost(18), "sink_softmax": Cost(5), "sink_softmax_grad": Cost(3)},
     **{"sinks_grad": Cost(2), "weighted_clamped_swiglu": Cost(10), "weighted_clamped_swiglu_grad": Cost(30)},
     **{"expert_bias": Cost(1), "expert_bias_grad": Cost(1), "weighted_expert_bias": Cost(2), "weighted_expert_bias_grad": Cost(2)},
     "weighted_expert_bias_grad_gates": Cost(2, operand=1),
     **{"append": Cost(0), "append_grad": Cost(1)},  # the part that all heads share, as an attribute says
+    "alibi": Cost(2),  # a slope times a distance, and a sum
     "rotary": Cost(3),  # 4 multiplications and 2 additions turn a pair
     **{"rotary_grad": Cost(3), "tanh": Cost(1), "tanh_grad": Cost(3), "first": Cost(0, picks=(0,)), "first_grad": Cost(0)},
     **{"dropout": Cost(2), "add": Cost(1), "causal_softmax": Cost(5), "causal_softmax_grad": Cost(4), "causal_scale": Cost(1)},

@@ -31,6 +31,7 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
         "the width of an expert; ffn_hidden_size where left out", 0, rule=lambda row: row.get("ffn_hidden_size") or 4 * row["hidden_size"]
     )
     shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
+    shared_expert_gate: bool = figure("whether the sigmoid of a logit of each token weighs what these give", False)
     expert_groups: int = figure("groups of experts side by side, such as those of a node; 0 and 1: all are one", 0, zero=True)
     groups_per_token: int = figure("with expert_groups how many of them a token's experts are from, at most; 0: all", 0, zero=True)
     gates: str = figure(
@@ -82,6 +83,8 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
 
     def experts_misfit(self) -> str:
         """What does not fit in the figures of experts; "" where all do."""
+        if self.shared_expert_gate and not self.shared_ffn_hidden_size:
+            return "shared_expert_gate = true weighs what shared experts give, but shared_ffn_hidden_size = 0"
         if self.num_experts and self.experts_per_token > self.num_experts:
             return f"experts_per_token = {self.experts_per_token} is above num_experts = {self.num_experts}"
         if self.num_experts and not self.expert_ffn_hidden_size:

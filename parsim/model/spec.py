@@ -151,6 +151,11 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         """How far a step moves the biases that steer choices of experts."""
         return 0.0
 
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        """By how much each head lowers a score for each token between query and key; () where none does."""
+        return ()
+
     def sequence_fault(self, sequence_length: int) -> str:
         """Why the model takes no sequences of so many tokens; "" where it does."""
         return ""

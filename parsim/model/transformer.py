@@ -7,16 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import groupby
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 from msgspec.structs import replace
 
+from parsim.model import alibi
+from parsim.model.form import LayerForm
 from parsim.model.routing import RoutedSpec
 from parsim.model.spec import Architecture, Layout, figure
 from parsim.model.window import Window
 
 _LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the last 4.8 of 14.8 T tokens, 0.3 before
+GATE_STEPS = {"swiglu": "silu", "geglu": "gelu"}  # what makes the gate, where frameworks multiply in a step of its own
+ACTIVATIONS = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "clamped_swiglu")
 _LABELLED = ("text", "token")  # heads whose matrix is their own
+# Figures that decide by themselves which ops there are.
+_AS_STATED: tuple[str, ...] = (
+    *("norm", "norm_bias", "positions", "activation", "bias", "qkv_bias", "out_bias", "head_bias", "causal", "norm_last", "embedding_norm"),
+    *("parallel_block", "tied_norm", "scores_dropped", "embedding_dropped", "head", "qk_norm", "gates", "gates_on_input"),
+    *("sandwich_norm", "norm_after", "norm_in_float32", "shared_expert_gate"),
+)
 
 
 def _head_dim(row: Mapping[str, Any]) -> int:
@@ -26,19 +36,6 @@ def _head_dim(row: Mapping[str, Any]) -> int:
     return int(row["hidden_size"] // row["num_heads"])
 
 
-class LayerForm(NamedTuple):
-    """What a layer has that others of its model may not have."""
-
-    experts: bool = False  # in place of a dense MLP
-    full: bool = False  # attention to all tokens, in a model whose other layers have a window
-    unturned: bool = False  # queries and keys without positions, in a model whose other layers turn them
-
-    @property
-    def name(self) -> str:
-        """That of its block."""
-        return f"{'full_' * self.full}{'unturned_' * self.unturned}{'expert_' * self.experts}layer"
-
-
 class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     """Which ops the blocks of a transformer have."""
 
@@ -46,8 +43,24 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     norm: str
     positions: str
     qkv_bias: bool
+    out_bias: bool = True  # where there are biases
+    norm_bias: bool = True
+    head_bias: bool = False
     causal: bool = True
     norm_last: bool = False
+    sandwich_norm: bool = False
+    norm_after: bool = False
+    norm_in_float32: bool = False
+    scales_embedding: bool = False
+    caps_scores: bool = False
+    caps_logits: bool = False
+    embedding_norm: bool = False
+    parallel_block: bool = False
+    tied_norm: bool = False
+    partly_turned: bool = False
+    scores_dropped: bool = True  # where there is dropout
+    embedding_dropped: bool = True
+    scaled_logits: bool = False
     token_types: bool = False
     head: str = "next_token"
     qk_norm: bool = False
@@ -56,6 +69,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     window: str = ""  # what a layer that is not full sees: the last tokens, or those of its chunk; "": all
     sinks: bool = False
     shared_experts: bool = False
+    shared_expert_gate: bool = False
     gates: str = "softmax"
     gates_on_input: bool = False
     capacity: bool = False
@@ -64,6 +78,22 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     latent: bool = False
     query_latent: bool = False
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
+
+    @property
+    def norms_first(self) -> bool:
+        """Whether attention and MLP read what a norm gives."""
+        return not (self.norm_last or self.norm_after)
+
+    @property
+    def norms_branches(self) -> bool:
+        """Whether what they give is normalised before it is added."""
+        return self.sandwich_norm or self.norm_after
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Those of a layer on the residual stream."""
+        ends = (*("",) * (not self.norm_after), *("_behind",) * self.norms_branches)
+        return tuple(f"{name}{end}" for name in ("norm1", *("norm2",) * (not self.tied_norm)) for end in ends)
 
 
 class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
@@ -84,18 +114,37 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     head_dim: int = figure("the width of a head; hidden_size / num_heads where left out", rule=_head_dim)
     vocab_size: int = figure("the number of tokens, before padding")
     max_positions: int = figure("the longest sequence, which is the rows of a learned position table")
-    activation: str = figure("the nonlinearity of the MLP", "gelu", legal=("gelu", "relu", "squared_relu", "swiglu", "clamped_swiglu"))
+    activation: str = figure("the nonlinearity of the MLP", "gelu", legal=ACTIVATIONS)
     norm: str = figure("what normalises the input of attention, MLP and head", "layer_norm", legal=("layer_norm", "rms_norm"))
-    positions: str = figure("a position table, or queries and keys turned by position", "learned", legal=("learned", "rotary"))
+    norm_bias: bool = figure("whether norms with a mean have a shift beside their scale (the bias of a LayerNorm)", True)
+    positions: str = figure(
+        "a position table, queries and keys turned by position, or scores lowered by distance",
+        "learned",
+        legal=("learned", "rotary", "alibi"),
+    )
+    position_offset: int = figure("rows of a position table before that of the first token", 0, zero=True, most=1_000)
+    rotary_dim: int = figure("with positions = rotary the elements of a head that are turned; 0: all", 0, zero=True)
     bias: bool = figure("whether the linear layers of attention output, MLP, router and experts have biases", True)
     qkv_bias: bool = figure(
         "whether those of queries, keys and values do; as bias where left out", True, rule=lambda row: row.get("bias", True)
     )
+    out_bias: bool = figure("with bias = true whether that of attention's output does", True)
+    head_bias: bool = figure("whether logits of the next token have a bias", False)
+    parallel_block: bool = figure("whether the MLP stands beside attention: both read the stream, and one sum adds both to it", False)
+    tied_norm: bool = figure("with parallel_block whether attention and MLP read one norm, not each its own", False)
     qk_norm: bool = figure("whether an RMSNorm of its own stands behind each head's queries and keys", False)
     qk_norm_weights: bool = figure("whether that norm has weights; without, it stands where positions turn queries and keys only", True)
     tied_embedding: bool = figure("whether input and output embedding are one", True)
     causal: bool = figure("whether a token sees only those before it; false makes an encoder", True)
     norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)
+    sandwich_norm: bool = figure("whether norms stand behind attention and MLP, too, before their residual adds", False)
+    norm_after: bool = figure("whether norms stand there only, with none before attention and MLP", False)
+    norm_in_float32: bool = figure("whether RMSNorms that no kernel fuses multiply by their weights in float32, too, as Gemma's do", False)
+    embedding_scale: float = figure("what embeddings are multiplied by", 1.0, most=1_000_000)
+    attn_logit_softcapping: float = figure("c, where scores of attention become c tanh(score / c); 0: they do not", 0.0, most=1_000_000)
+    final_logit_softcapping: float = figure("c, where the logits of the head become c tanh(logit / c); 0: they do not", 0.0, most=1_000_000)
+    unnormed_first: bool = figure("whether the first layer has no norm before attention", False)
+    embedding_norm: bool = figure("whether a norm stands behind the embedding, also where norms come first", False)
     num_token_types: int = figure("the rows of a token type table; 0 leaves it out", 0, zero=True, most=1_000_000)
     head: str = figure(
         "logits alone, with a dense layer before and a bias behind, or a label each text or token",
@@ -108,9 +157,13 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     )
     attention_chunk: int = figure("the tokens of a chunk, of which a token sees those before it; 0: there are no chunks", 0, zero=True)
     full_attention_every: int = figure("with either each so many-th layer sees all tokens nevertheless; 0: none does", 0, zero=True)
+    full_attention_from: int = figure("the first layer that does, of those; 0: the full_attention_every-th", 0, zero=True)
     unturned_every: int = figure("of layers with rotary positions each so many-th turns nothing (NoPE); 0: all turn", 0, zero=True)
     attention_sinks: bool = figure("whether each head's softmax has a learned sink beside the keys", False)
     dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
+    scores_dropped: bool = figure("whether that is also dropped of attention scores, where these are stored", True)
+    embedding_dropped: bool = figure("whether that is also dropped behind the embedding", True)
+    logit_scale: float = figure("what logits are multiplied by", 1.0, most=1_000)
     kv_lora_rank: int = figure("the width of what keys and values of latent attention (MLA) grow from; 0: no such attention", 0, zero=True)
     q_lora_rank: int = figure("the same of its queries; 0 or null: they grow from the residual stream", 0, zero=True, rule=lambda row: 0)
     qk_nope_head_dim: int = figure("with kv_lora_rank the width of what is a head's own of a key", 0, zero=True)
@@ -129,21 +182,56 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f"mtp_loss_weight = {self.mtp_loss_weight} goes with mtp_layers, which is 0"
         if self.mtp_layers and self.steer_rate:
             return "steer_rate is not built with mtp_layers; leave one out"
-        if found := self._latent_misfit() or self._window_misfit():
+        if found := self._latent_misfit() or self._window_misfit() or self._blocks_misfit() or self._positions_misfit():
             return found
         if stated.get("head_dim") is None and not self.kv_lora_rank and self.hidden_size % self.num_heads:
             return f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}; give head_dim, or another num_heads"
         if self.num_heads % self.num_kv_heads:
             return f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}"
-        if self.positions == "rotary" and self.head_dim % 2:
-            return f"positions = rotary turns pairs of elements, but head_dim = {self.head_dim} is odd"
         if self.head in _LABELLED and self.tied_embedding:
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
         if self.norm_last and self.head == "next_token" and self.tied_embedding:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
+        if self.unnormed_first and (self.norm_last or self.norm_after or self.parallel_block):
+            return "unnormed_first goes with norms before attention, and an MLP behind it"
+        if self.norm_last + self.norm_after + self.sandwich_norm > 1:
+            return "norm_last, norm_after and sandwich_norm are three places of norms; give one"
+        if not self.embedding_scale:
+            return "embedding_scale = 0.0 leaves nothing of embeddings; 1 scales nothing"
+        if self.final_logit_softcapping and self.head in _LABELLED:
+            return f"final_logit_softcapping goes with a head that has the vocabulary, not with head = {self.head}"
         if self.bias and (self.shared_ffn_hidden_size or self.gates_on_input):
             return "bias = true with shared_ffn_hidden_size or gates_on_input is not built; set bias = false"
         return self.experts_misfit()
+
+    def _blocks_misfit(self) -> str:
+        """What does not fit in the figures of an MLP beside attention, and of the head."""
+        if self.tied_norm and not self.parallel_block:
+            return "tied_norm = true goes with parallel_block = true"
+        if self.parallel_block and not (self.architecture.norms_first and not self.sandwich_norm):
+            return "parallel_block = true is built with norms first alone: norm_last, norm_after and sandwich_norm false"
+        if self.parallel_block and (self.kv_lora_rank or self.num_experts):
+            return "parallel_block = true is built without latent attention (kv_lora_rank) and without experts"
+        if (self.head_bias or self.logit_scale != 1.0) and (self.head != "next_token" or self.mtp_layers):
+            return "head_bias and logit_scale go with head = next_token and mtp_layers = 0"
+        if not self.logit_scale:
+            return "logit_scale = 0.0 leaves nothing of the logits; 1 scales nothing"
+        return ""
+
+    def _positions_misfit(self) -> str:
+        """What does not fit in the figures of positions."""
+        if self.rotary_dim and (self.positions != "rotary" or self.kv_lora_rank):
+            return f"rotary_dim = {self.rotary_dim} goes with positions = rotary, and not with latent attention"
+        if self.rotary_dim > self.head_dim:
+            return f"rotary_dim = {self.rotary_dim} is more than head_dim = {self.head_dim}; 0 turns all"
+        turned = "rotary_dim" if self.rotary_dim else "head_dim"
+        if self.positions == "rotary" and getattr(self, turned) % 2:
+            return f"positions = rotary turns pairs of elements, but {turned} = {getattr(self, turned)} is odd"
+        if self.position_offset and self.positions != "learned":
+            return f"position_offset = {self.position_offset} goes with positions = learned"
+        if self.positions == "alibi" and not self.causal:
+            return "positions = alibi is built with causal = true"
+        return ""
 
     def _window_misfit(self) -> str:
         """What does not fit in the figures of windows."""
@@ -153,7 +241,11 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return "sliding_window and attention_chunk are two ways to see less; give one of them"
         if self.unturned_every and (self.positions != "rotary" or self.kv_lora_rank):
             return f"unturned_every = {self.unturned_every} goes with positions = rotary, and not with latent attention"
-        return "sliding_window and attention_chunk are built with causal = true" if self._window and not self.causal else ""
+        if self.attention_chunk and not self.causal:
+            return "attention_chunk is built with causal = true"
+        if self.full_attention_from > self.full_attention_every:
+            return f"full_attention_from = {self.full_attention_from} is above full_attention_every = {self.full_attention_every}"
+        return ""
 
     def _latent_misfit(self) -> str:
         """What does not fit in the figures of latent attention."""
@@ -185,8 +277,10 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
 
     def form(self, layer: int) -> LayerForm:
         """What a layer has of its own."""
-        is_full, is_unturned = (every > 0 and (layer + 1) % every == 0 for every in (self.full_attention_every, self.unturned_every))
-        return LayerForm(self.has_experts(layer), is_full, is_unturned)
+        every, place = self.full_attention_every, layer + 1
+        is_full = every > 0 and (place - self.full_attention_from) % every == 0
+        is_unturned = self.unturned_every > 0 and place % self.unturned_every == 0
+        return LayerForm(self.has_experts(layer), is_full, is_unturned, self.unnormed_first and layer == 0)
 
     @property
     def layout(self) -> Layout:
@@ -197,15 +291,16 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     @property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
-        same = ("norm", "positions", "activation", "bias", "qkv_bias", "causal", "norm_last", "head", "qk_norm", "gates", "gates_on_input")
-        found: dict[str, Any] = {name: getattr(self, name) for name in same}
+        found: dict[str, Any] = {name: getattr(self, name) for name in _AS_STATED}
+        found |= {"partly_turned": 0 < self.rotary_dim < self.head_dim, "scaled_logits": self.logit_scale != 1.0}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
         found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers)))), "qk_norm_weights": self.qk_norm_weights}
         found |= {"window": "sliding" if self.sliding_window else "chunked" if self.attention_chunk else ""}
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
         found |= {"later": self.form(self.num_layers - 1) if self.mtp_layers else None}
         found |= {"capacity": self.capacity_factor > 0, "balance_loss": self.balance_coefficient > 0}
-        found |= {"steers": self.steer_rate > 0}
+        found |= {"steers": self.steer_rate > 0, "scales_embedding": self.embedding_scale != 1}
+        found |= {"caps_scores": self.attn_logit_softcapping > 0, "caps_logits": self.final_logit_softcapping > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found)
 
@@ -225,8 +320,9 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             "W": self.vocab_size,
             "U": self.num_token_types,
             "Y": self.num_labels,
-            "P": self.max_positions,
+            "P": self.max_positions + self.position_offset,
             **({"w": self._window} if self._window else {}),
+            **({"r": self.rotary_dim} if self.rotary_dim else {}),
         }
 
     @property
@@ -250,6 +346,11 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         """The same, with as many experts as a token chooses."""
         return {**self.extents, "E": self.experts_per_token}
 
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        """Those of ALiBi."""
+        return alibi.slopes(self.num_heads) if self.positions == "alibi" else ()
+
     def sequence_fault(self, sequence_length: int) -> str:
         """A learned position table has a row for each token."""
         if self.positions == "learned" and sequence_length > self.max_positions:
@@ -261,7 +362,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs that are counted."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
         layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]
-        pairs = sum(Window(self.window_of(layer), self.attention_chunk > 0).pairs(sequence_length) for layer in layers)
+        pairs = sum(Window(self.window_of(layer), self.attention_chunk > 0, not self.causal).pairs(sequence_length) for layer in layers)
         whole = 6 * self.num_heads * widths * pairs // sequence_length
         return whole, whole // 2 if self.causal else whole
 
@@ -270,6 +371,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         heads = 2 * tensor_parallel
         kv_heads = heads // 2 if self.num_kv_heads < self.num_heads else heads
         found = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8 * tensor_parallel}
+        if self.rotary_dim:
+            found["rotary_dim"] = 2 if self.rotary_dim < self.head_dim else 4
         if self.kv_lora_rank:
             found |= {"num_kv_heads": heads, "kv_lora_rank": 6, "q_lora_rank": 8 * (self.q_lora_rank > 0)}
             found |= {"qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 3}
@@ -281,6 +384,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found = super().small(num_layers, tensor_parallel)
         every = min(self.expert_layer_every, num_layers - dense)
         windows = {name: min(getattr(self, name), 3) for name in ("sliding_window", "attention_chunk")}
+        windows["full_attention_from"] = min(self.full_attention_from, num_layers - 1)
         marks = {name: min(getattr(self, name), num_layers) * (num_layers > 1) for name in ("full_attention_every", "unturned_every")}
         return replace(found, num_dense_layers=dense, expert_layer_every=every, **windows, **marks)
 

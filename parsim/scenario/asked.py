@@ -85,6 +85,13 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "attention_sinks": "sinks attention_sink softmax_offset",
         "causal": "is_causal",
         "norm_last": "post_norm",
+        "attn_logit_softcapping": "attn_logit_softcap attention_softcap attention_logit_softcap",
+        "final_logit_softcapping": "final_logit_softcap output_logit_softcap",
+        "sandwich_norm": "peri_ln sandwich_norms",
+        "parallel_block": "parallel_attn parallel_attention use_parallel_residual parallel_residual parallel_mlp",
+        "tied_norm": "parallel_block_tied_norm gpt_j_tied",
+        "embedding_norm": "embedding_layernorm word_embeddings_layernorm embed_norm",
+        "head_bias": "lm_head_bias output_bias",
         "num_token_types": "type_vocab_size",
         "qk_norm": "qk_layernorm use_qk_norm query_key_norm",
         "num_experts": "num_local_experts n_routed_experts num_routed_experts n_experts moe_num_experts",
@@ -213,14 +220,12 @@ SAID: Final[Mapping[str, str]] = {
     "compiled and captured programs are not built: a stack's fusions say what is fused": (
         "compile torch_compile cuda_graph* enable_cuda_graph use_cuda_graph*"
     ),
-    "MLPs beside attention are not built: a block runs attention, then its MLP": (
-        "parallel_attn* parallel_attention* parallel_block* use_parallel_residual parallel_residual parallel_mlp"
-    ),
     "windows are sliding_window, and full_attention_every of a model's layers without one": (
         "attention_window* use_sliding_window local_attention* layer_types max_window_layers"
     ),
-    "ALiBi is not built: positions are learned or rotary": "alibi* use_alibi",
-    "soft caps of logits are not built": "attn_logit_softcap* final_logit_softcap* logit_softcap* softcap*",
+    "it is a way of positions: positions = alibi": "alibi* use_alibi",
+    "it is rotary_dim, the elements of a head that are turned": "rotary_percent rotary_pct partial_rotary_factor",
+    "soft caps are two figures: attn_logit_softcapping and final_logit_softcapping": "logit_softcap* softcap*",
     "latent attention (MLA) is asked for by its widths: kv_lora_rank and others": "mla multi_latent_attention",
     "encoders beside decoders, images and sounds are not built": (
         "num_encoder_layers num_decoder_layers encoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder "
@@ -228,22 +233,23 @@ SAID: Final[Mapping[str, str]] = {
     ),
     "state-space and linear attention layers are not built": "mamba* ssm* state_size linear_attention* full_attention_interval",
     "it changes no matmul, and nothing that is predicted: leave it out": (
-        "rope_theta rope_scaling rotary_base rotary_percent partial_rotary_factor rms_norm_eps layer_norm_eps norm_eps layernorm_epsilon "
+        "rope_theta rope_scaling rotary_base rms_norm_eps layer_norm_eps norm_eps layernorm_epsilon "
         "layer_norm_epsilon initializer_range init_method_std bos_token_id eos_token_id pad_token_id transformers_version architectures"
     ),
     "an inline model says what it has by activation, norm, positions and bias; model: hf:PATH reads a config.json": "model_type",
     "it is the optimizer of a plan: paged_adamw or paged_adamw_8bit": "paged paged_optimizer* use_paged_optimizer*",
     "gradients go where the optimizer is: give offload_optimizer": "offload_grad*",
     "logits stay sharded where the stack says so: stack: {base: NAME, gather_logits: false}": "loss_parallel* disable_loss_parallel",
-    "of gated MLPs two are built: activation = swiglu, or gpt-oss's clamped_swiglu": (
+    "of gated MLPs three are built: activation = swiglu, geglu or gpt-oss's clamped_swiglu": (
         "swiglu use_swiglu geglu use_geglu glu gated gated_mlp gated_linear_unit"
     ),
     "say tied_embedding = false": "untie_embeddings_and_output_weights untie_embeddings",
     "say bias = false": "disable_bias_linear no_bias",
-    "bias is that of all linear layers, and qkv_bias that of queries, keys and values; one of attention or the MLP alone is not built": (
+    "bias is that of all linear layers, qkv_bias that of queries, keys and values; out_bias = false leaves out attention's last": (
         "attention_bias attn_bias mlp_bias"
     ),
-    "one dropout is built, for embeddings, attention scores and what each branch adds: give dropout": (
+    "one dropout is built, for embeddings, attention scores and what each branch adds: give dropout; scores_dropped and "
+    "embedding_dropped = false leave it out there": (
         "hidden_dropout attention_dropout resid_pdrop embd_pdrop attn_pdrop hidden_dropout_prob attention_probs_dropout_prob"
     ),
     "the memory of a device is hbm_capacity of its accelerator: node: {base: NAME, accelerator: {base: NAME, hbm_capacity: 80 GiB}}": (
@@ -292,8 +298,8 @@ def about_key(section: str, key: str, own: Iterable[str], *, nested: bool = Fals
 def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
     """What follows a wrong value or unknown name in a message: the one meant, that it is not built, or "".
 
-    >>> about_value("activation", "geglu", ["gelu", "swiglu"]), about_value("activation", "gelu_new", ["gelu"])
-    (', which is a gate that is not built: swiglu is', " (did you mean 'gelu'?)")
+    >>> about_value("activation", "reglu", ["gelu", "swiglu"]), about_value("activation", "gelu_new", ["gelu"])
+    (', which is a gate that is not built: swiglu and geglu are', " (did you mean 'gelu'?)")
     """
     known = list(legal)
     own = name.rpartition("/")[2]  # without the organisation

@@ -91,7 +91,7 @@ def _with_config(value: Any, tree: Tree) -> Any:
     if not isinstance(name, str) or not name.startswith(huggingface.PREFIX):
         return value
     others = {key: each for key, each in value.items() if key != "model"}
-    path = Path(tree.path).parent / name.removeprefix(huggingface.PREFIX)
+    path = huggingface.find(Path(tree.path).parent, name.removeprefix(huggingface.PREFIX))
     try:
         return {**others, "model": huggingface.row(path, name)}
     except ParsimError as error:

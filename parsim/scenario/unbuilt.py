@@ -15,11 +15,11 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         _NOT_BUILT: "fp64 float64 double",
     },
     "activation": {
-        "is a gate that is not built: swiglu is": "geglu* gated_gelu* reglu* glu bilinear",
+        "is a gate that is not built: swiglu and geglu are": "reglu* glu bilinear",
         "without a gate is not built; with one it is swiglu": "silu swish",
         _NOT_BUILT: "tanh sigmoid mish elu leaky_relu quick_gelu laplace",
     },
-    "positions": {_NOT_BUILT: "alibi sinusoidal relative* t5* none nope xpos fire mrope 2d*"},
+    "positions": {_NOT_BUILT: "sinusoidal relative* t5* none nope xpos fire mrope 2d*"},
     "norm": {_NOT_BUILT: "none group_norm dyt batch_norm deep_norm scale_norm"},
     "schedule": {_NOT_BUILT: ("zb2p interleaved_zero_bubble* pipedream* chimera hanayo")},
     "optimizer": {
@@ -38,33 +38,29 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: sparse attention behind an indexer": "deepseek_v3.2* deepseek_v4*",
         "is not built: state-space layers, or layers of linear attention": "jamba* qwen3_next* minimax*",
         "is not read: its keys; write its figures as an inline model, with num_experts": (
-            "deepseek_moe* qwen2_moe* qwen2_57b* qwen1.5_moe* dbrx* grok* glm4_moe* granitemoe* olmoe* phimoe* phi3.5_moe*"
+            "deepseek_moe* dbrx* grok* glm4_moe* granitemoe* olmoe* phimoe* phi3.5_moe*"
         ),
         "is not built: norms of whole queries and keys, not a head's": "olmo2* olmo3*",
         "is not read: its keys; write its figures as an inline model, with qk_norm": "exaone4*",
-        "is not built: GeGLU": "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma*",
-        "is not built: GeGLU, norms behind each branch, soft caps and sliding windows": "gemma2*",
-        "is not built: GeGLU, norms behind each branch and of queries and keys, and sliding windows": "gemma3*",
-        "is not built: an MLP beside attention": (
-            "falcon falcon_7b* falcon_11b* falcon_40b* falcon_180b* falcon2* gpt_neox* gptneox* pythia* gptj* gpt_j* phi2 phi1.5 phi1 phi "
-            "cohere* command_r* codegen* palm* stablelm2_12b*"
+        "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache": (
+            "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma* gemma2* gemma3* phi3* phi4* smollm3* qwen2_moe* qwen2_57b* qwen1.5_moe* "
+            "ministral* mistral_nemo* mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* camembert* distilbert* modernbert*"
         ),
-        "is not built: ALiBi": "bloom* mpt* falcon_rw* baichuan_13b* baichuan2_13b*",
-        "is not read: its 13B has ALiBi, which is not built; write the figures of its 7B as an inline model": "baichuan*",
+        "is not built: embeddings of each layer, and heads of several widths": "gemma3n* gemma4*",
+        "is not built: blocks of attention that are left out": "phi3_small*",
+        "is not built: an MLP beside attention whose norms are of another kind, or weights laid out otherwise": "codegen* palm*",
+        "is not built: a LayerNorm of each head's queries and keys": "command_r_plus* c4ai_command_r_plus* stablelm2_12b* stablelm_2_12b*",
+        "is not read: its keys; write its figures as an inline model, with positions = alibi": "baichuan_13b* baichuan2_13b*",
+        "is not read: its keys; write its figures as an inline model, of the 13B with positions = alibi": "baichuan*",
         "is not built: encoders beside decoders, or other inputs than text": (
             "t5* flan* bart* mbart* whisper* vit* clip* llava* qwen2_vl* mllama* deepseek_vl*"
         ),
         "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",
         "is not built: layers that share their weights": "albert*",
         "is not built: embeddings narrower than the model": "electra* opt_350m*",
-        "is not built: norms behind each branch": "glm4 glm4_9b_0414* glm4_32b*",
         "is not built: norms without weights": "olmo olmo_1b* olmo_7b*",
-        "is not read: its keys; write its figures as an inline model, with unturned_every": "smollm3*",
-        "is not read: its keys, and weights laid out otherwise; where its sliding window covers the sequence, write an inline model": (
-            "phi3* phi4* starcoder2*"
-        ),
         "is not read: its keys, and positions or weights laid out otherwise; write its figures as an inline model": (
-            "opt* starcoder gpt_bigcode* stablelm* internlm* glm chatglm* roberta* distilbert* granite* exaone exaone3*"
+            "internlm* glm chatglm* granite* exaone exaone3*"
         ),
     },
 }

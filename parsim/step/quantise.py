@@ -26,7 +26,7 @@ from parsim.step.gradient import KernelCall, part_of
 RESCALED: Final = "rescaled"  # an attribute of a GEMM
 LOCAL: Final = "@local"  # behind the name of what a relabel brings: the narrow tensor before
 TURNED: Final = "@turned"  # behind that of a weight: what backward makes of the layout that lasts, to multiply it
-_NORMS: Final = ("layer_norm", "rms_norm", "gain")
+_NORMS: Final = ("layer_norm", "unshifted_layer_norm", "rms_norm", "gain")
 _PLAIN: Final = "einsum"  # a linear layer of all tokens
 _OF_EXPERTS: Final = frozenset("EX")  # of matrices of experts, and of their rows
 

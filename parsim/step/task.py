@@ -13,8 +13,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim.model.dims import MATMUL, TOKEN_DIMS
+from parsim.model.latent import UP_PROJECTION
 from parsim.model.op import Dims
-from parsim.model.op_kinds import PART
 from parsim.parallel.group import Group
 from parsim.parallel.precision import LAYOUTS
 from parsim.parallel.sharding import Sharding
@@ -270,7 +270,7 @@ def calls_of(task: Task, fusions: tuple[str, ...]) -> int:
 
 def _is_latent(rotary: Compute) -> bool:
     """Whether it turns the part of queries that latent attention turns, or the keys that all its heads share."""
-    return PART in rotary.attributes or any("r" in each.dims for each in rotary.inputs if isinstance(each, Operand))
+    return rotary.tag == UP_PROJECTION or any("r" in each.dims for each in rotary.inputs if isinstance(each, Operand))
 
 
 def experts_of(task: Task) -> tuple[str, ...] | None:

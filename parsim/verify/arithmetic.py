@@ -77,7 +77,7 @@ class Arithmetic:
 
         Source: Ba et al. 2016 (arXiv:1607.06450), Eq. 4.
         """
-        gamma, centre = self.weights.get(f"{name}.gamma"), kind == "layer_norm"
+        gamma, beta, centre = self.weights.get(f"{name}.gamma"), self.weights.get(f"{name}.beta"), kind == "layer_norm"
         apart = x - x.mean(-1, keepdims=True) if centre else x
         size = np.sqrt((apart**2).mean(-1, keepdims=True) + _EPSILON)
         unit = apart / size
@@ -86,13 +86,13 @@ class Arithmetic:
             rows = tuple(range(x.ndim - 1))
             if gamma is not None:
                 self.gradients[f"{name}.gamma"] += (dy * unit).sum(rows)
-            if centre:
+            if beta is not None:
                 self.gradients[f"{name}.beta"] += dy.sum(rows)
             d_unit = dy if gamma is None else dy * gamma
             d_apart = d_unit - unit * (d_unit * unit).mean(-1, keepdims=True)
             return np.asarray((d_apart - d_apart.mean(-1, keepdims=True) if centre else d_apart) / size)
 
-        return (unit if gamma is None else unit * gamma) + (self.weights[f"{name}.beta"] if centre else 0.0), back
+        return (unit if gamma is None else unit * gamma) + (0.0 if beta is None else beta), back
 
     def dropout(self, instance: str, name: str, x: Array) -> Valued:
         """What the mask keeps, over the share that is kept: Srivastava et al. 2014, JMLR 15, section 10."""
@@ -129,12 +129,26 @@ def chain(*pullbacks: Pullback) -> Pullback:
     return back
 
 
-def rotary(x: Array) -> Valued:
-    """x[B S ... C] with each pair (i, i + C / 2) turned by its position: Su et al. 2021 (arXiv:2104.09864), Eq. 15."""
-    length, width = x.shape[1], x.shape[-1]
+def alibi_bias(num_heads: int, length: int) -> Array:
+    """By how much ALiBi lowers the score of each head, query and key: Press et al. 2022 (arXiv:2108.12409), section 3.
+
+    Slopes fall from 1 by equal factors to 2^-8 at the last of 2^k heads; of other numbers, each second one of twice as many comes behind.
+    """
+    whole = 1 << num_heads.bit_length() - 1
+    slopes = [256.0 ** -(i / whole) for i in range(1, whole + 1)] + [256.0 ** -(i / whole / 2) for i in range(1, 2 * whole, 2)]
+    return np.multiply.outer(slopes[:num_heads], np.subtract.outer(np.arange(length), np.arange(length)))
+
+
+def rotary(x: Array, part: int = 0) -> Valued:
+    """x[B S ... C] with each pair (i, i + C / 2) turned by its position; `part`: of the last so many elements only, as if they were all.
+
+    Source: Su et al. 2021 (arXiv:2104.09864), Eq. 15.
+    """
+    length, width, still = x.shape[1], part or x.shape[-1], x.shape[-1] - (part or x.shape[-1])
     half = width // 2
     angles = np.arange(length)[:, None] / 10000.0 ** (np.arange(half) / half)
-    turn, i = np.zeros((length, width, width)), np.arange(half)
+    turn, i = np.zeros((length, still + width, still + width)), still + np.arange(half)
+    turn[:, range(still), range(still)] = 1
     turn[:, i, i] = turn[:, i + half, i + half] = np.cos(angles)
     turn[:, i, i + half], turn[:, i + half, i] = np.sin(angles), -np.sin(angles)
     return np.einsum("bs...c,scd->bs...d", x, turn), lambda dy: np.einsum("bs...d,scd->bs...c", dy, turn)

@@ -17,9 +17,10 @@ from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
-from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, chain, rotary
+from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, alibi_bias, chain, rotary
 from parsim.verify.experts_by_hand import experts, steers_by_hand
 from parsim.verify.latent_by_hand import Projected, latent_projections
+from parsim.verify.parallel_by_hand import side_by_side
 from parsim_kernels.signature import Array
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ def activation(kind: str, x: Array) -> Valued:
     return value, lambda dy: dy * slope
 
 
+def softcap(x: Array, cap: float) -> Valued:
+    """c tanh(x / c), or x where c is 0: Gemma Team 2024 (arXiv:2408.00118), section 2."""
+    return (cap * np.tanh(x / cap), lambda dy: dy / np.cosh(x / cap) ** 2) if cap else (x, lambda dy: dy)
+
+
 def transformer(run: Arithmetic) -> Pullback:
     """The loss of one micro_batch of a decoder or an encoder."""
     model = run.job.spec
@@ -108,6 +114,8 @@ def transformer(run: Arithmetic) -> Pullback:
 
 
 def _transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    if model.parallel_block:
+        return side_by_side(run, model, at, x, _attention, _mlp)
     x, attended = _residual(run, model, at, "norm1", _attention, x)
     x, back = _residual(run, model, at, "norm2", _experts if model.has_experts(_layer(model, at)) else _mlp, x)
     return x, chain(attended, back)
@@ -115,7 +123,8 @@ def _transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Arra
 
 def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
     x, words = run.lookup("embedding/word.weight", run.draw("embedding", "tokens", *shape))
-    tables = [words]
+    tables: list[Pullback] = [lambda dy: words(dy * model.embedding_scale)]
+    x = x * model.embedding_scale
     if model.positions == "learned":
         more, back = run.lookup("embedding/position.weight", np.broadcast_to(np.arange(shape[1]), shape))
         x, tables = x + more, [*tables, back]
@@ -129,20 +138,24 @@ def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) 
         return dy
 
     pullbacks: list[Pullback] = [lookup]
-    if model.norm_last:
+    if model.norm_last or model.embedding_norm:
         x, back = run.norm("embedding/norm", x, model.norm)
         pullbacks.append(back)
-    x, dropped = run.dropout("embedding", "embedding_mask", x)
-    return x, chain(*pullbacks, dropped)
+    if model.embedding_dropped:
+        x, back = run.dropout("embedding", "embedding_mask", x)
+        pullbacks.append(back)
+    return x, chain(*pullbacks)
 
 
 def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
-    """x plus a branch of it, with the norm before the branch or behind the sum."""
+    """x plus a branch of it, with norms before the branch, behind it or behind the sum."""
     name = f"{at}/{norm}"
-    entering, before = (x, lambda dy: dy) if model.norm_last else run.norm(name, x, model.norm)
+    is_bare = model.norm_last or model.norm_after or (norm == "norm1" and model.form(_layer(model, at)).unnormed)
+    entering, before = (x, lambda dy: dy) if is_bare else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
+    y, after = run.norm(f"{name}_behind", y, model.norm) if model.sandwich_norm or model.norm_after else (y, lambda dy: dy)
     y, dropped = run.dropout(at, _mask(at, "attention_mask" if norm == "norm1" else "mlp_mask"), y)
-    inside = chain(before, through, dropped)
+    inside = chain(before, through, after, dropped)
     if not model.norm_last:
         return x + y, lambda dy: dy + inside(dy)
     y, behind = run.norm(name, x + y, model.norm)
@@ -156,14 +169,16 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
 
 def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
     q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
-    scores = np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim)
-    if model.causal:
-        scores = np.where(_sight(x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk), scores, -np.inf)
+    scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim), model.attn_logit_softcapping)
+    if model.positions == "alibi":
+        scores = scores - alibi_bias(model.num_heads, x.shape[1]).reshape(scores.shape[1:])
+    sight = _sight(x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk, is_causal=model.causal)
+    scores = np.where(sight, scores, -np.inf)
     sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
     shares = odds / (odds.sum(-1, keepdims=True) + np.exp(sinks - scores.max(-1, keepdims=True)))
-    is_flash = run.job.model.stack.attention == "flash"  # without dropout of scores
-    mixing, dropped = (shares, lambda dy: dy) if is_flash else run.dropout(at, _mask(at, "scores_mask"), shares)
+    is_dropped = model.scores_dropped and run.job.model.stack.attention != "flash"
+    mixing, dropped = (shares, lambda dy: dy) if not is_dropped else run.dropout(at, _mask(at, "scores_mask"), shares)
     y, out = run.dense(f"{at}/out", np.einsum("bkrsz,bzkc->bskrc", mixing, v), summed=3)
 
     def back(dy: Array) -> Array:
@@ -172,17 +187,19 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
         mean = (shares * d_shares).sum(-1, keepdims=True)
         if model.attention_sinks:  # a key whose value is 0
             run.gradients[f"{at}/sinks"] -= ((1 - shares.sum(-1, keepdims=True)) * mean).sum((0, 3, 4))
-        d_scores = shares * (d_shares - mean) / np.sqrt(model.head_dim)
+        d_scores = uncapped(shares * (d_shares - mean)) / np.sqrt(model.head_dim)
         d_q, d_k = np.einsum("bkrsz,bzkc->bskrc", d_scores, k), np.einsum("bkrsz,bskrc->bzkc", d_scores, q)
         return projections(d_q, d_k, np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
 
     return y, back
 
 
-def _sight(length: int, window: int, chunk: int) -> Array:
-    """Whether a token, a row, sees another: none behind it, and none so many tokens before it or of another chunk."""
+def _sight(length: int, window: int, chunk: int, *, is_causal: bool) -> Array:
+    """Whether a token, a row, sees another: none so many tokens off or of another chunk, and perhaps none behind it."""
     place = np.arange(length)
     ahead = np.subtract.outer(place, place)
+    if not is_causal:
+        return np.asarray(abs(ahead) < (window or length))
     near = ahead < (window or length) if not (window and chunk) else np.equal.outer(place // chunk, place // chunk)
     return np.asarray((ahead >= 0) & near)
 
@@ -203,7 +220,7 @@ def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> 
         (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, "rms_norm"), run.norm(f"{at}/k_norm", k, "rms_norm")
         q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
     if is_turned:
-        (q, q_turned), (k, k_turned) = rotary(q), rotary(k)
+        (q, q_turned), (k, k_turned) = (rotary(each, model.rotary_dim or model.head_dim) for each in (q, k))
         q_back, k_back = chain(q_back, q_turned), chain(k_back, k_turned)
     return q, k, v, lambda d_q, d_k, d_v: q_back(d_q) + k_back(d_k) + v_back(d_v)
 
@@ -213,7 +230,17 @@ def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valu
     if not model.shared_ffn_hidden_size:
         return y, back
     more, through = _mlp(run, model, at, x, "shared_")
-    return y + more, lambda dy: back(dy) + through(dy)
+    if not model.shared_expert_gate:
+        return y + more, lambda dy: back(dy) + through(dy)
+    row = f"{at}/shared_expert_gate.weight"
+    gate = 1 / (1 + np.exp(-x @ run.weights[row]))
+
+    def back_by_gate(dy: Array) -> Array:
+        d_logit = (dy * more).sum(-1) * gate * (1 - gate)
+        run.gradients[row] += np.tensordot(d_logit, x, 2)
+        return np.asarray(back(dy) + through(dy * gate[..., None]) + d_logit[..., None] * run.weights[row])
+
+    return y + more * gate[..., None], back_by_gate
 
 
 def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
@@ -229,16 +256,20 @@ def _up_and_down(model: TransformerSpec, dense: Callable[[str, Array], Valued], 
     gate, gate_back = dense("gate", x)
     steep, most, more = (1.702, 7.0, 1.0) if model.activation == "clamped_swiglu" else (1.0, np.inf, 0.0)  # openai/gpt-oss, torch/model.py
     is_free, is_free_up = gate < most, abs(up) < most
-    gate, up = np.minimum(gate, most), np.clip(up, -most, most) + more
-    share = 1 / (1 + np.exp(-steep * gate))
-    y, down = dense("down", gate * share * up)
+    own, through = activation("gelu", gate) if model.activation == "geglu" else _swish(np.minimum(gate, most), steep)
+    up = np.clip(up, -most, most) + more
+    y, down = dense("down", own * up)
 
     def back(dy: Array) -> Array:
         d_active = down(dy)
-        d_gate = d_active * up * share * (1 + steep * gate * (1 - share))
-        return gate_back(d_gate * is_free) + up_back(d_active * gate * share * is_free_up)
+        return gate_back(through(d_active * up) * is_free) + up_back(d_active * own * is_free_up)
 
     return y, back
+
+
+def _swish(x: Array, steep: float) -> Valued:
+    share = 1 / (1 + np.exp(-steep * x))
+    return x * share, lambda dy: dy * share * (1 + steep * x * (1 - share))
 
 
 def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
@@ -292,14 +323,16 @@ def _vocabulary(run: Arithmetic, model: TransformerSpec, x: Array) -> Valued:
     name = "embedding/word.weight" if model.tied_embedding else f"head/{'output' if model.mtp_layers else 'word'}.weight"
     table, bias = run.weights[name], "head/word.bias"
 
+    logits, uncapped = softcap((x @ table.T + run.weights.get(bias, 0.0)) * model.logit_scale, model.final_logit_softcapping)
+    logits[..., model.vocab_size :] = -np.inf  # padding is no word
+
     def back(dy: Array) -> Array:
+        dy = uncapped(dy) * model.logit_scale
         run.gradients[name] += np.einsum("bsv,bsd->vd", dy, x)
         if bias in run.weights:
             run.gradients[bias] += dy.sum((0, 1))
         return np.asarray(dy @ table)
 
-    logits = x @ table.T + run.weights.get(bias, 0.0)
-    logits[..., model.vocab_size :] = -np.inf  # padding is no word
     return logits, back
 
 

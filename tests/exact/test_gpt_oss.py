@@ -13,8 +13,8 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
 from parsim_kernels import attention, experts
+from parsim_kernels.gated import clamped_swiglu
 from parsim_kernels.kernels import KERNELS
-from parsim_kernels.pointwise import clamped_swiglu
 from support import MOE, STACK, forget_steps, scenario
 
 OSS = replace(
@@ -118,7 +118,7 @@ def _gates_get_nothing_of_biases(patch: pytest.MonkeyPatch) -> None:
 
 
 def _slope_of_1(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("parsim_kernels.pointwise._CLAMPED_SLOPE", 1.0)
+    patch.setattr("parsim_kernels.gated._CLAMPED_SLOPE", 1.0)
 
 
 ALONE = Plan(micro_batch=2)

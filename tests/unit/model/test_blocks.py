@@ -10,10 +10,11 @@ from parsim.model.dims import DIMS
 from parsim.model.ends import embedding, head
 from parsim.model.families import blocks_of
 from parsim.model.families.mlp import MlpArchitecture
+from parsim.model.form import LayerForm
 from parsim.model.op import Block
 from parsim.model.op_kinds import COSTS, KINDS
 from parsim.model.spec import Architecture
-from parsim.model.transformer import LayerForm, TransformerArchitecture
+from parsim.model.transformer import TransformerArchitecture
 from parsim_kernels import KERNELS
 
 GPT = TransformerArchitecture(norm="layer_norm", positions="learned", activation="gelu", bias=True, qkv_bias=True, dropout=True)
@@ -39,6 +40,9 @@ KINDS_OF_MODEL = {
     "experts alone": replace(LLAMA, layers=(LayerForm(experts=True),)),
     "chunks": replace(LLAMA, layers=(LayerForm(), LayerForm(unturned=True)), window="chunked", qk_norm=True, qk_norm_weights=False),
     "a later token": replace(LLAMA, later=LayerForm()),
+    "an mlp beside attention": replace(GPT, parallel_block=True, dropout=False, positions="rotary", partly_turned=True, head_bias=True),
+    "the same with dropout and one norm": replace(LLAMA, parallel_block=True, tied_norm=True, dropout=True, scaled_logits=True),
+    "alibi": replace(GPT, positions="alibi", embedding_norm=True, norm_bias=False, scores_dropped=False),
     "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window="sliding"),
     "mlp": MLP,
     "mlp without biases and dropout": replace(MLP, bias=False, dropout=False),

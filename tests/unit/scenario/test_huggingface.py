@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from hf_configs import BERT, CONFIGS, GPT2, KNOWN, LLAMA, MISTRAL, MOONLIGHT, POOLER, QWEN
+from hf_configs import BERT, CONFIGS, GPT2, LLAMA, MISTRAL, MOONLIGHT, POOLER, PUBLISHED, QWEN
 from parsim import scenario
 from parsim.errors import ScenarioError
 from parsim.model.parameters import num_parameters
 from parsim.model.transformer import TransformerSpec
-from parsim.scenario.huggingface import FAMILIES, row
+from parsim.scenario.families import model_types
+from parsim.scenario.huggingface import row
 from parsim.scenario.rows import read
+
+KNOWN = f"{', '.join(model_types())}, or one of these as text_config"
 
 
 def files(folder: Path, config: object, name: str = "config.json") -> Path:
@@ -44,8 +47,9 @@ def test_a_config_gives_the_model_of_the_catalog(name: str, tmp_path: Path) -> N
     assert loaded.model.name == "hf:models/config.json"
 
 
-def test_every_family_is_tested_here() -> None:
-    assert {config["model_type"] for config in CONFIGS.values()} == set(FAMILIES)
+def test_every_family_is_tested_here_or_among_the_published() -> None:
+    configs = [{**MISTRAL, "model_type": "ministral"}, *CONFIGS.values(), *(each["config"] for each in PUBLISHED.values())]
+    assert {config.get("text_config", config)["model_type"] for config in configs} == set(model_types())
 
 
 def test_the_path_is_relative_to_the_scenario_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +69,23 @@ def test_a_name_of_the_hub_is_told_that_nothing_is_downloaded(tmp_path: Path) ->
     path.write_text(path.read_text().replace("hf:models/config.json", "hf:meta-llama/Llama-3.1-8B"))
     (fault,) = scenario.check(path)
     assert "give the path of a config.json or of its directory, relative to the scenario file; nothing is downloaded" in fault.message
+    assert fault.message.endswith(": hf download meta-llama/Llama-3.1-8B config.json puts it where it is found")
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"])
+def test_a_name_of_the_hub_is_its_copy_in_the_cache(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = files(tmp_path, LLAMA)
+    path.write_text(path.read_text().replace("hf:models/config.json", "hf:meta-llama/Llama-3.1-8B"))
+    below = {"HF_HUB_CACHE": "", "HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub", "HOME": ".cache/huggingface/hub"}
+    for name in below:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    kept = tmp_path / below[variable] / "models--meta-llama--Llama-3.1-8B"
+    (kept / "snapshots" / "0e9e39f").mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0e9e39f\n")
+    (kept / "snapshots" / "0e9e39f" / "config.json").write_text(json.dumps(LLAMA))
+    assert scenario.load(path).model.name == "hf:meta-llama/Llama-3.1-8B"
 
 
 def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
@@ -88,13 +109,15 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
         ({"num_hidden_layers": "32"}, "num_hidden_layers must be a whole number above 0, not '32'"),
         ({"hidden_size": 0}, "hidden_size must be a whole number above 0, not 0"),
         ({"vocab_size": True}, "vocab_size must be a whole number above 0, not true"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not read; known here: silu, swish"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu' is not read; known here: silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, not 'no'"),
         ({"attention_bias": True}, "attention_bias and mlp_bias differ; both true or both false can be read"),
         ({"attention_dropout": 0.1}, "attention_dropout = 0.1 drops attention scores only, which is not read; 0 is"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not read; 1.0 is"),
-        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25}}, "partial_rotary_factor = 0.25 is not read; 1.0 is"),
-        ({"model_type": "nemotron", "hidden_act": "relu2"}, "partial_rotary_factor = 0.5 is not read; 1.0 is"),
+        ({"partial_rotary_factor": 0.001}, "partial_rotary_factor = 0.001 turns 0 elements of a head of 128, which is not read"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 1.5}},
+            "partial_rotary_factor = 1.5 turns 192 elements of a head of 128, which is not read",
+        ),
         ({"attention_dropout": 2}, "attention_dropout must be at least 0 and below 1, not 2"),
     ],
 )
@@ -128,6 +151,17 @@ def test_windows_are_read(config: dict[str, object], figures: tuple[int, int], t
     model = scenario.load(files(tmp_path, config)).model
     assert isinstance(model, TransformerSpec)
     assert (model.sliding_window, model.full_attention_every) == figures
+
+
+@pytest.mark.parametrize(
+    ("full", "every", "start"), [([1, 4, 7], 3, 1), ([2, 5, 8], 3, 2), ([3, 6], 3, 0), ([5], 8, 5), ([8], 8, 0), ([], 0, 0)]
+)
+def test_full_layers_may_begin_anywhere(full: list[int], every: int, start: int, tmp_path: Path) -> None:
+    types = ["full_attention" if place in full else "sliding_attention" for place in range(1, 9)]
+    model = scenario.load(files(tmp_path, {**MISTRAL, "num_hidden_layers": 8, "sliding_window": 32, "layer_types": types})).model
+    assert isinstance(model, TransformerSpec)
+    assert [place for place in range(1, 9) if model.window_of(place - 1) == 0] == full
+    assert (model.full_attention_every, model.full_attention_from) == (every, start)
 
 
 def test_a_gpt_oss_without_layer_types_alternates_and_one_of_other_gates_is_not_read(tmp_path: Path) -> None:

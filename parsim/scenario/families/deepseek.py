@@ -1,0 +1,50 @@
+"""DeepSeek-V2 and V3, Kimi K2 and Moonlight: latent attention, and experts beside those that all tokens pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from parsim.errors import ScenarioError
+from parsim.scenario.families import CHOSEN, COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, number, register
+from parsim.scenario.tree import show
+
+
+def _prepare(config: dict[str, Any]) -> dict[str, Any]:
+    """Greedily is among all experts, whatever groups there are."""
+    return config | ({"n_group": 1, "topk_group": 1} if config.get("topk_method") == "greedy" else {})
+
+
+def _more(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The width of all shared experts, what gates are and what multiplies them."""
+    gates = config.get("scoring_func", "sigmoid" if config["model_type"] != "deepseek_v2" else "softmax")
+    if gates not in ("softmax", "sigmoid"):
+        raise ScenarioError(f"scoring_func = {show(gates)} is not read; softmax and sigmoid are")
+    scale = number(config, "routed_scaling_factor") if config.get("routed_scaling_factor") else 1.0
+    if not config.get("norm_topk_prob", gates == "sigmoid"):
+        gates = {"softmax": "pre_softmax", "sigmoid": "own_sigmoid"}[gates]
+    shared = count(config, "n_shared_experts") if config.get("n_shared_experts") is not None else 0
+    return {"shared_ffn_hidden_size": shared * count(config, "moe_intermediate_size"), "gates": gates, "gate_scale": scale}
+
+
+register(
+    ConfigFamily(
+        fixed={**PLAIN, "qkv_bias": False},
+        counts={
+            **{**COUNTS, **{key: key for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}},
+            **{"num_experts": "n_routed_experts", **CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
+            "num_dense_layers": "first_k_dense_replace",
+        },
+        optional={
+            **{"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank", "mtp_layers": LATER},
+            **{"expert_groups": "n_group", "groups_per_token": "topk_group"},
+        },
+        only={**NO_BIAS, "moe_layer_freq": 1},
+        left_out={"q_lora_rank": 1536},
+        prepare=_prepare,
+        more=_more,
+    ),
+    "deepseek_v2",
+    "deepseek_v3",
+    "kimi_k2",
+)

@@ -1,0 +1,7 @@
+"""Qwen3: norms of queries and keys.  Source of what keys left out are: release 4.51."""
+
+from __future__ import annotations
+
+from parsim.scenario.families import NO_BIAS, PLAIN, QWEN, ConfigFamily, register
+
+register(ConfigFamily(fixed={**PLAIN, "qk_norm": True}, only=NO_BIAS, left_out={**QWEN, "head_dim": 128}), "qwen3")

@@ -1,0 +1,15 @@
+"""Qwen3 with experts in every layer.  Source of what keys left out are: release 4.51."""
+
+from __future__ import annotations
+
+from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, PLAIN, ConfigFamily, register
+
+register(
+    ConfigFamily(
+        fixed={**PLAIN, "qk_norm": True},
+        counts={**COUNTS, "num_experts": "num_experts", **CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
+        only={**NO_BIAS, "decoder_sparse_step": 1, "mlp_only_layers": []},
+        left_out={"num_key_value_heads": 4, "use_sliding_window": False, "num_experts": 128, "num_experts_per_tok": 8},
+    ),
+    "qwen3_moe",
+)
