@@ -71,7 +71,8 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     rank = _rank(alone, 0)
     rank.store.prepare()
     for instance, weight in own_weights_of(rank.copies):
-        rank.machine.get(0, f"{instance}/{weight.name}")[...] = weights[f"{instance}/{weight.name}"]
+        if (name := f"{instance}/{weight.name}") in weights:  # else it is as it was drawn
+            rank.machine.get(0, name)[...] = weights[name]
     assert not list(_forward(rank)), "one rank waits for nobody"
     head = alone.step.segments[alone.workload.layout[-1][0]]
     loss = next(t for tasks in head.phases.values() for t in tasks if isinstance(t, Compute) and t.kernel in LOSS_GRADIENTS)

@@ -194,7 +194,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     def layout(self) -> Layout:
         """Layers of one form, in runs."""
         kinds = groupby(self.form(layer).name for layer in range(self.num_layers))
-        return ("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)
+        return self.tuning.with_marks((("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)))
 
     @property
     def architecture(self) -> TransformerArchitecture:
@@ -209,7 +209,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found |= {"capacity": self.capacity_factor > 0, "balance_loss": self.balance_coefficient > 0}
         found |= {"steers": self.steer_rate > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
-        return TransformerArchitecture(**found)
+        return TransformerArchitecture(**found, tuned=self.tuning.form(self.layout))
 
     @property
     def extents(self) -> dict[str, int]:

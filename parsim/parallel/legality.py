@@ -22,6 +22,7 @@ from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
+from parsim.parallel.tuning_faults import frozen_stages
 
 POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
 DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
@@ -233,6 +234,11 @@ def _layers(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
         yield PlanFault("layers_per_stage", message, remedy)
 
 
+def _frozen_stages(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if facts.model is not None:
+        yield from frozen_stages(plan, facts.model, facts.stack)
+
+
 def _micro_batches(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     if (batch := facts.batch) is None:
         return
@@ -336,6 +342,7 @@ RULES: Final = (
     Rule("precision", ("precision",), _precision),
     Rule("tensor parallelism", ("tensor_parallel",), _of_model(sharding_faults.tensor)),
     Rule("layers", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _layers),
+    Rule("frozen stages", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _frozen_stages, after="layers"),
     Rule("recomputed ops", _AGAIN, _recompute_faults),
     Rule("other dimensions", MESH, _others),
     Rule("context parallelism", MESH, _context),

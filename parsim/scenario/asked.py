@@ -123,6 +123,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "momentum": "",
         "total_tokens": "train_tokens training_tokens num_tokens",
     },
+    "tuning": {"freeze": "frozen frozen_layers freeze_layers freeze_modules freeze_backbone"},
     "measured": {"step_time": "time step iteration_time time_per_step", "peak_memory": "memory peak max_memory"},
     "": {
         "model": "architecture",
@@ -138,8 +139,8 @@ SAID: Final[Mapping[str, str]] = {
     "routers are said by gates, gate_scale, expert_groups and load_skew or load_shares, and what is dropped comes last": (
         "moe* expert_* router* aux_loss* z_loss* norm_topk_prob topk_method"
     ),
-    "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
-        "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"
+    "adapters (LoRA) and quantized weights are not built": (
+        "lora* qlora* dora* peft* adapter* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"
     ),
     "inference is not built: only training steps are predicted": (
         "mode inference* serving* prompt* output_length output_len max_new_tokens generation* decode decode_len* decode_tokens decoding* "

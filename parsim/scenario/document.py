@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
-from pydantic import AfterValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from parsim import data
+from parsim.model.tuning import FREEZABLE, run_of
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.plan import KEYS, Key
 from parsim.parallel.precision import FP8, RECIPES
@@ -19,6 +20,10 @@ T = TypeVar("T", bound=Section)
 _TYPES = get_type_hints(Training)
 DEFAULT_STACK = "megatron-2022"
 PrecisionName = Annotated[str, Known("dtypes", lambda: (*RECIPES, FP8))]
+
+
+E = TypeVar("E")
+NameList = Annotated[list[E], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]  # one may stand by itself
 
 
 class ClusterSection(Section):
@@ -97,6 +102,15 @@ class PlanSection(Section):
     place: ClassVar[str | None] = "plans"
 
 
+class TuningSection(Section):
+    """Which weights are trained; all where the section is left out."""
+
+    place: ClassVar[str | None] = "tuning"
+    freeze: NameList[Annotated[str, Known("part to freeze", lambda: FREEZABLE, also=run_of)]] = optional(
+        list, f"the parts of the model that stay as they are: {', '.join(FREEZABLE)}, or layers by number from 0, as `layers 0..7`"
+    )
+
+
 class MeasuredSection(Section):
     """What somebody measured of a plan."""
 
@@ -133,6 +147,7 @@ class Sections(Section):
     model: ModelRef | None = None
     cluster: ClusterSection | None = None
     batch: BatchSection | None = None
+    tuning: TuningSection | None = Field(None, description="what of the model is trained; all where left out")
     stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog or an inline row")
     plans: dict[Text, PlanSection] = optional(dict, "the plans to compare, by name; all but `parsim plan` need one")
     measured: dict[Text, MeasuredSection] = optional(dict, "what somebody measured, by plan")

@@ -48,6 +48,8 @@ def before_use(forward: Sequence[Task], backward: Sequence[Task], names: Sequenc
 
 def full(forward: Sequence[Task], backward: Sequence[Task], early_stop: bool) -> list[Task]:
     """The whole segment again, then its backward; with `early_stop` without the tail that backward does not need."""
+    if not backward:
+        return []
     again = list(forward)
     needed = {name for task in backward for name in reads(task)}
     while early_stop and again and not needed & set(writes(again[-1])):

@@ -35,6 +35,7 @@ class Arithmetic:
             for instance, w in own_weights_of(job.copies(0))
         }
         self.gradients = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
+        self.trained = {f"{instance}/{w.name}" for instance, w in own_weights_of(job.copies(0)) if w.trained}
 
     def draw(self, instance: str, name: str, *shape: int) -> Array:
         """Tokens, features, labels or a mask of the present micro_batch."""
@@ -71,6 +72,10 @@ class Arithmetic:
         batch, number = self.job.model.batch, re.match(r"layer(\d+)/", name)
         end = self.job.spec.num_layers - batch.num_layers_at_end_in_bf16
         return number is not None and batch.num_layers_at_start_in_bf16 <= int(number[1]) < end
+
+    def is_narrow_matrix(self, name: str) -> bool:
+        """Whether a weight is the matrix of a linear layer there."""
+        return name.endswith(".weight") and "router" not in name and self.is_narrow(name)
 
     def norm(self, name: str, x: Array, kind: str) -> Valued:
         """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta, if it has these.
