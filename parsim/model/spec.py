@@ -148,5 +148,5 @@ class ModelSpec(Described, frozen=True, kw_only=True):
     def small(self, num_layers: int, tensor_parallel: int) -> Self:
         """A likeness of the same architecture that is small enough to execute."""
         own = self.small_figures(tensor_parallel)
-        tuning = self.tuning.small(self.num_layers, num_layers)
+        tuning = self.tuning.small(self.num_layers, num_layers, 2 * tensor_parallel)
         return replace(self, num_layers=num_layers, hidden_size=12, ffn_hidden_size=8 * tensor_parallel, tuning=tuning, **own)

@@ -222,6 +222,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         return {
             **heads,
             **self._latent_extents,
+            **({**self.tuning.extents, "d": self.hidden_size} if self.tuning.lora_rank else {}),
             **widths,
             "V": self.vocab_size,
             "W": self.vocab_size,

@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from parsim.model.adapters import Adapters, with_adapters
 from parsim.model.op import Block, Layout
 
 FROZEN, BOTTOM = "frozen_", "bottom_"
@@ -31,6 +32,7 @@ class TunedForm(Struct, frozen=True):
     freeze: tuple[str, ...]
     layers: tuple[str, ...]  # names of layers with their marks, each once
     head_asks: bool  # whether anything below the head is trained
+    adapters: Adapters | None = None
 
     def idle_parts(self, frozen: Collection[str]) -> list[str]:
         """The parts of layers that it freezes and of which a model has no weights among those that are frozen."""
@@ -41,6 +43,15 @@ class Tuning(Struct, frozen=True):
     """What is trained of a model: all of it, where nothing is stated."""
 
     freeze: tuple[str, ...] = ()  # of FREEZABLE, or `layers 0..7`
+    lora_rank: int = 0  # 0: there are no adapters
+    lora_alpha: float = 0.0  # divided by the rank it is what their results are multiplied by
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] = ()  # of adapters.TARGETS
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """Of the dims of adapters, but for the width of the stream."""
+        return {"a": self.lora_rank, "b": self.lora_rank} if self.lora_rank else {}
 
     @property
     def _freezes_layers(self) -> bool:
@@ -54,7 +65,8 @@ class Tuning(Struct, frozen=True):
     def trained_layers(self, num_layers: int) -> tuple[bool, ...]:
         """Whether anything of a layer is, layer by layer."""
         runs = [range(int(first), int(last) + 1) for first, last in filter(None, map(run_of, self.freeze))]
-        return tuple(not self._freezes_layers and not any(layer in run for run in runs) for layer in range(num_layers))
+        every = self.lora_rank > 0
+        return tuple(every or (not self._freezes_layers and not any(layer in run for run in runs)) for layer in range(num_layers))
 
     def with_marks(self, layout: Layout) -> Layout:
         """The layout of a model, each layer marked by what is trained of it and below it."""
@@ -74,7 +86,9 @@ class Tuning(Struct, frozen=True):
             return None
         (first, _), *middle, _ = layout
         below = self.is_trained(first) or any(not name.removeprefix(BOTTOM).startswith(FROZEN) for name, _ in middle)
-        return TunedForm(self.freeze, tuple(dict.fromkeys(name for name, _ in middle)), below)
+        layers = tuple(dict.fromkeys(name for name, _ in middle))
+        adapters = Adapters(self.lora_targets, self.lora_alpha / self.lora_rank, self.lora_dropout) if self.lora_rank else None
+        return TunedForm(self.freeze, layers, below, adapters)
 
     def lowest_trained(self, num_layers: int) -> int:
         """The number of the lowest layer with trained weights, -1 where the embedding has some, num_layers where only the head may."""
@@ -82,18 +96,20 @@ class Tuning(Struct, frozen=True):
             return -1
         return next((layer for layer, trained in enumerate(self.trained_layers(num_layers)) if trained), num_layers)
 
-    def small(self, num_layers: int, fewer: int) -> Tuning:
-        """The same of a model of fewer layers, of which runs of layers are as large a part, rounded down."""
+    def small(self, num_layers: int, fewer: int, rank: int) -> Tuning:
+        """The same of a model of fewer layers, of which runs of layers are as large a part, rounded down, and of this rank."""
         found = []
         for name in self.freeze:
             if run := run_of(name):
                 first, stop = int(run[0]) * fewer // num_layers, (int(run[1]) + 1) * fewer // num_layers
                 name = f"layers {first}..{stop - 1}" if first < stop else ""
             found += [name] if name else []
-        return replace(self, freeze=tuple(found))
+        return replace(self, freeze=tuple(found), lora_rank=self.lora_rank and rank)
 
     def faults(self, num_layers: int) -> Iterator[str]:
         """Why a model of so many layers cannot be trained so."""
+        if self.lora_rank and self.freeze != (BASE,):
+            yield "goes with adapters as base alone: what is not adapted is frozen; leave it out"
         for name in self.freeze:
             if (found := run_of(name)) and not int(found[0]) <= int(found[1]) < num_layers:
                 yield f"'{name}' names no layers of the model, which are 0 to {num_layers - 1}"
@@ -123,7 +139,8 @@ def tuned_blocks(blocks: Mapping[str, Block], form: TunedForm) -> dict[str, Bloc
 
 def _layer(name: str, block: Block, form: TunedForm) -> Block:
     freeze = (*form.freeze, *(["layers"] if name.removeprefix(BOTTOM).startswith(FROZEN) else []))
-    return replace(_with_frozen(block, freeze, "layers"), name=name, asks=not name.startswith(BOTTOM))
+    block = replace(_with_frozen(block, freeze, "layers"), name=name, asks=not name.startswith(BOTTOM))
+    return with_adapters(block, form.adapters) if form.adapters else block
 
 
 def _is_frozen_in_head(weight: str, ends: Mapping[str, Block], last: str) -> bool:

@@ -17,7 +17,6 @@ from parsim.cluster.flash import flash_fault, multiplies_any_layout
 from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
-from parsim.model.tuning import Tuning
 from parsim.parallel import legality, recomputation, sharding_faults
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8
@@ -158,8 +157,8 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
     if sections.model is not None:
         parts.model = resolve("models", sections.model)
         if sections.tuning is not None:
-            parts.model = replace(parts.model, tuning=Tuning(tuple(dict.fromkeys(sections.tuning.freeze))))
-            yield from ((("tuning", "freeze"), said) for said in tuning_faults(parts.model))
+            parts.model = replace(parts.model, tuning=sections.tuning.build())
+            yield from ((("tuning", key), said) for key, said in tuning_faults(parts.model))
     if sections.cluster is not None:
         yield from _cluster(sections.cluster, parts, value["cluster"])
     if sections.batch is not None:

@@ -75,6 +75,7 @@ class _Derivation(Struct):
     waiting_for: str = ""  # the input whose gradient is to be settled first
     dims: dict[str, tuple[Dims, str]] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
+    parts: list[str] = field(default_factory=list)  # whose gradients have been added to, as often as they have
 
     def run(self) -> Iterator[KernelCall]:
         for op in self.block.ops:
@@ -148,7 +149,7 @@ class _Derivation(Struct):
             output = (known, self.dims_in(op, targets[0]), COMPUTE)
             yield KernelCall(name, kernel, inputs, (output,), attributes, accumulate=True, tag=op.tag)
             return
-        outputs = tuple((f"d_{t}{'@part' if t in self.gradients else ''}", self.dims_in(op, t), self.dims[t][1]) for t in targets)
+        outputs = tuple((self.gradient_name(t), self.dims_in(op, t), self.dims[t][1]) for t in targets)
         yield KernelCall(name, kernel, inputs, outputs, attributes, tag=op.tag)
         for target, output in zip(targets, outputs, strict=True):
             if target not in self.asked:
@@ -157,6 +158,13 @@ class _Derivation(Struct):
                 yield self.add(op, self.gradients[target], *output)
             else:
                 self.gradients[target] = output[0]
+
+    def gradient_name(self, target: str) -> str:
+        """The name of a gradient, or of what is added to one that is there: each of several by itself."""
+        if target not in self.gradients:
+            return f"d_{target}"
+        self.parts.append(target)
+        return f"d_{target}@part{self.parts.count(target) - 1 or ''}"
 
     def weight_gradient(self, op: Op, kernel: str, inputs: tuple[tuple[str, Dims], ...], weight: str) -> Iterator[KernelCall]:
         """Into the step's gradient buffer: inside the GEMM where the stack fuses it, else through a part of its own."""

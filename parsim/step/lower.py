@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from parsim.model.adapters import is_adapter
 from parsim.model.dims import COMPUTE, LOGITS, TOKENS
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
@@ -172,7 +173,7 @@ def _all_trained(name: str, switches: _Switches) -> Segment:
 def _calls(name: str, kernels: _Kernels) -> _Calls:
     block = blocks_of(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT).removeprefix(WIDE)]
     forward, backward, gradient_of_x = _passes(block, kernels)
-    linear = linear_weights(forward, block.weights) if kernels.narrows else {}
+    linear = linear_weights(forward, [name for name in block.weights if not is_adapter(name)]) if kernels.narrows else {}
     if kernels.narrows:
         fused = "norm_gemm" in kernels.fusions
         forward, backward = in_narrow(forward, backward, linear, kernels.narrows, lasting=kernels.lasting_layouts, fused=fused)
