@@ -67,9 +67,19 @@ def part_elements(whole: Ints, num_ranks: Ints, part: Part) -> Ints:
 
 
 def lasting_weights(weights: Iterable[Weight], role: Role, structure: Structure) -> list[Weight]:
-    """Those that have a buffer in a role: a weight that no linear layer multiplies is not quantised, one that is need be nothing else."""
+    """Those that have a buffer in a role: a weight that no linear layer multiplies is not quantised, one that is need be nothing else.
+
+    One that is not trained has no gradient, and no states.
+    """
+    if role not in ("parameters", "quantised"):
+        weights = [weight for weight in weights if weight.trained]
     of_narrow, of_wide = role in ("quantised", "scales"), role == "parameters" and structure.narrow_alone
     return [weight for weight in weights if not (of_wide if weight.narrow_rows else of_narrow)]
+
+
+def lasting_elements(weight: Weight, part: Part, sizes: Sizes) -> Ints:
+    """Elements of a part that lasts: nothing is padded for the sake of gradients that are not there."""
+    return weight_elements(weight, "whole" if part == "padded" and not weight.trained else part, sizes)
 
 
 def lasting_parts(structure: Structure) -> dict[Role, Part]:

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from parsim import schedules
 from parsim.cluster.scalars import distinct_rows
-from parsim.cost.buckets import Role, lasting_parts, lasting_weights, weight_elements
+from parsim.cost.buckets import Role, lasting_elements, lasting_parts, lasting_weights
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
@@ -98,7 +98,7 @@ def elements_of(stages: Stages, part: Part, role: Role = "optimizer") -> Ints:
     structure = stages.workload.step.structure
     for segment in stages.workload.step.segments.values():
         if own := lasting_weights(segment.own_weights, role, structure):
-            elements = np.sum([weight_elements(weight, part, stages.workload.prices.sizes) for weight in own], axis=0)
+            elements = np.sum([lasting_elements(weight, part, stages.workload.prices.sizes) for weight in own], axis=0)
             found += stages.copies(segment.name) * elements[stages.workload.rows]
     return found
 
@@ -116,7 +116,7 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
     found = dict.fromkeys((*size, "quantised", "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
     parts = lasting_parts(structure)
     elements = {part: elements_of(stages, part) for part in set(parts.values())}
-    own = {role: elements_of(stages, part, role) for role, part in parts.items() if role == "scales" or structure.narrow_alone}
+    own = {role: elements_of(stages, part, role) for role, part in parts.items() if role == "scales" or structure.tells_weights_apart}
     found |= {role: own.get(role, elements[part]) * size[role] for role, part in parts.items() if role in size}
     if "quantised" in parts:
         found["quantised"] = len(structure.lasting_layouts) * (

@@ -19,6 +19,7 @@ from parsim.executor.names import own_weights_of
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request
 from parsim.executor.values import region
+from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Plan
 from parsim.step.task import Compute
 from parsim_kernels import Machine
@@ -57,6 +58,10 @@ def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str,
     return whole
 
 
+def _without_dropout(spec: ModelSpec) -> ModelSpec:
+    return replace(spec, dropout=0.0, tuning=replace(spec.tuning, lora_dropout=0.0))
+
+
 def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) -> Score:
     """The score of whole weights on sequences, by the names that blocks draw."""
     rows = {name: values[:_MOST_ROWS] for name, values in rows.items()}
@@ -64,14 +69,15 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     batch = replace(job.model.batch, global_batch=count)
     vocabulary = job.extent("V") if "V" in job.sizes.dims else 1
     stack = replace(job.model.stack, vocab_multiple=vocabulary, loss_chunks=1)  # padded alike, and all logits at once
-    asked, spec, data = job.asked, replace(job.spec, dropout=0.0), Dataset("", "", rows, rows)
+    asked, spec, data = job.asked, _without_dropout(job.spec), Dataset("", "", rows, rows)
     model = CostModel(job.model.cluster, stack, batch)
     plan = Plan(micro_batch=count, optimizer_in_backward=True)  # so that no narrow weights last: each pass makes its own
     alone = Job(replace(asked, spec=spec, model=model, plan=plan, data=data))
     rank = _rank(alone, 0)
     rank.store.prepare()
     for instance, weight in own_weights_of(rank.copies):
-        rank.machine.get(0, f"{instance}/{weight.name}")[...] = weights[f"{instance}/{weight.name}"]
+        if (name := f"{instance}/{weight.name}") in weights:  # else it is as it was drawn
+            rank.machine.get(0, name)[...] = weights[name]
     assert not list(_forward(rank)), "one rank waits for nobody"
     head = alone.step.segments[alone.workload.layout[-1][0]]
     loss = next(t for tasks in head.phases.values() for t in tasks if isinstance(t, Compute) and t.kernel in LOSS_GRADIENTS)

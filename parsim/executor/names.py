@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from parsim.executor.job import Copy
+from parsim.executor.job import Copy, Job
 from parsim.model.op import COUNT
 from parsim.step.gradient import part_of
 from parsim.step.step import Segment
@@ -84,3 +84,13 @@ def buffers(owners: Iterable[tuple[str, Weight]], bucket: Bucket, part: Part) ->
 def own_weights_of(copies: Sequence[Copy]) -> Iterator[tuple[str, Weight]]:
     """The weights that have a buffer of their own among these copies, in order, each with its copy."""
     yield from ((instance, weight) for instance, segment in copies for weight in segment.own_weights)
+
+
+def is_told(job: Job, weight: Weight) -> bool:
+    """Whether a rank can say what a weight is: not of one that is not trained, and lasts in a narrow format alone."""
+    return weight.trained or not (weight.narrow_rows and job.step.structure.narrow_alone)
+
+
+def trained_weights_of(copies: Sequence[Copy]) -> Iterator[tuple[str, Weight]]:
+    """Those of them that are trained."""
+    return (each for each in own_weights_of(copies) if each[1].trained)

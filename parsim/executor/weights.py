@@ -11,7 +11,7 @@ from msgspec import Struct
 from parsim.cost.buckets import weight_elements
 from parsim.executor.calls import narrows_of, told_of_weight
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import NORM, own_weights_of, suffix
+from parsim.executor.names import NORM, is_told, own_weights_of, suffix, trained_weights_of
 from parsim.executor.values import shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER, QUANTISED
 from parsim.parallel.optimizer import OPTIMIZERS
@@ -46,11 +46,13 @@ class Store(Struct, frozen=True):
             part = shard(whole, weight.sharding, job.sizes.at(self.at))
             name = f"{instance}/{weight.name}"
             if not (weight.narrow_rows and structure.narrow_alone):
-                self._hold(name, weight, part, structure.parameter_role, self.lasting_part("parameters"))
-            if structure.gradients_last:
-                self._hold(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
+                self._hold(name, weight, part, structure.parameter_role, self.part_of_parameter(weight))
             if weight.narrow_rows:
                 self._hold_narrow(name, weight, part)
+            if not weight.trained:
+                continue
+            if structure.gradients_last:
+                self._hold(f"{instance}/d_{weight.name}", weight, next(gradients), GRADIENT, self.lasting_part("gradients"))
             if structure.narrow_gradients:
                 self.machine.hold(self.number, f"{instance}/{part_of(weight.name)}", self.zeros(weight), job.itemsize(COMPUTE))
             updated = self.own_part(weight, part) if structure.zero_stage else part
@@ -84,6 +86,11 @@ class Store(Struct, frozen=True):
         stage, whole_until = self.job.step.structure.zero_stage, {"parameters": 3, "gradients": 2}[role]
         return "whole" if not stage else "padded" if stage < whole_until else "shard"
 
+    def part_of_parameter(self, weight: Weight) -> Part:
+        """The part of a weight that lasts: nothing is padded for the sake of gradients that are not there."""
+        part = self.lasting_part("parameters")
+        return "whole" if part == "padded" and not weight.trained else part
+
     def _hold_narrow(self, name: str, weight: Weight, values: Array) -> None:
         """Its layouts, and what their scale follows from where ranks find it together."""
         job, structure, told = self.job, self.job.step.structure, told_of_weight(self.job, weight, self.at)
@@ -91,8 +98,8 @@ class Store(Struct, frozen=True):
         layouts, _ = KERNELS["quantise"]((values,), told)
         for layout, narrow in zip(narrows_of(job).layouts, layouts, strict=True):
             if layout in lasting:
-                self._hold(name + layout, weight, narrow, QUANTISED, self.lasting_part("parameters") if gathers else "whole")
-        if gathers:
+                self._hold(name + layout, weight, narrow, QUANTISED, self.part_of_parameter(weight) if gathers else "whole")
+        if gathers and weight.trained:
             count = int(weight_elements(weight, "scale", job.sizes.at(self.at))[0])
             (largest,), _ = KERNELS["absmax"]((values,), told) if structure.casts_shards else ((np.zeros(count),), 0)
             largest = largest.astype(job.values.precision).reshape((count,) if count > 1 else ())
@@ -109,7 +116,7 @@ class Store(Struct, frozen=True):
 
     def _gradients(self) -> Iterator[Array]:
         """Zeros for the gradient of each weight, one behind the other in memory, so that a bucket of them is summed where it lies."""
-        shapes = [self.shape(weight) for _, weight in own_weights_of(self.copies)]
+        shapes = [self.shape(weight) for _, weight in trained_weights_of(self.copies)]
         whole, start = np.zeros(sum(map(math.prod, shapes)), self.job.values.precision), 0
         for shape in shapes:
             yield whole[start : start + math.prod(shape)].reshape(shape)
@@ -151,7 +158,7 @@ class Store(Struct, frozen=True):
         """Zeros in what a step sums: gradients, the loss and the gradient norm."""
         part = self.lasting_part("gradients")
         totals = [f"{instance}/{total.name}" for instance, segment in self.copies for total in segment.totals]
-        lasting = own_weights_of(self.copies) if self.job.step.structure.gradients_last else ()
+        lasting = trained_weights_of(self.copies) if self.job.step.structure.gradients_last else ()
         gradients = (f"{i}/d_{w.name}{suffix(w, part)}" for i, w in lasting)
         for name in (*gradients, *totals, NORM):
             self.machine.get(self.number, name)[...] = 0
@@ -165,7 +172,8 @@ class Store(Struct, frozen=True):
         alone = self.job.step.structure.narrow_alone and not gradients  # then what they are made of
         names = (
             (f"{i}/{w.name}", f"{i}/{w.name}.master" if alone and w.narrow_rows else f"{i}/{d}{w.name}{suffix(w, part)}")
-            for i, w in own_weights_of(self.copies)
+            for i, w in (trained_weights_of(self.copies) if gradients else own_weights_of(self.copies))
+            if gradients or is_told(self.job, w)
         )
         steers = [] if gradients else [f"{instance}/{each.name}" for instance, segment in self.copies for each in segment.steers]
         every = (*names, *zip(steers, steers, strict=True))

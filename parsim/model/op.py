@@ -11,6 +11,7 @@ from parsim.model.dims import COMPUTE
 
 COUNT: Final = "n_"  # before the name of what follows a count, that of the count
 Dims = tuple[str, ...]
+Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
 OpAttributes = tuple[tuple[str, float | str], ...]
 
 
@@ -67,7 +68,18 @@ class Block(Struct, frozen=True):
     output: str = "y"
     shared: Mapping[str, str] = field(default_factory=dict)  # weight -> the block that owns it (tied embedding)
     totals: tuple[str, ...] = ()  # what is summed over a whole step, such as the loss
+    frozen: tuple[str, ...] = ()  # weights that are not trained
+    asks: bool = True  # whether the gradient of its input is asked for, if it has one
     steers: tuple[str, ...] = ()  # the names of numbers that follow such sums in place of gradients: that of the sum behind COUNT
+
+    @property
+    def asked(self) -> set[str]:
+        """The tensors whose gradients lead to those of trained weights, or to that of the input where it is asked for."""
+        found = {*self.weights} - {*self.frozen} | ({self.input} if self.asks else set())
+        for op in self.ops:
+            if not found.isdisjoint(op.inputs):
+                found.update(op.outputs)
+        return found
 
     def has_op(self, name: str) -> bool:
         """Whether one of its ops has this name."""

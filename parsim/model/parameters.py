@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 
 from parsim.arguments import check_arguments
 from parsim.model.families import blocks_of
-from parsim.model.op import Block
+from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
+from parsim.model.tuning import BOTTOM, FROZEN
 
 _SEQUENCE = {"S", "T"}
 
@@ -34,13 +36,25 @@ def num_active_parameters(model: ModelSpec) -> int:
     return sum(copies * of_block(blocks[name], model, shared=False, active=True) for name, copies in model.layout)
 
 
+def num_trained_parameters(model: ModelSpec) -> int:
+    """Those that a step updates."""
+    blocks = blocks_of(model.architecture)
+    frozen = {name: of_block(block, model, shared=False, only=block.frozen) for name, block in blocks.items()}
+    return num_parameters(model) - sum(copies * frozen[name] for name, copies in model.layout)
+
+
 def without_input(model: ModelSpec) -> int:
     """Weights behind the first block that multiply every token, as often as they do: not those of a head that labels a text by one
     token, nor where tokens are looked up."""
+    return _products(model, lambda block, op, weight: 1)
+
+
+def _products(model: ModelSpec, count: Callable[[Block, Op, str], int]) -> int:
+    """The same, each as often as `count` says."""
     blocks, extents = blocks_of(model.architecture), model.active_extents
     uses = {
         name: sum(
-            math.prod(extents[dim] for dim in term)
+            count(block, op, read) * math.prod(extents[dim] for dim in term)
             for op in block.ops
             for read, term in zip(op.inputs, op.terms[0], strict=True)
             if read in block.weights and op.kind != "lookup"
@@ -51,23 +65,37 @@ def without_input(model: ModelSpec) -> int:
     return sum(copies * uses.get(name, 0) for name, copies in model.layout[1:])
 
 
-def of_block(block: Block, model: ModelSpec, *, shared: bool = True, active: bool = False) -> int:
-    """Weights that a block reads, with or without those that it shares with another; `active`: for one token."""
+def _flops_of_weight(block: Block, op: Op, weight: str) -> int:
+    """FLOPs of a product with a weight, and with what else makes a gradient that is asked for."""
+    return 2 + 2 * (op.inputs[0] in block.asked) + 2 * (weight in block.asked)
+
+
+def of_block(block: Block, model: ModelSpec, *, shared: bool = True, active: bool = False, only: Collection[str] | None = None) -> int:
+    """Weights that a block reads, with or without those that it shares with another, or `only` these; `active`: for one token."""
+    names = block.weights if only is None else only
     extents = model.active_extents if active else model.extents
     dims = {name: term for op in block.ops for name, term in zip(op.inputs, op.terms[0], strict=True)}
-    return sum(math.prod(extents[dim] for dim in dims[name]) for name in block.weights if shared or name not in block.shared)
+    return sum(math.prod(extents[dim] for dim in dims[name]) for name in names if shared or name not in block.shared)
 
 
 def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
     """FLOPs that training a token needs, with the pairs of query and key that MFU counts and with those that the model's mask leaves.
 
-    A weight costs 6, one that multiplies features 4: they need no gradient.
+    A weight costs 6, one that multiplies features 4: they need no gradient.  One that is frozen costs 2 less, and 2 more less where nothing
+    below is trained.
     """
-    first = next(iter(blocks_of(model.architecture).values()))
-    of_features = of_block(first, model) if _matmul_dims(first) else 0  # 0 where tokens are looked up
-    weights = 6 * without_input(model) + 4 * of_features
-    whole, unmasked = model.attention_flops_per_token(sequence_length)
-    return weights + whole, weights + unmasked
+    first, *_ = blocks_of(model.architecture).values()
+    of_features = 2 * of_block(first, model) if _matmul_dims(first) else 0  # 0 where tokens are looked up
+    of_features *= 1 if first.frozen else 2
+    weights = (_products(model, _flops_of_weight) if model.architecture.tuned else 6 * without_input(model)) + of_features
+    parts = (weights + _with_backward(model, each) for each in model.attention_flops_per_token(sequence_length))
+    return next(parts), next(parts)
+
+
+def _with_backward(model: ModelSpec, attention: int) -> int:
+    """FLOPs of attention, of which two thirds are of the gradients of layers that ask for some."""
+    idle = sum(copies for name, copies in model.layout[1:-1] if name.startswith(BOTTOM + FROZEN))
+    return attention - 2 * attention * idle // (3 * max(1, model.num_layers))
 
 
 def _matmul_dims(block: Block) -> set[str]:

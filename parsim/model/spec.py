@@ -16,8 +16,9 @@ from parsim.arguments import hints_of, misfits
 from parsim.described import Described, Told, breach
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.loads import NO_SLOTS, Slots
+from parsim.model.op import Layout as Layout
+from parsim.model.tuning import TunedForm, Tuning
 
-Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
 MOST: Final = 1_000_000_000
 
 
@@ -29,6 +30,7 @@ class Architecture(Struct, frozen=True, kw_only=True):
     bias: bool
     dropout: bool
     tied: bool = False  # a block reads a weight of another
+    tuned: TunedForm | None = None  # what is trained; None: all
 
 
 class Figure(Struct, frozen=True, kw_only=True):
@@ -63,6 +65,7 @@ class ModelSpec(Described, frozen=True, kw_only=True):
     ffn_hidden_size: int
     dropout: float
     source: str = ""
+    tuning: Tuning = Tuning()
 
     @classmethod
     def figures(cls) -> dict[str, Figure]:
@@ -113,7 +116,7 @@ class ModelSpec(Described, frozen=True, kw_only=True):
     @property
     def layout(self) -> Layout:
         """The first block stands on the first stage and the last on the last; those between are dealt out to all stages."""
-        return ("embedding", 1), ("layer", self.num_layers), ("head", 1)
+        return self.tuning.with_marks((("embedding", 1), ("layer", self.num_layers), ("head", 1)))
 
     @property
     @abstractmethod
@@ -171,7 +174,8 @@ class ModelSpec(Described, frozen=True, kw_only=True):
     def small(self, num_layers: int, tensor_parallel: int) -> Self:
         """A likeness of the same architecture that is small enough to execute."""
         own = self.small_figures(tensor_parallel)
-        return replace(self, num_layers=num_layers, hidden_size=12, ffn_hidden_size=8 * tensor_parallel, **own)
+        tuning = self.tuning.small(self.num_layers, num_layers, 2 * tensor_parallel)
+        return replace(self, num_layers=num_layers, hidden_size=12, ffn_hidden_size=8 * tensor_parallel, tuning=tuning, **own)
 
     @property
     def widths(self) -> tuple[str, ...]:

@@ -286,7 +286,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     def layout(self) -> Layout:
         """Layers of one form, in runs."""
         kinds = groupby(self.form(layer).name for layer in range(self.num_layers))
-        return ("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)
+        return self.tuning.with_marks((("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)))
 
     @property
     def architecture(self) -> TransformerArchitecture:
@@ -302,7 +302,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found |= {"steers": self.steer_rate > 0, "scales_embedding": self.embedding_scale != 1}
         found |= {"caps_scores": self.attn_logit_softcapping > 0, "caps_logits": self.final_logit_softcapping > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
-        return TransformerArchitecture(**found)
+        return TransformerArchitecture(**found, tuned=self.tuning.form(self.layout))
 
     @property
     def extents(self) -> dict[str, int]:
@@ -315,6 +315,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         return {
             **heads,
             **self._latent_extents,
+            **({**self.tuning.extents, "d": self.hidden_size} if self.tuning.lora_rank else {}),
             **widths,
             "V": self.vocab_size,
             "W": self.vocab_size,

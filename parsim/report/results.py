@@ -17,7 +17,7 @@ from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate, estimate_legal, stages_of
 from parsim.estimator.result import RATES, Estimate
-from parsim.model.parameters import num_parameters
+from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.parallel.plan import ENDS, Plan
 from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
@@ -132,6 +132,7 @@ def document(results: Results) -> dict[str, Any]:
         "seed": results.scenario.seed,
         "backend": results.backend,
         "num_parameters": num_parameters(results.scenario.model),
+        "num_trained_parameters": num_trained_parameters(results.scenario.model),
         "plans": [_plan_document(result, results.scenario) for result in results.plans],
     }
 
@@ -228,6 +229,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         **head(scenario),
         **_notes(scenario),
         "num_parameters": num_parameters(scenario.model),
+        "num_trained_parameters": num_trained_parameters(scenario.model),
         "num_legal": ranking.num_legal,
         "num_over_memory": ranking.num_over_memory,
         "num_over_host": ranking.num_over_host,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from parsim import units
 from parsim.estimator.cells import axes, defaults, figures, gib, other_axes, share
 from parsim.estimator.result import Estimate
-from parsim.model.parameters import num_parameters
+from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.report.console import say, show_table
 from parsim.report.results import LayerRow, Results, about, cannot_run, remarks, with_other_stack
 from parsim.report.whole import show_whole
@@ -34,7 +34,9 @@ def headline(scenario: Scenario) -> str:
 
 def size(scenario: Scenario) -> str:
     """Parameters and batch in a line."""
-    return f"{num_parameters(scenario.model):,} parameters, {about(scenario)['batch']}"
+    model = scenario.model
+    trained = f", of which {num_trained_parameters(model):,} are trained" if model.architecture.tuned else ""
+    return f"{num_parameters(model):,} parameters{trained}, {about(scenario)['batch']}"
 
 
 def say_what(scenario: Scenario, first: Estimate | None = None, name: str = "") -> None:

@@ -130,6 +130,13 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "momentum": "",
         "total_tokens": "train_tokens training_tokens num_tokens",
     },
+    "tuning": {
+        "freeze": "frozen frozen_layers freeze_layers freeze_modules freeze_backbone",
+        "lora_rank": "r lora_r lora_dim adapter_dim",
+        "lora_alpha": "alpha",
+        "lora_dropout": "adapter_dropout",
+        "lora_targets": "target_modules lora_target_modules lora_target lora_attn_modules",
+    },
     "measured": {"step_time": "time step iteration_time time_per_step", "peak_memory": "memory peak max_memory"},
     "": {
         "model": "architecture",
@@ -145,9 +152,10 @@ SAID: Final[Mapping[str, str]] = {
     "routers are said by gates, gate_scale, expert_groups and load_skew or load_shares, and what is dropped comes last": (
         "moe* expert_* router* aux_loss* z_loss* norm_topk_prob topk_method"
     ),
-    "frozen weights, adapters (LoRA) and quantized weights are not built: every weight is trained": (
-        "lora* qlora* dora* peft* adapter* freeze* frozen* trainable* quantiz* quantis* load_in_4bit load_in_8bit bnb* r alpha"
+    "of adapters those of LoRA are built, for all plans: tuning: {lora_rank: 16, lora_targets: all-linear}": (
+        "dora* peft* adapter adapters adapter_type lora qlora"
     ),
+    "quantized weights are not built": "quantiz* quantis* load_in_4bit load_in_8bit bnb*",
     "inference is not built: only training steps are predicted": (
         "mode inference* serving* prompt* output_length output_len max_new_tokens generation* decode decode_len* decode_tokens decoding* "
         "prefill* kv_cache* use_cache num_requests concurrency max_batch_size input_length input_len"

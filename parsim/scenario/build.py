@@ -20,6 +20,7 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, recomputation, sharding_faults
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8
+from parsim.parallel.tuning_faults import tuning_faults
 from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
 from parsim.scenario.defaults import add_defaults
@@ -155,6 +156,9 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
     parts.stack = resolve("stacks", sections.stack)
     if sections.model is not None:
         parts.model = resolve("models", sections.model)
+        if sections.tuning is not None:
+            parts.model = replace(parts.model, tuning=sections.tuning.build())
+            yield from ((("tuning", key), said) for key, said in tuning_faults(parts.model))
     if sections.cluster is not None:
         yield from _cluster(sections.cluster, parts, value["cluster"])
     if sections.batch is not None:

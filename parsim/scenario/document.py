@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
-from pydantic import AfterValidator, Field, create_model
+from msgspec.structs import replace
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from parsim import data
+from parsim.model.adapters import ALL, TARGETS, each_target
+from parsim.model.tuning import BASE, FREEZABLE, Tuning, run_of
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.plan import KEYS, Key
 from parsim.parallel.precision import FP8, RECIPES
@@ -19,6 +22,10 @@ T = TypeVar("T", bound=Section)
 _TYPES = get_type_hints(Training)
 DEFAULT_STACK = "megatron-2022"
 PrecisionName = Annotated[str, Known("dtypes", lambda: (*RECIPES, FP8))]
+
+
+E = TypeVar("E")
+NameList = Annotated[list[E], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]  # one may stand by itself
 
 
 class ClusterSection(Section):
@@ -97,6 +104,35 @@ class PlanSection(Section):
     place: ClassVar[str | None] = "plans"
 
 
+class TuningSection(Section):
+    """Which weights are trained; all where the section is left out."""
+
+    place: ClassVar[str | None] = "tuning"
+    freeze: NameList[Annotated[str, Known("part to freeze", lambda: FREEZABLE, also=run_of)]] = optional(
+        list, f"the parts of the model that stay as they are: {', '.join(FREEZABLE)}, or layers by number from 0, as `layers 0..7`"
+    )
+    lora_rank: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        0, description="the rank of adapters (LoRA) beside a frozen base; 0: there are none"
+    )
+    lora_alpha: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="over lora_rank the scale of what they add; lora_rank where left out"
+    )
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="the share of elements dropped of what enters them")
+    lora_targets: NameList[Annotated[str, Known("target of adapters", lambda: (ALL, *TARGETS))]] = optional(
+        lambda: [ALL], f"the linear layers of a layer that have one: {ALL}, {', '.join(TARGETS)}; linear_* share their first matrix"
+    )
+
+    def build(self) -> Tuning:
+        """What it says."""
+        adapts = self.lora_rank > 0
+        freeze = self.freeze or ([BASE] if adapts else [])
+        found = Tuning(tuple(dict.fromkeys(freeze)))
+        if not adapts:
+            return found
+        alpha, targets = self.lora_alpha or float(self.lora_rank), each_target(self.lora_targets)
+        return replace(found, lora_rank=self.lora_rank, lora_alpha=alpha, lora_dropout=self.lora_dropout, lora_targets=targets)
+
+
 class MeasuredSection(Section):
     """What somebody measured of a plan."""
 
@@ -133,6 +169,7 @@ class Sections(Section):
     model: ModelRef | None = None
     cluster: ClusterSection | None = None
     batch: BatchSection | None = None
+    tuning: TuningSection | None = Field(None, description="what of the model is trained; all where left out")
     stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog or an inline row")
     plans: dict[Text, PlanSection] = optional(dict, "the plans to compare, by name; all but `parsim plan` need one")
     measured: dict[Text, MeasuredSection] = optional(dict, "what somebody measured, by plan")

@@ -77,17 +77,24 @@ class Quantity:
 class Known:
     """Annotates text as one of some names: of the rows of a kind of the catalog, or of what `names` lists.
 
-    Text that starts with `prefix` is legal in a file too: what it names was read before the file is checked.
+    Text that starts with `prefix` is legal in a file too: what it names was read before the file is checked.  So is text that `also` reads.
     """
 
-    def __init__(self, kind: str, names: Callable[[], tuple[str, ...]] | None = None, *, prefix: str = "") -> None:
-        self.what, self.prefix = kind.removesuffix("s"), prefix
+    def __init__(
+        self,
+        kind: str,
+        names: Callable[[], tuple[str, ...]] | None = None,
+        *,
+        prefix: str = "",
+        also: Callable[[str], object] | None = None,
+    ) -> None:
+        self.what, self.prefix, self.also = kind.removesuffix("s"), prefix, also
         self.kind = "" if names else kind
         self.names = names or (lambda: catalog.names(kind))
 
     def check(self, name: str) -> str:
         """The name, if it is known; an alias becomes the name of its row."""
-        if name in self.names():
+        if name in self.names() or (self.also and self.also(name)):
             return name
         if self.kind and (found := catalog.find(self.kind, name)):
             return found

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parsim.cost.buckets import Held, Role, lasting_parts, lasting_weights, num_bytes, weight_elements
+from parsim.cost.buckets import Held, Role, lasting_elements, lasting_parts, lasting_weights, num_bytes, weight_elements
 from parsim.cost.count import host_gradient_bytes, host_state_bytes, state_bytes
 from parsim.cost.workload import Workload
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
@@ -64,7 +64,7 @@ def host_bytes(program: Program) -> tuple[int, ...]:
     w = program.workload
     part = lasting_parts(w.step.structure)["optimizer"]
     each = host_state_bytes(w.step.structure, w.sizes) + host_gradient_bytes(w.step.structure, w.sizes)
-    weights = {name: segment.own_weights for name, segment in w.step.segments.items()}
+    weights = {name: segment.trained_weights for name, segment in w.step.segments.items()}
     own = {name: each * sum(one(weight_elements(weight, part, w.sizes)) for weight in found) for name, found in weights.items()}
     return tuple(sum(one(copies) * own[name] for name, copies in held.items()) for held in program.held)
 
@@ -83,7 +83,7 @@ def lasting_bytes(workload: Workload, name: str) -> int:
     parts = lasting_parts(structure).items()
     layouts: dict[Role, int] = {"quantised": len(structure.lasting_layouts)}
     held = ((role, part, weight) for role, part in parts for weight in lasting_weights(segment.own_weights, role, structure))
-    own = (layouts.get(role, 1) * (itemsize[role] * one(weight_elements(weight, part, sizes))) for role, part, weight in held)
+    own = (layouts.get(role, 1) * (itemsize[role] * one(lasting_elements(weight, part, sizes))) for role, part, weight in held)
     return sum(own) + sum(_size(each, workload) for each in segment.sums)
 
 

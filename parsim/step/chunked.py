@@ -34,7 +34,7 @@ def in_chunks(block: Block, fusions: tuple[str, ...], num_chunks: int) -> Passes
     drawn = [op for op in block.ops[cut:] if op.kind == "draw"]  # whole, since what is drawn does not depend on the chunks
     (x,) = block.ops[cut - 1].outputs
     before = replace(block, ops=block.ops[:cut], output=x)
-    inside = replace(block, ops=tuple(op for op in block.ops[cut:] if op not in drawn), input=x)
+    inside = replace(block, ops=tuple(op for op in block.ops[cut:] if op not in drawn), input=x, asks=x in before.asked)
     backward, d_x = gradient.backward(inside, tuple(name for name in fusions if name != "gradient_accumulation"))
     loop = _Loop(inside, num_chunks, {part_of(weight): f"d_{weight}@chunks" for weight in block.weights})
     sums = [loop.with_sums(call) for call in backward if call.outputs[0][0] in {f"d_{weight}" for weight in block.weights}]
@@ -60,6 +60,8 @@ class _Loop(Struct, frozen=True):
                 outputs = ((self.of_chunk(name, chunk), _chunk_dims(dims), op.dtypes[0]),)
                 yield KernelCall(f"take_{name}", "take", ((name, dims),), outputs, {"chunk": chunk, "num_chunks": self.num_chunks})
             yield from (self.call(call, chunk) for call in each)
+        if not d_x:
+            return
         dims = whole[0].terms[1][0]
         parts = tuple((self.of_chunk(d_x, chunk), _chunk_dims(dims)) for chunk in range(self.num_chunks))
         yield KernelCall(f"join_{d_x}", "join", parts, ((d_x, dims, COMPUTE),), {})

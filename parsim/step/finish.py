@@ -27,7 +27,7 @@ def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
     yield from _steer(structure, segments)
     if structure.in_backward:
         return
-    every = tuple((segment.name, weight) for segment in segments for weight in segment.own_weights)
+    every = tuple((segment.name, weight) for segment in segments for weight in segment.trained_weights)
     alone = structure.master
     if structure.replica_stream:
         yield Wait("gradient_sums", streams=(structure.replica_stream,))
@@ -67,7 +67,7 @@ def _steer(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
 
 def finish_segment(structure: Structure, segment: Segment) -> Iterator[Task]:
     """What follows the backward of a segment whose gradients are applied at once: the same without clipping, and they die."""
-    own = tuple((segment.name, weight) for weight in segment.own_weights)
+    own = tuple((segment.name, weight) for weight in segment.trained_weights)
     if own:
         yield from _sums(structure, own)
         yield from _update(structure, own, _to_apply(structure, own))

@@ -76,12 +76,14 @@ class _Derivation(Struct):
     waiting_for: str = ""  # the input whose gradient is to be settled first
     dims: dict[str, tuple[Dims, str]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)  # of a gradient that a relabel may leave where it lies: that one's name
+    asked: set[str] = field(default_factory=set)
 
     def run(self) -> Iterator[KernelCall]:
         for op in self.block.ops:
             ins, outs = op.terms
             self.dims.update({n: (d, COMPUTE) for n, d in zip(op.inputs, ins, strict=True) if n not in self.dims})
             self.dims.update({n: (d, t) for n, d, t in zip(op.outputs, outs, op.dtypes, strict=True)})
+        self.asked = self.block.asked
         if self.block.output:
             self.gradients[self.block.output] = f"d_{self.block.output}"
         for op in reversed(self.block.ops):
@@ -108,6 +110,8 @@ class _Derivation(Struct):
         roles.update({f"x{i}": name for i, name in enumerate(op.inputs)})
         roles.update({f"y{i}": name for i, name in enumerate(op.outputs)})
         targets = [roles.get(role, role) for role in row.of.split()]
+        if self.asked.isdisjoint(targets):
+            return
         if not row.kernel:
             yield from self.pass_through(op, targets[0], roles["dy"])
             return
@@ -152,6 +156,8 @@ class _Derivation(Struct):
         outputs = tuple((self.name_of(op, t), self.dims_in(op, t), self.dims[t][1]) for t in targets)
         yield KernelCall(name, kernel, inputs, outputs, attributes, tag=op.tag)
         for target, output in zip(targets, outputs, strict=True):
+            if target not in self.asked:
+                continue
             if target in self.gradients:
                 yield self.grow(op, target, *output)
             else:

@@ -8,11 +8,13 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from parsim.model.adapters import is_adapter
 from parsim.model.dims import COMPUTE, LOGITS, TOKENS
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
 from parsim.model.op import COUNT, Block, Dims
 from parsim.model.spec import Architecture
+from parsim.model.tuning import untuned_name
 from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, replica_axes, rules, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.precision import WIDE, Narrowing
@@ -140,13 +142,14 @@ def _placement(name: str, switches: _Switches) -> Segment:
     placer.know(linear)
     forward = with_turns(placer.place(forward_calls), switches.ring)
     y = placer.known[block.output] if block.output else None
-    d_y = Operand("d_y", y.sharding, COMPUTE) if y else None
+    d_y = Operand("d_y", y.sharding, COMPUTE) if y and backward_calls else None
     if d_y:
         placer.known["d_y"] = d_y
     placer.beside = switches.beside
     backward = with_turns(placer.place(backward_calls), switches.ring)
     rows = {name: weight.rows for name, weight in linear.items()} if switches.kernels.lasting_layouts else {}
-    placed = ((name, initial, placer, switches, rows.get(name, 0)) for name, initial in block.weights.items())
+    gradients = {each.name: each.gradient for each in _all_trained(name, switches).weights} if block.frozen else {}
+    placed = ((each, initial, placer, switches, rows.get(each, 0), gradients.get(each)) for each, initial in block.weights.items())
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
     return Segment(
         name=block.name,
@@ -160,11 +163,17 @@ def _placement(name: str, switches: _Switches) -> Segment:
     )
 
 
+def _all_trained(name: str, switches: _Switches) -> Segment:
+    """The placement of a block as it is where all of it is trained: there frozen weights are replicated as here."""
+    kernels = switches.kernels._replace(architecture=replace(switches.kernels.architecture, tuned=None))
+    return _placement(untuned_name(name), switches._replace(kernels=kernels))
+
+
 @functools.lru_cache(maxsize=256)
 def _calls(name: str, kernels: _Kernels) -> _Calls:
     block = blocks_of(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT).removeprefix(WIDE)]
     forward, backward, gradient_of_x = _passes(block, kernels)
-    linear = linear_weights(forward, block.weights) if kernels.narrows else {}
+    linear = linear_weights(forward, [name for name in block.weights if not is_adapter(name)]) if kernels.narrows else {}
     if kernels.narrows:
         fused = "norm_gemm" in kernels.fusions
         forward, backward = in_narrow(forward, backward, linear, kernels.narrows, lasting=kernels.lasting_layouts, fused=fused)
@@ -190,15 +199,21 @@ def _steer(block: Block, name: str, counts: Sharding) -> Weight:
     return Weight(name, replace(counts, partial={}), counts, Group(()), "zeros", block.name)
 
 
-def _weight(block: Block, name: str, initial: str, placer: Placer, switches: _Switches, narrow_rows: int) -> Weight:
-    """One whose block shares another's is that one's own copy where they lie on different ranks."""
-    partial = placer.known[f"d_{name}"].sharding
+def _weight(
+    block: Block, name: str, initial: str, placer: Placer, switches: _Switches, narrow_rows: int, untuned: Sharding | None
+) -> Weight:
+    """One whose block shares another's is that one's own copy where they lie on different ranks.
+
+    `untuned`: where its gradient would lie, if it were trained, of a block of which some are not.
+    """
+    trained = name not in block.frozen
+    partial = placer.known[f"d_{name}"].sharding if trained or untuned is None else untuned
     group = Group(tuple(axis for axis in replica_axes() if axis in partial.partial))
     origin = block.shared.get(name, "")
     owner, copy_of = (block.name, origin) if switches.ends_apart or not origin else (origin, "")
     narrows = switches.kernels.narrows
     square = narrows.square if narrows and narrow_rows else 0
-    return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of, square, narrow_rows)
+    return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of, square, narrow_rows, trained)
 
 
 def _with_lives(bare: Segment, parts: set[str]) -> Segment:

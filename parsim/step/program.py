@@ -215,7 +215,7 @@ def _behind(step: Step, segment: Segment, phase: Phase, closes: bool) -> Iterato
             yield Hold("own_gradients", (Bucket("gradients", "shard", GRADIENT, own),))
         yield from _scatters(step, segment)
     if closes and phase.accumulates and structure.replica_stream:
-        placed = ((segment.name, weight) for weight in segment.own_weights)
+        placed = ((segment.name, weight) for weight in segment.trained_weights)
         yield from replica_sums(structure, f"{segment.name}_gradients", placed, add=False, stream=structure.replica_stream)
     if phase.accumulates and structure.in_backward:
         yield from finish_segment(structure, segment)
@@ -275,7 +275,7 @@ def _new_gradients(step: Step, segment: Segment) -> tuple[Placed, ...]:
     others = [each for each in step.segments.values() if each.name != segment.name and _is_whole(step)]
     shared = {weight.name for each in others for weight in each.weights if weight.owner == segment.name}
     new = [weight for weight in segment.weights if weight.owner != segment.name or weight.name not in shared]
-    return tuple((segment.name, weight) for weight in new if weight.group.axes or not step.structure.gradients_last)
+    return tuple((segment.name, each) for each in new if each.trained and (each.group.axes or not step.structure.gradients_last))
 
 
 def _scatters(step: Step, segment: Segment) -> Iterator[Collective]:
@@ -287,7 +287,7 @@ def _scatters(step: Step, segment: Segment) -> Iterator[Collective]:
 def _to_scatter(step: Step, segment: Segment) -> Iterator[Placed]:
     """The weights whose gradients are shared out behind the backward of a segment."""
     weights = segment.own_weights if _is_whole(step) else segment.weights
-    return ((segment.name, weight) for weight in weights if weight.group.axes)
+    return ((segment.name, weight) for weight in weights if weight.group.axes and weight.trained)
 
 
 def _gathers_of(step: Step, name: str, phase: Phase, *, ahead: bool) -> Iterator[Task]:
@@ -305,9 +305,10 @@ def _gathers_of(step: Step, name: str, phase: Phase, *, ahead: bool) -> Iterator
 
 
 def _weights_to_gather(step: Step, segment: Segment, phase: Phase) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:
-    """What a phase gathers: all that the segment uses, but not again a tied weight that stayed; of W what its tasks look at."""
+    """What a phase gathers: all that the segment uses, but not again a tied weight that stayed; of W what its tasks look at, and
+    nothing where there is no backward."""
     used = segment.weights if step.structure.reshard else segment.own_weights
-    if phase is Phase.W:
+    if phase is Phase.W or not segment.phases[phase]:
         seen = {name for task in segment.phases[phase] for name in reads(task)}
         used = tuple(weight for weight in used if seen.intersection(weight.lasting))
     return by_group((segment.name, weight) for weight in used)

@@ -84,6 +84,15 @@ class _Quantiser(Struct):
     ready: set[str] = field(default_factory=set)  # what has been made in the present pass
 
     @property
+    def of_weights(self) -> set[str]:
+        """What gradients of weights are made of: a frozen one has none, so that its layer makes one layout of each alone.
+
+        Source: NVIDIA/TransformerEngine@d0067d0d, transformer_engine/pytorch/module/linear.py (backward_needs_input, requires_wgrad).
+        """
+        gradients = {name for weight in self.weights for name in (f"d_{weight}", part_of(weight))}
+        return {name for call in self.backward if call.outputs[0][0] in gradients for name, _ in call.inputs}
+
+    @property
     def turns(self) -> bool:
         """Whether the layout of weights that backward multiplies is made of the other."""
         return bool(self.lasting) and ROW not in self.lasting
@@ -100,15 +109,17 @@ class _Quantiser(Struct):
         before = ""
         for call in self.forward:
             target = call.outputs[0][0]
-            if call.kernel == "relabel" and target in inputs and not self.how.by_row:
+            # Where something else reads what it brings, that is brought wide, once.
+            if call.kernel == "relabel" and target in inputs and target not in others and not self.how.by_row:
                 self.sources[target] = call.inputs[0][1]
-                yield from self.quantise(*call.inputs[0], call.tag, out=target + LOCAL, fused=self.fused and before in _NORMS)
+                layouts = self.layouts_of(target)
+                yield from self.quantise(*call.inputs[0], call.tag, layouts, out=target + LOCAL, fused=self.fused and before in _NORMS)
                 yield _through(call, ROW)
                 self.ready.add(target)
             if self.is_gemm(call):
                 (x, dims), (w, w_dims) = call.inputs
                 if x not in self.ready:
-                    yield from self.quantise(x, dims, call.tag, (ROW,) if self.how.by_row else ())
+                    yield from self.quantise(x, dims, call.tag, (ROW,) if self.how.by_row else self.layouts_of(x))
                     self.ready.add(x)
                 yield from self.weight(w, COLUMN, call.tag)
                 layout = self.second if self.lasting else COLUMN
@@ -142,9 +153,9 @@ class _Quantiser(Struct):
             yield call
             return
         if dy not in self.ready:
-            yield from self.quantise_gradient(dy, dims, call.tag, (ROW,) if self.how.wide_gradients else ())
+            yield from self.quantise_gradient(dy, dims, call.tag, (ROW,) if self.how.wide_gradients else self.layouts_of(dy))
             self.ready.add(dy)
-        if x in self.sources and x not in self.ready:
+        if x in self.sources and x not in self.ready and x in self.of_weights:
             inputs, outputs = ((x + LOCAL + self.second, self.sources[x]),), ((x + COLUMN, linear.inputs[0][1], QUANTISED),)
             yield KernelCall(f"{linear.name}.bring_{x}", "relabel", inputs, outputs, {}, tag=call.tag)
             self.ready.add(x)
@@ -159,6 +170,10 @@ class _Quantiser(Struct):
             layout = COLUMN if other in self.sources else self.second
             yield self.with_rescaling(replace(call, inputs=((dy + self.second, dims), (other + layout, other_dims)), dtype=LINEAR))
 
+    def layouts_of(self, name: str) -> tuple[str, ...]:
+        """The layouts of an input of a linear layer, or of the gradient of its output."""
+        return self.how.layouts if name in self.of_weights else (ROW,)
+
     def with_rescaling(self, call: KernelCall) -> KernelCall:
         """A GEMM of backward, with whether another kernel scales its result.
 
@@ -170,12 +185,13 @@ class _Quantiser(Struct):
     def gradient_through(self, call: KernelCall) -> Iterator[KernelCall]:
         """A gradient that a relabel may gather: with one scale a tensor a second layout is made behind it, else both are sent."""
         ((target, after, _),) = call.outputs
-        both = bool(self.how.along)
+        kept = self.layouts_of(target)
+        both = bool(self.how.along) and COLUMN in kept
         yield from self.quantise_gradient(*call.inputs[0], call.tag, LAYOUTS if both else (ROW,), out=target + LOCAL)
         yield _through(call, ROW)
         if both:
             yield _through(call, COLUMN)
-        elif not self.how.one_layout:
+        elif COLUMN in kept:
             name, inputs = f"{call.name}.transpose", ((target + ROW, after),)
             yield KernelCall(name, "cast", inputs, ((target + COLUMN, after, QUANTISED),), {}, tag=call.tag)
         self.ready.add(target)

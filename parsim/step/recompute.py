@@ -48,6 +48,8 @@ def before_use(forward: Sequence[Task], backward: Sequence[Task], names: Sequenc
 
 def full(forward: Sequence[Task], backward: Sequence[Task], early_stop: bool) -> list[Task]:
     """The whole segment again, then its backward; with `early_stop` without the tail that backward does not need."""
+    if not backward:
+        return []
     again = list(forward)
     needed = {name for task in backward for name in reads(task)}
     while early_stop and again and not needed & set(writes(again[-1])):
@@ -87,11 +89,11 @@ def _chosen(forward: Sequence[Task], names: Sequence[str]) -> list[int]:
 def _regathers(task: Task) -> TypeGuard[Collective]:
     """Whether backward gathers it again.
 
-    Tokens that experts gathered are kept (Megatron Core, transformer/moe/token_dispatcher.py).
+    Tokens that experts gathered are kept (Megatron Core, transformer/moe/token_dispatcher.py), and the ranks of adapters.
     """
     if not isinstance(task, Collective) or task.operation != "all_gather":
         return False
-    return not isinstance(task.target, Operand) or set(FREE).isdisjoint(task.target.dims)
+    return not isinstance(task.target, Operand) or {*FREE, "b"}.isdisjoint(task.target.dims)
 
 
 def _again(region: list[Task], backward: list[Task], of: str = "", before: str = "") -> list[Task]:

@@ -43,6 +43,11 @@ class Segment(Struct, frozen=True, kw_only=True):
         """Those with a buffer of their own."""
         return tuple(weight for weight in self.weights if weight.owner == self.name)
 
+    @property
+    def trained_weights(self) -> tuple[Weight, ...]:
+        """Those of them that are trained."""
+        return tuple(weight for weight in self.own_weights if weight.trained)
+
 
 class Step(Struct, frozen=True, eq=False):
     """A training step of one structure: what a rank does to a micro_batch, and once at the end.  Equal to itself only."""

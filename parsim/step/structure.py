@@ -10,6 +10,7 @@ from msgspec import Struct
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLAT_AND_CAST, FLOAT32, GRADIENT, MASTER
 from parsim.model.spec import Architecture, ModelSpec
+from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS
@@ -136,7 +137,9 @@ class Structure(Struct, frozen=True):
             loss_chunks=stack.loss_chunks,
             narrows=batch.recipe.narrows,
             wide_layers=tuple(dict.fromkeys(name for name, _ in batch.layout(model) if name.startswith(WIDE))),
-            narrow_parameters=_has_narrow_parameters(batch, plan, stack, zero_stage) and not copies_kv_heads,
+            narrow_parameters=_has_narrow_parameters(batch, plan, stack, zero_stage)
+            and not copies_kv_heads
+            and (zero_stage < 3 or model.tuning == Tuning()),  # what is not trained has no states of which shards are made narrow
             ring=ring,
             copies_kv_heads=copies_kv_heads,
             waits_for_loads=stack.waits_for_loads,
@@ -201,6 +204,11 @@ class Structure(Struct, frozen=True):
     def narrow_alone(self) -> bool:
         """Whether such weights last in no other format but the optimizer's own."""
         return self.narrow_parameters and not self.master_shards
+
+    @property
+    def tells_weights_apart(self) -> bool:
+        """Whether some weights have no buffer in a role in which others have one."""
+        return self.narrow_alone or self.architecture.tuned is not None
 
     @property
     def casts_shards(self) -> bool:

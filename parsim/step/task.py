@@ -51,6 +51,7 @@ class Weight(Struct, frozen=True):
     copy_of: str = ""  # the segment whose weight it repeats on another rank
     narrow_block: int = 0  # elements along either side of a block of such a matrix that shares a scale; 0: all of it
     narrow_rows: int = 0  # of one that lasts in a narrow format, too, to be multiplied: its first dims, which are the input's
+    trained: bool = True  # else it has no gradient, and no states of an optimizer
 
     @property
     def lasting(self) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ from parsim.validate.defaults import (
     precision_of,
     release_of,
     software_of,
+    tuning_of,
 )
 from parsim.validate.recipes import recipe_of
 from parsim.validate.table import TableRow
@@ -73,7 +74,7 @@ def _lacks_latent_widths(row: TableRow) -> bool:
 
 # What is not built yet, by the name of a feature, with cells in braces: whether a row needs it.
 FEATURES: Final[Mapping[str, Predicate]] = {
-    "workload {workload}": _other_than("workload", "pretrain", "pretrain_oom", "sft", "ci"),
+    "workload {workload}": _other_than("workload", "pretrain", "pretrain_oom", "sft", "lora", "ci"),
     "mlp {mlp}": _other_than("mlp", *KINDS),
     "the widths of latent attention (MLA)": _lacks_latent_widths,
     "offload": _other_than("offload", "no"),
@@ -130,7 +131,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     stack = replace(stack, fusions=fusions_of(row, stack.fusions), dispatch=dispatch_of(row) or stack.dispatch)
     overlaps = experts.overlaps if experts else pairs_micro_batches(row)
     stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row))
-    model = _model(row, software)
+    model = replace(_model(row, software), tuning=tuning_of(row))
     latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
     if latent and latent.attention and not row.says("recompute"):
         stack = replace(stack, attention=latent.attention)

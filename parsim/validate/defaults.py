@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from parsim.errors import ParsimError
 from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.latent import UP_PROJECTION
+from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
 from parsim.parallel.precision import FP8
 from parsim.validate.table import TableRow
@@ -98,7 +99,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
     **dict.fromkeys(("nemo_bridge", "nemo_bridge2", "bridge_skills"), "megatron-bridge"),
-    "mlperf": "nemo-mlperf",
+    **dict.fromkeys(("mlperf", "mlperf_lora"), "nemo-mlperf"),
     **{"mcore_ci": "megatron-core", "misc_repos": "pytorch-2", "small_scale": "plain-pytorch", "tpu_maxtext": "jax-xla"},
     **{"llm_foundry": "llm-foundry", "torchtitan": "torchtitan", "internevo": "internevo", "simumax": "simumax"},
 }
@@ -198,12 +199,37 @@ NETWORK_OF_GENERATION: Final[Mapping[str, Ports]] = {
     "v100": Ports("ib-edr", 4, "NVIDIA DGX-1 with Tesla V100 system architecture white paper"),
     "a100": Ports("ib-hdr-8rail", 8, "NVIDIA DGX A100 datasheet"),
     "h100": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
+    "h200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H200 datasheet"),
+    # mlcommons/training_results_v4.0, NVIDIA, system l40s_n16: two ports of 400 Gb/s between nodes.
+    "l40s": Ports("ib-ndr-8rail", 2, "2 BlueField-3 of 400 Gb/s"),
     "b200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
     "gb200": Ports("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet: a port a GPU"),
     "b300": Ports("ib-xdr-8rail", 8, "NVIDIA DGX B300 datasheet: 8 ports of 800 Gb/s"),
     "gb300": Ports("ib-xdr-8rail", 72, "NVIDIA GB300 NVL72 datasheet: a port of 800 Gb/s a GPU"),
     "a800": Ports("ib-hdr-8rail", 8, "as an A100 node"),
 }
+
+
+# By family: the adapters of its rows.
+ADAPTERS: Final[Mapping[str, Tuning]] = {
+    # mlcommons/training_results_v4.0, NVIDIA/benchmarks/llama2_70b_lora/implementations/nemo/conf/megatron_gpt_peft_tuning_config.yaml.
+    "mlperf_lora": Tuning((BASE,), 16, 32.0, 0.1, ("linear_qkv", "linear_proj")),
+    # NVIDIA-NeMo/Megatron-Bridge, src/megatron/bridge/perf_recipes/llama (target_modules) and recipes/llama/llama3.py.
+    "nemo_bridge2": Tuning((BASE,), 16, 32.0, 0.0, ("linear_qkv",)),
+}
+
+
+def tuning_of(row: TableRow) -> Tuning:
+    """What a row trains.
+
+    Raises:
+        ParsimError: adapters, and nobody says which.
+    """
+    if row.says("workload") != "lora":
+        return Tuning()
+    if (found := ADAPTERS.get(row.says("source_family"))) is None:
+        raise ParsimError("needs rank and targets of its adapters, which no column has")
+    return found
 
 
 def software_of(row: TableRow) -> Software:

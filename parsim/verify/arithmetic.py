@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parsim.executor.names import own_weights_of
+from parsim.model.adapters import TARGETS
 from parsim_kernels import KERNELS
 from parsim_kernels.signature import Array
 
@@ -35,6 +36,7 @@ class Arithmetic:
             for instance, w in own_weights_of(job.copies(0))
         }
         self.gradients = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
+        self.trained = {f"{instance}/{w.name}" for instance, w in own_weights_of(job.copies(0)) if w.trained}
 
     def draw(self, instance: str, name: str, *shape: int) -> Array:
         """Tokens, features, labels or a mask of the present micro_batch."""
@@ -56,7 +58,28 @@ class Arithmetic:
                 self.gradients[f"{name}.bias"] += dy.sum(axis=tuple(range(rows)))
             return np.asarray(np.tensordot(dy_row, w_row, (range(rows, rows + columns), range(summed, summed + columns))))
 
-        return y, back
+        if f"{name}_lora_b.weight" not in self.weights:
+            return y, back
+        more, beside = self._adapter(name, x, summed)
+        return y + more, lambda dy: back(dy) + beside(dy)
+
+    def _adapter(self, name: str, x: Array, summed: int) -> Valued:
+        """What an adapter adds to a linear layer: Hu et al. 2022 (arXiv:2106.09685), Eq. 3."""
+        tuning, (instance, _, stem), rows = self.job.spec.tuning, name.partition("/"), x.ndim - summed
+        group = next("_".join(TARGETS[each]) for each in tuning.lora_targets if stem in TARGETS[each])
+        a_name, b_name, rate = f"{instance}/{group}_lora_a.weight", f"{name}_lora_b.weight", tuning.lora_dropout
+        a, b, scale = self.weights[a_name], self.weights[b_name], tuning.lora_alpha / tuning.lora_rank
+        kept = self.draw(instance, f"{group}_lora_mask", *x.shape) / (1 - rate) if rate else np.array(1.0)
+        entering, tokens = x * kept, tuple(range(rows))
+        narrow = np.tensordot(entering, a, summed)
+
+        def back(dy: Array) -> Array:
+            d_narrow = scale * np.tensordot(dy, b, (range(rows, dy.ndim), range(1, b.ndim)))
+            self.gradients[b_name] += scale * np.tensordot(narrow, dy, (tokens, tokens))
+            self.gradients[a_name] += np.tensordot(entering, d_narrow, (tokens, tokens))
+            return np.asarray(np.tensordot(d_narrow, a, ((rows,), (summed,))) * kept)
+
+        return scale * np.tensordot(narrow, b, 1), back
 
     def narrow(self, name: str, x: Array, rows: int, **of: bool) -> tuple[Array, Array]:
         """What a linear layer multiplies of a tensor whose first `rows` dims are rows: scaled along its columns, and along its rows."""
@@ -71,6 +94,10 @@ class Arithmetic:
         batch, number = self.job.model.batch, re.match(r"layer(\d+)/", name)
         end = self.job.spec.num_layers - batch.num_layers_at_end_in_bf16
         return number is not None and batch.num_layers_at_start_in_bf16 <= int(number[1]) < end
+
+    def is_narrow_matrix(self, name: str) -> bool:
+        """Whether a weight is the matrix of a linear layer there."""
+        return name.endswith(".weight") and "router" not in name and "_lora_" not in name and self.is_narrow(name)
 
     def norm(self, name: str, x: Array, kind: str) -> Valued:
         """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta, if it has these.

@@ -44,26 +44,28 @@ def by_hand(job: Job) -> Expected | None:
     run, (direction, states_of), given = Arithmetic(job), optimizer, job.training
     for run.micro_batch in range(job.workload.num_micro_batches):
         forward(run)(np.array(1.0))
-    length = np.sqrt(sum(float((g * g).sum()) for g in run.gradients.values()))
+    gradients = {name: g for name, g in run.gradients.items() if name in run.trained}
+    length = np.sqrt(sum(float((g * g).sum()) for g in gradients.values()))
     share = min(1.0, given.max_norm / (length + 1e-6))  # Source: PyTorch, torch.nn.utils.clip_grad_norm_
     updated = {
-        name: weight - given.learning_rate * direction(given, weight, run.gradients[name] * share) for name, weight in run.weights.items()
+        name: run.weights[name] - given.learning_rate * direction(given, run.weights[name], g * share) for name, g in gradients.items()
     }
+    frozen = {name: weight for name, weight in run.weights.items() if name not in run.trained}
     steers = steers_by_hand(job.spec, job.model.batch.sequence_length) if isinstance(job.spec, TransformerSpec) else {}
     structure = job.step.structure
     copies = job.itemsize(MASTER) * structure.master_weights + job.itemsize(COMPUTE) * structure.narrow_gradients
     # Source: Rajbhandari et al. 2020, section 3.1.
     each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) * (not structure.frees_gradients) + copies + states_of(job.itemsize(MASTER))
     scalars = 2 * 4  # the loss and the norm of the gradients
-    lasting = each * sum(weight.size for weight in run.weights.values()) + scalars
+    lasting = each * sum(g.size for g in gradients.values()) + scalars
+    lasting += job.itemsize(COMPUTE) * sum(weight.size for weight in frozen.values())
     lasting += 2 * 4 * sum(each.size for each in steers.values())  # biases that steer choices, and counts of these
     if structure.narrows and not structure.narrows.by_row:  # the layouts of what linear layers multiply, made once a step
-        linear = (name for name in run.weights if name.endswith(".weight") and "router" not in name)
-        matrices = (run.weights[name].size for name in linear if run.is_narrow(name))
-        count = sum(matrices)
+        count = sum(run.weights[name].size for name in run.weights if run.is_narrow_matrix(name))
         lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * count)
         lasting -= job.itemsize(COMPUTE) * count * structure.narrow_alone
-    return Expected(run.loss, run.gradients, updated | steers, lasting)
+        frozen = {name: weight for name, weight in frozen.items() if not (structure.narrow_alone and run.is_narrow_matrix(name))}
+    return Expected(run.loss, gradients, frozen | updated | steers, lasting)
 
 
 def _adamw(given: Training, weight: Array, g: Array) -> Array:

@@ -20,7 +20,7 @@ from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import timeline
 from parsim.estimator.totals import Totals, device_totals
 from parsim.executor.job import Job
-from parsim.executor.names import own_weights_of
+from parsim.executor.names import is_told, own_weights_of
 from parsim.executor.run import Execution, execute_legal
 from parsim.executor.values import shard
 from parsim.parallel.dimensions import split
@@ -221,8 +221,9 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
             f"{copy}/{w.name}": w
             for copy, w in own_weights_of([each for stage in job.workload.stages(at["pp"]) for each in job.copies(stage)])
         }
-        lasting = {**held, **_steers(job, at["pp"])}
-        sums = held if master is None or not any(at[axis] for axis in master.axes) else {}  # only the master has them
+        lasting = {**{name: w for name, w in held.items() if is_told(job, w)}, **_steers(job, at["pp"])}
+        trained = {name: w for name, w in held.items() if w.trained}
+        sums = trained if master is None or not any(at[axis] for axis in master.axes) else {}  # only the master has them
         for key, wanted, mine, full, scale in (
             ("weight gradients", sums, executed.gradients[rank], whole.gradients[0], largest),
             ("updated weights", lasting, executed.weights[rank], whole.weights[0], 1.0),

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from parsim.model.op import Block
 from parsim.model.spec import Architecture, ModelSpec
+from parsim.model.tuning import tuned_blocks
 from parsim.registry import Registry
 
 Blocks = Mapping[str, Block]  # by the names of a layout, in the order in which a model runs them
@@ -59,4 +60,5 @@ def blocks_of(kind: Architecture, attention: str = "flash", fusions: tuple[str, 
     >>> list(blocks_of(MlpArchitecture(activation="relu", bias=True, dropout=False)))
     ['embedding', 'layer', 'head']
     """
-    return family(kind.family).blocks(kind, attention, fusions)
+    blocks = family(kind.family).blocks(kind, attention, fusions)
+    return tuned_blocks(blocks, kind.tuned) if kind.tuned else blocks

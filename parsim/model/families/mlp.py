@@ -47,7 +47,7 @@ class MlpSpec(ModelSpec, frozen=True, kw_only=True):
     @property
     def architecture(self) -> MlpArchitecture:
         """What decides which ops there are."""
-        return MlpArchitecture(activation=self.activation, bias=self.bias, dropout=self.dropout > 0)
+        return MlpArchitecture(activation=self.activation, bias=self.bias, dropout=self.dropout > 0, tuned=self.tuning.form(self.layout))
 
     @property
     def extents(self) -> dict[str, int]:

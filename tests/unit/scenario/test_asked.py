@@ -15,7 +15,16 @@ from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.plan import KEYS
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import asked, named_values
-from parsim.scenario.document import BatchSection, ClusterSection, DataSection, MeasuredSection, PlanSection, Sections, TrainingSection
+from parsim.scenario.document import (
+    BatchSection,
+    ClusterSection,
+    DataSection,
+    MeasuredSection,
+    PlanSection,
+    Sections,
+    TrainingSection,
+    TuningSection,
+)
 from parsim.scenario.rows import StackRow
 
 GOOD: dict[str, Any] = {
@@ -87,6 +96,8 @@ def test_a_short_or_foreign_name_gets_its_key(section: str, key: str, meant: str
         ("", "lr", "training.learning_rate"),
         ("", "num_nodes", "cluster.num_nodes"),
         ("batch", "training_tokens", "training.total_tokens"),
+        ("plans", "freeze", "tuning.freeze"),
+        ("plans", "lora_rank", "tuning.lora_rank"),
     ],
 )
 def test_a_key_in_another_section_gets_its_section(section: str, key: str, place: str) -> None:
@@ -98,7 +109,8 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
     [
         ("model", ("n_shared_experts",), "give the width together: shared_ffn_hidden_size"),
         ("model", ("norm_topk_prob", "moe_router_load_balancing_type"), "routers are said by gates"),
-        ("plans", ("lora_rank", "lora", "quantization", "freeze", "load_in_4bit", "peft"), "adapters (LoRA) and quantized weights are not"),
+        ("plans", ("lora", "peft"), "of adapters those of LoRA are built"),
+        ("plans", ("quantization", "load_in_4bit"), "quantized weights are not built"),
         ("batch", ("mode", "prompt_length", "output_length", "max_new_tokens"), "inference is not built"),
         ("training", ("train_iters", "max_steps"), "give training.total_tokens: steps x global_batch x sequence_length"),
         ("training", ("cost_per_hour", "price"), "give it as cluster.price_per_device_hour"),
@@ -247,7 +259,7 @@ def test_no_hint_leads_to_another_thing(name: str, known: list[str]) -> None:
 
 SECTIONS = {
     **{"plans": PlanSection, "batch": BatchSection, "cluster": ClusterSection, "stack": StackRow, "data": DataSection},
-    **{"training": TrainingSection, "measured": MeasuredSection, "": Sections},
+    **{"training": TrainingSection, "tuning": TuningSection, "measured": MeasuredSection, "": Sections},
 }
 
 

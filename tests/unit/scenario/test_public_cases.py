@@ -68,7 +68,7 @@ SENTENCES = {
     "hf-opt-1.3b.yaml": ("model_type 'opt' is not read",),
     "infer.yaml": ("inference is not built: only training steps are predicted",),
     "kvtp.yaml": ("tensor_parallel = 8 does not divide num_heads = 28",),
-    "lora.yaml": ("frozen weights, adapters (LoRA) and quantized weights are not built",),
+    "lora.yaml": ("give it as tuning.lora_rank", "quantized weights are not built", "give it as tuning.freeze"),
     "mixed.yaml": ("mixed nodes are not built",),
     "moe.yaml": ("model.top_k: unknown key (did you mean 'experts_per_token'?)",),
 }

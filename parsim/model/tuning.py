@@ -1,0 +1,162 @@
+"""Which weights of a model are trained: marks on blocks, from which backward, memory and communication follow.
+
+A layer that is trained otherwise than its neighbours has a name of its own in the layout: `frozen_` before the name of one without trained
+weights, and `bottom_` before that where nothing below is trained, so that nobody asks for the gradient of what it takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from itertools import groupby
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from parsim.model.adapters import Adapters, with_adapters
+from parsim.model.op import Block, Layout
+
+FROZEN, BOTTOM = "frozen_", "bottom_"
+BASE: Final = "base"
+PARTS: Final = ("attention", "mlp", "norms")  # of layers; norms are those of the ends, too
+ENDS: Final = ("embedding", "head")
+FREEZABLE: Final = (BASE, *ENDS, "layers", *PARTS)
+_RUN: Final = re.compile(r"layers (\d{1,6})\.\.(\d{1,6})")
+_OF_ATTENTION: Final = ("q", "k", "v", "out", "sinks", "q_down", "kv_down", "k_shared")
+
+
+class TunedForm(Struct, frozen=True):
+    """What of a tuning decides which ops there are."""
+
+    freeze: tuple[str, ...]
+    layers: tuple[str, ...]  # names of layers with their marks, each once
+    head_asks: bool  # whether anything below the head is trained
+    adapters: Adapters | None = None
+
+    def idle_parts(self, frozen: Collection[str]) -> list[str]:
+        """The parts of layers that it freezes and of which a model has no weights among those that are frozen."""
+        return [part for part in self.freeze if part in PARTS and part not in {_part_of(weight, "layers") for weight in frozen}]
+
+
+class Tuning(Struct, frozen=True):
+    """What is trained of a model: all of it, where nothing is stated."""
+
+    freeze: tuple[str, ...] = ()  # of FREEZABLE, or `layers 0..7`
+    lora_rank: int = 0  # 0: there are no adapters
+    lora_alpha: float = 0.0  # divided by the rank it is what their results are multiplied by
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] = ()  # of adapters.TARGETS
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """Of the dims of adapters, but for the width of the stream."""
+        return {"a": self.lora_rank, "b": self.lora_rank} if self.lora_rank else {}
+
+    @property
+    def _freezes_layers(self) -> bool:
+        """Whether all layers are frozen, by whatever words."""
+        return bool({BASE, "layers"} & {*self.freeze}) or {*PARTS} <= {*self.freeze}
+
+    def is_trained(self, end: str) -> bool:
+        """Whether an end of the model is."""
+        return not {BASE, end} & {*self.freeze}
+
+    def trained_layers(self, num_layers: int) -> tuple[bool, ...]:
+        """Whether anything of a layer is, layer by layer."""
+        runs = [range(int(first), int(last) + 1) for first, last in filter(None, map(run_of, self.freeze))]
+        every = self.lora_rank > 0
+        return tuple(every or (not self._freezes_layers and not any(layer in run for run in runs)) for layer in range(num_layers))
+
+    def with_marks(self, layout: Layout) -> Layout:
+        """The layout of a model, each layer marked by what is trained of it and below it."""
+        if not self.freeze:
+            return layout
+        first, *middle, last = layout
+        below, names = self.is_trained(first[0]), list[str]()
+        every = [name for name, copies in middle for _ in range(copies)]
+        for name, trained in zip(every, self.trained_layers(len(every)), strict=True):
+            names.append(BOTTOM * (not below) + FROZEN * (not trained) + name)
+            below |= trained
+        return first, *((name, len([*run])) for name, run in groupby(names)), last
+
+    def form(self, layout: Layout) -> TunedForm | None:
+        """What of it decides which ops there are, in a marked layout; None where all is trained."""
+        if not self.freeze:
+            return None
+        (first, _), *middle, _ = layout
+        below = self.is_trained(first) or any(not name.removeprefix(BOTTOM).startswith(FROZEN) for name, _ in middle)
+        layers = tuple(dict.fromkeys(name for name, _ in middle))
+        adapters = Adapters(self.lora_targets, self.lora_alpha / self.lora_rank, self.lora_dropout) if self.lora_rank else None
+        return TunedForm(self.freeze, layers, below, adapters)
+
+    def lowest_trained(self, num_layers: int) -> int:
+        """The number of the lowest layer with trained weights, -1 where the embedding has some, num_layers where only the head may."""
+        if self.is_trained(ENDS[0]):
+            return -1
+        return next((layer for layer, trained in enumerate(self.trained_layers(num_layers)) if trained), num_layers)
+
+    def small(self, num_layers: int, fewer: int, rank: int) -> Tuning:
+        """The same of a model of fewer layers, of which runs of layers are as large a part, rounded down, and of this rank."""
+        found = []
+        for name in self.freeze:
+            if run := run_of(name):
+                first, stop = int(run[0]) * fewer // num_layers, (int(run[1]) + 1) * fewer // num_layers
+                name = f"layers {first}..{stop - 1}" if first < stop else ""
+            found += [name] if name else []
+        return replace(self, freeze=tuple(found), lora_rank=self.lora_rank and rank)
+
+    def faults(self, num_layers: int) -> Iterator[str]:
+        """Why a model of so many layers cannot be trained so."""
+        if self.lora_rank and self.freeze != (BASE,):
+            yield "goes with adapters as base alone: what is not adapted is frozen; leave it out"
+        for name in self.freeze:
+            if (found := run_of(name)) and not int(found[0]) <= int(found[1]) < num_layers:
+                yield f"'{name}' names no layers of the model, which are 0 to {num_layers - 1}"
+        if not any((*map(self.is_trained, ENDS), *self.trained_layers(num_layers))):
+            yield "freezes all weights, so that nothing is trained; leave one of its parts out"
+
+
+def run_of(name: str) -> tuple[str, str] | None:
+    """The first and the last layer that `layers 0..7` names; None for any other name."""
+    found = _RUN.fullmatch(name)
+    return (found[1], found[2]) if found else None
+
+
+def untuned_name(name: str) -> str:
+    """The name of a block without the marks of its training."""
+    return name.replace(BOTTOM, "").replace(FROZEN, "")
+
+
+def tuned_blocks(blocks: Mapping[str, Block], form: TunedForm) -> dict[str, Block]:
+    """Blocks with the marks of what is trained of them."""
+    first, *_, last = blocks
+    ends = {name: _with_frozen(blocks[name], form.freeze, name) for name in (first, last)}
+    layers = {name: _layer(name, blocks[untuned_name(name)], form) for name in form.layers}
+    head = replace(ends[last], asks=form.head_asks, frozen=tuple(w for w in blocks[last].weights if _is_frozen_in_head(w, ends, last)))
+    return {first: ends[first], **layers, last: head}
+
+
+def _layer(name: str, block: Block, form: TunedForm) -> Block:
+    freeze = (*form.freeze, *(["layers"] if name.removeprefix(BOTTOM).startswith(FROZEN) else []))
+    block = replace(_with_frozen(block, freeze, "layers"), name=name, asks=not name.startswith(BOTTOM))
+    return with_adapters(block, form.adapters) if form.adapters else block
+
+
+def _is_frozen_in_head(weight: str, ends: Mapping[str, Block], last: str) -> bool:
+    """One that is another block's is frozen with it."""
+    return weight in ends[ends[last].shared.get(weight, last)].frozen
+
+
+def _with_frozen(block: Block, freeze: tuple[str, ...], name: str) -> Block:
+    """The block with its weights marked that a list freezes; `name`: what names all of it."""
+    whole = {BASE, name} & {*freeze}
+    return replace(block, frozen=tuple(weight for weight in block.weights if whole or _part_of(weight, name) in freeze))
+
+
+def _part_of(weight: str, of: str) -> str:
+    """The part that a weight belongs to."""
+    stem, _, kind = weight.partition(".")
+    if kind in ("gamma", "beta"):
+        return "norms"
+    return of if of in ENDS else "attention" if stem in _OF_ATTENTION else "mlp"

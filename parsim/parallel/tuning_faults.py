@@ -1,0 +1,68 @@
+"""What of a model can be frozen or adapted, and which plans train what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from parsim.model.adapters import SINGLE, TARGETS
+from parsim.model.families import blocks_of
+from parsim.model.op import Block, Op
+from parsim.model.spec import ModelSpec
+from parsim.model.transformer import TransformerSpec
+from parsim.parallel.fault import PlanFault, comma_list, divisors
+from parsim.parallel.plan import Plan, Stack
+from parsim.parallel.stages import layers_of
+
+
+def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
+    """Why a model cannot be tuned as it says, each with the key that is wrong."""
+    told = [("freeze", said) for said in model.tuning.faults(model.num_layers)]
+    yield from told
+    if getattr(model, "mtp_layers", 0):
+        yield "freeze", "is not built with mtp_layers; set mtp_layers = 0"
+    elif not told and model.tuning.lora_rank:
+        yield from _adapter_faults(model)
+    elif not told and (form := model.architecture.tuned):
+        frozen = {weight for block in blocks_of(model.architecture).values() for weight in block.frozen}
+        for part in form.idle_parts(frozen):
+            yield "freeze", f"'{part}' names no weights of model \"{model.name}\""
+
+
+def _adapter_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
+    if not isinstance(model, TransformerSpec) or model.kv_lora_rank or "E" in model.extents:
+        what = "latent attention (MLA)" if "l" in model.extents else "experts" if "E" in model.extents else "a plain MLP"
+        yield "lora_rank", f'adapters beside {what} are not built; model "{model.name}" has it'
+        return
+    targets = model.tuning.lora_targets
+    stems = [stem for target in targets for stem in TARGETS[target]]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), ""):
+        both = " and ".join(target for target in targets if twice in TARGETS[target])
+        yield "lora_targets", f"{both} name one linear layer; leave one out"
+    there = {op.name for block in blocks_of(model.architecture).values() for op in _frozen_ops(block)}
+    for target in targets if not {*SINGLE} <= {*targets} else ():
+        if not any(f"{stem}_gemm" in there for stem in TARGETS[target]):
+            yield "lora_targets", f'model "{model.name}" has no {target}'
+
+
+def _frozen_ops(block: Block) -> Iterator[Op]:
+    return (op for op in block.ops if op.inputs[1:] and op.inputs[1] in block.frozen)
+
+
+def frozen_stages(plan: Plan, model: ModelSpec, stack: Stack | None) -> Iterator[PlanFault]:
+    """A first stage without any backward is not built: Megatron Core sends gradients to all stages."""
+    if plan.num_stages == 1:
+        return
+    first, *_ = layers_of(plan, model.num_layers, stack.layer_split if stack else "even")
+    lowest = model.tuning.lowest_trained(model.num_layers)
+    if lowest >= first:
+        what = f"layer {lowest}" if lowest < model.num_layers else "the head"
+        message = f"the first stage has no trained weights: of its {first} layers and the embedding all are frozen, up to {what}"
+        yield PlanFault("pipeline_parallel", message, "Freeze less, or set pipeline_parallel = 1")
+
+
+def adapter_parts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
+    """Tensor parallelism cuts adapters along their rank, and the stream's width where they leave it."""
+    for name, extent in (("lora_rank", model.tuning.lora_rank), ("hidden_size", model.hidden_size if model.tuning.lora_rank else 0)):
+        if extent % plan.tensor_parallel:
+            message = f"tensor_parallel = {plan.tensor_parallel} does not divide {name} = {extent}, along which adapters are cut"
+            yield PlanFault("tensor_parallel", message, f"Legal: {comma_list(divisors(extent))}")
