@@ -43,7 +43,7 @@ def faults(scenario: Scenario) -> list[str]:
     wrong += [f"training.{name} {said}" for name, (value, limits) in settings.items() if (said := breach(value, limits))]
     if batch.one_layout != (of_node := multiplies_any_layout(accelerator)):  # which a file does not say: it follows
         wrong.append(f'batch.one_layout = {batch.one_layout}, but of accelerator "{accelerator.name}" it is {of_node}')
-    found = () if wrong else batch_faults(batch, scenario.model, stack, accelerator)
+    found = () if wrong else batch_faults(scenario)
     return list(dict.fromkeys([*wrong, *(f"{'.'.join(map(str, place))}: {said}" for place, said in found)]))
 
 
