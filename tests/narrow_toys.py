@@ -16,7 +16,7 @@ from support import GPT, STACK, scenario
 NARROW = [name for name, recipe in RECIPES.items() if recipe.narrows]
 LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0)
 FUSED = replace(STACK, attention="flash", fusions=("norm_gemm", "rms_norm", "swiglu", "gradient_accumulation"))
-ALONE = replace(FUSED, narrow_parameters=tuple(NARROW))
+ALONE = replace(FUSED, narrow_parameters=tuple(name for name, recipe in RECIPES.items() if recipe.narrows and not recipe.narrows.by_row))
 SHARDS = replace(ALONE, master_shards=True, gradient_overlap=True)
 ALL = Batch(4, 8, "fp8_current")
 WIDE_ENDS = replace(ALL, num_layers_at_start_in_bf16=1, num_layers_at_end_in_bf16=2)

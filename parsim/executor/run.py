@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MOST_WEIGHTS: Final = 100_000_000  # five float64 arrays of them, at least, are held: 4 GB
 Transport = Literal["lockstep", "shared_memory", "mpi"]
+Float = Literal["float64", "float32"]
 
 
 class Execution(Struct, frozen=True):
@@ -63,7 +64,7 @@ def execute(
     num_steps: int = 1,
     transport: Transport = "lockstep",
     seed: int | None = None,
-    precision: str = "float64",
+    precision: Float = "float64",
     clocks: bool = True,
     evaluate_every: int = 0,
     deadline_s: float | None = None,
@@ -94,8 +95,8 @@ def execute(
     chosen = scenario.legal_plan(plan)
     if rounds_as is not None and (wrong := value_faults(rounds_as)):  # which may be of another cluster
         raise PlanError("\n".join(map(str, wrong)), "rounds_as")
-    _check_size(scenario)
     own_seed = scenario.seed if seed is None else seed
+    _check_size(scenario, num_steps, own_seed)
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
     numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
@@ -133,8 +134,11 @@ def _processes(run: RunRequest, num_ranks: int, transport: Transport, deadline_s
     return found
 
 
-def _check_size(scenario: Scenario) -> None:
-    """Refuse a model that does not fit the memory of an ordinary machine."""
+def _check_size(scenario: Scenario, num_steps: int, seed: int) -> None:
+    """Refuse a model that does not fit the memory of an ordinary machine, and steps and seeds that are none."""
+    for name, number, least in (("num_steps", num_steps, 1), ("seed", seed, 0)):
+        if number < least:
+            raise ParsimError(f"execute: {name} = {number} must be at least {least}")
     count = parameters.num_parameters(scenario.model)
     if count > MOST_WEIGHTS:
         raise ScenarioError(

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pydantic import ValidationError
 
 from parsim import catalog, data, schedules
-from parsim.cluster import Accelerator, Cluster, Fabric, Node, Rent
+from parsim.cluster import Cluster, Fabric, Node, Rent
 from parsim.cluster.flash import flash_fault, multiplies_any_layout
 from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
@@ -167,7 +167,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
             parts.batch = replace(parts.batch, dtype=parts.stack.precision(parts.batch.dtype))
             if parts.node is not None:
                 parts.batch = replace(parts.batch, one_layout=multiplies_any_layout(parts.node.accelerator))
-        yield from batch_faults(parts.batch, parts.model, parts.stack, parts.node.accelerator if parts.node else None)
+        yield from _batch(parts, parts.batch)
     if sections.data is not None and parts.model is not None and parts.batch is not None:
         said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length)
         if said:
@@ -279,23 +279,27 @@ def _idle_nics(node: Node, fabric: Fabric, base: str) -> str:
     )
 
 
-def batch_faults(
-    batch: Batch, model: ModelSpec | None, stack: Stack | None, accelerator: Accelerator | None
-) -> Iterator[tuple[Place, str]]:
-    """What is wrong with a batch beside the others, as far as these are known."""
+def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
+    accelerator = parts.node.accelerator if parts.node else None
     if batch.dtype == FP8:  # whatever a faulty stack means by it
         return
     if accelerator and (missing := batch.recipe.without_peak(accelerator.peak_flops_per_s)):
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{missing}'; it multiplies: {known}"
+    model = parts.model
     if model is not None and (wrong := legality.bf16_layers_fault(model, batch)):
         yield ("batch", wrong.field), str(wrong)
     if model is not None and (fault := model.sequence_fault(batch.sequence_length)):
         yield ("batch", "sequence_length"), fault
-    if model is not None and stack is not None and (fault := legality.loss_chunks_fault(model, batch, stack)):
+    if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):
         yield ("stack", "loss_chunks"), fault
-    if model is not None and stack is not None and (fault := legality.empty_slots_fault(model, batch, stack)):
+    if model is not None and parts.stack is not None and (fault := legality.empty_slots_fault(model, batch, parts.stack)):
         yield ("model", "pad_to_capacity"), fault
+
+
+def batch_faults(scenario: Scenario) -> Iterator[tuple[Place, str]]:
+    """The same of a scenario that is there, each with its place."""
+    return _batch(_Parts(scenario.model, scenario.cluster.node, batch=scenario.batch, stack=scenario.stack), scenario.batch)
 
 
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:

@@ -16,7 +16,7 @@ from parsim.arguments import misfits
 from parsim.cluster.flash import multiplies_any_layout
 from parsim.described import breach
 from parsim.scenario.build import batch_faults
-from parsim.scenario.document import BatchSection, ClusterSection, DataSection
+from parsim.scenario.document import BatchSection, ClusterSection, DataSection, Sections
 from parsim.scenario.fields import Section, complaints_of
 from parsim.scenario.hardware import AcceleratorRow, FabricRow, NodeRow
 from parsim.scenario.rows import StackRow
@@ -32,22 +32,22 @@ def faults(scenario: Scenario) -> list[str]:
     cluster, batch, stack = scenario.cluster, scenario.batch, scenario.stack
     node, accelerator = cluster.node, cluster.node.accelerator
     parts: list[tuple[str, type[Section], Struct | None]] = [
-        *(("batch", BatchSection, batch), ("data", DataSection, scenario.data), ("stack", StackRow, stack)),
-        *(("cluster", ClusterSection, cluster), ("cluster.fabric", FabricRow, cluster.fabric)),
-        *(("cluster.node", NodeRow, node), ("cluster.node.accelerator", AcceleratorRow, accelerator)),
+        *(("", Sections, scenario), ("batch.", BatchSection, batch), ("data.", DataSection, scenario.data), ("stack.", StackRow, stack)),
+        *(("cluster.", ClusterSection, cluster), ("cluster.fabric.", FabricRow, cluster.fabric)),
+        *(("cluster.node.", NodeRow, node), ("cluster.node.accelerator.", AcceleratorRow, accelerator)),
     ]
     wrong = [f"model.{said}" for said in scenario.model.misfits()]
     wrong += [said for place, section, part in parts if part is not None for said in _values(place, section, part)]
-    wrong += [*_figures("cluster", cluster), *_figures("stack", stack)]
+    wrong += [*_figures("cluster", cluster), *_figures("stack", stack), *_figures("total_tokens", scenario.total_tokens)]
     settings = {name: (getattr(scenario.training, name), each.about) for name, each in type(scenario.training).told.items()}
     wrong += [f"training.{name} {said}" for name, (value, limits) in settings.items() if (said := breach(value, limits))]
     if batch.one_layout != (of_node := multiplies_any_layout(accelerator)):  # which a file does not say: it follows
         wrong.append(f'batch.one_layout = {batch.one_layout}, but of accelerator "{accelerator.name}" it is {of_node}')
-    found = () if wrong else batch_faults(batch, scenario.model, stack, accelerator)
+    found = () if wrong else batch_faults(scenario)
     return list(dict.fromkeys([*wrong, *(f"{'.'.join(map(str, place))}: {said}" for place, said in found)]))
 
 
-def _values(name: str, section: type[Section], part: Struct) -> Iterator[str]:
+def _values(before: str, section: type[Section], part: Struct) -> Iterator[str]:
     """What a file is told of such names, counts and shares; quantities, which it has as text, are told by `_figures`."""
     fields = {key: getattr(part, key) for key in section.model_fields if key in part.__struct_fields__}
     stated = {key: [*value] if isinstance(value, tuple) else value for key, value in fields.items() if _is_plain(value)}
@@ -55,7 +55,7 @@ def _values(name: str, section: type[Section], part: Struct) -> Iterator[str]:
         section.model_validate(stated)
     except ValidationError as error:
         found = complaints_of(error)
-        yield from (f"{name}.{'.'.join(map(str, place))}: {said}" for place, said in found if place and place[0] in stated)
+        yield from (f"{before}{'.'.join(map(str, place))}: {said}" for place, said in found if place and place[0] in stated)
 
 
 def _is_plain(value: Any) -> bool:

@@ -191,6 +191,7 @@ ROOM = {
     "kinds of Hugging Face configs, a file each; what Gemma and Qwen1.5-MoE have beside Llama": 640,
     "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 640,
     "weights that are not trained, adapters": 638,
+    "what is made by hand is held to what a file is; traces and arrays of plans as plain values": 350,
 }
 
 

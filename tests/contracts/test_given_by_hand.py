@@ -151,6 +151,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Scenario], str]] = {
     "training": (lambda: changed("training", learning_rate=-1.0), "training.learning_rate must be above 0, not -1.0"),
     "no batch": (lambda: replace(tiny(), batch=None), "batch = None is not of type Batch"),
     "seed": (lambda: replace(tiny(), seed="1"), "seed = '1' is not of type int"),
+    "seed below 0": (lambda: replace(tiny(), seed=-1), "seed: must be at least 0, not -1"),
 }
 OF_A_SCENARIO: dict[str, Callable[[Scenario], Any]] = {
     **{name: lambda scenario, work=work: work(scenario, NAME) for name, work in OF_A_PLAN.items() if name not in ("by name", "estimates")},
@@ -182,6 +183,11 @@ def test_a_model_by_hand_is_refused_where_its_weights_are_counted() -> None:
 def test_what_a_file_says_is_right_by_hand_too(path: str) -> None:
     scenario = parsim.load(str(Path(TINY).parent / path))
     assert scenario.misfits() == [] and all(scenario.legal_plan(name) == plan for name, plan in scenario.plans.items())
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_steps", 0), ("seed", -1), ("precision", "bf16"), ("rounds_as", Plan(zero_stage="1"))])  # type: ignore[arg-type]
+def test_a_run_of_wrong_numbers_is_refused(name: str, value: object) -> None:
+    assert refused(lambda: parsim.execute(tiny(), NAME, **{name: value}))  # type: ignore[arg-type]
 
 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:

@@ -10,8 +10,8 @@ from parsim.cluster import Cluster
 from parsim.cost import timing
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
-from parsim.scenario import Scenario
 from parsim.scenario.rows import read
+from support import Toy
 
 PLANS = {"one": Plan(micro_batch=1), "tp2-pp2": Plan(tensor_parallel=2, pipeline_parallel=2, micro_batch=1, schedule="1f1b")}
 
@@ -20,7 +20,7 @@ def step_s(node: str, stack: Stack, plan: Plan, sequence_length: int, hidden_siz
     model = TransformerSpec.of(name="gpt", num_layers=4, hidden_size=hidden_size, num_heads=16, vocab_size=51200, max_positions=2048)
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
     batch = Batch(4, sequence_length, "fp16")
-    return estimate(Scenario("odd", model, Cluster(read("nodes", node)), batch, stack, {"p": plan}, {}, {}, 0, "", itemsize), "p").step_s
+    return estimate(Toy("odd", model, Cluster(read("nodes", node)), batch, stack, {"p": plan}, {}, {}, 0, "", itemsize), "p").step_s
 
 
 @pytest.mark.parametrize("node", ["dgx-a100-80gb", "hgx-h100-80gb", "dgx-1v-32gb", "pcie4-8x-l40s"])
