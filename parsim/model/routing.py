@@ -100,8 +100,10 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
             return f"gates = {self.gates} is none{did_you_mean(self.gates, gates.names())}; known: {', '.join(gates.names())}"
         if not self.gate_scale:
             return "gate_scale = 0.0 leaves nothing of what experts compute; 1 scales nothing"
-        if self.limits_groups and gates.gate(self.gates).choose is not slot_tokens:
-            return f"groups_per_token = {self.groups_per_token} limits what tokens choose, but gates = {self.gates} chooses otherwise"
+        limits = {"groups_per_token": self.limits_groups, "steer_rate": self.steer_rate > 0}
+        if (name := next((each for each, on in limits.items() if on), "")) and gates.gate(self.gates).choose is not slot_tokens:
+            verb = "steers" if name == "steer_rate" else "limits"
+            return f"{name} = {getattr(self, name)} {verb} what tokens choose, but gates = {self.gates} chooses otherwise"
         if self.drop_policy != "position" and not self.capacity_factor:
             return f"drop_policy = {self.drop_policy} goes with capacity_factor, which is 0; give one"
         if self.pad_to_capacity and not self.capacity_factor:

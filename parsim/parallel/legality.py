@@ -98,13 +98,13 @@ def value_faults(plan: Plan) -> list[PlanFault]:
     return [*wrong, *(fault for rule in VALUES for fault in rule.faults(meant, Facts()))]
 
 
-def bf16_layers_fault(model: ModelSpec, batch: Batch) -> PlanFault | None:
-    """Why layers at the ends of a model cannot stay in bf16; None where they can."""
+def bf16_layers_fault(model: ModelSpec, batch: Batch, of_plans: Iterable[str] = ()) -> PlanFault | None:
+    """Why layers at the ends of a model cannot stay in bf16; None where they can.  `of_plans`: the precisions that plans state."""
     stated = {name: getattr(batch, name) for name in ENDS if getattr(batch, name)}
     name = next(iter(stated), "")
-    if stated and not batch.recipe.narrows:
+    if stated and not any(each.narrows for each in (batch.recipe, *(RECIPES[name] for name in of_plans))):
         message = f"{name} = {stated[name]} keeps layers in bf16 beside those of a lower precision, but dtype = {batch.dtype}"
-        return PlanFault(name, message, "Leave it out, or set dtype to one of 8 or 4 bits")
+        return PlanFault(name, message, "Leave it out, or set dtype, or precision of a plan, to one of 8 or 4 bits")
     if sum(stated.values()) > model.num_layers:
         said = " + ".join(f"{each} = {count}" for each, count in stated.items())
         return PlanFault(name, f'{said} is above num_layers = {model.num_layers} of model "{model.name}"', "")

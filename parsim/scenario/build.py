@@ -167,7 +167,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
             parts.batch = replace(parts.batch, dtype=parts.stack.precision(parts.batch.dtype))
             if parts.node is not None:
                 parts.batch = replace(parts.batch, one_layout=multiplies_any_layout(parts.node.accelerator))
-        yield from _batch(parts, parts.batch)
+        yield from _batch(parts, parts.batch, [*_precisions(sections, parts.stack)])
     if sections.data is not None and parts.model is not None and parts.batch is not None:
         said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length)
         if said:
@@ -279,7 +279,16 @@ def _idle_nics(node: Node, fabric: Fabric, base: str) -> str:
     )
 
 
-def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
+def _precisions(sections: Sections, stack: Stack | None) -> Iterator[str]:
+    """Those that plans state, or leave to the planner."""
+    for plan in sections.plans.values():
+        stated = dict(plan)["precision"]
+        for name in stated if isinstance(stated, list) else [stated]:
+            if name and stack:
+                yield from stack.precisions if name == "auto" else [stack.precision(name)]
+
+
+def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[Place, str]]:
     accelerator = parts.node.accelerator if parts.node else None
     if batch.dtype == FP8:  # whatever a faulty stack means by it
         return
@@ -287,7 +296,7 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{missing}'; it multiplies: {known}"
     model = parts.model
-    if model is not None and (wrong := legality.bf16_layers_fault(model, batch)):
+    if model is not None and (wrong := legality.bf16_layers_fault(model, batch, of_plans)):
         yield ("batch", wrong.field), str(wrong)
     if model is not None and (fault := model.sequence_fault(batch.sequence_length)):
         yield ("batch", "sequence_length"), fault

@@ -192,6 +192,7 @@ ROOM = {
     "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 640,
     "weights that are not trained, adapters": 638,
     "what is made by hand is held to what a file is; traces and arrays of plans as plain values": 350,
+    "blocks of experts that ranks share, gradients that two read, weight gradients of pairs apart, gates that are checked": 140,
 }
 
 

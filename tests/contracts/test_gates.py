@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.model import gates
 from parsim.model.gates import GATES, gate
@@ -79,6 +80,23 @@ def test_a_wrong_slope_in_a_file_of_ones_own_is_noticed(softplus: str, monkeypat
     assert failures(softplus) == {"weight gradients, by hand", "updated weights, by hand"}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"slope_reads": ("logitz",)}, "slope_reads = ('logitz',), which is no tuple of gates and logits"),
+        ({"slope_reads": "logits"}, "slope_reads = 'logits', which is no tuple"),
+        ({"slope_reads": ("gates",)}, "TypeError: bad operand type for unary -: 'NoneType'; its slope gets logits only where"),
+        ({"flops": "10"}, "flops = '10', which is no whole number"),
+        ({"weigh": None}, "weigh = None, which is no function"),
+        ({"weigh": lambda logits, chosen: logits.sum()}, "of 2 x 2 logits come numbers of shape ()"),
+    ],
+)
+def test_a_gate_with_a_mistake_is_refused_where_it_is_made(softplus: str, wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ParsimError, match="a gate ") as caught:
+        replace(gate(softplus), **wrong)
+    assert said in str(caught.value) and "made up" in str(caught.value)
+
+
 def test_experts_that_choose_take_as_many_tokens_each() -> None:
     model = replace(read("models", "qwen3-30b-a3b"), gates="expert_choice", load_skew=0.0)
     slots = model.slots(4096)
@@ -94,6 +112,7 @@ def test_experts_that_choose_take_as_many_tokens_each() -> None:
         ({"gates": "sigmoids"}, "gates = sigmoids is none (did you mean 'sigmoid'?); known: expert_choice, own_sigmoid, "),
         ({"gate_scale": 0.0}, "gate_scale = 0.0 leaves nothing"),
         ({"gates": "expert_choice", "expert_groups": 2, "groups_per_token": 1}, "limits what tokens choose, but gates = expert_choice"),
+        ({"gates": "expert_choice", "steer_rate": 0.001}, "steer_rate = 0.001 steers what tokens choose, but gates = expert_choice"),
     ],
 )
 def test_gates_that_do_not_fit_are_told(figures: dict[str, object], said: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
+from parsim.errors import ParsimError
 from parsim.model.loads import slot_tokens
 from parsim.registry import Registry
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Numbers: TypeAlias = "np.ndarray"
+_CALLED, _READ = ("weigh", "slope", "choose"), ("gates", "logits")
 
 
 class GateRule(Struct, frozen=True, kw_only=True):
@@ -32,6 +34,37 @@ class GateRule(Struct, frozen=True, kw_only=True):
     slope_reads: tuple[str, ...] = ("gates",)  # what is kept for it: gates, logits, or both; of logits alone gates are made again
     are_shares: bool = True  # of all that a token chose, so that a choice without a slot counts, too
     choose: Callable[[tuple[int, ...], int], tuple[int, ...]] = slot_tokens  # the token of each slot, from loads and run
+
+    def __post_init__(self) -> None:
+        """Refuse fields that no gate can have, and a slope that fails with what it says that it reads.
+
+        Raises:
+            ParsimError: there is one.
+        """
+        if said := next(self._faults(), ""):
+            raise ParsimError(f"a gate {said}", remedy=f"Mend the file whose gate has source {self.source!r}.")
+
+    def _faults(self) -> Iterator[str]:
+        yield from (f"has {name} = {value!r}, which is no function" for name in _CALLED if not callable(value := getattr(self, name)))
+        for name in ("flops", "slope_flops"):
+            if type(value := getattr(self, name)) is not int or value < 0:
+                yield f"has {name} = {value!r}, which is no whole number of at least 0"
+        if not (isinstance(self.slope_reads, tuple) and self.slope_reads and set(self.slope_reads) <= set(_READ)):
+            yield f"has slope_reads = {self.slope_reads!r}, which is no tuple of {' and '.join(_READ)}, or of one of these"
+        try:
+            self._run()
+        except Exception as error:
+            yield f"fails: {type(error).__name__}: {error}; its slope gets logits only where slope_reads names them"
+
+    def _run(self) -> None:
+        """Both functions once, for 2 tokens and 2 experts."""
+        import numpy as np
+
+        logits, chosen = np.array([[0.5, 1.0], [2.0, 0.0]]), np.array([[True, False], [True, True]])
+        own = self.weigh(logits, chosen)
+        for found in (own, self.slope(logits if "logits" in self.slope_reads else None, own, own * chosen)):
+            if np.shape(found) != logits.shape:
+                raise ValueError(f"of 2 x 2 logits come numbers of shape {np.shape(found)}")
 
 
 GATES: Registry[GateRule] = Registry("gate")

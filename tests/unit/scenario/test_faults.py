@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parsim import scenario
+from parsim import from_mapping, scenario
 from parsim.errors import ScenarioError
 
 TEN_MISTAKES = """\
@@ -130,7 +130,7 @@ def test_the_error_of_load_says_every_fault(tmp_path):
         (
             {"batch": "{global_batch: 16, sequence_length: 16, num_layers_at_end_in_bf16: 1}"},
             "3:48: batch.num_layers_at_end_in_bf16: num_layers_at_end_in_bf16 = 1 keeps layers in bf16 beside those of a lower precision, "
-            "but dtype = bf16. Leave it out, or set dtype to one of 8 or 4 bits",
+            "but dtype = bf16. Leave it out, or set dtype, or precision of a plan, to one of 8 or 4 bits",
         ),
         (
             {
@@ -311,3 +311,10 @@ def test_no_file_raises_anything_but_a_scenario_error(tmp_path_factory, content)
 def test_numbers_too_large_for_anything_are_out_of_range():
     with pytest.raises(ScenarioError, match="must be at most 1e\\+09, not a number of 5001 digits"):
         scenario.from_mapping({"model": "tiny-gpt", "batch": {"global_batch": 10**5000, "sequence_length": 16}})
+
+
+@pytest.mark.parametrize("precision", ["fp8_current", ["bf16", "fp8_current"], "auto"])
+def test_layers_stay_in_bf16_where_a_plan_alone_is_lower(precision: object) -> None:
+    stated = {"cluster": {"node": "dgx-h100-80gb"}, "stack": "torchtitan", "plans": {"a": {"precision": precision}}}
+    file = {"model": "gpt2-small", "batch": {"global_batch": 16, "sequence_length": 16, "num_layers_at_start_in_bf16": 1}, **stated}
+    assert from_mapping(file).batch.num_layers_at_start_in_bf16 == 1
