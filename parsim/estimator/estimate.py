@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -125,9 +125,13 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
     >>> sequence.step_s < full.step_s, full.fits, sequence.shortage
     (True, True, None)
     """
-    chosen = scenario.plan(plan) if isinstance(plan, str) else plan
-    name = plan if isinstance(plan, str) else "plan"
-    return Priced(scenario, Plans.of([chosen])).explain(np.zeros(1, dtype=np.int64), [name])[0]
+    named = {plan: scenario.plan(plan)} if isinstance(plan, str) else {"plan": plan}
+    return estimate_each(scenario, named)[0]
+
+
+def estimate_each(scenario: Scenario, plans: Mapping[str, Plan]) -> list[Estimate]:
+    """The same of several plans by name: what they share is priced once."""
+    return Priced(scenario, Plans.of([*plans.values()])).explain(np.arange(len(plans)), [*plans])
 
 
 def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, counts: PassCounts, useful: tuple[int, int]) -> Estimate:
