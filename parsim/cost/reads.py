@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +63,7 @@ class Reads(Struct, frozen=True):
         if self.sizes.num_plans == 1:
             return Read(ask(self.sizes), np.zeros(1, dtype=np.int64))
         known = self.sizes.dims.keys() | self.sizes.degrees.keys()
-        names = known & {*_texts(key)}
+        names = known & _texts(key)
         while True:
             part = self._part(frozenset(names))
             if part.seen <= names:
@@ -87,10 +87,13 @@ class Reads(Struct, frozen=True):
         return _Part(replace(own, dims=dims, degrees=degrees), which, seen)
 
 
-def _texts(key: object) -> Iterator[str]:
+def _texts(key: object) -> set[str]:
     """All texts in nested tuples."""
-    for each in key if isinstance(key, tuple) else ():
+    found, left = set[str](), [key]
+    while left:
+        each = left.pop()
         if isinstance(each, str):
-            yield each
-        else:
-            yield from _texts(each)
+            found.add(each)
+        elif isinstance(each, tuple):
+            left += each
+    return found

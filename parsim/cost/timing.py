@@ -5,7 +5,6 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping
 
@@ -238,8 +237,11 @@ def gemm_alignment(task: Compute, shape: tuple[Ints, Ints, Ints], accelerator: A
     left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
     if left & right & out:
         return 1.0
-    widths = (width for dims, width in zip(_sides(task), shape, strict=True) if dims and not TOKEN_DIMS.intersection(dims))
-    return functools.reduce(np.minimum, (alignment(accelerator, width) for width in widths), np.float64(1.0))
+    share: Scalar = 1.0
+    for dims, width in zip(_sides(task), shape, strict=True):
+        if dims and not TOKEN_DIMS.intersection(dims):
+            share = np.minimum(share, alignment(accelerator, width))
+    return share
 
 
 def _sides(task: Compute) -> tuple[list[str], list[str], list[str]]:

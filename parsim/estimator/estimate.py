@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -132,7 +132,12 @@ def estimate(scenario: Scenario, plan: Plan | str) -> Estimate:
 
 def estimate_legal(scenario: Scenario, plan: Plan, name: str = "plan") -> Estimate:
     """The same of a plan that is known to be legal."""
-    return Priced(scenario, Plans.of([plan])).explain(np.zeros(1, dtype=np.int64), [name])[0]
+    return estimate_each(scenario, {name: plan})[0]
+
+
+def estimate_each(scenario: Scenario, plans: Mapping[str, Plan]) -> list[Estimate]:
+    """The same of several by name: what they share is priced once."""
+    return Priced(scenario, Plans.of([*plans.values()])).explain(np.arange(len(plans)), [*plans])
 
 
 def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, counts: PassCounts, useful: tuple[int, int]) -> Estimate:

@@ -6,6 +6,7 @@ Source: Okabe and Ito 2008 (time), Tol 2021, "light" (memory).
 
 from __future__ import annotations
 
+import inspect
 import io
 import textwrap
 import warnings
@@ -199,15 +200,16 @@ def draw(results: Results) -> Figure:
 
 def drawing_classes() -> tuple[type[FigureCanvasAgg], type[Figure]]:
     """What draws, imported without what is not used, and without the manual that matplotlib writes for each class of artists, of all that
-    can be set: most of its import."""
+    can be set: half of its import."""
     for name in _UNUSED:
         later(name)
     from matplotlib import artist
 
-    writers = [(artist, "kwdoc"), (artist.Artist, "_update_set_signature_and_docstring")]  # looked up while the classes are made
+    # Looked up while the classes are made; the last finds where the lines of each text begin.
+    writers = [(artist, "kwdoc"), (artist.Artist, "_update_set_signature_and_docstring"), (inspect, "cleandoc")]
     kept = [(home, name, vars(home)[name]) for home, name in writers if name in vars(home)]
     for home, name, _ in kept:
-        setattr(home, name, lambda *_: "")
+        setattr(home, name, lambda given="": given)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from parsim.cost.sizes import Ints
 from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate, estimate_legal, stages_of
+from parsim.estimator.estimate import estimate, estimate_each, stages_of
 from parsim.estimator.result import RATES, Estimate
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.parallel.plan import ENDS, Plan
@@ -88,7 +88,7 @@ def predict(
     Args:
         backend: "estimate", or "simulate" for a step time by events; memory and breakdown are the estimate's.
         contention: whether collectives that overlap share links; only events know what overlaps.
-        progress: is told the name of each plan before its work.
+        progress: is told the name of each plan before its simulation.
 
     Raises:
         ParsimError: an unknown back-end, contention without events, or no plan has all its axes.
@@ -107,20 +107,22 @@ def predict(
             scenario.path,
             f"Fill them with: parsim plan {scenario.arguments}",
         )
-    return Results(scenario, backend, tuple(_result(scenario, name, backend, contention, progress) for name in scenario.plans))
+    found = (Result(each, scenario.measured.get(each.name)) for each in estimate_each(scenario, scenario.plans))
+    if backend == "simulate":
+        found = (_by_events(scenario, each, contention, progress) for each in found)
+    return Results(scenario, backend, tuple(found))
 
 
-def _result(scenario: Scenario, name: str, backend: str, contention: bool, progress: Callable[[str], None] | None) -> Result:
-    if progress:
-        progress(name)
-    estimated, measured = estimate_legal(scenario, scenario.plan(name), name), scenario.measured.get(name)
-    if backend == "estimate":
-        return Result(estimated, measured)
+def _by_events(scenario: Scenario, result: Result, contention: bool, progress: Callable[[str], None] | None) -> Result:
+    """The result with a step by events."""
     from parsim.simulator import simulate
 
-    trace = simulate(scenario, name, contention=contention)
+    estimated = result.estimate
+    if progress:
+        progress(estimated.name)
+    trace = simulate(scenario, estimated.name, contention=contention)
     sharing = Sharing(estimated.step_s, trace.lost_s(), trace.busy_s()) if contention else None
-    return Result(estimated.with_step(trace.step_s), measured, trace.num_events, sharing)
+    return Result(estimated.with_step(trace.step_s), result.measured, trace.num_events, sharing)
 
 
 def document(results: Results) -> dict[str, Any]:
