@@ -187,8 +187,6 @@ ROOM = {
     "gradients that go with their update": 95,
     "kinds of Hugging Face configs, a file each; what Gemma and Qwen1.5-MoE have beside Llama": 640,
     "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 640,
-    "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 400,
-    "kinds of Hugging Face configs, a file each; what Gemma and Qwen1.5-MoE have beside Llama": 510,
 }
 
 
