@@ -1,8 +1,8 @@
 """Attention, unfused (the scores are arrays) and fused (flash).  Causal: a query sees the keys at its position and before it.
 
 The positions of queries and keys are attributes, query_offset and key_offset (see `runs`), both from 0 on where left out.  Where there is
-a `window`, a query sees of its keys the last so many; with `chunked` those of its own chunk, of which a sequence is a row.  `slopes` of all
-heads [K R] lower a score by a slope for each token between query and key.
+a `window`, a query sees of its keys the last so many, with `two_sided` the next as well; with `chunked` those of its own chunk, of which a
+sequence is a row.  `slopes` of all heads [K R] lower a score by a slope for each token between query and key.
 Shapes: q [B, S, K, R, C]; k [B, Z, K, C]; v [B, Z, K, W]; o [B, S, K, R, W]; scores [B, K, R, S, Z]; lse [B, K, R, S]; W mostly is C.
 """
 
@@ -278,6 +278,8 @@ def _pieces(num_queries: int, num_keys: int, attributes: Attributes) -> list[_Pi
     if not integer(attributes, "causal", 1):
         return [_Piece(slice(0, num_queries), slice(0, num_keys), _Mask(num_queries, num_keys, num_keys))]
     window, chunked = integer(attributes, "window", 0), integer(attributes, "chunked", 0)
+    ahead = window - 1 if integer(attributes, "two_sided", 0) else 0  # as a query of a later place sees them
+    queries, window = tuple((start + ahead, stop + ahead) for start, stop in queries), window + ahead
     chunk, found = window if chunked else 0, []
     for own, (query, end) in _in_chunks(queries, chunk):
         for its, (key, stop) in _in_chunks(keys, chunk):

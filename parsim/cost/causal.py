@@ -32,14 +32,17 @@ def runs_of(length: int, chunks: Sequence[int], start: int, stop: int) -> tuple[
 
 
 def causal_pairs(queries: Iterable[Stretch], keys: Iterable[Stretch], window: Window = ALL) -> int:
-    """Pairs of which the key is the query itself or comes before it, and is in the window.
+    """Pairs of which the key is in the window, and is the query itself or comes before it where the window is not two-sided.
 
     >>> causal_pairs([(0, 4)], [(0, 4)]), causal_pairs([(4, 6)], [(0, 4), (8, 9)])
     (10, 8)
     >>> causal_pairs([(0, 4)], [(0, 4)], Window(2)), causal_pairs([(0, 4)], [(0, 4)], Window(3, chunked=True))
     (7, 7)
+    >>> causal_pairs([(0, 4)], [(0, 4)], Window(2, two_sided=True)), causal_pairs([(4, 6)], [(0, 4), (6, 9)], Window(3, two_sided=True))
+    (10, 6)
     """
-    size, found, queries = window.tokens, 0, [*queries]
+    ahead = window.tokens - 1 if window.two_sided else 0  # as a query of a later place sees them
+    size, found, queries = window.tokens + ahead, 0, [(start + ahead, stop + ahead) for start, stop in queries]
     for key in _union(keys):
         for start, stop in queries if not window.chunked else _in_chunks(queries, size):
             first = start - start % size if window.chunked else 0

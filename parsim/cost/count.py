@@ -61,8 +61,9 @@ def counted_flops(task: Task, sizes: Sizes) -> Ints:
 
 
 def window_of(task: Compute, sizes: Sizes) -> Window:
-    """What the queries of attention see of the tokens before them."""
-    return Window(int(sizes.dims["w"][0]), bool(task.attributes["chunked"])) if "window" in task.attributes else ALL
+    """What the queries of attention see of the tokens around them."""
+    told = task.attributes
+    return Window(int(sizes.dims["w"][0]), bool(told["chunked"]), bool(told.get("two_sided"))) if "window" in told else ALL
 
 
 def operands(task: Compute) -> tuple[Operand, ...]:

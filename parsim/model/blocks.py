@@ -14,10 +14,11 @@ from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.experts import STEER, expert_weights, experts
+from parsim.model.form import LayerForm
 from parsim.model.latent import latent_projections, latent_weights
 from parsim.model.norms import norm, norm_weights, rms_norm
 from parsim.model.op import COUNT, Block, Op, OpAttributes
-from parsim.model.transformer import GATE_STEPS, LayerForm, TransformerArchitecture
+from parsim.model.transformer import GATE_STEPS, TransformerArchitecture
 
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
 CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
@@ -45,7 +46,7 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
     biased = (*(heads if kind.qkv_bias else ()), *((*("out",) * kind.out_bias, *dense) if kind.bias else ()))
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
-        **{name: initial for each in kind.norms for name, initial in norm_weights(each, kind).items()},
+        **{name: initial for each in kind.norms[form.unnormed :] for name, initial in norm_weights(each, kind).items()},
         **{f"{each}_norm.gamma": "ones" for each in _TURNED if kind.qk_norm and kind.qk_norm_weights},
         **(latent_weights(kind) if kind.latent else {}),
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
@@ -64,14 +65,15 @@ def in_region(region: str, ops: Iterable[Op]) -> Iterator[Op]:
 
 
 def _enter(name: str, x: str, norm_name: str, kind: TransformerArchitecture, fusions: tuple[str, ...], region: str = "") -> Iterator[Op]:
-    if kind.norms_first:
+    is_normed = kind.norms_first and norm_name != ""
+    if is_normed:
         # Where a norm and the GEMM behind it are one module, it belongs to what that GEMM belongs to.
         yield from in_region(region if "norm_gemm" in fusions else LAYER_NORM, norm(norm_name, x, kind, fusions))
-    yield Op(f"enter_{name}", "B T D -> B S D", (norm_name if kind.norms_first else x,), (f"{name}_in",), "relabel", tag=region)
+    yield Op(f"enter_{name}", "B T D -> B S D", (norm_name if is_normed else x,), (f"{name}_in",), "relabel", tag=region)
 
 
 def _attention(form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
-    *norms, entry = _enter("attention", "x", "norm1", kind, fusions)
+    *norms, entry = _enter("attention", "x", "" if form.unnormed else "norm1", kind, fusions)
     yield from norms
     yield from _heads(entry, form, kind, attention, fusions)
     yield from _leave_attention(kind, fusions)
@@ -170,10 +172,12 @@ def _value_dim(kind: TransformerArchitecture) -> str:
 
 def _mask(form: LayerForm, kind: TransformerArchitecture) -> OpAttributes:
     """What kernels are told that mask scores; nothing where all tokens see one another."""
-    if not kind.causal:
+    has_window = kind.window != "" and not form.full
+    if not kind.causal and not has_window:
         return ()
     window: OpAttributes = (("window", "extent:w"), ("chunked", int(kind.window == "chunked")))
-    return (*_PLACES, *(window if kind.window and not form.full else ()))
+    sides: OpAttributes = () if kind.causal else (("two_sided", 1),)
+    return (*_PLACES, *((*window, *sides) if has_window else ()))
 
 
 def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:

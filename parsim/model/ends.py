@@ -85,7 +85,7 @@ def head(kind: TransformerArchitecture, *, fusions: tuple[str, ...], later: Bloc
         table = "output.weight" if later and not kind.tied else "word.weight"
         ops, own = _vocabulary_head(x, kind, fusions, table), {table: "normal"}
         if kind.head == "masked_token":
-            own = {**dense_weights("dense"), **norm_weights("dense_norm", kind), **own}
+            own = {**dense_weights("dense", bias=kind.bias), **norm_weights("dense_norm", kind), **own}
         own |= {"word.bias": "zeros"} if _has_bias(kind) else {}
         if later:
             again = _vocabulary_head(f"{PREFIX}norm", kind, fusions, table, "per_later_token")
@@ -195,8 +195,9 @@ def labelled_rows(x: str, labels: str, fusions: tuple[str, ...], *, bias: bool) 
 def _dense(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """The dense layer before the logits of masked tokens: whole on every tensor-parallel rank, on its part of the stream."""
     activation = "gelu" if kind.activation in GATED else kind.activation
-    yield Op("dense_gemm", "B T D, D H -> B T H", (x, "dense.weight"), ("dense_gemm",))
-    yield Op("dense_bias", "B T H, H -> B T H", ("dense_gemm", "dense.bias"), ("dense_biased",), "bias", in_place=True)
+    yield Op("dense_gemm", "B T D, D H -> B T H", (x, "dense.weight"), ("dense_gemm" if kind.bias else "dense_biased",))
+    if kind.bias:
+        yield Op("dense_bias", "B T H, H -> B T H", ("dense_gemm", "dense.bias"), ("dense_biased",), "bias", in_place=True)
     yield Op("dense_activation", "B T H -> B T H", ("dense_biased",), ("dense_active",), activation)
     yield from norm("dense_norm", "dense_active", kind, fusions, dim="H")
     yield Op("leave_dense", "B T H -> B T D", ("dense_norm",), ("dense_out",), "relabel")

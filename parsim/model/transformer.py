@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import groupby
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 from msgspec.structs import replace
 
 from parsim.model import alibi
+from parsim.model.form import LayerForm
 from parsim.model.routing import RoutedSpec
 from parsim.model.spec import Architecture, Layout, figure
 from parsim.model.window import Window
@@ -44,19 +45,6 @@ def _head_dim(row: Mapping[str, Any]) -> int:
     if row.get("kv_lora_rank"):
         return int(row.get("qk_nope_head_dim", 0) + row.get("qk_rope_head_dim", 0))
     return int(row["hidden_size"] // row["num_heads"])
-
-
-class LayerForm(NamedTuple):
-    """What a layer has that others of its model may not have."""
-
-    experts: bool = False  # in place of a dense MLP
-    full: bool = False  # attention to all tokens, in a model whose other layers have a window
-    unturned: bool = False  # queries and keys without positions, in a model whose other layers turn them
-
-    @property
-    def name(self) -> str:
-        """That of its block."""
-        return f"{'full_' * self.full}{'unturned_' * self.unturned}{'expert_' * self.experts}layer"
 
 
 class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
@@ -166,6 +154,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     embedding_scale: float = figure("what embeddings are multiplied by", 1.0, most=1_000_000)
     attn_logit_softcapping: float = figure("c, where scores of attention become c tanh(score / c); 0: they do not", 0.0, most=1_000_000)
     final_logit_softcapping: float = figure("c, where the logits of the head become c tanh(logit / c); 0: they do not", 0.0, most=1_000_000)
+    unnormed_first: bool = figure("whether the first layer has no norm before attention", False)
     embedding_norm: bool = figure("whether a norm stands behind the embedding, also where norms come first", False)
     num_token_types: int = figure("the rows of a token type table; 0 leaves it out", 0, zero=True, most=1_000_000)
     head: str = figure(
@@ -179,6 +168,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     )
     attention_chunk: int = figure("the tokens of a chunk, of which a token sees those before it; 0: there are no chunks", 0, zero=True)
     full_attention_every: int = figure("with either each so many-th layer sees all tokens nevertheless; 0: none does", 0, zero=True)
+    full_attention_from: int = figure("the first layer that does, of those; 0: the full_attention_every-th", 0, zero=True)
     unturned_every: int = figure("of layers with rotary positions each so many-th turns nothing (NoPE); 0: all turn", 0, zero=True)
     attention_sinks: bool = figure("whether each head's softmax has a learned sink beside the keys", False)
     dropout: float = figure("the share of elements dropped; 0 leaves dropout out", 0.1)
@@ -213,6 +203,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
         if self.norm_last and self.head == "next_token" and self.tied_embedding:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
+        if self.unnormed_first and (self.norm_last or self.norm_after or self.parallel_block):
+            return "unnormed_first goes with norms before attention, and an MLP behind it"
         if self.norm_last + self.norm_after + self.sandwich_norm > 1:
             return "norm_last, norm_after and sandwich_norm are three places of norms; give one"
         if not self.embedding_scale:
@@ -259,7 +251,11 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return "sliding_window and attention_chunk are two ways to see less; give one of them"
         if self.unturned_every and (self.positions != "rotary" or self.kv_lora_rank):
             return f"unturned_every = {self.unturned_every} goes with positions = rotary, and not with latent attention"
-        return "sliding_window and attention_chunk are built with causal = true" if self._window and not self.causal else ""
+        if self.attention_chunk and not self.causal:
+            return "attention_chunk is built with causal = true"
+        if self.full_attention_from > self.full_attention_every:
+            return f"full_attention_from = {self.full_attention_from} is above full_attention_every = {self.full_attention_every}"
+        return ""
 
     def _latent_misfit(self) -> str:
         """What does not fit in the figures of latent attention."""
@@ -291,8 +287,10 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
 
     def form(self, layer: int) -> LayerForm:
         """What a layer has of its own."""
-        is_full, is_unturned = (every > 0 and (layer + 1) % every == 0 for every in (self.full_attention_every, self.unturned_every))
-        return LayerForm(self.has_experts(layer), is_full, is_unturned)
+        every, place = self.full_attention_every, layer + 1
+        is_full = every > 0 and (place - self.full_attention_from) % every == 0
+        is_unturned = self.unturned_every > 0 and place % self.unturned_every == 0
+        return LayerForm(self.has_experts(layer), is_full, is_unturned, self.unnormed_first and layer == 0)
 
     @property
     def layout(self) -> Layout:
@@ -374,7 +372,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs that are counted."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
         layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]
-        pairs = sum(Window(self.window_of(layer), self.attention_chunk > 0).pairs(sequence_length) for layer in layers)
+        pairs = sum(Window(self.window_of(layer), self.attention_chunk > 0, not self.causal).pairs(sequence_length) for layer in layers)
         whole = 6 * self.num_heads * widths * pairs // sequence_length
         return whole, whole // 2 if self.causal else whole
 
@@ -396,5 +394,6 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found = super().small(num_layers, tensor_parallel)
         every = min(self.expert_layer_every, num_layers - dense)
         windows = {name: min(getattr(self, name), 3) for name in ("sliding_window", "attention_chunk")}
+        windows["full_attention_from"] = min(self.full_attention_from, num_layers - 1)
         marks = {name: min(getattr(self, name), num_layers) * (num_layers > 1) for name in ("full_attention_every", "unturned_every")}
         return replace(found, num_dense_layers=dense, expert_layer_every=every, **windows, **marks)

@@ -44,7 +44,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not read: its keys; write its figures as an inline model, with qk_norm": "exaone4*",
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache": (
             "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma* gemma2* gemma3* phi3* phi4* smollm3* qwen2_moe* qwen2_57b* qwen1.5_moe* "
-            "ministral* mistral_nemo* mistral_small*"
+            "ministral* mistral_nemo* mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* camembert* distilbert* modernbert*"
         ),
         "is not built: embeddings of each layer, and heads of several widths": "gemma3n* gemma4*",
         "is not built: blocks of attention that are left out": "phi3_small*",
@@ -57,10 +57,9 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",
         "is not built: layers that share their weights": "albert*",
         "is not built: embeddings narrower than the model": "electra* opt_350m*",
-        "is not built: norms behind each branch": "glm4 glm4_9b_0414* glm4_32b*",
         "is not built: norms without weights": "olmo olmo_1b* olmo_7b*",
         "is not read: its keys, and positions or weights laid out otherwise; write its figures as an inline model": (
-            "internlm* glm chatglm* roberta* distilbert* granite* exaone exaone3*"
+            "internlm* glm chatglm* granite* exaone exaone3*"
         ),
     },
 }

@@ -150,7 +150,8 @@ def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) 
 def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
     """x plus a branch of it, with norms before the branch, behind it or behind the sum."""
     name = f"{at}/{norm}"
-    entering, before = (x, lambda dy: dy) if model.norm_last or model.norm_after else run.norm(name, x, model.norm)
+    is_bare = model.norm_last or model.norm_after or (norm == "norm1" and model.form(_layer(model, at)).unnormed)
+    entering, before = (x, lambda dy: dy) if is_bare else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
     y, after = run.norm(f"{name}_behind", y, model.norm) if model.sandwich_norm or model.norm_after else (y, lambda dy: dy)
     y, dropped = run.dropout(at, _mask(at, "attention_mask" if norm == "norm1" else "mlp_mask"), y)
@@ -171,8 +172,8 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim), model.attn_logit_softcapping)
     if model.positions == "alibi":
         scores = scores - alibi_bias(model.num_heads, x.shape[1]).reshape(scores.shape[1:])
-    if model.causal:
-        scores = np.where(_sight(x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk), scores, -np.inf)
+    sight = _sight(x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk, is_causal=model.causal)
+    scores = np.where(sight, scores, -np.inf)
     sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
     shares = odds / (odds.sum(-1, keepdims=True) + np.exp(sinks - scores.max(-1, keepdims=True)))
@@ -193,10 +194,12 @@ def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Va
     return y, back
 
 
-def _sight(length: int, window: int, chunk: int) -> Array:
-    """Whether a token, a row, sees another: none behind it, and none so many tokens before it or of another chunk."""
+def _sight(length: int, window: int, chunk: int, *, is_causal: bool) -> Array:
+    """Whether a token, a row, sees another: none so many tokens off or of another chunk, and perhaps none behind it."""
     place = np.arange(length)
     ahead = np.subtract.outer(place, place)
+    if not is_causal:
+        return np.asarray(abs(ahead) < (window or length))
     near = ahead < (window or length) if not (window and chunk) else np.equal.outer(place // chunk, place // chunk)
     return np.asarray((ahead >= 0) & near)
 

@@ -22,6 +22,22 @@ from support import GPT, MOE, STACK, STACKS, scenario
 MODELS = {
     "every second": replace(MOE, num_layers=4, sliding_window=3, full_attention_every=2),
     "all": replace(GPT, sliding_window=2),
+    "both sides": replace(
+        GPT,
+        name="toy modern bert",
+        causal=False,
+        sliding_window=3,
+        full_attention_every=3,
+        full_attention_from=1,
+        unnormed_first=True,
+        embedding_norm=True,
+        norm_bias=False,
+        bias=False,
+        qkv_bias=False,
+        activation="geglu",
+        head="masked_token",
+        dropout=0.0,
+    ),
 }
 PLANS = {
     "alone": Plan(),
@@ -39,22 +55,24 @@ def failures(model: TransformerSpec, plan: Plan, attention: str) -> set[str]:
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 
 
+@pytest.mark.parametrize("model", ["every second", "both sides"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_windows_keep_the_contract_however_attention_is_split(plan: str) -> None:
-    assert not failures(MODELS["every second"], PLANS[plan], "flash")
+def test_windows_keep_the_contract_however_attention_is_split(plan: str, model: str) -> None:
+    assert not failures(MODELS[model], PLANS[plan], "flash")
 
 
+@pytest.mark.parametrize("model", ["all", "both sides"])
 @pytest.mark.parametrize("attention", ATTENTION)
-def test_windows_keep_the_contract_with_scores_that_are_stored(attention: str) -> None:
-    assert not failures(MODELS["all"], PLANS["tp"], attention)
+def test_windows_keep_the_contract_with_scores_that_are_stored(attention: str, model: str) -> None:
+    assert not failures(MODELS[model], PLANS["tp"], attention)
 
 
-@pytest.mark.parametrize("window", [Window(3), Window(70), Window(4, chunked=True), Window(64, chunked=True)])
+@pytest.mark.parametrize("window", [Window(3), Window(70), Window(4, chunked=True), Window(64, chunked=True), Window(3, two_sided=True)])
 @pytest.mark.parametrize("keys", [((0, 200),), ((0, 50), (150, 200)), ((100, 130),)])
 def test_pairs_in_a_window_are_those_that_one_counts(window: Window, keys: tuple[tuple[int, int], ...]) -> None:
     queries = ((20, 90), (101, 180))
     seen = [
-        q - k >= 0 and (q // window.tokens == k // window.tokens if window.chunked else q - k < window.tokens)
+        (window.two_sided or q >= k) and (q // window.tokens == k // window.tokens if window.chunked else abs(q - k) < window.tokens)
         for own in queries
         for q in range(*own)
         for its in keys
@@ -64,6 +82,7 @@ def test_pairs_in_a_window_are_those_that_one_counts(window: Window, keys: tuple
     tokens = {name: sum(stop - start for start, stop in runs) for name, runs in (("q", queries), ("k", keys))}
     q, k = np.zeros((1, tokens["q"], 1, 1, 1)), np.zeros((1, tokens["k"], 1, 1))
     told = {"scale": 1.0, "query_offset": queries, "key_offset": keys, "window": window.tokens, "chunked": int(window.chunked)}
+    told["two_sided"] = int(window.two_sided)
     (_, lse), flops = KERNELS["flash_attention"]((q, k, k), told)
     assert flops == 4 * sum(seen)
     by_query = np.reshape(seen, (tokens["q"], -1)).sum(axis=1)  # of equal scores the sum of exponentials counts the keys
@@ -85,7 +104,7 @@ def _counts_all_pairs(patch: pytest.MonkeyPatch) -> None:
 
 
 def _counts_one_more(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(count, "Window", lambda tokens, chunked: Window(tokens + 1, chunked))
+    patch.setattr(count, "Window", lambda tokens, *form: Window(tokens + 1, *form))
 
 
 def _sees_one_more(patch: pytest.MonkeyPatch) -> None:
@@ -95,7 +114,7 @@ def _sees_one_more(patch: pytest.MonkeyPatch) -> None:
 
 def _every_layer_sees_all_by_hand(patch: pytest.MonkeyPatch) -> None:
     right = by_hand._sight
-    patch.setattr(by_hand, "_sight", lambda length, window, chunk: right(length, 0, 0))
+    patch.setattr(by_hand, "_sight", lambda length, window, chunk, **told: right(length, 0, 0, **told))
 
 
 MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
@@ -111,3 +130,14 @@ def test_a_wrong_window_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -
     mutate, noticed = MUTANTS[name]
     mutate(monkeypatch)
     assert noticed <= failures(MODELS["every second"], PLANS["alone"], STACKS[2].attention)
+
+
+def test_a_window_of_one_side_in_place_of_two_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = attention._pieces
+    monkeypatch.setattr(attention, "_pieces", lambda q, k, told: right(q, k, {**told, "two_sided": 0}))
+    assert {"FLOPs", "loss, by hand"} <= failures(MODELS["both sides"], PLANS["alone"], "flash")
+
+
+def test_a_window_of_two_sides_leaves_all_pairs_but_two_corners() -> None:
+    window = Window(64, two_sided=True)
+    assert window.pairs(100) == causal_pairs([(0, 100)], [(0, 100)], window) == 100**2 - 36 * 37

@@ -10,10 +10,11 @@ from parsim.model.dims import DIMS
 from parsim.model.ends import embedding, head
 from parsim.model.families import blocks_of
 from parsim.model.families.mlp import MlpArchitecture
+from parsim.model.form import LayerForm
 from parsim.model.op import Block
 from parsim.model.op_kinds import COSTS, KINDS
 from parsim.model.spec import Architecture
-from parsim.model.transformer import LayerForm, TransformerArchitecture
+from parsim.model.transformer import TransformerArchitecture
 from parsim_kernels import KERNELS
 
 GPT = TransformerArchitecture(norm="layer_norm", positions="learned", activation="gelu", bias=True, qkv_bias=True, dropout=True)

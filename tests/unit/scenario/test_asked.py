@@ -213,7 +213,7 @@ NO_ROWS = (
         ("baichuan-inc/Baichuan2-13B-Base", ", which is not read: its keys; write its figures as an inline model, with positions = alibi"),
         ("baichuan-inc/Baichuan2-7B-Base", ", which is not read: its keys; write its figures as an inline model, of the 13B"),
         ("albert-base-v2", ", which is not built: layers that share their weights"),
-        ("THUDM/GLM-4-32B-0414", ", which is not built: norms behind each branch"),
+        ("THUDM/GLM-4-32B-0414", ", which has no row, but its config.json is read"),
         ("microsoft/Phi-3-mini-4k-instruct", ", which has no row, but its config.json is read"),
         *((name, f"{ELSEWHERE}; known") for name in NO_ROWS),
     ],
