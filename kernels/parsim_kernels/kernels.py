@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from parsim_kernels import attention, contraction, experts, gated, latent, lookup, narrow, optimizer, pointwise, reduction, scores
+from parsim_kernels import attention, by_head, contraction, experts, gated, latent, lookup, narrow, optimizer, pointwise, reduction, scores
 from parsim_kernels.signature import Kernel
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -17,6 +17,9 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "unshifted_layer_norm": reduction.unshifted_layer_norm,
         "layer_norm_grad_x": reduction.layer_norm_grad_x,
         "layer_norm_grad_gamma": reduction.layer_norm_grad_gamma,
+        "layer_norm_by_head": by_head.layer_norm_by_head,
+        "layer_norm_by_head_grad_x": by_head.layer_norm_by_head_grad_x,
+        "layer_norm_by_head_grad_gamma": by_head.layer_norm_by_head_grad_gamma,
         "rms_norm": reduction.rms_norm,
         "rms_norm_grad_x": reduction.rms_norm_grad_x,
         "rms_norm_grad_gamma": reduction.rms_norm_grad_gamma,

@@ -16,7 +16,7 @@ def alibi(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> 
     Source: Press et al. 2022 (arXiv:2108.12409), section 3.
 
     >>> alibi((np.zeros((1, 1, 1, 2, 2)),), {"slopes": (0.5,)})[0][0].tolist()
-    [[[[[-0.0, 0.5], [-0.5, -0.0]]]]]
+    [[[[[0.0, 0.5], [-0.5, 0.0]]]]]
     """
     (scores,) = inputs
     queries, keys = (

@@ -133,7 +133,10 @@ def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[
     for name in _TURNED if _has_qk_norm(form, kind) else ():
         x, y = steps[name][kind.qkv_bias :][:2]
         dims = f"B S {_HEADS[name]}"
-        if kind.qk_norm_weights:
+        if kind.qk_norm_by_head:
+            expr = f"{dims}, {_HEADS[name]} -> {dims}"
+            yield Op(f"{name}_norm", expr, (x, f"{name}_norm.gamma"), (y,), "layer_norm_by_head")
+        elif kind.qk_norm_weights:
             yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=dims, wide=kind.norm_in_float32)
         else:
             yield Op(f"{name}_norm", f"{dims} -> {dims}", (x,), (y,), "rms_normalize")

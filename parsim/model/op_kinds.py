@@ -49,6 +49,10 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
         Gradient("x0", "layer_norm_grad_x", ("x0", "x1", "dy")),
         Gradient("x1", "layer_norm_grad_gamma", ("x0", "dy")),
     ),
+    "layer_norm_by_head": (
+        Gradient("x0", "layer_norm_by_head_grad_x", ("x0", "x1", "dy")),
+        Gradient("x1", "layer_norm_by_head_grad_gamma", ("x0", "dy")),
+    ),
     "rms_norm": (Gradient("x0", "rms_norm_grad_x", ("x0", "x1", "dy")), Gradient("x1", "rms_norm_grad_gamma", ("x0", "dy"))),
     "gain": (Gradient("x0", "gain", ("dy", "x1")), Gradient("x1", "gain_grad", ("x0", "dy"))),
     "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
@@ -107,6 +111,8 @@ COSTS: Final = {
     "unshifted_layer_norm": Cost(6),
     "layer_norm_grad_x": Cost(13),  # the statistics again, two means over D, their combination
     "layer_norm_grad_gamma": Cost(7),
+    "layer_norm_by_head": Cost(6),  # as those of whole rows
+    **{"layer_norm_by_head_grad_x": Cost(13), "layer_norm_by_head_grad_gamma": Cost(7)},
     "rms_norm": Cost(4),  # square, mean, scale, gamma
     "rms_norm_grad_x": Cost(9),  # the root mean square and the scaled x again, gamma, a mean over D, the projection
     "rms_norm_grad_gamma": Cost(5),

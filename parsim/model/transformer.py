@@ -19,12 +19,23 @@ from parsim.model.window import Window
 
 _LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the last 4.8 of 14.8 T tokens, 0.3 before
 GATE_STEPS = {"swiglu": "silu", "geglu": "gelu"}  # what makes the gate, where frameworks multiply in a step of its own
+POSITIONS = ("learned", "rotary", "alibi")
 ACTIVATIONS = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "clamped_swiglu")
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 # Figures that decide by themselves which ops there are.
 _AS_STATED: tuple[str, ...] = (
     *("norm", "norm_bias", "positions", "activation", "bias", "qkv_bias", "out_bias", "head_bias", "causal", "norm_last", "embedding_norm"),
-    *("parallel_block", "tied_norm", "scores_dropped", "embedding_dropped", "head", "qk_norm", "gates", "gates_on_input"),
+    *(
+        "parallel_block",
+        "tied_norm",
+        "scores_dropped",
+        "embedding_dropped",
+        "head",
+        "qk_norm",
+        "qk_norm_by_head",
+        "gates",
+        "gates_on_input",
+    ),
     *("sandwich_norm", "norm_after", "norm_in_float32", "shared_expert_gate"),
 )
 
@@ -65,6 +76,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     head: str = "next_token"
     qk_norm: bool = False
     qk_norm_weights: bool = True
+    qk_norm_by_head: bool = False
     layers: tuple[LayerForm, ...] = (LayerForm(),)  # each once, in the order in which they first come
     window: str = ""  # what a layer that is not full sees: the last tokens, or those of its chunk; "": all
     sinks: bool = False
@@ -117,11 +129,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     activation: str = figure("the nonlinearity of the MLP", "gelu", legal=ACTIVATIONS)
     norm: str = figure("what normalises the input of attention, MLP and head", "layer_norm", legal=("layer_norm", "rms_norm"))
     norm_bias: bool = figure("whether norms with a mean have a shift beside their scale (the bias of a LayerNorm)", True)
-    positions: str = figure(
-        "a position table, queries and keys turned by position, or scores lowered by distance",
-        "learned",
-        legal=("learned", "rotary", "alibi"),
-    )
+    positions: str = figure("a position table, turned queries and keys, or scores lowered by distance", "learned", legal=POSITIONS)
     position_offset: int = figure("rows of a position table before that of the first token", 0, zero=True, most=1_000)
     rotary_dim: int = figure("with positions = rotary the elements of a head that are turned; 0: all", 0, zero=True)
     bias: bool = figure("whether the linear layers of attention output, MLP, router and experts have biases", True)
@@ -134,6 +142,9 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     tied_norm: bool = figure("with parallel_block whether attention and MLP read one norm, not each its own", False)
     qk_norm: bool = figure("whether an RMSNorm of its own stands behind each head's queries and keys", False)
     qk_norm_weights: bool = figure("whether that norm has weights; without, it stands where positions turn queries and keys only", True)
+    qk_norm_by_head: bool = figure(
+        "whether each head has weights of its own there, and the norm a mean (a LayerNorm without a shift)", False
+    )
     tied_embedding: bool = figure("whether input and output embedding are one", True)
     causal: bool = figure("whether a token sees only those before it; false makes an encoder", True)
     norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)
@@ -206,17 +217,16 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
 
     def _blocks_misfit(self) -> str:
         """What does not fit in the figures of an MLP beside attention, and of the head."""
+        if self.qk_norm_by_head and not (self.qk_norm and self.qk_norm_weights):
+            return "qk_norm_by_head = true goes with qk_norm = true and qk_norm_weights = true"
         if self.tied_norm and not self.parallel_block:
             return "tied_norm = true goes with parallel_block = true"
-        if self.parallel_block and not (self.architecture.norms_first and not self.sandwich_norm):
-            return "parallel_block = true is built with norms first alone: norm_last, norm_after and sandwich_norm false"
-        if self.parallel_block and (self.kv_lora_rank or self.num_experts):
-            return "parallel_block = true is built without latent attention (kv_lora_rank) and without experts"
+        unbuilt = ("norm_last", "norm_after", "sandwich_norm", "kv_lora_rank", "num_experts")
+        if self.parallel_block and (found := next((name for name in unbuilt if getattr(self, name)), "")):
+            return f"parallel_block = true is not built with {found}; leave one out"
         if (self.head_bias or self.logit_scale != 1.0) and (self.head != "next_token" or self.mtp_layers):
             return "head_bias and logit_scale go with head = next_token and mtp_layers = 0"
-        if not self.logit_scale:
-            return "logit_scale = 0.0 leaves nothing of the logits; 1 scales nothing"
-        return ""
+        return "" if self.logit_scale else "logit_scale = 0.0 leaves nothing of the logits; 1 scales nothing"
 
     def _positions_misfit(self) -> str:
         """What does not fit in the figures of positions."""
@@ -229,9 +239,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f"positions = rotary turns pairs of elements, but {turned} = {getattr(self, turned)} is odd"
         if self.position_offset and self.positions != "learned":
             return f"position_offset = {self.position_offset} goes with positions = learned"
-        if self.positions == "alibi" and not self.causal:
-            return "positions = alibi is built with causal = true"
-        return ""
+        return "" if self.causal or self.positions != "alibi" else "positions = alibi is built with causal = true"
 
     def _window_misfit(self) -> str:
         """What does not fit in the figures of windows."""

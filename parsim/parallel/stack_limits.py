@@ -65,7 +65,11 @@ def _hides(plan: Plan) -> bool:
 
 def _is_refused_attention(plan: Plan, model: ModelSpec, _: str) -> bool:
     """Whether Transformer Engine refuses the context_kind for the attention of the model."""
-    if plan.context_parallel == 1 or plan.context_kind == "ulysses":
+    if plan.context_parallel == 1:
+        return False
+    if getattr(model, "positions", "") == "alibi":
+        return True
+    if plan.context_kind == "ulysses":
         return False
     window = getattr(model, "sliding_window", 0) > 0 and plan.context_kind != "all_gather"
     return window or getattr(model, "attention_sinks", False)
@@ -114,7 +118,8 @@ LIMITS: Final[Mapping[str, Limit]] = {
     ),
     "no_sequence_parallel": Limit("run sequence parallelism", "megatron-core", lambda plan, *_: plan.sequence_parallel),
     "few_context_kinds": Limit(
-        "split a sequence but by context_kind = ulysses beside attention sinks, and by ulysses or all_gather beside sliding windows",
+        "split a sequence but by context_kind = ulysses beside attention sinks, by ulysses or all_gather beside windows, "
+        "and by none beside ALiBi",
         "",
         _is_refused_attention,
     ),

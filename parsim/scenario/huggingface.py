@@ -76,7 +76,8 @@ def row(path: Path, name: str) -> dict[str, Any]:
     """
     try:
         config = _config(path, name.removeprefix(PREFIX))
-        return {"name": name, **_figures(config), "source": f"{name}, model_type {config['model_type']}"}
+        part = ", of which the model that reads text" if "text_config" in config else ""
+        return {"name": name, **_figures(config), "source": f"{name}, model_type {config['model_type']}{part}"}
     except ScenarioError as error:
         raise ScenarioError(f"{name}: {error.what}") from None
 
@@ -179,12 +180,14 @@ def _windows(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
 def _layer_types(config: Mapping[str, Any], family: ConfigFamily) -> list[str]:
     """What each layer's attention is; of qwen2, the layers from max_window_layers on slide."""
     types, first = config.get("layer_types"), config.get("max_window_layers")
+    num_layers = count(config, family.counts["num_layers"])
     if types is None:
-        num_layers = count(config, family.counts["num_layers"])
         num_full = num_layers if config.get("use_sliding_window") is False else first if isinstance(first, int) else 0
         every = family.full_every or num_layers + 1
         return [FULL if place <= num_full or place % every == 0 else LOCAL for place in range(1, num_layers + 1)]
     if isinstance(types, list) and all(each in (FULL, LOCAL) for each in types):
+        if len(types) != num_layers:
+            raise ScenarioError(f"layer_types has {len(types)} layers, but {family.counts['num_layers']} = {num_layers}")
         return types
     raise ScenarioError(f"layer_types holds other layers than {FULL} and {LOCAL}, which are not read")
 

@@ -49,7 +49,6 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: embeddings of each layer, and heads of several widths": "gemma3n* gemma4*",
         "is not built: blocks of attention that are left out": "phi3_small*",
         "is not built: an MLP beside attention whose norms are of another kind, or weights laid out otherwise": "codegen* palm*",
-        "is not built: a LayerNorm of each head's queries and keys": "command_r_plus* c4ai_command_r_plus* stablelm2_12b* stablelm_2_12b*",
         "is not read: its keys; write its figures as an inline model, with positions = alibi": "baichuan_13b* baichuan2_13b*",
         "is not read: its keys; write its figures as an inline model, of the 13B with positions = alibi": "baichuan*",
         "is not built: encoders beside decoders, or other inputs than text": (

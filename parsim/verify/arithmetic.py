@@ -110,11 +110,10 @@ class Arithmetic:
         unit = apart / size
 
         def back(dy: Array) -> Array:
-            rows = tuple(range(x.ndim - 1))
             if gamma is not None:
-                self.gradients[f"{name}.gamma"] += (dy * unit).sum(rows)
+                self.gradients[f"{name}.gamma"] += (dy * unit).sum(tuple(range(x.ndim - gamma.ndim)))
             if beta is not None:
-                self.gradients[f"{name}.beta"] += dy.sum(rows)
+                self.gradients[f"{name}.beta"] += dy.sum(tuple(range(x.ndim - 1)))
             d_unit = dy if gamma is None else dy * gamma
             d_apart = d_unit - unit * (d_unit * unit).mean(-1, keepdims=True)
             return np.asarray((d_apart - d_apart.mean(-1, keepdims=True) if centre else d_apart) / size)

@@ -219,7 +219,8 @@ def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> 
     (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")
     is_turned = model.positions == "rotary" and not model.form(_layer(model, at)).unturned
     if model.qk_norm and (model.qk_norm_weights or is_turned):
-        (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, "rms_norm"), run.norm(f"{at}/k_norm", k, "rms_norm")
+        kind = "layer_norm" if model.qk_norm_by_head else "rms_norm"
+        (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, kind), run.norm(f"{at}/k_norm", k, kind)
         q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
     if is_turned:
         (q, q_turned), (k, k_turned) = (rotary(each, model.rotary_dim or model.head_dim) for each in (q, k))

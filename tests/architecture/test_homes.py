@@ -193,6 +193,8 @@ ROOM = {
     "weights that are not trained, adapters": 638,
     "blocks of experts that ranks share, gradients that two read, weight gradients of pairs apart, gates that are checked": 140,
     "everyday commands that import and ask less": 45,
+    "kinds of Hugging Face configs, a file each; what Gemma and Qwen1.5-MoE have beside Llama": 645,
+    "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 660,
 }
 
 

@@ -18,7 +18,7 @@ from parsim.model.transformer import TransformerSpec
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
-from parsim_kernels import attention, lookup
+from parsim_kernels import attention, by_head, lookup
 from parsim_kernels.kernels import KERNELS
 from support import GPT, STACK, forget_steps, scenario
 
@@ -33,6 +33,7 @@ MODELS: dict[str, TransformerSpec] = {
         NEOX, norm_bias=False, activation="swiglu", num_kv_heads=2, logit_scale=0.25,
         sliding_window=3, full_attention_every=2, unturned_every=2, **BARE,
     ),
+    "command r+": replace(NEOX, num_kv_heads=2, qk_norm=True, qk_norm_by_head=True, **BARE),
     "bloom": replace(GPT, positions="alibi", embedding_norm=True),
     "mpt": replace(GPT, positions="alibi", norm_bias=False, bias=False, qkv_bias=False, dropout=0.0, num_kv_heads=2),
     "opt": replace(GPT, position_offset=2, scores_dropped=False, embedding_dropped=False, activation="relu"),
@@ -145,6 +146,15 @@ def _lowering_costs_more(patch: pytest.MonkeyPatch) -> None:
     _costs_a_flop_more(patch, "alibi")
 
 
+def _heads_share_the_gradients_of_their_scales(patch: pytest.MonkeyPatch) -> None:
+    def wrong(inputs, told, out=by_head.fresh):  # type: ignore[no-untyped-def]
+        (d_gamma,), flops = by_head.layer_norm_by_head_grad_gamma(inputs, told, out)
+        d_gamma[...] = d_gamma.mean(axis=0)
+        return (d_gamma,), flops
+
+    _kernel(patch, "layer_norm_by_head_grad_gamma", wrong)
+
+
 def _norms_cost_more(patch: pytest.MonkeyPatch) -> None:
     _costs_a_flop_more(patch, "unshifted_layer_norm")
 
@@ -158,6 +168,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, Plan, str, str]] 
     _each_rank_has_the_slopes_of_the_first: ("mpt", PLANS["tp"], "flash", "loss"),
     _distances_begin_anew_in_each_block: ("bloom", RINGS["ring"], "flash", "loss"),
     _the_embedding_is_dropped: ("opt", ALONE, "flash", BY_HAND),
+    _heads_share_the_gradients_of_their_scales: ("command r+", ALONE, "flash", "weight gradients, by hand"),
     _lowering_costs_more: ("bloom", ALONE, "unfused", "FLOPs"),
     _norms_cost_more: ("mpt", ALONE, "flash", "FLOPs"),
 }

@@ -40,12 +40,16 @@ transformers.AttentionInterface.register("fused", attend)
 transformers.AttentionMaskInterface.register("fused", lambda *arguments, **others: None)
 
 
+def kind_of(config: dict[str, Any]) -> Any:
+    """The class of models that a config is of."""
+    return transformers.AutoModelForMaskedLM if "MaskedLM" in str(config.get("architectures")) else transformers.AutoModelForCausalLM
+
+
 def theirs(name: str, **changes: Any) -> Any:
     """The model of a published config, whose weights have no storage."""
     config = PUBLISHED[name]["config"]
     config = {**config.get("text_config", config), **changes}
-    auto = transformers.AutoModelForMaskedLM if "MaskedLM" in str(config.get("architectures")) else transformers.AutoModelForCausalLM
-    kind = config.pop("model_type")
+    auto, kind = kind_of(config), config.pop("model_type")
     with torch.device("meta"):
         return auto.from_config(transformers.AutoConfig.for_model(kind, **config))
 
@@ -69,7 +73,7 @@ def of_theirs(name: str, num_layers: int, attention: str) -> tuple[int, int]:
         return tensor
 
     with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), flop_counter.FlopCounterMode(display=False) as counter:
-        model = transformers.AutoModelForCausalLM.from_config(built, dtype=torch.bfloat16).train()
+        model = kind_of(config).from_config(built, dtype=torch.bfloat16).train()
         weights |= {each.untyped_storage()._cdata for each in model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model(input_ids=torch.zeros(1, TOKENS, dtype=torch.long), use_cache=False).logits.float().sum().backward()
@@ -95,8 +99,9 @@ def of_ours(model: TransformerSpec, stack: Stack) -> tuple[int, int]:
 
 
 LAYERS = ("gemma-2b", "gemma-3-1b", "gemma-3-4b", "phi-3-mini", "phi-4", "qwen3-8b", "mistral-nemo-12b", "smollm3-3b")
-LAYERS += ("pythia-160m", "stablelm-2-1.6b")
-# Layers that the code of theirs keeps other bytes of: steps of a GELU, a norm in float32, attention of its own, masks wider than a byte.
+LAYERS += ("pythia-160m", "stablelm-2-1.6b", "phi-4-mini")
+# Layers that the code of theirs keeps other bytes of: steps of a GELU, a norm in float32, attention of its own, masks wider than a
+# byte, tables of positions made again.
 OTHERS = (
     "gemma-2-2b",
     "falcon-7b",
@@ -108,6 +113,9 @@ OTHERS = (
     "bloom-560m",
     "mpt-7b",
     "starcoder2-3b",
+    "roberta-base",
+    "glm-4-9b",
+    "glm-4-9b-0414",
 )
 
 

@@ -1,4 +1,4 @@
-"""Command R: an MLP beside attention on one norm without a shift, and logits times a factor.
+"""Command R and R+: an MLP beside attention on one norm without a shift, and logits times a factor.
 
 Source: configuration_cohere.py and modeling_cohere.py of release 5.24.
 """
@@ -14,6 +14,7 @@ COHERE: Final[dict[str, Any]] = {
         **{"norm": "layer_norm", "norm_bias": False, "positions": "rotary", "bias": False},
         **{"parallel_block": True, "tied_norm": True},
     },
+    "flags": dict.fromkeys(("qk_norm", "qk_norm_by_head"), "use_qk_norm"),
     "numbers": {"logit_scale": "logit_scale"},
     "tied": True,
     "only": {**NO_BIAS, "tie_word_embeddings": True},

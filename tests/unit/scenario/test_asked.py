@@ -221,7 +221,6 @@ NO_ROWS = (
         ("Qwen/Qwen3-30B-A3B", " (did you mean 'qwen3-30b-a3b'?)"),
         ("openai/gpt-oss-20b", " (did you mean 'gpt-oss-20b'?)"),
         ("Qwen/Qwen2-57B-A14B", ", which has no row, but its config.json is read"),
-        ("CohereForAI/c4ai-command-r-plus", ", which is not built: a LayerNorm of each head's"),
         ("tiiuae/falcon-mamba-7b", ", which is not built: state-space layers"),
         ("baichuan-inc/Baichuan2-13B-Base", ", which is not read: its keys; write its figures as an inline model, with positions = alibi"),
         ("baichuan-inc/Baichuan2-7B-Base", ", which is not read: its keys; write its figures as an inline model, of the 13B"),

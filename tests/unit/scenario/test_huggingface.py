@@ -144,7 +144,7 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
         ({**QWEN, "sliding_window": 32, "use_sliding_window": True, "max_window_layers": 28}, (0, 0)),
         ({**QWEN, "sliding_window": 32, "use_sliding_window": True, "max_window_layers": 0}, (32, 0)),
         ({**MISTRAL, "sliding_window": 32, "layer_types": ["full_attention"] * 32}, (0, 0)),
-        ({**MISTRAL, "sliding_window": 32, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 10}, (32, 3)),
+        ({**MISTRAL, "sliding_window": 32, "num_hidden_layers": 4, "layer_types": [*["sliding_attention"] * 3, "full_attention"]}, (32, 4)),
     ],
 )
 def test_windows_are_read(config: dict[str, object], figures: tuple[int, int], tmp_path: Path) -> None:
@@ -182,6 +182,11 @@ def test_a_gpt_oss_without_layer_types_alternates_and_one_of_other_gates_is_not_
 def test_layers_of_no_pattern_are_not_read(config: dict[str, object], tmp_path: Path) -> None:
     (fault,) = scenario.check(files(tmp_path, {**QWEN, "sliding_window": 32, **config}))
     assert fault.message.endswith("layer_types is no pattern that is read: each so many-th layer with full attention")
+
+
+def test_as_many_layer_types_as_layers_are_needed(tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**LLAMA, "layer_types": ["full_attention"] * 3}))
+    assert fault.message == "hf:models/config.json: layer_types has 3 layers, but num_hidden_layers = 32"
 
 
 def test_a_window_left_out_is_that_of_the_family(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ ALL_KINDS = {"ring", "contiguous", "all_gather", "ulysses", "ulysses_ring"}
         ("megatron-core", {}, ALL_KINDS),
         ("nemo", {"sliding_window": 4}, {"all_gather", "ulysses"}),
         ("megatron-bridge-26.06", {"sliding_window": 4, "attention_sinks": True}, {"ulysses"}),
+        ("nemo", {"positions": "alibi"}, set()),  # dot_product_attention/utils.py, get_attention_backend
         ("torchtitan", {"sliding_window": 4}, ALL_KINDS),
     ],
 )
