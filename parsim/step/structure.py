@@ -211,6 +211,11 @@ class Structure(Struct, frozen=True):
         return self.narrow_alone or self.architecture.tuned is not None
 
     @property
+    def packs(self) -> bool:
+        """Whether some weights are kept in 4 bits."""
+        return self.architecture.tuned is not None and self.architecture.tuned.packs
+
+    @property
     def casts_shards(self) -> bool:
         """Whether narrow shards live only while they are gathered, made anew for each pass.
 
