@@ -63,7 +63,7 @@ def by_hand(job: Job) -> Expected | None:
     lasting += 2 * 4 * sum(each.size for each in steers.values())  # biases that steer choices, and counts of these
     if structure.narrows and not structure.narrows.by_row:  # the layouts of what linear layers multiply, made once a step
         count = sum(run.weights[name].size for name in run.weights if run.is_narrow_matrix(name))
-        lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * count)
+        lasting += len(structure.lasting_layouts) * (job.itemsize(QUANTISED) * count)
         lasting -= job.itemsize(COMPUTE) * count * structure.narrow_alone
         frozen = {name: weight for name, weight in frozen.items() if not (structure.narrow_alone and run.is_narrow_matrix(name))}
     return Expected(run.loss, gradients, frozen | updated | steers, lasting)

@@ -70,6 +70,19 @@ def test_adapters_do(case: tuple[tuple[str, ...], str]) -> None:
     assert not failed(replace(toy, model=replace(toy.model, tuning=ADAPTED[case[1]])), plan)
 
 
+def test_a_frozen_base_in_8_bits_alone_lasts_in_one_layout_and_is_quantised_in_one() -> None:
+    stack = replace(STACKS[0], narrow_parameters=("fp8_delayed",))
+    toy = scenario(model=replace(LLAMA, tuning=ADAPTED["fused"]), stack=stack, batch=Batch(8, 8, "fp8_delayed"))
+    plan = Plan(tensor_parallel=2, sequence_parallel=True, data_parallel=2, zero_stage=1)
+    assert not failed(toy, plan)
+    layer = lower.lower(Structure.of(toy.model, toy.batch, Plan(), toy.stack)).segments["layer"]
+    kept = {operand.name for operand in layer.kept[Phase.F]}
+    assert not [name for name in kept if name.endswith(("@row", "@col"))]  # no gradient of a weight reads them
+    packed = 4 * (2 * 12 * 16 + 2 * 12 * 8 + 3 * 12 * 16)  # of 4 layers: q and out, k and v, three of the MLP
+    held = estimate(toy, Plan()).memory_bytes[0]["parameters"]
+    assert held == packed + 2 * (num_parameters(toy.model) - packed + 4 * 12)  # a byte each; the vocabulary padded to 64
+
+
 @pytest.mark.parametrize("case", OTHERS)
 def test_frozen_ends_stages_and_experts_do(case: str) -> None:
     model, tuning, plan = OTHERS[case]
