@@ -10,7 +10,7 @@ from parsim.step.stages import Copies
 from parsim.step.structure import Structure
 from parsim.step.task import Operand, Part, Value, Weight
 
-Role = Literal["parameters", "gradients", "narrow_gradients", "optimizer", "quantised", "scales"]
+Role = Literal["parameters", "packed", "gradients", "narrow_gradients", "optimizer", "quantised", "scales"]
 Held = Mapping[str, Copies] | None  # how often a rank holds each segment; None: a pass, through one copy of one segment
 
 
@@ -71,7 +71,9 @@ def lasting_weights(weights: Iterable[Weight], role: Role, structure: Structure)
 
     One that is not trained has no gradient, and no states.
     """
-    if role not in ("parameters", "quantised"):
+    if role in ("parameters", "packed"):
+        weights = [weight for weight in weights if weight.packed is (role == "packed")]
+    elif role != "quantised":
         weights = [weight for weight in weights if weight.trained]
     of_narrow, of_wide = role in ("quantised", "scales"), role == "parameters" and structure.narrow_alone
     return [weight for weight in weights if not (of_wide if weight.narrow_rows else of_narrow)]
@@ -90,6 +92,8 @@ def lasting_parts(structure: Structure) -> dict[Role, Part]:
     zero_stage = structure.zero_stage
     flat: Part = "padded" if zero_stage else "whole"
     found: dict[Role, Part] = {"parameters": "shard" if zero_stage >= 3 else flat, "optimizer": "shard" if zero_stage else "whole"}
+    if structure.packs:
+        found["packed"] = "whole"
     if structure.lasting_narrow and not structure.casts_shards:
         found["quantised"] = found["parameters"] if structure.gathers_narrow else "whole"
     if structure.gathers_narrow:

@@ -20,7 +20,7 @@ from parsim.cluster.scalars import Ints as Ints
 from parsim.cluster.scalars import distinct_rows
 from parsim.cost.causal import Stretch, causal_pairs, runs_of
 from parsim.errors import PlanError, ScenarioError
-from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PLACEMENTS, SEQUENCE
+from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PACKED, PLACEMENTS, SEQUENCE
 from parsim.model.loads import NO_SLOTS, Slots
 from parsim.model.spec import ModelSpec
 from parsim.model.window import ALL, Window
@@ -327,6 +327,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     itemsize = {**FIXED_ITEMSIZE_BYTES, **states, **{role: dtype_bytes[dtype] for role, dtype in stored.items()}}
     gradient, cast = itemsize[GRADIENT], itemsize[FLOAT32]
     itemsize[FLAT_AND_CAST] = gradient + (cast if gradient < cast else 0)
+    itemsize |= {PACKED: model.tuning.packed_bytes} if model.tuning.quantization else {}
     orders, order = plans.each(("rank_order",), lambda plan: fastest_first(plan.rank_order))
     shares = (*uneven(), *_slots(loads))
     laid, which = plans.each(MESH, chunks)

@@ -16,7 +16,7 @@ from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import pairs_of, states_of_plans
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, PACKED, QUANTISED
 from parsim.step.task import Part
 
 
@@ -54,7 +54,7 @@ def rank_memory(stages: Stages) -> RankMemory:
     lasting, own = lasting_bytes(stages), stages.workload.shape.own
     in_flight, on_top, in_passes = _dynamic(stages)
     return RankMemory(
-        parameters=own @ (lasting["parameters"] + lasting["quantised"] + lasting["scales"]),
+        parameters=own @ (lasting["parameters"] + lasting["packed"] + lasting["quantised"] + lasting["scales"]),
         gradients=own @ (lasting["gradients"] + lasting["narrow_gradients"]),
         optimizer=own @ lasting["optimizer"],
         activations=in_flight,
@@ -92,13 +92,13 @@ def counted_peak_bytes(stages: Stages) -> Ints:
     return stages.workload.shape.own @ _lasting_bytes(stages) + in_flight + on_top + _norm_bytes(stages)
 
 
-def elements_of(stages: Stages, part: Part, role: Role = "optimizer") -> Ints:
-    """Elements of the weights that a stage holds in a role, [class, plan]."""
+def elements_of(stages: Stages, part: Part, role: Role = "optimizer", itemsize: int = 1) -> Ints:
+    """Elements of the weights that a stage holds in a role, or bytes of each in its own buffer, [class, plan]."""
     found = np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
     structure = stages.workload.step.structure
     for segment in stages.workload.step.segments.values():
         if own := lasting_weights(segment.own_weights, role, structure):
-            elements = np.sum([lasting_elements(weight, part, stages.workload.prices.sizes) for weight in own], axis=0)
+            elements = np.sum([lasting_elements(weight, part, stages.workload.prices.sizes) * itemsize for weight in own], axis=0)
             found += stages.copies(segment.name) * elements[stages.workload.rows]
     return found
 
@@ -113,11 +113,13 @@ def lasting_bytes(stages: Stages) -> dict[str, Ints]:
         "optimizer": state_bytes(structure, sizes),
         "scales": sizes.itemsize_bytes[FLOAT32],
     }
-    found = dict.fromkeys((*size, "quantised", "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
+    found = dict.fromkeys((*size, "packed", "quantised", "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
     parts = lasting_parts(structure)
     elements = {part: elements_of(stages, part) for part in set(parts.values())}
     own = {role: elements_of(stages, part, role) for role, part in parts.items() if role == "scales" or structure.tells_weights_apart}
     found |= {role: own.get(role, elements[part]) * size[role] for role, part in parts.items() if role in size}
+    if "packed" in parts:
+        found["packed"] = elements_of(stages, parts["packed"], "packed", sizes.itemsize_bytes[PACKED])
     if "quantised" in parts:
         found["quantised"] = len(structure.lasting_layouts) * (
             elements_of(stages, parts["quantised"], "quantised") * sizes.itemsize_bytes[QUANTISED]

@@ -13,7 +13,7 @@ from parsim.executor.calls import narrows_of, told_of_weight
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, is_told, own_weights_of, suffix, trained_weights_of
 from parsim.executor.values import shard
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER, QUANTISED
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER, PACKED, QUANTISED
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.finish import LARGEST
 from parsim.step.gradient import part_of
@@ -46,7 +46,8 @@ class Store(Struct, frozen=True):
             part = shard(whole, weight.sharding, job.sizes.at(self.at))
             name = f"{instance}/{weight.name}"
             if not (weight.narrow_rows and structure.narrow_alone):
-                self._hold(name, weight, part, structure.parameter_role, self.part_of_parameter(weight))
+                role = PACKED if weight.packed else structure.parameter_role
+                self._hold(name, weight, part, role, self.part_of_parameter(weight))
             if weight.narrow_rows:
                 self._hold_narrow(name, weight, part)
             if not weight.trained:

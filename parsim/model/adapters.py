@@ -27,6 +27,7 @@ TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
     **{"linear_qkv": ("q", "k", "v"), "linear_proj": ("out",), "linear_fc1": ("gate", "up"), "linear_fc2": ("down",)},
 }
 SINGLE: Final = tuple(name for name in TARGETS if name.endswith("_proj") and not name.startswith("linear"))
+LINEAR_WEIGHTS: Final = frozenset(f"{stem}.weight" for stems in TARGETS.values() for stem in stems)
 _BY_ROWS: Final = ("out", "down")
 _ADAPTER: Final = "_lora_"
 

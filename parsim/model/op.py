@@ -69,6 +69,7 @@ class Block(Struct, frozen=True):
     shared: Mapping[str, str] = field(default_factory=dict)  # weight -> the block that owns it (tied embedding)
     totals: tuple[str, ...] = ()  # what is summed over a whole step, such as the loss
     frozen: tuple[str, ...] = ()  # weights that are not trained
+    packed: tuple[str, ...] = ()  # of these, those that are kept in 4 bits
     asks: bool = True  # whether the gradient of its input is asked for, if it has one
     steers: tuple[str, ...] = ()  # the names of numbers that follow such sums in place of gradients: that of the sum behind COUNT
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from fractions import Fraction
 from itertools import groupby
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim.model.adapters import Adapters, with_adapters
+from parsim.model.adapters import LINEAR_WEIGHTS, Adapters, with_adapters
+from parsim.model.itemsize import itemsize_of
 from parsim.model.op import Block, Layout
 
 FROZEN, BOTTOM = "frozen_", "bottom_"
@@ -33,6 +35,7 @@ class TunedForm(Struct, frozen=True):
     layers: tuple[str, ...]  # names of layers with their marks, each once
     head_asks: bool  # whether anything below the head is trained
     adapters: Adapters | None = None
+    packs: bool = False
 
     def idle_parts(self, frozen: Collection[str]) -> list[str]:
         """The parts of layers that it freezes and of which a model has no weights among those that are frozen."""
@@ -47,6 +50,16 @@ class Tuning(Struct, frozen=True):
     lora_alpha: float = 0.0  # divided by the rank it is what their results are multiplied by
     lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = ()  # of adapters.TARGETS
+    quantization: str = ""  # of frozen linear layers: nf4, or none
+    double_quantization: bool = False  # of their scales
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of an element of such a matrix: 4 bits, and for each 64 a scale in float32, or of a byte, of which each 256 share one.
+
+        Source: Dettmers et al. 2023 (arXiv:2305.14314), section 3 (Double Quantization): 0.5 bits a parameter become 0.127.
+        """
+        return itemsize_of(Fraction(1, 2) + (Fraction(1, 64) + Fraction(4, 64 * 256) if self.double_quantization else Fraction(4, 64)))
 
     @property
     def extents(self) -> dict[str, int]:
@@ -88,7 +101,7 @@ class Tuning(Struct, frozen=True):
         below = self.is_trained(first) or any(not name.removeprefix(BOTTOM).startswith(FROZEN) for name, _ in middle)
         layers = tuple(dict.fromkeys(name for name, _ in middle))
         adapters = Adapters(self.lora_targets, self.lora_alpha / self.lora_rank, self.lora_dropout) if self.lora_rank else None
-        return TunedForm(self.freeze, layers, below, adapters)
+        return TunedForm(self.freeze, layers, below, adapters, bool(self.quantization))
 
     def lowest_trained(self, num_layers: int) -> int:
         """The number of the lowest layer with trained weights, -1 where the embedding has some, num_layers where only the head may."""
@@ -110,6 +123,8 @@ class Tuning(Struct, frozen=True):
         """Why a model of so many layers cannot be trained so."""
         if self.lora_rank and self.freeze != (BASE,):
             yield "goes with adapters as base alone: what is not adapted is frozen; leave it out"
+        if self.quantization and not self.lora_rank:
+            yield "quantization is of what adapters stand beside; give lora_rank"
         for name in self.freeze:
             if (found := run_of(name)) and not int(found[0]) <= int(found[1]) < num_layers:
                 yield f"'{name}' names no layers of the model, which are 0 to {num_layers - 1}"
@@ -140,6 +155,8 @@ def tuned_blocks(blocks: Mapping[str, Block], form: TunedForm) -> dict[str, Bloc
 def _layer(name: str, block: Block, form: TunedForm) -> Block:
     freeze = (*form.freeze, *(["layers"] if name.removeprefix(BOTTOM).startswith(FROZEN) else []))
     block = replace(_with_frozen(block, freeze, "layers"), name=name, asks=not name.startswith(BOTTOM))
+    if form.packs:
+        block = replace(block, packed=tuple(weight for weight in block.frozen if weight in LINEAR_WEIGHTS))
     return with_adapters(block, form.adapters) if form.adapters else block
 
 

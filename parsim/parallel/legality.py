@@ -23,7 +23,7 @@ from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
-from parsim.parallel.tuning_faults import adapter_parts, frozen_stages
+from parsim.parallel.tuning_faults import adapter_parts, frozen_stages, packed_weights
 
 POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
 DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
@@ -357,6 +357,7 @@ RULES: Final = (
     Rule("precision", ("precision",), _precision),
     Rule("tensor parallelism", ("tensor_parallel",), _of_model(sharding_faults.tensor)),
     Rule("adapters", ("tensor_parallel",), _of_model(adapter_parts)),
+    Rule("quantized weights", ("zero_stage",), _of_model(packed_weights)),
     Rule("layers", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _layers),
     Rule("frozen stages", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _frozen_stages, after="layers"),
     Rule("recomputed ops", _AGAIN, _recompute_faults),

@@ -60,6 +60,13 @@ def frozen_stages(plan: Plan, model: ModelSpec, stack: Stack | None) -> Iterator
         yield PlanFault("pipeline_parallel", message, "Freeze less, or set pipeline_parallel = 1")
 
 
+def packed_weights(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
+    """ZeRO shards no weights in 4 bits."""
+    if model.tuning.quantization and plan.zero_stage == 3:
+        message = f"zero_stage = 3 shards weights, but quantization = {model.tuning.quantization} keeps them whole"
+        yield PlanFault("zero_stage", message, "Legal: 0, 1, 2")
+
+
 def adapter_parts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
     """Tensor parallelism cuts adapters along their rank, and the stream's width where they leave it."""
     for name, extent in (("lora_rank", model.tuning.lora_rank), ("hidden_size", model.hidden_size if model.tuning.lora_rank else 0)):

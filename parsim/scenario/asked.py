@@ -134,6 +134,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "freeze": "frozen frozen_layers freeze_layers freeze_modules freeze_backbone",
         "lora_rank": "r lora_r lora_dim adapter_dim",
         "lora_alpha": "alpha",
+        "quantization": "quantize_base bnb_4bit_quant_type quant_type",
+        "double_quantization": "bnb_4bit_use_double_quant double_quant use_double_quant",
         "lora_dropout": "adapter_dropout",
         "lora_targets": "target_modules lora_target_modules lora_target lora_attn_modules",
     },
@@ -155,7 +157,9 @@ SAID: Final[Mapping[str, str]] = {
     "of adapters those of LoRA are built, for all plans: tuning: {lora_rank: 16, lora_targets: all-linear}": (
         "dora* peft* adapter adapters adapter_type lora qlora"
     ),
-    "quantized weights are not built": "quantiz* quantis* load_in_4bit load_in_8bit bnb*",
+    "of quantized weights a frozen base in nf4 is built, for all plans: tuning: {lora_rank: 16, quantization: nf4}": (
+        "quantized* quantised* load_in_4bit load_in_8bit bnb*"
+    ),
     "inference is not built: only training steps are predicted": (
         "mode inference* serving* prompt* output_length output_len max_new_tokens generation* decode decode_len* decode_tokens decoding* "
         "prefill* kv_cache* use_cache num_requests concurrency max_batch_size input_length input_len"

@@ -296,6 +296,11 @@ def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[P
         known = ", ".join(accelerator.peak_flops_per_s)
         yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{missing}'; it multiplies: {known}"
     model = parts.model
+    if model is not None and model.tuning.quantization and batch.recipe.narrows:
+        yield (
+            ("tuning", "quantization"),
+            f"{model.tuning.quantization} is not built beside dtype = {batch.dtype}, which multiplies in 8 or 4 bits",
+        )
     if model is not None and (wrong := legality.bf16_layers_fault(model, batch, of_plans)):
         yield ("batch", wrong.field), str(wrong)
     if model is not None and (fault := model.sequence_fault(batch.sequence_length)):

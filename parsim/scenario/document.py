@@ -122,11 +122,16 @@ class TuningSection(Section):
         lambda: [ALL], f"the linear layers of a layer that have one: {ALL}, {', '.join(TARGETS)}; linear_* share their first matrix"
     )
 
+    quantization: Literal["nf4"] | None = Field(
+        None, description="what frozen linear layers of layers are kept in (QLoRA); as all else where left out"
+    )
+    double_quantization: bool = Field(False, description="whether the scales of these are quantized, too")
+
     def build(self) -> Tuning:
         """What it says."""
         adapts = self.lora_rank > 0
         freeze = self.freeze or ([BASE] if adapts else [])
-        found = Tuning(tuple(dict.fromkeys(freeze)))
+        found = Tuning(tuple(dict.fromkeys(freeze)), quantization=self.quantization or "", double_quantization=self.double_quantization)
         if not adapts:
             return found
         alpha, targets = self.lora_alpha or float(self.lora_rank), each_target(self.lora_targets)

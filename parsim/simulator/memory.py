@@ -10,7 +10,7 @@ import numpy as np
 from parsim.cost.buckets import Held, Role, lasting_elements, lasting_parts, lasting_weights, num_bytes, weight_elements
 from parsim.cost.count import host_gradient_bytes, host_state_bytes, state_bytes
 from parsim.cost.workload import Workload
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, PACKED, QUANTISED
 from parsim.simulator.program import Program, one
 from parsim.step.finish import NORM
 from parsim.step.step import Segment
@@ -77,6 +77,7 @@ def lasting_bytes(workload: Workload, name: str) -> int:
         "gradients": sizes.itemsize_bytes[GRADIENT],
         "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
+        "packed": sizes.itemsize_bytes.get(PACKED, 0),
         "quantised": sizes.itemsize_bytes.get(QUANTISED, 0),
         "scales": sizes.itemsize_bytes[FLOAT32],
     }

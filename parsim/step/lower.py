@@ -25,6 +25,7 @@ from parsim.step.chunked import PassesInChunks, in_chunks
 from parsim.step.finish import finish
 from parsim.step.gradient import KernelCall
 from parsim.step.liveness import operands_named, saved_for, with_frees
+from parsim.step.packed import with_wide
 from parsim.step.place import Placer
 from parsim.step.quantise import LinearWeight, in_narrow, linear_weights
 from parsim.step.recompute import before_use, checkpoint, full
@@ -140,6 +141,7 @@ def _placement(name: str, switches: _Switches) -> Segment:
     if x:
         placer.known["x"] = x
     placer.know(linear)
+    placer.packed = frozenset(_calls(name, switches.kernels).block.packed)
     forward = with_turns(placer.place(forward_calls), switches.ring)
     y = placer.known[block.output] if block.output else None
     d_y = Operand("d_y", y.sharding, COMPUTE) if y and backward_calls else None
@@ -173,6 +175,8 @@ def _all_trained(name: str, switches: _Switches) -> Segment:
 def _calls(name: str, kernels: _Kernels) -> _Calls:
     block = blocks_of(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT).removeprefix(WIDE)]
     forward, backward, gradient_of_x = _passes(block, kernels)
+    if block.packed:
+        forward, backward = [*with_wide(forward, block.packed, "@wide")], [*with_wide(backward, block.packed, "@wide_again")]
     linear = linear_weights(forward, [name for name in block.weights if not is_adapter(name)]) if kernels.narrows else {}
     if kernels.narrows:
         fused = "norm_gemm" in kernels.fusions
@@ -213,7 +217,9 @@ def _weight(
     owner, copy_of = (block.name, origin) if switches.ends_apart or not origin else (origin, "")
     narrows = switches.kernels.narrows
     square = narrows.square if narrows and narrow_rows else 0
-    return Weight(name, placer.known[name].sharding, partial, group, initial, owner, copy_of, square, narrow_rows, trained)
+    return Weight(
+        name, placer.known[name].sharding, partial, group, initial, owner, copy_of, square, narrow_rows, trained, name in block.packed
+    )
 
 
 def _with_lives(bare: Segment, parts: set[str]) -> Segment:

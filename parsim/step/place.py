@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from parsim.errors import PlanError
-from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKENS
+from parsim.model.dims import COMPUTE, GRADIENT, PACKED, QUANTISED, TOKENS
 from parsim.model.op import Dims
 from parsim.parallel.dimensions import DENSE, EXPERT, OUTSIDE, axes_of, view_of
 from parsim.parallel.dimensions import axes as mesh_axes
@@ -34,6 +34,7 @@ class Placer(Struct):
     axes: tuple[str, ...]  # that are on
     beside: tuple[str, ...] = ()  # the axes whose collectives may run beside compute
     known: dict[str, Operand] = field(default_factory=dict)
+    packed: frozenset[str] = frozenset()  # weights that are stored in 4 bits
 
     def know(self, weights: Mapping[str, LinearWeight]) -> None:
         """Where weights lie, and their narrow layouts with them, which no call may have made."""
@@ -68,7 +69,7 @@ class Placer(Struct):
     def operand(self, name: str, dims: Dims) -> Operand:
         """The buffer that bears `name`, seen under these dims; one not met before lies where the rules put it (a weight)."""
         if name not in self.known:
-            self.known[name] = Operand(name, Sharding.of(dims, self.rules), COMPUTE)
+            self.known[name] = Operand(name, Sharding.of(dims, self.rules), PACKED if name in self.packed else COMPUTE)
         found = self.known[name]
         return found if found.dims == dims else replace(found, sharding=found.sharding.with_dims(dims))
 

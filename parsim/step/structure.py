@@ -196,9 +196,14 @@ class Structure(Struct, frozen=True):
 
     @property
     def lasting_layouts(self) -> tuple[str, ...]:
-        """In which layouts they last; in ZeRO 3 in what forward multiplies, of which backward makes the other."""
-        how = self.lasting_narrow
-        return () if how is None else how.layouts[-1:] if self.zero_stage >= 3 else how.layouts
+        """In which layouts they last; in ZeRO 3, and alone beside adapters, in what forward multiplies, of which backward makes the other.
+
+        Source of the latter: mlcommons/training_results_v4.0, NVIDIA/benchmarks/llama2_70b_lora, and NVIDIA-NeMo/Megatron-Bridge,
+        src/megatron/bridge/perf_recipes/llama (LoRA): disable_parameter_transpose_cache.
+        """
+        how, tuned = self.lasting_narrow, self.architecture.tuned
+        makes_other = self.zero_stage >= 3 or (self.narrow_alone and tuned is not None and tuned.adapters is not None)
+        return () if how is None else how.layouts[-1:] if makes_other else how.layouts
 
     @property
     def narrow_alone(self) -> bool:
@@ -209,6 +214,11 @@ class Structure(Struct, frozen=True):
     def tells_weights_apart(self) -> bool:
         """Whether some weights have no buffer in a role in which others have one."""
         return self.narrow_alone or self.architecture.tuned is not None
+
+    @property
+    def packs(self) -> bool:
+        """Whether some weights are kept in 4 bits."""
+        return self.architecture.tuned is not None and self.architecture.tuned.packs
 
     @property
     def casts_shards(self) -> bool:

@@ -52,6 +52,7 @@ class Weight(Struct, frozen=True):
     narrow_block: int = 0  # elements along either side of a block of such a matrix that shares a scale; 0: all of it
     narrow_rows: int = 0  # of one that lasts in a narrow format, too, to be multiplied: its first dims, which are the input's
     trained: bool = True  # else it has no gradient, and no states of an optimizer
+    packed: bool = False  # kept in 4 bits
 
     @property
     def lasting(self) -> tuple[str, ...]:

@@ -58,11 +58,13 @@ def by_hand(job: Job) -> Expected | None:
     each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) * (not structure.frees_gradients) + copies + states_of(job.itemsize(MASTER))
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(g.size for g in gradients.values()) + scalars
-    lasting += job.itemsize(COMPUTE) * sum(weight.size for weight in frozen.values())
+    for name, weight in frozen.items():  # in 4 bits the matrices of layers
+        in_4_bits = job.spec.tuning.quantization and name.startswith("layer") and name.endswith(".weight")
+        lasting += weight.size * (job.spec.tuning.packed_bytes if in_4_bits else job.itemsize(COMPUTE))
     lasting += 2 * 4 * sum(each.size for each in steers.values())  # biases that steer choices, and counts of these
     if structure.narrows and not structure.narrows.by_row:  # the layouts of what linear layers multiply, made once a step
         count = sum(run.weights[name].size for name in run.weights if run.is_narrow_matrix(name))
-        lasting += len(structure.narrows.layouts) * (job.itemsize(QUANTISED) * count)
+        lasting += len(structure.lasting_layouts) * (job.itemsize(QUANTISED) * count)
         lasting -= job.itemsize(COMPUTE) * count * structure.narrow_alone
         frozen = {name: weight for name, weight in frozen.items() if not (structure.narrow_alone and run.is_narrow_matrix(name))}
     return Expected(run.loss, gradients, frozen | updated | steers, lasting)

@@ -195,6 +195,7 @@ ROOM = {
     "everyday commands that import and ask less": 45,
     "kinds of Hugging Face configs, a file each; what Gemma and Qwen1.5-MoE have beside Llama": 645,
     "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 660,
+    "weights that are not trained, adapters, a base in 4 bits": 717,
 }
 
 

@@ -15,7 +15,7 @@ from parsim.model import adapters
 from parsim.model.adapters import ALL, each_target
 from parsim.model.parameters import model_flops_per_token, num_parameters, num_trained_parameters
 from parsim.model.tuning import BASE, Tuning
-from parsim.parallel.plan import Plan
+from parsim.parallel.plan import Batch, Plan
 from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
 from parsim.step import lower
@@ -37,6 +37,7 @@ ADAPTED = {
     "by projection": Tuning((BASE,), 4, 8.0, 0.1, _OF_ALL),
     "fused": Tuning((BASE,), 4, 2.0, 0.0, ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")),
 }
+PACKED = replace(ADAPTED["by projection"], quantization="nf4", double_quantization=True)
 ADAPTERS = [
     tiered((names, tuning), f"{'+'.join(names)}-{tuning}", slow=len(names) > 1 or (place + number) % 3 > 0)
     for place, names in enumerate(feature_sets(2))
@@ -47,6 +48,8 @@ OTHERS: dict[str, tuple[object, Tuning, Plan]] = {
     "the head alone, recomputed": (replace(GPT, tied_embedding=False), Tuning(("embedding", "layers")), Plan(recompute="full")),
     "a stage that is frozen": (replace(GPT, tied_embedding=False), Tuning(("head", "layers 2..3")), Plan(pipeline_parallel=2)),
     "a gated MLP": (LLAMA, ADAPTED["fused"], Plan(tensor_parallel=2, sequence_parallel=True, data_parallel=2, zero_stage=1)),
+    "in 4 bits": (LLAMA, PACKED, Plan(data_parallel=2, zero_stage=2, tensor_parallel=2, recompute="full")),
+    "in 4 bits, split backwards": (LLAMA, PACKED, Plan(pipeline_parallel=2, schedule="zero_bubble_h1")),
     "experts": (replace(MOE, tied_embedding=False), Tuning(("mlp", "embedding")), Plan(data_parallel=2, expert_parallel=2, zero_stage=2)),
 }
 
@@ -65,6 +68,19 @@ def test_frozen_weights_keep_the_contract_beside_every_feature(case: tuple[tuple
 def test_adapters_do(case: tuple[tuple[str, ...], str]) -> None:
     toy, plan = with_features(case[0], STACKS[2])
     assert not failed(replace(toy, model=replace(toy.model, tuning=ADAPTED[case[1]])), plan)
+
+
+def test_a_frozen_base_in_8_bits_alone_lasts_in_one_layout_and_is_quantised_in_one() -> None:
+    stack = replace(STACKS[0], narrow_parameters=("fp8_delayed",))
+    toy = scenario(model=replace(LLAMA, tuning=ADAPTED["fused"]), stack=stack, batch=Batch(8, 8, "fp8_delayed"))
+    plan = Plan(tensor_parallel=2, sequence_parallel=True, data_parallel=2, zero_stage=1)
+    assert not failed(toy, plan)
+    layer = lower.lower(Structure.of(toy.model, toy.batch, Plan(), toy.stack)).segments["layer"]
+    kept = {operand.name for operand in layer.kept[Phase.F]}
+    assert not [name for name in kept if name.endswith(("@row", "@col"))]  # no gradient of a weight reads them
+    packed = 4 * (2 * 12 * 16 + 2 * 12 * 8 + 3 * 12 * 16)  # of 4 layers: q and out, k and v, three of the MLP
+    held = estimate(toy, Plan()).memory_bytes[0]["parameters"]
+    assert held == packed + 2 * (num_parameters(toy.model) - packed + 4 * 12)  # a byte each; the vocabulary padded to 64
 
 
 @pytest.mark.parametrize("case", OTHERS)
@@ -114,6 +130,24 @@ def test_adapters_of_llama_2_70b_have_the_parameters_that_their_widths_give() ->
     assert num_trained_parameters(model) == 80 * (of_qkv + of_proj)
     by_itself = replace(model, tuning=replace(model.tuning, lora_targets=("q_proj", "k_proj", "v_proj", "o_proj")))
     assert num_trained_parameters(by_itself) == num_trained_parameters(model) + 80 * 2 * 16 * 8192
+
+
+@pytest.mark.parametrize(("double", "bits"), [(False, 4.5), (True, 4.127)])  # Dettmers et al. 2023 (arXiv:2305.14314), section 3
+def test_linear_layers_in_4_bits_weigh_what_their_paper_says(double: bool, bits: float) -> None:
+    model = replace(read("models", "llama2-7b"), tuning=replace(PACKED, double_quantization=double, lora_rank=16))
+    toy = scenario(model=model, batch=Batch(1, 64, "bf16_pure"))
+    packed, norms, tables = 32 * (4 * 4096**2 + 3 * 4096 * 11008), 65 * 4096, 2 * 32000 * 4096
+    expected = packed * bits / 8 + 2 * (norms + tables + num_trained_parameters(model))
+    assert estimate(toy, Plan()).memory_bytes[0]["parameters"] == pytest.approx(expected, rel=1e-4)  # of 0.127 more digits
+
+
+def test_matrices_in_4_bits_become_wide_before_each_use_and_not_for_longer() -> None:
+    toy = scenario(model=replace(LLAMA, tuning=PACKED))
+    layer = lower.lower(Structure.of(toy.model, toy.batch, Plan(), toy.stack)).segments["layer"]
+    for phase in (Phase.F, Phase.B):
+        made = [task.name for task in layer.phases[phase] if task.name.endswith(".dequantise")]
+        assert len(made) == len(set(made)) == 7
+    assert not [operand.name for operand in layer.kept[Phase.F] if "@wide" in operand.name]
 
 
 def test_adapters_send_what_their_layers_are_cut_by() -> None:
@@ -167,6 +201,8 @@ def test_verify_notices_an_adapter_that_is_not_scaled(monkeypatch: pytest.Monkey
         ({"lora_rank": 4, "lora_targets": ["q_proj", "linear_qkv"]}, {}, "q_proj and linear_qkv name one linear layer"),
         ({"lora_rank": 4, "lora_targets": "gate_proj"}, {}, "has no gate_proj"),
         ({"lora_rank": 4, "freeze": "embedding"}, {}, "goes with adapters as base alone"),
+        ({"quantization": "nf4", "freeze": "layers"}, {}, "is of what adapters stand beside; give lora_rank"),
+        ({"lora_rank": 4, "quantization": "nf4"}, {"zero_stage": 3}, "keeps them whole"),
         ({"lora_rank": 3}, {"tensor_parallel": 2}, "does not divide lora_rank = 3"),
         ({"lora_rank": 4, "lora_target": "attention"}, {}, r"did you mean 'lora_targets'"),
     ],

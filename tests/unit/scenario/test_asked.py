@@ -110,7 +110,7 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ("model", ("n_shared_experts",), "give the width together: shared_ffn_hidden_size"),
         ("model", ("norm_topk_prob", "moe_router_load_balancing_type"), "routers are said by gates"),
         ("plans", ("lora", "peft"), "of adapters those of LoRA are built"),
-        ("plans", ("quantization", "load_in_4bit"), "quantized weights are not built"),
+        ("plans", ("load_in_4bit", "bnb_config"), "a frozen base in nf4 is built"),
         ("batch", ("mode", "prompt_length", "output_length", "max_new_tokens"), "inference is not built"),
         ("training", ("train_iters", "max_steps"), "give training.total_tokens: steps x global_batch x sequence_length"),
         ("training", ("cost_per_hour", "price"), "give it as cluster.price_per_device_hour"),

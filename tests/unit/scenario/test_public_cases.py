@@ -64,7 +64,7 @@ SENTENCES = {
     "geglu.yaml": ("model.parallel_attention: unknown key (did you mean 'parallel_block'?)",),
     "infer.yaml": ("inference is not built: only training steps are predicted",),
     "kvtp.yaml": ("tensor_parallel = 8 does not divide num_heads = 28",),
-    "lora.yaml": ("give it as tuning.lora_rank", "quantized weights are not built", "give it as tuning.freeze"),
+    "lora.yaml": ("give it as tuning.lora_rank", "give it as tuning.quantization", "give it as tuning.freeze"),
     "mixed.yaml": ("mixed nodes are not built",),
     "moe.yaml": ("model.top_k: unknown key (did you mean 'experts_per_token'?)",),
 }
