@@ -313,7 +313,8 @@ def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[P
 
 def batch_faults(scenario: Scenario) -> Iterator[tuple[Place, str]]:
     """The same of a scenario that is there, each with its place."""
-    return _batch(_Parts(scenario.model, scenario.cluster.node, batch=scenario.batch, stack=scenario.stack), scenario.batch)
+    parts = _Parts(scenario.model, scenario.cluster.node, batch=scenario.batch, stack=scenario.stack)
+    return _batch(parts, scenario.batch, [plan.precision for plan in scenario.plans.values() if plan.precision])
 
 
 def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterator[tuple[Place, str]]:
