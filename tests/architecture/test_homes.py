@@ -186,7 +186,7 @@ ROOM = {
     "two micro_batches at once, so that exchanges of experts hide behind kernels": 680,
     "gradients that go with their update": 95,
     "kinds of Hugging Face configs, a file each; what Gemma and Qwen1.5-MoE have beside Llama": 645,
-    "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 660,
+    "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 670,
 }
 
 
