@@ -221,7 +221,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return "qk_norm_by_head = true goes with qk_norm = true and qk_norm_weights = true"
         if self.tied_norm and not self.parallel_block:
             return "tied_norm = true goes with parallel_block = true"
-        unbuilt = ("norm_last", "norm_after", "sandwich_norm", "kv_lora_rank", "num_experts")
+        unbuilt = ("norm_last", "norm_after", "sandwich_norm", "kv_lora_rank", "num_experts", "mtp_layers")
         if self.parallel_block and (found := next((name for name in unbuilt if getattr(self, name)), "")):
             return f"parallel_block = true is not built with {found}; leave one out"
         if (self.head_bias or self.logit_scale != 1.0) and (self.head != "next_token" or self.mtp_layers):

@@ -192,6 +192,7 @@ ROOM = {
     "blocks of experts that ranks share, gradients that two read, weight gradients of pairs apart, gates that are checked": 140,
     "everyday commands that import and ask less": 45,
     "weights that are not trained, adapters, a base in 4 bits": 717,
+    "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 670,
 }
 
 
