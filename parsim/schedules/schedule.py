@@ -20,9 +20,7 @@ class Schedule:
     # Rounds of p micro_batches, a legal number, that show every memory state and how the order goes on; None: no steady state.
     steady_rounds: int | None = None
     phases: tuple[Phase, ...] = WHOLE  # what a stage does with a micro_batch, in order
-    weights_apart: bool = (
-        False  # whether pairs run weight gradients of a whole backward behind the exchange of experts that is issued first
-    )
+    weights_apart: bool = False  # whether pairs run weight gradients of a whole backward behind exchanges of experts
     needs_experts: bool = False  # whether it is there to hide their exchanges, and runs nothing else
     num_copies: int = 1  # of the model: their stages are numbered one copy after the other, and each runs its share of the micro_batches
 
