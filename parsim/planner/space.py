@@ -30,6 +30,7 @@ AnySpace: TypeAlias = str | Mapping[str, object] | PlanSpace | None
 _STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
 _INNER: Final = ("tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")  # leave the rest of the devices to data_parallel
 _SAME: Final = "the same plan"
+OTHERS_FAIL: Final = "What other rules leave fails: "
 
 
 class Rejected(Struct, frozen=True):
@@ -80,7 +81,7 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     asked = {name: each for name, each in scenario.plans.items() if not runnable or not reasons(each, scenario.model, scenario.stack)}
     found = _each_once(grid, asked, facts)
     if not found.plans.num_plans:
-        raise PlanError("no legal plan in this space", remedy=f"What other rules leave fails: {found.nothing_legal}")
+        raise PlanError("no legal plan in this space", remedy=f"{OTHERS_FAIL}{found.nothing_legal}")
     return found
 
 
