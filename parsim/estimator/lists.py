@@ -57,14 +57,14 @@ class Measures(Struct, frozen=True, eq=False):
     """Courses and lives of the lists of one Step, for all plans that share it; each is taken once."""
 
     prices: Prices
-    _courses: dict[object, tuple[Run, Course]] = field(default_factory=dict)  # by the identities of tasks, which are kept
+    _courses: dict[object, tuple[Run, Course]] = field(default_factory=dict)  # by the identity of a list, which is kept
     _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict)
     _traffics: dict[object, tuple[Tasks, _Traffic]] = field(default_factory=dict)
     _least: dict[object, tuple[Tasks, Ints]] = field(default_factory=dict)
 
     def course(self, run: Run, state: Crossing) -> Course:
         """A list walked once from each entry of the state alone, and from rest."""
-        key = (*map(id, run.tasks), *map(id, run.before), state)
+        key = id(run.tasks), id(run.before), state
         if key not in self._courses:
             self._courses[key] = run, self._course(run, state)
         return self._courses[key][1]
@@ -88,7 +88,7 @@ class Measures(Struct, frozen=True, eq=False):
 
     def least_ps(self, tasks: Tasks) -> Ints:
         """Picoseconds that a list takes at least: from rest, and if nothing beside compute made it longer."""
-        key = tuple(map(id, tasks))
+        key = id(tasks)
         if key not in self._least:
             streams = Streams(self.prices.sizes.zero, "compute")
             for task in tasks:
@@ -105,14 +105,14 @@ class Measures(Struct, frozen=True, eq=False):
         return Crossing(streams, tuple(read))
 
     def _traffic_of(self, tasks: Tasks) -> _Traffic:
-        key = tuple(map(id, tasks))
+        key = id(tasks)
         if key not in self._traffics:
             self._traffics[key] = tasks, _traffic(tasks)
         return self._traffics[key][1]
 
     def lives(self, run: Run) -> Lives:
         """The memory of a list."""
-        key = tuple(map(id, run.tasks))
+        key = id(run.tasks)
         if key not in self._lives:
             self._lives[key] = run.tasks, _lives(run.tasks, run.segment.known, self.prices.sizes)
         return self._lives[key][1]

@@ -204,11 +204,13 @@ def _world(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
         yield PlanFault("data_parallel", message, f"Set data_parallel = {num_devices // inner}, or leave it out")
 
 
-def _pipeline(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
-    ranks, chunks = plan.pipeline_parallel, plan.virtual_pipeline
-    if chunks > 1 and ranks == 1:
+def _chunks(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    if plan.virtual_pipeline > 1 and plan.pipeline_parallel == 1:
         message = f"virtual_pipeline = {plan.virtual_pipeline} needs a pipeline, but pipeline_parallel = 1"
         yield PlanFault("virtual_pipeline", message, "Set pipeline_parallel above 1, or virtual_pipeline = 1")
+
+
+def _pipeline(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     if fault := schedule_fault(plan):
         yield fault
 
@@ -344,6 +346,7 @@ VALUES: Final = (
     Rule("dimensions", ("dimensions",), _of_plan(sharding_faults.unknown_dimensions)),
 )
 RULES: Final = (
+    Rule("virtual pipeline", _PIPELINE[:2], _chunks),
     Rule("pipeline", _PIPELINE, _pipeline),
     Rule("ZeRO", ("zero_stage", "gradient_sync", "reshard_after_forward", "pipeline_parallel", "schedule"), _of_plan(sharding_faults.zero)),
     Rule("pairs", ("schedule", "virtual_pipeline", "expert_parallel", *_PAIRED), _of_plan(sharding_faults.pairs)),

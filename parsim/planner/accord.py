@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -128,6 +128,31 @@ def split_of(plan: Plan, num_layers: int) -> tuple[int, ...] | None:
     more = sorted(range(plan.num_stages), key=less.__getitem__)[:rest]  # the stages in the middle hold what remains
     layers = [each + (stage in more) - lacking for stage, lacking in enumerate(less)]
     return tuple(layers) if plan.num_stages > 1 and min(layers) >= 1 and len(set(layers)) > 1 else None
+
+
+def some_chunks(num_layers: int, scheduled: Sequence[Any]) -> Iterator[Filter]:
+    """Which numbers of chunks a rank are tried: even ones; of a schedule that has none on so many ranks, for each size of the largest chunk
+    the fewest.  More of them send more, and fill a pipeline no sooner.
+
+    `scheduled`: the schedules that are tried; none: the one that follows from the chunks.
+    """
+    # What no schedule has goes before there are schedules.
+    yield Filter(
+        "chunks", _STAGES, lambda plan: min((_no_chunks(replace(plan, schedule=each), num_layers) for each in scheduled), default="")
+    )
+    yield Filter("chunks", (*_STAGES, "schedule"), lambda plan: _no_chunks(plan, num_layers))
+
+
+def _no_chunks(plan: Plan, num_layers: int) -> str:
+    chunks, ranks = plan.virtual_pipeline, plan.pipeline_parallel
+    if 1 in (chunks, ranks) or num_layers % plan.num_stages == 0:
+        return ""
+    runs = [each for each in range(2, num_layers // ranks + 1) if schedules.fault(plan.schedule, ranks, each) is None]
+    if any(num_layers % (ranks * each) == 0 for each in runs):
+        return "of its own accord the planner interleaves even chunks, where a schedule has some"
+    largest = -(-num_layers // plan.num_stages)
+    fewer = any(each < chunks and -(-num_layers // (ranks * each)) == largest for each in runs)
+    return "of its own accord the planner tries no more chunks where the largest is no smaller" if fewer else ""
 
 
 def no_pipeline(values: Sequence[object]) -> Iterator[Filter]:

@@ -163,8 +163,13 @@ def _runs_alike(pair: tuple[AnySchedule, AnySchedule], num_ranks: int, chunks: i
     faults = [bool(schedules.fault(each, num_ranks, chunks, count)) for each in pair]
     if any(faults):
         return all(faults)
-    phases = [((found := schedules.find(each, num_ranks)).phases, found.weights_apart) for each in pair]
+    found = [schedules.find(each, num_ranks) for each in pair]
+    shown = [each.steady_rounds for each in found]
+    few = num_ranks * max(each or count for each in shown)
+    if few < count and not _runs_alike(pair, num_ranks, chunks, few):  # how an order goes on, few rounds show
+        return False
     by_rank = ([_actions(each, rank, num_ranks, chunks, count) for each in pair] for rank in range(num_ranks))
+    phases = [(each.phases, each.weights_apart) for each in found]
     return phases[0] == phases[1] and all(np.array_equal(*each) for two in by_rank for each in zip(*two, strict=True))
 
 

@@ -22,7 +22,7 @@ from parsim.planner.accord import AUTO, values_of
 from parsim.planner.constraints import figure, sieve_of
 from parsim.planner.front import on_nodes
 from parsim.planner.search import plan
-from parsim.planner.space import AnySpace, space_named
+from parsim.planner.space import OTHERS_FAIL, AnySpace, space_named
 from parsim.units import percent
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Sized(Struct, frozen=True):
     num_nodes: int
     best: Estimate | None
     training: WholeTraining | None
+    why: str = ""  # there is none: a few words, and behind a colon what stands in the way
 
     @property
     def time_s(self) -> float:
@@ -63,7 +64,9 @@ class Sizing(Plain, frozen=True):
     def _record(self, row: Sized) -> dict[str, object]:
         place = {"num_devices": row.num_devices, "num_nodes": row.num_nodes, "answer": row == self.answer}
         step = {"step_s": row.best.step_s if row.best else None, "scaling": self.efficiency(row)}
-        return {**place, **step, **(asdict(row.training) if row.training else {}), **(flat(row.best.plan.to_dict()) if row.best else {})}
+        why = {"why_none": row.why} if any(each.why for each in self.rows) else {}
+        training, chosen = asdict(row.training) if row.training else {}, flat(row.best.plan.to_dict()) if row.best else {}
+        return {**place, **step, **why, **training, **chosen}
 
     def cells(self) -> list[dict[str, str]]:
         """The same as `parsim size` shows it."""
@@ -74,7 +77,7 @@ class Sizing(Plain, frozen=True):
         if row.best and scaling is not None:
             step = units.format(row.best.step_s, "s", digits=4)
             figures |= {"step": step, **columns(row.training), "scaling": percent(scaling)}
-        return {**figures, "plan": short(row.best.plan) if row.best else "no legal plan fits", "": "<" if row == self.answer else ""}
+        return {**figures, "plan": short(row.best.plan) if row.best else row.why.partition(":")[0], "": "<" if row == self.answer else ""}
 
     def efficiency(self, row: Sized) -> float | None:
         """Tokens a second and device over those of the number that uses its devices best; None where no plan fits."""
@@ -178,12 +181,17 @@ class _Search(Struct):
     def _at(self, num_nodes: int) -> Sized:
         scenario = on_nodes(self.scenario, num_nodes)
         try:
-            rows = plan(scenario, top=1, contention=False, **self.options).rows
+            ranking = plan(scenario, top=1, contention=False, **self.options)
         except PlanError as error:  # no plan is legal on so many
             self.refused[num_nodes] = error
-            rows = ()
-        best = rows[0] if rows else None
-        return Sized(scenario.cluster.num_devices, num_nodes, best, whole_training(scenario, best) if best else None)
+            why = f"no plan is legal: {str(error.remedy).removeprefix(OTHERS_FAIL)}"
+            return Sized(scenario.cluster.num_devices, num_nodes, None, None, why)
+        if ranking.rows:
+            best = ranking.rows[0]
+            return Sized(scenario.cluster.num_devices, num_nodes, best, whole_training(scenario, best))
+        cuts = ", ".join(cut.limit for cut in ranking.cuts if cut.count)
+        why = f"no plan fits the memory: {ranking.nearest.shortage}" if ranking.nearest else f"no plan is within the limits: {cuts}"
+        return Sized(scenario.cluster.num_devices, num_nodes, None, None, why)
 
     def first(self, numbers: Sequence[int], good: Callable[[Sized], bool]) -> None:
         """Look for the first that is good: octaves up to one that is, or to the last, and then every number below, in order."""

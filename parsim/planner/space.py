@@ -6,7 +6,7 @@ Global batch and sequence length are convergence settings: they are the scenario
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from msgspec import Struct, field
@@ -18,7 +18,7 @@ from parsim.parallel.legality import RULES, Facts, value_faults
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import NUMBERS, Plans, codes_of
 from parsim.parallel.stack_limits import FIELDS, reasons
-from parsim.planner.accord import AUTO, DEFAULTS, FewerLayers, Filter, default_axes, no_gain, no_pipeline, split_of, values_of
+from parsim.planner.accord import AUTO, DEFAULTS, FewerLayers, Filter, default_axes, no_gain, no_pipeline, some_chunks, split_of, values_of
 from parsim.planner.canonical import FORMS, Form, canonical
 from parsim.scenario import PlanSpace
 
@@ -30,6 +30,7 @@ AnySpace: TypeAlias = str | Mapping[str, object] | PlanSpace | None
 _STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
 _INNER: Final = ("tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")  # leave the rest of the devices to data_parallel
 _SAME: Final = "the same plan"
+OTHERS_FAIL: Final = "What other rules leave fails: "
 
 
 class Rejected(Struct, frozen=True):
@@ -73,14 +74,15 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     order = [name for name in axes if name not in ("data_parallel", "schedule")] + ["schedule"] * ("schedule" in values)
     facts = scenario.facts
     accord = [*no_gain(scenario)] if space is None else [*no_pipeline(values.get("schedule", ()))]
-    grid = _Grid(scenario, values, [*_filters(scenario, axes, facts, runnable=runnable or space is None), *accord, *_same(facts, values)])
+    rules = _filters(scenario, axes, values.get("schedule", ()), facts, runnable=runnable or space is None)
+    grid = _Grid(scenario, values, [*rules, *accord, *_same(facts, values)])
     for name in sorted(order, key=lambda name: len(values[name]) != 1):  # those of one value first: rules act the sooner
         grid.expand(name)
     asked = {name: scenario.legal_plan(name) for name in scenario.plans}
     asked = {name: each for name, each in asked.items() if not runnable or not reasons(each, scenario.model, scenario.stack)}
     found = _each_once(grid, asked, facts)
     if not found.plans.num_plans:
-        raise PlanError("no legal plan in this space", remedy=f"What other rules leave fails: {found.nothing_legal}")
+        raise PlanError("no legal plan in this space", remedy=f"{OTHERS_FAIL}{found.nothing_legal}")
     return found
 
 
@@ -122,16 +124,17 @@ def _legal(name: str, values: Sequence[object]) -> Sequence[object]:
     return values
 
 
-def _filters(scenario: Scenario, axes: Mapping[str, Sequence[object]], facts: Facts, *, runnable: bool) -> Iterator[Filter]:
+def _filters(
+    scenario: Scenario, axes: Mapping[str, Sequence[object]], scheduled: Sequence[Any], facts: Facts, *, runnable: bool
+) -> Iterator[Filter]:
     if (stated := tuple(axes["data_parallel"])) != (AUTO,):
         yield Filter(
             "asked for", ("data_parallel",), lambda plan: "" if plan.data_parallel in stated else f"data_parallel is not in {stated}"
         )
-    if tuple(axes["virtual_pipeline"]) == (AUTO,):
-        layers, why = scenario.model.num_layers, "of its own accord the planner interleaves only even chunks"
-        yield Filter("even chunks", _STAGES, lambda plan: why if plan.virtual_pipeline > 1 and layers % plan.num_stages else "")
     for rule in RULES:
         yield Filter(rule.name, rule.reads, lambda plan, rule=rule: str(next(iter(rule.faults(plan, facts)), "")))  # type: ignore[misc]
+    if tuple(axes["virtual_pipeline"]) == (AUTO,):
+        yield from some_chunks(scenario.model.num_layers, scheduled)
     if runnable and scenario.stack.limits:
         model, stack = scenario.model, scenario.stack
         yield Filter("stack", FIELDS, lambda plan: next(iter(reasons(plan, model, stack)), ""))

@@ -10,19 +10,22 @@ from typing import Any, Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from parsim import units
+from parsim import catalog, units
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import Plan
+from parsim.parallel.precision import RECIPES
 from parsim.plain import csv_text
 from parsim.planner import Ranking, Remedies, Remedy, pareto, plan, remedies, smallest_cluster
+from parsim.planner.accord import AUTO, values_of
 from parsim.planner.bounded import Bounded
 from parsim.planner.constraints import HEADROOM, sieve_of
 from parsim.planner.contention import simulate_best, simulate_first
 from parsim.planner.front import landscape, on_nodes
+from parsim.planner.space import space_named
 from parsim.report import results as made
 from parsim.report.console import Output, log, log_files, patience, say, watch
 from parsim.report.files import folder, prepare, write
@@ -97,6 +100,8 @@ def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool
     document = made.ranking_document(scenario, ranking) | ({"nearest": mended.to_dict()} if mended else {})
     rows = made.ranking_table(document)
     output.show(document, rows, lambda: show_ranking(scenario, ranking))
+    if (space := space_named(scenario, asked.space)) and tuple(space.axes.get("precision", ())) == (AUTO,) and (why := _all_wide(scenario)):
+        log(why)
     if directory:
         from parsim.report.saved import save_plan
 
@@ -108,6 +113,20 @@ def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool
         names = ", ".join(_limits_broken(scenario, asked, ranking, beyond))
         log(f"no plan is within {names}; the best without: {short(beyond.plan)}, {line(scenario, beyond)}")
     return 0 if ranking.rows else 1
+
+
+def _all_wide(scenario: Scenario) -> str:
+    """Why precision: auto tries nothing of 8 or 4 bits; "" where it does."""
+    if any(RECIPES[str(name)].narrows for name in values_of("precision", scenario)):
+        return ""
+    device = scenario.cluster.node.accelerator
+    there = [name for name, recipe in RECIPES.items() if recipe.narrows and not recipe.without_peak(device.peak_flops_per_s)]
+    if not there:
+        return f"precision = auto finds nothing of 8 or 4 bits: {device.name} has no such peak"
+    others = [name for name in catalog.names("stacks") if {*there}.intersection(catalog.row("stacks", name).get("precisions", ()))]
+    known = f"trains in {', '.join(scenario.stack.precisions)}" if scenario.stack.precisions else "states none"
+    said = f"precision = auto finds nothing of 8 or 4 bits: stack {scenario.stack.name} {known}"
+    return f"{said}\n  Of the catalog's stacks these have it here: {', '.join(others)}."
 
 
 def _limits_broken(scenario: Scenario, asked: Question, ranking: Ranking, beyond: Estimate) -> list[str]:

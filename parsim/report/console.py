@@ -163,7 +163,7 @@ def patience(what: str, after_s: float = 0.7) -> Iterator[Callable[[float], None
     finally:
         ended.set()
     if told.is_set():
-        log(f" done in {monotonic() - begin:.0f} s")
+        log(f" 100 %, done in {monotonic() - begin:.0f} s")
 
 
 @contextmanager

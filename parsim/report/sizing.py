@@ -36,6 +36,7 @@ def _document(found: Sizing, row: Sized) -> dict[str, Any]:
     return {
         **{"num_devices": row.num_devices, "num_nodes": row.num_nodes, "answer": row == found.answer},
         "plan": plan_document(row.best.plan) if row.best else None,
+        "why_none": row.why or None,
         "step_s": row.best.step_s if row.best else None,
         "scaling": found.efficiency(row),
         "whole_training": asdict(row.training) if row.training else None,
@@ -52,6 +53,9 @@ def _show(scenario: Scenario, found: Sizing) -> None:
     say(f"{scenario.model.name} on {node.accelerator.name} ({node.name}{fabric}), {scenario.stack.name}{default}{tokens}")
     say(batch_line(scenario))
     show_table(found.cells(), left=("plan",))
+    for why in dict.fromkeys(row.why.partition(":")[0] for row in found.rows if row.why):
+        own = [row for row in found.rows if row.why.startswith(why)]
+        say(f"{why} on {', '.join(f'{row.num_devices:,}' for row in own)} devices; on {own[0].num_devices:,}{own[0].why.removeprefix(why)}")
     for each in sources(scenario):
         say(each)
     if (answer := found.answer) and answer.training:

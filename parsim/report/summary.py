@@ -166,10 +166,8 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
         say(f"ranked by {ranking.objective}")
     if ranking.contention:
         steps = enumerate(ranking.contention.alone_s, 1)
-        simulated = (
-            ", ".join(f"{place} (parsim run: {units.format(each, 's', digits=4)})" for place, each in steps if each is not None) or "none"
-        )
-        say(f"re-ranked by simulated contention of {simulated}")
+        simulated = [f"{place} (parsim run: {units.format(each, 's', digits=4)})" for place, each in steps if each is not None]
+        say(f"re-ranked by simulated contention of {', '.join(simulated)}" if simulated else "no step was simulated with contention")
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     _show_plans(ranking.rows, [{**row, "#": f"{row['#']}{_MARK if said[row['#']] else ''}"} for row in ranking.cells()])
     _show_why(ranking)

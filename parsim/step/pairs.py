@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.schedules.phase import Phase
 from parsim.step.liveness import with_frees
-from parsim.step.program import Run, pass_of, receive_tasks, section, send_tasks
+from parsim.step.program import Run, Same, pass_of, receive_tasks, section, send_tasks
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
 from parsim.step.task import LAUNCH, Collective, Compute, Hold, Launches, Operand, Receive, Task, Wait, reads, writes
@@ -168,12 +168,18 @@ def _one(step: Step, name: str, phases: tuple[Phase, ...]) -> Run:
     return _list(step.segments[name], ((phase, task) for phase in phases for task in section(step, name, phase)), 1)
 
 
-@functools.lru_cache(maxsize=1024)
 def _both(step: Step, name: str, other: str, phases: tuple[Phase, ...]) -> Run:
     """A layer forward, and another one backward."""
     ahead, behind = phases[0], phases[1:]
-    forward = [(ahead, _beside(task)) for task in section(step, name, ahead)]
-    backward, *weights = ([(phase, _beside(task)) for task in section(step, other, phase)] for phase in behind)
+    sections = (section(step, name, ahead), *(section(step, other, phase) for phase in behind))
+    return _woven(Same(step.segments[name]), Same(step.segments[other]), (*map(Same, sections),), phases)
+
+
+@functools.lru_cache(maxsize=1024)
+def _woven(one: Same, other: Same, sections: tuple[Same, ...], phases: tuple[Phase, ...]) -> Run:
+    """The same of segments and their tasks, which Steps share."""
+    ahead = phases[0]
+    forward, backward, *weights = ([(phase, _beside(task)) for task in each.value] for phase, each in zip(phases, sections, strict=True))
     pieces = _with_weights(_pieces(backward), weights[0]) if weights else _pieces(backward)
     turns: Iterable[tuple[list[Phased], list[Phased]]] = zip_longest(pieces, _pieces(forward), fillvalue=[])
     tasks = [each for own, other_own in turns for each in (*own, *other_own)]
@@ -181,8 +187,8 @@ def _both(step: Step, name: str, other: str, phases: tuple[Phase, ...]) -> Run:
     parts = [each for each in tasks if not isinstance(each[1], Wait)]
     parts.append((ahead, Wait("pair", streams=(*streams, EXCHANGE))))
     named = tuple(_as_forward(task) if phase is ahead else task for phase, task in parts)
-    known = (*map(_other, step.segments[name].known), *step.segments[other].known)
-    return Run(_standing_for(f"{name} and {other}", known), named, 1, parts=tuple(parts))
+    known = (*map(_other, one.value.known), *other.value.known)
+    return Run(_standing_for(f"{one.value.name} and {other.value.name}", known), named, 1, parts=tuple(parts))
 
 
 def _beside(task: Task) -> Task:

@@ -94,11 +94,15 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
         own = left_running(step, name, phase, closes=closes)
         inner = section(step, name, phase, following=name if ahead else "", closes=closes)
         last = section(step, name, phase, following=following, closes=closes)
-        runs += (Run(step.segments[name], *each) for each in _lists(inner, last, copies, before, own) if np.any(each[1]))
+        runs += (Run(step.segments[name], *each) for each in _lists(inner, last, copies, before, own) if _some(each[1]))
         before = own
     sums = step.structure.gradient_overlap and step.structure.scatters
     epilogue: tuple[Task, ...] = (Wait("sums", streams=(step.structure.sum_stream,)),) if sums else ()
     return Pass(prologue, tuple(runs), (*epilogue, *(send_tasks(step, order[-1][0], phase) if sends else ())))
+
+
+def _some(copies: Copies) -> bool:
+    return bool(copies.any() if isinstance(copies, np.ndarray) else copies)
 
 
 def _lists(inner: TaskList, last: TaskList, copies: Copies, before: Running, own: Running) -> Iterator[tuple[TaskList, Copies, Running]]:

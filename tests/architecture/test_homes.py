@@ -193,6 +193,7 @@ ROOM = {
     "everyday commands that import and ask less": 45,
     "weights that are not trained, adapters, a base in 4 bits": 717,
     "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 670,
+    "chunks that cannot be even, why nothing narrow is tried and no number of devices does": 80,
 }
 
 

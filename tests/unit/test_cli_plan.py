@@ -111,6 +111,20 @@ def test_links_that_are_shared_are_counted_of_the_first_and_of_all_where_asked(h
     assert refused.exit_code == 2 and "--pareto ranks nothing, and takes no --contention" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [("dgx-a100-80gb", "a100-sxm4-80gb has no such peak"), ("dgx-h100", "stack megatron-2022 states none\n  Of the catalog's")],
+)
+def test_a_precision_left_to_the_planner_says_why_nothing_narrow_is_tried(here: Path, node: str, said: str) -> None:
+    asked = "{precision: auto, tensor_parallel: 8}"
+    done = call("plan", "--model", "gpt3-13b", "--node", node, "--global-batch", "8", "--set", f"plans.a={asked}")
+    assert f"precision = auto finds nothing of 8 or 4 bits: {said}" in done.stderr
+    core = call(
+        "plan", "--model", "gpt3-13b", "--node", node, "--global-batch", "8", "--set", f"plans.a={asked}", "--stack", "megatron-core"
+    )
+    assert ("finds nothing" in core.stderr) == (node == "dgx-a100-80gb")
+
+
 def test_each_cluster_of_a_front_has_figures_of_its_own(here: Path) -> None:
     done = call("plan", *SHARES[1:3], *SHARES[5:9], "--pareto", "--nodes", "1", "--nodes", "2", "--figure", "-o", "out", "--format", "svg")
     assert done.exit_code == 0 and "legal plans on 1, 2 nodes" in done.stdout and "in step time, devices and memory" in done.stdout

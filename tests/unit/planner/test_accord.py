@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -62,6 +62,27 @@ def test_the_best_split_is_at_most_a_thousandth_faster_than_those_that_are_tried
 def test_mutant_a_head_that_takes_as_long_as_its_weights_say_misses_better_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accord, "_HEADS", (1.0,))
     assert max(losses(GPT3, "torchtitan")) > 0.05
+
+
+def best_of_chunks(is_tried: Callable[[Plan], bool]) -> Iterator[float]:
+    """The same of all numbers of chunks of 31 layers, which no pipeline has even ones of."""
+    chosen = Source(None, {**GPT3, "model": {"base": "gpt3-13b", "name": "odd", "num_layers": 31}, "stack": "torchtitan"}, ()).load()
+    axes = {"virtual_pipeline": tuple(range(2, 16)), "micro_batch": (1, 2, 4), "schedule": ("interleaved_1f1b", "breadth_first")}
+    plans = plans_of(chosen, **axes)
+    steps, tried = estimates(chosen, plans).step_s, np.array([*map(is_tried, plans)])
+    pipelines = [replace(plan, virtual_pipeline=1) for plan in plans]
+    for each in {*pipelines}:
+        own = np.array([each == other for other in pipelines])
+        yield float(steps[own & tried].min() / steps[own].min() - 1)
+
+
+def test_of_chunks_that_cannot_be_even_none_is_faster_than_those_that_are_tried() -> None:
+    found = [*best_of_chunks(lambda plan: not accord._no_chunks(plan, 31))]
+    assert len(found) > 30 and max(found) == 0
+
+
+def test_mutant_two_chunks_alone_miss_faster_plans() -> None:
+    assert max(best_of_chunks(lambda plan: plan.virtual_pipeline == 2)) > 0.05
 
 
 @pytest.mark.parametrize("seed", SEEDS)

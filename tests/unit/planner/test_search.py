@@ -43,6 +43,7 @@ SPACES: dict[str, dict[str, tuple[object, ...]]] = {
     "modules": {"tensor_parallel": (2,), "pipeline_parallel": (1, 4), "recompute_modules": AUTO},
     "schedules": {"pipeline_parallel": AUTO, "tensor_parallel": (1,), "schedule": AUTO, "virtual_pipeline": (1, 2)},
     "optimizer": {**SPLIT, "optimizer": ("adamw", "sgd_momentum")},
+    "chunks of 7 layers": {"pipeline_parallel": (2,), "tensor_parallel": (1, 2), "schedule": AUTO, "virtual_pipeline": AUTO},
 }
 STACKS = {"plain": STACK, "overlap": replace(STACK, tensor_overlap=True, gradient_overlap=True, scatter_gather=True)}
 
@@ -56,7 +57,9 @@ def toy(stack: str = "plain", capacity: float = 1e9) -> Scenario:
 
 def spaced(name: str, **others: object) -> Scenario:
     """The toy with one space."""
-    return replace(toy(**others), spaces={name: PlanSpace(name, SPACES[name])})  # type: ignore[arg-type]
+    bare = toy(**others)  # type: ignore[arg-type]
+    model = replace(GPT, num_layers=7) if "7 layers" in name else bare.model
+    return replace(bare, model=model, spaces={name: PlanSpace(name, SPACES[name])})
 
 
 @cache

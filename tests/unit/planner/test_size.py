@@ -71,6 +71,18 @@ def test_numbers_without_a_legal_plan_do_not_lead_astray(monkeypatch: pytest.Mon
         assert first not in times and (found.answer and found.answer.num_devices) == (later[0] if later else None)
 
 
+def test_a_number_without_a_plan_says_whether_memory_or_the_rules_stand_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 12 devices, which begin the search, 3 replicas share no 32 sequences."""
+    axes = {**AXES, "tensor_parallel": (4,), "pipeline_parallel": (1,), "micro_batch": (1,)}
+    asked = replace(toy(), batch=Batch(32, 8), total_tokens=100 * 32 * 8, spaces={"a": PlanSpace("a", axes)})
+    monkeypatch.setattr(sizing, "least_devices", lambda chosen, seconds: 12)
+    twelve, sixteen = size(asked, within=1e-9, most_devices=16).rows
+    assert twelve.why.startswith("no plan is legal: data_parallel x micro_batch = 3 x 1 = 3 does not divide") and not sixteen.why
+    small = replace(CLUSTER.node, accelerator=replace(CLUSTER.node.accelerator, hbm_capacity_bytes=1000))
+    _, full = size(replace(asked, cluster=replace(CLUSTER, node=small)), within=1e-9, most_devices=16).rows
+    assert full.best is None and full.why.startswith("no plan fits the memory: stage 0 needs ")
+
+
 def test_a_budget_alone_pays_for_the_most_devices() -> None:
     costs = {devices: devices * time_s / 3600 * 2 for devices, time_s in looked_at(toy()).items() if time_s is not None}
     for budget in sorted(costs.values())[1::3]:

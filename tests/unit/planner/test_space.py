@@ -139,6 +139,22 @@ def test_uneven_layers_are_found() -> None:
     assert found == {None, (3, 3, 3, 1), (2, 3, 3, 2), (2, 4, 3, 1), (1, 4, 4, 1)}
 
 
+def test_layers_that_no_pipeline_divides_are_interleaved_too() -> None:
+    """13 layers on 2 ranks: of 2, 3, 4, 5 and 6 chunks the largest hold 4, 3, 2, 2 and 2.  12 layers have even chunks: 2, 3 and 6."""
+    stated = {"pipeline_parallel": (2,), "tensor_parallel": (4,), "virtual_pipeline": AUTO, "schedule": AUTO}
+
+    def chunks(num_layers: int) -> dict[object, list[int]]:
+        model = replace(scenario().model, num_layers=num_layers)  # type: ignore[type-var]
+        plans = [*candidates(small(model=model), PlanSpace("a", stated)).plans]
+        return {each.schedule: [one.virtual_pipeline for one in plans if one.schedule == each.schedule] for each in plans}
+
+    for layers, more in ((13, [2, 3, 4]), (12, [2, 3, 6])):
+        found = chunks(layers)
+        assert found["interleaved_1f1b"] == [1, *more] and found["dual_pipe_v"] == found["zero_bubble_v"] == [2]
+    four = candidates(small(), PlanSpace("a", {**stated, "tensor_parallel": (1,), "pipeline_parallel": (4,)}))
+    assert "layers" in {each.rule for each in four.rejected}, "what cannot run is told by its own rule"
+
+
 def test_a_stated_split_is_taken_as_it_is() -> None:
     model = replace(scenario().model, num_layers=3)  # type: ignore[type-var]
     stated = {"pipeline_parallel": (2,), "tensor_parallel": (1,), "layers_per_stage": ((1, 2),)}

@@ -19,7 +19,7 @@ def test_long_work_says_how_long_it_still_takes(capsys: pytest.CaptureFixture[st
         sleep(0.2)
     first, second, *_, before, last = capsys.readouterr().err.splitlines()
     assert first == "counting ..." and second.startswith(" 50.0 %, about ") and second.endswith(" s left")
-    assert before.startswith(" 50.0 %") and last.startswith(" done in ")
+    assert before.startswith(" 50.0 %") and last.startswith(" 100 %, done in ")
 
 
 def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
