@@ -29,8 +29,16 @@ _PLACE = (("offset", "offset:T"), ("length", "local:T"))
 
 def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
     """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum."""
-    fused, learned = "dropout_add" in fusions, kind.positions == "learned"
-    there = {"words_T": True, "embedded": learned, "typed": kind.token_types, "normed": kind.norm_last, "dropped": kind.dropout}
+    fused, learned, waves = "dropout_add" in fusions, kind.positions == "learned", kind.positions == "sinusoidal"
+    normed = kind.embedding_norm
+    there = {
+        "words_T": True,
+        "scaled": waves,
+        "embedded": learned or waves,
+        "typed": kind.token_types,
+        "normed": normed,
+        "dropped": kind.dropout,
+    }
     names = [name for name, is_there in there.items() if is_there]
     names[-1] = "y"  # what each step makes of the one before; the last leaves the block
     ops = [
@@ -43,22 +51,27 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
         x, y = next(rest)
         expr, offset = "B T D, P D -> B T D", (("offset", "offset:T"),)
         ops.append(Op("position", expr, (x, "position.weight"), (y,), "position", attributes=offset, in_place=True))
+    if waves:  # Vaswani et al. 2017 (arXiv:1706.03762), sections 3.4 and 3.5
+        x, y = next(rest)
+        ops.append(Op("scale_words", "B T D -> B T D", (x,), (y,), "scale", attributes=(("scale", "sqrt:D"),)))
+        x, y = next(rest)
+        ops.append(Op("position", "B T D -> B T D", (x,), (y,), "sinusoid", attributes=(("offset", "offset:T"),), in_place=True))
     if kind.token_types:
         x, y = next(rest)
         ops.append(Op("token_types", "-> B T", (), ("token_types",), "draw", (INDEX,)))
         inputs, offset = ("token_types", "token_type.weight"), (("offset", "offset:U"),)
         ops.append(Op("token_type", "B T, U D -> B T D", inputs, ("token_type",), "lookup", attributes=offset))
         ops.append(Op("token_type_add", same, (x, "token_type"), (y,), "add", in_place=True))
-    if kind.norm_last:
+    if normed:
         x, y = next(rest)
         ops.extend(norm("norm", x, kind, fusions, out=y))
     if kind.dropout:
         x, y = next(rest)
         ops.append(Op("embedding_mask", "-> B T D", (), ("embedding_mask",), "draw", (MASK,), fused=fused))
-        joins = fused and (learned or kind.token_types) and not kind.norm_last
+        joins = fused and (learned or waves or kind.token_types) and not normed
         ops.append(Op("embedding_dropout", same, (x, "embedding_mask"), (y,), "dropout", attributes=DROP, in_place=True, fused=joins))
     tables = ("word", *(["position"] if learned else ()), *(["token_type"] if kind.token_types else ()))
-    scales = norm_weights("norm", kind) if kind.norm_last else {}
+    scales = norm_weights("norm", kind) if normed else {}
     return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
 
 

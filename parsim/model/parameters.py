@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 from parsim.arguments import check_arguments
+from parsim.model.dims import SOURCE
 from parsim.model.families import blocks_of
-from parsim.model.op import Block
+from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
 
 _SEQUENCE = {"S", "T"}
+_SOURCE = {*SOURCE.values()}
 
 
 @check_arguments
@@ -34,19 +36,19 @@ def num_active_parameters(model: ModelSpec) -> int:
     return sum(copies * of_block(blocks[name], model, shared=False, active=True) for name, copies in model.layout)
 
 
-def without_input(model: ModelSpec) -> int:
+def without_input(model: ModelSpec, *, source: bool = False) -> int:
     """Weights behind the first block that multiply every token, as often as they do: not those of a head that labels a text by one
-    token, nor where tokens are looked up."""
+    token, nor where tokens are looked up.  `source`: those that multiply every token of what an encoder reads, and not those of others."""
     blocks, extents = blocks_of(model.architecture), model.active_extents
     uses = {
         name: sum(
             math.prod(extents[dim] for dim in term)
             for op in block.ops
             for read, term in zip(op.inputs, op.terms[0], strict=True)
-            if read in block.weights and op.kind != "lookup"
+            if read in block.weights and op.kind != "lookup" and source == bool(_SOURCE & _dims(op))
         )
         for name, block in blocks.items()
-        if _SEQUENCE & _matmul_dims(block)
+        if (_SEQUENCE | _SOURCE) & _matmul_dims(block)
     }
     return sum(copies * uses.get(name, 0) for name, copies in model.layout[1:])
 
@@ -58,17 +60,24 @@ def of_block(block: Block, model: ModelSpec, *, shared: bool = True, active: boo
     return sum(math.prod(extents[dim] for dim in dims[name]) for name in block.weights if shared or name not in block.shared)
 
 
-def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
+def model_flops_per_token(model: ModelSpec, sequence_length: int, source_length: int = 0) -> tuple[int, int]:
     """FLOPs that training a token needs, with the pairs of query and key that MFU counts and with those that the model's mask leaves.
 
-    A weight costs 6, one that multiplies features 4: they need no gradient.
+    A weight costs 6, one that multiplies features 4: they need no gradient.  What an encoder does to a source of so many tokens (0: as many
+    as the sequence) is shared out among those of the sequence.
     """
     first = next(iter(blocks_of(model.architecture).values()))
     of_features = of_block(first, model) if _matmul_dims(first) else 0  # 0 where tokens are looked up
+    source = source_length or sequence_length
     weights = 6 * without_input(model) + 4 * of_features
-    whole, unmasked = model.attention_flops_per_token(sequence_length)
+    weights += 6 * without_input(model, source=True) * source // sequence_length
+    whole, unmasked = model.attention_flops_per_token(sequence_length, source)
     return weights + whole, weights + unmasked
 
 
 def _matmul_dims(block: Block) -> set[str]:
-    return {dim for op in block.ops if op.kind == "einsum" for term in op.terms[0] for dim in term}
+    return {dim for op in block.ops if op.kind == "einsum" for dim in _dims(op)}
+
+
+def _dims(op: Op) -> set[str]:
+    return {dim for term in op.terms[0] for dim in term}

@@ -65,6 +65,11 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     query_latent: bool = False
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
 
+    @property
+    def embedding_norm(self) -> bool:
+        """Whether a norm stands behind the embedding."""
+        return self.norm_last
+
 
 class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     """A decoder-only language model, or an encoder.
@@ -139,7 +144,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f"positions = rotary turns pairs of elements, but head_dim = {self.head_dim} is odd"
         if self.head in _LABELLED and self.tied_embedding:
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
-        if self.norm_last and self.head == "next_token" and self.tied_embedding:
+        if self.norm_last and self.head == "next_token" and self.tied_embedding and not self.has_encoder:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
         if self.norm_last and self.shared_ffn_hidden_size:
             return "norm_last = true with shared_ffn_hidden_size is not built; set norm_last = false"
@@ -259,7 +264,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f'sequence_length = {sequence_length} is above max_positions = {most} of model "{self.name}"; at most {most}'
         return ""
 
-    def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
+    def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
         """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs that are counted."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
         layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]

@@ -287,6 +287,8 @@ def _batch(parts: _Parts, batch: Batch) -> Iterator[tuple[Place, str]]:
         yield ("batch", wrong.field), str(wrong)
     if model is not None and (fault := model.sequence_fault(batch.sequence_length)):
         yield ("batch", "sequence_length"), fault
+    if model is not None and (fault := model.source_fault(batch.source_length)):
+        yield ("batch", "source_length"), fault
     if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):
         yield ("stack", "loss_chunks"), fault
     if model is not None and parts.stack is not None and (fault := legality.empty_slots_fault(model, batch, parts.stack)):

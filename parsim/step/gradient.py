@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct, field
 
 from parsim.model.dims import COMPUTE, GRADIENT, MATMUL
-from parsim.model.op import Block, Dims, Gradient, Op
+from parsim.model.op import D_MEMORY, MEMORY, Block, Dims, Gradient, Op
 from parsim.model.op_kinds import GEMMS, KINDS
 
 
@@ -82,6 +82,8 @@ class _Derivation(Struct):
             self.dims.update({n: (d, t) for n, d, t in zip(op.outputs, outs, op.dtypes, strict=True)})
         if self.block.output:
             self.gradients[self.block.output] = f"d_{self.block.output}"
+        if self.block.memory in ("makes", "reads"):
+            self.gradients[MEMORY] = D_MEMORY
         for op in reversed(self.block.ops):
             if op.gradients is None and op.outputs[0] not in self.gradients:
                 continue  # nothing flows back here: masks, tokens, the steps of the loss

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from parsim.executor.job import Job
 
 
+Forwards = Mapping[type[Any], Callable[[Arithmetic], Pullback]]  # the loss of a micro_batch, by the spec of a model
+
+
 class Expected(Struct, frozen=True):
     """What a step of one rank comes to: gradients before they are clipped, and what its memory holds when all else is freed."""
 
@@ -35,9 +38,9 @@ class Expected(Struct, frozen=True):
     lasting_bytes: int
 
 
-def by_hand(job: Job) -> Expected | None:
+def by_hand(job: Job, forwards: Forwards) -> Expected | None:
     """The first step of a job of one rank; None for another family of models, or another optimizer."""
-    forward, optimizer = FORWARDS.get(type(job.spec)), OPTIMIZERS_BY_HAND.get(job.step.structure.optimizer)
+    forward, optimizer = forwards.get(type(job.spec)), OPTIMIZERS_BY_HAND.get(job.step.structure.optimizer)
     if forward is None or optimizer is None:
         return None
     run, (direction, states_of), given = Arithmetic(job), optimizer, job.training
@@ -101,15 +104,16 @@ def transformer(run: Arithmetic) -> Pullback:
     x, first = _embedding(run, model, shape)
     pullbacks = [first]
     for i in range(model.num_layers):
-        x, back = _transformer_layer(run, model, f"layer{i}", x)
+        x, back = transformer_layer(run, model, f"layer{i}", x)
         pullbacks.append(back)
-    last, later = _head(run, model, x), _later_token(run, model, x) if model.mtp_layers else None
+    last, later = head(run, model, x), _later_token(run, model, x) if model.mtp_layers else None
     return chain(*pullbacks, lambda dy: last(dy) + later(dy) if later else last(dy))
 
 
-def _transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
-    x, attended = _residual(run, model, at, "norm1", _attention, x)
-    x, back = _residual(run, model, at, "norm2", _experts if model.has_experts(_layer(model, at)) else _mlp, x)
+def transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    """A layer of this number, or that of a module for a later token."""
+    x, attended = residual(run, model, at, "norm1", attention, x)
+    x, back = residual(run, model, at, "norm2", _experts if model.has_experts(_layer(model, at)) else feed_forward, x)
     return x, chain(attended, back)
 
 
@@ -136,12 +140,13 @@ def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) 
     return x, chain(*pullbacks, dropped)
 
 
-def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
+def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
     """x plus a branch of it, with the norm before the branch or behind the sum."""
     name = f"{at}/{norm}"
     entering, before = (x, lambda dy: dy) if model.norm_last else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
-    y, dropped = run.dropout(at, _mask(at, "attention_mask" if norm == "norm1" else "mlp_mask"), y)
+    mask = f"{norm.removesuffix('norm1')}attention_mask" if norm.endswith("norm1") else "mlp_mask"
+    y, dropped = run.dropout(at, _mask(at, mask), y)
     inside = chain(before, through, dropped)
     if not model.norm_last:
         return x + y, lambda dy: dy + inside(dy)
@@ -154,7 +159,8 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
     return y, back
 
 
-def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    """Attention of x to itself."""
     q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
     scores = np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim)
     if model.causal:
@@ -212,11 +218,12 @@ def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valu
     y, back = experts(run, model, at, x, _up_and_down)
     if not model.shared_ffn_hidden_size:
         return y, back
-    more, through = _mlp(run, model, at, x, "shared_")
+    more, through = feed_forward(run, model, at, x, "shared_")
     return y + more, lambda dy: back(dy) + through(dy)
 
 
-def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
+def feed_forward(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
+    """The MLP of a layer, or one beside its experts."""
     return _up_and_down(model, lambda name, x: run.dense(f"{at}/{of}{name}", x), x)
 
 
@@ -250,7 +257,7 @@ def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         projected, through = run.dense(f"head/mtp_{name}", normed)
         pairs.append((projected, chain(before, through)))
     (hidden, to_x), (embedded, to_words) = pairs
-    y, layer = _transformer_layer(run, model, "head", hidden + embedded)
+    y, layer = transformer_layer(run, model, "head", hidden + embedded)
     y, last = run.norm("head/mtp_norm", y, model.norm)
     logits, output = _vocabulary(run, model, y)
     scale = model.mtp_loss_weight / (run.job.model.batch.global_batch * x.shape[1])
@@ -264,7 +271,8 @@ def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
     return back
 
 
-def _head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
+def head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
+    """From the last layer to the loss."""
     pullbacks: list[Pullback] = []
     batch, length, _ = x.shape
     per_text = 1 / run.job.model.batch.global_batch
@@ -341,7 +349,7 @@ def mlp(run: Arithmetic) -> Pullback:
     return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "row_labels", batch, length), scale))
 
 
-FORWARDS: Mapping[type[Any], Callable[[Arithmetic], Pullback]] = {TransformerSpec: transformer, MlpSpec: mlp}
+FORWARDS: Forwards = {TransformerSpec: transformer, MlpSpec: mlp}
 # The direction of the first update, and the bytes of an element's states beside a weight of so many; of 8 bits: Dettmers et al. 2022
 # (arXiv:2110.02861), section 2.
 OPTIMIZERS_BY_HAND: Mapping[str, tuple[Callable[[Training, Array, Array], Array], Callable[[int], int]]] = {

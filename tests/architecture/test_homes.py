@@ -186,6 +186,7 @@ ROOM = {
     "two micro_batches at once, so that exchanges of experts hide behind kernels": 680,
     "gradients that go with their update": 95,
     "sentences whose words have roles": 105,
+    "decoders that attend to what an encoder made of a source, also by hand": 470,
 }
 
 
