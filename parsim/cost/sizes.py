@@ -310,7 +310,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     """
 
     length = batch.sequence_length
-    of_source = dict.fromkeys(SOURCE.values(), batch.source_length or length)
+    of_source = dict.fromkeys(SOURCE.values(), batch.source)
     same = {**of_source, **dict.fromkeys(SEQUENCE, length), "s": length // stack.loss_chunks, **model.extents}
     dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
     dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))

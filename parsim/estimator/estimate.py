@@ -100,7 +100,7 @@ class _OfPrecision:
         group, row = self.workloads.group[own], self.workloads.row[own]
         counts = {each: PassCounts(self.workloads.prices[each], row[group == each]) for each in {*group.tolist()}}
         batch = self.scenario.batch
-        useful, found = model_flops_per_token(self.scenario.model, batch.sequence_length, batch.source_length), dict[int, Estimate]()
+        useful, found = model_flops_per_token(self.scenario.model, batch.sequence_length, batch.source), dict[int, Estimate]()
         for place in self.workloads.by_schedule(own).tolist():  # so that what schedules are made of is asked for while it is known
             ((stages, _),) = self.stages(rows[[place]])
             plan = self.workloads.plans.plan(int(own[place]))

@@ -38,6 +38,11 @@ class Batch(Struct, frozen=True):
     source_length: int = 0  # tokens of what an encoder reads beside a sequence; 0: as many as that has
 
     @property
+    def source(self) -> int:
+        """Tokens of a source."""
+        return self.source_length or self.sequence_length
+
+    @property
     def recipe(self) -> Recipe:
         """What tensors are stored as, and matmuls multiply in.
 

@@ -165,7 +165,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
                 parts.batch = replace(parts.batch, one_layout=multiplies_any_layout(parts.node.accelerator))
         yield from _batch(parts, parts.batch)
     if sections.data is not None and parts.model is not None and parts.batch is not None:
-        said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length)
+        said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length, parts.batch.source)
         if said:
             yield ("data", "name"), said
     for name, plan in sections.plans.items():

@@ -17,7 +17,7 @@ def encoder_decoder(run: Arithmetic) -> Pullback:
     """The loss of one micro_batch."""
     model, batch = run.job.spec, run.job.model.batch
     assert isinstance(model, EncoderDecoderSpec)
-    count, lengths = int(run.job.sizes.dims["B"][0]), (batch.source_length or batch.sequence_length, batch.sequence_length)
+    count, lengths = int(run.job.sizes.dims["B"][0]), (batch.source, batch.sequence_length)
     memory, back = _embedding(run, model, "embedding", run.draw("embedding", "source_tokens", count, lengths[0]))
     encoder, decoder = [back], list[Pullback]()
     for i in range(model.encoder_layers):

@@ -116,5 +116,5 @@ def _cluster(cluster: Cluster, num_devices: int) -> Cluster:
 def _multiplications(scenario: Scenario) -> int:
     """Half of the FLOPs, since each goes with an addition."""
     batch = scenario.batch
-    each = model_flops_per_token(scenario.model, batch.sequence_length, batch.source_length)[0] // 2
+    each = model_flops_per_token(scenario.model, batch.sequence_length, batch.source)[0] // 2
     return each * batch.global_batch * batch.sequence_length

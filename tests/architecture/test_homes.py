@@ -187,6 +187,7 @@ ROOM = {
     "gradients that go with their update": 95,
     "sentences whose words have roles": 105,
     "decoders that attend to what an encoder made of a source, also by hand": 470,
+    "a parallel corpus, sentences that are right as a whole": 110,
 }
 
 
