@@ -69,6 +69,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "flash_attention_grad": attention.flash_attention_grad,
         "lookup": lookup.lookup,
         "lookup_grad": lookup.lookup_grad,
+        "sinusoid": lookup.sinusoid,
         "position": lookup.position,
         "position_grad": lookup.position_grad,
         "first": lookup.first,
@@ -153,5 +154,6 @@ OVERLAYS: frozenset[str] = frozenset(
         "unshifted_layer_norm",
     }
     | {"causal_softmax_grad", "scaled_softmax", "scale", "scale_grad", "softmax", "softmax_grad", "position", "rotary", "rotary_grad"}
+    | {"sinusoid"}
     | {"shifted_exp", "normalize", "token_loss", "cross_entropy_grad", "clip", "adam", "sgd", "sgd_momentum"}
 )

@@ -81,6 +81,28 @@ def position(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) 
     return (y,), x.size
 
 
+def sinusoid(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """x[B T D] + sines and cosines of the positions of attributes["offset"] (see `runs`).  As many FLOPs as elements of x.
+
+    Elements 2 i and 2 i + 1 get the sine and the cosine of position x 10000^(-2 i / D).
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
+
+    >>> sinusoid((np.zeros((1, 1, 2)),), {"offset": 0})[0][0].tolist()
+    [[[0.0, 1.0]]]
+    """
+    (x,) = inputs
+    y = out(x.shape, real(x))
+    for own, (start, stop) in places(runs(attributes, "offset", x.shape[1])):
+        np.add(x[:, own], _waves(start, stop, x.shape[2]), out=y[:, own])
+    return (y,), x.size
+
+
+@lru_cache(maxsize=64)
+def _waves(start: int, stop: int, width: int) -> Array:
+    angles = np.arange(start, stop)[:, np.newaxis] * _ROTARY_BASE ** -(np.arange(width) // 2 * 2 / width)
+    return np.where(np.arange(width) % 2, np.cos(angles), np.sin(angles))
+
+
 def position_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_table of `position` from (d_y, table_like); rows not used are zero.  As many FLOPs as elements of d_y."""
     d_y, table_like = inputs

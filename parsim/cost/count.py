@@ -15,7 +15,7 @@ from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Ints, Sizes
-from parsim.model.dims import FLOAT32, GRADIENT, MASTER
+from parsim.model.dims import FLOAT32, GRADIENT, KEYS, MASTER, QUERIES
 from parsim.model.itemsize import exact_bytes, itemsize_of
 from parsim.model.op_kinds import COSTS, PART
 from parsim.model.window import ALL, Window
@@ -37,9 +37,13 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
         return 2 * math.prod(size, start=sizes.zero + 1)
     if cost.family == "attention":
         every, local = [operand.sharding for operand in operands(task)], sizes.local
-        queries, keys = every[0], next(each for each in every if "Z" in each.dims)
+        queries, keys = every[0], next(each for each in every if along(each, KEYS))
         turns, causal = int(task.attributes.get(TURNS, 0)), task.attributes.get("causal", 1)
-        pairs = sizes.causal_pairs(queries, keys, turns, window_of(task, sizes)) if causal else local(queries, "Q") * local(keys, "Z")
+        pairs = (
+            sizes.causal_pairs(queries, keys, turns, window_of(task, sizes))
+            if causal
+            else local(queries, along(queries, QUERIES)) * local(keys, along(keys, KEYS))
+        )
         of_keys, of_values = head_widths(task, sizes)
         return 2 * query_heads(queries, sizes) * (cost.matmuls[0] * of_keys + cost.matmuls[1] * of_values) * pairs
     per_element = int(task.attributes["flops"]) if cost.told else cost.per_element
@@ -79,8 +83,13 @@ def results(task: Compute) -> tuple[Operand, ...]:
 
 def head_widths(task: Compute, sizes: Sizes) -> tuple[Ints, Ints]:
     """Widths of a key and of a value in attention."""
-    keys, values = [each.sharding for each in operands(task) if "Z" in each.dims][:2]
+    keys, values = [each.sharding for each in operands(task) if along(each.sharding, KEYS)][:2]
     return sizes.local(keys, keys.dims[-1]), sizes.local(values, values.dims[-1])
+
+
+def along(sharding: Sharding, dims: str) -> str:
+    """Which of these dims a tensor has; "" for none."""
+    return next((dim for dim in sharding.dims if dim in dims), "")
 
 
 def query_heads(queries: Sharding, sizes: Sizes) -> Ints:

@@ -20,7 +20,19 @@ from parsim.cluster.scalars import Ints as Ints
 from parsim.cluster.scalars import distinct_rows
 from parsim.cost.causal import Stretch, causal_pairs, runs_of
 from parsim.errors import PlanError, ScenarioError
-from parsim.model.dims import COMPUTE, FIXED_ITEMSIZE_BYTES, FLAT_AND_CAST, FLOAT32, FREE, GRADIENT, MASTER, PACKED, PLACEMENTS, SEQUENCE
+from parsim.model.dims import (
+    COMPUTE,
+    FIXED_ITEMSIZE_BYTES,
+    FLAT_AND_CAST,
+    FLOAT32,
+    FREE,
+    GRADIENT,
+    MASTER,
+    PACKED,
+    PLACEMENTS,
+    SEQUENCE,
+    SOURCE,
+)
 from parsim.model.loads import NO_SLOTS, Slots
 from parsim.model.spec import ModelSpec
 from parsim.model.window import ALL, Window
@@ -301,7 +313,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     """
 
     length = batch.sequence_length
-    same = {**dict.fromkeys(SEQUENCE, length), "s": length // stack.loss_chunks, **model.extents}
+    of_source = dict.fromkeys(SOURCE.values(), batch.source)
+    same = {**of_source, **dict.fromkeys(SEQUENCE, length), "s": length // stack.loss_chunks, **model.extents}
     dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
     dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))
     dims["M"] = dims["G"] = dims["B"] * batch.sequence_length // model.run_length(batch.sequence_length)

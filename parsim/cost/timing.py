@@ -19,11 +19,11 @@ from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
-from parsim.cost.count import extents, flops, hbm_bytes, head_widths, operands, payload, query_heads, results
+from parsim.cost.count import along, extents, flops, hbm_bytes, head_widths, operands, payload, query_heads, results
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
-from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, TOKEN_DIMS
+from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, QUERIES, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
@@ -116,7 +116,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     if family == "attention":
         query = operands(task)[0].sharding
         blocks = query_heads(query, sizes) * np.maximum(
-            sizes.local(query, "Q") / _FLASH_BLOCK, 1.0
+            sizes.local(query, along(query, QUERIES)) / _FLASH_BLOCK, 1.0
         )  # not rounded: a token more is never faster
         width, is_gradient = head_widths(task, sizes)[0], task.kernel.endswith("_grad")
         rate = model.flash.backward if is_gradient else model.flash.forward

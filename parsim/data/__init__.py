@@ -38,6 +38,7 @@ class Origin(Struct, frozen=True):
     gives: tuple[str, ...]  # the arrays it has, by the names that blocks draw; one label a sequence, or one a token or row
     misfit: Callable[[Any, int], str]  # (model that draws what it gives, sequence_length) -> why it cannot be trained on this, or ""
     rows: Callable[[Any, int, int], Mapping[str, DataArray]]  # (model, sequence_length, seed) -> the arrays, first index the sequence
+    source_length: int = 0  # tokens of a source; 0: sequences have none
 
 
 DATASETS: Registry[Origin] = Registry("data set")
@@ -94,14 +95,14 @@ def names() -> tuple[str, ...]:
     """All known data sets, sorted.
 
     >>> names()
-    ('digits', 'praise', 'pydoc-sections', 'pydoc-topics', 'roles')
+    ('digits', 'praise', 'pydoc-sections', 'pydoc-topics', 'roles', 'translation')
     """
     DATASETS.discover(__name__)
     return DATASETS.names()
 
 
-def fault(name: str, model: ModelSpec, sequence_length: int) -> str:
-    """Why the model cannot be trained on the data set, or ""; nothing is loaded.
+def fault(name: str, model: ModelSpec, sequence_length: int, source_length: int = 0) -> str:
+    """Why the model cannot be trained on the data set, or ""; nothing is loaded.  A `source_length` of 0 is that of the data set.
 
     Raises:
         ParsimError: no such data set.
@@ -112,6 +113,8 @@ def fault(name: str, model: ModelSpec, sequence_length: int) -> str:
     if missing:
         return f'data set "{name}" trains {origin.trains}; model "{model.name}" takes {" and ".join(missing)}, which it has not'
     said = origin.misfit(model, sequence_length)
+    if (length := origin.source_length) and source_length not in (0, length):
+        said = said or f"source_length = {source_length} must be {length}"
     return f'data set "{name}" trains {origin.trains}; {said}' if said else ""
 
 
@@ -121,14 +124,14 @@ def too_few(model: ModelSpec, least: Mapping[str, int]) -> str:
     return f'{short} = {getattr(model, short)} of model "{model.name}" must be at least {least[short]}' if short else ""
 
 
-def load(name: str, validation_split: float, seed: int, model: ModelSpec, sequence_length: int) -> Dataset:
+def load(name: str, validation_split: float, seed: int, model: ModelSpec, sequence_length: int, source_length: int = 0) -> Dataset:
     """The data set, shuffled by the seed, its last `validation_split` (a share, rounded down to sequences) held back.
 
     Raises:
         ScenarioError: the model cannot be trained on it, or the share is not in [0, 1).
         ParsimError: no such data set, or what it is read from is not installed.
     """
-    if said := fault(name, model, sequence_length):
+    if said := fault(name, model, sequence_length, source_length):
         raise ScenarioError(said, "data.name")
     if not 0 <= validation_split < 1:
         raise ScenarioError(f"must be at least 0 and below 1, not {validation_split}", "data.validation_split")

@@ -101,7 +101,8 @@ class _OfPrecision:
         own = np.searchsorted(self.rows, rows)
         group, row = self.workloads.group[own], self.workloads.row[own]
         counts = {each: PassCounts(self.workloads.prices[each], row[group == each]) for each in {*group.tolist()}}
-        useful, found = model_flops_per_token(self.scenario.model, self.scenario.batch.sequence_length), dict[int, Estimate]()
+        batch = self.scenario.batch
+        useful, found = model_flops_per_token(self.scenario.model, batch.sequence_length, batch.source), dict[int, Estimate]()
         for place in self.workloads.by_schedule(own).tolist():  # so that what schedules are made of is asked for while it is known
             ((stages, _),) = self.stages(rows[[place]])
             plan = self.workloads.plans.plan(int(own[place]))

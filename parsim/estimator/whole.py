@@ -48,7 +48,7 @@ def least_devices(scenario: Scenario, seconds: float) -> float:
     """Devices whose dense peak does the matmuls and the causal attention of the whole training in so many seconds: no plan needs fewer."""
     batch, accelerator = scenario.batch, scenario.cluster.node.accelerator
     tokens = num_steps(scenario) * batch.global_batch * batch.sequence_length
-    causal = model_flops_per_token(scenario.model, batch.sequence_length)[1]
+    causal = model_flops_per_token(scenario.model, batch.sequence_length, batch.source)[1]
     return tokens * causal / accelerator.peak(batch.measured_against(scenario.model)) / seconds
 
 

@@ -19,7 +19,22 @@ from parsim.executor.requests import CollectiveCall, MessageNeed
 from parsim.model.dims import COMPUTE
 from parsim.schedules.phase import Phase
 from parsim.step.program import Run, send_stream
-from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Hold, HostCopy, Receive, Send, Task, Value, Weight, reads, writes
+from parsim.step.task import (
+    COMPUTE_STREAM,
+    Bucket,
+    Collective,
+    Compute,
+    Hold,
+    HostCopy,
+    Operand,
+    Receive,
+    Send,
+    Task,
+    Value,
+    Weight,
+    reads,
+    writes,
+)
 
 Owners = tuple[tuple[str, Weight], ...]
 
@@ -206,6 +221,7 @@ class Binder(Struct, frozen=True, dict=True):
                     bare.update(self._flat((task.target,), scope))
             case Hold():
                 bare.update(self._flat(task.values, scope))
+                bare["writes"] = tuple(scope.full(value.name) for value in task.values if isinstance(value, Operand))
             case HostCopy():
                 bare["weights"] = tuple(scope.owners(task.bucket))
         return Bound(**bare)

@@ -23,7 +23,7 @@ from parsim.executor.values import Values
 from parsim.model.dims import FREE, SEQUENCE
 from parsim.model.gates import gate
 from parsim.model.op import Dims
-from parsim.model.spec import ModelSpec
+from parsim.model.spec import JOINT, ModelSpec
 from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, rules
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import Mesh
@@ -109,7 +109,7 @@ class Job:
 
     def copies(self, stage: int) -> tuple[Copy, ...]:
         """Copies of segments on a virtual stage in forward order, each with its name; layers are numbered over the whole model."""
-        ends = {self.workload.layout[0][0], self.workload.layout[-1][0]}
+        ends = {self.workload.layout[0][0], JOINT, self.workload.layout[-1][0]}
         begin = stage // self.workload.shape.stages_a_copy * self.workload.shape.stages_a_copy
         number = sum(self.workload.layers[begin:stage])
         found: list[Copy] = []
@@ -215,6 +215,8 @@ class Job:
                 return self.extent(dim)
             case "rsqrt":
                 return float(self.extent(dim) ** -0.5)
+            case "sqrt":
+                return float(self.extent(dim) ** 0.5)
             case "dropout":
                 return self.spec.dropout
             case "per_token":

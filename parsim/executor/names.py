@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from parsim.executor.job import Copy, Job
-from parsim.model.op import COUNT
+from parsim.model.op import COUNT, D_MEMORY, MEMORY
+from parsim.model.spec import JOINT
 from parsim.step.gradient import part_of
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
@@ -35,7 +36,8 @@ class Scope(Struct, frozen=True):
         """The name of a buffer of the present copy; what a bucket is waited for by is nobody's."""
         if name in PREFIX:
             return name
-        return self.lasting.get(name) or f"{self.copy[0]}/{self.micro_batch}/{name}"
+        where = JOINT if name in (MEMORY, D_MEMORY) else self.copy[0]
+        return self.lasting.get(name) or f"{where}/{self.micro_batch}/{name}"
 
     def owners(self, bucket: Bucket) -> list[tuple[str, Weight]]:
         """Each weight of a bucket with the copy whose buffer it is."""

@@ -139,6 +139,8 @@ class Rank:
                     self.store.hold_temporary(name, weight, like)
                 else:
                     self.store.hold_gradient(name, weight, like.part)
+        if isinstance(task, Hold):
+            self.begin(bound, task)
         if bound.need:
             yield bound.need
         elif isinstance(task, Collective) and task.operation == "slice":
@@ -155,6 +157,14 @@ class Rank:
                 self.pass_host(bound, task)
             self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
         self.machine.free(self.number, *bound.frees)
+
+    def begin(self, bound: Bound, task: Hold) -> None:
+        """Bring activations to life that are not there yet, full of zeros."""
+        there, new = self.machine.names(self.number), (value for value in task.values if isinstance(value, Operand))
+        for name, value in zip(bound.writes, new, strict=True):
+            if name not in there:
+                shape = [stop - start for start, stop in region(value.sharding, self.job.sizes.at(self.at))]
+                self.machine.hold(self.number, name, np.zeros(shape, self.job.values.precision), self.job.itemsize(value.dtype))
 
     def part(self, name: str, held: Operand, wanted: Operand) -> Array:
         """A view of the part of a buffer that lies where `wanted` does."""

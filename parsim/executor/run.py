@@ -152,7 +152,7 @@ def _dataset(scenario: Scenario, seed: int) -> Dataset | None:
     if scenario.data is None:
         return None
     stated = scenario.data
-    return load(stated.name, stated.validation_split, seed, scenario.model, scenario.batch.sequence_length)
+    return load(stated.name, stated.validation_split, seed, scenario.model, scenario.batch.sequence_length, scenario.batch.source)
 
 
 def _execution(job: Job, records: list[Record], wall_s: tuple[tuple[float, ...], ...]) -> Execution:

@@ -22,7 +22,7 @@ from parsim_kernels.signature import Array
 
 # Whole numbers below the extent of a dim.
 _WHOLE_NUMBERS = {
-    **dict.fromkeys(("tokens", "labels", "mtp_tokens", "mtp_labels"), "V"),
+    **dict.fromkeys(("tokens", "source_tokens", "labels", "mtp_tokens", "mtp_labels"), "V"),
     **{"token_types": "U", "text_labels": "Y", "token_labels": "Y", "row_labels": "Y"},
 }
 _WEIGHT_SCALE = 0.1  # of normal initial weights: large enough that every gradient differs from zero

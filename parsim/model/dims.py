@@ -41,15 +41,21 @@ DIMS: Final = {
     "G": "runs of tokens inside experts",
     "J": "ffn_hidden_size of an expert",
     "L": "ffn_hidden_size of the experts that all tokens share",
+    "i": "sequence of the source inside a block",
+    "t": "sequence of the source on its residual stream",
+    "u": "sequence of the source's queries in attention",
+    "z": "sequence of the source's keys",
 }
-TOKEN_DIMS: Final = frozenset("BSTQsZOXMG")  # dims that count tokens, or rows of a batch; all others are widths
+SOURCE: Final = {"S": "i", "T": "t", "Q": "u", "Z": "z"}  # of what an encoder reads, beside a decoder's own
+QUERIES, KEYS = "Qu", "Zz"  # in attention
+TOKEN_DIMS: Final = frozenset("BSTQsZOXMGituz")  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back
 REVERSED: Final = ("K", "A")  # over which the innermost axis of the mesh lies outermost: heads that tensor parallelism cut are cut again
 FREE: Final = ("M", "G")  # whose elements may lie in any order
 SEQUENCE: Final = "STQZ"
-PLACEMENTS: Final = (SEQUENCE, "EN", "KA", "OX")  # names of one extent, in several placements
+PLACEMENTS: Final = (SEQUENCE, "".join(SOURCE.values()), "EN", "KA", "OX")  # names of one extent, in several placements
 
 # What an element is charged at, by the role of its tensor: "compute", "gradient" and "master" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"

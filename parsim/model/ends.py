@@ -19,7 +19,7 @@ from parsim.model.blocks import DROP, GATED
 from parsim.model.dims import COMPUTE, FLOAT32, INDEX, MASK
 from parsim.model.later import PREFIX, later_token, later_weights
 from parsim.model.norms import norm, norm_weights
-from parsim.model.op import Block, Gradient, Op
+from parsim.model.op import Block, Gradient, Op, OpAttributes
 from parsim.model.transformer import TransformerArchitecture
 
 _OFFSET_V = (("offset", "offset:V"),)
@@ -29,12 +29,12 @@ _PLACE = (("offset", "offset:T"), ("length", "local:T"))
 
 def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
     """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum."""
-    fused, learned, normed = "dropout_add" in fusions, kind.positions == "learned", kind.embedding_norm or kind.norm_last
-    dropped = kind.dropout and kind.embedding_dropped
+    fused, learned, waves = "dropout_add" in fusions, kind.positions == "learned", kind.positions == "sinusoidal"
+    normed, dropped = kind.norms_embedding, kind.dropout and kind.embedding_dropped
     there = {
         "words_T": True,
-        "scaled": kind.scales_embedding,
-        "embedded": learned,
+        "scaled": kind.scales_embedding or waves,
+        "embedded": learned or waves,
         "typed": kind.token_types,
         "normed": normed,
         "dropped": dropped,
@@ -47,13 +47,17 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
         Op("leave_lookup", "B S D -> B T D", ("words",), (names[0],), "relabel"),
     ]
     rest, same = pairwise(names), "B T D, B T D -> B T D"
-    if kind.scales_embedding:
+    if kind.scales_embedding or waves:
         x, y = next(rest)
-        ops.append(Op("embedding_scale", "B T D -> B T D", (x,), (y,), "scale", attributes=(("scale", "embedding_scale"),)))
+        scale: OpAttributes = (("scale", "sqrt:D" if waves else "embedding_scale"),)
+        ops.append(Op("embedding_scale", "B T D -> B T D", (x,), (y,), "scale", attributes=scale))
     if learned:
         x, y = next(rest)
         expr, offset = "B T D, P D -> B T D", (("offset", "offset:T"),)
         ops.append(Op("position", expr, (x, "position.weight"), (y,), "position", attributes=offset, in_place=True))
+    if waves:  # Vaswani et al. 2017 (arXiv:1706.03762), sections 3.4 and 3.5
+        x, y = next(rest)
+        ops.append(Op("position", "B T D -> B T D", (x,), (y,), "sinusoid", attributes=(("offset", "offset:T"),), in_place=True))
     if kind.token_types:
         x, y = next(rest)
         ops.append(Op("token_types", "-> B T", (), ("token_types",), "draw", (INDEX,)))
@@ -66,7 +70,7 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
     if dropped:
         x, y = next(rest)
         ops.append(Op("embedding_mask", "-> B T D", (), ("embedding_mask",), "draw", (MASK,), fused=fused))
-        joins = fused and (learned or kind.token_types) and not normed
+        joins = fused and (learned or waves or kind.token_types) and not normed
         ops.append(Op("embedding_dropout", same, (x, "embedding_mask"), (y,), "dropout", attributes=DROP, in_place=True, fused=joins))
     tables = ("word", *(["position"] if learned else ()), *(["token_type"] if kind.token_types else ()))
     scales = norm_weights("norm", kind) if normed else {}

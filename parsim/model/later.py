@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from msgspec.structs import replace
-
 from parsim.model.dims import INDEX
 from parsim.model.norms import norm, norm_weights
-from parsim.model.op import Block, Op
+from parsim.model.op import Block, Op, with_prefix
 from parsim.model.transformer import TransformerArchitecture
 
 PREFIX = "mtp_"  # before the names of all that is the module's
@@ -36,9 +34,9 @@ def later_token(
     parts = tuple(f"{PREFIX}{name}_gemm" for name in _BRANCHES)
     yield Op(f"{PREFIX}project", "B T H, B T H -> B T H", parts, (f"{PREFIX}projected",), "add", in_place=True)
     yield Op(f"{PREFIX}leave_project", "B T H -> B T D", (f"{PREFIX}projected",), (f"{PREFIX}x",), "relabel")
-    yield from _with_prefix(layer.ops, {*layer.weights})
+    yield from with_prefix(layer.ops, PREFIX, {*layer.weights})
     yield from norm(f"{PREFIX}norm", f"{PREFIX}y", kind, fusions)
-    yield from _with_prefix(output_layer, {table, "output.weight", f"{PREFIX}norm", "loss"})
+    yield from with_prefix(output_layer, PREFIX, {table, "output.weight", f"{PREFIX}norm", "loss"})
 
 
 def later_weights(layer: Block, kind: TransformerArchitecture) -> dict[str, str]:
@@ -46,17 +44,3 @@ def later_weights(layer: Block, kind: TransformerArchitecture) -> dict[str, str]
     norms = (f"{PREFIX}{name}" for name in (*(f"{branch}_norm" for branch in _BRANCHES), "norm"))
     scales = {weight: initial for name in norms for weight, initial in norm_weights(name, kind).items()}
     return {**scales, **{f"{PREFIX}{name}.weight": "normal" for name in _BRANCHES}, **layer.weights}
-
-
-def _with_prefix(ops: Iterable[Op], shared: set[str]) -> Iterator[Op]:
-    """The ops with names of their own for all but what is shared."""
-    every = [*ops]
-    tensors = {name for op in every for name in (*op.inputs, *op.outputs)} - shared
-
-    def own(names: str) -> str:
-        return " ".join(f"{PREFIX}{name}" if name in tensors else name for name in names.split())
-
-    for op in every:
-        rules = op.gradients and tuple(replace(rule, of=own(rule.of), reads=tuple(map(own, rule.reads))) for rule in op.gradients)
-        inputs, outputs = (tuple(map(own, side)) for side in (op.inputs, op.outputs))
-        yield replace(op, name=f"{PREFIX}{op.name}", inputs=inputs, outputs=outputs, gradients=rules)

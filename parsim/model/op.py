@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Literal
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE
 
+MEMORY, D_MEMORY = "memory", "d_memory"  # what an encoder made of the source, which a decoder's layers read, and its gradient
 COUNT: Final = "n_"  # before the name of what follows a count, that of the count
 Dims = tuple[str, ...]
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
 OpAttributes = tuple[tuple[str, float | str], ...]
+MemoryUse = Literal["", "makes", "reads", "follows"]  # whether a block makes the memory, reads it, or stands behind all that do
 
 
 class Gradient(Struct, frozen=True):
@@ -58,7 +62,7 @@ class Op(Struct, frozen=True):
 class Block(Struct, frozen=True):
     """A run of ops that is placed, recomputed and priced as one: the embedding, a layer, the head.
 
-    `x` enters and `y` leaves on the residual stream; the embedding has no input, the head no output.
+    `x` enters and `y` leaves on the residual stream; the embedding has no input, the head no output.  The memory passes by blocks.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Block(Struct, frozen=True):
     packed: tuple[str, ...] = ()  # of these, those that are kept in 4 bits
     asks: bool = True  # whether the gradient of its input is asked for, if it has one
     steers: tuple[str, ...] = ()  # the names of numbers that follow such sums in place of gradients: that of the sum behind COUNT
+    stream: Dims = ("B", "T", "D")  # of what enters
+    memory: MemoryUse = ""
 
     @property
     def asked(self) -> set[str]:
@@ -85,3 +91,29 @@ class Block(Struct, frozen=True):
     def has_op(self, name: str) -> bool:
         """Whether one of its ops has this name."""
         return any(op.name == name for op in self.ops)
+
+
+def with_dims(ops: Iterable[Op], letters: Mapping[str, str]) -> Iterator[Op]:
+    """The ops with other letters for these dims, in expressions and attributes."""
+    for op in ops:
+        told = tuple((name, word if isinstance(word, float | int) else _with_letter(word, letters)) for name, word in op.attributes)
+        yield replace(op, expr=re.sub(r"\w", lambda dim: letters.get(dim[0], dim[0]), op.expr), attributes=told)
+
+
+def _with_letter(word: str, letters: Mapping[str, str]) -> str:
+    what, colon, dim = word.partition(":")
+    return what + colon + letters.get(dim, dim)
+
+
+def with_prefix(ops: Iterable[Op], prefix: str, shared: set[str]) -> Iterator[Op]:
+    """The ops with names of their own for all but what is shared."""
+    every = [*ops]
+    tensors = {name for op in every for name in (*op.inputs, *op.outputs)} - shared
+
+    def own(names: str) -> str:
+        return " ".join(f"{prefix}{name}" if name in tensors else name for name in names.split())
+
+    for op in every:
+        rules = op.gradients and tuple(replace(rule, of=own(rule.of), reads=tuple(map(own, rule.reads))) for rule in op.gradients)
+        inputs, outputs = (tuple(map(own, side)) for side in (op.inputs, op.outputs))
+        yield replace(op, name=f"{prefix}{op.name}", inputs=inputs, outputs=outputs, gradients=rules)

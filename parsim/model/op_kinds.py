@@ -86,6 +86,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "scaled_softmax": (Gradient("x0", "causal_softmax_grad", ("y0", "dy")),),
     "flash_attention": (Gradient("x0 x1 x2", "flash_attention_grad", ("x0", "x1", "x2", "y0", "y1", "dy")),),
     "lookup": (Gradient("x1", "lookup_grad", ("x0", "dy", "x1")),),
+    "sinusoid": (_IDENTITY_0,),
     "position": (_IDENTITY_0, Gradient("x1", "position_grad", ("dy", "x1"))),
 }
 # Masks, tokens and labels: an input that comes to life where it is first needed.  The steps of the loss are differentiated as one
@@ -136,6 +137,7 @@ COSTS: Final = {
     "flash_attention_more": Cost(family="attention", matmuls=(1, 1)),  # as much of another block of keys
     "flash_attention_grad": Cost(family="attention", matmuls=(3, 2)),  # Dao et al. 2022 (arXiv:2205.14135), algorithm 4
     **{"lookup": Cost(0, picks=(1,)), "lookup_grad": Cost(1, operand=1, skips=(2,))},
+    "sinusoid": Cost(1),  # the table is small beside what it is added to
     **{
         "position": Cost(1, positions=(1,)),
         "position_grad": Cost(1, skips=(1,)),

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Collection
 
 from parsim.arguments import check_arguments
+from parsim.model.dims import SOURCE
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
 from parsim.model.tuning import BOTTOM, FROZEN
 
 _SEQUENCE = {"S", "T"}
+_SOURCE = {*SOURCE.values()}
 
 
 @check_arguments
@@ -43,13 +45,13 @@ def num_trained_parameters(model: ModelSpec) -> int:
     return num_parameters(model) - sum(copies * frozen[name] for name, copies in model.layout)
 
 
-def without_input(model: ModelSpec) -> int:
+def without_input(model: ModelSpec, *, source: bool = False) -> int:
     """Weights behind the first block that multiply every token, as often as they do: not those of a head that labels a text by one
-    token, nor where tokens are looked up."""
-    return _products(model, lambda block, op, weight: 1)
+    token, nor where tokens are looked up.  `source`: those that multiply every token of what an encoder reads, and not those of others."""
+    return _products(model, lambda block, op, weight: 1, source=source)
 
 
-def _products(model: ModelSpec, count: Callable[[Block, Op, str], int]) -> int:
+def _products(model: ModelSpec, count: Callable[[Block, Op, str], int], *, source: bool = False) -> int:
     """The same, each as often as `count` says."""
     blocks, extents = blocks_of(model.architecture), model.active_extents
     uses = {
@@ -57,10 +59,10 @@ def _products(model: ModelSpec, count: Callable[[Block, Op, str], int]) -> int:
             count(block, op, read) * math.prod(extents[dim] for dim in term)
             for op in block.ops
             for read, term in zip(op.inputs, op.terms[0], strict=True)
-            if read in block.weights and op.kind != "lookup"
+            if read in block.weights and op.kind != "lookup" and source == bool(_SOURCE & _dims(op))
         )
         for name, block in blocks.items()
-        if _SEQUENCE & _matmul_dims(block)
+        if (_SEQUENCE | _SOURCE) & _matmul_dims(block)
     }
     return sum(copies * uses.get(name, 0) for name, copies in model.layout[1:])
 
@@ -78,18 +80,25 @@ def of_block(block: Block, model: ModelSpec, *, shared: bool = True, active: boo
     return sum(math.prod(extents[dim] for dim in dims[name]) for name in names if shared or name not in block.shared)
 
 
-def model_flops_per_token(model: ModelSpec, sequence_length: int) -> tuple[int, int]:
+def model_flops_per_token(model: ModelSpec, sequence_length: int, source_length: int = 0) -> tuple[int, int]:
     """FLOPs that training a token needs, with the pairs of query and key that MFU counts and with those that the model's mask leaves.
 
     A weight costs 6, one that multiplies features 4: they need no gradient.  One that is frozen costs 2 less, and 2 more less where nothing
-    below is trained.
+    below is trained.  What an encoder does to a source of so many tokens (0: as many as the sequence) is shared out among those of the
+    sequence.
     """
     first, *_ = blocks_of(model.architecture).values()
     of_features = 2 * of_block(first, model) if _matmul_dims(first) else 0  # 0 where tokens are looked up
     of_features *= 1 if first.frozen else 2
-    weights = (_products(model, _flops_of_weight) if model.architecture.tuned else 6 * without_input(model)) + of_features
-    parts = (weights + _with_backward(model, each) for each in model.attention_flops_per_token(sequence_length))
+    source, count = source_length or sequence_length, _flops_of_weight if model.architecture.tuned else _flops_of_trained
+    weights = _products(model, count) + of_features + _products(model, count, source=True) * source // sequence_length
+    parts = (weights + _with_backward(model, each) for each in model.attention_flops_per_token(sequence_length, source))
     return next(parts), next(parts)
+
+
+def _flops_of_trained(block: Block, op: Op, weight: str) -> int:
+    """Forward, of the gradient of what comes in, and of its own."""
+    return 6
 
 
 def _with_backward(model: ModelSpec, attention: int) -> int:
@@ -99,4 +108,8 @@ def _with_backward(model: ModelSpec, attention: int) -> int:
 
 
 def _matmul_dims(block: Block) -> set[str]:
-    return {dim for op in block.ops if op.kind == "einsum" for term in op.terms[0] for dim in term}
+    return {dim for op in block.ops if op.kind == "einsum" for dim in _dims(op)}
+
+
+def _dims(op: Op) -> set[str]:
+    return {dim for term in op.terms[0] for dim in term}

@@ -19,6 +19,7 @@ from parsim.model.loads import NO_SLOTS, Slots
 from parsim.model.op import Layout as Layout
 from parsim.model.tuning import TunedForm, Tuning
 
+JOINT: Final = "decoder_embedding"  # the block between the layers of an encoder and those of a decoder
 MOST: Final = 1_000_000_000
 
 
@@ -119,6 +120,11 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         return self.tuning.with_marks((("embedding", 1), ("layer", self.num_layers), ("head", 1)))
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether a decoder reads what an encoder makes of another sequence, the source."""
+        return any(name == JOINT for name, _ in self.layout)
+
+    @property
     @abstractmethod
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
@@ -144,6 +150,12 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         """Tokens of such a run, all of which have as many slots; 1 where there are no experts."""
         return 1
 
+    def source_fault(self, source_length: int) -> str:
+        """Why the model reads no source of so many tokens; "" where it does, or where none is stated."""
+        if source_length and not self.has_encoder:
+            return f'source_length = {source_length}, but model "{self.name}" has no encoder that reads a source; leave it out'
+        return self.sequence_fault(source_length).replace("sequence_length", "source_length") if source_length else ""
+
     @property
     def later_loss_weight(self) -> float:
         """What the loss of a module that predicts a later token is multiplied by."""
@@ -164,7 +176,7 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         return ""
 
     @abstractmethod
-    def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
+    def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
         """FLOPs that training a token needs in attention: of the pairs that MFU counts, and of those that the mask leaves."""
 
     @abstractmethod
@@ -181,3 +193,12 @@ class ModelSpec(Described, frozen=True, kw_only=True):
     def widths(self) -> tuple[str, ...]:
         """Figures of which every large tensor has one as an extent."""
         return ("hidden_size",)
+
+
+def layers_in(layout: Layout) -> Layout:
+    """What lies between the ends of a model, less the joint of two stacks.
+
+    >>> layers_in((("embedding", 1), ("encoder_layer", 6), (JOINT, 1), ("layer", 6), ("head", 1)))
+    (('encoder_layer', 6), ('layer', 6))
+    """
+    return tuple((name, copies) for name, copies in layout[1:-1] if name != JOINT)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from parsim.model import alibi
 from parsim.model.form import LayerForm
+from parsim.model.misfits import misfit_of_parts
 from parsim.model.routing import RoutedSpec
 from parsim.model.spec import Architecture, Layout, figure
 from parsim.model.window import Window
@@ -90,6 +91,11 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     latent: bool = False
     query_latent: bool = False
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
+
+    @property
+    def norms_embedding(self) -> bool:
+        """Whether a norm stands behind the embedding."""
+        return self.embedding_norm or self.norm_last
 
     @property
     def norms_first(self) -> bool:
@@ -193,7 +199,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f"mtp_loss_weight = {self.mtp_loss_weight} goes with mtp_layers, which is 0"
         if self.mtp_layers and self.steer_rate:
             return "steer_rate is not built with mtp_layers; leave one out"
-        if found := self._latent_misfit() or self._window_misfit() or self._blocks_misfit() or self._positions_misfit():
+        if found := misfit_of_parts(self):
             return found
         if stated.get("head_dim") is None and not self.kv_lora_rank and self.hidden_size % self.num_heads:
             return f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}; give head_dim, or another num_heads"
@@ -201,7 +207,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}"
         if self.head in _LABELLED and self.tied_embedding:
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
-        if self.norm_last and self.head == "next_token" and self.tied_embedding:
+        if self.norm_last and self.head == "next_token" and self.tied_embedding and not self.has_encoder:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
         if self.unnormed_first and (self.norm_last or self.norm_after or self.parallel_block):
             return "unnormed_first goes with norms before attention, and an MLP behind it"
@@ -215,73 +221,14 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return "bias = true with shared_ffn_hidden_size or gates_on_input is not built; set bias = false"
         return self.experts_misfit()
 
-    def _blocks_misfit(self) -> str:
-        """What does not fit in the figures of an MLP beside attention, and of the head."""
-        if self.qk_norm_by_head and not (self.qk_norm and self.qk_norm_weights):
-            return "qk_norm_by_head = true goes with qk_norm = true and qk_norm_weights = true"
-        if self.tied_norm and not self.parallel_block:
-            return "tied_norm = true goes with parallel_block = true"
-        unbuilt = ("norm_last", "norm_after", "sandwich_norm", "kv_lora_rank", "num_experts", "mtp_layers")
-        if self.parallel_block and (found := next((name for name in unbuilt if getattr(self, name)), "")):
-            return f"parallel_block = true is not built with {found}; leave one out"
-        if (self.head_bias or self.logit_scale != 1.0) and (self.head != "next_token" or self.mtp_layers):
-            return "head_bias and logit_scale go with head = next_token and mtp_layers = 0"
-        return "" if self.logit_scale else "logit_scale = 0.0 leaves nothing of the logits; 1 scales nothing"
-
-    def _positions_misfit(self) -> str:
-        """What does not fit in the figures of positions."""
-        if self.rotary_dim and (self.positions != "rotary" or self.kv_lora_rank):
-            return f"rotary_dim = {self.rotary_dim} goes with positions = rotary, and not with latent attention"
-        if self.rotary_dim > self.head_dim:
-            return f"rotary_dim = {self.rotary_dim} is more than head_dim = {self.head_dim}; 0 turns all"
-        turned = "rotary_dim" if self.rotary_dim else "head_dim"
-        if self.positions == "rotary" and getattr(self, turned) % 2:
-            return f"positions = rotary turns pairs of elements, but {turned} = {getattr(self, turned)} is odd"
-        if self.position_offset and self.positions != "learned":
-            return f"position_offset = {self.position_offset} goes with positions = learned"
-        return "" if self.causal or self.positions != "alibi" else "positions = alibi is built with causal = true"
-
-    def _window_misfit(self) -> str:
-        """What does not fit in the figures of windows."""
-        if self.full_attention_every and not self._window:
-            return f"full_attention_every = {self.full_attention_every} goes with sliding_window or attention_chunk, which are 0"
-        if self.sliding_window and self.attention_chunk:
-            return "sliding_window and attention_chunk are two ways to see less; give one of them"
-        if self.unturned_every and (self.positions != "rotary" or self.kv_lora_rank):
-            return f"unturned_every = {self.unturned_every} goes with positions = rotary, and not with latent attention"
-        if self.attention_chunk and not self.causal:
-            return "attention_chunk is built with causal = true"
-        if self.full_attention_from > self.full_attention_every:
-            return f"full_attention_from = {self.full_attention_from} is above full_attention_every = {self.full_attention_every}"
-        return ""
-
-    def _latent_misfit(self) -> str:
-        """What does not fit in the figures of latent attention."""
-        widths = {name: getattr(self, name) for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
-        if not self.kv_lora_rank:
-            stated = next((name for name in ("q_lora_rank", *widths) if getattr(self, name)), "")
-            return f"{stated} = {getattr(self, stated)} is of latent attention (MLA), which kv_lora_rank asks for" if stated else ""
-        if lacking := next((name for name, width in widths.items() if not width), ""):
-            return f"kv_lora_rank = {self.kv_lora_rank} makes attention latent (MLA), which needs {lacking}"
-        if self.qk_rope_head_dim % 2:
-            return f"latent attention turns pairs of elements, but qk_rope_head_dim = {self.qk_rope_head_dim} is odd"
-        if self.head_dim != self.qk_nope_head_dim + self.qk_rope_head_dim:
-            return f"head_dim = {self.head_dim} is not qk_nope_head_dim + qk_rope_head_dim; leave it out"
-        if self.num_kv_heads != self.num_heads:
-            return (
-                f"num_kv_heads = {self.num_kv_heads}, but latent attention has one for each of num_heads = {self.num_heads}; leave it out"
-            )
-        if self.positions != "rotary" or self.qk_norm or self.qkv_bias or self.attention_sinks:
-            return "latent attention (MLA) is built with positions = rotary, and without qkv_bias, qk_norm and attention_sinks"
-        return ""
-
     @property
-    def _window(self) -> int:
+    def window_length(self) -> int:
+        """The tokens of a window or chunk; 0: no layer has one."""
         return self.sliding_window or self.attention_chunk
 
     def window_of(self, layer: int) -> int:
         """The tokens that a token sees in a layer, or those of its chunk; 0: all."""
-        return 0 if self.form(layer).full else self._window
+        return 0 if self.form(layer).full else self.window_length
 
     def form(self, layer: int) -> LayerForm:
         """What a layer has of its own."""
@@ -330,7 +277,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             "U": self.num_token_types,
             "Y": self.num_labels,
             "P": self.max_positions + self.position_offset,
-            **({"w": self._window} if self._window else {}),
+            **({"w": self.window_length} if self.window_length else {}),
             **({"r": self.rotary_dim} if self.rotary_dim else {}),
         }
 
@@ -367,7 +314,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f'sequence_length = {sequence_length} is above max_positions = {most} of model "{self.name}"; at most {most}'
         return ""
 
-    def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
+    def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
         """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs that are counted."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
         layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]

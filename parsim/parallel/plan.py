@@ -16,7 +16,7 @@ from parsim.arguments import check_arguments, misfits
 from parsim.described import Described, Told
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.model.dims import LINEAR, MATMUL
-from parsim.model.spec import Layout, ModelSpec
+from parsim.model.spec import Layout, ModelSpec, layers_in
 from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.precision import FP8, RECIPES, WIDE, Recipe, with_wide_ends
@@ -35,6 +35,12 @@ class Batch(Described, frozen=True):
     one_layout: bool = False  # whether the devices multiply 8 bits however they lie: see Narrowing
     num_layers_at_start_in_bf16: int = 0  # in a recipe that narrows the others
     num_layers_at_end_in_bf16: int = 0
+    source_length: int = 0  # tokens of what an encoder reads beside a sequence; 0: as many as that has
+
+    @property
+    def source(self) -> int:
+        """Tokens of a source."""
+        return self.source_length or self.sequence_length
 
     @property
     def recipe(self) -> Recipe:
@@ -54,7 +60,7 @@ class Batch(Described, frozen=True):
 
     def measured_against(self, model: ModelSpec) -> str:
         """The dtype whose peak stands below MFU: that of the linear layers, unless all of these stay wide."""
-        _, *layers, _ = self.layout(model)
+        layers = layers_in(self.layout(model))
         return self.recipe.multiplied_in(MATMUL if all(name.startswith(WIDE) for name, _ in layers) else LINEAR)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Final
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.dims import COMPUTE, GRADIENT, LINEAR, MASTER, MATMUL, QUANTISED
-from parsim.model.spec import Layout
+from parsim.model.spec import JOINT, Layout
 
 STORED: Final = (COMPUTE, GRADIENT, MASTER, QUANTISED)  # roles of what a recipe stores; those of other tensors have fixed bytes
 
@@ -149,7 +149,9 @@ def with_wide_ends(layout: Layout, start: int, end: int) -> Layout:
     """
     first, *middle, last = layout
     names = [name for name, copies in middle for _ in range(copies)]
-    chosen = (WIDE + name if place < start or place >= len(names) - end else name for place, name in enumerate(names))
+    places, behind = [*accumulate(name != JOINT for name in names)], sum(name != JOINT for name in names) - end
+    is_wide = [name != JOINT and not start < place <= behind for place, name in zip(places, names, strict=True)]
+    chosen = (WIDE * wide + name for wide, name in zip(is_wide, names, strict=True))
     return first, *((name, len([*run])) for name, run in groupby(chosen)), last
 
 

@@ -14,7 +14,7 @@ from parsim.model.experts import ACTIVATION
 from parsim.model.families import blocks_of
 from parsim.model.latent import UP_PROJECTION
 from parsim.model.op import Op
-from parsim.model.spec import ModelSpec
+from parsim.model.spec import ModelSpec, layers_in
 from parsim.parallel.fault import PlanFault
 from parsim.parallel.plan import Plan, Stack
 
@@ -100,4 +100,4 @@ def _is_inside_gemms(name: str, stack: Stack) -> bool:
 def ops_of(model: ModelSpec, stack: Stack) -> list[Op]:
     """The ops of the model's layers, as the stack's kernels run them."""
     blocks = blocks_of(model.architecture, stack.attention, stack.fusions)
-    return [op for name, _ in model.layout[1:-1] for op in blocks[name].ops]
+    return [op for name, _ in layers_in(model.layout) for op in blocks[name].ops]

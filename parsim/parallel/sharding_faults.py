@@ -68,9 +68,21 @@ def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
     if plan.tensor_parallel == 1:
         message = "sequence_parallel splits over the tensor-parallel ranks, but tensor_parallel = 1"
         yield PlanFault("sequence_parallel", message, "Set tensor_parallel above 1, or sequence_parallel to false")
-    elif batch.sequence_length % plan.tensor_parallel:
-        message = f"sequence_parallel: tensor_parallel = {plan.tensor_parallel} does not divide sequence_length = {batch.sequence_length}"
-        yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {comma_list(divisors(batch.sequence_length))}")
+        return
+    for name in ("sequence_length", "source_length"):
+        if (length := getattr(batch, name)) % plan.tensor_parallel:
+            message = f"sequence_parallel: tensor_parallel = {plan.tensor_parallel} does not divide {name} = {length}"
+            yield PlanFault("sequence_parallel", message, f"Legal tensor_parallel: {comma_list(divisors(length))}")
+
+
+def encoder(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
+    """What all layers of a decoder read, the memory, stays on the ranks that made it."""
+    for name in ("pipeline_parallel", "context_parallel"):
+        if model.has_encoder and (degree := getattr(plan, name)) > 1:
+            message = (
+                f'{name} = {degree} cuts model "{model.name}", all of whose decoder layers read what its encoder makes: that is not built'
+            )
+            yield PlanFault(name, message, f"Set {name} = 1; data, tensor and sequence parallelism, ZeRO and recomputation are built")
 
 
 def context_group(plan: Plan) -> Iterator[PlanFault]:

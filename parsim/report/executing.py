@@ -64,7 +64,7 @@ def execute_scenario(
         with bar(watched=not quiet) as show:
 
             def report(step: int, loss: float, score: Score | None, plan: str = name, show: Any = show) -> None:
-                scores = {"validation_loss": score and score.loss, "accuracy": score and score.accuracy}
+                scores = {"validation_loss": score and score.loss, "accuracy": score and score.accuracy, "exact": score and score.exact}
                 rows.append({"plan": plan, "step": step + 1, "loss": loss, **scores})
                 show(plan, (step + 1) / num_steps)
                 if not quiet and (step == 0 or step + 1 == num_steps or not (step + 1) % every):
@@ -89,7 +89,8 @@ def _lengths(scenario: Scenario, stated: int | None) -> tuple[int, int]:
     given, global_batch = scenario.data, scenario.batch.global_batch
     if given is None:
         return stated or _STEPS, 0
-    dataset = load_data(given.name, given.validation_split, scenario.seed, scenario.model, scenario.batch.sequence_length)
+    lengths = scenario.batch.sequence_length, scenario.batch.source
+    dataset = load_data(given.name, given.validation_split, scenario.seed, scenario.model, *lengths)
     return stated or dataset.num_steps(scenario.training.epochs, global_batch), dataset.steps_per_epoch(global_batch)
 
 
@@ -116,6 +117,7 @@ def _is_a_follower(transport: str) -> bool:
 
 def _line(row: dict[str, Any]) -> str:
     held_back = "" if row["accuracy"] is None else f"  validation loss {row['validation_loss']:.6f}  accuracy {percent(row['accuracy'])}"
+    held_back += f", of whole sequences {percent(row['exact'])}" if held_back else ""
     return f"{row['plan']}  step {row['step']}  loss {row['loss']:.6f}{held_back}"
 
 

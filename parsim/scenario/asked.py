@@ -53,6 +53,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
     "batch": {
         "global_batch": "gbs bs batch_size global_batch_size train_batch_size total_batch_size",
         "sequence_length": "seq_length seq_len max_seq_length max_seq_len max_length block_size context_length context_len",
+        "source_length": "max_source_length source_sequence_length encoder_seq_length encoder_sequence_length src_length",
         "dtype": "precision data_type torch_dtype param_dtype compute_dtype mixed_precision mixed_precision_param",
     },
     "cluster": {
@@ -102,6 +103,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "groups_per_token": "topk_group n_limited_groups num_limited_groups moe_router_group_topk",
         "num_dense_layers": "first_k_dense_replace",
         "mtp_layers": "mtp_num_layers num_nextn_predict_layers",
+        "encoder_layers": "num_encoder_layers n_encoder_layers encoder_num_layers",
         "mtp_loss_weight": "mtp_loss_scaling_factor",
         "gate_scale": "routed_scaling_factor moe_router_topk_scaling_factor route_scale routing_scaling_factor",
         "gates": "scoring_func moe_router_score_function score_func",
@@ -239,10 +241,10 @@ SAID: Final[Mapping[str, str]] = {
     "it is rotary_dim, the elements of a head that are turned": "rotary_percent rotary_pct partial_rotary_factor",
     "soft caps are two figures: attn_logit_softcapping and final_logit_softcapping": "logit_softcap* softcap*",
     "latent attention (MLA) is asked for by its widths: kv_lora_rank and others": "mla multi_latent_attention",
-    "encoders beside decoders, images and sounds are not built": (
-        "num_encoder_layers num_decoder_layers encoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder "
-        "vision* image_size patch_size audio* text_config"
+    "a model of family encoder_decoder has num_layers in all, of which encoder_layers are the encoder's": (
+        "num_decoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder"
     ),
+    "images and sounds are not built": ("vision* image_size patch_size audio* text_config"),
     "state-space and linear attention layers are not built": "mamba* ssm* state_size linear_attention* full_attention_interval",
     "it changes no matmul, and nothing that is predicted: leave it out": (
         "rope_theta rope_scaling rotary_base rms_norm_eps layer_norm_eps norm_eps layernorm_epsilon "

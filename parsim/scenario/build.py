@@ -169,7 +169,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
                 parts.batch = replace(parts.batch, one_layout=multiplies_any_layout(parts.node.accelerator))
         yield from _batch(parts, parts.batch, [*_precisions(sections, parts.stack)])
     if sections.data is not None and parts.model is not None and parts.batch is not None:
-        said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length)
+        said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length, parts.batch.source)
         if said:
             yield ("data", "name"), said
     for name, plan in sections.plans.items():
@@ -305,6 +305,8 @@ def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[P
         yield ("batch", wrong.field), str(wrong)
     if model is not None and (fault := model.sequence_fault(batch.sequence_length)):
         yield ("batch", "sequence_length"), fault
+    if model is not None and (fault := model.source_fault(batch.source_length)):
+        yield ("batch", "source_length"), fault
     if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):
         yield ("stack", "loss_chunks"), fault
     if model is not None and parts.stack is not None and (fault := legality.empty_slots_fault(model, batch, parts.stack)):

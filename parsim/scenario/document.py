@@ -56,6 +56,9 @@ class BatchSection(Section):
     place: ClassVar[str | None] = "batch"
     global_batch: Natural = Field(description="the sequences of a step, all replicas together")
     sequence_length: Natural = Field(description="the tokens of a sequence")
+    source_length: Annotated[int, Field(ge=0)] = Field(
+        0, description="the tokens of what an encoder reads beside a decoder's sequence; 0: as many as that has"
+    )
     dtype: PrecisionName = Field("bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in")
     num_layers_at_start_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the first layers that keep bf16 where dtype is lower")
     num_layers_at_end_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the last layers that do")

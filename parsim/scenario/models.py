@@ -49,7 +49,8 @@ class ModelRow(InlineRow):
     @classmethod
     def _sentence(cls, error: ErrorDetails) -> str:
         key, own = str(error["loc"][-1]) if error["loc"] else "", get_args(cls.model_fields["family"].annotation)[0]
-        others = [name for name in families.names() if key in families.family(name).spec.figures()]
+        known = sorted(families.names(), key=lambda name: name != DEFAULT)
+        others = [name for name in known if key in families.family(name).spec.figures()]
         if error["type"] == "extra_forbidden" and others:
             return f"a model of family {own} has no {key}, one of family {others[0]} has; leave it out, or set family = {others[0]}"
         return super()._sentence(error)

@@ -51,9 +51,9 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: an MLP beside attention whose norms are of another kind, or weights laid out otherwise": "codegen* palm*",
         "is not read: its keys; write its figures as an inline model, with positions = alibi": "baichuan_13b* baichuan2_13b*",
         "is not read: its keys; write its figures as an inline model, of the 13B with positions = alibi": "baichuan*",
-        "is not built: encoders beside decoders, or other inputs than text": (
-            "t5* flan* bart* mbart* whisper* vit* clip* llava* qwen2_vl* mllama* deepseek_vl*"
-        ),
+        "is not built: relative positions that all layers of a stack share": "t5* flan* mt5* umt5*",
+        "is not built: a norm behind the embedding of an encoder and a decoder": "bart* mbart*",
+        "is not built: other inputs than text": "whisper* vit* clip* llava* qwen2_vl* mllama* deepseek_vl*",
         "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",
         "is not built: layers that share their weights": "albert*",
         "is not built: embeddings narrower than the model": "electra* opt_350m*",

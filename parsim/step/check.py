@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from parsim.model.op import D_MEMORY
 from parsim.parallel.dimensions import replica_axes
 from parsim.schedules.phase import Phase
 from parsim.step.step import Segment, Step
@@ -30,6 +31,7 @@ def _segment_faults(segment: Segment, phases: Sequence[Phase]) -> Iterator[str]:
     """Groups of weights, and buffers of one micro_batch from phase to phase: what comes to life, what dies, and what is kept."""
     lasting = {name for w in segment.weights for name in w.lasting} | {t.name for t in segment.totals}
     lasting |= {name for tasks in segment.phases.values() for task in tasks if getattr(task, "overwrite", False) for name in writes(task)}
+    lasting |= {each.name for each in segment.beside if segment.memory != "makes"}
     for weight in segment.weights:
         summed = "+".join(axis for axis in replica_axes() if axis in weight.gradient.partial)
         if weight.group.name != summed:
@@ -37,7 +39,7 @@ def _segment_faults(segment: Segment, phases: Sequence[Phase]) -> Iterator[str]:
     live: set[str] = set()
     for phase in phases:
         where = f"{segment.name} {phase}"
-        live |= _name(segment.entering[phase])
+        live |= _name(segment.entering[phase]) | ({D_MEMORY} if segment.memory == "makes" and phase in (Phase.B, Phase.I) else set())
         for index, task in enumerate(segment.phases[phase]):
             yield from (f"{where}: {task.name} reads {name}, which is not there" for name in set(reads(task)) - live - lasting)
             made = {value.name for value in allocates(task) if isinstance(value, Operand)} - lasting

@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from parsim.model.adapters import is_adapter
-from parsim.model.dims import COMPUTE, LOGITS, TOKENS
+from parsim.model.dims import COMPUTE, LOGITS, SOURCE, TOKENS
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
-from parsim.model.op import COUNT, Block, Dims
-from parsim.model.spec import Architecture
+from parsim.model.op import COUNT, D_MEMORY, MEMORY, Block, Dims
+from parsim.model.spec import JOINT, Architecture
 from parsim.model.tuning import untuned_name
 from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, replica_axes, rules, view_of
 from parsim.parallel.group import Group
@@ -33,10 +33,10 @@ from parsim.step.ring import with_turns
 from parsim.step.split import halves
 from parsim.step.step import Segment, Step
 from parsim.step.structure import Structure
-from parsim.step.task import Compute, Operand, Task, Weight
+from parsim.step.task import Compute, Hold, Operand, Task, Weight
 
 KEPT: Final = "kept_"  # and a layer's name: one that is not recomputed, where only each n-th is
-_STREAM: Dims = ("B", "T", "D")
+_SOURCE: Dims = ("B", SOURCE["T"], "D")  # of what an encoder made
 
 
 class _Recompute(NamedTuple):
@@ -96,13 +96,14 @@ def lower(structure: Structure) -> Step:
         structure.ends_apart,
         structure.narrow_gradients,
     )
-    first, *layers, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
+    first, *between, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
+    layers, joints = ([name for name in between if (name == JOINT) == is_joint] for is_joint in (False, True))
     middle = [*((name, narrow) for name in layers), *((name, wide) for name in structure.wide_layers)]
     found = [
         _segment_of(first, switches),
         *(_segment_of(name, switches._replace(kernels=kernels, recompute=again)) for name, kernels in middle),
         *(_segment_of(KEPT + name, switches._replace(kernels=kernels)) for name, kernels in middle if structure.recompute_every > 1),
-        _segment_of(last, switches),
+        *(_segment_of(name, switches) for name in (*joints, last)),
     ]
     segments = {segment.name: segment for segment in found}
     return Step(structure, segments, tuple(finish(structure, tuple(segments.values()))))
@@ -137,9 +138,11 @@ def _placement(name: str, switches: _Switches) -> Segment:
     block, forward_calls, backward_calls, gradient_of_x, linear, _ = _calls(name, switches.kernels)
     table = dict(switches.rules)
     placer = Placer(table, switches.expert_axes)
-    x = Operand("x", Sharding.of(_STREAM, table), COMPUTE) if block.input else None
+    x = Operand(block.input, Sharding.of(block.stream, table), COMPUTE) if block.input else None
     if x:
-        placer.known["x"] = x
+        placer.known[x.name] = x
+    beside = tuple(Operand(name, Sharding.of(_SOURCE, table), COMPUTE) for name in (MEMORY, D_MEMORY) if block.memory)
+    placer.known |= {each.name: each for each in beside[block.memory == "makes" :]}
     placer.know(linear)
     placer.packed = frozenset(_calls(name, switches.kernels).block.packed)
     forward = with_turns(placer.place(forward_calls), switches.ring)
@@ -161,6 +164,8 @@ def _placement(name: str, switches: _Switches) -> Segment:
         leaving={Phase.F: y, Phase.B: d_x, Phase.I: d_x, Phase.W: None},
         weights=tuple(_weight(block, *each) for each in placed),
         totals=tuple(placer.known[total] for total in block.totals),
+        beside=beside,
+        memory=block.memory,
         steers=tuple(_steer(block, name, placer.known[COUNT + name].sharding) for name in block.steers),
     )
 
@@ -182,6 +187,7 @@ def _calls(name: str, kernels: _Kernels) -> _Calls:
         fused = "norm_gemm" in kernels.fusions
         forward, backward = in_narrow(forward, backward, linear, kernels.narrows, lasting=kernels.lasting_layouts, fused=fused)
     dims = {dim for call in (*forward, *backward) for _, own, *_ in (*call.inputs, *call.outputs) for dim in own}
+    dims |= {*block.stream, *(_SOURCE if block.memory else ())}
     return _Calls(replace(block, name=name), forward, backward, gradient_of_x, linear, frozenset(dims))
 
 
@@ -223,12 +229,18 @@ def _weight(
 
 
 def _with_lives(bare: Segment, parts: set[str]) -> Segment:
-    """The segment with the halves of its backward, frees on all tasks, and what it keeps between phases; `parts` last, too."""
+    """The segment with the halves of its backward, frees on all tasks, and what it keeps between phases; `parts` last, too.
+
+    The memory lives from the forward of its block to that block's backward, its gradient from before the first that adds to it.
+    """
     forward, backward = bare.phases[Phase.F], bare.phases[Phase.B]
-    gradient_of_x = _names(bare.leaving[Phase.B])
-    inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""))
+    gradient_of_x, makes = _names(bare.leaving[Phase.B]), bare.memory == "makes"
+    passing = {each.name for each in bare.beside}
+    inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""), also={D_MEMORY} & passing)
     lasting = {name for w in bare.weights for name in w.lasting} | {t.name for t in bare.totals} | parts
     entering = _names(bare.entering[Phase.B])
+    lasting |= passing - ({D_MEMORY} if makes else set())
+    entering |= {D_MEMORY} if makes else set()
     saved = saved_for(backward, lasting | entering)
     waiting = saved_for(weights, lasting)
     seen: Sequence[Task] = (*forward, *inputs, *backward)
@@ -238,7 +250,13 @@ def _with_lives(bare: Segment, parts: set[str]) -> Segment:
         Phase.I: with_frees(inputs, lasting | waiting | ({apart} if gradient_of_x else set()), saved | entering),
         Phase.W: with_frees(weights, lasting, waiting),
     }
-    kept = {Phase.F: operands_named(forward, saved), Phase.I: operands_named(seen, waiting)}
+    if bare.memory == "follows":
+        begins = Hold("memory_gradient", bare.beside[1:])
+        phases |= {phase: (*phases[phase], begins) for phase in (Phase.B, Phase.I)}
+    if makes:
+        ends = Hold("release_memory", frees=(MEMORY,))
+        phases |= {phase: (ends, *phases[phase]) for phase in (Phase.B, Phase.I)}
+    kept = {Phase.F: (*operands_named(forward, saved), *bare.beside[:makes]), Phase.I: operands_named(seen, waiting)}
     d_x = bare.leaving[Phase.I]
     leaving = {**bare.leaving, Phase.I: replace(d_x, name=apart) if d_x else None}
     return replace(bare, phases=phases, kept=kept, leaving=leaving)

@@ -276,9 +276,10 @@ def _new_gradients(step: Step, segment: Segment) -> tuple[Placed, ...]:
 
     Under ZeRO 2 those that nobody else holds live through the step.
     """
-    others = [each for each in step.segments.values() if each.name != segment.name and _is_whole(step)]
-    shared = {weight.name for each in others for weight in each.weights if weight.owner == segment.name}
-    new = [weight for weight in segment.weights if weight.owner != segment.name or weight.name not in shared]
+    every = [*step.segments.values()]
+    behind = every[every.index(segment) + 1 :] if _is_whole(step) else []
+    added = {(weight.owner, weight.name) for each in behind for weight in each.weights}
+    new = [weight for weight in segment.weights if (weight.owner, weight.name) not in added]
     return tuple((segment.name, each) for each in new if each.trained and (each.group.axes or not step.structure.gradients_last))
 
 

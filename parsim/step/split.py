@@ -6,7 +6,7 @@ Source: Qi et al. 2023 (arXiv:2401.10241), section 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -25,13 +25,13 @@ class Halves(NamedTuple):
     d_x: str
 
 
-def halves(backward: Sequence[Task], d_x: str) -> Halves:
-    """Backward cut by dataflow.  Where I would change a buffer that W still reads, it makes a new one.
+def halves(backward: Sequence[Task], d_x: str, also: Set[str] = frozenset()) -> Halves:
+    """Backward cut by dataflow; I makes what is `also` handed on.  Where it would change a buffer that W still reads, it makes a new one.
 
     Raises:
         PlanError: the change is a collective in place.
     """
-    leads = _leading_to(backward, d_x)
+    leads = _leading_to(backward, {d_x, *also} - {""})
     read_later: set[str] = set()  # by W, before what I changes now
     renamed: dict[str, str] = {}
     inputs: list[Task] = []
@@ -61,9 +61,9 @@ def _sum(moved: Compute, apart: Value, held: Value) -> Compute:
     return Compute(f"{moved.name}.add", "add", (apart, held), (apart,), {}, in_place=True, tag=moved.tag, again=moved.again)
 
 
-def _leading_to(backward: Sequence[Task], d_x: str) -> list[bool]:
-    """Which tasks the input's gradient needs, and which run a second time."""
-    live, found = {d_x} - {""}, []
+def _leading_to(backward: Sequence[Task], wanted: Set[str]) -> list[bool]:
+    """Which tasks these gradients need, and which run a second time."""
+    live, found = {*wanted}, []
     for task in reversed(backward):
         is_needed = bool(live & set(writes(task))) or (isinstance(task, Compute | Collective) and task.again)
         if is_needed:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from parsim.model.dims import FLOAT32
+from parsim.model.op import MemoryUse
 from parsim.schedules.phase import Phase
 from parsim.step.structure import Structure
 from parsim.step.task import Operand, Task, Weight
@@ -25,6 +26,8 @@ class Segment(Struct, frozen=True, kw_only=True):
     leaving: Mapping[Phase, Operand | None]  # what it hands on
     weights: tuple[Weight, ...]
     totals: tuple[Operand, ...]  # summed over the step
+    beside: tuple[Operand, ...] = ()  # the memory that passes by, and its gradient
+    memory: MemoryUse = ""  # what the segment does to it
     steers: tuple[Weight, ...] = ()  # what follows such sums, with no gradient: its `gradient` says over which axes these are partial
 
     @property
@@ -36,7 +39,7 @@ class Segment(Struct, frozen=True, kw_only=True):
     def known(self) -> tuple[Operand, ...]:
         """Activations that may be alive when one of its lists starts: kept ones, and those of its neighbours, or for them."""
         ends = (operand for side in (self.entering, self.leaving) for operand in side.values() if operand)
-        return (*ends, *(operand for kept in self.kept.values() for operand in kept))
+        return (*self.beside, *ends, *(operand for kept in self.kept.values() for operand in kept))
 
     @property
     def own_weights(self) -> tuple[Weight, ...]:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from parsim.executor.job import Job
 
 
+Forwards = Mapping[type[Any], Callable[[Arithmetic], Pullback]]  # the loss of a micro_batch, by the spec of a model
+
+
 class Expected(Struct, frozen=True):
     """What a step of one rank comes to: gradients before they are clipped, and what its memory holds when all else is freed."""
 
@@ -36,9 +39,9 @@ class Expected(Struct, frozen=True):
     lasting_bytes: int
 
 
-def by_hand(job: Job) -> Expected | None:
+def by_hand(job: Job, forwards: Forwards) -> Expected | None:
     """The first step of a job of one rank; None for another family of models, or another optimizer."""
-    forward, optimizer = FORWARDS.get(type(job.spec)), OPTIMIZERS_BY_HAND.get(job.step.structure.optimizer)
+    forward, optimizer = forwards.get(type(job.spec)), OPTIMIZERS_BY_HAND.get(job.step.structure.optimizer)
     if forward is None or optimizer is None:
         return None
     run, (direction, states_of), given = Arithmetic(job), optimizer, job.training
@@ -111,17 +114,18 @@ def transformer(run: Arithmetic) -> Pullback:
     x, first = _embedding(run, model, shape)
     pullbacks = [first]
     for i in range(model.num_layers):
-        x, back = _transformer_layer(run, model, f"layer{i}", x)
+        x, back = transformer_layer(run, model, f"layer{i}", x)
         pullbacks.append(back)
-    last, later = _head(run, model, x), _later_token(run, model, x) if model.mtp_layers else None
+    last, later = head(run, model, x), _later_token(run, model, x) if model.mtp_layers else None
     return chain(*pullbacks, lambda dy: last(dy) + later(dy) if later else last(dy))
 
 
-def _transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+def transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    """A layer of this number, or that of a module for a later token."""
     if model.parallel_block:
-        return side_by_side(run, model, at, x, _attention, _mlp)
-    x, attended = _residual(run, model, at, "norm1", _attention, x)
-    x, back = _residual(run, model, at, "norm2", _experts if model.has_experts(_layer(model, at)) else _mlp, x)
+        return side_by_side(run, model, at, x, attention, feed_forward)
+    x, attended = residual(run, model, at, "norm1", attention, x)
+    x, back = residual(run, model, at, "norm2", _experts if model.has_experts(_layer(model, at)) else feed_forward, x)
     return x, chain(attended, back)
 
 
@@ -151,14 +155,15 @@ def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) 
     return x, chain(*pullbacks)
 
 
-def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
+def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
     """x plus a branch of it, with norms before the branch, behind it or behind the sum."""
     name = f"{at}/{norm}"
     is_bare = model.norm_last or model.norm_after or (norm == "norm1" and model.form(_layer(model, at)).unnormed)
     entering, before = (x, lambda dy: dy) if is_bare else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
     y, after = run.norm(f"{name}_behind", y, model.norm) if model.sandwich_norm or model.norm_after else (y, lambda dy: dy)
-    y, dropped = run.dropout(at, _mask(at, "attention_mask" if norm == "norm1" else "mlp_mask"), y)
+    mask = f"{norm.removesuffix('norm1')}attention_mask" if norm.endswith("norm1") else "mlp_mask"
+    y, dropped = run.dropout(at, _mask(at, mask), y)
     inside = chain(before, through, after, dropped)
     if not model.norm_last:
         return x + y, lambda dy: dy + inside(dy)
@@ -171,7 +176,8 @@ def _residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branc
     return y, back
 
 
-def _attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    """Attention of x to itself."""
     q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
     scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim), model.attn_logit_softcapping)
     if model.positions == "alibi":
@@ -234,7 +240,7 @@ def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valu
     y, back = experts(run, model, at, x, _up_and_down)
     if not model.shared_ffn_hidden_size:
         return y, back
-    more, through = _mlp(run, model, at, x, "shared_")
+    more, through = feed_forward(run, model, at, x, "shared_")
     if not model.shared_expert_gate:
         return y + more, lambda dy: back(dy) + through(dy)
     row = f"{at}/shared_expert_gate.weight"
@@ -248,7 +254,8 @@ def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valu
     return y + more * gate[..., None], back_by_gate
 
 
-def _mlp(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
+def feed_forward(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
+    """The MLP of a layer, or one beside its experts."""
     return _up_and_down(model, lambda name, x: run.dense(f"{at}/{of}{name}", x), x)
 
 
@@ -286,7 +293,7 @@ def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         projected, through = run.dense(f"head/mtp_{name}", normed)
         pairs.append((projected, chain(before, through)))
     (hidden, to_x), (embedded, to_words) = pairs
-    y, layer = _transformer_layer(run, model, "head", hidden + embedded)
+    y, layer = transformer_layer(run, model, "head", hidden + embedded)
     y, last = run.norm("head/mtp_norm", y, model.norm)
     logits, output = _vocabulary(run, model, y)
     scale = model.mtp_loss_weight / (run.job.model.batch.global_batch * x.shape[1])
@@ -300,7 +307,8 @@ def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
     return back
 
 
-def _head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
+def head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
+    """From the last layer to the loss."""
     pullbacks: list[Pullback] = []
     batch, length, _ = x.shape
     per_text = 1 / run.job.model.batch.global_batch
@@ -379,7 +387,7 @@ def mlp(run: Arithmetic) -> Pullback:
     return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "row_labels", batch, length), scale))
 
 
-FORWARDS: Mapping[type[Any], Callable[[Arithmetic], Pullback]] = {TransformerSpec: transformer, MlpSpec: mlp}
+FORWARDS: Forwards = {TransformerSpec: transformer, MlpSpec: mlp}
 # The direction of the first update, and the bytes of an element's states beside a weight of so many; of 8 bits: Dettmers et al. 2022
 # (arXiv:2110.02861), section 2.
 OPTIMIZERS_BY_HAND: Mapping[str, tuple[Callable[[Training, Array, Array], Array], Callable[[int], int]]] = {

@@ -32,6 +32,7 @@ from parsim.simulator.trace import Trace
 from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
 from parsim.verify.by_hand import by_hand
+from parsim.verify.encoder_by_hand import FORWARDS
 from parsim.verify.shrink import shrunk
 from parsim.verify.walk import late_frees, moved_bytes
 
@@ -252,7 +253,7 @@ def _steers(job: Job, place: int) -> dict[str, Weight]:
 
 def _by_hand(whole: Execution) -> Iterator[Verdict]:
     """The one-rank run against the mathematics; nothing for a family of models, or an update rule, that is not written there."""
-    expected = by_hand(whole.job)
+    expected = by_hand(whole.job, FORWARDS)
     if expected is None:
         return
     loss, error = expected.loss, abs(whole.loss - expected.loss)

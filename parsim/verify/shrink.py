@@ -75,7 +75,8 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     sequences, tokens = rounds * split(small, "B") * small.micro_batch * small.num_copies, (8 if in_blocks else 4) * parts
     while next(sharding_faults.tokens(small, model, replace(scenario.batch, sequence_length=tokens)), None):
         tokens *= 2  # until runs of tokens that experts share are whole
-    batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens, **ends)
+    source = tokens // 2 if scenario.batch.source_length else 0
+    batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens, source_length=source, **ends)
     stack = replace(scenario.stack, vocab_multiple=8, loss_chunks=min(scenario.stack.loss_chunks, 2))
     cluster = _cluster(scenario.cluster, small.num_devices)
     return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)
@@ -114,5 +115,6 @@ def _cluster(cluster: Cluster, num_devices: int) -> Cluster:
 
 def _multiplications(scenario: Scenario) -> int:
     """Half of the FLOPs, since each goes with an addition."""
-    length = scenario.batch.sequence_length
-    return model_flops_per_token(scenario.model, length)[0] // 2 * scenario.batch.global_batch * length
+    batch = scenario.batch
+    each = model_flops_per_token(scenario.model, batch.sequence_length, batch.source)[0] // 2
+    return each * batch.global_batch * batch.sequence_length

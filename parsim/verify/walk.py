@@ -12,7 +12,7 @@ from parsim.cost import count
 from parsim.cost.workload import Workload
 from parsim.schedules.phase import Phase
 from parsim.step.program import Run
-from parsim.step.task import COMPUTE_STREAM, Bucket, Compute, Operand, reads, writes
+from parsim.step.task import COMPUTE_STREAM, Bucket, Compute, Hold, Operand, reads, writes
 
 
 def moved_bytes(workload: Workload, at: Mapping[str, int]) -> Counter[str]:
@@ -41,7 +41,11 @@ def late_frees(workload: Workload, rank: int) -> list[str]:
             used = {*reads(task), *writes(task)}
             for freed in task.frees:
                 behind = isinstance(freed, Bucket) and any(name != run.segment.name for name, _ in freed.weights)
-                is_late = behind and freed != getattr(task, "source", None) if isinstance(freed, Bucket) else freed not in used
+                is_late = (
+                    behind and freed != getattr(task, "source", None)
+                    if isinstance(freed, Bucket)
+                    else freed not in used and not isinstance(task, Hold)
+                )
                 found += [f"{task.name} in {run.segment.name} {phase} frees {getattr(freed, 'name', freed)}"] * is_late
     return found
 

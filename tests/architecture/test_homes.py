@@ -194,6 +194,8 @@ ROOM = {
     "weights that are not trained, adapters, a base in 4 bits": 717,
     "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 670,
     "chunks that cannot be even, why nothing narrow is tried and no number of devices does": 80,
+    "decoders that attend to what an encoder made of a source, also by hand": 470,
+    "a parallel corpus, sentences that are right as a whole": 110,
 }
 
 

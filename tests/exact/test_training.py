@@ -171,6 +171,19 @@ def test_an_encoder_learns_who_did_what_to_whom() -> None:
     assert end.accuracy > 0.95 > 0.8 > np.mean(held_back == 0)  # what whoever names no role gets right
 
 
+def test_an_encoder_and_a_decoder_learn_to_translate() -> None:
+    _, (half, end) = scored("machine-translation", 100)
+    assert half.exact < 0.5 and end.exact > 0.9 and end.accuracy > 0.98
+
+
+@pytest.mark.parametrize("plan", ["sentences", "zero3", "columns_and_rows", "recompute", "sequence_parallel"])
+def test_every_plan_translates_as_one_rank_does(plan: str) -> None:
+    scenario = example("machine-translation")
+    together, apart = (execute(scenario, each, num_steps=3) for each in (alone(scenario), plan))
+    np.testing.assert_allclose(apart.losses, together.losses, rtol=1e-9, atol=0)
+    assert largest_difference(final(apart), final(together)) <= 1e-9
+
+
 def test_a_tiny_gpt_learns_more_than_how_common_each_character_is() -> None:
     scenario = example("tiny-gpt-pydoc")
     executed = execute(scenario, alone(scenario), num_steps=60)

@@ -54,7 +54,7 @@ class MlpSpec(ModelSpec, frozen=True, kw_only=True):
         """Extent of every dim that the model alone decides."""
         return {"D": self.hidden_size, "F": self.ffn_hidden_size, "Y": self.num_labels, "I": self.num_features}
 
-    def attention_flops_per_token(self, sequence_length: int) -> tuple[int, int]:
+    def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
         """None: rows do not meet."""
         return 0, 0
 

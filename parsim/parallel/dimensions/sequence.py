@@ -4,4 +4,4 @@ gathers and leaving it scatters."""
 from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
 SOURCE = "Korthikanti et al. 2022 (arXiv:2205.05198), section 4.2.2"
-DIMENSIONS.register("sequence_parallel", Dimension("sequence_parallel", "tp", ("T",), SOURCE, None))
+DIMENSIONS.register("sequence_parallel", Dimension("sequence_parallel", "tp", ("T", "t"), SOURCE, None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from parsim.model.families.encoder_decoder import EncoderDecoderSpec
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 
@@ -24,5 +25,6 @@ MODELS = {
     "praise": replace(_ENCODER, num_labels=2),
     "pydoc-sections": replace(_ENCODER, num_token_types=2),
     "pydoc-topics": _GPT,
+    "translation": EncoderDecoderSpec.of(name="toy", num_layers=2, hidden_size=8, num_heads=2, vocab_size=64, max_positions=16),
     "roles": replace(_ENCODER, head="token", num_token_types=2, num_labels=6, max_positions=24),
 }

@@ -14,7 +14,7 @@ from parsim.data import DATASETS, Dataset
 from parsim.errors import ParsimError, ScenarioError
 from parsim.model.spec import ModelSpec
 
-LENGTH = {"digits": 1, "praise": 12, "pydoc-sections": 16, "pydoc-topics": 16, "roles": 24}
+LENGTH = {"digits": 1, "praise": 12, "pydoc-sections": 16, "pydoc-topics": 16, "roles": 24, "translation": 9}
 
 
 def loaded(name: str, seed: int = 3, validation_split: float = 0.2) -> Dataset:
@@ -40,6 +40,7 @@ def test_a_data_set_holds_what_its_model_draws_at_extents_and_values_that_fit(na
         "features": (length, model.extents.get("I")),
         "row_labels": (length,),
         "tokens": (length,),
+        "source_tokens": (8,),
         "labels": (length,),
         "text_labels": (),
         "token_labels": (length,),
@@ -47,6 +48,7 @@ def test_a_data_set_holds_what_its_model_draws_at_extents_and_values_that_fit(na
     }
     most = {
         "tokens": model.extents.get("V"),
+        "source_tokens": model.extents.get("V"),
         "labels": model.extents.get("V"),
         **dict.fromkeys(("text_labels", "token_labels"), model.num_labels),
         "row_labels": model.num_labels,
@@ -169,6 +171,8 @@ def misfits() -> list[tuple[str, ModelSpec, int, str]]:
         ("praise", replace(encoder, head="token"), 16, "takes token_labels, which it has not"),
         ("roles", replace(MODELS["roles"], num_token_types=1), 24, "num_token_types = 1 of model"),
         ("roles", MODELS["roles"], 22, "sequence_length = 22 must be at least 23"),
+        ("translation", replace(MODELS["translation"], vocab_size=60), 9, "vocab_size = 60 of model"),
+        ("translation", MODELS["translation"], 8, "sequence_length = 8 must be at least 9"),
     ]
 
 

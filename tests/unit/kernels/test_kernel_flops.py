@@ -106,6 +106,7 @@ CASES: dict[str, Case] = {
     "lookup": ((TOKENS, ones(7, 4)), {"offset": 0}, 0),
     "lookup_grad": ((TOKENS, X, ones(5, 4)), {"offset": 1}, 24),
     "position": ((X, ones(8, 4)), {"offset": 3}, 24),
+    "sinusoid": ((X,), {"offset": 3}, 24),
     "position_grad": ((X, ones(8, 4)), {"offset": 3}, 24),
     "rotary": ((Q,), {"offset": 3}, 72 // 2 * 6),  # 4 multiplications and 2 additions a pair of elements
     "rotary_grad": ((Q,), {"offset": 3}, 72 // 2 * 6),

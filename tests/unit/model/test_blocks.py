@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from parsim.model.blocks import transformer_layer
 from parsim.model.dims import DIMS
 from parsim.model.ends import embedding, head
 from parsim.model.families import blocks_of
+from parsim.model.families.encoder_decoder import EncoderDecoderArchitecture
 from parsim.model.families.mlp import MlpArchitecture
 from parsim.model.form import LayerForm
-from parsim.model.op import Block
+from parsim.model.op import MEMORY, Block
 from parsim.model.op_kinds import COSTS, KINDS
 from parsim.model.spec import Architecture
 from parsim.model.transformer import TransformerArchitecture
@@ -22,6 +23,7 @@ LLAMA = TransformerArchitecture(norm="rms_norm", positions="rotary", activation=
 MLP = MlpArchitecture(activation="tanh", bias=True, dropout=True)
 BERT = replace(GPT, causal=False, norm_last=True, token_types=True, head="masked_token")
 MLA = replace(LLAMA, latent=True, query_latent=True)
+TRANSLATOR = EncoderDecoderArchitecture(**{**asdict(GPT), "positions": "sinusoidal", "norm_last": True})
 KINDS_OF_MODEL = {
     "mla": MLA,
     "mla without a latent of queries": replace(MLA, query_latent=False),
@@ -44,6 +46,8 @@ KINDS_OF_MODEL = {
     "the same with dropout and one norm": replace(LLAMA, parallel_block=True, tied_norm=True, dropout=True, scaled_logits=True),
     "alibi": replace(GPT, positions="alibi", embedding_norm=True, norm_bias=False, scores_dropped=False),
     "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window="sliding"),
+    "translator": TRANSLATOR,
+    "translator with norms first": replace(TRANSLATOR, norm_last=False, positions="learned"),
     "mlp": MLP,
     "mlp without biases and dropout": replace(MLP, bias=False, dropout=False),
 }
@@ -123,7 +127,7 @@ def test_the_embedding_of_bert_sums_three_tables_and_its_head_has_a_dense_layer(
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)
 def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> None:
     for block in blocks(KINDS_OF_MODEL[name]):
-        known = {block.input, *block.weights}
+        known = {block.input, *block.weights, *([MEMORY] if block.memory == "reads" else [])}
         for op in block.ops:
             assert set(op.inputs) <= known, (block.name, op.name)
             assert not set(op.outputs) - set(block.totals) & known, (block.name, op.name)

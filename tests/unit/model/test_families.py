@@ -11,7 +11,7 @@ from parsim import catalog
 from parsim.errors import ParsimError
 from parsim.model.families import FAMILIES, Family, blocks_of, family, mlp, names
 from parsim.model.parameters import num_parameters
-from parsim.model.spec import ModelSpec, figure
+from parsim.model.spec import ModelSpec, figure, layers_in
 from parsim.scenario.models import row_class
 from parsim.scenario.rows import read
 
@@ -27,7 +27,7 @@ def test_a_layout_names_all_blocks_in_order_and_its_ends_take_and_leave_no_strea
     assert not first.input and first.output and last.input and not last.output
     assert all(block.input and block.output for block in between)
     copies = [copies for _, copies in model.layout]
-    assert copies[0] == copies[-1] == 1 and sum(copies[1:-1]) == model.num_layers
+    assert copies[0] == copies[-1] == 1 and sum(copies for _, copies in layers_in(model.layout)) == model.num_layers
 
 
 @pytest.mark.parametrize("name", names())

@@ -1,0 +1,186 @@
+"""Encoder-decoder models, as for machine translation: an encoder reads the source both ways, and each layer of a decoder attends to
+what it made of that, the memory, between its causal attention and its MLP.
+
+The memory passes by the decoder's layers; their gradients of it add up, and flow back into the encoder.  A source has a length of its own.
+Source and target share one vocabulary and its table.
+Source: Vaswani et al. 2017 (arXiv:1706.03762), sections 3.1, 3.2.3 and 3.4; a norm behind each stack where norms come first: Xiong et al.
+2020 (arXiv:2002.04745), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+from msgspec.structs import asdict, replace
+
+from parsim.model.blocks import transformer_layer
+from parsim.model.dims import SOURCE
+from parsim.model.ends import embedding, head
+from parsim.model.families import FAMILIES, Blocks, Family, by_name
+from parsim.model.form import LayerForm
+from parsim.model.norms import norm, norm_weights
+from parsim.model.op import MEMORY, Block, Op, with_dims, with_prefix
+from parsim.model.spec import JOINT, Layout, figure
+from parsim.model.transformer import TransformerArchitecture, TransformerSpec
+from parsim.model.tuning import Tuning
+
+CROSS: Final = "cross_"  # before the names of what attends to the memory
+_OF_MEMORY: Final = ("k_gemm", "v_gemm", "k_bias", "v_bias", "keys", "values")  # ops of attention on what is attended to
+_NOT_BUILT: Final = (
+    *("num_experts", "shared_ffn_hidden_size", "sliding_window", "attention_chunk", "full_attention_every", "unturned_every"),
+    *("attention_sinks", "qk_norm", "kv_lora_rank", "mtp_layers", "num_token_types", "parallel_block", "sandwich_norm", "norm_after"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "embedding_norm", "head_bias", "position_offset", "unnormed_first"),
+)
+
+
+class EncoderDecoderArchitecture(TransformerArchitecture, frozen=True, kw_only=True):
+    """Which ops the blocks of an encoder-decoder model have."""
+
+    family: ClassVar[str] = "encoder_decoder"
+
+    @property
+    def norms_embedding(self) -> bool:
+        """None, wherever those of layers are."""
+        return False
+
+
+class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
+    """An encoder-decoder model.
+
+    >>> EncoderDecoderSpec.of(
+    ...     name="tiny", num_layers=3, encoder_layers=1, hidden_size=8, num_heads=2, vocab_size=64, max_positions=16
+    ... ).layout
+    (('embedding', 1), ('encoder_layer', 1), ('decoder_embedding', 1), ('layer', 2), ('head', 1))
+    """
+
+    num_layers: int = figure("the number of layers, those of the encoder and those of the decoder together")
+    encoder_layers: int = figure(
+        "the layers of the encoder; half of num_layers where left out", rule=lambda row: max(row["num_layers"] // 2, 1)
+    )
+    activation: str = figure("the nonlinearity of the MLP", "relu", legal=("gelu", "relu", "squared_relu", "swiglu"))
+    positions: str = figure(
+        "what is added to embeddings: sines of the position, behind a factor sqrt(hidden_size), or a table of each stack",
+        "sinusoidal",
+        legal=("sinusoidal", "learned"),
+    )
+    norm_last: bool = figure("whether norms stand behind the residual adds; else before, and one behind each stack", True)
+
+    def misfit(self, stated: Mapping[str, Any]) -> str:
+        """What does not fit in the figures; "" where all do."""
+        if not 0 < self.encoder_layers < self.num_layers:
+            return f"encoder_layers = {self.encoder_layers} leaves no layer to one of the stacks, of num_layers = {self.num_layers}"
+        if asked := next((name for name in _NOT_BUILT if getattr(self, name)), ""):
+            return f"{asked} = {getattr(self, asked)} is not built in encoder-decoder models; leave it out"
+        if self.tuning != Tuning():
+            return "tuning is not built in encoder-decoder models; leave it out"
+        if self.embedding_scale != 1.0 or self.logit_scale != 1.0:
+            return "embedding_scale and logit_scale are not built in encoder-decoder models; leave them out"
+        if not self.causal or self.head != "next_token":
+            return "a decoder that reads what an encoder made has causal = true and head = next_token; leave them out"
+        return super().misfit(stated)
+
+    @property
+    def layout(self) -> Layout:
+        """Both stacks, with the decoder's embedding between them."""
+        inner = ("encoder_layer", self.encoder_layers), (JOINT, 1), ("layer", self.num_layers - self.encoder_layers)
+        return ("embedding", 1), *inner, ("head", 1)
+
+    @property
+    def architecture(self) -> EncoderDecoderArchitecture:
+        """What decides which ops there are."""
+        return EncoderDecoderArchitecture(**asdict(super().architecture))
+
+    def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
+        """Those of the encoder are shared out among the tokens of the decoder; its own attention alone is causal."""
+        decoder_layers = self.num_layers - self.encoder_layers
+        pairs = self.encoder_layers * source_length**2 + decoder_layers * source_length * sequence_length
+        each, own = 12 * self.num_heads * self.head_dim, decoder_layers * sequence_length
+        others = each * pairs // sequence_length
+        return others + each * own, others + each * own // 2
+
+    def small(self, num_layers: int, tensor_parallel: int) -> EncoderDecoderSpec:
+        """A likeness with a layer in each stack at least."""
+        return replace(super().small(max(num_layers, 2), tensor_parallel), encoder_layers=max(num_layers // 2, 1))
+
+
+def blocks(kind: EncoderDecoderArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
+    """The encoder's embedding and layer, the joint, the decoder's layer, and the head."""
+    both_ways = transformer_layer(LayerForm(), replace(kind, causal=False), attention=attention, fusions=fusions)
+    one_way = transformer_layer(LayerForm(), kind, attention=attention, fusions=fusions)
+    words = embedding(kind, fusions=fusions)
+    return by_name(
+        _of_source(words, "embedding"),
+        _of_source(both_ways, "encoder_layer"),
+        _joint(words, kind, fusions),
+        _decoder_layer(one_way, both_ways),
+        replace(head(kind, fusions=fusions), memory="follows"),
+    )
+
+
+def _of_source(block: Block, name: str) -> Block:
+    """The same of the source, whose tokens have a name of their own."""
+    ops = tuple(
+        replace(op, inputs=tuple(map(_source_name, op.inputs)), outputs=tuple(map(_source_name, op.outputs)))
+        for op in with_dims(block.ops, SOURCE)
+    )
+    return replace(block, name=name, ops=ops, stream=_letters(block.stream))
+
+
+def _source_name(tensor: str) -> str:
+    return "source_tokens" if tensor == "tokens" else tensor
+
+
+def _letters(dims: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(SOURCE.get(dim, dim) for dim in dims)
+
+
+def _joint(words: Block, kind: EncoderDecoderArchitecture, fusions: tuple[str, ...]) -> Block:
+    """The encoder's last norm, if there is one, and the decoder's embedding, whose table is the encoder's."""
+    last_norm = [] if kind.norm_last else [*with_dims(norm("encoder_norm", "x", kind, fusions, out=MEMORY), SOURCE)]
+    scales = {} if kind.norm_last else norm_weights("encoder_norm", kind)
+    return Block(
+        JOINT,
+        (*last_norm, *words.ops),
+        {**scales, **words.weights},
+        input=MEMORY if kind.norm_last else "x",
+        shared={"word.weight": "embedding"},
+        stream=_letters(words.stream),
+        memory="makes",
+    )
+
+
+def _decoder_layer(layer: Block, both_ways: Block) -> Block:
+    """A layer with attention to the memory, the first half of another layer, between its own attention and its MLP."""
+    own, mlp = _halves(layer)
+    attention, _ = _halves(both_ways)
+    cross = [Op("enter_memory", "B t D -> B i D", (MEMORY,), ("memory_in",), "relabel"), *map(_to_memory, attention)]
+    inner = {"x", "x1", MEMORY, "memory_in"}
+    read = {name for op in attention for name in op.inputs}
+    own = [_rename(op, {"x1": "x0"}) for op in own]
+    others = [_rename(op, {"x": "x0"}) for op in with_prefix(cross, CROSS, inner)]
+    weights = {f"{CROSS}{name}": initial for name, initial in both_ways.weights.items() if name in read}
+    return replace(layer, ops=(*own, *others, *mlp), weights={**layer.weights, **weights}, memory="reads")
+
+
+def _halves(layer: Block) -> tuple[list[Op], list[Op]]:
+    """What gives x1, and the rest."""
+    end = 1 + next(place for place, op in enumerate(layer.ops) if "x1" in op.outputs)
+    return [*layer.ops[:end]], [*layer.ops[end:]]
+
+
+def _to_memory(op: Op) -> Op:
+    """An op of attention whose keys and values are the memory's."""
+    if op.name in ("k_gemm", "v_gemm"):
+        op = replace(op, inputs=("memory_in", *op.inputs[1:]))
+    letters = {each: SOURCE[each] for each in ("SZ" if op.name in _OF_MEMORY else "Z")}
+    (found,) = with_dims([op], letters)
+    return found
+
+
+def _rename(op: Op, names: Mapping[str, str]) -> Op:
+    inputs, outputs = (tuple(names.get(each, each) for each in side) for side in (op.inputs, op.outputs))
+    return replace(op, inputs=inputs, outputs=outputs)
+
+
+FAMILIES.register("encoder_decoder", Family(EncoderDecoderSpec, blocks))

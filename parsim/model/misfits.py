@@ -1,0 +1,75 @@
+"""What does not fit together in the figures of a transformer, by what they are of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from parsim.model.transformer import TransformerSpec
+
+
+def misfit_of_parts(model: TransformerSpec) -> str:
+    """What does not fit in the figures of latent attention, windows, blocks and positions; "" where all do."""
+    return _latent_misfit(model) or _window_misfit(model) or _blocks_misfit(model) or _positions_misfit(model)
+
+
+def _blocks_misfit(model: TransformerSpec) -> str:
+    """What does not fit in the figures of an MLP beside attention, and of the head."""
+    if model.qk_norm_by_head and not (model.qk_norm and model.qk_norm_weights):
+        return "qk_norm_by_head = true goes with qk_norm = true and qk_norm_weights = true"
+    if model.tied_norm and not model.parallel_block:
+        return "tied_norm = true goes with parallel_block = true"
+    unbuilt = ("norm_last", "norm_after", "sandwich_norm", "kv_lora_rank", "num_experts", "mtp_layers")
+    if model.parallel_block and (found := next((name for name in unbuilt if getattr(model, name)), "")):
+        return f"parallel_block = true is not built with {found}; leave one out"
+    if (model.head_bias or model.logit_scale != 1.0) and (model.head != "next_token" or model.mtp_layers):
+        return "head_bias and logit_scale go with head = next_token and mtp_layers = 0"
+    return "" if model.logit_scale else "logit_scale = 0.0 leaves nothing of the logits; 1 scales nothing"
+
+
+def _positions_misfit(model: TransformerSpec) -> str:
+    """What does not fit in the figures of positions."""
+    if model.rotary_dim and (model.positions != "rotary" or model.kv_lora_rank):
+        return f"rotary_dim = {model.rotary_dim} goes with positions = rotary, and not with latent attention"
+    if model.rotary_dim > model.head_dim:
+        return f"rotary_dim = {model.rotary_dim} is more than head_dim = {model.head_dim}; 0 turns all"
+    turned = "rotary_dim" if model.rotary_dim else "head_dim"
+    if model.positions == "rotary" and getattr(model, turned) % 2:
+        return f"positions = rotary turns pairs of elements, but {turned} = {getattr(model, turned)} is odd"
+    if model.position_offset and model.positions != "learned":
+        return f"position_offset = {model.position_offset} goes with positions = learned"
+    return "" if model.causal or model.positions != "alibi" else "positions = alibi is built with causal = true"
+
+
+def _window_misfit(model: TransformerSpec) -> str:
+    """What does not fit in the figures of windows."""
+    if model.full_attention_every and not model.window_length:
+        return f"full_attention_every = {model.full_attention_every} goes with sliding_window or attention_chunk, which are 0"
+    if model.sliding_window and model.attention_chunk:
+        return "sliding_window and attention_chunk are two ways to see less; give one of them"
+    if model.unturned_every and (model.positions != "rotary" or model.kv_lora_rank):
+        return f"unturned_every = {model.unturned_every} goes with positions = rotary, and not with latent attention"
+    if model.attention_chunk and not model.causal:
+        return "attention_chunk is built with causal = true"
+    if model.full_attention_from > model.full_attention_every:
+        return f"full_attention_from = {model.full_attention_from} is above full_attention_every = {model.full_attention_every}"
+    return ""
+
+
+def _latent_misfit(model: TransformerSpec) -> str:
+    """What does not fit in the figures of latent attention."""
+    widths = {name: getattr(model, name) for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
+    if not model.kv_lora_rank:
+        stated = next((name for name in ("q_lora_rank", *widths) if getattr(model, name)), "")
+        return f"{stated} = {getattr(model, stated)} is of latent attention (MLA), which kv_lora_rank asks for" if stated else ""
+    if lacking := next((name for name, width in widths.items() if not width), ""):
+        return f"kv_lora_rank = {model.kv_lora_rank} makes attention latent (MLA), which needs {lacking}"
+    if model.qk_rope_head_dim % 2:
+        return f"latent attention turns pairs of elements, but qk_rope_head_dim = {model.qk_rope_head_dim} is odd"
+    if model.head_dim != model.qk_nope_head_dim + model.qk_rope_head_dim:
+        return f"head_dim = {model.head_dim} is not qk_nope_head_dim + qk_rope_head_dim; leave it out"
+    if model.num_kv_heads != model.num_heads:
+        return f"num_kv_heads = {model.num_kv_heads}, but latent attention has one for each of num_heads = {model.num_heads}; leave it out"
+    if model.positions != "rotary" or model.qk_norm or model.qkv_bias or model.attention_sinks:
+        return "latent attention (MLA) is built with positions = rotary, and without qkv_bias, qk_norm and attention_sinks"
+    return ""
