@@ -188,7 +188,6 @@ ROOM = {
     "sentences whose words have roles": 105,
     "what is made by hand is held to what a file is; traces and arrays of plans as plain values": 350,
     "kinds of Hugging Face configs, a file each; what Gemma and Qwen1.5-MoE have beside Llama": 645,
-    "MLPs beside attention, ALiBi, biases and dropout of some places, also by hand, and their families of configs": 660,
     "blocks of experts that ranks share, gradients that two read, weight gradients of pairs apart, gates that are checked": 140,
     "everyday commands that import and ask less": 45,
     "weights that are not trained, adapters, a base in 4 bits": 717,
