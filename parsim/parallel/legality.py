@@ -360,7 +360,7 @@ RULES: Final = (
     Rule("precision", ("precision",), _precision),
     Rule("tensor parallelism", ("tensor_parallel",), _of_model(sharding_faults.tensor)),
     Rule("adapters", ("tensor_parallel",), _of_model(adapter_parts)),
-    Rule("quantized weights", ("zero_stage",), _of_model(packed_weights)),
+    Rule("quantized weights", ("zero_stage", "precision"), _of_model(packed_weights)),
     Rule("layers", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _layers),
     Rule("frozen stages", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _frozen_stages, after="layers"),
     Rule("recomputed ops", _AGAIN, _recompute_faults),

@@ -11,6 +11,7 @@ from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import Plan, Stack
+from parsim.parallel.precision import FP8, RECIPES
 from parsim.parallel.stages import layers_of
 
 
@@ -61,10 +62,14 @@ def frozen_stages(plan: Plan, model: ModelSpec, stack: Stack | None) -> Iterator
 
 
 def packed_weights(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """ZeRO shards no weights in 4 bits."""
-    if model.tuning.quantization and plan.zero_stage == 3:
-        message = f"zero_stage = 3 shards weights, but quantization = {model.tuning.quantization} keeps them whole"
-        yield PlanFault("zero_stage", message, "Legal: 0, 1, 2")
+    """ZeRO shards no weights in 4 bits, and nothing that is multiplied in 8 or 4 bits stands beside them."""
+    if not (kind := model.tuning.quantization):
+        return
+    if plan.zero_stage == 3:
+        yield PlanFault("zero_stage", f"zero_stage = 3 shards weights, but quantization = {kind} keeps them whole", "Legal: 0, 1, 2")
+    if plan.precision == FP8 or (plan.precision in RECIPES and RECIPES[plan.precision].narrows):
+        message = f"precision = {plan.precision} multiplies in 8 or 4 bits, beside which quantization = {kind} is not built"
+        yield PlanFault("precision", message, "Leave one of the two out")
 
 
 def adapter_parts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:

@@ -121,7 +121,7 @@ class TuningSection(Section):
         None, description="over lora_rank the scale of what they add; lora_rank where left out"
     )
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="the share of elements dropped of what enters them")
-    lora_targets: NameList[Annotated[str, Known("target of adapters", lambda: (ALL, *TARGETS))]] = optional(
+    lora_targets: NameList[Annotated[str, Known("lora_targets", lambda: (ALL, *TARGETS))]] = optional(
         lambda: [ALL], f"the linear layers of a layer that have one: {ALL}, {', '.join(TARGETS)}; linear_* share their first matrix"
     )
 

@@ -203,6 +203,7 @@ def test_verify_notices_an_adapter_that_is_not_scaled(monkeypatch: pytest.Monkey
         ({"lora_rank": 4, "freeze": "embedding"}, {}, "goes with adapters as base alone"),
         ({"quantization": "nf4", "freeze": "layers"}, {}, "is of what adapters stand beside; give lora_rank"),
         ({"lora_rank": 4, "quantization": "nf4"}, {"zero_stage": 3}, "keeps them whole"),
+        ({"lora_rank": 4, "quantization": "nf4"}, {"precision": "fp8_current"}, "beside which quantization = nf4 is not built"),
         ({"lora_rank": 3}, {"tensor_parallel": 2}, "does not divide lora_rank = 3"),
         ({"lora_rank": 4, "lora_target": "attention"}, {}, r"did you mean 'lora_targets'"),
     ],
