@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from parsim.model.transformer import TransformerSpec
+TransformerLike = Any  # a TransformerSpec, whose module asks these
 
 
-def misfit_of_parts(model: TransformerSpec) -> str:
+def misfit_of_parts(model: TransformerLike) -> str:
     """What does not fit in the figures of latent attention, windows, blocks and positions; "" where all do."""
     return _latent_misfit(model) or _window_misfit(model) or _blocks_misfit(model) or _positions_misfit(model)
 
 
-def _blocks_misfit(model: TransformerSpec) -> str:
+def _blocks_misfit(model: TransformerLike) -> str:
     """What does not fit in the figures of an MLP beside attention, and of the head."""
     if model.qk_norm_by_head and not (model.qk_norm and model.qk_norm_weights):
         return "qk_norm_by_head = true goes with qk_norm = true and qk_norm_weights = true"
@@ -27,7 +26,7 @@ def _blocks_misfit(model: TransformerSpec) -> str:
     return "" if model.logit_scale else "logit_scale = 0.0 leaves nothing of the logits; 1 scales nothing"
 
 
-def _positions_misfit(model: TransformerSpec) -> str:
+def _positions_misfit(model: TransformerLike) -> str:
     """What does not fit in the figures of positions."""
     if model.rotary_dim and (model.positions != "rotary" or model.kv_lora_rank):
         return f"rotary_dim = {model.rotary_dim} goes with positions = rotary, and not with latent attention"
@@ -41,7 +40,7 @@ def _positions_misfit(model: TransformerSpec) -> str:
     return "" if model.causal or model.positions != "alibi" else "positions = alibi is built with causal = true"
 
 
-def _window_misfit(model: TransformerSpec) -> str:
+def _window_misfit(model: TransformerLike) -> str:
     """What does not fit in the figures of windows."""
     if model.full_attention_every and not model.window_length:
         return f"full_attention_every = {model.full_attention_every} goes with sliding_window or attention_chunk, which are 0"
@@ -56,7 +55,7 @@ def _window_misfit(model: TransformerSpec) -> str:
     return ""
 
 
-def _latent_misfit(model: TransformerSpec) -> str:
+def _latent_misfit(model: TransformerLike) -> str:
     """What does not fit in the figures of latent attention."""
     widths = {name: getattr(model, name) for name in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
     if not model.kv_lora_rank:

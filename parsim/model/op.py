@@ -81,8 +81,8 @@ class Block(Struct, frozen=True):
 
     @property
     def asked(self) -> set[str]:
-        """The tensors whose gradients lead to those of trained weights, or to that of the input where it is asked for."""
-        found = {*self.weights} - {*self.frozen} | ({self.input} if self.asks else set())
+        """The tensors whose gradients lead to those of trained weights, or of input and memory where these are asked for."""
+        found = {*self.weights} - {*self.frozen} | ({self.input, MEMORY} if self.asks else set())
         for op in self.ops:
             if not found.isdisjoint(op.inputs):
                 found.update(op.outputs)
