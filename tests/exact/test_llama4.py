@@ -48,7 +48,7 @@ def test_each_second_layer_has_experts_and_the_fourth_sees_all_without_positions
 
 
 def _counts_a_sliding_window(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(count, "Window", lambda tokens, chunked: Window(tokens))
+    patch.setattr(count, "Window", lambda tokens, chunked, two_sided: Window(tokens, two_sided=two_sided))
 
 
 def _every_layer_turns(patch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from narrow_toys import ALL, ALONE, FUSED, LLAMA, NARROW, SEQUENCE, SHARDS, WIDE_ENDS, kept_bytes, red, tasks
 from parsim.cost import buckets, count
-from parsim.errors import ScenarioError
+from parsim.errors import ParsimError
 from parsim.estimator import memory
-from parsim.estimator.estimate import estimate, stages_of
+from parsim.estimator.estimate import estimate, estimate_legal, stages_of
 from parsim.executor.evaluate import evaluate
 from parsim.executor.run import execute
 from parsim.model.dims import COMPUTE, LINEAR, MATMUL, QUANTISED
@@ -104,7 +104,7 @@ def test_layers_in_bf16_take_what_they_take_in_bf16() -> None:
     """Of 4 layers the first and the last two, so that one is narrow: FLOPs, bytes and memory are those of three wide and one narrow."""
 
     def one(each: Batch) -> dict[str, int]:
-        found = estimate(scenario(model=LLAMA, batch=each, stack=FUSED), Plan())
+        found = estimate_legal(scenario(model=LLAMA, batch=each, stack=FUSED), Plan())
         return {"bytes": found.hbm_bytes[0], "flops": found.flops[0], **found.memory_bytes[0]}
 
     wide, mixed, narrow = map(one, (replace(WIDE_ENDS, dtype="bf16"), WIDE_ENDS, ALL))
@@ -265,7 +265,7 @@ def test_an_accelerator_that_lacks_the_type_refuses() -> None:
     without = replace(TOY, peak_flops_per_s={"bf16": 1e9})
     assert RECIPES["fp8_current"].without_peak(without.peak_flops_per_s) == "fp8"
     cluster = replace(CLUSTER, node=replace(NODE, accelerator=without))
-    with pytest.raises(ScenarioError, match="no peak for dtype"):
+    with pytest.raises(ParsimError, match='accelerator "toy" has no peak for'):
         estimate(scenario(batch=Batch(8, 8, "fp8_current"), cluster=cluster), Plan())
 
 

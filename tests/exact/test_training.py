@@ -28,6 +28,7 @@ from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario, Training, load
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
+from support import idle
 from training_by_hand import accuracy_by_hand, adam_by_hand
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -39,7 +40,7 @@ PLANS = ("data_parallel", "master", "layers", "columns_and_rows", "data_and_laye
 def example(name: str) -> Scenario:
     if name.startswith("digits"):
         pytest.importorskip("sklearn", reason="scikit-learn (extra data) is not installed")
-    return load(SCENARIOS / f"{name}.yaml")
+    return idle(load(SCENARIOS / f"{name}.yaml"))  # whose one rank leaves devices idle
 
 
 def data_of(scenario: Scenario) -> Dataset:
