@@ -98,8 +98,7 @@ def _side_by_side(form: LayerForm, kind: TransformerArchitecture, attention: str
     """Attention and MLP of one input, from one norm or each from its own.
 
     What their last matrices make is added up before it leaves the block, so that tensor-parallel ranks settle both by one collective;
-    dropout drops each by a mask of its own, behind a collective of its own.  Both norms stand first: so their gradients come last, when
-    nobody reads that of y any more, into which they are added.
+    dropout drops each by a mask of its own, behind a collective of its own.
     Source: Wang and Komatsuzaki 2021 (GPT-J); EleutherAI/gpt-neox, megatron/model/transformer.py (`gpt_j_residual`), for the collective.
     """
     *norms, entry = _enter("attention", "x", "norm1", kind, fusions)

@@ -6,7 +6,7 @@ Layers that the stages do not divide are legal, since the stack's layer_split ru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
@@ -21,13 +21,17 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, recomputation, sharding_faults
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
+from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.parallel.tuning_faults import adapter_parts, frozen_stages, packed_weights
 
 POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
 DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
-NAMED: Final = {name: key.legal for name, key in KEYS.items() if key.type == "str" and key.legal}
+NAMED: Final[Mapping[str, Collection[str]]] = {
+    **{name: key.legal for name, key in KEYS.items() if key.type == "str" and key.legal},
+    "optimizer": OPTIMIZERS,  # those that are there when it is asked
+}
 MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fold
 
 

@@ -11,8 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from parsim.estimator.estimate import estimate
-from parsim.model import blocks, op_kinds
-from parsim.model.op import Op
+from parsim.model import op_kinds
 from parsim.model.op_kinds import KINDS
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.legality import faults
@@ -89,19 +88,6 @@ def _kernel(patch: pytest.MonkeyPatch, name: str, wrong: object) -> None:
     patch.setattr("parsim_kernels.machine.KERNELS", {**KERNELS, name: wrong})
 
 
-def _the_norm_of_the_mlp_stands_behind_attention(patch: pytest.MonkeyPatch) -> None:
-    """So that its gradient is added into that of y, which attention is still to read."""
-    own = blocks._side_by_side
-
-    def wrong(*told: Any) -> list[Op]:
-        ops = [*own(*told)]
-        late = [op for op in ops if op.name == "norm2"]
-        at = [op.name for op in ops].index("enter_mlp")
-        return [*(op for op in ops[:at] if op not in late), *late, *ops[at:]]
-
-    patch.setattr(blocks, "_side_by_side", wrong)
-
-
 def _all_of_a_head_turns(patch: pytest.MonkeyPatch) -> None:
     _kernel(patch, "rotary", lambda inputs, told, out=lookup.fresh: lookup.rotary(inputs, {"offset": told["offset"]}, out))
 
@@ -161,7 +147,6 @@ def _norms_cost_more(patch: pytest.MonkeyPatch) -> None:
 
 ALONE, BY_HAND = Plan(micro_batch=2), "loss, by hand"
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, Plan, str, str]] = {
-    _the_norm_of_the_mlp_stands_behind_attention: ("neox", ALONE, "flash", "weight gradients, by hand"),
     _all_of_a_head_turns: ("neox", ALONE, "flash", BY_HAND),
     _gradients_of_logits_are_not_scaled: ("cohere", ALONE, "flash", "weight gradients, by hand"),
     _every_head_has_one_slope: ("bloom", ALONE, "unfused", BY_HAND),

@@ -119,7 +119,7 @@ def test_states_gradients_and_sums_are_of_trained_weights_alone() -> None:
 def test_a_frozen_weight_costs_two_flops_less_and_two_more_where_nothing_below_is_trained() -> None:
     whole = replace(GPT, tied_embedding=False)
     table, norm, frozen = whole.vocab_size * 12, 2 * 12, replace(whole, tuning=Tuning(("embedding", "layers")))
-    everything, attention = model_flops_per_token(whole, 8)[0], whole.attention_flops_per_token(8)[0]
+    everything, attention = model_flops_per_token(whole, 8)[0], whole.attention_flops_per_token(8, 8)[0]
     layers = (everything - attention - 6 * (table + norm)) // 6
     assert model_flops_per_token(frozen, 8)[0] == 6 * table + 4 * norm + 2 * layers + attention // 3  # of what enters the norm none
 

@@ -16,7 +16,7 @@ from parsim.model.blocks import DROP, MLP, in_region
 from parsim.model.dims import MASK
 from parsim.model.ends import dense_weights, labelled_rows
 from parsim.model.families import FAMILIES, Blocks, Family, by_name
-from parsim.model.op import Block, Gradient, Op
+from parsim.model.op import Block, Op
 from parsim.model.spec import Architecture, ModelSpec, figure
 
 
@@ -69,12 +69,10 @@ def blocks(kind: MlpArchitecture, attention: str, fusions: tuple[str, ...]) -> B
 
 
 def _embedding(kind: MlpArchitecture, fusions: tuple[str, ...]) -> Block:
-    # The rule of an einsum would give the features a gradient, which nobody reads.
-    gradients = (Gradient("x1", "einsum", ("dy", "x0")),)
     inputs, out = ("features", "input.weight"), _before_bias("input", "y", kind)
     ops = (
         Op("features", "-> B T I", (), ("features",), "draw"),
-        Op("input_gemm", "B T I, I D -> B T D", inputs, (out,), gradients=gradients),
+        Op("input_gemm", "B T I, I D -> B T D", inputs, (out,)),
         *_bias("input", "T D", "y", kind, fusions),
     )
     return Block("embedding", ops, dense_weights("input", bias=kind.bias), input="")

@@ -66,7 +66,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(here: Path, monk
 
 
 def test_verify_time_sets_a_prediction_against_the_clock(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wall, "estimate", lambda scenario, plan: SimpleNamespace(step_s=3e-3))
+    monkeypatch.setattr(wall, "estimate_legal", lambda *asked: SimpleNamespace(step_s=3e-3))
     monkeypatch.setattr(wall, "sample_steps", lambda scenario, plan, seconds: many(2e-3, num_dropped=4))
     result = call("verify", "a.yaml", "--time", "--machine", "machine.yaml", "--json")
     assert result.exit_code == 0, result.output

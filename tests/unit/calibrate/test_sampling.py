@@ -37,14 +37,16 @@ def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
             sizes.setdefault(law_name(task), set()).add(TimedCall.of(task, next(works_of(task, job.sizes))))
         for kernel in {task.kernel for task in job.step.finish if isinstance(task, Compute)}:
             sizes.setdefault(kernel, set()).add(TimedCall(kernel, float(job.spec.hidden_size), 0.0))
-    # Of no model or plan that is timed here: chunks of a loss, rings, latent attention, narrow formats, gpt-oss, Llama 4, experts that drop
-    # tokens or balance loads; and an einsum_batched.
+    # Of no model or plan that is timed here: chunks of a loss, rings, latent attention, narrow formats, gpt-oss, Llama 4, ALiBi,
+    # translators, experts that drop tokens or balance loads; and an einsum_batched.
     others = {"flatten", "unflatten", "grouped_gemm", "take", "join", "flash_attention_more", "append", "append_grad", "absmax", "quantise"}
     others |= {"sink_softmax", "sink_softmax_grad"}
     others |= {"sigmoid", "sigmoid_grad", "softcap", "softcap_grad", "geglu", "geglu_grad", "weighted_geglu", "weighted_geglu_grad"}
     others |= {"clamped_swiglu", "clamped_swiglu_grad", "weighted_clamped_swiglu", "weighted_clamped_swiglu_grad", "sinks_grad"}
     others |= {"expert_bias", "expert_bias_grad", "weighted_expert_bias", "weighted_expert_bias_grad", "weighted_expert_bias_grad_gates"}
     others |= {"route_again_grad", "count_choices", "steer", "balance_loss", "balance_loss_grad"}
+    others |= {"alibi", "sinusoid", "unshifted_layer_norm", "unshifted_layer_norm_grad_gamma", "unshifted_layer_norm_grad_x"}
+    others |= {"layer_norm_by_head", "layer_norm_by_head_grad_x", "layer_norm_by_head_grad_gamma", "layer_norm_by_head_grad_beta"}
     assert set(COSTS) - others - {name.removesuffix("_add").removesuffix("_batched") for name in sizes} == set()
     assert {name for name, shapes in sizes.items() if len(shapes) < 3} == set()
 

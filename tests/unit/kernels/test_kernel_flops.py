@@ -30,6 +30,7 @@ X, W, ROW = ones(2, 3, 4), ones(4, 6), ones(4)  # 24 elements
 SCORES = ones(2, 2, 3, 3, 5)  # B K R S Z: 180 elements
 LOGITS, TOKENS = ones(2, 3, 7), one_to(7, 2, 3)  # 42 and 6 elements
 Q, KV, LSE = ones(2, 3, 2, 3, 2), ones(2, 5, 2, 2), ones(2, 2, 3, 3)
+HEADS = ones(2, 3, 2, 3, 8)
 SLOTS = {"run": 3, "tokens": (0, 1, 2, 0, 1, 2), "chosen": ((3, 3), (0, 1, 2, 0, 1, 2))}
 MASK = {"scale": 0.5, "query_offset": 2}
 ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 1}
@@ -45,9 +46,9 @@ CASES: dict[str, Case] = {
     "sum_to": ((X,), {"expr": "B S D -> D"}, 24),
     "layer_norm": ((X, ROW, ROW), {}, 7 * 24),
     "unshifted_layer_norm": ((X, ROW), {}, 6 * 24),
-    "layer_norm_by_head": ((Q, ones(2, 3, 2)), {}, 6 * 72),
-    "layer_norm_by_head_grad_x": ((Q, ones(2, 3, 2), Q), {}, 13 * 72),
-    "layer_norm_by_head_grad_gamma": ((Q, Q), {}, 7 * 72),
+    "layer_norm_by_head": ((HEADS, ones(2, 3, 8)), {}, 6 * 288),
+    "layer_norm_by_head_grad_x": ((HEADS, ones(2, 3, 8), HEADS), {}, 13 * 288),
+    "layer_norm_by_head_grad_gamma": ((HEADS, HEADS), {}, 7 * 288),
     "layer_norm_grad_x": ((X, ROW, X), {}, 13 * 24),
     "layer_norm_grad_gamma": ((X, X), {}, 7 * 24),
     "rms_norm": ((X, ROW), {}, 4 * 24),

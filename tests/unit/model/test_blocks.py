@@ -16,6 +16,8 @@ from parsim.model.op import MEMORY, Block
 from parsim.model.op_kinds import COSTS, KINDS
 from parsim.model.spec import Architecture
 from parsim.model.transformer import TransformerArchitecture
+from parsim.model.tuning import Tuning
+from parsim.scenario.rows import read
 from parsim_kernels import KERNELS
 
 GPT = TransformerArchitecture(norm="layer_norm", positions="learned", activation="gelu", bias=True, qkv_bias=True, dropout=True)
@@ -24,6 +26,9 @@ MLP = MlpArchitecture(activation="tanh", bias=True, dropout=True)
 BERT = replace(GPT, causal=False, norm_last=True, token_types=True, head="masked_token")
 MLA = replace(LLAMA, latent=True, query_latent=True)
 TRANSLATOR = EncoderDecoderArchitecture(**{**asdict(GPT), "positions": "sinusoidal", "norm_last": True})
+TUNED = replace(
+    read("models", "llama3-8b"), tuning=Tuning(("base",), 8, 16.0, lora_targets=("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"))
+)
 KINDS_OF_MODEL = {
     "mla": MLA,
     "mla without a latent of queries": replace(MLA, query_latent=False),
@@ -45,6 +50,7 @@ KINDS_OF_MODEL = {
     "an mlp beside attention": replace(GPT, parallel_block=True, dropout=False, positions="rotary", partly_turned=True, head_bias=True),
     "the same with dropout and one norm": replace(LLAMA, parallel_block=True, tied_norm=True, dropout=True, scaled_logits=True),
     "alibi": replace(GPT, positions="alibi", embedding_norm=True, norm_bias=False, scores_dropped=False),
+    "adapters": TUNED.architecture,
     "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window="sliding"),
     "translator": TRANSLATOR,
     "translator with norms first": replace(TRANSLATOR, norm_last=False, positions="learned"),

@@ -16,6 +16,7 @@ from parsim.scenario.models import row_class
 from parsim.scenario.rows import read
 
 OF_THE_ROW = {"name", "source"}  # which every row of the catalog has
+OF_THE_SCENARIO = {"tuning"}  # a section of its own, not of the model's row
 
 
 @pytest.mark.parametrize("name", catalog.names("models"))
@@ -33,7 +34,7 @@ def test_a_layout_names_all_blocks_in_order_and_its_ends_take_and_leave_no_strea
 @pytest.mark.parametrize("name", names())
 def test_a_scenario_may_state_every_field_of_a_spec(name: str) -> None:
     spec = family(name).spec
-    assert set(spec.figures()) == {*spec.__struct_fields__} - OF_THE_ROW
+    assert set(spec.figures()) == {*spec.__struct_fields__} - OF_THE_ROW - OF_THE_SCENARIO
     assert set(row_class(name).model_fields) == {*spec.figures(), *OF_THE_ROW, "base", "family"}
 
 
