@@ -51,10 +51,10 @@ def _frozen_ops(block: Block) -> Iterator[Op]:
 
 def frozen_stages(plan: Plan, model: ModelSpec, stack: Stack | None) -> Iterator[PlanFault]:
     """A first stage without any backward is not built: Megatron Core sends gradients to all stages."""
-    if plan.num_stages == 1:
+    lowest = model.tuning.lowest_trained(model.num_layers)
+    if plan.num_stages == 1 or lowest <= 0:
         return
     first, *_ = layers_of(plan, model.num_layers, stack.layer_split if stack else "even")
-    lowest = model.tuning.lowest_trained(model.num_layers)
     if lowest >= first:
         what = f"layer {lowest}" if lowest < model.num_layers else "the head"
         message = f"the first stage has no trained weights: of its {first} layers and the embedding all are frozen, up to {what}"

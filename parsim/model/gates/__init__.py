@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -35,16 +36,8 @@ class GateRule(Struct, frozen=True, kw_only=True):
     are_shares: bool = True  # of all that a token chose, so that a choice without a slot counts, too
     choose: Callable[[tuple[int, ...], int], tuple[int, ...]] = slot_tokens  # the token of each slot, from loads and run
 
-    def __post_init__(self) -> None:
-        """Refuse fields that no gate can have, and a slope that fails with what it says that it reads.
-
-        Raises:
-            ParsimError: there is one.
-        """
-        if said := next(self._faults(), ""):
-            raise ParsimError(f"a gate {said}", remedy=f"Mend the file whose gate has source {self.source!r}.")
-
-    def _faults(self) -> Iterator[str]:
+    def faults(self) -> Iterator[str]:
+        """What no gate can have, and what fails when both functions run."""
         yield from (f"has {name} = {value!r}, which is no function" for name in _CALLED if not callable(value := getattr(self, name)))
         for name in ("flops", "slope_flops"):
             if type(value := getattr(self, name)) is not int or value < 0:
@@ -74,10 +67,18 @@ def gate(name: str) -> GateRule:
     """The gate of this name.
 
     Raises:
-        ParsimError: there is none.
+        ParsimError: there is none, or its fields are none that a gate can have, or its slope fails with what it says that it reads.
     """
     GATES.discover(__name__)
-    return GATES.get(name)
+    return _tried(GATES.get(name))
+
+
+@functools.lru_cache(maxsize=64)
+def _tried(rule: GateRule) -> GateRule:
+    """The rule itself: asked where it is used, since to run it takes numpy, which a check of a scenario does without."""
+    if said := next(rule.faults(), ""):
+        raise ParsimError(f"a gate {said}", remedy=f"Mend the file whose gate has source {rule.source!r}.")
+    return rule
 
 
 def names() -> tuple[str, ...]:
