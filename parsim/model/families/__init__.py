@@ -34,7 +34,7 @@ def names() -> tuple[str, ...]:
     """All known families, sorted.
 
     >>> names()
-    ('mlp', 'transformer')
+    ('encoder_decoder', 'mlp', 'transformer')
     """
     FAMILIES.discover(__name__)
     return FAMILIES.names()

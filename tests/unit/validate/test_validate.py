@@ -64,7 +64,7 @@ def test_rows_of_ci_count_for_memory_only(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"mlp": "geglu"}, "needs mlp geglu"),
+        ({"mlp": "reglu"}, "needs mlp reglu"),
         ({"num_experts": "8", "model_name": "DeepSeek-V3"}, "needs the widths of latent attention (MLA)"),
         ({"offload": "yes"}, "needs offload"),
         ({"recompute": "some"}, "needs recompute some"),
@@ -99,8 +99,8 @@ def test_a_row_that_cannot_be_predicted_says_why(tmp_path, changes, reason):
 
 
 def test_a_row_names_all_that_it_needs(tmp_path):
-    row = only(tmp_path, mlp="geglu", offload="yes", global_batch="")
-    assert row.skipped == "needs mlp geglu; needs offload; states no global_batch"
+    row = only(tmp_path, mlp="reglu", offload="yes", global_batch="")
+    assert row.skipped == "needs mlp reglu; needs offload; states no global_batch"
 
 
 def test_the_state_of_one_replica_is_not_sharded_by_zero(tmp_path):
@@ -177,7 +177,7 @@ def test_the_statistics_are_those_of_the_absolute_errors_and_the_bias_is_signed(
 
 
 def test_json_holds_rows_and_summary_with_null_where_nothing_is_known(tmp_path):
-    path = table(tmp_path, SMALL, {**SMALL, "id": "b", "source_family": "other", "mlp": "geglu", "step_s": ""})
+    path = table(tmp_path, SMALL, {**SMALL, "id": "b", "source_family": "other", "mlp": "reglu", "step_s": ""})
     found = json.loads(json.dumps(validate(path).to_json(), allow_nan=False))
     assert list(found) == ["rows", "summary"]
     fields = ["id", "source_family", "predicted_step_s", "measured_step_s", "step_error"]
@@ -185,7 +185,7 @@ def test_json_holds_rows_and_summary_with_null_where_nothing_is_known(tmp_path):
     assert [list(row) for row in found["rows"]] == [fields, fields]
     assert found["rows"][1]["predicted_step_s"] is None and found["rows"][1]["measured_step_s"] is None
     summary = found["summary"]
-    assert (summary["num_rows"], summary["num_skipped"], summary["skipped"]) == (2, 1, {"needs mlp geglu": 1})
+    assert (summary["num_rows"], summary["num_skipped"], summary["skipped"]) == (2, 1, {"needs mlp reglu": 1})
     assert summary["by_source_family"]["papers"]["step"] == summary["all"]["step"]
     assert summary["by_source_family"]["other"]["step"] == {"n": 0, **dict.fromkeys(STATISTICS[1:])}
 
