@@ -23,7 +23,7 @@ from support import STACK, TOY, examples, hold
 SEEN: list[bool] = []
 
 
-@examples(40, 120)
+@examples(20, 120)
 def test_a_step_overlaps_where_its_simulation_loses_time_and_takes_its_estimate_elsewhere(num_examples: int) -> None:
     SEEN.clear()
     hold(as_simulated, contended(), num_examples)
@@ -40,7 +40,7 @@ def as_simulated(drawn: tuple[Scenario, Plan]) -> None:
         assert whole.step_ps == round(estimate(*drawn).step_s * 1e12)
 
 
-@examples(40, 120)
+@examples(20, 120)
 def test_so_it_is_where_collectives_cost_the_kernels_beside_them(num_examples: int) -> None:
     SEEN.clear()
     hold(lambda drawn: as_simulated(costly(drawn)), contended(), num_examples)

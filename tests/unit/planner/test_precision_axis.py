@@ -19,7 +19,7 @@ PEAKS = {"bf16": 2e9, "fp8": 5e9, "mxfp8": 3e9}  # FLOP/s: slow enough for matmu
 DEVICE = replace(NODE.accelerator, peak_flops_per_s=PEAKS)
 TRAINS_LOW = replace(STACK, fp8="fp8_delayed", precisions=("fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"))
 NAMES = ("bf16", "fp8_current", "mxfp8")
-AXES = PlanSpace("a", {"precision": NAMES, "tensor_parallel": ("auto",), "micro_batch": (1, 2), "zero_stage": (0, 1)})
+AXES = PlanSpace("a", {"precision": NAMES, "tensor_parallel": ("auto",), "micro_batch": (1, 2)})
 
 
 def toy(stack: Stack = TRAINS_LOW, dtype: str = "bf16") -> Scenario:

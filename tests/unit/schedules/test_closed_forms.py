@@ -112,7 +112,7 @@ def pipelines(draw: st.DrawFn) -> tuple[object, Plan]:
     return scenario(model=model, stack=stack, cluster=cluster, batch=Batch(m * dp * plan.num_copies, 8)), plan
 
 
-@examples(40, 120)
+@examples(20, 120)
 def test_estimate_equals_simulate_for_every_schedule_and_any_written_one(num_examples: int) -> None:
     hold(equal, pipelines(), num_examples)
 
