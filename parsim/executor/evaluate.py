@@ -33,13 +33,13 @@ _MOST_ROWS = 512  # sequences that are measured by: of more, the first
 class Score(Struct, frozen=True):
     """Of some sequences: the mean loss, and the share of labels that the largest logit names.
 
-    `exact`: the share of sequences all of whose labels it names; of a decoder those that greedy decoding writes word for word, since each
-    token then is told the right ones before it.
+    `exact`: the share of sequences all of whose labels it names, None where they have one each; of a decoder those that greedy decoding
+    writes word for word, since each token then is told the right ones before it.
     """
 
     loss: float
     accuracy: float
-    exact: float
+    exact: float | None
 
 
 def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
@@ -87,8 +87,9 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     head = alone.step.segments[alone.workload.layout[-1][0]]
     loss = next(t for tasks in head.phases.values() for t in tasks if isinstance(t, Compute) and t.kernel in LOSS_GRADIENTS)
     softmax, labels = (rank.machine.get(0, f"{head.name}/0/{operand.name}") for operand in loss.inputs)
-    hits = np.argmax(softmax, axis=-1) == labels
-    return Score(float(rank.loss() or 0.0), float(np.mean(hits)), float(np.mean(hits.reshape(count, -1).all(axis=1))))
+    hits = (np.argmax(softmax, axis=-1) == labels).reshape(count, -1)
+    exact = float(np.mean(hits.all(axis=1))) if hits.shape[1] > 1 else None
+    return Score(float(rank.loss() or 0.0), float(np.mean(hits)), exact)
 
 
 def _forward(rank: Rank) -> Iterator[Request]:

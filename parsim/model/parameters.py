@@ -10,7 +10,6 @@ from parsim.model.dims import SOURCE
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
-from parsim.model.tuning import BOTTOM, FROZEN
 
 _SEQUENCE = {"S", "T"}
 _SOURCE = {*SOURCE.values()}
@@ -92,19 +91,13 @@ def model_flops_per_token(model: ModelSpec, sequence_length: int, source_length:
     of_features *= 1 if first.frozen else 2
     source, count = source_length or sequence_length, _flops_of_weight if model.architecture.tuned else _flops_of_trained
     weights = _products(model, count) + of_features + _products(model, count, source=True) * source // sequence_length
-    parts = (weights + _with_backward(model, each) for each in model.attention_flops_per_token(sequence_length, source))
-    return next(parts), next(parts)
+    whole, unmasked = model.attention_flops_per_token(sequence_length, source)
+    return weights + whole, weights + unmasked
 
 
 def _flops_of_trained(block: Block, op: Op, weight: str) -> int:
     """Forward, of the gradient of what comes in, and of its own."""
     return 6
-
-
-def _with_backward(model: ModelSpec, attention: int) -> int:
-    """FLOPs of attention, of which two thirds are of the gradients of layers that ask for some."""
-    idle = sum(copies for name, copies in model.layout[1:-1] if name.startswith(BOTTOM + FROZEN))
-    return attention - 2 * attention * idle // (3 * max(1, model.num_layers))
 
 
 def _matmul_dims(block: Block) -> set[str]:

@@ -16,6 +16,7 @@ from parsim.model.form import LayerForm
 from parsim.model.misfits import misfit_of_parts
 from parsim.model.routing import RoutedSpec
 from parsim.model.spec import Architecture, Layout, figure
+from parsim.model.tuning import BOTTOM, FROZEN
 from parsim.model.window import Window
 
 _LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the last 4.8 of 14.8 T tokens, 0.3 before
@@ -315,11 +316,14 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         return ""
 
     def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
-        """FLOPs of scores and mix, forward and backward; a causal mask leaves half of the pairs that are counted."""
+        """FLOPs of scores and mix, forward and, where a layer asks for gradients, backward; a causal mask leaves half of the pairs."""
         widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
-        layers = [*range(self.num_layers), *[self.num_layers - 1] * self.mtp_layers]
-        pairs = sum(Window(self.window_of(layer), self.attention_chunk > 0, not self.causal).pairs(sequence_length) for layer in layers)
-        whole = 6 * self.num_heads * widths * pairs // sequence_length
+        names = [name for name, copies in self.layout[1:-1] for _ in range(copies)]
+        passes = [1 if name.startswith(BOTTOM + FROZEN) else 3 for name in names]
+        passes[-1] += 3 * self.mtp_layers
+        windows = (Window(self.window_of(layer), self.attention_chunk > 0, not self.causal) for layer in range(self.num_layers))
+        pairs = sum(each * window.pairs(sequence_length) for each, window in zip(passes, windows, strict=True))
+        whole = 2 * self.num_heads * widths * pairs // sequence_length
         return whole, whole // 2 if self.causal else whole
 
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:

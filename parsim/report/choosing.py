@@ -126,7 +126,7 @@ def _all_wide(scenario: Scenario) -> str:
     others = [name for name in catalog.names("stacks") if {*there}.intersection(catalog.row("stacks", name).get("precisions", ()))]
     known = f"trains in {', '.join(scenario.stack.precisions)}" if scenario.stack.precisions else "states none"
     said = f"precision = auto finds nothing of 8 or 4 bits: stack {scenario.stack.name} {known}"
-    return f"{said}\n  Of the catalog's stacks these have it here: {', '.join(others)}."
+    return f"{said}\n  Of the catalog's stacks these have it here: {', '.join(others) or 'none'}."
 
 
 def _limits_broken(scenario: Scenario, asked: Question, ranking: Ranking, beyond: Estimate) -> list[str]:

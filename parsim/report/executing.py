@@ -117,7 +117,7 @@ def _is_a_follower(transport: str) -> bool:
 
 def _line(row: dict[str, Any]) -> str:
     held_back = "" if row["accuracy"] is None else f"  validation loss {row['validation_loss']:.6f}  accuracy {percent(row['accuracy'])}"
-    held_back += f", of whole sequences {percent(row['exact'])}" if held_back else ""
+    held_back += "" if row["exact"] is None else f", of whole sequences {percent(row['exact'])}"
     return f"{row['plan']}  step {row['step']}  loss {row['loss']:.6f}{held_back}"
 
 

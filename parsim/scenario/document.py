@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from math import ceil
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_type_hints
 
 from msgspec.structs import replace
-from pydantic import AfterValidator, BeforeValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from parsim import data
 from parsim.model.adapters import ALL, TARGETS, each_target
@@ -13,7 +13,7 @@ from parsim.model.tuning import BASE, FREEZABLE, Tuning, run_of
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.plan import KEYS, Key
 from parsim.parallel.precision import FP8, RECIPES
-from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, optional
+from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
 from parsim.scenario.types import Training
 from parsim.scenario.written import ScheduleAxis
@@ -129,6 +129,15 @@ class TuningSection(Section):
         None, description="what frozen linear layers of layers are kept in (QLoRA); as all else where left out"
     )
     double_quantization: bool = Field(False, description="whether the scales of these are quantized, too")
+
+    @model_validator(mode="after")
+    def _check_needs(self) -> Self:
+        stated = sorted({"lora_alpha", "lora_dropout", "lora_targets"}.intersection(self.model_fields_set))
+        if stated and not self.lora_rank:
+            raise complaint(f"{stated[0]} is of adapters, which lora_rank asks for: give it, or leave {stated[0]} out")
+        if self.double_quantization and not self.quantization:
+            raise complaint("double_quantization is of the scales of quantization: give quantization: nf4, or leave it out")
+        return self
 
     def build(self) -> Tuning:
         """What it says."""

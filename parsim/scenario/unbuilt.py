@@ -19,7 +19,10 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "without a gate is not built; with one it is swiglu": "silu swish",
         _NOT_BUILT: "tanh sigmoid mish elu leaky_relu quick_gelu laplace",
     },
-    "positions": {_NOT_BUILT: "sinusoidal relative* t5* none nope xpos fire mrope 2d*"},
+    "positions": {
+        "is of encoder-decoder models: add family: encoder_decoder": "sinusoidal",
+        _NOT_BUILT: "relative* t5* none nope xpos fire mrope 2d*",
+    },
     "norm": {_NOT_BUILT: "none group_norm dyt batch_norm deep_norm scale_norm"},
     "schedule": {_NOT_BUILT: ("zb2p interleaved_zero_bubble* pipedream* chimera hanayo")},
     "optimizer": {
@@ -59,7 +62,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: embeddings narrower than the model": "electra* opt_350m*",
         "is not built: norms without weights": "olmo olmo_1b* olmo_7b*",
         "is not read: its keys, and positions or weights laid out otherwise; write its figures as an inline model": (
-            "internlm* glm chatglm* granite* exaone exaone3*"
+            "internlm* chatglm* granite* exaone exaone3*"
         ),
     },
 }

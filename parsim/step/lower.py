@@ -144,7 +144,7 @@ def _placement(name: str, switches: _Switches) -> Segment:
     beside = tuple(Operand(name, Sharding.of(_SOURCE, table), COMPUTE) for name in (MEMORY, D_MEMORY) if block.memory)
     placer.known |= {each.name: each for each in beside[block.memory == "makes" :]}
     placer.know(linear)
-    placer.packed = frozenset(_calls(name, switches.kernels).block.packed)
+    placer.packed = frozenset(block.packed)
     forward = with_turns(placer.place(forward_calls), switches.ring)
     y = placer.known[block.output] if block.output else None
     d_y = Operand("d_y", y.sharding, COMPUTE) if y and backward_calls else None

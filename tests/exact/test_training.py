@@ -174,6 +174,7 @@ def test_an_encoder_learns_who_did_what_to_whom() -> None:
 
 def test_an_encoder_and_a_decoder_learn_to_translate() -> None:
     _, (half, end) = scored("machine-translation", 100)
+    assert half.exact is not None and end.exact is not None
     assert half.exact < 0.5 and end.exact > 0.9 and end.accuracy > 0.98
 
 

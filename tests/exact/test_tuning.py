@@ -124,6 +124,12 @@ def test_a_frozen_weight_costs_two_flops_less_and_two_more_where_nothing_below_i
     assert model_flops_per_token(frozen, 8)[0] == 6 * table + 4 * norm + 2 * layers + attention // 3  # of what enters the norm none
 
 
+def test_attention_of_a_frozen_bottom_costs_its_own_window_forward_alone() -> None:
+    """Of two layers the first sees 2 of 8 tokens: 36 pairs less than the 64 that are counted, of 2 FLOPs in scores and mix an element."""
+    model = replace(GPT, num_layers=2, sliding_window=2, full_attention_every=2, tuning=Tuning(("embedding", "layers 0..0")))
+    assert model.attention_flops_per_token(8, 8)[0] == 2 * 2 * GPT.num_heads * GPT.head_dim * (1 * (64 - 36) + 3 * 64) // 8
+
+
 def test_adapters_of_llama_2_70b_have_the_parameters_that_their_widths_give() -> None:
     model = replace(read("models", "llama2-70b"), tuning=Tuning((BASE,), 16, 32.0, 0.1, ("linear_qkv", "linear_proj")))
     of_qkv, of_proj = 16 * (8192 + (64 + 2 * 8) * 128), 16 * (8192 + 8192)  # one A for queries, keys and values
@@ -181,18 +187,20 @@ def test_verify_notices(mutate: Callable[[pytest.MonkeyPatch], None], quantity: 
     toy, plan = scenario(model=replace(GPT, tuning=LOWER)), Plan(data_parallel=2, zero_stage=1)
     forget_steps()
     mutate(monkeypatch)
-    assert quantity in failed(toy, plan)
-    monkeypatch.undo()
-    forget_steps()
+    try:
+        assert quantity in failed(toy, plan)
+    finally:
+        forget_steps()
 
 
 def test_verify_notices_an_adapter_that_is_not_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     right = adapters._up
     forget_steps()
     monkeypatch.setattr(adapters, "_up", lambda base, summed, group, stem, scale: right(base, summed, group, stem, 1.0))
-    assert "loss, by hand" in failed(scenario(model=replace(GPT, num_layers=1, tuning=ADAPTED["fused"])), Plan())
-    monkeypatch.undo()
-    forget_steps()
+    try:
+        assert "loss, by hand" in failed(scenario(model=replace(GPT, num_layers=1, tuning=ADAPTED["fused"])), Plan())
+    finally:
+        forget_steps()
 
 
 @pytest.mark.parametrize(
@@ -204,6 +212,8 @@ def test_verify_notices_an_adapter_that_is_not_scaled(monkeypatch: pytest.Monkey
         ({"quantization": "nf4", "freeze": "layers"}, {}, "is of what adapters stand beside; give lora_rank"),
         ({"lora_rank": 4, "quantization": "nf4"}, {"zero_stage": 3}, "keeps them whole"),
         ({"lora_rank": 4, "quantization": "nf4"}, {"precision": "fp8_current"}, "beside which quantization = nf4 is not built"),
+        ({"freeze": "embedding", "lora_alpha": 8}, {}, "lora_alpha is of adapters, which lora_rank asks for"),
+        ({"lora_rank": 4, "double_quantization": True}, {}, "double_quantization is of the scales of quantization"),
         ({"lora_rank": 3}, {"tensor_parallel": 2}, "does not divide lora_rank = 3"),
         ({"lora_rank": 4, "lora_target": "attention"}, {}, r"did you mean 'lora_targets'"),
     ],

@@ -74,6 +74,8 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
             return f"{asked} = {getattr(self, asked)} is not built in encoder-decoder models; leave it out"
         if self.tuning != Tuning():
             return "tuning is not built in encoder-decoder models; leave it out"
+        if not (self.scores_dropped and self.embedding_dropped):
+            return "scores_dropped and embedding_dropped are true in encoder-decoder models; leave them out"
         if self.embedding_scale != 1.0 or self.logit_scale != 1.0:
             return "embedding_scale and logit_scale are not built in encoder-decoder models; leave them out"
         if not self.causal or self.head != "next_token":

@@ -70,11 +70,11 @@ def gate(name: str) -> GateRule:
         ParsimError: there is none, or its fields are none that a gate can have, or its slope fails with what it says that it reads.
     """
     GATES.discover(__name__)
-    return _tried(GATES.get(name))
+    return _after_a_try(GATES.get(name))
 
 
 @functools.lru_cache(maxsize=64)
-def _tried(rule: GateRule) -> GateRule:
+def _after_a_try(rule: GateRule) -> GateRule:
     """The rule itself: asked where it is used, since to run it takes numpy, which a check of a scenario does without."""
     if said := next(rule.faults(), ""):
         raise ParsimError(f"a gate {said}", remedy=f"Mend the file whose gate has source {rule.source!r}.")
