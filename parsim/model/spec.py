@@ -21,6 +21,7 @@ from parsim.model.tuning import TunedForm, Tuning
 
 JOINT: Final = "decoder_embedding"  # the block between the layers of an encoder and those of a decoder
 MOST: Final = 1_000_000_000
+MOST_LAYERS: Final = 100_000
 
 
 class Architecture(Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from parsim.model import alibi
 from parsim.model.form import LayerForm
 from parsim.model.misfits import misfit_of_parts
 from parsim.model.routing import RoutedSpec
-from parsim.model.spec import Architecture, Layout, figure
+from parsim.model.spec import MOST_LAYERS, Architecture, Layout, figure
 from parsim.model.tuning import BOTTOM, FROZEN
 from parsim.model.window import Window
 
@@ -125,7 +125,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     1
     """
 
-    num_layers: int = figure("the number of layers")
+    num_layers: int = figure("the number of layers", most=MOST_LAYERS)
     hidden_size: int = figure("the width of the residual stream")
     ffn_hidden_size: int = figure("the width of the MLP; 4 x hidden_size where left out", rule=lambda row: 4 * row["hidden_size"])
     num_heads: int = figure("the number of query heads")

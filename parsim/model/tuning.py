@@ -123,8 +123,6 @@ class Tuning(Struct, frozen=True):
         """Why a model of so many layers cannot be trained so."""
         if self.lora_rank and self.freeze != (BASE,):
             yield "goes with adapters as base alone: what is not adapted is frozen; leave it out"
-        if self.quantization and not self.lora_rank:
-            yield "quantization is of what adapters stand beside; give lora_rank"
         for name in self.freeze:
             if (found := run_of(name)) and not int(found[0]) <= int(found[1]) < num_layers:
                 yield f"'{name}' names no layers of the model, which are 0 to {num_layers - 1}"

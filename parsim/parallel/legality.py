@@ -32,6 +32,7 @@ NAMED: Final[Mapping[str, Collection[str]]] = {
     **{name: key.legal for name, key in KEYS.items() if key.type == "str" and key.legal},
     "optimizer": OPTIMIZERS,  # those that are there when it is asked
 }
+MOST_COUNTED: Final = 2**62  # what arrays of plans hold
 MOST_ACTIONS: Final = 2_000_000  # of a pipeline in one step: some seconds to fold
 
 
@@ -92,7 +93,9 @@ def type_faults(plan: Plan) -> list[PlanFault]:
     """The values that are not of the types of their fields."""
     hints = hints_of(Plan)
     stated = {name: value for name, key in KEYS.items() if (value := getattr(plan, name)) is not key.default}
-    return [PlanFault(name, said, "") for name, value in stated.items() for said in misfits_of(name, value, hints[name])]
+    large = (f"{name} = {value} is beyond all counts" for name, value in stated.items() if isinstance(value, int) and value >= MOST_COUNTED)
+    wrong = [PlanFault(name, said, "") for name, value in stated.items() for said in misfits_of(name, value, hints[name])]
+    return wrong or [PlanFault(said.split()[0], said, "") for said in large]
 
 
 def value_faults(plan: Plan) -> list[PlanFault]:

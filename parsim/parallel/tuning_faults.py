@@ -9,6 +9,7 @@ from parsim.model.families import blocks_of
 from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
+from parsim.model.tuning import Tuning
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
@@ -19,7 +20,11 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
     """Why a model cannot be tuned as it says, each with the key that is wrong."""
     told = [("freeze", said) for said in model.tuning.faults(model.num_layers)]
     yield from told
-    if getattr(model, "mtp_layers", 0):
+    if model.tuning.quantization and not model.tuning.lora_rank:
+        yield "quantization", "is of what adapters stand beside; give lora_rank"
+    if model.has_encoder and model.tuning != Tuning():
+        yield "freeze", "frozen parts and adapters are not built in encoder-decoder models; leave tuning out"
+    elif getattr(model, "mtp_layers", 0):
         yield "freeze", "is not built with mtp_layers; set mtp_layers = 0"
     elif not told and model.tuning.lora_rank:
         yield from _adapter_faults(model)

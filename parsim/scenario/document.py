@@ -135,6 +135,8 @@ class TuningSection(Section):
         stated = sorted({"lora_alpha", "lora_dropout", "lora_targets"}.intersection(self.model_fields_set))
         if stated and not self.lora_rank:
             raise complaint(f"{stated[0]} is of adapters, which lora_rank asks for: give it, or leave {stated[0]} out")
+        if self.lora_rank and not self.lora_targets:
+            raise complaint(f"lora_targets names no layer, so that nothing is trained; leave it out for {ALL}")
         if self.double_quantization and not self.quantization:
             raise complaint("double_quantization is of the scales of quantization: give quantization: nf4, or leave it out")
         return self

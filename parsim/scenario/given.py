@@ -10,18 +10,22 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 from pydantic import ValidationError
 
 from parsim.arguments import misfits
 from parsim.cluster.flash import multiplies_any_layout
 from parsim.described import breach
+from parsim.model.tuning import Tuning
+from parsim.parallel.tuning_faults import tuning_faults
 from parsim.scenario.build import batch_faults
-from parsim.scenario.document import BatchSection, ClusterSection, DataSection, Sections
+from parsim.scenario.document import BatchSection, ClusterSection, DataSection, Sections, TuningSection
 from parsim.scenario.fields import Section, complaints_of
 from parsim.scenario.hardware import AcceleratorRow, FabricRow, NodeRow
 from parsim.scenario.rows import StackRow
 
 if TYPE_CHECKING:
+    from parsim.model.spec import ModelSpec
     from parsim.scenario.types import Scenario
 
 
@@ -37,6 +41,7 @@ def faults(scenario: Scenario) -> list[str]:
         *(("cluster.node.", NodeRow, node), ("cluster.node.accelerator.", AcceleratorRow, accelerator)),
     ]
     wrong = [f"model.{said}" for said in scenario.model.misfits()]
+    wrong += [*_faults_of_tuning(scenario.model)]
     wrong += [said for place, section, part in parts if part is not None for said in _values(place, section, part)]
     wrong += [*_figures("cluster", cluster), *_figures("stack", stack), *_figures("total_tokens", scenario.total_tokens)]
     settings = {name: (getattr(scenario.training, name), each.about) for name, each in type(scenario.training).told.items()}
@@ -45,6 +50,21 @@ def faults(scenario: Scenario) -> list[str]:
         wrong.append(f'batch.one_layout = {batch.one_layout}, but of accelerator "{accelerator.name}" it is {of_node}')
     found = () if wrong else batch_faults(scenario)
     return list(dict.fromkeys([*wrong, *(f"{'.'.join(map(str, place))}: {said}" for place, said in found)]))
+
+
+def _faults_of_tuning(model: ModelSpec) -> Iterator[str]:
+    """What a file is told of its section `tuning`, or what it would make of it."""
+    own, nothing = asdict(model.tuning), asdict(Tuning())
+    stated = {key: [*value] if isinstance(value, tuple) else value for key, value in own.items() if value != nothing[key]}
+    try:
+        meant = TuningSection.model_validate(stated).build()
+    except ValidationError as error:
+        yield from (f"tuning.{'.'.join(map(str, place))}: {said}" for place, said in complaints_of(error))
+        return
+    unlike = [name for name, value in asdict(meant).items() if own[name] != value]
+    yield from (f"tuning.{name} = {own[name]!r}, where a file would say {getattr(meant, name)!r}" for name in unlike)
+    if not unlike:
+        yield from (f"tuning.{key}: {said}" for key, said in tuning_faults(model))
 
 
 def _values(before: str, section: type[Section], part: Struct) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
+from parsim.model.spec import MOST_LAYERS
 from parsim.scenario import asked
 from parsim.scenario.families import (
     AS_HIDDEN,
@@ -59,7 +60,7 @@ def find(folder: Path, name: str) -> Path:
     Source: huggingface/huggingface_hub, src/huggingface_hub/constants.py (HF_HUB_CACHE), and its guide manage-cache for the folders.
     """
     path = folder / name
-    if path.exists() or not _REPOSITORY.fullmatch(name):
+    if os.path.exists(path) or not _REPOSITORY.fullmatch(name):
         return path
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
     kept = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub") / f"models--{name.replace('/', '--')}"
@@ -179,10 +180,12 @@ def _windows(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
 
 def _layer_types(config: Mapping[str, Any], family: ConfigFamily) -> list[str]:
     """What each layer's attention is; of qwen2, the layers from max_window_layers on slide."""
-    types, first = config.get("layer_types"), config.get("max_window_layers")
-    num_layers = count(config, family.counts["num_layers"])
+    types, num_layers = config.get("layer_types"), count(config, key := family.counts["num_layers"])
+    if num_layers > MOST_LAYERS:
+        raise ScenarioError(f"{key} = {num_layers} is above {MOST_LAYERS}")
     if types is None:
-        num_full = num_layers if config.get("use_sliding_window") is False else first if isinstance(first, int) else 0
+        first = count(config, "max_window_layers", 0) if config.get("max_window_layers") is not None else 0
+        num_full = first if flag(config, "use_sliding_window", default=True) else num_layers
         every = family.full_every or num_layers + 1
         return [FULL if place <= num_full or place % every == 0 else LOCAL for place in range(1, num_layers + 1)]
     if isinstance(types, list) and all(each in (FULL, LOCAL) for each in types):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 import parsim
 from parsim.cost import buckets
-from parsim.errors import ScenarioError
+from parsim.errors import ParsimError, ScenarioError
 from parsim.estimator.estimate import estimate
 from parsim.model import adapters
 from parsim.model.adapters import ALL, each_target
@@ -214,6 +215,7 @@ def test_verify_notices_an_adapter_that_is_not_scaled(monkeypatch: pytest.Monkey
         ({"lora_rank": 4, "quantization": "nf4"}, {"precision": "fp8_current"}, "beside which quantization = nf4 is not built"),
         ({"freeze": "embedding", "lora_alpha": 8}, {}, "lora_alpha is of adapters, which lora_rank asks for"),
         ({"lora_rank": 4, "double_quantization": True}, {}, "double_quantization is of the scales of quantization"),
+        ({"lora_rank": 4, "lora_targets": []}, {}, "lora_targets names no layer"),
         ({"lora_rank": 3}, {"tensor_parallel": 2}, "does not divide lora_rank = 3"),
         ({"lora_rank": 4, "lora_target": "attention"}, {}, r"did you mean 'lora_targets'"),
     ],
@@ -239,3 +241,17 @@ def test_what_cannot_be_frozen_is_refused(plan: dict[str, int], freeze: object, 
     batch = {"global_batch": 16, "sequence_length": 8}
     with pytest.raises(ScenarioError, match=said):
         parsim.from_mapping({**tiny, "batch": batch, "plans": {"a": plan}, "tuning": {"freeze": freeze}})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(Tuning(("zz",)), Tuning(("layers 0..9",)), Tuning((BASE,), -4), Tuning(lora_rank=4), Tuning(("norms",), quantization="nf4")),
+        *(Tuning((BASE,), 4, 8.0, 0.0, ()), Tuning((BASE,), 4, math.nan, 0.0, _OF_ALL), Tuning((BASE,), 4, 8.0, 1.5, _OF_ALL)),
+        *(Tuning((BASE,), 4, 8.0, 0.0, ("zz",)), Tuning((BASE,), 4, 8.0, 0.0, _OF_ALL, "int8"), Tuning((BASE,), 4, 8.0, 0.0, (ALL,))),
+    ],
+    ids=str,
+)
+def test_a_tuning_by_hand_is_held_to_what_a_file_may_say(wrong: Tuning) -> None:
+    with pytest.raises(ParsimError, match=r"tuning\b"):
+        estimate(scenario(model=replace(GPT, num_layers=2, tuning=wrong)), Plan())

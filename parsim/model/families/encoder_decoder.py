@@ -21,9 +21,8 @@ from parsim.model.families import FAMILIES, Blocks, Family, by_name
 from parsim.model.form import LayerForm
 from parsim.model.norms import norm, norm_weights
 from parsim.model.op import MEMORY, Block, Op, with_dims, with_prefix
-from parsim.model.spec import JOINT, Layout, figure
+from parsim.model.spec import JOINT, MOST_LAYERS, Layout, figure
 from parsim.model.transformer import TransformerArchitecture, TransformerSpec
-from parsim.model.tuning import Tuning
 
 CROSS: Final = "cross_"  # before the names of what attends to the memory
 _OF_MEMORY: Final = ("k_gemm", "v_gemm", "k_bias", "v_bias", "keys", "values")  # ops of attention on what is attended to
@@ -54,7 +53,7 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
     (('embedding', 1), ('encoder_layer', 1), ('decoder_embedding', 1), ('layer', 2), ('head', 1))
     """
 
-    num_layers: int = figure("the number of layers, those of the encoder and those of the decoder together")
+    num_layers: int = figure("the number of layers, those of the encoder and those of the decoder together", most=MOST_LAYERS)
     encoder_layers: int = figure(
         "the layers of the encoder; half of num_layers where left out", rule=lambda row: max(row["num_layers"] // 2, 1)
     )
@@ -72,8 +71,6 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
             return f"encoder_layers = {self.encoder_layers} leaves no layer to one of the stacks, of num_layers = {self.num_layers}"
         if asked := next((name for name in _NOT_BUILT if getattr(self, name)), ""):
             return f"{asked} = {getattr(self, asked)} is not built in encoder-decoder models; leave it out"
-        if self.tuning != Tuning():
-            return "tuning is not built in encoder-decoder models; leave it out"
         if not (self.scores_dropped and self.embedding_dropped):
             return "scores_dropped and embedding_dropped are true in encoder-decoder models; leave them out"
         if self.embedding_scale != 1.0 or self.logit_scale != 1.0:

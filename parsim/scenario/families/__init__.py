@@ -82,17 +82,17 @@ def model_types() -> tuple[str, ...]:
     return CONFIG_FAMILIES.names()
 
 
-def count(config: Mapping[str, Any], key: str) -> int:
+def count(config: Mapping[str, Any], key: str, least: int = 1) -> int:
     """The number that a key states.
 
     Raises:
-        ScenarioError: it is no whole number above 0, or missing.
+        ScenarioError: it is no whole number of at least so many, or missing.
     """
     if key not in config:
         raise ScenarioError(f"key '{key}' is missing")
     value = config[key]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ScenarioError(f"{key} must be a whole number above 0, not {show(value)}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ScenarioError(f"{key} must be a whole number above {least - 1}, not {show(value)}")
     return value
 
 
@@ -118,3 +118,11 @@ def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
     if not isinstance(value, bool):
         raise ScenarioError(f"{key} must be true or false, not {show(value)}")
     return value
+
+
+def gates_of_shares(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Gates of Qwen's experts: shares of those that a token chose, or, where it is left out, of all.
+
+    Source: huggingface/transformers, modeling_qwen2_moe.py and modeling_qwen3_moe.py (norm_topk_prob).
+    """
+    return {"gates": "softmax" if flag(config, "norm_topk_prob") else "pre_softmax"}

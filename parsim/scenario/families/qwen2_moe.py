@@ -5,15 +5,7 @@ Source: configuration_qwen2_moe.py and modeling_qwen2_moe.py (`Qwen2MoeSparseMoe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, PLAIN, QWEN, ConfigFamily, flag, register
-
-
-def _more(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"gates": "softmax" if flag(config, "norm_topk_prob") else "pre_softmax"}
-
+from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, PLAIN, QWEN, ConfigFamily, gates_of_shares, register
 
 register(
     ConfigFamily(
@@ -28,7 +20,7 @@ register(
             **{**QWEN, "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408},
             **{"shared_expert_intermediate_size": 5632, "decoder_sparse_step": 1, "qkv_bias": True},
         },
-        more=_more,
+        more=gates_of_shares,
     ),
     "qwen2_moe",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, PLAIN, ConfigFamily, register
+from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, PLAIN, ConfigFamily, gates_of_shares, register
 
 register(
     ConfigFamily(
@@ -10,6 +10,7 @@ register(
         counts={**COUNTS, "num_experts": "num_experts", **CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
         only={**NO_BIAS, "decoder_sparse_step": 1, "mlp_only_layers": []},
         left_out={"num_key_value_heads": 4, "use_sliding_window": False, "num_experts": 128, "num_experts_per_tok": 8},
+        more=gates_of_shares,
     ),
     "qwen3_moe",
 )

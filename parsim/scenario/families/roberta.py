@@ -14,14 +14,14 @@ from parsim.scenario.families import AS_HIDDEN, COUNTS, LEARNED, ConfigFamily, c
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """With as many positions as tokens may have."""
-    tokens = count(config, "max_position_embeddings") - count(config, "pad_token_id") - 1
+    tokens = count(config, "max_position_embeddings") - count(config, "pad_token_id", 0) - 1
     if tokens < 1:
         raise ScenarioError(f"max_position_embeddings leaves no token a position behind pad_token_id = {config['pad_token_id']}")
     return {**config, "max_position_embeddings": tokens}
 
 
 def _more(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"position_offset": count(config, "pad_token_id") + 1}
+    return {"position_offset": count(config, "pad_token_id", 0) + 1}
 
 
 for _name, _model_type in (("Roberta", "roberta"), ("XLMRoberta", "xlm-roberta"), ("Camembert", "camembert")):
