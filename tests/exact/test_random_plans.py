@@ -21,7 +21,8 @@ from parsim.verify import verify_plan
 from random_plans import FUSIONS, MEMORY_FLAGS, MOST_RANKS, NARROW, ORDERS, Drawn, drawn
 from support import GPT, STACK, tiered
 
-FAST, ALL = 40, 1_100  # seeds behind FAST are slow
+FAST, ALL = 40, 1_100  # seeds behind FAST are slow, and two that take as long as ten others
+LONG = (19, 27)
 
 
 def wrong(case: Drawn) -> list[str]:
@@ -33,7 +34,7 @@ def told(case: Drawn, found: list[str]) -> str:
     return "\n".join(map(str, (*found, case.plan, s.model, s.batch, s.stack, s.cluster.node)))
 
 
-@pytest.mark.parametrize("seed", [tiered(seed, str(seed), slow=seed >= FAST) for seed in range(ALL)])
+@pytest.mark.parametrize("seed", [tiered(seed, str(seed), slow=seed >= FAST or seed in LONG) for seed in range(ALL)])
 def test_prediction_and_execution_agree_on_a_plan_drawn_from_the_seed(seed: int) -> None:
     case = drawn(seed)
     found = wrong(case)

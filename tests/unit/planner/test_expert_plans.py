@@ -37,7 +37,7 @@ def tight(chosen: Scenario, capacity: float) -> Scenario:
 
 
 def test_plans_of_experts_and_schedules_are_ranked_as_if_each_were_priced_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = toy(**MESH, **SCHEDULES, recompute=("none", "full"))
+    chosen = toy(**MESH, **SCHEDULES)
     every = [estimate(chosen, each) for each in candidates(chosen, chosen.spaces["a"]).plans]
     capacity = float(np.median([each.peak_bytes for each in every]))
     fitting = sorted((each for each in every if each.peak_bytes <= int(capacity)), key=lambda each: (each.step_s, each.peak_bytes))
