@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import AS_HIDDEN, COUNTS, LEARNED, ConfigFamily, count, register
+from parsim.scenario.families import ConfigFamily, count, register
+from parsim.scenario.families.bert import BERT, heads
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
@@ -25,21 +26,4 @@ def _more(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 for _name, _model_type in (("Roberta", "roberta"), ("XLMRoberta", "xlm-roberta"), ("Camembert", "camembert")):
-    _heads = {"MaskedLM": "masked_token", "SequenceClassification": "text", "TokenClassification": "token"}
-    register(
-        ConfigFamily(
-            fixed={**LEARNED, "causal": False, "norm_last": True},
-            counts={**COUNTS, "num_token_types": "type_vocab_size"},
-            optional={},
-            activation=("hidden_act", "gelu", ("gelu", "relu")),
-            dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob", AS_HIDDEN),
-            default_dropout=0.1,
-            tied=True,
-            heads={f"{_name}For{task}": head for task, head in _heads.items()},
-            only={"position_embedding_type": "absolute", "is_decoder": False, "problem_type": "single_label_classification"},
-            left_out={"pad_token_id": 1},
-            prepare=_prepare,
-            more=_more,
-        ),
-        _model_type,
-    )
+    register(ConfigFamily(**BERT, heads=heads(_name), left_out={"pad_token_id": 1}, prepare=_prepare, more=_more), _model_type)
