@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from parsim.model.adapters import is_adapter
-from parsim.model.dims import COMPUTE, LOGITS, SOURCE, TOKENS
+from parsim.model.dims import COMPUTE, LOGITS, MASTER, SOURCE, TOKENS
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
 from parsim.model.op import COUNT, D_MEMORY, MEMORY, Block, Dims
@@ -67,6 +67,7 @@ class _Switches(NamedTuple):
     ring: int
     ends_apart: bool
     narrow_gradients: bool
+    master_shards: bool
     recompute: _Recompute = _Recompute()
 
 
@@ -95,6 +96,7 @@ def lower(structure: Structure) -> Step:
         structure.ring,
         structure.ends_apart,
         structure.narrow_gradients,
+        structure.master_shards,
     )
     first, *between, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
     layers, joints = ([name for name in between if (name == JOINT) == is_joint] for is_joint in (False, True))
@@ -118,8 +120,24 @@ def _segment_of(name: str, switches: _Switches) -> Segment:
         rules=tuple(each for each in switches.rules if each[0] in calls.dims),
         expert_axes=tuple(in_views) if TOKENS in calls.dims else (),
         ends_apart=switches.ends_apart or not calls.block.shared,
+        master_shards=False,
     )
-    return _segment(name, read)
+    return (_as_stored if switches.master_shards else _segment)(name, read)
+
+
+@functools.lru_cache(maxsize=1024)
+def _as_stored(name: str, switches: _Switches) -> Segment:
+    """The segment, whose kernels read weights that no other rank holds as they are stored: nobody gathers and casts them."""
+    found = _segment(name, switches)
+    alone = {weight.name for weight in found.weights if not weight.group.axes}
+
+    def with_stored(task: Task) -> Task:
+        if not isinstance(task, Compute):
+            return task
+        inputs = (replace(each, dtype=MASTER) if getattr(each, "name", "") in alone else each for each in task.inputs)
+        return replace(task, inputs=tuple(inputs))
+
+    return replace(found, phases={phase: tuple(map(with_stored, tasks)) for phase, tasks in found.phases.items()}) if alone else found
 
 
 @functools.lru_cache(maxsize=1024)

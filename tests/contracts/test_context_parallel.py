@@ -29,7 +29,7 @@ from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.units import PS_PER_S
 from parsim.verify import verify_plan
-from support import CLUSTER, FREE_NODE, GPT, MOE, STACKS, scenario, tiered
+from support import CLUSTER, FREE_NODE, GPT, MOE, STACK, STACKS, scenario, tiered
 
 OTHERS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -83,6 +83,13 @@ def test_context_parallelism_keeps_the_contract_on_every_rank(case: tuple[int, s
 def test_an_encoder_finds_the_first_token_wherever_it_lies_and_its_label_is_not_summed(kind: str, others: str) -> None:
     plan = plan_of(kind, (others,))
     toy = scenario(model=ENCODER, stack=STACKS[2], batch=Batch(4 * plan.data_parallel, 8))
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
+
+
+def test_weights_that_no_other_rank_holds_are_read_as_zero_3_stores_them() -> None:
+    """Those of a label for a text, where ranks share sequences and nothing else: float32, which nobody gathers and casts."""
+    plan = Plan(context_parallel=2, zero_stage=3)
+    toy = scenario(model=ENCODER, stack=replace(STACK, master_shards=True), batch=Batch(4, 8))
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
