@@ -65,7 +65,7 @@ class _Switches(NamedTuple):
     expert_axes: tuple[str, ...]  # all that are on, where tokens lie in two views
     beside: tuple[str, ...]  # axes whose collectives run beside compute
     ring: int
-    ends_apart: bool
+    table_owner: str  # the block whose buffer a shared table is on the rank
     narrow_gradients: bool
     recompute: _Recompute = _Recompute()
 
@@ -93,17 +93,19 @@ def lower(structure: Structure) -> Step:
         structure.axes if view_of(structure.axes) == EXPERT else (),
         structure.axes_beside,
         structure.ring,
-        structure.ends_apart,
+        "",
         structure.narrow_gradients,
     )
     first, *between, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
     layers, joints = ([name for name in between if (name == JOINT) == is_joint] for is_joint in (False, True))
+    owners = {JOINT: first if structure.joint == "first" else JOINT}
+    owners[last] = first if not structure.ends_apart else JOINT if structure.joint == "last" else last
     middle = [*((name, narrow) for name in layers), *((name, wide) for name in structure.wide_layers)]
     found = [
         _segment_of(first, switches),
         *(_segment_of(name, switches._replace(kernels=kernels, recompute=again)) for name, kernels in middle),
         *(_segment_of(KEPT + name, switches._replace(kernels=kernels)) for name, kernels in middle if structure.recompute_every > 1),
-        *(_segment_of(name, switches) for name in (*joints, last)),
+        *(_segment_of(name, switches._replace(table_owner=owners[name])) for name in (*joints, last)),
     ]
     segments = {segment.name: segment for segment in found}
     return Step(structure, segments, tuple(finish(structure, tuple(segments.values()))))
@@ -117,7 +119,7 @@ def _segment_of(name: str, switches: _Switches) -> Segment:
     read = switches._replace(
         rules=tuple(each for each in switches.rules if each[0] in calls.dims),
         expert_axes=tuple(in_views) if TOKENS in calls.dims else (),
-        ends_apart=switches.ends_apart or not calls.block.shared,
+        table_owner=switches.table_owner if calls.block.shared else "",
     )
     return _segment(name, read)
 
@@ -220,7 +222,8 @@ def _weight(
     partial = placer.known[f"d_{name}"].sharding if trained or untuned is None else untuned
     group = Group(tuple(axis for axis in replica_axes() if axis in partial.partial))
     origin = block.shared.get(name, "")
-    owner, copy_of = (block.name, origin) if switches.ends_apart or not origin else (origin, "")
+    owner = switches.table_owner if origin else block.name
+    copy_of = origin if owner == block.name else ""
     narrows = switches.kernels.narrows
     square = narrows.square if narrows and narrow_rows else 0
     return Weight(
@@ -253,10 +256,11 @@ def _with_lives(bare: Segment, parts: set[str]) -> Segment:
     if bare.memory == "follows":
         begins = Hold("memory_gradient", bare.beside[1:])
         phases |= {phase: (*phases[phase], begins) for phase in (Phase.B, Phase.I)}
-    if makes:
+    if makes:  # layers may read it once more for weight gradients
         ends = Hold("release_memory", frees=(MEMORY,))
-        phases |= {phase: (ends, *phases[phase]) for phase in (Phase.B, Phase.I)}
-    kept = {Phase.F: (*operands_named(forward, saved), *bare.beside[:makes]), Phase.I: operands_named(seen, waiting)}
+        phases |= {phase: (ends, *phases[phase]) for phase in (Phase.B, Phase.W)}
+    own = bare.beside[:makes]
+    kept = {Phase.F: (*operands_named(forward, saved), *own), Phase.I: (*operands_named(seen, waiting), *own)}
     d_x = bare.leaving[Phase.I]
     leaving = {**bare.leaving, Phase.I: replace(d_x, name=apart) if d_x else None}
     return replace(bare, phases=phases, kept=kept, leaving=leaving)

@@ -85,7 +85,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
     """
     order = parts if phase.step > 0 else parts[::-1]
     ahead = _gathers_ahead(step, phase)
-    prologue = receive_tasks(step, phase) if receives else ()
+    prologue = receive_tasks(step, order[0][0], phase) if receives else ()
     if ahead:
         prologue = (*prologue, *_gathers_of(step, order[0][0], phase, ahead=True))
     runs, before = list[Run](), tuple[Collective, ...]()
@@ -98,6 +98,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
         before = own
     sums = step.structure.gradient_overlap and step.structure.scatters
     epilogue: tuple[Task, ...] = (Wait("sums", streams=(step.structure.sum_stream,)),) if sums else ()
+    epilogue = (*epilogue, *_release(step, order[-1][0], phase))
     return Pass(prologue, tuple(runs), (*epilogue, *(send_tasks(step, order[-1][0], phase) if sends else ())))
 
 
@@ -125,25 +126,40 @@ def left_running(step: Step, name: str, phase: Phase, *, closes: bool) -> Runnin
 
 
 @functools.lru_cache(maxsize=256)
-def receive_tasks(step: Step, phase: Phase) -> tuple[Task, ...]:
-    """What brings a boundary tensor to a stage: a message, and the gathering of one that comes in shards."""
-    name = "x" if phase.step > 0 else "d_y"
-    wanted = replace(step.stream, name=name)
-    wire = _on_wire(step, wanted)
-    if wire is wanted:
-        return (Receive("receive", wanted),)
-    tasks: list[Task] = [Receive("receive", wire)]
-    for move in reshard(wire.sharding, wanted.sharding):
-        tasks.append(Collective("gather", move.operation, Group((move.axis,)), wire, wanted, move.dim, frees=(wire.name,)))
+def receive_tasks(step: Step, first: str, phase: Phase) -> tuple[Task, ...]:
+    """What brings boundary tensors to the first segment that a stage runs: a message, and the gathering of what comes in shards."""
+    entering = step.segments[first].entering[phase]
+    assert entering is not None
+    every = (entering, *_memory_at_boundary(step, first, phase, below=phase.step > 0))
+    wires = tuple(_on_wire(step, wanted) for wanted in every)
+    tasks: list[Task] = [Receive("receive", wires)]
+    for wire, wanted in zip(wires, every, strict=True):
+        for move in reshard(wire.sharding, wanted.sharding):
+            tasks.append(Collective("gather", move.operation, Group((move.axis,)), wire, wanted, move.dim, frees=(wire.name,)))
     return tuple(tasks)
 
 
 @functools.lru_cache(maxsize=1024)
 def send_tasks(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
-    """What takes the result of a stage's last segment to the next stage."""
+    """What takes the result of a stage's last segment to the next stage, and where the memory passes, that or its gradient, too."""
     source = step.segments[last].leaving[phase]
     assert source is not None
-    return (Send("send", source, _on_wire(step, source), send_stream(phase), frees=(source.name,)),)
+    every = (source, *_memory_at_boundary(step, last, phase, below=phase.step < 0))
+    frees = tuple(each.name for each in (every if phase.step < 0 else (source,)))  # the memory stays for the stage's backward
+    return (Send("send", every, tuple(_on_wire(step, each) for each in every), send_stream(phase), frees=frees),)
+
+
+def _memory_at_boundary(step: Step, name: str, phase: Phase, *, below: bool) -> tuple[Operand, ...]:
+    """The memory, or going back its gradient, if it passes the boundary of a stage before this segment (`below`) or behind it."""
+    segment = step.segments[name]
+    passes = segment.memory in (("reads", "follows") if below else ("makes", "reads"))
+    return segment.beside[:1] * passes if phase.step > 0 else segment.beside[1:] * passes
+
+
+def _release(step: Step, first: str, phase: Phase) -> tuple[Task, ...]:
+    """What forgets a memory that came to a stage, behind the last phase that reads it: weight gradients do."""
+    passing = _memory_at_boundary(step, first, Phase.F, below=True) if phase.accumulates else ()
+    return (Hold("release_memory", frees=tuple(each.name for each in passing)),) if passing else ()
 
 
 def send_stream(phase: Phase) -> str:

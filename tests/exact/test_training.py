@@ -179,7 +179,7 @@ def test_an_encoder_and_a_decoder_learn_to_translate() -> None:
     assert half.exact < 0.5 and end.exact > 0.9 and end.accuracy > 0.98
 
 
-@pytest.mark.parametrize("plan", ["sentences", "zero3", "columns_and_rows", "recompute", "sequence_parallel"])
+@pytest.mark.parametrize("plan", example("machine-translation").plans)
 def test_every_plan_translates_as_one_rank_does(plan: str) -> None:
     scenario = example("machine-translation")
     together, apart = (execute(scenario, each, num_steps=3) for each in (alone(scenario), plan))
