@@ -9,16 +9,16 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from parsim.model.adapters import is_adapter
-from parsim.model.dims import COMPUTE, LOGITS, SOURCE, TOKENS
+from parsim.model.dims import COMPUTE, LOGITS, TOKENS
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
-from parsim.model.op import COUNT, D_MEMORY, MEMORY, Block, Dims
-from parsim.model.spec import JOINT, Architecture
+from parsim.model.op import COUNT, Block, Passing
+from parsim.model.spec import JOINT, JOINTS, Architecture
 from parsim.model.tuning import untuned_name
 from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, replica_axes, rules, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.precision import WIDE, Narrowing
-from parsim.parallel.sharding import Sharding
+from parsim.parallel.sharding import Rules, Sharding
 from parsim.schedules.phase import Phase
 from parsim.step import gradient
 from parsim.step.chunked import PassesInChunks, in_chunks
@@ -31,12 +31,11 @@ from parsim.step.quantise import LinearWeight, in_narrow, linear_weights
 from parsim.step.recompute import before_use, checkpoint, full
 from parsim.step.ring import with_turns
 from parsim.step.split import halves
-from parsim.step.step import Segment, Step
+from parsim.step.step import PassingOperands, Segment, Step
 from parsim.step.structure import Structure
 from parsim.step.task import Compute, Hold, Operand, Task, Weight
 
 KEPT: Final = "kept_"  # and a layer's name: one that is not recomputed, where only each n-th is
-_SOURCE: Dims = ("B", SOURCE["T"], "D")  # of what an encoder made
 
 
 class _Recompute(NamedTuple):
@@ -97,8 +96,8 @@ def lower(structure: Structure) -> Step:
         structure.narrow_gradients,
     )
     first, *between, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
-    layers, joints = ([name for name in between if (name == JOINT) == is_joint] for is_joint in (False, True))
-    owners = {JOINT: first if structure.joint == "first" else JOINT}
+    layers, joints = ([name for name in between if (name in JOINTS) == is_joint] for is_joint in (False, True))
+    owners = {**dict.fromkeys(joints, ""), JOINT: first if structure.joint == "first" else JOINT}
     owners[last] = first if not structure.ends_apart else JOINT if structure.joint == "last" else last
     middle = [*((name, narrow) for name in layers), *((name, wide) for name in structure.wide_layers)]
     found = [
@@ -143,8 +142,9 @@ def _placement(name: str, switches: _Switches) -> Segment:
     x = Operand(block.input, Sharding.of(block.stream, table), COMPUTE) if block.input else None
     if x:
         placer.known[x.name] = x
-    beside = tuple(Operand(name, Sharding.of(_SOURCE, table), COMPUTE) for name in (MEMORY, D_MEMORY) if block.memory)
-    placer.known |= {each.name: each for each in beside[block.memory == "makes" :]}
+    beside = tuple(_beside(each, table) for each in block.passing)
+    placer.known |= {each.value.name: each.value for each in beside if each.use != "makes"}
+    placer.known |= {each.gradient.name: each.gradient for each in beside}
     placer.know(linear)
     placer.packed = frozenset(block.packed)
     forward = with_turns(placer.place(forward_calls), switches.ring)
@@ -167,9 +167,15 @@ def _placement(name: str, switches: _Switches) -> Segment:
         weights=tuple(_weight(block, *each) for each in placed),
         totals=tuple(placer.known[total] for total in block.totals),
         beside=beside,
-        memory=block.memory,
         steers=tuple(_steer(block, name, placer.known[COUNT + name].sharding) for name in block.steers),
     )
+
+
+def _beside(passing: Passing, table: Rules) -> PassingOperands:
+    """What passes by, as it lies; the gradient of what has no sequences of its own is a partial sum over ranks that have others."""
+    split = () if "B" in passing.dims else Sharding.of(("B",), table).axes[0]
+    gradient = Operand(f"d_{passing.name}", Sharding.of(passing.dims, table, dict.fromkeys(split, "sum")), COMPUTE)
+    return PassingOperands(passing.use, Operand(passing.name, Sharding.of(passing.dims, table), COMPUTE), gradient)
 
 
 def _all_trained(name: str, switches: _Switches) -> Segment:
@@ -189,7 +195,7 @@ def _calls(name: str, kernels: _Kernels) -> _Calls:
         fused = "norm_gemm" in kernels.fusions
         forward, backward = in_narrow(forward, backward, linear, kernels.narrows, lasting=kernels.lasting_layouts, fused=fused)
     dims = {dim for call in (*forward, *backward) for _, own, *_ in (*call.inputs, *call.outputs) for dim in own}
-    dims |= {*block.stream, *(_SOURCE if block.memory else ())}
+    dims |= {*block.stream, *(dim for each in block.passing for dim in each.dims)}
     return _Calls(replace(block, name=name), forward, backward, gradient_of_x, linear, frozenset(dims))
 
 
@@ -234,16 +240,17 @@ def _weight(
 def _with_lives(bare: Segment, parts: set[str]) -> Segment:
     """The segment with the halves of its backward, frees on all tasks, and what it keeps between phases; `parts` last, too.
 
-    The memory lives from the forward of its block to that block's backward, its gradient from before the first that adds to it.
+    What passes by lives from the forward of its block to that block's backward, its gradient from before the first that adds to it.
     """
     forward, backward = bare.phases[Phase.F], bare.phases[Phase.B]
-    gradient_of_x, makes = _names(bare.leaving[Phase.B]), bare.memory == "makes"
-    passing = {each.name for each in bare.beside}
-    inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""), also={D_MEMORY} & passing)
+    gradient_of_x, made = _names(bare.leaving[Phase.B]), [each for each in bare.beside if each.use == "makes"]
+    passing, sums = {each.name for each in bare.passing}, {each.gradient.name for each in bare.beside}
+    inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""), also=sums)
     lasting = {name for w in bare.weights for name in w.lasting} | {t.name for t in bare.totals} | parts
     entering = _names(bare.entering[Phase.B])
-    lasting |= passing - ({D_MEMORY} if makes else set())
-    entering |= {D_MEMORY} if makes else set()
+    ending = {each.gradient.name for each in made}
+    lasting |= passing - ending
+    entering |= ending
     saved = saved_for(backward, lasting | entering)
     waiting = saved_for(weights, lasting)
     seen: Sequence[Task] = (*forward, *inputs, *backward)
@@ -253,13 +260,13 @@ def _with_lives(bare: Segment, parts: set[str]) -> Segment:
         Phase.I: with_frees(inputs, lasting | waiting | ({apart} if gradient_of_x else set()), saved | entering),
         Phase.W: with_frees(weights, lasting, waiting),
     }
-    if bare.memory == "follows":
-        begins = Hold("memory_gradient", bare.beside[1:])
+    if begun := tuple(each.gradient for each in bare.beside if each.use == "follows"):
+        begins = Hold("passing_gradients", begun)
         phases |= {phase: (*phases[phase], begins) for phase in (Phase.B, Phase.I)}
-    if makes:  # layers may read it once more for weight gradients
-        ends = Hold("release_memory", frees=(MEMORY,))
+    own = tuple(each.value for each in made)
+    if own:  # layers may read it once more for weight gradients
+        ends = Hold("release_passing", frees=tuple(each.name for each in own))
         phases |= {phase: (ends, *phases[phase]) for phase in (Phase.B, Phase.W)}
-    own = bare.beside[:makes]
     kept = {Phase.F: (*operands_named(forward, saved), *own), Phase.I: (*operands_named(seen, waiting), *own)}
     d_x = bare.leaving[Phase.I]
     leaving = {**bare.leaving, Phase.I: replace(d_x, name=apart) if d_x else None}

@@ -130,36 +130,36 @@ def receive_tasks(step: Step, first: str, phase: Phase) -> tuple[Task, ...]:
     """What brings boundary tensors to the first segment that a stage runs: a message, and the gathering of what comes in shards."""
     entering = step.segments[first].entering[phase]
     assert entering is not None
-    every = (entering, *_memory_at_boundary(step, first, phase, below=phase.step > 0))
+    every = (entering, *_at_boundary(step, first, phase, below=phase.step > 0))
     wires = tuple(_on_wire(step, wanted) for wanted in every)
     tasks: list[Task] = [Receive("receive", wires)]
     for wire, wanted in zip(wires, every, strict=True):
-        for move in reshard(wire.sharding, wanted.sharding):
+        for move in reshard(wire.sharding, wanted.sharding) if wire is not wanted else ():
             tasks.append(Collective("gather", move.operation, Group((move.axis,)), wire, wanted, move.dim, frees=(wire.name,)))
     return tuple(tasks)
 
 
 @functools.lru_cache(maxsize=1024)
 def send_tasks(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
-    """What takes the result of a stage's last segment to the next stage, and where the memory passes, that or its gradient, too."""
+    """What takes the result of a stage's last segment to the next stage, with what passes by, or with its gradient."""
     source = step.segments[last].leaving[phase]
     assert source is not None
-    every = (source, *_memory_at_boundary(step, last, phase, below=phase.step < 0))
-    frees = tuple(each.name for each in (every if phase.step < 0 else (source,)))  # the memory stays for the stage's backward
+    every = (source, *_at_boundary(step, last, phase, below=phase.step < 0))
+    frees = tuple(each.name for each in (every if phase.step < 0 else (source,)))  # what passes by stays for the stage's backward
     return (Send("send", every, tuple(_on_wire(step, each) for each in every), send_stream(phase), frees=frees),)
 
 
-def _memory_at_boundary(step: Step, name: str, phase: Phase, *, below: bool) -> tuple[Operand, ...]:
-    """The memory, or going back its gradient, if it passes the boundary of a stage before this segment (`below`) or behind it."""
-    segment = step.segments[name]
-    passes = segment.memory in (("reads", "follows") if below else ("makes", "reads"))
-    return segment.beside[:1] * passes if phase.step > 0 else segment.beside[1:] * passes
+def _at_boundary(step: Step, name: str, phase: Phase, *, below: bool) -> tuple[Operand, ...]:
+    """What passes the boundary of a stage before this segment (`below`) or behind it beside the stream, or going back its gradient."""
+    uses = ("reads", "follows") if below else ("makes", "reads")
+    passing = (each for each in step.segments[name].beside if each.use in uses)
+    return tuple(each.value if phase.step > 0 else each.gradient for each in passing)
 
 
 def _release(step: Step, first: str, phase: Phase) -> tuple[Task, ...]:
-    """What forgets a memory that came to a stage, behind the last phase that reads it: weight gradients do."""
-    passing = _memory_at_boundary(step, first, Phase.F, below=True) if phase.accumulates else ()
-    return (Hold("release_memory", frees=tuple(each.name for each in passing)),) if passing else ()
+    """What forgets what came to a stage to pass by, behind the last phase that reads it: weight gradients do."""
+    passing = _at_boundary(step, first, Phase.F, below=True) if phase.accumulates else ()
+    return (Hold("release_passing", frees=tuple(each.name for each in passing)),) if passing else ()
 
 
 def send_stream(phase: Phase) -> str:
@@ -172,7 +172,7 @@ def _on_wire(step: Step, operand: Operand) -> Operand:
 
     Megatron-LM cuts the flattened tensor, whatever its sequence (core/tensor_parallel/utils.py, split_tensor_into_1d_equal_chunks).
     """
-    if not step.structure.boundary_axes:
+    if not step.structure.boundary_axes or "D" not in operand.dims:
         return operand
     axes = tuple(step.structure.boundary_axes if dim == "D" else own for dim, own in zip(operand.dims, operand.sharding.axes, strict=True))
     return Operand(operand.name + SHARD, Sharding(operand.dims, axes), operand.dtype)

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLAT_AND_CAST, FLOAT32, GRADIENT, MASTER
-from parsim.model.spec import JOINT, Architecture, ModelSpec
+from parsim.model.spec import JOINTS, Architecture, ModelSpec
 from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
@@ -61,7 +61,7 @@ def joint_of(model: ModelSpec, plan: Plan, stack: Stack) -> Joint:
     if not model.has_encoder:
         return ""
     found, ranks = schedules.find(plan.schedule, plan.pipeline_parallel), plan.pipeline_parallel
-    before = sum(copies for _, copies in takewhile(lambda part: part[0] != JOINT, model.layout[1:]))
+    before = sum(copies for _, copies in takewhile(lambda part: part[0] not in JOINTS, model.layout[1:]))
     ends = accumulate(layers_of(plan, model.num_layers, stack.layer_split))
     home = found.rank_of(next(stage for stage, end in enumerate(ends) if before < end), ranks)
     last = found.rank_of(plan.num_stages - 1, ranks)
