@@ -88,7 +88,7 @@ def encoder(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
         named = schedules.names_for(plan.pipeline_parallel, plan.virtual_pipeline)
         apart = [name for name in named if not _lays_together(name, plan.pipeline_parallel, plan.num_stages)]
         legal = [name for name in apart if not schedules.find(name, plan.pipeline_parallel).needs_experts]
-        yield PlanFault("schedule", message, f"Legal: {comma_list(legal)}")
+        yield PlanFault("schedule", message, f"Legal: {', '.join(legal)}")
 
 
 def _lays_together(schedule: str | tuple[str, ...], ranks: int, num_stages: int) -> str:

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from parsim.cost.count import message_bytes
 from parsim.estimator.estimate import estimate, estimates, stages_of
 from parsim.estimator.passes import Stages
+from parsim.estimator.pipeline import lower_bound, timeline
 from parsim.model.families.encoder_decoder import EncoderDecoderSpec
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
@@ -26,7 +27,10 @@ INTERLEAVED = Plan(pipeline_parallel=2, virtual_pipeline=3, micro_batch=2, sched
 CASES = {
     "a stage a layer": (LAST, Plan(pipeline_parallel=4, micro_batch=2)),
     "interleaved, zero 1": (FIRST, replace(INTERLEAVED, data_parallel=2, zero_stage=1)),
-    "zero bubble, sp": (FIRST, Plan(pipeline_parallel=3, tensor_parallel=2, sequence_parallel=True, schedule="zero_bubble_h1")),
+    "zero bubble, sp": (
+        FIRST,
+        Plan(pipeline_parallel=3, tensor_parallel=2, sequence_parallel=True, micro_batch=2, schedule="zero_bubble_h1"),
+    ),
     "a split rank": (LAST, Plan(pipeline_parallel=2, micro_batch=2)),
     "joint in the middle": (FIRST, Plan(pipeline_parallel=3, micro_batch=2, layers_per_stage=(1, 4, 1))),
     "encoder over two stages": (UNTIED, Plan(pipeline_parallel=3, layers_per_stage=(1, 2, 3), data_parallel=2, zero_stage=2)),
@@ -84,6 +88,12 @@ def test_a_rank_holds_a_shared_table_once(layers: tuple[int, ...], tables: list[
     held = [workload.copies_on(rank) for rank in range(len(layers))]
     owned = {name: any(weight.name == "word.weight" for weight in each.own_weights) for name, each in workload.step.segments.items()}
     assert [sum(owned[name] * int(copies) for name, copies in each.items()) for each in held] == tables
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_plan_takes_less_than_the_search_supposes(name: str) -> None:
+    stages = stages_of(scenario(model=CASES[name][0], batch=BATCH), CASES[name][1])
+    assert 0 < lower_bound(stages)[0] <= timeline(stages).step_ps
 
 
 def test_plans_priced_together_each_have_their_own_tables() -> None:

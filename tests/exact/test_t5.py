@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from hf_configs import PUBLISHED
+from parsim.cost.count import message_bytes
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import stages_of
 from parsim.estimator.memory import dynamic_bytes
@@ -15,8 +16,9 @@ from parsim.model.parameters import num_parameters
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario.rows import read
-from parsim.schedules.phase import SPLIT, WHOLE
+from parsim.schedules.phase import SPLIT, WHOLE, Phase
 from parsim.step.check import faults as step_faults
+from parsim.step.task import Send
 from parsim.verify import verify_plan
 from parsim.verify.encoder_by_hand import _row
 from parsim_kernels import KERNELS
@@ -96,6 +98,18 @@ def test_the_biases_of_a_stack_are_held_once_however_many_layers_add_them() -> N
         ]
         more.append(kept[1] - kept[0])
     assert more[0] == more[1]
+
+
+def test_a_boundary_within_a_stack_carries_its_biases() -> None:
+    """And one between stacks what the encoder made alone, of which the decoder's first stage makes the memory."""
+    workload = stages_of(scenario(model=T5, batch=BATCH), Plan(pipeline_parallel=4)).workload
+    sent = []
+    for stage in range(3):
+        (task,) = (each for each in workload.pass_of(stage, Phase.F).epilogue if isinstance(each, Send))
+        sent.append(int(message_bytes(task, workload.sizes)[0]))
+    source, target, heads, itemsize = 4, 8, 4, 2
+    memory = source * 12 * itemsize
+    assert sent == [memory + heads * source**2 * itemsize, memory, target * 12 * itemsize + memory + heads * target**2 * itemsize]
 
 
 def test_rows_of_distances_are_those_of_the_mathematics() -> None:
