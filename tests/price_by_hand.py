@@ -91,7 +91,7 @@ def seconds(task: Task, workload: Workload, held: dict[str, int] | None = None) 
         case Send():
             degrees = {axis: int(degree[0]) for axis, degree in sizes.degrees.items()}
             apart = degrees["tp"] * degrees["dp"]  # the pipeline is the slowest axis
-            payload = _elements(task.sent, sizes) * 2
+            payload = sum(_elements(each, sizes) for each in task.sent) * 2
             if apart * degrees["pp"] <= 4:
                 return 5e-6 + payload / (0.8 * 4e9)
             share = min(4 / min(apart, 4), 1)  # of a NIC; a whole node sends by 4

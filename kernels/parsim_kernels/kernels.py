@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from parsim_kernels import attention, by_head, contraction, experts, gated, latent, lookup, narrow, optimizer, pointwise, reduction, scores
+from parsim_kernels import (
+    attention,
+    by_head,
+    contraction,
+    experts,
+    gated,
+    latent,
+    lookup,
+    narrow,
+    optimizer,
+    pointwise,
+    reduction,
+    relative,
+    scores,
+)
 from parsim_kernels.signature import Kernel
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -72,6 +86,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "sinusoid": lookup.sinusoid,
         "position": lookup.position,
         "position_grad": lookup.position_grad,
+        "relative_biases": relative.relative_biases,
+        "relative_biases_grad": relative.relative_biases_grad,
         "first": lookup.first,
         "first_grad": lookup.first_grad,
         "take": lookup.take,

@@ -182,6 +182,11 @@ def payload(task: Collective) -> Value:
     return task.target if task.operation == "all_gather" else task.source
 
 
+def message_bytes(task: Send, sizes: Sizes) -> Ints:
+    """Bytes of a message, all its tensors together."""
+    return sum((num_bytes(each, sizes) for each in task.sent), start=sizes.zero)
+
+
 def sent_bytes(task: Task, sizes: Sizes, model: CostModel, position: int | Ints, held: Held = None) -> Ints:
     """Bytes that a rank sends, in a collective the one at `position` of its group; to the host what goes there."""
     return sum((sent for _, sent in sent_over(task, sizes, model, position, held)), start=sizes.zero)
@@ -191,7 +196,7 @@ def sent_over(task: Task, sizes: Sizes, model: CostModel, position: int | Ints, 
     """The same by link: a mesh axis or group, and between nodes where an exchange with experts tells them apart."""
     match task:
         case Send():
-            yield "pp", num_bytes(task.sent, sizes)
+            yield "pp", message_bytes(task, sizes)
         case HostCopy():
             yield HOST, num_bytes(task.bucket, sizes, held) if task.to_host else sizes.zero
         case Collective() if task.operation == "slice":

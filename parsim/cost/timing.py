@@ -19,7 +19,7 @@ from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
-from parsim.cost.count import along, extents, flops, hbm_bytes, head_widths, operands, payload, query_heads, results
+from parsim.cost.count import along, extents, flops, hbm_bytes, head_widths, message_bytes, operands, payload, query_heads, results
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
@@ -92,7 +92,7 @@ def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) ->
             return price.where(count > 0) if held is None else price
         case Send():
             group = Group(("pp",))
-            return p2p_price(model.cluster, num_bytes(task.sent, sizes), sizes.stride(group), num_ranks=sizes.num_ranks(group))
+            return p2p_price(model.cluster, message_bytes(task, sizes), sizes.stride(group), num_ranks=sizes.num_ranks(group))
         case HostCopy():
             link = model.cluster.node.host_link
             return private_price(model.cluster, link.latency_s + num_bytes(task.bucket, sizes, held) / link.bandwidth_bytes_per_s)

@@ -19,7 +19,7 @@ from parsim.parallel.plan import KEYS, MESH, Batch, Plan
 from parsim.parallel.plans import Plans, codes_of
 from parsim.parallel.stages import layers_of
 from parsim.step.lower import lower
-from parsim.step.structure import MeshFacts, Structure, ends_apart
+from parsim.step.structure import MeshFacts, Structure, ends_apart, joint_of
 
 _SIZES: Final = (*MESH, "micro_batch", "rank_order")  # the fields on which sizes depend
 _PIPELINE: Final = ("schedule", "pipeline_parallel", "virtual_pipeline", "layers_per_stage")
@@ -98,6 +98,9 @@ def _structures(spec: ModelSpec, model: CostModel, plans: Plans, mesh: Ints, mic
     switches = [plans.columns[name] for name in _SWITCHES if name in plans.columns]
     if model.stack.frees_gradients:
         switches.append(micro_batches)
+    if spec.has_encoder:
+        found, beside = plans.each(_PIPELINE, lambda plan: joint_of(spec, plan, model.stack))
+        switches.append(codes_of(found)[0][beside])
     first, which = distinct_rows([mesh, apart, mirrored, *switches], plans.num_plans)
     return [Structure.of(spec, model.batch, plan, model.stack) for plan in plans.some(first)], which
 

@@ -54,8 +54,8 @@ class Bound(Struct, frozen=True, kw_only=True):
     weights: Owners = ()  # whose buffers come to life, pass between a device and its host, or are updated
     prefix: str = ""  # of the names of flat buffers
     layout: str = ""  # behind those of narrow ones
-    dst: int = -1  # of a message, and its name
-    posted: str = ""
+    dst: int = -1  # of a message, and the names of its parts
+    posted: Names = ()
     micro_batch: int = 0
 
 
@@ -114,10 +114,10 @@ class Binder(Struct, frozen=True, dict=True):
         """Those of the rank."""
         return self.job.sizes.at(self.at)
 
-    def _scope(self, copy: Copy, micro_batch: int, ahead: Copy | None = None) -> Scope:
+    def _scope(self, copy: Copy, at: OfStage, ahead: Copy | None = None) -> Scope:
         if copy[0] not in self._lasting:
             self._lasting[copy[0]] = lasting_names(*copy, self.job.step.structure)
-        return Scope(copy, micro_batch, self._lasting[copy[0]], ahead)
+        return Scope(copy, *at, self._lasting[copy[0]], ahead)
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Item]:
         """A phase of a micro_batch on a stage."""
@@ -134,13 +134,15 @@ class Binder(Struct, frozen=True, dict=True):
         """The wait for the message of a forward, if one comes."""
         lane = self._lane(stage, self.job.workload.phases[0], micro_batch)
         prologue = self.job.workload.pass_of(stage, lane.phase).prologue
-        yield from (self._receive(task, lane, 0) for task in prologue if isinstance(task, Receive))
+        for task in prologue:
+            if isinstance(task, Receive):
+                yield from self._receive(task, lane, 0)
 
     def _lane(self, stage: int, phase: Phase, micro_batch: int) -> Lane:
-        copies = self.job.copies(stage)
+        copies, at = self.job.copies(stage), (stage, micro_batch)
         copies = copies if phase.step > 0 else copies[::-1]
-        scopes = [self._scope(copy, micro_batch, ahead) for copy, ahead in zip(copies, (*copies[1:], None), strict=True)]
-        first = self._scope(copies[0], micro_batch, copies[0])
+        scopes = [self._scope(copy, at, ahead) for copy, ahead in zip(copies, (*copies[1:], None), strict=True)]
+        first = self._scope(copies[0], at, copies[0])
         return Lane(phase, stage, iter(scopes), first, self._on_this_rank(stage, phase, micro_batch))
 
     def _walk(self, lists: Iterable[Run], lanes: Sequence[Lane], key: tuple[object, ...]) -> Iterator[Item]:
@@ -151,27 +153,29 @@ class Binder(Struct, frozen=True, dict=True):
             for phase in dict.fromkeys(phase for phase, _ in parts) if run.is_copy else ():
                 yield from known[phase].enter()
             for index, ((phase, task), ps) in enumerate(zip(parts, self.job.workload.ps_of(run), strict=True)):
-                yield self._item(task, known[phase], (*key, place, index), int(ps[0]))
+                yield from self._items(task, known[phase], (*key, place, index), int(ps[0]))
 
-    def _item(self, task: Task, lane: Lane, key: tuple[object, ...], ps: int) -> Bound:
-        """A task of a pass; a message is known by phase, the stage it goes to, and micro_batch."""
+    def _items(self, task: Task, lane: Lane, key: tuple[object, ...], ps: int) -> Iterator[Bound]:
+        """A task of a pass; a message is known by phase, the stage it goes to, and micro_batch, and each of its tensors by its place."""
         if isinstance(task, Receive):
-            return self._receive(task, lane, ps)
-        if isinstance(task, Send):
-            return self._send(task, lane, ps)
-        return self._bound(task, lane.scope, key, ps)
+            yield from self._receive(task, lane, ps)
+        elif isinstance(task, Send):
+            yield self._send(task, lane, ps)
+        else:
+            yield self._bound(task, lane.scope, key, ps)
 
-    def _receive(self, task: Receive, lane: Lane, ps: int) -> Bound:
+    def _receive(self, task: Receive, lane: Lane, ps: int) -> Iterator[Bound]:
+        """All tensors of a message, which come together."""
         scope, source = lane.scope, self._neighbour(lane.stage - lane.phase.step)
-        name = f"{send_stream(lane.phase)} {lane.stage}/{scope.micro_batch}"
-        need = MessageNeed(name, scope.full(task.target.name), self.job.itemsize(COMPUTE), source)
-        return Bound(task=task, ps=ps, stream=COMPUTE_STREAM, reads=(), writes=(), frees=(), need=need)
+        for name, target in zip(_parts(task.targets, lane, lane.stage), task.targets, strict=True):
+            need = MessageNeed(name, scope.full(target.name), self.job.itemsize(COMPUTE), source)
+            yield Bound(task=task, ps=ps, stream=COMPUTE_STREAM, reads=(), writes=(), frees=(), need=need)
 
     def _send(self, task: Send, lane: Lane, ps: int) -> Bound:
         to, scope = lane.stage + lane.phase.step, lane.scope
-        name, dst, frees = f"{send_stream(lane.phase)} {to}/{scope.micro_batch}", self._neighbour(to), tuple(map(scope.full, task.frees))  # type: ignore[arg-type]
-        reads = (scope.full(task.source.name),)
-        return Bound(task=task, ps=ps, stream=task.stream, reads=reads, writes=(), frees=frees, dst=dst, posted=name)
+        reads, frees = tuple(scope.full(each.name) for each in task.sources), tuple(map(scope.full, task.frees))  # type: ignore[arg-type]
+        names, dst = _parts(task.sent, lane, to), self._neighbour(to)
+        return Bound(task=task, ps=ps, stream=task.stream, reads=reads, writes=(), frees=frees, dst=dst, posted=names)
 
     def _on_this_rank(self, stage: int, phase: Phase, micro_batch: int) -> str:
         """The buffer that a neighbouring stage of this rank hands on; "" where a message brings it, or nothing does."""
@@ -180,7 +184,7 @@ class Binder(Struct, frozen=True, dict=True):
             return ""
         last = self.job.copies(source)[-1 if phase.step > 0 else 0]
         leaving = last[1].leaving[phase]
-        return self._scope(last, micro_batch).full(leaving.name) if leaving else ""
+        return self._scope(last, (source, micro_batch)).full(leaving.name) if leaving else ""
 
     def finish(self, copies: Sequence[Copy]) -> Iterator[Bound]:
         """The end of a step, as far as this rank has a part in it."""
@@ -281,3 +285,8 @@ class Binder(Struct, frozen=True, dict=True):
             writes=tuple(map(scope.full, writes(task))),
             shards=shards,
         )
+
+
+def _parts(tensors: Sequence[Operand], lane: Lane, to: int) -> Names:
+    """The names of a message's tensors: `to` a stage."""
+    return tuple(f"{send_stream(lane.phase)} {to}/{lane.scope.micro_batch}{f' {place}' * (place > 0)}" for place in range(len(tensors)))

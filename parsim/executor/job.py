@@ -23,7 +23,7 @@ from parsim.executor.values import Values
 from parsim.model.dims import FREE, SEQUENCE
 from parsim.model.gates import gate
 from parsim.model.op import Dims
-from parsim.model.spec import JOINT, ModelSpec
+from parsim.model.spec import JOINTS, ModelSpec
 from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, rules
 from parsim.parallel.group import Group
 from parsim.parallel.mesh import Mesh
@@ -109,7 +109,7 @@ class Job:
 
     def copies(self, stage: int) -> tuple[Copy, ...]:
         """Copies of segments on a virtual stage in forward order, each with its name; layers are numbered over the whole model."""
-        ends = {self.workload.layout[0][0], JOINT, self.workload.layout[-1][0]}
+        ends = {self.workload.layout[0][0], *JOINTS, self.workload.layout[-1][0]}
         begin = stage // self.workload.shape.stages_a_copy * self.workload.shape.stages_a_copy
         number = sum(self.workload.layers[begin:stage])
         found: list[Copy] = []
@@ -231,6 +231,8 @@ class Job:
                 return self.spec.run_length(batch.sequence_length)
             case "tokens":
                 return self.spec.slots(batch.sequence_length).tokens
+            case "relative_distance":
+                return int(self.spec.relative_distance)  # type: ignore[attr-defined]
             case "gate_scale" | "embedding_scale" | "attn_logit_softcapping" | "final_logit_softcapping" | "logit_scale":
                 return float(getattr(self.spec, word))
             case "balance_coefficient":

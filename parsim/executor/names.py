@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from parsim.executor.job import Copy, Job
-from parsim.model.op import COUNT, D_MEMORY, MEMORY
-from parsim.model.spec import JOINT
+from parsim.model.op import COUNT
 from parsim.step.gradient import part_of
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
@@ -28,15 +27,16 @@ class Scope(Struct, frozen=True):
     """The copies that a task speaks of: the present one with its micro_batch, and the one that runs next."""
 
     copy: Copy
+    stage: int
     micro_batch: int
     lasting: Mapping[str, str]  # of the present copy: see lasting_names
     ahead: Copy | None = None
 
     def full(self, name: str) -> str:
-        """The name of a buffer of the present copy; what a bucket is waited for by is nobody's."""
+        """The name of a buffer of the present copy; what passes by is its stage's, and what a bucket is waited for by nobody's."""
         if name in PREFIX:
             return name
-        where = JOINT if name in (MEMORY, D_MEMORY) else self.copy[0]
+        where = f"stage{self.stage}" if any(name == each.name for each in self.copy[1].passing) else self.copy[0]
         return self.lasting.get(name) or f"{where}/{self.micro_batch}/{name}"
 
     def owners(self, bucket: Bucket) -> list[tuple[str, Weight]]:

@@ -182,14 +182,14 @@ class Rank:
 
     def send(self, bound: Bound, task: Send) -> None:
         """Post a copy of what crosses to the next stage, or of this rank's part of it."""
-        (whole,), arrival = bound.reads, self.clock.run(bound.stream, bound.reads, (), bound.ps)
-        is_cut = task.sent.sharding != task.source.sharding
-        if is_cut:
-            view = self.part(whole, task.source, task.sent)
-            self.machine.hold(self.number, whole + SHARD, view, self.job.itemsize(task.sent.dtype))
-        self.wire.post(self, bound.dst, whole + SHARD if is_cut else whole, bound.posted, arrival)
-        if is_cut:
-            self.machine.free(self.number, whole + SHARD)
+        arrival = self.clock.run(bound.stream, bound.reads, (), bound.ps)
+        for whole, posted, source, sent in zip(bound.reads, bound.posted, task.sources, task.sent, strict=True):
+            is_cut = sent.sharding != source.sharding
+            if is_cut:
+                self.machine.hold(self.number, whole + SHARD, self.part(whole, source, sent), self.job.itemsize(sent.dtype))
+            self.wire.post(self, bound.dst, whole + SHARD if is_cut else whole, posted, arrival)
+            if is_cut:
+                self.machine.free(self.number, whole + SHARD)
 
     def pass_host(self, bound: Bound, task: HostCopy) -> None:
         """Gradients to the host, or the weights that it has updated back over those of the device; or pages, either way."""

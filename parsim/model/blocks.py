@@ -25,6 +25,7 @@ CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
 GATED = ("swiglu", "geglu", "clamped_swiglu")  # activations of two up projections
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
+_UNSCALED: OpAttributes = (("scale", 1.0),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
 _SLOPES: OpAttributes = (("slopes", "slopes:A"),)
 _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
@@ -193,8 +194,10 @@ def _core(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> 
 
 
 def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttributes) -> Iterator[Op]:
-    value, told, scores, lowers = _value_dim(kind), (*_SCALE, *mask), "scores", kind.positions == "alibi"
-    if attention == "flash":
+    scale = _SCALE if kind.scores_scaled else _UNSCALED
+    value, told, scores, lowers = _value_dim(kind), (*scale, *mask), "scores", kind.positions == "alibi"
+    has_biases = kind.positions == "relative"
+    if attention == "flash" and not has_biases:
         expr = f"B Q A R C, B Z A C, B Z A {value}{', A R' * kind.sinks} -> B Q A R {value}, B A R Q"
         inputs, outputs = ("queries", "keys", "values", *(["sinks_in"] if kind.sinks else [])), ("attended", "log_sum_exp")
         name = "sink_attention" if kind.sinks else "flash_attention"
@@ -207,7 +210,13 @@ def _scores_and_mix(attention: str, kind: TransformerArchitecture, mask: OpAttri
         yield Op("factor", same, ("scores",), ("factored",), "scale", attributes=_SCALE)
         yield Op("cap", same, ("factored",), ("capped",), "softcap", attributes=(("cap", ATTENTION_CAP),))
         scores, told = "capped", (("scale", 1.0), *mask)
-    if attention == "unfused" or kind.sinks or lowers:
+    if has_biases:  # which mask, too
+        if kind.scores_scaled:
+            yield Op("scale", same, (scores,), ("scaled",), "scale", attributes=_SCALE)
+            scores = "scaled"
+        yield Op("add_biases", "B A R Q Z, A R Q Z -> B A R Q Z", (scores, "biases"), ("biased",), "bias", in_place=True)
+        yield Op("softmax", same, ("biased",), ("probabilities",), "softmax")
+    elif attention == "unfused" or kind.sinks or lowers:
         yield Op("scale", same, (scores,), ("scaled",), "causal_scale" if mask else "scale", attributes=told)
         scores = "scaled"
         if lowers:
@@ -283,7 +292,13 @@ def _up_and_down(
         yield Op(f"{of}activation", expr, (f"{of}swish", *hidden[1:]), (f"{of}active",), "multiply")
     else:
         yield Op(f"{of}activation", expr, hidden, (f"{of}active",), kind.activation, fused=fused)
-    yield Op(f"{of}down_gemm", f"B S {dim}, {dim} D -> B S D", (f"{of}active", f"{of}down.weight"), (f"{of}down_gemm",))
+    active = f"{of}active"
+    if kind.dropped_inside and kind.dropout:
+        yield Op(f"{of}active_mask", f"-> B S {dim}", (), (f"{of}active_mask",), "draw", (MASK,))
+        expr, inputs = f"B S {dim}, {same}", (active, f"{of}active_mask")
+        yield Op(f"{of}active_dropout", expr, inputs, (f"{of}active_dropped",), "dropout", attributes=DROP)
+        active = f"{of}active_dropped"
+    yield Op(f"{of}down_gemm", f"B S {dim}, {dim} D -> B S D", (active, f"{of}down.weight"), (f"{of}down_gemm",))
     yield Op(f"leave_{of}mlp", "B S D -> B T D", (f"{of}down_gemm",), (f"{of}mlp_out",), "relabel")
 
 

@@ -33,6 +33,7 @@ DIMS: Final = {
     "Y": "labels of a text, a token or a row",
     "I": "features of a row",
     "P": "rows of the position table",
+    "p": "rows of a table of relative positions",
     "E": "experts where they live",
     "N": "experts where they are chosen",
     "O": "slots of experts in a run of tokens, where they are chosen",

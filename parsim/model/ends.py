@@ -27,8 +27,11 @@ ENTER_HEAD: Final = "enter_head"  # the op behind which tokens may go on in chun
 _PLACE = (("offset", "offset:T"), ("length", "local:T"))
 
 
-def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Block:
-    """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum."""
+def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...], two_sided: bool = False) -> Block:
+    """Tokens to the residual stream.  A token's row lies on one vocabulary shard, so the lookup is a partial sum.
+
+    `two_sided`: whether biases of relative positions are for keys on either side of a query.
+    """
     fused, learned, waves = "dropout_add" in fusions, kind.positions == "learned", kind.positions == "sinusoidal"
     normed, dropped = kind.norms_embedding, kind.dropout and kind.embedding_dropped
     there = {
@@ -72,15 +75,40 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...]) -> Blo
         ops.append(Op("embedding_mask", "-> B T D", (), ("embedding_mask",), "draw", (MASK,), fused=fused))
         joins = fused and (learned or waves or kind.token_types) and not normed
         ops.append(Op("embedding_dropout", same, (x, "embedding_mask"), (y,), "dropout", attributes=DROP, in_place=True, fused=joins))
-    tables = ("word", *(["position"] if learned else ()), *(["token_type"] if kind.token_types else ()))
+    relative = kind.positions == "relative"
+    ops += (_relative_biases(two_sided=two_sided),) if relative else ()
+    tables = (
+        "word",
+        *(["position"] if learned else ()),
+        *(["token_type"] if kind.token_types else ()),
+        *(["relative"] if relative else ()),
+    )
     scales = norm_weights("norm", kind) if normed else {}
     return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
+
+
+def _relative_biases(*, two_sided: bool) -> Op:
+    """Biases of scores by the distance of query and key, of a table with rows of distances, for all layers behind.
+
+    They mask, too, as those of transformers do (modeling_t5.py, `T5Attention`: position_bias + mask, which the first layer makes).
+    """
+    places: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"), ("queries", "local:Q"), ("keys", "local:Z"))
+    told = (*places, ("two_sided", int(two_sided)), ("distance", "relative_distance"))
+    return Op("biases", "p K R -> A R Q Z", ("relative.weight",), ("biases",), "relative_biases", attributes=told)
+
+
+def last_dropout(x: str, out: str) -> Iterator[Op]:
+    """Dropout behind the last norm of a stack."""
+    yield Op("last_mask", "-> B T D", (), ("last_mask",), "draw", (MASK,))
+    yield Op("last_dropout", "B T D, B T D -> B T D", (x, "last_mask"), (out,), "dropout", attributes=DROP, in_place=True)
 
 
 def head(kind: TransformerArchitecture, *, fusions: tuple[str, ...], later: Block | None = None) -> Block:
     """Final norm where norms come first, logits and the mean cross-entropy of a step, vocabulary-parallel; before them, with the layer
     `later`, the module that predicts a later token."""
     x, first, weights = ("x", (), {}) if kind.norm_last else ("norm", tuple(norm("norm", "x", kind, fusions)), norm_weights("norm", kind))
+    if kind.dropped_inside and kind.dropout:
+        first, x = (*first, *last_dropout(x, "last_dropped")), "last_dropped"
     if kind.head == "text":
         ops, own = _text_head(x, kind, fusions), {**dense_weights("pooler"), **dense_weights("label")}
     elif kind.head == "token":
@@ -103,8 +131,16 @@ def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, 
     masked = kind.head == "masked_token"
     if masked:
         yield from _dense(x, kind, fusions)
+    if kind.scales_head:
+        yield Op("head_scale", "B T D -> B T D", (x,), ("head_scaled",), "scale", attributes=(("scale", "logit_scale"),))
+        x = "head_scaled"
     yield Op(ENTER_HEAD, "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
-    there = {"logits_gemm": True, "biased": _has_bias(kind), "scaled": kind.scaled_logits, "capped": kind.caps_logits}
+    there = {
+        "logits_gemm": True,
+        "biased": _has_bias(kind),
+        "scaled": kind.scaled_logits and not kind.scales_head,
+        "capped": kind.caps_logits,
+    }
     steps = [name for name, is_there in there.items() if is_there]
     steps[-1] = "shares"  # as in the embedding
     yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", table), (steps[0],))
@@ -112,7 +148,7 @@ def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, 
     if _has_bias(kind):
         x, y = next(rest)
         yield Op("logits_bias", "B S V, V -> B S V", (x, "word.bias"), (y,), "bias", in_place=True)
-    if kind.scaled_logits:
+    if there["scaled"]:
         x, y = next(rest)
         yield Op("logits_scale", same, (x,), (y,), "scale", attributes=(("scale", "logit_scale"),))
     if kind.caps_logits:

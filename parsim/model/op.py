@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE
 
-MEMORY, D_MEMORY = "memory", "d_memory"  # what an encoder made of the source, which a decoder's layers read, and its gradient
+MEMORY: Final = "memory"  # what an encoder made of the source, which a decoder's layers read
 COUNT: Final = "n_"  # before the name of what follows a count, that of the count
 Dims = tuple[str, ...]
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
 OpAttributes = tuple[tuple[str, float | str], ...]
-MemoryUse = Literal["", "makes", "reads", "follows"]  # whether a block makes the memory, reads it, or stands behind all that do
+Use = Literal["makes", "reads", "follows"]  # whether a block makes what passes by, reads it, or stands behind all that do
 
 
 class Gradient(Struct, frozen=True):
@@ -59,10 +59,18 @@ class Op(Struct, frozen=True):
         return inputs, tuple(tuple(term.split()) for term in right.split(","))
 
 
+class Passing(Struct, frozen=True):
+    """A tensor that passes by blocks beside the residual stream: those that read it add up its gradient for the one that makes it."""
+
+    name: str
+    dims: Dims
+    use: Use
+
+
 class Block(Struct, frozen=True):
     """A run of ops that is placed, recomputed and priced as one: the embedding, a layer, the head.
 
-    `x` enters and `y` leaves on the residual stream; the embedding has no input, the head no output.  The memory passes by blocks.
+    `x` enters and `y` leaves on the residual stream; the embedding has no input, the head no output.
     """
 
     name: str
@@ -77,12 +85,12 @@ class Block(Struct, frozen=True):
     asks: bool = True  # whether the gradient of its input is asked for, if it has one
     steers: tuple[str, ...] = ()  # the names of numbers that follow such sums in place of gradients: that of the sum behind COUNT
     stream: Dims = ("B", "T", "D")  # of what enters
-    memory: MemoryUse = ""
+    passing: tuple[Passing, ...] = ()
 
     @property
     def asked(self) -> set[str]:
         """The tensors whose gradients lead to those of trained weights, or of input and memory where these are asked for."""
-        found = {*self.weights} - {*self.frozen} | ({self.input, MEMORY} if self.asks else set())
+        found = {*self.weights} - {*self.frozen} | ({self.input, *(each.name for each in self.passing)} if self.asks else set())
         for op in self.ops:
             if not found.isdisjoint(op.inputs):
                 found.update(op.outputs)

@@ -88,6 +88,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "lookup": (Gradient("x1", "lookup_grad", ("x0", "dy", "x1")),),
     "sinusoid": (_IDENTITY_0,),
     "position": (_IDENTITY_0, Gradient("x1", "position_grad", ("dy", "x1"))),
+    "relative_biases": (Gradient("x0", "relative_biases_grad", ("x0", "dy")),),
 }
 # Masks, tokens and labels: an input that comes to life where it is first needed.  The steps of the loss are differentiated as one
 # (softmax minus one-hot), so they have no gradients of their own.
@@ -138,6 +139,7 @@ COSTS: Final = {
     "flash_attention_grad": Cost(family="attention", matmuls=(3, 2)),  # Dao et al. 2022 (arXiv:2205.14135), algorithm 4
     **{"lookup": Cost(0, picks=(1,)), "lookup_grad": Cost(1, operand=1, skips=(2,))},
     "sinusoid": Cost(1),  # the table is small beside what it is added to
+    **{"relative_biases": Cost(0), "relative_biases_grad": Cost(1, operand=1, skips=(0,))},
     **{
         "position": Cost(1, positions=(1,)),
         "position_grad": Cost(1, skips=(1,)),

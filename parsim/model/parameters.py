@@ -13,6 +13,7 @@ from parsim.model.spec import ModelSpec
 
 _SEQUENCE = {"S", "T"}
 _SOURCE = {*SOURCE.values()}
+_LOOKED_UP = ("lookup", "relative_biases")  # kinds of ops that pick rows of a table
 
 
 @check_arguments
@@ -58,7 +59,7 @@ def _products(model: ModelSpec, count: Callable[[Block, Op, str], int], *, sourc
             count(block, op, read) * math.prod(extents[dim] for dim in term)
             for op in block.ops
             for read, term in zip(op.inputs, op.terms[0], strict=True)
-            if read in block.weights and op.kind != "lookup" and source == bool(_SOURCE & _dims(op))
+            if read in block.weights and op.kind not in _LOOKED_UP and source == bool(_SOURCE & _dims(op))
         )
         for name, block in blocks.items()
         if (_SEQUENCE | _SOURCE) & _matmul_dims(block)

@@ -19,7 +19,9 @@ from parsim.model.loads import NO_SLOTS, Slots
 from parsim.model.op import Layout as Layout
 from parsim.model.tuning import TunedForm, Tuning
 
-JOINT: Final = "decoder_embedding"  # the block between the layers of an encoder and those of a decoder
+JOINT: Final = "decoder_embedding"  # the block before the layers of a decoder that reads what an encoder made
+ENCODER_END: Final = "encoder_end"  # and the one behind those of the encoder, where its last norm stands
+JOINTS: Final = (ENCODER_END, JOINT)
 MOST: Final = 1_000_000_000
 MOST_LAYERS: Final = 100_000
 
@@ -197,9 +199,9 @@ class ModelSpec(Described, frozen=True, kw_only=True):
 
 
 def layers_in(layout: Layout) -> Layout:
-    """What lies between the ends of a model, less the joint of two stacks.
+    """What lies between the ends of a model, less the joints of two stacks.
 
     >>> layers_in((("embedding", 1), ("encoder_layer", 6), (JOINT, 1), ("layer", 6), ("head", 1)))
     (('encoder_layer', 6), ('layer', 6))
     """
-    return tuple((name, copies) for name, copies in layout[1:-1] if name != JOINT)
+    return tuple((name, copies) for name, copies in layout[1:-1] if name not in JOINTS)

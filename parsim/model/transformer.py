@@ -74,6 +74,8 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     scores_dropped: bool = True  # where there is dropout
     embedding_dropped: bool = True
     scaled_logits: bool = False
+    scores_scaled: bool = True
+    dropped_inside: bool = False  # also behind the MLP's activation, and behind the last norm
     token_types: bool = False
     head: str = "next_token"
     qk_norm: bool = False
@@ -97,6 +99,11 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     def norms_embedding(self) -> bool:
         """Whether a norm stands behind the embedding."""
         return self.embedding_norm or self.norm_last
+
+    @property
+    def scales_head(self) -> bool:
+        """Whether what enters the head is scaled, in place of the logits."""
+        return False
 
     @property
     def norms_first(self) -> bool:

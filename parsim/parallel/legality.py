@@ -374,7 +374,7 @@ RULES: Final = (
     Rule("other dimensions", MESH, _others),
     Rule("context parallelism", MESH, _context),
     Rule("sequence parallelism", ("sequence_parallel", "tensor_parallel"), _of_batch(sharding_faults.sequence)),
-    Rule("encoder", ("pipeline_parallel", "context_parallel"), _of_model(sharding_faults.encoder)),
+    Rule("encoder", (*_PIPELINE, "context_parallel"), _of_model(sharding_faults.encoder), after="pipeline"),
     Rule("expert parallelism", _EXPERTS, _of_model(sharding_faults.experts)),
     Rule("tokens", (*MESH, "micro_batch"), _tokens),
     Rule("micro_batches", _BATCH, _micro_batches, after="devices"),

@@ -104,7 +104,9 @@ class Plan(Described, frozen=True):
     )
     recompute_ops: tuple[str, ...] = _key((), "ops of a layer, or their tags, that run again in backward")
     recompute_every: int = _key(1, "recompute in each n-th layer of a stage only", auto=(1, 2, 4))
-    layers_per_stage: tuple[int, ...] | None = _key(None, "layers by (virtual) stage; the stack's layer_split where left out", auto=(None,))
+    layers_per_stage: tuple[int, ...] | None = _key(
+        None, "layers by (virtual) stage, an encoder's before its decoder's; the stack's layer_split where left out", auto=(None,)
+    )
     gradient_sync: str = _key("all_reduce", "how replicas agree on gradients", legal=("all_reduce", "master"))
     expert_parallel: int = _key(1, "ranks that split the experts, of those that a stage has")
     expert_tensor_parallel: int = _key(1, "ranks that split each expert")

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.dims import COMPUTE, GRADIENT, LINEAR, MASTER, MATMUL, QUANTISED
-from parsim.model.spec import JOINT, Layout
+from parsim.model.spec import JOINTS, Layout
 
 STORED: Final = (COMPUTE, GRADIENT, MASTER, QUANTISED)  # roles of what a recipe stores; those of other tensors have fixed bytes
 
@@ -149,8 +149,8 @@ def with_wide_ends(layout: Layout, start: int, end: int) -> Layout:
     """
     first, *middle, last = layout
     names = [name for name, copies in middle for _ in range(copies)]
-    places, behind = [*accumulate(name != JOINT for name in names)], sum(name != JOINT for name in names) - end
-    is_wide = [name != JOINT and not start < place <= behind for place, name in zip(places, names, strict=True)]
+    places, behind = [*accumulate(name not in JOINTS for name in names)], sum(name not in JOINTS for name in names) - end
+    is_wide = [name not in JOINTS and not start < place <= behind for place, name in zip(places, names, strict=True)]
     chosen = (WIDE * wide + name for wide, name in zip(is_wide, names, strict=True))
     return first, *((name, len([*run])) for name, run in groupby(chosen)), last
 

@@ -76,13 +76,27 @@ def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
 
 
 def encoder(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """What all layers of a decoder read, the memory, stays on the ranks that made it."""
-    for name in ("pipeline_parallel", "context_parallel"):
-        if model.has_encoder and (degree := getattr(plan, name)) > 1:
-            message = (
-                f'{name} = {degree} cuts model "{model.name}", all of whose decoder layers read what its encoder makes: that is not built'
-            )
-            yield PlanFault(name, message, f"Set {name} = 1; data, tensor and sequence parallelism, ZeRO and recomputation are built")
+    """What all layers of a decoder read, the memory, goes whole from rank to rank with the stream."""
+    if not model.has_encoder:
+        return
+    if (degree := plan.context_parallel) > 1:
+        message = f'context_parallel = {degree} cuts what the encoder of model "{model.name}" makes, which all decoder layers read'
+        remedy = "data, tensor, sequence and pipeline parallelism, ZeRO and recomputation are built"
+        yield PlanFault("context_parallel", f"{message}: that is not built", f"Set context_parallel = 1; {remedy}")
+    if lays := _lays_together(plan.schedule, plan.pipeline_parallel, plan.num_stages):
+        message = f"schedule = {plan.schedule} {lays}, which is not built where all stages behind it read what an encoder makes"
+        named = schedules.names_for(plan.pipeline_parallel, plan.virtual_pipeline)
+        apart = [name for name in named if not _lays_together(name, plan.pipeline_parallel, plan.num_stages)]
+        legal = [name for name in apart if not schedules.find(name, plan.pipeline_parallel).needs_experts]
+        yield PlanFault("schedule", message, f"Legal: {', '.join(legal)}")
+
+
+def _lays_together(schedule: str | tuple[str, ...], ranks: int, num_stages: int) -> str:
+    """How a schedule lays two stages on one rank between which nothing is sent; "" if it does not."""
+    found = schedules.find(schedule, ranks)
+    home = [found.rank_of(stage, ranks) for stage in range(num_stages)]
+    follows = any(one == other for one, other in itertools.pairwise(home))
+    return "holds the model twice" if found.num_copies > 1 else "lays stages that follow one another on one rank" if follows else ""
 
 
 def context_group(plan: Plan) -> Iterator[PlanFault]:

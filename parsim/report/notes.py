@@ -12,7 +12,7 @@ from parsim.cluster.network import binding_link, nic_port
 from parsim.cluster.price import Price, load_of
 from parsim.cost.buckets import Held, elements
 from parsim.cost.chunks import chunks_of
-from parsim.cost.count import flops, hbm_bytes, operands, payload, results, sent_bytes
+from parsim.cost.count import flops, hbm_bytes, message_bytes, operands, payload, results, sent_bytes
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Sizes
 from parsim.cost.timing import task_price
@@ -42,7 +42,7 @@ def task_lines(workload: Workload, noted: NotedTask) -> Lines:
         case Collective():
             yield from _collective_lines(workload, noted, task, price)
         case Send():
-            sent, stride = int(workload.sizes.num_bytes(task.sent)[0]), int(price.stride[0])
+            sent, stride = int(message_bytes(task, workload.sizes)[0]), int(price.stride[0])
             yield "sent", f"{units.format(sent, 'bytes')} by a rank to its neighbour {_devices(stride)} away"
             yield "time", _time(price)
             yield from message_bound(price)

@@ -200,6 +200,9 @@ SAID: Final[Mapping[str, str]] = {
         "offload_param* param_offload offload_activation* activation_offload* cpu_offload* offload fsdp_offload* "
         "fine_grained_activation_offload*"
     ),
+    "give layers_per_stage of a plan, which lists the encoder's layers and behind them the decoder's: a stage may hold some of both": (
+        "pipeline_model_parallel_split_rank encoder_pipeline_model_parallel_size encoder_pipeline_parallel*"
+    ),
     "give layers_per_stage of a plan, which lists the layers of each stage": (
         "decoder_first_pipeline_num_layers decoder_last_pipeline_num_layers num_layers_in_*_pipeline_stage pipeline_parallel_*_less_layers "
         "account_for_*_in_pipeline_split"

@@ -21,7 +21,10 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "positions": {
         "is of encoder-decoder models: add family: encoder_decoder": "sinusoidal",
-        _NOT_BUILT: "relative* t5* none nope xpos fire mrope 2d*",
+        "are biases that the layers of a stack share, of encoder-decoder models: positions = relative of family: encoder_decoder": (
+            "relative* t5* relative_bias"
+        ),
+        _NOT_BUILT: "none nope xpos fire mrope 2d*",
     },
     "norm": {_NOT_BUILT: "none group_norm dyt batch_norm deep_norm scale_norm"},
     "schedule": {_NOT_BUILT: ("zb2p interleaved_zero_bubble* pipedream* chimera hanayo")},
@@ -47,14 +50,15 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not read: its keys; write its figures as an inline model, with qk_norm": "exaone4*",
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache": (
             "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma* gemma2* gemma3* phi3* phi4* smollm3* qwen2_moe* qwen2_57b* qwen1.5_moe* "
-            "ministral* mistral_nemo* mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* camembert* distilbert* modernbert*"
+            "ministral* mistral_nemo* mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* camembert* distilbert* modernbert* "
+            "mt5* t5_v1.1* t5_efficient*"
         ),
         "is not built: embeddings of each layer, and heads of several widths": "gemma3n* gemma4*",
         "is not built: blocks of attention that are left out": "phi3_small*",
         "is not built: an MLP beside attention whose norms are of another kind, or weights laid out otherwise": "codegen* palm*",
         "is not read: its keys; write its figures as an inline model, with positions = alibi": "baichuan_13b* baichuan2_13b*",
         "is not read: its keys; write its figures as an inline model, of the 13B with positions = alibi": "baichuan*",
-        "is not built: relative positions that all layers of a stack share": "t5* flan* mt5* umt5*",
+        "is not built: biases by distance of each layer's own": "umt5*",
         "is not built: a norm behind the embedding of an encoder and a decoder": "bart* mbart*",
         "is not built: other inputs than text": "whisper* vit* clip* llava* qwen2_vl* mllama* deepseek_vl*",
         "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",

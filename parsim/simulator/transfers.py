@@ -45,7 +45,7 @@ def _sends(program: Program, workload: Workload, task: Task, at: Mapping[str, in
         return
     match task:
         case Send():
-            yield "pp", one(num_bytes(task.sent, workload.sizes))
+            yield "pp", sum(one(num_bytes(each, workload.sizes)) for each in task.sent)
         case HostCopy() if task.to_host:
             yield HOST, one(num_bytes(task.bucket, workload.sizes, held))
         case Collective() if exchanges := exchanges_of(task, workload.sizes, workload.model):

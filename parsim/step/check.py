@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from parsim.model.op import D_MEMORY
 from parsim.parallel.dimensions import replica_axes
 from parsim.schedules.phase import Phase
 from parsim.step.step import Segment, Step
@@ -31,7 +30,8 @@ def _segment_faults(segment: Segment, phases: Sequence[Phase]) -> Iterator[str]:
     """Groups of weights, and buffers of one micro_batch from phase to phase: what comes to life, what dies, and what is kept."""
     lasting = {name for w in segment.weights for name in w.lasting} | {t.name for t in segment.totals}
     lasting |= {name for tasks in segment.phases.values() for task in tasks if getattr(task, "overwrite", False) for name in writes(task)}
-    lasting |= {each.name for each in segment.beside if segment.memory != "makes"}
+    lasting |= {operand.name for each in segment.beside if each.use != "makes" for operand in (each.value, each.gradient)}
+    made = {each.gradient.name for each in segment.beside if each.use == "makes"}
     for weight in segment.weights:
         summed = "+".join(axis for axis in replica_axes() if axis in weight.gradient.partial)
         if weight.group.name != summed:
@@ -39,12 +39,12 @@ def _segment_faults(segment: Segment, phases: Sequence[Phase]) -> Iterator[str]:
     live: set[str] = set()
     for phase in phases:
         where = f"{segment.name} {phase}"
-        live |= _name(segment.entering[phase]) | ({D_MEMORY} if segment.memory == "makes" and phase in (Phase.B, Phase.I) else set())
+        live |= _name(segment.entering[phase]) | (made if phase in (Phase.B, Phase.I) else set())
         for index, task in enumerate(segment.phases[phase]):
             yield from (f"{where}: {task.name} reads {name}, which is not there" for name in set(reads(task)) - live - lasting)
-            made = {value.name for value in allocates(task) if isinstance(value, Operand)} - lasting
-            yield from (f"{where}: {task.name} makes {name} twice" for name in made & live)
-            live |= made
+            new = {value.name for value in allocates(task) if isinstance(value, Operand)} - lasting
+            yield from (f"{where}: {task.name} makes {name} twice" for name in new & live)
+            live |= new
             yield from (f"{where}: {task.name} frees {name}, which is not there" for name in set(_names(task)) - live)
             late = set(_names(task)) - set(reads(task)) - set(writes(task)) if index else ()  # the first frees what nobody uses
             yield from (f"{where}: {task.name} frees {name} late, which it does not use" for name in late)

@@ -98,8 +98,8 @@ def _sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[Task]:
     yield from (_sum(f"{axis}_gradients", Group((axis,)), _partial(every, axis), updated) for axis in outside)
     if structure.is_mirrored:
         yield _sum("mirrored_gradients", Group(("pp",), mirrors=True), every, updated)
-    copies = {weight.name for _, weight in every if weight.copy_of}
-    tied = tuple((name, weight) for name, weight in every if weight.name in copies)
+    origins = {(weight.copy_of, weight.name) for _, weight in every if weight.copy_of}
+    tied = tuple((name, weight) for name, weight in every if weight.copy_of or (name, weight.name) in origins)
     if tied:
         yield _sum("tied_embedding_gradients", Group(("pp",), tuple(name for name, _ in tied)), tied, held)
 

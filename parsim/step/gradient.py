@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from parsim.model.dims import COMPUTE, GRADIENT, MATMUL
-from parsim.model.op import D_MEMORY, MEMORY, Block, Dims, Gradient, Op
+from parsim.model.op import Block, Dims, Gradient, Op
 from parsim.model.op_kinds import GEMMS, KINDS
 
 
@@ -86,8 +86,7 @@ class _Derivation(Struct):
         self.asked = self.block.asked
         if self.block.output:
             self.gradients[self.block.output] = f"d_{self.block.output}"
-        if self.block.memory in ("makes", "reads"):
-            self.gradients[MEMORY] = D_MEMORY
+        self.gradients |= {each.name: f"d_{each.name}" for each in self.block.passing if each.use != "follows"}
         for op in reversed(self.block.ops):
             if op.gradients is None and op.outputs[0] not in self.gradients:
                 continue  # nothing flows back here: masks, tokens, the steps of the loss

@@ -9,16 +9,16 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from parsim.model.adapters import is_adapter
-from parsim.model.dims import COMPUTE, LOGITS, MASTER, SOURCE, TOKENS
+from parsim.model.dims import COMPUTE, LOGITS, MASTER, TOKENS
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
-from parsim.model.op import COUNT, D_MEMORY, MEMORY, Block, Dims
-from parsim.model.spec import JOINT, Architecture
+from parsim.model.op import COUNT, Block, Passing
+from parsim.model.spec import JOINT, JOINTS, Architecture
 from parsim.model.tuning import untuned_name
 from parsim.parallel.dimensions import EXPERT, OUTSIDE, axes_of, replica_axes, rules, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.precision import WIDE, Narrowing
-from parsim.parallel.sharding import Sharding
+from parsim.parallel.sharding import Rules, Sharding
 from parsim.schedules.phase import Phase
 from parsim.step import gradient
 from parsim.step.chunked import PassesInChunks, in_chunks
@@ -31,12 +31,11 @@ from parsim.step.quantise import LinearWeight, in_narrow, linear_weights
 from parsim.step.recompute import before_use, checkpoint, full
 from parsim.step.ring import with_turns
 from parsim.step.split import halves
-from parsim.step.step import Segment, Step
+from parsim.step.step import PassingOperands, Segment, Step
 from parsim.step.structure import Structure
 from parsim.step.task import Compute, Hold, Operand, Task, Weight
 
 KEPT: Final = "kept_"  # and a layer's name: one that is not recomputed, where only each n-th is
-_SOURCE: Dims = ("B", SOURCE["T"], "D")  # of what an encoder made
 
 
 class _Recompute(NamedTuple):
@@ -65,7 +64,7 @@ class _Switches(NamedTuple):
     expert_axes: tuple[str, ...]  # all that are on, where tokens lie in two views
     beside: tuple[str, ...]  # axes whose collectives run beside compute
     ring: int
-    ends_apart: bool
+    table_owner: str  # the block whose buffer a shared table is on the rank
     narrow_gradients: bool
     master_shards: bool
     recompute: _Recompute = _Recompute()
@@ -94,18 +93,20 @@ def lower(structure: Structure) -> Step:
         structure.axes if view_of(structure.axes) == EXPERT else (),
         structure.axes_beside,
         structure.ring,
-        structure.ends_apart,
+        "",
         structure.narrow_gradients,
         structure.master_shards,
     )
     first, *between, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
-    layers, joints = ([name for name in between if (name == JOINT) == is_joint] for is_joint in (False, True))
+    layers, joints = ([name for name in between if (name in JOINTS) == is_joint] for is_joint in (False, True))
+    owners = {**dict.fromkeys(joints, ""), JOINT: first if structure.joint == "first" else JOINT}
+    owners[last] = first if not structure.ends_apart else JOINT if structure.joint == "last" else last
     middle = [*((name, narrow) for name in layers), *((name, wide) for name in structure.wide_layers)]
     found = [
         _segment_of(first, switches),
         *(_segment_of(name, switches._replace(kernels=kernels, recompute=again)) for name, kernels in middle),
         *(_segment_of(KEPT + name, switches._replace(kernels=kernels)) for name, kernels in middle if structure.recompute_every > 1),
-        *(_segment_of(name, switches) for name in (*joints, last)),
+        *(_segment_of(name, switches._replace(table_owner=owners[name])) for name in (*joints, last)),
     ]
     segments = {segment.name: segment for segment in found}
     return Step(structure, segments, tuple(finish(structure, tuple(segments.values()))))
@@ -119,7 +120,7 @@ def _segment_of(name: str, switches: _Switches) -> Segment:
     read = switches._replace(
         rules=tuple(each for each in switches.rules if each[0] in calls.dims),
         expert_axes=tuple(in_views) if TOKENS in calls.dims else (),
-        ends_apart=switches.ends_apart or not calls.block.shared,
+        table_owner=switches.table_owner if calls.block.shared else "",
         master_shards=False,
     )
     return (_as_stored if switches.master_shards else _segment)(name, read)
@@ -159,8 +160,9 @@ def _placement(name: str, switches: _Switches) -> Segment:
     x = Operand(block.input, Sharding.of(block.stream, table), COMPUTE) if block.input else None
     if x:
         placer.known[x.name] = x
-    beside = tuple(Operand(name, Sharding.of(_SOURCE, table), COMPUTE) for name in (MEMORY, D_MEMORY) if block.memory)
-    placer.known |= {each.name: each for each in beside[block.memory == "makes" :]}
+    beside = tuple(_beside(each, table) for each in block.passing)
+    placer.known |= {each.value.name: each.value for each in beside if each.use != "makes"}
+    placer.known |= {each.gradient.name: each.gradient for each in beside}
     placer.know(linear)
     placer.packed = frozenset(block.packed)
     forward = with_turns(placer.place(forward_calls), switches.ring)
@@ -183,9 +185,15 @@ def _placement(name: str, switches: _Switches) -> Segment:
         weights=tuple(_weight(block, *each) for each in placed),
         totals=tuple(placer.known[total] for total in block.totals),
         beside=beside,
-        memory=block.memory,
         steers=tuple(_steer(block, name, placer.known[COUNT + name].sharding) for name in block.steers),
     )
+
+
+def _beside(passing: Passing, table: Rules) -> PassingOperands:
+    """What passes by, as it lies; the gradient of what has no sequences of its own is a partial sum over ranks that have others."""
+    split = () if "B" in passing.dims else Sharding.of(("B",), table).axes[0]
+    gradient = Operand(f"d_{passing.name}", Sharding.of(passing.dims, table, dict.fromkeys(split, "sum")), COMPUTE)
+    return PassingOperands(passing.use, Operand(passing.name, Sharding.of(passing.dims, table), COMPUTE), gradient)
 
 
 def _all_trained(name: str, switches: _Switches) -> Segment:
@@ -205,7 +213,7 @@ def _calls(name: str, kernels: _Kernels) -> _Calls:
         fused = "norm_gemm" in kernels.fusions
         forward, backward = in_narrow(forward, backward, linear, kernels.narrows, lasting=kernels.lasting_layouts, fused=fused)
     dims = {dim for call in (*forward, *backward) for _, own, *_ in (*call.inputs, *call.outputs) for dim in own}
-    dims |= {*block.stream, *(_SOURCE if block.memory else ())}
+    dims |= {*block.stream, *(dim for each in block.passing for dim in each.dims)}
     return _Calls(replace(block, name=name), forward, backward, gradient_of_x, linear, frozenset(dims))
 
 
@@ -238,7 +246,8 @@ def _weight(
     partial = placer.known[f"d_{name}"].sharding if trained or untuned is None else untuned
     group = Group(tuple(axis for axis in replica_axes() if axis in partial.partial))
     origin = block.shared.get(name, "")
-    owner, copy_of = (block.name, origin) if switches.ends_apart or not origin else (origin, "")
+    owner = switches.table_owner if origin else block.name
+    copy_of = origin if owner == block.name else ""
     narrows = switches.kernels.narrows
     square = narrows.square if narrows and narrow_rows else 0
     return Weight(
@@ -249,16 +258,17 @@ def _weight(
 def _with_lives(bare: Segment, parts: set[str]) -> Segment:
     """The segment with the halves of its backward, frees on all tasks, and what it keeps between phases; `parts` last, too.
 
-    The memory lives from the forward of its block to that block's backward, its gradient from before the first that adds to it.
+    What passes by lives from the forward of its block to that block's backward, its gradient from before the first that adds to it.
     """
     forward, backward = bare.phases[Phase.F], bare.phases[Phase.B]
-    gradient_of_x, makes = _names(bare.leaving[Phase.B]), bare.memory == "makes"
-    passing = {each.name for each in bare.beside}
-    inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""), also={D_MEMORY} & passing)
+    gradient_of_x, made = _names(bare.leaving[Phase.B]), [each for each in bare.beside if each.use == "makes"]
+    passing, sums = {each.name for each in bare.passing}, {each.gradient.name for each in bare.beside}
+    inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""), also=sums)
     lasting = {name for w in bare.weights for name in w.lasting} | {t.name for t in bare.totals} | parts
     entering = _names(bare.entering[Phase.B])
-    lasting |= passing - ({D_MEMORY} if makes else set())
-    entering |= {D_MEMORY} if makes else set()
+    ending = {each.gradient.name for each in made}
+    lasting |= passing - ending
+    entering |= ending
     saved = saved_for(backward, lasting | entering)
     waiting = saved_for(weights, lasting)
     seen: Sequence[Task] = (*forward, *inputs, *backward)
@@ -268,13 +278,14 @@ def _with_lives(bare: Segment, parts: set[str]) -> Segment:
         Phase.I: with_frees(inputs, lasting | waiting | ({apart} if gradient_of_x else set()), saved | entering),
         Phase.W: with_frees(weights, lasting, waiting),
     }
-    if bare.memory == "follows":
-        begins = Hold("memory_gradient", bare.beside[1:])
+    if begun := tuple(each.gradient for each in bare.beside if each.use == "follows"):
+        begins = Hold("passing_gradients", begun)
         phases |= {phase: (*phases[phase], begins) for phase in (Phase.B, Phase.I)}
-    if makes:
-        ends = Hold("release_memory", frees=(MEMORY,))
-        phases |= {phase: (ends, *phases[phase]) for phase in (Phase.B, Phase.I)}
-    kept = {Phase.F: (*operands_named(forward, saved), *bare.beside[:makes]), Phase.I: operands_named(seen, waiting)}
+    own = tuple(each.value for each in made)
+    if own:  # layers may read it once more for weight gradients
+        ends = Hold("release_passing", frees=tuple(each.name for each in own))
+        phases |= {phase: (ends, *phases[phase]) for phase in (Phase.B, Phase.W)}
+    kept = {Phase.F: (*operands_named(forward, saved), *own), Phase.I: (*operands_named(seen, waiting), *own)}
     d_x = bare.leaving[Phase.I]
     leaving = {**bare.leaving, Phase.I: replace(d_x, name=apart) if d_x else None}
     return replace(bare, phases=phases, kept=kept, leaving=leaving)

@@ -81,20 +81,20 @@ def _arrival(step: Step, end: End, phase: Phase) -> Iterator[Run]:
     """The message of a phase, and what brings its parts together; for the forward's the rank has waited: its buffer stands for it."""
     if end.receives:
         own = step.segments[end.parts[0 if phase.step > 0 else -1][0]]
-        for tasks, known in _receive(step, phase):
+        for tasks, known in _receive(step, own.name, phase):
             yield _list(_standing_for(own.name, (*own.known, *known)), tasks, 1, is_copy=False)
 
 
 @functools.lru_cache(maxsize=256)
-def _receive(step: Step, phase: Phase) -> tuple[tuple[tuple[Phased, ...], tuple[Operand, ...]], ...]:
+def _receive(step: Step, first: str, phase: Phase) -> tuple[tuple[tuple[Phased, ...], tuple[Operand, ...]], ...]:
     """Lists of tasks, each with what may be there when it starts."""
-    message, *others = receive_tasks(step, phase)
+    message, *others = receive_tasks(step, first, phase)
     assert isinstance(message, Receive)
     gathers = tuple((phase, task) for task in others)
     if phase.step < 0:
         return ((((phase, message), *gathers), ()),)
-    there = ((phase, Hold("received", (message.target,))),)
-    return ((there, ()), (gathers, (message.target,))) if gathers else ((there, ()),)
+    there = ((phase, Hold("received", message.targets)),)
+    return ((there, ()), (gathers, message.targets)) if gathers else ((there, ()),)
 
 
 def _departure(step: Step, end: End, phase: Phase) -> Iterator[Run]:

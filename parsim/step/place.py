@@ -24,7 +24,7 @@ from parsim.step.quantise import LinearWeight
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task
 
 _IN_PLACE = ("all_reduce",)
-_LINEAR = ("add", "join", "dropout")  # of partial sums they are one
+_LINEAR = ("add", "join", "dropout", "relative_biases_grad")  # of partial sums they are one
 
 
 class Placer(Struct):

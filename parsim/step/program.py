@@ -85,7 +85,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
     """
     order = parts if phase.step > 0 else parts[::-1]
     ahead = _gathers_ahead(step, phase)
-    prologue = receive_tasks(step, phase) if receives else ()
+    prologue = receive_tasks(step, order[0][0], phase) if receives else ()
     if ahead:
         prologue = (*prologue, *_gathers_of(step, order[0][0], phase, ahead=True))
     runs, before = list[Run](), tuple[Collective, ...]()
@@ -98,6 +98,7 @@ def pass_of(step: Step, parts: Parts, phase: Phase, *, receives: bool, sends: bo
         before = own
     sums = step.structure.gradient_overlap and step.structure.scatters
     epilogue: tuple[Task, ...] = (Wait("sums", streams=(step.structure.sum_stream,)),) if sums else ()
+    epilogue = (*epilogue, *_release(step, order[-1][0], phase))
     return Pass(prologue, tuple(runs), (*epilogue, *(send_tasks(step, order[-1][0], phase) if sends else ())))
 
 
@@ -125,25 +126,40 @@ def left_running(step: Step, name: str, phase: Phase, *, closes: bool) -> Runnin
 
 
 @functools.lru_cache(maxsize=256)
-def receive_tasks(step: Step, phase: Phase) -> tuple[Task, ...]:
-    """What brings a boundary tensor to a stage: a message, and the gathering of one that comes in shards."""
-    name = "x" if phase.step > 0 else "d_y"
-    wanted = replace(step.stream, name=name)
-    wire = _on_wire(step, wanted)
-    if wire is wanted:
-        return (Receive("receive", wanted),)
-    tasks: list[Task] = [Receive("receive", wire)]
-    for move in reshard(wire.sharding, wanted.sharding):
-        tasks.append(Collective("gather", move.operation, Group((move.axis,)), wire, wanted, move.dim, frees=(wire.name,)))
+def receive_tasks(step: Step, first: str, phase: Phase) -> tuple[Task, ...]:
+    """What brings boundary tensors to the first segment that a stage runs: a message, and the gathering of what comes in shards."""
+    entering = step.segments[first].entering[phase]
+    assert entering is not None
+    every = (entering, *_at_boundary(step, first, phase, below=phase.step > 0))
+    wires = tuple(_on_wire(step, wanted) for wanted in every)
+    tasks: list[Task] = [Receive("receive", wires)]
+    for wire, wanted in zip(wires, every, strict=True):
+        for move in reshard(wire.sharding, wanted.sharding) if wire is not wanted else ():
+            tasks.append(Collective("gather", move.operation, Group((move.axis,)), wire, wanted, move.dim, frees=(wire.name,)))
     return tuple(tasks)
 
 
 @functools.lru_cache(maxsize=1024)
 def send_tasks(step: Step, last: str, phase: Phase) -> tuple[Task, ...]:
-    """What takes the result of a stage's last segment to the next stage."""
+    """What takes the result of a stage's last segment to the next stage, with what passes by, or with its gradient."""
     source = step.segments[last].leaving[phase]
     assert source is not None
-    return (Send("send", source, _on_wire(step, source), send_stream(phase), frees=(source.name,)),)
+    every = (source, *_at_boundary(step, last, phase, below=phase.step < 0))
+    frees = tuple(each.name for each in (every if phase.step < 0 else (source,)))  # what passes by stays for the stage's backward
+    return (Send("send", every, tuple(_on_wire(step, each) for each in every), send_stream(phase), frees=frees),)
+
+
+def _at_boundary(step: Step, name: str, phase: Phase, *, below: bool) -> tuple[Operand, ...]:
+    """What passes the boundary of a stage before this segment (`below`) or behind it beside the stream, or going back its gradient."""
+    uses = ("reads", "follows") if below else ("makes", "reads")
+    passing = (each for each in step.segments[name].beside if each.use in uses)
+    return tuple(each.value if phase.step > 0 else each.gradient for each in passing)
+
+
+def _release(step: Step, first: str, phase: Phase) -> tuple[Task, ...]:
+    """What forgets what came to a stage to pass by, behind the last phase that reads it: weight gradients do."""
+    passing = _at_boundary(step, first, Phase.F, below=True) if phase.accumulates else ()
+    return (Hold("release_passing", frees=tuple(each.name for each in passing)),) if passing else ()
 
 
 def send_stream(phase: Phase) -> str:
@@ -156,7 +172,7 @@ def _on_wire(step: Step, operand: Operand) -> Operand:
 
     Megatron-LM cuts the flattened tensor, whatever its sequence (core/tensor_parallel/utils.py, split_tensor_into_1d_equal_chunks).
     """
-    if not step.structure.boundary_axes:
+    if not step.structure.boundary_axes or "D" not in operand.dims:
         return operand
     axes = tuple(step.structure.boundary_axes if dim == "D" else own for dim, own in zip(operand.dims, operand.sharding.axes, strict=True))
     return Operand(operand.name + SHARD, Sharding(operand.dims, axes), operand.dtype)

@@ -7,7 +7,7 @@ from itertools import accumulate, groupby
 
 import numpy as np
 
-from parsim.model.spec import JOINT, Layout
+from parsim.model.spec import ENCODER_END, JOINTS, Layout
 from parsim.step.lower import KEPT
 
 Copies = np.ndarray | int  # of one plan, or one value a plan
@@ -18,7 +18,7 @@ def parts_of(layout: Layout, layers: Sequence[int], recompute_every: int) -> Ite
     """The segments of each virtual stage in forward order, with how often each follows itself.
 
     Args:
-        layout: of the whole model; all but its ends, and the joint of two stacks, which lies with the layer behind it, are layers.
+        layout: of the whole model; all but its ends, and the joints of two stacks, which lie with the layers beside them, are layers.
         layers: of each virtual stage.
         recompute_every: of the layers of a stage, each so many-th is recomputed.
 
@@ -29,11 +29,16 @@ def parts_of(layout: Layout, layers: Sequence[int], recompute_every: int) -> Ite
     [(('embedding', 1), ('layer', 2)), (('layer', 1), ('head', 1))]
     """
     (first, _), *middle, (last, _) = layout
-    begins = [0, *accumulate(count * (name != JOINT) for name, count in middle)]
+    begins = [0, *accumulate(count * (name not in JOINTS) for name, count in middle)]
     start = 0
     for stage, count in enumerate(layers):
         cuts = (
-            (name, int(start <= begin < start + count) if name == JOINT else min(start + count, end) - max(start, begin))
+            (
+                name,
+                int(start <= begin - (name == ENCODER_END) < start + count)
+                if name in JOINTS
+                else min(start + count, end) - max(start, begin),
+            )
             for (name, _), begin, end in zip(middle, begins, begins[1:], strict=False)
         )
         runs = [(name, own) for name, own in cuts if own > 0]
@@ -46,8 +51,8 @@ def parts_of(layout: Layout, layers: Sequence[int], recompute_every: int) -> Ite
 def _every_nth(runs: Sequence[tuple[str, int]], n: int) -> list[tuple[str, int]]:
     """Each n-th layer of a stage as it is, the others as those that keep what they need."""
     names = [name for name, copies in runs for _ in range(copies)]
-    places = accumulate(name != JOINT for name in names)
-    chosen = [name if place % n == 0 or name == JOINT else KEPT + name for place, name in zip(places, names, strict=True)]
+    places = accumulate(name not in JOINTS for name in names)
+    chosen = [name if place % n == 0 or name in JOINTS else KEPT + name for place, name in zip(places, names, strict=True)]
     return [(name, len(list(same))) for name, same in groupby(chosen)]
 
 

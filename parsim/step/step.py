@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from parsim.model.dims import FLOAT32
-from parsim.model.op import MemoryUse
+from parsim.model.op import Use
 from parsim.schedules.phase import Phase
 from parsim.step.structure import Structure
 from parsim.step.task import Operand, Task, Weight
+
+
+class PassingOperands(Struct, frozen=True):
+    """A tensor that passes by segments, its gradient, and what a segment does to it."""
+
+    use: Use
+    value: Operand
+    gradient: Operand
 
 
 class Segment(Struct, frozen=True, kw_only=True):
@@ -26,8 +34,7 @@ class Segment(Struct, frozen=True, kw_only=True):
     leaving: Mapping[Phase, Operand | None]  # what it hands on
     weights: tuple[Weight, ...]
     totals: tuple[Operand, ...]  # summed over the step
-    beside: tuple[Operand, ...] = ()  # the memory that passes by, and its gradient
-    memory: MemoryUse = ""  # what the segment does to it
+    beside: tuple[PassingOperands, ...] = ()  # what passes by
     steers: tuple[Weight, ...] = ()  # what follows such sums, with no gradient: its `gradient` says over which axes these are partial
 
     @property
@@ -39,7 +46,12 @@ class Segment(Struct, frozen=True, kw_only=True):
     def known(self) -> tuple[Operand, ...]:
         """Activations that may be alive when one of its lists starts: kept ones, and those of its neighbours, or for them."""
         ends = (operand for side in (self.entering, self.leaving) for operand in side.values() if operand)
-        return (*self.beside, *ends, *(operand for kept in self.kept.values() for operand in kept))
+        return (*self.passing, *ends, *(operand for kept in self.kept.values() for operand in kept))
+
+    @property
+    def passing(self) -> tuple[Operand, ...]:
+        """What passes by, and the gradients of that."""
+        return tuple(operand for each in self.beside for operand in (each.value, each.gradient))
 
     @property
     def own_weights(self) -> tuple[Weight, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from itertools import accumulate, takewhile
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLAT_AND_CAST, FLOAT32, GRADIENT, MASTER
-from parsim.model.spec import Architecture, ModelSpec
+from parsim.model.spec import JOINTS, Architecture, ModelSpec
 from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
@@ -18,7 +19,10 @@ from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
+from parsim.parallel.stages import layers_of
 from parsim.step.task import HOST
+
+Joint = Literal["", "first", "last", "own"]
 
 
 class MeshFacts(NamedTuple):
@@ -44,6 +48,24 @@ def ends_apart(plan: Plan) -> bool:
     """Whether the first and the last stage of all copies live on different ranks."""
     found, ranks = schedules.find(plan.schedule, plan.pipeline_parallel), plan.pipeline_parallel
     return found.rank_of(0, ranks) != found.rank_of(plan.num_stages * found.num_copies - 1, ranks)
+
+
+def joint_of(model: ModelSpec, plan: Plan, stack: Stack) -> Joint:
+    """Beside which end of the model its second stack begins, on the rank that holds both, or on a rank of its own; "" without one.
+
+    >>> from parsim.model.families.encoder_decoder import EncoderDecoderSpec
+    >>> toy = EncoderDecoderSpec.of(name="toy", num_layers=4, hidden_size=8, num_heads=2, vocab_size=64, max_positions=16)
+    >>> [joint_of(toy, Plan(pipeline_parallel=p), Stack("any")) for p in (1, 2, 4)]
+    ['first', 'last', 'own']
+    """
+    if not model.has_encoder:
+        return ""
+    found, ranks = schedules.find(plan.schedule, plan.pipeline_parallel), plan.pipeline_parallel
+    before = sum(copies for _, copies in takewhile(lambda part: part[0] not in JOINTS, model.layout[1:]))
+    ends = accumulate(layers_of(plan, model.num_layers, stack.layer_split))
+    home = found.rank_of(next(stage for stage, end in enumerate(ends) if before < end), ranks)
+    last = found.rank_of(plan.num_stages - 1, ranks)
+    return "first" if home == found.rank_of(0, ranks) else "last" if home == last else "own"
 
 
 class Structure(Struct, frozen=True):
@@ -76,6 +98,7 @@ class Structure(Struct, frozen=True):
     frees_gradients: bool  # those of the only micro-batch come with its backward, and go with the update
     narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
+    joint: Joint  # and beside which of them the second stack of an encoder-decoder model begins
     is_mirrored: bool  # a pipeline holds the model twice, the second time from its last rank to its first
     loss_chunks: int  # chunks of tokens that pass the head one after another
     narrows: Narrowing | None  # what linear layers multiply
@@ -133,6 +156,7 @@ class Structure(Struct, frozen=True):
             frees_gradients=_frees_gradients(batch, plan, stack, shares=replicates and zero_stage < 2) and "pp" not in axes,
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
+            joint=joint_of(model, plan, stack),
             is_mirrored=plan.num_copies > 1,
             loss_chunks=stack.loss_chunks,
             narrows=batch.recipe.narrows,

@@ -133,20 +133,20 @@ class Collective(Struct, frozen=True):
 
 
 class Send(Struct, frozen=True):
-    """A message to the rank at the same place on a neighbouring stage; eager: compute goes on.  `sent` may be a slice of `source`."""
+    """A message to the rank at the same place on a neighbouring stage; eager: compute goes on.  `sent` may be slices of `sources`."""
 
     name: str
-    source: Operand
-    sent: Operand
+    sources: tuple[Operand, ...]  # one behind the other in the message
+    sent: tuple[Operand, ...]
     stream: str
     frees: tuple[str | Bucket, ...] = ()
 
 
 class Receive(Struct, frozen=True):
-    """Compute waits for the message of a neighbouring stage; its buffer is new."""
+    """Compute waits for the message of a neighbouring stage; its buffers are new."""
 
     name: str
-    target: Operand
+    targets: tuple[Operand, ...]
     frees: tuple[str | Bucket, ...] = ()
 
 
@@ -198,8 +198,10 @@ def reads(task: Task) -> tuple[str, ...]:
     match task:
         case Compute():
             return tuple(o.name for o in (*task.inputs, *(task.outputs if task.accumulate else ())))
-        case Collective() | Send():
+        case Collective():
             return (task.source.name,)
+        case Send():
+            return tuple(o.name for o in task.sources)
         case HostCopy():
             return (task.bucket.name,)
         case Wait():
@@ -212,8 +214,10 @@ def writes(task: Task) -> tuple[str, ...]:
     match task:
         case Compute():
             return tuple(o.name for o in task.outputs)
-        case Collective() | Receive():
+        case Collective():
             return (task.target.name,)
+        case Receive():
+            return tuple(o.name for o in task.targets)
     return ()
 
 
@@ -226,7 +230,7 @@ def allocates(task: Task) -> tuple[Value, ...]:
         case Collective():
             return (task.target,) if task.fresh else ()
         case Receive():
-            return (task.target,)
+            return task.targets
         case Hold():
             return task.values
     return ()

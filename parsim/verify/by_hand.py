@@ -237,7 +237,7 @@ def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> 
 
 
 def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
-    y, back = experts(run, model, at, x, _up_and_down)
+    y, back = experts(run, model, at, x, up_and_down)
     if not model.shared_ffn_hidden_size:
         return y, back
     more, through = feed_forward(run, model, at, x, "shared_")
@@ -256,10 +256,11 @@ def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valu
 
 def feed_forward(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
     """The MLP of a layer, or one beside its experts."""
-    return _up_and_down(model, lambda name, x: run.dense(f"{at}/{of}{name}", x), x)
+    return up_and_down(model, lambda name, x: run.dense(f"{at}/{of}{name}", x), x)
 
 
-def _up_and_down(model: TransformerSpec, dense: Callable[[str, Array], Valued], x: Array) -> Valued:
+def up_and_down(model: TransformerSpec, dense: Callable[[str, Array], Valued], x: Array) -> Valued:
+    """An MLP of these linear layers."""
     up, up_back = dense("up", x)
     if model.activation not in GATED:
         active, through = activation(model.activation, up)
@@ -295,7 +296,7 @@ def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
     (hidden, to_x), (embedded, to_words) = pairs
     y, layer = transformer_layer(run, model, "head", hidden + embedded)
     y, last = run.norm("head/mtp_norm", y, model.norm)
-    logits, output = _vocabulary(run, model, y)
+    logits, output = vocabulary(run, model, y)
     scale = model.mtp_loss_weight / (run.job.model.batch.global_batch * x.shape[1])
     loss = chain(layer, last, output, run.cross_entropy(logits, run.draw("head", "mtp_labels", *x.shape[:2]), scale))
 
@@ -328,14 +329,14 @@ def head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         x, through = activation("gelu" if model.activation in GATED else model.activation, x)
         x, normed = run.norm("head/dense_norm", x, model.norm)
         pullbacks += [dense, through, normed]
-    logits, back = _vocabulary(run, model, x)
+    logits, back = vocabulary(run, model, x)
     return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "labels", batch, length), per_text / length))
 
 
-def _vocabulary(run: Arithmetic, model: TransformerSpec, x: Array) -> Valued:
+def vocabulary(run: Arithmetic, model: TransformerSpec, x: Array) -> Valued:
+    """Logits of all tokens."""
     name = "embedding/word.weight" if model.tied_embedding else f"head/{'output' if model.mtp_layers else 'word'}.weight"
     table, bias = run.weights[name], "head/word.bias"
-
     logits, uncapped = softcap((x @ table.T + run.weights.get(bias, 0.0)) * model.logit_scale, model.final_logit_softcapping)
     logits[..., model.vocab_size :] = -np.inf  # padding is no word
 

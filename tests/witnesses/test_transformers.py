@@ -42,6 +42,8 @@ transformers.AttentionMaskInterface.register("fused", lambda *arguments, **other
 
 def kind_of(config: dict[str, Any]) -> Any:
     """The class of models that a config is of."""
+    if config.get("is_encoder_decoder"):
+        return transformers.AutoModelForSeq2SeqLM
     return transformers.AutoModelForMaskedLM if "MaskedLM" in str(config.get("architectures")) else transformers.AutoModelForCausalLM
 
 

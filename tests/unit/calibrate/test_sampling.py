@@ -45,7 +45,15 @@ def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
     others |= {"clamped_swiglu", "clamped_swiglu_grad", "weighted_clamped_swiglu", "weighted_clamped_swiglu_grad", "sinks_grad"}
     others |= {"expert_bias", "expert_bias_grad", "weighted_expert_bias", "weighted_expert_bias_grad", "weighted_expert_bias_grad_gates"}
     others |= {"route_again_grad", "count_choices", "steer", "balance_loss", "balance_loss_grad"}
-    others |= {"alibi", "sinusoid", "unshifted_layer_norm", "unshifted_layer_norm_grad_gamma", "unshifted_layer_norm_grad_x"}
+    others |= {
+        "relative_biases",
+        "relative_biases_grad",
+        "alibi",
+        "sinusoid",
+        "unshifted_layer_norm",
+        "unshifted_layer_norm_grad_gamma",
+        "unshifted_layer_norm_grad_x",
+    }
     others |= {"layer_norm_by_head", "layer_norm_by_head_grad_x", "layer_norm_by_head_grad_gamma", "layer_norm_by_head_grad_beta"}
     assert set(COSTS) - others - {name.removesuffix("_add").removesuffix("_batched") for name in sizes} == set()
     assert {name for name, shapes in sizes.items() if len(shapes) < 3} == set()

@@ -109,6 +109,8 @@ CASES: dict[str, Case] = {
     "position": ((X, ones(8, 4)), {"offset": 3}, 24),
     "sinusoid": ((X,), {"offset": 3}, 24),
     "position_grad": ((X, ones(8, 4)), {"offset": 3}, 24),
+    "relative_biases": ((ones(8, 2, 3),), {"queries": 5, "keys": 6, "distance": 8, "two_sided": 1}, 0),
+    "relative_biases_grad": ((ones(8, 2, 3), ones(2, 3, 5, 6)), {"queries": 5, "keys": 6, "distance": 8, "two_sided": 0}, 180),
     "rotary": ((Q,), {"offset": 3}, 72 // 2 * 6),  # 4 multiplications and 2 additions a pair of elements
     "rotary_grad": ((Q,), {"offset": 3}, 72 // 2 * 6),
     "append": ((KV, ones(*KV.shape[:2], 2)), {}, 0),

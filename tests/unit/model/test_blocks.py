@@ -12,7 +12,7 @@ from parsim.model.families import blocks_of
 from parsim.model.families.encoder_decoder import EncoderDecoderArchitecture
 from parsim.model.families.mlp import MlpArchitecture
 from parsim.model.form import LayerForm
-from parsim.model.op import MEMORY, Block
+from parsim.model.op import Block
 from parsim.model.op_kinds import COSTS, KINDS
 from parsim.model.spec import Architecture
 from parsim.model.transformer import TransformerArchitecture
@@ -54,6 +54,8 @@ KINDS_OF_MODEL = {
     "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window="sliding"),
     "translator": TRANSLATOR,
     "translator with norms first": replace(TRANSLATOR, norm_last=False, positions="learned"),
+    "t5": read("models", "t5-small").architecture,
+    "flan-t5": replace(read("models", "flan-t5-base").architecture, dropout=False),
     "mlp": MLP,
     "mlp without biases and dropout": replace(MLP, bias=False, dropout=False),
 }
@@ -133,7 +135,7 @@ def test_the_embedding_of_bert_sums_three_tables_and_its_head_has_a_dense_layer(
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)
 def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> None:
     for block in blocks(KINDS_OF_MODEL[name]):
-        known = {block.input, *block.weights, *([MEMORY] if block.memory == "reads" else [])}
+        known = {block.input, *block.weights, *(each.name for each in block.passing if each.use == "reads")}
         for op in block.ops:
             assert set(op.inputs) <= known, (block.name, op.name)
             assert not set(op.outputs) - set(block.totals) & known, (block.name, op.name)

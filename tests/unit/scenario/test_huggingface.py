@@ -325,7 +325,7 @@ def test_a_file_that_is_no_config_is_a_fault(text: str, message: str, tmp_path: 
 
 
 def test_faults_of_the_config_and_of_the_scenario_are_told_together(tmp_path: Path) -> None:
-    path = files(tmp_path, {**LLAMA, "model_type": "t5"})
+    path = files(tmp_path, {**LLAMA, "model_type": "umt5"})
     path.write_text(path.read_text().replace("tensor_parallel", "tensor_paralel"))
     assert [fault.where for fault in scenario.check(path)] == ["model", "plans.a.tensor_paralel"]
 
