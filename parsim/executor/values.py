@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from parsim.cost.sizes import Sizes
 from parsim.data import Dataset
+from parsim.model.documents import IGNORED, LABELS
 from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
 from parsim.parallel.sharding import Sharding
@@ -36,6 +37,7 @@ class Values(Struct, frozen=True):
     precision: str = "float64"
     data: Dataset | None = None  # what tokens, features and labels are taken from; None: they are drawn
     global_batch: int = 1  # sequences of a step
+    trained: tuple[int, ...] = ()  # tokens of each that have labels, those before its padding; (): all
 
     def draw(self, instance: str, name: str, micro_batch: int, shape: Sequence[int]) -> Array:
         """Tokens, features, labels or a dropout mask of one micro_batch, counted over all steps; the same again when recomputed."""
@@ -46,7 +48,10 @@ class Values(Struct, frozen=True):
             return self._precise(name, self.data.train[name][rows])
         first = micro_batch * shape[0]  # each sequence has its own numbers, so that a plan may cut a batch as it likes
         drawn: list[Any] = [self._draw(name, self._rng(f"{instance}/{name}", first + row), shape[1:]) for row in range(shape[0])]
-        return self._precise(name, np.array(drawn))
+        found = np.array(drawn)
+        for row, labels in enumerate(found) if self.trained and name == LABELS else ():
+            labels[self.trained[(first + row) % self.global_batch] :] = IGNORED
+        return self._precise(name, found)
 
     def _precise(self, name: str, found: Array) -> Array:
         return found if name in _WHOLE_NUMBERS else found.astype(self.precision)

@@ -135,13 +135,13 @@ class Arithmetic:
 
         return self.weights[name][rows], back
 
-    def cross_entropy(self, logits: Array, labels: Array, scale: float) -> Pullback:
-        """Minus the logarithm of the softmax at the label, added up over rows; its pullback needs no gradient."""
+    def cross_entropy(self, logits: Array, labels: Array, scale: float, is_trained: Array | float = 1.0) -> Pullback:
+        """Minus the logarithm of the softmax at the label, added up over rows, or those trained on; its pullback needs no gradient."""
         odds = np.exp(logits - logits.max(-1, keepdims=True))
         shares = odds / odds.sum(-1, keepdims=True)
         right = np.eye(logits.shape[-1])[labels]
-        self.loss -= float(np.log((shares * right).sum(-1)).sum()) * scale
-        return lambda dy: dy * scale * (shares - right)
+        self.loss -= float((np.log((shares * right).sum(-1)) * is_trained).sum()) * scale
+        return lambda dy: dy * scale * (shares - right) * np.asarray(is_trained)[..., None]
 
 
 def chain(*pullbacks: Pullback) -> Pullback:
