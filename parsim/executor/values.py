@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from parsim.cost.sizes import Sizes
 from parsim.data import Dataset
+from parsim.model.adapters import is_adapter
 from parsim.model.documents import IGNORED, LABELS
 from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
@@ -61,7 +62,8 @@ class Values(Struct, frozen=True):
             return rng.integers(0, self.model.extents[_WHOLE_NUMBERS[name]], shape)
         if name == "features":
             return rng.normal(0.0, 1.0, shape)
-        return (rng.random(shape) >= self.model.dropout).astype(np.float64)
+        dropped = self.model.tuning.lora_dropout if is_adapter(name) else self.model.dropout
+        return (rng.random(shape) >= dropped).astype(np.float64)
 
     def weight(self, instance: str, name: str, initial: str, shape: Sequence[int]) -> Array:
         """A parameter before the first step."""

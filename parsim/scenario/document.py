@@ -127,7 +127,9 @@ class TuningSection(Section):
 
     place: ClassVar[str | None] = "tuning"
     freeze: NameList[Annotated[str, Known("part to freeze", lambda: FREEZABLE, also=run_of)]] = optional(
-        list, f"the parts of the model that stay as they are: {', '.join(FREEZABLE)}, or layers by number from 0, as `layers 0..7`"
+        list,
+        f"the parts of the model that stay as they are: {', '.join(FREEZABLE)}, or layers by number from 0, as `layers 0..7`; "
+        "of a tied model embedding freezes the matrix of the head, too",
     )
     lora_rank: Annotated[int, Field(ge=0, le=100_000)] = Field(
         0, description="the rank of adapters (LoRA) beside a frozen base; 0: there are none"

@@ -63,8 +63,9 @@ def by_hand(job: Job, forwards: Forwards) -> Expected | None:
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(g.size for g in gradients.values()) + scalars
     for name, weight in frozen.items():  # in 4 bits the matrices of layers
-        in_4_bits = job.spec.tuning.quantization and name.startswith("layer") and name.endswith(".weight")
-        lasting += weight.size * (job.spec.tuning.packed_bytes if in_4_bits else job.itemsize(COMPUTE))
+        in_4_bits = job.spec.tuning.quantization and name.startswith("layer") and name.endswith(".weight") and "router" not in name
+        in_4_bits = in_4_bits and "shared_expert_gate" not in name
+        lasting += _in_4_bits(weight.size, job) if in_4_bits else weight.size * job.itemsize(COMPUTE)
     lasting += 2 * 4 * sum(each.size for each in steers.values())  # biases that steer choices, and counts of these
     if structure.narrows and not structure.narrows.by_row:  # the layouts of what linear layers multiply, made once a step
         count = sum(run.weights[name].size for name in run.weights if run.is_narrow_matrix(name))
@@ -72,6 +73,12 @@ def by_hand(job: Job, forwards: Forwards) -> Expected | None:
         lasting -= job.itemsize(COMPUTE) * count * structure.narrow_alone
         frozen = {name: weight for name, weight in frozen.items() if not (structure.narrow_alone and run.is_narrow_matrix(name))}
     return Expected(run.loss, gradients, frozen | updated | steers, lasting)
+
+
+def _in_4_bits(elements: int, job: Job) -> int:
+    """Bytes of a matrix of which each 256 blocks of 64 elements have scales in float32, or in a byte and one more in float32."""
+    scales = 256 + 4 if job.spec.tuning.double_quantization else 256 * 4
+    return -(-elements * (256 * 64 // 2 + scales) // (256 * 64))
 
 
 def _adamw(given: Training, weight: Array, g: Array) -> Array:
