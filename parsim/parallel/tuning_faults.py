@@ -86,12 +86,12 @@ def adapter_parts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
         if extent % plan.tensor_parallel:
             message = f"tensor_parallel = {plan.tensor_parallel} does not divide {name} = {extent}, along which adapters are cut"
             yield PlanFault("tensor_parallel", message, f"Legal: {comma_list(divisors(extent))}")
-    if plan.expert_tensor_parallel > 1 and model.tuning.lora_rank and any(stem.startswith(EXPERTS) for stem in _adapted(model)):
+    if plan.expert_tensor_parallel > 1 and model.tuning.lora_rank and any(stem.startswith(EXPERTS) for stem in _adapted_layers(model)):
         message = f"expert_tensor_parallel = {plan.expert_tensor_parallel} splits experts, beside whose parts adapters are not built"
         yield PlanFault("expert_tensor_parallel", message, "Legal: 1")
 
 
-def _adapted(model: ModelSpec) -> set[str]:
+def _adapted_layers(model: ModelSpec) -> set[str]:
     """The linear layers that have adapters, by the names of their ops' stems."""
     every = [{op.name for op in block.ops} for block in blocks_of(model.architecture).values()]
     return {stem for ops in every for target in model.tuning.lora_targets for stems in stems_in(ops, target) for stem in stems}

@@ -63,7 +63,7 @@ WITH: dict[str, dict[str, Any]] = {
 }
 
 
-def _crossed() -> list[Any]:
+def _pairs() -> list[Any]:
     """Every legal pair of the two lists, with frozen parts and with adapters."""
     found = []
     for (name, more), (other, fields), (kind, tuning) in product(
@@ -93,7 +93,7 @@ def test_adapters_keep_the_contract_beside(case: tuple[Any, Tuning, dict[str, An
     assert not failed(scenario(model=replace(model, tuning=tuning), batch=enough(plan), stack=STACKS[2]), plan)
 
 
-@pytest.mark.parametrize(("toy", "plan"), _crossed())
+@pytest.mark.parametrize(("toy", "plan"), _pairs())
 def test_tuning_keeps_the_contract_on_every_legal_pair(toy: parsim.Scenario, plan: Plan) -> None:
     assert not failed(toy, plan)
 
