@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
+from pydantic_core import CoreSchema
 
 from parsim.errors import ParsimError, ScenarioError
 from parsim.scenario.fields import INLINE, LIST, Natural, Section, complaint
@@ -65,11 +66,19 @@ class DistributionSection(Section):
         return tuple(np.clip(np.rint(found), 1, MOST_TOKENS).astype(np.int64).tolist())
 
 
+class _OrFile:
+    """Annotates what a file may hold, too, which was read before the scenario is checked."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"type": "string", "pattern": f"^{ROW_FILE}."}]}
+
+
 _List = Annotated[list[Natural], Field(min_length=1, max_length=MOST_SEQUENCES), AfterValidator(tuple)]
 _Drawn = Annotated[DistributionSection, AfterValidator(lambda section: section.draw())]
 Lengths = Annotated[
     Annotated[_List, Tag(LIST)] | Annotated[_Drawn, Tag(INLINE)],
     Discriminator(lambda value: LIST if isinstance(value, list | tuple) else INLINE),
+    _OrFile(),
 ]
 
 
