@@ -2,15 +2,17 @@
 
 The positions of queries and keys are attributes, query_offset and key_offset (see `runs`), both from 0 on where left out.  Where there is
 a `window`, a query sees of its keys the last so many, with `two_sided` the next as well; with `chunked` those of its own chunk, of which a
-sequence is a row.  `slopes` of all heads [K R] lower a score by a slope for each token between query and key.
+sequence is a row; with `documents`, the tokens of each that a sequence is made of, those of its own document alone.
+`slopes` of all heads [K R] lower a score by a slope for each token between query and key.
 Shapes: q [B, S, K, R, C]; k [B, Z, K, C]; v [B, Z, K, W]; o [B, S, K, R, W]; scores [B, K, R, S, Z]; lse [B, K, R, S]; W mostly is C.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -280,10 +282,10 @@ def _pieces(num_queries: int, num_keys: int, attributes: Attributes) -> list[_Pi
     window, chunked = integer(attributes, "window", 0), integer(attributes, "chunked", 0)
     ahead = window - 1 if integer(attributes, "two_sided", 0) else 0  # as a query of a later place sees them
     queries, window = tuple((start + ahead, stop + ahead) for start, stop in queries), window + ahead
-    chunk, found = window if chunked else 0, []
-    for own, (query, end) in _in_chunks(queries, chunk):
-        for its, (key, stop) in _in_chunks(keys, chunk):
-            if chunk and query // chunk != key // chunk:
+    chunk, found, ends = window if chunked else 0, [], _ends(attributes)
+    for own, (query, end) in _in_rooms(queries, chunk, ends):
+        for its, (key, stop) in _in_rooms(keys, chunk, ends):
+            if _room(query, chunk, ends) != _room(key, chunk, ends):
                 continue
             lead = max(key - query, 0)  # queries before the first key
             end_of_sight = end if chunked or not window else min(end, stop - 1 + window)
@@ -293,11 +295,24 @@ def _pieces(num_queries: int, num_keys: int, attributes: Attributes) -> list[_Pi
     return found
 
 
-def _in_chunks(positions: Iterable[Interval], chunk: int) -> Iterator[tuple[slice, Interval]]:
-    """As `places`, with runs cut where a chunk ends; 0: no chunks."""
+def _ends(attributes: Attributes) -> tuple[int, ...]:
+    """Where each document of a sequence ends."""
+    documents = attributes.get("documents", ())
+    if not isinstance(documents, tuple):
+        raise ValueError(f"attribute 'documents' is {documents!r}: no tuple of their lengths")
+    return tuple(accumulate(documents))
+
+
+def _room(position: int, chunk: int, ends: Sequence[int]) -> tuple[int, int]:
+    """The numbers of the chunk and of the document where a position lies."""
+    return position // chunk if chunk else 0, bisect_right(ends, position)
+
+
+def _in_rooms(positions: Iterable[Interval], chunk: int, ends: Sequence[int]) -> Iterator[tuple[slice, Interval]]:
+    """As `places`, with runs cut where a chunk ends, 0: no chunks, or a document."""
     for own, (start, stop) in places(positions):
-        cuts = [start, *(range(start - start % chunk + chunk, stop, chunk) if chunk else ()), stop]
-        for first, last in pairwise(cuts):
+        cuts = {start, *(range(start - start % chunk + chunk, stop, chunk) if chunk else ()), *ends[bisect_right(ends, start) :], stop}
+        for first, last in pairwise(sorted(cut for cut in cuts if cut <= stop)):
             yield slice(own.start + first - start, own.start + last - start), (first, last)
 
 

@@ -232,13 +232,16 @@ def pick(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> K
 
 
 def cross_entropy_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """(p - onehot(label)) x scale, the gradient of the logits, from (probabilities[B S V], labels[B S]).  2 n FLOPs."""
+    """(p - onehot(label)) x scale, the gradient of the logits, from (probabilities[B S V], labels[B S]), 0 in rows whose label is negative.
+    2 n FLOPs.
+    """
     probabilities, labels = _logits(inputs)
     local, here = _local(labels, attributes, probabilities.shape[-1])
     at, factor = (*np.nonzero(here), local[here]), number(attributes, "scale")
     of_labels = (probabilities[at] - 1) * factor
     d_x = np.multiply(probabilities, factor, out=out(probabilities.shape, real(probabilities)))
     d_x[at] = of_labels
+    d_x[labels < 0] = 0
     return (d_x,), 2 * probabilities.size
 
 
@@ -252,6 +255,7 @@ def nll_loss_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fr
     d_logs[(*np.nonzero(here), local[here])] = -factor
     np.multiply(probabilities, factor, out=d_x)
     np.add(d_x, d_logs, out=d_x)
+    d_x[labels < 0] = 0
     return (d_logs, d_x), 2 * probabilities.size
 
 

@@ -249,10 +249,14 @@ def token_loss(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh
 
 
 def loss_sum(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """scale x the sum of the losses, a scalar array.  n FLOPs."""
-    (loss,) = inputs
+    """scale x the sum of the losses, a scalar array, perhaps of (losses, labels) those alone whose label is not negative.  n FLOPs.
+
+    >>> loss_sum((np.array([4.0, 1.0]), np.array([2, -1])), {"scale": 0.5})[0][0].item()
+    2.0
+    """
+    loss, *labels = inputs
     total = out((), real(loss))
-    total[...] = number(attributes, "scale") * np.add.reduce(loss, axis=None)
+    total[...] = number(attributes, "scale") * np.add.reduce(loss[labels[0] >= 0] if labels else loss, axis=None)
     return (total,), loss.size
 
 

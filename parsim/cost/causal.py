@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
+from parsim.model.documents import spans
 from parsim.model.window import ALL, Window
 
 Stretch = tuple[int, int]  # the first position, and the one behind the last
@@ -40,7 +41,12 @@ def causal_pairs(queries: Iterable[Stretch], keys: Iterable[Stretch], window: Wi
     (7, 7)
     >>> causal_pairs([(0, 4)], [(0, 4)], Window(2, two_sided=True)), causal_pairs([(4, 6)], [(0, 4), (6, 9)], Window(3, two_sided=True))
     (10, 6)
+    >>> causal_pairs([(0, 8)], [(0, 8)], Window(documents=(5, 3))), causal_pairs([(4, 6)], [(0, 8)], Window(documents=(5, 3)))
+    (21, 6)
     """
+    if window.documents:
+        alone, queries, keys = window._replace(documents=()), [*queries], [*keys]
+        return sum(causal_pairs(_within(queries, span), _within(keys, span), alone) for span in spans(window.documents))
     ahead = window.tokens - 1 if window.two_sided else 0  # as a query of a later place sees them
     size, found, queries = window.tokens + ahead, 0, [(start + ahead, stop + ahead) for start, stop in queries]
     for key in _union(keys):
@@ -50,6 +56,11 @@ def causal_pairs(queries: Iterable[Stretch], keys: Iterable[Stretch], window: Wi
             if size and not window.chunked:
                 found -= _pairs((start - size, stop - size), key)
     return found
+
+
+def _within(runs: Iterable[Stretch], span: Stretch) -> list[Stretch]:
+    """What of these positions lies in a span."""
+    return [(max(start, span[0]), min(stop, span[1])) for start, stop in runs if start < span[1] and span[0] < stop]
 
 
 def _in_chunks(runs: Iterable[Stretch], size: int) -> Iterator[Stretch]:

@@ -68,7 +68,8 @@ def counted_flops(task: Task, sizes: Sizes) -> Ints:
 def window_of(task: Compute, sizes: Sizes) -> Window:
     """What the queries of attention see of the tokens around them."""
     told = task.attributes
-    return Window(int(sizes.dims["w"][0]), bool(told["chunked"]), bool(told.get("two_sided"))) if "window" in told else ALL
+    found = Window(int(sizes.dims["w"][0]), bool(told["chunked"]), bool(told.get("two_sided"))) if "window" in told else ALL
+    return found._replace(documents=sizes.documents) if "documents" in told else found
 
 
 def operands(task: Compute) -> tuple[Operand, ...]:

@@ -89,6 +89,7 @@ class Sizes(Struct, frozen=True, dict=True):
     kv_copies: Ints = field(default_factory=lambda: np.ones(1, dtype=np.int64))  # ranks that hold the same kv head
     sequence_axes: tuple[str, ...] = ()  # that cut the sequence of some plan's attention
     slots: Slots = NO_SLOTS  # of experts in a run of tokens
+    documents: tuple[int, ...] = ()  # of a sequence
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
 
     @functools.cached_property
@@ -347,8 +348,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     layout, layouts = codes_of(laid)
     tables = _tables(plans, dims, degrees, shares)
     over = tuple(dict.fromkeys(axis for cut in plans.each(MESH, _sequence_axes)[0] for axis in cut))
-    slots = model.slots(length)
-    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, layouts, layout[which], copies, over, slots)
+    chosen = model.slots(length), batch.documents
+    return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, layouts, layout[which], copies, over, *chosen)
 
 
 def _sequence_axes(plan: Degrees) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import PassCounts, Totals, device_totals
-from parsim.model.parameters import model_flops_per_token
+from parsim.estimator.useful import StepFlops, step_flops
 from parsim.parallel.legality import RULES, VALUES, type_faults
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import Plans
@@ -101,8 +101,7 @@ class _OfPrecision:
         own = np.searchsorted(self.rows, rows)
         group, row = self.workloads.group[own], self.workloads.row[own]
         counts = {each: PassCounts(self.workloads.prices[each], row[group == each]) for each in {*group.tolist()}}
-        batch = self.scenario.batch
-        useful, found = model_flops_per_token(self.scenario.model, batch.sequence_length, batch.source), dict[int, Estimate]()
+        useful, found = step_flops(self.scenario), dict[int, Estimate]()
         for place in self.workloads.by_schedule(own).tolist():  # so that what schedules are made of is asked for while it is known
             ((stages, _),) = self.stages(rows[[place]])
             plan = self.workloads.plans.plan(int(own[place]))
@@ -141,11 +140,11 @@ def estimate_each(scenario: Scenario, plans: Mapping[str, Plan]) -> list[Estimat
     return Priced(scenario, Plans.of([*plans.values()])).explain(np.arange(len(plans)), [*plans])
 
 
-def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, counts: PassCounts, useful: tuple[int, int]) -> Estimate:
+def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, counts: PassCounts, useful: StepFlops) -> Estimate:
     line = timeline(stages)
     step_s = line.step_ps / PS_PER_S
     totals = device_totals(stages, counts=counts)
-    tokens = scenario.batch.global_batch * scenario.batch.sequence_length
+    tokens = scenario.batch.num_tokens
     multiplied_in = scenario.batch.measured_against(scenario.model)
     peak = scenario.cluster.node.accelerator.peak(multiplied_in) * chosen.num_devices * step_s
     return Estimate(
@@ -154,9 +153,9 @@ def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, co
         step_s=step_s,
         tokens_per_s=tokens / step_s,
         tokens_per_s_per_device=tokens / step_s / chosen.num_devices,
-        mfu=useful[0] * tokens / peak,
-        mfu_causal=useful[1] * tokens / peak,
-        hfu=(useful[0] * tokens + _again_flops(stages, totals, chosen.num_devices)) / peak,
+        mfu=useful.counted / peak,
+        mfu_causal=useful.causal / peak,
+        hfu=(useful.computed + _again_flops(stages, totals, chosen.num_devices)) / peak,
         breakdown_s={key: ps / PS_PER_S for key, ps in line.charges.items()},
         critical_rank=line.critical_rank,
         memory_bytes=rank_memory(stages).of_plan(0),

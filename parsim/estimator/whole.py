@@ -10,7 +10,7 @@ from parsim import units
 from parsim.errors import PlanError
 from parsim.estimator.power import joules
 from parsim.estimator.result import Estimate
-from parsim.model.parameters import model_flops_per_token
+from parsim.estimator.useful import step_flops
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -22,7 +22,7 @@ class WholeTraining(Struct, frozen=True):
     """Steps one after another: without restarts, evaluation, checkpoints and idle devices.  None: nobody states what it follows from."""
 
     total_tokens: int
-    num_steps: int  # of global_batch x sequence_length tokens; the last may have fewer, and takes as long
+    num_steps: int  # each of the tokens of a batch, without padding; the last may have fewer, and takes as long
     time_s: float
     device_hours: float
     cost_usd: float | None
@@ -41,15 +41,13 @@ def num_steps(scenario: Scenario) -> int:
             scenario.path,
             "Say e.g. --set training.total_tokens=2T.",
         )
-    return -(-scenario.total_tokens // (scenario.batch.global_batch * scenario.batch.sequence_length))
+    return -(-scenario.total_tokens // scenario.batch.num_tokens)
 
 
 def least_devices(scenario: Scenario, seconds: float) -> float:
     """Devices whose dense peak does the matmuls and the causal attention of the whole training in so many seconds: no plan needs fewer."""
     batch, accelerator = scenario.batch, scenario.cluster.node.accelerator
-    tokens = num_steps(scenario) * batch.global_batch * batch.sequence_length
-    causal = model_flops_per_token(scenario.model, batch.sequence_length, batch.source)[1]
-    return tokens * causal / accelerator.peak(batch.measured_against(scenario.model)) / seconds
+    return num_steps(scenario) * step_flops(scenario).causal / accelerator.peak(batch.measured_against(scenario.model)) / seconds
 
 
 def usd_per_device_hour(scenario: Scenario) -> float:

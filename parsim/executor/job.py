@@ -89,7 +89,9 @@ class Job:
         self.spec, self.model, self.training = asked.spec, asked.model, asked.training
         self.workload = workload_of(asked.spec, asked.model, asked.plan, asked.dtype_bytes)
         self.step, self.sizes = self.workload.step, self.workload.sizes
-        self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, asked.model.batch.global_batch)
+        batch = asked.model.batch
+        trained = batch.trained if batch.packing else ()
+        self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, batch.global_batch, trained)
         self._algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = {}  # by what is asked
         self._cut: _Cut | None = None
         if asked.rounds_as:
@@ -220,9 +222,11 @@ class Job:
             case "dropout":
                 return self.spec.dropout
             case "per_token":
-                return 1.0 / (batch.global_batch * batch.sequence_length)
+                return 1.0 / batch.num_tokens
             case "per_later_token":
                 return self.spec.later_loss_weight / (batch.global_batch * batch.sequence_length)
+            case "documents":
+                return batch.documents
             case "per_text":
                 return 1.0 / batch.global_batch
             case "unpadded":

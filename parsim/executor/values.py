@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from parsim.cost.sizes import Sizes
 from parsim.data import Dataset
+from parsim.model.adapters import is_adapter
+from parsim.model.documents import IGNORED, LABELS
 from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
 from parsim.parallel.sharding import Sharding
@@ -36,6 +38,7 @@ class Values(Struct, frozen=True):
     precision: str = "float64"
     data: Dataset | None = None  # what tokens, features and labels are taken from; None: they are drawn
     global_batch: int = 1  # sequences of a step
+    trained: tuple[int, ...] = ()  # tokens of each that have labels, those before its padding; (): all
 
     def draw(self, instance: str, name: str, micro_batch: int, shape: Sequence[int]) -> Array:
         """Tokens, features, labels or a dropout mask of one micro_batch, counted over all steps; the same again when recomputed."""
@@ -46,7 +49,10 @@ class Values(Struct, frozen=True):
             return self._precise(name, self.data.train[name][rows])
         first = micro_batch * shape[0]  # each sequence has its own numbers, so that a plan may cut a batch as it likes
         drawn: list[Any] = [self._draw(name, self._rng(f"{instance}/{name}", first + row), shape[1:]) for row in range(shape[0])]
-        return self._precise(name, np.array(drawn))
+        found = np.array(drawn)
+        for row, labels in enumerate(found) if self.trained and name == LABELS else ():
+            labels[self.trained[(first + row) % self.global_batch] :] = IGNORED
+        return self._precise(name, found)
 
     def _precise(self, name: str, found: Array) -> Array:
         return found if name in _WHOLE_NUMBERS else found.astype(self.precision)
@@ -56,7 +62,8 @@ class Values(Struct, frozen=True):
             return rng.integers(0, self.model.extents[_WHOLE_NUMBERS[name]], shape)
         if name == "features":
             return rng.normal(0.0, 1.0, shape)
-        return (rng.random(shape) >= self.model.dropout).astype(np.float64)
+        dropped = self.model.tuning.lora_dropout if is_adapter(name) else self.model.dropout
+        return (rng.random(shape) >= dropped).astype(np.float64)
 
     def weight(self, instance: str, name: str, initial: str, shape: Sequence[int]) -> Array:
         """A parameter before the first step."""

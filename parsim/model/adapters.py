@@ -3,14 +3,16 @@
 Placed as Megatron-Bridge does: of a layer that tensor parallelism cuts by columns, A is cut along the rank, its result gathered, and B cut
 by columns; of one cut by rows, A is cut by rows, its result summed, and B cut by columns, of which the ranks that share out a sequence make
 their own tokens by an all-to-all (there `a2a_experimental`; else it gathers and slices).  Backward adds up and shares out in one what is an
-all-reduce and a slice there.
+all-reduce and a slice there.  Beside the narrow vectors of latent attention, which lie whole on every rank, both are whole; each expert
+has adapters of its own (there `share_expert_adapters = false`; torchtune has no others).
 Source: Hu et al. 2022 (arXiv:2106.09685), section 4.1; NVIDIA-NeMo/Megatron-Bridge, src/megatron/bridge/peft/utils.py
-(ParallelLinearAdapter) and lora_layers.py; huggingface/peft, src/peft/tuners/lora/layer.py (Linear.forward), for dropout of what enters A.
+(ParallelLinearAdapter, GroupedExpertLinearAdapter) and lora_layers.py; huggingface/peft, src/peft/tuners/lora/layer.py (Linear.forward),
+for dropout of what enters A; pytorch/torchtune, torchtune/modules/moe/experts.py (LoRAGroupedExperts).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -20,16 +22,25 @@ from parsim.model.dims import MASK
 from parsim.model.op import Block, Op
 
 ALL: Final = "all-linear"  # of peft
-# What a target names: linear layers that share A, as the fused ones of Megatron do.
+# What a target names: linear layers that share A, as the fused ones of Megatron do; of an MLP also those of experts, and of shared ones.
 TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
     **{"q_proj": ("q",), "k_proj": ("k",), "v_proj": ("v",), "o_proj": ("out",)},
+    **{"q_a_proj": ("q_down",), "q_b_proj": ("q",), "kv_a_proj_with_mqa": ("kv_down", "k_shared"), "kv_b_proj": ("k", "v")},
     **{"gate_proj": ("gate",), "up_proj": ("up",), "down_proj": ("down",)},
     **{"linear_qkv": ("q", "k", "v"), "linear_proj": ("out",), "linear_fc1": ("gate", "up"), "linear_fc2": ("down",)},
+    **{"linear_q_proj": ("q",), "linear_q_down_proj": ("q_down",), "linear_q_up_proj": ("q",)},
+    **{"linear_kv_down_proj": ("kv_down", "k_shared"), "linear_kv_up_proj": ("k", "v")},
 }
-SINGLE: Final = tuple(name for name in TARGETS if name.endswith("_proj") and not name.startswith("linear"))
-LINEAR_WEIGHTS: Final = frozenset(f"{stem}.weight" for stems in TARGETS.values() for stem in stems)
-_BY_ROWS: Final = ("out", "down")
+SINGLE: Final = tuple(name for name in TARGETS if not name.startswith("linear"))
+EXPERTS: Final = "experts_"
+_PREFIXES: Final = ("", "shared_", EXPERTS)
+LINEAR_WEIGHTS: Final = frozenset(f"{prefix}{stem}.weight" for stems in TARGETS.values() for stem in stems for prefix in _PREFIXES)
+_BY_ROWS: Final = ("out", "down", "shared_down")
+_WHOLE: Final = ("q_down", "kv_down", "k_shared")  # on the residual stream
 _ADAPTER: Final = "_lora_"
+_OF_HEADS: Final = ("k_proj", "v_proj", "linear_qkv")  # that latent attention lacks
+_OF_QUERIES: Final = ("q_proj", "linear_q_proj")  # that it lacks where queries are latent, too
+_OF_LATENT_QUERIES: Final = ("q_a_proj", "q_b_proj", "linear_q_down_proj", "linear_q_up_proj")
 
 
 class Adapters(Struct, frozen=True):
@@ -39,9 +50,21 @@ class Adapters(Struct, frozen=True):
     scale: float  # of their results
     dropout: float  # of what enters them
 
-    def group_of(self, stem: str) -> str:
-        """What the first matrix of the adapter of a linear layer is called after."""
-        return next("_".join(TARGETS[each]) for each in self.targets if stem in TARGETS[each])
+
+def stems_in(ops: Collection[str], target: str) -> list[tuple[str, ...]]:
+    """The linear layers that a target names of a block with ops of these names, those that share A together.
+
+    >>> stems_in({"up_gemm", "experts_up_gemm", "experts_gate_gemm"}, "linear_fc1")
+    [('up',), ('experts_gate', 'experts_up')]
+    >>> stems_in({"kv_down_gemm", "k_shared_gemm", "q_gemm", "k_gemm", "v_gemm"}, "k_proj")
+    []
+    """
+    is_latent, has_latent_queries = "kv_down_gemm" in ops, "q_down_gemm" in ops
+    lacking = (*(_OF_HEADS * is_latent), *(_OF_QUERIES * has_latent_queries), *(_OF_LATENT_QUERIES * (not has_latent_queries)))
+    if target in lacking or (target in ("kv_b_proj", "linear_kv_up_proj", "linear_q_proj") and not is_latent):
+        return []
+    found = (tuple(f"{of}{stem}" for stem in TARGETS[target] if f"{of}{stem}_gemm" in ops) for of in _PREFIXES)
+    return [stems for stems in found if stems]
 
 
 def each_target(names: Sequence[str]) -> tuple[str, ...]:
@@ -58,28 +81,31 @@ def with_adapters(block: Block, adapters: Adapters) -> Block:
     """The block with adapters beside those of its linear layers that are targets."""
     ops, weights = {op.name: op for op in block.ops}, dict(block.weights)
     behind: dict[str, list[Op]] = {}
-    for target in adapters.targets:
-        bases = [ops[name] for stem in TARGETS[target] if (name := f"{stem}_gemm") in ops]
-        if not bases:
-            continue
-        stems = [op.name.removesuffix("_gemm") for op in bases]
-        group = adapters.group_of(stems[0])
-        inside = [*_down(bases[0], group, adapters, by_rows=stems[0] in _BY_ROWS)]
-        last = bases[-1].name
+    for stems in (stems for target in adapters.targets for stems in stems_in(ops, target)):
+        group, bases = "_".join(stems), [ops[f"{stem}_gemm"] for stem in stems]
         weights |= dict.fromkeys((f"{group}_lora_a.weight", *(f"{stem}_lora_b.weight" for stem in stems)), "normal")
+        inside = [*_down(bases[0], group, adapters, cut=stems[0] not in (*_BY_ROWS, *_WHOLE) and EXPERTS not in stems[0])]
         for base, stem in zip(bases, stems, strict=True):
-            summed = next(op for op in block.ops if op.inputs[:1] == base.outputs) if stem in _BY_ROWS else base  # what makes the sum whole
-            last = summed.name if stem in _BY_ROWS else last
+            summed = ops[_summed(base, ops.values()).name] if stem in _BY_ROWS else base  # what makes the sum whole
             ops[summed.name] = replace(summed, outputs=(f"{stem}_frozen",))
             inside += _up(base, summed, group, stem, adapters.scale)
-        behind[last] = inside
+            if stem in _WHOLE or stem == stems[-1]:  # others stand together, so that their input gradients add up
+                behind[summed.name] = [*inside, *behind.get(summed.name, ())]
+                inside = []
     return replace(block, ops=tuple(op for name in ops for op in (ops[name], *behind.get(name, ()))), weights=weights)
 
 
-def _down(base: Op, group: str, adapters: Adapters, *, by_rows: bool) -> Iterator[Op]:
-    """x A, in all its ranks."""
+def _summed(base: Op, ops: Iterable[Op]) -> Op:
+    """What makes the partial sums of a layer cut by rows whole: what takes them, or takes what they are joined into."""
+    user = next(op for op in ops if base.outputs[0] in op.inputs)
+    return user if user.kind == "relabel" else _summed(user, ops)
+
+
+def _down(base: Op, group: str, adapters: Adapters, *, cut: bool) -> Iterator[Op]:
+    """x A, in all its ranks; `cut`: tensor-parallel ranks make some each."""
     (x_dims, w_dims), _ = base.terms
     (x, _), rows = base.inputs, [dim for dim in w_dims if dim in x_dims]
+    experts = [dim for dim in w_dims if dim == "E"]
     entering, whole = " ".join(x_dims), " ".join(dim for dim in x_dims if dim not in rows)
     if adapters.dropout:
         mask = f"{group}_lora_mask"
@@ -88,10 +114,10 @@ def _down(base: Op, group: str, adapters: Adapters, *, by_rows: bool) -> Iterato
         expr = f"{entering}, {entering} -> {entering}"
         yield Op(f"{group}_lora_dropout", expr, (x, mask), dropped, "dropout", attributes=drop, tag=base.tag)
         (x,) = dropped
-    inputs, rank = (x, f"{group}_lora_a.weight"), "b" if by_rows else "a"
-    out = f"{group}_lora" if by_rows else f"{group}_lora_parts"
-    yield Op(f"{group}_lora_a_gemm", f"{entering}, {' '.join(rows)} {rank} -> {whole} {rank}", inputs, (out,), tag=base.tag)
-    if not by_rows:
+    inputs, rank = (x, f"{group}_lora_a.weight"), "a" if cut else "b"
+    out, expr = f"{group}_lora_parts" if cut else f"{group}_lora", f"{entering}, {' '.join((*experts, *rows))} {rank} -> {whole} {rank}"
+    yield Op(f"{group}_lora_a_gemm", expr, inputs, (out,), base.kind, attributes=base.attributes, tag=base.tag)
+    if cut:
         yield Op(f"{group}_lora_gather", f"{whole} a -> {whole} b", (out,), (f"{group}_lora",), "relabel", tag=base.tag)
 
 
@@ -99,10 +125,12 @@ def _up(base: Op, summed: Op, group: str, stem: str, scale: float) -> Iterator[O
     """What is added to the result of the frozen matrix, where that is whole."""
     by_rows, (result,) = summed is not base, base.terms[1]
     columns = [dim for dim in base.terms[0][1] if dim in result]
+    experts = "E " if "E" in base.terms[0][1] else ""
     tokens = " ".join(dim for dim in result if dim not in columns)
     named = "d" if by_rows else " ".join(columns)
     name, inputs = f"{stem}_lora_b", (f"{group}_lora", f"{stem}_lora_b.weight")
-    yield Op(f"{name}_gemm", f"{tokens} b, b {named} -> {tokens} {named}", inputs, (f"{name}_gemm",), tag=base.tag)
+    expr, told = f"{tokens} b, {experts}b {named} -> {tokens} {named}", base.attributes
+    yield Op(f"{name}_gemm", expr, inputs, (f"{name}_gemm",), base.kind, attributes=told, tag=base.tag)
     x, dims = f"{name}_gemm", " ".join(summed.terms[1][0])
     if by_rows:
         yield Op(f"{name}_leave", f"{tokens} d -> {dims}", (x,), (f"{name}_left",), "relabel", tag=base.tag)

@@ -366,7 +366,7 @@ RULES: Final = (
     Rule("optimizer", ("optimizer", "optimizer_in_backward", "offload_optimizer", "gradient_sync", *_BATCH), _optimizer, after="devices"),
     Rule("precision", ("precision",), _precision),
     Rule("tensor parallelism", ("tensor_parallel",), _of_model(sharding_faults.tensor)),
-    Rule("adapters", ("tensor_parallel",), _of_model(adapter_parts)),
+    Rule("adapters", ("tensor_parallel", "expert_tensor_parallel"), _of_model(adapter_parts)),
     Rule("quantized weights", ("zero_stage", "precision"), _of_model(packed_weights)),
     Rule("layers", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _layers),
     Rule("frozen stages", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _frozen_stages, after="layers"),

@@ -16,6 +16,7 @@ from parsim.arguments import check_arguments, misfits
 from parsim.described import Described, Told
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.model.dims import LINEAR, MATMUL
+from parsim.model.documents import PACKED, PADDED, padded_lengths, typical_row, with_rest
 from parsim.model.spec import Layout, ModelSpec, layers_in
 from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
 from parsim.parallel.optimizer import OPTIMIZERS
@@ -27,7 +28,7 @@ ENDS: Final = ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
 
 
 class Batch(Described, frozen=True):
-    """One optimizer step's worth of data; sequences are all of one length."""
+    """One optimizer step's worth of data; rows are all of one length, and what they hold may be of several."""
 
     global_batch: int  # sequences a step, all replicas together
     sequence_length: int  # tokens
@@ -36,11 +37,42 @@ class Batch(Described, frozen=True):
     num_layers_at_start_in_bf16: int = 0  # in a recipe that narrows the others
     num_layers_at_end_in_bf16: int = 0
     source_length: int = 0  # tokens of what an encoder reads beside a sequence; 0: as many as that has
+    packing: str = ""  # of PACKINGS, where there are lengths
+    lengths: tuple[int, ...] = ()  # tokens of the sequences of the data; none: each fills a row
 
     @property
     def source(self) -> int:
         """Tokens of a source."""
         return self.source_length or self.sequence_length
+
+    @property
+    def documents(self) -> tuple[int, ...]:
+        """Tokens of the documents that are packed into each row, with the padding behind them; () where none are."""
+        return with_rest(typical_row(self.lengths, self.sequence_length), self.sequence_length) if self.packing == PACKED else ()
+
+    @property
+    def real_documents(self) -> tuple[int, ...]:
+        """Tokens of all documents of a step but padding."""
+        if self.packing == PACKED:
+            return typical_row(self.lengths, self.sequence_length) * self.global_batch
+        return self.trained
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The tokens of each row of a step that the loss is of: those before its padding."""
+        if self.packing == PADDED:
+            return padded_lengths(self.lengths, self.sequence_length, self.global_batch)
+        held = sum(typical_row(self.lengths, self.sequence_length)) if self.packing else self.sequence_length
+        return (held,) * self.global_batch
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a step that the loss is of.
+
+        >>> [Batch(4, 8, packing=how, lengths=(4, 3)).num_tokens for how in ("packed", "padded")], Batch(4, 8).num_tokens
+        ([28, 14], 32)
+        """
+        return sum(self.trained) if self.packing else self.global_batch * self.sequence_length
 
     @property
     def recipe(self) -> Recipe:

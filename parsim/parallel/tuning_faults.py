@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parsim.model.adapters import SINGLE, TARGETS
+from parsim.model.adapters import EXPERTS, SINGLE, stems_in
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
@@ -32,22 +32,25 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
         frozen = {weight for block in blocks_of(model.architecture).values() for weight in block.frozen}
         for part in form.idle_parts(frozen):
             yield "freeze", f"'{part}' names no weights of model \"{model.name}\""
+        if model.architecture.tied and model.tuning.is_trained("embedding") and not model.tuning.is_trained("head"):
+            yield "freeze", "names head, whose matrix is the embedding's (tied_embedding = true), which is trained; name embedding, too"
 
 
 def _adapter_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
-    if not isinstance(model, TransformerSpec) or model.kv_lora_rank or "E" in model.extents:
-        what = "latent attention (MLA)" if "l" in model.extents else "experts" if "E" in model.extents else "a plain MLP"
-        yield "lora_rank", f'adapters beside {what} are not built; model "{model.name}" has it'
+    if not isinstance(model, TransformerSpec):
+        yield "lora_rank", f'adapters beside a plain MLP are not built; model "{model.name}" has it'
         return
-    targets = model.tuning.lora_targets
-    stems = [stem for target in targets for stem in TARGETS[target]]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), ""):
-        both = " and ".join(target for target in targets if twice in TARGETS[target])
-        yield "lora_targets", f"{both} name one linear layer; leave one out"
-    there = {op.name for block in blocks_of(model.architecture).values() for op in _frozen_ops(block)}
+    targets, blocks = model.tuning.lora_targets, [*blocks_of(model.architecture).values()][1:-1]
+    every = [{op.name for op in _frozen_ops(block)} for block in blocks]
+    named = {target: {stem for ops in every for stems in stems_in(ops, target) for stem in stems} for target in targets}
+    found = [stem for stems in named.values() for stem in stems]
+    if twice := next((stem for stem in sorted(found) if found.count(stem) > 1), ""):
+        yield "lora_targets", f"{' and '.join(target for target in targets if twice in named[target])} name one linear layer; leave one out"
     for target in targets if not {*SINGLE} <= {*targets} else ():
-        if not any(f"{stem}_gemm" in there for stem in TARGETS[target]):
+        if not named[target]:
             yield "lora_targets", f'model "{model.name}" has no {target}'
+    if model.tuning.lora_dropout and any(stem.startswith(EXPERTS) for stem in found):
+        yield "lora_dropout", "is not built beside experts, whose tokens have left their places; leave it out, or name targets of attention"
 
 
 def _frozen_ops(block: Block) -> Iterator[Op]:
@@ -78,8 +81,17 @@ def packed_weights(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
 
 
 def adapter_parts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """Tensor parallelism cuts adapters along their rank, and the stream's width where they leave it."""
+    """Tensor parallelism cuts adapters along their rank, and the stream's width where they leave it; those of an expert lie whole."""
     for name, extent in (("lora_rank", model.tuning.lora_rank), ("hidden_size", model.hidden_size if model.tuning.lora_rank else 0)):
         if extent % plan.tensor_parallel:
             message = f"tensor_parallel = {plan.tensor_parallel} does not divide {name} = {extent}, along which adapters are cut"
             yield PlanFault("tensor_parallel", message, f"Legal: {comma_list(divisors(extent))}")
+    if plan.expert_tensor_parallel > 1 and model.tuning.lora_rank and any(stem.startswith(EXPERTS) for stem in _adapted_layers(model)):
+        message = f"expert_tensor_parallel = {plan.expert_tensor_parallel} splits experts, beside whose parts adapters are not built"
+        yield PlanFault("expert_tensor_parallel", message, "Legal: 1")
+
+
+def _adapted_layers(model: ModelSpec) -> set[str]:
+    """The linear layers that have adapters, by the names of their ops' stems."""
+    every = [{op.name for op in block.ops} for block in blocks_of(model.architecture).values()]
+    return {stem for ops in every for target in model.tuning.lora_targets for stems in stems_in(ops, target) for stem in stems}

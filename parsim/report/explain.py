@@ -43,14 +43,17 @@ _UNITS = {
 
 METRICS: Final[Mapping[str, str]] = {
     "step_s": "seconds of one optimizer step: the longest path over all stages, from the first forward to the last update",
-    "tokens_per_s": "global_batch x sequence_length / step_s: tokens trained in a second by all devices together",
+    "tokens_per_s": "global_batch x sequence_length / step_s: tokens trained in a second by all devices together, of padded and packed "
+    "rows real ones",
     "tokens_per_s_per_device": "tokens_per_s / devices",
     "mfu": "model FLOPs / (step_s x devices x dense peak of the matmul dtype); model FLOPs are 6 N + 12 L S w a token, with N weights "
     "without the input embedding and the experts that a token does not choose, L layers, S tokens a sequence, w = heads x mean width of "
     "keys and values (Chowdhery et al. 2022, appendix B), as if no mask left pairs of tokens out; of a layer with a window or chunks "
-    "twice the pairs that its mask leaves; a weight that multiplies features costs 4, since they need no gradient",
+    "twice the pairs that its mask leaves, of padded and packed rows those of real tokens with their own document; a weight that "
+    "multiplies features costs 4, since they need no gradient",
     "mfu_causal": "as mfu, with the pairs that masks leave counted once: half the attention FLOPs of a causal model",
-    "hfu": "as mfu, with the matmuls and the attention that recomputation runs again; without recomputation the two are equal",
+    "hfu": "as mfu, with the matmuls and the attention that recomputation runs again, and with those of padding; without either "
+    "the two are equal",
     "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",
     "capacity_bytes": "the device memory that a program can allocate",
     "host_peak_bytes": "what the ranks of a node keep on its host together, on the fullest one",

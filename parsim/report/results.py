@@ -17,8 +17,9 @@ from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate, estimate_each, stages_of
 from parsim.estimator.result import RATES, Estimate
+from parsim.model.documents import PACKED
 from parsim.model.parameters import num_parameters, num_trained_parameters
-from parsim.parallel.plan import ENDS, Plan
+from parsim.parallel.plan import ENDS, Batch, Plan
 from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
@@ -154,8 +155,17 @@ def about(scenario: Scenario) -> dict[str, str]:
         "model": scenario.model.name,
         "devices": f"{cluster.num_devices} x {cluster.node.accelerator.name} ({cluster.num_nodes} x {cluster.node.name}{fabric})",
         "stack": scenario.stack.name,
-        "batch": f"{batch.global_batch} sequences of {batch.sequence_length} tokens in {batch.dtype}{wide}",
+        "batch": f"{batch.global_batch} {_rows(batch)} of {batch.sequence_length} tokens in {batch.dtype}{wide}",
     }
+
+
+def _rows(batch: Batch) -> str:
+    """What a step's rows are and hold."""
+    if not batch.packing:
+        return "sequences"
+    share = f"{batch.num_tokens / (batch.global_batch * batch.sequence_length):.1%} real tokens"
+    held = f"{len(batch.real_documents) // batch.global_batch} documents each, " if batch.packing == PACKED else ""
+    return f"{batch.packing} rows ({held}{share})"
 
 
 def _notes(scenario: Scenario) -> dict[str, list[str]]:

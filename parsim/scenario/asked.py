@@ -54,6 +54,9 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "global_batch": "gbs bs batch_size global_batch_size train_batch_size total_batch_size",
         "sequence_length": "seq_length seq_len max_seq_length max_seq_len max_length block_size context_length context_len",
         "source_length": "max_source_length source_sequence_length encoder_seq_length encoder_sequence_length src_length",
+        "packing": "packed packed_sequence* sequence_packing use_packing packing_strategy padding padding_free pad_to_max_length "
+        "reset_attention_mask",
+        "lengths": "sequence_lengths seq_lens document_lengths length_distribution cu_seqlens",
         "dtype": "precision data_type torch_dtype param_dtype compute_dtype mixed_precision mixed_precision_param",
     },
     "cluster": {

@@ -18,6 +18,7 @@ from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, recomputation, sharding_faults
+from parsim.parallel.length_faults import length_faults
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8
 from parsim.parallel.tuning_faults import tuning_faults
@@ -27,6 +28,7 @@ from parsim.scenario.defaults import add_defaults
 from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import complaints_of
 from parsim.scenario.hardware import ROW_FILE, nics_of_part
+from parsim.scenario.lengths import with_lengths
 from parsim.scenario.loads import load_shares
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
@@ -61,7 +63,7 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
         _read_rows(tree)
         notes += add_defaults(tree.value, _sections(tree.value)[0]) if asked else ()
         change(tree, [each for each in changes if each.is_in_a_row])
-        tree.value = _with_loads(tree.value, tree)
+        tree.value = with_lengths(_with_loads(tree.value, tree), tree)
     found, scenario = list(tree.faults), None
     if tree.value is not None or not found:
         sections, complaints = _sections(tree.value)
@@ -162,7 +164,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
     if sections.cluster is not None:
         yield from _cluster(sections.cluster, parts, value["cluster"])
     if sections.batch is not None:
-        parts.batch = Batch(**dict(sections.batch))
+        parts.batch = sections.batch.build()
         if parts.stack is not None:
             parts.batch = replace(parts.batch, dtype=parts.stack.precision(parts.batch.dtype))
             if parts.node is not None:
@@ -170,7 +172,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         yield from _batch(parts, parts.batch, [*_precisions(sections, parts.stack)])
     if sections.data is not None and parts.model is not None and parts.batch is not None:
         said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length, parts.batch.source)
-        if said:
+        if said := said or "has sequences of its own; leave packing and lengths of the batch out" * bool(parts.batch.packing):
             yield ("data", "name"), said
     for name, plan in sections.plans.items():
         place = ("plans", name)
@@ -307,6 +309,8 @@ def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[P
         yield ("batch", "sequence_length"), fault
     if model is not None and (fault := model.source_fault(batch.source_length)):
         yield ("batch", "source_length"), fault
+    if model is not None:
+        yield from ((("batch", key), said) for key, said in length_faults(model, batch))
     if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):
         yield ("stack", "loss_chunks"), fault
     if model is not None and parts.stack is not None and (fault := legality.empty_slots_fault(model, batch, parts.stack)):

@@ -11,9 +11,10 @@ from parsim import data
 from parsim.model.adapters import ALL, TARGETS, each_target
 from parsim.model.tuning import BASE, FREEZABLE, Tuning, run_of
 from parsim.parallel.dimensions.context import kinds
-from parsim.parallel.plan import KEYS, Key
+from parsim.parallel.plan import KEYS, Batch, Key
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
+from parsim.scenario.lengths import Lengths
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
 from parsim.scenario.types import Training
 from parsim.scenario.written import ScheduleAxis
@@ -56,12 +57,26 @@ class BatchSection(Section):
     place: ClassVar[str | None] = "batch"
     global_batch: Natural = Field(description="the sequences of a step, all replicas together")
     sequence_length: Natural = Field(description="the tokens of a sequence")
-    source_length: Annotated[int, Field(ge=0)] = Field(
-        0, description="the tokens of what an encoder reads beside a decoder's sequence; 0: as many as that has"
+    source_length: Natural | None = Field(
+        None, description="the tokens of what an encoder reads beside a decoder's sequence; as many as that has where left out"
+    )
+    packing: Literal["packed", "padded"] | None = Field(
+        None,
+        description="how sequences of several lengths become rows of sequence_length: packed into them, first fit in order, where "
+        "attention = flash keeps documents apart; or padded to it, one a row.  The loss, tokens/s and MFU are of real tokens",
+    )
+    lengths: Lengths | None = Field(
+        None,
+        description="the tokens of the sequences of the data: a list, file:NAME of a CSV file with a column tokens or of a JSON list, or "
+        "{distribution: lognormal, median: 500, sigma: 0.8, seed: 0}; longer ones are cut to sequence_length",
     )
     dtype: PrecisionName = Field("bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in")
     num_layers_at_start_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the first layers that keep bf16 where dtype is lower")
     num_layers_at_end_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the last layers that do")
+
+    def build(self) -> Batch:
+        """What it says; what is left out has the Batch's own default."""
+        return Batch(**{key: value for key, value in self if value is not None})
 
 
 _AXIS: Any = Axis  # of types that are known at run time only
@@ -112,7 +127,9 @@ class TuningSection(Section):
 
     place: ClassVar[str | None] = "tuning"
     freeze: NameList[Annotated[str, Known("part to freeze", lambda: FREEZABLE, also=run_of)]] = optional(
-        list, f"the parts of the model that stay as they are: {', '.join(FREEZABLE)}, or layers by number from 0, as `layers 0..7`"
+        list,
+        f"the parts of the model that stay as they are: {', '.join(FREEZABLE)}, or layers by number from 0, as `layers 0..7`; "
+        "of a tied model embedding freezes the matrix of the head, too",
     )
     lora_rank: Annotated[int, Field(ge=0, le=100_000)] = Field(
         0, description="the rank of adapters (LoRA) beside a frozen base; 0: there are none"

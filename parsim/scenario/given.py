@@ -69,7 +69,10 @@ def _faults_of_tuning(model: ModelSpec) -> Iterator[str]:
 
 def _values(before: str, section: type[Section], part: Struct) -> Iterator[str]:
     """What a file is told of such names, counts and shares; quantities, which it has as text, are told by `_figures`."""
-    fields = {key: getattr(part, key) for key in section.model_fields if key in part.__struct_fields__}
+    names, defaults = type(part).__struct_fields__, type(part).__struct_defaults__
+    meant = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))  # by a file that leaves a key out
+    fields = {key: getattr(part, key) for key in section.model_fields if key in names}
+    fields = {key: value for key, value in fields.items() if section.model_fields[key].default is not None or value != meant.get(key)}
     stated = {key: [*value] if isinstance(value, tuple) else value for key, value in fields.items() if _is_plain(value)}
     try:
         section.model_validate(stated)

@@ -36,7 +36,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
     "stack": {
         "is no stack but a way to shard: give zero_stage = 3 of a plan, and a stack that runs it": "fsdp* zero*",
         "has no row: start one of your own from a row of what it runs on, stack: {base: NAME, name: mine, ...}": (
-            "torchtune* accelerate* colossal* neox* gpt_neox* axolotl* unsloth* llama_factory* litgpt* fairseq* alpa* trl*"
+            "accelerate* colossal* neox* gpt_neox* axolotl* unsloth* llama_factory* litgpt* fairseq* alpa* trl*"
         ),
         "is no stack but a way to split: plans of data_parallel alone are that, with any stack": "ddp",
     },

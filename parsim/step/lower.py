@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from parsim.model.adapters import is_adapter
 from parsim.model.dims import COMPUTE, LOGITS, MASTER, TOKENS
+from parsim.model.documents import with_lengths
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
 from parsim.model.op import COUNT, Block, Passing
@@ -52,6 +53,8 @@ class _Kernels(NamedTuple):
     attention: str
     fusions: tuple[str, ...]
     loss_chunks: int
+    ignores_labels: bool
+    by_document: bool
     narrows: Narrowing | None = None
     lasting_layouts: tuple[str, ...] = ()
 
@@ -85,7 +88,8 @@ class _Calls(NamedTuple):
 def lower(structure: Structure) -> Step:
     """The Step of a structure."""
     again = _Recompute(structure.checkpointed, structure.recompute_ops, structure.recomputes_all, structure.early_stop)
-    wide = _Kernels(structure.architecture, structure.attention, structure.fusions, structure.loss_chunks)
+    of_lengths = structure.ignores_labels, structure.by_document
+    wide = _Kernels(structure.architecture, structure.attention, structure.fusions, structure.loss_chunks, *of_lengths)
     narrow = wide._replace(narrows=structure.narrows, lasting_layouts=structure.lasting_layouts)
     switches = _Switches(
         wide,
@@ -205,6 +209,8 @@ def _all_trained(name: str, switches: _Switches) -> Segment:
 @functools.lru_cache(maxsize=256)
 def _calls(name: str, kernels: _Kernels) -> _Calls:
     block = blocks_of(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT).removeprefix(WIDE)]
+    if kernels.ignores_labels:
+        block = with_lengths(block, by_document=kernels.by_document)
     forward, backward, gradient_of_x = _passes(block, kernels)
     if block.packed:
         forward, backward = [*with_wide(forward, block.packed, "@wide")], [*with_wide(backward, block.packed, "@wide_again")]

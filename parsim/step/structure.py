@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLAT_AND_CAST, FLOAT32, GRADIENT, MASTER
+from parsim.model.documents import PACKED
 from parsim.model.spec import JOINTS, Architecture, ModelSpec
 from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
@@ -107,6 +108,8 @@ class Structure(Struct, frozen=True):
     ring: int
     copies_kv_heads: bool
     waits_for_loads: bool  # the host, before it launches experts
+    ignores_labels: bool  # of what pads rows
+    by_document: bool  # attention sees a token's own document alone
 
     @classmethod
     def of(cls, model: ModelSpec, batch: Batch, plan: Plan, stack: Stack) -> Structure:
@@ -167,6 +170,8 @@ class Structure(Struct, frozen=True):
             ring=ring,
             copies_kv_heads=copies_kv_heads,
             waits_for_loads=stack.waits_for_loads,
+            ignores_labels=batch.packing != "",
+            by_document=batch.packing == PACKED and stack.attention == "flash",  # no other kernel takes lengths
         )
 
     @property

@@ -65,11 +65,12 @@ class Arithmetic:
 
     def _adapter(self, name: str, x: Array, summed: int) -> Valued:
         """What an adapter adds to a linear layer: Hu et al. 2022 (arXiv:2106.09685), Eq. 3."""
-        tuning, (instance, _, stem), rows = self.job.spec.tuning, name.partition("/"), x.ndim - summed
-        group = next("_".join(TARGETS[each]) for each in tuning.lora_targets if stem in TARGETS[each])
-        a_name, b_name, rate = f"{instance}/{group}_lora_a.weight", f"{name}_lora_b.weight", tuning.lora_dropout
+        tuning, rows = self.job.spec.tuning, x.ndim - summed
+        a_name, b_name, rate = self.first_matrix(name), f"{name}_lora_b.weight", tuning.lora_dropout
         a, b, scale = self.weights[a_name], self.weights[b_name], tuning.lora_alpha / tuning.lora_rank
-        kept = self.draw(instance, f"{group}_lora_mask", *x.shape) / (1 - rate) if rate else np.array(1.0)
+        instance, _, of_a = a_name.partition("/")
+        mask = f"{of_a.removesuffix('a.weight')}mask"
+        kept = self.draw(instance, mask, *x.shape) / (1 - rate) if rate else np.array(1.0)
         entering, tokens = x * kept, tuple(range(rows))
         narrow = np.tensordot(entering, a, summed)
 
@@ -80,6 +81,16 @@ class Arithmetic:
             return np.asarray(np.tensordot(d_narrow, a, ((rows,), (summed,))) * kept)
 
         return scale * np.tensordot(narrow, b, 1), back
+
+    def first_matrix(self, name: str) -> str:
+        """The name of A of the adapter beside a linear layer, which neighbours may share."""
+        instance, _, stem = name.partition("/")
+        prefix = next((each for each in ("experts_", "shared_") if stem.startswith(each)), "")
+        for stems in TARGETS.values():
+            there = [prefix + each for each in stems if f"{instance}/{prefix}{each}.weight" in self.weights]
+            if stem in there and (found := f"{instance}/{'_'.join(there)}_lora_a.weight") in self.weights:
+                return found
+        raise KeyError(name)
 
     def narrow(self, name: str, x: Array, rows: int, **of: bool) -> tuple[Array, Array]:
         """What a linear layer multiplies of a tensor whose first `rows` dims are rows: scaled along its columns, and along its rows."""
@@ -135,13 +146,13 @@ class Arithmetic:
 
         return self.weights[name][rows], back
 
-    def cross_entropy(self, logits: Array, labels: Array, scale: float) -> Pullback:
-        """Minus the logarithm of the softmax at the label, added up over rows; its pullback needs no gradient."""
+    def cross_entropy(self, logits: Array, labels: Array, scale: float, is_trained: Array | float = 1.0) -> Pullback:
+        """Minus the logarithm of the softmax at the label, added up over rows, or those trained on; its pullback needs no gradient."""
         odds = np.exp(logits - logits.max(-1, keepdims=True))
         shares = odds / odds.sum(-1, keepdims=True)
         right = np.eye(logits.shape[-1])[labels]
-        self.loss -= float(np.log((shares * right).sum(-1)).sum()) * scale
-        return lambda dy: dy * scale * (shares - right)
+        self.loss -= float((np.log((shares * right).sum(-1)) * is_trained).sum()) * scale
+        return lambda dy: dy * scale * (shares - right) * np.asarray(is_trained)[..., None]
 
 
 def chain(*pullbacks: Pullback) -> Pullback:

@@ -20,6 +20,7 @@ from parsim.scenario.types import Training
 from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, alibi_bias, chain, rotary
 from parsim.verify.experts_by_hand import experts, steers_by_hand
 from parsim.verify.latent_by_hand import Projected, latent_projections
+from parsim.verify.lengths_by_hand import labels, sight
 from parsim.verify.parallel_by_hand import side_by_side
 from parsim_kernels.signature import Array
 
@@ -62,8 +63,9 @@ def by_hand(job: Job, forwards: Forwards) -> Expected | None:
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(g.size for g in gradients.values()) + scalars
     for name, weight in frozen.items():  # in 4 bits the matrices of layers
-        in_4_bits = job.spec.tuning.quantization and name.startswith("layer") and name.endswith(".weight")
-        lasting += weight.size * (job.spec.tuning.packed_bytes if in_4_bits else job.itemsize(COMPUTE))
+        in_4_bits = job.spec.tuning.quantization and name.startswith("layer") and name.endswith(".weight") and "router" not in name
+        in_4_bits = in_4_bits and "shared_expert_gate" not in name
+        lasting += _in_4_bits(weight.size, job) if in_4_bits else weight.size * job.itemsize(COMPUTE)
     lasting += 2 * 4 * sum(each.size for each in steers.values())  # biases that steer choices, and counts of these
     if structure.narrows and not structure.narrows.by_row:  # the layouts of what linear layers multiply, made once a step
         count = sum(run.weights[name].size for name in run.weights if run.is_narrow_matrix(name))
@@ -71,6 +73,12 @@ def by_hand(job: Job, forwards: Forwards) -> Expected | None:
         lasting -= job.itemsize(COMPUTE) * count * structure.narrow_alone
         frozen = {name: weight for name, weight in frozen.items() if not (structure.narrow_alone and run.is_narrow_matrix(name))}
     return Expected(run.loss, gradients, frozen | updated | steers, lasting)
+
+
+def _in_4_bits(elements: int, job: Job) -> int:
+    """Bytes of a matrix of which each 256 blocks of 64 elements have scales in float32, or in a byte and one more in float32."""
+    scales = 256 + 4 if job.spec.tuning.double_quantization else 256 * 4
+    return -(-elements * (256 * 64 // 2 + scales) // (256 * 64))
 
 
 def _adamw(given: Training, weight: Array, g: Array) -> Array:
@@ -182,8 +190,8 @@ def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Val
     scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim), model.attn_logit_softcapping)
     if model.positions == "alibi":
         scores = scores - alibi_bias(model.num_heads, x.shape[1]).reshape(scores.shape[1:])
-    sight = _sight(x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk, is_causal=model.causal)
-    scores = np.where(sight, scores, -np.inf)
+    seen = sight(run, x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk, is_causal=model.causal)
+    scores = np.where(seen, scores, -np.inf)
     sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
     shares = odds / (odds.sum(-1, keepdims=True) + np.exp(sinks - scores.max(-1, keepdims=True)))
@@ -202,16 +210,6 @@ def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Val
         return projections(d_q, d_k, np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
 
     return y, back
-
-
-def _sight(length: int, window: int, chunk: int, *, is_causal: bool) -> Array:
-    """Whether a token, a row, sees another: none so many tokens off or of another chunk, and perhaps none behind it."""
-    place = np.arange(length)
-    ahead = np.subtract.outer(place, place)
-    if not is_causal:
-        return np.asarray(abs(ahead) < (window or length))
-    near = ahead < (window or length) if not (window and chunk) else np.equal.outer(place // chunk, place // chunk)
-    return np.asarray((ahead >= 0) & near)
 
 
 def _mask(at: str, name: str) -> str:
@@ -330,7 +328,8 @@ def head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         x, normed = run.norm("head/dense_norm", x, model.norm)
         pullbacks += [dense, through, normed]
     logits, back = vocabulary(run, model, x)
-    return chain(*pullbacks, back, run.cross_entropy(logits, run.draw("head", "labels", batch, length), per_text / length))
+    words, is_trained, per_token = labels(run, batch, length)
+    return chain(*pullbacks, back, run.cross_entropy(logits, words, per_token, is_trained))
 
 
 def vocabulary(run: Arithmetic, model: TransformerSpec, x: Array) -> Valued:

@@ -24,7 +24,8 @@ RULE = (
     "degrees, micro_batch and loss_chunks above 2 become 2 (2 groups of 2 ranks of a sequence, where it has groups); "
     "a stage gets the ranks that experts take; one layer a stage, two on the first where the plan's stages are uneven, and one more "
     "at an end where layers stay in bf16; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
-    "vocabulary and sequence the least that the degrees divide; twice as many micro_batches as pipeline ranks, or one"
+    "vocabulary and sequence the least that the degrees divide, documents as much shorter; "
+    "twice as many micro_batches as pipeline ranks, or one"
 )
 _MOST_RANKS = 16
 _SHARED = 32  # elements, or a part of so many, share a scale: the bytes of so many are whole
@@ -76,7 +77,8 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     while next(sharding_faults.tokens(small, model, replace(scenario.batch, sequence_length=tokens)), None):
         tokens *= 2  # until runs of tokens that experts share are whole
     source = tokens // 2 if scenario.batch.source_length else 0
-    batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens, source_length=source, **ends)
+    lengths = tuple(max(1, each * tokens // scenario.batch.sequence_length) for each in scenario.batch.lengths)
+    batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens, source_length=source, lengths=lengths, **ends)
     stack = replace(scenario.stack, vocab_multiple=8, loss_chunks=min(scenario.stack.loss_chunks, 2))
     cluster = _cluster(scenario.cluster, small.num_devices)
     return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)

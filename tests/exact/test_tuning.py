@@ -15,6 +15,7 @@ from parsim.estimator.estimate import estimate
 from parsim.model import adapters
 from parsim.model.adapters import ALL, each_target
 from parsim.model.parameters import model_flops_per_token, num_parameters, num_trained_parameters
+from parsim.model.transformer import TransformerSpec
 from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario.rows import read
@@ -194,14 +195,21 @@ def test_verify_notices(mutate: Callable[[pytest.MonkeyPatch], None], quantity: 
         forget_steps()
 
 
-def test_verify_notices_an_adapter_that_is_not_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model", [replace(GPT, num_layers=1), replace(MOE, num_layers=1, num_dense_layers=0)], ids=["dense", "experts"])
+def test_verify_notices_an_adapter_that_is_not_scaled(model: TransformerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     right = adapters._up
     forget_steps()
     monkeypatch.setattr(adapters, "_up", lambda base, summed, group, stem, scale: right(base, summed, group, stem, 1.0))
     try:
-        assert "loss, by hand" in failed(scenario(model=replace(GPT, num_layers=1, tuning=ADAPTED["fused"])), Plan())
+        assert "loss, by hand" in failed(scenario(model=replace(model, tuning=ADAPTED["fused"])), Plan())
     finally:
         forget_steps()
+
+
+def test_verify_notices_scales_of_4_bits_that_are_not_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = replace(LLAMA, num_layers=1, tuning=replace(PACKED, double_quantization=False))
+    monkeypatch.setattr(Tuning, "packed_bytes", bare.tuning.packed_bytes)
+    assert "lasting bytes, by hand" in failed(scenario(model=replace(bare, tuning=PACKED)), Plan())
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_nodes_of_several_kinds_are_no_number_of_nodes() -> None:
         ("batch", "dtype", "float64", ", which is not built; known"),
         ("batch", "dtype", "fp61", "; known"),
         ("", "stack", "fsdp", ", which is no stack but a way to shard"),
-        *(("", "stack", name, ", which has no row: start one of your own") for name in ("torchtune", "accelerate", "neox", "colossalai")),
+        *(("", "stack", name, ", which has no row: start one of your own") for name in ("accelerate", "neox", "colossalai")),
         ("", "stack", "megatron-2023", " (releases of megatron: 2022, 2021); known"),
         ("cluster", "node", "trn1.2xlarge", "; num_devices of the cluster uses a part of a larger one; known"),
         ("plans", "optimizer", "adam", " (did you mean 'adamw'?)"),

@@ -1,0 +1,135 @@
+"""Adapters beside latent attention and experts, and tuning on the axes that few other tests cross with it: the contract holds."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+import parsim
+from parsim.errors import ScenarioError
+from parsim.model.adapters import ALL, each_target
+from parsim.model.parameters import num_parameters, num_trained_parameters
+from parsim.model.tuning import BASE, Tuning
+from parsim.parallel.legality import faults_of
+from parsim.parallel.plan import Plan
+from parsim.scenario.rows import read
+from parsim.verify.contract import verify_plan
+from support import GPT, MOE, STACKS, enough, scenario, tiered
+
+DROPPED = Tuning((BASE,), 4, 8.0, 0.1, each_target([ALL]))
+PLAIN = replace(DROPPED, lora_dropout=0.0)
+FUSED = replace(PLAIN, lora_targets=("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"))
+DOWN_AND_UP = ("linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj", "linear_fc2")
+PACKED = replace(PLAIN, quantization="nf4", double_quantization=True)
+FROZEN = Tuning(("embedding", "layers 0..0", "mlp"))
+LATENT = replace(
+    MOE,
+    **{"num_experts": 0, "expert_ffn_hidden_size": 0, "shared_ffn_hidden_size": 0, "num_dense_layers": 0, "qk_norm": False},
+    **{"num_kv_heads": 4, "head_dim": 5, "kv_lora_rank": 6, "q_lora_rank": 8},
+    **{"qk_nope_head_dim": 3, "qk_rope_head_dim": 2, "v_head_dim": 4},
+)
+PARALLEL = replace(GPT, num_layers=2, parallel_block=True)
+BESIDE: list[tuple[str, bool, Any, Tuning, dict[str, Any]]] = [
+    ("latent", False, LATENT, DROPPED, {"tensor_parallel": 2, "sequence_parallel": True}),
+    ("latent fused cp", True, LATENT, replace(PLAIN, lora_targets=DOWN_AND_UP), {"context_parallel": 2, "context_kind": "ring"}),
+    ("latent nf4", True, LATENT, PACKED, {"tensor_parallel": 2, "recompute": "full", "data_parallel": 2, "zero_stage": 2}),
+    ("latent, whole queries", True, replace(LATENT, q_lora_rank=0), DROPPED, {"pipeline_parallel": 2}),
+    ("experts", False, MOE, FUSED, {"data_parallel": 2, "expert_parallel": 2, "zero_stage": 2}),
+    ("experts over tp", True, MOE, PLAIN, {"tensor_parallel": 2, "sequence_parallel": True, "expert_parallel": 2}),
+    ("experts nf4", True, MOE, PACKED, {"data_parallel": 2, "expert_parallel": 2, "recompute": "full"}),
+    ("latent experts", True, replace(LATENT, num_experts=4, expert_ffn_hidden_size=8, experts_per_token=2), PACKED, {"data_parallel": 2}),
+    ("side by side", True, PARALLEL, DROPPED, {"tensor_parallel": 2, "sequence_parallel": True}),
+    ("side by side, one sum", True, replace(PARALLEL, dropout=0.0), PLAIN, {"tensor_parallel": 2}),
+]
+# Axes and schedules that the features of support.py lack, crossed with those that it has.
+MORE: dict[str, dict[str, Any]] = {
+    **{kind: {"context_parallel": 2, "context_kind": kind} for kind in ("ring", "all_gather", "ulysses")},
+    **{name: {"pipeline_parallel": 2, "schedule": name} for name in ("gpipe", "dual_pipe", "zero_bubble_h2")},
+    **{name: {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": name} for name in ("zero_bubble_v", "dual_pipe_v", "v_half")},
+    "ep": {"data_parallel": 2, "expert_parallel": 2},
+    "etp": {"tensor_parallel": 2, "expert_tensor_parallel": 2},
+    "in backward": {"optimizer_in_backward": True},
+}
+WITH: dict[str, dict[str, Any]] = {
+    "alone": {},
+    "tp": {"tensor_parallel": 2},
+    "sp": {"tensor_parallel": 2, "sequence_parallel": True},
+    "pp": {"pipeline_parallel": 2},
+    **{f"zero{stage}": {"data_parallel": 2, "zero_stage": stage} for stage in range(4)},
+    **{"full": {"recompute": "full"}, "selective": {"recompute": "selective"}},
+}
+
+
+def _pairs() -> list[Any]:
+    """Every legal pair of the two lists, with frozen parts and with adapters."""
+    found = []
+    for (name, more), (other, fields), (kind, tuning) in product(
+        MORE.items(), WITH.items(), {"frozen": FROZEN, "adapted": FUSED, "nf4": PACKED}.items()
+    ):
+        if any(more[key] != fields[key] for key in more.keys() & fields.keys()):
+            continue
+        model = replace(MOE if name in ("ep", "etp") else GPT, num_layers=4, tied_embedding=False, dropout=0.0, tuning=tuning)
+        plan = Plan(**{**fields, **more})
+        toy = scenario(model=model, batch=enough(plan), stack=STACKS[2])
+        if plan.optimizer_in_backward:
+            plan = replace(plan, micro_batch=2)
+            toy = replace(toy, batch=replace(toy.batch, global_batch=plan.data_parallel * 2))
+        if not faults_of(plan, replace(toy.facts, num_devices=None)):
+            found.append(pytest.param(toy, plan, id=f"{name}+{other}-{kind}", marks=pytest.mark.slow))
+    return found
+
+
+def failed(toy: parsim.Scenario, plan: Plan) -> list[str]:
+    return [check.quantity for check in verify_plan(toy, toy.legal_plan(plan), "toy") if not check.ok]
+
+
+@pytest.mark.parametrize("case", [tiered((model, tuning, fields), name, slow=slow) for name, slow, model, tuning, fields in BESIDE])
+def test_adapters_keep_the_contract_beside(case: tuple[Any, Tuning, dict[str, Any]]) -> None:
+    model, tuning, fields = case
+    plan = Plan(**fields)
+    assert not failed(scenario(model=replace(model, tuning=tuning), batch=enough(plan), stack=STACKS[2]), plan)
+
+
+@pytest.mark.parametrize(("toy", "plan"), _pairs())
+def test_tuning_keeps_the_contract_on_every_legal_pair(toy: parsim.Scenario, plan: Plan) -> None:
+    assert not failed(toy, plan)
+
+
+def test_adapters_beside_parts_of_experts_are_refused() -> None:
+    toy, plan = scenario(model=replace(MOE, tuning=FUSED)), Plan(tensor_parallel=2, expert_tensor_parallel=2)
+    (fault,) = faults_of(plan, replace(toy.facts, num_devices=None))
+    assert fault.field == "expert_tensor_parallel" and "are not built" in str(fault)
+
+
+def test_adapters_of_deepseek_v3_have_the_parameters_that_its_widths_give() -> None:
+    whole, rank = read("models", "deepseek-v3"), 8
+    model = replace(whole, tuning=Tuning((BASE,), rank, 16.0, 0.0, ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")))
+    heads, width = 128, 7168  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2
+    ends = (width + 1536, 1536 + heads * (128 + 64), width + 512 + 64, 512 + heads * (128 + 128), heads * 128 + width)
+    assert num_trained_parameters(model) == 61 * rank * sum(ends)
+    assert num_parameters(model) == num_parameters(whole) + num_trained_parameters(model)
+
+
+def test_each_expert_has_adapters_of_its_own() -> None:
+    model = replace(read("models", "mixtral-8x7b"), tuning=Tuning((BASE,), 4, 4.0, 0.0, ("gate_proj", "up_proj", "down_proj")))
+    assert num_trained_parameters(model) == 32 * 8 * 3 * 4 * (4096 + 14336)
+
+
+@pytest.mark.parametrize(
+    ("model", "tuning", "said"),
+    [
+        ("deepseek-v3", {"lora_rank": 4, "lora_targets": "k_proj"}, "has no k_proj"),
+        ("deepseek-v3", {"lora_rank": 4, "lora_targets": ["kv_b_proj", "linear_kv_up_proj"]}, "name one linear layer"),
+        ("llama3-8b", {"lora_rank": 4, "lora_targets": "kv_b_proj"}, "has no kv_b_proj"),
+        ("mixtral-8x7b", {"lora_rank": 4, "lora_dropout": 0.1}, "is not built beside experts"),
+        ("tiny-gpt", {"freeze": "head"}, "whose matrix is the embedding's"),
+    ],
+)
+def test_adapters_that_a_model_has_no_place_for_are_refused(model: str, tuning: dict[str, Any], said: str) -> None:
+    row = {"base": model, "mtp_layers": 0} if model == "deepseek-v3" else model
+    batch = {"global_batch": 16, "sequence_length": 16}
+    with pytest.raises(ScenarioError, match=said):
+        parsim.from_mapping({"model": row, "cluster": {"node": "dgx-a100-80gb"}, "batch": batch, "tuning": tuning})
