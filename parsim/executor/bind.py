@@ -56,6 +56,7 @@ class Bound(Struct, frozen=True, kw_only=True):
     layout: str = ""  # behind those of narrow ones
     dst: int = -1  # of a message, and its name
     posted: str = ""
+    on_its_way_ps: int = 0  # after it has left
     micro_batch: int = 0
 
 
@@ -171,7 +172,9 @@ class Binder(Struct, frozen=True, dict=True):
         to, scope = lane.stage + lane.phase.step, lane.scope
         name, dst, frees = f"{send_stream(lane.phase)} {to}/{scope.micro_batch}", self._neighbour(to), tuple(map(scope.full, task.frees))  # type: ignore[arg-type]
         reads = (scope.full(task.source.name),)
-        return Bound(task=task, ps=ps, stream=task.stream, reads=reads, writes=(), frees=frees, dst=dst, posted=name)
+        where, workload = (lane.stage, lane.phase), self.job.workload
+        ps, far = ps + int(workload.longer_ps(task, *where)[0]), int(workload.on_its_way_ps(*where)[0])
+        return Bound(task=task, ps=ps, stream=task.stream, reads=reads, writes=(), frees=frees, dst=dst, posted=name, on_its_way_ps=far)
 
     def _on_this_rank(self, stage: int, phase: Phase, micro_batch: int) -> str:
         """The buffer that a neighbouring stage of this rank hands on; "" where a message brings it, or nothing does."""

@@ -182,7 +182,7 @@ class Rank:
 
     def send(self, bound: Bound, task: Send) -> None:
         """Post a copy of what crosses to the next stage, or of this rank's part of it."""
-        (whole,), arrival = bound.reads, self.clock.run(bound.stream, bound.reads, (), bound.ps)
+        (whole,), arrival = bound.reads, self.clock.run(bound.stream, bound.reads, (), bound.ps) + bound.on_its_way_ps
         is_cut = task.sent.sharding != task.source.sharding
         if is_cut:
             view = self.part(whole, task.source, task.sent)
