@@ -129,8 +129,8 @@ def p2p_s(
         across = latency_s(cluster, fabric.p2p_start_s, across=1.0) + payload / rate + fabric.p2p_ramp_s_per_sqrt_byte * np.sqrt(payload)
         seconds = np.where(crosses, across, seconds)
     if between_sites is not None and np.any(between_sites):
-        start_s, share = latency_s(cluster, fabric_of(cluster).p2p_start_s, across=1.0), site_share(cluster, distance)
-        far_s = np.maximum(seconds, start_s + payload / share)
+        starting_s = latency_s(cluster, fabric_of(cluster).p2p_start_s, across=1.0)
+        far_s = np.maximum(seconds, starting_s + payload / site_share(cluster, distance))
         seconds = np.where(between_sites, far_s, seconds)
     return reshape(np.where(ranks > 1, seconds, 0.0), shape)
 

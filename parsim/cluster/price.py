@@ -188,8 +188,8 @@ def binding_link_of(price: Price) -> str:
     """The name of the link that bounds a collective: what joins sites where that takes most of its time, else that of a large one."""
     spread = spread_of(price.cluster, price.num_ranks, price.stride, price.reach)
     if spread.sites[0] > 1:
-        between_s = sum(site_s(price.cluster, price.operation, price.wire_bytes, price.num_ranks, spread, price.reach))
-        if 2 * float(between_s[0]) > float(price.seconds[0]):
+        waiting_s, sent_s = site_s(price.cluster, price.operation, price.wire_bytes, price.num_ranks, spread, price.reach)
+        if 2 * float(waiting_s[0] + sent_s[0]) > float(price.seconds[0]):
             return site_link_of(price.cluster).name
     return binding_link(price.cluster, price.operation, int(price.num_ranks[0]), int(price.stride[0]))
 

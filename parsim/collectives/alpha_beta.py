@@ -57,7 +57,8 @@ def alpha_beta_s(
     busiest_bytes = np.asarray(chosen.busiest_elements(operation, ranks, count, chunks)) * itemsize_bytes
     rate, wire = _rates(cluster, operation, algorithm, ranks, distance, inside)
     started_s = _started_s(cluster, np.asarray(chosen.num_steps(operation, ranks)), np.asarray(chosen.num_steps(operation, nodes)))
-    spread = Spread(*(each.reshape(ranks.shape) for each in spread_of(cluster, *floats(ranks, distance)[1], reach)))
+    _, (members, apart) = floats(ranks, distance)
+    spread = Spread(*(each.reshape(ranks.shape) for each in spread_of(cluster, members, apart, reach)))
     if np.any(spread.sites > 1):
         sites = np.asarray(spread.sites, dtype=np.int64)
         started_s = started_s + np.asarray(chosen.num_steps(operation, sites)) * np.where(sites > 1, site_link_of(cluster).latency_s, 0.0)

@@ -273,7 +273,8 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
     if task.operation == "shift":
         payload_bytes = count * sizes.itemsize_bytes[payload(task).dtype]
         ranks, stride = sizes.num_ranks(task.group), sizes.stride(task.group)
-        far = spread_of(model.cluster, *floats(ranks, stride)[1], reach_of(task.group, sizes)).sites > 1
+        _, (members, apart) = floats(ranks, stride)
+        far = spread_of(model.cluster, members, apart, reach_of(task.group, sizes)).sites > 1
         waits_s = np.where(far, model.cluster.site_link.latency_s, 0.0) if model.cluster.site_link else 0.0
         return p2p_price(model.cluster, payload_bytes, stride, num_ranks=ranks, between_sites=far, waits_s=waits_s)
     price = group_price(

@@ -214,12 +214,13 @@ class Workload(Struct, frozen=True, eq=False, dict=True):
 
     def longer_ps(self, task: Send, stage: int, phase: Phase) -> Ints:
         """How much later what a stage hands on has left because the next stage lies in another site."""
-        leaves = self._leaving[self.phases.index(phase), stage]
+        leaves: Ints = self._leaving[self.phases.index(phase), stage]
         return leaves * longer_ps(task, self.sizes, self.model) if leaves.any() else leaves
 
     def on_its_way_ps(self, stage: int, phase: Phase) -> Ints:
         """How long it is on its way then, while others follow it."""
-        return self._leaving[self.phases.index(phase), stage] * site_latency_ps(self.model.cluster)
+        leaves: Ints = self._leaving[self.phases.index(phase), stage]
+        return leaves * site_latency_ps(self.model.cluster)
 
     def neighbour(self, stage: int, phase: Phase, way: int = 1) -> int | None:
         """The stage to which a phase hands its result on (way 1), or from which it takes what it starts from (-1); None for none."""

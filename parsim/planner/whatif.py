@@ -87,9 +87,9 @@ def improve(scenario: Scenario, by: Mapping[str, float]) -> Scenario:
         host_memory_bytes_per_s=node.host_memory_bytes_per_s * host_memory,
     )
     between = None if fabric is None else _scale(fabric, bytes=network, seconds=latency)
-    link = scenario.cluster.site_link
-    sites = None if link is None else _scale(link, bytes=network, seconds=latency)
-    cluster = replace(scenario.cluster, node=faster, fabric=between, site_link=sites)
+    sea = scenario.cluster.site_link
+    over_sea = None if sea is None else _scale(sea, bytes=network, seconds=latency)
+    cluster = replace(scenario.cluster, node=faster, fabric=between, site_link=over_sea)
     return replace(scenario, cluster=cluster, stack=_scale(stack, seconds=launches))
 
 

@@ -134,7 +134,7 @@ def collective_bound(model: CostModel, price: Price, elements: int, itemsize_byt
         return
     algorithm = find(operation, name)
     wire_bytes = int(np.ravel(algorithm.busiest_elements(operation, num_ranks, elements, chunks))[0]) * itemsize_bytes
-    group = {"num_ranks": num_ranks, "stride": stride, "reach": price.reach}
+    group: dict[str, Any] = {"num_ranks": num_ranks, "stride": stride, "reach": price.reach}
     empty_s = alpha_beta_s(model.cluster, operation, name, elements=0, itemsize_bytes=itemsize_bytes, **group)
     latency_s = float(np.ravel(empty_s)[0])
     whole_s = float(price.seconds[0])

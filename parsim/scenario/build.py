@@ -229,8 +229,8 @@ def _cluster(section: ClusterSection, parts: _Parts, written: dict[str, Any]) ->
     says_nics = isinstance(stated, dict) and "nics_per_node" in stated
     if fabric and not says_nics and num_nodes > 1 and (fault := _idle_nics(node, fabric, getattr(section.fabric, "base", fabric.name))):
         yield ("cluster", "fabric"), fault
-    if fault := section.sites_fault(num_nodes):
-        yield ("cluster", fault[0]), fault[1]
+    if wrong := section.sites_fault(num_nodes):
+        yield ("cluster", wrong[0]), wrong[1]
         return
     try:
         link = section.site_link.build() if section.site_link else None
