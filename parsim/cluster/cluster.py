@@ -92,16 +92,18 @@ class Rent(Struct, frozen=True):
 
 
 class Cluster(Struct, frozen=True):
-    """Equal nodes on one fabric; a cluster of one node needs none.
+    """Equal nodes on one fabric; a cluster of one node needs none.  Sites are of as many nodes each, and have a fabric of their own.
 
     Raises:
-        ScenarioError: no node, or several without a fabric.
+        ScenarioError: no node, or several without a fabric; no site, several without a link, or of unequal numbers of nodes.
     """
 
     node: Node
     num_nodes: int = 1
     fabric: Fabric | None = None
     rent: Rent | None = None  # None: nobody says
+    num_sites: int = 1
+    site_link: Link | None = None  # what joins a site to the others, all its devices together
 
     def __post_init__(self) -> None:
         if type(self.num_nodes) is not int or self.num_nodes < 1:
@@ -109,11 +111,29 @@ class Cluster(Struct, frozen=True):
         if self.num_nodes > 1 and self.fabric is None:
             remedy = "Name one that `parsim list fabrics` has, as cluster.fabric or --fabric."
             raise ScenarioError(f"{self.num_nodes} nodes without a fabric", where="cluster", remedy=remedy)
+        if type(self.num_sites) is not int or self.num_sites < 1:
+            raise ScenarioError(f"num_sites = {self.num_sites!r}", where="cluster", remedy="A cluster has at least 1 site.")
+        if self.num_nodes % self.num_sites:
+            remedy = "Each site has as many nodes as the others."
+            raise ScenarioError(f"{self.num_nodes} nodes are no multiple of the {self.num_sites} sites", where="cluster", remedy=remedy)
+        if self.num_sites > 1 and self.site_link is None:
+            remedy = "Say what joins a site to the others: site_link: {bandwidth: 800 Gb/s, latency: 5 ms}."
+            raise ScenarioError(f"{self.num_sites} sites without a link", where="cluster", remedy=remedy)
 
     @property
     def num_devices(self) -> int:
         """Devices of all nodes."""
         return self.num_nodes * self.node.devices_per_node
+
+    @property
+    def nodes_per_site(self) -> int:
+        """Nodes of each site."""
+        return self.num_nodes // self.num_sites
+
+    @property
+    def devices_per_site(self) -> int:
+        """Devices of each site."""
+        return self.nodes_per_site * self.node.devices_per_node
 
     @property
     def nics_per_node(self) -> int:

@@ -11,15 +11,19 @@ import numpy as np
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import all_to_all_rates, in_node_s, placement
 from parsim.cluster.scalars import Scalar, floats, reshape
+from parsim.cluster.sites import Reach, site_link_of, site_rate, spread_of
 
 
-def by_node_s(cluster: Cluster, inside_bytes: Scalar, between_bytes: Scalar, num_ranks: Scalar, stride: Scalar) -> Scalar:
+def by_node_s(
+    cluster: Cluster, inside_bytes: Scalar, between_bytes: Scalar, num_ranks: Scalar, stride: Scalar, *, reach: Reach | None = None
+) -> Scalar:
     """Seconds of tokens to experts or back.
 
     Args:
         inside_bytes: through the busiest rank's port to others of its node [bytes].
         between_bytes: the same to other nodes [bytes].
         num_ranks: over which the experts lie, `stride` devices apart.
+        reach: as in `collective_s`.
 
     Raises:
         ScenarioError: a group that leaves its node in a cluster without a fabric.
@@ -31,4 +35,8 @@ def by_node_s(cluster: Cluster, inside_bytes: Scalar, between_bytes: Scalar, num
         return reshape(np.where(ranks > 1, within_s, 0.0), shape)
     started_s, rate = all_to_all_rates(cluster, ranks, distance, inside, nodes)
     across_s = started_s + across / rate
+    spread = spread_of(cluster, ranks, distance, reach)
+    if np.any(spread.sites > 1):  # of what goes to other nodes, what goes to those of other sites
+        far = across * (ranks - spread.inside) / np.maximum(ranks - inside, 1.0) / site_rate(cluster, spread, reach)
+        across_s = np.where(spread.sites > 1, np.maximum(across_s, started_s + far) + site_link_of(cluster).latency_s, across_s)
     return reshape(np.where(nodes > 1, np.maximum(within_s, across_s), np.where(ranks > 1, within_s, 0.0)), shape)

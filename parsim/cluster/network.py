@@ -1,7 +1,8 @@
 """Seconds of collectives and messages by the fitted laws of nodes and fabrics, over arrays with one value per plan.
 
 A group of n ranks, `stride` devices apart, has g ranks in each of k nodes.  In one node the node's law holds; across nodes the
-groups of a node share its NICs evenly, and the slower of node and NICs sets the bandwidth.  price.py adds the load on each link.
+groups of a node share its NICs evenly, and the slower of node and NICs sets the bandwidth; sites.py has what is between sites.
+price.py adds the load on each link.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parsim.cluster.cluster import Cluster, Fabric, Node
-from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Link
+from parsim.cluster.link import AllToAllLaw, CollectiveLaw
+from parsim.cluster.ports import device_nic_rate, fabric_of, latency_s, nic_port
 from parsim.cluster.scalars import Floats, Scalar, floats, reshape
 from parsim.cluster.sharing import all_to_all_uplinks, ring_uplinks, torus_hops, torus_share
+from parsim.cluster.sites import Asked, Reach, over_sites_s, site_share, spread_of
 from parsim.errors import ScenarioError, did_you_mean
 
 if TYPE_CHECKING:
@@ -43,23 +46,16 @@ def placement(devices_per_node: int, num_ranks: Scalar, stride: Scalar, num_node
     return np.where(straddles, np.ceil(inside / 2), inside), np.where(straddles, 2.0, nodes)
 
 
-def nic_port(node: Node, fabric: Fabric) -> Link:
-    """What a NIC sends through: its port, or the link that joins it to its host, whichever is narrower."""
-    slot = node.nic_link or node.host_link
-    return fabric.nic if fabric.nic.bandwidth_bytes_per_s <= slot.bandwidth_bytes_per_s else slot
-
-
-def latency_s(cluster: Cluster, fitted_s: Scalar, *, inside: Scalar = 0.0, across: Scalar = 0.0) -> Floats:
-    """The latencies of a law by today's links: so many messages in nodes, and so many between them, one after another; at least 0.
-
-    `fitted_s` is what they take on the links that the law was fitted on.  A message between nodes passes a NIC's slot at either end.
-    """
-    fabric, slot = cluster.fabric, cluster.node.nic_link or cluster.node.host_link
-    nic_s = fabric.nic.added_latency_s + 2.0 * slot.added_latency_s if fabric else 0.0
-    return np.maximum(fitted_s + (inside * cluster.node.link.added_latency_s + across * nic_s), 0.0)
-
-
-def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps: Scalar, num_ranks: Scalar, stride: Scalar) -> Scalar:
+def collective_s(
+    cluster: Cluster,
+    operation: str,
+    wire_bytes: Scalar,
+    num_steps: Scalar,
+    num_ranks: Scalar,
+    stride: Scalar,
+    *,
+    reach: Reach | None = None,
+) -> Scalar:
     """Seconds of a collective that all groups like this one run at the same time.
 
     Groups are symmetric: while one talks, so do the others, and those of a node share its NICs evenly.
@@ -69,6 +65,7 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
         num_steps: of the algorithm, one after another: 2 (n - 1) for a ring all_reduce.
         num_ranks: ranks of the group, n; a group of 1 costs nothing.
         stride: distance in ranks between neighbours of the group, the product of the faster mesh axes.
+        reach: how far the group lies over sites; None: its ranks and strides side by side.
 
     Returns:
         Seconds, broadcast over the arguments; never faster than the wires.
@@ -80,21 +77,34 @@ def collective_s(cluster: Cluster, operation: str, wire_bytes: Scalar, num_steps
     """
     _check_operation(operation)
     shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
+    asked = Asked(wire, steps, ranks, distance)
+    seconds, sites = _in_site_s(cluster, operation, *asked), spread_of(cluster, ranks, distance, reach).sites
+    if np.any(sites > 1):
+        across = over_sites_s(cluster, operation, asked, reach, lambda own: _in_site_s(cluster, operation, *own))
+        seconds = np.where(sites > 1, across, seconds)
+    return reshape(np.where(ranks > 1, seconds, 0.0), shape)
+
+
+def _in_site_s(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
+    """Seconds where no rank lies in another site."""
     inside, nodes = placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     seconds = in_node_s(cluster, operation, wire, steps, ranks, distance)
     if np.any(nodes > 1):
         fabric = fabric_of(cluster)
         across = _all_to_all_s if operation == "all_to_all" else _across_s
         seconds = np.where(nodes > 1, across(cluster, fabric, operation, wire, ranks, distance, inside, nodes), seconds)
-    return reshape(np.where(ranks > 1, seconds, 0.0), shape)
+    return seconds
 
 
-def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2) -> Scalar:
+def p2p_s(
+    cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2, between_sites: NDArray[np.bool_] | None = None
+) -> Scalar:
     """Seconds of one message to the neighbour `stride` devices away, by the slowest hop of the chain.
 
     A whole stage sends at once, so min(stride, devices_per_node) devices of a node share its NICs.
 
-    One device sends `payload_bytes`; the chain of `num_ranks` neighbours stays in a node while stride num_ranks devices fit.
+    One device sends `payload_bytes`; the chain of `num_ranks` neighbours stays in a node while stride num_ranks devices fit.  Where it
+    goes `between_sites` it has left no sooner than the bytes of all devices that send at once there; the link's latency comes on top.
 
     Returns:
         start + payload / bandwidth + ramp sqrt(payload), broadcast over the arguments; 0 where num_ranks is 1.
@@ -118,6 +128,10 @@ def p2p_s(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks:
         rate = nics * uplinks * (nic_port(node, fabric).bandwidth_bytes_per_s * fabric.p2p_efficiency)
         across = latency_s(cluster, fabric.p2p_start_s, across=1.0) + payload / rate + fabric.p2p_ramp_s_per_sqrt_byte * np.sqrt(payload)
         seconds = np.where(crosses, across, seconds)
+    if between_sites is not None and np.any(between_sites):
+        starting_s = latency_s(cluster, fabric_of(cluster).p2p_start_s, across=1.0)
+        far_s = np.maximum(seconds, starting_s + payload / site_share(cluster, distance))
+        seconds = np.where(between_sites, far_s, seconds)
     return reshape(np.where(ranks > 1, seconds, 0.0), shape)
 
 
@@ -175,14 +189,6 @@ def _check_operation(operation: str) -> None:
     if operation not in OPERATIONS:
         hint = did_you_mean(operation, OPERATIONS)
         raise ScenarioError(f"unknown operation '{operation}'{hint}", where="collective", remedy=f"Known: {', '.join(OPERATIONS)}.")
-
-
-def fabric_of(cluster: Cluster) -> Fabric:
-    """The fabric that a group which leaves its node needs."""
-    if cluster.fabric is None:
-        what = f"a group leaves the {cluster.node.devices_per_node} devices of its node, and there is no fabric"
-        raise ScenarioError(what, where="cluster", remedy="Name one, e.g. fabric: ib-hdr-8rail.")
-    return cluster.fabric
 
 
 def in_node_s(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats) -> Floats:
@@ -298,11 +304,6 @@ def _rings_s(cluster: Cluster, fabric: Fabric, wire: Floats, ranks: Floats, node
         started_s = latency_s(cluster, each.start_s + steps * each.step_s, inside=ranks - nodes, across=steps)
         seconds = np.minimum(seconds, started_s + sent_s)
     return seconds
-
-
-def device_nic_rate(cluster: Cluster, fabric: Fabric) -> float:
-    """A device's even share of its node's NICs [bytes/s]."""
-    return cluster.nics_per_node * nic_port(cluster.node, fabric).bandwidth_bytes_per_s / cluster.node.devices_per_node
 
 
 def _combining_gain(operation: str, ranks: Floats, nodes: Floats) -> Floats:

@@ -14,9 +14,11 @@ from msgspec.structs import replace
 from parsim import units
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.dispatch import by_node_s
-from parsim.cluster.network import binding_link, collective_s, device_nic_rate, leaves_node, nic_port, p2p_s, placement, rates
+from parsim.cluster.network import binding_link, collective_s, leaves_node, p2p_s, placement, rates
+from parsim.cluster.ports import device_nic_rate, nic_port
 from parsim.cluster.scalars import Floats, Ints, Scalar, floats, picoseconds
 from parsim.cluster.sharing import ring_crossing
+from parsim.cluster.sites import Reach, site_link_of, site_part, site_s, site_share, spread_of
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ class Price(Struct, frozen=True, eq=False, kw_only=True):
     num_ranks: Floats
     stride: Floats
     seconds: Floats
+    reach: Reach | None = None  # of a collective, over sites
+    between_sites: NDArray[np.bool_] | None = None  # of a message
+    waits_s: Scalar = 0.0  # of a message, beyond what its law says
     inside_bytes: Floats | None = None  # through a rank's port into its node; None: what of the wire bytes does not leave it
 
     @property
@@ -59,6 +64,8 @@ class Load(Struct, frozen=True, kw_only=True):
     nic_bytes_per_s: Floats  # through NICs
     nic_share: Floats  # nic_bytes_per_s over the device's even part of the node's NICs
     crossing: Floats  # the part of the NIC traffic that goes through uplinks
+    site_bytes_per_s: Floats  # to other sites
+    site_share: Floats  # the same over the device's even part of the site's link
     wires_share: Floats  # where devices have no ports of their own: the part that is taken of what their wires let them reach
 
 
@@ -71,20 +78,34 @@ def collective_price(
     stride: Scalar,
     *,
     seconds: Scalar | None = None,
+    reach: Reach | None = None,
 ) -> Price:
     """The price of a collective that all groups like this one run at the same time; arguments and errors as in `collective_s`.
 
     `seconds`: of an algorithm other than the one that the laws stand for; it sends the same bytes at its own pace.
     """
     _, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
-    found = collective_s(cluster, operation, wire, steps, ranks, distance) if seconds is None else seconds
-    return _price(cluster, operation, wire, steps, ranks, distance, found)
+    found = collective_s(cluster, operation, wire, steps, ranks, distance, reach=reach) if seconds is None else seconds
+    return replace(_price(cluster, operation, wire, steps, ranks, distance, found), reach=reach)
 
 
-def p2p_price(cluster: Cluster, payload_bytes: Scalar, stride: Scalar, *, num_ranks: Scalar = 2) -> Price:
-    """The price of one message to the neighbour `stride` devices away; arguments and errors as in `p2p_s`."""
+def p2p_price(
+    cluster: Cluster,
+    payload_bytes: Scalar,
+    stride: Scalar,
+    *,
+    num_ranks: Scalar = 2,
+    between_sites: NDArray[np.bool_] | None = None,
+    waits_s: Scalar = 0.0,
+) -> Price:
+    """The price of one message to the neighbour `stride` devices away; arguments and errors as in `p2p_s`.
+
+    `waits_s`: how long its rank waits on top, for what is between sites.
+    """
     _, (payload, distance, ranks) = floats(payload_bytes, stride, num_ranks)
-    return _price(cluster, MESSAGE, payload, np.ones_like(payload), ranks, distance, p2p_s(cluster, payload, distance, num_ranks=ranks))
+    seconds = p2p_s(cluster, payload, distance, num_ranks=ranks, between_sites=between_sites) + waits_s
+    found = _price(cluster, MESSAGE, payload, np.ones_like(payload), ranks, distance, seconds)
+    return replace(found, between_sites=between_sites, waits_s=waits_s)
 
 
 def private_price(cluster: Cluster, seconds: Scalar) -> Price:
@@ -110,6 +131,7 @@ def load_of(price: Price) -> Load:
     leaving = _nic_part(price)
     nic_share, nic_bytes_per_s, crossing = _through_nics(price, rate * leaving)
     port = rate * (1.0 - leaving) * gain
+    to_sites = rate * gain * _site_part(price)
     if price.inside_bytes is not None:
         port = np.where(transfer_ps > 0, price.inside_bytes * PS_PER_S / np.maximum(transfer_ps, 1), 0.0)
     return Load(
@@ -119,13 +141,15 @@ def load_of(price: Price) -> Load:
         nic_bytes_per_s=nic_bytes_per_s * gain,
         nic_share=nic_share * gain,
         crossing=crossing,
+        site_bytes_per_s=to_sites,
+        site_share=to_sites / site_share(price.cluster, 0) if np.any(to_sites) else to_sites,
         wires_share=_of_wires(price, rate) * gain,
     )
 
 
 def by_node_price(price: Price, inside_bytes: Ints, between_bytes: Ints) -> Price:
     """The price of an exchange by nodes in place of an all-to-all's; NICs are loaded with what passes between nodes."""
-    seconds = by_node_s(price.cluster, inside_bytes, between_bytes, price.num_ranks, price.stride)
+    seconds = by_node_s(price.cluster, inside_bytes, between_bytes, price.num_ranks, price.stride, reach=price.reach)
     leaving = _nic_part(price)
     wire = np.where(leaving > 0, between_bytes / np.where(leaving > 0, leaving, 1.0), inside_bytes)
     return replace(price, wire_bytes=wire, seconds=np.asarray(seconds), inside_bytes=np.asarray(inside_bytes, dtype=float))
@@ -141,7 +165,7 @@ def explain_collective(price: Price) -> str:
         return f"{head}; nothing is sent"
     by_node, by_nic = (float(each[0]) for each in rates(cluster, operation, num_ranks, stride))
     leaving = float(_nic_part(price)[0]) if operation == "all_to_all" else 0.0  # what stays passes no NIC, and what leaves no link inside
-    lines = [head, f"{binding_link(cluster, operation, num_ranks, stride)} binds"]
+    lines = [head, f"{binding_link_of(price)} binds"]
     if np.isfinite(by_node):
         link = cluster.node.link
         reached = f"{_rate(by_node * (1.0 - leaving))} reached of {_rate(link.bandwidth_bytes_per_s)}{_by_part(1.0 - leaving)}"
@@ -156,7 +180,33 @@ def explain_collective(price: Price) -> str:
     wire_s = units.format(wire_bytes / min(by_node, by_nic), "s")
     seconds = units.format(float(price.seconds[0]), "s")
     lines.append(f"{units.format(wire_bytes, 'bytes')} on the wire: {seconds}, of it {wire_s} at that rate")
+    lines += _between_sites(price)
     return "\n  ".join(lines)
+
+
+def binding_link_of(price: Price) -> str:
+    """The name of the link that bounds a collective: what joins sites where that takes most of its time, else that of a large one."""
+    spread = spread_of(price.cluster, price.num_ranks, price.stride, price.reach)
+    if spread.sites[0] > 1:
+        waiting_s, sent_s = site_s(price.cluster, price.operation, price.wire_bytes, price.num_ranks, spread, price.reach)
+        if 2 * float(waiting_s[0] + sent_s[0]) > float(price.seconds[0]):
+            return site_link_of(price.cluster).name
+    return binding_link(price.cluster, price.operation, int(price.num_ranks[0]), int(price.stride[0]))
+
+
+def _between_sites(price: Price) -> list[str]:
+    """What there is to say of the way to other sites."""
+    spread = spread_of(price.cluster, price.num_ranks, price.stride, price.reach)
+    if spread.sites[0] < 2:
+        return []
+    link = site_link_of(price.cluster)
+    waiting, sent = (
+        units.format(float(each[0]), "s")
+        for each in site_s(price.cluster, price.operation, price.wire_bytes, price.num_ranks, spread, price.reach)
+    )
+    place = f"{int(spread.inside[0])} ranks in each of {int(spread.sites[0])} sites"
+    figures = f"{_rate(link.bandwidth_bytes_per_s)} a site, {units.format(link.latency_s, 's')}"
+    return [f"{link.name} ({figures}): {place}; latencies {waiting}, bytes {sent} ({link.source or 'stated in the scenario'})"]
 
 
 def _by_part(part: float) -> str:
@@ -176,10 +226,25 @@ def _price(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks:
 def _law_ps(price: Price, wire: Floats) -> Ints:
     """Picoseconds by the laws if each rank sent so many bytes."""
     if price.operation == MESSAGE:
-        return picoseconds(p2p_s(price.cluster, wire, price.stride, num_ranks=price.num_ranks))
+        return picoseconds(_message_s(price, wire))
     if price.operation:
-        return picoseconds(collective_s(price.cluster, price.operation, wire, price.num_steps, price.num_ranks, price.stride))
+        asked = wire, price.num_steps, price.num_ranks, price.stride
+        return picoseconds(collective_s(price.cluster, price.operation, *asked, reach=price.reach))
     return price.ps
+
+
+def _message_s(price: Price, wire: Floats) -> Scalar:
+    return p2p_s(price.cluster, wire, price.stride, num_ranks=price.num_ranks, between_sites=price.between_sites) + price.waits_s
+
+
+def _site_part(price: Price) -> Floats:
+    """The part of what a rank sends that goes to other sites."""
+    if price.cluster.num_sites == 1 or not price.operation:
+        return np.zeros_like(price.wire_bytes)
+    if price.operation == MESSAGE:
+        return np.zeros_like(price.wire_bytes) + (0.0 if price.between_sites is None else price.between_sites)
+    spread = spread_of(price.cluster, price.num_ranks, price.stride, price.reach)
+    return np.where(spread.sites > 1, site_part(price.operation, price.num_ranks, spread), 0.0)
 
 
 def _nic_part(price: Price) -> Floats:

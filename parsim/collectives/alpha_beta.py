@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import device_nic_rate, latency_s, placement, rates
-from parsim.cluster.scalars import Floats, Ints, Scalar
+from parsim.cluster.network import placement, rates
+from parsim.cluster.ports import device_nic_rate, latency_s
+from parsim.cluster.scalars import Floats, Ints, Scalar, floats
+from parsim.cluster.sites import Reach, Spread, site_link_of, site_part, site_rate, spread_of
 from parsim.collectives import ChunkTable, Count, find
 from parsim.errors import ParsimError
 
@@ -21,10 +23,12 @@ def alpha_beta_s(
     num_ranks: Count,
     stride: Count,
     chunks: ChunkTable = None,
+    reach: Reach | None = None,
 ) -> Scalar:
     """Seconds of a collective by one algorithm: start + steps x latency + busiest bytes / rate of the binding link.
 
-    As many steps as the algorithm takes among the k nodes have the latency of the fabric, the others that of the node.
+    As many steps as the algorithm takes among the k nodes have the latency of the fabric, the others that of the node; as many as it
+    takes among the sites wait for the link between them, too.
 
     Args:
         elements: of the tensor on each rank; all_gather: of the gathered one.
@@ -32,6 +36,7 @@ def alpha_beta_s(
         num_ranks: ranks of the group; a group of 1 costs nothing.
         stride: distance between neighbours of the group [devices].
         chunks: elements of each chunk, where they are not alike; see `ClosedForms`.
+        reach: as in `collective_s`.
 
     Returns:
         Seconds, broadcast over the arguments; never faster than the wires.
@@ -52,8 +57,22 @@ def alpha_beta_s(
     busiest_bytes = np.asarray(chosen.busiest_elements(operation, ranks, count, chunks)) * itemsize_bytes
     rate, wire = _rates(cluster, operation, algorithm, ranks, distance, inside)
     started_s = _started_s(cluster, np.asarray(chosen.num_steps(operation, ranks)), np.asarray(chosen.num_steps(operation, nodes)))
+    _, (members, apart) = floats(ranks, distance)
+    spread = Spread(*(each.reshape(ranks.shape) for each in spread_of(cluster, members, apart, reach)))
+    if np.any(spread.sites > 1):
+        sites = np.asarray(spread.sites, dtype=np.int64)
+        started_s = started_s + np.asarray(chosen.num_steps(operation, sites)) * np.where(sites > 1, site_link_of(cluster).latency_s, 0.0)
+        rate = np.where(sites > 1, np.minimum(rate, _site_rate(cluster, operation, algorithm, ranks, spread, reach)), rate)
     seconds: Scalar = np.where(ranks > 1, np.maximum(started_s + busiest_bytes / rate, busiest_bytes / wire), 0.0)[()]
     return seconds
+
+
+def _site_rate(cluster: Cluster, operation: str, algorithm: str, ranks: Ints, spread: Spread, reach: Reach | None) -> Floats:
+    """What the busiest port reaches where its bytes leave a site: as often as they would leave a node of as many ranks."""
+    rate, inside = site_rate(cluster, spread, reach), np.asarray(spread.inside, dtype=np.int64)
+    if operation == "all_to_all":
+        return rate / site_part(operation, np.asarray(ranks, dtype=np.float64), spread)
+    return rate * inside / crossings(operation, algorithm, inside)
 
 
 def _check(cluster: Cluster, operation: str, algorithm: str, *, in_node: bool) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import placement
 from parsim.cluster.price import Price, collective_price
+from parsim.cluster.sites import Reach
 from parsim.collectives import DEFAULTS, ChunkTable, ClosedForms, CollectiveAlgorithm, Count, Name, choose, reference
 from parsim.collectives.alpha_beta import alpha_beta_s
 
@@ -52,6 +53,7 @@ def group_price(
     stride: Count,
     algorithm: Name = None,
     chunks: ChunkTable = None,
+    reach: Reach | None = None,
 ) -> Price:
     """The price of a collective: by the fitted laws, asked in a ring's bytes whatever NCCL runs, or of an algorithm that is named.
 
@@ -66,6 +68,7 @@ def group_price(
     ring, seconds = reference(operation), None
     if algorithm:
         group = {"elements": elements, "num_ranks": num_ranks, "stride": stride}
-        seconds = alpha_beta_s(cluster, operation, algorithm, itemsize_bytes=itemsize_bytes, chunks=chunks, **group)
+        seconds = alpha_beta_s(cluster, operation, algorithm, itemsize_bytes=itemsize_bytes, chunks=chunks, reach=reach, **group)
     wire_bytes = np.asarray(ring.busiest_elements(operation, num_ranks, elements, chunks)) * itemsize_bytes
-    return collective_price(cluster, operation, wire_bytes, ring.num_steps(operation, num_ranks), num_ranks, stride, seconds=seconds)
+    steps = ring.num_steps(operation, num_ranks)
+    return collective_price(cluster, operation, wire_bytes, steps, num_ranks, stride, seconds=seconds, reach=reach)

@@ -14,13 +14,15 @@ from msgspec.structs import replace
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.cluster.price import Price, by_node_price, p2p_price, private_price
-from parsim.cluster.scalars import Scalar, picoseconds
+from parsim.cluster.scalars import Scalar, floats, picoseconds
+from parsim.cluster.sites import spread_of
 from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import along, extents, flops, hbm_bytes, head_widths, message_bytes, operands, payload, query_heads, results
 from parsim.cost.exchange import exchanges_of
+from parsim.cost.reach import reach_of
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, QUERIES, TOKEN_DIMS
@@ -91,12 +93,26 @@ def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) ->
             price = collective_price(task, count, sizes, model)
             return price.where(count > 0) if held is None else price
         case Send():
-            group = Group(("pp",))
-            return p2p_price(model.cluster, message_bytes(task, sizes), sizes.stride(group), num_ranks=sizes.num_ranks(group))
+            return send_price(task, sizes, model)
         case HostCopy():
             link = model.cluster.node.host_link
             return private_price(model.cluster, link.latency_s + num_bytes(task.bucket, sizes, held) / link.bandwidth_bytes_per_s)
     return private_price(model.cluster, compute_s(task, sizes, model, held) if isinstance(task, Compute) else sizes.zero)
+
+
+def send_price(task: Send, sizes: Sizes, model: CostModel, *, between_sites: bool = False) -> Price:
+    """The price of a message to the next stage, in the same site or in another, until its last byte has left."""
+    group, far = Group(("pp",)), np.full(sizes.num_plans, between_sites) if between_sites else None
+    ranks, stride = sizes.num_ranks(group), sizes.stride(group)
+    return p2p_price(model.cluster, message_bytes(task, sizes), stride, num_ranks=ranks, between_sites=far)
+
+
+def longer_ps(task: Send, sizes: Sizes, model: CostModel) -> Ints:
+    """How much later a message to the next stage has left where that lies in another site; then it is on its way for the latency."""
+    if model.cluster.num_sites == 1:
+        return sizes.zero
+    far, near = (send_price(task, sizes, model, between_sites=each).ps for each in (True, False))
+    return far - near
 
 
 def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) -> Scalar:
@@ -256,7 +272,11 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
     """The price of a collective over so many elements of a group: by the fitted laws, or by the algorithm that the stack names."""
     if task.operation == "shift":
         payload_bytes = count * sizes.itemsize_bytes[payload(task).dtype]
-        return p2p_price(model.cluster, payload_bytes, sizes.stride(task.group), num_ranks=sizes.num_ranks(task.group))
+        ranks, stride = sizes.num_ranks(task.group), sizes.stride(task.group)
+        _, (members, apart) = floats(ranks, stride)
+        far = spread_of(model.cluster, members, apart, reach_of(task.group, sizes)).sites > 1
+        waits_s = np.where(far, model.cluster.site_link.latency_s, 0.0) if model.cluster.site_link else 0.0
+        return p2p_price(model.cluster, payload_bytes, stride, num_ranks=ranks, between_sites=far, waits_s=waits_s)
     price = group_price(
         model.cluster,
         task.operation,
@@ -266,6 +286,7 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         stride=distance(task.group, sizes, model),
         algorithm=model.stack.collectives.get(task.operation),
         chunks=chunks_of(task, sizes),
+        reach=reach_of(task.group, sizes),
     )
     if task.operation != "all_to_all" or view_of(task.group.axes) != EXPERT:
         return price

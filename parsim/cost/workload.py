@@ -17,17 +17,18 @@ from msgspec.structs import replace
 from parsim.cost.beside import together_ps
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
+from parsim.cost.reach import site_latency_ps, stages_that_leave_sites
 from parsim.cost.reads import Read, Reads
 from parsim.cost.shape import Shape, StageClass
 from parsim.cost.sizes import Ints, Sizes
-from parsim.cost.timing import task_ps
+from parsim.cost.timing import longer_ps, task_ps
 from parsim.model.spec import Layout
 from parsim.schedules.phase import Phase
 from parsim.step.pairs import End, StagePair, hides_exchanges, pair_of
 from parsim.step.program import Pass, Run, pass_of
 from parsim.step.stages import Copies, Parts, held_copies
 from parsim.step.step import Step
-from parsim.step.task import Operand, Task, Weight
+from parsim.step.task import Operand, Send, Task, Weight
 
 _UNPRICED = ("name", "frees")
 _PLAIN = frozenset({str, int, bool, type(None)})
@@ -95,7 +96,7 @@ def _priced_by(value: Any) -> object:
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
-class Workload(Struct, frozen=True, eq=False):
+class Workload(Struct, frozen=True, eq=False, dict=True):
     """Plans of one Step, whose schedules have the same phases."""
 
     step: Step
@@ -206,6 +207,20 @@ class Workload(Struct, frozen=True, eq=False):
     def finish_ps(self, task: Task, held: Held) -> Ints:
         """Picoseconds of a task of the step's end on a rank that holds these segments; a bucket is one coalesced call."""
         return task_ps(task, self.sizes, self.model, held)
+
+    @functools.cached_property
+    def _leaving(self) -> Ints:
+        return stages_that_leave_sites(self.model.cluster, self.shape, self.phases, self.sizes)
+
+    def longer_ps(self, task: Send, stage: int, phase: Phase) -> Ints:
+        """How much later what a stage hands on has left because the next stage lies in another site."""
+        leaves: Ints = self._leaving[self.phases.index(phase), stage]
+        return leaves * longer_ps(task, self.sizes, self.model) if leaves.any() else leaves
+
+    def on_its_way_ps(self, stage: int, phase: Phase) -> Ints:
+        """How long it is on its way then, while others follow it."""
+        leaves: Ints = self._leaving[self.phases.index(phase), stage]
+        return leaves * site_latency_ps(self.model.cluster)
 
     def neighbour(self, stage: int, phase: Phase, way: int = 1) -> int | None:
         """The stage to which a phase hands its result on (way 1), or from which it takes what it starts from (-1); None for none."""

@@ -30,7 +30,7 @@ class Passes(NamedTuple):
     flying: Ints  # how long each rank waited for messages that had left, [rank, plan]
 
 
-def fold(rounds: Rounds, loops: Ints, spans: Ints, sends: Ints, late: Ints, *, watch: bool = False) -> Passes:
+def fold(rounds: Rounds, loops: Ints, spans: Ints, sends: Ints, late: Ints, far: Ints | None = None, *, watch: bool = False) -> Passes:
     """Every action after the one before it on its rank and after its message; a message leaves after the one before it.
 
     Args:
@@ -39,24 +39,36 @@ def fold(rounds: Rounds, loops: Ints, spans: Ints, sends: Ints, late: Ints, *, w
         spans: picoseconds of the actions, [action, plan].
         sends: and of their messages.
         late: how much longer an action takes that closes its stage.
+        far: how long after its last byte has left a message is there, while others follow it; None: at once.
         watch: whether `flying` is asked for; it is 0 otherwise.
 
     Raises:
         ScenarioError: int64 may not hold a step.
     """
-    _check_range(rounds, loops, spans + sends + late)
+    far = sends[:, :0] * 0 if far is None else far
+    _check_range(rounds, loops, spans + sends + late + (far if far.size else 0))
     size = max(1, _MOST_VALUES // rounds.num_rows)
     parts = [slice(first, first + size) for first in range(0, len(loops), size)]
-    found = [_fold(rounds, loops[own], np.stack([spans[:, own], sends[:, own], late[:, own]]), watch) for own in parts]
+    waits = _by_row(rounds, far)
+    found = [_fold(rounds, loops[own], np.stack([spans[:, own], sends[:, own], late[:, own]]), waits[:, own], watch) for own in parts]
     return Passes(*(np.concatenate(each, axis=1) for each in zip(*found, strict=True)))
 
 
-def _fold(rounds: Rounds, loops: Ints, times: Ints, watch: bool) -> Passes:
+def _by_row(rounds: Rounds, far: Ints) -> Ints:
+    """Of what each row of the state holds, how long after it has left it is there, [row, plan]; no plan where nothing is far."""
+    found = np.zeros((rounds.num_rows, far.shape[1] if far.any() else 0), dtype=np.int64)
+    for level in (*rounds.head, *rounds.loop, *rounds.tail) if found.size else ():
+        found[level.gives] = far[level.sends]
+    found[-2:] = 0
+    return found
+
+
+def _fold(rounds: Rounds, loops: Ints, times: Ints, far: Ints, watch: bool) -> Passes:
     rows = rounds.num_rows + (rounds.num_rows + rounds.num_ranks) * watch
-    run = _Run(rounds, times, np.zeros((rows, len(loops)), dtype=np.int64))
+    run = _Run(rounds, times, far, np.zeros((rows, len(loops)), dtype=np.int64))
     run.advance(rounds.head)
     if loops.any():
-        run = _Run(rounds, times, _run_loops(run, loops))
+        run = _Run(rounds, times, far, _run_loops(run, loops))
     run.advance(rounds.tail)
     ends = run.state[: rounds.num_ranks]
     return Passes(ends, run.starts, run.flying if watch else ends * 0)
@@ -65,21 +77,22 @@ def _fold(rounds: Rounds, loops: Ints, times: Ints, watch: bool) -> Passes:
 class _Run:
     """Plans under way: `every` holds the state, and where asked for when each message left, and `flying`."""
 
-    def __init__(self, rounds: Rounds, times: Ints, every: Ints) -> None:
-        self.rounds, self.times, self.every = rounds, times, every
+    def __init__(self, rounds: Rounds, times: Ints, far: Ints, every: Ints) -> None:
+        self.rounds, self.times, self.far, self.every = rounds, times, far, every
         self.state, self.left, self.flying = np.split(every, (rounds.num_rows, 2 * rounds.num_rows))
         self.starts = np.zeros_like(times[0])
 
     def take(self, plans: Bools) -> _Run:
         """The same of some of the plans."""
-        return _Run(self.rounds, self.times[:, :, plans], self.every[:, plans])
+        return _Run(self.rounds, self.times[:, :, plans], self.far[:, plans] if self.far.size else self.far, self.every[:, plans])
 
     def advance(self, levels: Iterable[Level]) -> None:
         """Run some levels."""
         state, (spans, sends, late) = self.state, self.times
         for rank, action, reads, ends, sending, gives, closing in levels:
             count, read = len(action), state.take(reads, 0)
-            start = np.maximum(state[rank], read[:count])
+            there = read[:count] + self.far.take(reads[:count], 0) if self.far.size else read[:count]
+            start = np.maximum(state[rank], there)
             end = start + spans.take(action, 0)
             if closing is not None:
                 self.starts[action[closing]] = start[closing]

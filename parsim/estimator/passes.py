@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from parsim.cluster.scalars import distinct_rows
 from parsim.cost.shape import StageKind
 from parsim.cost.sizes import Ints, Sizes
-from parsim.cost.timing import task_ps
+from parsim.cost.timing import longer_ps, task_ps
 from parsim.cost.workload import Workload
 from parsim.estimator import maxplus
 from parsim.estimator.lists import Lives, Measures
@@ -233,6 +233,12 @@ class Stages(Struct, frozen=True, eq=False):
         """Picoseconds of the message to the next stage; 0 where there is none."""
         sends = [task for task in self.pass_of(kind, phase).epilogue if isinstance(task, Send)]
         return sum((self.measures.prices.of(task)[self.rows_of(kind)] for task in sends), start=self.members[kind].plans * 0)
+
+    def longer_ps(self, kind: StageKind, phase: Phase) -> Ints:
+        """How much later that message has left where the next stage lies in another site."""
+        sends = [task for task in self.pass_of(kind, phase).epilogue if isinstance(task, Send)]
+        w, plans = self.workload, self.members[kind].plans
+        return sum((longer_ps(task, w.sizes, w.model)[plans] for task in sends), start=plans * 0)
 
     def lives(self, kind: StageKind, phase: Phase) -> Lives:
         """Net and peak bytes of a phase, relative to its start."""

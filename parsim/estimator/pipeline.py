@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from parsim import schedules
 from parsim.cluster.scalars import distinct_rows
+from parsim.cost.reach import site_latency_ps, stages_that_leave_sites
 from parsim.cost.shape import Shape
 from parsim.cost.sizes import Ints
 from parsim.cost.timing import task_ps
@@ -92,14 +93,13 @@ def rank_ends(parts: Sequence[Stages], *, watch: bool = False) -> list[RankEnds]
     for place, part in enumerate(parts):
         for rounds, member in _members_of(place, part.workload):
             groups.setdefault(rounds, []).append(member)
-    times = [[*map(part.table, (part.total_ps, part.send_ps, part.late_ps))] for part in parts]
+    times = [[*map(part.table, (part.total_ps, part.send_ps, part.late_ps, part.longer_ps))] for part in parts]
     beside, together = [*map(_beside, parts)], [part.spread_pairs(part.pair_ps) for part in parts]
     found = [RankEnds(*np.zeros((3, part.workload.num_ranks, len(part.workload.rows)), dtype=np.int64)) for part in parts]
     for rounds, members in groups.items():
         loops = np.repeat([each.loops for each in members], [len(each.plans) for each in members])
-        own_times = (_by_action(times[each.place], together[each.place], each, rounds) for each in members)
-        spans, sends, late = map(np.hstack, zip(*own_times, strict=True))
-        passes, first = fold(rounds, loops, spans, sends, late, watch=watch), 0
+        own_times = (_by_action(parts[each.place].workload, times[each.place], together[each.place], each, rounds) for each in members)
+        passes, first = fold(rounds, loops, *map(np.hstack, zip(*own_times, strict=True)), watch=watch), 0
         for each in members:
             own = Passes(*(column[:, first : first + len(each.plans)] for column in passes))
             busy = _busy(beside[each.place], each, rounds, own)
@@ -118,12 +118,17 @@ def _members_of(place: int, workload: Workload) -> Iterator[tuple[Rounds, _Membe
         yield rounds, _Member(place, np.flatnonzero(which == number), shape, loops)
 
 
-def _by_action(times: Sequence[Ints], together: Ints, member: _Member, rounds: Rounds) -> Iterator[Ints]:
-    """Of spans, messages and lateness [phase, class, plan], and of pairs [two classes, plan], what actions have, [action, plan] each."""
+def _by_action(w: Workload, times: Sequence[Ints], together: Ints, member: _Member, rounds: Rounds) -> Iterator[Ints]:
+    """Of spans, messages and lateness [phase, class, plan], and of pairs [two classes, plan], what actions have, [action, plan] each; then
+    how long messages to other sites are on their way, which leave later, too.
+    """
     shape, plans = member.shape, member.plans
     pairs = together[shape.classes_of(*rounds.pairs.T)[:, None], plans] if len(rounds.pairs) else together[:0, plans]
-    for each, own in zip(times, (pairs, pairs * 0, pairs * 0), strict=True):
-        alone = each[:, shape.index[:, None], plans].reshape(-1, len(plans))
+    spans, sends, late, longer = (each[:, shape.index[:, None], plans] for each in times)
+    leave = stages_that_leave_sites(w.model.cluster, shape, w.phases, w.sizes.take(plans))
+    parts = (spans, pairs), (sends + leave * longer, pairs * 0), (late, pairs * 0), (leave * site_latency_ps(w.model.cluster), pairs * 0)
+    for each, own in parts:
+        alone = each.reshape(-1, len(plans))
         yield np.concatenate([alone, own, own[:1] * 0]) if len(own) else alone
 
 

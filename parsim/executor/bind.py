@@ -56,6 +56,7 @@ class Bound(Struct, frozen=True, kw_only=True):
     layout: str = ""  # behind those of narrow ones
     dst: int = -1  # of a message, and the names of its parts
     posted: Names = ()
+    on_its_way_ps: int = 0  # after it has left
     micro_batch: int = 0
 
 
@@ -175,7 +176,9 @@ class Binder(Struct, frozen=True, dict=True):
         to, scope = lane.stage + lane.phase.step, lane.scope
         reads, frees = tuple(scope.full(each.name) for each in task.sources), tuple(map(scope.full, task.frees))  # type: ignore[arg-type]
         names, dst = _parts(task.sent, lane, to), self._neighbour(to)
-        return Bound(task=task, ps=ps, stream=task.stream, reads=reads, writes=(), frees=frees, dst=dst, posted=names)
+        where, workload = (lane.stage, lane.phase), self.job.workload
+        ps, far = ps + int(workload.longer_ps(task, *where)[0]), int(workload.on_its_way_ps(*where)[0])
+        return Bound(task=task, ps=ps, stream=task.stream, reads=reads, writes=(), frees=frees, dst=dst, posted=names, on_its_way_ps=far)
 
     def _on_this_rank(self, stage: int, phase: Phase, micro_batch: int) -> str:
         """The buffer that a neighbouring stage of this rank hands on; "" where a message brings it, or nothing does."""

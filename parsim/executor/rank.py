@@ -182,7 +182,7 @@ class Rank:
 
     def send(self, bound: Bound, task: Send) -> None:
         """Post a copy of what crosses to the next stage, or of this rank's part of it."""
-        arrival = self.clock.run(bound.stream, bound.reads, (), bound.ps)
+        arrival = self.clock.run(bound.stream, bound.reads, (), bound.ps) + bound.on_its_way_ps
         for whole, posted, source, sent in zip(bound.reads, bound.posted, task.sources, task.sent, strict=True):
             is_cut = sent.sharding != source.sharding
             if is_cut:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
 MOST_WEIGHTS: Final = 100_000_000  # five float64 arrays of them, at least, are held: 4 GB
+_RANGES: Final = {"num_steps": (1, 10**9), "seed": (0, 2**32 - 1), "evaluate_every": (0, 10**9), "deadline_s": (0.1, 1e7)}
 Transport = Literal["lockstep", "shared_memory", "mpi"]
 Float = Literal["float64", "float32"]
 
@@ -96,7 +97,8 @@ def execute(
     if rounds_as is not None and (wrong := value_faults(rounds_as)):  # which may be of another cluster
         raise PlanError("\n".join(map(str, wrong)), "rounds_as")
     own_seed = scenario.seed if seed is None else seed
-    _check_size(scenario, num_steps, own_seed)
+    _check_size(scenario)
+    _check_numbers(num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, deadline_s=deadline_s)
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
     numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
@@ -134,11 +136,16 @@ def _processes(run: RunRequest, num_ranks: int, transport: Transport, deadline_s
     return found
 
 
-def _check_size(scenario: Scenario, num_steps: int, seed: int) -> None:
-    """Refuse a model that does not fit the memory of an ordinary machine, and steps and seeds that are none."""
-    for name, number, least in (("num_steps", num_steps, 1), ("seed", seed, 0)):
-        if number < least:
-            raise ParsimError(f"execute: {name} = {number} must be at least {least}")
+def _check_numbers(**stated: float | None) -> None:
+    """Refuse numbers outside what each may be; nan is."""
+    for name, number in stated.items():
+        least, most = _RANGES[name]
+        if number is not None and not least <= number <= most:
+            raise ParsimError(f"execute: {name} = {number} must be from {least:g} to {most:,.0f}")
+
+
+def _check_size(scenario: Scenario) -> None:
+    """Refuse a model that does not fit the memory of an ordinary machine."""
     count = parameters.num_parameters(scenario.model)
     if count > MOST_WEIGHTS:
         raise ScenarioError(

@@ -22,7 +22,7 @@ from parsim.parallel.dimensions import all_dimensions
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import divisors
 from parsim.parallel.legality import legal_degrees
-from parsim.parallel.plan import EXPERT_KEYS, KEYS, Batch, Plan, Stack
+from parsim.parallel.plan import EXPERT_KEYS, KEYS, Plan, Stack
 from parsim.parallel.precision import RECIPES
 from parsim.parallel.recomputation import CHECKPOINTED, DISCARDING, ops_of
 from parsim.parallel.stages import layers_of
@@ -40,7 +40,6 @@ DEFAULTS: Final[Mapping[str, tuple[object, ...]]] = {
 }
 _ALSO: Final = ("zero_stage", "zero_group", "dimensions", "rank_order", "layers_per_stage", "schedule", "gradient_sync")
 _STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
-_BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_STAGES)
 _NOTHING_TO_ORDER: Final = "without a pipeline a schedule has nothing to order"
 _PORTS: Final = ("switched_node", "fully_connected", "nvl72")  # nodes in which all pairs of devices are alike
 
@@ -177,7 +176,7 @@ def no_gain(scenario: Scenario) -> Iterator[Filter]:
         yield Filter("rank order", ("rank_order",), lambda plan: said if plan.rank_order != KEYS["rank_order"].default else "")
     yield Filter("rank order", ("rank_order", "tensor_parallel"), _apart)
     yield Filter("uneven layers", ("layers_per_stage", *_STAGES), lambda plan: _no_less(plan, scenario.model, scenario.stack))
-    yield Filter("schedule", (*_BATCH, "schedule"), lambda plan: _no_faster(plan, scenario.batch))
+    yield from no_pipeline((schedules.default(1),))
     split = "of its own accord the planner splits each expert over as many ranks as the rest of a layer, or not at all"
     experts = ("expert_tensor_parallel", "tensor_parallel")
     yield Filter("experts", experts, lambda plan: "" if plan.expert_tensor_parallel in (1, plan.tensor_parallel) else split)
@@ -209,15 +208,3 @@ def _no_less(plan: Plan, model: ModelSpec, stack: Stack) -> str:
     head = last / max(1, *layers)  # in layers
     least = [min(tried, key=lambda split: max(*split[:-1], split[-1] + factor * head)) for factor in _HEADS]
     return "" if plan.layers_per_stage in least else "another split leaves the busiest stage less to do"
-
-
-def _no_faster(plan: Plan, batch: Batch) -> str:
-    """Without a pipeline there is nothing to order; with one, all forwards first take as long and hold more."""
-    usual, count = schedules.default(plan.virtual_pipeline), plan.num_micro_batches(batch)
-    if plan.schedule == usual:
-        return ""
-    if plan.pipeline_parallel == 1 and not _orders(plan):
-        return _NOTHING_TO_ORDER
-    forwards_first = plan.schedule in ("gpipe", "breadth_first")
-    runs = count and schedules.fault(usual, plan.pipeline_parallel, plan.virtual_pipeline, count) is None
-    return f"{plan.schedule} takes no less time than {usual}, and holds more" if forwards_first and runs else ""

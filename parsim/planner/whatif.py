@@ -25,7 +25,7 @@ RESOURCES: Final[Mapping[str, str]] = {
     "memory": "the bandwidth of the devices' memory",
     "launches": "kernel launches, of host and device",
     "node link": "the bandwidth of what joins the devices of a node",
-    "network": "the bandwidth between nodes: NICs, their slots, and what is behind them",
+    "network": "the bandwidth between nodes: NICs, their slots, and what is behind them, links of sites included",
     "latency": "every latency of node and network: of links (all that --set of a link's latency changes), and what collectives take to "
     "start and for each message",
     "host link": "the bandwidth between a device and its host",
@@ -87,7 +87,9 @@ def improve(scenario: Scenario, by: Mapping[str, float]) -> Scenario:
         host_memory_bytes_per_s=node.host_memory_bytes_per_s * host_memory,
     )
     between = None if fabric is None else _scale(fabric, bytes=network, seconds=latency)
-    cluster = replace(scenario.cluster, node=faster, fabric=between)
+    sea = scenario.cluster.site_link
+    over_sea = None if sea is None else _scale(sea, bytes=network, seconds=latency)
+    cluster = replace(scenario.cluster, node=faster, fabric=between, site_link=over_sea)
     return replace(scenario, cluster=cluster, stack=_scale(stack, seconds=launches))
 
 

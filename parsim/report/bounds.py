@@ -13,8 +13,9 @@ from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.efficiency import attention_hbm_s
-from parsim.cluster.network import binding_link, collective_s, leaves_node
-from parsim.cluster.price import Price, explain_collective
+from parsim.cluster.network import collective_s, leaves_node
+from parsim.cluster.price import Price, binding_link_of, explain_collective
+from parsim.cluster.sites import site_link_of
 from parsim.collectives import ChunkTable, find
 from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.cost.buckets import Held
@@ -133,10 +134,11 @@ def collective_bound(model: CostModel, price: Price, elements: int, itemsize_byt
         return
     algorithm = find(operation, name)
     wire_bytes = int(np.ravel(algorithm.busiest_elements(operation, num_ranks, elements, chunks))[0]) * itemsize_bytes
-    empty_s = alpha_beta_s(model.cluster, operation, name, elements=0, itemsize_bytes=itemsize_bytes, num_ranks=num_ranks, stride=stride)
+    group: dict[str, Any] = {"num_ranks": num_ranks, "stride": stride, "reach": price.reach}
+    empty_s = alpha_beta_s(model.cluster, operation, name, elements=0, itemsize_bytes=itemsize_bytes, **group)
     latency_s = float(np.ravel(empty_s)[0])
     whole_s = float(price.seconds[0])
-    link = binding_link(model.cluster, operation, num_ranks, stride)
+    link = binding_link_of(price)
     yield "algorithm", f"{name}, as the stack says: priced by latency and bandwidth, not by the fitted laws"
     yield "bound by", f"{'latency' if 2 * latency_s > whole_s else link} (latency {_s(latency_s)}, bytes {_s(whole_s - latency_s)})"
     steps = int(algorithm.num_steps(operation, num_ranks))
@@ -148,6 +150,9 @@ def message_bound(price: Price) -> Lines:
     node, fabric = price.cluster.node, price.cluster.fabric
     if fabric is None or not leaves_node(price.cluster, price.stride, price.num_ranks)[0]:
         yield "bound by", f"node link ({node.link.name}) [{cite(node, 'p2p_efficiency') or node.link.source}]"
+    elif price.between_sites is not None:
+        link = site_link_of(price.cluster)
+        yield "bound by", f"{link.name}: {units.format(link.bandwidth_bytes_per_s, 'bytes/s')} a site, {_s(link.latency_s)} [{link.source}]"
     else:
         yield "bound by", f"NIC ({fabric.nic.name}) [{cite(fabric, 'p2p_efficiency')}]"
 
@@ -155,10 +160,10 @@ def message_bound(price: Price) -> Lines:
 def link_bound(price: Price) -> Lines:
     """What bounds a collective: the node link, the NIC, or its start; then how the group lies and what it reaches."""
     cluster, operation, num_ranks, stride = price.cluster, price.operation, int(price.num_ranks[0]), int(price.stride[0])
-    link = binding_link(cluster, operation, num_ranks, stride)
+    link, site = binding_link_of(price), cluster.site_link.name if cluster.site_link else ""
     if link:
-        place = "node link" if link == cluster.node.link.name else "leaf" if link.endswith(" uplink") else "NIC"
-        tiny_s = collective_s(cluster, operation, 1, int(price.num_steps[0]), num_ranks, stride)
+        place = {cluster.node.link.name: "node link", site: "between sites"}.get(link, "leaf" if link.endswith(" uplink") else "NIC")
+        tiny_s = collective_s(cluster, operation, 1, int(price.num_steps[0]), num_ranks, stride, reach=price.reach)
         start = float(np.ravel(tiny_s)[0]) > float(price.seconds[0]) / 2
         yield "bound by", f"launch: the start and steps of the collective, before {link}" if start else f"{place} ({link})"
     cited = replace(price, cluster=_cited_by_law(cluster, operation))

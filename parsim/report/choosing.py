@@ -209,8 +209,9 @@ def _elsewhere(scenario: Scenario, whole: Estimate) -> list[str]:
         return [f"no plan {fits}: take more than {whole.plan.num_devices} device{'s' if whole.plan.num_devices > 1 else ''}"]
     count = fitting.plan.num_devices // scenario.cluster.node.devices_per_node
     nodes = "this cluster" if count == scenario.cluster.num_nodes else f"{count} nodes ({fitting.plan.num_devices} devices)"
+    sites = f" in {scenario.cluster.num_sites} sites" if scenario.cluster.num_sites > 1 else ""
     held = units.format(fitting.peak_bytes, "GiB")
-    return [f"on {nodes} fits {short(fitting.plan)}: {held}, {_seconds(fitting.step_s)}"]
+    return [f"on {nodes}{sites} fits {short(fitting.plan)}: {held}, {_seconds(fitting.step_s)}"]
 
 
 def _words(plan: Plan, change: Remedy) -> str:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from msgspec import Struct
 
 from parsim import units
 from parsim.cluster import Accelerator
-from parsim.cluster.network import binding_link, nic_port
-from parsim.cluster.price import Price, load_of
+from parsim.cluster.ports import nic_port
+from parsim.cluster.price import Price, binding_link_of, load_of
 from parsim.cost.buckets import Held, elements
 from parsim.cost.chunks import chunks_of
 from parsim.cost.count import flops, hbm_bytes, message_bytes, operands, payload, results, sent_bytes
 from parsim.cost.exchange import exchanges_of
+from parsim.cost.reach import site_latency_ps, stages_that_leave_sites
 from parsim.cost.sizes import Sizes
-from parsim.cost.timing import task_price
+from parsim.cost.timing import send_price, task_price
 from parsim.cost.workload import Workload
 from parsim.parallel.recomputation import FLASH_AGAIN
 from parsim.report.bounds import Lines, cite, collective_bound, kernel_bound, message_bound
 from parsim.step.task import Bucket, Collective, Compute, HostCopy, Operand, Send, Task, Value, runs_beside
+from parsim.units import PS_PER_S
 
 
 class NotedTask(Struct, frozen=True):
@@ -47,6 +50,7 @@ def task_lines(workload: Workload, noted: NotedTask) -> Lines:
             yield "time", _time(price)
             yield from message_bound(price)
             yield "load", _load(price)
+            yield from _to_other_sites(workload, task)
         case HostCopy():
             count = int(elements(task.bucket, workload.sizes, held)[0])
             moved = count * workload.sizes.itemsize_bytes[task.bucket.dtype]
@@ -56,6 +60,16 @@ def task_lines(workload: Workload, noted: NotedTask) -> Lines:
             yield "time", _time(price)
             link = workload.model.cluster.node.host_link
             yield "bound by", f"host link: {units.format(link.bandwidth_bytes_per_s, 'bytes/s')} [{link.source}]"
+
+
+def _to_other_sites(workload: Workload, task: Send) -> Lines:
+    """The same of stages that hand their results to another site."""
+    leave = stages_that_leave_sites(workload.model.cluster, workload.shape, workload.phases, workload.sizes)
+    if stages := np.flatnonzero(leave.any(axis=(0, 2))).tolist():
+        price = send_price(task, workload.sizes, workload.model, between_sites=True)
+        way = units.format(site_latency_ps(workload.model.cluster) / PS_PER_S, "s")
+        yield "to sites", f"{_time(price)} from stage {' and '.join(map(str, stages))}, then {way} on its way, while others follow it"
+        yield from message_bound(price)
 
 
 def _kernel_lines(workload: Workload, noted: NotedTask, task: Compute, price: Price) -> Lines:
@@ -96,7 +110,7 @@ def _collective_lines(workload: Workload, noted: NotedTask, task: Collective, pr
         yield "time", f"{_time(price)}: a rank keeps a part of what it has"
         return
     yield "group", f"{num_ranks} ranks along {task.group.name}, {_devices(stride)} apart"
-    yield "link", binding_link(model.cluster, task.operation, num_ranks, stride) or "none: the rank is alone in its group"
+    yield "link", binding_link_of(price) or "none: the rank is alone in its group"
     yield "payload", units.format(count * itemsize, "bytes")
     yield "sent", f"{units.format(int(sent_bytes(task, sizes, model, sizes.position(task.group, {}), held)[0]), 'bytes')} by a rank"
     yield "time", _time(price)
@@ -128,6 +142,8 @@ def _load(price: Price) -> str:
     """What a rank sends a second while bytes flow: what sharing with others starts from."""
     load, node = load_of(price), price.cluster.node
     rates = [(float(load.port_bytes_per_s[0]), node.link.name)]
+    if price.cluster.site_link:
+        rates.append((float(load.site_bytes_per_s[0]), price.cluster.site_link.name))
     if price.cluster.fabric:
         rates.append((float(load.nic_bytes_per_s[0]), nic_port(node, price.cluster.fabric).name))
     return ", ".join(f"{units.format(rate, 'bytes/s')} through {link}" for rate, link in rates if rate) or "no link"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from parsim import units
-from parsim.cluster.network import nic_port
+from parsim.cluster.ports import nic_port
 from parsim.errors import PlanError
 from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate

@@ -19,7 +19,7 @@ from parsim.errors import did_you_mean
 from parsim.model import families
 from parsim.parallel.plan import KEYS
 from parsim.scenario.named_values import VALUES
-from parsim.scenario.unbuilt import UNBUILT
+from parsim.scenario.unbuilt import MIXED, UNBUILT
 
 SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
     "plans": {
@@ -64,6 +64,8 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "num_nodes": "nodes nnodes node_count num_hosts num_machines num_instances num_slices",
         "num_devices": "gpus num_gpus n_gpus devices num_accelerators world_size num_ranks total_gpus gpu_count",
         "fabric": "network networking interconnect inter_node inter_node_link nic nics",
+        "num_sites": "sites site datacenters datacentres num_datacenters num_datacentres num_dcs regions num_regions num_clusters",
+        "site_link": "inter_site inter_site_link wan wan_link dci long_haul inter_dc inter_dc_link site_network between_sites",
         "price_per_device_hour": "price_per_gpu_hour gpu_hour_price usd_per_gpu_hour price_per_hour",
     },
     "model": {
@@ -169,8 +171,9 @@ SAID: Final[Mapping[str, str]] = {
         "mode inference* serving* prompt* output_length output_len max_new_tokens generation* decode decode_len* decode_tokens decoding* "
         "prefill* kv_cache* use_cache num_requests concurrency max_batch_size input_length input_len"
     ),
-    "one kind of node is built, for all of a cluster: give node and num_nodes; mixed nodes are not built": (
-        "nodes[] node_groups hetero* mixed_nodes"
+    MIXED: (
+        "nodes[] node_groups node_kinds node_types[] accelerators[] accelerator[] accelerator_types gpu_types gpus[] devices[] hetero* "
+        "mixed_nodes"
     ),
     "devices of a node follow from it; where fewer are used, give num_devices of the cluster": (
         "devices_per_node gpus_per_node num_gpus_per_node n_gpus_per_node nproc_per_node"

@@ -231,8 +231,12 @@ def _cluster(section: ClusterSection, parts: _Parts, written: dict[str, Any]) ->
     says_nics = isinstance(stated, dict) and "nics_per_node" in stated
     if fabric and not says_nics and num_nodes > 1 and (fault := _idle_nics(node, fabric, getattr(section.fabric, "base", fabric.name))):
         yield ("cluster", "fabric"), fault
+    if wrong := section.sites_fault(num_nodes):
+        yield ("cluster", wrong[0]), wrong[1]
+        return
     try:
-        parts.cluster = Cluster(node, num_nodes, fabric, _rent(section, written["node"]))
+        link = section.site_link.build() if section.site_link else None
+        parts.cluster = Cluster(node, num_nodes, fabric, _rent(section, written["node"]), section.num_sites, link)
     except ParsimError as error:  # what a cluster demands of its parts is known there
         yield ("cluster",), f"{error.what} {error.remedy}".strip()
 

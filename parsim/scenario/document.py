@@ -11,9 +11,11 @@ from parsim import data
 from parsim.model.adapters import ALL, TARGETS, each_target
 from parsim.model.tuning import BASE, FREEZABLE, Tuning, run_of
 from parsim.parallel.dimensions.context import kinds
+from parsim.parallel.fault import divisors
 from parsim.parallel.plan import KEYS, Batch, Key
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
+from parsim.scenario.hardware import SiteLinkRow
 from parsim.scenario.lengths import Lengths
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
 from parsim.scenario.types import Training
@@ -41,6 +43,8 @@ class ClusterSection(Section):
         None, description="the devices that are used, as many of each node; where left out, all that the nodes have"
     )
     fabric: FabricRef | None = Field(None, description="the network between the nodes: a name or an inline row; none for one node")
+    num_sites: Natural = Field(1, description="the sites over which the nodes lie, as many in each; each has a fabric of its own")
+    site_link: SiteLinkRow | None = Field(None, description="what joins a site to the others, shared by its devices: bandwidth and latency")
     price_per_device_hour: Annotated[float, Quantity("USD")] | None = Field(
         None, description="what a device costs an hour, with its part of the node; the list price of the node where left out and known"
     )
@@ -49,6 +53,23 @@ class ClusterSection(Section):
         """How many nodes, and how many of their devices, `each` a node, are used."""
         num_nodes = self.num_nodes or ceil((self.num_devices or 1) / each)
         return num_nodes, self.num_devices or num_nodes * each
+
+    def sites_fault(self, num_nodes: int) -> tuple[str, str] | None:
+        """The key at fault, and why nodes cannot lie over sites so; None where they can."""
+        sites, nodes = self.num_sites, f"{num_nodes} node{'s' if num_nodes > 1 else ''}"
+        if num_nodes % sites:
+            return (
+                "num_sites",
+                f"{sites} sites are of as many nodes each, which {nodes} cannot be; legal: {', '.join(map(str, divisors(num_nodes)))}",
+            )
+        if sites > 1 and self.site_link is None:
+            return (
+                "site_link",
+                f"missing: say what joins each of {sites} sites to the others: site_link: {{bandwidth: 800 Gb/s, latency: 5 ms}}",
+            )
+        if sites == 1 and self.site_link is not None:
+            return "site_link", "it joins sites, and there is one: give num_sites, too, or leave it out"
+        return None
 
 
 class BatchSection(Section):

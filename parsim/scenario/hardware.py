@@ -346,3 +346,14 @@ def nics_of_part(num_nics: int, used: int, devices: int) -> int:
 ROW_FILE: Final = "file:"  # and a path, from the scenario's directory: a YAML file that holds the row, as `parsim calibrate` writes it
 NodeRef = Annotated[str | NodeRow, NameOrRow(NodeRow, prefix=ROW_FILE)]
 FabricRef = Annotated[str | FabricRow, NameOrRow(FabricRow)]
+
+
+class SiteLinkRow(LawRow):
+    """What joins a site to the others, all its devices together."""
+
+    bandwidth: Rate = Field(description="one way, of all that a site sends to others")
+    latency: Seconds = Field(description="one way, half of a round trip")
+
+    def build(self) -> cluster.Link:
+        """The link, which is in no catalog."""
+        return cluster.Link("link between sites", self.bandwidth, self.latency, "stated in the scenario")

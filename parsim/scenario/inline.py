@@ -12,6 +12,7 @@ from parsim import catalog
 from parsim.registry import Registry
 from parsim.scenario.fields import INLINE, NAME, NAME_OR_INLINE, Known, Quantity, Section, Text, complaint
 from parsim.scenario.tree import show
+from parsim.scenario.unbuilt import MIXED
 
 Seconds = Annotated[float, Quantity("s", zero=True, most="1 s")]  # launches and latencies
 Rate = Annotated[float, Quantity("bytes/s")]
@@ -96,7 +97,8 @@ class NameOrRow:
             return self.known.check(value)
         if isinstance(value, dict):
             return self.row.schema_of(value).model_validate(value)
-        raise complaint(f"must be a name or a mapping, not {show(value)}")
+        mixed = f": {MIXED}" if isinstance(value, list) and self.row.kind in ("nodes", "accelerators") else ""
+        raise complaint(f"must be a name or a mapping, not {show(value)}{mixed}")
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)

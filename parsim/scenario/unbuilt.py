@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+MIXED: Final = (
+    "one kind of node is built, for all stages of a plan; mixed nodes are not built: give node and num_nodes, and compare kinds by "
+    "parsim whatif SCENARIO --swap node=NAME --replan"
+)
+
 _NOT_BUILT = "is not built"
 # What has values by name -> a sentence -> the names of which it is said.
 UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {

@@ -12,10 +12,12 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import nic_port, uplink_name
+from parsim.cluster.network import uplink_name
+from parsim.cluster.ports import nic_port
 from parsim.cluster.price import Load, Price, load_of
+from parsim.cluster.sites import site_link_of
 from parsim.cost.buckets import Held
-from parsim.cost.timing import task_price
+from parsim.cost.timing import send_price, task_price
 from parsim.parallel.group import Group
 from parsim.simulator.program import Program, StreamItem, one
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Send, runs_beside
@@ -73,7 +75,7 @@ class Placement(Struct, frozen=True):
             port, nic = nic, 0.0  # priced as the slowest hop of its chain
         loads = (*(self._port_loads(rank, to, port, one) if port else ()), *(self._nic_loads(rank, to, one) if nic else ()))
         full = tuple((wire, min(part, 1.0)) for wire, part in loads)
-        return Leg(one.latency_ps.item(), one.transfer_ps.item(), nic or port, full)
+        return Leg(one.latency_ps.item(), one.transfer_ps.item(), one.site_bytes_per_s.item() or nic or port, full)
 
     def _port_loads(self, rank: int, to: int, port_bytes_per_s: float, one: Load) -> Iterator[tuple[LinkAt, float]]:
         """The node's wires on the way, with the share of each that is taken at full rate."""
@@ -85,11 +87,15 @@ class Placement(Struct, frozen=True):
             yield LinkAt(node.link.name, f"stage {end} {way}"), port_bytes_per_s / node.link.bandwidth_bytes_per_s
 
     def _nic_loads(self, rank: int, to: int, one: Load) -> Iterator[tuple[LinkAt, float]]:
-        """NICs and uplinks on the way, out of the sender's node and into the receiver's."""
+        """NICs, uplinks and links of sites on the way, out of the sender's node and into the receiver's."""
         fabric, share, crossing = self.cluster.fabric, one.nic_share.item(), one.crossing.item()
+        leaves_site = one.site_share.item() if rank == to or self._site(rank) != self._site(to) else 0.0
         assert fabric is not None
         for end, way in ((rank, "out"), (to, "in")):
             yield LinkAt(nic_port(self.cluster.node, fabric).name, f"node {self._node(end)} {way}"), share * self._in_node(end)
+            if leaves_site:
+                sending = self._part(end, self._site(end), self.cluster.devices_per_site)
+                yield LinkAt(site_link_of(self.cluster).name, f"site {self._site(end)} {way}"), leaves_site * sending
             if fabric.oversubscription > 1.0 and crossing:
                 leaf = self._node(end) // fabric.nodes_per_leaf
                 sending = self._part(end, leaf, self.cluster.node.devices_per_node * fabric.nodes_per_leaf)
@@ -98,6 +104,9 @@ class Placement(Struct, frozen=True):
     def _node(self, rank: int) -> int:
         """Where the first copy of a pipeline rank lies."""
         return rank * self.stride // self.cluster.node.devices_per_node
+
+    def _site(self, rank: int) -> int:
+        return rank * self.stride // self.cluster.devices_per_site
 
     def _in_node(self, rank: int) -> float:
         return self._part(rank, self._node(rank), self.cluster.node.devices_per_node)
@@ -117,7 +126,8 @@ class Legs:
         self.placement = Placement(program.workload.model.cluster, *places)
         self.costs = program.workload.model.cluster.node.accelerator.beside
         self._found: dict[tuple[int, int, int | None], Leg | None] = {}
-        self._priced: dict[tuple[int, int], tuple[Price, Load]] = {}  # by the identities of a task and of what its payer holds
+        # By the identities of a task and of what its payer holds, and whether it goes to another site.
+        self._priced: dict[tuple[int, int, bool], tuple[Price, Load]] = {}
 
     def of(self, item: StreamItem, rank: int, row: int | None) -> Leg | None:
         """What an item of a rank loads; kernels no link, but their device."""
@@ -134,7 +144,8 @@ class Legs:
             to = workload.neighbour(int(columns.stage[sender]), workload.phases[columns.phase[sender]])
         if (key := (id(task), rank, to)) not in self._found:
             held = self.program.held_by_payer(task, rank) if row is None else None
-            leg = self.placement.leg(rank, None if to is None else workload.rank_of(to), *self._price(task, held))
+            far = isinstance(task, Send) and row is not None and self.program.far_ps(row, task)[1] > 0
+            leg = self.placement.leg(rank, None if to is None else workload.rank_of(to), *self._price(task, held, far=far))
             if leg and runs_beside(task) and (cost := self.costs.get(task.operation)):
                 leg = leg._replace(device=self._device(rank), cost=cost)
             self._found[key] = leg
@@ -148,8 +159,10 @@ class Legs:
     def _device(self, rank: int) -> LinkAt:
         return LinkAt(self.placement.cluster.node.accelerator.name, f"stage {rank}")
 
-    def _price(self, task: Collective | Send, held: Held) -> tuple[Price, Load]:
-        if (key := (id(task), id(held))) not in self._priced:
-            price = task_price(task, self.program.workload.sizes, self.program.workload.model, held)
+    def _price(self, task: Collective | Send, held: Held, *, far: bool) -> tuple[Price, Load]:
+        if (key := (id(task), id(held), far)) not in self._priced:
+            sizes, model = self.program.workload.sizes, self.program.workload.model
+            is_far = far and isinstance(task, Send)
+            price = send_price(task, sizes, model, between_sites=True) if is_far else task_price(task, sizes, model, held)  # type: ignore[arg-type]
             self._priced[key] = price, load_of(price)
         return self._priced[key]

@@ -157,6 +157,7 @@ class Program:
         self._together = {id(task): self._homes(task) for task in workload.step.finish}
         # by the identities of tasks and of what is before them, which a pass keeps
         self._items: dict[tuple[int, int], tuple[StreamItem, ...]] = {}
+        self._far_ps: dict[tuple[int, int, int], tuple[int, int]] = {}  # by the identity of a task, its stage and phase
         self._finish_ps: dict[tuple[int, int], int] = {}  # by the identities of a task and of what a rank holds
 
     @functools.cached_property
@@ -175,6 +176,17 @@ class Program:
     def sender(self, row: int, task: Send) -> int:
         """The action whose message it is: of a pair, the row before its backward's has the forward's."""
         return row - 1 if row in self.pairs and task.stream == send_stream(self.workload.phases[0]) else row
+
+    def far_ps(self, row: int, task: Send) -> tuple[int, int]:
+        """Of the message of an action that goes to another site, how much later it has left, and how long it is on its way."""
+        if self.workload.model.cluster.num_sites == 1:
+            return 0, 0
+        w, sender = self.workload, self.sender(row, task)
+        stage, phase = int(self.columns.stage[sender]), int(self.columns.phase[sender])
+        if (key := (id(task), stage, phase)) not in self._far_ps:
+            where = stage, w.phases[phase]
+            self._far_ps[key] = one(w.longer_ps(task, *where)), one(w.on_its_way_ps(*where))
+        return self._far_ps[key]
 
     def members(self, task: Task, rank: int) -> tuple[int, ...]:
         """The pipeline ranks that start a task of the step's end together, where one of them is asked; none: the ranks of each stage."""

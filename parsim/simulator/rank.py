@@ -94,8 +94,9 @@ class RankStreams:
             for stream, _, ps, task in messages:
                 sender = program.sender(row, task) if isinstance(task, Send) else row
                 if program.sends[sender]:
-                    end = ends[stream] = max(now, ends.get(stream, 0)) + ps
-                    world.send(sender, end)
+                    longer_ps, on_its_way_ps = program.far_ps(row, task) if isinstance(task, Send) else (0, 0)
+                    end = ends[stream] = max(now, ends.get(stream, 0)) + ps + longer_ps
+                    world.send(sender, end + on_its_way_ps)
         world.num_events += len(self.rows)
         self.last = {stream: env.timeout(end - now) for stream, end in ends.items() if end > now}
         yield from self.finish()
@@ -134,6 +135,8 @@ class RankStreams:
                 before += [] if isinstance(arrival, int) else [arrival]
             if isinstance(task, Send) and row is not None and not self.world.program.sends[self.world.program.sender(row, task)]:
                 continue  # the next stage lies on this rank
+            if isinstance(task, Send) and row is not None:
+                item = item._replace(ps=item.ps + self.world.program.far_ps(row, task)[0])
             awaited = task.streams if isinstance(task, Wait) else (stream,)  # nothing of compute's own is in `last`
             before += [self.last[each] for each in awaited if each in self.last]
             if stream != COMPUTE_STREAM:
@@ -149,7 +152,17 @@ class RankStreams:
         yield from _all(before)
         yield from self.spend(item, row)
         if isinstance(item.task, Send) and row is not None:
-            self.world.send(self.world.program.sender(row, item.task), int(self.env.now))
+            on_its_way = self.on_its_way(item.task, row)
+            if self.world.program.far_ps(row, item.task)[1]:
+                self.env.process(on_its_way)  # others may follow it
+            else:
+                yield from on_its_way
+
+    def on_its_way(self, task: Send, row: int) -> Events:
+        """A message that has left, until it is there."""
+        if ps := self.world.program.far_ps(row, task)[1]:
+            yield self.env.timeout(ps)
+        self.world.send(self.world.program.sender(row, task), int(self.env.now))
 
     def spend(self, item: StreamItem, row: int | None, segment: str = "") -> Events:
         """The time of an item, stretched while others are on the links of a communication, and its span."""

@@ -43,19 +43,21 @@ def passages(program: Program) -> Iterator[Passage]:
 def _actions(program: Program) -> tuple[Ints, Ints, Ints]:
     """When each action starts and ends, and its message leaves, [row]."""
     columns, folds, index = program.columns, program.folds, program.pass_index
-    spans, sends = np.array([each.ps for each in folds])[index], np.zeros(len(index), dtype=np.int64)
+    spans, (sends, on_its_way) = np.array([each.ps for each in folds])[index], np.zeros((2, len(index)), dtype=np.int64)
     for row, each in enumerate(index.tolist()):
         for message in folds[each].messages:
             if isinstance(message.task, Send):
-                sends[program.sender(row, message.task)] = message.ps
+                longer_ps, on_its_way[program.sender(row, message.task)] = program.far_ps(row, message.task)
+                sends[program.sender(row, message.task)] = message.ps + longer_ps
     sends *= columns.sends
-    starts, ends, leaves, arrivals = np.zeros((4, len(index) + 1), dtype=np.int64)  # row -1, which is nobody's, stays 0
+    starts, ends, leaves, left, arrivals = np.zeros((5, len(index) + 1), dtype=np.int64)  # row -1, which is nobody's, stays 0
     for rows in columns.levels:
         starts[rows] = np.maximum(ends[columns.before[rows]], arrivals[columns.awaits[rows]])
         ends[rows] = starts[rows] + spans[rows]
         leaving = np.concatenate([rows[columns.ends[rows] == rows], [row - 1 for row in rows.tolist() if row in program.pairs]]).astype(int)
-        leaves[leaving] = np.maximum(ends[columns.ends[leaving]], arrivals[columns.sent_before[leaving]])
-        arrivals[leaving] = leaves[leaving] + sends[leaving]
+        leaves[leaving] = np.maximum(ends[columns.ends[leaving]], left[columns.sent_before[leaving]])
+        left[leaving] = leaves[leaving] + sends[leaving]
+        arrivals[leaving] = left[leaving] + on_its_way[leaving]
     return starts, ends, leaves
 
 

@@ -110,9 +110,9 @@ def _lack(plan: Plan, small: Plan) -> int:
 
 
 def _cluster(cluster: Cluster, num_devices: int) -> Cluster:
-    """As many of the nodes as the small plan needs; it may leave devices idle."""
+    """As many of the nodes as the small plan needs, in as many sites as before; it may leave devices idle."""
     needed = -(-num_devices // cluster.node.devices_per_node)
-    return replace(cluster, num_nodes=needed)
+    return replace(cluster, num_nodes=-(-needed // cluster.num_sites) * cluster.num_sites)
 
 
 def _multiplications(scenario: Scenario) -> int:

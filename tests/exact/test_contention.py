@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from test_estimate_equals_simulate import plans
 
-from parsim.cluster.link import CollectiveLaw
+from parsim.cluster.link import CollectiveLaw, Link
 from parsim.estimator.estimate import estimate
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import Scenario
@@ -31,7 +31,9 @@ def contended(draw: st.DrawFn) -> tuple[Scenario, Plan]:
     nic = replace(FABRIC.nic, bandwidth_bytes_per_s=draw(st.sampled_from([1e5, 1e7])))
     over = draw(st.sampled_from([1.0, 3.0]))
     fabric = replace(FABRIC, nic=nic, topology="fat_tree", oversubscription=over, nodes_per_leaf=2, ramp_s_per_sqrt_byte=1e-8)
-    return replace(chosen, cluster=replace(CLUSTER, node=node, fabric=fabric)), plan
+    sites = draw(st.sampled_from([1, 16]))
+    sea = Link("sea", draw(st.sampled_from([1e5, 1e8])), 1e-4)
+    return replace(chosen, cluster=replace(CLUSTER, node=node, fabric=fabric, num_sites=sites, site_link=sea)), plan
 
 
 def communication_ps(trace: Trace) -> Counter[tuple[int, str, str]]:

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from parsim.cluster.link import CollectiveLaw
+from parsim.cluster.link import CollectiveLaw, Link
 from parsim.estimator.estimate import estimate, estimates, stages_of
 from parsim.estimator.memory import counted_peak_bytes
 from parsim.parallel.legality import faults
@@ -60,7 +60,9 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
         dropout=draw(st.sampled_from([0.0, 0.1])),
     )
     rate = draw(st.sampled_from([1e6, 1e8, 1e10]))
-    cluster = replace(CLUSTER, node=replace(NODE, law=CollectiveLaw(1e-6, 1e-6, rate, rate, 1e-9)))
+    sites = draw(st.sampled_from([1, 4, 16]))  # of 64, 16 or 4 devices
+    sea = Link("sea", draw(st.sampled_from([1e5, 1e8])), draw(st.sampled_from([1e-6, 1e-3])))
+    cluster = replace(CLUSTER, node=replace(NODE, law=CollectiveLaw(1e-6, 1e-6, rate, rate, 1e-9)), num_sites=sites, site_link=sea)
     assume(not faults(plan, model, batch, plan.num_devices))
     return scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan
 

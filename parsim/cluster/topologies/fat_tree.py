@@ -1,7 +1,8 @@
 """A plain two-level fat tree: all NICs of a node on one leaf, whose uplinks may carry less than its NICs send."""
 
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import nic_port, uplink_name
+from parsim.cluster.network import uplink_name
+from parsim.cluster.ports import nic_port
 from parsim.cluster.topology import TOPOLOGIES, Graph, Topology, join
 
 

@@ -6,7 +6,8 @@ from importlib import import_module
 from math import isfinite
 
 from parsim.cluster.cluster import Cluster
-from parsim.cluster.network import nic_port, placement, rates, uplink_name, uplink_share
+from parsim.cluster.network import placement, rates, uplink_name, uplink_share
+from parsim.cluster.ports import nic_port
 from parsim.cluster.topology import Graph, build, ring_load
 
 

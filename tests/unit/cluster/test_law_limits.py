@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from parsim.cluster import OPERATIONS, Cluster, Node
 from parsim.cluster.link import Link, SmallMessageLaw
-from parsim.cluster.network import collective_s, nic_port, p2p_s, placement
+from parsim.cluster.network import collective_s, p2p_s, placement
+from parsim.cluster.ports import nic_port
 from parsim.cluster.scalars import Floats
 
 NODES = [name for name, row in rows("nodes").items() if row["devices_per_node"] > 1]

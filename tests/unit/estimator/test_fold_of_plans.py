@@ -15,12 +15,16 @@ from parsim.schedules import steady
 SHAPES = [(1, 1), (2, 1), (4, 1), (5, 1), (2, 2), (3, 2), (4, 2), (3, 3)]
 
 
-def one_by_one(name: str, shape: tuple[int, int], count: int, spans: list[int], sends: list[int], late: list[int]) -> Passes:
-    """A plan's actions in an order in which they can run, each after its rank's last and after its message; closing ones are late."""
+def one_by_one(
+    name: str, shape: tuple[int, int], count: int, spans: list[int], sends: list[int], late: list[int], far: list[int]
+) -> Passes:
+    """A plan's actions in an order in which they can run, each after its rank's last and after its message; closing ones are late, and
+    some messages on their way for long.
+    """
     p, v = shape
     held = schedules.columns(name, p, v, count)
     actions, takes = (held.phase * p * v + held.stage).tolist(), spans_of(held, spans)
-    start, end, left, arrival = ([0] * (len(actions) + 1) for _ in range(4))  # the last is what nobody waits for
+    start, end, left, sent, arrival = ([0] * (len(actions) + 1) for _ in range(5))  # the last is what nobody waits for
     flying, starts = [0] * p, [0] * len(spans)
     waits = [*zip(held.before.tolist(), held.awaits.tolist(), held.sent_before.tolist(), held.closes.tolist(), strict=True)]
     for row in np.concatenate(held.levels).tolist():
@@ -29,7 +33,8 @@ def one_by_one(name: str, shape: tuple[int, int], count: int, spans: list[int], 
         end[row] = start[row] + takes[row] + closes * late[actions[row]]
         for each in (row - 1, row) if row and held.ends[row - 1] == row else (row,) if held.ends[row] == row else ():
             left[each] = end[row]  # of a pair, both messages
-            arrival[each] = max(end[row], arrival[waits[each][2]]) + sends[actions[each]]
+            sent[each] = max(end[row], sent[waits[each][2]]) + sends[actions[each]]
+            arrival[each] = sent[each] + far[actions[each]]
         flying[held.rank[row]] += start[row] - max(end[before], left[awaits])
         if closes:
             starts[actions[row]] = start[row]
@@ -75,7 +80,8 @@ def check_all(name: str, seed: int = 0) -> int:
             num_pairs = len(rounds.pairs)
             pairs = np.concatenate([rng.integers(1, 3 * spans.max(), (num_pairs, 6)), np.zeros((1, 6), dtype=np.int64)])
             late = rng.integers(0, 1000, spans.shape)
-            own = np.concatenate([spans, pairs]), *(np.concatenate([each, pairs * 0]) for each in (sends, late))
+            far = rng.integers(0, [1, 1, 1, spans.max(), 5 * spans.max(), 5 * spans.max()], spans.shape)
+            own = np.concatenate([spans, pairs]), *(np.concatenate([each, pairs * 0]) for each in (sends, late, far))
             times = (each[:, plans] for each in own)
             got = fold(rounds, np.array([loops for _, loops, _ in members]), *times, watch=True)
             for place, (m, loops, plan) in enumerate(members):

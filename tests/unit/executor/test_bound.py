@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import pytest
+
 from parsim.calibrate import models
 from parsim.cluster import Cluster
+from parsim.errors import ParsimError
 from parsim.executor import program
 from parsim.executor.clock import Clock
 from parsim.executor.names import own_weights_of
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
+from parsim.executor.run import execute
+from parsim.parallel.plan import Plan
 from parsim.scenario.rows import read
 from parsim_kernels import Machine
 from parsim_kernels.bucket import only
-from support import DTYPES
+from support import DTYPES, scenario
 
 
 class Nobody:
@@ -40,3 +48,19 @@ def test_a_pass_is_bound_once_however_many_steps() -> None:
     once, thrice = ended(1), ended(3)
     assert len(once._actions) == len(thrice._actions) == 2 * once.job.workload.num_micro_batches  # F and B of one stage
     assert len(once._finish) == len(thrice._finish) > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"seed": 2**80}, f"seed = {2**80} must be from 0 to 4,294,967,295"),
+        ({"deadline_s": float("inf")}, "deadline_s = inf must be from 0.1 to 10,000,000"),
+        ({"deadline_s": float("nan")}, "deadline_s = nan must be from 0.1"),
+        ({"deadline_s": -1.0}, "deadline_s = -1.0 must be from 0.1"),
+        ({"evaluate_every": -1}, "evaluate_every = -1 must be from 0"),
+        ({"num_steps": 0}, "num_steps = 0 must be from 1"),
+    ],
+)
+def test_a_run_by_numbers_that_are_none_is_refused(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParsimError, match=re.escape(f"execute: {said}")):
+        execute(scenario(), Plan(), **asked)

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from parsim import estimates
+from parsim.cluster import Link
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner import accord
@@ -102,3 +103,13 @@ def test_what_saves_memory_takes_no_less_time(seed: int) -> None:
     alone = estimates(chosen, plans).step_s
     for changes in ({"offload_optimizer": True}, *({"recompute_modules": each} for each in accord.module_sets(chosen.model, chosen.stack))):
         assert (estimates(chosen, [replace(each, **changes) for each in plans]).step_s >= alone).all(), changes
+
+
+def test_all_forwards_first_is_faster_where_messages_are_far_and_so_it_is_tried() -> None:
+    # 1F1B sends a micro_batch on when one has come back, so that every few of them wait there and back; GPipe waits once a way.
+    far = replace(CLUSTER, num_sites=16, site_link=Link("sea", 1e9, 0.5))
+    chosen = scenario(cluster=far, batch=Batch(32, 8))
+    plans = [Plan(pipeline_parallel=4, tensor_parallel=2, schedule=each) for each in ("1f1b", "gpipe")]
+    usual, forwards_first = estimates(chosen, plans).step_s
+    assert forwards_first < 0.5 * usual
+    assert not any(each.wrong(plans[1]) for each in accord.no_gain(chosen) if each.name == "schedule")

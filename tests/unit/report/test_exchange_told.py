@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from parsim.cluster.network import device_nic_rate, fabric_of
+from parsim.cluster.ports import device_nic_rate, fabric_of
 from parsim.cluster.price import explain_collective, load_of
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.timing import task_price
