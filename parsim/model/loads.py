@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import heapq
+import math
 from fractions import Fraction
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -45,9 +47,9 @@ class Slots(NamedTuple):
 NO_SLOTS: Final = Slots()
 
 
-def zipf(num_experts: int, skew: float) -> tuple[float, ...]:
-    """Shares by Zipf's law with exponent `skew`, of experts whose places are drawn from a fixed seed."""
-    places = np.random.default_rng(num_experts).permutation(num_experts)
+def zipf(num_experts: int, skew: float, *seed: int) -> tuple[float, ...]:
+    """Shares by Zipf's law with exponent `skew`, of experts whose places are drawn from a seed; a fixed one where none is given."""
+    places = np.random.default_rng((num_experts, *seed) if seed else num_experts).permutation(num_experts)
     return tuple(float(place + 1) ** -skew for place in places)
 
 
@@ -62,10 +64,22 @@ def expert_loads(slots: int, num_experts: int, most: int, shares: tuple[float, .
     """
     if not shares:
         return tuple((expert + 1) * slots // num_experts - expert * slots // num_experts for expert in range(num_experts))
-    weights, found = [Fraction(share) for share in shares], [0] * num_experts
-    for _ in range(slots):  # to the one that has least of what it should have: Webster's method
-        free = [expert for expert in range(num_experts) if found[expert] < most]
-        found[max(free, key=lambda expert: weights[expert] / (2 * found[expert] + 1))] += 1
+    fractions = [Fraction(share) for share in shares]
+    scale = math.lcm(*(each.denominator for each in fractions))
+    weights = [int(each * scale) for each in fractions]
+    # Each slot goes to the expert that has least of what it should have, by weight / (2 n + 1) where it has n: Webster's method.  So many
+    # have all whoever comes next; the rest by whole numbers that differ wherever such quotients do.
+    sure, whole = max(2 * slots - num_experts, 0), sum(weights)
+    found = [min(most, (weight * sure // whole + 1) // 2) for weight in weights]
+    shift = 2 * (2 * most + 1).bit_length() + 1
+    waiting = [(-((weight << shift) // (2 * own + 1)), expert) for expert, (weight, own) in enumerate(zip(weights, found, strict=True))]
+    waiting = [each for each in waiting if found[each[1]] < most]
+    heapq.heapify(waiting)
+    for _ in range(slots - sum(found)):
+        _, expert = heapq.heappop(waiting)
+        found[expert] += 1
+        if found[expert] < most:
+            heapq.heappush(waiting, (-((weights[expert] << shift) // (2 * found[expert] + 1)), expert))
     return tuple(found)
 
 
@@ -98,14 +112,16 @@ def slots_in_groups(loads: tuple[int, ...], run: int, num_groups: int, groups_pe
     experts, size = len(loads), len(loads) // num_groups
     chosen = sum(loads) // run
     order = np.random.default_rng(experts).permutation(experts)
-    left, found = np.array(loads), np.zeros((experts, run), dtype=bool)
+    left, found, best = np.array(loads), np.zeros((experts, run), dtype=bool), max(1, chosen // groups_per_token)
+    by_group, ends = left.reshape(num_groups, size), np.arange(num_groups)[:, None] * size
+    places = np.empty(experts, dtype=np.int64)  # of experts in their groups
     for token in range(run):
-        ranked = np.argsort(-(left * experts + order).reshape(num_groups, size), axis=1)
-        places = np.argsort(ranked, axis=1).ravel()  # of experts in their groups
-        wants = np.take_along_axis(left.reshape(num_groups, size), ranked, axis=1)
-        groups = np.lexsort((-wants.sum(axis=1), -wants[:, : max(1, chosen // groups_per_token)].sum(axis=1)))[:groups_per_token]
-        is_out = ~np.isin(np.arange(experts) // size, groups)
-        own = np.lexsort((order, places, -left, is_out))[:chosen]  # in turns round the groups where experts want alike
+        ranked = (-(left * experts + order)).reshape(num_groups, size).argsort(axis=1) + ends
+        places[ranked] = np.arange(size)
+        groups = np.lexsort((-by_group.sum(axis=1), -left[ranked[:, :best]].sum(axis=1)))[:groups_per_token]
+        inside = (groups[:, None] * size + np.arange(size)).ravel()
+        turns = (-left[inside] * size + places[inside]) * experts + order[inside]  # round the groups where experts want alike
+        own = inside[turns.argpartition(chosen - 1)[:chosen]]
         left[own] -= 1
         found[own, token] = True
     return Slots(tuple(found.sum(axis=1).tolist()), tuple(np.nonzero(found)[1].tolist()))

@@ -12,7 +12,7 @@ from parsim.model.adapters import is_adapter
 from parsim.model.dims import COMPUTE, LOGITS, MASTER, TOKENS
 from parsim.model.documents import with_lengths
 from parsim.model.ends import ENTER_HEAD
-from parsim.model.families import blocks_of
+from parsim.model.families import Blocks, blocks_of
 from parsim.model.op import COUNT, Block, Passing
 from parsim.model.spec import JOINT, JOINTS, Architecture
 from parsim.model.tuning import untuned_name
@@ -26,6 +26,7 @@ from parsim.step.chunked import PassesInChunks, in_chunks
 from parsim.step.finish import finish
 from parsim.step.gradient import KernelCall
 from parsim.step.liveness import operands_named, saved_for, with_frees
+from parsim.step.loads import with_loads
 from parsim.step.packed import with_wide
 from parsim.step.place import Placer
 from parsim.step.quantise import LinearWeight, in_narrow, linear_weights
@@ -101,7 +102,7 @@ def lower(structure: Structure) -> Step:
         structure.narrow_gradients,
         structure.master_shards,
     )
-    first, *between, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
+    first, *between, last = _blocks(structure.architecture, structure.attention, structure.fusions)
     layers, joints = ([name for name in between if (name in JOINTS) == is_joint] for is_joint in (False, True))
     owners = {**dict.fromkeys(joints, ""), JOINT: first if structure.joint == "first" else JOINT}
     owners[last] = first if not structure.ends_apart else JOINT if structure.joint == "last" else last
@@ -118,7 +119,9 @@ def lower(structure: Structure) -> Step:
 
 def _segment_of(name: str, switches: _Switches) -> Segment:
     """The segment of these switches, of which a block reads those of the dims that it has."""
-    calls = _calls(name, switches.kernels)
+    block = _block(name, switches.kernels)
+    like = f"{name.removesuffix(block.name)}{block.like or block.name}"
+    calls = _calls(like, switches.kernels)
     own = {axis for dim, over in switches.rules if dim in calls.dims for axis in over}
     in_views = (axis for axis in switches.expert_axes if axis in own or axis not in axes_of(OUTSIDE))
     read = switches._replace(
@@ -127,13 +130,13 @@ def _segment_of(name: str, switches: _Switches) -> Segment:
         table_owner=switches.table_owner if calls.block.shared else "",
         master_shards=False,
     )
-    return (_as_stored if switches.master_shards else _segment)(name, read)
+    return (_as_stored if switches.master_shards else _of_loads)(like, read, name, block.loads)
 
 
 @functools.lru_cache(maxsize=1024)
-def _as_stored(name: str, switches: _Switches) -> Segment:
+def _as_stored(like: str, switches: _Switches, name: str, loads: int) -> Segment:
     """The segment, whose kernels read weights that no other rank holds as they are stored: nobody gathers and casts them."""
-    found = _segment(name, switches)
+    found = _of_loads(like, switches, name, loads)
     alone = {weight.name for weight in found.weights if not weight.group.axes}
 
     def with_stored(task: Task) -> Task:
@@ -143,6 +146,12 @@ def _as_stored(name: str, switches: _Switches) -> Segment:
         return replace(task, inputs=tuple(inputs))
 
     return replace(found, phases={phase: tuple(map(with_stored, tasks)) for phase, tasks in found.phases.items()}) if alone else found
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_loads(like: str, switches: _Switches, name: str, loads: int) -> Segment:
+    found = _segment(like, switches)
+    return with_loads(found, name, loads) if like != name or loads else found
 
 
 @functools.lru_cache(maxsize=1024)
@@ -208,7 +217,7 @@ def _all_trained(name: str, switches: _Switches) -> Segment:
 
 @functools.lru_cache(maxsize=256)
 def _calls(name: str, kernels: _Kernels) -> _Calls:
-    block = blocks_of(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT).removeprefix(WIDE)]
+    block = _block(name, kernels)
     if kernels.ignores_labels:
         block = with_lengths(block, by_document=kernels.by_document)
     forward, backward, gradient_of_x = _passes(block, kernels)
@@ -221,6 +230,15 @@ def _calls(name: str, kernels: _Kernels) -> _Calls:
     dims = {dim for call in (*forward, *backward) for _, own, *_ in (*call.inputs, *call.outputs) for dim in own}
     dims |= {*block.stream, *(dim for each in block.passing for dim in each.dims)}
     return _Calls(replace(block, name=name), forward, backward, gradient_of_x, linear, frozenset(dims))
+
+
+def _block(name: str, kernels: _Kernels) -> Block:
+    return _blocks(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT).removeprefix(WIDE)]
+
+
+@functools.lru_cache(maxsize=64)
+def _blocks(architecture: Architecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
+    return blocks_of(architecture, attention, fusions)
 
 
 def _passes(block: Block, kernels: _Kernels) -> PassesInChunks:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from parsim.cost.sizes import Sizes
 from parsim.errors import ParsimError
+from parsim.estimator.estimate import estimate
 from parsim.executor.job import Job
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
@@ -91,3 +92,7 @@ def test_a_wrong_module_is_noticed(mutate: Callable[[pytest.MonkeyPatch], None],
         assert noticed <= failures("untied, of experts", PLANS[plan])
     finally:
         forget_steps()
+
+
+def test_a_model_that_predicts_a_later_token_is_asked_about_by_its_structs() -> None:
+    assert estimate(scenario(model=MODELS["untied, of experts"], stack=STACKS[2]), Plan()).step_s > 0
