@@ -52,13 +52,13 @@ class _Side(NamedTuple):
     axis: str
 
     def table(self, sizes: Sizes) -> Table | None:
-        return sizes.tables.get((self.sharding.sized(self.dim), self.axis))
+        return sizes.tables.get((self.sharding.sized_dim(self.dim), self.axis))
 
     def parts(self, sizes: Sizes, width: int) -> Ints:
         """Extents of so many positions [plan, position]; one that a plan lacks has nothing."""
         if table := self.table(sizes):
             others = tuple(axis for axis in self.sharding.axes[self.sharding.dims.index(self.dim)] if axis != self.axis)
-            whole, own = sizes.dims[self.sharding.sized(self.dim)], Sharding((self.dim,), (others,), loads=self.sharding.loads)
+            whole, own = sizes.dims[self.sharding.sized_dim(self.dim)], Sharding((self.dim,), (others,), loads=self.sharding.loads)
             return table.parts * sizes.local(own, self.dim)[:, None] // whole[:, None]
         return np.where(np.arange(width) < sizes.degrees[self.axis][:, None], sizes.local(self.sharding, self.dim)[:, None], 0)
 

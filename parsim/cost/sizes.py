@@ -33,7 +33,7 @@ from parsim.model.dims import (
     SEQUENCE,
     SLOTS,
     SOURCE,
-    sized,
+    dim_of_loads,
 )
 from parsim.model.loads import Slots
 from parsim.model.spec import ModelSpec
@@ -125,7 +125,7 @@ class Sizes(Struct, frozen=True, dict=True):
         Raises:
             PlanError: an axis cuts by a table what another axis cuts, too.
         """
-        name = sharding.sized(dim)
+        name = sharding.sized_dim(dim)
         extent = whole = self.dims[name]
         cuts = sharding.axes[sharding.dims.index(dim)]
         for axis in cuts:
@@ -137,7 +137,7 @@ class Sizes(Struct, frozen=True, dict=True):
 
     def start(self, sharding: Sharding, dim: str) -> Ints:
         """The first index of a dim that the rank at `place` holds."""
-        place, name, start = self.place or {}, sharding.sized(dim), self.zero
+        place, name, start = self.place or {}, sharding.sized_dim(dim), self.zero
         extent = whole = self.dims[name]
         for axis in sharding.axes[sharding.dims.index(dim)]:
             table, position = self.tables.get((name, axis)), place.get(axis, 0)
@@ -334,7 +334,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     dims["M"] = dims["G"] = dims["B"] * batch.sequence_length // model.run_length(batch.sequence_length)
     slots = {row: model.slots(length, row) for row in model.load_rows}
     for row, own in slots.items() if slots[0].loads else ():
-        dims |= {sized(dim, row): np.full(plans.num_plans, sum(own.loads), dtype=np.int64) for dim in SLOTS}
+        dims |= {dim_of_loads(dim, row): np.full(plans.num_plans, sum(own.loads), dtype=np.int64) for dim in SLOTS}
     if "V" in same:
         padded = plans.numbers(MESH, lambda plan: padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")))
         dims["V"] = dims["W"] = padded

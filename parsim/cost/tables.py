@@ -9,7 +9,7 @@ import numpy as np
 
 from parsim.cluster.scalars import Ints, distinct_rows
 from parsim.errors import PlanError
-from parsim.model.dims import FREE, PLACEMENTS, sized
+from parsim.model.dims import FREE, PLACEMENTS, dim_of_loads
 from parsim.parallel.dimensions import EXPERT, UnevenShare, axis_of, rules, switched_on, view_of
 from parsim.parallel.plan import MESH
 from parsim.parallel.plans import Plans
@@ -42,7 +42,7 @@ class Table(NamedTuple):
 
 def of_loads(loads: int, shares: Iterable[UnevenShare]) -> Iterator[UnevenShare]:
     """The shares of slots in layers whose experts have these loads."""
-    return ((sized(dim, loads), axis, share) for dim, axis, share in shares)
+    return ((dim_of_loads(dim, loads), axis, share) for dim, axis, share in shares)
 
 
 def tables_of(

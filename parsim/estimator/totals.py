@@ -50,14 +50,14 @@ class PassCounts:
     def of(self, tasks: Sequence[Task], row: int) -> dict[str, int]:
         """Of one list for one row, by name: FLOPs, HBM bytes, and what is sent over each link."""
         place = int(np.searchsorted(self._rows, row))
-        return {name: int(count[place]) for name, count in self._counted(tasks).items()}
+        return {name: int(count[place]) for name, count in self._counts_of(tasks).items()}
 
     def of_rows(self, tasks: Sequence[Task], rows: Ints) -> dict[str, Any]:
         """The same for several rows, as arrays of Python's integers."""
         places = np.searchsorted(self._rows, rows)
-        return {name: count[places].astype(object) for name, count in self._counted(tasks).items()}
+        return {name: count[places].astype(object) for name, count in self._counts_of(tasks).items()}
 
-    def _counted(self, tasks: Sequence[Task]) -> dict[str, Ints]:
+    def _counts_of(self, tasks: Sequence[Task]) -> dict[str, Ints]:
         key = tuple(map(id, tasks))
         if key not in self._known:
             self._known[key] = tasks, self._count(tasks)
@@ -75,7 +75,7 @@ class EveryRank(NamedTuple):
     """What passes count on each rank along the axes over which experts lie, where some have more slots than others."""
 
     stands: Mapping[str, Ints]  # where each rank does
-    in_passes: list[Counter[str]]  # of each pipeline rank, arrays of Python's integers [rank]
+    in_passes: Sequence[Mapping[str, Any]]  # of each pipeline rank, arrays of Python's integers [rank]
 
     @classmethod
     def of(cls, stages: Stages) -> EveryRank | None:

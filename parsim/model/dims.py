@@ -60,7 +60,7 @@ SLOTS: Final = "OX"  # which layers whose experts have other loads have more of,
 PLACEMENTS: Final = (SEQUENCE, "".join(SOURCE.values()), "EN", "KA", SLOTS)  # names of one extent, in several placements
 
 
-def sized(dim: str, loads: int) -> str:
+def dim_of_loads(dim: str, loads: int) -> str:
     """What sizes call a dim of experts with these loads: slots have as many names as there are loads."""
     return f"{dim}{loads}" if loads and dim in SLOTS else dim
 

@@ -24,9 +24,9 @@ _OF_EXPERTS = (
 )  # figures that need some
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     """A tuple as a file lists it."""
-    return [*map(_listed, value)] if isinstance(value, tuple) else value
+    return [*map(_as_list, value)] if isinstance(value, tuple) else value
 
 
 class RoutedSpec(ModelSpec, frozen=True, kw_only=True, dict=True):
@@ -107,7 +107,7 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True, dict=True):
         beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
         if beside and not self.num_experts:
             value = getattr(self, beside)
-            return f"{beside} = {_listed(value)} goes with experts, but num_experts = 0"
+            return f"{beside} = {_as_list(value)} goes with experts, but num_experts = 0"
         if self.gates not in gates.names():
             return f"gates = {self.gates} is none{did_you_mean(self.gates, gates.names())}; known: {', '.join(gates.names())}"
         if not self.gate_scale:

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from parsim.errors import PlanError
-from parsim.model.dims import FREE, sized
+from parsim.model.dims import FREE, dim_of_loads
 from parsim.model.op import Dims
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, nest_order
 from parsim.parallel.dimensions import axes as mesh_axes
@@ -51,14 +51,14 @@ class Sharding(Struct, frozen=True):
         """The same placement under other dim names."""
         return replace(self, dims=dims)
 
-    def sized(self, dim: str) -> str:
+    def sized_dim(self, dim: str) -> str:
         """What sizes call a dim of it."""
-        return sized(dim, self.loads)
+        return dim_of_loads(dim, self.loads)
 
     @property
     def sized_dims(self) -> Dims:
         """All its dims by these names."""
-        return tuple(map(self.sized, self.dims)) if self.loads else self.dims
+        return tuple(map(self.sized_dim, self.dims)) if self.loads else self.dims
 
 
 Operation = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "slice"]

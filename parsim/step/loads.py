@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -17,20 +17,21 @@ _WORDS: Final = ("loads", "chosen", "tokens")
 def with_loads(segment: Segment, name: str, loads: int) -> Segment:
     """The segment under another name, of a layer whose experts have these loads; tasks without slots stay the same ones."""
     kept = {phase: tuple(_operand(each, loads) for each in own) for phase, own in segment.kept.items()}
-    weights, steers = (tuple(_owned(each, segment.name, name) for each in own) for own in (segment.weights, segment.steers))
+    weights, steers = (tuple(_own_weight(each, segment.name, name) for each in own) for own in (segment.weights, segment.steers))
     phases = {phase: tuple(_task(task, loads) for task in tasks) for phase, tasks in segment.phases.items()}
     return replace(segment, name=name, phases=phases, kept=kept, weights=weights, steers=steers)
 
 
-def _owned(weight: Weight, before: str, after: str) -> Weight:
+def _own_weight(weight: Weight, before: str, after: str) -> Weight:
     return replace(weight, owner=after) if weight.owner == before else weight
 
 
 def _task(task: Task, loads: int) -> Task:
+    changes: dict[str, Any]
     match task:
         case Compute():
             inputs, outputs = (tuple(_value(each, loads) for each in side) for side in (task.inputs, task.outputs))
-            attributes = {key: _told(value, loads) for key, value in task.attributes.items()}
+            attributes = {key: _word(value, loads) for key, value in task.attributes.items()}
             changes = {"inputs": inputs, "outputs": outputs, "attributes": attributes}
         case Collective():
             changes = {"source": _value(task.source, loads), "target": _value(task.target, loads)}
@@ -50,7 +51,7 @@ def _operand(operand: Operand, loads: int) -> Operand:
     return replace(operand, sharding=replace(operand.sharding, loads=loads)) if has_slots else operand
 
 
-def _told(value: float | str, loads: int) -> float | str:
+def _word(value: float | str, loads: int) -> float | str:
     return f"{value}{OF_LOADS}{loads}" if isinstance(value, str) and value.partition(":")[0] in _WORDS else value
 
 
