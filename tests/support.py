@@ -146,7 +146,17 @@ STACKS = (
 
 def forget_steps() -> None:
     """What is lowered is cached, by structure, and how pipelines lie, by shape."""
-    steps = (lower.lower, lower._segment, lower._placement, lower._calls, program.receive_tasks, program.send_tasks, program.section)
+    steps = (
+        lower.lower,
+        lower._segment,
+        lower._of_loads,
+        lower._blocks,
+        lower._placement,
+        lower._calls,
+        program.receive_tasks,
+        program.send_tasks,
+        program.section,
+    )
     steps = (*steps, pairs.hides_exchanges, pairs._receive, pairs._one, pairs._woven)
     for cached in (
         *steps,

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from parsim.collectives import ChunkTable
-from parsim.cost.sizes import Ints, Sizes, Table
+from parsim.cost.sizes import Ints, Sizes
+from parsim.cost.tables import Table
 from parsim.parallel.sharding import Sharding
 from parsim.step.task import Collective, Operand
 
@@ -23,7 +24,7 @@ def chunks_of(task: Collective, sizes: Sizes) -> ChunkTable:
         return None
     first, width = sides[0].sharding, tables[0].parts.shape[1]
     others = [at for at, dim in enumerate(first.dims) if dim not in {side.dim for side in sides}]
-    rest = sizes.elements(Sharding(tuple(first.dims[at] for at in others), tuple(first.axes[at] for at in others)))
+    rest = sizes.elements(Sharding(tuple(first.dims[at] for at in others), tuple(first.axes[at] for at in others), loads=first.loads))
     parts = [side.parts(sizes, width) for side in sides]
     if task.operation == "all_to_all":
         return parts[0][:, :, None] * parts[1][:, None, :] * rest[:, None, None]
@@ -51,13 +52,14 @@ class _Side(NamedTuple):
     axis: str
 
     def table(self, sizes: Sizes) -> Table | None:
-        return sizes.tables.get((self.dim, self.axis))
+        return sizes.tables.get((self.sharding.sized_dim(self.dim), self.axis))
 
     def parts(self, sizes: Sizes, width: int) -> Ints:
         """Extents of so many positions [plan, position]; one that a plan lacks has nothing."""
         if table := self.table(sizes):
             others = tuple(axis for axis in self.sharding.axes[self.sharding.dims.index(self.dim)] if axis != self.axis)
-            return table.parts * sizes.local(Sharding((self.dim,), (others,)), self.dim)[:, None] // sizes.dims[self.dim][:, None]
+            whole, own = sizes.dims[self.sharding.sized_dim(self.dim)], Sharding((self.dim,), (others,), loads=self.sharding.loads)
+            return table.parts * sizes.local(own, self.dim)[:, None] // whole[:, None]
         return np.where(np.arange(width) < sizes.degrees[self.axis][:, None], sizes.local(self.sharding, self.dim)[:, None], 0)
 
 

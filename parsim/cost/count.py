@@ -129,7 +129,7 @@ def _rows_looked_up(task: Compute, index: int) -> Value:
         return task.outputs[0]
     if index in cost.positions:
         x = operands(task)[0]
-        return replace(x, sharding=Sharding(x.dims[1:], x.sharding.axes[1:]))
+        return replace(x, sharding=Sharding(x.dims[1:], x.sharding.axes[1:], loads=x.sharding.loads))
     return operand
 
 

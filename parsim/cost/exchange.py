@@ -47,7 +47,7 @@ def exchanges_of(task: Task, sizes: Sizes, model: CostModel) -> SlotExchanges | 
     to_experts = task.split == 0
     chosen = (source if to_experts else target).sharding  # where all slots are together
     is_vector = bool(set(source.dims) - TOKEN_DIMS)
-    slots = sizes.slots
+    slots = sizes.slots[chosen.loads]
     items = slots.tokens if model.stack.dispatch == PER_NODE and is_vector else tuple(range(len(slots.tokens)))
     ranks = sizes.num_ranks(task.group)
     inside, _ = placement(model.cluster.node.devices_per_node, ranks, sizes.stride(task.group), model.cluster.num_nodes)

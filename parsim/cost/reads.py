@@ -80,8 +80,8 @@ class Reads(Struct, frozen=True):
     def _distinct(self, names: frozenset[str]) -> _Part:
         every = self.sizes
         columns = [each[name] for each in (every.dims, every.degrees) for name in sorted(names) if name in each]
-        tables = [column for table in every.tables.values() for column in table.parts.T]
-        first, which = distinct_rows([*columns, *tables, every.order, every.layout, every.kv_copies], every.num_plans)
+        tables = {table.which.tobytes(): table.which for table in every.tables.values()}  # those of many layers are of the same kinds
+        first, which = distinct_rows([*columns, *tables.values(), every.order, every.layout, every.kv_copies], every.num_plans)
         own, seen = every.take(first), set[str]()
         dims, degrees = (_Columns(each.items(), seen) for each in (own.dims, own.degrees))
         return _Part(replace(own, dims=dims, degrees=degrees), which, seen)

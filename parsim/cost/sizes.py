@@ -10,7 +10,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct, field
@@ -19,9 +18,11 @@ from msgspec.structs import replace
 from parsim.cluster.scalars import Ints as Ints
 from parsim.cluster.scalars import distinct_rows
 from parsim.cost.causal import Stretch, causal_pairs, runs_of
+from parsim.cost.tables import Table, of_loads, tables_of
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import (
     COMPUTE,
+    DIMS,
     FIXED_ITEMSIZE_BYTES,
     FLAT_AND_CAST,
     FLOAT32,
@@ -29,21 +30,20 @@ from parsim.model.dims import (
     GRADIENT,
     MASTER,
     PACKED,
-    PLACEMENTS,
     SEQUENCE,
+    SLOTS,
     SOURCE,
+    dim_of_loads,
 )
-from parsim.model.loads import NO_SLOTS, Slots
+from parsim.model.loads import Slots
 from parsim.model.spec import ModelSpec
 from parsim.model.window import ALL, Window
 from parsim.parallel.dimensions import (
     DENSE,
-    EXPERT,
     Degrees,
     UnevenShare,
     all_dimensions,
     axes,
-    axis_of,
     chunks,
     rules,
     split,
@@ -63,17 +63,6 @@ from parsim.step.task import Operand
 _MOST_FLOPS = 2.0**62  # of a pass: half of int64
 
 
-class Table(NamedTuple):
-    """The extent that each position of an axis has of a dim."""
-
-    parts: Ints  # [plan, position]
-
-    @property
-    def worst(self) -> Ints:
-        """The position that has the most; of several, the first."""
-        return np.asarray(np.argmax(self.parts, axis=1))
-
-
 class Sizes(Struct, frozen=True, dict=True):
     """Extents of dims (of one micro_batch, all replicas together), degrees of axes, and bytes of an element by role."""
 
@@ -88,8 +77,9 @@ class Sizes(Struct, frozen=True, dict=True):
     layout: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))  # which of them each plan has
     kv_copies: Ints = field(default_factory=lambda: np.ones(1, dtype=np.int64))  # ranks that hold the same kv head
     sequence_axes: tuple[str, ...] = ()  # that cut the sequence of some plan's attention
-    slots: Slots = NO_SLOTS  # of experts in a run of tokens
+    slots: Mapping[int, Slots] = field(default_factory=dict)  # of experts in a run of tokens, by their loads
     place: Mapping[str, int] | None = None  # of the rank that is asked about, by axis; None: the representative
+    stands: Mapping[str, Ints] = field(default_factory=dict)  # where the representative stands; elsewhere it has most of what is asked
 
     @functools.cached_property
     def _known(self) -> dict[object, Ints]:
@@ -124,9 +114,9 @@ class Sizes(Struct, frozen=True, dict=True):
         if self.num_plans == len(rows) == 1:
             return self  # with all that it knows
         dims, degrees = ({name: values[rows] for name, values in each.items()} for each in (self.dims, self.degrees))
-        tables = {key: Table(table.parts[rows]) for key, table in self.tables.items()}
+        tables, stands = {key: table.take(rows) for key, table in self.tables.items()}, {axis: at[rows] for axis, at in self.stands.items()}
         own = {name: getattr(self, name)[rows] for name in ("order", "layout", "kv_copies")}
-        return replace(self, dims=dims, degrees=degrees, num_plans=len(rows), tables=tables, **own)
+        return replace(self, dims=dims, degrees=degrees, num_plans=len(rows), tables=tables, stands=stands, **own)
 
     def local(self, sharding: Sharding, dim: str) -> Ints:
         """Extent of one dim on one rank.
@@ -134,23 +124,25 @@ class Sizes(Struct, frozen=True, dict=True):
         Raises:
             PlanError: an axis cuts by a table what another axis cuts, too.
         """
-        extent = self.dims[dim]
+        name = sharding.sized_dim(dim)
+        extent = whole = self.dims[name]
         cuts = sharding.axes[sharding.dims.index(dim)]
         for axis in cuts:
-            table = self.tables.get((dim, axis))
+            table = self.tables.get((name, axis))
             if table and len(cuts) > 1 and dim not in FREE:
                 raise PlanError(f"dim {dim} is cut by the table of {axis} and by {' and '.join(each for each in cuts if each != axis)}")
-            extent = extent * self._of_table(table, axis) // self.dims[dim] if table else extent // self.degrees[axis]
+            extent = extent * self._of_table(table, axis) // whole if table else extent // self.degrees[axis]
         return extent
 
     def start(self, sharding: Sharding, dim: str) -> Ints:
         """The first index of a dim that the rank at `place` holds."""
-        place, extent, start = self.place or {}, self.dims[dim], self.zero
+        place, name, start = self.place or {}, sharding.sized_dim(dim), self.zero
+        extent = whole = self.dims[name]
         for axis in sharding.axes[sharding.dims.index(dim)]:
-            table, position = self.tables.get((dim, axis)), place.get(axis, 0)
+            table, position = self.tables.get((name, axis)), place.get(axis, 0)
             if table:
-                start = start + np.sum(table.parts[:, :position], axis=1) * extent // self.dims[dim]
-                extent = extent * table.parts[:, position] // self.dims[dim]
+                start = start + np.sum(table.parts[:, :position], axis=1) * extent // whole
+                extent = extent * table.at(position) // whole
             else:
                 extent = extent // self.degrees[axis]
                 start = start + position * extent
@@ -196,8 +188,9 @@ class Sizes(Struct, frozen=True, dict=True):
             dims={dim: self.dims[dim][rows] for dim in dims},
             degrees={axis: self.degrees[axis][rows] for axis in axes},
             num_plans=1,
-            tables={key: Table(table.parts[rows]) for key, table in self.tables.items()},
+            tables={key: table.take(rows) for key, table in self.tables.items()},
             layout=self.layout[rows],
+            stands={},
         )
 
     def _places(self, axes: Iterable[str]) -> Iterator[dict[str, int]]:
@@ -207,12 +200,12 @@ class Sizes(Struct, frozen=True, dict=True):
 
     def _of_table(self, cut: Table, axis: str) -> Ints:
         if self.place is not None:
-            return cut.parts[:, self.place[axis]]
-        return cut.parts[np.arange(self.num_plans), cut.worst]
+            return cut.at(self.place[axis])
+        return cut.at(self.stands.get(axis, cut.worst))
 
     def elements(self, sharding: Sharding) -> Ints:
         """Elements of a tensor on one rank; a scalar has one."""
-        return self.once((sharding.dims, sharding.axes), lambda: self._product(sharding))
+        return self.once((sharding.sized_dims, sharding.axes), lambda: self._product(sharding))
 
     def _product(self, sharding: Sharding) -> Ints:
         count = np.ones(self.num_plans, dtype=np.int64)
@@ -230,7 +223,7 @@ class Sizes(Struct, frozen=True, dict=True):
     def num_bytes(self, operand: Operand) -> Ints:
         """Bytes of a buffer on one rank, as it is stored."""
         where = operand.sharding
-        key = where.dims, where.axes, operand.dtype
+        key = where.sized_dims, where.axes, operand.dtype
         return self.once(key, lambda: self.elements(where) * self.itemsize_bytes[operand.dtype])
 
     def num_ranks(self, group: Group) -> Ints:
@@ -254,7 +247,26 @@ class Sizes(Struct, frozen=True, dict=True):
         return found % self.kv_copies if group.copies else found
 
     def _representative(self, axis: str) -> Ints:
+        if axis in self.stands:
+            return self.stands[axis]
         return next((table.worst for (_, by), table in self.tables.items() if by == axis), self.zero)
+
+    @functools.cached_property
+    def torn(self) -> tuple[str, ...]:
+        """The axes along which layers differ in which ranks have most: no rank has most of all, so all are asked, if none is."""
+        axes = dict.fromkeys(axis for (dim, axis) in self.tables if dim not in DIMS)
+        return () if self.place is not None or self.stands else tuple(axes)
+
+    def of_all_ranks(self, axes: Iterable[str]) -> tuple[Sizes, Ints]:
+        """The same of each rank along these axes as its own representative, those of a plan together; and which plan each is of."""
+        which, stands = np.arange(self.num_plans), dict[str, Ints]()
+        for axis in axes:
+            degree = self.degrees[axis][which]
+            row = np.repeat(np.arange(len(which)), degree)
+            stands = {name: at[row] for name, at in stands.items()}
+            stands[axis] = np.arange(len(row)) - np.repeat(np.cumsum(degree) - degree, degree)
+            which = which[row]
+        return replace(self.take(which), stands=stands), which
 
     def stride(self, group: Group) -> Ints:
         """The distance between neighbours along a group's fastest axis: the product of the faster axes."""
@@ -284,7 +296,8 @@ def _check_range(dims: Mapping[str, Ints], micro_batch: Ints, model: ModelSpec) 
     """
     extent = {dim: float(values.max()) for dim, values in dims.items()}
     width = math.prod(extent.get(dim, 0.0) for dim in "KRC")
-    chosen = extent.get("J", 0.0) * extent.get("O", 0.0) * extent["M"] / (extent["B"] * extent["S"])  # of all experts of a token
+    slots = max((own for dim, own in extent.items() if dim.startswith("O")), default=0.0)
+    chosen = extent.get("J", 0.0) * slots * extent["M"] / (extent["B"] * extent["S"])  # of all experts of a token
     widest = max(width, chosen, *(extent.get(dim, 0.0) for dim in "DFLVYI"))
     largest = 2 * float(micro_batch.max()) * extent["S"] * max(extent["D"] * widest, width * extent["S"])
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
@@ -318,8 +331,9 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
     dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))
     dims["M"] = dims["G"] = dims["B"] * batch.sequence_length // model.run_length(batch.sequence_length)
-    loads = model.expert_loads(batch.sequence_length)
-    dims |= dict.fromkeys("OX", np.full(plans.num_plans, sum(loads), dtype=np.int64)) if loads else {}
+    slots = {row: model.slots(length, row) for row in model.load_rows}
+    for row, own in slots.items() if slots[0].loads else ():
+        dims |= {dim_of_loads(dim, row): np.full(plans.num_plans, sum(own.loads), dtype=np.int64) for dim in SLOTS}
     if "V" in same:
         padded = plans.numbers(MESH, lambda plan: padded_vocabulary(same["V"], stack.vocab_multiple, split(plan, "V")))
         dims["V"] = dims["W"] = padded
@@ -342,12 +356,11 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     itemsize[FLAT_AND_CAST] = gradient + (cast if gradient < cast else 0)
     itemsize |= {PACKED: model.tuning.packed_bytes} if model.tuning.quantization else {}
     orders, order = plans.each(("rank_order",), lambda plan: fastest_first(plan.rank_order))
-    shares = (*uneven(), *_slots(loads))
+    shares = (*uneven(), *(each for row, own in slots.items() for each in of_loads(row, _slots(own.loads))))
     laid, which = plans.each(MESH, chunks)
     layout, layouts = codes_of(laid)
-    tables = _tables(plans, dims, degrees, shares)
+    tables = tables_of(plans, dims, degrees, shares)
     over = tuple(dict.fromkeys(axis for cut in plans.each(MESH, _sequence_axes)[0] for axis in cut))
-    slots = model.slots(length)
     return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, layouts, layout[which], copies, over, slots)
 
 
@@ -362,37 +375,3 @@ def _slots(loads: tuple[int, ...]) -> Iterator[UnevenShare]:
     if len(set(loads)) > 1:
         for each in (each for each in all_dimensions() if "X" in each.shards):
             yield "X", each.axis, lambda extent, ranks: np.diff(starts[:: len(loads) // ranks]).tolist()
-
-
-def _tables(
-    plans: Plans, dims: Mapping[str, Ints], degrees: Mapping[str, Ints], known: tuple[UnevenShare, ...]
-) -> dict[tuple[str, str], Table]:
-    """The tables of dimensions that are on, by each name that a relabel may give their dims; a position that a plan lacks has nothing.
-
-    Raises:
-        PlanError: a table does not share out its dim, or its axis cuts the same extent otherwise under another name.
-    """
-    found: dict[tuple[str, str], Table] = {}
-    on = set(plans.each(MESH, switched_on)[0]) if known else set()
-    cut = {(dim, axis) for names in on for dim, over in rules(names).items() for axis in over}
-    for dim, axis, share in known:
-        if (dim, axis) not in cut or dim not in dims:
-            continue
-        parts = np.zeros((len(dims[dim]), int(degrees[axis].max())), dtype=np.int64)
-        for plan, (extent, degree) in enumerate(zip(dims[dim], degrees[axis], strict=True)):
-            parts[plan, :degree] = share(int(extent), int(degree))
-        if np.any(parts.sum(axis=1) != dims[dim]) or np.any(parts < 0):
-            raise PlanError(f"the table of {axis} does not share out dim {dim}: {parts.tolist()} of {dims[dim].tolist()}")
-        found[dim, axis] = Table(parts)
-        if other := {"B": "T", "T": "B"}.get(dim):
-            found |= {(tokens, axis): Table(parts * dims[other][:, None]) for tokens in FREE}
-    shared = {axis for names in on if view_of(map(axis_of, names)) == EXPERT for dim in FREE for axis in rules(names).get(dim, ())}
-    if dealt := sorted(axis for dim, axis in found if dim in FREE and axis in shared):
-        raise PlanError(f"the table of {dealt[0]} deals out tokens, which all ranks of a stage share evenly on their way to experts")
-    for (dim, axis), table in [*found.items()]:
-        for other in (name for names in PLACEMENTS if dim in names for name in names):
-            own = found.get((other, axis))
-            if (other, axis) in cut and (own is None or np.any(own.parts != table.parts)):
-                raise PlanError(f"{axis} cuts dim {dim} by a table, and otherwise dim {other}, which is the same extent elsewhere")
-            found[other, axis] = table
-    return found

@@ -6,7 +6,7 @@ All three readers take it: estimate with many plans, simulate and execute with o
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
 from typing import Any
 
@@ -82,7 +82,7 @@ def _priced_fields(kind: Any) -> tuple[str, ...]:
 def _priced_by(value: Any) -> object:
     """All of a task but its name, the names of its buffers, and what it frees."""
     if isinstance(value, Operand):  # most are
-        return value.dtype, value.sharding.dims, value.sharding.axes, *value.sharding.partial
+        return value.dtype, value.sharding.sized_dims, value.sharding.axes, *value.sharding.partial
     if isinstance(value, Weight):
         return value.sharding.dims, value.sharding.axes, value.group
     if isinstance(value, tuple):
@@ -174,6 +174,19 @@ class Workload(Struct, frozen=True, eq=False):
             _passes={},
             _pairs={},
         )
+
+    def on_all_ranks(self, axes: Iterable[str]) -> tuple[Workload, Ints]:
+        """The same of each rank along these axes as its own representative, those of a plan together; and which plan each is of.
+
+        It is not for prices: ranks wait for one another in each layer, which takes as long as the one that has most there.
+        """
+        used, row = np.unique(self.rows, return_inverse=True)
+        sizes, of = self.prices.sizes.take(used).of_all_ranks(axes)
+        count = np.bincount(of)[row]
+        plan = np.repeat(np.arange(len(row)), count)
+        rows = np.searchsorted(of, row)[plan] + np.arange(len(plan)) - (np.cumsum(count) - count)[plan]
+        own = {name: getattr(self, name)[plan] for name in ("shape_of", "micro_batches")}
+        return replace(self, prices=Prices(sizes, self.model), rows=rows, sizes=sizes.take(rows), **own), plan
 
     def stages(self, rank: int) -> tuple[int, ...]:
         """The virtual stages that live on a pipeline rank."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,7 @@ from parsim.estimator.memory import peak_bytes, rank_memory
 from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import step_ps, timeline
 from parsim.estimator.result import Estimate, Estimates
-from parsim.estimator.totals import PassCounts, Totals, device_totals
+from parsim.estimator.totals import EveryRank, PassCounts, device_totals, mean_again_flops, worst_totals
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.legality import RULES, VALUES, type_faults
 from parsim.parallel.plan import Plan
@@ -144,7 +143,9 @@ def estimate_each(scenario: Scenario, plans: Mapping[str, Plan]) -> list[Estimat
 def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, counts: PassCounts, useful: tuple[int, int]) -> Estimate:
     line = timeline(stages)
     step_s = line.step_ps / PS_PER_S
-    totals = device_totals(stages, counts=counts)
+    every = EveryRank.of(stages)
+    totals = worst_totals(stages, every) if every else device_totals(stages, counts=counts)
+    again = every.mean_again_flops() if every else mean_again_flops(stages, totals)
     tokens = scenario.batch.global_batch * scenario.batch.sequence_length
     multiplied_in = scenario.batch.measured_against(scenario.model)
     peak = scenario.cluster.node.accelerator.peak(multiplied_in) * chosen.num_devices * step_s
@@ -156,7 +157,7 @@ def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, co
         tokens_per_s_per_device=tokens / step_s / chosen.num_devices,
         mfu=useful[0] * tokens / peak,
         mfu_causal=useful[1] * tokens / peak,
-        hfu=(useful[0] * tokens + _again_flops(stages, totals, chosen.num_devices)) / peak,
+        hfu=(useful[0] * tokens + int(again * chosen.num_devices)) / peak,
         breakdown_s={key: ps / PS_PER_S for key, ps in line.charges.items()},
         critical_rank=line.critical_rank,
         memory_bytes=rank_memory(stages).of_plan(0),
@@ -171,16 +172,6 @@ def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, co
         num_micro_batches=stages.workload.num_micro_batches,
         precision=scenario.batch.dtype,
     )
-
-
-def _again_flops(stages: Stages, totals: Sequence[Totals], num_devices: int) -> int:
-    """Recomputed FLOPs of all devices; where a table deals out unevenly, those of all its places."""
-    sizes = stages.workload.sizes
-    axes = sorted({axis for _, axis in sizes.tables})
-    if axes:
-        places = product(*(range(int(sizes.degrees[axis][0])) for axis in axes))
-        totals = [each for place in places for each in device_totals(stages, dict(zip(axes, place, strict=True)))]
-    return num_devices // len(totals) * sum(each.again_flops for each in totals)
 
 
 @check_arguments

@@ -5,6 +5,8 @@ The schedule says how many micro_batches of each chunk are between two phases wh
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -13,11 +15,13 @@ from parsim import schedules
 from parsim.cluster.scalars import distinct_rows
 from parsim.cost.buckets import Role, lasting_elements, lasting_parts, lasting_weights
 from parsim.cost.count import state_bytes
-from parsim.cost.sizes import Ints
+from parsim.cost.sizes import Ints, Sizes
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import pairs_of, states_of_plans
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, PACKED, QUANTISED
 from parsim.step.task import Part
+
+_MOST_AT_ONCE: Final = 4096  # ranks of several plans of which each has numbers of its own
 
 
 class RankMemory(Struct, frozen=True):
@@ -43,6 +47,14 @@ class RankMemory(Struct, frozen=True):
         parts = {name: ranks[:, index].tolist() for name, ranks in self.parts().items()}
         return tuple(dict(zip(parts, ranks, strict=True)) for ranks in zip(*parts.values(), strict=True))
 
+    def worst(self, first: Ints) -> RankMemory:
+        """Of rows side by side, from these on, that in which a rank has most, the first of equals, [rank, row]."""
+        total = self.total
+        largest = np.repeat(np.maximum.reduceat(total, first, axis=1), np.diff(first, append=total.shape[1]), axis=1)
+        place = np.where(total == largest, np.arange(total.shape[1]), total.shape[1])
+        chosen = np.minimum.reduceat(place, first, axis=1)
+        return RankMemory(*(np.take_along_axis(np.broadcast_to(part, total.shape), chosen, 1) for part in self.parts().values()))
+
     @property
     def total(self) -> Ints:
         """The peaks."""
@@ -51,6 +63,9 @@ class RankMemory(Struct, frozen=True):
 
 def rank_memory(stages: Stages) -> RankMemory:
     """Peak memory of each rank of the one pipeline of all plans."""
+    if stages.workload.sizes.torn:
+        every, first = stages.on_all_ranks()
+        return rank_memory(every).worst(first)
     lasting, own = lasting_bytes(stages), stages.workload.shape.own
     in_flight, on_top, in_passes = _dynamic(stages)
     return RankMemory(
@@ -68,7 +83,20 @@ def peak_bytes(stages: Stages) -> Ints:
     """Peak memory of the most loaded rank of each plan, whatever its pipeline; it does not depend on the order of ranks."""
     w = stages.workload
     first, which = distinct_rows([w.prices.sizes.unordered[w.rows], w.shape_of], len(w.rows))
+    if w.sizes.torn:
+        return np.concatenate([_peak_of_worst(stages.take(own)) for own in _few_at_once(w.sizes.take(first), first)])[which]
     return _peak_bytes(stages) if len(first) == len(w.rows) else _peak_bytes(stages.take(first))[which]
+
+
+def _peak_of_worst(stages: Stages) -> Ints:
+    every, first = stages.on_all_ranks()
+    return np.asarray(np.maximum.reduceat(_peak_bytes(every), first))
+
+
+def _few_at_once(sizes: Sizes, places: Ints) -> list[Ints]:
+    """Plans in batches whose ranks are not many, so that arrays of one value a rank stay small."""
+    ranks = np.prod([sizes.degrees[axis] for axis in sizes.torn], axis=0)
+    return np.split(places, np.flatnonzero(np.diff(np.cumsum(ranks) // _MOST_AT_ONCE)) + 1)
 
 
 def _peak_bytes(stages: Stages) -> Ints:
@@ -88,6 +116,9 @@ def _peak_bytes(stages: Stages) -> Ints:
 
 def counted_peak_bytes(stages: Stages) -> Ints:
     """The peaks without the stack's overheads: what the kernels hold, to the byte, [rank, plan]."""
+    if stages.workload.sizes.torn:
+        every, first = stages.on_all_ranks()
+        return np.asarray(np.maximum.reduceat(counted_peak_bytes(every), first, axis=1))
     in_flight, on_top, _ = _dynamic(stages)
     return stages.workload.shape.own @ _lasting_bytes(stages) + in_flight + on_top + _norm_bytes(stages)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,6 +92,11 @@ class Stages(Struct, frozen=True, eq=False):
     def take(self, places: Ints) -> Stages:
         """The same of some of the plans."""
         return Stages.of(self.workload.take(places), self.measures)
+
+    def on_all_ranks(self, axes: Iterable[str] = ()) -> tuple[Stages, Ints]:
+        """What each rank along these axes holds and does, or where none has most of all layers; and the first row of each plan."""
+        workload, plan = self.workload.on_all_ranks(axes or self.workload.sizes.torn)
+        return Stages.of(workload, Measures(workload.prices)), np.searchsorted(plan, np.arange(len(self.workload.rows)))
 
     def spread(self, value: Callable[[StageKind, Members], Ints]) -> Ints:
         """A value of each member of each kind, [class, plan]."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import product
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.cluster.scalars import distinct
 from parsim.cost.buckets import Held
@@ -16,6 +19,7 @@ from parsim.cost.count import counted_flops, flops, hbm_bytes, sent_over
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.workload import Prices
 from parsim.estimator.passes import Stages
+from parsim.model.dims import SLOTS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.group import Group
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, HostCopy, Send, Task
@@ -45,11 +49,19 @@ class PassCounts:
 
     def of(self, tasks: Sequence[Task], row: int) -> dict[str, int]:
         """Of one list for one row, by name: FLOPs, HBM bytes, and what is sent over each link."""
+        place = int(np.searchsorted(self._rows, row))
+        return {name: int(count[place]) for name, count in self._counts_of(tasks).items()}
+
+    def of_rows(self, tasks: Sequence[Task], rows: Ints) -> dict[str, Any]:
+        """The same for several rows, as arrays of Python's integers."""
+        places = np.searchsorted(self._rows, rows)
+        return {name: count[places].astype(object) for name, count in self._counts_of(tasks).items()}
+
+    def _counts_of(self, tasks: Sequence[Task]) -> dict[str, Ints]:
         key = tuple(map(id, tasks))
         if key not in self._known:
             self._known[key] = tasks, self._count(tasks)
-        place = int(np.searchsorted(self._rows, row))
-        return {name: int(count[place]) for name, count in self._known[key][1].items()}
+        return self._known[key][1]
 
     def _count(self, tasks: Sequence[Task]) -> dict[str, Ints]:
         total: dict[str, Ints] = {}
@@ -59,24 +71,81 @@ class PassCounts:
         return total
 
 
+class EveryRank(NamedTuple):
+    """What passes count on each rank along the axes over which experts lie, where some have more slots than others."""
+
+    stands: Mapping[str, Ints]  # where each rank does
+    in_passes: Sequence[Mapping[str, Any]]  # of each pipeline rank, arrays of Python's integers [rank]
+
+    @classmethod
+    def of(cls, stages: Stages) -> EveryRank | None:
+        """Of the one plan; None where ranks are all alike, or differ in more than slots."""
+        tables = stages.workload.sizes.tables
+        if not tables or any(dim[0] not in SLOTS for dim, _ in tables):
+            return None
+        every, _ = stages.on_all_ranks(dict.fromkeys(axis for _, axis in tables))
+        rows = every.workload.rows
+        counts = PassCounts(every.workload.prices, rows)
+        return cls(every.workload.sizes.stands, _in_passes(every, lambda tasks: counts.of_rows(tasks, rows)))
+
+    def mean_again_flops(self) -> Fraction:
+        """Recomputed FLOPs of a device on average."""
+        count = len(next(iter(self.stands.values())))
+        return Fraction(sum(int(np.sum(total[_AGAIN])) for total in self.in_passes), count * len(self.in_passes))
+
+
+def worst_totals(stages: Stages, every: EveryRank) -> tuple[Totals, ...]:
+    """Of each pipeline rank those of its device with most FLOPs, the first of equals."""
+    worst = np.array([int(np.argmax(total[_FLOPS])) for total in every.in_passes])
+    ends = _finish(stages, None, {axis: stands[worst] for axis, stands in every.stands.items()})
+    chosen = ({name: count[place] for name, count in total.items()} for total, place in zip(every.in_passes, worst.tolist(), strict=True))
+    return tuple(_totals(stages, rank, ends, total) for rank, total in enumerate(chosen))
+
+
 def device_totals(stages: Stages, at: Mapping[str, int] | None = None, counts: PassCounts | None = None) -> tuple[Totals, ...]:
-    """Of the device of each pipeline rank at these coordinates; `counts`: of these coordinates, of several plans."""
-    links = stages.workload.step.structure.links
-    shape = stages.workload.shape
+    """Of the device of each pipeline rank at these coordinates; `counts`: of these coordinates, of several plans.
+
+    Without coordinates of the representative: where no rank has most of all layers, of each pipeline rank the one with most FLOPs.
+    """
+    if at is None and stages.workload.sizes.torn and (every := EveryRank.of(stages)):
+        return worst_totals(stages, every)
+    counts, row = counts or PassCounts(stages.workload.prices, stages.workload.rows, at), int(stages.workload.rows[0])
+    in_passes, ends = _in_passes(stages, lambda tasks: counts.of(tasks, row)), _finish(stages, at)
+    return tuple(_totals(stages, rank, ends, total) for rank, total in enumerate(in_passes))
+
+
+def mean_again_flops(stages: Stages, totals: Sequence[Totals]) -> Fraction:
+    """Recomputed FLOPs of a device on average: those of representatives, or where a table deals out unevenly of all its places."""
+    sizes = stages.workload.sizes
+    axes = sorted({axis for _, axis in sizes.tables})
+    if axes:
+        places = product(*(range(int(sizes.degrees[axis][0])) for axis in axes))
+        totals = [each for place in places for each in device_totals(stages, dict(zip(axes, place, strict=True)))]
+    return Fraction(sum(each.again_flops for each in totals), len(totals))
+
+
+def _in_passes(stages: Stages, count: Callable[[Sequence[Task]], Mapping[str, Any]]) -> list[Counter[str]]:
+    """What all passes of a step count on each pipeline rank, by name; `count`: of a list of tasks."""
+    shape, found = stages.workload.shape, []
     firsts = np.unique(shape.index, return_index=True)[1].tolist()
-    counts = counts or PassCounts(stages.workload.prices, stages.workload.rows, at)
-    passes, ends = [_passes(stages, stage, counts) for stage in firsts], _finish(stages, at)
-    found = []
-    for rank, own in enumerate(shape.index[shape.by_rank].tolist()):
-        total = Counter({name: int(count[rank]) for name, count in ends.items()})
+    passes = [_passes(stages, stage, count) for stage in firsts]
+    for own in shape.index[shape.by_rank].tolist():
+        total = Counter[str]()
         for index in own:
             total.update(passes[index])
-        work, again, moved = (total.pop(name, 0) for name in (_FLOPS, _AGAIN, _HBM_BYTES))
-        found.append(Totals(work, again, moved, {link: total[link] for link in (*links, *(total.keys() - set(links)))}))
-    return tuple(found)
+        found.append(total)
+    return found
 
 
-def _passes(stages: Stages, stage: int, counts: PassCounts) -> Counter[str]:
+def _totals(stages: Stages, rank: int, ends: Mapping[str, Ints], in_passes: Mapping[str, int]) -> Totals:
+    """Those of a pipeline rank, with the end of the step."""
+    links, total = stages.workload.step.structure.links, Counter({name: int(count[rank]) for name, count in ends.items()})
+    total.update(in_passes)
+    work, again, moved = (total.pop(name, 0) for name in (_FLOPS, _AGAIN, _HBM_BYTES))
+    return Totals(work, again, moved, {link: total[link] for link in (*links, *(total.keys() - set(links)))})
+
+
+def _passes(stages: Stages, stage: int, count: Callable[[Sequence[Task]], Mapping[str, Any]]) -> Counter[str]:
     """Counts of all micro_batches on one stage, by name."""
     w, total = stages.workload, Counter[str]()
     for phase in w.phases:
@@ -84,17 +153,17 @@ def _passes(stages: Stages, stage: int, counts: PassCounts) -> Counter[str]:
             times = 1 if closes else w.num_micro_batches - phase.accumulates
             for run in w.pass_of(stage, phase, closes=closes).lists:
                 repeats = times * int(run.copies)
-                for name, count in counts.of(run.tasks, int(w.rows[0])).items():
-                    total[name] += count * repeats
+                for name, each in count(run.tasks).items():
+                    total[name] = total[name] + each * repeats
     return total
 
 
-def _finish(stages: Stages, at: Mapping[str, int] | None) -> dict[str, Ints]:
-    """Counts of the end of the step, [rank]."""
+def _finish(stages: Stages, at: Mapping[str, int] | None, stands: Mapping[str, Ints] | None = None) -> dict[str, Ints]:
+    """Counts of the end of the step, [rank]; `stands`: where the representative of each does."""
     w, place = stages.workload, at or {}
     held = {name: each[:, 0] for name, each in stages.held.items()}
     sizes = w.sizes.take(np.zeros(w.num_ranks, dtype=np.int64))
-    sizes = sizes if at is None else sizes.at(at)
+    sizes = replace(sizes, stands=stands or {}) if at is None else sizes.at(at)
     total: dict[str, Ints] = {}
     for task in w.step.finish:
         alone: Group | None = getattr(task, "alone", None)

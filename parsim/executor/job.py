@@ -30,6 +30,7 @@ from parsim.parallel.mesh import Mesh
 from parsim.parallel.plan import Plan
 from parsim.parallel.sharding import Rules, Sharding, reshard
 from parsim.scenario.types import Training
+from parsim.step.loads import loads_of
 from parsim.step.ring import TURNS
 from parsim.step.step import Segment
 from parsim.step.task import Compute, Operand
@@ -184,7 +185,7 @@ class Job:
         if dim in "EX":
             own = Sharding(("E",), (sharding.axes[sharding.dims.index(dim)],))
             count, start = int(sizes.local(own, "E")[0]), int(sizes.start(own, "E")[0])
-            return count if dim == "E" else self.spec.expert_loads(self.model.batch.sequence_length)[start : start + count]
+            return count if dim == "E" else self.spec.expert_loads(self.model.batch.sequence_length, sharding.loads)[start : start + count]
         return self._parts_there(dim, sharding.dims) if self._cut else 1
 
     def _parts_there(self, dim: str, dims: Dims) -> int:
@@ -206,7 +207,8 @@ class Job:
         """One attribute: a number, or a word such as `offset:V` with its number; `offset:S` of several runs of a sequence with these."""
         if not isinstance(value, str):
             return value
-        word, _, dim = value.partition(":")
+        plain, loads = loads_of(value)
+        word, _, dim = plain.partition(":")
         batch = self.model.batch
         match word:
             case "gate":
@@ -230,18 +232,18 @@ class Job:
             case "run":
                 return self.spec.run_length(batch.sequence_length)
             case "tokens":
-                return self.spec.slots(batch.sequence_length).tokens
+                return self.spec.slots(batch.sequence_length, loads).tokens
             case "gate_scale" | "embedding_scale" | "attn_logit_softcapping" | "final_logit_softcapping" | "logit_scale":
                 return float(getattr(self.spec, word))
             case "balance_coefficient":
                 return float(getattr(self.spec, word)) / (batch.global_batch * batch.sequence_length)
             case "chosen":
-                return self.spec.slots_chosen(batch.sequence_length)
+                return self.spec.slots_chosen(batch.sequence_length, loads)
         seen = (*task.inputs, *task.outputs)
         sharding = next(operand.sharding for operand in seen if isinstance(operand, Operand) and dim in operand.dims)
         local, start = (int(count(sharding, dim)[0]) for count in (sizes.local, sizes.start))
         if word == "loads":
-            return self.spec.expert_loads(batch.sequence_length)[start : start + local]
+            return self.spec.expert_loads(batch.sequence_length, loads)[start : start + local]
         if word == "slopes":
             queries = int(sizes.local(sharding, "R")[0])
             return self.spec.slopes[start * queries : (start + local) * queries]

@@ -55,7 +55,14 @@ TOKENS: Final = "M"  # where they leave for experts and come back
 REVERSED: Final = ("K", "A")  # over which the innermost axis of the mesh lies outermost: heads that tensor parallelism cut are cut again
 FREE: Final = ("M", "G")  # whose elements may lie in any order
 SEQUENCE: Final = "STQZ"
-PLACEMENTS: Final = (SEQUENCE, "".join(SOURCE.values()), "EN", "KA", "OX")  # names of one extent, in several placements
+SLOTS: Final = "OX"  # which layers whose experts have other loads have more of, or fewer
+PLACEMENTS: Final = (SEQUENCE, "".join(SOURCE.values()), "EN", "KA", SLOTS)  # names of one extent, in several placements
+
+
+def dim_of_loads(dim: str, loads: int) -> str:
+    """What sizes call a dim of experts with these loads: slots have as many names as there are loads."""
+    return f"{dim}{loads}" if loads and dim in SLOTS else dim
+
 
 # What an element is charged at, by the role of its tensor: "compute", "gradient" and "master" are the scenario's, the rest fixed.
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"

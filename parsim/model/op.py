@@ -78,6 +78,8 @@ class Block(Struct, frozen=True):
     steers: tuple[str, ...] = ()  # the names of numbers that follow such sums in place of gradients: that of the sum behind COUNT
     stream: Dims = ("B", "T", "D")  # of what enters
     memory: MemoryUse = ""
+    loads: int = 0  # how many tokens its experts have: see LayerForm
+    like: str = ""  # the block that differs from it in these alone; "": no other does
 
     @property
     def asked(self) -> set[str]:

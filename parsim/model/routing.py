@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from fractions import Fraction
 from typing import Any
@@ -16,13 +17,19 @@ _OF_EXPERTS = (
     "expert_groups",
     "load_skew",
     "load_shares",
+    "load_seed",
     "capacity_factor",
     "balance_coefficient",
     "steer_rate",
 )  # figures that need some
 
 
-class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
+def _as_list(value: Any) -> Any:
+    """A tuple as a file lists it."""
+    return [*map(_as_list, value)] if isinstance(value, tuple) else value
+
+
+class RoutedSpec(ModelSpec, frozen=True, kw_only=True, dict=True):
     """A model whose layers may have experts in place of an MLP."""
 
     num_experts: int = figure("the experts of a layer that has some; 0 makes all layers dense", 0, zero=True, most=100_000)
@@ -41,8 +48,13 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
     gate_scale: float = figure("what gates are multiplied by", 1.0, most=1_000)
     gates_on_input: bool = figure("whether they weigh what enters an expert, not what its nonlinearity gives", False)
     load_skew: float = figure("how unevenly tokens choose experts: the exponent of Zipf's law; 0 balances them", 0.0)
-    load_shares: tuple[float, ...] = figure(
-        "how tokens choose experts, a number each: shares, or tokens; file:PATH names a CSV or JSON file of tokens by layer and expert", ()
+    load_seed: int = figure(
+        "draws for each layer with experts anew which of them load_skew favours; 0: in all layers the same", 0, zero=True
+    )
+    load_shares: tuple[float | tuple[float, ...], ...] = figure(
+        "how tokens choose experts, a number each: shares, or tokens; a list of such lists has one for each layer with experts, in order; "
+        "file:PATH names a CSV or JSON file of tokens by layer and expert",
+        (),
     )
     capacity_factor: float = figure(
         "times an even share of the tokens of a run that an expert takes, as drop_policy says; others are dropped; 0: none are",
@@ -95,7 +107,7 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
         beside = next((name for name in _OF_EXPERTS if getattr(self, name)), "")
         if beside and not self.num_experts:
             value = getattr(self, beside)
-            return f"{beside} = {[*value] if isinstance(value, tuple) else value} goes with experts, but num_experts = 0"
+            return f"{beside} = {_as_list(value)} goes with experts, but num_experts = 0"
         if self.gates not in gates.names():
             return f"gates = {self.gates} is none{did_you_mean(self.gates, gates.names())}; known: {', '.join(gates.names())}"
         if not self.gate_scale:
@@ -124,16 +136,53 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
 
     def _loads_misfit(self) -> str:
         """What does not fit in the loads of experts that are given."""
-        shares, positive = self.load_shares, sum(share > 0 for share in self.load_shares)
-        if not shares:
+        if self.load_seed and not self.load_skew:
+            return f"load_seed = {self.load_seed} draws which experts load_skew favours, which is 0; give load_skew, or leave load_seed out"
+        if not self.load_shares:
             return ""
         if self.load_skew:
             return f"load_skew = {self.load_skew} and load_shares both say how tokens choose experts; leave one out"
-        if len(shares) != self.num_experts:
-            return f"load_shares has {len(shares)} numbers, but num_experts = {self.num_experts}; give each expert one"
-        if positive < self.experts_per_token:
-            return f"load_shares leaves tokens {positive} experts, but experts_per_token = {self.experts_per_token}"
+        kinds, rows, count = {isinstance(each, tuple) for each in self.load_shares}, self._given_rows, self._num_expert_layers
+        if len(kinds) > 1:
+            return "load_shares has numbers beside lists; give each expert a number, or each layer with experts a list of them"
+        if kinds == {True} and len(rows) != count:
+            lists = f"{len(rows)} list{'s' * (len(rows) > 1)}"
+            return f"load_shares has {lists}, but {count} layers have experts; give each one, or one list of numbers for all"
+        for number, row in enumerate(rows):
+            which = f"load_shares[{number}]" if kinds == {True} else "load_shares"
+            if len(row) != self.num_experts:
+                return f"{which} has {len(row)} numbers, but num_experts = {self.num_experts}; give each expert one"
+            if (positive := sum(share > 0 for share in row)) < self.experts_per_token:
+                return f"{which} leaves tokens {positive} experts, but experts_per_token = {self.experts_per_token}"
         return ""
+
+    @property
+    def _given_rows(self) -> tuple[tuple[float, ...], ...]:
+        """The shares that are stated, of each layer with experts or one row for all."""
+        rows = tuple(each for each in self.load_shares if isinstance(each, tuple))
+        return rows or (tuple(each for each in self.load_shares if not isinstance(each, tuple)),)
+
+    @property
+    def _num_expert_layers(self) -> int:
+        return max(self.num_layers - self.num_dense_layers, 0) // self.expert_layer_every * (self.num_experts > 0)
+
+    @functools.cached_property
+    def _rows(self) -> tuple[int, ...]:
+        """Of each layer with experts, in order, the first of them whose experts have the same loads."""
+        numbers = range(self._num_expert_layers)
+        if self.load_seed:
+            return tuple(numbers)
+        given, firsts = self._given_rows, dict[tuple[float, ...], int]()
+        return tuple(firsts.setdefault(given[min(number, len(given) - 1)], number) for number in numbers)
+
+    @property
+    def load_rows(self) -> tuple[int, ...]:
+        """The first layers with their loads."""
+        return tuple(dict.fromkeys(self._rows)) or (0,)
+
+    def load_row(self, layer: int) -> int:
+        """Which of them a layer has; 0 of one without experts."""
+        return self._rows[(layer - self.num_dense_layers) // self.expert_layer_every] if self.has_experts(layer) else 0
 
     def run_length(self, sequence_length: int) -> int:
         """The fewest tokens that all experts share out evenly; where a sequence is no multiple of them, or experts have unequal loads by
@@ -141,32 +190,37 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
         if not self.num_experts:
             return 1
         fewest = self.num_experts // math.gcd(self.num_experts, self.experts_per_token)
-        is_long = self._shares or self.capacity_factor or sequence_length % fewest
+        is_long = self._is_uneven or self.capacity_factor or sequence_length % fewest
         return math.gcd(sequence_length, 256) if is_long else fewest
 
-    def slots_chosen(self, sequence_length: int) -> Slots:
+    def slots_chosen(self, sequence_length: int, row: int = 0) -> Slots:
         """By the shares of experts, and from no more groups of them than a token may use."""
         if not self.num_experts:
             return NO_SLOTS
         run = self.run_length(sequence_length)
-        loads = expert_loads(run * self.experts_per_token, self.num_experts, run, self._shares)
+        loads = expert_loads(run * self.experts_per_token, self.num_experts, run, self._shares(row))
         if self.limits_groups:
             return slots_in_groups(loads, run, self.expert_groups, self.groups_per_token)
         return Slots(loads, gates.gate(self.gates).choose(loads, run))
 
-    def slots(self, sequence_length: int) -> Slots:
+    def slots(self, sequence_length: int, row: int = 0) -> Slots:
         """Those that fit in the capacity of experts.  Source: Lepikhin et al. 2020 (arXiv:2006.16668), section 2.2; NVIDIA/Megatron-LM,
         megatron/core/transformer/moe/moe_utils.py (get_capacity, drop_policy)."""
-        chosen = self.slots_chosen(sequence_length)
+        chosen = self.slots_chosen(sequence_length, row)
         if not self.capacity_factor or not chosen.loads:
             return chosen
         capacity = math.ceil(Fraction(str(self.capacity_factor)) * len(chosen.tokens) / self.num_experts)
         return chosen.within(capacity, padded=self.pad_to_capacity, policy=self.drop_policy)
 
     @property
-    def _shares(self) -> tuple[float, ...]:
-        """Of tokens, by expert; () where all have as many."""
-        return zipf(self.num_experts, self.load_skew) if self.load_skew else self.load_shares
+    def _is_uneven(self) -> bool:
+        return bool(self.load_skew or self.load_shares)
+
+    def _shares(self, row: int) -> tuple[float, ...]:
+        """Of tokens, by expert of layers with these loads; () where all have as many."""
+        if self.load_skew:
+            return zipf(self.num_experts, self.load_skew, *((self.load_seed, row) if self.load_seed else ()))
+        return self._given_rows[min(row, len(self._given_rows) - 1)] if self.load_shares else ()
 
     def small_experts(self, heads: int) -> dict[str, Any]:
         """Four experts, of which a token chooses two at most, of one of two groups where it may not use all."""
@@ -175,4 +229,10 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True):
         found: dict[str, Any] = {"num_experts": 4, "experts_per_token": min(self.experts_per_token, 2), "expert_ffn_hidden_size": heads}
         found |= {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}
         found |= {"expert_groups": 2 * self.limits_groups, "groups_per_token": 1 * self.limits_groups}
-        return found | ({"load_shares": tuple(math.fsum(self.load_shares[expert::4]) for expert in range(4))} if self.load_shares else {})
+        return found
+
+    def small_shares(self, num_layers: int) -> tuple[float | tuple[float, ...], ...]:
+        """The shares of four experts, of so many layers that have some: where layers differ, of different ones as long as there are any."""
+        rows = [tuple(math.fsum(row[expert::4]) for expert in range(4)) for row in dict.fromkeys(self._given_rows)]
+        by_layer = any(isinstance(each, tuple) for each in self.load_shares)
+        return tuple(rows[number % len(rows)] for number in range(num_layers)) if by_layer else rows[0] if self.load_shares else ()

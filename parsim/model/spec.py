@@ -6,7 +6,8 @@ The ops that compute a model stand with its family, in families/.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any, ClassVar, Final, Self, get_origin
 
 from msgspec import NODEFAULT, Struct
@@ -101,8 +102,7 @@ class ModelSpec(Described, frozen=True, kw_only=True):
             value, limits = values[name], each.limits(hints[name])
             if each.legal and value not in each.legal:
                 wrong.append(f"{name} cannot be '{value}'{did_you_mean(value, each.legal)}; legal: {', '.join(each.legal)}")
-            numbers = value if isinstance(value, tuple) else (value,) if limits else ()
-            wrong += [f"{name} {said}" for number in numbers if (said := breach(number, limits))]
+            wrong += [f"{name} {said}" for number in (_numbers(value) if limits else ()) if (said := breach(number, limits))]
         return wrong or [said for said in [self.misfit(values)] if said]
 
     @property
@@ -135,17 +135,25 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         """The same, with as many experts as a token chooses."""
         return self.extents
 
-    def slots_chosen(self, sequence_length: int) -> Slots:
-        """The slots of experts that a run of tokens chooses, runs that fit in a sequence; none where there are no experts."""
+    @property
+    def load_rows(self) -> tuple[int, ...]:
+        """Which loads of experts layers have: see LayerForm."""
+        return (0,)
+
+    def slots_chosen(self, sequence_length: int, row: int = 0) -> Slots:
+        """The slots of experts that a run of tokens chooses, runs that fit in a sequence; none where there are no experts.
+
+        `row`: of the loads of its experts.
+        """
         return NO_SLOTS
 
-    def slots(self, sequence_length: int) -> Slots:
+    def slots(self, sequence_length: int, row: int = 0) -> Slots:
         """Those of them that go to experts."""
-        return self.slots_chosen(sequence_length)
+        return self.slots_chosen(sequence_length, row)
 
-    def expert_loads(self, sequence_length: int) -> tuple[int, ...]:
+    def expert_loads(self, sequence_length: int, row: int = 0) -> tuple[int, ...]:
         """Slots of a run that go to each expert; () where there are none."""
-        return self.slots(sequence_length).loads
+        return self.slots(sequence_length, row).loads
 
     def run_length(self, sequence_length: int) -> int:
         """Tokens of such a run, all of which have as many slots; 1 where there are no experts."""
@@ -194,6 +202,11 @@ class ModelSpec(Described, frozen=True, kw_only=True):
     def widths(self) -> tuple[str, ...]:
         """Figures of which every large tensor has one as an extent."""
         return ("hidden_size",)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Those of a list, and of lists in it."""
+    yield from chain.from_iterable(map(_numbers, value)) if isinstance(value, tuple) else (value,)
 
 
 def layers_in(layout: Layout) -> Layout:

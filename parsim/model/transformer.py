@@ -236,7 +236,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         every, place = self.full_attention_every, layer + 1
         is_full = every > 0 and (place - self.full_attention_from) % every == 0
         is_unturned = self.unturned_every > 0 and place % self.unturned_every == 0
-        return LayerForm(self.has_experts(layer), is_full, is_unturned, self.unnormed_first and layer == 0)
+        return LayerForm(self.has_experts(layer), is_full, is_unturned, self.unnormed_first and layer == 0, self.load_row(layer))
 
     @property
     def layout(self) -> Layout:
@@ -346,7 +346,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         windows = {name: min(getattr(self, name), 3) for name in ("sliding_window", "attention_chunk")}
         windows["full_attention_from"] = min(self.full_attention_from, num_layers - 1)
         marks = {name: min(getattr(self, name), num_layers) * (num_layers > 1) for name in ("full_attention_every", "unturned_every")}
-        return replace(found, num_dense_layers=dense, expert_layer_every=every, **windows, **marks)
+        found = replace(found, num_dense_layers=dense, expert_layer_every=every, **windows, **marks)
+        return replace(found, load_shares=self.small_shares(sum(map(found.has_experts, range(num_layers)))))
 
     @property
     def widths(self) -> tuple[str, ...]:

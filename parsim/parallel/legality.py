@@ -131,7 +131,7 @@ def loss_chunks_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:
 
 def empty_slots_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:
     """Why the stack does not send slots of experts that hold no token; "" where it does, or there are none."""
-    if stack.dispatch != PER_NODE or -1 not in model.slots(batch.sequence_length).tokens:
+    if stack.dispatch != PER_NODE or all(-1 not in model.slots(batch.sequence_length, row).tokens for row in model.load_rows):
         return ""
     return "pads slots of experts, and dispatch = per_node sends tokens only. Set pad_to_capacity = false, or another dispatch of the stack"
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.errors import PlanError
-from parsim.model.dims import FREE
+from parsim.model.dims import FREE, dim_of_loads
 from parsim.model.op import Dims
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, nest_order
 from parsim.parallel.dimensions import axes as mesh_axes
@@ -27,6 +28,7 @@ class Sharding(Struct, frozen=True):
     dims: Dims
     axes: tuple[tuple[str, ...], ...]
     partial: Mapping[str, str] = field(default_factory=dict)  # axis -> sum | max
+    loads: int = 0  # of the experts whose slots it has: see LayerForm
 
     def __post_init__(self) -> None:
         every = [axis for axes in self.axes for axis in axes]
@@ -47,7 +49,16 @@ class Sharding(Struct, frozen=True):
 
     def with_dims(self, dims: Dims) -> Sharding:
         """The same placement under other dim names."""
-        return Sharding(dims, self.axes, self.partial)
+        return replace(self, dims=dims)
+
+    def sized_dim(self, dim: str) -> str:
+        """What sizes call a dim of it."""
+        return dim_of_loads(dim, self.loads)
+
+    @property
+    def sized_dims(self) -> Dims:
+        """All its dims by these names."""
+        return tuple(map(self.sized_dim, self.dims)) if self.loads else self.dims
 
 
 Operation = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "slice"]

@@ -113,6 +113,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "drop_policy": "moe_token_drop_policy token_drop_policy",
         "pad_to_capacity": "moe_pad_expert_input_to_capacity pad_expert_input_to_capacity drop_pad drop_and_pad",
         "load_shares": "expert_loads tokens_per_expert expert_shares load_per_expert",
+        "load_seed": "load_by_layer router_seed",
         "expert_layer_every": "moe_layer_freq decoder_sparse_step interleave_moe_layer_step",
     },
     "stack": {

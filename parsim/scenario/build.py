@@ -28,6 +28,7 @@ from parsim.scenario.document import ClusterSection, Document, MeasuredSection, 
 from parsim.scenario.fields import complaints_of
 from parsim.scenario.hardware import ROW_FILE, nics_of_part
 from parsim.scenario.loads import load_shares
+from parsim.scenario.models import expert_layers
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
 from parsim.scenario.tree import read as read_file
@@ -123,7 +124,8 @@ def _with_loads(value: Any, tree: Tree) -> Any:
         return value
     found = {key: each for key, each in model.items() if key != "load_shares"}
     try:
-        found["load_shares"] = load_shares(Path(tree.path).parent / name.removeprefix(ROW_FILE))
+        if (layers := expert_layers(found)) is not None:  # else a fault of the model is told
+            found["load_shares"] = load_shares(Path(tree.path).parent / name.removeprefix(ROW_FILE), layers)
     except ParsimError as error:
         tree.faults.append(tree.fault(("model", "load_shares"), error.what))
     return {**value, "model": found}

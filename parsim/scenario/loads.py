@@ -1,4 +1,7 @@
-"""Files of how many tokens each expert had: a row a layer and expert (CSV), or a list of lists (JSON), layers added up."""
+"""Files of how many tokens each expert had: CSV with a row a layer and expert, or JSON with a list of lists; each layer has its own loads.
+
+A CSV without layers, or a plain list, says the same of all layers.
+"""
 
 from __future__ import annotations
 
@@ -6,60 +9,98 @@ import csv
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
+from parsim.parallel.fault import comma_list
 from parsim.scenario.tree import read_bytes, show
 
-COLUMNS: Final = ("layer", "expert", "tokens")
+LAYER, EXPERT, TOKENS = COLUMNS = ("layer", "expert", "tokens")
 _MOST_BYTES: Final = 100_000_000
+Shares = list[float] | list[list[float]]
 
 
-def load_shares(path: Path) -> list[float]:
-    """Tokens of each expert over all layers of a file.
+def load_shares(path: Path, layers: tuple[int, ...]) -> Shares:
+    """Tokens of each expert, by layer where a file tells layers apart.
+
+    Args:
+        path: of the file.
+        layers: those that have experts, by number.
 
     Raises:
-        ScenarioError: it cannot be read, or is no such file.
+        ScenarioError: it cannot be read, is no such file, or has other layers.
     """
+    if not layers:
+        raise ScenarioError(f"{path.name} says how tokens choose experts, but the model has none; leave it out")
     try:
         text = read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
-        return _of_json(json.loads(text)) if path.suffix == ".json" else _of_rows(csv.DictReader(text.splitlines()))
+        found = _of_json(json.loads(text), layers) if path.suffix == ".json" else _of_rows(csv.DictReader(text.splitlines()), layers)
     except OSError as error:
         raise ScenarioError(f"cannot read {path.name}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ScenarioError as error:
+        raise ScenarioError(f"{path.name}: {error.what}") from None
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ScenarioError(f"{path.name}: is no CSV or JSON file in UTF-8: {' '.join(str(error).split())[:120]}") from None
+    return found
 
 
-def _of_json(value: Any) -> list[float]:
-    layers = value if isinstance(value, list) and value and all(isinstance(each, list) for each in value) else [value]
-    if not all(isinstance(layer, list) and layer and len(layer) == len(layers[0]) for layer in layers):
+def _of_json(value: Any, layers: tuple[int, ...]) -> Shares:
+    is_by_layer = isinstance(value, list) and bool(value) and all(isinstance(each, list) for each in value)
+    rows = value if is_by_layer else [value]
+    if not all(isinstance(row, list) and row and len(row) == len(rows[0]) for row in rows):
         raise ScenarioError("a JSON file of loads is a list of layers, each a list of as many tokens by expert")
-    return [math.fsum(_tokens(layer[expert], f"expert {expert}") for layer in layers) for expert in range(len(layers[0]))]
+    if is_by_layer and len(rows) != len(layers):
+        counts = f"it has {len(rows)} list{'s' * (len(rows) > 1)}, but {len(layers)} layers have experts ({comma_list(layers)})"
+        raise ScenarioError(f"{counts}; give each of these one, or one list without another around it for all")
+    found = [
+        [_tokens(tokens, f"list {number}, expert {expert}" if is_by_layer else f"expert {expert}") for expert, tokens in enumerate(row)]
+        for number, row in enumerate(rows)
+    ]
+    return found if is_by_layer else found[0]
 
 
-def _of_rows(rows: csv.DictReader[str]) -> list[float]:
-    if lacking := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
+def _of_rows(rows: csv.DictReader[str], layers: tuple[int, ...]) -> Shares:
+    names = rows.fieldnames or ()
+    if lacking := [name for name in (EXPERT, TOKENS) if name not in names]:
         raise ScenarioError(f"a CSV file of loads has the columns {', '.join(COLUMNS)}, and here is no {lacking[0]}")
-    found: Counter[int] = Counter()
-    for row in rows:
-        expert, where = str(row["expert"]).strip(), f"line {rows.line_num}"
-        if not expert.isdecimal():
-            raise ScenarioError(f"{where}: expert must be a number from 0, not '{expert}'")
-        found[int(expert)] += _tokens(row["tokens"], where)  # type: ignore[assignment]
-    return _in_order(found)
+    found: dict[int, Counter[int]] = {layer: Counter() for layer in layers} if LAYER in names else {0: Counter()}
+    for row, where in _lines(rows):
+        layer = _number(row[LAYER], LAYER, where) if LAYER in names else 0
+        if layer not in found:
+            known = f"those of the model, numbered from 0, that have some are {comma_list(layers)}"
+            raise ScenarioError(f"{where}: layer {layer} has no experts; {known}; leave the column out for loads of all layers")
+        found[layer][_number(row[EXPERT], EXPERT, where)] += _tokens(row[TOKENS], where)  # type: ignore[assignment]
+    if bare := tuple(layer for layer, own in found.items() if not own):
+        raise ScenarioError(f"no row is of layer {comma_list(bare)}, which has experts" if LAYER in names else "no expert has a row")
+    count = 1 + max(max(own) for own in found.values())
+    every = [_in_order(own, count, f"layer {layer}: " if LAYER in names else "") for layer, own in found.items()]
+    return every if LAYER in names else every[0]
 
 
-def _in_order(found: Counter[int]) -> list[float]:
-    if missing := [expert for expert in range(max(found, default=0) + 1) if expert not in found]:
-        raise ScenarioError(f"expert {missing[0]} has no row; give 0 tokens to an expert that had none")
-    return [float(found[expert]) for expert in range(len(found))]
+def _lines(rows: csv.DictReader[str]) -> Iterator[tuple[dict[str, str], str]]:
+    """Each row, and where it stands."""
+    return ((row, f"line {rows.line_num}") for row in rows)
+
+
+def _in_order(found: Counter[int], count: int, where: str) -> list[float]:
+    if missing := [expert for expert in range(count) if expert not in found]:
+        raise ScenarioError(f"{where}expert {missing[0]} has no row; give 0 tokens to an expert that had none")
+    return [float(found[expert]) for expert in range(count)]
+
+
+def _number(text: str | None, name: str, where: str) -> int:
+    stripped = str(text).strip()
+    if not (stripped.isascii() and stripped.isdecimal()) or len(stripped) > 9:
+        raise ScenarioError(f"{where}: {name} must be a number from 0, not '{stripped}'")
+    return int(stripped)
 
 
 def _tokens(value: Any, where: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not 0 <= number < math.inf:
         raise ScenarioError(f"{where}: tokens must be a number from 0, not {show(value)}")

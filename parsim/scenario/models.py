@@ -5,16 +5,18 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args, get_origin, get_type_hints
 
 from msgspec import NODEFAULT
-from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from parsim import catalog
 from parsim.errors import ParsimError
 from parsim.model import families
+from parsim.model.routing import RoutedSpec
 from parsim.model.spec import Figure, ModelSpec
-from parsim.scenario.fields import Known, complaint
+from parsim.scenario.fields import LIST, VALUE, Known, complaint
 from parsim.scenario.huggingface import PREFIX
-from parsim.scenario.inline import InlineRow, NameOrRow
+from parsim.scenario.inline import InlineRow, NameOrRow, resolve
+from parsim.scenario.inline import figure as as_figure
 from parsim.scenario.tree import show
 
 DEFAULT: Final = "transformer"
@@ -78,8 +80,7 @@ class ModelRow(InlineRow):
     def build(self, name: str) -> ModelSpec:
         """The model."""
         stated = {key: getattr(self, key) for key in self.spec.figures()}
-        figures = {key: tuple(value) if isinstance(value, list) else value for key, value in stated.items()}
-        return self.spec.of(name=self.title(name), source=self.citations(), **figures)
+        return self.spec.of(name=self.title(name), source=self.citations(), **as_figure(stated))
 
 
 @cache
@@ -107,8 +108,28 @@ def _type(kind: type, figure: Figure) -> Any:
         return Literal[figure.legal] if figure.legal else str
     limits: dict[str, Any] = figure.limits(kind)
     if get_origin(kind) is tuple:
-        return Annotated[list[Annotated[float, Field(**limits)]], Field(json_schema_extra={"type": ["array", "string"]})]  # or file:PATH
+        number = Annotated[float, Field(**limits)]
+        each = Annotated[Annotated[number, Tag(VALUE)] | Annotated[list[number], Tag(LIST)], Discriminator(_number_or_list)]
+        return Annotated[list[each], Field(json_schema_extra={"type": ["array", "string"]})]  # or file:PATH
     return Annotated[kind, Field(**limits)] if limits else kind
+
+
+def _number_or_list(value: object) -> str:
+    return LIST if isinstance(value, list | tuple) else VALUE
+
+
+def expert_layers(row: dict[str, Any]) -> tuple[int, ...] | None:
+    """The numbers of the layers of a model that have experts; None where its row is at fault.
+
+    >>> from parsim.scenario import rows  # where the schemas are
+    >>> expert_layers({"base": "deepseek-v2-lite"})[:2]
+    (1, 2)
+    """
+    try:
+        model = resolve("models", NameOrRow(ModelRow).check(row))
+    except (ValidationError, PydanticCustomError):
+        return None
+    return tuple(filter(model.has_experts, range(model.num_layers))) if isinstance(model, RoutedSpec) else ()
 
 
 ModelRef = Annotated[str | ModelRow, NameOrRow(ModelRow, prefix=PREFIX)]

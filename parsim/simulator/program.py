@@ -14,6 +14,7 @@ import numpy as np
 from parsim import schedules
 from parsim.cluster.scalars import Ints
 from parsim.cost.count import flops
+from parsim.cost.sizes import Sizes
 from parsim.cost.workload import Workload
 from parsim.step.pairs import StagePair
 from parsim.step.program import Pass, Run, send_stream
@@ -221,15 +222,22 @@ class Program:
 
     @functools.cached_property
     def flops(self) -> tuple[int, ...]:
-        """FLOPs of each pipeline rank, of the first of its replicas."""
-        sizes = self.workload.sizes
+        """FLOPs of each pipeline rank, of the first of its replicas; where no rank has most of all layers, of that with most."""
+        sizes, of_ranks = self.workload.sizes, self.sizes_of_ranks
+        nothing = of_ranks.zero.astype(object)
         lists = {id(run.tasks): run.tasks for each in self.passes for run in each.lists}
-        of_list = {key: sum(one(flops(task, sizes)) for task in tasks) for key, tasks in lists.items()}
-        of_pass = np.array([sum(one(run.copies) * of_list[id(run.tasks)] for run in each.lists) for each in self.passes], dtype=object)
+        of_list = {key: sum((flops(task, of_ranks).astype(object) for task in tasks), start=nothing) for key, tasks in lists.items()}
+        of_pass = np.array([sum((one(run.copies) * of_list[id(run.tasks)] for run in each.lists), start=nothing) for each in self.passes])
         finish = [task for task in self.workload.step.finish if getattr(task, "stream", "") != HOST]
         alike = {id(each): each for each in self.held}
         of_finish = {key: sum(one(flops(task, sizes, held)) for task in finish) for key, held in alike.items()}
-        return tuple(total + of_finish[id(held)] for total, held in zip(self.counts @ of_pass, self.held, strict=True))
+        return tuple(max(total) + of_finish[id(held)] for total, held in zip(self.counts @ of_pass, self.held, strict=True))
+
+    @functools.cached_property
+    def sizes_of_ranks(self) -> Sizes:
+        """Those of the representative; where no rank has most of all layers, of all that may have, a row each."""
+        sizes = self.workload.sizes
+        return sizes.of_all_ranks(sizes.torn)[0] if sizes.torn else sizes
 
     def held_by_payer(self, task: Task, rank: int) -> dict[str, Copies]:
         """The holding at which a task of the step's end is priced: the rank's, or of several that start it together that of the last."""

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from parsim.model.adapters import is_adapter
 from parsim.model.dims import COMPUTE, LOGITS, SOURCE, TOKENS
 from parsim.model.ends import ENTER_HEAD
-from parsim.model.families import blocks_of
+from parsim.model.families import Blocks, blocks_of
 from parsim.model.op import COUNT, D_MEMORY, MEMORY, Block, Dims
 from parsim.model.spec import JOINT, Architecture
 from parsim.model.tuning import untuned_name
@@ -25,6 +25,7 @@ from parsim.step.chunked import PassesInChunks, in_chunks
 from parsim.step.finish import finish
 from parsim.step.gradient import KernelCall
 from parsim.step.liveness import operands_named, saved_for, with_frees
+from parsim.step.loads import with_loads
 from parsim.step.packed import with_wide
 from parsim.step.place import Placer
 from parsim.step.quantise import LinearWeight, in_narrow, linear_weights
@@ -96,7 +97,7 @@ def lower(structure: Structure) -> Step:
         structure.ends_apart,
         structure.narrow_gradients,
     )
-    first, *between, last = blocks_of(structure.architecture, structure.attention, structure.fusions)
+    first, *between, last = _blocks(structure.architecture, structure.attention, structure.fusions)
     layers, joints = ([name for name in between if (name == JOINT) == is_joint] for is_joint in (False, True))
     middle = [*((name, narrow) for name in layers), *((name, wide) for name in structure.wide_layers)]
     found = [
@@ -111,7 +112,9 @@ def lower(structure: Structure) -> Step:
 
 def _segment_of(name: str, switches: _Switches) -> Segment:
     """The segment of these switches, of which a block reads those of the dims that it has."""
-    calls = _calls(name, switches.kernels)
+    block = _block(name, switches.kernels)
+    like = f"{name.removesuffix(block.name)}{block.like or block.name}"
+    calls = _calls(like, switches.kernels)
     own = {axis for dim, over in switches.rules if dim in calls.dims for axis in over}
     in_views = (axis for axis in switches.expert_axes if axis in own or axis not in axes_of(OUTSIDE))
     read = switches._replace(
@@ -119,7 +122,12 @@ def _segment_of(name: str, switches: _Switches) -> Segment:
         expert_axes=tuple(in_views) if TOKENS in calls.dims else (),
         ends_apart=switches.ends_apart or not calls.block.shared,
     )
-    return _segment(name, read)
+    return _of_loads(like, read, name, block.loads) if like != name or block.loads else _segment(name, read)
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_loads(like: str, switches: _Switches, name: str, loads: int) -> Segment:
+    return with_loads(_segment(like, switches), name, loads)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -178,7 +186,7 @@ def _all_trained(name: str, switches: _Switches) -> Segment:
 
 @functools.lru_cache(maxsize=256)
 def _calls(name: str, kernels: _Kernels) -> _Calls:
-    block = blocks_of(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT).removeprefix(WIDE)]
+    block = _block(name, kernels)
     forward, backward, gradient_of_x = _passes(block, kernels)
     if block.packed:
         forward, backward = [*with_wide(forward, block.packed, "@wide")], [*with_wide(backward, block.packed, "@wide_again")]
@@ -189,6 +197,15 @@ def _calls(name: str, kernels: _Kernels) -> _Calls:
     dims = {dim for call in (*forward, *backward) for _, own, *_ in (*call.inputs, *call.outputs) for dim in own}
     dims |= {*block.stream, *(_SOURCE if block.memory else ())}
     return _Calls(replace(block, name=name), forward, backward, gradient_of_x, linear, frozenset(dims))
+
+
+def _block(name: str, kernels: _Kernels) -> Block:
+    return _blocks(kernels.architecture, kernels.attention, kernels.fusions)[name.removeprefix(KEPT).removeprefix(WIDE)]
+
+
+@functools.lru_cache(maxsize=64)
+def _blocks(architecture: Architecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
+    return blocks_of(architecture, attention, fusions)
 
 
 def _passes(block: Block, kernels: _Kernels) -> PassesInChunks:

@@ -18,7 +18,7 @@ from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
 from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, alibi_bias, chain, rotary
-from parsim.verify.experts_by_hand import experts, steers_by_hand
+from parsim.verify.experts_by_hand import experts, number_of, steers_by_hand
 from parsim.verify.latent_by_hand import Projected, latent_projections
 from parsim.verify.parallel_by_hand import side_by_side
 from parsim_kernels.signature import Array
@@ -125,7 +125,7 @@ def transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array
     if model.parallel_block:
         return side_by_side(run, model, at, x, attention, feed_forward)
     x, attended = residual(run, model, at, "norm1", attention, x)
-    x, back = residual(run, model, at, "norm2", _experts if model.has_experts(_layer(model, at)) else feed_forward, x)
+    x, back = residual(run, model, at, "norm2", _experts if model.has_experts(number_of(model, at)) else feed_forward, x)
     return x, chain(attended, back)
 
 
@@ -158,7 +158,7 @@ def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) 
 def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
     """x plus a branch of it, with norms before the branch, behind it or behind the sum."""
     name = f"{at}/{norm}"
-    is_bare = model.norm_last or model.norm_after or (norm == "norm1" and model.form(_layer(model, at)).unnormed)
+    is_bare = model.norm_last or model.norm_after or (norm == "norm1" and model.form(number_of(model, at)).unnormed)
     entering, before = (x, lambda dy: dy) if is_bare else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
     y, after = run.norm(f"{name}_behind", y, model.norm) if model.sandwich_norm or model.norm_after else (y, lambda dy: dy)
@@ -182,7 +182,7 @@ def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Val
     scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim), model.attn_logit_softcapping)
     if model.positions == "alibi":
         scores = scores - alibi_bias(model.num_heads, x.shape[1]).reshape(scores.shape[1:])
-    sight = _sight(x.shape[1], model.window_of(_layer(model, at)), model.attention_chunk, is_causal=model.causal)
+    sight = _sight(x.shape[1], model.window_of(number_of(model, at)), model.attention_chunk, is_causal=model.causal)
     scores = np.where(sight, scores, -np.inf)
     sinks = run.weights[f"{at}/sinks"][..., None, None] if model.attention_sinks else -np.inf
     odds = np.exp(scores - scores.max(-1, keepdims=True))
@@ -218,14 +218,9 @@ def _mask(at: str, name: str) -> str:
     return name if at.startswith("layer") else f"mtp_{name}"
 
 
-def _layer(model: TransformerSpec, at: str) -> int:
-    """The number of a layer; that in a module for a later token, which lies with the head, is as the last."""
-    return int(at.removeprefix("layer")) if at.startswith("layer") else model.num_layers - 1
-
-
 def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Projected:
     (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")
-    is_turned = model.positions == "rotary" and not model.form(_layer(model, at)).unturned
+    is_turned = model.positions == "rotary" and not model.form(number_of(model, at)).unturned
     if model.qk_norm and (model.qk_norm_weights or is_turned):
         kind = "layer_norm" if model.qk_norm_by_head else "rms_norm"
         (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, kind), run.norm(f"{at}/k_norm", k, kind)

@@ -24,6 +24,11 @@ _GATES: dict[str, Weigh] = {  # those of others are as their files say
 Mlp = Callable[[TransformerSpec, Callable[[str, Array], Valued], Array], Valued]
 
 
+def number_of(model: TransformerSpec, at: str) -> int:
+    """The number of a layer; that in a module for a later token, which lies with the head, is as the last."""
+    return int(at.removeprefix("layer")) if at.startswith("layer") else model.num_layers - 1
+
+
 def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp) -> Valued:
     """The sum over experts of gate x MLP(x).
 
@@ -31,8 +36,10 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     """
     router = run.weights[f"{at}/router.weight"]
     logits = x @ router.T + run.weights.get(f"{at}/router.bias", 0.0)
-    rule, own_choices = _GATES.get(model.gates, gate(model.gates).weigh), chosen(model, *x.shape[:2])
-    kept = _table(model, model.slots(x.shape[1]), *x.shape[:2])
+    row = model.load_row(number_of(model, at))
+    rule, own_choices = _GATES.get(model.gates, gate(model.gates).weigh), _table(model, model.slots_chosen(x.shape[1], row), *x.shape[:2])
+    slots = model.slots(x.shape[1], row)
+    kept = _table(model, slots, *x.shape[:2])
 
     def weigh(z: Array, own: Array) -> Array:
         """By the rule, which may weigh also those that a token did not choose."""
@@ -45,7 +52,7 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         matrix = f"{at}/experts_{name}.weight"
         own = gates[..., expert, None]
         if name != "down" and model.gates_on_input:
-            y, back = _matrix(run, model, matrix, expert, own * h)
+            y, back = _matrix(run, model, slots, matrix, expert, own * h)
 
             def to_input(dy: Array) -> Array:
                 d_weighed = back(dy)
@@ -54,9 +61,10 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
 
             return y, to_input
         if name != "down" or model.gates_on_input:
-            return _plus_bias(run, model, f"{at}/experts_{name}", expert, _matrix(run, model, matrix, expert, h))
+            y, back = _matrix(run, model, slots, matrix, expert, h)
+            return _plus_bias(run, f"{at}/experts_{name}", expert, own_choices, (y, back)) if model.bias else (y, back)
         # What an expert gives is weighed before its last matrix.
-        y, back = _matrix(run, model, matrix, expert, own * h)
+        y, back = _matrix(run, model, slots, matrix, expert, own * h)
         there = kept[..., expert, None]
         b = there * (run.weights[f"{at}/experts_down.bias"][expert] if model.bias else 0.0)
 
@@ -75,7 +83,7 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         dx = sum(through(dy) for _, through in own)
         growth = np.exp(logits)
         d_logits = model.gate_scale * _slope(weigh, logits, own_choices, d_gates)
-        d_logits = d_logits + _balance(run, model, x.shape[1], growth / growth.sum(-1, keepdims=True))
+        d_logits = d_logits + _balance(run, model, own_choices, growth / growth.sum(-1, keepdims=True))
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
         if model.bias:
             run.gradients[f"{at}/router.bias"] += d_logits.sum((0, 1))
@@ -98,14 +106,14 @@ def _slope(weigh: Weigh, logits: Array, own: Array, d_gates: Array) -> Array:
     return found
 
 
-def _balance(run: Arithmetic, model: TransformerSpec, length: int, softmax: Array) -> Array:
+def _balance(run: Arithmetic, model: TransformerSpec, own_choices: Array, softmax: Array) -> Array:
     """The gradient of coefficient x N x the sum over experts of f P, f the share of choices and P the mean of the softmax over all tokens.
 
     Source: Fedus et al. 2021 (arXiv:2101.03961), Eq. 4.
     """
-    shares = np.array(model.slots_chosen(length).loads) / (model.run_length(length) * model.experts_per_token)
+    shares = own_choices.sum((0, 1)) / own_choices.sum()
     slope = softmax * (shares - (softmax @ shares)[..., None])
-    return np.asarray(model.balance_coefficient * len(shares) * slope / (run.job.model.batch.global_batch * length))
+    return np.asarray(model.balance_coefficient * len(shares) * slope / (run.job.model.batch.global_batch * softmax.shape[1]))
 
 
 def steers_by_hand(model: TransformerSpec, length: int) -> dict[str, Array]:
@@ -115,14 +123,11 @@ def steers_by_hand(model: TransformerSpec, length: int) -> dict[str, Array]:
     """
     if not model.steer_rate:
         return {}
-    loads = np.array(model.slots_chosen(length).loads)
-    moved = model.steer_rate * np.sign(loads.sum() - len(loads) * loads)
-    return {f"layer{layer}/router.steer": moved for layer in range(model.num_layers) if model.has_experts(layer)}
-
-
-def chosen(model: TransformerSpec, num_sequences: int, length: int) -> Array:
-    """1 where a token chose an expert."""
-    return _table(model, model.slots_chosen(length), num_sequences, length)
+    found = {}
+    for layer in (each for each in range(model.num_layers) if model.has_experts(each)):
+        loads = np.array(model.slots_chosen(length, model.load_row(layer)).loads)
+        found[f"layer{layer}/router.steer"] = model.steer_rate * np.sign(loads.sum() - len(loads) * loads)
+    return found
 
 
 def _table(model: TransformerSpec, slots: Slots, num_sequences: int, length: int) -> Array:
@@ -140,12 +145,10 @@ def rows_of(model: TransformerSpec, slots: Slots, expert: int, num_sequences: in
     return np.asarray(np.array(own, dtype=np.int64)[:, None] + run * np.arange(num_sequences * length // run))
 
 
-def _plus_bias(run: Arithmetic, model: TransformerSpec, name: str, expert: int, product: Valued) -> Valued:
+def _plus_bias(run: Arithmetic, name: str, expert: int, own_choices: Array, product: Valued) -> Valued:
     """A product plus the bias of an expert, of the tokens that chose it."""
-    if not model.bias:
-        return product
     y, back = product
-    own = chosen(model, *y.shape[:2])[..., expert, None]
+    own = own_choices[..., expert, None]
 
     def through(dy: Array) -> Array:
         run.gradients[f"{name}.bias"][expert] += (own * dy).sum((0, 1))
@@ -154,9 +157,9 @@ def _plus_bias(run: Arithmetic, model: TransformerSpec, name: str, expert: int, 
     return y + own * run.weights[f"{name}.bias"][expert], through
 
 
-def _matrix(run: Arithmetic, model: TransformerSpec, name: str, expert: int, x: Array) -> Valued:
+def _matrix(run: Arithmetic, model: TransformerSpec, slots: Slots, name: str, expert: int, x: Array) -> Valued:
     """x times the matrix of an expert, of the tokens that chose it; 0 for the others."""
-    matrix, rows = run.weights[name][expert], rows_of(model, model.slots(x.shape[1]), expert, *x.shape[:2])
+    matrix, rows = run.weights[name][expert], rows_of(model, slots, expert, *x.shape[:2])
     own = x.reshape(-1, x.shape[-1])[rows]
     (x_row, x_column), (w_row, w_column) = run.narrow(name, own, 2), run.narrow(name, matrix, 1, weight=True)
 

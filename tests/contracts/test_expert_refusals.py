@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from made_up import mixture, registered
-from parsim.cost import sizes
+from parsim.cost import sizes, tables
 from parsim.errors import PlanError
 from parsim.parallel import dimensions, legality, sharding, sharding_faults
 from parsim.parallel.legality import faults
@@ -131,5 +131,5 @@ def test_tokens_that_all_ranks_share_have_no_table(package: str, monkeypatch: py
     asked = mixture(package), Batch(8, 4), Plans.of([Plan(data_parallel=4, expert_parallel=2)]), STACK, DTYPES
     with pytest.raises(PlanError, match="the table of edp deals out tokens, which all ranks of a stage share evenly on their way to exp"):
         sizes.sizes_of(*asked)
-    monkeypatch.setattr(sizes, "FREE", ())
+    monkeypatch.setattr(tables, "FREE", ())
     sizes.sizes_of(*asked)
