@@ -188,6 +188,20 @@ def feature_sets(most: int) -> Iterator[tuple[str, ...]]:
                 yield names
 
 
+def covering(most: int) -> frozenset[tuple[str, ...]]:
+    """Of these sets so few that each legal pair of features is in one; of those with a pair, the one with most pairs that no other has."""
+    pairs = [names for names in feature_sets(2) if len(names) == 2]
+    left, found, holders = set(pairs), set[tuple[str, ...]](), dict[tuple[str, ...], list[tuple[str, ...]]]()
+    for names in feature_sets(most):
+        for pair in combinations(names, 2):
+            holders.setdefault(pair, []).append(names)
+    for pair in pairs:
+        if pair in left:
+            found.add(max(holders[pair], key=lambda names: len(left.intersection(combinations(names, 2)))))
+            left.difference_update(*(combinations(names, 2) for names in found))
+    return frozenset(found)
+
+
 def with_features(names: tuple[str, ...], stack: Stack) -> tuple[Scenario, Plan]:
     """The toy GPT under a plan that has these features."""
     fields: dict[str, object] = {}
