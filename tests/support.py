@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from typing import Any
 
@@ -163,6 +163,12 @@ def forget_steps() -> None:
 def tiered(value: object, id: str, *, slow: bool) -> ParameterSet:
     """A parameter of a test, in the slow tier or in the default one."""
     return pytest.param(value, id=id, marks=[pytest.mark.slow] if slow else [])
+
+
+def every_other(rows: Iterable[object], columns: Iterable[object], id: Callable[[Any, Any], str]) -> list[ParameterSet]:
+    """Each row with each column, as one parameter: every other in the default tier, as on a chessboard, the rest in the slow one."""
+    each = list(columns)
+    return [tiered((row, one), id(row, one), slow=(i + j) % 2 == 1) for i, row in enumerate(rows) for j, one in enumerate(each)]
 
 
 def examples(default: int, slow: int) -> pytest.MarkDecorator:

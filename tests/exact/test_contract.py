@@ -15,7 +15,7 @@ from parsim.estimator.estimate import estimate
 from parsim.parallel.plan import Batch, Plan
 from parsim.simulator import simulate
 from parsim.verify import verify_plan
-from support import GPT, STACKS, covering, feature_sets, scenario, tiered, with_features
+from support import GPT, STACKS, covering, every_other, feature_sets, scenario, tiered, with_features
 
 SETS, FEW = list(feature_sets(3)), covering(3)
 
@@ -34,10 +34,13 @@ def test_each_legal_pair_of_features_is_in_a_set_of_the_default_tier() -> None:
     assert len(pairs) > 250 and pairs <= {pair for names in FEW for pair in combinations(names, 2)}
 
 
-@pytest.mark.parametrize("stack", STACKS, ids=["plain", "overlapped", "flash", "unfused"])
-@pytest.mark.parametrize("name", ["dp", "tp", "sp", "pp", "vpp", "zbh1", "selective", "full", "gqa", "untied"])
-def test_prediction_and_execution_agree_on_every_software_stack(name: str, stack: object) -> None:
-    scenario, plan = with_features((name,), stack)  # type: ignore[arg-type]
+KINDS = dict(zip(("plain", "overlapped", "flash", "unfused"), STACKS, strict=True))
+SINGLE = ("dp", "tp", "sp", "pp", "vpp", "zbh1", "selective", "full", "gqa", "untied")
+
+
+@pytest.mark.parametrize("case", every_other(SINGLE, KINDS, "{}-{}".format))
+def test_prediction_and_execution_agree_on_every_software_stack(case: tuple[str, str]) -> None:
+    scenario, plan = with_features(case[:1], KINDS[case[1]])
     wrong = [check for check in verify_plan(scenario, plan, "toy") if not check.ok]
     assert not wrong, wrong
 
