@@ -18,7 +18,7 @@ import typer
 
 from parsim.commands import advise, ask, catalog, choose, execute, predict, size, sweep
 from parsim.commands.app import app
-from parsim.report.later import later
+from parsim.report.light import lighten
 from parsim.report.manners import FAILED, OK, Ended, leave, status
 
 __all__ = [
@@ -41,8 +41,7 @@ _FEW_COLLECTIONS = 100_000
 def main() -> None:
     """The command line as a program."""
     gc.set_threshold(_FEW_COLLECTIONS)
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # to find some it reads what every installed package says of itself
-    later("numpy")  # a quarter of `parsim check`, which computes nothing
+    lighten("".join(sys.argv[1:2]))
     sys.stdout, sys.stderr = sys.stdout or _Closed(), sys.stderr or _nowhere()  # None where the shell closed them
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop

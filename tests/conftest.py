@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from hypothesis import HealthCheck, settings
@@ -11,3 +12,12 @@ settings.load_profile("any machine")
 
 # Programs that tests start find bytecode, as those of an installed package do: compiling parsim takes longer than most of them run.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# One thread of BLAS for matrices of a few numbers, here and in programs that tests start.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What stands now stays to the end, and little of what tests make is a cycle: looking for some was a sixteenth of all time."""
+    gc.freeze()
+    gc.set_threshold(50_000)

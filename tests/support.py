@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from typing import Any
 
@@ -175,6 +175,12 @@ def tiered(value: object, id: str, *, slow: bool) -> ParameterSet:
     return pytest.param(value, id=id, marks=[pytest.mark.slow] if slow else [])
 
 
+def every_other(rows: Iterable[object], columns: Iterable[object], id: Callable[[Any, Any], str]) -> list[ParameterSet]:
+    """Each row with each column, as one parameter: every other in the default tier, as on a chessboard, the rest in the slow one."""
+    each = list(columns)
+    return [tiered((row, one), id(row, one), slow=(i + j) % 2 == 1) for i, row in enumerate(rows) for j, one in enumerate(each)]
+
+
 def examples(default: int, slow: int) -> pytest.MarkDecorator:
     """Parameters `num_examples` of a test for `hold`: a few examples in the default tier, many in the slow one."""
     return pytest.mark.parametrize("num_examples", [tiered(default, str(default), slow=False), tiered(slow, str(slow), slow=True)])
@@ -196,6 +202,20 @@ def feature_sets(most: int) -> Iterator[tuple[str, ...]]:
         for names in combinations(FEATURES, size):
             if all(len(set(choice) & set(names)) <= 1 for choice in _ONE_OF):
                 yield names
+
+
+def covering(most: int) -> frozenset[tuple[str, ...]]:
+    """Of these sets so few that each legal pair of features is in one; of those with a pair, the one with most pairs that no other has."""
+    pairs = [names for names in feature_sets(2) if len(names) == 2]
+    left, found, holders = set(pairs), set[tuple[str, ...]](), dict[tuple[str, ...], list[tuple[str, ...]]]()
+    for names in feature_sets(most):
+        for pair in combinations(names, 2):
+            holders.setdefault(pair, []).append(names)
+    for pair in pairs:
+        if pair in left:
+            found.add(max(holders[pair], key=lambda names: len(left.intersection(combinations(names, 2)))))
+            left.difference_update(*(combinations(names, 2) for names in found))
+    return frozenset(found)
 
 
 def with_features(names: tuple[str, ...], stack: Stack) -> tuple[Scenario, Plan]:

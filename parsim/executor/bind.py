@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.cost.chunks import extents_of
 from parsim.cost.count import bucket_of, payload
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
-from parsim.executor.job import Copy, Job
+from parsim.executor.job import Copy, Job, Named
 from parsim.executor.names import PREFIX, RankScope, Scope, buffers, lasting_names
 from parsim.executor.requests import CollectiveCall, MessageNeed
 from parsim.model.dims import COMPUTE
@@ -103,6 +104,7 @@ class Binder(Struct, frozen=True, dict=True):
 
     job: Job
     number: int
+    _kernels: dict[int, tuple[Task, KernelUse]] = field(default_factory=dict)  # the first call of a kernel of a pass, by its task
     _lasting: dict[str, dict[str, str]] = field(default_factory=dict)  # by copy
 
     @functools.cached_property
@@ -207,13 +209,14 @@ class Binder(Struct, frozen=True, dict=True):
 
     def _bound(self, task: Task, scope: Scope | RankScope, key: tuple[object, ...], ps: int) -> Bound:
         """A task that is no message."""
+        named = self._names(task, scope)
         bare: dict[str, Any] = {
             "task": task,
             "ps": ps,
             "stream": getattr(task, "stream", COMPUTE_STREAM),
-            "reads": tuple(map(scope.full, reads(task))),
-            "writes": tuple(map(scope.full, writes(task))),
-            "frees": tuple(name for freed in task.frees for name in self._free_names(freed, scope)),
+            "reads": named.reads,
+            "writes": named.writes,
+            "frees": named.frees,
             "micro_batch": scope.micro_batch if isinstance(scope, Scope) else 0,
         }
         match task:
@@ -221,7 +224,7 @@ class Binder(Struct, frozen=True, dict=True):
                 bare["kernels"] = tuple(finish_kernels(self.job, self.number, self.at, task, scope))
                 bare["weights"] = tuple(scope.owners(bucket))
             case Compute() if isinstance(scope, Scope):
-                bare["kernels"] = (pass_kernel(self.job, self.number, self.sizes, task, scope),)
+                bare["kernels"] = (self._pass_kernel(task, named),)
             case Collective():
                 bare["collective"] = self._collective(task, scope, key, ps)
                 if task.fresh:
@@ -232,6 +235,30 @@ class Binder(Struct, frozen=True, dict=True):
             case HostCopy():
                 bare["weights"] = tuple(scope.owners(task.bucket))
         return Bound(**bare)
+
+    def _names(self, task: Task, scope: Scope | RankScope) -> Named:
+        if not isinstance(scope, Scope):
+            return self._name(task, scope)
+        key = id(task), scope.copy[0], scope.ahead and scope.ahead[0], scope.micro_batch
+        if key not in self.job.named:
+            self.job.named[key] = self._name(task, scope)
+        return self.job.named[key]
+
+    def _name(self, task: Task, scope: Scope | RankScope) -> Named:
+        frees = tuple(name for freed in task.frees for name in self._free_names(freed, scope))
+        used = (task.inputs, task.outputs) if isinstance(task, Compute) and isinstance(scope, Scope) else ()
+        return Named(
+            task,
+            *(tuple(map(scope.full, names(task))) for names in (reads, writes)),
+            frees,
+            *(tuple(scope.full(value.name) for value in side) for side in used),
+        )
+
+    def _pass_kernel(self, task: Compute, named: Named) -> KernelUse:
+        """The call of a kernel of a pass, which differs from copy to copy in its buffers alone."""
+        if id(task) not in self._kernels:
+            self._kernels[id(task)] = task, pass_kernel(self.job, self.number, self.sizes, task, named)
+        return replace(self._kernels[id(task)][1], inputs=named.inputs, outputs=named.outputs)
 
     def _free_names(self, freed: str | Bucket, scope: Scope | RankScope) -> Names:
         if not isinstance(freed, Bucket):

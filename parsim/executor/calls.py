@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from parsim.cost.buckets import matrices, weight_elements
 from parsim.cost.sizes import Sizes
-from parsim.executor.job import Job
+from parsim.executor.job import Job, Named
 from parsim.executor.names import NORM, RankScope, Scope, buffers
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, axis_of, view_of
 from parsim.parallel.optimizer import OPTIMIZERS
@@ -38,14 +38,13 @@ class KernelUse(Struct, frozen=True, kw_only=True):
         machine.compute(self.memory, self.kernel, self.inputs, self.outputs, self.itemsizes, attributes, **self.modes)
 
 
-def pass_kernel(job: Job, number: int, sizes: Sizes, task: Compute, scope: Scope) -> KernelUse:
+def pass_kernel(job: Job, number: int, sizes: Sizes, task: Compute, named: Named) -> KernelUse:
     """The call of a task of a pass."""
-    inputs, outputs = (tuple(scope.full(value.name) for value in side) for side in (task.inputs, task.outputs))
     return KernelUse(
         memory=number,
         kernel=task.kernel,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=named.inputs,
+        outputs=named.outputs,
         attributes=job.attributes(task, sizes),
         itemsizes=tuple(job.itemsize(value.dtype) for value in task.outputs),
         modes={"accumulate": task.accumulate, "in_place": task.in_place, "overwrite": task.overwrite},

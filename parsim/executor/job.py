@@ -33,10 +33,21 @@ from parsim.scenario.types import Training
 from parsim.step.loads import loads_of
 from parsim.step.ring import TURNS
 from parsim.step.step import Segment
-from parsim.step.task import Compute, Operand
+from parsim.step.task import Compute, Operand, Task
 from parsim_kernels import Machine
 
 Copy = tuple[str, Segment]  # a copy of a segment by its name
+
+
+class Named(Struct, frozen=True):
+    """A task with its buffers; one of a pass bears the same names on all ranks that hold the copy."""
+
+    task: Task
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    frees: tuple[str, ...]
+    inputs: tuple[str, ...] = ()  # of the kernel of a pass
+    outputs: tuple[str, ...] = ()
 
 
 class RunRequest(Struct, frozen=True):
@@ -94,6 +105,7 @@ class Job:
         trained = batch.trained if batch.packing else ()
         self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, batch.global_batch, trained)
         self._algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = {}  # by what is asked
+        self.named: dict[tuple[object, ...], Named] = {}  # tasks of passes by task, copies and micro_batch
         self._cut: _Cut | None = None
         if asked.rounds_as:
             other = workload_of(asked.spec, asked.model, asked.rounds_as, asked.dtype_bytes)

@@ -6,7 +6,6 @@ Source: Okabe and Ito 2008 (time), Tol 2021, "light" (memory).
 
 from __future__ import annotations
 
-import inspect
 import io
 import textwrap
 import warnings
@@ -19,14 +18,12 @@ from parsim.estimator.result import Estimate
 from parsim.parallel import dimensions
 from parsim.plain import csv_text
 from parsim.report.files import write
-from parsim.report.later import later
 from parsim.report.results import Result, Results
 from parsim.report.summary import headline, size
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
 _PURPLE, _GREY = "#CC79A7", "#BBBBBB"
@@ -69,8 +66,6 @@ SETTINGS: Final[dict[str, Any]] = {
 }
 METADATA: Final[Mapping[str, dict[str, None]]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
-# What matplotlib imports and no figure here uses: what cameras write into pictures, and names of glyphs in TeX.
-_UNUSED: Final = ("PIL.ExifTags", "fontTools.agl")
 _BAR = 0.62  # of the distance between plans
 _NAME_COLUMNS = 26  # characters of a line of a plan's name
 _LEGEND_COLUMNS = 4
@@ -160,7 +155,6 @@ def save_figure(stem: Path, rows: Iterable[Mapping[str, object]], draw: Callable
 
 
 def _pictures(draw: Callable[[], Figure], formats: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    drawing_classes()  # first, which imports less
     import matplotlib
 
     settings: Any = SETTINGS  # the stubs want every key as a literal
@@ -177,11 +171,13 @@ def draw(results: Results) -> Figure:
 
     Its places are computed here, in inches: a layout engine of matplotlib would measure all of it, in a drawing more.
     """
-    canvas, new_figure = drawing_classes()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names = ["\n".join(textwrap.wrap(each.estimate.name, _NAME_COLUMNS)) or each.estimate.name for each in results.plans]
     title = "\n".join(textwrap.wrap("; ".join((f"{headline(results.scenario)}, {size(results.scenario)}", *results.scenario.notes)), 130))
-    figure = new_figure()
-    canvas(figure)
+    figure = Figure()
+    FigureCanvasAgg(figure)
     time, memory = figure.add_axes((0, 0, 1, 1)), figure.add_axes((0, 0, 1, 1))
     legends = _draw_time(time, results.plans), _draw_memory(memory, results.plans)
     for axes in (time, memory):
@@ -198,32 +194,13 @@ def draw(results: Results) -> Figure:
     return figure
 
 
-def drawing_classes() -> tuple[type[FigureCanvasAgg], type[Figure]]:
-    """What draws, imported without what is not used, and without the manual that matplotlib writes for each class of artists, of all that
-    can be set: half of its import."""
-    for name in _UNUSED:
-        later(name)
-    from matplotlib import artist
-
-    # Looked up while the classes are made; the last finds where the lines of each text begin.
-    writers = [(artist, "kwdoc"), (artist.Artist, "_update_set_signature_and_docstring"), (inspect, "cleandoc")]
-    kept = [(home, name, vars(home)[name]) for home, name in writers if name in vars(home)]
-    for home, name, _ in kept:
-        setattr(home, name, lambda given="": given)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    finally:
-        for writer in kept:
-            setattr(*writer)
-    return FigureCanvasAgg, Figure
-
-
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of so many inches with one panel."""
-    canvas, new_figure = drawing_classes()
-    figure = new_figure(figsize=(width, height), layout="constrained")
-    canvas(figure)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
 

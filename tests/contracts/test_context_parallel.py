@@ -29,7 +29,7 @@ from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.units import PS_PER_S
 from parsim.verify import verify_plan
-from support import CLUSTER, FREE_NODE, GPT, MOE, STACK, STACKS, scenario, tiered
+from support import CLUSTER, FREE_NODE, GPT, MOE, STACK, STACKS, every_other, scenario, tiered
 
 OTHERS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -201,9 +201,9 @@ def test_experts_lie_over_the_ranks_of_a_sequence_too(split: dict[str, int], dty
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
-@pytest.mark.parametrize("kind", ["ring", "ulysses", "ulysses_ring"])
-@pytest.mark.parametrize("dtype", ["fp8_current", "mxfp8"])
-def test_what_a_rank_scales_are_the_chunks_that_it_holds(kind: str, dtype: str) -> None:
+@pytest.mark.parametrize("case", every_other(("ring", "ulysses", "ulysses_ring"), ("fp8_current", "mxfp8"), "{}-{}".format))
+def test_what_a_rank_scales_are_the_chunks_that_it_holds(case: tuple[str, str]) -> None:
+    kind, dtype = case
     plan, toy = plan_of(kind, ("dp",)), scenario(batch=Batch(8, 8, dtype), stack=STACKS[2])
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 

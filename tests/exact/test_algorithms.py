@@ -10,7 +10,7 @@ from parsim.collectives.in_network import InNetwork
 from parsim.estimator.estimate import estimate
 from parsim.parallel.plan import Plan
 from parsim.verify import verify_plan
-from support import FABRIC, NODE, STACK, enough, scenario
+from support import FABRIC, NODE, STACK, enough, every_other, scenario
 
 EIGHT = Cluster(replace(NODE, devices_per_node=8, switch_adds=True), 2, FABRIC)
 PLAN = Plan(data_parallel=8)
@@ -26,9 +26,13 @@ def test_all_readers_send_what_the_chosen_algorithm_sends(where: str) -> None:
     assert [str(check) for check in verify_plan(chosen, PLAN, where) if not check.ok] == []
 
 
-@pytest.mark.parametrize("name", ["bidirectional_ring", "direct", "halving_doubling", "hierarchical", "ring", "tree"])
-@pytest.mark.parametrize("plan", [PLAN, Plan(data_parallel=3, tensor_parallel=2, pipeline_parallel=2)])
-def test_all_readers_agree_on_an_algorithm_that_the_stack_names(name: str, plan: Plan) -> None:
+NAMES = ("bidirectional_ring", "direct", "halving_doubling", "hierarchical", "ring", "tree")
+PLANS = {"many replicas": PLAN, "three of a pipeline": Plan(data_parallel=3, tensor_parallel=2, pipeline_parallel=2)}
+
+
+@pytest.mark.parametrize("case", every_other(NAMES, PLANS, "{}-{}".format))
+def test_all_readers_agree_on_an_algorithm_that_the_stack_names(case: tuple[str, str]) -> None:
+    name, plan = case[0], PLANS[case[1]]
     chosen = scenario(batch=enough(plan), stack=replace(STACK, collectives={"all_reduce": name}, gradient_overlap=True))
     assert [str(check) for check in verify_plan(chosen, plan, name) if not check.ok] == []
 

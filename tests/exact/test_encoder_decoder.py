@@ -21,7 +21,7 @@ from parsim.schedules.phase import SPLIT, WHOLE
 from parsim.step.check import faults as step_faults
 from parsim.step.stages import parts_of
 from parsim.verify import verify_plan
-from support import STACK, STACKS, scenario
+from support import STACK, STACKS, every_other, scenario
 
 TRANSLATOR = EncoderDecoderSpec.of(
     name="toy", num_layers=4, hidden_size=12, ffn_hidden_size=16, num_heads=4, vocab_size=60, max_positions=8
@@ -46,10 +46,12 @@ def failures(model: EncoderDecoderSpec, plan: Plan, number: int) -> set[str]:
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 
 
-@pytest.mark.parametrize("number", range(len(STACKS)))
-@pytest.mark.parametrize("model", [TRANSLATOR, NORMS_FIRST], ids=["norms last", "norms first"])
-def test_translators_keep_the_contract_on_every_stack(model: EncoderDecoderSpec, number: int) -> None:
-    assert not failures(model, PLANS["sp"], number)
+NORMS = {"norms last": TRANSLATOR, "norms first": NORMS_FIRST}
+
+
+@pytest.mark.parametrize("case", every_other(NORMS, range(len(STACKS)), "{}-{}".format))
+def test_translators_keep_the_contract_on_every_stack(case: tuple[str, int]) -> None:
+    assert not failures(NORMS[case[0]], PLANS["sp"], case[1])
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -67,7 +67,7 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
     return scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan
 
 
-@examples(30, 150)
+@examples(15, 150)
 def test_estimate_equals_simulate_to_the_picosecond_and_to_the_byte(num_examples: int) -> None:
     hold(equal, plans(), num_examples)
 
@@ -81,7 +81,7 @@ def equal(drawn: tuple[Scenario, Plan]) -> None:
     assert trace.flops == predicted.flops
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(plans())
 def test_an_action_as_one_event_takes_the_time_of_its_streams(drawn: tuple[Scenario, Plan]) -> None:
     folded, walked = simulate(*drawn), simulate(*drawn, spans=True)
@@ -103,7 +103,7 @@ def test_backward_in_two_phases_takes_the_same_time_and_bytes_in_both(stack: Sta
     assert folded.flops == predicted.flops
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(plans())
 def test_a_breakdown_accounts_for_every_picosecond_of_the_step_and_nothing_is_negative(drawn: tuple[Scenario, Plan]) -> None:
     predicted = estimate(*drawn)
@@ -111,7 +111,7 @@ def test_a_breakdown_accounts_for_every_picosecond_of_the_step_and_nothing_is_ne
     assert all(value >= 0 for value in predicted.breakdown_s.values())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2]), st.sampled_from(["none", "full"])), min_size=2, max_size=6))
 def test_a_plan_among_many_is_priced_as_it_is_alone(degrees: list[tuple[int, int, str]]) -> None:
     many = [Plan(tensor_parallel=tp, pipeline_parallel=pp, recompute=recompute) for tp, pp, recompute in degrees]

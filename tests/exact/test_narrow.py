@@ -27,22 +27,19 @@ from parsim.step.task import Collective, Compute
 from parsim.verify import verify_plan
 from parsim_kernels import KERNELS, machine
 from parsim_kernels.narrow import nearest
-from support import CLUSTER, GPT, NODE, TOY, forget_steps, scenario
+from support import CLUSTER, GPT, NODE, TOY, every_other, forget_steps, scenario
+
+PLANS = {
+    "sp": SEQUENCE,
+    "tp-zero1": Plan(data_parallel=2, tensor_parallel=2, zero_stage=1),
+    "zero3-zbh1": Plan(data_parallel=2, zero_stage=3, pipeline_parallel=2, schedule="zero_bubble_h1"),
+    "full-in-backward": Plan(data_parallel=2, recompute="full", optimizer_in_backward=True, micro_batch=4),
+}
 
 
-@pytest.mark.parametrize("name", NARROW)
-@pytest.mark.parametrize(
-    "plan",
-    [
-        SEQUENCE,
-        Plan(data_parallel=2, tensor_parallel=2, zero_stage=1),
-        Plan(data_parallel=2, zero_stage=3, pipeline_parallel=2, schedule="zero_bubble_h1"),
-        Plan(data_parallel=2, recompute="full", optimizer_in_backward=True, micro_batch=4),
-    ],
-    ids=["sp", "tp-zero1", "zero3-zbh1", "full-in-backward"],
-)
-def test_all_readers_agree(name: str, plan: Plan) -> None:
-    assert not red(name, plan)
+@pytest.mark.parametrize("case", every_other(PLANS, NARROW, "{}-{}".format))
+def test_all_readers_agree(case: tuple[str, str]) -> None:
+    assert not red(case[1], PLANS[case[0]])
 
 
 @pytest.mark.parametrize("plan", [SEQUENCE, Plan(data_parallel=2, zero_stage=3, recompute="full")], ids=["sp", "zero3-full"])
@@ -55,49 +52,46 @@ def test_all_readers_agree_where_one_layout_is_enough(plan: Plan) -> None:
     assert estimate(case, plan).hbm_bytes < both.hbm_bytes and estimate(case, plan).peak_bytes <= both.peak_bytes
 
 
-@pytest.mark.parametrize("name", ["fp8_current", "nvfp4"])
-@pytest.mark.parametrize(
-    "plan",
-    [
-        Plan(pipeline_parallel=2, tensor_parallel=2, sequence_parallel=True, recompute="full", recompute_every=2),
-        Plan(data_parallel=2, zero_stage=3),
-        Plan(pipeline_parallel=2, virtual_pipeline=2, data_parallel=2, zero_stage=1, schedule="interleaved_1f1b", recompute="selective"),
-    ],
-    ids=["pp-sp-every-2nd", "zero3", "interleaved-zero1"],
-)
-def test_all_readers_agree_where_layers_stay_in_bf16(name: str, plan: Plan) -> None:
-    assert not red(name, plan, batch=WIDE_ENDS)
+MIXED = {
+    "pp-sp-every-2nd": Plan(pipeline_parallel=2, tensor_parallel=2, sequence_parallel=True, recompute="full", recompute_every=2),
+    "zero3": Plan(data_parallel=2, zero_stage=3),
+    "interleaved-zero1": Plan(
+        pipeline_parallel=2, virtual_pipeline=2, data_parallel=2, zero_stage=1, schedule="interleaved_1f1b", recompute="selective"
+    ),
+}
 
 
-@pytest.mark.parametrize("name", ["fp8_current", "fp8_blockwise", "nvfp4", "mxfp8"])
-@pytest.mark.parametrize(
-    "plan",
-    [
-        Plan(tensor_parallel=2),
-        Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=1),
-        Plan(data_parallel=4, zero_stage=2, pipeline_parallel=2, recompute="full"),
-    ],
-    ids=["tp", "sp-zero1", "pp-zero2"],
-)
-def test_all_readers_agree_where_weights_are_kept_narrow_alone(name: str, plan: Plan) -> None:
+@pytest.mark.parametrize("case", every_other(MIXED, ("fp8_current", "nvfp4"), "{}-{}".format))
+def test_all_readers_agree_where_layers_stay_in_bf16(case: tuple[str, str]) -> None:
+    assert not red(case[1], MIXED[case[0]], batch=WIDE_ENDS)
+
+
+KEPT = {
+    "tp": Plan(tensor_parallel=2),
+    "sp-zero1": Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=1),
+    "pp-zero2": Plan(data_parallel=4, zero_stage=2, pipeline_parallel=2, recompute="full"),
+}
+
+
+@pytest.mark.parametrize("case", every_other(KEPT, ("fp8_current", "fp8_blockwise", "nvfp4", "mxfp8"), "{}-{}".format))
+def test_all_readers_agree_where_weights_are_kept_narrow_alone(case: tuple[str, str]) -> None:
     """Of a model whose parts of matrices take whole bytes in every format."""
-    assert not red(name, plan, stack=ALONE, model=replace(LLAMA, hidden_size=32))
+    assert not red(case[1], KEPT[case[0]], stack=ALONE, model=replace(LLAMA, hidden_size=32))
+
+
+GATHERED = {
+    "full": Plan(data_parallel=2, zero_stage=3, recompute="full"),
+    "sp": Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=3),
+    "zbh1": Plan(data_parallel=2, pipeline_parallel=2, zero_stage=3, schedule="zero_bubble_h1"),
+}
+FROM = {"kept": ALONE, "cast": SHARDS}
 
 
 @pytest.mark.parametrize("name", ["fp8_current", "fp8_delayed"])
-@pytest.mark.parametrize("stack", [ALONE, SHARDS], ids=["kept", "cast"])
-@pytest.mark.parametrize(
-    "plan",
-    [
-        Plan(data_parallel=2, zero_stage=3, recompute="full"),
-        Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=3),
-        Plan(data_parallel=2, pipeline_parallel=2, zero_stage=3, schedule="zero_bubble_h1"),
-    ],
-    ids=["full", "sp", "zbh1"],
-)
-def test_all_readers_agree_where_passes_gather_narrow_weights(name: str, stack: Stack, plan: Plan) -> None:
+@pytest.mark.parametrize("case", every_other(GATHERED, FROM, "{}-{}".format))
+def test_all_readers_agree_where_passes_gather_narrow_weights(case: tuple[str, str], name: str) -> None:
     """From narrow shards that last, or, beside other work, from those that are cast of master weights."""
-    assert not red(name, plan, stack=stack)
+    assert not red(name, GATHERED[case[0]], stack=FROM[case[1]])
 
 
 def test_layers_in_bf16_take_what_they_take_in_bf16() -> None:

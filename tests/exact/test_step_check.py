@@ -1,6 +1,7 @@
 """Every Step is sound, whatever features, stack and phases: reads exist, frees are of what lives, streams and groups are known.
 
-Triples are in the slow tier.  What a fault looks like: tests/mutants/test_step_mutants.py.
+The default tier has so many triples that each legal pair is in one; the rest are in the slow tier.  What a fault looks like:
+tests/mutants/test_step_mutants.py.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from parsim.schedules.phase import SPLIT, WHOLE
 from parsim.step.check import faults
 from parsim.step.lower import lower
 from parsim.step.structure import Structure
-from support import STACKS, feature_sets, with_features
+from support import STACKS, covering, feature_sets, tiered, with_features
 
-SETS = [pytest.param(names, id="-".join(names), marks=[pytest.mark.slow] if len(names) == 3 else []) for names in feature_sets(3)]
+FEW = covering(3)
+SETS = [tiered(names, "-".join(names), slow=names not in FEW) for names in feature_sets(3)]
 
 
 @pytest.mark.parametrize("names", SETS)

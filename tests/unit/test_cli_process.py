@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.lines import Line2D
 
 import parsim
 from parsim import catalog
+from parsim.report import figure
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]), "NO_COLOR": "1"}
@@ -68,11 +70,30 @@ def test_json_draws_nothing_and_a_prediction_needs_no_transport(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plans.csv", "plans.svg", "results.csv", "results.json"]
 
 
-def test_a_figure_is_drawn_without_what_matplotlib_writes_for_its_manual() -> None:
-    says = "type(sys.modules['PIL.ExifTags']).__name__, hasattr(Line2D.set, '__signature__'), len(artist.kwdoc(Line2D)) > 999"
-    code = "import sys; from parsim.report.figure import drawing_classes; drawing_classes(); from matplotlib import artist"
-    told = run(sys.executable, "-c", f"{code}; from matplotlib.lines import Line2D; print({says})").stdout
-    assert told == "_Later False True\n"  # and afterwards all is as it was
+def test_a_command_draws_without_what_matplotlib_writes_for_its_manual(tmp_path: Path) -> None:
+    left = "PIL.ExifTags", "matplotlib.dates", "numpy._core._add_newdocs"
+    code = f"""import sys, atexit
+def say():
+    from matplotlib.lines import Line2D
+    print(*(type(sys.modules[name]).__name__ for name in {left}), hasattr(Line2D.set, "__signature__"), file=sys.stderr)
+atexit.register(say)
+sys.argv = {["parsim", "run", SCENARIO, "-o", str(tmp_path)]}
+from parsim.cli import main
+main()"""
+    assert run(sys.executable, "-c", code).stderr.splitlines()[-1] == "_Later _Later _Later False"
+
+
+def test_a_library_call_leaves_matplotlib_as_it_is() -> None:
+    figure.new_axes(1, 1)
+    assert Line2D.set.__signature__ and "linewidth" in (Line2D.set.__doc__ or "")
+
+
+def test_prediction_starts_one_thread_of_blas_and_execution_as_many_as_there_are_cores(tmp_path: Path) -> None:
+    code = "import os, sys\nfrom parsim.report.light import lighten\nlighten({!r})\nprint(os.environ.get('OPENBLAS_NUM_THREADS'))"
+    without = {name: text for name, text in ENVIRONMENT.items() if name != "OPENBLAS_NUM_THREADS"}
+    for command, threads in {"run": "1", "verify": "None"}.items():
+        done = subprocess.run([sys.executable, "-c", code.format(command)], capture_output=True, text=True, env=without, check=True)
+        assert done.stdout == f"{threads}\n"
 
 
 def test_only_the_command_that_is_asked_for_gets_parameters() -> None:

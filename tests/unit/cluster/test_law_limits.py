@@ -15,7 +15,7 @@ from parsim.cluster.scalars import Floats
 
 NODES = [name for name, row in rows("nodes").items() if row["devices_per_node"] > 1]
 FABRICS = list(rows("fabrics"))
-SIZES = 2.0 ** np.arange(0, 44, 3)  # up to 4 TB
+SIZES = 2.0 ** np.arange(0, 44, 5)  # up to 4 TB
 # For each operation, of the payload: what a rank sends along a ring, and what a node sends at the least, k nodes, its ranks together.
 RING = {"all_reduce": lambda n: 2 * (n - 1) / n, "reduce": lambda n: n**0, "broadcast": lambda n: n**0}
 LEAVING = {"all_reduce": lambda k: 2 * (k - 1) / k, "reduce": lambda k: k**0, "broadcast": lambda k: k**0}

@@ -24,7 +24,8 @@ from support import CLUSTER, GPT, STACK, scenario
 
 AUTO = ("auto",)
 AXES: dict[str, tuple[object, ...]] = {
-    **dict.fromkeys(("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "micro_batch", "sequence_parallel"), AUTO),
+    **dict.fromkeys(("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel"), AUTO),
+    "micro_batch": (1, 2),
     "recompute": ("none", "full"),
 }
 

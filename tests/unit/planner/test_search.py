@@ -209,6 +209,7 @@ def test_a_named_plan_bears_its_name_and_is_told_of_where_it_is_none_of_the_spac
 
 
 @cache
+@cache
 def tight_with_variants() -> tuple[Scenario, Estimates]:
     """A scenario in which few plans fit, and all variants of all plans that save memory."""
     roomy = scenario(batch=Batch(4, 8), cluster=replace(CLUSTER, num_nodes=1), stack=replace(STACK, limits=("no_zero", "one_f_one_b")))
