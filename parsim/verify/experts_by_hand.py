@@ -30,7 +30,7 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1; DeepSeek-AI 2024 (arXiv:2412.19437), section 2.1.2.
     """
     router = run.weights[f"{at}/router.weight"]
-    logits = x @ router.T + run.weights.get(f"{at}/router.bias", 0.0)
+    logits, has_biases = x @ router.T + run.weights.get(f"{at}/router.bias", 0.0), f"{at}/router.bias" in run.weights
     rule, own_choices = _GATES.get(model.gates, gate(model.gates).weigh), chosen(model, *x.shape[:2])
     kept = _table(model, model.slots(x.shape[1]), *x.shape[:2])
 
@@ -58,12 +58,12 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         # What an expert gives is weighed before its last matrix.
         y, back = _matrix(run, model, matrix, expert, own * h)
         there = kept[..., expert, None]
-        b = there * (run.weights[f"{at}/experts_down.bias"][expert] if model.bias else 0.0)
+        b = there * (run.weights[f"{at}/experts_down.bias"][expert] if has_biases else 0.0)
 
         def through(dy: Array) -> Array:
             d_weighed = back(dy)
             d_gates[..., expert] = (d_weighed * h).sum(-1) + (dy * b).sum(-1)
-            if model.bias:
+            if has_biases:
                 run.gradients[f"{at}/experts_down.bias"][expert] += (there * own * dy).sum((0, 1))
             return np.asarray(own * d_weighed)
 
@@ -77,7 +77,7 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         d_logits = model.gate_scale * _slope(weigh, logits, own_choices, d_gates)
         d_logits = d_logits + _balance(run, model, x.shape[1], growth / growth.sum(-1, keepdims=True))
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
-        if model.bias:
+        if has_biases:
             run.gradients[f"{at}/router.bias"] += d_logits.sum((0, 1))
         return np.asarray(d_logits @ router + dx)
 
@@ -142,7 +142,7 @@ def rows_of(model: TransformerSpec, slots: Slots, expert: int, num_sequences: in
 
 def _plus_bias(run: Arithmetic, model: TransformerSpec, name: str, expert: int, product: Valued) -> Valued:
     """A product plus the bias of an expert, of the tokens that chose it."""
-    if not model.bias:
+    if not (model.bias and model.mlp_bias):
         return product
     y, back = product
     own = chosen(model, *y.shape[:2])[..., expert, None]

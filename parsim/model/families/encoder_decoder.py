@@ -73,8 +73,8 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
             return f"{asked} = {getattr(self, asked)} is not built in encoder-decoder models; leave it out"
         if not (self.scores_dropped and self.embedding_dropped):
             return "scores_dropped and embedding_dropped are true in encoder-decoder models; leave them out"
-        if self.embedding_scale != 1.0 or self.logit_scale != 1.0:
-            return "embedding_scale and logit_scale are not built in encoder-decoder models; leave them out"
+        if (self.embedding_scale, self.logit_scale, self.residual_scale) != (1.0, 1.0, 1.0):
+            return "embedding_scale, logit_scale and residual_scale are not built in encoder-decoder models; leave them out"
         if not self.causal or self.head != "next_token":
             return "a decoder that reads what an encoder made has causal = true and head = next_token; leave them out"
         return super().misfit(stated)
