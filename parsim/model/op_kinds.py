@@ -68,12 +68,12 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "gain_by_head": (Gradient("x0", "gain_by_head", ("dy", "x1")), Gradient("x1", "gain_by_head_grad", ("x0", "dy"))),
     "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
     "cast": (Gradient("x0", "cast_grad"),),
-    **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "relu", "squared_relu")},
+    **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "squared_relu")},
     **{name: (Gradient("x0 x1", f"{name}_grad", ("x0", "x1", "dy")),) for name in ("swiglu", "geglu", "clamped_swiglu")},
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
     **{
         name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),)
-        for name in ("tanh", "sigmoid", "softcap", "causal_softmax", "softmax")
+        for name in ("tanh", "relu", "sigmoid", "softcap", "causal_softmax", "softmax")
     },
     "alibi": (_IDENTITY_0,),
     "append": (Gradient("x0 x1", "append_grad"),),
