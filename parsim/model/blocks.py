@@ -133,7 +133,7 @@ def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[
         x, y = steps[name][kind.qkv_bias :][:2]
         dims = f"B S {_HEADS[name]}"
         if kind.qk_norm_whole:
-            yield from whole_rms_norm(f"{name}_norm", x, fusions, out=y, dims=_HEADS[name])
+            yield from whole_rms_norm(f"{name}_norm", x, fusions, out=y, dims=_HEADS[name], wide=kind.norm_in_float32)
         elif kind.qk_norm_by_head:
             expr = f"{dims}, {_HEADS[name]} -> {dims}"
             yield Op(f"{name}_norm", expr, (x, f"{name}_norm.gamma"), (y,), "layer_norm_by_head")

@@ -24,6 +24,7 @@ OLMO = replace(
 ATTENTION = {"bias": True, "qkv_bias": True, "mlp_bias": False}
 MODELS: dict[str, TransformerSpec] = {
     "olmo 2": OLMO,
+    "olmo 2 in float32": replace(OLMO, norm_in_float32=True),
     "olmoe": replace(MOE, qk_norm_whole=True, **ATTENTION),
     "granite": replace(OLMO, norm_after=False, qk_norm=False, qk_norm_whole=False, residual_scale=0.5, **ATTENTION),
     "granite moe": replace(MOE, residual_scale=0.5, embedding_scale=3.0, logit_scale=0.25),
@@ -48,7 +49,7 @@ def failures(model: TransformerSpec, plan: Plan, stack: str = "flash") -> set[st
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 
 
-_QUICK = (("olmo 2", "tp"), ("olmo 2", "sp"), ("olmoe", "tp"), ("granite", "pp"), ("beside", "tp"), ("attention alone", "zero3"))
+_QUICK = (("olmo 2 in float32", "tp"), ("olmo 2", "sp"), ("olmoe", "tp"), ("granite", "pp"), ("beside", "tp"), ("attention alone", "zero3"))
 _EACH = [pytest.param(*each, marks=() if each in _QUICK else pytest.mark.slow) for each in product(MODELS, PLANS)]
 
 

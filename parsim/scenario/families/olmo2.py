@@ -12,7 +12,7 @@ from parsim.scenario.families import PLAIN, ConfigFamily, register
 WHOLE: Final = {**PLAIN, "qk_norm": True, "qk_norm_whole": True}
 OF_ATTENTION: Final = dict.fromkeys(("qkv_bias", "bias"), "attention_bias")
 _OLMO: Final[dict[str, Any]] = {
-    "fixed": {**WHOLE, "norm_after": True, "mlp_bias": False},
+    "fixed": {**WHOLE, "norm_after": True, "norm_in_float32": True, "mlp_bias": False},
     "flags": OF_ATTENTION,
     "only": {"mlp_bias": False},
 }

@@ -22,6 +22,10 @@ register(
     "olmoe",
 )
 register(
-    ConfigFamily(fixed={**WHOLE, "norm_after": True, "mlp_bias": False}, **_SAME, left_out={"num_experts": 7, "num_experts_per_tok": 5}),
+    ConfigFamily(
+        fixed={**WHOLE, "norm_after": True, "norm_in_float32": True, "mlp_bias": False},
+        **_SAME,
+        left_out={"num_experts": 7, "num_experts_per_tok": 5},
+    ),
     "flex_olmo",
 )
