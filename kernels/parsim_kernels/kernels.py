@@ -19,6 +19,7 @@ from parsim_kernels import (
     reduction,
     relative,
     scores,
+    whole_rows,
 )
 from parsim_kernels.signature import Kernel
 
@@ -34,6 +35,15 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "layer_norm_by_head": by_head.layer_norm_by_head,
         "layer_norm_by_head_grad_x": by_head.layer_norm_by_head_grad_x,
         "layer_norm_by_head_grad_gamma": by_head.layer_norm_by_head_grad_gamma,
+        "square_sum": whole_rows.square_sum,
+        "square_sum_grad": whole_rows.square_sum_grad,
+        "rms_normalize_by": whole_rows.rms_normalize_by,
+        "rms_normalize_by_grad_sum": whole_rows.rms_normalize_by_grad_sum,
+        "rms_norm_by": whole_rows.rms_norm_by,
+        "rms_norm_by_grad_sum": whole_rows.rms_norm_by_grad_sum,
+        "rms_norm_by_grad_gamma": whole_rows.rms_norm_by_grad_gamma,
+        "gain_by_head": whole_rows.gain_by_head,
+        "gain_by_head_grad": whole_rows.gain_by_head_grad,
         "rms_norm": reduction.rms_norm,
         "rms_norm_grad_x": reduction.rms_norm_grad_x,
         "rms_norm_grad_gamma": reduction.rms_norm_grad_gamma,

@@ -83,15 +83,15 @@ def relu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> K
 
 
 def relu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """d_x of `relu` from (x, d_y); 0 where x is 0.  n FLOPs."""
-    x, d_y = inputs
-    same_shape(x, d_y)
-    d_x = out(x.shape, real(x, d_y))
-    for part, d_part, result in blocks(*flat(x, d_y, d_x)):
+    """d_x of `relu` from (y, d_y), as PyTorch keeps it; 0 where x is 0.  n FLOPs."""
+    y, d_y = inputs
+    same_shape(y, d_y)
+    d_x = out(y.shape, real(y, d_y))
+    for part, d_part, result in blocks(*flat(y, d_y, d_x)):
         is_on = part > 0
         result.fill(0)
         np.copyto(result, d_part, where=is_on)
-    return (d_x,), x.size
+    return (d_x,), y.size
 
 
 def squared_relu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:

@@ -19,7 +19,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from parsim.catalog.spelling import hint_of
+from parsim.catalog.spelling import hint_of, runs_of
 from parsim.errors import ParsimError, did_you_mean
 
 __all__ = ["aliases", "find", "hint", "kinds", "names", "newest", "release", "releases", "row"]
@@ -103,6 +103,19 @@ def find(kind: str, name: str) -> str:
     ('p4d-24xlarge', 'h200', '')
     """
     return name if name in names(kind) else _spellings(kind).get(_plain(name), "")
+
+
+def called(kind: str, name: str) -> list[str]:
+    """The row that `name` names, or all that people may mean by it: those whose name begins with its first word and holds them all.
+
+    >>> called("accelerators", "H200-SXM5-141GB"), called("accelerators", "A100-40GB")
+    (['h200'], ['a100-sxm4-40gb', 'a100-pcie-40gb'])
+    """
+    if exact := find(kind, name):
+        return [exact]
+    words = runs_of(name)
+    own = {each: runs_of(each) for each in names(kind)} if words else {}
+    return [each for each, of in own.items() if words[0] == of[0] and set(words) <= set(of)]
 
 
 def row(kind: str, name: str) -> dict[str, Any]:

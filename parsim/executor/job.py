@@ -228,7 +228,7 @@ class Job:
             case "gate":
                 return gate(dim)
             case "extent":
-                return self.extent(dim)
+                return prod(map(self.extent, dim.split()))
             case "rsqrt":
                 return float(self.extent(dim) ** -0.5)
             case "sqrt":
@@ -251,7 +251,7 @@ class Job:
                 return self.spec.slots(batch.sequence_length, loads).tokens
             case "relative_distance":
                 return int(self.spec.relative_distance)  # type: ignore[attr-defined]
-            case "gate_scale" | "embedding_scale" | "attn_logit_softcapping" | "final_logit_softcapping" | "logit_scale":
+            case "gate_scale" | "embedding_scale" | "attn_logit_softcapping" | "final_logit_softcapping" | "logit_scale" | "residual_scale":
                 return float(getattr(self.spec, word))
             case "balance_coefficient":
                 return float(getattr(self.spec, word)) / (batch.global_batch * batch.sequence_length)

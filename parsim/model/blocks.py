@@ -16,7 +16,7 @@ from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.experts import STEER, expert_weights, experts
 from parsim.model.form import LayerForm
 from parsim.model.latent import latent_projections, latent_weights
-from parsim.model.norms import norm, norm_weights, rms_norm
+from parsim.model.norms import norm, norm_weights, rms_norm, whole_rms_norm
 from parsim.model.op import COUNT, Block, Op, OpAttributes
 from parsim.model.transformer import GATE_STEPS, TransformerArchitecture
 
@@ -44,7 +44,7 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
         ops = (*_attention(form, kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
     dense = () if has_experts else (*_ups(kind), "down")
     heads = () if kind.latent else _HEADS
-    biased = (*(heads if kind.qkv_bias else ()), *((*("out",) * kind.out_bias, *dense) if kind.bias else ()))
+    biased = (*(heads if kind.qkv_bias else ()), *("out",) * kind.biases_out, *(dense if kind.biases_mlp else ()))
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
         **{name: initial for each in kind.norms[form.unnormed :] for name, initial in norm_weights(each, kind).items()},
@@ -92,7 +92,7 @@ def _heads(entry: Op, form: LayerForm, kind: TransformerArchitecture, attention:
 
 def _leave_attention(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     yield Op("leave_attention", "B S D -> B T D", ("out_gemm",), ("attention_out",), "relabel")
-    yield from _residual("attention", ("attention_out", "out.bias" * kind.out_bias, "x"), "x1", "norm1", kind, fusions)
+    yield from _residual("attention", ("attention_out", "out.bias" * kind.biases_out, "x"), "x1", "norm1", kind, fusions)
 
 
 def _side_by_side(form: LayerForm, kind: TransformerArchitecture, attention: str, fusions: tuple[str, ...]) -> Iterator[Op]:
@@ -111,15 +111,15 @@ def _side_by_side(form: LayerForm, kind: TransformerArchitecture, attention: str
     *mlp, leave = in_region(MLP, _up_and_down(kind, fusions, x="attention_in" if kind.tied_norm else "mlp_in"))
     yield from mlp
     if kind.dropout:
-        yield from (*_leave_attention(kind, fusions), leave, *_residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "", kind, fusions))
+        yield from (*_leave_attention(kind, fusions), leave, *_residual("mlp", ("mlp_out", _down_bias(kind), "x1"), "y", "", kind, fusions))
         return
     yield Op("join", "B S D, B S D -> B S D", ("out_gemm", "down_gemm"), ("joined",), "add", in_place=True)
     yield Op("leave_layer", "B S D -> B T D", ("joined",), ("layer_out",), "relabel")
     branch = "layer_out"
-    if kind.bias and kind.out_bias:
+    if kind.biases_out:
         yield Op("out_bias", "B T D, D -> B T D", (branch, "out.bias"), ("out_biased",), "bias", in_place=True)
         branch = "out_biased"
-    yield from _residual("layer", (branch, "down.bias", "x"), "y", "", kind, fusions)
+    yield from _residual("layer", (branch, _down_bias(kind), "x"), "y", "", kind, fusions)
 
 
 def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
@@ -133,7 +133,9 @@ def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[
     for name in _TURNED if _has_qk_norm(form, kind) else ():
         x, y = steps[name][kind.qkv_bias :][:2]
         dims = f"B S {_HEADS[name]}"
-        if kind.qk_norm_by_head:
+        if kind.qk_norm_whole:
+            yield from whole_rms_norm(f"{name}_norm", x, fusions, out=y, dims=_HEADS[name], wide=kind.norm_in_float32)
+        elif kind.qk_norm_by_head:
             expr = f"{dims}, {_HEADS[name]} -> {dims}"
             yield Op(f"{name}_norm", expr, (x, f"{name}_norm.gamma"), (y,), "layer_norm_by_head")
         elif kind.qk_norm_weights:
@@ -241,10 +243,14 @@ def _ups(kind: TransformerArchitecture) -> tuple[str, ...]:
     return ("gate", "up") if kind.activation in GATED else ("up",)
 
 
+def _down_bias(kind: TransformerArchitecture) -> str:
+    return "down.bias" * kind.biases_mlp
+
+
 def _mlp(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     yield from _enter("mlp", "x1", "norm2", kind, fusions, MLP)
     yield from in_region(MLP, _up_and_down(kind, fusions))
-    yield from _residual("mlp", ("mlp_out", "down.bias", "x1"), "y", "norm2", kind, fusions)
+    yield from _residual("mlp", ("mlp_out", _down_bias(kind), "x1"), "y", "norm2", kind, fusions)
 
 
 def _experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
@@ -277,15 +283,15 @@ def _up_and_down(
 ) -> Iterator[Op]:
     """The ops between `x`, which enters an MLP, and its result; `of`: what its names begin with, `dim`: its width."""
     hidden = tuple(of + ("hidden" if name == "up" else name) for name in _ups(kind))
-    before = tuple(f"{of}{name}_gemm" for name in _ups(kind)) if kind.bias else hidden
+    before = tuple(f"{of}{name}_gemm" for name in _ups(kind)) if kind.biases_mlp else hidden
     for name, out in zip(_ups(kind), before, strict=True):
         yield Op(f"{of}{name}_gemm", f"B S D, D {dim} -> B S {dim}", (of + x, f"{of}{name}.weight"), (out,))
     same = f"B S {dim} -> B S {dim}"
-    if kind.bias:
+    if kind.biases_mlp:
         for name, out in zip(_ups(kind), hidden, strict=True):
             yield _bias(f"{of}{name}_bias", f"B S {dim}, {dim} -> B S {dim}", f"{of}{name}_gemm", f"{of}{name}.bias", out, fusions)
     # Without a bias nothing but a GEMM stands before it, into which the stacks do not fuse it.
-    fused = "gelu" in fusions and kind.bias
+    fused = "gelu" in fusions and kind.biases_mlp
     expr = f"B S {dim}, {same}" if len(hidden) > 1 else same
     if kind.activation in GATE_STEPS and "swiglu" not in fusions:  # F.silu(gate) * up: each keeps what it reads
         yield Op(f"{of}swish", same, hidden[:1], (f"{of}swish",), GATE_STEPS[kind.activation], fused=fused)
@@ -312,7 +318,7 @@ def _residual(
 ) -> Iterator[Op]:
     """Bias, dropout, residual add and last norm, as far as they are there; fused, each but the norm joins the kernel of the one before."""
     branch, bias, skip = inputs
-    has_bias = kind.bias and bias != ""
+    has_bias = bias != ""
     fused = "dropout_add" in fusions
     added = f"{name}_added" if kind.norm_last else out
     if has_bias:
@@ -321,6 +327,10 @@ def _residual(
     if kind.norms_branches:
         yield from in_region(LAYER_NORM, norm(f"{norm_name}_behind", branch, kind, fusions))
         branch, has_bias = f"{norm_name}_behind", False  # nothing joins a norm
+    if kind.scales_residual:
+        told: OpAttributes = (("scale", "residual_scale"),)
+        yield Op(f"{name}_scale", "B T D -> B T D", (branch,), (f"{name}_scaled",), "scale", attributes=told)
+        branch, has_bias = f"{name}_scaled", False
     same = "B T D, B T D -> B T D"
     if kind.dropout:
         mask, dropped = f"{name}_mask", f"{name}_dropped"

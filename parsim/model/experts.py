@@ -27,9 +27,9 @@ _ROLES = {"logits": "x0", "gates": "y0"}
 
 def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """The ops from tokens on the residual stream to the weighted sum of their experts."""
-    logits = "router_gemm" if kind.bias else "router_logits"
+    logits = "router_gemm" if kind.biases_mlp else "router_logits"
     yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), (logits,), dtypes=(FLOAT32,))
-    if kind.bias:
+    if kind.biases_mlp:
         yield Op("router_bias", "B T N, N -> B T N", (logits, "router.bias"), ("router_logits",), "bias", (FLOAT32,), in_place=True)
     yield _route(kind)
     if kind.steers:
@@ -69,15 +69,15 @@ def _route(kind: TransformerArchitecture) -> Op:
 def expert_weights(ups: Sequence[str], kind: TransformerArchitecture) -> dict[str, str]:
     """The weights of router and experts with their initial values."""
     layers = ("router", *(f"experts_{name}" for name in (*ups, "down")))
-    return {f"{layer}.{each}": "normal" for each in ("weight", *(("bias",) if kind.bias else ())) for layer in layers}
+    return {f"{layer}.{each}": "normal" for each in ("weight", *(("bias",) if kind.biases_mlp else ())) for layer in layers}
 
 
 def _linear(name: str, x: str, y: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """A matrix of each expert, and its bias where there are some: behind the last matrix as much of it as the gate says."""
     before, after = MATRICES[name].split()
-    expr, out = f"X G {before}, E {before} {after} -> X G {after}", f"{y}_gemm" if kind.bias else y
+    expr, out = f"X G {before}, E {before} {after} -> X G {after}", f"{y}_gemm" if kind.biases_mlp else y
     yield Op(f"experts_{name}_gemm", expr, (x, f"experts_{name}.weight"), (out,), "grouped_gemm", attributes=_OWN)
-    if kind.bias:
+    if kind.biases_mlp:
         gates, kernel = (("expert_gates",), "weighted_expert_bias") if name == "down" else ((), "expert_bias")
         expr, inputs = f"X G {after}, E {after}{', X G' * len(gates)} -> X G {after}", (out, f"experts_{name}.bias", *gates)
         yield Op(f"experts_{name}_bias", expr, inputs, (y,), kernel, attributes=_OWN, fused="bias" in fusions and not gates, in_place=True)

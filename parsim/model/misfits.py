@@ -13,9 +13,13 @@ def misfit_of_parts(model: TransformerLike) -> str:
 
 
 def _blocks_misfit(model: TransformerLike) -> str:
-    """What does not fit in the figures of an MLP beside attention, and of the head."""
+    """What does not fit in the figures of norms, of an MLP beside attention, and of the head."""
     if model.qk_norm_by_head and not (model.qk_norm and model.qk_norm_weights):
         return "qk_norm_by_head = true goes with qk_norm = true and qk_norm_weights = true"
+    if model.qk_norm_whole and (not (model.qk_norm and model.qk_norm_weights) or model.qk_norm_by_head):
+        return "qk_norm_whole = true goes with qk_norm = true and qk_norm_weights = true, without qk_norm_by_head"
+    if model.norm == "rms_norm" and not model.norm_bias:
+        return "norm_bias = false is of norm = layer_norm; one of rms_norm has no shift: leave it out"
     if model.tied_norm and not model.parallel_block:
         return "tied_norm = true goes with parallel_block = true"
     unbuilt = ("norm_last", "norm_after", "sandwich_norm", "kv_lora_rank", "num_experts", "mtp_layers")

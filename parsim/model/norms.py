@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from parsim.model.dims import FLOAT32
-from parsim.model.op import Op
+from parsim.model.op import Op, OpAttributes
 from parsim.model.transformer import TransformerArchitecture
 
 
@@ -35,6 +35,29 @@ def rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str
     if not wide:
         yield Op(f"{name}_narrow", same, (f"{name}_y32",), (f"{name}_normalized",), "cast")
     yield Op(name, whole, (f"{name}_y32" if wide else f"{name}_normalized", gamma), (out,), "gain")
+
+
+def whole_rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str, wide: bool = False) -> Iterator[Op]:
+    """The ops of an RMSNorm over all heads of a token at once, x[B S dims]: the sum of squares is of all of them, which tensor-parallel
+    ranks add up, a number a token; so they do its gradient.  Fused, the sum and all that stands behind it are a kernel each.
+
+    Source: Team OLMo 2024 (arXiv:2501.00656), section 3.2, for the norm; the sums of ranks derived here.
+    """
+    gamma, whole = f"{name}.gamma", f"B S {dims}"
+    told: OpAttributes = (("count", f"extent:{dims}"),)
+    if "rms_norm" in fusions:
+        yield Op(f"{name}_sum", f"{whole} -> B S", (x,), (f"{name}_sum",), "square_sum", (FLOAT32,))
+        yield Op(name, f"{whole}, B S, {dims} -> {whole}", (x, f"{name}_sum", gamma), (out,), "rms_norm_by", attributes=told)
+        return
+    x32, normal, same = f"{name}_x32", f"{name}_y32", f"{whole} -> {whole}"
+    yield Op(f"{name}_wide", same, (x,), (x32,), "cast", (FLOAT32,))
+    yield Op(f"{name}_sum", f"{whole} -> B S", (x32,), (f"{name}_sum",), "square_sum", (FLOAT32,))
+    expr = f"{whole}, B S -> {whole}"
+    yield Op(f"{name}_normalize", expr, (x32, f"{name}_sum"), (normal,), "rms_normalize_by", (FLOAT32,), told)
+    if not wide:
+        yield Op(f"{name}_narrow", same, (normal,), (f"{name}_normalized",), "cast")
+        normal = f"{name}_normalized"
+    yield Op(name, f"{whole}, {dims} -> {whole}", (normal, gamma), (out,), "gain_by_head")
 
 
 def norm_weights(name: str, kind: TransformerArchitecture) -> dict[str, str]:

@@ -55,12 +55,26 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     ),
     "rms_norm": (Gradient("x0", "rms_norm_grad_x", ("x0", "x1", "dy")), Gradient("x1", "rms_norm_grad_gamma", ("x0", "dy"))),
     "gain": (Gradient("x0", "gain", ("dy", "x1")), Gradient("x1", "gain_grad", ("x0", "dy"))),
+    "square_sum": (Gradient("x0", "square_sum_grad", ("x0", "dy")),),
+    "rms_normalize_by": (
+        Gradient("x0", "rms_normalize_by", ("dy", "x1")),
+        Gradient("x1", "rms_normalize_by_grad_sum", ("x0", "x1", "dy")),
+    ),
+    "rms_norm_by": (
+        Gradient("x0", "rms_norm_by", ("dy", "x1", "x2")),
+        Gradient("x1", "rms_norm_by_grad_sum", ("x0", "x1", "x2", "dy")),
+        Gradient("x2", "rms_norm_by_grad_gamma", ("x0", "x1", "dy")),
+    ),
+    "gain_by_head": (Gradient("x0", "gain_by_head", ("dy", "x1")), Gradient("x1", "gain_by_head_grad", ("x0", "dy"))),
     "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
     "cast": (Gradient("x0", "cast_grad"),),
-    **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "relu", "squared_relu")},
+    **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "squared_relu")},
     **{name: (Gradient("x0 x1", f"{name}_grad", ("x0", "x1", "dy")),) for name in ("swiglu", "geglu", "clamped_swiglu")},
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
-    **{name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),) for name in ("tanh", "sigmoid", "softcap", "causal_softmax", "softmax")},
+    **{
+        name: (Gradient("x0", f"{name}_grad", ("y0", "dy")),)
+        for name in ("tanh", "relu", "sigmoid", "softcap", "causal_softmax", "softmax")
+    },
     "alibi": (_IDENTITY_0,),
     "append": (Gradient("x0 x1", "append_grad"),),
     "flatten": (Gradient("x0", "unflatten"),),
@@ -119,6 +133,9 @@ COSTS: Final = {
     "rms_norm_grad_x": Cost(9),  # the root mean square and the scaled x again, gamma, a mean over D, the projection
     "rms_norm_grad_gamma": Cost(5),
     **{"rms_normalize": Cost(3), "rms_normalize_grad": Cost(8), "gain": Cost(1), "gain_grad": Cost(2)},
+    **{"square_sum": Cost(2), "square_sum_grad": Cost(1), "rms_normalize_by": Cost(1), "rms_normalize_by_grad_sum": Cost(2)},
+    **{"rms_norm_by": Cost(2), "rms_norm_by_grad_sum": Cost(3), "rms_norm_by_grad_gamma": Cost(3)},
+    **{"gain_by_head": Cost(1), "gain_by_head_grad": Cost(2)},
     **{"silu": Cost(4), "silu_grad": Cost(9), "multiply": Cost(1)},
     **{"gelu": Cost(8), "gelu_grad": Cost(16), "relu": Cost(1), "relu_grad": Cost(1)},
     **{"squared_relu": Cost(2), "squared_relu_grad": Cost(3), "swiglu": Cost(5), "swiglu_grad": Cost(11)},

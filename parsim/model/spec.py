@@ -37,6 +37,11 @@ class Architecture(Struct, frozen=True, kw_only=True):
     tied: bool = False  # a block reads a weight of another
     tuned: TunedForm | None = None  # what is trained; None: all
 
+    @property
+    def biases_mlp(self) -> bool:
+        """Whether the linear layers of MLPs have biases."""
+        return self.bias
+
 
 class Figure(Struct, frozen=True, kw_only=True):
     """What a scenario may state for a field of a spec: text is one of `legal`, where there are some; a fraction at least 0 and below 1."""

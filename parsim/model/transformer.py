@@ -24,22 +24,6 @@ GATE_STEPS = {"swiglu": "silu", "geglu": "gelu"}  # what makes the gate, where f
 POSITIONS = ("learned", "rotary", "alibi")
 ACTIVATIONS = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "clamped_swiglu")
 _LABELLED = ("text", "token")  # heads whose matrix is their own
-# Figures that decide by themselves which ops there are.
-_AS_STATED: tuple[str, ...] = (
-    *("norm", "norm_bias", "positions", "activation", "bias", "qkv_bias", "out_bias", "head_bias", "causal", "norm_last", "embedding_norm"),
-    *(
-        "parallel_block",
-        "tied_norm",
-        "scores_dropped",
-        "embedding_dropped",
-        "head",
-        "qk_norm",
-        "qk_norm_by_head",
-        "gates",
-        "gates_on_input",
-    ),
-    *("sandwich_norm", "norm_after", "norm_in_float32", "shared_expert_gate"),
-)
 
 
 def _head_dim(row: Mapping[str, Any]) -> int:
@@ -57,6 +41,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     positions: str
     qkv_bias: bool
     out_bias: bool = True  # where there are biases
+    mlp_bias: bool = True  # as well
     norm_bias: bool = True
     head_bias: bool = False
     causal: bool = True
@@ -65,6 +50,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     norm_after: bool = False
     norm_in_float32: bool = False
     scales_embedding: bool = False
+    scales_residual: bool = False
     caps_scores: bool = False
     caps_logits: bool = False
     embedding_norm: bool = False
@@ -81,6 +67,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     qk_norm: bool = False
     qk_norm_weights: bool = True
     qk_norm_by_head: bool = False
+    qk_norm_whole: bool = False
     layers: tuple[LayerForm, ...] = (LayerForm(),)  # each once, in the order in which they first come
     window: str = ""  # what a layer that is not full sees: the last tokens, or those of its chunk; "": all
     sinks: bool = False
@@ -94,6 +81,16 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     latent: bool = False
     query_latent: bool = False
     later: LayerForm | None = None  # of the layer in a module that predicts a later token
+
+    @property
+    def biases_out(self) -> bool:
+        """Whether attention's last linear layer has a bias."""
+        return self.bias and self.out_bias
+
+    @property
+    def biases_mlp(self) -> bool:
+        """Whether the linear layers of MLP, router and experts have biases."""
+        return self.bias and self.mlp_bias
 
     @property
     def norms_embedding(self) -> bool:
@@ -151,6 +148,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         "whether those of queries, keys and values do; as bias where left out", True, rule=lambda row: row.get("bias", True)
     )
     out_bias: bool = figure("with bias = true whether that of attention's output does", True)
+    mlp_bias: bool = figure("with bias = true whether those of MLP, router and experts do", True)
     head_bias: bool = figure("whether logits of the next token have a bias", False)
     parallel_block: bool = figure("whether the MLP stands beside attention: both read the stream, and one sum adds both to it", False)
     tied_norm: bool = figure("with parallel_block whether attention and MLP read one norm, not each its own", False)
@@ -159,6 +157,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     qk_norm_by_head: bool = figure(
         "whether each head has weights of its own there, and the norm a mean (a LayerNorm without a shift)", False
     )
+    qk_norm_whole: bool = figure("whether one norm is over all heads of a token at once, with as many weights, not each head's", False)
     tied_embedding: bool = figure("whether input and output embedding are one", True)
     causal: bool = figure("whether a token sees only those before it; false makes an encoder", True)
     norm_last: bool = figure("whether norms stand behind the residual adds and the embedding, with none before the head", False)
@@ -166,6 +165,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     norm_after: bool = figure("whether norms stand there only, with none before attention and MLP", False)
     norm_in_float32: bool = figure("whether RMSNorms that no kernel fuses multiply by their weights in float32, too, as Gemma's do", False)
     embedding_scale: float = figure("what embeddings are multiplied by", 1.0, most=1_000_000)
+    residual_scale: float = figure("what attention and MLP give is multiplied by before it is added", 1.0, most=1_000)
     attn_logit_softcapping: float = figure("c, where scores of attention become c tanh(score / c); 0: they do not", 0.0, most=1_000_000)
     final_logit_softcapping: float = figure("c, where the logits of the head become c tanh(logit / c); 0: they do not", 0.0, most=1_000_000)
     unnormed_first: bool = figure("whether the first layer has no norm before attention", False)
@@ -223,10 +223,12 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return "norm_last, norm_after and sandwich_norm are three places of norms; give one"
         if not self.embedding_scale:
             return "embedding_scale = 0.0 leaves nothing of embeddings; 1 scales nothing"
+        if not self.residual_scale:
+            return "residual_scale = 0.0 leaves nothing of attention and MLP; 1 scales nothing"
         if self.final_logit_softcapping and self.head in _LABELLED:
             return f"final_logit_softcapping goes with a head that has the vocabulary, not with head = {self.head}"
-        if self.bias and (self.shared_ffn_hidden_size or self.gates_on_input):
-            return "bias = true with shared_ffn_hidden_size or gates_on_input is not built; set bias = false"
+        if self.bias and self.mlp_bias and (self.shared_ffn_hidden_size or self.gates_on_input):
+            return "bias = true with shared_ffn_hidden_size or gates_on_input is not built; set mlp_bias = false, or bias"
         return self.experts_misfit()
 
     @property
@@ -254,15 +256,16 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     @property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
-        found: dict[str, Any] = {name: getattr(self, name) for name in _AS_STATED}
+        stated = ((name, getattr(self, name, None)) for name in TransformerArchitecture.__struct_fields__)
+        found: dict[str, Any] = {name: value for name, value in stated if isinstance(value, bool | str)}  # they decide by themselves
         found |= {"partly_turned": 0 < self.rotary_dim < self.head_dim, "scaled_logits": self.logit_scale != 1.0}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
-        found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers)))), "qk_norm_weights": self.qk_norm_weights}
+        found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers))))}
         found |= {"window": "sliding" if self.sliding_window else "chunked" if self.attention_chunk else ""}
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
         found |= {"later": self.form(self.num_layers - 1) if self.mtp_layers else None}
         found |= {"capacity": self.capacity_factor > 0, "balance_loss": self.balance_coefficient > 0}
-        found |= {"steers": self.steer_rate > 0, "scales_embedding": self.embedding_scale != 1}
+        found |= {"steers": self.steer_rate > 0, "scales_embedding": self.embedding_scale != 1, "scales_residual": self.residual_scale != 1}
         found |= {"caps_scores": self.attn_logit_softcapping > 0, "caps_logits": self.final_logit_softcapping > 0}
         found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
         return TransformerArchitecture(**found, tuned=self.tuning.form(self.layout))

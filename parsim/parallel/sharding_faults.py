@@ -51,7 +51,9 @@ def experts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
         elif extent % degree:
             message = f'{name} = {degree} does not divide {what} = {extent} of model "{model.name}"'
             yield PlanFault(name, message, f"Legal: {comma_list(divisors(extent))}")
-    if plan.expert_tensor_parallel > 1 and "E" in model.extents and model.architecture.bias:  # as Megatron Core, transformer_config.py
+    if (
+        plan.expert_tensor_parallel > 1 and "E" in model.extents and model.architecture.biases_mlp
+    ):  # as Megatron Core, transformer_config.py
         message = f'expert_tensor_parallel = {plan.expert_tensor_parallel} cuts experts of model "{model.name}", which have biases'
         yield PlanFault("expert_tensor_parallel", message, "Set expert_tensor_parallel = 1, and expert_parallel instead")
     alone = plan.expert_parallel * plan.expert_tensor_parallel == 1 and not plan.sequence_parallel

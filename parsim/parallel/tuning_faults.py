@@ -22,7 +22,9 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
     yield from told
     if model.tuning.quantization and not model.tuning.lora_rank:
         yield "quantization", "is of what adapters stand beside; give lora_rank"
-    if model.has_encoder and model.tuning != Tuning():
+    if model.tuning == Tuning():
+        return
+    if model.has_encoder:
         yield "freeze", "frozen parts and adapters are not built in encoder-decoder models; leave tuning out"
     elif getattr(model, "mtp_layers", 0) and model.tuning != Tuning():
         yield "freeze", "is not built with mtp_layers; set mtp_layers = 0"

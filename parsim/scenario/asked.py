@@ -269,9 +269,8 @@ SAID: Final[Mapping[str, str]] = {
     ),
     "say tied_embedding = false": "untie_embeddings_and_output_weights untie_embeddings",
     "say bias = false": "disable_bias_linear no_bias",
-    "bias is that of all linear layers, qkv_bias that of queries, keys and values; out_bias = false leaves out attention's last": (
-        "attention_bias attn_bias mlp_bias"
-    ),
+    "bias is that of all linear layers, qkv_bias that of queries, keys and values; out_bias = false leaves out attention's last, "
+    "mlp_bias = false those of MLPs": "attention_bias attn_bias",
     "one dropout is built, for embeddings, attention scores and what each branch adds: give dropout; scores_dropped and "
     "embedding_dropped = false leave it out there": (
         "hidden_dropout attention_dropout resid_pdrop embd_pdrop attn_pdrop hidden_dropout_prob attention_probs_dropout_prob"
@@ -337,7 +336,14 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
             return f", which {said}"
     rows = f"{kind}s"
     near = catalog.hint(rows, name) if rows in catalog.kinds() else did_you_mean(name, known)
-    return near or _WAYS.get(kind, "")
+    return near or (_nodes_with(own) if kind == "node" else "") or _WAYS.get(kind, "")
+
+
+def _nodes_with(name: str) -> str:
+    """The nodes that have an accelerator of this name; "" where none has."""
+    meant = catalog.called("accelerators", name)
+    nodes = [each for each in catalog.names("nodes") if catalog.row("nodes", each)["accelerator"] in meant]
+    return f", which is an accelerator; nodes that have it: {', '.join(nodes)}" if nodes else ""
 
 
 def lack_of(kind: str, name: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from parsim import catalog
-from parsim.catalog.spelling import runs_of
 from parsim.parallel.fault import divisors
 from parsim.scenario.document import Sections
 from parsim.scenario.rows import resolve
@@ -64,13 +63,6 @@ def node_called(name: str) -> str:
     """
     if found := catalog.find("nodes", name):
         return found
-    asked = runs_of(name)
-    alike = [each for each in catalog.names("accelerators") if asked and _is_part(asked, runs_of(each))]
-    devices = [exact] if (exact := catalog.find("accelerators", name)) else alike
+    devices = catalog.called("accelerators", name)
     rows = ((each, catalog.row("nodes", each)) for each in catalog.names("nodes"))
     return next((each for each, row in rows if row["accelerator"] in devices and row["devices_per_node"] > 1), name)
-
-
-def _is_part(words: list[str], of: list[str]) -> bool:
-    """Whether the others begin with the first of the words, and hold them all."""
-    return words[0] == of[0] and set(words) <= set(of)

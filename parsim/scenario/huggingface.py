@@ -22,6 +22,7 @@ from parsim.scenario.families import (
     LOCAL,
     SHARE_TURNED,
     ConfigFamily,
+    biases,
     count,
     flag,
     model_types,
@@ -41,16 +42,11 @@ _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends wh
 _STORED_AS: Final = ("fp8", "mxfp4")  # quant_method of released weights, which says nothing of those that are trained
 _LABELLED: Final = ("text", "token")  # heads whose matrix is their own
 _AROUND: Final = ("tie_word_embeddings", "quantization_config")  # what the config around that of a text model may say of it
-# Keys of which one value, or null, can be read in any family: another adds, drops or moves ops, weights or bytes.
-_ONLY: Final[Mapping[str, object]] = {
-    **dict.fromkeys(("alibi", "multi_query", "new_decoder_architecture", "parallel_attn", "use_parallel_residual"), False),
-    **dict.fromkeys(("qk_norm", "qk_layernorm", "use_qk_norm", "add_cross_attention", "is_encoder_decoder"), False),
-    **dict.fromkeys(("reorder_and_upcast_attn", "use_bidirectional_attention"), False),
-    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "attention_chunk_size"), None),
-    **dict.fromkeys(("embedding_size", "word_embed_proj_dim", "no_rope_layers"), None),
-    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "text_config", "vision_config", "sliding_window_pattern"), None),
-    **dict.fromkeys((LATER, "chunk_size_feed_forward"), 0),
-    "pruned_heads": {},
+# Keys that any config may have, and the one value, beside null, that can be read.
+_ANYWHERE: Final[Mapping[str, object]] = {
+    **dict.fromkeys(("qk_norm", "add_cross_attention", "is_encoder_decoder", "use_bidirectional_attention"), False),
+    **dict.fromkeys(("clip_qkv", "embedding_size", "text_config", "vision_config")),
+    **{"chunk_size_feed_forward": 0, "pruned_heads": {}},
 }
 
 
@@ -113,13 +109,15 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
 
 def _text_part(config: dict[str, Any]) -> dict[str, Any]:
     """The text model of one that reads images, too; what reads these is left out."""
-    text = config.get("text_config")
+    text, kind = config.get("text_config"), f"{config.get('model_type')}_text"
+    if text is None and config.get("vision_config") is not None and kind in model_types():  # one level, as releases before 4.52 wrote it
+        return {**{key: each for key, each in config.items() if key != "vision_config"}, "model_type": kind}
     if text is None or config.get("model_type") in model_types():
         return config
     if not isinstance(text, dict):
         raise ScenarioError(f"text_config must be a mapping, not {show(text)}")
     around = {key: config[key] for key in _AROUND if key in config}
-    return {"model_type": f"{config.get('model_type')}_text", **around, **text}
+    return {"model_type": kind, **around, **text}
 
 
 def _complete(config: dict[str, Any], family: ConfigFamily) -> dict[str, Any]:
@@ -141,8 +139,9 @@ def _refuse_others(config: Mapping[str, Any], family: ConfigFamily) -> None:
     if stored and (not isinstance(stored, dict) or stored.get("quant_method") not in _STORED_AS):
         said = show(stored.get("quant_method")) if isinstance(stored, dict) else show(stored)
         raise ScenarioError(f"quantization_config: quant_method {said} is not read; {' and '.join(_STORED_AS)} are")
-    for key, legal in {**_ONLY, **family.only}.items():
-        if key not in family.keys and config.get(key) not in (None, legal):
+    others = {key: legal for each in CONFIG_FAMILIES.values() for key, legal in each.own.items() if key not in family.keys}
+    for key, legal in {**_ANYWHERE, **others, **family.only}.items():
+        if config.get(key) not in (None, legal):
             raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
 
 
@@ -165,9 +164,11 @@ def _config(path: Path, name: str) -> dict[str, Any]:
 
 def _windows(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
     """The window of the layers that have one, and which have none; nothing where no layer has one."""
-    types = _layer_types(config, family)
-    if LOCAL not in types or config.get("sliding_window") is None:
+    types, window = _layer_types(config, family), config.get("sliding_window")
+    if LOCAL not in types or window is None:
         return {}
+    if not family.windows:
+        raise ScenarioError(f"sliding_window = {show(window)} is not read of model_type {config['model_type']}, whose code has no windows")
     first, *more = [place for place, each in enumerate(types, 1) if each == FULL] or [0]
     every = more[0] - first if more else max(first, len(types)) if first else 0
     if any((each == FULL) != (every > 0 and (place - first) % every == 0) for place, each in enumerate(types, 1)):
@@ -198,8 +199,11 @@ def _layer_types(config: Mapping[str, Any], family: ConfigFamily) -> list[str]:
 def _head(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
     """The head that the config's architecture has, with the number of its labels."""
     stated = config.get("architectures")
+    stated = [stated] if isinstance(stated, str) else stated
     if not family.heads:
-        others = [each for each in stated or () if not str(each).endswith(_DECODERS)] if isinstance(stated, list) else []
+        if not isinstance(stated, list | None):
+            raise ScenarioError(f"architectures must be a list, not {show(stated)}")
+        others = [each for each in stated or () if not str(each).endswith(_DECODERS)]
         if others:
             raise ScenarioError(f"architectures holds {show(others[0])}, whose head is not read; that of a ...ForCausalLM is")
         return {}
@@ -222,10 +226,10 @@ def _num_labels(config: Mapping[str, Any]) -> int:
 
 
 def _flags(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, bool]:
-    """Figures by the config's flags; attention_bias is also that of the attention output, which `bias` covers with the MLP."""
+    """Figures by the config's flags; attention_bias is also that of the attention output."""
     found = {figure: flag(config, key) for figure, key in family.flags.items()}
-    if len({found[figure] for figure in BIASES if figure in found}) > 1:
-        raise ScenarioError("attention_bias and mlp_bias differ; both true or both false can be read")
+    if family.flags.items() >= BIASES.items():
+        found |= biases(qkv=found["qkv_bias"], out=found["qkv_bias"], mlp=found["bias"])
     return found
 
 

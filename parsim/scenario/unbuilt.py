@@ -46,17 +46,26 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is no stack but a way to split: plans of data_parallel alone are that, with any stack": "ddp",
     },
     "model": {
-        "is not built: sparse attention behind an indexer": "deepseek_v3.2* deepseek_v4*",
-        "is not built: state-space layers, or layers of linear attention": "jamba* qwen3_next* minimax*",
-        "is not read: its keys; write its figures as an inline model, with num_experts": (
-            "deepseek_moe* dbrx* grok* glm4_moe* granitemoe* olmoe* phimoe* phi3.5_moe*"
+        "is not built: sparse attention behind an indexer": "deepseek_v3.2* deepseek_v32* deepseek_v4* glm_moe_dsa* glm5*",
+        "is not built: state-space layers, or layers of linear attention": (
+            "jamba* qwen3_next* qwen3.5* qwen3_5* minimax* kimi_linear* bailing_hybrid* olmo_hybrid* bamba* granitemoehybrid* granite_4* "
+            "recurrent_gemma* recurrentgemma*"
         ),
-        "is not built: norms of whole queries and keys, not a head's": "olmo2* olmo3*",
-        "is not read: its keys; write its figures as an inline model, with qk_norm": "exaone4*",
+        "is not built: layers of convolution": "lfm2* lfm3*",
+        "is not built: attention to differences of positions inside scores (disentangled)": "deberta*",
+        "is not built: permuted sequences, and two streams of attention": "xlnet*",
+        "is not built: an activation with weights of its own (xIELU)": "apertus*",
+        "is not read: its keys; write its figures as an inline model": "modernbert_decoder* xlm_roberta_xl*",
+        "is not read: its keys; write its figures as an inline model, with kv_lora_rank": "youtu* minicpm3*",
+        "is not read: its keys; write its figures as an inline model, with num_experts": (
+            "deepseek_moe* dbrx* grok* glm4_moe_lite* hunyuan_v1_moe* hunyuan_a13b*"
+        ),
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache": (
-            "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma* gemma2* gemma3* phi3* phi4* smollm3* qwen2_moe* qwen2_57b* qwen1.5_moe* "
-            "ministral* mistral_nemo* mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* camembert* distilbert* modernbert* "
-            "mt5* t5_v1.1* t5_efficient*"
+            "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma* gemma2* gemma3* phi3* phi4* smollm3* qwen2_moe* qwen2_57b* "
+            "qwen1.5_moe* ministral* mistral_nemo* mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* "
+            "camembert* distilbert* modernbert* olmo2* olmo3* olmoe* flexolmo* "
+            "glm4_moe glm4.5* minimax_m2* granite_3* granitemoe exaone4* phimoe* phi3.5_moe* seed_oss* internlm2* internlm3* "
+            "ernie4.5* hunyuan_7b* vaultgemma* eurobert* mt5* t5_v1.1* t5_efficient*"
         ),
         "is not built: embeddings of each layer, and heads of several widths": "gemma3n* gemma4*",
         "is not built: blocks of attention that are left out": "phi3_small*",
@@ -65,13 +74,13 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not read: its keys; write its figures as an inline model, of the 13B with positions = alibi": "baichuan*",
         "is not built: biases by distance of each layer's own": "umt5*",
         "is not built: a norm behind the embedding of an encoder and a decoder": "bart* mbart*",
-        "is not built: other inputs than text": "whisper* vit* clip* llava* qwen2_vl* mllama* deepseek_vl*",
+        "is not built: other inputs than text": "whisper* vit* clip* llava* phi4_multimodal* qwen2_vl* mllama* deepseek_vl*",
         "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",
         "is not built: layers that share their weights": "albert*",
         "is not built: embeddings narrower than the model": "electra* opt_350m*",
-        "is not built: norms without weights": "olmo olmo_1b* olmo_7b*",
+        "is not built: norms without weights": "olmo olmo_1b* olmo_7b* nanochat*",
         "is not read: its keys, and positions or weights laid out otherwise; write its figures as an inline model": (
-            "internlm* chatglm* granite* exaone exaone3*"
+            "internlm internlm_7b* internlm_20b* chatglm* exaone exaone3*"
         ),
     },
 }

@@ -77,6 +77,7 @@ class _Derivation(Struct):
     dims: dict[str, tuple[Dims, str]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)  # of a gradient that a relabel may leave where it lies: that one's name
     asked: set[str] = field(default_factory=set)
+    added: set[str] = field(default_factory=set)  # weights that have had a part of their gradient: a table that several ops use
 
     def run(self) -> Iterator[KernelCall]:
         for op in self.block.ops:
@@ -171,7 +172,8 @@ class _Derivation(Struct):
         if "gradient_accumulation" in self.fusions and kernel in (*GEMMS, "lookup_grad"):
             yield KernelCall(name, kernel, inputs, ((into, dims, GRADIENT),), attributes, accumulate=True, tag=op.tag)
             return
-        part = (part_of(weight), dims, COMPUTE)
+        part = (part_of(weight) + f"@{op.name}" * (weight in self.added), dims, COMPUTE)
+        self.added.add(weight)
         yield KernelCall(name, kernel, inputs, (part,), attributes, tag=op.tag)
         yield self.add(op, into, part[0], dims, GRADIENT)
 

@@ -110,14 +110,15 @@ class Arithmetic:
         """Whether a weight is the matrix of a linear layer there."""
         return name.endswith(".weight") and "router" not in name and "_lora_" not in name and self.is_narrow(name)
 
-    def norm(self, name: str, x: Array, kind: str) -> Valued:
-        """The rows of x at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta, if it has these.
+    def norm(self, name: str, x: Array, kind: str, *, whole: bool = False) -> Valued:
+        """The rows of x, of one token if `whole`, at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta, if it has these.
 
         Source: Ba et al. 2016 (arXiv:1607.06450), Eq. 4.
         """
         gamma, beta, centre = self.weights.get(f"{name}.gamma"), self.weights.get(f"{name}.beta"), kind == "layer_norm"
-        apart = x - x.mean(-1, keepdims=True) if centre else x
-        size = np.sqrt((apart**2).mean(-1, keepdims=True) + _EPSILON)
+        row = tuple(range(2, x.ndim)) if whole else (-1,)
+        apart = x - x.mean(row, keepdims=True) if centre else x
+        size = np.sqrt((apart**2).mean(row, keepdims=True) + _EPSILON)
         unit = apart / size
 
         def back(dy: Array) -> Array:
@@ -126,8 +127,8 @@ class Arithmetic:
             if beta is not None:
                 self.gradients[f"{name}.beta"] += dy.sum(tuple(range(x.ndim - 1)))
             d_unit = dy if gamma is None else dy * gamma
-            d_apart = d_unit - unit * (d_unit * unit).mean(-1, keepdims=True)
-            return np.asarray((d_apart - d_apart.mean(-1, keepdims=True) if centre else d_apart) / size)
+            d_apart = d_unit - unit * (d_unit * unit).mean(row, keepdims=True)
+            return np.asarray((d_apart - d_apart.mean(row, keepdims=True) if centre else d_apart) / size)
 
         return (unit if gamma is None else unit * gamma) + (0.0 if beta is None else beta), back
 

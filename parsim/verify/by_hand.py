@@ -171,8 +171,8 @@ def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch
     y, through = branch(run, model, at, entering)
     y, after = run.norm(f"{name}_behind", y, model.norm) if model.sandwich_norm or model.norm_after else (y, lambda dy: dy)
     mask = f"{norm.removesuffix('norm1')}attention_mask" if norm.endswith("norm1") else "mlp_mask"
-    y, dropped = run.dropout(at, _mask(at, mask), y)
-    inside = chain(before, through, after, dropped)
+    y, dropped = run.dropout(at, _mask(at, mask), y * model.residual_scale)
+    inside = chain(before, through, after, lambda dy: dropped(dy) * model.residual_scale)
     if not model.norm_last:
         return x + y, lambda dy: dy + inside(dy)
     y, behind = run.norm(name, x + y, model.norm)
@@ -220,8 +220,8 @@ def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> 
     (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")
     is_turned = model.positions == "rotary" and not model.form(number_of(model, at)).unturned
     if model.qk_norm and (model.qk_norm_weights or is_turned):
-        kind = "layer_norm" if model.qk_norm_by_head else "rms_norm"
-        (q, q_normed), (k, k_normed) = run.norm(f"{at}/q_norm", q, kind), run.norm(f"{at}/k_norm", k, kind)
+        kind, summed = "layer_norm" if model.qk_norm_by_head else "rms_norm", model.qk_norm_whole
+        (q, q_normed), (k, k_normed) = (run.norm(f"{at}/{name}_norm", each, kind, whole=summed) for name, each in (("q", q), ("k", k)))
         q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
     if is_turned:
         (q, q_turned), (k, k_turned) = (rotary(each, model.rotary_dim or model.head_dim) for each in (q, k))

@@ -35,7 +35,7 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1; DeepSeek-AI 2024 (arXiv:2412.19437), section 2.1.2.
     """
     router = run.weights[f"{at}/router.weight"]
-    logits = x @ router.T + run.weights.get(f"{at}/router.bias", 0.0)
+    logits, has_biases = x @ router.T + run.weights.get(f"{at}/router.bias", 0.0), f"{at}/router.bias" in run.weights
     row = model.load_row(number_of(model, at))
     rule, own_choices = _GATES.get(model.gates, gate(model.gates).weigh), _table(model, model.slots_chosen(x.shape[1], row), *x.shape[:2])
     slots = model.slots(x.shape[1], row)
@@ -62,16 +62,16 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
             return y, to_input
         if name != "down" or model.gates_on_input:
             y, back = _matrix(run, model, slots, matrix, expert, h)
-            return _plus_bias(run, f"{at}/experts_{name}", expert, own_choices, (y, back)) if model.bias else (y, back)
+            return _plus_bias(run, f"{at}/experts_{name}", expert, own_choices, (y, back)) if has_biases else (y, back)
         # What an expert gives is weighed before its last matrix.
         y, back = _matrix(run, model, slots, matrix, expert, own * h)
         there = kept[..., expert, None]
-        b = there * (run.weights[f"{at}/experts_down.bias"][expert] if model.bias else 0.0)
+        b = there * (run.weights[f"{at}/experts_down.bias"][expert] if has_biases else 0.0)
 
         def through(dy: Array) -> Array:
             d_weighed = back(dy)
             d_gates[..., expert] = (d_weighed * h).sum(-1) + (dy * b).sum(-1)
-            if model.bias:
+            if has_biases:
                 run.gradients[f"{at}/experts_down.bias"][expert] += (there * own * dy).sum((0, 1))
             return np.asarray(own * d_weighed)
 
@@ -85,7 +85,7 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         d_logits = model.gate_scale * _slope(weigh, logits, own_choices, d_gates)
         d_logits = d_logits + _balance(run, model, own_choices, growth / growth.sum(-1, keepdims=True))
         run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
-        if model.bias:
+        if has_biases:
             run.gradients[f"{at}/router.bias"] += d_logits.sum((0, 1))
         return np.asarray(d_logits @ router + dx)
 

@@ -21,7 +21,7 @@ def side_by_side(run: Arithmetic, model: TransformerSpec, at: str, x: Array, att
     active, kept_of_mlp = run.dropout(at, "mlp_mask", active)
 
     def back(dy: Array) -> Array:
-        d_first, d_second = attended(kept(dy)), through(kept_of_mlp(dy))
+        d_first, d_second = (each(drop(dy) * model.residual_scale) for each, drop in ((attended, kept), (through, kept_of_mlp)))
         return dy + (first(d_first + d_second) if model.tied_norm else first(d_first) + second(d_second))
 
-    return x + mixed + active, back
+    return x + (mixed + active) * model.residual_scale, back

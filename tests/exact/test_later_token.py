@@ -11,8 +11,10 @@ from parsim.cost.sizes import Sizes
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.executor.job import Job
+from parsim.model.tuning import Tuning
 from parsim.parallel.legality import faults
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.tuning_faults import tuning_faults
 from parsim.step import finish
 from parsim.step.task import Compute
 from parsim.verify import verify_plan
@@ -33,8 +35,8 @@ PLANS = {
 }
 
 
-def failures(model: str, plan: Plan, loss_chunks: int = 1) -> set[str]:
-    toy = scenario(model=MODELS[model], batch=Batch(8, 8), stack=replace(STACK, loss_chunks=loss_chunks))
+def failures(model: str, plan: Plan, loss_chunks: int = 1, stack: Stack = STACK) -> set[str]:
+    toy = scenario(model=MODELS[model], batch=Batch(8, 8), stack=replace(stack, loss_chunks=loss_chunks))
     assert not faults(plan, MODELS[model], toy.batch, plan.num_devices, stack=toy.stack)
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 
@@ -43,6 +45,16 @@ def failures(model: str, plan: Plan, loss_chunks: int = 1) -> set[str]:
 def test_a_module_for_a_later_token_keeps_the_contract(case: tuple[str, str]) -> None:
     plan, model = case
     assert not failures(model, PLANS[plan], loss_chunks=1 + (plan == "sp"))
+
+
+@pytest.mark.parametrize(("plan", "loss_chunks"), [("alone", 1), ("sp", 2)])
+def test_a_table_that_three_ops_read_gets_what_each_adds_where_no_kernel_does(plan: str, loss_chunks: int) -> None:
+    assert not failures("tied, with windows", PLANS[plan], loss_chunks, stack=replace(STACK, fusions=("swiglu",)))
+
+
+def test_a_model_of_which_all_is_trained_has_nothing_to_tune() -> None:
+    assert not [*tuning_faults(MODELS["tied, with windows"])]
+    assert [key for key, _ in tuning_faults(replace(MODELS["tied, with windows"], tuning=Tuning(freeze=("embedding",))))] == ["freeze"]
 
 
 def test_experts_of_the_module_are_split() -> None:

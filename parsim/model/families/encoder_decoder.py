@@ -91,8 +91,8 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
             return f"{asked} = {getattr(self, asked)} is not built in encoder-decoder models; leave it out"
         if not (self.scores_dropped and self.embedding_dropped):
             return "scores_dropped and embedding_dropped are true in encoder-decoder models; leave them out"
-        if self.embedding_scale != 1.0:
-            return "embedding_scale is not built in encoder-decoder models; leave it out"
+        if (self.embedding_scale, self.residual_scale) != (1.0, 1.0):
+            return "embedding_scale and residual_scale are not built in encoder-decoder models; leave them out"
         if self.dropped_inside and self.norm_last:
             return "dropped_inside = true goes with norm_last = false: it drops behind the last norm of each stack"
         if wrong := self._relative_misfit():

@@ -55,16 +55,18 @@ class ConfigFamily(Struct, frozen=True, kw_only=True):
     heads: Mapping[str, str] = field(default_factory=dict)  # architecture -> our head; empty: all have the one of a decoder
     only: Mapping[str, object] = field(default_factory=dict)  # keys of which one value can be read, which is that of a key left out
     left_out: Mapping[str, object] = field(default_factory=dict)  # what keys left out are, where that is not nothing
+    windows: bool = False  # whether its code looks at sliding_window
     full_every: int = 0  # where layer_types are left out, of the layers with windows each so many-th has none
     # The mapping that all else is read of, and figures that no table above can say.
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
     more: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
-    also: tuple[str, ...] = ()  # the keys that these read of those that most families refuse
+    # Keys that add, drop or move ops, weights or bytes, which this family reads, and the one value, beside null, that others may have.
+    own: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def keys(self) -> set[str]:
         """Those that say figures."""
-        return {*self.counts.values(), *self.optional.values(), *self.flags.values(), *self.numbers.values(), *self.also}
+        return {*self.counts.values(), *self.optional.values(), *self.flags.values(), *self.numbers.values(), *self.own}
 
 
 CONFIG_FAMILIES: Registry[ConfigFamily] = Registry("model_type")
@@ -118,6 +120,16 @@ def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
     if not isinstance(value, bool):
         raise ScenarioError(f"{key} must be true or false, not {show(value)}")
     return value
+
+
+def biases(*, qkv: bool, out: bool, mlp: bool) -> dict[str, bool]:
+    """Figures by which linear layers have biases."""
+    return {"qkv_bias": qkv, "bias": out or mlp, **({"out_bias": out, "mlp_bias": mlp} if out != mlp else {})}
+
+
+def each_full(config: Mapping[str, Any], every: int, *, first: bool = False) -> list[str]:
+    """The layer_types of layers with windows of which each so many-th has none: the last of as many, or the first."""
+    return [LOCAL if (place + 1 - first) % every else FULL for place in range(count(config, "num_hidden_layers"))]
 
 
 def gates_of_shares(config: Mapping[str, Any]) -> dict[str, Any]:

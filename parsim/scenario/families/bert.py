@@ -1,4 +1,4 @@
-"""BERT: norms behind the residual adds, a table of token types, heads that label."""
+"""BERT, and Megatron-LM's: norms behind the residual adds, a table of token types, heads that label."""
 
 from __future__ import annotations
 
@@ -25,3 +25,6 @@ def heads(name: str) -> dict[str, str]:
 
 
 register(ConfigFamily(**BERT, heads=heads("Bert")), "bert")
+# With norms before each branch, and none behind the embedding: modeling_megatron_bert.py of release 5.24.
+_FIRST = {**BERT, "fixed": {**BERT["fixed"], "norm_last": False}}
+register(ConfigFamily(**_FIRST, heads=heads("MegatronBert")), "megatron-bert")

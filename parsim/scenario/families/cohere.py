@@ -19,6 +19,7 @@ COHERE: Final[dict[str, Any]] = {
     "tied": True,
     "only": {**NO_BIAS, "tie_word_embeddings": True},
     "left_out": {"logit_scale": 0.0625},
+    "own": {"use_qk_norm": False},
 }
 
 register(ConfigFamily(**COHERE), "cohere")

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parsim.scenario.families import FULL, LOCAL, ConfigFamily, count, register
+from parsim.scenario.families import FULL, ConfigFamily, count, each_full, register
 from parsim.scenario.families.cohere import COHERE
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """With a list of layer_types, as the interval says them."""
-    every, num_layers = count(config, "sliding_window_pattern"), count(config, "num_hidden_layers")
-    types = [LOCAL if place % every else FULL for place in range(1, num_layers + 1)]
+    types = each_full(config, count(config, "sliding_window_pattern"))
     stated = config if config.get("layer_types") is not None else {**config, "layer_types": types}
     return {key: value for key, value in stated.items() if key != "sliding_window_pattern"}
 
@@ -26,4 +25,5 @@ def _more(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 left_out = {**COHERE["left_out"], "sliding_window": 4096, "sliding_window_pattern": 4}
-register(ConfigFamily(**{**COHERE, "left_out": left_out}, prepare=_prepare, more=_more), "cohere2")
+own = {**COHERE["own"], "sliding_window_pattern": None}
+register(ConfigFamily(**{**COHERE, "left_out": left_out, "own": own}, windows=True, prepare=_prepare, more=_more), "cohere2")

@@ -15,7 +15,7 @@ def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     return config | ({"n_group": 1, "topk_group": 1} if config.get("topk_method") == "greedy" else {})
 
 
-def _more(config: Mapping[str, Any]) -> dict[str, Any]:
+def shared_and_gates(config: Mapping[str, Any]) -> dict[str, Any]:
     """The width of all shared experts, what gates are and what multiplies them."""
     gates = config.get("scoring_func", "sigmoid" if config["model_type"] != "deepseek_v2" else "softmax")
     if gates not in ("softmax", "sigmoid"):
@@ -42,7 +42,8 @@ register(
         only={**NO_BIAS, "moe_layer_freq": 1},
         left_out={"q_lora_rank": 1536},
         prepare=_prepare,
-        more=_more,
+        more=shared_and_gates,
+        own={"kv_lora_rank": None, "q_lora_rank": None, LATER: 0},
     ),
     "deepseek_v2",
     "deepseek_v3",

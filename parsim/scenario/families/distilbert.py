@@ -19,6 +19,7 @@ register(
         dropouts=("dropout", "attention_dropout"),
         default_dropout=0.1,
         tied=True,
+        only={"sinusoidal_pos_embds": False},
         heads={"DistilBertForMaskedLM": "masked_token", "DistilBertForTokenClassification": "token"},
     ),
     "distilbert",

@@ -39,7 +39,7 @@ register(
         only={"hidden_dropout": 0.0},  # where it is not, a sum of both branches is dropped
         left_out={"max_position_embeddings": 2048, "multi_query": True, "parallel_attn": True},
         more=_more,
-        also=("alibi", "multi_query", "new_decoder_architecture", "parallel_attn"),
+        own=dict.fromkeys(("alibi", "multi_query", "new_decoder_architecture", "parallel_attn"), False),
     ),
     "falcon",
 )

@@ -19,6 +19,11 @@ def by_root_of_width(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"embedding_scale": count(config, "hidden_size") ** 0.5}
 
 
+def _prepare(config: dict[str, Any]) -> dict[str, Any]:
+    """With hidden_activation in place of hidden_act, which its code of 2024 looks at first."""
+    return config if config.get("hidden_activation") is None else {**config, "hidden_act": config["hidden_activation"]}
+
+
 register(
     ConfigFamily(
         fixed=GEMMA,
@@ -26,6 +31,7 @@ register(
         only=NO_BIAS,
         tied=True,
         left_out={"num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192, "vocab_size": 256_000},
+        prepare=_prepare,
         more=by_root_of_width,
     ),
     "gemma",

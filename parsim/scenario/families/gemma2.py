@@ -23,8 +23,10 @@ register(
             **{**SIZES, "num_hidden_layers": 26, "vocab_size": 256_000, "max_position_embeddings": 8192, "sliding_window": 4096},
             **{"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
         },
+        windows=True,
         full_every=2,
         more=by_root_of_width,
+        own=dict.fromkeys(CAPS),
     ),
     "gemma2",
 )

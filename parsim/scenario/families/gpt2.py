@@ -17,6 +17,7 @@ register(
         dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
         default_dropout=0.1,
         tied=True,
+        only={"reorder_and_upcast_attn": False},
     ),
     "gpt2",
 )

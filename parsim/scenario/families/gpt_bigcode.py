@@ -28,7 +28,7 @@ register(
         tied=True,
         left_out={"multi_query": True},
         more=_more,
-        also=("multi_query",),
+        own={"multi_query": False},
     ),
     "gpt_bigcode",
 )

@@ -25,6 +25,7 @@ register(
         only={"is_decoder": False},
         left_out={"attention_bias": True, "use_parallel_residual": True},
         prepare=_prepare,
+        own={"use_parallel_residual": False},
     ),
     "gpt_neox",
 )

@@ -10,6 +10,7 @@ register(
         counts={**COUNTS, "num_experts": "num_local_experts", **CHOSEN},
         only={"hidden_act": "silu", "attention_bias": True, "swiglu_limit": 7.0},
         left_out={"num_key_value_heads": 8, "head_dim": 64, "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4},
+        windows=True,
         full_every=2,
     ),
     "gpt_oss",

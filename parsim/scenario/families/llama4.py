@@ -36,6 +36,7 @@ register(
             **{"expert_layer_every": "interleave_moe_layer_step", "attention_chunk": "attention_chunk_size"},
         },
         flags={"qk_norm": "use_qk_norm"},
+        own={"attention_chunk_size": None, "no_rope_layers": None, "use_qk_norm": False},
         only={**NO_BIAS, "no_rope_layer_interval": 4},
         left_out={"num_key_value_heads": 8, "head_dim": 128, "num_local_experts": 16, "num_experts_per_tok": 1, "use_qk_norm": True},
         prepare=_prepare,

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from parsim.scenario.families import NO_BIAS, PLAIN, ConfigFamily, register
 
-register(ConfigFamily(fixed=PLAIN, only=NO_BIAS, left_out={"num_key_value_heads": 8, "head_dim": 128}), "ministral3")
+register(ConfigFamily(windows=True, fixed=PLAIN, only=NO_BIAS, left_out={"num_key_value_heads": 8, "head_dim": 128}), "ministral3")

@@ -7,4 +7,8 @@ from __future__ import annotations
 
 from parsim.scenario.families import NO_BIAS, PLAIN, ConfigFamily, register
 
-register(ConfigFamily(fixed=PLAIN, only=NO_BIAS, left_out={"num_key_value_heads": 8, "sliding_window": 4096}), "mistral", "ministral")
+register(
+    ConfigFamily(windows=True, fixed=PLAIN, only=NO_BIAS, left_out={"num_key_value_heads": 8, "sliding_window": 4096}),
+    "mistral",
+    "ministral",
+)

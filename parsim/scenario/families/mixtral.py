@@ -6,6 +6,7 @@ from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, PLAIN, ConfigFamil
 
 register(
     ConfigFamily(
+        windows=True,
         fixed=PLAIN,
         counts={**COUNTS, "num_experts": "num_local_experts", **CHOSEN},
         only=NO_BIAS,

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from parsim.scenario.families import COUNTS, FULL, LOCAL, NO_BIAS, ConfigFamily, count, register
+from parsim.scenario.families import COUNTS, NO_BIAS, ConfigFamily, count, each_full, register
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """The first of each few layers is full; a window has half of local_attention on each side, and the token itself."""
-    every, num_layers = count(config, "global_attn_every_n_layers"), count(config, "num_hidden_layers")
-    types = [LOCAL if place % every else FULL for place in range(num_layers)]
+    types = each_full(config, count(config, "global_attn_every_n_layers"), first=True)
     return {"layer_types": types, **config, "sliding_window": count(config, "local_attention") // 2 + 1}
 
 
@@ -34,6 +33,7 @@ register(
             **{"classifier_activation": "gelu", "sparse_prediction": False},
         },
         left_out={"global_attn_every_n_layers": 3, "local_attention": 128},
+        windows=True,
         prepare=_prepare,
     ),
     "modernbert",

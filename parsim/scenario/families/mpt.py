@@ -1,4 +1,7 @@
-"""MPT: ALiBi, no biases, norms without a shift.  Source: configuration_mpt.py and modeling_mpt.py of release 5.24."""
+"""MPT: ALiBi, no biases, norms without a shift.
+
+Source: configuration_mpt.py and modeling_mpt.py of release 5.24; the further keys of mosaicml/llm-foundry, modeling of MPT, from memory.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,28 @@ from parsim.errors import ScenarioError
 from parsim.scenario.families import VOCABULARY, ConfigFamily, count, register
 from parsim.scenario.tree import show
 
-# Of attn_config, what can be read.
-_ATTENTION = {
-    **{"attn_type": "multihead_attention", "alibi": True, "qk_ln": False, "clip_qkv": None, "prefix_lm": False, "softmax_scale": None},
-    **{"attn_pdrop": 0, "attn_uses_sequence_id": False},
+# Of attn_config and ffn_config, what can be read.
+_ATTENTION: dict[str, object] = {
+    **{"attn_type": "multihead_attention", "alibi": True, "qk_ln": False, "qk_gn": False, "clip_qkv": None, "prefix_lm": False},
+    **{"softmax_scale": None, "attn_pdrop": 0, "attn_uses_sequence_id": False, "rope": False, "sliding_window_size": -1},
+    **{"attn_logit_softcapping": None, "attn_temperature_tuning": None, "kv_dim": None},
 }
+_FFN: dict[str, object] = {"ffn_type": "mptmlp", "ffn_act_fn": None, "ffn_hidden_size": None}
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
-    attention = config.get("attn_config") or {}
-    if not isinstance(attention, dict):
-        raise ScenarioError(f"attn_config must be a mapping, not {show(attention)}")
-    for key, legal in _ATTENTION.items():
-        if attention.get(key, legal) != legal:
-            raise ScenarioError(f"attn_config.{key} = {show(attention[key])} is not read; {show(legal)} is")
+    _only_these(config, "attn_config", {**_ATTENTION, "kv_n_heads": config.get("n_heads")})
+    _only_these(config, "ffn_config", _FFN)
     return {**config, "ffn_hidden_size": count(config, "expansion_ratio") * count(config, "d_model")}
+
+
+def _only_these(config: dict[str, Any], part: str, legal: dict[str, object]) -> None:
+    stated = config.get(part) or {}
+    if not isinstance(stated, dict):
+        raise ScenarioError(f"{part} must be a mapping, not {show(stated)}")
+    for key, value in legal.items():
+        if stated.get(key) not in (None, value):
+            raise ScenarioError(f"{part}.{key} = {show(stated[key])} is not read; {show(value)} is")
 
 
 register(

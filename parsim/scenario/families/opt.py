@@ -33,6 +33,7 @@ register(
         },
         left_out={"dropout": 0.1},
         prepare=_prepare,
+        own={"word_embed_proj_dim": None},
     ),
     "opt",
 )

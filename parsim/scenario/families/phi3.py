@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from parsim.scenario.families import NO_BIAS, PLAIN, ConfigFamily, register
 
-register(ConfigFamily(fixed=PLAIN, dropouts=("resid_pdrop", "embd_pdrop", "attention_dropout"), only=NO_BIAS), "phi3")
+register(ConfigFamily(windows=True, fixed=PLAIN, dropouts=("resid_pdrop", "embd_pdrop", "attention_dropout"), only=NO_BIAS), "phi3")

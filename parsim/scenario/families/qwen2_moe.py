@@ -9,6 +9,7 @@ from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, PLAIN, QWEN, Confi
 
 register(
     ConfigFamily(
+        windows=True,
         fixed={**PLAIN, "shared_expert_gate": True},
         counts={
             **{**COUNTS, "num_experts": "num_experts", **CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},

@@ -25,5 +25,12 @@ def _more(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"position_offset": count(config, "pad_token_id", 0) + 1}
 
 
-for _name, _model_type in (("Roberta", "roberta"), ("XLMRoberta", "xlm-roberta"), ("Camembert", "camembert")):
-    register(ConfigFamily(**BERT, heads=heads(_name), left_out={"pad_token_id": 1}, prepare=_prepare, more=_more), _model_type)
+_FIRST = {**BERT, "fixed": {**BERT["fixed"], "norm_last": False, "embedding_norm": True}}  # norms before each branch
+for _name, _model_type, _own in (
+    ("Roberta", "roberta", BERT),
+    ("XLMRoberta", "xlm-roberta", BERT),
+    ("Camembert", "camembert", BERT),
+    ("Data2VecText", "data2vec-text", BERT),
+    ("RobertaPreLayerNorm", "roberta-prelayernorm", _FIRST),
+):
+    register(ConfigFamily(**_own, heads=heads(_name), left_out={"pad_token_id": 1}, prepare=_prepare, more=_more), _model_type)

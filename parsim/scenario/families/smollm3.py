@@ -23,7 +23,9 @@ register(
         flags=BIASES,
         tied=True,
         left_out={"num_key_value_heads": 4, "use_sliding_window": False, "no_rope_layer_interval": 4},
+        windows=True,
         prepare=_prepare,
+        own={"no_rope_layers": None},
     ),
     "smollm3",
 )

@@ -17,6 +17,7 @@ register(
         },
         only={"hidden_dropout": 0.0},  # that of an MLP alone
         left_out={SHARE_TURNED: 0.25},
+        own=dict.fromkeys(("use_parallel_residual", "qk_layernorm"), False),
     ),
     "stablelm",
 )

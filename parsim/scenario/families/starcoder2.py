@@ -9,6 +9,7 @@ from parsim.scenario.families import ConfigFamily, register
 
 register(
     ConfigFamily(
+        windows=True,
         fixed={"norm": "layer_norm", "positions": "rotary"},
         flags={"bias": "use_bias", "qkv_bias": "use_bias"},
         activation=("hidden_act", "gelu_pytorch_tanh", ("gelu", "relu")),

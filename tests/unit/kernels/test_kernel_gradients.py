@@ -87,6 +87,28 @@ def test_an_rms_norm_in_steps() -> None:
     check(lambda *inputs: call("gain", *inputs)[0], (x, gamma), 1, d_y, call("gain_grad", x, d_y)[0])
 
 
+def test_an_rms_norm_of_all_heads_in_two_steps() -> None:
+    x, gamma, d_y, d_sum = draw(2, 3, 2, 2, 4), draw(2, 2, 4), draw(2, 3, 2, 2, 4, seed=1), draw(2, 3, seed=2)
+    total, told = call("square_sum", x)[0], {"count": 16}
+    y = call("rms_norm_by", x, total, gamma, **told)[0]
+    np.testing.assert_allclose(y.reshape(2, 3, 16), call("rms_norm", x.reshape(2, 3, 16), gamma.ravel())[0], rtol=1e-14)
+    check(lambda x: call("square_sum", x)[0], (x,), 0, d_sum, call("square_sum_grad", x, d_sum)[0])
+
+    def normalize(*inputs: Array) -> Array:
+        return call("rms_normalize_by", *inputs, **told)[0]
+
+    def forward(*inputs: Array) -> Array:
+        return call("rms_norm_by", *inputs, **told)[0]
+
+    np.testing.assert_allclose(call("gain_by_head", normalize(x, total), gamma)[0], y, rtol=1e-14)
+    check(normalize, (x, total), 0, d_y, normalize(d_y, total))
+    check(normalize, (x, total), 1, d_y, call("rms_normalize_by_grad_sum", x, total, d_y, **told)[0])
+    check(forward, (x, total, gamma), 0, d_y, forward(d_y, total, gamma))
+    check(forward, (x, total, gamma), 1, d_y, call("rms_norm_by_grad_sum", x, total, gamma, d_y, **told)[0])
+    check(forward, (x, total, gamma), 2, d_y, call("rms_norm_by_grad_gamma", x, total, d_y, **told)[0])
+    check(lambda *inputs: call("gain_by_head", *inputs)[0], (x, gamma), 1, d_y, call("gain_by_head_grad", x, d_y)[0])
+
+
 def test_swiglu_in_steps() -> None:
     gate, up, d_y = 2 * draw(4, 5), draw(4, 5, seed=1), draw(4, 5, seed=2)
     np.testing.assert_allclose(call("multiply", call("silu", gate)[0], up)[0], call("swiglu", gate, up)[0], rtol=1e-14)

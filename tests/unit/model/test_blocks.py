@@ -50,6 +50,8 @@ KINDS_OF_MODEL = {
     "an mlp beside attention": replace(GPT, parallel_block=True, dropout=False, positions="rotary", partly_turned=True, head_bias=True),
     "the same with dropout and one norm": replace(LLAMA, parallel_block=True, tied_norm=True, dropout=True, scaled_logits=True),
     "alibi": replace(GPT, positions="alibi", embedding_norm=True, norm_bias=False, scores_dropped=False),
+    "norms of whole queries and keys": replace(LLAMA, qk_norm=True, qk_norm_whole=True, norm_after=True, scales_residual=True),
+    "biases of attention": replace(LLAMA, bias=True, qkv_bias=True, mlp_bias=False),
     "adapters": TUNED.architecture,
     "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window="sliding"),
     "translator": TRANSLATOR,

@@ -127,7 +127,7 @@ def test_a_key_in_another_section_gets_its_section(section: str, key: str, place
         ),
         ("cluster", ("memory", "gpu_memory", "hbm_capacity"), "the memory of a device is hbm_capacity of its accelerator"),
         ("cluster", ("bandwidth", "inter_node_bandwidth", "topology", "oversubscription"), "it is a figure of the fabric or of its nic"),
-        ("model", ("attention_bias", "mlp_bias"), "out_bias = false leaves out attention's last"),
+        ("model", ("attention_bias", "attn_bias"), "out_bias = false leaves out attention's last"),
         ("model", ("attention_dropout", "resid_pdrop", "hidden_dropout"), "one dropout is built"),
         ("plans", ("paged",), "it is the optimizer of a plan"),
         ("plans", ("offload_gradients",), "gradients go where the optimizer is"),
@@ -298,3 +298,7 @@ def test_values_of_the_table_are_legal() -> None:
 def test_a_key_with_a_letter_wrong_is_that_key_though_a_word_of_the_table_fits_too() -> None:
     assert asked.about_key("plans", "expert_tensor_paralel", KEYS) == " (did you mean 'expert_tensor_parallel'?)"
     assert asked.about_key("plans", "expert_capacity_factor", KEYS).startswith(": routers are said by gates")
+
+
+def test_an_accelerator_in_place_of_a_node_is_told_the_nodes_that_have_it() -> None:
+    assert "which is an accelerator; nodes that have it: hgx-h100-80gb" in asked.about_value("node", "h100", ["dgx-a100-80gb"])

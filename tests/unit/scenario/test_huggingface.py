@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from hf_configs import BERT, CONFIGS, GPT2, LLAMA, MISTRAL, MOONLIGHT, POOLER, PUBLISHED, QWEN
+from hf_configs import BERT, CONFIGS, GPT2, LLAMA, MISTRAL, MOONLIGHT, POOLER, PUBLISHED, QWEN, QWEN_3
 from parsim import scenario
 from parsim.errors import ScenarioError
 from parsim.model.parameters import num_parameters
@@ -99,7 +99,7 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
     [
         (
             {"model_type": "deepseek_v32"},
-            f"model_type 'deepseek_v32' is not read; known: {KNOWN}",
+            f"model_type 'deepseek_v32' is not built: sparse attention behind an indexer; known: {KNOWN}",
         ),
         (
             {"model_type": None},
@@ -111,7 +111,9 @@ def test_a_mapping_may_name_a_config_too(tmp_path: Path) -> None:
         ({"vocab_size": True}, "vocab_size must be a whole number above 0, not true"),
         ({"hidden_act": "relu"}, "hidden_act 'relu' is not read; known here: silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, not 'no'"),
-        ({"attention_bias": True}, "attention_bias and mlp_bias differ; both true or both false can be read"),
+        ({"sliding_window": 63}, "sliding_window = 63 is not read of model_type llama, whose code has no windows"),
+        ({"architectures": "LlamaModel"}, "architectures holds 'LlamaModel', whose head is not read; that of a ...ForCausalLM is"),
+        ({"architectures": {}}, "architectures must be a list, not a mapping"),
         ({"attention_dropout": 0.1}, "attention_dropout = 0.1 drops attention scores only, which is not read; 0 is"),
         ({"partial_rotary_factor": 0.001}, "partial_rotary_factor = 0.001 turns 0 elements of a head of 128, which is not read"),
         (
@@ -138,7 +140,10 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     ("config", "figures"),
     [
         ({**MISTRAL, "sliding_window": 32}, (32, 0)),
-        ({**LLAMA, "sliding_window": 63}, (63, 0)),
+        (
+            {**QWEN_3, "num_hidden_layers": 4, "vocab_size": 60, "use_sliding_window": True, "sliding_window": 63, "max_window_layers": 0},
+            (63, 0),
+        ),
         ({**MISTRAL, "sliding_window": None}, (0, 0)),
         ({**QWEN, "sliding_window": 32}, (0, 0)),
         ({**QWEN, "sliding_window": 32, "use_sliding_window": True, "max_window_layers": 28}, (0, 0)),
@@ -184,6 +189,42 @@ def test_layers_of_no_pattern_are_not_read(config: dict[str, object], tmp_path: 
     assert fault.message.endswith("layer_types is no pattern that is read: each so many-th layer with full attention")
 
 
+@pytest.mark.parametrize(("of_attention", "of_mlp"), [(True, False), (False, True), (True, True), (False, False)])
+def test_attention_and_the_mlp_may_have_biases_each(of_attention: bool, of_mlp: bool, tmp_path: Path) -> None:
+    config = {**LLAMA, "attention_bias": of_attention, "mlp_bias": of_mlp}
+    bare, model = (scenario.load(files(tmp_path, each)).model for each in (LLAMA, config))
+    rows = of_attention * (4096 + 2 * 1024 + 4096) + of_mlp * (2 * 14336 + 4096)
+    assert num_parameters(model) - num_parameters(bare) == 32 * rows
+
+
+def test_the_text_of_a_qwen2_vl_whose_config_has_one_level_is_read(tmp_path: Path) -> None:
+    own = {**QWEN, "model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {"depth": 32}}
+    del own["architectures"]
+    text, of_text = (scenario.load(files(tmp_path, each)).model for each in (own, QWEN))
+    assert num_parameters(text) == num_parameters(of_text)
+
+
+def test_gemma_takes_its_later_key_of_the_activation_first(tmp_path: Path) -> None:
+    config = {**PUBLISHED["gemma-2b"]["config"], "hidden_act": "gelu", "hidden_activation": "relu"}
+    (fault,) = scenario.check(files(tmp_path, config))
+    assert "'relu' is not read" in fault.message
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mpt-7b", {"attn_config": {"alibi": True, "rope": True}}, "attn_config.rope = true is not read; false is"),
+        ("mpt-7b", {"attn_config": {"alibi": True, "qk_gn": True}}, "attn_config.qk_gn = true is not read; false is"),
+        ("mpt-7b", {"attn_config": {"alibi": True, "kv_n_heads": 8}}, "attn_config.kv_n_heads = 8 is not read; 32 is"),
+        ("mpt-7b", {"ffn_config": {"ffn_type": "mptglu"}}, "ffn_config.ffn_type = 'mptglu' is not read; 'mptmlp' is"),
+        ("distilbert-base", {"sinusoidal_pos_embds": True}, "sinusoidal_pos_embds = true is not read; false is"),
+    ],
+)
+def test_keys_of_single_families_are_read_or_refused(name: str, changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**PUBLISHED[name]["config"], **changes}))
+    assert fault.message == f"hf:models/config.json: {message}"
+
+
 def test_as_many_layer_types_as_layers_are_needed(tmp_path: Path) -> None:
     (fault,) = scenario.check(files(tmp_path, {**LLAMA, "layer_types": ["full_attention"] * 3}))
     assert fault.message == "hf:models/config.json: layer_types has 3 layers, but num_hidden_layers = 32"
@@ -197,7 +238,7 @@ def test_a_window_left_out_is_that_of_the_family(tmp_path: Path) -> None:
 def test_kv_heads_left_out_are_those_of_the_family(tmp_path: Path) -> None:
     config = {key: value for key, value in MISTRAL.items() if key != "num_key_value_heads"}
     assert scenario.load(files(tmp_path, config)).model.num_kv_heads == 8  # MistralConfig: num_key_value_heads=8
-    config["model_type"] = "llama"
+    config |= {"model_type": "llama", "sliding_window": None}
     assert scenario.load(files(tmp_path, config)).model.num_kv_heads == 32  # LlamaConfig: as many as heads
 
 
