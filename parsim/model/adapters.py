@@ -86,7 +86,7 @@ def with_adapters(block: Block, adapters: Adapters) -> Block:
         weights |= dict.fromkeys((f"{group}_lora_a.weight", *(f"{stem}_lora_b.weight" for stem in stems)), "normal")
         inside = [*_down(bases[0], group, adapters, cut=stems[0] not in (*_BY_ROWS, *_WHOLE) and EXPERTS not in stems[0])]
         for base, stem in zip(bases, stems, strict=True):
-            summed = ops[_summed(base, ops.values()).name] if stem in _BY_ROWS else base  # what makes the sum whole
+            summed = ops[_whole_sum(base, ops.values()).name] if stem in _BY_ROWS else base  # what makes the sum whole
             ops[summed.name] = replace(summed, outputs=(f"{stem}_frozen",))
             inside += _up(base, summed, group, stem, adapters.scale)
             if stem in _WHOLE or stem == stems[-1]:  # others stand together, so that their input gradients add up
@@ -95,10 +95,10 @@ def with_adapters(block: Block, adapters: Adapters) -> Block:
     return replace(block, ops=tuple(op for name in ops for op in (ops[name], *behind.get(name, ()))), weights=weights)
 
 
-def _summed(base: Op, ops: Iterable[Op]) -> Op:
+def _whole_sum(base: Op, ops: Iterable[Op]) -> Op:
     """What makes the partial sums of a layer cut by rows whole: what takes them, or takes what they are joined into."""
     user = next(op for op in ops if base.outputs[0] in op.inputs)
-    return user if user.kind == "relabel" else _summed(user, ops)
+    return user if user.kind == "relabel" else _whole_sum(user, ops)
 
 
 def _down(base: Op, group: str, adapters: Adapters, *, cut: bool) -> Iterator[Op]:

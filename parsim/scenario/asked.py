@@ -54,9 +54,9 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "global_batch": "gbs bs batch_size global_batch_size train_batch_size total_batch_size",
         "sequence_length": "seq_length seq_len max_seq_length max_seq_len max_length block_size context_length context_len",
         "source_length": "max_source_length source_sequence_length encoder_seq_length encoder_sequence_length src_length",
-        "packing": "packed packed_sequence* sequence_packing use_packing packing_strategy padding padding_free pad_to_max_length "
-        "reset_attention_mask",
-        "lengths": "sequence_lengths seq_lens document_lengths length_distribution cu_seqlens",
+        "packing": "packed packed_sequence packed_sequence_size packed_sequence_specs sequence_packing use_packing packing_strategy "
+        "padding padding_free pad_to_max_length reset_attention_mask",
+        "lengths": "sequence_lengths seq_lens document_lengths length_distribution cu_seqlens variable_seq_lengths",
         "dtype": "precision data_type torch_dtype param_dtype compute_dtype mixed_precision mixed_precision_param",
     },
     "cluster": {
@@ -281,7 +281,6 @@ SAID: Final[Mapping[str, str]] = {
     "it is a figure of the fabric or of its nic, or of the node's link: fabric: {base: NAME, ...}": (
         "bandwidth *_bandwidth latency oversubscription topology"
     ),
-    "sequences of one length are built, so that their packing changes nothing": "packing packed* variable_seq_lengths",
     "gradients are kept and summed as the stack says: stack: {base: NAME, gradient_dtype: fp32 or compute}": "fp32_grad* grads_in_fp32",
     "it follows from the stack: leave it out": "overlap_param_gather reduce_bucket_size allgather_bucket_size bucket_cap_mb",
 }
