@@ -246,10 +246,9 @@ class Binder(Struct, frozen=True, dict=True):
 
     def _name(self, task: Task, scope: Scope | RankScope) -> Named:
         frees = tuple(name for freed in task.frees for name in self._free_names(freed, scope))
-        of_kernel = (task.inputs, task.outputs) if isinstance(task, Compute) and isinstance(scope, Scope) else ((), ())
-        inputs, outputs = (tuple(scope.full(value.name) for value in side) for side in of_kernel)
-        read, written = (tuple(map(scope.full, names(task))) for names in (reads, writes))
-        return Named(task, read, written, frees, inputs, outputs)
+        used = (task.inputs, task.outputs) if isinstance(task, Compute) and isinstance(scope, Scope) else ((), ())
+        inputs, outputs = (tuple(scope.full(value.name) for value in side) for side in used)
+        return Named(task, tuple(map(scope.full, reads(task))), tuple(map(scope.full, writes(task))), frees, inputs, outputs)
 
     def _pass_kernel(self, task: Compute, named: Named) -> KernelUse:
         """The call of a kernel of a pass, which differs from copy to copy in its buffers alone."""

@@ -19,7 +19,7 @@ from parsim.schedules.phase import Phase
 from parsim.step.task import Collective, Compute, Task
 from parsim.verify import verify_plan
 from parsim_kernels.narrow import quantise
-from support import MOE, STACKS, forget_steps, scenario
+from support import MOE, STACKS, every_other, forget_steps, scenario, tiered
 
 # Matrices of whole blocks of 32 elements, whose bytes are whole.
 MODEL = replace(MOE, hidden_size=16, shared_ffn_hidden_size=8)
@@ -39,19 +39,17 @@ def tasks() -> list[Task]:
     return [task for phase in (Phase.F, Phase.B) for task in phases[phase]]
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.narrows])
-@pytest.mark.parametrize(
-    ("plan", "model"),
-    [
-        (Plan(), UNEVEN),
-        (Plan(data_parallel=3, expert_parallel=3, micro_batch=2, recompute_modules=("moe_act",)), UNEVEN),
-        (replace(SPREAD, tensor_parallel=2, sequence_parallel=True, expert_tensor_parallel=2, zero_stage=3), MODEL),
-        (Plan(data_parallel=2, tensor_parallel=2, expert_tensor_parallel=2, rank_order="dp-tp-pp"), MODEL),
-    ],
-    ids=["one", "uneven-ep", "sp-etp-zero3", "etp-over-replicas"],
-)
-def test_all_readers_agree(name: str, plan: Plan, model: object) -> None:
-    assert not red(name, plan, model)
+PLANS = {
+    "one": (Plan(), UNEVEN),
+    "uneven-ep": (Plan(data_parallel=3, expert_parallel=3, micro_batch=2, recompute_modules=("moe_act",)), UNEVEN),
+    "sp-etp-zero3": (replace(SPREAD, tensor_parallel=2, sequence_parallel=True, expert_tensor_parallel=2, zero_stage=3), MODEL),
+    "etp-over-replicas": (Plan(data_parallel=2, tensor_parallel=2, expert_tensor_parallel=2, rank_order="dp-tp-pp"), MODEL),
+}
+
+
+@pytest.mark.parametrize("case", every_other(PLANS, (name for name, recipe in RECIPES.items() if recipe.narrows), "{}-{}".format))
+def test_all_readers_agree(case: tuple[str, str]) -> None:
+    assert not red(case[1], *PLANS[case[0]])
 
 
 FOLDED = Plan(data_parallel=4, expert_parallel=2, expert_tensor_parallel=2, micro_batch=3, context_parallel=2)
@@ -74,13 +72,15 @@ def test_all_readers_agree_where_the_last_layer_with_experts_stays_in_bf16() -> 
     assert not [str(each) for each in verify_plan(case, replace(SPREAD, recompute="full"), "toy") if not each.ok]
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(2, 1), (4, 1), (2, 3), (1, 3)])
-def test_all_readers_agree_where_experts_are_gathered_narrow(ranks: int, stage: int) -> None:
+@pytest.mark.parametrize(
+    "case", [tiered(each, "ep{}-zero{}".format(*each), slow=i % 2 == 1) for i, each in enumerate([(2, 1), (2, 3), (1, 3), (4, 1)])]
+)
+def test_all_readers_agree_where_experts_are_gathered_narrow(case: tuple[int, int]) -> None:
     """Each expert has a scale, which ranks find together of the parts of it that ZeRO left them; with 4 ranks each is of one alone."""
-    case = scenario(model=MODEL, batch=Batch(16, 8, "fp8_current"), stack=replace(FUSED, narrow_parameters=("fp8_current",)))
-    plan = Plan(data_parallel=4, expert_parallel=ranks, zero_stage=stage)
-    assert not [str(each) for each in verify_plan(case, plan, "toy") if not each.ok]
-    alone, beside = (execute(replace(case, stack=stack), plan, num_steps=3).losses for stack in (case.stack, FUSED))
+    toy = scenario(model=MODEL, batch=Batch(16, 8, "fp8_current"), stack=replace(FUSED, narrow_parameters=("fp8_current",)))
+    plan = Plan(data_parallel=4, expert_parallel=case[0], zero_stage=case[1])
+    assert not [str(each) for each in verify_plan(toy, plan, "toy") if not each.ok]
+    alone, beside = (execute(replace(toy, stack=stack), plan, num_steps=3).losses for stack in (toy.stack, FUSED))
     assert max(abs(one / other - 1) for one, other in zip(alone, beside, strict=True)) < 1e-9
 
 

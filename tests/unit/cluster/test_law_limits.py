@@ -12,6 +12,7 @@ from parsim.cluster.link import Link, SmallMessageLaw
 from parsim.cluster.network import collective_s, p2p_s, placement
 from parsim.cluster.ports import nic_port
 from parsim.cluster.scalars import Floats
+from support import every_other
 
 NODES = [name for name, row in rows("nodes").items() if row["devices_per_node"] > 1]
 FABRICS = list(rows("fabrics"))
@@ -54,9 +55,9 @@ def least_s(where: Cluster, operation: str, payload: Floats, ranks: Floats, stri
     return np.maximum(by_link, np.where(nodes > 1, box.devices_per_node * leaving * payload / nics, 0.0))
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("fabric_name", ["", *FABRICS])
-def test_no_law_beats_the_wires_of_any_node(fabric_name: str, operation: str) -> None:
+@pytest.mark.parametrize("case", every_other(("", *FABRICS), OPERATIONS, "{}-{}".format))
+def test_no_law_beats_the_wires_of_any_node(case: tuple[str, str]) -> None:
+    fabric_name, operation = case
     for name in NODES:
         where = Cluster(node(name), 4, fabric(fabric_name)) if fabric_name else Cluster(node(name))
         ranks, stride = groups(where.node.devices_per_node, where.num_nodes)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from test_search import AUTO, SPACES, spaced, tight_with_variants, toy
+from test_search import AUTO, SPACES, spaced, tight, toy
 
 from parsim import estimates, pareto, plan
 from parsim.errors import PlanError, ScenarioError
@@ -70,14 +70,14 @@ def test_so_it_is_whatever_axis_is_open(name: str) -> None:
 
 def test_what_saves_memory_is_on_the_front_as_it_is_in_the_ranking() -> None:
     """That of all that the ranking has, the optimizer on the host and modules that run again among them, in the figure, too."""
-    tight, _ = tight_with_variants()
-    ranking, found = plan(tight, top=None), pareto(tight)
+    chosen = tight()
+    ranking, found = plan(chosen, top=None), pareto(chosen)
     pairs = {(each.step_s, each.peak_bytes) for each in ranking.rows}
     assert [(each.step_s, each.peak_bytes) for each in found.rows] == sorted(one for one in pairs if not any(_beats(o, one) for o in pairs))
     assert found.rows[0] == ranking.best
     assert (found.num_legal, found.num_fit) == (ranking.num_legal, ranking.num_fit)
     assert any(each.plan.offload_optimizer or each.plan.recompute_modules for each in found.rows)
-    drawn = landscape(Bounded.of(tight))
+    drawn = landscape(Bounded.of(chosen))
     assert {each.plan for each in found.rows} == {each for each, best in zip(drawn.plans.plans, drawn.on_front, strict=True) if best}
 
 

@@ -210,26 +210,30 @@ def test_a_named_plan_bears_its_name_and_is_told_of_where_it_is_none_of_the_spac
 
 @cache
 @cache
-def tight_with_variants() -> tuple[Scenario, Estimates]:
-    """A scenario in which few plans fit, and all variants of all plans that save memory."""
+def tight() -> Scenario:
+    """A scenario in which few plans fit."""
     roomy = scenario(batch=Batch(4, 8), cluster=replace(CLUSTER, num_nodes=1), stack=replace(STACK, limits=("no_zero", "one_f_one_b")))
     capacity = int(np.quantile(estimates(roomy, candidates(roomy).plans).peak_bytes, 0.1))
     accelerator = replace(CLUSTER.node.accelerator, hbm_capacity_bytes=capacity)
-    tight = replace(roomy, cluster=replace(roomy.cluster, node=replace(CLUSTER.node, accelerator=accelerator)))
-    plans = [*candidates(tight).plans]
+    return replace(roomy, cluster=replace(roomy.cluster, node=replace(CLUSTER.node, accelerator=accelerator)))
+
+
+def all_variants() -> Estimates:
+    """All variants of all plans that save memory."""
+    plans = [*candidates(tight()).plans]
     variants = [replace(each, offload_optimizer=True) for each in plans]
     modules = [(), *((name,) for name in ("mlp", "layernorm")), ("core_attn", "mlp"), ("core_attn", "layernorm"), ("mlp", "layernorm")]
     modules.append(("core_attn", "mlp", "layernorm"))
     variants += [replace(each, recompute_modules=some) for each in plans for some in modules if each.recompute == "none"]
-    return tight, estimates(tight, [*plans, *variants])
+    return estimates(tight(), [*plans, *variants])
 
 
 def test_what_saves_memory_is_tried_where_a_plan_does_not_fit_without() -> None:
     """As good as all variants of all plans, and few of them are priced."""
-    tight, found = tight_with_variants()
+    found = all_variants()
     fitting = np.sort(found.step_s[found.fits])
-    assert [row.step_s for row in plan(tight, top=5).rows] == fitting[:5].tolist()
-    assert any(row.plan.offload_optimizer or row.plan.recompute_modules for row in plan(tight, top=20).rows)
+    assert [row.step_s for row in plan(tight(), top=5).rows] == fitting[:5].tolist()
+    assert any(row.plan.offload_optimizer or row.plan.recompute_modules for row in plan(tight(), top=20).rows)
 
 
 def test_no_plan_cannot_be_asked_for() -> None:

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "planner"))
-from test_search import SPACES, spaced, tight_with_variants
+from test_search import SPACES, spaced, tight
 
 from parsim import pareto, plan
 from parsim.estimator import cells
@@ -41,7 +41,7 @@ def test_rows_that_differ_never_read_the_same(name: str, monkeypatch: pytest.Mon
 
 
 def test_nor_do_those_of_what_the_planner_tries_of_its_own_accord(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_rows(tight_with_variants()[0], monkeypatch)
+    check_rows(tight(), monkeypatch)
 
 
 @pytest.mark.parametrize(("name", "hidden"), [("modules", "other_axes"), ("schedule", "other_axes"), ("zero", "_zero")])
