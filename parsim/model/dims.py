@@ -19,7 +19,7 @@ DIMS: Final = {
     "q": "q_lora_rank",
     "l": "kv_lora_rank",
     "n": "qk_nope_head_dim",
-    "r": "qk_rope_head_dim",
+    "r": "elements of a head that are turned by position, where not all are: rotary_dim, or qk_rope_head_dim",
     "v": "v_head_dim",
     "w": "tokens that a token sees where it does not see all",
     "F": "ffn_hidden_size",

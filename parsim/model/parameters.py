@@ -48,28 +48,28 @@ def num_trained_parameters(model: ModelSpec) -> int:
 def without_input(model: ModelSpec, *, source: bool = False) -> int:
     """Weights behind the first block that multiply every token, as often as they do: not those of a head that labels a text by one
     token, nor where tokens are looked up.  `source`: those that multiply every token of what an encoder reads, and not those of others."""
-    return _products(model, lambda block, op, weight: 1, source=source)
+    return _products(model, lambda asked, op, weight: 1, source=source)
 
 
-def _products(model: ModelSpec, count: Callable[[Block, Op, str], int], *, source: bool = False) -> int:
-    """The same, each as often as `count` says."""
+def _products(model: ModelSpec, count: Callable[[set[str], Op, str], int], *, source: bool = False) -> int:
+    """The same, each as often as `count` says of what gradients are asked of, an op and a weight."""
     blocks, extents = blocks_of(model.architecture), model.active_extents
     uses = {
         name: sum(
-            count(block, op, read) * math.prod(extents[dim] for dim in term)
+            count(asked, op, read) * math.prod(extents[dim] for dim in term)
             for op in block.ops
             for read, term in zip(op.inputs, op.terms[0], strict=True)
             if read in block.weights and op.kind not in _LOOKED_UP and source == bool(_SOURCE & _dims(op))
         )
-        for name, block in blocks.items()
+        for name, block, asked in ((name, block, block.asked) for name, block in blocks.items())
         if (_SEQUENCE | _SOURCE) & _matmul_dims(block)
     }
     return sum(copies * uses.get(name, 0) for name, copies in model.layout[1:])
 
 
-def _flops_of_weight(block: Block, op: Op, weight: str) -> int:
-    """FLOPs of a product with a weight, and with what else makes a gradient that is asked for."""
-    return 2 + 2 * (op.inputs[0] in block.asked) + 2 * (weight in block.asked)
+def _flops_of_weight(asked: set[str], op: Op, weight: str) -> int:
+    """FLOPs of a product with a weight: forward, of the gradient of what comes in, and of its own, as far as these are asked for."""
+    return 2 + 2 * (op.inputs[0] in asked) + 2 * (weight in asked)
 
 
 def of_block(block: Block, model: ModelSpec, *, shared: bool = True, active: bool = False, only: Collection[str] | None = None) -> int:
@@ -90,15 +90,10 @@ def model_flops_per_token(model: ModelSpec, sequence_length: int, source_length:
     first, *_ = blocks_of(model.architecture).values()
     of_features = 2 * of_block(first, model) if _matmul_dims(first) else 0  # 0 where tokens are looked up
     of_features *= 1 if first.frozen else 2
-    source, count = source_length or sequence_length, _flops_of_weight if model.architecture.tuned else _flops_of_trained
-    weights = _products(model, count) + of_features + _products(model, count, source=True) * source // sequence_length
+    source = source_length or sequence_length
+    weights = _products(model, _flops_of_weight) + of_features + _products(model, _flops_of_weight, source=True) * source // sequence_length
     whole, unmasked = model.attention_flops_per_token(sequence_length, source)
     return weights + whole, weights + unmasked
-
-
-def _flops_of_trained(block: Block, op: Op, weight: str) -> int:
-    """Forward, of the gradient of what comes in, and of its own."""
-    return 6
 
 
 def _matmul_dims(block: Block) -> set[str]:

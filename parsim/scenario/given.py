@@ -88,7 +88,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def _figures(place: str, value: Any) -> Iterator[str]:
-    """What no quantity of hardware or software can be."""
+    """What no quantity of hardware or software can be: below 0, or 0 where one divides by it, as by rates and efficiencies; names of
+    fields end with their units (CONTRIBUTING, Style)."""
     if isinstance(value, Struct):
         for name in value.__struct_fields__:
             yield from _figures(f"{place}.{name}", getattr(value, name))

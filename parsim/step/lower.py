@@ -187,7 +187,6 @@ def _placement(name: str, switches: _Switches) -> Segment:
     backward = with_turns(placer.place(backward_calls), switches.ring)
     rows = {name: weight.rows for name, weight in linear.items()} if switches.kernels.lasting_layouts else {}
     gradients = {each.name: each.gradient for each in _all_trained(name, switches).weights} if block.frozen else {}
-    placed = ((each, initial, placer, switches, rows.get(each, 0), gradients.get(each)) for each, initial in block.weights.items())
     d_x = replace(x, name=placer.known[gradient_of_x].name) if x and gradient_of_x else None
     return Segment(
         name=block.name,
@@ -195,7 +194,9 @@ def _placement(name: str, switches: _Switches) -> Segment:
         kept={},
         entering={Phase.F: x, Phase.B: d_y, Phase.I: d_y, Phase.W: None},
         leaving={Phase.F: y, Phase.B: d_x, Phase.I: d_x, Phase.W: None},
-        weights=tuple(_weight(block, *each) for each in placed),
+        weights=tuple(
+            _weight(block, each, placer, switches, narrow_rows=rows.get(each, 0), untuned=gradients.get(each)) for each in block.weights
+        ),
         totals=tuple(placer.known[total] for total in block.totals),
         beside=beside,
         steers=tuple(_steer(block, name, placer.known[COUNT + name].sharding) for name in block.steers),
@@ -256,12 +257,11 @@ def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], bes
 
 
 def _steer(block: Block, name: str, counts: Sharding) -> Weight:
-    return Weight(name, replace(counts, partial={}), counts, Group(()), "zeros", block.name)
+    lies = replace(counts, partial={})
+    return Weight(name=name, sharding=lies, gradient=counts, group=Group(()), initial="zeros", owner=block.name)
 
 
-def _weight(
-    block: Block, name: str, initial: str, placer: Placer, switches: _Switches, narrow_rows: int, untuned: Sharding | None
-) -> Weight:
+def _weight(block: Block, name: str, placer: Placer, switches: _Switches, *, narrow_rows: int, untuned: Sharding | None) -> Weight:
     """One whose block shares another's is that one's own copy where they lie on different ranks.
 
     `untuned`: where its gradient would lie, if it were trained, of a block of which some are not.
@@ -275,7 +275,17 @@ def _weight(
     narrows = switches.kernels.narrows
     square = narrows.square if narrows and narrow_rows else 0
     return Weight(
-        name, placer.known[name].sharding, partial, group, initial, owner, copy_of, square, narrow_rows, trained, name in block.packed
+        name=name,
+        sharding=placer.known[name].sharding,
+        gradient=partial,
+        group=group,
+        initial=block.weights[name],
+        owner=owner,
+        copy_of=copy_of,
+        narrow_block=square,
+        narrow_rows=narrow_rows,
+        trained=trained,
+        packed=name in block.packed,
     )
 
 

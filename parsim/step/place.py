@@ -76,7 +76,7 @@ class Placer(Struct):
     def output(self, call: KernelCall, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
         """Where a result lies: as the rules say, partial over the axes of what was contracted."""
         if call.kernel in _LINEAR:
-            partial: Mapping[str, str] = inputs[call.kernel != "dropout"].sharding.partial
+            partial: Mapping[str, str] = inputs[0 if call.kernel == "dropout" else 1].sharding.partial
         else:
             contracted = {a for o in inputs for d, axes in zip(o.dims, o.sharding.axes, strict=True) if d not in dims for a in axes}
             left = contracted - {a for axes in Sharding.of(dims, self.rules).axes for a in axes}  # dims that merge into one are no sum

@@ -39,7 +39,7 @@ class Operand(Struct, frozen=True):
         return self.sharding.dims
 
 
-class Weight(Struct, frozen=True):
+class Weight(Struct, frozen=True, kw_only=True):
     """A parameter of a segment: where it and its gradient lie, over which ranks it is replicated, and whose buffer it is."""
 
     name: str

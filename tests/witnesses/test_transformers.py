@@ -111,6 +111,7 @@ def of_ours(model: TransformerSpec, stack: Stack) -> tuple[int, int]:
 
 LAYERS = ("gemma-2b", "gemma-3-1b", "gemma-3-4b", "phi-3-mini", "phi-4", "qwen3-8b", "mistral-nemo-12b", "smollm3-3b")
 LAYERS += ("pythia-160m", "stablelm-2-1.6b", "phi-4-mini", "granite-3.0-8b", "olmo-2-7b")
+LAYERS += ("hunyuan-7b", "exaone-4.0-1.2b", "jais-2-8b", "cwm-32b", "internlm3-8b")
 # Layers that the code of theirs keeps other bytes of: steps of a GELU, a norm in float32, attention of its own, masks wider than a
 # byte, tables of positions made again.
 OTHERS = (
@@ -128,6 +129,7 @@ OTHERS = (
     "glm-4-9b",
     "glm-4-9b-0414",
     "ernie-4.5-0.3b",
+    "seed-oss-36b",
 )
 
 
