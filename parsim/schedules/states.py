@@ -87,7 +87,8 @@ def starts(schedule: str | tuple[str, ...], num_ranks: int, count: int, label: I
     follows = np.diff((rank * len(label) + stage) * len(found.phases) + phase, prepend=-1) == 0
     first = np.flatnonzero(~follows | paired | np.roll(paired, 1) | ((phase > 0) & (phase < last)))
     times, rows = np.diff(first, append=len(rank)), np.arange(len(first))
-    rank, stage, phase, paired, together = (each[first] for each in (rank, stage, phase, paired, np.roll(stage, -1)))
+    rank, stage, phase, together = (each[first] for each in (rank, stage, phase, np.roll(stage, -1)))
+    paired = paired[first]
     change = np.zeros((len(first), num_labels, last + 2), dtype=np.int32)  # a place before the first phase, and one after the last
     change[rows, label[stage], phase] = -times
     change[rows, label[stage], phase + 1] = times
