@@ -17,7 +17,7 @@ from parsim.estimator.host import host_memory, host_peak_bytes
 from parsim.estimator.lists import Measures
 from parsim.estimator.memory import peak_bytes, rank_memory
 from parsim.estimator.passes import Stages
-from parsim.estimator.pipeline import step_ps, timeline
+from parsim.estimator.pipeline import RankEnds, Timeline, steps_of, timeline
 from parsim.estimator.result import Estimate, Estimates
 from parsim.estimator.totals import EveryRank, PassCounts, device_totals, mean_again_flops, worst_totals
 from parsim.estimator.useful import StepFlops, step_flops
@@ -37,6 +37,7 @@ class Priced:
 
     def __init__(self, scenario: Scenario, plans: Plans) -> None:
         self.scenario, self.plans = scenario, plans
+        self._passes = dict[int, RankEnds]()  # of plans that are to be explained
         found, self.part = plans.each(("precision",), scenario.trained_by)
         rows = [np.flatnonzero(self.part == index) for index in range(len(found))]
         self.parts = [_OfPrecision(each, plans.take(own) if len(found) > 1 else plans, own) for each, own in zip(found, rows, strict=True)]
@@ -60,7 +61,8 @@ class Priced:
         """Some plans under these names, each with its reasons."""
         found = dict[int, Estimate]()
         for part, places in self.of(rows):
-            found |= zip(places.tolist(), part.explain(rows[places], [names[place] for place in places.tolist()]), strict=True)
+            own = [names[place] for place in places.tolist()]
+            found |= zip(places.tolist(), part.explain(rows[places], own, self._passes), strict=True)
         return [found[place] for place in range(len(rows))]
 
     def figures(self, *folds: Callable[[Stages], Ints], rows: Ints | None = None, progress: OnProgress = None) -> Ints:
@@ -73,11 +75,13 @@ class Priced:
                 progress(done / (self.plans.num_plans if rows is None else len(rows)))
         return found if rows is None else found[:, rows]
 
-    def steps(self, rows: Ints | None = None) -> Ints:
-        """Exact picoseconds of the steps of some plans, whatever their structures."""
+    def steps(self, rows: Ints | None = None, *, explained: bool = False) -> Ints:
+        """Exact picoseconds of the steps of some plans, whatever their structures; `explained`: whether they may be, soon."""
         parts, found = [*self.stages(rows)], np.zeros(self.plans.num_plans, dtype=np.int64)
-        for (_, own), steps in zip(parts, step_ps([stages for stages, _ in parts]), strict=True):
+        for place, plans, passes, steps in steps_of([stages for stages, _ in parts], watch=explained):
+            own = parts[place][1][plans]
             found[own] = steps
+            self._passes |= {row: passes.of_plan(index) for index, row in enumerate(own.tolist() if explained else ())}
         return found if rows is None else found[rows]
 
 
@@ -95,8 +99,8 @@ class _OfPrecision:
         for workload, own in self.workloads.of(np.searchsorted(self.rows, rows)):
             yield Stages.of(workload, self.measures[workload.prices]), self.rows[own]
 
-    def explain(self, rows: Ints, names: Sequence[str]) -> list[Estimate]:
-        """Some of them, by their indices among all, under these names."""
+    def explain(self, rows: Ints, names: Sequence[str], passes: Mapping[int, RankEnds]) -> list[Estimate]:
+        """Some of them, by their indices among all, under these names; `passes`: those that are known."""
         own = np.searchsorted(self.rows, rows)
         group, row = self.workloads.group[own], self.workloads.row[own]
         counts = {each: PassCounts(self.workloads.prices[each], row[group == each]) for each in {*group.tolist()}}
@@ -104,7 +108,8 @@ class _OfPrecision:
         for place in self.workloads.by_schedule(own).tolist():  # so that what schedules are made of is asked for while it is known
             ((stages, _),) = self.stages(rows[[place]])
             plan = self.workloads.plans.plan(int(own[place]))
-            found[place] = _estimate_of(self.scenario, plan, stages, names[place], counts[group[place]], useful)
+            line = timeline(stages, passes.get(int(rows[place])))
+            found[place] = _estimate_of(self.scenario, plan, stages, names[place], line, counts[group[place]], useful)
         return [found[place] for place in range(len(rows))]
 
 
@@ -139,8 +144,9 @@ def estimate_each(scenario: Scenario, plans: Mapping[str, Plan]) -> list[Estimat
     return Priced(scenario, Plans.of([*plans.values()])).explain(np.arange(len(plans)), [*plans])
 
 
-def _estimate_of(scenario: Scenario, chosen: Plan, stages: Stages, name: str, counts: PassCounts, useful: StepFlops) -> Estimate:
-    line = timeline(stages)
+def _estimate_of(
+    scenario: Scenario, chosen: Plan, stages: Stages, name: str, line: Timeline, counts: PassCounts, useful: StepFlops
+) -> Estimate:
     step_s = line.step_ps / PS_PER_S
     every = EveryRank.of(stages)
     totals = worst_totals(stages, every) if every else device_totals(stages, counts=counts)

@@ -221,14 +221,15 @@ def _dynamic(stages: Stages) -> tuple[Ints, Ints, Ints]:
     workload, shape = stages.workload, stages.workload.shape
     states = schedules.state_columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
     order = np.lexsort((-states.phase, states.chunk, *states.in_flight.reshape(len(states.rank), -1).T[::-1], states.rank))
-    columns = states.rank, states.chunk, states.phase, states.in_flight, pairs_of(shape, states)
-    rank, chunk, phase, in_flight, together = (each[order] for each in columns)
-    own = shape.index[shape.by_rank[rank]]  # class, [state, chunk]
+    rank, chunk, phase, together, in_flight = (getattr(states, name)[order] for name in states.__struct_fields__)
+    stages_of, rows = shape.by_rank[rank], np.arange(len(rank))
+    together = pairs_of(shape, stages_of[rows, chunk], np.where(together < 0, -1, stages_of[rows, together]))
+    own = shape.index[stages_of]  # class, [state, chunk]
     kept, top = dynamic_bytes(stages)
     flying = np.einsum("sck,ksc...->s...", in_flight, kept[:, own])
-    on_top = _with_pairs(stages, top[phase, own[np.arange(len(rank)), chunk]], together, slice(None))
+    on_top = _with_pairs(stages, top[phase, own[rows, chunk]], together, slice(None))
     first = np.flatnonzero(np.diff(rank, prepend=-1))
-    total, place = flying + on_top, np.arange(len(rank))[:, None]
+    total, place = flying + on_top, rows[:, None]
     largest = np.maximum.reduceat(total, first)[rank]
     worst = np.minimum.reduceat(np.where(total == largest, place, len(rank)), first)
     flying, on_top = (np.take_along_axis(each, worst, 0) for each in (flying, on_top))

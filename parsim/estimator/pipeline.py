@@ -49,6 +49,10 @@ class RankEnds(NamedTuple):
     busy: Ints
     flying: Ints
 
+    def of_plan(self, place: int) -> RankEnds:
+        """The same of one of the plans."""
+        return RankEnds(*(each[:, [place]] for each in self))
+
 
 class _Member(NamedTuple):
     """Plans of one workload that have a pipeline and number of micro_batches in common."""
@@ -59,14 +63,21 @@ class _Member(NamedTuple):
     loops: int
 
 
-def step_ps(many: Sequence[Stages]) -> list[Ints]:
-    """Picoseconds of the step of each plan of some workloads, for each of these: what runs the same rounds is folded together."""
-    found = [each.workload.rows * 0 for each in many]
+class Finished(NamedTuple):
+    """Some plans of one of several workloads."""
+
+    place: int  # of the workload
+    plans: Ints
+    passes: RankEnds
+    step_ps: Ints
+
+
+def steps_of(many: Sequence[Stages], *, watch: bool = False) -> Iterator[Finished]:
+    """The steps of all plans of some workloads: what runs the same rounds is folded together; `watch`: as for `rank_ends`."""
     for batch in _batches(many):
         parts = [many[place].take(own) for place, own in batch]
-        for (place, own), part, passes in zip(batch, parts, rank_ends(parts), strict=True):
-            found[place][own] = finish(part, passes).compute.max(axis=0)
-    return found
+        for (place, own), part, passes in zip(batch, parts, rank_ends(parts, watch=watch), strict=True):
+            yield Finished(place, own, passes, finish(part, passes).compute.max(axis=0))
 
 
 def _batches(many: Sequence[Stages]) -> Iterator[list[tuple[int, Ints]]]:
@@ -182,21 +193,21 @@ def _members(task: Task, held: Mapping[str, Ints]) -> Bools | None:
     return np.any([held[name] > 0 for name in task.group.homes], axis=0) if task.group.homes else next(iter(held.values())) >= 0
 
 
-def timeline(stages: Stages) -> Timeline:
+def timeline(stages: Stages, passes: RankEnds | None = None) -> Timeline:
     """The step of the only plan, every gap of its critical rank charged: to communication what was on its way, to the bubble the rest.
 
-    The critical rank is the one whose bubble is shortest, the first of equals: it computes or communicates longest.
+    The critical rank is the one whose bubble is shortest, the first of equals: it computes or communicates longest.  `passes`: its own,
+    watched, where they are known.
     """
-    charges = _charges_of_ranks(stages)
+    charges = _charges_of_ranks(stages, rank_ends([stages], watch=True)[0] if passes is None else passes)
     rank = int(np.argmin(charges["bubble"]))
     own = {name: int(ps[rank]) for name, ps in charges.items()}
     return Timeline(sum(own.values()), rank, own)
 
 
-def _charges_of_ranks(stages: Stages) -> dict[str, Ints]:
+def _charges_of_ranks(stages: Stages, passes: RankEnds) -> dict[str, Ints]:
     """What compute of each rank did or waited for in the step of the only plan, [rank]; each rank's sum to the step."""
     w = stages.workload
-    (passes,) = rank_ends([stages], watch=True)
     end = finish(stages, passes)
     charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), np.zeros(w.num_ranks, dtype=np.int64))
     parts, spans = [(name, ps[:, 0]) for name, ps in end.charges.items()], charges["compute"]

@@ -51,27 +51,29 @@ def worst_ranks(shape: Shape, num_classes: int) -> WorstRanks:
 @functools.lru_cache(maxsize=65536)
 def worst_states(shape: Shape, num_micro_batches: int, num_classes: int) -> WorstStates:
     """The states in which memory can peak, with zeros up to so many classes."""
-    found = schedules.state_columns(shape.schedule, shape.num_ranks, shape.chunks, num_micro_batches)
-    return _worst_states(shape, found, num_classes)
+    return _worst_states(shape, schedules.enough(shape.schedule, shape.num_ranks, num_micro_batches), num_classes)
 
 
 @functools.lru_cache(maxsize=4096)
-def _worst_states(shape: Shape, found: schedules.States, num_classes: int) -> WorstStates:
-    counts, by_rank = shape.counts, shape.by_rank
-    in_flight = np.einsum("nkb,nkc->ncb", found.in_flight, counts[by_rank[found.rank]])
-    own, acting, together = shape.own[found.rank], shape.index[by_rank[found.rank, found.chunk]], pairs_of(shape, found)
-    group = (acting * len(shape.phases) + found.phase) * (len(shape.class_pairs) + 1) + 1 + together
+def _worst_states(shape: Shape, count: int, num_classes: int) -> WorstStates:
+    rank, stage, phase, other, in_flight = schedules.starts(shape.schedule, shape.num_ranks, count, shape.index, _fullest(shape))
+    own, acting, together = shape.own[rank], shape.index[stage], pairs_of(shape, stage, other)
+    group = (acting * len(shape.phases) + phase) * (len(shape.class_pairs) + 1) + 1 + together
     kept = greatest(group, np.concatenate([own, in_flight.reshape(len(own), -1)], axis=1))
-    return WorstStates(_fill(own[kept], num_classes), _fill(in_flight[kept], num_classes), acting[kept], found.phase[kept], together[kept])
+    return WorstStates(_fill(own[kept], num_classes), _fill(in_flight[kept], num_classes), acting[kept], phase[kept], together[kept])
 
 
-def pairs_of(shape: Shape, found: schedules.States) -> Ints:
-    """Of which two classes the pair is that starts in each state; -1: none does."""
-    together, runs = np.full(len(found.rank), -1), found.together >= 0
+def _fullest(shape: Shape) -> list[int]:
+    """Where later ranks have no more in flight, the first of those whose chunks do the same; none: of all ranks each may hold most."""
+    falls = schedules.find(shape.schedule, shape.num_ranks).falls
+    return sorted(distinct_rows([*shape.index[shape.by_rank].T], shape.num_ranks)[0].tolist()) if falls else []
+
+
+def pairs_of(shape: Shape, forward: Ints, backward: Ints) -> Ints:
+    """Of which two classes the pairs of these stages are; -1 where the backward's is, which is none."""
+    together, runs = np.full(len(forward), -1), backward >= 0
     if runs.any():
-        stages = shape.by_rank[found.rank[runs]]
-        rows = np.arange(len(stages))
-        together[runs] = shape.classes_of(stages[rows, found.chunk[runs]], stages[rows, found.together[runs]])
+        together[runs] = shape.classes_of(forward[runs], backward[runs])
     return together
 
 

@@ -267,7 +267,8 @@ def _micro_batches(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     if (batch := facts.batch) is None:
         return
     copies = plan.num_copies
-    replicas = dimensions.split(plan, "B") * copies
+    batch_cut = Plan(data_parallel=plan.data_parallel, dimensions=plan.dimensions)  # by no other field: many plans ask, and few lie apart
+    replicas = dimensions.split(batch_cut, "B") * copies
     product = replicas * plan.micro_batch
     if batch.global_batch % product:
         replica = batch.global_batch % replicas == 0

@@ -74,7 +74,7 @@ class Bounded:
         """The exact steps of some plans."""
         new = rows[self.exact_ps[rows] < 0]
         if len(new):
-            self.exact_ps[new] = self.priced.steps(new)
+            self.exact_ps[new] = self.priced.steps(new, explained=True)
         return np.asarray(self.exact_ps[rows])
 
     def front(self, rows: Ints) -> Ints:

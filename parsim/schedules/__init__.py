@@ -18,6 +18,8 @@ from parsim.schedules.schedule import Schedule as Schedule
 from parsim.schedules.schedule import find as find
 from parsim.schedules.schedule import in_turn as in_turn
 from parsim.schedules.states import States as States
+from parsim.schedules.states import enough as enough
+from parsim.schedules.states import starts as starts
 from parsim.schedules.states import state_columns as state_columns
 from parsim.schedules.steady import Level as Level
 from parsim.schedules.steady import Rounds as Rounds

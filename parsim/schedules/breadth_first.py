@@ -14,6 +14,7 @@ class BreadthFirst(Schedule):
     """Stages go round the ranks, as when interleaved."""
 
     source = "Lamy-Poirier 2023 (arXiv:2211.05953)"
+    falls = True
 
     def legal(self, num_ranks: int, chunks: int, num_micro_batches: int | None) -> str | None:
         """Any number of chunks and micro_batches; with fewer than num_ranks of the latter a rank waits between its chunks."""

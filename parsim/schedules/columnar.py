@@ -114,16 +114,22 @@ def check(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: in
     return made
 
 
-def order_of_issue(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> tuple[Ints, Ints, Ints, Ints, Bools]:
-    """Rank, stage, index of the phase and micro_batch of each action, rank by rank in order of issue, and whether it is of a pair."""
-    by_rank = [schedule.arrays(rank, num_ranks, chunks, num_micro_batches) for rank in range(num_ranks)]
+def order_of_issue(
+    schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int, ranks: Sequence[int] = ()
+) -> tuple[Ints, Ints, Ints, Ints, Bools]:
+    """Rank, stage, index of the phase and micro_batch of each action, rank by rank in order of issue, and whether it is of a pair.
+
+    `ranks`: only of these, ascending; none: of all.
+    """
+    ranks = ranks or range(num_ranks)
+    by_rank = [schedule.arrays(rank, num_ranks, chunks, num_micro_batches) for rank in ranks]
     stage, phase, micro_batch = np.concatenate(by_rank, axis=1)
     counts = np.array([each.shape[1] for each in by_rank])
     first, paired = np.cumsum(counts) - counts, np.zeros(len(stage), dtype=bool)
-    for rank in range(num_ranks):
-        begins = first[rank] + schedule.pairs(rank, num_ranks, chunks, num_micro_batches)
+    for begin, rank in zip(first.tolist(), ranks, strict=True):
+        begins = begin + schedule.pairs(rank, num_ranks, chunks, num_micro_batches)
         paired[begins[:, None] + np.arange(len(schedule.phases))] = True  # a whole backward stands behind
-    return np.repeat(np.arange(num_ranks), counts), stage, phase, micro_batch, paired
+    return np.repeat(ranks, counts), stage, phase, micro_batch, paired
 
 
 def _columns(schedule: Schedule, num_ranks: int, chunks: int, num_micro_batches: int) -> Columns:

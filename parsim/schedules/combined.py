@@ -17,6 +17,7 @@ class CombinedOneFOneB(InterleavedOneFOneB):
         "NVIDIA/Megatron-LM@d98e8a64 (--overlap-moe-expert-parallel-comm), megatron/core/pipeline_parallel/combined_1f1b.py; "
         "schedules.py, get_pp_rank_microbatches"
     )
+    falls = False  # which chunks are in a pair differs from rank to rank
     needs_experts = True
     ahead = 1
 

@@ -10,6 +10,7 @@ class GPipe(Schedule):
     """One chunk a rank; the last micro_batch goes backward first, as in the paper's figure 2."""
 
     source = "Huang et al. 2019 (GPipe, arXiv:1811.06965), section 2.3"
+    falls = True
 
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:
         """Forward in order, backward in the opposite order."""

@@ -13,6 +13,7 @@ class InterleavedOneFOneB(Schedule):
         "Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.2; order of Megatron Core since 0.10, core/pipeline_parallel/schedules.py, "
         "get_pp_rank_microbatches, and of torch/distributed/pipelining/schedules.py, ScheduleInterleaved1F1B"
     )
+    falls = True
     steady_rounds = 4
     ahead = 0  # forwards more before the first backward
 

@@ -10,6 +10,7 @@ class OneFOneB(Schedule):
     """One chunk a rank."""
 
     source = "Narayanan et al. 2019 (PipeDream, SOSP) with the flush of Narayanan et al. 2021 (arXiv:2104.04473), section 2.2.1"
+    falls = True
     steady_rounds = 2
 
     def arrays(self, rank: int, num_ranks: int, chunks: int, num_micro_batches: int) -> Ints:

@@ -20,6 +20,8 @@ class Schedule:
     # Rounds of p micro_batches, a legal number, that show every memory state and how the order goes on; None: no steady state.
     steady_rounds: int | None = None
     phases: tuple[Phase, ...] = WHOLE  # what a stage does with a micro_batch, in order
+    # Whether a rank that comes later never has more in flight of any chunk and phase where it starts the same phase of the same chunk.
+    falls: bool = False
     weights_apart: bool = False  # whether pairs run weight gradients of a whole backward behind exchanges of experts
     needs_experts: bool = False  # whether it is there to hide their exchanges, and runs nothing else
     num_copies: int = 1  # of the model: their stages are numbered one copy after the other, and each runs its share of the micro_batches

@@ -167,8 +167,10 @@ def _pairs_of(made: Columns) -> Ints:
 @functools.lru_cache(maxsize=4096)
 def stage_pairs(schedule: str | tuple[str, ...], num_ranks: int, chunks: int) -> Ints:
     """All that a schedule pairs with any number of micro_batches, as `pairs` of Rounds."""
-    shown = find(schedule, num_ranks).steady_rounds if isinstance(schedule, str) else None
-    return np.zeros((0, 2), np.int64) if shown is None else _pairs_of(columns(schedule, num_ranks, chunks, shown * num_ranks))
+    found = find(schedule, num_ranks)
+    count = (found.steady_rounds or 0) * num_ranks if isinstance(schedule, str) else 0
+    has_pairs = any(len(found.pairs(rank, num_ranks, chunks, count)) for rank in range(num_ranks)) if count else False
+    return _pairs_of(columns(schedule, num_ranks, chunks, count)) if has_pairs else np.zeros((0, 2), np.int64)
 
 
 def _places(made: Columns) -> int:

@@ -24,6 +24,7 @@ class World(Struct, eq=False, dict=True):
 
     program: Program
     env: simpy.Environment
+    legs: Legs
     walks: Walks | None = None  # where streams are walked
     network: SharedLinks | None = None  # with contention
     noted: bool = True  # whether spans are
@@ -33,9 +34,6 @@ class World(Struct, eq=False, dict=True):
     _arrivals: dict[int, int] = field(default_factory=dict)  # of messages that nobody has waited for yet
     _receivers: dict[int, simpy.Event] = field(default_factory=dict)  # those that wait for messages not sent yet
     _meetings: dict[str, list[simpy.Event]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.legs = Legs(self.program)
 
     def send(self, row: int, arrival_ps: int) -> None:
         """The message of an action comes at this time."""

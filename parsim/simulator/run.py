@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -13,12 +14,13 @@ from parsim.cost.workloads import workload_of
 from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
 from parsim.simulator.memory import host_bytes, peak_bytes
-from parsim.simulator.program import Program, Walks
+from parsim.simulator.program import Program, StreamItem, Walks
 from parsim.simulator.trace import Trace
 from parsim.step.task import Send
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
+    from parsim.simulator.demand import Legs
     from parsim.simulator.rank import World
 
 MOST_EVENTS: Final = 20_000_000  # simpy runs some 300 thousand of them a second, 50 thousand where links are shared
@@ -69,15 +71,19 @@ def run(workload: Workload, *, contention: bool = False, spans: bool = False) ->
     return Trace(world.end_ps, seen, world.num_events + solved, peak_bytes(program), host_bytes(program), program.flops, *of_links)
 
 
-def play(program: Program, walks: Walks | None, *, contention: bool, noted: bool = True) -> World:
-    """The world after all ranks have run: action by action, or what their streams do; `noted`: whether spans are."""
+def play(program: Program, walks: Walks | None, *, contention: bool, noted: bool = True, legs: Legs | None = None) -> World:
+    """The world after all ranks have run: action by action, or what their streams do.
+
+    `noted`: whether spans are; `legs`: those of the program, where they are known.
+    """
     import simpy  # imported here, and by what is: the command line must start without it
 
+    from parsim.simulator.demand import Legs
     from parsim.simulator.network import SharedLinks
     from parsim.simulator.rank import RankStreams, World
 
     env = simpy.Environment()
-    world = World(program, env, walks, SharedLinks(env) if contention else None, noted)
+    world = World(program, env, legs or Legs(program), walks, SharedLinks(env) if contention else None, noted)
     starts = np.searchsorted(program.columns.rank, np.arange(program.workload.num_ranks + 1)).tolist()
     for number in range(program.workload.num_ranks):
         rank = RankStreams(number, world, range(starts[number], starts[number + 1]))
@@ -86,16 +92,16 @@ def play(program: Program, walks: Walks | None, *, contention: bool, noted: bool
     return world
 
 
-def action_ps(program: Program, row: int) -> int:
-    """Picoseconds of an action from its message to its own, if all its links are its own, while its kernels and collectives meet."""
+def items_ps(program: Program, items: Iterable[StreamItem], legs: Legs, row: int) -> int:
+    """Picoseconds of items of an action, from its message to its own, if all its links are its own, while kernels and collectives meet."""
     import simpy
 
     from parsim.simulator.network import SharedLinks
     from parsim.simulator.rank import RankStreams, World
 
     env = simpy.Environment()
-    world = World(program, env, network=SharedLinks(env), noted=False)
+    world = World(program, env, legs, network=SharedLinks(env), noted=False)
     world.send(int(program.columns.awaits[row]), 0)
-    items = (item for item in program.pass_items(program.passes[program.pass_index[row]]) if not isinstance(item.task, Send))
-    env.run(env.process(RankStreams(int(program.columns.rank[row]), world, range(row, row + 1)).walk(items, row)))
+    own = (item for item in items if not isinstance(item.task, Send))
+    env.run(env.process(RankStreams(int(program.columns.rank[row]), world, range(row, row + 1)).walk(own, row)))
     return int(env.now)

@@ -16,9 +16,10 @@ from parsim.cluster.scalars import Ints
 from parsim.cost.workload import Workload
 from parsim.schedules.columnar import Bools
 from parsim.simulator.demand import Leg, Legs, LinkAt
-from parsim.simulator.program import Program, StreamItem, Walks
-from parsim.simulator.run import action_ps, play
+from parsim.simulator.program import Program, StreamItem, Walks, fold, one
+from parsim.simulator.run import items_ps, play
 from parsim.simulator.timeline import leaves_running, passages
+from parsim.step.program import Run
 from parsim.step.task import COMPUTE_STREAM, Collective, Receive, Send, Wait
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class SharedStep:
     def __init__(self, workload: Workload) -> None:
         self.program = Program(workload, shared=True)
         self._of = Legs(self.program)
+        self._lists_ps: dict[tuple[int, int], int] = {}  # by lists, which the passes keep
 
     @property
     def overlaps(self) -> bool:
@@ -74,7 +76,7 @@ class SharedStep:
 
     @functools.cached_property
     def _world(self) -> World:
-        return play(self.program, self._walks, contention=True, noted=False)
+        return play(self.program, self._walks, contention=True, noted=False, legs=self._of)
 
     @property
     def _shares_links(self) -> bool:
@@ -100,9 +102,20 @@ class SharedStep:
 
     def _action_ps(self, row: int) -> int:
         """Picoseconds of an undisturbed action; those whose collectives cost its kernels something are simulated."""
-        fold, rank = self.program.folds[self.program.pass_index[row]], int(self.program.columns.rank[row])
-        legs = (self._of.leg(task, rank, row) for task, _ in fold.inside)
-        return action_ps(self.program, row) if any(leg and leg.device for leg in legs) else fold.ps
+        program, index, rank = self.program, int(self.program.pass_index[row]), int(self.program.columns.rank[row])
+        legs = (self._of.leg(task, rank, row) for task, _ in program.folds[index].inside)
+        if not any(leg and leg.device for leg in legs):
+            return program.folds[index].ps
+        lists = program.passes[index].lists
+        if any(fold(program.items(run)).beside for run in lists):
+            return items_ps(program, program.pass_items(program.passes[index]), self._of, row)
+        return sum(one(run.copies) * self._list_ps(run, row) for run in lists)  # each starts when all before it has ended
+
+    def _list_ps(self, run: Run, row: int) -> int:
+        """The same of a list that leaves nothing running."""
+        if (key := (id(run.tasks), id(run.before))) not in self._lists_ps:
+            self._lists_ps[key] = items_ps(self.program, self.program.items(run), self._of, row)
+        return self._lists_ps[key]
 
     @functools.cached_property
     def _undisturbed(self) -> Bools:

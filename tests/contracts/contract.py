@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -176,6 +177,15 @@ def in_levels(held: Columns) -> None:
         earlier = [level[int(held.before[row])]] if held.before[row] >= 0 else []
         earlier += [level[int(held.ends[held.awaits[row]])]] if held.awaits[row] >= 0 else []  # with which its message leaves
         assert own == max(earlier, default=-1) + 1
+
+
+def later_ranks_hold_no_more(name: str) -> None:
+    """Of a schedule that says so: each state of a rank is reached by one before the same phase of the same chunk of the rank before it."""
+    for p, v, m in legal_shapes(name) if SCHEDULES.get(name).falls else ():
+        by_rank = states_of(name, p, v, m)
+        for before, states in pairwise(by_rank):
+            for state, *start in states:
+                assert any(start == other and all(a >= b for a, b in zip(more, state, strict=True)) for more, *other in before)
 
 
 def rounds_are_the_order(name: str) -> None:

@@ -14,6 +14,7 @@ from parsim.cluster.scalars import Ints
 from parsim.errors import ScheduleError
 from parsim.schedules import SCHEDULES, Action, Phase, Schedule, columns
 from parsim.schedules.one_f_one_b import OneFOneB
+from parsim.schedules.zero_bubble_h1 import ZeroBubbleH1
 
 
 class SwappedOrder(OneFOneB):
@@ -66,7 +67,14 @@ class WrongEnd(OneFOneB):
         return right if rank or num_micro_batches < 6 * num_ranks else np.concatenate([right[:, :-3], right[:, [-2, -3, -1]]], axis=1)
 
 
+class Rising(ZeroBubbleH1):
+    """Later ranks have more micro_batches that wait for their weight gradients."""
+
+    falls = True
+
+
 MADE_UP = {
+    "rising": Rising(),
     "swapped_order": SwappedOrder(),
     "swapped_arrays": SwappedArrays(),
     "wrong_rank": WrongRank(),
@@ -89,6 +97,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
         ("swapped_arrays", contract.columns_are_the_order, AssertionError, None),
         ("wrong_rank", contract.actions_follow_what_they_need, ScheduleError, "rank 0 lacks 1B0"),
         ("wrong_end", contract.rounds_are_the_order, AssertionError, None),
+        ("rising", contract.later_ranks_hold_no_more, AssertionError, None),
         ("wrong_rounds", contract.a_few_rounds_show_every_memory_state, AssertionError, None),
     ],
 )

@@ -25,6 +25,11 @@ def test_a_few_rounds_show_every_memory_state(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", schedules.names())
+def test_later_ranks_hold_no_more_where_a_schedule_says_so(name: str) -> None:
+    contract.later_ranks_hold_no_more(name)
+
+
+@pytest.mark.parametrize("name", schedules.names())
 def test_arrays_hold_the_order_and_columns_what_each_action_waits_for(name: str) -> None:
     contract.columns_are_the_order(name)
 

@@ -13,7 +13,7 @@ from parsim.estimator.estimate import estimate
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario
 from parsim.simulator import shared, simulate, timeline
-from parsim.simulator.program import Program
+from parsim.simulator.program import Program, fold
 from parsim.simulator.run import workload_in
 from parsim.simulator.shared import SharedStep
 from parsim.simulator.timeline import passages
@@ -70,7 +70,7 @@ def check_one_event() -> None:
 
 
 def test_mutant_collectives_that_cost_kernels_nothing_within_an_action_end_the_step_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "action_ps", lambda program, row: program.folds[program.pass_index[row]].ps)
+    monkeypatch.setattr(shared, "items_ps", lambda program, items, *_: fold(items).ps)
     with pytest.raises(AssertionError):
         check_one_event()
 
