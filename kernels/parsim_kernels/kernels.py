@@ -5,7 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from parsim_kernels import attention, by_head, contraction, experts, gated, latent, lookup, narrow, optimizer, pointwise, reduction, scores
+from parsim_kernels import (
+    attention,
+    by_head,
+    contraction,
+    convolution,
+    experts,
+    gated,
+    gated_norm,
+    latent,
+    lookup,
+    narrow,
+    optimizer,
+    pointwise,
+    reduction,
+    scan,
+    scores,
+)
 from parsim_kernels.signature import Kernel
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
@@ -105,6 +121,20 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "rotary_grad": lookup.rotary_grad,
         "append": latent.append,
         "append_grad": latent.append_grad,
+        "causal_conv": convolution.causal_conv,
+        "causal_conv_grad_x": convolution.causal_conv_grad_x,
+        "causal_conv_grad_weight": convolution.causal_conv_grad_weight,
+        "causal_conv_grad_bias": convolution.causal_conv_grad_bias,
+        "softplus": scan.softplus,
+        "softplus_grad": scan.softplus_grad,
+        "decay": scan.decay,
+        "decay_grad": scan.decay_grad,
+        "scan": scan.scan,
+        "scan_grad": scan.scan_grad,
+        "scan_skip_grad": scan.scan_skip_grad,
+        "gated_rms_norm": gated_norm.gated_rms_norm,
+        "gated_rms_norm_grad": gated_norm.gated_rms_norm_grad,
+        "gated_rms_norm_grad_gamma": gated_norm.gated_rms_norm_grad_gamma,
         "row_max": reduction.row_max,
         "pick": lookup.pick,
         "shifted_exp": pointwise.shifted_exp,

@@ -78,6 +78,7 @@ class Block(Struct, frozen=True):
     steers: tuple[str, ...] = ()  # the names of numbers that follow such sums in place of gradients: that of the sum behind COUNT
     stream: Dims = ("B", "T", "D")  # of what enters
     memory: MemoryUse = ""
+    again: tuple[str, ...] = ()  # ops whose results its kernels make again in backward, whatever is recomputed
 
     @property
     def asked(self) -> set[str]:

@@ -151,6 +151,11 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         """Tokens of such a run, all of which have as many slots; 1 where there are no experts."""
         return 1
 
+    @property
+    def carries_state(self) -> bool:
+        """Whether a layer hands a state on from token to token, so that a whole sequence lies on a rank."""
+        return False
+
     def source_fault(self, source_length: int) -> str:
         """Why the model reads no source of so many tokens; "" where it does, or where none is stated."""
         if source_length and not self.has_encoder:

@@ -9,7 +9,7 @@ from parsim.model.families import blocks_of
 from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
-from parsim.model.tuning import Tuning
+from parsim.model.tuning import PARTS, Tuning
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
@@ -24,6 +24,8 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
         yield "quantization", "is of what adapters stand beside; give lora_rank"
     if model.has_encoder and model.tuning != Tuning():
         yield "freeze", "frozen parts and adapters are not built in encoder-decoder models; leave tuning out"
+    elif model.carries_state and {*PARTS} & {*model.tuning.freeze}:
+        yield "freeze", f"{', '.join(PARTS)} are not told apart in models with Mamba layers; freeze base, ends, or layers by number"
     elif getattr(model, "mtp_layers", 0):
         yield "freeze", "is not built with mtp_layers; set mtp_layers = 0"
     elif not told and model.tuning.lora_rank:
@@ -35,8 +37,9 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def _adapter_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
-    if not isinstance(model, TransformerSpec) or model.kv_lora_rank or "E" in model.extents:
+    if not isinstance(model, TransformerSpec) or model.kv_lora_rank or model.carries_state or "E" in model.extents:
         what = "latent attention (MLA)" if "l" in model.extents else "experts" if "E" in model.extents else "a plain MLP"
+        what = "Mamba layers" if model.carries_state else what
         yield "lora_rank", f'adapters beside {what} are not built; model "{model.name}" has it'
         return
     targets = model.tuning.lora_targets

@@ -32,7 +32,7 @@ from parsim.simulator.trace import Trace
 from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
 from parsim.verify.by_hand import by_hand
-from parsim.verify.encoder_by_hand import FORWARDS
+from parsim.verify.hybrid_by_hand import FORWARDS
 from parsim.verify.shrink import shrunk
 from parsim.verify.walk import late_frees, moved_bytes
 
