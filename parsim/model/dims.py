@@ -31,7 +31,7 @@ DIMS: Final = {
     "H": "hidden_size, behind the dense layer of a head",
     "U": "token types",
     "Y": "labels of a text, a token or a row",
-    "I": "features of a row",
+    "I": "features of a row, or of a patch",
     "P": "rows of the position table",
     "E": "experts where they live",
     "N": "experts where they are chosen",
@@ -48,6 +48,7 @@ DIMS: Final = {
     "f": "channels a group that are convolved: x of its heads, B and C",
     "k": "tokens that the convolution sees",
     "c": "tokens of a chunk of the scan",
+    "x": "patches of an image",
     "i": "sequence of the source inside a block",
     "t": "sequence of the source on its residual stream",
     "u": "sequence of the source's queries in attention",
@@ -55,7 +56,7 @@ DIMS: Final = {
 }
 SOURCE: Final = {"S": "i", "T": "t", "Q": "u", "Z": "z"}  # of what an encoder reads, beside a decoder's own
 QUERIES, KEYS = "Qu", "Zz"  # in attention
-TOKEN_DIMS: Final = frozenset("BSTQsZOXMGituz")  # dims that count tokens, or rows of a batch; all others are widths
+TOKEN_DIMS: Final = frozenset("BSTQsZOXMGituzx")  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back

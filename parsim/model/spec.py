@@ -152,9 +152,13 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         return 1
 
     @property
-    def carries_state(self) -> bool:
-        """Whether a layer hands a state on from token to token, so that a whole sequence lies on a rank."""
-        return False
+    def whole_because(self) -> str:
+        """Why a whole sequence lies on a rank; "" where context parallelism may cut it."""
+        return ""
+
+    def of_length(self, sequence_length: int) -> Self:
+        """The model for sequences of so many tokens, where its figures say how many they have."""
+        return self
 
     def source_fault(self, source_length: int) -> str:
         """Why the model reads no source of so many tokens; "" where it does, or where none is stated."""

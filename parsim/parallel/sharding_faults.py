@@ -86,11 +86,11 @@ def encoder(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
             yield PlanFault(name, message, f"Set {name} = 1; data, tensor and sequence parallelism, ZeRO and recomputation are built")
 
 
-def carried_state(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """What goes from token to token stays on a rank."""
-    if model.carries_state and plan.context_parallel > 1:
+def whole_sequences(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
+    """What goes through all tokens stays on a rank."""
+    if model.whole_because and plan.context_parallel > 1:
         said = f'context_parallel = {plan.context_parallel} cuts sequences of model "{model.name}"'
-        message = f"{said}, whose Mamba layers hand a state on from token to token: that is not built"
+        message = f"{said}, {model.whole_because}: that is not built"
         yield PlanFault("context_parallel", message, "Set context_parallel = 1; data, tensor, sequence and pipeline parallelism are built")
 
 

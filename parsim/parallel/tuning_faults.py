@@ -24,7 +24,7 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
         yield "quantization", "is of what adapters stand beside; give lora_rank"
     if model.has_encoder and model.tuning != Tuning():
         yield "freeze", "frozen parts and adapters are not built in encoder-decoder models; leave tuning out"
-    elif model.carries_state and {*PARTS} & {*model.tuning.freeze}:
+    elif "g" in model.extents and {*PARTS} & {*model.tuning.freeze}:
         yield "freeze", f"{', '.join(PARTS)} are not told apart in models with Mamba layers; freeze base, ends, or layers by number"
     elif getattr(model, "mtp_layers", 0):
         yield "freeze", "is not built with mtp_layers; set mtp_layers = 0"
@@ -37,9 +37,9 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def _adapter_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
-    if not isinstance(model, TransformerSpec) or model.kv_lora_rank or model.carries_state or "E" in model.extents:
+    if not isinstance(model, TransformerSpec) or model.kv_lora_rank or "g" in model.extents or "E" in model.extents:
         what = "latent attention (MLA)" if "l" in model.extents else "experts" if "E" in model.extents else "a plain MLP"
-        what = "Mamba layers" if model.carries_state else what
+        what = {"g": "Mamba layers", "x": "patches of images"}.get(next((dim for dim in "gx" if dim in model.extents), ""), what)
         yield "lora_rank", f'adapters beside {what} are not built; model "{model.name}" has it'
         return
     targets = model.tuning.lora_targets

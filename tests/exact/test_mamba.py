@@ -116,7 +116,7 @@ def test_a_scan_multiplies_pairs_of_a_chunk_and_states(kernel: str, each: tuple[
 
 
 def test_what_the_fused_kernel_makes_again_is_not_kept() -> None:
-    """Kept of the mixer: z, x B C and dt as projected, what the scan gives and what enters the last matrix."""
+    """Kept of the mixer: z, x B C and dt as projected, what the scan gives and what enters the last matrix; dt has a number a head."""
     workload = stages_of(scenario(model=MAMBA, batch=Batch(1, 8, "bf16"), stack=STACKS[2]), Plan()).workload
     kept = {each.name: int(workload.sizes.num_bytes(each)[0]) for each in workload.step.segments["mamba_layer"].kept[Phase.F]}
     inner, bc, tokens = 12, 2 * 2 * 5, 8

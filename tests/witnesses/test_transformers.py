@@ -42,6 +42,8 @@ transformers.AttentionMaskInterface.register("fused", lambda *arguments, **other
 
 def kind_of(config: dict[str, Any]) -> Any:
     """The class of models that a config is of."""
+    if "ImageClassification" in str(config.get("architectures")):
+        return transformers.AutoModelForImageClassification
     return transformers.AutoModelForMaskedLM if "MaskedLM" in str(config.get("architectures")) else transformers.AutoModelForCausalLM
 
 

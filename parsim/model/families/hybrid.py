@@ -128,9 +128,9 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
         return {**others, **own, "k": self.conv_width, "c": self.scan_chunk}
 
     @property
-    def carries_state(self) -> bool:
-        """Where there are Mamba-2 layers."""
-        return MAMBA in self.pattern
+    def whole_because(self) -> str:
+        """A state goes from token to token, where there are Mamba-2 layers."""
+        return "whose Mamba layers hand a state on from token to token" if MAMBA in self.pattern else ""
 
     def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
         """Those of attention, whose mask leaves half, and of the scan, as Megatron-LM counts it."""

@@ -59,6 +59,7 @@ class ConfigFamily(Struct, frozen=True, kw_only=True):
     # The mapping that all else is read of, and figures that no table above can say.
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
     more: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
+    lacks: tuple[str, ...] = ()  # figures of transformers that its rows have not
     also: tuple[str, ...] = ()  # the keys that these read of those that most families refuse
 
     @property

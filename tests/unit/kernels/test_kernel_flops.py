@@ -148,6 +148,9 @@ CASES: dict[str, Case] = {
     "nll_loss_grad": ((LOGITS, TOKENS), {"offset": 2, "scale": 0.5}, 2 * 42),
     "cross_entropy_grad": ((LOGITS, TOKENS), {"offset": 2, "scale": 0.5}, 2 * 42),
     # 2 sequences of 5 tokens, 1 group of 3 heads as wide as 2, states of 4, chunks of 3: 6 + 3 pairs, 2 chunks.
+    "repeat": ((ROW, X), {}, 0),
+    "prepend": ((X, ones(2, 4)), {}, 0),
+    "prepend_grad": ((X,), {}, 0),
     "softplus": ((X,), {}, 3 * 24),
     "softplus_grad": ((X, X), {}, 4 * 24),
     "decay": ((STEPS, ones(1, 3)), {}, 30),
