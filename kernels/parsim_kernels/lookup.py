@@ -140,6 +140,34 @@ def _place_of_first(attributes: Attributes, length: int) -> int | None:
     return next((own.start for own, (start, _) in places(runs(attributes, "offset", length)) if start == 0), None)
 
 
+def repeat(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """A row for each text, all alike, from (row [D], x [B ...]), of which the length alone is seen: [B, D].  0 FLOPs."""
+    row, x = inputs
+    y = out((len(x), *row.shape), real(row))
+    y[...] = row
+    return (y,), 0
+
+
+def prepend(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """A first token before the others of each text, from (x [B n D], first [B D]): [B, n + 1, D].  0 FLOPs.
+
+    >>> prepend((np.ones((1, 2, 1)), np.zeros((1, 1))), {})[0][0].ravel().tolist()
+    [0.0, 1.0, 1.0]
+    """
+    x, row = inputs
+    y = out((len(x), x.shape[1] + 1, *x.shape[2:]), real(x, row))
+    y[:, 0], y[:, 1:] = row, x
+    return (y,), 0
+
+
+def prepend_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_x of `prepend` from (d_y); that of the first token is `first`.  0 FLOPs."""
+    (d_y,) = inputs
+    d_x = out((len(d_y), d_y.shape[1] - 1, *d_y.shape[2:]), real(d_y))
+    d_x[...] = d_y[:, 1:]
+    return (d_x,), 0
+
+
 def take(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """Chunk attributes["chunk"] of the num_chunks equal ones of x[B S ...] along S.  0 FLOPs.
 

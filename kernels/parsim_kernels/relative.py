@@ -12,7 +12,7 @@ _GUARD = 1e-9  # of a logarithm that is a whole number but for its rounding
 
 
 def relative_biases(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """biases[K R Q Z] of table[p K R]: the row of the distance of each query and key.  0 FLOPs.
+    """biases[K R Q Z] of table[e K R]: the row of the distance of each query and key.  0 FLOPs.
 
     With attributes["two_sided"] half of the rows are for keys that come after their query; else those are masked.  Of distances up to half
     of the rows of a side each has its own, those up to attributes["distance"] share the others by their logarithm, and all beyond the last.

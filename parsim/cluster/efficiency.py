@@ -17,6 +17,8 @@ from parsim.cluster.scalars import Floats, Scalar, floats, reshape
 _TILE_ROWS, _TILE_COLUMNS = np.array([(256, 128), (128, 256), (128, 128), (64, 64)], dtype=np.float64).T[:, :, None, None]
 _PARTS: Final = np.array([1, 2, 4, 8], dtype=np.float64)[:, None]
 _PART_BYTES: Final = np.where(_PARTS > 1, 2 * 4 * _PARTS, 0.0)  # of an element of the result
+# FLOP/s of the kernels of a selective scan over those of flash attention of their head dim: assumed, no measurement stands behind it.
+SCAN_RATE: Final = 0.5
 _EDGE: Final = 1 / _TILE_ROWS + 1 / _TILE_COLUMNS  # of a tile, over its area
 
 
@@ -133,6 +135,44 @@ def attention_s(
     rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if is_gradient else 1.0))
     compute_s = work / rate * (1.0 + law.ramp * accelerator.num_multiprocessors / np.maximum(blocks, 1.0))
     return reshape(law.launch_s + compute_s + np.asarray(attention_hbm_s(accelerator, traffic)), shape)
+
+
+def scan_s(
+    accelerator: Accelerator,
+    flops: Scalar,
+    hbm_bytes: Scalar,
+    num_kernels: int,
+    head_dim: Scalar,
+    dtype: str,
+    *,
+    is_gradient: bool = False,
+    sustained: Scalar | None = None,
+) -> Scalar:
+    """Seconds of the kernels of a selective scan in chunks (Mamba-2).
+
+    Args:
+        flops: products of all its kernels [FLOP].
+        hbm_bytes: all that they read and write, states and scores of chunks too [bytes].
+        num_kernels: how many they are.
+        head_dim: the width of a head, as in `attention_s`.
+        is_gradient: the gradient's kernels.
+        sustained: as in `gemm_s`.
+
+    Returns:
+        launches + max(flops / rate, bytes / (e_m bandwidth)), broadcast, the rate SCAN_RATE of that of flash attention.
+
+    Raises:
+        ScenarioError: the accelerator has no peak for that dtype.
+
+    Source: assumed, no table of these kernels stands behind it: roofs as of Williams et al. 2009 (CACM 52(4)).
+    """
+    law, elementwise = accelerator.attention, accelerator.elementwise
+    factor = accelerator.sustained_factor if sustained is None else sustained
+    shape, (work, traffic, width, keep) = floats(flops, hbm_bytes, head_dim, factor)
+    efficiency = SCAN_RATE * np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
+    rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if is_gradient else 1.0))
+    memory_s = traffic / (elementwise.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
+    return reshape(num_kernels * elementwise.launch_s + np.maximum(work / rate, memory_s), shape)
 
 
 def elementwise_s(accelerator: Accelerator, hbm_bytes: Scalar, *, fused: bool = False) -> Scalar:

@@ -14,6 +14,7 @@ from parsim.cost.choice import closed_forms
 from parsim.cost.chunks import chunks_of, tensor_elements
 from parsim.cost.cost_model import CostModel
 from parsim.cost.exchange import exchanges_of
+from parsim.cost.scan import scan_flops
 from parsim.cost.sizes import Ints, Sizes
 from parsim.model.dims import FLOAT32, GRADIENT, KEYS, MASTER, QUERIES
 from parsim.model.itemsize import exact_bytes, itemsize_of
@@ -46,6 +47,8 @@ def flops(task: Task, sizes: Sizes, held: Held = None) -> Ints:
         )
         of_keys, of_values = head_widths(task, sizes)
         return 2 * query_heads(queries, sizes) * (cost.matmuls[0] * of_keys + cost.matmuls[1] * of_values) * pairs
+    if cost.family == "scan":
+        return scan_flops(task, sizes)
     per_element = int(task.attributes["flops"]) if cost.told else cost.per_element
     if not per_element:
         return sizes.zero

@@ -23,6 +23,7 @@ from parsim.cost.cost_model import CostModel
 from parsim.cost.count import along, extents, flops, hbm_bytes, head_widths, message_bytes, operands, payload, query_heads, results
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.reach import reach_of
+from parsim.cost.scan import RUN_BESIDE, scan_seconds
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, QUERIES, TOKEN_DIMS
@@ -138,6 +139,10 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         rate = model.flash.backward if is_gradient else model.flash.forward
         work, sustained = flops(task, sizes, held), keep * rate
         return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=sustained)
+    if family == "scan":
+        return scan_seconds(task, traffic, sizes, node.accelerator, dtype, keep)
+    if task.kernel in RUN_BESIDE:
+        return sizes.zero
     if (own := _epilogue(task, model)) is not None:
         return elementwise_s(node.accelerator, sum((num_bytes(each, sizes) for each in own), start=sizes.zero), fused=True)
     if task.kernel == "quantise" and task.attributes["across"] and not task.attributes["along"]:

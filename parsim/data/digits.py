@@ -29,6 +29,15 @@ def rows(model: MlpSpec, sequence_length: int, seed: int) -> Mapping[str, DataAr
     Raises:
         ParsimError: scikit-learn is not installed.
     """
+    return digit_rows(sequence_length)
+
+
+def digit_rows(sequence_length: int = 1) -> Mapping[str, DataArray]:
+    """The same of any model.
+
+    Raises:
+        ParsimError: scikit-learn is not installed.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -40,9 +49,9 @@ def rows(model: MlpSpec, sequence_length: int, seed: int) -> Mapping[str, DataAr
     return {"features": features.reshape(count, sequence_length, NUM_FEATURES), "row_labels": labels.reshape(count, sequence_length)}
 
 
-_SOURCE: Final = (
+SOURCE: Final = (
     "E. Alpaydin and C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository; "
     "scikit-learn, sklearn.datasets.load_digits: its 1,797 test images"
 )
 _TRAINS: Final = f"an MLP (family: mlp) with num_features = {NUM_FEATURES} and num_labels = {NUM_LABELS}"
-DATASETS.register("digits", Origin(_SOURCE, _TRAINS, ("features", "row_labels"), misfit, rows))
+DATASETS.register("digits", Origin(SOURCE, _TRAINS, ("features", "row_labels"), misfit, rows))

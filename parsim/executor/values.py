@@ -25,7 +25,7 @@ from parsim_kernels.signature import Array
 # Whole numbers below the extent of a dim.
 _WHOLE_NUMBERS = {
     **dict.fromkeys(("tokens", "source_tokens", "labels", "mtp_tokens", "mtp_labels"), "V"),
-    **{"token_types": "U", "text_labels": "Y", "token_labels": "Y", "row_labels": "Y"},
+    **{"token_types": "U", "text_labels": "Y", "token_labels": "Y", "row_labels": "Y", "image_labels": "Y"},
 }
 _WEIGHT_SCALE = 0.1  # of normal initial weights: large enough that every gradient differs from zero
 
@@ -60,7 +60,7 @@ class Values(Struct, frozen=True):
     def _draw(self, name: str, rng: np.random.Generator, shape: Sequence[int]) -> Array:
         if name in _WHOLE_NUMBERS:
             return rng.integers(0, self.model.extents[_WHOLE_NUMBERS[name]], shape)
-        if name == "features":
+        if name in ("features", "patches"):
             return rng.normal(0.0, 1.0, shape)
         dropped = self.model.tuning.lora_dropout if is_adapter(name) else self.model.dropout
         return (rng.random(shape) >= dropped).astype(np.float64)

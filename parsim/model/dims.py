@@ -31,9 +31,9 @@ DIMS: Final = {
     "H": "hidden_size, behind the dense layer of a head",
     "U": "token types",
     "Y": "labels of a text, a token or a row",
-    "I": "features of a row",
+    "I": "features of a row, or of a patch",
     "P": "rows of the position table",
-    "p": "rows of a table of relative positions",
+    "e": "rows of a table of relative positions",
     "E": "experts where they live",
     "N": "experts where they are chosen",
     "O": "slots of experts in a run of tokens, where they are chosen",
@@ -42,6 +42,14 @@ DIMS: Final = {
     "G": "runs of tokens inside experts",
     "J": "ffn_hidden_size of an expert",
     "L": "ffn_hidden_size of the experts that all tokens share",
+    "g": "groups of Mamba's heads, which share B and C",
+    "h": "heads a group",
+    "p": "width of such a head",
+    "m": "width of its state",
+    "f": "channels a group that are convolved: x of its heads, B and C",
+    "k": "tokens that the convolution sees",
+    "c": "tokens of a chunk of the scan",
+    "x": "patches of an image",
     "i": "sequence of the source inside a block",
     "t": "sequence of the source on its residual stream",
     "u": "sequence of the source's queries in attention",
@@ -49,7 +57,7 @@ DIMS: Final = {
 }
 SOURCE: Final = {"S": "i", "T": "t", "Q": "u", "Z": "z"}  # of what an encoder reads, beside a decoder's own
 QUERIES, KEYS = "Qu", "Zz"  # in attention
-TOKEN_DIMS: Final = frozenset("BSTQsZOXMGituz")  # dims that count tokens, or rows of a batch; all others are widths
+TOKEN_DIMS: Final = frozenset("BSTQsZOXMGituzx")  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back

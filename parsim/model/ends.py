@@ -24,7 +24,7 @@ from parsim.model.transformer import TransformerArchitecture
 
 _OFFSET_V = (("offset", "offset:V"),)
 ENTER_HEAD: Final = "enter_head"  # the op behind which tokens may go on in chunks
-_PLACE = (("offset", "offset:T"), ("length", "local:T"))
+FIRST_TOKEN: Final = (("offset", "offset:T"), ("length", "local:T"))
 
 
 def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...], two_sided: bool = False) -> Block:
@@ -94,7 +94,7 @@ def _relative_biases(*, two_sided: bool) -> Op:
     """
     places: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"), ("queries", "local:Q"), ("keys", "local:Z"))
     told = (*places, ("two_sided", int(two_sided)), ("distance", "relative_distance"))
-    return Op("biases", "p K R -> A R Q Z", ("relative.weight",), ("biases",), "relative_biases", attributes=told)
+    return Op("biases", "e K R -> A R Q Z", ("relative.weight",), ("biases",), "relative_biases", attributes=told)
 
 
 def last_dropout(x: str, out: str) -> Iterator[Op]:
@@ -196,7 +196,7 @@ def cross_entropy(row: str, label: str, labels: str, scale: str, fusions: tuple[
 
 def _text_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """A label a text from its first token, which one sequence-parallel rank holds: the others add zeros.  Whole on every rank."""
-    yield Op("first_token", "B T D -> B D", (x,), ("first_token",), "first", attributes=_PLACE)
+    yield Op("first_token", "B T D -> B D", (x,), ("first_token",), "first", attributes=FIRST_TOKEN)
     yield Op("pooler_gemm", "B D, D H -> B H", ("first_token", "pooler.weight"), ("pooler_gemm",))
     yield Op("pooler_bias", "B H, H -> B H", ("pooler_gemm", "pooler.bias"), ("pooler_biased",), "bias", in_place=True)
     pooled = "pooled"

@@ -88,6 +88,7 @@ class Block(Struct, frozen=True):
     passing: tuple[Passing, ...] = ()
     loads: int = 0  # how many tokens its experts have: see LayerForm
     like: str = ""  # the block that differs from it in these alone; "": no other does
+    again: tuple[str, ...] = ()  # ops whose results its kernels make again in backward, whatever is recomputed
 
     @property
     def asked(self) -> set[str]:

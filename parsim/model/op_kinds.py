@@ -25,10 +25,10 @@ class Cost(Struct, frozen=True):
     per_element: int = 0
     operand: int = 0
     told: bool = False  # the attribute "flops" says it, in place of per_element
-    family: str = "elementwise"  # gemm | attention | elementwise
+    family: str = "elementwise"  # gemm | attention | scan | elementwise
     skips: tuple[int, ...] = ()  # inputs of which only the shape is seen: no HBM traffic of their own
     picks: tuple[int, ...] = ()  # inputs of which as many elements are read as written: what is looked up, not all that is there
-    matmuls: tuple[int, int] = (0, 0)  # of attention: over the width of keys, and over that of values
+    matmuls: tuple[int, ...] = ()  # of attention: over the width of keys, and over that of values; of a scan see cost.scan
     positions: tuple[int, ...] = ()  # inputs of which a row is read for each position of the first input, whose first dim is the batch
 
 
@@ -94,6 +94,18 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
         Gradient("x2", "weighted_expert_bias_grad_gates", ("x1", "dy")),
     ),
     "sink_softmax": (Gradient("x0", "softmax_grad", ("y0", "dy")), Gradient("x1", "sink_softmax_grad", ("y0", "dy"))),
+    "repeat": (Gradient("x0", "sum_to"),),
+    "prepend": (Gradient("x0", "prepend_grad"), Gradient("x1", "first", attributes=(("offset", 0),))),
+    "softplus": (Gradient("x0", "softplus_grad", ("x0", "dy")),),
+    "decay": (Gradient("x0", "decay", ("dy", "x1")), Gradient("x1", "decay_grad", ("x0", "x1", "dy"))),
+    "scan": (
+        Gradient("x0 x1 x2", "scan_grad", ("x0", "x1", "x2", "x3", "dy")),
+        Gradient("x3", "scan_skip_grad", ("x0", "dy"), ()),
+    ),
+    "gated_rms_norm": (
+        Gradient("x0 x1", "gated_rms_norm_grad", ("x0", "x1", "x2", "dy")),
+        Gradient("x2", "gated_rms_norm_grad_gamma", ("x0", "x1", "dy")),
+    ),
     "dropout": (Gradient("x0", "dropout", ("dy", "x1")),),
     "add": (_IDENTITY_0, _IDENTITY_1),
     "causal_scale": (Gradient("x0", "scale_grad"),),
@@ -107,12 +119,12 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
 # Masks, tokens and labels: an input that comes to life where it is first needed.  The steps of the loss are differentiated as one
 # (softmax minus one-hot), so they have no gradients of their own.
 _WITHOUT_GRADIENT: Final = ("draw", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum")
-# Ops of routing, which state their gradients themselves, or have none.
-_OF_ROUTING: Final = ("balance_loss", "route", "count_choices")
+# Ops that state their gradients themselves, or have none.
+_WITH_OWN: Final = ("balance_loss", "route", "count_choices", "causal_conv")
 
 KINDS: Final = {
     **{name: Kind(name, gradients) for name, gradients in _GRADIENTS.items()},
-    **{name: Kind(name) for name in (*_WITHOUT_GRADIENT, *_OF_ROUTING)},
+    **{name: Kind(name) for name in (*_WITHOUT_GRADIENT, *_WITH_OWN)},
     "row_max": Kind("row_max", operator="max"),
     "sink_attention": Kind("flash_attention", (*_GRADIENTS["flash_attention"], Gradient("x3", "sinks_grad", ("y0", "dy", "y1", "x3"), ()))),
 }
@@ -154,6 +166,13 @@ COSTS: Final = {
     "flash_attention": Cost(family="attention", matmuls=(1, 1)),  # each 2 x a width x unmasked pairs
     "flash_attention_more": Cost(family="attention", matmuls=(1, 1)),  # as much of another block of keys
     "flash_attention_grad": Cost(family="attention", matmuls=(3, 2)),  # Dao et al. 2022 (arXiv:2205.14135), algorithm 4
+    **{"repeat": Cost(0, skips=(1,)), "prepend": Cost(0), "prepend_grad": Cost(0, picks=(0,))},
+    **{"softplus": Cost(3), "softplus_grad": Cost(4), "decay": Cost(1), "decay_grad": Cost(2)},
+    **dict.fromkeys(("causal_conv", *(f"causal_conv_grad_{name}" for name in ("x", "weight", "bias"))), Cost(told=True)),
+    "scan": Cost(family="scan", matmuls=(1, 1, 2, 1)),
+    "scan_grad": Cost(family="scan", matmuls=(3, 2, 5, 3)),
+    "scan_skip_grad": Cost(2, operand=1),
+    **{"gated_rms_norm": Cost(9), "gated_rms_norm_grad": Cost(21), "gated_rms_norm_grad_gamma": Cost(10)},
     **{"lookup": Cost(0, picks=(1,)), "lookup_grad": Cost(1, operand=1, skips=(2,))},
     "sinusoid": Cost(1),  # the table is small beside what it is added to
     **{"relative_biases": Cost(0), "relative_biases_grad": Cost(1, operand=1, skips=(0,))},

@@ -166,6 +166,15 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         """Tokens of such a run, all of which have as many slots; 1 where there are no experts."""
         return 1
 
+    @property
+    def whole_because(self) -> str:
+        """Why a whole sequence lies on a rank; "" where context parallelism may cut it."""
+        return ""
+
+    def of_length(self, sequence_length: int) -> Self:
+        """The model for sequences of so many tokens, where its figures say how many they have."""
+        return self
+
     def source_fault(self, source_length: int) -> str:
         """Why the model reads no source of so many tokens; "" where it does, or where none is stated."""
         if source_length and not self.has_encoder:

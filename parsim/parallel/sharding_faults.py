@@ -25,7 +25,8 @@ def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
     """tensor_parallel divides the widths of what all tokens pass and, where there are any, kv heads; above these, the query heads."""
     degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
     heads = kv_heads * model.extents.get("R", 0)
-    widths = {name: model.extents[dim] for name, dim in (("ffn_hidden_size", "F"), ("shared_ffn_hidden_size", "L")) if dim in model.extents}
+    known = (("ffn_hidden_size", "F"), ("shared_ffn_hidden_size", "L"), ("mamba_groups", "g"))
+    widths = {name: model.extents[dim] for name, dim in known if dim in model.extents}
     legal = tuple(each for each in divisors(math.gcd(heads, *widths.values())) if not (kv_heads % each and each % kv_heads))
     if degree in legal:
         return
@@ -39,7 +40,7 @@ def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
 
 def tensor_parts(model: ModelSpec) -> int:
     """The most parts that tensor parallelism can cut a layer into without a copy of a kv head; any divisor will do, too."""
-    return math.gcd(*(model.extents.get(dim, 0) for dim in "KFL"))
+    return math.gcd(*(model.extents.get(dim, 0) for dim in "KFLg"))
 
 
 def experts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
@@ -99,6 +100,14 @@ def _lays_together(schedule: str | tuple[str, ...], ranks: int, num_stages: int)
     home = [found.rank_of(stage, ranks) for stage in range(num_stages)]
     follows = any(one == other for one, other in itertools.pairwise(home))
     return "holds the model twice" if found.num_copies > 1 else "lays stages that follow one another on one rank" if follows else ""
+
+
+def whole_sequences(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
+    """What goes through all tokens stays on a rank."""
+    if model.whole_because and plan.context_parallel > 1:
+        said = f'context_parallel = {plan.context_parallel} cuts sequences of model "{model.name}"'
+        message = f"{said}, {model.whole_because}: that is not built"
+        yield PlanFault("context_parallel", message, "Set context_parallel = 1; data, tensor, sequence and pipeline parallelism are built")
 
 
 def context_group(plan: Plan) -> Iterator[PlanFault]:

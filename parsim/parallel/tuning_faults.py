@@ -9,7 +9,7 @@ from parsim.model.families import blocks_of
 from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
-from parsim.model.tuning import Tuning
+from parsim.model.tuning import PARTS, Tuning
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
@@ -26,7 +26,9 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
         return
     if model.has_encoder:
         yield "freeze", "frozen parts and adapters are not built in encoder-decoder models; leave tuning out"
-    elif getattr(model, "mtp_layers", 0) and model.tuning != Tuning():
+    elif "g" in model.extents and {*PARTS} & {*model.tuning.freeze}:
+        yield "freeze", f"{', '.join(PARTS)} are not told apart in models with Mamba layers; freeze base, ends, or layers by number"
+    elif getattr(model, "mtp_layers", 0):
         yield "freeze", "is not built with mtp_layers; set mtp_layers = 0"
     elif not told and model.tuning.lora_rank:
         yield from _adapter_faults(model)
@@ -39,8 +41,9 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def _adapter_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
-    if not isinstance(model, TransformerSpec):
-        yield "lora_rank", f'adapters beside a plain MLP are not built; model "{model.name}" has it'
+    if not isinstance(model, TransformerSpec) or not {"g", "x"}.isdisjoint(model.extents):
+        what = {"g": "Mamba layers", "x": "patches of images"}.get(next((dim for dim in "gx" if dim in model.extents), ""), "a plain MLP")
+        yield "lora_rank", f'adapters beside {what} are not built; model "{model.name}" has it'
         return
     targets, blocks = model.tuning.lora_targets, [*blocks_of(model.architecture).values()][1:-1]
     every = [{op.name for op in _frozen_ops(block)} for block in blocks]

@@ -254,8 +254,12 @@ SAID: Final[Mapping[str, str]] = {
     "a model of family encoder_decoder has num_layers in all, of which encoder_layers are the encoder's": (
         "num_decoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder"
     ),
-    "images and sounds are not built": ("vision* image_size patch_size audio* text_config"),
-    "state-space and linear attention layers are not built": "mamba* ssm* state_size linear_attention* full_attention_interval",
+    "images are read by models of family vit, with num_patches and patch_size; images beside text, and sounds, are not built": (
+        "vision* image_size audio* text_config"
+    ),
+    "Mamba-2 layers are those of family: hybrid, with pattern, mamba_heads and state_size; linear attention is not built": (
+        "mamba* ssm* hybrid_* linear_attention* full_attention_interval"
+    ),
     "it changes no matmul, and nothing that is predicted: leave it out": (
         "rope_theta rope_scaling rotary_base rms_norm_eps layer_norm_eps norm_eps layernorm_epsilon "
         "layer_norm_epsilon initializer_range init_method_std bos_token_id eos_token_id pad_token_id transformers_version architectures"

@@ -40,7 +40,7 @@ _ACTIVATIONS: Final[Mapping[str, tuple[str, ...]]] = {  # with and without a gat
 }
 _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's
 _STORED_AS: Final = ("fp8", "mxfp4")  # quant_method of released weights, which says nothing of those that are trained
-_LABELLED: Final = ("text", "token")  # heads whose matrix is their own
+_LABELLED: Final = ("text", "token", "image")  # heads whose matrix is their own
 _AROUND: Final = ("tie_word_embeddings", "quantization_config")  # what the config around that of a text model may say of it
 # Keys that any config may have, and the one value, beside null, that can be read.
 _ANYWHERE: Final[Mapping[str, object]] = {
@@ -91,7 +91,7 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
     config = _complete(config, family)
     _refuse_others(config, family)
     head = _head(config, family)
-    return {
+    found: dict[str, Any] = {
         **{figure: count(config, key) for figure, key in family.counts.items()},
         **{figure: count(config, key) for figure, key in family.optional.items() if config.get(key) is not None},
         **{figure: number(config, key) for figure, key in family.numbers.items() if config.get(key) is not None},
@@ -105,6 +105,7 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
         **_windows(config, family),
         **family.more(config),
     }
+    return {figure: value for figure, value in found.items() if figure not in family.lacks}
 
 
 def _text_part(config: dict[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class _Derivation(Struct):
         inputs = tuple((name, op.terms[1][0] if name == roles["dy"] else self.dims_in(op, name)) for name in read)
         if targets[0] in self.block.weights:
             self.waiting_for = op.inputs[0]
-            self.waiting += self.weight_gradient(op, row.kernel, inputs, targets[0])
+            self.waiting += self.weight_gradient(op, row, inputs, targets[0])
             return
         yield from self.activation_gradient(op, row, inputs, targets)
 
@@ -165,10 +165,10 @@ class _Derivation(Struct):
             else:
                 self.gradients[target] = output[0]
 
-    def weight_gradient(self, op: Op, kernel: str, inputs: tuple[tuple[str, Dims], ...], weight: str) -> Iterator[KernelCall]:
+    def weight_gradient(self, op: Op, row: Gradient, inputs: tuple[tuple[str, Dims], ...], weight: str) -> Iterator[KernelCall]:
         """Into the step's gradient buffer: inside the GEMM where the stack fuses it, else through a part of its own."""
         dims, name, into = self.dims_in(op, weight), f"{op.name}.d_{weight}", f"d_{weight}"
-        attributes = dict(op.attributes)
+        kernel, attributes = row.kernel, dict(op.attributes if row.attributes is None else row.attributes)
         if "gradient_accumulation" in self.fusions and kernel in (*GEMMS, "lookup_grad"):
             yield KernelCall(name, kernel, inputs, ((into, dims, GRADIENT),), attributes, accumulate=True, tag=op.tag)
             return

@@ -159,7 +159,8 @@ def _segment(name: str, switches: _Switches) -> Segment:
     """The segment with what runs again, and the lives of its buffers."""
     bare = _placement(name, switches._replace(recompute=_Recompute()))
     parts = {gradient.part_of(weight.name) for weight in bare.weights} if switches.narrow_gradients else set()
-    backward = _recompute(switches.recompute, [*bare.phases[Phase.F]], [*bare.phases[Phase.B]], switches.beside)
+    recompute = switches.recompute._replace(ops=(*switches.recompute.ops, *_calls(name, switches.kernels).block.again))
+    backward = _recompute(recompute, [*bare.phases[Phase.F]], [*bare.phases[Phase.B]], switches.beside)
     backward = [replace(task, overwrite=True) if isinstance(task, Compute) and task.outputs[0].name in parts else task for task in backward]
     return _with_lives(replace(bare, phases={**bare.phases, Phase.B: tuple(backward)}), parts)
 

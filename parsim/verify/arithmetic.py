@@ -108,7 +108,8 @@ class Arithmetic:
 
     def is_narrow_matrix(self, name: str) -> bool:
         """Whether a weight is the matrix of a linear layer there."""
-        return name.endswith(".weight") and "router" not in name and "_lora_" not in name and self.is_narrow(name)
+        is_other = any(part in name for part in ("router", "_lora_", "/conv."))
+        return name.endswith(".weight") and not is_other and self.is_narrow(name)
 
     def norm(self, name: str, x: Array, kind: str, *, whole: bool = False) -> Valued:
         """The rows of x, of one token if `whole`, at mean 0 (not for rms_norm) and mean square 1, by gamma, plus beta, if it has these.

@@ -119,7 +119,7 @@ def transformer(run: Arithmetic) -> Pullback:
     model = run.job.spec
     assert isinstance(model, TransformerSpec)
     shape = int(run.job.sizes.dims["B"][0]), run.job.model.batch.sequence_length
-    x, first = _embedding(run, model, shape)
+    x, first = embedding(run, model, shape)
     pullbacks = [first]
     for i in range(model.num_layers):
         x, back = transformer_layer(run, model, f"layer{i}", x)
@@ -133,11 +133,12 @@ def transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array
     if model.parallel_block:
         return side_by_side(run, model, at, x, attention, feed_forward)
     x, attended = residual(run, model, at, "norm1", attention, x)
-    x, back = residual(run, model, at, "norm2", _experts if model.has_experts(number_of(model, at)) else feed_forward, x)
+    x, back = residual(run, model, at, "norm2", mixed_experts if model.has_experts(number_of(model, at)) else feed_forward, x)
     return x, chain(attended, back)
 
 
-def _embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
+def embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
+    """The residual stream of so many sequences and tokens."""
     x, words = run.lookup("embedding/word.weight", run.draw("embedding", "tokens", *shape))
     tables: list[Pullback] = [lambda dy: words(dy * model.embedding_scale)]
     x = x * model.embedding_scale
@@ -229,7 +230,8 @@ def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> 
     return q, k, v, lambda d_q, d_k, d_v: q_back(d_q) + k_back(d_k) + v_back(d_v)
 
 
-def _experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+def mixed_experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
+    """The experts of each token, beside those that all tokens pass."""
     y, back = experts(run, model, at, x, up_and_down)
     if not model.shared_ffn_hidden_size:
         return y, back
@@ -304,8 +306,7 @@ def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
 def head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
     """From the last layer to the loss."""
     pullbacks: list[Pullback] = []
-    batch, length, _ = x.shape
-    per_text = 1 / run.job.model.batch.global_batch
+    (batch, length, _), per_text = x.shape, 1 / run.job.model.batch.global_batch
     if not model.norm_last:
         x, back = run.norm("head/norm", x, model.norm)
         pullbacks.append(back)

@@ -76,6 +76,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     sequences, tokens = rounds * split(small, "B") * small.micro_batch * small.num_copies, (8 if in_blocks else 4) * parts
     while next(sharding_faults.tokens(small, model, replace(scenario.batch, sequence_length=tokens)), None):
         tokens *= 2  # until runs of tokens that experts share are whole
+    model = model.of_length(tokens)
     source = tokens // 2 if scenario.batch.source_length else 0
     lengths = tuple(max(1, each * tokens // scenario.batch.sequence_length) for each in scenario.batch.lengths)
     batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens, source_length=source, lengths=lengths, **ends)

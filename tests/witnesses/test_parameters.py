@@ -24,7 +24,8 @@ from support import DTYPES
 
 # KerasHub's presets (keras-team/keras-hub, gpt2_presets.py and qwen_presets.py, `params`) for GPT-2 and Qwen2.5; the hub's safetensors
 # metadata of meta-llama/Llama-2-7b-hf, -13b-hf, -70b-hf, Meta-Llama-3-8B, -70B, Llama-3.1-405B, mistralai/Mistral-7B-v0.1,
-# Mixtral-8x7B-v0.1, -8x22B-v0.1 and Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B, deepseek-ai/DeepSeek-V2, -V2-Lite.
+# Mixtral-8x7B-v0.1, -8x22B-v0.1 and Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B, deepseek-ai/DeepSeek-V2, -V2-Lite,
+# nvidia/NVIDIA-Nemotron-Nano-9B-v2, google/vit-base-patch16-224, -large-patch16-224; of ViT-H torchvision's vit_h_14 with images of 224.
 PUBLISHED = {
     "gpt2-small": 124_439_808,
     "gpt2-medium": 354_823_168,
@@ -47,6 +48,10 @@ PUBLISHED = {
     "qwen3-235b-a22b": 235_093_634_560,
     "deepseek-v2": 235_741_434_880,
     "deepseek-v2-lite": 15_706_484_224,
+    "nemotron-nano-9b-v2": 8_888_227_328,
+    "vit-base-patch16-224": 86_567_656,
+    "vit-large-patch16-224": 304_326_632,
+    "vit-huge-patch14-224": 632_045_800,
 }
 # Billions a token, as printed: Jiang et al. 2024 (arXiv:2401.04088), section 1; mistral.ai, "Cheaper, Better, Faster, Stronger" (8x22B);
 # model cards of Qwen/Qwen3-30B-A3B and -235B-A22B; DeepSeek-AI 2024 (arXiv:2405.04434), abstract; Kimi Team 2025 (arXiv:2507.20534),
@@ -129,6 +134,25 @@ def test_llama_4_is_the_sum_of_its_matrices(name: str, experts: int, every: int,
 def test_a_token_needs_the_published_share_of_the_parameters(name: str) -> None:
     billions, digits = ACTIVE[name]
     assert abs(num_active_parameters(read("models", name)) / 10**9 - billions) < 10**-digits  # some round, some cut
+
+
+# NVIDIA 2025 (arXiv:2504.03624), table 1, and cards of the released models, in billions: those of Nemotron-H 47B and Nemotron 3 Nano have a
+# digit more.  The counts are those of huggingface/transformers 5.24, Mamba2ForCausalLM and NemotronHForCausalLM, on meta tensors.
+@pytest.mark.parametrize(
+    ("name", "exact", "billions"),
+    [
+        *(("mamba2-130m", 128_989_632, 0.13), ("mamba2-370m", 368_346_624, 0.37), ("mamba2-780m", 780_161_280, 0.78)),
+        *(("mamba2-1.3b", 1_343_757_312, 1.3), ("mamba2-2.7b", 2_702_599_680, 2.7), ("nemotron-h-8b", 8_100_852_736, 8.1)),
+        *(("nemotron-h-47b", 46_791_554_816, 46.8), ("nemotron-h-56b", 56_324_350_464, 56.3)),
+        *(("nemotron-nano-12b-v2", 12_310_001_152, 12.3), ("nemotron-3-nano-30b-a3b", 31_577_937_344, 31.6)),
+    ],
+)
+def test_models_of_mamba_layers_have_the_parameters_of_their_released_code(name: str, exact: int, billions: float) -> None:
+    model = read("models", name)
+    assert num_parameters(model) == exact
+    assert abs(exact / 10**9 - billions) < 0.05
+    if model.num_experts:
+        assert round(num_active_parameters(model) / 10**9, 1) == 3.6
 
 
 # KerasHub's presets bert_base_en_uncased and bert_large_en_uncased (`params`) hold the pooler and no head; the hub's safetensors metadata

@@ -46,6 +46,8 @@ def kind_of(config: dict[str, Any]) -> Any:
         return transformers.AutoModelForSeq2SeqLM
     if str(config.get("model_type")).endswith(("_vl_text", "_vl_moe_text")):
         return transformers.AutoModel
+    if "ImageClassification" in str(config.get("architectures")):
+        return transformers.AutoModelForImageClassification
     return transformers.AutoModelForMaskedLM if "MaskedLM" in str(config.get("architectures")) else transformers.AutoModelForCausalLM
 
 

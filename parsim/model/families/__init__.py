@@ -34,7 +34,7 @@ def names() -> tuple[str, ...]:
     """All known families, sorted.
 
     >>> names()
-    ('encoder_decoder', 'mlp', 'transformer')
+    ('encoder_decoder', 'hybrid', 'mlp', 'transformer', 'vit')
     """
     FAMILIES.discover(__name__)
     return FAMILIES.names()

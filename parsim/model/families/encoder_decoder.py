@@ -131,7 +131,7 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
     @property
     def extents(self) -> dict[str, int]:
         """With the rows of the tables of relative positions."""
-        return {**super().extents, **({"p": self.relative_buckets} if self.relative_buckets else {})}
+        return {**super().extents, **({"e": self.relative_buckets} if self.relative_buckets else {})}
 
     def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
         """Those of the encoder are shared out among the tokens of the decoder; its own attention alone is causal."""

@@ -62,11 +62,13 @@ class ConfigFamily(Struct, frozen=True, kw_only=True):
     more: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
     # Keys that add, drop or move ops, weights or bytes, which this family reads, and the one value, beside null, that others may have.
     own: Mapping[str, object] = field(default_factory=dict)
+    also: tuple[str, ...] = ()  # further keys that it reads, of which others may read some
+    lacks: tuple[str, ...] = ()  # figures of transformers that its rows have not
 
     @property
     def keys(self) -> set[str]:
         """Those that say figures."""
-        return {*self.counts.values(), *self.optional.values(), *self.flags.values(), *self.numbers.values(), *self.own}
+        return {*self.counts.values(), *self.optional.values(), *self.flags.values(), *self.numbers.values(), *self.own, *self.also}
 
 
 CONFIG_FAMILIES: Registry[ConfigFamily] = Registry("model_type")

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from parsim.model.families.encoder_decoder import EncoderDecoderSpec
 from parsim.model.families.mlp import MlpSpec
+from parsim.model.families.vit import VitSpec
 from parsim.model.transformer import TransformerSpec
 
 _GPT = TransformerSpec(
@@ -21,6 +22,10 @@ _GPT = TransformerSpec(
 )
 _ENCODER = replace(_GPT, name="toy encoder", vocab_size=96, tied_embedding=False, causal=False, head="text", num_labels=4)
 MODELS = {
+    "digit-images": VitSpec.of(
+        **{"name": "toy vit", "num_layers": 1, "hidden_size": 8, "num_heads": 2, "num_patches": 16, "patch_size": 2, "num_channels": 1},
+        num_labels=10,
+    ),
     "digits": MlpSpec(name="toy mlp", num_layers=1, num_features=64, hidden_size=16, ffn_hidden_size=16, num_labels=10),
     "praise": replace(_ENCODER, num_labels=2),
     "pydoc-sections": replace(_ENCODER, num_token_types=2),

@@ -14,11 +14,11 @@ from parsim.data import DATASETS, Dataset
 from parsim.errors import ParsimError, ScenarioError
 from parsim.model.spec import ModelSpec
 
-LENGTH = {"digits": 1, "praise": 12, "pydoc-sections": 16, "pydoc-topics": 16, "roles": 24, "translation": 9}
+LENGTH = {"digits": 1, "digit-images": 17, "praise": 12, "pydoc-sections": 16, "pydoc-topics": 16, "roles": 24, "translation": 9}
 
 
 def loaded(name: str, seed: int = 3, validation_split: float = 0.2) -> Dataset:
-    if name == "digits":
+    if name.startswith("digit"):
         pytest.importorskip("sklearn", reason="scikit-learn (extra data) is not installed")
     return data.load(name, validation_split, seed, MODELS[name], LENGTH[name])
 
@@ -38,6 +38,8 @@ def test_a_data_set_holds_what_its_model_draws_at_extents_and_values_that_fit(na
     model, length, found = MODELS[name], LENGTH[name], loaded(name)
     shapes = {
         "features": (length, model.extents.get("I")),
+        "patches": (model.extents.get("x"), model.extents.get("I")),
+        "image_labels": (),
         "row_labels": (length,),
         "tokens": (length,),
         "source_tokens": (8,),
@@ -51,14 +53,14 @@ def test_a_data_set_holds_what_its_model_draws_at_extents_and_values_that_fit(na
         "source_tokens": model.extents.get("V"),
         "labels": model.extents.get("V"),
         **dict.fromkeys(("text_labels", "token_labels"), model.num_labels),
-        "row_labels": model.num_labels,
+        **dict.fromkeys(("row_labels", "image_labels"), model.num_labels),
         "token_types": model.extents.get("U"),
     }
     for part, count in ((found.train, found.num_train), (found.validation, found.num_validation)):
         assert set(part) == set(DATASETS.get(name).gives) | ({"token_types"} if model.extents.get("U") else set())
         for each, array in part.items():
             assert array.shape == (count, *shapes[each]) and not array.flags.writeable
-            assert array.dtype == (np.float64 if each == "features" else np.int64)
+            assert array.dtype == (np.float64 if each in ("features", "patches") else np.int64)
             assert array.min() >= 0 and array.max() < most.get(each, np.inf)
 
 

@@ -31,6 +31,8 @@ SCORES = ones(2, 2, 3, 3, 5)  # B K R S Z: 180 elements
 LOGITS, TOKENS = ones(2, 3, 7), one_to(7, 2, 3)  # 42 and 6 elements
 Q, KV, LSE = ones(2, 3, 2, 3, 2), ones(2, 5, 2, 2), ones(2, 2, 3, 3)
 HEADS = ones(2, 3, 2, 3, 8)
+XBC, STEPS, SCANNED, CONV = ones(2, 5, 1, 14), ones(2, 5, 1, 3), ones(2, 5, 1, 3, 2), (ones(1, 14, 4), ones(1, 14))
+CHUNKS = {"state": 4, "chunk": 3}
 SLOTS = {"run": 3, "tokens": (0, 1, 2, 0, 1, 2), "chosen": ((3, 3), (0, 1, 2, 0, 1, 2))}
 MASK = {"scale": 0.5, "query_offset": 2}
 ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 1}
@@ -156,6 +158,23 @@ CASES: dict[str, Case] = {
     "loss_sum": ((ones(2, 3),), {"scale": 0.5}, 6),
     "nll_loss_grad": ((LOGITS, TOKENS), {"offset": 2, "scale": 0.5}, 2 * 42),
     "cross_entropy_grad": ((LOGITS, TOKENS), {"offset": 2, "scale": 0.5}, 2 * 42),
+    # 2 sequences of 5 tokens, 1 group of 3 heads as wide as 2, states of 4, chunks of 3: 6 + 3 pairs, 2 chunks.
+    "repeat": ((ROW, X), {}, 0),
+    "prepend": ((X, ones(2, 4)), {}, 0),
+    "prepend_grad": ((X,), {}, 0),
+    "softplus": ((X,), {}, 3 * 24),
+    "softplus_grad": ((X, X), {}, 4 * 24),
+    "decay": ((STEPS, ones(1, 3)), {}, 30),
+    "decay_grad": ((STEPS, ones(1, 3), STEPS), {}, 2 * 30),
+    "scan": ((XBC, STEPS, -STEPS, ones(1, 3)), CHUNKS, 4 * (9 * (4 + 6) + (2 * 5 + 2) * 6 * 4) + 2 * 60),
+    "scan_grad": ((XBC, STEPS, -STEPS, ones(1, 3), SCANNED), CHUNKS, 4 * (9 * (3 * 4 + 2 * 6) + (5 * 5 + 3 * 2) * 6 * 4) + 2 * 60),
+    "scan_skip_grad": ((XBC, SCANNED), {}, 2 * 60),
+    "causal_conv": ((XBC, *CONV), {}, (2 * 4 + 4) * 140),
+    **{f"causal_conv_grad_{name}": ((XBC, *CONV, XBC), {}, (4 * 4 + 9) * 140) for name in ("x", "weight")},
+    "causal_conv_grad_bias": ((XBC, *CONV, XBC), {}, (2 * 4 + 10) * 140),
+    "gated_rms_norm": ((SCANNED, SCANNED, ones(1, 3, 2)), {}, 9 * 60),
+    "gated_rms_norm_grad": ((SCANNED, SCANNED, ones(1, 3, 2), SCANNED), {}, 21 * 60),
+    "gated_rms_norm_grad_gamma": ((SCANNED, SCANNED, SCANNED), {}, 10 * 60),
     "norm_sq": ((X,), {"scale": 1.0}, 2 * 24),
     "clip": ((X, np.array(16.0)), {"max_norm": 1.0}, 24),
     "sgd_momentum": ((X, X, X), {"lr": 0.1, "momentum": 0.9}, 4 * 24),
