@@ -145,7 +145,11 @@ def tuned_blocks(blocks: Mapping[str, Block], form: TunedForm) -> dict[str, Bloc
     """Blocks with the marks of what is trained of them."""
     first, *_, last = blocks
     ends = {name: _with_frozen(blocks[name], form.freeze, name) for name in (first, last)}
-    layers = {name: _layer(name, blocks[untuned_name(name)], form) for name in form.layers}
+    layers, alike = dict[str, Block](), dict[tuple[str, str], str]()
+    for name in form.layers:
+        block = blocks[untuned_name(name)]
+        like = alike.setdefault((name.removesuffix(block.name), block.like), name) if block.like else ""
+        layers[name] = replace(_layer(name, block, form), like=like)
     head = replace(ends[last], asks=form.head_asks, frozen=tuple(w for w in blocks[last].weights if _is_frozen_in_head(w, ends, last)))
     return {first: ends[first], **layers, last: head}
 

@@ -195,6 +195,14 @@ ROOM = {
     "chunks that cannot be even, why nothing narrow is tried and no number of devices does": 80,
     "decoders that attend to what an encoder made of a source, also by hand": 470,
     "a parallel corpus, sentences that are right as a whole": 110,
+    "loads of experts by layer": 455,
+    "encoder-decoder pipelines and T5": 415,
+    "sequences of several lengths, packed or padded, also by hand; adapters beside latent attention and experts": 530,
+    "Mamba-2 layers and hybrids, vision transformers, also by hand, and their families of configs": 975,
+    "more kinds of configs, norms over all heads": 705,
+    "worst memory states by classes of stages": 95,
+    "sites that a slow link joins": 520,
+    "what the program leaves out of imports, tasks bound once for all ranks": 105,
 }
 
 

@@ -113,8 +113,8 @@ def _sees_one_more(patch: pytest.MonkeyPatch) -> None:
 
 
 def _every_layer_sees_all_by_hand(patch: pytest.MonkeyPatch) -> None:
-    right = by_hand._sight
-    patch.setattr(by_hand, "_sight", lambda length, window, chunk, **told: right(length, 0, 0, **told))
+    right = by_hand.sight
+    patch.setattr(by_hand, "sight", lambda run, length, window, chunk, **told: right(run, length, 0, 0, **told))
 
 
 MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str]]] = {
