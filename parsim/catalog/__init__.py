@@ -105,10 +105,10 @@ def find(kind: str, name: str) -> str:
     return name if name in names(kind) else _spellings(kind).get(_plain(name), "")
 
 
-def called(kind: str, name: str) -> list[str]:
+def rows_meant(kind: str, name: str) -> list[str]:
     """The row that `name` names, or all that people may mean by it: those whose name begins with its first word and holds them all.
 
-    >>> called("accelerators", "H200-SXM5-141GB"), called("accelerators", "A100-40GB")
+    >>> rows_meant("accelerators", "H200-SXM5-141GB"), rows_meant("accelerators", "A100-40GB")
     (['h200'], ['a100-sxm4-40gb', 'a100-pcie-40gb'])
     """
     if exact := find(kind, name):

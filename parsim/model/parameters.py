@@ -88,7 +88,7 @@ def model_flops_per_token(model: ModelSpec, sequence_length: int, source_length:
     sequence.
     """
     first, *_ = blocks_of(model.architecture).values()
-    of_features = 2 * of_block(first, model, only=_multiplied(first)) if _matmul_dims(first) else 0  # 0 where tokens are looked up
+    of_features = 2 * of_block(first, model, only=_linear_weights(first)) if _matmul_dims(first) else 0  # 0 where tokens are looked up
     of_features *= 1 if first.frozen else 2
     source = source_length or sequence_length
     weights = _products(model, _flops_of_weight) + of_features + _products(model, _flops_of_weight, source=True) * source // sequence_length
@@ -100,7 +100,7 @@ def _matmul_dims(block: Block) -> set[str]:
     return {dim for op in block.ops if op.kind == "einsum" for dim in _dims(op)}
 
 
-def _multiplied(block: Block) -> list[str]:
+def _linear_weights(block: Block) -> list[str]:
     """The weights of its linear layers, not those of tables."""
     return [name for op in block.ops if op.kind in ("einsum", "bias") for name in op.inputs if name in block.weights]
 

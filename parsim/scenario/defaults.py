@@ -63,6 +63,6 @@ def node_called(name: str) -> str:
     """
     if found := catalog.find("nodes", name):
         return found
-    devices = catalog.called("accelerators", name)
+    devices = catalog.rows_meant("accelerators", name)
     rows = ((each, catalog.row("nodes", each)) for each in catalog.names("nodes"))
     return next((each for each, row in rows if row["accelerator"] in devices and row["devices_per_node"] > 1), name)
