@@ -223,16 +223,16 @@ class Workload(Struct, frozen=True, eq=False, dict=True):
 
     @functools.cached_property
     def _leaving(self) -> Ints:
-        return stages_that_leave_sites(self.model.cluster, self.shape, self.phases, self.sizes)
+        return stages_that_leave_sites(self.model.cluster, self.shape, tuple(Phase), self.sizes)
 
     def longer_ps(self, task: Send, stage: int, phase: Phase) -> Ints:
         """How much later what a stage hands on has left because the next stage lies in another site."""
-        leaves: Ints = self._leaving[self.phases.index(phase), stage]
+        leaves: Ints = self._leaving[tuple(Phase).index(phase), stage]
         return leaves * longer_ps(task, self.sizes, self.model) if leaves.any() else leaves
 
     def on_its_way_ps(self, stage: int, phase: Phase) -> Ints:
         """How long it is on its way then, while others follow it."""
-        leaves: Ints = self._leaving[self.phases.index(phase), stage]
+        leaves: Ints = self._leaving[tuple(Phase).index(phase), stage]
         return leaves * site_latency_ps(self.model.cluster)
 
     def neighbour(self, stage: int, phase: Phase, way: int = 1) -> int | None:

@@ -95,7 +95,7 @@ def _boundary_forgets_scatter(patch: pytest.MonkeyPatch) -> None:
     right = totals.sent_over
 
     def sent_over(task, sizes, *rest):  # type: ignore[no-untyped-def]
-        return [("pp", sizes.num_bytes(task.source))] if isinstance(task, Send) else right(task, sizes, *rest)
+        return [("pp", sum(map(sizes.num_bytes, task.sources)))] if isinstance(task, Send) else right(task, sizes, *rest)
 
     patch.setattr(totals, "sent_over", sent_over)
 

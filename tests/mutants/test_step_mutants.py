@@ -165,8 +165,8 @@ def _frees_moved(by: int) -> Patch:
 def _another_group_for_one_weight(patch: pytest.MonkeyPatch) -> None:
     right = lower._weight
 
-    def weight(block, name, *rest):  # type: ignore[no-untyped-def]
-        found = right(block, name, *rest)
+    def weight(block, name, *rest, **told):  # type: ignore[no-untyped-def]
+        found = right(block, name, *rest, **told)
         return replace(found, group=Group(("tp",))) if name == "up.weight" else found
 
     patch.setattr(lower, "_weight", weight)

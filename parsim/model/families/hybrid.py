@@ -82,6 +82,8 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
             return f"pattern has {len(self.pattern)} letters, of which num_layers = {self.num_layers} is no multiple"
         if asked := next((name for name in _NOT_BUILT if getattr(self, name)), ""):
             return f"{asked} = {getattr(self, asked)} is not built in hybrid models; leave it out"
+        if self.load_seed or any(isinstance(each, tuple) for each in self.load_shares):
+            return "loads by layer (load_seed, or a list a layer) are not built in hybrid models; give load_shares one list for all"
         if not self.causal or self.head != "next_token" or self.expert_layer_every != 1:
             return "a hybrid model has causal = true and head = next_token, and its pattern says where experts are; leave these out"
         if self.mamba_heads % self.mamba_groups:
@@ -151,8 +153,8 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
         kinds = "".join(dict.fromkeys(self.letters))
         pattern = (kinds * num_layers)[:num_layers]
         lost = {"num_experts": 0, "shared_ffn_hidden_size": 0} if EXPERTS in kinds and EXPERTS not in pattern else {}
-        found = super().small(num_layers, tensor_parallel)
-        return replace(found, pattern=pattern, num_dense_layers=0, expert_layer_every=1, **lost)
+        found = super(HybridSpec, replace(self, pattern=pattern, num_layers=num_layers)).small(num_layers, tensor_parallel)
+        return replace(found, num_dense_layers=0, expert_layer_every=1, **lost)
 
 
 def _heads(row: Mapping[str, Any]) -> int:

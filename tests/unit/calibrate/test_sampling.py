@@ -38,7 +38,7 @@ def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
         for kernel in {task.kernel for task in job.step.finish if isinstance(task, Compute)}:
             sizes.setdefault(kernel, set()).add(TimedCall(kernel, float(job.spec.hidden_size), 0.0))
     # Of no model or plan that is timed here: chunks of a loss, rings, latent attention, narrow formats, gpt-oss, Llama 4, ALiBi,
-    # translators, experts that drop tokens or balance loads; and an einsum_batched.
+    # translators, Mamba-2, images, experts that drop tokens or balance loads; and an einsum_batched.
     others = {"flatten", "unflatten", "grouped_gemm", "take", "join", "flash_attention_more", "append", "append_grad", "absmax", "quantise"}
     others |= {"sink_softmax", "sink_softmax_grad"}
     others |= {"sigmoid", "sigmoid_grad", "softcap", "softcap_grad", "geglu", "geglu_grad", "weighted_geglu", "weighted_geglu_grad"}
@@ -56,7 +56,10 @@ def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
     }
     others |= {"layer_norm_by_head", "layer_norm_by_head_grad_x", "layer_norm_by_head_grad_gamma", "layer_norm_by_head_grad_beta"}
     others |= {"square_sum", "square_sum_grad", "rms_normalize_by", "rms_normalize_by_grad_sum", "rms_norm_by", "rms_norm_by_grad_sum"}
-    others |= {"rms_norm_by_grad_gamma", "gain_by_head", "gain_by_head_grad"}
+    others |= {"rms_norm_by_grad_gamma", "gain_by_head", "gain_by_head_grad", "repeat", "prepend", "prepend_grad"}
+    others |= {"causal_conv", "causal_conv_grad_x", "causal_conv_grad_weight", "causal_conv_grad_bias", "softplus", "softplus_grad"}
+    others |= {"decay", "decay_grad", "scan", "scan_grad", "scan_skip_grad"}
+    others |= {"gated_rms_norm", "gated_rms_norm_grad", "gated_rms_norm_grad_gamma"}
     assert set(COSTS) - others - {name.removesuffix("_add").removesuffix("_batched") for name in sizes} == set()
     assert {name for name, shapes in sizes.items() if len(shapes) < 3} == set()
 

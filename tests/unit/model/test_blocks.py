@@ -58,6 +58,8 @@ KINDS_OF_MODEL = {
     "translator with norms first": replace(TRANSLATOR, norm_last=False, positions="learned"),
     "t5": read("models", "t5-small").architecture,
     "flan-t5": replace(read("models", "flan-t5-base").architecture, dropout=False),
+    "hybrid": replace(read("models", "nemotron-h-8b").architecture, letters=("M", "*", "-")),
+    "images": read("models", "vit-base-patch16-224").architecture,
     "mlp": MLP,
     "mlp without biases and dropout": replace(MLP, bias=False, dropout=False),
 }
@@ -149,7 +151,8 @@ def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> Non
 def test_every_dim_has_a_meaning_and_is_used() -> None:
     terms = [term for kind in KINDS_OF_MODEL.values() for block in blocks(kind) for op in block.ops for side in op.terms for term in side]
     used = {dim for term in terms for dim in term}
-    assert used | {"s", "w"} == set(DIMS)  # chunks of the loss are cut in step/chunked.py, and no tensor is a window wide
+    # Chunks of the loss are cut in step/chunked.py, and no tensor is a window wide, a chunk of a scan, or a state.
+    assert used | {"s", "w", "c", "m"} == set(DIMS)
 
 
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)

@@ -48,7 +48,7 @@ def test_plans_of_experts_and_schedules_are_ranked_as_if_each_were_priced_alone(
 
     asked: list[int] = []
     right = Priced.steps
-    monkeypatch.setattr(Priced, "steps", lambda self, rows: asked.append(len(rows)) or right(self, rows))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(Priced, "steps", lambda self, rows, **told: asked.append(len(rows)) or right(self, rows, **told))  # type: ignore[func-returns-value]
     bounds: list[int] = []
 
     def bound(stages: object) -> object:

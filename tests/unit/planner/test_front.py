@@ -88,7 +88,7 @@ def _beats(one: tuple[float, int], other: tuple[float, int]) -> bool:
 def test_few_plans_are_priced_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     priced: list[int] = []
     right = priced_plans.Priced.steps
-    monkeypatch.setattr(priced_plans.Priced, "steps", lambda self, rows: priced.append(len(rows)) or right(self, rows))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(priced_plans.Priced, "steps", lambda self, rows, **told: priced.append(len(rows)) or right(self, rows, **told))  # type: ignore[func-returns-value]
     found = pareto(spaced("degrees"))
     assert len(found.rows) <= sum(priced) < found.num_legal / 2
 

@@ -121,7 +121,7 @@ def test_a_task_is_priced_once_whatever_the_number_of_plans(monkeypatch: pytest.
 def test_few_plans_are_walked_through_their_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     walked: list[int] = []
     right = Priced.steps
-    monkeypatch.setattr(Priced, "steps", lambda self, rows: walked.append(len(rows)) or right(self, rows))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(Priced, "steps", lambda self, rows, **told: walked.append(len(rows)) or right(self, rows, **told))  # type: ignore[func-returns-value]
     chosen = spaced("degrees")
     ranking = plan(chosen, top=3)
     assert ranking.num_legal > 3 * sum(walked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from parsim import estimate, from_mapping
+from parsim.errors import ScenarioError
 from parsim.scenario import Scenario
 from parsim.sweeps import key
 from parsim.sweeps.key import figures, keys_of
@@ -18,6 +20,14 @@ from support import scenario
 CASES: dict[str, dict[str, Any]] = {
     "a100": {"model": "gpt3-13b", "cluster": {"node": "dgx-a100-80gb", "num_nodes": 2, "fabric": "ib-hdr-8rail"}},
     "h100": {"model": "llama3-8b", "cluster": {"node": "dgx-h100", "num_nodes": 2, "fabric": "ib-ndr-8rail"}, "stack": "torchtitan"},
+    "sites": {
+        "model": "llama3-8b",
+        "cluster": {
+            **{"node": "dgx-h100", "num_nodes": 6, "fabric": "ib-ndr-8rail", "num_sites": 2},
+            "site_link": {"bandwidth": "800 Gb/s", "latency": "5 ms"},
+        },
+        "batch": {"global_batch": 48, "sequence_length": 2048},
+    },
 }
 
 
@@ -29,9 +39,12 @@ def case(name: str, **others: Any) -> Scenario:
 def replaced(value: Any, kind: type, change: Any, own: str = "", *, here: bool = True) -> Iterator[Any]:
     """The value with one leaf of a type changed, for each of them; `own`: only in fields of this name."""
     if isinstance(value, Struct):
+        found = list[Any]()
         for name, each in asdict(value).items():
             for new in replaced(each, kind, change, own, here=own in ("", name)):
-                yield replace(value, **{name: new})
+                with contextlib.suppress(ScenarioError):  # numbers that do not go with the others, as sites that divide no nodes
+                    found.append(replace(value, **{name: new}))
+        yield from found
     elif isinstance(value, dict):
         yield from ({**value, name: new} for name, each in value.items() for new in replaced(each, kind, change, own, here=here))
     elif isinstance(value, tuple):
